@@ -1,0 +1,1 @@
+"""The words of Phalanx: frozen, typed, without I/O. Everything above speaks them."""

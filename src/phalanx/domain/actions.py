@@ -1,0 +1,245 @@
+"""What an agent can ask of the infrastructure at its PoP, and what it gets back.
+
+Every action is plain data, so that a driver in another process or on another machine can
+carry it out. Whatever an action takes, it takes under a lease (``ttl_s`` seconds, renewed
+by ``Renew``): when the agent dies, the lease runs out and the infrastructure undoes it.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from phalanx.domain.goals import Predicate
+from phalanx.domain.network import LinkId, LinkState, PopId
+from phalanx.domain.resources import NOTHING, Resources
+from phalanx.domain.vnf import InstanceId, Vnfd
+
+HoldId = str
+MeasureId = str
+
+
+class Hold(Struct, frozen=True):
+    """Keep resources and a path's bandwidth for a proposal. Result: ``Done``.
+
+    Holds of one ``group`` (an auction) exclude each other, since one proposal wins: on a
+    shared link they count once, with the largest figure.
+    """
+
+    hold: HoldId
+    group: str
+    resources: Resources
+    path: tuple[PopId, ...]
+    """PoPs from this PoP to the tap; the traffic comes the other way."""
+    mb_s: float
+    ttl_s: float
+
+
+class Release(Struct, frozen=True):
+    """Give a hold back. Unknown holds are no error. Result: ``Done``."""
+
+    hold: HoldId
+
+
+class Deploy(Struct, frozen=True):
+    """Turn a hold into an instance: download, check, boot. Result: ``Done``, late."""
+
+    instance: InstanceId
+    hold: HoldId
+    vnfd: Vnfd
+    units: int
+    ttl_s: float
+
+
+class Rechain(Struct, frozen=True):
+    """Give a running instance the path of ``hold`` instead of its own. Result: ``Done``."""
+
+    instance: InstanceId
+    hold: HoldId
+
+
+class Scale(Struct, frozen=True):
+    """Change the units of an instance, and the bandwidth of its path. Result: ``Done``."""
+
+    instance: InstanceId
+    units: int
+    mb_s: float
+
+
+class Transfer(Struct, frozen=True):
+    """Move all measures and the path of one instance to another of this PoP. Result: ``Done``."""
+
+    instance: InstanceId
+    to: InstanceId
+
+
+class Stop(Struct, frozen=True):
+    """End an instance, its measures and its path. Unknown ones are no error. Result: ``Done``."""
+
+    instance: InstanceId
+
+
+class Renew(Struct, frozen=True):
+    """Extend the leases of instances (with their measures and paths) and holds.
+
+    Result: ``Renewed``, which names those that are gone.
+    """
+
+    instances: tuple[InstanceId, ...]
+    ttl_s: float
+
+
+class Enforce(Struct, frozen=True):
+    """Make ``effect`` true through an instance: limit a link, an address, a flow; split.
+
+    Traffic that the effect is about is steered through the instance's PoP. Result: ``Done``.
+    """
+
+    measure: MeasureId
+    instance: InstanceId
+    effect: Predicate
+    """LinkRateLimited, IpRateLimited, FlowRateLimited, SplitTrafficLink or
+    SplitTrafficTowardsIp."""
+    rate_mb_s: float = 0.0
+    """What a limit lets pass; 0 blocks. Unused by a split."""
+
+
+class Lift(Struct, frozen=True):
+    """Undo a measure. Unknown measures are no error. Result: ``Done``."""
+
+    measure: MeasureId
+
+
+class ReadLink(Struct, frozen=True):
+    """Read a link's counters over the last ``seconds``. Result: ``LinkSample``."""
+
+    link: LinkId
+    seconds: float = 1.0
+
+
+class ReadMeasure(Struct, frozen=True):
+    """Read what a measure passed and held back lately. Result: ``MeasureSample``."""
+
+    measure: MeasureId
+
+
+class Observe(Struct, frozen=True):
+    """Mirror traffic to an instance and record its flows for a while. Result: ``FlowRecords``.
+
+    Of ``link`` and ``ip`` one is set. ``part``/``parts`` picks a share of the sources, as a
+    split divides them. The mirror carries at most the bandwidth that the path holds; flows
+    are sampled if there is more traffic than that.
+    """
+
+    instance: InstanceId
+    seconds: float
+    link: LinkId | None = None
+    ip: str | None = None
+    part: int = 0
+    parts: int = 1
+    sampling: float = 1.0
+    """Share of the packets that the instance looks at."""
+
+
+Action = (
+    Hold
+    | Release
+    | Deploy
+    | Rechain
+    | Scale
+    | Transfer
+    | Stop
+    | Renew
+    | Enforce
+    | Lift
+    | ReadLink
+    | ReadMeasure
+    | Observe
+)
+
+
+class Done(Struct, frozen=True):
+    """The action was carried out."""
+
+    event: str | None = None
+    """The event that tells of it, where there is one."""
+
+
+class Renewed(Struct, frozen=True):
+    """Leases were extended."""
+
+    gone: tuple[str, ...] = ()
+    """Ids asked for that no longer exist."""
+
+
+class LinkSample(Struct, frozen=True):
+    """Counters of a link."""
+
+    link: LinkId
+    rate_mb_s: float
+    bandwidth_mb_s: float
+
+
+class MeasureSample(Struct, frozen=True):
+    """Counters of a limit."""
+
+    passed_mb_s: float
+    held_back_mb_s: float
+
+
+class FlowStats(Struct, frozen=True):
+    """What a recorder saw of one flow: counters only, no label."""
+
+    source: str
+    target: str
+    port: int
+    protocol: str
+    """``tcp`` or ``udp``."""
+    packets: int
+    octets: int
+    syn: int
+    """Packets that ask for a connection."""
+    established: int
+    """Connections whose handshake the source completed."""
+    replies: int
+    """Packets that the target sent back."""
+
+
+class FlowRecords(Struct, frozen=True):
+    """All flows seen in one observation."""
+
+    flows: tuple[FlowStats, ...]
+    seconds: float
+    coverage: float = 1.0
+    """Share of the traffic that reached the recorder."""
+    event: str | None = None
+
+
+class Failed(Struct, frozen=True):
+    """The action was refused or failed."""
+
+    reason: str
+
+
+Outcome = Done | Renewed | LinkSample | MeasureSample | FlowRecords | Failed
+
+
+class SiteState(Struct, frozen=True):
+    """Percept: the PoP's resources and outgoing links as they are now."""
+
+    total: Resources
+    free: Resources
+    """Not allocated to instances; holds are not subtracted."""
+    unheld: Resources = NOTHING
+    """Free and not held by any proposal either."""
+    links: tuple[LinkState, ...] = ()
+
+
+class InstanceLost(Struct, frozen=True):
+    """Percept: an instance ended without being asked to (crash, lease run out)."""
+
+    instance: InstanceId
+    reason: str
+    event: str
+
+
+Percept = SiteState | InstanceLost

@@ -1,0 +1,37 @@
+"""Bids of the NFV-A protocol (definition 7) and refusals with their reason."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from phalanx.domain.network import PopId
+from phalanx.domain.vnf import InstanceId
+
+
+class Bid(Struct, frozen=True):
+    """An atomic bid: what it costs that one agent achieves one goal with one VNF."""
+
+    vnf: str
+    """Name of the capability whose VNF would do the work."""
+    units: int
+    """How many units of it (scaling)."""
+    time_s: float
+    """T: seconds to download the VNF from the repository; 0 if it is deployed."""
+    cost: float
+    """C: computational and network cost (eq. 4.3, 4.4), in MB/s."""
+    latency_ms: float
+    """D: accumulated latency of the path, in ms."""
+    path: tuple[PopId, ...]
+    """PoPs from the bidder to the tap, both included."""
+    reuse: InstanceId | None = None
+    """The idle or shared instance that would be used again; None: a new one."""
+    accuracy: float = 1.0
+    """Accuracy that the VNF claims."""
+
+
+class RankedBid(Struct, frozen=True):
+    """A bid beside its bidder and its utility for the auctioneer (eq. 3.1; low wins)."""
+
+    bidder: PopId
+    bid: Bid
+    utility: float

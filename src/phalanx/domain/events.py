@@ -1,0 +1,89 @@
+"""The log of causes: everything that happens is an event that names its cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+KINDS: dict[str, str] = {
+    "run.started": "the root of all causes: scenario, seed, network",
+    "run.ended": "outcome: goodput, leases, resources, counters",
+    "network.sample": "traffic over watched links and to servers, true shares of legitimate "
+    "and attack traffic included (no agent can see these)",
+    "traffic.changed": "a group of sources starts, stops or changes (ground truth)",
+    "fault.injected": "the test bench breaks something",
+    "resources.changed": "free resources of a PoP",
+    "link.changed": "a link went down or came back",
+    "lease.expired": "a hold, an instance or a measure whose owner did not renew it",
+    "instance.downloading": "an image is on its way from the repository",
+    "instance.started": "a VNF runs",
+    "instance.scaled": "a VNF has more or fewer units",
+    "instance.replaced": "another version took over",
+    "instance.stopped": "a VNF ended and gave its resources back",
+    "measure.applied": "a limit, block or split is in force",
+    "measure.lifted": "a limit, block or split is gone",
+    "chain.opened": "traffic is steered or mirrored over a path to a VNF",
+    "chain.closed": "a path is free again",
+    "agent.started": "an agent begins its life",
+    "agent.crashed": "an agent died (noted by its host)",
+    "agent.gone": "an agent is believed dead by its guardian",
+    "agent.returned": "an agent believed dead is heard of again",
+    "belief.changed": "an agent revised a belief",
+    "goal.adopted": "an agent took on a goal",
+    "goal.ended": "a goal was achieved, failed, dropped or taken over",
+    "plan.started": "an agent chose a plan for a goal",
+    "plan.ended": "a plan succeeded or failed",
+    "action.failed": "the infrastructure refused or failed an action",
+    "auction.called": "an auctioneer asks for proposals",
+    "auction.bid": "a bidder offers",
+    "auction.refused": "a bidder refuses, with its reason",
+    "auction.awarded": "an auctioneer chose a winner; all bids with their utility",
+    "auction.failed": "nobody could achieve the auctioned goal",
+    "contract.accepted": "a winner begins its work",
+    "contract.ended": "a winner reports success or failure",
+    "analysis.done": "an analyser looked at traffic; what it saw and concluded",
+    "message.shed": "a full queue dropped a message",
+}
+"""Every kind of event, with what it says. Functions may add kinds of their own."""
+
+
+class Event(Struct, frozen=True):
+    """Something that happened."""
+
+    id: str
+    """Unique in the run: who recorded it, and a count."""
+    time: float
+    """Seconds since the start of the run."""
+    agent: str
+    """Who recorded it: a PoP's agent, or ``network`` or ``run`` for what agents cannot see."""
+    kind: str
+    """One of ``KINDS``, or a function's own."""
+    cause: str | None
+    """Id of the event that caused it; None for ``run.started`` alone."""
+    data: dict[str, Any]
+    """What there is to say, in JSON types, quantities with their unit in the name."""
+
+
+Sink = Callable[[Event], None]
+
+
+class Recorder:
+    """Gives events their ids and times, and hands them on."""
+
+    __slots__ = ("_count", "_now", "_sink", "agent", "prefix")
+
+    def __init__(self, agent: str, sink: Sink, now: Callable[[], float], prefix: str = "") -> None:
+        self.agent = agent
+        self.prefix = prefix or agent
+        self._sink = sink
+        self._now = now
+        self._count = 0
+
+    def record(self, kind: str, cause: str | None, /, **data: Any) -> str:
+        """Record an event now and return its id."""
+        self._count += 1
+        event_id = f"{self.prefix}-{self._count}"
+        self._sink(Event(event_id, self._now(), self.agent, kind, cause, data))
+        return event_id

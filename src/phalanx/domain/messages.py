@@ -1,0 +1,164 @@
+"""Messages between agents: FIPA performatives, typed contents."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from msgspec import Struct
+
+from phalanx.domain.bids import Bid
+from phalanx.domain.goals import ConstrainedGoal, Goal, Predicate
+from phalanx.domain.network import PopId, PopState
+
+
+class Performative(Enum):
+    """The communicative acts in use (FIPA00037, FIPA contract net FIPA00029)."""
+
+    CFP = "cfp"
+    PROPOSE = "propose"
+    REFUSE = "refuse"
+    ACCEPT = "accept-proposal"
+    REJECT = "reject-proposal"
+    AGREE = "agree"
+    INFORM = "inform"
+    FAILURE = "failure"
+    REQUEST = "request"
+    CANCEL = "cancel"
+    QUERY = "query-ref"
+
+
+class Fact(Struct, frozen=True):
+    """A belief as it travels: a predicate, whether it holds, and who keeps it so."""
+
+    predicate: Predicate
+    value: bool = True
+    holder: PopId | None = None
+    """The agent whose measure makes it true and who can undo it; None: plain knowledge."""
+
+
+class CallForProposals(Struct, frozen=True):
+    """Content of a cfp: the constrained goal and what is already known about it."""
+
+    goal: ConstrainedGoal
+    deadline: float
+    """Time until which replies are read, in seconds of the auctioneer's clock."""
+    context: tuple[Fact, ...] = ()
+    """Measures in force that the winner may have to undo."""
+
+
+class Proposal(Struct, frozen=True):
+    """Content of a propose: one bid for each VNF that the bidder could use, best first."""
+
+    bids: tuple[Bid, ...]
+
+
+class Refusal(Struct, frozen=True):
+    """Content of a refuse: why the agent does not bid."""
+
+    reason: str
+
+
+class Award(Struct, frozen=True):
+    """Content of an accept-proposal: which bid won; carries all that a late winner needs."""
+
+    bid: Bid
+    cfp: CallForProposals
+
+
+class Verdict(Struct, frozen=True):
+    """Content of a reject-proposal, of an agree or of a failure: a reason in words."""
+
+    reason: str = ""
+
+
+class Result(Struct, frozen=True):
+    """Content of an inform: the facts that achieving the goal brought about."""
+
+    facts: tuple[Fact, ...] = ()
+
+
+class UndoRequest(Struct, frozen=True):
+    """Content of a request: bring about a goal that only the receiver can (undo a measure)."""
+
+    goal: Goal
+
+
+class Advertisement(Struct, frozen=True):
+    """Content of an inform: states of PoPs as the sender knows them."""
+
+    states: tuple[PopState, ...]
+
+
+class Digest(Struct, frozen=True):
+    """Content of a query-ref: a fingerprint of the sender's view, to find out who is behind."""
+
+    digest: int
+    stamps: tuple[tuple[PopId, int, int], ...] = ()
+    """(pop, incarnation, version) of each entry; empty in the first exchange."""
+
+
+class OpenGoal(Struct, frozen=True):
+    """A goal that another agent should take over if its owner falls."""
+
+    goal: Goal
+    priority: int
+    tap: PopId
+    traffic_mb_s: float
+    cause: str
+
+
+class Heartbeat(Struct, frozen=True):
+    """Content of an inform to the guardian: I live, and these goals are open."""
+
+    incarnation: int
+    goals: tuple[OpenGoal, ...] = ()
+
+
+class Query(Struct, frozen=True):
+    """Content of a query-ref: which VNFs run at the receiver."""
+
+
+class InstanceInfo(Struct, frozen=True):
+    """One VNF instance as its agent answers a query."""
+
+    instance: str
+    vnf: str
+    version: str
+    units: int
+    state: str
+    goals: tuple[str, ...] = ()
+
+
+class Inventory(Struct, frozen=True):
+    """Content of the inform that answers a query."""
+
+    instances: tuple[InstanceInfo, ...]
+
+
+Content = (
+    CallForProposals
+    | Proposal
+    | Refusal
+    | Award
+    | Verdict
+    | Result
+    | UndoRequest
+    | Advertisement
+    | Digest
+    | Heartbeat
+    | Query
+    | Inventory
+)
+
+
+class Message(Struct, frozen=True):
+    """One message. Its id is unique, so that a doubled one can be told."""
+
+    id: str
+    performative: Performative
+    sender: PopId
+    receiver: PopId
+    conversation: str
+    content: Content
+    cause: str
+    """Id of the event that made the sender send it."""

@@ -1,0 +1,103 @@
+"""The network as words: PoPs, directed links, hosts, and the state a PoP tells of itself."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from phalanx.domain.resources import Resources
+
+PopId = str
+LinkId = str
+
+
+def link_id(source: str, target: str) -> LinkId:
+    """Return the name of the directed link from ``source`` to ``target``."""
+    return f"{source}>{target}"
+
+
+def link_ends(link: LinkId) -> tuple[str, str]:
+    """Return ``(source, target)`` of a directed link.
+
+    Raises:
+        ValueError: if ``link`` is no link name.
+
+    """
+    source, arrow, target = link.partition(">")
+    if not arrow or not source or not target:
+        raise ValueError(f"{link!r} is no link name such as 'pop1>pop2'")
+    return source, target
+
+
+class Pop(Struct, frozen=True):
+    """An NFVI point of presence: a switch and the computing attached to it."""
+
+    name: PopId
+    total: Resources
+    x: float | None = None
+    """Longitude in degrees, or a drawing position; None where unknown."""
+    y: float | None = None
+    """Latitude in degrees, or a drawing position; None where unknown."""
+
+
+class Link(Struct, frozen=True):
+    """A full-duplex link between two PoPs; both directions share these figures."""
+
+    a: PopId
+    b: PopId
+    bandwidth_mb_s: float
+    latency_ms: float
+    loss: float = 0.0
+    """Fraction of packets lost, 0 to below 1."""
+
+
+class Host(Struct, frozen=True):
+    """A machine on a PoP's switch that is no PoP itself: a server or a group of clients."""
+
+    name: str
+    at: PopId
+    address: str
+    bandwidth_mb_s: float
+    latency_ms: float = 0.1
+
+
+class Network(Struct, frozen=True):
+    """What stands still: the PoPs, the links between them, the hosts, the VNF repository."""
+
+    pops: tuple[Pop, ...]
+    links: tuple[Link, ...]
+    hosts: tuple[Host, ...]
+    repository: PopId
+    """The PoP whose switch the VNF repository hangs on."""
+
+
+class LinkState(Struct, frozen=True):
+    """One outgoing link as its owner tells it."""
+
+    to: PopId
+    bandwidth_mb_s: float
+    latency_ms: float
+    loss: float
+    reserved_mb_s: float = 0.0
+    """Bandwidth reserved by forwarding graphs in this direction."""
+    up: bool = True
+
+
+class PopState(Struct, frozen=True):
+    """What a PoP tells the others of itself: an advertisement, allowed to be old."""
+
+    pop: PopId
+    incarnation: int
+    """How often the agent was started; a higher one always wins."""
+    version: int
+    """Counts the changes within one incarnation."""
+    total: Resources
+    free: Resources
+    """Resources not allocated to a VNF; holds of open proposals still count as free."""
+    links: tuple[LinkState, ...]
+    alive: bool = True
+    """False once its neighbours found the agent gone."""
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Order of this state among all states of the same PoP."""
+        return self.incarnation, self.version

@@ -1,0 +1,95 @@
+"""The predicates of the resilience strategy (dissertation, tables 5.1 to 5.5)."""
+
+from __future__ import annotations
+
+from phalanx.domain.goals import Predicate
+from phalanx.domain.network import LinkId
+
+
+class OverUsage(Predicate, frozen=True):
+    """The traffic over ``link`` exceeds its threshold."""
+
+    link: LinkId
+
+
+class AnomalousUsage(Predicate, frozen=True):
+    """The traffic over ``link`` is malicious. ``part``/``parts``: a share of its sources."""
+
+    link: LinkId
+    part: int = 0
+    parts: int = 1
+
+
+class Monitored(Predicate, frozen=True):
+    """Somebody watches ``link``; a standing goal, never finished."""
+
+    link: LinkId
+
+
+class LinkRateLimited(Predicate, frozen=True):
+    """The traffic over ``link`` is throttled."""
+
+    link: LinkId
+
+
+class IpRateLimited(Predicate, frozen=True):
+    """The traffic towards the address ``ip`` is throttled."""
+
+    ip: str
+
+
+class FlowRateLimited(Predicate, frozen=True):
+    """The flow from ``source`` to ``target`` (addresses) is blocked."""
+
+    source: str
+    target: str
+
+
+class LinkIp(Predicate, frozen=True):
+    """Traffic towards ``ip`` passes ``link``."""
+
+    link: LinkId
+    ip: str
+
+
+class Anomalous(Predicate, frozen=True):
+    """The address ``ip`` is the target of anomalous traffic."""
+
+    ip: str
+
+
+class FlowRecord(Predicate, frozen=True):
+    """The flows towards ``ip`` were recorded and classified, and the threats dealt with."""
+
+    ip: str
+    part: int = 0
+    parts: int = 1
+
+
+class Threat(Predicate, frozen=True):
+    """The flow from ``source`` to ``target`` is malicious."""
+
+    source: str
+    target: str
+
+
+class SplitTrafficLink(Predicate, frozen=True):
+    """The traffic over ``link`` is divided into lighter parts, each analysed."""
+
+    link: LinkId
+    part: int = 0
+    parts: int = 1
+
+
+class SplitTrafficTowardsIp(Predicate, frozen=True):
+    """The traffic towards ``ip`` is divided into lighter parts, each classified."""
+
+    ip: str
+    part: int = 0
+    parts: int = 1
+
+
+class Quiet(Predicate, frozen=True):
+    """The limit that makes ``measure`` true has had nothing to hold back for a while."""
+
+    measure: Predicate
