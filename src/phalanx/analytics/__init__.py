@@ -1,1 +1,1 @@
-"""."""
+"""Detection: what counters alone tell about traffic."""

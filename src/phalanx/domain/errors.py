@@ -22,4 +22,3 @@ class LogError(PhalanxError):
 
 class StoreError(PhalanxError):
     """The event store cannot be opened, read or written."""
-

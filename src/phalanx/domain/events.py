@@ -13,6 +13,7 @@ KINDS: dict[str, str] = {
     "network.sample": "traffic over watched links and to servers, true shares of legitimate "
     "and attack traffic included (no agent can see these)",
     "traffic.changed": "a group of sources starts, stops or changes (ground truth)",
+    "repository.changed": "the repository offers another version of a VNF",
     "fault.injected": "the test bench breaks something",
     "resources.changed": "free resources of a PoP",
     "link.changed": "a link went down or came back",

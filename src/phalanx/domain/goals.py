@@ -8,6 +8,7 @@ whether it holds (?b): dissertation, section 5.1, below table 5.2.
 from __future__ import annotations
 
 from enum import Enum
+from typing import ClassVar
 
 from msgspec import Struct
 from msgspec.structs import astuple
@@ -17,6 +18,9 @@ from phalanx.domain.network import PopId
 
 class Predicate(Struct, frozen=True, tag=True):
     """Base of all predicates; subclass it with typed, hashable fields."""
+
+    travels: ClassVar[bool] = False
+    """Whether a call for proposals carries such beliefs along to whoever will do the work."""
 
     def __str__(self) -> str:
         name = type(self).__name__

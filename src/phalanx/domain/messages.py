@@ -104,6 +104,7 @@ class OpenGoal(Struct, frozen=True):
     priority: int
     tap: PopId
     traffic_mb_s: float
+    standing: bool
     cause: str
 
 

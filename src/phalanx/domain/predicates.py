@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from phalanx.domain.goals import Predicate
 from phalanx.domain.network import LinkId
 
@@ -24,6 +26,8 @@ class Monitored(Predicate, frozen=True):
     """Somebody watches ``link``; a standing goal, never finished."""
 
     link: LinkId
+    threshold_mb_s: float
+    """Traffic above this is over-usage."""
 
 
 class LinkRateLimited(Predicate, frozen=True):
@@ -47,6 +51,8 @@ class FlowRateLimited(Predicate, frozen=True):
 
 class LinkIp(Predicate, frozen=True):
     """Traffic towards ``ip`` passes ``link``."""
+
+    travels: ClassVar[bool] = True
 
     link: LinkId
     ip: str

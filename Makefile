@@ -1,0 +1,62 @@
+# Everything goes through .venv, filled from the lock files in requirements/; nothing is installed twice.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+SCENARIO := scenarios/ddos-resilience.yaml
+export PIP_NO_INPUT := 1
+
+.PHONY: demo test lint bench web lock nightly clean
+
+demo: .venv/base
+	@mkdir -p out
+	$(BIN)/phalanx run $(SCENARIO) --log out/ddos-resilience.jsonl --report out/ddos-resilience.html
+	@echo
+	@echo "The report is out/ddos-resilience.html. Why did that happen? Try:"
+	@echo "  $(BIN)/phalanx explain out/ddos-resilience.jsonl flowRateLimited"
+
+test: .venv/dev
+	$(BIN)/python -m pytest -n auto
+
+lint: .venv/dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+
+nightly: .venv/dev
+	PHALANX_PLANS=1000 $(BIN)/python -m pytest -n auto tests/system
+
+bench: .venv/bench
+	@mkdir -p out
+	$(BIN)/phalanx bench
+
+web:
+	@echo "There is no web console in this version; 'make demo' writes the report out/ddos-resilience.html."
+
+.venv/created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Phalanx needs Python 3.11 or newer; choose one with make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/base: .venv/created requirements/base.txt pyproject.toml
+	$(PIP) -r requirements/base.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/dev: .venv/base requirements/dev.txt
+	$(PIP) -r requirements/dev.txt
+	@touch $@
+
+.venv/bench: .venv/dev requirements/bench.txt
+	$(PIP) -r requirements/bench.txt
+	@touch $@
+
+UV := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header
+lock:
+	$(UV) --extra postgresql --group build --group test --group lint --group bench -o requirements/bench.txt
+	$(UV) --extra postgresql --group build --group test --group lint -c requirements/bench.txt -o requirements/dev.txt
+	$(UV) --group build -c requirements/bench.txt -o requirements/base.txt
+
+clean:
+	rm -rf out dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

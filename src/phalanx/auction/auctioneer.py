@@ -1,0 +1,305 @@
+"""The GoalRequest plan of the Auction capability (dissertation, 5.1): ask others.
+
+Any number of auctions run at once: each is an intention of its own, and what bidders offer
+is held for it until it ends.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from msgspec import Struct
+
+from phalanx.auction.initiator import Awarded, Exhausted, Fulfilled, Initiator, Outgoing, Reaction
+from phalanx.auction.outlook import Outlook
+from phalanx.auction.predicates import Gone
+from phalanx.auction.settings import Settings
+from phalanx.bdi import Agent, Capability, GoalInstance, hears, plan, when
+from phalanx.bdi.steps import Adopt, Await, Believe, Body, Forget, Pause, PlanFailed, Steps
+from phalanx.domain.bids import RankedBid
+from phalanx.domain.goals import ConstrainedGoal, Mode, Predicate
+from phalanx.domain.messages import (
+    CallForProposals,
+    Fact,
+    Message,
+    Performative,
+    Proposal,
+    Refusal,
+    Result,
+    UndoRequest,
+    Verdict,
+)
+from phalanx.domain.network import PopId
+
+
+def _auctionable(me: Agent, goal: GoalInstance) -> bool:
+    """Whether somebody's VNF could achieve it; work that was itself won is not passed on."""
+    return (
+        goal.contract is None
+        and goal.goal.mode is not Mode.AVERT
+        and bool(me.library.achievers(goal.goal))
+    )
+
+
+def _held_elsewhere(me: Agent, goal: GoalInstance) -> bool:
+    belief = me.beliefs.get(goal.goal.predicate)
+    return belief is not None and belief.holder not in (None, me.name)
+
+
+def _row(ranked: RankedBid) -> dict[str, Any]:
+    """Return a line of table 5.8."""
+    bid = ranked.bid
+    return {
+        "agent": ranked.bidder,
+        "vnf": bid.vnf,
+        "units": bid.units,
+        "T": round(bid.time_s, 6),
+        "C": round(bid.cost, 6),
+        "D": round(bid.latency_ms, 6),
+        "utility": round(ranked.utility, 6),
+        "path": list(bid.path),
+        "reuse": bid.reuse,
+    }
+
+
+class Delegated(Struct, frozen=True):
+    """A goal that another agent achieved and keeps achieved."""
+
+    adopt: Adopt
+    holder: PopId
+
+
+class Auctioneer(Capability):
+    """Lets other agents, or this one, achieve what this agent wants."""
+
+    name = "auctioneer"
+    settings: Settings
+
+    def __init__(self) -> None:
+        self.auctions: dict[str, Initiator] = {}
+        self.delegated: dict[Predicate, Delegated] = {}
+        self._undoing: set[str] = set()
+
+    # -- plans ----------------------------------------------------------------------
+
+    @plan(Predicate, mode=None, rank=80, applies=_auctionable)
+    def goal_request(self, me: Agent, goal: GoalInstance) -> Body:
+        """Auction the goal; after a failure that chance may mend, auction it again."""
+        settings = self.settings
+        reason = ""
+        for turn in range(1, settings.rounds + 1):
+            conversation = me.new_id("auction")
+            auction = self._call(me, goal, conversation, turn)
+            try:
+                decision = yield Await(conversation)
+            finally:
+                self._send(me, conversation, auction.cancel("the goal is no longer pursued"))
+                self.auctions.pop(conversation, None)
+            if isinstance(decision, Fulfilled):
+                for fact in decision.facts:
+                    yield Believe(fact.predicate, fact.value, fact.holder)
+                    self._remember(goal, fact)
+                return
+            reason = decision.reason
+            if not decision.retry:
+                break
+            if turn < settings.rounds:
+                yield Pause(settings.backoff_s)
+        raise PlanFailed(reason)
+
+    @plan(Predicate, Mode.AVERT, rank=80, applies=_held_elsewhere)
+    def request_undo(self, me: Agent, goal: GoalInstance) -> Body:
+        """Ask the agent that keeps something true to undo it."""
+        predicate = goal.goal.predicate
+        for _ in range(self.settings.patience):
+            belief = me.beliefs.get(predicate)
+            if belief is None or not belief.value or belief.holder is None:
+                return
+            conversation = me.new_id("undo")
+            self._undoing.add(conversation)
+            me.tell(Performative.REQUEST, belief.holder, conversation, UndoRequest(goal.goal))
+            me.call_at(
+                me.now + 2 * self.settings.deadline_s, partial(me.resume, conversation, None)
+            )
+            try:
+                answer = yield Await(conversation)
+            finally:
+                self._undoing.discard(conversation)
+            if isinstance(answer, Result):
+                yield Believe(predicate, value=False)
+                return
+        raise PlanFailed("its holder does not undo it")
+
+    # -- messages -------------------------------------------------------------------
+
+    @hears(Proposal)
+    def heard_proposal(self, me: Agent, message: Message) -> None:
+        """Take a bid in."""
+        auction = self.auctions.get(message.conversation)
+        content = message.content
+        assert isinstance(content, Proposal)
+        if auction is not None:
+            reaction = auction.on_proposal(message.sender, content.bids, me.now)
+            self._react(me, message.conversation, auction, reaction)
+        else:  # an auction that is over: let go of what you hold for it
+            over = Verdict("the auction is over")
+            me.tell(Performative.REJECT, message.sender, message.conversation, over)
+
+    @hears(Refusal)
+    def heard_refusal(self, me: Agent, message: Message) -> None:
+        """Take a refusal in."""
+        auction = self.auctions.get(message.conversation)
+        content = message.content
+        if auction is not None and isinstance(content, Refusal):
+            reaction = auction.on_refusal(message.sender, content.reason, me.now)
+            self._react(me, message.conversation, auction, reaction)
+
+    @hears(Result)
+    def heard_result(self, me: Agent, message: Message) -> Steps | None:
+        """A winner is done, an undo is done, or a measure ended that this agent asked for."""
+        content = message.content
+        assert isinstance(content, Result)
+        auction = self.auctions.get(message.conversation)
+        if auction is not None:
+            reaction = auction.on_result(message.sender, content.facts)
+            self._react(me, message.conversation, auction, reaction)
+        elif message.conversation in self._undoing:
+            me.resume(message.conversation, content)
+        else:
+            return self._notice(me, message.sender, content)
+        return None
+
+    @hears(Verdict)
+    def heard_verdict(self, me: Agent, message: Message) -> None:
+        """A winner is at work or failed; an undo failed."""
+        auction = self.auctions.get(message.conversation)
+        content = message.content
+        assert isinstance(content, Verdict)
+        if message.performative is Performative.AGREE and auction is not None:
+            auction.on_agree(message.sender, me.now)
+            self._set_timer(me, message.conversation, auction)
+        elif message.performative is Performative.FAILURE:
+            if auction is not None:
+                reaction = auction.on_failure(message.sender, content.reason, me.now)
+                self._react(me, message.conversation, auction, reaction)
+            elif message.conversation in self._undoing:
+                me.resume(message.conversation, content)
+
+    # -- rules ----------------------------------------------------------------------
+
+    @when(Gone)
+    def agent_gone(self, me: Agent, gone: Gone) -> Steps:
+        """Pass on what a dead agent worked on, and pursue anew what it kept true."""
+        for conversation, auction in list(self.auctions.items()):
+            if auction.winner == gone.pop:
+                reaction = auction.on_failure(gone.pop, "is gone", me.now)
+            else:
+                reaction = auction.on_refusal(gone.pop, "is gone", me.now)
+            self._react(me, conversation, auction, reaction)
+        for predicate in me.beliefs.held_by(gone.pop):
+            delegated = self.delegated.pop(predicate, None)
+            yield Forget(predicate)
+            if delegated is not None:
+                yield delegated.adopt
+
+    # -- inside ---------------------------------------------------------------------
+
+    def _call(self, me: Agent, goal: GoalInstance, conversation: str, turn: int) -> Initiator:
+        settings = self.settings
+        policy = settings.policy(goal.goal)
+        outlook: Outlook = me.capability(Outlook)
+        constrained = ConstrainedGoal(
+            goal.goal, policy.constraints, policy.preferences, goal.traffic_now(), goal.tap
+        )
+        context = me.beliefs.facts()
+        call = CallForProposals(constrained, me.now + settings.deadline_s, context)
+        bidders = outlook.alive()
+        auction = Initiator(call, bidders, probe_s=settings.probe_s, patience=settings.patience)
+        self.auctions[conversation] = auction
+        constraints, preferences = policy.constraints, policy.preferences
+        me.cause = me.record(
+            "auction.called",
+            auction=conversation,
+            goal=str(goal.goal),
+            round=turn,
+            tap=goal.tap,
+            traffic_mb_s=round(constrained.traffic_mb_s, 6),
+            constraints={
+                name: value
+                for name in constraints.__struct_fields__
+                if (value := getattr(constraints, name)) is not None
+            },
+            preferences={n: getattr(preferences, n) for n in preferences.__struct_fields__},
+            bidders=len(bidders),
+        )
+        self._send(me, conversation, auction.begin())
+        self._set_timer(me, conversation, auction)
+        return auction
+
+    def _react(self, me: Agent, conversation: str, auction: Initiator, reaction: Reaction) -> None:
+        out, decision = reaction
+        if decision is None:
+            if out:
+                self._send(me, conversation, out)
+            return
+        if isinstance(decision, Awarded):
+            data: dict[str, Any] = {
+                "auction": conversation,
+                "goal": str(auction.call.goal.goal),
+                "winner": decision.winner.bidder,
+                "ranking": [_row(r) for r in decision.ranking],
+                "refusals": decision.refusals,
+                "silent": list(decision.silent),
+            }
+            if decision.after is not None:
+                data["after"] = decision.after
+                data["reason"] = decision.why
+            me.cause = me.record("auction.awarded", **data)
+        elif isinstance(decision, Exhausted):
+            me.cause = me.record(
+                "auction.failed",
+                auction=conversation,
+                goal=str(auction.call.goal.goal),
+                reason=decision.reason,
+                refusals=decision.refusals,
+                silent=list(decision.silent),
+            )
+        self._send(me, conversation, out)
+        if isinstance(decision, Awarded):
+            self._set_timer(me, conversation, auction)
+        else:
+            me.resume(conversation, decision)
+
+    def _send(self, me: Agent, conversation: str, out: list[Outgoing]) -> None:
+        for performative, receiver, content in out:
+            me.tell(performative, receiver, conversation, content)
+
+    def _set_timer(self, me: Agent, conversation: str, auction: Initiator) -> None:
+        if auction.due is not None:
+            me.call_at(auction.due, partial(self._on_time, me, conversation))
+
+    def _on_time(self, me: Agent, conversation: str) -> None:
+        auction = self.auctions.get(conversation)
+        if auction is None or auction.due is None or me.now < auction.due:
+            return
+        self._react(me, conversation, auction, auction.on_time(me.now))
+        self._set_timer(me, conversation, auction)
+
+    def _remember(self, goal: GoalInstance, fact: Fact) -> None:
+        if fact.holder is not None and fact.value and fact.predicate == goal.goal.predicate:
+            adopt = Adopt(
+                goal.goal,
+                priority=goal.priority,
+                scope=goal.scope,
+                traffic_mb_s=goal.traffic_now(),
+                tap=goal.tap,
+            )
+            self.delegated[fact.predicate] = Delegated(adopt, fact.holder)
+
+    def _notice(self, me: Agent, sender: PopId, result: Result) -> Steps:
+        for fact in result.facts:
+            belief = me.beliefs.get(fact.predicate)
+            if belief is not None and belief.holder == sender:
+                self.delegated.pop(fact.predicate, None)
+                yield Believe(fact.predicate, fact.value)

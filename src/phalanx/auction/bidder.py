@@ -1,0 +1,339 @@
+"""The GoalResponse plan of the Auction capability (dissertation, 5.1): answer calls."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from phalanx.auction.bidding import Reusable, make_bids
+from phalanx.auction.estate import Estate
+from phalanx.auction.outlook import Outlook
+from phalanx.auction.participant import Contract, Contracts, Stage
+from phalanx.auction.predicates import Gone, Kept
+from phalanx.auction.settings import Settings
+from phalanx.bdi import Agent, Capability, GoalEnd, GoalInstance, Outcome, hears, when
+from phalanx.bdi.steps import Adopt
+from phalanx.domain.actions import Done, Hold, Release
+from phalanx.domain.actions import Outcome as ActionOutcome
+from phalanx.domain.bids import Bid
+from phalanx.domain.goals import Goal, Predicate, avert, want
+from phalanx.domain.messages import (
+    Award,
+    CallForProposals,
+    Content,
+    Fact,
+    Inventory,
+    Message,
+    Performative,
+    Proposal,
+    Query,
+    Refusal,
+    Result,
+    UndoRequest,
+    Verdict,
+)
+from phalanx.domain.network import PopId
+from phalanx.domain.resources import NOTHING, Resources
+from phalanx.domain.vnf import Vnfd
+
+NOTICE = "notice"
+
+
+class Bidder(Capability):
+    """Bids for goals, and answers for what it won."""
+
+    name = "bidder"
+    settings: Settings
+
+    def __init__(self) -> None:
+        self.contracts = Contracts()
+        self.estate = Estate()
+        self.customers: dict[Predicate, dict[PopId, None]] = {}
+        """Who wanted what this agent keeps true, and is told when it ends."""
+
+    def begin(self, me: Agent) -> None:
+        """Start to look after contracts whose initiator fell silent."""
+        me.call_at(me.now + self.settings.probe_s, partial(self._look_after, me))
+
+    # -- the conversation -----------------------------------------------------------
+
+    @hears(CallForProposals)
+    def heard_call(self, me: Agent, message: Message) -> None:
+        """Evaluate a call, hold what the bids need, propose; or refuse with the reason."""
+        known = self.contracts.get(message.conversation)
+        if known is not None:
+            self._repeat(me, known)
+            return
+        call = message.content
+        assert isinstance(call, CallForProposals)
+        contract = Contract(message.conversation, message.sender, call, message.cause)
+        self.contracts.add(contract)
+        bids = self._bids(me, call)
+        if isinstance(bids, str):
+            self._refuse(me, contract, bids)
+            return
+        contract.bids = bids
+        self._hold(me, contract, partial(self._propose, me, contract))
+
+    @hears(Award)
+    def heard_award(self, me: Agent, message: Message) -> None:
+        """Begin to work; answer a repeated award with how far the work is."""
+        award = message.content
+        assert isinstance(award, Award)
+        contract = self.contracts.get(message.conversation)
+        if contract is None:  # forgotten, or won before a restart: try all the same
+            contract = Contract(message.conversation, message.sender, award.cfp, message.cause)
+            contract.stage = Stage.OVER
+            self.contracts.add(contract)
+        contract.heard = me.now
+        if contract.stage is Stage.PROPOSED:
+            self._work(me, contract, award)
+        elif contract.stage in (Stage.OVER, Stage.REFUSED):
+            self.contracts.revive(contract)
+            contract.stage = Stage.BIDDING
+            contract.bids = (award.bid,)
+            self._hold(me, contract, partial(self._work_late, me, contract, award))
+        elif contract.stage is Stage.WORKING:
+            self._reply(me, contract, Performative.AGREE, Verdict("at work"))
+        else:
+            self._repeat(me, contract)
+
+    @hears(Verdict)
+    def heard_verdict(self, me: Agent, message: Message) -> None:
+        """Rejected, or cancelled in the midst of the work."""
+        contract = self.contracts.get(message.conversation)
+        content = message.content
+        if contract is None or not isinstance(content, Verdict):
+            return
+        if message.performative is Performative.REJECT:
+            if contract.stage in (Stage.PROPOSED, Stage.BIDDING):
+                self._let_go(me, contract)
+                self.contracts.end(contract, Stage.OVER)
+        elif message.performative is Performative.CANCEL:
+            self._abandon(me, contract, content.reason or "cancelled")
+
+    @hears(UndoRequest)
+    def heard_undo(self, me: Agent, message: Message) -> None:
+        """Undo a measure of this agent, and say so."""
+        request = message.content
+        assert isinstance(request, UndoRequest)
+        predicate = request.goal.predicate
+
+        def ended(end: GoalEnd) -> None:
+            me.cause = end.event
+            content: Content = Verdict(end.reason)
+            performative = Performative.FAILURE
+            if end.achieved:
+                content, performative = Result((Fact(predicate, value=False),)), Performative.INFORM
+            me.tell(performative, message.sender, message.conversation, content)
+
+        me.adopt(Adopt(avert(predicate))).waiters.append(ended)
+
+    @hears(Query)
+    def heard_query(self, me: Agent, message: Message) -> None:
+        """Tell which VNF instances run here (lifecycle: query)."""
+        inventory = Inventory(tuple(i.info() for i in self.estate))
+        me.tell(Performative.INFORM, message.sender, message.conversation, inventory)
+
+    @when(Gone)
+    def agent_gone(self, me: Agent, gone: Gone) -> None:
+        """Nobody waits any more for what a dead agent asked for."""
+        for contract in self.contracts.working():
+            if contract.initiator == gone.pop:
+                self._abandon(me, contract, f"{gone.pop} is gone")
+
+    @when(Predicate, value=False)
+    @when(Predicate, value=None)
+    def no_longer_so(self, me: Agent, predicate: Predicate) -> None:
+        """Tell those who wanted a measure that it ended."""
+        customers = self.customers.pop(predicate, None)
+        if customers:
+            facts = (Fact(predicate, value=False),)
+            for customer in customers:
+                me.tell(Performative.INFORM, customer, NOTICE, Result(facts))
+
+    # -- bidding --------------------------------------------------------------------
+
+    def _candidates(self, me: Agent, goal: Goal) -> list[Vnfd]:
+        catalogue = self.settings.catalogue
+        return [catalogue[c.name] for c in me.library.achievers(goal) if c.name in catalogue]
+
+    def _bids(self, me: Agent, call: CallForProposals) -> tuple[Bid, ...] | str:
+        candidates = self._candidates(me, call.goal.goal)
+        if not candidates:
+            return "no function in the repository can achieve it"
+        outlook: Outlook = me.capability(Outlook)
+        reusable: dict[str, Reusable] = {}
+        if len(self.estate):
+            for vnfd in candidates:
+                instance = self.estate.available(vnfd.name)
+                if instance is not None and instance.vnfd.version == vnfd.version:
+                    reusable[vnfd.name] = Reusable(instance.id, instance.units)
+        bids = make_bids(
+            outlook.view,
+            me.name,
+            call.goal,
+            tuple(self.settings.catalogue.values()),
+            candidates,
+            outlook.free - self.contracts.held(),
+            reusable,
+            self.settings.repository,
+            method=self.settings.method,
+        )
+        if isinstance(bids, str):
+            return bids
+        # One hold has one path: alternatives over another path than the best are left out.
+        return tuple(b for b in bids if b.path == bids[0].path)
+
+    def _needs(self, bids: tuple[Bid, ...]) -> Resources:
+        """Return what a hold must cover so that any one of ``bids`` can be accepted."""
+        most = NOTHING
+        for bid in bids:
+            vnfd = self.settings.catalogue[bid.vnf]
+            units = bid.units
+            instance = self.estate.get(bid.reuse)
+            if bid.reuse is not None:
+                units = max(0, units - instance.units) if instance is not None else 0
+            most = most.most(vnfd.scaled(units))
+        return most
+
+    def _hold(self, me: Agent, contract: Contract, then: partial[None]) -> None:
+        needs = self._needs(contract.bids)
+        traffic = contract.call.goal.traffic_mb_s
+        path = contract.bids[0].path
+        if needs == NOTHING and (traffic <= 0 or len(path) < 2):
+            then(Done())
+            return
+        ttl = max(0.0, contract.call.deadline - me.now) + self.settings.grace_s
+        hold = self.hold_id(me, contract)
+        self.contracts.hold(contract, needs)
+        me.perform(Hold(hold, contract.conversation, needs, path, traffic, ttl), then)
+        me.call_at(me.now + ttl, partial(self._expire, contract))
+
+    def hold_id(self, me: Agent, contract: Contract) -> str:
+        """Return the name of the hold behind a conversation's proposal."""
+        return f"{me.name}.{me.incarnation}@{contract.conversation}"
+
+    def _propose(self, me: Agent, contract: Contract, outcome: ActionOutcome) -> None:
+        if contract.stage is not Stage.BIDDING:
+            self._let_go(me, contract)
+            return
+        if not isinstance(outcome, Done):
+            self.contracts.let_go(contract)
+            self._refuse(me, contract, getattr(outcome, "reason", "nothing could be held"))
+            return
+        contract.stage = Stage.PROPOSED
+        me.cause = contract.cause
+        me.cause = contract.cause = me.record(
+            "auction.bid",
+            auction=contract.conversation,
+            goal=str(contract.call.goal.goal),
+            bids=[
+                {
+                    "vnf": b.vnf,
+                    "units": b.units,
+                    "T": round(b.time_s, 6),
+                    "C": round(b.cost, 6),
+                    "D": round(b.latency_ms, 6),
+                    "path": list(b.path),
+                    "reuse": b.reuse,
+                }
+                for b in contract.bids
+            ],
+        )
+        self._reply(me, contract, Performative.PROPOSE, Proposal(contract.bids))
+
+    def _refuse(self, me: Agent, contract: Contract, reason: str) -> None:
+        me.cause = contract.cause
+        me.cause = me.record(
+            "auction.refused",
+            auction=contract.conversation,
+            goal=str(contract.call.goal.goal),
+            reason=reason,
+        )
+        self.contracts.end(contract, Stage.REFUSED)
+        self._reply(me, contract, Performative.REFUSE, Refusal(reason))
+
+    # -- working --------------------------------------------------------------------
+
+    def _work(self, me: Agent, contract: Contract, award: Award) -> None:
+        contract.stage = Stage.WORKING
+        contract.bid = award.bid
+        contract.cause = me.cause
+        goal = me.adopt(Adopt(want(Kept(contract.conversation)), contract=contract.conversation))
+        goal.waiters.append(partial(self._ended, me, contract))
+
+    def _work_late(
+        self, me: Agent, contract: Contract, award: Award, outcome: ActionOutcome
+    ) -> None:
+        if isinstance(outcome, Done):
+            contract.stage = Stage.PROPOSED
+            self._work(me, contract, award)
+            return
+        reason = getattr(outcome, "reason", "no longer possible")
+        self.contracts.end(contract, Stage.OVER)
+        self._reply(me, contract, Performative.FAILURE, Verdict(reason))
+
+    def _ended(self, me: Agent, contract: Contract, end: GoalEnd) -> None:
+        """Report how the work went; what is left of the hold is given back."""
+        me.cause = end.event
+        self._let_go(me, contract)
+        data = {"reason": end.reason} if end.reason and not end.achieved else {}
+        me.cause = me.record(
+            "contract.ended",
+            auction=contract.conversation,
+            goal=str(contract.call.goal.goal),
+            fulfilled=end.achieved,
+            **data,
+        )
+        self.contracts.end(contract, Stage.DONE)
+        if end.achieved:
+            for fact in contract.facts:
+                if fact.holder == me.name and fact.value:
+                    self.customers.setdefault(fact.predicate, {})[contract.initiator] = None
+            self._reply(me, contract, Performative.INFORM, Result(contract.facts))
+        else:
+            self._reply(me, contract, Performative.FAILURE, Verdict(end.reason))
+
+    def _abandon(self, me: Agent, contract: Contract, reason: str) -> None:
+        if contract.stage is Stage.WORKING:
+            goal = self._goal(me, contract)
+            if goal is not None:
+                me.end_goal(goal, Outcome.DROPPED, reason)
+        elif contract.stage in (Stage.PROPOSED, Stage.BIDDING):
+            self._let_go(me, contract)
+            self.contracts.end(contract, Stage.OVER)
+
+    def _goal(self, me: Agent, contract: Contract) -> GoalInstance | None:
+        wanted = want(Kept(contract.conversation))
+        return next((g for g in me.open_goals() if g.goal == wanted), None)
+
+    def _look_after(self, me: Agent) -> None:
+        """Give up work whose initiator was not heard of for too long."""
+        settings = self.settings
+        silence = settings.probe_s * (settings.patience + 2)
+        for contract in self.contracts.working():
+            if me.now - contract.heard > silence:
+                me.cause = contract.cause
+                self._abandon(me, contract, f"{contract.initiator} is silent")
+        me.call_at(me.now + settings.probe_s, partial(self._look_after, me))
+
+    def _expire(self, contract: Contract) -> None:
+        """The hold behind a proposal has run out at the infrastructure."""
+        if contract.stage in (Stage.PROPOSED, Stage.BIDDING):
+            self.contracts.end(contract, Stage.OVER)
+
+    def _let_go(self, me: Agent, contract: Contract) -> None:
+        if contract.holds:
+            me.perform(Release(self.hold_id(me, contract)), lambda _: None)
+            self.contracts.let_go(contract)
+
+    def _reply(
+        self, me: Agent, contract: Contract, performative: Performative, content: Content
+    ) -> None:
+        if performative is not Performative.AGREE:
+            contract.reply = (performative, content)
+        me.tell(performative, contract.initiator, contract.conversation, content)
+
+    def _repeat(self, me: Agent, contract: Contract) -> None:
+        if contract.reply is not None and contract.stage is not Stage.OVER:
+            me.tell(contract.reply[0], contract.initiator, contract.conversation, contract.reply[1])

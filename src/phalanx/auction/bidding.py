@@ -1,0 +1,141 @@
+"""The bidder's side of a bid: what it would cost to achieve a goal here (section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from phalanx.auction.cost import Needs, rsc_eval, smallest
+from phalanx.auction.paths import lowest_cost_path
+from phalanx.auction.published import published_path
+from phalanx.auction.routes import TOLERANCE
+from phalanx.auction.view import NetworkView
+from phalanx.auction.widest import download_time_s
+from phalanx.domain.bids import Bid
+from phalanx.domain.goals import ConstrainedGoal
+from phalanx.domain.network import PopId, PopState
+from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import InstanceId, Vnfd
+
+Method = Literal["exact", "published"]
+"""How paths are searched: without error, or by algorithm 1 as printed."""
+
+
+class Reusable(Struct, frozen=True):
+    """A running instance that could serve one more goal: idle, or shared."""
+
+    instance: InstanceId
+    units: int
+    """Units that serve no goal now: all of an idle instance."""
+
+
+def make_bids(
+    view: NetworkView,
+    pop: PopId,
+    goal: ConstrainedGoal,
+    catalogue: Sequence[Vnfd],
+    candidates: Sequence[Vnfd],
+    unheld: Resources,
+    reusable: Mapping[str, Reusable],
+    repository: PopId,
+    method: Method = "exact",
+) -> tuple[Bid, ...] | str:
+    """Return a bid for each VNF with which the agent of ``pop`` can achieve ``goal``.
+
+    The best comes first: least T, then least C, then the first by name (section 4.2). If
+    none works, return the reason to refuse.
+
+    An instance that can be used again needs no download (T = 0) and takes nothing anew; if
+    it has fewer units than the goal's traffic needs, it takes the resources of the rest.
+
+    Args:
+        view: the network as the agent believes it to be.
+        pop: where the agent stands; its own state in ``view`` yields the costs.
+        goal: the goal, its constraints, its traffic and where that is tapped.
+        catalogue: all VNFs that could be deployed some day (eq. 4.3 and 4.4 ask for them).
+        candidates: those that could achieve this goal.
+        unheld: resources that are neither allocated nor held for other proposals; a VNF must
+            fit into them (eq. 4.1).
+        reusable: instances that could be used, by the name of their VNF.
+        repository: the PoP that images are downloaded from.
+        method: how paths are searched.
+
+    """
+    own = view.get(pop)
+    if own is None:
+        return f"nothing is known of {pop}"
+    if not candidates:
+        return f"no capability achieves {goal.goal}"
+    needs = smallest(tuple(catalogue))
+    bids: list[Bid] = []
+    reasons: dict[str, str] = {}
+    for vnfd in candidates:
+        bid = _bid(
+            view,
+            own,
+            goal,
+            vnfd,
+            reusable.get(vnfd.name),
+            needs=needs,
+            unheld=unheld,
+            repository=repository,
+            method=method,
+        )
+        if isinstance(bid, Bid):
+            bids.append(bid)
+        else:
+            reasons[vnfd.name] = bid
+    if len(bids) > 1:
+        bids.sort(key=lambda bid: (bid.time_s, bid.cost, bid.vnf))
+    return tuple(bids) or _refusal(reasons)
+
+
+def _refusal(reasons: Mapping[str, str]) -> str:
+    if len(set(reasons.values())) == 1:
+        return next(iter(reasons.values()))
+    return "; ".join(f"{vnf}: {reason}" for vnf, reason in reasons.items())
+
+
+def _bid(
+    view: NetworkView,
+    own: PopState,
+    goal: ConstrainedGoal,
+    vnfd: Vnfd,
+    reuse: Reusable | None,
+    *,
+    needs: Needs,
+    unheld: Resources,
+    repository: PopId,
+    method: Method,
+) -> Bid | str:
+    wanted = goal.constraints.accuracy
+    if wanted is not None and vnfd.accuracy < wanted - TOLERANCE:
+        return f"accuracy {vnfd.accuracy:g}, at least {wanted:g} wanted"
+    units = vnfd.units_for(goal.traffic_mb_s)
+    missing = units if reuse is None else max(0, units - reuse.units)
+    required = vnfd.scaled(missing)
+    if not required.within(unheld):
+        return required.lacking(unheld) or ""
+    if reuse is None:
+        time_s = download_time_s(view, repository, own.pop, vnfd.image_mb)
+        if time_s is None:
+            return f"{vnfd.name} cannot be downloaded: no bandwidth free from {repository}"
+    else:
+        time_s = 0.0
+    source_cost = rsc_eval(own.total, own.free, required, needs) if missing else 0.0
+    find = lowest_cost_path if method == "exact" else published_path
+    path = find(view, own.pop, source_cost, goal, needs)
+    if isinstance(path, str):
+        return path
+    return Bid(
+        vnf=vnfd.name,
+        units=units,
+        time_s=time_s,
+        cost=path.cost,
+        latency_ms=path.latency_ms,
+        path=path.path,
+        reuse=None if reuse is None else reuse.instance,
+        accuracy=vnfd.accuracy,
+    )

@@ -1,0 +1,99 @@
+"""The estate: the VNF instances that an agent runs, and what each is busy with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+
+from phalanx.domain.goals import Predicate
+from phalanx.domain.messages import InstanceInfo
+from phalanx.domain.vnf import InstanceId, Vnfd
+
+
+class State(Enum):
+    """Where an instance is in its life."""
+
+    DEPLOYING = "deploying"
+    BUSY = "busy"
+    IDLE = "idle"
+
+
+class Instance:
+    """One VNF instance of this agent."""
+
+    __slots__ = ("id", "idle_since", "jobs", "measures", "running", "units", "vnfd")
+
+    def __init__(self, instance_id: InstanceId, vnfd: Vnfd, units: int) -> None:
+        self.id = instance_id
+        self.vnfd = vnfd
+        self.units = units
+        self.running = False
+        self.jobs: dict[str, str] = {}
+        """Goals that it works on, by conversation."""
+        self.measures: dict[Predicate, str] = {}
+        """What it keeps true, with the id of the measure."""
+        self.idle_since: float | None = None
+
+    @property
+    def state(self) -> State:
+        """Return where it is in its life."""
+        if not self.running:
+            return State.DEPLOYING
+        return State.BUSY if self.jobs or self.measures else State.IDLE
+
+    @property
+    def available(self) -> bool:
+        """Whether it can take on another goal."""
+        return self.running and (self.vnfd.shared or not self.jobs)
+
+    def info(self) -> InstanceInfo:
+        """Return what a query is told."""
+        goals = (*self.jobs.values(), *(str(m) for m in self.measures))
+        return InstanceInfo(
+            self.id, self.vnfd.name, self.vnfd.version, self.units, self.state.value, goals
+        )
+
+
+class Estate:
+    """All instances of one agent, in the order in which they came."""
+
+    __slots__ = ("_instances",)
+
+    def __init__(self) -> None:
+        self._instances: dict[InstanceId, Instance] = {}
+
+    def add(self, instance: Instance) -> None:
+        """Note a new instance."""
+        self._instances[instance.id] = instance
+
+    def get(self, instance_id: InstanceId | None) -> Instance | None:
+        """Return an instance; None if it is gone."""
+        return self._instances.get(instance_id) if instance_id is not None else None
+
+    def remove(self, instance_id: InstanceId) -> Instance | None:
+        """Forget an instance and return it."""
+        return self._instances.pop(instance_id, None)
+
+    def available(self, vnf: str) -> Instance | None:
+        """Return the instance of ``vnf`` to use again: the first that can take a goal."""
+        for instance in self._instances.values():
+            if instance.vnfd.name == vnf and instance.available:
+                return instance
+        return None
+
+    def keeper(self, effect: Predicate) -> Instance | None:
+        """Return the instance that keeps ``effect`` true."""
+        for instance in self._instances.values():
+            if effect in instance.measures:
+                return instance
+        return None
+
+    def runs(self, vnf: str) -> bool:
+        """Whether an instance of ``vnf`` is running."""
+        return any(i.running and i.vnfd.name == vnf for i in self._instances.values())
+
+    def __iter__(self) -> Iterator[Instance]:
+        return iter(list(self._instances.values()))
+
+    def __len__(self) -> int:
+        return len(self._instances)

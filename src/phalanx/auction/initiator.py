@@ -1,0 +1,233 @@
+"""The auctioneer's side of one NFV-A conversation (dissertation, 3.3.1, figure 3.2).
+
+A machine without I/O. It speaks the FIPA contract net: cfp to N bidders, N replies,
+accept-proposal to one and reject-proposal to the others, inform at the end: 3N + 1 messages
+if all N propose. Beyond that it asks a silent winner again, and passes a failed winner's
+goal on to the next best bid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from phalanx.auction.utility import rank
+from phalanx.domain.bids import Bid, RankedBid
+from phalanx.domain.messages import (
+    Award,
+    CallForProposals,
+    Content,
+    Fact,
+    Performative,
+    Verdict,
+)
+from phalanx.domain.network import PopId
+
+OVERTAKEN = "another proposal was accepted"
+
+
+class Awarded(Struct, frozen=True):
+    """Decision: ``ranking[0]`` was accepted, or the next best after ``after`` failed."""
+
+    winner: RankedBid
+    ranking: tuple[RankedBid, ...]
+    refusals: dict[PopId, str]
+    silent: tuple[PopId, ...]
+    after: PopId | None = None
+    why: str = ""
+
+
+class Fulfilled(Struct, frozen=True):
+    """Decision: the winner achieved the goal."""
+
+    winner: PopId
+    facts: tuple[Fact, ...]
+
+
+class Exhausted(Struct, frozen=True):
+    """Decision: nobody is left who could achieve the goal."""
+
+    reason: str
+    refusals: dict[PopId, str]
+    silent: tuple[PopId, ...]
+    retry: bool
+    """Whether a new auction may end differently: somebody was silent or has failed."""
+
+
+Decision = Awarded | Fulfilled | Exhausted
+Outgoing = tuple[Performative, PopId, Content]
+Reaction = tuple[list[Outgoing], Decision | None]
+
+_NOTHING: Reaction = ([], None)
+
+
+class Initiator:
+    """One auction. Every call returns the messages to send and a decision, if one was taken."""
+
+    __slots__ = (
+        "_asked",
+        "_failed",
+        "_misses",
+        "_patience",
+        "_probe_s",
+        "_proposals",
+        "_ranking",
+        "_refusals",
+        "_winner",
+        "bidders",
+        "call",
+        "due",
+        "over",
+    )
+
+    def __init__(
+        self,
+        call: CallForProposals,
+        bidders: Sequence[PopId],
+        *,
+        probe_s: float = 5.0,
+        patience: int = 3,
+    ) -> None:
+        self.call = call
+        self.bidders = tuple(bidders)
+        self.due: float | None = call.deadline
+        """When ``on_time`` is wanted next."""
+        self.over = False
+        self._asked = frozenset(bidders)
+        self._probe_s = probe_s
+        self._patience = patience
+        self._proposals: dict[PopId, tuple[Bid, ...]] = {}
+        self._refusals: dict[PopId, str] = {}
+        self._failed: list[PopId] = []
+        self._ranking: list[RankedBid] = []
+        self._winner: RankedBid | None = None
+        self._misses = 0
+
+    def begin(self) -> list[Outgoing]:
+        """Return the calls for proposals."""
+        call = self.call
+        return [(Performative.CFP, bidder, call) for bidder in self.bidders]
+
+    def on_proposal(self, sender: PopId, bids: tuple[Bid, ...], now: float) -> Reaction:
+        """Take a proposal in; the last reply closes the auction. Doubled ones are ignored."""
+        if sender not in self._asked or not bids or sender in self._refusals:
+            return _NOTHING
+        if self._winner is not None or self.over:
+            if sender in self._proposals:
+                return _NOTHING
+            return [(Performative.REJECT, sender, Verdict(OVERTAKEN))], None
+        self._proposals[sender] = bids
+        return self._when_complete(now)
+
+    def on_refusal(self, sender: PopId, reason: str, now: float) -> Reaction:
+        """Take a refusal in."""
+        closed = self._winner is not None or self.over
+        if sender not in self._asked or sender in self._proposals or closed:
+            return _NOTHING
+        self._refusals[sender] = reason
+        return self._when_complete(now)
+
+    def on_agree(self, sender: PopId, now: float) -> Reaction:
+        """The winner says that it is at work."""
+        if self._winner is not None and sender == self._winner.bidder and not self.over:
+            self._misses = 0
+            self.due = now + self._probe_s
+        return _NOTHING
+
+    def on_result(self, sender: PopId, facts: tuple[Fact, ...]) -> Reaction:
+        """The winner says that the goal is achieved."""
+        if self._winner is None or sender != self._winner.bidder or self.over:
+            return _NOTHING
+        self._close()
+        return [], Fulfilled(sender, facts)
+
+    def on_failure(self, sender: PopId, reason: str, now: float) -> Reaction:
+        """The winner says that it failed, or is known to be dead."""
+        if self._winner is None or sender != self._winner.bidder or self.over:
+            return _NOTHING
+        return self._pass_on(reason, now)
+
+    def on_time(self, now: float) -> Reaction:
+        """React to the time: the deadline for proposals, or a winner that is silent."""
+        if self.over or self.due is None or now < self.due:
+            return _NOTHING
+        if self._winner is None:
+            return self._decide(now)
+        self._misses += 1
+        if self._misses > self._patience:
+            out, decision = self._pass_on("does not answer", now)
+            return out, decision
+        self.due = now + self._probe_s
+        return [self._accept(self._winner)], None
+
+    def cancel(self, reason: str) -> list[Outgoing]:
+        """Give the auction up; whoever holds something for it is told."""
+        if self.over:
+            return []
+        self._close()
+        if self._winner is not None:
+            return [(Performative.CANCEL, self._winner.bidder, Verdict(reason))]
+        return [(Performative.REJECT, bidder, Verdict(reason)) for bidder in self._proposals]
+
+    @property
+    def winner(self) -> PopId | None:
+        """Return who works on the goal now."""
+        return None if self._winner is None or self.over else self._winner.bidder
+
+    def _when_complete(self, now: float) -> Reaction:
+        if len(self._proposals) + len(self._refusals) < len(self.bidders):
+            return _NOTHING
+        return self._decide(now)
+
+    def _decide(self, now: float) -> Reaction:
+        if not self._proposals:
+            self._close()
+            silent = self._silent()
+            reason = "no bidder answered" if not self._refusals else "all bidders refused"
+            if silent and self._refusals:
+                reason = "all bidders that answered refused"
+            return [], Exhausted(reason, dict(self._refusals), silent, bool(silent))
+        bids = [(bidder, bid) for bidder, own in self._proposals.items() for bid in own]
+        self._ranking = rank(bids, self.call.goal.preferences)
+        out = self._award(self._ranking[0], now)
+        winner = self._ranking[0].bidder
+        for bidder in self._proposals:
+            if bidder != winner:
+                out.append((Performative.REJECT, bidder, Verdict(OVERTAKEN)))
+        return out, self._awarded(self._ranking[0])
+
+    def _pass_on(self, reason: str, now: float) -> Reaction:
+        assert self._winner is not None
+        failed = self._winner.bidder
+        self._failed.append(failed)
+        cancel: list[Outgoing] = [(Performative.CANCEL, failed, Verdict(reason))]
+        for ranked in self._ranking:
+            if ranked.bidder not in self._failed:
+                return cancel + self._award(ranked, now), self._awarded(ranked, failed, reason)
+        self._close()
+        why = f"{failed} failed ({reason}), nobody is left"
+        return cancel, Exhausted(why, dict(self._refusals), self._silent(), retry=True)
+
+    def _award(self, ranked: RankedBid, now: float) -> list[Outgoing]:
+        self._winner = ranked
+        self._misses = 0
+        self.due = now + self._probe_s
+        return [self._accept(ranked)]
+
+    def _accept(self, ranked: RankedBid) -> Outgoing:
+        return Performative.ACCEPT, ranked.bidder, Award(ranked.bid, self.call)
+
+    def _awarded(self, ranked: RankedBid, after: PopId | None = None, why: str = "") -> Awarded:
+        return Awarded(
+            ranked, tuple(self._ranking), dict(self._refusals), self._silent(), after, why
+        )
+
+    def _silent(self) -> tuple[PopId, ...]:
+        return tuple(
+            b for b in self.bidders if b not in self._proposals and b not in self._refusals
+        )
+
+    def _close(self) -> None:
+        self.over = True
+        self.due = None

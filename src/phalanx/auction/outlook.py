@@ -1,0 +1,144 @@
+"""The outlook: an agent's own view of the network, spread over the bus and allowed to be old.
+
+Each agent tells the others when its PoP changes. Lost news is healed by comparing
+fingerprints with one peer after the other (anti-entropy).
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from phalanx.auction.predicates import Gone
+from phalanx.auction.settings import Settings
+from phalanx.auction.view import NetworkView
+from phalanx.bdi import Agent, Capability, hears, perceives
+from phalanx.bdi.steps import Believe, Forget, Step, Steps
+from phalanx.domain.actions import SiteState
+from phalanx.domain.messages import Advertisement, Digest, Message, Performative
+from phalanx.domain.network import PopState
+from phalanx.domain.resources import NOTHING, Resources
+
+GOSSIP = "gossip"
+
+
+class Outlook(Capability):
+    """Keeps the view, tells of the own PoP, and answers what is free here."""
+
+    name = "outlook"
+    settings: Settings
+
+    def __init__(self) -> None:
+        self.view = NetworkView.EMPTY
+        self.free: Resources = NOTHING
+        self._version = 0
+        self._turn = 0
+
+    def begin(self, me: Agent) -> None:
+        """Start the anti-entropy rounds, spread in time by the agent's place among its peers."""
+        peers = self.settings.peers
+        self._turn = peers.index(me.name) if me.name in peers else 0
+        offset = self.settings.gossip_s * (self._turn + 1) / (len(peers) + 1)
+        me.call_at(me.now + offset, lambda: self._gossip(me))
+
+    def alive(self) -> list[str]:
+        """Return the peers that are not believed dead, in order."""
+        states = ((p, self.view.get(p)) for p in self.settings.peers)
+        return [pop for pop, state in states if state is None or state.alive]
+
+    @perceives(SiteState)
+    def site_changed(self, me: Agent, percept: SiteState) -> None:
+        """Note the own PoP's state and tell the others if it is news."""
+        self.free = percept.free
+        mine = self.view.get(me.name)
+        if mine is not None and mine.incarnation == me.incarnation:
+            known = (mine.total, mine.free, mine.links, mine.alive)
+            if known == (percept.total, percept.free, percept.links, True):
+                return
+        self._publish(
+            me,
+            PopState(
+                me.name,
+                me.incarnation,
+                self._next_version(mine, me),
+                percept.total,
+                percept.free,
+                percept.links,
+            ),
+        )
+
+    @hears(Advertisement)
+    def heard_of(self, me: Agent, message: Message) -> Steps | None:
+        """Take in what others tell; contradict one's own obituary."""
+        assert isinstance(message.content, Advertisement)
+        changed: list[Step] = []
+        for state in message.content.states:
+            if state.pop == me.name:
+                mine = self.view.get(me.name)
+                if not state.alive and mine is not None and state.incarnation >= me.incarnation:
+                    version = max(state.version, mine.version) + 1
+                    self._publish(
+                        me, replace(mine, incarnation=me.incarnation, version=version, alive=True)
+                    )
+                continue
+            before = self.view.get(state.pop)
+            if self.take(state) and before is not None and before.alive is not state.alive:
+                changed.append(self._life(state))
+        return changed
+
+    def _life(self, state: PopState) -> Step:
+        return Forget(Gone(state.pop)) if state.alive else Believe(Gone(state.pop))
+
+    def take(self, state: PopState) -> bool:
+        """Apply a state to the view; whether it was news."""
+        view = self.view.apply(state)
+        news, self.view = view is not self.view, view
+        return news
+
+    def declare_dead(self, me: Agent, pop: str) -> None:
+        """Tell everybody that an agent is gone."""
+        state = self.view.get(pop)
+        if state is not None and state.alive:
+            self._publish(me, replace(state, version=state.version + 1, alive=False))
+            me.do_step(Believe(Gone(pop)))
+
+    @hears(Digest)
+    def compare(self, me: Agent, message: Message) -> None:
+        """Send what the peer does not have; ask for what it has and this agent has not."""
+        digest = message.content
+        assert isinstance(digest, Digest)
+        if digest.digest == self.view.digest:
+            return
+        mine = Digest(self.view.digest, self.view.stamps())
+        if not digest.stamps:
+            me.tell(Performative.QUERY, message.sender, GOSSIP, mine)
+            return
+        theirs = {pop: (incarnation, version) for pop, incarnation, version in digest.stamps}
+        newer = tuple(s for s in self.view.states if s.stamp > theirs.get(s.pop, (-1, -1)))
+        if newer:
+            me.tell(Performative.INFORM, message.sender, GOSSIP, Advertisement(newer))
+        own = {s.pop: s.stamp for s in self.view.states}
+        if any(stamp > own.get(pop, (-1, -1)) for pop, stamp in theirs.items()):
+            me.tell(Performative.QUERY, message.sender, GOSSIP, mine)
+
+    def _publish(self, me: Agent, state: PopState) -> None:
+        if not self.take(state):
+            return
+        for peer in self.settings.peers:
+            if peer != me.name:
+                me.tell(Performative.INFORM, peer, GOSSIP, Advertisement((state,)))
+
+    def _next_version(self, mine: PopState | None, me: Agent) -> int:
+        if mine is not None and mine.incarnation == me.incarnation:
+            return mine.version + 1
+        return 1
+
+    def _gossip(self, me: Agent) -> Steps | None:
+        peers = self.settings.peers
+        if len(peers) > 1:
+            self._turn = (self._turn + 1) % len(peers)
+            if peers[self._turn] == me.name:
+                self._turn = (self._turn + 1) % len(peers)
+            digest = Digest(self.view.digest)
+            me.tell(Performative.QUERY, peers[self._turn], GOSSIP, digest)
+        me.call_at(me.now + self.settings.gossip_s, lambda: self._gossip(me))
+        return None

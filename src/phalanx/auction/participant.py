@@ -1,0 +1,114 @@
+"""The bidder's side of NFV-A: one record a conversation, and what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+
+from phalanx.domain.bids import Bid
+from phalanx.domain.messages import CallForProposals, Content, Fact, Performative
+from phalanx.domain.network import PopId
+from phalanx.domain.resources import NOTHING, Resources
+
+MEMORY = 512
+"""Ended conversations that are remembered, so that late and doubled messages find theirs."""
+
+
+class Stage(Enum):
+    """How far a conversation has come at the bidder."""
+
+    BIDDING = "bidding"
+    REFUSED = "refused"
+    PROPOSED = "proposed"
+    WORKING = "working"
+    DONE = "done"
+    OVER = "over"
+
+
+class Contract:
+    """One conversation as its bidder knows it."""
+
+    __slots__ = (
+        "bid",
+        "bids",
+        "call",
+        "cause",
+        "conversation",
+        "facts",
+        "heard",
+        "holds",
+        "initiator",
+        "reply",
+        "stage",
+    )
+
+    def __init__(
+        self, conversation: str, initiator: PopId, call: CallForProposals, cause: str
+    ) -> None:
+        self.conversation = conversation
+        self.initiator = initiator
+        self.call = call
+        self.cause = cause
+        self.stage = Stage.BIDDING
+        self.bids: tuple[Bid, ...] = ()
+        self.bid: Bid | None = None
+        """The bid that was accepted."""
+        self.holds = False
+        """Whether the infrastructure holds something for the proposal."""
+        self.heard = 0.0
+        """When the initiator was last heard of."""
+        self.facts: tuple[Fact, ...] = ()
+        self.reply: tuple[Performative, Content] | None = None
+        """The last answer: repeated if the question is."""
+
+
+class Contracts:
+    """All conversations of one bidder; ended ones are forgotten in the order of their end."""
+
+    __slots__ = ("_all", "_ended", "_held")
+
+    def __init__(self) -> None:
+        self._held: dict[str, Resources] = {}
+        self._all: dict[str, Contract] = {}
+        self._ended: dict[str, None] = {}
+
+    def get(self, conversation: str) -> Contract | None:
+        """Return a conversation; None if it was never heard of or is forgotten."""
+        return self._all.get(conversation)
+
+    def add(self, contract: Contract) -> None:
+        """Begin to remember a conversation."""
+        self._all[contract.conversation] = contract
+        self._ended.pop(contract.conversation, None)
+
+    def end(self, contract: Contract, stage: Stage) -> None:
+        """Note that a conversation came to its end."""
+        contract.stage = stage
+        self.let_go(contract)
+        self._ended[contract.conversation] = None
+        while len(self._ended) > MEMORY:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            self._all.pop(oldest, None)
+
+    def revive(self, contract: Contract) -> None:
+        """Take an ended conversation up again: its initiator came back to this bidder."""
+        self._ended.pop(contract.conversation, None)
+
+    def hold(self, contract: Contract, resources: Resources) -> None:
+        """Note that the infrastructure holds ``resources`` for a conversation."""
+        contract.holds = True
+        self._held[contract.conversation] = resources
+
+    def let_go(self, contract: Contract) -> None:
+        """Note that nothing is held for it any more."""
+        contract.holds = False
+        self._held.pop(contract.conversation, None)
+
+    def held(self) -> Resources:
+        """Return what all open proposals hold together."""
+        return sum(self._held.values(), NOTHING)
+
+    def working(self) -> Iterator[Contract]:
+        """Yield the contracts that are being worked on."""
+        return (c for c in list(self._all.values()) if c.stage is Stage.WORKING)

@@ -1,0 +1,60 @@
+"""What an operator sets for all auctions of a system, and what the repository offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct, field
+
+from phalanx.domain.goals import Constraints, Goal, Preferences
+from phalanx.domain.network import PopId
+from phalanx.domain.vnf import Vnfd
+
+
+class GoalPolicy(Struct, frozen=True):
+    """Constraints and preferences of one kind of goal (table 5.7)."""
+
+    constraints: Constraints = Constraints()
+    preferences: Preferences = Preferences()
+
+
+class Settings(Struct):
+    """Shared by all agents of a process; only ``catalogue`` changes, as the repository does."""
+
+    peers: tuple[PopId, ...]
+    """All agents that may be asked, this one included, sorted."""
+    repository: PopId
+    catalogue: dict[str, Vnfd]
+    """Descriptors by name of their capability."""
+    policies: Mapping[str, GoalPolicy] = field(default_factory=dict)
+    """By name of the goal's predicate; ``default`` for all others."""
+    method: Literal["exact", "published"] = "exact"
+    """Path search of the bids: exact, or algorithm 1 as printed."""
+    deadline_s: float = 2.0
+    """How long proposals are waited for."""
+    grace_s: float = 5.0
+    """How much longer than that a proposal holds what it offers."""
+    probe_s: float = 5.0
+    """How often a working winner is asked whether it lives."""
+    patience: int = 3
+    """How many unanswered questions make a winner count as failed."""
+    rounds: int = 3
+    """How many auctions a goal is worth."""
+    backoff_s: float = 2.0
+    """Pause before another auction for the same goal."""
+    lease_s: float = 15.0
+    """How long the infrastructure keeps what an agent does not renew."""
+    idle_s: float = 90.0
+    """How long an idle VNF is kept for the next goal."""
+    heartbeat_s: float = 2.0
+    """How often an agent tells its guardian that it lives."""
+    silence_s: float = 7.0
+    """After how long a silence a guardian takes an agent for dead."""
+    gossip_s: float = 5.0
+    """How often an agent compares its view with one peer's."""
+
+    def policy(self, goal: Goal) -> GoalPolicy:
+        """Return constraints and preferences for ``goal``."""
+        name = type(goal.predicate).__name__
+        return self.policies.get(name) or self.policies.get("default") or GoalPolicy()

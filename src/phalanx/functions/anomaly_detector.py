@@ -1,0 +1,82 @@
+"""Anomaly Detector: finds the target of an attack on a link (dissertation, table 5.3)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from phalanx.analytics.detection import TargetVerdict, anomalous_targets
+from phalanx.bdi import Adopt, Agent, Believe, Capability, GoalInstance, Note, plan, when
+from phalanx.bdi.steps import Body, Steps
+from phalanx.domain.actions import Observe
+from phalanx.domain.goals import Mode, avert, want
+from phalanx.domain.predicates import (
+    Anomalous,
+    AnomalousUsage,
+    FlowRecord,
+    IpRateLimited,
+    LinkIp,
+)
+from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import Vnfd
+from phalanx.functions.priorities import FIND_OUT, PROTECT
+from phalanx.functions.scaling import fit_to_traffic
+
+
+class AnomalyDetector(Capability):
+    """Looks at who is written to over a link, and how."""
+
+    name = "anomaly-detector"
+    vnfd = Vnfd("anomaly-detector", Resources(1, 2, 10), handles_mb_s=2.0)
+    parameters: ClassVar = {"analysis_s": 20.0, "ip_rate_mb_s": 2.0}
+
+    @plan(AnomalousUsage, Mode.FIND_OUT)
+    def analyse_link_statistics(self, me: Agent, goal: GoalInstance) -> Body:
+        """Plan ALS."""
+        usage = goal.goal.predicate
+        assert isinstance(usage, AnomalousUsage)
+        assert goal.instance is not None
+        seconds = me.parameter(self, "analysis_s")
+        records = yield from fit_to_traffic(
+            me,
+            goal,
+            Observe(goal.instance, seconds, usage.link, part=usage.part, parts=usage.parts),
+        )
+        targets = anomalous_targets(records.flows, records.seconds)
+        yield Note(
+            "analysis.done",
+            {
+                "goal": str(goal.goal),
+                "instance": goal.instance,
+                "flows": len(records.flows),
+                "coverage": round(records.coverage, 6),
+                "found": [target.ip for target in targets],
+                "evidence": {target.ip: target.evidence for target in targets},
+            },
+        )
+        for target in targets:
+            yield Believe(LinkIp(usage.link, target.ip))
+            yield Believe(Anomalous(target.ip))
+        yield Believe(usage, value=bool(targets))
+        for target in targets:
+            yield from self._deal_with(me, goal, target)
+
+    def _deal_with(self, me: Agent, goal: GoalInstance, target: TargetVerdict) -> Steps:
+        """Restrict the traffic to the target, and find out who sends it."""
+        ip = target.ip
+        yield Adopt(want(IpRateLimited(ip)), PROTECT, scope=ip)
+
+        def traffic() -> float:
+            seen = goal.traffic_now() if goal.traffic_now() > 0 else target.mb_s
+            if me.beliefs.holds(IpRateLimited(ip)):
+                return min(seen, me.parameter(self, "ip_rate_mb_s"))
+            return seen
+
+        yield Adopt(want(FlowRecord(ip)), FIND_OUT, scope=ip, traffic_mb_s=traffic)
+
+    @when(FlowRecord, always=True)
+    def relieve(self, me: Agent, recorded: FlowRecord) -> Steps:
+        """Lift the limit on an address once all threats to it are dealt with."""
+        limited = IpRateLimited(recorded.ip)
+        whole = recorded.parts == 1
+        if whole and me.beliefs.holds(Anomalous(recorded.ip)) and me.beliefs.holds(limited):
+            yield Adopt(avert(limited), PROTECT)

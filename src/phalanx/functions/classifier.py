@@ -1,0 +1,72 @@
+"""Classifier: finds who attacks an address (dissertation, table 5.4)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from phalanx.analytics.detection import malicious_flows
+from phalanx.bdi import (
+    AchieveAll,
+    Adopt,
+    Agent,
+    Believe,
+    Capability,
+    GoalInstance,
+    Note,
+    PlanFailed,
+    plan,
+)
+from phalanx.bdi.steps import Body
+from phalanx.domain.actions import Observe
+from phalanx.domain.goals import want
+from phalanx.domain.predicates import FlowRateLimited, FlowRecord, Threat
+from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import Vnfd
+from phalanx.functions.priorities import PROTECT
+from phalanx.functions.scaling import fit_to_traffic
+
+
+class Classifier(Capability):
+    """Records the flows to an address and has the malicious ones limited."""
+
+    name = "classifier"
+    vnfd = Vnfd("classifier", Resources(2, 4, 10), handles_mb_s=1.0)
+    parameters: ClassVar = {"classify_s": 20.0}
+    sampling: ClassVar[float] = 1.0
+    """Share of the packets that it looks at."""
+
+    @plan(FlowRecord)
+    def analyse_ip_flows(self, me: Agent, goal: GoalInstance) -> Body:
+        """Plan AIPF; the goal is achieved when every threat that was found is limited."""
+        wanted = goal.goal.predicate
+        assert isinstance(wanted, FlowRecord)
+        assert goal.instance is not None
+        observe = Observe(
+            goal.instance,
+            me.parameter(self, "classify_s"),
+            ip=wanted.ip,
+            part=wanted.part,
+            parts=wanted.parts,
+            sampling=self.sampling,
+        )
+        records = yield from fit_to_traffic(me, goal, observe)
+        verdicts = malicious_flows(records.flows, records.seconds)
+        yield Note(
+            "analysis.done",
+            {
+                "goal": str(goal.goal),
+                "instance": goal.instance,
+                "flows": len(records.flows),
+                "coverage": round(records.coverage, 6),
+                "found": [f"{v.source}>{v.target}" for v in verdicts],
+                "evidence": {f"{v.source}>{v.target}": v.evidence for v in verdicts},
+            },
+        )
+        for verdict in verdicts:
+            yield Believe(Threat(verdict.source, verdict.target))
+        limits = (want(FlowRateLimited(v.source, v.target)) for v in verdicts)
+        ends = yield AchieveAll(tuple(Adopt(limit, PROTECT) for limit in limits))
+        left = [str(end.goal) for end in ends if not end.achieved]
+        if left:
+            raise PlanFailed(f"threats that nobody limits: {', '.join(left)}")
+        yield Believe(wanted)

@@ -1,0 +1,115 @@
+"""Link Monitor: notices that a link is overused (dissertation, table 5.2)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from phalanx.bdi import (
+    Act,
+    Adopt,
+    Agent,
+    Believe,
+    Capability,
+    Forget,
+    GoalInstance,
+    Pause,
+    Perceive,
+    perceives,
+    plan,
+    when,
+)
+from phalanx.bdi.steps import Body, Steps
+from phalanx.domain.actions import LinkSample, ReadLink
+from phalanx.domain.goals import avert, find_out, want
+from phalanx.domain.network import LinkId, link_ends
+from phalanx.domain.predicates import AnomalousUsage, LinkRateLimited, Monitored, OverUsage
+from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import Vnfd
+from phalanx.functions.priorities import FIND_OUT, PROTECT
+
+CALM = 0.9
+"""Usage counts as over until it falls to this share of the threshold."""
+
+
+class LinkMonitor(Capability):
+    """Watches links; asks for protection first, and then for an explanation."""
+
+    name = "link-monitor"
+    vnfd = Vnfd("link-monitor", Resources(1, 1, 2), shared=True)
+    parameters: ClassVar = {
+        "monitor_interval_s": 1.0,
+        "link_rate_mb_s": 4.0,
+        "verdict_valid_s": 60.0,
+        "alarm_repeat_s": 30.0,
+    }
+
+    def __init__(self) -> None:
+        self._thresholds: dict[LinkId, float] = {}
+        self._latest: dict[LinkId, LinkSample] = {}
+
+    @plan(Monitored)
+    def watch(self, me: Agent, goal: GoalInstance) -> Body:
+        """Read the link's counters for as long as the goal stands."""
+        monitored = goal.goal.predicate
+        assert isinstance(monitored, Monitored)
+        self._thresholds[monitored.link] = monitored.threshold_mb_s
+        interval = me.parameter(self, "monitor_interval_s")
+        while True:
+            sample = yield Act(ReadLink(monitored.link, interval))
+            yield Perceive(sample)
+            yield Pause(interval)
+
+    @perceives(LinkSample)
+    def revise(self, me: Agent, sample: LinkSample) -> Steps:
+        """Revise beliefs as in the upper half of table 5.2."""
+        link = sample.link
+        threshold = self._thresholds.get(link, sample.bandwidth_mb_s)
+        self._latest[link] = sample
+        over = OverUsage(link)
+        if sample.rate_mb_s <= threshold * CALM:
+            yield Forget(over)
+        elif sample.rate_mb_s > threshold and self._alarming(me, link):
+            yield Forget(over)
+            if me.parameter(self, "link_rate_mb_s") < threshold:
+                # More passes than the limit would let pass: it is not in force any more.
+                yield Forget(LinkRateLimited(link))
+            yield Forget(AnomalousUsage(link))
+            yield Believe(over)
+
+    @when(OverUsage)
+    def protect_then_find_out(self, me: Agent, over: OverUsage) -> Steps:
+        """Generate the goals of the lower half of table 5.2."""
+        link = over.link
+        tap = link_ends(link)[0]
+        yield Adopt(want(LinkRateLimited(link)), PROTECT, scope=link, tap=tap)
+        yield Adopt(
+            find_out(AnomalousUsage(link)),
+            FIND_OUT,
+            scope=link,
+            traffic_mb_s=lambda: self._traffic(me, link),
+            tap=tap,
+        )
+
+    @when(AnomalousUsage, value=False)
+    def all_clear(self, me: Agent, usage: AnomalousUsage) -> Steps:
+        """Lift the limit of a link whose traffic is heavy but honest."""
+        if me.beliefs.holds(LinkRateLimited(usage.link)):
+            yield Adopt(avert(LinkRateLimited(usage.link)), PROTECT, scope=usage.link)
+
+    def _alarming(self, me: Agent, link: LinkId) -> bool:
+        """Whether over-usage is news: not while it is dealt with, nor just after an all-clear."""
+        if any(g.scope == link for g in me.open_goals()):
+            return False
+        verdict = me.beliefs.get(AnomalousUsage(link))
+        if verdict is not None and not verdict.value:
+            return me.now - verdict.since > me.parameter(self, "verdict_valid_s")
+        believed = me.beliefs.get(OverUsage(link))
+        repeat = me.parameter(self, "alarm_repeat_s")
+        return believed is None or me.now - believed.since > repeat
+
+    def _traffic(self, me: Agent, link: LinkId) -> float:
+        """Return the traffic to analyse: what the counters say, at most what a limit lets pass."""
+        rate = self._latest[link].rate_mb_s if link in self._latest else 0.0
+        if me.beliefs.holds(LinkRateLimited(link)):
+            return min(rate, me.parameter(self, "link_rate_mb_s"))
+        return rate

@@ -1,0 +1,112 @@
+"""Load Balancer: divides traffic that no single analyser can take (dissertation, table 5.5)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from phalanx.bdi import (
+    AchieveAll,
+    Act,
+    Adopt,
+    Agent,
+    Believe,
+    Capability,
+    GoalInstance,
+    PlanFailed,
+    instead_of,
+    plan,
+)
+from phalanx.bdi.steps import Body
+from phalanx.domain.actions import Enforce, Lift
+from phalanx.domain.goals import Goal, Mode, find_out, want
+from phalanx.domain.predicates import (
+    AnomalousUsage,
+    FlowRecord,
+    SplitTrafficLink,
+    SplitTrafficTowardsIp,
+)
+from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import Vnfd
+from phalanx.functions.priorities import FIND_OUT
+
+MOST_PARTS = 16
+"""Traffic is not divided further than this."""
+
+
+def _divide(part: int, parts: int, by: int) -> list[tuple[int, int]]:
+    """Divide part ``part`` of ``parts`` by ``by``: sources are dealt by hash modulo the parts."""
+    return [(part + k * parts, parts * by) for k in range(by)]
+
+
+class LoadBalancer(Capability):
+    """Steps in where an analyser's auction has failed."""
+
+    name = "load-balancer"
+    vnfd = Vnfd("load-balancer", Resources(1, 1, 2))
+    parameters: ClassVar = {"parts": 2.0}
+
+    @instead_of(AnomalousUsage, Mode.FIND_OUT)
+    def split_link(self, me: Agent, failed: GoalInstance) -> Adopt | None:
+        """Divide the traffic of a link that nobody could analyse as a whole."""
+        usage = failed.goal.predicate
+        assert isinstance(usage, AnomalousUsage)
+        split = SplitTrafficLink(usage.link, usage.part, usage.parts)
+        return self._instead(me, failed, want(split), usage.parts)
+
+    @instead_of(FlowRecord)
+    def split_ip(self, me: Agent, failed: GoalInstance) -> Adopt | None:
+        """Divide the traffic towards an address that nobody could classify as a whole."""
+        record = failed.goal.predicate
+        assert isinstance(record, FlowRecord)
+        split = SplitTrafficTowardsIp(record.ip, record.part, record.parts)
+        return self._instead(me, failed, want(split), record.parts)
+
+    def _instead(self, me: Agent, failed: GoalInstance, goal: Goal, parts: int) -> Adopt | None:
+        if parts * int(me.parameter(self, "parts")) > MOST_PARTS:
+            return None
+        traffic = failed.traffic_now()
+        return Adopt(goal, failed.priority, traffic_mb_s=traffic, tap=failed.tap)
+
+    @plan(SplitTrafficLink)
+    def load_balance_link(self, me: Agent, goal: GoalInstance) -> Body:
+        """Plan LBL: each part is analysed; the link is anomalous if one of them is."""
+        split = goal.goal.predicate
+        assert isinstance(split, SplitTrafficLink)
+        by = int(me.parameter(self, "parts"))
+        parts = [
+            AnomalousUsage(split.link, part, of)
+            for part, of in _divide(split.part, split.parts, by)
+        ]
+        goals = [find_out(part) for part in parts]
+        yield from self._split(me, goal, goals, tap=goal.tap)
+        anomalous = any(me.beliefs.holds(part) for part in parts)
+        yield Believe(AnomalousUsage(split.link, split.part, split.parts), value=anomalous)
+        yield Believe(split)
+
+    @plan(SplitTrafficTowardsIp)
+    def load_balance_ip(self, me: Agent, goal: GoalInstance) -> Body:
+        """Plan LBIP: each part is classified."""
+        split = goal.goal.predicate
+        assert isinstance(split, SplitTrafficTowardsIp)
+        by = int(me.parameter(self, "parts"))
+        divided = _divide(split.part, split.parts, by)
+        goals = [want(FlowRecord(split.ip, part, of)) for part, of in divided]
+        yield from self._split(me, goal, goals, tap=me.name)
+        yield Believe(FlowRecord(split.ip, split.part, split.parts))
+        yield Believe(split)
+
+    def _split(self, me: Agent, goal: GoalInstance, goals: list[Goal], tap: str) -> Body:
+        """Divide the traffic for as long as its parts are looked at."""
+        assert goal.instance is not None
+        measure = f"{me.name}.{me.incarnation}:{goal.goal.predicate}"
+        yield Act(Enforce(measure, goal.instance, goal.goal.predicate))
+        share = goal.traffic_now() / len(goals)
+        try:
+            ends = yield AchieveAll(
+                tuple(Adopt(g, FIND_OUT, traffic_mb_s=share, tap=tap) for g in goals)
+            )
+        finally:
+            me.perform(Lift(measure), lambda _: None)
+        left = [str(end.goal) for end in ends if not end.achieved]
+        if left:
+            raise PlanFailed(f"not achieved: {', '.join(left)}")

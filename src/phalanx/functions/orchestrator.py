@@ -1,0 +1,267 @@
+"""The Orchestrator capability: the life of VNF instances (dissertation, 5.1 and 7.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import partial
+from typing import Any
+
+from msgspec import Struct
+
+from phalanx.auction.bidder import Bidder
+from phalanx.auction.estate import Instance, State
+from phalanx.auction.outlook import Outlook
+from phalanx.auction.participant import Contract
+from phalanx.auction.predicates import Kept
+from phalanx.auction.settings import Settings
+from phalanx.bdi import (
+    Achieve,
+    Act,
+    Adopt,
+    Agent,
+    Believe,
+    Capability,
+    GoalInstance,
+    Outcome,
+    PlanFailed,
+    Step,
+    perceives,
+    plan,
+)
+from phalanx.bdi.steps import Body, Steps
+from phalanx.domain.actions import (
+    Deploy,
+    Hold,
+    InstanceLost,
+    Rechain,
+    Release,
+    Renew,
+    Renewed,
+    Scale,
+    Stop,
+    Transfer,
+)
+from phalanx.domain.actions import Outcome as ActionOutcome
+from phalanx.domain.goals import Predicate, want
+from phalanx.domain.messages import Fact
+from phalanx.domain.vnf import InstanceId, Vnfd
+from phalanx.functions.priorities import TIDY_UP
+
+RENEWALS = 3
+"""Renewals within one lease: two may be lost."""
+
+
+class NewVersion(Struct, frozen=True):
+    """Percept: the repository offers another version of a VNF."""
+
+    vnfd: Vnfd
+    event: str = ""
+
+
+class Updated(Predicate, frozen=True):
+    """The work of ``instance`` is done by version ``version`` of its VNF."""
+
+    instance: InstanceId
+    version: str
+
+
+class Orchestrator(Capability):
+    """Downloads, starts, scales, replaces and ends the VNFs of its PoP."""
+
+    name = "orchestrator"
+    settings: Settings
+
+    def begin(self, me: Agent) -> None:
+        """Start the rounds in which leases are renewed and idle VNFs ended."""
+        self._next_round(me)
+
+    @plan(Kept)
+    def instantiate_vnf(self, me: Agent, goal: GoalInstance) -> Body:
+        """Bring the VNF of a won auction to life, and let it achieve what was auctioned."""
+        bidder: Bidder = me.capability(Bidder)
+        contract = bidder.contracts.get(goal.contract or "")
+        if contract is None or contract.bid is None:
+            raise PlanFailed("the contract is forgotten")
+        call, bid = contract.call, contract.bid
+        for fact in call.context:
+            if fact.holder != me.name and me.beliefs.get(fact.predicate) is None:
+                yield Believe(fact.predicate, fact.value, fact.holder)
+        if bid.reuse is None:
+            instance = yield from self._deploy(me, bidder, contract)
+        else:
+            instance = yield from self._reuse(me, bidder, contract)
+        try:
+            end = yield Achieve(
+                Adopt(
+                    call.goal.goal,
+                    traffic_mb_s=call.goal.traffic_mb_s,
+                    tap=call.goal.tap,
+                    instance=instance.id,
+                    contract=contract.conversation,
+                )
+            )
+        finally:
+            self._release(me, instance, contract.conversation)
+        if not end.achieved:
+            raise PlanFailed(end.reason or end.outcome.value)
+        contract.facts = end.facts or self._known(me, call.goal.goal.predicate)
+        yield Believe(Kept(contract.conversation))
+
+    def _deploy(
+        self, me: Agent, bidder: Bidder, contract: Contract
+    ) -> Generator[Step, Any, Instance]:
+        bid = contract.bid
+        assert bid is not None
+        vnfd = self.settings.catalogue[bid.vnf]
+        instance = Instance(f"{me.new_id('vnf')}/{vnfd.name}", vnfd, bid.units)
+        instance.jobs[contract.conversation] = str(contract.call.goal.goal)
+        bidder.estate.add(instance)
+        self._accepted(me, contract, instance)
+        hold = bidder.hold_id(me, contract)
+        bidder.contracts.let_go(contract)  # from here on it is the instance's
+        try:
+            yield Act(Deploy(instance.id, hold, vnfd, bid.units, self.settings.lease_s))
+            instance.running = True
+        finally:
+            if not instance.running:
+                bidder.estate.remove(instance.id)
+                me.perform(Stop(instance.id), lambda _: None)
+        me.active.add(vnfd.name)
+        return instance
+
+    def _reuse(
+        self, me: Agent, bidder: Bidder, contract: Contract
+    ) -> Generator[Step, Any, Instance]:
+        bid = contract.bid
+        assert bid is not None
+        instance = bidder.estate.get(bid.reuse)
+        if instance is None or not instance.available:
+            raise PlanFailed("the instance that was offered is gone or busy")
+        instance.jobs[contract.conversation] = str(contract.call.goal.goal)
+        self._accepted(me, contract, instance)
+        prepared = False
+        try:
+            traffic = contract.call.goal.traffic_mb_s
+            if traffic > 0 and contract.holds:
+                yield Act(Rechain(instance.id, bidder.hold_id(me, contract)))
+            if contract.holds:
+                bidder.contracts.let_go(contract)
+                yield Act(Release(bidder.hold_id(me, contract)))
+            if bid.units > instance.units:
+                yield Act(Scale(instance.id, bid.units, traffic))
+                instance.units = bid.units
+            prepared = True
+        finally:
+            if not prepared:
+                self._release(me, instance, contract.conversation)
+        return instance
+
+    def _accepted(self, me: Agent, contract: Contract, instance: Instance) -> None:
+        me.record(
+            "contract.accepted",
+            auction=contract.conversation,
+            goal=str(contract.call.goal.goal),
+            vnf=instance.vnfd.name,
+            instance=instance.id,
+            initiator=contract.initiator,
+        )
+
+    def _release(self, me: Agent, instance: Instance, conversation: str) -> None:
+        instance.jobs.pop(conversation, None)
+        instance.idle_since = me.now
+
+    def _known(self, me: Agent, predicate: Predicate) -> tuple[Fact, ...]:
+        belief = me.beliefs.get(predicate)
+        return () if belief is None else (Fact(predicate, belief.value, belief.holder),)
+
+    # -- end of life ------------------------------------------------------------------
+
+    def _next_round(self, me: Agent) -> None:
+        me.call_at(me.now + self.settings.lease_s / RENEWALS, partial(self._round, me))
+
+    def _round(self, me: Agent) -> None:
+        """Renew what is in use; end what has been idle for long."""
+        estate = me.capability(Bidder).estate
+        for instance in estate:
+            if instance.state is not State.IDLE:
+                instance.idle_since = None
+            elif instance.idle_since is None:
+                instance.idle_since = me.now
+            elif me.now - instance.idle_since >= self.settings.idle_s:
+                self._end(me, instance)
+        ids = tuple(instance.id for instance in estate)
+        if ids:
+            me.perform(Renew(ids, self.settings.lease_s), partial(self._renewed, me))
+        self._next_round(me)
+
+    def _renewed(self, me: Agent, outcome: ActionOutcome) -> Steps | None:
+        if not isinstance(outcome, Renewed):
+            return None
+        return [step for gone in outcome.gone for step in self._lost(me, gone, "its lease ended")]
+
+    def _end(self, me: Agent, instance: Instance) -> None:
+        me.capability(Bidder).estate.remove(instance.id)
+        me.perform(Stop(instance.id), lambda _: None)
+        self._retire(me, instance)
+
+    def _retire(self, me: Agent, instance: Instance) -> None:
+        if not me.capability(Bidder).estate.runs(instance.vnfd.name):
+            me.active.discard(instance.vnfd.name)
+
+    @perceives(InstanceLost)
+    def instance_lost(self, me: Agent, percept: InstanceLost) -> Steps:
+        """Give up what a dead instance worked on, and believe no more what it kept true."""
+        return self._lost(me, percept.instance, percept.reason)
+
+    def _lost(self, me: Agent, instance_id: InstanceId, reason: str) -> Steps:
+        instance = me.capability(Bidder).estate.remove(instance_id)
+        if instance is None:
+            return
+        instance.running = False
+        for goal in me.open_goals():
+            if goal.instance == instance_id:
+                me.end_goal(goal, Outcome.FAILED, f"its VNF is lost: {reason}")
+        self._retire(me, instance)
+        for effect in list(instance.measures):
+            yield Believe(effect, value=False)
+
+    # -- another version --------------------------------------------------------------
+
+    @perceives(NewVersion)
+    def new_version(self, me: Agent, percept: NewVersion) -> Steps:
+        """Replace the instances of an older version (lifecycle: update)."""
+        for instance in me.capability(Bidder).estate:
+            vnfd = instance.vnfd
+            if vnfd.name == percept.vnfd.name and vnfd.version != percept.vnfd.version:
+                yield Adopt(want(Updated(instance.id, percept.vnfd.version)), TIDY_UP)
+
+    @plan(Updated)
+    def replace_vnf(self, me: Agent, goal: GoalInstance) -> Body:
+        """Start the new version beside the old one, hand its work over, end the old one."""
+        updated = goal.goal.predicate
+        assert isinstance(updated, Updated)
+        estate = me.capability(Bidder).estate
+        old = estate.get(updated.instance)
+        vnfd = self.settings.catalogue.get(old.vnfd.name) if old is not None else None
+        if old is None or vnfd is None:
+            raise PlanFailed("the instance is gone")
+        new = Instance(f"{me.new_id('vnf')}/{vnfd.name}", vnfd, old.units)
+        hold = f"{new.id}@update"
+        resources = vnfd.scaled(new.units)
+        outlook: Outlook = me.capability(Outlook)
+        lacking = resources.lacking(outlook.free)
+        if lacking is not None:
+            raise PlanFailed(f"no room for the new version beside the old one: {lacking}")
+        yield Act(Hold(hold, hold, resources, (me.name,), 0.0, self.settings.lease_s))
+        yield Act(Deploy(new.id, hold, vnfd, new.units, self.settings.lease_s))
+        new.running = True
+        estate.add(new)
+        me.active.add(vnfd.name)
+        yield Act(Transfer(old.id, new.id))
+        new.jobs, old.jobs = old.jobs, {}
+        new.measures, old.measures = old.measures, {}
+        for pursued in me.open_goals():
+            if pursued.instance == old.id:
+                pursued.instance = new.id
+        self._end(me, old)
+        yield Believe(updated)

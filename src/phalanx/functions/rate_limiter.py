@@ -1,0 +1,116 @@
+"""Rate Limiter: throttles a link, an address or a flow (dissertation, table 5.1)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from phalanx.bdi import (
+    Act,
+    Adopt,
+    Agent,
+    Believe,
+    Capability,
+    Drop,
+    GoalInstance,
+    Pause,
+    plan,
+    when,
+)
+from phalanx.bdi.steps import Body, Steps
+from phalanx.domain.actions import ReadMeasure
+from phalanx.domain.goals import Mode, Predicate, avert, want
+from phalanx.domain.predicates import (
+    FlowRateLimited,
+    IpRateLimited,
+    LinkIp,
+    LinkRateLimited,
+    Quiet,
+)
+from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import Vnfd
+from phalanx.functions.measures import enforce, estate_of, lift
+from phalanx.functions.priorities import PROTECT, TIDY_UP
+
+LITTLE_MB_S = 0.001
+"""A limit that holds back less than this has nothing to do."""
+
+
+class RateLimiter(Capability):
+    """Limits at three granularities; a finer limit relieves the coarser one."""
+
+    name = "rate-limiter"
+    vnfd = Vnfd("rate-limiter", Resources(1, 1, 2), shared=True)
+    parameters: ClassVar = {
+        "link_rate_mb_s": 4.0,
+        "ip_rate_mb_s": 2.0,
+        "quiet_s": 20.0,
+        "quiet_interval_s": 2.0,
+    }
+
+    @plan(LinkRateLimited)
+    def limit_link(self, me: Agent, goal: GoalInstance) -> Body:
+        """Plan LL."""
+        yield from enforce(me, goal, goal.goal.predicate, me.parameter(self, "link_rate_mb_s"))
+
+    @plan(LinkRateLimited, Mode.AVERT)
+    def unlimit_link(self, me: Agent, goal: GoalInstance) -> Body:
+        """Plan UL."""
+        yield from lift(me, goal.goal.predicate)
+
+    @plan(IpRateLimited)
+    def limit_ip(self, me: Agent, goal: GoalInstance) -> Body:
+        """Plan LIP; links that were limited because of this address are relieved."""
+        limited = goal.goal.predicate
+        assert isinstance(limited, IpRateLimited)
+        yield from enforce(me, goal, limited, me.parameter(self, "ip_rate_mb_s"))
+        for link_limit in me.beliefs.matching(LinkRateLimited):
+            if me.beliefs.holds(LinkIp(link_limit.link, limited.ip)):
+                yield Adopt(avert(link_limit), PROTECT)
+
+    @plan(IpRateLimited, Mode.AVERT)
+    def unlimit_ip(self, me: Agent, goal: GoalInstance) -> Body:
+        """Plan UIP."""
+        yield from lift(me, goal.goal.predicate)
+
+    @plan(FlowRateLimited)
+    def limit_flow(self, me: Agent, goal: GoalInstance) -> Body:
+        """Plan LF: block the flow."""
+        yield from enforce(me, goal, goal.goal.predicate)
+
+    @plan(FlowRateLimited, Mode.AVERT)
+    def unlimit_flow(self, me: Agent, goal: GoalInstance) -> Body:
+        """Let a flow pass again that has nothing left to block."""
+        yield from lift(me, goal.goal.predicate)
+
+    @when(LinkRateLimited)
+    @when(IpRateLimited)
+    @when(FlowRateLimited)
+    def watch_own(self, me: Agent, measure: Predicate) -> Steps:
+        """Find out when an own limit is no longer needed."""
+        if estate_of(me).keeper(measure) is not None:
+            yield Adopt(want(Quiet(measure)), TIDY_UP)
+
+    @when(LinkRateLimited, value=False)
+    @when(IpRateLimited, value=False)
+    @when(FlowRateLimited, value=False)
+    def watch_no_more(self, me: Agent, measure: Predicate) -> Steps:  # noqa: ARG002
+        """A limit that is gone needs no watching."""
+        yield Drop(want(Quiet(measure)), "the limit is lifted")
+
+    @plan(Quiet, local=True)
+    def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
+        """Wait until the limit held nothing back for a while, then lift it."""
+        quiet = goal.goal.predicate
+        assert isinstance(quiet, Quiet)
+        needed, interval = me.parameter(self, "quiet_s"), me.parameter(self, "quiet_interval_s")
+        since = me.now
+        while me.now - since < needed:
+            instance = estate_of(me).keeper(quiet.measure)
+            if instance is None:
+                return
+            sample = yield Act(ReadMeasure(instance.measures[quiet.measure]))
+            if sample.held_back_mb_s > LITTLE_MB_S:
+                since = me.now
+            yield Pause(interval)
+        yield Believe(quiet)
+        yield Adopt(avert(quiet.measure), TIDY_UP)

@@ -1,0 +1,110 @@
+"""The VNF repository of a system: which capabilities there are, found by their entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+
+from msgspec import Struct
+
+from phalanx.auction.auctioneer import Auctioneer
+from phalanx.auction.bidder import Bidder
+from phalanx.auction.outlook import Outlook
+from phalanx.bdi import Capability
+from phalanx.bdi.library import Library
+from phalanx.domain.errors import ScenarioError
+from phalanx.domain.goals import Goal, Mode, Predicate
+from phalanx.domain.vnf import Vnfd
+from phalanx.functions.cover import Cover
+from phalanx.functions.orchestrator import Orchestrator
+from phalanx.runtime.scenario import Scenario
+
+GROUP = "phalanx.capabilities"
+"""Entry point group in which capabilities are found."""
+
+BUILT_IN: tuple[type[Capability], ...] = (Outlook, Bidder, Auctioneer, Orchestrator, Cover)
+"""What every agent can do (dissertation, 5.1: the Orchestrator and Auction capabilities)."""
+
+
+class Catalogue(Struct, frozen=True):
+    """The capabilities that a scenario's repository offers."""
+
+    library: Library
+    vnfds: dict[str, Vnfd]
+    """Descriptors by capability, with what the scenario changes."""
+
+    def goals(self) -> dict[str, Goal]:
+        """Return an example-free index: goals that can be auctioned, by how they are written.
+
+        The keys are such as ``linkRateLimited`` and ``?anomalousUsage``; the values' predicates
+        have to be replaced by real ones.
+        """
+        found: dict[str, Goal] = {}
+        for name in self.vnfds:
+            for spec in self.library.capabilities[name].plans:
+                if spec.local or spec.mode in (None, Mode.AVERT) or spec.achieves is Predicate:
+                    continue
+                kind = spec.achieves.__name__
+                assert spec.mode is not None
+                written = f"{spec.mode.value}{kind[0].lower()}{kind[1:]}"
+                found[written] = Goal(_blank(spec.achieves), spec.mode)
+        return dict(sorted(found.items()))
+
+    def achievers(self, goal: Goal) -> list[Vnfd]:
+        """Return the descriptors of the VNFs that can achieve ``goal``, by name."""
+        return [self.vnfds[c.name] for c in self.library.achievers(goal) if c.name in self.vnfds]
+
+
+def _blank(kind: type[Predicate]) -> Predicate:
+    """Return a ``kind`` of which only the type matters."""
+    fields = kind.__struct_fields__
+    return kind(**dict.fromkeys(fields, ""))
+
+
+def installed() -> dict[str, EntryPoint]:
+    """Return the capabilities that are installed, by name, not loaded yet."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def load_catalogue(scenario: Scenario, extra: Sequence[type[Capability]] = ()) -> Catalogue:
+    """Return the capabilities that ``scenario`` lists, with its changes to their descriptors.
+
+    Args:
+        scenario: its ``functions`` are what the repository holds.
+        extra: capabilities beside the installed ones; they are in the repository even if the
+            scenario does not list them.
+
+    Raises:
+        ScenarioError: if a function is unknown, cannot be loaded or is no network function.
+
+    """
+    points = installed()
+    own = {capability.name: capability for capability in extra}
+    chosen: dict[str, type[Capability]] = {}
+    for name in sorted({*scenario.functions, *own}):
+        if name in own:
+            chosen[name] = own[name]
+        elif name in points:
+            chosen[name] = _load(points[name])
+        else:
+            known = ", ".join(sorted({*points, *own}))
+            raise ScenarioError(f"functions.{name}: no such capability; known are {known}")
+    vnfds: dict[str, Vnfd] = {}
+    for name, capability in chosen.items():
+        if capability.vnfd is None or capability.name != name:
+            raise ScenarioError(f"functions.{name}: it is no network function of that name")
+        spec = scenario.functions.get(name)
+        vnfds[name] = capability.vnfd if spec is None else spec.applied_to(capability.vnfd)
+    return Catalogue(Library([*BUILT_IN, *chosen.values()]), vnfds)
+
+
+def _load(point: EntryPoint) -> type[Capability]:
+    try:
+        loaded = point.load()
+    except Exception as fault:
+        raise ScenarioError(
+            f"functions.{point.name}: cannot load {point.value}: {type(fault).__name__}: {fault}"
+        ) from fault
+    if not (isinstance(loaded, type) and issubclass(loaded, Capability)):
+        raise ScenarioError(f"functions.{point.name}: {point.value} is no Capability")
+    return loaded

@@ -1,0 +1,244 @@
+"""Plain words for events: one line each, from the event's own data and nothing else.
+
+The agent and the time are not in the words; whoever shows them puts them beside. Words are
+safe to print: one line, no control characters. Data that is missing or of another shape than
+``docs/reference/events.md`` says leaves a gap in the words, never an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from phalanx.domain.events import Event
+from phalanx.runtime.refusals import one_line
+
+_LONGEST = 240
+_MOST_ITEMS = 6
+
+TEMPLATES: dict[str, str] = {
+    "run.started": "begins {scenario} with seed {seed}: {pops:#PoP}, {links:#link}"
+    "[, {hosts:#host}]",
+    "run.ended": "ends ({reason})[; {shed} messages shed][; still held: {leases}]",
+    "lease.expired": "the lease of {what} {name} at {pop} ran out",
+    "instance.downloading": "{vnf} ({image_mb} MB) is on its way to {pop}[ over {path:path}]",
+    "instance.started": "{vnf} {version} runs at {pop} as {instance}: {units:#unit}, "
+    "{cores:#core}[, downloaded in {downloaded_s} s]",
+    "instance.scaled": "{instance} at {pop} goes from {from_units:#unit} to {to_units:#unit}",
+    "instance.replaced": "{instance} at {pop} is replaced by {by}[, version {version}]",
+    "instance.stopped": "{vnf} at {pop} ({instance}) stops[: {reason}]",
+    "measure.lifted": "{effect} at {pop} is lifted[: {reason}]",
+    "chain.closed": "path {chain} is free again",
+    "agent.started": "starts[ (life {incarnation})][ with {capabilities}]",
+    "agent.crashed": "the agent of {pop} dies",
+    "agent.gone": "believes the agent of {pop} dead",
+    "agent.returned": "hears from the agent of {pop} again",
+    "goal.adopted": "wants {goal}[, with priority {priority}]",
+    "goal.ended": "{goal}: {outcome}[ ({reason})]",
+    "plan.started": "follows plan {plan}[ of {capability}] for {goal}",
+    "action.failed": "{action} failed: {reason}",
+    "auction.called": "calls for proposals: {goal}[, {traffic_mb_s} MB/s of traffic]"
+    "[, taken at {tap}][, {bidders:#bidder}]",
+    "auction.refused": "cannot bid for {goal}: {reason}",
+    "auction.failed": "finds nobody for {goal}[: {reason}][; {refusals}]",
+    "contract.accepted": "takes on {goal} for {initiator}[ with {vnf}]",
+    "repository.changed": "the repository offers {function} {version}",
+    "message.shed": "a full queue dropped a {performative} for {receiver}",
+}
+"""Words by kind. ``{field}`` is put in; what stands in ``[ ]`` falls away when a field of it is
+missing or empty; ``:#noun`` counts, ``:path`` draws arrows."""
+
+_FIELD = re.compile(r"\{(\w+)(?::(#?)(\w+))?\}")
+_OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
+
+
+def describe(event: Event) -> str:
+    """Return what ``event`` says, in one line of plain words."""
+    teller = _TELLERS.get(event.kind)
+    if teller is not None:
+        words = teller(event.data)
+    elif event.kind in TEMPLATES:
+        words = _fill(TEMPLATES[event.kind], event.data)
+    else:
+        words = f"{event.kind}: {_text(event.data)}" if event.data else event.kind
+    words = one_line(words)
+    return words if len(words) <= _LONGEST else words[: _LONGEST - 1] + "…"
+
+
+def _fill(template: str, data: Mapping[str, Any]) -> str:
+    def optional(match: re.Match[str]) -> str:
+        fields = [field for field, _, _ in _FIELD.findall(match[1])]
+        return match[1] if all(data.get(f) not in (None, "", [], {}, 0) for f in fields) else ""
+
+    def field(match: re.Match[str]) -> str:
+        name, count, form = match.groups()
+        value = data.get(name)
+        if count:
+            return _count(value, form)
+        return _path(value) if form == "path" else _text(value)
+
+    return _FIELD.sub(field, _OPTIONAL.sub(optional, template))
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return "?"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+        case dict():
+            return _some([f"{key} {_text(item)}" for key, item in value.items()])
+        case list() | tuple():
+            return _some([_text(item) for item in value])
+    return str(value)
+
+
+def _some(items: list[str]) -> str:
+    more = len(items) - _MOST_ITEMS
+    return ", ".join(items[:_MOST_ITEMS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _count(value: Any, noun: str) -> str:
+    number = len(value) if isinstance(value, list | tuple | dict) else value
+    return f"{_text(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def _path(value: Any) -> str:
+    return " → ".join(_text(item) for item in value) if isinstance(value, list) else _text(value)
+
+
+def _sample(data: Mapping[str, Any]) -> str:
+    hosts = data.get("hosts")
+    if not isinstance(hosts, dict) or not hosts:
+        return "traffic is measured"
+    return "; ".join(
+        _fill("{name} gets {legitimate_mb_s} of {wanted_mb_s} MB/s wanted", {"name": name, **seen})
+        + _fill("[ and {malicious_mb_s} MB/s of attack]", seen)
+        for name, seen in hosts.items()
+        if isinstance(seen, dict)
+    )
+
+
+def _traffic(data: Mapping[str, Any]) -> str:
+    verb = "send" if data.get("active") else "fall silent:"
+    return _fill(f"{{group}} {verb} ({{count}} × {{profile}}[, {{demand_mb_s}} MB/s in all])", data)
+
+
+def _resources(data: Mapping[str, Any]) -> str:
+    free = data.get("free")
+    words = "{cores:#core}, {memory_gb} GB memory and {disk_gb} GB disk"
+    return _fill("{pop} has free: ", data) + _fill(words, free if isinstance(free, dict) else {})
+
+
+def _fault(data: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in data.items() if key != "fault"}
+    return _fill("the test bench injects {fault}", data) + (f": {_text(rest)}" if rest else "")
+
+
+def _link(data: Mapping[str, Any]) -> str:
+    return _fill("link {link} ", data) + ("is up again" if data.get("up") else "is down")
+
+
+def _measure(data: Mapping[str, Any]) -> str:
+    rate = data.get("rate_mb_s")
+    if str(data.get("effect", "")).startswith("split"):
+        end = "[, in {parts:#part}]"
+    else:
+        end = ": nothing passes" if rate == 0 else "[: {rate_mb_s} MB/s pass]"
+    return _fill("{effect} is in force at {pop}" + end, data)
+
+
+def _chain(data: Mapping[str, Any]) -> str:
+    verb = {"mirror": "mirrored", "steer": "steered"}.get(str(data.get("purpose")), "led")
+    return _fill(
+        f"traffic is {verb} to {{instance}} over {{path:path}}[, {{mb_s}} MB/s reserved]", data
+    )
+
+
+def _belief(data: Mapping[str, Any]) -> str:
+    value = data.get("value")
+    if value is None:
+        return _fill("forgets {belief}", data)
+    sign = "" if value else "¬"
+    return _fill(f"believes {sign}{{belief}}[ (kept so by {{holder}})]", data)
+
+
+def _plan_ended(data: Mapping[str, Any]) -> str:
+    verb = "succeeded" if data.get("succeeded") else "failed"
+    return _fill(f"plan {{plan}} for {{goal}} {verb}[: {{reason}}]", data)
+
+
+_OFFER = "{vnf}[ × {units}], T {T} s, C {C} MB/s, D {D} ms"
+
+
+def _bid(data: Mapping[str, Any]) -> str:
+    bids = data.get("bids")
+    offers = [b for b in bids if isinstance(b, dict)] if isinstance(bids, list) else []
+    return _fill("bids for {goal}: ", data) + "; or ".join(_fill(_OFFER, bid) for bid in offers)
+
+
+def _awarded(data: Mapping[str, Any]) -> str:
+    words = _fill("awards {goal} to {winner}", data)
+    ranking = data.get("ranking")
+    ranked = [b for b in ranking if isinstance(b, dict)] if isinstance(ranking, list) else []
+    chosen = next((bid for bid in ranked if bid.get("agent") == data.get("winner")), None)
+    if chosen is None:
+        return words
+    of = f", best of {len(ranked)}" if len(ranked) > 1 else ", the only bid"
+    return words + _fill(f" ({_OFFER}; utility {{utility}}{of})", chosen)
+
+
+def _contract_ended(data: Mapping[str, Any]) -> str:
+    verb = "fulfilled" if data.get("fulfilled") else "not fulfilled"
+    return _fill(f"reports {{goal}} {verb}[: {{reason}}]", data)
+
+
+def _analysis(data: Mapping[str, Any]) -> str:
+    end = "; finds {found}" if data.get("found") else "; finds nothing malicious"
+    return _fill("looks at {flows:#flow}[ ({coverage} of the traffic)] for {goal}" + end, data)
+
+
+_TELLERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "network.sample": _sample,
+    "traffic.changed": _traffic,
+    "resources.changed": _resources,
+    "fault.injected": _fault,
+    "link.changed": _link,
+    "measure.applied": _measure,
+    "chain.opened": _chain,
+    "belief.changed": _belief,
+    "plan.ended": _plan_ended,
+    "auction.bid": _bid,
+    "auction.awarded": _awarded,
+    "contract.ended": _contract_ended,
+    "analysis.done": _analysis,
+}
+
+IMPORTANT = frozenset(
+    {
+        "run.started",
+        "run.ended",
+        "traffic.changed",
+        "fault.injected",
+        "link.changed",
+        "lease.expired",
+        "instance.started",
+        "instance.scaled",
+        "instance.replaced",
+        "instance.stopped",
+        "measure.applied",
+        "measure.lifted",
+        "repository.changed",
+        "agent.crashed",
+        "agent.gone",
+        "agent.returned",
+        "auction.awarded",
+        "auction.failed",
+        "contract.ended",
+        "analysis.done",
+    }
+)
+"""Kinds that tell the story of a run; the others are its details."""

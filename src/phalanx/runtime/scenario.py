@@ -1,0 +1,302 @@
+"""Scenario files as typed data: what is simulated, and what the operator prefers.
+
+The structs below are the schema of the YAML files in ``scenarios/``: every field stands
+there under the same name. Ranges are part of the types; what one field says about another
+(names that must exist, weights that must sum to 1) is in ``phalanx.runtime.checks``.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, structs
+
+from phalanx.domain.goals import Constraints, Preferences
+from phalanx.domain.network import Host, Link, Network, Pop
+from phalanx.domain.resources import Resources
+from phalanx.domain.traffic import PROFILES, Source
+from phalanx.domain.vnf import Vnfd
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
+Address = Annotated[
+    str,
+    Meta(pattern=r"^((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(?!\Z)|\Z)){4}"),
+]
+LinkName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+>[A-Za-z0-9._-]+\Z", max_length=129)]
+GoalName = Annotated[str, Meta(pattern=r"^([A-Z][A-Za-z0-9]*|default)\Z", max_length=64)]
+ParameterName = Annotated[str, Meta(pattern=r"^[a-z_]+\Z", max_length=64)]
+Version = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*\Z", max_length=32)]
+Text = Annotated[str, Meta(max_length=4000)]
+Amount = Annotated[float, Meta(ge=0, le=1e9)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Loss = Annotated[float, Meta(ge=0, lt=1)]
+Coordinate = Annotated[float, Meta(ge=-1e6, le=1e6)]
+Seconds = Annotated[float, Meta(ge=0, le=604_800)]
+Count = Annotated[int, Meta(ge=1, le=10_000)]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+Seed = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class PopSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """A PoP and its resources; ``x`` and ``y`` are degrees or drawing positions."""
+
+    name: Name
+    cores: Amount
+    memory_gb: Amount
+    disk_gb: Amount
+    x: Coordinate | None = None
+    y: Coordinate | None = None
+
+
+class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """A full-duplex link between two PoPs; ``loss`` defaults to the network's."""
+
+    between: tuple[Name, Name]
+    bandwidth_mb_s: Positive
+    latency_ms: Annotated[float, Meta(ge=0, le=1e6)]
+    loss: Loss | None = None
+
+
+class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """PoPs, links, and the PoP whose switch the VNF repository hangs on."""
+
+    pops: Annotated[tuple[PopSpec, ...], Meta(min_length=1, max_length=10_000)]
+    repository: Name
+    links: Annotated[tuple[LinkSpec, ...], Meta(max_length=100_000)] = ()
+    default_link_loss: Loss = 0.0
+
+
+class HostSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """A machine on a PoP's switch. Its access link is named ``pop>host``."""
+
+    name: Name
+    at: Name
+    address: Address
+    bandwidth_mb_s: Positive
+    latency_ms: Annotated[float, Meta(ge=0, le=1e6)] = 0.1
+
+
+class TrafficSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """A group of sources that start and stop together."""
+
+    name: Name
+    profile: Literal["video", "http", "syn-flood", "udp-flood"]
+    count: Count
+    at: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    """PoPs that the sources stand at, dealt round robin."""
+    target: Name
+    """Name of a host."""
+    port: Port | Annotated[tuple[Port, ...], Meta(min_length=1, max_length=100)]
+    """Of several, each serves an equal block of the sources, in order."""
+    demand_mb_s: Amount
+    """Of each source."""
+    start_s: Seconds = 0.0
+    end_s: Seconds | None = None
+    """None: never stops."""
+    spread_s: Seconds = 0.0
+    """Sources start within this long after ``start_s``, drawn by the seed."""
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The ports, one or several."""
+        return (self.port,) if isinstance(self.port, int) else self.port
+
+
+class MonitorSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """A Link Monitor that runs at ``at`` from the start, and the limit that it guards."""
+
+    link: LinkName
+    """A directed link between PoPs or an access link, such as ``pop6>server``."""
+    at: Name
+    threshold_mb_s: Positive
+
+
+class FunctionSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """What differs from the capability's own VNF descriptor; None: nothing."""
+
+    cores: Amount | None = None
+    memory_gb: Amount | None = None
+    disk_gb: Amount | None = None
+    image_mb: Amount | None = None
+    handles_mb_s: Positive | None = None
+    version: Version | None = None
+    boot_s: Seconds | None = None
+    accuracy: Fraction | None = None
+    shared: bool | None = None
+
+    def applied_to(self, own: Vnfd) -> Vnfd:
+        """Return ``own`` with everything replaced that this says."""
+        given = {f: v for f in self.__struct_fields__ if (v := getattr(self, f)) is not None}
+        requires = structs.replace(
+            own.requires,
+            **{f: given.pop(f) for f in Resources.__struct_fields__ if f in given},
+        )
+        return structs.replace(own, requires=requires, **given)
+
+
+class PreferencesSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Weights of the bid components (table 5.7); they sum to 1."""
+
+    time: Fraction
+    cost: Fraction
+    decentralisation: Fraction
+
+
+class ConstraintsSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Hard constraints of a goal (definition 6); None: no limit."""
+
+    latency_ms: Amount | None = None
+    loss: Fraction | None = None
+    hops: Annotated[int, Meta(ge=0, le=10_000)] | None = None
+    accuracy: Fraction | None = None
+
+
+class GoalSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a goal is auctioned."""
+
+    preferences: PreferencesSpec = PreferencesSpec(1 / 3, 1 / 3, 1 / 3)
+    constraints: ConstraintsSpec = ConstraintsSpec()
+
+
+class Timing(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long agents wait for each other."""
+
+    auction_deadline_s: Positive = 2.0
+    """An auctioneer reads proposals for this long, or until all have answered."""
+    lease_s: Positive = 15.0
+    """How long what an agent holds outlives it."""
+    idle_timeout_s: Positive = 90.0
+    """An instance without work for this long is stopped."""
+    heartbeat_s: Positive = 2.0
+    """Pause between two signs of life to an agent's guardian."""
+    silence_s: Positive = 7.0
+    """An agent not heard of for this long is believed dead."""
+    message_latency_ms: Amount = 1.0
+    """What a message takes from agent to agent beside the links' latency."""
+    tick_s: Annotated[float, Meta(ge=0.001, le=10)] = 0.1
+    """Step of the simulated network."""
+    sample_s: Annotated[float, Meta(ge=0.01, le=3600)] = 1.0
+    """Pause between two ``network.sample`` events."""
+
+
+class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Something that the test bench breaks."""
+
+    at_s: Seconds
+    kind: Literal[
+        "crash",
+        "restart",
+        "link-down",
+        "link-up",
+        "repository-away",
+        "repository-back",
+        "lose",
+        "duplicate",
+        "delay",
+        "reorder",
+    ]
+    agent: Name | None = None
+    """Whom a crash or restart hits; whose messages alone are hit (None: everybody's)."""
+    link: tuple[Name, Name] | None = None
+    share: Fraction | None = None
+    """Share of the messages that are hit."""
+    for_s: Seconds | None = None
+    """Undone after this long (crash, link-down, repository-away, messages); None: never."""
+    delay_s: Seconds = 1.0
+    """How late a delayed message is."""
+
+
+class UpdateSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """The repository offers a new version; running instances are replaced."""
+
+    at_s: Seconds
+    function: Name
+    version: Version
+
+
+class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that a run needs but the code."""
+
+    name: Name
+    duration_s: Annotated[float, Meta(gt=0, le=604_800)]
+    network: NetworkSpec
+    functions: Annotated[dict[Name, FunctionSpec], Meta(min_length=1, max_length=1000)]
+    """The VNFs in the repository, each with what differs from its own descriptor."""
+    description: Text = ""
+    seed: Seed = 1
+    hosts: Annotated[tuple[HostSpec, ...], Meta(max_length=10_000)] = ()
+    traffic: Annotated[tuple[TrafficSpec, ...], Meta(max_length=200)] = ()
+    monitors: Annotated[tuple[MonitorSpec, ...], Meta(max_length=10_000)] = ()
+    goals: dict[GoalName, GoalSpec] = {}
+    """By the predicate's name, such as ``LinkRateLimited``; ``default`` for all others."""
+    parameters: dict[ParameterName, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}
+    """Settings of functions, which know the names and the defaults."""
+    timing: Timing = Timing()
+    faults: Annotated[tuple[FaultSpec, ...], Meta(max_length=10_000)] = ()
+    updates: Annotated[tuple[UpdateSpec, ...], Meta(max_length=1000)] = ()
+    bidding: Literal["exact", "published"] = "exact"
+    """``exact`` path search, or algorithm 1 as published."""
+    notes: tuple[Text, ...] = ()
+    """What was assumed; shown at the start of a run."""
+
+    def to_network(self) -> Network:
+        """Return what stands still: PoPs, links, hosts and the repository's place."""
+        spec = self.network
+        pops = (
+            Pop(p.name, Resources(p.cores, p.memory_gb, p.disk_gb), p.x, p.y) for p in spec.pops
+        )
+        links = (
+            Link(
+                *link.between,
+                link.bandwidth_mb_s,
+                link.latency_ms,
+                spec.default_link_loss if link.loss is None else link.loss,
+            )
+            for link in spec.links
+        )
+        hosts = (Host(h.name, h.at, h.address, h.bandwidth_mb_s, h.latency_ms) for h in self.hosts)
+        return Network(tuple(pops), tuple(links), tuple(hosts), spec.repository)
+
+    def to_sources(self, seed: int | None = None) -> tuple[Source, ...]:
+        """Return every sender, with an address of its own and its start drawn by ``seed``.
+
+        Source ``i`` of group ``g`` (both from 1) is ``10.<g>.<i / 256>.<i % 256>``.
+        """
+        addresses = {host.name: host.address for host in self.hosts}
+        return tuple(
+            source
+            for number, group in enumerate(self.traffic, 1)
+            for source in _sources(
+                group, number, addresses[group.target], self.seed if seed is None else seed
+            )
+        )
+
+    def terms(self, predicate: str) -> tuple[Constraints, Preferences]:
+        """Return the constraints and preferences of goals over ``predicate`` (a class name)."""
+        spec = self.goals.get(predicate) or self.goals.get("default") or GoalSpec()
+        return (
+            Constraints(*structs.astuple(spec.constraints)),
+            Preferences(*structs.astuple(spec.preferences)),
+        )
+
+
+def _sources(group: TrafficSpec, number: int, target: str, seed: int) -> list[Source]:
+    # A generator of its own: another group's size does not shift this one's starts.
+    rng = random.Random(f"{seed}/{group.name}")
+    return [
+        Source(
+            name=f"{group.name}-{i + 1}",
+            group=group.name,
+            at=group.at[i % len(group.at)],
+            address=f"10.{number}.{(i + 1) // 256}.{(i + 1) % 256}",
+            target=target,
+            port=group.ports[i * len(group.ports) // group.count],
+            profile=PROFILES[group.profile],
+            demand_mb_s=group.demand_mb_s,
+            start_s=round(group.start_s + rng.uniform(0.0, group.spread_s), 3),
+            end_s=group.end_s,
+        )
+        for i in range(group.count)
+    ]

@@ -1,0 +1,390 @@
+"""A whole system in one process: agents, bus and simulated network, made from a scenario."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import networkx as nx
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
+from phalanx import __version__
+from phalanx.auction.auctioneer import Auctioneer
+from phalanx.auction.bidder import Bidder
+from phalanx.auction.estate import Instance
+from phalanx.auction.outlook import Outlook
+from phalanx.auction.settings import GoalPolicy, Settings
+from phalanx.auction.view import NetworkView
+from phalanx.bdi import Adopt, Capability, Outcome
+from phalanx.bus.faults import FaultRule, FaultyBus
+from phalanx.bus.memory import MemoryBus
+from phalanx.clock.virtual import VirtualClock
+from phalanx.clock.wall import WallClock
+from phalanx.domain.events import Event, Recorder, Sink
+from phalanx.domain.goals import want
+from phalanx.domain.messages import Message
+from phalanx.domain.network import Network, PopId, PopState
+from phalanx.domain.predicates import Monitored
+from phalanx.functions.orchestrator import NewVersion
+from phalanx.infrastructure.simulated import SimulatedNetwork
+from phalanx.runtime.catalogue import Catalogue, load_catalogue
+from phalanx.runtime.node import Node, make_agent
+from phalanx.runtime.scenario import FaultSpec, GoalSpec, Scenario, UpdateSpec
+from phalanx.runtime.summary import Summary, summarise
+from phalanx.store.memory import EventLog
+
+Progress = Callable[[float], None]
+RESTART = "restart"
+
+
+class RunResult(Struct, frozen=True):
+    """What a run left behind."""
+
+    events: list[Event]
+    summary: Summary
+
+
+class System:
+    """Agents, bus and network of one run. Make it, ``run`` it, look at ``log``."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int | None = None,
+        sinks: Sequence[Sink] = (),
+        *,
+        functions: Sequence[type[Capability]] = (),
+        realtime: float | None = None,
+    ) -> None:
+        """Compose the system; nothing happens before ``run``.
+
+        Args:
+            scenario: what to build.
+            seed: of everything random; None: the scenario's.
+            sinks: told of every event, in order.
+            functions: capabilities beside the installed ones.
+            realtime: None for virtual time; else virtual seconds per second of the wall clock.
+
+        Raises:
+            ScenarioError: if the scenario names a function that cannot be had.
+
+        """
+        self.scenario = scenario
+        self.seed = scenario.seed if seed is None else seed
+        self.catalogue = load_catalogue(scenario, functions)
+        self.network = scenario.to_network()
+        self.log = EventLog()
+        for sink in sinks:
+            self.log.listen(sink)
+        self.clock = VirtualClock() if realtime is None else WallClock(speed=realtime)
+        self.recorder = Recorder("run", self.log, self.clock.now)
+        self.cause = self.recorder.record("run.started", None, **self._description())
+        monitored = tuple(m.link for m in scenario.monitors)
+        self.infrastructure = SimulatedNetwork(
+            self.network,
+            scenario.to_sources(self.seed),
+            self.clock,
+            Recorder("network", self.log, self.clock.now),
+            seed=self.seed,
+            cause=self.cause,
+            tick_s=scenario.timing.tick_s,
+            sample_s=scenario.timing.sample_s,
+            watched=monitored,
+        )
+        self.settings = _settings(scenario, self.network, self.catalogue)
+        self.bus = MemoryBus(
+            self.clock,
+            latency=_latency(self.network, scenario.timing.message_latency_ms),
+            on_shed=self._shed,
+            peers=self.settings.peers,
+        )
+        self.faulty_bus = FaultyBus(
+            self.bus,
+            self.clock,
+            random.Random(f"{self.seed}/bus"),
+            [rule for fault in scenario.faults if (rule := _fault_rule(fault)) is not None],
+        )
+        self.view = self._first_view()
+        self.nodes = {pop: self._node(pop, 1) for pop in self.settings.peers}
+
+    def run(
+        self,
+        until: float | None = None,
+        on_progress: Progress | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> RunResult:
+        """Run to the end of the scenario, or to ``until``, or until asked to stop.
+
+        Args:
+            until: seconds of the run; None: the scenario's duration.
+            on_progress: told the time once a simulated second.
+            should_stop: asked often; the run ends in order once it says true.
+
+        """
+        end = self.scenario.duration_s if until is None else until
+        for node in self.nodes.values():
+            node.start(self.cause)
+        self._install_monitors()
+        self._plan_faults()
+        if on_progress is not None:
+            self._report_progress(on_progress)
+        self.clock.run(end, should_stop)
+        self._finish("finished" if self.clock.now() >= end else "interrupted")
+        events = self.log.events
+        return RunResult(events, summarise(events))
+
+    def crash(self, pop: PopId) -> None:
+        """Let an agent die as kill -9 does; its host notes it."""
+        node = self.nodes[pop]
+        if not node.alive:
+            return
+        event = self.recorder.record("fault.injected", self.cause, fault="crash", agent=pop)
+        node.crash()
+        event = self.recorder.record("agent.crashed", event, pop=pop)
+        for goal in node.agent.open_goals():
+            self.recorder.record(
+                "goal.ended",
+                event,
+                goal=str(goal.goal),
+                instance_id=goal.id,
+                outcome=Outcome.FAILED.value,
+                reason="its agent died",
+            )
+
+    def restart(self, pop: PopId) -> None:
+        """Start an agent again that had crashed; it has forgotten everything."""
+        old = self.nodes[pop]
+        if old.alive:
+            return
+        event = self.recorder.record("fault.injected", self.cause, fault=RESTART, agent=pop)
+        self.nodes[pop] = self._node(pop, old.agent.incarnation + 1)
+        self.nodes[pop].start(event)
+
+    # -- composition ------------------------------------------------------------------
+
+    def _node(self, pop: PopId, incarnation: int) -> Node:
+        agent = make_agent(
+            pop,
+            self.catalogue.library,
+            self.settings,
+            self.log,
+            parameters=self.scenario.parameters,
+            incarnation=incarnation,
+        )
+        outlook: Outlook = agent.capability(Outlook)
+        outlook.view = self.view
+        return Node(agent, self.clock, self.faulty_bus, self.infrastructure)
+
+    def _first_view(self) -> NetworkView:
+        """Return what everybody knows before the run: the plan of the network."""
+        states = []
+        for pop in self.network.pops:
+            site = self.infrastructure.site(pop.name)
+            states.append(PopState(pop.name, 1, 0, site.total, site.free, site.links))
+        return NetworkView.EMPTY.apply_all(states)
+
+    def _install_monitors(self) -> None:
+        """Put the Link Monitors in place that the scenario starts with."""
+        for number, monitor in enumerate(self.scenario.monitors, 1):
+            node = self.nodes[monitor.at]
+            agent = node.agent
+            vnfd = self.catalogue.vnfds["link-monitor"]
+            instance = Instance(f"{monitor.at}/installed{number}/{vnfd.name}", vnfd, 1)
+            self.infrastructure.install(
+                monitor.at, instance.id, vnfd, 1, self.settings.lease_s, self.cause
+            )
+            instance.running = True
+            instance.jobs["installed"] = "monitor"
+            agent.capability(Bidder).estate.add(instance)
+            agent.active.add(vnfd.name)
+            agent.cause = self.cause
+            goal = Adopt(
+                want(Monitored(monitor.link, monitor.threshold_mb_s)),
+                instance=instance.id,
+                standing=True,
+            )
+            node.carry_out(agent.take_on(goal, self.clock.now()))
+
+    def _description(self) -> dict[str, Any]:
+        scenario, network = self.scenario, self.network
+        return {
+            "scenario": scenario.name,
+            "seed": self.seed,
+            "version": __version__,
+            "duration_s": scenario.duration_s,
+            "pops": [{"name": p.name, **asdict(p.total), "x": p.x, "y": p.y} for p in network.pops],
+            "links": [asdict(link) for link in network.links],
+            "hosts": [
+                {k: v for k, v in asdict(h).items() if k != "latency_ms"} for h in network.hosts
+            ],
+            "repository": network.repository,
+            "sources": [
+                {
+                    "group": group.name,
+                    "at": list(group.at),
+                    "target": group.target,
+                    "profile": group.profile,
+                    "malicious": group.profile.endswith("-flood"),
+                    "count": group.count,
+                    "demand_mb_s": group.demand_mb_s,
+                    "start_s": group.start_s,
+                    "end_s": group.end_s,
+                }
+                for group in scenario.traffic
+            ],
+            "functions": [
+                {
+                    "name": v.name,
+                    "version": v.version,
+                    **asdict(v.requires),
+                    "image_mb": v.image_mb,
+                    "handles_mb_s": v.handles_mb_s,
+                }
+                for v in self.catalogue.vnfds.values()
+            ],
+            "notes": list(scenario.notes),
+        }
+
+    # -- what happens from outside ----------------------------------------------------
+
+    def _plan_faults(self) -> None:
+        for fault in self.scenario.faults:
+            self.clock.call_at(fault.at_s, partial(self._inject, fault))
+        for update in self.scenario.updates:
+            self.clock.call_at(update.at_s, partial(self._update, update))
+
+    def _inject(self, fault: FaultSpec) -> None:
+        network = self.infrastructure
+        undo: Callable[[], None] | None = None
+        if fault.kind == "crash" and fault.agent is not None:
+            self.crash(fault.agent)
+            undo = partial(self.restart, fault.agent)
+        elif fault.kind == RESTART and fault.agent is not None:
+            self.restart(fault.agent)
+        elif fault.kind == "link-down" and fault.link is not None:
+            network.fail_link(*fault.link)
+            undo = partial(network.restore_link, *fault.link)
+        elif fault.kind == "link-up" and fault.link is not None:
+            network.restore_link(*fault.link)
+        elif fault.kind.startswith("repository"):
+            away = fault.kind == "repository-away"
+            network.repository_away(away)
+            undo = partial(network.repository_away, False) if away else None
+        else:
+            data = {n: v for n, v in asdict(fault).items() if v is not None and n != "kind"}
+            self.recorder.record("fault.injected", self.cause, fault=fault.kind, **data)
+        if fault.for_s is not None and undo is not None:
+            self.clock.call_at(self.clock.now() + fault.for_s, undo)
+
+    def _update(self, update: UpdateSpec) -> None:
+        """Offer another version in the repository, and let the agents know."""
+        old = self.settings.catalogue.get(update.function)
+        if old is None:
+            return
+        vnfd = replace(old, version=update.version)
+        self.settings.catalogue[update.function] = vnfd
+        event = self.recorder.record(
+            "repository.changed", self.cause, function=update.function, version=update.version
+        )
+        for node in self.nodes.values():
+            node.tell(NewVersion(vnfd, event), event)
+
+    def _shed(self, message: Message) -> None:
+        self.recorder.record(
+            "message.shed",
+            message.cause,
+            receiver=message.receiver,
+            performative=message.performative.value,
+        )
+
+    def _report_progress(self, on_progress: Progress) -> None:
+        def tick() -> None:
+            on_progress(self.clock.now())
+            self.clock.call_at(self.clock.now() + 1.0, tick)
+
+        self.clock.call_soon(tick)
+
+    def _finish(self, reason: str) -> None:
+        """End what is still open, so that the log has an end for every beginning."""
+        for node in self.nodes.values():
+            if node.alive:
+                node.agent.stop(self.clock.now(), self.cause)
+        outcomes: dict[str, int] = {}
+        for event in self.log:
+            if event.kind == "goal.ended":
+                outcome = event.data["outcome"]
+                outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        self.recorder.record(
+            "run.ended",
+            self.cause,
+            reason=reason,
+            messages={p.value: n for p, n in self.bus.sent.items()},
+            shed=sum(self.bus.shed.values()),
+            free={pop: asdict(free) for pop, free in self.infrastructure.free().items()},
+            leases=list(self.infrastructure.leases()),
+            goals=dict(sorted(outcomes.items())),
+        )
+
+
+def run_scenario(
+    scenario: Scenario,
+    seed: int | None = None,
+    sinks: Sequence[Sink] = (),
+    until: float | None = None,
+    on_progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    realtime: float | None = None,
+    functions: Sequence[type[Capability]] = (),
+) -> RunResult:
+    """Run a scenario from its start to its end; see ``System`` for the arguments."""
+    system = System(scenario, seed, sinks, functions=functions, realtime=realtime)
+    return system.run(until, on_progress, should_stop)
+
+
+def _settings(scenario: Scenario, network: Network, catalogue: Catalogue) -> Settings:
+    timing = scenario.timing
+    return Settings(
+        peers=tuple(sorted(pop.name for pop in network.pops)),
+        repository=network.repository,
+        catalogue=dict(catalogue.vnfds),
+        policies={name: _policy(scenario, name, spec) for name, spec in scenario.goals.items()},
+        method=scenario.bidding,
+        deadline_s=timing.auction_deadline_s,
+        lease_s=timing.lease_s,
+        idle_s=timing.idle_timeout_s,
+        heartbeat_s=timing.heartbeat_s,
+        silence_s=timing.silence_s,
+    )
+
+
+def _policy(scenario: Scenario, name: str, _: GoalSpec) -> GoalPolicy:
+    constraints, preferences = scenario.terms(name)
+    return GoalPolicy(constraints, preferences)
+
+
+def _latency(network: Network, extra_ms: float) -> Callable[[str, str], float]:
+    """Return how long a message takes: the least-latency path, and a little for handling."""
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_nodes_from(pop.name for pop in network.pops)
+    graph.add_weighted_edges_from((link.a, link.b, link.latency_ms) for link in network.links)
+    known: dict[str, dict[str, float]] = {}
+
+    def latency(sender: str, receiver: str) -> float:
+        from_here = known.get(sender)
+        if from_here is None:
+            lengths = nx.single_source_dijkstra_path_length(graph, sender)
+            from_here = known[sender] = {to: (ms + extra_ms) / 1e3 for to, ms in lengths.items()}
+        return from_here.get(receiver, extra_ms / 1e3)
+
+    return latency
+
+
+def _fault_rule(fault: FaultSpec) -> FaultRule | None:
+    if fault.kind not in ("lose", "duplicate", "delay", "reorder"):
+        return None
+    end = None if fault.for_s is None else fault.at_s + fault.for_s
+    share = 1.0 if fault.share is None else fault.share
+    return FaultRule(fault.kind, share, fault.at_s, end, fault.agent, fault.delay_s)

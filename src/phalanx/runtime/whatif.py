@@ -1,0 +1,118 @@
+"""What every agent would bid if a goal were auctioned at the start. Nothing is run."""
+
+from __future__ import annotations
+
+from msgspec import Struct, structs
+
+from phalanx.auction.bidding import make_bids
+from phalanx.auction.utility import rank
+from phalanx.auction.view import NetworkView
+from phalanx.domain.bids import Bid, RankedBid
+from phalanx.domain.errors import ScenarioError
+from phalanx.domain.goals import ConstrainedGoal, Goal
+from phalanx.domain.network import LinkState, PopState
+from phalanx.domain.resources import Resources
+from phalanx.runtime.catalogue import Catalogue, load_catalogue
+from phalanx.runtime.refusals import nearest, show
+from phalanx.runtime.scenario import Scenario
+
+_MONITOR = "link-monitor"
+
+
+class WhatIf(Struct, frozen=True):
+    """The answers to a call for proposals, best bid first."""
+
+    goal: ConstrainedGoal
+    ranking: tuple[RankedBid, ...]
+    refusals: dict[str, str]
+    """Agent to reason, in the order of the scenario's PoPs."""
+
+
+def what_if(scenario: Scenario, goal: str, auctioneer: str, traffic_mb_s: float = 0.0) -> WhatIf:
+    """Return what the agents would bid at the start of ``scenario``.
+
+    Args:
+        scenario: the network as it stands, with nothing running but the Link Monitors.
+        goal: name of a predicate such as ``linkRateLimited`` or ``?anomalousUsage``.
+        auctioneer: PoP of the asking agent, where the traffic is taken.
+        traffic_mb_s: traffic that the goal is about.
+
+    Raises:
+        ScenarioError: if the goal or the auctioneer is unknown.
+
+    """
+    catalogue = load_catalogue(scenario)
+    pops = [pop.name for pop in scenario.network.pops]
+    if auctioneer not in pops:
+        raise ScenarioError(
+            f"there is no PoP {show(auctioneer)}{nearest(auctioneer, pops)}; "
+            f"known are {', '.join(pops[:12])}"
+        )
+    wanted = _goal(scenario, catalogue, goal)
+    constraints, preferences = scenario.terms(type(wanted.predicate).__name__)
+    constrained = ConstrainedGoal(wanted, constraints, preferences, traffic_mb_s, auctioneer)
+    view = NetworkView.EMPTY.apply_all(_states(scenario, catalogue))
+    vnfds = tuple(catalogue.vnfds.values())
+    candidates = catalogue.achievers(wanted)
+    bids: list[tuple[str, Bid]] = []
+    refusals: dict[str, str] = {}
+    for pop in pops:
+        state = view.get(pop)
+        answer = make_bids(
+            view,
+            pop,
+            constrained,
+            vnfds,
+            candidates,
+            state.free if state else Resources(),
+            {},
+            scenario.network.repository,
+            scenario.bidding,
+        )
+        if isinstance(answer, str):
+            refusals[pop] = answer
+        else:
+            bids += [(pop, bid) for bid in answer]
+    return WhatIf(constrained, tuple(rank(bids, preferences)), refusals)
+
+
+def _goal(scenario: Scenario, catalogue: Catalogue, text: str) -> Goal:
+    goals = {written.lstrip("?"): goal for written, goal in catalogue.goals().items()}
+    word = text.strip().lstrip("?¬")
+    goal = goals.get(word[:1].lower() + word[1:])
+    if goal is None:
+        raise ScenarioError(
+            f"no function of this scenario achieves {show(text)}{nearest(word, goals)}; "
+            f"known goals are {', '.join(goals)}"
+        )
+    # Of bids, only the kind of a goal matters; these make it readable.
+    address = next((host.address for host in scenario.hosts), "any")
+    link = next((monitor.link for monitor in scenario.monitors), "any")
+    about = {"link": link, "ip": address, "source": "any", "target": address, "part": 0, "parts": 1}
+    given = {f: about[f] for f in goal.predicate.__struct_fields__ if f in about}
+    return structs.replace(goal, predicate=structs.replace(goal.predicate, **given))
+
+
+def _states(scenario: Scenario, catalogue: Catalogue) -> list[PopState]:
+    network = scenario.to_network()
+    used: dict[str, Resources] = {}
+    if _MONITOR in catalogue.vnfds:
+        for monitor in scenario.monitors:
+            used[monitor.at] = (
+                used.get(monitor.at, Resources()) + catalogue.vnfds[_MONITOR].requires
+            )
+    links: dict[str, list[LinkState]] = {pop.name: [] for pop in network.pops}
+    for link in network.links:
+        for source, target in ((link.a, link.b), (link.b, link.a)):
+            links[source].append(LinkState(target, link.bandwidth_mb_s, link.latency_ms, link.loss))
+    return [
+        PopState(
+            pop=pop.name,
+            incarnation=1,
+            version=1,
+            total=pop.total,
+            free=pop.total - used.get(pop.name, Resources()),
+            links=tuple(links[pop.name]),
+        )
+        for pop in network.pops
+    ]

@@ -1,0 +1,92 @@
+"""Connections of the event store: which databases, how they are opened, how they fail."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+
+from phalanx.domain.errors import StoreError
+
+_DRIVERS = {
+    "sqlite": "sqlite+pysqlite",
+    "sqlite+pysqlite": "sqlite+pysqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+
+
+def parse_url(url: str) -> URL:
+    """Return ``url`` in parts, with the driver that Phalanx uses.
+
+    Raises:
+        StoreError: if it is none of a database that Phalanx can use. The text does not
+            repeat the URL, which may hold a password.
+
+    """
+    try:
+        parsed = make_url(url)
+        driver = _DRIVERS.get(parsed.drivername)
+    except (ArgumentError, ValueError):
+        driver = None
+    # Options of SQLite's URLs would be ignored, not refused, by its driver.
+    if driver is None or (driver == "sqlite+pysqlite" and parsed.query):
+        raise StoreError(
+            "the store must be sqlite:///PATH or "
+            "postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE"
+        )
+    return parsed.set(drivername=driver)
+
+
+def label(url: URL) -> str:
+    """Return what to call the database of ``url`` in an error: no user, no password."""
+    if url.get_backend_name() == "sqlite":
+        return url.database or "store in memory"
+    port = "" if url.port is None else f":{url.port}"
+    return f"{url.host or 'localhost'}{port}/{url.database or ''}"
+
+
+def make_engine(url: URL) -> Engine:
+    """Return an engine for ``url``; it connects later.
+
+    Raises:
+        StoreError: if the driver of PostgreSQL is not installed.
+
+    """
+    if url.get_backend_name() == "sqlite":
+        # All of a database in memory is one connection: another would see an empty one.
+        in_memory = url.database in (None, "", ":memory:")
+        engine = (
+            _create(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+            if in_memory
+            else _create(url)
+        )
+        event.listen(engine, "connect", _set_pragmas)
+        return engine
+    try:
+        return _create(url, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise StoreError("PostgreSQL needs an extra: pip install 'phalanx[postgresql]'") from error
+
+
+def in_one_line(error: Exception) -> str:
+    """Return what an error of the database says, without the statement and its values."""
+    said = str(error.orig if isinstance(error, DBAPIError) else error).strip()
+    line = said.splitlines()[0] if said else type(error).__name__
+    if isinstance(error, IntegrityError):
+        return f"an id is there already, or a cause is not ({line})"
+    return line
+
+
+def _create(url: URL, **options: object) -> Engine:
+    # Data comes as JSON already, so that what is none is refused with the event's name.
+    return create_engine(url, json_serializer=str, json_deserializer=msgspec.json.decode, **options)
+
+
+def _set_pragmas(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()

@@ -1,0 +1,75 @@
+"""The log of causes of one run, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from phalanx.domain.errors import LogError
+from phalanx.domain.events import Event, Sink
+
+
+class EventLog:
+    """An append-only log of events; call it with an event to append.
+
+    It is a ``Sink``, iterates in the order of appending, and tells its listeners of each
+    new event in the order they were added.
+    """
+
+    __slots__ = ("_by_id", "_listeners")
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        """Make a log that begins with ``events``.
+
+        Raises:
+            LogError: if two of them have the same id.
+
+        """
+        # A dict keeps the order of insertion: one container is the log and its index.
+        self._by_id: dict[str, Event] = {}
+        self._listeners: tuple[Sink, ...] = ()
+        for event in events:
+            self(event)
+
+    def __call__(self, event: Event) -> None:
+        """Append ``event`` and tell the listeners.
+
+        Raises:
+            LogError: if an event of the same id is in the log.
+
+        """
+        if event.id in self._by_id:
+            raise LogError(f"event id {event.id!r} is in the log already")
+        self._by_id[event.id] = event
+        for listener in self._listeners:
+            listener(event)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._by_id.values())
+
+    @property
+    def events(self) -> list[Event]:
+        """A copy of the log as a list."""
+        return list(self._by_id.values())
+
+    def listen(self, listener: Sink) -> None:
+        """Tell ``listener`` of every event from now on."""
+        self._listeners = (*self._listeners, listener)
+
+    def by_id(self, event_id: str) -> Event | None:
+        """Return the event of that id; None if there is none."""
+        return self._by_id.get(event_id)
+
+    def causes(self, event_id: str) -> list[Event]:
+        """Return the chain from the root cause to ``event_id``; empty if it is unknown.
+
+        A cause that is not in the log ends the chain, and so does one that is in it twice.
+        """
+        chain: dict[str, Event] = {}
+        event = self._by_id.get(event_id)
+        while event is not None and event.id not in chain:
+            chain[event.id] = event
+            event = None if event.cause is None else self._by_id.get(event.cause)
+        return list(chain.values())[::-1]

@@ -1,0 +1,326 @@
+"""The reasoning cycle: rules, filter, plans, fallbacks, waiting steps."""
+
+from phalanx.bdi import (
+    Achieve,
+    AchieveAll,
+    Act,
+    Adopt,
+    Agent,
+    Await,
+    Believe,
+    Capability,
+    Forget,
+    Note,
+    Pause,
+    Perform,
+    PlanFailed,
+    instead_of,
+    perceives,
+    plan,
+    when,
+)
+from phalanx.bdi.library import Library
+from phalanx.domain.actions import Done, Failed, ReadLink
+from phalanx.domain.goals import Mode, Predicate, avert, find_out, want
+from phalanx.domain.vnf import Vnfd
+
+
+class Fire(Predicate, frozen=True):
+    room: str
+
+
+class Out(Predicate, frozen=True):
+    room: str
+
+
+class Known(Predicate, frozen=True):
+    room: str
+
+
+class Smoke(Predicate, frozen=True):
+    room: str
+
+
+def make(*capabilities, **options):
+    events = []
+    agent = Agent("a", Library(capabilities), events.append, **options)
+    agent.start(0.0, "root")
+    return agent, events
+
+
+def kinds(events, *wanted):
+    return [
+        (e.kind, e.data.get("goal") or e.data.get("belief") or e.data.get("plan"))
+        for e in events
+        if e.kind in wanted
+    ]
+
+
+def ends(events):
+    return [(e.data["goal"], e.data["outcome"]) for e in events if e.kind == "goal.ended"]
+
+
+class Warden(Capability):
+    name = "warden"
+
+    @perceives(str)
+    def smell(self, me, percept):
+        yield Believe(Fire(percept))
+
+    @when(Fire)
+    def react(self, me, fire):
+        yield Adopt(find_out(Known(fire.room)), 10, scope=fire.room)
+        yield Adopt(want(Out(fire.room)), 20, scope=fire.room)
+
+    @plan(Out)
+    def put_out(self, me, goal):
+        yield Act(ReadLink("x>y"))
+        yield Believe(goal.goal.predicate)
+        yield Forget(Fire(goal.goal.predicate.room))
+
+    @plan(Known, Mode.FIND_OUT)
+    def look(self, me, goal):
+        yield Believe(goal.goal.predicate, value=False)
+
+
+def test_protects_first_and_finds_out_after():
+    agent, events = make(Warden)
+    out = agent.perceive("hall", 1.0, "percept")
+    assert [type(i) for i in out] == [Perform]
+    assert kinds(events, "plan.started") == [("plan.started", "out(hall)")]
+    agent.answer(out[0].token, Done(), 2.0)
+    assert ends(events) == [("out(hall)", "achieved"), ("?known(hall)", "achieved")]
+    assert agent.beliefs.denies(Known("hall"))
+    assert agent.beliefs.get(Fire("hall")) is None
+
+
+def test_every_event_names_a_cause_and_none_is_its_own():
+    agent, events = make(Warden)
+    out = agent.perceive("hall", 1.0, "percept")
+    agent.answer(out[0].token, Failed("no"), 2.0)
+    ids = {"root", "percept"}
+    for event in events:
+        assert event.cause in ids, event
+        ids.add(event.id)
+
+
+def test_a_failed_goal_lets_the_next_priority_go_on():
+    agent, events = make(Warden)
+    out = agent.perceive("hall", 1.0, "percept")
+    agent.answer(out[0].token, Failed("no water"), 2.0)
+    assert ends(events) == [("out(hall)", "failed"), ("?known(hall)", "achieved")]
+    reasons = [e.data["reason"] for e in events if e.kind == "action.failed"]
+    assert reasons == ["no water"]
+
+
+def test_late_and_doubled_answers_change_nothing():
+    agent, events = make(Warden)
+    out = agent.perceive("hall", 1.0, "percept")
+    agent.answer(out[0].token, Done(), 2.0)
+    before = len(events)
+    assert agent.answer(out[0].token, Failed("late"), 3.0) == []
+    assert len(events) == before
+
+
+def test_goal_that_is_already_so_needs_no_plan():
+    agent, events = make(Warden)
+    agent.do_step(Believe(Out("hall")))
+    agent.take_on(Adopt(want(Out("hall"))), 1.0)
+    assert ends(events) == [("out(hall)", "achieved")]
+    assert kinds(events, "plan.started") == []
+
+
+def test_hearsay_about_another_agents_measure_does_not_satisfy_a_goal():
+    agent, events = make(Warden)
+    agent.do_step(Believe(Out("hall"), holder="b"))
+    agent.take_on(Adopt(want(Out("hall"))), 1.0)
+    assert kinds(events, "plan.started") == [("plan.started", "out(hall)")]
+
+
+class TwoWays(Capability):
+    name = "two-ways"
+
+    @plan(Out, rank=1)
+    def second(self, me, goal):
+        yield Believe(goal.goal.predicate)
+
+    @plan(Out, rank=0)
+    def first(self, me, goal):
+        raise PlanFailed("not today")
+        yield
+
+
+def test_a_failed_plan_gives_way_to_the_next_candidate():
+    agent, events = make(TwoWays)
+    agent.take_on(Adopt(want(Out("hall"))), 0.0)
+    assert [e.data["plan"] for e in events if e.kind == "plan.started"] == ["first", "second"]
+    assert ends(events) == [("out(hall)", "achieved")]
+
+
+class Falls(Capability):
+    name = "falls"
+
+    @plan(Out)
+    def never(self, me, goal):
+        raise PlanFailed("no")
+        yield
+
+    @plan(Smoke)
+    def instead(self, me, goal):
+        yield Pause(5.0)
+        yield Believe(goal.goal.predicate)
+
+    @instead_of(Out)
+    def fallback(self, me, failed):
+        return Adopt(want(Smoke(failed.goal.predicate.room)))
+
+
+def test_a_failed_goal_gives_way_to_its_fallback_and_ends_with_it():
+    agent, events = make(Falls)
+    agent.take_on(Adopt(want(Out("hall"))), 0.0)
+    assert ends(events) == []
+    assert agent.next_timer() == 5.0
+    agent.tick(5.0)
+    assert ends(events) == [("smoke(hall)", "achieved"), ("out(hall)", "achieved")]
+    assert agent.beliefs.holds(Out("hall"))
+
+
+class Faulty(Capability):
+    name = "faulty"
+
+    @plan(Out)
+    def broken(self, me, goal):
+        yield Note("x.note", {})
+        raise ZeroDivisionError("oops")
+
+
+def test_a_fault_in_a_function_fails_its_plan_not_the_agent():
+    agent, events = make(Faulty)
+    agent.take_on(Adopt(want(Out("hall"))), 0.0)
+    assert ends(events) == [("out(hall)", "failed")]
+    reason = next(e.data["reason"] for e in events if e.kind == "plan.ended")
+    assert "ZeroDivisionError: oops" in reason
+
+
+class Idle(Capability):
+    name = "idle"
+
+    @plan(Out)
+    def nothing(self, me, goal):
+        return
+        yield
+
+
+def test_a_plan_that_does_not_achieve_its_goal_has_failed():
+    agent, events = make(Idle)
+    agent.take_on(Adopt(want(Out("hall"))), 0.0)
+    assert ends(events) == [("out(hall)", "failed")]
+
+
+class Parent(Capability):
+    name = "parent"
+
+    @plan(Fire)
+    def both(self, me, goal):
+        ended = yield AchieveAll((Adopt(want(Out("a"))), Adopt(want(Smoke("b")))))
+        assert [e.achieved for e in ended] == [True, True]
+        single = yield Achieve(Adopt(want(Out("a"))))
+        assert single.achieved
+        yield Believe(goal.goal.predicate)
+
+    @plan(Out)
+    def out(self, me, goal):
+        value = yield Await("key")
+        assert value == 7
+        yield Believe(goal.goal.predicate)
+
+    @plan(Smoke)
+    def smoke(self, me, goal):
+        yield Pause(1.0)
+        yield Believe(goal.goal.predicate)
+
+
+def test_waiting_for_several_goals():
+    agent, events = make(Parent)
+    agent.take_on(Adopt(want(Fire("x"))), 0.0)
+    agent.tick(1.0)
+    assert ends(events) == [("smoke(b)", "achieved")]
+    agent.resume("key", 7)
+    agent.tick(2.0)
+    assert ends(events)[-1] == ("fire(x)", "achieved")
+
+
+def test_dropping_a_goal_drops_what_only_it_waits_for():
+    agent, events = make(Parent)
+    agent.take_on(Adopt(want(Fire("x"))), 0.0)
+    goal = agent.open_goals()[0]
+    from phalanx.bdi import Outcome
+
+    agent.end_goal(goal, Outcome.DROPPED, "enough")
+    assert agent.open_goals() == []
+    assert {o for _, o in ends(events)} == {"dropped"}
+    agent.tick(10.0)
+    assert len(ends(events)) == 3
+
+
+class Vnf(Capability):
+    name = "vnf"
+    vnfd = Vnfd("vnf", None)
+
+    @plan(Out)
+    def out(self, me, goal):
+        yield Believe(goal.goal.predicate, holder=me.name)
+
+    @plan(Out, Mode.AVERT)
+    def undo(self, me, goal):
+        yield Believe(goal.goal.predicate, value=False)
+
+    @when(Fire)
+    def only_when_it_runs(self, me, fire):
+        yield Believe(Known(fire.room))
+
+    @when(Fire, always=True)
+    def always(self, me, fire):
+        yield Believe(Smoke(fire.room))
+
+
+def test_plans_of_a_vnf_serve_goals_that_were_won_and_undo_own_measures():
+    agent, events = make(Vnf)
+    agent.active.add("vnf")
+    agent.take_on(Adopt(want(Out("hall"))), 0.0)
+    assert ends(events) == [("out(hall)", "failed")]  # nobody gave this VNF the work
+    agent.take_on(Adopt(want(Out("hall")), contract="c", instance="a/1/vnf"), 0.0)
+    assert agent.beliefs.get(Out("hall")).holder == "a"
+    agent.take_on(Adopt(avert(Out("hall"))), 0.0)
+    assert agent.beliefs.denies(Out("hall"))
+
+
+def test_rules_of_a_vnf_are_asleep_until_it_runs():
+    agent, _ = make(Vnf)
+    agent.do_step(Believe(Fire("hall")))
+    agent.tick(0.0)
+    assert agent.beliefs.holds(Smoke("hall"))
+    assert not agent.beliefs.holds(Known("hall"))
+    agent.active.add("vnf")
+    agent.do_step(Believe(Fire("attic")))
+    agent.tick(0.0)
+    assert agent.beliefs.holds(Known("attic"))
+
+
+class Standing(Capability):
+    name = "standing"
+
+    @plan(Out)
+    def short(self, me, goal):
+        yield Pause(1.0)
+
+
+def test_a_standing_goal_is_pursued_again():
+    agent, events = make(Standing)
+    agent.take_on(Adopt(want(Out("hall")), standing=True), 0.0)
+    for t in (1.0, 11.0, 12.0, 22.0):
+        agent.tick(t)
+    assert len([e for e in events if e.kind == "plan.started"]) == 3
+    assert ends(events) == []
+    agent.stop(23.0, "root")
+    assert ends(events) == [("out(hall)", "dropped")]
