@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from phalanx.auction.cost import rsc_eval_hop, smallest
 from phalanx.auction.view import NetworkView
@@ -43,6 +44,8 @@ TOTALS = {
 REPOSITORY = "5"
 LOSS = 0.025
 
+ALIKE = Preferences()
+
 Reservations = dict[tuple[PopId, PopId], float]
 
 
@@ -81,7 +84,7 @@ def asked(
     loss: float | None = None,
     hops: int | None = None,
     accuracy: float | None = None,
-    preferences: Preferences = Preferences(),  # noqa: B008
+    preferences: Preferences = ALIKE,
 ) -> ConstrainedGoal:
     return ConstrainedGoal(
         want(LinkRateLimited("a>b")),
@@ -157,7 +160,7 @@ def measured(
 ) -> tuple[float, float, float, float]:
     """Cost, latency, loss and least free bandwidth of a path, straight from the text."""
     cost, latency, kept, free = 0.0, 0.0, 1.0, float("inf")
-    for u, v in zip(path, path[1:], strict=False):
+    for u, v in pairwise(path):
         here, there = view.get(u), view.get(v)
         assert here is not None
         assert there is not None

@@ -180,7 +180,7 @@ def _bids(name: str) -> tuple[list[tuple[str, Bid]], dict[str, str]]:
 # What the document prints otherwise than its own equations and any fitting topology give.
 OTHER_COST = {("ipRateLimited", "6"): 1.13, ("splitTrafficTowardsIp", "6"): 1.13}
 # Printed 100 is that of its path of least latency; the widest has 7 MB/s, at last 6.
-TIME_OF_4 = {auction: 71.43 for auction in TABLE} | {"second flowRecord": 83.33}
+TIME_OF_4 = dict.fromkeys(TABLE, 71.43) | {"second flowRecord": 83.33}
 
 
 @pytest.mark.parametrize("auction", TABLE)

@@ -182,7 +182,9 @@ class Play:
             total=_resources(self.total(pop)),
         )
 
-    def start(self, at: float, pop: str, vnf: str, units: int, cause: str, path: list[str]) -> str:
+    def start(
+        self, at: float, pop: str, vnf: str, cause: str, *, path: list[str], units: int = 1
+    ) -> str:
         """Place an instance: download, boot, path; returns its name and moves time to ``at``."""
         self.count += 1
         name = f"{vnf}-{self.count}"
@@ -401,7 +403,7 @@ def _opening(play: Play, *, positions: bool) -> str:
         begun = play.tell(name, "agent.started", "run-1", incarnation=1, capabilities=[])
         if name == "pop6":
             monitor = begun
-    play.start(0.0, "pop6", "link-monitor", 1, monitor, ["pop6"])
+    play.start(0.0, "pop6", "link-monitor", monitor, path=["pop6"])
     for group, profile, count, mb_s in (("video", "video", 8, 0.24), ("http", "http", 42, 0.76)):
         play.tell(
             "network",
@@ -483,7 +485,7 @@ def ddos_log(
         vnf="rate-limiter",
         latency=100.0,
     )
-    limiter = play.start(45.0, "pop5", "rate-limiter", 1, won, ["pop5", "pop6"])
+    limiter = play.start(45.0, "pop5", "rate-limiter", won, path=["pop5", "pop6"])
     limited = play.apply(limiter, limit_goal, 4.0, won)
     play.tell("pop6", "goal.ended", limited, goal=limit_goal, outcome="achieved")
 
@@ -498,7 +500,7 @@ def ddos_log(
         vnf="anomaly-detector",
         units=2,
     )
-    detector = play.start(58.0, "pop5", "anomaly-detector", 2, won, ["pop5", "pop6"])
+    detector = play.start(58.0, "pop5", "anomaly-detector", won, path=["pop5", "pop6"], units=2)
     play.until(80)
     seen = play.tell(
         "pop5",
@@ -555,7 +557,7 @@ def ddos_log(
         traffic=2.0,
         vnf="load-balancer",
     )
-    balancer = play.start(104.0, "pop5", "load-balancer", 1, won, ["pop5"])
+    balancer = play.start(104.0, "pop5", "load-balancer", won, path=["pop5"])
     split = play.apply(balancer, split_goal, 0.0, won)
     _classify(play, split, limiter, ip_goal)
     play.until(420)
@@ -574,9 +576,7 @@ def _classify(play: Play, split: str, limiter: str, ip_goal: str) -> None:
         asked = _want(play, "pop5", goal, split, 8 + part)
         winner, won = play.auction("pop5", goal, asked, rows, spread, traffic=1.0, vnf="classifier")
         path = ["pop3", "pop4", "pop6", "pop5"] if winner == "pop3" else ["pop4", "pop6", "pop5"]
-        instance = play.start(
-            play.time + 12, winner if len(play.names) == 6 else "pop3", "classifier", 1, won, path
-        )
+        instance = play.start(play.time + 12, winner, "classifier", won, path=path)
         found.append(
             play.tell(
                 winner,

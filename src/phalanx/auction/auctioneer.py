@@ -87,10 +87,10 @@ class Auctioneer(Capability):
     def goal_request(self, me: Agent, goal: GoalInstance) -> Body:
         """Auction the goal; after a failure that chance may mend, auction it again."""
         settings = self.settings
-        reason = ""
+        reason, since = "", me.now
         for turn in range(1, settings.rounds + 1):
             conversation = me.new_id("auction")
-            auction = self._call(me, goal, conversation, turn)
+            auction = self._call(me, goal, conversation, turn, since)
             try:
                 decision = yield Await(conversation)
             finally:
@@ -152,7 +152,9 @@ class Auctioneer(Capability):
         auction = self.auctions.get(message.conversation)
         content = message.content
         if auction is not None and isinstance(content, Refusal):
-            reaction = auction.on_refusal(message.sender, content.reason, me.now)
+            reaction = auction.on_refusal(
+                message.sender, content.reason, me.now, passing=content.passing
+            )
             self._react(me, message.conversation, auction, reaction)
 
     @hears(Result)
@@ -205,7 +207,9 @@ class Auctioneer(Capability):
 
     # -- inside ---------------------------------------------------------------------
 
-    def _call(self, me: Agent, goal: GoalInstance, conversation: str, turn: int) -> Initiator:
+    def _call(
+        self, me: Agent, goal: GoalInstance, conversation: str, turn: int, since: float
+    ) -> Initiator:
         settings = self.settings
         policy = settings.policy(goal.goal)
         outlook: Outlook = me.capability(Outlook)
@@ -213,7 +217,7 @@ class Auctioneer(Capability):
             goal.goal, policy.constraints, policy.preferences, goal.traffic_now(), goal.tap
         )
         context = me.beliefs.facts()
-        call = CallForProposals(constrained, me.now + settings.deadline_s, context)
+        call = CallForProposals(constrained, me.now + settings.deadline_s, since, context)
         bidders = outlook.alive()
         auction = Initiator(call, bidders, probe_s=settings.probe_s, patience=settings.patience)
         self.auctions[conversation] = auction

@@ -10,9 +10,9 @@ from phalanx.auction.outlook import Outlook
 from phalanx.auction.participant import Contract, Contracts, Stage
 from phalanx.auction.predicates import Gone, Kept
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Agent, Capability, GoalEnd, GoalInstance, Outcome, hears, when
+from phalanx.bdi import Agent, Capability, GoalEnd, GoalInstance, Outcome, hears, perceives, when
 from phalanx.bdi.steps import Adopt
-from phalanx.domain.actions import Done, Hold, Release
+from phalanx.domain.actions import Done, Hold, Release, SiteState
 from phalanx.domain.actions import Outcome as ActionOutcome
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import Goal, Predicate, avert, want
@@ -36,6 +36,8 @@ from phalanx.domain.resources import NOTHING, Resources
 from phalanx.domain.vnf import Vnfd
 
 NOTICE = "notice"
+WAIT = 0.75
+"""Share of the time to the deadline that a call waits for elder auctions to be decided."""
 
 
 class Bidder(Capability):
@@ -67,12 +69,7 @@ class Bidder(Capability):
         assert isinstance(call, CallForProposals)
         contract = Contract(message.conversation, message.sender, call, message.cause)
         self.contracts.add(contract)
-        bids = self._bids(me, call)
-        if isinstance(bids, str):
-            self._refuse(me, contract, bids)
-            return
-        contract.bids = bids
-        self._hold(me, contract, partial(self._propose, me, contract))
+        self._evaluate(me, contract)
 
     @hears(Award)
     def heard_award(self, me: Agent, message: Message) -> None:
@@ -105,9 +102,7 @@ class Bidder(Capability):
         if contract is None or not isinstance(content, Verdict):
             return
         if message.performative is Performative.REJECT:
-            if contract.stage in (Stage.PROPOSED, Stage.BIDDING):
-                self._let_go(me, contract)
-                self.contracts.end(contract, Stage.OVER)
+            self._withdraw(me, contract)
         elif message.performative is Performative.CANCEL:
             self._abandon(me, contract, content.reason or "cancelled")
 
@@ -157,7 +152,44 @@ class Bidder(Capability):
         catalogue = self.settings.catalogue
         return [catalogue[c.name] for c in me.library.achievers(goal) if c.name in catalogue]
 
-    def _bids(self, me: Agent, call: CallForProposals) -> tuple[Bid, ...] | str:
+    def _evaluate(self, me: Agent, contract: Contract) -> None:
+        """Bid, refuse, or wait until it is known what other proposals leave.
+
+        An auction waits only for elder ones; where a younger one holds what it needs it is
+        refused at once, and asked again by its auctioneer. So no two wait for each other.
+        """
+        held = self.contracts.held()
+        outlook: Outlook = me.capability(Outlook)
+        bids = self._bids(me, contract.call, outlook.free - held)
+        if not isinstance(bids, str):
+            contract.bids = bids
+            contract.stage = Stage.BIDDING
+            self._hold(me, contract, partial(self._propose, me, contract))
+            return
+        if held == NOTHING or isinstance(self._bids(me, contract.call, outlook.free), str):
+            self._refuse(me, contract, bids)
+        elif any(other.age > contract.age for other in self.contracts.holding()):
+            self._refuse(me, contract, f"{bids} beside other proposals", passing=True)
+        else:
+            self.contracts.wait(contract)
+            if contract.stage is Stage.WAITING:
+                return
+            contract.stage = Stage.WAITING
+            patience = (contract.call.deadline - me.now) * WAIT
+            me.call_at(me.now + patience, partial(self._waited, me, contract, bids))
+
+    def _waited(self, me: Agent, contract: Contract, reason: str) -> None:
+        if contract.stage is Stage.WAITING:
+            self._refuse(me, contract, f"{reason} beside other proposals", passing=True)
+
+    @perceives(SiteState)
+    def _reconsider(self, me: Agent, _: SiteState | None = None) -> None:
+        """Evaluate what waited, now that a hold or what is free has changed."""
+        for contract in self.contracts.waiting():
+            me.cause = contract.cause
+            self._evaluate(me, contract)
+
+    def _bids(self, me: Agent, call: CallForProposals, unheld: Resources) -> tuple[Bid, ...] | str:
         candidates = self._candidates(me, call.goal.goal)
         if not candidates:
             return "no function in the repository can achieve it"
@@ -174,7 +206,7 @@ class Bidder(Capability):
             call.goal,
             tuple(self.settings.catalogue.values()),
             candidates,
-            outlook.free - self.contracts.held(),
+            unheld,
             reusable,
             self.settings.repository,
             method=self.settings.method,
@@ -207,7 +239,7 @@ class Bidder(Capability):
         hold = self.hold_id(me, contract)
         self.contracts.hold(contract, needs)
         me.perform(Hold(hold, contract.conversation, needs, path, traffic, ttl), then)
-        me.call_at(me.now + ttl, partial(self._expire, contract))
+        me.call_at(me.now + ttl, partial(self._expire, me, contract))
 
     def hold_id(self, me: Agent, contract: Contract) -> str:
         """Return the name of the hold behind a conversation's proposal."""
@@ -219,7 +251,8 @@ class Bidder(Capability):
             return
         if not isinstance(outcome, Done):
             self.contracts.let_go(contract)
-            self._refuse(me, contract, getattr(outcome, "reason", "nothing could be held"))
+            reason = getattr(outcome, "reason", "nothing could be held")
+            self._refuse(me, contract, reason, passing=True)
             return
         contract.stage = Stage.PROPOSED
         me.cause = contract.cause
@@ -242,7 +275,7 @@ class Bidder(Capability):
         )
         self._reply(me, contract, Performative.PROPOSE, Proposal(contract.bids))
 
-    def _refuse(self, me: Agent, contract: Contract, reason: str) -> None:
+    def _refuse(self, me: Agent, contract: Contract, reason: str, *, passing: bool = False) -> None:
         me.cause = contract.cause
         me.cause = me.record(
             "auction.refused",
@@ -251,7 +284,7 @@ class Bidder(Capability):
             reason=reason,
         )
         self.contracts.end(contract, Stage.REFUSED)
-        self._reply(me, contract, Performative.REFUSE, Refusal(reason))
+        self._reply(me, contract, Performative.REFUSE, Refusal(reason, passing))
 
     # -- working --------------------------------------------------------------------
 
@@ -299,7 +332,11 @@ class Bidder(Capability):
             goal = self._goal(me, contract)
             if goal is not None:
                 me.end_goal(goal, Outcome.DROPPED, reason)
-        elif contract.stage in (Stage.PROPOSED, Stage.BIDDING):
+        else:
+            self._withdraw(me, contract)
+
+    def _withdraw(self, me: Agent, contract: Contract) -> None:
+        if contract.stage in (Stage.PROPOSED, Stage.BIDDING, Stage.WAITING):
             self._let_go(me, contract)
             self.contracts.end(contract, Stage.OVER)
 
@@ -317,15 +354,17 @@ class Bidder(Capability):
                 self._abandon(me, contract, f"{contract.initiator} is silent")
         me.call_at(me.now + settings.probe_s, partial(self._look_after, me))
 
-    def _expire(self, contract: Contract) -> None:
+    def _expire(self, me: Agent, contract: Contract) -> None:
         """The hold behind a proposal has run out at the infrastructure."""
         if contract.stage in (Stage.PROPOSED, Stage.BIDDING):
             self.contracts.end(contract, Stage.OVER)
+            me.later(self._reconsider, me)
 
     def _let_go(self, me: Agent, contract: Contract) -> None:
         if contract.holds:
             me.perform(Release(self.hold_id(me, contract)), lambda _: None)
             self.contracts.let_go(contract)
+            me.later(self._reconsider, me)
 
     def _reply(
         self, me: Agent, contract: Contract, performative: Performative, content: Content

@@ -52,7 +52,7 @@ class Exhausted(Struct, frozen=True):
     refusals: dict[PopId, str]
     silent: tuple[PopId, ...]
     retry: bool
-    """Whether a new auction may end differently: somebody was silent or has failed."""
+    """Whether a new auction may end differently: somebody was silent, busy or has failed."""
 
 
 Decision = Awarded | Fulfilled | Exhausted
@@ -69,6 +69,7 @@ class Initiator:
         "_asked",
         "_failed",
         "_misses",
+        "_passing",
         "_patience",
         "_probe_s",
         "_proposals",
@@ -103,6 +104,7 @@ class Initiator:
         self._ranking: list[RankedBid] = []
         self._winner: RankedBid | None = None
         self._misses = 0
+        self._passing = False
 
     def begin(self) -> list[Outgoing]:
         """Return the calls for proposals."""
@@ -120,12 +122,15 @@ class Initiator:
         self._proposals[sender] = bids
         return self._when_complete(now)
 
-    def on_refusal(self, sender: PopId, reason: str, now: float) -> Reaction:
-        """Take a refusal in."""
+    def on_refusal(
+        self, sender: PopId, reason: str, now: float, *, passing: bool = False
+    ) -> Reaction:
+        """Take a refusal in; ``passing`` says that the bidder may bid another time."""
         closed = self._winner is not None or self.over
         if sender not in self._asked or sender in self._proposals or closed:
             return _NOTHING
         self._refusals[sender] = reason
+        self._passing = self._passing or passing
         return self._when_complete(now)
 
     def on_agree(self, sender: PopId, now: float) -> Reaction:
@@ -187,7 +192,8 @@ class Initiator:
             reason = "no bidder answered" if not self._refusals else "all bidders refused"
             if silent and self._refusals:
                 reason = "all bidders that answered refused"
-            return [], Exhausted(reason, dict(self._refusals), silent, bool(silent))
+            retry = bool(silent) or self._passing
+            return [], Exhausted(reason, dict(self._refusals), silent, retry)
         bids = [(bidder, bid) for bidder, own in self._proposals.items() for bid in own]
         self._ranking = rank(bids, self.call.goal.preferences)
         out = self._award(self._ranking[0], now)

@@ -18,6 +18,7 @@ class Stage(Enum):
     """How far a conversation has come at the bidder."""
 
     BIDDING = "bidding"
+    WAITING = "waiting"
     REFUSED = "refused"
     PROPOSED = "proposed"
     WORKING = "working"
@@ -61,14 +62,20 @@ class Contract:
         self.reply: tuple[Performative, Content] | None = None
         """The last answer: repeated if the question is."""
 
+    @property
+    def age(self) -> tuple[float, str]:
+        """Order among auctions: the elder comes first."""
+        return self.call.since, self.conversation
+
 
 class Contracts:
     """All conversations of one bidder; ended ones are forgotten in the order of their end."""
 
-    __slots__ = ("_all", "_ended", "_held")
+    __slots__ = ("_all", "_ended", "_held", "_waiting")
 
     def __init__(self) -> None:
         self._held: dict[str, Resources] = {}
+        self._waiting: dict[str, Contract] = {}
         self._all: dict[str, Contract] = {}
         self._ended: dict[str, None] = {}
 
@@ -85,6 +92,7 @@ class Contracts:
         """Note that a conversation came to its end."""
         contract.stage = stage
         self.let_go(contract)
+        self._waiting.pop(contract.conversation, None)
         self._ended[contract.conversation] = None
         while len(self._ended) > MEMORY:
             oldest = next(iter(self._ended))
@@ -104,6 +112,19 @@ class Contracts:
         """Note that nothing is held for it any more."""
         contract.holds = False
         self._held.pop(contract.conversation, None)
+
+    def holding(self) -> Iterator[Contract]:
+        """Yield the conversations for which something is held."""
+        return (self._all[conversation] for conversation in self._held)
+
+    def wait(self, contract: Contract) -> None:
+        """Let a conversation wait until others let go of what they hold."""
+        self._waiting[contract.conversation] = contract
+
+    def waiting(self) -> list[Contract]:
+        """Return those that wait, the eldest first; they wait no more unless told so again."""
+        waiting, self._waiting = self._waiting, {}
+        return sorted(waiting.values(), key=lambda contract: contract.age)
 
     def held(self) -> Resources:
         """Return what all open proposals hold together."""

@@ -107,7 +107,7 @@ class VirtualClock:
         """
         if until is not None and until < self._now:
             raise ValueError(f"cannot run until {until}: it is {self._now} already")
-        end = inf if until is None else until
+        end = inf if until is None else float(until)
         timers, soon = self._timers, self._soon
         while True:
             while timers and timers[0][0] <= self._now:
@@ -123,9 +123,9 @@ class VirtualClock:
                 self._cancelled -= 1
             if not timers or timers[0][0] > end:
                 break
-            self._now = timers[0][0]
+            self._now = float(timers[0][0])
         if until is not None and not (stop is not None and stop()):
-            self._now = until
+            self._now = end
 
     def _forget(self) -> None:
         """Count a cancelled timer; clear the heap of them when they are the larger part."""

@@ -42,6 +42,8 @@ class CallForProposals(Struct, frozen=True):
     goal: ConstrainedGoal
     deadline: float
     """Time until which replies are read, in seconds of the auctioneer's clock."""
+    since: float = 0.0
+    """When this goal was first auctioned: among auctions that want the same, the elder goes first."""
     context: tuple[Fact, ...] = ()
     """Measures in force that the winner may have to undo."""
 
@@ -56,6 +58,8 @@ class Refusal(Struct, frozen=True):
     """Content of a refuse: why the agent does not bid."""
 
     reason: str
+    passing: bool = False
+    """Whether the reason is what the agent holds for other proposals, and will pass."""
 
 
 class Award(Struct, frozen=True):

@@ -51,10 +51,11 @@ class Resources(Struct, frozen=True):
 
     def lacking(self, limit: Resources) -> str | None:
         """Name the first resource that exceeds ``limit``, with both figures; None if all fit."""
-        for name, unit in (("cores", "cores"), ("memory_gb", "GB memory"), ("disk_gb", "GB disk")):
+        for name, unit in (("cores", "core"), ("memory_gb", "GB memory"), ("disk_gb", "GB disk")):
             want, have = getattr(self, name), getattr(limit, name)
             if want > have:
-                return f"needs {want:g} {unit}, {have:g} free"
+                plural = "s" if unit == "core" and want != 1 else ""
+                return f"needs {want:g} {unit}{plural}, {round(have, 6):g} free"
         return None
 
 

@@ -15,7 +15,7 @@ from msgspec import inspect
 
 _UNITS = {
     "mb_s": "in MB/s",
-    "in ms": "in ms",
+    "ms": "in ms",
     "s": "of seconds",
     "gb": "in GB",
     "mb": "in MB",

@@ -1,0 +1,47 @@
+"""The ``phalanx`` command: one verb a module."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from phalanx import __version__
+from phalanx.cli.bench import bench
+from phalanx.cli.explain import explain
+from phalanx.cli.place import place
+from phalanx.cli.report import report
+from phalanx.cli.run import run
+from phalanx.cli.terminal import Group, out, say
+from phalanx.cli.validate import validate
+
+app = typer.Typer(
+    name="phalanx",
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Autonomous agents that keep network services alive under attack.",
+)
+for verb in (run, validate, place, explain, report, bench):
+    app.command()(verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(out, f"phalanx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Autonomous agents that keep network services alive under attack."""
+
+
+def main() -> None:
+    """Run the command line; bad input ends it with exit code 2 and one line on stderr."""
+    app()

@@ -1,0 +1,90 @@
+"""``phalanx place``: what every agent would bid for a goal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from phalanx.cli.files import open_scenario
+from phalanx.cli.terminal import amount, out, say
+from phalanx.runtime.whatif import WhatIf, what_if
+
+
+def place(
+    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).", show_default=False)],
+    goal: Annotated[str, typer.Option(help="Goal, such as linkRateLimited.", show_default=False)],
+    auctioneer: Annotated[
+        str, typer.Option(help="PoP that asks; the traffic is taken there.", show_default=False)
+    ],
+    traffic: Annotated[
+        float, typer.Option(min=0, max=1e9, help="Traffic to be processed, in MB/s.")
+    ] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what every agent would bid for a goal, and who would win. Nothing is run."""
+    answer = what_if(open_scenario(scenario), goal, auctioneer, traffic)
+    if as_json:
+        typer.echo(msgspec.json.encode(_plain(answer)).decode())
+        return
+    asked = answer.goal
+    limits = [f"{k} {v:g}" for k, v in msgspec.structs.asdict(asked.constraints).items() if v]
+    weights = msgspec.structs.asdict(asked.preferences)
+    say(out, f"{asked.goal}: {asked.traffic_mb_s:g} MB/s of traffic, taken at {asked.tap}")
+    say(
+        out,
+        f"preferences {', '.join(f'{k} {v:g}' for k, v in weights.items())}; "
+        f"constraints {', '.join(limits) or 'none'}",
+    )
+    out.print(_table(answer))
+
+
+def _table(answer: WhatIf) -> Table:
+    table = Table()
+    for title in ("agent", "VNF", "T (s)", "C (MB/s)", "D (ms)", "utility", "path"):
+        right = title[-1] in ")y"
+        table.add_column(title, justify="right" if right else "left", overflow="fold")
+    for index, ranked in enumerate(answer.ranking):
+        bid = ranked.bid
+        table.add_row(
+            ranked.bidder,
+            bid.vnf if bid.units == 1 else f"{bid.units} × {bid.vnf}",
+            amount(bid.time_s),
+            amount(bid.cost),
+            amount(bid.latency_ms),
+            f"{ranked.utility:.3f}",
+            " → ".join(bid.path),
+            style="bold green" if index == 0 else "",
+        )
+    for agent, reason in answer.refusals.items():
+        table.add_row(agent, Text("refuses", style="dim"), "", "", "", "", Text(reason))
+    return table
+
+
+def _plain(answer: WhatIf) -> dict[str, object]:
+    return {
+        "goal": str(answer.goal.goal),
+        "tap": answer.goal.tap,
+        "traffic_mb_s": answer.goal.traffic_mb_s,
+        "constraints": answer.goal.constraints,
+        "preferences": answer.goal.preferences,
+        "winner": answer.ranking[0].bidder if answer.ranking else None,
+        "ranking": [
+            {
+                "agent": ranked.bidder,
+                "vnf": ranked.bid.vnf,
+                "units": ranked.bid.units,
+                "T": ranked.bid.time_s,
+                "C": ranked.bid.cost,
+                "D": ranked.bid.latency_ms,
+                "utility": ranked.utility,
+                "path": ranked.bid.path,
+            }
+            for ranked in answer.ranking
+        ],
+        "refusals": answer.refusals,
+    }

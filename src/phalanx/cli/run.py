@@ -1,0 +1,174 @@
+"""``phalanx run``: run a scenario, watch it, keep its log, end with its figures."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from phalanx.cli.figures import print_summary
+from phalanx.cli.files import open_scenario
+from phalanx.cli.outputs import Outputs
+from phalanx.cli.terminal import INTERRUPTED, err, out, say
+from phalanx.domain.events import Event, Sink
+from phalanx.runtime.narrative import IMPORTANT, describe
+from phalanx.runtime.scenario import Scenario
+from phalanx.runtime.system import RunResult, run_scenario
+
+_STYLES = {
+    "traffic.changed": "magenta",
+    "fault.injected": "red",
+    "link.changed": "red",
+    "agent.crashed": "red",
+    "agent.gone": "red",
+    "lease.expired": "yellow",
+    "auction.failed": "yellow",
+    "auction.awarded": "cyan",
+    "measure.applied": "green",
+    "analysis.done": "blue",
+}
+
+
+def run(
+    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).", show_default=False)],
+    *,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**53, help="Seed; the scenario's if none.", show_default=False),
+    ] = None,
+    topology: Annotated[
+        Path | None,
+        typer.Option(help="Run on the network in this GraphML file.", show_default=False),
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Write all events here (JSONL).", show_default=False)
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the report here (HTML).", show_default=False)
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep all events here: sqlite:///FILE or postgresql+psycopg://…",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as one JSON object, nothing else.")
+    ] = False,
+    until: Annotated[
+        float | None,
+        typer.Option(min=0, help="End after this many seconds of the run.", show_default=False),
+    ] = None,
+    realtime: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=1e6,
+            help="Run by the wall clock, so many seconds of the run a second.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Run a scenario and say what happened, why, and how it ended."""
+    loaded = open_scenario(scenario, topology)
+    chosen = loaded.seed if seed is None else seed
+    console = err if as_json else out
+    quiet = as_json and not err.is_terminal
+    with Outputs(log, report, store, f"{loaded.name}-{chosen}") as outputs:
+        if not quiet:
+            for note in loaded.notes:
+                say(console, f"note: {note}", "dim")
+        with _watching(console, loaded, outputs.sinks, until, quiet=quiet) as watch:
+            result = watch.run(chosen, until, realtime)
+    outputs.write_report(result.events)
+    if as_json:
+        typer.echo(msgspec.json.encode(result.summary).decode())
+    else:
+        print_summary(result.summary)
+        for line in outputs.lines():
+            say(out, line)
+    if watch.stopped:
+        raise typer.Exit(INTERRUPTED)
+
+
+class _Watch:
+    """Shows a run while it goes, and ends it in order at the first Ctrl-C."""
+
+    def __init__(
+        self,
+        console: Console,
+        progress: Progress,
+        scenario: Scenario,
+        sinks: list[Sink],
+        *,
+        total: float,
+        quiet: bool,
+    ) -> None:
+        self.stopped = False
+        self._console = console
+        self._scenario = scenario
+        self._sinks = sinks if quiet else [*sinks, self._show]
+        self._progress = progress
+        self._task = progress.add_task(scenario.name, total=total)
+
+    def run(self, seed: int, until: float | None, realtime: float | None) -> RunResult:
+        return run_scenario(
+            self._scenario,
+            seed=seed,
+            sinks=self._sinks,
+            until=until,
+            on_progress=self._advance,
+            should_stop=lambda: self.stopped,
+            realtime=realtime,
+        )
+
+    def stop(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+
+    def _advance(self, now: float) -> None:
+        self._progress.update(self._task, completed=now)
+
+    def _show(self, event: Event) -> None:
+        if event.kind not in IMPORTANT:
+            return
+        line = Text.assemble(
+            (f"{event.time:8.1f} s  ", "dim"),
+            (f"{event.agent:<10} ", "bold"),
+            (describe(event), _STYLES.get(event.kind, "")),
+        )
+        self._console.print(line, soft_wrap=True)
+
+
+@contextmanager
+def _watching(
+    console: Console, scenario: Scenario, sinks: list[Sink], until: float | None, *, quiet: bool
+) -> Iterator[_Watch]:
+    total = scenario.duration_s if until is None else until
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} s"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+    with progress:
+        watch = _Watch(console, progress, scenario, sinks, total=total, quiet=quiet)
+        before = signal.signal(signal.SIGINT, watch.stop)
+        try:
+            yield watch
+        finally:
+            signal.signal(signal.SIGINT, before)

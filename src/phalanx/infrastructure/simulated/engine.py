@@ -1,0 +1,191 @@
+"""Drives the fluid by the clock, and counts what passed.
+
+Rates stay as they are between two ticks, so counters are exact at any moment. Once a tick
+changes nothing the engine sleeps until something wakes it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phalanx.clock import Clock, Timer
+from phalanx.infrastructure.simulated.fluid import Fluid
+from phalanx.infrastructure.simulated.tcp import Floats
+
+HISTORY_S = 30.0
+"""How far back the counters can be averaged."""
+_ALIGNED = 1e-9
+
+
+class Meter:
+    """Counts flows at one place of the network, and mirrors them to another if asked.
+
+    Args:
+        flows: how many rows the fluid has for sources.
+        mirror: stages of the path that the copies take; none if they stay at the PoP.
+        limit: most that is copied, MB/s.
+
+    """
+
+    def __init__(self, flows: int, mirror: NDArray[np.intp], limit: float) -> None:
+        self.mirror = mirror
+        self.limit = limit
+        self.volume = np.zeros(flows)
+        """MB seen since the meter was installed, one entry a flow."""
+        self.aim(np.zeros(0, dtype=np.intp), np.zeros((0, 0), dtype=np.intp))
+
+    def aim(self, rows: NDArray[np.intp], routes: NDArray[np.intp]) -> None:
+        """Count the flows of ``rows`` as they are behind ``routes`` (hops x rows)."""
+        self.rows = rows
+        self.routes = routes
+        self.rate = np.zeros(len(rows))
+
+
+class Engine:
+    """Ticks, counters and meters."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        fluid: Fluid,
+        tick_s: float,
+        prepare: Callable[[], None],
+        react: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._fluid = fluid
+        self._tick_s = tick_s
+        self._prepare = prepare
+        self._react = react
+        self._timer: Timer | None = None
+        self._ticks = -1
+        self._synced = clock.now()
+        self._meters: list[Meter] = []
+        self._passed = np.zeros(0)
+        self._refused = np.zeros(0)
+        self._history: deque[tuple[float, Floats, Floats]] = deque()
+        self.delivered = np.zeros(0)
+        """MB that each flow has got to its end since the start."""
+
+    def wake(self) -> None:
+        """Tick at the next chance: something changed."""
+        if self._timer is None:
+            due = ceil(self._clock.now() / self._tick_s - _ALIGNED)
+            self._ticks = max(due, self._ticks + 1)
+            self._timer = self._clock.call_at(self._ticks * self._tick_s, self._tick)
+
+    def stop(self) -> None:
+        """Tick no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def sync(self) -> None:
+        """Bring all counters up to the present."""
+        now = self._clock.now()
+        fluid = self._fluid
+        self._passed = _grown(self._passed, len(fluid.capacity))
+        self._refused = _grown(self._refused, len(fluid.capacity))
+        self.delivered = _grown(self.delivered, len(fluid.demand))
+        elapsed = now - self._synced
+        if elapsed > 0:
+            self._passed += fluid.passing * elapsed
+            self._refused += fluid.arriving * fluid.dropping * elapsed
+            self.delivered += fluid.delivering * elapsed
+            for meter in self._meters:
+                meter.volume[meter.rows] += meter.rate * elapsed
+            self._synced = now
+
+    def passed(self) -> Floats:
+        """Return the MB that each stage has sent since the start, as of now."""
+        self.sync()
+        return self._passed.copy()
+
+    def averages(self, stage: int, seconds: float) -> tuple[float, float]:
+        """Return what ``stage`` passed and refused over the last ``seconds``, in MB/s.
+
+        Averages over what is known if that is less (at most ``HISTORY_S``).
+        """
+        self.sync()
+        now = self._synced
+        since = max(now - seconds, self._history[0][0] if self._history else 0.0)
+        if since >= now:
+            return float(self._fluid.passing[stage]), self._refusing(stage)
+        passed, refused = self._at(since, stage)
+        span = now - since
+        return (
+            (float(self._passed[stage]) - passed) / span,
+            (float(self._refused[stage]) - refused) / span,
+        )
+
+    def install(self, meter: Meter) -> None:
+        """Begin to count."""
+        self.sync()
+        meter.rate = self._fluid.through(meter.rows, meter.routes)
+        self._meters.append(meter)
+        self.wake()
+
+    def remove(self, meter: Meter) -> None:
+        """Count no more."""
+        self.sync()
+        self._meters.remove(meter)
+        self.wake()
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.sync()
+        self._remember()
+        self._prepare()
+        changed = self._fluid.step(self._tick_s)
+        if self._mirrored():
+            changed = True
+        self._react()
+        if changed:
+            self.wake()
+
+    def _mirrored(self) -> bool:
+        """Read the meters and load their mirrors; return whether that changes the fluid."""
+        fluid = self._fluid
+        priority = np.zeros(len(fluid.capacity))
+        for meter in self._meters:
+            meter.rate = fluid.through(meter.rows, meter.routes)
+            priority[meter.mirror] += min(meter.limit, float(np.sum(meter.rate)))
+        changed = not np.allclose(priority, fluid.priority, rtol=1e-6, atol=1e-9)
+        fluid.priority = priority
+        return changed
+
+    def _remember(self) -> None:
+        history = self._history
+        history.append((self._synced, self._passed.copy(), self._refused.copy()))
+        while len(history) > 1 and history[1][0] <= self._synced - HISTORY_S:
+            history.popleft()
+
+    def _refusing(self, stage: int) -> float:
+        return float(self._fluid.arriving[stage] * self._fluid.dropping[stage])
+
+    def _at(self, time: float, stage: int) -> tuple[float, float]:
+        """Return the counters of ``stage`` at a past time, between two ticks in proportion."""
+        later = (self._synced, self._passed, self._refused)
+        for entry in reversed(self._history):
+            if entry[0] <= time:
+                part = (time - entry[0]) / (later[0] - entry[0]) if later[0] > entry[0] else 0.0
+                return _between(entry[1], later[1], stage, part), _between(
+                    entry[2], later[2], stage, part
+                )
+            later = entry
+        return 0.0, 0.0
+
+
+def _between(early: Floats, late: Floats, stage: int, part: float) -> float:
+    first = float(early[stage]) if stage < len(early) else 0.0
+    last = float(late[stage]) if stage < len(late) else 0.0
+    return first + (last - first) * part
+
+
+def _grown(array: Floats, size: int) -> Floats:
+    return array if len(array) == size else np.append(array, np.zeros(size - len(array)))

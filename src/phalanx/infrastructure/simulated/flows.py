@@ -1,0 +1,304 @@
+"""Which way each flow goes: least latency, and past the measures that are about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phalanx.domain.goals import Predicate
+from phalanx.domain.network import Host, LinkId, Network, PopId, link_id
+from phalanx.domain.predicates import (
+    FlowRateLimited,
+    IpRateLimited,
+    LinkRateLimited,
+    SplitTrafficLink,
+    SplitTrafficTowardsIp,
+)
+from phalanx.domain.traffic import Source
+from phalanx.infrastructure.simulated.fluid import NOWHERE, Fluid
+from phalanx.infrastructure.simulated.topology import Topology
+
+Rows = NDArray[np.intp]
+
+_RANKS: dict[type[Predicate], int] = {
+    FlowRateLimited: 0,
+    SplitTrafficTowardsIp: 1,
+    SplitTrafficLink: 2,
+    IpRateLimited: 3,
+    LinkRateLimited: 4,
+}
+"""Effects that can be enforced, in the order in which traffic meets them: what blocks a
+single flow comes before what throttles many, so that a blocked flow uses up no one's limit."""
+
+
+def part_of(address: str, parts: int) -> int:
+    """Return which of ``parts`` shares of the sources ``address`` belongs to, 0 to parts - 1."""
+    return crc32(address.encode()) % parts
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """A measure as traffic meets it: a way-point, and a policer there."""
+
+    effect: Predicate
+    pop: PopId
+    stage: int
+    order: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Stages that a flow passes, and how many of them lie before each PoP on the way."""
+
+    stages: tuple[int, ...]
+    before: dict[PopId, int]
+
+
+class Flows:
+    """The sources as rows of the fluid, the links as stages, and the measures between them."""
+
+    def __init__(
+        self, network: Network, topology: Topology, sources: Sequence[Source], fluid: Fluid
+    ) -> None:
+        self.sources = tuple(sources)
+        self.hosts = {host.address: host for host in network.hosts}
+        self._topology = topology
+        self._fluid = fluid
+        self._check(network)
+        self.stages = self._links(network)
+        self.names: dict[int, LinkId] = {stage: name for name, stage in self.stages.items()}
+        self.policers: list[int] = []
+        self._row_of = fluid.add_rows(
+            np.array([source.demand_mb_s for source in sources]),
+            np.array([source.profile.responsive for source in sources], dtype=bool),
+        )
+        self._running = [False] * len(self.sources)
+        self._routes: list[Route | None] = [None] * len(self.sources)
+        self._steered: list[list[Steering]] = [[] for _ in self.sources]
+        self._applied: dict[str, Steering] = {}
+        self._count = 0
+        self.version = 0
+        """Counts the times that routes changed."""
+        self._stale: dict[int, None] = dict.fromkeys(range(len(self.sources)))
+        self._direct: dict[tuple[PopId, str], Route | None] = {}
+
+    def start(self, row: int, *, running: bool) -> None:
+        """Let a source begin or end to send."""
+        self._running[row] = running
+        self._stale[row] = None
+
+    def is_running(self, row: int) -> bool:
+        """Whether a source wants to send now."""
+        return self._running[row]
+
+    def refusal(self, effect: Predicate) -> str | None:
+        """Return why ``effect`` cannot be enforced here; None if it can."""
+        if type(effect) not in _RANKS:
+            return f"cannot enforce {effect}"
+        if (
+            isinstance(effect, LinkRateLimited | SplitTrafficLink)
+            and effect.link not in self.stages
+        ):
+            return f"no link {effect.link}"
+        if isinstance(effect, SplitTrafficLink | SplitTrafficTowardsIp) and not (
+            0 <= effect.part < effect.parts
+        ):
+            return f"no part {effect.part} of {effect.parts}"
+        return None
+
+    def apply(self, measure: str, effect: Predicate, pop: PopId, rate_mb_s: float) -> int:
+        """Steer the traffic of ``effect`` through ``pop`` and limit it; return its stage."""
+        split = isinstance(effect, SplitTrafficLink | SplitTrafficTowardsIp)
+        rate = np.array([inf if split else rate_mb_s])
+        stage = int(self._fluid.add_stages(rate, np.zeros(1), np.zeros(1), queued=False)[0])
+        self.policers.append(stage)
+        self._count += 1
+        steering = Steering(effect, pop, stage, (_RANKS[type(effect)], self._count))
+        self._applied[measure] = steering
+        self._match(steering)
+        return stage
+
+    def lift(self, measure: str) -> None:
+        """Undo ``apply``."""
+        steering = self._applied.pop(measure)
+        for row, steered in enumerate(self._steered):
+            if steering in steered:
+                steered.remove(steering)
+                self._stale[row] = None
+
+    def relink(self) -> None:
+        """Find all routes anew: a link went down or came back."""
+        self._direct.clear()
+        self._stale = dict.fromkeys(range(len(self.sources)))
+        for steered in self._steered:
+            steered.clear()
+        for steering in self._applied.values():
+            self._match(steering)
+
+    def prepare(self) -> None:
+        """Hand the routes that changed to the fluid."""
+        if not self._stale:
+            return
+        self.version += 1
+        stale, self._stale = self._stale, {}
+        known: dict[tuple[PopId, str, tuple[int, ...]], Route | None] = {}
+        for row in stale:
+            source, steered = self.sources[row], self._steered[row]
+            key = (source.at, source.target, tuple(steering.stage for steering in steered))
+            if key not in known:
+                known[key] = self._route(source.at, self.hosts[source.target], steered)
+            route = self._routes[row] = known[key]
+            self._fluid.route(row, () if route is None else route.stages)
+            self._fluid.active[row] = self._running[row] and route is not None
+
+    def towards(self, ip: str, part: int, parts: int) -> Rows:
+        """Return the rows of the traffic towards ``ip`` from a share of the sources."""
+        return np.array(
+            [
+                row
+                for row, source in enumerate(self.sources)
+                if source.target == ip and part_of(source.address, parts) == part
+            ],
+            dtype=np.intp,
+        )
+
+    def over(self, link: LinkId, part: int, parts: int) -> Rows:
+        """Return the rows of the traffic over ``link``, as it is routed now."""
+        self.prepare()
+        stage = self.stages[link]
+        return np.array(
+            [
+                row
+                for row, route in enumerate(self._routes)
+                if route is not None
+                and stage in route.stages
+                and part_of(self.sources[row].address, parts) == part
+            ],
+            dtype=np.intp,
+        )
+
+    def until_link(self, rows: Rows, link: LinkId) -> NDArray[np.intp]:
+        """Return the stages before ``link`` (hops x rows)."""
+        stage = self.stages[link]
+        routes = [self._stages(row) for row in rows]
+        return _matrix([route[: route.index(stage)] for route in routes])
+
+    def until_pop(self, rows: Rows, pop: PopId) -> NDArray[np.intp]:
+        """Return the links before ``pop`` or, where a route avoids it, before the target.
+
+        Without the policers: what is throttled or blocked shows as it was offered.
+        """
+        self.prepare()
+        limits = set(self.policers)
+        routes = []
+        for row in rows:
+            route = self._routes[row]
+            stages = self._stages(row)
+            end = len(stages) - 1 if route is None else route.before.get(pop, len(stages) - 1)
+            routes.append(tuple(stage for stage in stages[:end] if stage not in limits))
+        return _matrix(routes)
+
+    def _stages(self, row: int) -> tuple[int, ...]:
+        route = self._routes[row]
+        return () if route is None else route.stages
+
+    def _route(self, at: PopId, host: Host, steered: list[Steering]) -> Route | None:
+        stages: list[int] = []
+        before: dict[PopId, int] = {}
+        steered = sorted(steered, key=lambda steering: steering.order)
+
+        def arrive(pop: PopId) -> None:
+            if pop not in before:
+                before[pop] = len(stages)
+                stages.extend(steering.stage for steering in steered if steering.pop == pop)
+
+        arrive(at)
+        here = at
+        for pop in (*(steering.pop for steering in steered), host.at):
+            if pop in before and pop != host.at:
+                continue
+            leg = self._topology.route(here, pop)
+            if leg is None:
+                if pop == host.at:
+                    return None
+                continue  # A way-point that is cut off is passed over: traffic goes on without it.
+            for a, b in pairwise(leg):
+                stages.append(self.stages[link_id(a, b)])
+                arrive(b)
+            here = pop
+        stages.append(self.stages[link_id(host.at, host.name)])
+        return Route(tuple(stages), before)
+
+    def _match(self, steering: Steering) -> None:
+        for row, source in enumerate(self.sources):
+            if self._concerns(steering.effect, source):
+                self._steered[row].append(steering)
+                self._stale[row] = None
+
+    def _concerns(self, effect: Predicate, source: Source) -> bool:
+        match effect:
+            case FlowRateLimited():
+                return source.address == effect.source and source.target == effect.target
+            case IpRateLimited():
+                return source.target == effect.ip
+            case SplitTrafficTowardsIp():
+                mine = part_of(source.address, effect.parts) == effect.part
+                return mine and source.target == effect.ip
+            case LinkRateLimited():
+                return self._uses(source, effect.link)
+            case SplitTrafficLink():
+                mine = part_of(source.address, effect.parts) == effect.part
+                return mine and self._uses(source, effect.link)
+        return False
+
+    def _uses(self, source: Source, link: LinkId) -> bool:
+        """Whether the source's traffic would pass ``link`` if nothing steered it."""
+        key = (source.at, source.target)
+        if key not in self._direct:
+            self._direct[key] = self._route(source.at, self.hosts[source.target], [])
+        route = self._direct[key]
+        return route is not None and self.stages[link] in route.stages
+
+    def _links(self, network: Network) -> dict[LinkId, int]:
+        ends = [(link, a, b) for link in network.links for a, b in _both(link.a, link.b)]
+        trunks = self._fluid.add_stages(
+            np.array([link.bandwidth_mb_s for link, _, _ in ends]),
+            np.array([link.loss for link, _, _ in ends]),
+            np.array([link.latency_ms / 1e3 for link, _, _ in ends]),
+        )
+        access = self._fluid.add_stages(
+            np.array([host.bandwidth_mb_s for host in network.hosts]),
+            np.zeros(len(network.hosts)),
+            np.array([host.latency_ms / 1e3 for host in network.hosts]),
+        )
+        names = [link_id(a, b) for _, a, b in ends]
+        names += [link_id(host.at, host.name) for host in network.hosts]
+        return dict(zip(names, map(int, (*trunks, *access)), strict=True))
+
+    def _check(self, network: Network) -> None:
+        if len(self.hosts) != len(network.hosts):
+            raise ValueError("two hosts have the same address")
+        for host in network.hosts:
+            if host.at not in self._topology.pops or host.name in self._topology.pops:
+                raise ValueError(f"host {host.name} does not stand at a PoP, or is named like one")
+        for source in self.sources:
+            if source.at not in self._topology.pops or source.target not in self.hosts:
+                raise ValueError(f"source {source.name} has no PoP, or its target is no host")
+
+
+def _both(a: PopId, b: PopId) -> tuple[tuple[PopId, PopId], tuple[PopId, PopId]]:
+    return (a, b), (b, a)
+
+
+def _matrix(routes: Sequence[Sequence[int]]) -> NDArray[np.intp]:
+    """Return routes as columns of equal length."""
+    matrix = np.full((max(map(len, routes), default=0), len(routes)), NOWHERE, dtype=np.intp)
+    for column, route in enumerate(routes):
+        matrix[: len(route), column] = route
+    return matrix

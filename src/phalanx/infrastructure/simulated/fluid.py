@@ -1,0 +1,202 @@
+"""Traffic as a fluid: the rates of all flows over all links, one step of time at a time.
+
+A flow follows a sequence of stages: directed links and policers. A stage passes at most its
+capacity, shared in proportion to what arrives (FIFO, drop tail). In front of a link stands a
+queue of at most ``QUEUE_S`` seconds, which delays; only when it is full is there loss. What
+waits there is credited to no flow; the link counts it when it sends it.
+
+Three kinds of flow: unresponsive ones send their demand; responsive ones follow TCP
+(see ``tcp``) up to their demand; bulk transfers pace themselves to what the others leave of
+their path. Bulk transfers do not mistake random loss for congestion: with 2.5 % a link, as in
+the dissertation's network, a textbook TCP would need half an hour for an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phalanx.infrastructure.simulated.tcp import Floats, first_mb_s, pftk_mb_s
+
+QUEUE_S = 0.2
+"""Longest queueing delay of a link, in seconds."""
+BULK_LEAST_SHARE = 0.1
+"""Share of a link that bulk transfers take even if others would use it."""
+_SMOOTHING_S = 1.0
+"""Least time constant of a TCP's adjustment."""
+_DRAIN_S = 1.0
+"""Time in which bulk transfers let a queue run empty that they found."""
+_SWEEPS = 16
+_TOLERANCE = 1e-9
+_STEADY = 1e-6
+
+NOWHERE = 0
+"""The stage that pads short routes: passes everything, belongs to nobody."""
+
+
+class Fluid:
+    """All stages and flows as arrays; knows neither clock nor names.
+
+    Stage arrays have one entry a stage, flow arrays one a row; ``routes`` is hops x rows.
+    Rates are in MB/s, volumes in MB, times in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.capacity: Floats = np.array([inf])
+        self.loss: Floats = np.zeros(1)
+        self.latency_s: Floats = np.zeros(1)
+        self.queued: NDArray[np.bool_] = np.zeros(1, dtype=bool)
+        self.priority: Floats = np.zeros(1)
+        """Traffic that is served before all flows (mirrors on their reserved bandwidth)."""
+        self.arriving: Floats = np.zeros(1)
+        self.passing: Floats = np.zeros(1)
+        """What the stage sends, priority traffic and queue included."""
+        self.share: Floats = np.ones(1)
+        """Share of a flow's arriving traffic that comes out at the end of the stage."""
+        self.dropping: Floats = np.zeros(1)
+        """Share of the arriving traffic that is dropped for want of capacity."""
+        self.queue: Floats = np.zeros(1)
+
+        self.routes: NDArray[np.intp] = np.zeros((1, 0), dtype=np.intp)
+        self.demand: Floats = np.zeros(0)
+        self.active: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self.responsive: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self.bulk: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self.sending: Floats = np.zeros(0)
+        self.delivering: Floats = np.zeros(0)
+        self._started: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+
+    def add_stages(
+        self, capacity: Floats, loss: Floats, latency_s: Floats, *, queued: bool = True
+    ) -> NDArray[np.intp]:
+        """Add links, or with ``queued`` false policers, and return their indices."""
+        more = len(capacity)
+        self.capacity = np.append(self.capacity, capacity)
+        self.loss = np.append(self.loss, loss)
+        self.latency_s = np.append(self.latency_s, latency_s)
+        self.queued = np.append(self.queued, np.full(more, queued))
+        for name in ("priority", "arriving", "passing", "dropping", "queue"):
+            setattr(self, name, np.append(getattr(self, name), np.zeros(more)))
+        self.share = np.append(self.share, 1.0 - loss)
+        return np.arange(len(self.capacity) - more, len(self.capacity))
+
+    def add_rows(
+        self, demand: Floats, responsive: NDArray[np.bool_], *, bulk: bool = False
+    ) -> NDArray[np.intp]:
+        """Add flows, without a route and not active yet, and return their rows."""
+        more = len(demand)
+        self.demand = np.append(self.demand, demand)
+        self.active = np.append(self.active, np.zeros(more, dtype=bool))
+        self.responsive = np.append(self.responsive, responsive)
+        self.bulk = np.append(self.bulk, np.full(more, bulk))
+        self.sending = np.append(self.sending, np.zeros(more))
+        self.delivering = np.append(self.delivering, np.zeros(more))
+        self._started = np.append(self._started, np.zeros(more, dtype=bool))
+        self.routes = np.pad(self.routes, ((0, 0), (0, more)))
+        return np.arange(len(self.demand) - more, len(self.demand))
+
+    def route(self, row: int, stages: Sequence[int]) -> None:
+        """Send the flow of ``row`` over ``stages`` from now on."""
+        longer = len(stages) - len(self.routes)
+        if longer > 0:
+            self.routes = np.pad(self.routes, ((0, longer), (0, 0)))
+        self.routes[: len(stages), row] = stages
+        self.routes[len(stages) :, row] = NOWHERE
+
+    def step(self, dt: float) -> bool:
+        """Work out the rates of the next ``dt`` seconds from those of the last.
+
+        Returns:
+            Whether anything changed; if not, no later step would change anything either.
+
+        """
+        before = self.sending, self.arriving, self.dropping, self.queue
+        self.sending = self._adjusted(dt)
+        room = np.maximum(self.capacity - self.priority, 0.0)
+        self._settle(room)
+        excess = np.where(self.queued, self.arriving - room, 0.0)
+        limit = np.where(self.queued, QUEUE_S * self.capacity, 0.0)
+        waiting = self.queue + excess * dt
+        self.queue = np.clip(waiting, 0.0, limit)
+        refused = np.maximum(self.arriving - room, 0.0)
+        lost = np.where(self.queued, np.maximum(waiting - limit, 0.0) / dt, refused)
+        some = self.arriving > 0
+        self.dropping = np.divide(lost, self.arriving, out=np.zeros_like(lost), where=some)
+        self.passing = self.priority + self.arriving - lost - (self.queue - before[3]) / dt
+        after = self.sending, self.arriving, self.dropping, self.queue
+        return not all(
+            np.allclose(old, new, rtol=_STEADY, atol=_STEADY * 1e-3)
+            for old, new in zip(before, after, strict=True)
+        )
+
+    def through(self, rows: NDArray[np.intp], routes: NDArray[np.intp]) -> Floats:
+        """Return what of the flows in ``rows`` is left behind ``routes`` (hops x rows), MB/s."""
+        return np.asarray(self.sending[rows] * np.prod(self.share[routes], axis=0))
+
+    def _settle(self, room: Floats) -> None:
+        """Find the arrivals and the shares that agree with each other."""
+        for _ in range(_SWEEPS):
+            arriving = np.multiply.accumulate(self.share[self.routes], axis=0)
+            self.delivering = self.sending * arriving[-1]
+            arriving[1:] = arriving[:-1]
+            arriving[0] = 1.0
+            arriving *= self.sending
+            total = self._per_stage(self.routes, arriving)
+            total[NOWHERE] = 0.0
+            fitting = np.divide(room, total, out=np.where(room > 0, 1.0, 0.0), where=total > room)
+            fitting[NOWHERE] = 1.0
+            share = (1.0 - self.loss) * np.minimum(fitting, 1.0)
+            settled = np.allclose(share, self.share, rtol=0.0, atol=_TOLERANCE)
+            self.arriving = total
+            if settled:
+                return
+            self.share = share
+
+    def _per_stage(self, routes: NDArray[np.intp], weights: Floats) -> Floats:
+        """Sum ``weights`` (hops x rows) by the stages in ``routes``."""
+        sums = np.bincount(routes.ravel(), weights.ravel(), minlength=len(self.capacity))
+        return np.asarray(sums, dtype=np.float64)
+
+    def _adjusted(self, dt: float) -> Floats:
+        """Return what each flow sends next."""
+        sending = np.where(self.active, self.demand, 0.0)
+        sending[self.bulk] = 0.0
+        rows = np.flatnonzero(self.responsive & self.active)
+        if len(rows):
+            sending[rows] = self._tcp(rows, dt)
+        self._started = self.active.copy()
+        bulk = np.flatnonzero(self.bulk & self.active)
+        if len(bulk):
+            sending[bulk] = self._paced(bulk)
+        return sending
+
+    def _tcp(self, rows: NDArray[np.intp], dt: float) -> Floats:
+        routes = self.routes[:, rows]
+        loss = 1.0 - np.prod((1.0 - self.loss[routes]) * (1.0 - self.dropping[routes]), axis=0)
+        delay = np.divide(
+            self.queue, self.capacity, out=np.zeros_like(self.queue), where=self.capacity > 0
+        )
+        rtt = np.sum(2.0 * self.latency_s[routes] + delay[routes], axis=0)
+        wanted = self.demand[rows] / np.maximum(1.0 - loss, 1e-9)
+        aim = np.minimum(wanted, pftk_mb_s(loss, rtt))
+        weight = 1.0 - np.exp(-dt / np.maximum(4.0 * rtt, _SMOOTHING_S))
+        last = self.sending[rows]
+        adjusted = last + (aim - last) * weight
+        first = np.minimum(wanted, first_mb_s(rtt))
+        return np.asarray(np.where(self._started[rows], adjusted, first))
+
+    def _paced(self, rows: NDArray[np.intp]) -> Floats:
+        """Return for each bulk transfer its part of what its narrowest link has left."""
+        routes = self.routes[:, rows]
+        arriving = np.multiply.accumulate(self.share[routes], axis=0)
+        arriving[1:] = arriving[:-1]
+        arriving[0] = 1.0
+        own = self._per_stage(routes, arriving * self.sending[rows])
+        transfers = np.maximum(self._per_stage(routes, np.ones(routes.shape)), 1.0)
+        left = self.capacity - self.priority - (self.arriving - own) - self.queue / _DRAIN_S
+        fair = np.maximum(left, BULK_LEAST_SHARE * self.capacity) / transfers
+        fair[NOWHERE] = inf
+        return np.asarray(np.min(fair[routes], axis=0))

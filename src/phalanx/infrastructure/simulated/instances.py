@@ -1,0 +1,94 @@
+"""VNF instances of the simulated network, and the holds that become instances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+
+from phalanx.clock import Timer
+from phalanx.domain.actions import Deploy, Hold
+from phalanx.domain.network import PopId
+from phalanx.domain.vnf import InstanceId, Vnfd
+from phalanx.infrastructure import Answer
+from phalanx.infrastructure.simulated.topology import Path
+from phalanx.infrastructure.simulated.transfers import Transfer
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A hold that was granted."""
+
+    hold: Hold
+    pop: PopId
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The path of an instance and what is reserved on it, from the far end to the instance."""
+
+    id: str
+    group: str
+    path: Path
+    mb_s: float
+    event: str | None = None
+    """The event that tells of it; None for a path without links, which is not told of."""
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """A VNF instance, from the start of its download to its end."""
+
+    id: InstanceId
+    pop: PopId
+    vnfd: Vnfd
+    units: int
+    chain: Chain
+    cause: str
+    """The event that last changed its state; what ends it without being asked names this."""
+    answer: Answer | None
+    """Whom to tell that it runs; None once told."""
+    asked: float
+    """When it was asked for, in seconds."""
+    downloaded_s: float = 0.0
+    transfer: Transfer | None = None
+    boot: Timer | None = None
+    measures: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> bool:
+        """Whether the download and the boot are over."""
+        return self.answer is None
+
+    @property
+    def handles_mb_s(self) -> float:
+        """Traffic that all its units can process in MB/s."""
+        each = self.vnfd.handles_mb_s
+        return inf if each is None else each * self.units
+
+
+def hold_refusal(hold: Hold) -> str | None:
+    """Return what is wrong with the figures of ``hold``; None if nothing is."""
+    wanted = hold.resources
+    amounts = (wanted.cores, wanted.memory_gb, wanted.disk_gb, hold.mb_s)
+    if not all(0 <= amount < inf for amount in amounts):
+        return "a hold needs amounts of 0 or more"
+    return ttl_refusal(hold.ttl_s)
+
+
+def deploy_refusal(deploy: Deploy, held: Held) -> str | None:
+    """Return why ``held`` cannot become what ``deploy`` asks for; None if it can."""
+    vnfd = deploy.vnfd
+    if deploy.units < 1:
+        return f"cannot deploy {deploy.units} units"
+    if not (0 <= vnfd.image_mb < inf and 0 <= vnfd.boot_s < inf):
+        return "a VNF needs an image size and a boot time of 0 or more"
+    lacking = vnfd.scaled(deploy.units).lacking(held.hold.resources)
+    if lacking is not None:
+        return f"hold {deploy.hold} is too small: {lacking.replace('free', 'held')}"
+    return ttl_refusal(deploy.ttl_s)
+
+
+def ttl_refusal(ttl_s: float) -> str | None:
+    """Return what is wrong with the length of a lease; None if nothing is."""
+    return None if 0 < ttl_s < inf else f"a lease of {ttl_s:g} s is not possible"

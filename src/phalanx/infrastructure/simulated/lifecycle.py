@@ -1,0 +1,325 @@
+"""From a hold to an instance to its end."""
+
+from __future__ import annotations
+
+from phalanx.clock import Clock
+from phalanx.domain.actions import (
+    Deploy,
+    Done,
+    Failed,
+    Hold,
+    InstanceLost,
+    Outcome,
+    Rechain,
+    Renew,
+    Renewed,
+    Scale,
+)
+from phalanx.domain.actions import Transfer as Replace
+from phalanx.domain.events import Recorder
+from phalanx.domain.network import PopId
+from phalanx.domain.resources import NOTHING
+from phalanx.domain.vnf import Vnfd
+from phalanx.infrastructure import Answer
+from phalanx.infrastructure.simulated.downloads import Downloads
+from phalanx.infrastructure.simulated.instances import (
+    Chain,
+    Held,
+    Instance,
+    deploy_refusal,
+    hold_refusal,
+    ttl_refusal,
+)
+from phalanx.infrastructure.simulated.leases import Lease, Leases
+from phalanx.infrastructure.simulated.measures import Measures
+from phalanx.infrastructure.simulated.observations import Observer
+from phalanx.infrastructure.simulated.ownership import Ownership, as_data
+from phalanx.infrastructure.simulated.percepts import Percepts
+
+
+class Lifecycle:
+    """All holds and instances, each under its lease."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        recorder: Recorder,
+        *,
+        ownership: Ownership,
+        downloads: Downloads,
+        measures: Measures,
+        observer: Observer,
+        percepts: Percepts,
+    ) -> None:
+        self._clock = clock
+        self._recorder = recorder
+        self._ownership = ownership
+        self._downloads = downloads
+        self._measures = measures
+        self._observer = observer
+        self._percepts = percepts
+        self._leases = Leases(clock, self._expire)
+        self._holds: dict[str, Held] = {}
+        self._instances: dict[str, Instance] = {}
+
+    def names(self) -> list[str]:
+        """Return the ids of all holds and instances."""
+        return sorted([*self._holds, *self._instances])
+
+    def has(self, instance: str) -> bool:
+        """Whether there is an instance of that id."""
+        return instance in self._instances
+
+    def shutdown(self) -> None:
+        """Let no lease run out and no instance boot any more."""
+        self._leases.stop()
+        for instance in self._instances.values():
+            self._downloads.abort(instance)
+
+    def running(self, instance: str, pop: PopId) -> Instance | str:
+        """Return an instance that runs at ``pop``; as text why there is none."""
+        found = self._at(instance, pop)
+        if found is None:
+            return f"no instance {instance} at {pop}"
+        return found if found.runs else f"instance {instance} does not run yet"
+
+    def hold(self, pop: PopId, action: Hold, cause: str) -> Outcome:
+        """Carry out ``Hold``."""
+        if action.hold in self._holds:
+            return Failed(f"hold {action.hold} exists already")
+        refusal = hold_refusal(action) or self._ownership.hold(pop, action)
+        if refusal is not None:
+            return Failed(refusal)
+        self._holds[action.hold] = Held(action, pop, cause)
+        self._leases.grant(("hold", action.hold), action.ttl_s)
+        return Done()
+
+    def release(self, pop: PopId, hold: str) -> Outcome:
+        """Carry out ``Release``."""
+        if self._held(hold, pop) is not None:
+            self._take(hold)
+        return Done()
+
+    def deploy(self, pop: PopId, action: Deploy, cause: str, answer: Answer) -> None:
+        """Carry out ``Deploy``."""
+        held = self._held(action.hold, pop)
+        refusal: str | None
+        if held is None:
+            refusal = f"no hold {action.hold} at {pop}"
+        elif action.instance in self._instances:
+            refusal = f"instance {action.instance} exists already"
+        else:
+            refusal = deploy_refusal(action, held)
+        if held is None or refusal is not None:
+            answer(Failed(str(refusal)))
+            return
+        hold, vnfd = held.hold, action.vnfd
+        self._take(action.hold)
+        chain = self._ownership.open(action.instance, pop, hold, cause)
+        if isinstance(chain, str):
+            answer(Failed(chain))
+            return
+        # Never refused: it is part of what the hold has just given back.
+        self._ownership.allocate(pop, action.instance, vnfd.scaled(action.units), cause)
+        instance = Instance(
+            action.instance, pop, vnfd, action.units, chain, cause, answer, self._clock.now()
+        )
+        self._instances[instance.id] = instance
+        self._leases.grant(("instance", instance.id), action.ttl_s)
+        refusal = self._downloads.begin(instance, self._ready, self._failed)
+        if refusal is not None:
+            self._failed(instance, refusal, cause)
+
+    def install(
+        self, pop: PopId, instance_id: str, vnfd: Vnfd, units: int, ttl_s: float, cause: str
+    ) -> str | None:
+        """Put a running instance in place; return why that is not possible."""
+        refusal = self._ownership.fits(pop, instance_id, vnfd.scaled(units))
+        if refusal is not None:
+            return refusal
+        hold = Hold(instance_id, instance_id, NOTHING, (pop,), 0.0, ttl_s)
+        chain = self._ownership.open(instance_id, pop, hold, cause)
+        if isinstance(chain, str):
+            return chain
+        self._ownership.allocate(pop, instance_id, vnfd.scaled(units), cause)
+        instance = Instance(
+            instance_id, pop, vnfd, units, chain, cause, lambda _: None, self._clock.now()
+        )
+        self._instances[instance_id] = instance
+        self._leases.grant(("instance", instance_id), ttl_s)
+        self._ready(instance)
+        return None
+
+    def rechain(self, pop: PopId, action: Rechain, cause: str) -> Outcome:
+        """Carry out ``Rechain``."""
+        instance, held = self.running(action.instance, pop), self._held(action.hold, pop)
+        if isinstance(instance, str):
+            return Failed(instance)
+        if held is None:
+            return Failed(f"no hold {action.hold} at {pop}")
+        self._take(action.hold)
+        chain = self._ownership.open(instance.id, pop, held.hold, cause)
+        if isinstance(chain, str):
+            return Failed(chain)
+        self._ownership.close(instance.chain, cause)
+        instance.chain = chain
+        return Done(chain.event)
+
+    def scale(self, pop: PopId, action: Scale, cause: str) -> Outcome:
+        """Carry out ``Scale``."""
+        instance = self.running(action.instance, pop)
+        if isinstance(instance, str):
+            return Failed(instance)
+        if action.units < 1 or not 0 <= action.mb_s < float("inf"):
+            return Failed(f"cannot scale to {action.units} units and {action.mb_s:g} MB/s")
+        before = instance.units
+        amount = instance.vnfd.scaled(action.units)
+        refusal = self._ownership.fits(pop, instance.id, amount)
+        if refusal is not None:
+            return Failed(refusal)
+        chain = self._ownership.resize(instance.chain, action.mb_s, instance.id, cause)
+        if isinstance(chain, str):
+            return Failed(chain)
+        instance.chain, instance.units = chain, action.units
+        self._ownership.allocate(pop, instance.id, amount, cause)
+        event = self._recorder.record(
+            "instance.scaled",
+            cause,
+            instance=instance.id,
+            pop=pop,
+            from_units=before,
+            to_units=action.units,
+        )
+        return Done(event)
+
+    def replace(self, pop: PopId, action: Replace, cause: str) -> Outcome:
+        """Carry out ``Transfer``: another instance takes over the work."""
+        instance, to = self.running(action.instance, pop), self.running(action.to, pop)
+        if isinstance(instance, str):
+            return Failed(instance)
+        if isinstance(to, str):
+            return Failed(to)
+        if instance is to:
+            return Failed(f"instance {action.to} cannot replace itself")
+        self._measures.move(instance, to)
+        self._ownership.close(to.chain, cause)
+        to.chain = self._ownership.hand_over(instance.chain, to.id, cause)
+        instance.chain = Chain("", "", (pop,), 0.0)
+        event = self._recorder.record(
+            "instance.replaced",
+            cause,
+            instance=instance.id,
+            by=to.id,
+            pop=pop,
+            version=to.vnfd.version,
+        )
+        return Done(event)
+
+    def stop(self, pop: PopId, instance: str, cause: str) -> Outcome:
+        """Carry out ``Stop``."""
+        found = self._at(instance, pop)
+        return Done() if found is None else Done(self._end(found, "stopped", cause))
+
+    def renew(self, pop: PopId, action: Renew) -> Outcome:
+        """Carry out ``Renew``."""
+        refusal = ttl_refusal(action.ttl_s)
+        if refusal is not None:
+            return Failed(refusal)
+        gone = []
+        for name in action.instances:
+            leases: list[Lease] = []
+            if self._at(name, pop) is not None:
+                leases.append(("instance", name))
+            if self._held(name, pop) is not None:
+                leases.append(("hold", name))
+            for lease in leases:
+                self._leases.grant(lease, action.ttl_s)
+            if not leases:
+                gone.append(name)
+        return Renewed(tuple(gone))
+
+    def kill(self, instance: str, cause: str) -> None:
+        """End an instance as a crash does.
+
+        Raises:
+            KeyError: if there is none of that id.
+
+        """
+        self._lose(self._instances[instance], "crashed", cause)
+
+    def _at(self, instance: str, pop: PopId) -> Instance | None:
+        found = self._instances.get(instance)
+        return found if found is not None and found.pop == pop else None
+
+    def _held(self, hold: str, pop: PopId) -> Held | None:
+        found = self._holds.get(hold)
+        return found if found is not None and found.pop == pop else None
+
+    def _take(self, hold: str) -> None:
+        """Give a hold back and forget it."""
+        held = self._holds.pop(hold)
+        self._leases.drop(("hold", hold))
+        self._ownership.release(held.pop, held.hold)
+
+    def _ready(self, instance: Instance) -> None:
+        """Note that an instance has booted."""
+        amount = as_data(instance.vnfd.scaled(instance.units))
+        instance.cause = self._recorder.record(
+            "instance.started",
+            instance.cause,
+            instance=instance.id,
+            vnf=instance.vnfd.name,
+            version=instance.vnfd.version,
+            pop=instance.pop,
+            units=instance.units,
+            **amount,
+            downloaded_s=round(instance.downloaded_s, 6),
+        )
+        answer, instance.answer = instance.answer, None
+        if answer is not None:
+            answer(Done(instance.cause))
+
+    def _failed(self, instance: Instance, reason: str, cause: str) -> None:
+        self._end(instance, reason, cause)
+
+    def _expire(self, lease: Lease) -> None:
+        what, name = lease
+        if what == "hold":
+            held = self._holds[name]
+            self._recorder.record("lease.expired", held.cause, what=what, name=name, pop=held.pop)
+            self._take(name)
+        else:
+            instance = self._instances[name]
+            event = self._recorder.record(
+                "lease.expired", instance.cause, what=what, name=name, pop=instance.pop
+            )
+            self._lose(instance, "lease ran out", event)
+
+    def _lose(self, instance: Instance, reason: str, cause: str) -> None:
+        """End an instance unasked; its agent is told, by a failed deployment or a percept."""
+        ran = instance.runs
+        event = self._end(instance, reason, cause)
+        if ran:
+            self._percepts.tell(instance.pop, InstanceLost(instance.id, reason, event))
+
+    def _end(self, instance: Instance, reason: str, cause: str) -> str:
+        """Undo all that belongs to an instance and return the event that tells of its end."""
+        del self._instances[instance.id]
+        self._leases.drop(("instance", instance.id))
+        self._downloads.abort(instance)
+        event = self._recorder.record(
+            "instance.stopped",
+            cause,
+            instance=instance.id,
+            vnf=instance.vnfd.name,
+            pop=instance.pop,
+            reason=reason,
+        )
+        self._measures.lift_all(instance, reason, cause)
+        self._ownership.close(instance.chain, cause)
+        self._ownership.free_up(instance.pop, instance.id, cause)
+        self._observer.lost(instance, f"instance {instance.id} ended: {reason}")
+        answer, instance.answer = instance.answer, None
+        if answer is not None:
+            answer(Failed(reason))
+        return event

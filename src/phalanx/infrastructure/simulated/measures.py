@@ -1,0 +1,113 @@
+"""Limits, blocks and splits that instances enforce."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from phalanx.clock import Clock
+from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample, Outcome
+from phalanx.domain.events import Recorder
+from phalanx.domain.goals import Predicate
+from phalanx.domain.network import PopId
+from phalanx.domain.predicates import SplitTrafficLink, SplitTrafficTowardsIp
+from phalanx.infrastructure.simulated.engine import Engine
+from phalanx.infrastructure.simulated.flows import Flows
+from phalanx.infrastructure.simulated.instances import Instance
+
+_LATELY_S = 2.0
+"""Seconds over which ``ReadMeasure`` averages."""
+
+
+@dataclass(slots=True, eq=False)
+class _Measure:
+    instance: Instance
+    effect: Predicate
+    stage: int
+    since: float
+
+
+class Measures:
+    """The measures in force; each belongs to an instance and ends with it."""
+
+    def __init__(self, clock: Clock, flows: Flows, engine: Engine, recorder: Recorder) -> None:
+        self._clock = clock
+        self._flows = flows
+        self._engine = engine
+        self._recorder = recorder
+        self._measures: dict[str, _Measure] = {}
+
+    def names(self) -> list[str]:
+        """Return the ids of all measures in force."""
+        return sorted(self._measures)
+
+    def enforce(self, action: Enforce, instance: Instance, cause: str) -> Outcome:
+        """Put a measure into force."""
+        if action.measure in self._measures:
+            return Failed(f"measure {action.measure} exists already")
+        refusal = self._flows.refusal(action.effect)
+        if refusal is None and not 0 <= action.rate_mb_s < inf:
+            refusal = f"cannot limit traffic to {action.rate_mb_s:g} MB/s"
+        if refusal is not None:
+            return Failed(refusal)
+        effect = action.effect
+        stage = self._flows.apply(action.measure, effect, instance.pop, action.rate_mb_s)
+        self._measures[action.measure] = _Measure(instance, effect, stage, self._clock.now())
+        instance.measures[action.measure] = None
+        self._engine.wake()
+        parts = {}
+        if isinstance(effect, SplitTrafficLink | SplitTrafficTowardsIp):
+            parts["parts"] = effect.parts
+        event = self._recorder.record(
+            "measure.applied",
+            cause,
+            measure=action.measure,
+            instance=instance.id,
+            pop=instance.pop,
+            effect=str(effect),
+            rate_mb_s=action.rate_mb_s,
+            **parts,
+        )
+        return Done(event)
+
+    def lift(self, measure: str, pop: PopId, cause: str) -> Outcome:
+        """Lift a measure of ``pop`` because its agent asks to."""
+        found = self._measures.get(measure)
+        if found is None or found.instance.pop != pop:
+            return Done()
+        return Done(self._end(measure, "lifted", cause))
+
+    def lift_all(self, instance: Instance, reason: str, cause: str) -> None:
+        """Lift what ``instance`` enforces."""
+        for measure in list(instance.measures):
+            self._end(measure, f"its instance ended: {reason}", cause)
+
+    def move(self, instance: Instance, to: Instance) -> None:
+        """Hand the measures of one instance to another of the same PoP; traffic is not told."""
+        for measure in instance.measures:
+            self._measures[measure].instance = to
+        to.measures.update(instance.measures)
+        instance.measures.clear()
+
+    def read(self, measure: str, pop: PopId) -> Outcome:
+        """Return what a measure of ``pop`` passed and held back over the last 2 s, or its life."""
+        found = self._measures.get(measure)
+        if found is None or found.instance.pop != pop:
+            return Failed(f"no measure {measure} at {pop}")
+        age = self._clock.now() - found.since
+        passed, held_back = self._engine.averages(found.stage, min(age, _LATELY_S))
+        return MeasureSample(passed, held_back)
+
+    def _end(self, measure: str, reason: str, cause: str) -> str:
+        ended = self._measures.pop(measure)
+        del ended.instance.measures[measure]
+        self._flows.lift(measure)
+        self._engine.wake()
+        return self._recorder.record(
+            "measure.lifted",
+            cause,
+            measure=measure,
+            pop=ended.instance.pop,
+            effect=str(ended.effect),
+            reason=reason,
+        )

@@ -1,0 +1,318 @@
+"""The simulated network: flows as a fluid, VNFs as accounts, everything told in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+from phalanx.clock import Clock
+from phalanx.domain.actions import (
+    Action,
+    Deploy,
+    Enforce,
+    Failed,
+    Hold,
+    Lift,
+    LinkSample,
+    Observe,
+    Outcome,
+    ReadLink,
+    ReadMeasure,
+    Rechain,
+    Release,
+    Renew,
+    Scale,
+    SiteState,
+    Stop,
+    Transfer,
+)
+from phalanx.domain.events import Recorder
+from phalanx.domain.network import LinkId, Network, PopId, link_id
+from phalanx.domain.resources import Resources
+from phalanx.domain.traffic import Source
+from phalanx.domain.vnf import InstanceId, Vnfd
+from phalanx.infrastructure import Answer
+from phalanx.infrastructure.simulated.accounts import ComputeBook, LinkBook
+from phalanx.infrastructure.simulated.downloads import Downloads
+from phalanx.infrastructure.simulated.engine import HISTORY_S, Engine
+from phalanx.infrastructure.simulated.flows import Flows
+from phalanx.infrastructure.simulated.fluid import Fluid
+from phalanx.infrastructure.simulated.lifecycle import Lifecycle
+from phalanx.infrastructure.simulated.measures import Measures
+from phalanx.infrastructure.simulated.observations import Observer
+from phalanx.infrastructure.simulated.ownership import Ownership
+from phalanx.infrastructure.simulated.percepts import Perceive, Percepts
+from phalanx.infrastructure.simulated.sampler import Sampler
+from phalanx.infrastructure.simulated.schedule import Schedule
+from phalanx.infrastructure.simulated.topology import Topology
+from phalanx.infrastructure.simulated.transfers import Transfers
+
+
+class SimulatedNetwork:
+    """Implements ``Infrastructure`` for a network that exists only as figures.
+
+    Args:
+        network: what stands still.
+        sources: the traffic, with its times.
+        clock: when things happen.
+        recorder: where events go; its agent should be ``network``.
+        seed: of the noise in flow records.
+        cause: the event that is the root cause of the run.
+        tick_s: step of the traffic model, in seconds.
+        sample_s: period of ``network.sample``, in seconds.
+        watched: links that every sample shows, busy or not.
+
+    Raises:
+        ValueError: if network and sources do not fit together.
+
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        sources: Sequence[Source],
+        clock: Clock,
+        recorder: Recorder,
+        *,
+        seed: int,
+        cause: str,
+        tick_s: float = 0.1,
+        sample_s: float = 1.0,
+        watched: Sequence[LinkId] = (),
+    ) -> None:
+        self._cause = cause
+        self._recorder = recorder
+        if not (0 < tick_s < inf and 0 < sample_s < inf):
+            raise ValueError(f"a tick of {tick_s} s, samples of {sample_s} s are not possible")
+        self._topology = Topology(network)
+        if network.repository not in self._topology.pops:
+            raise ValueError(f"the repository's PoP {network.repository} is not in the network")
+        self._fluid = Fluid()
+        self._flows = Flows(network, self._topology, sources, self._fluid)
+        unknown = [link for link in watched if link not in self._flows.stages]
+        if unknown:
+            raise ValueError(f"no link {unknown[0]} to watch")
+        self._engine = Engine(clock, self._fluid, tick_s, self._prepare, self._react)
+        self._transfers = Transfers(clock, self._fluid, self._engine, self._flows)
+        self._compute = ComputeBook({pop.name: pop.total for pop in network.pops})
+        self._links = LinkBook(self._topology)
+        self._percepts = Percepts(clock, self._topology, self._compute, self._links)
+        self._downloads = Downloads(
+            clock,
+            recorder,
+            topology=self._topology,
+            links=self._links,
+            transfers=self._transfers,
+            repository=network.repository,
+        )
+        self._measures = Measures(clock, self._flows, self._engine, recorder)
+        self._observer = Observer(clock, self._topology, self._engine, self._flows, seed)
+        self._lifecycle = Lifecycle(
+            clock,
+            recorder,
+            ownership=Ownership(
+                self._topology, self._compute, self._links, self._percepts, recorder
+            ),
+            downloads=self._downloads,
+            measures=self._measures,
+            observer=self._observer,
+            percepts=self._percepts,
+        )
+        self._schedule = Schedule(clock, self._flows, self._engine, recorder, cause)
+        self._sampler = Sampler(
+            clock,
+            fluid=self._fluid,
+            engine=self._engine,
+            flows=self._flows,
+            transfers=self._transfers,
+            recorder=recorder,
+            cause=cause,
+            period_s=sample_s,
+            watched=watched,
+        )
+
+    def attach(self, pop: PopId, perceive: Perceive) -> None:
+        """Tell the agent of ``pop`` of changes from now on; soon of its ``SiteState``."""
+        self._percepts.attach(pop, perceive)
+
+    def detach(self, pop: PopId) -> None:
+        """Stop telling; leases go on until they run out."""
+        self._percepts.detach(pop)
+
+    def perform(self, pop: PopId, action: Action, cause: str, answer: Answer) -> None:
+        """Carry out ``action`` at ``pop``, as ``phalanx.domain.actions`` says.
+
+        ``Deploy`` and ``Observe`` are answered later, unless they are refused; everything
+        else before this returns.
+        """
+        if pop not in self._topology.pops:
+            answer(Failed(f"no PoP {pop}"))
+            return
+        match action:
+            case Deploy():
+                self._lifecycle.deploy(pop, action, cause, answer)
+            case Observe():
+                self._observe(pop, action, answer)
+            case _:
+                answer(self._outcome(pop, action, cause))
+
+    def fail_link(self, a: PopId, b: PopId) -> None:
+        """Cut the link between ``a`` and ``b``; what is reserved on it stays reserved.
+
+        Raises:
+            ValueError: if there is no such link.
+
+        """
+        self._switch(a, b, up=False)
+
+    def restore_link(self, a: PopId, b: PopId) -> None:
+        """Mend the link between ``a`` and ``b``.
+
+        Raises:
+            ValueError: if there is no such link.
+
+        """
+        self._switch(a, b, up=True)
+
+    def repository_away(self, away: bool) -> None:
+        """Take the VNF repository off the network, or bring it back."""
+        fault = "repository-away" if away else "repository-back"
+        event = self._recorder.record("fault.injected", self._cause, fault=fault)
+        if away:
+            self._downloads.go_away(event)
+        else:
+            self._downloads.away = False
+
+    def kill_instance(self, instance: str) -> None:
+        """Let an instance crash.
+
+        Raises:
+            ValueError: if there is none of that id.
+
+        """
+        if not self._lifecycle.has(instance):
+            raise ValueError(f"no instance {instance}")
+        event = self._recorder.record(
+            "fault.injected", self._cause, fault="instance-killed", instance=instance
+        )
+        self._lifecycle.kill(instance, event)
+
+    def install(
+        self, pop: PopId, instance: InstanceId, vnfd: Vnfd, units: int, ttl_s: float, cause: str
+    ) -> None:
+        """Put an instance in place that runs from the start, without a download.
+
+        Raises:
+            ValueError: if the PoP has no room for it.
+
+        """
+        refusal = self._lifecycle.install(pop, instance, vnfd, units, ttl_s, cause)
+        if refusal is not None:
+            raise ValueError(f"{vnfd.name} cannot be installed at {pop}: {refusal}")
+
+    def site(self, pop: PopId) -> SiteState:
+        """Return what the agent of ``pop`` would perceive of it now."""
+        return self._percepts.state(pop)
+
+    def free(self) -> dict[PopId, Resources]:
+        """Return what is not allocated at each PoP."""
+        return {pop: self._compute.free(pop) for pop in self._topology.pops}
+
+    def leases(self) -> list[str]:
+        """Return the ids of all holds, instances and measures, each kind sorted."""
+        return [*self._lifecycle.names(), *self._measures.names()]
+
+    def check(self) -> None:
+        """Check the books.
+
+        Raises:
+            InvariantError: if a PoP or a link is over-committed.
+
+        """
+        self._compute.check()
+        self._links.check()
+
+    def shutdown(self) -> None:
+        """Stop all timers; what is under way is never answered."""
+        self._schedule.stop()
+        self._sampler.stop()
+        self._observer.stop()
+        self._transfers.stop()
+        self._lifecycle.shutdown()
+        self._engine.stop()
+
+    def _outcome(self, pop: PopId, action: Action, cause: str) -> Outcome:
+        lifecycle = self._lifecycle
+        match action:
+            case Hold():
+                return lifecycle.hold(pop, action, cause)
+            case Release():
+                return lifecycle.release(pop, action.hold)
+            case Rechain():
+                return lifecycle.rechain(pop, action, cause)
+            case Scale():
+                return lifecycle.scale(pop, action, cause)
+            case Transfer():
+                return lifecycle.replace(pop, action, cause)
+            case Stop():
+                return lifecycle.stop(pop, action.instance, cause)
+            case Renew():
+                return lifecycle.renew(pop, action)
+            case _:
+                return self._of_traffic(pop, action, cause)
+
+    def _of_traffic(self, pop: PopId, action: Action, cause: str) -> Outcome:
+        match action:
+            case Enforce():
+                instance = self._lifecycle.running(action.instance, pop)
+                if isinstance(instance, str):
+                    return Failed(instance)
+                return self._measures.enforce(action, instance, cause)
+            case Lift():
+                return self._measures.lift(action.measure, pop, cause)
+            case ReadMeasure():
+                return self._measures.read(action.measure, pop)
+            case ReadLink():
+                return self._read(action)
+            case _:
+                return Failed(f"cannot carry out {type(action).__name__}")
+
+    def _observe(self, pop: PopId, action: Observe, answer: Answer) -> None:
+        instance = self._lifecycle.running(action.instance, pop)
+        if isinstance(instance, str):
+            answer(Failed(instance))
+        else:
+            self._observer.begin(action, instance, answer)
+
+    def _read(self, action: ReadLink) -> Outcome:
+        stage = self._flows.stages.get(action.link)
+        if stage is None:
+            return Failed(f"no link {action.link}")
+        if not 0 < action.seconds <= HISTORY_S:
+            return Failed(f"counters go back {HISTORY_S:g} s, not {action.seconds:g} s")
+        rate, _ = self._engine.averages(stage, action.seconds)
+        return LinkSample(action.link, rate, float(self._fluid.capacity[stage]))
+
+    def _switch(self, a: PopId, b: PopId, *, up: bool) -> None:
+        link = self._topology.link(a, b)
+        if link is None:
+            raise ValueError(f"no link joins {a} and {b}")
+        fault = "link-up" if up else "link-down"
+        event = self._recorder.record("fault.injected", self._cause, fault=fault, link=[a, b])
+        if self._topology.is_up(link) == up:
+            return
+        self._topology.switch(link, up=up)
+        for ends in ((link.a, link.b), (link.b, link.a)):
+            self._recorder.record("link.changed", event, link=link_id(*ends), up=up)
+        self._flows.relink()
+        self._engine.wake()
+        if not up:
+            self._downloads.cut(link.a, link.b, event)
+        self._percepts.changed((link.a, link.b))
+
+    def _prepare(self) -> None:
+        self._flows.prepare()
+        self._observer.prepare()
+
+    def _react(self) -> None:
+        self._transfers.react()

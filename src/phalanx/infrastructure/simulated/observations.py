@@ -1,0 +1,154 @@
+"""Mirroring traffic to an instance that records its flows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf, prod
+
+import numpy as np
+
+from phalanx.clock import Clock, Timer
+from phalanx.domain.actions import Failed, FlowRecords, Observe
+from phalanx.domain.network import link_id
+from phalanx.infrastructure import Answer
+from phalanx.infrastructure.simulated.engine import Engine, Meter
+from phalanx.infrastructure.simulated.flows import Flows
+from phalanx.infrastructure.simulated.instances import Instance
+from phalanx.infrastructure.simulated.records import record
+from phalanx.infrastructure.simulated.tcp import Floats
+from phalanx.infrastructure.simulated.topology import Topology
+
+
+@dataclass(slots=True, eq=False)
+class _Observation:
+    action: Observe
+    instance: Instance
+    answer: Answer
+    meter: Meter
+    intact: float
+    """Share of the copies that the links of the mirror do not lose."""
+    began: float
+    delivered: Floats
+    """What each flow had delivered when the observation began, MB."""
+    timer: Timer | None = None
+
+
+class Observer:
+    """Carries out ``Observe``.
+
+    Of a link it sees what reaches that link, throttled by the measures before it. Towards an
+    address it sees what was offered: links lose traffic on the way, policers do not, so that
+    flows are seen that a limit holds back.
+    """
+
+    def __init__(
+        self, clock: Clock, topology: Topology, engine: Engine, flows: Flows, seed: int
+    ) -> None:
+        self._clock = clock
+        self._topology = topology
+        self._engine = engine
+        self._flows = flows
+        self._seed = seed
+        self._count = 0
+        self._version = 0
+        self._active: list[_Observation] = []
+
+    def begin(self, action: Observe, instance: Instance, answer: Answer) -> None:
+        """Observe for a while and answer then, or refuse at once."""
+        refusal = self._refusal(action)
+        if refusal is not None:
+            answer(Failed(refusal))
+            return
+        path = instance.chain.path
+        hops = list(pairwise(path))
+        mirror = [self._flows.stages[link_id(b, a)] for a, b in hops]
+        losses = [self._topology.neighbours[a][b].loss for a, b in hops]
+        limit = instance.chain.mb_s if hops and instance.chain.mb_s > 0 else instance.handles_mb_s
+        meter = Meter(len(self._flows.sources), np.array(mirror, dtype=np.intp), limit)
+        observation = _Observation(
+            action,
+            instance,
+            answer,
+            meter,
+            prod(1.0 - loss for loss in losses),
+            self._clock.now(),
+            self._delivered(),
+        )
+        self._aim(observation)
+        self._engine.install(meter)
+        self._active.append(observation)
+        observation.timer = self._clock.call_at(
+            self._clock.now() + action.seconds, lambda: self._finish(observation)
+        )
+
+    def prepare(self) -> None:
+        """Follow the traffic if routes changed; to be called before each tick's step."""
+        if self._version != self._flows.version:
+            self._version = self._flows.version
+            for observation in self._active:
+                self._aim(observation)
+
+    def lost(self, instance: Instance, reason: str) -> None:
+        """Fail what ``instance`` was observing."""
+        for observation in [o for o in self._active if o.instance is instance]:
+            self._end(observation)
+            observation.answer(Failed(reason))
+
+    def stop(self) -> None:
+        """End all observations without an answer: the network is shut down."""
+        for observation in list(self._active):
+            self._end(observation)
+
+    def _refusal(self, action: Observe) -> str | None:
+        if (action.link is None) == (action.ip is None):
+            return "an observation needs either a link or an address"
+        if action.link is not None and action.link not in self._flows.stages:
+            return f"no link {action.link}"
+        if not 0 < action.seconds < inf:
+            return f"cannot observe for {action.seconds:g} s"
+        if not 0 < action.sampling <= 1:
+            return f"cannot sample a share of {action.sampling:g}"
+        if not 0 <= action.part < action.parts:
+            return f"no part {action.part} of {action.parts}"
+        return None
+
+    def _aim(self, observation: _Observation) -> None:
+        action, flows = observation.action, self._flows
+        if action.link is not None:
+            rows = flows.over(action.link, action.part, action.parts)
+            routes = flows.until_link(rows, action.link)
+        else:
+            rows = flows.towards(action.ip or "", action.part, action.parts)
+            routes = flows.until_pop(rows, observation.instance.chain.path[-1])
+        observation.meter.aim(rows, routes)
+
+    def _finish(self, observation: _Observation) -> None:
+        self._end(observation)
+        seen, action = observation.meter.volume, observation.action
+        seconds = self._clock.now() - observation.began
+        traffic = float(np.sum(seen)) / seconds
+        limit = observation.meter.limit
+        coverage = observation.intact * (limit / traffic if traffic > limit else 1.0)
+        delivered = self._delivered() - observation.delivered
+        rng = np.random.default_rng((self._seed, self._count))
+        self._count += 1
+        flows = record(
+            rng,
+            [
+                (self._flows.sources[row], seen[row], min(1.0, float(delivered[row] / seen[row])))
+                for row in map(int, np.flatnonzero(seen > 0))
+            ],
+            coverage * action.sampling,
+        )
+        observation.answer(FlowRecords(flows, seconds, coverage))
+
+    def _delivered(self) -> Floats:
+        self._engine.sync()
+        return self._engine.delivered[: len(self._flows.sources)].copy()
+
+    def _end(self, observation: _Observation) -> None:
+        self._active.remove(observation)
+        self._engine.remove(observation.meter)
+        if observation.timer is not None:
+            observation.timer.cancel()

@@ -1,0 +1,252 @@
+"""What became of the attack: traffic as it arrived, a verdict by stated rules, key times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from phalanx.domain.events import Event
+from phalanx.runtime.report.log import Log, finite, names, number, predicate_of, rows, table, text
+from phalanx.runtime.report.svg import clock, counted, figure
+
+QUIET_SHARE = 0.05
+"""Attack traffic at the host counts as held off below this share of its peak."""
+SERVED_SHARE = 0.9
+"""Users count as served from this share of what they ask for."""
+WINDOW_S = 30.0
+"""Seconds over which goodput is averaged before the attack, and at the end if never mitigated."""
+_STEADY = 5
+"""Samples over which the served share is averaged, so that one odd sample decides nothing."""
+
+
+class Sample(Struct, frozen=True):
+    """Traffic arriving at a host at one time, in MB/s."""
+
+    time: float
+    legitimate: float
+    malicious: float
+    wanted: float
+
+
+class HostTraffic(Struct, frozen=True):
+    """All samples of one host."""
+
+    host: str
+    at: str
+    """PoP that it hangs on; empty where the log does not say."""
+    access_mb_s: float
+    """Bandwidth of its access link; 0 where unknown."""
+    samples: tuple[Sample, ...]
+
+    @property
+    def attacked(self) -> float:
+        """Peak of malicious traffic in MB/s."""
+        return max((s.malicious for s in self.samples), default=0.0)
+
+
+class Outcome(Struct, frozen=True):
+    """The verdict on one host, with the figures behind it (MB/s and s)."""
+
+    verdict: str
+    """``mitigated``, ``contained``, ``not mitigated``, ``no attack`` or ``no samples``."""
+    sentence: str
+    host: str = ""
+    before: float | None = None
+    worst: float | None = None
+    after: float | None = None
+    served: float | None = None
+    """Share of the users' demand that was served after mitigation."""
+    peak: float | None = None
+    now: float | None = None
+    began_s: float | None = None
+    mitigated_s: float | None = None
+
+
+class Milestone(Struct, frozen=True):
+    """A key time of the run; ``time`` is None if it never came."""
+
+    label: str
+    time: float | None
+    event: str = ""
+    note: str = ""
+
+
+def hosts_of(log: Log) -> list[HostTraffic]:
+    """Return the traffic of every sampled host, the most attacked and busiest first."""
+    series: dict[str, list[Sample]] = {}
+    for event in log.of("network.sample"):
+        for host, figures in table(event.data, "hosts").items():
+            if isinstance(figures, dict):
+                sample = Sample(
+                    finite(event.time),
+                    number(figures, "legitimate_mb_s"),
+                    number(figures, "malicious_mb_s"),
+                    number(figures, "wanted_mb_s"),
+                )
+                series.setdefault(host, []).append(sample)
+    known = {text(row, "name"): row for row in rows(log.setting, "hosts")}
+    hosts = [
+        HostTraffic(
+            host,
+            text(known.get(host, {}), "at"),
+            number(known.get(host, {}), "bandwidth_mb_s"),
+            tuple(samples),
+        )
+        for host, samples in series.items()
+    ]
+    return sorted(hosts, key=lambda h: (-h.attacked, -_mean([s.wanted for s in h.samples])))
+
+
+def attack_span(log: Log, host: HostTraffic | None) -> tuple[float, float] | None:
+    """Return when the attack began and ended (the end of the log if it did not); None: none."""
+    active: dict[str, bool] = {}
+    began: float | None = None
+    ended: float | None = None
+    for event in log.of("traffic.changed"):
+        if event.data.get("malicious") is not True:
+            continue
+        active[text(event.data, "group")] = event.data.get("active") is True
+        if any(active.values()):
+            began, ended = event.time if began is None else began, None
+        elif began is not None:
+            ended = event.time
+    if began is None and host is not None:
+        hit = [s.time for s in host.samples if s.malicious > 0]
+        began, ended = (hit[0], hit[-1]) if hit else (None, None)
+    return None if began is None else (began, log.end_s if ended is None else ended)
+
+
+def judge(log: Log, hosts: Sequence[HostTraffic]) -> Outcome:
+    """Judge the most attacked host from what arrived there, by the rules stated above."""
+    host = hosts[0] if hosts else None
+    span = attack_span(log, host)
+    if host is None or not host.samples:
+        return Outcome("no samples", "The log holds no traffic samples to judge by.")
+    now = host.samples[-1].malicious
+    if span is None or not host.attacked:
+        goodput = _mean([s.legitimate for s in host.samples])
+        wanted = _mean([s.wanted for s in host.samples])
+        served = goodput / wanted if wanted else 1.0
+        return Outcome(
+            "no attack",
+            f"No attack reached {host.host}: its users got {figure(goodput)} MB/s, "
+            f"{served:.0%} of what they asked for.",
+            host=host.host,
+            after=goodput,
+            served=served,
+            peak=0.0,
+            now=now,
+        )
+    began, ended = span
+    before = [s.legitimate for s in host.samples if began - WINDOW_S <= s.time < began]
+    during = [s for s in host.samples if began <= s.time < ended]
+    if not during:
+        return Outcome("no samples", "No traffic was sampled while the attack lasted.", host.host)
+    start = _mitigated(during, host.attacked)
+    late = during[start:] if start is not None else during[-int(WINDOW_S) :]
+    after, wanted = _mean([s.legitimate for s in late]), _mean([s.wanted for s in late])
+    served = after / wanted if wanted else 1.0
+    left = _mean([s.malicious for s in late])
+    figures = f"{figure(after)} MB/s, {served:.0%} of what they ask for"
+    peak = f"{figure(host.attacked)} MB/s"
+    if start is not None:
+        verdict = "mitigated"
+        sentence = (
+            f"The attack on {host.host} was mitigated {clock(during[start].time - began)} after "
+            f"it began: its users get {figures}, and the attack traffic that reaches it fell "
+            f"from {peak} at its peak to {figure(left)} MB/s."
+        )
+    elif left <= host.attacked / 2:
+        verdict = "contained"
+        sentence = (
+            f"The attack on {host.host} was contained, not mitigated: {figure(left)} of {peak} "
+            f"still arrive, and its users get {figures}."
+        )
+    else:
+        verdict = "not mitigated"
+        sentence = (
+            f"The attack on {host.host} was not mitigated: {figure(left)} MB/s of it arrive "
+            f"(peak {peak}), and its users get {figures}."
+        )
+    return Outcome(
+        verdict,
+        sentence,
+        host=host.host,
+        before=_mean(before) if before else None,
+        worst=min(s.legitimate for s in during),
+        after=after,
+        served=served,
+        peak=host.attacked,
+        now=now,
+        began_s=began,
+        mitigated_s=during[start].time if start is not None else None,
+    )
+
+
+def _mitigated(during: Sequence[Sample], peak: float) -> int | None:
+    """Return the first sample from which the attack stayed held off and the users served."""
+    bad = -1
+    hit = next((i for i, s in enumerate(during) if s.malicious > QUIET_SHARE * peak), len(during))
+    for index, sample in enumerate(during):
+        lately = during[max(0, index - _STEADY + 1) : index + 1]
+        wanted = sum(s.wanted for s in lately)
+        unserved = sum(s.legitimate for s in lately) < SERVED_SHARE * wanted
+        if sample.malicious > QUIET_SHARE * peak or unserved:
+            bad = index
+    start = max(bad, hit) + 1
+    return start if start + _STEADY <= len(during) else None
+
+
+def milestones(log: Log, outcome: Outcome) -> list[Milestone]:
+    """Return the key times: attack, alarm, first limit, target known, blocked, all lifted."""
+    began = outcome.began_s or 0.0
+    applied = [e for e in log.of("measure.applied") if e.time >= began]
+    blocks = [e for e in applied if predicate_of(text(e.data, "effect")) == "flowRateLimited"]
+    known = _first(_beliefs(log, "anomalous"), began) or next(
+        (e for e in log.of("analysis.done") if e.time >= began and names(e.data, "found")), None
+    )
+    attack = next((e for e in log.of("traffic.changed") if e.data.get("malicious") is True), None)
+    last_block = blocks[-1] if blocks else None
+    lifted, held = _all_lifted(log)
+    steps = [
+        ("attack starts", attack, ""),
+        ("alarm", _first(_beliefs(log, "overUsage"), began), ""),
+        ("first limit", applied[0] if applied else None, ""),
+        ("target known", known, ""),
+        ("attackers blocked", last_block, counted(len(blocks), "flow") if blocks else ""),
+        ("all lifted", lifted, f"{held} still in force" if held else ""),
+    ]
+    return [
+        Milestone(label, event.time if event else None, event.id if event else "", note)
+        for label, event, note in steps
+    ]
+
+
+def _beliefs(log: Log, predicate: str) -> list[Event]:
+    return [
+        event
+        for event in log.of("belief.changed")
+        if event.data.get("value") is True and predicate_of(text(event.data, "belief")) == predicate
+    ]
+
+
+def _first(events: Sequence[Event], since: float) -> Event | None:
+    return next((event for event in events if event.time >= since), None)
+
+
+def _all_lifted(log: Log) -> tuple[Event | None, int]:
+    """Return the event that lifted the last measure in force, and how many remain."""
+    held: set[str] = set()
+    last: Event | None = None
+    for event in log.of("measure.applied", "measure.lifted"):
+        if event.kind == "measure.applied":
+            held.add(text(event.data, "measure"))
+        else:
+            held.discard(text(event.data, "measure"))
+            last = event
+    return (None if held else last), len(held)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

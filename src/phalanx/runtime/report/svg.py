@@ -1,0 +1,113 @@
+"""The little that drawing needs: SVG elements that escape, scales, ticks, figures as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from markupsafe import Markup
+from msgspec import Struct
+
+Point = tuple[float, float]
+
+
+def element(name: str, *children: str, **attributes: object) -> Markup:
+    """Return an SVG or HTML element; ``stroke_width`` becomes ``stroke-width``, None is left out.
+
+    Children and attribute values are escaped unless they are ``Markup``.
+    """
+    written = Markup().join(
+        Markup(' {}="{}"').format(
+            key.rstrip("_").replace("_", "-"),
+            coordinate(value) if isinstance(value, float) else value,
+        )
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return Markup("<{0}{1}>{2}</{0}>").format(name, written, Markup().join(children))
+
+
+def group(children: Iterable[str], **attributes: object) -> Markup:
+    """Return a ``<g>`` around ``children``."""
+    return element("g", *children, **attributes)
+
+
+def coordinate(value: float) -> str:
+    """Return a coordinate with at most one decimal."""
+    return f"{round(value, 1) + 0.0:.10g}"
+
+
+def line_path(points: Sequence[Point]) -> str:
+    """Return path data through ``points``."""
+    return "M" + "L".join(f"{coordinate(x)} {coordinate(y)}" for x, y in points) if points else ""
+
+
+def step_path(points: Sequence[Point]) -> str:
+    """Return path data that keeps each value until the next point."""
+    if not points:
+        return ""
+    path = f"M{coordinate(points[0][0])} {coordinate(points[0][1])}"
+    return path + "".join(f"H{coordinate(x)}V{coordinate(y)}" for x, y in points[1:])
+
+
+class Scale(Struct, frozen=True):
+    """Maps a domain of values to a range of pixels, linearly."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def __call__(self, value: float) -> float:
+        """Return the pixel of ``value``."""
+        span = self.high - self.low
+        return (
+            self.start + (value - self.low) / span * (self.stop - self.start)
+            if span
+            else (self.start)
+        )
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """Return at most about ``count`` round values (steps 1, 2, 5) between ``low`` and ``high``."""
+    if not high > low or count < 1:
+        return [low]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next((m * power for m in (1, 2, 5) if m * power >= raw - 1e-12), 10 * power)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def time_ticks(end_s: float, count: int) -> list[float]:
+    """Return round times from 0 to ``end_s``: seconds, then whole minutes, then hours."""
+    steps = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
+    if end_s < 5:
+        return ticks(0.0, end_s, count)
+    step = next((s for s in steps if end_s / s <= count), None)
+    if step is None:
+        return ticks(0.0, end_s, count)
+    return [float(t) for t in range(0, int(end_s + 1e-6) + 1, step)]
+
+
+def clock(seconds: float, *, exact: bool = False) -> str:
+    """Return a time of the run as text: ``42 s``, ``42.3 s``, from 10 min on ``12:05``."""
+    if seconds < 600:
+        return f"{seconds:.1f}\u00a0s" if exact else f"{seconds:g}\u00a0s"
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
+def figure(value: float, digits: int = 2) -> str:
+    """Return ``value`` for reading: at most ``digits`` decimals, thousands set apart."""
+    shown = f"{value:,.{digits}f}"
+    if "." in shown:
+        shown = shown.rstrip("0").rstrip(".")
+    return "0" if shown == "-0" else shown.replace(",", "\u2009").replace("-", "\u2212")
+
+
+def counted(count: int, word: str, plural: str = "") -> str:
+    """Return ``1 auction``, ``2 auctions``."""
+    return f"{count} {word if count == 1 else plural or word + 's'}"

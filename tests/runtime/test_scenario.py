@@ -1,0 +1,145 @@
+"""Scenarios as data: what they say of the network, the traffic and the goals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from phalanx.domain.goals import Constraints, Preferences
+from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import Vnfd
+from phalanx.runtime.loading import load_scenario, parse_scenario
+from phalanx.runtime.scenario import FunctionSpec, Scenario
+
+FOLDER = Path(__file__).parents[2] / "scenarios"
+SCENARIOS = sorted(FOLDER.glob("*.yaml"))
+DDOS = load_scenario(FOLDER / "ddos-resilience.yaml")
+
+SMALL = """
+name: small
+duration_s: 10
+network:
+  repository: a
+  default_link_loss: 0.01
+  pops:
+    - {name: a, cores: 2, memory_gb: 4, disk_gb: 10, x: 1, y: 2}
+    - {name: b, cores: 1, memory_gb: 1, disk_gb: 1}
+  links:
+    - {between: [a, b], bandwidth_mb_s: 10, latency_ms: 1}
+hosts:
+  - {name: h, at: b, address: 10.0.0.1, bandwidth_mb_s: 5}
+traffic:
+  - {name: t, profile: http, count: 300, at: [a, b], target: h, port: [80, 81, 82],
+     demand_mb_s: 0.1, start_s: 2, end_s: 9, spread_s: 3}
+functions: {rate-limiter: {}}
+"""
+
+
+def test_the_scenarios_that_are_named_are_there() -> None:
+    assert {file.stem for file in SCENARIOS} >= {
+        "ddos-resilience",
+        "selection",
+        "flash-crowd",
+        "quickstart-ring",
+    }
+
+
+@pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
+def test_every_scenario_loads_and_is_named_after_its_file(file: Path) -> None:
+    scenario = load_scenario(file)
+    assert scenario.name == file.stem
+    sources = scenario.to_sources()
+    assert len({source.address for source in sources}) == len(sources)
+    assert len({source.name for source in sources}) == len(sources)
+
+
+def test_the_ddos_scenario_holds_the_figures_of_the_dissertation() -> None:
+    network = DDOS.to_network()
+    totals = {pop.name: pop.total for pop in network.pops}
+    assert totals["pop1"] == Resources(6, 6, 700)
+    assert totals["pop6"] == Resources(2, 4, 500)
+    assert network.repository == "pop5"
+    assert {link.loss for link in network.links} == {0.025}
+    attackers = [source for source in DDOS.to_sources() if source.profile.malicious]
+    assert Counter(source.port for source in attackers) == {8000: 4, 8080: 4}
+    assert Counter(source.at for source in attackers) == dict.fromkeys(
+        ("pop1", "pop2", "pop3", "pop4"), 2
+    )
+    assert sum(source.demand_mb_s for source in attackers) == 6
+    users = [s for s in DDOS.to_sources() if s.target == "10.0.6.10" and not s.profile.malicious]
+    assert len([user for user in users if user.start_s < 10]) == 50
+    assert DDOS.terms("FlowRecord") == (Constraints(loss=0.08), Preferences(0.0, 0.2, 0.8))
+    assert DDOS.terms("LinkRateLimited") == (
+        Constraints(latency_ms=100, loss=0.08),
+        Preferences(0.8, 0.1, 0.1),
+    )
+
+
+def test_the_flash_crowd_has_no_attacker() -> None:
+    sources = load_scenario(FOLDER / "flash-crowd.yaml").to_sources()
+    assert not any(source.profile.malicious for source in sources)
+    access = 6
+    assert sum(source.demand_mb_s for source in sources) > access
+
+
+def test_network_takes_the_default_loss_where_a_link_has_none() -> None:
+    text = SMALL.replace("latency_ms: 1}", "latency_ms: 1, loss: 0}")
+    assert parse_scenario(SMALL, "f").to_network().links[0].loss == 0.01
+    assert parse_scenario(text, "f").to_network().links[0].loss == 0
+
+
+def test_sources_are_dealt_over_pops_and_ports() -> None:
+    sources = parse_scenario(SMALL, "f").to_sources()
+    assert [source.at for source in sources[:4]] == ["a", "b", "a", "b"]
+    assert Counter(source.port for source in sources) == {80: 100, 81: 100, 82: 100}
+    assert sources[0].address == "10.1.0.1"
+    assert sources[255].address == "10.1.1.0"
+    assert len({source.address for source in sources}) == 300
+    assert all(2 <= source.start_s <= 5 and source.end_s == 9 for source in sources)
+
+
+def test_the_seed_alone_draws_the_starts() -> None:
+    scenario = parse_scenario(SMALL, "f")
+    assert scenario.to_sources(7) == scenario.to_sources(7)
+    assert scenario.to_sources(7) != scenario.to_sources(8)
+    assert scenario.to_sources() == scenario.to_sources(scenario.seed)
+    assert scenario.to_sources(0) != scenario.to_sources()
+
+
+def test_another_group_does_not_shift_the_starts() -> None:
+    more = SMALL.replace(
+        "functions:",
+        "  - {name: u, profile: video, count: 5, at: [a], target: h, port: 1, demand_mb_s: 1}\n"
+        "functions:",
+    )
+    alone = parse_scenario(SMALL, "f").to_sources()
+    assert parse_scenario(more, "f").to_sources()[: len(alone)] == alone
+
+
+def test_terms_fall_back_to_the_default_entry_and_then_to_equal_weights() -> None:
+    goals = """
+goals:
+  default: {preferences: {time: 1, cost: 0, decentralisation: 0}, constraints: {hops: 3}}
+  FlowRecord: {constraints: {accuracy: 0.9}}
+"""
+    scenario = parse_scenario(SMALL + goals, "f")
+    assert scenario.terms("LinkRateLimited") == (Constraints(hops=3), Preferences(1, 0, 0))
+    assert scenario.terms("FlowRecord") == (Constraints(accuracy=0.9), Preferences())
+    assert parse_scenario(SMALL, "f").terms("FlowRecord") == (Constraints(), Preferences())
+
+
+def test_a_function_changes_only_what_it_says() -> None:
+    own = Vnfd("x", Resources(1, 2, 3), image_mb=7, handles_mb_s=4, boot_s=1, shared=True)
+    assert FunctionSpec().applied_to(own) == own
+    changed = FunctionSpec(cores=5, handles_mb_s=9, version="2", shared=False).applied_to(own)
+    assert changed == Vnfd(
+        "x", Resources(5, 2, 3), 7, handles_mb_s=9, version="2", boot_s=1, shared=False
+    )
+    assert FunctionSpec(memory_gb=0).applied_to(own).requires == Resources(1, 0, 3)
+
+
+def test_a_scenario_survives_a_round_trip() -> None:
+    assert msgspec.json.decode(msgspec.json.encode(DDOS), type=Scenario) == DDOS

@@ -1,0 +1,279 @@
+"""Every scenario file that is not usable is refused with one line that says why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from phalanx.domain.errors import ScenarioError
+from phalanx.runtime.loading import MAX_BYTES, load_scenario, parse_scenario
+
+FOLDER = Path(__file__).parents[2] / "scenarios"
+GOOD = (FOLDER / "ddos-resilience.yaml").read_text(encoding="utf-8")
+TREE: dict[str, Any] = yaml.safe_load(GOOD)
+FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ScenarioError) as caught:
+        parse_scenario(text, "f.yaml")
+    line = str(caught.value)
+    assert line.startswith("f.yaml: ")
+    assert line.isprintable()
+    assert len(line) < 500
+    return line
+
+
+def changed(old: str, new: str) -> str:
+    assert old in GOOD
+    return refusal(GOOD.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "why"),
+    [
+        ("cores: 6,", "", "network.pops[0].cores", "missing; expected a number of cores"),
+        ("cores: 6,", "cores: -6,", "network.pops[0].cores", "-6 is not allowed"),
+        ("cores: 6,", "cores: 8 MB,", "network.pops[0].cores", "without a unit"),
+        ("cores: 6,", "cores: 1e10,", "network.pops[0].cores", "from 0 to 1e9"),
+        ("cores: 6,", "cores: true,", "network.pops[0].cores", "true is not allowed"),
+        ("cores: 6,", "cores: ,", "network.pops[0].cores", "nothing is not allowed"),
+        ("cores: 6,", "core: 6,", "network.pops[0].core", "did you mean 'cores'?"),
+        ("mb_s: 10,", "mb_s: 500MB,", "network.links[0].bandwidth_mb_s", "in MB/s above 0"),
+        ("duration_s: 700", "duration_s: .nan", "duration_s", "a finite number"),
+        ("duration_s: 700", "duration_s: -.inf", "duration_s", "a finite number"),
+        ("duration_s: 700", "duration_s: 1e999", "duration_s", "a finite number"),
+        ("duration_s: 700", "duration_s: 0", "duration_s", "above 0 to 604800"),
+        ("duration_s: 700", "duration_s: &x 700", "duration_s", "anchors and aliases"),
+        ("duration_s: 700", "duration_s: !!float 7", "duration_s", "tags"),
+        ("seed: 1", "seed: 1.5", "seed", "a whole number"),
+        ("seed: 1", "seed: 1\nseed: 2", "seed", "given twice; the first is on line 12"),
+        ("name: pop2,", "name: pop1,", "network.pops[1].name", "already that of network.pops[0]"),
+        ("name: pop2,", "name: run,", "network.pops[1].name", "reserved"),
+        ("name: pop2,", "name: 'a>b',", "network.pops[1].name", "a name of letters"),
+        ("repository: pop5", "repository: pop9", "network.repository", "there is no PoP 'pop9'"),
+        ("[pop1, pop5]", "[pop1, pop9]", "network.links[0].between", "there is no PoP 'pop9'"),
+        ("[pop1, pop5]", "[pop1]", "network.links[0].between", "a list of 2"),
+        ("[pop1, pop5]", "[pop1, pop1]", "network.links[0].between", "with itself"),
+        ("[pop1, pop5]", "[pop2, pop1]", "network.links[1].between", "already that of"),
+        ("at: pop6, address: 10.0.6.20", "at: x, address: 10.0.6.20", "hosts[1].at", "no PoP 'x'"),
+        ("10.0.6.20", "10.0.6.10", "hosts[1].address", "already that of hosts[0]"),
+        ("10.0.6.20", "10.0.6.256", "hosts[1].address", "an IPv4 address"),
+        ("10.0.6.20", "10.5.6.20", "hosts[1].address", "belongs to the sources of traffic[4]"),
+        ("name: office,", "name: pop3,", "hosts[1].name", "a PoP already"),
+        ("target: server", "target: servr", "traffic[0].target", "did you mean 'server'?"),
+        ("[8000, 8080]", "[8000, 0]", "traffic[4].port[1]", "from 1 to 65535"),
+        ("[8000, 8080]", "http", "traffic[4].port", "a whole number from 1 to 65535 or a list"),
+        ("profile: video", "profile: tv", "traffic[0].profile", "one of http, syn-flood"),
+        ("end_s: 420", "end_s: 20", "traffic[4].end_s", "is not after the last start"),
+        ("count: 42", "count: 0", "traffic[1].count", "from 1 to 10000"),
+        ("link: pop6>server", "link: pop5>server", "monitors[0].link", "no link 'pop5>server'"),
+        ("r, at: pop6, thr", "r, at: pop1, thr", "monitors[0].at", "pop6 is expected"),
+        ("link-monitor: {", "link-watcher: {", "functions", "link-monitor is missing"),
+        ("cost: 0.2", "cost: 0.3", "goals.FlowRecord.preferences", "sum to 1.1"),
+        ("cost: 0.2", "cost: 2", "goals.FlowRecord.preferences.cost", "from 0 to 1"),
+        ("IpRateLimited:", "IpRatLimited:", "goals.IpRatLimited", "'IpRateLimited'?"),
+        ("IpRateLimited:", "ipRateLimited:", "goals", "a goal such as LinkRateLimited"),
+        ("parts: 2", "parts2: 2", "parameters", "small letters"),
+        ("parts: 2", "parts: two", "parameters.parts", "a number"),
+        ("lease_s: 15", "lease_s: 1", "timing.lease_s", "not above auction_deadline_s"),
+        ("lease_s: 15", "silence_s: 1", "timing.silence_s", "not above heartbeat_s"),
+    ],
+)
+def test_the_field_and_the_reason_are_named(old: str, new: str, field: str, why: str) -> None:
+    line = changed(old, new)
+    assert line.startswith(f"f.yaml: {field} (line ")
+    assert why in line
+
+
+@pytest.mark.parametrize(
+    ("fault", "field", "why"),
+    [
+        ("{at_s: 1, kind: crash, agent: pop7}", "faults[0].agent", "there is no agent 'pop7'"),
+        ("{at_s: 1, kind: crash}", "faults[0].agent", "missing; crash needs it"),
+        ("{at_s: 1, kind: crash, agent: pop1, share: 1}", "faults[0].share", "no meaning"),
+        ("{at_s: 1, kind: link-down, link: [pop1, pop3]}", "faults[0].link", "no link between"),
+        ("{at_s: 1, kind: lose, share: 1.5}", "faults[0].share", "from 0 to 1"),
+        ("{at_s: 1, kind: lose}", "faults[0].share", "missing"),
+        ("{at_s: 1, kind: restart, agent: pop1, for_s: 3}", "faults[0].for_s", "no meaning"),
+        ("{at_s: -1, kind: repository-away}", "faults[0].at_s", "-1 is not allowed"),
+        ("{at_s: 1, kind: explode}", "faults[0].kind", "one of crash"),
+    ],
+)
+def test_faults_are_checked(fault: str, field: str, why: str) -> None:
+    line = refusal(f"{GOOD}\nfaults: [{fault}]\n")
+    assert f" {field} " in line
+    assert why in line
+
+
+def test_an_update_must_name_a_function_of_the_repository() -> None:
+    line = refusal(GOOD + "\nupdates: [{at_s: 1, function: classifer, version: '2'}]\n")
+    assert "updates[0].function" in line
+    assert "did you mean 'classifier'?" in line
+
+
+def test_good_faults_and_updates_are_taken() -> None:
+    scenario = parse_scenario(
+        GOOD
+        + """
+faults:
+  - {at_s: 1, kind: crash, agent: pop1, for_s: 5}
+  - {at_s: 1, kind: link-down, link: [pop5, pop1]}
+  - {at_s: 1, kind: delay, share: 0.5, agent: pop2, delay_s: 3}
+  - {at_s: 1, kind: repository-away}
+updates: [{at_s: 9, function: classifier, version: 2.0-rc1}]
+""",
+        "f.yaml",
+    )
+    assert len(scenario.faults) == 4
+    assert scenario.updates[0].version == "2.0-rc1"
+
+
+def test_pops_that_no_path_leads_to_are_refused() -> None:
+    text = GOOD.replace("[pop5, pop6]", "[pop5, pop4]").replace("[pop4, pop6]", "[pop2, pop4]")
+    assert "no path leads from pop1 to pop6" in refusal(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "the file is empty"),
+        ("# nothing\n", "the file is empty"),
+        ("a: [1\nb: 2", "line 2: no YAML"),
+        ("a: b: c", "line 1: no YAML"),
+        ("- 1", "a list of 1 is not allowed; expected a mapping with name"),
+        ("hello", "'hello' is not allowed"),
+        ("a: 1\n---\nb: 2", "a second document"),
+        ("a: &x [1]\nb: [*x, *x]", "anchors and aliases"),
+        ("a: &x [*x]", "anchors and aliases"),
+        ("<<: {a: 1}", "unknown field"),
+        ("? [a]\n: 1", "a key must be a plain word"),
+        ("a: !!python/object/apply:os.system [ls]", "tags (!) are not allowed"),
+        ("[" * 100_000, "nested deeper than 32"),
+        ("a: \t- b: \x01", "no YAML"),
+        ("1: 2", "1 (line 1): unknown field"),
+    ],
+)
+def test_what_is_no_plain_yaml_mapping_is_refused(text: str, why: str) -> None:
+    assert why in refusal(text)
+
+
+def test_yaml_words_mean_what_they_say() -> None:
+    text = GOOD.replace("name: office", "name: yes").replace("target: office", "target: yes")
+    scenario = parse_scenario(text.replace("seed: 1", "seed: 010"), "f.yaml")
+    assert scenario.hosts[1].name == "yes"
+    assert scenario.seed == 10
+
+
+def file_refusal(path: Path) -> str:
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(path)
+    line = str(caught.value)
+    assert line.startswith(f"{path}: ")
+    return line
+
+
+def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    assert "No such file" in file_refusal(tmp_path / "missing.yaml")
+    assert "directory" in file_refusal(tmp_path)
+    for name, content, why in (
+        ("empty", b"", "empty"),
+        ("blank", b" \n\t\n", "empty"),
+        ("binary", b"\x7fELF\x02\x01\xff\xfe", "no UTF-8"),
+        ("zero", b"name: a\0b", "byte 7 is zero"),
+        ("large", b"#" * (MAX_BYTES + 1), "larger than 1024 KiB"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert why in file_refusal(path)
+
+
+def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "bom.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert load_scenario(path).name == "ddos-resilience"
+
+
+def only_scenario_errors(text: str) -> None:
+    line = ""
+    try:
+        parse_scenario(text, "f.yaml")
+    except ScenarioError as error:
+        line = str(error)
+    assert not line or line.isprintable()
+
+
+@FEW
+@given(st.binary(max_size=300))
+def test_random_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ScenarioError):
+        load_scenario(path)
+
+
+@FEW
+@given(st.text(max_size=200))
+def test_random_text(text: str) -> None:
+    only_scenario_errors(text)
+
+
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["pop1", "8 MB", "a>b", "default", "server"])
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=8) | st.sampled_from(list(TREE)), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@FEW
+@given(st.dictionaries(st.sampled_from(list(TREE)), VALUES))
+def test_random_structures(data: dict[str, Any]) -> None:
+    only_scenario_errors(json.dumps({**TREE, **data}))
+
+
+def spots(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    children = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    return [path, *(spot for key, item in children for spot in spots(item, (*path, key)))]
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+@FEW
+@given(st.sampled_from(spots(TREE)), VALUES)
+def test_one_value_replaced_anywhere(path: tuple[Any, ...], new: Any) -> None:
+    only_scenario_errors(json.dumps(replaced(TREE, path, new)))
+
+
+@FEW
+@given(st.integers(0, len(GOOD)), st.integers(0, 30), st.text(max_size=5))
+def test_good_text_damaged_anywhere(at: int, gone: int, put: str) -> None:
+    only_scenario_errors(GOOD[:at] + put + GOOD[at + gone :])

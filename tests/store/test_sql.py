@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from sqlalchemy import create_engine, make_url
+from store_events import ROOT, chain, logs
+
+from phalanx.domain.errors import StoreError
+from phalanx.domain.events import Event
+from phalanx.store import EventStore
+from phalanx.store import sql as sql_module
+from phalanx.store.sql import SqlEventStore, StoreSink
+
+POSTGRESQL = os.environ.get("PHALANX_POSTGRESQL")
+"""URL of a database in which the tests may make and drop schemas."""
+
+needs_postgresql = pytest.mark.skipif(
+    POSTGRESQL is None, reason="PHALANX_POSTGRESQL names no database to test with"
+)
+_number = count()
+
+
+@pytest.fixture(
+    params=["file", "memory", pytest.param("postgresql", marks=needs_postgresql)], scope="module"
+)
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the URL of an empty database."""
+    match request.param:
+        case "file":
+            yield f"sqlite:///{tmp_path_factory.mktemp('sql') / 'events.db'}"
+        case "memory":
+            yield "sqlite://"
+        case _:
+            yield from postgresql_schema()
+
+
+def postgresql_schema() -> Iterator[str]:
+    """Make an empty schema, give its URL, and drop it afterwards."""
+    assert POSTGRESQL is not None
+    base = make_url(POSTGRESQL).set(drivername="postgresql+psycopg")
+    engine = create_engine(base)
+    name = f"phalanx_test_{os.getpid()}_{next(_number)}"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+    url = base.update_query_dict({"options": f"-csearch_path={name}"})
+    try:
+        yield url.render_as_string(hide_password=False)
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
+        engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def shared(url: str) -> Iterator[SqlEventStore]:
+    """Give a store for examples that use runs of their own."""
+    with SqlEventStore(url) as store:
+        yield store
+
+
+@pytest.fixture
+def store(shared: SqlEventStore) -> SqlEventStore:
+    """Give a store without runs."""
+    for run in shared.runs():
+        shared.forget(run)
+    return shared
+
+
+def test_events_come_back_in_order(store: EventStore) -> None:
+    events = chain(5)
+    store.append("r", events[:2])
+    store.append("r", iter(events[2:]))
+    assert list(store.events("r")) == events
+    assert list(store.events("unknown")) == []
+    assert store.runs() == ("r",)
+
+
+def test_runs_are_apart_and_sorted(store: EventStore) -> None:
+    store.append("z", chain(2))
+    store.append("a", chain(4))
+    store.append("z", chain(3)[3:])
+    assert store.runs() == ("a", "z")
+    assert list(store.events("z")) == chain(3)
+    assert list(store.events("a")) == chain(4)
+
+
+def test_events_are_narrowed(store: EventStore) -> None:
+    events = [*chain(6), *(e for e in chain(4, agent="pop2") if e.agent == "pop2")]
+    store.append("r", events)
+
+    def ids(**narrowed: object) -> list[str]:
+        return [event.id for event in store.events("r", **narrowed)]  # type: ignore[arg-type]
+
+    assert ids(agent="pop2") == ["pop2-1", "pop2-2", "pop2-3", "pop2-4"]
+    assert ids(kinds=("run.started", "goal.adopted"), agent="pop1") == [
+        "pop1-2",
+        "pop1-4",
+        "pop1-6",
+    ]
+    assert ids(since=2.0, until=2.5) == ["pop1-4", "pop1-5", "pop2-4"]
+    assert ids(since=99.0) == []
+
+
+def test_a_long_run_is_read_in_pages(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_module, "_PAGE", 3)
+    events = chain(6)
+    store.append("r", events[:6])
+    assert list(store.events("r")) == events[:6], "whole pages"
+    reader = store.events("r")
+    assert next(reader) == events[0]
+    store.append("r", events[6:])
+    assert [event.id for event in reader] == [event.id for event in events[1:]]
+
+
+def test_causes_lead_from_the_root_to_the_event(store: EventStore) -> None:
+    events = chain(300)
+    branch = Event("pop2-1", 9.0, "pop2", "goal.adopted", "pop1-1", {})
+    store.append("other", chain(2))
+    store.append("r", [*events, branch])
+    assert store.causes("r", "pop1-300") == events
+    assert store.causes("r", "pop2-1") == [*events[:2], branch]
+    assert store.causes("r", "run-1") == [ROOT]
+    assert store.causes("r", "unknown") == []
+    assert store.causes("unknown", "run-1") == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        (Event("pop1-1", 0.0, "a", "k", None, {}), "an id is there already"),
+        (Event("x", 0.0, "a", "k", "y", {}), "or a cause is not"),
+        (Event("x", 0.0, "a", "k", "x", {}), "or a cause is not"),
+        (Event("x", float("nan"), "a", "k", None, {}), "event 'x': its time is nan"),
+        (Event("x", 0.0, "a", "k", None, {"o": object()}), "event 'x': cannot be written as JSON"),
+        (Event("\ud800", 0.0, "a", "k", None, {}), "surrogates not allowed"),
+    ],
+)
+def test_a_batch_is_kept_whole_or_not_at_all(store: EventStore, wrong: Event, what: str) -> None:
+    store.append("r", chain(1))
+    with pytest.raises(StoreError, match=what) as caught:
+        store.append("r", [*chain(2)[2:], wrong])
+    assert "\n" not in str(caught.value)
+    assert list(store.events("r")) == chain(1)
+    store.append("r", chain(3)[2:])
+    assert list(store.events("r")) == chain(3)
+
+
+def test_a_batch_that_fails_makes_no_run(store: EventStore) -> None:
+    with pytest.raises(StoreError):
+        store.append("r", chain(2)[1:])
+    store.append("r", [])
+    assert store.runs() == ()
+
+
+def test_a_cause_is_of_the_same_run(store: EventStore) -> None:
+    store.append("a", chain(1))
+    with pytest.raises(StoreError, match="a cause is not"):
+        store.append("b", chain(1)[1:])
+
+
+def test_a_run_has_a_name(store: EventStore) -> None:
+    with pytest.raises(StoreError, match="name of a run must not be empty"):
+        store.append("", [ROOT])
+
+
+def test_a_run_can_be_forgotten(store: SqlEventStore) -> None:
+    store.append("a", chain(40))
+    store.append("b", chain(2))
+    assert store.forget("a") == 41
+    assert store.runs() == ("b",)
+    assert list(store.events("a")) == []
+    store.append("a", chain(1))
+    assert list(store.events("a")) == chain(1)
+    with pytest.raises(StoreError, match="holds no run named 'c'"):
+        store.forget("c")
+    assert list(store.events("b")) == chain(2)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(events=logs())
+def test_round_trip(shared: SqlEventStore, events: list[Event]) -> None:
+    run = f"example {next(_number)}"
+    shared.append(run, events)
+    assert list(shared.events(run)) == events
+    for event in events:
+        assert shared.causes(run, event.id)[-1] == event
+
+
+def test_a_sink_keeps_batches(store: SqlEventStore) -> None:
+    events = chain(6)
+    sink = StoreSink(store, "r", batch=3)
+    for event in events[:5]:
+        sink(event)
+    assert list(store.events("r")) == events[:3]
+    sink.flush()
+    assert list(store.events("r")) == events[:5]
+    sink.flush()
+    with pytest.raises(ZeroDivisionError):
+        fail_after(StoreSink(store, "r"), events[5])
+    assert list(store.events("r")) == events[:6], "what happened before a failure is kept"
+
+
+def fail_after(sink: StoreSink, event: Event) -> None:
+    with sink:
+        sink(event)
+        raise ZeroDivisionError
+
+
+def test_a_sink_tries_a_failed_batch_again() -> None:
+    class Flaky:
+        kept: list[Event] = []  # noqa: RUF012
+        broken = True
+
+        def append(self, run: str, events: list[Event]) -> None:
+            if self.broken:
+                raise StoreError("no")
+            self.kept.extend(events)
+
+    store = Flaky()
+    sink = StoreSink(store, "r", batch=2)  # type: ignore[arg-type]
+    events = chain(2)
+    sink(events[0])
+    with pytest.raises(StoreError):
+        sink(events[1])
+    store.broken = False
+    sink(events[2])
+    assert store.kept == events
+
+
+def test_two_writers_of_one_run(url: str) -> None:
+    if url == "sqlite://":
+        pytest.skip("a database in memory has one user")
+    run = "two writers"
+    with SqlEventStore(url) as one, SqlEventStore(url) as two:
+        one.append(run, chain(1))
+        two.append(run, chain(3)[2:])
+        one.append(run, chain(4)[4:])
+        assert list(two.events(run)) == chain(4)
+
+
+def test_a_store_is_found_again(url: str) -> None:
+    if url == "sqlite://":
+        pytest.skip("a database in memory is gone at the end")
+    run = "found again"
+    with SqlEventStore(url) as store:
+        store.append(run, chain(3))
+    with SqlEventStore(url) as store:
+        assert list(store.events(run)) == chain(3)
+        store.forget(run)
+
+
+def test_a_store_of_a_newer_schema_is_refused(url: str) -> None:
+    if url == "sqlite://":
+        pytest.skip("a database in memory is always new")
+    SqlEventStore(url).close()
+    engine = create_engine(url)
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE phalanx_schema SET version = 99")
+        with pytest.raises(StoreError, match=r"schema 99; this version of Phalanx reads 1$"):
+            SqlEventStore(url)
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE phalanx_schema SET version = 1")
+        engine.dispose()
+
+
+@needs_postgresql
+def test_the_tables_of_another_program_are_left_alone_in_postgresql() -> None:
+    schemas = postgresql_schema()
+    url = next(schemas)
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE accounts (name text)")
+    engine.dispose()
+    with pytest.raises(StoreError, match="holds the tables of another program"):
+        SqlEventStore(url)
+    assert next(schemas, None) is None
+
+
+@needs_postgresql
+def test_data_can_be_asked_for_as_json_in_postgresql() -> None:
+    schemas = postgresql_schema()
+    url = next(schemas)
+    engine = create_engine(url)
+    with SqlEventStore(url) as store, engine.connect() as connection:
+        store.append("r", [ROOT])
+        found = connection.exec_driver_sql("SELECT data->>'scenario' FROM events").scalar()
+    engine.dispose()
+    assert found == "ddos"
+    assert next(schemas, None) is None
+
+
+def test_data_can_be_asked_for_as_json_in_sqlite(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    with SqlEventStore(f"sqlite:///{path}") as store:
+        store.append("r", [ROOT])
+    connection = sqlite3.connect(path)
+    found = connection.execute("SELECT data ->> '$.scenario' FROM events").fetchall()
+    connection.close()
+    assert found == [("ddos",)]
+
+
+def test_a_missing_driver_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StoreError, match=r"pip install 'phalanx\[postgresql\]'$"):
+        SqlEventStore("postgresql+psycopg://user:secret@localhost/phalanx")
+
+
+def test_a_server_that_is_not_there_is_one_line_without_the_password() -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(StoreError, match=r"^127\.0\.0\.1:1/phalanx: connection failed") as caught:
+        SqlEventStore("postgresql://user:secret@127.0.0.1:1/phalanx")
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "events.db",
+        "mysql://user:secret@host/db",
+        "postgresql+asyncpg://user:secret@host/db",
+        "postgresql://user:secret@host:port/db",
+        "sqlite:///events.db?mode=ro",
+    ],
+)
+def test_a_url_of_no_store_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(StoreError, match="^the store must be sqlite:///PATH or ") as caught:
+        SqlEventStore(url)
+    assert "secret" not in str(caught.value)

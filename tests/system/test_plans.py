@@ -1,0 +1,75 @@
+"""Whatever breaks: nothing is over-committed, every lease and every goal ends, nothing hangs."""
+
+import os
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from phalanx.runtime.system import System
+from tests.system.plans import FAULTS_END_S, random_plan
+
+PLANS = int(os.environ.get("PHALANX_PLANS", "100"))
+MANY_EVENTS = 60_000
+STANDING = ("monitored(", "kept(")
+
+
+@settings(
+    max_examples=PLANS,
+    deadline=None,
+    derandomize=True,
+    print_blob=False,
+    suppress_health_check=list(HealthCheck),
+)
+@given(st.integers(0, 2**32 - 1))
+def test_random_plan(seed):
+    check_plan(seed)
+
+
+def check_plan(seed):
+    system = System(random_plan(seed))
+    result = system.run(on_progress=lambda _: system.infrastructure.check())
+    system.infrastructure.check()
+    events = result.events
+    assert len(events) < MANY_EVENTS, "it never comes to rest"
+    check_causes(events)
+    check_goals(events)
+    check_end(events, system)
+
+
+def check_causes(events):
+    seen = set()
+    for event in events:
+        if event.kind == "run.started":
+            assert event.cause is None
+        else:
+            assert event.cause in seen, f"{event.id} {event.kind}: cause {event.cause!r} unknown"
+        assert event.id not in seen
+        seen.add(event.id)
+
+
+def check_goals(events):
+    open_goals = {}
+    for event in events:
+        if event.kind == "goal.adopted":
+            assert event.data["instance_id"] not in open_goals
+            open_goals[event.data["instance_id"]] = event
+        elif event.kind == "goal.ended":
+            adopted = open_goals.pop(event.data["instance_id"])
+            assert event.data["outcome"] in ("achieved", "failed", "dropped", "taken over")
+            if event.data.get("reason") == "the run ended":
+                # Only standing work is left: all else had the time to end by itself.
+                goal = event.data["goal"]
+                assert goal.startswith(STANDING) or adopted.time > FAULTS_END_S + 200, goal
+        elif event.kind == "plan.ended":
+            assert "fault in the plan" not in event.data.get("reason", ""), event.data
+    assert not open_goals
+
+
+def check_end(events, system):
+    end = events[-1]
+    assert end.kind == "run.ended"
+    assert end.time == system.scenario.duration_s
+    held = [lease for lease in end.data["leases"] if not lease.endswith("/link-monitor")]
+    assert held == [], "leases that never end"
+    sent = sum(system.bus.sent.values())
+    assert sent >= system.bus.delivered
