@@ -39,7 +39,8 @@ def test_a_mean_with_a_zero_is_its_limit() -> None:
 
 
 def test_a_full_pop_is_passed_at_no_cost() -> None:
-    free = Resources(0, 8, 100)
+    free = Resources(4, 0.5, 100)
+    assert free_rsc_util(TOTAL, free) > 0
     assert full(free, NEEDS)
     assert rsc_eval_hop(TOTAL, free, NEEDS) == 0.0
     assert rsc_eval_hop(TOTAL, Resources(2, 4, 50), NEEDS) == 0.5
@@ -91,7 +92,7 @@ def test_deploying_never_costs_more_than_passing(
     needs, total = smallest(tuple(catalogue)), free + used
     for vnfd in catalogue:
         required = vnfd.scaled(units)
+        assert rsc_eval(total, free, NOTHING, needs) == 0
         if required.within(free):
             cost = rsc_eval(total, free, required, needs)
             assert 0 <= cost <= rsc_eval_hop(total, free, needs) <= 1
-    assert rsc_eval(total, free, NOTHING, needs) >= 0

@@ -160,6 +160,22 @@ def test_refusals_say_what_is_missing(goal: ConstrainedGoal, reason: str) -> Non
     assert lowest_cost_path(view, "a", 0.5, goal, NEEDS) == reason
 
 
+@pytest.mark.parametrize(
+    "goal", [asked("d", hops=3), asked("d", latency_ms=3), asked("d", loss=1 - 0.99**3)]
+)
+def test_the_cheapest_way_to_the_middle_need_not_be_on_the_cheapest_path(
+    goal: ConstrainedGoal,
+) -> None:
+    links = [("s", "x", 1), ("x", "a", 1), ("s", "a", 5), ("a", "d", 99), ("a", "y", 1)]
+    view = network(
+        [(name, ROOM, ROOM) for name in "sxayd"],
+        [(a, b, float(mb_s), 1.0, 0.01, 0.0, 0.0) for a, b, mb_s in [*links, ("y", "d", 1)]],
+    )
+    found = lowest_cost_path(view, "s", 0.5, goal, NEEDS)
+    assert isinstance(found, PathResult)
+    assert found.path == ("s", "a", "y", "d")
+
+
 def test_a_dead_tap_cannot_be_reached() -> None:
     view = plain(("a", "b", 5, 1))
     tap = view.get("b")

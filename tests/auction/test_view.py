@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import gc
 
+from auction_networks import NEEDS, asked
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from phalanx.auction import view as view_module
+from phalanx.auction.paths import lowest_cost_path
+from phalanx.auction.published import published_path
+from phalanx.auction.routes import PathResult
 from phalanx.auction.view import NetworkView
+from phalanx.auction.widest import download_time_s
 from phalanx.domain.network import LinkState, PopState
 from phalanx.domain.resources import Resources
 
@@ -108,13 +113,21 @@ def test_equal_stamps_of_different_content_are_different_views() -> None:
     assert one.digest != other.digest
 
 
-def test_views_that_nobody_holds_are_forgotten() -> None:
-    view = NetworkView.EMPTY.apply(state("only here", 77))
-    digest = view.digest
-    assert digest in NetworkView._views
-    del view
-    gc.collect()
-    assert digest not in NetworkView._views
+def test_views_that_nobody_holds_are_forgotten_at_once() -> None:
+    gc.disable()
+    try:
+        view = NetworkView.EMPTY.apply_all(
+            [state("here", 77, link("b")), state("b", 1, link("here"))]
+        )
+        assert isinstance(lowest_cost_path(view, "here", 0.0, asked("b"), NEEDS), PathResult)
+        assert isinstance(published_path(view, "here", 0.0, asked("b"), NEEDS), PathResult)
+        assert download_time_s(view, "b", "here", 1.0) == 0.1
+        digest = view.digest
+        assert digest in NetworkView._views
+        del view
+        assert digest not in NetworkView._views
+    finally:
+        gc.enable()
 
 
 def test_links_count_when_both_ends_agree_and_live() -> None:

@@ -72,6 +72,9 @@ def test_a_stop_after_the_last_call_keeps_the_time() -> None:
     clock.call_at(3.0, partial(seen.append, 1))
     clock.run(until=9.0, stop=lambda: bool(seen))
     assert clock.now() == 3.0
+    clock.call_at(4.0, partial(seen.append, 1))
+    clock.run(until=9.0, stop=lambda: bool(seen))
+    assert (clock.now(), seen) == (3.0, [1])
 
 
 def test_an_exception_propagates_and_leaves_the_rest() -> None:

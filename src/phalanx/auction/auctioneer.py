@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from phalanx.auction.initiator import Awarded, Exhausted, Fulfilled, Initiator, Outgoing, Reaction
 from phalanx.auction.outlook import Outlook
+from phalanx.auction.participant import NOTICE
 from phalanx.auction.predicates import Gone
 from phalanx.auction.settings import Settings
 from phalanx.bdi import Agent, Capability, GoalInstance, hears, plan, when
@@ -168,7 +169,7 @@ class Auctioneer(Capability):
             self._react(me, message.conversation, auction, reaction)
         elif message.conversation in self._undoing:
             me.resume(message.conversation, content)
-        else:
+        elif message.conversation == NOTICE:
             return self._notice(me, message.sender, content)
         return None
 

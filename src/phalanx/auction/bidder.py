@@ -7,7 +7,7 @@ from functools import partial
 from phalanx.auction.bidding import Reusable, make_bids
 from phalanx.auction.estate import Estate
 from phalanx.auction.outlook import Outlook
-from phalanx.auction.participant import Contract, Contracts, Stage
+from phalanx.auction.participant import NOTICE, Contract, Contracts, Stage
 from phalanx.auction.predicates import Gone, Kept
 from phalanx.auction.settings import Settings
 from phalanx.bdi import Agent, Capability, GoalEnd, GoalInstance, Outcome, hears, perceives, when
@@ -35,7 +35,6 @@ from phalanx.domain.network import PopId
 from phalanx.domain.resources import NOTHING, Resources
 from phalanx.domain.vnf import Vnfd
 
-NOTICE = "notice"
 WAIT = 0.75
 """Share of the time to the deadline that a call waits for elder auctions to be decided."""
 

@@ -116,15 +116,16 @@ def _bid(
     units = vnfd.units_for(goal.traffic_mb_s)
     missing = units if reuse is None else max(0, units - reuse.units)
     required = vnfd.scaled(missing)
-    if not required.within(unheld):
-        return required.lacking(unheld) or ""
+    lacking = required.lacking(unheld)
+    if lacking is not None:
+        return lacking
     if reuse is None:
         time_s = download_time_s(view, repository, own.pop, vnfd.image_mb)
         if time_s is None:
             return f"{vnfd.name} cannot be downloaded: no bandwidth free from {repository}"
     else:
         time_s = 0.0
-    source_cost = rsc_eval(own.total, own.free, required, needs) if missing else 0.0
+    source_cost = rsc_eval(own.total, own.free, required, needs)
     find = lowest_cost_path if method == "exact" else published_path
     path = find(view, own.pop, source_cost, goal, needs)
     if isinstance(path, str):

@@ -5,8 +5,8 @@ each VNF that could be deployed some day the resources of one unit, without thos
 for at least as much as another (``smallest``), since they decide nothing.
 
 The document leaves open: a resource of which the PoP has nothing, or nothing free, or of
-which the VNF takes nothing, makes the harmonic mean 0, its limit. A VNF that runs already
-and serves once more consumes no computational resources; its ``rsc_eval`` is 0.
+which the VNF takes nothing, makes the harmonic mean 0, its limit. So a VNF that runs already and
+serves once more, which takes nothing anew, has an ``rsc_eval`` of 0.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from phalanx.domain.messages import CallForProposals, Content, Fact, Performativ
 from phalanx.domain.network import PopId
 from phalanx.domain.resources import NOTHING, Resources
 
+NOTICE = "notice"
+"""Conversation in which a holder tells that something it kept true is so no more."""
 MEMORY = 512
 """Ended conversations that are remembered, so that late and doubled messages find theirs."""
 

@@ -55,33 +55,36 @@ def lowest_cost_path(
     search: _Search | None = view.memo.get(key)
     if search is None:
         search = view.remember(key, _Search(view, Limits.of(goal), needs))
-    return search.find(source, source_cost)
+    return search.find(source, source_cost) or unreachable(view, source, search.limits)
 
 
 class _Search:
     """All that bidders share when they look for paths to one tap within the same limits."""
 
     def __init__(self, view: NetworkView, limits: Limits, needs: Needs) -> None:
-        self._view = view
+        # Not the view itself: it keeps this, and a circle of the two would outlive its use.
+        self._outgoing = view.outgoing
+        self._incoming = view.incoming
         self._hop = hop_costs(view, needs)
-        self._limits = limits
-        self._found: dict[tuple[PopId, float], PathResult | str] = {}
+        self.limits = limits
+        self._found: dict[tuple[PopId, float], PathResult | str | None] = {}
         self._labels = self._lowest_costs()
         self._led_by: tuple[Bounds, dict[PopId, float]] | None = None
 
-    def find(self, source: PopId, source_cost: float) -> PathResult | str:
+    def find(self, source: PopId, source_cost: float) -> PathResult | str | None:
+        """Return the path, or the limits that none keeps; None if no link leads to the tap."""
         key = source, source_cost
         known = self._found.get(key)
         if known is None:
             known = self._found[key] = self._search(source, source_cost)
         return known
 
-    def _search(self, source: PopId, source_cost: float) -> PathResult | str:
-        limits = self._limits
+    def _search(self, source: PopId, source_cost: float) -> PathResult | str | None:
+        limits = self.limits
         if source == limits.tap:
             return PathResult((source,), 0.0, 0.0, 0.0, 0)
         if source not in self._labels:
-            return unreachable(self._view, source, limits)
+            return None
         if source_cost <= self._hop[source]:
             best = self._first_link(source, source_cost)
             if limits.kept_by(best.latency_ms, best.loss, best.hops):
@@ -90,12 +93,8 @@ class _Search:
 
     def _lowest_costs(self) -> dict[PopId, _Label]:
         """Find the path of least (cost, latency, loss, hops) to the tap from every PoP."""
-        incoming, hop, least, tap = (
-            self._view.incoming,
-            self._hop,
-            self._limits.mb_s,
-            self._limits.tap,
-        )
+        incoming, hop = self._incoming, self._hop
+        tap, least = self.limits.tap, self.limits.mb_s
         labels: dict[PopId, _Label] = {}
         costs: dict[PopId, float] = {}
         queue: list[tuple[float, float, float, int, PopId, PopId]] = []
@@ -105,7 +104,9 @@ class _Search:
             cost, latency, loss, hops, pop, after = heappop(queue)
             if pop in labels:
                 continue
-            path = (pop, *labels[after][4]) if after else (pop,)
+            path: tuple[PopId, ...] = (pop,)
+            if after:
+                path += labels[after][4]
             labels[pop] = cost, latency, loss, hops, path
             passing = hop[pop]
             hops += 1
@@ -121,9 +122,9 @@ class _Search:
 
     def _first_link(self, source: PopId, source_cost: float) -> PathResult:
         """Choose the first link of a PoP that has a label; the rest is its label's path."""
-        hop, labels, least = self._hop, self._labels, self._limits.mb_s
+        hop, labels, least = self._hop, self._labels, self.limits.mb_s
         best: _Label = (inf, inf, inf, 0, ())
-        for to, free, link_latency, link_loss, _ in self._view.outgoing[source]:
+        for to, free, link_latency, link_loss, _ in self._outgoing[source]:
             label = labels.get(to)
             if label is None or free < least:
                 continue
@@ -133,28 +134,29 @@ class _Search:
                 loss = link_loss + (1.0 - link_loss) * loss
                 best = min(best, (cost, latency + link_latency, loss, hops + 1, path))
         cost, latency, loss, hops, path = best
-        return PathResult((source, *path), cost, latency, loss, hops)
+        whole = labels[source][4]  # mostly goes the same way: then it need not be copied
+        if whole[1] != path[0]:
+            whole = (source, *path)
+        return PathResult(whole, cost, latency, loss, hops)
 
     def _constrained(self, source: PopId, source_cost: float) -> PathResult | str:
-        view, limits = self._view, self._limits
+        limits = self.limits
         if self._led_by is None:
             togo = {pop: label[0] for pop, label in self._labels.items()}
-            self._led_by = Bounds.of(view.incoming, limits), togo
+            self._led_by = Bounds.of(self._incoming, limits), togo
         bounds, togo = self._led_by
         refusal = bounds.refusal(source, limits)
         if refusal is not None:
             return refusal
-        found = constrained_path(
-            view.outgoing,
-            self._hop,
-            togo=togo,
-            bounds=bounds,
-            limits=limits,
-            source=source,
-            source_cost=source_cost,
+        return (
+            constrained_path(
+                self._outgoing,
+                self._hop,
+                togo=togo,
+                bounds=bounds,
+                limits=limits,
+                source=source,
+                source_cost=source_cost,
+            )
+            or limits.no_path()
         )
-        if found is None:
-            limited = (limit < inf for limit in (limits.latency_ms, limits.loss, limits.hops))
-            latency, loss, hops = limited
-            return limits.no_path(latency=latency, loss=loss, hops=hops)
-        return found

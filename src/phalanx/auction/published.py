@@ -69,8 +69,6 @@ def _search(
                     dist[v] = dist[u] + weight
                     prev[v] = u
                     heappush(queue, (dist[v], v))
-    if not is_connected(view, source, tap):
-        return unreachable(view, source, limits)
-    return limits.no_path(
-        latency=limits.latency_ms < inf, loss=limits.loss < inf, hops=limits.hops < inf
-    )
+    if is_connected(view, source, tap):
+        return limits.no_path()
+    return unreachable(view, source, limits)

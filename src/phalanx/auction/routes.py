@@ -55,14 +55,14 @@ class Limits(Struct, frozen=True):
         """Whether a path with these figures is within the limits."""
         return latency_ms <= self.latency_ms and loss <= self.loss and hops <= self.hops
 
-    def no_path(self, *, latency: bool = False, loss: bool = False, hops: bool = False) -> str:
-        """Say that no path has the bandwidth and keeps the limits named, as a reason to refuse."""
+    def no_path(self, *, latency: bool = True, loss: bool = True, hops: bool = True) -> str:
+        """Say that no path has the bandwidth and keeps those of the limits, as a reason."""
         words = []
-        if latency:
+        if latency and self.latency_ms < inf:
             words.append(f"{self.latency_ms:.6g} ms")
-        if loss:
+        if loss and self.loss < inf:
             words.append(f"{100 * self.loss:.6g} % loss")
-        if hops:
+        if hops and self.hops < inf:
             words.append(f"{self.hops:.0f} hop{'' if self.hops == 1 else 's'}")
         bandwidth = f" with {self.mb_s:.6g} MB/s free" if self.mb_s > 0 else ""
         within = f" within {' and '.join(words)}" if words else ""
@@ -100,5 +100,5 @@ def is_connected(view: NetworkView, source: PopId, tap: PopId) -> bool:
 def unreachable(view: NetworkView, source: PopId, limits: Limits) -> str:
     """Say why no link leads on from ``source`` to the tap: cut off, or bandwidth taken."""
     if limits.mb_s > 0 and is_connected(view, source, limits.tap):
-        return limits.no_path()
+        return limits.no_path(latency=False, loss=False, hops=False)
     return f"{limits.tap} cannot be reached"

@@ -273,6 +273,8 @@ class Agent:
         open_goal = self._goals.get(key)
         if open_goal is not None:
             return open_goal
+        if adopt.afresh:
+            self._forget(adopt.goal.predicate)
         goal_id = self.new_id("goal")
         data: dict[str, Any] = {
             "goal": str(adopt.goal),
@@ -338,8 +340,8 @@ class Agent:
 
     def _believe(self, step: Believe) -> None:
         old = self.beliefs.get(step.predicate)
-        if old is not None and old.value == step.value and old.holder == step.holder:
-            return
+        if old is not None and old.value == step.value and old.holder in (step.holder, self.name):
+            return  # no news, or hearsay about what this agent keeps true itself
         data: dict[str, Any] = {"belief": str(step.predicate), "value": step.value}
         if step.holder is not None:
             data["holder"] = step.holder
@@ -381,11 +383,17 @@ class Agent:
         Intention(self, goal, name, spec).begin()
 
     def _already(self, goal: GoalInstance) -> bool:
-        """Whether beliefs satisfy the goal; hearsay about a measure of another does not count."""
+        """Whether beliefs satisfy the goal already.
+
+        Hearsay about a measure of another agent does not count. What was won in an auction is
+        done already only if a measure of this agent's own keeps it true.
+        """
         if goal.standing or not self.beliefs.satisfies(goal.goal):
             return False
         belief = self.beliefs.get(goal.goal.predicate)
-        return belief is None or belief.holder in (None, self.name)
+        if belief is None or goal.goal.mode is Mode.AVERT:
+            return True
+        return belief.holder == self.name or (belief.holder is None and goal.contract is None)
 
     def _select(self, goal: GoalInstance) -> tuple[str, PlanSpec] | None:
         for name, spec in self.library.plans(goal.goal):

@@ -56,6 +56,8 @@ class Adopt(Struct, frozen=True):
     instance: InstanceId | None = None
     contract: str | None = None
     standing: bool = False
+    afresh: bool = False
+    """What is believed of it from earlier times does not count: it is forgotten."""
 
 
 class Drop(Struct, frozen=True):

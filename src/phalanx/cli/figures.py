@@ -18,7 +18,12 @@ def print_summary(summary: Summary) -> None:
 def _hosts(summary: Summary) -> Table:
     table = Table(title="Traffic that reached the hosts, in MB/s")
     table.add_column("host")
-    for title in ("users before", "least", "late", "attack peak", "late"):
+    if summary.attack_start_s is None:
+        titles = ["users, at the end"]
+    else:
+        titles = ["users before", "least", "late", "attack peak", "late"]
+        table.caption = "least: during the attack; late: in its last 10 s"
+    for title in titles:
         table.add_column(title, justify="right")
     for host in summary.hosts:
         figures = (
@@ -28,9 +33,7 @@ def _hosts(summary: Summary) -> Table:
             host.attack_peak_mb_s,
             host.attack_after_mb_s,
         )
-        table.add_row(host.host, *(amount(figure) for figure in figures))
-    if summary.attack_start_s is not None:
-        table.caption = "least: during the attack; late: in its last 10 s"
+        table.add_row(host.host, *(amount(figure) for figure in figures[: len(titles)]))
     return table
 
 

@@ -43,14 +43,14 @@ class Outputs:
         self._batch: list[Event] = []
         self._log: JsonlSink | None = None
         self._store: SqlEventStore | None = None
-        if report is not None:
-            check_writable(report)
+        for path in (log, report):
+            if path is not None:
+                check_writable(path)
         if store is not None:
             self._store = SqlEventStore(store)
             self.run = _free_name(run, self._store.runs())
             self.sinks.append(self._keep)
         if log is not None:
-            check_writable(log)
             self._log = JsonlSink(log)
             self.sinks.append(self._log)
         self.log = log

@@ -118,6 +118,8 @@ class _Watch:
         self._console = console
         self._scenario = scenario
         self._sinks = sinks if quiet else [*sinks, self._show]
+        self._active: set[object] = set()
+        self._sizes: dict[object, int] = {group.name: group.count for group in scenario.traffic}
         self._progress = progress
         self._task = progress.add_task(scenario.name, total=total)
 
@@ -141,7 +143,7 @@ class _Watch:
         self._progress.update(self._task, completed=now)
 
     def _show(self, event: Event) -> None:
-        if event.kind not in IMPORTANT:
+        if event.kind not in IMPORTANT or self._is_ramp(event):
             return
         line = Text.assemble(
             (f"{event.time:8.1f} s  ", "dim"),
@@ -149,6 +151,18 @@ class _Watch:
             (describe(event), _STYLES.get(event.kind, "")),
         )
         self._console.print(line, soft_wrap=True)
+
+    def _is_ramp(self, event: Event) -> bool:
+        """Whether a group that started is still growing: of that, begin and end are enough."""
+        if event.kind != "traffic.changed":
+            return False
+        group, active = event.data.get("group"), bool(event.data.get("active"))
+        grows = active and group in self._active
+        if active:
+            self._active.add(group)
+        else:
+            self._active.discard(group)
+        return grows and event.data.get("count") != self._sizes.get(group)
 
 
 @contextmanager

@@ -98,7 +98,7 @@ class VirtualClock:
 
         Args:
             until: time in seconds, not before the present; None: no limit.
-            stop: asked before each call; once it says true nothing more is called.
+            stop: asked before each call; once it says true nothing more happens.
 
         Raises:
             ValueError: if ``until`` has passed already.
@@ -110,21 +110,21 @@ class VirtualClock:
         end = inf if until is None else float(until)
         timers, soon = self._timers, self._soon
         while True:
-            while timers and timers[0][0] <= self._now:
-                if stop is not None and stop():
-                    return
+            if stop is not None and stop():
+                return
+            if timers and timers[0][0] <= self._now:
                 heappop(timers)[2]._fire()
-            while soon:
-                if stop is not None and stop():
-                    return
+            elif soon:
                 soon.popleft()()
-            while timers and timers[0][2]._call is None:
-                heappop(timers)
-                self._cancelled -= 1
-            if not timers or timers[0][0] > end:
-                break
-            self._now = float(timers[0][0])
-        if until is not None and not (stop is not None and stop()):
+            else:
+                while timers and timers[0][2]._call is None:
+                    heappop(timers)
+                    self._cancelled -= 1
+                if not timers or timers[0][0] > end:
+                    break
+                self._now = float(timers[0][0])
+                heappop(timers)[2]._fire()
+        if until is not None:
             self._now = end
 
     def _forget(self) -> None:

@@ -24,7 +24,7 @@ def link_ends(link: LinkId) -> tuple[str, str]:
     """
     source, arrow, target = link.partition(">")
     if not arrow or not source or not target:
-        raise ValueError(f"{link!r} is no link name such as 'pop1>pop2'")
+        raise ValueError(f"{link!r} is no link name such as 'source>target'")
     return source, target
 
 

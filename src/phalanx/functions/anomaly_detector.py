@@ -71,7 +71,7 @@ class AnomalyDetector(Capability):
                 return min(seen, me.parameter(self, "ip_rate_mb_s"))
             return seen
 
-        yield Adopt(want(FlowRecord(ip)), FIND_OUT, scope=ip, traffic_mb_s=traffic)
+        yield Adopt(want(FlowRecord(ip)), FIND_OUT, scope=ip, traffic_mb_s=traffic, afresh=True)
 
     @when(FlowRecord, always=True)
     def relieve(self, me: Agent, recorded: FlowRecord) -> Steps:

@@ -65,7 +65,7 @@ class LoadBalancer(Capability):
         if parts * int(me.parameter(self, "parts")) > MOST_PARTS:
             return None
         traffic = failed.traffic_now()
-        return Adopt(goal, failed.priority, traffic_mb_s=traffic, tap=failed.tap)
+        return Adopt(goal, failed.priority, traffic_mb_s=traffic, tap=failed.tap, afresh=True)
 
     @plan(SplitTrafficLink)
     def load_balance_link(self, me: Agent, goal: GoalInstance) -> Body:
@@ -103,7 +103,7 @@ class LoadBalancer(Capability):
         share = goal.traffic_now() / len(goals)
         try:
             ends = yield AchieveAll(
-                tuple(Adopt(g, FIND_OUT, traffic_mb_s=share, tap=tap) for g in goals)
+                tuple(Adopt(g, FIND_OUT, traffic_mb_s=share, tap=tap, afresh=True) for g in goals)
             )
         finally:
             me.perform(Lift(measure), lambda _: None)

@@ -88,7 +88,7 @@ class RateLimiter(Capability):
     def watch_own(self, me: Agent, measure: Predicate) -> Steps:
         """Find out when an own limit is no longer needed."""
         if estate_of(me).keeper(measure) is not None:
-            yield Adopt(want(Quiet(measure)), TIDY_UP)
+            yield Adopt(want(Quiet(measure)), TIDY_UP, afresh=True)
 
     @when(LinkRateLimited, value=False)
     @when(IpRateLimited, value=False)

@@ -27,8 +27,6 @@ TEMPLATES: dict[str, str] = {
     "{cores:#core}[, downloaded in {downloaded_s} s]",
     "instance.scaled": "{instance} at {pop} goes from {from_units:#unit} to {to_units:#unit}",
     "instance.replaced": "{instance} at {pop} is replaced by {by}[, version {version}]",
-    "instance.stopped": "{vnf} at {pop} ({instance}) stops[: {reason}]",
-    "measure.lifted": "{effect} at {pop} is lifted[: {reason}]",
     "chain.closed": "path {chain} is free again",
     "agent.started": "starts[ (life {incarnation})][ with {capabilities}]",
     "agent.crashed": "the agent of {pop} dies",
@@ -123,8 +121,9 @@ def _sample(data: Mapping[str, Any]) -> str:
 
 
 def _traffic(data: Mapping[str, Any]) -> str:
-    verb = "send" if data.get("active") else "fall silent:"
-    return _fill(f"{{group}} {verb} ({{count}} × {{profile}}[, {{demand_mb_s}} MB/s in all])", data)
+    if not data.get("active"):
+        return _fill("{group} fall silent ({profile})", data)
+    return _fill("{group} send ({count} × {profile}[, {demand_mb_s} MB/s in all])", data)
 
 
 def _resources(data: Mapping[str, Any]) -> str:
@@ -145,10 +144,23 @@ def _link(data: Mapping[str, Any]) -> str:
 def _measure(data: Mapping[str, Any]) -> str:
     rate = data.get("rate_mb_s")
     if str(data.get("effect", "")).startswith("split"):
-        end = "[, in {parts:#part}]"
+        end = ", in {parts:#part}" if data.get("parts", 1) != 1 else ""
     else:
         end = ": nothing passes" if rate == 0 else "[: {rate_mb_s} MB/s pass]"
     return _fill("{effect} is in force at {pop}" + end, data)
+
+
+def _stopped(data: Mapping[str, Any]) -> str:
+    return _fill("{vnf} at {pop} ({instance}) stops", data) + _reason(data, "stopped")
+
+
+def _lifted(data: Mapping[str, Any]) -> str:
+    return _fill("{effect} at {pop} is lifted", data) + _reason(data, "lifted")
+
+
+def _reason(data: Mapping[str, Any], asked: str) -> str:
+    """Return the reason, unless it only says that somebody ``asked`` for it."""
+    return "" if data.get("reason") == asked else _fill("[: {reason}]", data)
 
 
 def _chain(data: Mapping[str, Any]) -> str:
@@ -208,6 +220,8 @@ _TELLERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "fault.injected": _fault,
     "link.changed": _link,
     "measure.applied": _measure,
+    "measure.lifted": _lifted,
+    "instance.stopped": _stopped,
     "chain.opened": _chain,
     "belief.changed": _belief,
     "plan.ended": _plan_ended,

@@ -25,11 +25,19 @@ class HostSummary(Struct, frozen=True):
     attack_peak_mb_s: float
     attack_after_mb_s: float
     """Attack traffic in the last seconds of the attack."""
+    wanted_before_mb_s: float
+    """What legitimate users asked for before the attack."""
+    wanted_after_mb_s: float
+    """What they asked for in its last seconds."""
 
     @property
     def recovered(self) -> float:
-        """Legitimate traffic at the end of the attack relative to before."""
-        return self.after_mb_s / self.before_mb_s if self.before_mb_s else 1.0
+        """Share of what users want that they get at the end of the attack, relative to before."""
+        if not self.before_mb_s or not self.wanted_after_mb_s:
+            return 1.0
+        return (self.after_mb_s / self.wanted_after_mb_s) / (
+            self.before_mb_s / self.wanted_before_mb_s
+        )
 
     @property
     def left(self) -> float:
@@ -134,7 +142,9 @@ def summarise(events: Sequence[Event]) -> Summary:
         failed_auctions=kinds.count("auction.failed"),
         messages=ended.data["messages"] if ended is not None else {},
         shed=ended.data["shed"] if ended is not None else 0,
-        returned=ended is not None and _returned(events, ended),
+        returned=ended is not None
+        and bool(ended.data["given_back"])
+        and not ended.data["reserved_mb_s"],
         events=len(events),
     )
 
@@ -149,28 +159,35 @@ def _attack(events: Sequence[Event]) -> tuple[float | None, float | None]:
 def _hosts(
     events: Sequence[Event], span: tuple[float | None, float | None]
 ) -> tuple[HostSummary, ...]:
-    samples: dict[str, list[tuple[float, float, float]]] = {}
+    samples: dict[str, list[tuple[float, float, float, float]]] = {}
     for event in events:
         if event.kind == "network.sample":
             for host, rates in event.data["hosts"].items():
                 samples.setdefault(host, []).append(
-                    (event.time, rates["legitimate_mb_s"], rates["malicious_mb_s"])
+                    (
+                        event.time,
+                        rates["legitimate_mb_s"],
+                        rates["malicious_mb_s"],
+                        rates["wanted_mb_s"],
+                    )
                 )
     start = span[0] if span[0] is not None else events[-1].time
     end = span[1] if span[1] is not None else events[-1].time
     summaries = []
     for host, rows in samples.items():
-        before = [good for t, good, _ in rows if start - SETTLED_S <= t < start]
-        during = [good for t, good, _ in rows if start < t <= end]
-        late = [(good, bad) for t, good, bad in rows if end - SETTLED_S <= t < end]
+        before = [row for row in rows if start - SETTLED_S <= row[0] < start]
+        during = [good for t, good, _, _ in rows if start < t <= end]
+        late = [row for row in rows if end - SETTLED_S <= row[0] < end]
         summaries.append(
             HostSummary(
                 host,
-                _mean(before),
+                _mean([good for _, good, _, _ in before]),
                 min(during, default=0.0),
-                _mean([good for good, _ in late]),
-                max((bad for _, _, bad in rows), default=0.0),
-                _mean([bad for _, bad in late]),
+                _mean([good for _, good, _, _ in late]),
+                max((bad for _, _, bad, _ in rows), default=0.0),
+                _mean([bad for _, _, bad, _ in late]),
+                _mean([wanted for *_, wanted in before]),
+                _mean([wanted for *_, wanted in late]),
             )
         )
     return tuple(summaries)
@@ -178,12 +195,3 @@ def _hosts(
 
 def _mean(values: list[float]) -> float:
     return round(sum(values) / len(values), 6) if values else 0.0
-
-
-def _returned(events: Sequence[Event], ended: Event) -> bool:
-    """Whether what is free at the end is what the first events of each PoP told."""
-    first: dict[str, object] = {}
-    for event in events:
-        if event.kind == "resources.changed":
-            first.setdefault(event.data["pop"], event.data["free"])
-    return all(ended.data["free"].get(pop) == free for pop, free in first.items())

@@ -108,6 +108,7 @@ class System:
             [rule for fault in scenario.faults if (rule := _fault_rule(fault)) is not None],
         )
         self.view = self._first_view()
+        self._free_at_start = self.infrastructure.free()
         self.nodes = {pop: self._node(pop, 1) for pop in self.settings.peers}
 
     def run(
@@ -128,6 +129,7 @@ class System:
         for node in self.nodes.values():
             node.start(self.cause)
         self._install_monitors()
+        self._free_at_start = self.infrastructure.free()
         self._plan_faults()
         if on_progress is not None:
             self._report_progress(on_progress)
@@ -194,7 +196,12 @@ class System:
             vnfd = self.catalogue.vnfds["link-monitor"]
             instance = Instance(f"{monitor.at}/installed{number}/{vnfd.name}", vnfd, 1)
             self.infrastructure.install(
-                monitor.at, instance.id, vnfd, 1, self.settings.lease_s, self.cause
+                monitor.at,
+                instance.id,
+                vnfd,
+                units=1,
+                ttl_s=self.settings.lease_s,
+                cause=self.cause,
             )
             instance.running = True
             instance.jobs["installed"] = "monitor"
@@ -323,6 +330,8 @@ class System:
             reason=reason,
             messages={p.value: n for p, n in self.bus.sent.items()},
             shed=sum(self.bus.shed.values()),
+            reserved_mb_s=self.infrastructure.reserved_mb_s(),
+            given_back=self.infrastructure.free() == self._free_at_start,
             free={pop: asdict(free) for pop, free in self.infrastructure.free().items()},
             leases=list(self.infrastructure.leases()),
             goals=dict(sorted(outcomes.items())),

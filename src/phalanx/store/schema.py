@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from sqlalchemy import (
     JSON,
     CheckConstraint,
@@ -21,6 +23,7 @@ from sqlalchemy import (
     inspect,
     select,
 )
+from sqlalchemy.exc import OperationalError
 
 from phalanx.domain.errors import StoreError
 
@@ -76,18 +79,18 @@ def prepare(engine: Engine) -> None:
 
     """
     with engine.connect() as connection:
-        if _is_ours(connection):
-            return
-    dialect = engine.dialect.name
-    if dialect == "sqlite":
-        # Stays with the file, and cannot be set inside of a transaction.
-        with engine.connect() as connection:
+        found = _is_ours(connection)
+    if not found:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(_CREATOR_LOCK[engine.dialect.name])
+            if not _is_ours(connection):
+                METADATA.create_all(connection)
+                connection.execute(insert(SCHEMA).values(version=VERSION))
+    if engine.dialect.name == "sqlite":
+        # Stays with the file. SQLite does not wait for others here: where several processes
+        # open a new store at once, the last one succeeds, and that is enough.
+        with suppress(OperationalError), engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-    with engine.begin() as connection:
-        connection.exec_driver_sql(_CREATOR_LOCK[dialect])
-        if not _is_ours(connection):
-            METADATA.create_all(connection)
-            connection.execute(insert(SCHEMA).values(version=VERSION))
 
 
 def _is_ours(connection: Connection) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from phalanx.clock import Clock, Timer
 from phalanx.infrastructure.simulated.fluid import Fluid
-from phalanx.infrastructure.simulated.tcp import Floats
+from phalanx.infrastructure.simulated.paths import Floats
 
 HISTORY_S = 30.0
 """How far back the counters can be averaged."""
@@ -68,7 +68,7 @@ class Engine:
         self._meters: list[Meter] = []
         self._passed = np.zeros(0)
         self._refused = np.zeros(0)
-        self._history: deque[tuple[float, Floats, Floats]] = deque()
+        self._history = deque([(self._synced, self._passed, self._refused)])
         self.delivered = np.zeros(0)
         """MB that each flow has got to its end since the start."""
 
@@ -113,7 +113,7 @@ class Engine:
         """
         self.sync()
         now = self._synced
-        since = max(now - seconds, self._history[0][0] if self._history else 0.0)
+        since = max(now - seconds, self._history[0][0])
         if since >= now:
             return float(self._fluid.passing[stage]), self._refusing(stage)
         passed, refused = self._at(since, stage)

@@ -19,12 +19,15 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from phalanx.infrastructure.simulated.tcp import Floats, first_mb_s, pftk_mb_s
+from phalanx.infrastructure.simulated.paths import Floats, Indices, Paths, Stages
+from phalanx.infrastructure.simulated.tcp import first_mb_s, pftk_mb_s
 
 QUEUE_S = 0.2
 """Longest queueing delay of a link, in seconds."""
 BULK_LEAST_SHARE = 0.1
 """Share of a link that bulk transfers take even if others would use it."""
+NOWHERE = 0
+"""A stage that stands for none: it passes everything."""
 _SMOOTHING_S = 1.0
 """Least time constant of a TCP's adjustment."""
 _DRAIN_S = 1.0
@@ -33,15 +36,12 @@ _SWEEPS = 16
 _TOLERANCE = 1e-9
 _STEADY = 1e-6
 
-NOWHERE = 0
-"""The stage that pads short routes: passes everything, belongs to nobody."""
-
 
 class Fluid:
     """All stages and flows as arrays; knows neither clock nor names.
 
-    Stage arrays have one entry a stage, flow arrays one a row; ``routes`` is hops x rows.
-    Rates are in MB/s, volumes in MB, times in seconds.
+    Stage arrays have one entry a stage, flow arrays one a row. Rates are in MB/s, volumes in
+    MB, times in seconds, losses and shares are fractions.
     """
 
     def __init__(self) -> None:
@@ -54,13 +54,12 @@ class Fluid:
         self.arriving: Floats = np.zeros(1)
         self.passing: Floats = np.zeros(1)
         """What the stage sends, priority traffic and queue included."""
-        self.share: Floats = np.ones(1)
-        """Share of a flow's arriving traffic that comes out at the end of the stage."""
+        self.fitting: Floats = np.ones(1)
+        """Share of what arrives that the capacity suffices for."""
         self.dropping: Floats = np.zeros(1)
-        """Share of the arriving traffic that is dropped for want of capacity."""
+        """Share of what arrives that is dropped for want of capacity."""
         self.queue: Floats = np.zeros(1)
 
-        self.routes: NDArray[np.intp] = np.zeros((1, 0), dtype=np.intp)
         self.demand: Floats = np.zeros(0)
         self.active: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self.responsive: NDArray[np.bool_] = np.zeros(0, dtype=bool)
@@ -68,24 +67,29 @@ class Fluid:
         self.sending: Floats = np.zeros(0)
         self.delivering: Floats = np.zeros(0)
         self._started: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self._routes: list[Stages] = []
+        self._paths: Paths | None = None
+        self._path_of: Indices = np.zeros(0, dtype=np.intp)
+        self._tight: NDArray[np.bool_] = np.zeros(1, dtype=bool)
 
     def add_stages(
         self, capacity: Floats, loss: Floats, latency_s: Floats, *, queued: bool = True
-    ) -> NDArray[np.intp]:
+    ) -> Indices:
         """Add links, or with ``queued`` false policers, and return their indices."""
         more = len(capacity)
         self.capacity = np.append(self.capacity, capacity)
         self.loss = np.append(self.loss, loss)
         self.latency_s = np.append(self.latency_s, latency_s)
         self.queued = np.append(self.queued, np.full(more, queued))
+        self.fitting = np.append(self.fitting, np.ones(more))
         for name in ("priority", "arriving", "passing", "dropping", "queue"):
             setattr(self, name, np.append(getattr(self, name), np.zeros(more)))
-        self.share = np.append(self.share, 1.0 - loss)
+        self._paths = None
         return np.arange(len(self.capacity) - more, len(self.capacity))
 
     def add_rows(
         self, demand: Floats, responsive: NDArray[np.bool_], *, bulk: bool = False
-    ) -> NDArray[np.intp]:
+    ) -> Indices:
         """Add flows, without a route and not active yet, and return their rows."""
         more = len(demand)
         self.demand = np.append(self.demand, demand)
@@ -95,16 +99,14 @@ class Fluid:
         self.sending = np.append(self.sending, np.zeros(more))
         self.delivering = np.append(self.delivering, np.zeros(more))
         self._started = np.append(self._started, np.zeros(more, dtype=bool))
-        self.routes = np.pad(self.routes, ((0, 0), (0, more)))
+        self._routes.extend(() for _ in range(more))
+        self._paths = None
         return np.arange(len(self.demand) - more, len(self.demand))
 
     def route(self, row: int, stages: Sequence[int]) -> None:
-        """Send the flow of ``row`` over ``stages`` from now on."""
-        longer = len(stages) - len(self.routes)
-        if longer > 0:
-            self.routes = np.pad(self.routes, ((0, longer), (0, 0)))
-        self.routes[: len(stages), row] = stages
-        self.routes[len(stages) :, row] = NOWHERE
+        """Send the flow of ``row`` over ``stages`` from the next step on."""
+        self._routes[row] = tuple(stages)
+        self._paths = None
 
     def step(self, dt: float) -> bool:
         """Work out the rates of the next ``dt`` seconds from those of the last.
@@ -114,9 +116,10 @@ class Fluid:
 
         """
         before = self.sending, self.arriving, self.dropping, self.queue
-        self.sending = self._adjusted(dt)
+        paths = self._compiled()
+        self.sending = self._adjusted(paths, dt)
         room = np.maximum(self.capacity - self.priority, 0.0)
-        self._settle(room)
+        self._settle(paths, room)
         excess = np.where(self.queued, self.arriving - room, 0.0)
         limit = np.where(self.queued, QUEUE_S * self.capacity, 0.0)
         waiting = self.queue + excess * dt
@@ -132,54 +135,62 @@ class Fluid:
             for old, new in zip(before, after, strict=True)
         )
 
-    def through(self, rows: NDArray[np.intp], routes: NDArray[np.intp]) -> Floats:
+    def through(self, rows: Indices, routes: Indices) -> Floats:
         """Return what of the flows in ``rows`` is left behind ``routes`` (hops x rows), MB/s."""
-        return np.asarray(self.sending[rows] * np.prod(self.share[routes], axis=0))
+        share = self.fitting * (1.0 - self.loss)
+        return np.asarray(self.sending[rows] * np.prod(share[routes], axis=0))
 
-    def _settle(self, room: Floats) -> None:
+    def _compiled(self) -> Paths:
+        if self._paths is None:
+            index = {stages: i for i, stages in enumerate(dict.fromkeys(self._routes))}
+            self._path_of = np.array([index[stages] for stages in self._routes], dtype=np.intp)
+            self._paths = Paths(list(index), self.loss, self.latency_s)
+            self._tight = (self.fitting < 1) | (self.dropping > 0) | (self.queue > 0)
+            self._paths.tighten(self._tight)
+        return self._paths
+
+    def _settle(self, paths: Paths, room: Floats) -> None:
         """Find the arrivals and the shares that agree with each other."""
-        for _ in range(_SWEEPS):
-            arriving = np.multiply.accumulate(self.share[self.routes], axis=0)
-            self.delivering = self.sending * arriving[-1]
-            arriving[1:] = arriving[:-1]
-            arriving[0] = 1.0
-            arriving *= self.sending
-            total = self._per_stage(self.routes, arriving)
-            total[NOWHERE] = 0.0
-            fitting = np.divide(room, total, out=np.where(room > 0, 1.0, 0.0), where=total > room)
-            fitting[NOWHERE] = 1.0
-            share = (1.0 - self.loss) * np.minimum(fitting, 1.0)
-            settled = np.allclose(share, self.share, rtol=0.0, atol=_TOLERANCE)
-            self.arriving = total
-            if settled:
-                return
-            self.share = share
+        rates = np.zeros(paths.count)
+        np.add.at(rates, self._path_of, self.sending)
+        while True:
+            for _ in range(_SWEEPS):
+                arriving = paths.at_tight(paths.left(rates, self.fitting))
+                fitting = np.divide(room, arriving, out=np.ones_like(room), where=arriving > room)
+                settled = np.allclose(fitting, self.fitting, rtol=0.0, atol=_TOLERANCE)
+                self.fitting = fitting
+                if settled:
+                    break
+            left = paths.left(rates, self.fitting)
+            self.arriving = paths.at_all(left)
+            missed = (self.arriving > room * (1 + _TOLERANCE)) & ~self._tight
+            if not missed.any():
+                break
+            self._tight |= missed
+            paths.tighten(self._tight)
+        ends = paths.kept * np.divide(left[-1], rates, out=np.ones_like(rates), where=rates > 0)
+        self.delivering = self.sending * ends[self._path_of]
 
-    def _per_stage(self, routes: NDArray[np.intp], weights: Floats) -> Floats:
-        """Sum ``weights`` (hops x rows) by the stages in ``routes``."""
-        sums = np.bincount(routes.ravel(), weights.ravel(), minlength=len(self.capacity))
-        return np.asarray(sums, dtype=np.float64)
-
-    def _adjusted(self, dt: float) -> Floats:
+    def _adjusted(self, paths: Paths, dt: float) -> Floats:
         """Return what each flow sends next."""
         sending = np.where(self.active, self.demand, 0.0)
         sending[self.bulk] = 0.0
         rows = np.flatnonzero(self.responsive & self.active)
         if len(rows):
-            sending[rows] = self._tcp(rows, dt)
+            sending[rows] = self._tcp(paths, rows, dt)
         self._started = self.active.copy()
         bulk = np.flatnonzero(self.bulk & self.active)
         if len(bulk):
             sending[bulk] = self._paced(bulk)
         return sending
 
-    def _tcp(self, rows: NDArray[np.intp], dt: float) -> Floats:
-        routes = self.routes[:, rows]
-        loss = 1.0 - np.prod((1.0 - self.loss[routes]) * (1.0 - self.dropping[routes]), axis=0)
+    def _tcp(self, paths: Paths, rows: Indices, dt: float) -> Floats:
+        path = self._path_of[rows]
         delay = np.divide(
             self.queue, self.capacity, out=np.zeros_like(self.queue), where=self.capacity > 0
         )
-        rtt = np.sum(2.0 * self.latency_s[routes] + delay[routes], axis=0)
+        loss = (1.0 - paths.kept * np.prod(1.0 - self.dropping[paths.tight], axis=0))[path]
+        rtt = (paths.rtt_s + np.sum(delay[paths.tight], axis=0))[path]
         wanted = self.demand[rows] / np.maximum(1.0 - loss, 1e-9)
         aim = np.minimum(wanted, pftk_mb_s(loss, rtt))
         weight = 1.0 - np.exp(-dt / np.maximum(4.0 * rtt, _SMOOTHING_S))
@@ -188,15 +199,22 @@ class Fluid:
         first = np.minimum(wanted, first_mb_s(rtt))
         return np.asarray(np.where(self._started[rows], adjusted, first))
 
-    def _paced(self, rows: NDArray[np.intp]) -> Floats:
+    def _paced(self, rows: Indices) -> Floats:
         """Return for each bulk transfer its part of what its narrowest link has left."""
-        routes = self.routes[:, rows]
-        arriving = np.multiply.accumulate(self.share[routes], axis=0)
-        arriving[1:] = arriving[:-1]
-        arriving[0] = 1.0
-        own = self._per_stage(routes, arriving * self.sending[rows])
-        transfers = np.maximum(self._per_stage(routes, np.ones(routes.shape)), 1.0)
+        own = np.zeros_like(self.capacity)
+        transfers = np.zeros_like(self.capacity)
+        share = self.fitting * (1.0 - self.loss)
+        routes = [list(self._routes[row]) for row in rows]
+        for row, stages in zip(rows, routes, strict=True):
+            kept = np.multiply.accumulate(share[stages])
+            own[stages] += self.sending[row] * np.append(1.0, kept[:-1])
+            transfers[stages] += 1.0
         left = self.capacity - self.priority - (self.arriving - own) - self.queue / _DRAIN_S
-        fair = np.maximum(left, BULK_LEAST_SHARE * self.capacity) / transfers
-        fair[NOWHERE] = inf
-        return np.asarray(np.min(fair[routes], axis=0))
+        fair = np.maximum(left, BULK_LEAST_SHARE * self.capacity) / np.maximum(transfers, 1.0)
+        kept = [np.multiply.accumulate(1.0 - self.loss[stages]) for stages in routes]
+        return np.array(
+            [
+                (fair[stages] / np.append(1.0, left[:-1])).min()
+                for stages, left in zip(routes, kept, strict=True)
+            ]
+        )

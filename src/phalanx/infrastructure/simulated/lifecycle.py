@@ -18,16 +18,14 @@ from phalanx.domain.actions import (
 from phalanx.domain.actions import Transfer as Replace
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
-from phalanx.domain.resources import NOTHING
 from phalanx.domain.vnf import Vnfd
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.simulated.downloads import Downloads
+from phalanx.infrastructure.simulated.holds import Holds
 from phalanx.infrastructure.simulated.instances import (
     Chain,
-    Held,
     Instance,
     deploy_refusal,
-    hold_refusal,
     ttl_refusal,
 )
 from phalanx.infrastructure.simulated.leases import Lease, Leases
@@ -59,12 +57,12 @@ class Lifecycle:
         self._observer = observer
         self._percepts = percepts
         self._leases = Leases(clock, self._expire)
-        self._holds: dict[str, Held] = {}
+        self._holds = Holds(recorder, ownership, self._leases)
         self._instances: dict[str, Instance] = {}
 
     def names(self) -> list[str]:
         """Return the ids of all holds and instances."""
-        return sorted([*self._holds, *self._instances])
+        return sorted([*self._holds.names(), *self._instances])
 
     def has(self, instance: str) -> bool:
         """Whether there is an instance of that id."""
@@ -85,24 +83,17 @@ class Lifecycle:
 
     def hold(self, pop: PopId, action: Hold, cause: str) -> Outcome:
         """Carry out ``Hold``."""
-        if action.hold in self._holds:
-            return Failed(f"hold {action.hold} exists already")
-        refusal = hold_refusal(action) or self._ownership.hold(pop, action)
-        if refusal is not None:
-            return Failed(refusal)
-        self._holds[action.hold] = Held(action, pop, cause)
-        self._leases.grant(("hold", action.hold), action.ttl_s)
-        return Done()
+        return self._holds.grant(pop, action, cause)
 
     def release(self, pop: PopId, hold: str) -> Outcome:
         """Carry out ``Release``."""
-        if self._held(hold, pop) is not None:
-            self._take(hold)
+        if self._holds.find(hold, pop) is not None:
+            self._holds.give_back(hold)
         return Done()
 
     def deploy(self, pop: PopId, action: Deploy, cause: str, answer: Answer) -> None:
         """Carry out ``Deploy``."""
-        held = self._held(action.hold, pop)
+        held = self._holds.find(action.hold, pop)
         refusal: str | None
         if held is None:
             refusal = f"no hold {action.hold} at {pop}"
@@ -114,7 +105,7 @@ class Lifecycle:
             answer(Failed(str(refusal)))
             return
         hold, vnfd = held.hold, action.vnfd
-        self._take(action.hold)
+        self._holds.give_back(action.hold)
         chain = self._ownership.open(action.instance, pop, hold, cause)
         if isinstance(chain, str):
             answer(Failed(chain))
@@ -131,20 +122,18 @@ class Lifecycle:
             self._failed(instance, refusal, cause)
 
     def install(
-        self, pop: PopId, instance_id: str, vnfd: Vnfd, units: int, ttl_s: float, cause: str
+        self, pop: PopId, instance_id: str, vnfd: Vnfd, *, units: int, ttl_s: float, cause: str
     ) -> str | None:
         """Put a running instance in place; return why that is not possible."""
-        refusal = self._ownership.fits(pop, instance_id, vnfd.scaled(units))
+        if instance_id in self._instances:
+            return f"instance {instance_id} exists already"
+        refusal = ttl_refusal(ttl_s) or self._ownership.allocate(
+            pop, instance_id, vnfd.scaled(units), cause
+        )
         if refusal is not None:
             return refusal
-        hold = Hold(instance_id, instance_id, NOTHING, (pop,), 0.0, ttl_s)
-        chain = self._ownership.open(instance_id, pop, hold, cause)
-        if isinstance(chain, str):
-            return chain
-        self._ownership.allocate(pop, instance_id, vnfd.scaled(units), cause)
-        instance = Instance(
-            instance_id, pop, vnfd, units, chain, cause, lambda _: None, self._clock.now()
-        )
+        chain = Chain("", "", (pop,), 0.0)
+        instance = Instance(instance_id, pop, vnfd, units, chain, cause, None, self._clock.now())
         self._instances[instance_id] = instance
         self._leases.grant(("instance", instance_id), ttl_s)
         self._ready(instance)
@@ -152,12 +141,12 @@ class Lifecycle:
 
     def rechain(self, pop: PopId, action: Rechain, cause: str) -> Outcome:
         """Carry out ``Rechain``."""
-        instance, held = self.running(action.instance, pop), self._held(action.hold, pop)
+        instance, held = self.running(action.instance, pop), self._holds.find(action.hold, pop)
         if isinstance(instance, str):
             return Failed(instance)
         if held is None:
             return Failed(f"no hold {action.hold} at {pop}")
-        self._take(action.hold)
+        self._holds.give_back(action.hold)
         chain = self._ownership.open(instance.id, pop, held.hold, cause)
         if isinstance(chain, str):
             return Failed(chain)
@@ -230,7 +219,7 @@ class Lifecycle:
             leases: list[Lease] = []
             if self._at(name, pop) is not None:
                 leases.append(("instance", name))
-            if self._held(name, pop) is not None:
+            if self._holds.find(name, pop) is not None:
                 leases.append(("hold", name))
             for lease in leases:
                 self._leases.grant(lease, action.ttl_s)
@@ -250,16 +239,6 @@ class Lifecycle:
     def _at(self, instance: str, pop: PopId) -> Instance | None:
         found = self._instances.get(instance)
         return found if found is not None and found.pop == pop else None
-
-    def _held(self, hold: str, pop: PopId) -> Held | None:
-        found = self._holds.get(hold)
-        return found if found is not None and found.pop == pop else None
-
-    def _take(self, hold: str) -> None:
-        """Give a hold back and forget it."""
-        held = self._holds.pop(hold)
-        self._leases.drop(("hold", hold))
-        self._ownership.release(held.pop, held.hold)
 
     def _ready(self, instance: Instance) -> None:
         """Note that an instance has booted."""
@@ -285,15 +264,13 @@ class Lifecycle:
     def _expire(self, lease: Lease) -> None:
         what, name = lease
         if what == "hold":
-            held = self._holds[name]
-            self._recorder.record("lease.expired", held.cause, what=what, name=name, pop=held.pop)
-            self._take(name)
-        else:
-            instance = self._instances[name]
-            event = self._recorder.record(
-                "lease.expired", instance.cause, what=what, name=name, pop=instance.pop
-            )
-            self._lose(instance, "lease ran out", event)
+            self._holds.expire(name)
+            return
+        instance = self._instances[name]
+        event = self._recorder.record(
+            "lease.expired", instance.cause, what=what, name=name, pop=instance.pop
+        )
+        self._lose(instance, "lease ran out", event)
 
     def _lose(self, instance: Instance, reason: str, cause: str) -> None:
         """End an instance unasked; its agent is told, by a failed deployment or a percept."""

@@ -198,7 +198,7 @@ class SimulatedNetwork:
         self._lifecycle.kill(instance, event)
 
     def install(
-        self, pop: PopId, instance: InstanceId, vnfd: Vnfd, units: int, ttl_s: float, cause: str
+        self, pop: PopId, instance: InstanceId, vnfd: Vnfd, *, units: int, ttl_s: float, cause: str
     ) -> None:
         """Put an instance in place that runs from the start, without a download.
 
@@ -206,7 +206,9 @@ class SimulatedNetwork:
             ValueError: if the PoP has no room for it.
 
         """
-        refusal = self._lifecycle.install(pop, instance, vnfd, units, ttl_s, cause)
+        refusal = self._lifecycle.install(
+            pop, instance, vnfd, units=units, ttl_s=ttl_s, cause=cause
+        )
         if refusal is not None:
             raise ValueError(f"{vnfd.name} cannot be installed at {pop}: {refusal}")
 
@@ -217,6 +219,11 @@ class SimulatedNetwork:
     def free(self) -> dict[PopId, Resources]:
         """Return what is not allocated at each PoP."""
         return {pop: self._compute.free(pop) for pop in self._topology.pops}
+
+    def reserved_mb_s(self) -> float:
+        """Return the bandwidth that is reserved on all links together."""
+        links = self._topology.neighbours
+        return sum(self._links.reserved(pop, to) for pop in links for to in links[pop])
 
     def leases(self) -> list[str]:
         """Return the ids of all holds, instances and measures, each kind sorted."""

@@ -15,8 +15,8 @@ from phalanx.infrastructure import Answer
 from phalanx.infrastructure.simulated.engine import Engine, Meter
 from phalanx.infrastructure.simulated.flows import Flows
 from phalanx.infrastructure.simulated.instances import Instance
+from phalanx.infrastructure.simulated.paths import Floats
 from phalanx.infrastructure.simulated.records import record
-from phalanx.infrastructure.simulated.tcp import Floats
 from phalanx.infrastructure.simulated.topology import Topology
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from phalanx.infrastructure.simulated.paths import Floats
 
 SEGMENT_MB = 1460e-6
 """Octets of a full segment, in MB."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from msgspec import Struct, structs
 
 from phalanx.domain.events import Event
@@ -66,8 +64,14 @@ class Auction(Struct, frozen=True):
     fallback: str = ""
     """Goal adopted because this auction failed."""
     fallback_event: str = ""
-    alike: int = 1
-    """How many auctions of this predicate there were up to this one."""
+    repeats: int | None = None
+    """Number of the auction of this predicate before, if its answers were the same."""
+
+    @property
+    def answers(self) -> object:
+        """What was answered, as far as two auctions of one kind can be told apart by it."""
+        bids = tuple((bid.agent, bid.time_s, bid.cost, bid.latency_ms) for bid in self.bids)
+        return self.winner, bids, self.refusals, self.silent
 
     @property
     def best(self) -> BidRow | None:
@@ -88,11 +92,14 @@ def auctions_of(log: Log) -> list[Auction]:
             latest[name] = event.id
         parts.setdefault(latest[name], []).append(event)
     auctions: list[Auction] = []
-    alike: Counter[str] = Counter()
+    last: dict[str, Auction] = {}
     for at, call in enumerate(calls, 1):
         auction = _auction(log, at, call, parts[call.id])
-        alike[auction.predicate] += 1
-        auctions.append(structs.replace(auction, alike=alike[auction.predicate]))
+        before = last.get(auction.predicate)
+        if before and before.answers == auction.answers:
+            auction = structs.replace(auction, repeats=before.repeats or before.number)
+        last[auction.predicate] = auction
+        auctions.append(auction)
     return auctions
 
 
@@ -105,11 +112,7 @@ def _auction(log: Log, place: int, call: Event, events: list[Event]) -> Auction:
         agent: str(reason) for agent, reason in table(data, "refusals").items()
     }
     winner = text(data, "winner")
-    fallback = next(
-        (e for e in (log.effects(close) if close else ()) if e.kind == "goal.adopted"), None
-    )
-    if outcome != "failed":
-        fallback = None
+    fallback = _fallback(log, close) if close and outcome == "failed" else None
     goal = text(call.data, "goal")
     return Auction(
         place,
@@ -134,6 +137,18 @@ def _auction(log: Log, place: int, call: Event, events: list[Event]) -> Auction:
         text(fallback.data, "goal") if fallback else "",
         fallback.id if fallback else "",
     )
+
+
+def _fallback(log: Log, failure: Event) -> Event | None:
+    """Return the first goal that the auctioneer adopted because of ``failure``."""
+    queue = [failure]
+    for event in queue:
+        for effect in log.effects(event):
+            if effect.kind == "goal.adopted" and effect.agent == failure.agent:
+                return effect
+            if effect.kind in {"plan.ended", "goal.ended", "belief.changed"}:
+                queue.append(effect)
+    return None
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -10,6 +10,7 @@ from msgspec import Struct
 from phalanx.domain.events import Event
 from phalanx.runtime.narrative import describe
 from phalanx.runtime.report.log import Log, predicate_of, text
+from phalanx.runtime.report.markers import alike, told
 from phalanx.runtime.report.svg import counted
 
 MOST_ROWS = 4000
@@ -44,8 +45,6 @@ _STORY = {
     "measure.lifted",
     "run.ended",
 }
-_ABOUT = ("effect", "goal", "group", "belief", "vnf", "pop", "winner", "reason")
-"""Two events are alike if their kind, agent and all of these are."""
 _TOLD_BELIEFS = {"overUsage", "anomalous", "anomalousUsage"}
 
 
@@ -90,29 +89,31 @@ class Causes(Struct, frozen=True):
 
 
 def story_of(log: Log) -> list[Step]:
-    """Return the main steps in order of time; events alike within 20 s are one step."""
+    """Return the main steps in order of time; events alike within 20 s are one step.
+
+    What several agents come to believe is told of the first.
+    """
     groups: list[list[Event]] = []
     open_: dict[tuple[str, ...], list[Event]] = {}
+    believed: dict[str, object] = {}
     for event in log.events:
         if not _told(event):
             continue
-        key = (event.kind, event.agent, *(predicate_of(text(event.data, k)) for k in _ABOUT))
+        if event.kind == "belief.changed":
+            belief, value = text(event.data, "belief"), event.data["value"]
+            if believed.get(belief) == value:
+                continue
+            believed[belief] = value
+        key = (event.agent, *alike(event))
         group = open_.get(key)
         if group is None or event.time - group[-1].time > _TOGETHER_S:
             group = open_[key] = []
             groups.append(group)
         group.append(event)
     return [
-        Step(
-            group[0].id,
-            group[0].kind,
-            group[0].agent,
-            group[0].time,
-            group[-1].time,
-            describe(group[0]),
-            len(group) - 1,
-        )
+        Step(group[0].id, group[0].kind, group[0].agent, group[0].time, group[-1].time, *words)
         for group in groups
+        for words in told(group)
     ]
 
 

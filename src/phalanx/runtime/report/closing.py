@@ -7,7 +7,7 @@ from collections import Counter
 from msgspec import Struct
 
 from phalanx.runtime.report.auctions import natural
-from phalanx.runtime.report.log import Log, finite, number, rows, table, text
+from phalanx.runtime.report.log import Log, finite, names, number, rows, table, text
 from phalanx.runtime.report.svg import figure
 
 
@@ -29,6 +29,8 @@ class Closing(Struct, frozen=True):
     shed: int
     octets: int | None
     leases: int | None
+    held: tuple[str, ...]
+    """What is held under those leases, where the log names it."""
     goals: tuple[Bar, ...]
     kept: tuple[tuple[str, str], ...]
     """PoPs that do not have everything back, and what is still taken."""
@@ -47,6 +49,7 @@ def closing_of(log: Log) -> Closing:
     else:
         free = {pop: table(table(ending, "free"), pop) for pop in table(ending, "free")}
     kept = []
+    held = names(ending, "leases")
     totals = {text(row, "name"): row for row in rows(log.setting, "pops")}
     for pop in sorted(free, key=natural):
         taken = [
@@ -62,7 +65,8 @@ def closing_of(log: Log) -> Closing:
         sum(bar.count for bar in messages),
         int(number(ending, "shed", len(log.of("message.shed")))),
         int(number(ending, "bytes")) if "bytes" in ending else None,
-        int(number(ending, "leases")) if "leases" in ending else None,
+        (len(held) or int(number(ending, "leases"))) if "leases" in ending else None,
+        held,
         _bars(dict(outcomes)),
         tuple(kept),
         len(free),

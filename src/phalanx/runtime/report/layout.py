@@ -66,7 +66,7 @@ def _by_hops(pops: Sequence[str], links: Sequence[tuple[str, str]]) -> Array:
     weights = far**-2.0
     np.fill_diagonal(weights, 0.0)
     laplacian = np.diag(weights.sum(axis=1)) - weights
-    inverse = np.linalg.pinv(laplacian)
+    inverse = np.linalg.inv(laplacian + 1.0 / size) - 1.0 / size
     for _ in range(_ROUNDS):
         drawn = _distances(places)
         np.fill_diagonal(drawn, 1.0)
@@ -82,18 +82,23 @@ def _classical(far: Array) -> Array:
     size = len(far)
     centre = np.eye(size) - 1.0 / size
     values, vectors = np.linalg.eigh(-0.5 * centre @ far**2 @ centre)
-    axes = vectors[:, -2:] * np.sign(vectors[np.abs(vectors[:, -2:]).argmax(axis=0), [-2, -1]])
+    axes = _signed(vectors[:, -2:])
     places = axes * np.sqrt(np.maximum(values[-2:], 1e-6))
     turn = np.arange(size) * 2.4
     return np.asarray(places + 0.05 * np.column_stack([np.cos(turn), np.sin(turn)]))
 
 
+def _signed(axes: Array) -> Array:
+    """Turn each column so that its largest part is positive: the sign is free otherwise."""
+    largest = np.abs(axes).argmax(axis=0)
+    return np.asarray(axes * np.sign(axes[largest, np.arange(axes.shape[1])]))
+
+
 def _lying(places: Array, *, wide: bool) -> Array:
     """Turn the drawing so that its longest axis lies along that of the box."""
     centred = places - places.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred)
-    axes = axes * np.sign(axes[[0, 1], np.abs(axes).argmax(axis=1)])[:, None]
-    turned = centred @ axes.T
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    turned = centred @ _signed(axes[:, ::-1])
     return np.asarray(turned if wide else turned[:, ::-1])
 
 

@@ -18,7 +18,11 @@ from phalanx.runtime.report.svg import Point, Scale, element, figure, group
 
 _FRAMES = 120
 _APART = 6.5
-"""Pixels between chains along one link."""
+"""Pixels between chains along one link; less where more than a few would spread too far."""
+_CROWDED = 2.0
+"""A capacity is left out where more of it than a fifth would cover something."""
+_WIDEST = 20.0
+"""Pixels that the chains of one link take on each side of it."""
 
 
 class LinkView(Struct, frozen=True):
@@ -74,7 +78,7 @@ def _load_class(percent: int) -> str:
 def link_lines(links: Sequence[LinkView], places: Mapping[str, Point]) -> Iterable[Markup]:
     """Yield a line for each link, as thick as it is wide, coloured by its highest load."""
     most = max((link.bandwidth_mb_s for link in links), default=1.0)
-    thick = Scale(0.0, math.sqrt(most) or 1.0, 1.2, 7.0 if len(places) <= 24 else 3.5)
+    thick = Scale(0.0, math.sqrt(most) or 1.0, 1.2, 7.0 if len(places) <= 16 else 3.5)
     for link in links:
         peak = max(link.load, default=0)
         (x1, y1), (x2, y2) = places[link.a], places[link.b]
@@ -102,18 +106,23 @@ def capacities(
     chains: Sequence[Chain],
     room: Room,
 ) -> Iterable[Markup]:
-    """Yield the capacity of each link as a text beside it, clear of the chains along it."""
-    along = Counter(
-        frozenset(hop) for chain in chains for hop in pairwise(p for p in chain.path if p in places)
-    )
+    """Yield the capacity of each link as a text beside it, clear of chains and cards.
+
+    Where there is no room there is none: pointing at the link shows it.
+    """
+    crowd = _crowd(chains, places)
     for link in links:
         a, b = places[link.a], places[link.b]
         words = f"{figure(link.bandwidth_mb_s)} MB/s · {figure(link.latency_ms)} ms"
         width, length = 5.9 * len(words), math.dist(a, b) or 1.0
         across = (abs(b[1] - a[1]) * width + abs(b[0] - a[0]) * 12.0) / (2 * length)
-        shift = across + 6.0 + _APART * ((along[frozenset((link.a, link.b))] + 1) // 2)
+        aside = (crowd[frozenset((link.a, link.b))] + 1) // 2
+        shift = across + 6.0 + min(_APART * aside, _WIDEST)
         spots = [_beside(a, b, f, s) for f in (0.5, 0.4, 0.6, 0.3, 0.7) for s in (shift, -shift)]
-        box = room.take(min((Box(x, y, width, 13.0) for x, y in spots), key=room.covered))
+        box = min((Box(x, y, width, 13.0) for x, y in spots), key=room.covered)
+        if room.covered(box) > _CROWDED * width * 13.0:
+            continue
+        room.take(box)
         yield element("text", words, class_="capacity halo", x=box.x, y=box.y + 4)
 
 
@@ -122,6 +131,7 @@ def chain_lines(
 ) -> Iterable[Markup]:
     """Yield a curve for each chain along its links, and the numbers of its auctions on it."""
     used: dict[tuple[str, str], int] = {}
+    crowd = _crowd(chains, places)
     bubbles: list[Markup] = []
     for chain in chains:
         path = [pop for pop in chain.path if pop in places]
@@ -132,7 +142,8 @@ def chain_lines(
         for a, b in pairwise(path):
             pair = (a, b) if a <= b else (b, a)
             slot = used[pair] = used.get(pair, 0) + 1
-            shift = _APART * (-(slot // 2) if slot % 2 == 0 else (slot + 1) // 2)
+            apart = min(_APART, _WIDEST / ((crowd[frozenset(pair)] + 1) // 2))
+            shift = apart * (-(slot // 2) if slot % 2 == 0 else (slot + 1) // 2)
             inner = [_beside(places[pair[0]], places[pair[1]], f, shift) for f in (0.25, 0.5, 0.75)]
             points += [*(inner if pair == (a, b) else inner[::-1]), places[b]]
             along = (0.62, 0.38, 0.74, 0.26)[(slot - 1) % 4]
@@ -164,6 +175,12 @@ def chain_lines(
                 )
             )
     yield from bubbles
+
+
+def _crowd(chains: Sequence[Chain], places: Mapping[str, Point]) -> Counter[frozenset[str]]:
+    """Return how often chains run along each pair of PoPs."""
+    paths = ([pop for pop in chain.path if pop in places] for chain in chains)
+    return Counter(frozenset(hop) for path in paths for hop in pairwise(path))
 
 
 def _beside(a: Point, b: Point, along: float, shift: float) -> Point:

@@ -32,11 +32,9 @@ class Box(Struct, frozen=True):
         """Return the area that both cover."""
         wide = (self.width + other.width) / 2 - abs(self.x - other.x)
         high = (self.height + other.height) / 2 - abs(self.y - other.y)
-        return (
-            min(wide, self.width, other.width) * min(high, self.height, other.height)
-            if (wide > 0 and high > 0)
-            else 0.0
-        )
+        if wide <= 0 or high <= 0:
+            return 0.0
+        return min(wide, self.width, other.width) * min(high, self.height, other.height)
 
 
 class Room:
@@ -44,7 +42,8 @@ class Room:
 
     def __init__(self, width: float, height: float, dots: Iterable[Point] = ()) -> None:
         self._width, self._height = width, height
-        self._taken = [Box(x, y, 9.0, 9.0) for x, y in dots]
+        self._dots = [Box(x, y, 9.0, 9.0) for x, y in dots]
+        self._taken: list[Box] = []
 
     def take(self, box: Box) -> Box:
         """Cover ``box`` and return it."""
@@ -52,15 +51,16 @@ class Room:
         return box
 
     def covered(self, box: Box) -> float:
-        """Return how much of ``box`` is covered already or lies outside."""
+        """Return how much of ``box`` is taken or lies outside; what is no dot counts tenfold."""
         inside = Box(self._width / 2, self._height / 2, self._width, self._height).overlap(box)
         outside = box.width * box.height - inside
-        return 4 * outside + sum(box.overlap(other) for other in self._taken)
+        dots = sum(box.overlap(dot) for dot in self._dots)
+        return dots + 10.0 * (outside + sum(box.overlap(other) for other in self._taken))
 
     def near(self, at: Point, width: float, height: float) -> Box:
         """Take and return the best place for a card beside ``at``: least covered, then nearest."""
         best, least = Box(at[0], at[1], width, height), math.inf
-        for ring in range(6):
+        for ring in range(9):
             for turn in range(16):
                 angle = math.pi / 2 + turn * math.pi / 8
                 reach = 12.0 + 16.0 * ring

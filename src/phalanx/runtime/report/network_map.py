@@ -21,7 +21,7 @@ from phalanx.runtime.report.map_room import Box, Room
 from phalanx.runtime.report.placement import Chain, Placement
 from phalanx.runtime.report.svg import Point, element, group
 
-_FEW = {"wide": 24, "narrow": 9}
+_FEW = {"wide": 16, "narrow": 9}
 """Up to so many PoPs each is drawn as a card; above, as dots with cards where there is news."""
 
 
@@ -126,8 +126,10 @@ def _dots(scene: _Scene, places: Mapping[str, Point], room: Room) -> tuple[list[
             label = room.label(places[pop], 5.8 * len(pop) + 4.0, 11.0)
             unlabelled += label is None
         drawn.append(draw_dot(scene.cards[pop], places[pop], label))
-    for pop, box in boxes.items():
-        x, y = places[pop]
-        leader = element("line", class_="leader", x1=x, y1=y, x2=box.x, y2=box.y)
-        drawn.append(group([leader, draw_card(scene.cards[pop], box)]))
-    return drawn, unlabelled
+    leaders = [
+        element("line", class_="leader", x1=x, y1=y, x2=boxes[pop].x, y2=boxes[pop].y)
+        for pop, (x, y) in places.items()
+        if pop in boxes
+    ]
+    figures = [draw_card(scene.cards[pop], box) for pop, box in boxes.items()]
+    return [*leaders, *drawn, *figures], unlabelled

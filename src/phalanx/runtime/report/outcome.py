@@ -10,9 +10,9 @@ from phalanx.domain.events import Event
 from phalanx.runtime.report.log import Log, finite, names, number, predicate_of, rows, table, text
 from phalanx.runtime.report.svg import clock, counted, figure
 
-QUIET_SHARE = 0.05
+QUIET_SHARE = 0.01
 """Attack traffic at the host counts as held off below this share of its peak."""
-SERVED_SHARE = 0.9
+SERVED_SHARE = 0.95
 """Users count as served from this share of what they ask for."""
 WINDOW_S = 30.0
 """Seconds over which goodput is averaged before the attack, and at the end if never mitigated."""
@@ -196,6 +196,18 @@ def _mitigated(during: Sequence[Sample], peak: float) -> int | None:
             bad = index
     start = max(bad, hit) + 1
     return start if start + _STEADY <= len(during) else None
+
+
+def sent_peak(log: Log) -> float:
+    """Return the most that malicious sources sent at a time, in MB/s, as the log tells."""
+    groups: dict[str, float] = {}
+    peak = 0.0
+    for event in log.of("traffic.changed"):
+        if event.data.get("malicious") is True:
+            active = event.data.get("active") is True
+            groups[text(event.data, "group")] = number(event.data, "demand_mb_s") if active else 0.0
+            peak = max(peak, sum(groups.values()))
+    return peak
 
 
 def milestones(log: Log, outcome: Outcome) -> list[Milestone]:

@@ -26,11 +26,12 @@ from phalanx.runtime.report.outcome import (
     hosts_of,
     judge,
     milestones,
+    sent_peak,
 )
 from phalanx.runtime.report.placement import placement_of
 from phalanx.runtime.report.resources import resources_of
 from phalanx.runtime.report.svg import clock, counted, figure
-from phalanx.runtime.report.traffic_chart import charts, sent_peak
+from phalanx.runtime.report.traffic_chart import charts
 
 
 def render_report(events: Sequence[Event]) -> str:

@@ -9,7 +9,7 @@ from phalanx.runtime.report.auctions import natural
 from phalanx.runtime.report.log import Data, Log, number, rows, table, text
 from phalanx.runtime.report.svg import (
     Scale,
-    clock,
+    axis_clock,
     element,
     figure,
     step_path,
@@ -98,7 +98,9 @@ def _draw(pop: str, courses: list[_Course], end: float) -> Markup:
         body.append(
             element("line", class_="tickmark", x1=x(time), x2=x(time), y1=bottom, y2=bottom + 4)
         )
-        body.append(element("text", clock(time), class_="tick mid", x=x(time), y=bottom + 16))
+        body.append(
+            element("text", axis_clock(time, end), class_="tick mid", x=x(time), y=bottom + 16)
+        )
     return element(
         "svg",
         *body,

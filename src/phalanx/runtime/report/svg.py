@@ -10,6 +10,9 @@ from msgspec import Struct
 
 Point = tuple[float, float]
 
+MINUTES_FROM_S = 1200.0
+"""Times and time axes that reach so far are written in minutes (and hours), not in seconds."""
+
 
 def element(name: str, *children: str, **attributes: object) -> Markup:
     """Return an SVG or HTML element; ``stroke_width`` becomes ``stroke-width``, None is left out.
@@ -81,7 +84,26 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 def time_ticks(end_s: float, count: int) -> list[float]:
     """Return round times from 0 to ``end_s``: seconds, then whole minutes, then hours."""
-    steps = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
+    steps = (
+        1,
+        2,
+        5,
+        10,
+        20,
+        30,
+        60,
+        120,
+        180,
+        300,
+        600,
+        1200,
+        1800,
+        3600,
+        7200,
+        14400,
+        43200,
+        86400,
+    )
     if end_s < 5:
         return ticks(0.0, end_s, count)
     step = next((s for s in steps if end_s / s <= count), None)
@@ -91,13 +113,21 @@ def time_ticks(end_s: float, count: int) -> list[float]:
 
 
 def clock(seconds: float, *, exact: bool = False) -> str:
-    """Return a time of the run as text: ``42 s``, ``42.3 s``, from 10 min on ``12:05``."""
-    if seconds < 600:
+    """Return a time of the run as text: ``42 s``, ``42.3 s``, from 20 min on ``25:05``."""
+    if seconds < MINUTES_FROM_S:
         return f"{seconds:.1f}\u00a0s" if exact else f"{seconds:g}\u00a0s"
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+    return _minutes(seconds)
+
+
+def axis_clock(seconds: float, end_s: float) -> str:
+    """Return the label of a time axis that reaches to ``end_s``: one unit for all labels."""
+    return clock(seconds) if end_s < MINUTES_FROM_S else _minutes(seconds)
+
+
+def _minutes(seconds: float) -> str:
+    minutes, left = divmod(round(seconds), 60)
+    hours, rest = divmod(minutes, 60)
+    return f"{hours}:{rest:02}:{left:02}" if hours else f"{minutes}:{left:02}"
 
 
 def figure(value: float, digits: int = 2) -> str:

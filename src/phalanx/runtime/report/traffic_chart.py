@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from markupsafe import Markup
 from msgspec import Struct
 
-from phalanx.domain.events import Event
-from phalanx.runtime.narrative import describe
-from phalanx.runtime.report.log import Log, number, predicate_of, text
+from phalanx.runtime.report.log import Log
+from phalanx.runtime.report.markers import LANES, Marker, markers_of, spans_of
 from phalanx.runtime.report.outcome import HostTraffic, Sample
 from phalanx.runtime.report.svg import (
     Scale,
+    axis_clock,
     clock,
     element,
     figure,
@@ -26,32 +26,6 @@ _MOST_POINTS = 600
 _LANE = 22.0
 _PLOT = 260.0
 _MARK = 8.5
-_CLUSTER = 15.0
-"""Markers of one lane closer than this many pixels share a number."""
-
-LANES = {
-    "traffic": "Traffic",
-    "alarm": "Alarms",
-    "auction": "Auctions",
-    "linkRateLimited": "Link limits",
-    "ipRateLimited": "Address limits",
-    "flowRateLimited": "Flow blocks",
-    "splitTrafficLink": "Link splits",
-    "splitTrafficTowardsIp": "Address splits",
-    "measure": "Measures",
-}
-
-
-class Marker(Struct, frozen=True):
-    """One number on the chart: one event, or several of one lane that stand too close."""
-
-    number: int
-    lane: str
-    shape: str
-    """``flag``, ``attack``, ``alarm``, ``award``, ``on`` or ``off``."""
-    time: float
-    until: float
-    words: tuple[str, ...]
 
 
 class View(Struct, frozen=True):
@@ -70,54 +44,9 @@ class Chart(Struct, frozen=True):
     views: tuple[View, ...]
 
 
-def _lane_of(event: Event) -> tuple[str, str] | None:
-    """Return the lane and the shape of an event's marker; None if it has none."""
-    if event.kind == "traffic.changed":
-        return "traffic", "attack" if event.data.get("malicious") is True else "flag"
-    if event.kind == "auction.awarded":
-        return "auction", "award"
-    if event.kind == "belief.changed":
-        alarm = event.data.get("value") is True
-        if alarm and predicate_of(text(event.data, "belief")) == "overUsage":
-            return "alarm", "alarm"
-        return None
-    lane = predicate_of(text(event.data, "effect"))
-    return lane if lane in LANES else "measure", "on" if event.kind == "measure.applied" else "off"
-
-
-def markers_of(log: Log, pixels_per_second: float) -> tuple[Marker, ...]:
-    """Return the numbered markers in order of time."""
-    kinds = ("traffic.changed", "belief.changed", "auction.awarded")
-    clusters: list[tuple[str, str, list[Event]]] = []
-    open_: dict[str, tuple[str, str, list[Event]]] = {}
-    for event in log.of(*kinds, "measure.applied", "measure.lifted"):
-        place = _lane_of(event)
-        if place is None:
-            continue
-        lane, shape = place
-        near = open_.get(lane)
-        close = near is not None and (event.time - near[2][0].time) * pixels_per_second < _CLUSTER
-        if near is not None and close and near[1] == shape:
-            near[2].append(event)
-        else:
-            open_[lane] = (lane, shape, [event])
-            clusters.append(open_[lane])
-    return tuple(
-        Marker(
-            at,
-            lane,
-            shape,
-            events[0].time,
-            events[-1].time,
-            tuple(describe(event) for event in events),
-        )
-        for at, (lane, shape, events) in enumerate(clusters, 1)
-    )
-
-
 def charts(log: Log, hosts: Sequence[HostTraffic]) -> list[Chart]:
     """Draw one chart for each host."""
-    end, spans = max(log.end_s, 1e-3), _spans(log)
+    end, spans = max(log.end_s, 1e-3), spans_of(log)
     sizes = []
     for size, width, left in (("wide", 1120.0, 112.0), ("narrow", 440.0, 44.0)):
         x = Scale(0.0, end, left, width - 18.0)
@@ -132,29 +61,6 @@ def charts(log: Log, hosts: Sequence[HostTraffic]) -> list[Chart]:
         )
         for host in hosts
     ]
-
-
-def _spans(log: Log) -> dict[str, list[tuple[float, float]]]:
-    """Return for each lane of measures when at least one was in force."""
-    held: dict[str, set[str]] = {}
-    spans: dict[str, list[tuple[float, float]]] = {}
-    begun: dict[str, float] = {}
-    for event in log.of("measure.applied", "measure.lifted"):
-        place = _lane_of(event)
-        if place is None:
-            continue
-        lane, measures = place[0], held.setdefault(place[0], set())
-        if event.kind == "measure.applied":
-            begun[lane] = begun[lane] if measures else event.time
-            measures.add(text(event.data, "measure"))
-        elif text(event.data, "measure") in measures:
-            measures.discard(text(event.data, "measure"))
-            if not measures:
-                spans.setdefault(lane, []).append((begun[lane], event.time))
-    for lane, measures in held.items():
-        if measures:
-            spans.setdefault(lane, []).append((begun[lane], log.end_s))
-    return spans
 
 
 def _thin(samples: Sequence[Sample]) -> list[Sample]:
@@ -217,7 +123,9 @@ def _axes(x: Scale, y: Scale, *, narrow: bool, top: float, bottom: float) -> Ite
     yield element("text", "MB/s", class_="tick unit end", x=x.start - 8, y=top + 6)
     for value in time_ticks(x.high, 5 if narrow else 12):
         yield element("line", class_="tickmark", x1=x(value), x2=x(value), y1=bottom, y2=bottom + 5)
-        yield element("text", clock(value), class_="tick mid", x=x(value), y=bottom + 19)
+        yield element(
+            "text", axis_clock(value, x.high), class_="tick mid", x=x(value), y=bottom + 19
+        )
     yield element("line", class_="axis", x1=x.start, x2=x.stop, y1=bottom, y2=bottom)
     if not narrow:
         yield element("text", "time in the run", class_="tick unit end", x=x.stop, y=bottom + 36)
@@ -286,8 +194,8 @@ def _mark(marker: Marker, x: float, y: float, bottom: float) -> Markup:
         if outline is None
         else element("path", d=line_path([(float(a), float(b)) for a, b in outline]) + "Z")
     )
-    many = f" (+{len(marker.words) - 1} more)" if len(marker.words) > 1 else ""
-    title = f"{marker.number} · {clock(marker.time, exact=True)}: {marker.words[0]}{many}"
+    words = "; ".join(f"{w} (and {more} more)" if more else w for w, more in marker.words)
+    title = f"{marker.number} · {clock(marker.time, exact=True)}: {words}"
     return group(
         [
             element("title", title),
@@ -299,15 +207,3 @@ def _mark(marker: Marker, x: float, y: float, bottom: float) -> Markup:
         transform=f"translate({x:.1f} {y:g})",
         data_n=marker.number,
     )
-
-
-def sent_peak(log: Log) -> float:
-    """Return the most that malicious sources sent at a time, in MB/s, as the log tells."""
-    groups: dict[str, float] = {}
-    peak = 0.0
-    for event in log.of("traffic.changed"):
-        if event.data.get("malicious") is True:
-            active = event.data.get("active") is True
-            groups[text(event.data, "group")] = number(event.data, "demand_mb_s") if active else 0.0
-            peak = max(peak, sum(groups.values()))
-    return peak

@@ -2,7 +2,7 @@
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const clock = (s) => {
-    if (s < 600) return s.toFixed(1) + " s";
+    if (s < 1200) return s.toFixed(1) + " s";
     const t = Math.round(s), two = (n) => String(n).padStart(2, "0");
     const h = Math.floor(t / 3600), m = Math.floor(t / 60) % 60;
     return h ? `${h}:${two(m)}:${two(t % 60)}` : `${m}:${two(t % 60)}`;

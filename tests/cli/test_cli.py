@@ -1,0 +1,288 @@
+"""The command line as a user meets it: figures on stdout, one line on stderr, an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from phalanx import __version__
+from phalanx.cli import run as run_module
+from phalanx.cli.main import app, main
+from phalanx.domain.events import Event
+from phalanx.store.jsonl import read_jsonl
+from phalanx.store.sql import SqlEventStore
+
+FOLDER = Path(__file__).parents[2] / "scenarios"
+RING = str(FOLDER / "quickstart-ring.yaml")
+DDOS = str(FOLDER / "ddos-resilience.yaml")
+
+
+def phalanx(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    assert "Traceback" not in result.output
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def refused(*arguments: str) -> str:
+    code, out, err = phalanx(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "run.jsonl"
+    code, out, err = phalanx("run", RING, "--until", "60", "--log", str(path))
+    assert (code, err) == (0, "")
+    assert "finished at 60.0 s" in out
+    return path
+
+
+def test_version_and_help() -> None:
+    assert phalanx("--version") == (0, f"phalanx {__version__}\n", "")
+    code, out, _ = phalanx("--help")
+    assert code == 0
+    for verb in ("run", "validate", "place", "explain", "report", "bench"):
+        assert verb in out
+        assert phalanx(verb, "--help")[0] == 0
+
+
+def test_main_is_the_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["phalanx", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+
+
+def test_validate_says_ok_and_what_there_is() -> None:
+    code, out, err = phalanx("validate", DDOS)
+    assert (code, err) == (0, "")
+    assert f"{DDOS}: ok" in out
+    assert "6 PoPs, 7 links, repository at pop5" in out
+    assert "8 attackers (6 MB/s)" in out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0\1\2",
+        b"\xff\xfe",
+        b"a: [",
+        b"a: &x 1\nb: *x",
+        b"- " * 500,
+        b"name: x\n" * 3,
+        b"name: '[red]'\nduration_s: 8 MB",
+        b"'\x1b[31m': 1",
+    ],
+)
+def test_validate_refuses_every_malformed_file_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    assert refused("validate", str(path)).startswith(f"{path}: ")
+
+
+def test_long_refusals_are_not_wrapped(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 100 + ".yaml")
+    path.write_text("hello")
+    assert "expected a mapping" in refused("validate", str(path))
+
+
+def test_an_unknown_function_is_refused_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(Path(RING).read_text().replace("classifier: {", "clasifier: {"))
+    assert refused("validate", str(path)).startswith(f"{path}: functions.clasifier: ")
+
+
+def test_place_shows_bids_and_refusals() -> None:
+    call = ["place", DDOS, "--goal", "?AnomalousUsage", "--auctioneer", "pop6", "--traffic", "4"]
+    code, out, err = phalanx(*call)
+    assert (code, err) == (0, "")
+    assert "6.555" in out
+    answer = json.loads(phalanx(*call, "--json")[1])
+    assert answer["winner"] == "pop5"
+    assert answer["goal"] == "?anomalousUsage(pop6>server, 0, 1)"
+    # Table 5.8, second auction.
+    costs = {row["agent"]: round(row["C"], 2) for row in answer["ranking"]}
+    assert costs == {"pop1": 17.22, "pop2": 27.48, "pop3": 21.84, "pop4": 11.84, "pop5": 6.55}
+    assert answer["refusals"] == {"pop6": "needs 2 cores, 1 free"}
+
+
+@pytest.mark.parametrize("goal", ["linkRateLimited", "LinkRateLimited", "¬linkRateLimited"])
+def test_goal_names_are_taken_in_several_spellings(goal: str) -> None:
+    answer = json.loads(phalanx("place", DDOS, "--goal", goal, "--auctioneer", "pop6", "--json")[1])
+    assert answer["goal"] == "linkRateLimited(pop6>server)"
+    assert len(answer["ranking"]) == 6
+
+
+def test_place_refuses_what_it_does_not_know() -> None:
+    line = refused("place", DDOS, "--goal", "anomalousUse", "--auctioneer", "pop6")
+    assert "did you mean 'anomalousUsage'?" in line
+    assert "linkRateLimited" in line
+    line = refused("place", DDOS, "--goal", "flowRecord", "--auctioneer", "pop9")
+    assert "there is no PoP 'pop9'" in line
+
+
+def test_run_tells_the_story_and_ends_with_figures(log: Path) -> None:
+    code, out, _ = phalanx("run", RING, "--until", "60")
+    assert code == 0
+    assert "attackers send (2 × syn-flood, 6 MB/s in all)" in out
+    assert "awards linkRateLimited(south>shop)" in out
+    assert "users before" in out
+    assert out.count("customers send") == 2, "of a group that grows, begin and end are shown"
+    assert read_jsonl(log)[-1].kind == "run.ended"
+
+
+def test_run_is_the_same_for_a_seed_and_another_for_another(log: Path, tmp_path: Path) -> None:
+    logs = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
+    for path, seed in zip(logs, ("1", "2"), strict=True):
+        phalanx("run", RING, "--until", "60", "--seed", seed, "--log", str(path))
+    assert logs[0].read_bytes() == log.read_bytes()
+    assert logs[1].read_bytes() != log.read_bytes()
+
+
+def test_json_is_one_object_and_nothing_else() -> None:
+    code, out, err = phalanx("run", RING, "--until", "20", "--json")
+    assert (code, err) == (0, "")
+    assert out.count("\n") == 1
+    summary = json.loads(out)
+    assert summary["scenario"] == "quickstart-ring"
+    assert summary["ended_s"] == 20
+
+
+def test_report_and_store_are_written(tmp_path: Path, log: Path) -> None:
+    url = f"sqlite:///{tmp_path}/events.db"
+    page = tmp_path / "page.html"
+    for _ in range(2):
+        code, out, _ = phalanx("run", RING, "--until", "20", "--report", str(page), "--store", url)
+        assert code == 0
+    assert "kept in the store as quickstart-ring-1-2" in out
+    assert page.read_text(encoding="utf-8").startswith("<!")
+    with SqlEventStore(url) as store:
+        assert store.runs() == ("quickstart-ring-1", "quickstart-ring-1-2")
+        first = list(store.events("quickstart-ring-1"))
+        assert first == list(store.events("quickstart-ring-1-2"))
+        assert first[-1].kind == "run.ended"
+    again = tmp_path / "again.html"
+    assert phalanx("report", str(log), str(again))[0] == 0
+    assert again.stat().st_size > 1000
+
+
+def test_run_goes_on_another_network_and_says_what_is_assumed(tmp_path: Path) -> None:
+    graph = tmp_path / "line.graphml"
+    nodes = "".join(f'<node id="{i}"/>' for i in range(5))
+    edges = "".join(f'<edge source="{i}" target="{i + 1}"/>' for i in range(4))
+    graph.write_text(f"<graphml><graph>{nodes}{edges}</graph></graphml>")
+    code, out, _ = phalanx("run", RING, "--until", "3", "--topology", str(graph))
+    assert code == 0
+    assert "note: line.graphml: 4 of 4 links without a speed; taken as 1250 MB/s" in out
+    assert "5 PoPs, 4 links" in out
+    graph.write_text("junk")
+    assert "no XML" in refused("run", RING, "--topology", str(graph))
+
+
+class CalledError(Exception):
+    """The run began."""
+
+
+def test_what_cannot_be_written_is_refused_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*_: Any, **__: Any) -> None:
+        raise CalledError
+
+    monkeypatch.setattr(run_module, "run_scenario", begin)
+    nowhere = str(tmp_path / "no" / "where")
+    assert "does not exist" in refused("run", RING, "--log", nowhere)
+    assert "does not exist" in refused("run", RING, "--report", nowhere)
+    assert "is a directory" in refused("run", RING, "--log", str(tmp_path))
+    assert "the store must be" in refused("run", RING, "--store", "nonsense")
+    with pytest.raises(CalledError):
+        phalanx("run", RING, "--log", str(tmp_path / "log"))
+    assert list(tmp_path.iterdir()) == [], "a log that failed leaves nothing behind"
+
+
+def test_the_first_interrupt_ends_the_run_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = run_module.run_scenario
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        def strike(event: Event) -> None:
+            if event.time >= 10 and not struck:
+                struck.append(event.id)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        struck: list[str] = []
+        return original(*arguments, **{**options, "sinks": [*options["sinks"], strike]})
+
+    monkeypatch.setattr(run_module, "run_scenario", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    log, page = tmp_path / "log.jsonl", tmp_path / "page.html"
+    code, out, _ = phalanx("run", RING, "--log", str(log), "--report", str(page))
+    assert code == 130
+    assert "interrupted at 1" in out
+    last = read_jsonl(log)[-1]
+    assert (last.kind, last.data["reason"]) == ("run.ended", "interrupted")
+    assert 10 <= last.time < 20
+    assert page.exists()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_second_interrupt_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stubborn(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(run_module, "run_scenario", stubborn)
+    code, _, err = phalanx("run", RING)
+    assert (code, err) == (130, "interrupted\n")
+
+
+def test_explain_tells_the_chain(log: Path) -> None:
+    code, out, err = phalanx("explain", str(log), "linkRateLimited")
+    assert (code, err) == (0, "")
+    assert "run-1" in out
+    assert "believes overUsage(south>shop)" in " ".join(out.split())
+    assert phalanx("explain", str(log))[0] == 0
+    assert "linkRateLimited(south>shop)" in phalanx("explain", str(log), "attack")[1]
+
+
+def test_explain_refuses_what_it_cannot_read_or_find(log: Path, tmp_path: Path) -> None:
+    assert "no event matches 'unicorn'" in refused("explain", str(log), "unicorn")
+    assert "No such file" in refused("explain", str(tmp_path / "gone"))
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"\xff\0{")
+    assert "line 1" in refused("explain", str(broken))
+
+
+def test_bench_runs_what_the_checkout_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    (folder / "bench_good.py").write_text("")
+    (folder / "bench_bad.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert phalanx("bench", "good")[0] == 0
+    code, _, err = phalanx("bench")
+    assert (code, err) == (1, "failed: bad\n")
+    assert "did you mean 'good'?" in refused("bench", "goof")
+
+
+def test_bench_says_where_benchmarks_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("phalanx.__file__", str(tmp_path / "a" / "b" / "c.py"))
+    assert "source checkout" in refused("bench")

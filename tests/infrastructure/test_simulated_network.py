@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import pytest
+from small_network import (
+    SERVER,
+    SMALL,
+    TOTAL,
+    VNFD,
+    World,
+    attackers,
+    line,
+    users,
+)
+
+from phalanx.clock.virtual import VirtualClock
+from phalanx.domain.actions import Failed, Hold, LinkSample, Observe, ReadLink, Release, SiteState
+from phalanx.domain.events import KINDS, Recorder
+from phalanx.domain.network import Host, Link, Network
+from phalanx.domain.predicates import FlowRateLimited, LinkRateLimited
+from phalanx.domain.traffic import Source
+from phalanx.infrastructure.simulated import SimulatedNetwork
+
+
+def flooded(loss: float = 0.0) -> World:
+    """Run the network of the acceptance experiment until the flood is there."""
+    world = World(line(loss=loss), [*users(), *attackers(20.0, 300.0)])
+    world.deploy("pop5")
+    world.run(20.0)
+    return world
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.025])
+def test_users_starve_under_a_flood_and_recover_behind_blocks(loss: float) -> None:
+    world = flooded(loss)
+    assert world.server()["legitimate_mb_s"] == pytest.approx(1.0, rel=0.01)
+    assert world.server()["wanted_mb_s"] == 1.0
+    world.run(60.0)
+    assert world.rate() == pytest.approx(6.0)
+    assert world.server()["legitimate_mb_s"] < 0.75
+    world.enforce("limit", LinkRateLimited("pop6>server"), 4.0)
+    world.run(90.0)
+    assert world.rate() == pytest.approx(4.0 * (1 - loss), rel=1e-3)
+    assert world.server()["legitimate_mb_s"] < 0.2
+    for i in range(8):
+        world.enforce(f"block{i}", FlowRateLimited(f"10.2.0.{i}", SERVER))
+    world.run(120.0)
+    assert world.server()["legitimate_mb_s"] >= 0.99
+    assert world.server()["malicious_mb_s"] == 0.0
+
+
+def test_samples_tell_the_truth_and_name_busy_links() -> None:
+    world = flooded()
+    world.run(40.0)
+    figures = world.server()
+    assert figures["legitimate_mb_s"] + figures["malicious_mb_s"] == pytest.approx(6.0)
+    links = world.of_kind("network.sample")[-1].data["links"]
+    assert list(links) == sorted(links)
+    assert "pop6>pop5" not in links
+    assert links["pop6>server"] == {"mb_s": 6.0, "bandwidth_mb_s": 6.0, "queue_ms": 200.0}
+    assert [event.time for event in world.of_kind("network.sample")] == list(range(1, 41))
+
+
+def test_watched_links_are_shown_when_they_are_idle() -> None:
+    world = World(line(), watched=["pop6>server"])
+    world.run(1.0)
+    (sample,) = world.of_kind("network.sample")
+    assert sample.data["links"]["pop6>server"]["mb_s"] == 0.0
+
+
+def test_groups_start_and_stop_once_an_instant() -> None:
+    world = flooded()
+    world.run(301.0)
+    changes = world.of_kind("traffic.changed")
+    assert [(e.time, e.data["group"], e.data["count"], e.data["active"]) for e in changes] == [
+        (0.0, "users", 50, True),
+        (20.0, "attack", 8, True),
+        (300.0, "attack", 0, False),
+    ]
+    assert changes[1].data["demand_mb_s"] == 6.0
+    assert {event.cause for event in changes} == {"run-1"}
+
+
+def test_counters_average_over_the_time_asked_for() -> None:
+    world = World(line(), attackers(10.0))
+    world.run(12.0)
+    assert world.rate("pop4>pop5", 1.0) == pytest.approx(6.0)
+    assert world.rate("pop4>pop5", 4.0) == pytest.approx(3.0, rel=0.05)
+    assert world.rate("pop4>pop5", 30.0) == pytest.approx(1.0, rel=0.05)
+    assert world.do("pop6", ReadLink("pop4>pop5")) == LinkSample(
+        "pop4>pop5", pytest.approx(6.0), 10.0
+    )
+    assert world.do("pop6", ReadLink("pop4>pop6")) == Failed("no link pop4>pop6")
+    assert isinstance(world.do("pop6", ReadLink("pop4>pop5", 31.0)), Failed)
+
+
+def test_changes_of_one_instant_are_one_percept() -> None:
+    world = World(line())
+    percepts = world.attach("pop5")
+    others = world.attach("pop1")
+    assert percepts == []
+    world.run(0.0)
+    (first,) = percepts
+    assert isinstance(first, SiteState)
+    assert (first.total, first.free, first.unheld) == (TOTAL, TOTAL, TOTAL)
+    assert [link.to for link in first.links] == ["pop4", "pop6"]
+    world.do("pop5", Hold("a", "g", SMALL, (), 0.0, 9.0))
+    world.do("pop5", Hold("b", "g", SMALL, (), 0.0, 9.0))
+    world.run(1.0)
+    assert len(percepts) == 2
+    assert isinstance(percepts[1], SiteState)
+    assert (percepts[1].free, percepts[1].unheld) == (TOTAL, TOTAL - SMALL - SMALL)
+    world.do("pop5", Hold("c", "g", SMALL, (), 0.0, 9.0))
+    world.do("pop5", Release("c"))
+    world.run(2.0)
+    assert len(percepts) == 2
+    world.net.detach("pop5")
+    world.do("pop5", Release("a"))
+    world.run(3.0)
+    assert (len(percepts), len(others)) == (2, 1)
+
+
+def test_every_event_is_known_and_has_a_cause() -> None:
+    world = flooded()
+    world.deploy("pop2", "far", path=("pop2", "pop3"), mb_s=1.0, vnfd=VNFD, ttl_s=200.0)
+    world.run(100.0)
+    world.ask("pop2", Observe("far", 5.0, ip=SERVER))
+    world.enforce("limit", LinkRateLimited("pop6>server"), 4.0)
+    world.run(400.0)
+    kinds = {event.kind for event in world.events}
+    assert kinds <= set(KINDS)
+    ids = {event.id for event in world.events} | {"run-1", "cause"}
+    assert all(event.cause in ids and event.agent == "network" for event in world.events)
+    assert len(ids) == len(world.events) + 2
+
+
+@pytest.mark.parametrize(
+    ("network", "sources"),
+    [
+        (msgspec.structs.replace(line(), repository="pop9"), []),
+        (msgspec.structs.replace(line(), links=(*line().links, Link("pop1", "pop9", 1, 1))), []),
+        (msgspec.structs.replace(line(), links=(*line().links, Link("pop2", "pop1", 1, 1))), []),
+        (msgspec.structs.replace(line(), pops=(*line().pops, line().pops[0])), []),
+        (msgspec.structs.replace(line(), hosts=(*line().hosts, line().hosts[0])), []),
+        (msgspec.structs.replace(line(), hosts=(Host("h", "pop9", "a", 1.0),)), []),
+        (line(), [msgspec.structs.replace(users()[0], target="10.9.9.9")]),
+        (line(), [msgspec.structs.replace(users()[0], at="pop9")]),
+    ],
+)
+def test_networks_that_do_not_fit_together_are_refused(
+    network: Network, sources: list[Source]
+) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        World(network, sources)
+
+
+def test_figures_that_are_impossible_are_refused() -> None:
+    clock = VirtualClock()
+    recorder = Recorder("network", lambda _: None, clock.now)
+    for tick_s, sample_s, watched in ((0.0, 1.0, []), (0.1, -1.0, []), (0.1, 1.0, ["a>b"])):
+        with pytest.raises(ValueError, match=r"not possible|no link"):
+            SimulatedNetwork(
+                line(),
+                [],
+                clock,
+                recorder,
+                seed=1,
+                cause="run-1",
+                tick_s=tick_s,
+                sample_s=sample_s,
+                watched=watched,
+            )
+
+
+def log_digest() -> str:
+    """Return a digest of everything that a busy run records."""
+    world = flooded()
+    world.deploy("pop2", "far", path=("pop2", "pop3"), mb_s=1.0, vnfd=VNFD, ttl_s=100.0)
+    world.deploy("pop1", "near", path=("pop1", "pop2"), mb_s=2.0, vnfd=VNFD)
+    world.run(50.0)
+    world.enforce("limit", LinkRateLimited("pop6>server"), 4.0)
+    world.net.fail_link("pop3", "pop4")
+    world.run(55.0)
+    world.net.restore_link("pop3", "pop4")
+    answers = world.ask("pop5", Observe("vnf", 20.0, ip=SERVER))
+    world.run(200.0)
+    return sha256(msgspec.json.encode([world.events, answers])).hexdigest()
+
+
+def test_logs_are_the_same_to_the_bit_whatever_the_hash_seed() -> None:
+    here = Path(__file__).parent
+    script = "from test_simulated_network import log_digest; print(log_digest())"
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(here)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        for seed in ("1", "77")
+    ]
+    assert digests == [log_digest()] * 2
