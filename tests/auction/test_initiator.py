@@ -50,7 +50,7 @@ def test_silent_bidders_are_not_waited_for_longer_than_the_deadline():
     machine.begin()
     assert machine.on_proposal(names[1], (bid(5.0),), 0.1) == ([], None)
     assert machine.on_time(1.9) == ([], None)
-    out, decision = machine.on_time(2.0)
+    _, decision = machine.on_time(2.0)
     assert decision.winner.bidder == names[1]
     assert decision.silent == (names[0], names[2])
     late, nothing = machine.on_proposal(names[0], (bid(0.0),), 2.1)
@@ -118,6 +118,22 @@ def test_result_only_counts_from_the_winner():
     assert machine.on_result(names[0], (fact,)) == ([], None)
 
 
+def react(machine, what, who, now):
+    match what:
+        case "bid":
+            return machine.on_proposal(who, (bid(float(len(who))),), now)
+        case "refuse":
+            return machine.on_refusal(who, "no", now)
+        case "agree":
+            return machine.on_agree(who, now)
+        case "result":
+            return machine.on_result(who, ())
+        case "fail":
+            return machine.on_failure(who, "broken", now)
+        case _:
+            return machine.on_time(now)
+
+
 @given(st.data())
 def test_whatever_arrives_there_is_one_end_and_nobody_is_accepted_twice_in_a_row(data):
     machine, names = auction(3, probe_s=5.0, patience=1)
@@ -131,14 +147,7 @@ def test_whatever_arrives_there_is_one_end_and_nobody_is_accepted_twice_in_a_row
         what = data.draw(st.sampled_from(["bid", "refuse", "agree", "result", "fail", "time"]))
         if what == "time":
             now += data.draw(st.floats(0.0, 6.0))
-        reaction = {
-            "bid": lambda: machine.on_proposal(who, (bid(float(len(who))),), now),
-            "refuse": lambda: machine.on_refusal(who, "no", now),
-            "agree": lambda: machine.on_agree(who, now),
-            "result": lambda: machine.on_result(who, ()),
-            "fail": lambda: machine.on_failure(who, "broken", now),
-            "time": lambda: machine.on_time(now),
-        }[what]()
+        reaction = react(machine, what, who, now)
         sent += reaction[0]
         if isinstance(reaction[1], Fulfilled | Exhausted):
             ends.append(reaction[1])

@@ -11,6 +11,7 @@ from phalanx.bdi import (
     Capability,
     Forget,
     Note,
+    Outcome,
     Pause,
     Perform,
     PlanFailed,
@@ -254,8 +255,6 @@ def test_dropping_a_goal_drops_what_only_it_waits_for():
     agent, events = make(Parent)
     agent.take_on(Adopt(want(Fire("x"))), 0.0)
     goal = agent.open_goals()[0]
-    from phalanx.bdi import Outcome
-
     agent.end_goal(goal, Outcome.DROPPED, "enough")
     assert agent.open_goals() == []
     assert {o for _, o in ends(events)} == {"dropped"}

@@ -102,6 +102,21 @@ def test_rules_apply_in_order_to_what_the_others_left() -> None:
     assert bench.bus.counts == {"lose": 2, "duplicate": 1, "delay": 2, "reorder": 0}
 
 
+def test_what_was_late_goes_on_with_the_rules_behind() -> None:
+    bench = Bench(
+        FaultRule("duplicate", 1.0),
+        FaultRule("reorder", 1.0, end_s=1.0, delay_s=5.0),
+        FaultRule("delay", 1.0, start_s=1.0, delay_s=2.0, agent="b"),
+    )
+    bench.send(receiver="c")
+    bench.send(first=1)
+    bench.clock.run(until=1.0)
+    bench.send(first=2, receiver="c")
+    bench.clock.run()
+    assert bench.ids == ["m2", "m0", "m0", "m2", "m1", "m1"]
+    assert bench.bus.counts == {"lose": 0, "duplicate": 3, "delay": 2, "reorder": 4}
+
+
 def test_a_rule_has_a_period_that_excludes_its_end() -> None:
     bench = Bench(FaultRule("lose", 1.0, start_s=1.0, end_s=2.0))
     for at in (0.5, 1.0, 1.5, 2.0):

@@ -59,6 +59,16 @@ def test_downloads_share_a_link_and_yield_to_users() -> None:
     assert outcome_times(world, third, 300.0) == pytest.approx(100.0 + 500.0 / 9.0, abs=1.0)
 
 
+def test_a_download_inherits_nothing_from_the_one_before() -> None:
+    world = World(line())
+    world.deploy("pop1", vnfd=VNFD)
+    world.run(10.05)
+    world.do("pop1", Stop("vnf"))
+    answers = world.deploy("pop1", "next", vnfd=VNFD)
+    # It begins with the next tick.
+    assert outcome_times(world, answers, 100.0) == pytest.approx(60.1, abs=1e-6)
+
+
 def test_the_repositorys_pop_downloads_at_once_and_boots() -> None:
     world = World(line())
     answers = world.deploy("pop5", vnfd=msgspec.structs.replace(VNFD, boot_s=3.0))

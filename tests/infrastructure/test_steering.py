@@ -145,7 +145,7 @@ def test_a_dead_link_moves_traffic_or_stops_it() -> None:
     world.net.restore_link("pop2", "pop3")
     world.run(20.0)
     assert world.rate("pop1>pop2") == pytest.approx(1.0)
-    ups = [next(li.up for li in state.links if li.to == "pop2") for state in percepts]  # type: ignore[union-attr]
+    ups = [next(li.up for li in state.links if li.to == "pop2") for state in percepts]
     assert ups == [True, False, True]
     told = [(e.data["link"], e.data["up"]) for e in world.of_kind("link.changed")]
     assert told[:2] == [("pop2>pop3", False), ("pop3>pop2", False)]

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def test_a_long_run_is_read_in_pages(store: EventStore, monkeypatch: pytest.Monk
 def test_causes_lead_from_the_root_to_the_event(store: EventStore) -> None:
     events = chain(300)
     branch = Event("pop2-1", 9.0, "pop2", "goal.adopted", "pop1-1", {})
-    store.append("other", chain(2))
+    store.append("other", [Event("first", 0.0, "run", "run.started", None, {}), *chain(2)])
     store.append("r", [*events, branch])
     assert store.causes("r", "pop1-300") == events
     assert store.causes("r", "pop2-1") == [*events[:2], branch]
@@ -223,6 +224,12 @@ def test_a_sink_tries_a_failed_batch_again(store: SqlEventStore) -> None:
     store.append("r", events[:1])
     sink(events[3])
     assert list(store.events("r")) == events
+
+
+def test_another_thread_sees_the_same_store(store: SqlEventStore) -> None:
+    store.append("r", chain(2))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: list(store.events("r"))).result() == chain(2)
 
 
 @lasting

@@ -81,9 +81,7 @@ def random_plan(seed: int) -> Scenario:
                 else []
             ),
         ],
-        "monitors": [
-            {"link": f"{server}>server", "at": server, "threshold_mb_s": 0.75 * capacity}
-        ],
+        "monitors": [{"link": f"{server}>server", "at": server, "threshold_mb_s": 0.75 * capacity}],
         "functions": {
             name: {"image_mb": rng.choice([1, 10, 40]), "boot_s": rng.uniform(0, 2)}
             for name in (

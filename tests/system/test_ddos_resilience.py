@@ -28,7 +28,9 @@ def predicate(text):
 
 
 def test_selection_and_placement(run):
-    deployed = [(e.data["vnf"], e.data["pop"], e.data["units"]) for e in of(run, "instance.started")]
+    deployed = [
+        (e.data["vnf"], e.data["pop"], e.data["units"]) for e in of(run, "instance.started")
+    ]
     assert deployed[1:4] == [
         ("rate-limiter", "pop5", 1),
         ("anomaly-detector", "pop5", 2),

@@ -70,20 +70,28 @@ class Outlook(Capability):
     def heard_of(self, me: Agent, message: Message) -> Steps | None:
         """Take in what others tell; contradict one's own obituary."""
         assert isinstance(message.content, Advertisement)
-        changed: list[Step] = []
+        news: list[PopState] = []
         for state in message.content.states:
             if state.pop == me.name:
-                mine = self.view.get(me.name)
-                if not state.alive and mine is not None and state.incarnation >= me.incarnation:
-                    version = max(state.version, mine.version) + 1
-                    self._publish(
-                        me, replace(mine, incarnation=me.incarnation, version=version, alive=True)
-                    )
-                continue
-            before = self.view.get(state.pop)
-            if self.take(state) and before is not None and before.alive is not state.alive:
-                changed.append(self._life(state))
+                self._contradict(me, state)
+            else:
+                news.append(state)
+        before, self.view = self.view, self.view.apply_all(news)
+        if self.view is before:
+            return None
+        changed: list[Step] = []
+        for pop in dict.fromkeys(state.pop for state in news):
+            old, new = before.get(pop), self.view.get(pop)
+            if old is not None and new is not None and old.alive is not new.alive:
+                changed.append(self._life(new))
         return changed
+
+    def _contradict(self, me: Agent, state: PopState) -> None:
+        mine = self.view.get(me.name)
+        if not state.alive and mine is not None and state.incarnation >= me.incarnation:
+            version = max(state.version, mine.version) + 1
+            alive = replace(mine, incarnation=me.incarnation, version=version, alive=True)
+            self._publish(me, alive)
 
     def _life(self, state: PopState) -> Step:
         return Forget(Gone(state.pop)) if state.alive else Believe(Gone(state.pop))
@@ -119,6 +127,9 @@ class Outlook(Capability):
         own = {s.pop: s.stamp for s in self.view.states}
         if any(stamp > own.get(pop, (-1, -1)) for pop, stamp in theirs.items()):
             me.tell(Performative.QUERY, message.sender, GOSSIP, mine)
+        elif not newer:  # stamps agree and contents do not: an obituary met a sign of life
+            everything = Advertisement(self.view.states)
+            me.tell(Performative.INFORM, message.sender, GOSSIP, everything)
 
     def _publish(self, me: Agent, state: PopState) -> None:
         if not self.take(state):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from phalanx.bdi import Capability
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.loading import load_scenario
@@ -12,8 +14,15 @@ from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.topology import from_graphml
 
 
-def open_scenario(path: Path, topology: Path | None = None) -> Scenario:
+def open_scenario(
+    path: Path, topology: Path | None = None, functions: Sequence[type[Capability]] = ()
+) -> Scenario:
     """Return the scenario in ``path``, on another network if ``topology`` names a GraphML file.
+
+    Args:
+        path: scenario file.
+        topology: GraphML file; None: the scenario's own network.
+        functions: capabilities beside the installed ones.
 
     Raises:
         ScenarioError: with one line, also if it names a function that cannot be had.
@@ -21,7 +30,7 @@ def open_scenario(path: Path, topology: Path | None = None) -> Scenario:
     """
     scenario = load_scenario(path)
     try:
-        load_catalogue(scenario)
+        load_catalogue(scenario, functions)
     except ScenarioError as error:
         raise ScenarioError(f"{path}: {error}") from None
     return scenario if topology is None else from_graphml(topology, scenario)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.cli.files import open_scenario
+from phalanx.cli.functions import Functions, load_functions
 from phalanx.cli.terminal import amount, out, say
 from phalanx.runtime.whatif import WhatIf, what_if
 
@@ -24,10 +25,13 @@ def place(
     traffic: Annotated[
         float, typer.Option(min=0, max=1e9, help="Traffic to be processed, in MB/s.")
     ] = 0.0,
+    function: Functions = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what every agent would bid for a goal, and who would win. Nothing is run."""
-    answer = what_if(open_scenario(scenario), goal, auctioneer, traffic)
+    functions = load_functions(function)
+    loaded = open_scenario(scenario, functions=functions)
+    answer = what_if(loaded, goal, auctioneer, traffic, functions)
     if as_json:
         typer.echo(msgspec.json.encode(_plain(answer)).decode())
         return

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from phalanx.bdi import Capability
 from phalanx.cli.figures import print_summary
 from phalanx.cli.files import open_scenario
+from phalanx.cli.functions import Functions, load_functions
 from phalanx.cli.outputs import Outputs
 from phalanx.cli.terminal import INTERRUPTED, err, out, say
 from phalanx.domain.events import Event, Sink
@@ -41,6 +43,7 @@ _STYLES = {
 def run(
     scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).", show_default=False)],
     *,
+    function: Functions = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, max=2**53, help="Seed; the scenario's if none.", show_default=False),
@@ -67,7 +70,9 @@ def run(
     ] = False,
     until: Annotated[
         float | None,
-        typer.Option(min=0, help="End after this many seconds of the run.", show_default=False),
+        typer.Option(
+            min=0, max=604_800, help="End after this many seconds of the run.", show_default=False
+        ),
     ] = None,
     realtime: Annotated[
         float | None,
@@ -80,7 +85,8 @@ def run(
     ] = None,
 ) -> None:
     """Run a scenario and say what happened, why, and how it ended."""
-    loaded = open_scenario(scenario, topology)
+    functions = load_functions(function)
+    loaded = open_scenario(scenario, topology, functions)
     chosen = loaded.seed if seed is None else seed
     console = err if as_json else out
     quiet = as_json and not err.is_terminal
@@ -89,7 +95,7 @@ def run(
             for note in loaded.notes:
                 say(console, f"note: {note}", "dim")
         with _watching(console, loaded, outputs.sinks, until, quiet=quiet) as watch:
-            result = watch.run(chosen, until, realtime)
+            result = watch.run(chosen, until, realtime, functions)
     outputs.write_report(result.events)
     if as_json:
         typer.echo(msgspec.json.encode(result.summary).decode())
@@ -123,7 +129,13 @@ class _Watch:
         self._progress = progress
         self._task = progress.add_task(scenario.name, total=total)
 
-    def run(self, seed: int, until: float | None, realtime: float | None) -> RunResult:
+    def run(
+        self,
+        seed: int,
+        until: float | None,
+        realtime: float | None,
+        functions: list[type[Capability]],
+    ) -> RunResult:
         return run_scenario(
             self._scenario,
             seed=seed,
@@ -132,6 +144,7 @@ class _Watch:
             on_progress=self._advance,
             should_stop=lambda: self.stopped,
             realtime=realtime,
+            functions=functions,
         )
 
     def stop(self, _signal: int, _frame: FrameType | None) -> None:

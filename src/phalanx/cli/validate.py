@@ -9,15 +9,17 @@ import typer
 from rich.table import Table
 
 from phalanx.cli.files import open_scenario
+from phalanx.cli.functions import Functions, load_functions
 from phalanx.cli.terminal import out, say
 from phalanx.runtime.scenario import Scenario
 
 
 def validate(
     scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).", show_default=False)],
+    function: Functions = None,
 ) -> None:
     """Check a scenario file and say in short what it holds."""
-    loaded = open_scenario(scenario)
+    loaded = open_scenario(scenario, functions=load_functions(function))
     say(out, f"{scenario}: ok", "green")
     out.print(_table(loaded))
 

@@ -43,7 +43,7 @@ class CallForProposals(Struct, frozen=True):
     deadline: float
     """Time until which replies are read, in seconds of the auctioneer's clock."""
     since: float = 0.0
-    """When this goal was first auctioned: among auctions that want the same, the elder goes first."""
+    """When this goal was first auctioned: of auctions that want the same, the elder goes first."""
     context: tuple[Fact, ...] = ()
     """Measures in force that the winner may have to undo."""
 

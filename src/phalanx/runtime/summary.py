@@ -90,8 +90,9 @@ class Summary(Struct, frozen=True):
 
     @property
     def mitigated(self) -> bool:
-        """Whether every host that was attacked has at least 95 % of its legitimate traffic
-        back and at most 1 % of the attack's peak left, while the attack still goes on.
+        """Whether the attack still goes on, and no host feels it any more.
+
+        At least 95 % of the legitimate traffic is back, and at most 1 % of the peak is left.
         """
         return all(
             h.recovered >= 0.95 and h.left <= 0.01 for h in self.hosts if h.attack_peak_mb_s > 0

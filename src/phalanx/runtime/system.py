@@ -12,7 +12,6 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from phalanx import __version__
-from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.estate import Instance
 from phalanx.auction.outlook import Outlook

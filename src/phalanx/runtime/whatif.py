@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct, structs
 
 from phalanx.auction.bidding import make_bids
 from phalanx.auction.utility import rank
 from phalanx.auction.view import NetworkView
+from phalanx.bdi import Capability
 from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import ConstrainedGoal, Goal
@@ -28,7 +31,13 @@ class WhatIf(Struct, frozen=True):
     """Agent to reason, in the order of the scenario's PoPs."""
 
 
-def what_if(scenario: Scenario, goal: str, auctioneer: str, traffic_mb_s: float = 0.0) -> WhatIf:
+def what_if(
+    scenario: Scenario,
+    goal: str,
+    auctioneer: str,
+    traffic_mb_s: float = 0.0,
+    functions: Sequence[type[Capability]] = (),
+) -> WhatIf:
     """Return what the agents would bid at the start of ``scenario``.
 
     Args:
@@ -36,12 +45,13 @@ def what_if(scenario: Scenario, goal: str, auctioneer: str, traffic_mb_s: float 
         goal: name of a predicate such as ``linkRateLimited`` or ``?anomalousUsage``.
         auctioneer: PoP of the asking agent, where the traffic is taken.
         traffic_mb_s: traffic that the goal is about.
+        functions: capabilities beside the installed ones.
 
     Raises:
         ScenarioError: if the goal or the auctioneer is unknown.
 
     """
-    catalogue = load_catalogue(scenario)
+    catalogue = load_catalogue(scenario, functions)
     pops = [pop.name for pop in scenario.network.pops]
     if auctioneer not in pops:
         raise ScenarioError(

@@ -106,7 +106,7 @@ class _Builder:
 
     def take(self, event: yaml.Event) -> None:
         """Take the next event."""
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.NodeEvent):
             self._node(event, line)
         elif isinstance(event, yaml.CollectionEndEvent):

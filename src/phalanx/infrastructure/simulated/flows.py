@@ -54,10 +54,10 @@ class Steering:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Stages that a flow passes, and how many of them lie before each PoP on the way."""
+    """Stages that a flow passes, and how many of them it has behind it when it leaves a PoP."""
 
     stages: tuple[int, ...]
-    before: dict[PopId, int]
+    behind: dict[PopId, int]
 
 
 class Flows:
@@ -190,18 +190,17 @@ class Flows:
         return _matrix([route[: route.index(stage)] for route in routes])
 
     def until_pop(self, rows: Rows, pop: PopId) -> NDArray[np.intp]:
-        """Return the links before ``pop`` or, where a route avoids it, before the target.
+        """Return the stages up to ``pop`` or, where a route avoids it, up to the target.
 
-        Without the policers: what is throttled or blocked shows as it was offered.
+        What stands at ``pop`` itself counts: what leaves the PoP is seen, throttled as it is.
         """
         self.prepare()
-        limits = set(self.policers)
         routes = []
         for row in rows:
             route = self._routes[row]
             stages = self._stages(row)
-            end = len(stages) - 1 if route is None else route.before.get(pop, len(stages) - 1)
-            routes.append(tuple(stage for stage in stages[:end] if stage not in limits))
+            end = len(stages) - 1 if route is None else route.behind.get(pop, len(stages) - 1)
+            routes.append(stages[:end])
         return _matrix(routes)
 
     def _stages(self, row: int) -> tuple[int, ...]:
@@ -210,18 +209,18 @@ class Flows:
 
     def _route(self, at: PopId, host: Host, steered: list[Steering]) -> Route | None:
         stages: list[int] = []
-        before: dict[PopId, int] = {}
+        behind: dict[PopId, int] = {}
         steered = sorted(steered, key=lambda steering: steering.order)
 
         def arrive(pop: PopId) -> None:
-            if pop not in before:
-                before[pop] = len(stages)
+            if pop not in behind:
                 stages.extend(steering.stage for steering in steered if steering.pop == pop)
+                behind[pop] = len(stages)
 
         arrive(at)
         here = at
         for pop in (*(steering.pop for steering in steered), host.at):
-            if pop in before and pop != host.at:
+            if pop in behind and pop != host.at:
                 continue
             leg = self._topology.route(here, pop)
             if leg is None:
@@ -233,7 +232,7 @@ class Flows:
                 arrive(b)
             here = pop
         stages.append(self.stages[link_id(host.at, host.name)])
-        return Route(tuple(stages), before)
+        return Route(tuple(stages), behind)
 
     def _match(self, steering: Steering) -> None:
         for row, source in enumerate(self.sources):

@@ -202,19 +202,21 @@ class Fluid:
     def _paced(self, rows: Indices) -> Floats:
         """Return for each bulk transfer its part of what its narrowest link has left."""
         own = np.zeros_like(self.capacity)
-        transfers = np.zeros_like(self.capacity)
-        share = self.fitting * (1.0 - self.loss)
+        through = self.fitting * (1.0 - self.loss)
+        for row in np.flatnonzero(self.bulk & (self.sending > 0)):
+            stages = list(self._routes[row])
+            before = np.append(1.0, np.multiply.accumulate(through[stages])[:-1])
+            own[stages] += self.sending[row] * before
         routes = [list(self._routes[row]) for row in rows]
-        for row, stages in zip(rows, routes, strict=True):
-            kept = np.multiply.accumulate(share[stages])
-            own[stages] += self.sending[row] * np.append(1.0, kept[:-1])
+        transfers = np.zeros_like(self.capacity)
+        for stages in routes:
             transfers[stages] += 1.0
         left = self.capacity - self.priority - (self.arriving - own) - self.queue / _DRAIN_S
         fair = np.maximum(left, BULK_LEAST_SHARE * self.capacity) / np.maximum(transfers, 1.0)
         kept = [np.multiply.accumulate(1.0 - self.loss[stages]) for stages in routes]
         return np.array(
             [
-                (fair[stages] / np.append(1.0, left[:-1])).min()
-                for stages, left in zip(routes, kept, strict=True)
+                (fair[stages] / np.append(1.0, share[:-1])).min()
+                for stages, share in zip(routes, kept, strict=True)
             ]
         )

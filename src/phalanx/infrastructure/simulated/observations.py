@@ -37,9 +37,8 @@ class _Observation:
 class Observer:
     """Carries out ``Observe``.
 
-    Of a link it sees what reaches that link, throttled by the measures before it. Towards an
-    address it sees what was offered: links lose traffic on the way, policers do not, so that
-    flows are seen that a limit holds back.
+    Of a link it sees what reaches that link, of an address what leaves the tap towards it:
+    both as the measures on the way have throttled them.
     """
 
     def __init__(

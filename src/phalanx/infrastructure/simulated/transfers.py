@@ -42,6 +42,8 @@ class Transfers:
         self._flows = flows
         self._active: list[Transfer] = []
         self._spare: list[int] = []
+        self._ended: list[int] = []
+        """Rows that stay as they are until the next tick, then are spare."""
 
     def __len__(self) -> int:
         return len(self._active)
@@ -68,6 +70,8 @@ class Transfers:
 
     def react(self) -> None:
         """Work out anew when the transfers will be done; to be called after each tick."""
+        self._spare.extend(self._ended)
+        self._ended.clear()
         for transfer in self._active:
             rate = float(self._fluid.delivering[transfer.row])
             if rate != transfer.rate_mb_s or transfer.timer is None:
@@ -114,12 +118,9 @@ class Transfers:
         transfer.counted_mb = delivered
 
     def _end(self, transfer: Transfer) -> None:
-        self._engine.sync()
         self._active.remove(transfer)
-        self._spare.append(transfer.row)
-        # The row may be used again before the next tick: nothing old may count for it.
+        self._ended.append(transfer.row)
         self._fluid.active[transfer.row] = False
-        self._fluid.sending[transfer.row] = self._fluid.delivering[transfer.row] = 0.0
         if transfer.timer is not None:
             transfer.timer.cancel()
         self._engine.wake()

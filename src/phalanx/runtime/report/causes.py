@@ -58,6 +58,8 @@ class Step(Struct, frozen=True):
     until: float
     words: str
     more: int
+    hostile: bool
+    """Whether it is attack traffic."""
 
 
 class Token(Struct, frozen=True):
@@ -111,9 +113,18 @@ def story_of(log: Log) -> list[Step]:
             groups.append(group)
         group.append(event)
     return [
-        Step(group[0].id, group[0].kind, group[0].agent, group[0].time, group[-1].time, *words)
+        Step(
+            group[0].id,
+            group[0].kind,
+            group[0].agent,
+            group[0].time,
+            group[-1].time,
+            words,
+            more,
+            group[0].data.get("malicious") is True,
+        )
         for group in groups
-        for words in told(group)
+        for words, more in told(group)
     ]
 
 

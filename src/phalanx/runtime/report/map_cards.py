@@ -95,20 +95,13 @@ def _sources(log: Log) -> dict[tuple[str, bool], list[tuple[float, int]]]:
 
 def _counted(changes: Iterable[tuple[float, int]], word: str) -> list[Line]:
     """Return a line with the most that there were at a time; none if there never were any."""
-    steps: list[tuple[float, int]] = []
+    steps: dict[float, int] = {}
     total = 0
     for time, change in sorted(changes):
         total += change
-        steps = (
-            [*steps[:-1], (time, total)]
-            if steps and steps[-1][0] == time
-            else [
-                *steps,
-                (time, total),
-            ]
-        )
-    most = max((count for _, count in steps), default=0)
-    return [Line(counted(most, word), word, word, tuple(steps))] if most else []
+        steps[time] = total
+    most = max(steps.values(), default=0)
+    return [Line(counted(most, word), word, word, tuple(steps.items()))] if most else []
 
 
 def on_at(spans: Iterable[Span]) -> str:

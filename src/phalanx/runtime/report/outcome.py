@@ -14,6 +14,8 @@ QUIET_SHARE = 0.01
 """Attack traffic at the host counts as held off below this share of its peak."""
 SERVED_SHARE = 0.95
 """Users count as served from this share of what they ask for."""
+CONTAINED_SHARE = 0.5
+"""Contained means: at most half of the peak arrives and users get at least this share."""
 WINDOW_S = 30.0
 """Seconds over which goodput is averaged before the attack, and at the end if never mitigated."""
 _STEADY = 5
@@ -157,7 +159,7 @@ def judge(log: Log, hosts: Sequence[HostTraffic]) -> Outcome:
             f"it began: its users get {figures}, and the attack traffic that reaches it fell "
             f"from {peak} at its peak to {figure(left)} MB/s."
         )
-    elif left <= host.attacked / 2:
+    elif left <= host.attacked / 2 and served >= CONTAINED_SHARE:
         verdict = "contained"
         sentence = (
             f"The attack on {host.host} was contained, not mitigated: {figure(left)} of {peak} "

@@ -84,26 +84,8 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 def time_ticks(end_s: float, count: int) -> list[float]:
     """Return round times from 0 to ``end_s``: seconds, then whole minutes, then hours."""
-    steps = (
-        1,
-        2,
-        5,
-        10,
-        20,
-        30,
-        60,
-        120,
-        180,
-        300,
-        600,
-        1200,
-        1800,
-        3600,
-        7200,
-        14400,
-        43200,
-        86400,
-    )
+    seconds, minutes, hours = (1, 2, 5, 10, 20, 30), (1, 2, 3, 5, 10, 20, 30), (1, 2, 4, 12, 24)
+    steps = (*seconds, *(60 * m for m in minutes), *(3600 * h for h in hours))
     if end_s < 5:
         return ticks(0.0, end_s, count)
     step = next((s for s in steps if end_s / s <= count), None)

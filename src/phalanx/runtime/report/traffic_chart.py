@@ -83,7 +83,7 @@ def _draw(
     samples = _thin(host.samples)
     lanes = [lane for lane in LANES if any(m.lane == lane for m in markers)]
     lane_height = _LANE + (14.0 if narrow else 0.0)
-    top = 10.0 + lane_height * len(lanes)
+    top = 20.0 + lane_height * len(lanes)
     bottom = top + _PLOT
     most = max((max(s.legitimate + s.malicious, s.wanted) for s in samples), default=0.0)
     most = max(most, host.access_mb_s if host.access_mb_s < 1.6 * most else 0.0, 1e-3) * 1.06
