@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import random
 import statistics
-import sys
 import time
-from collections import Counter
 from itertools import count
-from typing import ClassVar
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from phalanx.auction.outlook import Outlook
@@ -23,15 +19,14 @@ from phalanx.bus.memory import MemoryBus
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.events import Recorder
 from phalanx.domain.goals import Constraints, Predicate, Preferences, want
-from phalanx.domain.messages import Message
 from phalanx.domain.network import Link, Network, Pop, PopState
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.rate_limiter import RateLimiter
-from phalanx.functions.link_monitor import LinkMonitor
-from phalanx.functions.classifier import Classifier
 from phalanx.functions.anomaly_detector import AnomalyDetector
+from phalanx.functions.classifier import Classifier
+from phalanx.functions.link_monitor import LinkMonitor
 from phalanx.functions.load_balancer import LoadBalancer
+from phalanx.functions.rate_limiter import RateLimiter
 from phalanx.infrastructure.simulated import SimulatedNetwork
 from phalanx.runtime.catalogue import BUILT_IN
 from phalanx.runtime.node import Node, make_agent
@@ -163,4 +158,5 @@ if __name__ == "__main__":
             for _ in range(reps):
                 market.share_view(True)
                 cold.append(market.auction())
-            print(traffic, label, size, 3 * size + 1, "first", first, "warm", statistics.median(warm), min(warm), "cold", statistics.median(cold), flush=True)
+            ms = lambda xs: "%8.2f min %8.2f" % (1e3*statistics.median(t for t,_ in xs), 1e3*min(t for t,_ in xs))
+            print(traffic, label, size, 3 * size + 1, set(n for _, n in warm+cold), "first %.2f"%(1e3*first[0]), "warm", ms(warm), "cold", ms(cold), flush=True)

@@ -197,7 +197,7 @@ def test_logs_are_the_same_to_the_bit_whatever_the_hash_seed() -> None:
     here = Path(__file__).parent
     script = "from test_simulated_network import log_digest; print(log_digest())"
     digests = [
-        subprocess.run(  # noqa: S603 - our own interpreter and code
+        subprocess.run(
             [sys.executable, "-c", script],
             env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(here)},
             check=True,

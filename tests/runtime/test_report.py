@@ -383,7 +383,7 @@ def test_same_events_same_bytes_under_any_hash_seed(tmp_path: Path) -> None:
     pages = []
     for seed in ("1", "2"):
         path = tmp_path / f"{seed}.html"
-        subprocess.run(  # noqa: S603 - our own interpreter and code
+        subprocess.run(
             [sys.executable, "-c", code, str(Path(__file__).parent), str(path)],
             check=True,
             env={**os.environ, "PYTHONHASHSEED": seed},

@@ -246,7 +246,7 @@ except LogError as error:
 def test_a_file_that_cannot_grow_leaves_the_old_log(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     write_jsonl([ROOT], path)
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-c", LIMITED, path], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"{path}: File too large\n"

@@ -40,7 +40,7 @@ for number in range(1_000_000):
 
 def test_a_writer_that_is_killed_leaves_whole_batches(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
-    with subprocess.Popen(  # noqa: S603
+    with subprocess.Popen(
         [sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE
     ) as writer:
         assert writer.stdout is not None
@@ -166,7 +166,7 @@ def test_processes_that_make_a_store_at_the_same_time(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     names = ["a", "b", "c"]
     makers = [
-        subprocess.Popen(  # noqa: S603
+        subprocess.Popen(
             [sys.executable, "-c", MAKER, path, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
