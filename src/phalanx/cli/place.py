@@ -51,7 +51,12 @@ def _table(answer: WhatIf) -> Table:
     table = Table()
     for title in ("agent", "VNF", "T (s)", "C (MB/s)", "D (ms)", "utility", "path"):
         right = title[-1] in ")y"
-        table.add_column(title, justify="right" if right else "left", overflow="fold")
+        table.add_column(
+            title,
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=title in ("agent", "VNF"),
+        )
     for index, ranked in enumerate(answer.ranking):
         bid = ranked.bid
         table.add_row(

@@ -24,7 +24,7 @@ _NOT_LAST = {"network.sample", "resources.changed", "run.ended"}
 
 
 class Line(Struct, frozen=True):
-    """One event of an explanation, ``depth`` steps of cause below the first."""
+    """One event of an explanation; where it has branches, ``depth`` of them down."""
 
     depth: int
     event: Event
@@ -96,7 +96,7 @@ def _chain(by_id: dict[str, Event], last: Event, others: tuple[str, ...]) -> Exp
     while event.cause is not None and event.cause in by_id and event.cause not in chain:
         event = by_id[event.cause]
         chain[event.id] = event
-    lines = tuple(Line(depth, event) for depth, event in enumerate(reversed(chain.values())))
+    lines = tuple(Line(0, event) for event in reversed(chain.values()))
     return Explanation(f"Why {last.id}: {describe(last)}", lines, others)
 
 
