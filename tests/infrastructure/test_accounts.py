@@ -216,7 +216,8 @@ def test_a_wrong_book_is_noticed() -> None:
     topology = Topology(line(2))
     links = LinkBook(topology)
     links.check()
-    links._group(topology.links[0], "g").held["x"] = 10.5
+    links.hold("g", ("pop1", "pop2"), 4.0)
+    links._claims["pop1", "pop2"]["g"].committed["x"] = 10.5
     with pytest.raises(InvariantError, match="pop1-pop2"):
         links.check()
     compute = ComputeBook({"pop": SMALL})

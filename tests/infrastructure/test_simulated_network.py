@@ -20,7 +20,16 @@ from small_network import (
 )
 
 from phalanx.clock.virtual import VirtualClock
-from phalanx.domain.actions import Failed, Hold, LinkSample, Observe, ReadLink, Release, SiteState
+from phalanx.domain.actions import (
+    Failed,
+    Hold,
+    LinkSample,
+    Observe,
+    ReadLink,
+    Release,
+    SiteState,
+    Stop,
+)
 from phalanx.domain.events import KINDS, Recorder
 from phalanx.domain.network import Host, Link, Network
 from phalanx.domain.predicates import FlowRateLimited, LinkRateLimited
@@ -110,18 +119,18 @@ def test_changes_of_one_instant_are_one_percept() -> None:
     assert isinstance(first, SiteState)
     assert (first.total, first.free, first.unheld) == (TOTAL, TOTAL, TOTAL)
     assert [link.to for link in first.links] == ["pop4", "pop6"]
-    world.do("pop5", Hold("a", "g", SMALL, (), 0.0, 9.0))
-    world.do("pop5", Hold("b", "g", SMALL, (), 0.0, 9.0))
+    for name in ("a", "b"):
+        world.net.install("pop5", name, VNFD, units=1, ttl_s=9.0, cause="run-1")
     world.run(1.0)
     assert len(percepts) == 2
     assert isinstance(percepts[1], SiteState)
-    assert (percepts[1].free, percepts[1].unheld) == (TOTAL, TOTAL - SMALL - SMALL)
+    assert percepts[1].free == TOTAL - VNFD.requires - VNFD.requires
     world.do("pop5", Hold("c", "g", SMALL, (), 0.0, 9.0))
     world.do("pop5", Release("c"))
     world.run(2.0)
-    assert len(percepts) == 2
+    assert len(percepts) == 2  # who holds something knows it
     world.net.detach("pop5")
-    world.do("pop5", Release("a"))
+    world.do("pop5", Stop("a"))
     world.run(3.0)
     assert (len(percepts), len(others)) == (2, 1)
 

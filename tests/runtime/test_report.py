@@ -27,8 +27,9 @@ from phalanx.runtime.report.auctions import auctions_of
 from phalanx.runtime.report.causes import causes_of
 from phalanx.runtime.report.layout import positions
 from phalanx.runtime.report.log import Log
-from phalanx.runtime.report.outcome import QUIET_SHARE, attack_span, hosts_of, judge, milestones
+from phalanx.runtime.report.outcome import attack_span, hosts_of, judge, milestones
 from phalanx.runtime.report.svg import axis_clock, clock, figure, ticks, time_ticks
+from phalanx.runtime.summary import QUIET_SHARE
 
 VOID = {"meta", "input", "br", "link", "img", "hr"}
 DDOS = ddos_log()

@@ -200,7 +200,7 @@ class Bidder(Capability):
                 if instance is not None and instance.vnfd.version == vnfd.version:
                     reusable[vnfd.name] = Reusable(instance.id, instance.units)
         bids = make_bids(
-            outlook.view,
+            outlook.network,
             me.name,
             call.goal,
             tuple(self.settings.catalogue.values()),

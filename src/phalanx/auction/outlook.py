@@ -6,6 +6,8 @@ fingerprints with one peer after the other (anti-entropy).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec.structs import replace
 
 from phalanx.auction.predicates import Gone
@@ -39,6 +41,11 @@ class Outlook(Capability):
         self._turn = peers.index(me.name) if me.name in peers else 0
         offset = self.settings.gossip_s * (self._turn + 1) / (len(peers) + 1)
         me.call_at(me.now + offset, lambda: self._gossip(me))
+
+    @property
+    def network(self) -> NetworkView:
+        """The network to plan with: as it stands, whichever of its agents live."""
+        return self.view.standing
 
     def alive(self) -> list[str]:
         """Return the peers that are not believed dead, in order."""
@@ -82,8 +89,8 @@ class Outlook(Capability):
         changed: list[Step] = []
         for pop in dict.fromkeys(state.pop for state in news):
             old, new = before.get(pop), self.view.get(pop)
-            if old is not None and new is not None and old.alive is not new.alive:
-                changed.append(self._life(new))
+            if old is not None and new is not None:
+                changed += self._life(old, new)
         return changed
 
     def _contradict(self, me: Agent, state: PopState) -> None:
@@ -93,8 +100,13 @@ class Outlook(Capability):
             alive = replace(mine, incarnation=me.incarnation, version=version, alive=True)
             self._publish(me, alive)
 
-    def _life(self, state: PopState) -> Step:
-        return Forget(Gone(state.pop)) if state.alive else Believe(Gone(state.pop))
+    def _life(self, old: PopState, new: PopState) -> Iterator[Step]:
+        """Tell that an agent is gone, or is back, or was started again before it was missed."""
+        forgetful = old.alive and new.incarnation > old.incarnation
+        if forgetful or (old.alive and not new.alive):
+            yield Believe(Gone(new.pop))
+        if new.alive and (forgetful or not old.alive):
+            yield Forget(Gone(new.pop))
 
     def take(self, state: PopState) -> bool:
         """Apply a state to the view; whether it was news."""

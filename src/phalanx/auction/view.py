@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
+from msgspec.structs import replace
 
 from phalanx.domain.network import LinkState, PopId, PopState
 
@@ -135,6 +136,19 @@ class NetworkView:
     def stamps(self) -> tuple[tuple[PopId, int, int], ...]:
         """Return (pop, incarnation, version) of each PoP, by name."""
         return tuple((state.pop, *state.stamp) for state in self.states)
+
+    @cached_property
+    def standing(self) -> NetworkView:
+        """This network as it stands: of a PoP whose agent is gone, the links that it last told of.
+
+        A switch, and a repository on it, outlive the agent beside them: traffic and images
+        still pass. A link that went down since then is known from its other end.
+        """
+        return self.apply_all(
+            replace(state, version=state.version + 1, alive=True)
+            for state in self.states
+            if not state.alive
+        )
 
     @cached_property
     def _arcs(self) -> tuple[dict[PopId, list[Arc]], dict[PopId, list[Arc]]]:

@@ -128,12 +128,9 @@ class Agent:
     def receive(self, message: Message, now: float) -> list[Instruction]:
         """Take a message in."""
         self.now = now
-        kind = type(message.content)
-        for capability in self.capabilities.values():
-            for heard, method in capability.handlers:
-                if heard is kind:
-                    self.cause = message.cause
-                    self.do(getattr(capability, method)(self, message))
+        for name, method in self.library.handlers(message.content):
+            self.cause = message.cause
+            self.do(getattr(self.capabilities[name], method)(self, message))
         return self._settle()
 
     def answer(self, token: int, outcome: ActionOutcome, now: float) -> list[Instruction]:
@@ -211,13 +208,10 @@ class Agent:
     def revise(self, percept: object) -> None:
         """Run the belief revision rules for ``percept`` (function B)."""
         cause = self.cause
-        for name, capability in self.capabilities.items():
-            if name not in self.active:
-                continue
-            for kind, method in capability.percepts:
-                if isinstance(percept, kind):
-                    self.cause = cause
-                    self.do(getattr(capability, method)(self, percept))
+        for name, method in self.library.percepts(percept):
+            if name in self.active:
+                self.cause = cause
+                self.do(getattr(self.capabilities[name], method)(self, percept))
 
     def record(self, kind: str, /, **data: Any) -> str:
         """Record an event caused by what is going on; return its id."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -22,7 +23,16 @@ class Rule(Struct, frozen=True):
 class Library:
     """Capabilities by name, and their rules and plans by what triggers them."""
 
-    __slots__ = ("_achievers", "_fallbacks", "_for_kind", "_plans", "_rules", "capabilities")
+    __slots__ = (
+        "_achievers",
+        "_fallbacks",
+        "_for_kind",
+        "_handlers",
+        "_percepts",
+        "_plans",
+        "_rules",
+        "capabilities",
+    )
 
     def __init__(self, capabilities: Sequence[type[Capability]]) -> None:
         self.capabilities = {c.name: c for c in capabilities}
@@ -30,8 +40,12 @@ class Library:
         self._for_kind: dict[type[Predicate], list[Rule]] = {}
         self._achievers: dict[tuple[type[Predicate], Mode], list[type[Capability]]] = {}
         self._fallbacks: dict[tuple[type[Predicate], Mode], list[tuple[str, str]]] = {}
+        self._handlers: dict[type[Any], list[tuple[str, str]]] = {}
+        self._percepts: dict[type[Any], list[tuple[str, str]]] = {}
         self._plans: list[tuple[str, PlanSpec]] = []
         for capability in capabilities:
+            for heard, method in capability.handlers:
+                self._handlers.setdefault(heard, []).append((capability.name, method))
             for kind, value, always, method in capability.rules:
                 rule = Rule(capability.name, value, always, method)
                 self._rules.setdefault(kind, []).append(rule)
@@ -47,6 +61,23 @@ class Library:
         if rules is None:  # a rule over Predicate itself is for every kind
             rules = [*self._rules.get(kind, ()), *self._rules.get(Predicate, ())]
             self._for_kind[kind] = rules
+        return rules
+
+    def handlers(self, content: object) -> Sequence[tuple[str, str]]:
+        """Return (capability, method) of what hears messages with such a ``content``."""
+        return self._handlers.get(type(content), ())
+
+    def percepts(self, percept: object) -> Sequence[tuple[str, str]]:
+        """Return (capability, method) of the belief revision rules for ``percept``."""
+        seen = type(percept)
+        rules = self._percepts.get(seen)
+        if rules is None:  # a rule for a class is one for those derived from it
+            rules = self._percepts[seen] = [
+                (capability.name, method)
+                for capability in self.capabilities.values()
+                for kind, method in capability.percepts
+                if issubclass(seen, kind)
+            ]
         return rules
 
     def fallbacks(self, goal: Goal) -> Sequence[tuple[str, str]]:

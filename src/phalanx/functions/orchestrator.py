@@ -101,7 +101,7 @@ class Orchestrator(Capability):
                 )
             )
         finally:
-            self._release(me, instance, contract.conversation)
+            self._release(me, bidder, contract)
         if not end.achieved:
             raise PlanFailed(end.reason or end.outcome.value)
         contract.facts = end.facts or self._known(me, call.goal.goal.predicate)
@@ -125,6 +125,7 @@ class Orchestrator(Capability):
         finally:
             if not instance.running:
                 bidder.estate.remove(instance.id)
+                me.perform(Release(hold), lambda _: None)
                 me.perform(Stop(instance.id), lambda _: None)
         me.active.add(vnfd.name)
         return instance
@@ -153,7 +154,7 @@ class Orchestrator(Capability):
             prepared = True
         finally:
             if not prepared:
-                self._release(me, instance, contract.conversation)
+                self._release(me, bidder, contract)
         return instance
 
     def _accepted(self, me: Agent, contract: Contract, instance: Instance) -> None:
@@ -166,9 +167,10 @@ class Orchestrator(Capability):
             initiator=contract.initiator,
         )
 
-    def _release(self, me: Agent, instance: Instance, conversation: str) -> None:
-        instance.jobs.pop(conversation, None)
-        instance.idle_since = me.now
+    def _release(self, me: Agent, bidder: Bidder, contract: Contract) -> None:
+        for instance in bidder.estate:  # another version may have taken the job over
+            if instance.jobs.pop(contract.conversation, None) is not None:
+                instance.idle_since = me.now
 
     def _known(self, me: Agent, predicate: Predicate) -> tuple[Fact, ...]:
         belief = me.beliefs.get(predicate)

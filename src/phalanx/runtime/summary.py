@@ -10,6 +10,10 @@ from phalanx.domain.events import Event
 
 SETTLED_S = 10.0
 """Length of the spans over which traffic is averaged, in seconds."""
+SERVED_SHARE = 0.95
+"""Users count as served from this share of what they got before."""
+QUIET_SHARE = 0.01
+"""An attack counts as held off when no more than this share of its peak arrives."""
 
 
 class HostSummary(Struct, frozen=True):
@@ -95,7 +99,9 @@ class Summary(Struct, frozen=True):
         At least 95 % of the legitimate traffic is back, and at most 1 % of the peak is left.
         """
         return all(
-            h.recovered >= 0.95 and h.left <= 0.01 for h in self.hosts if h.attack_peak_mb_s > 0
+            host.recovered >= SERVED_SHARE and host.left <= QUIET_SHARE
+            for host in self.hosts
+            if host.attack_peak_mb_s > 0
         )
 
 

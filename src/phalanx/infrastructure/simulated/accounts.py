@@ -88,11 +88,12 @@ class _Group:
     __slots__ = ("committed", "held")
 
     def __init__(self) -> None:
-        self.held: dict[str, float] = {}
+        self.held: dict[float, int] = {}
+        """How many hold how much, MB/s: mostly one figure, however many bidders there are."""
         self.committed: dict[str, float] = {}
 
     def need(self) -> float:
-        return max(max(self.held.values(), default=0.0), sum(self.committed.values()))
+        return max(max(self.held, default=0.0), sum(self.committed.values()))
 
 
 class LinkBook:
@@ -105,8 +106,10 @@ class LinkBook:
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
-        self._claims: dict[Edge, dict[str, _Group]] = {(li.a, li.b): {} for li in topology.links}
-        self._directed: dict[tuple[PopId, PopId], dict[str, float]] = {}
+        self._claims: dict[Edge, dict[str, _Group]] = {}
+        for link in topology.links:  # one entry for both directions
+            self._claims[link.a, link.b] = self._claims[link.b, link.a] = {}
+        self._directed: dict[Edge, dict[str, float]] = {}
 
     def free(self, link: Link) -> float:
         """Return the bandwidth that nobody holds or has."""
@@ -115,22 +118,44 @@ class LinkBook:
 
     def reserved(self, source: PopId, target: PopId) -> float:
         """Return what is committed in the direction from ``source`` to ``target``."""
-        return sum(self._directed.get((source, target), {}).values(), 0.0)
+        committed = self._directed.get((source, target))
+        return sum(committed.values(), 0.0) if committed else 0.0
 
-    def hold(self, key: str, group: str, path: Path, mb_s: float) -> str | None:
+    def hold(self, group: str, path: Path, mb_s: float) -> str | None:
         """Hold ``mb_s`` on the links of ``path``; return why not if it does not fit."""
-        for link in self._links(path):
-            self._group(link, group).held[key] = mb_s
-        refusal = self._refusal(path, mb_s)
+        if mb_s <= 0.0:
+            return None
+        claims, grown = self._claims, []
+        for ends in pairwise(path):
+            groups = claims[ends]
+            claim = groups.get(group)
+            if claim is None:
+                claim = groups[group] = _Group()
+            held = claim.held
+            if mb_s in held:  # as much is held already: the group needs no more than before
+                held[mb_s] += 1
+            else:
+                held[mb_s] = 1
+                grown.append(ends)
+        refusal = self._refusal(grown, mb_s)
         if refusal is not None:
-            self.release(key, group, path)
+            self.release(group, path, mb_s)
         return refusal
 
-    def release(self, key: str, group: str, path: Path) -> None:
+    def release(self, group: str, path: Path, mb_s: float) -> None:
         """Give a hold back."""
-        for link in self._links(path):
-            self._group(link, group).held.pop(key, None)
-            self._tidy(link, group)
+        if mb_s <= 0.0:
+            return
+        claims = self._claims
+        for ends in pairwise(path):
+            groups = claims[ends]
+            held = groups[group].held
+            left = held[mb_s] - 1
+            if left:
+                held[mb_s] = left
+            else:
+                del held[mb_s]
+                self._tidy(groups, group)
 
     def commit(self, key: str, group: str, path: Path, mb_s: float) -> str | None:
         """Reserve ``mb_s`` for traffic from the end of ``path`` to its start.
@@ -139,27 +164,29 @@ class LinkBook:
         if it does not fit; then nothing has changed.
         """
         before: list[float | None] = []
-        for link in self._links(path):
-            committed = self._group(link, group).committed
+        for ends in pairwise(path):
+            committed = self._claims[ends].setdefault(group, _Group()).committed
             before.append(committed.get(key))
             committed[key] = mb_s
-        refusal = self._refusal(path, mb_s)
-        for (link, ends), old in zip(self._directed_links(path), before, strict=True):
+        refusal = self._refusal(pairwise(path), mb_s)
+        for (a, b), old in zip(pairwise(path), before, strict=True):
+            groups = self._claims[a, b]
             if refusal is None:
-                self._directed.setdefault(ends, {})[key] = mb_s
+                self._directed.setdefault((b, a), {})[key] = mb_s
             elif old is None:
-                del self._group(link, group).committed[key]
-                self._tidy(link, group)
+                del groups[group].committed[key]
+                self._tidy(groups, group)
             else:
-                self._group(link, group).committed[key] = old
+                groups[group].committed[key] = old
         return refusal
 
     def give_back(self, key: str, group: str, path: Path) -> None:
         """Take back what ``key`` has committed on ``path``."""
-        for link, ends in self._directed_links(path):
-            self._group(link, group).committed.pop(key, None)
-            self._directed.get(ends, {}).pop(key, None)
-            self._tidy(link, group)
+        for a, b in pairwise(path):
+            groups = self._claims[a, b]
+            groups[group].committed.pop(key, None)
+            self._directed.get((b, a), {}).pop(key, None)
+            self._tidy(groups, group)
 
     def check(self) -> None:
         """Raise ``InvariantError`` if a link has less than nothing left."""
@@ -167,8 +194,9 @@ class LinkBook:
             if self.free(link) < -_ROUNDING:
                 raise InvariantError(f"link {link.a}-{link.b} is over-committed: {self.free(link)}")
 
-    def _refusal(self, path: Path, mb_s: float) -> str | None:
-        for link in self._links(path):
+    def _refusal(self, hops: Iterable[Edge], mb_s: float) -> str | None:
+        for a, b in hops:
+            link = self._topology.neighbours[a][b]
             # The claim itself is booked already, so a link that can bear it is not below 0.
             free = self.free(link)
             if free < -_ROUNDING:
@@ -178,17 +206,8 @@ class LinkBook:
                 )
         return None
 
-    def _group(self, link: Link, group: str) -> _Group:
-        return self._claims[link.a, link.b].setdefault(group, _Group())
-
-    def _tidy(self, link: Link, group: str) -> None:
-        claims = self._claims[link.a, link.b]
-        if not claims[group].held and not claims[group].committed:
-            del claims[group]
-
-    def _links(self, path: Path) -> list[Link]:
-        return [self._topology.neighbours[a][b] for a, b in pairwise(path)]
-
-    def _directed_links(self, path: Path) -> list[tuple[Link, tuple[PopId, PopId]]]:
-        ends = [(b, a) for a, b in pairwise(path)]
-        return list(zip(self._links(path), ends, strict=True))
+    @staticmethod
+    def _tidy(groups: dict[str, _Group], group: str) -> None:
+        claim = groups[group]
+        if not claim.held and not claim.committed:
+            del groups[group]

@@ -41,21 +41,18 @@ class Ownership:
     def hold(self, pop: PopId, hold: Hold) -> str | None:
         """Hold resources and bandwidth; return why not if they are not there."""
         refusal = self._path_refusal(pop, hold.path) or self._links.hold(
-            hold.hold, hold.group, hold.path, hold.mb_s
+            hold.group, hold.path, hold.mb_s
         )
         if refusal is None:
             refusal = self._compute.hold(pop, hold.hold, hold.resources)
             if refusal is not None:
-                self._links.release(hold.hold, hold.group, hold.path)
-        if refusal is None:
-            self._percepts.changed((pop,))
+                self._links.release(hold.group, hold.path, hold.mb_s)
         return refusal
 
     def release(self, pop: PopId, hold: Hold) -> None:
         """Give a hold back."""
         self._compute.release(pop, hold.hold)
-        self._links.release(hold.hold, hold.group, hold.path)
-        self._percepts.changed((pop,))
+        self._links.release(hold.group, hold.path, hold.mb_s)
 
     def allocate(self, pop: PopId, key: str, amount: Resources, cause: str) -> str | None:
         """Allocate ``amount`` to ``key`` instead of what it has; return why not."""
@@ -140,10 +137,11 @@ class Ownership:
             return f"the path begins at {path[0]}, not at {pop}"
         if len(set(path)) != len(path):
             return "the path passes a PoP twice"
+        neighbours, all_up = self._topology.neighbours, self._topology.all_up
         for a, b in pairwise(path):
-            link = self._topology.link(a, b)
+            link = neighbours[a].get(b)
             if link is None:
                 return f"no link joins {a} and {b}"
-            if not self._topology.is_up(link):
+            if not (all_up or self._topology.is_up(link)):
                 return f"link {link.a}-{link.b} is down"
         return None

@@ -40,6 +40,11 @@ class Topology:
         """Whether ``link`` carries traffic."""
         return (link.a, link.b) not in self._down
 
+    @property
+    def all_up(self) -> bool:
+        """Whether every link carries traffic."""
+        return not self._down
+
     def switch(self, link: Link, *, up: bool) -> None:
         """Take ``link`` down or bring it back."""
         if up:

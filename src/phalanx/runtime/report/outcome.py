@@ -9,15 +9,10 @@ from msgspec import Struct
 from phalanx.domain.events import Event
 from phalanx.runtime.report.log import Log, finite, names, number, predicate_of, rows, table, text
 from phalanx.runtime.report.svg import clock, counted, figure
+from phalanx.runtime.summary import QUIET_SHARE, SERVED_SHARE, SETTLED_S
 
-QUIET_SHARE = 0.01
-"""Attack traffic at the host counts as held off below this share of its peak."""
-SERVED_SHARE = 0.95
-"""Users count as served from this share of what they ask for."""
 CONTAINED_SHARE = 0.5
 """Contained means: at most half of the peak arrives and users get at least this share."""
-WINDOW_S = 30.0
-"""Seconds over which goodput is averaged before the attack, and at the end if never mitigated."""
 _STEADY = 5
 """Samples over which the served share is averaged, so that one odd sample decides nothing."""
 
@@ -141,12 +136,12 @@ def judge(log: Log, hosts: Sequence[HostTraffic]) -> Outcome:
             now=now,
         )
     began, ended = span
-    before = [s.legitimate for s in host.samples if began - WINDOW_S <= s.time < began]
+    before = [s.legitimate for s in host.samples if began - SETTLED_S <= s.time < began]
     during = [s for s in host.samples if began <= s.time < ended]
     if not during:
         return Outcome("no samples", "No traffic was sampled while the attack lasted.", host.host)
     start = _mitigated(during, host.attacked)
-    late = during[start:] if start is not None else during[-int(WINDOW_S) :]
+    late = during[start:] if start is not None else during[-int(SETTLED_S) :]
     after, wanted = _mean([s.legitimate for s in late]), _mean([s.wanted for s in late])
     served = after / wanted if wanted else 1.0
     left = _mean([s.malicious for s in late])

@@ -19,19 +19,12 @@ from phalanx.runtime.report.closing import closing_of
 from phalanx.runtime.report.log import Log, number, rows, text
 from phalanx.runtime.report.map_cards import on_at
 from phalanx.runtime.report.network_map import map_of
-from phalanx.runtime.report.outcome import (
-    QUIET_SHARE,
-    SERVED_SHARE,
-    WINDOW_S,
-    hosts_of,
-    judge,
-    milestones,
-    sent_peak,
-)
+from phalanx.runtime.report.outcome import hosts_of, judge, milestones, sent_peak
 from phalanx.runtime.report.placement import placement_of
 from phalanx.runtime.report.resources import resources_of
 from phalanx.runtime.report.svg import clock, counted, figure
 from phalanx.runtime.report.traffic_chart import charts
+from phalanx.runtime.summary import QUIET_SHARE, SERVED_SHARE, SETTLED_S
 
 
 def render_report(events: Sequence[Event]) -> str:
@@ -66,7 +59,7 @@ def render_report(events: Sequence[Event]) -> str:
             outcome=outcome,
             milestones=milestones(log, outcome),
             sent_peak=sent_peak(log),
-            rules={"quiet": QUIET_SHARE, "served": SERVED_SHARE, "window": WINDOW_S},
+            rules={"quiet": QUIET_SHARE, "served": SERVED_SHARE, "window": SETTLED_S},
             charts=drawn,
             map=map_of(log, placement),
             placement=placement,

@@ -1,0 +1,96 @@
+"""A ring of four PoPs, one server, users and attackers: small scenarios for single questions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from phalanx.runtime.scenario import Scenario
+
+SERVER = "10.0.0.10"
+USERS_MB_S = 1.0
+PREFERENCES = {"time": 0.6, "cost": 0.3, "decentralisation": 0.1}
+
+
+def pop(name: str, cores: float = 4, memory_gb: float = 8) -> dict[str, Any]:
+    return {"name": name, "cores": cores, "memory_gb": memory_gb, "disk_gb": 200}
+
+
+def crash(agent: str, at_s: float, for_s: float | None = None) -> dict[str, Any]:
+    return {"at_s": at_s, "kind": "crash", "agent": agent, "for_s": for_s}
+
+
+def attack(start_s: float = 10, end_s: float = 130, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "attackers",
+        "profile": "syn-flood",
+        "count": 2,
+        "at": ["east", "west"],
+        "target": "shop",
+        "port": 443,
+        "demand_mb_s": 3,
+        "start_s": start_s,
+        "end_s": end_s,
+        **changes,
+    }
+
+
+def users(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "users",
+        "profile": "http",
+        "count": 10,
+        "at": ["north", "east", "west"],
+        "target": "shop",
+        "port": 443,
+        "demand_mb_s": USERS_MB_S / 10,
+        **changes,
+    }
+
+
+def ring(**changes: Any) -> Scenario:
+    """Return the scenario with whole sections replaced by ``changes``.
+
+    ``pops`` stands for the section of that name in ``network``; ``timing`` and ``functions``
+    are merged into what is there.
+    """
+    document: dict[str, Any] = {
+        "name": "ring",
+        "duration_s": 240,
+        "network": {
+            "repository": "north",
+            "pops": changes.pop("pops", [pop(n) for n in ("north", "east", "south", "west")]),
+            "links": [
+                {"between": [a, b], "bandwidth_mb_s": 50, "latency_ms": ms}
+                for a, b, ms in (
+                    ("north", "east", 4),
+                    ("east", "south", 5),
+                    ("south", "west", 4),
+                    ("west", "north", 6),
+                )
+            ],
+        },
+        "hosts": [{"name": "shop", "at": "south", "address": SERVER, "bandwidth_mb_s": 6}],
+        "traffic": [users(), attack()],
+        "monitors": [{"link": "south>shop", "at": "south", "threshold_mb_s": 4.5}],
+        "functions": {
+            "link-monitor": {"image_mb": 50},
+            "rate-limiter": {"image_mb": 50},
+            "anomaly-detector": {"image_mb": 50},
+            "classifier": {"image_mb": 50},
+            "load-balancer": {"image_mb": 50},
+            **changes.pop("functions", {}),
+        },
+        "goals": {"default": {"preferences": PREFERENCES}},
+        "parameters": {"analysis_s": 4, "classify_s": 4, "quiet_s": 10},
+        "timing": {
+            "idle_timeout_s": 30,
+            "lease_s": 9,
+            "tick_s": 0.2,
+            "sample_s": 1,
+            **changes.pop("timing", {}),
+        },
+        **changes,
+    }
+    return msgspec.convert(document, Scenario)
