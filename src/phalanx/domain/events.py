@@ -34,6 +34,7 @@ KINDS: dict[str, str] = {
     "belief.changed": "an agent revised a belief",
     "goal.adopted": "an agent took on a goal",
     "goal.ended": "a goal was achieved, failed, dropped or taken over",
+    "goal.taken_over": "a guardian adopts the goal of an agent that it takes for dead",
     "plan.started": "an agent chose a plan for a goal",
     "plan.ended": "a plan succeeded or failed",
     "action.failed": "the infrastructure refused or failed an action",

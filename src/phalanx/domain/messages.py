@@ -104,6 +104,8 @@ class Digest(Struct, frozen=True):
 class OpenGoal(Struct, frozen=True):
     """A goal that another agent should take over if its owner falls."""
 
+    id: str
+    """The goal's id at its owner."""
     goal: Goal
     priority: int
     tap: PopId

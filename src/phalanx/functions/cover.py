@@ -50,16 +50,16 @@ class Cover(Capability):
         steps: Steps | None = None
         if len(ring) > 1 and me.name in ring:
             place = ring.index(me.name)
-            heartbeat = Heartbeat(me.incarnation, self._goals(me))
+            heartbeat = Heartbeat(me.incarnation, self.open_goals(me))
             me.tell(Performative.INFORM, ring[(place + 1) % len(ring)], HEARTBEAT, heartbeat)
             steps = self._watch(me, ring[place - 1])
         me.call_at(me.now + self.settings.heartbeat_s, partial(self._beat, me))
         return steps
 
-    def _goals(self, me: Agent) -> tuple[OpenGoal, ...]:
+    def open_goals(self, me: Agent) -> tuple[OpenGoal, ...]:
         """Return what would have to be taken over: own goals that others can achieve."""
         return tuple(
-            OpenGoal(g.goal, g.priority, g.tap, g.traffic_now(), g.standing, g.cause)
+            OpenGoal(g.id, g.goal, g.priority, g.tap, g.traffic_now(), g.standing, g.cause)
             for g in me.open_goals()
             if g.contract is None
             and not g.child
@@ -77,7 +77,7 @@ class Cover(Capability):
         del self._wards[pop]
         me.cause = me.record("agent.gone", pop=pop)
         me.capability(Outlook).declare_dead(me, pop)
-        return self._take_over(ward.goals)
+        return self._take_over(me, ward.goals)
 
     @hears(Heartbeat)
     def heard_heartbeat(self, me: Agent, message: Message) -> Steps | None:
@@ -97,10 +97,11 @@ class Cover(Capability):
                 me.cause = me.record("agent.returned", pop=message.sender)
         ward.incarnation, ward.heard, ward.cause = beat.incarnation, me.now, message.cause
         ward.goals = beat.goals
-        return self._take_over(forgotten)
+        return self._take_over(me, forgotten)
 
-    def _take_over(self, goals: tuple[OpenGoal, ...]) -> Steps:
+    def _take_over(self, me: Agent, goals: tuple[OpenGoal, ...]) -> Steps:
         for taken in goals:
+            me.cause = me.record("goal.taken_over", goal=str(taken.goal), instance_id=taken.id)
             yield Adopt(
                 taken.goal,
                 taken.priority,

@@ -34,6 +34,7 @@ TEMPLATES: dict[str, str] = {
     "agent.returned": "hears from the agent of {pop} again",
     "goal.adopted": "wants {goal}[, with priority {priority}]",
     "goal.ended": "{goal}: {outcome}[ ({reason})]",
+    "goal.taken_over": "takes {goal} over",
     "plan.started": "follows plan {plan}[ of {capability}] for {goal}",
     "action.failed": "{action} failed: {reason}",
     "auction.called": "calls for proposals: {goal}[, {traffic_mb_s} MB/s of traffic]"
@@ -249,6 +250,7 @@ IMPORTANT = frozenset(
         "agent.crashed",
         "agent.gone",
         "agent.returned",
+        "goal.taken_over",
         "auction.awarded",
         "auction.failed",
         "contract.ended",

@@ -17,7 +17,7 @@ from phalanx.auction.estate import Instance
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import GoalPolicy, Settings
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import Adopt, Capability, Outcome
+from phalanx.bdi import Adopt, Capability, GoalInstance, Outcome
 from phalanx.bus.faults import FaultRule, FaultyBus
 from phalanx.bus.memory import MemoryBus
 from phalanx.clock.virtual import VirtualClock
@@ -27,6 +27,7 @@ from phalanx.domain.goals import want
 from phalanx.domain.messages import Message
 from phalanx.domain.network import Network, PopId, PopState
 from phalanx.domain.predicates import Monitored
+from phalanx.functions.cover import Cover
 from phalanx.functions.orchestrator import NewVersion
 from phalanx.infrastructure.simulated import SimulatedNetwork
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
@@ -108,6 +109,9 @@ class System:
         )
         self.view = self._first_view()
         self._free_at_start = self.infrastructure.free()
+        self._orphans: dict[str, tuple[GoalInstance, str]] = {}
+        """Goals of agents that died, which a guardian may take over, with their crash's event."""
+        self.log.listen(self._note_taken_over)
         self.nodes = {pop: self._node(pop, 1) for pop in self.settings.peers}
 
     def run(
@@ -145,15 +149,13 @@ class System:
         event = self.recorder.record("fault.injected", self.cause, fault="crash", agent=pop)
         node.crash()
         event = self.recorder.record("agent.crashed", event, pop=pop)
+        cover: Cover = node.agent.capability(Cover)
+        covered = {goal.id for goal in cover.open_goals(node.agent)}
         for goal in node.agent.open_goals():
-            self.recorder.record(
-                "goal.ended",
-                event,
-                goal=str(goal.goal),
-                instance_id=goal.id,
-                outcome=Outcome.FAILED.value,
-                reason="its agent died",
-            )
+            if goal.id in covered:
+                self._orphans[goal.id] = goal, event
+            else:
+                self._end_goal(goal, event, Outcome.FAILED, "its agent died")
 
     def restart(self, pop: PopId) -> None:
         """Start an agent again that had crashed; it has forgotten everything."""
@@ -163,6 +165,23 @@ class System:
         event = self.recorder.record("fault.injected", self.cause, fault=RESTART, agent=pop)
         self.nodes[pop] = self._node(pop, old.agent.incarnation + 1)
         self.nodes[pop].start(event)
+
+    def _note_taken_over(self, event: Event) -> None:
+        """End a dead agent's goal in the log once a guardian has taken it over."""
+        if event.kind == "goal.taken_over":
+            orphan = self._orphans.pop(event.data["instance_id"], None)
+            if orphan is not None:
+                self._end_goal(orphan[0], event.id, Outcome.TAKEN_OVER, f"by {event.agent}")
+
+    def _end_goal(self, goal: GoalInstance, cause: str, outcome: Outcome, reason: str) -> None:
+        self.recorder.record(
+            "goal.ended",
+            cause,
+            goal=str(goal.goal),
+            instance_id=goal.id,
+            outcome=outcome.value,
+            reason=reason,
+        )
 
     # -- composition ------------------------------------------------------------------
 
@@ -318,6 +337,9 @@ class System:
         for node in self.nodes.values():
             if node.alive:
                 node.agent.stop(self.clock.now(), self.cause)
+        for goal, cause in self._orphans.values():
+            reason = "its agent died and nobody took it over"
+            self._end_goal(goal, cause, Outcome.FAILED, reason)
         outcomes: dict[str, int] = {}
         for event in self.log:
             if event.kind == "goal.ended":
