@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 SCENARIO := scenarios/ddos-resilience.yaml
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test lint bench web lock nightly clean
+.PHONY: demo test lint bench docs web lock nightly clean
 
 demo: .venv/base
 	@mkdir -p out
@@ -29,6 +29,9 @@ nightly: .venv/dev
 bench: .venv/bench
 	@mkdir -p out
 	$(BIN)/phalanx bench
+
+docs: .venv/dev
+	$(BIN)/python docs/make.py
 
 web:
 	@echo "There is no web console in this version; 'make demo' writes the report out/ddos-resilience.html."

@@ -30,7 +30,12 @@ def load_functions(names: list[str] | None) -> list[type[Capability]]:
         PhalanxError: with one line, if one of them cannot be had or is no network function.
 
     """
-    return [_load(name) for name in names or ()]
+    found: dict[str, type[Capability]] = {}
+    for name in names or ():
+        function = _load(name)
+        if found.setdefault(function.name, function) is not function:
+            raise PhalanxError(f"--function {name}: there is another function {function.name!r}")
+    return list(found.values())
 
 
 def _load(name: str) -> type[Capability]:
@@ -52,6 +57,8 @@ def _module(path: Path) -> object:
     name = f"phalanx_function_{path.resolve()}"
     if name in sys.modules:
         return sys.modules[name]
+    if not path.is_file():
+        raise PhalanxError(f"--function: {path} cannot be read: there is no such file")
     spec = spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -59,10 +66,7 @@ def _module(path: Path) -> object:
     sys.modules[name] = module  # typed structs look their module up while they are made
     try:
         spec.loader.exec_module(module)
-    except FileNotFoundError:
-        del sys.modules[name]
-        raise PhalanxError(f"--function: {path} cannot be read: there is no such file") from None
-    except Exception as fault:
+    except (Exception, SystemExit) as fault:
         del sys.modules[name]
         line = " ".join(str(fault).split())
         raise PhalanxError(

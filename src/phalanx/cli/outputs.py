@@ -10,8 +10,8 @@ from typing import Self
 from phalanx.cli.files import check_writable
 from phalanx.domain.events import Event, Sink
 from phalanx.runtime.report import write_report
+from phalanx.store import EventStore
 from phalanx.store.jsonl import JsonlSink
-from phalanx.store.sql import SqlEventStore
 
 _BATCH = 500
 
@@ -42,11 +42,14 @@ class Outputs:
         self.sinks: list[Sink] = []
         self._batch: list[Event] = []
         self._log: JsonlSink | None = None
-        self._store: SqlEventStore | None = None
+        self._store: EventStore | None = None
         for path in (log, report):
             if path is not None:
                 check_writable(path)
         if store is not None:
+            # SQLAlchemy takes a quarter of a second to import, and most runs do without it.
+            from phalanx.store.sql import SqlEventStore  # noqa: PLC0415
+
             self._store = SqlEventStore(store)
             self.run = _free_name(run, self._store.runs())
             self.sinks.append(self._keep)

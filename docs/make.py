@@ -1,0 +1,53 @@
+"""Makes everything in these pages that can be made: ``python docs/make.py`` writes it anew.
+
+Console blocks are run, tables and pictures are drawn from real runs, references are read from
+the types. ``tests/docs`` fails where a page differs from what this makes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from make_consoles import with_real_consoles
+from make_images import traffic_svg
+from make_references import PARTS
+from make_table import TABLE
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+GENERATED = PARTS | TABLE
+IMAGES = {"ddos-resilience.svg": traffic_svg}
+
+
+def pages() -> list[Path]:
+    """Return all pages, the README first."""
+    return [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+
+def with_parts(text: str) -> str:
+    """Return a page with everything between its markers made anew."""
+    for name, make in GENERATED.items():
+        begin, end = f"<!-- made: {name} -->\n", "<!-- end -->"
+        head, found, rest = text.partition(begin)
+        if found:
+            text = head + begin + make() + end + rest.partition(end)[2]
+    return text
+
+
+def main() -> None:
+    """Write all pages and pictures anew."""
+    for name, draw in IMAGES.items():
+        (DOCS / "images" / name).write_text(draw(), encoding="utf-8")
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        made = with_real_consoles(with_parts(text))
+        if made != text:
+            page.write_text(made, encoding="utf-8")
+            sys.stdout.write(f"{page.relative_to(ROOT)} is new\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Reads references from the code: the schema of scenarios, and the functions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec import inspect as types
+
+from phalanx.domain.goals import Mode
+from phalanx.runtime import scenario
+from phalanx.runtime.catalogue import BUILT_IN, installed
+from phalanx.runtime.scenario import Scenario
+
+_SECTIONS: tuple[type[Struct], ...] = (
+    Scenario,
+    scenario.NetworkSpec,
+    scenario.PopSpec,
+    scenario.LinkSpec,
+    scenario.HostSpec,
+    scenario.TrafficSpec,
+    scenario.MonitorSpec,
+    scenario.FunctionSpec,
+    scenario.GoalSpec,
+    scenario.PreferencesSpec,
+    scenario.ConstraintsSpec,
+    scenario.Timing,
+    scenario.FaultSpec,
+    scenario.UpdateSpec,
+)
+_NAMES = {
+    scenario.NetworkSpec: "network",
+    scenario.PopSpec: "pop",
+    scenario.LinkSpec: "link",
+    scenario.HostSpec: "host",
+    scenario.TrafficSpec: "traffic group",
+    scenario.MonitorSpec: "monitor",
+    scenario.FunctionSpec: "function",
+    scenario.GoalSpec: "goal",
+    scenario.PreferencesSpec: "preferences",
+    scenario.ConstraintsSpec: "constraints",
+    scenario.Timing: "timing",
+    scenario.FaultSpec: "fault",
+    scenario.UpdateSpec: "update",
+}
+
+
+def schema() -> str:
+    """Return a table for every struct of a scenario file: field, type and range, default, note."""
+    return "\n".join(_section(kind) for kind in _SECTIONS)
+
+
+def _section(kind: type[Struct]) -> str:
+    title = _NAMES.get(kind, "scenario")
+    info = types.type_info(kind)
+    assert isinstance(info, types.StructType)
+    notes = dict(_notes(kind))
+    lines = [f"## {title.capitalize()}", "", (kind.__doc__ or "").replace("``", "`"), ""]
+    lines += ["| field | type and range | default | |", "|---|---|---|---|"]
+    for field in info.fields:
+        about = notes.get(field.name, "")
+        lines.append(f"| `{field.name}` | {_words(field.type)} | {_default(field)} | {about} |")
+    return "\n".join(lines) + "\n"
+
+
+def _notes(kind: type[Struct]) -> Iterator[tuple[str, str]]:
+    """Yield (field, the docstring below it)."""
+    field = ""
+    quoted: list[str] | None = None
+    for line in inspect.getsource(kind).splitlines():
+        text = line.strip()
+        if quoted is not None or text.startswith('"""'):
+            quoted = [*(quoted or []), text.strip('"')]
+            if text.endswith('"""') and (len(text) > 3 or len(quoted) > 1):
+                if field:
+                    yield field, " ".join(quoted).replace("``", "`").strip()
+                quoted = None
+        elif line.startswith("    ") and not line.startswith("     ") and ":" in text:
+            field = text.partition(":")[0]
+
+
+def _words(kind: types.Type) -> str:
+    match kind:
+        case types.UnionType():
+            parts = [k for k in kind.types if not isinstance(k, types.NoneType)]
+            return ", or ".join(_words(part) for part in parts)
+        case types.StructType():
+            name = _NAMES[kind.cls]
+            return f"[{name}](#{name.replace(' ', '-')})"
+        case types.VarTupleType():
+            size = _range(kind.min_length, kind.max_length)
+            return f"list of {size}{_words(kind.item_type)}"
+        case types.TupleType():
+            return "[" + ", ".join(_words(k) for k in kind.item_types) + "]"
+        case types.DictType():
+            size = _range(kind.min_length, kind.max_length)
+            return f"map of {size}{_words(kind.key_type)} to {_words(kind.value_type)}"
+        case types.LiteralType():
+            return ", ".join(f"`{value}`" for value in kind.values)
+        case types.FloatType() | types.IntType():
+            word = "number" if isinstance(kind, types.FloatType) else "whole number"
+            bounds = [
+                f"{sign} {bound:,}".removesuffix(".0")
+                for sign, bound in (
+                    ("≥", kind.ge),
+                    (">", kind.gt),
+                    ("≤", kind.le),
+                    ("<", kind.lt),
+                )
+                if bound is not None
+            ]
+            return " ".join([word, ", ".join(bounds)]).strip()
+        case types.StrType():
+            return _text(kind)
+        case types.BoolType():
+            return "true or false"
+    raise AssertionError(kind)
+
+
+def _text(kind: types.StrType) -> str:
+    words = {
+        scenario.Name: "name",
+        scenario.Address: "IPv4 address",
+        scenario.LinkName: "directed link",
+        scenario.GoalName: "goal",
+        scenario.ParameterName: "parameter",
+        scenario.Version: "version",
+    }
+    for alias, word in words.items():
+        info = types.type_info(alias)
+        if isinstance(info, types.StrType) and info.pattern == kind.pattern:
+            return word
+    return f"text, at most {kind.max_length:,} characters"
+
+
+def _range(least: int | None, most: int | None) -> str:
+    if least is None and most is None:
+        return ""
+    if most is None:
+        return f"at least {least} × "
+    return f"{least or 0} to {most:,} × "
+
+
+def _default(field: types.Field) -> str:
+    if field.required:
+        return "**required**"
+    value = field.default
+    if value is msgspec.NODEFAULT:
+        value = field.default_factory()
+    if value is None or value in ((), {}, ""):
+        return "none"
+    if isinstance(value, scenario.PreferencesSpec):
+        return "a third each"
+    if isinstance(value, Struct):
+        return "all defaults"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def functions() -> str:
+    """Return the descriptors of the installed functions."""
+    lines = [
+        "| function | a unit needs | handles | accuracy | image | shared | parameters |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, point in sorted(installed().items()):
+        if not point.value.startswith("phalanx.functions."):
+            continue
+        capability = point.load()
+        vnfd, needs = capability.vnfd, capability.vnfd.requires
+        handles = "any traffic" if vnfd.handles_mb_s is None else f"{vnfd.handles_mb_s:g} MB/s"
+        settings = ", ".join(f"`{k}` {v:g}" for k, v in capability.parameters.items())
+        lines.append(
+            f"| `{name}` | {needs.cores:g} core{'s' * (needs.cores != 1)}, {needs.memory_gb:g} GB, "
+            f"{needs.disk_gb:g} GB disk "
+            f"| {handles} | {vnfd.accuracy:g} | {vnfd.image_mb:g} MB "
+            f"| {'yes' if vnfd.shared else 'no'} | {settings or 'none'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plans() -> str:
+    """Return the plans of all functions and of what is built into every agent."""
+    lines = ["| capability | goal | plan | what it does |", "|---|---|---|---|"]
+    loaded = [point.load() for _, point in sorted(installed().items())]
+    own = [c for c in loaded if c.__module__.startswith("phalanx.functions.")]
+    for capability in [*own, *BUILT_IN]:
+        for spec in capability.plans:
+            mode = "" if spec.mode is None else spec.mode.value
+            kind = spec.achieves.__name__
+            goal = f"{mode}{kind[0].lower()}{kind[1:]}" if kind != "Predicate" else f"{mode}any"
+            if spec.mode is Mode.AVERT and kind == "Predicate":
+                goal = "¬any"
+            doc = (getattr(capability, spec.body).__doc__ or "").strip().splitlines()[0]
+            local = " (never auctioned)" if spec.local else ""
+            lines.append(f"| `{capability.name}` | `{goal}`{local} | {spec.name} | {doc} |")
+    return "\n".join(lines) + "\n"
+
+
+def _source(name: str) -> Callable[[], str]:
+    """Return what shows a file of the examples."""
+    file = Path(__file__).parent / "examples" / name
+    language = {".py": "python", ".toml": "toml"}[file.suffix]
+    return lambda: f"```{language}\n{file.read_text(encoding='utf-8')}```\n"
+
+
+_EXAMPLES = ("bulletin/bulletin.py", "bulletin/pyproject.toml", "quick_classifier.py")
+PARTS: dict[str, Callable[[], str]] = {
+    "schema": schema,
+    "functions": functions,
+    "plans": plans,
+    **{name: _source(name) for name in _EXAMPLES},
+}

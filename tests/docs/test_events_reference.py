@@ -1,0 +1,66 @@
+"""The reference of events is held against what real runs write, with faults and an update."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from phalanx.domain.events import KINDS, Event
+from phalanx.runtime.loading import load_scenario
+from phalanx.runtime.scenario import FaultSpec, UpdateSpec
+from phalanx.runtime.system import run_scenario
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reference" / "events.md"
+FAULTS = (
+    FaultSpec(5, "repository-away", for_s=2),
+    FaultSpec(18, "crash", agent="north", for_s=30),
+    FaultSpec(40, "crash", agent="east", for_s=3),
+    FaultSpec(60, "link-down", link=("south", "east"), for_s=10),
+    FaultSpec(70, "lose", share=0.3, for_s=5),
+    FaultSpec(80, "crash", agent="south", for_s=20),
+)
+UNSEEN = {"message.shed", "action.failed", "agent.returned"}
+"""Kinds that these runs need not write; their own tests see them."""
+
+
+def described() -> dict[str, tuple[set[str], set[str]]]:
+    """Return (fields always there, fields that may be there) of each kind."""
+    found = {}
+    for row in PAGE.read_text(encoding="utf-8").splitlines():
+        kinds, _, words = row.removeprefix("| ").partition(" | ")
+        if re.fullmatch(r"(`[a-z]+\.[a-z_]+`(, )?)+", kinds):
+            words = re.sub(r"\([^()]*\)", "", words)
+            while words != (words := re.sub(r"[{\[][^{}\[\]]*[}\]]", "", words)):
+                pass
+            fields = re.findall(r"`(\w+)`(\??)", words)
+            fields = {f for f, mark in fields if not mark}, {f for f, mark in fields if mark}
+            found |= dict.fromkeys(re.findall(r"`([a-z._]+)`", kinds), fields)
+    return found
+
+
+@pytest.fixture(scope="module")
+def events() -> list[Event]:
+    ring = load_scenario(ROOT / "scenarios" / "quickstart-ring.yaml")
+    broken = run_scenario(replace(ring, faults=FAULTS), until=150).events
+    crowd = run_scenario(load_scenario(ROOT / "scenarios" / "flash-crowd.yaml")).events
+    attack = load_scenario(ROOT / "scenarios" / "ddos-resilience.yaml")
+    update = UpdateSpec(40, "rate-limiter", "2.0")
+    updated = run_scenario(replace(attack, updates=(update,)), until=80).events
+    return [*broken, *crowd, *updated]
+
+
+def test_events_have_the_fields_of_the_reference(events: list[Event]) -> None:
+    reference = described()
+    assert reference.keys() == KINDS.keys()
+    for event in events:
+        always, maybe = reference[event.kind]
+        missing, unknown = always - event.data.keys(), event.data.keys() - always - maybe
+        assert (missing, unknown) == (set(), set()), event
+
+
+def test_the_runs_write_every_kind(events: list[Event]) -> None:
+    assert KINDS.keys() - {event.kind for event in events} <= UNSEEN
