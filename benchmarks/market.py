@@ -1,0 +1,184 @@
+"""Agents that hold auctions: the real ones, in one process, on a network built to order."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from itertools import count
+
+from msgspec.structs import replace
+
+from phalanx.auction.outlook import Outlook
+from phalanx.auction.settings import GoalPolicy, Settings
+from phalanx.auction.view import NetworkView
+from phalanx.bdi import Adopt, Agent, Believe, Capability, GoalEnd, GoalInstance, plan
+from phalanx.bdi.library import Library
+from phalanx.bdi.steps import Body
+from phalanx.bus.memory import MemoryBus
+from phalanx.clock.virtual import VirtualClock
+from phalanx.clock.wall import WallClock
+from phalanx.domain.events import Recorder
+from phalanx.domain.goals import Constraints, Predicate, Preferences, want
+from phalanx.domain.network import Link, Network, Pop, PopId, PopState
+from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import Vnfd
+from phalanx.functions.anomaly_detector import AnomalyDetector
+from phalanx.functions.classifier import Classifier
+from phalanx.functions.link_monitor import LinkMonitor
+from phalanx.functions.load_balancer import LoadBalancer
+from phalanx.functions.rate_limiter import RateLimiter
+from phalanx.infrastructure.simulated import SimulatedNetwork
+from phalanx.runtime.catalogue import BUILT_IN
+from phalanx.runtime.node import Node, make_agent
+from phalanx.store.memory import EventLog
+
+Ends = list[tuple[int, int]]
+
+NEVER_S = 1e6
+"""Later than any auction: what agents do by the clock is no part of one."""
+
+ROOT = "run-1"
+
+
+class Handled(Predicate, frozen=True):
+    """Request ``number`` was dealt with."""
+
+    number: int
+
+
+class Handler(Capability):
+    """A network function that is done as soon as it runs: what is left is the auction."""
+
+    name = "handler"
+    vnfd = Vnfd("handler", Resources(1, 2, 10), image_mb=0.0, shared=True)
+
+    @plan(Handled)
+    def handle(self, me: Agent, goal: GoalInstance) -> Body:  # noqa: ARG002
+        """Believe it."""
+        yield Believe(goal.goal.predicate)
+
+
+NETWORK_FUNCTIONS: tuple[type[Capability], ...] = (
+    AnomalyDetector,
+    Classifier,
+    Handler,
+    LinkMonitor,
+    LoadBalancer,
+    RateLimiter,
+)
+
+
+def ring(size: int) -> Ends:
+    """Link each PoP to the next."""
+    return [(i, (i + 1) % size) for i in range(size)]
+
+
+def mesh(size: int, rng: random.Random) -> Ends:
+    """Link each PoP to an earlier one, then as many more at random: a mean degree of four."""
+    links = {(rng.randrange(i), i) for i in range(1, size)}
+    wanted = min(2 * size, size * (size - 1) // 2)
+    while len(links) < wanted:
+        a, b = sorted(rng.sample(range(size), 2))
+        links.add((a, b))
+    return sorted(links)
+
+
+class Market:
+    """One agent a PoP on a bus without latency, so that an auction is one instant.
+
+    The agents have all capabilities of the house and one more. Their periodic work
+    (heartbeats, gossip, renewals) is put off: it is no part of an auction.
+    """
+
+    def __init__(
+        self,
+        ends: Ends,
+        size: int,
+        clock: VirtualClock | WallClock | None = None,
+        functions: Sequence[type[Capability]] = (),
+        traffic_mb_s: float = 0.05,
+    ) -> None:
+        rng = random.Random(size)
+        names = [f"pop{number:04d}" for number in range(size)]
+        pops = tuple(Pop(name, Resources(64, 256, 5000)) for name in names)
+        links = tuple(
+            Link(names[a], names[b], rng.uniform(200, 1000), rng.uniform(1, 20), 0.001)
+            for a, b in ends
+        )
+        self.clock: VirtualClock | WallClock = VirtualClock() if clock is None else clock
+        self.log = EventLog()
+        self.network = SimulatedNetwork(
+            Network(pops, links, (), names[0]),
+            (),
+            self.clock,
+            Recorder("network", self.log, self.clock.now),
+            seed=1,
+            cause=ROOT,
+            sample_s=NEVER_S,
+        )
+        network_functions = (*NETWORK_FUNCTIONS, *functions)
+        library = Library([*BUILT_IN, *network_functions])
+        settings = Settings(
+            peers=tuple(names),
+            repository=names[0],
+            catalogue={f.name: f.vnfd for f in network_functions if f.vnfd is not None},
+            policies={"default": GoalPolicy(Constraints(), Preferences(0.4, 0.4, 0.2))},
+            lease_s=NEVER_S,
+            probe_s=NEVER_S,
+            heartbeat_s=NEVER_S,
+            silence_s=NEVER_S,
+            gossip_s=NEVER_S,
+        )
+        self.bus = MemoryBus(self.clock, capacity=100_000)
+        self.nodes: dict[PopId, Node] = {}
+        for name in names:
+            agent = make_agent(name, library, settings, self.log, parameters={})
+            self.nodes[name] = Node(agent, self.clock, self.bus, self.network)
+        self.tap = names[size // 3]
+        self._traffic_mb_s = traffic_mb_s
+        self._requests = count(1)
+        self._versions = count(1)
+        self._tell_all(settings)
+
+    def change_view(self) -> None:
+        """Let all agents believe news of the network, so that no search is remembered."""
+        version = next(self._versions)
+        sites = ((name, self.network.site(name)) for name in self.nodes)
+        view = NetworkView.EMPTY.apply_all(
+            PopState(name, 1, version, site.total, site.free, site.links) for name, site in sites
+        )
+        for node in self.nodes.values():
+            node.agent.capability(Outlook).view = view
+
+    def auction(self) -> tuple[float, int]:
+        """Hold one auction; return the seconds it took and the messages that were sent."""
+        ends: list[GoalEnd] = []
+        node = self.nodes[self.tap]
+        node.agent.cause = ROOT
+        adopt = Adopt(want(Handled(next(self._requests))), traffic_mb_s=self._traffic_mb_s)
+        before = sum(self.bus.sent.values())
+        begin = time.perf_counter()
+        goal = node.agent.adopt(adopt)
+        goal.waiters.append(ends.append)
+        node.carry_out(node.agent.take_on(adopt, self.clock.now()))
+        self._run()
+        took = time.perf_counter() - begin
+        assert ends
+        assert ends[0].achieved, ends[0]
+        return took, sum(self.bus.sent.values()) - before
+
+    def _run(self) -> None:
+        self.clock.run(self.clock.now())
+
+    def _tell_all(self, settings: Settings) -> None:
+        """Start the agents as if each had heard of all others long ago."""
+        alone = replace(settings, peers=())
+        for node in self.nodes.values():
+            node.agent.capability(Outlook).settings = alone
+            node.start(ROOT)
+        self.change_view()
+        self._run()
+        for node in self.nodes.values():
+            node.agent.capability(Outlook).settings = settings
+        self.change_view()
