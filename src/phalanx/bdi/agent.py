@@ -94,7 +94,7 @@ class Agent:
         self._agenda: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._goals: dict[tuple[Goal, str | None], GoalInstance] = {}
         self._scopes: dict[str, list[GoalInstance]] = {}
-        self._acts: dict[int, Callable[[ActionOutcome], Steps | None]] = {}
+        self._acts: dict[int, tuple[Callable[[ActionOutcome], Steps | None], str]] = {}
         self._resumes: dict[str, Intention] = {}
         self._timers: list[tuple[float, int, str, Callable[[], Steps | None]]] = []
         self._counts = [0, 0, 0]  # timers and actions, messages, goals
@@ -136,8 +136,10 @@ class Agent:
     def answer(self, token: int, outcome: ActionOutcome, now: float) -> list[Instruction]:
         """Take the outcome of an action in; late and doubled answers are ignored."""
         self.now = now
-        then = self._acts.pop(token, None)
-        if then is not None:
+        known = self._acts.pop(token, None)
+        if known is not None:
+            then, cause = known
+            self.cause = getattr(outcome, "event", None) or cause
             self.do(then(outcome))
         return self._settle()
 
@@ -243,12 +245,7 @@ class Agent:
         """Ask the infrastructure; ``then`` gets the outcome and runs with the same cause."""
         self._counts[0] += 1
         token, cause = self._counts[0], cause or self.cause
-
-        def answered(outcome: ActionOutcome) -> Steps | None:
-            self.cause = getattr(outcome, "event", None) or cause
-            return then(outcome)
-
-        self._acts[token] = answered
+        self._acts[token] = then, cause
         self._out.append(Perform(token, action, cause))
 
     def call_at(self, when: float, call: Callable[[], Steps | None]) -> None:
@@ -329,7 +326,9 @@ class Agent:
         while agenda:
             call, arguments = agenda.popleft()
             call(*arguments)
-        out, self._out = self._out, []
+        out = self._out
+        if out:
+            self._out = []
         return out
 
     def _believe(self, step: Believe) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -13,8 +13,12 @@ from phalanx.domain.messages import Fact
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import InstanceId
 
-if TYPE_CHECKING:
-    from phalanx.bdi.intention import Intention
+
+class Pursuit(Protocol):
+    """What pursues a goal: an intention."""
+
+    def close(self) -> None:
+        """Give the goal up."""
 
 
 class Outcome(Enum):
@@ -96,7 +100,7 @@ class GoalInstance:
         """Pursued again whenever its plan ends, until it is dropped."""
         self.running = False
         """An intention pursues it, or another goal stands in for it."""
-        self.pursuit: Intention | None = None
+        self.pursuit: Pursuit | None = None
         self.tried: list[str] = []
         self.end: GoalEnd | None = None
         self.waiters: list[Callable[[GoalEnd], None]] = []

@@ -38,7 +38,7 @@ class Library:
         self.capabilities = {c.name: c for c in capabilities}
         self._rules: dict[type[Predicate], list[Rule]] = {}
         self._for_kind: dict[type[Predicate], list[Rule]] = {}
-        self._achievers: dict[tuple[type[Predicate], Mode], list[type[Capability]]] = {}
+        self._achievers: dict[tuple[type[Predicate], str], list[type[Capability]]] = {}
         self._fallbacks: dict[tuple[type[Predicate], Mode], list[tuple[str, str]]] = {}
         self._handlers: dict[type[Any], list[tuple[str, str]]] = {}
         self._percepts: dict[type[Any], list[tuple[str, str]]] = {}
@@ -90,7 +90,7 @@ class Library:
 
     def achievers(self, goal: Goal) -> list[type[Capability]]:
         """Return the capabilities with a VNF that can achieve ``goal``, by name."""
-        key = (type(goal.predicate), goal.mode)
+        key = (type(goal.predicate), goal.mode._value_)  # hashing an Enum is slow
         found = self._achievers.get(key)
         if found is None:
             able = (c for c in self.capabilities.values() if c.vnfd is not None)

@@ -51,6 +51,8 @@ class Resources(Struct, frozen=True):
 
     def lacking(self, limit: Resources) -> str | None:
         """Name the first resource that exceeds ``limit``, with both figures; None if all fit."""
+        if self.within(limit):
+            return None
         for name, unit in (("cores", "core"), ("memory_gb", "GB memory"), ("disk_gb", "GB disk")):
             want, have = getattr(self, name), getattr(limit, name)
             if want > have:

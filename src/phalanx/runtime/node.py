@@ -77,11 +77,12 @@ class Node:
             self._carry_out(self.agent.tick(self._clock.now()))
 
     def _carry_out(self, instructions: list[Instruction]) -> None:
-        name = self.agent.name
         for instruction in instructions:
             if isinstance(instruction, Perform):
                 answer = partial(self._answer, instruction.token)
-                self._infrastructure.perform(name, instruction.action, instruction.cause, answer)
+                self._infrastructure.perform(
+                    self.agent.name, instruction.action, instruction.cause, answer
+                )
             else:
                 self._bus.send(instruction)
         self._set_timer()

@@ -35,11 +35,13 @@ class ComputeBook:
 
     def free(self, pop: PopId) -> Resources:
         """Return what is not allocated; holds are not subtracted."""
-        return self.totals[pop] - _sum(self._allocated[pop].values())
+        allocated = self._allocated[pop]
+        return self.totals[pop] - _sum(allocated.values()) if allocated else self.totals[pop]
 
     def unheld(self, pop: PopId) -> Resources:
         """Return what is neither allocated nor held."""
-        return self.free(pop) - _sum(self._held[pop].values())
+        held = self._held[pop]
+        return self.free(pop) - _sum(held.values()) if held else self.free(pop)
 
     def hold(self, pop: PopId, key: str, amount: Resources) -> str | None:
         """Hold ``amount``; return why not if it does not fit."""
@@ -93,7 +95,8 @@ class _Group:
         self.committed: dict[str, float] = {}
 
     def need(self) -> float:
-        return max(max(self.held, default=0.0), sum(self.committed.values()))
+        held = max(self.held) if self.held else 0.0
+        return max(held, sum(self.committed.values())) if self.committed else held
 
 
 class LinkBook:
@@ -113,13 +116,19 @@ class LinkBook:
 
     def free(self, link: Link) -> float:
         """Return the bandwidth that nobody holds or has."""
-        groups = self._claims[link.a, link.b].values()
-        return link.bandwidth_mb_s - sum((group.need() for group in groups), 0.0)
+        taken = 0.0
+        for claim in self._claims[link.a, link.b].values():
+            taken += claim.need()
+        return link.bandwidth_mb_s - taken
 
     def reserved(self, source: PopId, target: PopId) -> float:
         """Return what is committed in the direction from ``source`` to ``target``."""
         committed = self._directed.get((source, target))
         return sum(committed.values(), 0.0) if committed else 0.0
+
+    def joins(self, path: Path) -> bool:
+        """Whether links join each PoP of ``path`` to the next."""
+        return all(map(self._claims.__contains__, pairwise(path)))
 
     def hold(self, group: str, path: Path, mb_s: float) -> str | None:
         """Hold ``mb_s`` on the links of ``path``; return why not if it does not fit."""

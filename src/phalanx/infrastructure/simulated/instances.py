@@ -70,8 +70,12 @@ class Instance:
 def hold_refusal(hold: Hold) -> str | None:
     """Return what is wrong with the figures of ``hold``; None if nothing is."""
     wanted = hold.resources
-    amounts = (wanted.cores, wanted.memory_gb, wanted.disk_gb, hold.mb_s)
-    if not all(0 <= amount < inf for amount in amounts):
+    if not (
+        0 <= wanted.cores < inf
+        and 0 <= wanted.memory_gb < inf
+        and 0 <= wanted.disk_gb < inf
+        and 0 <= hold.mb_s < inf
+    ):
         return "a hold needs amounts of 0 or more"
     return ttl_refusal(hold.ttl_s)
 

@@ -137,11 +137,12 @@ class Ownership:
             return f"the path begins at {path[0]}, not at {pop}"
         if len(set(path)) != len(path):
             return "the path passes a PoP twice"
-        neighbours, all_up = self._topology.neighbours, self._topology.all_up
+        if self._topology.all_up and self._links.joins(path):
+            return None
         for a, b in pairwise(path):
-            link = neighbours[a].get(b)
+            link = self._topology.link(a, b)
             if link is None:
                 return f"no link joins {a} and {b}"
-            if not (all_up or self._topology.is_up(link)):
+            if not self._topology.is_up(link):
                 return f"link {link.a}-{link.b} is down"
         return None
