@@ -40,9 +40,7 @@ for number in range(1_000_000):
 
 def test_a_writer_that_is_killed_leaves_whole_batches(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE
-    ) as writer:
+    with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"writing\n"
         writer.kill()

@@ -94,3 +94,36 @@ def ring(**changes: Any) -> Scenario:
         **changes,
     }
     return msgspec.convert(document, Scenario)
+
+
+def of(result: Any, kind: str, **data: Any) -> list[Any]:
+    """Return the events of ``kind`` whose data has the given values."""
+    return [
+        e
+        for e in result.events
+        if e.kind == kind and all(e.data.get(name) == value for name, value in data.items())
+    ]
+
+
+def about(result: Any, kind: str, field: str, start: str) -> list[Any]:
+    """Return the events of ``kind`` whose ``field`` begins with ``start``."""
+    return [e for e in of(result, kind) if e.data.get(field, "").startswith(start)]
+
+
+def arriving(result: Any, which: str, start: float, end: float) -> list[float]:
+    """Return the samples of traffic that reached the shop, in MB/s."""
+    return [
+        e.data["hosts"]["shop"][f"{which}_mb_s"]
+        for e in of(result, "network.sample")
+        if start < e.time < end
+    ]
+
+
+def causes(result: Any, event: Any) -> list[Any]:
+    """Return what led to ``event``, the nearest first."""
+    known = {e.id: e for e in result.events}
+    chain = []
+    while event.cause is not None:
+        event = known[event.cause]
+        chain.append(event)
+    return chain

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from phalanx.auction.initiator import Awarded, Exhausted, Fulfilled, Initiator, Outgoing, Reaction
+from phalanx.auction.offers import bid_row
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.participant import NOTICE
 from phalanx.auction.predicates import Gone
@@ -49,18 +50,10 @@ def _held_elsewhere(me: Agent, goal: GoalInstance) -> bool:
 
 
 def _row(ranked: RankedBid) -> dict[str, Any]:
-    """Return a line of table 5.8."""
-    bid = ranked.bid
     return {
         "agent": ranked.bidder,
-        "vnf": bid.vnf,
-        "units": bid.units,
-        "T": round(bid.time_s, 6),
-        "C": round(bid.cost, 6),
-        "D": round(bid.latency_ms, 6),
         "utility": round(ranked.utility, 6),
-        "path": list(bid.path),
-        "reuse": bid.reuse,
+        **bid_row(ranked.bid),
     }
 
 
@@ -195,11 +188,7 @@ class Auctioneer(Capability):
     def agent_gone(self, me: Agent, gone: Gone) -> Steps:
         """Pass on what a dead agent worked on, and pursue anew what it kept true."""
         for conversation, auction in list(self.auctions.items()):
-            if auction.winner == gone.pop:
-                reaction = auction.on_failure(gone.pop, "is gone", me.now)
-            else:
-                reaction = auction.on_refusal(gone.pop, "is gone", me.now)
-            self._react(me, conversation, auction, reaction)
+            self._react(me, conversation, auction, auction.on_gone(gone.pop, me.now))
         for predicate in me.beliefs.held_by(gone.pop):
             delegated = self.delegated.pop(predicate, None)
             yield Forget(predicate)

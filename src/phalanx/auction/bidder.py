@@ -4,52 +4,42 @@ from __future__ import annotations
 
 from functools import partial
 
-from phalanx.auction.bidding import Reusable, make_bids
-from phalanx.auction.estate import Estate
+from phalanx.auction.keeper import Keeper
+from phalanx.auction.offers import bid_row, needs, offer
 from phalanx.auction.outlook import Outlook
-from phalanx.auction.participant import NOTICE, Contract, Contracts, Stage
+from phalanx.auction.participant import Contract, Contracts, Stage
 from phalanx.auction.predicates import Gone, Kept
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Agent, Capability, GoalEnd, GoalInstance, Outcome, hears, perceives, when
+from phalanx.bdi import Agent, GoalEnd, GoalInstance, Outcome, hears, perceives, when
 from phalanx.bdi.steps import Adopt
 from phalanx.domain.actions import Done, Hold, Release, SiteState
 from phalanx.domain.actions import Outcome as ActionOutcome
-from phalanx.domain.bids import Bid
-from phalanx.domain.goals import Goal, Predicate, avert, want
+from phalanx.domain.goals import want
 from phalanx.domain.messages import (
     Award,
     CallForProposals,
     Content,
-    Fact,
-    Inventory,
     Message,
     Performative,
     Proposal,
-    Query,
     Refusal,
     Result,
-    UndoRequest,
     Verdict,
 )
-from phalanx.domain.network import PopId
-from phalanx.domain.resources import NOTHING, Resources
-from phalanx.domain.vnf import Vnfd
 
 WAIT = 0.75
 """Share of the time to the deadline that a call waits for elder auctions to be decided."""
 
 
-class Bidder(Capability):
+class Bidder(Keeper):
     """Bids for goals, and answers for what it won."""
 
     name = "bidder"
     settings: Settings
 
     def __init__(self) -> None:
+        super().__init__()
         self.contracts = Contracts()
-        self.estate = Estate()
-        self.customers: dict[Predicate, dict[PopId, None]] = {}
-        """Who wanted what this agent keeps true, and is told when it ends."""
 
     def begin(self, me: Agent) -> None:
         """Start to look after contracts whose initiator fell silent."""
@@ -105,29 +95,6 @@ class Bidder(Capability):
         elif message.performative is Performative.CANCEL:
             self._abandon(me, contract, content.reason or "cancelled")
 
-    @hears(UndoRequest)
-    def heard_undo(self, me: Agent, message: Message) -> None:
-        """Undo a measure of this agent, and say so."""
-        request = message.content
-        assert isinstance(request, UndoRequest)
-        predicate = request.goal.predicate
-
-        def ended(end: GoalEnd) -> None:
-            me.cause = end.event
-            content: Content = Verdict(end.reason)
-            performative = Performative.FAILURE
-            if end.achieved:
-                content, performative = Result((Fact(predicate, value=False),)), Performative.INFORM
-            me.tell(performative, message.sender, message.conversation, content)
-
-        me.adopt(Adopt(avert(predicate))).waiters.append(ended)
-
-    @hears(Query)
-    def heard_query(self, me: Agent, message: Message) -> None:
-        """Tell which VNF instances run here (lifecycle: query)."""
-        inventory = Inventory(tuple(i.info() for i in self.estate))
-        me.tell(Performative.INFORM, message.sender, message.conversation, inventory)
-
     @when(Gone)
     def agent_gone(self, me: Agent, gone: Gone) -> None:
         """Nobody waits any more for what a dead agent asked for."""
@@ -135,21 +102,7 @@ class Bidder(Capability):
             if contract.initiator == gone.pop:
                 self._abandon(me, contract, f"{gone.pop} is gone")
 
-    @when(Predicate, value=False)
-    @when(Predicate, value=None)
-    def no_longer_so(self, me: Agent, predicate: Predicate) -> None:
-        """Tell those who wanted a measure that it ended."""
-        customers = self.customers.pop(predicate, None)
-        if customers:
-            facts = (Fact(predicate, value=False),)
-            for customer in customers:
-                me.tell(Performative.INFORM, customer, NOTICE, Result(facts))
-
     # -- bidding --------------------------------------------------------------------
-
-    def _candidates(self, me: Agent, goal: Goal) -> list[Vnfd]:
-        catalogue = self.settings.catalogue
-        return [catalogue[c.name] for c in me.library.achievers(goal) if c.name in catalogue]
 
     def _evaluate(self, me: Agent, contract: Contract) -> None:
         """Bid, refuse, or wait until it is known what other proposals leave.
@@ -157,17 +110,18 @@ class Bidder(Capability):
         An auction waits only for elder ones; where a younger one holds what it needs it is
         refused at once, and asked again by its auctioneer. So no two wait for each other.
         """
-        held = self.contracts.held()
-        outlook: Outlook = me.capability(Outlook)
-        bids = self._bids(me, contract.call, outlook.free - held)
+        open_proposals = list(self.contracts.holding())
+        free = me.capability(Outlook).free
+        offered = {bid.reuse for other in open_proposals for bid in other.bids}
+        make = partial(offer, me, self.estate, self.settings, contract.call)
+        bids = make(free - self.contracts.held(), offered)
         if not isinstance(bids, str):
             contract.bids = bids
             contract.stage = Stage.BIDDING
             self._hold(me, contract, partial(self._propose, me, contract))
-            return
-        if held == NOTHING or isinstance(self._bids(me, contract.call, outlook.free), str):
+        elif not open_proposals or isinstance(make(free), str):
             self._refuse(me, contract, bids)
-        elif any(other.age > contract.age for other in self.contracts.holding()):
+        elif any(other.age > contract.age for other in open_proposals):
             self._refuse(me, contract, f"{bids} beside other proposals", passing=True)
         else:
             self.contracts.wait(contract)
@@ -188,56 +142,14 @@ class Bidder(Capability):
             me.cause = contract.cause
             self._evaluate(me, contract)
 
-    def _bids(self, me: Agent, call: CallForProposals, unheld: Resources) -> tuple[Bid, ...] | str:
-        candidates = self._candidates(me, call.goal.goal)
-        if not candidates:
-            return "no function in the repository can achieve it"
-        outlook: Outlook = me.capability(Outlook)
-        reusable: dict[str, Reusable] = {}
-        if len(self.estate):
-            for vnfd in candidates:
-                instance = self.estate.available(vnfd.name)
-                if instance is not None and instance.vnfd.version == vnfd.version:
-                    reusable[vnfd.name] = Reusable(instance.id, instance.units)
-        bids = make_bids(
-            outlook.network,
-            me.name,
-            call.goal,
-            tuple(self.settings.catalogue.values()),
-            candidates,
-            unheld,
-            reusable,
-            self.settings.repository,
-            method=self.settings.method,
-        )
-        if isinstance(bids, str):
-            return bids
-        # One hold has one path: alternatives over another path than the best are left out.
-        return tuple(b for b in bids if b.path == bids[0].path)
-
-    def _needs(self, bids: tuple[Bid, ...]) -> Resources:
-        """Return what a hold must cover so that any one of ``bids`` can be accepted."""
-        most = NOTHING
-        for bid in bids:
-            vnfd = self.settings.catalogue[bid.vnf]
-            units = bid.units
-            instance = self.estate.get(bid.reuse)
-            if bid.reuse is not None:
-                units = max(0, units - instance.units) if instance is not None else 0
-            most = most.most(vnfd.scaled(units))
-        return most
-
     def _hold(self, me: Agent, contract: Contract, then: partial[None]) -> None:
-        needs = self._needs(contract.bids)
+        resources = needs(self.estate, self.settings, contract.bids)
         traffic = contract.call.goal.traffic_mb_s
         path = contract.bids[0].path
-        if needs == NOTHING and (traffic <= 0 or len(path) < 2):
-            then(Done())
-            return
         ttl = max(0.0, contract.call.deadline - me.now) + self.settings.grace_s
         hold = self.hold_id(me, contract)
-        self.contracts.hold(contract, needs)
-        me.perform(Hold(hold, contract.conversation, needs, path, traffic, ttl), then)
+        self.contracts.hold(contract, resources)
+        me.perform(Hold(hold, contract.conversation, resources, path, traffic, ttl), then)
         me.call_at(me.now + ttl, partial(self._expire, me, contract))
 
     def hold_id(self, me: Agent, contract: Contract) -> str:
@@ -259,18 +171,7 @@ class Bidder(Capability):
             "auction.bid",
             auction=contract.conversation,
             goal=str(contract.call.goal.goal),
-            bids=[
-                {
-                    "vnf": b.vnf,
-                    "units": b.units,
-                    "T": round(b.time_s, 6),
-                    "C": round(b.cost, 6),
-                    "D": round(b.latency_ms, 6),
-                    "path": list(b.path),
-                    "reuse": b.reuse,
-                }
-                for b in contract.bids
-            ],
+            bids=[bid_row(bid) for bid in contract.bids],
         )
         self._reply(me, contract, Performative.PROPOSE, Proposal(contract.bids))
 
@@ -297,8 +198,10 @@ class Bidder(Capability):
     def _work_late(
         self, me: Agent, contract: Contract, award: Award, outcome: ActionOutcome
     ) -> None:
+        if contract.stage is not Stage.BIDDING:  # cancelled meanwhile
+            self._let_go(me, contract)
+            return
         if isinstance(outcome, Done):
-            contract.stage = Stage.PROPOSED
             self._work(me, contract, award)
             return
         reason = getattr(outcome, "reason", "no longer possible")
@@ -321,7 +224,7 @@ class Bidder(Capability):
         if end.achieved:
             for fact in contract.facts:
                 if fact.holder == me.name and fact.value:
-                    self.customers.setdefault(fact.predicate, {})[contract.initiator] = None
+                    self.keep(fact.predicate, contract.initiator)
             self._reply(me, contract, Performative.INFORM, Result(contract.facts))
         else:
             self._reply(me, contract, Performative.FAILURE, Verdict(end.reason))
@@ -331,8 +234,10 @@ class Bidder(Capability):
             goal = self._goal(me, contract)
             if goal is not None:
                 me.end_goal(goal, Outcome.DROPPED, reason)
-        else:
-            self._withdraw(me, contract)
+        elif contract.stage is not Stage.DONE:
+            self._let_go(me, contract)
+            contract.reply = (Performative.FAILURE, Verdict(reason))  # to an award that is late
+            self.contracts.end(contract, Stage.DONE)
 
     def _withdraw(self, me: Agent, contract: Contract) -> None:
         if contract.stage in (Stage.PROPOSED, Stage.BIDDING, Stage.WAITING):

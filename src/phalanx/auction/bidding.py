@@ -29,6 +29,8 @@ class Reusable(Struct, frozen=True):
     instance: InstanceId
     units: int
     """Units that serve no goal now: all of an idle instance."""
+    time_s: float = 0.0
+    """How long it takes until it runs, in seconds: the rest of a download."""
 
 
 def make_bids(
@@ -47,8 +49,9 @@ def make_bids(
     The best comes first: least T, then least C, then the first by name (section 4.2). If
     none works, return the reason to refuse.
 
-    An instance that can be used again needs no download (T = 0) and takes nothing anew; if
-    it has fewer units than the goal's traffic needs, it takes the resources of the rest.
+    An instance that can be used again needs no other download (T = 0 if it runs) and takes
+    nothing anew; if it has fewer units than the goal's traffic needs, it takes the resources
+    of the rest.
 
     Args:
         view: the network as the agent believes it to be.
@@ -124,7 +127,7 @@ def _bid(
         if time_s is None:
             return f"{vnfd.name} cannot be downloaded: no bandwidth free from {repository}"
     else:
-        time_s = 0.0
+        time_s = reuse.time_s
     source_cost = rsc_eval(own.total, own.free, required, needs)
     find = lowest_cost_path if method == "exact" else published_path
     path = find(view, own.pop, source_cost, goal, needs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from enum import Enum
 
 from phalanx.domain.goals import Predicate
@@ -21,13 +21,27 @@ class State(Enum):
 class Instance:
     """One VNF instance of this agent."""
 
-    __slots__ = ("id", "idle_since", "jobs", "measures", "running", "units", "vnfd")
+    __slots__ = (
+        "awaited",
+        "due",
+        "id",
+        "idle_since",
+        "jobs",
+        "measures",
+        "running",
+        "units",
+        "vnfd",
+    )
 
     def __init__(self, instance_id: InstanceId, vnfd: Vnfd, units: int) -> None:
         self.id = instance_id
         self.vnfd = vnfd
         self.units = units
         self.running = False
+        self.due = 0.0
+        """When it is expected to run."""
+        self.awaited: list[str] = []
+        """What to resume once it runs, or will never run: those who share it."""
         self.jobs: dict[str, str] = {}
         """Goals that it works on, by conversation."""
         self.measures: dict[Predicate, str] = {}
@@ -43,8 +57,8 @@ class Instance:
 
     @property
     def available(self) -> bool:
-        """Whether it can take on another goal."""
-        return self.running and (self.vnfd.shared or not self.jobs)
+        """Whether it can take on another goal: one to be shared even before it runs."""
+        return self.vnfd.shared or (self.running and not self.jobs)
 
     def info(self) -> InstanceInfo:
         """Return what a query is told."""
@@ -74,10 +88,18 @@ class Estate:
         """Forget an instance and return it."""
         return self._instances.pop(instance_id, None)
 
-    def available(self, vnf: str) -> Instance | None:
-        """Return the instance of ``vnf`` to use again: the first that can take a goal."""
+    def available(self, vnfd: Vnfd, offered: Container[InstanceId | None] = ()) -> Instance | None:
+        """Return the instance of ``vnfd`` to use again: the first that can take a goal.
+
+        One that is ``offered`` to another auction counts only if it serves several goals.
+        """
         for instance in self._instances.values():
-            if instance.vnfd.name == vnf and instance.available:
+            own = instance.vnfd
+            if (
+                (own.name, own.version) == (vnfd.name, vnfd.version)
+                and instance.available
+                and (own.shared or instance.id not in offered)
+            ):
                 return instance
         return None
 

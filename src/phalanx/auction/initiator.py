@@ -148,10 +148,20 @@ class Initiator:
         return [], Fulfilled(sender, facts)
 
     def on_failure(self, sender: PopId, reason: str, now: float) -> Reaction:
-        """The winner says that it failed, or is known to be dead."""
+        """The winner says that it failed."""
         if self._winner is None or sender != self._winner.bidder or self.over:
             return _NOTHING
         return self._pass_on(reason, now)
+
+    def on_gone(self, bidder: PopId, now: float) -> Reaction:
+        """A bidder died: as the winner it has failed, else its bid does not count any more."""
+        if bidder == self.winner:
+            return self._pass_on("is gone", now)
+        if self._winner is not None:
+            self._failed.append(bidder)
+            return _NOTHING
+        self._proposals.pop(bidder, None)
+        return self.on_refusal(bidder, "is gone", now, passing=True)
 
     def on_time(self, now: float) -> Reaction:
         """React to the time: the deadline for proposals, or a winner that is silent."""

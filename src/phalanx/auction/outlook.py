@@ -49,8 +49,8 @@ class Outlook(Capability):
 
     def alive(self) -> list[str]:
         """Return the peers that are not believed dead, in order."""
-        states = ((p, self.view.get(p)) for p in self.settings.peers)
-        return [pop for pop, state in states if state is None or state.alive]
+        peers, dead = self.settings.peers, self.view.dead
+        return [pop for pop in peers if pop not in dead] if dead else list(peers)
 
     @perceives(SiteState)
     def site_changed(self, me: Agent, percept: SiteState) -> None:

@@ -125,12 +125,14 @@ class Contracts:
 
     def waiting(self) -> list[Contract]:
         """Return those that wait, the eldest first; they wait no more unless told so again."""
+        if not self._waiting:
+            return []
         waiting, self._waiting = self._waiting, {}
         return sorted(waiting.values(), key=lambda contract: contract.age)
 
     def held(self) -> Resources:
         """Return what all open proposals hold together."""
-        return sum(self._held.values(), NOTHING)
+        return sum(self._held.values(), NOTHING) if self._held else NOTHING
 
     def working(self) -> Iterator[Contract]:
         """Yield the contracts that are being worked on."""

@@ -127,6 +127,12 @@ class NetworkView:
         """Names of all PoPs heard of, dead ones too, sorted."""
         return tuple(sorted(self._entries))
 
+    @cached_property
+    def dead(self) -> frozenset[PopId]:
+        """Names of the PoPs whose agent is believed gone."""
+        entries = self._entries.values()
+        return frozenset(entry.state.pop for entry in entries if not entry.state.alive)
+
     @property
     def states(self) -> tuple[PopState, ...]:
         """The states of all PoPs, by name."""
@@ -137,18 +143,21 @@ class NetworkView:
         """Return (pop, incarnation, version) of each PoP, by name."""
         return tuple((state.pop, *state.stamp) for state in self.states)
 
-    @cached_property
+    @property
     def standing(self) -> NetworkView:
-        """This network as it stands: of a PoP whose agent is gone, the links that it last told of.
+        """The network as it stands: of a PoP whose agent is gone, the links that it last told of.
 
         A switch, and a repository on it, outlive the agent beside them: traffic and images
         still pass. A link that went down since then is known from its other end.
         """
-        return self.apply_all(
-            replace(state, version=state.version + 1, alive=True)
-            for state in self.states
-            if not state.alive
-        )
+        if not self.dead:
+            return self
+        known: NetworkView | None = self.memo.get("standing")
+        if known is not None:
+            return known
+        gone = (self._entries[pop].state for pop in sorted(self.dead))
+        back = (replace(state, version=state.version + 1, alive=True) for state in gone)
+        return self.remember("standing", self.apply_all(back))
 
     @cached_property
     def _arcs(self) -> tuple[dict[PopId, list[Arc]], dict[PopId, list[Arc]]]:

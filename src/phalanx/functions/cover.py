@@ -23,13 +23,14 @@ HEARTBEAT = "heartbeat"
 class _Ward:
     """What a guardian knows of the agent that it covers."""
 
-    __slots__ = ("cause", "goals", "heard", "incarnation")
+    __slots__ = ("goals", "gone", "heard", "incarnation")
 
-    def __init__(self, heard: float, cause: str) -> None:
+    def __init__(self, heard: float) -> None:
         self.heard = heard
-        self.cause = cause
         self.incarnation = 0
         self.goals: tuple[OpenGoal, ...] = ()
+        self.gone = False
+        """Whether it was found dead, and not heard of since."""
 
 
 class Cover(Capability):
@@ -70,14 +71,20 @@ class Cover(Capability):
     def _watch(self, me: Agent, pop: PopId) -> Steps | None:
         ward = self._wards.get(pop)
         if ward is None:
-            self._wards[pop] = _Ward(me.now, me.cause)
+            self._wards[pop] = _Ward(me.now)
             return None
+        if ward.gone:
+            self._returned(me, pop, ward)
         if me.now - ward.heard <= self.settings.silence_s:
             return None
-        del self._wards[pop]
+        goals, ward.goals, ward.gone = ward.goals, (), True
         me.cause = me.record("agent.gone", pop=pop)
         me.capability(Outlook).declare_dead(me, pop)
-        return self._take_over(me, ward.goals)
+        return self._take_over(me, goals)
+
+    def _returned(self, me: Agent, pop: PopId, ward: _Ward) -> None:
+        me.cause = me.record("agent.returned", pop=pop)
+        ward.gone, ward.heard = False, me.now
 
     @hears(Heartbeat)
     def heard_heartbeat(self, me: Agent, message: Message) -> Steps | None:
@@ -86,7 +93,7 @@ class Cover(Capability):
         assert isinstance(beat, Heartbeat)
         ward = self._wards.get(message.sender)
         if ward is None:
-            ward = self._wards[message.sender] = _Ward(me.now, message.cause)
+            ward = self._wards[message.sender] = _Ward(me.now)
         if beat.incarnation < ward.incarnation:
             return None
         forgotten: tuple[OpenGoal, ...] = ()
@@ -94,9 +101,8 @@ class Cover(Capability):
             kept = {g.goal for g in beat.goals}
             forgotten = tuple(g for g in ward.goals if g.goal not in kept)
             if ward.incarnation:
-                me.cause = me.record("agent.returned", pop=message.sender)
-        ward.incarnation, ward.heard, ward.cause = beat.incarnation, me.now, message.cause
-        ward.goals = beat.goals
+                self._returned(me, message.sender, ward)
+        ward.incarnation, ward.heard, ward.goals = beat.incarnation, me.now, beat.goals
         return self._take_over(me, forgotten)
 
     def _take_over(self, me: Agent, goals: tuple[OpenGoal, ...]) -> Steps:

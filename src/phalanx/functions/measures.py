@@ -26,7 +26,11 @@ def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rate_mb_s: float =
     if instance is None:
         raise PlanFailed("the instance is gone")
     measure = f"{me.name}.{me.incarnation}:{effect}"
-    yield Act(Enforce(measure, instance.id, effect, rate_mb_s))
+    try:
+        yield Act(Enforce(measure, instance.id, effect, rate_mb_s))
+    except GeneratorExit:  # given up before the answer came
+        me.perform(Lift(measure), lambda _: None)
+        raise
     instance.measures[effect] = measure
     yield Believe(effect, holder=me.name)
 

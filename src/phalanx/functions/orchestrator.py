@@ -14,11 +14,13 @@ from phalanx.auction.outlook import Outlook
 from phalanx.auction.participant import Contract
 from phalanx.auction.predicates import Kept
 from phalanx.auction.settings import Settings
+from phalanx.auction.widest import download_time_s
 from phalanx.bdi import (
     Achieve,
     Act,
     Adopt,
     Agent,
+    Await,
     Believe,
     Capability,
     GoalInstance,
@@ -82,14 +84,15 @@ class Orchestrator(Capability):
         contract = bidder.contracts.get(goal.contract or "")
         if contract is None or contract.bid is None:
             raise PlanFailed("the contract is forgotten")
-        call, bid = contract.call, contract.bid
+        call = contract.call
         for fact in call.context:
             if fact.holder != me.name and me.beliefs.get(fact.predicate) is None:
                 yield Believe(fact.predicate, fact.value, fact.holder)
-        if bid.reuse is None:
+        instance = self._at_hand(bidder, contract)
+        if instance is None:
             instance = yield from self._deploy(me, bidder, contract)
         else:
-            instance = yield from self._reuse(me, bidder, contract)
+            yield from self._reuse(me, bidder, contract, instance)
         try:
             end = yield Achieve(
                 Adopt(
@@ -107,6 +110,19 @@ class Orchestrator(Capability):
         contract.facts = end.facts or self._known(me, call.goal.goal.predicate)
         yield Believe(Kept(contract.conversation))
 
+    def _at_hand(self, bidder: Bidder, contract: Contract) -> Instance | None:
+        """Return the instance to use: the offered one, or one to share that came since the bid."""
+        bid = contract.bid
+        assert bid is not None
+        if bid.reuse is None:
+            vnfd = self.settings.catalogue[bid.vnf]
+            shares = vnfd.shared and contract.call.goal.traffic_mb_s <= 0
+            return bidder.estate.available(vnfd) if shares else None
+        instance = bidder.estate.get(bid.reuse)
+        if instance is None or not instance.available:
+            raise PlanFailed("the instance that was offered is gone or busy")
+        return instance
+
     def _deploy(
         self, me: Agent, bidder: Bidder, contract: Contract
     ) -> Generator[Step, Any, Instance]:
@@ -115,39 +131,54 @@ class Orchestrator(Capability):
         vnfd = self.settings.catalogue[bid.vnf]
         instance = Instance(f"{me.new_id('vnf')}/{vnfd.name}", vnfd, bid.units)
         instance.jobs[contract.conversation] = str(contract.call.goal.goal)
-        bidder.estate.add(instance)
         self._accepted(me, contract, instance)
-        hold = bidder.hold_id(me, contract)
         bidder.contracts.let_go(contract)  # from here on it is the instance's
+        yield from self._start(me, instance, bidder.hold_id(me, contract))
+        return instance
+
+    def _start(self, me: Agent, instance: Instance, hold: str) -> Generator[Step, Any, None]:
+        """Turn a hold into a running instance; give all back if that fails or is given up."""
+        estate, vnfd = me.capability(Bidder).estate, instance.vnfd
+        network, repository = me.capability(Outlook).network, self.settings.repository
+        takes = download_time_s(network, repository, me.name, vnfd.image_mb)
+        instance.due = me.now + (takes or 0.0)
+        estate.add(instance)
         try:
-            yield Act(Deploy(instance.id, hold, vnfd, bid.units, self.settings.lease_s))
+            yield Act(Deploy(instance.id, hold, vnfd, instance.units, self.settings.lease_s))
             instance.running = True
         finally:
             if not instance.running:
-                bidder.estate.remove(instance.id)
+                estate.remove(instance.id)
                 me.perform(Release(hold), lambda _: None)
                 me.perform(Stop(instance.id), lambda _: None)
+            for key in instance.awaited:
+                me.resume(key)
         me.active.add(vnfd.name)
-        return instance
+        newest = self.settings.catalogue[vnfd.name].version
+        if newest != vnfd.version:  # it came out during the download
+            yield Adopt(want(Updated(instance.id, newest)), TIDY_UP)
 
     def _reuse(
-        self, me: Agent, bidder: Bidder, contract: Contract
-    ) -> Generator[Step, Any, Instance]:
+        self, me: Agent, bidder: Bidder, contract: Contract, instance: Instance
+    ) -> Generator[Step, Any, None]:
         bid = contract.bid
         assert bid is not None
-        instance = bidder.estate.get(bid.reuse)
-        if instance is None or not instance.available:
-            raise PlanFailed("the instance that was offered is gone or busy")
         instance.jobs[contract.conversation] = str(contract.call.goal.goal)
         self._accepted(me, contract, instance)
         prepared = False
         try:
             traffic = contract.call.goal.traffic_mb_s
-            if traffic > 0 and contract.holds:
-                yield Act(Rechain(instance.id, bidder.hold_id(me, contract)))
-            if contract.holds:
-                bidder.contracts.let_go(contract)
-                yield Act(Release(bidder.hold_id(me, contract)))
+            hold = bidder.hold_id(me, contract)
+            bidder.contracts.let_go(contract)
+            if traffic > 0:
+                yield Act(Rechain(instance.id, hold))
+            yield Act(Release(hold))
+            if not instance.running:
+                key = f"{contract.conversation}/{instance.id}"
+                instance.awaited.append(key)
+                yield Await(key)
+                if not instance.running:
+                    raise PlanFailed("the instance that was to be shared did not start")
             if bid.units > instance.units:
                 yield Act(Scale(instance.id, bid.units, traffic))
                 instance.units = bid.units
@@ -155,7 +186,6 @@ class Orchestrator(Capability):
         finally:
             if not prepared:
                 self._release(me, bidder, contract)
-        return instance
 
     def _accepted(self, me: Agent, contract: Contract, instance: Instance) -> None:
         me.record(
@@ -233,9 +263,9 @@ class Orchestrator(Capability):
     def new_version(self, me: Agent, percept: NewVersion) -> Steps:
         """Replace the instances of an older version (lifecycle: update)."""
         for instance in me.capability(Bidder).estate:
-            vnfd = instance.vnfd
-            if vnfd.name == percept.vnfd.name and vnfd.version != percept.vnfd.version:
-                yield Adopt(want(Updated(instance.id, percept.vnfd.version)), TIDY_UP)
+            own, newest = instance.vnfd, percept.vnfd
+            if instance.running and own.name == newest.name and own.version != newest.version:
+                yield Adopt(want(Updated(instance.id, newest.version)), TIDY_UP)
 
     @plan(Updated)
     def replace_vnf(self, me: Agent, goal: GoalInstance) -> Body:
@@ -244,24 +274,24 @@ class Orchestrator(Capability):
         assert isinstance(updated, Updated)
         estate = me.capability(Bidder).estate
         old = estate.get(updated.instance)
-        vnfd = self.settings.catalogue.get(old.vnfd.name) if old is not None else None
-        if old is None or vnfd is None:
+        if old is None:
             raise PlanFailed("the instance is gone")
+        vnfd = self.settings.catalogue[old.vnfd.name]
         new = Instance(f"{me.new_id('vnf')}/{vnfd.name}", vnfd, old.units)
-        hold = f"{new.id}@update"
-        resources = vnfd.scaled(new.units)
-        outlook: Outlook = me.capability(Outlook)
-        lacking = resources.lacking(outlook.free)
-        if lacking is not None:
-            raise PlanFailed(f"no room for the new version beside the old one: {lacking}")
-        yield Act(Hold(hold, hold, resources, (me.name,), 0.0, self.settings.lease_s))
-        yield Act(Deploy(new.id, hold, vnfd, new.units, self.settings.lease_s))
-        new.running = True
-        estate.add(new)
-        me.active.add(vnfd.name)
-        yield Act(Transfer(old.id, new.id))
-        new.jobs, old.jobs = old.jobs, {}
-        new.measures, old.measures = old.measures, {}
+        hold, resources = f"{new.id}@update", vnfd.scaled(new.units)
+        try:
+            yield Act(Hold(hold, hold, resources, (me.name,), 0.0, self.settings.lease_s))
+        except PlanFailed as refusal:
+            reason = f"no room for version {vnfd.version} beside the old one: {refusal}"
+            raise PlanFailed(reason) from refusal
+        yield from self._start(me, new, hold)
+        try:
+            yield Act(Transfer(old.id, new.id))
+        except PlanFailed:
+            self._end(me, new)
+            raise
+        new.jobs |= old.jobs
+        new.measures |= old.measures
         for pursued in me.open_goals():
             if pursued.instance == old.id:
                 pursued.instance = new.id

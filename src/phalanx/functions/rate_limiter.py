@@ -13,6 +13,7 @@ from phalanx.bdi import (
     Drop,
     GoalInstance,
     Pause,
+    PlanFailed,
     plan,
     when,
 )
@@ -45,6 +46,7 @@ class RateLimiter(Capability):
         "ip_rate_mb_s": 2.0,
         "quiet_s": 20.0,
         "quiet_interval_s": 2.0,
+        "review_s": 300.0,
     }
 
     @plan(LinkRateLimited)
@@ -99,11 +101,16 @@ class RateLimiter(Capability):
 
     @plan(Quiet, local=True)
     def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
-        """Wait until the limit held nothing back for a while, then lift it."""
+        """Wait until the limit held nothing back for a while, then lift it.
+
+        A limit on a link or an address rests on a suspicion and holds the honest back as well.
+        Where nobody could confirm it for long the limit is lifted all the same: if there is
+        still too much traffic, that is noticed and looked at anew.
+        """
         quiet = goal.goal.predicate
         assert isinstance(quiet, Quiet)
         needed, interval = me.parameter(self, "quiet_s"), me.parameter(self, "quiet_interval_s")
-        since = me.now
+        began = since = me.now
         while me.now - since < needed:
             instance = estate_of(me).keeper(quiet.measure)
             if instance is None:
@@ -111,6 +118,10 @@ class RateLimiter(Capability):
             sample = yield Act(ReadMeasure(instance.measures[quiet.measure]))
             if sample.held_back_mb_s > LITTLE_MB_S:
                 since = me.now
+                coarse = not isinstance(quiet.measure, FlowRateLimited)
+                if coarse and since - began > me.parameter(self, "review_s"):
+                    yield Adopt(avert(quiet.measure), TIDY_UP)
+                    raise PlanFailed("it holds traffic back for too long without a verdict")
             yield Pause(interval)
         yield Believe(quiet)
         yield Adopt(avert(quiet.measure), TIDY_UP)

@@ -1,0 +1,211 @@
+"""A winner and its contracts: late, doubled and forgotten messages, leases, waiting, ends."""
+
+from contract_bench import ANALYSE, LIMIT, LIMITED, ME, OTHER, Bench, deployed, nothing_is_left
+
+from phalanx.auction.predicates import Gone
+from phalanx.bdi import Believe
+from phalanx.domain.actions import Deploy, Enforce, Hold, InstanceLost, Lift, Stop
+from phalanx.domain.goals import want
+from phalanx.domain.messages import Fact, Performative, Result, Verdict
+from phalanx.domain.predicates import FlowRecord
+from phalanx.functions.rate_limiter import RateLimiter
+
+# -- the conversation: doubled, late, forgotten -------------------------------------------
+
+
+def test_a_call_is_answered_with_a_proposal_that_is_held():
+    bench = Bench()
+    call = bench.cfp("x")
+    (bid,) = bench.bids("x")
+    assert (bid.vnf, bid.units, bid.reuse) == ("rate-limiter", 1, None)
+    (hold,) = bench.site.holds.values()
+    assert (hold.group, hold.resources) == ("x", RateLimiter.vnfd.requires)
+    assert hold.ttl_s == call.deadline + bench.settings.grace_s
+
+
+def test_a_doubled_call_gets_the_same_proposal_and_holds_nothing_more():
+    bench = Bench()
+    call = bench.cfp("x")
+    bench.hear(Performative.CFP, "x", call)
+    assert bench.said("x") == ["propose", "propose"]
+    first, second = (m.content for m in bench.sent if m.conversation == "x")
+    assert first is second
+    assert len(bench.site.holds) == 1
+
+
+def test_a_doubled_award_is_agreed_to_and_later_answered_with_the_result():
+    bench = Bench()
+    call = bench.cfp("x")
+    bid = bench.bids("x")[0]
+    bench.accept("x", call)
+    assert bench.said("x") == ["propose"]
+    bench.accept("x", call, bid)
+    assert bench.said("x") == ["propose", "agree"]
+    bench.finish(Deploy)
+    bench.accept("x", call, bid)
+    assert bench.said("x") == ["propose", "agree", "inform", "inform"]
+    assert bench.facts("x") == Result((Fact(LIMITED, True, ME),))
+    assert deployed(bench) == ["rate-limiter"]
+
+
+def test_a_rejected_proposal_gives_back_what_it_held():
+    bench = Bench()
+    bench.cfp("x")
+    bench.reject("x")
+    assert nothing_is_left(bench)
+    assert bench.said("x") == ["propose"]
+
+
+def test_an_award_after_the_rejection_is_tried_all_the_same():
+    bench = Bench()
+    call = bench.cfp("x")
+    bid = bench.bids("x")[0]
+    bench.reject("x")
+    bench.accept("x", call, bid)
+    bench.finish(Deploy)
+    assert bench.facts("x").facts == (Fact(LIMITED, True, ME),)
+
+
+def test_an_award_after_the_hold_ran_out_is_tried_again():
+    bench = Bench()
+    call = bench.cfp("x")
+    bid = bench.bids("x")[0]
+    bench.site.holds.clear()
+    bench.at(8.0)
+    assert not bench.bidder.contracts.held().cores
+    bench.accept("x", call, bid)
+    assert len([a for a in bench.site.done if isinstance(a, Hold)]) == 2
+    bench.finish(Deploy)
+    assert bench.said("x") == ["propose", "inform"]
+
+
+def test_a_late_award_fails_with_the_reason_where_others_have_the_room_now():
+    bench = Bench(cores=1)
+    call = bench.cfp("x")
+    bid = bench.bids("x")[0]
+    bench.reject("x")
+    bench.win("y", OTHER)
+    bench.accept("x", call, bid)
+    assert bench.last("x") == Verdict("needs 1 core, 0 free")
+    assert bench.said("x") == ["propose", "failure"]
+    assert list(bench.site.instances) == [instance.id for instance in bench.bidder.estate]
+
+
+def test_an_award_for_a_call_never_heard_carries_all_that_is_needed():
+    other = Bench()
+    call = other.cfp("x")
+    bench = Bench()
+    bench.accept("x", call, other.bids("x")[0])
+    bench.finish(Deploy)
+    assert bench.facts("x").facts == (Fact(LIMITED, True, ME),)
+
+
+def test_a_refusal_is_repeated_and_holds_nothing():
+    bench = Bench()
+    call = bench.cfp("x", want(FlowRecord("10.0.0.1")))
+    bench.hear(Performative.CFP, "x", call)
+    assert bench.said("x") == ["refuse", "refuse"]
+    assert bench.refusal("x").reason == "no function in the repository can achieve it"
+    assert not bench.refusal("x").passing
+
+
+# -- cancelled, gone, lost ----------------------------------------------------------------
+
+
+def test_cancelled_during_the_download_everything_is_given_back():
+    bench = Bench()
+    call = bench.cfp("x")
+    bench.accept("x", call)
+    assert bench.site.instances
+    bench.cancel("x")
+    assert nothing_is_left(bench)
+    assert bench.last("x") == Verdict("no longer wanted")
+    bench.finish(Deploy)  # the answer that comes too late changes nothing
+    assert nothing_is_left(bench)
+
+
+def test_cancelled_while_a_measure_is_being_enforced_it_is_lifted():
+    bench = Bench()
+    bench.site.slow.add(Enforce)
+    bench.win("x", LIMIT)
+    assert bench.site.measures
+    bench.cancel("x")
+    assert not bench.site.measures
+    assert isinstance(bench.site.done[-1], Lift)
+    bench.finish(Enforce)
+    assert not bench.agent.beliefs.holds(LIMITED)
+
+
+def test_cancelled_before_the_award_arrives_nothing_is_begun():
+    bench = Bench()
+    call = bench.cfp("x")
+    bid = bench.bids("x")[0]
+    bench.cancel("x")
+    bench.accept("x", call, bid)
+    assert nothing_is_left(bench)
+    assert deployed(bench) == []
+    assert bench.said("x") == ["propose", "failure"]
+
+
+def test_cancelled_while_a_late_hold_is_asked_for_it_is_given_back():
+    bench = Bench()
+    call = bench.cfp("x")
+    bid = bench.bids("x")[0]
+    bench.reject("x")
+    bench.site.slow.add(Hold)
+    bench.accept("x", call, bid)
+    bench.cancel("x")
+    bench.finish(Hold)
+    assert nothing_is_left(bench)
+    assert deployed(bench) == []
+
+
+def test_nobody_works_for_the_dead():
+    bench = Bench()
+    bench.win("x", ANALYSE)
+    assert bench.waiting
+    bench.agent.do_step(Believe(Gone("b")))
+    bench.at(0.1)
+    bench.look()
+    (instance,) = bench.bidder.estate
+    assert not instance.jobs
+    (ended,) = (e for e in bench.events if e.kind == "contract.ended")
+    assert ended.data["reason"] == "b is gone"
+
+
+def test_work_is_given_up_when_its_initiator_is_silent_for_long():
+    bench = Bench()
+    call = bench.win("x", ANALYSE)
+    bid = bench.bidder.contracts.get("x").bid
+    silence = bench.settings.probe_s * (bench.settings.patience + 2)
+    bench.at(silence - 1)
+    bench.accept("x", call, bid)
+    bench.at(2 * silence - 2)
+    assert bench.said("x") == ["propose", "agree"]
+    bench.at(2 * silence + bench.settings.probe_s)
+    assert bench.said("x")[-1] == "failure"
+    assert bench.last("x") == Verdict("b is silent")
+
+
+def test_a_refused_deployment_leaves_no_hold_behind():
+    bench = Bench()
+    bench.site.refused[Deploy] = "the repository is away"
+    call = bench.cfp("x")
+    bench.accept("x", call)
+    assert bench.last("x") == Verdict("the repository is away")
+    assert nothing_is_left(bench)
+
+
+def test_a_lost_instance_fails_its_work_and_ends_what_it_kept_true():
+    bench = Bench()
+    bench.win("x", LIMIT)
+    bench.win("y", ANALYSE)
+    limiter, detector = bench.bidder.estate
+    for instance in (limiter, detector):
+        bench.site.perform(Stop(instance.id))
+        lost = InstanceLost(instance.id, "crashed", "root")
+        bench.carry_out(bench.agent.perceive(lost, bench.now))
+    assert bench.last("y") == Verdict("its VNF is lost: crashed")
+    assert bench.last("notice") == Result((Fact(LIMITED, value=False),))
+    assert bench.agent.beliefs.denies(LIMITED)
+    assert not {"rate-limiter", "anomaly-detector"} & bench.agent.active
