@@ -92,6 +92,17 @@ def test_a_winner_that_fails_gives_way_to_the_next_best():
     assert machine.over
 
 
+def test_a_failure_that_all_would_share_is_not_passed_on():
+    machine, names = auction(3)
+    for number, name in enumerate(names):
+        machine.on_proposal(name, (bid(float(number)),), 0.1)
+    out, decision = machine.on_failure(names[0], "nobody limits", 1.0, final=True)
+    assert out == []
+    assert isinstance(decision, Exhausted)
+    assert not decision.retry
+    assert machine.over
+
+
 def test_a_silent_winner_is_asked_and_then_given_up():
     machine, names = auction(2, probe_s=5.0, patience=2)
     machine.on_proposal(names[0], (bid(0.0),), 0.0)

@@ -323,3 +323,13 @@ def test_a_standing_goal_is_pursued_again():
     assert ends(events) == []
     agent.stop(23.0, "root")
     assert ends(events) == [("out(hall)", "dropped")]
+
+
+def test_what_the_agent_keeps_true_itself_is_neither_forgotten_nor_overridden():
+    agent, _ = make(Warden)
+    agent.do_step(Believe(Out("hall"), holder="a"))
+    agent.do_step(Forget(Out("hall")))
+    agent.do_step(Believe(Out("hall"), holder="b"))
+    assert agent.beliefs.get(Out("hall")).holder == "a"
+    agent.do_step(Believe(Out("hall"), value=False))
+    assert agent.beliefs.denies(Out("hall"))

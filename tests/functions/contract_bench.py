@@ -176,7 +176,7 @@ class Bench:
     def look(self) -> None:
         """Let the agent perceive its site."""
         site = self.site
-        percept = SiteState(site.total, site.free, site.unheld, _links(ME))
+        percept = SiteState(site.total, site.free, _links(ME))
         self.carry_out(self.agent.perceive(percept, self.now, "root"))
 
     def at(self, when: float) -> None:

@@ -121,7 +121,8 @@ class Books(RuleBasedStateMachine):
         assert self.world.net.free() == dict.fromkeys(self.world.net.free(), TOTAL)
         for pop in self.world.net.free():
             state = self.world.net.site(pop)
-            assert state.unheld == TOTAL
+            everything = Hold(f"all of {pop}", "all", TOTAL, (pop,), 0.0, 1.0)
+            assert self.world.ask(pop, everything) == [Done()]
             assert [link.reserved_mb_s for link in state.links] == [0.0] * len(state.links)
         told = [event.data["chain"] for event in self.world.of_kind("chain.opened")]
         assert sorted(told) == sorted(

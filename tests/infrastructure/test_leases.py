@@ -47,7 +47,7 @@ def test_an_instance_runs_out_with_all_that_is_its() -> None:
     assert {event.cause for event in ends} == {expired.id}
     assert percepts[-2] == InstanceLost("vnf", "lease ran out", ends[0].id)
     assert isinstance(percepts[-1], SiteState)
-    assert percepts[-1].unheld == TOTAL
+    assert percepts[-1].free == TOTAL
     assert observing == [Failed("instance vnf ended: lease ran out")]
 
 

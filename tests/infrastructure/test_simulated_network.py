@@ -117,7 +117,7 @@ def test_changes_of_one_instant_are_one_percept() -> None:
     world.run(0.0)
     (first,) = percepts
     assert isinstance(first, SiteState)
-    assert (first.total, first.free, first.unheld) == (TOTAL, TOTAL, TOTAL)
+    assert (first.total, first.free) == (TOTAL, TOTAL)
     assert [link.to for link in first.links] == ["pop4", "pop6"]
     for name in ("a", "b"):
         world.net.install("pop5", name, VNFD, units=1, ttl_s=9.0, cause="run-1")

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -74,3 +75,8 @@ def check_end(events, system):
     assert held == [], "leases that never end"
     sent = sum(system.bus.sent.values())
     assert sent >= system.bus.delivered
+
+
+@pytest.mark.parametrize("seed", [15619800, 40085, 100326, 100467, 200023, 200129, 400584])
+def test_plans_that_once_failed(seed):
+    check_plan(seed)

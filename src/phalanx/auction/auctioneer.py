@@ -121,8 +121,10 @@ class Auctioneer(Capability):
             finally:
                 self._undoing.discard(conversation)
             if isinstance(answer, Result):
-                yield Believe(predicate, value=False)
-                return
+                now = me.beliefs.get(predicate)
+                if now is not None and now.holder == belief.holder:
+                    yield Believe(predicate, value=False)
+                return  # else somebody has made it true again meanwhile, and holds it
         raise PlanFailed("its holder does not undo it")
 
     # -- messages -------------------------------------------------------------------
@@ -177,7 +179,9 @@ class Auctioneer(Capability):
             self._set_timer(me, message.conversation, auction)
         elif message.performative is Performative.FAILURE:
             if auction is not None:
-                reaction = auction.on_failure(message.sender, content.reason, me.now)
+                reaction = auction.on_failure(
+                    message.sender, content.reason, me.now, final=content.final
+                )
                 self._react(me, message.conversation, auction, reaction)
             elif message.conversation in self._undoing:
                 me.resume(message.conversation, content)

@@ -212,6 +212,7 @@ class Bidder(Keeper):
         """Report how the work went; what is left of the hold is given back."""
         me.cause = end.event
         self._let_go(me, contract)
+        me.beliefs.remove(Kept(contract.conversation))  # it served its goal, which is over
         data = {"reason": end.reason} if end.reason and not end.achieved else {}
         me.cause = me.record(
             "contract.ended",
@@ -227,7 +228,8 @@ class Bidder(Keeper):
                     self.keep(fact.predicate, contract.initiator)
             self._reply(me, contract, Performative.INFORM, Result(contract.facts))
         else:
-            self._reply(me, contract, Performative.FAILURE, Verdict(end.reason))
+            verdict = Verdict(end.reason, end.final)
+            self._reply(me, contract, Performative.FAILURE, verdict)
 
     def _abandon(self, me: Agent, contract: Contract, reason: str) -> None:
         if contract.stage is Stage.WORKING:

@@ -147,10 +147,16 @@ class Initiator:
         self._close()
         return [], Fulfilled(sender, facts)
 
-    def on_failure(self, sender: PopId, reason: str, now: float) -> Reaction:
-        """The winner says that it failed."""
+    def on_failure(
+        self, sender: PopId, reason: str, now: float, *, final: bool = False
+    ) -> Reaction:
+        """The winner says that it failed; ``final``: as every other bidder would."""
         if self._winner is None or sender != self._winner.bidder or self.over:
             return _NOTHING
+        if final:
+            self._close()
+            why = f"{sender} failed ({reason}), as others would"
+            return [], Exhausted(why, dict(self._refusals), self._silent(), retry=False)
         return self._pass_on(reason, now)
 
     def on_gone(self, bidder: PopId, now: float) -> Reaction:

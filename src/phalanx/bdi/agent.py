@@ -306,6 +306,10 @@ class Agent:
         """Note that ``intention`` waits for ``resume(key)``."""
         self._resumes[key] = intention
 
+    def expect_no_more(self, key: str) -> None:
+        """Note that nobody waits for ``resume(key)`` any more."""
+        self._resumes.pop(key, None)
+
     def resume(self, key: str, value: object = None) -> None:
         """Go on with the plan that yielded ``Await(key)``; nobody may be waiting."""
         intention = self._resumes.pop(key, None)
@@ -343,8 +347,9 @@ class Agent:
         self._agenda.append((self._generate, (step.predicate, step.value, event)))
 
     def _forget(self, predicate: Predicate) -> None:
-        if self.beliefs.get(predicate) is None:
-            return
+        belief = self.beliefs.get(predicate)
+        if belief is None or (belief.value and belief.holder == self.name):
+            return  # what this agent keeps true itself is so until it undoes it
         self.beliefs.remove(predicate)
         event = self.record("belief.changed", belief=str(predicate), value=None)
         self._agenda.append((self._generate, (predicate, None, event)))
@@ -485,7 +490,7 @@ class Agent:
         if reason:
             data["reason"] = reason
         event = self.record("goal.ended", **data)
-        goal.end = GoalEnd(goal.goal, outcome, reason, event, facts)
+        goal.end = GoalEnd(goal.goal, outcome, reason, event, facts, goal.final)
         self._goals.pop((goal.goal, goal.contract), None)
         if goal.scope is not None:
             rest = self._scopes[goal.scope]

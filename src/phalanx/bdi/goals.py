@@ -40,6 +40,8 @@ class GoalEnd(Struct, frozen=True):
     """The ``goal.ended`` event."""
     facts: tuple[Fact, ...] = ()
     """What its plan came to believe on the way."""
+    final: bool = False
+    """Whether it failed in a way in which it would fail everywhere."""
 
     @property
     def achieved(self) -> bool:
@@ -55,6 +57,7 @@ class GoalInstance:
         "child",
         "contract",
         "end",
+        "final",
         "goal",
         "id",
         "instance",
@@ -103,6 +106,8 @@ class GoalInstance:
         self.pursuit: Pursuit | None = None
         self.tried: list[str] = []
         self.end: GoalEnd | None = None
+        self.final = False
+        """A plan for it failed, and would fail everywhere."""
         self.waiters: list[Callable[[GoalEnd], None]] = []
 
     def traffic_now(self) -> float:

@@ -33,6 +33,7 @@ class Intention:
 
     __slots__ = (
         "_agent",
+        "_awaited",
         "_body",
         "_children",
         "_name",
@@ -52,6 +53,7 @@ class Intention:
         self.goal = goal
         self.cause = goal.cause
         self.facts: list[Fact] = []
+        self._awaited: str | None = None
         self._body: Any = None
 
     def begin(self) -> None:
@@ -82,6 +84,8 @@ class Intention:
         """Give the plan up, and the goals that only it waits for; late answers are ignored."""
         body, self._body = self._body, None
         self._turn += 1
+        if self._awaited is not None:
+            self._agent.expect_no_more(self._awaited)
         if body is not None:
             body.close()
         for child in self._children:
@@ -98,6 +102,7 @@ class Intention:
                 self._end(None)
                 return
             except PlanFailed as failed:
+                self.goal.final = failed.final
                 self._end(str(failed))
                 return
             except Exception as fault:  # a function's fault must not end the agent
@@ -139,6 +144,7 @@ class Intention:
 
             agent.call_at(agent.now + step.seconds, woken)
         elif type(step) is Await:
+            self._awaited = step.key
             agent.expect(step.key, self)
         elif type(step) is Achieve:
             self._achieve((step.adopt,), turn, single=True)

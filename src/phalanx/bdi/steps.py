@@ -18,7 +18,15 @@ from phalanx.domain.vnf import InstanceId
 
 
 class PlanFailed(Exception):  # noqa: N818  # a plan's way to say so, not a fault
-    """Raise in a plan's body to give up; its text is the reason in the log."""
+    """Raise in a plan's body to give up; its text is the reason in the log.
+
+    ``final`` says that no other agent would fare better: what failed is not this agent's part
+    of the work, but something that was asked of all.
+    """
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
 
 
 class Believe(Struct, frozen=True):

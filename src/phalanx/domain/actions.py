@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from phalanx.domain.goals import Predicate
 from phalanx.domain.network import LinkId, LinkState, PopId
-from phalanx.domain.resources import NOTHING, Resources
+from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import InstanceId, Vnfd
 
 HoldId = str
@@ -229,8 +229,6 @@ class SiteState(Struct, frozen=True):
     total: Resources
     free: Resources
     """Not allocated to instances; holds are not subtracted."""
-    unheld: Resources = NOTHING
-    """Free and not held by any proposal either."""
     links: tuple[LinkState, ...] = ()
 
 

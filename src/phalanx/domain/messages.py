@@ -73,6 +73,8 @@ class Verdict(Struct, frozen=True):
     """Content of a reject-proposal, of an agree or of a failure: a reason in words."""
 
     reason: str = ""
+    final: bool = False
+    """Of a failure: no other bidder would fare better."""
 
 
 class Result(Struct, frozen=True):

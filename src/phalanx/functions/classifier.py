@@ -68,5 +68,5 @@ class Classifier(Capability):
         ends = yield AchieveAll(tuple(Adopt(limit, PROTECT) for limit in limits))
         left = [str(end.goal) for end in ends if not end.achieved]
         if left:
-            raise PlanFailed(f"threats that nobody limits: {', '.join(left)}")
+            raise PlanFailed(f"threats that nobody limits: {', '.join(left)}", final=True)
         yield Believe(wanted)

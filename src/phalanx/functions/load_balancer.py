@@ -109,4 +109,4 @@ class LoadBalancer(Capability):
             me.perform(Lift(measure), lambda _: None)
         left = [str(end.goal) for end in ends if not end.achieved]
         if left:
-            raise PlanFailed(f"not achieved: {', '.join(left)}")
+            raise PlanFailed(f"not achieved: {', '.join(left)}", final=True)

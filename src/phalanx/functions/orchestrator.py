@@ -106,7 +106,7 @@ class Orchestrator(Capability):
         finally:
             self._release(me, bidder, contract)
         if not end.achieved:
-            raise PlanFailed(end.reason or end.outcome.value)
+            raise PlanFailed(end.reason or end.outcome.value, final=end.final)
         contract.facts = end.facts or self._known(me, call.goal.goal.predicate)
         yield Believe(Kept(contract.conversation))
 

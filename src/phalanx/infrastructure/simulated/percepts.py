@@ -54,7 +54,6 @@ class Percepts:
         return SiteState(
             total=self._compute.totals[pop],
             free=self._compute.free(pop),
-            unheld=self._compute.unheld(pop),
             links=tuple(
                 LinkState(
                     to=neighbour,
