@@ -66,7 +66,8 @@ def make_engine(url: URL) -> Engine:
         event.listen(engine, "connect", _set_pragmas)
         return engine
     try:
-        return _create(url, pool_pre_ping=True)
+        # A server in the C locale keeps bytes as they come; without this it would return them so.
+        return _create(url, pool_pre_ping=True, connect_args={"client_encoding": "utf8"})
     except ModuleNotFoundError as error:
         raise StoreError("PostgreSQL needs an extra: pip install 'phalanx[postgresql]'") from error
 
