@@ -16,14 +16,15 @@ from msgspec import Struct
 
 from phalanx.bdi.beliefs import Belief, BeliefBase
 from phalanx.bdi.capability import Capability, PlanSpec
-from phalanx.bdi.goals import GoalEnd, GoalInstance, Outcome, may_start
+from phalanx.bdi.filtering import already, may_start, own_work
+from phalanx.bdi.goals import GoalEnd, GoalInstance, Outcome
 from phalanx.bdi.intention import Intention
 from phalanx.bdi.library import Library
 from phalanx.bdi.steps import Adopt, Believe, Drop, Forget, Note, Perceive, Steps
 from phalanx.domain.actions import Action
 from phalanx.domain.actions import Outcome as ActionOutcome
 from phalanx.domain.events import Recorder, Sink
-from phalanx.domain.goals import Goal, Mode, Predicate
+from phalanx.domain.goals import Goal, Predicate
 from phalanx.domain.messages import Content, Message, Performative
 from phalanx.domain.network import PopId
 
@@ -191,21 +192,23 @@ class Agent:
 
     def do_step(self, step: object) -> Any:
         """Run one step that takes no time, and return its result."""
-        kind = type(step)
-        if kind is Believe:
-            return self._believe(step)  # type: ignore[arg-type]
-        if kind is Adopt:
-            return self.adopt(step)  # type: ignore[arg-type]
-        if kind is Forget:
-            return self._forget(step.predicate)  # type: ignore[attr-defined]
-        if kind is Drop:
-            return self._drop(step.goal, step.reason)  # type: ignore[attr-defined]
-        if kind is Perceive:
-            return self.revise(step.percept)  # type: ignore[attr-defined]
-        if kind is Note:
-            self.cause = self.record(step.kind, **step.data)  # type: ignore[attr-defined]
-            return self.cause
-        raise TypeError(f"a rule cannot wait: {step!r}")
+        match step:
+            case Believe():
+                self._believe(step)
+            case Adopt():
+                return self.adopt(step)
+            case Forget():
+                self._forget(step.predicate)
+            case Drop():
+                self._drop(step.goal, step.reason)
+            case Perceive():
+                self.revise(step.percept)
+            case Note():
+                self.cause = self.record(step.kind, **step.data)
+                return self.cause
+            case _:
+                raise TypeError(f"a rule cannot wait: {step!r}")
+        return None
 
     def revise(self, percept: object) -> None:
         """Run the belief revision rules for ``percept`` (function B)."""
@@ -368,7 +371,7 @@ class Agent:
         if goal.scope is not None and not may_start(goal, self._scopes[goal.scope]):
             return  # considered again when a goal of its scope ends
         self.cause = goal.cause
-        if self._already(goal):
+        if already(goal, self.beliefs, self.name):
             self._finish(goal, Outcome.ACHIEVED, "already so")
             return
         chosen = self._select(goal)
@@ -380,43 +383,17 @@ class Agent:
         goal.tried.append(f"{name}.{spec.body}")
         Intention(self, goal, name, spec).begin()
 
-    def _already(self, goal: GoalInstance) -> bool:
-        """Whether beliefs satisfy the goal already.
-
-        Hearsay about a measure of another agent does not count. What was won in an auction is
-        done already only if a measure of this agent's own keeps it true.
-        """
-        if goal.standing or not self.beliefs.satisfies(goal.goal):
-            return False
-        belief = self.beliefs.get(goal.goal.predicate)
-        if belief is None or goal.goal.mode is Mode.AVERT:
-            return True
-        return belief.holder == self.name or (belief.holder is None and goal.contract is None)
-
     def _select(self, goal: GoalInstance) -> tuple[str, PlanSpec] | None:
         for name, spec in self.library.plans(goal.goal):
             if f"{name}.{spec.body}" in goal.tried:
                 continue
-            of_vnf = self.capabilities[name].vnfd is not None
-            if of_vnf and not self._own_work(goal, name, spec):
-                continue
+            if self.capabilities[name].vnfd is not None:
+                runs = name in self.active
+                if not own_work(goal, name, spec, self.beliefs, self.name, runs=runs):
+                    continue
             if spec.applies is None or spec.applies(self, goal):
                 return name, spec
         return None
-
-    def _own_work(self, goal: GoalInstance, name: str, spec: PlanSpec) -> bool:
-        """Whether a VNF of this agent is to pursue the goal, rather than an auction.
-
-        It is where the goal was won in an auction, and where a measure of its own is undone.
-        """
-        if spec.local:
-            return name in self.active
-        if goal.instance is not None:
-            return goal.instance.endswith(f"/{name}")
-        if goal.goal.mode is not Mode.AVERT:
-            return False
-        belief = self.beliefs.get(goal.goal.predicate)
-        return belief is not None and belief.holder == self.name
 
     def _exhausted(self, goal: GoalInstance, reason: str = "no plan applies") -> None:
         """No plan is left: a standing goal is tried again later, any other has failed."""

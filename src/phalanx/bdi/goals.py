@@ -116,12 +116,3 @@ class GoalInstance:
 
     def __repr__(self) -> str:
         return f"<{self.id} {self.goal} priority {self.priority}>"
-
-
-def may_start(goal: GoalInstance, others: list[GoalInstance]) -> bool:
-    """Filter: whether ``goal`` becomes an intention beside the unfinished ``others``.
-
-    Goals of one scope are pursued in the order of their priority, a lower one only once all
-    higher ones have ended: protect first, find out after (dissertation, 5.1).
-    """
-    return not any(o.priority > goal.priority and o.end is None for o in others)
