@@ -76,6 +76,7 @@ class Stop(Struct, frozen=True):
     """End an instance, its measures and its path. Unknown ones are no error. Result: ``Done``."""
 
     instance: InstanceId
+    reason: str = "stopped"
 
 
 class Renew(Struct, frozen=True):

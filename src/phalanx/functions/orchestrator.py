@@ -220,7 +220,7 @@ class Orchestrator(Capability):
             elif instance.idle_since is None:
                 instance.idle_since = me.now
             elif me.now - instance.idle_since >= self.settings.idle_s:
-                self._end(me, instance)
+                self._end(me, instance, f"idle for {self.settings.idle_s:g} s")
         ids = tuple(instance.id for instance in estate)
         if ids:
             me.perform(Renew(ids, self.settings.lease_s), partial(self._renewed, me))
@@ -231,9 +231,9 @@ class Orchestrator(Capability):
             return None
         return [step for gone in outcome.gone for step in self._lost(me, gone, "its lease ended")]
 
-    def _end(self, me: Agent, instance: Instance) -> None:
+    def _end(self, me: Agent, instance: Instance, reason: str) -> None:
         me.capability(Bidder).estate.remove(instance.id)
-        me.perform(Stop(instance.id), lambda _: None)
+        me.perform(Stop(instance.id, reason), lambda _: None)
         self._retire(me, instance)
 
     def _retire(self, me: Agent, instance: Instance) -> None:
@@ -288,12 +288,12 @@ class Orchestrator(Capability):
         try:
             yield Act(Transfer(old.id, new.id))
         except PlanFailed:
-            self._end(me, new)
+            self._end(me, new, "it cannot take the old version's work over")
             raise
         new.jobs |= old.jobs
         new.measures |= old.measures
         for pursued in me.open_goals():
             if pursued.instance == old.id:
                 pursued.instance = new.id
-        self._end(me, old)
+        self._end(me, old, f"replaced by version {vnfd.version}")
         yield Believe(updated)

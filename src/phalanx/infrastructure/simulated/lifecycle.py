@@ -14,6 +14,7 @@ from phalanx.domain.actions import (
     Renew,
     Renewed,
     Scale,
+    Stop,
 )
 from phalanx.domain.actions import Transfer as Replace
 from phalanx.domain.events import Recorder
@@ -204,10 +205,10 @@ class Lifecycle:
         )
         return Done(event)
 
-    def stop(self, pop: PopId, instance: str, cause: str) -> Outcome:
+    def stop(self, pop: PopId, action: Stop, cause: str) -> Outcome:
         """Carry out ``Stop``."""
-        found = self._at(instance, pop)
-        return Done() if found is None else Done(self._end(found, "stopped", cause))
+        found = self._at(action.instance, pop)
+        return Done() if found is None else Done(self._end(found, action.reason, cause))
 
     def renew(self, pop: PopId, action: Renew) -> Outcome:
         """Carry out ``Renew``."""

@@ -262,7 +262,7 @@ class SimulatedNetwork:
             case Transfer():
                 return lifecycle.replace(pop, action, cause)
             case Stop():
-                return lifecycle.stop(pop, action.instance, cause)
+                return lifecycle.stop(pop, action, cause)
             case Renew():
                 return lifecycle.renew(pop, action)
             case _:
