@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from phalanx.cli.files import check_writable
 from phalanx.domain.events import Event, Sink
@@ -13,7 +13,8 @@ from phalanx.runtime.report import write_report
 from phalanx.store import EventStore
 from phalanx.store.jsonl import JsonlSink
 
-_BATCH = 500
+if TYPE_CHECKING:
+    from phalanx.store.sql import StoreSink
 
 
 class Outputs:
@@ -40,19 +41,20 @@ class Outputs:
         self.store = store
         self.run = run
         self.sinks: list[Sink] = []
-        self._batch: list[Event] = []
         self._log: JsonlSink | None = None
         self._store: EventStore | None = None
+        self._kept: StoreSink | None = None
         for path in (log, report):
             if path is not None:
                 check_writable(path)
         if store is not None:
             # SQLAlchemy takes a quarter of a second to import, and most runs do without it.
-            from phalanx.store.sql import SqlEventStore  # noqa: PLC0415
+            from phalanx.store.sql import SqlEventStore, StoreSink  # noqa: PLC0415
 
             self._store = SqlEventStore(store)
             self.run = _free_name(run, self._store.runs())
-            self.sinks.append(self._keep)
+            self._kept = StoreSink(self._store, self.run)
+            self.sinks.append(self._kept)
         if log is not None:
             self._log = JsonlSink(log)
             self.sinks.append(self._log)
@@ -69,16 +71,6 @@ class Outputs:
         lines = [f"{name}: {path}" for name, path in where.items() if path is not None]
         return lines if self.store is None else [*lines, f"kept in the store as {self.run}"]
 
-    def _keep(self, event: Event) -> None:
-        self._batch.append(event)
-        if len(self._batch) >= _BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._store is not None:
-            self._store.append(self.run, self._batch)
-            self._batch.clear()
-
     def __enter__(self) -> Self:
         return self
 
@@ -93,8 +85,8 @@ class Outputs:
                 self._log.discard()
             elif self._log is not None:
                 self._log.close()
-            if kind is None:
-                self._flush()
+            if self._kept is not None and kind is None:
+                self._kept.flush()
         finally:
             if self._store is not None:
                 self._store.close()

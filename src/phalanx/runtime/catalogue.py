@@ -34,10 +34,10 @@ class Catalogue(Struct, frozen=True):
     """Descriptors by capability, with what the scenario changes."""
 
     def goals(self) -> dict[str, Goal]:
-        """Return an example-free index: goals that can be auctioned, by how they are written.
+        """Return the kinds of goals that can be auctioned, by how they are written.
 
-        The keys are such as ``linkRateLimited`` and ``?anomalousUsage``; the values' predicates
-        have to be replaced by real ones.
+        The keys are such as ``linkRateLimited`` and ``?anomalousUsage``. The fields of the
+        values' predicates are blank: only the kind of the goal is meant.
         """
         found: dict[str, Goal] = {}
         for name in self.vnfds:

@@ -32,7 +32,7 @@ from phalanx.functions.orchestrator import NewVersion
 from phalanx.infrastructure.simulated import SimulatedNetwork
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
 from phalanx.runtime.node import Node, make_agent
-from phalanx.runtime.scenario import FaultSpec, GoalSpec, Scenario, UpdateSpec
+from phalanx.runtime.scenario import FaultSpec, Scenario, UpdateSpec
 from phalanx.runtime.summary import Summary, summarise
 from phalanx.store.memory import EventLog
 
@@ -380,7 +380,7 @@ def _settings(scenario: Scenario, network: Network, catalogue: Catalogue) -> Set
         peers=tuple(sorted(pop.name for pop in network.pops)),
         repository=network.repository,
         catalogue=dict(catalogue.vnfds),
-        policies={name: _policy(scenario, name, spec) for name, spec in scenario.goals.items()},
+        policies={name: GoalPolicy(*scenario.terms(name)) for name in scenario.goals},
         method=scenario.bidding,
         deadline_s=timing.auction_deadline_s,
         lease_s=timing.lease_s,
@@ -388,11 +388,6 @@ def _settings(scenario: Scenario, network: Network, catalogue: Catalogue) -> Set
         heartbeat_s=timing.heartbeat_s,
         silence_s=timing.silence_s,
     )
-
-
-def _policy(scenario: Scenario, name: str, _: GoalSpec) -> GoalPolicy:
-    constraints, preferences = scenario.terms(name)
-    return GoalPolicy(constraints, preferences)
 
 
 def _latency(network: Network, extra_ms: float) -> Callable[[str, str], float]:
