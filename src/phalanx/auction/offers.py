@@ -48,7 +48,7 @@ def offer(
             reusable[vnfd.name] = Reusable(instance.id, instance.units, runs_in)
     outlook: Outlook = me.capability(Outlook)
     bids = make_bids(
-        outlook.network,
+        outlook.view,
         me.name,
         call.goal,
         tuple(catalogue.values()),

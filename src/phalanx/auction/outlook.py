@@ -42,11 +42,6 @@ class Outlook(Capability):
         offset = self.settings.gossip_s * (self._turn + 1) / (len(peers) + 1)
         me.call_at(me.now + offset, lambda: self._gossip(me))
 
-    @property
-    def network(self) -> NetworkView:
-        """The network to plan with: as it stands, whichever of its agents live."""
-        return self.view.standing
-
     def alive(self) -> list[str]:
         """Return the peers that are not believed dead, in order."""
         peers, dead = self.settings.peers, self.view.dead

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
-from msgspec.structs import replace
 
 from phalanx.domain.network import LinkState, PopId, PopState
 
@@ -44,14 +43,15 @@ class _Entry:
         self.links: dict[PopId, LinkState] | None = None
 
     def usable(self) -> dict[PopId, LinkState]:
-        """Return the links that are up by the neighbour they lead to; none of a dead PoP."""
+        """Return the links that are up by the neighbour they lead to.
+
+        Those of a PoP whose agent is gone too, as it last told of them: a switch, and a
+        repository on it, outlive the agent beside them. A link that went down since then is
+        known from its other end.
+        """
         if self.links is None:
-            state = self.state
-            self.links = (
-                {link.to: link for link in state.links if link.up and link.to != state.pop}
-                if state.alive
-                else {}
-            )
+            own = self.state.pop
+            self.links = {link.to: link for link in self.state.links if link.up and link.to != own}
         return self.links
 
 
@@ -143,22 +143,6 @@ class NetworkView:
         """Return (pop, incarnation, version) of each PoP, by name."""
         return tuple((state.pop, *state.stamp) for state in self.states)
 
-    @property
-    def standing(self) -> NetworkView:
-        """The network as it stands: of a PoP whose agent is gone, the links that it last told of.
-
-        A switch, and a repository on it, outlive the agent beside them: traffic and images
-        still pass. A link that went down since then is known from its other end.
-        """
-        if not self.dead:
-            return self
-        known: NetworkView | None = self.memo.get("standing")
-        if known is not None:
-            return known
-        gone = (self._entries[pop].state for pop in sorted(self.dead))
-        back = (replace(state, version=state.version + 1, alive=True) for state in gone)
-        return self.remember("standing", self.apply_all(back))
-
     @cached_property
     def _arcs(self) -> tuple[dict[PopId, list[Arc]], dict[PopId, list[Arc]]]:
         entries = self._entries
@@ -183,7 +167,7 @@ class NetworkView:
     def outgoing(self) -> dict[PopId, list[Arc]]:
         """The usable links that leave each PoP.
 
-        A link is usable if both ends say that it is up and both are alive. Latency and loss
+        A link is usable if both ends say that it is up. Latency and loss
         are those of the sending end. Reservations of both directions count against the link
         in costs and constraints, but only those of one direction against a download that
         takes it. That is the reading under which table 5.8 agrees with itself: after the

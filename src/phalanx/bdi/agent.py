@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from msgspec import Struct
 
@@ -27,6 +27,8 @@ from phalanx.domain.events import Recorder, Sink
 from phalanx.domain.goals import Goal, Predicate
 from phalanx.domain.messages import Content, Message, Performative
 from phalanx.domain.network import PopId
+
+C = TypeVar("C", bound=Capability)
 
 RETRY_S = 10.0
 """Pause before a standing goal that ran out of plans is tried again."""
@@ -175,9 +177,9 @@ class Agent:
 
     # -- what capabilities call -------------------------------------------------------
 
-    def capability(self, kind: type[Any]) -> Any:
+    def capability(self, kind: type[C]) -> C:
         """Return this agent's capability of class ``kind``."""
-        return self.capabilities[kind.name]
+        return cast(C, self.capabilities[kind.name])
 
     def parameter(self, owner: Capability, name: str) -> float:
         """Return the operator's value of a capability's parameter, or its default."""

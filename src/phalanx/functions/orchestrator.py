@@ -139,8 +139,8 @@ class Orchestrator(Capability):
     def _start(self, me: Agent, instance: Instance, hold: str) -> Generator[Step, Any, None]:
         """Turn a hold into a running instance; give all back if that fails or is given up."""
         estate, vnfd = me.capability(Bidder).estate, instance.vnfd
-        network, repository = me.capability(Outlook).network, self.settings.repository
-        takes = download_time_s(network, repository, me.name, vnfd.image_mb)
+        view, repository = me.capability(Outlook).view, self.settings.repository
+        takes = download_time_s(view, repository, me.name, vnfd.image_mb)
         instance.due = me.now + (takes or 0.0)
         estate.add(instance)
         try:
