@@ -98,8 +98,8 @@ class Enforce(Struct, frozen=True):
     measure: MeasureId
     instance: InstanceId
     effect: Predicate
-    """LinkRateLimited, IpRateLimited, FlowRateLimited, SplitTrafficLink or
-    SplitTrafficTowardsIp."""
+    """LinkRateLimited, IpRateLimited, FlowRateLimited, HandshakesProxied,
+    SplitTrafficLink or SplitTrafficTowardsIp."""
     rate_mb_s: float = 0.0
     """What a limit lets pass; 0 blocks. Unused by a split."""
 
@@ -178,6 +178,8 @@ class LinkSample(Struct, frozen=True):
     link: LinkId
     rate_mb_s: float
     bandwidth_mb_s: float
+    connections: int = 0
+    """TCP connections open towards the link's end, as far as they are counted."""
 
 
 class MeasureSample(Struct, frozen=True):
@@ -203,6 +205,10 @@ class FlowStats(Struct, frozen=True):
     """Connections whose handshake the source completed."""
     replies: int
     """Packets that the target sent back."""
+    answered: int = 0
+    """Connections on which the target sent data."""
+    open: int = 0
+    """Connections that were established, or used, and not ended while they were watched."""
 
 
 class FlowRecords(Struct, frozen=True):
@@ -212,6 +218,8 @@ class FlowRecords(Struct, frozen=True):
     seconds: float
     coverage: float = 1.0
     """Share of the traffic that reached the recorder."""
+    unlisted: int = 0
+    """Packets of flows that the recorder had no room for: too many sources to tell apart."""
     event: str | None = None
 
 

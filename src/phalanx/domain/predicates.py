@@ -22,12 +22,20 @@ class AnomalousUsage(Predicate, frozen=True):
     parts: int = 1
 
 
+class Crowded(Predicate, frozen=True):
+    """More TCP connections are open over ``link`` than its threshold."""
+
+    link: LinkId
+
+
 class Monitored(Predicate, frozen=True):
     """Somebody watches ``link``; a standing goal, never finished."""
 
     link: LinkId
     threshold_mb_s: float
     """Traffic above this is over-usage."""
+    connections: int = 0
+    """More open TCP connections than this are a crowd; 0: they are not counted."""
 
 
 class LinkRateLimited(Predicate, frozen=True):
@@ -77,6 +85,18 @@ class Threat(Predicate, frozen=True):
 
     source: str
     target: str
+
+
+class Spoofed(Predicate, frozen=True):
+    """The sources that flood ``ip`` are forged: blocking by source would be useless."""
+
+    ip: str
+
+
+class HandshakesProxied(Predicate, frozen=True):
+    """TCP handshakes with ``ip`` are answered for it, and only those completed reach it."""
+
+    ip: str
 
 
 class SplitTrafficLink(Predicate, frozen=True):

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from phalanx.clock import Clock
+from phalanx.clock import Clock, Timer
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
-from phalanx.infrastructure.simulated.accounts import LinkBook
-from phalanx.infrastructure.simulated.instances import Instance
-from phalanx.infrastructure.simulated.topology import Path, Topology
-from phalanx.infrastructure.simulated.transfers import Transfers
+from phalanx.infrastructure.books.accounts import LinkBook
+from phalanx.infrastructure.books.instances import Instance
+from phalanx.infrastructure.books.topology import Path, Topology
+from phalanx.infrastructure.books.workers import Fail, Ready
+from phalanx.infrastructure.simulated.transfers import Transfer, Transfers
 
-Ready = Callable[[Instance], None]
-Fail = Callable[[Instance, str, str], None]
-"""Told the instance, the reason, and the event that caused the failure."""
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """An instance that does not run yet, and what it waits for."""
+
+    instance: Instance
+    fail: Fail
+    transfer: Transfer | None = None
+    boot: Timer | None = None
 
 
 class Downloads:
@@ -36,7 +44,7 @@ class Downloads:
         self._links = links
         self._transfers = transfers
         self._repository = repository
-        self._waiting: dict[str, tuple[Instance, Fail]] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self.away = False
         """Whether the repository cannot be reached (a fault)."""
 
@@ -68,49 +76,51 @@ class Downloads:
                 image_mb=image_mb,
                 path=list(path),
             )
-        self._waiting[instance.id] = (instance, fail)
+        waiting = self._waiting[instance.id] = _Waiting(instance, fail)
         if image_mb > 0 and len(path) > 1:
-            instance.transfer = self._transfers.start(
-                image_mb, path, lambda: self._boot(instance, ready)
+            waiting.transfer = self._transfers.start(
+                image_mb, path, lambda: self._boot(waiting, ready)
             )
         else:
-            self._boot(instance, ready)
+            self._boot(waiting, ready)
         return None
 
     def abort(self, instance: Instance) -> None:
         """Stop the download or boot of ``instance``; without effect if it runs."""
-        self._waiting.pop(instance.id, None)
-        if instance.transfer is not None:
-            self._transfers.abort(instance.transfer)
-        if instance.boot is not None:
-            instance.boot.cancel()
+        waiting = self._waiting.pop(instance.id, None)
+        if waiting is None:
+            return
+        if waiting.transfer is not None:
+            self._transfers.abort(waiting.transfer)
+        if waiting.boot is not None:
+            waiting.boot.cancel()
 
     def cut(self, a: PopId, b: PopId, cause: str) -> None:
         """Fail the downloads over a link that went down."""
         hit = self._transfers.over(a, b)
-        self._fail(lambda instance: instance.transfer in hit, f"link {a}-{b} went down", cause)
+        self._fail(lambda waiting: waiting.transfer in hit, f"link {a}-{b} went down", cause)
 
     def go_away(self, cause: str) -> None:
         """Take the repository away: what it is sending fails."""
         self.away = True
         loading = "the VNF repository went away"
-        self._fail(lambda instance: instance.boot is None, loading, cause)
+        self._fail(lambda waiting: waiting.boot is None, loading, cause)
 
-    def _boot(self, instance: Instance, ready: Ready) -> None:
-        instance.downloaded_s = self._clock.now() - instance.asked
-        instance.boot = self._clock.call_at(
-            self._clock.now() + instance.vnfd.boot_s, lambda: self._booted(instance, ready)
+    def _boot(self, waiting: _Waiting, ready: Ready) -> None:
+        now, instance = self._clock.now(), waiting.instance
+        instance.downloaded_s = now - instance.asked
+        waiting.boot = self._clock.call_at(
+            now + instance.vnfd.boot_s, lambda: self._booted(waiting, ready)
         )
 
-    def _booted(self, instance: Instance, ready: Ready) -> None:
-        del self._waiting[instance.id]
-        instance.transfer = instance.boot = None
-        ready(instance)
+    def _booted(self, waiting: _Waiting, ready: Ready) -> None:
+        del self._waiting[waiting.instance.id]
+        ready(waiting.instance)
 
-    def _fail(self, hit: Callable[[Instance], bool], reason: str, cause: str) -> None:
-        for instance, fail in list(self._waiting.values()):
-            if instance.id in self._waiting and hit(instance):
-                fail(instance, reason, cause)
+    def _fail(self, hit: Callable[[_Waiting], bool], reason: str, cause: str) -> None:
+        for waiting in list(self._waiting.values()):
+            if waiting.instance.id in self._waiting and hit(waiting):
+                waiting.fail(waiting.instance, reason, cause)
 
     def _unreserved(self, a: PopId, b: PopId) -> float:
         """Return the bandwidth from ``a`` to ``b`` that no chain has reserved, MB/s."""

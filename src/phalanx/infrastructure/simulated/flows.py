@@ -21,8 +21,8 @@ from phalanx.domain.predicates import (
     SplitTrafficTowardsIp,
 )
 from phalanx.domain.traffic import Source
+from phalanx.infrastructure.books.topology import Topology
 from phalanx.infrastructure.simulated.fluid import NOWHERE, Fluid
-from phalanx.infrastructure.simulated.topology import Topology
 
 Rows = NDArray[np.intp]
 

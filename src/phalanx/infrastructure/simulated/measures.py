@@ -11,9 +11,9 @@ from phalanx.domain.events import Recorder
 from phalanx.domain.goals import Predicate
 from phalanx.domain.network import PopId
 from phalanx.domain.predicates import SplitTrafficLink, SplitTrafficTowardsIp
+from phalanx.infrastructure.books.instances import Instance
 from phalanx.infrastructure.simulated.engine import Engine
 from phalanx.infrastructure.simulated.flows import Flows
-from phalanx.infrastructure.simulated.instances import Instance
 
 _LATELY_S = 2.0
 """Seconds over which ``ReadMeasure`` averages."""

@@ -32,19 +32,19 @@ from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import Source
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.simulated.accounts import ComputeBook, LinkBook
+from phalanx.infrastructure.books.accounts import ComputeBook, LinkBook
+from phalanx.infrastructure.books.lifecycle import Lifecycle
+from phalanx.infrastructure.books.ownership import Ownership
+from phalanx.infrastructure.books.percepts import Perceive, Percepts
+from phalanx.infrastructure.books.topology import Topology
 from phalanx.infrastructure.simulated.downloads import Downloads
 from phalanx.infrastructure.simulated.engine import HISTORY_S, Engine
 from phalanx.infrastructure.simulated.flows import Flows
 from phalanx.infrastructure.simulated.fluid import Fluid
-from phalanx.infrastructure.simulated.lifecycle import Lifecycle
 from phalanx.infrastructure.simulated.measures import Measures
 from phalanx.infrastructure.simulated.observations import Observer
-from phalanx.infrastructure.simulated.ownership import Ownership
-from phalanx.infrastructure.simulated.percepts import Perceive, Percepts
 from phalanx.infrastructure.simulated.sampler import Sampler
 from phalanx.infrastructure.simulated.schedule import Schedule
-from phalanx.infrastructure.simulated.topology import Topology
 from phalanx.infrastructure.simulated.transfers import Transfers
 
 

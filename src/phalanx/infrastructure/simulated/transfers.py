@@ -10,10 +10,10 @@ import numpy as np
 
 from phalanx.clock import Clock, Timer
 from phalanx.domain.network import PopId, link_id
+from phalanx.infrastructure.books.topology import Path
 from phalanx.infrastructure.simulated.engine import Engine
 from phalanx.infrastructure.simulated.flows import Flows
 from phalanx.infrastructure.simulated.fluid import Fluid
-from phalanx.infrastructure.simulated.topology import Path
 
 _DONE_MB = 1e-9
 

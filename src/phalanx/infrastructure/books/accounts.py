@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from phalanx.domain.network import Link, PopId
 from phalanx.domain.resources import NOTHING, Resources
-from phalanx.infrastructure.simulated.topology import Edge, Path, Topology
+from phalanx.infrastructure.books.topology import Edge, Path, Topology
 
 _ROUNDING = 1e-9
 """Most by which sums of floats may exceed a limit that they meet."""

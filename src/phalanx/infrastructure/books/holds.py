@@ -5,9 +5,9 @@ from __future__ import annotations
 from phalanx.domain.actions import Done, Failed, Hold, Outcome
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
-from phalanx.infrastructure.simulated.instances import Held, hold_refusal
-from phalanx.infrastructure.simulated.leases import Leases
-from phalanx.infrastructure.simulated.ownership import Ownership
+from phalanx.infrastructure.books.instances import Held, hold_refusal
+from phalanx.infrastructure.books.leases import Leases
+from phalanx.infrastructure.books.ownership import Ownership
 
 
 class Holds:

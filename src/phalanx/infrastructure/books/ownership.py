@@ -9,10 +9,10 @@ from phalanx.domain.actions import Hold
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
 from phalanx.domain.resources import Resources
-from phalanx.infrastructure.simulated.accounts import ComputeBook, LinkBook
-from phalanx.infrastructure.simulated.instances import Chain
-from phalanx.infrastructure.simulated.percepts import Percepts
-from phalanx.infrastructure.simulated.topology import Path, Topology
+from phalanx.infrastructure.books.accounts import ComputeBook, LinkBook
+from phalanx.infrastructure.books.instances import Chain
+from phalanx.infrastructure.books.percepts import Percepts
+from phalanx.infrastructure.books.topology import Path, Topology
 
 
 def as_data(amount: Resources) -> dict[str, float]:

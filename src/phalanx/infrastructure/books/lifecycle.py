@@ -21,19 +21,17 @@ from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import Vnfd
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.simulated.downloads import Downloads
-from phalanx.infrastructure.simulated.holds import Holds
-from phalanx.infrastructure.simulated.instances import (
+from phalanx.infrastructure.books.holds import Holds
+from phalanx.infrastructure.books.instances import (
     Chain,
     Instance,
     deploy_refusal,
     ttl_refusal,
 )
-from phalanx.infrastructure.simulated.leases import Lease, Leases
-from phalanx.infrastructure.simulated.measures import Measures
-from phalanx.infrastructure.simulated.observations import Observer
-from phalanx.infrastructure.simulated.ownership import Ownership, as_data
-from phalanx.infrastructure.simulated.percepts import Percepts
+from phalanx.infrastructure.books.leases import Lease, Leases
+from phalanx.infrastructure.books.ownership import Ownership, as_data
+from phalanx.infrastructure.books.percepts import Percepts
+from phalanx.infrastructure.books.workers import Downloads, Measures, Observer
 
 
 class Lifecycle:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from phalanx.clock import Clock
 from phalanx.domain.actions import Percept, SiteState
 from phalanx.domain.network import LinkState, PopId
-from phalanx.infrastructure.simulated.accounts import ComputeBook, LinkBook
-from phalanx.infrastructure.simulated.topology import Topology
+from phalanx.infrastructure.books.accounts import ComputeBook, LinkBook
+from phalanx.infrastructure.books.topology import Topology
 
 Perceive = Callable[[Percept], None]
 

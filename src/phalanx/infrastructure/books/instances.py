@@ -1,17 +1,15 @@
-"""VNF instances of the simulated network, and the holds that become instances."""
+"""VNF instances, and the holds that become instances."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
 
-from phalanx.clock import Timer
 from phalanx.domain.actions import Deploy, Hold
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.simulated.topology import Path
-from phalanx.infrastructure.simulated.transfers import Transfer
+from phalanx.infrastructure.books.topology import Path
 
 
 @dataclass(slots=True, eq=False)
@@ -51,8 +49,6 @@ class Instance:
     asked: float
     """When it was asked for, in seconds."""
     downloaded_s: float = 0.0
-    transfer: Transfer | None = None
-    boot: Timer | None = None
     measures: dict[str, None] = field(default_factory=dict)
 
     @property
