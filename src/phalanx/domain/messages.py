@@ -36,7 +36,7 @@ class Fact(Struct, frozen=True):
     """The agent whose measure makes it true and who can undo it; None: plain knowledge."""
 
 
-class CallForProposals(Struct, frozen=True):
+class CallForProposals(Struct, frozen=True, tag=True):
     """Content of a cfp: the constrained goal and what is already known about it."""
 
     goal: ConstrainedGoal
@@ -48,13 +48,13 @@ class CallForProposals(Struct, frozen=True):
     """Measures in force that the winner may have to undo."""
 
 
-class Proposal(Struct, frozen=True):
+class Proposal(Struct, frozen=True, tag=True):
     """Content of a propose: one bid for each VNF that the bidder could use, best first."""
 
     bids: tuple[Bid, ...]
 
 
-class Refusal(Struct, frozen=True):
+class Refusal(Struct, frozen=True, tag=True):
     """Content of a refuse: why the agent does not bid."""
 
     reason: str
@@ -62,14 +62,14 @@ class Refusal(Struct, frozen=True):
     """Whether the reason is what the agent holds for other proposals, and will pass."""
 
 
-class Award(Struct, frozen=True):
+class Award(Struct, frozen=True, tag=True):
     """Content of an accept-proposal: which bid won; carries all that a late winner needs."""
 
     bid: Bid
     cfp: CallForProposals
 
 
-class Verdict(Struct, frozen=True):
+class Verdict(Struct, frozen=True, tag=True):
     """Content of a reject-proposal, of an agree or of a failure: a reason in words."""
 
     reason: str = ""
@@ -77,25 +77,25 @@ class Verdict(Struct, frozen=True):
     """Of a failure: no other bidder would fare better."""
 
 
-class Result(Struct, frozen=True):
+class Result(Struct, frozen=True, tag=True):
     """Content of an inform: the facts that achieving the goal brought about."""
 
     facts: tuple[Fact, ...] = ()
 
 
-class UndoRequest(Struct, frozen=True):
+class UndoRequest(Struct, frozen=True, tag=True):
     """Content of a request: bring about a goal that only the receiver can (undo a measure)."""
 
     goal: Goal
 
 
-class Advertisement(Struct, frozen=True):
+class Advertisement(Struct, frozen=True, tag=True):
     """Content of an inform: states of PoPs as the sender knows them."""
 
     states: tuple[PopState, ...]
 
 
-class Digest(Struct, frozen=True):
+class Digest(Struct, frozen=True, tag=True):
     """Content of a query-ref: a fingerprint of the sender's view, to find out who is behind."""
 
     digest: int
@@ -116,14 +116,14 @@ class OpenGoal(Struct, frozen=True):
     cause: str
 
 
-class Heartbeat(Struct, frozen=True):
+class Heartbeat(Struct, frozen=True, tag=True):
     """Content of an inform to the guardian: I live, and these goals are open."""
 
     incarnation: int
     goals: tuple[OpenGoal, ...] = ()
 
 
-class Query(Struct, frozen=True):
+class Query(Struct, frozen=True, tag=True):
     """Content of a query-ref: which VNFs run at the receiver."""
 
 
@@ -138,7 +138,7 @@ class InstanceInfo(Struct, frozen=True):
     goals: tuple[str, ...] = ()
 
 
-class Inventory(Struct, frozen=True):
+class Inventory(Struct, frozen=True, tag=True):
     """Content of the inform that answers a query."""
 
     instances: tuple[InstanceInfo, ...]

@@ -1,0 +1,274 @@
+"""The bus over TCP: each agent listens at its own address and is known by it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+from phalanx.bus import Handler
+from phalanx.bus.streams import Address, Incoming, Outgoing, prepare
+from phalanx.bus.wire import MAX_OCTETS, WireError, decode, encode
+from phalanx.clock.wall import WallClock
+from phalanx.domain.messages import Message, Performative
+
+Enter = Callable[[str], AbstractContextManager[None]]
+"""A context in which sockets are made that belong to an agent: it enters its network.
+
+It may raise ``OSError`` or ``PhalanxError``: then nobody is reached from there.
+"""
+
+_BACKLOG = 128
+_REST_S = 0.5
+
+
+def _here(_: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+class _Agent:
+    """One attachment of an agent: where it listens, and who has reached it."""
+
+    def __init__(
+        self, bus: SocketBus, name: str, handler: Handler, listener: socket.socket
+    ) -> None:
+        self.name = name
+        self.handler: Handler | None = handler
+        self.incoming: dict[str, Incoming] = {}
+        """The newest connection of each peer."""
+        self._bus = bus
+        self._listener = listener
+        self._loop = bus.clock.loop
+        self._loop.add_reader(listener, self._accept)
+
+    def close(self) -> None:
+        self.handler = None
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        for connection in list(self.incoming.values()):
+            connection.close()
+
+    def _accept(self) -> None:
+        try:
+            connection, (host, _) = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError:  # out of descriptors: the caller stays ready, so look again later
+            self._loop.remove_reader(self._listener)
+            self._loop.call_later(_REST_S, self._listen_again)
+            return
+        peer = self._bus.agent_at(host)
+        if peer is None:
+            self._bus.refuse("stranger")
+            connection.close()
+            return
+        prepare(connection)
+        older = self.incoming.get(peer)
+        if older is not None:  # its sender has given it up, or it would not have opened another
+            older.close()
+        self.incoming[peer] = Incoming(
+            self._loop,
+            connection,
+            self._bus.limit,
+            lambda payload: self._read(peer, payload),
+            lambda ended, reason: self._end(peer, ended, reason),
+        )
+
+    def _listen_again(self) -> None:
+        if self.handler is not None:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _read(self, peer: str, payload: bytes) -> bool:
+        """Take one frame; return whether the connection may go on."""
+        try:
+            message = decode(payload)
+        except WireError:
+            self._bus.refuse("garbage")
+            return False
+        if message.sender != peer or message.receiver != self.name:
+            self._bus.refuse("forged")
+        else:
+            self._bus.clock.call_soon(lambda: self._hand(message))
+        return True
+
+    def _hand(self, message: Message) -> None:
+        if self.handler is None:
+            self._bus.lost += 1
+        else:
+            self._bus.delivered += 1
+            self.handler(message)
+
+    def _end(self, peer: str, ended: Incoming, reason: str | None) -> None:
+        if reason is not None:
+            self._bus.refuse(reason)
+        if self.incoming.get(peer) is ended:
+            del self.incoming[peer]
+
+
+class SocketBus:
+    """Carries messages between agents over TCP, one connection for each ordered pair.
+
+    An agent listens at its address and sends from it; a connection is its sender's by the
+    address that it comes from, so what keeps agents from forging messages is what keeps
+    them from forging addresses (the overlay). Nothing waits for a peer: each has a queue of
+    its own, and a connection is opened when there is something to send. When it cannot be
+    opened, what waited is lost and the next attempt comes after a pause, at most a second.
+
+    Handlers are called by the clock, so that what they raise goes up to it. What the kernel
+    had taken when a connection broke is lost and not counted: nobody can know it.
+    """
+
+    def __init__(
+        self,
+        clock: WallClock,
+        addresses: Mapping[str, Address],
+        *,
+        peers: Iterable[str] | None = None,
+        enter: Enter = _here,
+        limit: int = MAX_OCTETS,
+        capacity: int = 1_000,
+        on_shed: Callable[[Message], None] | None = None,
+    ) -> None:
+        """Make a bus; no socket is opened before an agent attaches or sends.
+
+        Args:
+            clock: makes the deliveries; its loop carries the traffic.
+            addresses: (IPv4 address, port) of each agent; no two share an IPv4 address.
+            peers: the agents to speak of; None: all that have an address.
+            enter: entered while sockets of the agent that it is given are made.
+            limit: octets of the largest message, at most ``MAX_OCTETS``.
+            capacity: messages that may wait for one receiver, for each sender.
+            on_shed: is told of each message that was shed because of ``capacity``.
+
+        Raises:
+            ValueError: if two agents share an IPv4 address, or ``capacity`` is below 1.
+
+        """
+        if capacity < 1:
+            raise ValueError(f"capacity is {capacity}, at least 1 is needed")
+        self.clock = clock
+        self.limit = limit
+        self.delivered = 0
+        """Messages handed to a handler."""
+        self.lost = 0
+        """Messages whose connection could not be had, or whose sender or receiver left."""
+        self.shed: dict[str, int] = {}
+        """Messages that a full queue dropped, by receiver."""
+        self.refused: dict[str, int] = {}
+        """What came in and was not taken: connections by ``stranger``; frames that are
+        ``oversize``, ``garbage`` or ``forged`` (another sender or receiver than theirs)."""
+        self._addresses = dict(addresses)
+        self._names = {host: name for name, (host, _) in addresses.items()}
+        if len(self._names) < len(self._addresses):
+            raise ValueError("two agents share an address, by which they could not be told")
+        self._peers = tuple(sorted(addresses if peers is None else set(peers)))
+        self._enter = enter
+        self._capacity = capacity
+        self._on_shed = on_shed
+        self._sent: dict[str, int] = {}
+        self._agents: dict[str, _Agent] = {}
+        self._left: set[str] = set()
+        self._outgoing: dict[tuple[str, str], Outgoing] = {}
+
+    @property
+    def sent(self) -> dict[Performative, int]:
+        """Messages sent, by performative; whatever became of them."""
+        return {Performative(value): count for value, count in sorted(self._sent.items())}
+
+    @property
+    def queued(self) -> int:
+        """Messages that wait for the kernel to take them."""
+        return sum(connection.waiting for connection in self._outgoing.values())
+
+    def attach(self, address: str, handler: Handler) -> None:
+        """Listen at the agent's address and deliver to ``handler`` from now on.
+
+        Raises:
+            ValueError: if the agent is attached already or has no address.
+            OSError: if its address cannot be listened at; and what ``enter`` raises.
+
+        """
+        if address in self._agents:
+            raise ValueError(f"{address!r} is attached already; detach it first")
+        if address not in self._addresses:
+            raise ValueError(f"{address!r} has no address on this bus")
+        with self._enter(address):
+            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(self._addresses[address])
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        self._left.discard(address)
+        self._agents[address] = _Agent(self, address, handler, listener)
+
+    def detach(self, address: str) -> None:
+        """Close the agent's sockets; what is on its way from it and to it is lost."""
+        agent = self._agents.pop(address, None)
+        if agent is None:
+            return
+        self._left.add(address)
+        agent.close()
+        for pair in [pair for pair in self._outgoing if pair[0] == address]:
+            self._outgoing.pop(pair).close()
+
+    def close(self) -> None:
+        """Detach all agents and close every socket, also while the loop stands still."""
+        for address in list(self._agents):
+            self.detach(address)
+        for connection in self._outgoing.values():
+            connection.close()
+        self._outgoing.clear()
+
+    def send(self, message: Message) -> None:
+        """Send to the message's receiver; shed, lose and count it if that cannot be.
+
+        Raises:
+            WireError: if the message cannot be written or is too long, a fault of its sender.
+
+        """
+        payload = encode(message)
+        if len(payload) > self.limit:
+            raise WireError(f"message {message.id!r} has {len(payload)} octets of {self.limit}")
+        performative = message.performative.value
+        self._sent[performative] = self._sent.get(performative, 0) + 1
+        sender, receiver = message.sender, message.receiver
+        if sender in self._left or not {sender, receiver} <= self._addresses.keys():
+            self.lost += 1
+            return
+        connection = self._outgoing.get((sender, receiver))
+        if connection is None:
+            connection = self._outgoing[sender, receiver] = self._connection(sender, receiver)
+        if connection.waiting >= self._capacity:
+            self.shed[receiver] = self.shed.get(receiver, 0) + 1
+            if self._on_shed is not None:
+                self._on_shed(message)
+            return
+        connection.put(payload)
+
+    def peers(self) -> tuple[str, ...]:
+        """Return the agents that the bus was configured with, sorted."""
+        return self._peers
+
+    # -- for the connections ----------------------------------------------------------------
+
+    def agent_at(self, host: str) -> str | None:
+        """Return the agent whose IPv4 address is ``host``."""
+        return self._names.get(host)
+
+    def refuse(self, reason: str) -> None:
+        """Count something that came in and is not taken."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def _connection(self, sender: str, receiver: str) -> Outgoing:
+        def make() -> socket.socket:
+            with self._enter(sender):
+                return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
+        source, target = self._addresses[sender][0], self._addresses[receiver]
+        return Outgoing(self.clock.loop, make, source, target, self._lose)
+
+    def _lose(self, count: int) -> None:
+        self.lost += count

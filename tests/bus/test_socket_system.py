@@ -1,0 +1,74 @@
+"""A whole system whose agents talk over sockets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from socket_bench import address, descriptors
+
+from phalanx.bus.sockets import SocketBus
+from phalanx.clock.wall import WallClock
+from phalanx.domain.messages import Performative
+from phalanx.runtime.loading import parse_scenario
+from phalanx.runtime.simulation import SimulatedWorld
+from phalanx.runtime.system import System
+from phalanx.runtime.world import Frame, RunBus, RunNetwork
+
+ROOT = Path(__file__).parents[2]
+
+
+class SocketWorld(SimulatedWorld):
+    """The simulated network in real time, with agents that talk over loopback."""
+
+    def __init__(self, speed: float) -> None:
+        super().__init__(speed)
+        self.buses: list[SocketBus] = []
+
+    def build(self, frame: Frame) -> tuple[RunNetwork, RunBus]:  # type: ignore[override]
+        network, _ = super().build(frame)
+        pops = sorted(pop.name for pop in frame.network.pops)
+        addresses = {pop: address(number) for number, pop in enumerate(pops, 1)}
+        assert isinstance(self.clock, WallClock)
+        bus = SocketBus(self.clock, addresses, peers=pops, on_shed=frame.shed)
+        self.buses.append(bus)
+        return network, bus
+
+    def close(self) -> None:
+        for bus in self.buses:
+            bus.close()
+        assert isinstance(self.clock, WallClock)
+        self.clock.close()
+
+
+def test_agents_that_talk_over_sockets_block_the_attackers() -> None:
+    text = (ROOT / "scenarios" / "quickstart-ring.yaml").read_text(encoding="utf-8")
+    for old, new in (
+        ("start_s: 15", "start_s: 1"),
+        ("image_mb: 100", "image_mb: 10"),
+        ("analysis_s: 10", "analysis_s: 2"),
+        ("spread_s: 3", "spread_s: 1"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    before = descriptors()
+    world = SocketWorld(speed=6)
+    system = System(parse_scenario(text, "short-ring.yaml"), world=world)
+    blocked = set[str]()
+
+    def done() -> bool:
+        return len(blocked) == 2
+
+    system.log.listen(
+        lambda event: (
+            blocked.add(event.data["effect"])
+            if event.kind == "measure.applied" and "flowRateLimited" in event.data["effect"]
+            else None
+        )
+    )
+    system.run(until=40, should_stop=done)
+    (bus,) = world.buses
+    assert blocked == {f"flowRateLimited(10.2.0.{n}, 10.0.0.10)" for n in (1, 2)}
+    assert {Performative.CFP, Performative.PROPOSE, Performative.ACCEPT} <= bus.sent.keys()
+    assert (bus.shed, bus.refused) == ({}, {})
+    assert bus.delivered > 50
+    assert descriptors() == before
