@@ -1,0 +1,1 @@
+"""The infrastructure of real packets: namespaces, links and limits of a Linux kernel."""

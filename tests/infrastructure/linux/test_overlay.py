@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pyroute2", reason="pyroute2 is not installed")
+pytest.importorskip("vici", reason="vici is not installed")
+
+import vici
+from overlay_net import POPS, ROGUE, LateKeys, Net, overlay, pid_of, remove_rules
+from overlay_traffic import (
+    Capture,
+    Echo,
+    Stream,
+    Talk,
+    connects,
+    hears,
+    listener,
+    say,
+    vxlan_packet,
+)
+from pyroute2 import IPRoute
+from vici.exception import CommandException
+
+from phalanx.infrastructure.linux.overlay import Engine, Overlay, OverlayError
+from phalanx.infrastructure.linux.overlay.guard import Guard
+from phalanx.infrastructure.linux.overlay.ipsec import missing
+from phalanx.infrastructure.linux.overlay.vxlan import PORT
+from phalanx.infrastructure.linux.vnf.nft import Nft
+
+LACK = "needs root: network namespaces" if os.geteuid() != 0 else missing()
+if LACK is not None:
+    pytest.skip(LACK, allow_module_level=True)
+pytestmark = pytest.mark.linux
+
+Up = tuple[Overlay, LateKeys]
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Net]:
+    made = Net()
+    try:
+        made.build()
+        yield made
+    finally:
+        made.destroy()
+
+
+@pytest.fixture
+def up(net: Net) -> Iterator[Up]:
+    with overlay(net) as made:
+        yield made
+
+
+def test_all_pairs_talk_and_the_wire_shows_neither_their_words_nor_vxlan(net: Net, up: Up) -> None:
+    made, _ = up
+    assert set(made.healthy()) == set(POPS)
+    assert all(made.healthy().values())
+    marker = secrets.token_bytes(24)
+    ears = {pop: listener(net, pop, made.address(pop)) for pop in POPS}
+    capture = Capture(net)
+    for pop in POPS:
+        for other in POPS:
+            if pop != other:
+                say(net, pop, made.address(other), marker)
+    assert {pop: len(hears(ear)) for pop, ear in ears.items()} == dict.fromkeys(POPS, 3)
+    for ear in ears.values():
+        ear.close()
+    # The proof that the capture would show it: the same words beside the overlay.
+    say(net, ROGUE, "10.254.0.1", marker)
+    packets = capture.packets()
+    shown = {packet[:2] for packet in packets if marker in packet[4] and packet[2] == 17}
+    assert shown == {("10.254.0.5", "10.254.0.1")}
+    assert all(port != PORT for *_, port, _ in packets)
+    protected = [p for p in packets if p[2] == 50 or (p[2] == 17 and p[3] == 4500)]
+    assert len(protected) >= 12
+    assert made.dropped() == dict.fromkeys(POPS, 0)
+
+
+def test_rotations_cut_no_connection_and_lose_no_more_than_none(
+    net: Net, up: Up, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, keys = up
+    echo = Echo(net, "pop2", made.address("pop2"))
+    talks = [Talk(net, pop, made.address("pop2")) for pop in ("pop1", "pop3", "pop4")]
+    stream = Stream(net, ("pop1", made.address("pop1")), ("pop2", made.address("pop2")))
+    sent, lost = stream.run(2.0)
+    rotations = 0
+
+    def rotate() -> None:
+        nonlocal rotations
+        for _ in range(4):
+            keys.rotate()
+            made.rotate()
+            rotations += 1
+
+    rounds = [talk.rounds for talk in talks]
+    with ThreadPoolExecutor(1) as aside:
+        rotating = aside.submit(rotate)
+        with_sent, with_lost = stream.run(2.0)
+        rotating.result()
+    more = [talk.rounds - before for talk, before in zip(talks, rounds, strict=True)]
+    for talk in talks:
+        talk.end()
+    stream.close()
+    echo.close()
+    with capsys.disabled():
+        print(
+            f"\nlost without rotation {lost} of {sent} packets, with {rotations} rotations "
+            f"{with_lost} of {with_sent}; rounds of TCP meanwhile: {more}"
+        )
+    assert rotations == 4
+    assert [talk.error for talk in talks] == [None] * 3
+    assert all(count > 0 for count in more)
+    assert with_lost <= lost
+    assert all(made.healthy().values())
+
+
+def test_a_rotation_leaves_only_the_new_secrets(net: Net, up: Up) -> None:
+    made, keys = up
+    keys.rotate()
+    made.rotate()
+    for number in range(1, len(POPS) + 1):
+        with socket.socket(socket.AF_UNIX) as channel:
+            channel.connect(str(net.folder / "ike" / str(number) / "charon.vici"))
+            session = vici.Session(channel)
+            names = session.get_conns()["conns"]
+            assert len(names) == len(POPS) - 1
+            assert sorted(session.get_shared()["keys"]) == sorted(names)
+            associations = [name for told in session.list_sas() for name in told]
+            assert sorted(associations) == sorted(name.decode() for name in names)
+
+
+def test_a_pair_whose_new_key_is_late_keeps_the_old_one_until_it_comes(net: Net, up: Up) -> None:
+    made, keys = up
+    keys.late = frozenset(("pop1", "pop3"))
+    keys.rotate()
+    with pytest.raises(OverlayError, match="pop1 and pop3"):
+        made.rotate()
+    assert all(made.healthy().values())
+    with listener(net, "pop3", made.address("pop3")) as ear:
+        say(net, "pop1", made.address("pop3"), b"old")
+        keys.late = frozenset()
+        made.rotate()
+        say(net, "pop1", made.address("pop3"), b"new")
+        assert hears(ear) == [b"old", b"new"]
+
+
+def test_a_rotation_shuts_out_who_is_no_member_any_more(net: Net, up: Up) -> None:
+    made, keys = up
+    keys.revoke("pop4")
+    keys.rotate()
+    made.rotate()
+    assert made.healthy() == dict.fromkeys(POPS[:3], True)
+    with listener(net, "pop1", made.address("pop1")) as ear:
+        say(net, "pop4", made.address("pop1"), b"still here")
+        assert hears(ear) == []
+
+
+def test_a_revoked_pop_is_out_within_a_second(net: Net, up: Up) -> None:
+    made, keys = up
+    echoes = [Echo(net, pop, made.address(pop)) for pop in POPS]
+    talk = Talk(net, "pop4", made.address("pop1"))
+    assert connects(net, "pop4", made.address("pop2"))
+    keys.revoke("pop4")
+    begin = time.monotonic()
+    made.revoke("pop4")
+    took = time.monotonic() - begin
+    capture = Capture(net)
+    ears = [listener(net, pop, made.address(pop)) for pop in POPS]
+    marker = secrets.token_bytes(24)
+    for pop in POPS[:3]:
+        say(net, "pop4", made.address(pop), marker)
+        say(net, pop, made.address("pop4"), marker)
+    said = [hears(ear) for ear in ears]
+    assert said == [[]] * 4, "something was let through"
+    assert took < 1
+    assert not connects(net, "pop4", made.address("pop1"), 0.5)
+    assert not connects(net, "pop1", made.address("pop4"), 0.5)
+    assert connects(net, "pop1", made.address("pop3"))
+    packets = capture.packets()
+    assert not [p for p in packets if p[1] == "10.254.0.4"], "the others still send to it"
+    assert all(marker not in packet and port != PORT for *_, port, packet in packets)
+    assert made.dropped()["pop1"] > 0
+    talk.end()
+    assert isinstance(talk.error, OSError)
+    for each in (*ears, *echoes):
+        each.close()
+
+    # Its daemon goes on with the old secrets. They are worth nothing, even without the rules.
+    for pop in POPS:
+        remove_rules(net, pop)
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.connect(str(net.folder / "ike" / "4" / "charon.vici"))
+        session = vici.Session(channel)
+        name = next(n.decode() for n in session.get_conns()["conns"] if n.startswith(b"1-4-"))
+        with pytest.raises(CommandException):
+            list(session.initiate({"ike": name, "child": "vxlan", "timeout": "2000"}))
+    with listener(net, "pop1", made.address("pop1")) as ear:
+        say(net, "pop4", made.address("pop1"), marker)
+        assert hears(ear) == []
+    with pytest.raises(OverlayError, match="revoked"):
+        made.restart("pop4")
+
+
+def test_a_revocation_waits_for_no_rotation_and_none_brings_the_revoked_back(
+    net: Net, up: Up
+) -> None:
+    made, keys = up
+    for delay_s in (0.0, 0.02, 0.1):
+        keys.rotate()
+        with ThreadPoolExecutor(1) as aside:
+            rotating = aside.submit(made.rotate)
+            time.sleep(delay_s)
+            if delay_s == 0.02:
+                begin = time.monotonic()
+                made.revoke("pop4")
+                assert time.monotonic() - begin < 1
+            rotating.result()
+    assert made.healthy() == dict.fromkeys(POPS[:3], True)
+    for pop in POPS[:3]:
+        remove_rules(net, pop)
+    with listener(net, "pop1", made.address("pop1")) as ear:
+        say(net, "pop4", made.address("pop1"), b"back again")
+        say(net, "pop2", made.address("pop1"), b"still here")
+        assert hears(ear) == [b"still here"]
+
+
+def test_a_rogue_packet_from_outside_is_dropped_and_counted(net: Net, up: Up) -> None:
+    made, _ = up
+    forged = vxlan_packet(made.address("pop2"), made.address("pop1"), b"forged")
+
+    def attack() -> None:
+        with net.socket(ROGUE, socket.SOCK_DGRAM) as rogue:
+            for _ in range(50):
+                rogue.sendto(forged, ("10.254.0.1", PORT))
+
+    with listener(net, "pop1", made.address("pop1")) as ear:
+        attack()
+        assert hears(ear) == []
+        assert made.dropped() == {"pop1": 50, "pop2": 0, "pop3": 0, "pop4": 0}
+        remove_rules(net, "pop1")
+        attack()
+        assert hears(ear) == [b"forged"] * 50, "the forged packets would not have come anyway"
+
+
+def test_the_rules_for_esp_of_the_kernel_drop_what_came_or_would_go_without(net: Net) -> None:
+    guard = Guard(net.inside["pop1"], f"phx_{secrets.token_hex(4)}", "10.255.0.1")
+    guard.raise_up(Engine.KERNEL)
+    try:
+        with (
+            net.socket(ROGUE, socket.SOCK_DGRAM) as rogue,
+            net.socket("pop1", socket.SOCK_DGRAM) as own,
+        ):
+            rogue.sendto(b"in", ("10.254.0.1", PORT))
+            with pytest.raises(PermissionError):
+                own.sendto(b"out", ("10.254.0.2", PORT))
+        assert guard.dropped() == 2
+    finally:
+        guard.lower()
+
+
+def test_a_machine_beside_a_pop_cannot_speak_in_the_overlay_through_it(net: Net, up: Up) -> None:
+    made, _ = up
+    routes = net.inside[ROGUE]
+
+    def by_pop1() -> None:
+        with IPRoute() as ip:
+            for network in ("10.253.0.0/16", "10.255.0.0/16"):
+                ip.route("add", dst=network, gateway="10.254.0.1")
+
+    routes.call(by_pop1)
+    with (
+        listener(net, "pop1", made.address("pop1")) as beside,
+        listener(net, "pop2", made.address("pop2")) as behind,
+    ):
+        for _ in range(5):
+            say(net, ROGUE, made.address("pop1"), b"forged")
+            say(net, ROGUE, made.address("pop2"), b"forged")
+        assert hears(beside) == hears(behind) == []
+        assert made.dropped()["pop1"] == 10
+        remove_rules(net, "pop1")
+        remove_rules(net, "pop2")
+        say(net, ROGUE, made.address("pop1"), b"forged")
+        say(net, ROGUE, made.address("pop2"), b"forged")
+        assert hears(beside) == hears(behind) == [b"forged"]
+
+
+def test_a_killed_daemon_is_noticed_leaks_nothing_and_can_be_started_anew(net: Net, up: Up) -> None:
+    made, _ = up
+    os.kill(pid_of(net, "pop1"), signal.SIGKILL)
+    end = time.monotonic() + 2
+    while made.healthy()["pop1"] and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not made.healthy()["pop1"]
+    marker = secrets.token_bytes(24)
+    capture = Capture(net)
+    say(net, "pop1", made.address("pop2"), *[marker] * 5)
+    packets = capture.packets()
+    assert all(marker not in packet and port != PORT for *_, port, packet in packets)
+    assert made.dropped()["pop1"] >= 5
+    made.restart("pop1")
+    assert all(made.healthy().values())
+    with listener(net, "pop2", made.address("pop2")) as ear:
+        say(net, "pop1", made.address("pop2"), marker)
+        assert hears(ear) == [marker]
+
+
+def test_nothing_is_left_and_no_secret_was_written(net: Net) -> None:
+    def state(pop: str) -> tuple[object, ...]:
+        with IPRoute() as ip:
+            links = [link.get("IFLA_IFNAME") for link in ip.get_links()]
+            addresses = [address.get("IFA_ADDRESS") for address in ip.get_addr(family=2)]
+            return links, addresses, len(Nft().json("list tables")["nftables"])
+
+    before = {pop: net.inside[pop].call(state, pop) for pop in POPS}
+    with overlay(net) as (made, keys):
+        pids = [pid_of(net, pop) for pop in POPS]
+        secret = keys.secret("pop1", "pop2")
+        for pid in pids:
+            assert f"PHALANX_RUN={net.run}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+            told = Path(f"/proc/{pid}/cmdline").read_bytes()
+            told += Path(f"/proc/{pid}/environ").read_bytes()
+            assert secret not in told
+            assert secret.hex().encode() not in told
+        assert (net.folder / "ike" / "1").stat().st_mode & 0o077 == 0
+        for file in (net.folder / "ike").rglob("*"):
+            if file.is_file():
+                assert secret not in file.read_bytes()
+                assert secret.hex().encode() not in file.read_bytes()
+        made.down()
+        made.down()
+        assert not (net.folder / "ike").exists()
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert {pop: net.inside[pop].call(state, pop) for pop in POPS} == before
