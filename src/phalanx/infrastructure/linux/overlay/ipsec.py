@@ -147,7 +147,7 @@ class Daemon:
         with socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(patience_s)
             try:
-                channel.connect(str(self._folder / _SOCKET))
+                self._connect(channel, patience_s)
                 yield vici.Session(channel)
             except OSError as error:
                 raise OverlayError(f"charon in {self._namespace} does not answer") from error
@@ -165,6 +165,19 @@ class Daemon:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def _connect(self, channel: socket.socket, patience_s: float) -> None:
+        """Connect; where many do at once, a Unix socket refuses instead of letting wait."""
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                channel.connect(str(self._folder / _SOCKET))
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.005)
+            else:
+                return
 
     def _await(self) -> None:
         end = time.monotonic() + _START_S
