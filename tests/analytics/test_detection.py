@@ -5,14 +5,29 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phalanx.analytics.certainty import confidence, fewest
 from phalanx.analytics.detection import anomalous_targets, malicious_flows, wilson
+from phalanx.analytics.words import why_flow, why_target
 from phalanx.domain.actions import FlowStats
 
 
 def flow(
-    source, *, target="10.0.0.1", port=80, protocol="tcp", packets=0, syn=0, done=0, replies=0
+    source,
+    *,
+    target="10.0.0.1",
+    port=80,
+    protocol="tcp",
+    packets=0,
+    syn=0,
+    done=0,
+    replies=0,
+    answered=0,
+    held=0,
 ):
-    return FlowStats(source, target, port, protocol, packets, packets * 100, syn, done, replies)
+    octets = packets * 100
+    return FlowStats(
+        source, target, port, protocol, packets, octets, syn, done, replies, answered, held
+    )
 
 
 def flooder(source, syn=20_000, **more):
@@ -29,6 +44,7 @@ def test_a_syn_flood_among_users():
     (target,) = anomalous_targets(flows, 10.0)
     assert target.ip == "10.0.0.1"
     assert target.evidence["flooding_sources"] == 2
+    assert (target.kind, target.spoofed) == ("syn flood", False)
 
 
 def test_a_flash_crowd_is_no_attack():
@@ -82,3 +98,98 @@ def test_order_of_flows_does_not_matter(rng: random.Random):
     rng.shuffle(shuffled)
     assert malicious_flows(shuffled, 10.0) == malicious_flows(flows, 10.0)
     assert anomalous_targets(shuffled, 10.0) == anomalous_targets(flows, 10.0)
+
+
+@given(st.floats(0.01, 0.99))
+def test_fewest_is_where_certainty_begins(threshold):
+    few = fewest(threshold)
+    assert wilson(0, few * 0.999)[1] > threshold
+    assert wilson(0, few * 1.001)[1] < threshold
+
+
+@given(st.floats(0.01, 0.99), st.integers(1, 10**6), st.floats(0, 1))
+def test_confidence_and_interval_agree(threshold, trials, share):
+    low, high = wilson(share * trials, trials)
+    certain = high < threshold - 1e-9 or low > threshold + 1e-9
+    if certain:
+        assert confidence(share * trials, trials, threshold) > 0.9986
+    assert 0.5 <= confidence(share * trials, trials, threshold) <= 1.0
+
+
+def slow(source, held, answered=0, new=0, **more):
+    return flow(source, packets=held * 2, done=new, held=held, answered=answered, **more)
+
+
+def test_connections_that_are_held_open_and_never_answered():
+    flows = [slow("6.6.6.6", 300), user("1.1.1.1")]
+    (verdict,) = malicious_flows(flows, 10.0)
+    assert (verdict.source, verdict.kind) == ("6.6.6.6", "slow connections")
+    assert verdict.confidence > 0.9999
+    (target,) = anomalous_targets(flows, 10.0)
+    assert (target.kind, target.spoofed) == ("slow connections", False)
+    assert why_flow(verdict).startswith("holds 300 connections open, 0 of them answered")
+    assert (
+        why_target(target)
+        == "100 % of its open connections are held by 1 source that it never answers"
+    )
+
+
+def test_slow_connections_show_in_a_short_window_too():
+    assert malicious_flows([slow("6.6.6.6", 80, new=80)], 0.4)
+
+
+def test_some_slow_answers_to_a_slow_attacker_do_not_hide_it():
+    assert malicious_flows([slow("6.6.6.6", 600, answered=30)], 10.0)
+
+
+@given(st.integers(0, 18), st.floats(0.2, 20.0))
+def test_an_honest_user_has_few_slow_connections(held, seconds):
+    assert malicious_flows([slow("1.1.1.1", held, new=held)], seconds) == []
+
+
+def test_starving_users_are_not_slow_attackers():
+    starved = [slow(f"1.1.1.{i}", 6, new=6) for i in range(200)]
+    assert malicious_flows(starved, 1.0) == []
+    assert anomalous_targets(starved, 1.0) == []
+
+
+@given(st.integers(0, 5000), st.floats(0.0, 0.5), st.integers(0, 2**32))
+def test_a_crowd_behind_one_address_is_not_slow(held, loss, seed):
+    rng = random.Random(seed)
+    answered = sum(rng.random() >= loss for _ in range(held))
+    assert malicious_flows([slow("1.1.1.1", held, answered=answered)], 2.0) == []
+
+
+def test_a_flow_recorded_in_several_turns_holds_its_connections_once():
+    turns = [slow("1.1.1.1", 12)] * 4
+    assert malicious_flows(turns, 4.0) == []
+    ports = [slow("6.6.6.6", 12, port=port) for port in (80, 443, 8080, 8443)]
+    assert len(malicious_flows(ports, 4.0)) == 1
+
+
+def test_a_target_under_two_attacks_is_named_once():
+    flows = [flooder("6.6.6.1"), slow("6.6.6.2", 300)]
+    (target,) = anomalous_targets(flows, 10.0)
+    assert target.kind == "syn flood"
+    assert {"flooded_share", "held_share"} <= target.evidence.keys()
+
+
+@given(
+    st.lists(
+        st.builds(
+            FlowStats,
+            st.sampled_from(["1.1.1.1", "1.1.1.2"]),
+            st.sampled_from(["10.0.0.1", "10.0.0.2"]),
+            st.integers(0, 3),
+            st.sampled_from(["tcp", "udp"]),
+            *[st.integers(0, 10**6)] * 7,
+        )
+    ),
+    st.floats(0.001, 100),
+    st.integers(0, 10**9),
+)
+def test_no_counts_upset_the_detectors(flows, seconds, unlisted):
+    for verdict in malicious_flows(flows, seconds):
+        assert why_flow(verdict)
+    for target in anomalous_targets(flows, seconds, unlisted):
+        assert why_target(target)

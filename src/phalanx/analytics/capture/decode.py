@@ -1,0 +1,203 @@
+"""From the octets of packets to who sent what to whom, many packets at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from phalanx.analytics.capture.reader import HEAD, Batch, CaptureError
+
+Octets = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+LINKS = {
+    0: ("BSD loopback", None, 4),
+    1: ("Ethernet", 12, 14),
+    12: ("raw IP", None, 0),
+    108: ("OpenBSD loopback", None, 4),
+    113: ("Linux cooked", 14, 16),
+    228: ("raw IPv4", None, 0),
+    229: ("raw IPv6", None, 0),
+    276: ("Linux cooked v2", 0, 20),
+}
+"""By DLT number: name, where the EtherType stands (None: there is none), where IP begins."""
+VLAN_TAGS = (0x8100, 0x88A8, 0x9100)
+MOST_TAGS = 2
+IPV4, IPV6 = 0x0800, 0x86DD
+TCP, UDP = 6, 17
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+V6_EXTENSIONS = (0, 43, 44, 51, 60)
+KEY = 37
+"""Octets of a key: source, port, target, port, protocol; IPv4 addresses are mapped to IPv6."""
+MAPPED = np.array([0] * 10 + [0xFF, 0xFF], np.uint8)
+
+
+class Decoded(Struct):
+    """The TCP and UDP packets of a batch, a row each."""
+
+    keys: Octets
+    """(packets, KEY)."""
+    flags: Ints
+    """TCP flags; 0 for UDP and for fragments after the first."""
+    payload: Ints
+    """Octets after the TCP or UDP header."""
+    octets: Ints
+    """Octets on the wire."""
+    time: NDArray[np.float64]
+    """Seconds since 1970."""
+
+
+def known_link(path: str, link_type: int) -> None:
+    """Refuse a capture of a link layer that is not read.
+
+    Raises:
+        CaptureError: with one line.
+
+    """
+    if link_type not in LINKS:
+        known = ", ".join(name for name, _, _ in LINKS.values())
+        raise CaptureError(f"{path}: link type {link_type} is not read; known are {known}")
+
+
+def decode(batch: Batch, link_type: int, skipped: Counter[str]) -> Decoded:
+    """Return the TCP and UDP packets of ``batch``; what is passed over is counted by reason."""
+    _, type_at, start = LINKS[link_type]
+    rows = _Rows(batch, start)
+    if type_at is None:
+        version = rows.byte(0) >> 4
+        ether = np.select([version == 4, version == 6], [IPV4, IPV6], 0)
+    else:
+        ether = rows.absolute_word(type_at)
+        for _ in range(MOST_TAGS):
+            tagged = np.isin(ether, VLAN_TAGS)
+            if not tagged.any():
+                break
+            ether = np.where(tagged, rows.word(2), ether)
+            rows.at = rows.at + 4 * tagged
+    v4, v6 = ether == IPV4, ether == IPV6
+    skipped["not IP"] += int((~v4 & ~v6).sum())
+    parts = [_ipv4(rows.only(v4), skipped), _ipv6(rows.only(v6), skipped)]
+    order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
+    return Decoded(*(np.concatenate([part[1][i] for part in parts])[order] for i in range(5)))
+
+
+class _Rows:
+    """Packets and how far each was read; reading behind a packet's end gives zeros."""
+
+    def __init__(self, batch: Batch, start: int) -> None:
+        count = len(batch.heads)
+        self.batch = batch
+        self.index: Ints = np.arange(count)
+        """Rows of the batch that this is about."""
+        self.at: Ints = np.full(count, start)
+        """Where the header that is read now begins, in octets from the packet's."""
+
+    def only(self, mask: Mask) -> _Rows:
+        """Return the rows in ``mask``."""
+        rows = _Rows.__new__(_Rows)
+        rows.batch, rows.index, rows.at = self.batch, self.index[mask], self.at[mask]
+        return rows
+
+    def byte(self, offset: int) -> Ints:
+        """Return the octet of each row at ``offset`` from where it was read to."""
+        where = np.minimum(self.at + offset, HEAD - 1)
+        octets: Octets = self.batch.heads[self.index, where]
+        return octets.astype(np.int64)
+
+    def word(self, offset: int) -> Ints:
+        """Return the 16 bits at ``offset``."""
+        return self.byte(offset) << 8 | self.byte(offset + 1)
+
+    def absolute_word(self, offset: int) -> Ints:
+        """Return the 16 bits at ``offset`` from the packet's begin."""
+        pair: Ints = self.batch.heads[self.index, offset : offset + 2].astype(np.int64)
+        return pair[:, 0] << 8 | pair[:, 1]
+
+    def some(self, offset: int, count: int) -> Octets:
+        """Return ``count`` octets of each row from ``offset`` on."""
+        where = np.minimum(self.at[:, None] + np.arange(offset, offset + count), HEAD - 1)
+        octets: Octets = self.batch.heads[self.index[:, None], where]
+        return octets
+
+    def holds(self, count: int) -> Mask:
+        """Return which rows the capture holds ``count`` octets more of."""
+        return self.at + count <= np.minimum(self.batch.captured[self.index], HEAD)
+
+    def rest(self) -> Ints:
+        """Return the octets of each on the wire from here on."""
+        return self.batch.length[self.index] - self.at
+
+
+_Part = tuple[Ints, tuple[NDArray[Any], ...]]
+"""Rows of the batch, and the fields of ``Decoded`` for them."""
+
+
+def _keep(rows: _Rows, mask: Mask, reason: str, skipped: Counter[str]) -> _Rows:
+    skipped[reason] += int((~mask).sum())
+    return rows.only(mask)
+
+
+def _ipv4(rows: _Rows, skipped: Counter[str]) -> _Part:
+    rows = _keep(rows, rows.holds(20), "cut short", skipped)
+    header = (rows.byte(0) & 15) * 4
+    good = (rows.byte(0) >> 4 == 4) & (header >= 20)
+    rows = _keep(rows, good, "damaged IP header", skipped)
+    rows = _keep(rows, np.isin(rows.byte(9), (TCP, UDP)), "neither TCP nor UDP", skipped)
+    header, total = (rows.byte(0) & 15) * 4, rows.word(2)
+    # The total is 0 where the sender's card cuts the packet up (segmentation offload).
+    data = np.where(total > 0, total, rows.rest()) - header
+    later = rows.word(6) & 0x1FFF > 0
+    source, target = _mapped(rows.some(12, 4)), _mapped(rows.some(16, 4))
+    protocol = rows.byte(9)
+    rows.at = rows.at + header
+    return _transport(rows, source, target, protocol, data, later, skipped)
+
+
+def _ipv6(rows: _Rows, skipped: Counter[str]) -> _Part:
+    rows = _keep(rows, rows.holds(40), "cut short", skipped)
+    extended = np.isin(rows.byte(6), V6_EXTENSIONS)
+    rows = _keep(rows, ~extended, "IPv6 with extension headers", skipped)
+    rows = _keep(rows, rows.byte(0) >> 4 == 6, "damaged IP header", skipped)
+    rows = _keep(rows, np.isin(rows.byte(6), (TCP, UDP)), "neither TCP nor UDP", skipped)
+    source, target, protocol = rows.some(8, 16), rows.some(24, 16), rows.byte(6)
+    length = rows.word(4)
+    rows.at = rows.at + 40
+    data = np.where(length > 0, length, rows.rest())
+    later = np.zeros(len(rows.index), bool)
+    return _transport(rows, source, target, protocol, data, later, skipped)
+
+
+def _mapped(address: Octets) -> Octets:
+    prefix = np.broadcast_to(MAPPED, (len(address), len(MAPPED)))
+    return np.concatenate([prefix, address], axis=1)
+
+
+def _transport(
+    rows: _Rows,
+    source: Octets,
+    target: Octets,
+    protocol: Ints,
+    data: Ints,
+    later: Mask,
+    skipped: Counter[str],
+) -> _Part:
+    """Read the ports and flags; a later fragment has none, and counts for its addresses."""
+    tcp = protocol == TCP
+    whole = later | rows.holds(14) | (~tcp & rows.holds(8))
+    skipped["cut short"] += int((~whole).sum())
+    first = tcp & ~later
+    ports = np.where(later[:, None], 0, rows.some(0, 4)).astype(np.uint8)
+    header = np.where(first, (rows.byte(12) >> 4) * 4, np.where(later, 0, 8))
+    flags = np.where(first, rows.byte(13), 0)
+    keys = np.concatenate(
+        [source, ports[:, :2], target, ports[:, 2:], protocol[:, None].astype(np.uint8)], axis=1
+    )
+    payload = np.maximum(data - header, 0)
+    batch = rows.batch
+    columns = keys, flags, payload, batch.length[rows.index], batch.time[rows.index]
+    return rows.index[whole], tuple(column[whole] for column in columns)

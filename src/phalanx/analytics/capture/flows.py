@@ -1,0 +1,139 @@
+"""Flow records from packets, in bounded memory: the same that a recorder in the network makes."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from operator import add
+
+from phalanx.analytics.capture.decode import ACK, FIN, KEY, RST, SYN, TCP
+from phalanx.domain.actions import FlowRecords, FlowStats
+
+CONNECTIONS = 32_768
+"""Connections told apart in a window; packets of further ones are counted as unlisted."""
+SERVICES = 4_096
+"""Addresses and ports remembered as those of servers."""
+END = (KEY - 1) // 2
+"""Octets of an address and a port."""
+
+# A connection's record: counters, and what happened on it as bits.
+PACKETS, OCTETS, ASKED, REPLIES, BITS = range(5)
+KNOWN, COMPLETED, SENT, ANSWERED, ENDED = 1, 2, 4, 8, 16
+
+
+class FlowTable:
+    """The connections of one window; which end is the server is remembered over windows.
+
+    The source of a connection is who asks: the sender of the SYN, or the other end of a known
+    server; where neither was seen, the end with the higher TCP port or the first that sends
+    UDP. A connection whose ends were guessed never counts as held open.
+    """
+
+    def __init__(self, connections: int = CONNECTIONS) -> None:
+        self._most = connections
+        self._table: dict[bytes, list[int]] = {}
+        self._servers: set[bytes] = set()
+        self._unlisted = 0
+
+    def add(
+        self,
+        keys: Iterable[bytes],
+        flags: Iterable[int],
+        payload: Iterable[int],
+        octets: Iterable[int],
+    ) -> None:
+        """Count packets, given in the order of their times (see ``decode.Decoded``)."""
+        table = self._table
+        for key, flag, data, size in zip(keys, flags, payload, octets, strict=True):
+            record = table.get(key)
+            if record is not None:
+                self._forth(record, flag, data, size)
+                continue
+            back = key[END:-1] + key[:END] + key[-1:]
+            record = table.get(back)
+            if record is not None:
+                self._back(record, flag, data)
+                continue
+            if len(table) >= self._most:
+                self._unlisted += 1
+                continue
+            known, reply = self._ends(key, flag)
+            if reply:
+                record = table[back] = [0, 0, 0, 0, known]
+                self._back(record, flag, data)
+            else:
+                record = table[key] = [0, 0, 0, 0, known]
+                self._forth(record, flag, data, size)
+
+    def close(self, seconds: float) -> FlowRecords:
+        """Return the records of the window that ends, which took ``seconds``; begin the next."""
+        flows: dict[bytes, tuple[int, ...]] = {}
+        for key, (packets, octets, asked, replies, bits) in self._table.items():
+            if not packets:
+                continue  # only the target's side was seen: nobody sent anything to it
+            # By source, target, its port and protocol: the source's port does not matter.
+            name = key[: END - 2] + key[END:]
+            held = bits & KNOWN and bits & (COMPLETED | SENT) and not bits & ENDED
+            one = (
+                packets,
+                octets,
+                asked,
+                1 if bits & COMPLETED else 0,
+                replies,
+                1 if bits & ANSWERED else 0,
+                1 if held else 0,
+            )
+            flow = flows.get(name)
+            flows[name] = one if flow is None else tuple(map(add, flow, one))
+        unlisted, self._unlisted = self._unlisted, 0
+        self._table.clear()
+        return FlowRecords(
+            tuple(_stats(key, counters) for key, counters in flows.items()),
+            seconds,
+            unlisted=unlisted,
+        )
+
+    def _forth(self, record: list[int], flag: int, data: int, size: int) -> None:
+        record[PACKETS] += 1
+        record[OCTETS] += size
+        if flag & SYN:
+            record[ASKED] += 1
+            record[BITS] |= KNOWN
+        elif flag & RST:
+            record[BITS] |= ENDED
+        elif flag & ACK:
+            record[BITS] |= COMPLETED | (SENT if data else 0) | (ENDED if flag & FIN else 0)
+
+    def _back(self, record: list[int], flag: int, data: int) -> None:
+        record[REPLIES] += 1
+        if flag & (FIN | RST):
+            record[BITS] |= ENDED
+        if data:
+            record[BITS] |= ANSWERED
+
+    def _ends(self, key: bytes, flag: int) -> tuple[int, bool]:
+        """Return whether the ends are known (``KNOWN`` or 0), and whether this is a reply."""
+        source, target = key[:END], key[END:-1]
+        if key[-1] != TCP:
+            return 0, False
+        if flag & SYN:
+            if flag & ACK and len(self._servers) < SERVICES:
+                self._servers.add(source)
+            return KNOWN, bool(flag & ACK)
+        if target in self._servers:
+            return KNOWN, False
+        if source in self._servers:
+            return KNOWN, True
+        return 0, source[-2:] < target[-2:]
+
+
+def _stats(key: bytes, counters: tuple[int, ...]) -> FlowStats:
+    source, target, port = key[: END - 2], key[END - 2 : -3], int.from_bytes(key[-3:-1])
+    protocol = "tcp" if key[-1] == TCP else "udp"
+    return FlowStats(_address(source), _address(target), port, protocol, *counters)
+
+
+def _address(octets: bytes) -> str:
+    if octets.startswith(b"\0" * 10 + b"\xff\xff"):
+        return socket.inet_ntop(socket.AF_INET, octets[12:])
+    return socket.inet_ntop(socket.AF_INET6, octets)
