@@ -23,7 +23,9 @@ FAULTS = (
     FaultSpec(70, "lose", share=0.3, for_s=5),
     FaultSpec(80, "crash", agent="south", for_s=20),
 )
-UNSEEN = {"message.shed", "action.failed", "agent.returned"}
+REAL = {"lease.recovered", "vnf.crashed", "driver.failed"}
+"""Kinds that only runs over real packets write."""
+UNSEEN = {"message.shed", "action.failed", "agent.returned", *REAL}
 """Kinds that these runs need not write; their own tests see them."""
 
 

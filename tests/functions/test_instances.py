@@ -73,7 +73,7 @@ def test_a_query_is_answered_with_the_inventory():
     assert told == [
         ("rate-limiter", "1.0", 1, "busy", ("ipRateLimited(10.0.0.1)",)),
         ("anomaly-detector", "1.0", 2, "busy", ("?anomalousUsage(a>b, 0, 1)",)),
-        ("link-monitor", "1.0", 1, "deploying", ("monitored(a>b, 1.0)",)),
+        ("link-monitor", "1.0", 1, "deploying", ("monitored(a>b, 1.0, 0)",)),
     ]
     assert bench.sent[-1].receiver == "c"
 

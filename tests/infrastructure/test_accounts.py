@@ -27,9 +27,9 @@ from phalanx.domain.actions import (
 )
 from phalanx.domain.network import PopId
 from phalanx.domain.resources import Resources
-from phalanx.infrastructure.simulated import InvariantError
 from phalanx.infrastructure.books.accounts import ComputeBook, LinkBook
 from phalanx.infrastructure.books.topology import Topology
+from phalanx.infrastructure.simulated import InvariantError
 
 
 class Books(RuleBasedStateMachine):

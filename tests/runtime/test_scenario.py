@@ -43,7 +43,9 @@ def test_the_scenarios_that_are_named_are_there() -> None:
         "ddos-resilience",
         "selection",
         "flash-crowd",
+        "forged-flood",
         "quickstart-ring",
+        "slow-http",
     }
 
 

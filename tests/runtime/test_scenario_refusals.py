@@ -70,7 +70,12 @@ def changed(old: str, new: str) -> str:
         ("target: server", "target: servr", "traffic[0].target", "did you mean 'server'?"),
         ("[8000, 8080]", "[8000, 0]", "traffic[4].port[1]", "from 1 to 65535"),
         ("[8000, 8080]", "http", "traffic[4].port", "a whole number from 1 to 65535 or a list"),
-        ("profile: video", "profile: tv", "traffic[0].profile", "one of http, syn-flood"),
+        (
+            "profile: video",
+            "profile: tv",
+            "traffic[0].profile",
+            "one of http, slow-http, syn-flood",
+        ),
         ("end_s: 420", "end_s: 20", "traffic[4].end_s", "is not after the last start"),
         ("count: 42", "count: 0", "traffic[1].count", "from 1 to 10000"),
         ("link: pop6>server", "link: pop5>server", "monitors[0].link", "no link 'pop5>server'"),

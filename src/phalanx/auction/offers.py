@@ -35,6 +35,8 @@ def offer(
         offered: instances that another open proposal would use again.
 
     """
+    if call.goal.goal.predicate.at_tap and call.goal.tap != me.name:
+        return f"only {call.goal.tap} can, where the traffic is"
     catalogue = settings.catalogue
     able = me.library.achievers(call.goal.goal)
     candidates = [catalogue[c.name] for c in able if c.name in catalogue]

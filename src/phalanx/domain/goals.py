@@ -19,6 +19,8 @@ from phalanx.domain.network import PopId
 class Predicate(Struct, frozen=True, tag=True):
     """Base of all predicates; subclass it with typed, hashable fields."""
 
+    at_tap: ClassVar[bool] = False
+    """Whether only the agent at the tap of the traffic can make it true."""
     travels: ClassVar[bool] = False
     """Whether a call for proposals carries such beliefs along to whoever will do the work."""
 

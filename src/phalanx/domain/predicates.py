@@ -90,11 +90,15 @@ class Threat(Predicate, frozen=True):
 class Spoofed(Predicate, frozen=True):
     """The sources that flood ``ip`` are forged: blocking by source would be useless."""
 
+    travels: ClassVar[bool] = True
+
     ip: str
 
 
 class HandshakesProxied(Predicate, frozen=True):
     """TCP handshakes with ``ip`` are answered for it, and only those completed reach it."""
+
+    at_tap: ClassVar[bool] = True
 
     ip: str
 

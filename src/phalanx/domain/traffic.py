@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from phalanx.domain.network import PopId
 
@@ -21,12 +22,18 @@ class Profile(Struct, frozen=True):
     """Whether the source completes the handshakes that it begins."""
     reply_share: float = 0.9
     """Packets that the target sends back for each that it gets."""
+    connections: int = 0
+    """Connections that a source has open at a time."""
+    holds: bool = False
+    """Whether it keeps them open without ever finishing a request, so that no answer comes."""
+    spoofed: bool = False
+    """Whether nearly every packet carries another source address, none of them its own."""
     malicious: bool = False
     """The truth, for evaluation only: no agent and no detector ever sees it."""
 
 
-VIDEO = Profile("video", responsive=True, packet_octets=900.0, syn_share=0.002)
-HTTP = Profile("http", responsive=True, packet_octets=400.0, syn_share=0.08)
+VIDEO = Profile("video", responsive=True, packet_octets=900.0, syn_share=0.002, connections=1)
+HTTP = Profile("http", responsive=True, packet_octets=400.0, syn_share=0.08, connections=1)
 SYN_FLOOD = Profile(
     "syn-flood",
     responsive=False,
@@ -46,7 +53,30 @@ UDP_FLOOD = Profile(
     reply_share=0.0,
     malicious=True,
 )
-PROFILES = {p.name: p for p in (VIDEO, HTTP, SYN_FLOOD, UDP_FLOOD)}
+SYN_FLOOD_SPOOFED = replace(SYN_FLOOD, name="syn-flood-spoofed", spoofed=True)
+UDP_FLOOD_SPOOFED = replace(UDP_FLOOD, name="udp-flood-spoofed", spoofed=True)
+SLOW_HTTP = Profile(
+    "slow-http",
+    responsive=False,
+    packet_octets=80.0,
+    syn_share=0.02,
+    reply_share=1.0,
+    connections=100,
+    holds=True,
+    malicious=True,
+)
+PROFILES = {
+    p.name: p
+    for p in (
+        VIDEO,
+        HTTP,
+        SYN_FLOOD,
+        SYN_FLOOD_SPOOFED,
+        UDP_FLOOD,
+        UDP_FLOOD_SPOOFED,
+        SLOW_HTTP,
+    )
+}
 
 
 class Source(Struct, frozen=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from phalanx.analytics.detection import malicious_flows
+from phalanx.analytics.detection import anomalous_targets, malicious_flows
+from phalanx.analytics.sources import SYN_FLOOD
 from phalanx.bdi import (
     AchieveAll,
     Adopt,
@@ -19,11 +20,12 @@ from phalanx.bdi import (
 from phalanx.bdi.steps import Body
 from phalanx.domain.actions import Observe
 from phalanx.domain.goals import want
-from phalanx.domain.predicates import FlowRateLimited, FlowRecord, Threat
+from phalanx.domain.predicates import FlowRateLimited, FlowRecord, Spoofed, Threat
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
+from phalanx.functions.forged import answer_for
 from phalanx.functions.priorities import PROTECT
-from phalanx.functions.scaling import fit_to_traffic
+from phalanx.functions.scaling import effective_s, fit_to_traffic
 
 
 class Classifier(Capability):
@@ -37,7 +39,12 @@ class Classifier(Capability):
 
     @plan(FlowRecord)
     def analyse_ip_flows(self, me: Agent, goal: GoalInstance) -> Body:
-        """Plan AIPF; the goal is achieved when every threat that was found is limited."""
+        """Plan AIPF; the goal is achieved when every threat that was found is limited.
+
+        Whoever forges his sources cannot be limited by them. A proxy of handshakes ends a flood
+        of forged SYNs; where there is none, and against any other flood, the limit of the address
+        stays, since the goal ends with the belief that the sources are forged.
+        """
         wanted = goal.goal.predicate
         assert isinstance(wanted, FlowRecord)
         assert goal.instance is not None
@@ -50,7 +57,10 @@ class Classifier(Capability):
             sampling=self.sampling,
         )
         records = yield from fit_to_traffic(me, goal, observe)
-        verdicts = malicious_flows(records.flows, records.seconds)
+        seconds = effective_s(records, self.sampling)
+        verdicts = malicious_flows(records.flows, seconds)
+        targets = anomalous_targets(records.flows, seconds, records.unlisted)
+        forged = next((t for t in targets if t.spoofed and t.ip == wanted.ip), None)
         yield Note(
             "analysis.done",
             {
@@ -59,14 +69,20 @@ class Classifier(Capability):
                 "flows": len(records.flows),
                 "coverage": round(records.coverage, 6),
                 "found": [f"{v.source}>{v.target}" for v in verdicts],
-                "evidence": {f"{v.source}>{v.target}": v.evidence for v in verdicts},
+                "evidence": {f"{v.source}>{v.target}": v.evidence for v in verdicts}
+                | ({forged.ip: forged.evidence} if forged is not None else {}),
+                "forged": [] if forged is None else [forged.ip],
             },
         )
         for verdict in verdicts:
             yield Believe(Threat(verdict.source, verdict.target))
-        limits = (want(FlowRateLimited(v.source, v.target)) for v in verdicts)
-        ends = yield AchieveAll(tuple(Adopt(limit, PROTECT) for limit in limits))
-        left = [str(end.goal) for end in ends if not end.achieved]
+        adopts = [Adopt(want(FlowRateLimited(v.source, v.target)), PROTECT) for v in verdicts]
+        if forged is not None:
+            yield Believe(Spoofed(wanted.ip))
+            if forged.kind == SYN_FLOOD:
+                adopts.append(answer_for(me, wanted.ip))
+        ends = yield AchieveAll(tuple(adopts))
+        left = [str(end.goal) for end in ends[: len(verdicts)] if not end.achieved]
         if left:
             raise PlanFailed(f"threats that nobody limits: {', '.join(left)}", final=True)
         yield Believe(wanted)

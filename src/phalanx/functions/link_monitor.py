@@ -1,4 +1,8 @@
-"""Link Monitor: notices that a link is overused (dissertation, table 5.2)."""
+"""Link Monitor: notices that a link is overused (dissertation, table 5.2), or crowded.
+
+A link is crowded when too many TCP connections are open over it, however little they carry:
+that is how slow attacks show, which hold connections open until the server has none left.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +24,21 @@ from phalanx.bdi import (
 )
 from phalanx.bdi.steps import Body, Steps
 from phalanx.domain.actions import LinkSample, ReadLink
-from phalanx.domain.goals import avert, find_out, want
+from phalanx.domain.goals import Predicate, avert, find_out, want
 from phalanx.domain.network import LinkId, link_ends
-from phalanx.domain.predicates import AnomalousUsage, LinkRateLimited, Monitored, OverUsage
+from phalanx.domain.predicates import (
+    AnomalousUsage,
+    Crowded,
+    LinkRateLimited,
+    Monitored,
+    OverUsage,
+)
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.priorities import FIND_OUT, PROTECT
 
 CALM = 0.9
-"""Usage counts as over until it falls to this share of the threshold."""
+"""An alarm lasts until what raised it falls to this share of its threshold."""
 
 
 class LinkMonitor(Capability):
@@ -41,10 +51,12 @@ class LinkMonitor(Capability):
         "link_rate_mb_s": 4.0,
         "verdict_valid_s": 60.0,
         "alarm_repeat_s": 30.0,
+        "at_once": 0.0,
     }
 
     def __init__(self) -> None:
         self._thresholds: dict[LinkId, float] = {}
+        self._crowds: dict[LinkId, int] = {}
         self._latest: dict[LinkId, LinkSample] = {}
 
     @plan(Monitored)
@@ -53,6 +65,7 @@ class LinkMonitor(Capability):
         monitored = goal.goal.predicate
         assert isinstance(monitored, Monitored)
         self._thresholds[monitored.link] = monitored.threshold_mb_s
+        self._crowds[monitored.link] = monitored.connections
         interval = me.parameter(self, "monitor_interval_s")
         while True:
             sample = yield Act(ReadLink(monitored.link, interval))
@@ -68,13 +81,20 @@ class LinkMonitor(Capability):
         over = OverUsage(link)
         if sample.rate_mb_s <= threshold * CALM:
             yield Forget(over)
-        elif sample.rate_mb_s > threshold and self._alarming(me, link):
+        elif sample.rate_mb_s > threshold and self._alarming(me, link, over):
             yield Forget(over)
             if me.parameter(self, "link_rate_mb_s") < threshold:
                 # More passes than the limit would let pass: it is not in force any more.
                 yield Forget(LinkRateLimited(link))
             yield Forget(AnomalousUsage(link))
             yield Believe(over)
+        crowded, many = Crowded(link), self._crowds.get(link, 0)
+        if sample.connections <= many * CALM:
+            yield Forget(crowded)
+        elif sample.connections > many > 0 and self._alarming(me, link, crowded):
+            yield Forget(crowded)
+            yield Forget(AnomalousUsage(link))
+            yield Believe(crowded)
 
     @when(OverUsage)
     def protect_then_find_out(self, me: Agent, over: OverUsage) -> Steps:
@@ -82,13 +102,13 @@ class LinkMonitor(Capability):
         link = over.link
         tap = link_ends(link)[0]
         yield Adopt(want(LinkRateLimited(link)), PROTECT, scope=link, tap=tap)
-        yield Adopt(
-            find_out(AnomalousUsage(link)),
-            FIND_OUT,
-            scope=link,
-            traffic_mb_s=lambda: self._traffic(me, link),
-            tap=tap,
-        )
+        at_once = me.parameter(self, "at_once") > 0
+        yield self._explain(me, link, PROTECT if at_once else FIND_OUT, limited=at_once)
+
+    @when(Crowded)
+    def find_out_who_crowds(self, me: Agent, crowded: Crowded) -> Steps:
+        """Ask for an explanation alone: connections are not made fewer by a limit on octets."""
+        yield self._explain(me, crowded.link, FIND_OUT)
 
     @when(AnomalousUsage, value=False)
     def all_clear(self, me: Agent, usage: AnomalousUsage) -> Steps:
@@ -96,20 +116,33 @@ class LinkMonitor(Capability):
         if me.beliefs.holds(LinkRateLimited(usage.link)):
             yield Adopt(avert(LinkRateLimited(usage.link)), PROTECT, scope=usage.link)
 
-    def _alarming(self, me: Agent, link: LinkId) -> bool:
-        """Whether over-usage is news: not while it is dealt with, nor just after an all-clear."""
+    def _explain(self, me: Agent, link: LinkId, priority: int, *, limited: bool = False) -> Adopt:
+        """Return the goal to find out what a link is used for.
+
+        ``limited``: a limit is under way and will be in force when the link is looked at.
+        """
+        return Adopt(
+            find_out(AnomalousUsage(link)),
+            priority,
+            scope=link,
+            traffic_mb_s=lambda: self._traffic(me, link, limited=limited),
+            tap=link_ends(link)[0],
+        )
+
+    def _alarming(self, me: Agent, link: LinkId, alarm: Predicate) -> bool:
+        """Whether an alarm is news: not while it is dealt with, nor just after an all-clear."""
         if any(g.scope == link for g in me.open_goals()):
             return False
         verdict = me.beliefs.get(AnomalousUsage(link))
         if verdict is not None and not verdict.value:
             return me.now - verdict.since > me.parameter(self, "verdict_valid_s")
-        believed = me.beliefs.get(OverUsage(link))
+        believed = me.beliefs.get(alarm)
         repeat = me.parameter(self, "alarm_repeat_s")
         return believed is None or me.now - believed.since > repeat
 
-    def _traffic(self, me: Agent, link: LinkId) -> float:
+    def _traffic(self, me: Agent, link: LinkId, *, limited: bool) -> float:
         """Return the traffic to analyse: what the counters say, at most what a limit lets pass."""
         rate = self._latest[link].rate_mb_s if link in self._latest else 0.0
-        if me.beliefs.holds(LinkRateLimited(link)):
+        if limited or me.beliefs.holds(LinkRateLimited(link)):
             return min(rate, me.parameter(self, "link_rate_mb_s"))
         return rate

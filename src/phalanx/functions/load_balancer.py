@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Generator
+from typing import Any, ClassVar
 
 from phalanx.bdi import (
     AchieveAll,
@@ -11,19 +12,23 @@ from phalanx.bdi import (
     Agent,
     Believe,
     Capability,
+    GoalEnd,
     GoalInstance,
     PlanFailed,
+    Step,
     instead_of,
     plan,
 )
 from phalanx.bdi.steps import Body
 from phalanx.domain.actions import Enforce, Lift
 from phalanx.domain.goals import Goal, Mode, find_out, want
+from phalanx.domain.messages import Fact
 from phalanx.domain.predicates import (
     AnomalousUsage,
     FlowRecord,
     SplitTrafficLink,
     SplitTrafficTowardsIp,
+    Spoofed,
 )
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
@@ -91,16 +96,22 @@ class LoadBalancer(Capability):
         by = int(me.parameter(self, "parts"))
         divided = _divide(split.part, split.parts, by)
         goals = [want(FlowRecord(split.ip, part, of)) for part, of in divided]
-        yield from self._split(me, goal, goals, tap=me.name)
+        ends = yield from self._split(me, goal, goals, tap=me.name)
+        forged = Fact(Spoofed(split.ip), True)
+        if any(forged in end.facts for end in ends):
+            yield Believe(forged.predicate)
         yield Believe(FlowRecord(split.ip, split.part, split.parts))
         yield Believe(split)
 
-    def _split(self, me: Agent, goal: GoalInstance, goals: list[Goal], tap: str) -> Body:
+    def _split(
+        self, me: Agent, goal: GoalInstance, goals: list[Goal], tap: str
+    ) -> Generator[Step, Any, list[GoalEnd]]:
         """Divide the traffic for as long as its parts are looked at."""
         assert goal.instance is not None
         measure = f"{me.name}.{me.incarnation}:{goal.goal.predicate}"
         yield Act(Enforce(measure, goal.instance, goal.goal.predicate))
         share = goal.traffic_now() / len(goals)
+        ends: list[GoalEnd]
         try:
             ends = yield AchieveAll(
                 tuple(Adopt(g, FIND_OUT, traffic_mb_s=share, tap=tap, afresh=True) for g in goals)
@@ -110,3 +121,4 @@ class LoadBalancer(Capability):
         left = [str(end.goal) for end in ends if not end.achieved]
         if left:
             raise PlanFailed(f"not achieved: {', '.join(left)}", final=True)
+        return ends

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.estate import Estate
-from phalanx.bdi import Act, Agent, Believe, GoalInstance, PlanFailed, Step
-from phalanx.domain.actions import Enforce, Lift
-from phalanx.domain.goals import Predicate
+from phalanx.bdi import Act, Adopt, Agent, Believe, GoalInstance, Pause, PlanFailed, Step
+from phalanx.domain.actions import Enforce, Lift, ReadMeasure
+from phalanx.domain.goals import Predicate, avert
+from phalanx.domain.predicates import Quiet
+from phalanx.functions.priorities import TIDY_UP
+
+LITTLE_MB_S = 1e-5
+"""A measure that holds back less than ten octets a second has nothing to do. Slow attackers
+send hardly more than that."""
 
 Part = Generator[Step, Any, None]
 
@@ -42,3 +48,41 @@ def lift(me: Agent, effect: Predicate) -> Part:
         yield Act(Lift(instance.measures[effect]))
         instance.measures.pop(effect, None)
     yield Believe(effect, value=False)
+
+
+def lift_when_quiet(
+    me: Agent,
+    quiet: Quiet,
+    *,
+    quiet_s: float,
+    interval_s: float,
+    overdue: Callable[[float], bool] = lambda _: False,
+) -> Part:
+    """Wait until a measure of this agent held nothing back for ``quiet_s``, then lift it.
+
+    Args:
+        me: the agent.
+        quiet: names the measure.
+        quiet_s: how long it must have had nothing to do.
+        interval_s: pause between two readings.
+        overdue: told for how many seconds the measure has held traffic back; says whether to
+            lift it all the same.
+
+    Raises:
+        PlanFailed: if it was lifted because it was overdue.
+
+    """
+    began = since = me.now
+    while me.now - since < quiet_s:
+        instance = estate_of(me).keeper(quiet.measure)
+        if instance is None:
+            return
+        sample = yield Act(ReadMeasure(instance.measures[quiet.measure]))
+        if sample.held_back_mb_s > LITTLE_MB_S:
+            since = me.now
+            if overdue(since - began):
+                yield Adopt(avert(quiet.measure), TIDY_UP)
+                raise PlanFailed("it holds traffic back for too long without a verdict")
+        yield Pause(interval_s)
+    yield Believe(quiet)
+    yield Adopt(avert(quiet.measure), TIDY_UP)

@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from phalanx.bdi import (
-    Act,
-    Adopt,
-    Agent,
-    Believe,
-    Capability,
-    Drop,
-    GoalInstance,
-    Pause,
-    PlanFailed,
-    plan,
-    when,
-)
+from phalanx.bdi import Adopt, Agent, Capability, Drop, GoalInstance, plan, when
 from phalanx.bdi.steps import Body, Steps
-from phalanx.domain.actions import ReadMeasure
 from phalanx.domain.goals import Mode, Predicate, avert, want
 from phalanx.domain.predicates import (
     FlowRateLimited,
@@ -26,14 +13,18 @@ from phalanx.domain.predicates import (
     LinkIp,
     LinkRateLimited,
     Quiet,
+    Spoofed,
 )
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.measures import enforce, estate_of, lift
+from phalanx.functions.measures import enforce, estate_of, lift, lift_when_quiet
 from phalanx.functions.priorities import PROTECT, TIDY_UP
 
-LITTLE_MB_S = 0.001
-"""A limit that holds back less than this has nothing to do."""
+
+def _is_limit(_: Agent, goal: GoalInstance) -> bool:
+    quiet = goal.goal.predicate
+    limits = LinkRateLimited | IpRateLimited | FlowRateLimited
+    return isinstance(quiet, Quiet) and isinstance(quiet.measure, limits)
 
 
 class RateLimiter(Capability):
@@ -99,29 +90,28 @@ class RateLimiter(Capability):
         """A limit that is gone needs no watching."""
         yield Drop(want(Quiet(measure)), "the limit is lifted")
 
-    @plan(Quiet, local=True)
+    @plan(Quiet, local=True, applies=_is_limit)
     def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
         """Wait until the limit held nothing back for a while, then lift it.
 
         A limit on a link or an address rests on a suspicion and holds the honest back as well.
         Where nobody could confirm it for long the limit is lifted all the same: if there is
-        still too much traffic, that is noticed and looked at anew.
+        still too much traffic, that is noticed and looked at anew. What is known of forged
+        sources is such a confirmation: nothing finer than the limit would hold them back.
         """
         quiet = goal.goal.predicate
         assert isinstance(quiet, Quiet)
-        needed, interval = me.parameter(self, "quiet_s"), me.parameter(self, "quiet_interval_s")
-        began = since = me.now
-        while me.now - since < needed:
-            instance = estate_of(me).keeper(quiet.measure)
-            if instance is None:
-                return
-            sample = yield Act(ReadMeasure(instance.measures[quiet.measure]))
-            if sample.held_back_mb_s > LITTLE_MB_S:
-                since = me.now
-                coarse = not isinstance(quiet.measure, FlowRateLimited)
-                if coarse and since - began > me.parameter(self, "review_s"):
-                    yield Adopt(avert(quiet.measure), TIDY_UP)
-                    raise PlanFailed("it holds traffic back for too long without a verdict")
-            yield Pause(interval)
-        yield Believe(quiet)
-        yield Adopt(avert(quiet.measure), TIDY_UP)
+        limit = quiet.measure
+
+        def overdue(seconds: float) -> bool:
+            forged = isinstance(limit, IpRateLimited) and me.beliefs.holds(Spoofed(limit.ip))
+            sure = forged or isinstance(limit, FlowRateLimited)
+            return not sure and seconds > me.parameter(self, "review_s")
+
+        yield from lift_when_quiet(
+            me,
+            quiet,
+            quiet_s=me.parameter(self, "quiet_s"),
+            interval_s=me.parameter(self, "quiet_interval_s"),
+            overdue=overdue,
+        )

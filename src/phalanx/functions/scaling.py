@@ -14,7 +14,14 @@ from phalanx.domain.actions import FlowRecords, FlowStats, Observe, Scale
 from phalanx.functions.measures import estate_of
 
 TURNS = 4
-"""An observation is made in so many turns, between which the instance may be scaled."""
+"""A long observation is made in so many turns, between which the instance may be scaled."""
+SHORT_S = 4.0
+"""A shorter one has a brief turn, to fit the instance alone, and one for all the rest: what is
+held open for long shows little in each part of a divided window."""
+BRIEF = 0.2
+"""Share of the brief turn."""
+WHOLE = 0.98
+"""Coverage from which records are no sample."""
 FULL = 0.9
 """Coverage below which an analyser is too small for its traffic."""
 LEAST = 1e-9
@@ -30,17 +37,49 @@ def fit_to_traffic(
 
     An analyser that cannot grow goes on with the share of the traffic that it can take.
     """
+    if observe.seconds < SHORT_S:
+        brief = yield from _look(goal, replace(observe, seconds=observe.seconds * BRIEF))
+        yield from _fit(me, goal, brief, observe.sampling)
+        rest = replace(observe, seconds=observe.seconds * (1 - BRIEF))
+        return _certain((yield from _look(goal, rest)))
     flows: list[FlowStats] = []
-    seconds, coverage = 0.0, 0.0
+    seconds, coverage, unlisted = 0.0, 0.0, 0
     for turn in range(1, TURNS + 1):
         records = yield from _look(goal, replace(observe, seconds=observe.seconds / TURNS))
-        flows += records.flows
+        flows += _certain(records).flows
         seconds += records.seconds
         coverage += records.coverage / TURNS
-        seen = sum(flow.octets for flow in records.flows) / records.seconds / 1e6
-        traffic = seen / max(records.coverage, LEAST) / observe.sampling
-        yield from _rescale(me, goal, traffic, last=turn == TURNS)
-    return FlowRecords(tuple(flows), seconds, coverage)
+        unlisted += records.unlisted
+        yield from _fit(me, goal, records, observe.sampling, last=turn == TURNS)
+    return FlowRecords(tuple(flows), seconds, coverage, unlisted)
+
+
+def _fit(
+    me: Agent, goal: GoalInstance, records: FlowRecords, sampling: float, *, last: bool = False
+) -> Generator[Step, Any, None]:
+    traffic = _mb_s(records) / max(records.coverage, LEAST) / sampling
+    narrow = records.coverage < FULL
+    yield from _rescale(me, goal, traffic, narrow=narrow, last=last)
+
+
+def _certain(records: FlowRecords) -> FlowRecords:
+    """Return what records certainly say: a sample does not show which connections have ended."""
+    if records.coverage >= WHOLE:
+        return records
+    return replace(records, flows=tuple(replace(flow, open=0) for flow in records.flows))
+
+
+def _mb_s(records: FlowRecords) -> float:
+    """Return the traffic that was seen; what is not listed is taken to be like what is."""
+    octets = sum(flow.octets for flow in records.flows)
+    packets = sum(flow.packets for flow in records.flows)
+    unlisted = octets * records.unlisted / packets if packets else 0.0
+    return (octets + unlisted) / records.seconds / 1e6
+
+
+def effective_s(records: FlowRecords, sampling: float = 1.0) -> float:
+    """Return in how many seconds all of the traffic would have given these counts."""
+    return records.seconds * max(records.coverage, LEAST) * sampling
 
 
 def _look(goal: GoalInstance, observe: Observe) -> Generator[Step, Any, FlowRecords]:
@@ -58,8 +97,9 @@ def _look(goal: GoalInstance, observe: Observe) -> Generator[Step, Any, FlowReco
 
 
 def _rescale(
-    me: Agent, goal: GoalInstance, traffic_mb_s: float, *, last: bool
+    me: Agent, goal: GoalInstance, traffic_mb_s: float, *, narrow: bool, last: bool
 ) -> Generator[Step, Any, None]:
+    """Change the units to what the traffic needs, or reserve more of a path that is too narrow."""
     instance = estate_of(me).get(goal.instance)
     if instance is None or instance.vnfd.handles_mb_s is None:
         return
@@ -69,7 +109,7 @@ def _rescale(
         units = _room(me, instance, wanted)
     elif units > 1 and traffic_mb_s < unit * (units - 1) * SLACK:
         units = wanted
-    if units == instance.units:
+    if units == instance.units and (last or not narrow):
         return
     try:
         yield Act(Scale(instance.id, units, units * unit))

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
-from phalanx.runtime.narrative import IMPORTANT, describe
+from phalanx.runtime.narrative import IMPORTANT, describe, is_alarm
 
 _TELLING = (
     "measure.applied",
@@ -106,13 +106,7 @@ def _attack(events: Sequence[Event]) -> Explanation:
         if event.cause is not None:
             effects.setdefault(event.cause, []).append(event)
     starts = [e for e in events if e.kind == "traffic.changed" and e.data.get("malicious")]
-    alarms = [
-        e
-        for e in events
-        if e.kind == "belief.changed"
-        and str(e.data.get("belief", "")).startswith("overUsage")
-        and e.data.get("value")
-    ]
+    alarms = [event for event in events if is_alarm(event)]
     roots = [event for event in (*starts, *alarms) if event.id in effects] or starts or alarms
     if not roots:
         raise LogError("the log tells of no attack and no alarm")

@@ -22,10 +22,13 @@ TEMPLATES: dict[str, str] = {
     "[, {hosts:#host}]",
     "run.ended": "ends ({reason})[; {shed} messages shed][; still held: {leases}]",
     "lease.expired": "the lease of {what} {name} at {pop} ran out",
+    "lease.recovered": "{measure} at {pop}, which an earlier run left, holds for {seconds} s more",
     "instance.downloading": "{vnf} ({image_mb} MB) is on its way to {pop}[ over {path:path}]",
     "instance.started": "{vnf} {version} runs at {pop} as {instance}: {units:#unit}, "
     "{cores:#core}[, downloaded in {downloaded_s} s]",
     "instance.scaled": "{instance} at {pop} goes from {from_units:#unit} to {to_units:#unit}",
+    "vnf.crashed": "the process of {instance} ended by itself[: {how}]",
+    "driver.failed": "the machine of {pop} did not carry out {what}[: {reason}]",
     "instance.replaced": "{instance} at {pop} is replaced by {by}[, version {version}]",
     "chain.closed": "path {chain} is free again",
     "agent.started": "starts[ (life {incarnation})][ with {capabilities}]",
@@ -50,6 +53,18 @@ missing or empty; ``:#noun`` counts, ``:path`` draws arrows."""
 
 _FIELD = re.compile(r"\{(\w+)(?::(#?)(\w+))?\}")
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
+
+
+_ALARMS = ("overUsage(", "crowded(")
+
+
+def is_alarm(event: Event) -> bool:
+    """Whether ``event`` says that an agent has begun to believe that something is wrong."""
+    return (
+        event.kind == "belief.changed"
+        and event.data.get("value") is True
+        and str(event.data.get("belief", "")).startswith(_ALARMS)
+    )
 
 
 def describe(event: Event) -> str:
@@ -144,7 +159,10 @@ def _link(data: Mapping[str, Any]) -> str:
 
 def _measure(data: Mapping[str, Any]) -> str:
     rate = data.get("rate_mb_s")
-    if str(data.get("effect", "")).startswith("split"):
+    effect = str(data.get("effect", ""))
+    if effect.startswith("handshakesProxied"):
+        end = ": whoever completes his handshake passes"
+    elif effect.startswith("split"):
         end = ", in {parts:#part}" if data.get("parts", 1) != 1 else ""
     else:
         end = ": nothing passes" if rate == 0 else "[: {rate_mb_s} MB/s pass]"
@@ -210,7 +228,11 @@ def _contract_ended(data: Mapping[str, Any]) -> str:
 
 
 def _analysis(data: Mapping[str, Any]) -> str:
-    end = "; finds {found}" if data.get("found") else "; finds nothing malicious"
+    if data.get("found"):
+        end = "; finds {found}"
+    else:
+        end = "" if data.get("forged") else "; finds nothing malicious"
+    end += "[; the sources that flood {forged} are forged]"
     return _fill("looks at {flows:#flow}[ ({coverage} of the traffic)] for {goal}" + end, data)
 
 
@@ -240,10 +262,13 @@ IMPORTANT = frozenset(
         "fault.injected",
         "link.changed",
         "lease.expired",
+        "lease.recovered",
         "instance.started",
         "instance.scaled",
         "instance.replaced",
         "instance.stopped",
+        "vnf.crashed",
+        "driver.failed",
         "measure.applied",
         "measure.lifted",
         "repository.changed",

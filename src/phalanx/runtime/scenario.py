@@ -82,7 +82,15 @@ class TrafficSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A group of sources that start and stop together."""
 
     name: Name
-    profile: Literal["video", "http", "syn-flood", "udp-flood"]
+    profile: Literal[
+        "video",
+        "http",
+        "syn-flood",
+        "syn-flood-spoofed",
+        "udp-flood",
+        "udp-flood-spoofed",
+        "slow-http",
+    ]
     count: Count
     at: Annotated[tuple[Name, ...], Meta(min_length=1)]
     """PoPs that the sources stand at, dealt round robin."""
@@ -111,6 +119,8 @@ class MonitorSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A directed link between PoPs or an access link, such as ``pop6>server``."""
     at: Name
     threshold_mb_s: Positive
+    connections: Count | None = None
+    """More open TCP connections than this are a crowd; None: they are not counted."""
 
 
 class FunctionSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -262,7 +272,8 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     def to_sources(self, seed: int | None = None) -> tuple[Source, ...]:
         """Return every sender, with an address of its own and its start drawn by ``seed``.
 
-        Source ``i`` of group ``g`` (both from 1) is ``10.<g>.<i / 256>.<i % 256>``.
+        Source ``i`` of group ``g`` (both from 1) is ``10.<g>.<i / 256>.<i % 256>``. Who forges
+        sources (``syn-flood-spoofed``) has that address too, and never shows it.
         """
         addresses = {host.name: host.address for host in self.hosts}
         return tuple(
@@ -282,6 +293,11 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+def source_address(group: int, number: int) -> str:
+    """Return the address of source ``number`` of group ``group``, both counted from 1."""
+    return f"10.{group}.{number // 256}.{number % 256}"
+
+
 def _sources(group: TrafficSpec, number: int, target: str, seed: int) -> list[Source]:
     # A generator of its own: another group's size does not shift this one's starts.
     rng = random.Random(f"{seed}/{group.name}")
@@ -290,7 +306,7 @@ def _sources(group: TrafficSpec, number: int, target: str, seed: int) -> list[So
             name=f"{group.name}-{i + 1}",
             group=group.name,
             at=group.at[i % len(group.at)],
-            address=f"10.{number}.{(i + 1) // 256}.{(i + 1) % 256}",
+            address=source_address(number, i + 1),
             target=target,
             port=group.ports[i * len(group.ports) // group.count],
             profile=PROFILES[group.profile],

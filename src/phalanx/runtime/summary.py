@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from phalanx.domain.events import Event
+from phalanx.runtime.narrative import is_alarm
+from phalanx.runtime.response import Response, respond
 
 SETTLED_S = 10.0
 """Length of the spans over which traffic is averaged, in seconds."""
@@ -80,6 +82,7 @@ class Summary(Struct, frozen=True):
     alarm_s: float | None
     first_limit_s: float | None
     last_limit_s: float | None
+    response: Response
     hosts: tuple[HostSummary, ...]
     placements: tuple[Placement, ...]
     limits: tuple[Limit, ...]
@@ -125,18 +128,10 @@ def summarise(events: Sequence[Event]) -> Summary:
         reason=ended.data["reason"] if ended is not None else "interrupted",
         attack_start_s=span[0],
         attack_end_s=span[1],
-        alarm_s=next(
-            (
-                e.time
-                for e in events
-                if e.kind == "belief.changed"
-                and e.data["belief"].startswith("overUsage")
-                and e.data["value"]
-            ),
-            None,
-        ),
+        alarm_s=next((e.time for e in events if is_alarm(e)), None),
         first_limit_s=min(rates, default=None),
         last_limit_s=max(rates, default=None),
+        response=respond(events, *span),
         hosts=_hosts(events, span),
         placements=tuple(
             Placement(e.time, e.data["vnf"], e.data["pop"], e.data["units"], e.data["instance"])

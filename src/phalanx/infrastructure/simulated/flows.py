@@ -15,6 +15,7 @@ from phalanx.domain.goals import Predicate
 from phalanx.domain.network import Host, LinkId, Network, PopId, link_id
 from phalanx.domain.predicates import (
     FlowRateLimited,
+    HandshakesProxied,
     IpRateLimited,
     LinkRateLimited,
     SplitTrafficLink,
@@ -28,13 +29,15 @@ Rows = NDArray[np.intp]
 
 _RANKS: dict[type[Predicate], int] = {
     FlowRateLimited: 0,
+    HandshakesProxied: 0,
     SplitTrafficTowardsIp: 1,
     SplitTrafficLink: 2,
     IpRateLimited: 3,
     LinkRateLimited: 4,
 }
 """Effects that can be enforced, in the order in which traffic meets them: what blocks a
-single flow comes before what throttles many, so that a blocked flow uses up no one's limit."""
+single flow or a forged handshake comes before what throttles many, so that what is blocked
+uses up no one's limit."""
 
 
 def part_of(address: str, parts: int) -> int:
@@ -79,6 +82,7 @@ class Flows:
             np.array([source.profile.responsive for source in sources], dtype=bool),
         )
         self._running = [False] * len(self.sources)
+        self._kept_out = np.zeros(len(self.sources), dtype=bool)
         self._routes: list[Route | None] = [None] * len(self.sources)
         self._steered: list[list[Steering]] = [[] for _ in self.sources]
         self._applied: dict[str, Steering] = {}
@@ -96,6 +100,11 @@ class Flows:
     def is_running(self, row: int) -> bool:
         """Whether a source wants to send now."""
         return self._running[row]
+
+    def keep_out(self, rows: NDArray[np.bool_]) -> None:
+        """Keep the sources whose rows are true, and no others, from sending."""
+        self._stale |= dict.fromkeys(np.flatnonzero(rows != self._kept_out).tolist())
+        self._kept_out = rows
 
     def refusal(self, effect: Predicate) -> str | None:
         """Return why ``effect`` cannot be enforced here; None if it can."""
@@ -155,7 +164,8 @@ class Flows:
                 known[key] = self._route(source.at, self.hosts[source.target], steered)
             route = self._routes[row] = known[key]
             self._fluid.route(row, () if route is None else route.stages)
-            self._fluid.active[row] = self._running[row] and route is not None
+            wants = self._running[row] and not self._kept_out[row]
+            self._fluid.active[row] = wants and route is not None
 
     def towards(self, ip: str, part: int, parts: int) -> Rows:
         """Return the rows of the traffic towards ``ip`` from a share of the sources."""
@@ -244,6 +254,9 @@ class Flows:
         match effect:
             case FlowRateLimited():
                 return source.address == effect.source and source.target == effect.target
+            case HandshakesProxied():
+                asks = source.profile.protocol == "tcp" and not source.profile.establishes
+                return asks and source.target == effect.ip
             case IpRateLimited():
                 return source.target == effect.ip
             case SplitTrafficTowardsIp():

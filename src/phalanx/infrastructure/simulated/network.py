@@ -37,6 +37,7 @@ from phalanx.infrastructure.books.lifecycle import Lifecycle
 from phalanx.infrastructure.books.ownership import Ownership
 from phalanx.infrastructure.books.percepts import Perceive, Percepts
 from phalanx.infrastructure.books.topology import Topology
+from phalanx.infrastructure.simulated.connections import Connections
 from phalanx.infrastructure.simulated.downloads import Downloads
 from phalanx.infrastructure.simulated.engine import HISTORY_S, Engine
 from phalanx.infrastructure.simulated.flows import Flows
@@ -89,6 +90,7 @@ class SimulatedNetwork:
             raise ValueError(f"the repository's PoP {network.repository} is not in the network")
         self._fluid = Fluid()
         self._flows = Flows(network, self._topology, sources, self._fluid)
+        self._connections = Connections(self._flows, self._fluid)
         unknown = [link for link in watched if link not in self._flows.stages]
         if unknown:
             raise ValueError(f"no link {unknown[0]} to watch")
@@ -298,7 +300,8 @@ class SimulatedNetwork:
         if not 0 < action.seconds <= HISTORY_S:
             return Failed(f"counters go back {HISTORY_S:g} s, not {action.seconds:g} s")
         rate, _ = self._engine.averages(stage, action.seconds)
-        return LinkSample(action.link, rate, float(self._fluid.capacity[stage]))
+        bandwidth = float(self._fluid.capacity[stage])
+        return LinkSample(action.link, rate, bandwidth, self._connections.over(action.link))
 
     def _switch(self, a: PopId, b: PopId, *, up: bool) -> None:
         link = self._topology.link(a, b)
@@ -318,6 +321,7 @@ class SimulatedNetwork:
         self._percepts.changed((link.a, link.b))
 
     def _prepare(self) -> None:
+        self._connections.settle()
         self._flows.prepare()
         self._observer.prepare()
 

@@ -132,7 +132,7 @@ class Observer:
         delivered = self._delivered() - observation.delivered
         rng = np.random.default_rng((self._seed, self._count))
         self._count += 1
-        flows = record(
+        flows, unlisted = record(
             rng,
             [
                 (self._flows.sources[row], seen[row], min(1.0, float(delivered[row] / seen[row])))
@@ -140,7 +140,7 @@ class Observer:
             ],
             coverage * action.sampling,
         )
-        observation.answer(FlowRecords(flows, seconds, coverage))
+        observation.answer(FlowRecords(flows, seconds, coverage, unlisted))
 
     def _delivered(self) -> Floats:
         self._engine.sync()

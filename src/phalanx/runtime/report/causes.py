@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from phalanx.domain.events import Event
-from phalanx.runtime.narrative import describe
+from phalanx.runtime.narrative import describe, is_alarm
 from phalanx.runtime.report.log import Log, predicate_of, text
 from phalanx.runtime.report.markers import alike, told
 from phalanx.runtime.report.svg import counted
@@ -135,14 +135,6 @@ def _told(event: Event) -> bool:
     return event.kind in _STORY
 
 
-def _is_alarm(event: Event) -> bool:
-    return (
-        event.kind == "belief.changed"
-        and event.data.get("value") is True
-        and predicate_of(text(event.data, "belief")) == "overUsage"
-    )
-
-
 def causes_of(log: Log) -> Causes:
     """Return the tree of everything since the first alarm or fault, roots in order of time.
 
@@ -151,7 +143,7 @@ def causes_of(log: Log) -> Causes:
     """
     roots = {event.id: event for event in _roots(log)}
     start = next(
-        (e for e in log.events if _is_alarm(e) or e.kind in {"fault.injected", "agent.crashed"}),
+        (e for e in log.events if is_alarm(e) or e.kind in {"fault.injected", "agent.crashed"}),
         None,
     )
     since = log.index[start.id] if start else 0
@@ -204,11 +196,11 @@ def _roots(log: Log) -> Iterable[Event]:
     for event in log.events:
         cause = log.cause(event)
         inside = cause is not None and cause.id in under_alarm
-        if _is_alarm(event) or inside:
+        if is_alarm(event) or inside:
             under_alarm.add(event.id)
         if event.kind in _SETTING or event.kind in _LEAVES:
             continue
-        if (_is_alarm(event) and not inside) or cause is None or cause.kind in _SETTING:
+        if (is_alarm(event) and not inside) or cause is None or cause.kind in _SETTING:
             yield event
 
 

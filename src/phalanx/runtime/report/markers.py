@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from phalanx.domain.events import Event
-from phalanx.runtime.narrative import describe
+from phalanx.runtime.narrative import describe, is_alarm
 from phalanx.runtime.report.log import Log, predicate_of, text
 
 _ABOUT = ("effect", "goal", "group", "belief", "vnf", "pop", "winner", "reason")
@@ -21,6 +21,7 @@ LANES = {
     "linkRateLimited": "Link limits",
     "ipRateLimited": "Address limits",
     "flowRateLimited": "Flow blocks",
+    "handshakesProxied": "Handshakes proxied",
     "splitTrafficLink": "Link splits",
     "splitTrafficTowardsIp": "Address splits",
     "measure": "Measures",
@@ -91,10 +92,7 @@ def _lane_of(event: Event) -> tuple[str, str] | None:
     if event.kind == "auction.awarded":
         return "auction", "award"
     if event.kind == "belief.changed":
-        alarm = event.data.get("value") is True
-        if alarm and predicate_of(text(event.data, "belief")) == "overUsage":
-            return "alarm", "alarm"
-        return None
+        return ("alarm", "alarm") if is_alarm(event) else None
     lane = predicate_of(text(event.data, "effect"))
     return lane if lane in LANES else "measure", "on" if event.kind == "measure.applied" else "off"
 

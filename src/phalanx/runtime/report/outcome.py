@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from phalanx.domain.events import Event
+from phalanx.runtime.narrative import is_alarm
 from phalanx.runtime.report.log import Log, finite, names, number, predicate_of, rows, table, text
 from phalanx.runtime.report.svg import clock, counted, figure
 from phalanx.runtime.summary import QUIET_SHARE, SERVED_SHARE, SETTLED_S
 
 CONTAINED_SHARE = 0.5
 """Contained means: at most half of the peak arrives and users get at least this share."""
+_BLOCKS = {"flowRateLimited", "handshakesProxied"}
+"""What keeps attackers out, and nobody else."""
 _STEADY = 5
 """Samples over which the served share is averaged, so that one odd sample decides nothing."""
 
@@ -211,7 +214,9 @@ def milestones(log: Log, outcome: Outcome) -> list[Milestone]:
     """Return the key times: attack, alarm, first limit, target known, blocked, all lifted."""
     began = outcome.began_s or 0.0
     applied = [e for e in log.of("measure.applied") if e.time >= began]
-    blocks = [e for e in applied if predicate_of(text(e.data, "effect")) == "flowRateLimited"]
+    effects = [predicate_of(text(event.data, "effect")) for event in applied]
+    blocks = [e for e, effect in zip(applied, effects, strict=True) if effect in _BLOCKS]
+    flows = effects.count("flowRateLimited")
     known = _first(_beliefs(log, "anomalous"), began) or next(
         (e for e in log.of("analysis.done") if e.time >= began and names(e.data, "found")), None
     )
@@ -220,10 +225,10 @@ def milestones(log: Log, outcome: Outcome) -> list[Milestone]:
     lifted, held = _all_lifted(log)
     steps = [
         ("attack starts", attack, ""),
-        ("alarm", _first(_beliefs(log, "overUsage"), began), ""),
+        ("alarm", _first([e for e in log.of("belief.changed") if is_alarm(e)], began), ""),
         ("first limit", applied[0] if applied else None, ""),
         ("target known", known, ""),
-        ("attackers blocked", last_block, counted(len(blocks), "flow") if blocks else ""),
+        ("attackers blocked", last_block, counted(flows, "flow") if flows else ""),
         ("all lifted", lifted, f"{held} still in force" if held else ""),
     ]
     return [

@@ -1,0 +1,93 @@
+"""SYN Proxy: answers TCP handshakes for an address whose attackers forge their sources.
+
+To block forged sources one by one is useless: each packet has another. What they cannot do is
+complete a handshake, since the answers go elsewhere. The proxy completes handshakes in place of
+the target and passes on the connections that result, so the honest are served and nothing else
+arrives. A SYN cookie is the usual way (RFC 4987, 3.6).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from phalanx.bdi import Adopt, Agent, Capability, Drop, GoalInstance, PlanFailed, plan, when
+from phalanx.bdi.steps import Body, Steps
+from phalanx.domain.goals import Mode, avert, want
+from phalanx.domain.predicates import (
+    HandshakesProxied,
+    IpRateLimited,
+    LinkIp,
+    LinkRateLimited,
+    Quiet,
+)
+from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import Vnfd
+from phalanx.functions.measures import enforce, estate_of, lift, lift_when_quiet
+from phalanx.functions.priorities import PROTECT, TIDY_UP
+
+
+def _is_proxy(_: Agent, goal: GoalInstance) -> bool:
+    quiet = goal.goal.predicate
+    return isinstance(quiet, Quiet) and isinstance(quiet.measure, HandshakesProxied)
+
+
+class SynProxy(Capability):
+    """Lets only those through to an address who complete their handshakes."""
+
+    name = "syn-proxy"
+    vnfd = Vnfd("syn-proxy", Resources(1, 1, 2), shared=True)
+    parameters: ClassVar = {"quiet_s": 20.0, "quiet_interval_s": 2.0}
+
+    @plan(HandshakesProxied)
+    def proxy_handshakes(self, me: Agent, goal: GoalInstance) -> Body:
+        """Answer for the address, at the tap: both directions of a connection pass only there."""
+        if goal.tap != me.name:
+            raise PlanFailed(f"answers do not pass {me.name}, only {goal.tap}")
+        yield from enforce(me, goal, goal.goal.predicate)
+
+    @plan(HandshakesProxied, Mode.AVERT)
+    def proxy_no_more(self, me: Agent, goal: GoalInstance) -> Body:
+        """Let the address answer for itself again."""
+        yield from lift(me, goal.goal.predicate)
+
+    @when(HandshakesProxied, always=True)
+    def relieve(self, me: Agent, proxied: HandshakesProxied) -> Steps:
+        """Lift the coarse limits that the flood made necessary: they hold back the honest too."""
+        yield from _relief(me, proxied.ip)
+
+    @when(IpRateLimited, always=True)
+    def relieve_later(self, me: Agent, limited: IpRateLimited) -> Steps:
+        """The same for a limit that comes into force after the proxy."""
+        if me.beliefs.holds(HandshakesProxied(limited.ip)):
+            yield from _relief(me, limited.ip)
+
+    @when(HandshakesProxied)
+    def watch_own(self, me: Agent, proxied: HandshakesProxied) -> Steps:
+        """Find out when an own proxy is no longer needed."""
+        if estate_of(me).keeper(proxied) is not None:
+            yield Adopt(want(Quiet(proxied)), TIDY_UP, afresh=True)
+
+    @when(HandshakesProxied, value=False)
+    def watch_no_more(self, me: Agent, proxied: HandshakesProxied) -> Steps:  # noqa: ARG002
+        """A proxy that is gone needs no watching."""
+        yield Drop(want(Quiet(proxied)), "the proxy is gone")
+
+    @plan(Quiet, local=True, applies=_is_proxy)
+    def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
+        """Wait until no forged handshake came for a while, then let go."""
+        quiet = goal.goal.predicate
+        assert isinstance(quiet, Quiet)
+        yield from lift_when_quiet(
+            me,
+            quiet,
+            quiet_s=me.parameter(self, "quiet_s"),
+            interval_s=me.parameter(self, "quiet_interval_s"),
+        )
+
+
+def _relief(me: Agent, ip: str) -> Steps:
+    limits = [IpRateLimited(ip)]
+    links = [LinkRateLimited(seen.link) for seen in me.beliefs.matching(LinkIp, ip=ip)]
+    for limit in (*limits, *links):
+        if me.beliefs.holds(limit):
+            yield Adopt(avert(limit), PROTECT)
