@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -49,6 +49,11 @@ class Cgroup:
         """
         for folder in self.folders:
             _write(folder / "cgroup.procs", str(pid))
+
+    def words(self, command: Sequence[str]) -> list[str]:
+        """Return ``command`` as a command that enters the group before it does anything else."""
+        enter = "".join(f"echo $$ > {folder}/cgroup.procs && " for folder in self.folders)
+        return ["sh", "-c", f'{enter}exec "$@"', "sh", *command]
 
 
 def trees() -> tuple[Tree, ...]:

@@ -17,8 +17,8 @@ from phalanx.infrastructure.linux.kernel import cgroups, namespaces, runs
 PREFIX = "phx-"
 """Of the names of network namespaces: ``phx-<run>-<name>``."""
 
-_GRACE_S = 1.0
 _PATIENCE_S = 3.0
+_ROUNDS = 5
 
 
 class Process(Struct, frozen=True):
@@ -83,28 +83,46 @@ def find(run: str) -> Marks:
     return Marks(tuple(processes), tuple(names), tuple(groups))
 
 
-def sweep(marks: Marks) -> None:
-    """Remove everything in ``marks``; what is gone already is no error.
+def sweep(run: str) -> Marks:
+    """Remove what carries the mark of ``run``, and return what that was.
 
     Raises:
         KernelError: if something cannot be removed.
 
     """
-    end(process.pid for process in marks.processes)
-    for name in marks.namespaces:
+    found = find(run)
+    processes = list(found.processes)
+    end(process.pid for process in processes)
+    for _ in range(_ROUNDS):  # what they started while they were being ended
+        found = find(run)
+        if not found.processes:
+            break
+        processes += found.processes
+        end((process.pid for process in found.processes), grace_s=None)
+    for name in found.namespaces:
         namespaces.delete(name)
-    for group in marks.groups:
+    for group in found.groups:
         cgroups.remove(group)
+    return Marks(tuple(processes), found.namespaces, found.groups)
 
 
-def end(pids: Iterable[int]) -> None:
-    """End processes: asked first, killed if they take longer than a second."""
+def kill(run: str) -> None:
+    """Kill the processes of ``run`` without asking, so that they take nothing with them.
+
+    What they have put in force stays, until it runs out or somebody else takes it over.
+    """
+    end((process.pid for process in find(run).processes), grace_s=None)
+
+
+def end(pids: Iterable[int], grace_s: float | None = 1.0) -> None:
+    """End processes: asked first, killed if that takes longer than ``grace_s``; None: unasked."""
     handles = []
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             handles.append(os.pidfd_open(pid))
     try:
-        for number, patience in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _PATIENCE_S)):
+        asked = [] if grace_s is None else [(signal.SIGTERM, grace_s)]
+        for number, patience in (*asked, (signal.SIGKILL, _PATIENCE_S)):
             for handle in handles:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(handle, number)

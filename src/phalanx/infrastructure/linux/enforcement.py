@@ -1,0 +1,339 @@
+"""Measures in the kernel: limits, blocks, proxies and splits, kept by VNFs under leases."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from urllib.parse import quote
+
+from msgspec import Struct
+
+from phalanx.clock import Clock
+from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample
+from phalanx.domain.events import Recorder
+from phalanx.domain.goals import Predicate
+from phalanx.domain.network import PopId, link_ends
+from phalanx.domain.predicates import (
+    FlowRateLimited,
+    HandshakesProxied,
+    IpRateLimited,
+    LinkRateLimited,
+    SplitTrafficLink,
+    SplitTrafficTowardsIp,
+)
+from phalanx.infrastructure import Answer
+from phalanx.infrastructure.books.instances import Instance
+from phalanx.infrastructure.books.topology import Topology
+from phalanx.infrastructure.linux.chains import Chain, Chains
+from phalanx.infrastructure.linux.ground import Ground
+from phalanx.infrastructure.linux.jobs import JobError, Jobs
+from phalanx.infrastructure.linux.journal import Entry, Journal
+from phalanx.infrastructure.linux.programs import Programs
+from phalanx.infrastructure.linux.steering import Detour, Steering
+
+_LATELY_S = 2.0
+"""Seconds over which ``ReadMeasure`` averages."""
+
+Body = dict[str, str | float | list[str]]
+
+
+class Target(Struct, frozen=True):
+    """What an effect comes to at a place: what the VNF is told, and who must make a detour."""
+
+    body: Body
+    at: PopId
+    """PoP where the traffic is."""
+    device: str
+    """Device there that the traffic leaves by."""
+    detour: Detour | None
+    """How to bring it to another PoP; None: that cannot be done."""
+
+
+@dataclass(slots=True, eq=False)
+class _Measure:
+    id: str
+    instance: Instance
+    effect: Predicate
+    body: Body
+    chain: Chain | None
+    detour: Detour | None
+    readings: deque[tuple[float, float, float]] = field(default_factory=deque)
+    """(time, octets passed, octets held back), cumulative."""
+
+
+class Enforcement:
+    """Implements ``Measures``; each measure belongs to an instance and ends with it."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        jobs: Jobs,
+        recorder: Recorder,
+        *,
+        ground: Ground,
+        topology: Topology,
+        programs: Programs,
+        chains: Chains,
+        steering: Steering,
+        journal: Journal,
+        cause: str,
+    ) -> None:
+        self._clock = clock
+        self._jobs = jobs
+        self._recorder = recorder
+        self._ground = ground
+        self._topology = topology
+        self._programs = programs
+        self._chains = chains
+        self._steering = steering
+        self._journal = journal
+        self._cause = cause
+        self._measures: dict[str, _Measure] = {}
+        self._ttl_s: dict[str, float] = {}
+
+    def names(self) -> list[str]:
+        """Return the ids of all measures in force."""
+        return sorted(self._measures)
+
+    def lease(self, instance: str, ttl_s: float) -> None:
+        """Note how long the measures of an instance outlive its agent, in seconds."""
+        self._ttl_s[instance] = ttl_s
+
+    def enforce(self, action: Enforce, instance: Instance, cause: str, answer: Answer) -> None:
+        """Put a measure into force and answer then."""
+        target = self._refuse_or_place(action, instance)
+        if isinstance(target, str):
+            answer(Failed(target))
+            return
+        measure = _Measure(action.measure, instance, action.effect, target.body, None, None)
+        self._measures[action.measure] = measure
+        instance.measures[action.measure] = None
+
+        def done(_: None) -> None:
+            if self._measures.get(action.measure) is not measure:
+                self._undo(measure)
+                answer(Failed("it was lifted before it was in force"))
+                return
+            parts = {}
+            if isinstance(action.effect, SplitTrafficLink | SplitTrafficTowardsIp):
+                parts["parts"] = action.effect.parts
+            event = self._recorder.record(
+                "measure.applied",
+                cause,
+                measure=action.measure,
+                instance=instance.id,
+                pop=instance.pop,
+                effect=str(action.effect),
+                rate_mb_s=action.rate_mb_s,
+                **parts,
+            )
+            answer(Done(event))
+
+        def failed(reason: str) -> None:
+            if self._measures.get(action.measure) is measure:
+                del self._measures[action.measure]
+                measure.instance.measures.pop(action.measure, None)
+            self._undo(measure)
+            answer(Failed(reason))
+
+        self._jobs.start(self._put(measure, target), done, failed)
+
+    def lift(self, measure: str, pop: PopId, cause: str) -> Done:
+        """Lift a measure of ``pop`` because its agent asks to."""
+        found = self._measures.get(measure)
+        if found is None or found.instance.pop != pop:
+            return Done()
+        self._undo(found)
+        return Done(self._end(measure, "lifted", cause))
+
+    def lift_all(self, instance: Instance, reason: str, cause: str) -> None:
+        """Lift what ``instance`` enforces; its process has been told to end already."""
+        self._ttl_s.pop(instance.id, None)
+        for measure in list(instance.measures):
+            found = self._measures[measure]
+            self._undo(found, process_ends=True)
+            self._end(measure, f"its instance ended: {reason}", cause)
+
+    def move(self, instance: Instance, to: Instance) -> None:
+        """Hand the measures of one instance to another: first there, then no longer here."""
+        for name in instance.measures:
+            measure = self._measures[name]
+            measure.instance = to
+            self._jobs.forget(self._hand_over(measure, instance.id, to.id), self._note(measure))
+        to.measures.update(instance.measures)
+        instance.measures.clear()
+
+    def renew(self, instance: Instance, ttl_s: float) -> None:
+        """Extend the leases of what ``instance`` enforces, in the kernel and on disk."""
+        self._ttl_s[instance.id] = ttl_s
+        names = list(instance.measures)
+        if not names:
+            return
+
+        async def work() -> None:
+            await self._programs.change(instance.id, "POST", "/lease", {"ttl_s": ttl_s})
+            await self._jobs.thread(self._journal.renew, names, ttl_s)
+
+        self._jobs.forget(work(), self._note(self._measures[names[0]]))
+
+    def read(self, measure: str, pop: PopId, answer: Answer) -> None:
+        """Answer with what a measure passed and held back lately, MB/s."""
+        found = self._measures.get(measure)
+        if found is None or found.instance.pop != pop:
+            answer(Failed(f"no measure {measure} at {pop}"))
+            return
+
+        def done(counters: dict[str, float]) -> None:
+            now, readings = self._clock.now(), found.readings
+            readings.append((now, counters["passed_octets"], counters["held_octets"]))
+            while len(readings) > 2 and now - readings[1][0] >= _LATELY_S:
+                readings.popleft()
+            then, passed, held = readings[0]
+            span = max(now - then, 1e-9)
+            answer(
+                MeasureSample(
+                    (readings[-1][1] - passed) / span / 1e6, (readings[-1][2] - held) / span / 1e6
+                )
+            )
+
+        ask = self._programs.ask(found.instance.id, "GET", _resource(measure))
+        self._jobs.start(ask, done, lambda reason: answer(Failed(reason)))
+
+    async def put_again(self, entry: Entry, ttl_s: float) -> None:
+        """Put a measure of an earlier driver in force for ``ttl_s`` seconds.
+
+        Raises:
+            JobError: if its VNF refuses.
+
+        """
+        body = {**entry.body, "ttl_s": ttl_s}
+        await self._programs.change(entry.instance, "PUT", _resource(entry.measure), body)
+
+    # -- where and how ----------------------------------------------------------------
+
+    def _refuse_or_place(self, action: Enforce, instance: Instance) -> Target | str:
+        if action.measure in self._measures:
+            return f"measure {action.measure} exists already"
+        if not 0 <= action.rate_mb_s < inf:
+            return f"cannot limit traffic to {action.rate_mb_s:g} MB/s"
+        target = self._target(action.effect, action.rate_mb_s)
+        if isinstance(target, str) or target.at == instance.pop:
+            return target
+        if target.detour is None:
+            return f"{action.effect} can only be kept true at {target.at}"
+        return target
+
+    def _target(self, effect: Predicate, rate_mb_s: float) -> Target | str:
+        rate: Body = {"rate_mb_s": rate_mb_s}
+        match effect:
+            case LinkRateLimited(link):
+                return self._of_link(link, {"kind": "link", **rate})
+            case SplitTrafficLink(link, part, parts):
+                return self._of_link(link, {"kind": "split", "part": part, "parts": parts})
+            case IpRateLimited(ip):
+                return self._towards(ip, {"kind": "address", "address": ip, **rate}, Detour(ip))
+            case SplitTrafficTowardsIp(ip, part, parts):
+                body: Body = {"kind": "split", "address": ip, "part": part, "parts": parts}
+                return self._towards(ip, body, Detour(ip))
+            case FlowRateLimited(source, target):
+                body = {"kind": "flow", "source": source, "target": target, **rate}
+                return self._towards(target, body, Detour(target, source))
+            case HandshakesProxied(ip):
+                return self._towards(ip, {"kind": "proxy", "address": ip}, None)
+            case _:
+                return f"cannot enforce {effect}"
+
+    def _of_link(self, link: str, body: Body) -> Target | str:
+        try:
+            device = self._ground.device(link)
+        except KeyError:
+            return f"no link {link}"
+        source, end = link_ends(link)
+        address = self._ground.address(end)
+        detour = None if address is None else Detour(address)
+        return Target(body, source, device, detour)
+
+    def _towards(self, ip: str, body: Body, detour: Detour | None) -> Target | str:
+        at = self._ground.host_at(ip)
+        if at is None:
+            return f"no host has the address {ip}"
+        return Target(body, at, self._ground.host_device(ip), detour)
+
+    async def _put(self, measure: _Measure, target: Target) -> None:
+        instance = measure.instance
+        device = target.device
+        if target.at != instance.pop:
+            path = instance.chain.path
+            if path[-1] != target.at:
+                found = self._topology.route(instance.pop, target.at)
+                if found is None:
+                    raise JobError(f"no path from {instance.pop} to {target.at}")
+                path = found
+            measure.chain = await self._chains.acquire(path)
+            device = measure.chain.near.device
+        measure.body = {**target.body, "devices": [device]}
+        await self._tell(measure, instance.id)
+        if measure.chain is not None and target.detour is not None:
+            measure.detour = target.detour
+            await self._steering.add(target.detour, measure.chain)
+
+    async def _tell(self, measure: _Measure, instance: str) -> None:
+        ttl_s = self._ttl_s.get(instance, 1.0)
+        body = {**measure.body, "ttl_s": ttl_s}
+        await self._programs.change(instance, "PUT", _resource(measure.id), body)
+        entry = Entry(
+            measure.id,
+            instance,
+            measure.instance.vnfd.name,
+            measure.instance.pop,
+            measure.body,
+        )
+        await self._jobs.thread(self._journal.put, entry, ttl_s)
+
+    async def _hand_over(self, measure: _Measure, instance: str, to: str) -> None:
+        await self._tell(measure, to)
+        await self._programs.change(instance, "DELETE", _resource(measure.id))
+
+    def _undo(self, measure: _Measure, *, process_ends: bool = False) -> None:
+        instance = measure.instance.id
+
+        async def work() -> None:
+            if measure.chain is not None and measure.detour is not None:
+                await self._steering.remove(measure.detour, measure.chain)
+            if not process_ends:
+                await self._programs.change(instance, "DELETE", _resource(measure.id))
+            if measure.chain is not None:
+                await self._chains.release(measure.chain)
+            await self._jobs.thread(self._journal.drop, [measure.id])
+
+        self._jobs.forget(work(), self._note(measure))
+
+    def _end(self, measure: str, reason: str, cause: str) -> str:
+        ended = self._measures.pop(measure)
+        del ended.instance.measures[measure]
+        return self._recorder.record(
+            "measure.lifted",
+            cause,
+            measure=measure,
+            pop=ended.instance.pop,
+            effect=str(ended.effect),
+            reason=reason,
+        )
+
+    def _note(self, measure: _Measure) -> Callable[[str], None]:
+        def note(reason: str) -> None:
+            self._recorder.record(
+                "driver.failed",
+                self._cause,
+                pop=measure.instance.pop,
+                what=f"measure {measure.id}",
+                reason=reason,
+            )
+
+        return note
+
+
+def _resource(measure: str) -> str:
+    return f"/measures/{quote(measure, safe='')}"

@@ -1,0 +1,240 @@
+"""Observations: traffic counted in the kernel where it passes, or mirrored to where it is not.
+
+Both directions are looked at where the traffic's host or link is, so that completed
+handshakes and answers can be told, and before limits hold anything back: who floods shows
+only in what is offered. An analyser at another PoP gets copies over a chain; the copies are
+limited to the bandwidth that the path holds, and what was left out is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+
+import msgspec
+from msgspec import Struct
+
+from phalanx.clock import Clock
+from phalanx.domain.actions import Failed, FlowRecords, FlowStats, Observe
+from phalanx.domain.network import PopId, link_ends
+from phalanx.infrastructure import Answer
+from phalanx.infrastructure.books.instances import Instance
+from phalanx.infrastructure.books.topology import Topology
+from phalanx.infrastructure.linux.chains import Chain, Chains
+from phalanx.infrastructure.linux.ground import Ground
+from phalanx.infrastructure.linux.jobs import JobError, Jobs
+from phalanx.infrastructure.linux.places import Places
+from phalanx.infrastructure.linux.programs import Programs, token
+from phalanx.infrastructure.linux.steering import Steering
+
+_GRACE_S = 5.0
+"""A request of a VNF may take this much longer than the observation, in seconds."""
+_BEFORE = -20
+"""Priority of the chains that copy: limits have -10."""
+_SEED = "0x1"
+"""Of the hash that divides sources; VNFs use the same."""
+
+
+class Recorded(Struct, frozen=True):
+    """What a VNF answers to an observation."""
+
+    seconds: float
+    octets: int
+    packets: int
+    unlisted: int
+    flows: tuple[FlowStats, ...]
+
+
+class Tap(Struct, frozen=True):
+    """Where traffic passes."""
+
+    pop: PopId
+    towards: tuple[str, ...]
+    """Devices whose egress it passes on its way, before any limit."""
+    back: str
+    """Device whose ingress the answers pass."""
+    address: str | None
+    """Where it goes to; None for the link between two PoPs."""
+
+    def hooks(self) -> list[tuple[str, str]]:
+        """Return each device with the hook that sees the traffic."""
+        return [*((device, "egress") for device in self.towards), (self.back, "ingress")]
+
+
+class Observing:
+    """Carries out ``Observe``; implements ``Observer``."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        jobs: Jobs,
+        *,
+        ground: Ground,
+        places: Places,
+        topology: Topology,
+        programs: Programs,
+        chains: Chains,
+        steering: Steering,
+    ) -> None:
+        self._clock = clock
+        self._jobs = jobs
+        self._ground = ground
+        self._places = places
+        self._topology = topology
+        self._programs = programs
+        self._chains = chains
+        self._steering = steering
+        self._active: dict[int, tuple[Instance, asyncio.Task[None], Answer]] = {}
+        self._count = 0
+        self._mirrors = 0
+
+    def begin(self, action: Observe, instance: Instance, answer: Answer) -> None:
+        """Observe for a while and answer then, or refuse at once."""
+        place = self._place(action)
+        if isinstance(place, str):
+            answer(Failed(place))
+            return
+        self._count += 1
+        number = self._count
+
+        def done(records: FlowRecords) -> None:
+            if self._active.pop(number, None) is not None:
+                answer(records)
+
+        def failed(reason: str) -> None:
+            if self._active.pop(number, None) is not None:
+                answer(Failed(reason))
+
+        task = self._jobs.start(self._observe(action, instance, place), done, failed)
+        self._active[number] = (instance, task, answer)
+
+    def lost(self, instance: Instance, reason: str) -> None:
+        """Fail what ``instance`` was observing."""
+        for number, (whose, task, answer) in list(self._active.items()):
+            if whose is instance:
+                del self._active[number]
+                task.cancel()
+                answer(Failed(reason))
+
+    def _place(self, action: Observe) -> Tap | str:
+        """Return where the traffic passes; as text why that is nowhere."""
+        if (action.link is None) == (action.ip is None):
+            return "an observation needs either a link or an address"
+        if not 0 < action.seconds < inf:
+            return f"cannot observe for {action.seconds:g} s"
+        if not 0 < action.sampling <= 1:
+            return f"cannot sample a share of {action.sampling:g}"
+        if not 0 <= action.part < action.parts:
+            return f"no part {action.part} of {action.parts}"
+        ip = action.ip
+        if action.link is not None:
+            pop, end = link_ends(action.link)
+            try:
+                device = self._ground.device(action.link)
+            except KeyError:
+                return f"no link {action.link}"
+            ip = self._ground.address(end)
+            if ip is None:
+                return Tap(pop, (device,), device, None)
+        assert ip is not None
+        at = self._ground.host_at(ip)
+        if at is None:
+            return f"no host has the address {ip}"
+        device = self._ground.host_device(ip)
+        entries, all_of_it = self._steering.entries(ip)
+        return Tap(at, tuple(entries if all_of_it else [*entries, device]), device, ip)
+
+    async def _observe(self, action: Observe, instance: Instance, tap: Tap) -> FlowRecords:
+        body: dict[str, object] = {
+            "seconds": action.seconds,
+            "address": tap.address,
+            "part": action.part,
+            "parts": action.parts,
+            "sampling": action.sampling,
+        }
+        if tap.pop == instance.pop:
+            devices = [{"device": device, "hook": hook} for device, hook in tap.hooks()]
+            return _records(await self._ask(instance, {**body, "devices": devices}), 1.0)
+        chain = await self._chains.acquire(self._path(instance, tap.pop))
+        try:
+            return await self._mirrored(action, instance, tap, chain, body)
+        finally:
+            await asyncio.shield(self._chains.release(chain))
+
+    async def _mirrored(
+        self,
+        action: Observe,
+        instance: Instance,
+        tap: Tap,
+        chain: Chain,
+        body: dict[str, object],
+    ) -> FlowRecords:
+        self._mirrors += 1
+        table = f"phx_{token(f'mirror {instance.id} {self._mirrors}')}"
+        pop, limit = chain.far.pop, instance.chain.mb_s or instance.handles_mb_s
+        script = mirror(table, tap, chain.far.device, action, limit)
+        await self._jobs.thread(self._places.nft, pop, script)
+        try:
+            devices = [{"device": chain.near.device, "hook": "ingress"}]
+            recorded = await self._ask(instance, {**body, "devices": devices})
+            listing = await self._jobs.thread(
+                self._places.nft_json, pop, f"list counters table netdev {table}"
+            )
+        finally:
+            await asyncio.shield(
+                self._jobs.thread(self._places.nft, pop, f"delete table netdev {table}")
+            )
+        counters = {
+            item["counter"]["name"]: item["counter"]["packets"]
+            for item in listing["nftables"]
+            if "counter" in item
+        }
+        offered, copied = counters["offered"], counters["copied"]
+        return _records(recorded, copied / offered if offered else 1.0)
+
+    async def _ask(self, instance: Instance, body: dict[str, object]) -> Recorded:
+        assert isinstance(body["seconds"], float | int)
+        timeout_s = body["seconds"] + _GRACE_S
+        answer = await self._programs.ask(instance.id, "POST", "/observations", body, timeout_s)
+        try:
+            return msgspec.convert(answer, Recorded)
+        except msgspec.ValidationError as error:
+            raise JobError(f"the VNF answered an observation with nonsense: {error}") from error
+
+    def _path(self, instance: Instance, pop: PopId) -> tuple[PopId, ...]:
+        if instance.chain.path[-1] == pop:
+            return instance.chain.path
+        found = self._topology.route(instance.pop, pop)
+        if found is None:
+            raise JobError(f"no path from {instance.pop} to {pop}")
+        return found
+
+
+def mirror(table: str, tap: Tap, to: str, action: Observe, limit_mb_s: float) -> str:
+    """Return nftables commands that copy what passes ``tap``, both ways, to the device ``to``.
+
+    The rules end by themselves some time after the observation, whatever happens to us.
+    """
+    until = f"{int(action.seconds + _GRACE_S) + 1}s"
+    rate = max(1, round(limit_mb_s * 1e6)) if limit_mb_s < inf else 0
+    within = f"limit rate {rate} bytes/second burst {max(rate // 4, 16384)} bytes " if rate else ""
+    chains = []
+    for number, (device, hook) in enumerate(tap.hooks()):
+        address, source = ("daddr", "saddr") if hook == "egress" else ("saddr", "daddr")
+        match = f"ip {address} {tap.address} " if tap.address is not None else ""
+        if action.parts > 1:
+            match += f"jhash ip {source} mod {action.parts} seed {_SEED} {action.part} "
+        chains.append(
+            f'chain tap{number} {{ type filter hook {hook} device "{device}" priority {_BEFORE}; '
+            f"policy accept; meta protocol @lease {match}counter name offered "
+            f'{within}counter name copied dup to "{to}"; }}'
+        )
+    return (
+        f"table netdev {table} {{\n"
+        f"set lease {{ type ether_type; flags timeout; elements = {{ ip timeout {until} }}; }}\n"
+        "counter offered { }\ncounter copied { }\n" + "\n".join(chains) + "\n}"
+    )
+
+
+def _records(recorded: Recorded, coverage: float) -> FlowRecords:
+    return FlowRecords(recorded.flows, recorded.seconds, min(1.0, coverage), recorded.unlisted)

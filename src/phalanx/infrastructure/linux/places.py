@@ -1,0 +1,64 @@
+"""Threads inside the PoPs' namespaces, for what must be done there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phalanx.domain.network import PopId
+from phalanx.infrastructure.linux.ground import Ground
+from phalanx.infrastructure.linux.jobs import JobError
+from phalanx.infrastructure.linux.kernel.namespaces import Inside
+from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
+
+
+class Places:
+    """One thread, one nftables context and one netlink socket for each PoP, made at need."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._inside: dict[PopId, Inside] = {}
+        self._nft: dict[PopId, Nft] = {}
+
+    def inside(self, pop: PopId) -> Inside:
+        """Return the thread inside the namespace of ``pop``."""
+        found = self._inside.get(pop)
+        if found is None:
+            found = self._inside[pop] = Inside(self._ground.namespace(pop))
+        return found
+
+    def nft(self, pop: PopId, script: str) -> None:
+        """Run nftables commands at ``pop``, all or none; blocking.
+
+        Raises:
+            JobError: if nftables refuses.
+
+        """
+        self._in_nft(pop, "run", script)
+
+    def nft_json(self, pop: PopId, script: str) -> dict[str, Any]:
+        """Run a command that lists something at ``pop``; blocking.
+
+        Raises:
+            JobError: if nftables refuses.
+
+        """
+        return dict(self._in_nft(pop, "json", script))
+
+    def close(self) -> None:
+        """End the threads."""
+        for inside in self._inside.values():
+            inside.close()
+        self._inside.clear()
+        self._nft.clear()
+
+    def _in_nft(self, pop: PopId, method: str, script: str) -> Any:
+        def work() -> Any:
+            nft = self._nft.get(pop)
+            if nft is None:
+                nft = self._nft[pop] = Nft()
+            return getattr(nft, method)(script)
+
+        try:
+            return self.inside(pop).call(work)
+        except NftError as error:
+            raise JobError(f"nftables at {pop}: {error}") from error

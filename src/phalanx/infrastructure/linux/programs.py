@@ -1,0 +1,310 @@
+"""VNFs as processes: brought from the repository, started, driven, watched and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phalanx.domain.events import Recorder
+from phalanx.domain.network import PopId
+from phalanx.infrastructure.books.instances import Instance
+from phalanx.infrastructure.books.topology import Topology
+from phalanx.infrastructure.books.workers import Fail, Ready
+from phalanx.infrastructure.linux.ground import Ground
+from phalanx.infrastructure.linux.images import Image, verify
+from phalanx.infrastructure.linux.jobs import JobError, Jobs, LoopClock
+from phalanx.infrastructure.linux.kernel.namespaces import prefix
+from phalanx.infrastructure.linux.kernel.runs import note
+from phalanx.infrastructure.linux.places import Places
+from phalanx.infrastructure.linux.repository import fetch
+from phalanx.infrastructure.linux.rest import request
+
+BOOT_S = 5.0
+"""A VNF that does not answer this long after its start has failed, in seconds."""
+END_S = 2.0
+"""A VNF that was asked to end is killed after this long, in seconds."""
+_POLL_S = 0.01
+
+
+@dataclass(slots=True, eq=False)
+class Program:
+    """The process of one instance."""
+
+    instance: str
+    pop: PopId
+    role: str
+    socket: Path
+    table: str
+    process: asyncio.subprocess.Process | None = None
+    ended: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Changes of its measures are made one after the other."""
+
+
+def token(name: str) -> str:
+    """Return eight hexadecimal digits that stand for ``name`` where names must be short."""
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+class Programs:
+    """Implements ``Downloads``: the images and processes behind the instances."""
+
+    def __init__(
+        self,
+        clock: LoopClock,
+        jobs: Jobs,
+        recorder: Recorder,
+        *,
+        ground: Ground,
+        places: Places,
+        topology: Topology,
+        repository: PopId,
+        images: Mapping[tuple[str, str], Image],
+        crashed: Callable[[str, str], None],
+        cause: str,
+    ) -> None:
+        """Make an empty set of programs.
+
+        Args:
+            clock: when things happen.
+            jobs: does what takes time.
+            recorder: where events go.
+            ground: namespaces and limits.
+            places: threads inside the namespaces.
+            topology: for the path that the log tells of.
+            repository: PoP that the images come from.
+            images: by VNF and version.
+            crashed: told the instance and the reason when a process ends by itself.
+            cause: event that failures of the driver itself name.
+
+        """
+        self._clock = clock
+        self._jobs = jobs
+        self._recorder = recorder
+        self._ground = ground
+        self._places = places
+        self._topology = topology
+        self._repository = repository
+        self.images = dict(images)
+        self._crashed = crashed
+        self._cause = cause
+        self._programs: dict[str, Program] = {}
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self.away = False
+        """Whether the repository cannot be reached (a fault)."""
+
+    def begin(self, instance: Instance, ready: Ready, fail: Fail) -> str | None:
+        """Download, check and start; see ``Downloads``."""
+        vnfd = instance.vnfd
+        image = self.images.get((vnfd.name, vnfd.version))
+        if image is None:
+            return f"the VNF repository has no {vnfd.name} {vnfd.version}"
+        if self.away:
+            return "the VNF repository is away"
+        path = self._topology.route(self._repository, instance.pop)
+        if path is None:
+            return f"no path from the VNF repository at {self._repository} to {instance.pop}"
+        instance.cause = self._recorder.record(
+            "instance.downloading",
+            instance.cause,
+            instance=instance.id,
+            vnf=vnfd.name,
+            pop=instance.pop,
+            image_mb=vnfd.image_mb,
+            path=list(path),
+        )
+
+        def done(_: None) -> None:
+            if self._starting.pop(instance.id, None) is not None:
+                ready(instance)
+
+        def failed(reason: str) -> None:
+            if self._starting.pop(instance.id, None) is not None:
+                fail(instance, reason, instance.cause)
+
+        self._starting[instance.id] = self._jobs.start(self._bring(instance, image), done, failed)
+        return None
+
+    def abort(self, instance: Instance) -> None:
+        """End the download, the boot or the process of ``instance``."""
+        task = self._starting.pop(instance.id, None)
+        if task is not None:
+            task.cancel()
+        self.end(instance.id)
+
+    async def start(self, instance: str, pop: PopId, role: str, image: Path) -> None:
+        """Start the VNF ``role`` from an image that is at hand, and wait until it answers.
+
+        Raises:
+            JobError: if it does not.
+
+        """
+        name = token(instance)
+        namespace = self._ground.namespace(pop)
+        if namespace is None:
+            for family in ("netdev", "inet"):
+                note(self._ground.run, "table", f"{family} phx_{name}")
+        folder = self._ground.folder / "vnf"
+        folder.mkdir(exist_ok=True)
+        program = Program(instance, pop, role, folder / f"{name}.sock", f"phx_{name}")
+        self._programs[instance] = program
+        with (folder / f"{name}.log").open("wb") as log:
+            program.process = await asyncio.create_subprocess_exec(
+                *([] if namespace is None else prefix(namespace)),
+                *(sys.executable, "-I", str(image), "--role", role),
+                *("--socket", str(program.socket), "--table", program.table),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=folder,
+                env={"PHALANX_RUN": self._ground.run, "PATH": os.environ.get("PATH", "")},
+            )
+        self._ground.cgroup(pop).enter(program.process.pid)
+        await self._answers(program)
+        self._jobs.forget(self._watch(program), self._could_not(program, "watch"))
+
+    async def start_again(self, instance: str, pop: PopId, role: str) -> None:
+        """Start the VNF of an instance that an earlier driver had; it adopts its rules.
+
+        Raises:
+            JobError: if it does not start, or the repository has no such VNF.
+
+        """
+        image = next((i for (name, _), i in self.images.items() if name == role), None)
+        if image is None:
+            raise JobError(f"the VNF repository has no {role}")
+        await self.start(instance, pop, role, image.path)
+
+    def end(self, instance: str) -> None:
+        """End the process of an instance, if there is one."""
+        program = self._programs.pop(instance, None)
+        if program is not None:
+            self._jobs.forget(self._end(program), self._could_not(program, "end"))
+
+    async def ask(
+        self, instance: str, method: str, resource: str, body: Any = None, timeout_s: float = 5.0
+    ) -> dict[str, Any]:
+        """Make a request of an instance's VNF.
+
+        Raises:
+            JobError: if the instance has no process, or it refuses.
+
+        """
+        program = self._programs.get(instance)
+        if program is None:
+            raise JobError(f"instance {instance} does not run")
+        return await self._jobs.thread(request, program.socket, method, resource, body, timeout_s)
+
+    async def change(self, instance: str, method: str, resource: str, body: Any = None) -> None:
+        """Make a request that changes a VNF's measures: one at a time, in the order asked."""
+        program = self._programs.get(instance)
+        if program is None:
+            raise JobError(f"instance {instance} does not run")
+        async with program.lock:
+            await self.ask(instance, method, resource, body)
+
+    def runs(self, pop: PopId, role: str) -> str | None:
+        """Return an instance of ``role`` that runs at ``pop``."""
+        found = (p for p in self._programs.values() if p.pop == pop and p.role == role)
+        program = next(found, None)
+        return None if program is None else program.instance
+
+    def kill(self, instance: str) -> bool:
+        """Kill the process of an instance, as a fault; return whether there was one."""
+        program = self._programs.get(instance)
+        if program is None or program.process is None:
+            return False
+        program.process.kill()
+        return True
+
+    async def end_all(self) -> None:
+        """End all processes and wait for it."""
+        programs, self._programs = list(self._programs.values()), {}
+        await asyncio.gather(*(self._end(program) for program in programs))
+
+    async def _bring(self, instance: Instance, image: Image) -> None:
+        pop, vnfd = instance.pop, instance.vnfd
+        folder = self._ground.folder / "images" / pop
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{token(instance.id)}.pyz"
+        address = self._ground.underlay(self._repository)
+        inside = self._places.inside(pop)
+        if pop == self._repository:
+            await self._jobs.thread(verify, image.path, image.sha256)
+            target = image.path
+        else:
+            await self._jobs.thread(fetch, inside, address, image, target)
+        instance.downloaded_s = self._clock.now() - instance.asked
+        if vnfd.boot_s > 0:
+            await asyncio.sleep(vnfd.boot_s)
+        await self.start(instance.id, pop, vnfd.name, target)
+
+    async def _answers(self, program: Program) -> None:
+        until = self._clock.loop.time() + BOOT_S
+        process = program.process
+        assert process is not None
+        while True:
+            if program.socket.exists():
+                with contextlib.suppress(JobError):
+                    await self._jobs.thread(request, program.socket, "GET", "/health", None, 1.0)
+                    return
+            if process.returncode is not None or self._clock.loop.time() > until:
+                log = program.socket.with_suffix(".log").read_text(errors="replace")
+                said = log.strip().splitlines()[-1:] or ["it said nothing"]
+                raise JobError(f"the VNF {program.role} did not start: {said[0][:200]}")
+            await asyncio.sleep(_POLL_S)
+
+    async def _watch(self, program: Program) -> None:
+        assert program.process is not None
+        code = await program.process.wait()
+        if program.ended:
+            return
+        self._programs.pop(program.instance, None)
+        await self._wipe(program)
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        self._clock.call_soon(lambda: self._crashed(program.instance, f"its process ended: {how}"))
+
+    async def _end(self, program: Program) -> None:
+        program.ended = True
+        process = program.process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), END_S)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            await self._wipe(program)
+        program.socket.unlink(missing_ok=True)
+
+    async def _wipe(self, program: Program) -> None:
+        """Remove the rules that a killed VNF has left."""
+        script = "".join(
+            f"add table {family} {program.table}; delete table {family} {program.table}; "
+            for family in ("netdev", "inet")
+        )
+        await self._jobs.thread(self._places.nft, program.pop, script)
+
+    def _could_not(self, program: Program, what: str) -> Callable[[str], None]:
+        def note(reason: str) -> None:
+            self._recorder.record(
+                "driver.failed",
+                self._cause,
+                pop=program.pop,
+                what=f"{what} {program.instance}",
+                reason=reason,
+            )
+
+        return note

@@ -1,0 +1,33 @@
+"""A web server for one directory: ``python -m …linux.shelf ADDRESS PORT DIRECTORY``."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+
+
+class Shelf(ThreadingHTTPServer):
+    """Serves without asking for the name of its address, which takes seconds without a resolver."""
+
+    request_queue_size = 128
+
+    def server_bind(self) -> None:
+        """Bind the socket and nothing else."""
+        TCPServer.server_bind(self)
+
+
+def main() -> None:
+    """Serve until ended."""
+    address, port, directory = sys.argv[1:]
+    with Shelf(
+        (address, int(port)), partial(SimpleHTTPRequestHandler, directory=directory)
+    ) as shelf:
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        shelf.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

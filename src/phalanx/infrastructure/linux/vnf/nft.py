@@ -1,0 +1,77 @@
+"""libnftables through ctypes: what a script of rules changes, it changes in one transaction.
+
+A handle works in the network namespace of the thread that uses it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from threading import Lock
+from typing import Any
+
+_JSON_OUTPUT = 1 << 4
+
+
+class NftError(Exception):
+    """nftables refused a script; the message is one line."""
+
+
+class Nft:
+    """A handle on nftables. Calls from several threads take turns."""
+
+    def __init__(self) -> None:
+        """Load the library.
+
+        Raises:
+            NftError: if libnftables is not installed.
+
+        """
+        try:
+            library = ctypes.CDLL("libnftables.so.1")
+        except OSError as error:
+            raise NftError("libnftables.so.1 is missing: install nftables") from error
+        library.nft_ctx_new.restype = ctypes.c_void_p
+        for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
+            getattr(library, name).restype = ctypes.c_char_p
+        self._library = library
+        self._lock = Lock()
+        self._context = ctypes.c_void_p(library.nft_ctx_new(0))
+        library.nft_ctx_buffer_output(self._context)
+        library.nft_ctx_buffer_error(self._context)
+
+    def run(self, script: str) -> None:
+        """Carry out all of ``script`` or nothing of it.
+
+        Raises:
+            NftError: if nftables refuses it.
+
+        """
+        self._command(script, 0)
+
+    def json(self, script: str) -> dict[str, Any]:
+        """Return what a listing command answers, as libnftables-json(5) describes it.
+
+        Raises:
+            NftError: if nftables refuses it.
+
+        """
+        answer: dict[str, Any] = json.loads(self._command(script, _JSON_OUTPUT) or b"{}")
+        return answer
+
+    def close(self) -> None:
+        """Free the handle, which is of no use after that."""
+        with self._lock:
+            self._library.nft_ctx_free(self._context)
+
+    def _command(self, script: str, flags: int) -> bytes:
+        library, context = self._library, self._context
+        with self._lock:
+            library.nft_ctx_output_set_flags(context, flags)
+            failed = library.nft_run_cmd_from_buffer(context, script.encode())
+            output: bytes = library.nft_ctx_get_output_buffer(context)
+            complaint: bytes = library.nft_ctx_get_error_buffer(context)
+        if failed:
+            lines = complaint.decode(errors="replace").strip().splitlines()
+            raise NftError(lines[0] if lines else "nftables refused the script")
+        return output

@@ -1,0 +1,91 @@
+"""What ``phalanx doctor`` finds, and says."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from linux_needs import requires_root
+from typer.testing import CliRunner
+
+from phalanx.cli.main import app
+from phalanx.infrastructure.linux import features
+from phalanx.infrastructure.linux.features import Feature, missing, probe
+from phalanx.infrastructure.linux.kernel import namespaces
+from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.vnf.nft import NftError
+
+pytestmark = pytest.mark.linux
+
+
+def by_name() -> dict[str, Feature]:
+    found = probe()
+    names = {feature.name: feature for feature in found}
+    assert len(names) == len(found)
+    return names
+
+
+@requires_root
+def test_what_is_tried_leaves_nothing() -> None:
+    before = [name for name in namespaces.names() if name.startswith("phx-")]
+    found = by_name()
+    assert found["network namespaces"].works is True
+    assert all(feature.works is not None for feature in found.values())
+    assert all(bool(feature.install) == (feature.works is False) for feature in found.values())
+    after = [name for name in namespaces.names() if name.startswith("phx-")]
+    assert {*after} <= {*before} or {*before} <= {*after}
+
+
+def test_without_root_it_says_what_it_did_not_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    found = by_name()
+    assert found["root"].works is False
+    assert found["HTB"].works is None
+    assert found["HTB"].found == "not looked at: needs root"
+    assert any(line.startswith("root: no") for line in missing(tuple(found.values())))
+
+
+@requires_root
+def test_where_namespaces_are_refused_nothing_in_them_is_said_to_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise KernelError("no namespace can be made: Operation not permitted")
+
+    monkeypatch.setattr(namespaces, "aside", refuse)
+    found = by_name()
+    assert found["network namespaces"].works is False
+    assert found["HTB"].works is None
+
+
+@requires_root
+def test_without_nftables_the_package_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking() -> None:
+        raise NftError("libnftables.so.1 is missing")
+
+    monkeypatch.setattr(features, "Nft", lacking)
+    found = by_name()
+    assert found["nftables"].install == "apt-get install libnftables1"
+    assert not found["nft dup"].works
+    assert any(line.startswith("nftables: no") for line in missing(tuple(found.values())))
+
+
+def test_only_what_is_needed_is_missing() -> None:
+    def feature(works: bool | None, needed: bool) -> Feature:
+        return Feature("x", "no", "", "do y", works, needed)
+
+    assert missing((feature(False, needed=False), feature(True, needed=True))) == []
+    assert missing((feature(False, needed=True),)) == ["x: no (do y)"]
+    assert len(missing((feature(None, needed=True),))) == 1
+
+
+def test_the_verb_prints_a_table_or_json_and_its_code_says_whether_a_run_is_possible() -> None:
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    answer = json.loads(result.stdout)
+    assert answer["possible"] is (not answer["missing"])
+    assert result.exit_code == (0 if answer["possible"] else 1)
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == (0 if answer["possible"] else 1)
+    for feature in answer["features"]:
+        assert feature["name"] in result.stdout

@@ -1,0 +1,140 @@
+"""The journal of leases on a disk that may fail, with clocks that may jump."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from phalanx.infrastructure.linux.journal import Entry, Journal
+
+
+def entry(measure: str) -> Entry:
+    body: dict[str, str | float | list[str]] = {"kind": "flow", "devices": ["eth9"]}
+    return Entry(measure, "pop1/vnf", "rate-limiter", "pop1", body)
+
+
+def names(journal: Journal) -> list[str]:
+    return [kept.entry.measure for kept in journal.remaining()]
+
+
+def test_what_was_put_is_there_for_the_next_driver(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "leases.db")
+    journal.put(entry("a"), 60)
+    journal.put(entry("b"), 60)
+    journal.drop(["a"])
+    journal.close()
+    again = Journal(tmp_path / "leases.db")
+    (kept,) = again.remaining()
+    assert kept.entry == entry("b")
+    assert 59 < kept.seconds <= 60
+
+
+def test_a_lease_runs_out_by_real_time(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "leases.db")
+    journal.put(entry("short"), 0.2)
+    journal.put(entry("long"), 60)
+    time.sleep(0.25)
+    assert names(journal) == ["long"]
+
+
+def test_renewing_extends(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "leases.db")
+    journal.put(entry("a"), 0.2)
+    journal.renew(["a"], 60)
+    time.sleep(0.25)
+    assert names(journal) == ["a"]
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "leases.db")
+    journal.put(entry("a"), 60)
+    real = time.time
+    for jump in (-300, 300, 1e9):
+        monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
+        assert names(journal) == ["a"]
+
+
+def test_after_a_reboot_no_lease_is_longer_than_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "leases.db")
+    journal.put(entry("a"), 60)
+    journal._boot = "another boot"
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 86_400)
+    (kept,) = journal.remaining()
+    assert kept.seconds <= 60
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+    assert journal.remaining() == []
+
+
+def _put_for_ever(path: str) -> None:
+    journal = Journal(Path(path))
+    number = 0
+    while True:
+        journal.put(entry(f"m{number:06}"), 600)
+        print(number, flush=True)
+        number += 1
+
+
+def test_kill_9_loses_nothing_that_was_said_to_be_kept(tmp_path: Path) -> None:
+    path = tmp_path / "leases.db"
+    read, write = os.pipe()
+    process = multiprocessing.get_context("fork").Process(target=_reported, args=(path, write))
+    process.start()
+    os.close(write)
+    said = b""
+    while said.count(b"\n") < 20:
+        said += os.read(read, 1000)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    os.close(read)
+    kept = int(said.split(b"\n")[said.count(b"\n") - 1])
+    assert set(names(Journal(path))) >= {f"m{number:06}" for number in range(kept + 1)}
+
+
+def _reported(path: Path, pipe: int) -> None:
+    os.dup2(pipe, 1)
+    sys.stdout = os.fdopen(1, "w")
+    _put_for_ever(str(path))
+
+
+def test_a_file_that_is_no_journal_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "leases.db"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(ValueError, match="is no journal of leases"):
+        Journal(path)
+
+
+def test_a_disk_that_fails_is_an_error_of_the_machine(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "leases.db")
+    journal._db.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(OSError, match="cannot be written"):
+        _fill(journal)
+
+
+def _fill(journal: Journal) -> None:
+    for number in range(1000):
+        journal.put(entry(f"m{number}"), 60)
+
+
+def test_a_damaged_row_costs_only_itself(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "leases.db")
+    journal.put(entry("a"), 60)
+    journal.put(entry("b"), 60)
+    journal._db.execute("UPDATE lease SET entry = '{' WHERE measure = 'a'")
+    assert names(journal) == ["b"]
+
+
+def test_the_journal_is_for_its_owner_alone(tmp_path: Path) -> None:
+    Journal(tmp_path / "leases.db")
+    assert (tmp_path / "leases.db").stat().st_mode & 0o077 == 0

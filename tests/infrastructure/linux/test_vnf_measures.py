@@ -1,0 +1,177 @@
+"""Limits, blocks and splits in the kernel, seen from real sockets."""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import requires
+from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange, lab_in
+
+pytestmark = [pytest.mark.linux, requires("ip", "nft", "nsenter")]
+
+
+@pytest.fixture
+def lab(netns: Callable[[str], str]) -> Iterator[Lab]:
+    with lab_in(netns) as made:
+        yield made
+
+
+@pytest.fixture
+def limiter(lab: Lab, tmp_path: Path) -> Iterator[Vnf]:
+    with Vnf(lab, "rate-limiter", tmp_path) as vnf:
+        yield vnf
+
+
+def arrives(client: socket.socket, server: socket.socket) -> bool:
+    """Whether a datagram gets through."""
+    client.sendto(b"?", server.getsockname())
+    ready, _, _ = select.select([server], [], [], 0.2)
+    if ready:
+        server.recv(1)
+    return bool(ready)
+
+
+@pytest.mark.parametrize("kind", ["link", "address", "flow"])
+def test_a_limit_holds_from_its_first_moment(lab: Lab, limiter: Vnf, kind: str) -> None:
+    rate, datagram = 1_000_000, bytes(1000)
+    about = {"address": SERVER} if kind == "address" else {}
+    if kind == "flow":
+        about = {"source": CLIENTS[0], "target": SERVER}
+    with lab.udp("client", CLIENTS[0]) as client:
+        limiter.put("a limit/1", kind=kind, devices=[OUT], rate_mb_s=rate / 1e6, **about)
+        begin = time.monotonic()
+        for _ in range(3000):
+            client.sendto(datagram, (SERVER, 9))
+        seen = limiter.get("a limit/1")
+        elapsed = time.monotonic() - begin
+    assert 0 < seen["passed_octets"] <= rate * (0.05 + elapsed) + 2000
+    assert seen["passed_packets"] + seen["held_packets"] >= 3000
+    assert seen["held_octets"] > 0
+    assert 0 < seen["ttl_s"] <= 20
+
+
+def test_an_address_is_blocked_and_others_are_not(lab: Lab, limiter: Vnf) -> None:
+    lab.ip("server", "addr add 10.9.2.3/24 dev e0")
+    client = lab.udp("client", CLIENTS[0])
+    blocked, other = lab.udp("server", SERVER, 9), lab.udp("server", "10.9.2.3", 9)
+    assert arrives(client, blocked)
+    limiter.put("m", kind="address", devices=[OUT], address=SERVER, rate_mb_s=0)
+    assert not arrives(client, blocked)
+    assert arrives(client, other)
+    assert limiter.get("m")["held_packets"] == 1
+    limiter.ask("DELETE", "/measures/m")
+    assert arrives(client, blocked)
+    assert limiter.call("GET", "/measures/m")[0] == 404
+    assert limiter.call("DELETE", "/measures/m")[0] == 204
+
+
+@pytest.mark.parametrize("words", [b"x", b"X-a: b\r\n" * 100])
+def test_blocking_a_flow_resets_its_connections_at_the_server(
+    lab: Lab, limiter: Vnf, words: bytes
+) -> None:
+    listener = lab.listen()
+    attacker, at_attacker = lab.connect(CLIENTS[0]), lab.accept(listener)
+    user, at_user = lab.connect(CLIENTS[1]), lab.accept(listener)
+    exchange(attacker, at_attacker)
+    limiter.put("m", kind="flow", devices=[OUT], source=CLIENTS[0], target=SERVER, rate_mb_s=0)
+    attacker.sendall(words)
+    with pytest.raises(ConnectionResetError):
+        at_attacker.recv(10_000)
+    exchange(user, at_user)
+    listener.settimeout(0.3)
+    with lab.inside["client"].call(socket.socket) as fresh:
+        fresh.bind((CLIENTS[0], 0))
+        fresh.setblocking(False)
+        fresh.connect_ex((SERVER, 80))
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_a_split_counts_every_source_in_one_part(lab: Lab, tmp_path: Path) -> None:
+    for last in range(10, 26):
+        lab.ip("client", f"addr add 10.9.1.{last}/24 dev e0")
+    with Vnf(lab, "load-balancer", tmp_path) as vnf:
+        vnf.put("s", kind="split", devices=[OUT], parts=2, part=0)
+        for last in range(10, 26):
+            with lab.udp("client", f"10.9.1.{last}") as client:
+                client.sendto(b"?", (SERVER, 9))
+        seen = vnf.get("s")
+    parts = [part["packets"] for part in seen["parts"]]
+    assert sum(parts) == seen["passed_packets"] == 16
+    assert min(parts) > 0
+
+
+def test_a_lease_ends_by_itself_after_kill_and_a_renewed_one_holds(
+    lab: Lab, tmp_path: Path
+) -> None:
+    with lab.udp("client", CLIENTS[0]) as client, lab.udp("server", SERVER, 9) as server:
+        with Vnf(lab, "rate-limiter", tmp_path) as vnf:
+            vnf.put("m", kind="link", devices=[OUT], rate_mb_s=0, ttl_s=0.4)
+            for _ in range(3):  # 0.2 s each
+                assert vnf.ask("POST", "/lease", {"ttl_s": 0.6}) == {"measures": 1}
+                assert not arrives(client, server)
+            vnf.end(signal.SIGKILL)
+            assert not arrives(client, server)
+        time.sleep(0.6)
+        assert arrives(client, server)
+
+
+def test_no_packet_slips_through_while_a_lease_is_renewed(lab: Lab, limiter: Vnf) -> None:
+    with lab.udp("client", CLIENTS[0]) as client, lab.udp("server", SERVER, 9) as server:
+        limiter.put("m", kind="link", devices=[OUT], rate_mb_s=0)
+        until = time.monotonic() + 1
+        sending = lab.inside["client"].submit(_send_until, client, until)
+        while time.monotonic() < until:
+            limiter.ask("POST", "/lease", {"ttl_s": 20})
+        assert sending.result() > 1000
+        assert select.select([server], [], [], 0.1)[0] == []
+
+
+def _send_until(client: socket.socket, until: float) -> int:
+    sent = 0
+    while time.monotonic() < until:
+        client.sendto(b"?", (SERVER, 9))
+        sent += 1
+    return sent
+
+
+def test_a_new_process_takes_over_what_the_killed_one_kept(lab: Lab, tmp_path: Path) -> None:
+    with lab.udp("client", CLIENTS[0]) as client, lab.udp("server", SERVER, 9) as server:
+        with Vnf(lab, "rate-limiter", tmp_path) as first:
+            first.put("mine/é", kind="link", devices=[OUT], rate_mb_s=0)
+            assert not arrives(client, server)
+        assert first.process.returncode == -signal.SIGKILL
+        with Vnf(lab, "rate-limiter", tmp_path, first.table) as second:
+            assert second.get("mine/é")["held_packets"] == 1
+            assert not arrives(client, server)
+            second.ask("DELETE", "/measures/mine%2F%C3%A9")
+            assert arrives(client, server)
+
+
+def test_a_function_that_is_asked_to_end_leaves_nothing(lab: Lab, limiter: Vnf) -> None:
+    limiter.put("m", kind="link", devices=[OUT], rate_mb_s=1)
+    assert limiter.table in lab.nft("list", "tables")
+    assert limiter.end() == 0
+    assert lab.nft("list", "ruleset") == ""
+    assert not limiter.path.exists()
+
+
+def test_a_refused_measure_leaves_nothing_half_done(lab: Lab, limiter: Vnf) -> None:
+    status, answer = limiter.call(
+        "PUT",
+        "/measures/m",
+        {"kind": "link", "devices": ["nowhere"], "rate_mb_s": 1, "ttl_s": 1},
+    )
+    assert status == 409
+    assert "\n" not in answer["error"]
+    assert lab.nft("list", "ruleset") == ""
+    assert limiter.call("GET", "/measures/m")[0] == 404
+    limiter.put("m", kind="link", devices=[OUT], rate_mb_s=1)
+    limiter.put("m", kind="link", devices=["c0"], rate_mb_s=2)  # instead of the first
+    assert lab.nft("list", "ruleset").count("\tchain ") == 1

@@ -1,0 +1,175 @@
+"""Flows and connections counted in the kernel, against what real sockets did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import requires
+from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange, lab_in
+
+pytestmark = [pytest.mark.linux, requires("ip", "nft", "nsenter")]
+
+BOTH = [{"device": OUT, "hook": hook} for hook in ("egress", "ingress")]
+
+
+@pytest.fixture
+def lab(netns: Callable[[str], str]) -> Iterator[Lab]:
+    with lab_in(netns) as made:
+        yield made
+
+
+@pytest.fixture
+def classifier(lab: Lab, tmp_path: Path) -> Iterator[Vnf]:
+    with Vnf(lab, "classifier", tmp_path) as vnf:
+        yield vnf
+
+
+@pytest.fixture
+def watch(lab: Lab, classifier: Vnf) -> Iterator[Callable[..., Future[Any]]]:
+    """A function that begins an observation and returns once the kernel watches."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def begin(**body: Any) -> Future[Any]:
+            body = {"devices": BOTH, "seconds": 0.8, **body}
+            future = pool.submit(classifier.ask, "POST", "/observations", body)
+            while not future.done() and "hook" not in lab.nft("list", "ruleset"):
+                time.sleep(0.01)
+            return future
+
+        yield begin
+
+
+@pytest.mark.parametrize("about", [{"address": SERVER}, {}], ids=["address", "link"])
+def test_connections_are_told_apart_by_what_became_of_them(
+    lab: Lab, watch: Callable[..., Future[Any]], about: dict[str, str]
+) -> None:
+    listener = lab.listen()
+    old, far_old = lab.connect(), lab.accept(listener)
+    seen = watch(**about)
+    answered, far = lab.connect(), lab.accept(listener)
+    exchange(answered, far)
+    slow, far_slow = lab.connect(), lab.accept(listener)
+    slow.sendall(b"GET /")
+    assert far_slow.recv(5)
+    ended, far = lab.connect(), lab.accept(listener)
+    exchange(ended, far)
+    far.close()
+    ended.close()
+    old.sendall(b"x")
+    assert far_old.recv(1)
+    closed = seen.result()
+    (flow,) = closed["flows"]
+    assert (flow["source"], flow["target"], flow["port"]) == (CLIENTS[0], SERVER, 80)
+    assert flow["protocol"] == "tcp"
+    # The server attests the old connection too; of those it answered, one has ended.
+    counted = {name: flow[name] for name in ("syn", "established", "answered", "open")}
+    assert counted == {"syn": 3, "established": 4, "answered": 2, "open": 3}
+    assert 0 < flow["replies"] < 40
+    assert flow["packets"] == closed["packets"]
+    assert flow["octets"] == closed["octets"]
+    assert closed["unlisted"] == 0
+    assert closed["seconds"] >= 0.8
+
+
+@requires("hping3")
+def test_a_flood_completes_nothing(lab: Lab, watch: Callable[..., Future[Any]]) -> None:
+    lab.listen()
+    seen = watch(address=SERVER)
+    lab.start(f"hping3 -S -p 80 -i u1000 -c 100 -q {SERVER}").wait(10)
+    (flow,) = seen.result()["flows"]
+    assert flow["syn"] > 50
+    assert (flow["established"], flow["answered"], flow["open"]) == (0, 0, 0)
+    assert flow["replies"] > 50
+
+
+def test_datagrams_and_replies(lab: Lab, watch: Callable[..., Future[Any]]) -> None:
+    client, server = lab.udp("client", CLIENTS[1]), lab.udp("server", SERVER, 53)
+    seen = watch(address=SERVER)
+    for _ in range(3):
+        client.sendto(b"?", (SERVER, 53))
+    server.sendto(b"!", client.getsockname())
+    (flow,) = seen.result()["flows"]
+    assert (flow["source"], flow["port"], flow["protocol"]) == (CLIENTS[1], 53, "udp")
+    assert (flow["packets"], flow["octets"], flow["replies"]) == (3, 3 * (14 + 20 + 8 + 1), 1)
+
+
+def test_the_parts_of_the_sources_are_those_of_a_split(lab: Lab, tmp_path: Path) -> None:
+    sources = [f"10.9.1.{last}" for last in range(10, 26)]
+    for source in sources:
+        lab.ip("client", f"addr add {source}/24 dev e0")
+    found: list[set[str]] = []
+    with (
+        Vnf(lab, "anomaly-detector", tmp_path) as vnf,
+        Vnf(lab, "load-balancer", tmp_path) as balancer,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        balancer.put("s", kind="split", devices=[OUT], parts=2, part=0)
+        bodies = [
+            {"devices": BOTH, "seconds": 0.8, "address": SERVER, "part": part, "parts": 2}
+            for part in range(2)
+        ]
+        seen = [pool.submit(vnf.ask, "POST", "/observations", body) for body in bodies]
+        time.sleep(0.3)
+        for source in sources:
+            lab.udp("client", source).sendto(b"?", (SERVER, 9))
+        found = [{flow["source"] for flow in part.result()["flows"]} for part in seen]
+        split = [part["packets"] for part in balancer.get("s")["parts"]]
+    assert sorted(found[0] | found[1]) == sorted(sources)
+    assert not found[0] & found[1]
+    assert split == [len(part) for part in found]
+
+
+def test_a_mirror_of_both_directions_is_sorted_by_who_opens(
+    lab: Lab, watch: Callable[..., Future[Any]]
+) -> None:
+    lab.ip("pop", "link add m0 type veth peer name m1")
+    for device in ("m0", "m1"):
+        lab.ip("pop", f"link set {device} up")
+    listener = lab.listen()
+    seen = watch(devices=[{"device": "m1", "hook": "ingress"}])
+    lab.nft("add table netdev mirror")
+    for hook in ("egress", "ingress"):
+        kind = f"type filter hook {hook} device {OUT} priority 1"
+        lab.nft(f"add chain netdev mirror {hook} {{ {kind}; }}")
+        lab.nft(f"add rule netdev mirror {hook} meta l4proto tcp dup to m0")
+    exchange(lab.connect(), lab.accept(listener))
+    (flow,) = seen.result()["flows"]
+    assert (flow["source"], flow["target"], flow["port"]) == (CLIENTS[0], SERVER, 80)
+    assert (flow["syn"], flow["established"], flow["answered"], flow["open"]) == (1, 1, 1, 1)
+
+
+@requires("hping3")
+def test_a_flood_of_random_sources_stays_bounded(
+    lab: Lab, watch: Callable[..., Future[Any]]
+) -> None:
+    seen = watch(address=SERVER, seconds=2.0)
+    lab.start(f"hping3 --udp -p 9 --rand-source -i u50 -c 12000 -q {SERVER}").wait(10)
+    record = seen.result()
+    assert len(record["flows"]) == 4096
+    assert record["unlisted"] == record["packets"] - 4096 > 0
+
+
+def test_sampling_looks_at_a_share(lab: Lab, watch: Callable[..., Future[Any]]) -> None:
+    client = lab.udp("client", CLIENTS[0])
+    seen = watch(sampling=0.25)
+    for _ in range(1000):
+        client.sendto(b"?", (SERVER, 9))
+    assert 150 < seen.result()["packets"] < 350
+
+
+def test_nothing_is_left_after_an_observation_or_a_kill(
+    lab: Lab, classifier: Vnf, watch: Callable[..., Future[Any]], tmp_path: Path
+) -> None:
+    watch(seconds=0.1).result()
+    assert lab.nft("list", "ruleset") == ""
+    pending = watch(seconds=5)
+    classifier.end()
+    with pytest.raises((OSError, HTTPException)):
+        pending.result()
+    assert lab.nft("list", "ruleset") == ""

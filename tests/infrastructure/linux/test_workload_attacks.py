@@ -1,0 +1,148 @@
+"""Attacks: which tool plays which source, and what it is told."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyroute2 import IPRoute
+
+from phalanx.domain.traffic import PROFILES, Source
+from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel.namespaces import FOLDER, Inside, prefix
+from phalanx.infrastructure.linux.testbed.workload import attackers
+from phalanx.infrastructure.linux.testbed.workload.counters import Arrivals
+
+FLOOD = Path(attackers.__file__).with_name("flood.c")
+requires_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="not installed: cc")
+
+
+def source(profile: str, demand_mb_s: float, end_s: float | None = 8.0) -> Source:
+    return Source(
+        "attackers-1",
+        "attackers",
+        "pop1",
+        "10.3.0.1",
+        "10.0.6.10",
+        8000,
+        PROFILES[profile],
+        demand_mb_s,
+        start_s=3.0,
+        end_s=end_s,
+    )
+
+
+def value(words: list[str], option: str) -> str:
+    return words[words.index(option) + 1]
+
+
+@pytest.mark.parametrize(
+    ("profile", "demand_mb_s", "tool"),
+    [
+        ("syn-flood", 0.06, "hping3"),
+        ("syn-flood", 0.12, "flood"),
+        ("syn-flood-spoofed", 0.06, "hping3"),
+        ("syn-flood-spoofed", 0.12, "flood"),
+        ("udp-flood", 0.5, "hping3"),
+        ("udp-flood-spoofed", 0.5, "hping3"),
+        ("slow-http", 0.5, "slowhttptest"),
+    ],
+)
+def test_hping3_plays_what_it_does_well(profile: str, demand_mb_s: float, tool: str) -> None:
+    assert attackers.tool(source(profile, demand_mb_s)) == tool
+
+
+@pytest.mark.parametrize("profile", [p.name for p in PROFILES.values() if p.malicious])
+def test_every_attack_is_bounded_in_time(profile: str) -> None:
+    words = attackers.command(source(profile, 0.03), "/usr/sbin/tool")
+    assert words[:4] == ["timeout", "--kill-after=1", "10.0", "/usr/sbin/tool"]
+
+
+def test_an_attack_without_an_end_is_bounded_too() -> None:
+    words = attackers.command(source("udp-flood", 0.12, end_s=None), "hping3")
+    assert float(words[2]) == attackers.LONGEST_S + 5.0
+    assert int(value(words, "--count")) == 100 * attackers.LONGEST_S
+
+
+def test_hping3_sends_as_many_octets_as_the_source_demands() -> None:
+    words = attackers.command(source("udp-flood", 0.12), "hping3")  # 100 packets a second
+    assert "--udp" in words
+    assert value(words, "--data") == "1158"  # and 42 of headers
+    assert value(words, "--interval") == "u9900"  # it waits 100 µs longer than told
+    assert value(words, "--count") == "500"
+    assert value(words, "--spoof") == "10.3.0.1"
+    assert words[-1] == "10.0.6.10"
+
+
+def test_a_spoofed_source_uses_random_addresses() -> None:
+    assert "--rand-source" in attackers.command(source("syn-flood-spoofed", 0.03), "hping3")
+    assert "random" in attackers.command(source("syn-flood-spoofed", 0.3), "flood")
+
+
+def test_slow_http_tries_each_connection_of_its_profile_twice() -> None:
+    words = attackers.command(source("slow-http", 0.004), "slowhttptest")
+    assert value(words, "-c") == str(2 * PROFILES["slow-http"].connections)
+    assert value(words, "-l") == "5"
+    assert value(words, "-u") == "http://10.0.6.10:8000/"
+
+
+def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(KernelError, match="slowhttptest"):
+        attackers.programs([source("slow-http", 0.004)], tmp_path)
+    with pytest.raises(KernelError, match="cc"):
+        attackers.programs([source("syn-flood", 0.3)], tmp_path)
+
+
+@requires_cc
+def test_the_sender_compiles_without_a_warning(tmp_path: Path) -> None:
+    words = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(tmp_path / "flood"), str(FLOOD)]
+    assert subprocess.run(words, check=False).returncode == 0
+
+
+@requires_cc
+@pytest.mark.linux
+@pytest.mark.parametrize("spoofed", [False, True])
+def test_the_sender_sends_what_is_due_and_ends(
+    netns: Callable[[str], str], tmp_path: Path, spoofed: bool
+) -> None:
+    near, far = netns("near"), netns("far")
+    _join(near, far)
+    program = attackers.programs([source("syn-flood", 0.3)], tmp_path)["flood"]
+    origin = "random" if spoofed else "10.3.0.1"
+    arrivals = Arrivals(far, ["10.3.0.1"])
+    try:
+        words = [program, origin, "10.0.6.10", "8000", "2000", "0.5"]
+        subprocess.run([*prefix(near), *words], check=True, timeout=10)
+        arrived = arrivals.submit().result()
+    finally:
+        arrivals.close()
+    packets = (arrived.from_others if spoofed else arrived.from_users) / 54  # octets of a frame
+    assert packets == pytest.approx(1000, abs=20)
+    assert (arrived.from_users == 0) is spoofed
+    assert (arrived.from_others == 0) is not spoofed
+
+
+def _join(near: str, far: str) -> None:
+    """Lay a cable from ``near`` (10.3.0.1) to ``far`` (10.0.6.10)."""
+    with Inside(near) as inside:
+        inside.call(_lay, far)
+        inside.call(_raise, "a", "10.3.0.1")
+    with Inside(far) as inside:
+        inside.call(_raise, "b", "10.0.6.10")
+
+
+def _lay(far: str) -> None:
+    peer = {"ifname": "b", "net_ns_fd": str(FOLDER / far)}
+    with IPRoute() as kernel:
+        kernel.link("add", ifname="a", kind="veth", peer=peer)
+
+
+def _raise(device: str, address: str) -> None:
+    with IPRoute() as kernel:
+        number = kernel.link_lookup(ifname=device)[0]
+        kernel.addr("add", index=number, address=address, prefixlen=8)
+        kernel.link("set", index=number, state="up")

@@ -1,0 +1,164 @@
+"""A PoP between clients and a server, and a function's process in the PoP's namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from phalanx.infrastructure.linux.images import build
+from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
+
+SERVER = "10.9.2.2"
+CLIENTS = ("10.9.1.2", "10.9.1.3")
+OUT = "s0"
+"""Device of the PoP towards the server."""
+
+
+class Lab:
+    """Namespaces of clients, PoP and server; sockets made in them work from any thread."""
+
+    def __init__(self, make: Callable[[str], str]) -> None:
+        names = {name: make(name) for name in ("client", "pop", "server")}
+        self.names = names
+        self.made = contextlib.ExitStack()
+        for name, near, far, network in (("client", "c0", "e0", 1), ("server", OUT, "e0", 2)):
+            self.ip("pop", f"link add {near} type veth peer name {far} netns {names[name]}")
+            self.ip("pop", f"addr add 10.9.{network}.1/24 dev {near}")
+            self.ip("pop", f"link set {near} up")
+            self.ip(name, f"addr add 10.9.{network}.2/24 dev {far}")
+            self.ip(name, f"link set {far} up")
+            self.ip(name, f"route add default via 10.9.{network}.1")
+        self.ip("client", f"addr add {CLIENTS[1]}/24 dev e0")
+        for name in names:
+            self.ip(name, "link set lo up")
+        self.inside = {name: Inside(full) for name, full in names.items()}
+        self.inside["pop"].call(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
+
+    def close(self) -> None:
+        self.made.close()
+        for inside in self.inside.values():
+            inside.close()
+
+    def ip(self, name: str, command: str) -> None:
+        run("ip", "-n", self.names[name], *command.split())
+
+    def nft(self, *words: str) -> str:
+        return run(*prefix(self.names["pop"]), "nft", *words)
+
+    def listen(self, port: int = 80) -> socket.socket:
+        listener = self.inside["server"].call(socket.create_server, (SERVER, port), backlog=64)
+        listener.settimeout(5)
+        return self.made.enter_context(listener)
+
+    def accept(self, listener: socket.socket) -> socket.socket:
+        connection, _ = listener.accept()
+        connection.settimeout(5)
+        return self.made.enter_context(connection)
+
+    def connect(self, source: str = CLIENTS[0], port: int = 80) -> socket.socket:
+        made = self.inside["client"].call(socket.create_connection, (SERVER, port), 5, (source, 0))
+        return self.made.enter_context(made)
+
+    def udp(self, name: str, address: str, port: int = 0) -> socket.socket:
+        made = self.inside[name].call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind((address, port))
+        made.settimeout(5)
+        return self.made.enter_context(made)
+
+    def start(self, command: str) -> subprocess.Popen[bytes]:
+        """Start a program that ends by itself among the clients."""
+        return subprocess.Popen(
+            [*prefix(self.names["client"]), *command.split()],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+class Vnf:
+    """A function's process, driven as a PoP's agent would."""
+
+    def __init__(self, lab: Lab, role: str, folder: Path, table: str | None = None) -> None:
+        image = build(role, "1.0", 200_000, folder)
+        self.table = table or f"phx_{secrets.token_hex(4)}"
+        self.path = folder / f"{secrets.token_hex(4)}.sock"
+        self.process = subprocess.Popen(
+            [
+                *(*prefix(lab.names["pop"]), sys.executable, "-I", str(image.path)),
+                *("--role", role, "--socket", str(self.path), "--table", self.table),
+            ]
+        )
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                assert self.ask("GET", "/health")["pid"] > 0
+                return
+            time.sleep(0.01)
+        self.end(signal.SIGKILL)
+        raise AssertionError(f"the {role} did not start")
+
+    def call(self, method: str, target: str, body: Any = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("vnf")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(10)
+        try:
+            connection.sock.connect(str(self.path))
+            connection.request(method, target, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            raw = response.read()
+        finally:
+            connection.close()
+        return response.status, json.loads(raw) if raw else None
+
+    def ask(self, method: str, target: str, body: Any = None) -> Any:
+        status, answer = self.call(method, target, body)
+        assert status < 400, answer
+        return answer
+
+    def put(self, name: str, **body: Any) -> None:
+        self.ask("PUT", f"/measures/{quote(name, safe='')}", {"ttl_s": 20.0, **body})
+
+    def get(self, name: str) -> Any:
+        return self.ask("GET", f"/measures/{quote(name, safe='')}")
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(5)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end(signal.SIGKILL)
+
+
+def run(*words: str) -> str:
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+@contextlib.contextmanager
+def lab_in(make: Callable[[str], str]) -> Iterator[Lab]:
+    lab = Lab(make)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+def exchange(client: socket.socket, server: socket.socket, words: bytes = b"hello") -> None:
+    """Send words to the server and back."""
+    client.sendall(words)
+    assert server.recv(len(words)) == words
+    server.sendall(words)
+    assert client.recv(len(words)) == words
