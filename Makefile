@@ -57,9 +57,9 @@ web:
 UV := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header
 lock:
-	$(UV) --extra postgresql --group build --group test --group lint --group bench -o requirements/bench.txt
-	$(UV) --extra postgresql --group build --group test --group lint -c requirements/bench.txt -o requirements/dev.txt
-	$(UV) --group build -c requirements/bench.txt -o requirements/base.txt
+	$(UV) --extra postgresql --extra linux --group build --group test --group lint --group bench -o requirements/bench.txt
+	$(UV) --extra postgresql --extra linux --group build --group test --group lint -c requirements/bench.txt -o requirements/dev.txt
+	$(UV) --extra linux --group build -c requirements/bench.txt -o requirements/base.txt
 
 clean:
 	rm -rf out dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -80,3 +80,11 @@ def test_an_id_is_there_once() -> None:
     with pytest.raises(LogError, match="'run-1' is in the log already"):
         log(ROOT)
     assert len(log) == 1
+
+
+def test_a_bounded_log_forgets_the_oldest() -> None:
+    log = EventLog(keep=3)
+    for number in range(10):
+        log(Event(f"e{number}", float(number), "a", "run.started", None, {}))
+    assert [event.id for event in log] == ["e7", "e8", "e9"]
+    assert log.by_id("e0") is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from phalanx.cli.terminal import amount, out
+from phalanx.runtime.response import Response
 from phalanx.runtime.summary import Summary
 
 
@@ -47,6 +48,8 @@ def _facts(summary: Summary) -> Table:
     for name, text in (
         ("outcome", f"{summary.reason} at {summary.ended_s:.1f} s, seed {summary.seed}"),
         ("attack", _attack(summary)),
+        ("response", _response(summary.response)),
+        ("limited", _limited(summary.response)),
         ("placements", ", ".join(placed) or "none"),
         (
             "auctions",
@@ -60,7 +63,8 @@ def _facts(summary: Summary) -> Table:
             f"{sum(summary.messages.values())} sent, {summary.shed} shed; {summary.events} events",
         ),
     ):
-        table.add_row(name, text)
+        if text:
+            table.add_row(name, text)
     return table
 
 
@@ -77,3 +81,24 @@ def _attack(summary: Summary) -> str:
         if time is not None:
             moments.append(f"{words} at {time:.1f} s")
     return ", ".join(moments) + (": mitigated" if summary.mitigated else ": not mitigated")
+
+
+def _response(response: Response) -> str:
+    """Return how long after the start of the attack what was done against it."""
+    moments = (
+        ("alarm", response.alarm_after_s),
+        ("first limit", response.throttle_after_s),
+        ("attackers named", response.named_after_s),
+        ("last block", response.blocked_after_s),
+    )
+    return ", ".join(f"{word} after {s:.2f} s" for word, s in moments if s is not None)
+
+
+def _limited(response: Response) -> str:
+    """Return whom the measures hit."""
+    words = []
+    if response.attackers:
+        words.append(f"{response.attackers_limited} of {response.attackers} attackers")
+    if response.users:
+        words.append(f"{response.users_limited} of {response.users} users at the end")
+    return ", ".join(words)

@@ -11,7 +11,6 @@ from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import Scenario
-from phalanx.runtime.topology import from_graphml
 
 
 def open_scenario(
@@ -33,7 +32,12 @@ def open_scenario(
         load_catalogue(scenario, functions)
     except ScenarioError as error:
         raise ScenarioError(f"{path}: {error}") from None
-    return scenario if topology is None else from_graphml(topology, scenario)
+    if topology is None:
+        return scenario
+    # networkx takes a quarter of a second to import, and most runs do without it.
+    from phalanx.runtime.topology import from_graphml  # noqa: PLC0415
+
+    return from_graphml(topology, scenario)
 
 
 def check_writable(path: Path) -> None:

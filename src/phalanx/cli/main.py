@@ -8,6 +8,9 @@ import typer
 
 from phalanx import __version__
 from phalanx.cli.bench import bench
+from phalanx.cli.clean import clean
+from phalanx.cli.detect import detect
+from phalanx.cli.doctor import doctor
 from phalanx.cli.explain import explain
 from phalanx.cli.place import place
 from phalanx.cli.report import report
@@ -23,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Autonomous agents that keep network services alive under attack.",
 )
-for verb in (run, validate, place, explain, report, bench):
+for verb in (run, validate, place, explain, report, detect, bench, doctor, clean):
     app.command()(verb)
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Self
 
 from phalanx.cli.files import check_writable
 from phalanx.domain.events import Event, Sink
-from phalanx.runtime.report import write_report
 from phalanx.store import EventStore
 from phalanx.store.jsonl import JsonlSink
 
@@ -63,6 +62,9 @@ class Outputs:
     def write_report(self, events: Sequence[Event]) -> None:
         """Write the report, if one is wanted."""
         if self.report is not None:
+            # numpy and the templates take a quarter of a second to import.
+            from phalanx.runtime.report import write_report  # noqa: PLC0415
+
             write_report(events, self.report)
 
     def lines(self) -> list[str]:

@@ -9,7 +9,6 @@ import typer
 
 from phalanx.cli.files import check_writable
 from phalanx.cli.terminal import out, say
-from phalanx.runtime.report import write_report
 from phalanx.store.jsonl import read_jsonl
 
 
@@ -18,6 +17,9 @@ def report(
     output: Annotated[Path, typer.Argument(help="Page to write (HTML).", show_default=False)],
 ) -> None:
     """Write the self-contained HTML page about a run."""
+    # numpy and the templates take a quarter of a second to import; other verbs do without.
+    from phalanx.runtime.report import write_report  # noqa: PLC0415
+
     check_writable(output)
     write_report(read_jsonl(log), output)
     say(out, f"report: {output}")

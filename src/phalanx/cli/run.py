@@ -19,12 +19,14 @@ from phalanx.bdi import Capability
 from phalanx.cli.figures import print_summary
 from phalanx.cli.files import open_scenario
 from phalanx.cli.functions import Functions, load_functions
+from phalanx.cli.ground import Ground, linux_world
 from phalanx.cli.outputs import Outputs
 from phalanx.cli.terminal import INTERRUPTED, err, out, say
 from phalanx.domain.events import Event, Sink
 from phalanx.runtime.narrative import IMPORTANT, describe
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.system import RunResult, run_scenario
+from phalanx.runtime.world import World
 
 _STYLES = {
     "traffic.changed": "magenta",
@@ -83,10 +85,15 @@ def run(
             show_default=False,
         ),
     ] = None,
+    on: Annotated[
+        Ground, typer.Option(help="Simulated flows, or real packets on this machine (root).")
+    ] = Ground.SIMULATION,
 ) -> None:
     """Run a scenario and say what happened, why, and how it ended."""
     functions = load_functions(function)
     loaded = open_scenario(scenario, topology, functions)
+    if on is Ground.LINUX and realtime is not None:
+        raise typer.BadParameter("real packets keep real time", param_hint="--realtime")
     chosen = loaded.seed if seed is None else seed
     console = err if as_json else out
     quiet = as_json and not err.is_terminal
@@ -95,7 +102,8 @@ def run(
             for note in loaded.notes:
                 say(console, f"note: {note}", "dim")
         with _watching(console, loaded, outputs.sinks, until, quiet=quiet) as watch:
-            result = watch.run(chosen, until, realtime, functions)
+            world = linux_world(console, quiet=quiet) if on is Ground.LINUX else None
+            result = watch.run(chosen, until, realtime, functions, world)
     outputs.write_report(result.events)
     if as_json:
         typer.echo(msgspec.json.encode(result.summary).decode())
@@ -135,6 +143,7 @@ class _Watch:
         until: float | None,
         realtime: float | None,
         functions: list[type[Capability]],
+        world: World | None,
     ) -> RunResult:
         return run_scenario(
             self._scenario,
@@ -145,6 +154,7 @@ class _Watch:
             should_stop=lambda: self.stopped,
             realtime=realtime,
             functions=functions,
+            world=world,
         )
 
     def stop(self, _signal: int, _frame: FrameType | None) -> None:

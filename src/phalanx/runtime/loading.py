@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -13,6 +14,8 @@ from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.yamltree import Tree, TreeError, read_tree
 
 MAX_BYTES = 1 << 20
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 def load_scenario(path: str | Path) -> Scenario:
@@ -32,18 +35,28 @@ def parse_scenario(text: str, name: str) -> Scenario:
         ScenarioError: as ``load_scenario``.
 
     """
+    scenario, tree = parse_as(Scenario, text, name)
+    for field, why in offences(scenario):
+        raise _error(name, field, _line(tree, field), why)
+    return scenario
+
+
+def parse_as(kind: type[T], text: str, name: str) -> tuple[T, Tree]:
+    """Return the ``kind`` that ``text`` (YAML) describes, and where its fields stand.
+
+    Raises:
+        ScenarioError: as ``load_scenario``.
+
+    """
     try:
         tree = read_tree(text)
     except TreeError as error:
         raise _error(name, error.field, error.line, error.why) from None
     try:
-        scenario = msgspec.convert(tree.data, Scenario)
+        return msgspec.convert(tree.data, kind), tree
     except msgspec.ValidationError as error:
-        field, why = first_offence(tree.data, Scenario) or ("", str(error))
+        field, why = first_offence(tree.data, kind) or ("", str(error))
         raise _error(name, field, _line(tree, field), why) from None
-    for field, why in offences(scenario):
-        raise _error(name, field, _line(tree, field), why)
-    return scenario
 
 
 def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:

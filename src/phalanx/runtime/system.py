@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import networkx as nx
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
@@ -18,22 +16,19 @@ from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import GoalPolicy, Settings
 from phalanx.auction.view import NetworkView
 from phalanx.bdi import Adopt, Capability, GoalInstance, Outcome
-from phalanx.bus.faults import FaultRule, FaultyBus
-from phalanx.bus.memory import MemoryBus
-from phalanx.clock.virtual import VirtualClock
-from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.goals import want
 from phalanx.domain.messages import Message
 from phalanx.domain.network import Network, PopId, PopState
 from phalanx.domain.predicates import Monitored
+from phalanx.domain.traffic import PROFILES
 from phalanx.functions.cover import Cover
 from phalanx.functions.orchestrator import NewVersion
-from phalanx.infrastructure.simulated import SimulatedNetwork
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
 from phalanx.runtime.node import Node, make_agent
 from phalanx.runtime.scenario import FaultSpec, Scenario, UpdateSpec
 from phalanx.runtime.summary import Summary, summarise
+from phalanx.runtime.world import Frame, RunBus, RunNetwork, World, faulty
 from phalanx.store.memory import EventLog
 
 Progress = Callable[[float], None]
@@ -58,6 +53,9 @@ class System:
         *,
         functions: Sequence[type[Capability]] = (),
         realtime: float | None = None,
+        world: World | None = None,
+        keep_events: int | None = None,
+        incarnation: int = 1,
     ) -> None:
         """Compose the system; nothing happens before ``run``.
 
@@ -67,6 +65,9 @@ class System:
             sinks: told of every event, in order.
             functions: capabilities beside the installed ones.
             realtime: None for virtual time; else virtual seconds per second of the wall clock.
+            world: what to run in; None: the simulated network, by ``realtime``.
+            keep_events: how many events the log in memory holds; None: all.
+            incarnation: of the agents; higher than in any earlier run at the same places.
 
         Raises:
             ScenarioError: if the scenario names a function that cannot be had.
@@ -76,43 +77,34 @@ class System:
         self.seed = scenario.seed if seed is None else seed
         self.catalogue = load_catalogue(scenario, functions)
         self.network = scenario.to_network()
-        self.log = EventLog()
+        self.log = EventLog(keep=keep_events)
         for sink in sinks:
             self.log.listen(sink)
-        self.clock = VirtualClock() if realtime is None else WallClock(speed=realtime)
+        self.world = world or simulated(realtime)
+        self.clock = self.world.clock
         self.recorder = Recorder("run", self.log, self.clock.now)
         self.cause = self.recorder.record("run.started", None, **self._description())
-        monitored = tuple(m.link for m in scenario.monitors)
-        self.infrastructure = SimulatedNetwork(
-            self.network,
-            scenario.to_sources(self.seed),
-            self.clock,
-            Recorder("network", self.log, self.clock.now),
-            seed=self.seed,
-            cause=self.cause,
-            tick_s=scenario.timing.tick_s,
-            sample_s=scenario.timing.sample_s,
-            watched=monitored,
-        )
         self.settings = _settings(scenario, self.network, self.catalogue)
-        self.bus = MemoryBus(
-            self.clock,
-            latency=_latency(self.network, scenario.timing.message_latency_ms),
-            on_shed=self._shed,
-            peers=self.settings.peers,
+        self.infrastructure: RunNetwork
+        self.bus: RunBus
+        self.infrastructure, self.bus = self.world.build(
+            Frame(
+                scenario,
+                self.network,
+                self.seed,
+                self.catalogue.vnfds,
+                self.log,
+                self.cause,
+                self._shed,
+            )
         )
-        self.faulty_bus = FaultyBus(
-            self.bus,
-            self.clock,
-            random.Random(f"{self.seed}/bus"),
-            [rule for fault in scenario.faults if (rule := _fault_rule(fault)) is not None],
-        )
+        self.faulty_bus = faulty(self.bus, self.clock, scenario, self.seed)
         self.view = self._first_view()
         self._free_at_start = self.infrastructure.free()
         self._orphans: dict[str, tuple[GoalInstance, str]] = {}
         """Goals of agents that died, which a guardian may take over, with their crash's event."""
         self.log.listen(self._note_taken_over)
-        self.nodes = {pop: self._node(pop, 1) for pop in self.settings.peers}
+        self.nodes = {pop: self._node(pop, incarnation) for pop in self.settings.peers}
 
     def run(
         self,
@@ -128,6 +120,17 @@ class System:
             should_stop: asked often; the run ends in order once it says true.
 
         """
+        try:
+            return self._run(until, on_progress, should_stop)
+        finally:
+            self.world.close()
+
+    def _run(
+        self,
+        until: float | None,
+        on_progress: Progress | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> RunResult:
         end = self.scenario.duration_s if until is None else until
         for node in self.nodes.values():
             node.start(self.cause)
@@ -227,7 +230,7 @@ class System:
             agent.active.add(vnfd.name)
             agent.cause = self.cause
             goal = Adopt(
-                want(Monitored(monitor.link, monitor.threshold_mb_s)),
+                want(Monitored(monitor.link, monitor.threshold_mb_s, monitor.connections or 0)),
                 instance=instance.id,
                 standing=True,
             )
@@ -252,7 +255,7 @@ class System:
                     "at": list(group.at),
                     "target": group.target,
                     "profile": group.profile,
-                    "malicious": group.profile.endswith("-flood"),
+                    "malicious": PROFILES[group.profile].malicious,
                     "count": group.count,
                     "demand_mb_s": group.demand_mb_s,
                     "start_s": group.start_s,
@@ -368,10 +371,23 @@ def run_scenario(
     should_stop: Callable[[], bool] | None = None,
     realtime: float | None = None,
     functions: Sequence[type[Capability]] = (),
+    world: World | None = None,
 ) -> RunResult:
     """Run a scenario from its start to its end; see ``System`` for the arguments."""
-    system = System(scenario, seed, sinks, functions=functions, realtime=realtime)
-    return system.run(until, on_progress, should_stop)
+    world = world or simulated(realtime)
+    try:
+        system = System(scenario, seed, sinks, functions=functions, world=world)
+        return system.run(until, on_progress, should_stop)
+    finally:
+        world.close()
+
+
+def simulated(realtime: float | None) -> World:
+    """Return the simulated world, by virtual time or so many virtual seconds a second."""
+    # numpy and networkx take 35 MB, which an agent on a real machine does without.
+    from phalanx.runtime.simulation import SimulatedWorld  # noqa: PLC0415
+
+    return SimulatedWorld(realtime)
 
 
 def _settings(scenario: Scenario, network: Network, catalogue: Catalogue) -> Settings:
@@ -388,28 +404,3 @@ def _settings(scenario: Scenario, network: Network, catalogue: Catalogue) -> Set
         heartbeat_s=timing.heartbeat_s,
         silence_s=timing.silence_s,
     )
-
-
-def _latency(network: Network, extra_ms: float) -> Callable[[str, str], float]:
-    """Return how long a message takes: the least-latency path, and a little for handling."""
-    graph: nx.Graph[str] = nx.Graph()
-    graph.add_nodes_from(pop.name for pop in network.pops)
-    graph.add_weighted_edges_from((link.a, link.b, link.latency_ms) for link in network.links)
-    known: dict[str, dict[str, float]] = {}
-
-    def latency(sender: str, receiver: str) -> float:
-        from_here = known.get(sender)
-        if from_here is None:
-            lengths = nx.single_source_dijkstra_path_length(graph, sender)
-            from_here = known[sender] = {to: (ms + extra_ms) / 1e3 for to, ms in lengths.items()}
-        return from_here.get(receiver, extra_ms / 1e3)
-
-    return latency
-
-
-def _fault_rule(fault: FaultSpec) -> FaultRule | None:
-    if fault.kind not in ("lose", "duplicate", "delay", "reorder"):
-        return None
-    end = None if fault.for_s is None else fault.at_s + fault.for_s
-    share = 1.0 if fault.share is None else fault.share
-    return FaultRule(fault.kind, share, fault.at_s, end, fault.agent, fault.delay_s)

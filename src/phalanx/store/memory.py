@@ -15,10 +15,14 @@ class EventLog:
     new event in the order they were added.
     """
 
-    __slots__ = ("_by_id", "_listeners")
+    __slots__ = ("_by_id", "_keep", "_listeners")
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
+    def __init__(self, events: Iterable[Event] = (), keep: int | None = None) -> None:
         """Make a log that begins with ``events``.
+
+        Args:
+            events: the first ones.
+            keep: forget the oldest events beyond so many; None: forget nothing.
 
         Raises:
             LogError: if two of them have the same id.
@@ -27,6 +31,7 @@ class EventLog:
         # A dict keeps the order of insertion: one container is the log and its index.
         self._by_id: dict[str, Event] = {}
         self._listeners: tuple[Sink, ...] = ()
+        self._keep = keep
         for event in events:
             self(event)
 
@@ -40,6 +45,8 @@ class EventLog:
         if event.id in self._by_id:
             raise LogError(f"event id {event.id!r} is in the log already")
         self._by_id[event.id] = event
+        if self._keep is not None and len(self._by_id) > self._keep:
+            del self._by_id[next(iter(self._by_id))]
         for listener in self._listeners:
             listener(event)
 

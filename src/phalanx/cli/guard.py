@@ -1,0 +1,93 @@
+"""``phalanx guard``: one agent that guards the hosts behind this machine's interfaces."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from phalanx.cli.ground import needs_linux
+from phalanx.cli.outputs import Outputs
+from phalanx.cli.terminal import out, say
+from phalanx.domain.events import Event
+from phalanx.runtime.narrative import IMPORTANT, describe
+from phalanx.runtime.site import SiteSpec, load_site
+
+if TYPE_CHECKING:
+    from phalanx.runtime.system import System
+
+FOR_EVER_S = 1e9
+KEPT_EVENTS = 10_000
+"""Events held in memory; the log file and the store get all of them."""
+
+
+def guard(
+    site: Annotated[Path, typer.Argument(help="Site file (YAML).", show_default=False)],
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be touched and done, and end.")
+    ] = False,
+    log: Annotated[
+        Path | None, typer.Option(help="Write all events here (JSONL).", show_default=False)
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Keep all events here: sqlite:///FILE or …", show_default=False),
+    ] = None,
+    for_s: Annotated[
+        float, typer.Option("--for", min=0, max=FOR_EVER_S, help="End after so many seconds.")
+    ] = FOR_EVER_S,
+) -> None:
+    """Guard the hosts behind this machine's interfaces until stopped."""
+    spec = load_site(site)
+    with needs_linux():
+        from phalanx.runtime.guarding import plan  # noqa: PLC0415  # an extra
+
+        if dry_run:
+            for line in plan(spec):
+                say(out, line)
+            return
+    with Outputs(log, None, store, spec.pop) as outputs:
+        outputs.sinks.append(_show)
+        _guard(spec, outputs, for_s)
+    for line in outputs.lines():
+        say(out, line)
+
+
+def _guard(spec: SiteSpec, outputs: Outputs, for_s: float) -> None:
+    from phalanx.runtime.guarding import GuardWorld  # noqa: PLC0415  # an extra
+    from phalanx.runtime.system import System  # noqa: PLC0415  # takes time to import
+
+    world = GuardWorld(spec, lambda line: say(out, line, "dim"))
+    world.open_state()
+    stopped = False
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        system: System = System(
+            spec.to_scenario(for_s),
+            sinks=outputs.sinks,
+            world=world,
+            keep_events=KEPT_EVENTS,
+            incarnation=world.incarnation,
+        )
+        say(out, f"guarding {', '.join(g.name for g in spec.guards)}; Ctrl-C ends it", "dim")
+        system.run(should_stop=lambda: stopped)
+    finally:
+        world.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show(event: Event) -> None:
+    if event.kind in IMPORTANT:
+        line = Text.assemble((f"{event.time:8.1f} s  ", "dim"), describe(event))
+        out.print(line, soft_wrap=True)

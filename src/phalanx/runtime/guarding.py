@@ -1,0 +1,211 @@
+"""The world of one real machine: its own interfaces, no testbed, leases that outlive it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from phalanx.bus.memory import MemoryBus
+from phalanx.clock.wall import WallClock
+from phalanx.domain.errors import PhalanxError
+from phalanx.domain.events import Recorder
+from phalanx.domain.network import LinkId, PopId, link_id
+from phalanx.infrastructure.linux.driver import LinuxNetwork
+from phalanx.infrastructure.linux.journal import Journal
+from phalanx.infrastructure.linux.kernel import runs, sweep
+from phalanx.infrastructure.linux.repository import build_images
+from phalanx.runtime.site import SiteSpec
+from phalanx.runtime.world import Frame
+
+LOOPBACK = "127.0.0.1"
+_DEVICES = Path("/sys/class/net")
+
+Say = Callable[[str], None]
+
+
+class _NoLimits:
+    """The machine's own processes are not limited: its operator does that."""
+
+    def enter(self, pid: int) -> None:
+        """Leave the process where it is."""
+
+
+class HostGround:
+    """Implements ``Ground`` for the machine itself and the interfaces that a site names."""
+
+    def __init__(self, run: str, site: SiteSpec) -> None:
+        """Check that the interfaces are there.
+
+        Raises:
+            PhalanxError: with one line, if one is not.
+
+        """
+        self.run = run
+        self.folder = runs.folder(run)
+        self._pop = site.pop
+        self._devices: dict[LinkId, str] = {}
+        self._hosts = {guarded.name: guarded for guarded in site.guards}
+        self._by_address = {guarded.address: guarded for guarded in site.guards}
+        for guarded in site.guards:
+            if not (_DEVICES / guarded.interface).exists():
+                here = ", ".join(sorted(entry.name for entry in _DEVICES.iterdir()))
+                raise PhalanxError(
+                    f"guards.{guarded.name}: no interface {guarded.interface}; there are {here}"
+                )
+            self._devices[link_id(site.pop, guarded.name)] = guarded.interface
+
+    def namespace(self, pop: PopId) -> str | None:  # noqa: ARG002
+        """Return None: the machine's own."""
+        return None
+
+    def underlay(self, pop: PopId) -> str:  # noqa: ARG002
+        """Return the loopback address: there is no other PoP."""
+        return LOOPBACK
+
+    def device(self, link: LinkId) -> str:
+        """Return the interface towards a guarded host."""
+        return self._devices[link]
+
+    def host_at(self, address: str) -> PopId | None:
+        """Return the site's PoP for the addresses that it guards."""
+        return self._pop if address in self._by_address else None
+
+    def address(self, host: str) -> str | None:
+        """Return the address of a guarded host."""
+        guarded = self._hosts.get(host)
+        return None if guarded is None else guarded.address
+
+    def host_device(self, address: str) -> str:
+        """Return the interface towards a guarded address."""
+        return self._by_address[address].interface
+
+    def cgroup(self, pop: PopId) -> _NoLimits:  # noqa: ARG002
+        """Return limits that limit nothing."""
+        return _NoLimits()
+
+    def set_link(self, a: PopId, b: PopId, *, up: bool) -> None:
+        """Refuse: a site has no links to other PoPs."""
+        raise PhalanxError(f"the link {a}-{b} is not this site's to switch {'on' if up else 'off'}")
+
+
+class GuardWorld:
+    """One agent, its VNFs and its rules on this machine; needs root."""
+
+    def __init__(self, site: SiteSpec, say: Say = lambda _: None) -> None:
+        """Make nothing yet.
+
+        Args:
+            site: what to guard.
+            say: told in one line what is found and made.
+
+        """
+        self.clock = WallClock()
+        self.site = site
+        self._say = say
+        self._stack = ExitStack()
+        self._state = Path(site.state)
+        self.incarnation = 1
+
+    def build(self, frame: Frame) -> tuple[LinuxNetwork, MemoryBus]:
+        """Take over the interfaces, and what an earlier guard has left in force.
+
+        Raises:
+            PhalanxError: with one line, if the machine does not allow it.
+
+        """
+        try:
+            return self._build(frame)
+        except BaseException:
+            self.close()
+            raise
+
+    def open_state(self) -> None:
+        """Claim the state directory: one guard at a time, each with a higher incarnation.
+
+        Raises:
+            PhalanxError: with one line, if it cannot be used or another guard lives.
+
+        """
+        try:
+            self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            run = _text(self._state / "run")
+            if run and runs.is_run(run):
+                if runs.owner(run) is not None:
+                    raise PhalanxError(f"{self._state}: a guard with this state is running")
+                sweep.kill(run)  # before they could take their rules with them
+                runs.remove(runs.folder(run))
+            self.incarnation = int(_text(self._state / "incarnation") or 0) + 1
+            _write(self._state / "incarnation", str(self.incarnation))
+        except (OSError, ValueError) as error:
+            raise PhalanxError(f"{self._state} cannot keep the guard's state: {error}") from None
+
+    def close(self) -> None:
+        """End the VNFs and lift their rules; without effect the second time."""
+        self._stack.close()
+
+    def _build(self, frame: Frame) -> tuple[LinuxNetwork, MemoryBus]:
+        stack = self._stack
+        stack.callback(self.clock.close)
+        run = runs.new_run()
+        stack.callback(runs.remove, runs.folder(run))
+        _write(self._state / "run", run)
+        ground = HostGround(run, self.site)
+        images = build_images(frame.vnfds, ground.folder / "repository")
+        journal = Journal(self._state / "leases.db")
+        stack.callback(journal.close)
+        driver = LinuxNetwork(
+            frame.network,
+            self.clock,
+            Recorder("network", frame.log, self.clock.now),
+            ground=ground,
+            images=images,
+            journal=journal,
+            cause=frame.cause,
+        )
+        stack.callback(driver.shutdown)
+        remaining = journal.remaining()
+        driver.recover(remaining)
+        for kept in remaining:
+            self._say(f"still in force for {kept.seconds:.0f} s: {kept.entry.measure}")
+        return driver, MemoryBus(self.clock, on_shed=frame.shed, peers=(self.site.pop,))
+
+
+def plan(site: SiteSpec) -> list[str]:
+    """Return in words what a guard would touch and what it might do."""
+    interfaces = sorted({guarded.interface for guarded in site.guards})
+    lines = [
+        f"state directory {site.state}, run-time files below {runs.ROOT}",
+        f"VNF processes, at most {site.cores:g} cores' worth: {', '.join(sorted(site.functions))}",
+        "nftables tables named phx_<8 hexadecimal digits> of the families netdev and inet, "
+        "every rule under a lease of "
+        f"{site.timing.lease_s:g} s that the kernel itself ends",
+    ]
+    lines += [f"counters on {name}, both directions" for name in interfaces]
+    for guarded in site.guards:
+        lines.append(
+            f"above {guarded.threshold_mb_s:g} MB/s towards {guarded.address}"
+            + (f" or {guarded.connections} connections" if guarded.connections else "")
+            + f": limits, blocks of sources or a SYN proxy at {guarded.interface}"
+        )
+    lines.append(
+        "only while a SYN proxy is in force: net.ipv4.tcp_syncookies=1, "
+        "net.ipv4.tcp_timestamps=1, net.netfilter.nf_conntrack_tcp_loose=0"
+    )
+    lines.append("nothing else: no other interface, address, route, table or setting")
+    return lines
+
+
+def _text(path: Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a small file as a whole or not at all, on the disk before this returns."""
+    part = path.with_suffix(".part")
+    with part.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)

@@ -1,0 +1,110 @@
+"""Site files: one real machine that guards the hosts behind its interfaces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from phalanx.domain.errors import ScenarioError
+from phalanx.runtime.loading import parse_as, read_text
+from phalanx.runtime.scenario import (
+    Address,
+    Amount,
+    Count,
+    FunctionSpec,
+    GoalName,
+    GoalSpec,
+    HostSpec,
+    MonitorSpec,
+    Name,
+    NetworkSpec,
+    ParameterName,
+    PopSpec,
+    Positive,
+    Scenario,
+    Timing,
+)
+
+DEVICE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z"
+FUNCTIONS = (
+    "anomaly-detector",
+    "classifier",
+    "link-monitor",
+    "rate-limiter",
+    "syn-proxy",
+)
+
+
+def _functions() -> dict[str, FunctionSpec]:
+    return {name: FunctionSpec(image_mb=1) for name in FUNCTIONS}
+
+
+class GuardedSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """A host that the site guards, and the interface through which packets leave to it."""
+
+    name: Name
+    address: Address
+    interface: Annotated[str, Meta(pattern=DEVICE)]
+    """The only interfaces that are ever touched are those named here."""
+    bandwidth_mb_s: Positive
+    threshold_mb_s: Positive
+    """Traffic towards the host above this is looked into."""
+    connections: Count | None = None
+    """More open TCP connections than this are looked into; None: they are not counted."""
+
+
+class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One PoP on a real machine."""
+
+    pop: Name
+    cores: Amount
+    memory_gb: Amount
+    disk_gb: Amount
+    guards: Annotated[tuple[GuardedSpec, ...], Meta(min_length=1, max_length=1000)]
+    state: Annotated[str, Meta(min_length=1, max_length=1000)] = "/var/lib/phalanx"
+    """Directory in which leases survive restarts."""
+    functions: dict[Name, FunctionSpec] = field(default_factory=_functions)
+    goals: dict[GoalName, GoalSpec] = {}
+    parameters: dict[ParameterName, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}
+    timing: Timing = Timing(auction_deadline_s=0.3)
+
+    def to_scenario(self, duration_s: float) -> Scenario:
+        """Return the site as a network of one PoP without traffic of its own."""
+        return Scenario(
+            name=self.pop,
+            duration_s=duration_s,
+            network=NetworkSpec(
+                (PopSpec(self.pop, self.cores, self.memory_gb, self.disk_gb),), self.pop
+            ),
+            functions=self.functions,
+            hosts=tuple(
+                HostSpec(g.name, self.pop, g.address, g.bandwidth_mb_s) for g in self.guards
+            ),
+            monitors=tuple(
+                MonitorSpec(
+                    f"{self.pop}>{g.name}", self.pop, g.threshold_mb_s, connections=g.connections
+                )
+                for g in self.guards
+            ),
+            goals=self.goals,
+            parameters=self.parameters,
+            timing=self.timing,
+        )
+
+
+def load_site(path: str | Path) -> SiteSpec:
+    """Return the site in the YAML file ``path``.
+
+    Raises:
+        ScenarioError: with one line ``FILE: FIELD (line N): what is wrong; what is allowed``.
+
+    """
+    site, _ = parse_as(SiteSpec, read_text(path), str(path))
+    for what in ("name", "address"):
+        values = [getattr(guarded, what) for guarded in site.guards]
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise ScenarioError(f"{path}: guards: two have the {what} {twice[0]}")
+    return site
