@@ -11,32 +11,20 @@ from phalanx.domain.actions import (
     Deploy,
     Enforce,
     Failed,
-    Hold,
     Lift,
     LinkSample,
     Observe,
     Outcome,
     ReadLink,
     ReadMeasure,
-    Rechain,
-    Release,
-    Renew,
-    Scale,
-    SiteState,
-    Stop,
-    Transfer,
 )
 from phalanx.domain.events import Recorder
-from phalanx.domain.network import LinkId, Network, PopId, link_id
-from phalanx.domain.resources import Resources
+from phalanx.domain.network import Link, LinkId, Network, PopId
 from phalanx.domain.traffic import Source
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.books.accounts import ComputeBook, LinkBook
 from phalanx.infrastructure.books.lifecycle import Lifecycle
-from phalanx.infrastructure.books.ownership import Ownership
-from phalanx.infrastructure.books.percepts import Perceive, Percepts
-from phalanx.infrastructure.books.topology import Topology
+from phalanx.infrastructure.books.network import BookedNetwork
 from phalanx.infrastructure.simulated.connections import Connections
 from phalanx.infrastructure.simulated.downloads import Downloads
 from phalanx.infrastructure.simulated.engine import HISTORY_S, Engine
@@ -49,7 +37,7 @@ from phalanx.infrastructure.simulated.schedule import Schedule
 from phalanx.infrastructure.simulated.transfers import Transfers
 
 
-class SimulatedNetwork:
+class SimulatedNetwork(BookedNetwork):
     """Implements ``Infrastructure`` for a network that exists only as figures.
 
     Args:
@@ -81,11 +69,9 @@ class SimulatedNetwork:
         sample_s: float = 1.0,
         watched: Sequence[LinkId] = (),
     ) -> None:
-        self._cause = cause
-        self._recorder = recorder
+        super().__init__(network, clock, recorder, cause)
         if not (0 < tick_s < inf and 0 < sample_s < inf):
             raise ValueError(f"a tick of {tick_s} s, samples of {sample_s} s are not possible")
-        self._topology = Topology(network)
         if network.repository not in self._topology.pops:
             raise ValueError(f"the repository's PoP {network.repository} is not in the network")
         self._fluid = Fluid()
@@ -96,9 +82,6 @@ class SimulatedNetwork:
             raise ValueError(f"no link {unknown[0]} to watch")
         self._engine = Engine(clock, self._fluid, tick_s, self._prepare, self._react)
         self._transfers = Transfers(clock, self._fluid, self._engine, self._flows)
-        self._compute = ComputeBook({pop.name: pop.total for pop in network.pops})
-        self._links = LinkBook(self._topology)
-        self._percepts = Percepts(clock, self._topology, self._compute, self._links)
         self._downloads = Downloads(
             clock,
             recorder,
@@ -112,9 +95,7 @@ class SimulatedNetwork:
         self._lifecycle = Lifecycle(
             clock,
             recorder,
-            ownership=Ownership(
-                self._topology, self._compute, self._links, self._percepts, recorder
-            ),
+            ownership=self._ownership,
             downloads=self._downloads,
             measures=self._measures,
             observer=self._observer,
@@ -133,14 +114,6 @@ class SimulatedNetwork:
             watched=watched,
         )
 
-    def attach(self, pop: PopId, perceive: Perceive) -> None:
-        """Tell the agent of ``pop`` of changes from now on; soon of its ``SiteState``."""
-        self._percepts.attach(pop, perceive)
-
-    def detach(self, pop: PopId) -> None:
-        """Stop telling; leases go on until they run out."""
-        self._percepts.detach(pop)
-
     def perform(self, pop: PopId, action: Action, cause: str, answer: Answer) -> None:
         """Carry out ``action`` at ``pop``, as ``phalanx.domain.actions`` says.
 
@@ -156,25 +129,7 @@ class SimulatedNetwork:
             case Observe():
                 self._observe(pop, action, answer)
             case _:
-                answer(self._outcome(pop, action, cause))
-
-    def fail_link(self, a: PopId, b: PopId) -> None:
-        """Cut the link between ``a`` and ``b``; what is reserved on it stays reserved.
-
-        Raises:
-            ValueError: if there is no such link.
-
-        """
-        self._switch(a, b, up=False)
-
-    def restore_link(self, a: PopId, b: PopId) -> None:
-        """Mend the link between ``a`` and ``b``.
-
-        Raises:
-            ValueError: if there is no such link.
-
-        """
-        self._switch(a, b, up=True)
+                answer(self._booked(pop, action, cause) or self._of_traffic(pop, action, cause))
 
     def repository_away(self, away: bool) -> None:
         """Take the VNF repository off the network, or bring it back."""
@@ -214,32 +169,9 @@ class SimulatedNetwork:
         if refusal is not None:
             raise ValueError(f"{vnfd.name} cannot be installed at {pop}: {refusal}")
 
-    def site(self, pop: PopId) -> SiteState:
-        """Return what the agent of ``pop`` would perceive of it now."""
-        return self._percepts.state(pop)
-
-    def free(self) -> dict[PopId, Resources]:
-        """Return what is not allocated at each PoP."""
-        return {pop: self._compute.free(pop) for pop in self._topology.pops}
-
-    def reserved_mb_s(self) -> float:
-        """Return the bandwidth that is reserved on all links together."""
-        links = self._topology.neighbours
-        return sum(self._links.reserved(pop, to) for pop in links for to in links[pop])
-
     def leases(self) -> list[str]:
         """Return the ids of all holds, instances and measures, each kind sorted."""
         return [*self._lifecycle.names(), *self._measures.names()]
-
-    def check(self) -> None:
-        """Check the books.
-
-        Raises:
-            InvariantError: if a PoP or a link is over-committed.
-
-        """
-        self._compute.check()
-        self._links.check()
 
     def shutdown(self) -> None:
         """Stop all timers; what is under way is never answered."""
@@ -249,26 +181,6 @@ class SimulatedNetwork:
         self._transfers.stop()
         self._lifecycle.shutdown()
         self._engine.stop()
-
-    def _outcome(self, pop: PopId, action: Action, cause: str) -> Outcome:
-        lifecycle = self._lifecycle
-        match action:
-            case Hold():
-                return lifecycle.hold(pop, action, cause)
-            case Release():
-                return lifecycle.release(pop, action.hold)
-            case Rechain():
-                return lifecycle.rechain(pop, action, cause)
-            case Scale():
-                return lifecycle.scale(pop, action, cause)
-            case Transfer():
-                return lifecycle.replace(pop, action, cause)
-            case Stop():
-                return lifecycle.stop(pop, action, cause)
-            case Renew():
-                return lifecycle.renew(pop, action)
-            case _:
-                return self._of_traffic(pop, action, cause)
 
     def _of_traffic(self, pop: PopId, action: Action, cause: str) -> Outcome:
         match action:
@@ -303,22 +215,11 @@ class SimulatedNetwork:
         bandwidth = float(self._fluid.capacity[stage])
         return LinkSample(action.link, rate, bandwidth, self._connections.over(action.link))
 
-    def _switch(self, a: PopId, b: PopId, *, up: bool) -> None:
-        link = self._topology.link(a, b)
-        if link is None:
-            raise ValueError(f"no link joins {a} and {b}")
-        fault = "link-up" if up else "link-down"
-        event = self._recorder.record("fault.injected", self._cause, fault=fault, link=[a, b])
-        if self._topology.is_up(link) == up:
-            return
-        self._topology.switch(link, up=up)
-        for ends in ((link.a, link.b), (link.b, link.a)):
-            self._recorder.record("link.changed", event, link=link_id(*ends), up=up)
+    def _switched(self, link: Link, event: str, *, up: bool) -> None:
         self._flows.relink()
         self._engine.wake()
         if not up:
             self._downloads.cut(link.a, link.b, event)
-        self._percepts.changed((link.a, link.b))
 
     def _prepare(self) -> None:
         self._connections.settle()

@@ -1,0 +1,143 @@
+"""What every driver that keeps these books offers in the same way."""
+
+from __future__ import annotations
+
+from phalanx.clock import Clock
+from phalanx.domain.actions import (
+    Action,
+    Hold,
+    Outcome,
+    Rechain,
+    Release,
+    Renew,
+    Scale,
+    SiteState,
+    Stop,
+    Transfer,
+)
+from phalanx.domain.events import Recorder
+from phalanx.domain.network import Link, Network, PopId, link_id
+from phalanx.domain.resources import Resources
+from phalanx.infrastructure.books.accounts import ComputeBook, LinkBook
+from phalanx.infrastructure.books.lifecycle import Lifecycle
+from phalanx.infrastructure.books.ownership import Ownership
+from phalanx.infrastructure.books.percepts import Perceive, Percepts
+from phalanx.infrastructure.books.topology import Topology
+
+
+class BookedNetwork:
+    """The books of a network, and who is told of them; a driver adds the work.
+
+    Args:
+        network: what stands still.
+        clock: when things happen.
+        recorder: where events go; its agent should be ``network``.
+        cause: the event that is the root cause of the run.
+
+    Raises:
+        ValueError: if the network contradicts itself.
+
+    """
+
+    _lifecycle: Lifecycle
+    """Made by the driver, from its workers."""
+
+    def __init__(self, network: Network, clock: Clock, recorder: Recorder, cause: str) -> None:
+        self._clock = clock
+        self._recorder = recorder
+        self._cause = cause
+        self._topology = Topology(network)
+        self._compute = ComputeBook({pop.name: pop.total for pop in network.pops})
+        self._links = LinkBook(self._topology)
+        self._percepts = Percepts(clock, self._topology, self._compute, self._links)
+        self._ownership = Ownership(
+            self._topology, self._compute, self._links, self._percepts, recorder
+        )
+
+    def attach(self, pop: PopId, perceive: Perceive) -> None:
+        """Tell the agent of ``pop`` of changes from now on; soon of its ``SiteState``."""
+        self._percepts.attach(pop, perceive)
+
+    def detach(self, pop: PopId) -> None:
+        """Stop telling; leases go on until they run out."""
+        self._percepts.detach(pop)
+
+    def fail_link(self, a: PopId, b: PopId) -> None:
+        """Cut the link between ``a`` and ``b``; what is reserved on it stays reserved.
+
+        Raises:
+            ValueError: if there is no such link.
+
+        """
+        self._switch(a, b, up=False)
+
+    def restore_link(self, a: PopId, b: PopId) -> None:
+        """Mend the link between ``a`` and ``b``.
+
+        Raises:
+            ValueError: if there is no such link.
+
+        """
+        self._switch(a, b, up=True)
+
+    def site(self, pop: PopId) -> SiteState:
+        """Return what the agent of ``pop`` would perceive of it now."""
+        return self._percepts.state(pop)
+
+    def free(self) -> dict[PopId, Resources]:
+        """Return what is not allocated at each PoP."""
+        return {pop: self._compute.free(pop) for pop in self._topology.pops}
+
+    def reserved_mb_s(self) -> float:
+        """Return the bandwidth that is reserved on all links together."""
+        links = self._topology.neighbours
+        return sum(self._links.reserved(pop, to) for pop in links for to in links[pop])
+
+    def check(self) -> None:
+        """Check the books.
+
+        Raises:
+            InvariantError: if a PoP or a link is over-committed.
+
+        """
+        self._compute.check()
+        self._links.check()
+
+    def _booked(self, pop: PopId, action: Action, cause: str) -> Outcome | None:
+        """Carry out what the books decide; None for other actions."""
+        lifecycle = self._lifecycle
+        match action:
+            case Hold():
+                return lifecycle.hold(pop, action, cause)
+            case Release():
+                return lifecycle.release(pop, action.hold)
+            case Rechain():
+                return lifecycle.rechain(pop, action, cause)
+            case Scale():
+                return lifecycle.scale(pop, action, cause)
+            case Transfer():
+                return lifecycle.replace(pop, action, cause)
+            case Stop():
+                return lifecycle.stop(pop, action, cause)
+            case Renew():
+                return lifecycle.renew(pop, action)
+            case _:
+                return None
+
+    def _switch(self, a: PopId, b: PopId, *, up: bool) -> None:
+        link = self._topology.link(a, b)
+        if link is None:
+            raise ValueError(f"no link joins {a} and {b}")
+        fault = "link-up" if up else "link-down"
+        event = self._recorder.record("fault.injected", self._cause, fault=fault, link=[a, b])
+        if self._topology.is_up(link) == up:
+            return
+        self._topology.switch(link, up=up)
+        for ends in ((link.a, link.b), (link.b, link.a)):
+            self._recorder.record("link.changed", event, link=link_id(*ends), up=up)
+        self._switched(link, event, up=up)
+        self._percepts.changed((link.a, link.b))
+
+    def _switched(self, link: Link, event: str, *, up: bool) -> None:
+        """Cut or mend a link in the network itself."""
+        raise NotImplementedError
