@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from phalanx.analytics.detection import TargetVerdict, anomalous_targets
+from phalanx.analytics.detection import TargetVerdict, detect
 from phalanx.analytics.sources import SLOW, SYN_FLOOD
 from phalanx.bdi import Adopt, Agent, Believe, Capability, GoalInstance, Note, plan, when
 from phalanx.bdi.steps import Body, Steps
@@ -13,10 +13,12 @@ from phalanx.domain.goals import Mode, avert, want
 from phalanx.domain.predicates import (
     Anomalous,
     AnomalousUsage,
+    FlowRateLimited,
     FlowRecord,
     IpRateLimited,
     LinkIp,
     Spoofed,
+    Threat,
 )
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
@@ -34,7 +36,7 @@ class AnomalyDetector(Capability):
 
     @plan(AnomalousUsage, Mode.FIND_OUT)
     def analyse_link_statistics(self, me: Agent, goal: GoalInstance) -> Body:
-        """Plan ALS."""
+        """Plan ALS; with ``at_once`` whom the flows convict already is limited at once."""
         usage = goal.goal.predicate
         assert isinstance(usage, AnomalousUsage)
         assert goal.instance is not None
@@ -44,7 +46,10 @@ class AnomalyDetector(Capability):
             goal,
             Observe(goal.instance, seconds, usage.link, part=usage.part, parts=usage.parts),
         )
-        targets = anomalous_targets(records.flows, effective_s(records), records.unlisted)
+        verdicts = detect(records.flows, effective_s(records), records.unlisted)
+        targets = verdicts.targets
+        attacked = {target.ip for target in targets}
+        convicted = [flow for flow in verdicts.flows if flow.target in attacked]
         yield Note(
             "analysis.done",
             {
@@ -55,6 +60,7 @@ class AnomalyDetector(Capability):
                 "found": [target.ip for target in targets],
                 "forged": [target.ip for target in targets if target.spoofed],
                 "evidence": {target.ip: target.evidence for target in targets},
+                "convicted": {f"{f.source}>{f.target}": f.evidence for f in convicted},
             },
         )
         for target in targets:
@@ -64,6 +70,10 @@ class AnomalyDetector(Capability):
         yield Believe(usage, value=bool(targets))
         for target in targets:
             yield from self._deal_with(me, goal, target)
+        if me.parameter(self, "at_once") > 0:
+            for flow in convicted:
+                yield Believe(Threat(flow.source, flow.target))
+                yield Adopt(want(FlowRateLimited(flow.source, flow.target)), PROTECT)
 
     def _deal_with(self, me: Agent, goal: GoalInstance, target: TargetVerdict) -> Steps:
         """Restrict the traffic to the target, and find out who sends it.

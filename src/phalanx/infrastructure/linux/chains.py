@@ -18,7 +18,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from phalanx.domain.network import PopId, link_id
-from phalanx.infrastructure.books.topology import Path
+from phalanx.infrastructure.books.topology import Path, Topology
 from phalanx.infrastructure.linux.ground import Ground
 from phalanx.infrastructure.linux.jobs import JobError, Jobs
 from phalanx.infrastructure.linux.places import Places
@@ -54,6 +54,8 @@ class Chain:
     path: Path
     near: End
     far: End
+    way: Path
+    """How it goes at present: ``path``, unless a link of that is down."""
     users: int = 0
     idle: int = 0
     """How often it was given back: tells a later idleness from an earlier one."""
@@ -98,6 +100,17 @@ class Chains:
         chain.idle += 1
         if chain.users == 0:
             self._jobs.forget(self._close_idle(chain, chain.idle), lambda _: None)
+
+    async def reroute(self, topology: Topology) -> None:
+        """Lead each chain along its path again, or around it where a link of it is down.
+
+        Raises:
+            JobError: if the kernel refuses.
+
+        """
+        async with self._lock:
+            for chain in self._chains.values():
+                await self._jobs.thread(self._lead, chain, _way(chain.path, topology))
 
     async def _close_idle(self, chain: Chain, idle: int) -> None:
         await asyncio.sleep(self._linger_s)
@@ -193,9 +206,14 @@ class Chains:
                 )
         self._routes(chain, "del")
 
+    def _lead(self, chain: Chain, way: Path) -> None:
+        self._routes(chain, "del")  # the kernel has forgotten those over a link that was down
+        chain.way = way
+        self._routes(chain, "replace")
+
     def _routes(self, chain: Chain, verb: str) -> None:
-        for end, path in ((chain.far, chain.path), (chain.near, chain.path[::-1])):
-            for here, there in pairwise(path):
+        for end, way in ((chain.far, chain.way), (chain.near, chain.way[::-1])):
+            for here, there in pairwise(way):
                 self.netlink(
                     here,
                     (
@@ -219,7 +237,16 @@ def _chain(path: Path, number: int) -> Chain:
         path,
         End(path[0], device, f"{_NEAR}.{tail}", f"{mac}:01", f"169.254.{tail}"),
         End(path[-1], device, f"{_FAR}.{tail}", f"{mac}:02", f"169.253.{tail}"),
+        path,
     )
+
+
+def _way(path: Path, topology: Topology) -> Path:
+    """Return ``path`` if it is whole, else another way between its ends; empty if there is none."""
+    links = (topology.link(here, there) for here, there in pairwise(path))
+    if all(link is not None and topology.is_up(link) for link in links):
+        return path
+    return topology.route(path[0], path[-1]) or ()
 
 
 def _settle(device: str) -> None:

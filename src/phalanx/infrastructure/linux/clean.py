@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from phalanx.infrastructure.linux.kernel import cgroups, sweep
 from phalanx.infrastructure.linux.kernel import runs as known
 from phalanx.infrastructure.linux.kernel.errors import KernelError
 from phalanx.infrastructure.linux.kernel.links import Links
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
-from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
+from phalanx.infrastructure.linux.vnf.nft import Nft, NftError, owner_of
 
 _INTERFACE = "phx"
 _TABLE = "phx_"
@@ -49,7 +49,7 @@ def clean(
     gone = {run for run in found if all or known.owner(run) is None}
     if runs is not None:
         gone &= set(runs)
-    ours = {thing for run in gone for thing in known.noted(run)}
+    ours = _noted(gone) - _noted(found - gone)
     unclaimed = runs is None and gone == found
     lines: list[str] = []
     left: list[str] = []
@@ -60,7 +60,7 @@ def clean(
             left.append(str(error))
     with Inside(None) as machine:
         for thing, remove in machine.call(_in_machine):
-            if thing in ours or unclaimed:
+            if _noted_as(thing) in ours or unclaimed:
                 try:
                     if not dry_run:
                         machine.call(remove)
@@ -93,6 +93,16 @@ def _clean_run(run: str, *, dry_run: bool) -> list[str]:
         if not dry_run:
             known.remove(known.folder(run))
     return lines
+
+
+def _noted(runs: Iterable[str]) -> set[str]:
+    return {thing for run in runs for thing in known.noted(run)}
+
+
+def _noted_as(thing: str) -> str:
+    """Return what a thing in the machine's namespace was noted as: a VNF notes one table."""
+    what, _, name = thing.rpartition(" ")
+    return f"{what} {owner_of(name)}" if what.startswith("table") else thing
 
 
 def _in_machine() -> list[tuple[str, Callable[[], None]]]:

@@ -10,31 +10,20 @@ from phalanx.domain.actions import (
     Deploy,
     Enforce,
     Failed,
-    Hold,
     Lift,
     Observe,
     Outcome,
     ReadLink,
     ReadMeasure,
-    Rechain,
-    Release,
     Renew,
     Renewed,
-    Scale,
-    SiteState,
-    Stop,
-    Transfer,
 )
 from phalanx.domain.events import Recorder
-from phalanx.domain.network import LinkId, Network, PopId, link_id
-from phalanx.domain.resources import Resources
+from phalanx.domain.network import Link, LinkId, Network, PopId, link_id
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.books.accounts import ComputeBook, LinkBook
 from phalanx.infrastructure.books.lifecycle import Lifecycle
-from phalanx.infrastructure.books.ownership import Ownership
-from phalanx.infrastructure.books.percepts import Perceive, Percepts
-from phalanx.infrastructure.books.topology import Topology
+from phalanx.infrastructure.books.network import BookedNetwork
 from phalanx.infrastructure.linux.chains import Chains
 from phalanx.infrastructure.linux.enforcement import Enforcement
 from phalanx.infrastructure.linux.ground import Ground
@@ -48,7 +37,7 @@ from phalanx.infrastructure.linux.programs import Programs
 from phalanx.infrastructure.linux.steering import Steering
 
 
-class LinuxNetwork:
+class LinuxNetwork(BookedNetwork):
     """Implements ``Infrastructure`` for namespaces, devices and processes of this machine."""
 
     def __init__(
@@ -74,17 +63,11 @@ class LinuxNetwork:
             cause: the event that is the root cause of the run.
 
         """
-        self._cause = cause
-        self._clock = clock
-        self._recorder = recorder
+        super().__init__(network, clock, recorder, cause)
         self._ground = ground
         self._jobs = Jobs(clock)
-        self._topology = Topology(network)
         self._places = Places(ground)
         self._chains = Chains(ground, self._places, self._jobs)
-        self._compute = ComputeBook({pop.name: pop.total for pop in network.pops})
-        self._links = LinkBook(self._topology)
-        self._percepts = Percepts(clock, self._topology, self._compute, self._links)
         self._programs = Programs(
             clock,
             self._jobs,
@@ -124,22 +107,12 @@ class LinuxNetwork:
         self._lifecycle = Lifecycle(
             clock,
             recorder,
-            ownership=Ownership(
-                self._topology, self._compute, self._links, self._percepts, recorder
-            ),
+            ownership=self._ownership,
             downloads=self._programs,
             measures=self._measures,
             observer=self._observer,
             percepts=self._percepts,
         )
-
-    def attach(self, pop: PopId, perceive: Perceive) -> None:
-        """Tell the agent of ``pop`` of changes from now on; soon of its ``SiteState``."""
-        self._percepts.attach(pop, perceive)
-
-    def detach(self, pop: PopId) -> None:
-        """Stop telling; leases go on until they run out."""
-        self._percepts.detach(pop)
 
     def perform(self, pop: PopId, action: Action, cause: str, answer: Answer) -> None:
         """Carry out ``action`` at ``pop``, as ``phalanx.domain.actions`` says.
@@ -153,24 +126,19 @@ class LinuxNetwork:
             case Deploy():
                 self._measures.lease(action.instance, action.ttl_s)
                 self._lifecycle.deploy(pop, action, cause, answer)
-            case Enforce():
-                instance = self._lifecycle.running(action.instance, pop)
-                if isinstance(instance, str):
-                    answer(Failed(instance))
-                else:
-                    self._measures.enforce(action, instance, cause, answer)
-            case Observe():
-                instance = self._lifecycle.running(action.instance, pop)
-                if isinstance(instance, str):
-                    answer(Failed(instance))
-                else:
-                    self._observer.begin(action, instance, answer)
+            case Enforce() | Observe():
+                self._work(pop, action, cause, answer)
             case ReadMeasure():
                 self._measures.read(action.measure, pop, answer)
             case ReadLink():
                 self._meters.read(pop, action, answer)
+            case Lift():
+                answer(self._measures.lift(action.measure, pop, cause))
+            case Renew():
+                answer(self._renew(pop, action))
             case _:
-                answer(self._outcome(pop, action, cause))
+                refusal = Failed(f"cannot carry out {type(action).__name__}")
+                answer(self._booked(pop, action, cause) or refusal)
 
     def install(
         self, pop: PopId, instance: InstanceId, vnfd: Vnfd, *, units: int, ttl_s: float, cause: str
@@ -203,24 +171,6 @@ class LinuxNetwork:
         """
         self._jobs.wait(self._keep(list(remaining)))
 
-    def fail_link(self, a: PopId, b: PopId) -> None:
-        """Cut the link between ``a`` and ``b``; what is reserved on it stays reserved.
-
-        Raises:
-            ValueError: if there is no such link.
-
-        """
-        self._switch(a, b, up=False)
-
-    def restore_link(self, a: PopId, b: PopId) -> None:
-        """Mend the link between ``a`` and ``b``.
-
-        Raises:
-            ValueError: if there is no such link.
-
-        """
-        self._switch(a, b, up=True)
-
     def repository_away(self, away: bool) -> None:
         """Refuse new downloads from the VNF repository, or allow them again."""
         fault = "repository-away" if away else "repository-back"
@@ -240,32 +190,9 @@ class LinuxNetwork:
             "fault.injected", self._cause, fault="instance-killed", instance=instance
         )
 
-    def site(self, pop: PopId) -> SiteState:
-        """Return what the agent of ``pop`` would perceive of it now."""
-        return self._percepts.state(pop)
-
-    def free(self) -> dict[PopId, Resources]:
-        """Return what is not allocated at each PoP."""
-        return {pop: self._compute.free(pop) for pop in self._topology.pops}
-
-    def reserved_mb_s(self) -> float:
-        """Return the bandwidth that is reserved on all links together."""
-        links = self._topology.neighbours
-        return sum(self._links.reserved(pop, to) for pop in links for to in links[pop])
-
     def leases(self) -> list[str]:
         """Return the ids of all holds, instances and measures, each kind sorted."""
         return [*self._lifecycle.names(), *self._measures.names()]
-
-    def check(self) -> None:
-        """Check the books.
-
-        Raises:
-            InvariantError: if a PoP or a link is over-committed.
-
-        """
-        self._compute.check()
-        self._links.check()
 
     def shutdown(self) -> None:
         """End all processes and rules; what is under way is never answered."""
@@ -275,27 +202,14 @@ class LinuxNetwork:
         self._chains.close()
         self._places.close()
 
-    def _outcome(self, pop: PopId, action: Action, cause: str) -> Outcome:
-        lifecycle = self._lifecycle
-        match action:
-            case Hold():
-                return lifecycle.hold(pop, action, cause)
-            case Release():
-                return lifecycle.release(pop, action.hold)
-            case Rechain():
-                return lifecycle.rechain(pop, action, cause)
-            case Scale():
-                return lifecycle.scale(pop, action, cause)
-            case Transfer():
-                return lifecycle.replace(pop, action, cause)
-            case Stop():
-                return lifecycle.stop(pop, action, cause)
-            case Lift():
-                return self._measures.lift(action.measure, pop, cause)
-            case Renew():
-                return self._renew(pop, action)
-            case _:
-                return Failed(f"cannot carry out {type(action).__name__}")
+    def _work(self, pop: PopId, action: Enforce | Observe, cause: str, answer: Answer) -> None:
+        instance = self._lifecycle.running(action.instance, pop)
+        if isinstance(instance, str):
+            answer(Failed(instance))
+        elif isinstance(action, Enforce):
+            self._measures.enforce(action, instance, cause, answer)
+        else:
+            self._observer.begin(action, instance, answer)
 
     def _renew(self, pop: PopId, action: Renew) -> Outcome:
         outcome = self._lifecycle.renew(pop, action)
@@ -329,19 +243,15 @@ class LinuxNetwork:
             event = self._recorder.record("vnf.crashed", self._cause, instance=instance, how=reason)
             self._lifecycle.kill(instance, event)
 
-    def _switch(self, a: PopId, b: PopId, *, up: bool) -> None:
-        link = self._topology.link(a, b)
-        if link is None:
-            raise ValueError(f"no link joins {a} and {b}")
-        fault = "link-up" if up else "link-down"
-        event = self._recorder.record("fault.injected", self._cause, fault=fault, link=[a, b])
-        if self._topology.is_up(link) == up:
-            return
-        self._topology.switch(link, up=up)
-        self._ground.set_link(a, b, up=up)
-        for ends in ((link.a, link.b), (link.b, link.a)):
-            self._recorder.record("link.changed", event, link=link_id(*ends), up=up)
-        self._percepts.changed((link.a, link.b))
+    def _switched(self, link: Link, event: str, *, up: bool) -> None:
+        self._ground.set_link(link.a, link.b, up=up)
+        self._jobs.forget(
+            self._chains.reroute(self._topology),
+            lambda reason: self._failed(event, link.a, "reroute chains", reason),
+        )
+
+    def _failed(self, cause: str, pop: PopId, what: str, reason: str) -> None:
+        self._recorder.record("driver.failed", cause, pop=pop, what=what, reason=reason)
 
 
 def _bandwidth(network: Network) -> dict[LinkId, float]:

@@ -34,7 +34,6 @@ class Jobs:
         self._clock = clock
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="phalanx-job")
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stopped = False
 
     def start(
         self,
@@ -49,6 +48,7 @@ class Jobs:
         task = self._clock.loop.create_task(self._do(work, done, failed))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before it began
         return task
 
     def forget(self, work: Coroutine[Any, Any, Any], failed: Callable[[str], None]) -> None:
@@ -65,11 +65,9 @@ class Jobs:
 
     def stop(self) -> None:
         """Cancel what is under way; only after the clock has stopped."""
-        self._stopped = True
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        while tasks := list(self._tasks):  # the end of one may start another
+            for task in tasks:
+                task.cancel()
             self._clock.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -31,6 +31,14 @@ _GRACE_S = 5.0
 """A request of a VNF may take this much longer than the observation, in seconds."""
 _BEFORE = -20
 """Priority of the chains that copy: limits have -10."""
+_BOTH_WAYS = 2
+"""A path holds bandwidth for the traffic towards an address; copies of its answers come on top."""
+_LEAST_MB_S = 1.0
+"""Copies of so little traffic are not worth a limit: slow attacks show in it as a whole only."""
+_BARE = 100
+"""Length of an IP packet, in octets, below which it carries hardly any data."""
+_TUPLE = "ip daddr . tcp dport . ip saddr . tcp sport"
+_TOLD = "type ipv4_addr . inet_service . ipv4_addr . inet_service; size 16384; flags dynamic"
 _SEED = "0x1"
 """Of the hash that divides sources; VNFs use the same."""
 
@@ -171,7 +179,8 @@ class Observing:
     ) -> FlowRecords:
         self._mirrors += 1
         table = f"phx_{token(f'mirror {instance.id} {self._mirrors}')}"
-        pop, limit = chain.far.pop, instance.chain.mb_s or instance.handles_mb_s
+        held = instance.chain.mb_s or instance.handles_mb_s
+        pop, limit = chain.far.pop, max(_BOTH_WAYS * held, _LEAST_MB_S)
         script = mirror(table, tap, chain.far.device, action, limit)
         await self._jobs.thread(self._places.nft, pop, script)
         try:
@@ -213,27 +222,39 @@ class Observing:
 def mirror(table: str, tap: Tap, to: str, action: Observe, limit_mb_s: float) -> str:
     """Return nftables commands that copy what passes ``tap``, both ways, to the device ``to``.
 
+    Of TCP answers only those are copied that tell something: handshakes, ends, bare
+    acknowledgements, and the first data of a connection. The rest would fill the path.
+
     The rules end by themselves some time after the observation, whatever happens to us.
     """
     until = f"{int(action.seconds + _GRACE_S) + 1}s"
     rate = max(1, round(limit_mb_s * 1e6)) if limit_mb_s < inf else 0
     within = f"limit rate {rate} bytes/second burst {max(rate // 4, 16384)} bytes " if rate else ""
-    chains = []
+    lines = [
+        f"table netdev {table} {{",
+        f"set lease {{ type ether_type; flags timeout; elements = {{ ip timeout {until} }}; }}",
+        f"set told {{ {_TOLD}; }}",
+        "counter offered { }",
+        "counter copied { }",
+        f'chain copy {{ counter name offered {within}counter name copied dup to "{to}"; }}',
+        "chain answers { "
+        "meta l4proto != tcp goto copy; "
+        "tcp flags & (syn | fin | rst) != 0 goto copy; "
+        f"ip length < {_BARE} goto copy; "
+        f"{_TUPLE} != @told add @told {{ {_TUPLE} }} goto copy; }}",
+    ]
     for number, (device, hook) in enumerate(tap.hooks()):
-        address, source = ("daddr", "saddr") if hook == "egress" else ("saddr", "daddr")
+        address, source, then = (
+            ("daddr", "saddr", "copy") if hook == "egress" else ("saddr", "daddr", "answers")
+        )
         match = f"ip {address} {tap.address} " if tap.address is not None else ""
         if action.parts > 1:
             match += f"jhash ip {source} mod {action.parts} seed {_SEED} {action.part} "
-        chains.append(
+        lines.append(
             f'chain tap{number} {{ type filter hook {hook} device "{device}" priority {_BEFORE}; '
-            f"policy accept; meta protocol @lease {match}counter name offered "
-            f'{within}counter name copied dup to "{to}"; }}'
+            f"policy accept; meta protocol @lease {match}goto {then}; }}"
         )
-    return (
-        f"table netdev {table} {{\n"
-        f"set lease {{ type ether_type; flags timeout; elements = {{ ip timeout {until} }}; }}\n"
-        "counter offered { }\ncounter copied { }\n" + "\n".join(chains) + "\n}"
-    )
+    return "\n".join([*lines, "}"])
 
 
 def _records(recorded: Recorded, coverage: float) -> FlowRecords:

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from phalanx.infrastructure.linux.kernel.namespaces import prefix
 from phalanx.infrastructure.linux.kernel.runs import note
 from phalanx.infrastructure.linux.places import Places
 from phalanx.infrastructure.linux.repository import fetch
-from phalanx.infrastructure.linux.rest import request
+from phalanx.infrastructure.linux.rest import SilentError, request
+from phalanx.infrastructure.linux.vnf.nft import owner_of
 
 BOOT_S = 5.0
 """A VNF that does not answer this long after its start has failed, in seconds."""
@@ -47,6 +49,8 @@ class Program:
     ended: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Changes of its measures are made one after the other."""
+    silent: float = -inf
+    """When a change last got no answer, by the clock's loop."""
 
 
 def token(name: str) -> str:
@@ -97,6 +101,7 @@ class Programs:
         self._crashed = crashed
         self._cause = cause
         self._programs: dict[str, Program] = {}
+        self._ending: list[Program] = []
         self._starting: dict[str, asyncio.Task[None]] = {}
         self.away = False
         """Whether the repository cannot be reached (a fault)."""
@@ -188,6 +193,7 @@ class Programs:
         """End the process of an instance, if there is one."""
         program = self._programs.pop(instance, None)
         if program is not None:
+            self._ending.append(program)
             self._jobs.forget(self._end(program), self._could_not(program, "end"))
 
     async def ask(
@@ -209,8 +215,15 @@ class Programs:
         program = self._programs.get(instance)
         if program is None:
             raise JobError(f"instance {instance} does not run")
+        asked = self._clock.loop.time()
         async with program.lock:
-            await self.ask(instance, method, resource, body)
+            if program.silent > asked:  # one after the other, all would wait in vain
+                raise SilentError(f"the VNF does not answer {method} {resource}: nor others before")
+            try:
+                await self.ask(instance, method, resource, body)
+            except SilentError:
+                program.silent = self._clock.loop.time()
+                raise
 
     def runs(self, pop: PopId, role: str) -> str | None:
         """Return an instance of ``role`` that runs at ``pop``."""
@@ -228,7 +241,7 @@ class Programs:
 
     async def end_all(self) -> None:
         """End all processes and wait for it."""
-        programs, self._programs = list(self._programs.values()), {}
+        programs, self._programs = [*self._ending, *self._programs.values()], {}
         await asyncio.gather(*(self._end(program) for program in programs))
 
     async def _bring(self, instance: Instance, image: Image) -> None:
@@ -269,9 +282,13 @@ class Programs:
         if program.ended:
             return
         self._programs.pop(program.instance, None)
-        await self._wipe(program)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        self._clock.call_soon(lambda: self._crashed(program.instance, f"its process ended: {how}"))
+        try:
+            await self._wipe(program)
+        finally:
+            self._clock.call_soon(
+                lambda: self._crashed(program.instance, f"its process ended: {how}")
+            )
 
     async def _end(self, program: Program) -> None:
         program.ended = True
@@ -288,12 +305,17 @@ class Programs:
             await process.wait()
             await self._wipe(program)
         program.socket.unlink(missing_ok=True)
+        with contextlib.suppress(ValueError):  # asked twice
+            self._ending.remove(program)
 
     async def _wipe(self, program: Program) -> None:
-        """Remove the rules that a killed VNF has left."""
+        """Remove the rules that a killed VNF has left, those of its observations too."""
+        listing = await self._jobs.thread(self._places.nft_json, program.pop, "list tables")
+        tables = (item["table"] for item in listing["nftables"] if "table" in item)
         script = "".join(
-            f"add table {family} {program.table}; delete table {family} {program.table}; "
-            for family in ("netdev", "inet")
+            f"delete table {table['family']} {table['name']}\n"
+            for table in tables
+            if owner_of(table["name"]) == program.table
         )
         await self._jobs.thread(self._places.nft, program.pop, script)
 

@@ -12,6 +12,10 @@ import msgspec
 from phalanx.infrastructure.linux.jobs import JobError
 
 
+class SilentError(JobError):
+    """A VNF cannot be reached, or takes too long."""
+
+
 class _Connection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
@@ -32,7 +36,8 @@ def request(
     """Make one request of the VNF that listens at ``path`` and return what it answers.
 
     Raises:
-        JobError: if it cannot be reached, takes too long, or refuses.
+        SilentError: if it cannot be reached, or takes too long.
+        JobError: if it refuses.
 
     """
     connection = _Connection(path, timeout_s)
@@ -44,7 +49,7 @@ def request(
         raw = response.read()
         answer = msgspec.json.decode(raw) if raw else {}
     except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
-        raise JobError(f"the VNF does not answer {method} {resource}: {error!r}") from error
+        raise SilentError(f"the VNF does not answer {method} {resource}: {error!r}") from error
     finally:
         connection.close()
     if response.status >= 400:

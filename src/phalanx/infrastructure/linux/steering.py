@@ -8,6 +8,8 @@ switch is not routed and makes no detour; answers of the address go their way un
 
 from __future__ import annotations
 
+import asyncio
+
 from msgspec import Struct
 
 from phalanx.domain.network import PopId
@@ -16,8 +18,10 @@ from phalanx.infrastructure.linux.jobs import Jobs
 
 _MAIN = 254
 _TABLES = 20_000
-_CONTINUE, _SOURCE, _ANY = 1000, 1500, 2000
-"""Priorities of rules: on the way from chain to chain, of one source, of all sources."""
+_CONTINUE_SOURCE, _CONTINUE_ANY, _SOURCE, _ANY = 1000, 1250, 1500, 2000
+"""Priorities of rules: on the way from chain to chain (of one source, of all), then of one
+source, of all sources. No two kinds share one: to the kernel, a rule of one source is the same
+as the rule of all sources that is to be added or deleted, if nothing else tells them apart."""
 
 
 class Detour(Struct, frozen=True):
@@ -38,6 +42,8 @@ class Steering:
         self._detours: dict[Detour, list[Chain]] = {}
         self._tables: dict[tuple[Detour, Chain], int] = {}
         self._count = 0
+        self._lock = asyncio.Lock()
+        """One detour is changed at a time: between two changes no packet goes in circles."""
 
     async def add(self, detour: Detour, chain: Chain) -> None:
         """Send ``detour`` through ``chain`` as well.
@@ -46,14 +52,15 @@ class Steering:
             JobError: if the kernel refuses.
 
         """
-        before = self._detours.get(detour, [])
-        if chain in before:
-            before.append(chain)  # counted, but gone through once
-            return
-        self._count += 1
-        table = self._tables[detour, chain] = _TABLES + self._count
-        await self._jobs.thread(self._send_back, detour, chain, table)
-        await self._become(detour, [*before, chain])
+        async with self._lock:
+            before = self._detours.get(detour, [])
+            if chain in before:
+                before.append(chain)  # counted, but gone through once
+                return
+            self._count += 1
+            table = self._tables[detour, chain] = _TABLES + self._count
+            await self._jobs.thread(self._send_back, detour, chain, table)
+            await self._become(detour, [*before, chain])
 
     async def remove(self, detour: Detour, chain: Chain) -> None:
         """Send ``detour`` no longer through ``chain``.
@@ -62,16 +69,17 @@ class Steering:
             JobError: if the kernel refuses.
 
         """
-        chains = list(self._detours.get(detour, []))
-        if chain not in chains:
-            return
-        chains.remove(chain)
-        if chain in chains:
-            self._detours[detour] = chains
-            return
-        await self._become(detour, chains)
-        table = self._tables.pop((detour, chain))
-        await self._jobs.thread(self._forget, detour, chain, table)
+        async with self._lock:
+            chains = list(self._detours.get(detour, []))
+            if chain not in chains:
+                return
+            chains.remove(chain)
+            if chain in chains:
+                self._detours[detour] = chains
+                return
+            await self._become(detour, chains)
+            table = self._tables.pop((detour, chain))
+            await self._jobs.thread(self._forget, detour, chain, table)
 
     def entries(self, address: str) -> tuple[list[str], bool]:
         """Return where traffic towards ``address`` enters its detours, at its PoP.
@@ -109,12 +117,13 @@ class Steering:
         match = _match(detour)
         tables = [self._tables[detour, chain] for chain in once]
         any_from = _ANY if detour.source is None else _SOURCE
+        go_on = _continue(detour)
         rules: list[tuple[PopId, dict[str, object]]] = [
             (pop, {**match, "table": tables[0], "priority": any_from})
         ]
         for chain, following in zip(once, [*tables[1:], _MAIN], strict=True):
             iif = {"iifname": chain.far.device}
-            rules.append((pop, {**match, **iif, "table": following, "priority": _CONTINUE}))
+            rules.append((pop, {**match, **iif, "table": following, "priority": go_on}))
         return rules
 
     def _send_back(self, detour: Detour, chain: Chain, table: int) -> None:
@@ -128,16 +137,26 @@ class Steering:
                 "flags": 4,
             }
             self._chains.netlink(end.pop, ("route", "replace", route))
-        rule = {**_match(detour), "iifname": near.device, "table": table, "priority": _CONTINUE}
+        rule = _back(detour, chain, table)
         self._chains.netlink(near.pop, ("rule", "add", rule))
 
     def _forget(self, detour: Detour, chain: Chain, table: int) -> None:
         near, far = chain.near, chain.far
-        rule = {**_match(detour), "iifname": near.device, "table": table, "priority": _CONTINUE}
+        rule = _back(detour, chain, table)
         self._chains.netlink(near.pop, ("rule", "del", rule))
         for end in (near, far):
             route = {"dst": f"{detour.address}/32", "table": table}
             self._chains.netlink(end.pop, ("route", "del", route))
+
+
+def _back(detour: Detour, chain: Chain, table: int) -> dict[str, object]:
+    """Return the rule at a keeper that sends back what comes out of its chain."""
+    iif = {"iifname": chain.near.device}
+    return {**_match(detour), **iif, "table": table, "priority": _continue(detour)}
+
+
+def _continue(detour: Detour) -> int:
+    return _CONTINUE_ANY if detour.source is None else _CONTINUE_SOURCE
 
 
 def _match(detour: Detour) -> dict[str, object]:

@@ -7,12 +7,14 @@ import socket
 
 from .bundles import Bundle, gate
 from .nft import Nft, NftError
-from .rules import ATTESTED, share
+from .rules import ATTESTED, TUPLE, TUPLE_TYPE, share
 
 PRIORITY = -10
 """Before the analysers (0), so that these see what limits leave."""
 RESETS_S = 1000
 """Connections of a blocked flow that are reset in a second, at most."""
+AGAIN_S = 10
+"""Seconds until a connection that was reset, and still sends, is reset again."""
 _LEAST_BURST = 16_384
 _BURST_S = 0.05
 _DRAIN_PORT = 9  # discard
@@ -37,15 +39,21 @@ def block(own: str, devices: list[str], source: str, target: str) -> Bundle:
     """Drop all from ``source`` to ``target``, and end the connections that it has there.
 
     A packet of an established connection becomes a reset: its sequence number is the one that
-    the target expects, so the target frees the connection at once (RFC 5961, 3.2).
+    the target expects, so the target frees the connection at once (RFC 5961, 3.2). That is
+    done once in a while for each: the source does not know, and goes on sending.
     """
+    once = {
+        f"{own}reset": f"set {{ {TUPLE_TYPE}; size 16384; flags dynamic; timeout {AGAIN_S}s; }}"
+    }
     held = f"counter name {own}held"
     reset = (
-        f"{ATTESTED} limit rate {RESETS_S}/second burst {RESETS_S} packets "
+        f"{ATTESTED} {TUPLE} != @{own}reset limit rate {RESETS_S}/second burst {RESETS_S} packets "
+        f"add @{own}reset {{ {TUPLE} }} "
         f"tcp flags set rst | ack {held} accept"
     )
     match = f"ip saddr {source} ip daddr {target}"
-    return Bundle("netdev", own, _basis(own, devices), _gated(own, match, [reset, f"{held} drop"]))
+    parts = once | _basis(own, devices)
+    return Bundle("netdev", own, parts, _gated(own, match, [reset, f"{held} drop"]))
 
 
 def split(own: str, devices: list[str], match: str, parts: int) -> Bundle:

@@ -10,7 +10,7 @@ from .bundles import Bundle
 from .fields import Fields, RefusedError
 from .netlink import Reader
 from .nft import Nft, NftError
-from .proxy import prepare, proxy
+from .proxy import prepare, proxy, restore
 
 KINDS = ("link", "address", "flow", "proxy", "split")
 LONGEST_TTL_S = 3600.0
@@ -49,6 +49,8 @@ class Measures:
         self._reader = Reader()
         self._lock = Lock()
         self._bundles = bundles.found(self._nft, table)
+        self._settings: dict[str, str] = {}
+        """Settings of the namespace that a proxy has changed, with what they were."""
 
     def put(self, name: str, body: object) -> None:
         """Put a measure into force, instead of the one of that name if there is one.
@@ -72,7 +74,7 @@ class Measures:
                 self._nft.run(script)
                 self._bundles[name] = bundle
                 if bundle.family == "inet":
-                    prepare()
+                    self._settings.update(prepare())
                 elif rate_mb_s > 0:
                     limits.drain(self._nft, self._table, bundle.prefix, rate_mb_s)
             except (NftError, OSError) as error:
@@ -146,9 +148,10 @@ class Measures:
         return answer
 
     def close(self) -> None:
-        """Remove everything."""
+        """Remove everything, and give the namespace its settings back."""
         tables = (f"{family} {self._table}" for family in bundles.FAMILIES)
         self._nft.run("".join(f"add table {table}\ndelete table {table}\n" for table in tables))
+        restore(self._settings)
 
     def _checked(self, own: str, body: object) -> tuple[Bundle, float, float]:
         """Return the bundle that a body asks for, its lease, and its rate if it is limited."""

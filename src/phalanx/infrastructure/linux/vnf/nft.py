@@ -17,6 +17,14 @@ class NftError(Exception):
     """nftables refused a script; the message is one line."""
 
 
+def owner_of(table: str) -> str:
+    """Return the name that a VNF was given for its tables, of which ``table`` is one.
+
+    The table of an observation, ``phx_<8 hex>_<n>``, belongs to ``phx_<8 hex>``.
+    """
+    return "_".join(table.split("_")[:2])
+
+
 class Nft:
     """A handle on nftables. Calls from several threads take turns."""
 

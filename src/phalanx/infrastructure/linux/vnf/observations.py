@@ -26,6 +26,8 @@ MOST = 8
 """Observations at a time."""
 MOST_TAPS, MOST_PARTS = 64, 4096
 HOOKS = ("egress", "ingress")
+PRIORITY = -20
+"""Before the limits, which have -10: who floods shows only in what is offered."""
 PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 
 _PER_MILLION = 1_000_000
@@ -165,7 +167,7 @@ def _script(table: str, fields: Fields, seconds: float) -> str:
         sample = f"numgen random mod {_PER_MILLION} < {round(sampling * _PER_MILLION)}"
     for number, (device, hook) in enumerate(sorted(taps)):
         tap_chain = f"{place} tap{number}"
-        kind = f'type filter hook {hook} device "{device}" priority 0'
+        kind = f'type filter hook {hook} device "{device}" priority {PRIORITY}'
         lines.append(f"add chain {tap_chain} {{ {kind}; }}")
         lines.append(f"add rule {tap_chain} meta protocol @lease {sample} goto {hook}")
     return "\n".join(lines) + "\n"

@@ -30,14 +30,31 @@ _SYSCTLS = {
 }
 
 
-def prepare() -> None:
+def prepare() -> dict[str, str]:
     """Set what SYNPROXY needs in this namespace; conntrack must be loaded.
+
+    Returns:
+        The settings that were others before, with what they were.
 
     Raises:
         OSError: if the kernel does not let us.
 
     """
-    for name, value in _SYSCTLS.items():
+    before = {name: Path("/proc/sys", name).read_text().strip() for name in _SYSCTLS}
+    changed = {name: value for name, value in before.items() if value != _SYSCTLS[name]}
+    for name in changed:
+        Path("/proc/sys", name).write_text(_SYSCTLS[name])
+    return changed
+
+
+def restore(settings: dict[str, str]) -> None:
+    """Give settings that ``prepare`` changed their values back.
+
+    Raises:
+        OSError: if the kernel does not let us.
+
+    """
+    for name, value in settings.items():
         Path("/proc/sys", name).write_text(value)
 
 

@@ -23,7 +23,7 @@ from phalanx.infrastructure.linux.testbed.workload.schedule import Schedule
 from phalanx.infrastructure.linux.testbed.workload.server import Server
 from phalanx.infrastructure.linux.testbed.workload.users import Users
 
-ATTACK_CORES = 0.8
+ATTACK_CORES = 1.2
 """Attackers are machines of their own: all together may take this much of the one that plays
 them, so that what it costs to attack (slowhttptest spins) is not taken from who defends."""
 
