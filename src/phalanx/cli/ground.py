@@ -8,8 +8,9 @@ from enum import Enum
 
 from rich.console import Console
 
-from phalanx.cli.terminal import say
+from phalanx.cli.terminal import out, say
 from phalanx.domain.errors import PhalanxError
+from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.world import World
 
 
@@ -34,6 +35,19 @@ def needs_linux() -> Iterator[None]:
         raise PhalanxError(
             f"real packets need {missing.name}: pip install 'phalanx[linux]'"
         ) from None
+
+
+def say_plan(scenario: Scenario) -> None:
+    """Say what a run on this machine would make.
+
+    Raises:
+        PhalanxError: with one line, if the extra packages are missing.
+
+    """
+    with needs_linux():
+        from phalanx.runtime.on_linux import plan  # noqa: PLC0415  # an extra
+    for line in plan(scenario):
+        say(out, line)
 
 
 def linux_world(console: Console, *, quiet: bool) -> World:

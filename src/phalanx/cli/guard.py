@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -80,6 +81,7 @@ def _guard(spec: SiteSpec, outputs: Outputs, for_s: float) -> None:
             incarnation=world.incarnation,
         )
         say(out, f"guarding {', '.join(g.name for g in spec.guards)}; Ctrl-C ends it", "dim")
+        world.clock.call_at(0.0, _begins)
         system.run(should_stop=lambda: stopped)
     finally:
         world.close()
@@ -87,7 +89,13 @@ def _guard(spec: SiteSpec, outputs: Outputs, for_s: float) -> None:
             signal.signal(number, handler)
 
 
+def _begins() -> None:
+    now = datetime.now(UTC).astimezone()
+    say(out, f"second 0 of the log is {now.isoformat(timespec='milliseconds')}", "dim")
+
+
 def _show(event: Event) -> None:
+    """Print what matters by the time of day, which other logs of the machine have too."""
     if event.kind in IMPORTANT:
-        line = Text.assemble((f"{event.time:8.1f} s  ", "dim"), describe(event))
-        out.print(line, soft_wrap=True)
+        now = datetime.now(UTC).astimezone().time().isoformat(timespec="milliseconds")
+        out.print(Text.assemble((f"{now}  ", "dim"), describe(event)), soft_wrap=True)

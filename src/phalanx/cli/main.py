@@ -12,6 +12,7 @@ from phalanx.cli.clean import clean
 from phalanx.cli.detect import detect
 from phalanx.cli.doctor import doctor
 from phalanx.cli.explain import explain
+from phalanx.cli.guard import guard
 from phalanx.cli.place import place
 from phalanx.cli.report import report
 from phalanx.cli.run import run
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Autonomous agents that keep network services alive under attack.",
 )
-for verb in (run, validate, place, explain, report, detect, bench, doctor, clean):
+for verb in (run, guard, validate, place, explain, report, detect, bench, doctor, clean):
     app.command()(verb)
 
 

@@ -19,7 +19,7 @@ from phalanx.bdi import Capability
 from phalanx.cli.figures import print_summary
 from phalanx.cli.files import open_scenario
 from phalanx.cli.functions import Functions, load_functions
-from phalanx.cli.ground import Ground, linux_world
+from phalanx.cli.ground import Ground, linux_world, say_plan
 from phalanx.cli.outputs import Outputs
 from phalanx.cli.terminal import INTERRUPTED, err, out, say
 from phalanx.domain.events import Event, Sink
@@ -88,12 +88,20 @@ def run(
     on: Annotated[
         Ground, typer.Option(help="Simulated flows, or real packets on this machine (root).")
     ] = Ground.SIMULATION,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --on linux: say what would be made, and end.")
+    ] = False,
 ) -> None:
     """Run a scenario and say what happened, why, and how it ended."""
     functions = load_functions(function)
     loaded = open_scenario(scenario, topology, functions)
     if on is Ground.LINUX and realtime is not None:
         raise typer.BadParameter("real packets keep real time", param_hint="--realtime")
+    if dry_run:
+        if on is not Ground.LINUX:
+            raise typer.BadParameter("a simulation touches nothing", param_hint="--dry-run")
+        say_plan(loaded)
+        return
     chosen = loaded.seed if seed is None else seed
     console = err if as_json else out
     quiet = as_json and not err.is_terminal

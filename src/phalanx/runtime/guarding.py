@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,6 @@ from phalanx.runtime.site import SiteSpec
 from phalanx.runtime.world import Frame
 
 LOOPBACK = "127.0.0.1"
-_DEVICES = Path("/sys/class/net")
 
 Say = Callable[[str], None]
 
@@ -48,11 +48,13 @@ class HostGround:
         self._devices: dict[LinkId, str] = {}
         self._hosts = {guarded.name: guarded for guarded in site.guards}
         self._by_address = {guarded.address: guarded for guarded in site.guards}
+        # Not /sys/class/net, which shows the namespace in which it was mounted.
+        here = sorted(name for _, name in socket.if_nameindex())
         for guarded in site.guards:
-            if not (_DEVICES / guarded.interface).exists():
-                here = ", ".join(sorted(entry.name for entry in _DEVICES.iterdir()))
+            if guarded.interface not in here:
                 raise PhalanxError(
-                    f"guards.{guarded.name}: no interface {guarded.interface}; there are {here}"
+                    f"guards.{guarded.name}: no interface {guarded.interface}; "
+                    f"there are {', '.join(here)}"
                 )
             self._devices[link_id(site.pop, guarded.name)] = guarded.interface
 
@@ -153,7 +155,10 @@ class GuardWorld:
         _write(self._state / "run", run)
         ground = HostGround(run, self.site)
         images = build_images(frame.vnfds, ground.folder / "repository")
-        journal = Journal(self._state / "leases.db")
+        try:
+            journal = Journal(self._state / "leases.db")
+        except ValueError as error:
+            raise PhalanxError(f"{error}; remove it to begin anew") from None
         stack.callback(journal.close)
         driver = LinuxNetwork(
             frame.network,

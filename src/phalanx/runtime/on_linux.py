@@ -16,11 +16,12 @@ from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.journal import Journal
 from phalanx.infrastructure.linux.kernel.errors import KernelError
 from phalanx.infrastructure.linux.kernel.namespaces import entered, prefix
-from phalanx.infrastructure.linux.kernel.runs import folder, new_run, remove
+from phalanx.infrastructure.linux.kernel.runs import ROOT, folder, new_run, remove
 from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay, Place
 from phalanx.infrastructure.linux.repository import PORT, build_images
 from phalanx.infrastructure.linux.testbed import Testbed
 from phalanx.infrastructure.linux.testbed.workload import Workload
+from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.world import Frame
 
 BUS_PORT = 7400
@@ -146,6 +147,29 @@ class LinuxWorld:
         assert server.stdout is not None
         if server.stdout.readline() != b"ready\n":
             raise KernelError(f"the VNF repository at {repository} does not start")
+
+
+def plan(scenario: Scenario) -> list[str]:
+    """Return in words what a run of ``scenario`` would make on this machine."""
+    network, sources = scenario.to_network(), scenario.to_sources()
+    attackers = [source for source in sources if source.profile.malicious]
+    groups = {(source.group, source.at) for source in sources if not source.profile.malicious}
+    spaces = len(network.pops) + len(network.hosts) + len(groups) + len(attackers)
+    tools = {source.profile.name for source in attackers}
+    return [
+        f"{spaces} network namespaces phx-<run>-…: {len(network.pops)} PoPs, "
+        f"{len(network.hosts)} hosts, {len(groups)} groups of users, {len(attackers)} attackers",
+        f"{len(network.links)} links between PoPs, shaped and delayed, all inside the namespaces",
+        f"control groups phalanx/<run>/<pop>: {', '.join(pop.name for pop in network.pops)}",
+        f"an encrypted overlay among the PoPs (VXLAN {VNI} over ESP): a charon in each",
+        f"a VNF repository at {network.repository} with {len(scenario.functions)} images; "
+        "VNFs as processes where auctions place them",
+        f"a web server for each attacked or used host, {len(sources) - len(attackers)} users, "
+        f"{len(attackers)} attackers ({', '.join(sorted(tools)) or 'none'}) for "
+        f"{scenario.duration_s:g} s of real time",
+        f"files below {ROOT}/<run>; all of it is removed at the end, and by phalanx clean",
+        "nothing in this machine's own network: no interface, address, route, table or setting",
+    ]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -28,17 +28,30 @@ from phalanx.runtime.scenario import (
 )
 
 DEVICE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z"
-FUNCTIONS = (
-    "anomaly-detector",
-    "classifier",
-    "link-monitor",
-    "rate-limiter",
-    "syn-proxy",
+LIMITER = FunctionSpec(cores=0.1, memory_gb=0.05, disk_gb=0.01, image_mb=1, boot_s=0, shared=True)
+ANALYSER = FunctionSpec(
+    cores=0.2, memory_gb=0.1, disk_gb=0.01, image_mb=1, boot_s=0, handles_mb_s=100
 )
+"""The kernel counts for it: what a process needs grows with the flows, not with the traffic."""
 
-
-def _functions() -> dict[str, FunctionSpec]:
-    return {name: FunctionSpec(image_mb=1) for name in FUNCTIONS}
+FUNCTIONS = {
+    "link-monitor": LIMITER,
+    "rate-limiter": LIMITER,
+    "syn-proxy": LIMITER,
+    "anomaly-detector": ANALYSER,
+    "classifier": ANALYSER,
+}
+PARAMETERS = {
+    "monitor_interval_s": 0.1,
+    "analysis_s": 0.4,
+    "classify_s": 0.4,
+    "at_once": 1.0,
+    "verdict_valid_s": 2.0,
+    "alarm_repeat_s": 2.0,
+}
+"""Counters of the kernel can be read often, and a look at them may be short."""
+LIMIT = 0.5
+"""While the sources are not known yet, this share of a guarded host's bandwidth passes."""
 
 
 class GuardedSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +78,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     guards: Annotated[tuple[GuardedSpec, ...], Meta(min_length=1, max_length=1000)]
     state: Annotated[str, Meta(min_length=1, max_length=1000)] = "/var/lib/phalanx"
     """Directory in which leases survive restarts."""
-    functions: dict[Name, FunctionSpec] = field(default_factory=_functions)
+    functions: dict[Name, FunctionSpec] = field(default_factory=FUNCTIONS.copy)
     goals: dict[GoalName, GoalSpec] = {}
     parameters: dict[ParameterName, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}
     timing: Timing = Timing(auction_deadline_s=0.3)
@@ -89,9 +102,17 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
                 for g in self.guards
             ),
             goals=self.goals,
-            parameters=self.parameters,
+            parameters={**self._own_parameters(), **self.parameters},
             timing=self.timing,
         )
+
+    def _own_parameters(self) -> dict[str, float]:
+        """Return the parameters of the functions where the site's file sets none.
+
+        A limit is one figure for all guarded hosts, so that of the smallest is taken.
+        """
+        limit = LIMIT * min(guarded.bandwidth_mb_s for guarded in self.guards)
+        return {**PARAMETERS, "link_rate_mb_s": limit, "ip_rate_mb_s": limit}
 
 
 def load_site(path: str | Path) -> SiteSpec:

@@ -16,8 +16,9 @@ CONTAINED_SHARE = 0.5
 """Contained means: at most half of the peak arrives and users get at least this share."""
 _BLOCKS = {"flowRateLimited", "handshakesProxied"}
 """What keeps attackers out, and nobody else."""
-_STEADY = 5
-"""Samples over which the served share is averaged, so that one odd sample decides nothing."""
+_STEADY, _STEADY_S = 5, 2.0
+"""Samples, and seconds, over which the served share is averaged at least, so that no odd sample
+decides anything: real users come in bursts."""
 
 
 class Sample(Struct, frozen=True):
@@ -144,7 +145,8 @@ def judge(log: Log, hosts: Sequence[HostTraffic]) -> Outcome:
     if not during:
         return Outcome("no samples", "No traffic was sampled while the attack lasted.", host.host)
     start = _mitigated(during, host.attacked)
-    late = during[start:] if start is not None else during[-int(SETTLED_S) :]
+    settled = (s for s in during if s.time >= ended - SETTLED_S)
+    late = list(settled) if start is None else during[start:]
     after, wanted = _mean([s.legitimate for s in late]), _mean([s.wanted for s in late])
     served = after / wanted if wanted else 1.0
     left = _mean([s.malicious for s in late])
@@ -152,10 +154,11 @@ def judge(log: Log, hosts: Sequence[HostTraffic]) -> Outcome:
     peak = f"{figure(host.attacked)} MB/s"
     if start is not None:
         verdict = "mitigated"
+        waited = clock(during[start].time - began, exact=True)
         sentence = (
-            f"The attack on {host.host} was mitigated {clock(during[start].time - began)} after "
-            f"it began: its users get {figures}, and the attack traffic that reaches it fell "
-            f"from {peak} at its peak to {figure(left)} MB/s."
+            f"The attack on {host.host} was mitigated {waited} after it began: its users get "
+            f"{figures}, and the attack traffic that reaches it fell from {peak} at its peak to "
+            f"{figure(left)} MB/s."
         )
     elif left <= host.attacked / 2 and served >= CONTAINED_SHARE:
         verdict = "contained"
@@ -188,8 +191,11 @@ def _mitigated(during: Sequence[Sample], peak: float) -> int | None:
     """Return the first sample from which the attack stayed held off and the users served."""
     bad = -1
     hit = next((i for i, s in enumerate(during) if s.malicious > QUIET_SHARE * peak), len(during))
+    first = 0
     for index, sample in enumerate(during):
-        lately = during[max(0, index - _STEADY + 1) : index + 1]
+        while index - first >= _STEADY and sample.time - during[first].time >= _STEADY_S:
+            first += 1
+        lately = during[first : index + 1]
         wanted = sum(s.wanted for s in lately)
         unserved = sum(s.legitimate for s in lately) < SERVED_SHARE * wanted
         if sample.malicious > QUIET_SHARE * peak or unserved:
@@ -211,7 +217,7 @@ def sent_peak(log: Log) -> float:
 
 
 def milestones(log: Log, outcome: Outcome) -> list[Milestone]:
-    """Return the key times: attack, alarm, first limit, target known, blocked, all lifted."""
+    """Return the key times: attack, alarm, first limit, who is who, blocked, all lifted."""
     began = outcome.began_s or 0.0
     applied = [e for e in log.of("measure.applied") if e.time >= began]
     effects = [predicate_of(text(event.data, "effect")) for event in applied]
@@ -222,12 +228,14 @@ def milestones(log: Log, outcome: Outcome) -> list[Milestone]:
     )
     attack = next((e for e in log.of("traffic.changed") if e.data.get("malicious") is True), None)
     last_block = blocks[-1] if blocks else None
+    named = _last_new(log, "threat", began) or _last_new(log, "spoofed", began)
     lifted, held = _all_lifted(log)
     steps = [
         ("attack starts", attack, ""),
         ("alarm", _first([e for e in log.of("belief.changed") if is_alarm(e)], began), ""),
         ("first limit", applied[0] if applied else None, ""),
         ("target known", known, ""),
+        ("attackers named", named, ""),
         ("attackers blocked", last_block, counted(flows, "flow") if flows else ""),
         ("all lifted", lifted, f"{held} still in force" if held else ""),
     ]
@@ -247,6 +255,15 @@ def _beliefs(log: Log, predicate: str) -> list[Event]:
 
 def _first(events: Sequence[Event], since: float) -> Event | None:
     return next((event for event in events if event.time >= since), None)
+
+
+def _last_new(log: Log, predicate: str, since: float) -> Event | None:
+    """Return when the last of the beliefs of ``predicate`` was formed first."""
+    formed: dict[str, Event] = {}
+    for event in _beliefs(log, predicate):
+        if event.time >= since:
+            formed.setdefault(text(event.data, "belief"), event)
+    return max(formed.values(), key=lambda e: e.time, default=None)
 
 
 def _all_lifted(log: Log) -> tuple[Event | None, int]:
