@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from linux_needs import requires, requires_root
 
 from phalanx.infrastructure.linux.kernel import namespaces
+
+if TYPE_CHECKING:
+    from driver_bench import Bench
 
 __all__ = ["requires", "requires_root"]
 
@@ -33,3 +37,15 @@ def netns() -> Iterator[Callable[[str], str]]:
     finally:
         for name in made:
             namespaces.delete(name)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """A driver over a small testbed of its own."""
+    from driver_bench import Bench  # noqa: PLC0415  # needs the extra 'linux'
+
+    bench = Bench()
+    try:
+        yield bench
+    finally:
+        bench.close()

@@ -216,6 +216,34 @@ def test_what_nobody_noted_stays_while_a_run_lives(
             runs.remove(runs.folder(run))
 
 
+@pytest.mark.parametrize("alive", [True, False])
+def test_the_tables_of_observations_belong_to_the_vnf_that_made_them(
+    alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, other = runs.new_run(), runs.new_run()
+    tables = ["netdev phx_00000001", "netdev phx_00000001_7", "inet phx_00000001"]
+    others = ["netdev phx_00000002", "netdev phx_00000002_7", "netdev phx_00000003_1"]
+    try:
+        for run, number in ((dead, 1), (other, 2), (dead, 3), (other, 3)):
+            for family in ("netdev", "inet"):
+                runs.note(run, "table", f"{family} phx_0000000{number}")
+        for run in [dead] if alive else [dead, other]:
+            (runs.folder(run) / "owner").unlink()
+        removed: list[str] = []
+        machine = [
+            (f"table {name}", lambda name=name: removed.append(name)) for name in (*tables, *others)
+        ]
+        monkeypatch.setattr(clean_module, "_in_machine", lambda: machine)
+        monkeypatch.setattr(clean_module, "_clear_empty", lambda *, everything: None)
+        monkeypatch.setattr(sweep, "marked", lambda: {dead, other})
+        clean()
+        # What the living one has noted too, after a dead one had, is the living one's.
+        assert removed == (tables if alive else [*tables, *others])
+    finally:
+        for run in (dead, other):
+            runs.remove(runs.folder(run))
+
+
 def test_what_a_living_run_noted_is_known_to_be_its_own() -> None:
     run = runs.new_run()
     try:

@@ -53,6 +53,18 @@ def test_connections_live_on_when_a_proxy_comes_and_goes(lab: Lab, proxy: Vnf) -
     assert far_talks.recv(1) == b""
 
 
+def test_settings_of_the_namespace_come_back_with_the_end_of_the_process(
+    lab: Lab, proxy: Vnf
+) -> None:
+    loose = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
+    lab.inside["pop"].call(loose.write_text, "1")
+    proxy.put("p", kind="proxy", devices=[], address=SERVER)
+    assert lab.inside["pop"].call(loose.read_text) == "0\n"
+    proxy.put("p", kind="proxy", devices=[], address=SERVER)
+    assert proxy.end() == 0
+    assert lab.inside["pop"].call(loose.read_text) == "1\n"
+
+
 @requires("hping3")
 def test_a_flood_from_forged_sources_does_not_reach_the_server(lab: Lab, proxy: Vnf) -> None:
     lab.inside["server"].call(count_syns)

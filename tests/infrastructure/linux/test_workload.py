@@ -205,7 +205,7 @@ def test_a_scenario_for_real_packets_fits_one_machine(path: str) -> None:
     attack = [s for s in sources if s.profile.malicious]
     wanted = sum(s.demand_mb_s for s in sources if not s.profile.malicious and s.start_s < 5)
     links = {host.address: host.bandwidth_mb_s for host in scenario.hosts}
-    assert scenario.duration_s <= 30
+    assert scenario.duration_s <= 40
     assert wanted < sum(links.values())
     assert sum(map(attackers.packets_s, attack)) <= 20_000
-    assert all(s.start_s == 5 and s.end_s == 20 for s in attack)
+    assert all(s.start_s == 5 and s.end_s in (20, 25) for s in attack)

@@ -82,9 +82,9 @@ def test_a_spoofed_source_uses_random_addresses() -> None:
     assert "random" in attackers.command(source("syn-flood-spoofed", 0.3), "flood")
 
 
-def test_slow_http_tries_each_connection_of_its_profile_twice() -> None:
+def test_slow_http_opens_the_connections_of_its_profile() -> None:
     words = attackers.command(source("slow-http", 0.004), "slowhttptest")
-    assert value(words, "-c") == str(2 * PROFILES["slow-http"].connections)
+    assert value(words, "-c") == str(PROFILES["slow-http"].connections)
     assert value(words, "-l") == "5"
     assert value(words, "-u") == "http://10.0.6.10:8000/"
 

@@ -148,6 +148,18 @@ def test_a_detour_of_one_source_is_nobody_elses(bench: Bench) -> None:
     assert bench.passed("pop2", chain.near.device) == 20
 
 
+def test_detours_of_all_sources_and_of_one_keep_out_of_each_others_way(bench: Bench) -> None:
+    chain = bench.chain("pop2", "pop3")
+    everybody, other = Detour(SERVER), Detour(SERVER, "10.9.9.9")
+    for add, detour in ((1, everybody), (1, other), (0, everybody), (1, everybody), (0, other)):
+        change = bench.steering.add if add else bench.steering.remove
+        bench.jobs.wait(change(detour, chain))
+        before = bench.passed("pop2", chain.near.device)
+        assert bench.send() == 20
+        passed = bench.passed("pop2", chain.near.device) - before
+        assert passed in (0, 20)  # never in circles
+
+
 def test_the_chain_takes_the_path_that_was_given(bench: Bench) -> None:
     chain = bench.chain("pop1", "pop2", "pop3")  # not the short cut
     before = bench.passed("pop2", bench.testbed.device("pop2>pop1"))
