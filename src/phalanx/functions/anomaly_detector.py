@@ -17,6 +17,7 @@ from phalanx.domain.predicates import (
     FlowRecord,
     IpRateLimited,
     LinkIp,
+    LinkRateLimited,
     Spoofed,
     Threat,
 )
@@ -70,6 +71,9 @@ class AnomalyDetector(Capability):
         yield Believe(usage, value=bool(targets))
         for target in targets:
             yield from self._deal_with(me, goal, target)
+        limited = LinkRateLimited(usage.link)
+        if me.beliefs.holds(limited) and {target.kind for target in targets} == {SLOW}:
+            yield Adopt(avert(limited), PROTECT)  # it holds back honest octets alone
         if me.parameter(self, "at_once") > 0:
             for flow in convicted:
                 yield Believe(Threat(flow.source, flow.target))

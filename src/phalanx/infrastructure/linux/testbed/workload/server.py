@@ -27,7 +27,7 @@ daemon off;
 worker_processes 1;
 pid nginx.pid;
 error_log error.log warn;
-events {{ worker_connections 640; }}
+events {{ worker_connections 808; }}
 http {{
     access_log off;
     server_tokens off;
