@@ -266,7 +266,7 @@ def test_head_of_the_ddos_run() -> None:
     assert (outcome.verdict, outcome.host, outcome.began_s) == ("mitigated", "server", 20.0)
     assert outcome.mitigated_s == 164.0
     steps = milestones(log, outcome)
-    assert [step.time for step in steps] == [20.0, 22.0, 45.0, 80.0, 162.0, None]
+    assert [step.time for step in steps] == [20.0, 22.0, 45.0, 80.0, None, 162.0, None]
     assert steps[-1].note == "1 still in force"
     parsed = Page(render_report(DDOS))
     assert "Attack mitigated" in parsed.text

@@ -25,6 +25,9 @@ FOR_EVER_S = 1e9
 KEPT_EVENTS = 10_000
 """Events held in memory; the log file and the store get all of them."""
 
+SHOWN = IMPORTANT - {"run.started", "run.ended", "auction.awarded", "contract.ended"}
+"""A single agent awards everything to itself."""
+
 
 def guard(
     site: Annotated[Path, typer.Argument(help="Site file (YAML).", show_default=False)],
@@ -83,6 +86,7 @@ def _guard(spec: SiteSpec, outputs: Outputs, for_s: float) -> None:
         say(out, f"guarding {', '.join(g.name for g in spec.guards)}; Ctrl-C ends it", "dim")
         world.clock.call_at(0.0, _begins)
         system.run(should_stop=lambda: stopped)
+        say(out, "ended; its rules and processes are gone", "dim")
     finally:
         world.close()
         for number, handler in before.items():
@@ -96,6 +100,6 @@ def _begins() -> None:
 
 def _show(event: Event) -> None:
     """Print what matters by the time of day, which other logs of the machine have too."""
-    if event.kind in IMPORTANT:
+    if event.kind in SHOWN:
         now = datetime.now(UTC).astimezone().time().isoformat(timespec="milliseconds")
         out.print(Text.assemble((f"{now}  ", "dim"), describe(event)), soft_wrap=True)

@@ -1,10 +1,17 @@
 """The tree of errors that a caller of Phalanx can meet.
 
 PhalanxError
-├── ScenarioError      a file that the user wrote is not usable
-├── LogError           an event log is not usable
-├── StoreError         the event store cannot be reached or written
-└── InfrastructureRefusal   the network will not do what was asked
+├── ScenarioError   a file that the user wrote is not usable
+├── LogError        an event log is not usable
+├── StoreError      the event store cannot be reached or written
+├── CaptureError    a recorded capture is not usable (analytics.capture)
+├── WireError       a message came in that is none (bus.wire)
+├── ImageError      the image of a VNF is unusable (infrastructure.linux.images)
+├── KernelError     this machine does not do what a run needs (infrastructure.linux.kernel)
+└── OverlayError    the agents' network cannot be set up or changed (infrastructure.linux.overlay)
+
+What an agent asks of the network in vain is no error: it is answered with a reason
+(``domain.actions.Failed``), and the log keeps it.
 """
 
 

@@ -169,6 +169,7 @@ class GuardWorld:
             journal=journal,
             cause=frame.cause,
         )
+        stack.callback(_forget, journal)  # once the VNFs have taken their rules along
         stack.callback(driver.shutdown)
         remaining = journal.remaining()
         driver.recover(remaining)
@@ -195,11 +196,21 @@ def plan(site: SiteSpec) -> list[str]:
             + f": limits, blocks of sources or a SYN proxy at {guarded.interface}"
         )
     lines.append(
-        "only while a SYN proxy is in force: net.ipv4.tcp_syncookies=1, "
+        "from the first SYN proxy until its VNF ends: chains at prerouting, forward and output for "
+        "the guarded address, net.ipv4.tcp_syncookies=1, "
         "net.ipv4.tcp_timestamps=1, net.netfilter.nf_conntrack_tcp_loose=0"
+    )
+    lines.append(
+        "for some milliseconds when a limit begins: a chain at the egress of lo, and datagrams to "
+        "127.0.0.1 port 9, which fill its bucket"
     )
     lines.append("nothing else: no other interface, address, route, table or setting")
     return lines
+
+
+def _forget(journal: Journal) -> None:
+    """What was lifted in order must not come back with the next start."""
+    journal.drop([kept.entry.measure for kept in journal.remaining()])
 
 
 def _text(path: Path) -> str:

@@ -62,8 +62,9 @@ class GuardedSpec(Struct, frozen=True, forbid_unknown_fields=True):
     interface: Annotated[str, Meta(pattern=DEVICE)]
     """The only interfaces that are ever touched are those named here."""
     bandwidth_mb_s: Positive
+    """What the link to the host carries."""
     threshold_mb_s: Positive
-    """Traffic towards the host above this is looked into."""
+    """More traffic than this out of the interface, towards whomever, is looked into."""
     connections: Count | None = None
     """More open TCP connections than this are looked into; None: they are not counted."""
 
@@ -72,7 +73,9 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """One PoP on a real machine."""
 
     pop: Name
+    """Name of the agent, in its log."""
     cores: Amount
+    """What VNFs may book of this machine, by their descriptors; nothing is enforced."""
     memory_gb: Amount
     disk_gb: Amount
     guards: Annotated[tuple[GuardedSpec, ...], Meta(min_length=1, max_length=1000)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import requires
+from linux_needs import requires
 from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange, lab_in
 
 from phalanx.infrastructure.linux.vnf.links import COUNT_EVERY_S

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import requires
+from linux_needs import requires
 from vnf_lab import CLIENTS, SERVER, Lab, Vnf, exchange, lab_in
 
 from phalanx.infrastructure.linux.vnf.netlink import INET, Reader

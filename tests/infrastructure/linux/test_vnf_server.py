@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import requires
 from hypothesis import given
 from hypothesis import strategies as st
+from linux_needs import requires
 from vnf_lab import OUT, Vnf, lab_in
 
 from phalanx.infrastructure.linux.vnf.fields import Fields, RefusedError

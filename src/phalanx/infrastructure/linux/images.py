@@ -15,8 +15,8 @@ from typing import IO
 
 from msgspec import Struct
 
+from phalanx.domain.errors import PhalanxError
 from phalanx.infrastructure.linux import vnf
-from phalanx.infrastructure.linux.jobs import JobError
 from phalanx.infrastructure.linux.vnf.server import ROLES
 
 LARGEST_OCTETS = 2_000_000_000
@@ -41,7 +41,7 @@ class Image(Struct, frozen=True):
     octets: int
 
 
-class ImageError(JobError):
+class ImageError(PhalanxError):
     """An image that cannot be built, or is not what it should be; the message is one line."""
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from phalanx.clock import Clock
+from phalanx.infrastructure.linux.images import ImageError
 from phalanx.infrastructure.linux.kernel.errors import KernelError
 
 T = TypeVar("T")
@@ -79,7 +80,7 @@ class Jobs:
     ) -> None:
         try:
             result = await work
-        except (JobError, KernelError, OSError) as error:
+        except (JobError, ImageError, KernelError, OSError) as error:
             self._clock.call_soon(partial(failed, str(error) or type(error).__name__))
         except Exception as error:  # the clock raises it where the run is: nothing is hidden
             self._clock.call_soon(partial(_raise, error))

@@ -1,0 +1,196 @@
+"""A gateway as an operator has it: a street, a server, and a machine between them to guard."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from phalanx.infrastructure.linux.kernel import namespaces, runs, sweep
+from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
+from phalanx.infrastructure.linux.testbed import workload
+
+SERVER, PORT = "10.8.2.2", 8000
+ATTACKERS = tuple(f"10.8.1.{n}" for n in range(11, 19))
+USER = "10.8.1.21"
+GUARDED, OTHER = "server", "street"
+"""Interfaces of the gateway."""
+
+SITE = f"""\
+pop: gate
+cores: 2
+memory_gb: 1
+disk_gb: 1
+state: {{state}}
+guards:
+  - name: web
+    address: {SERVER}
+    interface: {GUARDED}
+    bandwidth_mb_s: 0.3
+    threshold_mb_s: 0.1
+"""
+
+
+class Lab:
+    """Namespaces of street, gateway and server; ``close`` removes all that a test has left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.site = folder / "site.yaml"
+        self.site.write_text(SITE.format(state=self.state))
+        self._mark = secrets.token_hex(3)
+        self._started: list[subprocess.Popen[str]] = []
+        self._made = contextlib.ExitStack()
+        for place in ("street", "gate", "server"):
+            namespaces.create(self.name(place))
+            self._made.callback(namespaces.delete, self.name(place))
+        for number, place in enumerate(("street", "server"), 1):
+            self._ip("gate", f"link add {place} type veth peer name eth netns {self.name(place)}")
+            self._ip("gate", f"addr add 10.8.{number}.1/24 dev {place}")
+            self._ip("gate", f"link set {place} up")
+            self._ip(place, f"addr add 10.8.{number}.2/24 dev eth")
+            self._ip(place, "link set eth up")
+            self._ip(place, f"route add default via 10.8.{number}.1")
+        for address in (*ATTACKERS, USER):
+            self._ip("street", f"addr add {address}/24 dev eth")
+        self._street = self._made.enter_context(Inside(self.name("street")))
+        self._server = self._made.enter_context(Inside(self.name("server")))
+        with Inside(self.name("gate")) as gate:
+            gate.call(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
+
+    def close(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.communicate()
+        if self.run:
+            sweep.sweep(self.run)
+            runs.remove(runs.folder(self.run))
+        self._made.close()
+
+    @property
+    def run(self) -> str:
+        """The mark of what guards, as its state directory tells it."""
+        mark = self.state / "run"
+        return mark.read_text() if mark.exists() else ""
+
+    def name(self, place: str) -> str:
+        return f"phxt-{self._mark}-{place}"
+
+    def inside(self, place: str, *words: str) -> str:
+        """Return what a program says in a namespace."""
+        words = (*prefix(self.name(place)), *words)
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+    def start(self, place: str, *words: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*prefix(self.name(place)), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._started.append(process)
+        return process
+
+    def guard(self, *options: str) -> subprocess.Popen[str]:
+        """Start ``phalanx guard`` on the gateway."""
+        return self.start(
+            "gate", *(sys.executable, "-m", "phalanx", "guard", str(self.site), *options)
+        )
+
+    def serve(self) -> None:
+        self.start("server", *(sys.executable, "-m", "http.server", str(PORT), "--bind", SERVER))
+        until(self.reachable, "the server does not start")
+
+    def flood(self, seconds: float) -> None:
+        """Let all attackers flood the server for a while."""
+        program = self.folder / "flood"
+        source = Path(workload.__file__).with_name("flood.c")
+        subprocess.run(["cc", "-O2", "-o", program, source], check=True)  # noqa: S607
+        for address in ATTACKERS:
+            self.start("street", *(str(program), address, SERVER, str(PORT), "1000", f"{seconds}"))
+
+    def reachable(self) -> bool:
+        """Whether a user gets an answer of the server."""
+        connection = http.client.HTTPConnection(SERVER, PORT)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection.sock = self._street.call(
+                socket.create_connection, (SERVER, PORT), 1, (USER, 0)
+            )
+            connection.request("HEAD", "/")
+            return connection.getresponse().status == 200
+        return False
+
+    def passes(self) -> Callable[[str], bool]:
+        """Return a function that tells whether packets from an address come to the server."""
+        there = self._server.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+        self._made.enter_context(there)
+        there.bind((SERVER, 9))
+        there.settimeout(0.05)
+
+        def probe(address: str) -> bool:
+            with self._street.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as here:
+                here.bind((address, 0))
+                here.sendto(b"?", (SERVER, 9))
+                with contextlib.suppress(TimeoutError):
+                    return there.recvfrom(1)[1][0] == address
+            return False
+
+        return probe
+
+    def touched(self) -> dict[str, object]:
+        """Return what a guard could have changed on the gateway."""
+        return {
+            "rules": self.inside("gate", "nft", "list", "ruleset"),
+            "links": [
+                link["ifname"] for link in json.loads(self.inside("gate", "ip", "-j", "link"))
+            ],
+            "qdiscs": self.inside("gate", "tc", "qdisc"),
+            "routes": self.inside("gate", "ip", "-4", "route", "show", "table", "all"),
+            "processes": self.inside("gate", "sh", "-c", _PROCESSES),
+        }
+
+    def _ip(self, place: str, command: str) -> None:
+        words = ("-n", self.name(place), *command.split())
+        subprocess.run(["ip", *words], check=True)  # noqa: S607
+
+
+_PROCESSES = (
+    "own=$(readlink /proc/self/ns/net); for p in /proc/[0-9]*; do "
+    '[ "$(readlink $p/ns/net)" = "$own" ] && [ $p != /proc/$$ ] && cat $p/comm; done; true'
+)
+
+
+def until(ready: Callable[[], bool], else_say: str, seconds: float = 15.0) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, else_say
+        time.sleep(0.05)
+
+
+def said(process: subprocess.Popen[str], words: str) -> str:
+    """Wait for a line with these words in what a process says, and return it."""
+    assert process.stdout is not None
+    heard = []
+    for line in process.stdout:
+        heard.append(line)
+        if words in line:
+            return line
+    raise AssertionError(f"{words!r} was never said: {''.join(heard)}")
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Ask a process to end in order and return the rest of what it says."""
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=10)
+    assert process.returncode == 0, rest
+    return rest
