@@ -12,14 +12,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from make_consoles import with_real_consoles
-from make_images import traffic_svg
+from make_images import real_svg, simulated_svg
 from make_references import PARTS
+from make_runs import real_figures
 from make_table import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-GENERATED = PARTS | TABLE
-IMAGES = {"ddos-resilience.svg": traffic_svg}
+GENERATED = PARTS | TABLE | {"real run": real_figures}
+IMAGES = {"ddos-resilience.svg": simulated_svg, "ddos-linux.svg": real_svg}
 
 
 def pages() -> list[Path]:

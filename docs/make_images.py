@@ -1,10 +1,14 @@
-"""Draws the picture of the README from the log of a real run."""
+"""Draws the pictures of the README from the logs of runs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
-from make_runs import ddos_events
+from make_runs import ddos_events, real_events
+from msgspec import Struct
+
+from phalanx.domain.events import Event
 
 WIDTH, LEFT, RIGHT = 960.0, 62.0, 940.0
 TOP, BOTTOM = 132.0, 372.0
@@ -12,9 +16,35 @@ USERS, ATTACK, LINE, TEXT, FAINT = "#0072b2", "#d55e00", "#555555", "#222222", "
 STYLE = "font-family='system-ui, sans-serif' font-size='13'"
 
 
-def traffic_svg() -> str:
-    """Return the traffic towards the server, with what the agents did about it (figure 5.4)."""
-    events = ddos_events()
+class Axes(Struct, frozen=True):
+    """What the picture of a run says and measures by."""
+
+    title: str
+    key_x: float
+    """Where its key begins."""
+    most: float
+    """Largest figure drawn, in MB/s."""
+    step: float
+    every_s: int
+    digits: int
+    """Decimals of times."""
+
+
+def simulated_svg() -> str:
+    """Return the traffic towards the server in the dissertation's scenario (figure 5.4)."""
+    return _traffic_svg(
+        ddos_events(), Axes("Traffic that reaches the server, in MB/s", 400, 7, 1, 100, 0)
+    )
+
+
+def real_svg() -> str:
+    """Return the same of a run over real packets."""
+    title = "What the users receive, and what of the attack reaches the server, in MB/s"
+    return _traffic_svg(real_events(), Axes(title, 640, 0.5, 0.1, 5, 1))
+
+
+def _traffic_svg(events: Sequence[Event], axes: Axes) -> str:
+    """Return the traffic at the server, with what the agents did about it."""
     end = events[-1].time
     samples = [
         (e.time, rates["legitimate_mb_s"], rates["malicious_mb_s"])
@@ -22,20 +52,20 @@ def traffic_svg() -> str:
         if e.kind == "network.sample"
         for rates in (e.data["hosts"]["server"],)
     ]
-    most = 7.0
+    most = axes.most
     body = [
         f"<rect width='{WIDTH:g}' height='430' fill='white'/>",
-        _text(LEFT, 24, "Traffic that reaches the server, in MB/s", size=16, weight="600"),
-        _box(LEFT + 400, 14, USERS),
-        _text(LEFT + 418, 24, "users"),
-        _box(LEFT + 470, 14, ATTACK),
-        _text(LEFT + 488, 24, "attack, on top of it"),
+        _text(LEFT, 24, axes.title, size=16, weight="600"),
+        _box(LEFT + axes.key_x, 14, USERS),
+        _text(LEFT + axes.key_x + 18, 24, "users"),
+        _box(LEFT + axes.key_x + 70, 14, ATTACK),
+        _text(LEFT + axes.key_x + 88, 24, "attack, on top of it"),
     ]
-    for mb_s in range(8):
-        y = _y(mb_s, most)
+    for n in range(round(most / axes.step) + 1):
+        y = _y(n * axes.step, most)
         body.append(f"<path d='M{LEFT} {y:.1f}H{RIGHT}' stroke='{FAINT}'/>")
-        body.append(_text(LEFT - 8, y + 4, str(mb_s), anchor="end"))
-    for second in range(0, int(end) + 1, 100):
+        body.append(_text(LEFT - 8, y + 4, f"{n * axes.step:g}", anchor="end"))
+    for second in range(0, int(end) + 1, axes.every_s):
         x = _x(second, end)
         body.append(f"<path d='M{x:.1f} {BOTTOM}v5' stroke='{LINE}'/>")
         body.append(_text(x, BOTTOM + 22, f"{second} s", anchor="middle"))
@@ -45,12 +75,12 @@ def traffic_svg() -> str:
     body.append(f"<path d='{_path(total + users[::-1])}Z' fill='{ATTACK}' fill-opacity='.75'/>")
     body.append(f"<path d='{_path(users + zero)}Z' fill='{USERS}' fill-opacity='.85'/>")
     body.append(f"<path d='M{LEFT} {BOTTOM}H{RIGHT}' stroke='{LINE}'/>")
-    for row, (time, words) in enumerate(_marks()):
+    for row, (time, words) in enumerate(_marks(events)):
         x, y = _x(time, end), 50.0 + 18 * row
         body.append(
             f"<path d='M{x:.1f} {y - 9:g}V{BOTTOM}' stroke='{LINE}' stroke-dasharray='2 3'/>"
         )
-        body.append(_text(x + 5, y, f"{time:.0f} s: {words}"))
+        body.append(_text(x + 5, y, f"{time:.{axes.digits}f} s: {words}"))
     return (
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH:g} 410' {STYLE} role='img' "
         "aria-label='Traffic towards the server during an attack'>\n"
@@ -59,16 +89,18 @@ def traffic_svg() -> str:
     )
 
 
-def _marks() -> list[tuple[float, str]]:
+def _marks(events: Sequence[Event]) -> list[tuple[float, str]]:
     """Return the moments that matter: the attack, each kind of limit, the end of the attack."""
     marks: list[tuple[float, str]] = []
     limits: dict[str, list[tuple[float, str, float]]] = {}
-    for event in ddos_events():
+    attacks = [e for e in events if e.kind == "traffic.changed" and e.data["malicious"]]
+    senders = max(e.data["count"] for e in attacks)
+    begins = min(e.time for e in attacks if e.data["active"])
+    marks.append((begins, f"{senders} attackers begin"))
+    marks += [(e.time, "the attack ends") for e in attacks if not e.data["active"]]
+    for event in events:
         data = event.data
-        if event.kind == "traffic.changed" and data["malicious"]:
-            words = f"{data['count']} attackers begin" if data["active"] else "the attack ends"
-            marks.append((event.time, words))
-        elif event.kind == "measure.applied" and "RateLimited" in data["effect"]:
+        if event.kind == "measure.applied" and "RateLimited" in data["effect"]:
             kind = data["effect"].partition("RateLimited")[0]
             limits.setdefault(kind, []).append((event.time, data["pop"], data["rate_mb_s"]))
     for kind, words in (("link", "the link"), ("ip", "the server's address")):

@@ -1,19 +1,22 @@
-"""Reads references from the code: the schema of scenarios, and the functions."""
+"""Reads references from the code: the schemas of scenarios and sites, and the functions."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec import inspect as types
 
 from phalanx.domain.goals import Mode
 from phalanx.runtime import scenario
 from phalanx.runtime.catalogue import BUILT_IN, installed
 from phalanx.runtime.scenario import Scenario
+from phalanx.runtime.site import DEVICE, GuardedSpec, SiteSpec
 
 _SECTIONS: tuple[type[Struct], ...] = (
     Scenario,
@@ -45,12 +48,20 @@ _NAMES = {
     scenario.Timing: "timing",
     scenario.FaultSpec: "fault",
     scenario.UpdateSpec: "update",
+    SiteSpec: "site",
+    GuardedSpec: "guarded host",
 }
 
 
 def schema() -> str:
     """Return a table for every struct of a scenario file: field, type and range, default, note."""
     return "\n".join(_section(kind) for kind in _SECTIONS)
+
+
+def site() -> str:
+    """Return the same tables for the structs of a site file; others are those of scenarios."""
+    own = "\n".join(_section(kind) for kind in (SiteSpec, GuardedSpec))
+    return re.sub(r"\]\(#(?!guarded-host)", "](scenario.md#", own)
 
 
 def _section(kind: type[Struct]) -> str:
@@ -128,6 +139,7 @@ def _text(kind: types.StrType) -> str:
         scenario.GoalName: "goal",
         scenario.ParameterName: "parameter",
         scenario.Version: "version",
+        Annotated[str, Meta(pattern=DEVICE)]: "name of an interface",
     }
     for alias, word in words.items():
         info = types.type_info(alias)
@@ -154,9 +166,18 @@ def _default(field: types.Field) -> str:
         return "none"
     if isinstance(value, scenario.PreferencesSpec):
         return "a third each"
+    if isinstance(value, dict):
+        return ", ".join(f"`{name}`" for name in value)
     if isinstance(value, Struct):
-        return "all defaults"
+        return _differing(value) or "all defaults"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _differing(value: Struct) -> str:
+    """Return the fields in which a struct differs from one that has only defaults."""
+    plain = type(value)()
+    fields = ((name, getattr(value, name)) for name in value.__struct_fields__)
+    return ", ".join(f"`{name}` {v:g}" for name, v in fields if v != getattr(plain, name))
 
 
 def functions() -> str:
@@ -202,13 +223,19 @@ def plans() -> str:
 def _source(name: str) -> Callable[[], str]:
     """Return what shows a file of the examples."""
     file = Path(__file__).parent / "examples" / name
-    language = {".py": "python", ".toml": "toml"}[file.suffix]
+    language = {".py": "python", ".toml": "toml", ".yaml": "yaml"}[file.suffix]
     return lambda: f"```{language}\n{file.read_text(encoding='utf-8')}```\n"
 
 
-_EXAMPLES = ("bulletin/bulletin.py", "bulletin/pyproject.toml", "quick_classifier.py")
+_EXAMPLES = (
+    "bulletin/bulletin.py",
+    "bulletin/pyproject.toml",
+    "quick_classifier.py",
+    "site.yaml",
+)
 PARTS: dict[str, Callable[[], str]] = {
     "schema": schema,
+    "site": site,
     "functions": functions,
     "plans": plans,
     **{name: _source(name) for name in _EXAMPLES},
