@@ -1,6 +1,7 @@
 """Images of VNFs: one file that Python runs, of the size that the descriptor asks for.
 
-An image is a zip application (PEP 441): the ``vnf`` package, a start script that names role
+An image is a zip application (PEP 441): the ``vnf`` package, as source and as bytecode (PEP
+552, so that a VNF of the same Python starts without compiling), a start script that names role
 and version, and padding that cannot be compressed. The same inputs give the same digest.
 """
 
@@ -10,7 +11,10 @@ import hashlib
 import io
 import zipfile
 from pathlib import Path
+from py_compile import PycInvalidationMode
+from py_compile import compile as compile_bytecode
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import IO
 
 from msgspec import Struct
@@ -88,6 +92,7 @@ def _write(file: IO[bytes], role: str, version: str, padding: int) -> None:
     file.write(_SHEBANG)
     package = Path(vnf.__file__).parent
     sources = {f"vnf/{path.name}": path.read_bytes() for path in sorted(package.glob("*.py"))}
+    sources |= _bytecode(package)
     sources["__main__.py"] = _START.format(role=role, version=version).encode()
     random = Random(f"{role} {version}")  # seeded by text: the same on every machine
     with zipfile.ZipFile(file, "w") as archive:
@@ -96,6 +101,19 @@ def _write(file: IO[bytes], role: str, version: str, padding: int) -> None:
         with archive.open(_entry("padding"), "w") as stream:
             for start in range(0, padding, _CHUNK):
                 stream.write(random.randbytes(min(_CHUNK, padding - start)))
+
+
+def _bytecode(package: Path) -> dict[str, bytes]:
+    """Return the compiled modules, which Python takes as they are: the digest vouches for them."""
+    found = {}
+    with TemporaryDirectory() as folder:
+        target = Path(folder) / "module.pyc"
+        for path in sorted(package.glob("*.py")):
+            name = f"vnf/{path.name}"
+            mode = PycInvalidationMode.UNCHECKED_HASH
+            compile_bytecode(str(path), str(target), name, True, invalidation_mode=mode)
+            found[f"{name}c"] = target.read_bytes()
+    return found
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
