@@ -124,6 +124,23 @@ def test_another_instance_takes_a_limit_over(bench: Bench) -> None:
     bench.wait(lambda: bench.udp(20) == 20)
 
 
+def test_measures_lifted_while_they_are_put_in_force_leave_no_trace(bench: Bench) -> None:
+    limiter = bench.deploy("pop2", "rate-limiter", "pop2", "pop3")
+    enforce(bench, limiter, FlowRateLimited(CLIENT, SERVER), 0)
+    for number in range(12):
+        name = f"hasty {number}"
+        answers: list[object] = []
+        hasty = Enforce(name, limiter, FlowRateLimited(OTHER, SERVER), 0)
+        bench.driver.perform("pop2", hasty, bench.root, answers.append)
+        bench.rest(number * 0.003)
+        bench.do("pop2", Lift(name))
+        bench.wait(lambda answers=answers: bool(answers))
+    bench.rest(0.3)
+    assert [chain.users for chain in bench.driver._chains._chains.values()] == [1]
+    assert bench.udp(20) == 0
+    assert bench.udp(20, source=OTHER) == 20
+
+
 # -- observations -------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pcapy  # type: ignore[import-not-found]
+import pcapy
 from msgspec import Struct
 from numpy.typing import NDArray
 

@@ -94,7 +94,6 @@ class LinuxNetwork(BookedNetwork):
             cause=cause,
         )
         self._observer = Observing(
-            clock,
             self._jobs,
             ground=ground,
             places=self._places,
@@ -103,7 +102,7 @@ class LinuxNetwork(BookedNetwork):
             chains=self._chains,
             steering=steering,
         )
-        self._meters = LinkMeters(clock, self._jobs, ground, self._programs, _bandwidth(network))
+        self._meters = LinkMeters(self._jobs, ground, self._programs, _bandwidth(network))
         self._lifecycle = Lifecycle(
             clock,
             recorder,

@@ -298,15 +298,20 @@ class Enforcement:
 
     def _undo(self, measure: _Measure, *, process_ends: bool = False) -> None:
         instance = measure.instance.id
+        # Taken out at once: a measure that is lifted while it is put in force is undone twice.
+        chain, measure.chain = measure.chain, None
+        detour, measure.detour = measure.detour, None
 
         async def work() -> None:
-            if measure.chain is not None and measure.detour is not None:
-                await self._steering.remove(measure.detour, measure.chain)
-            if not process_ends:
-                await self._programs.change(instance, "DELETE", _resource(measure.id))
-            if measure.chain is not None:
-                await self._chains.release(measure.chain)
-            await self._jobs.thread(self._journal.drop, [measure.id])
+            try:
+                if chain is not None and detour is not None:
+                    await self._steering.remove(detour, chain)
+                if not process_ends:
+                    await self._programs.change(instance, "DELETE", _resource(measure.id))
+            finally:
+                if chain is not None:
+                    await self._chains.release(chain)
+                await self._jobs.thread(self._journal.drop, [measure.id])
 
         self._jobs.forget(work(), self._note(measure))
 

@@ -6,7 +6,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from phalanx.clock import Clock
 from phalanx.domain.actions import Failed, LinkSample, ReadLink
 from phalanx.domain.network import LinkId, PopId, link_ends
 from phalanx.infrastructure import Answer
@@ -30,13 +29,11 @@ class LinkMeters:
 
     def __init__(
         self,
-        clock: Clock,
         jobs: Jobs,
         ground: Ground,
         programs: Programs,
         bandwidth_mb_s: dict[LinkId, float],
     ) -> None:
-        self._clock = clock
         self._jobs = jobs
         self._ground = ground
         self._programs = programs

@@ -14,7 +14,6 @@ from math import inf
 import msgspec
 from msgspec import Struct
 
-from phalanx.clock import Clock
 from phalanx.domain.actions import Failed, FlowRecords, FlowStats, Observe
 from phalanx.domain.network import PopId, link_ends
 from phalanx.infrastructure import Answer
@@ -74,7 +73,6 @@ class Observing:
 
     def __init__(
         self,
-        clock: Clock,
         jobs: Jobs,
         *,
         ground: Ground,
@@ -84,7 +82,6 @@ class Observing:
         chains: Chains,
         steering: Steering,
     ) -> None:
-        self._clock = clock
         self._jobs = jobs
         self._ground = ground
         self._places = places
