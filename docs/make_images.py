@@ -39,7 +39,7 @@ def simulated_svg() -> str:
 
 def real_svg() -> str:
     """Return the same of a run over real packets."""
-    title = "What the users receive, and what of the attack reaches the server, in MB/s"
+    title = "What users receive, and what of the attack arrives, in MB/s"
     return _traffic_svg(real_events(), Axes(title, 640, 0.5, 0.1, 5, 1))
 
 
