@@ -61,9 +61,9 @@ web:
 UV := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header
 lock:
-	$(UV) --extra postgresql --extra linux --group build --group test --group lint --group bench -o requirements/bench.txt
-	$(UV) --extra postgresql --extra linux --group build --group test --group lint -c requirements/bench.txt -o requirements/dev.txt
-	$(UV) --extra linux --group build -c requirements/bench.txt -o requirements/base.txt
+	$(UV) --extra postgresql --extra linux --extra nats-server --extra tracing --group build --group test --group lint --group bench -o requirements/bench.txt
+	$(UV) --extra postgresql --extra linux --extra nats-server --extra tracing --group build --group test --group lint -c requirements/bench.txt -o requirements/dev.txt
+	$(UV) --extra linux --extra nats-server --group build -c requirements/bench.txt -o requirements/base.txt
 
 clean:
 	rm -rf out dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

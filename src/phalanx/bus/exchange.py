@@ -1,0 +1,209 @@
+"""The exchange: what lies below the bus where agents are processes of their own.
+
+It carries octets under subjects (``bus.subjects``) for one identity (``bus.permissions``):
+publish and subscribe, requests with answers, streams that survive a restart, and small
+tables that everybody sees. ``LocalExchange`` does it in memory, ``NatsExchange`` over NATS.
+
+All calls return at once; handlers are called by the clock, one after the other. What is not
+allowed is refused here, before anything is sent, and refused again by the broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from msgspec import Struct, field
+
+from phalanx.bus.permissions import Identity
+from phalanx.domain.errors import PhalanxError
+
+
+class ExchangeError(PhalanxError):
+    """The exchange cannot be had, or refuses; the text is one line."""
+
+
+class NotPermittedError(ExchangeError):
+    """The identity may not do this."""
+
+
+class Delivery(Struct, frozen=True):
+    """Something that came in."""
+
+    subject: str
+    payload: bytes
+    headers: Mapping[str, str] = {}
+    reply: str | None = None
+    """Where an answer goes; None: nobody waits for one. Used by ``respond`` alone."""
+
+
+class Stored(Struct, frozen=True):
+    """Something that a stream keeps."""
+
+    sequence: int
+    """Its place in the stream, from 1 on."""
+    subject: str
+    payload: bytes
+    headers: Mapping[str, str]
+    received: float
+    """When the stream took it, in seconds since 1970 by the broker's clock."""
+    acknowledge: Callable[[], None]
+    """To be called once it is safe: a durable follower gets it again otherwise."""
+
+
+class Unanswered(Struct, frozen=True):
+    """No answer came: nobody serves the subject, or the time is over, or the link is down."""
+
+    reason: str
+
+
+class Counters(Struct):
+    """What became of what was sent and what came in; nothing goes uncounted."""
+
+    published: int = 0
+    delivered: int = 0
+    """Handed to a handler."""
+    shed: dict[str, int] = field(default_factory=dict)
+    """Dropped by a full queue, by ``out.<kind of subject>`` or the pattern subscribed to."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Not permitted or too large, by reason; what the broker refused too."""
+    reconnects: int = 0
+
+
+class Subscription(Protocol):
+    """Something subscribed to, followed or watched."""
+
+    def close(self) -> None:
+        """Hear no more; without effect the second time."""
+
+
+Handler = Callable[[Delivery], None]
+Answer = Callable[[Delivery | Unanswered], None]
+StoredHandler = Callable[[Stored], None]
+Watcher = Callable[[str, bytes | None], None]
+"""Told of a key and its value; None: it was dropped."""
+
+
+class Exchange(Protocol):
+    """Octets under subjects, for one identity."""
+
+    @property
+    def identity(self) -> Identity:
+        """Who speaks and hears through it."""
+
+    @property
+    def counters(self) -> Counters:
+        """What went through it."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether what is sent now goes out now; if not, it waits, up to a bound."""
+
+    def on_change(self, handler: Callable[[bool], None]) -> None:
+        """Tell ``handler`` whether it is connected whenever that changes."""
+
+    def publish(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send to whoever subscribes, at most once.
+
+        Raises:
+            NotPermittedError: if the identity may not publish there.
+            ExchangeError: if the payload is longer than ``wire.MAX_OCTETS``.
+
+        """
+
+    def subscribe(self, pattern: str, handler: Handler) -> Subscription:
+        """Hear what is published under ``pattern`` from now on.
+
+        Raises:
+            NotPermittedError: if the identity may not hear all of that.
+
+        """
+
+    def request(
+        self,
+        subject: str,
+        payload: bytes,
+        answer: Answer,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send, and call ``answer`` once: with the first answer, or with why there is none.
+
+        Raises:
+            NotPermittedError: if the identity may not publish there, or nobody answers what is
+                sent there (``subjects.answers``).
+
+        """
+
+    def respond(
+        self, delivery: Delivery, payload: bytes, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Answer a request; without effect if nobody waits for an answer. Once for each."""
+
+    def append(
+        self, subject: str, payload: bytes, message_id: str, done: Callable[[str | None], None]
+    ) -> None:
+        """Send to the stream that keeps ``subject``; ``done`` gets None once it is kept.
+
+        The same ``message_id`` is kept once within the stream's window (two minutes).
+        Otherwise ``done`` gets the reason, and it may or may not be kept.
+
+        Raises:
+            NotPermittedError: if the identity may not publish there.
+
+        """
+
+    def follow(
+        self,
+        stream: str,
+        handler: StoredHandler,
+        *,
+        pattern: str | None = None,
+        durable: str | None = None,
+        new_only: bool = False,
+    ) -> Subscription:
+        """Read a stream in order and go on with what comes.
+
+        Args:
+            stream: its name, such as ``subjects.EVENTS``.
+            handler: told of each; the next ones come while earlier ones are not acknowledged,
+                up to a bound.
+            pattern: only subjects that match; None: all.
+            durable: a name under which the broker remembers what was acknowledged; None: from
+                the beginning, each time.
+            new_only: leave out what is there already.
+
+        Raises:
+            NotPermittedError: if the identity may not read it.
+
+        """
+
+    def put(self, table: str, key: str, value: bytes) -> None:
+        """Write a key of a table; the last value stays until it is dropped.
+
+        Raises:
+            NotPermittedError: if the identity may not write it.
+
+        """
+
+    def drop(self, table: str, key: str) -> None:
+        """Remove a key from a table.
+
+        Raises:
+            NotPermittedError: as for ``put``.
+
+        """
+
+    def watch(self, table: str, handler: Watcher) -> Subscription:
+        """Tell ``handler`` of all keys of a table now, and of each change from then on.
+
+        Raises:
+            NotPermittedError: if the identity may not read it.
+
+        """
+
+    def close(self) -> None:
+        """Send what waits, then hear and say no more; without effect the second time."""

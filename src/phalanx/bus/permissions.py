@@ -1,0 +1,146 @@
+"""Who may say and hear what: permissions that follow from an identity's role and name.
+
+They are written down once, here. A NATS server is configured from them, and the exchange in
+memory asks them. An agent cannot speak as another, nor read what was said to another.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+from msgspec import Struct
+
+from phalanx.bus.subjects import EVENTS, REGISTRY, covers, matches, pattern, token
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Role(Enum):
+    """What a process is for."""
+
+    AGENT = "agent"
+    """The agent of one PoP, or of one part of a service."""
+    NETWORK = "network"
+    """Serves the infrastructure of PoPs to their agents."""
+    RECORDER = "recorder"
+    """Keeps the history of all agents."""
+    ORCHESTRATOR = "orchestrator"
+    """Deploys and changes pipelines of agents."""
+    OPERATOR = "operator"
+    """A person at the command line."""
+    OBSERVER = "observer"
+    """Looks, and changes nothing."""
+    BROKER = "broker"
+    """Keeps the exchange itself: makes its streams and tables, and tells what it refused."""
+
+
+class Identity(Struct, frozen=True):
+    """Who a process is; proven by its certificate where there is a network between.
+
+    Raises:
+        ValueError: if its name or domain is none, such as a wildcard that would be all names.
+
+    """
+
+    name: str
+    role: Role
+    domain: str
+    """The set of agents that work together; subjects of two domains never meet."""
+
+    def __post_init__(self) -> None:
+        for what, name in (("name", self.name), ("domain", self.domain)):
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"{what} is {name!r}, allowed are up to 64 letters, digits, '.', '_' and '-', "
+                    "a letter or digit first"
+                )
+
+    @property
+    def uri(self) -> str:
+        """The name in a certificate (subject alternative name, RFC 5280)."""
+        return f"phalanx://{self.domain}/{self.role.value}/{self.name}"
+
+
+class Grants(Struct, frozen=True):
+    """What an identity may do; patterns as in ``subjects``."""
+
+    publish: tuple[str, ...]
+    """Patterns of subjects, also of those that a stream keeps."""
+    subscribe: tuple[str, ...]
+    follow: tuple[str, ...] = ()
+    """Streams that it may read from their beginning."""
+    put: tuple[tuple[str, str], ...] = ()
+    """(table, key) that it may write; key ``*``: any."""
+    watch: tuple[str, ...] = ()
+    """Tables that it may read."""
+
+    def may_publish(self, subject: str) -> bool:
+        """Whether it may publish under ``subject``."""
+        return any(matches(allowed, subject) for allowed in self.publish)
+
+    def may_subscribe(self, wanted: str) -> bool:
+        """Whether it may hear everything that the pattern ``wanted`` stands for."""
+        return any(covers(allowed, wanted) for allowed in self.subscribe)
+
+    def may_put(self, table: str, key: str) -> bool:
+        """Whether it may write ``key`` of ``table``."""
+        return (table, key) in self.put or (table, "*") in self.put
+
+
+def grants(identity: Identity) -> Grants:
+    """Return what an identity may do."""
+    domain, me, role = identity.domain, identity.name, identity.role
+    own_events = pattern(domain, "evt", me, ">")
+    calls = pattern(domain, "call", "*", "*", me)
+    called = pattern(domain, "call", me, "*", "*")
+    own_news = pattern(domain, "pub", me, ">")
+    news = pattern(domain, "pub", "*", ">")
+    events = pattern(domain, "evt", "*", ">")
+    own_entry = ((REGISTRY, token(me)),)
+    match role:
+        case Role.AGENT:
+            return Grants(
+                publish=(
+                    pattern(domain, "msg", "*", me),
+                    own_events,
+                    pattern(domain, "act", me),
+                    calls,
+                    own_news,
+                ),
+                subscribe=(
+                    pattern(domain, "msg", me, "*"),
+                    pattern(domain, "percept", me),
+                    called,
+                    news,
+                ),
+                put=own_entry,
+                watch=(REGISTRY,),
+            )
+        case Role.NETWORK:
+            return Grants(
+                publish=(pattern(domain, "percept", "*"), own_events, own_news),
+                subscribe=(pattern(domain, "act", "*"), called, news),
+                put=own_entry,
+                watch=(REGISTRY,),
+            )
+        case Role.RECORDER:
+            return Grants(
+                publish=(own_events, own_news),
+                subscribe=(events, called, news),
+                follow=(EVENTS,),
+                put=own_entry,
+                watch=(REGISTRY,),
+            )
+        case Role.ORCHESTRATOR | Role.OPERATOR:
+            return Grants(
+                publish=(calls, own_events, own_news),
+                subscribe=(events, called, news),
+                follow=(EVENTS,),
+                put=own_entry,
+                watch=(REGISTRY,),
+            )
+        case Role.OBSERVER:
+            return Grants(publish=(), subscribe=(events, news), follow=(EVENTS,), watch=(REGISTRY,))
+        case Role.BROKER:
+            return Grants(publish=(own_events,), subscribe=())

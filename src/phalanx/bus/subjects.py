@@ -1,0 +1,166 @@
+"""Subjects: the names under which processes speak to each other, the same on every transport.
+
+A subject is ``phx.<domain>.<kind>.…``; its parts are separated by dots. One part is its
+speaker, the only identity that may publish under it, so that who receives something knows
+who said it without asking.
+
+=====================================  ==========  ============================================
+subject (behind ``phx.<domain>.``)     speaker     what goes over it
+=====================================  ==========  ============================================
+``msg.<receiver>.<sender>``            sender      messages between agents
+``evt.<agent>.<kind…>``                agent       events of the log of causes
+``act.<pop>``                          pop         what an agent asks of the infrastructure
+``percept.<pop>``                      network     what the infrastructure tells unasked
+``call.<provider>.<op>.<caller>``      caller      an operation of a service
+``pub.<publisher>.<topic…>``           publisher   announcements
+``ans.<caller>.<provider>.<id>``       provider    the answer to a call
+``done.<pop>.<id>``                    network     the answer to an ``act``
+=====================================  ==========  ============================================
+
+The last two follow from the subject of the request (``answers``): where an answer may go is
+not for the asker to say.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+EVENTS = "EVENTS"
+"""The stream that keeps ``evt.>``."""
+REGISTRY = "registry"
+"""The table of registrations; its keys are the names of their owners."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+_ESCAPED = re.compile(r"=([0-9A-F]{2})")
+
+
+@lru_cache(maxsize=4096)
+def token(name: str) -> str:
+    """Return ``name`` as one part of a subject; what is not a letter, digit, - or _ is escaped.
+
+    Raises:
+        ValueError: if it is empty.
+
+    """
+    if _PLAIN.fullmatch(name):
+        return name
+    if not name:
+        raise ValueError("an empty name cannot stand in a subject")
+    return "".join(
+        char if _PLAIN.fullmatch(char) else "".join(f"={octet:02X}" for octet in char.encode())
+        for char in name
+    )
+
+
+@lru_cache(maxsize=4096)
+def name(part: str) -> str:
+    """Return the name that ``token`` made ``part`` of.
+
+    Raises:
+        ValueError: if it cannot have made it.
+
+    """
+    found = bytearray()
+    place = 0
+    for match in _ESCAPED.finditer(part):
+        found += part[place : match.start()].encode() + bytes((int(match[1], 16),))
+        place = match.end()
+    found += part[place:].encode()
+    try:
+        result = found.decode()
+        if token(result) == part:
+            return result
+    except ValueError:
+        pass
+    raise ValueError(f"{part!r} is no part of a subject")
+
+
+def _subject(domain: str, kind: str, *parts: str) -> str:
+    return ".".join(("phx", token(domain), kind, *map(token, parts)))
+
+
+def message(domain: str, receiver: str, sender: str) -> str:
+    """Return the subject of messages from one agent to another."""
+    return _subject(domain, "msg", receiver, sender)
+
+
+def event(domain: str, agent: str, kind: str) -> str:
+    """Return the subject of an agent's events of one kind; its dots stay."""
+    return _subject(domain, "evt", agent, *kind.split("."))
+
+
+def act(domain: str, pop: str) -> str:
+    """Return the subject of what the agent of ``pop`` asks of the infrastructure."""
+    return _subject(domain, "act", pop)
+
+
+def percept(domain: str, pop: str) -> str:
+    """Return the subject of what the agent of ``pop`` is told by the infrastructure."""
+    return _subject(domain, "percept", pop)
+
+
+def call(domain: str, provider: str, operation: str, caller: str) -> str:
+    """Return the subject of a call of a provider's operation."""
+    return _subject(domain, "call", provider, operation, caller)
+
+
+def announcement(domain: str, publisher: str, topic: str) -> str:
+    """Return the subject of announcements on a topic; its dots stay."""
+    return _subject(domain, "pub", publisher, *topic.split("."))
+
+
+def pattern(domain: str, kind: str, *parts: str) -> str:
+    """Return a pattern; ``*`` as a part stands for any one, ``>`` at the end for one or more."""
+    kept = (part if part in ("*", ">") else token(part) for part in parts)
+    return ".".join(("phx", token(domain), kind, *kept))
+
+
+def answers(request: str) -> str | None:
+    """Return the pattern under which a request, or what a pattern of them stands for, is answered.
+
+    None: nobody answers what is sent there.
+    """
+    match request.split("."):
+        case root, domain, "call", provider, _, caller:
+            return f"{root}.{domain}.ans.{caller}.{provider}.*"
+        case root, domain, "act", pop:
+            return f"{root}.{domain}.done.{pop}.*"
+    return None
+
+
+_SPEAKER = {"msg": 4, "evt": 3, "act": 3, "call": 5, "pub": 3, "ans": 4}
+
+
+def speaker(subject: str) -> str | None:
+    """Return who alone may publish under ``subject``; None where the subject does not say."""
+    parts = subject.split(".")
+    place = _SPEAKER.get(parts[2]) if len(parts) > 3 else None
+    if place is None or len(parts) <= place:
+        return None
+    return name(parts[place])
+
+
+@lru_cache(maxsize=65536)
+def matches(pattern: str, subject: str) -> bool:
+    """Whether ``subject`` is one of those that ``pattern`` stands for."""
+    wanted, parts = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        wanted = wanted[:-1]
+        if len(parts) <= len(wanted):
+            return False
+        parts = parts[: len(wanted)]
+    return len(wanted) == len(parts) and all(
+        part in ("*", own) for part, own in zip(wanted, parts, strict=True)
+    )
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every subject that pattern ``narrow`` stands for is one of ``wide``'s."""
+    wanted, parts = wide.split("."), narrow.split(".")
+    for place, part in enumerate(wanted):
+        if part == ">":
+            return len(parts) > place
+        if place >= len(parts) or parts[place] == ">" or part not in ("*", parts[place]):
+            return False
+    return len(wanted) == len(parts)

@@ -1,0 +1,1 @@
+"""What deploys and changes pipelines of agents: descriptors, and the MLFO that computes them."""
