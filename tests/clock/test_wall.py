@@ -77,3 +77,24 @@ def test_a_speed_is_positive(speed: float) -> None:
 def test_times_that_never_come_are_refused(clock: WallClock) -> None:
     with pytest.raises(ValueError, match="finite"):
         clock.call_at(float("inf"), lambda: None)
+
+
+def test_a_clock_begins_where_it_is_told() -> None:
+    clock = WallClock(speed=100.0, begin=250.0)
+    seen: list[float] = []
+    try:
+        assert clock.now() == 250.0
+        clock.call_at(251.0, lambda: seen.append(clock.now()))
+        clock.call_at(100.0, lambda: seen.append(-1.0))
+        clock.run(252.0)
+        assert seen[0] == -1.0, "what is past is made at once"
+        assert 251.0 <= seen[1] < 252.0
+        assert clock.now() >= 252.0
+    finally:
+        clock.close()
+
+
+@pytest.mark.parametrize("begin", [float("nan"), float("inf")])
+def test_a_clock_cannot_begin_at_no_time(begin: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        WallClock(begin=begin)

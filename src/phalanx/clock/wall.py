@@ -26,9 +26,9 @@ class WallTimer:
             if self._handle is not None:
                 self._handle.cancel()
 
-    def _arm(self, started: float, speed: float) -> None:
+    def _arm(self, zero: float, speed: float) -> None:
         loop = self._clock.loop
-        when = started + self.when / speed
+        when = zero + self.when / speed
         if when <= loop.time():
             self._handle = loop.call_soon(self._fire)
         else:
@@ -47,15 +47,31 @@ class WallTimer:
 class WallClock:
     """Seconds since ``run`` was first called, times ``speed``; implements ``Clock``.
 
+    Processes of one run that start at different times agree on the time by ``begin``. A step
+    of the machine's clock does not move this one.
+
     The clock owns its event loop (``loop``), which transports may use for their I/O. Close
     the clock when done with it.
     """
 
-    def __init__(self, speed: float = 1.0) -> None:
+    def __init__(self, speed: float = 1.0, begin: float = 0.0) -> None:
+        """Make a clock that stands.
+
+        Args:
+            speed: seconds of this clock per second.
+            begin: the time that it shows until it runs, in seconds.
+
+        Raises:
+            ValueError: if the speed is not positive, or a figure not finite.
+
+        """
         if not (isfinite(speed) and speed > 0):
             raise ValueError(f"the speed of a clock is a positive number, not {speed}")
+        if not isfinite(begin):
+            raise ValueError(f"a clock begins at a finite time, not {begin}")
         self.loop = asyncio.new_event_loop()
         self._speed = speed
+        self._begin = begin
         self._started: float | None = None
         self._early: list[WallTimer] = []
         self._pending = 0
@@ -65,10 +81,10 @@ class WallClock:
         self._error: BaseException | None = None
 
     def now(self) -> float:
-        """Return the time in seconds; 0 until the first ``run``."""
+        """Return the time in seconds; that of its begin until the first ``run``."""
         if self._started is None:
-            return 0.0
-        return (self.loop.time() - self._started) * self._speed
+            return self._begin
+        return self._begin + (self.loop.time() - self._started) * self._speed
 
     def call_at(self, when: float, call: Callable[[], None]) -> WallTimer:
         """Make ``call`` at time ``when``, or soon if that is past.
@@ -84,7 +100,7 @@ class WallClock:
         if self._started is None:
             self._early.append(timer)
         else:
-            timer._arm(self._started, self._speed)
+            timer._arm(self._zero(), self._speed)
         return timer
 
     def call_later(self, delay: float, call: Callable[[], None]) -> WallTimer:
@@ -118,11 +134,11 @@ class WallClock:
             self._started = self.loop.time()
             early, self._early = self._early, []
             for timer in sorted(early, key=lambda timer: timer.when):
-                timer._arm(self._started, self._speed)
+                timer._arm(self._zero(), self._speed)
         self._stop, self._bounded, self._running = stop, until is not None, True
         end = None
         if until is not None:
-            end = self.loop.call_at(self._started + until / self._speed, self._halt)
+            end = self.loop.call_at(self._zero() + until / self._speed, self._halt)
         try:
             if not self._over():
                 self.loop.run_forever()
@@ -137,6 +153,11 @@ class WallClock:
     def close(self) -> None:
         """Close the event loop; calls that are left are not made."""
         self.loop.close()
+
+    def _zero(self) -> float:
+        """Return when this clock showed, or would have shown, 0, by the loop's time."""
+        assert self._started is not None
+        return self._started - self._begin / self._speed
 
     def _make(self, call: Callable[[], None]) -> None:
         if not self._running:  # as in WallTimer._fire
