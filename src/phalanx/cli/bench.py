@@ -12,7 +12,7 @@ import typer
 import phalanx
 from phalanx.cli.terminal import err, out, say
 from phalanx.domain.errors import PhalanxError
-from phalanx.runtime.refusals import nearest
+from phalanx.loading.refusals import nearest
 
 
 def bench(

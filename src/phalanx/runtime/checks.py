@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from phalanx.domain import predicates
 from phalanx.domain.network import link_ends, link_id
-from phalanx.runtime.refusals import Offence, nearest, show
+from phalanx.loading import Offence, nearest, show, twice, unknown
 from phalanx.runtime.scenario import FaultSpec, Scenario
 
 MAX_SOURCES = 50_000
@@ -17,6 +17,7 @@ _GOALS = tuple(name for name in vars(predicates) if name[0].isupper() and name !
 _OWN_FIELDS = {
     "crash": {"agent"},
     "restart": {"agent"},
+    "drain": {"agent"},
     "link-down": {"link"},
     "link-up": {"link"},
     "lose": {"share"},
@@ -24,8 +25,8 @@ _OWN_FIELDS = {
     "delay": {"share"},
     "reorder": {"share"},
 }
-_ENDING = {"restart", "link-up", "repository-back"}
-"""Faults that end another, so that they do not last themselves."""
+_ENDING = {"restart", "drain", "link-up", "repository-back"}
+"""Faults that end another, or by themselves: they do not last."""
 
 
 def offences(scenario: Scenario) -> Iterator[Offence]:
@@ -40,42 +41,25 @@ def offences(scenario: Scenario) -> Iterator[Offence]:
     yield from _updates(scenario)
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    hint = nearest(name, names)
-    if not hint:
-        shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-        hint = f"; known are {shown}" if names else "; there is none"
-    return f"there is no {what} {show(name)}{hint}"
-
-
-def _twice(path: str, names: Iterable[str], what: str = "") -> Iterator[Offence]:
-    seen: dict[str, int] = {}
-    for index, name in enumerate(names):
-        if name in seen:
-            yield f"{path}[{index}]{what}", f"{show(name)} is already that of {path}[{seen[name]}]"
-        seen.setdefault(name, index)
-
-
 def _network(scenario: Scenario) -> Iterator[Offence]:
     network = scenario.network
     names = [pop.name for pop in network.pops]
-    yield from _twice("network.pops", names, ".name")
+    yield from twice("network.pops", names, ".name")
     for index, name in enumerate(names):
         if name in _RESERVED:
             yield f"network.pops[{index}].name", f"{show(name)} is reserved; choose another name"
     known = dict.fromkeys(names)
     if network.repository not in known:
-        yield "network.repository", _unknown("PoP", network.repository, known)
+        yield "network.repository", unknown("PoP", network.repository, known)
     for index, link in enumerate(network.links):
         path = f"network.links[{index}].between"
         for end in link.between:
             if end not in known:
-                yield path, _unknown("PoP", end, known)
+                yield path, unknown("PoP", end, known)
         if link.between[0] == link.between[1]:
             yield path, f"links {show(link.between[0])} with itself; two PoPs are expected"
     pairs = (" and ".join(sorted(link.between)) for link in network.links)
-    yield from _twice("network.links", pairs, ".between")
+    yield from twice("network.links", pairs, ".between")
     apart = _not_reached(names, [link.between for link in network.links])
     if apart:
         yield "network.links", f"no path leads from {names[0]} to {apart}; all PoPs must be linked"
@@ -99,12 +83,12 @@ def _not_reached(names: list[str], links: list[tuple[str, str]]) -> str | None:
 
 def _hosts(scenario: Scenario) -> Iterator[Offence]:
     pops = {pop.name: None for pop in scenario.network.pops}
-    yield from _twice("hosts", (host.name for host in scenario.hosts), ".name")
-    yield from _twice("hosts", (host.address for host in scenario.hosts), ".address")
+    yield from twice("hosts", (host.name for host in scenario.hosts), ".name")
+    yield from twice("hosts", (host.address for host in scenario.hosts), ".address")
     for index, host in enumerate(scenario.hosts):
         path = f"hosts[{index}]"
         if host.at not in pops:
-            yield f"{path}.at", _unknown("PoP", host.at, pops)
+            yield f"{path}.at", unknown("PoP", host.at, pops)
         if host.name in pops:
             yield f"{path}.name", f"{show(host.name)} is a PoP already; choose another name"
         group, _, rest = host.address.removeprefix("10.").partition(".")
@@ -119,14 +103,14 @@ def _hosts(scenario: Scenario) -> Iterator[Offence]:
 def _traffic(scenario: Scenario) -> Iterator[Offence]:
     pops = {pop.name: None for pop in scenario.network.pops}
     hosts = {host.name: None for host in scenario.hosts}
-    yield from _twice("traffic", (group.name for group in scenario.traffic), ".name")
+    yield from twice("traffic", (group.name for group in scenario.traffic), ".name")
     for index, group in enumerate(scenario.traffic):
         path = f"traffic[{index}]"
         for position, pop in enumerate(group.at):
             if pop not in pops:
-                yield f"{path}.at[{position}]", _unknown("PoP", pop, pops)
+                yield f"{path}.at[{position}]", unknown("PoP", pop, pops)
         if group.target not in hosts:
-            yield f"{path}.target", _unknown("host", group.target, hosts)
+            yield f"{path}.target", unknown("host", group.target, hosts)
         last_start = group.start_s + group.spread_s
         if group.end_s is not None and group.end_s <= last_start:
             yield (
@@ -144,15 +128,15 @@ def _monitors(scenario: Scenario) -> Iterator[Offence]:
     links = [link_id(*ends) for link in scenario.network.links for ends in _both(link.between)]
     links += [link_id(host.at, host.name) for host in scenario.hosts]
     known = dict.fromkeys(links)
-    yield from _twice("monitors", (monitor.link for monitor in scenario.monitors), ".link")
+    yield from twice("monitors", (monitor.link for monitor in scenario.monitors), ".link")
     if scenario.monitors and _MONITOR not in scenario.functions:
         yield "functions", f"{_MONITOR} is missing; monitors need it"
     for index, monitor in enumerate(scenario.monitors):
         path = f"monitors[{index}]"
         if monitor.link not in known:
-            yield f"{path}.link", _unknown("link", monitor.link, known)
+            yield f"{path}.link", unknown("link", monitor.link, known)
         elif monitor.at not in pops:
-            yield f"{path}.at", _unknown("PoP", monitor.at, pops)
+            yield f"{path}.at", unknown("PoP", monitor.at, pops)
         elif monitor.at not in link_ends(monitor.link):
             ends = " or ".join(end for end in link_ends(monitor.link) if end in pops)
             yield f"{path}.at", f"{monitor.link} cannot be read at {monitor.at}; {ends} is expected"
@@ -200,7 +184,7 @@ def _faults(scenario: Scenario) -> Iterator[Offence]:
         path = f"faults[{index}]"
         yield from _fault_fields(fault, path)
         if fault.agent is not None and fault.agent not in agents:
-            yield f"{path}.agent", _unknown("agent", fault.agent, agents)
+            yield f"{path}.agent", unknown("agent", fault.agent, agents)
         if fault.link is not None and fault.link not in links:
             yield f"{path}.link", f"there is no link between {' and '.join(fault.link)}"
 
@@ -216,10 +200,14 @@ def _fault_fields(fault: FaultSpec, path: str) -> Iterator[Offence]:
             yield f"{path}.{field}", f"missing; {fault.kind} needs it"
     if fault.kind in _ENDING and fault.for_s is not None:
         yield f"{path}.for_s", f"has no meaning for {fault.kind}; leave it out"
+    if fault.memory is not None and fault.kind not in ("restart", "crash"):
+        yield f"{path}.memory", f"has no meaning for {fault.kind}; leave it out"
+    elif fault.memory is not None and fault.kind == "crash" and fault.for_s is None:
+        yield f"{path}.memory", "has no meaning for a crash that lasts; give for_s or leave it out"
 
 
 def _updates(scenario: Scenario) -> Iterator[Offence]:
     for index, update in enumerate(scenario.updates):
         if update.function not in scenario.functions:
             path = f"updates[{index}].function"
-            yield path, _unknown("function", update.function, scenario.functions)
+            yield path, unknown("function", update.function, scenario.functions)

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
-import msgspec
-
-from phalanx.domain.errors import ScenarioError
+from phalanx.loading import MAX_BYTES, parse_as, read_text, refusal
 from phalanx.runtime.checks import offences
-from phalanx.runtime.refusals import first_offence, one_line
 from phalanx.runtime.scenario import Scenario
-from phalanx.runtime.yamltree import Tree, TreeError, read_tree
 
-MAX_BYTES = 1 << 20
-
-T = TypeVar("T", bound=msgspec.Struct)
+__all__ = ["MAX_BYTES", "load_scenario", "parse_as", "parse_scenario", "read_text"]
 
 
 def load_scenario(path: str | Path) -> Scenario:
@@ -37,68 +30,5 @@ def parse_scenario(text: str, name: str) -> Scenario:
     """
     scenario, tree = parse_as(Scenario, text, name)
     for field, why in offences(scenario):
-        raise _error(name, field, _line(tree, field), why)
+        raise refusal(name, tree, field, why)
     return scenario
-
-
-def parse_as(kind: type[T], text: str, name: str) -> tuple[T, Tree]:
-    """Return the ``kind`` that ``text`` (YAML) describes, and where its fields stand.
-
-    Raises:
-        ScenarioError: as ``load_scenario``.
-
-    """
-    try:
-        tree = read_tree(text)
-    except TreeError as error:
-        raise _error(name, error.field, error.line, error.why) from None
-    try:
-        return msgspec.convert(tree.data, kind), tree
-    except msgspec.ValidationError as error:
-        field, why = first_offence(tree.data, kind) or ("", str(error))
-        raise _error(name, field, _line(tree, field), why) from None
-
-
-def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
-    """Return the UTF-8 text of a file of at most ``limit`` bytes.
-
-    Raises:
-        ScenarioError: if it is missing, a directory, empty, too large or no text.
-
-    """
-    name = str(path)
-    try:
-        file = Path(path)
-        if file.is_dir():
-            raise _error(name, "", 0, "is a directory; a file is expected")
-        # No more than the limit is read, whatever the file claims (or grows) to be.
-        with file.open("rb") as stream:
-            raw = stream.read(limit + 1)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise _error(name, "", 0, f"cannot be read: {why}") from None
-    if len(raw) > limit:
-        raise _error(name, "", 0, f"is larger than {limit // 1024} KiB, the most allowed")
-    if not raw.strip():
-        raise _error(name, "", 0, "the file is empty")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _error(name, "", 0, f"byte {error.start} is no UTF-8; text is expected") from None
-    if "\0" in text:
-        raise _error(name, "", 0, f"byte {raw.index(0)} is zero; text is expected")
-    return text
-
-
-def _line(tree: Tree, field: str) -> int:
-    """Return the line of ``field``, or of what should hold it where it is missing."""
-    while field and field not in tree.lines:
-        field = field[: max(field.rfind("."), field.rfind("["), 0)]
-    return tree.lines.get(field, 0) if field else 0
-
-
-def _error(name: str, field: str, line: int, why: str) -> ScenarioError:
-    where = f" {field}" if field else ""
-    if line:
-        where += f" (line {line})" if field else f" line {line}"
-    return ScenarioError(one_line(f"{name}:{where}{':' if where else ''} {why}"))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from phalanx.domain.events import Event
-from phalanx.runtime.refusals import one_line
+from phalanx.loading.refusals import one_line
 
 _LONGEST = 240
 _MOST_ITEMS = 6
@@ -32,6 +32,9 @@ TEMPLATES: dict[str, str] = {
     "instance.replaced": "{instance} at {pop} is replaced by {by}[, version {version}]",
     "chain.closed": "path {chain} is free again",
     "agent.started": "starts[ (life {incarnation})][ with {capabilities}]",
+    "agent.restored": "goes on with what it remembers[ (life {incarnation})][: {goals}]",
+    "agent.draining": "is about to leave, and hands over what it does",
+    "agent.left": "has left[, {handed_over} matters handed over][; ended: {ended}]",
     "agent.crashed": "the agent of {pop} dies",
     "agent.gone": "believes the agent of {pop} dead",
     "agent.returned": "hears from the agent of {pop} again",

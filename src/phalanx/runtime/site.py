@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from phalanx.domain.errors import ScenarioError
-from phalanx.runtime.loading import parse_as, read_text
+from phalanx.loading import parse_as, read_text
 from phalanx.runtime.scenario import (
     Address,
     Amount,
@@ -48,6 +48,7 @@ PARAMETERS = {
     "at_once": 1.0,
     "verdict_valid_s": 2.0,
     "alarm_repeat_s": 2.0,
+    "quiet_interval_s": 5.0,
 }
 """Counters of the kernel can be read often, and a look at them may be short."""
 LIMIT = 0.5

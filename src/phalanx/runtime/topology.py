@@ -18,10 +18,10 @@ from msgspec import structs
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.network import link_ends, link_id
+from phalanx.loading import read_text
+from phalanx.loading.refusals import one_line
 from phalanx.runtime.checks import offences
 from phalanx.runtime.graphml import MAX_BYTES, GraphError, read_graph
-from phalanx.runtime.loading import read_text
-from phalanx.runtime.refusals import one_line
 from phalanx.runtime.scenario import FaultSpec, MonitorSpec, NetworkSpec, PopSpec, Scenario
 from phalanx.runtime.zoo import LINK_LOSS, Topology, read_topology
 

@@ -15,8 +15,8 @@ from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import ConstrainedGoal, Goal
 from phalanx.domain.network import LinkState, PopState
 from phalanx.domain.resources import Resources
+from phalanx.loading.refusals import nearest, show
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
-from phalanx.runtime.refusals import nearest, show
 from phalanx.runtime.scenario import Scenario
 
 _MONITOR = "link-monitor"

@@ -30,6 +30,7 @@ _PATTERN_WORDS = {
     "[A-Za-z0-9._-]+>": "a link such as pop1>pop2",
     "([A-Z]": "a goal such as LinkRateLimited, or default",
     "[a-z_]": "a name of small letters and '_'",
+    "sha256:": "a digest such as sha256:9f86d0… (64 hexadecimal digits)",
 }
 
 Offence = tuple[str, str]
@@ -61,6 +62,25 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the nearest known word, or nothing."""
     match = difflib.get_close_matches(word[:64], list(known), 1)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Return that there is no ``what`` of this name, with the nearest of those that there are."""
+    names = list(known)
+    hint = nearest(name, names)
+    if not hint:
+        shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+        hint = f"; known are {shown}" if names else "; there is none"
+    return f"there is no {what} {show(name)}{hint}"
+
+
+def twice(path: str, names: Iterable[str], what: str = "") -> Iterator[Offence]:
+    """Yield an offence for each of the ``names`` (of the entries of ``path``) met before."""
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name in seen:
+            yield f"{path}[{index}]{what}", f"{show(name)} is already that of {path}[{seen[name]}]"
+        seen.setdefault(name, index)
 
 
 def join(path: str, key: str) -> str:
@@ -163,6 +183,8 @@ def _not_allowed(value: Any, kind: inspect.Type, path: str) -> str:
     expected = describe(kind, name)
     if isinstance(value, str) and "number" in expected and _NUMBER_WITH_UNIT.match(value):
         expected += ", without a unit"
+    if isinstance(kind, inspect.StrType) and isinstance(value, int | float):
+        expected += ", in quotes if it is meant as text"
     return f"{show(value)} is not allowed; expected {expected}"
 
 

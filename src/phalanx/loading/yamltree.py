@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from msgspec import Struct
 
-from phalanx.runtime.refusals import join
+from phalanx.loading.refusals import join
 
 MAX_DEPTH = 32
 
@@ -70,7 +70,7 @@ def read_tree(text: str) -> Tree:
     except yaml.YAMLError as error:
         raise TreeError(0, "", f"no YAML: {_why(error)}") from None
     if builder.documents == 0:
-        raise TreeError(0, "", "the file is empty; a scenario is expected")
+        raise TreeError(0, "", "the file is empty")
     return Tree(builder.data, builder.lines)
 
 

@@ -1,0 +1,23 @@
+"""Files that a user wrote: typed data, or one line that says what is wrong with the file.
+
+What reads a kind of file (scenarios, sites, descriptors) gives its schema as a msgspec Struct,
+and says in ``Offence`` words what the fields say about each other.
+"""
+
+from phalanx.loading.files import MAX_BYTES, parse_as, read_text, refusal
+from phalanx.loading.refusals import Offence, nearest, one_line, show, twice, unknown
+from phalanx.loading.yamltree import Tree
+
+__all__ = [
+    "MAX_BYTES",
+    "Offence",
+    "Tree",
+    "nearest",
+    "one_line",
+    "parse_as",
+    "read_text",
+    "refusal",
+    "show",
+    "twice",
+    "unknown",
+]

@@ -1,0 +1,91 @@
+"""From a file to its text, and from YAML text to a Struct."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from phalanx.domain.errors import ScenarioError
+from phalanx.loading.refusals import first_offence, one_line
+from phalanx.loading.yamltree import Tree, TreeError, read_tree
+
+MAX_BYTES = 1 << 20
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def parse_as(
+    kind: type[T], text: str, name: str, prepare: Callable[[Any], Any] | None = None
+) -> tuple[T, Tree]:
+    """Return the ``kind`` that ``text`` (YAML) describes, and where its fields stand.
+
+    ``name`` stands for the file in errors. ``prepare`` is given the plain data and returns what
+    is held against the schema.
+
+    Raises:
+        ScenarioError: with one line ``FILE: FIELD (line N): what is wrong; what is allowed``.
+
+    """
+    try:
+        tree = read_tree(text)
+    except TreeError as error:
+        raise _error(name, error.field, error.line, error.why) from None
+    data = tree.data if prepare is None else prepare(tree.data)
+    try:
+        return msgspec.convert(data, kind), tree
+    except msgspec.ValidationError as error:
+        field, why = first_offence(data, kind) or ("", str(error))
+        raise refusal(name, tree, field, why) from None
+
+
+def refusal(name: str, tree: Tree, field: str, why: str) -> ScenarioError:
+    """Return the error for ``field`` of the file ``name``; ``why`` says what is allowed too."""
+    return _error(name, field, _line(tree, field), why)
+
+
+def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
+    """Return the UTF-8 text of a file of at most ``limit`` bytes.
+
+    Raises:
+        ScenarioError: if it is missing, a directory, empty, too large or no text.
+
+    """
+    name = str(path)
+    try:
+        file = Path(path)
+        if file.is_dir():
+            raise _error(name, "", 0, "is a directory; a file is expected")
+        # No more than the limit is read, whatever the file claims (or grows) to be.
+        with file.open("rb") as stream:
+            raw = stream.read(limit + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise _error(name, "", 0, f"cannot be read: {why}") from None
+    if len(raw) > limit:
+        raise _error(name, "", 0, f"is larger than {limit // 1024} KiB, the most allowed")
+    if not raw.strip():
+        raise _error(name, "", 0, "the file is empty")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _error(name, "", 0, f"byte {error.start} is no UTF-8; text is expected") from None
+    if "\0" in text:
+        raise _error(name, "", 0, f"byte {raw.index(0)} is zero; text is expected")
+    return text
+
+
+def _line(tree: Tree, field: str) -> int:
+    """Return the line of ``field``, or of what should hold it where it is missing."""
+    while field and field not in tree.lines:
+        field = field[: max(field.rfind("."), field.rfind("["), 0)]
+    return tree.lines.get(field, 0) if field else 0
+
+
+def _error(name: str, field: str, line: int, why: str) -> ScenarioError:
+    where = f" {field}" if field else ""
+    if line:
+        where += f" (line {line})" if field else f" line {line}"
+    return ScenarioError(one_line(f"{name}:{where}{':' if where else ''} {why}"))

@@ -1,0 +1,64 @@
+"""What all nodes of a descriptor share: SOL006 names, and the leaves that are passed over.
+
+The names are those of the YANG modules of ETSI GS NFV-SOL006 (v3.7.1). A node types what
+Phalanx uses; ``passed_over`` lists the standard's other leaves, which may stand in a file and
+change nothing. Anything else is a typo, or would mean something that is not done (nested
+services, physical functions), and is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from msgspec import Meta, Struct, inspect
+
+from phalanx.loading.refusals import join
+
+Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
+Text = Annotated[str, Meta(max_length=4000)]
+Label = Annotated[str, Meta(max_length=200)]
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+Amount = Annotated[float, Meta(ge=0, le=1e9)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0, le=10_000)]
+
+SECURITY_GROUPS = ("security-group-rule", "security-group-rule-id")
+SIGNATURE = ("signature", "algorithm", "certificate")
+AFFINITY = ("local-affinity-or-anti-affinity-rule", "affinity-or-anti-affinity-group-id")
+CPD = ("layer-protocol", "role", "description", "protocol", "trunk-mode", "security-group-rule-id")
+
+
+class Node(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """A node of a descriptor; a field is the leaf of the same name, with hyphens."""
+
+    passed_over: ClassVar[tuple[str, ...]] = ()
+    """Standard leaves that may stand here and are not used."""
+
+
+def without_passed_over(data: Any, kind: type[Struct]) -> tuple[Any, tuple[str, ...]]:
+    """Return ``data`` as the schema ``kind`` takes it, and the paths that were left out."""
+    left_out: list[str] = []
+    return _pruned(data, inspect.type_info(kind), "", left_out), tuple(left_out)
+
+
+def _pruned(value: Any, kind: inspect.Type, path: str, left_out: list[str]) -> Any:
+    match kind:
+        case inspect.UnionType():
+            shape = next((t for t in kind.types if not isinstance(t, inspect.NoneType)), kind)
+            return _pruned(value, shape, path, left_out)
+        case inspect.VarTupleType() if isinstance(value, list):
+            return [
+                _pruned(item, kind.item_type, f"{path}[{place}]", left_out)
+                for place, item in enumerate(value)
+            ]
+        case inspect.StructType() if isinstance(value, dict):
+            passed_over = getattr(kind.cls, "passed_over", ())
+            left_out += [join(path, key) for key in value if key in passed_over]
+            types = {field.encode_name: field.type for field in kind.fields}
+            return {
+                key: _pruned(item, types[key], join(path, key), left_out) if key in types else item
+                for key, item in value.items()
+                if key not in passed_over
+            }
+    return value

@@ -1,0 +1,286 @@
+"""A service as it is deployed: a folder with its descriptors, the sites, and the request.
+
+=================  ================================================================
+file               what it holds
+=================  ================================================================
+``*vnfd*.yaml``    VNFDs
+``*nsd*.yaml``     the NSD (or several, of which the request names one)
+``sites.yaml``     the sites that there are
+``request.yaml``   the name of the instance, its flavour, and where its VNFs stand
+=================  ================================================================
+
+A descriptor file is ``vnfd: {…}`` or ``nsd: {nsd: [{…}]}`` as in packages of OSM, or
+``nfv: {vnfd: […], nsd: […]}`` as in SOL006.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from phalanx.domain.errors import ScenarioError
+from phalanx.domain.resources import Resources
+from phalanx.loading import (
+    Offence,
+    Tree,
+    one_line,
+    parse_as,
+    read_text,
+    refusal,
+    show,
+    twice,
+    unknown,
+)
+from phalanx.orchestration.descriptors.node import Node, without_passed_over
+from phalanx.orchestration.descriptors.nsd import NsDescriptor, NsFlavour
+from phalanx.orchestration.descriptors.nsd_checks import nsd_offences
+from phalanx.orchestration.descriptors.request import Request
+from phalanx.orchestration.descriptors.sites import Sites
+from phalanx.orchestration.descriptors.vnfd import VnfDescriptor
+from phalanx.orchestration.descriptors.vnfd_checks import vnfd_offences
+
+MOST_FILES = 200
+
+
+class Nsds(Node, frozen=True):
+    """The NSDs of a file."""
+
+    nsd: tuple[NsDescriptor, ...]
+
+
+class Nfv(Node, frozen=True):
+    """The root of the SOL006 model."""
+
+    vnfd: tuple[VnfDescriptor, ...] = ()
+    nsd: tuple[NsDescriptor, ...] = ()
+
+
+class Document(Node, frozen=True):
+    """A descriptor file."""
+
+    nfv: Nfv | None = None
+    vnfd: VnfDescriptor | None = None
+    nsd: Nsds | None = None
+
+    def vnfds(self) -> Iterator[tuple[str, VnfDescriptor]]:
+        """Yield each VNFD and its path in the file."""
+        if self.vnfd is not None:
+            yield "vnfd", self.vnfd
+        for place, vnfd in enumerate(self.nfv.vnfd if self.nfv else ()):
+            yield f"nfv.vnfd[{place}]", vnfd
+
+    def nsds(self) -> Iterator[tuple[str, NsDescriptor]]:
+        """Yield each NSD and its path in the file."""
+        for place, nsd in enumerate(self.nsd.nsd if self.nsd else ()):
+            yield f"nsd.nsd[{place}]", nsd
+        for place, nsd in enumerate(self.nfv.nsd if self.nfv else ()):
+            yield f"nfv.nsd[{place}]", nsd
+
+
+class Service(Struct, frozen=True):
+    """A service to be deployed; every name in it leads somewhere."""
+
+    request: Request
+    nsd: NsDescriptor
+    vnfds: dict[str, VnfDescriptor]
+    """By id."""
+    sites: Sites
+    notes: tuple[str, ...] = ()
+    """Standard leaves that were passed over, as ``FILE: FIELD``."""
+
+    @property
+    def flavour(self) -> NsFlavour:
+        """The flavour that is asked for."""
+        return next(df for df in self.nsd.flavours if df.id == self.request.flavour)
+
+    def taken(self) -> dict[str, Resources]:
+        """Return what the service's own VNFs take of each site."""
+        flavour = self.flavour
+        found: dict[str, Resources] = {}
+        for profile in flavour.vnf_profile:
+            vnfd = self.vnfds[profile.vnfd_id]
+            one = vnfd.resources(profile.flavour_id, profile.instantiation_level)
+            site = self.request.vnfs[profile.id]
+            found[site] = found.get(site, Resources()) + one.times(flavour.instances(profile))
+        return found
+
+
+class _Parsed(Struct, frozen=True):
+    name: str
+    document: Document
+    tree: Tree
+
+
+def load_service(
+    folder: str | Path, functions: Collection[str] | None = None, request: str = "request.yaml"
+) -> Service:
+    """Return the service in ``folder``.
+
+    Args:
+        folder: where its files are.
+        functions: the capabilities that agents can have; None: any name is taken.
+        request: which request of the folder is meant.
+
+    Raises:
+        ScenarioError: with one line ``FILE: FIELD (line N): what is wrong; what is allowed``.
+
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ScenarioError(one_line(f"{folder}: is no folder; that of a service is expected"))
+    files = sorted(f for f in folder.glob("*.yaml") if "vnfd" in f.name or "nsd" in f.name)
+    if not files or len(files) > MOST_FILES:
+        why = f"holds {len(files)} files *vnfd*.yaml and *nsd*.yaml; 1 to {MOST_FILES} are expected"
+        raise ScenarioError(one_line(f"{folder}: {why}"))
+    texts = {str(file): read_text(file) for file in files}
+    own = {name: read_text(folder / name) for name in ("sites.yaml", request)}
+    return parse_service(
+        texts,
+        (str(folder / "sites.yaml"), own["sites.yaml"]),
+        (str(folder / request), own[request]),
+        functions,
+    )
+
+
+def parse_service(
+    descriptors: dict[str, str],
+    sites: tuple[str, str],
+    request: tuple[str, str],
+    functions: Collection[str] | None = None,
+) -> Service:
+    """Return the service in these texts, each with the name that stands for it in errors.
+
+    Raises:
+        ScenarioError: as ``load_service``.
+
+    """
+    parsed: list[_Parsed] = []
+    notes: list[str] = []
+    for name, text in descriptors.items():
+        document, left_out = parse_descriptors(text, name)
+        parsed.append(document)
+        notes += [f"{name}: {path}" for path in left_out]
+    vnfds, nsds = _checked(parsed, functions)
+    known_sites = parse_sites(sites[1], sites[0])
+    asked, tree = parse_as(Request, request[1], request[0])
+    for field, why in _request_offences(asked, nsds, known_sites):
+        raise refusal(request[0], tree, field, why)
+    service = Service(asked, nsds[asked.nsd], vnfds, known_sites, tuple(notes))
+    for field, why in _room_offences(service):
+        raise refusal(request[0], tree, field, why)
+    return service
+
+
+def parse_descriptors(text: str, name: str) -> tuple[_Parsed, tuple[str, ...]]:
+    """Return the descriptors in ``text``, and the standard leaves that were passed over.
+
+    Raises:
+        ScenarioError: as ``load_service``.
+
+    """
+    left_out: tuple[str, ...] = ()
+
+    def prepare(data: object) -> object:
+        nonlocal left_out
+        pruned, left_out = without_passed_over(data, Document)
+        return pruned
+
+    document, tree = parse_as(Document, text, name, prepare)
+    if sum(part is not None for part in (document.nfv, document.vnfd, document.nsd)) != 1:
+        raise refusal(name, tree, "", "one of nfv, vnfd and nsd is expected")
+    for path, vnfd in document.vnfds():
+        for field, why in vnfd_offences(vnfd, path):
+            raise refusal(name, tree, field, why)
+    return _Parsed(name, document, tree), left_out
+
+
+def parse_sites(text: str, name: str) -> Sites:
+    """Return the sites in ``text``.
+
+    Raises:
+        ScenarioError: as ``load_service``.
+
+    """
+    sites, tree = parse_as(Sites, text, name)
+    for field, why in _site_offences(sites):
+        raise refusal(name, tree, field, why)
+    return sites
+
+
+def _checked(
+    parsed: list[_Parsed], functions: Collection[str] | None
+) -> tuple[dict[str, VnfDescriptor], dict[str, NsDescriptor]]:
+    """Return all VNFDs and NSDs by id, each there once and holding together."""
+    vnfds: dict[str, VnfDescriptor] = {}
+    nsds: dict[str, NsDescriptor] = {}
+    where: dict[tuple[str, str], str] = {}
+
+    def once(kind: str, id_: str, file: _Parsed, path: str) -> None:
+        if (kind, id_) in where:
+            why = f"{show(id_)} is already the id of a {kind} in {where[kind, id_]}"
+            raise refusal(file.name, file.tree, f"{path}.id", why)
+        where[kind, id_] = file.name
+
+    for file in parsed:
+        for path, vnfd in file.document.vnfds():
+            once("VNFD", vnfd.id, file, path)
+            vnfds[vnfd.id] = vnfd
+        for path, nsd in file.document.nsds():
+            once("NSD", nsd.id, file, path)
+            nsds[nsd.id] = nsd
+    for file in parsed:
+        for path, nsd in file.document.nsds():
+            for field, why in nsd_offences(nsd, vnfds, functions, path):
+                raise refusal(file.name, file.tree, field, why)
+    return vnfds, nsds
+
+
+def _site_offences(sites: Sites) -> Iterator[Offence]:
+    yield from twice("sites", (site.name for site in sites.sites), ".name")
+    yield from twice("sites", (site.pop for site in sites.sites), ".pop")
+    names = [site.name for site in sites.sites]
+    for place, link in enumerate(sites.links):
+        for end in link.between:
+            if end not in names:
+                yield f"links[{place}].between", unknown("site", end, names)
+        if link.between[0] == link.between[1]:
+            yield f"links[{place}].between", f"links {show(link.between[0])} with itself"
+    pairs = ("–".join(sorted(link.between)) for link in sites.links)
+    yield from twice("links", pairs, ".between")
+
+
+def _request_offences(
+    request: Request, nsds: dict[str, NsDescriptor], sites: Sites
+) -> Iterator[Offence]:
+    if request.nsd not in nsds:
+        yield "nsd", unknown("NSD", request.nsd, nsds)
+        return
+    nsd = nsds[request.nsd]
+    flavour = nsd.flavour(request.flavour)
+    if flavour is None:
+        yield "flavour", unknown(f"df of {nsd.id}", request.flavour, [df.id for df in nsd.flavours])
+        return
+    if flavour.phalanx is None:
+        yield "flavour", f"{show(flavour.id)} of {nsd.id} has no phalanx: no agents are asked for"
+    profiles = [profile.id for profile in flavour.vnf_profile]
+    names = [site.name for site in sites.sites]
+    for profile, site in request.vnfs.items():
+        if profile not in profiles:
+            yield f"vnfs.{profile}", unknown("vnf-profile", profile, profiles)
+        if site not in names:
+            yield f"vnfs.{profile}", unknown("site", site, names)
+    for profile in profiles:
+        if profile not in request.vnfs:
+            yield f"vnfs.{profile}", "missing; expected the site that the VNF stands at"
+
+
+def _room_offences(service: Service) -> Iterator[Offence]:
+    """Yield sites that have no room for the service's own VNFs."""
+    free = {site.name: site.free for site in service.sites.sites}
+    for name, needs in service.taken().items():
+        lacking = needs.lacking(free[name])
+        if lacking is not None:
+            first = next(p for p, site in service.request.vnfs.items() if site == name)
+            yield f"vnfs.{first}", f"site {show(name)} has no room for its VNFs: {lacking}"

@@ -1,0 +1,236 @@
+"""Branch and bound: the cheapest placement, or a good one with a proven bound.
+
+A node of the tree forbids sites to VNFs and forces agents at sites. Its bound is that of
+``bound``, begun from the prices of its parent; the nodes with the lowest bound come first. A
+node branches on the site whose agent the parts agree on least, and where they agree on all
+sites, on the VNF with the most sites left.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Callable
+from itertools import count
+
+import numpy as np
+from msgspec import Struct
+
+from phalanx.orchestration.mlfo.bound import (
+    Evaluation,
+    Forest,
+    Mask,
+    Prices,
+    Relaxation,
+    forests,
+    stepped,
+)
+from phalanx.orchestration.mlfo.local import LocalSearch
+from phalanx.orchestration.mlfo.model import Floats, Places, Problem
+
+PROVEN = 1e-6
+"""A relative gap up to this is an optimum: the rest is rounding."""
+_ROOT_STEPS = 400
+_NODE_STEPS = 60
+_PATIENCE = 12
+_UNDECIDED = 0.02
+_REMEMBERED = 50_000
+
+
+class Effort(Struct, frozen=True):
+    """When the search gives up proving."""
+
+    seconds: float | None = 10.0
+    """By ``now``; None: no limit, and the result does not depend on the machine's speed."""
+    nodes: int = 5_000
+    now: Callable[[], float] = time.perf_counter
+
+
+USUAL_EFFORT = Effort()
+
+
+class Found(Struct, frozen=True):
+    """What the search found."""
+
+    places: Places | None
+    """For each VNF the number of its agent's site; None: none that keeps all limits."""
+    objective: float
+    """Its cost; infinite without one."""
+    bound: float
+    """No placement costs less; infinite if it is proven that there is none."""
+    nodes: int
+
+    @property
+    def optimal(self) -> bool:
+        """Whether nothing cheaper exists, up to rounding."""
+        return self.places is not None and self.gap <= PROVEN
+
+    @property
+    def gap(self) -> float:
+        """Proven most that the cost is above the optimum, relative to it."""
+        if self.objective <= self.bound:
+            return 0.0
+        return (self.objective - self.bound) / self.bound if self.bound > 0 else math.inf
+
+
+class _Node(Struct):
+    bound: float
+    allowed: Mask
+    forced: Mask
+    prices: Prices
+
+
+def solve(problem: Problem, effort: Effort = USUAL_EFFORT, start: Places | None = None) -> Found:
+    """Return the cheapest placement that was found, and the bound that was proven.
+
+    Args:
+        problem: what is to be placed.
+        effort: when to give up proving.
+        start: a placement to begin with, such as the one that runs.
+
+    """
+    return _Search(problem, effort).run(start)
+
+
+class _Search:
+    def __init__(self, problem: Problem, effort: Effort) -> None:
+        allowed = np.isfinite(problem.serving)
+        self._sites = np.flatnonzero(allowed.any(axis=0))
+        self._problem = _only(problem, self._sites)
+        self._effort = effort
+        self._too_much = self._problem.too_much
+        self._split: tuple[Forest, ...] = forests(len(problem.serving), problem.edges)
+        self._local = LocalSearch(self._problem, self._too_much)
+        self._best: Places | None = None
+        self._cost = math.inf
+        self._tried: set[bytes] = set()
+        self._nodes = 0
+        self._begun = effort.now()
+
+    def run(self, start: Places | None) -> Found:
+        allowed = np.isfinite(self._problem.serving)
+        if not allowed.any(axis=1).all():
+            return Found(None, math.inf, math.inf, 0)
+        relaxation = Relaxation(self._problem, self._split, self._too_much)
+        self._try(self._local.greedy())
+        if start is not None and np.isin(start, self._sites).all():
+            self._try(np.searchsorted(self._sites, start))
+        forced = np.zeros(len(self._sites), dtype=bool)
+        root = _Node(0.0, allowed, forced, relaxation.fresh())
+        order = count()
+        open_: list[tuple[float, int, _Node]] = [(0.0, next(order), root)]
+        while open_ and open_[0][0] < self._enough() and not self._spent():
+            node = heapq.heappop(open_)[2]
+            for child in self._branches(node, relaxation):
+                heapq.heappush(open_, (child.bound, next(order), child))
+        bound = min(self._enough(), open_[0][0]) if open_ else self._enough()
+        best = None if self._best is None else self._sites[self._best]
+        return Found(best, self._cost, bound, self._nodes)
+
+    def _spent(self) -> bool:
+        late = self._effort.seconds is not None and (
+            self._effort.now() - self._begun > self._effort.seconds
+        )
+        return self._nodes > 0 and (late or self._nodes >= self._effort.nodes)
+
+    def _enough(self) -> float:
+        """Return the bound from which a node cannot hold anything cheaper."""
+        return self._cost - 0.5 * PROVEN * abs(self._cost) if self._best is not None else math.inf
+
+    def _try(self, places: Places) -> None:
+        key = places.tobytes()
+        if key in self._tried:
+            return
+        if len(self._tried) > _REMEMBERED:
+            self._tried.clear()
+        self._tried.add(key)
+        better = self._local.improved(places)
+        self._tried.add(better.tobytes())
+        cost = self._problem.cost(better)
+        if cost < self._cost:
+            self._cost, self._best = cost, better
+
+    def _branches(self, node: _Node, whole: Relaxation) -> list[_Node]:
+        """Raise the bound of ``node``; return what it falls apart into."""
+        self._nodes += 1
+        steps = _ROOT_STEPS if self._nodes == 1 else _NODE_STEPS
+        found = self._ascend(node, whole, steps)
+        if found is None:
+            return []
+        usage, last = found
+        sites = node.allowed.sum(axis=1)
+        if (sites == 1).all():
+            self._try(node.allowed.argmax(axis=1))
+            return []
+        split = np.abs(usage - 0.5)
+        split[node.forced | ~node.allowed.any(axis=0)] = 1.0
+        site = int(split.argmin())
+        without, with_ = node.allowed.copy(), node.allowed.copy()
+        if split[site] < 0.5 - _UNDECIDED:
+            without[:, site] = False
+            forced = node.forced.copy()
+            forced[site] = True
+            return [
+                _Node(node.bound, without, node.forced, node.prices),
+                _Node(node.bound, with_, forced, node.prices),
+            ]
+        vnf = int(sites.argmax())
+        place = int(last.choices[0][vnf])
+        if not node.allowed[vnf, place]:  # dropped since
+            place = int(node.allowed[vnf].argmax())
+        without[vnf, place] = False
+        with_[vnf] = False
+        with_[vnf, place] = True
+        return [
+            _Node(node.bound, without, node.forced, node.prices),
+            _Node(node.bound, with_, node.forced, node.prices),
+        ]
+
+    def _ascend(
+        self, node: _Node, whole: Relaxation, steps: int
+    ) -> tuple[Floats, Evaluation] | None:
+        """Raise the bound of ``node`` by its prices and drop sites that are too dear.
+
+        Returns how much each site is used on average, and the last evaluation; None if the
+        node holds nothing cheaper than what is known.
+        """
+        prices, scale, stuck = node.prices, 1.0, 0
+        usage = np.zeros(len(self._sites))
+        if not node.allowed.any(axis=1).all():
+            return None
+        for step in range(steps):
+            found = whole.evaluate(prices, node.allowed, node.forced)
+            if found.value > node.bound:
+                stuck = 0 if found.value > node.bound + 1e-4 * abs(node.bound) else stuck + 1
+                node.bound, node.prices = found.value, prices
+            else:
+                stuck += 1
+            self._try(found.choices[0])
+            limit = self._enough() if self._best is not None else self._too_much
+            node.allowed &= found.value + found.held < limit
+            if node.bound >= limit or not node.allowed.any(axis=1).all():
+                return None
+            usage += 0.2 * (found.chosen.max(axis=0) - usage)
+            if (node.allowed.sum(axis=1) == 1).all():
+                break
+            if stuck >= _PATIENCE:
+                scale, stuck = scale / 2, 0
+                if scale < 0.02:
+                    break
+            if step % 8 == 7 and self._spent():
+                break
+            target = self._cost if self._best is not None else found.value + 1 + abs(found.value)
+            prices = stepped(prices, found, target, scale, whole.member)
+        return usage, found
+
+
+def _only(problem: Problem, sites: Places) -> Problem:
+    """Return the problem with these sites alone."""
+    return Problem(
+        problem.opening[sites],
+        problem.serving[:, sites],
+        problem.pairs[np.ix_(sites, sites)],
+        problem.room[sites],
+        problem.edges,
+    )

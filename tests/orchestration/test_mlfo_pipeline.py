@@ -1,0 +1,315 @@
+"""Pipelines of agents: what is computed, what a change moves, and why there is none."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from placements import AGENT, line, need, site, vnf
+
+from phalanx.domain.errors import ScenarioError
+from phalanx.orchestration.descriptors import Share, SiteLink, Weights, load_service
+from phalanx.orchestration.mlfo import (
+    Change,
+    Effort,
+    Need,
+    PipelineDescriptor,
+    PlacementError,
+    compute,
+    need_of,
+    parse_pipeline,
+    recompute,
+)
+from phalanx.orchestration.mlfo.latency import shortest
+
+FOLDER = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"
+CHAIN = [("x", "y"), ("y", "z")]
+
+
+def three(**changes) -> Need:
+    """Three VNFs on a line of sites a-b-c-d, 10 ms apart."""
+    sites = [site(name) for name in "abcd"]
+    vnfs = [vnf("x", "a"), vnf("y", "b"), vnf("z", "c")]
+    return need(sites, line("abcd"), vnfs, CHAIN, **changes)
+
+
+def where(pipeline: PipelineDescriptor) -> dict[str, str]:
+    return pipeline.served_from()
+
+
+def test_one_agent_serves_all_that_limits_allow() -> None:
+    cheap = compute(three(weights=Weights(latency=0.1)))
+    assert set(where(cheap).values()) == {"b"}
+    assert cheap.connections == ()
+    assert cheap.agents[0].name == "pop-b"
+    assert cheap.agents[0].capabilities == ("guard-x", "guard-y", "guard-z")
+    assert cheap.agents[0].scope == "svc"
+    assert cheap.placement.objective == pytest.approx(10 + 0.1 * 20)
+    assert cheap.placement.optimal
+
+
+def test_near_agents_where_latency_is_dear() -> None:
+    pipeline = compute(three(weights=Weights(latency=5)))
+    assert where(pipeline) == {"x": "a", "y": "b", "z": "c"}
+    assert [c.between for c in pipeline.connections] == [("pop-a", "pop-b"), ("pop-b", "pop-c")]
+    assert [c.latency_ms for c in pipeline.connections] == [10, 10]
+
+
+def test_parts_of_the_objective_sum_to_it() -> None:
+    sites = [site(n, load=0.1 * i, trust=1 - 0.1 * i) for i, n in enumerate("abcd")]
+    for weights in (Weights(), Weights(latency=5), Weights(agent=1, distrust=70, load=30)):
+        found = compute(replace(three(weights=weights), sites=tuple(sites))).placement
+        parts = (found.agents, found.load, found.distrust, found.latency, found.peer_latency)
+        assert found.objective == pytest.approx(sum(parts) + found.changes)
+
+
+def test_more_trust_and_less_load_are_preferred() -> None:
+    links = (SiteLink(("a", "b"), 1, 100), SiteLink(("a", "c"), 1, 100))
+    sites = (site("a", trust=0.2), site("b", trust=0.9, load=0.9), site("c", trust=0.9))
+    assert where(compute(need(sites, links, [vnf("x", "a")], ()))) == {"x": "c"}
+
+
+def test_limits_hold() -> None:
+    sites = (site("a", trust=0.5), site("b", images={}), site("c", cores=1.5), site("d"))
+    base = need(sites, line("abcd"), [vnf("x", "a", least_trust=0.6)], ())
+    assert where(compute(base)) == {"x": "d"}
+
+
+def test_room_counts_each_vnf() -> None:
+    roomy = three(weights=Weights(latency=0.01))
+    tight = replace(roomy, agent=replace(AGENT, each_vnf=Share(cores=3.5)))
+    assert sorted(len(agent.serves) for agent in compute(tight).agents) == [1, 2]
+    one = replace(roomy, agent=replace(AGENT, most_vnfs=1))
+    assert [len(agent.serves) for agent in compute(one).agents] == [1, 1, 1]
+
+
+def test_what_the_service_takes_is_not_there_for_agents() -> None:
+    service = load_service(FOLDER)
+    base = need_of(service)
+    assert base.taken["valencia"].cores == 4
+    # Agents need one core; all but half of one is taken at madrid.
+    left = replace(service.sites.sites[2], cores=9, load=0.5)
+    sites = tuple(left if s.name == "madrid" else s for s in base.sites)
+    assert "madrid" not in where(compute(replace(base, sites=sites))).values()
+
+
+def test_a_link_with_too_little_bandwidth_is_no_way() -> None:
+    ms = shortest("ab", [SiteLink(("a", "b"), 1, 5)], 10).ms
+    assert np.isinf(ms[0, 1])
+    assert shortest("abc", line("abc"), 10).between("a", "c") == 20
+
+
+def test_parts_of_a_service_are_joined_by_the_nearest() -> None:
+    far = need(
+        [site(n) for n in "abcd"],
+        line("abcd"),
+        [vnf("x", "a", 1), vnf("y", "b", 1), vnf("z", "d", 1)],
+        [("x", "y")],
+    )
+    found = {c.between: c.why for c in compute(far).connections}
+    assert found == {("pop-a", "pop-b"): "neighbours", ("pop-b", "pop-d"): "joins"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_agents_are_connected_whatever_the_service(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    names = [f"s{i}" for i in range(6)]
+    links = [SiteLink((names[rng.integers(i)], names[i]), 1 + i, 100) for i in range(1, 6)]
+    vnfs = [vnf(f"v{i}", str(rng.choice(names)), rng.uniform(0, 9)) for i in range(5)]
+    pairs = [("v0", "v1")] if seed % 2 else []
+    pipeline = compute(need([site(n) for n in names], links, vnfs, pairs))
+    reached, left = {pipeline.agents[0].name}, [c.between for c in pipeline.connections]
+    for _ in left:
+        reached |= {end for pair in left if reached & set(pair) for end in pair}
+    assert reached == {agent.name for agent in pipeline.agents}
+    assert sorted(v for agent in pipeline.agents for v in agent.serves) == [v.name for v in vnfs]
+
+
+def test_the_example_has_an_agent_at_each_vnf() -> None:
+    pipeline = compute(need_of(load_service(FOLDER)))
+    assert where(pipeline) == {"access": "barcelona", "cache": "valencia", "origin": "madrid"}
+    assert [c.between for c in pipeline.connections] == [("pop1", "pop2"), ("pop2", "pop3")]
+
+
+def test_the_reference_shows_what_is_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = FOLDER.parents[2]
+    monkeypatch.chdir(root)
+    page = (root / "docs" / "reference" / "services.md").read_text(encoding="utf-8")
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], {})
+    base = need_of(load_service(FOLDER))
+    vnfs = tuple(replace(v, least_trust=0.99) if v.name == "origin" else v for v in base.vnfs)
+    assert refusal(replace(base, vnfs=vnfs)) in page
+
+
+def test_only_the_agent_that_must_move_moves() -> None:
+    base = need_of(load_service(FOLDER))
+    running = compute(base)
+    moved = recompute(running, base, Change(without=("madrid",)))
+    assert where(moved) == {**where(running), "origin": "zaragoza"}
+    assert moved.placement.changes == base.weights.start + base.weights.handover
+    back = recompute(moved, base)
+    assert where(back) == where(moved), "nothing forces it back, and moving costs"
+
+
+def test_a_vnf_that_is_added_gets_an_agent_and_moves_no_other() -> None:
+    running = compute(need_of(load_service(FOLDER)))
+    wide = need_of(load_service(FOLDER, request="request-wide.yaml"))
+    grown = recompute(running, wide)
+    assert where(grown) == {**where(running), "cache-2": "zaragoza"}
+    shrunk = recompute(grown, need_of(load_service(FOLDER)))
+    assert where(shrunk) == where(running)
+
+
+def test_a_vnf_that_moved_far_is_handed_over_and_others_are_not() -> None:
+    running = compute(three(weights=Weights(latency=5)))
+    change = Change(vnfs={"x": "d"})
+    assert where(recompute(running, three(weights=Weights(latency=5)), change)) == {
+        "x": "d",
+        "y": "b",
+        "z": "c",
+    }
+
+
+def test_moving_is_free_where_it_costs_nothing() -> None:
+    weights = Weights(start=0, handover=0, latency=5)
+    running = compute(three(weights=Weights(latency=0.1)))
+    fresh = compute(three(weights=weights))
+    assert where(recompute(running, three(weights=weights))) == where(fresh)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_pipeline_that_still_fits_is_never_made_dearer_by_staying(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    base = three(weights=Weights(latency=float(rng.uniform(0.1, 4))))
+    running = compute(base)
+    sites = tuple(
+        replace(s, load=float(rng.uniform(0, 0.5)), trust=float(rng.random())) for s in base.sites
+    )
+    again = recompute(running, replace(base, sites=sites))
+    hosts = {agent.site for agent in running.agents}
+    staying = 0.0
+    for s in sites:
+        if s.name in hosts:
+            staying += 10 + 5 * s.load + 10 * (1 - s.trust)
+    staying += running.placement.latency + running.placement.peer_latency
+    assert again.placement.objective <= staying + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"latency_ms": 5.0, "without": "a"}, "latency-ms 10 (b) or the image at a would do"),
+        ({"least_trust": 0.9}, "least-trust 0.8 (a) would do"),
+        ({"least_trust": 0.9, "latency_ms": 0.0, "without": "abcd"}, "no change of one need alone"),
+        ({"cores": 0.5}, "room at a (needs 2 cores, 0.5 free) would do"),
+    ],
+)
+def test_a_vnf_without_any_site_is_named_with_what_would_do(changes, says) -> None:
+    without = changes.pop("without", "")
+    cores = changes.pop("cores", 8)
+    sites = [
+        site(n, trust=0.8, cores=cores, images={} if n in without else {"agent": "d"})
+        for n in "abcd"
+    ]
+    limits = {"latency_ms": 100.0, "least_trust": 0.0, **changes}
+    asked = need(sites, line("abcd"), [vnf("x", "a", **limits)], ())
+    with pytest.raises(PlacementError, match=re.escape(says)) as caught:
+        compute(asked)
+    assert str(caught.value).startswith("svc: x at a can have no agent: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_site_that_was_taken_away_is_offered_as_what_would_do() -> None:
+    asked = need([site("a"), site("b")], line("ab"), [vnf("x", "a", 5)], ())
+    with pytest.raises(PlacementError, match="agents at a again would do"):
+        recompute(compute(asked), asked, Change(without=("a",)))
+
+
+def refusal(asked: Need) -> str:
+    with pytest.raises(PlacementError) as caught:
+        compute(asked)
+    return str(caught.value)
+
+
+def test_agents_too_far_apart_are_told_how_far_they_are() -> None:
+    asked = need(
+        [site(n) for n in "abcd"], line("abcd"), [vnf("x", "a", 5), vnf("y", "d", 15)], [("x", "y")]
+    )
+    line_ = refusal(replace(asked, peer_latency_ms=12.5))
+    assert line_.endswith("within 12.5 ms of each other; peer-latency-ms 20 would do")
+    assert compute(replace(asked, peer_latency_ms=20.0)).placement.optimal
+
+
+def test_too_little_room_is_told_with_what_would_do() -> None:
+    vnfs = [vnf("x", "a", 0), vnf("y", "a", 0), vnf("z", "a", 0)]
+    one = need([site("a")], (), vnfs, CHAIN, agent=replace(AGENT, most_vnfs=1))
+    assert refusal(one).endswith("most-vnfs 3 would do")
+    small = need([site("a", cores=2)], (), vnfs, CHAIN)
+    assert refusal(small).endswith("more cores, memory or disk at a would do")
+    both = need(
+        [site("a", cores=2), site("b", cores=2)],
+        line("ab", 10),
+        [*vnfs, vnf("u", "b", 0), vnf("w", "b", 0)],
+        CHAIN,
+    )
+    assert refusal(both).endswith("at several sites would do")
+
+
+def test_a_search_without_time_says_so() -> None:
+    vnfs = [vnf(f"v{i}", "a", 25) for i in range(6)]
+    pairs = [(f"v{i}", f"v{j}") for i in range(6) for j in range(i)]
+    sites = [site(n, cores=2) for n in "abc"]
+    asked = need(sites, line("abc"), vnfs, pairs)
+    with pytest.raises(PlacementError):
+        compute(asked, Effort(seconds=None, nodes=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (Change(vnfs={"q": "a"}), "no guarded VNF 'q'"),
+        (Change(vnfs={"x": "q"}), "no site 'q'"),
+        (Change(without=("q",)), "no site 'q'"),
+    ],
+)
+def test_a_change_of_what_there_is_not_is_refused(change, says) -> None:
+    with pytest.raises(ScenarioError, match=says):
+        recompute(compute(three()), three(), change)
+
+
+def test_a_pipeline_goes_to_yaml_and_json_and_back() -> None:
+    for made in (compute(three()), compute(need_of(load_service(FOLDER)))):
+        assert parse_pipeline(made.to_yaml(), "p.yaml") == made
+        assert parse_pipeline(made.to_json().decode(), "p.json") == made
+        assert math.isfinite(made.placement.gap)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("name: pop2", "name: pop1", "agents[1].name"),
+        ("site: valencia", "site: madrid", "agents[2].site"),
+        (
+            "  - cache\n",
+            "  - access\n",
+            "agents[1].serves[0] (line 23): is served by 'pop1' already",
+        ),
+        ("  - pop2\n", "  - pop9\n", "connections[0].between (line 36): there is no agent 'pop9'"),
+        ("  - pop2\n", "  - pop1\n", "connections[0].between (line 36): connects an agent with"),
+        ("digest: sha256:3", "digest: sha256:x", "a digest such as sha256:"),
+        ("scope: ", "scop: ", "did you mean 'scope'?"),
+    ],
+)
+def test_a_pipeline_that_does_not_hold_together_is_refused(old, new, says) -> None:
+    text = compute(need_of(load_service(FOLDER))).to_yaml()
+    assert old in text
+    with pytest.raises(ScenarioError, match=re.escape(says)):
+        parse_pipeline(text.replace(old, new, 1), "p.yaml")
