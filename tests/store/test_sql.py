@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import os
 import sqlite3
+import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -11,68 +10,18 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import create_engine
+from store_databases import in_postgresql, needs_postgresql, postgresql_schema
 from store_events import ROOT, chain, logs
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
-from phalanx.store import EventStore
-from phalanx.store import sql as sql_module
+from phalanx.store import EventStore, entries
+from phalanx.store.history import History
 from phalanx.store.sql import SqlEventStore, StoreSink
 
-POSTGRESQL = os.environ.get("PHALANX_POSTGRESQL")
-"""URL of a database in which the tests may make and drop schemas."""
-
-needs_postgresql = pytest.mark.skipif(
-    POSTGRESQL is None, reason="PHALANX_POSTGRESQL names no database to test with"
-)
-in_postgresql = pytest.param("postgresql", marks=needs_postgresql)
 lasting = pytest.mark.parametrize("url", ["file", in_postgresql], indirect=True, scope="module")
 _number = count()
-
-
-@pytest.fixture(params=["file", "memory", in_postgresql], scope="module")
-def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the URL of an empty database."""
-    match request.param:
-        case "file":
-            yield f"sqlite:///{tmp_path_factory.mktemp('sql') / 'events.db'}"
-        case "memory":
-            yield "sqlite://"
-        case _:
-            yield from postgresql_schema()
-
-
-def postgresql_schema() -> Iterator[str]:
-    """Make an empty schema, give its URL, and drop it afterwards."""
-    assert POSTGRESQL is not None
-    base = make_url(POSTGRESQL).set(drivername="postgresql+psycopg")
-    engine = create_engine(base)
-    name = f"phalanx_test_{os.getpid()}_{next(_number)}"
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
-    url = base.update_query_dict({"options": f"-csearch_path={name}"})
-    try:
-        yield url.render_as_string(hide_password=False)
-    finally:
-        with engine.begin() as connection:
-            connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
-        engine.dispose()
-
-
-@pytest.fixture(scope="module")
-def shared(url: str) -> Iterator[SqlEventStore]:
-    """Give a store for examples that use runs of their own."""
-    with SqlEventStore(url) as store:
-        yield store
-
-
-@pytest.fixture
-def store(shared: SqlEventStore) -> SqlEventStore:
-    """Give a store without runs."""
-    for run in shared.runs():
-        shared.forget(run)
-    return shared
 
 
 def test_events_come_back_in_order(store: EventStore) -> None:
@@ -111,7 +60,7 @@ def test_events_are_narrowed(store: EventStore) -> None:
 
 
 def test_a_long_run_is_read_in_pages(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sql_module, "_PAGE", 3)
+    monkeypatch.setattr(entries, "PAGE", 3)
     events = chain(6)
     store.append("r", events[:6])
     assert list(store.events("r")) == events[:6], "whole pages"
@@ -136,12 +85,12 @@ def test_causes_lead_from_the_root_to_the_event(store: EventStore) -> None:
 @pytest.mark.parametrize(
     ("wrong", "what"),
     [
-        (Event("pop1-1", 0.0, "a", "k", None, {}), "an id is there already"),
-        (Event("x", 0.0, "a", "k", "y", {}), "or a cause is not"),
-        (Event("x", 0.0, "a", "k", "x", {}), "or a cause is not"),
+        (Event("pop1-1", 0.0, "a", "k", None, {}), "'pop1-1': its id is there already"),
+        (Event("x", 0.0, "a", "k", "y", {}), "'x': its cause 'y' is not there"),
+        (Event("x", 0.0, "a", "k", "x", {}), "'x': its cause 'x' is not there"),
         (Event("x", float("nan"), "a", "k", None, {}), "event 'x': its time is nan"),
         (Event("x", 0.0, "a", "k", None, {"o": object()}), "event 'x': cannot be written as JSON"),
-        (Event("\ud800", 0.0, "a", "k", None, {}), "surrogates not allowed"),
+        (Event("\ud800", 0.0, "a", "k", None, {}), "half a character"),
     ],
 )
 def test_a_batch_is_kept_whole_or_not_at_all(store: EventStore, wrong: Event, what: str) -> None:
@@ -163,7 +112,7 @@ def test_a_batch_that_fails_makes_no_run(store: EventStore) -> None:
 
 def test_a_cause_is_of_the_same_run(store: EventStore) -> None:
     store.append("a", chain(1))
-    with pytest.raises(StoreError, match="a cause is not"):
+    with pytest.raises(StoreError, match=r"its cause '.*' is not there"):
         store.append("b", chain(1)[1:])
 
 
@@ -219,7 +168,7 @@ def test_a_sink_tries_a_failed_batch_again(store: SqlEventStore) -> None:
     events = chain(3)
     sink = StoreSink(store, "r", batch=2)
     sink(events[1])
-    with pytest.raises(StoreError, match="a cause is not"):
+    with pytest.raises(StoreError, match=r"its cause '.*' is not there"):
         sink(events[2])
     store.append("r", events[:1])
     sink(events[3])
@@ -242,6 +191,39 @@ def test_two_writers_of_one_run(url: str) -> None:
         assert list(two.events(run)) == chain(4)
 
 
+RECEIVER = """
+import random, sys
+from phalanx.domain.events import Event
+from phalanx.store.history import History
+from phalanx.store.sql import SqlEventStore
+url, run, seed = sys.argv[1:]
+events = [
+    Event(f"e-{n}", 0.0, "a", "belief.changed", f"e-{n - 1}" if n else None,
+          {"belief": f"b{n % 7}", "value": True})
+    for n in range(300)
+]
+random.Random(seed).shuffle(events)
+with SqlEventStore(url) as store:
+    print(sum(store.receive(run, events[at : at + 10]).kept for at in range(0, 300, 10)))
+"""
+
+
+@lasting
+def test_processes_that_receive_the_same_events_keep_them_once(url: str) -> None:
+    run = "received by three"
+    command = [sys.executable, "-c", RECEIVER, url, run]
+    receivers = [
+        subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True)
+        for seed in range(3)
+    ]
+    kept = [int(receiver.communicate()[0]) for receiver in receivers]
+    assert sum(kept) == 300
+    with SqlEventStore(url) as store:
+        assert len(list(store.events(run))) == 300
+        assert len(store.causes(run, "e-299")) == 300
+        assert len(list(History(store.database).knowledge(run))) == 7
+
+
 @lasting
 def test_a_store_is_found_again(url: str) -> None:
     run = "found again"
@@ -259,11 +241,11 @@ def test_a_store_of_a_newer_schema_is_refused(url: str) -> None:
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql("UPDATE phalanx_schema SET version = 99")
-        with pytest.raises(StoreError, match=r"schema 99; this version of Phalanx reads 1$"):
+        with pytest.raises(StoreError, match=r"schema 99; this version of Phalanx reads 1 to 2$"):
             SqlEventStore(url)
     finally:
         with engine.begin() as connection:
-            connection.exec_driver_sql("UPDATE phalanx_schema SET version = 1")
+            connection.exec_driver_sql("UPDATE phalanx_schema SET version = 2")
         engine.dispose()
 
 

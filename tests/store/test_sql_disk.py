@@ -91,8 +91,8 @@ def test_a_database_that_was_damaged(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     with opened(path) as store:
         store.append("r", chain(500))
-    head = path.read_bytes()[:8192]  # the head, the list of tables and the version are whole
-    path.write_bytes(head.ljust(path.stat().st_size, b"\xff"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2].ljust(len(whole), b"\xff"))
     with opened(path) as store, pytest.raises(StoreError, match=f"^{path}: database disk image"):
         list(store.events("r"))
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
 import msgspec
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from phalanx.domain.errors import StoreError
+from phalanx.store.schema import prepare
 
 _DRIVERS = {
     "sqlite": "sqlite+pysqlite",
@@ -16,6 +23,63 @@ _DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
+
+
+class Database:
+    """One store, open: what writes events, asks for them and retires them shares it.
+
+    ``engine`` is used under ``errors()``, which turns what the database raises into one line
+    that names the store and never a password.
+    """
+
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        """Open the store; an older one is brought to the present schema, in place.
+
+        Args:
+            url: as ``SqlEventStore`` takes it.
+            create: make the tables if the database is empty; else that is an error.
+
+        Raises:
+            StoreError: if that is no such URL, the database cannot be opened, or it belongs
+                to another program or to a newer version of Phalanx.
+
+        """
+        parsed = parse_url(url)
+        self.label = label(parsed)
+        self.engine = make_engine(parsed)
+        self.dialect = parsed.get_backend_name()
+        """``sqlite`` or ``postgresql``."""
+        try:
+            with self.errors():
+                if not create and _is_missing(parsed):
+                    raise StoreError("there is no such store")
+                prepare(self.engine, create=create)
+        except StoreError:
+            self.engine.dispose()
+            raise
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn what the database raises into one line that names the store."""
+        try:
+            yield
+        except (StoreError, SQLAlchemyError, ValueError, msgspec.DecodeError) as error:
+            raise StoreError(f"{self.label}: {in_one_line(error)}") from error
+
+    def close(self) -> None:
+        """Give back what is held open; the store must not be used afterwards."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def parse_url(url: str) -> URL:
@@ -75,10 +139,13 @@ def make_engine(url: URL) -> Engine:
 def in_one_line(error: Exception) -> str:
     """Return what an error of the database says, without the statement and its values."""
     said = str(error.orig if isinstance(error, DBAPIError) else error).strip()
-    line = said.splitlines()[0] if said else type(error).__name__
-    if isinstance(error, IntegrityError):
-        return f"an id is there already, or a cause is not ({line})"
-    return line
+    return said.splitlines()[0] if said else type(error).__name__
+
+
+def _is_missing(url: URL) -> bool:
+    """Whether ``url`` is of a file that is not there."""
+    path = url.database
+    return url.get_backend_name() == "sqlite" and bool(path) and not Path(str(path)).exists()
 
 
 def _create(url: URL, **options: object) -> Engine:

@@ -6,19 +6,19 @@ from contextlib import suppress
 
 from sqlalchemy import (
     JSON,
-    CheckConstraint,
+    Boolean,
     Column,
     Connection,
     Double,
     Engine,
     ForeignKey,
-    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
     String,
     Table,
     UniqueConstraint,
+    false,
     insert,
     inspect,
     select,
@@ -27,7 +27,7 @@ from sqlalchemy.exc import OperationalError
 
 from phalanx.domain.errors import StoreError
 
-VERSION = 1
+VERSION = 2
 """Version of the tables that this code reads and writes."""
 
 METADATA = MetaData()
@@ -39,7 +39,9 @@ RUNS = Table(
     METADATA,
     Column("run", Integer, primary_key=True),
     Column("name", String, nullable=False, unique=True),
-    Column("length", Integer, nullable=False),
+    Column("length", Integer, nullable=False),  # events ever kept: the next one's seq
+    Column("received", Double, nullable=False, server_default="0"),  # when the last one came
+    Column("retired", Boolean, nullable=False, server_default=false()),  # whether any were
 )
 
 EVENTS = Table(
@@ -51,41 +53,104 @@ EVENTS = Table(
     Column("time", Double, nullable=False),
     Column("agent", String, nullable=False),
     Column("kind", String, nullable=False),
-    Column("cause", String),
+    Column("cause", String),  # may come after its effect, or never
     Column("data", JSON, nullable=False),
+    Column("scope", String),
+    Column("received", Double, nullable=False),
+    Column("cause_retired", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("run", "id"),
-    ForeignKeyConstraint(["run", "cause"], ["events.run", "events.id"]),
-    CheckConstraint("cause <> id"),
 )
 Index("events_kind", EVENTS.c.run, EVENTS.c.kind, EVENTS.c.seq)
 Index("events_agent", EVENTS.c.run, EVENTS.c.agent, EVENTS.c.seq)
 Index("events_time", EVENTS.c.run, EVENTS.c.time)
 Index("events_cause", EVENTS.c.run, EVENTS.c.cause)
+Index("events_received", EVENTS.c.received, EVENTS.c.run, EVENTS.c.seq)
+# Most events of most runs belong to no scope, and cost nothing here.
+Index(
+    "events_scope",
+    EVENTS.c.run,
+    EVENTS.c.scope,
+    EVENTS.c.seq,
+    sqlite_where=EVENTS.c.scope.is_not(None),
+    postgresql_where=EVENTS.c.scope.is_not(None),
+)
+
+SERIES = Table(
+    "series",
+    METADATA,
+    Column("series", Integer, primary_key=True),
+    Column("run", ForeignKey(RUNS.c.run, ondelete="CASCADE"), nullable=False),
+    Column("agent", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("labels", String, nullable=False),  # a JSON object, its keys sorted
+    Column("scope", String, nullable=False),  # "": none; NULLs would not be unique
+    Column("unit", String, nullable=False),
+    UniqueConstraint("run", "name", "agent", "labels", "scope"),
+)
+
+METRICS = Table(
+    "metrics",
+    METADATA,
+    Column("series", ForeignKey(SERIES.c.series, ondelete="CASCADE"), primary_key=True),
+    Column("time", Double, primary_key=True),
+    Column("value", Double, nullable=False),
+    Column("received", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("metrics_received", METRICS.c.received)
+
+KNOWLEDGE = Table(
+    "knowledge",
+    METADATA,
+    Column("run", ForeignKey(RUNS.c.run, ondelete="CASCADE"), primary_key=True),
+    Column("agent", String, primary_key=True),
+    Column("predicate", String, primary_key=True),
+    Column("value", Boolean),  # NULL: was forgotten
+    Column("holder", String),
+    Column("scope", String),
+    Column("since", Double, nullable=False),
+    Column("event", String, nullable=False),
+    Column("cause", String),
+    # Place of the event among those of its agent, so that a late one changes nothing.
+    Column("incarnation", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("received", Double, nullable=False),
+)
+Index("knowledge_received", KNOWLEDGE.c.received)
 
 # What keeps two processes from making the tables of one database at the same time. The
 # number is arbitrary: that of all makers of a store.
-_CREATOR_LOCK = {
+CREATOR_LOCK = {
     "sqlite": "BEGIN IMMEDIATE",
     "postgresql": "SELECT pg_advisory_xact_lock(1346914392)",
 }
 
 
-def prepare(engine: Engine) -> None:
-    """Check that the database is one of this version, or empty: then make the tables.
+def prepare(engine: Engine, *, create: bool = True) -> None:
+    """See to it that the database holds the tables of this version.
+
+    An empty one gets them; those of version 1 are converted, in one transaction.
+
+    Args:
+        engine: of the database.
+        create: make the tables if the database is empty; else that is an error.
 
     Raises:
-        StoreError: if it belongs to another program or to another version of Phalanx.
+        StoreError: if it belongs to another program or to a newer version of Phalanx.
         sqlalchemy.exc.SQLAlchemyError: if it cannot be read or written.
 
     """
     with engine.connect() as connection:
-        found = _is_ours(connection)
-    if not found:
-        with engine.begin() as connection:
-            connection.exec_driver_sql(_CREATOR_LOCK[engine.dialect.name])
-            if not _is_ours(connection):
-                METADATA.create_all(connection)
-                connection.execute(insert(SCHEMA).values(version=VERSION))
+        found = version_of(connection)
+    if found is None and not create:
+        raise StoreError("is empty: no store of Phalanx")
+    if found is None:
+        _create(engine)
+    elif found < VERSION:
+        # Needed once in the life of a store.
+        from phalanx.store.migration import migrate  # noqa: PLC0415
+
+        migrate(engine)
     if engine.dialect.name == "sqlite":
         # Stays with the file. SQLite does not wait for others here: where several processes
         # open a new store at once, the last one succeeds, and that is enough.
@@ -93,14 +158,34 @@ def prepare(engine: Engine) -> None:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
 
-def _is_ours(connection: Connection) -> bool:
-    """Whether the tables are there; False if the database is empty."""
+def version_of(connection: Connection) -> int | None:
+    """Return the version of the tables that are there; None if the database is empty.
+
+    Raises:
+        StoreError: if they are those of another program, or newer than this code.
+
+    """
     tables = inspect(connection).get_table_names()
     if not tables:
-        return False
+        return None
     if SCHEMA.name not in tables:
         raise StoreError("holds the tables of another program; Phalanx needs a database of its own")
-    version = connection.execute(select(SCHEMA.c.version)).scalar()
-    if version != VERSION:
-        raise StoreError(f"is a store of schema {version}; this version of Phalanx reads {VERSION}")
-    return True
+    version: int | None = connection.execute(select(SCHEMA.c.version)).scalar()
+    if version is None or version not in range(1, VERSION + 1):
+        raise StoreError(
+            f"is a store of schema {version}; this version of Phalanx reads 1 to {VERSION}"
+        )
+    return version
+
+
+def _create(engine: Engine) -> None:
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            # Before the first table: lets retention give space back to the file system.
+            connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.commit()
+        connection.exec_driver_sql(CREATOR_LOCK[engine.dialect.name])
+        if version_of(connection) is None:
+            METADATA.create_all(connection)
+            connection.execute(insert(SCHEMA).values(version=VERSION))
+        connection.commit()

@@ -6,85 +6,170 @@ batch that was kept; a power failure may lose the latest batches, and never part
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Self
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType, TracebackType
+from typing import Self
 
-import msgspec
-from sqlalchemy import ColumnElement, delete, insert, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from msgspec import Struct
+from sqlalchemy import delete, func, select, text
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.store import EventStore
-from phalanx.store.engine import in_one_line, label, make_engine, parse_url
-from phalanx.store.schema import EVENTS, RUNS, prepare
+from phalanx.store.chains import causes
+from phalanx.store.derived import Sample, scope_of
+from phalanx.store.engine import Database
+from phalanx.store.entries import Query, entries
+from phalanx.store.rows import OpenRun, Row, row_of
+from phalanx.store.schema import EVENTS, RUNS
 
-_PAGE = 1_000
+NO_SCOPES: Mapping[str, str] = MappingProxyType({})
+_LOCK = text("UPDATE runs SET length = length WHERE name = :name RETURNING run")
 
-# One statement that both databases understand: it makes the run if need be, makes room for
-# the events and, until the transaction ends, keeps other writers of the run out.
-_MAKE_ROOM = text(
-    "INSERT INTO runs (name, length) VALUES (:name, :count) "
-    "ON CONFLICT (name) DO UPDATE SET length = runs.length + excluded.length "
-    "RETURNING run, length"
-)
-_FIELDS = tuple(EVENTS.c[field] for field in Event.__struct_fields__)
+
+class Receipt(Struct, frozen=True):
+    """What became of events that were received."""
+
+    kept: int
+    doubled: int = 0
+    """They had come before, just the same."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """Ids of events that were not kept, and why: that of another event, or not storable."""
 
 
 class SqlEventStore:
     """Keeps events of runs in a database; implements ``EventStore``.
 
-    The database refuses an event whose id the run has, or whose cause it does not have.
-    Several processes may use one store, also to append to the same run.
+    Several processes may use one store, also to append to the same run. What events tell of
+    figures and beliefs is kept beside them, in the same transaction (``derived``).
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, where: str | Database, now: Callable[[], float] = time.time) -> None:
         """Open the store, and make its tables if the database is empty.
 
         Args:
-            url: ``sqlite:///events.db`` (a relative path), ``sqlite:////var/lib/events.db``
+            where: ``sqlite:///events.db`` (a relative path), ``sqlite:////var/lib/events.db``
                 (an absolute one), ``sqlite://`` (in memory, gone at the end) or
-                ``postgresql+psycopg://user:password@host:port/database``.
+                ``postgresql+psycopg://user:password@host:port/database``; or a database that
+                is open already.
+            now: the time of receipt, in seconds since 1970.
 
         Raises:
             StoreError: if that is no such URL, the database cannot be opened, or it belongs
-                to another program or to another version of Phalanx.
+                to another program or to a newer version of Phalanx.
 
         """
-        parsed = parse_url(url)
-        self._label = label(parsed)
-        self._engine = make_engine(parsed)
-        try:
-            with self._errors():
-                prepare(self._engine)
-        except StoreError:
-            self._engine.dispose()
-            raise
+        self.database = Database(where) if isinstance(where, str) else where
+        self._now = now
 
-    def append(self, run: str, events: Iterable[Event]) -> None:
-        """Keep ``events`` for ``run`` in one transaction, all or none.
+    def append(
+        self, run: str, events: Iterable[Event], *, scopes: Mapping[str, str] = NO_SCOPES
+    ) -> None:
+        """Keep ``events``, in the order they happened, for ``run``: all or none.
+
+        For what one process records. An event that is there already, just the same, is passed
+        over, so that a batch may be tried again.
+
+        Args:
+            run: its name.
+            events: each after its cause.
+            scopes: slice or service of agents, for events that do not say it themselves.
 
         Raises:
-            StoreError: if they could not be kept: an id that is there already, a cause that
-                is not, what JSON has no form for, a disk that is full.
+            StoreError: if they could not be kept: another event of the same id, a cause that
+                is not there, what JSON has no form for, a disk that is full.
 
         """
-        kept = list(events)
-        with self._errors():
-            if not run:
-                raise StoreError("the name of a run must not be empty")
-            if not kept:
+        taken = list(events)
+        with self.database.errors():
+            _check_name(run)
+            if not taken:
                 return
-            rows = [_row(event) for event in kept]
-            with self._engine.begin() as connection:
-                room = {"name": run, "count": len(rows)}
-                key, length = connection.execute(_MAKE_ROOM, room).one()
-                for seq, row in enumerate(rows, length - len(rows)):
-                    row.update(run=key, seq=seq)
-                connection.execute(insert(EVENTS), rows)
+            rows = {}
+            for event in taken:
+                row = row_of(event, scope_of(event, scopes))
+                if event.id in rows:
+                    raise StoreError(f"event {event.id!r}: its id is there already")
+                rows[event.id] = row
+            with self.database.engine.begin() as connection:
+                opened = OpenRun(connection, run, self._now())
+                known = opened.known(list(rows))
+                for event in _without_cause(opened, taken, known):
+                    if not opened.retired:
+                        raise StoreError(
+                            f"event {event.id!r}: its cause {event.cause!r} is not there"
+                        )
+                    rows[event.id]["cause_retired"] = True
+                new = []
+                for event in taken:
+                    if event.id not in known:
+                        new.append(event)
+                    elif not _same(rows[event.id], known[event.id]):
+                        raise StoreError(f"event {event.id!r}: its id is there already")
+                opened.add(new, [rows[event.id] for event in new])
+
+    def receive(
+        self, run: str, events: Iterable[Event], *, scopes: Mapping[str, str] = NO_SCOPES
+    ) -> Receipt:
+        """Keep ``events`` of many processes for ``run``, in whatever order they come.
+
+        A cause may come after its effect, or never. What comes again is passed over; what
+        cannot be kept is refused by itself, so that it does not hold up the others.
+
+        Args:
+            run: its name.
+            events: as they came.
+            scopes: slice or service of agents, for events that do not say it themselves.
+
+        Raises:
+            StoreError: if the database failed; then none was kept, and all can be tried again.
+
+        """
+        with self.database.errors():
+            _check_name(run)
+            rows: dict[str, Row] = {}
+            new: dict[str, Event] = {}
+            refused: list[tuple[str, str]] = []
+            doubled = 0
+            for event in events:
+                try:
+                    row = row_of(event, scope_of(event, scopes))
+                except StoreError as error:
+                    refused.append((event.id, str(error)))
+                    continue
+                if event.id not in rows:
+                    rows[event.id], new[event.id] = row, event
+                elif _same(row, new[event.id]):
+                    doubled += 1
+                else:
+                    refused.append((event.id, "its id is that of another event"))
+            if not rows:
+                return Receipt(0, doubled, tuple(refused))
+            with self.database.engine.begin() as connection:
+                opened = OpenRun(connection, run, self._now())
+                for event_id, known in opened.known(list(rows)).items():
+                    del new[event_id]
+                    if _same(rows.pop(event_id), known):
+                        doubled += 1
+                    else:
+                        refused.append((event_id, "its id is that of another event"))
+                opened.add(list(new.values()), list(rows.values()))
+            return Receipt(len(new), doubled, tuple(refused))
+
+    def measure(self, run: str, figures: Iterable[Sample]) -> None:
+        """Keep figures that no event tells of; of one series and time, the first stays.
+
+        Raises:
+            StoreError: if they could not be kept: then none was.
+
+        """
+        taken = list(figures)
+        with self.database.errors():
+            _check_name(run)
+            if taken:
+                with self.database.engine.begin() as connection:
+                    OpenRun(connection, run, self._now()).add_samples(taken)
 
     def events(
         self,
@@ -95,10 +180,10 @@ class SqlEventStore:
         since: float | None = None,
         until: float | None = None,
     ) -> Iterator[Event]:
-        """Yield the events of ``run`` in order, narrowed as asked; none if it is unknown.
+        """Yield the events of ``run`` as they were kept, narrowed as asked; none if unknown.
 
         Memory is bounded: a page is read at a time, and between pages nothing is held open,
-        so that the store can be written meanwhile.
+        so that the store can be written meanwhile. ``History.entries`` narrows further.
 
         Args:
             run: its name.
@@ -111,58 +196,20 @@ class SqlEventStore:
             StoreError: if they could not be read.
 
         """
-        wanted: list[ColumnElement[bool]] = [RUNS.c.name == run]
-        if kinds:
-            wanted.append(EVENTS.c.kind.in_(kinds))
-        if agent is not None:
-            wanted.append(EVENTS.c.agent == agent)
-        if since is not None:
-            wanted.append(EVENTS.c.time >= since)
-        if until is not None:
-            wanted.append(EVENTS.c.time <= until)
-        query = (
-            select(EVENTS.c.seq, *_FIELDS)
-            .join(RUNS, RUNS.c.run == EVENTS.c.run)
-            .where(*wanted)
-            .order_by(EVENTS.c.seq)
-            .limit(_PAGE)
-        )
-        last = -1
-        while True:
-            with self._errors(), self._engine.connect() as connection:
-                page = connection.execute(query.where(EVENTS.c.seq > last)).all()
-            for row in page:
-                yield Event(*row[1:])
-            if len(page) < _PAGE:
-                return
-            last = page[-1].seq
+        query = Query(kinds=kinds, agent=agent, since=since, until=until)
+        for entry in entries(self.database, run, query):
+            yield entry.event
 
     def causes(self, run: str, event_id: str) -> list[Event]:
         """Return the chain from the root cause to ``event_id``; empty if it is unknown.
+
+        ``History.causes`` says as well whether it is whole.
 
         Raises:
             StoreError: if it could not be read.
 
         """
-        key = select(RUNS.c.run).where(RUNS.c.name == run).scalar_subquery()
-        chain = (
-            select(EVENTS.c.seq, EVENTS.c.cause)
-            .where(EVENTS.c.run == key, EVENTS.c.id == event_id)
-            .cte("chain", recursive=True)
-        )
-        chain = chain.union(
-            select(EVENTS.c.seq, EVENTS.c.cause).where(
-                EVENTS.c.run == key, EVENTS.c.id == chain.c.cause
-            )
-        )
-        query = (
-            select(*_FIELDS)
-            .join(chain, chain.c.seq == EVENTS.c.seq)
-            .where(EVENTS.c.run == key)
-            .order_by(EVENTS.c.seq)
-        )
-        with self._errors(), self._engine.connect() as connection:
-            return [Event(*row) for row in connection.execute(query)]
+        return [entry.event for entry in causes(self.database, run, event_id).entries]
 
     def runs(self) -> tuple[str, ...]:
         """Return the names of the runs that are kept, sorted.
@@ -171,11 +218,11 @@ class SqlEventStore:
             StoreError: if they could not be read.
 
         """
-        with self._errors(), self._engine.connect() as connection:
+        with self.database.errors(), self.database.engine.connect() as connection:
             return tuple(sorted(connection.execute(select(RUNS.c.name)).scalars()))
 
     def forget(self, run: str) -> int:
-        """Delete a run with all its events and return how many there were.
+        """Delete a run with all that is kept of it and return how many events there were.
 
         SQLite uses their space again for later runs; the file does not shrink by itself.
 
@@ -183,16 +230,19 @@ class SqlEventStore:
             StoreError: if there is no such run, or it could not be deleted.
 
         """
-        with self._errors(), self._engine.begin() as connection:
-            question = delete(RUNS).where(RUNS.c.name == run).returning(RUNS.c.length)
-            length = connection.execute(question).scalar()
-            if length is None:
+        with self.database.errors(), self.database.engine.begin() as connection:
+            # A statement that writes comes first, so that SQLite waits for other writers.
+            key = connection.execute(_LOCK, {"name": run}).scalar()
+            if key is None:
                 raise StoreError(f"holds no run named {run!r}")
-            return int(length)
+            count = select(func.count()).select_from(EVENTS).where(EVENTS.c.run == key)
+            length = connection.execute(count).scalar_one()
+            connection.execute(delete(RUNS).where(RUNS.c.run == key))
+            return length
 
     def close(self) -> None:
         """Give back what the store holds open; it must not be used afterwards."""
-        self._engine.dispose()
+        self.database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -204,14 +254,6 @@ class SqlEventStore:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn what the database raises into one line that names the store."""
-        try:
-            yield
-        except (StoreError, SQLAlchemyError, ValueError, msgspec.DecodeError) as error:
-            raise StoreError(f"{self._label}: {in_one_line(error)}") from error
 
 
 class StoreSink:
@@ -268,12 +310,26 @@ class StoreSink:
         self.flush()
 
 
-def _row(event: Event) -> dict[str, Any]:
-    if not math.isfinite(event.time):
-        raise StoreError(f"event {event.id!r}: its time is {event.time}")
-    row = msgspec.structs.asdict(event)
-    try:
-        row["data"] = msgspec.json.encode(event.data).decode()
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise StoreError(f"event {event.id!r}: cannot be written as JSON: {error}") from error
-    return row
+def _check_name(run: str) -> None:
+    if not run:
+        raise StoreError("the name of a run must not be empty")
+
+
+def _without_cause(
+    opened: OpenRun, events: list[Event], known: Mapping[str, Event]
+) -> Iterator[Event]:
+    """Yield the new events whose cause neither stands before them nor is kept already."""
+    before: set[str] = set()
+    doubtful = []
+    for event in events:
+        if event.cause is not None and event.cause not in before and event.id not in known:
+            doubtful.append(event)
+        before.add(event.id)
+    there = opened.has(sorted({str(event.cause) for event in doubtful}))
+    return (event for event in doubtful if event.cause not in there)
+
+
+def _same(row: Row, event: Event) -> bool:
+    """Whether ``row`` is that of ``event``, or says the same."""
+    other = row_of(event, row["scope"])
+    return all(row[name] == other[name] for name in Event.__struct_fields__)
