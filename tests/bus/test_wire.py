@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from msgspec import Struct, structs
 
 from phalanx.auction.predicates import Gone, Kept
-from phalanx.bus import wire
 from phalanx.bus.memory import MemoryBus
 from phalanx.bus.wire import MAX_OCTETS, VERSION, WireError, decode, encode
-from phalanx.domain import predicates
+from phalanx.domain import predicates, tagged
 from phalanx.domain.goals import Goal, Mode, Predicate, want
 from phalanx.domain.messages import (
     Content,
@@ -334,5 +333,5 @@ def test_no_name_from_the_wire_is_imported(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_family_is_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
     octets = encode(believing(Hidden()))
     decode(octets)
-    monkeypatch.setattr(wire._Family, "_learn", None)
+    monkeypatch.setattr(tagged._Family, "_learn", None)
     assert decode(octets) == believing(Hidden())

@@ -11,6 +11,7 @@ allowed is refused here, before anything is sent, and refused again by the broke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -51,10 +52,23 @@ class Stored(Struct, frozen=True):
     """To be called once it is safe: a durable follower gets it again otherwise."""
 
 
-class Unanswered(Struct, frozen=True):
-    """No answer came: nobody serves the subject, or the time is over, or the link is down."""
+class Silence(Enum):
+    """Why no answer came."""
 
+    UNSERVED = "unserved"
+    """Nobody serves the subject: the request reached no one."""
+    LATE = "late"
+    """The time ran out; it may have been carried out."""
+    CUT = "cut"
+    """This side could not send it, or ended while it waited."""
+
+
+class Unanswered(Struct, frozen=True):
+    """No answer came."""
+
+    why: Silence
     reason: str
+    """The same in words."""
 
 
 class Counters(Struct):

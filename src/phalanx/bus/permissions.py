@@ -11,7 +11,7 @@ from enum import Enum
 
 from msgspec import Struct
 
-from phalanx.bus.subjects import EVENTS, REGISTRY, covers, matches, pattern, token
+from phalanx.bus.subjects import EVENTS, REGISTRY, calls, covers, matches, pattern, token
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -92,8 +92,8 @@ def grants(identity: Identity) -> Grants:
     """Return what an identity may do."""
     domain, me, role = identity.domain, identity.name, identity.role
     own_events = pattern(domain, "evt", me, ">")
-    calls = pattern(domain, "call", "*", "*", me)
-    called = pattern(domain, "call", me, "*", "*")
+    own_calls = pattern(domain, "call", "*", "*", role.value, me)
+    called = calls(domain, me)
     own_news = pattern(domain, "pub", me, ">")
     news = pattern(domain, "pub", "*", ">")
     events = pattern(domain, "evt", "*", ">")
@@ -105,7 +105,7 @@ def grants(identity: Identity) -> Grants:
                     pattern(domain, "msg", "*", me),
                     own_events,
                     pattern(domain, "act", me),
-                    calls,
+                    own_calls,
                     own_news,
                 ),
                 subscribe=(
@@ -134,7 +134,7 @@ def grants(identity: Identity) -> Grants:
             )
         case Role.ORCHESTRATOR | Role.OPERATOR:
             return Grants(
-                publish=(calls, own_events, own_news),
+                publish=(own_calls, own_events, own_news),
                 subscribe=(events, called, news),
                 follow=(EVENTS,),
                 put=own_entry,

@@ -4,21 +4,22 @@ A subject is ``phx.<domain>.<kind>.…``; its parts are separated by dots. One p
 speaker, the only identity that may publish under it, so that who receives something knows
 who said it without asking.
 
-=====================================  ==========  ============================================
-subject (behind ``phx.<domain>.``)     speaker     what goes over it
-=====================================  ==========  ============================================
-``msg.<receiver>.<sender>``            sender      messages between agents
-``evt.<agent>.<kind…>``                agent       events of the log of causes
-``act.<pop>``                          pop         what an agent asks of the infrastructure
-``percept.<pop>``                      network     what the infrastructure tells unasked
-``call.<provider>.<op>.<caller>``      caller      an operation of a service
-``pub.<publisher>.<topic…>``           publisher   announcements
-``ans.<caller>.<provider>.<id>``       provider    the answer to a call
-``done.<pop>.<id>``                    network     the answer to an ``act``
-=====================================  ==========  ============================================
+========================================  ==========  =========================================
+subject (behind ``phx.<domain>.``)        speaker     what goes over it
+========================================  ==========  =========================================
+``msg.<receiver>.<sender>``               sender      messages between agents
+``evt.<agent>.<kind…>``                   agent       events of the log of causes
+``act.<pop>``                             pop         what an agent asks of the infrastructure
+``percept.<pop>``                         network     what the infrastructure tells unasked
+``call.<provider>.<op>.<role>.<caller>``  caller      an operation of a service
+``pub.<publisher>.<topic…>``              publisher   announcements
+``ans.<caller>.<provider>.<id>``          provider    the answer to a call
+``done.<pop>.<id>``                       network     the answer to an ``act``
+========================================  ==========  =========================================
 
-The last two follow from the subject of the request (``answers``): where an answer may go is
-not for the asker to say.
+In a call the speaker's role stands before its name: the broker lets nobody call under another
+one, so that a service can let in roles without knowing names. The last two follow from the
+subject of the request (``answers``): where an answer may go is not for the asker to say.
 """
 
 from __future__ import annotations
@@ -100,9 +101,28 @@ def percept(domain: str, pop: str) -> str:
     return _subject(domain, "percept", pop)
 
 
-def call(domain: str, provider: str, operation: str, caller: str) -> str:
-    """Return the subject of a call of a provider's operation."""
-    return _subject(domain, "call", provider, operation, caller)
+def call(domain: str, provider: str, operation: str, role: str, caller: str) -> str:
+    """Return the subject of a call of a provider's operation by a caller of this role."""
+    return _subject(domain, "call", provider, operation, role, caller)
+
+
+def calls(domain: str, provider: str) -> str:
+    """Return the pattern of all calls of a provider's operations."""
+    return pattern(domain, "call", provider, "*", "*", "*")
+
+
+def call_parts(subject: str) -> tuple[str, str, str, str]:
+    """Return provider, operation, role and caller of a call's subject.
+
+    Raises:
+        ValueError: if it is none.
+
+    """
+    match subject.split("."):
+        case _, _, "call", *parts if len(parts) == 4:
+            provider, operation, role, caller = map(name, parts)
+            return provider, operation, role, caller
+    raise ValueError(f"{subject!r} is no subject of a call")
 
 
 def announcement(domain: str, publisher: str, topic: str) -> str:
@@ -122,14 +142,14 @@ def answers(request: str) -> str | None:
     None: nobody answers what is sent there.
     """
     match request.split("."):
-        case root, domain, "call", provider, _, caller:
+        case root, domain, "call", provider, _, _, caller:
             return f"{root}.{domain}.ans.{caller}.{provider}.*"
         case root, domain, "act", pop:
             return f"{root}.{domain}.done.{pop}.*"
     return None
 
 
-_SPEAKER = {"msg": 4, "evt": 3, "act": 3, "call": 5, "pub": 3, "ans": 4}
+_SPEAKER = {"msg": 4, "evt": 3, "act": 3, "call": 6, "pub": 3, "ans": 4}
 
 
 def speaker(subject: str) -> str | None:

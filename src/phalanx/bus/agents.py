@@ -1,0 +1,284 @@
+"""The bus of one agent over an exchange: the Bus port where agents are processes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Protocol
+
+from phalanx.bus import Handler, subjects
+from phalanx.bus.exchange import Delivery, Exchange, ExchangeError, Subscription
+from phalanx.bus.wire import WireError, decode, encode
+from phalanx.clock import Clock, Timer
+from phalanx.domain.messages import Message, Performative
+
+OnRefused = Callable[[str, str, str], None]
+"""Told why something was refused, its subject, and who spoke."""
+
+
+class Opened(Protocol):
+    """A frame that a seal took."""
+
+    @property
+    def payload(self) -> bytes | None:
+        """What the peer wrapped; None: it was only about the seal."""
+
+    @property
+    def replies(self) -> tuple[bytes, ...]:
+        """Frames to send to the peer now."""
+
+
+class Why(Protocol):
+    """A reason, a member of an enumeration."""
+
+    @property
+    def value(self) -> str:
+        """The reason in a word."""
+
+
+class Refused(Protocol):
+    """A frame that a seal did not take."""
+
+    @property
+    def reason(self) -> Why:
+        """Why."""
+
+    @property
+    def replies(self) -> tuple[bytes, ...]:
+        """Frames to send to the peer now."""
+
+
+class Waits(Protocol):
+    """What a seal counts."""
+
+    @property
+    def shed(self) -> int:
+        """Payloads dropped because too many waited to be sent."""
+
+    @property
+    def lapsed(self) -> int:
+        """Payloads dropped because they waited too long."""
+
+    @property
+    def waiting(self) -> int:
+        """Payloads that wait now."""
+
+
+class Seal(Protocol):
+    """Protects what goes from one agent to another, without I/O: ``PlainSeal``, ``seal.Seal``.
+
+    What it takes it takes once, and only from the present life of the sender, said to the
+    present life of the receiver.
+    """
+
+    @property
+    def counters(self) -> Waits:
+        """What became of what could not be sent at once."""
+
+    @property
+    def due(self) -> float | None:
+        """When ``tick`` is to be called; None: not at all."""
+
+    def wrap(self, peer: str, payload: bytes, now: float) -> list[bytes]:
+        """Return the frames to send to ``peer`` now; the payload may wait."""
+
+    def open(self, peer: str, frame: bytes, now: float) -> Opened | Refused:
+        """Return what a frame was that came in as ``peer``'s."""
+
+    def tick(self, now: float) -> list[tuple[str, bytes]]:
+        """Return frames to send, (peer, frame), because time has passed."""
+
+
+class AgentBus:
+    """Carries messages from and to one agent; implements ``Bus``.
+
+    The exchange vouches for the speaker of a subject, the seal for the peer; a message whose
+    sender is neither, or whose receiver is not this agent, is refused. Messages to oneself go
+    through the clock alone.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        clock: Clock,
+        seal: Seal,
+        *,
+        peers: Iterable[str] = (),
+        on_refused: OnRefused | None = None,
+    ) -> None:
+        """Make a bus; nothing is heard before ``attach``.
+
+        Args:
+            exchange: of the agent.
+            clock: makes the calls.
+            seal: of the agent in its present life.
+            peers: the agents to speak of, this one among them or not.
+            on_refused: told of what is refused, for the audit.
+
+        """
+        self.delivered = 0
+        """Messages handed to the handler."""
+        self.lost = 0
+        """Messages that could not be sent or came when nobody was attached."""
+        self.refused: dict[str, int] = {}
+        """What was not taken, by reason: ``forged`` (not its sender's, or not for this agent),
+        ``garbage``, and the reasons of the seal, such as ``replayed`` and ``stale``."""
+        self._exchange = exchange
+        self._clock = clock
+        self._seal = seal
+        self._name = exchange.identity.name
+        self._domain = exchange.identity.domain
+        self._peers = tuple(sorted({*peers, self._name}))
+        self._on_refused = on_refused
+        self._sent: dict[str, int] = {}
+        self._subjects: dict[str, str] = {}
+        self._pattern = subjects.pattern(self._domain, "msg", self._name, "*")
+        self._handler: Handler | None = None
+        self._subscription: Subscription | None = None
+        self._timer: Timer | None = None
+        self._due: float | None = None
+
+    @property
+    def sent(self) -> dict[Performative, int]:
+        """Messages sent, by performative; whatever became of them."""
+        return {Performative(value): count for value, count in sorted(self._sent.items())}
+
+    @property
+    def shed(self) -> dict[str, int]:
+        """What full queues dropped: by ``seal``, by ``out`` to others, ``in`` to this agent."""
+        exchange = self._exchange.counters.shed
+        counted = {
+            "seal": self._seal.counters.shed,
+            "out": exchange.get("out.msg", 0),
+            "in": exchange.get(self._pattern, 0),
+        }
+        return {where: count for where, count in counted.items() if count}
+
+    @property
+    def lapsed(self) -> int:
+        """Messages to agents that said nothing for too long."""
+        return self._seal.counters.lapsed
+
+    @property
+    def queued(self) -> int:
+        """Messages that wait for their receiver to be heard of."""
+        return self._seal.counters.waiting
+
+    def peers(self) -> tuple[str, ...]:
+        """Return the agents that the bus was configured with, sorted."""
+        return self._peers
+
+    def attach(self, address: str, handler: Handler) -> None:
+        """Deliver messages for ``address``, which is this agent's name, from now on.
+
+        Raises:
+            ValueError: if it is another's name, or attached already.
+            NotPermittedError: if the exchange does not let the agent hear its messages.
+
+        """
+        if address != self._name:
+            raise ValueError(f"{self._name!r} cannot hear what is said to {address!r}")
+        if self._handler is not None:
+            raise ValueError(f"{address!r} is attached already; detach it first")
+        self._subscription = self._exchange.subscribe(self._pattern, self._hear)
+        self._handler = handler
+
+    def detach(self, address: str) -> None:
+        """Stop delivering; what is on its way is lost."""
+        if address == self._name and self._subscription is not None:
+            self._subscription.close()
+            self._subscription = self._handler = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = self._due = None
+
+    def send(self, message: Message) -> None:
+        """Send to the message's receiver; shed, lose, refuse and count it if that cannot be.
+
+        Raises:
+            WireError: if the message cannot be written or is too long, a fault of its sender.
+
+        """
+        performative = message.performative.value
+        self._sent[performative] = self._sent.get(performative, 0) + 1
+        receiver = message.receiver
+        if message.sender != self._name:
+            self._refuse("forged", self._subject(receiver), message.sender)
+        elif receiver == self._name:
+            self._clock.call_soon(partial(self._deliver, message))
+        else:
+            self._say(receiver, self._seal.wrap(receiver, encode(message), self._clock.now()))
+            self._arm()
+
+    # -- what comes in ----------------------------------------------------------------------
+
+    def _hear(self, delivery: Delivery) -> None:
+        try:
+            peer = subjects.speaker(delivery.subject)
+        except ValueError:
+            peer = None
+        if peer is None:
+            self._refuse("garbage", delivery.subject, "")
+            return
+        outcome = self._seal.open(peer, delivery.payload, self._clock.now())
+        self._say(peer, outcome.replies)
+        self._arm()
+        if not hasattr(outcome, "payload"):  # only what was taken has one
+            self._refuse(outcome.reason.value, delivery.subject, peer)
+        elif outcome.payload is not None:
+            self._read(outcome.payload, delivery.subject, peer)
+
+    def _read(self, payload: bytes, subject: str, peer: str) -> None:
+        try:
+            message = decode(payload)
+        except WireError:
+            self._refuse("garbage", subject, peer)
+            return
+        if message.sender != peer or message.receiver != self._name:
+            self._refuse("forged", subject, peer)
+        else:
+            self._deliver(message)
+
+    def _deliver(self, message: Message) -> None:
+        if self._handler is None:
+            self.lost += 1
+        else:
+            self.delivered += 1
+            self._handler(message)
+
+    def _refuse(self, reason: str, subject: str, speaker: str) -> None:
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+        if self._on_refused is not None:
+            self._on_refused(reason, subject, speaker)
+
+    # -- what goes out ----------------------------------------------------------------------
+
+    def _subject(self, receiver: str) -> str:
+        subject = self._subjects.get(receiver)
+        if subject is None:
+            subject = subjects.message(self._domain, receiver, self._name)
+            self._subjects[receiver] = subject
+        return subject
+
+    def _say(self, receiver: str, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            try:
+                self._exchange.publish(self._subject(receiver), frame)
+            except ExchangeError:  # counted there, with the reason
+                self.lost += 1
+
+    def _arm(self) -> None:
+        """Set the timer by which the seal wants to be asked."""
+        due = self._seal.due
+        if due is None or (self._due is not None and self._due <= due):
+            return  # if it wakes early, it finds nothing due and sets the timer anew
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = self._clock.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = self._due = None
+        for peer, frame in self._seal.tick(self._clock.now()):
+            self._say(peer, (frame,))
+        self._arm()

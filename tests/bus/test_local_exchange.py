@@ -1,0 +1,546 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from exchange_contract import ExchangeContract
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phalanx.bus import subjects
+from phalanx.bus.exchange import (
+    Delivery,
+    Exchange,
+    ExchangeError,
+    NotPermittedError,
+    Silence,
+    Stored,
+    Unanswered,
+)
+from phalanx.bus.local import LocalHub
+from phalanx.bus.permissions import Identity, Role
+from phalanx.bus.wire import MAX_OCTETS
+from phalanx.clock.virtual import VirtualClock
+
+A, B = Identity("a", Role.AGENT, "edge"), Identity("b", Role.AGENT, "edge")
+NETWORK = Identity("network", Role.NETWORK, "edge")
+RECORDER = Identity("history", Role.RECORDER, "edge")
+TO_B = subjects.message("edge", "b", "a")
+CALL = subjects.call("edge", "b", "status", "agent", "a")
+
+
+class Ground:
+    """A hub, for what holds for every exchange."""
+
+    def __init__(self) -> None:
+        self._clock = VirtualClock()
+        self._hub = LocalHub(self._clock)
+
+    def join(self, identity: Identity) -> Exchange:
+        return self._hub.join(identity)
+
+    def until(self, true: Callable[[], bool]) -> None:
+        self._clock.run(self._clock.now() + 60.0, true)
+        assert true()
+
+    def rest(self) -> None:
+        self._clock.run(self._clock.now() + 0.1)
+
+
+class TestLocalExchange(ExchangeContract):
+    """The contract, in memory."""
+
+    @pytest.fixture
+    def ground(self) -> Ground:
+        return Ground()
+
+
+class Lab:
+    def __init__(self, **options: int) -> None:
+        self.clock = VirtualClock()
+        self.delays: list[tuple[float, ...]] = []
+        """What becomes of the next ones that pass; afterwards all arrive at once."""
+        self.hub = LocalHub(self.clock, passage=self.passage, **options)
+
+    def passage(self, sender: Identity, receiver: Identity, subject: str) -> tuple[float, ...]:
+        return self.delays.pop(0) if self.delays else (0.0,)
+
+    def join(self, *identities: Identity) -> list[Exchange]:
+        return [self.hub.join(identity) for identity in identities]
+
+    def run(self, seconds: float = 0.0) -> None:
+        self.clock.run(self.clock.now() + seconds)
+
+
+def inbox(exchange: Exchange, pattern: str) -> list[bytes]:
+    got: list[bytes] = []
+    exchange.subscribe(pattern, lambda delivery: got.append(delivery.payload))
+    return got
+
+
+def own(exchange: Exchange) -> str:
+    return subjects.pattern("edge", "msg", exchange.identity.name, "*")
+
+
+def reasons(answers: list[Delivery | Unanswered]) -> list[str]:
+    return [one.reason for one in answers if isinstance(one, Unanswered)]
+
+
+def whys(answers: list[Delivery | Unanswered]) -> list[Silence]:
+    return [one.why for one in answers if isinstance(one, Unanswered)]
+
+
+# -- publish and subscribe ----------------------------------------------------------------------
+
+
+def test_what_is_published_arrives_later_than_the_call_and_in_order() -> None:
+    lab = Lab()
+    a, b = lab.join(A, B)
+    got = inbox(b, own(b))
+    for number in range(3):
+        a.publish(TO_B, bytes((number,)))
+    assert got == []
+    lab.run()
+    assert got == [b"\0", b"\1", b"\2"]
+    assert (a.counters.published, b.counters.delivered) == (3, 3)
+
+
+def test_nobody_hears_what_was_closed() -> None:
+    lab = Lab()
+    a, b = lab.join(A, B)
+    got: list[bytes] = []
+    hearing = b.subscribe(own(b), lambda delivery: got.append(delivery.payload))
+    a.publish(TO_B, b"on its way")
+    hearing.close()
+    hearing.close()
+    a.publish(TO_B, b"late")
+    lab.run()
+    assert got == []
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        subjects.message("edge", "b", "b"),
+        subjects.message("core", "b", "a"),
+        subjects.event("edge", "b", "goal.ended"),
+        subjects.act("edge", "b"),
+        subjects.percept("edge", "b"),
+        subjects.call("edge", "b", "stop", "agent", "b"),
+        subjects.announcement("edge", "b", "news"),
+    ],
+)
+def test_an_agent_speaks_as_nobody_else(subject: str) -> None:
+    lab = Lab()
+    a, b = lab.join(A, B)
+    heard = inbox(b, own(b))
+    with pytest.raises(NotPermittedError, match="phalanx://edge/agent/a may not publish under"):
+        a.publish(subject, b"lies")
+    lab.run()
+    assert heard == []
+    assert a.counters.refused == {"not permitted": 1}
+
+
+@pytest.mark.parametrize("pattern", ["phx.edge.msg.b.*", "phx.edge.msg.>", ">", "phx.edge.evt.>"])
+def test_an_agent_reads_no_inbox_of_another(pattern: str) -> None:
+    (a,) = Lab().join(A)
+    with pytest.raises(NotPermittedError, match="may not subscribe"):
+        a.subscribe(pattern, lambda _: None)
+
+
+def test_what_is_too_long_is_refused_and_counted() -> None:
+    (a,) = Lab().join(A)
+    a.publish(TO_B, bytes(MAX_OCTETS))
+    with pytest.raises(ExchangeError, match="1048577 octets are too many"):
+        a.publish(TO_B, bytes(MAX_OCTETS + 1))
+    with pytest.raises(ExchangeError, match="1048577 octets are too many"):
+        a.put("registry", "a", bytes(MAX_OCTETS + 1))
+    assert a.counters.refused == {"oversize": 2}
+
+
+def test_a_full_subscription_sheds_and_counts() -> None:
+    lab = Lab(capacity=2)
+    a, b = lab.join(A, B)
+    got = inbox(b, own(b))
+    for number in range(5):
+        a.publish(TO_B, bytes((number,)))
+    lab.run()
+    assert got == [b"\0", b"\1"]
+    assert b.counters.shed == {own(b): 3}
+
+
+def test_the_passage_loses_doubles_and_delays() -> None:
+    lab = Lab()
+    a, b = lab.join(A, B)
+    got = inbox(b, own(b))
+    lab.delays = [(), (0.0, 2.0), (1.0,)]
+    for number in range(3):
+        a.publish(TO_B, bytes((number,)))
+    lab.run()
+    assert got == [b"\1"]
+    lab.run(5.0)
+    assert got == [b"\1", b"\2", b"\1"]
+    assert lab.hub.lost == 1
+
+
+def test_a_handler_that_fails_is_loud_and_harms_no_other() -> None:
+    lab = Lab()
+    a, b = lab.join(A, B)
+    got: list[bytes] = []
+
+    def broken(delivery: Delivery) -> None:
+        got.append(delivery.payload)
+        if delivery.payload == b"1":
+            raise ZeroDivisionError
+
+    b.subscribe(own(b), broken)
+    a.publish(TO_B, b"1")
+    a.publish(TO_B, b"2")
+    with pytest.raises(ZeroDivisionError):
+        lab.run()
+    lab.run()
+    assert got == [b"1", b"2"]
+
+
+# -- cut off ----------------------------------------------------------------------------------
+
+
+def test_who_is_cut_off_misses_what_is_said_and_says_later_what_it_had_to_say() -> None:
+    lab = Lab()
+    a, b = lab.join(A, B)
+    heard_by_a, heard_by_b = inbox(a, own(a)), inbox(b, own(b))
+    changes: list[bool] = []
+    a.on_change(changes.append)
+    b.publish(subjects.message("edge", "a", "b"), b"on its way")
+    lab.hub.lose(A)
+    b.publish(subjects.message("edge", "a", "b"), b"in vain")
+    a.publish(TO_B, b"patience")
+    lab.run()
+    assert not a.connected
+    assert (heard_by_a, heard_by_b, changes) == ([], [], [False])
+    assert lab.hub.lost == 2
+    lab.hub.regain(A)
+    lab.run()
+    assert (heard_by_b, changes) == ([b"patience"], [False, True])
+    assert a.counters.reconnects == 1
+
+
+def test_what_waits_is_bounded_and_what_is_shed_is_counted_by_kind() -> None:
+    lab = Lab(capacity=2)
+    a, b = lab.join(A, B)
+    got, told = inbox(b, own(b)), list[str | None]()
+    lab.hub.lose(A)
+    for number in range(3):
+        a.publish(TO_B, bytes((number,)))
+    a.append(subjects.event("edge", "a", "x"), b"", "1", told.append)
+    lab.hub.regain(A)
+    lab.run()
+    assert got == [b"\0", b"\1"]
+    assert a.counters.shed == {"out.msg": 1, "out.evt": 1}
+    assert told == ["too much waits to be sent"]
+
+
+def test_the_killed_says_and_hears_nothing_more() -> None:
+    lab = Lab()
+    a, b = lab.join(A, B)
+    heard_by_a, heard_by_b = inbox(a, own(a)), inbox(b, own(b))
+    answers: list[Delivery | Unanswered] = []
+    a.request(CALL, b"", answers.append, timeout_s=1.0)
+    lab.hub.kill(A)
+    a.publish(TO_B, b"from the grave")
+    b.publish(subjects.message("edge", "a", "b"), b"too late")
+    lab.run(2.0)
+    assert (heard_by_a, heard_by_b, answers) == ([], [], [])
+    (again,) = lab.join(A)
+    alive = inbox(again, own(again))
+    b.publish(subjects.message("edge", "a", "b"), b"welcome")
+    lab.run()
+    assert alive == [b"welcome"]
+
+
+def test_close_answers_all_that_waits() -> None:
+    lab = Lab()
+    (a,) = lab.join(A)
+    answers: list[Delivery | Unanswered] = []
+    told: list[str | None] = []
+    lab.hub.lose(A)
+    a.request(CALL, b"", answers.append, timeout_s=1.0)
+    a.append(subjects.event("edge", "a", "x"), b"", "1", told.append)
+    a.close()
+    a.close()
+    a.request(CALL, b"", answers.append, timeout_s=1.0)
+    a.append(subjects.event("edge", "a", "x"), b"", "1", told.append)
+    lab.run(2.0)
+    assert reasons(answers) == ["the exchange is closed"] * 2
+    assert whys(answers) == [Silence.CUT] * 2
+    assert told == ["the exchange is closed"] * 2
+
+
+# -- requests ---------------------------------------------------------------------------------
+
+
+def serve(exchange: Exchange, *, times: int = 1) -> list[Delivery]:
+    asked: list[Delivery] = []
+
+    def answer(delivery: Delivery) -> None:
+        asked.append(delivery)
+        for number in range(times):
+            exchange.respond(delivery, delivery.payload + bytes((number,)))
+
+    exchange.subscribe(subjects.calls("edge", exchange.identity.name), answer)
+    return asked
+
+
+def test_a_request_is_answered_once() -> None:
+    lab = Lab()
+    a, b = lab.join(A, B)
+    asked = serve(b, times=2)
+    answers: list[Delivery | Unanswered] = []
+    lab.delays = [(0.0, 0.0)]  # the request is doubled
+    a.request(CALL, b"?", answers.append, timeout_s=1.0)
+    lab.run(5.0)
+    assert len(asked) == 2
+    (answer,) = answers
+    assert isinstance(answer, Delivery)
+    assert answer.payload == b"?\0"
+
+
+def test_why_there_is_no_answer() -> None:
+    lab = Lab()
+    a, b = lab.join(A, B)
+    answers: list[Delivery | Unanswered] = []
+    a.request(CALL, b"nobody", answers.append, timeout_s=1.0)
+    lab.run()
+    assert reasons(answers) == ["nobody serves it now"]
+    serve(b)
+    lab.delays = [()]
+    a.request(CALL, b"lost", answers.append, timeout_s=1.5)
+    lab.run(1.0)
+    assert len(answers) == 1
+    lab.run(1.0)
+    assert reasons(answers)[1:] == ["no answer within 1.5 s"]
+    assert whys(answers) == [Silence.UNSERVED, Silence.LATE]
+
+
+def test_a_request_of_the_cut_off_goes_out_later_unless_its_time_is_over() -> None:
+    lab = Lab()
+    a, b = lab.join(A, B)
+    asked = serve(b)
+    answers: list[Delivery | Unanswered] = []
+    lab.hub.lose(A)
+    a.request(CALL, b"short", answers.append, timeout_s=1.0)
+    a.request(CALL, b"long", answers.append, timeout_s=5.0)
+    lab.run(2.0)
+    lab.hub.regain(A)
+    lab.run()
+    assert [one.payload for one in asked] == [b"long"]
+    assert [type(one) for one in answers] == [Unanswered, Delivery]
+
+
+def test_only_who_serves_may_answer() -> None:
+    lab = Lab()
+    a, b, network = lab.join(A, B, NETWORK)
+    asked: list[Delivery] = []
+    network.subscribe(subjects.pattern("edge", "act", "*"), asked.append)
+    a.request(subjects.act("edge", "a"), b"", lambda _: None, timeout_s=1.0)
+    lab.run()
+    with pytest.raises(NotPermittedError, match="may not answer"):
+        b.respond(asked[0], b"forged")
+    with pytest.raises(NotPermittedError, match="where nobody answers"):
+        a.request(TO_B, b"", lambda _: None, timeout_s=1.0)
+
+
+# -- streams ----------------------------------------------------------------------------------
+
+
+def record(exchange: Exchange, *numbers: int) -> list[str | None]:
+    told: list[str | None] = []
+    for number in numbers:
+        subject = subjects.event("edge", exchange.identity.name, f"kind{number % 2}.x")
+        exchange.append(
+            subject, bytes((number,)), f"{exchange.identity.name}-{number}", told.append
+        )
+    return told
+
+
+class Reader(list[int]):
+    """Keeps the numbers it is told of; acknowledges those below a bound."""
+
+    def __init__(self, acknowledged: int = 1 << 30) -> None:
+        self.acknowledged = acknowledged
+        self.stored: list[Stored] = []
+
+    def __call__(self, stored: Stored) -> None:
+        self.append(stored.payload[0])
+        self.stored.append(stored)
+        if stored.payload[0] < self.acknowledged:
+            stored.acknowledge()
+
+
+def test_a_stream_is_read_from_the_beginning_and_goes_on() -> None:
+    lab = Lab()
+    a, recorder = lab.join(A, RECORDER)
+    told = record(a, 1, 2, 2)
+    lab.run()
+    assert told == [None] * 3
+    everything, news, odd = Reader(), Reader(), Reader()
+    recorder.follow(subjects.EVENTS, everything)
+    recorder.follow(subjects.EVENTS, news, new_only=True)
+    pattern = subjects.pattern("edge", "evt", "*", "kind1", ">")
+    recorder.follow(subjects.EVENTS, odd, pattern=pattern)
+    record(a, 3, 4)
+    lab.run()
+    assert (everything, news, odd) == ([1, 2, 3, 4], [3, 4], [1, 3])
+    assert [one.sequence for one in everything.stored] == [1, 2, 3, 4]
+
+
+def test_a_message_id_counts_once_for_two_minutes() -> None:
+    lab = Lab()
+    a, recorder = lab.join(A, RECORDER)
+    reader = Reader()
+    recorder.follow(subjects.EVENTS, reader)
+    for pause in (100.0, 30.0, 0.0):
+        record(a, 1)
+        lab.run(pause)
+    assert reader == [1, 1]
+
+
+def test_a_durable_follower_gets_again_what_it_did_not_acknowledge() -> None:
+    lab = Lab()
+    a, recorder = lab.join(A, RECORDER)
+    record(a, *range(5))
+    first, second = Reader(acknowledged=3), Reader()
+    recorder.follow(subjects.EVENTS, first, durable="history")
+    lab.run()
+    first.stored[4].acknowledge()  # 3 is missing, so it starts there
+    first.stored[0].acknowledge()  # once more
+    lab.hub.kill(RECORDER)
+    first.stored[3].acknowledge()  # the dead acknowledge nothing
+    (recorder,) = lab.join(RECORDER)
+    recorder.follow(subjects.EVENTS, second, durable="history")
+    lab.run()
+    assert (first, second) == ([0, 1, 2, 3, 4], [3, 4])
+
+
+def test_a_follower_that_acknowledges_nothing_is_told_of_so_many() -> None:
+    lab = Lab()
+    a, recorder = lab.join(A, RECORDER)
+    reader = Reader(acknowledged=0)
+    recorder.follow(subjects.EVENTS, reader)
+    for _ in range(2):
+        record(a, *range(200))
+        lab.run(200.0)
+    assert len(reader) == 256
+    for stored in reader.stored[:100]:
+        stored.acknowledge()
+    lab.run()
+    assert len(reader) == 356
+
+
+def test_a_stream_lets_the_oldest_go() -> None:
+    lab = Lab(keep=3)
+    a, recorder = lab.join(A, RECORDER)
+    record(a, *range(5))
+    reader = Reader()
+    recorder.follow(subjects.EVENTS, reader)
+    lab.run()
+    assert reader == [2, 3, 4]
+    assert lab.hub.stream("edge", subjects.EVENTS).discarded == 2
+
+
+def test_a_stream_is_not_read_by_agents_and_keeps_events_only() -> None:
+    lab = Lab()
+    a, _ = lab.join(A, RECORDER)
+    with pytest.raises(NotPermittedError, match="may not follow"):
+        a.follow(subjects.EVENTS, lambda _: None)
+    told: list[str | None] = []
+    a.append(TO_B, b"", "1", told.append)
+    lab.run()
+    assert told == [f"no stream keeps {TO_B}"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["record", "cut", "mend", "cut reader", "mend reader", "run"])))
+def test_nothing_that_was_appended_is_missed_whoever_is_cut_off(steps: list[str]) -> None:
+    lab = Lab()
+    a, recorder = lab.join(A, RECORDER)
+    reader, number, told = Reader(), 0, list[str | None]()
+    recorder.follow(subjects.EVENTS, reader, durable="x")
+    for step in [*steps, "mend", "mend reader", "run"]:
+        match step:
+            case "record":
+                subject = subjects.event("edge", "a", "x")
+                a.append(subject, bytes((number % 256,)), str(number), told.append)
+                number += 1
+            case "cut" | "cut reader":
+                lab.hub.lose(A if step == "cut" else RECORDER)
+            case "mend" | "mend reader":
+                lab.hub.regain(A if step == "mend" else RECORDER)
+            case "run":
+                lab.run(0.1)
+    assert reader == [one % 256 for one in range(number)]
+    assert told == [None] * number
+
+
+# -- tables -----------------------------------------------------------------------------------
+
+Change = tuple[str, bytes | None]
+
+
+def watch(exchange: Exchange) -> list[Change]:
+    seen: list[Change] = []
+    exchange.watch(subjects.REGISTRY, lambda key, value: seen.append((key, value)))
+    return seen
+
+
+def test_a_watcher_sees_what_is_there_and_each_change() -> None:
+    lab = Lab()
+    a, b = lab.join(A, B)
+    a.put("registry", "a", b"1")
+    b.put("registry", "b", b"1")
+    b.drop("registry", "b")
+    seen = watch(b)
+    a.put("registry", "a", b"2")
+    a.drop("registry", "a")
+    a.drop("registry", "a")
+    lab.run()
+    assert seen == [("a", b"1"), ("a", b"2"), ("a", None)]
+
+
+def test_nobody_writes_the_key_of_another() -> None:
+    (a,) = Lab().join(A)
+    with pytest.raises(NotPermittedError, match="may not write b of registry"):
+        a.put("registry", "b", b"lies")
+    with pytest.raises(NotPermittedError, match="may not write b of registry"):
+        a.drop("registry", "b")
+    with pytest.raises(NotPermittedError, match="may not watch secrets"):
+        a.watch("secrets", lambda *_: None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from(["put", "drop", "cut", "mend", "cut watcher", "mend watcher", "run"])),
+    st.integers(1, 3),
+)
+def test_a_watcher_ends_with_the_table_as_it_is(steps: list[str], capacity: int) -> None:
+    lab = Lab(capacity=capacity)
+    a, b = lab.join(A, B)
+    seen, value, number = watch(b), None, 0
+    for step in [*steps, "mend", "mend watcher", "run"]:
+        match step:
+            case "put" | "drop":
+                number += 1
+                shed = sum(a.counters.shed.values())
+                if step == "put":
+                    a.put("registry", "a", str(number).encode())
+                else:
+                    a.drop("registry", "a")
+                if sum(a.counters.shed.values()) == shed:
+                    value = str(number).encode() if step == "put" else None
+            case "cut" | "cut watcher":
+                lab.hub.lose(A if step == "cut" else B)
+            case "mend" | "mend watcher":
+                lab.hub.regain(A if step == "mend" else B)
+            case "run":
+                lab.run(0.1)
+    assert (seen[-1][1] if seen else None) == value
