@@ -1,0 +1,172 @@
+"""The configuration of one NATS server, as the file that it reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from phalanx.bus.nats.mapping import permissions_of, user_of
+from phalanx.bus.permissions import Identity
+from phalanx.bus.wire import MAX_OCTETS
+
+HEADER_OCTETS = 4096
+"""Room for the headers of a message, which the server counts with its payload."""
+
+_MIB = 1 << 20
+
+
+class Credentials(Struct, frozen=True):
+    """Where a process keeps what proves its identity: files in PEM."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+    """The certificates of those who may certify others."""
+
+
+class Cluster(Struct, frozen=True):
+    """What makes several servers one."""
+
+    host: str
+    port: int
+    """Where the others reach this server."""
+    routes: tuple[tuple[str, int], ...]
+    """(host, port) of every member, itself too. A server is let in whose certificate has one
+    of these hosts as a DNS name – also a host that is an address. Those of agents have none."""
+
+
+class Limits(Struct, frozen=True):
+    """What a server bears before it refuses or lets go."""
+
+    connections: int = 1024
+    subscriptions: int = 1024
+    """For each connection."""
+    waiting_octets: int = 16 * _MIB
+    """What may wait for one connection before it is cut as a slow consumer."""
+    write_s: float = 5.0
+    """How long a connection may take nothing before it is cut."""
+    handshake_s: float = 5.0
+    memory_octets: int = 64 * _MIB
+    """Of the streams in memory, which hold where readers stand."""
+    file_octets: int = 4096 * _MIB
+    """Of the streams in files."""
+    log_octets: int = 16 * _MIB
+    """A longer log is set aside, and a new one begun."""
+    logs: int = 5
+    """So many logs are kept."""
+
+
+class ServerSettings(Struct, frozen=True):
+    """One server of a domain."""
+
+    name: str
+    domain: str
+    directory: Path
+    """Its own; holds its configuration, its log, its process id and what streams keep."""
+    host: str
+    port: int
+    credentials: Credentials
+    identities: tuple[Identity, ...]
+    """Who may connect, the broker's own identity too."""
+    cluster: Cluster | None = None
+    monitor_port: int | None = None
+    """Where it tells figures of itself, on the loopback; None: nowhere."""
+    limits: Limits = Limits()
+
+    @property
+    def configuration(self) -> Path:
+        """The file that the server reads."""
+        return self.directory / "nats.conf"
+
+    @property
+    def log(self) -> Path:
+        """The file that the server writes its log to."""
+        return self.directory / "nats.log"
+
+    @property
+    def pid_file(self) -> Path:
+        """The file with the id of the server's process."""
+        return self.directory / "nats.pid"
+
+
+def configuration(settings: ServerSettings) -> str:
+    """Return the text of the configuration file; it holds no secret."""
+    limits = settings.limits
+    tree: dict[str, Any] = {
+        "server_name": settings.name,
+        "listen": f"{settings.host}:{settings.port}",
+        "tls": _tls(settings.credentials)
+        | {
+            "verify_and_map": True,
+            "handshake_first": True,
+            "min_version": "1.3",
+            "timeout": limits.handshake_s,
+        },
+        "authorization": {"timeout": limits.handshake_s},
+        "accounts": {
+            settings.domain: {"jetstream": "enabled", "users": _users(settings.identities)},
+            "SYS": {"users": []},
+        },
+        "system_account": "SYS",
+        "jetstream": {
+            "store_dir": str(settings.directory / "jetstream"),
+            "max_memory_store": limits.memory_octets,
+            "max_file_store": limits.file_octets,
+        },
+        "max_payload": MAX_OCTETS + HEADER_OCTETS,
+        "max_pending": limits.waiting_octets,
+        "max_control_line": 4096,
+        "max_connections": limits.connections,
+        "max_subscriptions": limits.subscriptions,
+        "write_deadline": f"{limits.write_s}s",
+        "ping_interval": "10s",
+        "ping_max": 2,
+        "lame_duck_grace_period": "1s",
+        "lame_duck_duration": "30s",
+        "pid_file": str(settings.pid_file),
+        "log_file": str(settings.log),
+        "logfile_size_limit": limits.log_octets,
+        "logfile_max_num": limits.logs,
+        "logtime_utc": True,
+        "debug": True,  # what comes in and is not TLS is told at no other level
+    }
+    if settings.monitor_port is not None:
+        tree["http"] = f"127.0.0.1:{settings.monitor_port}"
+    if settings.cluster is not None:
+        cluster = settings.cluster
+        tree["cluster"] = {
+            "name": settings.domain,
+            "listen": f"{cluster.host}:{cluster.port}",
+            "tls": _tls(settings.credentials)
+            | {"verify_cert_and_check_known_urls": True, "timeout": limits.handshake_s},
+            "routes": [f"nats://{host}:{port}" for host, port in cluster.routes],
+        }
+    return json.dumps(tree, indent=1) + "\n"
+
+
+def _tls(credentials: Credentials) -> dict[str, Any]:
+    return {
+        "cert_file": str(credentials.certificate),
+        "key_file": str(credentials.key),
+        "ca_file": str(credentials.authority),
+    }
+
+
+def _users(identities: Iterable[Identity]) -> list[dict[str, Any]]:
+    users = []
+    for identity in sorted(identities, key=user_of):
+        permissions = permissions_of(identity)
+        users.append(
+            {
+                "user": user_of(identity),
+                "permissions": {
+                    "publish": {"allow": list(permissions.publish)},
+                    "subscribe": {"allow": list(permissions.subscribe)},
+                },
+            }
+        )
+    return users

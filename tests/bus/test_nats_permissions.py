@@ -1,0 +1,158 @@
+"""The server permits each identity exactly what ``Grants`` say, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats_lab import ALL, DOMAIN, KEEPER, Ground, Lab, needs_server, running
+
+from phalanx.bus import subjects
+from phalanx.bus.nats import protocol
+from phalanx.bus.nats.client import NatsExchange
+from phalanx.bus.nats.mapping import CURSORS, bucket, permissions_of, user_of
+from phalanx.bus.permissions import Identity, Role, grants
+from phalanx.bus.subjects import answers, covers, matches
+
+needs_server()
+pytestmark = pytest.mark.nats
+
+NAMES = [identity.name for identity in ALL]
+SUBJECTS = sorted(
+    {
+        subject
+        for one in NAMES
+        for other in ("a", "op", one)
+        for subject in (
+            subjects.message(DOMAIN, other, one),
+            subjects.event(DOMAIN, one, "goal.adopted"),
+            subjects.act(DOMAIN, one),
+            subjects.percept(DOMAIN, one),
+            subjects.call(DOMAIN, other, "status", "agent", one),
+            subjects.call(DOMAIN, other, "status", "operator", one),
+            subjects.announcement(DOMAIN, one, "alerts"),
+            f"$KV.{subjects.REGISTRY}.{one}",
+        )
+    }
+)
+PATTERNS = sorted(
+    {
+        pattern
+        for one in (*NAMES, "*")
+        for pattern in (
+            subjects.pattern(DOMAIN, "msg", one, "*"),
+            subjects.pattern(DOMAIN, "msg", "*", one),
+            subjects.pattern(DOMAIN, "evt", one, ">"),
+            subjects.pattern(DOMAIN, "act", one),
+            subjects.pattern(DOMAIN, "percept", one),
+            subjects.pattern(DOMAIN, "call", one, "*", "*", "*"),
+            subjects.pattern(DOMAIN, "pub", one, ">"),
+            f"$KV.{subjects.REGISTRY}.{one}",
+        )
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    lab.add_servers(1)
+    with running(lab), Ground(lab).closing() as made:
+        yield made
+
+
+class Bold(NatsExchange):
+    """Leaves refusing to the server."""
+
+    def _check(self, subject: str, payload: bytes) -> None:
+        pass
+
+
+def violations(ground: Ground, exchange: NatsExchange, frames: list[bytes]) -> set[str]:
+    """Return the subjects that the server refuses among those of ``frames``."""
+    heard: list[str] = []
+    exchange.on_error(heard.append)
+    for frame in frames:
+        exchange._desk.link.urge(frame)
+    done: list[object] = []
+    ground.rest(0.1)
+    exchange._desk.ask("$JS.API.NOTHING", {}, done.append)
+    ground.rest(0.1)
+    return {text.split('"')[1] for text in heard}
+
+
+@pytest.mark.parametrize("identity", ALL, ids=lambda identity: identity.role.value)
+def test_the_server_permits_what_is_granted_and_nothing_else(
+    ground: Ground, identity: Identity
+) -> None:
+    granted = grants(identity)
+    exchange = ground.join(identity)
+    frames = [protocol.publish(subject, b"", None, None) for subject in SUBJECTS]
+    refused = violations(ground, exchange, frames)
+    allowed = {subject for subject in SUBJECTS if granted.may_publish(subject)}
+    allowed |= {f"$KV.{table}.{key}" for table, key in granted.put}
+    assert set(SUBJECTS) - refused == allowed & set(SUBJECTS)
+    frames = [protocol.subscribe(pattern, 100 + sid) for sid, pattern in enumerate(PATTERNS)]
+    refused = violations(ground, exchange, frames)
+    assert set(PATTERNS) - refused == {
+        pattern for pattern in PATTERNS if granted.may_subscribe(pattern)
+    }
+
+
+@pytest.mark.parametrize("identity", ALL, ids=lambda identity: identity.role.value)
+def test_streams_and_tables_are_read_by_whom_it_is_granted(
+    ground: Ground, identity: Identity
+) -> None:
+    granted = grants(identity)
+    wanted = {
+        subjects.EVENTS: f"$JS.API.CONSUMER.CREATE.{subjects.EVENTS}.x",
+        subjects.REGISTRY: f"$JS.API.CONSUMER.CREATE.{bucket(subjects.REGISTRY)}.x.$KV.registry.>",
+    }
+    frames = [protocol.publish(subject, b"{}", None, None) for subject in wanted.values()]
+    refused = violations(ground, ground.join(identity), frames)
+    allowed = {name for name, subject in wanted.items() if subject not in refused}
+    if identity is not KEEPER:
+        assert allowed == {*granted.follow, *granted.watch}
+
+
+def test_only_the_keeper_has_the_interface_of_the_server() -> None:
+    wide = {"$JS.API.>", "$JS.>", "$SYS.>", ">", "_INBOX.>"}
+    for identity in ALL:
+        permissions = permissions_of(identity)
+        found = wide & {*permissions.publish, *permissions.subscribe}
+        assert found == ({"$JS.API.>"} if identity is KEEPER else set())
+        assert not any(
+            word in subject
+            for subject in permissions.publish
+            for word in ("STREAM.", "DIRECT", "DELETE", "PURGE", "$JS.ACK", "DURABLE")
+        )
+
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True)
+identities = st.builds(Identity, names, st.sampled_from(Role), st.just(DOMAIN))
+
+
+@given(identities, identities)
+def test_no_permission_of_one_lets_it_speak_for_another(one: Identity, other: Identity) -> None:
+    if one.name == other.name or one.role is Role.BROKER:
+        return
+    mine = permissions_of(one).publish
+    theirs = permissions_of(other)
+    inbox = f"_INBOX_{subjects.token(other.name)}.x.y"
+    assert not any(matches(allowed, inbox) for allowed in mine)
+    assert not any(covers(allowed, inbox) for allowed in permissions_of(one).subscribe)
+    own = [subject for subject in theirs.publish if other.name in subject.split(".")]
+    for subject in own:
+        if CURSORS not in subject and not subject.startswith("$JS"):
+            assert not any(covers(allowed, subject) for allowed in mine)
+    assert user_of(one) != user_of(other)
+
+
+def test_an_answer_goes_where_the_request_says_who_asks() -> None:
+    asked = subjects.call(DOMAIN, "b", "status", "agent", "a")
+    assert answers(asked) == "phx.lab.ans.a.b.*"
+    assert answers(subjects.act(DOMAIN, "a")) == "phx.lab.done.a.*"
+    assert answers(subjects.message(DOMAIN, "b", "a")) is None
+    assert subjects.speaker("phx.lab.ans.a.b.1") == "b"

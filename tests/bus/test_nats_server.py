@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from nats_lab import ALL, HOST, KEEPER, A, B, Ground, Lab, needs_server, running
+
+from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.nats import Audit, NatsServer, Refused, Retention, find_server, setup
+from phalanx.bus.nats.audit import read_line
+from phalanx.bus.nats.config import configuration
+from phalanx.clock.virtual import VirtualClock
+
+needs_server()
+pytestmark = pytest.mark.nats
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    made = Lab(tmp_path)
+    made.add_servers(1)
+    return made
+
+
+# -- the process --------------------------------------------------------------------------------
+
+
+def test_it_starts_answers_and_stops(lab: Lab) -> None:
+    (server,) = lab.servers
+    assert server.pid is None
+    server.stop()
+    with running(lab):
+        pid = server.pid
+        assert pid is not None
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        assert arguments[1:] == [b"-c", os.fsencode(server.settings.configuration), b""]
+        with pytest.raises(ExchangeError, match="runs already"):
+            server.start()
+    assert server.pid is None
+
+
+def test_one_that_another_process_started_is_found_by_its_pid_file(lab: Lab) -> None:
+    (server,) = lab.servers
+    with running(lab):
+        again = NatsServer(server.settings)
+        assert again.pid == server.pid
+        again.stop()
+        assert again.pid is None
+        assert server.pid is None
+    server.settings.pid_file.write_text(str(os.getpid()))
+    assert server.pid is None  # the id is another process's by now
+
+
+def test_what_keeps_it_from_starting_is_said(lab: Lab) -> None:
+    (server,) = lab.servers
+    server.settings.credentials.certificate.write_text("nonsense")
+    with pytest.raises(ExchangeError, match=r"does not start: .*cert"):
+        server.start()
+
+
+def test_a_port_in_use_is_said(lab: Lab) -> None:
+    with running(lab):
+        (server,) = lab.servers
+        directory = lab.directory / "other"
+        other = NatsServer(
+            type(server.settings)(
+                **{
+                    field: getattr(server.settings, field)
+                    for field in server.settings.__struct_fields__
+                }
+                | {"directory": directory}
+            )
+        )
+        with pytest.raises(ExchangeError, match="already answers"):
+            other.start()
+
+
+def test_the_configuration_is_accepted_readable_by_us_alone_and_holds_no_key(lab: Lab) -> None:
+    with running(lab):
+        path = lab.servers[0].settings.configuration
+        program = find_server()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert "PRIVATE KEY" not in path.read_text()
+        subprocess.run([program, "-t", "-c", path], check=True, capture_output=True)
+
+
+def test_it_listens_only_where_it_is_told(lab: Lab) -> None:
+    tree = json.loads(configuration(lab.servers[0].settings))
+    assert "http" not in tree
+    assert tree["listen"] == f"{HOST}:{lab.servers[0].settings.port}"
+    assert tree["tls"]["verify_and_map"] is True
+    assert tree["tls"]["min_version"] == "1.3"
+
+
+def test_who_is_no_longer_known_is_cut_off_by_a_reload(lab: Lab) -> None:
+    with running(lab), Ground(lab).closing() as ground:
+        a, b = ground.join(A), ground.join(B)
+        lab.servers[0].reload(tuple(one for one in ALL if one != A))
+        ground.until(lambda: not a.connected)
+        assert b.connected
+        lab.servers[0].reload(ALL)
+        ground.until(lambda: a.connected)
+    with pytest.raises(ExchangeError, match="does not run"):
+        lab.servers[0].reload(ALL)
+
+
+def test_what_is_kept_survives_a_restart_and_a_setup(lab: Lab) -> None:
+    with running(lab):
+        setup(KEEPER, lab.addresses, lab.context(KEEPER))
+        with Ground(lab).closing() as ground:
+            a, b = ground.join(A), ground.join(B)
+            a.put("registry", "a", b"1")
+            ground.until(lambda: not a.waiting)
+            pid = lab.servers[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            lab.servers[0].stop()
+            lab.servers[0].start()
+            ground.until(lambda: b.connected)
+            setup(KEEPER, lab.addresses, lab.context(KEEPER), retention=Retention(age_s=3600))
+            table: dict[str, bytes | None] = {}
+            b.watch("registry", table.__setitem__)
+            ground.until(lambda: table == {"a": b"1"})
+
+
+def test_only_a_keeper_sets_up(lab: Lab) -> None:
+    with running(lab), pytest.raises(ExchangeError, match="EVENTS cannot be made"):
+        setup(A, lab.addresses, lab.context(A), within_s=0.5)
+
+
+# -- its log ------------------------------------------------------------------------------------
+
+HEAD = "[14205] 2026/11/21 08:20:31.828742 [ERR] 10.0.0.7:48170 - cid:14 - "
+WHO = '"v1:python:\\" - \\n[1] x" - "lab/user:phalanx://lab/agent/a" - '
+
+
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        (
+            HEAD + WHO + 'Publish Violation - Subject "phx.lab.msg.b.net"',
+            ("phalanx://lab/agent/a", "publish", "phx.lab.msg.b.net"),
+        ),
+        (
+            HEAD + WHO + 'Subscription Violation - Subject ">", SID 2',
+            ("phalanx://lab/agent/a", "subscribe", ">"),
+        ),
+        (HEAD + "TLS handshake error: tls: client didn't provide a certificate", "certificate"),
+        (HEAD + "TLS handshake error: tls: first record does not look like TLS", "handshake"),
+        (HEAD + "TLS handshake error: read tcp 1.2.3.4:1->1.2.3.4:2: i/o timeout", "timeout"),
+        (HEAD + '"lab/user:phalanx://lab/agent/b" - authentication error', "identity"),
+    ],
+)
+def test_a_refusal_is_read(line: str, refused: object) -> None:
+    found = read_line(line)
+    assert found is not None
+    assert found.address == "10.0.0.7"
+    if isinstance(refused, str):
+        refused = (None, refused, None)
+    assert (found.who, found.what, found.subject) == refused
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "garbage",
+        "[14205] 2026/11/21 08:20:31.828742 [INF] Server is ready",
+        HEAD + "TLS handshake error: EOF",
+        HEAD + '"Publish Violation" - Client connection created',
+        HEAD + WHO + "Client connection closed: Client Closed",
+    ],
+)
+def test_what_is_no_refusal_is_passed_over(line: str) -> None:
+    assert read_line(line) is None
+
+
+def violation(number: int) -> str:
+    return f'{HEAD}{WHO}Publish Violation - Subject "s{number}"\n'
+
+
+def read(audit: Audit) -> list[str | None]:
+    return [one.subject for one in audit.read()]
+
+
+def test_a_log_is_followed_when_it_is_set_aside_or_truncated(tmp_path: Path) -> None:
+    log = tmp_path / "nats.log"
+    audit = Audit(log)
+    assert read(audit) == []
+    log.write_text(violation(1) + violation(2)[:50])
+    assert read(audit) == ["s1"]
+    with log.open("a") as file:
+        file.write(violation(2)[50:] + violation(3))
+    log.rename(tmp_path / "nats.log.1")
+    log.write_text(violation(4))
+    assert read(audit) == ["s2", "s3", "s4"]
+    log.write_text("")
+    assert read(audit) == []
+    with log.open("a") as file:
+        file.write(violation(5))
+    assert read(audit) == ["s5"]
+    log.unlink()
+    assert read(audit) == []
+    log.write_text(violation(6))
+    assert read(audit) == ["s6"]
+    audit.close()
+
+
+def test_what_stood_there_before_counts_if_asked_for(tmp_path: Path) -> None:
+    log = tmp_path / "nats.log"
+    log.write_text(violation(1))
+    for from_start, found in ((False, []), (True, ["s1"])):
+        audit = Audit(log, from_start=from_start)
+        assert read(audit) == found
+        audit.close()
+
+
+def test_a_flood_is_told_in_few_words(tmp_path: Path) -> None:
+    log = tmp_path / "nats.log"
+    log.write_text("".join(violation(number) for number in range(3_000)) + violation(1) * 5)
+    audit = Audit(log, from_start=True)
+    found = audit.read()
+    audit.close()
+    assert len(found) == 1_001
+    assert sum(one.count for one in found) == 3_005
+    assert found[1].count == 6
+    assert found[-1].who is None
+
+
+def test_it_is_read_again_and_again(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    log = tmp_path / "nats.log"
+    log.write_text("")
+    audit = Audit(log)
+    found: list[Refused] = []
+    timer = audit.every(clock, 0.5, found.append)
+    log.write_text(violation(1))
+    clock.run(until=1.2)
+    with log.open("a") as file:
+        file.write(violation(2))
+    clock.run(until=2.0)
+    assert [one.subject for one in found] == ["s1", "s2"]
+    timer.cancel()
+    assert clock.pending == 0
+    audit.close()
