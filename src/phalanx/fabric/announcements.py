@@ -1,0 +1,137 @@
+"""Publish/subscribe: announcements on topics, as CloudEvents in structured mode.
+
+Whoever's role lets it hear announcements may listen. The publisher stands in the subject, where
+the broker lets nobody put another, and in the envelope's source, which must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from phalanx.bus import subjects
+from phalanx.bus.exchange import Delivery, Exchange, Subscription
+from phalanx.fabric.audit import Refusal
+from phalanx.fabric.calls import shorten
+from phalanx.fabric.envelope import Attribute, Envelope, from_json, to_json
+from phalanx.fabric.event_envelopes import source
+from phalanx.fabric.times import EnvelopeError
+from phalanx.fabric.tracing import NO_TRACING, Tracing
+
+S = TypeVar("S", bound=Struct)
+
+
+class Topic(Struct, Generic[S], frozen=True):
+    """Something that is announced."""
+
+    name: str
+    """Words with dots between them, such as ``slice.changed``."""
+    data: type[S]
+    summary: str
+
+
+class Announcement(Struct, Generic[S], frozen=True):
+    """What a listener hears."""
+
+    publisher: str
+    """The authenticated identity."""
+    id: str
+    """Unique for the publisher."""
+    data: S
+    cause: str | None = None
+
+
+class Announcer:
+    """Announces for one identity.
+
+    Args:
+        exchange: of the publisher.
+        life: tells this life of the process from earlier ones, such as its incarnation.
+        tracing: gives the traces that announcements are part of.
+
+    """
+
+    def __init__(self, exchange: Exchange, *, life: str, tracing: Tracing = NO_TRACING) -> None:
+        self._exchange = exchange
+        self._life = life
+        self._tracing = tracing
+        self._count = 0
+
+    def announce(self, topic: Topic[S], data: S, cause: str | None = None) -> str:
+        """Announce ``data`` to whoever listens, at most once; return its id.
+
+        Raises:
+            NotPermittedError: if the identity may not announce.
+            EnvelopeError: if it is too long.
+
+        """
+        me = self._exchange.identity
+        self._count += 1
+        key = f"{me.name}.{self._life}-{self._count}"
+        extensions: dict[str, Attribute] = {}
+        if cause is not None:
+            extensions["cause"] = cause
+        traceparent = self._tracing.traceparent(cause)
+        if traceparent is not None:
+            extensions["traceparent"] = traceparent
+        envelope = Envelope(
+            key,
+            source(me.domain, me.name),
+            f"phalanx.{topic.name}",
+            data=Raw(msgspec.json.encode(data)),
+            extensions=extensions,
+        )
+        subject = subjects.announcement(me.domain, me.name, topic.name)
+        self._exchange.publish(subject, to_json(envelope))
+        return key
+
+
+def listen(
+    exchange: Exchange,
+    topic: Topic[S],
+    handler: Callable[[Announcement[S]], None],
+    *,
+    publisher: str | None = None,
+    on_refused: Callable[[Refusal], None] | None = None,
+    tracing: Tracing = NO_TRACING,
+) -> Subscription:
+    """Hear announcements on ``topic`` from now on.
+
+    Args:
+        exchange: of the listener.
+        topic: what to hear of.
+        handler: told of each, by the clock.
+        publisher: whose; None: everybody's.
+        on_refused: told of what is no announcement on the topic, or is another's.
+        tracing: told of the publishers' traces.
+
+    Raises:
+        NotPermittedError: if the identity may not listen.
+
+    """
+    me = exchange.identity
+    words = topic.name.split(".")
+    pattern = subjects.pattern(me.domain, "pub", publisher or "*", *words)
+
+    def arrived(delivery: Delivery) -> None:
+        speaker = subjects.speaker(delivery.subject) or ""
+        try:
+            envelope = from_json(delivery.payload)
+            if envelope.source != source(me.domain, speaker):
+                raise EnvelopeError(f"its source is {envelope.source!r}, but {speaker!r} sent it")
+            if envelope.type != f"phalanx.{topic.name}":
+                raise EnvelopeError(f"its type is not phalanx.{topic.name}")
+            data = msgspec.json.decode(envelope.data, type=topic.data)
+        except (EnvelopeError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+            if on_refused is not None:
+                on_refused(Refusal(speaker, f"pub {topic.name}", me.name, shorten(str(error))))
+            return
+        cause = envelope.extensions.get("cause")
+        cause = cause if isinstance(cause, str) else None
+        tracing.heard(cause, envelope.extensions.get("traceparent"))
+        handler(Announcement(speaker, envelope.id, data, cause))
+
+    return exchange.subscribe(pattern, arrived)

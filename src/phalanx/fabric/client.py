@@ -1,0 +1,186 @@
+"""The client's side of invocation: a typed request goes out, an answer or a reason comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from phalanx.bus import subjects
+from phalanx.bus.exchange import (
+    Delivery,
+    Exchange,
+    ExchangeError,
+    NotPermittedError,
+    Silence,
+    Unanswered,
+)
+from phalanx.clock import Clock
+from phalanx.fabric.calls import (
+    LONGEST_S,
+    CallError,
+    Done,
+    Failed,
+    Refused,
+    TimedOut,
+    decode_reply,
+    request_envelope,
+    shorten,
+)
+from phalanx.fabric.envelope import to_headers
+from phalanx.fabric.operations import Operation
+from phalanx.fabric.tracing import NO_TRACING, Tracing
+
+Q = TypeVar("Q", bound=Struct)
+A = TypeVar("A", bound=Struct)
+
+
+class Client:
+    """Invokes operations for one identity.
+
+    Args:
+        exchange: of the caller.
+        clock: makes the repetitions.
+        life: tells this life of the process from earlier ones, such as its incarnation, so
+            that no key of an earlier life is used again.
+        tracing: gives the traces that calls are part of.
+
+    """
+
+    def __init__(
+        self, exchange: Exchange, clock: Clock, *, life: str, tracing: Tracing = NO_TRACING
+    ) -> None:
+        self._exchange = exchange
+        self._clock = clock
+        self._life = life
+        self._tracing = tracing
+        self._count = 0
+
+    def invoke(
+        self,
+        owner: str,
+        operation: Operation[Q, A],
+        request: Q,
+        answer: Callable[[A | CallError], None],
+        *,
+        timeout_s: float,
+        key: str | None = None,
+        cause: str | None = None,
+        attempts: int = 1,
+    ) -> None:
+        """Invoke ``operation`` of ``owner``; ``answer`` is called once, by the clock.
+
+        Args:
+            owner: who provides it.
+            operation: what to invoke.
+            request: what to ask.
+            answer: gets the answer, or why there is none.
+            timeout_s: for how long to wait, all attempts together, at most ``LONGEST_S``.
+            key: idempotency key; None: one that nobody used. With the key of an earlier call,
+                that call's answer comes again, if the provider still has it.
+            cause: id of the event that led to it.
+            attempts: how often it is sent while no answer comes; it is carried out once.
+
+        Raises:
+            ValueError: if the time or the attempts are out of range.
+            EnvelopeError: if the key or the cause cannot travel.
+
+        """
+        if not 0 < timeout_s <= LONGEST_S:
+            raise ValueError(f"timeout_s is {timeout_s}, above 0 to {LONGEST_S:g} is allowed")
+        if attempts < 1:
+            raise ValueError(f"attempts is {attempts}, at least 1 is needed")
+        self._count += 1
+        me = self._exchange.identity
+        key = key or f"{me.name}.{self._life}-{self._count}"
+        _Attempts(
+            self._exchange, self._clock, owner, operation, request, answer, timeout_s, attempts
+        ).begin(key, cause, self._tracing.traceparent(cause))
+
+
+class _Attempts(Generic[Q, A]):
+    """One call until it is answered."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        clock: Clock,
+        owner: str,
+        operation: Operation[Q, A],
+        request: Q,
+        answer: Callable[[A | CallError], None],
+        timeout_s: float,
+        attempts: int,
+    ) -> None:
+        me = exchange.identity
+        self._exchange = exchange
+        self._clock = clock
+        self._subject = subjects.call(me.domain, owner, operation.name, me.role.value, me.name)
+        self._operation = operation
+        self._payload = msgspec.json.encode(request)
+        self._answer = answer
+        self._until = clock.now() + timeout_s
+        self._share_s = timeout_s / attempts
+        self._left = attempts
+        self._over = False
+
+    def begin(self, key: str, cause: str | None, traceparent: str | None) -> None:
+        me = self._exchange.identity
+        self._envelope = partial(
+            request_envelope,
+            me.domain,
+            me.name,
+            self._operation.name,
+            key,
+            cause=cause,
+            traceparent=traceparent,
+        )
+        self._send()
+
+    def _send(self) -> None:
+        if self._over:
+            return
+        self._left -= 1
+        now = self._clock.now()
+        remaining = self._until - now
+        if remaining <= 0:  # the process stood still
+            self._finish(TimedOut("the time is over"))
+            return
+        headers = to_headers(self._envelope(remaining))
+        headers["content-type"] = "application/json"
+        share = remaining if self._left == 0 else self._share_s
+        heard = partial(self._heard, now + share)
+        try:
+            self._exchange.request(
+                self._subject, self._payload, heard, timeout_s=share, headers=headers
+            )
+        except NotPermittedError as error:
+            self._clock.call_soon(partial(self._finish, Refused(shorten(str(error)))))
+        except ExchangeError as error:
+            self._clock.call_soon(partial(self._finish, Failed(shorten(str(error)))))
+
+    def _heard(self, next_at: float, heard: Delivery | Unanswered) -> None:
+        if self._over:
+            return
+        if isinstance(heard, Unanswered):
+            if self._left > 0:
+                self._clock.call_at(next_at, self._send)
+            else:
+                self._finish(TimedOut(shorten(heard.reason), heard.why is Silence.UNSERVED))
+            return
+        reply = decode_reply(heard.payload)
+        if not isinstance(reply, Done):
+            self._finish(reply)
+            return
+        try:
+            self._finish(msgspec.json.decode(reply.answer, type=self._operation.answer))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            self._finish(Failed(shorten(f"no answer of {self._operation.name!r}: {error}")))
+
+    def _finish(self, result: A | CallError) -> None:
+        if not self._over:
+            self._over = True
+            self._answer(result)

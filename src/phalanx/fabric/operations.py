@@ -1,0 +1,171 @@
+"""Operations: what may be invoked, with typed requests and answers; those of every agent.
+
+The structs are the contract between ``phalanx status`` (and whoever else calls) and the
+process of an agent, which carries the operations out.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, TypeVar
+
+from msgspec import Meta, Struct
+
+from phalanx.fabric.registration import Health, State
+from phalanx.fabric.scope import END_TO_END, Scope
+
+Q = TypeVar("Q", bound=Struct)
+A = TypeVar("A", bound=Struct)
+
+
+class Operation(Struct, Generic[Q, A], frozen=True):
+    """Something that may be invoked of a service."""
+
+    name: str
+    request: type[Q]
+    answer: type[A]
+    changes: bool
+    """Whether it changes anything; what does is denied unless a rule allows it."""
+    summary: str
+
+
+class Tally(Struct, frozen=True):
+    """What went through one agent since it started."""
+
+    sent: int = 0
+    delivered: int = 0
+    shed: dict[str, int] = {}
+    """Dropped by a full queue, by queue."""
+    refused: dict[str, int] = {}
+    """Not let in or out, by reason."""
+    lost: int = 0
+    reconnects: int = 0
+
+
+class StatusRequest(Struct, frozen=True):
+    """Asks how the agent is."""
+
+
+class StatusAnswer(Struct, frozen=True):
+    """What an agent says of itself now."""
+
+    agent: str
+    incarnation: int
+    state: State
+    health: Health
+    up_s: float
+    """Since its process started."""
+    scope: Scope = END_TO_END
+    load: float | None = None
+    """Share of the PoP's resources that is allocated."""
+    goals: int = 0
+    """Open goals of its own."""
+    instances: int = 0
+    """VNFs that it keeps."""
+    tally: Tally = Tally()
+    events_waiting: int = 0
+    """Recorded, and not acknowledged by the stream yet."""
+    clock_s: float = 0.0
+    """Its clock, to be read beside its events; says nothing about any other clock."""
+
+
+class DrainRequest(Struct, frozen=True):
+    """Take no new work, hand over, and leave."""
+
+    within_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
+    """After that the rest is given up."""
+
+
+class StopRequest(Struct, frozen=True):
+    """End the process now; what it holds stays under its leases, for a restart to take up."""
+
+    reason: Annotated[str, Meta(max_length=200)] = ""
+
+
+class ReloadRequest(Struct, frozen=True):
+    """Read the configuration again; nothing changes if it is not usable."""
+
+
+class Accepted(Struct, frozen=True):
+    """It is being done; the registry and the events tell how it goes."""
+
+    detail: str = ""
+
+
+class BeliefsRequest(Struct, frozen=True):
+    """Asks what the agent believes."""
+
+    predicate: Annotated[str, Meta(max_length=200)] = ""
+    """Only those whose text begins with it."""
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+
+
+class BeliefInfo(Struct, frozen=True):
+    """One belief."""
+
+    predicate: str
+    """Its text, such as ``overloaded(pop6>server)``."""
+    value: bool
+    holder: str | None = None
+    """The agent whose measure makes it true."""
+    cause: str | None = None
+    """Id of the event that made the agent believe it."""
+
+
+class BeliefsAnswer(Struct, frozen=True):
+    """Beliefs in the order of their text."""
+
+    beliefs: tuple[BeliefInfo, ...]
+    more: int = 0
+    """How many were left out because of the limit."""
+
+
+class InventoryRequest(Struct, frozen=True):
+    """Asks which VNFs run and which measures are in force."""
+
+
+class InstanceEntry(Struct, frozen=True):
+    """One VNF instance."""
+
+    instance: str
+    vnf: str
+    version: str
+    units: int
+    state: str
+    goals: tuple[str, ...] = ()
+
+
+class MeasureEntry(Struct, frozen=True):
+    """One measure in force."""
+
+    measure: str
+    instance: str
+    target: str
+    """What it limits, blocks or splits, in words."""
+    lease_left_s: float | None = None
+
+
+class InventoryAnswer(Struct, frozen=True):
+    """What an agent runs and keeps in force."""
+
+    instances: tuple[InstanceEntry, ...]
+    measures: tuple[MeasureEntry, ...] = ()
+
+
+STATUS = Operation("status", StatusRequest, StatusAnswer, False, "how the agent is")
+BELIEFS = Operation("beliefs", BeliefsRequest, BeliefsAnswer, False, "what the agent believes")
+INVENTORY = Operation(
+    "inventory", InventoryRequest, InventoryAnswer, False, "the VNFs and measures that it keeps"
+)
+DRAIN = Operation("drain", DrainRequest, Accepted, True, "hand over and leave")
+STOP = Operation("stop", StopRequest, Accepted, True, "end the process now")
+RELOAD = Operation("reload", ReloadRequest, Accepted, True, "read the configuration again")
+
+AGENT_OPERATIONS: tuple[Operation[Any, Any], ...] = (
+    STATUS,
+    BELIEFS,
+    INVENTORY,
+    DRAIN,
+    STOP,
+    RELOAD,
+)
+"""What every agent serves."""

@@ -1,0 +1,292 @@
+"""The registry: a live directory for whoever looks, and the keeper of one's own entry.
+
+Both are thin shells over the table ``registry`` of an exchange. Each owner writes its own key,
+which the broker lets nobody else write, so the registry has no server that could fail or lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec.structs import replace
+
+from phalanx.bus.exchange import Exchange, Subscription
+from phalanx.bus.subjects import REGISTRY, name, token
+from phalanx.clock import Clock, Timer
+from phalanx.fabric.directory import (
+    FORGET_S,
+    Appraise,
+    Change,
+    Directory,
+    Entry,
+    Refused,
+    unattested,
+)
+from phalanx.fabric.registration import (
+    Health,
+    Registration,
+    RegistrationError,
+    State,
+    decode,
+    encode,
+)
+
+RENEWALS = 3
+"""How often an owner renews within one lease: two of three may be lost."""
+
+Listener = Callable[[Change], None]
+
+
+class Registry:
+    """Watches the table and keeps a directory of it, from now until ``close``.
+
+    Args:
+        exchange: whose identity may watch the table.
+        clock: makes the calls; leases are judged by it alone.
+        appraise: how far to trust a registration.
+        on_refused: told of each value that is not believed, for the audit.
+        forget_s: how long an entry that ended stays in sight, in seconds.
+
+    Raises:
+        NotPermittedError: if the identity may not read the table.
+
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        clock: Clock,
+        *,
+        appraise: Appraise = unattested,
+        on_refused: Callable[[Refused], None] | None = None,
+        forget_s: float = FORGET_S,
+    ) -> None:
+        self.directory = Directory(appraise=appraise, forget_s=forget_s)
+        self._clock = clock
+        self._on_refused = on_refused
+        self._listeners: list[Listener] = []
+        self._timer: Timer | None = None
+        self._closed = False
+        self.directory.link(exchange.connected, clock.now())
+        exchange.on_change(self._linked)
+        self._subscription = exchange.watch(REGISTRY, self._told)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return what is known, by owner."""
+        return self.directory.entries()
+
+    def get(self, owner: str) -> Entry | None:
+        """Return what is known of one owner."""
+        return self.directory.get(owner)
+
+    @property
+    def settled(self) -> bool:
+        """Whether each entry was renewed in sight or has run out.
+
+        Before that, a service that died before the watch began still looks alive. It takes
+        a third of the longest lease, or a lease where one is dead.
+        """
+        return all(entry.confirmed or not entry.available for entry in self.entries())
+
+    def watch(self, listener: Listener) -> Callable[[], None]:
+        """Tell ``listener`` of each entry now and of each change; call what is returned to end.
+
+        The present entries are told before this returns.
+        """
+        self._listeners.append(listener)
+        for entry in self.entries():
+            listener(Change(entry, None))
+
+        def end() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return end
+
+    def close(self) -> None:
+        """Watch no more; without effect the second time."""
+        self._closed = True
+        self._subscription.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _told(self, key: str, value: bytes | None) -> None:
+        if self._closed:
+            return
+        try:
+            owner = name(key)
+        except ValueError:
+            owner = key  # no owner can have it, so that a value under it is an impostor's
+        self._publish(self.directory.take(owner, value, self._clock.now()))
+
+    def _linked(self, connected: bool) -> None:
+        if not self._closed:
+            self.directory.link(connected, self._clock.now())
+            self._tick()
+
+    def _tick(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._publish(self.directory.tick(self._clock.now()))
+        self._arm()
+
+    def _publish(self, found: list[Change | Refused] | list[Change]) -> None:
+        for one in found:
+            if isinstance(one, Change):
+                for listener in tuple(self._listeners):
+                    listener(one)
+            elif self._on_refused is not None:
+                self._on_refused(one)
+        # A renewal leaves the timer as it is: it wakes too early, and is set anew.
+        if found or self._timer is None:
+            self._arm()
+
+    def _arm(self) -> None:
+        due = None if self._closed else self.directory.next_timer()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            self._timer = self._clock.call_at(due, self._tick)
+
+
+class Registrar:
+    """Keeps one's own entry alive, and withdraws it at the end.
+
+    While the exchange is cut off nothing is written; the entry is renewed as soon as it is
+    connected again. An entry of the same owner that this registrar did not write and that is
+    no older means that a second process runs under the identity: the registrar stops and says so.
+
+    Args:
+        exchange: of the owner.
+        clock: makes the renewals.
+        registration: what to say; its owner and role must be those of the exchange.
+        health: asked before each renewal.
+        on_superseded: told of the other's entry when a second process took over.
+
+    Raises:
+        ValueError: if the registration is of another than the exchange's identity.
+
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        clock: Clock,
+        registration: Registration,
+        *,
+        health: Callable[[], Health] = Health,
+        on_superseded: Callable[[Registration], None] | None = None,
+    ) -> None:
+        identity = exchange.identity
+        if (registration.owner, registration.role) != (identity.name, identity.role):
+            raise ValueError(
+                f"{identity.role.value} {identity.name!r} cannot register "
+                f"{registration.role.value} {registration.owner!r}"
+            )
+        self.registration = registration
+        """What was said last, and is said again."""
+        self._exchange = exchange
+        self._clock = clock
+        self._health = health
+        self._on_superseded = on_superseded
+        self._timer: Timer | None = None
+        self._watch: Subscription | None = None
+        self._active = False
+        exchange.on_change(self._linked)
+
+    @property
+    def active(self) -> bool:
+        """Whether the entry is kept alive."""
+        return self._active
+
+    def start(self) -> None:
+        """Write the entry, and keep it alive from now on; without effect the second time.
+
+        Raises:
+            NotPermittedError: if the identity may not write its entry.
+            RegistrationError: if no reader would take the registration.
+
+        """
+        if self._active:
+            return
+        self._active = True
+        self._watch = self._exchange.watch(REGISTRY, self._told)
+        self._renew()
+
+    def update(
+        self,
+        *,
+        state: State | None = None,
+        capabilities: tuple[str, ...] | None = None,
+        operations: tuple[str, ...] | None = None,
+        load: float | None = None,
+        attestation: str | None = None,
+    ) -> None:
+        """Say something else from now on, and say it at once; None: as it was.
+
+        Raises:
+            ValueError: if the state is one that an owner cannot say of itself.
+            RegistrationError: if no reader would take the registration.
+
+        """
+        given: dict[str, Any] = {
+            "state": state,
+            "capabilities": capabilities,
+            "operations": operations,
+            "load": load,
+            "attestation": attestation,
+        }
+        changes = {field: value for field, value in given.items() if value is not None}
+        self.registration = replace(self.registration, **changes)
+        if self._active:
+            self._renew()
+
+    def withdraw(self) -> None:
+        """Remove the entry and renew it no more; without effect the second time."""
+        if self._stop():
+            self._exchange.drop(REGISTRY, token(self.registration.owner))
+
+    def _stop(self) -> bool:
+        was, self._active = self._active, False
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return was
+
+    def _renew(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._active:
+            return
+        if self._exchange.connected:
+            self.registration = replace(
+                self.registration, health=self._health(), beat=self.registration.beat + 1
+            )
+            key = token(self.registration.owner)
+            self._exchange.put(REGISTRY, key, encode(self.registration))
+        pause = self.registration.lease_s / RENEWALS
+        self._timer = self._clock.call_at(self._clock.now() + pause, self._renew)
+
+    def _linked(self, connected: bool) -> None:
+        if connected and self._active:
+            self._renew()
+
+    def _told(self, key: str, value: bytes | None) -> None:
+        if not self._active or value is None or key != token(self.registration.owner):
+            return
+        try:
+            found = decode(value)
+        except RegistrationError:
+            return  # ours never are; the next renewal puts ours in its place
+        if found.owner == self.registration.owner and found.stamp > self.registration.stamp:
+            self._stop()
+            if self._on_superseded is not None:
+                self._on_superseded(found)

@@ -1,0 +1,154 @@
+"""What ``phalanx status`` shows: rows and a verdict, from the directory and agents' answers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from enum import Enum
+
+import msgspec
+from msgspec import Struct
+
+from phalanx.bus.permissions import Role
+from phalanx.fabric.directory import Entry
+from phalanx.fabric.operations import StatusAnswer
+from phalanx.fabric.registration import Health, HealthStatus, State, Tier
+
+
+class Row(Struct, frozen=True):
+    """One service."""
+
+    agent: str
+    role: str
+    scope: str
+    state: str
+    health: str
+    reasons: tuple[str, ...]
+    """Why the health is not ok."""
+    lease_left_s: float
+    trust: str
+    """In plain words."""
+    incarnation: int
+    confirmed: bool
+    """Whether it gave a sign of life while it was watched: renewed its lease, or answered."""
+    load: float | None
+    """Share of what it can do that it does; None: unknown."""
+    refusals: int | None
+    """What it refused since it started; None: it did not answer."""
+    sheds: int | None
+    """What its full queues dropped since it started; None: it did not answer."""
+    version: str
+
+
+class Verdict(Enum):
+    """The whole in one word, best first."""
+
+    WELL = "well"
+    ATTENTION = "attention"
+    """It works; something needs a look."""
+    DOWN = "down"
+    """No agent serves, or none of those that were asked about."""
+
+
+class Report(Struct, frozen=True):
+    """The whole."""
+
+    verdict: Verdict
+    findings: tuple[str, ...]
+    """What led to the verdict, in words; empty if all is well."""
+    notes: tuple[str, ...]
+    """What should be known besides: that nobody was attested, what was shed and refused so far."""
+    rows: tuple[Row, ...]
+
+
+def report(
+    entries: Iterable[Entry],
+    answers: Mapping[str, StatusAnswer],
+    now: float,
+    *,
+    only: Collection[str] = (),
+) -> Report:
+    """Return what is to be shown.
+
+    Args:
+        entries: the directory.
+        answers: what agents said of themselves just now, by name; may lack some or all.
+        now: the watcher's clock, in seconds.
+        only: the services that it is about; none: all, of which an agent must serve.
+
+    """
+    asked = [entry for entry in entries if not only or entry.owner in only]
+    known = sorted(asked, key=lambda entry: (entry.registration.role.value, entry.owner))
+    rows = tuple(_row(entry, answers.get(entry.owner), now) for entry in known)
+    findings = [
+        line
+        for row, entry in zip(rows, known, strict=True)
+        for line in _findings(row, entry.trust.tier)
+    ]
+    serving = any(
+        row.state == State.SERVING.value for row in rows if only or row.role == Role.AGENT.value
+    )
+    if not serving and not only:
+        findings.insert(0, "no agent serves")
+    verdict = Verdict.ATTENTION if findings else Verdict.WELL
+    return Report(
+        verdict if serving else Verdict.DOWN, tuple(findings), tuple(_notes(known, rows)), rows
+    )
+
+
+def to_json(report: Report, *, indent: int = 2) -> bytes:
+    """Return a report as JSON for other programs; with ``indent`` 0 on one line."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=indent)
+
+
+def _row(entry: Entry, answer: StatusAnswer | None, now: float) -> Row:
+    service = entry.registration
+    if answer is not None and answer.incarnation < service.incarnation:
+        answer = None  # of an earlier life
+    health: Health = service.health if answer is None else answer.health
+    state = entry.state if answer is None or not entry.available else answer.state
+    return Row(
+        agent=entry.owner,
+        role=service.role.value,
+        scope=str(service.scope),
+        state=state.value,
+        health=health.status.value if entry.available else "unknown",
+        reasons=health.reasons,
+        lease_left_s=round(entry.lease_left_s(now), 3),
+        trust=str(entry.trust),
+        incarnation=service.incarnation,
+        confirmed=entry.confirmed or answer is not None,
+        load=service.load if answer is None or answer.load is None else answer.load,
+        refusals=None if answer is None else sum(answer.tally.refused.values()),
+        sheds=None if answer is None else sum(answer.tally.shed.values()),
+        version=service.version,
+    )
+
+
+def _findings(row: Row, tier: Tier) -> list[str]:
+    """Return what about one service needs a look."""
+    found = []
+    if row.state in (State.STALE.value, State.GONE.value):
+        found.append(f"{row.agent} is {row.state}: its lease ran out and was not renewed")
+    if row.health in (HealthStatus.DEGRADED.value, HealthStatus.FAILING.value):
+        why = f": {'; '.join(row.reasons)}" if row.reasons else ""
+        found.append(f"{row.agent} is {row.health}{why}")
+    if tier in (Tier.CONTRAINDICATED, Tier.WARNING):
+        found.append(f"{row.agent} is {row.trust}")
+    return found
+
+
+def _notes(entries: list[Entry], rows: tuple[Row, ...]) -> list[str]:
+    notes = []
+    unattested = sum(entry.trust.tier is Tier.UNATTESTED for entry in entries)
+    if unattested:
+        whose = "all" if unattested == len(entries) else str(unattested)
+        notes.append(f"{whose} of {len(entries)} are unattested: nobody has checked their code yet")
+    for row in rows:
+        if row.sheds:
+            notes.append(f"{row.agent} shed {row.sheds} messages from full queues since it started")
+        if row.refusals:
+            notes.append(f"{row.agent} refused {row.refusals} messages or calls since it started")
+    unconfirmed = [row.agent for row in rows if row.lease_left_s > 0 and not row.confirmed]
+    if unconfirmed:
+        notes.append(f"no sign of life was awaited from {', '.join(unconfirmed)}")
+    return notes

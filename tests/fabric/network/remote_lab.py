@@ -1,0 +1,146 @@
+"""An infrastructure behind a service, an agent far from it, and what is between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from phalanx.bus.local import LocalHub
+from phalanx.bus.permissions import Identity, Role
+from phalanx.clock.virtual import VirtualClock
+from phalanx.domain.actions import (
+    Action,
+    Deploy,
+    Done,
+    InstanceLost,
+    Outcome,
+    Percept,
+    SiteState,
+    Stop,
+)
+from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import Vnfd
+from phalanx.fabric.network import NetworkService, Patience, RemoteInfrastructure
+from phalanx.infrastructure import Answer
+
+NETWORK = Identity("network", Role.NETWORK, "edge")
+VNFD = Vnfd("function", Resources(1.0, 1.0, 1.0))
+
+
+def agent(pop: str) -> Identity:
+    return Identity(pop, Role.AGENT, "edge")
+
+
+def quick(number: int) -> Action:
+    """Return an action that is answered at once; its number is told by its reason."""
+    return Stop("vnf", str(number))
+
+
+def slow(number: int) -> Action:
+    """Return an action that is answered after ten seconds."""
+    return Deploy(f"vnf{number}", "hold", VNFD, 1, 60.0)
+
+
+class Site:
+    """An infrastructure that notes what it is asked to do."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.done: list[tuple[str, Action]] = []
+        self.told: dict[str, Callable[[Percept], None]] = {}
+        self.free = 8.0
+        self.takes_s = 10.0
+        self._clock = clock
+
+    def attach(self, pop: str, perceive: Callable[[Percept], None]) -> None:
+        self.told[pop] = perceive
+        self._clock.call_soon(lambda: self.tell(pop, self.state()))
+
+    def detach(self, pop: str) -> None:
+        self.told.pop(pop, None)
+
+    def perform(self, pop: str, action: Action, cause: str, answer: Answer) -> None:
+        self.done.append((pop, action))
+        outcome = Done(f"{cause}/{len(self.done)}")
+        if isinstance(action, Deploy):
+            self._clock.call_at(self._clock.now() + self.takes_s, lambda: answer(outcome))
+        else:
+            answer(outcome)
+
+    def state(self) -> SiteState:
+        return SiteState(Resources(8.0, 8.0, 8.0), Resources(self.free, 8.0, 8.0))
+
+    def tell(self, pop: str, percept: Percept) -> None:
+        if pop in self.told:
+            self.told[pop](percept)
+
+    def lose(self, instance: str, pop: str = "a") -> None:
+        self.tell(pop, InstanceLost(instance, "crashed", "event"))
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reasons of the stops, in the order they were carried out."""
+        return [action.reason for _, action in self.done if isinstance(action, Stop)]
+
+
+class Lab:
+    """A service in front of a ``Site``, and the agent of PoP a."""
+
+    def __init__(self, patience: Patience | None = None) -> None:
+        self.clock = VirtualClock()
+        self.copies: Callable[[], tuple[float, ...]] = lambda: (0.0,)
+        self.hub = LocalHub(self.clock, passage=lambda *_: self.copies())
+        self.site = Site(self.clock)
+        self.patience = patience or Patience()
+        self.percepts: list[Percept] = []
+        self.refusals: list[tuple[str, str, str]] = []
+        self.life = 0
+        self.service_life = 0
+        self.serve()
+        self.start()
+
+    def serve(self) -> None:
+        """Start the service, after a crash if there was one before; the site lives on."""
+        self.hub.kill(NETWORK)
+        self.service_life += 1
+        self.site.told.clear()
+        self.service = NetworkService(
+            self.hub.join(NETWORK),
+            self.site,
+            self.clock,
+            incarnation=self.service_life,
+            on_refused=lambda *told: self.refusals.append(told),
+        )
+
+    def start(self) -> RemoteInfrastructure:
+        """Start the agent, after a crash if there was one before."""
+        if self.life:
+            self.hub.kill(agent("a"))
+            self.remote.close()
+        self.life += 1
+        self.exchange = self.hub.join(agent("a"))
+        self.remote = RemoteInfrastructure(self.exchange, "a", self.life, self.clock, self.patience)
+        return self.remote
+
+    def ask(self, action: Action) -> list[Outcome]:
+        """Have an action carried out; the list gets what it is answered with."""
+        answers: list[Outcome] = []
+        self.remote.perform("a", action, "cause", answers.append)
+        return answers
+
+    def attach(self) -> None:
+        self.remote.attach("a", self.percepts.append)
+
+    def run(self, seconds: float = 0.0) -> None:
+        self.clock.run(self.clock.now() + seconds)
+
+    def weather(self, rng: Random, lost: float, doubled: float, late_s: float = 0.0) -> None:
+        """Let so large shares of what is said be lost and doubled, and all be late."""
+
+        def copies() -> tuple[float, ...]:
+            drawn = rng.random()
+            if drawn < lost:
+                return ()
+            delays = (rng.random() * late_s, rng.random() * late_s)
+            return delays if drawn < lost + doubled else delays[:1]
+
+        self.copies = copies

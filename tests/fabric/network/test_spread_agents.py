@@ -1,0 +1,125 @@
+"""The resilience scenario with all agents far from each other and from the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from phalanx.bus.agents import AgentBus
+from phalanx.bus.local import LocalHub
+from phalanx.bus.permissions import Identity, Role
+from phalanx.bus.plain import PlainSeal
+from phalanx.domain.events import Event
+from phalanx.fabric.network import NetworkService, RemoteInfrastructure
+from phalanx.runtime.loading import load_scenario
+from phalanx.runtime.node import Node
+from phalanx.runtime.system import RunResult, System
+
+SCENARIO = Path(__file__).parents[3] / "scenarios" / "ddos-resilience.yaml"
+NETWORK = Identity("network", Role.NETWORK, "edge")
+
+
+def agent(name: str) -> Identity:
+    return Identity(name, Role.AGENT, "edge")
+
+
+class Spread(System):
+    """A system whose agents have an exchange each, and nothing else in common."""
+
+    def __init__(self, seed: int, weather: Random | None = None) -> None:
+        self.weather = weather
+        self.lost = self.doubled = 0.0
+        self.hub: LocalHub | None = None
+        self.buses: dict[str, AgentBus] = {}
+        self.remotes: dict[str, RemoteInfrastructure] = {}
+        super().__init__(load_scenario(SCENARIO), seed)
+
+    def _passage(self, *_: object) -> Sequence[float]:
+        """Let all take a few milliseconds, as between sites; lose and double a share."""
+        if self.weather is None:
+            return (0.005,)
+        delays = self.weather.uniform(0.005, 0.05), self.weather.uniform(0.005, 0.3)
+        drawn = self.weather.random()
+        if drawn < self.lost:
+            return ()
+        return delays if drawn < self.lost + self.doubled else delays[:1]
+
+    def _node(self, pop: str, incarnation: int) -> Node:
+        if self.hub is None:
+            self.hub = LocalHub(self.clock, passage=self._passage)
+            exchange = self.hub.join(NETWORK)
+            self.service = NetworkService(exchange, self.infrastructure, self.clock)
+        exchange = self.hub.join(agent(pop))
+        bus = self.buses[pop] = AgentBus(
+            exchange, self.clock, PlainSeal(incarnation), peers=self.settings.peers
+        )
+        remote = RemoteInfrastructure(exchange, pop, incarnation, self.clock)
+        self.remotes[pop] = remote
+        return Node(super()._node(pop, incarnation).agent, self.clock, bus, remote)
+
+    def cut(self, who: Identity, at_s: float) -> None:
+        assert self.hub is not None
+        hub = self.hub
+        self.clock.call_at(at_s, lambda: hub.lose(who))
+        self.clock.call_at(at_s + 3.0, lambda: hub.regain(who))
+
+
+def blocked(events: list[Event]) -> list[str]:
+    effects = [event.data["effect"] for event in events if event.kind == "measure.applied"]
+    return [one.partition("(")[2].split(",")[0] for one in effects if one.startswith("flowRate")]
+
+
+def placements(result: RunResult) -> set[tuple[str, str, int]]:
+    return {(one.vnf, one.pop, one.units) for one in result.summary.placements}
+
+
+def check(result: RunResult) -> None:
+    """The outcome of a run in one process: all attackers blocked, nobody else, all given back."""
+    assert set(blocked(result.events)) == {f"10.5.0.{number}" for number in range(1, 9)}
+    assert result.summary.mitigated
+    assert result.summary.returned
+    end = result.events[-1]
+    assert end.data["leases"] == ["pop6/installed1/link-monitor"]
+    assert end.data["reserved_mb_s"] == 0
+    server = next(host for host in result.summary.hosts if host.host == "server")
+    assert server.after_mb_s >= 0.95 * server.before_mb_s
+
+
+def test_agents_far_apart_come_to_the_outcome_of_those_in_one_process() -> None:
+    spread = Spread(1)
+    result = spread.run()
+    check(result)
+    assert len(blocked(result.events)) == 8
+    assert placements(result) == placements(System(load_scenario(SCENARIO), 1).run())
+    assert all(bus.refused == {} for bus in spread.buses.values())
+    assert all(remote.counters.given_up == 0 for remote in spread.remotes.values())
+    assert [event for event in result.events if event.kind == "action.failed"] == []
+
+
+def test_the_same_run_gives_the_same_events() -> None:
+    first, second = (Spread(2, Random(5)) for _ in range(2))
+    for spread in (first, second):
+        spread.lost = spread.doubled = 0.05
+    assert first.run(60.0).events == second.run(60.0).events
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_one_in_twenty_lost_and_one_in_twenty_doubled(seed: int) -> None:
+    spread = Spread(seed, Random(seed))
+    spread.lost = spread.doubled = 0.05
+    check(spread.run())
+    assert sum(bus.refused.get("replayed", 0) for bus in spread.buses.values()) > 50
+    assert spread.service.counters.repeated > 10
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_each_is_cut_off_for_three_seconds(seed: int) -> None:
+    spread = Spread(seed)
+    rng = Random(seed)
+    for who in (NETWORK, *map(agent, spread.settings.peers)):
+        for _ in range(2):
+            spread.cut(who, rng.uniform(15.0, 250.0))
+    check(spread.run())

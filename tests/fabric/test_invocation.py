@@ -1,0 +1,439 @@
+"""Calls and announcements over the exchange in memory, on virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from fabric_lab import DOMAIN, Lab
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+
+from phalanx.bus import subjects
+from phalanx.bus.exchange import Delivery, NotPermittedError, Unanswered
+from phalanx.bus.local import LocalHub
+from phalanx.bus.permissions import Identity, Role
+from phalanx.clock.virtual import VirtualClock
+from phalanx.domain.errors import PhalanxError
+from phalanx.fabric.access import STANDARD_POLICY, Decision, Gate, Provided
+from phalanx.fabric.announcements import Announcement, Announcer, Topic, listen
+from phalanx.fabric.audit import Refusal
+from phalanx.fabric.calls import (
+    Busy,
+    Failed,
+    NotFound,
+    Refused,
+    TimedOut,
+    decode_reply,
+    request_envelope,
+)
+from phalanx.fabric.client import Client
+from phalanx.fabric.envelope import Envelope, to_headers, to_json
+from phalanx.fabric.event_envelopes import source
+from phalanx.fabric.invocation import KEPT, WAITING, Call, Provider
+from phalanx.fabric.operations import STATUS, STOP, Operation, StopRequest
+
+
+class Add(Struct, frozen=True):
+    a: int
+    b: int
+
+
+class Sum(Struct, frozen=True):
+    total: int
+
+
+ADD = Operation("add", Add, Sum, False, "adds")
+BOOK = Operation("book", Add, Sum, True, "adds up")
+
+
+def allow(_caller: Identity, _operation: Operation[Any, Any]) -> Decision:
+    return Decision(True, "all may")
+
+
+class Bench(Lab):
+    """A provider pop1 of ``add`` (at once) and ``book`` (answered by the test), and a client."""
+
+    def __init__(self, limit: int = 32) -> None:
+        super().__init__()
+        self.refused: list[Refusal] = []
+        self.provider = Provider(
+            self.join("pop1"), self.clock, allow, on_refused=self.refused.append, limit=limit
+        )
+        self.provider.serve(ADD, lambda call: call.done(Sum(call.request.a + call.request.b)))
+        self.calls: list[Call[Add, Sum]] = []
+        self.provider.serve(BOOK, self.calls.append)
+        self.exchange = self.join("pop2")
+        self.client = Client(self.exchange, self.clock, life="1")
+        self.answers: list[object] = []
+
+    def invoke(self, operation: Operation[Any, Any] = BOOK, **options: Any) -> None:
+        options.setdefault("timeout_s", 5.0)
+        self.client.invoke("pop1", operation, Add(1, 2), self.answers.append, **options)
+        self.run()
+
+
+def test_a_call_is_answered() -> None:
+    bench = Bench()
+    bench.client.invoke("pop1", ADD, Add(2, 3), bench.answers.append, timeout_s=1, cause="e7")
+    assert bench.answers == []  # the clock calls, not the call
+    bench.run()
+    assert bench.answers == [Sum(5)]
+    assert bench.provider.outcomes == {"Done": 1}
+    assert bench.provider.operations == ("add", "book")
+    bench.invoke(cause="e8")
+    assert (bench.calls[0].caller.name, bench.calls[0].cause) == ("pop2", "e8")
+    bench.calls[0].done(Sum(3))
+    bench.calls[0].fail("too late, it is answered")
+    bench.run()
+    assert bench.answers == [Sum(5), Sum(3)]
+    assert bench.provider.running == 0
+
+
+def test_an_unknown_operation_is_not_found() -> None:
+    bench = Bench()
+    bench.invoke(STATUS)
+    assert bench.answers == [NotFound("no operation 'status'; there is add, book")]
+
+
+def test_nobody_there_times_out() -> None:
+    lab = Lab()
+    answers: list[object] = []
+    client = Client(lab.join("pop2"), lab.clock, life="1")
+    client.invoke("pop9", ADD, Add(1, 2), answers.append, timeout_s=3)
+    lab.run(3)
+    assert answers == [TimedOut("nobody serves it now", unserved=True)]
+
+
+def test_who_is_too_slow_times_out_as_well() -> None:
+    bench = Bench()
+    bench.invoke(timeout_s=3)
+    bench.run(3)
+    (late,) = bench.answers
+    assert isinstance(late, TimedOut)
+    assert not late.unserved
+
+
+def test_who_may_not_is_refused_and_audited() -> None:
+    lab = Lab()
+    refused: list[Refusal] = []
+    gate = Gate(STANDARD_POLICY, lambda: Provided("pop1", DOMAIN))
+    provider = Provider(lab.join("pop1"), lab.clock, gate.check, on_refused=refused.append)
+    stopped: list[str] = []
+    provider.serve(STOP, lambda call: stopped.append(call.caller.name))
+    answers: list[object] = []
+    for name, role in (("pop2", Role.AGENT), ("alice", Role.OPERATOR)):
+        client = Client(lab.join(name, role), lab.clock, life="1")
+        client.invoke("pop1", STOP, StopRequest(), answers.append, timeout_s=5)
+        lab.run()
+    why = "no rule allows it, and it changes something"
+    assert answers == [Refused(why)]
+    assert stopped == ["alice"]
+    assert refused == [Refusal("pop2", "stop", "pop1", why)]
+
+
+def test_who_may_not_call_at_all_is_refused_without_sending() -> None:
+    lab = Lab()
+    answers: list[object] = []
+    client = Client(lab.join("guest", Role.OBSERVER), lab.clock, life="1")
+    client.invoke("pop1", ADD, Add(1, 2), answers.append, timeout_s=5)
+    assert answers == []
+    lab.run()
+    assert [type(answer) for answer in answers] == [Refused]
+
+
+def test_failures_are_data_and_no_traceback_travels() -> None:
+    class SecretError(RuntimeError):
+        pass
+
+    def expected(_call: Call[Add, Sum]) -> None:
+        raise PhalanxError("no resources left,\ntry pop2")
+
+    def defect(_call: Call[Add, Sum]) -> None:
+        raise SecretError("password is swordfish")
+
+    bench = Bench()
+    bench.provider.serve(Operation("expected", Add, Sum, False, ""), expected)
+    bench.provider.serve(Operation("defect", Add, Sum, False, ""), defect)
+    bench.invoke(Operation("expected", Add, Sum, False, ""))
+    with pytest.raises(SecretError):
+        bench.invoke(Operation("defect", Add, Sum, False, ""))
+    bench.run()
+    assert bench.answers == [
+        Failed("no resources left, try pop2"),
+        Failed("a defect in 'defect'; the provider's own log has it"),
+    ]
+    with pytest.raises(ValueError, match="served already"):
+        bench.provider.serve(ADD, defect)
+
+
+def test_a_request_of_another_shape_is_refused_in_words() -> None:
+    bench = Bench()
+    other = Operation("add", StopRequest, Sum, False, "")
+    bench.client.invoke("pop1", other, StopRequest(), bench.answers.append, timeout_s=5)
+    bench.invoke(Operation("add", Add, Wrong, False, ""))
+    reasons = [answer.reason for answer in bench.answers if isinstance(answer, Failed)]
+    assert [reason.partition(":")[0] for reason in reasons] == [
+        "no request of 'add'",
+        "no answer of 'add'",
+    ]
+
+
+def test_an_answer_that_is_too_long_is_a_failure() -> None:
+    bench = Bench()
+    listing = Operation("list", Add, Wrong, True, "")
+    bench.provider.serve(listing, lambda call: call.done(Wrong("x" * (1 << 20))))
+    bench.invoke(listing, key="k")
+    bench.invoke(listing, key="k")
+    assert [type(answer) for answer in bench.answers] == [Failed, Failed]
+    assert bench.provider.outcomes == {"Failed": 1, "Again": 1}
+
+
+class Wrong(Struct, frozen=True):
+    total: str
+
+
+def test_a_call_that_takes_too_long_times_out_and_its_result_is_there_for_who_asks_again() -> None:
+    bench = Bench()
+    bench.invoke(key="k1", timeout_s=2)
+    bench.run(2)
+    assert [type(answer) for answer in bench.answers] == [TimedOut]
+    bench.calls[0].done(Sum(3))
+    bench.invoke(key="k1")
+    assert bench.answers[1:] == [Sum(3)]
+    assert len(bench.calls) == 1
+
+
+def test_the_same_key_joins_what_runs_and_gets_what_it_came_to() -> None:
+    bench = Bench()
+    bench.invoke(key="k1")
+    bench.invoke(key="k1")
+    bench.calls[0].done(Sum(3))
+    bench.run()
+    bench.invoke(key="k1")
+    assert bench.answers == [Sum(3)] * 3
+    assert len(bench.calls) == 1
+    bench.client.invoke("pop1", BOOK, Add(5, 5), bench.answers.append, timeout_s=5, key="k1")
+    bench.run()
+    assert bench.answers[-1] == Failed("key 'k1' is that of another request")
+    other = Client(bench.join("pop3"), bench.clock, life="1")
+    other.invoke("pop1", BOOK, Add(1, 2), bench.answers.append, timeout_s=5, key="k1")
+    bench.run()
+    assert len(bench.calls) == 2  # another caller's key is another key
+
+
+def test_what_is_kept_for_who_asks_again_is_bounded() -> None:
+    bench = Bench()
+    bench.provider.serve(
+        Operation("note", Add, Sum, True, ""), lambda call: call.done(Sum(call.request.a))
+    )
+    for _ in range(KEPT + 200):
+        bench.invoke(Operation("note", Add, Sum, True, ""))
+    assert len(bench.provider._kept) == KEPT
+    bench.run(1000)
+    bench.invoke(Operation("note", Add, Sum, True, ""))
+    assert len(bench.provider._kept) == 1
+    for _ in range(WAITING + 3):
+        bench.invoke(key="same")
+    assert sum(isinstance(answer, Busy) for answer in bench.answers) == 3
+
+
+def test_calls_at_the_same_time_are_bounded() -> None:
+    bench = Bench(limit=3)
+    for _ in range(5):
+        bench.invoke()
+    assert [type(answer) for answer in bench.answers] == [Busy, Busy]
+    assert bench.provider.running == 3
+    bench.calls[0].fail("no")
+    bench.run()
+    bench.invoke()
+    assert bench.provider.running == 3
+    assert bench.provider.outcomes == {"Busy": 2, "Failed": 1}
+
+
+def test_a_lost_answer_is_asked_for_again_and_the_call_is_made_once() -> None:
+    lost = {"ans": 2}
+
+    def passage(_one: Identity, _other: Identity, subject: str) -> Sequence[float]:
+        kind = subject.split(".")[2]
+        if lost.get(kind, 0):
+            lost[kind] -= 1
+            return ()
+        return (0.01,)
+
+    clock = VirtualClock()
+    hub = LocalHub(clock, passage=passage)
+    made: list[Call[Add, Sum]] = []
+
+    def book(call: Call[Add, Sum]) -> None:
+        made.append(call)
+        call.done(Sum(3))
+
+    provider = Provider(hub.join(Identity("pop1", Role.AGENT, DOMAIN)), clock, allow)
+    provider.serve(BOOK, book)
+    answers: list[object] = []
+    client = Client(hub.join(Identity("pop2", Role.AGENT, DOMAIN)), clock, life="1")
+    client.invoke("pop1", BOOK, Add(1, 2), answers.append, timeout_s=9, attempts=3)
+    clock.run(until=20)
+    assert answers == [Sum(3)]
+    assert len(made) == 1
+    assert provider.outcomes == {"Done": 1, "Again": 2}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from(((), (0.0,), (0.1,), (0.0, 0.3), (1.5,))), max_size=40),
+    st.integers(1, 6),
+    st.sampled_from((0.0, 0.4, 3.0)),
+)
+def test_whatever_is_lost_or_doubled_a_call_is_made_at_most_once_and_answered_once(
+    fates: list[tuple[float, ...]], attempts: int, work_s: float
+) -> None:
+    left = list(fates)
+
+    def passage(_one: Identity, _other: Identity, _subject: str) -> Sequence[float]:
+        return left.pop() if left else (0.01,)
+
+    clock = VirtualClock()
+    hub = LocalHub(clock, passage=passage)
+    made: list[int] = []
+
+    def book(call: Call[Add, Sum]) -> None:
+        made.append(call.request.a)
+        clock.call_at(clock.now() + work_s, lambda: call.done(Sum(call.request.a)))
+
+    provider = Provider(hub.join(Identity("pop1", Role.AGENT, DOMAIN)), clock, allow)
+    provider.serve(BOOK, book)
+    client = Client(hub.join(Identity("pop2", Role.AGENT, DOMAIN)), clock, life="1")
+    answers: dict[int, list[object]] = {number: [] for number in range(4)}
+    for number, heard in answers.items():
+        client.invoke("pop1", BOOK, Add(number, 0), heard.append, timeout_s=6, attempts=attempts)
+    clock.run(until=60)
+    assert len(made) == len(set(made))
+    for number, heard in answers.items():
+        assert len(heard) == 1
+        assert heard[0] == Sum(number) or isinstance(heard[0], TimedOut)
+    assert provider.running == 0
+
+
+def test_bad_arguments_are_refused_at_the_door() -> None:
+    bench = Bench()
+    with pytest.raises(ValueError, match="timeout_s is 0"):
+        bench.invoke(timeout_s=0)
+    with pytest.raises(ValueError, match="attempts is 0"):
+        bench.invoke(attempts=0)
+
+
+# -- hostile callers ------------------------------------------------------------------------
+
+
+def headers(caller: str = "pop2", operation: str = "add", timeout_s: float = 5) -> dict[str, str]:
+    return to_headers(request_envelope(DOMAIN, caller, operation, "k", timeout_s))
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ({}, "specversion must be '1.0'"),
+        (headers("pop1"), "source is '/phalanx/edge/pop1', but 'pop2' sent it"),
+        (headers(operation="book"), "its type is not phalanx.call.add"),
+        (headers() | {"ce-timeoutms": "999999999"}, "timeoutms must be"),
+        (headers() | {"ce-timeoutms": "-1"}, "timeoutms must be"),
+        (headers() | {"ce-timeoutms": "٣"}, "timeoutms must be"),
+        (headers() | {"ce-id": "%ff"}, "header ce-id is no text"),
+        (headers() | {"CE-ID": "x"}, "given twice"),
+        (headers() | {"ce-id": ""}, "id is empty"),
+    ],
+)
+def test_hostile_headers_are_refused_and_audited(sent: dict[str, str], said: str) -> None:
+    bench = Bench()
+    heard: list[Delivery | Unanswered] = []
+    subject = subjects.call(DOMAIN, "pop1", "add", "agent", "pop2")
+    bench.exchange.request(subject, b'{"a":1,"b":2}', heard.append, timeout_s=1, headers=sent)
+    bench.run()
+    assert isinstance(heard[0], Delivery)
+    reply = decode_reply(heard[0].payload)
+    assert isinstance(reply, Failed | Refused)
+    assert said in reply.reason
+    assert [(one.who, one.what, one.whom) for one in bench.refused] == [("pop2", "add", "pop1")]
+
+
+def test_a_subject_that_no_name_makes_is_refused() -> None:
+    bench = Bench()
+    good = subjects.call(DOMAIN, "pop1", "add", "agent", "pop2")
+    bench.exchange.publish(good.replace(".add.", ".=zz."), b"", headers())
+    bench.run()
+    assert len(bench.refused) == 1
+
+
+@pytest.mark.parametrize("role", [Role.OPERATOR, Role.ORCHESTRATOR, Role.BROKER])
+def test_nobody_calls_in_a_role_that_is_not_its_own(role: Role) -> None:
+    bench = Bench()
+    claimed = subjects.call(DOMAIN, "pop1", "add", role.value, "pop2")
+    with pytest.raises(NotPermittedError):
+        bench.exchange.request(claimed, b"", bench.answers.append, timeout_s=1, headers=headers())
+    bench.run()
+    assert bench.calls == bench.answers == []
+
+
+@given(st.binary(max_size=100))
+def test_any_payload_is_answered(payload: bytes) -> None:
+    bench = Bench()
+    heard: list[Delivery | Unanswered] = []
+    subject = subjects.call(DOMAIN, "pop1", "add", "agent", "pop2")
+    bench.exchange.request(subject, payload, heard.append, timeout_s=1, headers=headers())
+    bench.run()
+    assert isinstance(heard[0], Delivery)
+
+
+@given(st.binary(max_size=200))
+def test_any_octets_are_a_reply(octets: bytes) -> None:
+    assert decode_reply(octets) is not None
+
+
+# -- publish/subscribe ----------------------------------------------------------------------
+
+MOVED = Topic("slice.moved", Add, "a slice moved")
+
+
+def test_announcements_are_heard_by_who_listens() -> None:
+    lab = Lab()
+    heard: list[Announcement[Add]] = []
+    only: list[str] = []
+    listen(lab.join("guest", Role.OBSERVER), MOVED, heard.append)
+    listen(lab.join("pop2"), MOVED, lambda a: only.append(a.publisher), publisher="pop3")
+    announcers = [Announcer(lab.join(name), life="1") for name in ("pop1", "pop3")]
+    for announcer in announcers:
+        announcer.announce(MOVED, Add(1, 2), cause="e1")
+    lab.run()
+    assert heard == [
+        Announcement("pop1", "pop1.1-1", Add(1, 2), "e1"),
+        Announcement("pop3", "pop3.1-1", Add(1, 2), "e1"),
+    ]
+    assert only == ["pop3"]
+    with pytest.raises(NotPermittedError):
+        Announcer(lab.join("guest", Role.OBSERVER), life="1").announce(MOVED, Add(1, 2))
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"garbage",
+        to_json(Envelope("1", source(DOMAIN, "pop9"), "phalanx.slice.moved")),
+        to_json(Envelope("1", source(DOMAIN, "pop1"), "phalanx.slice.left")),
+        to_json(Envelope("1", source(DOMAIN, "pop1"), "phalanx.slice.moved")),
+    ],
+)
+def test_a_forged_or_garbled_announcement_is_refused_and_audited(octets: bytes) -> None:
+    lab = Lab()
+    heard: list[Announcement[Add]] = []
+    refused: list[Refusal] = []
+    listen(lab.join("pop2"), MOVED, heard.append, on_refused=refused.append)
+    lab.join("pop1").publish(subjects.announcement(DOMAIN, "pop1", MOVED.name), octets)
+    lab.run()
+    assert heard == []
+    assert [(one.who, one.what, one.whom) for one in refused] == [
+        ("pop1", "pub slice.moved", "pop2")
+    ]

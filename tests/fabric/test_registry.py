@@ -1,0 +1,356 @@
+"""The registry on virtual time: leases, clocks that disagree, cuts, restarts, impostors."""
+
+from __future__ import annotations
+
+import pytest
+from fabric_lab import DOMAIN, Lab, OffClock, registration
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phalanx.bus.exchange import NotPermittedError
+from phalanx.bus.permissions import Identity, Role
+from phalanx.bus.subjects import REGISTRY, token
+from phalanx.fabric.directory import GONE_LEASES, Change, Directory, Refused
+from phalanx.fabric.health import Checks
+from phalanx.fabric.registration import (
+    Health,
+    HealthStatus,
+    Registration,
+    RegistrationError,
+    State,
+    Tier,
+    Trust,
+    decode,
+    encode,
+)
+from phalanx.fabric.registry import Registrar, Registry
+
+LEASE = 6.0
+
+
+def serve(lab: Lab, name: str, **fields: object) -> Registrar:
+    registrar = Registrar(
+        lab.join(name), lab.clock, registration(name, lease_s=LEASE, state=State.SERVING, **fields)
+    )
+    registrar.start()
+    return registrar
+
+
+def states(registry: Registry) -> dict[str, str]:
+    return {entry.owner: entry.state.value for entry in registry.entries()}
+
+
+def test_a_service_is_seen_and_stays_while_it_is_renewed() -> None:
+    lab = Lab()
+    registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
+    serve(lab, "pop1", capabilities=("classifier",))
+    changes: list[Change] = []
+    registry.watch(changes.append)
+    lab.run(20 * LEASE)
+    assert states(registry) == {"pop1": "serving"}
+    assert [(c.before is None, c.entry.confirmed) for c in changes] == [
+        (True, False),
+        (False, True),
+    ]
+    entry = registry.get("pop1")
+    assert entry is not None
+    assert entry.registration.capabilities == ("classifier",)
+    assert entry.trust.tier is Tier.UNATTESTED
+    assert 0 < entry.lease_left_s(lab.clock.now()) <= LEASE
+
+
+def test_a_service_that_falls_silent_is_stale_then_gone_then_forgotten() -> None:
+    lab = Lab()
+    registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock, forget_s=100)
+    serve(lab, "pop1")
+    lab.run(2 * LEASE)
+    lab.hub.kill(Identity("pop1", Role.AGENT, DOMAIN))
+    heard = registry.entries()[0].heard
+    lab.clock.run(until=heard + LEASE - 0.01)
+    assert states(registry) == {"pop1": "serving"}
+    lab.clock.run(until=heard + LEASE)
+    assert states(registry) == {"pop1": "stale"}
+    assert registry.entries()[0].lease_left_s(lab.clock.now()) == 0
+    lab.clock.run(until=heard + GONE_LEASES * LEASE)
+    assert states(registry) == {"pop1": "gone"}
+    lab.run(100)
+    assert states(registry) == {}
+
+
+def test_who_withdraws_has_left_at_once() -> None:
+    lab = Lab()
+    registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
+    registrar = serve(lab, "pop1")
+    lab.run(1)
+    registrar.update(state=State.DRAINING)
+    lab.run(1)
+    assert states(registry) == {"pop1": "draining"}
+    registrar.withdraw()
+    registrar.withdraw()
+    lab.run()
+    assert states(registry) == {"pop1": "left"}
+    lab.run(10 * LEASE)
+    assert states(registry) == {"pop1": "left"}
+    assert not registrar.active
+
+
+@pytest.mark.parametrize("off_s", [-300.0, 300.0])
+def test_clocks_five_minutes_apart_make_no_difference(off_s: float) -> None:
+    lab = Lab()
+    off = OffClock(lab.clock, off_s)
+    registry = Registry(lab.join("watcher", Role.OBSERVER), off)
+    other = Registry(lab.join("pop2"), lab.clock)
+    registrar = Registrar(
+        lab.join("pop1"),
+        OffClock(lab.clock, -off_s),
+        registration("pop1", lease_s=LEASE, state=State.SERVING),
+    )
+    registrar.start()
+    for _ in range(20):
+        lab.run(LEASE)
+        assert states(registry) == states(other) == {"pop1": "serving"}
+    lab.hub.kill(Identity("pop1", Role.AGENT, DOMAIN))
+    lab.run(LEASE)
+    assert states(registry) == states(other) == {"pop1": "stale"}
+
+
+def test_a_watcher_that_comes_late_does_not_take_the_dead_for_living() -> None:
+    lab = Lab()
+    serve(lab, "pop1")
+    serve(lab, "pop2")
+    lab.run(1)
+    lab.hub.kill(Identity("pop1", Role.AGENT, DOMAIN))
+    lab.run(1000)
+    registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
+    lab.run(LEASE / 2)
+    assert [entry.confirmed for entry in registry.entries()] == [False, True]
+    assert not registry.settled
+    lab.run(LEASE)
+    assert states(registry) == {"pop1": "stale", "pop2": "serving"}
+    assert registry.settled
+
+
+def test_two_of_three_renewals_may_be_lost() -> None:
+    now = 0.0
+    directory = Directory()
+    for beat in range(1, 100):
+        if beat % 3 == 0:
+            directory.take("pop1", encode(registration("pop1", beat=beat, lease_s=LEASE)), now)
+        changes = directory.tick(now)
+        if beat > 3:
+            assert not changes
+        now += LEASE / 3 - 0.001
+
+
+def test_a_value_told_again_is_no_sign_of_life() -> None:
+    directory = Directory()
+    value = encode(registration("pop1", beat=1, lease_s=LEASE, state=State.SERVING))
+    assert len(directory.take("pop1", value, 0.0)) == 1
+    assert directory.take("pop1", value, LEASE - 1) == []
+    assert [change.entry.state for change in directory.tick(LEASE)] == [State.STALE]
+
+
+def test_a_split_makes_others_stale_but_not_gone_and_heals() -> None:
+    lab = Lab()
+    watcher = Identity("watcher", Role.OBSERVER, DOMAIN)
+    registry = Registry(lab.hub.join(watcher), lab.clock)
+    serve(lab, "pop1")
+    lab.run(2 * LEASE)
+    lab.hub.lose(watcher)
+    lab.run(50 * LEASE)
+    assert states(registry) == {"pop1": "stale"}
+    seen: list[State] = []
+    registry.watch(lambda change: seen.append(change.entry.state))
+    lab.hub.regain(watcher)
+    lab.run(LEASE)
+    assert states(registry) == {"pop1": "serving"}
+    assert State.GONE not in seen
+
+
+def test_an_owner_that_is_cut_off_is_back_as_soon_as_it_is_connected() -> None:
+    lab = Lab()
+    registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
+    registrar = serve(lab, "pop1")
+    owner = Identity("pop1", Role.AGENT, DOMAIN)
+    lab.run(LEASE)
+    lab.hub.lose(owner)
+    beat = registrar.registration.beat
+    lab.run(GONE_LEASES * LEASE)
+    assert states(registry) == {"pop1": "gone"}
+    assert registrar.registration.beat == beat  # what cannot go out is not piled up
+    lab.hub.regain(owner)
+    lab.run()
+    assert states(registry) == {"pop1": "serving"}
+
+
+def test_a_higher_incarnation_wins_and_an_earlier_one_is_refused() -> None:
+    refused: list[Refused] = []
+    lab = Lab()
+    registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock, on_refused=refused.append)
+    serve(lab, "pop1", incarnation=2)
+    lab.run(1)
+    lab.hub.kill(Identity("pop1", Role.AGENT, DOMAIN))
+    again = lab.join("pop1")
+    again.put(REGISTRY, "pop1", encode(registration("pop1", 1, beat=99, state=State.SERVING)))
+    lab.run()
+    assert registry.entries()[0].registration.incarnation == 2
+    assert [one.reason for one in refused] == ["outdated"]
+    again.put(REGISTRY, "pop1", encode(registration("pop1", 3, state=State.STARTING)))
+    lab.run()
+    entry = registry.entries()[0]
+    assert (entry.registration.incarnation, entry.state) == (3, State.STARTING)
+
+
+def test_a_second_process_under_the_same_identity_ends_the_first_one_s_entry() -> None:
+    lab = Lab()
+    superseded: list[Registration] = []
+    first = Registrar(
+        lab.join("pop1"),
+        lab.clock,
+        registration("pop1", 1, lease_s=LEASE, state=State.SERVING),
+        on_superseded=superseded.append,
+    )
+    first.start()
+    lab.run(LEASE)
+    lab.join("pop1").put(REGISTRY, "pop1", encode(registration("pop1", 2, state=State.SERVING)))
+    lab.run(LEASE)
+    assert not first.active
+    assert [one.incarnation for one in superseded] == [2]
+    registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
+    lab.run()
+    assert registry.entries()[0].registration.incarnation == 2
+
+
+def test_nobody_can_write_another_s_entry() -> None:
+    lab = Lab()
+    serve(lab, "pop1")
+    for name, role in (("evil", Role.AGENT), ("eve", Role.OPERATOR), ("net", Role.NETWORK)):
+        exchange = lab.join(name, role)
+        with pytest.raises(NotPermittedError):
+            exchange.put(REGISTRY, token("pop1"), encode(registration("pop1", 9)))
+        with pytest.raises(NotPermittedError):
+            exchange.drop(REGISTRY, token("pop1"))
+    with pytest.raises(NotPermittedError):
+        lab.join("guest", Role.OBSERVER).put(REGISTRY, "guest", b"")
+    with pytest.raises(ValueError, match=r"agent 'evil2' cannot register agent 'pop1'"):
+        Registrar(lab.join("evil2"), lab.clock, registration("pop1"))
+
+
+def test_an_entry_that_names_another_or_nothing_is_refused() -> None:
+    lab = Lab()
+    refused: list[Refused] = []
+    registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock, on_refused=refused.append)
+    evil = lab.join("evil")
+    evil.put(REGISTRY, "evil", encode(registration("pop1")))
+    lab.run()
+    evil.put(REGISTRY, "evil", b"\xff\xfe garbage")
+    lab.run()
+    assert registry.entries() == ()
+    assert [(one.owner, one.reason) for one in refused] == [
+        ("evil", "impostor"),
+        ("evil", "unreadable"),
+    ]
+    assert registry.directory.refused == {"impostor": 1, "unreadable": 1}
+
+
+def test_nobody_makes_itself_trusted() -> None:
+    lab = Lab()
+    plain = Registry(lab.join("one", Role.OBSERVER), lab.clock)
+    judging = Registry(
+        lab.join("two", Role.OBSERVER),
+        lab.clock,
+        appraise=lambda r: Trust(Tier.AFFIRMING, "verifier") if r.attestation == "ok" else Trust(),
+    )
+    serve(lab, "pop1", attestation="ok")
+    lab.run()
+    assert plain.entries()[0].trust == Trust()
+    assert judging.entries()[0].trust.tier is Tier.AFFIRMING
+    assert str(plain.entries()[0].trust).startswith("unattested: nobody has checked")
+
+
+def test_health_checks_are_reported_with_their_reasons() -> None:
+    lab = Lab()
+    checks = Checks()
+    disk: list[str] = []
+    checks.add("store", lambda: disk[0] if disk else None, HealthStatus.FAILING)
+    checks.add("queue", lambda: "half full")
+    registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
+    Registrar(
+        lab.join("pop1"), lab.clock, registration("pop1", lease_s=LEASE), health=checks
+    ).start()
+    lab.run()
+    assert registry.entries()[0].registration.health == Health(
+        HealthStatus.DEGRADED, ("queue: half full",)
+    )
+    disk.append("the disk is full")
+    lab.run(LEASE)
+    health = registry.entries()[0].registration.health
+    assert health.status is HealthStatus.FAILING
+    assert health.reasons == ("store: the disk is full", "queue: half full")
+    with pytest.raises(ValueError, match="already"):
+        checks.add("queue", lambda: None)
+
+
+def test_an_owner_cannot_say_what_only_a_watcher_finds() -> None:
+    for state in (State.GONE, State.LEFT, State.STALE):
+        with pytest.raises(ValueError, match="cannot be declared"):
+            registration("pop1", state=state)
+        value = encode(registration("pop1")).replace(b'"starting"', f'"{state.value}"'.encode())
+        with pytest.raises(RegistrationError):
+            decode(value)
+
+
+def test_bounds_are_kept_at_the_door() -> None:
+    with pytest.raises(RegistrationError):
+        encode(registration("pop1", lease_s=1e9))
+    with pytest.raises(RegistrationError):
+        encode(registration("", lease_s=5))
+    with pytest.raises(RegistrationError, match="at most"):
+        decode(b" " * 100_000)
+
+
+@given(st.binary(max_size=200))
+def test_any_octets_are_a_registration_or_one_line(octets: bytes) -> None:
+    said = ""
+    try:
+        decode(octets)
+    except RegistrationError as error:
+        said = str(error)
+    assert "\n" not in said
+
+
+STEPS = st.tuples(
+    st.sampled_from((0.0, 0.5, 1.9, 2.0, 7.0)),
+    st.sampled_from("abc"),
+    st.sampled_from(("renew", "renew", "repeat", "old", "drop", "cut", "regain", "wait")),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(STEPS, max_size=60))
+def test_nobody_is_available_without_a_new_value_within_its_lease(
+    steps: list[tuple[float, str, str]],
+) -> None:
+    directory = Directory(forget_s=30)
+    now, beats = 0.0, dict.fromkeys("abc", 1)
+    fresh: dict[str, float] = {}
+    for pause, owner, what in steps:
+        now += pause
+        directory.tick(now)
+        known = directory.get(owner)
+        beats[owner] += what == "renew"
+        if what in ("renew", "repeat", "old"):
+            beat = beats[owner] - (what == "old")
+            value = registration(owner, beat=beat, lease_s=2, state=State.SERVING)
+            if known is None or known.state is State.LEFT or beat > known.registration.beat:
+                fresh[owner] = now
+            directory.take(owner, encode(value), now)
+        elif what == "drop":
+            directory.take(owner, None, now)
+        elif what != "wait":
+            directory.link(what == "regain", now)
+        directory.tick(now)
+        for entry in directory.entries():
+            assert not entry.available or now < fresh[entry.owner] + 2
+        due = directory.next_timer()
+        assert due is None or due > now

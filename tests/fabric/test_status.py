@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+
+from fabric_lab import registration
+
+from phalanx.bus.permissions import Role
+from phalanx.fabric.directory import Entry
+from phalanx.fabric.operations import StatusAnswer, Tally
+from phalanx.fabric.registration import Health, HealthStatus, Registration, State, Tier, Trust
+from phalanx.fabric.scope import Scope
+from phalanx.fabric.status import Report, Row, Verdict, report, to_json
+
+
+def entry(owner: str, state: State = State.SERVING, **fields: object) -> Entry:
+    declared = state if state in (State.SERVING, State.DRAINING) else State.SERVING
+    return Entry(registration(owner, state=declared, lease_s=6, **fields), state, 10.0, True)
+
+
+def row(found: Report, agent: str) -> Row:
+    return next(row for row in found.rows if row.agent == agent)
+
+
+def test_all_is_well() -> None:
+    scope = Scope(domain="edge", slice="video")
+    answer = StatusAnswer("pop1", 1, State.SERVING, Health(), 5.0, load=0.25)
+    found = report([entry("pop2"), entry("pop1", scope=scope)], {"pop1": answer}, 12.0)
+    assert found.verdict is Verdict.WELL
+    assert found.findings == ()
+    assert [one.agent for one in found.rows] == ["pop1", "pop2"]
+    one, two = found.rows
+    assert (one.scope, one.state, one.health) == ("domain:edge/slice:video", "serving", "ok")
+    assert (one.lease_left_s, one.load, one.refusals, one.sheds) == (4.0, 0.25, 0, 0)
+    assert (two.load, two.refusals, two.sheds) == (None, None, None)
+    assert one.trust == "unattested: nobody has checked this agent's code yet"
+    assert found.notes == ("all of 2 are unattested: nobody has checked their code yet",)
+
+
+def test_what_needs_a_look_is_said_in_words() -> None:
+    entries = [
+        entry("pop1", health=Health(HealthStatus.DEGRADED, ("store: the disk is full",))),
+        entry("pop2", State.STALE),
+        entry("pop3", State.GONE),
+        entry("pop4", State.LEFT),
+        entry("pop5"),
+    ]
+    tally = Tally(shed={"msg": 3, "evt": 1}, refused={"forged": 2})
+    answer = StatusAnswer("pop5", 1, State.SERVING, Health(), 5.0, tally=tally)
+    found = report(entries, {"pop5": answer}, 12.0)
+    assert found.verdict is Verdict.ATTENTION
+    assert found.findings == (
+        "pop1 is degraded: store: the disk is full",
+        "pop2 is stale: its lease ran out and was not renewed",
+        "pop3 is gone: its lease ran out and was not renewed",
+    )
+    assert found.notes[1:] == (
+        "pop5 shed 4 messages from full queues since it started",
+        "pop5 refused 2 messages or calls since it started",
+    )
+    assert row(found, "pop3").health == "unknown"
+    assert row(found, "pop2").lease_left_s == 0
+
+
+def test_no_agent_serves() -> None:
+    network = Entry(
+        Registration("net", Role.NETWORK, 1, state=State.SERVING), State.SERVING, 10.0, True
+    )
+    assert report([], {}, 0.0).verdict is Verdict.DOWN
+    found = report([network, entry("pop1", State.GONE)], {}, 12.0)
+    assert found.verdict is Verdict.DOWN
+    assert found.findings[0] == "no agent serves"
+
+
+def test_an_answer_of_an_earlier_life_does_not_count() -> None:
+    answer = StatusAnswer("pop1", 1, State.DRAINING, Health(), 5.0)
+    found = report([entry("pop1", incarnation=2)], {"pop1": answer}, 12.0)
+    assert row(found, "pop1").state == "serving"
+    later = StatusAnswer("pop1", 2, State.DRAINING, Health(), 5.0)
+    found = report([entry("pop1", incarnation=2)], {"pop1": later}, 12.0)
+    assert row(found, "pop1").state == "draining"
+
+
+def test_who_gave_no_sign_of_life_is_named() -> None:
+    seen = Entry(registration("pop1", state=State.SERVING), State.SERVING, 10.0, False)
+    found = report([seen], {}, 12.0)
+    assert "no sign of life was awaited from pop1" in found.notes
+    answer = StatusAnswer("pop1", 1, State.SERVING, Health(), 5.0)
+    assert len(report([seen], {"pop1": answer}, 12.0).notes) == 1
+
+
+def test_attested_agents_are_told_apart() -> None:
+    good = Entry(
+        registration("pop1", state=State.SERVING),
+        State.SERVING,
+        10.0,
+        True,
+        Trust(Tier.AFFIRMING, "verifier1"),
+    )
+    bad = Entry(
+        registration("pop2", state=State.SERVING),
+        State.SERVING,
+        10.0,
+        True,
+        Trust(Tier.CONTRAINDICATED, "verifier1"),
+    )
+    found = report([good, bad], {}, 12.0)
+    assert found.notes == ()
+    assert row(found, "pop1").trust.endswith("(says verifier1)")
+    assert [line.partition(":")[0] for line in found.findings] == ["pop2 is contraindicated"]
+
+
+def test_as_json() -> None:
+    made = json.loads(to_json(report([entry("pop1")], {}, 12.0)))
+    assert made["verdict"] == "well"
+    assert made["rows"][0]["agent"] == "pop1"
+    assert set(made["rows"][0]) == set(Row.__struct_fields__)
