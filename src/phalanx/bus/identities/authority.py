@@ -1,0 +1,263 @@
+"""The certification authority of a domain: a directory that whoever keeps the domain keeps.
+
+===============  ===================================================================
+file             holds
+===============  ===================================================================
+``ca.pem``       its certificate
+``ca-key.pem``   its key; whoever reads it can be anybody in the domain
+``issued.json``  every certificate that it issued: serial, name, role, end
+``crl.pem``      what it took back before its end (RFC 5280, 5), signed by it
+===============  ===================================================================
+
+A certificate is listed before anybody gets it, so that every one can be revoked. To revoke a
+name is to write one file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec import Struct
+
+from phalanx.bus.identities import certificates, files
+from phalanx.bus.identities.credentials import key_octets, read_key
+from phalanx.bus.identities.errors import IdentityError
+from phalanx.bus.identities.trust import (
+    AUTHORITY_FILE,
+    REVOKED_FILE,
+    Trust,
+    check_time,
+    pem,
+    read_certificate,
+    wall_time,
+)
+from phalanx.bus.permissions import Identity, Role
+
+KEY_FILE, ISSUED_FILE = "ca-key.pem", "issued.json"
+DAYS = 90
+"""How long a certificate is valid unless said otherwise."""
+
+
+class Issued(Struct, frozen=True):
+    """What was issued: a certificate, and the key that belongs to it."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+
+class Record(Struct, frozen=True):
+    """One certificate that was issued."""
+
+    serial: str
+    """Hexadecimal: JSON has no numbers that long."""
+    name: str
+    role: Role
+    until: datetime
+
+
+class Authority:
+    """Issues, renews and revokes the certificates of one domain; ``create`` or ``open`` it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        domain: str,
+        certificate: x509.Certificate,
+        key: ec.EllipticCurvePrivateKey,
+        time: Callable[[], datetime],
+    ) -> None:
+        self.domain = domain
+        self.certificate = certificate
+        self._folder = folder
+        self._key = key
+        self._time = time
+
+    @classmethod
+    def create(
+        cls, folder: Path, domain: str, time: Callable[[], datetime] = wall_time
+    ) -> Authority:
+        """Make a new authority in a new directory (0700), as a whole or not at all.
+
+        Raises:
+            IdentityError: if there is something already, or it cannot be written.
+
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = certificates.authority_certificate(key, domain, time())
+        with files.appearing(folder) as part:
+            authority = cls(part, domain, certificate, key, time)
+            files.write(part / AUTHORITY_FILE, pem(certificate))
+            files.write(part / KEY_FILE, key_octets(key), secret=True)
+            files.write(part / ISSUED_FILE, b"[]\n")
+            authority._list_revoked(())
+        return cls(folder, domain, certificate, key, time)
+
+    @classmethod
+    def open(cls, folder: Path, domain: str, time: Callable[[], datetime] = wall_time) -> Authority:
+        """Return the authority in a directory.
+
+        Raises:
+            IdentityError: if a file is missing, damaged, or of another authority, if others may
+                read its key, or if its certificate expired.
+
+        """
+        certificate = read_certificate(folder / AUTHORITY_FILE)
+        key = read_key(folder / KEY_FILE)
+        if key.public_key() != certificate.public_key():
+            raise IdentityError(f"{folder / KEY_FILE}: is not the key of {folder / AUTHORITY_FILE}")
+        check_time(certificate, "the authority", time())
+        return cls(folder, domain, certificate, key, time)
+
+    @property
+    def trust(self) -> Trust:
+        """What it says now about whose certificate is whose."""
+        return Trust.read(self._folder, self._time)
+
+    def issue(self, identity: Identity, hosts: Iterable[str] = (), days: int = DAYS) -> Issued:
+        """Return a new certificate and key for ``identity``.
+
+        Args:
+            identity: whose it will be.
+            hosts: of a broker, the DNS names and addresses that it is reached as.
+            days: how long it is valid.
+
+        Raises:
+            IdentityError: if it is of another domain, a host is none, or the list cannot be
+                written.
+
+        """
+        if identity.domain != self.domain:
+            raise IdentityError(
+                f"{identity.name} is of the domain {identity.domain!r}; expected {self.domain!r}"
+            )
+        key = ec.generate_private_key(ec.SECP256R1())
+        return Issued(self._sign(key.public_key(), identity, hosts, days), key)
+
+    def renew(self, certificate: x509.Certificate, days: int = DAYS) -> x509.Certificate:
+        """Return a certificate for the same identity, key and hosts, valid from now on.
+
+        The key does not move: it may be on another machine, and one file is all that changes
+        there. Whoever fears that it leaked revokes the name and adds it again.
+
+        Args:
+            certificate: the present one, expired or not.
+            days: how long the new one is valid.
+
+        Raises:
+            IdentityError: if it is of another authority, or was revoked.
+
+        """
+        self.trust.check_issued(certificate)
+        key = certificate.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)  # it signed none of another kind
+        identity = certificates.identity_of(certificate)
+        return self._sign(key, identity, certificates.hosts_of(certificate), days)
+
+    def revoke(self, name: str) -> int:
+        """Take back all certificates of ``name`` that are valid still; return how many.
+
+        Raises:
+            IdentityError: if the list cannot be written.
+
+        """
+        with self._alone():
+            listed = self._revoked()
+            already = {entry.serial_number for entry in listed}
+            now = self._time()
+            added = [
+                x509.RevokedCertificateBuilder()
+                .serial_number(int(record.serial, 16))
+                .revocation_date(now)
+                .build()
+                for record in self.issued()
+                if record.name == name
+                and record.until > now
+                and int(record.serial, 16) not in already
+            ]
+            if added:
+                self._list_revoked((*listed, *added))
+            return len(added)
+
+    def issued(self) -> tuple[Record, ...]:
+        """Return all certificates that were issued, oldest first.
+
+        Raises:
+            IdentityError: if the list is damaged.
+
+        """
+        return read_issued(self._folder)
+
+    def _sign(
+        self, key: ec.EllipticCurvePublicKey, identity: Identity, hosts: Iterable[str], days: int
+    ) -> x509.Certificate:
+        """Make a certificate, and list it before anybody has it."""
+        certificate = certificates.identity_certificate(
+            self._key, self.certificate, key, identity, hosts, self._time(), days
+        )
+        record = Record(
+            f"{certificate.serial_number:x}",
+            identity.name,
+            identity.role,
+            certificate.not_valid_after_utc,
+        )
+        with self._alone():
+            octets = msgspec.json.encode((*self.issued(), record))
+            files.write(self._folder / ISSUED_FILE, msgspec.json.format(octets, indent=1))
+        return certificate
+
+    def _revoked(self) -> tuple[x509.RevokedCertificate, ...]:
+        path = self._folder / REVOKED_FILE
+        try:
+            return tuple(x509.load_pem_x509_crl(files.read(path)))
+        except ValueError:
+            raise IdentityError(f"{path}: is no revocation list in PEM") from None
+
+    def _list_revoked(self, revoked: tuple[x509.RevokedCertificate, ...]) -> None:
+        now = self._time()
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(now - certificates.BACKDATED)
+            .next_update(now + timedelta(days=certificates.AUTHORITY_DAYS))
+            .add_extension(x509.CRLNumber(len(revoked)), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
+        )
+        for entry in revoked:
+            builder = builder.add_revoked_certificate(entry)
+        files.write(self._folder / REVOKED_FILE, pem(builder.sign(self._key, hashes.SHA256())))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one process at a time change the lists."""
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def read_issued(folder: Path) -> tuple[Record, ...]:
+    """Return all certificates that the authority in ``folder`` issued; its key is not needed.
+
+    Raises:
+        IdentityError: if the list cannot be read or is damaged.
+
+    """
+    path = folder / ISSUED_FILE
+    try:
+        return msgspec.json.decode(files.read(path), type=tuple[Record, ...])
+    except msgspec.MsgspecError as error:
+        raise IdentityError(f"{path}: is damaged: {error}") from None
