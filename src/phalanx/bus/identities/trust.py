@@ -132,6 +132,8 @@ class Trust:
                 # What the library would only warn of (RFC 5280 forbids it) is refused.
                 warnings.simplefilter("error", CryptographyDeprecationWarning)
                 certificate = x509.load_der_x509_certificate(octets)
+                if not octets.endswith(b"\0" + certificate.signature):
+                    raise IdentityError("no certificate: its signature is not written as in DER")
                 identity = self.identify(certificate, role)
                 key = certificate.public_key()
         except MALFORMED as error:
