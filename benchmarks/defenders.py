@@ -177,7 +177,7 @@ class Phalanx:
 
 
 class Use(msgspec.Struct):
-    """What a process and its children have used."""
+    """What a process and all that descends from it have used."""
 
     cpu_s: float
     own_mb: float
@@ -187,17 +187,26 @@ class Use(msgspec.Struct):
 
 
 def use(pid: int) -> Use:
-    """Return what a process and its children, living and gone, have used."""
-    own = _stat(pid)
-    ticks = sum(own[11:15])
-    all_kb = _memory(pid, "VmRSS")
+    """Return what a process and its descendants, living and gone, have used."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
     for other in (int(e.name) for e in Path("/proc").iterdir() if e.name.isdigit()):
         with contextlib.suppress(OSError):
             stat = _stat(other)
-            if stat[1] == pid:
-                ticks += sum(stat[11:13])
-                all_kb += _memory(other, "VmRSS")
-    return Use(ticks / _TICKS, _memory(pid, "VmHWM") / 1e3, all_kb / 1e3)
+            parents[other], ticks[other] = stat[1], sum(stat[11:15])
+    family, found = {pid}, {pid}
+    while found:
+        found = {child for child, parent in parents.items() if parent in found}
+        family |= found
+    all_kb = 0
+    for member in family - {pid}:
+        with contextlib.suppress(OSError):
+            all_kb += _memory(member, "VmRSS")
+    return Use(
+        sum(ticks[member] for member in family) / _TICKS,
+        _memory(pid, "VmHWM") / 1e3,
+        (all_kb + _memory(pid, "VmRSS")) / 1e3,
+    )
 
 
 def _source(said: str, what: str) -> str | None:

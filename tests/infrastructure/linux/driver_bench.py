@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -13,6 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from vnf_lab import call
 
 from phalanx.clock.wall import WallClock
 from phalanx.domain.actions import (
@@ -39,7 +42,6 @@ from phalanx.infrastructure.linux.kernel import runs, sweep
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
 from phalanx.infrastructure.linux.programs import token
 from phalanx.infrastructure.linux.repository import PORT, build_images
-from phalanx.infrastructure.linux.rest import request
 from phalanx.infrastructure.linux.testbed import Testbed
 from phalanx.infrastructure.linux.vnf.nft import Nft
 from phalanx.store.memory import EventLog
@@ -208,13 +210,15 @@ class Bench:
     def pid(self, instance: str) -> int:
         """Return the id of the process of an instance."""
         path = self.folder / "vnf" / f"{token(instance)}.sock"
-        return int(request(path, "GET", "/health")["pid"])
+        return int(call(path, "GET", "/health")[1]["pid"])
 
     def programs(self) -> int:
         """Return how many VNF processes of this run there are."""
         images = (str(self.folder / "images"), str(self.folder / "repository"))
-        processes = sweep.find(self.run).processes
-        lines = [Path(f"/proc/{process.pid}/cmdline").read_text() for process in processes]
+        lines = []
+        for process in sweep.find(self.run).processes:
+            with contextlib.suppress(OSError):  # it has just ended
+                lines.append(Path(f"/proc/{process.pid}/cmdline").read_text())
         words = [word for line in lines for word in line.split("\0")]
         return sum(word.startswith(images) and word.endswith(".pyz") for word in words)
 

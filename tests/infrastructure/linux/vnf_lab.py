@@ -108,17 +108,7 @@ class Vnf:
         raise AssertionError(f"the {role} did not start")
 
     def call(self, method: str, target: str, body: Any = None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("vnf")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(10)
-        try:
-            connection.sock.connect(str(self.path))
-            connection.request(method, target, None if body is None else json.dumps(body))
-            response = connection.getresponse()
-            raw = response.read()
-        finally:
-            connection.close()
-        return response.status, json.loads(raw) if raw else None
+        return call(self.path, method, target, body)
 
     def ask(self, method: str, target: str, body: Any = None) -> Any:
         status, answer = self.call(method, target, body)
@@ -141,6 +131,21 @@ class Vnf:
 
     def __exit__(self, *_: object) -> None:
         self.end(signal.SIGKILL)
+
+
+def call(path: Path, method: str, target: str, body: Any = None) -> tuple[int, Any]:
+    """Make a request of the function that listens at ``path``; return status and answer."""
+    connection = http.client.HTTPConnection("vnf")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(10)
+    try:
+        connection.sock.connect(str(path))
+        connection.request(method, target, None if body is None else json.dumps(body))
+        response = connection.getresponse()
+        raw = response.read()
+    finally:
+        connection.close()
+    return response.status, json.loads(raw) if raw else None
 
 
 def run(*words: str) -> str:

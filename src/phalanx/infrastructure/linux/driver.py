@@ -24,6 +24,7 @@ from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.books.lifecycle import Lifecycle
 from phalanx.infrastructure.books.network import BookedNetwork
+from phalanx.infrastructure.books.percepts import Perceive
 from phalanx.infrastructure.linux.chains import Chains
 from phalanx.infrastructure.linux.enforcement import Enforcement
 from phalanx.infrastructure.linux.ground import Ground
@@ -112,6 +113,11 @@ class LinuxNetwork(BookedNetwork):
             observer=self._observer,
             percepts=self._percepts,
         )
+
+    def attach(self, pop: PopId, perceive: Perceive) -> None:
+        """Tell the agent of ``pop`` of changes from now on; VNFs start quickly there."""
+        super().attach(pop, perceive)
+        self._programs.prepare(pop)
 
     def perform(self, pop: PopId, action: Action, cause: str, answer: Answer) -> None:
         """Carry out ``action`` at ``pop``, as ``phalanx.domain.actions`` says.

@@ -20,6 +20,7 @@ HISTORY_S = 60.0
 @dataclass(slots=True, eq=False)
 class _Meter:
     instance: str
+    resource: str
     readings: deque[tuple[float, int]] = field(default_factory=deque)
     """(time of the kernel's counter, octets), cumulative."""
 
@@ -61,12 +62,12 @@ class LinkMeters:
         if instance is None:
             raise JobError(f"no link monitor runs at {pop}")
         meter = self._meters.get(action.link)
-        resource = f"/links/{quote(action.link, safe='')}"
         if meter is None or meter.instance != instance:
+            resource = f"/links/{quote(action.link, safe='')}"
             body = {"device": device, "connections": True}
             await self._programs.ask(instance, "PUT", resource, body)
-            meter = self._meters[action.link] = _Meter(instance)
-        counters = await self._programs.ask(instance, "GET", resource)
+            meter = self._meters[action.link] = _Meter(instance, resource)
+        counters = await self._programs.ask(instance, "GET", meter.resource)
         readings = meter.readings
         readings.append((counters["time"], counters["octets"]))
         while len(readings) > 2 and counters["time"] - readings[1][0] >= action.seconds:

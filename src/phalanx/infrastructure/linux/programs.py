@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -19,14 +17,14 @@ from phalanx.domain.network import PopId
 from phalanx.infrastructure.books.instances import Instance
 from phalanx.infrastructure.books.topology import Topology
 from phalanx.infrastructure.books.workers import Fail, Ready
+from phalanx.infrastructure.linux.forks import Child, ForkServers
 from phalanx.infrastructure.linux.ground import Ground
 from phalanx.infrastructure.linux.images import Image, verify
 from phalanx.infrastructure.linux.jobs import JobError, Jobs, LoopClock
-from phalanx.infrastructure.linux.kernel.namespaces import prefix
 from phalanx.infrastructure.linux.kernel.runs import note
 from phalanx.infrastructure.linux.places import Places
 from phalanx.infrastructure.linux.repository import fetch
-from phalanx.infrastructure.linux.rest import SilentError, request
+from phalanx.infrastructure.linux.rest import Caller, SilentError
 from phalanx.infrastructure.linux.vnf.nft import owner_of
 
 BOOT_S = 5.0
@@ -45,7 +43,8 @@ class Program:
     role: str
     socket: Path
     table: str
-    process: asyncio.subprocess.Process | None = None
+    caller: Caller
+    process: Child | None = None
     ended: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Changes of its measures are made one after the other."""
@@ -101,6 +100,7 @@ class Programs:
         self._crashed = crashed
         self._cause = cause
         self._programs: dict[str, Program] = {}
+        self._servers = ForkServers(clock.loop, ground)
         self._ending: list[Program] = []
         self._starting: dict[str, asyncio.Task[None]] = {}
         self.away = False
@@ -157,25 +157,15 @@ class Programs:
         if namespace is None:
             for family in ("netdev", "inet"):
                 note(self._ground.run, "table", f"{family} phx_{name}")
-        folder = self._ground.folder / "vnf"
-        folder.mkdir(exist_ok=True)
-        program = Program(instance, pop, role, folder / f"{name}.sock", f"phx_{name}")
+        path = self._servers.folder / f"{name}.sock"
+        caller = Caller(self._clock.loop, path)
+        program = Program(instance, pop, role, path, f"phx_{name}", caller)
         self._programs[instance] = program
-        with (folder / f"{name}.log").open("wb") as log:
-            program.process = await asyncio.create_subprocess_exec(
-                *([] if namespace is None else prefix(namespace)),
-                *(sys.executable, "-I", str(image), "--role", role),
-                *("--socket", str(program.socket), "--table", program.table),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd=folder,
-                env={"PHALANX_RUN": self._ground.run, "PATH": os.environ.get("PATH", "")},
-            )
-        self._ground.cgroup(pop).enter(program.process.pid)
+        arguments = ["--role", role, "--socket", str(path), "--table", program.table]
+        server = await self._servers.at(pop)
+        program.process = await server.fork(image, arguments, path.with_suffix(".log"))
         await self._answers(program)
-        self._jobs.forget(self._watch(program), self._could_not(program, "watch"))
+        self._jobs.forget(self._watch(program), self._could_not(pop, f"watch {instance}"))
 
     async def start_again(self, instance: str, pop: PopId, role: str) -> None:
         """Start the VNF of an instance that an earlier driver had; it adopts its rules.
@@ -194,7 +184,7 @@ class Programs:
         program = self._programs.pop(instance, None)
         if program is not None:
             self._ending.append(program)
-            self._jobs.forget(self._end(program), self._could_not(program, "end"))
+            self._jobs.forget(self._end(program), self._could_not(program.pop, f"end {instance}"))
 
     async def ask(
         self, instance: str, method: str, resource: str, body: Any = None, timeout_s: float = 5.0
@@ -208,7 +198,7 @@ class Programs:
         program = self._programs.get(instance)
         if program is None:
             raise JobError(f"instance {instance} does not run")
-        return await self._jobs.thread(request, program.socket, method, resource, body, timeout_s)
+        return await program.caller.request(method, resource, body, timeout_s)
 
     async def change(self, instance: str, method: str, resource: str, body: Any = None) -> None:
         """Make a request that changes a VNF's measures: one at a time, in the order asked."""
@@ -236,13 +226,18 @@ class Programs:
         program = self._programs.get(instance)
         if program is None or program.process is None:
             return False
-        program.process.kill()
+        program.process.send_signal(signal.SIGKILL)
         return True
 
     async def end_all(self) -> None:
         """End all processes and wait for it."""
         programs, self._programs = [*self._ending, *self._programs.values()], {}
         await asyncio.gather(*(self._end(program) for program in programs))
+        await self._servers.close(END_S)
+
+    def prepare(self, pop: PopId) -> None:
+        """Have a fork server at ``pop`` before the first VNF is wanted there."""
+        self._jobs.forget(self._servers.at(pop), self._could_not(pop, "start a fork server"))
 
     async def _bring(self, instance: Instance, image: Image) -> None:
         pop, vnfd = instance.pop, instance.vnfd
@@ -266,10 +261,9 @@ class Programs:
         process = program.process
         assert process is not None
         while True:
-            if program.socket.exists():
-                with contextlib.suppress(JobError):
-                    await self._jobs.thread(request, program.socket, "GET", "/health", None, 1.0)
-                    return
+            with contextlib.suppress(JobError):
+                await program.caller.request("GET", "/health", None, 1.0)
+                return
             if process.returncode is not None or self._clock.loop.time() > until:
                 log = program.socket.with_suffix(".log").read_text(errors="replace")
                 said = log.strip().splitlines()[-1:] or ["it said nothing"]
@@ -284,6 +278,7 @@ class Programs:
         self._programs.pop(program.instance, None)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         try:
+            program.caller.close()
             await self._wipe(program)
         finally:
             self._clock.call_soon(
@@ -292,16 +287,15 @@ class Programs:
 
     async def _end(self, program: Program) -> None:
         program.ended = True
+        program.caller.close()
         process = program.process
         if process is None or process.returncode is not None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), END_S)
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            process.send_signal(signal.SIGKILL)
             await process.wait()
             await self._wipe(program)
         program.socket.unlink(missing_ok=True)
@@ -319,14 +313,8 @@ class Programs:
         )
         await self._jobs.thread(self._places.nft, program.pop, script)
 
-    def _could_not(self, program: Program, what: str) -> Callable[[str], None]:
+    def _could_not(self, pop: PopId, what: str) -> Callable[[str], None]:
         def note(reason: str) -> None:
-            self._recorder.record(
-                "driver.failed",
-                self._cause,
-                pop=program.pop,
-                what=f"{what} {program.instance}",
-                reason=reason,
-            )
+            self._recorder.record("driver.failed", self._cause, pop=pop, what=what, reason=reason)
 
         return note

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import socket
 
-_DEVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
+_LONGEST_DEVICE = 15
+_OF_DEVICES = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 
 
 class RefusedError(Exception):
@@ -93,7 +93,12 @@ class Fields:
 
 
 def _device(name: str, value: object) -> str:
-    if not isinstance(value, str) or not _DEVICE.fullmatch(value):
+    if (
+        not isinstance(value, str)
+        or not 1 <= len(value) <= _LONGEST_DEVICE
+        or value[0] in ".-"
+        or not _OF_DEVICES.issuperset(value)
+    ):
         raise RefusedError(400, f"{name} must name network interfaces")
     try:  # newer kernels accept rules for devices that may come later
         socket.if_nametoindex(value)

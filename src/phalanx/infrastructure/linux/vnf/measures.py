@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from threading import Lock
 from typing import Any
 
@@ -18,6 +19,8 @@ LARGEST_RATE_MB_S = 1e6
 MOST = 1024
 """Measures that one process keeps at a time."""
 MOST_DEVICES, MOST_PARTS = 64, 64
+SWEEP_EVERY_S = 1.0
+"""Measures that have run out may lie in the kernel, without effect, for so much longer."""
 LONGEST_NAME = 100
 """Octets of a measure's name; in hexadecimal it must fit the names of nftables."""
 _FIELDS = {
@@ -49,6 +52,7 @@ class Measures:
         self._reader = Reader()
         self._lock = Lock()
         self._bundles = bundles.found(self._nft, table)
+        self._swept = time.monotonic()
         self._settings: dict[str, str] = {}
         """Settings of the namespace that a proxy has changed, with what they were."""
 
@@ -183,7 +187,14 @@ class Measures:
         return limits.limit(own, devices, match, rate_mb_s), ttl_s, rate_mb_s
 
     def _sweep(self) -> None:
-        """Remove measures whose lease has run out: the kernel has ended them already."""
+        """Remove measures whose lease has run out, if that was not done just now.
+
+        The kernel has ended them already; to ask it about each takes time.
+        """
+        now = time.monotonic()
+        if now - self._swept < SWEEP_EVERY_S and len(self._bundles) < MOST:
+            return
+        self._swept = now
         for name, bundle in list(self._bundles.items()):
             if bundle.family == "netdev" and self._remaining_s(bundle) <= 0:
                 self._nft.run(bundles.removal(self._table, bundle))

@@ -1,16 +1,21 @@
-"""The REST interface of a VNF: which role offers what, and how requests reach it."""
+"""The REST interface of a VNF: which role offers what, and how requests reach it.
+
+A role imports its own rooms alone: each module costs a VNF half a millisecond as it starts.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 from .fields import RefusedError
-from .links import Links
-from .measures import Measures
 from .nft import NftError
-from .observations import Observations
+
+if TYPE_CHECKING:
+    from .links import Links
+    from .measures import Measures
+    from .observations import Observations
 
 KINDS_OF: dict[str, tuple[str, ...]] = {
     "rate-limiter": ("link", "address", "flow"),
@@ -37,9 +42,21 @@ class Server:
         """
         self._role = role
         self._version = version
-        self._links = Links(table) if role in MONITORS else None
-        self._observations = Observations(table) if role in OBSERVERS else None
-        self._measures = Measures(table, KINDS_OF[role]) if role in KINDS_OF else None
+        self._links: Links | None = None
+        self._observations: Observations | None = None
+        self._measures: Measures | None = None
+        if role in MONITORS:
+            from .links import Links  # noqa: PLC0415  # see above
+
+            self._links = Links(table)
+        elif role in OBSERVERS:
+            from .observations import Observations  # noqa: PLC0415
+
+            self._observations = Observations(table)
+        else:
+            from .measures import Measures  # noqa: PLC0415
+
+            self._measures = Measures(table, KINDS_OF[role])
 
     def handle(self, method: str, target: str, body: object) -> tuple[int, Any]:
         """Carry out a request and return status and answer.
