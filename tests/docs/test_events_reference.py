@@ -22,10 +22,23 @@ FAULTS = (
     FaultSpec(60, "link-down", link=("south", "east"), for_s=10),
     FaultSpec(70, "lose", share=0.3, for_s=5),
     FaultSpec(80, "crash", agent="south", for_s=20),
+    FaultSpec(110, "crash", agent="west", for_s=1, memory=True),
+    FaultSpec(120, "drain", agent="west"),
 )
 REAL = {"lease.recovered", "vnf.crashed", "driver.failed"}
 """Kinds that only runs over real packets write."""
-UNSEEN = {"message.shed", "action.failed", "agent.returned", *REAL}
+PROCESSES = {
+    "process.started",
+    "process.ended",
+    "memory.unusable",
+    "outbox.shed",
+    "access.refused",
+    "agent.restored",
+    "agent.draining",
+    "agent.left",
+}
+"""Kinds that only agents in processes of their own write."""
+UNSEEN = {"message.shed", "action.failed", "agent.returned", *REAL, *PROCESSES}
 """Kinds that these runs need not write; their own tests see them."""
 
 

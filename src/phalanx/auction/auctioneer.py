@@ -9,21 +9,20 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from msgspec import Struct
-
+from phalanx.auction.delegating import Delegating
 from phalanx.auction.initiator import Awarded, Exhausted, Fulfilled, Initiator, Outgoing, Reaction
+from phalanx.auction.memory import AuctionMemory
 from phalanx.auction.offers import bid_row
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.participant import NOTICE
-from phalanx.auction.predicates import Gone
+from phalanx.auction.predicates import Gone, Left
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Agent, Capability, GoalInstance, hears, plan, when
-from phalanx.bdi.steps import Adopt, Await, Believe, Body, Forget, Pause, PlanFailed, Steps
+from phalanx.bdi import Agent, GoalInstance, hears, plan, when
+from phalanx.bdi.steps import Await, Believe, Body, Forget, Pause, PlanFailed, Steps
 from phalanx.domain.bids import RankedBid
 from phalanx.domain.goals import ConstrainedGoal, Mode, Predicate
 from phalanx.domain.messages import (
     CallForProposals,
-    Fact,
     Message,
     Performative,
     Proposal,
@@ -57,22 +56,14 @@ def _row(ranked: RankedBid) -> dict[str, Any]:
     }
 
 
-class Delegated(Struct, frozen=True):
-    """A goal that another agent achieved and keeps achieved."""
-
-    adopt: Adopt
-    holder: PopId
-
-
-class Auctioneer(Capability):
+class Auctioneer(Delegating):
     """Lets other agents, or this one, achieve what this agent wants."""
 
     name = "auctioneer"
     settings: Settings
 
     def __init__(self) -> None:
-        self.auctions: dict[str, Initiator] = {}
-        self.delegated: dict[Predicate, Delegated] = {}
+        super().__init__()
         self._undoing: set[str] = set()
 
     # -- plans ----------------------------------------------------------------------
@@ -82,9 +73,15 @@ class Auctioneer(Capability):
         """Auction the goal; after a failure that chance may mend, auction it again."""
         settings = self.settings
         reason, since = "", me.now
-        for turn in range(1, settings.rounds + 1):
-            conversation = me.new_id("auction")
-            auction = self._call(me, goal, conversation, turn, since)
+        left = self.left.pop(goal.goal, None)
+        first = 1 if left is None else left.turn
+        for turn in range(first, settings.rounds + 1):
+            if left is not None:
+                conversation, auction = self._take_up(me, left)
+                since, left = left.call.since, None
+            else:
+                conversation = me.new_id("auction")
+                auction = self._call(me, goal, conversation, turn, since)
             try:
                 decision = yield Await(conversation)
             finally:
@@ -93,7 +90,7 @@ class Auctioneer(Capability):
             if isinstance(decision, Fulfilled):
                 for fact in decision.facts:
                     yield Believe(fact.predicate, fact.value, fact.holder)
-                    self._remember(goal, fact)
+                    self.rely(goal, fact)
                 return
             reason = decision.reason
             if not decision.retry:
@@ -185,12 +182,14 @@ class Auctioneer(Capability):
                 self._react(me, message.conversation, auction, reaction)
             elif message.conversation in self._undoing:
                 me.resume(message.conversation, content)
+            self.cancelled.pop(message.conversation, None)
 
     # -- rules ----------------------------------------------------------------------
 
     @when(Gone)
-    def agent_gone(self, me: Agent, gone: Gone) -> Steps:
-        """Pass on what a dead agent worked on, and pursue anew what it kept true."""
+    @when(Left)
+    def agent_gone(self, me: Agent, gone: Gone | Left) -> Steps:
+        """Pass on what an agent worked on that is gone, and pursue anew what it kept true."""
         for conversation, auction in list(self.auctions.items()):
             self._react(me, conversation, auction, auction.on_gone(gone.pop, me.now))
         for predicate in me.beliefs.held_by(gone.pop):
@@ -200,6 +199,15 @@ class Auctioneer(Capability):
                 yield delegated.adopt
 
     # -- inside ---------------------------------------------------------------------
+
+    def _take_up(self, me: Agent, old: AuctionMemory) -> tuple[str, Initiator]:
+        settings = self.settings
+        auction = Initiator.recalled(
+            old, me.now, probe_s=settings.probe_s, patience=settings.patience
+        )
+        self.auctions[old.conversation] = auction
+        self._set_timer(me, old.conversation, auction)
+        return old.conversation, auction
 
     def _call(
         self, me: Agent, goal: GoalInstance, conversation: str, turn: int, since: float
@@ -213,7 +221,9 @@ class Auctioneer(Capability):
         context = me.beliefs.facts()
         call = CallForProposals(constrained, me.now + settings.deadline_s, since, context)
         bidders = outlook.alive()
-        auction = Initiator(call, bidders, probe_s=settings.probe_s, patience=settings.patience)
+        auction = Initiator(
+            call, bidders, probe_s=settings.probe_s, patience=settings.patience, turn=turn
+        )
         self.auctions[conversation] = auction
         constraints, preferences = policy.constraints, policy.preferences
         me.cause = me.record(
@@ -277,23 +287,17 @@ class Auctioneer(Capability):
         if auction.due is not None:
             me.call_at(auction.due, partial(self._on_time, me, conversation))
 
+    def remind(self, me: Agent, winner: PopId) -> None:
+        """Tell an agent that is back what it has won, as far as this agent waits for it."""
+        for conversation, auction in list(self.auctions.items()):
+            self._react(me, conversation, auction, auction.on_return(winner, me.now))
+
     def _on_time(self, me: Agent, conversation: str) -> None:
         auction = self.auctions.get(conversation)
         if auction is None or auction.due is None or me.now < auction.due:
             return
         self._react(me, conversation, auction, auction.on_time(me.now))
         self._set_timer(me, conversation, auction)
-
-    def _remember(self, goal: GoalInstance, fact: Fact) -> None:
-        if fact.holder is not None and fact.value and fact.predicate == goal.goal.predicate:
-            adopt = Adopt(
-                goal.goal,
-                priority=goal.priority,
-                scope=goal.scope,
-                traffic_mb_s=goal.traffic_now(),
-                tap=goal.tap,
-            )
-            self.delegated[fact.predicate] = Delegated(adopt, fact.holder)
 
     def _notice(self, me: Agent, sender: PopId, result: Result) -> Steps:
         for fact in result.facts:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+from phalanx.auction import recall
 from phalanx.auction.keeper import Keeper
+from phalanx.auction.memory import BidderMemory
 from phalanx.auction.offers import bid_row, needs, offer
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.participant import Contract, Contracts, Stage
-from phalanx.auction.predicates import Gone, Kept
+from phalanx.auction.predicates import Gone, Kept, Left
 from phalanx.auction.settings import Settings
 from phalanx.bdi import Agent, GoalEnd, GoalInstance, Outcome, hears, perceives, when
 from phalanx.bdi.steps import Adopt
@@ -27,6 +29,8 @@ from phalanx.domain.messages import (
     Verdict,
 )
 
+DRAINING = "draining"
+"""Why an agent that is about to leave does not bid."""
 WAIT = 0.75
 """Share of the time to the deadline that a call waits for elder auctions to be decided."""
 
@@ -36,6 +40,7 @@ class Bidder(Keeper):
 
     name = "bidder"
     settings: Settings
+    memory = BidderMemory
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,6 +49,22 @@ class Bidder(Keeper):
     def begin(self, me: Agent) -> None:
         """Start to look after contracts whose initiator fell silent."""
         me.call_at(me.now + self.settings.probe_s, partial(self._look_after, me))
+
+    def drain(self, me: Agent) -> None:
+        """Withdraw what was proposed, and have what is being worked on done by others."""
+        for contract in self.contracts.unfinished():
+            self._withdraw(me, contract)
+        for contract in self.contracts.working():
+            self.abandon(me, contract, DRAINING)
+
+    def remember(self, me: Agent) -> BidderMemory:  # noqa: ARG002  # all is its own
+        """Return what runs here, for whom, and what was promised."""
+        return recall.remember(self)
+
+    def recall(self, me: Agent, part: BidderMemory | None, shift: float) -> None:  # noqa: ARG002
+        """Go on with it; work is taken up by ``pursue`` once it is known to be wanted still."""
+        if part is not None:
+            recall.recall(self, me, part)
 
     # -- the conversation -----------------------------------------------------------
 
@@ -56,9 +77,11 @@ class Bidder(Keeper):
             return
         call = message.content
         assert isinstance(call, CallForProposals)
-        contract = Contract(message.conversation, message.sender, call, message.cause)
-        self.contracts.add(contract)
-        self._evaluate(me, contract)
+        contract = self._open(me, message, call)
+        if me.draining:
+            self._refuse(me, contract, DRAINING)
+        else:
+            self._evaluate(me, contract)
 
     @hears(Award)
     def heard_award(self, me: Agent, message: Message) -> None:
@@ -67,12 +90,13 @@ class Bidder(Keeper):
         assert isinstance(award, Award)
         contract = self.contracts.get(message.conversation)
         if contract is None:  # forgotten, or won before a restart: try all the same
-            contract = Contract(message.conversation, message.sender, award.cfp, message.cause)
+            contract = self._open(me, message, award.cfp)
             contract.stage = Stage.OVER
-            self.contracts.add(contract)
         contract.heard = me.now
         if contract.stage is Stage.PROPOSED:
             self._work(me, contract, award)
+        elif contract.stage in (Stage.OVER, Stage.REFUSED) and me.draining:
+            self._reply(me, contract, Performative.FAILURE, Verdict(DRAINING))
         elif contract.stage in (Stage.OVER, Stage.REFUSED):
             self.contracts.revive(contract)
             contract.stage = Stage.BIDDING
@@ -93,14 +117,22 @@ class Bidder(Keeper):
         if message.performative is Performative.REJECT:
             self._withdraw(me, contract)
         elif message.performative is Performative.CANCEL:
-            self._abandon(me, contract, content.reason or "cancelled")
+            self.abandon(me, contract, content.reason or "cancelled")
+
+    def _open(self, me: Agent, message: Message, call: CallForProposals) -> Contract:
+        contract = Contract(message.conversation, message.sender, call, message.cause)
+        # The auctioneer's clock may be far ahead of this agent's.
+        contract.deadline = min(call.deadline, me.now + self.settings.deadline_s)
+        self.contracts.add(contract)
+        return contract
 
     @when(Gone)
-    def agent_gone(self, me: Agent, gone: Gone) -> None:
-        """Nobody waits any more for what a dead agent asked for."""
+    @when(Left)
+    def agent_gone(self, me: Agent, gone: Gone | Left) -> None:
+        """Nobody waits any more for what an agent asked for that is gone."""
         for contract in self.contracts.working():
             if contract.initiator == gone.pop:
-                self._abandon(me, contract, f"{gone.pop} is gone")
+                self.abandon(me, contract, f"{gone.pop} is gone")
 
     # -- bidding --------------------------------------------------------------------
 
@@ -128,7 +160,7 @@ class Bidder(Keeper):
             if contract.stage is Stage.WAITING:
                 return
             contract.stage = Stage.WAITING
-            patience = (contract.call.deadline - me.now) * WAIT
+            patience = (contract.deadline - me.now) * WAIT
             me.call_at(me.now + patience, partial(self._waited, me, contract, bids))
 
     def _waited(self, me: Agent, contract: Contract, reason: str) -> None:
@@ -146,7 +178,7 @@ class Bidder(Keeper):
         resources = needs(self.estate, self.settings, contract.bids)
         traffic = contract.call.goal.traffic_mb_s
         path = contract.bids[0].path
-        ttl = max(0.0, contract.call.deadline - me.now) + self.settings.grace_s
+        ttl = max(0.0, contract.deadline - me.now) + self.settings.grace_s
         hold = self.hold_id(me, contract)
         self.contracts.hold(contract, resources)
         me.perform(Hold(hold, contract.conversation, resources, path, traffic, ttl), then)
@@ -192,6 +224,17 @@ class Bidder(Keeper):
         contract.stage = Stage.WORKING
         contract.bid = award.bid
         contract.cause = me.cause
+        self.pursue(me, contract)
+
+    def pursues(self, me: Agent, contract: Contract) -> bool:
+        """Whether a plan works on a contract; not yet, where it is recalled from memory."""
+        return self._goal(me, contract) is not None
+
+    def pursue(self, me: Agent, contract: Contract) -> None:
+        """Work on a contract: begin, or go on where a VNF is at work for it already."""
+        if self.pursues(me, contract):
+            return
+        contract.heard = me.now
         goal = me.adopt(Adopt(want(Kept(contract.conversation)), contract=contract.conversation))
         goal.waiters.append(partial(self._ended, me, contract))
 
@@ -213,29 +256,39 @@ class Bidder(Keeper):
         me.cause = end.event
         self._let_go(me, contract)
         me.beliefs.remove(Kept(contract.conversation))  # it served its goal, which is over
-        data = {"reason": end.reason} if end.reason and not end.achieved else {}
+        if not end.achieved:
+            self.fail(me, contract, end.reason, final=end.final)
+        else:
+            self._record_end(me, contract, fulfilled=True)
+            for fact in contract.facts:
+                if fact.holder == me.name and fact.value:
+                    self.keep(fact.predicate, contract.initiator, contract.call.goal)
+            self._reply(me, contract, Performative.INFORM, Result(contract.facts))
+
+    def fail(self, me: Agent, contract: Contract, reason: str, *, final: bool = False) -> None:
+        """Tell the initiator that the work has failed, so that it asks somebody else."""
+        self._record_end(me, contract, fulfilled=False, **({"reason": reason} if reason else {}))
+        self._reply(me, contract, Performative.FAILURE, Verdict(reason, final))
+
+    def _record_end(self, me: Agent, contract: Contract, *, fulfilled: bool, **data: str) -> None:
         me.cause = me.record(
             "contract.ended",
             auction=contract.conversation,
             goal=str(contract.call.goal.goal),
-            fulfilled=end.achieved,
+            fulfilled=fulfilled,
             **data,
         )
         self.contracts.end(contract, Stage.DONE)
-        if end.achieved:
-            for fact in contract.facts:
-                if fact.holder == me.name and fact.value:
-                    self.keep(fact.predicate, contract.initiator)
-            self._reply(me, contract, Performative.INFORM, Result(contract.facts))
-        else:
-            verdict = Verdict(end.reason, end.final)
-            self._reply(me, contract, Performative.FAILURE, verdict)
 
-    def _abandon(self, me: Agent, contract: Contract, reason: str) -> None:
+    def abandon(self, me: Agent, contract: Contract, reason: str) -> None:
+        """Stop working on a contract, or give its proposal up."""
         if contract.stage is Stage.WORKING:
             goal = self._goal(me, contract)
             if goal is not None:
                 me.end_goal(goal, Outcome.DROPPED, reason)
+            else:
+                self.estate.release(contract.conversation, me.now)
+                self.fail(me, contract, reason)
         elif contract.stage is not Stage.DONE:
             self._let_go(me, contract)
             contract.reply = (Performative.FAILURE, Verdict(reason))  # to an award that is late
@@ -257,7 +310,7 @@ class Bidder(Keeper):
         for contract in self.contracts.working():
             if me.now - contract.heard > silence:
                 me.cause = contract.cause
-                self._abandon(me, contract, f"{contract.initiator} is silent")
+                self.abandon(me, contract, f"{contract.initiator} is silent")
         me.call_at(me.now + settings.probe_s, partial(self._look_after, me))
 
     def _expire(self, me: Agent, contract: Contract) -> None:

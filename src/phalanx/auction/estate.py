@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from enum import Enum
 
+from phalanx.auction.memory import InstanceMemory, JobMemory, MeasureMemory
 from phalanx.domain.goals import Predicate
 from phalanx.domain.messages import InstanceInfo
 from phalanx.domain.vnf import InstanceId, Vnfd
@@ -28,6 +29,7 @@ class Instance:
         "idle_since",
         "jobs",
         "measures",
+        "passing",
         "running",
         "units",
         "vnfd",
@@ -46,6 +48,8 @@ class Instance:
         """Goals that it works on, by conversation."""
         self.measures: dict[Predicate, str] = {}
         """What it keeps true, with the id of the measure."""
+        self.passing: dict[Predicate, str] = {}
+        """Measures that stand only while a plan runs: those not yet confirmed, and splits."""
         self.idle_since: float | None = None
 
     @property
@@ -59,6 +63,28 @@ class Instance:
     def available(self) -> bool:
         """Whether it can take on another goal: one to be shared even before it runs."""
         return self.vnfd.shared or (self.running and not self.jobs)
+
+    def memory(self) -> InstanceMemory:
+        """Return what is to be remembered of it."""
+        return InstanceMemory(
+            self.id,
+            self.vnfd,
+            self.units,
+            self.running,
+            tuple(JobMemory(*job) for job in self.jobs.items()),
+            tuple(MeasureMemory(*measure) for measure in self.measures.items()),
+            tuple(MeasureMemory(*measure) for measure in self.passing.items()),
+        )
+
+    @classmethod
+    def recalled(cls, old: InstanceMemory) -> Instance:
+        """Return the instance as it is remembered."""
+        instance = cls(old.id, old.vnfd, old.units)
+        instance.running = old.running
+        instance.jobs = {job.conversation: job.goal for job in old.jobs}
+        instance.measures = {m.effect: m.measure for m in old.measures}
+        instance.passing = {m.effect: m.measure for m in old.passing}
+        return instance
 
     def info(self) -> InstanceInfo:
         """Return what a query is told."""
@@ -109,6 +135,12 @@ class Estate:
             if effect in instance.measures:
                 return instance
         return None
+
+    def release(self, conversation: str, now: float) -> None:
+        """Note that nothing works for ``conversation`` any more."""
+        for instance in self._instances.values():  # another version may have taken the job over
+            if instance.jobs.pop(conversation, None) is not None:
+                instance.idle_since = now
 
     def runs(self, vnf: str) -> bool:
         """Whether an instance of ``vnf`` is running."""

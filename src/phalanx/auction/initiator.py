@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from phalanx.auction.memory import AuctionMemory, RefusalMemory
 from phalanx.auction.utility import rank
 from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.messages import (
@@ -80,6 +82,7 @@ class Initiator:
         "call",
         "due",
         "over",
+        "turn",
     )
 
     def __init__(
@@ -89,8 +92,11 @@ class Initiator:
         *,
         probe_s: float = 5.0,
         patience: int = 3,
+        turn: int = 1,
     ) -> None:
         self.call = call
+        self.turn = turn
+        """The how-manieth auction this is for the same goal."""
         self.bidders = tuple(bidders)
         self.due: float | None = call.deadline
         """When ``on_time`` is wanted next."""
@@ -105,6 +111,37 @@ class Initiator:
         self._winner: RankedBid | None = None
         self._misses = 0
         self._passing = False
+
+    def memory(self, conversation: str) -> AuctionMemory | None:
+        """Return what is to be remembered of it; None before there is a winner."""
+        if self._winner is None or self.over:
+            return None
+        return AuctionMemory(
+            conversation,
+            replace(self.call, context=()),
+            self.bidders,
+            tuple(self._ranking),
+            self._winner,
+            tuple(self._failed),
+            tuple(RefusalMemory(*refusal) for refusal in self._refusals.items()),
+            self.turn,
+        )
+
+    @classmethod
+    def recalled(
+        cls, old: AuctionMemory, now: float, *, probe_s: float = 5.0, patience: int = 3
+    ) -> Initiator:
+        """Return the auction as it is remembered; its winner is asked how far it is at once."""
+        auction = cls(old.call, old.bidders, probe_s=probe_s, patience=patience, turn=old.turn)
+        for ranked in old.ranking:
+            own = auction._proposals.get(ranked.bidder, ())
+            auction._proposals[ranked.bidder] = (*own, ranked.bid)
+        auction._refusals = {refusal.bidder: refusal.reason for refusal in old.refusals}
+        auction._failed = list(old.failed)
+        auction._ranking = list(old.ranking)
+        auction._winner = old.winner
+        auction.due = now
+        return auction
 
     def begin(self) -> list[Outgoing]:
         """Return the calls for proposals."""
@@ -168,6 +205,14 @@ class Initiator:
             return _NOTHING
         self._proposals.pop(bidder, None)
         return self.on_refusal(bidder, "is gone", now, passing=True)
+
+    def on_return(self, bidder: PopId, now: float) -> Reaction:
+        """A bidder is back after a crash: what it was told last may have been lost on it."""
+        if bidder != self.winner:
+            return _NOTHING
+        assert self._winner is not None
+        self.due = now + self._probe_s
+        return [self._accept(self._winner)], None
 
     def on_time(self, now: float) -> Reaction:
         """React to the time: the deadline for proposals, or a winner that is silent."""

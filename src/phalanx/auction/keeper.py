@@ -5,7 +5,7 @@ from __future__ import annotations
 from phalanx.auction.estate import Estate
 from phalanx.auction.participant import NOTICE
 from phalanx.bdi import Adopt, Agent, Capability, GoalEnd, hears, when
-from phalanx.domain.goals import Predicate, avert
+from phalanx.domain.goals import ConstrainedGoal, Predicate, avert
 from phalanx.domain.messages import (
     Content,
     Fact,
@@ -25,11 +25,12 @@ class Keeper(Capability):
 
     def __init__(self) -> None:
         self.estate = Estate()
-        self._customers: dict[Predicate, dict[PopId, None]] = {}
+        self.customers: dict[Predicate, dict[PopId, ConstrainedGoal]] = {}
+        """Who relies on what is kept true here, and the goal that they had auctioned for it."""
 
-    def keep(self, predicate: Predicate, customer: PopId) -> None:
+    def keep(self, predicate: Predicate, customer: PopId, goal: ConstrainedGoal) -> None:
         """Note that ``customer`` relies on ``predicate``: it is told when that ends."""
-        self._customers.setdefault(predicate, {})[customer] = None
+        self.customers.setdefault(predicate, {})[customer] = goal
 
     @hears(UndoRequest)
     def heard_undo(self, me: Agent, message: Message) -> None:
@@ -58,7 +59,7 @@ class Keeper(Capability):
     @when(Predicate, value=None)
     def no_longer_so(self, me: Agent, predicate: Predicate) -> None:
         """Tell those who wanted a measure that it ended."""
-        customers = self._customers.pop(predicate, None)
+        customers = self.customers.pop(predicate, None)
         if customers:
             facts = (Fact(predicate, value=False),)
             for customer in customers:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.auction.predicates import Gone
+from phalanx.auction.memory import LifeMemory, OutlookMemory
+from phalanx.auction.predicates import Gone, Left
 from phalanx.auction.settings import Settings
 from phalanx.auction.view import NetworkView
 from phalanx.bdi import Agent, Capability, hears, perceives
-from phalanx.bdi.steps import Believe, Forget, Step, Steps
+from phalanx.bdi.steps import Believe, Forget, Perceive, Step, Steps
 from phalanx.domain.actions import SiteState
 from phalanx.domain.messages import Advertisement, Digest, Message, Performative
 from phalanx.domain.network import PopState
@@ -23,10 +25,26 @@ from phalanx.domain.resources import NOTHING, Resources
 GOSSIP = "gossip"
 
 
+def known_since(me: Agent) -> int:
+    """Return what an agent tells others of its memory (``PopState.remembers``)."""
+    return me.remembers if me.remembers != me.incarnation else 0
+
+
+def _heard_of(known: PopState | None, old: LifeMemory) -> PopState:
+    """Return what a memory says of an agent; whatever it tells itself is newer."""
+    state = known or PopState(old.pop, old.incarnation, 0, NOTHING, NOTHING, ())
+    return replace(state, incarnation=old.incarnation, version=0, alive=old.alive, left=old.left)
+
+
+class Missed(Struct, frozen=True):
+    """Percept: others took this agent for dead; what it did may be done by them now."""
+
+
 class Outlook(Capability):
     """Keeps the view, tells of the own PoP, and answers what is free here."""
 
     name = "outlook"
+    memory = OutlookMemory
     settings: Settings
 
     def __init__(self) -> None:
@@ -65,6 +83,7 @@ class Outlook(Capability):
                 percept.total,
                 percept.free,
                 percept.links,
+                remembers=known_since(me),
             ),
         )
 
@@ -85,6 +104,8 @@ class Outlook(Capability):
         for pop in dict.fromkeys(state.pop for state in news):
             old, new = before.get(pop), self.view.get(pop)
             if old is not None and new is not None:
+                if old.incarnation != new.incarnation:
+                    me.changes += 1
                 changed += self._life(old, new)
         return changed
 
@@ -94,14 +115,16 @@ class Outlook(Capability):
             version = max(state.version, mine.version) + 1
             alive = replace(mine, incarnation=me.incarnation, version=version, alive=True)
             self._publish(me, alive)
+            me.do_step(Perceive(Missed()))
 
     def _life(self, old: PopState, new: PopState) -> Iterator[Step]:
-        """Tell that an agent is gone, or is back, or was started again before it was missed."""
-        forgetful = old.alive and new.incarnation > old.incarnation
+        """Tell that an agent is gone, or left, or is back, or came back without its memory."""
+        forgetful = old.alive and new.forgets(old.incarnation)
         if forgetful or (old.alive and not new.alive):
-            yield Believe(Gone(new.pop))
+            yield Believe(Left(new.pop) if new.left else Gone(new.pop))
         if new.alive and (forgetful or not old.alive):
             yield Forget(Gone(new.pop))
+            yield Forget(Left(new.pop))
 
     def take(self, state: PopState) -> bool:
         """Apply a state to the view; whether it was news."""
@@ -115,6 +138,28 @@ class Outlook(Capability):
         if state is not None and state.alive:
             self._publish(me, replace(state, version=state.version + 1, alive=False))
             me.do_step(Believe(Gone(pop)))
+
+    def leave(self, me: Agent) -> None:
+        """Tell everybody that this agent has left."""
+        mine = self.view.get(me.name)
+        if mine is not None:
+            self._publish(me, replace(mine, version=mine.version + 1, alive=False, left=True))
+
+    def remember(self, me: Agent) -> OutlookMemory:
+        """Return whom this agent knows in which life."""
+        states = (state for state in self.view.states if state.pop != me.name)
+        return OutlookMemory(
+            tuple(LifeMemory(s.pop, s.incarnation, s.alive, s.left) for s in states)
+        )
+
+    def recall(self, me: Agent, part: OutlookMemory | None, shift: float) -> None:  # noqa: ARG002
+        """Know the others in the lives they had; ask one of them for all that is news."""
+        lives = () if part is None else part.lives
+        self.view = self.view.apply_all(_heard_of(self.view.get(old.pop), old) for old in lives)
+        peer = next((pop for pop in self.alive() if pop != me.name), None)
+        if peer is not None:
+            digest = Digest(self.view.digest, self.view.stamps())
+            me.tell(Performative.QUERY, peer, GOSSIP, digest)
 
     @hears(Digest)
     def compare(self, me: Agent, message: Message) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
+from msgspec.structs import replace
+
+from phalanx.auction.memory import ContractMemory, ReplyMemory
 from phalanx.domain.bids import Bid
 from phalanx.domain.messages import CallForProposals, Content, Fact, Performative
 from phalanx.domain.network import PopId
@@ -13,7 +16,10 @@ from phalanx.domain.resources import NOTHING, Resources
 NOTICE = "notice"
 """Conversation in which a holder tells that something it kept true is so no more."""
 MEMORY = 512
-"""Ended conversations that are remembered, so that late and doubled messages find theirs."""
+"""Ended conversations that are kept in mind, so that late and doubled messages find theirs."""
+
+LASTING = 64
+"""Those of them, the latest, that are remembered beyond a crash."""
 
 
 class Stage(Enum):
@@ -37,6 +43,7 @@ class Contract:
         "call",
         "cause",
         "conversation",
+        "deadline",
         "facts",
         "heard",
         "holds",
@@ -56,6 +63,8 @@ class Contract:
         self.bids: tuple[Bid, ...] = ()
         self.bid: Bid | None = None
         """The bid that was accepted."""
+        self.deadline = call.deadline
+        """When the auction is decided, by the bidder's clock."""
         self.holds = False
         """Whether the infrastructure holds something for the proposal."""
         self.heard = 0.0
@@ -63,6 +72,30 @@ class Contract:
         self.facts: tuple[Fact, ...] = ()
         self.reply: tuple[Performative, Content] | None = None
         """The last answer: repeated if the question is."""
+
+    def memory(self) -> ContractMemory:
+        """Return what is to be remembered of a conversation that was won."""
+        return ContractMemory(
+            self.conversation,
+            self.initiator,
+            replace(self.call, context=()),
+            self.cause,
+            self.stage is Stage.DONE,
+            self.bid,
+            self.facts,
+            None if self.reply is None else ReplyMemory(*self.reply),
+        )
+
+    @classmethod
+    def recalled(cls, old: ContractMemory) -> Contract:
+        """Return the conversation as it is remembered."""
+        contract = cls(old.conversation, old.initiator, old.call, old.cause)
+        contract.stage = Stage.DONE if old.done else Stage.WORKING
+        contract.bid = old.bid
+        contract.facts = old.facts
+        if old.reply is not None:
+            contract.reply = old.reply.performative, old.reply.content
+        return contract
 
     @property
     def age(self) -> tuple[float, str]:
@@ -101,6 +134,17 @@ class Contracts:
             del self._ended[oldest]
             self._all.pop(oldest, None)
 
+    def won(self) -> list[Contract]:
+        """Return the conversations to remember: those at work, and the latest that are done."""
+        done = [c for name in self._ended if (c := self._all[name]).stage is Stage.DONE]
+        return [*done[-LASTING:], *self.working()]
+
+    def recall(self, contract: Contract) -> None:
+        """Take a conversation in that is remembered."""
+        self.add(contract)
+        if contract.stage is Stage.DONE:
+            self.end(contract, Stage.DONE)
+
     def revive(self, contract: Contract) -> None:
         """Take an ended conversation up again: its initiator came back to this bidder."""
         self._ended.pop(contract.conversation, None)
@@ -133,6 +177,11 @@ class Contracts:
     def held(self) -> Resources:
         """Return what all open proposals hold together."""
         return sum(self._held.values(), NOTHING) if self._held else NOTHING
+
+    def unfinished(self) -> list[Contract]:
+        """Return those that are not decided yet."""
+        stages = (Stage.BIDDING, Stage.WAITING, Stage.PROPOSED)
+        return [c for c in self._all.values() if c.stage in stages]
 
     def working(self) -> Iterator[Contract]:
         """Yield the contracts that are being worked on."""

@@ -12,6 +12,12 @@ class Gone(Predicate, frozen=True):
     pop: PopId
 
 
+class Left(Predicate, frozen=True):
+    """The agent of ``pop`` has left in order."""
+
+    pop: PopId
+
+
 class Kept(Predicate, frozen=True):
     """The contract of ``conversation`` is kept: the goal it is about was achieved."""
 

@@ -51,6 +51,8 @@ class Settings(Struct):
     """How often an agent tells its guardian that it lives."""
     silence_s: float = 7.0
     """After how long a silence a guardian takes an agent for dead."""
+    drain_s: float = 120.0
+    """How long an agent that leaves keeps in force what others are still to take over."""
     gossip_s: float = 5.0
     """How often an agent compares its view with one peer's."""
 

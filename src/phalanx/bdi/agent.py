@@ -20,6 +20,8 @@ from phalanx.bdi.filtering import already, may_start, own_work
 from phalanx.bdi.goals import GoalEnd, GoalInstance, Outcome
 from phalanx.bdi.intention import Intention
 from phalanx.bdi.library import Library
+from phalanx.bdi.memory import FLEETING, Memory
+from phalanx.bdi.remembering import recall, remember
 from phalanx.bdi.steps import Adopt, Believe, Drop, Forget, Note, Perceive, Steps
 from phalanx.domain.actions import Action
 from phalanx.domain.actions import Outcome as ActionOutcome
@@ -66,11 +68,15 @@ class Agent:
         "beliefs",
         "capabilities",
         "cause",
+        "changes",
+        "drained",
+        "draining",
         "incarnation",
         "library",
         "name",
         "now",
         "parameters",
+        "remembers",
     )
 
     def __init__(
@@ -86,6 +92,14 @@ class Agent:
         self.library = library
         self.parameters = parameters or {}
         self.incarnation = incarnation
+        self.remembers = incarnation
+        """The earliest incarnation whose doings this one knows."""
+        self.changes = 0
+        """Counts what may have changed in ``memory()``: while it stays, so does the memory."""
+        self.draining = False
+        """Whether the agent is about to leave, and takes nothing on any more."""
+        self.drained = False
+        """Whether it has left: its shell ends."""
         self.now = 0.0
         self.cause = ""
         """The event that the present step follows from."""
@@ -115,10 +129,32 @@ class Agent:
             incarnation=self.incarnation,
             capabilities=sorted(capabilities or ()),
         )
-        for capability in self.capabilities.values():
-            begin = getattr(capability, "begin", None)
-            if begin is not None:
-                self.do(begin(self))
+        self.call_all("begin")
+        return self._settle()
+
+    def memory(self) -> Memory:
+        """Return what this agent needs to go on after a crash; nothing changes by it."""
+        return remember(self)
+
+    def restore(self, memory: Memory, now: float, cause: str) -> list[Instruction]:
+        """Begin to live at ``now`` as ``start`` does, with what an earlier life remembered.
+
+        Raises:
+            ValueError: if it is the memory of another agent, or of a later life.
+
+        """
+        self.now = now
+        self.cause = cause
+        recall(self, memory)
+        return self._settle()
+
+    def drain(self, now: float, cause: str) -> list[Instruction]:
+        """Begin to leave: take nothing on, hand over what is open; ``drained`` says when done."""
+        self.now = now
+        if not self.draining:
+            self.draining = True
+            self.cause = self._recorder.record("agent.draining", cause)
+            self.call_all("drain")
         return self._settle()
 
     def perceive(self, percept: object, now: float, cause: str = "") -> list[Instruction]:
@@ -222,6 +258,8 @@ class Agent:
 
     def record(self, kind: str, /, **data: Any) -> str:
         """Record an event caused by what is going on; return its id."""
+        if kind not in FLEETING:
+            self.changes += 1
         return self._recorder.record(kind, self.cause, **data)
 
     def tell(
@@ -291,15 +329,58 @@ class Agent:
             contract=adopt.contract,
             standing=adopt.standing,
         )
-        self._goals[key] = goal
-        if goal.scope is not None:
-            self._scopes.setdefault(goal.scope, []).append(goal)
+        self.note(goal)
         self._agenda.append((self._consider, (goal,)))
         return goal
+
+    def stand_in(self, goal: GoalInstance, instead: GoalInstance) -> None:
+        """Let the end of ``instead`` be the end of ``goal``."""
+
+        def ended(end: GoalEnd) -> None:
+            self.cause = end.event
+            if end.achieved and not self.beliefs.satisfies(goal.goal):
+                self._believe(Believe(goal.goal.predicate))
+            outcome = Outcome.ACHIEVED if end.achieved else Outcome.FAILED
+            self.end_goal(goal, outcome, f"by {end.goal}: {end.reason or end.outcome.value}")
+
+        goal.running = True
+        goal.stand_in = instead
+        instead.waiters.append(ended)
+
+    def call_all(self, moment: str) -> None:
+        """Call every capability that has a method of the name ``moment``."""
+        cause = self.cause
+        for capability in self.capabilities.values():
+            call = getattr(capability, moment, None)
+            if call is not None:
+                self.cause = cause
+                self.do(call(self))
+
+    def note(self, goal: GoalInstance) -> None:
+        """Count ``goal`` among the open ones, without considering it yet."""
+        self._goals[(goal.goal, goal.contract)] = goal
+        if goal.scope is not None:
+            self._scopes.setdefault(goal.scope, []).append(goal)
+
+    def suspend(self, goal: GoalInstance) -> None:
+        """Pursue a goal no further, and keep it open."""
+        goal.suspended = True
+        if goal.pursuit is not None and goal.end is None:
+            self._stop_intention(goal)
+            goal.pursuit, goal.running = None, False
+
+    def go_on_with(self, goal: GoalInstance) -> None:
+        """Pursue a suspended goal."""
+        goal.suspended = False
+        self._agenda.append((self._consider, (goal,)))
 
     def open_goals(self) -> list[GoalInstance]:
         """Return the goals that have not ended, in the order of their adoption."""
         return list(self._goals.values())
+
+    def open_goal(self, goal: Goal) -> GoalInstance | None:
+        """Return this agent's own pursuit of ``goal``; None if there is none."""
+        return self._goals.get((goal, None))
 
     def end_goal(self, goal: GoalInstance, outcome: Outcome, reason: str = "") -> None:
         """End a goal from outside its plan (contract cancelled, taken over)."""
@@ -335,6 +416,8 @@ class Agent:
         while agenda:
             call, arguments = agenda.popleft()
             call(*arguments)
+            if self.drained:
+                agenda.clear()
         out = self._out
         if out:
             self._out = []
@@ -368,7 +451,7 @@ class Agent:
 
     def _consider(self, goal: GoalInstance) -> None:
         """Filter F and plan selection P: commit to ``goal`` if its turn has come."""
-        if goal.end is not None or goal.running:
+        if goal.end is not None or goal.running or goal.suspended:
             return
         if goal.scope is not None and not may_start(goal, self._scopes[goal.scope]):
             return  # considered again when a goal of its scope ends
@@ -440,17 +523,7 @@ class Agent:
             adopt = getattr(self.capabilities[name], method)(self, goal)
             if adopt is None:
                 continue
-            instead = self.adopt(adopt)
-
-            def ended(end: GoalEnd) -> None:
-                self.cause = end.event
-                if end.achieved and not self.beliefs.satisfies(goal.goal):
-                    self._believe(Believe(goal.goal.predicate))
-                outcome = Outcome.ACHIEVED if end.achieved else Outcome.FAILED
-                self.end_goal(goal, outcome, f"by {end.goal}: {end.reason or end.outcome.value}")
-
-            goal.running = True
-            instead.waiters.append(ended)
+            self.stand_in(goal, self.adopt(adopt))
             return True
         return False
 

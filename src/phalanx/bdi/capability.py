@@ -133,13 +133,23 @@ def instead_of(failed: type[Predicate], mode: Mode = Mode.ACHIEVE) -> Callable[[
 
 
 class Capability:
-    """Base of all capabilities. Keep what an agent must remember in its beliefs."""
+    """Base of all capabilities. Keep what an agent must remember in its beliefs.
+
+    Beliefs and goals survive a crash of the agent by themselves. A capability with a state of
+    its own that must survive names its type in ``memory`` and has ``remember`` and ``recall``.
+
+    ``begin(me)``, if there is one, is called when the agent begins to live, and ``drain(me)``
+    when it is to leave; both may return steps.
+    """
 
     name: ClassVar[str] = ""
     vnfd: ClassVar[Vnfd | None] = None
     """Descriptor of its VNF, which a scenario may override; None for those built into agents."""
     parameters: ClassVar[dict[str, float]] = {}
     """Numbers that an operator may set, with their defaults."""
+
+    memory: ClassVar[type[Struct] | None] = None
+    """What ``remember`` returns."""
 
     plans: ClassVar[tuple[PlanSpec, ...]] = ()
     rules: ClassVar[tuple[tuple[type[Predicate], bool | None, bool, str], ...]] = ()
@@ -167,6 +177,24 @@ class Capability:
         cls.plans = tuple(sorted(plans, key=lambda spec: spec.rank))
         cls.rules, cls.percepts = tuple(rules), tuple(percepts)
         cls.handlers, cls.fallbacks = tuple(handlers), tuple(fallbacks)
+
+    def remember(self, me: Any) -> Struct | None:  # noqa: ARG002  # of use to who overrides it
+        """Return what this capability needs to go on after a crash; None: nothing.
+
+        A change of it that leaves no event must count up ``me.changes``.
+        """
+        return None
+
+    def recall(self, me: Any, part: Any, shift: float) -> Any:  # noqa: ARG002  # as above
+        """Go on with what ``remember`` returned in an earlier life; may return steps.
+
+        Args:
+            me: the agent, which has its beliefs and its own goals back.
+            part: what was remembered; None if that life had nothing, or no such capability.
+            shift: seconds to add to a time of that life's clock.
+
+        """
+        return None
 
     @classmethod
     def achieves(cls, goal: Goal) -> bool:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from phalanx.bdi.memory import GoalMemory
 from phalanx.domain.goals import Goal
 from phalanx.domain.messages import Fact
 from phalanx.domain.network import PopId
@@ -65,7 +66,9 @@ class GoalInstance:
         "pursuit",
         "running",
         "scope",
+        "stand_in",
         "standing",
+        "suspended",
         "tap",
         "traffic_mb_s",
         "tried",
@@ -103,6 +106,10 @@ class GoalInstance:
         """Pursued again whenever its plan ends, until it is dropped."""
         self.running = False
         """An intention pursues it, or another goal stands in for it."""
+        self.suspended = False
+        """Open, and not pursued for the time being."""
+        self.stand_in: GoalInstance | None = None
+        """The goal that was adopted in its place when its plans had failed."""
         self.pursuit: Pursuit | None = None
         self.tried: list[str] = []
         self.end: GoalEnd | None = None
@@ -113,6 +120,21 @@ class GoalInstance:
     def traffic_now(self) -> float:
         """Return the traffic that the goal is about at present, in MB/s."""
         return self.traffic_mb_s() if callable(self.traffic_mb_s) else self.traffic_mb_s
+
+    def memory(self) -> GoalMemory:
+        """Return what is to be remembered of it."""
+        return GoalMemory(
+            self.id,
+            self.goal,
+            self.cause,
+            self.priority,
+            self.scope,
+            self.traffic_now(),
+            self.tap,
+            self.instance,
+            self.standing,
+            None if self.stand_in is None else self.stand_in.goal,
+        )
 
     def __repr__(self) -> str:
         return f"<{self.id} {self.goal} priority {self.priority}>"

@@ -31,6 +31,9 @@ KINDS: dict[str, str] = {
     "chain.opened": "traffic is steered or mirrored over a path to a VNF",
     "chain.closed": "a path is free again",
     "agent.started": "an agent begins its life",
+    "agent.restored": "an agent goes on with what it remembers of its earlier life",
+    "agent.draining": "an agent is about to leave: it takes no new work and hands over its own",
+    "agent.left": "an agent has left in order",
     "agent.crashed": "an agent died (noted by its host)",
     "agent.gone": "an agent is believed dead by its guardian",
     "agent.returned": "an agent believed dead is heard of again",
@@ -50,6 +53,17 @@ KINDS: dict[str, str] = {
     "contract.ended": "a winner reports success or failure",
     "analysis.done": "an analyser looked at traffic; what it saw and concluded",
     "message.shed": "a full queue dropped a message",
+    "service.requested": "a change of a service was asked for: the root of its causes",
+    "service.step": "a step of the orchestrator's workflow came to something",
+    "service.deployed": "a service runs as it was asked for",
+    "service.reconfigured": "a service runs as it was asked to be changed to",
+    "service.rolled_back": "a change of a service failed, and all is as it was before",
+    "service.removed": "a service is gone",
+    "process.started": "a process of a domain begins; the cause of what follows no other",
+    "process.ended": "a process of a domain ends in order",
+    "memory.unusable": "a process begins anew: what an earlier life left cannot be used",
+    "outbox.shed": "events were let go that no stream had acknowledged yet",
+    "access.refused": "somebody was refused, or not believed: a call, a message, an entry",
 }
 """Every kind of event, with what it says. Functions may add kinds of their own."""
 

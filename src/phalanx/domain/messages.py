@@ -114,6 +114,8 @@ class OpenGoal(Struct, frozen=True):
     traffic_mb_s: float
     standing: bool
     cause: str
+    holder: PopId | None = None
+    """Who keeps it achieved; None: nobody does yet."""
 
 
 class Heartbeat(Struct, frozen=True, tag=True):
@@ -121,6 +123,51 @@ class Heartbeat(Struct, frozen=True, tag=True):
 
     incarnation: int
     goals: tuple[OpenGoal, ...] = ()
+    remembers: int = 0
+    """As in ``PopState``."""
+
+
+class Return(Struct, frozen=True, tag=True):
+    """Content of a query-ref: I am back with my memory; what of it is yours now."""
+
+    goals: tuple[OpenGoal, ...] = ()
+    """What the sender pursues, unless somebody took it over."""
+    contracts: tuple[str, ...] = ()
+    """Conversations in which it works for the receiver, unless that gave the work to another."""
+    measures: tuple[Predicate, ...] = ()
+    """What it keeps true for the receiver, unless another does so now."""
+
+
+class Welcome(Struct, frozen=True, tag=True):
+    """Content of the inform that answers a return: what the receiver is to leave alone."""
+
+    goals: tuple[str, ...] = ()
+    """Ids of goals that the sender goes on with, or has achieved."""
+    contracts: tuple[str, ...] = ()
+    """Conversations in which others work now, or nobody has to."""
+    measures: tuple[Predicate, ...] = ()
+    """What others keep true now."""
+
+
+class Handover(Struct, frozen=True, tag=True):
+    """Content of a request: I leave; see to these goals.
+
+    A goal without a holder is to be pursued; one that the sender holds needs another holder,
+    and stays in force until there is one; one that a third agent holds is to be watched over.
+    """
+
+    goals: tuple[OpenGoal, ...]
+
+
+class Taken(Struct, frozen=True, tag=True):
+    """Content of the inform that answers a handover, by ids of its goals."""
+
+    goals: tuple[str, ...] = ()
+    """Those that the sender has seen to: the receiver need not any more."""
+    under_way: tuple[str, ...] = ()
+    """Those for which it looks for another holder."""
+    declined: tuple[str, ...] = ()
+    """Those that it cannot see to."""
 
 
 class Query(Struct, frozen=True, tag=True):
@@ -155,6 +202,10 @@ Content = (
     | Advertisement
     | Digest
     | Heartbeat
+    | Return
+    | Welcome
+    | Handover
+    | Taken
     | Query
     | Inventory
 )

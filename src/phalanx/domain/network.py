@@ -95,9 +95,17 @@ class PopState(Struct, frozen=True):
     """Resources not allocated to a VNF; holds of open proposals still count as free."""
     links: tuple[LinkState, ...]
     alive: bool = True
-    """False once its neighbours found the agent gone."""
+    """False once its neighbours found the agent gone, or it has left."""
+    remembers: int = 0
+    """The earliest incarnation that it still knows the doings of; 0: only its present one."""
+    left: bool = False
+    """Whether it left in order: nothing that it did is missing."""
 
     @property
     def stamp(self) -> tuple[int, int]:
         """Order of this state among all states of the same PoP."""
         return self.incarnation, self.version
+
+    def forgets(self, incarnation: int) -> bool:
+        """Whether the agent no longer knows what it did in an earlier ``incarnation``."""
+        return incarnation < (self.remembers or self.incarnation)

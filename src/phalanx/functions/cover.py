@@ -9,15 +9,42 @@ from __future__ import annotations
 
 from functools import partial
 
-from phalanx.auction.outlook import Outlook
+from msgspec import Struct
+
+from phalanx.auction.outlook import Outlook, known_since
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Adopt, Agent, Capability, hears
+from phalanx.bdi import Agent, hears
 from phalanx.bdi.steps import Steps
-from phalanx.domain.goals import Mode
+from phalanx.domain.goals import Goal
 from phalanx.domain.messages import Heartbeat, Message, OpenGoal, Performative
 from phalanx.domain.network import PopId
+from phalanx.functions.departure import Departure
+from phalanx.functions.homecoming import Homecoming
 
 HEARTBEAT = "heartbeat"
+
+
+class WardMemory(Struct, frozen=True):
+    """What a guardian remembers of the agent that it covers."""
+
+    pop: PopId
+    incarnation: int
+    goals: tuple[OpenGoal, ...]
+    gone: bool
+
+
+class TakenMemory(Struct, frozen=True):
+    """A goal that was taken over."""
+
+    goal: Goal
+    owner: PopId
+
+
+class CoverMemory(Struct, frozen=True):
+    """What the cover capability remembers."""
+
+    wards: tuple[WardMemory, ...] = ()
+    taken: tuple[TakenMemory, ...] = ()
 
 
 class _Ward:
@@ -33,13 +60,15 @@ class _Ward:
         """Whether it was found dead, and not heard of since."""
 
 
-class Cover(Capability):
+class Cover(Homecoming, Departure):
     """Watches over one neighbour, and is watched over by another."""
 
     name = "cover"
     settings: Settings
+    memory = CoverMemory
 
     def __init__(self) -> None:
+        super().__init__()
         self._wards: dict[PopId, _Ward] = {}
 
     def begin(self, me: Agent) -> None:
@@ -51,22 +80,11 @@ class Cover(Capability):
         steps: Steps | None = None
         if len(ring) > 1 and me.name in ring:
             place = ring.index(me.name)
-            heartbeat = Heartbeat(me.incarnation, self.open_goals(me))
+            heartbeat = Heartbeat(me.incarnation, self.open_goals(me), known_since(me))
             me.tell(Performative.INFORM, ring[(place + 1) % len(ring)], HEARTBEAT, heartbeat)
             steps = self._watch(me, ring[place - 1])
         me.call_at(me.now + self.settings.heartbeat_s, partial(self._beat, me))
         return steps
-
-    def open_goals(self, me: Agent) -> tuple[OpenGoal, ...]:
-        """Return what would have to be taken over: own goals that others can achieve."""
-        return tuple(
-            OpenGoal(g.id, g.goal, g.priority, g.tap, g.traffic_now(), g.standing, g.cause)
-            for g in me.open_goals()
-            if g.contract is None
-            and not g.child
-            and g.goal.mode is not Mode.AVERT
-            and me.library.achievers(g.goal)
-        )
 
     def _watch(self, me: Agent, pop: PopId) -> Steps | None:
         ward = self._wards.get(pop)
@@ -80,7 +98,7 @@ class Cover(Capability):
         goals, ward.goals, ward.gone = ward.goals, (), True
         me.cause = me.record("agent.gone", pop=pop)
         me.capability(Outlook).declare_dead(me, pop)
-        return self._take_over(me, goals)
+        return self.take_over(me, pop, goals)
 
     def _returned(self, me: Agent, pop: PopId, ward: _Ward) -> None:
         me.cause = me.record("agent.returned", pop=pop)
@@ -88,7 +106,7 @@ class Cover(Capability):
 
     @hears(Heartbeat)
     def heard_heartbeat(self, me: Agent, message: Message) -> Steps | None:
-        """Note that an agent lives; one that came back has forgotten what it pursued."""
+        """Note that an agent lives; one that came back may have forgotten what it pursued."""
         beat = message.content
         assert isinstance(beat, Heartbeat)
         ward = self._wards.get(message.sender)
@@ -97,21 +115,32 @@ class Cover(Capability):
         if beat.incarnation < ward.incarnation:
             return None
         forgotten: tuple[OpenGoal, ...] = ()
-        if beat.incarnation > ward.incarnation:
+        if ward.incarnation < (beat.remembers or beat.incarnation):
             kept = {g.goal for g in beat.goals}
             forgotten = tuple(g for g in ward.goals if g.goal not in kept)
             if ward.incarnation:
                 self._returned(me, message.sender, ward)
+        elif ward.gone and beat.incarnation > ward.incarnation:
+            self._returned(me, message.sender, ward)
+        if (ward.incarnation, ward.goals) != (beat.incarnation, beat.goals):
+            me.changes += 1
         ward.incarnation, ward.heard, ward.goals = beat.incarnation, me.now, beat.goals
-        return self._take_over(me, forgotten)
+        return self.take_over(me, message.sender, forgotten)
 
-    def _take_over(self, me: Agent, goals: tuple[OpenGoal, ...]) -> Steps:
-        for taken in goals:
-            me.cause = me.record("goal.taken_over", goal=str(taken.goal), instance_id=taken.id)
-            yield Adopt(
-                taken.goal,
-                taken.priority,
-                traffic_mb_s=taken.traffic_mb_s,
-                tap=taken.tap,
-                standing=taken.standing,
-            )
+    def remember(self, me: Agent) -> CoverMemory:  # noqa: ARG002  # all is its own
+        """Return whom this agent covers, and what it took over."""
+        return CoverMemory(
+            tuple(
+                WardMemory(pop, ward.incarnation, ward.goals, ward.gone)
+                for pop, ward in self._wards.items()
+            ),
+            tuple(TakenMemory(goal, owner) for goal, owner in self.taken.items()),
+        )
+
+    def recall(self, me: Agent, part: CoverMemory | None, shift: float) -> None:  # noqa: ARG002
+        """Go on with it; whoever is covered counts as heard of now."""
+        for old in () if part is None else part.wards:
+            ward = self._wards[old.pop] = _Ward(me.now)
+            ward.incarnation, ward.goals, ward.gone = old.incarnation, old.goals, old.gone
+        self.taken = {} if part is None else {old.goal: old.owner for old in part.taken}
+        self.come_home(me)

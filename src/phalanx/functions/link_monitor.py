@@ -6,6 +6,7 @@ that is how slow attacks show, which hold connections open until the server has 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 from phalanx.bdi import (
@@ -129,6 +130,17 @@ class LinkMonitor(Capability):
             tap=link_ends(link)[0],
         )
 
+    def recall(self, me: Agent, part: None, shift: float) -> None:  # noqa: ARG002
+        """Have goals that are still open follow the traffic again."""
+        at_once = me.parameter(self, "at_once") > 0
+        for goal in me.open_goals():
+            usage = goal.goal.predicate
+            if isinstance(usage, AnomalousUsage) and goal.scope == usage.link:
+                limited = at_once and goal.priority == PROTECT
+                goal.traffic_mb_s = partial(
+                    self._traffic, me, usage.link, limited=limited, unread=goal.traffic_now()
+                )
+
     def _alarming(self, me: Agent, link: LinkId, alarm: Predicate) -> bool:
         """Whether an alarm is news: not while it is dealt with, nor just after an all-clear."""
         if any(g.scope == link for g in me.open_goals()):
@@ -140,9 +152,12 @@ class LinkMonitor(Capability):
         repeat = me.parameter(self, "alarm_repeat_s")
         return believed is None or me.now - believed.since > repeat
 
-    def _traffic(self, me: Agent, link: LinkId, *, limited: bool) -> float:
-        """Return the traffic to analyse: what the counters say, at most what a limit lets pass."""
-        rate = self._latest[link].rate_mb_s if link in self._latest else 0.0
+    def _traffic(self, me: Agent, link: LinkId, *, limited: bool, unread: float = 0.0) -> float:
+        """Return the traffic to analyse: what the counters say, at most what a limit lets pass.
+
+        ``unread``: what it is taken for before the counters were read.
+        """
+        rate = self._latest[link].rate_mb_s if link in self._latest else unread
         if limited or me.beliefs.holds(LinkRateLimited(link)):
             return min(rate, me.parameter(self, "link_rate_mb_s"))
         return rate

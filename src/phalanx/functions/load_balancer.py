@@ -32,6 +32,7 @@ from phalanx.domain.predicates import (
 )
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
+from phalanx.functions.measures import estate_of
 from phalanx.functions.priorities import FIND_OUT
 
 MOST_PARTS = 16
@@ -108,15 +109,23 @@ class LoadBalancer(Capability):
     ) -> Generator[Step, Any, list[GoalEnd]]:
         """Divide the traffic for as long as its parts are looked at."""
         assert goal.instance is not None
-        measure = f"{me.name}.{me.incarnation}:{goal.goal.predicate}"
-        yield Act(Enforce(measure, goal.instance, goal.goal.predicate))
+        split = goal.goal.predicate
+        measure = f"{me.name}.{me.incarnation}:{split}"
+        instance = estate_of(me).get(goal.instance)
+        if instance is None:
+            raise PlanFailed("the instance is gone")
+        instance.passing[split] = measure
+        me.changes += 1
         share = goal.traffic_now() / len(goals)
         ends: list[GoalEnd]
         try:
+            yield Act(Enforce(measure, instance.id, split))
             ends = yield AchieveAll(
                 tuple(Adopt(g, FIND_OUT, traffic_mb_s=share, tap=tap, afresh=True) for g in goals)
             )
         finally:
+            for held in estate_of(me):  # another version may have taken it over
+                held.passing.pop(split, None)
             me.perform(Lift(measure), lambda _: None)
         left = [str(end.goal) for end in ends if not end.achieved]
         if left:

@@ -32,11 +32,15 @@ def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rate_mb_s: float =
     if instance is None:
         raise PlanFailed("the instance is gone")
     measure = f"{me.name}.{me.incarnation}:{effect}"
+    instance.passing[effect] = measure
+    me.changes += 1
     try:
         yield Act(Enforce(measure, instance.id, effect, rate_mb_s))
     except GeneratorExit:  # given up before the answer came
         me.perform(Lift(measure), lambda _: None)
         raise
+    finally:
+        instance.passing.pop(effect, None)
     instance.measures[effect] = measure
     yield Believe(effect, holder=me.name)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from phalanx.auction.estate import Instance, State
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.participant import Contract
 from phalanx.auction.predicates import Kept
+from phalanx.auction.recall import at_work
 from phalanx.auction.settings import Settings
 from phalanx.auction.widest import download_time_s
 from phalanx.bdi import (
@@ -77,6 +78,29 @@ class Orchestrator(Capability):
         """Start the rounds in which leases are renewed and idle VNFs ended."""
         self._next_round(me)
 
+    def renew_remembered(self, me: Agent, then: Callable[[], Steps | None]) -> None:
+        """Renew at once what an earlier life left, which may be on its last seconds.
+
+        ``then`` is called when it is known what is still there. What is not is given up; an own
+        goal that it worked on is one for an auction now.
+        """
+
+        def renewed(outcome: ActionOutcome) -> Steps:
+            if isinstance(outcome, Renewed):
+                for goal in me.open_goals():
+                    if goal.contract is None and goal.instance in outcome.gone:
+                        me.suspend(goal)
+                        goal.instance = None
+                        me.go_on_with(goal)
+            yield from self._renewed(me, outcome) or ()
+            yield from then() or ()
+
+        ids = tuple(instance.id for instance in me.capability(Bidder).estate)
+        if ids:
+            me.perform(Renew(ids, self.settings.lease_s), renewed)
+        else:
+            me.do(then())
+
     @plan(Kept)
     def instantiate_vnf(self, me: Agent, goal: GoalInstance) -> Body:
         """Bring the VNF of a won auction to life, and let it achieve what was auctioned."""
@@ -88,11 +112,13 @@ class Orchestrator(Capability):
         for fact in call.context:
             if fact.holder != me.name and me.beliefs.get(fact.predicate) is None:
                 yield Believe(fact.predicate, fact.value, fact.holder)
-        instance = self._at_hand(bidder, contract)
+        instance = at_work(bidder, contract)  # since before a restart of this agent
         if instance is None:
-            instance = yield from self._deploy(me, bidder, contract)
-        else:
-            yield from self._reuse(me, bidder, contract, instance)
+            instance = self._at_hand(bidder, contract)
+            if instance is None:
+                instance = yield from self._deploy(me, bidder, contract)
+            else:
+                yield from self._reuse(me, bidder, contract, instance)
         try:
             end = yield Achieve(
                 Adopt(
@@ -104,7 +130,7 @@ class Orchestrator(Capability):
                 )
             )
         finally:
-            self._release(me, bidder, contract)
+            bidder.estate.release(contract.conversation, me.now)
         if not end.achieved:
             raise PlanFailed(end.reason or end.outcome.value, final=end.final)
         contract.facts = end.facts or self._known(me, call.goal.goal.predicate)
@@ -146,6 +172,7 @@ class Orchestrator(Capability):
         try:
             yield Act(Deploy(instance.id, hold, vnfd, instance.units, self.settings.lease_s))
             instance.running = True
+            me.changes += 1
         finally:
             if not instance.running:
                 estate.remove(instance.id)
@@ -182,10 +209,11 @@ class Orchestrator(Capability):
             if bid.units > instance.units:
                 yield Act(Scale(instance.id, bid.units, traffic))
                 instance.units = bid.units
+                me.changes += 1
             prepared = True
         finally:
             if not prepared:
-                self._release(me, bidder, contract)
+                bidder.estate.release(contract.conversation, me.now)
 
     def _accepted(self, me: Agent, contract: Contract, instance: Instance) -> None:
         me.record(
@@ -196,11 +224,6 @@ class Orchestrator(Capability):
             instance=instance.id,
             initiator=contract.initiator,
         )
-
-    def _release(self, me: Agent, bidder: Bidder, contract: Contract) -> None:
-        for instance in bidder.estate:  # another version may have taken the job over
-            if instance.jobs.pop(contract.conversation, None) is not None:
-                instance.idle_since = me.now
 
     def _known(self, me: Agent, predicate: Predicate) -> tuple[Fact, ...]:
         belief = me.beliefs.get(predicate)
@@ -231,7 +254,15 @@ class Orchestrator(Capability):
             return None
         return [step for gone in outcome.gone for step in self._lost(me, gone, "its lease ended")]
 
+    def end_all(self, me: Agent, reason: str) -> Steps:
+        """End all instances: their agent leaves."""
+        for instance in me.capability(Bidder).estate:
+            self._end(me, instance, reason)
+            for effect in list(instance.measures):
+                yield Believe(effect, value=False)
+
     def _end(self, me: Agent, instance: Instance, reason: str) -> None:
+        me.changes += 1
         me.capability(Bidder).estate.remove(instance.id)
         me.perform(Stop(instance.id, reason), lambda _: None)
         self._retire(me, instance)
@@ -292,6 +323,7 @@ class Orchestrator(Capability):
             raise
         new.jobs |= old.jobs
         new.measures |= old.measures
+        new.passing |= old.passing
         for pursued in me.open_goals():
             if pursued.instance == old.id:
                 pursued.instance = new.id

@@ -116,6 +116,7 @@ def _rescale(
     except PlanFailed:
         return  # no room to grow: it works with a sample
     instance.units = units
+    me.changes += 1
 
 
 def _room(me: Agent, instance: Instance, wanted: int) -> int:

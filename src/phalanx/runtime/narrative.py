@@ -50,6 +50,11 @@ TEMPLATES: dict[str, str] = {
     "contract.accepted": "takes on {goal} for {initiator}[ with {vnf}]",
     "repository.changed": "the repository offers {function} {version}",
     "message.shed": "a full queue dropped a {performative} for {receiver}",
+    "process.started": "the process starts as {role}[ (life {incarnation})]",
+    "process.ended": "the process ends[: {reason}]",
+    "memory.unusable": "begins anew, since its memory cannot be used[: {reason}]",
+    "outbox.shed": "lets {count:#unacknowledged event} go, {first} to {last}[: {why}]",
+    "access.refused": "refuses {what} of {who}[: {why}][; and {suppressed} more like it]",
 }
 """Words by kind. ``{field}`` is put in; what stands in ``[ ]`` falls away when a field of it is
 missing or empty; ``:#noun`` counts, ``:path`` draws arrows."""
@@ -275,6 +280,14 @@ IMPORTANT = frozenset(
         "measure.applied",
         "measure.lifted",
         "repository.changed",
+        "process.started",
+        "process.ended",
+        "memory.unusable",
+        "outbox.shed",
+        "access.refused",
+        "agent.restored",
+        "agent.draining",
+        "agent.left",
         "agent.crashed",
         "agent.gone",
         "agent.returned",

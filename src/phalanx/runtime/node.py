@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ from phalanx.auction.settings import Settings
 from phalanx.bdi import Agent, Perform
 from phalanx.bdi.agent import Instruction
 from phalanx.bdi.library import Library
+from phalanx.bdi.memory import Memory
 from phalanx.bus import Bus
 from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import Outcome, Percept
@@ -22,13 +23,46 @@ from phalanx.infrastructure import Infrastructure
 class Node:
     """One agent, its timers, its messages and its actions."""
 
-    __slots__ = ("_bus", "_clock", "_due", "_infrastructure", "_timer", "agent", "alive")
+    __slots__ = (
+        "_bus",
+        "_clock",
+        "_due",
+        "_infrastructure",
+        "_keep",
+        "_kept",
+        "_on_left",
+        "_timer",
+        "agent",
+        "alive",
+    )
 
     def __init__(
-        self, agent: Agent, clock: Clock, bus: Bus, infrastructure: Infrastructure
+        self,
+        agent: Agent,
+        clock: Clock,
+        bus: Bus,
+        infrastructure: Infrastructure,
+        *,
+        keep: Callable[[Agent], None] | None = None,
+        on_left: Callable[[], None] | None = None,
     ) -> None:
+        """Make a node that does nothing before ``start`` or ``restore``.
+
+        Args:
+            agent: whom to run.
+            clock: its time.
+            bus: its messages.
+            infrastructure: its PoP.
+            keep: called when the agent's memory may have changed, before anything is said or
+                done that follows from it: then what others know of it, its memory knows.
+            on_left: called once the agent has left in order.
+
+        """
         self.agent = agent
         self.alive = True
+        self._keep = keep
+        self._on_left = on_left
+        self._kept = -1
         self._clock = clock
         self._bus = bus
         self._infrastructure = infrastructure
@@ -37,13 +71,32 @@ class Node:
 
     def start(self, cause: str, capabilities: Mapping[str, Any] | None = None) -> None:
         """Let the agent live: it hears, perceives and acts from now on."""
-        agent = self.agent
-        self._carry_out(agent.start(self._clock.now(), cause, capabilities))
-        self._bus.attach(agent.name, self._receive)
-        self._infrastructure.attach(agent.name, self._perceive)
+        self._live(self.agent.start(self._clock.now(), cause, capabilities))
+
+    def restore(self, memory: Memory, cause: str) -> None:
+        """Let the agent live, going on with what it remembers of its earlier life.
+
+        Raises:
+            ValueError: if it is the memory of another agent, or of a later life.
+
+        """
+        self._live(self.agent.restore(memory, self._clock.now(), cause))
+
+    def drain(self, cause: str) -> None:
+        """Let the agent hand over what it does, and leave."""
+        if self.alive:
+            self._carry_out(self.agent.drain(self._clock.now(), cause))
+
+    def _live(self, instructions: list[Instruction]) -> None:
+        self._carry_out(instructions)
+        self._bus.attach(self.agent.name, self._receive)
+        self._infrastructure.attach(self.agent.name, self._perceive)
 
     def crash(self) -> None:
-        """End the agent as kill -9 does: nothing is said, nothing is given back."""
+        """End the agent as kill -9 does: nothing is said, nothing is given back.
+
+        An agent that is to be restored soon ends like this as well: its leases bridge the gap.
+        """
         self.alive = False
         self._bus.detach(self.agent.name)
         self._infrastructure.detach(self.agent.name)
@@ -77,6 +130,9 @@ class Node:
             self._carry_out(self.agent.tick(self._clock.now()))
 
     def _carry_out(self, instructions: list[Instruction]) -> None:
+        if self._keep is not None and self.agent.changes != self._kept:
+            self._kept = self.agent.changes
+            self._keep(self.agent)
         for instruction in instructions:
             if isinstance(instruction, Perform):
                 answer = partial(self._answer, instruction.token)
@@ -85,6 +141,10 @@ class Node:
                 )
             else:
                 self._bus.send(instruction)
+        if self.agent.drained and self.alive:
+            self.crash()  # all is said
+            if self._on_left is not None:
+                self._on_left()
         self._set_timer()
 
     def _set_timer(self) -> None:

@@ -183,6 +183,8 @@ class Timing(Struct, frozen=True, forbid_unknown_fields=True):
     """Pause between two signs of life to an agent's guardian."""
     silence_s: Positive = 7.0
     """An agent not heard of for this long is believed dead."""
+    drain_s: Positive = 120.0
+    """An agent that leaves keeps its measures in force for at most this long."""
     message_latency_ms: Amount = 1.0
     """What a message takes from agent to agent beside the links' latency."""
     tick_s: Annotated[float, Meta(ge=0.001, le=10)] = 0.1
@@ -198,6 +200,7 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal[
         "crash",
         "restart",
+        "drain",
         "link-down",
         "link-up",
         "repository-away",
@@ -208,7 +211,7 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
         "reorder",
     ]
     agent: Name | None = None
-    """Whom a crash or restart hits; whose messages alone are hit (None: everybody's)."""
+    """Whom a crash, restart or drain hits; whose messages alone are hit (None: everybody's)."""
     link: tuple[Name, Name] | None = None
     share: Fraction | None = None
     """Share of the messages that are hit."""
@@ -216,6 +219,8 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Undone after this long (crash, link-down, repository-away, messages); None: never."""
     delay_s: Seconds = 1.0
     """How late a delayed message is."""
+    memory: bool | None = None
+    """Of a restart, or a crash with ``for_s``: whether the agent goes on with what it remembers."""
 
 
 class UpdateSpec(Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from phalanx import __version__
-from phalanx.auction.bidder import Bidder
-from phalanx.auction.estate import Instance
 from phalanx.auction.outlook import Outlook
-from phalanx.auction.settings import GoalPolicy, Settings
-from phalanx.auction.view import NetworkView
-from phalanx.bdi import Adopt, Capability, GoalInstance, Outcome
+from phalanx.bdi import Capability, GoalInstance, Outcome
+from phalanx.bdi.memory import Memory, decode, encode
+from phalanx.bus.doors import Door
 from phalanx.domain.events import Event, Recorder, Sink
-from phalanx.domain.goals import want
 from phalanx.domain.messages import Message
-from phalanx.domain.network import Network, PopId, PopState
-from phalanx.domain.predicates import Monitored
-from phalanx.domain.traffic import PROFILES
+from phalanx.domain.network import PopId
 from phalanx.functions.cover import Cover
 from phalanx.functions.orchestrator import NewVersion
-from phalanx.runtime.catalogue import Catalogue, load_catalogue
+from phalanx.runtime.catalogue import load_catalogue
+from phalanx.runtime.composition import (
+    MONITOR,
+    description,
+    first_view,
+    installed,
+    settings_of,
+    take_up,
+)
 from phalanx.runtime.node import Node, make_agent
 from phalanx.runtime.scenario import FaultSpec, Scenario, UpdateSpec
 from phalanx.runtime.summary import Summary, summarise
@@ -33,6 +34,7 @@ from phalanx.store.memory import EventLog
 
 Progress = Callable[[float], None]
 RESTART = "restart"
+DRAIN = "drain"
 
 
 class RunResult(Struct, frozen=True):
@@ -83,8 +85,12 @@ class System:
         self.world = world or simulated(realtime)
         self.clock = self.world.clock
         self.recorder = Recorder("run", self.log, self.clock.now)
-        self.cause = self.recorder.record("run.started", None, **self._description())
-        self.settings = _settings(scenario, self.network, self.catalogue)
+        self.cause = self.recorder.record(
+            "run.started", None, **description(scenario, self.seed, self.catalogue)
+        )
+        self.settings = settings_of(
+            scenario, (pop.name for pop in self.network.pops), self.catalogue
+        )
         self.infrastructure: RunNetwork
         self.bus: RunBus
         self.infrastructure, self.bus = self.world.build(
@@ -99,10 +105,14 @@ class System:
             )
         )
         self.faulty_bus = faulty(self.bus, self.clock, scenario, self.seed)
-        self.view = self._first_view()
+        self.view = first_view(
+            (pop.name, self.infrastructure.site(pop.name)) for pop in self.network.pops
+        )
         self._free_at_start = self.infrastructure.free()
         self._orphans: dict[str, tuple[GoalInstance, str]] = {}
         """Goals of agents that died, which a guardian may take over, with their crash's event."""
+        self._memories: dict[PopId, bytes] = {}
+        """What agents knew when they died."""
         self.log.listen(self._note_taken_over)
         self.nodes = {pop: self._node(pop, incarnation) for pop in self.settings.peers}
 
@@ -145,10 +155,11 @@ class System:
         return RunResult(events, summarise(events))
 
     def crash(self, pop: PopId) -> None:
-        """Let an agent die as kill -9 does; its host notes it."""
+        """Let an agent die as kill -9 does; its host notes it, and keeps its memory."""
         node = self.nodes[pop]
         if not node.alive:
             return
+        self._memories[pop] = encode(node.agent.memory())
         event = self.recorder.record("fault.injected", self.cause, fault="crash", agent=pop)
         node.crash()
         event = self.recorder.record("agent.crashed", event, pop=pop)
@@ -160,14 +171,42 @@ class System:
             else:
                 self._end_goal(goal, event, Outcome.FAILED, "its agent died")
 
-    def restart(self, pop: PopId) -> None:
-        """Start an agent again that had crashed; it has forgotten everything."""
+    def restart(self, pop: PopId, *, remembering: bool = False) -> None:
+        """Start an agent again that had crashed or left.
+
+        Args:
+            pop: whose.
+            remembering: whether it goes on with what it knew when it crashed; else, or if it
+                left in order, it begins anew.
+
+        """
         old = self.nodes[pop]
         if old.alive:
             return
-        event = self.recorder.record("fault.injected", self.cause, fault=RESTART, agent=pop)
-        self.nodes[pop] = self._node(pop, old.agent.incarnation + 1)
-        self.nodes[pop].start(event)
+        data = {"memory": True} if remembering else {}
+        event = self.recorder.record("fault.injected", self.cause, fault=RESTART, agent=pop, **data)
+        node = self.nodes[pop] = self._node(pop, old.agent.incarnation + 1)
+        octets = self._memories.pop(pop, None)
+        if remembering and octets is not None:
+            node.restore(self._of_open_goals(decode(octets, self.catalogue.library)), event)
+        else:
+            node.start(event)
+
+    def _of_open_goals(self, memory: Memory) -> Memory:
+        """Return a memory in which those goals have ended whose end the log has told already."""
+        goals = []
+        for goal in memory.goals:
+            still_open = self._orphans.pop(goal.id, None) is not None
+            goals.append(goal if still_open else replace(goal, id=""))
+        return replace(memory, goals=tuple(goals), fallen=())
+
+    def drain(self, pop: PopId) -> None:
+        """Let an agent hand over what it does, and leave."""
+        node = self.nodes[pop]
+        if not node.alive:
+            return
+        event = self.recorder.record("fault.injected", self.cause, fault=DRAIN, agent=pop)
+        node.drain(event)
 
     def _note_taken_over(self, event: Event) -> None:
         """End a dead agent's goal in the log once a guardian has taken it over."""
@@ -199,82 +238,23 @@ class System:
         )
         outlook: Outlook = agent.capability(Outlook)
         outlook.view = self.view
-        return Node(agent, self.clock, self.faulty_bus, self.infrastructure)
-
-    def _first_view(self) -> NetworkView:
-        """Return what everybody knows before the run: the plan of the network."""
-        states = []
-        for pop in self.network.pops:
-            site = self.infrastructure.site(pop.name)
-            states.append(PopState(pop.name, 1, 0, site.total, site.free, site.links))
-        return NetworkView.EMPTY.apply_all(states)
+        return Node(agent, self.clock, Door(self.faulty_bus, pop), self.infrastructure)
 
     def _install_monitors(self) -> None:
         """Put the Link Monitors in place that the scenario starts with."""
         for number, monitor in enumerate(self.scenario.monitors, 1):
-            node = self.nodes[monitor.at]
-            agent = node.agent
-            vnfd = self.catalogue.vnfds["link-monitor"]
-            instance = Instance(f"{monitor.at}/installed{number}/{vnfd.name}", vnfd, 1)
+            node, name = self.nodes[monitor.at], installed(number, monitor)
             self.infrastructure.install(
                 monitor.at,
-                instance.id,
-                vnfd,
+                name,
+                self.catalogue.vnfds[MONITOR],
                 units=1,
                 ttl_s=self.settings.lease_s,
                 cause=self.cause,
             )
-            instance.running = True
-            instance.jobs["installed"] = "monitor"
-            agent.capability(Bidder).estate.add(instance)
-            agent.active.add(vnfd.name)
-            agent.cause = self.cause
-            goal = Adopt(
-                want(Monitored(monitor.link, monitor.threshold_mb_s, monitor.connections or 0)),
-                instance=instance.id,
-                standing=True,
-            )
-            node.carry_out(agent.take_on(goal, self.clock.now()))
-
-    def _description(self) -> dict[str, Any]:
-        scenario, network = self.scenario, self.network
-        return {
-            "scenario": scenario.name,
-            "seed": self.seed,
-            "version": __version__,
-            "duration_s": scenario.duration_s,
-            "pops": [{"name": p.name, **asdict(p.total), "x": p.x, "y": p.y} for p in network.pops],
-            "links": [asdict(link) for link in network.links],
-            "hosts": [
-                {k: v for k, v in asdict(h).items() if k != "latency_ms"} for h in network.hosts
-            ],
-            "repository": network.repository,
-            "sources": [
-                {
-                    "group": group.name,
-                    "at": list(group.at),
-                    "target": group.target,
-                    "profile": group.profile,
-                    "malicious": PROFILES[group.profile].malicious,
-                    "count": group.count,
-                    "demand_mb_s": group.demand_mb_s,
-                    "start_s": group.start_s,
-                    "end_s": group.end_s,
-                }
-                for group in scenario.traffic
-            ],
-            "functions": [
-                {
-                    "name": v.name,
-                    "version": v.version,
-                    **asdict(v.requires),
-                    "image_mb": v.image_mb,
-                    "handles_mb_s": v.handles_mb_s,
-                }
-                for v in self.catalogue.vnfds.values()
-            ],
-            "notes": list(scenario.notes),
-        }
+            pursue = take_up(node.agent, name, monitor, self.settings)
+            node.agent.cause = self.cause
+            node.carry_out(pursue(self.clock.now()))
 
     # -- what happens from outside ----------------------------------------------------
 
@@ -289,9 +269,11 @@ class System:
         undo: Callable[[], None] | None = None
         if fault.kind == "crash" and fault.agent is not None:
             self.crash(fault.agent)
-            undo = partial(self.restart, fault.agent)
+            undo = partial(self.restart, fault.agent, remembering=bool(fault.memory))
         elif fault.kind == RESTART and fault.agent is not None:
-            self.restart(fault.agent)
+            self.restart(fault.agent, remembering=bool(fault.memory))
+        elif fault.kind == DRAIN and fault.agent is not None:
+            self.drain(fault.agent)
         elif fault.kind == "link-down" and fault.link is not None:
             network.fail_link(*fault.link)
             undo = partial(network.restore_link, *fault.link)
@@ -388,19 +370,3 @@ def simulated(realtime: float | None) -> World:
     from phalanx.runtime.simulation import SimulatedWorld  # noqa: PLC0415
 
     return SimulatedWorld(realtime)
-
-
-def _settings(scenario: Scenario, network: Network, catalogue: Catalogue) -> Settings:
-    timing = scenario.timing
-    return Settings(
-        peers=tuple(sorted(pop.name for pop in network.pops)),
-        repository=network.repository,
-        catalogue=dict(catalogue.vnfds),
-        policies={name: GoalPolicy(*scenario.terms(name)) for name in scenario.goals},
-        method=scenario.bidding,
-        deadline_s=timing.auction_deadline_s,
-        lease_s=timing.lease_s,
-        idle_s=timing.idle_timeout_s,
-        heartbeat_s=timing.heartbeat_s,
-        silence_s=timing.silence_s,
-    )

@@ -1,0 +1,133 @@
+"""Agents that leave in order: what they do goes to others before it ends."""
+
+import pytest
+
+from phalanx.runtime.scenario import FaultSpec
+from phalanx.runtime.system import System
+from tests.system.lives import blocked, gaps, left_behind, noise, paid_twice, run
+from tests.system.rings import arriving, of, pop, ring
+from tests.system.test_plans import check_causes, check_goals
+
+ROOMY = [pop(name, 8, 16) for name in ("north", "east", "south", "west")]
+AGENTS = [f"pop{i}" for i in range(1, 7)]
+
+
+def drain(agent, at_s):
+    return FaultSpec(at_s, "drain", agent=agent)
+
+
+def check(result):
+    check_causes(result.events)
+    check_goals(result.events)
+    assert not of(result, "agent.gone"), "nobody is alarmed"
+    assert left_behind(result) == []
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_an_agent_leaves_in_the_midst_of_the_mitigation(agent):
+    system, result = run([drain(agent, 220.0)])
+    check(result)
+    assert paid_twice(result.events) == []
+    assert gaps(result.events, 220, 420) == []
+    assert len(blocked(result.events)) == 8
+    assert result.summary.mitigated
+    (left,) = of(result, "agent.left")
+    assert left.agent == agent
+    assert left.data["ended"] == []
+    assert left.time < 220 + 120
+    assert not system.nodes[agent].alive
+    assert not [x for x in system.infrastructure.leases() if x.startswith(f"{agent}.")]
+    believed = [e for e in of(result, "belief.changed", value=True) if "left(" in e.data["belief"]]
+    assert {e.agent for e in believed} == set(AGENTS) - {agent}
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_an_agent_leaves_while_classifiers_download(agent):
+    _, result = run([drain(agent, 100.0)])
+    check(result)
+    limits = [g for g in gaps(result.events, 100, 420) if g[0].startswith(("ip", "link"))]
+    assert limits == [], "the address stays limited all the time"
+    assert len(blocked(result.events)) == 8
+    assert result.summary.mitigated
+
+
+def test_a_measure_is_lifted_only_when_another_holder_has_made_it():
+    _, result = run([drain("pop5", 220.0)])
+    lifted = {
+        e.data["effect"]: e.time
+        for e in of(result, "measure.lifted", pop="pop5")
+        if e.time >= 220 and e.data["effect"].startswith("flow")
+    }
+    made = {
+        e.data["effect"]: e.time for e in of(result, "measure.applied") if e.data["pop"] != "pop5"
+    }
+    assert len(lifted) == 8
+    assert all(made[effect] < at_s for effect, at_s in lifted.items())
+
+
+def test_who_leaves_takes_nothing_new_on():
+    result = System(ring(faults=[{"at_s": 9, "kind": "drain", "agent": "north"}])).run()
+    (left,) = of(result, "agent.left")
+    assert left.time == 9, "it had nothing to hand over"
+    assert not [e for e in of(result, "auction.bid") if e.agent == "north"]
+    assert result.summary.mitigated
+    check(result)
+
+
+def test_a_call_in_the_meantime_is_refused():
+    faults = [{"at_s": 13, "kind": "drain", "agent": "south"}]
+    result = System(ring(pops=ROOMY, faults=faults, timing={"drain_s": 60})).run()
+    refused = [e for e in of(result, "auction.refused") if e.agent == "south" and e.time > 13]
+    assert all(e.data["reason"] == "draining" for e in refused)
+    check(result)
+
+
+def test_what_nobody_else_can_hold_ends_with_the_agent_when_its_time_is_over():
+    small = [pop("north", 4, 8), pop("east", 0, 1), pop("south", 1, 1), pop("west", 0, 1)]
+    faults = [{"at_s": 40, "kind": "drain", "agent": "north"}]
+    result = System(ring(pops=small, faults=faults, timing={"drain_s": 30})).run()
+    (left,) = of(result, "agent.left")
+    assert left.time == pytest.approx(70, abs=1)
+    assert left.data["ended"]
+    ended = [e for e in of(result, "measure.lifted", pop="north") if e.time > 40]
+    assert all(e.time >= 70 for e in ended)
+    check_causes(result.events)
+    check_goals(result.events)
+
+
+def test_goals_go_to_the_next_agent_if_the_guardian_is_silent():
+    faults = [
+        {"at_s": 39.9, "kind": "crash", "agent": "west"},
+        {"at_s": 40, "kind": "drain", "agent": "south"},
+    ]
+    result = System(ring(pops=ROOMY, faults=faults)).run()
+    (taken,) = [e for e in of(result, "goal.taken_over") if e.time < 45]
+    assert taken.agent == "east", "west is the guardian of south, and dead"
+    check_causes(result.events)
+    check_goals(result.events)
+
+
+def test_leaving_works_although_messages_are_lost_and_doubled():
+    _, result = run([drain("pop5", 220.0), *noise(219.0, 8.0, 0.3)])
+    check_causes(result.events)
+    check_goals(result.events)
+    assert gaps(result.events, 220, 420) == []
+    assert of(result, "agent.left")
+    assert left_behind(result) == []
+    assert result.summary.mitigated
+
+
+def test_an_agent_that_has_left_may_come_back():
+    faults = [
+        {"at_s": 40, "kind": "drain", "agent": "north"},
+        {"at_s": 100, "kind": "restart", "agent": "north"},
+    ]
+    result = System(ring(pops=ROOMY, faults=faults)).run()
+    (left,) = of(result, "agent.left")
+    assert left.time < 60
+    forgot = [
+        e for e in of(result, "belief.changed", value=None) if e.data["belief"] == "left(north)"
+    ]
+    assert {e.agent for e in forgot} == {"east", "south", "west"}
+    assert max(arriving(result, "malicious", 45, 130)) < 0.01
+    check(result)
