@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 SCENARIO := scenarios/ddos-resilience.yaml
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test test-linux lint bench docs web lock nightly clean
+.PHONY: demo test test-linux test-processes lint bench docs web lock nightly clean
 
 demo: .venv/base
 	@mkdir -p out
@@ -14,12 +14,15 @@ demo: .venv/base
 	@echo "The report is out/ddos-resilience.html. Why did that happen? Try:"
 	@echo "  $(BIN)/phalanx explain out/ddos-resilience.jsonl flowRateLimited"
 
-# What needs root and real time is left out; test-linux runs that, one test after the other.
+# What needs root or much real time is left out; the next two run that, one test after the other.
 test: .venv/dev
-	$(BIN)/python -m pytest -n auto -m "not linux"
+	$(BIN)/python -m pytest -n auto -m "not linux and not processes"
 
 test-linux: .venv/dev
 	$(BIN)/python -m pytest -n 0 -m linux -rs
+
+test-processes: .venv/dev
+	$(BIN)/python -m pytest -n 0 -m "processes and not linux" -rs
 
 lint: .venv/dev
 	$(BIN)/ruff check
@@ -28,7 +31,8 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 nightly: .venv/dev
-	PHALANX_PLANS=1000 $(BIN)/python -m pytest -n auto -m "not linux" tests/system
+	PHALANX_PLANS=1000 $(BIN)/python -m pytest -n auto -m "not linux and not processes" tests/system
+	PHALANX_SPREAD_RUNS=10 $(BIN)/python -m pytest -n 0 tests/system/test_spread.py
 
 bench: .venv/bench
 	@mkdir -p out

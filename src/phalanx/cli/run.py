@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -40,6 +41,9 @@ _STYLES = {
     "measure.applied": "green",
     "analysis.done": "blue",
 }
+
+RESERVED = {"network", "run"}
+"""Processes of a run that is spread out, besides the agents."""
 
 
 def run(
@@ -88,6 +92,14 @@ def run(
     on: Annotated[
         Ground, typer.Option(help="Simulated flows, or real packets on this machine (root).")
     ] = Ground.SIMULATION,
+    spread: Annotated[
+        bool,
+        typer.Option(
+            "--spread",
+            help="Each agent in a process of its own, over NATS, by the wall clock "
+            "(--realtime says how fast).",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --on linux: say what would be made, and end.")
     ] = False,
@@ -97,6 +109,8 @@ def run(
     loaded = open_scenario(scenario, topology, functions)
     if on is Ground.LINUX and realtime is not None:
         raise typer.BadParameter("real packets keep real time", param_hint="--realtime")
+    if spread:
+        _check_spread(on, topology, function, loaded)
     if dry_run:
         if on is not Ground.LINUX:
             raise typer.BadParameter("a simulation touches nothing", param_hint="--dry-run")
@@ -110,8 +124,12 @@ def run(
             for note in loaded.notes:
                 say(console, f"note: {note}", "dim")
         with _watching(console, loaded, outputs.sinks, until, quiet=quiet) as watch:
-            world = linux_world(console, quiet=quiet) if on is Ground.LINUX else None
-            result = watch.run(chosen, until, realtime, functions, world)
+            if spread:
+                tell = partial(say, console, style="dim")
+                result = watch.spread(scenario, chosen, until, realtime or 1.0, tell)
+            else:
+                world = linux_world(console, quiet=quiet) if on is Ground.LINUX else None
+                result = watch.run(chosen, until, realtime, functions, world)
     outputs.write_report(result.events)
     if as_json:
         typer.echo(msgspec.json.encode(result.summary).decode())
@@ -121,6 +139,21 @@ def run(
             say(out, line)
     if watch.stopped:
         raise typer.Exit(INTERRUPTED)
+
+
+def _check_spread(on: Ground, topology: Path | None, function: Functions, loaded: Scenario) -> None:
+    """Refuse what processes of their own cannot be given."""
+    hint = "--spread"
+    if on is Ground.LINUX:
+        raise typer.BadParameter("the network is simulated; leave --on out", param_hint=hint)
+    if topology is not None:
+        raise typer.BadParameter("write the network into the scenario file", param_hint=hint)
+    if function:
+        raise typer.BadParameter(
+            "install the function, so that every process finds it", param_hint=hint
+        )
+    if RESERVED & {pop.name for pop in loaded.network.pops}:
+        raise typer.BadParameter(f"no PoP may be named {' or '.join(RESERVED)}", param_hint=hint)
 
 
 class _Watch:
@@ -164,6 +197,20 @@ class _Watch:
             functions=functions,
             world=world,
         )
+
+    def spread(
+        self,
+        plan: Path,
+        seed: int,
+        until: float | None,
+        speed: float,
+        tell: Callable[[str], None],
+    ) -> RunResult:
+        # Certificates and the broker take time to import; other runs do without.
+        from phalanx.runtime.processes.spread import Spread  # noqa: PLC0415
+
+        spread = Spread(self._scenario, plan, seed, self._sinks, speed=speed, say=tell)
+        return spread.run(until, self._advance, lambda: self.stopped)
 
     def stop(self, _signal: int, _frame: FrameType | None) -> None:
         if self.stopped:

@@ -1,0 +1,123 @@
+"""The recorder as a process: it keeps what all agents of a domain record."""
+
+from __future__ import annotations
+
+import signal
+from functools import partial
+
+from phalanx.bus import subjects
+from phalanx.bus.exchange import Delivery, Stored
+from phalanx.bus.permissions import Role
+from phalanx.clock import Timer
+from phalanx.domain.errors import StoreError
+from phalanx.domain.events import Event
+from phalanx.fabric.audit import Refusal
+from phalanx.fabric.envelope import from_json
+from phalanx.fabric.event_envelopes import speaker, to_event
+from phalanx.fabric.times import EnvelopeError
+from phalanx.runtime.processes.shell import Shell
+from phalanx.runtime.processes.spec import RecorderSpec
+from phalanx.runtime.processes.start import bundle_of, shell_of
+from phalanx.store.sql import SqlEventStore
+
+BATCH = 500
+WAIT_S = 0.25
+"""How long an event waits for others, to be kept with them."""
+AGAIN_S = 2.0
+"""Before a database that failed is tried again."""
+
+
+def event_of(stored: Stored | Delivery, domain: str) -> Event:
+    """Return the event that a stream keeps, or somebody publishes.
+
+    Raises:
+        EnvelopeError: if it is none, or of another than who sent it.
+
+    """
+    envelope = from_json(stored.payload)
+    said_by = subjects.speaker(stored.subject)
+    if speaker(envelope.source) != (domain, said_by):
+        raise EnvelopeError(f"its source is {envelope.source!r}, but {said_by!r} sent it")
+    return to_event(envelope)
+
+
+def open_recorder(spec: RecorderSpec) -> RecorderProcess:
+    """Return the process that keeps the history of a domain, ready to run.
+
+    Raises:
+        PhalanxError: with one line, if a file is not usable or the state is another's.
+
+    """
+    bundle = bundle_of(spec, Role.RECORDER)
+    return RecorderProcess(spec, shell_of(spec, bundle, capabilities=("history",)))
+
+
+class RecorderProcess:
+    """Follows the stream of events and keeps them in a store.
+
+    The stream is told that an event is safe only once the store has it: a recorder that is
+    killed, or whose disk is full, loses none, and finds in the stream what it missed.
+    """
+
+    def __init__(self, spec: RecorderSpec, shell: Shell) -> None:
+        """Compose the process.
+
+        Raises:
+            StoreError: if the store cannot be opened.
+
+        """
+        self.shell = shell
+        self._domain = shell.identity.domain
+        self._store = SqlEventStore(spec.store)
+        self._waiting: list[tuple[Event, Stored]] = []
+        self._timer: Timer | None = None
+        self._trouble: str | None = None
+        shell.checks.add("store", lambda: self._trouble)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            shell.on_signal(number, partial(shell.end, "interrupted"))
+        shell.exchange.follow(subjects.EVENTS, self._stored, durable="history")
+        shell.clock.call_soon(shell.serving)
+
+    def run(self) -> None:
+        """Record until the process is told to end."""
+        try:
+            self.shell.run()
+        finally:
+            self._store.close()
+
+    def _stored(self, stored: Stored) -> None:
+        try:
+            event = event_of(stored, self._domain)
+        except (EnvelopeError, ValueError) as error:
+            who = subjects.speaker(stored.subject) or stored.subject
+            self.shell.audit(Refusal(who, "record", self._domain, str(error)))
+            stored.acknowledge()
+            return
+        self._waiting.append((event, stored))
+        if len(self._waiting) >= BATCH and self._trouble is None:
+            self._keep()
+        elif self._timer is None:
+            self._soon(WAIT_S)
+
+    def _soon(self, pause_s: float) -> None:
+        clock = self.shell.clock
+        self._timer = clock.call_at(clock.now() + pause_s, self._keep)
+
+    def _keep(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        waiting = self._waiting
+        if not waiting:
+            return
+        try:
+            receipt = self._store.receive(self._domain, [event for event, _ in waiting])
+        except StoreError as error:
+            self._trouble = str(error)
+            self._soon(AGAIN_S)
+            return
+        self._trouble, self._waiting = None, []
+        for event_id, why in receipt.refused:
+            self.shell.audit(Refusal(event_id, "record", self._domain, why))
+        for _, stored in waiting:
+            stored.acknowledge()

@@ -1,0 +1,87 @@
+"""The files that processes are started with (TOML); paths in them are relative to the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from phalanx.fabric.scope import Scope
+from phalanx.loading.toml import read_toml
+from phalanx.runtime.scenario import Name
+
+FilePath = Annotated[str, Meta(min_length=1, max_length=4000)]
+
+
+S = TypeVar("S", bound="ProcessSpec")
+
+
+class RunSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """What processes of one run agree on, so that their events have one time and one root."""
+
+    epoch_s: Annotated[float, Meta(ge=0, le=1e11)]
+    """When the run began, in seconds since 1970 by this machine's clock."""
+    speed: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    """Seconds of the run per second."""
+    cause: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    """The event that is the root of all causes; None: each process has a root of its own."""
+    seed: Annotated[int, Meta(ge=0)] | None = None
+    """Of everything random; None: the plan's."""
+
+
+class ProcessSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every process is told."""
+
+    bus: FilePath
+    """The ``bus.toml`` of its identity: who it is, its keys, and where the brokers are."""
+    state: FilePath
+    """Directory of what it keeps across restarts; of this process alone."""
+    access: FilePath | None = None
+    """Who may call its operations: an access control list (YAML or TOML). None:
+    operators and orchestrators may call all, and agents may read."""
+    run: RunSpec | None = None
+    """Only where a run spans several processes."""
+
+
+class AgentSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One PoP's agent."""
+
+    plan: FilePath
+    """The network, the functions and the terms of auctions: a scenario file (YAML)."""
+    scope: Scope | None = None
+    """What the agent looks after; it works with the agents of the same scope. None: end to end."""
+    functions: tuple[Name, ...] | None = None
+    """Those of the plan's functions that it can run; None: all."""
+
+
+class NetworkSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The simulated network of a plan, served to the agents of its PoPs."""
+
+    plan: FilePath
+    """The network and its traffic: a scenario file (YAML)."""
+
+
+class RecorderSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Keeps the history of a domain."""
+
+    store: Annotated[str, Meta(min_length=1, max_length=4000)]
+    """Where: ``sqlite:////var/lib/phalanx/history.db`` or ``postgresql+psycopg://…``."""
+
+
+def read_spec(kind: type[S], path: str | Path) -> S:
+    """Return the process that the file describes, with paths that do not depend on the place.
+
+    Raises:
+        ScenarioError: with one line ``FILE: FIELD: what is wrong; what is allowed``.
+
+    """
+    spec = read_toml(kind, path)
+    folder = Path(path).parent.absolute()
+    anchored = {
+        name: str(folder / value)
+        for name in ("bus", "state", "access", "plan")
+        if (value := getattr(spec, name, None)) is not None
+    }
+    return replace(spec, **anchored)

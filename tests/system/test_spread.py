@@ -1,0 +1,69 @@
+"""A run over processes comes to the outcome of the same run in one process."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from phalanx.bus.nats import find_server
+from phalanx.domain.errors import PhalanxError
+from phalanx.runtime.loading import load_scenario
+from phalanx.runtime.processes.spread import Spread, in_causal_order
+from phalanx.runtime.system import RunResult, run_scenario
+
+SCENARIO = Path(__file__).parents[2] / "scenarios" / "ddos-resilience.yaml"
+SPEED = 20.0
+RUNS = int(os.environ.get("PHALANX_SPREAD_RUNS", "2"))
+
+
+def _missing() -> str | None:
+    try:
+        find_server()
+    except PhalanxError as error:
+        return str(error)
+    return None
+
+
+pytestmark = [
+    pytest.mark.nats,
+    pytest.mark.processes,
+    pytest.mark.skipif(_missing() is not None, reason=str(_missing())),
+]
+
+
+def outcome(result: RunResult) -> dict[str, object]:
+    """Return what a run came to: all but the moments at which it did."""
+    summary = result.summary
+    end = next(e for e in reversed(result.events) if e.kind == "run.ended")
+    applied = [e for e in result.events if e.kind == "measure.applied"]
+    return {
+        "attackers limited": summary.response.attackers_limited,
+        "users limited": summary.response.users_limited,
+        "placements": sorted((p.vnf, p.pop, p.units) for p in summary.placements),
+        "measures": sorted((e.data["effect"], e.data["pop"]) for e in applied),
+        "goals": end.data["goals"],
+        "given back": end.data["given_back"],
+        "shed": end.data["shed"],
+        "recovered": {h.host: h.recovered > 0.95 for h in summary.hosts},
+    }
+
+
+@cache
+def in_one_process() -> dict[str, object]:
+    return outcome(run_scenario(load_scenario(SCENARIO)))
+
+
+@pytest.mark.parametrize("number", range(RUNS))
+def test_the_outcome_is_that_of_one_process(number: int) -> None:
+    result = Spread(load_scenario(SCENARIO), SCENARIO, speed=SPEED).run()
+    assert outcome(result) == in_one_process()
+    known: set[str] = set()
+    for event in result.events:
+        assert event.cause is None or event.cause in known, f"{event.id} before its cause"
+        known.add(event.id)
+    ends = [event for event in result.events if event.kind == "process.ended"]
+    assert sorted(event.agent for event in ends) == ["network", *(f"pop{i}" for i in range(1, 7))]
+    assert in_causal_order(reversed(result.events))[0].kind == "run.started"
