@@ -11,6 +11,7 @@ from phalanx.bus.exchange import Delivery, Exchange, ExchangeError, Subscription
 from phalanx.bus.wire import WireError, decode, encode
 from phalanx.clock import Clock, Timer
 from phalanx.domain.messages import Message, Performative
+from phalanx.domain.moments import shifted
 
 OnRefused = Callable[[str, str, str], None]
 """Told why something was refused, its subject, and who spoke."""
@@ -94,7 +95,7 @@ class AgentBus:
 
     The exchange vouches for the speaker of a subject, the seal for the peer; a message whose
     sender is neither, or whose receiver is not this agent, is refused. Messages to oneself go
-    through the clock alone.
+    through the clock alone. Moments travel as durations from now, since clocks may differ.
     """
 
     def __init__(
@@ -207,7 +208,8 @@ class AgentBus:
         elif receiver == self._name:
             self._clock.call_soon(partial(self._deliver, message))
         else:
-            self._say(receiver, self._seal.wrap(receiver, encode(message), self._clock.now()))
+            now = self._clock.now()
+            self._say(receiver, self._seal.wrap(receiver, encode(shifted(message, -now)), now))
             self._arm()
 
     # -- what comes in ----------------------------------------------------------------------
@@ -237,7 +239,7 @@ class AgentBus:
         if message.sender != peer or message.receiver != self._name:
             self._refuse("forged", subject, peer)
         else:
-            self._deliver(message)
+            self._deliver(shifted(message, self._clock.now()))
 
     def _deliver(self, message: Message) -> None:
         if self._handler is None:

@@ -10,11 +10,10 @@ from typing import Protocol
 from phalanx.bus import Bus
 from phalanx.bus.faults import FaultRule, FaultyBus
 from phalanx.clock import Clock
-from phalanx.domain.actions import SiteState
 from phalanx.domain.messages import Message, Performative
-from phalanx.domain.network import Network, PopId
-from phalanx.domain.resources import Resources
-from phalanx.domain.vnf import InstanceId, Vnfd
+from phalanx.domain.network import Network
+from phalanx.domain.vnf import Vnfd
+from phalanx.fabric.network.admin import Administered
 from phalanx.infrastructure import Infrastructure
 from phalanx.runtime.scenario import FaultSpec, Scenario
 from phalanx.store.memory import EventLog
@@ -27,34 +26,8 @@ class RunClock(Clock, Protocol):
         """Make calls until the time ``until``, or until ``stop`` says true."""
 
 
-class RunNetwork(Infrastructure, Protocol):
+class RunNetwork(Infrastructure, Administered, Protocol):
     """An infrastructure as who runs it sees it."""
-
-    def install(
-        self, pop: PopId, instance: InstanceId, vnfd: Vnfd, *, units: int, ttl_s: float, cause: str
-    ) -> None:
-        """Put an instance in place that runs from the start."""
-
-    def site(self, pop: PopId) -> SiteState:
-        """Return the state of a PoP."""
-
-    def free(self) -> dict[PopId, Resources]:
-        """Return what is not allocated at each PoP."""
-
-    def reserved_mb_s(self) -> float:
-        """Return the bandwidth that is reserved on all links together."""
-
-    def leases(self) -> list[str]:
-        """Return the ids of all holds, instances and measures."""
-
-    def fail_link(self, a: PopId, b: PopId) -> None:
-        """Cut a link."""
-
-    def restore_link(self, a: PopId, b: PopId) -> None:
-        """Mend a link."""
-
-    def repository_away(self, away: bool) -> None:
-        """Take the VNF repository off the network, or bring it back."""
 
 
 class RunBus(Bus, Protocol):

@@ -78,7 +78,7 @@ class Outbox:
         self.failures = 0
         """Flushes and acknowledgements that the disk did not take."""
         self.last_failure: str | None = None
-        """Why the disk did not take the last one; None: it did."""
+        """Why the disk does not take what waits in memory; None: it did, or nothing waits."""
         self.shed = 0
         """Events that were let go, in all."""
         self.on_shed = on_shed
@@ -138,6 +138,7 @@ class Outbox:
         self._flushing = True
         try:
             if not self._held and not self._acknowledged:
+                self.last_failure = None  # what the disk did not take is not needed any more
                 done = True
             elif done := self._attempt(self._write):
                 self._held.clear()

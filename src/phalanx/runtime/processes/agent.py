@@ -15,6 +15,7 @@ from phalanx.bdi.memory import Memory, MemoryUnusable, decode, encode
 from phalanx.bus.agents import AgentBus, Seal
 from phalanx.bus.permissions import Role
 from phalanx.bus.seal import Seal as KeyedSeal
+from phalanx.clock import Timer
 from phalanx.domain.errors import ScenarioError, StoreError
 from phalanx.domain.network import PopId
 from phalanx.fabric.audit import Refusal
@@ -35,6 +36,10 @@ from phalanx.runtime.world import faulty
 
 HARMLESS = frozenset({"no-session", "stale", "unasked"})
 """Refusals of messages that restarts and lost messages give rise to."""
+
+
+AGAIN_S = 2.0
+"""Before a memory that the disk did not take is written again."""
 
 
 def open_agent(spec: AgentSpec) -> AgentProcess:
@@ -127,6 +132,7 @@ class AgentProcess:
         )
         self._unkept: str | None = None
         """Why the memory could not be written; None: it was."""
+        self._again: Timer | None = None
         shell.checks.add("memory", lambda: self._unkept, HealthStatus.DEGRADED)
         shell.checks.add("events", self._unsent)
         shell.on_signal(signal.SIGTERM, self.drain)
@@ -215,11 +221,21 @@ class AgentProcess:
 
     def _keep(self, agent: Agent) -> None:
         """Write the memory before anything is said that follows from it."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         try:
             self.shell.memories.save(encode(agent.memory()))
             self._unkept = None
         except StoreError as error:
             self._unkept = str(error)
+            clock = self.shell.clock
+            self._again = clock.call_at(clock.now() + AGAIN_S, partial(self._keep_again, agent))
+
+    def _keep_again(self, agent: Agent) -> None:
+        self._again = None
+        if self.node.alive:
+            self._keep(agent)
 
     def _unsent(self) -> str | None:
         outbox = self.shell.outbox

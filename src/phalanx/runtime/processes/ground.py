@@ -99,7 +99,10 @@ class Ground:
         lines = [f"{field} = {json.dumps(value)}" for field, value in told.items()]
         if run is not None:
             agreed = {field: value for field, value in asdict(run).items() if value is not None}
-            lines += ["[run]", *(f"{field} = {json.dumps(value)}" for field, value in agreed.items())]
+            lines += [
+                "[run]",
+                *(f"{field} = {json.dumps(value)}" for field, value in agreed.items()),
+            ]
         config.write_text("\n".join(lines) + "\n")
         with self.log(name).open("ab") as said:
             self._processes[name] = subprocess.Popen(  # noqa: S603  # our own interpreter

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
 from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from phalanx.bus.permissions import Role
-from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Recorder
 from phalanx.fabric.invocation import Call
 from phalanx.fabric.network import NetworkService
-from phalanx.fabric.operations import Accepted, Operation
+from phalanx.fabric.network.admin import serve_network
+from phalanx.fabric.operations import Operation
 from phalanx.infrastructure.simulated import SimulatedNetwork
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.composition import MONITOR, installed
@@ -46,25 +45,7 @@ class Books(Struct, frozen=True):
     """Whether as much is free as at the start, when only the plan's monitors ran."""
 
 
-class LinkRequest(Struct, frozen=True):
-    """Names a link by its ends."""
-
-    a: str
-    b: str
-
-
-class RepositoryRequest(Struct, frozen=True):
-    """Takes the VNF repository off the network, or brings it back."""
-
-    away: bool
-
-
 BOOKS = Operation("books", BooksRequest, Books, False, "what is held and what is free")
-FAIL_LINK = Operation("fail-link", LinkRequest, Accepted, True, "cut a link")
-RESTORE_LINK = Operation("restore-link", LinkRequest, Accepted, True, "mend a link")
-REPOSITORY = Operation(
-    "repository", RepositoryRequest, Accepted, True, "take the VNF repository away, or back"
-)
 
 
 def open_network(spec: NetworkSpec) -> NetworkProcess:
@@ -121,11 +102,8 @@ class NetworkProcess:
         self.service = NetworkService(
             shell.exchange, self.network, shell.clock, incarnation=shell.incarnation
         )
-        provider = shell.provider
-        provider.serve(BOOKS, self._books)
-        provider.serve(FAIL_LINK, self._fail_link)
-        provider.serve(RESTORE_LINK, self._restore_link)
-        provider.serve(REPOSITORY, self._repository)
+        shell.provider.serve(BOOKS, self._books)
+        serve_network(shell.provider, self.network, shell.clock)
         for ending in (signal.SIGTERM, signal.SIGINT):
             shell.on_signal(ending, partial(shell.end, "interrupted"))
         lease_s = FIRST_LEASE_S + max(0.0, -shell.clock.now())
@@ -159,22 +137,3 @@ class NetworkProcess:
                 free == self._free_at_start,
             )
         )
-
-    def _fail_link(self, call: Call[LinkRequest, Accepted]) -> None:
-        self._switch(call, self.network.fail_link)
-
-    def _restore_link(self, call: Call[LinkRequest, Accepted]) -> None:
-        self._switch(call, self.network.restore_link)
-
-    def _switch(
-        self, call: Call[LinkRequest, Accepted], switch: Callable[[str, str], None]
-    ) -> None:
-        try:
-            switch(call.request.a, call.request.b)
-        except ValueError as error:
-            raise PhalanxError(str(error)) from None
-        call.done(Accepted())
-
-    def _repository(self, call: Call[RepositoryRequest, Accepted]) -> None:
-        self.network.repository_away(call.request.away)
-        call.done(Accepted())

@@ -27,6 +27,13 @@ from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.network import PopId
 from phalanx.fabric.calls import CallError
 from phalanx.fabric.client import Client
+from phalanx.fabric.network.admin import (
+    FAIL_LINK,
+    REPOSITORY_AWAY,
+    RESTORE_LINK,
+    LinkRequest,
+    RepositoryRequest,
+)
 from phalanx.fabric.operations import DRAIN, Accepted, DrainRequest
 from phalanx.fabric.times import EnvelopeError
 from phalanx.runtime.catalogue import load_catalogue
@@ -34,16 +41,7 @@ from phalanx.runtime.composition import description
 from phalanx.runtime.domain import read_bundle
 from phalanx.runtime.processes.desk import NEW_VERSION, VersionRequest
 from phalanx.runtime.processes.ground import Ground, check_all_live
-from phalanx.runtime.processes.network import (
-    BOOKS,
-    FAIL_LINK,
-    REPOSITORY,
-    RESTORE_LINK,
-    Books,
-    BooksRequest,
-    LinkRequest,
-    RepositoryRequest,
-)
+from phalanx.runtime.processes.network import BOOKS, Books, BooksRequest
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.shell import run_clock
 from phalanx.runtime.processes.spec import RunSpec
@@ -222,9 +220,9 @@ class Spread:
                 undo = partial(self._call, NETWORK, RESTORE_LINK, ends) if cut else None
             case "repository-away" | "repository-back":
                 away = fault.kind == "repository-away"
-                self._call(NETWORK, REPOSITORY, RepositoryRequest(away))
+                self._call(NETWORK, REPOSITORY_AWAY, RepositoryRequest(away))
                 back = RepositoryRequest(away=False)
-                undo = partial(self._call, NETWORK, REPOSITORY, back) if away else None
+                undo = partial(self._call, NETWORK, REPOSITORY_AWAY, back) if away else None
             case _:  # of messages: the agents' processes do it themselves
                 data = {n: v for n, v in asdict(fault).items() if v is not None and n != "kind"}
                 self._recorder.record("fault.injected", self._cause, fault=fault.kind, **data)

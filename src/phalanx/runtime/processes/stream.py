@@ -50,6 +50,7 @@ class EventStream:
         """The first place of what was not taken: sending goes back to it."""
         self._turning = False
         self._pause: Timer | None = None
+        self._unwritten: Timer | None = None
         exchange.on_change(self._changed)
         self._soon()
 
@@ -73,7 +74,8 @@ class EventStream:
         if self._kept:
             kept, self._kept = self._kept, []
             self._outbox.acknowledge(kept)
-        self._outbox.flush()
+        if not self._outbox.flush() and self._unwritten is None:  # there may be room later
+            self._unwritten = self._clock.call_at(self._clock.now() + self._pause_s, self._write)
         if not self._exchange.connected or self._pause is not None:
             return
         if self._failed_from is not None and not self._in_flight:
@@ -108,6 +110,10 @@ class EventStream:
         self._failed_from = seq if self._failed_from is None else min(seq, self._failed_from)
         if self._pause is None:
             self._pause = self._clock.call_at(self._clock.now() + self._pause_s, self._go_on)
+
+    def _write(self) -> None:
+        self._unwritten = None
+        self._soon()
 
     def _go_on(self) -> None:
         self._pause = None
