@@ -15,8 +15,9 @@ from phalanx.runtime.processes.spread import Spread, in_causal_order
 from phalanx.runtime.system import RunResult, run_scenario
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "ddos-resilience.yaml"
-SPEED = 20.0
-RUNS = int(os.environ.get("PHALANX_SPREAD_RUNS", "2"))
+SPEED = 5.0
+"""Deadlines of auctions, 2 s, are 0.4 s then: a crowded machine still keeps them."""
+RUNS = int(os.environ.get("PHALANX_SPREAD_RUNS", "1"))
 
 
 def _missing() -> str | None:
@@ -35,7 +36,10 @@ pytestmark = [
 
 
 def outcome(result: RunResult) -> dict[str, object]:
-    """Return what a run came to: all but the moments at which it did."""
+    """Return what a run came to: all but the moments at which it did.
+
+    Goals that its end found open are left out: a look that began a second later may be one.
+    """
     summary = result.summary
     end = next(e for e in reversed(result.events) if e.kind == "run.ended")
     applied = [e for e in result.events if e.kind == "measure.applied"]
@@ -44,7 +48,7 @@ def outcome(result: RunResult) -> dict[str, object]:
         "users limited": summary.response.users_limited,
         "placements": sorted((p.vnf, p.pop, p.units) for p in summary.placements),
         "measures": sorted((e.data["effect"], e.data["pop"]) for e in applied),
-        "goals": end.data["goals"],
+        "goals": {how: end.data["goals"].get(how, 0) for how in ("achieved", "failed")},
         "given back": end.data["given_back"],
         "shed": end.data["shed"],
         "recovered": {h.host: h.recovered > 0.95 for h in summary.hosts},

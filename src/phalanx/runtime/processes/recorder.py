@@ -14,10 +14,13 @@ from phalanx.domain.events import Event
 from phalanx.fabric.audit import Refusal
 from phalanx.fabric.envelope import from_json
 from phalanx.fabric.event_envelopes import speaker, to_event
+from phalanx.fabric.scope import END_TO_END
 from phalanx.fabric.times import EnvelopeError
+from phalanx.runtime.processes.data import serve_history
 from phalanx.runtime.processes.shell import Shell
 from phalanx.runtime.processes.spec import RecorderSpec
 from phalanx.runtime.processes.start import bundle_of, shell_of
+from phalanx.store.history import History
 from phalanx.store.sql import SqlEventStore
 
 BATCH = 500
@@ -75,6 +78,7 @@ class RecorderProcess:
         shell.checks.add("store", lambda: self._trouble)
         for number in (signal.SIGTERM, signal.SIGINT):
             shell.on_signal(number, partial(shell.end, "interrupted"))
+        serve_history(shell.provider, History(self._store.database), self._domain)
         shell.exchange.follow(subjects.EVENTS, self._stored, durable="history")
         shell.clock.call_soon(shell.serving)
 
@@ -111,7 +115,8 @@ class RecorderProcess:
         if not waiting:
             return
         try:
-            receipt = self._store.receive(self._domain, [event for event, _ in waiting])
+            events = [event for event, _ in waiting]
+            receipt = self._store.receive(self._domain, events, scopes=self._scopes())
         except StoreError as error:
             self._trouble = str(error)
             self._soon(AGAIN_S)
@@ -121,3 +126,11 @@ class RecorderProcess:
             self.shell.audit(Refusal(event_id, "record", self._domain, why))
         for _, stored in waiting:
             stored.acknowledge()
+
+    def _scopes(self) -> dict[str, str]:
+        """Return what the agents look after, as they have registered."""
+        return {
+            entry.owner: str(entry.registration.scope)
+            for entry in self.shell.registry.entries()
+            if entry.registration.scope != END_TO_END
+        }
