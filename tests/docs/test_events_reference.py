@@ -38,7 +38,9 @@ PROCESSES = {
     "agent.left",
 }
 """Kinds that only agents in processes of their own write."""
-UNSEEN = {"message.shed", "action.failed", "agent.returned", *REAL, *PROCESSES}
+SERVICES = {kind for kind in KINDS if kind.startswith("service.")}
+"""Kinds that only an orchestrator writes."""
+UNSEEN = {"message.shed", "action.failed", "agent.returned", *REAL, *PROCESSES, *SERVICES}
 """Kinds that these runs need not write; their own tests see them."""
 
 

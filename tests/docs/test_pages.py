@@ -94,6 +94,10 @@ def test_verbs_and_options_of_the_command_line_are_all_described() -> None:
         options = {o for p in found.params for o in p.opts if o.startswith("--")}
         described = set(re.findall(r"^\| `(--[a-z-]+)", sections[verb], re.MULTILINE))
         assert described == options - {"--help"}, verb
+        for name, below in getattr(found, "commands", {}).items():
+            assert re.search(rf"^\| `{name}[ `]", sections[verb], re.MULTILINE), f"{verb} {name}"
+            deeper = {o for p in below.params for o in p.opts if o.startswith("--")} - {"--help"}
+            assert deeper <= {*re.findall(r"`(--[a-z-]+)", sections[verb])}, f"{verb} {name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

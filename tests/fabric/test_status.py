@@ -54,8 +54,8 @@ def test_what_needs_a_look_is_said_in_words() -> None:
         "pop3 is gone: its lease ran out and was not renewed",
     )
     assert found.notes[1:] == (
-        "pop5 shed 4 messages from full queues since it started",
-        "pop5 refused 2 messages or calls since it started",
+        "pop5 dropped messages from full queues since it started: 4",
+        "pop5 refused messages or calls since it started: 2",
     )
     assert row(found, "pop3").health == "unknown"
     assert row(found, "pop2").lease_left_s == 0
@@ -109,8 +109,19 @@ def test_attested_agents_are_told_apart() -> None:
     assert [line.partition(":")[0] for line in found.findings] == ["pop2 is contraindicated"]
 
 
+def test_only_those_that_were_asked_about_count() -> None:
+    recorder = Entry(Registration("rec", Role.RECORDER, 1, state=State.SERVING), State.SERVING, 10)
+    entries = [entry("pop1", State.STALE), entry("pop2"), recorder]
+    assert report(entries, {}, 12.0).verdict is Verdict.ATTENTION
+    assert report(entries, {}, 12.0, only=["pop1"]).verdict is Verdict.DOWN
+    found = report(entries, {}, 12.0, only=["rec"])
+    assert (found.verdict, [one.agent for one in found.rows]) == (Verdict.WELL, ["rec"])
+    assert report([recorder], {}, 12.0).verdict is Verdict.DOWN
+
+
 def test_as_json() -> None:
     made = json.loads(to_json(report([entry("pop1")], {}, 12.0)))
     assert made["verdict"] == "well"
     assert made["rows"][0]["agent"] == "pop1"
     assert set(made["rows"][0]) == set(Row.__struct_fields__)
+    assert b"\n" not in to_json(report([entry("pop1")], {}, 12.0), indent=0)

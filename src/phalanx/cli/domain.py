@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from datetime import UTC, datetime, timedelta
@@ -154,9 +155,14 @@ def up(
     ] = False,
 ) -> None:
     """Run the brokers of this machine until stopped, and make what the domain keeps at them."""
+    from phalanx.runtime.processes.auditor import start_auditor  # noqa: PLC0415
+
     brokers = _brokers(_open(folder), broker)
     with _Stop() as stop:
         started = brokers.start()
+        if len(started) < len(brokers.specs):
+            brokers.reload()  # who belongs to the domain may have changed since they started
+        auditor = start_auditor(brokers.domain, brokers.running)
         for spec in brokers.specs:
             state = "runs" if spec.name in started else "runs already"
             say(out, f"{spec.name} {state} at {spec.server}", "green")
@@ -175,9 +181,20 @@ def up(
             ended = [name for name in started if name not in brokers.running]
         finally:
             brokers.stop(started)
+            if set(started) == {spec.name for spec in brokers.specs}:
+                os.waitpid(auditor, 0)  # it ends with the last of them
         if ended and not stop.wanted:
             raise PhalanxError(f"{ended[0]} ended by itself; see {brokers.log(ended[0])}")
     say(out, "ended", "dim")
+
+
+@app.command()
+def audit(folder: Folder, broker: Only = None) -> None:
+    """Tell the domain what the brokers of this machine refuse, while they run (up starts it)."""
+    # Of what is imported here much belongs to processes alone.
+    from phalanx.runtime.processes import auditor  # noqa: PLC0415
+
+    auditor.audit(_brokers(_open(folder), broker))
 
 
 @app.command()

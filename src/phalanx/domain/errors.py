@@ -1,14 +1,30 @@
 """The tree of errors that a caller of Phalanx can meet.
 
 PhalanxError
-├── ScenarioError   a file that the user wrote is not usable
-├── LogError        an event log is not usable
-├── StoreError      the event store cannot be reached or written
-├── CaptureError    a recorded capture is not usable (analytics.capture)
-├── WireError       a message came in that is none (bus.wire)
-├── ImageError      the image of a VNF is unusable (infrastructure.linux.images)
-├── KernelError     this machine does not do what a run needs (infrastructure.linux.kernel)
-└── OverlayError    the agents' network cannot be set up or changed (infrastructure.linux.overlay)
+├── ScenarioError           a file that the user wrote is not usable
+├── LogError                an event log is not usable
+├── StoreError              the event store cannot be reached or written
+│   └── ClaimedError        another orchestrator works on the service (store.services)
+├── CaptureError            a recorded capture is not usable (analytics.capture)
+├── MemoryUnusable          what an agent remembers cannot be taken up (bdi.memory)
+├── WireError               a message came in that is none (bus.wire)
+├── IdentityError           a certificate, a key or an authority is refused (bus.identities)
+├── ExchangeError           the exchange cannot be had, or refuses (bus.exchange)
+│   ├── NotPermittedError   the identity may not do this
+│   └── ProtocolError       a NATS server said what is no NATS (bus.nats.protocol)
+├── EnvelopeError           something is no CloudEvent, or none of ours (fabric.times)
+├── RegistrationError       octets are no registration (fabric.registration)
+├── TracingError            traces cannot be exported (fabric.tracing)
+├── PlacementError          no pipeline keeps the needs of a service (orchestration.mlfo)
+├── ImlError                a site does not do what it was asked to (orchestration.iml)
+│   └── BusyError           it cannot do it now; it may be tried again
+├── WorkflowError           a change of a service did not come to its end (orchestration.workflow)
+│   └── RolledBackError     it failed for good; everything is as it was before
+├── PassingFault            something did not work now, and may in a moment
+├── NotAvailableError       nobody here does this step of the workflow
+├── ImageError              the image of a VNF is unusable (infrastructure.linux.images)
+├── KernelError             this machine does not do what a run needs (infrastructure.linux.kernel)
+└── OverlayError            the agents' network cannot be set up or changed (…linux.overlay)
 
 What an agent asks of the network in vain is no error: it is answered with a reason
 (``domain.actions.Failed``), and the log keeps it.

@@ -145,9 +145,10 @@ def _notes(entries: list[Entry], rows: tuple[Row, ...]) -> list[str]:
         notes.append(f"{whose} of {len(entries)} are unattested: nobody has checked their code yet")
     for row in rows:
         if row.sheds:
-            notes.append(f"{row.agent} shed {row.sheds} messages from full queues since it started")
+            what = "dropped messages from full queues since it started"
+            notes.append(f"{row.agent} {what}: {row.sheds}")
         if row.refusals:
-            notes.append(f"{row.agent} refused {row.refusals} messages or calls since it started")
+            notes.append(f"{row.agent} refused messages or calls since it started: {row.refusals}")
     unconfirmed = [row.agent for row in rows if row.lease_left_s > 0 and not row.confirmed]
     if unconfirmed:
         notes.append(f"no sign of life was awaited from {', '.join(unconfirmed)}")

@@ -25,6 +25,7 @@ _LINE = re.compile(
     r"(?P<quoted>(?:\"(?:[^\"\\]|\\.)*\" - )*)(?P<text>.*)"
 )
 _CLAIM = re.compile(r"\[\d+\] \S+ \S+ \[WRN\] (?P<text>User .* user required from cert)$")
+_RELOADED = re.compile(r"\[\d+\] \S+ \S+ \[INF\] Reloaded(?P<part>:)? ")
 _USER = re.compile(r"\"[^\"\\]*/user:(?P<user>[^\"\\]*)\" - $")
 _SUBJECT = re.compile(r'Subject "(?P<subject>(?:[^"\\]|\\.)*)"')
 _LEFT = re.compile(r"TLS handshake error: .*(EOF|reset by peer|closed network connection)$")
@@ -101,6 +102,8 @@ class Audit:
         self._log = log
         self._file: BufferedReader | None = None
         self._rest = b""
+        self._reloading = False
+        """Whether the server looks anew at who is connected: it takes them for claimants then."""
         if not from_start and (file := self._open()) is not None:
             file.seek(0, os.SEEK_END)
             self._file = file
@@ -113,8 +116,11 @@ class Audit:
         """
         found: dict[tuple[object, ...], Refused] = {}
         for line in self._lines():
-            one = read_line(line.decode("utf-8", "replace"))
-            if one is None:
+            text = line.decode("utf-8", "replace")
+            if reloaded := _RELOADED.match(text):
+                self._reloading = reloaded["part"] is not None
+            one = read_line(text)
+            if one is None or (self._reloading and _CLAIM.match(text)):
                 continue
             key: tuple[object, ...] = (one.who, one.what, one.subject, one.address)
             if key not in found and len(found) >= _DISTINCT:

@@ -92,6 +92,8 @@ def why(error: BaseException) -> str:
     """Return in words why there is no connection."""
     if isinstance(error, TimeoutError):
         return f"no connection within {CONNECT_S:g} s"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: the broker's certificate: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or error}"
     if isinstance(error, OSError) and error.errno is not None:

@@ -55,6 +55,7 @@ class RemoteInfrastructure:
         incarnation: int,
         clock: Clock,
         patience: Patience | None = None,
+        on_refused: Callable[[str, str], None] | None = None,
     ) -> None:
         """Make it; nothing is asked before ``attach`` or ``perform``.
 
@@ -64,6 +65,7 @@ class RemoteInfrastructure:
             incarnation: of the agent, higher than in any life before, from 1 on.
             clock: makes the calls.
             patience: bounds; None: the usual ones.
+            on_refused: told why something was not taken, and its subject, for the audit.
 
         Raises:
             ValueError: if the exchange is another's, or ``incarnation`` is below 1.
@@ -79,6 +81,7 @@ class RemoteInfrastructure:
         self._incarnation = incarnation
         self._clock = clock
         self._patience = patience or Patience()
+        self._on_refused = on_refused
         self._errands = Errands(self._patience.window)
         self._subject = subjects.act(exchange.identity.domain, pop)
         self._percepts = subjects.percept(exchange.identity.domain, pop)
@@ -237,7 +240,7 @@ class RemoteInfrastructure:
         try:
             reply = decode_reply(answer.payload)
         except WireError:
-            self._refuse("garbage")
+            self._refuse("garbage", answer.subject)
             return None
         self._heard_at = self._clock.now()
         return reply
@@ -289,12 +292,12 @@ class RemoteInfrastructure:
         try:
             news = decode_news(delivery.payload)
         except WireError:
-            self._refuse("garbage")
+            self._refuse("garbage", delivery.subject)
             return
         if not self._service:
             return  # the reply to the first Sync is on its way, and holds it too
         if (news.service, news.incarnation) != (self._service, self._incarnation):
-            self._refuse("stale")
+            self._refuse("stale", delivery.subject)
         elif news.number == self._heard + 1:
             self._heard_at = self._clock.now()
             self._heard = news.number
@@ -307,7 +310,7 @@ class RemoteInfrastructure:
         try:
             news = unpack_news(item)
         except WireError:
-            self._refuse("garbage")
+            self._refuse("garbage", self._percepts)
             return
         if isinstance(news, Settled):
             self._finish(news.token, news.outcome)
@@ -322,13 +325,15 @@ class RemoteInfrastructure:
         try:
             outcome = unpack_outcome(packed)
         except WireError as error:
-            self._refuse("garbage")
+            self._refuse("garbage", self._percepts)
             outcome = Failed(str(error))
         self._go_on()
         errand.answer(outcome)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, subject: str) -> None:
         self.counters.refused[reason] = self.counters.refused.get(reason, 0) + 1
+        if self._on_refused is not None and reason != "stale":  # as restarts bring about
+            self._on_refused(reason, subject)
 
 
 def _fail(errands: list[Errand], reason: str) -> None:

@@ -31,7 +31,7 @@ class Brokers:
     """
 
     def __init__(self, domain: Domain, names: Sequence[str] = ()) -> None:
-        self._domain = domain
+        self.domain = domain
         known = {broker.name: broker for broker in domain.spec.brokers}
         for name in names:
             if name not in known:
@@ -54,7 +54,7 @@ class Brokers:
     @property
     def complete(self) -> bool:
         """Whether these are all brokers of the domain."""
-        return len(self.specs) == len(self._domain.spec.brokers)
+        return len(self.specs) == len(self.domain.spec.brokers)
 
     def start(self) -> tuple[str, ...]:
         """Start those that do not run; all or none. Return their names.
@@ -84,14 +84,14 @@ class Brokers:
             ExchangeError: if the cluster is not there within this time.
 
         """
-        folder = self._domain.broker(self.specs[0].name)
+        folder = self.domain.broker(self.specs[0].name)
         credentials = Credentials.read(Files.of(folder))
-        limits = self._domain.spec.limits
+        limits = self.domain.spec.limits
         setup(
             credentials.identity,
-            [(broker.host, broker.port) for broker in self._domain.spec.brokers],
+            [(broker.host, broker.port) for broker in self.domain.spec.brokers],
             tls_context(Files.of(folder)),
-            replicas=min(3, len(self._domain.spec.brokers)),
+            replicas=min(3, len(self.domain.spec.brokers)),
             retention=Retention(
                 age_s=limits.history_days * _DAY_S, octets=int(limits.history_gb * _GB)
             ),
@@ -100,7 +100,7 @@ class Brokers:
 
     def reload(self) -> tuple[str, ...]:
         """Tell those that run who belongs to the domain now; return their names."""
-        identities = self._domain.identities()
+        identities = self.domain.identities()
         running = [server for server in self.servers if server.pid is not None]
         for server in running:
             server.reload(identities)
@@ -119,11 +119,11 @@ class Brokers:
         return next(s.settings.log for s in self.servers if s.settings.name == name)
 
     def _server(self, broker: BrokerSpec) -> NatsServer:
-        spec, folder = self._domain.spec, self._domain.broker(broker.name)
+        spec, folder = self.domain.spec, self.domain.broker(broker.name)
         if not folder.is_dir():
             raise IdentityError(
                 f"the broker {broker.name} has no certificate; "
-                f"phalanx domain add {self._domain.folder} {broker.name} --role broker makes one"
+                f"phalanx domain add {self.domain.folder} {broker.name} --role broker makes one"
             )
         listen = broker.listen or broker.host
         own = Files.of(folder.resolve())
@@ -139,7 +139,7 @@ class Brokers:
                 host=listen,
                 port=broker.port,
                 credentials=Paths(own.certificate, own.key, own.authority),
-                identities=self._domain.identities(),
+                identities=self.domain.identities(),
                 cluster=cluster,
                 monitor_port=broker.monitor_port,
                 limits=Limits(

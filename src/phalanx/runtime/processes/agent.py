@@ -220,7 +220,8 @@ class AgentProcess:
     # -- what is kept -----------------------------------------------------------------------
 
     def _keep(self, agent: Agent) -> None:
-        """Write the memory before anything is said that follows from it."""
+        """Write events and memory before anything is said that follows from them."""
+        self.shell.outbox.flush()
         if self._again is not None:
             self._again.cancel()
             self._again = None

@@ -8,7 +8,6 @@ the broker's identity. A recorder has them like all others, wherever it runs.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -38,20 +37,24 @@ UNPROVEN = "?"
 """Stands before the address of whoever has not proven who it is."""
 
 
-def start_auditor(domain: Domain, names: Sequence[str]) -> subprocess.Popen[bytes]:
+def start_auditor(domain: Domain, names: Sequence[str]) -> int:
     """Start the auditor of brokers that run as a process of its own, which ends with them.
 
-    Where there is one already, the second ends at once.
+    Where there is one already, the second ends at once. Returns its process id.
     """
     told = [argument for name in names for argument in ("--broker", name)]
-    said = domain.broker(names[0]) / "auditor.log"
-    with said.open("wb") as out:
-        return subprocess.Popen(  # noqa: S603  # our own interpreter
-            [sys.executable, "-m", "phalanx", "domain", "audit", str(domain.folder), *told],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,  # it goes on until its brokers end, as they do
+    verb = ["domain", "audit", str(domain.folder), *told]
+    with (domain.broker(names[0]) / "auditor.log").open("wb") as said:
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-m", "phalanx", *verb],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, said.fileno(), 1),
+                (os.POSIX_SPAWN_DUP2, said.fileno(), 2),
+            ],
+            setsid=True,  # it goes on until its brokers end, as they do
         )
 
 

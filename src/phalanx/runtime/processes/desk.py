@@ -18,7 +18,6 @@ from phalanx.fabric.operations import (
     DRAIN,
     INVENTORY,
     STATUS,
-    STOP,
     Accepted,
     BeliefInfo,
     BeliefsAnswer,
@@ -31,7 +30,6 @@ from phalanx.fabric.operations import (
     Operation,
     StatusAnswer,
     StatusRequest,
-    StopRequest,
     Tally,
 )
 from phalanx.functions.orchestrator import NewVersion
@@ -66,7 +64,6 @@ class Desk:
         provider.serve(BELIEFS, self._beliefs)
         provider.serve(INVENTORY, self._inventory)
         provider.serve(DRAIN, self._drain)
-        provider.serve(STOP, self._stop)
         provider.serve(NEW_VERSION, self._new_version)
 
     def _status(self, call: Call[StatusRequest, StatusAnswer]) -> None:
@@ -152,10 +149,6 @@ class Desk:
         cause = request.event or self._process.shell.cause
         self._process.node.tell(NewVersion(vnfd, cause), cause)
         call.done(Accepted())
-
-    def _stop(self, call: Call[StopRequest, Accepted]) -> None:
-        call.done(Accepted("it ends; what it holds stays under its leases"))
-        self._process.shell.end(call.request.reason or f"told to by {call.caller.name}")
 
 
 def _belief(predicate: Predicate, belief: Belief) -> BeliefInfo:

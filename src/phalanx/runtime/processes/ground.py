@@ -104,6 +104,9 @@ class Ground:
                 *(f"{field} = {json.dumps(value)}" for field, value in agreed.items()),
             ]
         config.write_text("\n".join(lines) + "\n")
+        former = self._processes.get(name)
+        if former is not None:
+            former.wait()  # it has ended
         with self.log(name).open("ab") as said:
             self._processes[name] = subprocess.Popen(  # noqa: S603  # our own interpreter
                 [*program, verb, "--config", str(config)],

@@ -19,7 +19,8 @@ from phalanx.fabric.access import Gate, Policy, Provided
 from phalanx.fabric.audit import Audit, Refusal
 from phalanx.fabric.directory import Refused
 from phalanx.fabric.health import Checks
-from phalanx.fabric.invocation import Provider
+from phalanx.fabric.invocation import Call, Provider
+from phalanx.fabric.operations import STOP, Accepted, StopRequest
 from phalanx.fabric.registration import Registration, State
 from phalanx.fabric.registry import Registrar, Registry
 from phalanx.fabric.scope import END_TO_END, Scope
@@ -121,6 +122,7 @@ class Shell:
         provided = Provided(me.name, me.domain, scope, capabilities)
         self.gate = Gate(policy, lambda: provided)
         self.provider = Provider(self.exchange, clock, self.gate.check, on_refused=self.audit)
+        self.provider.serve(STOP, self._stop)
         self.registry = Registry(self.exchange, clock, on_refused=self._impostor)
         self.registrar = Registrar(
             self.exchange,
@@ -172,6 +174,10 @@ class Shell:
             for number in self._on_signal:
                 loop.remove_signal_handler(number)
             self._stack.close()
+
+    def _stop(self, call: Call[StopRequest, Accepted]) -> None:
+        call.done(Accepted("it ends; what it holds stays under its leases"))
+        self.end(call.request.reason or f"told to by {call.caller.name}")
 
     def _leave(self) -> None:
         """Withdraw from the registry, and wait a little for the stream to have every event."""

@@ -1,0 +1,270 @@
+"""A short-lived process with somebody's identity: what the commands of an operator are made of.
+
+It keeps nothing, and is not in the registry. What it may do follows from its identity: an
+observer's can look, an operator's can also call.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from msgspec import Struct
+
+from phalanx.bus import subjects
+from phalanx.bus.exchange import Delivery, Stored
+from phalanx.bus.identities import Files, tls_context
+from phalanx.bus.nats import NatsExchange
+from phalanx.clock.wall import WallClock
+from phalanx.domain.errors import ScenarioError
+from phalanx.domain.events import Event
+from phalanx.fabric.calls import CallError
+from phalanx.fabric.client import Client
+from phalanx.fabric.directory import Change, Entry
+from phalanx.fabric.operations import STATUS, Operation, StatusAnswer, StatusRequest
+from phalanx.fabric.registry import Registry
+from phalanx.fabric.times import EnvelopeError
+from phalanx.runtime.domain import read_bundle
+from phalanx.runtime.domain.keeper import BUS_FILE, DOMAIN_FILE
+from phalanx.runtime.processes.recorder import event_of
+
+CALL_S = 5.0
+"""How long an operation may take to be answered."""
+SETTLE_S = 10.0
+"""How long to wait at most for signs of life; a lease is 6 s."""
+QUIET_S = 0.3
+"""Silence after which what is kept has been read."""
+BEGIN_S = 3.0
+"""How long the first of it may take to come."""
+
+Q = TypeVar("Q", bound=Struct)
+A = TypeVar("A", bound=Struct)
+Teller = Callable[[Event, float], None]
+"""Told of an event and when the broker took it, in seconds since 1970 by the broker's clock."""
+
+
+def operator_bus(domain: Path) -> Path:
+    """Return the ``bus.toml`` of the operator in a domain's directory.
+
+    Raises:
+        ScenarioError: if it is no domain's directory.
+
+    """
+    if not (domain / DOMAIN_FILE).is_file():
+        raise ScenarioError(
+            f"{domain}: is no domain's directory; phalanx domain init {domain} makes one"
+        )
+    return domain / "identities" / "operator" / BUS_FILE
+
+
+class Operator:
+    """A connection under an identity, for as long as a command takes; used with ``with``.
+
+    Args:
+        bus: the ``bus.toml`` of the identity, or the directory that holds it.
+
+    Raises:
+        ScenarioError: if the file is not usable.
+        IdentityError: if its certificate or key is not.
+        ExchangeError: by ``with``, if there is no connection within ten seconds.
+
+    """
+
+    def __init__(self, bus: Path) -> None:
+        path = bus / BUS_FILE if bus.is_dir() else bus
+        bundle = read_bundle(path)
+        tls = tls_context(Files.of(path.parent))
+        self.identity = bundle.identity
+        self.clock = WallClock()
+        self.exchange = NatsExchange(bundle.identity, self.clock, bundle.servers, tls)
+        self.client = Client(self.exchange, self.clock, life=secrets.token_hex(4))
+
+    def __enter__(self) -> Self:
+        try:
+            self.exchange.ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Say what waits to be said, and end the connection."""
+        self.exchange.finish(within_s=1.0)
+        self.clock.close()
+
+    def until(self, true: Callable[[], bool], within_s: float) -> bool:
+        """Run until ``true`` holds, and say whether it does; what a handler raises comes out."""
+        end = self.clock.now() + within_s
+        while not (held := true()) and self.clock.now() < end:
+            self.clock.run(until=min(end, self.clock.now() + 0.1), stop=true)
+        return held
+
+    def call(self, owner: str, operation: Operation[Q, A], request: Q) -> A | CallError:
+        """Invoke an operation, and run until it is answered."""
+        answers: list[A | CallError] = []
+        self.client.invoke(owner, operation, request, answers.append, timeout_s=CALL_S)
+        self.until(lambda: bool(answers), CALL_S + 1.0)
+        return answers[0]
+
+    def hear(self, agent: str, tell: Callable[[Event], None]) -> None:
+        """Tell ``tell`` of each event that an agent records from now on.
+
+        Raises:
+            NotPermittedError: if the identity may not hear them.
+
+        """
+
+        def heard(delivery: Delivery) -> None:
+            with suppress(EnvelopeError, ValueError):  # the recorder has it in the audit
+                tell(event_of(delivery, self.identity.domain))
+
+        events = subjects.pattern(self.identity.domain, "evt", agent, ">")
+        self.exchange.subscribe(events, heard)
+
+
+class Survey:
+    """Who is there and how they are: hears the registry, and asks whoever answers."""
+
+    def __init__(self, operator: Operator) -> None:
+        self.answers: dict[str, StatusAnswer] = {}
+        """What services said of themselves when they were asked last, by name."""
+        self._operator = operator
+        self._began = self._heard = operator.clock.now()
+        self._asked: set[tuple[str, int]] = set()
+        self._open = 0
+        self.registry = Registry(operator.exchange, operator.clock)
+        self.registry.watch(self._changed)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Who is in the registry."""
+        return tuple(entry.owner for entry in self.registry.entries())
+
+    def settle(self, wanted: Iterable[str] = ()) -> bool:
+        """Run until it is known of all who live, or of those who are ``wanted``; whether it is."""
+        names = frozenset(wanted)
+        return self._operator.until(partial(self._settled, names), SETTLE_S)
+
+    def read(self) -> bool:
+        """Run until the registry has been read; whether there is anybody in it."""
+        self._operator.until(self._complete, BEGIN_S + 1.0)
+        return bool(self.names)
+
+    def ask(self) -> None:
+        """Ask all again."""
+        self._asked.clear()
+        for entry in self.registry.entries():
+            self._question(entry)
+
+    def _settled(self, names: frozenset[str]) -> bool:
+        if not self._complete() or self._open:
+            return False
+        return all(
+            entry.confirmed or not entry.available or entry.owner in self.answers
+            for entry in self.registry.entries()
+            if not names or entry.owner in names
+        )
+
+    def _complete(self) -> bool:
+        """Whether the registry has been read: it comes as a whole, and then there is silence."""
+        silent_s = self._operator.clock.now() - self._heard
+        return silent_s >= (QUIET_S if self.names else BEGIN_S)
+
+    def _changed(self, change: Change) -> None:
+        if change.before is None:
+            self._heard = self._operator.clock.now()
+        self._question(change.entry)
+
+    def _question(self, entry: Entry) -> None:
+        """Ask a service how it is, unless this life of it was asked already."""
+        service = entry.registration
+        life = service.owner, service.incarnation
+        if not entry.available or life in self._asked or STATUS.name not in service.operations:
+            return
+        self._asked.add(life)
+        self._open += 1
+        heard = partial(self._answered, service.owner)
+        self._operator.client.invoke(
+            service.owner, STATUS, StatusRequest(), heard, timeout_s=CALL_S
+        )
+
+    def _answered(self, owner: str, answer: StatusAnswer | CallError) -> None:
+        self._open -= 1
+        if isinstance(answer, StatusAnswer):
+            self.answers[owner] = answer
+        else:
+            self.answers.pop(owner, None)
+
+
+class Tail:
+    """Reads the stream of events.
+
+    Args:
+        operator: whose identity may read it.
+        tell: told of each event.
+        agent: only what it recorded; None: all.
+        past: whether to begin with what is kept, not with what comes.
+
+    Raises:
+        NotPermittedError: if the identity may not read the stream.
+
+    """
+
+    def __init__(
+        self, operator: Operator, tell: Teller, *, agent: str | None = None, past: bool = True
+    ) -> None:
+        self.unreadable = 0
+        """Entries of the stream that were no events, or another's than who sent them."""
+        self._operator = operator
+        self._tell = tell
+        self._heard: float | None = None
+        self._place = 0
+        self._present: int | None = None
+        """The place of the first event that came after this began."""
+        exchange, domain = operator.exchange, operator.identity.domain
+        pattern = None if agent is None else subjects.pattern(domain, "evt", agent, ">")
+        self._began = operator.clock.now()
+        self._following = exchange.follow(
+            subjects.EVENTS, self._stored, pattern=pattern, new_only=not past
+        )
+        if past:
+            exchange.follow(subjects.EVENTS, self._came, pattern=pattern, new_only=True)
+
+    def catch_up(self, within_s: float) -> bool:
+        """Run until what was there at the beginning has been told; whether it has."""
+        return self._operator.until(self._caught_up, within_s)
+
+    def _caught_up(self) -> bool:
+        if self._present is not None and self._place >= self._present:
+            return True
+        now = self._operator.clock.now()
+        if self._heard is None:
+            return now - self._began >= BEGIN_S
+        return now - self._heard >= QUIET_S
+
+    def _came(self, stored: Stored) -> None:
+        if self._present is None:
+            self._present = stored.sequence
+
+    def _stored(self, stored: Stored) -> None:
+        self._heard, self._place = self._operator.clock.now(), stored.sequence
+        stored.acknowledge()
+        try:
+            event = event_of(stored, self._operator.identity.domain)
+        except (EnvelopeError, ValueError):
+            self.unreadable += 1
+            return
+        self._tell(event, stored.received)
