@@ -90,7 +90,7 @@ class Desk:
                     lost=bus.lost,
                     reconnects=counters.reconnects,
                 ),
-                events_waiting=shell.sink.waiting,
+                events_waiting=shell.stream.waiting,
                 clock_s=now,
             )
         )

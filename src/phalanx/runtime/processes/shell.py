@@ -14,7 +14,7 @@ from phalanx import __version__
 from phalanx.bus.exchange import Exchange
 from phalanx.bus.permissions import Identity
 from phalanx.clock.wall import WallClock
-from phalanx.domain.events import Recorder
+from phalanx.domain.events import Event, Recorder
 from phalanx.fabric.access import Gate, Policy, Provided
 from phalanx.fabric.audit import Audit, Refusal
 from phalanx.fabric.directory import Refused
@@ -24,6 +24,7 @@ from phalanx.fabric.operations import STOP, Accepted, StopRequest
 from phalanx.fabric.registration import Registration, State
 from phalanx.fabric.registry import Registrar, Registry
 from phalanx.fabric.scope import END_TO_END, Scope
+from phalanx.fabric.tracing import NO_TRACING, Tracing, open_tracing
 from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.processes.stream import PAUSE_S, EventStream
 from phalanx.store.memories import Memories
@@ -62,6 +63,7 @@ class Shell:
         policy: who may call what.
         scope: what the process cares for.
         speed: seconds of ``clock`` per second.
+        tracing: URL of a collector of spans; None: nobody is told of them.
 
     Raises:
         PhalanxError: if the state directory cannot be used or another process uses it.
@@ -79,6 +81,7 @@ class Shell:
         capabilities: tuple[str, ...] = (),
         scope: Scope = END_TO_END,
         speed: float = 1.0,
+        tracing: str | None = None,
     ) -> None:
         self.clock = clock
         self.stopping: str | None = None
@@ -101,12 +104,18 @@ class Shell:
             raise
         me = self.exchange.identity
         self.identity: Identity = me
-        self.sink = EventStream(
+        epoch_s = time.time() - clock.now() / speed
+        self.tracing: Tracing = NO_TRACING
+        if tracing is not None:
+            self.tracing = open_tracing(me.domain, me.name, tracing, epoch_s=epoch_s)
+            self._stack.callback(self.tracing.close)
+        self.stream = EventStream(
             self.exchange,
             self.outbox,
             clock,
-            epoch_s=time.time() - clock.now() / speed,
+            epoch_s=epoch_s,
             pause_s=PAUSE_S * speed,
+            tracing=self.tracing,
         )
         self.recorder = Recorder(me.name, self.sink, clock.now, f"{me.name}.{self.incarnation}.0")
         self.cause = self.recorder.record(
@@ -121,7 +130,13 @@ class Shell:
         self.checks = Checks()
         provided = Provided(me.name, me.domain, scope, capabilities)
         self.gate = Gate(policy, lambda: provided)
-        self.provider = Provider(self.exchange, clock, self.gate.check, on_refused=self.audit)
+        self.provider = Provider(
+            self.exchange,
+            clock,
+            self.gate.check,
+            on_refused=self.audit,
+            tracing=self.tracing,
+        )
         self.provider.serve(STOP, self._stop)
         self.registry = Registry(self.exchange, clock, on_refused=self._impostor)
         self.registrar = Registrar(
@@ -141,6 +156,11 @@ class Shell:
                 f"incarnation {other.incarnation} of {me.name} runs elsewhere"
             ),
         )
+
+    def sink(self, event: Event) -> None:
+        """Take an event of this process, for the stream and for the tracing."""
+        self.tracing.record(event)
+        self.stream(event)
 
     def serving(self) -> None:
         """Say in the registry that the process does its work now."""
@@ -186,7 +206,7 @@ class Shell:
         self.registry.close()
         self.provider.close()
         until = self.clock.now() + FLUSH_S * self._speed
-        self.clock.run(until, lambda: not self.sink.waiting or not self.exchange.connected)
+        self.clock.run(until, lambda: not self.stream.waiting or not self.exchange.connected)
 
     def _note_shed(self, shed: Shed) -> None:
         self.recorder.record(

@@ -41,6 +41,9 @@ class ProcessSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     access: FilePath | None = None
     """Who may call its operations: an access control list (YAML or TOML). None:
     operators and orchestrators may call all, and agents may read."""
+    tracing: Annotated[str, Meta(pattern=r"^https?://")] | None = None
+    """Where spans go: the URL of an OTLP/HTTP collector, such as
+    ``http://127.0.0.1:4318/v1/traces``; needs the extra ``tracing``."""
     run: RunSpec | None = None
     """Only where a run spans several processes."""
 

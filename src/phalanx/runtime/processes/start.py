@@ -86,6 +86,7 @@ def shell_of(
         capabilities=capabilities,
         scope=scope,
         speed=1.0 if spec.run is None else spec.run.speed,
+        tracing=spec.tracing,
     )
 
 
