@@ -1,1 +1,1 @@
-"""What deploys and changes pipelines of agents: descriptors, and the MLFO that computes them."""
+"""What deploys and changes pipelines of agents: descriptors, MLFO, IML, workflow, orchestrator."""

@@ -1,0 +1,344 @@
+"""The service orchestrator: deploys, shows, changes and removes services, one change at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct
+
+from phalanx.domain.errors import ScenarioError
+from phalanx.loading import one_line, unknown
+from phalanx.orchestration.workflow import (
+    Asked,
+    ChangeKind,
+    Deployment,
+    Ground,
+    Hook,
+    Member,
+    PassingFault,
+    Seen,
+    Told,
+    Wanted,
+    Workflow,
+    WorkflowError,
+    no_hook,
+)
+from phalanx.orchestration.workflow.ground import awaited, files_of
+from phalanx.orchestration.workflow.machine import Outcome
+from phalanx.store.claims import ChangeStage, Claim, Note
+from phalanx.store.services import ServiceJournal, ServiceRecord
+
+
+class AgentView(Struct, frozen=True):
+    """A process of a service as it is now."""
+
+    member: Member
+    pid: int | None
+    """Its process; None: it does not run."""
+    seen: Seen | None
+    """What it says of itself over the bus; None: nothing."""
+    trust: str
+    """How far it is trusted, in plain words; of the network nothing."""
+
+
+class ServiceView(Struct, frozen=True):
+    """A service as it is now."""
+
+    name: str
+    state: str
+    """``running``, ``removed``, ``rolled back``, or which change is unfinished, and how."""
+    revision: int
+    deployment: Deployment | None
+    agents: tuple[AgentView, ...] = ()
+    unreachable: str = ""
+    """Why the processes could not be asked; empty: they were."""
+    unfinished: bool = False
+    left_out: tuple[str, ...] = ()
+    """Steps of the latest change that nobody does yet, in plain words."""
+
+
+class Orchestrator:
+    """Changes services by the workflow, so that each command can be repeated after any crash.
+
+    Args:
+        ground: what is acted on.
+        journal: what was done, and is to be done.
+        told: told of each step.
+        hook: see ``Hook``.
+
+    """
+
+    def __init__(
+        self,
+        ground: Ground,
+        journal: ServiceJournal,
+        *,
+        told: Told | None = None,
+        hook: Hook = no_hook,
+    ) -> None:
+        self._ground = ground
+        self._journal = journal
+        self._told = told
+        self._hook = hook
+
+    # -- changes ----------------------------------------------------------------------------------
+
+    def deploy(self, asked: Asked) -> Deployment:
+        """Deploy a service, or go on with its deployment; without effect if it runs as asked.
+
+        Raises:
+            ScenarioError: if what is asked is not usable, or the service runs otherwise.
+            RolledBackError: if it failed for good, and all was taken back.
+            WorkflowError: if it could not be ended either way now.
+            ClaimedError: if another orchestrator works on the service.
+
+        """
+        name = self._name(asked)
+        found = self._journal.read(name)
+        running = _deployment(found)
+        if found is not None and found.change.open:
+            _check_same(found, ChangeKind.DEPLOY, asked)
+        elif running is not None:
+            if running.asked != asked:
+                raise ScenarioError(
+                    f"{name}: is deployed already, and otherwise; phalanx service reconfigure "
+                    f"{name} changes it"
+                )
+            self._claimed(name, lambda claim: self._revive(claim, running))
+            return running
+        done = self._changed(name, ChangeKind.DEPLOY, asked)
+        assert done is not None
+        return done
+
+    def reconfigure(self, name: str, asked: Asked) -> Deployment:
+        """Change a service that is deployed to what is asked now, or go on with that.
+
+        Agents that stay where they are, with what they do, are not touched.
+
+        Raises:
+            ScenarioError: if what is asked is not usable, or there is no such service.
+            RolledBackError, WorkflowError, ClaimedError: as ``deploy``.
+
+        """
+        if self._name(asked) != name:
+            raise ScenarioError(
+                f"{asked.request[0]}: name: is {self._name(asked)!r}; {name!r} is reconfigured"
+            )
+        found = self._found(name)
+        if found.change.open:
+            _check_same(found, ChangeKind.RECONFIGURE, asked)
+        elif _deployment(found) is None:
+            raise ScenarioError(f"{name}: is not deployed; phalanx service deploy does that")
+        done = self._changed(name, ChangeKind.RECONFIGURE, asked)
+        assert done is not None
+        return done
+
+    def remove(self, name: str) -> None:
+        """Remove a service without a trace, or go on with that; without effect if it is gone.
+
+        An unfinished change is taken up first, and brought to its end.
+
+        Raises:
+            ScenarioError: if there never was such a service.
+            WorkflowError, ClaimedError: as ``deploy``.
+
+        """
+        found = self._found(name)
+        if found.change.open and found.change.kind != ChangeKind.REMOVE.value:
+            try:
+                self.resume(name)
+            except WorkflowError:
+                if self._found(name).change.open:
+                    raise
+            found = self._found(name)
+        running = _deployment(found)
+        if running is not None or found.change.open:
+            asked = msgspec.json.decode(found.change.request, type=Wanted).asked
+            self._changed(name, ChangeKind.REMOVE, asked)
+
+    def resume(self, name: str) -> Deployment | None:
+        """Bring an unfinished change to its end; of a service that runs, start what has died.
+
+        Raises:
+            ScenarioError: if there never was such a service.
+            RolledBackError, WorkflowError, ClaimedError: as ``deploy``.
+
+        """
+        found = self._found(name)
+        if found.change.open:
+            asked = msgspec.json.decode(found.change.request, type=Wanted).asked
+            return self._changed(name, ChangeKind(found.change.kind), asked)
+        running = _deployment(found)
+        if running is not None:
+            self._claimed(name, lambda claim: self._revive(claim, running))
+        return running
+
+    # -- looks ------------------------------------------------------------------------------------
+
+    def list(self) -> tuple[ServiceView, ...]:
+        """Return all services that are deployed or unfinished, without asking their processes."""
+        found = [self._journal.read(name) for name in self._journal.names()]
+        views = [_view(record) for record in found if record is not None]
+        return tuple(view for view in views if view.deployment is not None or view.unfinished)
+
+    def show(self, name: str) -> ServiceView:
+        """Return a service with all of its processes as they are now.
+
+        Raises:
+            ScenarioError: if there never was such a service.
+
+        """
+        found = self._found(name)
+        view = _view(found)
+        deployment = view.deployment
+        if deployment is None:
+            return view
+        seen: dict[str, Seen] = {}
+        unreachable = ""
+        try:
+            seen = self._ground.watcher.look(deployment.members, self._ground.patience.look_s)
+        except PassingFault as error:
+            unreachable = str(error)
+        agents = []
+        for member in deployment.members:
+            running = {r.unit.name: r.pid for r in self._ground.sites(member.site).running()}
+            trust = self._ground.trust.standing(member.name) if member.serves else ""
+            pid = running.get(member.name)
+            agents.append(AgentView(member, pid, seen.get(member.name), trust))
+        return msgspec.structs.replace(view, agents=tuple(agents), unreachable=unreachable)
+
+    def standings(self, deployment: Deployment) -> tuple[str, ...]:
+        """Return how far the agents are trusted, in plain words, each way once."""
+        found = (self._ground.trust.standing(member.name) for member in deployment.agents)
+        return tuple(dict.fromkeys(found))
+
+    def asked(self, name: str) -> Asked:
+        """Return what was asked of a service that is deployed or on its way.
+
+        Raises:
+            ScenarioError: if there is no such service.
+
+        """
+        found = self._found(name)
+        running = _deployment(found)
+        if running is None or found.change.open:
+            return msgspec.json.decode(found.change.request, type=Wanted).asked
+        return running.asked
+
+    def logs(self, name: str, member: str, lines: int) -> str:
+        """Return the end of what a process of a service said.
+
+        Raises:
+            ScenarioError: if there is no such service, or process in it.
+
+        """
+        deployment = _deployment(self._found(name))
+        members = {m.key: m for m in deployment.members} if deployment is not None else {}
+        if member not in members:
+            raise ScenarioError(one_line(f"{name}: {unknown('process', member, members)}"))
+        chosen = members[member]
+        return self._ground.sites(chosen.site).logs(chosen.name, lines)
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    def _changed(self, name: str, kind: ChangeKind, asked: Asked) -> Deployment | None:
+        return self._claimed(name, lambda claim: self._change(claim, kind, asked))
+
+    def _change(self, claim: Claim, kind: ChangeKind, asked: Asked) -> Deployment | None:
+        found = self._journal.read(claim.name)  # as it is now that nobody else can change it
+        if found is None or not found.change.open:
+            wanted = Wanted(asked, _deployment(found))
+            revision = 1 if found is None else found.change.revision + 1
+            note = Note("service.requested", {"revision": revision, "change": kind.value})
+            claim.begin(kind.value, msgspec.json.encode(wanted), note)
+            found = self._journal.read(claim.name)
+            assert found is not None
+        workflow = Workflow(self._ground, claim, found.change, told=self._told, hook=self._hook)
+        return workflow.run()
+
+    def _claimed(self, name: str, work: Callable[[Claim], Deployment | None]) -> Deployment | None:
+        claim = self._journal.claim(name)
+        try:
+            return work(claim)
+        finally:
+            claim.release()
+            self._send()
+
+    def _revive(self, claim: Claim, running: Deployment) -> Deployment:
+        """Start what has died; what runs is not touched."""
+        ground = self._ground
+        for member in running.members:
+            files = files_of(ground, member, running)
+            ground.sites(member.site).start(member.unit, files, fence=claim.fence)
+        awaited(ground, running.members, claim.beat, serving=True)
+        return running
+
+    def _send(self) -> None:
+        """Send the events that were recorded; those that do not arrive are sent the next time."""
+        waiting = self._journal.unsent()
+        while waiting:
+            try:
+                arrived = self._ground.watcher.send(waiting)
+            except PassingFault:
+                return
+            self._journal.sent(arrived)
+            if len(arrived) < len(waiting):
+                return
+            waiting = self._journal.unsent()
+
+    def _name(self, asked: Asked) -> str:
+        return asked.service(self._ground.outfitter.functions()).request.name
+
+    def _found(self, name: str) -> ServiceRecord:
+        found = self._journal.read(name)
+        if found is None:
+            raise ScenarioError(one_line(unknown("service", name, self._journal.names())))
+        return found
+
+
+def _deployment(found: ServiceRecord | None) -> Deployment | None:
+    if found is None or found.deployment is None:
+        return None
+    return msgspec.json.decode(found.deployment, type=Deployment)
+
+
+def _check_same(found: ServiceRecord, kind: ChangeKind, asked: Asked) -> None:
+    """Refuse another change than the one that is unfinished."""
+    change = found.change
+    wanted = msgspec.json.decode(change.request, type=Wanted)
+    if change.kind != kind.value or wanted.asked != asked:
+        raise ScenarioError(
+            f"{found.name}: its change {change.revision} ({change.kind}) is unfinished, and is "
+            f"another one; phalanx service resume {found.name} brings it to its end"
+        )
+
+
+def _view(found: ServiceRecord) -> ServiceView:
+    change = found.change
+    left_out = []
+    for step in change.steps:
+        outcome = msgspec.json.decode(step.result, type=Outcome) if step.result else Outcome()
+        if outcome.left_out:
+            left_out.append(f"{step.name}: {outcome.detail}")
+    return ServiceView(
+        found.name,
+        _state(found),
+        change.revision,
+        _deployment(found),
+        unfinished=change.open,
+        left_out=tuple(left_out),
+    )
+
+
+def _state(found: ServiceRecord) -> str:
+    change = found.change
+    match change.stage:
+        case ChangeStage.OPEN:
+            return f"unfinished: {change.kind}"
+        case ChangeStage.UNDOING:
+            return f"unfinished: {change.kind} is being taken back ({change.reason})"
+    if found.deployment is not None:
+        back = f" (the latest change was taken back: {change.reason})" if change.reason else ""
+        return f"running{back}"
+    return f"rolled back: {change.reason}" if change.reason else "removed"

@@ -1,0 +1,323 @@
+"""The service orchestrator with what it acts on: a domain's identities, its bus, its sites."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+import phalanx
+from phalanx.bus import subjects
+from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.identities.trust import REVOKED_FILE
+from phalanx.bus.permissions import Role
+from phalanx.domain.errors import ScenarioError
+from phalanx.domain.events import Event
+from phalanx.fabric.calls import CallError
+from phalanx.fabric.envelope import to_json
+from phalanx.fabric.event_envelopes import from_event
+from phalanx.fabric.operations import STATUS, StatusAnswer, StatusRequest
+from phalanx.fabric.registration import State
+from phalanx.loading import one_line, read_text
+from phalanx.orchestration.descriptors import Service
+from phalanx.orchestration.iml import Image, Kind, LocalProcesses, image_of
+from phalanx.orchestration.service import Orchestrator
+from phalanx.orchestration.workflow import (
+    Asked,
+    Deployment,
+    Ground,
+    Hook,
+    Member,
+    NoTrustServices,
+    PassingFault,
+    Patience,
+    Seen,
+    Told,
+    no_hook,
+)
+from phalanx.runtime.catalogue import installed
+from phalanx.runtime.domain import Domain, Standing
+from phalanx.runtime.domain.brokers import Brokers, is_here
+from phalanx.runtime.processes.network import BOOKS, Books, BooksRequest
+from phalanx.runtime.processes.operator import Operator
+from phalanx.runtime.slices import plan_of
+from phalanx.store.claims import AUTHOR
+from phalanx.store.engine import Database
+from phalanx.store.services import ServiceJournal
+
+SEND_S = 5.0
+"""How long events may take to arrive."""
+_ROLES = {Kind.AGENT: Role.AGENT, Kind.NETWORK: Role.NETWORK}
+
+
+class DomainMembership:
+    """Issues and revokes identities in a domain's directory; implements ``Membership``."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+
+    def issue(self, name: str, kind: Kind) -> None:
+        """Make an identity, unless it is there."""
+        self.see_to(name, _ROLES[kind])
+
+    def see_to(self, name: str, role: Role) -> None:
+        """See to it that there is an identity of this name and role."""
+        present = {member.identity.name: member for member in self._domain.members()}
+        standing = present[name].standing if name in present else None
+        if standing is Standing.EXPIRED:
+            self._domain.renew(name)
+        elif standing is not Standing.VALID:
+            self._domain.add(name, role)  # which refuses a name that was revoked
+
+    def revoke(self, name: str) -> None:
+        """Take an identity back, unless it is gone; the brokers know it when this returns."""
+        for member in self._domain.members():
+            if member.identity.name == name and member.standing is not Standing.REVOKED:
+                self._domain.revoke(name)
+        self.reload()
+
+    def reload(self) -> None:
+        """Tell the brokers of this machine who belongs to the domain.
+
+        Raises:
+            PassingFault: if one did not take it.
+
+        """
+        if any(is_here(broker.listen or broker.host) for broker in self._domain.spec.brokers):
+            with _passing():
+                Brokers(self._domain).reload()
+
+    def files(self, name: str) -> dict[str, bytes]:
+        """Return the files that prove an identity, by name; secrets are among them."""
+        folder = self._domain.bundle(name)
+        if not folder.is_dir():
+            raise ScenarioError(f"{folder}: there is no such identity; it may have been revoked")
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+    def revocations(self) -> dict[str, bytes]:
+        """Return the list of those that were revoked."""
+        path = self._domain.folder / "authority" / REVOKED_FILE
+        return {path.name: path.read_bytes()}
+
+
+class ProcessOutfitter:
+    """Writes what processes are started with; implements ``Outfitter``."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+
+    def functions(self) -> tuple[str, ...]:
+        """Return the capabilities that are installed."""
+        return tuple(sorted(installed()))
+
+    def plan(self, service: Service, target: Deployment, leaving: tuple[Member, ...]) -> str:
+        """Return the slice's network as a scenario file; see ``slices``."""
+        return plan_of(service, target, leaving)
+
+    def files(self, member: Member, deployment: Deployment) -> dict[str, bytes]:
+        """Return ``config.toml`` and ``plan.yaml`` of a process."""
+        lines = ['bus = "identity/bus.toml"', 'state = "state"', 'plan = "plan.yaml"']
+        if member.unit.kind is Kind.AGENT:
+            domain = self._domain.spec.name
+            scope = f"{{domain = {json.dumps(domain)}, slice = {json.dumps(deployment.service)}}}"
+            lines += [
+                f"functions = {json.dumps(list(member.unit.capabilities))}",
+                f"scope = {scope}",
+            ]
+        config = "\n".join(lines) + "\n"
+        return {"config.toml": config.encode(), "plan.yaml": deployment.plan.encode()}
+
+
+class BusWatcher:
+    """Asks processes over the domain's brokers; implements ``Watcher``.
+
+    It connects, as the identity ``orchestrator``, when it is first asked for something.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self._operator: Operator | None = None
+
+    def look(self, members: Iterable[Member], within_s: float) -> dict[str, Seen]:
+        """Ask ``members`` how they are, and return what those said that answered, by name."""
+        operator = self._connected()
+        asked = {member.name: member.unit.kind for member in members}
+        answers: dict[str, Any] = {}
+        for name, kind in asked.items():
+            heard = partial(answers.__setitem__, name)
+            ask = partial(operator.client.invoke, name, answer=heard, timeout_s=within_s)
+            if kind is Kind.AGENT:
+                ask(STATUS, StatusRequest())
+            else:
+                ask(BOOKS, BooksRequest())
+        operator.until(lambda: len(answers) == len(asked), within_s + 1.0)
+        found = ((name, _seen(answer)) for name, answer in sorted(answers.items()))
+        return {name: seen for name, seen in found if seen is not None}
+
+    def forget(self, name: str) -> None:
+        """Withdraw the entry of an identity, as itself: nobody else may."""
+        folder = self._domain.bundle(name)
+        if folder.is_dir():
+            with _passing(), Operator(folder) as operator:
+                operator.exchange.drop(subjects.REGISTRY, subjects.token(name))
+
+    def send(self, events: list[Event]) -> list[Event]:
+        """Append events to the stream that keeps all events; return those that are kept."""
+        operator = self._connected()
+        domain = self._domain.spec.name
+        outcomes: dict[str, str | None] = {}
+        for event in events:
+            subject = subjects.event(domain, AUTHOR, event.kind)
+            payload = to_json(from_event(event, domain))
+            done = partial(outcomes.__setitem__, event.id)
+            operator.exchange.append(subject, payload, event.id, done)
+        operator.until(lambda: len(outcomes) == len(events), SEND_S)
+        return [event for event in events if outcomes.get(event.id, "") is None]
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._operator is not None:
+            self._operator.close()
+            self._operator = None
+
+    def _connected(self) -> Operator:
+        if self._operator is None:
+            with _passing():
+                self._operator = Operator(self._domain.bundle(AUTHOR)).__enter__()
+        return self._operator
+
+
+@contextmanager
+def opened(
+    folder: Path,
+    *,
+    store: str | None = None,
+    root: Path | None = None,
+    told: Told | None = None,
+    hook: Hook = no_hook,
+    patience: Patience | None = None,
+) -> Iterator[Orchestrator]:
+    """Give the service orchestrator of a domain.
+
+    Args:
+        folder: the domain's directory.
+        store: of the journal, as ``SqlEventStore`` takes it; None: ``services.db`` in ``folder``.
+        root: the folder of the sites of this machine; None: ``sites`` in ``folder``.
+        told: told of each step.
+        hook: see ``Hook``.
+        patience: how long things may take; None: the usual.
+
+    Raises:
+        PhalanxError: with one line, if the domain or the store cannot be used.
+
+    """
+    domain = Domain.open(folder)
+    membership = DomainMembership(domain)
+    membership.see_to(AUTHOR, Role.ORCHESTRATOR)
+    sites = (folder / "sites" if root is None else root).absolute()
+    where = f"sqlite:///{folder / 'services.db'}" if store is None else store
+    watcher = BusWatcher(domain)
+    image = present_image()
+    ground = Ground(
+        lambda site: LocalProcesses(sites, site, image),
+        membership,
+        ProcessOutfitter(domain),
+        watcher,
+        NoTrustServices(),
+        patience or Patience(),
+    )
+    try:
+        with Database(where) as database:
+            membership.reload()
+            yield Orchestrator(ground, ServiceJournal(database), told=told, hook=hook)
+    finally:
+        watcher.close()
+
+
+def present_image() -> Image:
+    """Return what this installation is, as an image of agents."""
+    return image_of(Path(phalanx.__file__).parent, installed())
+
+
+def read_asked(
+    nsd: Path, sites: Path | None, request: Path | None, without: Iterable[str] = ()
+) -> Asked:
+    """Return what is asked for by files.
+
+    Args:
+        nsd: the folder of a service, or the file of its NSD, with the VNFDs beside it.
+        sites: the sites; None: ``sites.yaml`` in the folder.
+        request: None: ``request.yaml`` in the folder.
+        without: sites that may host no agent.
+
+    Raises:
+        ScenarioError: if one cannot be read.
+
+    """
+    folder = nsd if nsd.is_dir() else nsd.parent
+    sites = folder / "sites.yaml" if sites is None else sites
+    request = folder / "request.yaml" if request is None else request
+    return Asked(
+        _descriptors(nsd),
+        (sites.name, read_text(sites)),
+        (request.name, read_text(request)),
+        tuple(without),
+    )
+
+
+def changed_asked(
+    before: Asked,
+    nsd: Path | None,
+    sites: Path | None,
+    request: Path | None,
+    without: Iterable[str] | None,
+) -> Asked:
+    """Return what was asked ``before``, with what is given replaced; see ``read_asked``."""
+    given: dict[str, Any] = {}
+    if nsd is not None:
+        given["descriptors"] = _descriptors(nsd)
+        folder = nsd if nsd.is_dir() else nsd.parent
+        if request is None and (folder / "request.yaml").is_file():
+            request = folder / "request.yaml"
+    if sites is not None:
+        given["sites"] = (sites.name, read_text(sites))
+    if request is not None:
+        given["request"] = (request.name, read_text(request))
+    if without is not None:
+        given["without"] = tuple(without)
+    return replace(before, **given)
+
+
+def _descriptors(nsd: Path) -> dict[str, str]:
+    folder = nsd if nsd.is_dir() else nsd.parent
+    chosen = {path for path in folder.glob("*.yaml") if "vnfd" in path.name}
+    chosen |= {path for path in folder.glob("*.yaml") if "nsd" in path.name and nsd.is_dir()}
+    chosen |= set() if nsd.is_dir() else {nsd}
+    if not chosen:
+        raise ScenarioError(one_line(f"{nsd}: holds no *vnfd*.yaml and *nsd*.yaml"))
+    return {path.name: read_text(path) for path in sorted(chosen)}
+
+
+@contextmanager
+def _passing() -> Iterator[None]:
+    """Let brokers that cannot be reached be what may be otherwise in a moment."""
+    try:
+        yield
+    except ExchangeError as error:
+        raise PassingFault(str(error)) from error
+
+
+def _seen(answer: StatusAnswer | Books | CallError) -> Seen | None:
+    match answer:
+        case StatusAnswer():
+            detail = "; ".join(answer.health.reasons) or answer.health.status.value
+            serving = answer.state is State.SERVING
+            return Seen(answer.incarnation, serving, answer.goals, detail)
+        case Books():
+            return Seen(0, serving=True)
+    return None

@@ -1,0 +1,93 @@
+"""``phalanx service``: what can be seen without processes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from phalanx.cli.main import app
+from phalanx.orchestration.mlfo import compute, need_of
+from phalanx.orchestration.workflow.model import arranged
+from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
+from phalanx.runtime.loading import parse_scenario
+from phalanx.runtime.services import present_image, read_asked
+from phalanx.runtime.slices import plan_of
+
+SERVICE = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"
+
+
+@pytest.fixture
+def domain(tmp_path: Path) -> Domain:
+    spec = DomainSpec("edge", (BrokerSpec("broker1", "192.0.2.1"),))
+    return Domain.create(tmp_path / "edge", spec)
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["service", *map(str, arguments)])
+    return done.exit_code, done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("show", "a", "--domain", "{}/none"), "is no domain's directory"),
+        (("show", "a", "--domain", "{}/edge"), "there is no service 'a'"),
+        (("remove", "a", "--domain", "{}/edge"), "there is no service 'a'"),
+        (("deploy", "{}/none", "--domain", "{}/edge"), "cannot be read: No such file"),
+        (("list", "--domain", "{}/edge", "--store", "other"), "the store must be sqlite:///PATH"),
+    ],
+)
+def test_bad_input_is_one_line(
+    domain: Domain, tmp_path: Path, arguments: tuple[str, ...], line: str
+) -> None:
+    code, said = run(*(argument.format(tmp_path) for argument in arguments))
+    assert code == 2
+    assert line in said.replace("\n", "")
+    assert "Traceback" not in said
+
+
+def test_nothing_is_deployed_at_first(domain: Domain) -> None:
+    assert run("list", "--domain", domain.folder) == (0, "no service is deployed\n")
+    code, said = run("resume", "--domain", domain.folder)
+    assert (code, said) == (0, "nothing is deployed, nothing is unfinished\n")
+
+
+def test_the_digest_is_put_into_a_file_of_sites(tmp_path: Path) -> None:
+    shutil.copy(SERVICE / "sites.yaml", tmp_path)
+    code, said = run("image", "--write", tmp_path / "sites.yaml")
+    digest = present_image().digest
+    assert code == 0
+    assert f"phalanx-agent: {digest}" in said
+    found = re.findall(r"sha256:\w+", (tmp_path / "sites.yaml").read_text())
+    assert found == [digest] * 4
+    assert "# Four sites" in (tmp_path / "sites.yaml").read_text()
+
+
+def test_the_slice_has_the_agents_as_pops_and_the_vnfs_as_hosts() -> None:
+
+    asked = read_asked(SERVICE, None, None)
+    service = asked.service()
+    need = need_of(service)
+    target = arranged(asked, need, compute(need), None, 1)
+    plan = parse_scenario(plan_of(service, target, ()), "plan")
+    assert {pop.name: pop.cores for pop in plan.network.pops} == {
+        "edge-video-1.access.1": 19.2,
+        "edge-video-1.cache.1": 22.4,
+        "edge-video-1.origin.1": 16.0,
+    }
+    # The shortest way from barcelona to madrid is that over zaragoza, where nobody stands.
+    assert {(*link.between, link.latency_ms) for link in plan.network.links} == {
+        ("edge-video-1.access.1", "edge-video-1.cache.1", 1.6),
+        ("edge-video-1.access.1", "edge-video-1.origin.1", 2.9),
+        ("edge-video-1.cache.1", "edge-video-1.origin.1", 1.7),
+    }
+    assert {host.name: host.at for host in plan.hosts} == {
+        vnf: f"edge-video-1.{vnf}.1" for vnf in ("access", "cache", "origin")
+    }
+    assert [monitor.link for monitor in plan.monitors] == [
+        f"edge-video-1.{vnf}.1>{vnf}" for vnf in ("access", "cache", "origin")
+    ]

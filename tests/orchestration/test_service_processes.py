@@ -1,0 +1,195 @@
+"""A service of three VNFs on three sites, with real processes over a NATS broker."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.nats import find_server
+from phalanx.fabric.operations import STATUS, StatusAnswer, StatusRequest
+from phalanx.orchestration.iml.process import Slot
+from phalanx.orchestration.workflow import Asked
+from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec, Standing
+from phalanx.runtime.domain.brokers import Brokers
+from phalanx.runtime.processes.operator import Operator, Survey, operator_bus
+from phalanx.runtime.services import opened, present_image, read_asked
+
+pytestmark = [pytest.mark.nats, pytest.mark.processes]
+SERVICE = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"
+CRASHER = Path(__file__).parent / "service_crasher.py"
+NAME = "edge-video-1"
+SPARE = """\
+  - name: bilbao
+    pop: pop5
+    cores: 32
+    memory_gb: 128
+    disk_gb: 4000
+    load: 0.9
+    trust: 0.81
+    images:
+      phalanx-agent: {digest}
+links:
+  - {{between: [bilbao, madrid], latency_ms: 1.5, bandwidth_mb_s: 1250}}
+  - {{between: [bilbao, zaragoza], latency_ms: 1.5, bandwidth_mb_s: 1250}}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        port: int = tried.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def domain(tmp_path: Path) -> Iterator[Domain]:
+    try:
+        find_server()
+    except ExchangeError as error:
+        pytest.skip(str(error))
+    spec = DomainSpec("edge", (BrokerSpec("broker1", "127.0.0.1", free_port()),))
+    domain = Domain.create(tmp_path / "edge", spec)
+    brokers = Brokers(domain)
+    brokers.start()
+    try:
+        brokers.prepare()
+        yield domain
+    finally:
+        for path in (domain.folder / "sites").glob("*/*/pid"):
+            process = Slot(path.parent).process()
+            if process is not None:
+                process.signal(signal.SIGKILL)
+                process.wait(5)
+        brokers.stop()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return the service, with the image that is here, and one more site to spare."""
+    digest = present_image().digest
+    made = tmp_path / "edge-video"
+    made.mkdir()
+    for path in SERVICE.glob("*.yaml"):
+        text = re.sub("sha256:[0-9a-f]{64}", digest, path.read_text())
+        (made / path.name).write_text(text.replace("links:\n", SPARE.format(digest=digest)))
+    return made
+
+
+def crashed(domain: Domain, point: str, verb: str, asked: Asked | None = None) -> int:
+    """Run a command that is killed at ``point`` as often as it comes there; return how often."""
+    command = {"verb": verb, "name": NAME, "asked": asked}
+    text = msgspec.json.encode(command).decode()
+    arguments = [sys.executable, str(CRASHER), str(domain.folder), point, text]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=80, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def processes(domain: Domain) -> dict[str, list[int]]:
+    """Return the processes whose output goes to a unit's log, by unit, whoever started them."""
+    root = f"{domain.folder / 'sites'}/"
+    found: dict[str, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            said = str((path / "fd" / "1").readlink())
+        except OSError:
+            continue
+        if said.startswith(root):
+            found.setdefault(Path(said).parent.name, []).append(int(path.name))
+    return found
+
+
+def statuses(domain: Domain, names: list[str]) -> dict[str, StatusAnswer]:
+    with Operator(operator_bus(domain.folder)) as operator:
+        answers = {name: operator.call(name, STATUS, StatusRequest()) for name in names}
+    assert all(isinstance(answer, StatusAnswer) for answer in answers.values()), answers
+    return {n: answer for n, answer in answers.items() if isinstance(answer, StatusAnswer)}
+
+
+def test_a_service_lives_through_crashes_after_every_step(domain: Domain, folder: Path) -> None:
+    asked = read_asked(folder, None, None)
+    assert crashed(domain, "after:*", "deploy", asked) == 26
+    with opened(domain.folder) as orchestrator:
+        view = orchestrator.show(NAME)
+    assert view.state == "running"
+    assert {a.member.key: a.member.site for a in view.agents} == {
+        "network": "barcelona",
+        "access": "barcelona",
+        "cache": "valencia",
+        "origin": "madrid",
+    }
+    before = processes(domain)
+    assert before == {a.member.name: [a.pid] for a in view.agents}, "one process each"
+    assert {a.trust.split(":")[0] for a in view.agents if a.member.serves} == {"unattested"}
+    kept = [f"{NAME}.access.1", f"{NAME}.cache.1"]
+    at_first = statuses(domain, kept)
+
+    # One is moved, one is added; the two others are the same processes as before.
+    wide = read_asked(folder, None, folder / "request-wide.yaml", ["madrid"])
+    assert crashed(domain, "after:+", "reconfigure", wide) == 13
+    moved, added = f"{NAME}.origin.1", f"{NAME}.cache-2.2"
+    now = processes(domain)
+    assert sorted(now) == sorted([*before, added])
+    assert all(len(pids) == 1 for pids in now.values())
+    assert {name: now[name] for name in kept} == {name: before[name] for name in kept}
+    after = statuses(domain, [*kept, moved, added])
+    assert [after[name].incarnation for name in (*kept, moved, added)] == [1, 1, 2, 1]
+    for name in kept:
+        tally = after[name].tally
+        assert tally.delivered > at_first[name].tally.delivered
+        assert (tally.lost, tally.shed, tally.refused, tally.reconnects) == (0, {}, {}, 0)
+    assert not (domain.folder / "sites" / "madrid").exists()
+
+    # What has died is started again with its memory.
+    os.kill(now[moved][0], signal.SIGKILL)
+    assert crashed(domain, "", "resume") == 0
+    assert statuses(domain, [moved])[moved].incarnation == 3
+
+    os.kill(processes(domain)[added][0], signal.SIGKILL)  # it cannot withdraw its entry
+    assert crashed(domain, "after:*", "remove") > 10
+    assert processes(domain) == {}
+    assert not (domain.folder / "sites").exists() or not list((domain.folder / "sites").iterdir())
+    left = {m.identity.name for m in domain.members() if m.standing is not Standing.REVOKED}
+    assert left == {"broker1", "operator", "recorder", "orchestrator"}
+    assert {p.name for p in domain.folder.glob("identities/*")} == left - {"broker1"}
+    with Operator(operator_bus(domain.folder)) as operator:
+        survey = Survey(operator)
+        survey.read()
+        assert [e.owner for e in survey.registry.entries() if e.available] == []
+
+
+def test_a_crash_within_a_step_and_a_failure_leave_nothing(domain: Domain, folder: Path) -> None:
+    asked = read_asked(folder, None, None)
+    name, sites = asked.sites
+    wrong = re.sub(r"(?s)(name: madrid.*?sha256:)[0-9a-f]{64}", r"\g<1>" + "0" * 64, sites)
+    broken = msgspec.structs.replace(asked, sites=(name, wrong))
+    points = [
+        f"within:2.identity:{NAME}.origin.1",
+        f"before:2.start:{NAME}.access.1",
+        f"within:2.start:{NAME}.access.1",
+        f"within:undo 2.start:{NAME}.access.1",
+        f"within:undo 2.identity:{NAME}.origin.1",
+    ]
+    command = msgspec.json.encode({"verb": "deploy", "asked": broken}).decode()
+    arguments = [sys.executable, str(CRASHER), str(domain.folder), ",".join(points), command]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=80, check=False)
+    assert done.returncode == 2
+    assert "the image phalanx-agent here is sha256:" in done.stderr
+    assert "everything is as it was before" in done.stderr
+    assert processes(domain) == {}
+    assert not list(domain.folder.glob("sites/*"))
+    revoked = {m.identity.name for m in domain.members() if m.standing is Standing.REVOKED}
+    assert revoked == {f"{NAME}.{key}.1" for key in ("network", "access", "cache", "origin")}
+    # The same name is deployed again, under identities of its own.
+    assert crashed(domain, "", "deploy", asked) == 0
+    assert sorted(processes(domain))[0] == f"{NAME}.access.2"
