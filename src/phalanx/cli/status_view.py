@@ -18,6 +18,8 @@ from phalanx.runtime.processes.operator import Operator, Survey
 
 WIDE = 100
 """Terminals with so many columns have room between those of the table."""
+PIPED = 240
+"""Columns where there is no terminal: whoever reads it can cut it."""
 AGAIN_S = 1.0
 """How often those who are watched are asked."""
 _STYLES = {
@@ -63,7 +65,8 @@ class StatusView:
         if self._as_json:
             typer.echo(to_json(found).decode())
         else:
-            out.print(view(found, whole=not self._only))
+            width = None if out.is_terminal else PIPED
+            out.print(view(found, whole=not self._only), width=width, crop=False)
         return found.verdict
 
     def watch(self) -> None:
@@ -113,17 +116,17 @@ def _table(rows: tuple[Row, ...]) -> Table:
     gap = 2 if out.width >= WIDE else 1
     table = Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
     scopes = any(row.scope != str(END_TO_END) for row in rows)
-    table.add_column("name", overflow="fold")
-    for column in ("role", *(["scope"] if scopes else []), "state", "health"):
+    for column in ("name", "role", "state", "health"):
         table.add_column(column, no_wrap=True)
     for column in ("lease", "life", "load", "refused", "shed"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("trust", no_wrap=True)
+    if scopes:
+        table.add_column("scope", overflow="fold", min_width=8)
     for row in rows:
         table.add_row(
             Text(row.agent),
             row.role,
-            *([row.scope] if scopes else []),
             Text(row.state, style=_STYLES[row.state]),
             Text(row.health, style=_STYLES[row.health]),
             f"{row.lease_left_s:.1f} s" if row.lease_left_s else "–",
@@ -132,6 +135,7 @@ def _table(rows: tuple[Row, ...]) -> Table:
             "–" if row.refusals is None else str(row.refusals),
             "–" if row.sheds is None else str(row.sheds),
             row.trust.partition(":")[0],
+            *([row.scope] if scopes else []),
         )
     return table
 
