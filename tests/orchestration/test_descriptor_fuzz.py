@@ -78,7 +78,7 @@ def mutated(draw: st.DrawFn) -> tuple[str, str]:
                 case "rename" if isinstance(node, dict):
                     node[draw(st.text(max_size=8))] = node.pop(last)
                 case _:
-                    first = next(iter(node)) if isinstance(node, dict) else 0
+                    first = list(node)[0] if isinstance(node, dict) else 0  # noqa: RUF015  # an empty one: IndexError
                     node[first], node[last] = node[last], node[first]
         except (KeyError, IndexError, TypeError):
             continue  # an earlier mutation took this place away
