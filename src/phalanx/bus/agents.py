@@ -17,6 +17,9 @@ OnRefused = Callable[[str, str, str], None]
 """Told why something was refused, its subject, and who spoke."""
 
 
+_REMEMBERED = 4096
+
+
 class Opened(Protocol):
     """A frame that a seal took."""
 
@@ -133,6 +136,7 @@ class AgentBus:
         self._on_refused = on_refused
         self._sent: dict[str, int] = {}
         self._subjects: dict[str, str] = {}
+        self._speakers: dict[str, str] = {}
         self._pattern = subjects.pattern(self._domain, "msg", self._name, "*")
         self._handler: Handler | None = None
         self._subscription: Subscription | None = None
@@ -210,27 +214,34 @@ class AgentBus:
         else:
             now = self._clock.now()
             self._say(receiver, self._seal.wrap(receiver, encode(shifted(message, -now)), now))
-            self._arm()
 
     # -- what comes in ----------------------------------------------------------------------
 
     def _hear(self, delivery: Delivery) -> None:
+        subject = delivery.subject
+        peer = self._speakers.get(subject) or self._speaker(subject)
+        if peer is None:
+            self._refuse("garbage", subject, "")
+            return
+        now = self._clock.now()
+        outcome = self._seal.open(peer, delivery.payload, now)
+        self._say(peer, outcome.replies)
+        if not hasattr(outcome, "payload"):  # only what was taken has one
+            self._refuse(outcome.reason.value, subject, peer)
+        elif outcome.payload is not None:
+            self._read(outcome.payload, subject, peer, now)
+
+    def _speaker(self, subject: str) -> str | None:
+        """Return who alone speaks under a subject, and remember it; None: nobody does."""
         try:
-            peer = subjects.speaker(delivery.subject)
+            peer = subjects.speaker(subject)
         except ValueError:
             peer = None
-        if peer is None:
-            self._refuse("garbage", delivery.subject, "")
-            return
-        outcome = self._seal.open(peer, delivery.payload, self._clock.now())
-        self._say(peer, outcome.replies)
-        self._arm()
-        if not hasattr(outcome, "payload"):  # only what was taken has one
-            self._refuse(outcome.reason.value, delivery.subject, peer)
-        elif outcome.payload is not None:
-            self._read(outcome.payload, delivery.subject, peer)
+        if peer is not None and len(self._speakers) < _REMEMBERED:
+            self._speakers[subject] = peer
+        return peer
 
-    def _read(self, payload: bytes, subject: str, peer: str) -> None:
+    def _read(self, payload: bytes, subject: str, peer: str, now: float) -> None:
         try:
             message = decode(payload)
         except WireError:
@@ -239,7 +250,7 @@ class AgentBus:
         if message.sender != peer or message.receiver != self._name:
             self._refuse("forged", subject, peer)
         else:
-            self._deliver(shifted(message, self._clock.now()))
+            self._deliver(shifted(message, now))
 
     def _deliver(self, message: Message) -> None:
         if self._handler is None:
@@ -263,11 +274,13 @@ class AgentBus:
         return subject
 
     def _say(self, receiver: str, frames: Sequence[bytes]) -> None:
+        """Send what the seal has made."""
         for frame in frames:
             try:
                 self._exchange.publish(self._subject(receiver), frame)
             except ExchangeError:  # counted there, with the reason
                 self.lost += 1
+        self._arm()
 
     def _arm(self) -> None:
         """Set the timer by which the seal wants to be asked."""

@@ -34,10 +34,11 @@ from phalanx.runtime.processes.start import bundle_of, shell_of
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.world import faulty
 
-HARMLESS = frozenset({"no-session", "stale", "unasked"})
-"""Refusals of messages that restarts and lost messages give rise to."""
-
-
+PLAINLY = {
+    "no-session": "no-session: said again, or before one of the two was restarted",
+    "stale": "stale: of an earlier life of its sender, or said again",
+}
+"""Refusals that replays give rise to, and restarts as well: nobody can tell which it was."""
 AGAIN_S = 2.0
 """Before a memory that the disk did not take is written again."""
 
@@ -213,9 +214,8 @@ class AgentProcess:
         self.settings.peers = tuple(sorted(peers))
 
     def _refused(self, reason: str, subject: str, speaker: str) -> None:
-        if reason in HARMLESS:
-            return  # counted, and no sign of anybody's ill will
-        self.shell.audit(Refusal(speaker, subject, self._name, reason))
+        why = PLAINLY.get(reason, reason)
+        self.shell.audit(Refusal(speaker, subject, self._name, why))
 
     # -- what is kept -----------------------------------------------------------------------
 

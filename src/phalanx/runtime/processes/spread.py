@@ -297,7 +297,7 @@ class Spread:
     def _finish(self, reason: str) -> None:
         """Wait for everybody's last event, then record the end of the run."""
         clock = self._clock
-        if reason == "interrupted":  # else they end by themselves
+        if clock.now() < self._scenario.duration_s:  # else they end by themselves
             for pop in self._pops:
                 self._ground.signal(pop, signal.SIGINT)
         if self._books is None:

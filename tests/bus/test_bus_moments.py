@@ -1,0 +1,60 @@
+"""Moments in messages between agents whose clocks do not agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from bus_messages import Inbox
+
+from phalanx.bus.agents import AgentBus
+from phalanx.bus.local import LocalHub
+from phalanx.bus.permissions import Identity, Role
+from phalanx.bus.plain import PlainSeal
+from phalanx.clock import Timer
+from phalanx.clock.virtual import VirtualClock
+from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences, want
+from phalanx.domain.messages import CallForProposals, Message, Performative
+from phalanx.domain.predicates import AnomalousUsage
+
+GOAL = ConstrainedGoal(want(AnomalousUsage("a>b")), Constraints(), Preferences())
+
+
+class Wrong:
+    """A clock that is off by so many seconds."""
+
+    def __init__(self, clock: VirtualClock, by_s: float) -> None:
+        self._clock = clock
+        self._by_s = by_s
+
+    def now(self) -> float:
+        return self._clock.now() + self._by_s
+
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+        return self._clock.call_at(when - self._by_s, call)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self._clock.call_soon(call)
+
+
+@pytest.mark.parametrize("by_s", [0.0, 300.0, -300.0])
+def test_a_deadline_is_as_far_away_by_the_clock_of_the_receiver(by_s: float) -> None:
+    true = VirtualClock()
+    hub = LocalHub(true)
+    clocks = {"a": Wrong(true, 0.0), "b": Wrong(true, by_s)}
+    inboxes = {name: Inbox() for name in clocks}
+    buses = {}
+    for name, clock in clocks.items():
+        exchange = hub.join(Identity(name, Role.AGENT, "edge"))
+        buses[name] = AgentBus(exchange, clock, PlainSeal(1))
+        buses[name].attach(name, inboxes[name])
+    true.run(5.0)
+    now = clocks["a"].now()
+    call = CallForProposals(GOAL, deadline=now + 2.0, since=now - 3.0)
+    buses["a"].send(Message("m", Performative.CFP, "a", "b", "c", call, "e"))
+    true.run(6.0)
+    (got,) = inboxes["b"]
+    assert isinstance(got.content, CallForProposals)
+    sent = 5.0 + by_s
+    assert got.content.deadline == pytest.approx(sent + 2.0, abs=0.1)
+    assert got.content.since == pytest.approx(sent - 3.0, abs=0.1)

@@ -1,0 +1,80 @@
+"""What ``phalanx agent`` tells whoever starts it, where something is missing."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from phalanx.bus.permissions import Role
+from phalanx.cli.main import app
+from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
+
+PLAN = Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The file of the agent of north, in a domain whose broker does not run."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    domain = Domain.create(
+        tmp_path / "edge", DomainSpec("edge", (BrokerSpec("broker1", "127.0.0.1", port),))
+    )
+    domain.add("north", Role.AGENT)
+    path = tmp_path / "north.toml"
+    path.write_text(
+        f'bus = "edge/identities/north/bus.toml"\nplan = "{PLAN}"\nstate = "state/north"\n'
+    )
+    return path
+
+
+def test_an_agent_without_a_broker_says_so_and_ends_in_order(config: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phalanx", "agent", "--config", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said, rest = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert "no connection to a broker of " in line
+    assert "identities/north/bus.toml; tries go on: Connection refused" in line
+    assert rest == ""  # once for each reason
+    assert said == ("agent north of the domain edge, life 1\nagent north ended: interrupted\n")
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (
+            "identities/north",
+            "identities/west",
+            "phalanx domain add DIR NAME --role agent makes it",
+        ),
+        ("identities/north", "identities/operator", "has the role operator; this process needs"),
+        ("quickstart-ring", "nothing", "cannot be read"),
+        ("state/north", "north.toml", "north.toml"),
+    ],
+)
+def test_an_agent_that_cannot_start_says_why_in_a_line(
+    config: Path, old: str, new: str, why: str
+) -> None:
+    config.write_text(config.read_text().replace(old, new))
+    done = CliRunner().invoke(app, ["agent", "--config", str(config)])
+    assert done.exit_code == 2
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1

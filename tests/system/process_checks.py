@@ -1,0 +1,50 @@
+"""What no fault may cost a domain of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tests.system.process_lab import Lab
+from tests.system.process_log import (
+    allocated_twice,
+    causes_lost,
+    enforced_twice,
+    missing,
+    unprotected,
+)
+from tests.system.process_plan import FIRST, LEASE_S, NETWORK
+
+RENEGOTIATED_S = 5.0
+"""Within so many seconds an attack is held off again."""
+
+
+def check_in_order(lab: Lab, since: float, *, gone: Collection[str] = ()) -> None:
+    """Check what no fault may cost, once everything has come to rest.
+
+    Args:
+        lab: where it happened.
+        since: when, by the broker's clock.
+        gone: agents that are not meant to live.
+
+    """
+    alive = [pop for pop in lab.pops if pop not in gone]
+    lab.until(lab.held_off, "the attack is held off")
+
+    def leases_have_holders() -> bool:
+        held = lab.estate(*alive)
+        return all(lease in held or lease in FIRST for lease in lab.books().leases)
+
+    lab.eventually(leases_have_holders, "each lease is that of a living agent, or has run out")
+    lab.rest(1.0)
+    # What is on its way arrives; what was lost never does.
+    lab.until(lambda: not missing(one.event for one in lab.heard), "no event is missing", 10.0)
+    lab.until(lambda: not causes_lost(lab.heard, gone), "no cause is missing", 10.0)
+    ids = [one.event.id for one in lab.heard]
+    assert len({*ids}) == len(ids), "an event is in the stream twice"
+    spell = max(unprotected(lab.heard, since, lab.heard[-1].at), default=0.0)
+    assert spell <= RENEGOTIATED_S, f"nothing held the attack off for {spell:g} s\n{lab.story(200)}"
+    for doubled in (enforced_twice(lab.heard), allocated_twice(lab.heard)):
+        assert [d for d in doubled if d[1] > LEASE_S + 1.0] == [], lab.story(200)
+    assert set(lab.ground.ended()) == {*gone}, lab.story()
+    for name in (*lab.pops, NETWORK):
+        assert "Traceback" not in lab.ground.log(name).read_text(), lab.ground.log(name).read_text()

@@ -1,0 +1,159 @@
+"""What the stream of events tells of a domain of processes."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from math import inf
+
+from msgspec import Struct
+
+from phalanx.domain.events import Event
+
+_MEASURE = re.compile(r"(?P<pop>[^.]+)\.\d+:(?P<effect>.*)")
+_ID = re.compile(r"(?P<life>.+)-(?P<number>\d+)")
+
+
+class Heard(Struct, frozen=True):
+    """An event, and when the broker took it."""
+
+    event: Event
+    at: float
+    """In seconds since 1970 by the broker's clock."""
+    sequence: int
+
+
+def effect_of(measure: str) -> str:
+    """Return what a measure makes true."""
+    match = _MEASURE.fullmatch(measure)
+    assert match is not None, measure
+    return match["effect"]
+
+
+def holds(effects: Iterable[str]) -> bool:
+    """Whether effects hold the attack off: a limit for all, or a block for each attacker."""
+    found = [*effects]
+    coarse = [e for e in found if e.startswith(("linkRateLimited", "ipRateLimited"))]
+    blocks = {e for e in found if e.startswith("flowRateLimited")}
+    return bool(coarse) or len(blocks) >= 2
+
+
+def unprotected(heard: Sequence[Heard], since: float, until: float) -> list[float]:
+    """Return for how long, each time, nothing held the attack off, in seconds."""
+    found = []
+    in_force: dict[str, int] = defaultdict(int)
+    bare: float | None = since
+    for one in [h for h in heard if h.at <= until]:
+        if not change(in_force, one.event):
+            continue
+        protected = holds(effect for effect, count in in_force.items() if count > 0)
+        if protected and bare is not None:
+            found.append(one.at - max(bare, since))
+            bare = None
+        elif not protected and bare is None:
+            bare = one.at
+    if bare is not None:
+        found.append(until - max(bare, since))
+    return [seconds for seconds in found if seconds > 0]
+
+
+def enforced_twice(heard: Sequence[Heard]) -> list[tuple[str, float]]:
+    """Return which effects were made by two at a time, and for how long, in seconds.
+
+    Who died or is cut off has what it has until its lease runs out; that it overlaps by so much
+    with what others made in its place is what a lease means.
+    """
+    found = []
+    in_force: dict[str, int] = defaultdict(int)
+    since: dict[str, float] = {}
+    for one in heard:
+        if not change(in_force, one.event):
+            continue
+        effect = one.event.data["effect"]
+        if in_force[effect] > 1:
+            since.setdefault(effect, one.at)
+        elif effect in since:
+            found.append((effect, one.at - since.pop(effect)))
+    return found + [(effect, inf) for effect in since]
+
+
+def change(in_force: dict[str, int], event: Event) -> bool:
+    """Count what an event changes of the effects in force; whether it does."""
+    if event.kind not in ("measure.applied", "measure.lifted"):
+        return False
+    in_force[event.data["effect"]] += 1 if event.kind == "measure.applied" else -1
+    return True
+
+
+def allocated_twice(heard: Sequence[Heard]) -> list[tuple[str, float]]:
+    """Return the goals that two VNFs were at work for, and for how long, in seconds.
+
+    A contract ends as its winner says, or with its instance, as the network says.
+    """
+    found = []
+    at_work: dict[str, dict[str, str]] = defaultdict(dict)
+    since: dict[str, float] = {}
+    for one in heard:
+        kind, data = one.event.kind, one.event.data
+        if kind == "contract.accepted":
+            at_work[data["goal"]][data["auction"]] = data["instance"]
+        elif kind == "contract.ended":
+            at_work[data["goal"]].pop(data["auction"], None)
+        elif kind == "instance.stopped":
+            for contracts in at_work.values():
+                for auction in [a for a, i in contracts.items() if i == data["instance"]]:
+                    del contracts[auction]
+        else:
+            continue
+        for goal, contracts in at_work.items():
+            if len({*contracts.values()}) > 1:
+                since.setdefault(goal, one.at)
+            elif goal in since:
+                found.append((goal, one.at - since.pop(goal)))
+    return found + [(goal, inf) for goal in since]
+
+
+def missing(events: Iterable[Event]) -> list[str]:
+    """Return the ids that the stream lacks: those of one life are counted without gaps."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for event in events:
+        life, number = split(event.id)
+        numbers[life].add(number)
+    return [
+        f"{life}-{number}"
+        for life, known in sorted(numbers.items())
+        for number in range(1, max(known) + 1)
+        if number not in known
+    ]
+
+
+def causes_lost(heard: Sequence[Heard], gone: Collection[str] = ()) -> list[str]:
+    """Return the causes that events name and the stream lacks.
+
+    What a life had not written yet when it was killed was never kept, nor acknowledged: of a
+    life that another followed, and of who is ``gone``, whatever comes after its last event.
+    """
+    ids = {one.event.id for one in heard}
+    last: dict[str, int] = defaultdict(int)
+    lives: dict[str, str] = {}
+    for one in heard:
+        life, number = split(one.event.id)
+        last[life] = max(number, last[life])
+        if one.event.kind == "process.started" and one.event.agent not in gone:
+            lives[one.event.agent] = life.rpartition(".")[0]
+    present = {*lives.values()}
+    lost = []
+    for cause in {one.event.cause for one in heard} - {None} - ids:
+        assert cause is not None
+        life, number = split(cause)
+        if present & {life, life.rpartition(".")[0]} or number <= last[life]:
+            lost.append(cause)
+    return sorted(lost)
+
+
+def split(event_id: str) -> tuple[str, int]:
+    """Return the life in which an event was recorded, and its number there."""
+    match = _ID.fullmatch(event_id)
+    assert match is not None, event_id
+    return match["life"], int(match["number"])

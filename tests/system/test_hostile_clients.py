@@ -1,0 +1,398 @@
+"""Clients that keep to no rule, against a domain of real processes: refused, audited, no crash.
+
+Each test ends with an attack on the network that the agents hold off: auctions work as before.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from phalanx.bus import subjects
+from phalanx.bus.exchange import Delivery, Exchange
+from phalanx.bus.identities import (
+    Credentials,
+    Files,
+    read_certificate,
+    tls_context,
+    write_credentials,
+)
+from phalanx.bus.identities.certificates import identity_certificate
+from phalanx.bus.identities.credentials import CERTIFICATE_FILE, KEY_FILE, read_key
+from phalanx.bus.nats.protocol import Arrived, Parser
+from phalanx.bus.permissions import Identity, Role
+from phalanx.bus.seal import Seal
+from phalanx.bus.seal.frames import SEALED
+from phalanx.bus.wire import MAX_OCTETS, encode
+from phalanx.domain.messages import Message, Performative, Verdict
+from phalanx.fabric.calls import Refused
+from phalanx.fabric.client import Client
+from phalanx.fabric.operations import DRAIN, STATUS, DrainRequest, StatusRequest
+from phalanx.runtime.domain import Domain, read_bundle
+from phalanx.runtime.processes.auditor import start_auditor
+from tests.system.process_checks import check_in_order
+from tests.system.process_lab import Lab, processes
+from tests.system.process_log import Heard
+
+pytestmark = processes()
+
+MALLORY, ROGUE = "mallory", "rogue"
+"""An agent and a network that belong to the domain and keep to no rule."""
+AUDIT_WINDOW_S = 2.0
+"""The auditor reads the broker's log more often."""
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with Lab(tmp_path, others=((MALLORY, Role.AGENT), (ROGUE, Role.NETWORK))) as made:
+        auditor = start_auditor(made.ground.domain, made.ground.brokers.running)
+        try:
+            made.start(*made.pops)
+            made.until(lambda: made.serving(*made.pops), "all agents serve")
+            made.until(lambda: made.of("process.started", agent="broker1"), "the auditor runs")
+            yield made
+        finally:
+            os.kill(auditor, signal.SIGKILL)
+            os.waitpid(auditor, 0)
+
+
+def still_works(lab: Lab) -> None:
+    """See an attack held off, by auctions that begin now."""
+    since = lab.last
+    called = len(lab.of("auction.awarded"))
+    lab.start_network()
+    lab.until(lambda: len(lab.of("auction.awarded")) > called, "an auction is held")
+    lab.until(lab.held_off, "the attack is held off")
+    check_in_order(lab, max(since, lab.last))
+
+
+def audited(lab: Lab, fits: Callable[[dict[str, Any]], bool], what: str) -> Heard:
+    """Wait for an event that tells of a refusal."""
+
+    def found() -> list[Heard]:
+        return [h for h in lab.of("access.refused") if fits(h.event.data)]
+
+    lab.until(found, f"audited: {what}")
+    return found()[0]
+
+
+class Wild:
+    """A client that says what it likes."""
+
+    def __init__(self, lab: Lab, context: ssl.SSLContext) -> None:
+        (server,) = lab.ground.brokers.servers
+        with ExitStack() as stack:
+            plain = stack.enter_context(socket.create_connection(server.address, timeout=5.0))
+            wrapped = context.wrap_socket(plain, server_hostname=server.address[0])
+            self.socket = stack.enter_context(wrapped)
+            self._parser = Parser(MAX_OCTETS + 4096)
+            self.say(b'CONNECT {"verbose":false,"headers":true}\r\n')
+            stack.pop_all()
+
+    @classmethod
+    @contextmanager
+    def of(cls, lab: Lab, folder: Path) -> Iterator[Wild]:
+        client = cls(lab, tls_context(Files.of(folder)))
+        try:
+            yield client
+        finally:
+            client.socket.close()
+
+    def say(self, octets: bytes) -> None:
+        self.socket.sendall(octets)
+
+    def publish(self, subject: str, payload: bytes = b"") -> None:
+        self.say(f"PUB {subject} {len(payload)}\r\n".encode() + payload + b"\r\n")
+
+    def hear(self) -> list[Any]:
+        """Return what the server has said up to now."""
+        self.say(b"PING\r\n")
+        heard: list[Any] = []
+        while not any(getattr(item, "what", "") == "PONG" for item in heard):
+            octets = self.socket.recv(1 << 16)
+            assert octets, "the server hung up"
+            heard += self._parser.feed(octets)
+        return heard
+
+
+# -- who may come in ----------------------------------------------------------------------------
+
+
+def trusting(lab: Lab, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
+    """Return the context of a client that trusts the broker and shows what it is given."""
+    context = ssl.create_default_context(cafile=str(Files.of(folder_of(lab, MALLORY)).authority))
+    if certificate is not None:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
+def folder_of(lab: Lab, name: str) -> Path:
+    return lab.ground.bus(name).parent
+
+
+def no_certificate(lab: Lab) -> ssl.SSLContext:
+    return trusting(lab, None, None)
+
+
+def of_another_authority(lab: Lab) -> ssl.SSLContext:
+    other = Domain.create(lab.folder / "other", lab.ground.domain.spec)
+    folder = other.add("north", Role.AGENT)
+    return trusting(lab, folder / CERTIFICATE_FILE, folder / KEY_FILE)
+
+
+def expired(lab: Lab) -> ssl.SSLContext:
+    authority = lab.ground.domain.folder / "authority"
+    certificate = identity_certificate(
+        read_key(authority / "ca-key.pem"),
+        read_certificate(authority / "ca.pem"),
+        (key := ec.generate_private_key(ec.SECP256R1())).public_key(),
+        Identity("north", Role.AGENT, "run"),
+        (),
+        dt.datetime.now(dt.UTC) - dt.timedelta(days=20),
+        days=10,
+    )
+    folder = lab.folder / "expired"
+    folder.mkdir()
+    write_credentials(folder, certificate, key)
+    return trusting(lab, folder / CERTIFICATE_FILE, folder / KEY_FILE)
+
+
+def of_another_with_ones_own_key(lab: Lab) -> ssl.SSLContext:
+    """Show the certificate of an agent; the library takes the key, since it claims to be its."""
+    theirs = Credentials.read(Files.of(folder_of(lab, "north"))).key.public_key()
+    own = ec.generate_private_key(ec.SECP256R1())
+    form = (Encoding.X962, PublicFormat.UncompressedPoint)
+    octets = own.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    claimed = octets.replace(own.public_key().public_bytes(*form), theirs.public_bytes(*form))
+    assert claimed != octets
+    key = lab.folder / "claimed.pem"
+    key.write_text(ssl.DER_cert_to_PEM_cert(claimed).replace("CERTIFICATE", "EC PRIVATE KEY"))
+    return trusting(lab, folder_of(lab, "north") / CERTIFICATE_FILE, key)
+
+
+def test_who_proves_nothing_does_not_come_in(lab: Lab) -> None:
+    for context in (no_certificate, of_another_authority, expired, of_another_with_ones_own_key):
+        known = len(lab.of("access.refused"))
+        with pytest.raises((OSError, AssertionError)):  # noqa: PT012  # refused at some point
+            client = Wild(lab, context(lab))
+            try:
+                client.hear()
+            finally:
+                client.socket.close()
+        lab.until(lambda n=known: len(lab.of("access.refused")) > n, context.__name__)
+        refusal = lab.of("access.refused")[known].event
+        assert refusal.agent == "broker1"
+        assert refusal.data["who"] == "? 127.0.0.1"
+        assert refusal.data["what"] == "certificate", refusal.data
+    still_works(lab)
+
+
+def test_garbage_at_the_door_harms_nobody(lab: Lab) -> None:
+    (server,) = lab.ground.brokers.servers
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096), b"\x16\x03\x01" + b"\xff" * 600):
+        with socket.create_connection(server.address) as plain, suppress(OSError):
+            plain.sendall(garbage)
+            plain.recv(100)
+    audited(lab, lambda data: data["what"] == "handshake", "garbage instead of TLS")
+    with Wild.of(lab, folder_of(lab, MALLORY)) as client:
+        client.say(os.urandom(2000) + b"\r\n")
+        with suppress(OSError):
+            while client.socket.recv(1 << 16):
+                pass
+    audited(lab, lambda d: (d["who"], d["what"]) == (MALLORY, "protocol"), "garbage inside TLS")
+    with Wild.of(lab, folder_of(lab, MALLORY)) as client, suppress(OSError):
+        client.say(f"PUB {subjects.message('run', 'north', MALLORY)} 100000000\r\n".encode())
+        for _ in range(100):
+            client.say(b"x" * 1_000_000)
+    audited(lab, lambda d: (d["who"], d["what"]) == (MALLORY, "oversize"), "a message of 100 MB")
+    still_works(lab)
+
+
+# -- what a member may say ----------------------------------------------------------------------
+
+
+def test_nobody_speaks_or_hears_as_another(lab: Lab) -> None:
+    forbidden = [
+        ("publish", subjects.message("run", "north", "south")),
+        ("publish", subjects.percept("run", "north")),
+        ("publish", subjects.event("run", "recorder", "auction.awarded")),
+        ("publish", "$KV.registry.north"),
+        ("subscribe", subjects.pattern("run", "msg", "north", "*")),
+    ]
+    with Wild.of(lab, folder_of(lab, MALLORY)) as client:
+        for what, subject in forbidden:
+            if what == "publish":
+                client.publish(subject, b"believe me")
+            else:
+                client.say(f"SUB {subject} 1\r\n".encode())
+        said = [item for item in client.hear() if getattr(item, "what", "") == "-ERR"]
+        assert len(said) == len(forbidden)
+        lab.rest(3.0)  # agents speak meanwhile
+        assert not [item for item in client.hear() if isinstance(item, Arrived)]
+    for what, subject in forbidden:
+        audited(
+            lab,
+            lambda d, w=f"{what} {subject}": (d["who"], d["what"]) == (MALLORY, w),
+            f"{what} {subject}",
+        )
+    still_works(lab)
+
+
+NESTED = 200_000
+GARBAGE = (
+    b"",
+    b"\0" * 1000,
+    b"[" * NESTED,
+    b'{"a":' * (NESTED // 5),
+    b"\x91" * NESTED,
+    bytes(range(256)) * 40,
+    b"\x11" * 500,
+    b"\x13" * 500,
+    b"x" * MAX_OCTETS,
+)
+
+
+def test_garbage_from_a_member_is_refused_and_told(lab: Lab) -> None:
+    mallory, rogue = lab.join(MALLORY), lab.join(ROGUE)
+    lab.until(lambda: mallory.connected and rogue.connected, "they are connected")
+    heard: list[tuple[Exchange, str]] = [
+        (mallory, subjects.message("run", "north", MALLORY)),
+        (mallory, subjects.call("run", "north", "status", "agent", MALLORY)),
+        (mallory, subjects.call("run", "north", "drain", "agent", MALLORY)),
+        (rogue, subjects.percept("run", "north")),
+    ]
+    for exchange, subject in heard:
+        for payload in GARBAGE:
+            exchange.publish(subject, payload)
+        lab.rest(0.5)
+    for who, whom in ((MALLORY, "north"), ("network", "north")):
+        audited(lab, lambda d, w=(who, whom): (d["who"], d["whom"]) == w, f"garbage of {who}")
+    refused = lab.status("north").tally.refused
+    assert refused.get("garbage", 0) >= len(GARBAGE) - 2
+    still_works(lab)
+
+
+def test_a_flood_of_calls_leaves_room_for_others(lab: Lab) -> None:
+    mallory = lab.join(MALLORY)
+    lab.until(lambda: mallory.connected, "it is connected")
+    client = Client(mallory, lab.clock, life="1")
+    answers: list[Any] = []
+    client.invoke("north", DRAIN, DrainRequest(), answers.append, timeout_s=5.0)
+    lab.until(lambda: answers, "an agent may not send another away")
+    assert isinstance(answers[0], Refused)
+    audited(
+        lab, lambda d: (d["who"], d["what"]) == (MALLORY, "drain"), "a call that is not allowed"
+    )
+    flood: list[Any] = []
+    for _ in range(5_000):
+        client.invoke("north", STATUS, StatusRequest(), flood.append, timeout_s=20.0)
+    assert lab.status("north").agent == "north"  # others are answered meanwhile
+    lab.until(lambda: len(flood) == 5_000, "each call is answered, or told that it is not")
+    still_works(lab)
+
+
+# -- what a compromised broker can do -----------------------------------------------------------
+
+
+def compromise(lab: Lab) -> Path:
+    """Let the identity of the broker itself say and hear all; return its folder."""
+    (server,) = lab.ground.brokers.servers
+    path = server.settings.configuration
+    tree = json.loads(path.read_text())
+    for user in tree["accounts"]["run"]["users"]:
+        if user["user"].endswith("/broker/broker1"):
+            user["permissions"] = {"publish": {"allow": [">"]}, "subscribe": {"allow": [">"]}}
+    path.write_text(json.dumps(tree))
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGHUP)
+    lab.rest(1.0)
+    return lab.ground.domain.broker("broker1")
+
+
+def altered(frame: bytes) -> bytes:
+    """Return a sealed frame with another number, so that it is new, and another proposal."""
+    assert frame[0] == SEALED
+    number = int.from_bytes(frame[9:17]) + 100
+    return frame[:9] + number.to_bytes(8) + frame[17:-1] + bytes((frame[-1] ^ 1,))
+
+
+def speak_for(lab: Lab, mallory: Exchange, to: str, name: str) -> None:
+    """Come to an agreement with an agent as oneself, and then say something in another's name."""
+    seal = Seal(read_bundle(lab.ground.bus(MALLORY)).credentials, 1)
+    subject = subjects.message("run", to, MALLORY)
+
+    def say(frames: Iterable[bytes]) -> None:
+        for frame in frames:
+            mallory.publish(subject, frame)
+
+    def hear(delivery: Delivery) -> None:
+        say(seal.open(to, delivery.payload, lab.clock.now()).replies)
+
+    mallory.subscribe(subjects.message("run", MALLORY, to), hear)
+    lab.rest(0.3)
+    lie = Message("lie", Performative.FAILURE, name, to, "any", Verdict("it failed"), "any")
+    say(seal.wrap(to, encode(lie), lab.clock.now()))
+    lab.until(lambda: not seal.counters.waiting, "it is heard")
+
+
+def test_replayed_and_altered_proposals_are_not_believed(lab: Lab) -> None:
+    with Wild.of(lab, compromise(lab)) as broker:
+        broker.say(f"SUB {subjects.pattern('run', 'msg', '>')} 1\r\n".encode())
+        lab.start_network()
+        lab.until(lambda: lab.of("auction.awarded"), "an auction is held")
+        found = lab.of("auction.awarded")[0].event
+        initiator, bidder = found.agent, found.data["winner"]
+        if bidder == initiator:
+            bidder = next(pop for pop in lab.pops if pop != initiator)
+        subject = subjects.message("run", initiator, bidder)
+        frames = [
+            item.payload
+            for item in broker.hear()
+            if isinstance(item, Arrived) and item.subject == subject
+        ]
+        assert frames
+        for frame in frames:
+            broker.publish(subject, frame)
+        broker.publish(subject, altered(frames[-1]))
+        mallory = lab.join(MALLORY)
+        lab.until(lambda: mallory.connected, "it is connected")
+        for frame in frames:
+            mallory.publish(subjects.message("run", initiator, MALLORY), frame)
+        speak_for(lab, mallory, initiator, bidder)
+        for who, why in (
+            (bidder, "replayed"),
+            (bidder, "altered"),
+            (MALLORY, "no-session"),
+            (MALLORY, "forged"),
+        ):
+            audited(
+                lab,
+                lambda d, wanted=(who, initiator, why): (
+                    (d["who"], d["whom"], d["why"].partition(":")[0]) == wanted
+                ),
+                f"{why} {who}",
+            )
+        lab.rest(AUDIT_WINDOW_S)
+        assert not [h for h in lab.of("access.refused") if h.event.data["what"] == "identity"]
+        refused = lab.status(initiator).tally.refused
+        assert refused.get("replayed", 0) >= 1
+        assert refused.get("no-session", 0) >= len(frames)
+    lab.until(lab.held_off, "the attack is held off")
+    check_in_order(lab, lab.last)
