@@ -26,6 +26,8 @@ FULL = 0.9
 """Coverage below which an analyser is too small for its traffic."""
 LEAST = 1e-9
 """Coverage that is taken for granted, so that traffic can be worked out from what was seen."""
+AMPLE = 4.0
+"""One unit that can take so many times the traffic needs no turn to find out whether it fits."""
 SLACK = 0.8
 """Load, relative to one unit less, below which an analyser is too large."""
 
@@ -38,9 +40,11 @@ def fit_to_traffic(
     An analyser that cannot grow goes on with the share of the traffic that it can take.
     """
     if observe.seconds < SHORT_S:
-        brief = yield from _look(goal, replace(observe, seconds=observe.seconds * BRIEF))
-        yield from _fit(me, goal, brief, observe.sampling)
-        rest = replace(observe, seconds=observe.seconds * (1 - BRIEF))
+        rest = observe
+        if not _ample(me, goal):
+            brief = yield from _look(goal, replace(observe, seconds=observe.seconds * BRIEF))
+            yield from _fit(me, goal, brief, observe.sampling)
+            rest = replace(observe, seconds=observe.seconds * (1 - BRIEF))
         return _certain((yield from _look(goal, rest)))
     flows: list[FlowStats] = []
     seconds, coverage, unlisted = 0.0, 0.0, 0
@@ -52,6 +56,14 @@ def fit_to_traffic(
         unlisted += records.unlisted
         yield from _fit(me, goal, records, observe.sampling, last=turn == TURNS)
     return FlowRecords(tuple(flows), seconds, coverage, unlisted)
+
+
+def _ample(me: Agent, goal: GoalInstance) -> bool:
+    """Whether there is nothing to fit: much room, as far as is known, and no path in between."""
+    instance, traffic_mb_s = estate_of(me).get(goal.instance), goal.traffic_now()
+    if instance is None or instance.vnfd.handles_mb_s is None or goal.tap != me.name:
+        return False
+    return instance.units == 1 and 0 < AMPLE * traffic_mb_s < instance.vnfd.handles_mb_s
 
 
 def _fit(

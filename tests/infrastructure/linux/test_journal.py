@@ -25,8 +25,8 @@ def names(journal: Journal) -> list[str]:
 
 def test_what_was_put_is_there_for_the_next_driver(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "leases.db")
-    journal.put(entry("a"), 60)
-    journal.put(entry("b"), 60)
+    journal.put([(entry("a"), 60)])
+    journal.put([(entry("b"), 60)])
     journal.drop(["a"])
     journal.close()
     again = Journal(tmp_path / "leases.db")
@@ -37,15 +37,15 @@ def test_what_was_put_is_there_for_the_next_driver(tmp_path: Path) -> None:
 
 def test_a_lease_runs_out_by_real_time(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "leases.db")
-    journal.put(entry("short"), 0.2)
-    journal.put(entry("long"), 60)
+    journal.put([(entry("short"), 0.2)])
+    journal.put([(entry("long"), 60)])
     time.sleep(0.25)
     assert names(journal) == ["long"]
 
 
 def test_renewing_extends(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "leases.db")
-    journal.put(entry("a"), 0.2)
+    journal.put([(entry("a"), 0.2)])
     journal.renew(["a"], 60)
     time.sleep(0.25)
     assert names(journal) == ["a"]
@@ -55,7 +55,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(tmp_path / "leases.db")
-    journal.put(entry("a"), 60)
+    journal.put([(entry("a"), 60)])
     real = time.time
     for jump in (-300, 300, 1e9):
         monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
@@ -66,7 +66,7 @@ def test_after_a_reboot_no_lease_is_longer_than_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(tmp_path / "leases.db")
-    journal.put(entry("a"), 60)
+    journal.put([(entry("a"), 60)])
     journal._boot = "another boot"
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - 86_400)
@@ -80,7 +80,7 @@ def _put_for_ever(path: str) -> None:
     journal = Journal(Path(path))
     number = 0
     while True:
-        journal.put(entry(f"m{number:06}"), 600)
+        journal.put([(entry(f"m{number:06}"), 600)])
         print(number, flush=True)
         number += 1
 
@@ -124,13 +124,28 @@ def test_a_disk_that_fails_is_an_error_of_the_machine(tmp_path: Path) -> None:
 
 def _fill(journal: Journal) -> None:
     for number in range(1000):
-        journal.put(entry(f"m{number}"), 60)
+        journal.put([(entry(f"m{number}"), 60)])
+
+
+def test_changes_that_come_together_are_made_all_or_none(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "leases.db")
+    journal.put([(entry("a"), 60), (entry("b"), 60)])
+    assert names(journal) == ["a", "b"]
+    journal._db.execute(
+        "CREATE TRIGGER no BEFORE INSERT ON lease WHEN NEW.measure = 'd' "
+        "BEGIN SELECT RAISE(FAIL, 'no'); END"
+    )
+    with pytest.raises(OSError, match="cannot be written"):
+        journal.put([(entry("c"), 60), (entry("d"), 60)])
+    assert names(journal) == ["a", "b"]
+    journal.put([(entry("c"), 60)])
+    assert names(journal) == ["a", "b", "c"]
 
 
 def test_a_damaged_row_costs_only_itself(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "leases.db")
-    journal.put(entry("a"), 60)
-    journal.put(entry("b"), 60)
+    journal.put([(entry("a"), 60)])
+    journal.put([(entry("b"), 60)])
     journal._db.execute("UPDATE lease SET entry = '{' WHERE measure = 'a'")
     assert names(journal) == ["b"]
 

@@ -41,6 +41,8 @@ if LACK is not None:
     pytest.skip(LACK, allow_module_level=True)
 pytestmark = pytest.mark.linux
 
+PATIENCE_S = 10.0
+
 Up = tuple[Overlay, LateKeys]
 
 
@@ -297,10 +299,10 @@ def test_a_machine_beside_a_pop_cannot_speak_in_the_overlay_through_it(net: Net,
 def test_a_killed_daemon_is_noticed_leaks_nothing_and_can_be_started_anew(net: Net, up: Up) -> None:
     made, _ = up
     os.kill(pid_of(net, "pop1"), signal.SIGKILL)
-    end = time.monotonic() + 2
-    while made.healthy()["pop1"] and time.monotonic() < end:
+    end = time.monotonic() + PATIENCE_S
+    while made.healthy()["pop1"]:
+        assert time.monotonic() < end
         time.sleep(0.02)
-    assert not made.healthy()["pop1"]
     marker = secrets.token_bytes(24)
     capture = Capture(net)
     say(net, "pop1", made.address("pop2"), *[marker] * 5)
@@ -309,9 +311,13 @@ def test_a_killed_daemon_is_noticed_leaks_nothing_and_can_be_started_anew(net: N
     assert made.dropped()["pop1"] >= 5
     made.restart("pop1")
     assert all(made.healthy().values())
+    heard: list[bytes] = []
+    end = time.monotonic() + PATIENCE_S
     with listener(net, "pop2", made.address("pop2")) as ear:
-        say(net, "pop1", made.address("pop2"), marker)
-        assert hears(ear) == [marker]
+        while not heard and time.monotonic() < end:  # ESP in user space: a daemon must get a turn
+            say(net, "pop1", made.address("pop2"), marker)
+            heard = hears(ear)
+    assert set(heard) == {marker}
 
 
 def test_nothing_is_left_and_no_secret_was_written(net: Net) -> None:

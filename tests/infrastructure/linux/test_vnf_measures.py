@@ -8,10 +8,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from linux_needs import requires
 from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange, lab_in
+
+from phalanx.infrastructure.linux.vnf.measures import MOST_AT_ONCE
 
 pytestmark = [pytest.mark.linux, requires("ip", "nft", "nsenter")]
 
@@ -54,6 +57,26 @@ def test_a_limit_holds_from_its_first_moment(lab: Lab, limiter: Vnf, kind: str) 
     assert seen["passed_packets"] + seen["held_packets"] >= 3000
     assert seen["held_octets"] > 0
     assert 0 < seen["ttl_s"] <= 20
+
+
+def test_measures_that_come_together_stand_or_fall_alone(lab: Lab, limiter: Vnf) -> None:
+    block = {"kind": "flow", "target": SERVER, "devices": [OUT], "rate_mb_s": 0, "ttl_s": 20}
+    bodies = {f"block {address}": {**block, "source": address} for address in CLIENTS[:2]}
+    assert limiter.ask("PUT", "/measures", bodies) == {"refused": {}}
+    assert all(limiter.get(name)["ttl_s"] > 0 for name in bodies)
+    again = {"kind": "address", "address": SERVER, "devices": [OUT], "rate_mb_s": 1, "ttl_s": 20}
+    mixed = {"limit": again, "wrong": {**again, "ttl_s": -1}, **bodies, "x" * 101: again}
+    refused = limiter.ask("PUT", "/measures", mixed)["refused"]
+    assert sorted(refused) == ["wrong", "x" * 101]
+    assert "ttl_s" in refused["wrong"]
+    assert limiter.get("limit")["held_octets"] == 0
+    for wrong in (None, {}, [again], {str(n): again for n in range(MOST_AT_ONCE + 1)}):
+        assert limiter.call("PUT", "/measures", wrong)[0] == 400
+    with lab.udp("client", CLIENTS[0]) as client, lab.udp("server", SERVER, 9) as server:
+        assert not arrives(client, server)
+        for name in bodies:
+            limiter.ask("DELETE", f"/measures/{quote(name, safe='')}")
+        assert arrives(client, server)
 
 
 def test_an_address_is_blocked_and_others_are_not(lab: Lab, limiter: Vnf) -> None:

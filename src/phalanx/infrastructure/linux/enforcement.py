@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from phalanx.clock import Clock
 from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample
 from phalanx.domain.events import Recorder
 from phalanx.domain.goals import Predicate
@@ -28,10 +27,11 @@ from phalanx.infrastructure.books.instances import Instance
 from phalanx.infrastructure.books.topology import Topology
 from phalanx.infrastructure.linux.chains import Chain, Chains
 from phalanx.infrastructure.linux.ground import Ground
-from phalanx.infrastructure.linux.jobs import JobError, Jobs
+from phalanx.infrastructure.linux.jobs import JobError, Jobs, LoopClock
 from phalanx.infrastructure.linux.journal import Entry, Journal
 from phalanx.infrastructure.linux.programs import Programs
 from phalanx.infrastructure.linux.steering import Detour, Steering
+from phalanx.infrastructure.linux.telling import Telling
 
 _LATELY_S = 2.0
 """Seconds over which ``ReadMeasure`` averages."""
@@ -68,7 +68,7 @@ class Enforcement:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: LoopClock,
         jobs: Jobs,
         recorder: Recorder,
         *,
@@ -89,6 +89,7 @@ class Enforcement:
         self._chains = chains
         self._steering = steering
         self._journal = journal
+        self._telling = Telling(clock, jobs, programs, journal)
         self._cause = cause
         self._measures: dict[str, _Measure] = {}
         self._ttl_s: dict[str, float] = {}
@@ -173,7 +174,7 @@ class Enforcement:
             return
 
         async def work() -> None:
-            await self._programs.change(instance.id, "POST", "/lease", {"ttl_s": ttl_s})
+            await self._programs.change(instance.id, "POST", "/lease", lambda: {"ttl_s": ttl_s})
             await self._jobs.thread(self._journal.renew, names, ttl_s)
 
         self._jobs.forget(work(), self._note(self._measures[names[0]]))
@@ -209,7 +210,7 @@ class Enforcement:
 
         """
         body = {**entry.body, "ttl_s": ttl_s}
-        await self._programs.change(entry.instance, "PUT", _resource(entry.measure), body)
+        await self._programs.change(entry.instance, "PUT", _resource(entry.measure), lambda: body)
 
     # -- where and how ----------------------------------------------------------------
 
@@ -280,17 +281,9 @@ class Enforcement:
             await self._steering.add(target.detour, measure.chain)
 
     async def _tell(self, measure: _Measure, instance: str) -> None:
-        ttl_s = self._ttl_s.get(instance, 1.0)
-        body = {**measure.body, "ttl_s": ttl_s}
-        await self._programs.change(instance, "PUT", _resource(measure.id), body)
-        entry = Entry(
-            measure.id,
-            instance,
-            measure.instance.vnfd.name,
-            measure.instance.pop,
-            measure.body,
-        )
-        await self._jobs.thread(self._journal.put, entry, ttl_s)
+        kept = measure.instance
+        entry = Entry(measure.id, instance, kept.vnfd.name, kept.pop, measure.body)
+        await self._telling.put(entry, self._ttl_s.get(instance, 1.0))
 
     async def _hand_over(self, measure: _Measure, instance: str, to: str) -> None:
         await self._tell(measure, to)

@@ -97,8 +97,14 @@ def serve(channel: socket.socket) -> Order | None:
             _tell(channel, pid=pid)
 
 
-def become(order: Order) -> None:
-    """Run an image in this process, in a session of its own; what it says goes into its log."""
+def become(order: Order, place: tuple[int, int]) -> None:
+    """Run an image in this process, in a session of its own; what it says goes into its log.
+
+    Args:
+        order: what to run.
+        place: of the arguments that ``ps`` shows, see ``place_of_arguments``.
+
+    """
     os.setsid()
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     for path, how, numbers in ((os.devnull, os.O_RDONLY, (0,)), (order["log"], flags, (1, 2))):
@@ -108,20 +114,30 @@ def become(order: Order) -> None:
         if descriptor > 2:
             os.close(descriptor)
     arguments = [order["image"], *order["arguments"]]
-    _show([NAME, *arguments])
+    _show([NAME, *arguments], place)
     sys.argv = arguments
     runpy.run_path(order["image"], run_name="__main__")
 
 
-def _show(words: list[str]) -> None:
-    """Let ``ps`` show ``words``, as far as there is room: the server's own arguments make it."""
+def place_of_arguments() -> tuple[int, int]:
+    """Return where this process's arguments begin and end in its memory, and in that of forks."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    begin, end = int(fields[_ARGUMENTS_BEGIN]), int(fields[_ARGUMENTS_END])
+    return int(fields[_ARGUMENTS_BEGIN]), int(fields[_ARGUMENTS_END])
+
+
+def _show(words: list[str], place: tuple[int, int]) -> None:
+    """Let ``ps`` show ``words``, as far as there is room: the server's own arguments make it.
+
+    Without ``Path``, which takes ten times as long.
+    """
+    begin, end = place
     text = "\0".join(words).encode()[: end - begin - 1]
-    with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
-        memory.seek(begin)
-        memory.write(text.ljust(end - begin, b"\0"))
-    Path("/proc/self/comm").write_text(NAME)
+    memory = os.open("/proc/self/mem", os.O_WRONLY)
+    os.pwrite(memory, text.ljust(end - begin, b"\0"), begin)
+    os.close(memory)
+    name = os.open("/proc/self/comm", os.O_WRONLY)
+    os.write(name, NAME.encode())
+    os.close(name)
 
 
 def _tell(channel: socket.socket, **packet: int | str) -> None:
@@ -132,8 +148,9 @@ def _tell(channel: socket.socket, **packet: int | str) -> None:
 if __name__ == "__main__":
     with contextlib.suppress(OSError):  # a VNF that needs it says so itself
         ctypes.CDLL("libnftables.so.1")
+    place_ = place_of_arguments()
     gc.freeze()  # what is here already stays shared with those that are forked
     with socket.socket(fileno=os.dup(0)) as standard_input:
         order_ = serve(standard_input)
     if order_ is not None:
-        become(order_)
+        become(order_, place_)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import marshal
 import zipfile
+from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
-from py_compile import PycInvalidationMode
-from py_compile import compile as compile_bytecode
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import IO
 
 from msgspec import Struct
@@ -27,6 +26,8 @@ LARGEST_OCTETS = 2_000_000_000
 """Below the limit of the plain zip format."""
 _CHUNK = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_HASHED = 0b01
+"""Of bytecode: made from a source of that hash, and not to be compared with it (PEP 552)."""
 _SHEBANG = b"#!/usr/bin/env python3\n"
 _START = """\
 import sys
@@ -92,8 +93,8 @@ def _write(file: IO[bytes], role: str, version: str, padding: int) -> None:
     file.write(_SHEBANG)
     package = Path(vnf.__file__).parent
     sources = {f"vnf/{path.name}": path.read_bytes() for path in sorted(package.glob("*.py"))}
-    sources |= _bytecode(package)
     sources["__main__.py"] = _START.format(role=role, version=version).encode()
+    sources |= {f"{name}c": _bytecode(name, source) for name, source in sources.items()}
     random = Random(f"{role} {version}")  # seeded by text: the same on every machine
     with zipfile.ZipFile(file, "w") as archive:
         for name, source in sources.items():
@@ -103,17 +104,11 @@ def _write(file: IO[bytes], role: str, version: str, padding: int) -> None:
                 stream.write(random.randbytes(min(_CHUNK, padding - start)))
 
 
-def _bytecode(package: Path) -> dict[str, bytes]:
-    """Return the compiled modules, which Python takes as they are: the digest vouches for them."""
-    found = {}
-    with TemporaryDirectory() as folder:
-        target = Path(folder) / "module.pyc"
-        for path in sorted(package.glob("*.py")):
-            name = f"vnf/{path.name}"
-            mode = PycInvalidationMode.UNCHECKED_HASH
-            compile_bytecode(str(path), str(target), name, True, invalidation_mode=mode)
-            found[f"{name}c"] = target.read_bytes()
-    return found
+def _bytecode(name: str, source: bytes) -> bytes:
+    """Return a compiled module, which Python takes as it is: the digest vouches for it."""
+    code = marshal.dumps(compile(source, name, "exec", dont_inherit=True))
+    flags = _HASHED.to_bytes(4, "little")
+    return MAGIC_NUMBER + flags + source_hash(source) + code
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

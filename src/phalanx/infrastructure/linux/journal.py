@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from threading import Lock
 
 import msgspec
 from msgspec import Struct
@@ -62,17 +64,23 @@ class Journal:
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{path} is no journal of leases: {error}") from error
         path.chmod(0o600)
+        self._lock = Lock()
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
-    def put(self, entry: Entry, ttl_s: float) -> None:
-        """Note that a measure is in force for ``ttl_s`` seconds from now.
+    def put(self, entries: Iterable[tuple[Entry, float]]) -> None:
+        """Note that measures are in force, each for so many seconds from now.
 
         Raises:
             OSError: if the disk does not take it.
 
         """
-        row = (entry.measure, msgspec.json.encode(entry).decode(), ttl_s, *self._until(ttl_s))
-        self._write("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?)", row)
+        self._write(
+            "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (entry.measure, msgspec.json.encode(entry).decode(), ttl_s, *self._until(ttl_s))
+                for entry, ttl_s in entries
+            ),
+        )
 
     def renew(self, measures: list[str], ttl_s: float) -> None:
         """Note that measures are in force for ``ttl_s`` seconds from now.
@@ -85,7 +93,7 @@ class Journal:
         self._write(
             "UPDATE lease SET ttl_s = ?, boot = ?, until_boottime = ?, until_wall = ? "
             "WHERE measure = ?",
-            *((*until, measure) for measure in measures),
+            ((*until, measure) for measure in measures),
         )
 
     def drop(self, measures: list[str]) -> None:
@@ -95,7 +103,7 @@ class Journal:
             OSError: if the disk does not take it.
 
         """
-        self._write("DELETE FROM lease WHERE measure = ?", *((name,) for name in measures))
+        self._write("DELETE FROM lease WHERE measure = ?", ((name,) for name in measures))
 
     def remaining(self) -> list[Remaining]:
         """Return the measures that should hold now, and forget those whose lease ran out."""
@@ -125,11 +133,14 @@ class Journal:
         boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
         return self._boot, boottime + ttl_s, time.time() + ttl_s
 
-    def _write(self, statement: str, *rows: tuple[object, ...]) -> None:
-        try:
-            if len(rows) == 1:
-                self._db.execute(statement, rows[0])
-            else:
+    def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """Make all changes in one transaction, which costs as much as one change."""
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
                 self._db.executemany(statement, rows)
-        except sqlite3.Error as error:
-            raise OSError(f"the journal of leases cannot be written: {error}") from error
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise OSError(f"the journal of leases cannot be written: {error}") from error

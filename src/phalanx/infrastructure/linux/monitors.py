@@ -1,9 +1,12 @@
-"""Reading links: cumulative counters of the Link Monitor's process, made into rates."""
+"""Reading links: rates that the Link Monitor's process has counted.
+
+To ask it ten times a second is most of what a quiet site costs, so it holds back an answer that
+tells nothing new.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from phalanx.domain.actions import Failed, LinkSample, ReadLink
@@ -12,17 +15,21 @@ from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.ground import Ground
 from phalanx.infrastructure.linux.jobs import JobError, Jobs
 from phalanx.infrastructure.linux.programs import Programs
+from phalanx.infrastructure.linux.vnf.links import LARGEST_RATE, LONGEST_S, SHORTEST_S
 
 ROLE = "link-monitor"
-HISTORY_S = 60.0
+TOLD_EVERY_S = 0.5
+"""Who reads more often than this is answered so often as long as the rate stays the same."""
+SAME = 0.1
+"""Share of a link's bandwidth by which a rate may change and be the same."""
 
 
 @dataclass(slots=True, eq=False)
 class _Meter:
     instance: str
     resource: str
-    readings: deque[tuple[float, int]] = field(default_factory=deque)
-    """(time of the kernel's counter, octets), cumulative."""
+    told: float | None = None
+    """The last answer, octets per second; None: there was none."""
 
 
 class LinkMeters:
@@ -42,7 +49,10 @@ class LinkMeters:
         self._meters: dict[LinkId, _Meter] = {}
 
     def read(self, pop: PopId, action: ReadLink, answer: Answer) -> None:
-        """Answer with the link's rate over the last ``seconds``, MB/s."""
+        """Answer with the link's rate over the last ``seconds``, MB/s.
+
+        The answer comes as soon as that has changed much since the last, else twice a second.
+        """
         try:
             device = self._ground.device(action.link)
         except KeyError:
@@ -51,8 +61,10 @@ class LinkMeters:
         if link_ends(action.link)[0] != pop:
             answer(Failed(f"link {action.link} does not begin at {pop}"))
             return
-        if not 0 < action.seconds <= HISTORY_S:
-            answer(Failed(f"counters go back {HISTORY_S:g} s, not {action.seconds:g} s"))
+        if not SHORTEST_S <= action.seconds <= LONGEST_S:
+            answer(
+                Failed(f"rates are of {SHORTEST_S:g} to {LONGEST_S:g} s, not {action.seconds:g} s")
+            )
             return
         work = self._sample(pop, action, device)
         self._jobs.start(work, answer, lambda reason: answer(Failed(reason)))
@@ -64,15 +76,15 @@ class LinkMeters:
         meter = self._meters.get(action.link)
         if meter is None or meter.instance != instance:
             resource = f"/links/{quote(action.link, safe='')}"
-            body = {"device": device, "connections": True}
-            await self._programs.ask(instance, "PUT", resource, body)
+            what = {"device": device, "connections": True}
+            await self._programs.ask(instance, "PUT", resource, what)
             meter = self._meters[action.link] = _Meter(instance, resource)
-        counters = await self._programs.ask(instance, "GET", meter.resource)
-        readings = meter.readings
-        readings.append((counters["time"], counters["octets"]))
-        while len(readings) > 2 and counters["time"] - readings[1][0] >= action.seconds:
-            readings.popleft()
-        (then, before), (now, after) = readings[0], readings[-1]
-        rate = (after - before) / (now - then) / 1e6 if now > then else 0.0
         bandwidth = self._bandwidth_mb_s[action.link]
-        return LinkSample(action.link, rate, bandwidth, counters["connections"])
+        body = {"seconds": action.seconds}
+        if meter.told is not None:
+            band = min(SAME * bandwidth * 1e6, LARGEST_RATE)
+            hold_s = max(0.0, TOLD_EVERY_S - action.seconds)
+            body |= {"told": meter.told, "band": band, "hold_s": hold_s}
+        found = await self._programs.ask(instance, "POST", meter.resource, body)
+        meter.told = found["rate"]
+        return LinkSample(action.link, found["rate"] / 1e6, bandwidth, found["connections"])

@@ -183,19 +183,13 @@ class Observing:
         try:
             devices = [{"device": chain.near.device, "hook": "ingress"}]
             recorded = await self._ask(instance, {**body, "devices": devices})
-            listing = await self._jobs.thread(
-                self._places.nft_json, pop, f"list counters table netdev {table}"
+            offered, copied = await self._jobs.thread(
+                self._places.packets, pop, table, "offered", "copied"
             )
         finally:
             await asyncio.shield(
                 self._jobs.thread(self._places.nft, pop, f"delete table netdev {table}")
             )
-        counters = {
-            item["counter"]["name"]: item["counter"]["packets"]
-            for item in listing["nftables"]
-            if "counter" in item
-        }
-        offered, copied = counters["offered"], counters["copied"]
         return _records(recorded, copied / offered if offered else 1.0)
 
     async def _ask(self, instance: Instance, body: dict[str, object]) -> Recorded:

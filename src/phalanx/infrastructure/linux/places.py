@@ -8,6 +8,7 @@ from phalanx.domain.network import PopId
 from phalanx.infrastructure.linux.ground import Ground
 from phalanx.infrastructure.linux.jobs import JobError
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
+from phalanx.infrastructure.linux.vnf.netlink import NETDEV, Reader
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
 
 
@@ -18,6 +19,7 @@ class Places:
         self._ground = ground
         self._inside: dict[PopId, Inside] = {}
         self._nft: dict[PopId, Nft] = {}
+        self._readers: dict[PopId, Reader] = {}
 
     def inside(self, pop: PopId) -> Inside:
         """Return the thread inside the namespace of ``pop``."""
@@ -44,8 +46,33 @@ class Places:
         """
         return dict(self._in_nft(pop, "json", script))
 
+    def packets(self, pop: PopId, table: str, *counters: str) -> list[int]:
+        """Return how many packets counters of a netdev table at ``pop`` have counted; blocking.
+
+        libnftables would list the elements of every set at the PoP first, which under a flood
+        takes seconds.
+
+        Raises:
+            JobError: if there is no such counter.
+
+        """
+
+        def work() -> list[int]:
+            reader = self._readers.get(pop)
+            if reader is None:
+                reader = self._readers[pop] = Reader()
+            return [reader.counter(NETDEV, table, name)[0] for name in counters]
+
+        try:
+            return self.inside(pop).call(work)
+        except OSError as error:
+            raise JobError(f"counters at {pop}: {error}") from error
+
     def close(self) -> None:
         """End the threads."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
         for inside in self._inside.values():
             inside.close()
         self._inside.clear()

@@ -200,8 +200,17 @@ class Programs:
             raise JobError(f"instance {instance} does not run")
         return await program.caller.request(method, resource, body, timeout_s)
 
-    async def change(self, instance: str, method: str, resource: str, body: Any = None) -> None:
-        """Make a request that changes a VNF's measures: one at a time, in the order asked."""
+    async def change(
+        self, instance: str, method: str, resource: str, body: Callable[[], Any] | None = None
+    ) -> dict[str, Any]:
+        """Make a request that changes a VNF's measures: one at a time, in the order asked.
+
+        ``body`` is called when its turn has come.
+
+        Raises:
+            JobError: if the instance has no process, or it refuses.
+
+        """
         program = self._programs.get(instance)
         if program is None:
             raise JobError(f"instance {instance} does not run")
@@ -210,7 +219,7 @@ class Programs:
             if program.silent > asked:  # one after the other, all would wait in vain
                 raise SilentError(f"the VNF does not answer {method} {resource}: nor others before")
             try:
-                await self.ask(instance, method, resource, body)
+                return await self.ask(instance, method, resource, body() if body else None)
             except SilentError:
                 program.silent = self._clock.loop.time()
                 raise

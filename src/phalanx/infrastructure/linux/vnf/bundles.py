@@ -8,8 +8,6 @@ of IPv4: one kind of lease for every hook.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from .netlink import INET, NETDEV, Reader
 from .nft import Nft, NftError
 
@@ -17,15 +15,24 @@ FAMILIES = {"netdev": NETDEV, "inet": INET}
 _KINDS = ("set", "counter", "limit", "chain")
 
 
-class Bundle(NamedTuple):
+class Bundle:
     """The parts of a measure; references between them are by name."""
 
-    family: str
-    prefix: str
-    parts: dict[str, str]
-    """What each part is, by name: its kind, then for nft what it consists of."""
-    rules: tuple[tuple[str, str], ...] = ()
-    """Chain and rule, in order."""
+    __slots__ = ("family", "parts", "prefix", "rules")
+
+    def __init__(
+        self,
+        family: str,
+        prefix: str,
+        parts: dict[str, str],
+        rules: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self.family = family
+        self.prefix = prefix
+        self.parts = parts
+        """What each part is, by name: its kind, then for nft what it consists of."""
+        self.rules = rules
+        """Chain and rule, in order."""
 
 
 def prefix(name: str) -> str:

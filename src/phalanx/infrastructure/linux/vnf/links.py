@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from threading import Lock
+from collections import deque
+from threading import BoundedSemaphore, Lock
 from typing import Any
 
 from .bundles import prefix
@@ -20,6 +21,32 @@ CLOSED_S = 10
 COUNT_EVERY_S = 0.5
 LONGEST_NAME = 100
 MOST = 256
+SHORTEST_S, LONGEST_S = 0.01, 60.0
+"""Rates are those of so long, in seconds."""
+LONGEST_HOLD_S = 10.0
+MOST_HELD = 16
+"""Answers that are held back at a time; more are given at once."""
+LARGEST_RATE = 1e12
+"""Octets a second that no link carries."""
+
+
+class _Link:
+    """A link that is counted, and its last readings."""
+
+    def __init__(self, device: str, connections: bool) -> None:
+        self.asked = device, connections
+        self.counted = -COUNT_EVERY_S, 0
+        """When its connections were last counted, and how many there were."""
+        self.readings: deque[tuple[float, int]] = deque()
+        """(time, octets), cumulative."""
+
+    def rate(self, seconds: float) -> float:
+        """Return octets a second over the last ``seconds``; earlier readings are forgotten."""
+        readings = self.readings
+        while len(readings) > 2 and readings[-1][0] - readings[1][0] >= seconds:
+            readings.popleft()
+        (then, before), (now, after) = readings[0], readings[-1]
+        return (after - before) / (now - then) if now > then else 0.0
 
 
 class Links:
@@ -31,8 +58,8 @@ class Links:
         self._nft = Nft()
         self._reader = Reader()
         self._lock = Lock()
-        self._devices: dict[str, tuple[str, bool]] = {}
-        self._counted: dict[str, tuple[float, int]] = {}
+        self._links: dict[str, _Link] = {}
+        self._held = BoundedSemaphore(MOST_HELD)
         self.close()
         self._nft.run(f"add table netdev {table}")
 
@@ -48,17 +75,17 @@ class Links:
         fields = Fields(body, ("device", "connections"))
         asked = fields.device("device"), fields.flag("connections")
         with self._lock:
-            if self._devices.get(name) == asked:
-                return
-            if name in self._devices:
+            if name in self._links:
+                if self._links[name].asked == asked:
+                    return
                 raise RefusedError(409, "that link is counted on another device or in another way")
-            if len(self._devices) >= MOST:
+            if len(self._links) >= MOST:
                 raise RefusedError(409, f"this VNF counts {MOST} links already")
             try:
                 self._nft.run(_script(self._table, prefix(name), *asked))
             except NftError as error:
                 raise RefusedError(409, f"the link was refused: {error}") from error
-            self._devices[name] = asked
+            self._links[name] = _Link(*asked)
 
     def get(self, name: str) -> dict[str, Any]:
         """Return octets, packets and open connections; time is CLOCK_MONOTONIC in seconds.
@@ -71,23 +98,62 @@ class Links:
 
         """
         with self._lock:
-            if name not in self._devices:
-                raise RefusedError(404, "no such link")
-            packets, octets = self._reader.counter(NETDEV, self._table, f"{prefix(name)}all")
-            now = time.monotonic()
-            connections = self._connections(name, now) if self._devices[name][1] else 0
+            octets, packets, now = self._read(name)
+            connections = self._connections(name, now)
         return {"octets": octets, "packets": packets, "connections": connections, "time": now}
+
+    def watch(self, name: str, body: object) -> dict[str, Any]:
+        """Return the rate over the last ``seconds``, octets per second, and open connections.
+
+        The answer is held back for ``hold_s`` seconds as long as the rate differs from ``told``
+        by no more than ``band``: who asks need not ask often to know soon. The link is read
+        every ``seconds`` then.
+
+        Raises:
+            RefusedError: 400 if the body is wrong, 404 if the link is unknown.
+
+        """
+        fields = Fields(body, ("seconds", "told", "band", "hold_s"))
+        seconds = fields.number("seconds", SHORTEST_S, LONGEST_S)
+        told = fields.number("told", 0.0, LARGEST_RATE, 0.0)
+        band = fields.number("band", 0.0, LARGEST_RATE, 0.0)
+        until = time.monotonic() + fields.number("hold_s", 0.0, LONGEST_HOLD_S, 0.0)
+        rate, connections, left = self._sample(name, seconds, until)
+        if left > 0 and self._held.acquire(blocking=False):
+            try:
+                while left > 0 and abs(rate - told) <= band:
+                    time.sleep(min(seconds, left))
+                    rate, connections, left = self._sample(name, seconds, until)
+            finally:
+                self._held.release()
+        return {"rate": rate, "connections": connections}
 
     def close(self) -> None:
         """Remove everything."""
         self._nft.run(f"add table netdev {self._table}\ndelete table netdev {self._table}")
 
+    def _sample(self, name: str, seconds: float, until: float) -> tuple[float, int, float]:
+        """Return the link's rate and connections, and how much time is left."""
+        with self._lock:
+            octets, _, now = self._read(name)
+            link = self._links[name]
+            link.readings.append((now, octets))
+            return link.rate(seconds), self._connections(name, now), until - now
+
+    def _read(self, name: str) -> tuple[int, int, float]:
+        """Return octets and packets, and when they were so many."""
+        if name not in self._links:
+            raise RefusedError(404, "no such link")
+        packets, octets = self._reader.counter(NETDEV, self._table, f"{prefix(name)}all")
+        return octets, packets, time.monotonic()
+
     def _connections(self, name: str, now: float) -> int:
         """Return their number; listing a large set takes time, so it is done twice a second."""
-        then, number = self._counted.get(name, (-COUNT_EVERY_S, 0))
-        if now - then >= COUNT_EVERY_S:
+        link = self._links[name]
+        then, number = link.counted
+        if link.asked[1] and now - then >= COUNT_EVERY_S:
             number = self._reader.count(NETDEV, self._table, f"{prefix(name)}open")
-            self._counted[name] = (now, number)
+            link.counted = now, number
         return number
 
 

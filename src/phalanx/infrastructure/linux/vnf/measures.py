@@ -18,6 +18,7 @@ LONGEST_TTL_S = 3600.0
 LARGEST_RATE_MB_S = 1e6
 MOST = 1024
 """Measures that one process keeps at a time."""
+MOST_AT_ONCE = 32
 MOST_DEVICES, MOST_PARTS = 64, 64
 SWEEP_EVERY_S = 1.0
 """Measures that have run out may lie in the kernel, without effect, for so much longer."""
@@ -30,6 +31,9 @@ _FIELDS = {
     "proxy": ("address",),
     "split": ("address", "part", "parts"),
 }
+
+_Wanted = tuple[Bundle, float, float]
+"""A measure: its bundle, its lease in seconds, and its rate in MB/s if it is limited."""
 
 
 class Measures:
@@ -64,25 +68,22 @@ class Measures:
                 there are too many measures or the kernel refuses.
 
         """
-        if not 1 <= len(name.encode()) <= LONGEST_NAME:
-            raise RefusedError(400, f"the name of a measure has 1 to {LONGEST_NAME} octets")
-        bundle, ttl_s, rate_mb_s = self._checked(bundles.prefix(name), body)
-        with self._lock:
-            self._sweep()
-            before = self._bundles.get(name)
-            if before is None and len(self._bundles) >= MOST:
-                raise RefusedError(409, f"this VNF keeps {MOST} measures already")
-            script = "" if before is None else bundles.removal(self._table, before)
-            script += bundles.addition(self._table, bundle, ttl_s)
-            try:
-                self._nft.run(script)
-                self._bundles[name] = bundle
-                if bundle.family == "inet":
-                    self._settings.update(prepare())
-                elif rate_mb_s > 0:
-                    limits.drain(self._nft, self._table, bundle.prefix, rate_mb_s)
-            except (NftError, OSError) as error:
-                raise RefusedError(409, f"the measure was refused: {error}") from error
+        for refused in self._put({name: body}).values():
+            raise refused
+
+    def put_all(self, body: object) -> dict[str, str]:
+        """Put the measures in force that ``body`` holds by name, in one transaction if it can be.
+
+        Returns:
+            Those refused, with the reason; see ``put``.
+
+        Raises:
+            RefusedError: 400 if the body holds none, or too many.
+
+        """
+        if not isinstance(body, dict) or not 1 <= len(body) <= MOST_AT_ONCE:
+            raise RefusedError(400, f"the body must hold 1 to {MOST_AT_ONCE} measures by name")
+        return {name: str(refused) for name, refused in self._put(body).items()}
 
     def delete(self, name: str) -> None:
         """Lift a measure. Unknown ones are no error.
@@ -157,8 +158,50 @@ class Measures:
         self._nft.run("".join(f"add table {table}\ndelete table {table}\n" for table in tables))
         restore(self._settings)
 
-    def _checked(self, own: str, body: object) -> tuple[Bundle, float, float]:
-        """Return the bundle that a body asks for, its lease, and its rate if it is limited."""
+    def _put(self, bodies: dict[str, object]) -> dict[str, RefusedError]:
+        wanted: dict[str, _Wanted] = {}
+        refused: dict[str, RefusedError] = {}
+        for name, body in bodies.items():
+            try:
+                wanted[name] = self._checked(name, body)
+            except RefusedError as error:
+                refused[name] = error
+        with self._lock:
+            self._sweep()
+            for name in reversed([name for name in wanted if name not in self._bundles]):
+                if len(self._bundles.keys() | wanted.keys()) > MOST:
+                    del wanted[name]
+                    refused[name] = RefusedError(409, f"this VNF keeps {MOST} measures already")
+            try:
+                self._enforce(wanted)
+            except (NftError, OSError):  # of which one?
+                for name, one in wanted.items():
+                    try:
+                        self._enforce({name: one})
+                    except (NftError, OSError) as error:
+                        refused[name] = RefusedError(409, f"the measure was refused: {error}")
+        return refused
+
+    def _enforce(self, wanted: dict[str, _Wanted]) -> None:
+        """Put measures in force, all or none of their rules."""
+        script = ""
+        for name, (bundle, ttl_s, _) in wanted.items():
+            before = self._bundles.get(name)
+            script += "" if before is None else bundles.removal(self._table, before)
+            script += bundles.addition(self._table, bundle, ttl_s)
+        self._nft.run(script)
+        for name, (bundle, _, rate_mb_s) in wanted.items():
+            self._bundles[name] = bundle
+            if bundle.family == "inet":
+                self._settings.update(prepare())
+            elif rate_mb_s > 0:
+                limits.drain(self._nft, self._table, bundle.prefix, rate_mb_s)
+
+    def _checked(self, name: str, body: object) -> _Wanted:
+        """Return what a body asks for."""
+        if not 1 <= len(name.encode()) <= LONGEST_NAME:
+            raise RefusedError(400, f"the name of a measure has 1 to {LONGEST_NAME} octets")
+        own = bundles.prefix(name)
         every = ("kind", "devices", "ttl_s")
         kind = Fields(body, (*every, *(n for names in _FIELDS.values() for n in names))).choice(
             "kind", KINDS

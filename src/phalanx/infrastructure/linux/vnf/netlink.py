@@ -11,7 +11,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from threading import Lock
-from typing import NamedTuple
 
 INET, NETDEV = 1, 5
 """Protocol families of tables."""
@@ -30,15 +29,18 @@ _ATTRIBUTE = struct.Struct("=HH")
 _LONG = struct.Struct(">Q")
 
 
-class Element(NamedTuple):
+class Element:
     """An element of a set."""
 
-    key: bytes
-    """As in a packet, each field padded to 4 octets."""
-    packets: int = 0
-    octets: int = 0
-    expires_s: float | None = None
-    """Time left, if it has a timeout."""
+    __slots__ = ("expires_s", "key", "octets", "packets")
+
+    def __init__(self, key: bytes, packets: int, octets: int, expires_s: float | None) -> None:
+        self.key = key
+        """As in a packet, each field padded to 4 octets."""
+        self.packets = packets
+        self.octets = octets
+        self.expires_s = expires_s
+        """Time left, if it has a timeout."""
 
 
 class Reader:

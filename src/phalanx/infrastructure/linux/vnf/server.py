@@ -73,6 +73,8 @@ class Server:
                     return 200, {"vnf": self._role, "version": self._version, "pid": os.getpid()}
                 case _, "measures", True:
                     return self._measure(method, name, body)
+                case "PUT", "measures", False:
+                    return 200, {"refused": self._offered(self._measures).put_all(body)}
                 case "POST", "lease", False:
                     return 200, {"measures": self._offered(self._measures).renew(body)}
                 case "POST", "observations", False:
@@ -112,7 +114,9 @@ class Server:
                 return 201, {}
             case "GET":
                 return 200, links.get(name)
-        raise RefusedError(405, "a link takes PUT and GET")
+            case "POST":
+                return 200, links.watch(name, body)
+        raise RefusedError(405, "a link takes PUT, GET and POST")
 
     def _offered(self, room: T | None) -> T:
         if room is None:
