@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
 from msgspec.structs import replace
 
+from contract_net import Handled
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import GoalPolicy, Settings
 from phalanx.auction.view import NetworkView
@@ -16,10 +17,11 @@ from phalanx.bdi import Adopt, Agent, Believe, Capability, GoalEnd, GoalInstance
 from phalanx.bdi.library import Library
 from phalanx.bdi.steps import Body
 from phalanx.bus.memory import MemoryBus
+from phalanx.clock import Clock
 from phalanx.clock.virtual import VirtualClock
 from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Recorder
-from phalanx.domain.goals import Constraints, Predicate, Preferences, want
+from phalanx.domain.goals import Constraints, Preferences, want
 from phalanx.domain.network import Link, Network, Pop, PopId, PopState
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
@@ -39,12 +41,6 @@ NEVER_S = 1e6
 """Later than any auction: what agents do by the clock is no part of one."""
 
 ROOT = "run-1"
-
-
-class Handled(Predicate, frozen=True):
-    """Request ``number`` was dealt with."""
-
-    number: int
 
 
 class Handler(Capability):
@@ -84,6 +80,48 @@ def mesh(size: int, rng: random.Random) -> Ends:
     return sorted(links)
 
 
+def network_of(ends: Ends, names: Sequence[PopId]) -> Network:
+    """Return a network of PoPs; the first one has the repository."""
+    rng = random.Random(len(names))
+    pops = tuple(Pop(name, Resources(64, 256, 5000)) for name in names)
+    links = tuple(
+        Link(names[a], names[b], rng.uniform(200, 1000), rng.uniform(1, 20), 0.001) for a, b in ends
+    )
+    return Network(pops, links, (), names[0])
+
+
+def terms(
+    names: Sequence[PopId], functions: Sequence[type[Capability]] = ()
+) -> tuple[Library, Settings]:
+    """Return what agents know, and on which terms they hold auctions."""
+    network_functions = (*NETWORK_FUNCTIONS, *functions)
+    settings = Settings(
+        peers=tuple(names),
+        repository=names[0],
+        catalogue={f.name: f.vnfd for f in network_functions if f.vnfd is not None},
+        policies={"default": GoalPolicy(Constraints(), Preferences(0.4, 0.4, 0.2))},
+        lease_s=NEVER_S,
+        probe_s=NEVER_S,
+        heartbeat_s=NEVER_S,
+        silence_s=NEVER_S,
+        gossip_s=NEVER_S,
+    )
+    return Library([*BUILT_IN, *network_functions]), settings
+
+
+def view_of(network: SimulatedNetwork, names: Iterable[PopId], version: int) -> NetworkView:
+    """Return what an agent knows that has heard of all PoPs."""
+    sites = ((name, network.site(name)) for name in names)
+    return NetworkView.EMPTY.apply_all(
+        PopState(name, 1, version, site.total, site.free, site.links) for name, site in sites
+    )
+
+
+def spacious(clock: Clock) -> MemoryBus:
+    """Return a bus for any number of agents."""
+    return MemoryBus(clock, capacity=100_000)
+
+
 class Market:
     """One agent a PoP on a bus without latency, so that an auction is one instant.
 
@@ -98,18 +136,13 @@ class Market:
         clock: VirtualClock | WallClock | None = None,
         functions: Sequence[type[Capability]] = (),
         traffic_mb_s: float = 0.05,
+        bus: Callable[[Clock], MemoryBus] = spacious,
     ) -> None:
-        rng = random.Random(size)
         names = [f"pop{number:04d}" for number in range(size)]
-        pops = tuple(Pop(name, Resources(64, 256, 5000)) for name in names)
-        links = tuple(
-            Link(names[a], names[b], rng.uniform(200, 1000), rng.uniform(1, 20), 0.001)
-            for a, b in ends
-        )
         self.clock: VirtualClock | WallClock = VirtualClock() if clock is None else clock
         self.log = EventLog()
         self.network = SimulatedNetwork(
-            Network(pops, links, (), names[0]),
+            network_of(ends, names),
             (),
             self.clock,
             Recorder("network", self.log, self.clock.now),
@@ -117,20 +150,8 @@ class Market:
             cause=ROOT,
             sample_s=NEVER_S,
         )
-        network_functions = (*NETWORK_FUNCTIONS, *functions)
-        library = Library([*BUILT_IN, *network_functions])
-        settings = Settings(
-            peers=tuple(names),
-            repository=names[0],
-            catalogue={f.name: f.vnfd for f in network_functions if f.vnfd is not None},
-            policies={"default": GoalPolicy(Constraints(), Preferences(0.4, 0.4, 0.2))},
-            lease_s=NEVER_S,
-            probe_s=NEVER_S,
-            heartbeat_s=NEVER_S,
-            silence_s=NEVER_S,
-            gossip_s=NEVER_S,
-        )
-        self.bus = MemoryBus(self.clock, capacity=100_000)
+        library, settings = terms(names, functions)
+        self.bus = bus(self.clock)
         self.nodes: dict[PopId, Node] = {}
         for name in names:
             agent = make_agent(name, library, settings, self.log, parameters={})
@@ -143,11 +164,7 @@ class Market:
 
     def change_view(self) -> None:
         """Let all agents believe news of the network, so that no search is remembered."""
-        version = next(self._versions)
-        sites = ((name, self.network.site(name)) for name in self.nodes)
-        view = NetworkView.EMPTY.apply_all(
-            PopState(name, 1, version, site.total, site.free, site.links) for name, site in sites
-        )
+        view = view_of(self.network, self.nodes, next(self._versions))
         for node in self.nodes.values():
             node.agent.capability(Outlook).view = view
 

@@ -37,3 +37,11 @@ def test_a_quick_benchmark_finds_the_optimum_no_dearer_than_the_auctions() -> No
     rows = [line for line in quick("optimum").splitlines() if "requests: " in line]
     assert len(rows) == 4
     assert any("optimum" in row for row in rows)
+
+
+@pytest.mark.nats
+@pytest.mark.processes
+def test_a_quick_benchmark_holds_auctions_among_processes() -> None:
+    told = quick("processes")
+    rows = [line.split("│") for line in told.splitlines() if line.rstrip().endswith(" 19 │")]
+    assert len(rows) == 5, told

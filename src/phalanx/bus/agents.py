@@ -16,8 +16,8 @@ from phalanx.domain.moments import shifted
 OnRefused = Callable[[str, str, str], None]
 """Told why something was refused, its subject, and who spoke."""
 
-
 _REMEMBERED = 4096
+"""Subjects whose speaker need not be read again."""
 
 
 class Opened(Protocol):

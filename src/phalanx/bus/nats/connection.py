@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
 from typing import Protocol
 
 from phalanx.bus.nats.config import HEADER_OCTETS
 from phalanx.bus.nats.protocol import Arrived, Parser, ProtocolError, Said
+from phalanx.bus.nats.tls import Tls
 from phalanx.bus.wire import MAX_OCTETS
 
 CONNECT_S = 3.0
@@ -38,24 +38,20 @@ class End(Protocol):
         """Hear that a connection is no more."""
 
 
-class Connection(asyncio.Protocol):
-    """One TCP connection; its link may have left it behind already."""
+class Connection:
+    """One connection; its link may have left it behind already."""
 
     def __init__(self, end: End) -> None:
         self._end = end
         self._parser = Parser(MAX_OCTETS + HEADER_OCTETS)
         self.greeted = False
         self.heard_s = 0.0
-        self.transport: asyncio.Transport | None = None
+        self.transport: Tls | None = None
         self.complaint: str | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; see ``asyncio.Protocol``, also for the next four."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=BUFFER_OCTETS)
-        tcp = transport.get_extra_info("socket")
-        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2 * DEAF_S * 1000))
+    def connection_made(self, tls: Tls) -> None:
+        """Begin; see ``tls.Inner``, also for the next four."""
+        self.transport = tls
         self._end.begun(self)
 
     def data_received(self, data: bytes) -> None:
@@ -86,6 +82,35 @@ class Connection(asyncio.Protocol):
         self.complaint = why
         if self.transport is not None:
             self.transport.abort()
+
+
+async def connect(
+    end: End, tls: ssl.SSLContext, host: str, port: int, within_s: float = CONNECT_S
+) -> None:
+    """Open a connection for ``end``, which hears of it before this returns.
+
+    Raises:
+        OSError: if nobody answers, or not in time, or it is not the host.
+
+    """
+    async with asyncio.timeout(within_s):
+        _, made = await end.loop.create_connection(
+            lambda: Tls(
+                end.loop,
+                tls,
+                host,
+                Connection(end),
+                buffer_octets=BUFFER_OCTETS,
+                deaf_s=2 * DEAF_S,
+            ),
+            host,
+            port,
+        )
+        try:
+            await made.begun
+        except BaseException:
+            made.abort()
+            raise
 
 
 def why(error: BaseException) -> str:

@@ -7,7 +7,6 @@ import re
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from typing import Any, Protocol
 
 import msgspec
@@ -29,11 +28,11 @@ _OF_THE_SERVER = (b'{"type":"io.nats.jetstream.', b'{"stream":"')
 """How the answers of JetStream begin. Who asks may name any subject for them."""
 
 _OURS = re.compile(r"[A-Za-z0-9_=.$-]+")
+_REMEMBERED = 4096
 
 Take = Callable[[Arrived], object]
 
 
-@lru_cache(maxsize=65536)
 def _plain(subject: str) -> bool:
     """Whether a subject is one of ours; the server takes any octets."""
     return _OURS.fullmatch(subject) is not None
@@ -60,6 +59,8 @@ class Subscribed:
         self._capacity = capacity
         self._waiting = 0
         self._shedding = False
+        self._ours: set[str] = set()
+        """Subjects that were looked at, and are of the pattern."""
         self._sid = desk.hear(pattern, self._take)
 
     def close(self) -> None:
@@ -73,12 +74,14 @@ class Subscribed:
         headers: dict[str, str] = {}
         if message.headers:
             status, headers = protocol.read_headers(message.headers)
-        if status == protocol.MALFORMED or not _plain(message.subject):
+        subject = message.subject
+        known = subject in self._ours
+        if status == protocol.MALFORMED or not (known or _plain(subject)):
             self._desk.refused("garbage")
         elif (
             status is not None
             or message.payload.startswith(_OF_THE_SERVER)
-            or not matches(self._pattern, message.subject)
+            or not (known or matches(self._pattern, subject))
         ):  # somebody had the server send us what was not said to us
             self._desk.refused("misdirected")
         elif self._waiting >= self._capacity:
@@ -87,9 +90,10 @@ class Subscribed:
                 self._shedding = True
                 self._desk.complained(f"too slow for {self._pattern}: more than waits is shed")
         else:
+            if not known and len(self._ours) < _REMEMBERED:
+                self._ours.add(subject)
             self._waiting += 1
-            delivery = Delivery(message.subject, message.payload, headers, message.reply)
-            self._desk.soon(self._hand, delivery)
+            self._desk.soon(self._hand, Delivery(subject, message.payload, headers, message.reply))
 
     def _hand(self, delivery: Delivery) -> None:
         self._waiting -= 1

@@ -13,7 +13,14 @@ import msgspec
 from msgspec import Struct
 
 from phalanx.bus.exchange import ExchangeError
-from phalanx.bus.nats.connection import BUFFER_OCTETS, CONNECT_S, DEAF_S, Connection, why
+from phalanx.bus.nats.connection import (
+    BUFFER_OCTETS,
+    CONNECT_S,
+    DEAF_S,
+    Connection,
+    connect,
+    why,
+)
 from phalanx.bus.nats.protocol import PING, PONG, Arrived, Said
 
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 2.0
@@ -171,10 +178,7 @@ class Link:
         host, port = self._servers[0]
         self._servers.append(self._servers.pop(0))
         self._since = self.loop.time()
-        async with asyncio.timeout(CONNECT_S):
-            await self.loop.create_connection(
-                lambda: Connection(self), host, port, ssl=self._tls, server_hostname=host
-            )
+        await connect(self, self._tls, host, port)
 
     def begun(self, connection: Connection) -> None:
         """Hear of a connection over which nothing was said yet."""
