@@ -38,9 +38,9 @@ for name in {own}; do
     mkdir {disk}/$name {disk}/.$name
     mount -t overlay $name -o lowerdir=/$name,upperdir={disk}/$name,workdir={disk}/.$name /$name
 done
-mkdir -p /opt/phalanx /root/work
+mkdir -p /opt/phalanx /root/desk
 ln -s {bin} /opt/phalanx/bin
-ln -s {checkout} /root/work/phalanx
+ln -s {checkout} /root/desk/phalanx
 echo ready
 exec sleep infinity
 """
@@ -130,7 +130,7 @@ class Machine:
         script = self._scripts / secrets.token_hex(8)  # so that pgrep does not find the shell
         script.write_text(command)
         entered = ("nsenter", "-t", first, "-m", "-n", "-p")
-        return [*entered, "env", "-i", "-C", "/root/work", *environment, "bash", "-e", str(script)]
+        return [*entered, "env", "-i", "-C", "/root/desk", *environment, "bash", "-e", str(script)]
 
     def start(self, command: str) -> subprocess.Popen[str]:
         """Start a command that says something."""
