@@ -59,6 +59,8 @@ class LinkMonitor(Capability):
         self._thresholds: dict[LinkId, float] = {}
         self._crowds: dict[LinkId, int] = {}
         self._latest: dict[LinkId, LinkSample] = {}
+        self._honest: set[LinkId] = set()
+        """Links that were busy when their last verdict found their traffic honest."""
 
     @plan(Monitored)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
@@ -113,7 +115,15 @@ class LinkMonitor(Capability):
 
     @when(AnomalousUsage, value=False)
     def all_clear(self, me: Agent, usage: AnomalousUsage) -> Steps:
-        """Lift the limit of a link whose traffic is heavy but honest."""
+        """Lift the limit of a link whose traffic is heavy but honest.
+
+        What was seen of a link that had calmed down clears nobody: attackers who pause while
+        they are looked for would have their peace for long.
+        """
+        if self._busy(me, usage.link):
+            self._honest.add(usage.link)
+        else:
+            self._honest.discard(usage.link)
         if me.beliefs.holds(LinkRateLimited(usage.link)):
             yield Adopt(avert(LinkRateLimited(usage.link)), PROTECT, scope=usage.link)
 
@@ -146,11 +156,21 @@ class LinkMonitor(Capability):
         if any(g.scope == link for g in me.open_goals()):
             return False
         verdict = me.beliefs.get(AnomalousUsage(link))
-        if verdict is not None and not verdict.value:
+        if verdict is not None and not verdict.value and link in self._honest:
             return me.now - verdict.since > me.parameter(self, "verdict_valid_s")
         believed = me.beliefs.get(alarm)
         repeat = me.parameter(self, "alarm_repeat_s")
         return believed is None or me.now - believed.since > repeat
+
+    def _busy(self, me: Agent, link: LinkId) -> bool:
+        """Whether a link carries what raises an alarm, or as much as its limit lets pass."""
+        sample = self._latest.get(link)
+        if sample is None:
+            return False
+        heavy, many = self._thresholds.get(link, sample.bandwidth_mb_s), self._crowds.get(link, 0)
+        if me.beliefs.holds(LinkRateLimited(link)):
+            heavy = min(heavy, me.parameter(self, "link_rate_mb_s"))
+        return sample.rate_mb_s > heavy * CALM or sample.connections > many * CALM > 0
 
     def _traffic(self, me: Agent, link: LinkId, *, limited: bool, unread: float = 0.0) -> float:
         """Return the traffic to analyse: what the counters say, at most what a limit lets pass.
