@@ -90,6 +90,20 @@ def test_an_agent_perceives_from_its_attachment_on(lab: Lab) -> None:
     assert states(lab) == [8.0, 3.0, 3.0]
 
 
+def test_what_was_lost_with_a_connection_is_asked_again_on_the_next_at_once(lab: Lab) -> None:
+    lab.ask(quick(1))
+    lab.run()
+    lab.copies = lambda: ()
+    answers = lab.ask(quick(2))
+    lab.run(0.1)
+    lab.copies = lambda: (0.0,)
+    lab.hub.lose(agent("a"))
+    lab.run(0.1)
+    lab.hub.regain(agent("a"))
+    lab.run(0.01)
+    assert answers == [Done("cause/2")]
+
+
 def test_an_agent_acts_and_perceives_at_its_own_pop_only(lab: Lab) -> None:
     answers: list[Outcome] = []
     lab.remote.perform("b", quick(1), "why", answers.append)

@@ -96,6 +96,7 @@ class RemoteInfrastructure:
         """Whether the service tells percepts, as far as it is known."""
         self._renew_at = 0.0
         self._timer: Timer | None = None
+        exchange.on_change(self._connected)
 
     @property
     def pending(self) -> int:
@@ -191,6 +192,14 @@ class RemoteInfrastructure:
             for errand in self._errands.unheard:
                 self.counters.repeated += 1
                 self._ask(errand)
+
+    def _connected(self, up: bool) -> None:
+        """Ask again at once what may have been lost with a connection: leases are running out."""
+        if up and self._timer is not None:
+            self._timer.cancel()
+            self._errands.doubt()
+            self._syncing, self._renew_at = False, 0.0
+            self._beat()
 
     def _give_up(self, now: float) -> None:
         late = now - self._patience.give_up_s

@@ -60,6 +60,11 @@ class Errands:
         """Those asked for in vain, to be asked for again."""
         return [errand for errand in self._asked.values() if not errand.on_its_way]
 
+    def doubt(self) -> None:
+        """Take every question that is on its way for lost."""
+        for errand in self._asked.values():
+            errand.on_its_way = False
+
     def add(self, errand: Errand) -> None:
         """Let an errand wait for its turn."""
         self._waiting.append(errand)
