@@ -41,6 +41,8 @@ def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue
         idle_s=timing.idle_timeout_s,
         heartbeat_s=timing.heartbeat_s,
         silence_s=timing.silence_s,
+        probe_s=timing.probe_s,
+        gossip_s=timing.gossip_s,
         drain_s=timing.drain_s,
     )
 

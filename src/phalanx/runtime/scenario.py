@@ -183,6 +183,10 @@ class Timing(Struct, frozen=True, forbid_unknown_fields=True):
     """Pause between two signs of life to an agent's guardian."""
     silence_s: Positive = 7.0
     """An agent not heard of for this long is believed dead."""
+    probe_s: Positive = 5.0
+    """Pause between two questions to a winner whether it is at work."""
+    gossip_s: Positive = 5.0
+    """Pause between two comparisons of an agent's view with a peer's."""
     drain_s: Positive = 120.0
     """An agent that leaves keeps its measures in force for at most this long."""
     message_latency_ms: Amount = 1.0
