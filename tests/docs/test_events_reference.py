@@ -31,6 +31,8 @@ PROCESSES = {
     "process.started",
     "process.ended",
     "memory.unusable",
+    "connection.lost",
+    "connection.regained",
     "outbox.shed",
     "access.refused",
     "agent.restored",

@@ -13,11 +13,11 @@ from phalanx.auction.delegating import Delegating
 from phalanx.auction.initiator import Awarded, Exhausted, Fulfilled, Initiator, Outgoing, Reaction
 from phalanx.auction.memory import AuctionMemory
 from phalanx.auction.offers import bid_row
-from phalanx.auction.outlook import Outlook
+from phalanx.auction.outlook import Connected, Outlook
 from phalanx.auction.participant import NOTICE
 from phalanx.auction.predicates import Gone, Left
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Agent, GoalInstance, hears, plan, when
+from phalanx.bdi import Agent, GoalInstance, hears, perceives, plan, when
 from phalanx.bdi.steps import Await, Believe, Body, Forget, Pause, PlanFailed, Steps
 from phalanx.domain.bids import RankedBid
 from phalanx.domain.goals import ConstrainedGoal, Mode, Predicate
@@ -162,7 +162,10 @@ class Auctioneer(Delegating):
         elif message.conversation in self._undoing:
             me.resume(message.conversation, content)
         elif message.conversation == NOTICE:
-            return self._notice(me, message.sender, content)
+            ended = [fact.predicate for fact in content.facts if not fact.value]
+            if message.performative is Performative.FAILURE:
+                return self.lost(me, message.sender, ended)
+            return self.ended(me, message.sender, ended)
         return None
 
     @hears(Verdict)
@@ -185,6 +188,12 @@ class Auctioneer(Delegating):
             self.cancelled.pop(message.conversation, None)
 
     # -- rules ----------------------------------------------------------------------
+
+    @perceives(Connected)
+    def connection_changed(self, me: Agent, percept: Connected) -> None:
+        """Ask after a time in which nobody could be heard."""
+        if percept.up:
+            self.check_relied(me)
 
     @when(Gone)
     @when(Left)
@@ -298,10 +307,3 @@ class Auctioneer(Delegating):
             return
         self._react(me, conversation, auction, auction.on_time(me.now))
         self._set_timer(me, conversation, auction)
-
-    def _notice(self, me: Agent, sender: PopId, result: Result) -> Steps:
-        for fact in result.facts:
-            belief = me.beliefs.get(fact.predicate)
-            if belief is not None and belief.holder == sender:
-                self.delegated.pop(fact.predicate, None)
-                yield Believe(fact.predicate, fact.value)

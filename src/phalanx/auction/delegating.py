@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 from msgspec import Struct
@@ -10,13 +11,25 @@ from msgspec.structs import replace
 from phalanx.auction.initiator import Initiator
 from phalanx.auction.memory import AuctioneerMemory, AuctionMemory, DelegatedMemory
 from phalanx.auction.outlook import Outlook
+from phalanx.auction.participant import NOTICE
 from phalanx.auction.recall import RESTARTED
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Agent, Capability, GoalInstance, Outcome
-from phalanx.bdi.steps import Adopt, Believe
+from phalanx.bdi import Agent, Capability, GoalInstance, Outcome, hears
+from phalanx.bdi.steps import Adopt, Believe, Steps
 from phalanx.domain.goals import Goal, Predicate, want
-from phalanx.domain.messages import Fact, Performative, Verdict
+from phalanx.domain.messages import (
+    Fact,
+    Inventory,
+    Message,
+    Performative,
+    Query,
+    Result,
+    Verdict,
+)
 from phalanx.domain.network import PopId
+
+RELIED = "relied"
+"""Conversation in which an agent asks whether what it relies on is still so."""
 
 
 class Delegated(Struct, frozen=True):
@@ -93,6 +106,45 @@ class Delegating(Capability):
             for peer in me.capability(Outlook).alive():
                 me.tell(Performative.CANCEL, peer, conversation, Verdict(RESTARTED))
 
+    def check_relied(self, me: Agent) -> None:
+        """Ask all who keep something achieved for this agent whether they still do.
+
+        They said so when it ended; this agent may have been cut off then.
+        """
+        holders = {d.holder: None for d in self.delegated.values() if d.holder != me.name}
+        for holder in holders:
+            me.tell(Performative.QUERY, holder, RELIED, Query())
+
+    @hears(Inventory)
+    def heard_inventory(self, me: Agent, message: Message) -> Steps:
+        """Have made anew what a holder does not keep any more."""
+        inventory = message.content
+        assert isinstance(inventory, Inventory)
+        if message.conversation == RELIED:
+            kept = {goal for instance in inventory.instances for goal in instance.goals}
+            yield from self.lost(
+                me, message.sender, [p for p in self.delegated if str(p) not in kept]
+            )
+
+    def ended(self, me: Agent, holder: PopId, effects: Iterable[Predicate]) -> Steps:
+        """Believe no more what ``holder`` kept achieved so far."""
+        for effect in self._of(me, holder, effects):
+            self.delegated.pop(effect, None)
+            yield Believe(effect, value=False)
+
+    def lost(self, me: Agent, holder: PopId, effects: Iterable[Predicate]) -> Steps:
+        """Have made anew what ``holder`` kept achieved, and could not keep."""
+        for effect in self._of(me, holder, effects):
+            delegated = self.delegated.pop(effect, None)
+            yield Believe(effect, value=False)
+            if delegated is not None:
+                yield delegated.adopt
+
+    def _of(self, me: Agent, holder: PopId, effects: Iterable[Predicate]) -> list[Predicate]:
+        """Return those of ``effects`` of which ``holder`` is believed to keep them so."""
+        beliefs = ((effect, me.beliefs.get(effect)) for effect in effects)
+        return [e for e, belief in beliefs if belief and belief.value and belief.holder == holder]
+
     def give_up_rest(self, me: Agent) -> None:
         """Cancel the work of winners that no goal waits for any more: its plan has fallen."""
         left, self.left = self.left, {}
@@ -134,6 +186,13 @@ class Delegating(Capability):
             self.rely(anew, Fact(effect, True, holder))
             me.end_goal(anew, Outcome.ACHIEVED, f"{holder} is back and keeps it so")
         return True
+
+    def rely_anew(self, me: Agent, effect: Predicate) -> None:
+        """Tell who keeps ``effect`` true that it is the only one to do so from now on."""
+        belief = me.beliefs.get(effect)
+        if belief is not None and belief.value and belief.holder is not None:
+            alone = Result((Fact(effect, holder=belief.holder),))
+            me.tell(Performative.INFORM, belief.holder, NOTICE, alone)
 
     def rely(self, goal: GoalInstance, fact: Fact) -> None:
         """Note who keeps ``goal`` achieved from now on."""

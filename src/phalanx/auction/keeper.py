@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from phalanx.auction.estate import Estate
 from phalanx.auction.participant import NOTICE
-from phalanx.bdi import Adopt, Agent, Capability, GoalEnd, hears, when
-from phalanx.domain.goals import ConstrainedGoal, Predicate, avert
+from phalanx.bdi import Adopt, Agent, Capability, Drop, GoalEnd, hears, when
+from phalanx.bdi.steps import Steps
+from phalanx.domain.goals import ConstrainedGoal, Predicate, avert, want
 from phalanx.domain.messages import (
     Content,
     Fact,
@@ -18,6 +19,7 @@ from phalanx.domain.messages import (
     Verdict,
 )
 from phalanx.domain.network import PopId
+from phalanx.domain.predicates import Quiet
 
 
 class Keeper(Capability):
@@ -31,6 +33,21 @@ class Keeper(Capability):
     def keep(self, predicate: Predicate, customer: PopId, goal: ConstrainedGoal) -> None:
         """Note that ``customer`` relies on ``predicate``: it is told when that ends."""
         self.customers.setdefault(predicate, {})[customer] = goal
+
+    def lost(self, me: Agent, predicate: Predicate) -> None:
+        """Tell those who rely on ``predicate`` that it ended against the will of this agent."""
+        self._tell_customers(me, predicate, Performative.FAILURE)
+
+    @hears(Result)
+    def relied_on_alone(self, me: Agent, message: Message) -> Steps:
+        """Wait anew for a measure to be quiet: so far another held back what it would have."""
+        result = message.content
+        assert isinstance(result, Result)
+        for fact in result.facts if message.conversation == NOTICE else ():
+            quiet = want(Quiet(fact.predicate))
+            if fact.value and fact.holder == me.name and me.open_goal(quiet) is not None:
+                yield Drop(quiet, "from now on nobody else keeps it so")
+                yield Adopt(quiet, afresh=True)
 
     @hears(UndoRequest)
     def heard_undo(self, me: Agent, message: Message) -> None:
@@ -59,8 +76,9 @@ class Keeper(Capability):
     @when(Predicate, value=None)
     def no_longer_so(self, me: Agent, predicate: Predicate) -> None:
         """Tell those who wanted a measure that it ended."""
-        customers = self.customers.pop(predicate, None)
-        if customers:
-            facts = (Fact(predicate, value=False),)
-            for customer in customers:
-                me.tell(Performative.INFORM, customer, NOTICE, Result(facts))
+        self._tell_customers(me, predicate, Performative.INFORM)
+
+    def _tell_customers(self, me: Agent, predicate: Predicate, performative: Performative) -> None:
+        facts = (Fact(predicate, value=False),)
+        for customer in self.customers.pop(predicate, ()):
+            me.tell(performative, customer, NOTICE, Result(facts))

@@ -19,7 +19,7 @@ from phalanx.bdi import Agent, Capability, hears, perceives
 from phalanx.bdi.steps import Believe, Forget, Perceive, Step, Steps
 from phalanx.domain.actions import SiteState
 from phalanx.domain.messages import Advertisement, Digest, Message, Performative
-from phalanx.domain.network import PopState
+from phalanx.domain.network import PopId, PopState
 from phalanx.domain.resources import NOTHING, Resources
 
 GOSSIP = "gossip"
@@ -40,6 +40,12 @@ class Missed(Struct, frozen=True):
     """Percept: others took this agent for dead; what it did may be done by them now."""
 
 
+class Connected(Struct, frozen=True):
+    """Percept: whether this agent can speak with the others, as far as its shell knows."""
+
+    up: bool
+
+
 class Outlook(Capability):
     """Keeps the view, tells of the own PoP, and answers what is free here."""
 
@@ -50,7 +56,8 @@ class Outlook(Capability):
     def __init__(self) -> None:
         self.view = NetworkView.EMPTY
         self.free: Resources = NOTHING
-        self._version = 0
+        self.cut_off = False
+        """Whether nobody can be heard: the silence of others says nothing about them then."""
         self._turn = 0
 
     def begin(self, me: Agent) -> None:
@@ -64,6 +71,13 @@ class Outlook(Capability):
         """Return the peers that are not believed dead, in order."""
         peers, dead = self.settings.peers, self.view.dead
         return [pop for pop in peers if pop not in dead] if dead else list(peers)
+
+    @perceives(Connected)
+    def connection_changed(self, me: Agent, percept: Connected) -> None:
+        """Know that one is cut off; afterwards compare at once what was missed."""
+        self.cut_off = not percept.up
+        if percept.up:
+            self._catch_up(me)
 
     @perceives(SiteState)
     def site_changed(self, me: Agent, percept: SiteState) -> None:
@@ -91,6 +105,7 @@ class Outlook(Capability):
     def heard_of(self, me: Agent, message: Message) -> Steps | None:
         """Take in what others tell; contradict one's own obituary."""
         assert isinstance(message.content, Advertisement)
+        self.sign_of_life(me, message.sender)
         news: list[PopState] = []
         for state in message.content.states:
             if state.pop == me.name:
@@ -116,6 +131,15 @@ class Outlook(Capability):
             alive = replace(mine, incarnation=me.incarnation, version=version, alive=True)
             self._publish(me, alive)
             me.do_step(Perceive(Missed()))
+
+    def sign_of_life(self, me: Agent, sender: PopId) -> None:
+        """Tell an agent that is believed dead and speaks what is said of it: it will contradict.
+
+        It may have contradicted already when this agent could not hear it.
+        """
+        state = self.view.get(sender)
+        if state is not None and not state.alive and not state.left:
+            me.tell(Performative.INFORM, sender, GOSSIP, Advertisement((state,)))
 
     def _life(self, old: PopState, new: PopState) -> Iterator[Step]:
         """Tell that an agent is gone, or left, or is back, or came back without its memory."""
@@ -156,6 +180,10 @@ class Outlook(Capability):
         """Know the others in the lives they had; ask one of them for all that is news."""
         lives = () if part is None else part.lives
         self.view = self.view.apply_all(_heard_of(self.view.get(old.pop), old) for old in lives)
+        self._catch_up(me)
+
+    def _catch_up(self, me: Agent) -> None:
+        """Ask one peer for all that is news."""
         peer = next((pop for pop in self.alive() if pop != me.name), None)
         if peer is not None:
             digest = Digest(self.view.digest, self.view.stamps())
@@ -166,6 +194,7 @@ class Outlook(Capability):
         """Send what the peer does not have; ask for what it has and this agent has not."""
         digest = message.content
         assert isinstance(digest, Digest)
+        self.sign_of_life(me, message.sender)
         if digest.digest == self.view.digest:
             return
         mine = Digest(self.view.digest, self.view.stamps())
@@ -195,7 +224,7 @@ class Outlook(Capability):
             return mine.version + 1
         return 1
 
-    def _gossip(self, me: Agent) -> Steps | None:
+    def _gossip(self, me: Agent) -> None:
         peers = self.settings.peers
         if len(peers) > 1:
             self._turn = (self._turn + 1) % len(peers)
@@ -204,4 +233,3 @@ class Outlook(Capability):
             digest = Digest(self.view.digest)
             me.tell(Performative.QUERY, peers[self._turn], GOSSIP, digest)
         me.call_at(me.now + self.settings.gossip_s, lambda: self._gossip(me))
-        return None

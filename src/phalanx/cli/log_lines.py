@@ -33,6 +33,7 @@ _STYLES = {
     "link.changed": "red",
     "measure.applied": "green",
     "memory.unusable": "yellow",
+    "connection.lost": "yellow",
     "outbox.shed": "yellow",
     "process.ended": "yellow",
     "traffic.changed": "magenta",

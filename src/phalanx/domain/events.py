@@ -62,6 +62,8 @@ KINDS: dict[str, str] = {
     "process.started": "a process of a domain begins; the cause of what follows no other",
     "process.ended": "a process of a domain ends in order",
     "memory.unusable": "a process begins anew: what an earlier life left cannot be used",
+    "connection.lost": "a process can speak with nobody: its connection is gone",
+    "connection.regained": "a process can speak with the others again",
     "outbox.shed": "events were let go that no stream had acknowledged yet",
     "access.refused": "somebody was refused, or not believed: a call, a message, an entry",
 }

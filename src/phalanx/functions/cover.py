@@ -11,9 +11,9 @@ from functools import partial
 
 from msgspec import Struct
 
-from phalanx.auction.outlook import Outlook, known_since
+from phalanx.auction.outlook import Connected, Outlook, known_since
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Agent, hears
+from phalanx.bdi import Agent, hears, perceives
 from phalanx.bdi.steps import Steps
 from phalanx.domain.goals import Goal
 from phalanx.domain.messages import Heartbeat, Message, OpenGoal, Performative
@@ -70,12 +70,18 @@ class Cover(Homecoming, Departure):
     def __init__(self) -> None:
         super().__init__()
         self._wards: dict[PopId, _Ward] = {}
+        self._beaten = 0.0
+        """When this agent last looked."""
 
     def begin(self, me: Agent) -> None:
         """Tell the guardian at once, then regularly."""
+        self._beaten = me.now
         self._beat(me)
 
     def _beat(self, me: Agent) -> Steps | None:
+        if me.now - self._beaten > self.settings.silence_s:
+            self._listen_anew(me)  # it stood still: what others said meanwhile is still unread
+        self._beaten = me.now
         ring = me.capability(Outlook).alive()
         steps: Steps | None = None
         if len(ring) > 1 and me.name in ring:
@@ -86,6 +92,16 @@ class Cover(Homecoming, Departure):
         me.call_at(me.now + self.settings.heartbeat_s, partial(self._beat, me))
         return steps
 
+    @perceives(Connected)
+    def connection_changed(self, me: Agent, percept: Connected) -> None:
+        """Judge nobody by a silence in which nobody could be heard."""
+        if percept.up:
+            self._listen_anew(me)
+
+    def _listen_anew(self, me: Agent) -> None:
+        for ward in self._wards.values():
+            ward.heard = me.now
+
     def _watch(self, me: Agent, pop: PopId) -> Steps | None:
         ward = self._wards.get(pop)
         if ward is None:
@@ -93,11 +109,12 @@ class Cover(Homecoming, Departure):
             return None
         if ward.gone:
             self._returned(me, pop, ward)
-        if me.now - ward.heard <= self.settings.silence_s:
+        outlook: Outlook = me.capability(Outlook)
+        if outlook.cut_off or me.now - ward.heard <= self.settings.silence_s:
             return None
         goals, ward.goals, ward.gone = ward.goals, (), True
         me.cause = me.record("agent.gone", pop=pop)
-        me.capability(Outlook).declare_dead(me, pop)
+        outlook.declare_dead(me, pop)
         return self.take_over(me, pop, goals)
 
     def _returned(self, me: Agent, pop: PopId, ward: _Ward) -> None:
@@ -109,6 +126,7 @@ class Cover(Homecoming, Departure):
         """Note that an agent lives; one that came back may have forgotten what it pursued."""
         beat = message.content
         assert isinstance(beat, Heartbeat)
+        me.capability(Outlook).sign_of_life(me, message.sender)
         ward = self._wards.get(message.sender)
         if ward is None:
             ward = self._wards[message.sender] = _Ward(me.now)

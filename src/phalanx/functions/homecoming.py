@@ -87,10 +87,12 @@ class Homecoming(Successor):
         kept = tuple(g.id for g in back.goals if self._keeps(me, message.sender, g))
         self._drop_ended(me, message.sender, back.goals)
         given = (c for c in back.contracts if not auctioneer.works_for_me(c, message.sender))
-        anew = (m for m in back.measures if not auctioneer.take_back(me, m, message.sender))
-        content = Welcome(kept, tuple(given), tuple(anew))
+        anew = tuple(m for m in back.measures if not auctioneer.take_back(me, m, message.sender))
+        content = Welcome(kept, tuple(given), anew)
         me.tell(Performative.INFORM, message.sender, message.conversation, content)
         auctioneer.remind(me, message.sender)
+        for measure in anew:
+            auctioneer.rely_anew(me, measure)
         return ()
 
     def _keeps(self, me: Agent, owner: PopId, goal: OpenGoal) -> bool:

@@ -277,7 +277,8 @@ class Orchestrator(Capability):
         return self._lost(me, percept.instance, percept.reason)
 
     def _lost(self, me: Agent, instance_id: InstanceId, reason: str) -> Steps:
-        instance = me.capability(Bidder).estate.remove(instance_id)
+        bidder: Bidder = me.capability(Bidder)
+        instance = bidder.estate.remove(instance_id)
         if instance is None:
             return
         instance.running = False
@@ -286,6 +287,7 @@ class Orchestrator(Capability):
                 me.end_goal(goal, Outcome.FAILED, f"its VNF is lost: {reason}")
         self._retire(me, instance)
         for effect in list(instance.measures):
+            bidder.lost(me, effect)
             yield Believe(effect, value=False)
 
     # -- another version --------------------------------------------------------------

@@ -59,6 +59,8 @@ TEMPLATES: dict[str, str] = {
     "process.started": "the process starts as {role}[ (life {incarnation})]",
     "process.ended": "the process ends[: {reason}]",
     "memory.unusable": "begins anew, since its memory cannot be used[: {reason}]",
+    "connection.lost": "is cut off from the others",
+    "connection.regained": "is connected again after {seconds} s",
     "outbox.shed": "lets {count:#unacknowledged event} go, {first} to {last}[: {why}]",
     "access.refused": "refuses {what} of {who}[: {why}][; and {suppressed} more like it]",
 }
@@ -294,6 +296,8 @@ IMPORTANT = frozenset(
         "process.started",
         "process.ended",
         "memory.unusable",
+        "connection.lost",
+        "connection.regained",
         "outbox.shed",
         "access.refused",
         "agent.restored",

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from phalanx.auction.outlook import Outlook
+from phalanx.auction.outlook import Connected, Outlook
 from phalanx.bdi import Agent
 from phalanx.bdi.memory import Memory, MemoryUnusable, decode, encode
 from phalanx.bus.agents import AgentBus, Seal
@@ -135,6 +135,7 @@ class AgentProcess:
         self._unkept: str | None = None
         """Why the memory could not be written; None: it was."""
         self._again: Timer | None = None
+        self._lost_at = clock.now()
         shell.checks.add("memory", lambda: self._unkept, HealthStatus.DEGRADED)
         shell.checks.add("events", self._unsent)
         shell.on_signal(signal.SIGTERM, self.drain)
@@ -175,6 +176,7 @@ class AgentProcess:
             self._begin_anew()
         else:
             self.node.restore(memory, shell.cause)
+        shell.exchange.on_change(self._connected)
         shell.serving()
 
     def _begin_anew(self) -> None:
@@ -215,6 +217,17 @@ class AgentProcess:
         else:
             peers.add(entry.owner)
         self.settings.peers = tuple(sorted(peers))
+
+    def _connected(self, up: bool) -> None:
+        """Let the agent know that it hears nobody, or somebody again."""
+        now, record = self.shell.clock.now(), self.shell.recorder.record
+        if not up:
+            self._lost_at = now
+            cause = record("connection.lost", self.shell.cause)
+        else:
+            seconds = round(now - self._lost_at, 3)
+            cause = record("connection.regained", self.shell.cause, seconds=seconds)
+        self.node.tell(Connected(up), cause)
 
     def _refused(self, reason: str, subject: str, speaker: str) -> None:
         why = PLAINLY.get(reason, reason)
