@@ -12,7 +12,7 @@ from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import Settings
 from phalanx.auction.view import NetworkView
 from phalanx.bdi import Capability, Perform
-from phalanx.bdi.agent import Instruction
+from phalanx.bdi.core import Instruction
 from phalanx.bdi.library import Library
 from phalanx.domain.actions import (
     Action,

@@ -4,9 +4,10 @@ A machine without I/O (dissertation, 2.2.2, 3.2, 5.1): percepts, messages, answe
 time go in; messages and actions come out.
 """
 
-from phalanx.bdi.agent import Agent, Perform
+from phalanx.bdi.agent import Agent
 from phalanx.bdi.beliefs import Belief, BeliefBase
 from phalanx.bdi.capability import Capability, hears, instead_of, perceives, plan, when
+from phalanx.bdi.core import Perform
 from phalanx.bdi.goals import GoalEnd, GoalInstance, Outcome
 from phalanx.bdi.steps import (
     Achieve,

@@ -14,7 +14,7 @@ from phalanx.auction.estate import Instance
 from phalanx.auction.settings import GoalPolicy, Settings
 from phalanx.auction.view import NetworkView
 from phalanx.bdi import Adopt, Agent
-from phalanx.bdi.agent import Instruction
+from phalanx.bdi.core import Instruction
 from phalanx.domain.actions import SiteState
 from phalanx.domain.goals import want
 from phalanx.domain.network import LinkState, Network, Pop, PopId, PopState

@@ -8,7 +8,7 @@ from typing import Any
 
 from phalanx.auction.settings import Settings
 from phalanx.bdi import Agent, Perform
-from phalanx.bdi.agent import Instruction
+from phalanx.bdi.core import Instruction
 from phalanx.bdi.library import Library
 from phalanx.bdi.memory import Memory
 from phalanx.bus import Bus
