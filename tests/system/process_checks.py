@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 
 from tests.system.process_lab import Lab
 from tests.system.process_log import (
@@ -14,6 +15,19 @@ from tests.system.process_log import (
 )
 from tests.system.process_plan import FIRST, LEASE_S, NETWORK
 
+TELLING = (
+    "measure.",
+    "lease.",
+    "instance.st",
+    "agent.",
+    "connection.",
+    "process.",
+    "contract.",
+    "auction.awarded",
+    "auction.failed",
+    "goal.taken_over",
+)
+"""Of what is in force, and who sees to it."""
 RENEGOTIATED_S = 5.0
 """Within so many seconds an attack is held off again."""
 
@@ -42,9 +56,10 @@ def check_in_order(lab: Lab, since: float, *, gone: Collection[str] = ()) -> Non
     ids = [one.event.id for one in lab.heard]
     assert len({*ids}) == len(ids), "an event is in the stream twice"
     spell = max(unprotected(lab.heard, since, lab.heard[-1].at), default=0.0)
-    assert spell <= RENEGOTIATED_S, f"nothing held the attack off for {spell:g} s\n{lab.story(200)}"
+    told = partial(lab.story, 80, TELLING)
+    assert spell <= RENEGOTIATED_S, f"nothing held the attack off for {spell:g} s\n{told()}"
     for doubled in (enforced_twice(lab.heard), allocated_twice(lab.heard)):
-        assert [d for d in doubled if d[1] > LEASE_S + 1.0] == [], lab.story(200)
+        assert [d for d in doubled if d[1] > LEASE_S + 1.0] == [], told()
     assert set(lab.ground.ended()) == {*gone}, lab.story()
     for name in (*lab.pops, NETWORK):
         assert "Traceback" not in lab.ground.log(name).read_text(), lab.ground.log(name).read_text()

@@ -212,13 +212,21 @@ class Lab:
         """Let time pass."""
         self.clock.run(self.clock.now() + seconds)
 
-    def story(self, last: int = 60) -> str:
-        """Return the last events, one a line, and what the processes said last."""
-        kinds = ("network.sample", "plan.", "belief.", "traffic.")
-        told = [h for h in self.heard if not h.event.kind.startswith(kinds)]
+    def story(self, last: int = 60, kinds: tuple[str, ...] = ("",)) -> str:
+        """Return the last events, one a line, and what the processes said last.
+
+        ``kinds`` are the beginnings of the kinds that tell it.
+        """
+        noise = ("network.sample", "plan.", "belief.", "traffic.")
+        told = [
+            h
+            for h in self.heard
+            if h.event.kind.startswith(kinds) and not h.event.kind.startswith(noise)
+        ]
         zero = self.heard[0].at if self.heard else 0.0
         lines = [
-            f"{h.at - zero:7.2f} {h.event.agent:8} {h.event.kind:20} {str(h.event.data)[:150]}"
+            f"{h.at - zero:7.2f} {h.event.agent:8} {h.event.kind:19} "
+            + ", ".join(str(value) for value in h.event.data.values())[:80]
             for h in told[-last:]
         ]
         for name, code in self.ground.ended().items():

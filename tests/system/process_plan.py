@@ -71,6 +71,8 @@ def plan(**changes: Any) -> dict[str, Any]:
             "lease_s": LEASE_S,
             "heartbeat_s": 0.4,
             "silence_s": 1.6,
+            "probe_s": 1.0,
+            "gossip_s": 1.0,
             "drain_s": 8,
             "tick_s": 0.1,
             "sample_s": 1,
