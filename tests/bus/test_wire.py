@@ -219,7 +219,7 @@ def test_figures_are_finite_numbers(figure: bytes) -> None:
         (HEAD, "truncated"),
         (HEAD + b"[]", "Expected `object`"),
         (HEAD + b"{}", "missing required field `id`"),
-        (encode(carrying(Refusal("no"))).replace(b"Refusal", b"System"), "'System' is no content"),
+        (encode(carrying(Refusal("no"))).replace(b"Refusal", b"System"), "Invalid value 'System'"),
         (encode(carrying(Refusal("no"))).replace(b'"inform"', b'"obey"'), "Invalid enum value"),
         (encode(carrying(Refusal("no"))).replace(b'"type":"Refusal",', b""), "missing required"),
         (encode(believing(Hidden())).replace(b"Hidden", b"Predicate"), "no predicate 'Predicate'"),

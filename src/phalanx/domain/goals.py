@@ -23,6 +23,11 @@ class Predicate(Struct, frozen=True, tag=True):
     """Whether only the agent at the tap of the traffic can make it true."""
     travels: ClassVar[bool] = False
     """Whether a call for proposals carries such beliefs along to whoever will do the work."""
+    classes: ClassVar[int] = 0
+    """How many classes of predicates were made so far."""
+
+    def __init_subclass__(cls) -> None:
+        Predicate.classes += 1
 
     def __str__(self) -> str:
         name = type(self).__name__

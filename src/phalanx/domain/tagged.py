@@ -9,13 +9,14 @@ that are there, or is refused. (Writing needs nothing of this: ``msgspec.json.en
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import cache, partial, reduce
 from inspect import isclass
-from types import NoneType, UnionType
+from operator import or_
+from types import GenericAlias, NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import msgspec
-from msgspec import Raw, Struct, structs
+from msgspec import UNSET, Raw, Struct, structs
 from msgspec.json import Decoder
 
 from phalanx.domain.goals import Predicate
@@ -35,22 +36,11 @@ def reader(kind: Any) -> Reader:
         ValueError: if a predicate stands in ``kind`` where it cannot be read.
 
     """
-    if kind is Predicate:
-        return _read_predicate
-    if not _leads_to_predicate(kind):
-        return Decoder(kind).decode
-    if isclass(kind) and issubclass(kind, Struct):
-        return _struct_reader(kind)
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is tuple and arguments[1:] == (...,):
-        return partial(_read_tuple, reader(arguments[0]))
-    if origin in (Union, UnionType):
-        options = [option for option in arguments if option is not NoneType]
-        if len(options) == 1:
-            return partial(_read_optional, reader(options[0]))
-        if len(options) == len(arguments) and all(isclass(o) for o in options):
-            return partial(_read_union, {o.__struct_config__.tag: reader(o) for o in options})
-    raise ValueError(f"{kind} cannot travel: a predicate stands in a field, a tuple or an optional")
+    twin, make = _twin(kind)
+    if twin is Raw:
+        return make
+    decode = Decoder(twin).decode
+    return decode if make is _itself else lambda octets: make(decode(octets))
 
 
 # -- the open family of predicates ----------------------------------------------------------
@@ -60,7 +50,7 @@ class _Family:
     """The predicates that this process knows, by tag."""
 
     def __init__(self) -> None:
-        self._classes: list[type[Predicate]] = []
+        self._learnt = 0
         self._by_tag: dict[str | int | None, list[type[Predicate]]] = {}
 
     def named(self, tag: str | int) -> type[Predicate]:
@@ -70,9 +60,8 @@ class _Family:
             ValueError: if there is none, or if two functions gave theirs the same name.
 
         """
-        classes = list(_descendants(Predicate))
-        if classes != self._classes:
-            self._learn(classes)
+        if self._learnt != Predicate.classes:
+            self._learn()
         found = self._by_tag.get(tag, [])
         if not found:
             raise ValueError(f"no predicate {tag!r} is known here")
@@ -81,12 +70,12 @@ class _Family:
             raise ValueError(f"predicate {tag!r} is ambiguous: {modules} define it")
         return found[0]
 
-    def _learn(self, classes: list[type[Predicate]]) -> None:
-        latest = {(kind.__module__, kind.__qualname__): kind for kind in classes}
+    def _learn(self) -> None:
+        self._learnt = Predicate.classes
+        latest = {(kind.__module__, kind.__qualname__): kind for kind in _descendants(Predicate)}
         self._by_tag = {}
         for kind in latest.values():
             self._by_tag.setdefault(kind.__struct_config__.tag, []).append(kind)
-        self._classes = classes
 
 
 def _descendants(kind: type[Predicate]) -> Iterator[type[Predicate]]:
@@ -99,18 +88,25 @@ _FAMILY = _Family()
 
 
 # -- readers: octets into the types of the domain -------------------------------------------
-# msgspec reads whatever leads to no predicate, since it knows closed unions only. Of a struct
-# that leads to one, it reads a twin that leaves those fields as they are on the wire.
+# msgspec reads whatever leads to no predicate, since it knows closed unions only. What leads to
+# one has a twin, a type that leaves predicates as they are on the wire: msgspec reads that in one
+# go, and the value is made of it.
+
+_Make = Callable[[Any], Any]
+"""Makes the value of its twin."""
 
 
 class _Tagged(Struct):
-    """What tells a content or a predicate from its siblings."""
+    """What tells a predicate from its siblings."""
 
     type: str | int
 
 
 _TAGGED = Decoder(_Tagged)
-_ITEMS = Decoder(list[Raw])
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _leads_to_predicate(kind: Any, seen: frozenset[Any] = frozenset()) -> bool:
@@ -127,56 +123,78 @@ def _leads_to_predicate(kind: Any, seen: frozenset[Any] = frozenset()) -> bool:
     return any(_leads_to_predicate(part, seen) for part in parts)
 
 
-def _struct_reader(kind: type[Struct]) -> Reader:
-    """Return the reader of a struct, of which some fields lead to predicates."""
-    open_fields: dict[str, Reader] = {}
+@cache
+def _twin(kind: Any) -> tuple[Any, _Make]:
+    """Return the twin of a type, and what makes a value of the type of one of the twin's."""
+    if kind is Predicate:
+        return Raw, _read_predicate
+    if not _leads_to_predicate(kind):
+        return kind, _itself
+    if isclass(kind) and issubclass(kind, Struct):
+        return _twin_of_struct(kind)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is tuple and arguments[1:] == (...,):
+        item, make = _twin(arguments[0])
+        return GenericAlias(tuple, (item, ...)), partial(_make_tuple, make)
+    if origin in (Union, UnionType):
+        options = [option for option in arguments if option is not NoneType]
+        twins = dict(map(_twin, options))
+        if len(options) == 1:
+            ((twin, make),) = twins.items()
+            if twin is Raw:
+                return Raw, partial(_read_optional, make)
+            return twin | None, partial(_make_optional, make)
+        if len(options) == len(arguments) and Raw not in twins and all(map(isclass, options)):
+            return reduce(or_, twins), partial(_make_one, twins)
+    raise ValueError(f"{kind} cannot travel: a predicate stands in a field, a tuple or an optional")
+
+
+def _twin_of_struct(kind: type[Struct]) -> tuple[type[Struct], _Make]:
+    makers: list[tuple[str, _Make]] = []
     columns: list[tuple[str, Any, Any]] = []
     for field in structs.fields(kind):
-        opens = _leads_to_predicate(field.type)
+        twin, make = _twin(field.type)
         default: dict[str, Any] = {
             "default": field.default,
             "default_factory": field.default_factory,
         }
-        if opens:
-            open_fields[field.name] = reader(field.type)
-            default = {} if field.required else {"default": Raw()}
-        column = msgspec.field(name=field.encode_name, **default)
-        columns.append((field.name, Raw if opens else field.type, column))
+        if make is not _itself:
+            makers.append((field.name, make))
+            default = {} if field.required else {"default": UNSET}
+        columns.append((field.name, twin, msgspec.field(name=field.encode_name, **default)))
     config = kind.__struct_config__
     twin = msgspec.defstruct(
         kind.__name__, columns, tag=config.tag, tag_field=config.tag_field, kw_only=True
     )
-    return partial(_read_struct, kind, Decoder(twin), open_fields)
+    return twin, partial(_make_struct, kind, makers)
 
 
-def _read_struct(
-    kind: type[Struct],
-    twin: Decoder[Any],
-    open_fields: dict[str, Reader],
-    octets: Octets,
-) -> Struct:
-    values = structs.asdict(twin.decode(octets))
-    for name, read in open_fields.items():
-        raw = values.pop(name)
-        if raw:  # else left out: it takes its default
-            values[name] = read(raw)
+def _make_struct(kind: type[Struct], makers: list[tuple[str, _Make]], twin: Struct) -> Struct:
+    values = structs.asdict(twin)
+    for name, make in makers:
+        value = values[name]
+        if value is UNSET:  # left out: it takes its default
+            del values[name]
+        else:
+            values[name] = make(value)
     return kind(**values)
+
+
+def _make_one(makers: dict[type[Struct], _Make], twin: Struct) -> Any:
+    return makers[type(twin)](twin)
+
+
+def _make_tuple(make: _Make, twins: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(map(make, twins))
+
+
+def _make_optional(make: _Make, twin: Any) -> Any:
+    return None if twin is None else make(twin)
 
 
 def _read_predicate(octets: Octets) -> Predicate:
     predicate: Predicate = reader(_FAMILY.named(_TAGGED.decode(octets).type))(octets)
     return predicate
-
-
-def _read_union(readers: dict[str | int | None, Reader], octets: Octets) -> Any:
-    tag = _TAGGED.decode(octets).type
-    if tag not in readers:
-        raise ValueError(f"{tag!r} is no content that is known here")
-    return readers[tag](octets)
-
-
-def _read_tuple(read: Reader, octets: Octets) -> tuple[Any, ...]:
-    return tuple(map(read, _ITEMS.decode(octets)))
 
 
 def _read_optional(read: Reader, octets: Octets) -> Any:
