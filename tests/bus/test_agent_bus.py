@@ -14,7 +14,8 @@ from phalanx.bus import Bus, subjects
 from phalanx.bus.agents import AgentBus, Seal
 from phalanx.bus.local import LocalExchange, LocalHub
 from phalanx.bus.permissions import Identity, Role
-from phalanx.bus.plain import WAITING, WINDOW, Opened, PlainSeal, Window
+from phalanx.bus.plain import WAITING, Opened, PlainSeal
+from phalanx.bus.window import WINDOW
 from phalanx.bus.wire import MAX_OCTETS, WireError, encode
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.messages import Message, Performative, Verdict
@@ -309,17 +310,6 @@ def test_the_seal_that_hides_takes_the_place_of_the_plain_one(lab: Lab) -> None:
 def test_an_incarnation_is_counted_from_one() -> None:
     with pytest.raises(ValueError, match="the incarnation is 0"):
         PlainSeal(0)
-
-
-@given(st.lists(st.integers(1, 3 * WINDOW), max_size=60))
-def test_the_window_takes_each_number_once(numbers: list[int]) -> None:
-    window, taken = Window(), set[int]()
-    for number in numbers:
-        highest = max(taken, default=0)
-        expected = number not in taken and number > highest - WINDOW
-        assert window.take(number) is expected
-        if expected:
-            taken.add(number)
 
 
 @settings(deadline=None)

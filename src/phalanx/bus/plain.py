@@ -21,8 +21,8 @@ from struct import Struct as Packing
 
 from msgspec import Struct
 
-WINDOW = 1024
-"""By how many numbers a frame may be late."""
+from phalanx.bus.window import Window
+
 WAITING = 256
 """Payloads that may wait for one peer to say who it is; further ones are shed."""
 WAITING_S = 10.0
@@ -33,8 +33,9 @@ RETRY_MOST_S = 2.0
 PEERS = 4096
 """Peers that are known at a time."""
 
+_FIRST = 1
+"""The least number of ``DATA``; all else has none."""
 _HEAD = Packing(">BQQQ")
-_ALL = (1 << WINDOW) - 1
 
 
 class Kind(IntEnum):
@@ -86,28 +87,6 @@ class Counters(Struct):
     """Payloads that wait now."""
 
 
-class Window:
-    """Which numbers, from 1 on, came in already (RFC 4303, 3.4.3)."""
-
-    __slots__ = ("_highest", "_seen")
-
-    def __init__(self) -> None:
-        self._highest = 0
-        self._seen = _ALL  # bit n: the number n below the highest
-
-    def take(self, number: int) -> bool:
-        """Note that ``number`` came in; return whether it is new, and not too old to tell."""
-        ahead = number - self._highest
-        if ahead > 0:
-            self._seen = ((self._seen << min(ahead, WINDOW)) | 1) & _ALL
-            self._highest = number
-            return True
-        if ahead <= -WINDOW or self._seen >> -ahead & 1:
-            return False
-        self._seen |= 1 << -ahead
-        return True
-
-
 class _Peer:
     """What is known of a peer."""
 
@@ -116,7 +95,7 @@ class _Peer:
     def __init__(self) -> None:
         self.incarnation = 0
         """Its latest life, 0 while none is known."""
-        self.window = Window()
+        self.window = Window(_FIRST)
         self.sent = 0
         self.waiting: deque[tuple[float, bytes]] = deque()
         """When each payload is too old, and the payload."""
@@ -196,9 +175,10 @@ class PlainSeal:
                 return Opened(None, self._met(state, sender))
             case Kind.DATA if receiver == self._incarnation:
                 replies = self._met(state, sender)
-                if state.window.take(number):
-                    return Opened(frame[_HEAD.size :], replies)
-                return Refused(Reason.REPLAYED, replies)
+                if not state.window.fresh(number):
+                    return Refused(Reason.REPLAYED, replies)
+                state.window.mark(number)
+                return Opened(frame[_HEAD.size :], replies)
             case Kind.DATA:
                 return Refused(Reason.STALE, (self._frame(Kind.HERE, state, sender),))
             case Kind.HERE:
@@ -233,7 +213,7 @@ class PlainSeal:
     def _met(self, state: _Peer, incarnation: int) -> tuple[bytes, ...]:
         """Know the peer's life from now on; return what waited for that."""
         if incarnation > state.incarnation:
-            state.incarnation, state.window = incarnation, Window()
+            state.incarnation, state.window = incarnation, Window(_FIRST)
         self.counters.waiting -= len(state.waiting)
         frames = tuple(self._data(state, payload) for _, payload in state.waiting)
         state.waiting.clear()

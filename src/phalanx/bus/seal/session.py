@@ -1,4 +1,4 @@
-"""Sessions: the keys that two peers agreed on, and the window that lets nothing in twice."""
+"""Sessions: the keys that two peers agreed on, and what is sealed and opened with them."""
 
 from __future__ import annotations
 
@@ -13,38 +13,9 @@ from msgspec import Struct
 
 from phalanx.bus.seal.frames import HEADER, SEALED
 from phalanx.bus.seal.outcome import Reason
+from phalanx.bus.window import Window
 
-WINDOW = 1024
-"""By how many numbers a frame may be late."""
 _INFO = b"phalanx seal 1 keys"
-
-
-class Window:
-    """Which numbers came in already (RFC 4303, 3.4.3); those too old to tell count as such."""
-
-    __slots__ = ("_highest", "_seen")
-
-    def __init__(self) -> None:
-        self._highest = -1
-        self._seen = 0  # bit n: whether the number n below the highest came in
-
-    def fresh(self, number: int) -> bool:
-        """Whether ``number`` did not come in yet."""
-        below = self._highest - number
-        return below < 0 or (below < WINDOW and not self._seen >> below & 1)
-
-    def mark(self, number: int) -> None:
-        """Note that ``number`` came in."""
-        ahead = number - self._highest
-        if ahead <= 0:
-            self._seen |= 1 << -ahead
-        else:
-            kept = self._seen << ahead if ahead < WINDOW else 0
-            self._seen = (kept | 1) & _ALL
-            self._highest = number
-
-
-_ALL = (1 << WINDOW) - 1
 
 
 class Keys(Struct, frozen=True):
