@@ -28,6 +28,7 @@ from phalanx.bus.nats.link import DEFAULT_BOUNDS, Bounds
 from phalanx.bus.nats.mapping import CURSORS, cursor_key, entry
 from phalanx.bus.nats.requests import Requests
 from phalanx.bus.permissions import Identity, grants
+from phalanx.bus.nats.vigil import DEAF_S
 from phalanx.bus.subjects import answers, matches
 from phalanx.bus.wire import MAX_OCTETS
 from phalanx.clock.wall import WallClock
@@ -54,6 +55,7 @@ class NatsExchange:
         bounds: Bounds = DEFAULT_BOUNDS,
         capacity: int = 10_000,
     ) -> None:
+        deaf_s: float = DEAF_S,
         """Make an exchange that connects as soon as the clock runs.
 
         Args:
@@ -67,8 +69,11 @@ class NatsExchange:
             bounds: what may wait to be sent.
             capacity: deliveries that may wait for one handler; more are shed.
 
+            deaf_s: seconds for which a server may say nothing though it was asked, before
+                another one is tried; what is less than a lease lets leases be renewed. Time for
+                which this process was stopped or busy does not count.
         Raises:
-            ExchangeError: if no server is named.
+            ExchangeError: if no server is named, or ``deaf_s`` is not positive.
 
         """
         self._identity = identity
@@ -79,7 +84,7 @@ class NatsExchange:
         self._grants = grants(identity)
         self._may: dict[str, bool] = {}
         self._closed = False
-        self._desk = Desk(identity, clock, self._servers, tls, bounds)
+        self._desk = Desk(identity, clock, self._servers, tls, bounds, deaf_s)
         self._requests = Requests(clock, self._desk.publish, self._desk.soon)
         for pattern in sorted({*filter(None, map(answers, self._grants.publish))}):
             self._desk.hear(pattern, self._requests.arrived)

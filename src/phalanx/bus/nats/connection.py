@@ -12,10 +12,6 @@ from phalanx.bus.nats.protocol import Arrived, Parser, ProtocolError, Said
 from phalanx.bus.nats.tls import Tls
 from phalanx.bus.wire import MAX_OCTETS
 
-CONNECT_S = 3.0
-"""How long a connection may take to come about."""
-DEAF_S = 5.0
-"""How long a server may say nothing, though it was asked."""
 BUFFER_OCTETS = 1 << 18
 """What may wait in the connection itself; more waits where it can be counted."""
 
@@ -28,7 +24,7 @@ class End(Protocol):
     def begun(self, connection: Connection) -> None:
         """Hear of a connection over which nothing was said yet."""
 
-    def take(self, connection: Connection, item: Arrived | Said) -> None:
+    def take(self, connection: Connection, items: list[Arrived | Said]) -> None:
         """Take what a connection heard."""
 
     def flow(self, connection: Connection, on: bool) -> None:
@@ -45,25 +41,24 @@ class Connection:
         self._end = end
         self._parser = Parser(MAX_OCTETS + HEADER_OCTETS)
         self.greeted = False
-        self.heard_s = 0.0
-        self.transport: Tls | None = None
+        self._heard = False
+        self._tls: Tls | None = None
         self.complaint: str | None = None
 
     def connection_made(self, tls: Tls) -> None:
         """Begin; see ``tls.Inner``, also for the next four."""
-        self.transport = tls
+        self._tls = tls
         self._end.begun(self)
 
     def data_received(self, data: bytes) -> None:
         """Read what came in."""
-        self.heard_s = self._end.loop.time()
+        self._heard = True
         try:
             items = self._parser.feed(data)
         except (ProtocolError, ValueError) as error:
             self.drop(f"the server speaks no NATS: {error}")
             return
-        for item in items:
-            self._end.take(self, item)
+        self._end.take(self, items)
 
     def pause_writing(self) -> None:
         """Have no more room."""
@@ -77,46 +72,58 @@ class Connection:
         """Tell the end why."""
         self._end.ended(self, self.complaint or (why(exc) if exc else "the server hung up"))
 
+    def write(self, octets: bytes) -> None:
+        """Send as soon as there is room; without effect once closed."""
+        if self._tls is not None:
+            self._tls.write(octets)
+
+    def heard(self) -> bool:
+        """Whether anything came in since this was last asked."""
+        heard, self._heard = self._heard, False
+        return heard
+
+    def leave(self) -> None:
+        """Send what waits, and hang up."""
+        if self._tls is not None:
+            self._tls.close()
+
     def drop(self, why: str) -> None:
         """End the connection at once."""
         self.complaint = why
-        if self.transport is not None:
-            self.transport.abort()
+        if self._tls is not None:
+            self._tls.abort()
 
 
-async def connect(
-    end: End, tls: ssl.SSLContext, host: str, port: int, within_s: float = CONNECT_S
-) -> None:
+async def connect(end: End, tls: ssl.SSLContext, host: str, port: int, deaf_s: float) -> None:
     """Open a connection for ``end``, which hears of it before this returns.
 
+    Args:
+        end: our end.
+        tls: of a client.
+        host: of the server.
+        port: of the server.
+        deaf_s: how long what was sent may stay unacknowledged by the server's machine.
+
     Raises:
-        OSError: if nobody answers, or not in time, or it is not the host.
+        OSError: if nobody answers, or it is not the host.
 
     """
-    async with asyncio.timeout(within_s):
-        _, made = await end.loop.create_connection(
-            lambda: Tls(
-                end.loop,
-                tls,
-                host,
-                Connection(end),
-                buffer_octets=BUFFER_OCTETS,
-                deaf_s=2 * DEAF_S,
-            ),
-            host,
-            port,
-        )
-        try:
-            await made.begun
-        except BaseException:
-            made.abort()
-            raise
+    _, made = await end.loop.create_connection(
+        lambda: Tls(
+            end.loop, tls, host, Connection(end), buffer_octets=BUFFER_OCTETS, deaf_s=deaf_s
+        ),
+        host,
+        port,
+    )
+    try:
+        await made.begun
+    except BaseException:
+        made.abort()
+        raise
 
 
 def why(error: BaseException) -> str:
     """Return in words why there is no connection."""
-    if isinstance(error, TimeoutError):
-        return f"no connection within {CONNECT_S:g} s"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: the broker's certificate: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

@@ -113,6 +113,7 @@ class Desk:
         servers: Sequence[tuple[str, int]],
         tls: ssl.SSLContext,
         bounds: Bounds,
+        deaf_s: float,
     ) -> None:
         """Make a desk whose link opens when the loop runs."""
         self.counters = Counters()
@@ -121,7 +122,9 @@ class Desk:
         self.on_change: list[Callable[[bool], None]] = []
         self.on_error: list[Callable[[str], None]] = []
         self.loop: asyncio.AbstractEventLoop = clock.loop
-        self.link = Link(clock.loop, servers, tls, identity.name, self, bounds)
+        self.deaf_s = deaf_s
+        """How long a server may say nothing, though it was asked."""
+        self.link = Link(clock.loop, servers, tls, identity.name, self, bounds, deaf_s)
         self.inbox = Inbox(inbox_of(identity))
         self.appends = Appends(clock.loop, self.inbox, self.link.urge)
         self.readings: list[Reading] = []
@@ -249,11 +252,22 @@ class Desk:
 
     # -- what the link says ------------------------------------------------------------------
 
-    def arrived(self, message: Arrived) -> None:
-        """Hand a message to its subscription; the last ones of a closed one are let go."""
-        heard = self._heard.get(message.sid)
-        if heard is not None and heard[1](message) is False:
-            self.refused("answer")
+    def arrived(self, messages: list[Arrived]) -> None:
+        """Hand messages to their subscriptions; the last ones of a closed one are let go.
+
+        The calls that follow are made here and now, unless others wait for the clock already.
+        """
+        at_once, self._draining = not self._draining, True
+        try:
+            for message in messages:
+                heard = self._heard.get(message.sid)
+                if heard is not None and heard[1](message) is False:
+                    self.refused("answer")
+        finally:
+            if at_once:
+                self._draining = bool(self._due)
+                if self._due:
+                    self._clock.call_now(self._drain)
 
     def opened(self) -> Iterable[bytes]:
         """Return the subscriptions, for a new connection: once it is up, they are heard."""

@@ -12,19 +12,14 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from phalanx.bus.exchange import ExchangeError
-from phalanx.bus.nats.connection import (
-    BUFFER_OCTETS,
-    CONNECT_S,
-    DEAF_S,
-    Connection,
-    connect,
-    why,
-)
+from phalanx.bus.nats.connection import BUFFER_OCTETS, Connection, connect, why
 from phalanx.bus.nats.protocol import PING, PONG, Arrived, Said
+from phalanx.bus.nats.roster import Roster, Server
+from phalanx.bus.nats.vigil import Vigil
 
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 2.0
-_PING_S = 2.0
+_CONNECT_S, _CONNECT_MOST_S = 3.0, 10.0
+"""How long a connection may take to come about; twice as long each time that it does not."""
 _STEADY_S = 5.0
 
 
@@ -41,8 +36,8 @@ DEFAULT_BOUNDS = Bounds()
 class Owner(Protocol):
     """Whoever a link works for; called by the event loop."""
 
-    def arrived(self, message: Arrived) -> None:
-        """Take a message for one of the subscriptions."""
+    def arrived(self, messages: list[Arrived]) -> None:
+        """Take messages for the subscriptions."""
 
     def opened(self) -> Iterable[bytes]:
         """Return what must be said first on a new connection, before it counts as one."""
@@ -65,25 +60,26 @@ class Link:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        servers: Sequence[tuple[str, int]],
+        servers: Sequence[Server],
         tls: ssl.SSLContext,
         name: str,
         owner: Owner,
         bounds: Bounds,
+        deaf_s: float,
     ) -> None:
         """Make a link that is closed until ``open``.
 
         Raises:
-            ExchangeError: if no server is named.
+            ExchangeError: if no server is named, or ``deaf_s`` is no time (``Vigil``).
 
         """
-        if not servers:
-            raise ExchangeError("no server is named to connect to")
         self.loop = loop
         self.up = False
         self.finished = False
         """Closed for good, and the last octets are out."""
-        self._servers = random.sample(list(servers), len(servers))
+        self._roster = Roster(servers)
+        self._server = servers[0]
+        """The one of the present connection, or attempt."""
         self._tls = tls
         self._hello = msgspec.json.encode(
             {
@@ -105,12 +101,15 @@ class Link:
         self._scheduled = False
         self._flowing = False
         self._closing = False
+        self._deaf_s = deaf_s
+        self._vigil = Vigil(deaf_s)
+        self._patience_s = self._first_patience_s = min(_CONNECT_S, deaf_s / 2)
         self._pause = 0.0
         self._since = 0.0
         self._connection: Connection | None = None
         self._attempt: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._pinger: asyncio.TimerHandle | None = None
+        """The pause before an attempt, or the next turn of the vigil over one or a connection."""
 
     @property
     def greeted(self) -> bool:
@@ -155,9 +154,8 @@ class Link:
         if self._closing:
             return
         self._closing = True
-        for timer in (self._timer, self._pinger):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._attempt is not None:
             self._attempt.cancel()
         if self.up and self._connection is not None:
@@ -170,20 +168,16 @@ class Link:
     # -- the life of a connection ------------------------------------------------------------
 
     def _connect(self) -> None:
-        self._timer = None
-        self._attempt = self.loop.create_task(self._try())
-        self._attempt.add_done_callback(self._tried)
-
-    async def _try(self) -> None:
-        host, port = self._servers[0]
-        self._servers.append(self._servers.pop(0))
         self._since = self.loop.time()
-        await connect(self, self._tls, host, port)
+        self._server = self._roster.next(self._since)
+        coroutine = connect(self, self._tls, *self._server, 2 * self._deaf_s)
+        self._attempt = self.loop.create_task(coroutine)
+        self._attempt.add_done_callback(self._tried)
+        self._watch(self._patience_s)
 
     def begun(self, connection: Connection) -> None:
         """Hear of a connection over which nothing was said yet."""
         self._connection = connection
-        self._timer = self.loop.call_later(CONNECT_S, connection.drop, "no greeting came")
 
     def _tried(self, attempt: asyncio.Task[None]) -> None:
         self._attempt = None
@@ -193,32 +187,66 @@ class Link:
                 self._connection.drop("closed" if self._closing else "it came too late")
         elif self._closing:
             self.finished = True
-        elif error is not None:
-            self._owner.complained(why(error))
-            self._rest()
+        else:
+            self._roster.doubt(self._server, self.loop.time())
+            self._rest(self._vain() if error is None else why(error))
 
-    def _rest(self) -> None:
-        """Wait a while, longer each time in vain and never as long as others do."""
-        if self.loop.time() - self._since > _STEADY_S:
+    def _vain(self) -> str:
+        """Have more patience the next time; return why."""
+        patience_s = self._patience_s
+        self._patience_s = min(2 * patience_s, _CONNECT_MOST_S)
+        return f"no connection within {patience_s:g} s"
+
+    def _watch(self, patience_s: float) -> None:
+        self._vigil = Vigil(patience_s)
+        self._timer = self.loop.call_later(self._vigil.turn_s, self._turn)
+
+    def _turn(self) -> None:
+        """Give up who says nothing; ask once before that. An attempt is given up by its age."""
+        vigil, connection = self._vigil, self._connection
+        vigil.turn(self.up and connection is not None and connection.heard())
+        if not vigil.over:
+            if self.up and vigil.quiet == 1 and connection is not None:
+                connection.write(PING)
+            self._timer = self.loop.call_later(vigil.turn_s, self._turn)
+        elif connection is None:
+            assert self._attempt is not None
+            self._attempt.cancel()
+        else:
+            connection.drop("the server is silent" if self.up else self._vain())
+            self._roster.doubt(self._server, self.loop.time())
+
+    def _rest(self, reason: str) -> None:
+        """Tell why there is no connection, and wait: longer each time, never as long as others."""
+        if self._timer is not None:
+            self._timer.cancel()
+        now = self.loop.time()
+        if now - self._since > _STEADY_S:
             self._pause = 0.0
         self._pause = min(max(2 * self._pause, _FIRST_PAUSE_S), _LAST_PAUSE_S)
         self._timer = self.loop.call_later(self._pause * random.uniform(0.5, 1.0), self._connect)
+        self._owner.complained(reason)
 
-    def take(self, connection: Connection, item: Arrived | Said) -> None:
+    def take(self, connection: Connection, items: list[Arrived | Said]) -> None:
         """Take what a connection heard."""
-        if isinstance(item, Arrived):
-            self._owner.arrived(item)
-            return
-        assert connection.transport is not None
+        messages = [item for item in items if isinstance(item, Arrived)]
+        if len(messages) < len(items):
+            for item in items:
+                if isinstance(item, Said):
+                    self._hear(connection, item)
+        if messages:
+            self._owner.arrived(messages)
+
+    def _hear(self, connection: Connection, item: Said) -> None:
         match item.what:
             case "INFO" if not connection.greeted:
                 connection.greeted = True
                 first = b"".join(self._owner.opened())
-                connection.transport.write(b"CONNECT %b\r\n%b%b" % (self._hello, first, PING))
+                connection.write(b"CONNECT %b\r\n%b%b" % (self._hello, first, PING))
             case "INFO" if msgspec.json.decode(item.text, type=_Info).ldm and self.up:
                 self._leave()
             case "PING":
-                connection.transport.write(PONG)
+                connection.write(PONG)
             case "PONG" if not self.up and connection is self._connection:
                 self._opened(connection)
             case "-ERR":
@@ -230,24 +258,13 @@ class Link:
     def _opened(self, connection: Connection) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         self.up = self._flowing = True
+        self._patience_s = self._first_patience_s
+        self._roster.trust(self._server)
         connection.complaint = None
+        self._watch(self._deaf_s)
         self._owner.changed(True)
-        self._ping()
         self.flush()
-
-    def _ping(self) -> None:
-        connection = self._connection
-        assert connection is not None
-        assert connection.transport is not None
-        silent = self.loop.time() - connection.heard_s
-        if silent > DEAF_S:
-            connection.drop("the server is silent")
-            return
-        if silent > _PING_S / 2:
-            connection.transport.write(PING)
-        self._pinger = self.loop.call_later(_PING_S, self._ping)
 
     def flow(self, connection: Connection, on: bool) -> None:
         """Hear whether the connection has room."""
@@ -268,16 +285,14 @@ class Link:
                 octets += len(frame)
             self._octets -= octets
             assert self._connection is not None
-            assert self._connection.transport is not None
-            self._connection.transport.write(b"".join(chunk))
+            self._connection.write(b"".join(chunk))
 
     def _leave(self) -> None:
         """End the connection once everything that waits is out."""
         assert self._connection is not None
-        assert self._connection.transport is not None
         self.flush()
         self._flowing = False
-        self._connection.transport.close()
+        self._connection.leave()
 
     def ended(self, connection: Connection, reason: str) -> None:
         """Hear that a connection is no more."""
@@ -285,13 +300,11 @@ class Link:
             return
         self._connection = None
         was, self.up, self._flowing = self.up, False, False
-        for timer in (self._pinger, self._timer):
-            if timer is not None:
-                timer.cancel()
         if was:
             self._owner.changed(False)
+        else:
+            self._roster.doubt(self._server, self.loop.time())
         if self._closing:
             self.finished = True
-            return
-        self._owner.complained(reason)
-        self._rest()
+        else:
+            self._rest(reason)

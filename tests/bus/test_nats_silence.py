@@ -1,0 +1,260 @@
+"""Servers that are there and say nothing, and a process that was away itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats_lab import DOMAIN, HOST, KEEPER, RECORDER, A, B, Ground, Lab, needs_server, running
+
+from phalanx.bus import subjects
+from phalanx.bus.exchange import Delivery, ExchangeError, Unanswered
+from phalanx.bus.nats import NatsExchange, NatsServer, setup
+from phalanx.bus.nats.roster import Roster
+from phalanx.bus.nats.vigil import Vigil
+
+needs_server()
+pytestmark = pytest.mark.nats
+
+CALL_B = subjects.call(DOMAIN, "b", "status", "agent", "a")
+EVENT = subjects.event(DOMAIN, "a", "goal.adopted")
+DEAF_S = 1.2
+SERVERS = [("a", 1), ("b", 1), ("c", 1)]
+
+
+# -- without I/O --------------------------------------------------------------------------------
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_only_turns_without_a_word_in_a_row_make_a_silence(heard: list[bool]) -> None:
+    vigil = Vigil(6.0)
+    quiet = 0
+    for each in heard:
+        vigil.turn(each)
+        quiet = 0 if each else quiet + 1
+        assert vigil.over == (quiet * vigil.turn_s >= 5.0)
+
+
+@pytest.mark.parametrize("deaf_s", [0.0, -1.0, float("inf"), float("nan")])
+def test_silence_takes_a_time(deaf_s: float) -> None:
+    with pytest.raises(ExchangeError, match="positive time"):
+        Vigil(deaf_s)
+
+
+def test_servers_take_turns_and_those_in_doubt_come_last() -> None:
+    roster = Roster(SERVERS)
+    order = [roster.next(0.0) for _ in SERVERS]
+    assert sorted(order) == SERVERS
+    first, second, third = order
+    roster.doubt(first, 0.0)
+    assert [roster.next(1.0) for _ in range(4)] == [second, third, second, third]
+    roster.doubt(second, 1.0)
+    roster.doubt(third, 1.0)
+    assert [roster.next(2.0) for _ in range(3)] == [first, second, third]
+    roster.trust(second)
+    assert [roster.next(3.0) for _ in range(2)] == [second, second]
+    assert roster.next(100.0) == first
+
+
+def test_a_roster_needs_a_server() -> None:
+    with pytest.raises(ExchangeError, match="no server is named"):
+        Roster([])
+
+
+# -- over real servers --------------------------------------------------------------------------
+
+
+def server_of(ground: Ground, exchange: NatsExchange) -> NatsServer:
+    """Return the server that has the connection of ``exchange``."""
+    servers: dict[tuple[str, int], NatsServer] = {s.address: s for s in ground.lab.servers}
+    return servers[exchange._desk.link._server]
+
+
+@contextmanager
+def stopped(*servers: NatsServer) -> Iterator[None]:
+    """Have servers that take connections, by their kernel, and neither say nor do anything."""
+    pids = [server.pid for server in servers]
+    try:
+        for pid in pids:
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            assert pid is not None
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def deaf_and_dumb() -> Iterator[tuple[str, int]]:
+    """Have a server that takes connections and never says a word."""
+    with socket.create_server((HOST, 0)) as listening:
+        yield listening.getsockname()[:2]
+
+
+def ask(ground: Ground, a: NatsExchange) -> None:
+    """Fail unless ``a`` gets an answer by asking again a few times."""
+    answers: list[Delivery | Unanswered] = []
+
+    def answered() -> bool:
+        return any(isinstance(answer, Delivery) for answer in answers)
+
+    for _ in range(20):
+        a.request(CALL_B, b"?", answers.append, timeout_s=1.0)
+        with suppress(AssertionError):
+            ground.until(answered, within_s=0.5)
+        if answered():
+            return
+    pytest.fail(f"no answer: {answers}")
+
+
+def test_who_was_on_a_server_that_hangs_is_on_another_soon(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.add_servers(3)
+    with running(lab), Ground(lab).closing() as ground:
+        a, b = ground.join(A, deaf_s=DEAF_S), ground.join(B, deaf_s=DEAF_S)
+        complaints: list[str] = []
+        a.on_error(complaints.append)
+        b.subscribe(subjects.calls(DOMAIN, "b"), lambda asked: b.respond(asked, b"!"))
+        ask(ground, a)
+        hanging = server_of(ground, a)
+        others = [server for server in lab.servers if server is not hanging]
+        with stopped(hanging):
+            ground.until(lambda: a.counters.reconnects == 1 and a.connected, within_s=4 * DEAF_S)
+            assert complaints[0] == "the server is silent"
+            assert server_of(ground, a) in others
+            ask(ground, a)
+            # It still takes connections: it is not gone back to, also if the next one ends.
+            second = server_of(ground, a)
+            second.stop()
+            ground.until(lambda: server_of(ground, a) not in (hanging, second) and a.connected)
+            ask(ground, a)
+        ask(ground, a)
+
+
+def test_servers_cut_one_of_them_that_hangs(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.add_servers(3)
+    with running(lab), Ground(lab).closing() as ground:
+        setup(KEEPER, lab.addresses, lab.context(KEEPER), replicas=3)
+        first, *others = lab.servers
+        with stopped(first):
+            ground.until(
+                lambda: all("Stale" in s.settings.log.read_text() for s in others), within_s=20.0
+            )
+        a, b = ground.join(A), ground.join(B)
+        b.subscribe(subjects.calls(DOMAIN, "b"), lambda asked: b.respond(asked, b"!"))
+        ask(ground, a)
+
+
+def test_a_follower_goes_on_when_what_it_reads_from_hangs(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.add_servers(3)
+    with running(lab), Ground(lab).closing() as ground:
+        setup(KEEPER, lab.addresses, lab.context(KEEPER), replicas=3)
+        a, recorder = ground.join(A, deaf_s=DEAF_S), ground.join(RECORDER, deaf_s=DEAF_S)
+        got: list[bytes] = []
+        done: list[str | None] = []
+        recorder.follow(subjects.EVENTS, lambda stored: got.append(stored.payload))
+        for number, server in enumerate(lab.servers):  # one of them leads the stream
+            with stopped(server):
+                a.append(EVENT, b"%d" % number, f"{number}", done.append)
+                ground.until(lambda: len(set(got)) == number + 1, within_s=50.0)  # noqa: B023
+        ground.until(lambda: len(done) == 3)
+        assert done == [None] * 3
+        assert got == [b"0", b"1", b"2"]
+
+
+def test_two_servers_that_say_nothing_do_not_keep_one_from_the_third(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.add_servers(1)
+    with running(lab), Ground(lab).closing() as ground, deaf_and_dumb() as x, deaf_and_dumb() as y:
+        for _ in range(3):  # the order is drawn
+            exchange = NatsExchange(
+                A, ground.clock, [x, y, *lab.addresses], lab.context(A), deaf_s=DEAF_S
+            )
+            ground.exchanges.append(exchange)
+            exchange.ready()
+            exchange.close()
+
+
+def test_a_server_that_never_speaks_is_waited_for_longer_each_time(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    with Ground(lab).closing() as ground, deaf_and_dumb() as silent:
+        exchange = NatsExchange(A, ground.clock, [silent], lab.context(A), deaf_s=0.2)
+        ground.exchanges.append(exchange)
+        complaints: list[str] = []
+        exchange.on_error(complaints.append)
+        ground.until(lambda: len(complaints) == 3)
+        assert complaints == [f"no connection within {s:g} s" for s in (0.1, 0.2, 0.4)]
+
+
+def test_a_process_that_was_busy_for_long_keeps_its_connection(tmp_path: Path) -> None:
+    with Ground.of_one(tmp_path) as ground:
+        a = ground.join(A, deaf_s=DEAF_S)
+        changes: list[bool] = []
+        a.on_change(changes.append)
+        for rest_s in (0.0, 0.1, 0.3):  # whether it has just asked the server, or not
+            ground.rest(rest_s)
+            ground.clock.call_soon(lambda: time.sleep(3 * DEAF_S))
+            ground.rest(2 * DEAF_S)
+        assert a.connected
+        assert not changes
+
+
+CLIENT = """
+import sys
+from pathlib import Path
+
+from nats_lab import A, client_context
+from phalanx.bus.nats import Credentials, NatsExchange
+from phalanx.clock.wall import WallClock
+
+certificate, key, authority, port, deaf_s = sys.argv[1:]
+credentials = Credentials(Path(certificate), Path(key), Path(authority))
+clock = WallClock()
+exchange = NatsExchange(
+    A, clock, [("127.0.0.1", int(port))], client_context(credentials), deaf_s=float(deaf_s)
+)
+exchange.on_change(lambda up: print("up" if up else "down", flush=True))
+clock.run(120.0)
+"""
+
+
+def test_a_process_that_was_stopped_for_long_keeps_its_connection(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.add_servers(1)
+    said = tmp_path / "said"
+    with running(lab), said.open("wb") as out:
+        files = lab.authority.certify(A)
+        arguments = [files.certificate, files.key, files.authority, lab.addresses[0][1], DEAF_S]
+        process = subprocess.Popen(
+            [sys.executable, "-c", CLIENT, *map(str, arguments)],
+            stdout=out,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        )
+        try:
+            end = time.monotonic() + 20.0
+            while not said.read_text() and time.monotonic() < end:
+                time.sleep(0.05)
+            for _ in range(2):
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(3 * DEAF_S)
+                process.send_signal(signal.SIGCONT)
+                time.sleep(2 * DEAF_S)
+            assert process.poll() is None
+            assert said.read_text() == "up\n"
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
