@@ -48,6 +48,19 @@ def test_a_store_is_told_in_words(store: Path) -> None:
     assert "nothing to tell of d" in phalanx("logs", "--from", store, "d").stderr
 
 
+def test_of_a_store_the_last_is_before_its_last_event(tmp_path: Path) -> None:
+    """Whatever time it is now, and wherever the recorder's clock stood."""
+    path, now = tmp_path / "history.db", 1000.0
+    with SqlEventStore(f"sqlite:///{path}", lambda: now) as opened:
+        for now, event in zip((1000.0, 1050.0, 1060.0), EVENTS, strict=True):  # noqa: B007  # read above
+            opened.receive("edge", [event])
+    told = phalanx("logs", "--from", path, "--since", "10s", "--all", "--json").stdout
+    assert [json.loads(line)["id"] for line in told.splitlines()] == ["a.1-2", "c.1-1"]
+    told = phalanx("logs", "--from", path, "--since", "1m", "--all", "--json").stdout
+    assert len(told.splitlines()) == 3
+    assert "no duration" in phalanx("logs", "--from", path, "--since", "1y", code=2).stderr
+
+
 def test_a_store_is_not_followed(store: Path) -> None:
     assert "a store is not followed" in phalanx("logs", "--from", store, "-f", code=2).stderr
     assert "none.db" in phalanx("logs", "--from", store.with_name("none.db"), code=2).stderr

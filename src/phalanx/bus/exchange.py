@@ -96,6 +96,8 @@ Answer = Callable[[Delivery | Unanswered], None]
 StoredHandler = Callable[[Stored], None]
 Watcher = Callable[[str, bytes | None], None]
 """Told of a key and its value; None: it was dropped."""
+CaughtUp = Callable[[], None]
+"""Called once, when all that was there as a reading began has been told."""
 
 
 class Exchange(Protocol):
@@ -178,6 +180,8 @@ class Exchange(Protocol):
         pattern: str | None = None,
         durable: str | None = None,
         new_only: bool = False,
+        since_s: float | None = None,
+        caught_up: CaughtUp | None = None,
     ) -> Subscription:
         """Read a stream in order and go on with what comes.
 
@@ -189,6 +193,11 @@ class Exchange(Protocol):
             durable: a name under which the broker remembers what was acknowledged; None: from
                 the beginning, each time.
             new_only: leave out what is there already.
+            since_s: leave out what the stream took longer ago, in seconds by the broker's
+                clock, so that none other matters; None: nothing. Of no account to a durable
+                follower that has a place already.
+            caught_up: called when all that was there has been told; what comes in the
+                meantime may have been told by then as well.
 
         Raises:
             NotPermittedError: if the identity may not read it.
@@ -211,8 +220,15 @@ class Exchange(Protocol):
 
         """
 
-    def watch(self, table: str, handler: Watcher) -> Subscription:
+    def watch(
+        self, table: str, handler: Watcher, *, caught_up: CaughtUp | None = None
+    ) -> Subscription:
         """Tell ``handler`` of all keys of a table now, and of each change from then on.
+
+        Args:
+            table: its name, such as ``subjects.REGISTRY``.
+            handler: told of each.
+            caught_up: called when all keys that were there have been told.
 
         Raises:
             NotPermittedError: if the identity may not read it.

@@ -10,13 +10,12 @@ import msgspec
 import typer
 from typer.core import TyperGroup
 
+from phalanx.cli.durations import duration
 from phalanx.cli.terminal import out, say
 
 if TYPE_CHECKING:
     from phalanx.store.engine import Database
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|w)")
-_SECONDS = {"s": 1, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
 _OCTETS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KiB": 2**10,
@@ -65,13 +64,6 @@ def _moment(text: str) -> tuple[float | None, float | None]:
         raise typer.BadParameter(
             f"{text!r} is neither seconds of the run (12.5) nor a date and time (2026-01-31T08:00)"
         ) from None
-
-
-def _duration(text: str) -> float:
-    found = _DURATION.fullmatch(text.strip())
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is no duration such as 90s, 15min, 12h, 7d or 4w")
-    return float(found[1]) * _SECONDS[found[2]]
 
 
 def _octets(text: str) -> int:
@@ -213,9 +205,9 @@ def retain(
     if keep is None and decisions is None and metrics is None and size is None:
         raise typer.BadParameter("say what to keep: --keep 7d, --size 1GB, or both")
     policy = Policy(
-        events_s=None if keep is None else _duration(keep),
-        decisions_s=None if decisions is None else _duration(decisions),
-        metrics_s=None if metrics is None else _duration(metrics),
+        events_s=None if keep is None else duration(keep),
+        decisions_s=None if decisions is None else duration(decisions),
+        metrics_s=None if metrics is None else duration(metrics),
         octets=None if size is None else _octets(size),
     )
     with _opened(store) as database:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import NoReturn
 
 import msgspec
@@ -19,8 +20,8 @@ from phalanx.store.engine import Database
 from phalanx.store.entries import Query
 from phalanx.store.history import History
 
-READ_S = 3600.0
-"""How long the reading of what is kept may take."""
+_TURN_S = 3600.0
+"""How long to wait at a time for what may never come."""
 _STYLES = {
     "access.refused": "yellow",
     "agent.crashed": "red",
@@ -48,11 +49,9 @@ class Lines:
         names: tuple[str, ...],
         kinds: tuple[str, ...],
         everything: bool,
-        begin: float | None,
         as_json: bool,
     ) -> None:
         self.names = names
-        self.begin = begin
         self.count = 0
         """Events that were printed."""
         self._kinds = kinds
@@ -62,7 +61,7 @@ class Lines:
 
     def tell(self, event: Event, received: float) -> None:
         """Print an event, if it is wanted."""
-        if (self.begin is None or received >= self.begin) and self._wants(event):
+        if self._wants(event):
             self.count += 1
             self._print(event, received)
 
@@ -92,21 +91,38 @@ class Lines:
         typer.echo(msgspec.json.encode(fields).decode())
 
 
-def from_brokers(connected: Operator, lines: Lines, *, follow: bool, past: bool) -> None:
-    """Tell what the brokers keep, or with ``follow`` what comes, until Ctrl-C.
+def from_brokers(
+    connected: Operator, lines: Lines, *, follow: bool, past: bool, since_s: float | None
+) -> None:
+    """Tell what the brokers keep, and with ``follow`` what comes, until Ctrl-C.
+
+    Args:
+        connected: whose identity reads it.
+        lines: prints it.
+        follow: go on with what comes.
+        past: begin with what is kept.
+        since_s: of that, only what the brokers took in the last so many seconds, by their clock.
 
     Raises:
         NotPermittedError: if the identity may not read it.
+        ExchangeError: if the brokers do not tell what they keep.
 
     """
     agent = lines.names[0] if len(lines.names) == 1 else None
-    tail = Tail(connected, lines.tell, agent=agent, past=past)
+    present = "that was until now; Ctrl-C ends it" if past else "from now on; Ctrl-C ends it"
+    tail = Tail(
+        connected,
+        lines.tell,
+        agent=agent,
+        past=past,
+        since_s=since_s,
+        caught_up=partial(say, err, present, "dim") if follow else None,
+    )
     if follow:
-        say(err, "Ctrl-C ends it" if past else "from now on; Ctrl-C ends it", "dim")
         with suppress(KeyboardInterrupt):
             _follow(connected)
     else:
-        tail.catch_up(READ_S)
+        tail.catch_up()
     if tail.unreadable:
         say(err, f"{tail.unreadable} entries of the stream were no events", "yellow")
 
@@ -115,16 +131,21 @@ def _follow(connected: Operator) -> NoReturn:
     """Go on for ever, also without a connection, and say when there is none."""
     exchange = connected.exchange
     while True:
-        connected.until(lambda: not exchange.connected, READ_S)
+        connected.until(lambda: not exchange.connected, _TURN_S)
         if not exchange.connected:
             say(err, "no connection to the brokers; waiting for one", "yellow")
-            while not connected.until(lambda: exchange.connected, READ_S):
+            while not connected.until(lambda: exchange.connected, _TURN_S):
                 pass
             say(err, "connected again", "dim")
 
 
-def from_store(store: str, lines: Lines) -> None:
+def from_store(store: str, lines: Lines, since_s: float | None) -> None:
     """Tell the events of the run that a store got last.
+
+    Args:
+        store: a file of SQLite or a URL.
+        lines: prints them.
+        since_s: only those that came so many seconds before the last one, or later.
 
     Raises:
         StoreError: if it cannot be read.
@@ -136,8 +157,14 @@ def from_store(store: str, lines: Lines) -> None:
         history = History(database)
         runs = history.names()
         for run in runs[-1:]:
-            for entry in history.entries(run, Query(agent=agent, received_since=lines.begin)):
+            begin = None if since_s is None else _last(history, run) - since_s
+            for entry in history.entries(run, Query(agent=agent, received_since=begin)):
                 lines.tell(entry.event, entry.received)
         if len(runs) > 1:
             others = f"of {runs[-1]}; phalanx history {store} shows the other runs"
             say(err, others, "dim")
+
+
+def _last(history: History, run: str) -> float:
+    """Return when the last event of a run was received: by no other clock than the store's."""
+    return next((r.ended for r in history.runs() if r.name == run and r.ended is not None), 0.0)

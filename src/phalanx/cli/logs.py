@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from time import time
 from typing import Annotated
 
 import typer
 
 from phalanx.cli.bus_options import AsJson, Bus, DomainFolder, operator
+from phalanx.cli.durations import duration
 from phalanx.cli.terminal import err, say
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
-_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 def logs(
@@ -29,7 +25,12 @@ def logs(
     ] = False,
     since: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Only of the last 90s, 10m, 2h, 7d.", show_default=False),
+        typer.Option(
+            metavar="TIME",
+            help="Only of the last 90s, 10m, 2h, 7d: before now by the brokers' clock, or with "
+            "--from before the store's last event.",
+            show_default=False,
+        ),
     ] = None,
     kind: Annotated[
         list[str] | None,
@@ -61,20 +62,13 @@ def logs(
         raise typer.BadParameter("a store is not followed; leave --from out to follow the brokers")
     from phalanx.cli.log_lines import Lines, from_brokers, from_store  # noqa: PLC0415  # takes time
 
-    begin = None if since is None else time() - _duration(since)
-    lines = Lines(tuple(names or ()), tuple(kind or ()), everything, begin, as_json)
+    since_s = None if since is None else duration(since, m=True)
+    lines = Lines(tuple(names or ()), tuple(kind or ()), everything, as_json)
     if store is not None:
-        from_store(store, lines)
+        from_store(store, lines, since_s)
     else:
+        past = not follow or since is not None
         with operator(bus, domain) as connected:
-            from_brokers(connected, lines, follow=follow, past=not follow or since is not None)
+            from_brokers(connected, lines, follow=follow, past=past, since_s=since_s)
     if not (follow or lines.count or as_json):
         say(err, lines.nothing(), "dim")
-
-
-def _duration(text: str) -> float:
-    """Return a duration in seconds."""
-    found = _DURATION.fullmatch(text.strip())
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is no duration such as 90s, 10m, 12h or 7d")
-    return float(found[1]) * _SECONDS[found[2]]

@@ -68,9 +68,11 @@ class Registry:
         self._listeners: list[Listener] = []
         self._timer: Timer | None = None
         self._closed = False
+        self.read = False
+        """Whether all entries that were there as the watch began have been heard of."""
         self.directory.link(exchange.connected, clock.now())
         exchange.on_change(self._linked)
-        self._subscription = exchange.watch(REGISTRY, self._told)
+        self._subscription = exchange.watch(REGISTRY, self._told, caught_up=self._caught_up)
 
     def entries(self) -> tuple[Entry, ...]:
         """Return what is known, by owner."""
@@ -120,6 +122,9 @@ class Registry:
         except ValueError:
             owner = key  # no owner can have it, so that a value under it is an impostor's
         self._publish(self.directory.take(owner, value, self._clock.now()))
+
+    def _caught_up(self) -> None:
+        self.read = True
 
     def _linked(self, connected: bool) -> None:
         if not self._closed:

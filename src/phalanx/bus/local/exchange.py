@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from phalanx.bus.exchange import (
     Answer,
+    CaughtUp,
     Counters,
     Delivery,
     ExchangeError,
@@ -148,6 +149,8 @@ class LocalExchange:
         pattern: str | None = None,
         durable: str | None = None,
         new_only: bool = False,
+        since_s: float | None = None,
+        caught_up: CaughtUp | None = None,
     ) -> Subscription:
         """Read a stream in order and go on with what comes; see ``Exchange``.
 
@@ -159,7 +162,15 @@ class LocalExchange:
             raise self._refusal(f"follow {stream}")
         cursor = None if durable is None else (self.identity.name, durable)
         kept = self._hub.stream(self.identity.domain, stream)
-        return kept.follow(self, handler, pattern=pattern, cursor=cursor, new_only=new_only)
+        return kept.follow(
+            self,
+            handler,
+            pattern=pattern,
+            cursor=cursor,
+            new_only=new_only,
+            since_s=since_s,
+            caught_up=caught_up,
+        )
 
     def put(self, table: str, key: str, value: bytes) -> None:
         """Write a key of a table; the last value stays until it is dropped.
@@ -181,7 +192,9 @@ class LocalExchange:
         """
         self._write(table, key, None)
 
-    def watch(self, table: str, handler: Watcher) -> Subscription:
+    def watch(
+        self, table: str, handler: Watcher, *, caught_up: CaughtUp | None = None
+    ) -> Subscription:
         """Tell ``handler`` of all keys of a table now, and of each change from then on.
 
         Raises:
@@ -190,7 +203,7 @@ class LocalExchange:
         """
         if table not in self._grants.watch:
             raise self._refusal(f"watch {table}")
-        return self._hub.table(self.identity.domain, table).watch(self, handler)
+        return self._hub.table(self.identity.domain, table).watch(self, handler, caught_up)
 
     def close(self) -> None:
         """Hear and say no more; without effect the second time. What waits is shed if cut off."""

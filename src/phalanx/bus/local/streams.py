@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
-from phalanx.bus.exchange import Stored, StoredHandler
+from phalanx.bus.exchange import CaughtUp, Stored, StoredHandler
 from phalanx.bus.subjects import matches
 from phalanx.clock import Clock
 
@@ -87,15 +87,26 @@ class Stream:
         pattern: str | None,
         cursor: tuple[str, str] | None,
         new_only: bool,
+        since_s: float | None,
+        caught_up: CaughtUp | None,
     ) -> Following:
         """Tell ``handler`` of what is kept, from the cursor, the end or the beginning on."""
-        start = self._last if new_only else 0
+        start = self._last if new_only else self._before(since_s)
         if cursor is not None:
             start = self.cursors.setdefault(cursor, start)
-        following = Following(self, self._clock, member, handler, pattern, cursor, start)
+        following = Following(
+            self, self._clock, member, handler, pattern, cursor, start, self._last, caught_up
+        )
         self._followers.append(following)
         following.go_on()
         return following
+
+    def _before(self, since_s: float | None) -> int:
+        """Return the sequence behind which everything was kept in the last ``since_s``."""
+        if since_s is None:
+            return 0
+        begin = self._clock.now() - since_s
+        return next((e.sequence - 1 for e in self._entries if e.received >= begin), self._last)
 
     def leave(self, following: Following) -> None:
         """Tell a follower nothing more."""
@@ -131,6 +142,8 @@ class Following:
         pattern: str | None,
         cursor: tuple[str, str] | None,
         start: int,
+        present: int,
+        caught_up: CaughtUp | None,
     ) -> None:
         self._stream = stream
         self._clock = clock
@@ -139,6 +152,8 @@ class Following:
         self._pattern = pattern
         self._cursor = cursor
         self._place = start
+        self._present = present
+        self._caught_up = caught_up
         self._open: deque[int] = deque()
         """Sequences told and not acknowledged in one piece from the front."""
         self._acknowledged: set[int] = set()
@@ -152,9 +167,14 @@ class Following:
 
     def go_on(self) -> None:
         """Tell of the next entry soon, if there is one and it may be told of."""
-        if not self._armed and self._next() is not None:
+        if self._armed:
+            return
+        if self._next() is not None:
             self._armed = True
             self._clock.call_soon(self._step)
+        if self._caught_up is not None and self.member.connected and self._place >= self._present:
+            self._clock.call_soon(partial(self._say, self._caught_up))
+            self._caught_up = None
 
     def _next(self) -> _Kept | None:
         """Return what is to be told next; pass over what the pattern does not cover."""
@@ -165,6 +185,10 @@ class Following:
                 return entry
             self._place = entry.sequence
         return None
+
+    def _say(self, caught_up: CaughtUp) -> None:
+        if not self._closed:
+            caught_up()
 
     def _step(self) -> None:
         self._armed = False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 
-from phalanx.bus.exchange import Watcher
+from phalanx.bus.exchange import CaughtUp, Watcher
 from phalanx.bus.local.streams import Member
 from phalanx.clock import Clock
 
@@ -29,9 +30,9 @@ class Table:
         for watcher in self._watchers:
             watcher.changed(self.revision, key, value)
 
-    def watch(self, member: Member, handler: Watcher) -> Watching:
+    def watch(self, member: Member, handler: Watcher, caught_up: CaughtUp | None) -> Watching:
         """Tell ``handler`` of all keys now, and of what changes from then on."""
-        watching = Watching(self, self._clock, member, handler, self._capacity)
+        watching = Watching(self, self._clock, member, handler, self._capacity, caught_up)
         self._watchers.append(watching)
         watching.go_on()
         return watching
@@ -67,7 +68,13 @@ class Watching:
     """
 
     def __init__(
-        self, table: Table, clock: Clock, member: Member, handler: Watcher, capacity: int
+        self,
+        table: Table,
+        clock: Clock,
+        member: Member,
+        handler: Watcher,
+        capacity: int,
+        caught_up: CaughtUp | None,
     ) -> None:
         self._table = table
         self._clock = clock
@@ -78,6 +85,9 @@ class Watching:
         self._queue: deque[tuple[str, bytes | None]] = deque(
             (key, value) for _, key, value in table.since(0) if value is not None
         )
+        self._left = len(self._queue)
+        """How many of the keys that were there have not been told."""
+        self._caught_up = caught_up
         self._armed = False
         self._closed = False
 
@@ -102,11 +112,19 @@ class Watching:
         if self._queue and not self._armed and self.member.connected and not self._closed:
             self._armed = True
             self._clock.call_soon(self._step)
+        if self._caught_up is not None and not self._left and self.member.connected:
+            self._clock.call_soon(partial(self._say, self._caught_up))
+            self._caught_up = None
+
+    def _say(self, caught_up: CaughtUp) -> None:
+        if not self._closed:
+            caught_up()
 
     def _step(self) -> None:
         self._armed = False
         if self._closed or not self.member.connected:
             return
         key, value = self._queue.popleft()
+        self._left = max(0, self._left - 1)
         self.go_on()
         self._handler(key, value)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from phalanx.bus.exchange import (
     Answer,
+    CaughtUp,
     Counters,
     Delivery,
     ExchangeError,
@@ -27,8 +28,8 @@ from phalanx.bus.nats.inbox import Reply
 from phalanx.bus.nats.link import DEFAULT_BOUNDS, Bounds
 from phalanx.bus.nats.mapping import CURSORS, cursor_key, entry
 from phalanx.bus.nats.requests import Requests
-from phalanx.bus.permissions import Identity, grants
 from phalanx.bus.nats.vigil import DEAF_S
+from phalanx.bus.permissions import Identity, grants
 from phalanx.bus.subjects import answers, matches
 from phalanx.bus.wire import MAX_OCTETS
 from phalanx.clock.wall import WallClock
@@ -54,8 +55,8 @@ class NatsExchange:
         secret: bytes | None = None,
         bounds: Bounds = DEFAULT_BOUNDS,
         capacity: int = 10_000,
-    ) -> None:
         deaf_s: float = DEAF_S,
+    ) -> None:
         """Make an exchange that connects as soon as the clock runs.
 
         Args:
@@ -68,10 +69,10 @@ class NatsExchange:
                 again, so that nobody can use them first. None: a new one.
             bounds: what may wait to be sent.
             capacity: deliveries that may wait for one handler; more are shed.
-
             deaf_s: seconds for which a server may say nothing though it was asked, before
                 another one is tried; what is less than a lease lets leases be renewed. Time for
                 which this process was stopped or busy does not count.
+
         Raises:
             ExchangeError: if no server is named, or ``deaf_s`` is not positive.
 
@@ -185,6 +186,8 @@ class NatsExchange:
         pattern: str | None = None,
         durable: str | None = None,
         new_only: bool = False,
+        since_s: float | None = None,
+        caught_up: CaughtUp | None = None,
     ) -> Subscription:
         """Read a stream in order and go on with what comes; see ``Exchange``.
 
@@ -195,7 +198,16 @@ class NatsExchange:
         cursor = None
         if durable is not None:
             cursor = entry(CURSORS, cursor_key(self._identity, stream, durable))
-        following = Following(self._desk, stream, handler, pattern, cursor, new_only)
+        following = Following(
+            self._desk,
+            stream,
+            handler,
+            pattern,
+            cursor,
+            new_only=new_only,
+            since_s=since_s,
+            caught_up=caught_up,
+        )
         self._desk.begin(following)
         return following
 
@@ -209,11 +221,13 @@ class NatsExchange:
         self._check_entry(table, key, b"")
         self._desk.write(entry(table, key), b"", {"KV-Operation": "DEL"})
 
-    def watch(self, table: str, handler: Watcher) -> Subscription:
+    def watch(
+        self, table: str, handler: Watcher, *, caught_up: CaughtUp | None = None
+    ) -> Subscription:
         """Tell ``handler`` of all keys of a table; see ``Exchange``."""
         if table not in self._grants.watch:
             self._refuse("watch", f"read the table {table}")
-        watching = Watching(self._desk, table, handler)
+        watching = Watching(self._desk, table, handler, caught_up)
         self._desk.begin(watching)
         return watching
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from phalanx.bus.exchange import Stored, StoredHandler, Watcher
+from phalanx.bus.exchange import CaughtUp, Stored, StoredHandler, Watcher
 from phalanx.bus.nats.mapping import CURSORS, bucket, entry
 from phalanx.bus.nats.protocol import Arrived, read_headers
 from phalanx.bus.nats.reading import BATCH, Broker, Place, Reader
@@ -33,6 +33,40 @@ class Desk(Broker, Protocol):
         """Count what is gone before it could be read."""
 
 
+class Present:
+    """Tells, once, when all has been told that was there as a reading began."""
+
+    def __init__(self, desk: Desk, caught_up: CaughtUp | None) -> None:
+        """Have ``caught_up`` called by the clock, after what was taken before."""
+        self._desk = desk
+        self._caught_up = caught_up
+        self._left = 0
+
+    def began(self, anew: bool, waiting: int) -> None:
+        """Begin, or begin again, to read ``waiting`` messages; ``anew``: not these yet."""
+        if not anew:
+            self._reached(waiting)
+
+    def took(self, place: Place) -> None:
+        """Take a message; what it did not find, since it was let go, is not waited for."""
+        if self._caught_up is not None:
+            self._reached(min(self._left - 1, place.pending))
+
+    def forget(self) -> None:
+        """Tell no more."""
+        self._caught_up = None
+
+    def _reached(self, left: int) -> None:
+        self._left = left
+        if left <= 0:
+            self._desk.soon(self._tell, None)
+
+    def _tell(self, _: None) -> None:
+        caught_up, self._caught_up = self._caught_up, None
+        if caught_up is not None:
+            caught_up()
+
+
 class Following:
     """Reads a stream for a handler; implements ``Subscription``.
 
@@ -47,7 +81,10 @@ class Following:
         handler: StoredHandler,
         pattern: str | None,
         cursor: str | None,
+        *,
         new_only: bool,
+        since_s: float | None,
+        caught_up: CaughtUp | None,
     ) -> None:
         """Follow ``stream``, with ``cursor`` as the subject that keeps the place."""
         self._desk = desk
@@ -56,6 +93,8 @@ class Following:
         self._pattern = pattern
         self._cursor = cursor
         self._policy = "new" if new_only else "all"
+        self._since_s = since_s
+        self._present = Present(desk, caught_up)
         self._told: deque[int] = deque()
         """Sequences that are not acknowledged, or come after one that is not."""
         self._acknowledged: set[int] = set()
@@ -88,6 +127,7 @@ class Following:
         if not self._closed:
             self._remember()
             self._closed = True
+            self._present.forget()
             self._desk.end(self)
             for reader in (self._finding, self._reader):
                 if reader is not None:
@@ -101,6 +141,8 @@ class Following:
             self._take,
             policy=self._policy,
             last=last,
+            since_s=self._since_s,
+            ready=self._present.began,
             lost=partial(self._desk.lost, self._stream),
             room=self._room,
         )
@@ -127,6 +169,7 @@ class Following:
         if self._cursor is not None:
             self._told.append(place.sequence)
         self._desk.soon(self._hand, (message, place))
+        self._present.took(place)
 
     def _hand(self, item: tuple[Arrived, Place]) -> None:
         message, place = item
@@ -177,12 +220,15 @@ class Following:
 class Watching:
     """Tells of the keys of a table; implements ``Subscription``."""
 
-    def __init__(self, desk: Desk, table: str, handler: Watcher) -> None:
+    def __init__(
+        self, desk: Desk, table: str, handler: Watcher, caught_up: CaughtUp | None
+    ) -> None:
         """Watch ``table``."""
         self._desk = desk
         self._handler = handler
         self._prefix = len(entry(table, ""))
         self._known: set[str] = set()
+        self._present = Present(desk, caught_up)
         self._closed = False
         self._reader = Reader(
             desk,
@@ -200,17 +246,20 @@ class Watching:
     def close(self) -> None:
         """Hear no more; without effect the second time."""
         self._closed = True
+        self._present.forget()
         self._desk.end(self)
         self._reader.close()
 
-    def _began(self, anew: bool, _: int) -> None:
+    def _began(self, anew: bool, waiting: int) -> None:
         if anew:
             for key in sorted(self._known):
                 self._tell(key, None)
+        self._present.began(anew, waiting)
 
-    def _take(self, message: Arrived, _: Place) -> None:
+    def _take(self, message: Arrived, place: Place) -> None:
         dropped = bool(message.headers) and "KV-Operation" in read_headers(message.headers)[1]
         self._tell(message.subject[self._prefix :], None if dropped else message.payload)
+        self._present.took(place)
 
     def _tell(self, key: str, value: bytes | None) -> None:
         if value is not None:

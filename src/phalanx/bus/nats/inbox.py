@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from phalanx.bus.nats.protocol import Arrived, read_headers
 
 NOBODY = "503"
 """Status of a message in place of an answer: nobody takes what was asked."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Fault(Struct, frozen=True):
@@ -34,6 +36,8 @@ class Reply(Struct, frozen=True):
     """Of a new consumer: how much of what it was asked for is there already."""
     cluster: dict[str, Any] = {}
     """Of a stream: ``leader`` is the name of the server that leads it."""
+    created: datetime = EPOCH
+    """Of a new consumer: when it was made, by the server's clock."""
     delivered: dict[str, Any] = {}
     """Of a new consumer: ``stream_seq`` is the sequence before the first it will deliver."""
 

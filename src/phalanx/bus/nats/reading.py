@@ -10,20 +10,24 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import msgspec
 
-from phalanx.bus.nats.inbox import Reply
+from phalanx.bus.nats.inbox import EPOCH, Reply
 from phalanx.bus.nats.protocol import Arrived, read_headers
+from phalanx.bus.nats.vigil import Vigil
 
 BATCH = 500
 """Most messages that are asked for and have not come."""
 _EXPIRES_S = 30.0
-_BEAT_S = 2.0
-_DEAF_S = 5.0
+_BEATS = 3
+"""Heartbeats while the server may be silent."""
 _AGAIN_S = 0.25
 _UNUSED_S = 60.0
+_LONGEST_S = 1e10
+_NEW, _TIME = "new", "by_start_time"
 _BEAT, _NONE, _OVER = "100", "404", "408"
 
 
@@ -33,6 +37,10 @@ class Broker(Protocol):
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """Where the timers run."""
+
+    @property
+    def deaf_s(self) -> float:
+        """How long the server may be silent while it owes heartbeats."""
 
     def ask(self, subject: str, question: Any, answer: Callable[[Reply], None]) -> None:
         """Ask the server something; an answer comes within seconds, or a fault."""
@@ -86,6 +94,7 @@ class Reader:
         *,
         policy: str = "all",
         last: int = 0,
+        since_s: float | None = None,
         ready: Callable[[bool, int], None] | None = None,
         lost: Callable[[int], None] | None = None,
         room: Callable[[], int] = lambda: BATCH,
@@ -99,6 +108,8 @@ class Reader:
             take: is given each message.
             policy: where to begin if ``last`` is 0: ``all``, ``new`` or ``last_per_subject``.
             last: the sequence to begin behind.
+            since_s: begin, if ``last`` is 0, with what was kept so many seconds ago, by the
+                clock of the server; None: as ``policy`` says.
             ready: told each time that reading begins: whether the stream has begun anew since
                 (what was read is of another one), and how much waits.
             lost: told how many of a whole stream it had discarded before they were read.
@@ -109,8 +120,11 @@ class Reader:
         self._stream = stream
         self._only = only
         self._take = take
-        self._policy = policy
+        self._policy = policy if since_s is None else _TIME
         self._last = last
+        self._since_s = since_s
+        self._start: datetime | None = None
+        """Where that is; None: the server has to say first what time it is."""
         self._ready = ready
         self._lost = lost
         self._room = room
@@ -119,7 +133,8 @@ class Reader:
         self._consumer = ""
         self._count = 0
         self._asked = 0
-        self._heard_s = 0.0
+        self._heard = False
+        self._vigil = Vigil(broker.deaf_s)
         self._live = False
         """Whether the consumer is there."""
         self._closed = False
@@ -147,6 +162,10 @@ class Reader:
                 "deliver_policy": "by_start_sequence",
                 "opt_start_seq": self._last + 1,
             }
+        elif self._start is not None:
+            config["opt_start_time"] = self._start
+        elif self._since_s is not None:
+            config["deliver_policy"] = _NEW
         subject = f"$JS.API.CONSUMER.CREATE.{self._stream}.{consumer}"
         if self._only is not None:
             config["filter_subject"] = self._only
@@ -187,6 +206,11 @@ class Reader:
             self._broker.complained(f"stream {self._stream}: {reply.error.description}")
             self._again()
             return
+        if self._since_s is not None and self._start is None and not self._last:
+            ago = timedelta(seconds=min(self._since_s, _LONGEST_S))
+            self._start = max(EPOCH, reply.created - ago)
+            self.begin()
+            return
         before = int(reply.delivered.get("stream_seq", 0))
         if before < self._last:  # fewer are there than were read: another stream of that name
             self._last = 0
@@ -198,38 +222,38 @@ class Reader:
         whole = self._policy == "all" or self._last
         if self._only is None and whole and before > self._last and self._lost is not None:
             self._lost(before - self._last)
-        self._last = max(self._last, before) if self._policy == "new" else self._last
+        if self._policy in (_NEW, _TIME):
+            self._last = max(self._last, before)
         if self._ready is not None:
             self._ready(False, reply.num_pending)
         if consumer != self._consumer:  # whoever was told has closed us
             return
-        self._heard_s = self._broker.loop.time()
         self._live = True
-        self._watch()
+        self._vigil = Vigil(self._broker.deaf_s)
+        self._timer = self._broker.loop.call_later(self._vigil.turn_s, self._turn)
         self.more()
 
     def _pull(self, batch: int) -> None:
         question = {
             "batch": batch,
             "expires": int(_EXPIRES_S * 1e9),
-            "idle_heartbeat": int(_BEAT_S * 1e9),
+            "idle_heartbeat": int(self._broker.deaf_s / _BEATS * 1e9),
         }
         self._asked += batch
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         self._broker.say(subject, msgspec.json.encode(question), self._inbox)
 
-    def _watch(self) -> None:
-        """Begin again if the server has been silent while it owes heartbeats."""
-        now = self._broker.loop.time()
-        if not self._asked:
-            self._heard_s = now
-        if now - self._heard_s > _DEAF_S:
+    def _turn(self) -> None:
+        """Begin again if the server is silent while it owes heartbeats."""
+        self._vigil.turn(self._heard or not self._asked)
+        self._heard = False
+        if self._vigil.over:
             self.begin()
-            return
-        self._timer = self._broker.loop.call_later(_BEAT_S, self._watch)
+        else:
+            self._timer = self._broker.loop.call_later(self._vigil.turn_s, self._turn)
 
     def _arrived(self, message: Arrived) -> None:
-        self._heard_s = self._broker.loop.time()
+        self._heard = True
         if message.subject == self._inbox:  # the server's own; what it kept has its own subject
             self._status(*read_headers(message.headers))
             return

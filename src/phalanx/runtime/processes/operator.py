@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 from msgspec import Struct
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Delivery, Stored
+from phalanx.bus.exchange import CaughtUp, Delivery, ExchangeError, Stored
 from phalanx.bus.identities import Files, tls_context
 from phalanx.bus.nats import NatsExchange
 from phalanx.clock.wall import WallClock
@@ -37,10 +37,10 @@ CALL_S = 5.0
 """How long an operation may take to be answered."""
 SETTLE_S = 10.0
 """How long to wait at most for signs of life; a lease is 6 s."""
-QUIET_S = 0.3
-"""Silence after which what is kept has been read."""
-BEGIN_S = 3.0
-"""How long the first of it may take to come."""
+SILENCE_S = 10.0
+"""How long the brokers may take to go on telling what they keep."""
+READ_S = 3600.0
+"""How long all of it may take."""
 
 Q = TypeVar("Q", bound=Struct)
 A = TypeVar("A", bound=Struct)
@@ -142,7 +142,6 @@ class Survey:
         self.answers: dict[str, StatusAnswer] = {}
         """What services said of themselves when they were asked last, by name."""
         self._operator = operator
-        self._began = self._heard = operator.clock.now()
         self._asked: set[tuple[str, int]] = set()
         self._open = 0
         self.registry = Registry(operator.exchange, operator.clock)
@@ -160,7 +159,7 @@ class Survey:
 
     def read(self) -> bool:
         """Run until the registry has been read; whether there is anybody in it."""
-        self._operator.until(self._complete, BEGIN_S + 1.0)
+        self._operator.until(lambda: self.registry.read, SETTLE_S)
         return bool(self.names)
 
     def ask(self) -> None:
@@ -170,7 +169,7 @@ class Survey:
             self._question(entry)
 
     def _settled(self, names: frozenset[str]) -> bool:
-        if not self._complete() or self._open:
+        if not self.registry.read or self._open:
             return False
         return all(
             entry.confirmed or not entry.available or entry.owner in self.answers
@@ -178,14 +177,7 @@ class Survey:
             if not names or entry.owner in names
         )
 
-    def _complete(self) -> bool:
-        """Whether the registry has been read: it comes as a whole, and then there is silence."""
-        silent_s = self._operator.clock.now() - self._heard
-        return silent_s >= (QUIET_S if self.names else BEGIN_S)
-
     def _changed(self, change: Change) -> None:
-        if change.before is None:
-            self._heard = self._operator.clock.now()
         self._question(change.entry)
 
     def _question(self, entry: Entry) -> None:
@@ -217,6 +209,9 @@ class Tail:
         tell: told of each event.
         agent: only what it recorded; None: all.
         past: whether to begin with what is kept, not with what comes.
+        since_s: of what is kept, leave out what the brokers took longer ago, in seconds by
+            their clock; None: nothing.
+        caught_up: called once what was kept as this began has been told.
 
     Raises:
         NotPermittedError: if the identity may not read the stream.
@@ -224,43 +219,59 @@ class Tail:
     """
 
     def __init__(
-        self, operator: Operator, tell: Teller, *, agent: str | None = None, past: bool = True
+        self,
+        operator: Operator,
+        tell: Teller,
+        *,
+        agent: str | None = None,
+        past: bool = True,
+        since_s: float | None = None,
+        caught_up: CaughtUp | None = None,
     ) -> None:
         self.unreadable = 0
         """Entries of the stream that were no events, or another's than who sent them."""
+        self.caught_up = False
+        """Whether what was kept as this began has been told."""
         self._operator = operator
         self._tell = tell
-        self._heard: float | None = None
-        self._place = 0
-        self._present: int | None = None
-        """The place of the first event that came after this began."""
+        self._then = caught_up
+        self._heard = operator.clock.now()
+        self._trouble = "nothing is heard of the stream"
         exchange, domain = operator.exchange, operator.identity.domain
-        pattern = None if agent is None else subjects.pattern(domain, "evt", agent, ">")
-        self._began = operator.clock.now()
-        self._following = exchange.follow(
-            subjects.EVENTS, self._stored, pattern=pattern, new_only=not past
+        exchange.on_error(self._complained)
+        exchange.follow(
+            subjects.EVENTS,
+            self._stored,
+            pattern=None if agent is None else subjects.pattern(domain, "evt", agent, ">"),
+            new_only=not past,
+            since_s=since_s,
+            caught_up=self._caught_up,
         )
-        if past:
-            exchange.follow(subjects.EVENTS, self._came, pattern=pattern, new_only=True)
 
-    def catch_up(self, within_s: float) -> bool:
-        """Run until what was there at the beginning has been told; whether it has."""
-        return self._operator.until(self._caught_up, within_s)
+    def catch_up(self) -> None:
+        """Run until what was kept as this began has been told.
 
-    def _caught_up(self) -> bool:
-        if self._present is not None and self._place >= self._present:
-            return True
-        now = self._operator.clock.now()
-        if self._heard is None:
-            return now - self._began >= BEGIN_S
-        return now - self._heard >= QUIET_S
+        Raises:
+            ExchangeError: if the brokers do not go on telling it.
 
-    def _came(self, stored: Stored) -> None:
-        if self._present is None:
-            self._present = stored.sequence
+        """
+        self._operator.until(lambda: self.caught_up or self._silent(), READ_S)
+        if not self.caught_up:
+            raise ExchangeError(f"the brokers do not tell what they keep: {self._trouble}")
+
+    def _silent(self) -> bool:
+        return self._operator.clock.now() - self._heard >= SILENCE_S
+
+    def _caught_up(self) -> None:
+        self.caught_up = True
+        if self._then is not None:
+            self._then()
+
+    def _complained(self, text: str) -> None:
+        self._trouble = text
 
     def _stored(self, stored: Stored) -> None:
-        self._heard, self._place = self._operator.clock.now(), stored.sequence
+        self._heard = self._operator.clock.now()
         stored.acknowledge()
         try:
             event = event_of(stored, self._operator.identity.domain)
