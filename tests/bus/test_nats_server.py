@@ -12,7 +12,7 @@ from nats_lab import ALL, HOST, KEEPER, A, B, Ground, Lab, needs_server, running
 
 from phalanx.bus.exchange import ExchangeError
 from phalanx.bus.nats import Audit, NatsServer, Refused, Retention, find_server, setup
-from phalanx.bus.nats.audit import read_line
+from phalanx.bus.nats.audit import Claims, read_line
 from phalanx.bus.nats.config import configuration
 from phalanx.clock.virtual import VirtualClock
 
@@ -154,6 +154,7 @@ WHO = '"v1:python:\\" - \\n[1] x" - "lab/user:phalanx://lab/agent/a" - '
         (HEAD + "TLS handshake error: tls: first record does not look like TLS", "handshake"),
         (HEAD + "TLS handshake error: read tcp 1.2.3.4:1->1.2.3.4:2: i/o timeout", "timeout"),
         (HEAD + '"lab/user:phalanx://lab/agent/b" - authentication error', "identity"),
+        (HEAD + "Failed pinned cert test for key id: " + "0a" * 32, "key"),
     ],
 )
 def test_a_refusal_is_read(line: str, refused: object) -> None:
@@ -172,12 +173,39 @@ def test_a_refusal_is_read(line: str, refused: object) -> None:
         "garbage",
         "[14205] 2026/11/21 08:20:31.828742 [INF] Server is ready",
         HEAD + "TLS handshake error: EOF",
+        HEAD + "TLS handshake error: certificate not pinned",  # told by the line before
+        HEAD.replace("cid", "rid") + "TLS route handshake error: certificate not pinned",
         HEAD + '"Publish Violation" - Client connection created',
         HEAD + WHO + "Client connection closed: Client Closed",
     ],
 )
 def test_what_is_no_refusal_is_passed_over(line: str) -> None:
     assert read_line(line) is None
+
+
+MOMENT = "[14205] 2026/11/21 08:20:31.828742 "
+PROVEN = MOMENT + '[DBG] 10.0.0.7:1 - cid:1 - {}Using URI found in cert for auth ["{}"]'
+CLAIM = MOMENT + '[WRN] User "{}" found in connect proto, but user required from cert'
+
+
+@pytest.mark.parametrize(
+    ("lines", "who"),
+    [
+        ([PROVEN.format(WHO, A.uri), CLAIM.format(A.uri)], ()),  # looked at again by a reload
+        ([PROVEN.format("", A.uri), CLAIM.format(A.uri)], ()),  # and after it
+        ([PROVEN.format("", A.uri), CLAIM.format(B.uri)], (A.uri,)),
+        ([PROVEN.format("", A.uri), CLAIM.format('\\" found in connect proto, but')], (A.uri,)),
+        ([PROVEN.format("", A.uri), HEAD + "x", CLAIM.format(A.uri)], ()),
+        ([CLAIM.format(A.uri)], (None,)),
+    ],
+)
+def test_a_claim_is_one_of_another_name_than_the_proven(
+    lines: list[str], who: tuple[str | None, ...]
+) -> None:
+    claims = Claims()
+    found = [one for line in lines if (one := claims.read(line)) is not None]
+    assert tuple(one.who for one in found) == who
+    assert all(one.what == "identity" for one in found)
 
 
 def violation(number: int) -> str:

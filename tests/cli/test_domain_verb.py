@@ -152,9 +152,28 @@ def test_a_detached_broker_takes_and_cuts_off_identities(edge: Path) -> None:
             (thief / file.name).chmod(0o600)
         phalanx("revoke", edge, "pop1")
         assert not connects(thief)
+        assert "broker1 knows of it" in phalanx("add", edge, "pop1")
+        assert connects(pop1)
+        assert not connects(thief)
         assert connects(edge / "identities" / "operator")
         assert "broker1 was stopped" in phalanx("down", edge)
         assert "no broker of this machine runs" in phalanx("down", edge)
+    finally:
+        Brokers(Domain.open(edge)).stop()
+
+
+@pytest.mark.nats
+def test_a_broker_that_cannot_take_what_is_new_is_told_of(edge: Path) -> None:
+    try:
+        apart("up", edge, "--detach")
+        certificate = edge / "brokers" / "broker1" / "cert.pem"
+        octets = certificate.read_bytes()
+        key = edge / "brokers" / "broker1" / "key.pem"
+        key.write_bytes((edge / "identities" / "operator" / "key.pem").read_bytes())
+        said = phalanx("renew", edge, "operator", code=2)
+        assert "broker1 goes on as before: Failed to reload server configuration" in said
+        assert certificate.read_bytes() == octets
+        assert connects(edge / "identities" / "operator")
     finally:
         Brokers(Domain.open(edge)).stop()
 

@@ -30,6 +30,12 @@ REAL = {"lease.recovered", "vnf.crashed", "driver.failed"}
 PROCESSES = {
     "process.started",
     "process.ended",
+    "certificate.holds",
+    "certificate.ends",
+    "certificate.unused",
+    "revocations.known",
+    "identity.admitted",
+    "identity.revoked",
     "memory.unusable",
     "connection.lost",
     "connection.regained",

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.bus.identities import IdentityError, Trust, read_certificate
+from phalanx.bus.identities import IdentityError, Trust, fingerprint, read_certificate
 from phalanx.bus.permissions import Identity, Role
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.runtime.domain import (
@@ -47,7 +47,7 @@ def test_a_new_domain_has_its_brokers_an_operator_and_a_recorder(
     assert again.spec == SPEC
     assert standings(again) == {"broker1": "valid", "operator": "valid", "recorder": "valid"}
     assert again.members()[0].hosts == ("127.0.0.1",)
-    assert {identity.role for identity in again.identities()} == {
+    assert {member.identity.role for member in again.admitted()} == {
         Role.BROKER,
         Role.OPERATOR,
         Role.RECORDER,
@@ -107,12 +107,12 @@ def test_a_broker_written_down_later_gets_its_certificate(domain: Domain, tmp_pa
     )
 
 
-def test_the_revoked_are_out_and_their_name_is_taken(domain: Domain, tmp_path: Path) -> None:
+def test_the_revoked_are_out(domain: Domain, tmp_path: Path) -> None:
     folder = domain.add("pop1", Role.AGENT)
     certificate = read_certificate(folder / "cert.pem")
     domain.revoke("pop1")
     assert standings(domain)["pop1"] == "revoked"
-    assert "pop1" not in {identity.name for identity in domain.identities()}
+    assert "pop1" not in {member.identity.name for member in domain.admitted()}
     assert not folder.exists()
     for own in ("authority", "identities/operator", "brokers/broker1"):
         with pytest.raises(IdentityError, match="of pop1 was revoked"):
@@ -120,12 +120,58 @@ def test_the_revoked_are_out_and_their_name_is_taken(domain: Domain, tmp_path: P
     for again in (lambda: domain.revoke("pop1"), lambda: domain.renew("pop1")):
         with pytest.raises(IdentityError, match="pop1 was revoked already"):
             again()
-    with pytest.raises(IdentityError, match=r"pop1 was revoked, .* free again on 20..-..-.."):
-        domain.add("pop1", Role.AGENT)
     later = Domain(domain.folder, domain.spec, lambda: datetime.now(UTC) + timedelta(days=91))
     assert "pop1" not in standings(later)
-    later.add("pop1", Role.AGENT)
-    assert standings(later)["pop1"] == "valid"
+
+
+def test_a_revoked_name_is_given_anew_with_another_key(domain: Domain, tmp_path: Path) -> None:
+    old = read_certificate(domain.add("pop1", Role.AGENT) / "cert.pem")
+    for role in (Role.AGENT, Role.OBSERVER):
+        domain.revoke("pop1")
+        new = read_certificate(domain.add("pop1", role) / "cert.pem")
+        (member,) = (m for m in domain.admitted() if m.identity.name == "pop1")
+        assert (member.identity.role, member.key) == (role, fingerprint(new))
+        assert standings(domain)["pop1"] == "valid"
+        for own in ("authority", "identities/pop1", "identities/operator"):
+            trust = Trust.read(tmp_path / "edge" / own)
+            assert trust.identify(new).name == "pop1"
+            with pytest.raises(IdentityError, match="of pop1 was revoked"):
+                trust.identify(old)
+        old = new
+    with pytest.raises(IdentityError, match="pop1 is there already, as observer"):
+        domain.add("pop1", Role.AGENT)
+
+
+def test_a_sealed_domain_asks_once_and_changes_nothing_without_an_answer(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    def ask() -> bytes:
+        asked.append(secret)
+        return secret
+
+    secret = b"a long passphrase"
+    Domain.create(tmp_path / "edge", SPEC, passphrase=secret)
+    sealed = Domain.open(tmp_path / "edge", ask=ask)
+    for name in ("pop1", "pop2"):
+        sealed.add(name, Role.AGENT)
+    assert len(asked) == 1
+    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    octets = [path.read_bytes() for path in before]
+    secret = b"another passphrase"
+    stranger = Domain.open(tmp_path / "edge", ask=ask)
+    for change in (
+        lambda: stranger.add("pop3", Role.AGENT),
+        lambda: stranger.renew("pop1"),
+        lambda: stranger.revoke("pop1"),
+        lambda: stranger.seal(None),
+    ):
+        with pytest.raises(IdentityError, match="the passphrase does not open it"):
+            change()
+    assert [path.read_bytes() for path in before] == octets
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
+    assert standings(stranger)["pop1"] == "valid"  # to look, nobody needs the key
+    sealed.seal(None)
+    Domain.open(tmp_path / "edge").revoke("pop1")
 
 
 def test_an_expired_identity_is_shown_and_renewed(domain: Domain) -> None:

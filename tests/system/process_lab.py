@@ -21,7 +21,7 @@ import pytest
 
 from phalanx.bus import subjects
 from phalanx.bus.exchange import Exchange, Stored
-from phalanx.bus.identities import Credentials, Files
+from phalanx.bus.identities import Files, LiveCredentials
 from phalanx.bus.nats import NatsExchange, NatsServer, find_server
 from phalanx.bus.nats.inbox import Reply
 from phalanx.bus.permissions import Identity, Role
@@ -46,7 +46,7 @@ from phalanx.runtime.processes.network import BOOKS, Books, BooksRequest
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.processes.start import connected
-from tests.system.process_log import Heard, effect_of, holds
+from tests.system.process_log import Heard, effect_of, holds, timeline
 from tests.system.process_plan import NETWORK, POPS, plan
 from tests.system.tcp_relay import Relay
 
@@ -103,8 +103,7 @@ class Lab:
     def join(self, name: str) -> Exchange:
         """Return the exchange of a member, in this process and on the lab's clock."""
         path = self.ground.bus(name)
-        joined = connected(read_bundle(path), Files.of(path.parent), self.clock)
-        return self._stack.enter_context(joined)
+        return self._stack.enter_context(connected(read_bundle(path), self.clock))
 
     def relay(self, *pops: str) -> None:
         """Let the agents of ``pops`` reach the only broker by relays from their next start on."""
@@ -123,10 +122,10 @@ class Lab:
         keeper = Bundle(
             Identity(name, Role.BROKER, self.ground.domain.spec.name),
             tuple((b.host, b.port) for b in self.ground.domain.spec.brokers),
-            Credentials.read(files),
+            LiveCredentials(files),
         )
         replies: list[Reply] = []
-        with connected(keeper, files, self.clock) as exchange:
+        with connected(keeper, self.clock) as exchange:
             assert isinstance(exchange, NatsExchange)
             self.until(lambda: exchange.connected, "the brokers answer")
             exchange.administer(f"STREAM.INFO.{subjects.EVENTS}", {}, replies.append)
@@ -220,10 +219,10 @@ class Lab:
         noise = ("network.sample", "plan.", "belief.", "traffic.")
         told = [
             h
-            for h in self.heard
+            for h in timeline(self.heard)
             if h.event.kind.startswith(kinds) and not h.event.kind.startswith(noise)
         ]
-        zero = self.heard[0].at if self.heard else 0.0
+        zero = told[0].at if told else 0.0
         lines = [
             f"{h.at - zero:7.2f} {h.event.agent:8} {h.event.kind:19} "
             + ", ".join(str(value) for value in h.event.data.values())[:80]
@@ -298,7 +297,7 @@ class Lab:
     def in_force(self) -> set[str]:
         """Return the measures in force, by the network's events."""
         found: set[str] = set()
-        for one in self.heard:
+        for one in timeline(self.of("measure.applied") + self.of("measure.lifted")):
             if one.event.kind == "measure.applied":
                 found.add(one.event.data["measure"])
             elif one.event.kind == "measure.lifted":

@@ -14,6 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from phalanx.cli.passphrase import VARIABLE, asking, new_passphrase
 from phalanx.cli.terminal import Group, err, out, say
 from phalanx.domain.errors import PhalanxError
 
@@ -38,6 +39,14 @@ app = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The domain's directory.")]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar=VARIABLE,
+        help="Holds the passphrase of the authority's key; asked on the terminal if none is given.",
+        show_default=False,
+    ),
+]
 Only = Annotated[
     list[str] | None,
     typer.Option("--broker", help="Only this broker; all of this machine if none is named."),
@@ -58,6 +67,10 @@ def init(
             "127.0.0.1:4222 if none is given.",
         ),
     ] = None,
+    sealed: Annotated[
+        bool, typer.Option("--sealed", help="Seal the authority's key by a passphrase.")
+    ] = False,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make a domain: its authority, its brokers' certificates, an operator and a recorder."""
     # The certificates' library takes time to import; other verbs do without.
@@ -75,11 +88,15 @@ def init(
         for number, server in enumerate(broker or ["127.0.0.1"], 1)
     )
     spec = DomainSpec(folder.resolve().name if name is None else name, brokers)
-    domain = Domain.create(folder, parse_domain(domain_text(spec), "phalanx domain init"))
+    parsed = parse_domain(domain_text(spec), "phalanx domain init")
+    given = sealed or passphrase_file is not None
+    passphrase = new_passphrase(passphrase_file) if given else None
+    domain = Domain.create(folder, parsed, passphrase=passphrase)
     say(out, f"{folder}: the domain {domain.spec.name}", "green")
     out.print(_table(domain.members()))
     key = folder / "authority" / "ca-key.pem"
-    say(out, f"Keep {key} safe: who has it can be anybody.", "yellow")
+    whoever = "who has it and the passphrase" if given else "who has it"
+    say(out, f"Keep {key} safe: {whoever} can be anybody.", "yellow")
     say(out, f"Next: phalanx domain up {folder}", "dim")
     say(out, f"      phalanx domain add {folder} pop1 --role agent", "dim")
 
@@ -93,11 +110,12 @@ def add(
         list[str] | None,
         typer.Option(help="Of a broker: a name or address beside that in domain.toml."),
     ] = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make an identity, and a directory with all that its process needs."""
     from phalanx.runtime.domain import role_named  # noqa: PLC0415
 
-    domain = _open(folder)
+    domain = _open(folder, passphrase_file)
     path = domain.add(name, role_named(role), tuple(host or ()))
     say(out, f"{name} belongs to the domain {domain.spec.name} now, as {role}", "green")
     _reload(domain)
@@ -116,15 +134,17 @@ def list_(folder: Folder) -> None:
 def revoke(
     folder: Folder,
     names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Whom.")],
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Take identities back: brokers cut them off, agents do not take their messages."""
-    domain = _open(folder)
+    domain = _open(folder, passphrase_file)
     for name in names:
         domain.revoke(name)
         say(out, f"{name} was revoked", "yellow")
     if not _reload(domain):
         say(out, "No broker of this machine runs; those elsewhere need this directory.", "dim")
-    say(out, "Agents refuse its messages once they have the new crl.pem.", "dim")
+    say(out, "Agents elsewhere refuse its messages once the new crl.pem is there.", "dim")
+    say(out, "The name is free: phalanx domain add gives it a new key.", "dim")
 
 
 @app.command()
@@ -134,16 +154,37 @@ def renew(
         list[str] | None,
         typer.Argument(metavar="[NAME…]", help="Whom; all who belong to it if none is named."),
     ] = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Give identities new certificates for the keys that they have."""
+    """Give identities new certificates for the keys that they have; what runs takes them."""
     from phalanx.runtime.domain import Standing  # noqa: PLC0415
 
-    domain = _open(folder)
+    domain = _open(folder, passphrase_file)
     members = [m.identity.name for m in domain.members() if m.standing is not Standing.REVOKED]
     for name in names or members:
         path = domain.renew(name)
         say(out, f"{name}: {path / 'cert.pem'} is new; copy it to where {name} runs")
     _reload(domain)
+
+
+@app.command()
+def passphrase(
+    folder: Folder,
+    passphrase_file: PassphraseFile = None,
+    new_file: Annotated[
+        Path | None,
+        typer.Option(help="Holds the new one; asked on the terminal if none is given."),
+    ] = None,
+    none: Annotated[
+        bool, typer.Option("--none", help="Take it away: the key's file alone will do.")
+    ] = False,
+) -> None:
+    """Seal the authority's key by a passphrase, or by another one."""
+    domain = _open(folder, passphrase_file)
+    domain.seal(None if none else new_passphrase(new_file))
+    key = folder / "authority" / "ca-key.pem"
+    say(out, f"{key} is {'open' if none else 'sealed'}", "yellow" if none else "green")
+    say(out, "Copies of the file that were made before are as they were.", "dim")
 
 
 @app.command()
@@ -249,10 +290,10 @@ def _prepare(brokers: Brokers, stop: _Stop, *, patient: bool) -> None:
     return None
 
 
-def _open(folder: Path) -> Domain:
+def _open(folder: Path, passphrase_file: Path | None = None) -> Domain:
     from phalanx.runtime.domain import Domain  # noqa: PLC0415
 
-    return Domain.open(folder)
+    return Domain.open(folder, ask=asking(passphrase_file))
 
 
 def _brokers(domain: Domain, names: list[str] | None) -> Brokers:

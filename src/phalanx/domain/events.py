@@ -64,6 +64,12 @@ KINDS: dict[str, str] = {
     "memory.unusable": "a process begins anew: what an earlier life left cannot be used",
     "connection.lost": "a process can speak with nobody: its connection is gone",
     "connection.regained": "a process can speak with the others again",
+    "certificate.holds": "a process uses a certificate, from its start or from now on",
+    "certificate.ends": "the certificate of a process ends soon, or has ended",
+    "certificate.unused": "the files of a process hold a certificate or list that is not used",
+    "revocations.known": "a process knows a newer list of revoked certificates",
+    "identity.admitted": "a broker lets a key in from now on",
+    "identity.revoked": "a broker lets a key in no more",
     "outbox.shed": "events were let go that no stream had acknowledged yet",
     "access.refused": "somebody was refused, or not believed: a call, a message, an entry",
 }

@@ -4,8 +4,9 @@
 file             holds
 ===============  ===================================================================
 ``ca.pem``       its certificate
-``ca-key.pem``   its key; whoever reads it can be anybody in the domain
-``issued.json``  every certificate that it issued: serial, name, role, end
+``ca-key.pem``   its key; whoever reads it can be anybody in the domain, unless it is
+                 sealed by a passphrase
+``issued.json``  every certificate that it issued: serial, name, role, end, key
 ``crl.pem``      what it took back before its end (RFC 5280, 5), signed by it
 ===============  ===================================================================
 
@@ -22,7 +23,6 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,6 +31,8 @@ from msgspec import Struct
 from phalanx.bus.identities import certificates, files
 from phalanx.bus.identities.credentials import key_octets, read_key
 from phalanx.bus.identities.errors import IdentityError
+from phalanx.bus.identities.issued import Record, read_issued, write_issued
+from phalanx.bus.identities.passphrases import Ask, check_passphrase, sealed_octets
 from phalanx.bus.identities.trust import (
     AUTHORITY_FILE,
     REVOKED_FILE,
@@ -40,9 +42,9 @@ from phalanx.bus.identities.trust import (
     read_certificate,
     wall_time,
 )
-from phalanx.bus.permissions import Identity, Role
+from phalanx.bus.permissions import Identity
 
-KEY_FILE, ISSUED_FILE = "ca-key.pem", "issued.json"
+KEY_FILE = "ca-key.pem"
 DAYS = 90
 """How long a certificate is valid unless said otherwise."""
 
@@ -52,16 +54,6 @@ class Issued(Struct, frozen=True):
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
-
-
-class Record(Struct, frozen=True):
-    """One certificate that was issued."""
-
-    serial: str
-    """Hexadecimal: JSON has no numbers that long."""
-    name: str
-    role: Role
-    until: datetime
 
 
 class Authority:
@@ -83,39 +75,82 @@ class Authority:
 
     @classmethod
     def create(
-        cls, folder: Path, domain: str, time: Callable[[], datetime] = wall_time
+        cls,
+        folder: Path,
+        domain: str,
+        time: Callable[[], datetime] = wall_time,
+        passphrase: bytes | None = None,
     ) -> Authority:
         """Make a new authority in a new directory (0700), as a whole or not at all.
 
+        Args:
+            folder: the directory.
+            domain: whose it is.
+            time: the time of day.
+            passphrase: opens its key; None: the key lies open.
+
         Raises:
-            IdentityError: if there is something already, or it cannot be written.
+            IdentityError: if there is something already, it cannot be written, or the
+                passphrase is too short.
 
         """
+        if passphrase is not None:
+            check_passphrase(passphrase)
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = certificates.authority_certificate(key, domain, time())
         with files.appearing(folder) as part:
             authority = cls(part, domain, certificate, key, time)
             files.write(part / AUTHORITY_FILE, pem(certificate))
-            files.write(part / KEY_FILE, key_octets(key), secret=True)
-            files.write(part / ISSUED_FILE, b"[]\n")
+            authority.seal(passphrase)
+            write_issued(part, ())
             authority._list_revoked(())
-        return cls(folder, domain, certificate, key, time)
+        return authority.at(folder)
 
     @classmethod
-    def open(cls, folder: Path, domain: str, time: Callable[[], datetime] = wall_time) -> Authority:
+    def open(
+        cls,
+        folder: Path,
+        domain: str,
+        time: Callable[[], datetime] = wall_time,
+        ask: Ask | None = None,
+    ) -> Authority:
         """Return the authority in a directory.
+
+        Args:
+            folder: the directory.
+            domain: whose it is.
+            time: the time of day.
+            ask: asked for the passphrase, if the key is sealed by one; None: it must not be.
 
         Raises:
             IdentityError: if a file is missing, damaged, or of another authority, if others may
-                read its key, or if its certificate expired.
+                read its key, it does not open, or if its certificate expired.
 
         """
         certificate = read_certificate(folder / AUTHORITY_FILE)
-        key = read_key(folder / KEY_FILE)
+        key = read_key(folder / KEY_FILE, ask)
         if key.public_key() != certificate.public_key():
             raise IdentityError(f"{folder / KEY_FILE}: is not the key of {folder / AUTHORITY_FILE}")
         check_time(certificate, "the authority", time())
         return cls(folder, domain, certificate, key, time)
+
+    def at(self, folder: Path) -> Authority:
+        """Return the same authority in the place to which its directory was moved."""
+        return Authority(folder, self.domain, self.certificate, self._key, self._time)
+
+    def seal(self, passphrase: bytes | None) -> None:
+        """Keep the key under ``passphrase`` from now on; with None, in the open.
+
+        Raises:
+            IdentityError: if the passphrase is too short, or the key cannot be written.
+
+        """
+        if passphrase is not None:
+            check_passphrase(passphrase)
+        octets = (
+            key_octets(self._key) if passphrase is None else sealed_octets(self._key, passphrase)
+        )
+        files.write(self._folder / KEY_FILE, octets, secret=True)
 
     @property
     def trust(self) -> Trust:
@@ -208,10 +243,10 @@ class Authority:
             identity.name,
             identity.role,
             certificate.not_valid_after_utc,
+            certificates.fingerprint(certificate),
         )
         with self._alone():
-            octets = msgspec.json.encode((*self.issued(), record))
-            files.write(self._folder / ISSUED_FILE, msgspec.json.format(octets, indent=1))
+            write_issued(self._folder, (*self.issued(), record))
         return certificate
 
     def _revoked(self) -> tuple[x509.RevokedCertificate, ...]:
@@ -247,17 +282,3 @@ class Authority:
             yield
         finally:
             os.close(descriptor)
-
-
-def read_issued(folder: Path) -> tuple[Record, ...]:
-    """Return all certificates that the authority in ``folder`` issued; its key is not needed.
-
-    Raises:
-        IdentityError: if the list cannot be read or is damaged.
-
-    """
-    path = folder / ISSUED_FILE
-    try:
-        return msgspec.json.decode(files.read(path), type=tuple[Record, ...])
-    except msgspec.MsgspecError as error:
-        raise IdentityError(f"{path}: is damaged: {error}") from None

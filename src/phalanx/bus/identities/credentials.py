@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -20,6 +21,7 @@ from msgspec import Struct
 
 from phalanx.bus.identities.errors import IdentityError
 from phalanx.bus.identities.files import read, write
+from phalanx.bus.identities.passphrases import MARK, Ask
 from phalanx.bus.identities.trust import (
     AUTHORITY_FILE,
     REVOKED_FILE,
@@ -113,20 +115,32 @@ def tls_context(files: Files) -> ssl.SSLContext:
     return context
 
 
-def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def read_key(path: Path, ask: Ask | None = None) -> ec.EllipticCurvePrivateKey:
     """Return the key in a PEM file that nobody but its owner may read.
 
+    Args:
+        path: the file.
+        ask: asked for the passphrase, if the key is under one; None: it must not be.
+
     Raises:
-        IdentityError: if there is none, or others may read it.
+        IdentityError: if there is none, others may read it, or the passphrase is not its own.
 
     """
+    octets = read(path, secret=True)
+    passphrase = None
+    if MARK in octets:
+        if ask is None:
+            raise IdentityError(f"{path}: is sealed by a passphrase, and must not be")
+        passphrase = ask()
     try:
-        key = load_pem_private_key(read(path, secret=True), None)
-    except (ValueError, TypeError):
+        key = load_pem_private_key(octets, passphrase)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise IdentityError(f"{path}: is no EC key in PEM")
-    return key
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key
+    if passphrase is not None:
+        raise IdentityError(f"{path}: the passphrase does not open it")
+    raise IdentityError(f"{path}: is no EC key in PEM")
 
 
 def write_credentials(

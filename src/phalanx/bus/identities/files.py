@@ -46,8 +46,13 @@ def write(path: Path, octets: bytes, *, secret: bool = False) -> None:
         raise _unusable(path, "written", error) from None
 
 
-def read(path: Path, *, secret: bool = False) -> bytes:
+def read(path: Path, *, secret: bool = False, what: str = "key") -> bytes:
     """Return what a file holds.
+
+    Args:
+        path: the file.
+        secret: whether its owner alone may be able to read it.
+        what: the secret in a word.
 
     Raises:
         IdentityError: if it cannot be read or is too long; if it is secret and anybody but its
@@ -59,7 +64,7 @@ def read(path: Path, *, secret: bool = False) -> bytes:
             mode = os.fstat(file.fileno()).st_mode
             if secret and mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise IdentityError(
-                    f"{path}: others may read this key (mode {stat.S_IMODE(mode):04o}); "
+                    f"{path}: others may read this {what} (mode {stat.S_IMODE(mode):04o}); "
                     f"allowed is 0600: chmod 600 {path}"
                 )
             octets = file.read(MAX_OCTETS + 1)

@@ -40,7 +40,8 @@ class Trust:
         time: the time of day.
 
     Raises:
-        IdentityError: if the authority did not sign the list, or is no authority.
+        IdentityError: if the authority did not sign the list or its time is over, or it is no
+            authority.
 
     """
 
@@ -55,6 +56,12 @@ class Trust:
             raise IdentityError("the certificate of the authority is not one of an authority")
         if revoked is not None and not revoked.is_signature_valid(key):
             raise IdentityError("the revocation list is not signed by the authority")
+        # One without an end says that nothing newer is to be expected (RFC 5280, 5.1.2.5).
+        if revoked is not None and (end := revoked.next_update_utc) and end < (now := time()):
+            raise IdentityError(
+                f"the revocation list ended on {_minute(end)}, and the clock here says "
+                f"{_minute(now)}; a present one is in every bundle that the domain's keeper has"
+            )
         self.authority = authority
         self._revoked = revoked
         self._time = time
@@ -141,6 +148,17 @@ class Trust:
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise IdentityError(f"the certificate of {identity.name} has no EC key")
         return identity, key
+
+    @property
+    def number(self) -> int:
+        """Of the revocation list: a later one has a higher number; 0: nothing was revoked yet."""
+        if self._revoked is None:
+            return 0
+        try:
+            found = self._revoked.extensions.get_extension_for_class(x509.CRLNumber)
+        except MALFORMED:
+            return 0
+        return found.value.crl_number
 
     def check_issued(self, certificate: x509.Certificate) -> None:
         """Check that the authority issued a certificate and did not take it back.

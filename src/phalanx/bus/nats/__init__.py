@@ -7,6 +7,7 @@ from phalanx.bus.nats.client import NatsExchange
 from phalanx.bus.nats.config import Cluster, Credentials, Limits, ServerSettings
 from phalanx.bus.nats.link import Bounds
 from phalanx.bus.nats.server import NatsServer, find_server
+from phalanx.bus.nats.server_log import Place
 from phalanx.bus.nats.setup import Retention, setup
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Limits",
     "NatsExchange",
     "NatsServer",
+    "Place",
     "Refused",
     "Retention",
     "ServerSettings",

@@ -6,33 +6,40 @@ cannot write lines of its own. Who it was is read from the server's own words al
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterable
-from io import BufferedReader
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from phalanx.bus.nats.server_log import Place, ServerLog
 from phalanx.clock import Clock, Timer
 
 _DISTINCT = 1_000
-_CHUNK = 1 << 20
 
 _LINE = re.compile(
     r"\[\d+\] \S+ \S+ \[\w+\] (?P<address>\S+:\d+) - [crl]id:\d+ - "
     r"(?P<quoted>(?:\"(?:[^\"\\]|\\.)*\" - )*)(?P<text>.*)"
 )
-_CLAIM = re.compile(r"\[\d+\] \S+ \S+ \[WRN\] (?P<text>User .* user required from cert)$")
-_RELOADED = re.compile(r"\[\d+\] \S+ \S+ \[INF\] Reloaded(?P<part>:)? ")
+_CLAIM = re.compile(
+    r"\[\d+\] \S+ \S+ \[WRN\] (?P<text>User \"(?P<user>(?:[^\"\\]|\\.)*)\" found in connect proto,"
+    r" but user required from cert)$"
+)
+_PROVEN = re.compile(r'Using \S+ found in cert for auth \["(?P<user>[^"\\]*)"\]$')
+_RELOADED = re.compile(r"\[\d+\] \S+ \S+ \[INF\] Reloaded server configuration")
 _USER = re.compile(r"\"[^\"\\]*/user:(?P<user>[^\"\\]*)\" - $")
 _SUBJECT = re.compile(r'Subject "(?P<subject>(?:[^"\\]|\\.)*)"')
-_LEFT = re.compile(r"TLS handshake error: .*(EOF|reset by peer|closed network connection)$")
-"""Whoever began to connect and went away was refused nothing."""
+_LEFT = re.compile(
+    r"TLS (route )?handshake error: .*"
+    r"(EOF|reset by peer|closed network connection|certificate not pinned)$"
+)
+"""Whoever began to connect and went away was refused nothing; of a key the line before told."""
+_KEY = re.compile(r"Failed pinned cert test for key id: (?P<key>[0-9a-f]{64})$")
 _KINDS = (
     ("publish", re.compile(r"Publish Violation")),
     ("subscribe", re.compile(r"Subscription Violation")),
+    ("key", _KEY),
     ("certificate", re.compile(r"TLS handshake error: .*certificate")),
     ("timeout", re.compile(r"TLS handshake error: .*timeout|Authentication Timeout$")),
     ("handshake", re.compile(r"TLS handshake error: ")),
@@ -52,9 +59,10 @@ class Refused(Struct, frozen=True):
     who: str | None
     """The identity as in its certificate; None: it was not proven."""
     what: str
-    """``publish``, ``subscribe``, ``certificate``, ``handshake`` (no TLS, or none that is
-    allowed), ``timeout`` (nothing was said), ``identity`` (certified, but not known, or another
-    than claimed), ``oversize``, ``limit``, ``slow`` or ``protocol`` (garbage)."""
+    """``publish``, ``subscribe``, ``certificate``, ``key`` (certified, but not one that is let
+    in, such as a revoked one), ``handshake`` (no TLS, or none that is allowed), ``timeout``
+    (nothing was said), ``identity`` (certified, but not known, or another than claimed),
+    ``oversize``, ``limit``, ``slow`` or ``protocol`` (garbage)."""
     subject: str | None
     """What was to be published or heard, if it was about that."""
     address: str | None
@@ -63,13 +71,12 @@ class Refused(Struct, frozen=True):
     """The server's words."""
     count: int = 1
     """How often, since the log was read last."""
+    key: str | None = None
+    """Of ``key``: which one, as ``identities.fingerprint``; its owner has proven to have it."""
 
 
 def read_line(line: str) -> Refused | None:
     """Return what a line of the log says was refused; None if it is about something else."""
-    claim = _CLAIM.match(line)
-    if claim is not None:
-        return Refused(None, "identity", None, None, claim["text"][:300])
     match = _LINE.match(line)
     if match is None or _LEFT.match(match["text"]):
         return None
@@ -79,34 +86,62 @@ def read_line(line: str) -> Refused | None:
         return None
     user = None if what in _NAMELESS else _USER.search(match["quoted"])
     subject = _SUBJECT.search(text)
+    key = _KEY.match(text)
     return Refused(
         user["user"] if user else None,
         what,
         subject["subject"] if subject else None,
-        match["address"].rpartition(":")[0],
+        _host(match),
         text[:300],
+        key=key["key"] if key else None,
     )
+
+
+class Claims:
+    """Tells who names himself as another than his certificate does.
+
+    The server says whom a certificate proves, and in its next word, without an address, if
+    another name was claimed. It takes the name that it gave somebody for a claim, too, when it
+    looks at a connection a second time: when it reads its configuration anew, and also later at
+    one that was being opened meanwhile. Such a name is the proven one.
+    """
+
+    def __init__(self) -> None:
+        self._proven: tuple[str, str] | None = None
+
+    def read(self, line: str) -> Refused | None:
+        """Return the claim in a line, which is the next one of the log; None: there is none."""
+        if claim := _CLAIM.match(line):
+            who, address = self._proven or (None, None)
+            if claim["user"] == who:
+                return None
+            return Refused(who, "identity", None, address, claim["text"][:300])
+        if (match := _LINE.match(line)) and (proven := _PROVEN.match(match["text"])):
+            self._proven = proven["user"], _host(match)
+        return None
 
 
 class Audit:
     """Follows the log of a server on this machine, also when it is set aside or truncated."""
 
-    def __init__(self, log: Path, *, from_start: bool = False) -> None:
+    def __init__(self, log: Path, *, after: Place | None = None, from_start: bool = False) -> None:
         """Follow ``log``, which need not be there yet.
 
         Args:
             log: the server's log file.
+            after: where an earlier audit stopped; None: see ``from_start``.
             from_start: whether what stands there already counts.
 
         """
-        self._log = log
-        self._file: BufferedReader | None = None
-        self._rest = b""
-        self._reloading = False
-        """Whether the server looks anew at who is connected: it takes them for claimants then."""
-        if not from_start and (file := self._open()) is not None:
-            file.seek(0, os.SEEK_END)
-            self._file = file
+        self.reloads = 0
+        """How often the server read its configuration anew, as far as was read."""
+        self._log = ServerLog(log, after=after, from_start=from_start)
+        self._claims = Claims()
+
+    @property
+    def place(self) -> Place | None:
+        """How far the log was read; None: there is no line yet."""
+        return self._log.place
 
     def read(self) -> list[Refused]:
         """Return what was refused since the last call, the same things as one.
@@ -115,14 +150,13 @@ class Audit:
         rest are told as one, with nobody's name.
         """
         found: dict[tuple[object, ...], Refused] = {}
-        for line in self._lines():
-            text = line.decode("utf-8", "replace")
-            if reloaded := _RELOADED.match(text):
-                self._reloading = reloaded["part"] is not None
-            one = read_line(text)
-            if one is None or (self._reloading and _CLAIM.match(text)):
+        for octets in self._log.lines():
+            line = octets.decode("utf-8", "replace")
+            self.reloads += _RELOADED.match(line) is not None
+            one = read_line(line) or self._claims.read(line)
+            if one is None:
                 continue
-            key: tuple[object, ...] = (one.who, one.what, one.subject, one.address)
+            key: tuple[object, ...] = (one.who, one.what, one.subject, one.address, one.key)
             if key not in found and len(found) >= _DISTINCT:
                 key = ("more",)
                 one = Refused(None, one.what, None, one.address, "and more that differ")
@@ -144,42 +178,7 @@ class Audit:
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _lines(self) -> Iterable[bytes]:
-        if self._file is None:
-            self._file = self._open()
-        while self._file is not None:
-            place = self._file.tell()
-            if os.fstat(self._file.fileno()).st_size < place:
-                self._file.seek(0)
-                self._rest = b""
-            while octets := self._file.read(_CHUNK):
-                *lines, self._rest = (self._rest + octets).split(b"\n")
-                yield from lines
-            if self._current():
-                return
-            self.close()  # it was set aside, and is read to its end
-            self._rest = b""
-            self._file = self._open()
-
-    def _open(self) -> BufferedReader | None:
-        try:
-            return self._log.open("rb")
-        except FileNotFoundError:
-            return None
-
-    def _current(self) -> bool:
-        """Whether the open file is still the log; also if there is none at the moment."""
-        assert self._file is not None
-        try:
-            now = self._log.stat()
-        except FileNotFoundError:
-            return True
-        mine = os.fstat(self._file.fileno())
-        return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
+        self._log.close()
 
 
 class _Repeated:
@@ -189,3 +188,7 @@ class _Repeated:
 
     def cancel(self) -> None:
         self.inner.cancel()
+
+
+def _host(match: re.Match[str]) -> str:
+    return match["address"].rpartition(":")[0]

@@ -16,6 +16,9 @@ from phalanx.bus.wire import MAX_OCTETS
 HEADER_OCTETS = 4096
 """Room for the headers of a message, which the server counts with its payload."""
 
+_ROUTE_PING, _ROUTE_PINGS = "1s", 3
+"""How often the servers of a cluster ask each other, and how often in vain before one is cut."""
+
 _MIB = 1 << 20
 
 
@@ -37,6 +40,8 @@ class Cluster(Struct, frozen=True):
     routes: tuple[tuple[str, int], ...]
     """(host, port) of every member, itself too. A server is let in whose certificate has one
     of these hosts as a DNS name – also a host that is an address. Those of agents have none."""
+    keys: tuple[str, ...] | None = None
+    """As ``ServerSettings.keys``, of the members."""
 
 
 class Limits(Struct, frozen=True):
@@ -72,6 +77,9 @@ class ServerSettings(Struct, frozen=True):
     credentials: Credentials
     identities: tuple[Identity, ...]
     """Who may connect, the broker's own identity too."""
+    keys: tuple[str, ...] | None = None
+    """With which keys: the SHA-256 of each one's SubjectPublicKeyInfo, hexadecimal. A certificate
+    with another key is refused, whoever signed it. None: with any that the authority certified."""
     cluster: Cluster | None = None
     monitor_port: int | None = None
     """Where it tells figures of itself, on the loopback; None: nowhere."""
@@ -99,7 +107,7 @@ def configuration(settings: ServerSettings) -> str:
     tree: dict[str, Any] = {
         "server_name": settings.name,
         "listen": f"{settings.host}:{settings.port}",
-        "tls": _tls(settings.credentials)
+        "tls": _tls(settings.credentials, settings.keys)
         | {
             "verify_and_map": True,
             "handshake_first": True,
@@ -141,19 +149,32 @@ def configuration(settings: ServerSettings) -> str:
         tree["cluster"] = {
             "name": settings.domain,
             "listen": f"{cluster.host}:{cluster.port}",
-            "tls": _tls(settings.credentials)
+            "tls": _tls(settings.credentials, cluster.keys)
             | {"verify_cert_and_check_known_urls": True, "timeout": limits.handshake_s},
             "routes": [f"nats://{host}:{port}" for host, port in cluster.routes],
+            "ping_interval": _ROUTE_PING,
+            "ping_max": _ROUTE_PINGS,
         }
     return json.dumps(tree, indent=1) + "\n"
 
 
-def _tls(credentials: Credentials) -> dict[str, Any]:
-    return {
+def keys_in(path: Path) -> frozenset[str]:
+    """Return the keys that a configuration file lets in; none if it names none or is not there."""
+    try:
+        return frozenset(json.loads(path.read_text())["tls"]["pinned_certs"])
+    except (OSError, ValueError, KeyError):
+        return frozenset()
+
+
+def _tls(credentials: Credentials, keys: tuple[str, ...] | None) -> dict[str, Any]:
+    tls: dict[str, Any] = {
         "cert_file": str(credentials.certificate),
         "key_file": str(credentials.key),
         "ca_file": str(credentials.authority),
     }
+    if keys is not None:
+        tls["pinned_certs"] = sorted(set(keys))
+    return tls
 
 
 def _users(identities: Iterable[Identity]) -> list[dict[str, Any]]:

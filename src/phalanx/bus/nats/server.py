@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,9 +17,14 @@ from msgspec.structs import replace
 
 from phalanx.bus.exchange import ExchangeError
 from phalanx.bus.nats.config import ServerSettings, configuration
+from phalanx.bus.nats.server_log import ServerLog
 from phalanx.bus.permissions import Identity
 
 _LOOK_S = 0.02
+_TAKEN = "Reloaded server configuration"
+_ANSWER = re.compile(
+    rf"\[\d+\] \S+ \S+ \[\w+\] ({_TAKEN}|Failed to reload server configuration: .*)"
+)
 
 
 def find_server() -> Path:
@@ -113,19 +119,63 @@ class NatsServer:
             _until(lambda: self.pid is None, 10.0)
         self._child = None
 
-    def reload(self, identities: tuple[Identity, ...]) -> None:
-        """Let exactly ``identities`` connect from now on; who is no longer among them is cut.
+    def reload(
+        self,
+        identities: tuple[Identity, ...],
+        keys: tuple[str, ...] | None = None,
+        route_keys: tuple[str, ...] | None = None,
+        *,
+        within_s: float = 10.0,
+    ) -> None:
+        """Let exactly these connect from now on; who is no longer among them is cut off.
+
+        The server also reads its own certificate and key anew, for connections to come.
+
+        Args:
+            identities: who may connect.
+            keys: with which keys; see ``ServerSettings.keys``.
+            route_keys: with which keys other members of the cluster may.
+            within_s: how long it may take.
 
         Raises:
-            ExchangeError: if it does not run.
+            ExchangeError: if it does not run, or did not take it: then it goes on as before.
 
         """
         pid = self.pid
         if pid is None:
             raise ExchangeError(f"the NATS server {self.settings.name} does not run")
-        self.settings = replace(self.settings, identities=identities)
-        self._write()
-        os.kill(pid, signal.SIGHUP)
+        cluster = self.settings.cluster
+        self.settings = replace(
+            self.settings,
+            identities=identities,
+            keys=keys,
+            cluster=None if cluster is None else replace(cluster, keys=route_keys),
+        )
+        log = ServerLog(self.settings.log)
+        said: list[str] = []
+
+        def answered() -> bool:
+            said.extend(
+                match[1]
+                for line in log.lines()
+                if (match := _ANSWER.match(line.decode(errors="replace")))
+            )
+            return bool(said)
+
+        try:
+            self._write()
+            os.kill(pid, signal.SIGHUP)
+            if not _until(answered, within_s):
+                raise ExchangeError(
+                    f"the NATS server {self.settings.name} did not read its configuration anew "
+                    f"within {within_s:g} s; see {self.settings.log}"
+                )
+        finally:
+            log.close()
+        if not said[0].startswith(_TAKEN):
+            raise ExchangeError(
+                f"the NATS server {self.settings.name} goes on as before: {said[0]}"
+            )
 
     def _write(self) -> None:
         directory, path = self.settings.directory, self.settings.configuration

@@ -1,6 +1,7 @@
 """A domain: the agents that work together, their identities, and the brokers between them."""
 
-from phalanx.runtime.domain.keeper import Domain, Member, Standing
+from phalanx.runtime.domain.keeper import Domain
+from phalanx.runtime.domain.members import Member, Standing
 from phalanx.runtime.domain.spec import (
     BrokerSpec,
     Bundle,

@@ -6,10 +6,13 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from phalanx.bus.exchange import ExchangeError
 from phalanx.bus.identities import Credentials, Files, IdentityError, tls_context
 from phalanx.bus.nats import Cluster, Limits, NatsServer, Retention, ServerSettings, setup
 from phalanx.bus.nats import Credentials as Paths
+from phalanx.bus.permissions import Identity, Role
 from phalanx.runtime.domain.keeper import Domain
 from phalanx.runtime.domain.spec import BrokerSpec
 
@@ -99,11 +102,26 @@ class Brokers:
         )
 
     def reload(self) -> tuple[str, ...]:
-        """Tell those that run who belongs to the domain now; return their names."""
-        identities = self.domain.identities()
-        running = [server for server in self.servers if server.pid is not None]
-        for server in running:
-            server.reload(identities)
+        """Tell those that run who belongs to the domain now; return their names.
+
+        Whoever was revoked is cut off there, and the brokers show their own certificates as they
+        are now.
+
+        Raises:
+            ExchangeError: if one did not take it; it goes on as before, the others know.
+
+        """
+        failed: ExchangeError | None = None
+        with self.domain.alone():  # so that a later command's news are not undone by an earlier's
+            admission = _Admission.of(self.domain)
+            running = [server for server in self.servers if server.pid is not None]
+            for server in running:
+                try:
+                    server.reload(admission.identities, admission.keys, admission.route_keys)
+                except ExchangeError as error:
+                    failed = failed or error
+        if failed is not None:
+            raise failed
         return tuple(server.settings.name for server in running)
 
     def stop(self, names: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -127,10 +145,10 @@ class Brokers:
             )
         listen = broker.listen or broker.host
         own = Files.of(folder.resolve())
-        cluster = None
+        admission, cluster = _Admission.of(self.domain), None
         if len(spec.brokers) > 1:
             routes = tuple((other.host, other.meets_at) for other in spec.brokers)
-            cluster = Cluster(listen, broker.meets_at, routes)
+            cluster = Cluster(listen, broker.meets_at, routes, admission.route_keys)
         return NatsServer(
             ServerSettings(
                 name=broker.name,
@@ -139,7 +157,8 @@ class Brokers:
                 host=listen,
                 port=broker.port,
                 credentials=Paths(own.certificate, own.key, own.authority),
-                identities=self.domain.identities(),
+                identities=admission.identities,
+                keys=admission.keys,
                 cluster=cluster,
                 monitor_port=broker.monitor_port,
                 limits=Limits(
@@ -149,6 +168,20 @@ class Brokers:
                 ),
             )
         )
+
+
+class _Admission(Struct, frozen=True):
+    """Who may connect, and with which keys."""
+
+    identities: tuple[Identity, ...]
+    keys: tuple[str, ...]
+    route_keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, domain: Domain) -> _Admission:
+        members = domain.admitted()
+        brokers = tuple(m.key for m in members if m.identity.role is Role.BROKER)
+        return cls(tuple(m.identity for m in members), tuple(m.key for m in members), brokers)
 
 
 def is_here(host: str) -> bool:

@@ -21,28 +21,29 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from enum import Enum
 from pathlib import Path
-
-from cryptography import x509
-from msgspec import Struct
 
 from phalanx.bus.identities import (
     Authority,
     IdentityError,
-    Record,
-    Trust,
     files,
-    hosts_of,
-    identity_of,
     read_certificate,
     write_credentials,
 )
-from phalanx.bus.identities.authority import read_issued
 from phalanx.bus.identities.credentials import CERTIFICATE_FILE
+from phalanx.bus.identities.passphrases import Ask, ask_environment
 from phalanx.bus.identities.trust import AUTHORITY_FILE, REVOKED_FILE, pem, wall_time
 from phalanx.bus.permissions import Identity, Role
 from phalanx.domain.errors import ScenarioError
+from phalanx.runtime.domain.members import (
+    AUTHORITY,
+    BROKERS,
+    IDENTITIES,
+    Member,
+    Standing,
+    folders,
+    read_members,
+)
 from phalanx.runtime.domain.spec import (
     BrokerSpec,
     DomainSpec,
@@ -54,27 +55,14 @@ from phalanx.runtime.domain.spec import (
 DOMAIN_FILE, BUS_FILE = "domain.toml", "bus.toml"
 
 
-class Standing(Enum):
-    """Whether an identity may connect."""
-
-    VALID = "valid"
-    EXPIRED = "expired"
-    REVOKED = "revoked"
-
-
-class Member(Struct, frozen=True):
-    """An identity of the domain."""
-
-    identity: Identity
-    until: datetime
-    """When its certificate ends."""
-    standing: Standing
-    hosts: tuple[str, ...] = ()
-    """Of a broker."""
-
-
 class Domain:
     """A domain and its directory; ``create`` or ``open`` it.
+
+    Args:
+        folder: the directory.
+        spec: what its ``domain.toml`` says.
+        time: the time of day.
+        ask: asked, once, for the passphrase of the authority's key, if it is sealed and needed.
 
     Raises:
         IdentityError: by all of its methods, if a file cannot be read or written.
@@ -82,28 +70,46 @@ class Domain:
     """
 
     def __init__(
-        self, folder: Path, spec: DomainSpec, time: Callable[[], datetime] = wall_time
+        self,
+        folder: Path,
+        spec: DomainSpec,
+        time: Callable[[], datetime] = wall_time,
+        ask: Ask = ask_environment,
     ) -> None:
         self.folder = folder
         self.spec = spec
         self._time = time
+        self._ask = ask
+        self._opened: Authority | None = None
 
     @classmethod
     def create(
-        cls, folder: Path, spec: DomainSpec, time: Callable[[], datetime] = wall_time
+        cls,
+        folder: Path,
+        spec: DomainSpec,
+        time: Callable[[], datetime] = wall_time,
+        passphrase: bytes | None = None,
     ) -> Domain:
         """Make a domain's directory (0700), with the brokers, an operator and a recorder.
 
+        Args:
+            folder: the directory.
+            spec: the domain.
+            time: the time of day.
+            passphrase: seals the authority's key; None: whoever has its file can use it.
+
         Raises:
-            IdentityError: if there is something already, or it cannot be written.
+            IdentityError: if there is something already, it cannot be written, or the
+                passphrase is too short.
 
         """
         with files.appearing(folder) as part:
-            Authority.create(part / "authority", spec.name, time)
+            authority = Authority.create(part / AUTHORITY, spec.name, time, passphrase)
             files.write(part / DOMAIN_FILE, domain_text(spec).encode())
-            for each in ("brokers", "identities"):
+            for each in (BROKERS, IDENTITIES):
                 (part / each).mkdir(0o700)
             domain = cls(part, spec, time)
+            domain._opened = authority
             for broker in spec.brokers:
                 domain.add(broker.name, Role.BROKER)
             for role in (Role.OPERATOR, Role.RECORDER):
@@ -111,8 +117,13 @@ class Domain:
         return cls(folder, spec, time)
 
     @classmethod
-    def open(cls, folder: Path, time: Callable[[], datetime] = wall_time) -> Domain:
-        """Return the domain in a directory.
+    def open(
+        cls,
+        folder: Path,
+        time: Callable[[], datetime] = wall_time,
+        ask: Ask = ask_environment,
+    ) -> Domain:
+        """Return the domain in a directory; the arguments are those of the class.
 
         Raises:
             ScenarioError: if there is none, or its ``domain.toml`` is not usable.
@@ -123,45 +134,29 @@ class Domain:
             raise ScenarioError(
                 f"{folder}: is no domain's directory; phalanx domain init {folder} makes one"
             )
-        return cls(folder, read_domain(path), time)
+        return cls(folder, read_domain(path), time, ask)
 
     def bundle(self, name: str) -> Path:
         """Return the directory of an identity that is no broker."""
-        return self.folder / "identities" / name
+        return self.folder / IDENTITIES / name
 
     def broker(self, name: str) -> Path:
         """Return the directory of a broker."""
-        return self.folder / "brokers" / name
+        return self.folder / BROKERS / name
 
     def members(self) -> tuple[Member, ...]:
         """Return who belongs to the domain and who was revoked: brokers first, then by name."""
-        trust, now = self._trust(), self._time()
-        found = []
-        for certificate in self._certificates():
-            identity = identity_of(certificate)
-            until = certificate.not_valid_after_utc
-            standing = Standing.VALID if until > now else Standing.EXPIRED
-            if trust.revoked(certificate):
-                continue  # listed below: its directory is about to go
-            found.append(Member(identity, until, standing, hosts_of(certificate)))
-        there = {member.identity.name for member in found}
-        found += [
-            Member(
-                Identity(record.name, record.role, self.spec.name), record.until, Standing.REVOKED
-            )
-            for record in self._retired().values()
-            if record.name not in there
-        ]
-        return tuple(
-            sorted(found, key=lambda m: (m.identity.role is not Role.BROKER, m.identity.name))
-        )
+        return read_members(self.folder, self.spec.name, self._time)
 
-    def identities(self) -> tuple[Identity, ...]:
-        """Return who may connect to the brokers."""
-        return tuple(m.identity for m in self.members() if m.standing is not Standing.REVOKED)
+    def admitted(self) -> tuple[Member, ...]:
+        """Return who may connect to the brokers; a certificate that expired does not help them."""
+        return tuple(m for m in self.members() if m.standing is not Standing.REVOKED)
 
     def add(self, name: str, role: Role, hosts: tuple[str, ...] = ()) -> Path:
         """Make an identity, and return the directory with what its process needs.
+
+        A name that was revoked is free again: the old certificates stay on the revocation list,
+        and brokers let nobody in with the old key.
 
         Args:
             name: of the identity; of an agent, that of its PoP.
@@ -170,14 +165,15 @@ class Domain:
 
         Raises:
             ScenarioError: if the name or the hosts are not usable.
-            IdentityError: if the name is taken, or was revoked and has not run out yet.
+            IdentityError: if the name is taken, or the authority's key does not open.
 
         """
         try:
             identity = Identity(name, role, self.spec.name)
         except ValueError as error:
             raise ScenarioError(str(error)) from None
-        with self._alone():
+        authority = self._authority()  # which may wait for somebody to type
+        with self.alone():
             self._check_free(name)
             path, all_hosts = self.bundle(name), hosts
             if role is Role.BROKER:
@@ -186,7 +182,6 @@ class Domain:
                 raise ScenarioError(f"{name} has the role {role.value}; only a broker has hosts")
             if path.exists():
                 files.vanish(path)  # was revoked
-            authority = Authority.open(self.folder / "authority", self.spec.name, self._time)
             issued = authority.issue(identity, all_hosts, self.spec.certificate_days)
             with files.appearing(path) as part:
                 write_credentials(part, issued.certificate, issued.key)
@@ -200,9 +195,9 @@ class Domain:
             IdentityError: if there is no such identity, or it was revoked.
 
         """
-        with self._alone():
+        authority = self._authority()
+        with self.alone():
             path, identity = self._home(name)
-            authority = Authority.open(self.folder / "authority", self.spec.name, self._time)
             present = read_certificate(path / CERTIFICATE_FILE)
             fresh = authority.renew(present, self.spec.certificate_days)
             self._complete(path, identity)
@@ -210,48 +205,71 @@ class Domain:
         return path
 
     def revoke(self, name: str) -> None:
-        """Take an identity back for good: no broker lets it in, no agent takes its seals.
+        """Take an identity back: no broker lets its key in, no agent takes its seals.
 
         Raises:
             IdentityError: if there is no such identity.
 
         """
-        with self._alone():
+        authority = self._authority()
+        with self.alone():
             path, _ = self._home(name)
-            authority = Authority.open(self.folder / "authority", self.spec.name, self._time)
             authority.revoke(name)
             files.vanish(path)
-            for bundle in self._folders():
+            for bundle in folders(self.folder):
                 self._write_revoked(bundle)
+
+    def seal(self, passphrase: bytes | None) -> None:
+        """Have the authority's key under ``passphrase`` from now on; with None, in the open.
+
+        Raises:
+            IdentityError: if the passphrase is too short, or the one until now is not known.
+
+        """
+        authority = self._authority()
+        with self.alone():
+            authority.seal(passphrase)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let one command at a time change it, and clear up after one that was killed."""
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            for kind in (BROKERS, IDENTITIES):
+                for path in (self.folder / kind).glob(".*"):
+                    shutil.rmtree(path, ignore_errors=True)
+            yield
+        finally:
+            os.close(descriptor)
 
     # -- parts ------------------------------------------------------------------------------
 
+    def _authority(self) -> Authority:
+        if self._opened is None:
+            folder = self.folder / AUTHORITY
+            self._opened = Authority.open(folder, self.spec.name, self._time, self._ask)
+        return self._opened
+
     def _complete(self, path: Path, identity: Identity) -> None:
         """Write what a directory holds beside its certificate and key."""
-        own = self.folder / "authority" / AUTHORITY_FILE
+        own = self.folder / AUTHORITY / AUTHORITY_FILE
         files.write(path / AUTHORITY_FILE, files.read(own))
         self._write_revoked(path)
         if identity.role is not Role.BROKER:
             files.write(path / BUS_FILE, bus_text(identity, self.spec).encode())
 
     def _write_revoked(self, path: Path) -> None:
-        listed = files.read(self.folder / "authority" / REVOKED_FILE)
+        listed = files.read(self.folder / AUTHORITY / REVOKED_FILE)
         files.write(path / REVOKED_FILE, listed)
 
     def _check_free(self, name: str) -> None:
-        for member in self.members():
-            if member.identity.name != name:
-                continue
-            if member.standing is not Standing.REVOKED:
+        for member in self.admitted():
+            if member.identity.name == name:
                 raise IdentityError(
                     f"{name} is there already, as {member.identity.role.value}; "
                     f"phalanx domain renew gives it a new certificate"
                 )
-            # Brokers know identities, not certificates: the old key would be let in again.
-            raise IdentityError(
-                f"{name} was revoked, and a copy of its key may still be about; "
-                f"the name is free again on {member.until:%Y-%m-%d}, when its certificate ends"
-            )
 
     def _broker_spec(self, name: str) -> BrokerSpec:
         for broker in self.spec.brokers:
@@ -273,45 +291,3 @@ class Domain:
         raise IdentityError(
             f"there is no {name!r} in the domain {self.spec.name}; there are {names}"
         )
-
-    def _folders(self) -> list[Path]:
-        return sorted(
-            path
-            for kind in ("brokers", "identities")
-            for path in (self.folder / kind).iterdir()
-            if not path.name.startswith(".") and path.is_dir()
-        )
-
-    def _certificates(self) -> list[x509.Certificate]:
-        found = []
-        for path in self._folders():
-            certificate = read_certificate(path / CERTIFICATE_FILE)
-            if (name := identity_of(certificate).name) != path.name:
-                raise IdentityError(f"{path}: holds the certificate of {name}; move it elsewhere")
-            found.append(certificate)
-        return found
-
-    def _retired(self) -> dict[str, Record]:
-        """Return the last certificate of each name that was revoked and has not run out."""
-        trust, now = self._trust(), self._time()
-        return {
-            record.name: record
-            for record in read_issued(self.folder / "authority")
-            if record.until > now and trust.revoked_serial(int(record.serial, 16))
-        }
-
-    def _trust(self) -> Trust:
-        return Trust.read(self.folder / "authority", self._time)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let one command at a time change it, and clear up after one that was killed."""
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            for kind in ("brokers", "identities"):
-                for path in (self.folder / kind).glob(".*"):
-                    shutil.rmtree(path, ignore_errors=True)
-            yield
-        finally:
-            os.close(descriptor)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from phalanx.bus.identities import DAYS, Credentials, Files, IdentityError
+from phalanx.bus.identities import DAYS, Credentials, Files, IdentityError, LiveCredentials
 from phalanx.bus.identities.certificates import host_name
 from phalanx.bus.permissions import Identity, Role
 from phalanx.domain.errors import ScenarioError
@@ -96,7 +96,12 @@ class Bundle(Struct, frozen=True):
     identity: Identity
     servers: tuple[tuple[str, int], ...]
     """(host, port) of each broker."""
-    credentials: Credentials
+    live: LiveCredentials
+
+    @property
+    def credentials(self) -> Credentials:
+        """Those in use now."""
+        return self.live.present
 
 
 def read_domain(path: Path) -> DomainSpec:
@@ -133,7 +138,7 @@ def read_bundle(path: Path) -> Bundle:
     """
     spec = read_toml(BusSpec, path)
     folder = path.parent
-    credentials = Credentials.read(
+    live = LiveCredentials(
         Files(
             folder / spec.certificate,
             folder / spec.key,
@@ -142,16 +147,16 @@ def read_bundle(path: Path) -> Bundle:
         )
     )
     identity = Identity(spec.name, spec.role, spec.domain)
-    if credentials.identity != identity:
+    if live.present.identity != identity:
         raise IdentityError(
-            f"{folder / spec.certificate}: is that of {credentials.identity.uri}; "
+            f"{folder / spec.certificate}: is that of {live.present.identity.uri}; "
             f"{path} says {identity.uri}"
         )
     servers = tuple(
         split_server(server, f"{path}: servers[{place}]")
         for place, server in enumerate(spec.servers)
     )
-    return Bundle(identity, servers, credentials)
+    return Bundle(identity, servers, live)
 
 
 def split_server(text: str, where: str) -> tuple[str, int]:

@@ -1,8 +1,12 @@
-"""The auditor: tells the domain what the brokers of this machine refuse.
+"""The auditor: tells the domain what the brokers of this machine refuse, and whom they let in.
 
 A broker writes to its log alone whom it did not let in and what it did not let pass. The
 auditor runs beside it, as long as it does, and makes events of that (``access.refused``), with
 the broker's identity. A recorder has them like all others, wherever it runs.
+
+It tells, too, when a broker has learnt that a key may connect (``identity.admitted``) or may
+not any more (``identity.revoked``), so that the log says from when on each broker held to it.
+Started again it goes on where it stopped: what the log held meanwhile is told then.
 """
 
 from __future__ import annotations
@@ -14,16 +18,22 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
+from msgspec import Struct
+
 from phalanx import __version__
-from phalanx.bus.identities import Credentials, Files
+from phalanx.bus.identities import Files, IdentityError, LiveCredentials, Record, read_issued
 from phalanx.bus.nats import Audit as BrokerLog
-from phalanx.bus.nats import NatsServer, Refused
+from phalanx.bus.nats import NatsServer, Place, Refused
+from phalanx.bus.nats.config import keys_in
 from phalanx.bus.permissions import Role
 from phalanx.clock.wall import WallClock
+from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Recorder
 from phalanx.fabric.audit import Audit, Refusal
 from phalanx.runtime.domain import Bundle, Domain
 from phalanx.runtime.domain.brokers import Brokers
+from phalanx.runtime.processes.certificates import Certificates
 from phalanx.runtime.processes.start import connected
 from phalanx.runtime.processes.stream import PAUSE_S, EventStream
 from phalanx.store.memories import Memories
@@ -35,6 +45,15 @@ FOLDER = "audit"
 """Where the auditor keeps what is not told yet, beside the broker's certificate."""
 UNPROVEN = "?"
 """Stands before the address of whoever has not proven who it is."""
+
+
+class Told(Struct, frozen=True):
+    """What the next life of an auditor has to know."""
+
+    place: Place | None = None
+    """How far the broker's log was told."""
+    keys: frozenset[str] | None = None
+    """Those that the broker let in then; None: it was not looked at yet."""
 
 
 def start_auditor(domain: Domain, names: Sequence[str]) -> int:
@@ -69,11 +88,7 @@ def audit(brokers: Brokers) -> None:
     clock = WallClock(begin=time.time())
     with ExitStack() as stack:
         stack.callback(clock.close)
-        servers = tuple((broker.host, broker.port) for broker in brokers.domain.spec.brokers)
-        witnesses = [
-            _Witness(server, brokers.domain.broker(server.settings.name), servers, clock, stack)
-            for server in brokers.servers
-        ]
+        witnesses = [_Witness(server, brokers.domain, clock, stack) for server in brokers.servers]
 
         running = True
         while running:
@@ -87,23 +102,21 @@ class _Witness:
     """Reads the log of one broker."""
 
     def __init__(
-        self,
-        server: NatsServer,
-        folder: Path,
-        servers: tuple[tuple[str, int], ...],
-        clock: WallClock,
-        stack: ExitStack,
+        self, server: NatsServer, domain: Domain, clock: WallClock, stack: ExitStack
     ) -> None:
-        files = Files.of(folder)
-        credentials = Credentials.read(files)
-        me = credentials.identity
-        incarnation = stack.enter_context(Memories(folder / FOLDER)).begin()
-        outbox = stack.enter_context(Outbox(folder / FOLDER / "outbox.db"))
-        bundle = Bundle(me, servers, credentials)
-        exchange = stack.enter_context(connected(bundle, files, clock))
-        self.stream = EventStream(exchange, outbox, clock, epoch_s=0.0, pause_s=PAUSE_S)
-        recorder = Recorder(me.name, self.stream, clock.now, f"{me.name}.{incarnation}")
-        started = recorder.record(
+        folder = domain.broker(server.settings.name)
+        live = LiveCredentials(Files.of(folder))
+        me = live.present.identity
+        self._memories = stack.enter_context(Memories(folder / FOLDER, sync=False))
+        self._told = _recall(self._memories)
+        incarnation = self._memories.begin()
+        self._outbox = stack.enter_context(Outbox(folder / FOLDER / "outbox.db"))
+        servers = tuple((broker.host, broker.port) for broker in domain.spec.brokers)
+        exchange = stack.enter_context(connected(Bundle(me, servers, live), clock))
+        stream = EventStream(exchange, self._outbox, clock, epoch_s=0.0, pause_s=PAUSE_S)
+        recorder = Recorder(me.name, stream, clock.now, f"{me.name}.{incarnation}")
+        self._record = recorder.record
+        self._started = self._record(
             "process.started",
             None,
             role=Role.BROKER.value,
@@ -111,18 +124,80 @@ class _Witness:
             version=__version__,
             process=os.getpid(),
         )
+        Certificates(live, exchange, clock, self._record, self._started)
         self._name = me.name
-        self._audit = Audit(clock, recorder.record, started)
-        self._log = BrokerLog(server.settings.log, from_start=incarnation == 1)
+        self._server = server
+        self._issued = _Issued(domain.folder / "authority")
+        self._audit = Audit(clock, self._record, self._started)
+        self._log = BrokerLog(
+            server.settings.log, after=self._told.place, from_start=incarnation == 1
+        )
         stack.callback(self._log.close)
+        self._reloads = -1
+        """As far as the keys were compared; the first time in any case."""
 
     def look(self) -> None:
         """Tell what is new in the log."""
-        for one in self._log.read():
-            self._audit(_refusal(one, self._name))
+        found = self._log.read()
+        for one in found:
+            self._audit(self._refusal(one))
+        keys = self._told.keys
+        if self._log.reloads != self._reloads:
+            self._reloads = self._log.reloads
+            keys = self._compare(keys)
+        if found or keys != self._told.keys:
+            self._told = Told(self._log.place, keys)
+            # Killed in between it tells some of it twice, and never nothing.
+            self._outbox.flush()
+            self._memories.save(msgspec.json.encode(self._told))
+
+    def _compare(self, before: frozenset[str] | None) -> frozenset[str]:
+        """Tell whom the broker lets in, or not any more, since ``before``."""
+        keys = keys_in(self._server.settings.configuration)
+        if before is not None:
+            for kind, changed in (
+                ("identity.admitted", keys - before),
+                ("identity.revoked", before - keys),
+            ):
+                for key in sorted(changed):
+                    record = self._issued.get(key)
+                    name, role = (record.name, record.role.value) if record else (UNPROVEN, None)
+                    self._record(kind, self._started, name=name, role=role, key=key)
+        return keys
+
+    def _refusal(self, one: Refused) -> Refusal:
+        record = None if one.key is None else self._issued.get(one.key)
+        why = f"{one.count} times: {one.detail}"
+        if one.who is not None:
+            who = one.who.split("/")[-1]
+        elif record is not None:  # the handshake came so far: it has the key
+            who, why = record.name, f"{one.count} times: with a key that was taken back"
+        else:
+            who = f"{UNPROVEN} {one.address or 'unknown'}"
+        what = one.what if one.subject is None else f"{one.what} {one.subject}"
+        return Refusal(who, what, self._name, why)
 
 
-def _refusal(one: Refused, broker: str) -> Refusal:
-    who = f"{UNPROVEN} {one.address or 'unknown'}" if one.who is None else one.who.split("/")[-1]
-    what = one.what if one.subject is None else f"{one.what} {one.subject}"
-    return Refusal(who, what, broker, f"{one.count} times: {one.detail}")
+class _Issued:
+    """Whose the keys are that the authority has certified."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._records: dict[str, Record] = {}
+
+    def get(self, key: str) -> Record | None:
+        """Return the last certificate of a key, if the list in this machine's copy has it."""
+        if key not in self._records:
+            try:
+                self._records = {record.key: record for record in read_issued(self._folder)}
+            except IdentityError:  # it is just being copied here
+                return None
+        return self._records.get(key)
+
+
+def _recall(memories: Memories) -> Told:
+    try:
+        found = memories.load()
+        return Told() if found is None else msgspec.json.decode(found.octets, type=Told)
+    except (StoreError, msgspec.MsgspecError):  # then it begins at the log's end
+        return Told()

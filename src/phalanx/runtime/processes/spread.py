@@ -20,7 +20,6 @@ from msgspec.structs import asdict
 
 from phalanx.bus import subjects
 from phalanx.bus.exchange import Stored
-from phalanx.bus.identities import Files
 from phalanx.bus.permissions import Role
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event, Recorder, Sink
@@ -129,9 +128,8 @@ class Spread:
             self._clock = run_clock(self._run)
             stack.callback(self._clock.close)
             bundle = read_bundle(ground.bus(RUN))
-            files = Files.of(ground.bus(RUN).parent)
             outbox = stack.enter_context(Outbox(folder / "run.db"))
-            self._exchange = stack.enter_context(connected(bundle, files, self._clock))
+            self._exchange = stack.enter_context(connected(bundle, self._clock))
             self._stream = EventStream(
                 self._exchange,
                 outbox,

@@ -7,34 +7,37 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from phalanx.bus.exchange import Exchange
-from phalanx.bus.identities import Files, IdentityError, tls_context
+from phalanx.bus.identities import IdentityError
 from phalanx.bus.nats import NatsExchange
+from phalanx.bus.nats.vigil import DEAF_S
 from phalanx.bus.permissions import Role
 from phalanx.clock.wall import WallClock
 from phalanx.fabric.access import STANDARD_POLICY, Policy
 from phalanx.fabric.access_files import load_policy
 from phalanx.fabric.scope import END_TO_END, Scope
 from phalanx.runtime.domain import Bundle, read_bundle
+from phalanx.runtime.processes.certificates import Certificates
 from phalanx.runtime.processes.shell import Shell, run_clock
 from phalanx.runtime.processes.spec import ProcessSpec
 
+LEAST_DEAF_S = 0.5
+"""A broker may be silent for as long, in real seconds, however short the plan's times are."""
+
 
 @contextmanager
-def connected(bundle: Bundle, files: Files, clock: WallClock) -> Iterator[Exchange]:
+def connected(bundle: Bundle, clock: WallClock, deaf_s: float = DEAF_S) -> Iterator[Exchange]:
     """Have an exchange of an identity, which connects as soon as the clock runs.
 
-    What waits to be sent at the end is sent, if there is a connection.
-
-    Raises:
-        IdentityError: if its files are not usable.
-
+    Another broker is tried after ``deaf_s`` real seconds of silence. What waits to be sent at
+    the end is sent, if there is a connection.
     """
     exchange = NatsExchange(
         bundle.identity,
         clock,
         bundle.servers,
-        tls_context(files),
+        bundle.live.tls,
         secret=bundle.credentials.secret,
+        deaf_s=deaf_s,
     )
     try:
         yield exchange
@@ -69,25 +72,41 @@ def shell_of(
     *,
     capabilities: tuple[str, ...],
     scope: Scope = END_TO_END,
+    silence_s: float | None = None,
 ) -> Shell:
     """Return the shell of a process that is somebody.
+
+    Args:
+        spec: what it was started with.
+        bundle: who it is.
+        capabilities: what it is registered with.
+        scope: what it cares for.
+        silence_s: when others would take it for dead, in seconds of the run; a broker that
+            hangs is left in half of that. None: nobody would.
 
     Raises:
         PhalanxError: with one line, if a file is not usable or the state is another's.
 
     """
-    files = Files.of(Path(spec.bus).parent)
-    return Shell(
+    speed = 1.0 if spec.run is None else spec.run.speed
+    deaf_s = DEAF_S
+    if silence_s is not None:
+        deaf_s = min(DEAF_S, max(LEAST_DEAF_S, silence_s / 2 / speed))
+    shell = Shell(
         run_clock(spec.run),
-        lambda clock: connected(bundle, files, clock),
+        lambda clock: connected(bundle, clock, deaf_s),
         Path(spec.state),
         cause=None if spec.run is None else spec.run.cause,
         policy=_policy(spec),
         capabilities=capabilities,
         scope=scope,
-        speed=1.0 if spec.run is None else spec.run.speed,
-        tracing=spec.tracing,
+        speed=speed,
     )
+    certificates = Certificates(
+        bundle.live, shell.exchange, shell.clock, shell.recorder.record, shell.cause, speed=speed
+    )
+    shell.checks.add("certificate", certificates.wrong)
+    return shell
 
 
 def _policy(spec: ProcessSpec) -> Policy:
