@@ -38,12 +38,12 @@ def agent(config: Config) -> None:
 
 
 def network(config: Config) -> None:
-    """Serve a simulated network to the agents of its PoPs."""
+    """Serve a plan's network, simulated or of real packets, to the agents of its PoPs."""
     from phalanx.runtime.processes.network import open_network  # noqa: PLC0415
     from phalanx.runtime.processes.spec import NetworkSpec, read_spec  # noqa: PLC0415
 
     spec = read_spec(NetworkSpec, config)
-    _run("network", spec.bus, open_network(spec))
+    _run("network", spec.bus, open_network(spec, lambda line: say(out, line, "dim")))
 
 
 def recorder(config: Config) -> None:

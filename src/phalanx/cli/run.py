@@ -110,10 +110,9 @@ def run(
     if on is Ground.LINUX and realtime is not None:
         raise typer.BadParameter("real packets keep real time", param_hint="--realtime")
     if spread:
-        _check_spread(on, topology, function, loaded)
+        _check_spread(topology, function, loaded)
     if dry_run:
-        if on is not Ground.LINUX:
-            raise typer.BadParameter("a simulation touches nothing", param_hint="--dry-run")
+        _check_dry_run(on, spread=spread)
         say_plan(loaded)
         return
     chosen = loaded.seed if seed is None else seed
@@ -126,7 +125,7 @@ def run(
         with _watching(console, loaded, outputs.sinks, until, quiet=quiet) as watch:
             if spread:
                 tell = partial(say, console, style="dim")
-                result = watch.spread(scenario, chosen, until, realtime or 1.0, tell)
+                result = watch.spread(scenario, chosen, until, realtime or 1.0, on, tell)
             else:
                 world = linux_world(console, quiet=quiet) if on is Ground.LINUX else None
                 result = watch.run(chosen, until, realtime, functions, world)
@@ -141,11 +140,9 @@ def run(
         raise typer.Exit(INTERRUPTED)
 
 
-def _check_spread(on: Ground, topology: Path | None, function: Functions, loaded: Scenario) -> None:
+def _check_spread(topology: Path | None, function: Functions, loaded: Scenario) -> None:
     """Refuse what processes of their own cannot be given."""
     hint = "--spread"
-    if on is Ground.LINUX:
-        raise typer.BadParameter("the network is simulated; leave --on out", param_hint=hint)
     if topology is not None:
         raise typer.BadParameter("write the network into the scenario file", param_hint=hint)
     if function:
@@ -154,6 +151,17 @@ def _check_spread(on: Ground, topology: Path | None, function: Functions, loaded
         )
     if RESERVED & {pop.name for pop in loaded.network.pops}:
         raise typer.BadParameter(f"no PoP may be named {' or '.join(RESERVED)}", param_hint=hint)
+
+
+def _check_dry_run(on: Ground, *, spread: bool) -> None:
+    """Refuse to say what would be made where nothing is, or something else."""
+    hint = "--dry-run"
+    if on is not Ground.LINUX:
+        raise typer.BadParameter("a simulation touches nothing", param_hint=hint)
+    if spread:
+        raise typer.BadParameter(
+            "leave --spread out: it makes the same, but for the overlay", param_hint=hint
+        )
 
 
 class _Watch:
@@ -204,12 +212,13 @@ class _Watch:
         seed: int,
         until: float | None,
         speed: float,
+        on: Ground,
         tell: Callable[[str], None],
     ) -> RunResult:
         # Certificates and the broker take time to import; other runs do without.
         from phalanx.runtime.processes.spread import Spread  # noqa: PLC0415
 
-        spread = Spread(self._scenario, plan, seed, self._sinks, speed=speed, say=tell)
+        spread = Spread(self._scenario, plan, seed, self._sinks, speed=speed, on=on.value, say=tell)
         return spread.run(until, self._advance, lambda: self.stopped)
 
     def stop(self, _signal: int, _frame: FrameType | None) -> None:

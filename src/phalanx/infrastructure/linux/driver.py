@@ -65,6 +65,7 @@ class LinuxNetwork(BookedNetwork):
 
         """
         super().__init__(network, clock, recorder, cause)
+        self._loop = clock.loop
         self._ground = ground
         self._jobs = Jobs(clock)
         self._places = Places(ground)
@@ -150,19 +151,28 @@ class LinuxNetwork(BookedNetwork):
     ) -> None:
         """Put an instance in place that runs from the start, without a download.
 
+        Its process is started before this returns, or meanwhile if the clock runs: then one
+        that does not start has crashed.
+
         Raises:
-            ValueError: if the PoP has no room for it.
+            ValueError: if there is no such VNF, or the PoP has no room for it.
             JobError: if its process does not start.
 
         """
-        image = self._programs.images[vnfd.name, vnfd.version]
-        self._measures.lease(instance, ttl_s)
-        self._jobs.wait(self._programs.start(instance, pop, vnfd.name, image.path))
+        image = self._programs.images.get((vnfd.name, vnfd.version))
+        if image is None:
+            raise ValueError(f"the VNF repository has no {vnfd.name} {vnfd.version}")
         refusal = self._lifecycle.install(
             pop, instance, vnfd, units=units, ttl_s=ttl_s, cause=cause
         )
         if refusal is not None:
             raise ValueError(f"{vnfd.name} cannot be installed at {pop}: {refusal}")
+        self._measures.lease(instance, ttl_s)
+        start = self._programs.start(instance, pop, vnfd.name, image.path)
+        if self._loop.is_running():
+            self._jobs.start(start, lambda _: None, partial(self._crashed, instance))
+        else:
+            self._jobs.wait(start)
 
     def recover(self, remaining: Iterable[Remaining]) -> None:
         """Keep the rules that an earlier driver has left, until their leases run out.

@@ -166,12 +166,14 @@ def check_all_live(ground: Ground, names: Iterable[str]) -> None:
     """Refuse to go on where a process has ended that should run.
 
     Raises:
-        PhalanxError: with the last line that it said.
+        PhalanxError: with the last line that it said, or the signal that ended it.
 
     """
     for name in names:
         if not ground.lives(name):
-            raise PhalanxError(f"the process of {name} ended: {ground.last_words(name)}")
+            code = ground.ended().get(name, 0)
+            how = f"signal {-code}" if code < 0 else ground.last_words(name)
+            raise PhalanxError(f"the process of {name} ended: {how}")
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,31 +1,37 @@
-"""The simulated network as a process: what the agents of a plan perceive and act on."""
+"""The network of a plan as a process: what its agents perceive and act on."""
 
 from __future__ import annotations
 
 import signal
 import time
 from functools import partial
+from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from phalanx.bus.permissions import Role
+from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Recorder
+from phalanx.domain.network import PopId
+from phalanx.domain.resources import Resources
 from phalanx.fabric.invocation import Call
 from phalanx.fabric.network import NetworkService
 from phalanx.fabric.network.admin import serve_network
 from phalanx.fabric.operations import Operation
-from phalanx.infrastructure.simulated import SimulatedNetwork
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.composition import MONITOR, installed
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.shell import Shell
 from phalanx.runtime.processes.spec import NetworkSpec, RunSpec
+from phalanx.runtime.processes.stage import Say, ServedNetwork, Setting, Stage, stage_of
 from phalanx.runtime.processes.start import bundle_of, shell_of
 from phalanx.runtime.scenario import Scenario
 
 FIRST_LEASE_S = 60.0
 """How long the plan's monitors wait for their agents, from the begin of the run on."""
+ALONE_S = 60.0
+"""After the end of its run nobody needs the network for longer than this, in real seconds."""
 
 
 class BooksRequest(Struct, frozen=True):
@@ -48,92 +54,103 @@ class Books(Struct, frozen=True):
 BOOKS = Operation("books", BooksRequest, Books, False, "what is held and what is free")
 
 
-def open_network(spec: NetworkSpec) -> NetworkProcess:
-    """Return the process that serves a plan's simulated network, ready to run.
+def open_network(spec: NetworkSpec, say: Say = lambda _: None) -> NetworkProcess:
+    """Return the process that serves a plan's network, ready to run.
+
+    Args:
+        spec: what it is started with.
+        say: told in one line what is made of real packets.
 
     Raises:
-        PhalanxError: with one line, if a file is not usable or the state is another's.
+        PhalanxError: with one line, if a file is not usable, the state is another's, or this
+            machine cannot do what is asked of it.
 
     """
-    if spec.run is None:  # seconds of the plan count from the start of the process
-        spec = replace(spec, run=RunSpec(time.time()))
     bundle = bundle_of(spec, Role.NETWORK)
     plan = load_scenario(spec.plan)
-    return NetworkProcess(spec, plan, shell_of(spec, bundle, capabilities=("network",)))
+    if spec.on == "linux" and spec.run is not None and spec.run.speed != 1:
+        raise PhalanxError(f"real packets keep real time; the run's speed is {spec.run.speed:g}")
+    stage = stage_of(spec.on, Path(spec.state), say)
+    if spec.run is None:  # seconds of the plan count from the start of the process
+        spec = replace(spec, run=RunSpec(time.time() + stage.lead_s))
+    shell = shell_of(spec, bundle, capabilities=("network",), silence_s=plan.timing.silence_s)
+    return NetworkProcess(spec, plan, shell, stage)
 
 
 class NetworkProcess:
     """Serves the plan's network, with its traffic, to the agents of its PoPs.
 
     It exists only as long as the process does: started again, it begins with nothing held, and
-    with the traffic of the run's present second; without a run, with that of second 0.
+    with the traffic of the run's present second; without a run, with that of second 0. Of a run
+    whose beginner does not end it, it ends by itself some time after the plan's last second.
     """
 
-    def __init__(self, spec: NetworkSpec, plan: Scenario, shell: Shell) -> None:
+    def __init__(self, spec: NetworkSpec, plan: Scenario, shell: Shell, stage: Stage) -> None:
         """Compose the process.
 
         Args:
             spec: what it was started with.
             plan: the network and its traffic.
             shell: what it shares with every process.
+            stage: makes the network, once the process runs.
 
         """
         self.shell = shell
         self._plan = plan
+        self._stage = stage
         self._vnfds = load_catalogue(plan).vnfds
-        seed = plan.seed if spec.run is None or spec.run.seed is None else spec.run.seed
-        timing = plan.timing
-        self.network = SimulatedNetwork(
-            plan.to_network(),
-            plan.to_sources(seed),
-            shell.clock,
-            Recorder(
-                shell.identity.name,
-                shell.sink,
-                shell.clock.now,
-                f"{shell.identity.name}.{shell.incarnation}",
-            ),
-            seed=seed,
-            cause=shell.cause,
-            tick_s=timing.tick_s,
-            sample_s=timing.sample_s,
-            watched=tuple(monitor.link for monitor in plan.monitors),
-        )
-        self.service = NetworkService(
-            shell.exchange, self.network, shell.clock, incarnation=shell.incarnation
-        )
-        shell.provider.serve(BOOKS, self._books)
-        serve_network(shell.provider, self.network, shell.clock)
+        self._seed = plan.seed if spec.run is None or spec.run.seed is None else spec.run.seed
+        self._network: ServedNetwork
+        self._free_at_start: dict[PopId, Resources]
+        # What stands on the clock's loop has to go before the clock, which the shell closes.
+        shell._stack.callback(stage.close)
         for ending in (signal.SIGTERM, signal.SIGINT):
             shell.on_signal(ending, partial(shell.end, "interrupted"))
+        if spec.run is not None and spec.run.cause is not None:
+            alone_s = ALONE_S * spec.run.speed
+            shell.clock.call_at(plan.duration_s + alone_s, partial(shell.end, "the run is over"))
+        shell.clock.call_soon(self._begin)
+
+    def run(self) -> None:
+        """Serve until the process is told to end."""
+        self.shell.run()
+
+    def _begin(self) -> None:
+        """Make the network, then serve it."""
+        shell, plan = self.shell, self._plan
+        setting = Setting(plan, self._seed, self._vnfds, shell.clock, self._recorder, shell.cause)
+        network = self._network = self._stage.build(setting)
         lease_s = FIRST_LEASE_S + max(0.0, -shell.clock.now())
         for number, monitor in enumerate(plan.monitors, 1):
-            self.network.install(
+            network.install(
                 monitor.at,
                 installed(number, monitor),
                 self._vnfds[MONITOR],
                 units=1,
-                ttl_s=max(lease_s, timing.lease_s),
+                ttl_s=max(lease_s, plan.timing.lease_s),
                 cause=shell.cause,
             )
-        self._free_at_start = self.network.free()
-        shell.clock.call_soon(shell.serving)
+        self._free_at_start = network.free()
+        NetworkService(shell.exchange, network, shell.clock, incarnation=shell.incarnation)
+        shell.provider.serve(BOOKS, self._books)
+        serve_network(shell.provider, network, shell.clock)
+        shell.serving()
 
-    def run(self) -> None:
-        """Serve until the process is told to end."""
-        try:
-            self.shell.run()
-        finally:
-            self.network.shutdown()
+    def _recorder(self, about: str) -> Recorder:
+        shell = self.shell
+        life = f"{shell.identity.name}.{shell.incarnation}"
+        prefix = f"{life}.{about}" if about else life
+        return Recorder(shell.identity.name, shell.stream, shell.clock.now, prefix)
 
     def _books(self, call: Call[BooksRequest, Books]) -> None:
-        self.network.check()
-        free = self.network.free()
+        network = self._network
+        network.check()
+        free = network.free()
         call.done(
             Books(
                 {pop: asdict(resources) for pop, resources in free.items()},
-                self.network.reserved_mb_s(),
-                tuple(self.network.leases()),
+                network.reserved_mb_s(),
+                tuple(network.leases()),
                 free == self._free_at_start,
             )
         )

@@ -12,6 +12,7 @@ from phalanx.fabric.scope import Scope
 from phalanx.loading.toml import read_toml
 from phalanx.runtime.scenario import Name
 
+On = Literal["simulation", "linux"]
 FilePath = Annotated[str, Meta(min_length=1, max_length=4000)]
 
 
@@ -60,7 +61,9 @@ class AgentSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class NetworkSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The simulated network of a plan, served to the agents of its PoPs."""
+    """The network of a plan, served to the agents of its PoPs."""
+    on: On = "simulation"
+    """Simulated flows, or real packets in namespaces of this machine (root)."""
 
     plan: FilePath
     """The network and its traffic: a scenario file (YAML)."""

@@ -1,4 +1,4 @@
-"""A run spread out: a broker, the simulated network and each agent in processes of their own.
+"""A run spread out: a broker, the network and each agent in processes of their own.
 
 The scenario, the agents and the outcome are those of a run in one process; what lies between
 is real: time, processes, mutual TLS, a stream that keeps the events. Who runs it records the
@@ -43,7 +43,9 @@ from phalanx.runtime.processes.ground import Ground, check_all_live
 from phalanx.runtime.processes.network import BOOKS, Books, BooksRequest
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.shell import run_clock
-from phalanx.runtime.processes.spec import RunSpec
+from phalanx.runtime.processes.spec import On, RunSpec
+from phalanx.runtime.processes.stage import Say
+from phalanx.runtime.processes.staging import Staging
 from phalanx.runtime.processes.start import connected
 from phalanx.runtime.processes.stream import PAUSE_S, EventStream
 from phalanx.runtime.scenario import FaultSpec, Scenario, UpdateSpec
@@ -60,8 +62,6 @@ CALL_S = 5.0
 END_S = 10.0
 """How long processes may take to say their last events, in real seconds."""
 
-Say = Callable[[str], None]
-
 
 class Spread:
     """One run over processes. Make it, ``run`` it once."""
@@ -74,6 +74,7 @@ class Spread:
         sinks: Sequence[Sink] = (),
         *,
         speed: float = 1.0,
+        on: On = "simulation",
         say: Say = lambda _: None,
     ) -> None:
         """Choose what to run; nothing happens before ``run``.
@@ -82,8 +83,9 @@ class Spread:
             scenario: what to run.
             plan: the file that it was read from, which every process reads.
             seed: of everything random; None: the scenario's.
-            sinks: told of every event as it arrives: causes may come after their effects.
+            sinks: told of every event as it arrives, but of none before its cause.
             speed: seconds of the run per second.
+            on: where the network stands.
             say: told in one line what is being made.
 
         """
@@ -92,13 +94,18 @@ class Spread:
         self._seed = scenario.seed if seed is None else seed
         self._sinks = tuple(sinks)
         self._speed = speed
+        self._staging = Staging(on, say)
         self._say = say
         self._pops = tuple(sorted(pop.name for pop in scenario.to_network().pops))
         self._catalogue = load_catalogue(scenario)
         self._events: dict[str, Event] = {}
+        self._told: set[str] = set()
+        self._early: dict[str, list[Event]] = {}
+        """Events that came before their cause, by that."""
         self._books: Books | None = None
         self._down: set[PopId] = set()
         """Agents that are not meant to run now."""
+        self._ending = False
 
     def run(
         self,
@@ -117,13 +124,15 @@ class Spread:
             PhalanxError: with one line, if a process cannot be had or ends before its time.
 
         """
+        self._staging.check()
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="phalanx-")))
             members = [(RUN, Role.OPERATOR), (NETWORK, Role.NETWORK)]
             members += [(pop, Role.AGENT) for pop in self._pops]
             self._ground = ground = Ground(folder, members)
+            stack.callback(self._staging.clear, ground.state(NETWORK))
             stack.callback(ground.close)
-            allowance = START_S + START_EACH_S * len(self._pops)
+            allowance = START_S + START_EACH_S * len(self._pops) + self._staging.lead_s
             self._run = RunSpec(time.time() + allowance, self._speed, f"{RUN}-1", self._seed)
             self._clock = run_clock(self._run)
             stack.callback(self._clock.close)
@@ -165,7 +174,8 @@ class Spread:
 
     def _start(self, name: str) -> None:
         verb = "network" if name == NETWORK else "agent"
-        self._ground.start(verb, name, {"plan": str(self._plan)}, self._run)
+        where = {"on": self._staging.on} if name == NETWORK else {}
+        self._ground.start(verb, name, {"plan": str(self._plan), **where}, self._run)
 
     def _heard(self, stored: Stored) -> None:
         stored.acknowledge()
@@ -175,13 +185,25 @@ class Spread:
             raise PhalanxError(f"{stored.subject}: {error}") from None
         if event.id not in self._events:
             self._events[event.id] = event
-            for sink in self._sinks:
-                sink(event)
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        """Tell the sinks of an event whose cause they know, and of those that waited for it."""
+        turns = [event]
+        for turn in turns:
+            if turn.cause is None or turn.cause in self._told:
+                self._told.add(turn.id)
+                for sink in self._sinks:
+                    sink(turn)
+                turns += self._early.pop(turn.id, ())
+            else:
+                self._early.setdefault(turn.cause, []).append(turn)
 
     def _look(self, on_progress: Progress | None) -> None:
         """See that everybody lives who should, and tell the time."""
         now = self._clock.now()
-        if now < self._scenario.duration_s:
+        self._staging.look(self._ground.state(NETWORK))
+        if now < self._scenario.duration_s and not self._ending:
             check_all_live(self._ground, (n for n in (NETWORK, *self._pops) if n not in self._down))
         if on_progress is not None and now > 0:
             on_progress(now)
@@ -294,7 +316,7 @@ class Spread:
 
     def _finish(self, reason: str) -> None:
         """Wait for everybody's last event, then record the end of the run."""
-        clock = self._clock
+        clock, self._ending = self._clock, True
         if clock.now() < self._scenario.duration_s:  # else they end by themselves
             for pop in self._pops:
                 self._ground.signal(pop, signal.SIGINT)
@@ -305,9 +327,13 @@ class Spread:
         self._ground.signal(NETWORK, signal.SIGTERM)
         deadline = clock.now() + END_S * self._speed
         clock.run(deadline, lambda: self._all_said((NETWORK,)))
+        self._ground.wait(NETWORK, END_S)  # it may have much to take apart
         ended = self._record_end(reason)
         deadline = clock.now() + END_S * self._speed
         clock.run(deadline, lambda: ended in self._events)
+        for event in in_causal_order(e for early in self._early.values() for e in early):
+            for sink in self._sinks:  # their causes never came
+                sink(event)
 
     def _all_said(self, names: Sequence[str]) -> bool:
         """Whether the last event of each life that ended in order has arrived."""
