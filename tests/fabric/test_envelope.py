@@ -76,11 +76,9 @@ def test_binary_mode_keeps_everything_as_text(envelope: Envelope) -> None:
     )
 
 
-@given(EVENTS, st.floats(0, 2e9), st.none() | st.just(f"00-{'1' * 32}-{'2' * 16}-01"))
-def test_an_event_comes_back_as_it_was(event: Event, epoch_s: float, trace: str | None) -> None:
-    envelope = from_event(event, "edge", epoch_s=epoch_s, traceparent=trace)
-    assert to_event(from_json(to_json(envelope))) == event
-    assert envelope.extensions.get("traceparent") == trace
+@given(EVENTS, st.floats(0, 2e9))
+def test_an_event_comes_back_as_it_was(event: Event, epoch_s: float) -> None:
+    assert to_event(from_json(to_json(from_event(event, "edge", epoch_s=epoch_s)))) == event
 
 
 def test_an_event_as_a_cloudevent() -> None:

@@ -1,201 +1,221 @@
-"""A trace follows the causes, over processes; without tracing nothing is imported or sent."""
+"""A trace follows the causes, whoever recorded them and in whatever order they are heard of."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 
 import pytest
-from fabric_lab import DOMAIN, Lab
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from phalanx.domain.events import Event
-from phalanx.fabric.access import Decision
-from phalanx.fabric.client import Client
-from phalanx.fabric.envelope import from_json, to_json
-from phalanx.fabric.event_envelopes import from_event, to_event
-from phalanx.fabric.invocation import Call, Provider
-from phalanx.fabric.operations import STATUS, StatusAnswer, StatusRequest
-from phalanx.fabric.registration import Health, State
-from phalanx.fabric.telemetry import Telemetry
-from phalanx.fabric.tracing import (
-    NO_TRACING,
-    Traces,
-    TracingError,
-    format_traceparent,
-    open_tracing,
-    parse_traceparent,
+from phalanx.fabric import tracing
+from phalanx.fabric.tracing import PATIENCE_S, Span, Tracer, TracingError, open_tracing
+
+DOMAIN = "edge"
+
+
+def event(event_id: str, cause: str | None, kind: str = "belief.changed") -> Event:
+    return Event(event_id, 0.0, event_id.partition("-")[0], kind, cause, {})
+
+
+MITIGATION = (
+    event("pop1-1", None, "process.started"),
+    event("pop1-2", "pop1-1", "agent.started"),
+    event("pop1-3", "pop1-1", "goal.adopted"),
+    event("pop1-4", "pop1-3", "plan.started"),
+    event("pop1-5", "pop1-4"),
+    event("pop1-6", "pop1-5", "goal.adopted"),
+    event("pop1-7", "pop1-6", "auction.called"),
+    event("pop2-1", None, "process.started"),
+    event("pop2-2", "pop1-7", "auction.bid"),
+    event("pop1-8", "pop2-2", "auction.awarded"),
+    event("pop2-3", "pop1-8", "goal.adopted"),
+    event("pop2-4", "pop2-3", "plan.started"),
+    event("net-1", None, "process.started"),
+    event("net-2", "pop2-4", "instance.started"),
+    event("pop2-5", "net-2", "analysis.done"),
+    event("pop3-1", "pop2-5", "measure.applied"),
+    event("pop1-9", "pop1-4"),
+    event("pop1-10", "pop1-9", "goal.ended"),
 )
+"""A mitigation that began as a monitor saw something; later it sees something else."""
+SETTING = {"pop1-1", "pop1-2", "pop1-3", "pop1-4"}
+SECOND = {"pop1-9", "pop1-10"}
+LIVES = {"pop2-1", "net-1"}
 
 
-class Process:
-    """One process with its own tracing, whose spans the test reads."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.exporter = InMemorySpanExporter()
-        self.tracing = Telemetry(DOMAIN, name, SimpleSpanProcessor(self.exporter), epoch_s=1e9)
-        self._count = 0
-
-    def event(self, kind: str, cause: str | None, **data: object) -> str:
-        self._count += 1
-        event = Event(
-            f"{self.name}-{self._count}", float(self._count), self.name, kind, cause, data
-        )
-        self.tracing.record(event)
-        return event.id
-
-    @property
-    def spans(self) -> tuple[ReadableSpan, ...]:
-        return self.exporter.get_finished_spans()
+def traced(events: Iterable[Event], **tracer: object) -> dict[str, Span]:
+    """Return the spans by the ids of their events, all received at once."""
+    spans: list[Span] = []
+    made = Tracer(DOMAIN, spans.append, **tracer)  # type: ignore[arg-type]  # tests know
+    for one in events:
+        made.take(one, 0.0)
+    made.close()
+    assert made.waiting == 0
+    return {span.event.id: span for span in spans}
 
 
-@pytest.fixture
-def pop1() -> Iterator[Process]:
-    process = Process("pop1")
-    yield process
-    process.tracing.close()
+def trace_ids(spans: dict[str, Span], names: Iterable[str]) -> set[int]:
+    return {spans[name].place.spot.trace_id for name in names}
 
 
-@pytest.fixture
-def pop2() -> Iterator[Process]:
-    process = Process("pop2")
-    yield process
-    process.tracing.close()
-    process.tracing.close()
+def test_a_mitigation_over_agents_and_network_is_one_trace() -> None:
+    spans = traced(MITIGATION)
+    mitigation = spans.keys() - SETTING - SECOND - LIVES
+    assert len(trace_ids(spans, mitigation)) == 1
+    assert {spans[name].event.agent for name in mitigation} == {"pop1", "pop2", "pop3", "net"}
+    for name in mitigation - {"pop1-5"}:
+        span = spans[name]
+        assert span.event.cause is not None
+        assert span.place.parent_id == spans[span.event.cause].place.spot.span_id
+        assert span.place.origin is None
+    assert len({span.place.spot.span_id for span in spans.values()}) == len(spans)
 
 
-def test_one_mitigation_over_two_processes_is_one_trace(pop1: Process, pop2: Process) -> None:
-    root = pop1.event("run.started", None)
-    alarm = pop1.event("belief.changed", root, belief="overloaded(x)", rate_mb_s=9.5)
-    called = pop1.event("auction.called", alarm)
-    pop2.tracing.heard(called, pop1.tracing.traceparent(called))
-    bid = pop2.event("auction.bid", called)
-    pop1.tracing.heard(bid, pop2.tracing.traceparent(bid))
-    pop1.event("auction.awarded", bid)
-    other = pop1.event("belief.changed", root)
-    spans = {span.name: span for span in (*pop1.spans[:-1], *pop2.spans)}
-    traces = {name: span.context.trace_id for name, span in spans.items()}
-    assert len({trace for name, trace in traces.items() if name != "run.started"}) == 1
-    assert traces["run.started"] != traces["belief.changed"]  # else a run were one trace
-    chain = ["belief.changed", "auction.called", "auction.bid", "auction.awarded"]
-    for before, after in pairwise(chain):
-        parent = spans[after].parent
-        assert parent is not None
-        assert parent.span_id == spans[before].context.span_id
-    assert spans["belief.changed"].parent is None
-    assert pop1.spans[-1].context.trace_id not in traces.values()
-    attributes = spans["belief.changed"].attributes
-    assert attributes is not None
-    assert attributes["phalanx.event"] == alarm != other
-    assert attributes["phalanx.rate_mb_s"] == 9.5
-    assert spans["belief.changed"].start_time == (10**9 + 2) * 10**9
-    assert spans["belief.changed"].resource.attributes["service.instance.id"] == "pop1"
+def test_a_life_begins_no_trace_that_never_ends() -> None:
+    spans = traced(MITIGATION)
+    for name in ("pop1-5", "pop1-9"):  # what a monitor sees begins a trace, each time
+        place = spans[name].place
+        assert place.parent_id is None
+        assert place.origin == spans["pop1-4"].place.spot
+    assert len(trace_ids(spans, SETTING)) == 1  # what it is there for belongs to its life
+    assert len(trace_ids(spans, SECOND)) == 1
+    assert len(trace_ids(spans, {"pop1-1", "pop1-5", "pop1-9", *LIVES})) == 5
 
 
-def test_who_hears_of_a_root_begins_a_trace_of_its_own(pop1: Process, pop2: Process) -> None:
-    root = pop1.event("run.started", None)
-    pop2.tracing.heard(root, pop1.tracing.traceparent(root))
-    pop2.event("belief.changed", root)
-    pop2.event("belief.changed", root)
-    ids = {span.context.trace_id for span in (*pop1.spans, *pop2.spans)}
-    assert len(ids) == 3
+def test_a_life_that_something_caused_is_in_that_trace_and_its_effects_are_not() -> None:
+    asked = event("op-1", None, "service.requested")
+    began = event("pop9-1", "op-1", "process.started")
+    goal = event("pop9-2", "pop9-1", "goal.adopted")
+    saw = event("pop9-3", "pop9-2")
+    done = event("op-2", "op-1", "service.deployed")
+    spans = traced((asked, began, goal, saw, done))
+    assert len(trace_ids(spans, ("op-1", "op-2", "pop9-1", "pop9-2"))) == 1
+    assert spans["pop9-3"].place.origin == spans["pop9-2"].place.spot
+    assert len(trace_ids(spans, ("op-1", "pop9-3"))) == 2
 
 
-def test_a_reader_of_envelopes_finds_the_same_traces_in_any_order(pop1: Process) -> None:
-    traces = Traces(DOMAIN)
-    events = [Event("r", 0.0, "a", "run.started", None, {})]
-    events += [Event(f"e{i}", 1.0, "a", "x", ["r", "e1", "e2"][i - 1], {}) for i in (1, 2, 3)]
-    places = {event.id: traces.place(event) for event in events}
-    reader = Traces(DOMAIN)
-    for event in reversed(events):
-        envelope = from_event(event, DOMAIN, traceparent=traces.traceparent(event.id))
-        found = from_json(to_json(envelope))
-        reader.heard(event.id, found.extensions.get("traceparent"))
-        assert reader.place(to_event(found)) == places[event.id]
+def test_figures_are_no_spans() -> None:
+    assert traced([event("net-1", None, "network.sample")]) == {}
 
 
-def test_a_call_carries_its_trace(pop1: Process, pop2: Process) -> None:
-    lab = Lab()
-    heard: list[Call[StatusRequest, StatusAnswer]] = []
-    provider = Provider(
-        lab.join("pop2"), lab.clock, lambda *_: Decision(True, ""), tracing=pop2.tracing
-    )
-
-    def status(call: Call[StatusRequest, StatusAnswer]) -> None:
-        heard.append(call)
-        pop2.event("status.asked", call.cause)
-        call.done(StatusAnswer("pop2", 1, State.SERVING, Health(), 1.0))
-
-    provider.serve(STATUS, status)
-    root = pop1.event("run.started", None)
-    cause = pop1.event("agent.suspected", root)
-    client = Client(lab.join("pop1"), lab.clock, life="1", tracing=pop1.tracing)
-    answers: list[object] = []
-    client.invoke("pop2", STATUS, StatusRequest(), answers.append, timeout_s=1, cause=cause)
-    lab.run()
-    assert len(answers) == len(heard) == 1
-    assert pop2.spans[0].context.trace_id == pop1.spans[1].context.trace_id
-    assert pop2.spans[0].parent is not None
-    assert pop2.spans[0].parent.span_id == pop1.spans[1].context.span_id
+@given(st.permutations(MITIGATION))
+def test_the_order_in_which_events_are_heard_of_is_the_same_to_it(order: Sequence[Event]) -> None:
+    spans: list[Span] = []
+    tracer = Tracer(DOMAIN, spans.append)
+    for number, one in enumerate(order):
+        tracer.take(one, number * 0.1)
+    assert (tracer.waiting, tracer.orphans) == (0, 0)
+    assert {span.event.id: span.place for span in spans} == {
+        name: span.place for name, span in traced(MITIGATION).items()
+    }
+    heard: set[str] = set()
+    for span in spans:
+        assert span.event.cause is None or span.event.cause in heard
+        heard.add(span.event.id)
 
 
-@given(st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1))
-def test_traceparents_come_back(trace_id: int, span_id: int) -> None:
-    assert parse_traceparent(format_traceparent(trace_id, span_id)) == (trace_id, span_id)
+@given(st.integers(0, len(MITIGATION)), st.data())
+def test_who_begins_again_finds_the_same_places_in_the_history(
+    cut: int, data: st.DataObject
+) -> None:
+    before, after = MITIGATION[:cut], MITIGATION[max(0, cut - data.draw(st.integers(0, 3))) :]
+    kept = {one.id: one for one in MITIGATION[:cut]}
+
+    def history(event_id: str) -> list[Event]:
+        found: list[Event] = []
+        at = kept.get(event_id)
+        while at is not None:
+            found.append(at)
+            at = None if at.cause is None else kept.get(at.cause)
+        return found[::-1]
+
+    spans = traced(before) | traced(after, history=history)
+    assert {name: span.place for name, span in spans.items()} == {
+        name: span.place for name, span in traced(MITIGATION).items()
+    }
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        None,
-        5,
-        "",
-        f"00-{'0' * 32}-{'1' * 16}-01",
-        f"00-{'1' * 32}-{'0' * 16}-01",
-        f"ff-{'1' * 32}-{'1' * 16}-01",
-        f"00-{'1' * 32}-{'1' * 16}-01-x",
-        f"00-{'A' * 32}-{'1' * 16}-01",
-        f"00-{'1' * 32}-{'1' * 16}-01\n",
-    ],
-)
-def test_what_is_no_traceparent_is_passed_over(text: object) -> None:
-    assert parse_traceparent(text) is None
-    Traces(DOMAIN).heard("e1", text)
+# -- what does not come, and what should not -----------------------------------------------------
 
 
-def test_a_later_version_of_traceparent_is_read() -> None:
-    assert parse_traceparent(f"01-{'1' * 32}-{'2' * 16}-01-more") == (
-        int("1" * 32, 16),
-        int("2" * 16, 16),
-    )
+def test_a_cause_that_does_not_come_is_waited_for_and_then_done_without() -> None:
+    spans: list[Span] = []
+    tracer = Tracer(DOMAIN, spans.append)
+    tracer.take(event("a-2", "a-1"), 100.0)
+    tracer.take(event("a-3", "a-2"), 100.0)
+    tracer.take(event("b-1", None), 100.0 + PATIENCE_S)
+    assert [span.event.id for span in spans] == ["b-1"]
+    tracer.take(event("b-2", None, "network.sample"), 100.5 + PATIENCE_S)
+    assert [span.event.id for span in spans] == ["b-1", "a-2", "a-3"]
+    assert (tracer.orphans, tracer.waiting) == (1, 0)
+    assert spans[1].place.parent_id is None
+    assert spans[2].place.parent_id == spans[1].place.spot.span_id
+    tracer.take(event("a-1", None), 200.0)
+    assert len(spans) == 4
 
 
-def test_a_forged_traceparent_moves_no_event_into_another_trace() -> None:
-    traces = Traces(DOMAIN)
-    traces.heard("e1", format_traceparent(7, 7))
-    assert traces.place(Event("e2", 0.0, "a", "x", "e1", {})).trace_id != 7
-
-
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phalanx.fabric.tracing.KNOWN", 10)
-    traces = Traces(DOMAIN)
+def test_how_many_wait_and_are_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "WAITING", 10)
+    monkeypatch.setattr(tracing, "KNOWN", 10)
+    tracer = Tracer(DOMAIN, lambda _: None)
     for number in range(100):
-        traces.place(Event(f"e{number}", 0.0, "a", "x", "r", {}))
-    assert len(traces._traces) == 10
+        tracer.take(event(f"a-{number}", f"gone-{number % 7}"), 0.0)
+    assert (tracer.waiting, tracer.orphans) == (10, 90)
+    assert sum(map(len, tracer._effects.values())) == 10
+    assert len(tracer._traces._known) == 10
+    tracer.close()
+    assert (tracer.waiting, len(tracer._effects)) == (0, 0)
 
 
-def test_without_tracing_nothing_of_it_is_imported_or_sent() -> None:
-    assert NO_TRACING.traceparent("e1") is None
+def test_events_that_name_each_other_as_their_cause_end_as_well() -> None:
+    spans = traced([event("a-1", "a-2"), event("a-2", "a-1"), event("b-1", "b-1")])
+    assert spans.keys() == {"a-1", "a-2", "b-1"}
+
+
+@given(st.lists(st.tuples(st.text(max_size=20), st.none() | st.text(max_size=20)), max_size=20))
+def test_whatever_events_call_themselves_or_their_causes(
+    garbage: Sequence[tuple[str, str | None]],
+) -> None:
+    """What others record changes the place of nothing but itself and what follows from it."""
+    others = [Event(f"x{name}", 0.0, "x", "noise", cause, {}) for name, cause in garbage]
+    genuine = traced(MITIGATION)
+    spans = traced((*MITIGATION[:9], *others, *MITIGATION[9:]))
+    assert spans.keys() == genuine.keys() | {one.id for one in others}
+    assert {name: spans[name].place for name in genuine} == {
+        name: span.place for name, span in genuine.items()
+    }
+
+
+def test_an_event_that_comes_again_is_the_same_span() -> None:
+    spans: list[Span] = []
+    tracer = Tracer(DOMAIN, spans.append)
+    for one in (*MITIGATION, *MITIGATION):
+        tracer.take(one, 1.0)
+    first, second = spans[: len(MITIGATION)], spans[len(MITIGATION) :]
+    assert first == second
+    for _ in range(2):
+        tracer.take(event("late-1", "not yet"), 1.0)
+    assert tracer.waiting == 1
+
+
+def test_two_domains_have_no_trace_in_common() -> None:
+    spans: list[Span] = []
+    for domain in ("edge", "core"):
+        Tracer(domain, spans.append).take(MITIGATION[0], 0.0)
+    assert spans[0].place != spans[1].place
+
+
+# -- without the extra ---------------------------------------------------------------------------
+
+
+def test_whoever_makes_no_spans_imports_nothing_of_it() -> None:
     code = (
-        "import sys; import phalanx.fabric.tracing, phalanx.fabric.client, "
-        "phalanx.fabric.invocation, phalanx.fabric.announcements; "
+        "import sys; import phalanx.fabric.tracing, phalanx.runtime.processes.agent, "
+        "phalanx.runtime.processes.recorder; "
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -205,4 +225,4 @@ def test_a_missing_extra_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delitem(sys.modules, "phalanx.fabric.telemetry", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
     with pytest.raises(TracingError, match=r"pip install 'phalanx\[tracing\]'"):
-        open_tracing(DOMAIN, "pop1", "http://127.0.0.1:1", epoch_s=0)
+        open_tracing(DOMAIN, "http://127.0.0.1:1")

@@ -19,7 +19,6 @@ from phalanx.fabric.calls import shorten
 from phalanx.fabric.envelope import Attribute, Envelope, from_json, to_json
 from phalanx.fabric.event_envelopes import source
 from phalanx.fabric.times import EnvelopeError
-from phalanx.fabric.tracing import NO_TRACING, Tracing
 
 S = TypeVar("S", bound=Struct)
 
@@ -50,14 +49,12 @@ class Announcer:
     Args:
         exchange: of the publisher.
         life: tells this life of the process from earlier ones, such as its incarnation.
-        tracing: gives the traces that announcements are part of.
 
     """
 
-    def __init__(self, exchange: Exchange, *, life: str, tracing: Tracing = NO_TRACING) -> None:
+    def __init__(self, exchange: Exchange, *, life: str) -> None:
         self._exchange = exchange
         self._life = life
-        self._tracing = tracing
         self._count = 0
 
     def announce(self, topic: Topic[S], data: S, cause: str | None = None) -> str:
@@ -74,9 +71,6 @@ class Announcer:
         extensions: dict[str, Attribute] = {}
         if cause is not None:
             extensions["cause"] = cause
-        traceparent = self._tracing.traceparent(cause)
-        if traceparent is not None:
-            extensions["traceparent"] = traceparent
         envelope = Envelope(
             key,
             source(me.domain, me.name),
@@ -96,7 +90,6 @@ def listen(
     *,
     publisher: str | None = None,
     on_refused: Callable[[Refusal], None] | None = None,
-    tracing: Tracing = NO_TRACING,
 ) -> Subscription:
     """Hear announcements on ``topic`` from now on.
 
@@ -106,7 +99,6 @@ def listen(
         handler: told of each, by the clock.
         publisher: whose; None: everybody's.
         on_refused: told of what is no announcement on the topic, or is another's.
-        tracing: told of the publishers' traces.
 
     Raises:
         NotPermittedError: if the identity may not listen.
@@ -131,7 +123,6 @@ def listen(
             return
         cause = envelope.extensions.get("cause")
         cause = cause if isinstance(cause, str) else None
-        tracing.heard(cause, envelope.extensions.get("traceparent"))
         handler(Announcement(speaker, envelope.id, data, cause))
 
     return exchange.subscribe(pattern, arrived)

@@ -34,7 +34,6 @@ _ENVELOPE: dict[str, Any] = {
         "datacontenttype": {"const": JSON},
         "cause": {"description": "Id of the event that led to it.", "type": "string"},
         "scope": {"description": "What part of the network it is about.", "type": "string"},
-        "traceparent": {"description": "W3C trace context.", "type": "string"},
         "data": {},
     },
 }
@@ -68,7 +67,6 @@ _CALL_HEADERS = {
             "pattern": "^[0-9]{1,9}$",
         },
         "ce-cause": {"type": "string"},
-        "ce-traceparent": {"type": "string"},
         "content-type": {"const": JSON},
     },
 }

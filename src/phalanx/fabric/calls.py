@@ -2,8 +2,8 @@
 
 A request is a CloudEvent in binary mode: its id is the idempotency key, its data the request.
 Of its extensions, ``timeoutms`` says for how long the caller waits (a duration: clocks need not
-agree), ``cause`` and ``traceparent`` say what it is part of. An answer is one JSON object, told
-apart by its ``type``. No traceback ever travels.
+agree), ``cause`` what led to it. An answer is one JSON object, told apart by its ``type``. No
+traceback ever travels.
 """
 
 from __future__ import annotations
@@ -89,7 +89,6 @@ def request_envelope(
     timeout_s: float,
     *,
     cause: str | None = None,
-    traceparent: str | None = None,
 ) -> Envelope:
     """Return the envelope of a call; its data travels as the payload.
 
@@ -100,8 +99,6 @@ def request_envelope(
     extensions: dict[str, Attribute] = {"timeoutms": max(round(timeout_s * 1000), 1)}
     if cause is not None:
         extensions["cause"] = cause
-    if traceparent is not None:
-        extensions["traceparent"] = traceparent
     return Envelope(key, source(domain, caller), f"phalanx.call.{operation}", extensions=extensions)
 
 

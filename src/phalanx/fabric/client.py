@@ -32,7 +32,6 @@ from phalanx.fabric.calls import (
 )
 from phalanx.fabric.envelope import to_headers
 from phalanx.fabric.operations import Operation
-from phalanx.fabric.tracing import NO_TRACING, Tracing
 
 Q = TypeVar("Q", bound=Struct)
 A = TypeVar("A", bound=Struct)
@@ -46,17 +45,13 @@ class Client:
         clock: makes the repetitions.
         life: tells this life of the process from earlier ones, such as its incarnation, so
             that no key of an earlier life is used again.
-        tracing: gives the traces that calls are part of.
 
     """
 
-    def __init__(
-        self, exchange: Exchange, clock: Clock, *, life: str, tracing: Tracing = NO_TRACING
-    ) -> None:
+    def __init__(self, exchange: Exchange, clock: Clock, *, life: str) -> None:
         self._exchange = exchange
         self._clock = clock
         self._life = life
-        self._tracing = tracing
         self._count = 0
 
     def invoke(
@@ -98,7 +93,7 @@ class Client:
         key = key or f"{me.name}.{self._life}-{self._count}"
         _Attempts(
             self._exchange, self._clock, owner, operation, request, answer, timeout_s, attempts
-        ).begin(key, cause, self._tracing.traceparent(cause))
+        ).begin(key, cause)
 
 
 class _Attempts(Generic[Q, A]):
@@ -127,7 +122,7 @@ class _Attempts(Generic[Q, A]):
         self._left = attempts
         self._over = False
 
-    def begin(self, key: str, cause: str | None, traceparent: str | None) -> None:
+    def begin(self, key: str, cause: str | None) -> None:
         me = self._exchange.identity
         self._envelope = partial(
             request_envelope,
@@ -136,7 +131,6 @@ class _Attempts(Generic[Q, A]):
             self._operation.name,
             key,
             cause=cause,
-            traceparent=traceparent,
         )
         self._send()
 

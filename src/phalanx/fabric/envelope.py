@@ -8,7 +8,6 @@ calls. Extension attributes in use:
 ``cause``       id of the event that led to it
 ``scope``       what part of the network it is about, as text (``fabric.scope``)
 ``elapsed``     of an event of the log: its time in seconds of the recorder's clock
-``traceparent`` W3C trace context, as in CloudEvents' distributed tracing extension
 ==============  ==================================================================
 """
 

@@ -56,9 +56,7 @@ def kind_of(envelope: Envelope) -> str:
     return envelope.type[match.end() :]
 
 
-def from_event(
-    event: Event, domain: str, *, epoch_s: float = 0.0, traceparent: str | None = None
-) -> Envelope:
+def from_event(event: Event, domain: str, *, epoch_s: float = 0.0) -> Envelope:
     """Return the envelope of an event.
 
     Args:
@@ -66,7 +64,6 @@ def from_event(
         domain: of the agent that recorded it.
         epoch_s: when that agent's clock was zero, in seconds since 1970 by its machine.
             Only people read what follows from it: machines' clocks need not agree.
-        traceparent: its place in a trace; None: it has none.
 
     Raises:
         EnvelopeError: if the event holds what cannot travel.
@@ -80,8 +77,6 @@ def from_event(
     scope = event.data.get("scope")
     if isinstance(scope, str) and scope:
         extensions["scope"] = scope
-    if traceparent is not None:
-        extensions["traceparent"] = traceparent
     try:
         data = Raw(msgspec.json.encode(event.data))
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:

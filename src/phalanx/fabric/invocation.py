@@ -40,7 +40,6 @@ from phalanx.fabric.envelope import Envelope, from_headers
 from phalanx.fabric.event_envelopes import source
 from phalanx.fabric.operations import Operation
 from phalanx.fabric.times import EnvelopeError
-from phalanx.fabric.tracing import NO_TRACING, Tracing
 
 LIMIT = 32
 """Calls that run at the same time, for each provider."""
@@ -123,7 +122,6 @@ class Provider:
         check: whether a caller may invoke an operation.
         on_refused: told of each call that is refused or forged, for the audit.
         limit: calls that may run at the same time; more are answered ``Busy``.
-        tracing: told of the callers' traces.
 
     Raises:
         NotPermittedError: if the identity may not be called.
@@ -138,7 +136,6 @@ class Provider:
         *,
         on_refused: Callable[[Refusal], None] | None = None,
         limit: int = LIMIT,
-        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.outcomes: dict[str, int] = {}
         """Calls answered, by the name of what they were answered with, and ``Again``."""
@@ -147,7 +144,6 @@ class Provider:
         self._check = check
         self._on_refused = on_refused
         self._limit = limit
-        self._tracing = tracing
         self._served: dict[str, tuple[Operation[Any, Any], _Handler]] = {}
         self._running: dict[_Key, _Running] = {}
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
@@ -241,7 +237,6 @@ class Provider:
         deadline = self._clock.now() + timeout_s
         running.timer = self._clock.call_at(deadline, partial(self._late, running))
         call = Call(operation, caller, request, envelope, partial(self._finish, key, running))
-        self._tracing.heard(call.cause, envelope.extensions.get("traceparent"))
         try:
             handler(call)
         except PhalanxError as error:

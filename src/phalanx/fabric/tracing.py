@@ -1,166 +1,243 @@
 """Tracing: the log of causes as OpenTelemetry spans, one trace for a whole mitigation.
 
-An event is a span. Its span id follows from the event's id, its parent is the span of its cause,
-and its trace id follows from the id of the *root cause*, so that processes that never spoke
-about tracing agree. The root of a whole run causes everything; if it began the trace there
-would be one for ever, so its direct effects begin one each. What travels between processes is
-a W3C ``traceparent``, beside the id of the cause.
+An event is a span, and hangs below the span of its cause. That says it all: every event names
+its cause, whatever brought the cause to who recorded it (a message, an answer of the network, a
+goal that was handed over, a memory), so that who reads the whole log needs nothing else that
+travels. Nobody else makes spans. Ids are digests of events' ids: who reads the log again comes
+to the same spans.
 
-Without the extra ``tracing`` nothing of OpenTelemetry is imported, and ``NO_TRACING`` does nothing.
+A *life* (of a run, a process, an agent) causes everything in it. If it began the trace, there
+would be one that never ends; so each effect of a life begins one. What an agent is there for,
+the goals and plans that follow from lives alone, belongs to the life.
 """
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 
-if TYPE_CHECKING:
-    from phalanx.fabric.telemetry import Telemetry
-
+LIVES = frozenset({"run.started", "process.started", "agent.started", "agent.restored"})
+"""Kinds of events that begin a life, whatever caused them."""
+PURSUITS = frozenset({"goal.adopted", "plan.started"})
+"""Kinds that are part of a life if nothing else caused them: what an agent is there for."""
+FIGURES = frozenset({"network.sample"})
+"""Kinds that tell how things stand; nothing follows from them, and they are no spans."""
 KNOWN = 65_536
-"""Events whose trace is remembered; a cause that is older begins a trace anew."""
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
+"""Events whose place is remembered; that of others is found in the history."""
+WAITING = 10_000
+"""Events that wait for their cause at most."""
+PATIENCE_S = 10.0
+"""How long an event waits for its cause, by the clock that stamps their receipt."""
 
 
 class TracingError(PhalanxError):
     """Tracing was asked for and cannot be had; the text is one line."""
 
 
-class Tracing(Protocol):
-    """What the fabric asks of tracing."""
-
-    def record(self, event: Event) -> None:
-        """Make a span of an event."""
-
-    def traceparent(self, event_id: str | None) -> str | None:
-        """Return what to send along with something that an event caused; None: nothing."""
-
-    def heard(self, event_id: str | None, traceparent: object) -> None:
-        """Be told of the place of another process's event; what is none is passed over."""
-
-    def close(self) -> None:
-        """Export what waits; without effect the second time."""
-
-
-class _NoTracing:
-    """Does nothing."""
-
-    __slots__ = ()
-
-    def record(self, event: Event) -> None:
-        """Do nothing."""
-
-    def traceparent(self, event_id: str | None) -> str | None:  # noqa: ARG002  # the protocol's
-        """Return None."""
-        return None
-
-    def heard(self, event_id: str | None, traceparent: object) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-NO_TRACING: Tracing = _NoTracing()
-
-
-class Place(Struct, frozen=True):
-    """Where an event stands in a trace."""
+class Spot(Struct, frozen=True):
+    """The span of an event."""
 
     trace_id: int
     """128 bits, not 0."""
     span_id: int
     """64 bits, not 0."""
-    parent_id: int | None
-    """Span of its cause; None: it begins the trace."""
 
 
-def format_traceparent(trace_id: int, span_id: int) -> str:
-    """Return a W3C traceparent, version 00, sampled."""
-    return f"00-{trace_id:032x}-{span_id:016x}-01"
+class Place(Struct, frozen=True):
+    """Where an event stands in a trace."""
+
+    spot: Spot
+    parent_id: int | None = None
+    """Span of its cause, in the same trace; None: it begins the trace."""
+    origin: Spot | None = None
+    """Span of its cause, in another trace: the life in which this trace began."""
 
 
-def parse_traceparent(text: object) -> tuple[int, int] | None:
-    """Return ``(trace id, span id)`` of a W3C traceparent; None if it is none."""
-    match = _TRACEPARENT.match(text) if isinstance(text, str) else None
-    if match is None or match[1] == "ff" or (match[1] == "00" and match[5]):
-        return None
-    trace_id, span_id = int(match[2], 16), int(match[3], 16)
-    return (trace_id, span_id) if trace_id and span_id else None
+class Span(Struct, frozen=True):
+    """An event that has its place."""
+
+    event: Event
+    received: float
+    """When the event was received, in seconds since 1970, by one clock for all."""
+    place: Place
+
+
+class Known(Struct, frozen=True):
+    """What is remembered of an event."""
+
+    trace_id: int
+    life: bool
+    """Whether it is part of a life, and its effects begin traces."""
 
 
 class Traces:
-    """Finds the places of events; no I/O, and the same in every process of a domain."""
+    """Finds the places of events, causes before effects; no I/O.
+
+    Args:
+        domain: whose events they are; in another one, events of the same ids are others.
+
+    """
 
     def __init__(self, domain: str) -> None:
         self._domain = domain
-        self._traces: OrderedDict[str, int] = OrderedDict()
+        self._known: OrderedDict[str, Known] = OrderedDict()
+
+    def __contains__(self, event_id: str) -> bool:
+        """Whether the place of an event is remembered."""
+        return event_id in self._known
 
     def place(self, event: Event) -> Place:
-        """Return where ``event`` stands, and remember it for its effects."""
-        if event.cause is None:
-            trace = self._root_trace(event.id)
-        else:
-            trace = self._traces.get(event.id) or self._trace_after(event.cause, event.id)
-        self._remember(event.id, trace)
-        begins = event.cause is None or trace == self._own_trace(event.id)
-        parent = None if begins or event.cause is None else self._span(event.cause)
-        return Place(trace, self._span(event.id), parent)
+        """Return where ``event`` stands, and remember it for its effects.
 
-    def traceparent(self, event_id: str) -> str:
-        """Return what to send along with something that ``event_id`` caused."""
-        trace = self._traces.get(event_id) or self._own_trace(event_id)
-        return format_traceparent(trace, self._span(event_id))
+        One whose cause is not remembered begins a trace.
+        """
+        cause = None if event.cause is None else self._known.get(event.cause)
+        life = event.kind in LIVES or (
+            event.kind in PURSUITS and (event.cause is None or (cause is not None and cause.life))
+        )
+        below = cause is not None and (life or not cause.life)
+        trace_id = cause.trace_id if cause is not None and below else self._trace(event.id)
+        self._known[event.id] = Known(trace_id, life)
+        self._known.move_to_end(event.id)
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+        spot = Spot(trace_id, self._span(event.id))
+        if cause is None or event.cause is None:
+            return Place(spot)
+        parent_id = self._span(event.cause)
+        if below:
+            return Place(spot, parent_id)
+        return Place(spot, origin=Spot(cause.trace_id, parent_id))
 
-    def heard(self, event_id: str, traceparent: object) -> None:
-        """Remember the place of another process's event."""
-        found = parse_traceparent(traceparent)
-        if found is not None and found[1] == self._span(event_id):
-            self._remember(event_id, found[0])
-
-    def _trace_after(self, cause: str, event_id: str) -> int:
-        trace = self._traces.get(cause)
-        if trace is None:  # unknown here: as if the cause were a root cause
-            return self._own_trace(cause)
-        return self._own_trace(event_id) if trace == self._root_trace(cause) else trace
-
-    def _remember(self, event_id: str, trace: int) -> None:
-        self._traces[event_id] = trace
-        self._traces.move_to_end(event_id)
-        if len(self._traces) > KNOWN:
-            self._traces.popitem(last=False)
-
-    def _own_trace(self, event_id: str) -> int:
+    def _trace(self, event_id: str) -> int:
         return self._digest("trace", event_id, 16)
-
-    def _root_trace(self, event_id: str) -> int:
-        return self._digest("run", event_id, 16)
 
     def _span(self, event_id: str) -> int:
         return self._digest("span", event_id, 8)
 
     def _digest(self, what: str, event_id: str, size: int) -> int:
-        text = f"{what}\0{self._domain}\0{event_id}"
-        return (
-            int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=size).digest()) or 1
-        )
+        text = f"{what}\0{self._domain}\0{event_id}".encode("utf-8", "replace")
+        return int.from_bytes(blake2b(text, digest_size=size).digest()) or 1
 
 
-def open_tracing(domain: str, agent: str, endpoint: str, *, epoch_s: float) -> Telemetry:
-    """Return tracing that exports to an OTLP/HTTP collector, in the background.
+class Tracer:
+    """Makes spans of events that come in any order, each once its cause is known.
+
+    An effect may be received before its cause, since they come from two processes; it waits
+    for it. The cause of an event that was received long ago is found in the history. Without
+    I/O of its own, and without a clock: the receipts of events tell the time.
 
     Args:
-        domain: of the agent.
-        agent: whose spans they are (``service.name`` is ``phalanx``, this is its instance).
+        domain: whose events they are.
+        export: takes the spans.
+        history: returns what led to an event, from the root or as far as is known to the event
+            itself; nothing if the event is unknown.
+
+    """
+
+    def __init__(
+        self,
+        domain: str,
+        export: Callable[[Span], None],
+        history: Callable[[str], Iterable[Event]] = lambda _: (),
+    ) -> None:
+        self.orphans = 0
+        """Events that began a trace because their cause did not come."""
+        self._traces = Traces(domain)
+        self._export = export
+        self._history = history
+        self._waiting: OrderedDict[str, tuple[Event, float]] = OrderedDict()
+        """(event, receipt) by the event's id, in the order of receipt."""
+        self._effects: dict[str, list[str]] = {}
+        """Ids of those that wait, by their cause."""
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait for their cause."""
+        return len(self._waiting)
+
+    def take(self, event: Event, received: float) -> None:
+        """Make a span of an event, now or once its cause has come.
+
+        Args:
+            event: what happened; the same event again is the same span again.
+            received: when it was received, in seconds since 1970, by one clock for all.
+
+        """
+        if event.kind not in FIGURES:
+            if event.cause is None or self._finds(event.cause):
+                self._settle(event, received)
+            elif event.id not in self._waiting:
+                self._waiting[event.id] = event, received
+                self._effects.setdefault(event.cause, []).append(event.id)
+        while self._waiting:
+            _, since = next(iter(self._waiting.values()))
+            if len(self._waiting) <= WAITING and received - since <= PATIENCE_S:
+                break
+            self._give_up()
+
+    def close(self) -> None:
+        """Wait for no cause any more."""
+        while self._waiting:
+            self._give_up()
+
+    def _finds(self, event_id: str) -> bool:
+        if event_id not in self._traces:
+            for event in self._history(event_id):
+                self._traces.place(event)
+        return event_id in self._traces
+
+    def _give_up(self) -> None:
+        event, received = self._waiting.popitem(last=False)[1]
+        assert event.cause is not None
+        siblings = self._effects[event.cause]
+        siblings.remove(event.id)
+        if not siblings:
+            del self._effects[event.cause]
+        self.orphans += 1
+        self._settle(event, received)
+
+    def _settle(self, event: Event, received: float) -> None:
+        """Make the spans of an event and of what waited for it."""
+        settled = [(event, received)]
+        while settled:
+            event, received = settled.pop()
+            self._export(Span(event, received, self._traces.place(event)))
+            for effect in self._effects.pop(event.id, ()):
+                settled.append(self._waiting.pop(effect))
+
+
+class Collector(Protocol):
+    """Takes spans."""
+
+    @property
+    def lost(self) -> int:
+        """Spans that the collector did not take, or for which there was no room."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why spans are being lost; None: they are not."""
+
+    def export(self, span: Span) -> None:
+        """Send a span, in the background."""
+
+    def close(self) -> None:
+        """Send what waits; without effect the second time."""
+
+
+def open_tracing(domain: str, endpoint: str) -> Collector:
+    """Return what exports spans to an OTLP/HTTP collector, in the background.
+
+    Args:
+        domain: whose spans they are.
         endpoint: URL of the collector, such as ``http://127.0.0.1:4318/v1/traces``.
-        epoch_s: when the agent's clock was zero, in seconds since 1970.
 
     Raises:
         TracingError: if the extra ``tracing`` is not installed.
@@ -173,4 +250,4 @@ def open_tracing(domain: str, agent: str, endpoint: str, *, epoch_s: float) -> T
         raise TracingError(
             f"tracing needs {missing}, which is not installed: pip install 'phalanx[tracing]'"
         ) from None
-    return open_telemetry(domain, agent, endpoint, epoch_s=epoch_s)
+    return open_telemetry(domain, endpoint)

@@ -116,7 +116,7 @@ class AgentProcess:
             self._name,
             catalogue.library,
             self.settings,
-            shell.sink,
+            shell.stream,
             parameters=plan.parameters,
             incarnation=shell.incarnation,
         )

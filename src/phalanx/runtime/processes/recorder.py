@@ -16,8 +16,10 @@ from phalanx.fabric.envelope import from_json
 from phalanx.fabric.event_envelopes import speaker, to_event
 from phalanx.fabric.scope import END_TO_END
 from phalanx.fabric.times import EnvelopeError
+from phalanx.fabric.tracing import Collector, open_tracing
 from phalanx.runtime.processes.data import serve_history
 from phalanx.runtime.processes.shell import Shell
+from phalanx.runtime.processes.spans import Spans
 from phalanx.runtime.processes.spec import RecorderSpec
 from phalanx.runtime.processes.start import bundle_of, shell_of
 from phalanx.store.history import History
@@ -52,7 +54,9 @@ def open_recorder(spec: RecorderSpec) -> RecorderProcess:
 
     """
     bundle = bundle_of(spec, Role.RECORDER)
-    return RecorderProcess(spec, shell_of(spec, bundle, capabilities=("history",)))
+    domain = bundle.identity.domain
+    collector = None if spec.tracing is None else open_tracing(domain, spec.tracing)
+    return RecorderProcess(spec, shell_of(spec, bundle, capabilities=("history",)), collector)
 
 
 class RecorderProcess:
@@ -60,10 +64,19 @@ class RecorderProcess:
 
     The stream is told that an event is safe only once the store has it: a recorder that is
     killed, or whose disk is full, loses none, and finds in the stream what it missed.
+    Since it alone reads the whole log, it is also who makes spans of it, if that is wanted;
+    those are sent once the store has the events, and not kept.
     """
 
-    def __init__(self, spec: RecorderSpec, shell: Shell) -> None:
+    def __init__(
+        self, spec: RecorderSpec, shell: Shell, collector: Collector | None = None
+    ) -> None:
         """Compose the process.
+
+        Args:
+            spec: what it was started with.
+            shell: what it shares with every process.
+            collector: takes spans; None: none are made.
 
         Raises:
             StoreError: if the store cannot be opened.
@@ -76,9 +89,15 @@ class RecorderProcess:
         self._timer: Timer | None = None
         self._trouble: str | None = None
         shell.checks.add("store", lambda: self._trouble)
+        history = History(self._store.database)
+        self._spans: Spans | None = None
+        if collector is not None:
+            self._spans = Spans(self._domain, history, collector)
+            shell.checks.add("tracing", lambda: collector.trouble)
+            shell.figures = self._spans.figures
         for number in (signal.SIGTERM, signal.SIGINT):
             shell.on_signal(number, partial(shell.end, "interrupted"))
-        serve_history(shell.provider, History(self._store.database), self._domain)
+        serve_history(shell.provider, history, self._domain)
         shell.exchange.follow(subjects.EVENTS, self._stored, durable="history")
         shell.clock.call_soon(shell.serving)
 
@@ -87,6 +106,8 @@ class RecorderProcess:
         try:
             self.shell.run()
         finally:
+            if self._spans is not None:
+                self._spans.close()
             self._store.close()
 
     def _stored(self, stored: Stored) -> None:
@@ -124,6 +145,9 @@ class RecorderProcess:
         self._trouble, self._waiting = None, []
         for event_id, why in receipt.refused:
             self.shell.audit(Refusal(event_id, "record", self._domain, why))
+        if self._spans is not None:
+            refused = {event_id for event_id, _ in receipt.refused}
+            self._spans.make((e, s.received) for e, s in waiting if e.id not in refused)
         for _, stored in waiting:
             stored.acknowledge()
 

@@ -14,7 +14,7 @@ from phalanx import __version__
 from phalanx.bus.exchange import Exchange
 from phalanx.bus.permissions import Identity
 from phalanx.clock.wall import WallClock
-from phalanx.domain.events import Event, Recorder
+from phalanx.domain.events import Recorder
 from phalanx.fabric.access import Gate, Policy, Provided
 from phalanx.fabric.audit import Audit, Refusal
 from phalanx.fabric.directory import Refused
@@ -24,7 +24,6 @@ from phalanx.fabric.operations import STOP, Accepted, StopRequest
 from phalanx.fabric.registration import Registration, State
 from phalanx.fabric.registry import Registrar, Registry
 from phalanx.fabric.scope import END_TO_END, Scope
-from phalanx.fabric.tracing import NO_TRACING, Tracing, open_tracing
 from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.processes.stream import PAUSE_S, EventStream
 from phalanx.store.memories import Memories
@@ -63,7 +62,6 @@ class Shell:
         policy: who may call what.
         scope: what the process cares for.
         speed: seconds of ``clock`` per second.
-        tracing: URL of a collector of spans; None: nobody is told of them.
 
     Raises:
         PhalanxError: if the state directory cannot be used or another process uses it.
@@ -81,7 +79,6 @@ class Shell:
         capabilities: tuple[str, ...] = (),
         scope: Scope = END_TO_END,
         speed: float = 1.0,
-        tracing: str | None = None,
     ) -> None:
         self.clock = clock
         self.stopping: str | None = None
@@ -105,19 +102,14 @@ class Shell:
         me = self.exchange.identity
         self.identity: Identity = me
         epoch_s = time.time() - clock.now() / speed
-        self.tracing: Tracing = NO_TRACING
-        if tracing is not None:
-            self.tracing = open_tracing(me.domain, me.name, tracing, epoch_s=epoch_s)
-            self._stack.callback(self.tracing.close)
         self.stream = EventStream(
             self.exchange,
             self.outbox,
             clock,
             epoch_s=epoch_s,
             pause_s=PAUSE_S * speed,
-            tracing=self.tracing,
         )
-        self.recorder = Recorder(me.name, self.sink, clock.now, f"{me.name}.{self.incarnation}.0")
+        self.recorder = Recorder(me.name, self.stream, clock.now, f"{me.name}.{self.incarnation}.0")
         self.cause = self.recorder.record(
             "process.started",
             cause,
@@ -135,7 +127,6 @@ class Shell:
             clock,
             self.gate.check,
             on_refused=self.audit,
-            tracing=self.tracing,
         )
         self.provider.serve(STOP, self._stop)
         self.registry = Registry(self.exchange, clock, on_refused=self._impostor)
@@ -156,11 +147,6 @@ class Shell:
                 f"incarnation {other.incarnation} of {me.name} runs elsewhere"
             ),
         )
-
-    def sink(self, event: Event) -> None:
-        """Take an event of this process, for the stream and for the tracing."""
-        self.tracing.record(event)
-        self.stream(event)
 
     def serving(self) -> None:
         """Say in the registry that the process does its work now."""

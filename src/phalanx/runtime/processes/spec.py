@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -42,9 +42,6 @@ class ProcessSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     access: FilePath | None = None
     """Who may call its operations: an access control list (YAML or TOML). None:
     operators and orchestrators may call all, and agents may read."""
-    tracing: Annotated[str, Meta(pattern=r"^https?://")] | None = None
-    """Where spans go: the URL of an OTLP/HTTP collector, such as
-    ``http://127.0.0.1:4318/v1/traces``; needs the extra ``tracing``."""
     run: RunSpec | None = None
     """Only where a run spans several processes."""
 
@@ -62,11 +59,11 @@ class AgentSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 class NetworkSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The network of a plan, served to the agents of its PoPs."""
-    on: On = "simulation"
-    """Simulated flows, or real packets in namespaces of this machine (root)."""
 
     plan: FilePath
     """The network and its traffic: a scenario file (YAML)."""
+    on: On = "simulation"
+    """Simulated flows, or real packets in namespaces of this machine (root)."""
 
 
 class RecorderSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,6 +71,9 @@ class RecorderSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only
 
     store: Annotated[str, Meta(min_length=1, max_length=4000)]
     """Where: ``sqlite:////var/lib/phalanx/history.db`` or ``postgresql+psycopg://…``."""
+    tracing: Annotated[str, Meta(pattern=r"^https?://", max_length=4000)] | None = None
+    """Where the events go as spans: the URL of an OTLP/HTTP collector, such as
+    ``http://127.0.0.1:4318/v1/traces``; needs the extra ``tracing``."""
 
 
 def read_spec(kind: type[S], path: str | Path) -> S:

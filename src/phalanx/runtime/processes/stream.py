@@ -10,7 +10,6 @@ from phalanx.clock import Clock, Timer
 from phalanx.domain.events import Event
 from phalanx.fabric.envelope import to_json
 from phalanx.fabric.event_envelopes import from_event
-from phalanx.fabric.tracing import NO_TRACING, Tracing
 from phalanx.store.outbox import Outbox, Waiting
 
 IN_FLIGHT = 256
@@ -34,7 +33,6 @@ class EventStream:
         *,
         epoch_s: float,
         pause_s: float,
-        tracing: Tracing = NO_TRACING,
     ) -> None:
         """Begin to send what waits.
 
@@ -44,7 +42,6 @@ class EventStream:
             clock: makes the turns.
             epoch_s: when ``clock`` showed zero, in seconds since 1970.
             pause_s: as ``PAUSE_S``, in seconds of ``clock``.
-            tracing: knows where each event stands in a trace.
 
         """
         self._exchange = exchange
@@ -52,7 +49,6 @@ class EventStream:
         self._clock = clock
         self._epoch_s = epoch_s
         self._pause_s = pause_s
-        self._tracing = tracing
         self._after = 0
         self._in_flight: dict[str, int] = {}
         self._kept: list[str] = []
@@ -107,8 +103,7 @@ class EventStream:
         event, self._after = waiting.event, waiting.seq
         domain = self._exchange.identity.domain
         subject = subjects.event(domain, self._exchange.identity.name, event.kind)
-        place = self._tracing.traceparent(event.id)
-        payload = to_json(from_event(event, domain, epoch_s=self._epoch_s, traceparent=place))
+        payload = to_json(from_event(event, domain, epoch_s=self._epoch_s))
         self._in_flight[event.id] = waiting.seq
         self._exchange.append(subject, payload, event.id, partial(self._done, event.id))
 
