@@ -53,8 +53,9 @@ class Covered(Bench):
         self.bidder = self.agent.capability(type(self.bidder))
         self.agent.capability(Outlook).view = view
 
-    def restart(self, after=1.0):
+    def restart(self, after=1.0, peers=None):
         memory = decode(encode(self.agent.memory()), self.library)
+        self.settings.peers = peers or self.settings.peers
         self.waiting.clear()
         self.sent.clear()
         self.site.done.clear()
@@ -89,6 +90,14 @@ def test_leases_are_renewed_and_measures_looked_at_before_anybody_is_asked():
     assert bench.bidder.estate.keeper(LIMITED) is instance
     assert bench.asked("b").measures == (LIMITED,)
     assert bench.asked("c").measures == ()
+
+
+def test_who_was_met_before_is_asked_although_no_registry_can_be_read_yet():
+    bench = Covered()
+    bench.win("x", LIMIT)
+    bench.restart(peers=(ME, "d"))
+    assert bench.settings.peers == (ME, "b", "c", "d")
+    assert bench.asked("b").measures == (LIMITED,)
 
 
 def test_a_measure_that_is_gone_is_believed_no_more():

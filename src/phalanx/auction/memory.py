@@ -24,6 +24,8 @@ class OutlookMemory(Struct, frozen=True):
     """Of the view, only what changes beliefs; the rest is heard again."""
 
     lives: tuple[LifeMemory, ...] = ()
+    peers: tuple[PopId, ...] = ()
+    """Who was asked for proposals: a registry that cannot be read at the start says nothing."""
 
 
 class JobMemory(Struct, frozen=True):

@@ -173,12 +173,17 @@ class Outlook(Capability):
         """Return whom this agent knows in which life."""
         states = (state for state in self.view.states if state.pop != me.name)
         return OutlookMemory(
-            tuple(LifeMemory(s.pop, s.incarnation, s.alive, s.left) for s in states)
+            tuple(LifeMemory(s.pop, s.incarnation, s.alive, s.left) for s in states),
+            self.settings.peers,
         )
 
     def recall(self, me: Agent, part: OutlookMemory | None, shift: float) -> None:  # noqa: ARG002
-        """Know the others in the lives they had; ask one of them for all that is news."""
-        lives = () if part is None else part.lives
+        """Know the others in the lives they had; ask one of them for all that is news.
+
+        Who is met again by other means later need not be known by then.
+        """
+        lives, peers = ((), ()) if part is None else (part.lives, part.peers)
+        self.settings.peers = tuple(sorted({*self.settings.peers, *peers}))
         self.view = self.view.apply_all(_heard_of(self.view.get(old.pop), old) for old in lives)
         self._catch_up(me)
 

@@ -216,7 +216,9 @@ class AgentProcess:
             peers.discard(entry.owner)
         else:
             peers.add(entry.owner)
-        self.settings.peers = tuple(sorted(peers))
+        if peers != {*self.settings.peers}:
+            self.settings.peers = tuple(sorted(peers))
+            self.agent.changes += 1  # it remembers them, for a start without a registry
 
     def _connected(self, up: bool) -> None:
         """Let the agent know that it hears nobody, or somebody again."""
