@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from functools import partial
 
@@ -11,6 +12,7 @@ from tests.system.process_log import (
     causes_lost,
     enforced_twice,
     missing,
+    timeline,
     unprotected,
 )
 from tests.system.process_plan import FIRST, LEASE_S, NETWORK
@@ -32,6 +34,20 @@ RENEGOTIATED_S = 5.0
 """Within so many seconds an attack is held off again."""
 
 
+def caught_up(lab: Lab, alive: Collection[str]) -> None:
+    """Wait until all that has happened so far is heard: a stream without a leader keeps nothing."""
+    now = time.time()
+
+    def network_heard() -> bool:
+        latest = timeline(one for one in lab.heard if one.event.agent == NETWORK)[-1]
+        return latest.at >= now
+
+    lab.until(network_heard, "the network is heard")
+    lab.eventually(
+        lambda: all(lab.status(pop).events_waiting == 0 for pop in alive), "all events are kept"
+    )
+
+
 def check_in_order(lab: Lab, since: float, *, gone: Collection[str] = ()) -> None:
     """Check what no fault may cost, once everything has come to rest.
 
@@ -42,6 +58,7 @@ def check_in_order(lab: Lab, since: float, *, gone: Collection[str] = ()) -> Non
 
     """
     alive = [pop for pop in lab.pops if pop not in gone]
+    caught_up(lab, alive)
     lab.until(lab.held_off, "the attack is held off")
 
     def leases_have_holders() -> bool:
@@ -50,15 +67,17 @@ def check_in_order(lab: Lab, since: float, *, gone: Collection[str] = ()) -> Non
 
     lab.eventually(leases_have_holders, "each lease is that of a living agent, or has run out")
     lab.rest(1.0)
+    caught_up(lab, alive)
     # What is on its way arrives; what was lost never does.
     lab.until(lambda: not missing(one.event for one in lab.heard), "no event is missing", 10.0)
     lab.until(lambda: not causes_lost(lab.heard, gone), "no cause is missing", 10.0)
     ids = [one.event.id for one in lab.heard]
     assert len({*ids}) == len(ids), "an event is in the stream twice"
-    spell = max(unprotected(lab.heard, since, lab.heard[-1].at), default=0.0)
+    happened = timeline(lab.heard)
+    spell = max(unprotected(happened, since, happened[-1].at), default=0.0)
     told = partial(lab.story, 80, TELLING)
     assert spell <= RENEGOTIATED_S, f"nothing held the attack off for {spell:g} s\n{told()}"
-    for doubled in (enforced_twice(lab.heard), allocated_twice(lab.heard)):
+    for doubled in (enforced_twice(happened), allocated_twice(happened)):
         assert [d for d in doubled if d[1] > LEASE_S + 1.0] == [], told()
     assert set(lab.ground.ended()) == {*gone}, lab.story()
     for name in (*lab.pops, NETWORK):

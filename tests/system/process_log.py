@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from math import inf
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from phalanx.domain.events import Event
 
@@ -22,6 +23,22 @@ class Heard(Struct, frozen=True):
     at: float
     """In seconds since 1970 by the broker's clock."""
     sequence: int
+
+
+def timeline(heard: Iterable[Heard]) -> list[Heard]:
+    """Return events in the order in which they came about, and when, by the broker's clock.
+
+    While brokers elect a leader nothing is stored; afterwards it comes all at once, and what is
+    said again comes later still. Each life counts its events and has one clock, whatever it
+    shows: its earliest event to arrive tells how far that is from the broker's.
+    """
+    known = [*heard]
+    ahead: dict[str, float] = defaultdict(lambda: inf)
+    for one in known:
+        life = split(one.event.id)[0]
+        ahead[life] = min(ahead[life], one.at - one.event.time)
+    known = [replace(one, at=one.event.time + ahead[split(one.event.id)[0]]) for one in known]
+    return sorted(known, key=lambda one: (one.at, split(one.event.id)))
 
 
 def effect_of(measure: str) -> str:
