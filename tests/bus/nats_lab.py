@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from phalanx.bus import subjects
 from phalanx.bus.exchange import ExchangeError
 from phalanx.bus.nats import (
     Cluster,
@@ -29,6 +30,7 @@ from phalanx.bus.nats import (
     find_server,
     setup,
 )
+from phalanx.bus.nats.inbox import Reply
 from phalanx.bus.permissions import Identity, Role
 from phalanx.clock.wall import WallClock
 
@@ -253,3 +255,24 @@ class Ground:
     def rest(self, seconds: float = 0.15) -> None:
         """Run the clock for a while."""
         self.clock.run(until=self.clock.now() + seconds)
+
+
+def leader(ground: Ground) -> NatsServer:
+    """Return the server that leads the stream of events."""
+    keeper = ground.join(KEEPER)
+    found: list[str] = []
+
+    def ask() -> None:
+        keeper.administer(f"STREAM.INFO.{subjects.EVENTS}", {}, take)
+
+    def take(reply: Reply) -> None:
+        name = reply.cluster.get("leader")
+        if name:
+            found.append(name)
+        else:
+            ask()
+
+    ask()
+    ground.until(lambda: bool(found))
+    keeper.close()
+    return next(server for server in ground.lab.servers if server.settings.name == found[0])

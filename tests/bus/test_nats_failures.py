@@ -17,6 +17,7 @@ from nats_lab import (
     B,
     Ground,
     Lab,
+    leader,
     needs_server,
     running,
 )
@@ -24,7 +25,6 @@ from nats_lab import (
 from phalanx.bus import subjects
 from phalanx.bus.exchange import Delivery, ExchangeError, Stored, Unanswered
 from phalanx.bus.nats import Bounds, NatsExchange, Retention, setup
-from phalanx.bus.nats.inbox import Reply
 from phalanx.clock.wall import WallClock
 
 needs_server()
@@ -238,27 +238,6 @@ def test_a_wrong_name_of_the_server_is_found_out(ground: Ground) -> None:
 # -- a cluster of three -------------------------------------------------------------------------
 
 
-def leader(ground: Ground) -> int:
-    """Return the number of the server that leads the stream of events."""
-    keeper = ground.join(KEEPER)
-    found: list[str] = []
-
-    def ask() -> None:
-        keeper.administer(f"STREAM.INFO.{subjects.EVENTS}", {}, take)
-
-    def take(reply: Reply) -> None:
-        name = reply.cluster.get("leader")
-        if name:
-            found.append(name)
-        else:
-            ask()
-
-    ask()
-    ground.until(lambda: bool(found))
-    keeper.close()
-    return int(found[0].removeprefix("server"))
-
-
 def test_a_cluster_of_three_loses_no_event_with_its_leader(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.add_servers(3)
@@ -281,7 +260,7 @@ def test_a_cluster_of_three_loses_no_event_with_its_leader(tmp_path: Path) -> No
         for number in range(500):
             append(number)
         ground.until(lambda: len(acknowledged) > 100)
-        victim = lab.servers[leader(ground)]
+        victim = leader(ground)
         for number in range(500, 1_000):
             append(number)
         assert victim.pid is not None

@@ -51,6 +51,29 @@ def test_stop_leaves_the_calls_of_the_same_round(clock: WallClock) -> None:
     assert (seen, clock.pending) == ([0, 1, 2, 3], 0)
 
 
+def test_what_the_loop_reports_can_be_dealt_with_at_once(clock: WallClock) -> None:
+    seen: list[str] = []
+
+    def report() -> None:
+        clock.call_now(lambda: seen.append("now"))
+        seen.append("after")
+
+    clock.call_soon(lambda: seen.append("soon"))
+    clock.loop.call_soon(report)
+    clock.loop.call_soon(report)
+    clock.run(until=1.0, stop=lambda: "now" in seen)
+    assert seen == ["soon", "now", "after", "after"], "a clock that has ended its run makes none"
+    assert clock.pending == 1
+    clock.run()
+    assert (seen[4:], clock.pending) == (["now"], 0)
+
+
+def test_an_exception_of_what_is_made_at_once_propagates(clock: WallClock) -> None:
+    clock.loop.call_soon(clock.call_now, _fail)
+    with pytest.raises(ZeroDivisionError):
+        clock.run(until=1.0)
+
+
 def test_an_exception_propagates(clock: WallClock) -> None:
     seen: list[int] = []
     clock.call_soon(_fail)

@@ -96,7 +96,8 @@ class Tls(asyncio.BufferedProtocol):
         self._flush()
         assert self._transport is not None
         # Hanging up here and now could throw away what is still on its way to the other side.
-        self._transport.write_eof()
+        with suppress(OSError):  # the other side may have hung up already
+            self._transport.write_eof()
         self._linger = self._loop.call_later(_LINGER_S, self._transport.abort)
 
     def abort(self) -> None:
