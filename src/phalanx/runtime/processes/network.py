@@ -103,7 +103,7 @@ class NetworkProcess:
         self._network: ServedNetwork
         self._free_at_start: dict[PopId, Resources]
         # What stands on the clock's loop has to go before the clock, which the shell closes.
-        shell._stack.callback(stage.close)
+        shell.on_close(stage.close)
         for ending in (signal.SIGTERM, signal.SIGINT):
             shell.on_signal(ending, partial(shell.end, "interrupted"))
         if spec.run is not None and spec.run.cause is not None:

@@ -156,6 +156,10 @@ class Shell:
         """Make ``call``, by the clock, when the process gets the signal."""
         self._on_signal[number] = call
 
+    def on_close(self, call: Callable[[], None]) -> None:
+        """Make ``call`` at the end, while the clock and the exchange are still there."""
+        self._stack.callback(call)
+
     def end(self, why: str) -> None:
         """End the process in order, once what is going on now is done."""
         if self.stopping is None:
