@@ -93,12 +93,18 @@ def test_an_agent_that_stops_has_time_to_drain_and_one_that_restarts_does_not() 
     assert told["RestartKillSignal"] == "SIGINT"
 
 
+def test_agents_outlive_whoever_keeps_their_service() -> None:
+    told = fields(DEPLOY / "phalanx-service@.service")
+    assert told["KillMode"] == "process"
+    assert told["OOMPolicy"] == "continue"
+
+
 def test_the_units_are_alike_where_they_are_confined() -> None:
     confined = [
         unit.read_text(encoding="utf-8").partition("User=")[2].replace(" AF_NETLINK", "")
         for unit in UNITS
     ]
-    assert len(UNITS) == 4
+    assert len(UNITS) == 5
     assert len(set(confined)) == 1
 
 

@@ -44,6 +44,7 @@ PROCESSES = {
     "agent.restored",
     "agent.draining",
     "agent.left",
+    "agent.differs",
 }
 """Kinds that only agents in processes of their own write."""
 SERVICES = {kind for kind in KINDS if kind.startswith("service.")}

@@ -119,6 +119,31 @@ def test_only_those_that_were_asked_about_count() -> None:
     assert report([recorder], {}, 12.0).verdict is Verdict.DOWN
 
 
+def test_who_follows_another_plan_is_named_once_for_each_scope() -> None:
+    video = Scope(domain="edge", slice="video")
+    entries = [
+        *(entry(f"pop{number}", plan="aa") for number in range(1, 7)),
+        entry("pop7", plan="bb"),
+        entry("pop8", State.GONE, plan="cc"),
+        entry("pop9"),
+        entry("cache", scope=video, plan="dd"),
+        entry("origin", scope=video, plan="ee"),
+    ]
+    found = report(entries, {}, 12.0)
+    assert found.verdict is Verdict.ATTENTION
+    lines = {line for line in found.findings if "plan" in line}
+    assert lines == {
+        "pop7 follows another plan (bb) than pop1, pop2, pop3, pop4 and 2 more (aa): "
+        "their bids may not fit; start all with the same plan",
+        "origin follows another plan (ee) than cache (dd): "
+        "their bids may not fit; start all with the same plan",
+    }
+    assert report(entries, {}, 12.0, only=["pop1"]).findings == ()
+    assert len(report(entries, {}, 12.0, only=["pop7"]).findings) == 1
+    assert row(found, "pop7").plan == "bb"
+    assert report(entries[:6], {}, 12.0).verdict is Verdict.WELL
+
+
 def test_as_json() -> None:
     made = json.loads(to_json(report([entry("pop1")], {}, 12.0)))
     assert made["verdict"] == "well"

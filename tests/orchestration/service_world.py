@@ -19,8 +19,10 @@ from phalanx.orchestration.workflow import (
     Member,
     NotAvailableError,
     NoTrustServices,
+    Pair,
     PassingFault,
     Patience,
+    Probed,
     Seen,
     TrustStep,
 )
@@ -76,6 +78,17 @@ class World:
     """The last incarnation that a folder knows of."""
     started: dict[str, int] = field(default_factory=dict)
     """The last incarnation that ran, by name."""
+    plans: dict[str, str] = field(default_factory=dict)
+    """What those that run follow, by name."""
+    files: dict[tuple[str, str], str] = field(default_factory=dict)
+    """The plan that a folder holds."""
+    cut: set[str] = field(default_factory=set)
+    """Whom no other agent reaches."""
+    now: float = 0.0
+    """Passes while the orchestrator sleeps."""
+    asleep: Callable[[float], None] | None = None
+    """Called with the time after each sleep."""
+    probed: list[tuple[str, str]] = field(default_factory=list)
     trusted: list[tuple[int, str]] = field(default_factory=list)
     sent: list[Event] = field(default_factory=list)
     database: Database = field(default_factory=lambda: Database("sqlite://"))
@@ -116,9 +129,20 @@ class World:
             FakeWatcher(self),
             FakeTrust(self),
             Patience(attempts=3, pause_s=0.0, ready_s=0.5),
-            sleep=lambda _: None,
+            sleep=self.sleep,
+            monotonic=lambda: self.now,
         )
         return Orchestrator(ground, ServiceJournal(self.database), hook=self.tick)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.asleep is not None:
+            self.asleep(self.now)
+
+    def kill(self, name: str) -> None:
+        """End a process as it ends by itself: its entry in the registry stays."""
+        (at,) = (place for place in self.processes if place[1] == name)
+        del self.processes[at]
 
     def until_done(self, command: Callable[[Orchestrator], object]) -> str | None:
         """Give the command again after each crash; return why it did not do what it should."""
@@ -169,6 +193,7 @@ class FakeIml:
             assert life > world.started.get(unit.name, 0), f"{unit.name} forgot a life"
             world.processes[at] = world.memories[at] = world.started[unit.name] = life
             world.entries.add(unit.name)
+            world.files[at] = world.plans[unit.name] = files["plan.yaml"].decode()
 
         world.effect(f"start {unit.name}", work)
         return Running(unit, 1)
@@ -186,7 +211,11 @@ class FakeIml:
         return None if life is None else str(life).encode()
 
     def update(self, name: str, files: dict[str, bytes], *, fence: int) -> None:
-        self.world.effect(f"update {name}", lambda: None)
+        def work() -> None:
+            if (self.site, name) in self.world.folders and "plan.yaml" in files:
+                self.world.files[self.site, name] = files["plan.yaml"].decode()
+
+        self.world.effect(f"update {name}", work)
 
     def clear(self, name: str, *, fence: int) -> None:
         def work() -> None:
@@ -261,6 +290,26 @@ class FakeWatcher:
     def look(self, members: Iterable[Member], within_s: float) -> dict[str, Seen]:
         running = {name: life for (_, name), life in self.world.processes.items()}
         return {m.name: Seen(running[m.name], True, 1) for m in members if m.name in running}
+
+    def probe(self, pairs: Iterable[Pair], within_s: float) -> dict[Pair, Probed]:
+        running = {name for _, name in self.world.processes}
+        found = {}
+        for pair in pairs:
+            self.world.probed.append(pair)
+            reached = {*pair} <= running and not {*pair} & self.world.cut
+            found[pair] = Probed(1.0) if reached else Probed(None, "no answer within 2 s")
+        return found
+
+    def reload(self, name: str) -> str:
+        def work() -> None:
+            (at,) = (place for place in self.world.processes if place[1] == name)
+            self.world.plans[name] = self.world.files[at]
+
+        self.world.effect(f"reload {name}", work)
+        return "it follows the plan"
+
+    def close(self) -> None:
+        pass
 
     def forget(self, name: str) -> None:
         self.world.effect(f"forget {name}", lambda: self.world.entries.discard(name))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +17,16 @@ import msgspec
 import pytest
 
 from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.identities.trust import REVOKED_FILE
 from phalanx.bus.nats import find_server
+from phalanx.bus.permissions import Role
 from phalanx.fabric.operations import STATUS, StatusAnswer, StatusRequest
 from phalanx.orchestration.iml.process import Slot
-from phalanx.orchestration.workflow import Asked
+from phalanx.orchestration.workflow import Asked, Patience, RolledBackError
 from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec, Standing
 from phalanx.runtime.domain.brokers import Brokers
 from phalanx.runtime.processes.operator import Operator, Survey, operator_bus
-from phalanx.runtime.services import opened, present_image, read_asked
+from phalanx.runtime.services import DomainMembership, opened, present_image, read_asked
 
 pytestmark = [pytest.mark.nats, pytest.mark.processes]
 SERVICE = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"
@@ -136,7 +140,7 @@ def test_a_service_lives_through_crashes_after_every_step(domain: Domain, folder
 
     # One is moved, one is added; the two others are the same processes as before.
     wide = read_asked(folder, None, folder / "request-wide.yaml", ["madrid"])
-    assert crashed(domain, "after:+", "reconfigure", wide) == 13
+    assert crashed(domain, "after:+", "reconfigure", wide) == 15
     moved, added = f"{NAME}.origin.1", f"{NAME}.cache-2.2"
     now = processes(domain)
     assert sorted(now) == sorted([*before, added])
@@ -149,6 +153,12 @@ def test_a_service_lives_through_crashes_after_every_step(domain: Domain, folder
         assert tally.delivered > at_first[name].tally.delivered
         assert (tally.lost, tally.shed, tally.refused, tally.reconnects) == (0, {}, {}, 0)
     assert not (domain.folder / "sites" / "madrid").exists()
+    with Operator(operator_bus(domain.folder)) as operator:
+        survey = Survey(operator)
+        assert survey.settle()
+        entries = [e for e in survey.registry.entries() if e.owner.startswith(NAME)]
+    plans = {e.registration.plan for e in entries if e.registration.role is Role.AGENT}
+    assert len(plans) == 1, "those that stayed read the new plan"
 
     # What has died is started again with its memory.
     os.kill(now[moved][0], signal.SIGKILL)
@@ -166,6 +176,89 @@ def test_a_service_lives_through_crashes_after_every_step(domain: Domain, folder
         survey = Survey(operator)
         survey.read()
         assert [e.owner for e in survey.registry.entries() if e.available] == []
+
+
+def test_a_service_is_kept_by_whoever_is_killed_as_well(
+    domain: Domain, folder: Path, tmp_path: Path
+) -> None:
+    assert crashed(domain, "", "deploy", read_asked(folder, None, None)) == 0
+    origin, network = f"{NAME}.origin.1", f"{NAME}.network.1"
+    said = tmp_path / "said"
+    command = [sys.executable, "-m", "phalanx", "service", "watch", NAME]
+
+    def watch() -> subprocess.Popen[bytes]:
+        with said.open("wb") as out:
+            return subprocess.Popen(
+                [*command, "--domain", str(domain.folder)], stdout=out, stderr=subprocess.STDOUT
+            )
+
+    def wait_for(pattern: str) -> None:
+        for _ in range(600):
+            if re.search(pattern, said.read_text()):
+                return
+            time.sleep(0.1)
+        pytest.fail(f"{pattern}\n{said.read_text()}")
+
+    watching = watch()
+    try:
+        wait_for("4 processes are watched")
+        first = processes(domain)
+        os.kill(first[origin][0], signal.SIGKILL)
+        wait_for(f"{origin} at madrid does not run; it is started in 1 s")
+        wait_for(f"{origin} at madrid runs again")
+        watching.kill()
+        watching.wait()
+        os.kill(first[network][0], signal.SIGKILL)
+        watching = watch()
+        wait_for(f"{network} at barcelona runs again")
+        now = processes(domain)
+        assert sorted(now) == sorted(first)
+        assert all(len(pids) == 1 for pids in now.values()), "and they outlived the watcher"
+        with Operator(operator_bus(domain.folder)) as operator:
+            survey = Survey(operator)
+            survey.settle([origin])
+            entry = survey.registry.get(origin)
+        assert entry is not None
+        assert entry.registration.incarnation == 2
+        assert crashed(domain, "", "remove") == 0
+        assert watching.wait(20) == 0
+        assert "there is no such service any more" in said.read_text()
+    finally:
+        watching.kill()
+        watching.wait()
+
+
+def test_agents_whose_seals_do_not_agree_are_named_though_both_answer(
+    domain: Domain, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin, others = f"{NAME}.origin.1", [f"{NAME}.access.1", f"{NAME}.cache.1"]
+    files = DomainMembership.files
+
+    def with_another_list(self: DomainMembership, name: str) -> dict[str, bytes]:
+        """Return an identity's files; those of origin hold a list by which the others are out."""
+        found = files(self, name)
+        if name == origin:
+            aside = tmp_path / "aside"
+            ignored = shutil.ignore_patterns("server", "sites", "services.db*")
+            shutil.copytree(domain.folder, aside, ignore=ignored)
+            other = Domain.open(aside)
+            for one in others:
+                other.revoke(one)
+            found[REVOKED_FILE] = (aside / "authority" / REVOKED_FILE).read_bytes()
+        return found
+
+    monkeypatch.setattr(DomainMembership, "files", with_another_list)
+    patience = Patience(ready_s=4.0, look_s=1.0)
+    with (
+        opened(domain.folder, patience=patience) as orchestrator,
+        pytest.raises(RolledBackError) as refused,
+    ):
+        orchestrator.deploy(read_asked(folder, None, None))
+    said = str(refused.value)
+    assert re.search(rf"({'|'.join(others)}) cannot reach {origin}: no answer within 1 s", said)
+    assert f"{others[0]} cannot reach {others[1]}" not in said
+    assert said.endswith("everything is as it was before")
+    assert processes(domain) == {}
 
 
 def test_a_crash_within_a_step_and_a_failure_leave_nothing(domain: Domain, folder: Path) -> None:

@@ -134,6 +134,46 @@ def test_a_moved_agent_keeps_its_name_and_its_memory_and_the_others_do_not_notic
     assert world.started[f"{NAME}.origin.1"] == 3
 
 
+def test_agents_that_stay_follow_the_same_plan_as_those_that_come() -> None:
+    world = before("move")
+    for part in ("move", "back", "widen", "narrow"):
+        assert world.until_done(LIFE[part]) is None
+        running = {name for _, name in world.processes}
+        assert len({world.plans[name] for name in running}) == 1, part
+        assert {world.files[at] for at in world.processes} == {world.plans[n] for n in running}
+
+
+def test_an_agent_that_cannot_take_the_plan_takes_the_change_back() -> None:
+    world = before("widen")
+    at_first, plans = world.standing(), dict(world.plans)
+    world.faults[f"reload {NAME}.origin.1"] = OnceError(world, f"reload {NAME}.origin.1")
+    line = world.until_done(widen)
+    assert line is not None
+    assert "reload edge-video-1.origin.1: out of order; everything is as it was before" in line
+    now = world.standing()
+    assert {k: now[k] for k in now if k != "folders"} == {
+        k: at_first[k] for k in at_first if k != "folders"
+    }
+    assert {name: world.plans[name] for name in plans} == plans
+
+
+def test_agents_that_cannot_reach_each_other_are_named_and_all_is_taken_back() -> None:
+    world = World(cut={f"{NAME}.origin.1"})
+    line = world.until_done(deploy)
+    assert line is not None
+    assert f"{NAME}.origin.1: no answer within 2 s; everything is as it was before" in line
+    assert " cannot reach " in line
+    assert world.standing() == NOTHING
+    world.cut.clear()
+    world.probed.clear()
+    assert world.until_done(deploy) is None
+    agents = {f"{NAME}.{key}.2" for key in ("access", "cache", "origin")}
+    assert {*world.probed} <= {(one, other) for one in agents for other in agents if one != other}
+    assert {name for pair in world.probed for name in pair} == agents
+    (step,) = (e for e in world.sent[-30:] if e.data.get("step") == "connectivity")
+    assert "pairs reach each other, the slowest in 1 ms" in step.data["detail"]
+
+
 def test_a_removed_service_leaves_nothing_and_may_come_back_under_new_identities() -> None:
     world = before("remove")
     assert world.until_done(remove) is None

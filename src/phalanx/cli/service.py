@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from phalanx.cli.terminal import BAD_INPUT, Group, err, out, refuse, say
+from phalanx.cli.service_view import placed, shown, stepping
+from phalanx.cli.terminal import BAD_INPUT, Group, out, refuse, say
 
 if TYPE_CHECKING:
-    from phalanx.orchestration.service import AgentView, Orchestrator, ServiceView
-    from phalanx.orchestration.workflow import Deployment, Told
-    from phalanx.orchestration.workflow import Progress as Stepped
+    from phalanx.orchestration.keeping import Kept
+    from phalanx.orchestration.service import Orchestrator
 
-_STYLES = {"left out": "dim", "again": "yellow", "failed": "red", "undone": "yellow"}
+_KEPT = {"died": "yellow", "started": "green", "failed": "red", "left alone": "red"}
 
 app = typer.Typer(
     cls=Group,
@@ -89,7 +88,7 @@ def deploy(
 
     asked = read_asked(nsd, sites, request, without or ())
     with _opened(domain, store, root) as orchestrator:
-        _placed(orchestrator, orchestrator.deploy(asked))
+        placed(orchestrator, orchestrator.deploy(asked))
 
 
 @app.command("list")
@@ -114,7 +113,7 @@ def list_(domain: Domain, store: Store = None, root: Root = None) -> None:
 def show(name: Name, domain: Domain, store: Store = None, root: Root = None) -> None:
     """Show a service: what runs where, why there, and how far it is trusted."""
     with _opened(domain, store, root) as orchestrator:
-        _shown(orchestrator.show(name))
+        shown(orchestrator.show(name))
 
 
 @app.command()
@@ -137,7 +136,7 @@ def reconfigure(
     with _opened(domain, store, root) as orchestrator:
         before = orchestrator.asked(name)
         asked = changed_asked(before, nsd, sites, request, without)
-        _placed(orchestrator, orchestrator.reconfigure(name, asked))
+        placed(orchestrator, orchestrator.reconfigure(name, asked))
 
 
 @app.command()
@@ -175,6 +174,32 @@ def resume(
         say(out, "nothing is deployed, nothing is unfinished", "green")
     if failed:
         raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+def watch(
+    name: Name,
+    domain: Domain,
+    *,
+    attempts: Annotated[
+        int,
+        typer.Option(min=1, help="Starts in a row after which a process that dies is left alone."),
+    ] = 6,
+    store: Store = None,
+    root: Root = None,
+) -> None:
+    """Keep a service running: start again what dies, until Ctrl-C or its removal.
+
+    It pauses 1 s before it starts a process again, and twice as long before each further time
+    in a row, up to a minute. A process that lives for a minute has ended the row.
+    """
+    from phalanx.orchestration.fates import Endurance  # noqa: PLC0415
+
+    def told(kept: Kept) -> None:
+        say(out, kept.line, _KEPT.get(kept.what, ""))
+
+    with suppress(KeyboardInterrupt), _opened(domain, store, root) as orchestrator:
+        orchestrator.keep(name, told, Endurance(attempts=attempts))
 
 
 @app.command()
@@ -217,96 +242,9 @@ def image(
         say(out, f"{write}: {count} sites have it now", "green")
 
 
-# -- how it looks ---------------------------------------------------------------------------------
-
-
 @contextmanager
 def _opened(domain: Path, store: str | None, root: Path | None) -> Iterator[Orchestrator]:
     from phalanx.runtime.services import opened  # noqa: PLC0415
 
-    with _progress() as told, opened(domain, store=store, root=root, told=told) as orchestrator:
+    with stepping() as told, opened(domain, store=store, root=root, told=told) as orchestrator:
         yield orchestrator
-
-
-@contextmanager
-def _progress() -> Iterator[Told]:
-    """Give what shows steps: a bar with lines above it, or lines alone in a pipe."""
-    if not err.is_terminal:
-        yield lambda step: _line(step) if step.state != "begun" else None
-        return
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=err)
-    task = bar.add_task("", total=None, visible=False)
-
-    def told(step: Stepped) -> None:
-        if step.state != "begun":
-            _line(step)
-        bar.update(
-            task,
-            description=step.step.name,
-            completed=step.place - (step.state == "begun"),
-            total=step.of,
-            visible=True,
-        )
-
-    with bar:
-        yield told
-
-
-def _line(step: Stepped) -> None:
-    detail = f": {step.detail}" if step.detail else ""
-    name = f"{step.place:>2}/{step.of} {step.step.name}"
-    state = "" if step.state == "done" else f" ({step.state})"
-    say(err, f"{name}{state}{detail}", _STYLES.get(step.state, ""))
-
-
-def _placed(orchestrator: Orchestrator, deployment: Deployment) -> None:
-    say(out, f"{deployment.service} runs", "green")
-    for member in deployment.agents:
-        say(out, f"  {member.name} at {member.site}, for {', '.join(member.serves)}")
-    say(out, f"  {deployment.network.name} at {deployment.network.site}: the slice's network")
-    for standing in orchestrator.standings(deployment):
-        say(out, f"  trust: {standing}", "yellow")
-
-
-def _shown(view: ServiceView) -> None:
-    say(out, f"{view.name}: {view.state} (change {view.revision})")
-    if view.deployment is None:
-        return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("process", "site", "process id", "life", "trust", "says"):
-        table.add_column(column, no_wrap=column != "says")
-    for agent in view.agents:
-        style, says = _says(agent)
-        table.add_row(
-            agent.member.name,
-            agent.member.site,
-            "–" if agent.pid is None else str(agent.pid),
-            str(agent.seen.incarnation) if agent.seen and agent.member.serves else "–",
-            agent.trust.partition(":")[0],
-            Text(says, style=style),
-        )
-    out.print(table)
-    for standing in dict.fromkeys(agent.trust for agent in view.agents if agent.trust):
-        say(out, f"trust: {standing}", "yellow")
-    placement = view.deployment.pipeline.placement
-    proven = "proven optimal" if placement.optimal else f"at most {placement.gap:.1%} too dear"
-    say(out, f"why there (cost {placement.objective:g}, {proven}):")
-    for member in view.deployment.agents:
-        for line in member.why:
-            say(out, f"  {member.key} at {member.site}: {line}")
-    if view.unreachable:
-        say(out, f"the processes could not be asked: {view.unreachable}", "red")
-    for line in view.left_out:
-        say(out, line, "dim")
-
-
-def _says(agent: AgentView) -> tuple[str, str]:
-    if agent.pid is None:
-        return "red", "does not run"
-    if agent.seen is None:
-        return "yellow", "does not answer"
-    if not agent.member.serves:
-        return "green", "serves"
-    if not agent.seen.serving:
-        return "yellow", f"not serving: {agent.seen.detail}"
-    return "green", f"serves, {agent.seen.goals} goals, {agent.seen.detail}"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from msgspec import Meta, Struct
 
-from phalanx.fabric.registration import Health, State
+from phalanx.fabric.registration import Health, Name, State
 from phalanx.fabric.scope import END_TO_END, Scope
 
 Q = TypeVar("Q", bound=Struct)
@@ -82,7 +82,24 @@ class StopRequest(Struct, frozen=True):
 
 
 class ReloadRequest(Struct, frozen=True):
-    """Read the configuration again; nothing changes if it is not usable."""
+    """Read the plan again; nothing changes if it is not usable, or needs another start."""
+
+
+class ProbeRequest(Struct, frozen=True):
+    """Asks whether the agent reaches another one, as messages between the two go: sealed."""
+
+    peer: Name
+    within_s: Annotated[float, Meta(gt=0, le=60)] = 2.0
+    """How long the other may take to answer."""
+
+
+class ProbeAnswer(Struct, frozen=True):
+    """Whether the other answered; then both have the other's keys, and both are let through."""
+
+    round_trip_ms: float | None
+    """From the first word to its answer, by the prober's clock; None: none came."""
+    reason: str = ""
+    """Why none came, in words."""
 
 
 class Accepted(Struct, frozen=True):
@@ -158,7 +175,9 @@ INVENTORY = Operation(
 )
 DRAIN = Operation("drain", DrainRequest, Accepted, True, "hand over and leave")
 STOP = Operation("stop", StopRequest, Accepted, True, "end the process now")
-RELOAD = Operation("reload", ReloadRequest, Accepted, True, "read the configuration again")
+RELOAD = Operation("reload", ReloadRequest, Accepted, True, "read the plan again")
+PROBE = Operation("probe", ProbeRequest, ProbeAnswer, True, "whether it reaches another agent")
+"""It makes the agent speak: so it is no mere read, and agents do not have each other do it."""
 
 AGENT_OPERATIONS: tuple[Operation[Any, Any], ...] = (
     STATUS,
@@ -167,5 +186,6 @@ AGENT_OPERATIONS: tuple[Operation[Any, Any], ...] = (
     DRAIN,
     STOP,
     RELOAD,
+    PROBE,
 )
 """What every agent serves."""

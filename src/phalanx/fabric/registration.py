@@ -132,6 +132,8 @@ class Registration(Struct, frozen=True):
     version: Annotated[str, Meta(max_length=64)] = ""
     addresses: Annotated[tuple[Name, ...], Meta(max_length=16)] = ()
     """Hints where it runs, for a person; nothing is ever sent there because of them."""
+    plan: Annotated[str, Meta(max_length=64)] = ""
+    """Fingerprint of what agents of one plan must agree on; empty: it says nothing of a plan."""
     beat: Annotated[int, Meta(ge=0)] = 0
     """Counts what was written in this incarnation, so that an old value is no renewal."""
 

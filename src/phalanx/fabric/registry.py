@@ -230,6 +230,7 @@ class Registrar:
         operations: tuple[str, ...] | None = None,
         load: float | None = None,
         attestation: str | None = None,
+        plan: str | None = None,
     ) -> None:
         """Say something else from now on, and say it at once; None: as it was.
 
@@ -244,6 +245,7 @@ class Registrar:
             "operations": operations,
             "load": load,
             "attestation": attestation,
+            "plan": plan,
         }
         changes = {field: value for field, value in given.items() if value is not None}
         self.registration = replace(self.registration, **changes)

@@ -13,6 +13,9 @@ from phalanx.fabric.directory import Entry
 from phalanx.fabric.operations import StatusAnswer
 from phalanx.fabric.registration import Health, HealthStatus, State, Tier
 
+_NAMED = 4
+"""Of those who follow the usual plan, so many are named."""
+
 
 class Row(Struct, frozen=True):
     """One service."""
@@ -37,6 +40,8 @@ class Row(Struct, frozen=True):
     sheds: int | None
     """What its full queues dropped since it started; None: it did not answer."""
     version: str
+    plan: str
+    """Fingerprint of the plan that it follows; empty: it says nothing of one."""
 
 
 class Verdict(Enum):
@@ -76,7 +81,8 @@ def report(
         only: the services that it is about; none: all, of which an agent must serve.
 
     """
-    asked = [entry for entry in entries if not only or entry.owner in only]
+    everybody = tuple(entries)
+    asked = [entry for entry in everybody if not only or entry.owner in only]
     known = sorted(asked, key=lambda entry: (entry.registration.role.value, entry.owner))
     rows = tuple(_row(entry, answers.get(entry.owner), now) for entry in known)
     findings = [
@@ -84,6 +90,7 @@ def report(
         for row, entry in zip(rows, known, strict=True)
         for line in _findings(row, entry.trust.tier)
     ]
+    findings += _differing_plans(everybody, only)
     serving = any(
         row.state == State.SERVING.value for row in rows if only or row.role == Role.AGENT.value
     )
@@ -121,6 +128,7 @@ def _row(entry: Entry, answer: StatusAnswer | None, now: float) -> Row:
         refusals=None if answer is None else sum(answer.tally.refused.values()),
         sheds=None if answer is None else sum(answer.tally.shed.values()),
         version=service.version,
+        plan=service.plan,
     )
 
 
@@ -135,6 +143,33 @@ def _findings(row: Row, tier: Tier) -> list[str]:
     if tier in (Tier.CONTRAINDICATED, Tier.WARNING):
         found.append(f"{row.agent} is {row.trust}")
     return found
+
+
+def _differing_plans(entries: Iterable[Entry], only: Collection[str]) -> list[str]:
+    """Return, for each scope, who follows another plan than most of its agents do."""
+    scopes: dict[str, dict[str, list[str]]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.owner):
+        service = entry.registration
+        if entry.available and service.role is Role.AGENT and service.plan:
+            plans = scopes.setdefault(str(service.scope), {})
+            plans.setdefault(service.plan, []).append(entry.owner)
+    found = []
+    for _, plans in sorted(scopes.items()):
+        most, *others = sorted(plans.items(), key=lambda item: (-len(item[1]), item[1]))
+        for plan, owners in others:
+            if only and not {*owners} & {*only}:
+                continue
+            verb = "follow" if len(owners) > 1 else "follows"
+            found.append(
+                f"{', '.join(owners)} {verb} another plan ({plan}) than {_some(most[1])} "
+                f"({most[0]}): their bids may not fit; start all with the same plan"
+            )
+    return found
+
+
+def _some(owners: list[str]) -> str:
+    more = len(owners) - _NAMED
+    return ", ".join(owners[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _notes(entries: list[Entry], rows: tuple[Row, ...]) -> list[str]:

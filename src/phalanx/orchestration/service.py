@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-from msgspec import Struct
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.loading import one_line, unknown
+from phalanx.orchestration.fates import Endurance
+from phalanx.orchestration.keeping import Keeper, OnKept
+from phalanx.orchestration.views import AgentView, ServiceView, deployment_of, view_of
 from phalanx.orchestration.workflow import (
     Asked,
     ChangeKind,
     Deployment,
     Ground,
     Hook,
-    Member,
     PassingFault,
     Seen,
     Told,
@@ -25,37 +26,8 @@ from phalanx.orchestration.workflow import (
     no_hook,
 )
 from phalanx.orchestration.workflow.ground import awaited, files_of
-from phalanx.orchestration.workflow.machine import Outcome
-from phalanx.store.claims import ChangeStage, Claim, Note
+from phalanx.store.claims import Claim, Note
 from phalanx.store.services import ServiceJournal, ServiceRecord
-
-
-class AgentView(Struct, frozen=True):
-    """A process of a service as it is now."""
-
-    member: Member
-    pid: int | None
-    """Its process; None: it does not run."""
-    seen: Seen | None
-    """What it says of itself over the bus; None: nothing."""
-    trust: str
-    """How far it is trusted, in plain words; of the network nothing."""
-
-
-class ServiceView(Struct, frozen=True):
-    """A service as it is now."""
-
-    name: str
-    state: str
-    """``running``, ``removed``, ``rolled back``, or which change is unfinished, and how."""
-    revision: int
-    deployment: Deployment | None
-    agents: tuple[AgentView, ...] = ()
-    unreachable: str = ""
-    """Why the processes could not be asked; empty: they were."""
-    unfinished: bool = False
-    left_out: tuple[str, ...] = ()
-    """Steps of the latest change that nobody does yet, in plain words."""
 
 
 class Orchestrator:
@@ -96,7 +68,7 @@ class Orchestrator:
         """
         name = self._name(asked)
         found = self._journal.read(name)
-        running = _deployment(found)
+        running = deployment_of(found)
         if found is not None and found.change.open:
             _check_same(found, ChangeKind.DEPLOY, asked)
         elif running is not None:
@@ -114,7 +86,8 @@ class Orchestrator:
     def reconfigure(self, name: str, asked: Asked) -> Deployment:
         """Change a service that is deployed to what is asked now, or go on with that.
 
-        Agents that stay where they are, with what they do, are not touched.
+        Agents that stay where they are, with what they do, are not started anew; they read the
+        plan of the slice's network again if it is another one.
 
         Raises:
             ScenarioError: if what is asked is not usable, or there is no such service.
@@ -128,7 +101,7 @@ class Orchestrator:
         found = self._found(name)
         if found.change.open:
             _check_same(found, ChangeKind.RECONFIGURE, asked)
-        elif _deployment(found) is None:
+        elif deployment_of(found) is None:
             raise ScenarioError(f"{name}: is not deployed; phalanx service deploy does that")
         done = self._changed(name, ChangeKind.RECONFIGURE, asked)
         assert done is not None
@@ -152,7 +125,7 @@ class Orchestrator:
                 if self._found(name).change.open:
                     raise
             found = self._found(name)
-        running = _deployment(found)
+        running = deployment_of(found)
         if running is not None or found.change.open:
             asked = msgspec.json.decode(found.change.request, type=Wanted).asked
             self._changed(name, ChangeKind.REMOVE, asked)
@@ -169,17 +142,43 @@ class Orchestrator:
         if found.change.open:
             asked = msgspec.json.decode(found.change.request, type=Wanted).asked
             return self._changed(name, ChangeKind(found.change.kind), asked)
-        running = _deployment(found)
+        running = deployment_of(found)
         if running is not None:
             self._claimed(name, lambda claim: self._revive(claim, running))
         return running
+
+    def keep(self, name: str, told: OnKept, endurance: Endurance | None = None) -> None:
+        """Start what dies of a service, until it is removed.
+
+        Args:
+            name: of a service that is deployed, or on its way.
+            told: told of what happens.
+            endurance: how often processes are started again; None: the usual.
+
+        Raises:
+            ScenarioError: if there is no such service.
+            WorkflowError: once all of its processes died too often.
+
+        """
+        found = self._found(name)
+        if found.deployment is None and not found.change.open:
+            raise ScenarioError(f"{name}: is not deployed; phalanx service deploy does that")
+        keeper = Keeper(
+            self._ground,
+            self._journal,
+            name,
+            send=self._send_and_close,
+            told=told,
+            endurance=endurance or Endurance(),
+        )
+        keeper.keep()
 
     # -- looks ------------------------------------------------------------------------------------
 
     def list(self) -> tuple[ServiceView, ...]:
         """Return all services that are deployed or unfinished, without asking their processes."""
         found = [self._journal.read(name) for name in self._journal.names()]
-        views = [_view(record) for record in found if record is not None]
+        views = [view_of(record) for record in found if record is not None]
         return tuple(view for view in views if view.deployment is not None or view.unfinished)
 
     def show(self, name: str) -> ServiceView:
@@ -190,7 +189,7 @@ class Orchestrator:
 
         """
         found = self._found(name)
-        view = _view(found)
+        view = view_of(found)
         deployment = view.deployment
         if deployment is None:
             return view
@@ -221,7 +220,7 @@ class Orchestrator:
 
         """
         found = self._found(name)
-        running = _deployment(found)
+        running = deployment_of(found)
         if running is None or found.change.open:
             return msgspec.json.decode(found.change.request, type=Wanted).asked
         return running.asked
@@ -233,7 +232,7 @@ class Orchestrator:
             ScenarioError: if there is no such service, or process in it.
 
         """
-        deployment = _deployment(self._found(name))
+        deployment = deployment_of(self._found(name))
         members = {m.key: m for m in deployment.members} if deployment is not None else {}
         if member not in members:
             raise ScenarioError(one_line(f"{name}: {unknown('process', member, members)}"))
@@ -248,7 +247,7 @@ class Orchestrator:
     def _change(self, claim: Claim, kind: ChangeKind, asked: Asked) -> Deployment | None:
         found = self._journal.read(claim.name)  # as it is now that nobody else can change it
         if found is None or not found.change.open:
-            wanted = Wanted(asked, _deployment(found))
+            wanted = Wanted(asked, deployment_of(found))
             revision = 1 if found is None else found.change.revision + 1
             note = Note("service.requested", {"revision": revision, "change": kind.value})
             claim.begin(kind.value, msgspec.json.encode(wanted), note)
@@ -287,6 +286,11 @@ class Orchestrator:
                 return
             waiting = self._journal.unsent()
 
+    def _send_and_close(self) -> None:
+        """Send events over a connection of their own: nobody reads from one that is kept idle."""
+        self._send()
+        self._ground.watcher.close()
+
     def _name(self, asked: Asked) -> str:
         return asked.service(self._ground.outfitter.functions()).request.name
 
@@ -295,12 +299,6 @@ class Orchestrator:
         if found is None:
             raise ScenarioError(one_line(unknown("service", name, self._journal.names())))
         return found
-
-
-def _deployment(found: ServiceRecord | None) -> Deployment | None:
-    if found is None or found.deployment is None:
-        return None
-    return msgspec.json.decode(found.deployment, type=Deployment)
 
 
 def _check_same(found: ServiceRecord, kind: ChangeKind, asked: Asked) -> None:
@@ -312,33 +310,3 @@ def _check_same(found: ServiceRecord, kind: ChangeKind, asked: Asked) -> None:
             f"{found.name}: its change {change.revision} ({change.kind}) is unfinished, and is "
             f"another one; phalanx service resume {found.name} brings it to its end"
         )
-
-
-def _view(found: ServiceRecord) -> ServiceView:
-    change = found.change
-    left_out = []
-    for step in change.steps:
-        outcome = msgspec.json.decode(step.result, type=Outcome) if step.result else Outcome()
-        if outcome.left_out:
-            left_out.append(f"{step.name}: {outcome.detail}")
-    return ServiceView(
-        found.name,
-        _state(found),
-        change.revision,
-        _deployment(found),
-        unfinished=change.open,
-        left_out=tuple(left_out),
-    )
-
-
-def _state(found: ServiceRecord) -> str:
-    change = found.change
-    match change.stage:
-        case ChangeStage.OPEN:
-            return f"unfinished: {change.kind}"
-        case ChangeStage.UNDOING:
-            return f"unfinished: {change.kind} is being taken back ({change.reason})"
-    if found.deployment is not None:
-        back = f" (the latest change was taken back: {change.reason})" if change.reason else ""
-        return f"running{back}"
-    return f"rolled back: {change.reason}" if change.reason else "removed"

@@ -5,24 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
 import phalanx
-from phalanx.bus import subjects
-from phalanx.bus.exchange import ExchangeError
 from phalanx.bus.identities.trust import REVOKED_FILE
 from phalanx.bus.permissions import Role
 from phalanx.domain.errors import ScenarioError
-from phalanx.domain.events import Event
-from phalanx.fabric.calls import CallError
-from phalanx.fabric.envelope import to_json
-from phalanx.fabric.event_envelopes import from_event
-from phalanx.fabric.operations import STATUS, StatusAnswer, StatusRequest
-from phalanx.fabric.registration import State
 from phalanx.loading import one_line, read_text
 from phalanx.orchestration.descriptors import Service
 from phalanx.orchestration.iml import Image, Kind, LocalProcesses, image_of
@@ -34,24 +25,19 @@ from phalanx.orchestration.workflow import (
     Hook,
     Member,
     NoTrustServices,
-    PassingFault,
     Patience,
-    Seen,
     Told,
     no_hook,
 )
 from phalanx.runtime.catalogue import installed
 from phalanx.runtime.domain import Domain, Standing
 from phalanx.runtime.domain.brokers import Brokers, is_here
-from phalanx.runtime.processes.network import BOOKS, Books, BooksRequest
-from phalanx.runtime.processes.operator import Operator
+from phalanx.runtime.service_bus import BusWatcher, passing
 from phalanx.runtime.slices import plan_of
 from phalanx.store.claims import AUTHOR
 from phalanx.store.engine import Database
 from phalanx.store.services import ServiceJournal
 
-SEND_S = 5.0
-"""How long events may take to arrive."""
 _ROLES = {Kind.AGENT: Role.AGENT, Kind.NETWORK: Role.NETWORK}
 
 
@@ -72,7 +58,7 @@ class DomainMembership:
         if standing is Standing.EXPIRED:
             self._domain.renew(name)
         elif standing is not Standing.VALID:
-            self._domain.add(name, role)  # which refuses a name that was revoked
+            self._domain.add(name, role)
 
     def revoke(self, name: str) -> None:
         """Take an identity back, unless it is gone; the brokers know it when this returns."""
@@ -89,7 +75,7 @@ class DomainMembership:
 
         """
         if any(is_here(broker.listen or broker.host) for broker in self._domain.spec.brokers):
-            with _passing():
+            with passing():
                 Brokers(self._domain).reload()
 
     def files(self, name: str) -> dict[str, bytes]:
@@ -131,65 +117,6 @@ class ProcessOutfitter:
             ]
         config = "\n".join(lines) + "\n"
         return {"config.toml": config.encode(), "plan.yaml": deployment.plan.encode()}
-
-
-class BusWatcher:
-    """Asks processes over the domain's brokers; implements ``Watcher``.
-
-    It connects, as the identity ``orchestrator``, when it is first asked for something.
-    """
-
-    def __init__(self, domain: Domain) -> None:
-        self._domain = domain
-        self._operator: Operator | None = None
-
-    def look(self, members: Iterable[Member], within_s: float) -> dict[str, Seen]:
-        """Ask ``members`` how they are, and return what those said that answered, by name."""
-        operator = self._connected()
-        asked = {member.name: member.unit.kind for member in members}
-        answers: dict[str, Any] = {}
-        for name, kind in asked.items():
-            heard = partial(answers.__setitem__, name)
-            ask = partial(operator.client.invoke, name, answer=heard, timeout_s=within_s)
-            if kind is Kind.AGENT:
-                ask(STATUS, StatusRequest())
-            else:
-                ask(BOOKS, BooksRequest())
-        operator.until(lambda: len(answers) == len(asked), within_s + 1.0)
-        found = ((name, _seen(answer)) for name, answer in sorted(answers.items()))
-        return {name: seen for name, seen in found if seen is not None}
-
-    def forget(self, name: str) -> None:
-        """Withdraw the entry of an identity, as itself: nobody else may."""
-        folder = self._domain.bundle(name)
-        if folder.is_dir():
-            with _passing(), Operator(folder) as operator:
-                operator.exchange.drop(subjects.REGISTRY, subjects.token(name))
-
-    def send(self, events: list[Event]) -> list[Event]:
-        """Append events to the stream that keeps all events; return those that are kept."""
-        operator = self._connected()
-        domain = self._domain.spec.name
-        outcomes: dict[str, str | None] = {}
-        for event in events:
-            subject = subjects.event(domain, AUTHOR, event.kind)
-            payload = to_json(from_event(event, domain))
-            done = partial(outcomes.__setitem__, event.id)
-            operator.exchange.append(subject, payload, event.id, done)
-        operator.until(lambda: len(outcomes) == len(events), SEND_S)
-        return [event for event in events if outcomes.get(event.id, "") is None]
-
-    def close(self) -> None:
-        """Give the connection back."""
-        if self._operator is not None:
-            self._operator.close()
-            self._operator = None
-
-    def _connected(self) -> Operator:
-        if self._operator is None:
-            with _passing():
-                self._operator = Operator(self._domain.bundle(AUTHOR)).__enter__()
-        return self._operator
 
 
 @contextmanager
@@ -301,23 +228,3 @@ def _descriptors(nsd: Path) -> dict[str, str]:
     if not chosen:
         raise ScenarioError(one_line(f"{nsd}: holds no *vnfd*.yaml and *nsd*.yaml"))
     return {path.name: read_text(path) for path in sorted(chosen)}
-
-
-@contextmanager
-def _passing() -> Iterator[None]:
-    """Let brokers that cannot be reached be what may be otherwise in a moment."""
-    try:
-        yield
-    except ExchangeError as error:
-        raise PassingFault(str(error)) from error
-
-
-def _seen(answer: StatusAnswer | Books | CallError) -> Seen | None:
-    match answer:
-        case StatusAnswer():
-            detail = "; ".join(answer.health.reasons) or answer.health.status.value
-            serving = answer.state is State.SERVING
-            return Seen(answer.incarnation, serving, answer.goals, detail)
-        case Books():
-            return Seen(0, serving=True)
-    return None

@@ -13,6 +13,7 @@ from phalanx.orchestration.workflow.ground import (
     FILES_OF_IDENTITY,
     Ground,
     awaited,
+    connected,
     files_of,
 )
 from phalanx.orchestration.workflow.model import Asked, Deployment, Member, arranged
@@ -59,6 +60,7 @@ class Actions:
             "leave": self._leave,
             "start": self._start,
             "arrive": self._arrive,
+            "inform": self._inform,
             "connectivity": self._connectivity,
             "trust": self._trust,
             "serving": self._serving,
@@ -74,6 +76,7 @@ class Actions:
             "leave": self._come_back,
             "start": self._discard,
             "arrive": self._leave_again,
+            "inform": self._inform_back,
             "trust": self._distrust,
         }
 
@@ -180,6 +183,22 @@ class Actions:
     def _leave_again(self, name: str) -> None:
         self._end(self._new(name), gracefully=False)
 
+    def _inform(self, name: str) -> str:
+        return self._hand(self._old(name), self._made)
+
+    def _inform_back(self, name: str) -> None:
+        assert self._current is not None
+        self._hand(self._old(name), self._current)
+
+    def _hand(self, member: Member, deployment: Deployment) -> str:
+        """Give a process that goes on the plan of a deployment, and have it read that."""
+        ground = self._ground
+        iml = ground.sites(member.site)
+        iml.update(member.name, ground.outfitter.files(member, deployment), fence=self._fence)
+        if not any(running.unit.name == member.name and running.pid for running in iml.running()):
+            return "does not run: it reads the plan when it is started"
+        return ground.watcher.reload(member.name)
+
     def _run(self, member: Member, deployment: Deployment, state: bytes | None) -> str:
         ground = self._ground
         files = files_of(ground, member, deployment)
@@ -195,12 +214,14 @@ class Actions:
         )
 
     def _connectivity(self, _: str) -> str:
-        """Wait until all processes answer over the bus: both ends of each connection."""
+        """Wait until all processes answer, and each agent reaches those that it speaks with."""
         awaited(self._ground, self._made.members, self._beat, serving=False)
-        pairs = len(self._made.pairs)
-        return (
-            f"{len(self._made.members)} processes answer over the bus: both ends of {pairs} pairs"
-        )
+        found = connected(self._ground, self._made, self._beat)
+        answer = f"{len(self._made.members)} processes answer over the bus"
+        took = [p.round_trip_ms for p in found.values() if p.round_trip_ms is not None]
+        if not took:
+            return answer
+        return f"{answer}; {len(took)} pairs reach each other, the slowest in {max(took):.3g} ms"
 
     # -- 3 to 14: trust ---------------------------------------------------------------------------
 

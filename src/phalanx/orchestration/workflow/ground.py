@@ -14,7 +14,9 @@ from phalanx.orchestration.workflow.model import Deployment, Member
 from phalanx.orchestration.workflow.ports import (
     Membership,
     Outfitter,
+    Pair,
     Patience,
+    Probed,
     Seen,
     Sites,
     Watcher,
@@ -23,6 +25,8 @@ from phalanx.orchestration.workflow.trust import TrustServices
 
 FILES_OF_IDENTITY = "identity"
 """Folder of a process's identity among its files."""
+_NAMED = 3
+"""Of pairs that cannot speak with each other, so many are named."""
 
 
 class Ground(Struct, frozen=True):
@@ -79,6 +83,42 @@ def awaited(
             raise PhalanxError(
                 f"{', '.join(waiting)} have not {what} within {patience.ready_s:g} s"
             )
+        ground.sleep(0.1)
+
+
+def connected(
+    ground: Ground, deployment: Deployment, beat: Callable[[], None]
+) -> dict[Pair, Probed]:
+    """Have all pairs of agents that speak with each other probe that they can.
+
+    A pair that cannot is tried again while others may still get to know it.
+
+    Returns:
+        how each pair fared.
+
+    Raises:
+        PhalanxError: naming those that cannot reach each other when the time is over.
+        PassingFault: if the bus cannot be reached now.
+
+    """
+    patience = ground.patience
+    give_up = ground.monotonic() + patience.ready_s
+    found: dict[Pair, Probed] = {}
+    left = deployment.pairs
+    while True:
+        found |= ground.watcher.probe(left, patience.look_s)
+        left = tuple(pair for pair in left if found[pair].round_trip_ms is None)
+        if not left:
+            return found
+        ends = {name for pair in left for name in pair}
+        _check_alive(ground, {m.name: m for m in deployment.agents if m.name in ends})
+        beat()
+        if ground.monotonic() > give_up:
+            said = [
+                f"{one} cannot reach {other}: {found[one, other].reason}" for one, other in left
+            ]
+            more = f"; and {len(said) - _NAMED} pairs more" if len(said) > _NAMED else ""
+            raise PhalanxError("; ".join(said[:_NAMED]) + more)
         ground.sleep(0.1)
 
 

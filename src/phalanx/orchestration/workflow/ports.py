@@ -28,6 +28,19 @@ class Seen(Struct, frozen=True):
     detail: str = ""
 
 
+Pair = tuple[str, str]
+"""Identities of two agents that speak with each other."""
+
+
+class Probed(Struct, frozen=True):
+    """Whether one agent of a pair reaches the other, by messages as they send each other."""
+
+    round_trip_ms: float | None
+    """None: it does not."""
+    reason: str = ""
+    """Why not, in words."""
+
+
 class Membership(Protocol):
     """Who belongs to the domain; each call may be repeated without harm.
 
@@ -82,11 +95,25 @@ class Watcher(Protocol):
     def look(self, members: Iterable[Member], within_s: float) -> dict[str, Seen]:
         """Ask ``members`` how they are, and return what those said that answered, by name."""
 
+    def probe(self, pairs: Iterable[Pair], within_s: float) -> dict[Pair, Probed]:
+        """Have the first of each pair ask the second over the bus, all at the same time."""
+
+    def reload(self, name: str) -> str:
+        """Have an agent read its plan again, and return what it says of that.
+
+        Raises:
+            PhalanxError: if it cannot follow that plan.
+
+        """
+
     def forget(self, name: str) -> None:
         """See to it that the registry has no entry of an identity that does not run any more."""
 
     def send(self, events: list[Event]) -> list[Event]:
         """Send events to where all events go; return those that have arrived."""
+
+    def close(self) -> None:
+        """Give the connection back; whoever asks for something again connects anew."""
 
 
 class Patience(Struct, frozen=True):

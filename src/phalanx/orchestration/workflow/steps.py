@@ -86,7 +86,11 @@ def steps_of(
     network = target.network.name
     fresh = [Step("2", "start", m.name) for m in change.added]
     again = [Step("2", "arrive", new.name) for _, new in change.altered]
-    steps += sorted([*again, *fresh], key=lambda step: step.subject != network)
+    entering = [*again, *fresh]
+    steps += [step for step in entering if step.subject == network]
+    # Agents that go on have the new plan before others are started with it: so all have one.
+    steps += [Step("2", "inform", m.name) for m in _informed(change, current, target)]
+    steps += [step for step in entering if step.subject != network]
     if change.added or change.altered:
         steps.append(CONNECTIVITY)
         steps += [Step(str(trust.number), "trust", trust.name) for trust in TRUST_STEPS]
@@ -99,6 +103,16 @@ def steps_of(
     if change.removed:
         steps.append(Step("end", "revocations"))
     return tuple(steps)
+
+
+def _informed(
+    change: Difference, current: Deployment | None, target: Deployment
+) -> tuple[Member, ...]:
+    """Return the agents that are not started anew though the plan is another."""
+    if current is None or current.plan == target.plan:
+        return ()
+    altered = {old.name for old, _ in change.altered}
+    return tuple(m for m in current.agents if m.name not in altered)
 
 
 def _removal(current: Deployment | None) -> tuple[Step, ...]:

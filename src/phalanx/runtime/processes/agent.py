@@ -8,8 +8,6 @@ import signal
 from functools import partial
 from typing import Any
 
-from msgspec.structs import replace
-
 from phalanx.auction.outlook import Connected, Outlook
 from phalanx.bdi import Agent
 from phalanx.bdi.memory import Memory, MemoryUnusable, decode, encode
@@ -24,11 +22,12 @@ from phalanx.fabric.directory import Change
 from phalanx.fabric.network import RemoteInfrastructure
 from phalanx.fabric.registration import HealthStatus, State
 from phalanx.fabric.scope import END_TO_END
-from phalanx.runtime.catalogue import Catalogue, load_catalogue
+from phalanx.runtime.catalogue import Catalogue
 from phalanx.runtime.composition import first_view, installed, planned_site, settings_of, take_up
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.node import Node, make_agent
+from phalanx.runtime.processes.accord import Accord, read_plan
 from phalanx.runtime.processes.desk import Desk
+from phalanx.runtime.processes.probes import Probes
 from phalanx.runtime.processes.shell import Shell
 from phalanx.runtime.processes.spec import AgentSpec
 from phalanx.runtime.processes.start import bundle_of, shell_of
@@ -52,19 +51,20 @@ def open_agent(spec: AgentSpec) -> AgentProcess:
 
     """
     bundle = bundle_of(spec, Role.AGENT)
-    plan = load_scenario(spec.plan)
-    if spec.functions is not None:
-        unknown = sorted({*spec.functions} - plan.functions.keys())
-        if unknown:
-            known = ", ".join(sorted(plan.functions))
-            raise ScenarioError(f"{spec.plan}: functions: no {unknown[0]}; there are {known}")
-        plan = replace(plan, functions={n: plan.functions[n] for n in spec.functions})
-    catalogue = load_catalogue(plan)
+    followed = read_plan(spec)
+    plan, catalogue = followed.plan, followed.catalogue
     scope = END_TO_END if spec.scope is None else spec.scope
-    shell = shell_of(spec, bundle, capabilities=tuple(sorted(catalogue.vnfds)), scope=scope)
-    return AgentProcess(
-        spec, plan, catalogue, shell, KeyedSeal(bundle.credentials, shell.incarnation)
+    shell = shell_of(
+        spec,
+        bundle,
+        capabilities=tuple(sorted(catalogue.vnfds)),
+        scope=scope,
+        silence_s=plan.timing.silence_s,
     )
+    shell.registrar.update(plan=followed.mark)
+    seal = KeyedSeal(bundle.credentials, shell.incarnation)
+    bundle.live.on_change(seal.use)
+    return AgentProcess(spec, plan, catalogue, shell, seal)
 
 
 class AgentProcess:
@@ -93,7 +93,7 @@ class AgentProcess:
         """
         self.shell = shell
         self.plan = plan
-        self._spec = spec
+        self.spec = spec
         self._name: PopId = shell.identity.name
         network = plan.to_network()
         pops = {pop.name: pop for pop in network.pops}
@@ -124,10 +124,13 @@ class AgentProcess:
         sites = [(pop.name, planned_site(network, pop)) for pop in network.pops]
         self._outlook.view = first_view(sites)
         seed = plan.seed if spec.run is None or spec.run.seed is None else spec.run.seed
+        self.probes = Probes(
+            faulty(self.bus, clock, plan, seed), self._name, clock, shell.incarnation, shell.cause
+        )
         self.node = Node(
             self.agent,
             clock,
-            faulty(self.bus, clock, plan, seed),
+            self.probes,
             self.infrastructure,
             keep=self._keep,
             on_left=self._left,
@@ -142,6 +145,7 @@ class AgentProcess:
         shell.on_signal(signal.SIGINT, partial(shell.end, "interrupted"))
         shell.on_signal(signal.SIGHUP, partial(shell.end, "to be started again"))
         shell.figures = self._figures
+        self.accord = Accord(self)
         Desk(self)
         shell.registry.watch(self._discovered)
         clock.call_at(max(clock.now(), 0.0), self._begin)

@@ -11,12 +11,15 @@ from msgspec.structs import replace
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.beliefs import Belief
+from phalanx.bus.permissions import Role
 from phalanx.domain.goals import Predicate
 from phalanx.fabric.invocation import Call
 from phalanx.fabric.operations import (
     BELIEFS,
     DRAIN,
     INVENTORY,
+    PROBE,
+    RELOAD,
     STATUS,
     Accepted,
     BeliefInfo,
@@ -28,6 +31,9 @@ from phalanx.fabric.operations import (
     InventoryRequest,
     MeasureEntry,
     Operation,
+    ProbeAnswer,
+    ProbeRequest,
+    ReloadRequest,
     StatusAnswer,
     StatusRequest,
     Tally,
@@ -64,6 +70,8 @@ class Desk:
         provider.serve(BELIEFS, self._beliefs)
         provider.serve(INVENTORY, self._inventory)
         provider.serve(DRAIN, self._drain)
+        provider.serve(RELOAD, self._reload)
+        provider.serve(PROBE, self._probe)
         provider.serve(NEW_VERSION, self._new_version)
 
     def _status(self, call: Call[StatusRequest, StatusAnswer]) -> None:
@@ -138,6 +146,24 @@ class Desk:
         gives_up = partial(shell.end, f"it had {call.request.within_s:g} s to leave")
         shell.clock.call_at(shell.clock.now() + call.request.within_s, gives_up)
         call.done(Accepted("it hands over and leaves"))
+
+    def _reload(self, call: Call[ReloadRequest, Accepted]) -> None:
+        call.done(Accepted(self._process.accord.reload()))
+
+    def _probe(self, call: Call[ProbeRequest, ProbeAnswer]) -> None:
+        peer, within_s = call.request.peer, call.request.within_s
+        entry = self._process.shell.registry.get(peer)
+        if entry is None or entry.registration.role is not Role.AGENT:
+            call.done(ProbeAnswer(None, "no agent of that name is registered"))
+            return
+
+        def reached(took_s: float | None) -> None:
+            if took_s is None:
+                call.done(ProbeAnswer(None, f"no answer within {within_s:g} s"))
+            else:
+                call.done(ProbeAnswer(round(1000 * took_s, 3)))
+
+        self._process.probes.probe(peer, within_s, reached)
 
     def _new_version(self, call: Call[VersionRequest, Accepted]) -> None:
         request, catalogue = call.request, self._process.settings.catalogue
