@@ -95,7 +95,11 @@ class Lab:
         self._stack.callback(self.clock.close)
         self.relays: dict[str, Relay] = {}
         """Between an agent and the broker, where there is one."""
-        self.exchange = self.join("lab")
+        try:
+            self.exchange = self.join("lab")
+        except BaseException:
+            self._stack.close()  # nobody else would: it is not entered yet
+            raise
         self.client = Client(self.exchange, self.clock, life="1")
         self.registry = Registry(self.exchange, self.clock)
         self.exchange.follow(subjects.EVENTS, self._stored)

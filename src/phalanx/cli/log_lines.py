@@ -25,6 +25,7 @@ _TURN_S = 3600.0
 _STYLES = {
     "access.refused": "yellow",
     "agent.crashed": "red",
+    "agent.differs": "yellow",
     "agent.gone": "red",
     "agent.returned": "green",
     "auction.awarded": "cyan",
@@ -37,6 +38,8 @@ _STYLES = {
     "connection.lost": "yellow",
     "outbox.shed": "yellow",
     "process.ended": "yellow",
+    "service.given_up": "red",
+    "service.restarted": "yellow",
     "traffic.changed": "magenta",
 }
 
