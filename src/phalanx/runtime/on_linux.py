@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 
 from phalanx.bus.sockets import SocketBus
 from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Recorder
 from phalanx.infrastructure.linux.driver import LinuxNetwork
-from phalanx.infrastructure.linux.journal import Journal
-from phalanx.infrastructure.linux.kernel.errors import KernelError
-from phalanx.infrastructure.linux.kernel.namespaces import entered, prefix
-from phalanx.infrastructure.linux.kernel.runs import ROOT, folder, new_run, remove
+from phalanx.infrastructure.linux.kernel.namespaces import entered
+from phalanx.infrastructure.linux.kernel.runs import ROOT, new_run
 from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay, Place
-from phalanx.infrastructure.linux.repository import PORT, build_images
-from phalanx.infrastructure.linux.testbed import Testbed
-from phalanx.infrastructure.linux.testbed.workload import Workload
+from phalanx.runtime.real_packets import RealPackets, Say
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.world import Frame
 
 BUS_PORT = 7400
 VNI = 7
-
-Say = Callable[[str], None]
 
 
 class LinuxWorld:
@@ -64,16 +53,13 @@ class LinuxWorld:
         self._stack.close()
 
     def _build(self, frame: Frame) -> tuple[LinuxNetwork, SocketBus]:
-        scenario, network, stack = frame.scenario, frame.network, self._stack
+        network, stack = frame.network, self._stack
         stack.callback(self.clock.close)
         self.run = new_run()
-        home = folder(self.run)
-        stack.callback(remove, home)
-        sources = scenario.to_sources(frame.seed)
-        self._say(f"testbed {self.run}: {len(network.pops)} PoPs, {len(sources)} sources")
-        testbed = Testbed(self.run, network, sources)
-        stack.callback(testbed.destroy)
-        testbed.build()
+        sources = frame.scenario.to_sources(frame.seed)
+        sample_s = frame.scenario.timing.sample_s
+        real = RealPackets(self.run, network, sources, sample_s, stack, self._say)
+        testbed = real.testbed()
 
         pops = sorted(pop.name for pop in network.pops)
         places = [
@@ -85,39 +71,15 @@ class LinuxWorld:
             )
             for i, pop in enumerate(pops)
         ]
-        self.overlay = overlay = Overlay(home, VNI, places, LocalKeys(pops))
+        self.overlay = overlay = Overlay(real.home, VNI, places, LocalKeys(pops))
         stack.callback(overlay.down)
         overlay.up()
         self._say(f"overlay: VXLAN, {overlay.engine}")
 
-        images = build_images(frame.vnfds, home / "repository")
-        self._serve(testbed, network.repository)
-        workload = Workload(
-            testbed,
-            network,
-            sources,
-            clock=self.clock,
-            recorder=Recorder("network", frame.log, self.clock.now, prefix="workload"),
-            cause=frame.cause,
-            folder=home,
-            sample_s=scenario.timing.sample_s,
-        )
-        stack.callback(workload.stop)
-        workload.prepare()
-        self._say("server and users are ready")
-        journal = Journal(home / "leases.db")
-        stack.callback(journal.close)
-        driver = LinuxNetwork(
-            network,
-            self.clock,
-            Recorder("network", frame.log, self.clock.now),
-            ground=testbed,
-            images=images,
-            journal=journal,
-            cause=frame.cause,
-        )
-        stack.callback(driver.shutdown)
+        def recorder(about: str) -> Recorder:
+            return Recorder("network", frame.log, self.clock.now, prefix=about)
 
+        driver = real.driver(frame.vnfds, self.clock, recorder, frame.cause)
         bus = SocketBus(
             self.clock,
             {pop: (overlay.address(pop), BUS_PORT) for pop in pops},
@@ -126,27 +88,8 @@ class LinuxWorld:
             on_shed=frame.shed,
         )
         stack.callback(bus.close)
-        workload.start()
+        real.start()
         return driver, bus
-
-    def _serve(self, testbed: Testbed, repository: str) -> None:
-        """Start the VNF repository: a web server in the namespace of its PoP."""
-        server = subprocess.Popen(  # noqa: S603  # our own interpreter
-            [
-                *prefix(testbed.namespace(repository)),
-                *(sys.executable, "-m", "phalanx.infrastructure.linux.shelf"),
-                *(testbed.underlay(repository), str(PORT)),
-                str(folder(self.run) / "repository"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PHALANX_RUN": self.run},
-        )
-        self._stack.callback(_end, server)
-        assert server.stdout is not None
-        if server.stdout.readline() != b"ready\n":
-            raise KernelError(f"the VNF repository at {repository} does not start")
 
 
 def plan(scenario: Scenario) -> list[str]:
@@ -170,14 +113,3 @@ def plan(scenario: Scenario) -> list[str]:
         f"files below {ROOT}/<run>; all of it is removed at the end, and by phalanx clean",
         "nothing in this machine's own network: no interface, address, route, table or setting",
     ]
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    if process.stdout is not None:
-        process.stdout.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(2)
-        return
-    process.kill()
-    process.wait()

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 from phalanx.infrastructure.linux.driver import LinuxNetwork
-from phalanx.infrastructure.linux.journal import Journal
 from phalanx.infrastructure.linux.kernel import runs, sweep
-from phalanx.infrastructure.linux.kernel.errors import KernelError
-from phalanx.infrastructure.linux.kernel.namespaces import prefix
-from phalanx.infrastructure.linux.repository import PORT, build_images
-from phalanx.infrastructure.linux.testbed import Testbed
-from phalanx.infrastructure.linux.testbed.workload import Workload
 from phalanx.runtime.processes.stage import LINUX_LEAD_S, Say, Setting
+from phalanx.runtime.real_packets import RealPackets, measures_left
 
 _MADE = "testbed"
 """File below the state: the mark of the testbed, then what was told of it, a line each."""
-_JOURNAL = "leases.db"
 
 
 class LinuxStage:
@@ -60,45 +51,15 @@ class LinuxStage:
         """
         if (cleared := clear(self._state)) is not None:
             self._say(cleared)
-        plan, clock, stack = setting.plan, setting.clock, self._stack
+        plan, run = setting.plan, runs.new_run()
         network, sources = plan.to_network(), plan.to_sources(setting.seed)
-        run = runs.new_run()
-        home = runs.folder(run)
-        stack.callback(self._made.unlink, missing_ok=True)
-        stack.callback(runs.remove, home)
+        sample_s = plan.timing.sample_s
+        self._stack.callback(self._made.unlink, missing_ok=True)
         self._made.write_text(f"{run}\n")
-        self._tell(f"testbed {run}: {len(network.pops)} PoPs, {len(sources)} sources")
-        testbed = Testbed(run, network, sources)
-        stack.callback(testbed.destroy)
-        testbed.build()
-        images = build_images(setting.vnfds, home / "repository")
-        self._serve(testbed, network.repository, home / "repository")
-        workload = Workload(
-            testbed,
-            network,
-            [s for s in sources if s.end_s is None or s.end_s > clock.now()],
-            clock=clock,
-            recorder=setting.recorder("workload"),
-            cause=setting.cause,
-            folder=home,
-            sample_s=plan.timing.sample_s,
-        )
-        stack.callback(workload.stop)
-        workload.prepare()
-        now = clock.now()
-        self._tell("server and users are ready" + (f" at second {now:.1f}" if now > 0 else ""))
-        journal = stack.enter_context(closing(Journal(home / _JOURNAL)))
-        driver = LinuxNetwork(
-            network,
-            clock,
-            setting.recorder(""),
-            ground=testbed,
-            images=images,
-            journal=journal,
-            cause=setting.cause,
-        )
-        stack.callback(driver.shutdown)
-        workload.start()
+        real = RealPackets(run, network, sources, sample_s, self._stack, self._tell)
+        real.testbed()
+        driver = real.driver(setting.vnfds, setting.clock, setting.recorder, setting.cause)
+        real.start()
         return driver
 
     def close(self) -> None:
@@ -111,26 +72,6 @@ class LinuxStage:
         with self._made.open("a") as file:
             file.write(f"{line}\n")
         self._say(line)
-
-    def _serve(self, testbed: Testbed, repository: str, images: Path) -> None:
-        """Start the VNF repository: a web server in the namespace of its PoP."""
-        server = self._stack.enter_context(
-            subprocess.Popen(  # noqa: S603  # our own interpreter
-                [
-                    *prefix(testbed.namespace(repository)),
-                    *(sys.executable, "-m", "phalanx.infrastructure.linux.shelf"),
-                    *(testbed.underlay(repository), str(PORT), str(images)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, runs.VARIABLE: testbed.run},
-            )
-        )
-        self._stack.callback(server.kill)
-        assert server.stdout is not None
-        if server.stdout.readline() != b"ready\n":
-            raise KernelError(f"the VNF repository at {repository} does not start")
 
 
 def made(state: Path) -> list[str]:
@@ -152,10 +93,8 @@ def clear(state: Path) -> str | None:
     if not (runs.is_run(run) and run in sweep.marked()):
         return None
     sweep.sweep(run)
-    home, in_force = runs.folder(run), 0
-    if (home / _JOURNAL).exists():
-        with closing(Journal(home / _JOURNAL)) as journal:
-            in_force = len(journal.remaining())
+    home = runs.folder(run)
+    in_force = measures_left(home)
     runs.remove(home)
     (state / _MADE).unlink()
     return f"cleared testbed {run} of an earlier life, with {in_force} measures in force"
