@@ -37,6 +37,7 @@ class Follower:
                 [*PHALANX, *words, "--domain", str(lab.ground.domain.folder)],
                 stdout=said,
                 stderr=subprocess.STDOUT,
+                preexec_fn=_heed_ctrl_c,  # noqa: PLW1509  # nothing here has threads
             )
 
     @property
@@ -53,6 +54,11 @@ class Follower:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+def _heed_ctrl_c() -> None:
+    """Heed Ctrl-C, even where these tests run in the background of a shell that does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,12 @@ class Relay:
 
     def begun(self, end: _End) -> None:
         self._ends.add(end)
-        end.flow(self.flows)
+        # Before Python 3.12 a new transport begins to read after this, paused or not.
+        self._loop.call_soon(self._set_flow, end)
+
+    def _set_flow(self, end: _End) -> None:
+        if end in self._ends:
+            end.flow(self.flows)
 
     def ended(self, end: _End) -> None:
         self._ends.discard(end)
