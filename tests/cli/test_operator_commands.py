@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from phalanx.bus.permissions import Role
 from phalanx.cli.main import app
 from phalanx.runtime.processes.ground import PHALANX
+from tests.system.interrupts import heed_ctrl_c
 from tests.system.process_lab import Lab, processes
 from tests.system.process_plan import POPS, plan
 
@@ -37,7 +38,7 @@ class Follower:
                 [*PHALANX, *words, "--domain", str(lab.ground.domain.folder)],
                 stdout=said,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_heed_ctrl_c,  # noqa: PLW1509  # nothing here has threads
+                preexec_fn=heed_ctrl_c,  # noqa: PLW1509  # nothing here has threads
             )
 
     @property
@@ -54,11 +55,6 @@ class Follower:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-
-
-def _heed_ctrl_c() -> None:
-    """Heed Ctrl-C, even where these tests run in the background of a shell that does not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")

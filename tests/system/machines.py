@@ -24,6 +24,7 @@ import pytest
 
 from phalanx.infrastructure.linux.kernel import namespaces
 from phalanx.infrastructure.linux.kernel.namespaces import FOLDER, prefix
+from tests.system.interrupts import heed_ctrl_c
 
 ADDRESS = "192.0.2.{}"
 OWN = ("etc", "opt", "root", "var")
@@ -141,6 +142,7 @@ class Machine:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=heed_ctrl_c,  # noqa: PLW1509  # nothing here has threads
         )
 
     def run(self, command: str, *, within_s: float = 60.0) -> tuple[int, str]:

@@ -152,7 +152,8 @@ def test_a_flood_of_random_sources_stays_bounded(
     lab.start(f"hping3 --udp -p 9 --rand-source -i u50 -c 12000 -q {SERVER}").wait(10)
     record = seen.result()
     assert len(record["flows"]) == 4096
-    assert record["unlisted"] == record["packets"] - 4096 > 0
+    listed = sum(flow["packets"] for flow in record["flows"])  # a random source may come twice
+    assert record["unlisted"] == record["packets"] - listed > 0
 
 
 def test_sampling_looks_at_a_share(lab: Lab, watch: Callable[..., Future[Any]]) -> None:
