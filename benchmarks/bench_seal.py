@@ -20,9 +20,9 @@ from typing import TypeVar
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from phalanx.bus.identities import Authority, Credentials, Files, tls_context, write_credentials
-from phalanx.bus.permissions import Identity, Role
 from phalanx.bus.seal import Opened, Seal
+from phalanx.identity import Authority, Credentials, Files, tls_context, write_credentials
+from phalanx.identity.names import Identity, Role
 from tables import QUICK, console, show
 
 T = TypeVar("T")

@@ -14,14 +14,14 @@ from crowd import AUCTIONEER, Hold, Holding, bidders, obey
 from phalanx.bus import subjects
 from phalanx.bus.agents import AgentBus, Seal
 from phalanx.bus.exchange import Delivery
-from phalanx.bus.identities import Files, tls_context
 from phalanx.bus.nats import NatsExchange
-from phalanx.bus.permissions import Role
 from phalanx.bus.plain import PlainSeal
 from phalanx.bus.seal import Seal as KeyedSeal
 from phalanx.bus.wire import decode
 from phalanx.clock.wall import WallClock
 from phalanx.domain.messages import Message, Performative
+from phalanx.identity import Files, tls_context
+from phalanx.identity.names import Role
 from phalanx.runtime.domain import Bundle, read_bundle
 from phalanx.runtime.processes.ground import Ground
 

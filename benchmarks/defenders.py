@@ -17,7 +17,7 @@ import msgspec
 
 from gateway import ATTACKERS, DOWNLINK, LINK_MB_S, SERVER, UPLINK, Gateway
 from phalanx.infrastructure.linux.kernel.namespaces import prefix
-from phalanx.runtime.narrative import is_alarm
+from phalanx.reporting.event_text import is_alarm
 from phalanx.store.jsonl import read_jsonl
 
 BOOT_S = 10.0

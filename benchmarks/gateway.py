@@ -21,9 +21,9 @@ from pyroute2 import IPRoute
 
 from phalanx.infrastructure.linux.kernel import namespaces, runs, sweep
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, enter, prefix
-from phalanx.infrastructure.linux.testbed import workload
-from phalanx.infrastructure.linux.testbed.workload.processes import Process, end
-from phalanx.infrastructure.linux.testbed.workload.server import Server
+from phalanx.testrange import workload
+from phalanx.testrange.workload.processes import Process, end
+from phalanx.testrange.workload.server import Server
 
 SERVER, PORT = "10.8.2.2", 80
 ATTACKERS = tuple(f"10.8.1.{n}" for n in range(11, 19))

@@ -14,8 +14,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from phalanx.domain.events import Event
+from phalanx.reporting.summary import Summary, summarise
 from phalanx.runtime.loading import load_scenario
-from phalanx.runtime.summary import Summary, summarise
 from phalanx.runtime.system import run_scenario
 from phalanx.store.jsonl import JsonlSink, read_jsonl
 

@@ -17,8 +17,8 @@ from phalanx.bus.exchange import (
     Stored,
     Unanswered,
 )
-from phalanx.bus.permissions import Identity, Role
 from phalanx.bus.wire import MAX_OCTETS
+from phalanx.identity.names import Identity, Role
 
 DOMAIN = "lab"
 A = Identity("a", Role.AGENT, DOMAIN)

@@ -31,8 +31,8 @@ from phalanx.bus.nats import (
     setup,
 )
 from phalanx.bus.nats.inbox import Reply
-from phalanx.bus.permissions import Identity, Role
 from phalanx.clock.wall import WallClock
+from phalanx.identity.names import Identity, Role
 
 DOMAIN = "lab"
 HOST = "127.0.0.1"

@@ -9,10 +9,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from phalanx.bus.identities import Credentials, Trust
-from phalanx.bus.identities.certificates import authority_certificate, identity_certificate
-from phalanx.bus.permissions import Identity, Role
 from phalanx.bus.seal import Limits, Opened, Refused, Seal
+from phalanx.identity import Credentials, Trust
+from phalanx.identity.certificates import authority_certificate, identity_certificate
+from phalanx.identity.names import Identity, Role
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 

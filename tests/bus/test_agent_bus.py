@@ -13,12 +13,12 @@ from seal_lab import seal
 from phalanx.bus import Bus, subjects
 from phalanx.bus.agents import AgentBus, Seal
 from phalanx.bus.local import LocalExchange, LocalHub
-from phalanx.bus.permissions import Identity, Role
 from phalanx.bus.plain import WAITING, Opened, PlainSeal
 from phalanx.bus.window import WINDOW
 from phalanx.bus.wire import MAX_OCTETS, WireError, encode
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.messages import Message, Performative, Verdict
+from phalanx.identity.names import Identity, Role
 
 
 def identity(name: str) -> Identity:

@@ -9,13 +9,13 @@ from bus_messages import Inbox
 
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.local import LocalHub
-from phalanx.bus.permissions import Identity, Role
 from phalanx.bus.plain import PlainSeal
 from phalanx.clock import Timer
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences, want
 from phalanx.domain.messages import CallForProposals, Message, Performative
 from phalanx.domain.predicates import AnomalousUsage
+from phalanx.identity.names import Identity, Role
 
 GOAL = ConstrainedGoal(want(AnomalousUsage("a>b")), Constraints(), Preferences())
 

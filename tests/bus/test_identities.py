@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.bus.identities import (
+from phalanx.identity import (
     BACKDATED,
     Authority,
     Credentials,
@@ -30,7 +30,7 @@ from phalanx.bus.identities import (
     tls_context,
     write_credentials,
 )
-from phalanx.bus.permissions import Identity, Role
+from phalanx.identity.names import Identity, Role
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 POP = Identity("pop1", Role.AGENT, "edge")

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from phalanx.bus.identities import (
+from phalanx.identity import (
     Authority,
     Credentials,
     Files,
@@ -20,10 +20,10 @@ from phalanx.bus.identities import (
     read_certificate,
     write_credentials,
 )
-from phalanx.bus.identities.certificates import identity_certificate
-from phalanx.bus.identities.credentials import read_key
-from phalanx.bus.identities.trust import pem
-from phalanx.bus.permissions import Identity, Role
+from phalanx.identity.certificates import identity_certificate
+from phalanx.identity.credentials import read_key
+from phalanx.identity.names import Identity, Role
+from phalanx.identity.trust import pem
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 POP = Identity("pop1", Role.AGENT, "edge")

@@ -18,9 +18,9 @@ from phalanx.bus.exchange import (
     Unanswered,
 )
 from phalanx.bus.local import LocalHub
-from phalanx.bus.permissions import Identity, Role
 from phalanx.bus.wire import MAX_OCTETS
 from phalanx.clock.virtual import VirtualClock
+from phalanx.identity.names import Identity, Role
 
 A, B = Identity("a", Role.AGENT, "edge"), Identity("b", Role.AGENT, "edge")
 NETWORK = Identity("network", Role.NETWORK, "edge")

@@ -6,8 +6,8 @@ from test_local_exchange import Ground
 
 from phalanx.bus import subjects
 from phalanx.bus.local import LocalHub
-from phalanx.bus.permissions import Identity, Role
 from phalanx.clock.virtual import VirtualClock
+from phalanx.identity.names import Identity, Role
 
 
 class TestLocalReading(ReadingContract):

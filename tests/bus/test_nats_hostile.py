@@ -33,7 +33,7 @@ from phalanx.bus import subjects
 from phalanx.bus.exchange import Delivery, Stored
 from phalanx.bus.nats import Audit, Limits, NatsExchange, Refused
 from phalanx.bus.nats.mapping import user_of
-from phalanx.bus.permissions import Identity, Role
+from phalanx.identity.names import Identity, Role
 
 needs_server()
 pytestmark = pytest.mark.nats

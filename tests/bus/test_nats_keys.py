@@ -15,10 +15,10 @@ from cryptography import x509
 from nats_lab import ALL, DOMAIN, HOST, KEEPER, A, B, Ground, Lab, needs_server, running
 
 from phalanx.bus.exchange import ExchangeError
-from phalanx.bus.identities import fingerprint, read_certificate
 from phalanx.bus.nats import Audit, Credentials, NatsExchange, NatsServer, Refused, setup
 from phalanx.bus.nats.config import keys_in
-from phalanx.bus.permissions import Identity
+from phalanx.identity import fingerprint, read_certificate
+from phalanx.identity.names import Identity
 
 needs_server()
 pytestmark = pytest.mark.nats

@@ -13,8 +13,9 @@ from phalanx.bus import subjects
 from phalanx.bus.nats import protocol
 from phalanx.bus.nats.client import NatsExchange
 from phalanx.bus.nats.mapping import CURSORS, bucket, permissions_of, user_of
-from phalanx.bus.permissions import Identity, Role, grants
+from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import answers, covers, matches
+from phalanx.identity.names import Identity, Role
 
 needs_server()
 pytestmark = pytest.mark.nats

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.bus.identities import Authority, IdentityError, files
-from phalanx.bus.identities.credentials import read_key
-from phalanx.bus.identities.passphrases import VARIABLE, ask_environment, read_passphrase
-from phalanx.bus.permissions import Identity, Role
+from phalanx.identity import Authority, IdentityError, files
+from phalanx.identity.credentials import read_key
+from phalanx.identity.names import Identity, Role
+from phalanx.identity.passphrases import VARIABLE, ask_environment, read_passphrase
 
 SECRET = "gate of the élite 7".encode()
 POP = Identity("pop1", Role.AGENT, "edge")

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phalanx.bus import subjects
-from phalanx.bus.permissions import Identity, Role, grants
+from phalanx.bus.permissions import grants
+from phalanx.identity.names import Identity, Role
 
 NAMES = st.sampled_from(["pop1", "pop2", "pop.3", "3", "p_op"])
 ROLES = st.sampled_from(list(Role))

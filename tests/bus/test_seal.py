@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from seal_lab import Pair, credentials, other, seal, without
 
-from phalanx.bus.identities import Credentials
-from phalanx.bus.permissions import Role
 from phalanx.bus.seal import HOSTILE, OVERHEAD, Limits, Opened, Reason, Refused, Seal
+from phalanx.identity import Credentials
+from phalanx.identity.names import Role
 
 
 def agreed(limits: Limits | None = None) -> Pair:

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from phalanx.bus.identities import Credentials, Trust
 from phalanx.bus.seal import Opened, Seal
+from phalanx.identity import Credentials, Trust
 
 VECTORS: dict[str, Any] = json.loads(Path(__file__).with_name("seal_vectors.json").read_text())
 FRAMES = {name: bytes.fromhex(VECTORS[name]) for name in ("hello", "answer", "sealed", "back")}

@@ -14,10 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from phalanx.bus.exchange import ExchangeError
-from phalanx.bus.identities import Files, tls_context
 from phalanx.bus.nats import NatsExchange, find_server
 from phalanx.cli.main import app
 from phalanx.clock.wall import WallClock
+from phalanx.identity import Files, tls_context
 from phalanx.runtime.domain import Domain, read_bundle
 from phalanx.runtime.domain.brokers import Brokers, is_here
 

@@ -15,8 +15,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from phalanx.bus.permissions import Role
 from phalanx.cli.main import app
+from phalanx.identity.names import Role
 from phalanx.runtime.processes.ground import PHALANX
 from tests.system.interrupts import heed_ctrl_c
 from tests.system.process_lab import Lab, processes

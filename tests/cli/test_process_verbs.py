@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from phalanx.bus.permissions import Role
 from phalanx.cli.main import app
+from phalanx.identity.names import Role
 from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
 
 PLAN = Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from phalanx.bus.local import LocalExchange, LocalHub
-from phalanx.bus.permissions import Identity, Role
 from phalanx.clock import Timer
 from phalanx.clock.virtual import VirtualClock
 from phalanx.fabric.registration import Registration
+from phalanx.identity.names import Identity, Role
 
 DOMAIN = "edge"
 

@@ -7,7 +7,7 @@ from fabric_lab import DOMAIN
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.bus.permissions import Identity, Role, grants
+from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import call
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.errors import ScenarioError
@@ -29,6 +29,7 @@ from phalanx.fabric.audit import BURST, WINDOW_S, Audit, Refusal
 from phalanx.fabric.audit import CALLERS as TRACKED
 from phalanx.fabric.operations import STATUS, STOP
 from phalanx.fabric.scope import Scope
+from phalanx.identity.names import Identity, Role
 
 VIDEO = Scope(domain=DOMAIN, slice="video")
 POP1 = Provided("pop1", DOMAIN, VIDEO, ("classifier",))

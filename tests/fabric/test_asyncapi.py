@@ -11,10 +11,11 @@ import yaml
 from msgspec.json import encode
 
 from phalanx.bus import subjects
-from phalanx.bus.permissions import Identity, Role, grants
+from phalanx.bus.permissions import grants
 from phalanx.fabric.asyncapi import document, text
 from phalanx.fabric.operations import AGENT_OPERATIONS, Tally
 from phalanx.fabric.registration import Registration
+from phalanx.identity.names import Identity, Role
 
 DOCUMENT = document()
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "asyncapi.yaml"

@@ -7,12 +7,12 @@ from fabric_lab import Lab, registration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.bus.permissions import Role
 from phalanx.fabric.directory import Entry
 from phalanx.fabric.discovery import Query, find, wait_for
 from phalanx.fabric.registration import Health, HealthStatus, State, Tier, Trust
 from phalanx.fabric.registry import Registrar, Registry
 from phalanx.fabric.scope import END_TO_END, Scope
+from phalanx.identity.names import Role
 
 EDGE = Scope(domain="edge")
 VIDEO = Scope(domain="edge", slice="video")

@@ -14,7 +14,6 @@ from msgspec import Struct
 from phalanx.bus import subjects
 from phalanx.bus.exchange import Delivery, NotPermittedError, Unanswered
 from phalanx.bus.local import LocalHub
-from phalanx.bus.permissions import Identity, Role
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.access import STANDARD_POLICY, Decision, Gate, Provided
@@ -34,6 +33,7 @@ from phalanx.fabric.envelope import Envelope, to_headers, to_json
 from phalanx.fabric.event_envelopes import source
 from phalanx.fabric.invocation import KEPT, WAITING, Call, Provider
 from phalanx.fabric.operations import STATUS, STOP, Operation, StopRequest
+from phalanx.identity.names import Identity, Role
 
 
 class Add(Struct, frozen=True):

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phalanx.bus.exchange import NotPermittedError
-from phalanx.bus.permissions import Identity, Role
 from phalanx.bus.subjects import REGISTRY, token
 from phalanx.fabric.directory import GONE_LEASES, Change, Directory, Refused
 from phalanx.fabric.health import Checks
@@ -24,6 +23,7 @@ from phalanx.fabric.registration import (
     encode,
 )
 from phalanx.fabric.registry import Registrar, Registry
+from phalanx.identity.names import Identity, Role
 
 LEASE = 6.0
 

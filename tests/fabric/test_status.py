@@ -4,12 +4,12 @@ import json
 
 from fabric_lab import registration
 
-from phalanx.bus.permissions import Role
 from phalanx.fabric.directory import Entry
 from phalanx.fabric.operations import StatusAnswer, Tally
 from phalanx.fabric.registration import Health, HealthStatus, Registration, State, Tier, Trust
 from phalanx.fabric.scope import Scope
 from phalanx.fabric.status import Report, Row, Verdict, report, to_json
+from phalanx.identity.names import Role
 
 
 def entry(owner: str, state: State = State.SERVING, **fields: object) -> Entry:

@@ -11,6 +11,7 @@ from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 from phalanx.orchestration.descriptors import Service
 from phalanx.orchestration.iml import ImlError, Kind, Running, Unit
+from phalanx.orchestration.journal import ServiceJournal
 from phalanx.orchestration.service import Orchestrator
 from phalanx.orchestration.workflow import (
     Asked,
@@ -27,7 +28,6 @@ from phalanx.orchestration.workflow import (
     TrustStep,
 )
 from phalanx.store.engine import Database
-from phalanx.store.services import ServiceJournal
 
 SERVICE = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"
 NAME = "edge-video-1"

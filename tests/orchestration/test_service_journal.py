@@ -15,9 +15,9 @@ from service_world import NAME, World, asked
 from sqlalchemy import create_engine, make_url
 
 from phalanx.domain.errors import StoreError
-from phalanx.store.claims import ClaimedError, Note, StepStage
+from phalanx.orchestration.journal import ServiceJournal
+from phalanx.orchestration.journal_claims import ClaimedError, Note, StepStage
 from phalanx.store.engine import Database
-from phalanx.store.services import ServiceJournal
 from phalanx.store.sql import SqlEventStore
 
 POSTGRESQL = os.environ.get("PHALANX_POSTGRESQL")
@@ -63,7 +63,7 @@ def test_who_lives_is_not_taken_over_and_who_died_is(url: str) -> None:
     script = f"""
         import sys
         from phalanx.store.engine import Database
-        from phalanx.store.services import ServiceJournal
+        from phalanx.orchestration.journal import ServiceJournal
         claim = ServiceJournal(Database({url!r})).claim({NAME!r})
         print(claim.fence, flush=True)
         sys.stdin.read()

@@ -17,10 +17,10 @@ import msgspec
 import pytest
 
 from phalanx.bus.exchange import ExchangeError
-from phalanx.bus.identities.trust import REVOKED_FILE
 from phalanx.bus.nats import find_server
-from phalanx.bus.permissions import Role
 from phalanx.fabric.operations import STATUS, StatusAnswer, StatusRequest
+from phalanx.identity.names import Role
+from phalanx.identity.trust import REVOKED_FILE
 from phalanx.orchestration.iml.process import Slot
 from phalanx.orchestration.workflow import Asked, Patience, RolledBackError
 from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec, Standing

@@ -15,10 +15,10 @@ from service_world import NAME, Crash, World, asked
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.orchestration.descriptors import Service, parse_service
 from phalanx.orchestration.iml import ImlError
+from phalanx.orchestration.journal import ServiceJournal
+from phalanx.orchestration.journal_claims import ClaimedError
 from phalanx.orchestration.service import Orchestrator
 from phalanx.orchestration.workflow import RolledBackError, WorkflowError, model
-from phalanx.store.claims import ClaimedError
-from phalanx.store.services import ServiceJournal
 
 PLAIN = asked()
 TIGHT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

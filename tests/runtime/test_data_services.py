@@ -9,7 +9,6 @@ import pytest
 from msgspec import Struct
 
 from phalanx.bus.local import LocalHub
-from phalanx.bus.permissions import Identity, Role
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.events import Event
 from phalanx.fabric import calls
@@ -17,6 +16,7 @@ from phalanx.fabric.access import STANDARD_POLICY, Gate, Provided
 from phalanx.fabric.client import Client
 from phalanx.fabric.invocation import Provider
 from phalanx.fabric.operations import Operation
+from phalanx.identity.names import Identity, Role
 from phalanx.runtime.processes import data
 from phalanx.store.entries import Query
 from phalanx.store.history import History

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.bus.identities import IdentityError, Trust, fingerprint, read_certificate
-from phalanx.bus.permissions import Identity, Role
 from phalanx.domain.errors import PhalanxError, ScenarioError
+from phalanx.identity import IdentityError, Trust, fingerprint, read_certificate
+from phalanx.identity.names import Identity, Role
 from phalanx.runtime.domain import (
     BrokerSpec,
     Domain,

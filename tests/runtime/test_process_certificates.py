@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from phalanx.bus.identities import (
+from phalanx.bus.local import LocalHub
+from phalanx.clock.virtual import VirtualClock
+from phalanx.identity import (
     Authority,
     Files,
     LiveCredentials,
     read_certificate,
     write_credentials,
 )
-from phalanx.bus.identities.trust import pem
-from phalanx.bus.local import LocalHub
-from phalanx.bus.permissions import Identity, Role
-from phalanx.clock.virtual import VirtualClock
+from phalanx.identity.names import Identity, Role
+from phalanx.identity.trust import pem
 from phalanx.runtime.processes.certificates import Certificates
 
 NOW = datetime.now(UTC).replace(microsecond=0)

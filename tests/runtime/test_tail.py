@@ -9,11 +9,11 @@ import pytest
 from phalanx.bus import subjects
 from phalanx.bus.exchange import ExchangeError
 from phalanx.bus.local import LocalHub
-from phalanx.bus.permissions import Identity, Role
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.events import Event
 from phalanx.fabric.envelope import to_json
 from phalanx.fabric.event_envelopes import from_event
+from phalanx.identity.names import Identity, Role
 from phalanx.runtime.processes.operator import SILENCE_S, Operator, Tail
 
 DOMAIN = "edge"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from phalanx.infrastructure.linux.kernel import namespaces, runs, sweep
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
-from phalanx.infrastructure.linux.testbed import workload
+from phalanx.testrange import workload
 
 SERVER, PORT = "10.8.2.2", 8000
 ATTACKERS = tuple(f"10.8.1.{n}" for n in range(11, 19))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from phalanx.domain.events import Event
-from phalanx.runtime.summary import Summary, summarise
+from phalanx.reporting.summary import Summary, summarise
 from phalanx.store.jsonl import read_jsonl
 from tests.system.conftest import SCENARIOS
 

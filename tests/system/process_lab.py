@@ -21,10 +21,8 @@ import pytest
 
 from phalanx.bus import subjects
 from phalanx.bus.exchange import Exchange, Stored
-from phalanx.bus.identities import Files, LiveCredentials
 from phalanx.bus.nats import NatsExchange, NatsServer, find_server
 from phalanx.bus.nats.inbox import Reply
-from phalanx.bus.permissions import Identity, Role
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.calls import CallError
@@ -40,6 +38,8 @@ from phalanx.fabric.operations import (
 )
 from phalanx.fabric.registration import State
 from phalanx.fabric.registry import Registry
+from phalanx.identity import Files, LiveCredentials
+from phalanx.identity.names import Identity, Role
 from phalanx.runtime.domain import Bundle, read_bundle
 from phalanx.runtime.processes.ground import PHALANX, Ground
 from phalanx.runtime.processes.network import BOOKS, Books, BooksRequest

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.bus.identities import Authority, Files, fingerprint, read_certificate, tls_context
-from phalanx.bus.identities.trust import pem
 from phalanx.bus.nats import NatsExchange
-from phalanx.bus.permissions import Role
 from phalanx.fabric.registration import HealthStatus
+from phalanx.identity import Authority, Files, fingerprint, read_certificate, tls_context
+from phalanx.identity.names import Role
+from phalanx.identity.trust import pem
 from phalanx.runtime.domain import read_bundle
 from phalanx.runtime.processes.auditor import start_auditor
 from tests.system.process_lab import Lab, processes

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from phalanx.analytics.detection import detect
 from phalanx.functions import anomaly_detector
+from phalanx.reporting.event_text import describe
 from phalanx.runtime.loading import load_scenario
-from phalanx.runtime.narrative import describe
 from phalanx.runtime.system import run_scenario
 from tests.system.conftest import SCENARIOS
 from tests.system.rings import (

@@ -27,17 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from phalanx.bus import subjects
 from phalanx.bus.exchange import Delivery, Exchange
-from phalanx.bus.identities import (
-    Credentials,
-    Files,
-    read_certificate,
-    tls_context,
-    write_credentials,
-)
-from phalanx.bus.identities.certificates import identity_certificate
-from phalanx.bus.identities.credentials import CERTIFICATE_FILE, KEY_FILE, read_key
 from phalanx.bus.nats.protocol import Arrived, Parser
-from phalanx.bus.permissions import Identity, Role
 from phalanx.bus.seal import Seal
 from phalanx.bus.seal.frames import SEALED
 from phalanx.bus.wire import MAX_OCTETS, encode
@@ -45,6 +35,16 @@ from phalanx.domain.messages import Message, Performative, Verdict
 from phalanx.fabric.calls import Refused
 from phalanx.fabric.client import Client
 from phalanx.fabric.operations import DRAIN, STATUS, DrainRequest, StatusRequest
+from phalanx.identity import (
+    Credentials,
+    Files,
+    read_certificate,
+    tls_context,
+    write_credentials,
+)
+from phalanx.identity.certificates import identity_certificate
+from phalanx.identity.credentials import CERTIFICATE_FILE, KEY_FILE, read_key
+from phalanx.identity.names import Identity, Role
 from phalanx.runtime.domain import Domain, read_bundle
 from phalanx.runtime.processes.auditor import start_auditor
 from tests.system.process_checks import check_in_order

@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import pytest
 
-from phalanx.bus.permissions import Role
 from phalanx.domain.events import Event
+from phalanx.identity.names import Role
+from phalanx.reporting.summary import summarise
 from phalanx.runtime.processes.ground import Ground
-from phalanx.runtime.summary import summarise
 from phalanx.store.jsonl import read_jsonl
 from tests.system.linux_runs import Process, clean, lacking, traces
 from tests.system.linux_spread_plan import ATTACKERS, CRASH_S, KEEPER, LEASE_S, plan

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from phalanx.bus.permissions import Role
 from phalanx.domain.errors import PhalanxError
+from phalanx.identity.names import Role
 from phalanx.infrastructure.linux import features
 from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
 from phalanx.runtime.loading import load_scenario

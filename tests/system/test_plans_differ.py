@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from phalanx.bus.permissions import Role
 from phalanx.cli.main import app
 from phalanx.fabric.calls import Failed, Refused
 from phalanx.fabric.client import Client
@@ -23,6 +22,7 @@ from phalanx.fabric.operations import (
     ProbeRequest,
     ReloadRequest,
 )
+from phalanx.identity.names import Role
 from tests.system.process_lab import Lab, processes
 from tests.system.process_plan import POPS, plan
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from phalanx.bus import subjects
-from phalanx.bus.identities import Files, tls_context
 from phalanx.bus.nats import Audit
 from phalanx.fabric.registration import HealthStatus
+from phalanx.identity import Files, tls_context
 from phalanx.store.sql import SqlEventStore
 from tests.store.small_disk import fill, small_disk
 from tests.system.process_checks import check_in_order

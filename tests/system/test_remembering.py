@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from phalanx.bdi.memory import decode, encode
-from phalanx.functions.cover import Cover
+from phalanx.coordination.failover import Cover
 from phalanx.runtime.node import Node
 from phalanx.runtime.scenario import FaultSpec
 from phalanx.runtime.system import System

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from phalanx.reporting.response import respond
 from phalanx.runtime.loading import load_scenario
-from phalanx.runtime.response import respond
 from phalanx.runtime.system import run_scenario
 from tests.system.conftest import SCENARIOS
 from tests.system.rings import about, attack, ring, users

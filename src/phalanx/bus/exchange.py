@@ -16,8 +16,8 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
-from phalanx.bus.permissions import Identity
 from phalanx.domain.errors import PhalanxError
+from phalanx.identity.names import Identity
 
 
 class ExchangeError(PhalanxError):

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.cli.terminal import out, say
-from phalanx.runtime.explanation import explain as explain_log
-from phalanx.runtime.narrative import describe
+from phalanx.reporting.event_text import describe
+from phalanx.reporting.explanation import explain as explain_log
 from phalanx.store.jsonl import read_jsonl
 
 _DEEPEST = 24

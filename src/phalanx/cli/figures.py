@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 
 from phalanx.cli.terminal import amount, out
-from phalanx.runtime.response import Response
-from phalanx.runtime.summary import Summary
+from phalanx.reporting.response import Response
+from phalanx.reporting.summary import Summary
 
 
 def print_summary(summary: Summary) -> None:

@@ -16,7 +16,7 @@ from phalanx.cli.ground import needs_linux
 from phalanx.cli.outputs import Outputs
 from phalanx.cli.terminal import out, say
 from phalanx.domain.events import Event
-from phalanx.runtime.narrative import IMPORTANT, describe
+from phalanx.reporting.event_text import IMPORTANT, describe
 from phalanx.runtime.site import SiteSpec, load_site
 
 if TYPE_CHECKING:

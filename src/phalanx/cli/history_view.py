@@ -14,7 +14,7 @@ from rich.text import Text
 
 from phalanx.cli.terminal import amount, out, say
 from phalanx.domain.errors import PhalanxError
-from phalanx.runtime.narrative import describe
+from phalanx.reporting.event_text import describe
 from phalanx.store.chains import Break, Chain
 from phalanx.store.engine import Database
 from phalanx.store.entries import Entry, Query

@@ -23,7 +23,7 @@ from phalanx.fabric.operations import (
     StopRequest,
 )
 from phalanx.fabric.registration import State
-from phalanx.runtime.narrative import describe
+from phalanx.reporting.event_text import describe
 from phalanx.runtime.processes.operator import Operator, Survey
 
 GRACE_S = 10.0

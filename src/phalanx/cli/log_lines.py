@@ -14,7 +14,7 @@ from rich.text import Text
 
 from phalanx.cli.terminal import err, out, say
 from phalanx.domain.events import Event
-from phalanx.runtime.narrative import IMPORTANT, describe
+from phalanx.reporting.event_text import IMPORTANT, describe
 from phalanx.runtime.processes.operator import Operator, Tail
 from phalanx.store.engine import Database
 from phalanx.store.entries import Query

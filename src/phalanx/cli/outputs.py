@@ -63,7 +63,7 @@ class Outputs:
         """Write the report, if one is wanted."""
         if self.report is not None:
             # numpy and the templates take a quarter of a second to import.
-            from phalanx.runtime.report import write_report  # noqa: PLC0415
+            from phalanx.reporting import write_report  # noqa: PLC0415
 
             write_report(events, self.report)
 

@@ -18,7 +18,7 @@ def report(
 ) -> None:
     """Write the self-contained HTML page about a run."""
     # numpy and the templates take a quarter of a second to import; other verbs do without.
-    from phalanx.runtime.report import write_report  # noqa: PLC0415
+    from phalanx.reporting import write_report  # noqa: PLC0415
 
     check_writable(output)
     write_report(read_jsonl(log), output)

@@ -24,7 +24,7 @@ from phalanx.cli.ground import Ground, linux_world, say_plan
 from phalanx.cli.outputs import Outputs
 from phalanx.cli.terminal import INTERRUPTED, err, out, say
 from phalanx.domain.events import Event, Sink
-from phalanx.runtime.narrative import IMPORTANT, describe
+from phalanx.reporting.event_text import IMPORTANT, describe
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.system import RunResult, run_scenario
 from phalanx.runtime.world import World

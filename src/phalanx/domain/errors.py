@@ -4,11 +4,11 @@ PhalanxError
 ├── ScenarioError           a file that the user wrote is not usable
 ├── LogError                an event log is not usable
 ├── StoreError              the event store cannot be reached or written
-│   └── ClaimedError        another orchestrator works on the service (store.services)
+│   └── ClaimedError        another orchestrator works on the service (orchestration.journal)
 ├── CaptureError            a recorded capture is not usable (analytics.capture)
 ├── MemoryUnusable          what an agent remembers cannot be taken up (bdi.memory)
 ├── WireError               a message came in that is none (bus.wire)
-├── IdentityError           a certificate, a key or an authority is refused (bus.identities)
+├── IdentityError           a certificate, a key or an authority is refused (identity)
 ├── ExchangeError           the exchange cannot be had, or refuses (bus.exchange)
 │   ├── NotPermittedError   the identity may not do this
 │   └── ProtocolError       a NATS server said what is no NATS (bus.nats.protocol)

@@ -96,3 +96,8 @@ class Source(Struct, frozen=True):
     start_s: float = 0.0
     end_s: float | None = None
     """When it stops; None: never."""
+
+
+def source_address(group: int, number: int) -> str:
+    """Return the address of source ``number`` of group ``group``, both counted from 1."""
+    return f"10.{group}.{number // 256}.{number % 256}"

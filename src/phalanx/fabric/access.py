@@ -18,10 +18,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from phalanx.bus.permissions import Identity, Role, grants
+from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import call
 from phalanx.fabric.operations import Operation
 from phalanx.fabric.scope import END_TO_END, Scope
+from phalanx.identity.names import Identity, Role
 
 CallerRole = Literal["agent", "orchestrator", "operator"]
 CALLERS = (Role.AGENT, Role.ORCHESTRATOR, Role.OPERATOR)

@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 
 from phalanx.bus import subjects
-from phalanx.bus.permissions import Role
 from phalanx.bus.wire import VERSION
 from phalanx.fabric.asyncapi_schemas import ASKS, ERRORS, REPLIES, schemas
 from phalanx.fabric.envelope import JSON, STRUCTURED
 from phalanx.fabric.network.codec import VERSION as NETWORK_VERSION
 from phalanx.fabric.network.codec import News
 from phalanx.fabric.operations import AGENT_OPERATIONS, Operation
+from phalanx.identity.names import Role
 
 ASYNCAPI = "3.0.0"
 _OCTETS = "application/octet-stream"

@@ -7,12 +7,12 @@ from math import inf
 
 from msgspec import Struct
 
-from phalanx.bus.permissions import Role
 from phalanx.clock import Clock
 from phalanx.fabric.directory import Change, Entry
 from phalanx.fabric.registration import HealthStatus, State, Tier
 from phalanx.fabric.registry import Registry
 from phalanx.fabric.scope import Scope
+from phalanx.identity.names import Role
 
 
 class Query(Struct, frozen=True):

@@ -18,7 +18,6 @@ from msgspec import Raw, Struct
 
 from phalanx.bus import subjects
 from phalanx.bus.exchange import Delivery, Exchange
-from phalanx.bus.permissions import Identity, Role
 from phalanx.bus.wire import MAX_OCTETS
 from phalanx.clock import Clock, Timer
 from phalanx.domain.errors import PhalanxError
@@ -40,6 +39,7 @@ from phalanx.fabric.envelope import Envelope, from_headers
 from phalanx.fabric.event_envelopes import source
 from phalanx.fabric.operations import Operation
 from phalanx.fabric.times import EnvelopeError
+from phalanx.identity.names import Identity, Role
 
 LIMIT = 32
 """Calls that run at the same time, for each provider."""

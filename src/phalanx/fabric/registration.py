@@ -12,9 +12,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from phalanx.bus.permissions import Role
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.scope import END_TO_END, Scope
+from phalanx.identity.names import Role
 
 MAX_OCTETS = 1 << 16
 """Largest registration."""

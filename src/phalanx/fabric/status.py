@@ -8,10 +8,10 @@ from enum import Enum
 import msgspec
 from msgspec import Struct
 
-from phalanx.bus.permissions import Role
 from phalanx.fabric.directory import Entry
 from phalanx.fabric.operations import StatusAnswer
 from phalanx.fabric.registration import Health, HealthStatus, State, Tier
+from phalanx.identity.names import Role
 
 _NAMED = 4
 """Of those who follow the usual plan, so many are named."""

@@ -20,6 +20,8 @@ from phalanx.bdi import (
     when,
 )
 from phalanx.bdi.steps import Body, Steps
+from phalanx.coordination.priorities import FIND_OUT, PROTECT
+from phalanx.coordination.scaling import WHOLE, effective_s, fit_to_traffic
 from phalanx.domain.actions import Observe
 from phalanx.domain.goals import Mode, avert, want
 from phalanx.domain.predicates import (
@@ -36,8 +38,6 @@ from phalanx.domain.predicates import (
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.forged import answer_for
-from phalanx.functions.priorities import FIND_OUT, PROTECT
-from phalanx.functions.scaling import WHOLE, effective_s, fit_to_traffic
 
 
 class AnomalyDetector(Capability):

@@ -18,14 +18,14 @@ from phalanx.bdi import (
     plan,
 )
 from phalanx.bdi.steps import Body
+from phalanx.coordination.priorities import PROTECT
+from phalanx.coordination.scaling import effective_s, fit_to_traffic
 from phalanx.domain.actions import Observe
 from phalanx.domain.goals import want
 from phalanx.domain.predicates import FlowRateLimited, FlowRecord, Spoofed, Threat
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.forged import answer_for
-from phalanx.functions.priorities import PROTECT
-from phalanx.functions.scaling import effective_s, fit_to_traffic
 
 
 class Classifier(Capability):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi import Adopt, Agent
+from phalanx.coordination.priorities import PROTECT
 from phalanx.domain.goals import want
 from phalanx.domain.network import PopId, link_ends
 from phalanx.domain.predicates import HandshakesProxied, LinkIp
-from phalanx.functions.priorities import PROTECT
 
 
 def answer_for(me: Agent, ip: str) -> Adopt:

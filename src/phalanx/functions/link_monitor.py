@@ -24,6 +24,7 @@ from phalanx.bdi import (
     when,
 )
 from phalanx.bdi.steps import Body, Steps
+from phalanx.coordination.priorities import FIND_OUT, PROTECT
 from phalanx.domain.actions import LinkSample, ReadLink
 from phalanx.domain.goals import Predicate, avert, find_out, want
 from phalanx.domain.network import LinkId, link_ends
@@ -36,7 +37,6 @@ from phalanx.domain.predicates import (
 )
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.priorities import FIND_OUT, PROTECT
 
 CALM = 0.9
 """An alarm lasts until what raised it falls to this share of its threshold."""

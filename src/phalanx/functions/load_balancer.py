@@ -20,6 +20,8 @@ from phalanx.bdi import (
     plan,
 )
 from phalanx.bdi.steps import Body
+from phalanx.coordination.measures import estate_of
+from phalanx.coordination.priorities import FIND_OUT
 from phalanx.domain.actions import Enforce, Lift
 from phalanx.domain.goals import Goal, Mode, find_out, want
 from phalanx.domain.messages import Fact
@@ -32,8 +34,6 @@ from phalanx.domain.predicates import (
 )
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.measures import estate_of
-from phalanx.functions.priorities import FIND_OUT
 
 MOST_PARTS = 16
 """Traffic is not divided further than this."""

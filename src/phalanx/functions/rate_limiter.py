@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from phalanx.bdi import Adopt, Agent, Capability, Drop, GoalInstance, plan, when
 from phalanx.bdi.steps import Body, Steps
+from phalanx.coordination.measures import enforce, estate_of, lift, lift_when_quiet
+from phalanx.coordination.priorities import PROTECT, TIDY_UP
 from phalanx.domain.goals import Mode, Predicate, avert, want
 from phalanx.domain.predicates import (
     FlowRateLimited,
@@ -17,8 +19,6 @@ from phalanx.domain.predicates import (
 )
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.measures import enforce, estate_of, lift, lift_when_quiet
-from phalanx.functions.priorities import PROTECT, TIDY_UP
 
 
 def _is_limit(_: Agent, goal: GoalInstance) -> bool:

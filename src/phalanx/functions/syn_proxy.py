@@ -12,6 +12,8 @@ from typing import ClassVar
 
 from phalanx.bdi import Adopt, Agent, Capability, Drop, GoalInstance, PlanFailed, plan, when
 from phalanx.bdi.steps import Body, Steps
+from phalanx.coordination.measures import enforce, estate_of, lift, lift_when_quiet
+from phalanx.coordination.priorities import PROTECT, TIDY_UP
 from phalanx.domain.goals import Mode, avert, want
 from phalanx.domain.predicates import (
     HandshakesProxied,
@@ -22,8 +24,6 @@ from phalanx.domain.predicates import (
 )
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.measures import enforce, estate_of, lift, lift_when_quiet
-from phalanx.functions.priorities import PROTECT, TIDY_UP
 
 
 def _is_proxy(_: Agent, goal: GoalInstance) -> bool:

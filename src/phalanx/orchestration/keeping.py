@@ -17,10 +17,10 @@ from msgspec import Struct
 from phalanx.domain.errors import PhalanxError, StoreError
 from phalanx.orchestration.fates import Endurance, Fate
 from phalanx.orchestration.iml import BusyError, Unit
+from phalanx.orchestration.journal import ServiceJournal, ServiceRecord
+from phalanx.orchestration.journal_claims import Claim, ClaimedError, Note
 from phalanx.orchestration.workflow import Deployment, Ground, Member, PassingFault, WorkflowError
 from phalanx.orchestration.workflow.ground import files_of
-from phalanx.store.claims import Claim, ClaimedError, Note
-from phalanx.store.services import ServiceJournal, ServiceRecord
 
 
 class Kept(Struct, frozen=True):

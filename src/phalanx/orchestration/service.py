@@ -9,6 +9,8 @@ import msgspec
 from phalanx.domain.errors import ScenarioError
 from phalanx.loading import one_line, unknown
 from phalanx.orchestration.fates import Endurance
+from phalanx.orchestration.journal import ServiceJournal, ServiceRecord
+from phalanx.orchestration.journal_claims import Claim, Note
 from phalanx.orchestration.keeping import Keeper, OnKept
 from phalanx.orchestration.views import AgentView, ServiceView, deployment_of, view_of
 from phalanx.orchestration.workflow import (
@@ -26,8 +28,6 @@ from phalanx.orchestration.workflow import (
     no_hook,
 )
 from phalanx.orchestration.workflow.ground import awaited, files_of
-from phalanx.store.claims import Claim, Note
-from phalanx.store.services import ServiceJournal, ServiceRecord
 
 
 class Orchestrator:

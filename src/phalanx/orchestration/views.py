@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from phalanx.orchestration.journal import ServiceRecord
+from phalanx.orchestration.journal_claims import ChangeStage
 from phalanx.orchestration.workflow import Deployment, Member, Seen
 from phalanx.orchestration.workflow.machine import Outcome
-from phalanx.store.claims import ChangeStage
-from phalanx.store.services import ServiceRecord
 
 
 class AgentView(Struct, frozen=True):

@@ -12,11 +12,11 @@ from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi import Capability
 from phalanx.bdi.library import Library
+from phalanx.coordination.failover import Cover
+from phalanx.coordination.orchestrator import Orchestrator
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import Goal, Mode, Predicate
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.cover import Cover
-from phalanx.functions.orchestrator import Orchestrator
 from phalanx.runtime.scenario import Scenario
 
 GROUP = "phalanx.capabilities"

@@ -20,8 +20,8 @@ from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.errors import KernelError
 from phalanx.infrastructure.linux.kernel.namespaces import prefix
 from phalanx.infrastructure.linux.repository import PORT, build_images
-from phalanx.infrastructure.linux.testbed import Testbed
-from phalanx.infrastructure.linux.testbed.workload import Workload
+from phalanx.testrange import Testbed
+from phalanx.testrange.workload import Workload
 
 JOURNAL = "leases.db"
 """File among those of a run: what the driver holds under leases."""

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, structs
 from phalanx.domain.goals import Constraints, Preferences
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
-from phalanx.domain.traffic import PROFILES, Source
+from phalanx.domain.traffic import PROFILES, Source, source_address
 from phalanx.domain.vnf import Vnfd
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
@@ -300,11 +300,6 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
             Constraints(*structs.astuple(spec.constraints)),
             Preferences(*structs.astuple(spec.preferences)),
         )
-
-
-def source_address(group: int, number: int) -> str:
-    """Return the address of source ``number`` of group ``group``, both counted from 1."""
-    return f"10.{group}.{number // 256}.{number % 256}"
 
 
 def _sources(group: TrafficSpec, number: int, target: str, seed: int) -> list[Source]:

@@ -27,11 +27,11 @@ from phalanx.fabric.operations import (
 )
 from phalanx.fabric.registration import State
 from phalanx.orchestration.iml import Kind
+from phalanx.orchestration.journal_claims import AUTHOR
 from phalanx.orchestration.workflow import Member, Pair, PassingFault, Probed, Seen
 from phalanx.runtime.domain import Domain
 from phalanx.runtime.processes.network import BOOKS, Books, BooksRequest
 from phalanx.runtime.processes.operator import Operator
-from phalanx.store.claims import AUTHOR
 
 SEND_S = 5.0
 """How long events may take to arrive."""

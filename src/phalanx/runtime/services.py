@@ -11,12 +11,14 @@ from typing import Any
 from msgspec.structs import replace
 
 import phalanx
-from phalanx.bus.identities.trust import REVOKED_FILE
-from phalanx.bus.permissions import Role
 from phalanx.domain.errors import ScenarioError
+from phalanx.identity.names import Role
+from phalanx.identity.trust import REVOKED_FILE
 from phalanx.loading import one_line, read_text
 from phalanx.orchestration.descriptors import Service
 from phalanx.orchestration.iml import Image, Kind, LocalProcesses, image_of
+from phalanx.orchestration.journal import ServiceJournal
+from phalanx.orchestration.journal_claims import AUTHOR
 from phalanx.orchestration.service import Orchestrator
 from phalanx.orchestration.workflow import (
     Asked,
@@ -34,9 +36,7 @@ from phalanx.runtime.domain import Domain, Standing
 from phalanx.runtime.domain.brokers import Brokers, is_here
 from phalanx.runtime.service_bus import BusWatcher, passing
 from phalanx.runtime.slices import plan_of
-from phalanx.store.claims import AUTHOR
 from phalanx.store.engine import Database
-from phalanx.store.services import ServiceJournal
 
 _ROLES = {Kind.AGENT: Role.AGENT, Kind.NETWORK: Role.NETWORK}
 

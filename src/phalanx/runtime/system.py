@@ -12,11 +12,12 @@ from phalanx.auction.outlook import Outlook
 from phalanx.bdi import Capability, GoalInstance, Outcome
 from phalanx.bdi.memory import Memory, decode, encode
 from phalanx.bus.doors import Door
+from phalanx.coordination.failover import Cover
+from phalanx.coordination.orchestrator import NewVersion
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.messages import Message
 from phalanx.domain.network import PopId
-from phalanx.functions.cover import Cover
-from phalanx.functions.orchestrator import NewVersion
+from phalanx.reporting.summary import Summary, summarise
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.composition import (
     MONITOR,
@@ -28,7 +29,6 @@ from phalanx.runtime.composition import (
 )
 from phalanx.runtime.node import Node, make_agent
 from phalanx.runtime.scenario import FaultSpec, Scenario, UpdateSpec
-from phalanx.runtime.summary import Summary, summarise
 from phalanx.runtime.world import Frame, RunBus, RunNetwork, World, faulty
 from phalanx.store.memory import EventLog
 

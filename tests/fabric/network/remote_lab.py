@@ -6,7 +6,6 @@ from collections.abc import Callable
 from random import Random
 
 from phalanx.bus.local import LocalHub
-from phalanx.bus.permissions import Identity, Role
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.actions import (
     Action,
@@ -21,6 +20,7 @@ from phalanx.domain.actions import (
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
 from phalanx.fabric.network import NetworkService, Patience, RemoteInfrastructure
+from phalanx.identity.names import Identity, Role
 from phalanx.infrastructure import Answer
 
 NETWORK = Identity("network", Role.NETWORK, "edge")

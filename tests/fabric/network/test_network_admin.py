@@ -8,7 +8,6 @@ from msgspec import Struct
 from remote_lab import NETWORK, VNFD
 
 from phalanx.bus.local import LocalHub
-from phalanx.bus.permissions import Identity, Role
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.actions import SiteState
 from phalanx.domain.events import Recorder
@@ -20,6 +19,7 @@ from phalanx.fabric.client import Client
 from phalanx.fabric.invocation import Provider
 from phalanx.fabric.network import admin, serve_network
 from phalanx.fabric.operations import Operation
+from phalanx.identity.names import Identity, Role
 from phalanx.infrastructure.simulated import SimulatedNetwork
 
 SIZE = Resources(4.0, 4.0, 4.0)

@@ -10,10 +10,10 @@ import pytest
 
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.local import LocalHub
-from phalanx.bus.permissions import Identity, Role
 from phalanx.bus.plain import PlainSeal
 from phalanx.domain.events import Event
 from phalanx.fabric.network import NetworkService, RemoteInfrastructure
+from phalanx.identity.names import Identity, Role
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.node import Node
 from phalanx.runtime.system import RunResult, System

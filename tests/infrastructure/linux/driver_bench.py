@@ -42,9 +42,9 @@ from phalanx.infrastructure.linux.kernel import runs, sweep
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
 from phalanx.infrastructure.linux.programs import token
 from phalanx.infrastructure.linux.repository import PORT, build_images
-from phalanx.infrastructure.linux.testbed import Testbed
 from phalanx.infrastructure.linux.vnf.nft import Nft
 from phalanx.store.memory import EventLog
+from phalanx.testrange import Testbed
 
 POPS = ("pop1", "pop2", "pop3")
 SERVER, OFFICE = "10.0.3.10", "10.0.3.20"

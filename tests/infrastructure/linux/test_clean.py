@@ -32,7 +32,7 @@ from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import SYN_FLOOD, Source
 from phalanx.infrastructure.linux.kernel import namespaces, runs
-from phalanx.infrastructure.linux.testbed import Testbed
+from phalanx.testrange import Testbed
 
 run = runs.new_run()
 print(run, flush=True)

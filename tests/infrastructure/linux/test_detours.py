@@ -22,7 +22,7 @@ from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.places import Places
 from phalanx.infrastructure.linux.steering import Detour, Steering
-from phalanx.infrastructure.linux.testbed import Testbed
+from phalanx.testrange import Testbed
 
 pytestmark = [pytest.mark.linux, requires_root]
 

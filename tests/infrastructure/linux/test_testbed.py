@@ -21,7 +21,7 @@ from phalanx.infrastructure.linux.kernel.errors import KernelError
 from phalanx.infrastructure.linux.kernel.links import has_netem
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.kernel.wire import compiler
-from phalanx.infrastructure.linux.testbed import Testbed
+from phalanx.testrange import Testbed
 
 pytestmark = [pytest.mark.linux, requires_netlink, requires_root]
 

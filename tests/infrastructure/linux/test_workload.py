@@ -17,9 +17,9 @@ from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import PROFILES, Source
 from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.errors import KernelError
-from phalanx.infrastructure.linux.testbed import Testbed
-from phalanx.infrastructure.linux.testbed.workload import Workload, attackers
 from phalanx.runtime.loading import load_scenario
+from phalanx.testrange import Testbed
+from phalanx.testrange.workload import Workload, attackers
 
 SCENARIOS = Path(__file__).parents[3] / "scenarios"
 SERVER = "10.0.2.10"
@@ -187,7 +187,7 @@ class TestWorkload:
     def test_a_server_that_does_not_start_is_told_of(
         self, benches: list[Bench], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        server = "phalanx.infrastructure.linux.testbed.workload.server.configuration"
+        server = "phalanx.testrange.workload.server.configuration"
         monkeypatch.setattr(server, lambda *_: "nonsense;")
         bench = Bench(USERS[:1])
         benches.append(bench)

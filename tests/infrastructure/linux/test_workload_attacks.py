@@ -13,8 +13,8 @@ from pyroute2 import IPRoute
 from phalanx.domain.traffic import PROFILES, Source
 from phalanx.infrastructure.linux.kernel.errors import KernelError
 from phalanx.infrastructure.linux.kernel.namespaces import FOLDER, Inside, prefix
-from phalanx.infrastructure.linux.testbed.workload import attackers
-from phalanx.infrastructure.linux.testbed.workload.counters import Arrivals
+from phalanx.testrange.workload import attackers
+from phalanx.testrange.workload.counters import Arrivals
 
 FLOOD = Path(attackers.__file__).with_name("flood.c")
 requires_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="not installed: cc")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from phalanx.infrastructure.linux.testbed.workload import users
+from phalanx.testrange.workload import users
 
 PAGE = b"x" * 500
 

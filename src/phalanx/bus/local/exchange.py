@@ -19,9 +19,10 @@ from phalanx.bus.exchange import (
     Subscription,
     Watcher,
 )
-from phalanx.bus.permissions import Identity, grants
+from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import answers, matches
 from phalanx.bus.wire import MAX_OCTETS
+from phalanx.identity.names import Identity
 
 if TYPE_CHECKING:
     from phalanx.bus.local.hub import LocalHub

@@ -9,9 +9,9 @@ from phalanx.bus.exchange import Answer, Delivery, Handler, Silence, Unanswered
 from phalanx.bus.local.exchange import LocalExchange
 from phalanx.bus.local.streams import Stream
 from phalanx.bus.local.tables import Table
-from phalanx.bus.permissions import Identity
 from phalanx.bus.subjects import EVENTS, matches
 from phalanx.clock import Clock, Timer
+from phalanx.identity.names import Identity
 
 Passage = Callable[[Identity, Identity, str], Sequence[float]]
 """What becomes of something on its way from one identity to another under a subject: after how

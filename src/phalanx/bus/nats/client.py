@@ -29,10 +29,11 @@ from phalanx.bus.nats.link import DEFAULT_BOUNDS, Bounds
 from phalanx.bus.nats.mapping import CURSORS, cursor_key, entry
 from phalanx.bus.nats.requests import Requests
 from phalanx.bus.nats.vigil import DEAF_S
-from phalanx.bus.permissions import Identity, grants
+from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import answers, matches
 from phalanx.bus.wire import MAX_OCTETS
 from phalanx.clock.wall import WallClock
+from phalanx.identity.names import Identity
 
 _REMEMBERED = 4096
 

@@ -10,8 +10,8 @@ from typing import Any
 from msgspec import Struct
 
 from phalanx.bus.nats.mapping import permissions_of, user_of
-from phalanx.bus.permissions import Identity
 from phalanx.bus.wire import MAX_OCTETS
+from phalanx.identity.names import Identity
 
 HEADER_OCTETS = 4096
 """Room for the headers of a message, which the server counts with its payload."""

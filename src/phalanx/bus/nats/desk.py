@@ -18,9 +18,9 @@ from phalanx.bus.nats.inbox import Fault, Inbox, Reply, read_reply
 from phalanx.bus.nats.link import Bounds, Link
 from phalanx.bus.nats.mapping import inbox_of
 from phalanx.bus.nats.protocol import Arrived
-from phalanx.bus.permissions import Identity
 from phalanx.bus.subjects import matches
 from phalanx.clock.wall import WallClock
+from phalanx.identity.names import Identity
 
 _ASK_S = 2.0
 _DRAINED = 256

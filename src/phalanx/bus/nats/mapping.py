@@ -23,8 +23,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from phalanx.bus.permissions import Identity, Role, grants
+from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import answers, token
+from phalanx.identity.names import Identity, Role
 
 CURSORS = "cursors"
 """The table of how far each durable follower has come; its keys are ``<follower>.<name>``."""

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from phalanx.bus.exchange import ExchangeError
 from phalanx.bus.nats.config import ServerSettings, configuration
 from phalanx.bus.nats.server_log import ServerLog
-from phalanx.bus.permissions import Identity
+from phalanx.identity.names import Identity
 
 _LOOK_S = 0.02
 _TAKEN = "Reloaded server configuration"

@@ -12,9 +12,9 @@ from phalanx.bus.exchange import ExchangeError
 from phalanx.bus.nats.client import NatsExchange
 from phalanx.bus.nats.inbox import Reply
 from phalanx.bus.nats.mapping import CURSORS, bucket, entry
-from phalanx.bus.permissions import Identity
 from phalanx.bus.subjects import EVENTS, REGISTRY, pattern
 from phalanx.clock.wall import WallClock
+from phalanx.identity.names import Identity
 
 DUPLICATES_S = 120.0
 """How long a stream knows a message again by its id."""

@@ -8,13 +8,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
-from phalanx.bus.identities import Credentials, IdentityError
-from phalanx.bus.permissions import Identity
 from phalanx.bus.seal.frames import Greeting, digest, greet
 from phalanx.bus.seal.limits import Limits
 from phalanx.bus.seal.outcome import Counters, Reason, Refused
 from phalanx.bus.seal.session import Session, agree, derive
 from phalanx.bus.subjects import message
+from phalanx.identity import Credentials, IdentityError
+from phalanx.identity.names import Identity
 
 RESPONDER_WAITS_S = 30.0
 """How much later than the initiator the responder makes a new session: one of them is enough."""

@@ -12,12 +12,12 @@ from math import inf
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from phalanx.bus.identities import Credentials, IdentityError
-from phalanx.bus.permissions import Identity
 from phalanx.bus.seal.handshake import Own
 from phalanx.bus.seal.limits import LIMITS, Limits
 from phalanx.bus.seal.outcome import Counters, Opened, Reason, Refused
 from phalanx.bus.seal.peer import Peer
+from phalanx.identity import Credentials, IdentityError
+from phalanx.identity.names import Identity
 
 
 class Seal:

@@ -16,6 +16,8 @@ import msgspec
 from msgspec import Struct
 
 from phalanx.domain.errors import PhalanxError
+from phalanx.orchestration.journal import ChangeRecord
+from phalanx.orchestration.journal_claims import ChangeStage, Claim, Note, StepStage
 from phalanx.orchestration.workflow.actions import Actions, is_passing
 from phalanx.orchestration.workflow.ground import Ground
 from phalanx.orchestration.workflow.model import Asked, Deployment
@@ -29,8 +31,6 @@ from phalanx.orchestration.workflow.steps import (
     steps_of,
 )
 from phalanx.orchestration.workflow.trust import NotAvailableError
-from phalanx.store.claims import ChangeStage, Claim, Note, StepStage
-from phalanx.store.services import ChangeRecord
 
 Told = Callable[["Progress"], None]
 _DONE_KIND = {

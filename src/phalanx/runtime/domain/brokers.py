@@ -9,10 +9,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from phalanx.bus.exchange import ExchangeError
-from phalanx.bus.identities import Credentials, Files, IdentityError, tls_context
 from phalanx.bus.nats import Cluster, Limits, NatsServer, Retention, ServerSettings, setup
 from phalanx.bus.nats import Credentials as Paths
-from phalanx.bus.permissions import Identity, Role
+from phalanx.identity import Credentials, Files, IdentityError, tls_context
+from phalanx.identity.names import Identity, Role
 from phalanx.runtime.domain.keeper import Domain
 from phalanx.runtime.domain.spec import BrokerSpec
 

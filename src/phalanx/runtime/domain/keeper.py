@@ -4,7 +4,7 @@
 path                              holds
 ================================  =====================================================
 ``domain.toml``                   the domain's name, brokers and limits, for people to edit
-``authority/``                    the certification authority (``bus.identities``)
+``authority/``                    the certification authority (``identity``)
 ``brokers/<name>/``               certificate and key of a broker, and what it keeps
 ``identities/<name>/``            a bundle: all that one process needs, to be copied
 ================================  =====================================================
@@ -23,18 +23,18 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from phalanx.bus.identities import (
+from phalanx.domain.errors import ScenarioError
+from phalanx.identity import (
     Authority,
     IdentityError,
     files,
     read_certificate,
     write_credentials,
 )
-from phalanx.bus.identities.credentials import CERTIFICATE_FILE
-from phalanx.bus.identities.passphrases import Ask, ask_environment
-from phalanx.bus.identities.trust import AUTHORITY_FILE, REVOKED_FILE, pem, wall_time
-from phalanx.bus.permissions import Identity, Role
-from phalanx.domain.errors import ScenarioError
+from phalanx.identity.credentials import CERTIFICATE_FILE
+from phalanx.identity.names import Identity, Role
+from phalanx.identity.passphrases import Ask, ask_environment
+from phalanx.identity.trust import AUTHORITY_FILE, REVOKED_FILE, pem, wall_time
 from phalanx.runtime.domain.members import (
     AUTHORITY,
     BROKERS,

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from msgspec import Struct
 
-from phalanx.bus.identities import (
+from phalanx.identity import (
     IdentityError,
     Record,
     Trust,
@@ -20,8 +20,8 @@ from phalanx.bus.identities import (
     read_certificate,
     read_issued,
 )
-from phalanx.bus.identities.credentials import CERTIFICATE_FILE
-from phalanx.bus.permissions import Identity, Role
+from phalanx.identity.credentials import CERTIFICATE_FILE
+from phalanx.identity.names import Identity, Role
 
 AUTHORITY, BROKERS, IDENTITIES = "authority", "brokers", "identities"
 """Folders of a domain's directory."""

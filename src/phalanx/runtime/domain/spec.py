@@ -8,10 +8,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from phalanx.bus.identities import DAYS, Credentials, Files, IdentityError, LiveCredentials
-from phalanx.bus.identities.certificates import host_name
-from phalanx.bus.permissions import Identity, Role
 from phalanx.domain.errors import ScenarioError
+from phalanx.identity import DAYS, Credentials, Files, IdentityError, LiveCredentials
+from phalanx.identity.certificates import host_name
+from phalanx.identity.names import Identity, Role
 from phalanx.loading import nearest, show
 from phalanx.loading.toml import parse_toml_as, read_toml
 from phalanx.runtime.scenario import Name, Port

@@ -8,10 +8,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from phalanx.auction.outlook import Outlook
-from phalanx.bus.permissions import Role
 from phalanx.domain.errors import ScenarioError
 from phalanx.fabric.directory import Change, Entry
 from phalanx.fabric.registration import State
+from phalanx.identity.names import Role
 from phalanx.runtime.accord import fingerprint
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
 from phalanx.runtime.composition import first_view, planned_site

@@ -12,7 +12,6 @@ from phalanx.auction.outlook import Connected, Outlook
 from phalanx.bdi import Agent
 from phalanx.bdi.memory import Memory, MemoryUnusable, decode, encode
 from phalanx.bus.agents import AgentBus, Seal
-from phalanx.bus.permissions import Role
 from phalanx.bus.seal import Seal as KeyedSeal
 from phalanx.clock import Timer
 from phalanx.domain.errors import ScenarioError, StoreError
@@ -22,6 +21,7 @@ from phalanx.fabric.directory import Change
 from phalanx.fabric.network import RemoteInfrastructure
 from phalanx.fabric.registration import HealthStatus, State
 from phalanx.fabric.scope import END_TO_END
+from phalanx.identity.names import Role
 from phalanx.runtime.catalogue import Catalogue
 from phalanx.runtime.composition import first_view, installed, planned_site, settings_of, take_up
 from phalanx.runtime.node import Node, make_agent

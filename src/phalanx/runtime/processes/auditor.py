@@ -22,15 +22,15 @@ import msgspec
 from msgspec import Struct
 
 from phalanx import __version__
-from phalanx.bus.identities import Files, IdentityError, LiveCredentials, Record, read_issued
 from phalanx.bus.nats import Audit as BrokerLog
 from phalanx.bus.nats import NatsServer, Place, Refused
 from phalanx.bus.nats.config import keys_in
-from phalanx.bus.permissions import Role
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Recorder
 from phalanx.fabric.audit import Audit, Refusal
+from phalanx.identity import Files, IdentityError, LiveCredentials, Record, read_issued
+from phalanx.identity.names import Role
 from phalanx.runtime.domain import Bundle, Domain
 from phalanx.runtime.domain.brokers import Brokers
 from phalanx.runtime.processes.certificates import Certificates

@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from phalanx.bus.exchange import Exchange
-from phalanx.bus.identities import Credentials, LiveCredentials
 from phalanx.clock import Clock
+from phalanx.identity import Credentials, LiveCredentials
 
 LOOK_S = 2.0
 """How often the files are looked at, in real seconds: four ``stat``."""

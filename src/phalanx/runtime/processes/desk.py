@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.beliefs import Belief
-from phalanx.bus.permissions import Role
+from phalanx.coordination.orchestrator import NewVersion
 from phalanx.domain.goals import Predicate
 from phalanx.fabric.invocation import Call
 from phalanx.fabric.operations import (
@@ -38,7 +38,7 @@ from phalanx.fabric.operations import (
     StatusRequest,
     Tally,
 )
-from phalanx.functions.orchestrator import NewVersion
+from phalanx.identity.names import Role
 
 if TYPE_CHECKING:
     from phalanx.runtime.processes.agent import AgentProcess

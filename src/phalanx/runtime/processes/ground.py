@@ -15,8 +15,8 @@ from pathlib import Path
 
 from msgspec.structs import asdict
 
-from phalanx.bus.permissions import Role
 from phalanx.domain.errors import PhalanxError
+from phalanx.identity.names import Role
 from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
 from phalanx.runtime.domain.brokers import Brokers
 from phalanx.runtime.processes.spec import RunSpec

@@ -10,7 +10,6 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from phalanx.bus.permissions import Role
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
@@ -19,6 +18,7 @@ from phalanx.fabric.invocation import Call
 from phalanx.fabric.network import NetworkService
 from phalanx.fabric.network.admin import serve_network
 from phalanx.fabric.operations import Operation
+from phalanx.identity.names import Role
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.composition import MONITOR, installed
 from phalanx.runtime.loading import load_scenario

@@ -18,7 +18,6 @@ from msgspec import Struct
 
 from phalanx.bus import subjects
 from phalanx.bus.exchange import CaughtUp, Delivery, ExchangeError, Stored
-from phalanx.bus.identities import Files, tls_context
 from phalanx.bus.nats import NatsExchange
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import ScenarioError
@@ -29,6 +28,7 @@ from phalanx.fabric.directory import Change, Entry
 from phalanx.fabric.operations import STATUS, Operation, StatusAnswer, StatusRequest
 from phalanx.fabric.registry import Registry
 from phalanx.fabric.times import EnvelopeError
+from phalanx.identity import Files, tls_context
 from phalanx.runtime.domain import read_bundle
 from phalanx.runtime.domain.keeper import BUS_FILE, DOMAIN_FILE
 from phalanx.runtime.processes.recorder import event_of

@@ -7,7 +7,6 @@ from functools import partial
 
 from phalanx.bus import subjects
 from phalanx.bus.exchange import Delivery, Stored
-from phalanx.bus.permissions import Role
 from phalanx.clock import Timer
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
@@ -17,6 +16,7 @@ from phalanx.fabric.event_envelopes import speaker, to_event
 from phalanx.fabric.scope import END_TO_END
 from phalanx.fabric.times import EnvelopeError
 from phalanx.fabric.tracing import Collector, open_tracing
+from phalanx.identity.names import Role
 from phalanx.runtime.processes.data import serve_history
 from phalanx.runtime.processes.shell import Shell
 from phalanx.runtime.processes.spans import Spans

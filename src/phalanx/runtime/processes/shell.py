@@ -12,7 +12,6 @@ from typing import Any
 
 from phalanx import __version__
 from phalanx.bus.exchange import Exchange
-from phalanx.bus.permissions import Identity
 from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Recorder
 from phalanx.fabric.access import Gate, Policy, Provided
@@ -24,6 +23,7 @@ from phalanx.fabric.operations import STOP, Accepted, StopRequest
 from phalanx.fabric.registration import Registration, State
 from phalanx.fabric.registry import Registrar, Registry
 from phalanx.fabric.scope import END_TO_END, Scope
+from phalanx.identity.names import Identity
 from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.processes.stream import PAUSE_S, EventStream
 from phalanx.store.memories import Memories

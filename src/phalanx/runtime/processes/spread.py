@@ -20,7 +20,6 @@ from msgspec.structs import asdict
 
 from phalanx.bus import subjects
 from phalanx.bus.exchange import Stored
-from phalanx.bus.permissions import Role
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.network import PopId
@@ -35,6 +34,8 @@ from phalanx.fabric.network.admin import (
 )
 from phalanx.fabric.operations import DRAIN, Accepted, DrainRequest
 from phalanx.fabric.times import EnvelopeError
+from phalanx.identity.names import Role
+from phalanx.reporting.summary import summarise
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.composition import description
 from phalanx.runtime.domain import read_bundle
@@ -49,7 +50,6 @@ from phalanx.runtime.processes.staging import Staging
 from phalanx.runtime.processes.start import connected
 from phalanx.runtime.processes.stream import PAUSE_S, EventStream
 from phalanx.runtime.scenario import FaultSpec, Scenario, UpdateSpec
-from phalanx.runtime.summary import summarise
 from phalanx.runtime.system import Progress, RunResult
 from phalanx.store.memories import Memories
 from phalanx.store.outbox import Outbox

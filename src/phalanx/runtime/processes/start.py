@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from phalanx.bus.exchange import Exchange
-from phalanx.bus.identities import IdentityError
 from phalanx.bus.nats import NatsExchange
 from phalanx.bus.nats.vigil import DEAF_S
-from phalanx.bus.permissions import Role
 from phalanx.clock.wall import WallClock
 from phalanx.fabric.access import STANDARD_POLICY, Policy
 from phalanx.fabric.access_files import load_policy
 from phalanx.fabric.scope import END_TO_END, Scope
+from phalanx.identity import IdentityError
+from phalanx.identity.names import Role
 from phalanx.runtime.domain import Bundle, read_bundle
 from phalanx.runtime.processes.certificates import Certificates
 from phalanx.runtime.processes.shell import Shell, run_clock

@@ -1,0 +1,1 @@
+"""The life of network functions and agents: deploy, share, scale, failover, drain, recovery."""

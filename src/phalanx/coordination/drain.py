@@ -1,0 +1,268 @@
+"""Departure: an agent that leaves in order hands over what it does, and lets nothing lapse.
+
+It takes nothing new on and has its unfinished work passed on by those who asked for it. Its own
+goals go to its guardian, or to the next agent if that one is silent. A measure that it keeps in
+force is made before it is broken: who relies on it finds another holder, and only then it is
+lifted; its guardian is asked where nobody else can be. What nobody takes over in time ends with
+the agent.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from msgspec.structs import replace
+
+from phalanx.auction.auctioneer import Auctioneer
+from phalanx.auction.bidder import Bidder
+from phalanx.auction.delegating import Delegated
+from phalanx.auction.outlook import Outlook
+from phalanx.bdi import Adopt, Agent, Believe, GoalEnd, Outcome, hears
+from phalanx.bdi.steps import Steps
+from phalanx.coordination.orchestrator import Orchestrator
+from phalanx.coordination.priorities import PROTECT
+from phalanx.coordination.takeover import KEPT_IN_MIND, Successor, open_goal
+from phalanx.domain.goals import Predicate, avert, want
+from phalanx.domain.messages import Fact, Handover, Message, OpenGoal, Performative, Taken
+from phalanx.domain.network import PopId
+
+HANDOVER = "handover"
+LOOK_S = 0.5
+"""How often an agent that leaves looks what is still with it."""
+ANSWER_S = 1.0
+"""How long it waits for the answer to a handover."""
+SEARCH_S = 10.0
+"""How long before it asks again who is looking for another holder."""
+TURNS = 2
+"""How often it asks somebody silent before it asks the next."""
+LEAVING = "its agent leaves"
+
+
+class _Matter:
+    """One thing that is still with an agent that leaves."""
+
+    __slots__ = ("asked", "due", "goal", "turns", "who")
+
+    def __init__(self, goal: OpenGoal) -> None:
+        self.goal = goal
+        self.who = 0
+        """The how-manieth candidate is being asked."""
+        self.turns = 0
+        self.asked: PopId | None = None
+        self.due = 0.0
+        """When to ask (again)."""
+
+    def next(self) -> None:
+        """Turn to the next candidate."""
+        self.who, self.turns, self.due = self.who + 1, 0, 0.0
+
+
+class Departure(Successor):
+    """Hands over on the own departure, and takes over on that of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._matters: dict[str, _Matter] = {}
+        self._handed: list[str] = []
+        self._leave_at = 0.0
+        self._sought: set[tuple[PopId, str]] = set()
+        """Other holders that this agent looks for: for whom, and the id of the goal."""
+        self._received: dict[str, None] = {}
+        """Goals that were handed over to this agent, the latest."""
+
+    # -- who leaves -------------------------------------------------------------------
+
+    def drain(self, me: Agent) -> Steps | None:
+        """Begin to hand over."""
+        self._leave_at = me.now + self.settings.drain_s
+        return self._look(me, me.cause)
+
+    def _look(self, me: Agent, cause: str) -> Steps | None:
+        """Hand over what is here, or leave."""
+        me.cause = cause
+        here = self._here(me)
+        self._matters = {
+            name: self._matters.get(name) or _Matter(goal) for name, goal in here.items()
+        }
+        if not here or me.now >= self._leave_at:
+            return self._leave(me)
+        self._hand_over(me)
+        me.call_at(me.now + LOOK_S, partial(self._look, me, cause))
+        return None
+
+    def _here(self, me: Agent) -> dict[str, OpenGoal]:
+        """Return what is still with this agent: goals, its measures, and those made for it."""
+        here: dict[str, OpenGoal] = {}
+        for goal in self.own_goals(me):
+            if goal.instance is None:
+                me.suspend(goal)
+            here[goal.id] = replace(open_goal(me, goal), holder=None)
+        bidder: Bidder = me.capability(Bidder)
+        delegated = me.capability(Auctioneer).delegated
+        for instance in bidder.estate:
+            for effect, measure in instance.measures.items():
+                here[measure] = self._held(me, measure, effect)
+        for effect, other in delegated.items():
+            if other.holder != me.name:
+                name = f"{me.name}.{me.incarnation}/{effect}"
+                if name not in self._handed:
+                    adopt = other.adopt
+                    traffic = adopt.traffic_mb_s
+                    here[name] = OpenGoal(
+                        name,
+                        adopt.goal,
+                        adopt.priority,
+                        adopt.tap,
+                        traffic() if callable(traffic) else traffic,
+                        False,
+                        me.cause,
+                        other.holder,
+                    )
+        return here
+
+    def _held(self, me: Agent, measure: str, effect: Predicate) -> OpenGoal:
+        customers = me.capability(Bidder).customers.get(effect, {})
+        asked_for = next(iter(customers.values()), None)
+        tap, traffic = ("", 0.0) if asked_for is None else (asked_for.tap, asked_for.traffic_mb_s)
+        return OpenGoal(measure, want(effect), PROTECT, tap, traffic, False, me.cause, me.name)
+
+    def _hand_over(self, me: Agent) -> None:
+        """Ask for each matter one candidate at a time; one message to each of them."""
+        batches: dict[PopId, list[OpenGoal]] = {}
+        for matter in self._matters.values():
+            if me.now < matter.due:
+                continue
+            if matter.turns >= TURNS:
+                matter.next()
+            candidates = self._candidates(me, matter.goal)
+            if not candidates:
+                continue
+            if matter.who >= len(candidates):  # all were asked: once more, after a while
+                matter.who, matter.due = 0, me.now + SEARCH_S
+                continue
+            matter.turns += 1
+            matter.asked, matter.due = candidates[matter.who], me.now + ANSWER_S
+            batches.setdefault(matter.asked, []).append(matter.goal)
+        for receiver, goals in batches.items():
+            me.tell(Performative.REQUEST, receiver, HANDOVER, Handover(tuple(goals)))
+
+    def _candidates(self, me: Agent, goal: OpenGoal) -> list[PopId]:
+        """Return whom to ask: who relies on it, then the guardian and who comes after."""
+        ring = me.capability(Outlook).alive()
+        place = ring.index(me.name) if me.name in ring else -1
+        others = [*ring[place + 1 :], *ring[: max(place, 0)]]
+        if goal.holder != me.name:
+            return others
+        if goal.goal.predicate.at_tap:
+            return []  # it can be kept nowhere else
+        relying = me.capability(Bidder).customers.get(goal.goal.predicate, {})
+        return [*(pop for pop in relying if pop in others), *others[:1]]
+
+    @hears(Taken)
+    def heard_taken(self, me: Agent, message: Message) -> None:
+        """Let go of what the sender has seen to."""
+        taken = message.content
+        assert isinstance(taken, Taken)
+        for name in taken.goals:
+            matter = self._matters.pop(name, None)
+            if matter is None:
+                continue
+            self._handed.append(name)
+            if matter.goal.holder == me.name:
+                me.adopt(Adopt(avert(matter.goal.goal.predicate), PROTECT))
+        for goal in me.open_goals():
+            if goal.id in taken.goals:
+                me.end_goal(goal, Outcome.TAKEN_OVER, f"by {message.sender}")
+        for name in (*taken.under_way, *taken.declined):
+            matter = self._matters.get(name)
+            if matter is None or matter.asked != message.sender:
+                continue
+            if name in taken.declined:
+                matter.next()
+            else:
+                matter.turns, matter.due = 0, me.now + SEARCH_S
+
+    def _leave(self, me: Agent) -> Steps:
+        """End what is left, and tell all others."""
+        orchestrator: Orchestrator = me.capability(Orchestrator)
+        left = [str(matter.goal.goal) for matter in self._matters.values()]
+        yield from orchestrator.end_all(me, LEAVING)
+        me.later(self._gone, me, me.cause, left)
+
+    def _gone(self, me: Agent, cause: str, left: list[str]) -> None:
+        for goal in me.open_goals():
+            me.cause = cause
+            me.end_goal(goal, Outcome.DROPPED, LEAVING)
+        me.cause = cause
+        me.capability(Outlook).leave(me)
+        me.record("agent.left", handed_over=len(self._handed), ended=left)
+        me.drained = True
+
+    # -- who takes over ---------------------------------------------------------------
+
+    @hears(Handover)
+    def heard_handover(self, me: Agent, message: Message) -> Steps:
+        """See to what an agent that leaves has handed over, and say so."""
+        handover = message.content
+        assert isinstance(handover, Handover)
+        done: list[str] = []
+        under_way: list[str] = []
+        declined: list[str] = []
+        sender = message.sender
+        for goal in handover.goals:
+            if me.draining:
+                declined.append(goal.id)
+            elif goal.holder is None:
+                if goal.id not in self._received:  # else the answer was lost
+                    self._received[goal.id] = None
+                    yield from self.take_over(me, sender, (goal,))
+                done.append(goal.id)
+            elif goal.holder != sender:
+                yield from self._watch_over(me, goal)
+                done.append(goal.id)
+            elif self._holder(me, goal) not in (None, sender):
+                done.append(goal.id)
+            else:
+                self._seek_holder(me, sender, goal)
+                under_way.append(goal.id)
+        while len(self._received) > KEPT_IN_MIND:
+            del self._received[next(iter(self._received))]
+        content = Taken(tuple(done), tuple(under_way), tuple(declined))
+        me.tell(Performative.INFORM, sender, HANDOVER, content)
+
+    def _holder(self, me: Agent, goal: OpenGoal) -> PopId | None:
+        belief = me.beliefs.get(goal.goal.predicate)
+        return belief.holder if belief is not None and belief.value else None
+
+    def _watch_over(self, me: Agent, goal: OpenGoal) -> Steps:
+        """Rely on what a third agent keeps true, as the one that leaves did."""
+        effect = goal.goal.predicate
+        if me.beliefs.get(effect) is None:
+            yield Believe(effect, holder=goal.holder)
+        holder = self._holder(me, goal)
+        if holder not in (None, me.name):
+            delegated = me.capability(Auctioneer).delegated
+            delegated.setdefault(effect, Delegated(_adopt(goal), holder))
+            me.changes += 1
+
+    def _seek_holder(self, me: Agent, leaves: PopId, goal: OpenGoal) -> None:
+        """Have somebody else keep true what the agent that leaves keeps so."""
+        if (leaves, goal.id) in self._sought:
+            return
+        self._sought.add((leaves, goal.id))
+        delegated = me.capability(Auctioneer).delegated.get(goal.goal.predicate)
+        adopt = _adopt(goal) if delegated is None else delegated.adopt
+        me.adopt(adopt).waiters.append(partial(self._found, me, leaves, goal))
+
+    def _found(self, me: Agent, leaves: PopId, goal: OpenGoal, end: GoalEnd) -> None:
+        self._sought.discard((leaves, goal.id))
+        me.cause = end.event
+        fact = next((f for f in end.facts if f.predicate == goal.goal.predicate), None)
+        holder = fact.holder if isinstance(fact, Fact) else self._holder(me, goal)
+        found = end.achieved and holder not in (None, leaves)
+        content = Taken((goal.id,)) if found else Taken(declined=(goal.id,))
+        me.tell(Performative.INFORM, leaves, HANDOVER, content)
+
+
+def _adopt(goal: OpenGoal) -> Adopt:
+    return Adopt(goal.goal, goal.priority, traffic_mb_s=goal.traffic_mb_s, tap=goal.tap)

@@ -1,0 +1,92 @@
+"""Measures: what a VNF keeps true in the network, from its enforcement to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+from phalanx.auction.bidder import Bidder
+from phalanx.auction.estate import Estate
+from phalanx.bdi import Act, Adopt, Agent, Believe, GoalInstance, Pause, PlanFailed, Step
+from phalanx.coordination.priorities import TIDY_UP
+from phalanx.domain.actions import Enforce, Lift, ReadMeasure
+from phalanx.domain.goals import Predicate, avert
+from phalanx.domain.predicates import Quiet
+
+LITTLE_MB_S = 1e-5
+"""A measure that holds back less than ten octets a second has nothing to do. Slow attackers
+send hardly more than that."""
+
+Part = Generator[Step, Any, None]
+
+
+def estate_of(me: Agent) -> Estate:
+    """Return the instances that an agent runs."""
+    bidder: Bidder = me.capability(Bidder)
+    return bidder.estate
+
+
+def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rate_mb_s: float = 0.0) -> Part:
+    """Make ``effect`` true through the goal's instance, and believe it."""
+    instance = estate_of(me).get(goal.instance)
+    if instance is None:
+        raise PlanFailed("the instance is gone")
+    measure = f"{me.name}.{me.incarnation}:{effect}"
+    instance.passing[effect] = measure
+    me.changes += 1
+    try:
+        yield Act(Enforce(measure, instance.id, effect, rate_mb_s))
+    except GeneratorExit:  # given up before the answer came
+        me.perform(Lift(measure), lambda _: None)
+        raise
+    finally:
+        instance.passing.pop(effect, None)
+    instance.measures[effect] = measure
+    yield Believe(effect, holder=me.name)
+
+
+def lift(me: Agent, effect: Predicate) -> Part:
+    """Undo what keeps ``effect`` true here, and believe that it is not so any more."""
+    instance = estate_of(me).keeper(effect)
+    if instance is not None:
+        yield Act(Lift(instance.measures[effect]))
+        instance.measures.pop(effect, None)
+    yield Believe(effect, value=False)
+
+
+def lift_when_quiet(
+    me: Agent,
+    quiet: Quiet,
+    *,
+    quiet_s: float,
+    interval_s: float,
+    overdue: Callable[[float], bool] = lambda _: False,
+) -> Part:
+    """Wait until a measure of this agent held nothing back for ``quiet_s``, then lift it.
+
+    Args:
+        me: the agent.
+        quiet: names the measure.
+        quiet_s: how long it must have had nothing to do.
+        interval_s: pause between two readings.
+        overdue: told for how many seconds the measure has held traffic back; says whether to
+            lift it all the same.
+
+    Raises:
+        PlanFailed: if it was lifted because it was overdue.
+
+    """
+    began = since = me.now
+    while me.now - since < quiet_s:
+        instance = estate_of(me).keeper(quiet.measure)
+        if instance is None:
+            return
+        sample = yield Act(ReadMeasure(instance.measures[quiet.measure]))
+        if sample.held_back_mb_s > LITTLE_MB_S:
+            since = me.now
+            if overdue(since - began):
+                yield Adopt(avert(quiet.measure), TIDY_UP)
+                raise PlanFailed("it holds traffic back for too long without a verdict")
+        yield Pause(interval_s)
+    yield Believe(quiet)
+    yield Adopt(avert(quiet.measure), TIDY_UP)

@@ -1,0 +1,333 @@
+"""The Orchestrator capability: the life of VNF instances (dissertation, 5.1 and 7.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+from msgspec import Struct
+
+from phalanx.auction.bidder import Bidder
+from phalanx.auction.estate import Instance, State
+from phalanx.auction.outlook import Outlook
+from phalanx.auction.participant import Contract
+from phalanx.auction.predicates import Kept
+from phalanx.auction.recall import at_work
+from phalanx.auction.settings import Settings
+from phalanx.auction.widest import download_time_s
+from phalanx.bdi import (
+    Achieve,
+    Act,
+    Adopt,
+    Agent,
+    Await,
+    Believe,
+    Capability,
+    GoalInstance,
+    Outcome,
+    PlanFailed,
+    Step,
+    perceives,
+    plan,
+)
+from phalanx.bdi.steps import Body, Steps
+from phalanx.coordination.priorities import TIDY_UP
+from phalanx.domain.actions import (
+    Deploy,
+    Hold,
+    InstanceLost,
+    Rechain,
+    Release,
+    Renew,
+    Renewed,
+    Scale,
+    Stop,
+    Transfer,
+)
+from phalanx.domain.actions import Outcome as ActionOutcome
+from phalanx.domain.goals import Predicate, want
+from phalanx.domain.messages import Fact
+from phalanx.domain.vnf import InstanceId, Vnfd
+
+RENEWALS = 3
+"""Renewals within one lease: two may be lost."""
+
+
+class NewVersion(Struct, frozen=True):
+    """Percept: the repository offers another version of a VNF."""
+
+    vnfd: Vnfd
+    event: str = ""
+
+
+class Updated(Predicate, frozen=True):
+    """The work of ``instance`` is done by version ``version`` of its VNF."""
+
+    instance: InstanceId
+    version: str
+
+
+class Orchestrator(Capability):
+    """Downloads, starts, scales, replaces and ends the VNFs of its PoP."""
+
+    name = "orchestrator"
+    settings: Settings
+
+    def begin(self, me: Agent) -> None:
+        """Start the rounds in which leases are renewed and idle VNFs ended."""
+        self._next_round(me)
+
+    def renew_remembered(self, me: Agent, then: Callable[[], Steps | None]) -> None:
+        """Renew at once what an earlier life left, which may be on its last seconds.
+
+        ``then`` is called when it is known what is still there. What is not is given up; an own
+        goal that it worked on is one for an auction now.
+        """
+
+        def renewed(outcome: ActionOutcome) -> Steps:
+            if isinstance(outcome, Renewed):
+                for goal in me.open_goals():
+                    if goal.contract is None and goal.instance in outcome.gone:
+                        me.suspend(goal)
+                        goal.instance = None
+                        me.go_on_with(goal)
+            yield from self._renewed(me, outcome) or ()
+            yield from then() or ()
+
+        ids = tuple(instance.id for instance in me.capability(Bidder).estate)
+        if ids:
+            me.perform(Renew(ids, self.settings.lease_s), renewed)
+        else:
+            me.do(then())
+
+    @plan(Kept)
+    def instantiate_vnf(self, me: Agent, goal: GoalInstance) -> Body:
+        """Bring the VNF of a won auction to life, and let it achieve what was auctioned."""
+        bidder: Bidder = me.capability(Bidder)
+        contract = bidder.contracts.get(goal.contract or "")
+        if contract is None or contract.bid is None:
+            raise PlanFailed("the contract is forgotten")
+        call = contract.call
+        for fact in call.context:
+            if fact.holder != me.name and me.beliefs.get(fact.predicate) is None:
+                yield Believe(fact.predicate, fact.value, fact.holder)
+        instance = at_work(bidder, contract)  # since before a restart of this agent
+        if instance is None:
+            instance = self._at_hand(bidder, contract)
+            if instance is None:
+                instance = yield from self._deploy(me, bidder, contract)
+            else:
+                yield from self._reuse(me, bidder, contract, instance)
+        try:
+            end = yield Achieve(
+                Adopt(
+                    call.goal.goal,
+                    traffic_mb_s=call.goal.traffic_mb_s,
+                    tap=call.goal.tap,
+                    instance=instance.id,
+                    contract=contract.conversation,
+                )
+            )
+        finally:
+            bidder.estate.release(contract.conversation, me.now)
+        if not end.achieved:
+            raise PlanFailed(end.reason or end.outcome.value, final=end.final)
+        contract.facts = end.facts or self._known(me, call.goal.goal.predicate)
+        yield Believe(Kept(contract.conversation))
+
+    def _at_hand(self, bidder: Bidder, contract: Contract) -> Instance | None:
+        """Return the instance to use: the offered one, or one to share that came since the bid."""
+        bid = contract.bid
+        assert bid is not None
+        if bid.reuse is None:
+            vnfd = self.settings.catalogue[bid.vnf]
+            shares = vnfd.shared and contract.call.goal.traffic_mb_s <= 0
+            return bidder.estate.available(vnfd) if shares else None
+        instance = bidder.estate.get(bid.reuse)
+        if instance is None or not instance.available:
+            raise PlanFailed("the instance that was offered is gone or busy")
+        return instance
+
+    def _deploy(
+        self, me: Agent, bidder: Bidder, contract: Contract
+    ) -> Generator[Step, Any, Instance]:
+        bid = contract.bid
+        assert bid is not None
+        vnfd = self.settings.catalogue[bid.vnf]
+        instance = Instance(f"{me.new_id('vnf')}/{vnfd.name}", vnfd, bid.units)
+        instance.jobs[contract.conversation] = str(contract.call.goal.goal)
+        self._accepted(me, contract, instance)
+        bidder.contracts.let_go(contract)  # from here on it is the instance's
+        yield from self._start(me, instance, bidder.hold_id(me, contract))
+        return instance
+
+    def _start(self, me: Agent, instance: Instance, hold: str) -> Generator[Step, Any, None]:
+        """Turn a hold into a running instance; give all back if that fails or is given up."""
+        estate, vnfd = me.capability(Bidder).estate, instance.vnfd
+        view, repository = me.capability(Outlook).view, self.settings.repository
+        takes = download_time_s(view, repository, me.name, vnfd.image_mb)
+        instance.due = me.now + (takes or 0.0)
+        estate.add(instance)
+        try:
+            yield Act(Deploy(instance.id, hold, vnfd, instance.units, self.settings.lease_s))
+            instance.running = True
+            me.changes += 1
+        finally:
+            if not instance.running:
+                estate.remove(instance.id)
+                me.perform(Release(hold), lambda _: None)
+                me.perform(Stop(instance.id), lambda _: None)
+            for key in instance.awaited:
+                me.resume(key)
+        me.active.add(vnfd.name)
+        newest = self.settings.catalogue[vnfd.name].version
+        if newest != vnfd.version:  # it came out during the download
+            yield Adopt(want(Updated(instance.id, newest)), TIDY_UP)
+
+    def _reuse(
+        self, me: Agent, bidder: Bidder, contract: Contract, instance: Instance
+    ) -> Generator[Step, Any, None]:
+        bid = contract.bid
+        assert bid is not None
+        instance.jobs[contract.conversation] = str(contract.call.goal.goal)
+        self._accepted(me, contract, instance)
+        prepared = False
+        try:
+            traffic = contract.call.goal.traffic_mb_s
+            hold = bidder.hold_id(me, contract)
+            bidder.contracts.let_go(contract)
+            if traffic > 0:
+                yield Act(Rechain(instance.id, hold))
+            yield Act(Release(hold))
+            if not instance.running:
+                key = f"{contract.conversation}/{instance.id}"
+                instance.awaited.append(key)
+                yield Await(key)
+                if not instance.running:
+                    raise PlanFailed("the instance that was to be shared did not start")
+            if bid.units > instance.units:
+                yield Act(Scale(instance.id, bid.units, traffic))
+                instance.units = bid.units
+                me.changes += 1
+            prepared = True
+        finally:
+            if not prepared:
+                bidder.estate.release(contract.conversation, me.now)
+
+    def _accepted(self, me: Agent, contract: Contract, instance: Instance) -> None:
+        me.record(
+            "contract.accepted",
+            auction=contract.conversation,
+            goal=str(contract.call.goal.goal),
+            vnf=instance.vnfd.name,
+            instance=instance.id,
+            initiator=contract.initiator,
+        )
+
+    def _known(self, me: Agent, predicate: Predicate) -> tuple[Fact, ...]:
+        belief = me.beliefs.get(predicate)
+        return () if belief is None else (Fact(predicate, belief.value, belief.holder),)
+
+    # -- end of life ------------------------------------------------------------------
+
+    def _next_round(self, me: Agent) -> None:
+        me.call_at(me.now + self.settings.lease_s / RENEWALS, partial(self._round, me))
+
+    def _round(self, me: Agent) -> None:
+        """Renew what is in use; end what has been idle for long."""
+        estate = me.capability(Bidder).estate
+        for instance in estate:
+            if instance.state is not State.IDLE:
+                instance.idle_since = None
+            elif instance.idle_since is None:
+                instance.idle_since = me.now
+            elif me.now - instance.idle_since >= self.settings.idle_s:
+                self._end(me, instance, f"idle for {self.settings.idle_s:g} s")
+        ids = tuple(instance.id for instance in estate)
+        if ids:
+            me.perform(Renew(ids, self.settings.lease_s), partial(self._renewed, me))
+        self._next_round(me)
+
+    def _renewed(self, me: Agent, outcome: ActionOutcome) -> Steps | None:
+        if not isinstance(outcome, Renewed):
+            return None
+        return [step for gone in outcome.gone for step in self._lost(me, gone, "its lease ended")]
+
+    def end_all(self, me: Agent, reason: str) -> Steps:
+        """End all instances: their agent leaves."""
+        for instance in me.capability(Bidder).estate:
+            self._end(me, instance, reason)
+            for effect in list(instance.measures):
+                yield Believe(effect, value=False)
+
+    def _end(self, me: Agent, instance: Instance, reason: str) -> None:
+        me.changes += 1
+        me.capability(Bidder).estate.remove(instance.id)
+        me.perform(Stop(instance.id, reason), lambda _: None)
+        self._retire(me, instance)
+
+    def _retire(self, me: Agent, instance: Instance) -> None:
+        if not me.capability(Bidder).estate.runs(instance.vnfd.name):
+            me.active.discard(instance.vnfd.name)
+
+    @perceives(InstanceLost)
+    def instance_lost(self, me: Agent, percept: InstanceLost) -> Steps:
+        """Give up what a dead instance worked on, and believe no more what it kept true."""
+        return self._lost(me, percept.instance, percept.reason)
+
+    def _lost(self, me: Agent, instance_id: InstanceId, reason: str) -> Steps:
+        bidder: Bidder = me.capability(Bidder)
+        instance = bidder.estate.remove(instance_id)
+        if instance is None:
+            return
+        instance.running = False
+        for goal in me.open_goals():
+            if goal.instance == instance_id:
+                me.end_goal(goal, Outcome.FAILED, f"its VNF is lost: {reason}")
+        self._retire(me, instance)
+        for effect in list(instance.measures):
+            bidder.lost(me, effect)
+            yield Believe(effect, value=False)
+
+    # -- another version --------------------------------------------------------------
+
+    @perceives(NewVersion)
+    def new_version(self, me: Agent, percept: NewVersion) -> Steps:
+        """Replace the instances of an older version (lifecycle: update)."""
+        for instance in me.capability(Bidder).estate:
+            own, newest = instance.vnfd, percept.vnfd
+            if instance.running and own.name == newest.name and own.version != newest.version:
+                yield Adopt(want(Updated(instance.id, newest.version)), TIDY_UP)
+
+    @plan(Updated)
+    def replace_vnf(self, me: Agent, goal: GoalInstance) -> Body:
+        """Start the new version beside the old one, hand its work over, end the old one."""
+        updated = goal.goal.predicate
+        assert isinstance(updated, Updated)
+        estate = me.capability(Bidder).estate
+        old = estate.get(updated.instance)
+        if old is None:
+            raise PlanFailed("the instance is gone")
+        vnfd = self.settings.catalogue[old.vnfd.name]
+        new = Instance(f"{me.new_id('vnf')}/{vnfd.name}", vnfd, old.units)
+        hold, resources = f"{new.id}@update", vnfd.scaled(new.units)
+        try:
+            yield Act(Hold(hold, hold, resources, (me.name,), 0.0, self.settings.lease_s))
+        except PlanFailed as refusal:
+            reason = f"no room for version {vnfd.version} beside the old one: {refusal}"
+            raise PlanFailed(reason) from refusal
+        yield from self._start(me, new, hold)
+        try:
+            yield Act(Transfer(old.id, new.id))
+        except PlanFailed:
+            self._end(me, new, "it cannot take the old version's work over")
+            raise
+        new.jobs |= old.jobs
+        new.measures |= old.measures
+        new.passing |= old.passing
+        for pursued in me.open_goals():
+            if pursued.instance == old.id:
+                pursued.instance = new.id
+        self._end(me, old, f"replaced by version {vnfd.version}")
+        yield Believe(updated)

@@ -1,0 +1,179 @@
+"""Homecoming: an agent that is back with its memory finds out what others do in its place.
+
+While it was away it may have been taken for dead. Then its guardian pursues its goals, who
+waited for its work asked the next best bidder, and who relied on its measures had them made
+anew. So it asks before it goes on, and one of the two goes on with each thing, never both:
+
+- A goal stays with the guardian that took it over, which is further with it by now; but if a
+  VNF of the owner is at work for it, the owner goes on, since a new one would have to be brought.
+- A contract stays with whom the initiator waits for.
+- A measure in force is taken back, and what was under way instead of it is given up; but where
+  another one is in force already, this one is lifted.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from phalanx.auction.auctioneer import Auctioneer
+from phalanx.auction.bidder import Bidder
+from phalanx.auction.outlook import Missed, Outlook
+from phalanx.bdi import Adopt, Agent, GoalInstance, Outcome, hears, perceives
+from phalanx.bdi.steps import Steps
+from phalanx.coordination.orchestrator import Orchestrator
+from phalanx.coordination.priorities import TIDY_UP
+from phalanx.coordination.takeover import Successor
+from phalanx.domain.goals import avert
+from phalanx.domain.messages import Message, OpenGoal, Performative, Return, Welcome
+from phalanx.domain.network import PopId
+
+ASK_S = 0.5
+"""Pause before those who have not answered are asked again."""
+ASKED = 6
+"""How often; then the agent goes on without their answer."""
+
+
+class Homecoming(Successor):
+    """Asks the others on its own return, and answers on theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._unheard: dict[PopId, None] = {}
+        """Whose answer is still to come."""
+        self._waiting: list[GoalInstance] = []
+        """What is not pursued before the answers are there."""
+
+    def come_home(self, me: Agent) -> None:
+        """Renew the leases, then ask all others; what they may have taken over has to wait."""
+        orchestrator: Orchestrator = me.capability(Orchestrator)
+        self._waiting = [goal for goal in self.own_goals(me) if goal.instance is None]
+        for goal in self._waiting:
+            me.suspend(goal)
+        orchestrator.renew_remembered(me, partial(self._ask_all, me))
+
+    @perceives(Missed)
+    def missed(self, me: Agent, percept: Missed) -> Steps | None:  # noqa: ARG002  # says it all
+        """Ask as well after having been taken for dead without ever being away."""
+        return self._ask_all(me)
+
+    def _ask_all(self, me: Agent) -> Steps | None:
+        alive = me.capability(Outlook).alive()
+        self._unheard = {pop: None for pop in alive if pop != me.name}
+        return self._ask(me, ASKED)
+
+    def _ask(self, me: Agent, turns: int) -> Steps | None:
+        if not self._unheard or turns == 0:
+            return self._go_on(me)
+        bidder: Bidder = me.capability(Bidder)
+        goals = self.open_goals(me)
+        for peer in self._unheard:
+            contracts = (c.conversation for c in bidder.contracts.working() if c.initiator == peer)
+            measures = (
+                effect
+                for effect, who in bidder.customers.items()
+                if peer in who and bidder.estate.keeper(effect) is not None
+            )
+            content = Return(goals, tuple(contracts), tuple(measures))
+            me.tell(Performative.QUERY, peer, _conversation(me), content)
+        me.call_at(me.now + ASK_S, partial(self._ask, me, turns - 1))
+        return None
+
+    @hears(Return)
+    def heard_return(self, me: Agent, message: Message) -> Steps:
+        """Tell who is back what this agent goes on with, and leave the rest to it."""
+        back = message.content
+        assert isinstance(back, Return)
+        auctioneer: Auctioneer = me.capability(Auctioneer)
+        kept = tuple(g.id for g in back.goals if self._keeps(me, message.sender, g))
+        self._drop_ended(me, message.sender, back.goals)
+        given = (c for c in back.contracts if not auctioneer.works_for_me(c, message.sender))
+        anew = tuple(m for m in back.measures if not auctioneer.take_back(me, m, message.sender))
+        content = Welcome(kept, tuple(given), anew)
+        me.tell(Performative.INFORM, message.sender, message.conversation, content)
+        auctioneer.remind(me, message.sender)
+        for measure in anew:
+            auctioneer.rely_anew(me, measure)
+        return ()
+
+    def _keeps(self, me: Agent, owner: PopId, goal: OpenGoal) -> bool:
+        """Whether this agent goes on with what it took over from ``owner``; else it gives it up."""
+        if self.taken.get(goal.goal) != owner:
+            return False
+        mine = me.open_goal(goal.goal)
+        if goal.holder != owner and (mine is not None or me.beliefs.satisfies(goal.goal)):
+            return True
+        del self.taken[goal.goal]
+        me.changes += 1
+        if mine is not None:
+            me.end_goal(mine, Outcome.DROPPED, f"{owner} is back and at work for it")
+        return False
+
+    def _drop_ended(self, me: Agent, owner: PopId, goals: tuple[OpenGoal, ...]) -> None:
+        """Give up what had ended before ``owner`` fell, which its guardian could not know."""
+        still_open = {goal.goal for goal in goals}
+        for goal in [g for g, o in self.taken.items() if o == owner and g not in still_open]:
+            del self.taken[goal]
+            me.changes += 1
+            mine = me.open_goal(goal)
+            if mine is not None:
+                me.end_goal(mine, Outcome.DROPPED, f"{owner} is back and had done with it")
+
+    @hears(Welcome)
+    def heard_welcome(self, me: Agent, message: Message) -> Steps | None:
+        """Leave alone what the sender sees to; go on with the rest."""
+        welcome = message.content
+        assert isinstance(welcome, Welcome)
+        if message.conversation != _conversation(me) or message.sender not in self._unheard:
+            return None
+        del self._unheard[message.sender]
+        for goal in me.open_goals():
+            if goal.id in welcome.goals:
+                me.end_goal(goal, Outcome.TAKEN_OVER, f"by {message.sender}")
+        bidder: Bidder = me.capability(Bidder)
+        for contract in bidder.contracts.working():
+            if contract.initiator != message.sender:
+                continue
+            if contract.conversation in welcome.contracts:
+                bidder.abandon(me, contract, f"{message.sender} waits for it no longer")
+            else:
+                bidder.pursue(me, contract)
+        for measure in welcome.measures:
+            if bidder.estate.keeper(measure) is not None:
+                me.adopt(Adopt(avert(measure), TIDY_UP))
+        return None if self._unheard else self._go_on(me)
+
+    def _go_on(self, me: Agent) -> Steps | None:
+        """Pursue what nobody else has taken over."""
+        waiting, self._waiting = self._waiting, []
+        for goal in waiting:
+            if goal.end is None:
+                me.go_on_with(goal)
+        bidder: Bidder = me.capability(Bidder)
+        for contract in bidder.contracts.working():
+            if contract.initiator != me.name:
+                bidder.pursue(me, contract)
+        me.later(self._settle_own, me)
+        return None
+
+    def _settle_own(self, me: Agent, *, again: bool = True) -> None:
+        """Now that goals are pursued again: work on what this agent waits for itself.
+
+        A plan that is taken up so may wait for more of it. What is left over in the end, here
+        and at others, was the part of a plan that has fallen.
+        """
+        bidder: Bidder = me.capability(Bidder)
+        auctioneer: Auctioneer = me.capability(Auctioneer)
+        idle = [c for c in bidder.contracts.working() if not bidder.pursues(me, c)]
+        wanted = [c for c in idle if c.conversation in auctioneer.auctions]
+        for contract in wanted:
+            bidder.pursue(me, contract)
+        if wanted or again:  # plans are given the time to begin
+            me.call_at(me.now + ASK_S, partial(self._settle_own, me, again=bool(wanted)))
+            return
+        for contract in idle:
+            bidder.abandon(me, contract, "nobody waits for it")
+        auctioneer.give_up_rest(me)
+
+
+def _conversation(me: Agent) -> str:
+    return f"{me.name}.{me.incarnation}/return"

@@ -1,0 +1,189 @@
+"""Attacks with real tools, each bounded in time and in packets or connections.
+
+hping3 makes what it does well: it spends about 80 µs of processor time on a packet and waits
+about 100 µs longer than told, so that it serves up to 1,000 packets a second. Faster streams
+of connection requests come from ``flood.c``, compiled at need (20 µs a packet, at an even
+rate). slowhttptest holds connections open with headers that never end.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from phalanx.domain.traffic import Source
+from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
+from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.testrange.workload.counters import Devices
+from phalanx.testrange.workload.processes import Process
+
+HPING_PACKETS_S = 1000.0
+"""Up to this rate in packets a second hping3 is used."""
+LONGEST_S = 3600.0
+"""An attack without an end ends after this long, in seconds."""
+
+_HPING_LATE_US = 100
+_HEADERS = 42  # Ethernet, IP and UDP
+_SPARE_S = 5.0  # ``timeout`` is the last resort: the workload ends an attack, or its own count
+_OPENING_S = 1.0  # a slow attack has all its connections after this long
+_COMPILE_S = 60.0
+_FLOOD = Path(__file__).with_name("flood.c")
+
+
+def packets_s(source: Source) -> float:
+    """Return the packets a second that make up the demand of ``source``."""
+    return source.demand_mb_s * 1e6 / source.profile.packet_octets
+
+
+def length_s(source: Source) -> float:
+    """Return how long ``source`` attacks, in seconds."""
+    if source.end_s is None:
+        return LONGEST_S
+    return min(source.end_s - source.start_s, LONGEST_S)
+
+
+def tool(source: Source) -> str:
+    """Return the name of the program that plays ``source``."""
+    if source.profile.holds:
+        return "slowhttptest"
+    if source.profile.protocol == "tcp" and packets_s(source) > HPING_PACKETS_S:
+        return "flood"
+    return "hping3"
+
+
+def command(source: Source, program: str) -> list[str]:
+    """Return the words that start the attack of ``source`` with ``program``."""
+    seconds = length_s(source)
+    words = ["timeout", "--kill-after=1", f"{seconds + _SPARE_S:.1f}", program]
+    if source.profile.holds:
+        return words + _slow(source, seconds)
+    rate = packets_s(source)
+    if tool(source) == "flood":
+        origin = "random" if source.profile.spoofed else source.address
+        return [*words, origin, source.target, str(source.port), f"{rate:.1f}", f"{seconds:.1f}"]
+    return words + _hping(source, rate, seconds)
+
+
+def _hping(source: Source, rate: float, seconds: float) -> list[str]:
+    if source.profile.protocol == "udp":
+        kind = ["--udp", "--data", str(max(0, round(source.profile.packet_octets) - _HEADERS))]
+    else:
+        kind = ["--syn"]
+    return [
+        *kind,
+        "--quiet",
+        "--numeric",
+        "--destport",
+        str(source.port),
+        *(["--rand-source"] if source.profile.spoofed else ["--spoof", source.address]),
+        "--interval",
+        f"u{max(1, round(1e6 / rate) - _HPING_LATE_US)}",
+        "--count",
+        str(math.ceil(rate * seconds)),
+        source.target,
+    ]
+
+
+def _slow(source: Source, seconds: float) -> list[str]:
+    count = source.profile.connections
+    return [
+        "-H",
+        "-c",
+        str(count),
+        "-r",
+        str(math.ceil(count / _OPENING_S)),
+        "-i",
+        "1",
+        "-x",
+        "24",
+        "-p",
+        "1",
+        "-l",
+        str(math.ceil(seconds)),
+        "-u",
+        f"http://{source.target}:{source.port}/",
+    ]
+
+
+def programs(sources: Sequence[Source], folder: Path) -> dict[str, str]:
+    """Return the path of each tool that ``sources`` need; ``flood`` is compiled to ``folder``.
+
+    Raises:
+        KernelError: if one is missing.
+
+    """
+    return {
+        name: _compiled(folder) if name == "flood" else _installed(name)
+        for name in sorted({tool(source) for source in sources})
+    }
+
+
+def _installed(name: str) -> str:
+    path = shutil.which(name, path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+    if path is None:
+        raise KernelError(f"no {name} here: install it (Debian: apt install {name})")
+    return path
+
+
+def _compiled(folder: Path) -> str:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise KernelError("no C compiler (cc) here for fast floods: install it (Debian: gcc)")
+    path = folder / "flood"
+    made = subprocess.run(  # noqa: S603
+        [compiler, "-O2", "-o", str(path), str(_FLOOD)],
+        capture_output=True,
+        text=True,
+        timeout=_COMPILE_S,
+        check=False,
+    )
+    if made.returncode != 0:
+        raise KernelError(f"flood.c cannot be compiled: {made.stderr.strip().splitlines()[-1]}")
+    return str(path)
+
+
+class Attack:
+    """The attack of one source, from its start on.
+
+    Args:
+        source: who attacks.
+        tools: paths of the tools, from ``programs``.
+        run: mark of the run.
+        namespace: where the source lives.
+        group: limits of what attackers may take of this machine.
+        sent: counters of that namespace.
+        folder: where the tool's complaints go.
+
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        tools: Mapping[str, str],
+        *,
+        run: str,
+        namespace: str,
+        group: Cgroup,
+        sent: Devices,
+        folder: Path,
+    ) -> None:
+        self.source = source
+        self._sent = sent
+        self._before = self._packets()
+        self.process = Process(
+            group.words(command(source, tools[tool(source)])),
+            run=run,
+            namespace=namespace,
+            complaints=folder / f"{source.name}.stderr",
+        )
+
+    @property
+    def sending(self) -> bool:
+        """Whether packets have left; one alone may be the kernel's, asking for a neighbour."""
+        return self._packets() - self._before > 1
+
+    def _packets(self) -> int:
+        return sum(sent.packets for name, sent in self._sent.read().items() if name != "lo")

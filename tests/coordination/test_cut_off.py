@@ -1,0 +1,250 @@
+"""An agent that hears nobody for a while: whom it judges, and what it finds out afterwards."""
+
+import pytest
+from contract_bench import FUNCTIONS as ALL
+from contract_bench import LIMIT, LIMITED, ME, OTHER, Bench
+
+from phalanx.auction.delegating import RELIED
+from phalanx.auction.outlook import Connected, Outlook
+from phalanx.auction.participant import NOTICE
+from phalanx.bdi import Adopt, Believe
+from phalanx.coordination.failover import Cover
+from phalanx.domain.actions import InstanceLost, LinkSample, ReadMeasure
+from phalanx.domain.goals import want
+from phalanx.domain.messages import (
+    Advertisement,
+    Award,
+    CallForProposals,
+    Digest,
+    Fact,
+    Heartbeat,
+    InstanceInfo,
+    Inventory,
+    Performative,
+    Proposal,
+    Query,
+    Refusal,
+    Result,
+)
+from phalanx.domain.predicates import AnomalousUsage, LinkRateLimited, Monitored, Quiet
+
+WARD = "c"
+"""Whom agent ``a`` covers in the ring of ``a``, ``b`` and ``c``."""
+
+
+class Talk(Bench):
+    """A bench whose agent covers its neighbour, and wins and loses auctions of its own."""
+
+    def __init__(self, **options):
+        super().__init__(functions=(*ALL, Cover), **options)
+
+    def beat(self, sender=WARD):
+        self.hear(Performative.INFORM, "heartbeat", Heartbeat(1), sender)
+
+    def connected(self, up):
+        self.carry_out(self.agent.perceive(Connected(up), self.now, "root"))
+
+    def gone(self):
+        return [e.data["pop"] for e in self.events if e.kind == "agent.gone"]
+
+    def to(self, receiver, kind):
+        return [m for m in self.sent if m.receiver == receiver and type(m.content) is kind]
+
+    def delegate(self, goal=LIMIT, holder="b"):
+        """Have ``goal`` achieved by another."""
+        self.carry_out(self.agent.take_on(Adopt(goal, 20), self.now))
+        call = self.to(holder, CallForProposals)[-1]
+        self.cfp("other-work", OTHER)  # what the bids of a rate limiter look like
+        (bid,) = self.bids("other-work")
+        self.hear(Performative.PROPOSE, call.conversation, Proposal((bid,)), holder)
+        for peer in {"a", "b", "c"} - {holder}:
+            self.hear(Performative.REFUSE, call.conversation, Refusal("no room"), peer)
+        assert self.to(holder, Award)
+        achieved = Result((Fact(goal.predicate, holder=holder),))
+        self.hear(Performative.INFORM, call.conversation, achieved, holder)
+        assert self.agent.beliefs.satisfies(goal)
+
+
+def test_a_silent_ward_is_gone():
+    bench = Talk()
+    bench.beat()
+    bench.at(bench.settings.silence_s + 3.0)
+    assert bench.gone() == [WARD]
+
+
+def test_who_is_cut_off_judges_nobody_and_listens_anew_afterwards():
+    bench = Talk()
+    bench.beat()
+    bench.connected(False)
+    bench.at(60.0)
+    assert bench.gone() == []
+    bench.connected(True)
+    bench.at(60.0 + bench.settings.silence_s)
+    assert bench.gone() == []
+    bench.at(63.0 + bench.settings.silence_s)
+    assert bench.gone() == [WARD]
+
+
+def test_who_stood_still_judges_nobody_before_it_has_listened():
+    bench = Talk()
+    bench.beat()
+    bench.now = 60.0  # nothing ran in between
+    bench.carry_out(bench.agent.tick(bench.now))
+    assert bench.gone() == []
+    bench.at(63.0 + bench.settings.silence_s)
+    assert bench.gone() == [WARD]
+
+
+def test_after_a_cut_one_peer_is_asked_for_all_news():
+    bench = Talk()
+    bench.connected(False)
+    bench.sent.clear()
+    bench.connected(True)
+    (question,) = [m for m in bench.sent if type(m.content) is Digest]
+    view = bench.agent.capability(Outlook).view
+    assert question.content == Digest(view.digest, view.stamps())
+
+
+@pytest.mark.parametrize(
+    "word", [Heartbeat(1), Digest(0), Advertisement(())], ids=["beats", "compares", "tells"]
+)
+def test_an_obituary_is_shown_to_whoever_speaks_all_the_same(word):
+    bench = Talk()
+    bench.beat()
+    bench.at(bench.settings.silence_s + 3.0)
+    bench.sent.clear()
+    bench.hear(Performative.INFORM, "word", word, WARD)
+    (told, *_) = bench.to(WARD, Advertisement)
+    (state,) = told.content.states
+    assert (state.pop, state.alive) == (WARD, False)
+
+
+def test_who_contradicts_its_obituary_is_not_told_of_it_again():
+    bench = Talk()
+    bench.beat()
+    bench.sent.clear()
+    bench.beat()
+    assert not bench.to(WARD, Advertisement)
+
+
+# -- what others keep -----------------------------------------------------------------------
+
+
+def kept(*goals):
+    return Inventory((InstanceInfo("b.1/vnf1", "rate-limiter", "1.0", 1, "active", goals),))
+
+
+def test_holders_are_asked_after_a_cut_and_what_they_lost_is_auctioned_anew():
+    bench = Talk()
+    bench.delegate()
+    bench.connected(False)
+    bench.connected(True)
+    (asked,) = bench.to("b", Query)
+    assert asked.conversation == RELIED
+    assert not bench.to("c", Query)
+    bench.sent.clear()
+    bench.hear(Performative.INFORM, RELIED, kept(), "b")
+    assert bench.to("b", CallForProposals)
+    assert bench.agent.beliefs.denies(LIMITED)
+
+
+def test_what_a_holder_still_keeps_stays_as_it_is():
+    bench = Talk()
+    bench.delegate()
+    bench.sent.clear()
+    bench.hear(Performative.INFORM, RELIED, kept(str(LIMITED)), "b")
+    assert not bench.sent
+    assert bench.agent.beliefs.satisfies(LIMIT)
+
+
+def test_an_inventory_of_somebody_else_says_nothing_about_it():
+    bench = Talk()
+    bench.delegate()
+    bench.sent.clear()
+    bench.hear(Performative.INFORM, RELIED, kept(), "c")
+    assert not bench.sent
+    assert bench.agent.beliefs.satisfies(LIMIT)
+
+
+def test_a_measure_lost_by_mishap_is_auctioned_anew_and_one_that_was_lifted_is_not():
+    for performative, again in ((Performative.FAILURE, True), (Performative.INFORM, False)):
+        bench = Talk()
+        bench.delegate()
+        bench.sent.clear()
+        bench.hear(performative, NOTICE, Result((Fact(LIMITED, value=False),)), "b")
+        assert bool(bench.to("b", CallForProposals)) is again
+        assert bench.agent.beliefs.denies(LIMITED)
+
+
+def test_who_loses_a_vnf_tells_those_who_rely_on_its_measures():
+    bench = Talk()
+    bench.win("x", LIMIT)
+    (instance,) = bench.bidder.estate
+    bench.carry_out(bench.agent.perceive(InstanceLost(instance.id, "it died", "event"), bench.now))
+    (notice,) = [m for m in bench.sent if m.conversation == NOTICE]
+    assert (notice.performative, notice.receiver) == (Performative.FAILURE, "b")
+    assert notice.content == Result((Fact(LIMITED, value=False),))
+
+
+def test_a_measure_that_is_relied_on_alone_waits_for_its_quiet_from_now_on():
+    bench = Talk(parameters={"quiet_s": 20.0})
+    bench.site.slow.add(ReadMeasure)
+    bench.win("x", LIMIT)
+    quiet = want(Quiet(LIMITED))
+    before = bench.agent.open_goal(quiet)
+    assert before is not None
+    bench.hear(Performative.INFORM, NOTICE, Result((Fact(LIMITED, holder="c"),)))
+    assert bench.agent.open_goal(quiet) is before, "that is said of another's measure"
+    bench.hear(Performative.INFORM, NOTICE, Result((Fact(LIMITED, holder=ME),)))
+    after = bench.agent.open_goal(quiet)
+    assert after is not None
+    assert after is not before
+
+
+# -- an all-clear ---------------------------------------------------------------------------
+
+LINK = "a>b"
+
+
+def watching(rate_mb_s):
+    """Return a bench whose agent watches a link and has found its traffic honest just now."""
+    bench = Talk(parameters={"verdict_valid_s": 60.0, "alarm_repeat_s": 3.0})
+    bench.win("x", want(Monitored(LINK, 5.0, 0)))
+    bench.now += 1.0
+    sample(bench, rate_mb_s)
+    while calls := bench.to("b", CallForProposals):  # what an alarm asks for fails
+        bench.sent.clear()
+        for peer in ("a", "b", "c"):
+            bench.hear(Performative.REFUSE, calls[-1].conversation, Refusal("no room"), peer)
+    bench.agent.do_step(Believe(AnomalousUsage(LINK), value=False))
+    bench.carry_out(bench.agent.tick(bench.now))
+    bench.now += 10.0
+    return bench
+
+
+def sample(bench, rate_mb_s):
+    percept = LinkSample(LINK, rate_mb_s, 10.0)
+    bench.carry_out(bench.agent.perceive(percept, bench.now, "root"))
+
+
+def alarms(bench):
+    return [
+        m
+        for m in bench.to("b", CallForProposals)
+        if isinstance(m.content.goal.goal.predicate, LinkRateLimited)
+    ]
+
+
+def test_heavy_traffic_that_was_found_honest_raises_no_alarm_for_a_while():
+    bench = watching(rate_mb_s=8.0)
+    sample(bench, 8.0)
+    assert not alarms(bench)
+    bench.now += 60.0
+    sample(bench, 8.0)
+    assert alarms(bench)
+
+
+def test_a_link_that_was_calm_when_it_was_looked_at_is_not_cleared_for_what_comes_later():
+    bench = watching(rate_mb_s=1.0)
+    sample(bench, 8.0)
+    assert alarms(bench)
