@@ -21,7 +21,7 @@ from phalanx.domain.actions import (
 )
 from phalanx.domain.predicates import IpRateLimited
 from phalanx.domain.resources import Resources
-from phalanx.infrastructure.books.topology import Topology
+from phalanx.infrastructure.reservations.topology import Topology
 
 
 def outcome_times(world: World, answers: list[Outcome], until: float) -> float:

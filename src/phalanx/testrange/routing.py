@@ -5,9 +5,9 @@ from __future__ import annotations
 from msgspec import Struct
 
 from phalanx.domain.network import Link, Network, PopId
-from phalanx.infrastructure.books.topology import Topology
 from phalanx.infrastructure.linux.kernel.links import index
 from phalanx.infrastructure.linux.kernel.routes import Batch
+from phalanx.infrastructure.reservations.topology import Topology
 from phalanx.testrange.plan import SWITCH, Plan
 
 

@@ -18,10 +18,10 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from phalanx.domain.network import PopId, link_id
-from phalanx.infrastructure.books.topology import Path, Topology
 from phalanx.infrastructure.linux.ground import Ground
 from phalanx.infrastructure.linux.jobs import JobError, Jobs
 from phalanx.infrastructure.linux.places import Places
+from phalanx.infrastructure.reservations.topology import Path, Topology
 
 PORT = 4790
 MTU = 1600

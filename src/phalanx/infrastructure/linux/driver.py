@@ -1,4 +1,4 @@
-"""The Linux driver: the same books as the simulated network, and real packets."""
+"""The Linux driver: the same reservations as the simulated network, and real packets."""
 
 from __future__ import annotations
 
@@ -22,9 +22,6 @@ from phalanx.domain.events import Recorder
 from phalanx.domain.network import Link, LinkId, Network, PopId, link_id
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.books.lifecycle import Lifecycle
-from phalanx.infrastructure.books.network import BookedNetwork
-from phalanx.infrastructure.books.percepts import Perceive
 from phalanx.infrastructure.linux.chains import Chains
 from phalanx.infrastructure.linux.enforcement import Enforcement
 from phalanx.infrastructure.linux.ground import Ground
@@ -36,9 +33,12 @@ from phalanx.infrastructure.linux.observing import Observing
 from phalanx.infrastructure.linux.places import Places
 from phalanx.infrastructure.linux.programs import Programs
 from phalanx.infrastructure.linux.steering import Steering
+from phalanx.infrastructure.reservations.allocations import Perceive
+from phalanx.infrastructure.reservations.lifecycle import Lifecycle
+from phalanx.infrastructure.reservations.network import NetworkDriver
 
 
-class LinuxNetwork(BookedNetwork):
+class LinuxNetwork(NetworkDriver):
     """Implements ``Infrastructure`` for namespaces, devices and processes of this machine."""
 
     def __init__(
@@ -108,7 +108,7 @@ class LinuxNetwork(BookedNetwork):
         self._lifecycle = Lifecycle(
             clock,
             recorder,
-            ownership=self._ownership,
+            reservations=self._reservations,
             downloads=self._programs,
             measures=self._measures,
             observer=self._observer,
@@ -123,7 +123,7 @@ class LinuxNetwork(BookedNetwork):
     def perform(self, pop: PopId, action: Action, cause: str, answer: Answer) -> None:
         """Carry out ``action`` at ``pop``, as ``phalanx.domain.actions`` says.
 
-        What only the books decide is answered before this returns, the rest later.
+        What the reservations alone decide is answered before this returns, the rest later.
         """
         if pop not in self._topology.pops:
             answer(Failed(f"no PoP {pop}"))
@@ -144,7 +144,7 @@ class LinuxNetwork(BookedNetwork):
                 answer(self._renew(pop, action))
             case _:
                 refusal = Failed(f"cannot carry out {type(action).__name__}")
-                answer(self._booked(pop, action, cause) or refusal)
+                answer(self._reserved(pop, action, cause) or refusal)
 
     def install(
         self, pop: PopId, instance: InstanceId, vnfd: Vnfd, *, units: int, ttl_s: float, cause: str

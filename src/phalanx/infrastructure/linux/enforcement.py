@@ -23,8 +23,6 @@ from phalanx.domain.predicates import (
     SplitTrafficTowardsIp,
 )
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.books.instances import Instance
-from phalanx.infrastructure.books.topology import Topology
 from phalanx.infrastructure.linux.chains import Chain, Chains
 from phalanx.infrastructure.linux.ground import Ground
 from phalanx.infrastructure.linux.jobs import JobError, Jobs, LoopClock
@@ -32,6 +30,8 @@ from phalanx.infrastructure.linux.journal import Entry, Journal
 from phalanx.infrastructure.linux.programs import Programs
 from phalanx.infrastructure.linux.steering import Detour, Steering
 from phalanx.infrastructure.linux.telling import Telling
+from phalanx.infrastructure.reservations.instances import Instance
+from phalanx.infrastructure.reservations.topology import Topology
 
 _LATELY_S = 2.0
 """Seconds over which ``ReadMeasure`` averages."""

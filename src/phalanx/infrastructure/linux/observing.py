@@ -17,14 +17,14 @@ from msgspec import Struct
 from phalanx.domain.actions import Failed, FlowRecords, FlowStats, Observe
 from phalanx.domain.network import PopId, link_ends
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.books.instances import Instance
-from phalanx.infrastructure.books.topology import Topology
 from phalanx.infrastructure.linux.chains import Chain, Chains
 from phalanx.infrastructure.linux.ground import Ground
 from phalanx.infrastructure.linux.jobs import JobError, Jobs
 from phalanx.infrastructure.linux.places import Places
 from phalanx.infrastructure.linux.programs import Programs, token
 from phalanx.infrastructure.linux.steering import Steering
+from phalanx.infrastructure.reservations.instances import Instance
+from phalanx.infrastructure.reservations.topology import Topology
 
 _GRACE_S = 5.0
 """A request of a VNF may take this much longer than the observation, in seconds."""

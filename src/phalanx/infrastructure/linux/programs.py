@@ -14,9 +14,6 @@ from typing import Any
 
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
-from phalanx.infrastructure.books.instances import Instance
-from phalanx.infrastructure.books.topology import Topology
-from phalanx.infrastructure.books.workers import Fail, Ready
 from phalanx.infrastructure.linux.forks import Child, ForkServers
 from phalanx.infrastructure.linux.ground import Ground
 from phalanx.infrastructure.linux.images import Image, verify
@@ -26,6 +23,8 @@ from phalanx.infrastructure.linux.places import Places
 from phalanx.infrastructure.linux.repository import fetch
 from phalanx.infrastructure.linux.rest import Caller, SilentError
 from phalanx.infrastructure.linux.vnf.nft import owner_of
+from phalanx.infrastructure.reservations.instances import Fail, Instance, Ready
+from phalanx.infrastructure.reservations.topology import Topology
 
 BOOT_S = 5.0
 """A VNF that does not answer this long after its start has failed, in seconds."""

@@ -1,6 +1,6 @@
 """A network of flows in place of a real one; repeatable to the bit."""
 
-from phalanx.infrastructure.books.accounts import InvariantError
+from phalanx.infrastructure.reservations.allocations import InvariantError
 from phalanx.infrastructure.simulated.flows import part_of
 from phalanx.infrastructure.simulated.network import SimulatedNetwork
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from phalanx.clock import Clock, Timer
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
-from phalanx.infrastructure.books.accounts import LinkBook
-from phalanx.infrastructure.books.instances import Instance
-from phalanx.infrastructure.books.topology import Path, Topology
-from phalanx.infrastructure.books.workers import Fail, Ready
+from phalanx.infrastructure.reservations.allocations import LinkAllocations
+from phalanx.infrastructure.reservations.instances import Fail, Instance, Ready
+from phalanx.infrastructure.reservations.topology import Path, Topology
 from phalanx.infrastructure.simulated.transfers import Transfer, Transfers
 
 
@@ -34,7 +33,7 @@ class Downloads:
         recorder: Recorder,
         *,
         topology: Topology,
-        links: LinkBook,
+        links: LinkAllocations,
         transfers: Transfers,
         repository: PopId,
     ) -> None:

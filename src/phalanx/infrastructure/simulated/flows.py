@@ -22,7 +22,7 @@ from phalanx.domain.predicates import (
     SplitTrafficTowardsIp,
 )
 from phalanx.domain.traffic import Source
-from phalanx.infrastructure.books.topology import Topology
+from phalanx.infrastructure.reservations.topology import Topology
 from phalanx.infrastructure.simulated.fluid import NOWHERE, Fluid
 
 Rows = NDArray[np.intp]

@@ -11,7 +11,7 @@ from phalanx.domain.events import Recorder
 from phalanx.domain.goals import Predicate
 from phalanx.domain.network import PopId
 from phalanx.domain.predicates import SplitTrafficLink, SplitTrafficTowardsIp
-from phalanx.infrastructure.books.instances import Instance
+from phalanx.infrastructure.reservations.instances import Instance
 from phalanx.infrastructure.simulated.engine import Engine
 from phalanx.infrastructure.simulated.flows import Flows
 

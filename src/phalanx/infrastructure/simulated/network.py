@@ -23,8 +23,8 @@ from phalanx.domain.network import Link, LinkId, Network, PopId
 from phalanx.domain.traffic import Source
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.books.lifecycle import Lifecycle
-from phalanx.infrastructure.books.network import BookedNetwork
+from phalanx.infrastructure.reservations.lifecycle import Lifecycle
+from phalanx.infrastructure.reservations.network import NetworkDriver
 from phalanx.infrastructure.simulated.connections import Connections
 from phalanx.infrastructure.simulated.downloads import Downloads
 from phalanx.infrastructure.simulated.engine import HISTORY_S, Engine
@@ -37,7 +37,7 @@ from phalanx.infrastructure.simulated.schedule import Schedule
 from phalanx.infrastructure.simulated.transfers import Transfers
 
 
-class SimulatedNetwork(BookedNetwork):
+class SimulatedNetwork(NetworkDriver):
     """Implements ``Infrastructure`` for a network that exists only as figures.
 
     Args:
@@ -95,7 +95,7 @@ class SimulatedNetwork(BookedNetwork):
         self._lifecycle = Lifecycle(
             clock,
             recorder,
-            ownership=self._ownership,
+            reservations=self._reservations,
             downloads=self._downloads,
             measures=self._measures,
             observer=self._observer,
@@ -129,7 +129,7 @@ class SimulatedNetwork(BookedNetwork):
             case Observe():
                 self._observe(pop, action, answer)
             case _:
-                answer(self._booked(pop, action, cause) or self._of_traffic(pop, action, cause))
+                answer(self._reserved(pop, action, cause) or self._of_traffic(pop, action, cause))
 
     def repository_away(self, away: bool) -> None:
         """Take the VNF repository off the network, or bring it back."""

@@ -12,8 +12,8 @@ from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import Failed, FlowRecords, Observe
 from phalanx.domain.network import link_id
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.books.instances import Instance
-from phalanx.infrastructure.books.topology import Topology
+from phalanx.infrastructure.reservations.instances import Instance
+from phalanx.infrastructure.reservations.topology import Topology
 from phalanx.infrastructure.simulated.engine import Engine, Meter
 from phalanx.infrastructure.simulated.flows import Flows
 from phalanx.infrastructure.simulated.paths import Floats

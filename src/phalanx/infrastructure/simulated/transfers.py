@@ -10,7 +10,7 @@ import numpy as np
 
 from phalanx.clock import Clock, Timer
 from phalanx.domain.network import PopId, link_id
-from phalanx.infrastructure.books.topology import Path
+from phalanx.infrastructure.reservations.topology import Path
 from phalanx.infrastructure.simulated.engine import Engine
 from phalanx.infrastructure.simulated.flows import Flows
 from phalanx.infrastructure.simulated.fluid import Fluid

@@ -27,8 +27,8 @@ from phalanx.domain.actions import (
 )
 from phalanx.domain.network import PopId
 from phalanx.domain.resources import Resources
-from phalanx.infrastructure.books.accounts import ComputeBook, LinkBook
-from phalanx.infrastructure.books.topology import Topology
+from phalanx.infrastructure.reservations.allocations import ComputeAllocations, LinkAllocations
+from phalanx.infrastructure.reservations.topology import Topology
 from phalanx.infrastructure.simulated import InvariantError
 
 
@@ -205,7 +205,7 @@ def test_reservations_are_told_in_their_own_direction() -> None:
 
 
 def test_free_amounts_come_back_exactly() -> None:
-    book = ComputeBook({"pop": Resources(1.0, 1.0, 1.0)})
+    book = ComputeAllocations({"pop": Resources(1.0, 1.0, 1.0)})
     for number, amount in enumerate((0.1, 0.2, 0.3)):
         assert book.allocate("pop", str(number), Resources(amount, amount, amount)) is None
     for number in (1, 0, 2):
@@ -215,13 +215,13 @@ def test_free_amounts_come_back_exactly() -> None:
 
 def test_a_wrong_book_is_noticed() -> None:
     topology = Topology(line(2))
-    links = LinkBook(topology)
+    links = LinkAllocations(topology)
     links.check()
     links.hold("g", ("pop1", "pop2"), 4.0)
     links._claims["pop1", "pop2"]["g"].committed["x"] = 10.5
     with pytest.raises(InvariantError, match="pop1-pop2"):
         links.check()
-    compute = ComputeBook({"pop": SMALL})
+    compute = ComputeAllocations({"pop": SMALL})
     compute._held["pop"]["x"] = TOTAL
     with pytest.raises(InvariantError, match="pop is over-committed"):
         compute.check()

@@ -1,8 +1,11 @@
-"""From a hold to an instance to its end."""
+"""Holds and instances under their leases: from a hold to an instance to its end."""
 
 from __future__ import annotations
 
-from phalanx.clock import Clock
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import (
     Deploy,
     Done,
@@ -21,17 +24,126 @@ from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import Vnfd
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.books.holds import Holds
-from phalanx.infrastructure.books.instances import (
-    Chain,
+from phalanx.infrastructure.reservations.allocations import Percepts, Reservations, as_data
+from phalanx.infrastructure.reservations.instances import (
+    Downloads,
+    Held,
     Instance,
+    Measures,
+    Observer,
+    ReservedPath,
     deploy_refusal,
+    hold_refusal,
     ttl_refusal,
 )
-from phalanx.infrastructure.books.leases import Lease, Leases
-from phalanx.infrastructure.books.ownership import Ownership, as_data
-from phalanx.infrastructure.books.percepts import Percepts
-from phalanx.infrastructure.books.workers import Downloads, Measures, Observer
+
+Lease = tuple[str, str]
+"""What it is for (``hold`` or ``instance``), and the id of that."""
+
+
+class Leases:
+    """Expiry times, and one timer for the earliest."""
+
+    def __init__(self, clock: Clock, expire: Callable[[Lease], None]) -> None:
+        self._clock = clock
+        self._expire = expire
+        self._until: dict[Lease, float] = {}
+        self._heap: list[tuple[float, int, Lease]] = []
+        self._count = 0
+        self._timer: Timer | None = None
+        self._armed = 0.0
+
+    def __contains__(self, lease: Lease) -> bool:
+        return lease in self._until
+
+    def grant(self, lease: Lease, ttl_s: float) -> None:
+        """Let ``lease`` run for ``ttl_s`` seconds from now, or as long as it already does."""
+        until = max(self._clock.now() + ttl_s, self._until.get(lease, 0.0))
+        known = lease in self._until
+        self._until[lease] = until
+        if not known:
+            self._push(until, lease)
+            self._arm()
+
+    def drop(self, lease: Lease) -> None:
+        """Forget a lease: what it was for has ended."""
+        self._until.pop(lease, None)
+
+    def stop(self) -> None:
+        """Let nothing expire any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._until.clear()
+        self._heap.clear()
+
+    def _push(self, until: float, lease: Lease) -> None:
+        self._count += 1
+        heappush(self._heap, (until, self._count, lease))
+
+    def _arm(self) -> None:
+        if self._heap and (self._timer is None or self._heap[0][0] < self._armed):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._armed = self._heap[0][0]
+            self._timer = self._clock.call_at(self._armed, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        now = self._clock.now()
+        while self._heap and self._heap[0][0] <= now:
+            _, _, lease = heappop(self._heap)
+            until = self._until.get(lease)
+            if until is None:
+                continue
+            if until > now:  # Renewed since it was pushed.
+                self._push(until, lease)
+                continue
+            del self._until[lease]
+            self._expire(lease)
+        self._arm()
+
+
+class Holds:
+    """What is held, each under its lease."""
+
+    def __init__(self, recorder: Recorder, reservations: Reservations, leases: Leases) -> None:
+        self._recorder = recorder
+        self._reservations = reservations
+        self._leases = leases
+        self._holds: dict[str, Held] = {}
+
+    def names(self) -> list[str]:
+        """Return the ids of all holds."""
+        return list(self._holds)
+
+    def grant(self, pop: PopId, action: Hold, cause: str) -> Outcome:
+        """Carry out ``Hold``."""
+        if action.hold in self._holds:
+            return Failed(f"hold {action.hold} exists already")
+        refusal = hold_refusal(action) or self._reservations.hold(pop, action)
+        if refusal is not None:
+            return Failed(refusal)
+        self._holds[action.hold] = Held(action, pop, cause)
+        self._leases.grant(("hold", action.hold), action.ttl_s)
+        return Done()
+
+    def find(self, hold: str, pop: PopId) -> Held | None:
+        """Return a hold of ``pop``."""
+        found = self._holds.get(hold)
+        return found if found is not None and found.pop == pop else None
+
+    def give_back(self, hold: str) -> None:
+        """End a hold."""
+        held = self._holds.pop(hold)
+        self._leases.drop(("hold", hold))
+        self._reservations.release(held.pop, held.hold)
+
+    def expire(self, hold: str) -> None:
+        """End a hold whose lease ran out, and tell of it."""
+        held = self._holds[hold]
+        self._recorder.record("lease.expired", held.cause, what="hold", name=hold, pop=held.pop)
+        self.give_back(hold)
 
 
 class Lifecycle:
@@ -42,7 +154,7 @@ class Lifecycle:
         clock: Clock,
         recorder: Recorder,
         *,
-        ownership: Ownership,
+        reservations: Reservations,
         downloads: Downloads,
         measures: Measures,
         observer: Observer,
@@ -50,13 +162,13 @@ class Lifecycle:
     ) -> None:
         self._clock = clock
         self._recorder = recorder
-        self._ownership = ownership
+        self._reservations = reservations
         self._downloads = downloads
         self._measures = measures
         self._observer = observer
         self._percepts = percepts
         self._leases = Leases(clock, self._expire)
-        self._holds = Holds(recorder, ownership, self._leases)
+        self._holds = Holds(recorder, reservations, self._leases)
         self._instances: dict[str, Instance] = {}
 
     def names(self) -> list[str]:
@@ -105,12 +217,12 @@ class Lifecycle:
             return
         hold, vnfd = held.hold, action.vnfd
         self._holds.give_back(action.hold)
-        chain = self._ownership.open(action.instance, pop, hold, cause)
+        chain = self._reservations.open(action.instance, pop, hold, cause)
         if isinstance(chain, str):
             answer(Failed(chain))
             return
         # Never refused: it is part of what the hold has just given back.
-        self._ownership.allocate(pop, action.instance, vnfd.scaled(action.units), cause)
+        self._reservations.allocate(pop, action.instance, vnfd.scaled(action.units), cause)
         instance = Instance(
             action.instance, pop, vnfd, action.units, chain, cause, answer, self._clock.now()
         )
@@ -126,12 +238,12 @@ class Lifecycle:
         """Put a running instance in place; return why that is not possible."""
         if instance_id in self._instances:
             return f"instance {instance_id} exists already"
-        refusal = ttl_refusal(ttl_s) or self._ownership.allocate(
+        refusal = ttl_refusal(ttl_s) or self._reservations.allocate(
             pop, instance_id, vnfd.scaled(units), cause
         )
         if refusal is not None:
             return refusal
-        chain = Chain("", "", (pop,), 0.0)
+        chain = ReservedPath("", "", (pop,), 0.0)
         instance = Instance(instance_id, pop, vnfd, units, chain, cause, None, self._clock.now())
         self._instances[instance_id] = instance
         self._leases.grant(("instance", instance_id), ttl_s)
@@ -146,10 +258,10 @@ class Lifecycle:
         if held is None:
             return Failed(f"no hold {action.hold} at {pop}")
         self._holds.give_back(action.hold)
-        chain = self._ownership.open(instance.id, pop, held.hold, cause)
+        chain = self._reservations.open(instance.id, pop, held.hold, cause)
         if isinstance(chain, str):
             return Failed(chain)
-        self._ownership.close(instance.chain, cause)
+        self._reservations.close(instance.chain, cause)
         instance.chain = chain
         return Done(chain.event)
 
@@ -162,14 +274,14 @@ class Lifecycle:
             return Failed(f"cannot scale to {action.units} units and {action.mb_s:g} MB/s")
         before = instance.units
         amount = instance.vnfd.scaled(action.units)
-        refusal = self._ownership.fits(pop, instance.id, amount)
+        refusal = self._reservations.fits(pop, instance.id, amount)
         if refusal is not None:
             return Failed(refusal)
-        chain = self._ownership.resize(instance.chain, action.mb_s, instance.id, cause)
+        chain = self._reservations.resize(instance.chain, action.mb_s, instance.id, cause)
         if isinstance(chain, str):
             return Failed(chain)
         instance.chain, instance.units = chain, action.units
-        self._ownership.allocate(pop, instance.id, amount, cause)
+        self._reservations.allocate(pop, instance.id, amount, cause)
         event = self._recorder.record(
             "instance.scaled",
             cause,
@@ -190,9 +302,9 @@ class Lifecycle:
         if instance is to:
             return Failed(f"instance {action.to} cannot replace itself")
         self._measures.move(instance, to)
-        self._ownership.close(to.chain, cause)
-        to.chain = self._ownership.hand_over(instance.chain, to.id, cause)
-        instance.chain = Chain("", "", (pop,), 0.0)
+        self._reservations.close(to.chain, cause)
+        to.chain = self._reservations.hand_over(instance.chain, to.id, cause)
+        instance.chain = ReservedPath("", "", (pop,), 0.0)
         event = self._recorder.record(
             "instance.replaced",
             cause,
@@ -292,8 +404,8 @@ class Lifecycle:
             reason=reason,
         )
         self._measures.lift_all(instance, reason, cause)
-        self._ownership.close(instance.chain, cause)
-        self._ownership.free_up(instance.pop, instance.id, cause)
+        self._reservations.close(instance.chain, cause)
+        self._reservations.free_up(instance.pop, instance.id, cause)
         self._observer.lost(instance, f"instance {instance.id} ended: {reason}")
         answer, instance.answer = instance.answer, None
         if answer is not None:

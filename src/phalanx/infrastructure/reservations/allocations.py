@@ -1,4 +1,4 @@
-"""Who has what: resources and bandwidth that are held or allocated. Pure bookkeeping.
+"""Which resources and which bandwidth are held or allocated, at each PoP and on each link.
 
 Free amounts are always worked out from the claims that exist, never carried along, so that
 they are exactly what they were at the start once every claim is gone.
@@ -6,26 +6,31 @@ they are exactly what they were at the start once every claim is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
+from typing import Any
 
-from phalanx.domain.network import Link, PopId
+from phalanx.clock import Clock
+from phalanx.domain.actions import Hold, Percept, SiteState
+from phalanx.domain.events import Recorder
+from phalanx.domain.network import Link, LinkState, PopId
 from phalanx.domain.resources import NOTHING, Resources
-from phalanx.infrastructure.books.topology import Edge, Path, Topology
+from phalanx.infrastructure.reservations.instances import ReservedPath
+from phalanx.infrastructure.reservations.topology import Edge, Path, Topology
 
 _ROUNDING = 1e-9
 """Most by which sums of floats may exceed a limit that they meet."""
 
 
 class InvariantError(AssertionError):
-    """The books are wrong: something is over-committed."""
+    """The reservations are wrong: something is over-committed."""
 
 
 def _sum(amounts: Iterable[Resources]) -> Resources:
     return sum(amounts, NOTHING)
 
 
-class ComputeBook:
+class ComputeAllocations:
     """Cores, memory and disk of the PoPs."""
 
     def __init__(self, totals: Mapping[PopId, Resources]) -> None:
@@ -99,7 +104,7 @@ class _Group:
         return max(held, sum(self.committed.values())) if self.committed else held
 
 
-class LinkBook:
+class LinkAllocations:
     """Bandwidth of the links in MB/s, admitted for both directions of a link together.
 
     Claims belong to a group. What a group needs of a link is the larger of its largest hold
@@ -220,3 +225,205 @@ class LinkBook:
         claim = groups[group]
         if not claim.held and not claim.committed:
             del groups[group]
+
+
+Perceive = Callable[[Percept], None]
+
+
+class Percepts:
+    """Tells attached agents; several changes of one instant become one percept."""
+
+    def __init__(
+        self, clock: Clock, topology: Topology, compute: ComputeAllocations, links: LinkAllocations
+    ) -> None:
+        self._clock = clock
+        self._topology = topology
+        self._compute = compute
+        self._links = links
+        self._agents: dict[PopId, Perceive] = {}
+        self._told: dict[PopId, SiteState] = {}
+        self._changed: dict[PopId, None] = {}
+
+    def attach(self, pop: PopId, perceive: Perceive) -> None:
+        """Tell ``perceive`` from now on, beginning with the state of ``pop``."""
+        self._agents[pop] = perceive
+        self._told.pop(pop, None)
+        self.changed((pop,))
+
+    def detach(self, pop: PopId) -> None:
+        """Tell the agent of ``pop`` nothing more."""
+        self._agents.pop(pop, None)
+
+    def changed(self, pops: Iterable[PopId]) -> None:
+        """Note that the state of ``pops`` may have changed."""
+        if not self._changed:
+            self._clock.call_soon(self._flush)
+        self._changed.update(dict.fromkeys(pops))
+
+    def tell(self, pop: PopId, percept: Percept) -> None:
+        """Tell the agent of ``pop`` something at once, if there is one."""
+        perceive = self._agents.get(pop)
+        if perceive is not None:
+            perceive(percept)
+
+    def state(self, pop: PopId) -> SiteState:
+        """Return the state of ``pop`` as it is now."""
+        return SiteState(
+            total=self._compute.totals[pop],
+            free=self._compute.free(pop),
+            links=tuple(
+                LinkState(
+                    to=neighbour,
+                    bandwidth_mb_s=link.bandwidth_mb_s,
+                    latency_ms=link.latency_ms,
+                    loss=link.loss,
+                    reserved_mb_s=self._links.reserved(pop, neighbour),
+                    up=self._topology.is_up(link),
+                )
+                for neighbour, link in self._topology.neighbours[pop].items()
+            ),
+        )
+
+    def _flush(self) -> None:
+        changed, self._changed = self._changed, {}
+        for pop in changed:
+            if pop in self._agents:
+                state = self.state(pop)
+                if state != self._told.get(pop):
+                    self._told[pop] = state
+                    self.tell(pop, state)
+
+
+def as_data(amount: Resources) -> dict[str, float]:
+    """Return ``amount`` as an event writes it."""
+    return {"cores": amount.cores, "memory_gb": amount.memory_gb, "disk_gb": amount.disk_gb}
+
+
+class Reservations:
+    """Holds, allocations and paths: changed as a whole or not at all, and told in the log."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        compute: ComputeAllocations,
+        links: LinkAllocations,
+        percepts: Percepts,
+        recorder: Recorder,
+    ) -> None:
+        self._topology = topology
+        self._compute = compute
+        self._links = links
+        self._percepts = percepts
+        self._recorder = recorder
+        self._chains = 0
+
+    def hold(self, pop: PopId, hold: Hold) -> str | None:
+        """Hold resources and bandwidth; return why not if they are not there."""
+        refusal = self._path_refusal(pop, hold.path) or self._links.hold(
+            hold.group, hold.path, hold.mb_s
+        )
+        if refusal is None:
+            refusal = self._compute.hold(pop, hold.hold, hold.resources)
+            if refusal is not None:
+                self._links.release(hold.group, hold.path, hold.mb_s)
+        return refusal
+
+    def release(self, pop: PopId, hold: Hold) -> None:
+        """Give a hold back."""
+        self._compute.release(pop, hold.hold)
+        self._links.release(hold.group, hold.path, hold.mb_s)
+
+    def allocate(self, pop: PopId, key: str, amount: Resources, cause: str) -> str | None:
+        """Allocate ``amount`` to ``key`` instead of what it has; return why not."""
+        refusal = self._compute.allocate(pop, key, amount)
+        if refusal is None:
+            self._tell(pop, cause)
+        return refusal
+
+    def fits(self, pop: PopId, key: str, amount: Resources) -> str | None:
+        """Return why ``amount`` cannot be allocated to ``key`` instead of what it has."""
+        return self._compute.lacking(pop, key, amount)
+
+    def free_up(self, pop: PopId, key: str, cause: str) -> None:
+        """Take back what ``key`` was allocated."""
+        self._compute.free_up(pop, key)
+        self._tell(pop, cause)
+
+    def open(self, instance: str, pop: PopId, hold: Hold, cause: str) -> ReservedPath | str:
+        """Reserve the path of ``hold``, given back before; return why not as text."""
+        self._chains += 1
+        name = f"chain-{self._chains}"
+        path = hold.path or (pop,)
+        refusal = self._links.commit(name, hold.group, path, hold.mb_s)
+        if refusal is not None:
+            return refusal
+        self._percepts.changed(path)
+        return self._told(ReservedPath(name, hold.group, path, hold.mb_s), instance, cause)
+
+    def resize(
+        self, chain: ReservedPath, mb_s: float, instance: str, cause: str
+    ) -> ReservedPath | str:
+        """Reserve another bandwidth on the same path; return why not as text."""
+        if mb_s == chain.mb_s:
+            return chain
+        refusal = self._links.commit(chain.id, chain.group, chain.path, mb_s)
+        if refusal is not None:
+            return refusal
+        self._percepts.changed(chain.path)
+        if chain.event is not None:
+            self._recorder.record("chain.closed", cause, chain=chain.id)
+        return self._told(ReservedPath(chain.id, chain.group, chain.path, mb_s), instance, cause)
+
+    def close(self, chain: ReservedPath, cause: str) -> None:
+        """Give the path of ``chain`` back."""
+        self._links.give_back(chain.id, chain.group, chain.path)
+        self._percepts.changed(chain.path)
+        if chain.event is not None:
+            self._recorder.record("chain.closed", cause, chain=chain.id)
+
+    def hand_over(self, chain: ReservedPath, to: str, cause: str) -> ReservedPath:
+        """Tell that a chain now ends at another instance of the same PoP."""
+        if chain.event is None:
+            return chain
+        self._recorder.record("chain.closed", cause, chain=chain.id)
+        return self._told(chain, to, cause)
+
+    def _told(self, chain: ReservedPath, instance: str, cause: str) -> ReservedPath:
+        if len(chain.path) < 2:
+            return chain
+        event = self._recorder.record(
+            "chain.opened",
+            cause,
+            chain=chain.id,
+            purpose="mirror" if chain.mb_s > 0 else "steer",
+            instance=instance,
+            path=list(chain.path),
+            mb_s=chain.mb_s,
+        )
+        return ReservedPath(chain.id, chain.group, chain.path, chain.mb_s, event)
+
+    def _tell(self, pop: PopId, cause: str) -> None:
+        data: dict[str, Any] = {
+            "pop": pop,
+            "free": as_data(self._compute.free(pop)),
+            "total": as_data(self._compute.totals[pop]),
+        }
+        self._recorder.record("resources.changed", cause, **data)
+        self._percepts.changed((pop,))
+
+    def _path_refusal(self, pop: PopId, path: Path) -> str | None:
+        if not path:
+            return None
+        if path[0] != pop:
+            return f"the path begins at {path[0]}, not at {pop}"
+        if len(set(path)) != len(path):
+            return "the path passes a PoP twice"
+        if self._topology.all_up and self._links.joins(path):
+            return None
+        for a, b in pairwise(path):
+            link = self._topology.link(a, b)
+            if link is None:
+                return f"no link joins {a} and {b}"
+            if not self._topology.is_up(link):
+                return f"link {link.a}-{link.b} is down"
+        return None

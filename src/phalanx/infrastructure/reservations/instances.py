@@ -1,15 +1,17 @@
-"""VNF instances, and the holds that become instances."""
+"""VNF instances, the holds that become instances, and what a driver does for them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
+from typing import Protocol
 
 from phalanx.domain.actions import Deploy, Hold
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.books.topology import Path
+from phalanx.infrastructure.reservations.topology import Path
 
 
 @dataclass(slots=True, eq=False)
@@ -22,7 +24,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class ReservedPath:
     """The path of an instance and what is reserved on it, from the far end to the instance."""
 
     id: str
@@ -41,7 +43,7 @@ class Instance:
     pop: PopId
     vnfd: Vnfd
     units: int
-    chain: Chain
+    chain: ReservedPath
     cause: str
     """The event that last changed its state; what ends it without being asked names this."""
     answer: Answer | None
@@ -92,3 +94,40 @@ def deploy_refusal(deploy: Deploy, held: Held) -> str | None:
 def ttl_refusal(ttl_s: float) -> str | None:
     """Return what is wrong with the length of a lease; None if nothing is."""
     return None if 0 < ttl_s < inf else f"a lease of {ttl_s:g} s is not possible"
+
+
+Ready = Callable[[Instance], None]
+Fail = Callable[[Instance, str, str], None]
+"""Told the instance, the reason, and the event that caused the failure."""
+
+
+class Downloads(Protocol):
+    """Brings images from the repository and starts what is in them."""
+
+    def begin(self, instance: Instance, ready: Ready, fail: Fail) -> str | None:
+        """Download and boot ``instance``, then call ``ready``, or ``fail`` on the way.
+
+        Returns:
+            Why there can be no download; None if it began.
+
+        """
+
+    def abort(self, instance: Instance) -> None:
+        """End whatever there is of ``instance``: its download, its boot, what runs."""
+
+
+class Measures(Protocol):
+    """Keeps the measures of instances in force."""
+
+    def lift_all(self, instance: Instance, reason: str, cause: str) -> None:
+        """Lift what ``instance`` enforces."""
+
+    def move(self, instance: Instance, to: Instance) -> None:
+        """Hand the measures of one instance to another of the same PoP."""
+
+
+class Observer(Protocol):
+    """Carries out observations."""
+
+    def lost(self, instance: Instance, reason: str) -> None:
+        """Fail what ``instance`` was observing."""

@@ -1,4 +1,4 @@
-"""What every driver that keeps these books offers in the same way."""
+"""What every driver that keeps these reservations offers in the same way."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from phalanx.domain.actions import (
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import Link, Network, PopId, link_id
 from phalanx.domain.resources import Resources
-from phalanx.infrastructure.books.accounts import ComputeBook, LinkBook
-from phalanx.infrastructure.books.lifecycle import Lifecycle
-from phalanx.infrastructure.books.ownership import Ownership
-from phalanx.infrastructure.books.percepts import Perceive, Percepts
-from phalanx.infrastructure.books.topology import Topology
+from phalanx.infrastructure.reservations.allocations import (
+    ComputeAllocations,
+    LinkAllocations,
+    Perceive,
+    Percepts,
+    Reservations,
+)
+from phalanx.infrastructure.reservations.lifecycle import Lifecycle
+from phalanx.infrastructure.reservations.topology import Topology
 
 
-class BookedNetwork:
-    """The books of a network, and who is told of them; a driver adds the work.
+class NetworkDriver:
+    """Base of the drivers: reservations of a network, told to its agents; a driver adds the work.
 
     Args:
         network: what stands still.
@@ -47,10 +51,10 @@ class BookedNetwork:
         self._recorder = recorder
         self._cause = cause
         self._topology = Topology(network)
-        self._compute = ComputeBook({pop.name: pop.total for pop in network.pops})
-        self._links = LinkBook(self._topology)
+        self._compute = ComputeAllocations({pop.name: pop.total for pop in network.pops})
+        self._links = LinkAllocations(self._topology)
         self._percepts = Percepts(clock, self._topology, self._compute, self._links)
-        self._ownership = Ownership(
+        self._reservations = Reservations(
             self._topology, self._compute, self._links, self._percepts, recorder
         )
 
@@ -94,7 +98,7 @@ class BookedNetwork:
         return sum(self._links.reserved(pop, to) for pop in links for to in links[pop])
 
     def check(self) -> None:
-        """Check the books.
+        """Check the reservations.
 
         Raises:
             InvariantError: if a PoP or a link is over-committed.
@@ -103,8 +107,8 @@ class BookedNetwork:
         self._compute.check()
         self._links.check()
 
-    def _booked(self, pop: PopId, action: Action, cause: str) -> Outcome | None:
-        """Carry out what the books decide; None for other actions."""
+    def _reserved(self, pop: PopId, action: Action, cause: str) -> Outcome | None:
+        """Carry out what the reservations decide; None for other actions."""
         lifecycle = self._lifecycle
         match action:
             case Hold():
