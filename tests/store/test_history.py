@@ -14,7 +14,7 @@ from store_events import ROOT, chain, logs
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.store import chains, history
-from phalanx.store.chains import Break
+from phalanx.store.causes import CauseBreak
 from phalanx.store.derived import Sample
 from phalanx.store.entries import Query
 from phalanx.store.history import DECISIONS, History
@@ -68,7 +68,7 @@ def test_an_event_is_not_lost_because_its_cause_is_late(
     assert store.receive("r", events[2:]) == Receipt(2)
     found = asked.causes("r", "pop1-3")
     assert [entry.event for entry in found.entries] == events[2:]
-    assert found.broken == Break("pop1-2", "pop1-1", "missing")
+    assert found.broken == CauseBreak("pop1-2", "pop1-1", "missing")
     assert str(found.broken) == "pop1-1, the cause of pop1-2, is not in the store"
     store.receive("r", events[:2])
     whole = asked.causes("r", "pop1-3")
@@ -112,8 +112,8 @@ def test_causes_in_a_circle_are_followed_once(store: SqlEventStore, asked: Histo
     store.receive("r", [event("a", "b"), event("b", "a"), event("c", "c")])
     found = asked.causes("r", "a")
     assert [entry.event.id for entry in found.entries] == ["b", "a"]
-    assert found.broken == Break("b", "a", "circle")
-    assert asked.causes("r", "c").broken == Break("c", "c", "circle")
+    assert found.broken == CauseBreak("b", "a", "circle")
+    assert asked.causes("r", "c").broken == CauseBreak("c", "c", "circle")
     assert [e.entry.event.id for e in asked.effects("r", "a").effects] == ["b"]
     assert asked.effects("r", "c").effects == ()
 
@@ -126,7 +126,7 @@ def test_a_long_chain_is_followed_in_parts_and_to_an_end(
     assert [e.event for e in asked.causes("r", "pop1-50").entries] == chain(50)
     short = asked.causes("r", "pop1-50", longest=10)
     assert [e.event for e in short.entries] == chain(50)[-10:]
-    assert short.broken == Break("pop1-41", "pop1-40", "length")
+    assert short.broken == CauseBreak("pop1-41", "pop1-40", "length")
 
 
 # -- questions -----------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_decisions_and_what_caused_each(store: SqlEventStore, asked: History) ->
         ["run-1", "a.1-1", "a.1-2", "a.1-3"],
         ["a.1-4"],
     ]
-    assert [d.chain.broken for d in found] == [None, None, Break("a.1-4", "gone", "missing")]
+    assert [d.chain.broken for d in found] == [None, None, CauseBreak("a.1-4", "gone", "missing")]
     assert [d.entry.event.id for d in asked.decisions("r", Query(kinds=("plan.ended",)))] == [
         "a.1-5"
     ]

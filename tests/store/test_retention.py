@@ -20,7 +20,7 @@ from store_events import chain
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.store import retention
-from phalanx.store.chains import Break
+from phalanx.store.causes import CauseBreak
 from phalanx.store.derived import Sample
 from phalanx.store.engine import Database
 from phalanx.store.history import History
@@ -67,7 +67,7 @@ def test_by_age_the_oldest_go_and_the_chain_says_where(
     assert list(store.events("r")) == events[60:]
     check_marks(store)
     found = History(store.database).causes("r", "pop1-99")
-    assert found.broken == Break("pop1-60", "pop1-59", "retired")
+    assert found.broken == CauseBreak("pop1-60", "pop1-59", "retired")
     assert str(found.broken) == "pop1-59, the cause of pop1-60, has been retired"
     assert [m.sample.time for m in History(store.database).metrics("r", "load")] == [6, 7, 8, 9]
     (run,) = History(store.database).runs()
@@ -140,7 +140,9 @@ def test_a_run_goes_on_after_its_causes_were_retired(store: SqlEventStore) -> No
     retain(store, events_s=0.5 * DAY)
     late = Event("late", 99.0, "pop1", "goal.ended", events[5].id, {})
     store.append("r", [late])
-    assert History(store.database).causes("r", "late").broken == Break("late", "pop1-5", "retired")
+    assert History(store.database).causes("r", "late").broken == CauseBreak(
+        "late", "pop1-5", "retired"
+    )
     store.append("other", chain(1))
     with pytest.raises(StoreError, match="is not there"):
         store.append("other", [late])

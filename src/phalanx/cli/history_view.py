@@ -15,7 +15,7 @@ from rich.text import Text
 from phalanx.cli.terminal import amount, out, say
 from phalanx.domain.errors import PhalanxError
 from phalanx.reporting.event_text import describe
-from phalanx.store.chains import Break, Chain
+from phalanx.store.causes import CauseBreak, CauseChain
 from phalanx.store.engine import Database
 from phalanx.store.entries import Entry, Query
 from phalanx.store.history import History
@@ -248,7 +248,7 @@ def _cells(entry: Entry, depth: int = 0) -> tuple[str, Text, Text, Text]:
     return f"{event.time:.1f} s", Text(event.agent), Text(event.id), words
 
 
-def _because(chain: Chain) -> Text:
+def _because(chain: CauseChain[Entry]) -> Text:
     """Return the nearest causes of a decision in words, the nearest first."""
     causes = [entry.event for entry in reversed(chain.entries[:-1])]
     text = Text("; ".join(describe(event) for event in causes[:2]))
@@ -259,7 +259,7 @@ def _because(chain: Chain) -> Text:
     return text
 
 
-def _gap(broken: Break) -> str:
+def _gap(broken: CauseBreak) -> str:
     return f"what came before is not known: {broken}"
 
 

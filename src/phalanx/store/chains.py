@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import Connection, literal, select
 
+from phalanx.store.causes import LONGEST, CauseChain, climb, unfold
 from phalanx.store.engine import Database
 from phalanx.store.entries import COLUMNS, Entry, entry_of
 from phalanx.store.rows import MOST_IDS, in_parts
 from phalanx.store.schema import EVENTS, RUNS
 
-LONGEST = 10_000
-"""Causes that a chain is followed back at most."""
 _CLIMB = 500
-
-
-class Break(Struct, frozen=True):
-    """Where a chain of causes does not reach its root."""
-
-    effect: str
-    """Id of the first event of what there is."""
-    cause: str
-    """Id of the cause that it names."""
-    why: str
-    """``missing``: it has not come, or came and went before its effect; ``retired``: it was
-    here; ``circle``: it is an effect of its own effect; ``length``: the chain is too long."""
-
-    def __str__(self) -> str:
-        words = {
-            "missing": "is not in the store",
-            "retired": "has been retired",
-            "circle": "is an effect of its own effect",
-            "length": "is further back than chains are followed",
-        }
-        return f"{self.cause}, the cause of {self.effect}, {words[self.why]}"
-
-
-class Chain(Struct, frozen=True):
-    """Causes before effects, each the cause of the next."""
-
-    entries: tuple[Entry, ...]
-    """Empty if the event is unknown."""
-    broken: Break | None = None
-    """None: it begins at a root, an event without a cause."""
 
 
 class Effect(Struct, frozen=True):
@@ -63,7 +34,9 @@ class Effects(Struct, frozen=True):
     """There are others, further from the event."""
 
 
-def causes(database: Database, run: str, event_id: str, longest: int = LONGEST) -> Chain:
+def causes(
+    database: Database, run: str, event_id: str, longest: int = LONGEST
+) -> CauseChain[Entry]:
     """Return what led to an event, the event itself at the end.
 
     Args:
@@ -77,7 +50,11 @@ def causes(database: Database, run: str, event_id: str, longest: int = LONGEST) 
 
     """
     with database.errors(), database.engine.connect() as connection:
-        return _chain(connection, run, event_id, longest)
+        chain = climb(event_id, partial(_climb, connection, run), longest)
+    broken = chain.broken
+    if broken is not None and broken.why == "missing" and chain.entries[0].cause_retired:
+        chain = replace(chain, broken=replace(broken, why="retired"))
+    return chain
 
 
 def effects(database: Database, run: str, event_id: str, limit: int) -> Effects:
@@ -87,7 +64,7 @@ def effects(database: Database, run: str, event_id: str, limit: int) -> Effects:
         StoreError: if it could not be read.
 
     """
-    below: dict[str | None, list[Entry]] = {}
+    below: dict[str, list[Entry]] = {}
     seen = {event_id}
     with database.errors(), database.engine.connect() as connection:
         level, left = [event_id], limit
@@ -97,36 +74,11 @@ def effects(database: Database, run: str, event_id: str, limit: int) -> Effects:
             found = [entry for entry in found if entry.event.id not in seen]
             for entry in found[:left]:
                 seen.add(entry.event.id)
-                below.setdefault(entry.event.cause, []).append(entry)
+                below.setdefault(entry.event.cause or "", []).append(entry)
             left -= len(found)
             level = [entry.event.id for entry in found]
-    return Effects(tuple(_unfold(below, event_id)), left < 0)
-
-
-def _chain(connection: Connection, run: str, event_id: str, longest: int) -> Chain:
-    chain: dict[str, Entry] = {}
-    wanted: str | None = event_id
-    why = "missing"
-    while wanted is not None:
-        found = _climb(connection, run, wanted)
-        if not found:
-            break
-        for entry in found:
-            if entry.event.id in chain or len(chain) == longest:
-                why = "circle" if entry.event.id in chain else "length"
-                found = []
-                break
-            chain[entry.event.id] = entry
-            wanted = entry.event.cause
-        if not found:
-            break
-    whole = tuple(reversed(chain.values()))
-    if not whole or wanted is None:
-        return Chain(whole)
-    first = whole[0]
-    if why == "missing" and first.cause_retired:
-        why = "retired"
-    return Chain(whole, Break(first.event.id, wanted, why))
+    found_below = unfold(event_id, lambda cause: below.get(cause, []))
+    return Effects(tuple(Effect(depth, entry) for depth, entry in found_below), left < 0)
 
 
 def _climb(connection: Connection, run: str, event_id: str) -> list[Entry]:
@@ -161,15 +113,3 @@ def _caused_by(connection: Connection, run: str, ids: Sequence[str], limit: int)
         if len(found) == limit:
             break
     return found
-
-
-def _unfold(below: dict[str | None, list[Entry]], root: str) -> list[Effect]:
-    """Return the tree below ``root``, each event followed by what it led to."""
-    unfolded: list[Effect] = []
-    waiting = [Effect(1, entry) for entry in reversed(below.get(root, []))]
-    while waiting:
-        effect = waiting.pop()
-        unfolded.append(effect)
-        children = below.get(effect.entry.event.id, [])
-        waiting += [Effect(effect.depth + 1, entry) for entry in reversed(children)]
-    return unfolded

@@ -34,6 +34,16 @@ class Entry(Struct, frozen=True):
     cause_retired: bool = False
     """Its cause was here and has been retired since."""
 
+    @property
+    def id(self) -> str:
+        """Id of the event."""
+        return self.event.id
+
+    @property
+    def cause(self) -> str | None:
+        """Id of its cause."""
+        return self.event.cause
+
 
 class Query(Struct, frozen=True):
     """What is asked for: all that is given must hold. None, or empty: no limit."""

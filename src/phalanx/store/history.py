@@ -16,7 +16,8 @@ from msgspec import Struct
 from sqlalchemy import Row, Select, func, select, tuple_
 
 from phalanx.store import chains
-from phalanx.store.chains import LONGEST, Chain, Effects
+from phalanx.store.causes import LONGEST, CauseChain
+from phalanx.store.chains import Effects
 from phalanx.store.derived import Sample
 from phalanx.store.engine import Database
 from phalanx.store.entries import PAGE, Entry, Query, entries, run_key, within
@@ -42,7 +43,7 @@ class Decision(Struct, frozen=True):
     """Something an agent decided, and what led to it."""
 
     entry: Entry
-    chain: Chain
+    chain: CauseChain[Entry]
     """From the root cause to the decision itself."""
 
 
@@ -166,7 +167,7 @@ class History:
         for entry in self.entries(run, msgspec.structs.replace(query, kinds=kinds)):
             yield Decision(entry, self.causes(run, entry.event.id))
 
-    def causes(self, run: str, event_id: str, longest: int = LONGEST) -> Chain:
+    def causes(self, run: str, event_id: str, longest: int = LONGEST) -> CauseChain[Entry]:
         """Return the chain from the root cause to an event, and where it is broken.
 
         Args:

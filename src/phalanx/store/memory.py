@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event, Sink
+from phalanx.store.causes import climb
 
 
 class EventLog:
@@ -74,9 +75,8 @@ class EventLog:
 
         A cause that is not in the log ends the chain, and so does one that is in it twice.
         """
-        chain: dict[str, Event] = {}
+        return list(climb(event_id, self._read).entries)
+
+    def _read(self, event_id: str) -> tuple[Event, ...]:
         event = self._by_id.get(event_id)
-        while event is not None and event.id not in chain:
-            chain[event.id] = event
-            event = None if event.cause is None else self._by_id.get(event.cause)
-        return list(chain.values())[::-1]
+        return () if event is None else (event,)
