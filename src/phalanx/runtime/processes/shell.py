@@ -14,14 +14,10 @@ from phalanx import __version__
 from phalanx.bus.exchange import Exchange
 from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Recorder
-from phalanx.fabric.access import Gate, Policy, Provided
-from phalanx.fabric.audit import Audit, Refusal
-from phalanx.fabric.directory import Refused
-from phalanx.fabric.health import Checks
-from phalanx.fabric.invocation import Call, Provider
+from phalanx.fabric.access import Policy
+from phalanx.fabric.invocation import Call
+from phalanx.fabric.join import LEASE_S, Fabric
 from phalanx.fabric.operations import STOP, Accepted, StopRequest
-from phalanx.fabric.registration import Registration, State
-from phalanx.fabric.registry import Registrar, Registry
 from phalanx.fabric.scope import END_TO_END, Scope
 from phalanx.identity.names import Identity
 from phalanx.runtime.processes.spec import RunSpec
@@ -32,8 +28,6 @@ from phalanx.store.outbox import SHED, Outbox, Shed
 FOR_EVER_S = 1e9
 FLUSH_S = 5.0
 """How long a process that ends waits for its last events to be acknowledged, in real seconds."""
-LEASE_S = 6.0
-"""For how long a registration holds, in real seconds."""
 
 Connect = Callable[[WallClock], AbstractContextManager[Exchange]]
 
@@ -118,39 +112,30 @@ class Shell:
             version=__version__,
             process=os.getpid(),
         )
-        self.audit = Audit(clock, self.recorder.record, self.cause)
-        self.checks = Checks()
-        provided = Provided(me.name, me.domain, scope, capabilities)
-        self.gate = Gate(policy, lambda: provided)
-        self.provider = Provider(
+        self.fabric = Fabric(
             self.exchange,
             clock,
-            self.gate.check,
-            on_refused=self.audit,
-        )
-        self.provider.serve(STOP, self._stop)
-        self.registry = Registry(self.exchange, clock, on_refused=self._impostor)
-        self.registrar = Registrar(
-            self.exchange,
-            clock,
-            Registration(
-                me.name,
-                me.role,
-                self.incarnation,
-                capabilities,
-                scope,
-                lease_s=LEASE_S * speed,
-                version=__version__,
-            ),
-            health=self.checks,
+            self.recorder.record,
+            self.cause,
+            incarnation=self.incarnation,
+            policy=policy,
+            capabilities=capabilities,
+            scope=scope,
+            lease_s=LEASE_S * speed,
             on_superseded=lambda other: self.end(
                 f"incarnation {other.incarnation} of {me.name} runs elsewhere"
             ),
         )
+        self.audit = self.fabric.audit
+        self.checks = self.fabric.checks
+        self.provider = self.fabric.provider
+        self.registry = self.fabric.registry
+        self.registrar = self.fabric.registrar
+        self.provider.serve(STOP, self._stop)
 
     def serving(self) -> None:
         """Say in the registry that the process does its work now."""
-        self.registrar.update(state=State.SERVING, operations=self.provider.operations)
+        self.fabric.serving()
 
     def on_signal(self, number: signal.Signals, call: Callable[[], None]) -> None:
         """Make ``call``, by the clock, when the process gets the signal."""
@@ -177,7 +162,7 @@ class Shell:
         for number, call in self._on_signal.items():
             loop.add_signal_handler(number, self.clock.call_soon, call)
         try:
-            self.registrar.start()
+            self.fabric.start()
             self.clock.run(self.clock.now() + FOR_EVER_S, lambda: self.stopping is not None)
             self._leave()
         finally:
@@ -192,9 +177,7 @@ class Shell:
     def _leave(self) -> None:
         """Withdraw from the registry, and wait a little for the stream to have every event."""
         self.recorder.record("process.ended", self.cause, reason=self.stopping, **self.figures())
-        self.registrar.withdraw()
-        self.registry.close()
-        self.provider.close()
+        self.fabric.leave()
         until = self.clock.now() + FLUSH_S * self._speed
         self.clock.run(until, lambda: not self.stream.waiting or not self.exchange.connected)
 
@@ -208,8 +191,3 @@ class Shell:
             last=shed.last,
             why=shed.why,
         )
-
-    def _impostor(self, refused: Refused) -> None:
-        """Have an entry of the registry that is not believed in the audit."""
-        why = f"{refused.reason}: {refused.detail}"
-        self.audit(Refusal(refused.owner, "register", self.identity.name, why))

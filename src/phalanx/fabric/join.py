@@ -1,0 +1,124 @@
+"""Joining the fabric: all that one identity needs to be found, called and audited, at once.
+
+``Fabric`` runs on any broker client and any clock: over the memory broker on virtual time it is
+the same as over NATS on the wall clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from phalanx import __version__
+from phalanx.bus.exchange import Exchange
+from phalanx.clock import Clock
+from phalanx.fabric.access import STANDARD_POLICY, Gate, Policy, Provided
+from phalanx.fabric.audit import Audit, Refusal
+from phalanx.fabric.client import Client
+from phalanx.fabric.directory import Appraise, Refused, unattested
+from phalanx.fabric.health import Checks
+from phalanx.fabric.invocation import Provider
+from phalanx.fabric.registration import Registration, State
+from phalanx.fabric.registry import Registrar, Registry
+from phalanx.fabric.scope import END_TO_END, Scope
+
+LEASE_S = 6.0
+"""For how long a registration holds, in seconds of the run at speed 1."""
+
+
+class Fabric:
+    """One identity's membership of the fabric.
+
+    Attributes:
+        audit: records what is refused, as events ``access.refused``.
+        checks: health checks that the registration reports.
+        gate: decides who may call; its policy may be changed.
+        provider: serves the operations of this identity.
+        calls: invokes operations of others.
+        registry: the other members, as seen from here.
+        registrar: this identity's own entry; it is written from ``start`` on.
+
+    """
+
+    def __init__(
+        self,
+        client: Exchange,
+        clock: Clock,
+        record: Callable[..., Any],
+        cause: str,
+        *,
+        incarnation: int,
+        policy: Policy = STANDARD_POLICY,
+        capabilities: tuple[str, ...] = (),
+        scope: Scope = END_TO_END,
+        lease_s: float = LEASE_S,
+        appraise: Appraise = unattested,
+        on_superseded: Callable[[Registration], None] | None = None,
+    ) -> None:
+        """Join; others find the identity once ``start`` was called.
+
+        Args:
+            client: of the broker; its identity joins.
+            clock: makes all calls; time is never taken from elsewhere.
+            record: ``record(kind, cause, **data)``, as ``domain.events.Recorder.record``.
+            cause: id of the event under which refusals stand.
+            incarnation: how often the identity was started; higher than in any earlier start.
+            policy: who may call what.
+            capabilities: what it is registered with.
+            scope: what it cares for.
+            lease_s: for how long its registration holds, in seconds of ``clock``.
+            appraise: how far to trust the registration of another.
+            on_superseded: told of the registration of a second process of this identity.
+
+        Raises:
+            NotPermittedError: if the identity may not be called, or may not read the registry.
+
+        """
+        me = client.identity
+        self.audit = Audit(clock, record, cause)
+        self.checks = Checks()
+        provided = Provided(me.name, me.domain, scope, capabilities)
+        self.gate = Gate(policy, lambda: provided)
+        self.provider = Provider(client, clock, self.gate.check, on_refused=self.audit)
+        self.calls = Client(client, clock, life=str(incarnation))
+        self.registry = Registry(client, clock, appraise=appraise, on_refused=self._impostor)
+        self.registrar = Registrar(
+            client,
+            clock,
+            Registration(
+                me.name,
+                me.role,
+                incarnation,
+                capabilities,
+                scope,
+                lease_s=lease_s,
+                version=__version__,
+            ),
+            health=self.checks,
+            on_superseded=on_superseded,
+        )
+
+    def start(self) -> None:
+        """Enter the registry as ``starting``, and keep the entry alive from now on.
+
+        Raises:
+            NotPermittedError: if the identity may not write its entry.
+
+        """
+        self.registrar.start()
+
+    def serving(self) -> None:
+        """Say in the registry that the identity does its work, and what may be invoked."""
+        self.registrar.update(state=State.SERVING, operations=self.provider.operations)
+
+    def leave(self) -> None:
+        """Withdraw the entry, and neither watch nor serve any more."""
+        self.registrar.withdraw()
+        self.registry.close()
+        self.provider.close()
+
+    def _impostor(self, refused: Refused) -> None:
+        """Record an entry of the registry that is not believed."""
+        me = self.registrar.registration.owner
+        reason = f"{refused.reason}: {refused.detail}"
+        self.audit(Refusal(refused.owner, "register", me, reason))
