@@ -22,8 +22,9 @@ from phalanx.auction.paths import lowest_cost_path
 from phalanx.auction.published import published_path
 from phalanx.auction.routes import Limits, PathResult, hop_costs
 from phalanx.auction.view import NetworkView
+from phalanx.domain.agents import AgentState
 from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences, want
-from phalanx.domain.network import LinkState, PopState
+from phalanx.domain.network import LinkState
 from phalanx.domain.predicates import LinkRateLimited
 from phalanx.domain.resources import Resources
 
@@ -59,7 +60,8 @@ def network(rng: random.Random, size: int, links: Ends) -> NetworkView:
         out[b].append(LinkState(names[a], mb_s, ms, loss))
     total = Resources(8, 16, 500)
     return NetworkView.EMPTY.apply_all(
-        PopState(
+        AgentState(
+            names[i],
             names[i],
             1,
             1,
@@ -82,7 +84,7 @@ def goal(tap: str, constraints: Constraints = NO_LIMIT) -> ConstrainedGoal:
 
 def bidders(view: NetworkView) -> list[tuple[str, float]]:
     """Return all PoPs with what the VNF would consume there."""
-    return [(s.pop, rsc_eval(s.total, s.free, REQUIRED, NEEDS)) for s in view.states]
+    return [(s.agent, rsc_eval(s.total, s.free, REQUIRED, NEEDS)) for s in view.states]
 
 
 def milliseconds(run: Callable[[], object]) -> float:

@@ -80,7 +80,7 @@ class Agents(Buses):
             sample_s=NEVER_S,
         )
         settings = replace(settings, peers=(), deadline_s=PATIENCE_S, idle_s=NEVER_S)
-        agent = make_agent(name, library, settings, log, parameters={})
+        agent = make_agent(name, library, settings, log, parameters={}, pop=name)
         node = Node(agent, clock, bus, network)
         node.start(ROOT)
         clock.run(clock.now())

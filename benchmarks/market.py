@@ -20,9 +20,10 @@ from phalanx.bus.memory import MemoryBus
 from phalanx.clock import Clock
 from phalanx.clock.virtual import VirtualClock
 from phalanx.clock.wall import WallClock
+from phalanx.domain.agents import AgentState
 from phalanx.domain.events import Recorder
 from phalanx.domain.goals import Constraints, Preferences, want
-from phalanx.domain.network import Link, Network, Pop, PopId, PopState
+from phalanx.domain.network import Link, Network, Pop, PopId
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.anomaly_detector import AnomalyDetector
@@ -113,7 +114,8 @@ def view_of(network: SimulatedNetwork, names: Iterable[PopId], version: int) -> 
     """Return what an agent knows that has heard of all PoPs."""
     sites = ((name, network.site(name)) for name in names)
     return NetworkView.EMPTY.apply_all(
-        PopState(name, 1, version, site.total, site.free, site.links) for name, site in sites
+        AgentState(name, name, 1, version, site.total, site.free, site.links)
+        for name, site in sites
     )
 
 
@@ -154,7 +156,7 @@ class Market:
         self.bus = bus(self.clock)
         self.nodes: dict[PopId, Node] = {}
         for name in names:
-            agent = make_agent(name, library, settings, self.log, parameters={})
+            agent = make_agent(name, library, settings, self.log, parameters={}, pop=name)
             self.nodes[name] = Node(agent, self.clock, self.bus, self.network)
         self.tap = names[size // 3]
         self._traffic_mb_s = traffic_mb_s

@@ -19,9 +19,10 @@ from phalanx.auction.bidding import make_bids
 from phalanx.auction.cost import rsc_eval, rsc_eval_hop, smallest
 from phalanx.auction.utility import rank
 from phalanx.auction.view import NetworkView
+from phalanx.domain.agents import AgentState
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences, want
-from phalanx.domain.network import LinkState, PopState
+from phalanx.domain.network import LinkState
 from phalanx.domain.predicates import LinkRateLimited
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
@@ -56,18 +57,20 @@ class Request(Struct, frozen=True):
 class Problem(Struct, frozen=True):
     """A network and what is to be placed in it, in the order in which it is asked for."""
 
-    states: tuple[PopState, ...]
+    states: tuple[AgentState, ...]
     requests: tuple[Request, ...]
 
     @property
     def bandwidth(self) -> dict[Edge, float]:
         """MB/s of each link, once in each direction."""
-        return {(s.pop, li.to): li.bandwidth_mb_s for s in self.states for li in s.links}
+        return {(s.agent, li.to): li.bandwidth_mb_s for s in self.states for li in s.links}
 
     def prices(self, request: Request) -> tuple[dict[Edge, float], dict[Edge, float]]:
         """Return the price of each link: as the first of a bidder's path, and as any other."""
-        hop = {s.pop: rsc_eval_hop(s.total, s.free, NEEDS) for s in self.states}
-        own = {s.pop: rsc_eval(s.total, s.free, request.vnfd.requires, NEEDS) for s in self.states}
+        hop = {s.agent: rsc_eval_hop(s.total, s.free, NEEDS) for s in self.states}
+        own = {
+            s.agent: rsc_eval(s.total, s.free, request.vnfd.requires, NEEDS) for s in self.states
+        }
         first = {(a, b): mb_s * (own[a] + hop[b]) for (a, b), mb_s in self.bandwidth.items()}
         other = {(a, b): mb_s * (hop[a] + hop[b]) for (a, b), mb_s in self.bandwidth.items()}
         return first, other
@@ -96,7 +99,7 @@ def problem(rng: random.Random, pops: int, requests: int) -> Problem:
         links[names[b]].append(LinkState(names[a], mb_s, latency_ms, 0.0))
     room = [Resources(2, 4, 500), Resources(2, 6, 1000), Resources(4, 6, 400)]
     states = tuple(
-        PopState(name, 1, 1, total, total, tuple(links[name]))
+        AgentState(name, name, 1, 1, total, total, tuple(links[name]))
         for name, total in ((name, rng.choice(room)) for name in names)
     )
     # Few taps: where an attack is, many functions are wanted at once.
@@ -126,7 +129,7 @@ def in_sequence(problem: Problem, choose: Choose, *, fixed_prices: bool = False)
             which change with what is placed.
 
     """
-    states = {state.pop: state for state in problem.states}
+    states = {state.agent: state for state in problem.states}
     view = NetworkView.EMPTY.apply_all(states.values())
     placed: dict[int, Path] = {}
     for number, request in enumerate(problem.requests):
@@ -146,7 +149,7 @@ def in_sequence(problem: Problem, choose: Choose, *, fixed_prices: bool = False)
     return placed
 
 
-def _allocated(states: dict[str, PopState], request: Request, path: Path) -> list[PopState]:
+def _allocated(states: dict[str, AgentState], request: Request, path: Path) -> list[AgentState]:
     """Take what a request needs; return the states that changed."""
     here = path[0]
     states[here] = replace(states[here], free=states[here].free - request.vnfd.requires)

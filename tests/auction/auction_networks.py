@@ -8,8 +8,9 @@ from itertools import pairwise
 
 from phalanx.auction.cost import rsc_eval_hop, smallest
 from phalanx.auction.view import NetworkView
+from phalanx.domain.agents import AgentState
 from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences, want
-from phalanx.domain.network import LinkState, PopId, PopState
+from phalanx.domain.network import LinkState, PopId
 from phalanx.domain.predicates import LinkRateLimited
 from phalanx.domain.resources import NOTHING, Resources
 from phalanx.domain.vnf import Vnfd
@@ -55,7 +56,8 @@ def dissertation(
     """The network of section 5.3, less what is used and reserved (by direction)."""
     used, reserved = used or {}, reserved or {}
     return NetworkView.EMPTY.apply_all(
-        PopState(
+        AgentState(
+            pop,
             pop,
             1,
             1,
@@ -105,7 +107,8 @@ def network(
         out.setdefault(a, []).append(LinkState(b, mb_s, ms, loss, forth))
         out.setdefault(b, []).append(LinkState(a, mb_s, ms, loss, back))
     return NetworkView.EMPTY.apply_all(
-        PopState(pop, 1, 1, total, free, tuple(out.get(pop, ()))) for pop, total, free in pops
+        AgentState(pop, pop, 1, 1, total, free, tuple(out.get(pop, ())))
+        for pop, total, free in pops
     )
 
 

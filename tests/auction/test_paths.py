@@ -180,7 +180,7 @@ def test_a_switch_outlives_the_agent_beside_it() -> None:
     view = plain(("a", "b", 5, 1))
     tap = view.get("b")
     assert tap is not None
-    dead = view.apply(type(tap)("b", 1, 2, tap.total, tap.free, tap.links, alive=False))
+    dead = view.apply(type(tap)("b", "b", 1, 2, tap.total, tap.free, tap.links, alive=False))
     for search in (lowest_cost_path, published_path):
         assert search(dead, "a", 0.5, asked("b"), NEEDS) == search(
             view, "a", 0.5, asked("b"), NEEDS

@@ -13,7 +13,8 @@ from phalanx.auction.published import published_path
 from phalanx.auction.routes import PathResult
 from phalanx.auction.view import NetworkView
 from phalanx.auction.widest import download_time_s
-from phalanx.domain.network import LinkState, PopState
+from phalanx.domain.agents import AgentState
+from phalanx.domain.network import LinkState
 from phalanx.domain.resources import Resources
 
 TOTAL = Resources(4, 8, 100)
@@ -32,8 +33,9 @@ links = st.lists(
     max_size=2,
 ).map(tuple)
 states = st.builds(
-    PopState,
-    pop=st.sampled_from(POPS),
+    AgentState,
+    agent=st.sampled_from((*POPS, "d")),
+    pop=st.sampled_from((*POPS, None)),
     incarnation=st.integers(1, 2),
     version=st.integers(1, 3),
     total=st.just(TOTAL),
@@ -43,8 +45,8 @@ states = st.builds(
 )
 
 
-def state(pop: str, version: int = 1, *to: LinkState, alive: bool = True) -> PopState:
-    return PopState(pop, 1, version, TOTAL, TOTAL, to, alive)
+def state(pop: str, version: int = 1, *to: LinkState, alive: bool = True) -> AgentState:
+    return AgentState(pop, pop, 1, version, TOTAL, TOTAL, to, alive)
 
 
 def link(to: str, mb_s: float = 10.0, reserved: float = 0.0, up: bool = True) -> LinkState:
@@ -52,7 +54,7 @@ def link(to: str, mb_s: float = 10.0, reserved: float = 0.0, up: bool = True) ->
 
 
 @given(st.data(), st.lists(states, max_size=8))
-def test_order_and_repetition_do_not_matter(data: st.DataObject, heard: list[PopState]) -> None:
+def test_order_and_repetition_do_not_matter(data: st.DataObject, heard: list[AgentState]) -> None:
     again = data.draw(st.permutations(heard)) + data.draw(st.permutations(heard))
     one, other = NetworkView.EMPTY, NetworkView.EMPTY
     for news in heard:
@@ -62,18 +64,18 @@ def test_order_and_repetition_do_not_matter(data: st.DataObject, heard: list[Pop
     assert one is other
     assert NetworkView.EMPTY.apply_all(again) is one
     assert one.states == other.states
-    for pop in one.pops:
+    for agent in one.agents:
         best = max(
-            (s for s in heard if s.pop == pop),
+            (s for s in heard if s.agent == agent),
             key=lambda s: (s.incarnation, s.version, not s.alive),
         )
-        known = one.get(pop)
+        known = one.get(agent)
         assert known is not None
         assert (known.stamp, known.alive) == (best.stamp, best.alive)
 
 
 @given(st.lists(states, max_size=8))
-def test_digest_is_that_of_the_content_whatever_came_before(heard: list[PopState]) -> None:
+def test_digest_is_that_of_the_content_whatever_came_before(heard: list[AgentState]) -> None:
     view = NetworkView.EMPTY.apply_all(heard)
     assert NetworkView.EMPTY.apply_all(view.states).digest == view.digest
 
@@ -131,7 +133,7 @@ def test_views_that_nobody_holds_are_forgotten_at_once() -> None:
 
 
 def test_links_count_when_both_ends_agree() -> None:
-    def arcs(*news: PopState) -> dict[str, list[str]]:
+    def arcs(*news: AgentState) -> dict[str, list[str]]:
         view = NetworkView.EMPTY.apply_all(news)
         return {pop: [arc[0] for arc in view.outgoing[pop]] for pop in view.pops}
 
@@ -161,16 +163,39 @@ def test_contradictory_states_never_yield_less_than_nothing() -> None:
     assert view.outgoing["b"] == [("a", 0.0, 2.0, 0.1, 4.0)]
 
 
+def test_of_several_agents_at_a_pop_a_living_one_tells_of_it() -> None:
+    second = replace(state("z", 5, link("b")), pop="a")
+    view = NetworkView.EMPTY.apply_all([state("a", 1), second, state("b", 1, link("a"))])
+    assert view.agents == ("a", "b", "z")
+    assert view.pops == ("a", "b")
+    site = view.site("a")
+    assert site is not None
+    assert site.agent == "a"
+    view = view.apply(state("a", 2, alive=False))
+    site = view.site("a")
+    assert site is not None
+    assert site.agent == "z"
+    assert [arc[0] for arc in view.outgoing["a"]] == ["b"]
+
+
+def test_an_agent_without_a_pop_is_known_and_no_part_of_the_network() -> None:
+    view = NetworkView.EMPTY.apply_all([state("a"), AgentState("slice", None, 1, 1)])
+    assert view.get("slice") is not None
+    assert view.pops == ("a",)
+    assert view.site("slice") is None
+    assert "slice" not in view.outgoing
+
+
 def test_stamps_and_pops_are_sorted_also_after_growth() -> None:
     view = NetworkView.EMPTY.apply(state("b", 3))
     assert view.pops == ("b",)
     view = view.apply(state("a", 2))
     assert view.pops == ("a", "b")
     assert view.stamps() == (("a", 1, 2), ("b", 1, 3))
-    assert view.apply(state("a", 4)).pops is view.pops
+    assert view.apply(state("a", 4)).agents is view.agents
     assert len(view) == 2
-    assert "a" in view
-    assert "c" not in view
+    assert "a" in view.agents
+    assert "c" not in view.agents
 
 
 def test_the_memo_is_bounded() -> None:

@@ -44,7 +44,7 @@ class Smoke(Predicate, frozen=True):
 
 def make(*capabilities, **options):
     events = []
-    agent = Agent("a", Library(capabilities), events.append, **options)
+    agent = Agent("a", Library(capabilities), events.append, pop="a", **options)
     agent.start(0.0, "root")
     return agent, events
 

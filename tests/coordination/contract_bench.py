@@ -38,6 +38,7 @@ from phalanx.domain.actions import (
     Stop,
     Transfer,
 )
+from phalanx.domain.agents import AgentState
 from phalanx.domain.bids import Bid
 from phalanx.domain.events import Event
 from phalanx.domain.goals import ConstrainedGoal, Constraints, Goal, Preferences, find_out, want
@@ -52,7 +53,7 @@ from phalanx.domain.messages import (
     Result,
     Verdict,
 )
-from phalanx.domain.network import LinkState, PopState
+from phalanx.domain.network import LinkState
 from phalanx.domain.predicates import AnomalousUsage, IpRateLimited
 from phalanx.domain.resources import NOTHING, Resources
 from phalanx.domain.vnf import Vnfd
@@ -162,11 +163,12 @@ class Bench:
             self.settings,
             self.events.append,
             parameters=parameters or {},
+            pop=ME,
         )
         self.bidder: Bidder = self.agent.capability(Bidder)
         total = self.site.total
         self.agent.capability(Outlook).view = NetworkView.EMPTY.apply_all(
-            PopState(pop, 1, 0, total, total, _links(pop)) for pop in PEERS
+            AgentState(pop, pop, 1, 0, total, total, _links(pop)) for pop in PEERS
         )
         self.carry_out(self.agent.start(0.0, "root"))
         self.look()

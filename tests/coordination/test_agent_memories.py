@@ -9,6 +9,7 @@ from phalanx.bdi.library import Library
 from phalanx.bdi.memory import MemoryUnusable, decode, encode
 from phalanx.coordination.failover import Cover
 from phalanx.domain.actions import Deploy, Enforce, Failed, Lift, ReadMeasure, Renew, Stop
+from phalanx.domain.agents import AgentState
 from phalanx.domain.goals import avert
 from phalanx.domain.messages import (
     Fact,
@@ -22,7 +23,6 @@ from phalanx.domain.messages import (
     Verdict,
     Welcome,
 )
-from phalanx.domain.network import PopState
 from phalanx.domain.resources import NOTHING
 from phalanx.runtime.node import make_agent
 
@@ -49,6 +49,7 @@ class Covered(Bench):
             self.events.append,
             parameters={},
             incarnation=incarnation,
+            pop=ME,
         )
         self.bidder = self.agent.capability(type(self.bidder))
         self.agent.capability(Outlook).view = view
@@ -256,7 +257,7 @@ def test_an_agent_that_comes_back_with_its_memory_is_not_taken_for_forgetful():
     ("remembers", "earlier", "forgot"), [(0, 2, True), (2, 2, False), (2, 1, True), (1, 2, False)]
 )
 def test_what_a_state_says_of_its_memory(remembers, earlier, forgot):
-    state = PopState("c", 3, 1, NOTHING, NOTHING, (), remembers=remembers)
+    state = AgentState("c", "c", 3, 1, NOTHING, NOTHING, (), remembers=remembers)
     assert state.forgets(earlier) is forgot
 
 

@@ -99,7 +99,7 @@ class World:
 
     def attach(self, pop: str) -> list[Percept]:
         seen = self.percepts[pop] = []
-        self.net.attach(pop, seen.append)
+        self.net.attach(pop, pop, seen.append)
         return seen
 
     def ask(self, pop: str, action: Action, cause: str = "cause") -> list[Outcome]:

@@ -129,7 +129,7 @@ def test_changes_of_one_instant_are_one_percept() -> None:
     world.do("pop5", Release("c"))
     world.run(2.0)
     assert len(percepts) == 2  # who holds something knows it
-    world.net.detach("pop5")
+    world.net.detach("pop5", "pop5")
     world.do("pop5", Stop("a"))
     world.run(3.0)
     assert (len(percepts), len(others)) == (2, 1)

@@ -19,6 +19,7 @@ from phalanx.auction.predicates import Gone, Left
 from phalanx.auction.settings import Settings
 from phalanx.bdi import Agent, GoalInstance, hears, perceives, plan, when
 from phalanx.bdi.steps import Await, Believe, Body, Forget, Pause, PlanFailed, Steps
+from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import RankedBid
 from phalanx.domain.goals import ConstrainedGoal, Mode, Predicate
 from phalanx.domain.messages import (
@@ -31,7 +32,6 @@ from phalanx.domain.messages import (
     UndoRequest,
     Verdict,
 )
-from phalanx.domain.network import PopId
 
 
 def _auctionable(me: Agent, goal: GoalInstance) -> bool:
@@ -200,8 +200,8 @@ class Auctioneer(Delegating):
     def agent_gone(self, me: Agent, gone: Gone | Left) -> Steps:
         """Pass on what an agent worked on that is gone, and pursue anew what it kept true."""
         for conversation, auction in list(self.auctions.items()):
-            self._react(me, conversation, auction, auction.on_gone(gone.pop, me.now))
-        for predicate in me.beliefs.held_by(gone.pop):
+            self._react(me, conversation, auction, auction.on_gone(gone.agent, me.now))
+        for predicate in me.beliefs.held_by(gone.agent):
             delegated = self.delegated.pop(predicate, None)
             yield Forget(predicate)
             if delegated is not None:
@@ -296,7 +296,7 @@ class Auctioneer(Delegating):
         if auction.due is not None:
             me.call_at(auction.due, partial(self._on_time, me, conversation))
 
-    def remind(self, me: Agent, winner: PopId) -> None:
+    def remind(self, me: Agent, winner: AgentId) -> None:
         """Tell an agent that is back what it has won, as far as this agent waits for it."""
         for conversation, auction in list(self.auctions.items()):
             self._react(me, conversation, auction, auction.on_return(winner, me.now))

@@ -131,8 +131,8 @@ class Bidder(Keeper):
     def agent_gone(self, me: Agent, gone: Gone | Left) -> None:
         """Nobody waits any more for what an agent asked for that is gone."""
         for contract in self.contracts.working():
-            if contract.initiator == gone.pop:
-                self.abandon(me, contract, f"{gone.pop} is gone")
+            if contract.initiator == gone.agent:
+                self.abandon(me, contract, f"{gone.agent} is gone")
 
     # -- bidding --------------------------------------------------------------------
 

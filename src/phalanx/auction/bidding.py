@@ -13,9 +13,10 @@ from phalanx.auction.published import published_path
 from phalanx.auction.routes import TOLERANCE
 from phalanx.auction.view import NetworkView
 from phalanx.auction.widest import download_time_s
+from phalanx.domain.agents import AgentState
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal
-from phalanx.domain.network import PopId, PopState
+from phalanx.domain.network import PopId
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import InstanceId, Vnfd
 
@@ -55,7 +56,7 @@ def make_bids(
 
     Args:
         view: the network as the agent believes it to be.
-        pop: where the agent stands; its own state in ``view`` yields the costs.
+        pop: where the agent stands; its state in ``view`` yields the costs.
         goal: the goal, its constraints, its traffic and where that is tapped.
         catalogue: all VNFs that could be deployed some day (eq. 4.3 and 4.4 ask for them).
         candidates: those that could achieve this goal.
@@ -66,7 +67,7 @@ def make_bids(
         method: how paths are searched.
 
     """
-    own = view.get(pop)
+    own = view.site(pop)
     if own is None:
         return f"nothing is known of {pop}"
     if not candidates:
@@ -77,6 +78,7 @@ def make_bids(
     for vnfd in candidates:
         bid = _bid(
             view,
+            pop,
             own,
             goal,
             vnfd,
@@ -103,7 +105,8 @@ def _refusal(reasons: Mapping[str, str]) -> str:
 
 def _bid(
     view: NetworkView,
-    own: PopState,
+    pop: PopId,
+    own: AgentState,
     goal: ConstrainedGoal,
     vnfd: Vnfd,
     reuse: Reusable | None,
@@ -123,14 +126,14 @@ def _bid(
     if lacking is not None:
         return lacking
     if reuse is None:
-        time_s = download_time_s(view, repository, own.pop, vnfd.image_mb)
+        time_s = download_time_s(view, repository, pop, vnfd.image_mb)
         if time_s is None:
             return f"{vnfd.name} cannot be downloaded: no bandwidth free from {repository}"
     else:
         time_s = reuse.time_s
     source_cost = rsc_eval(own.total, own.free, required, needs)
     find = lowest_cost_path if method == "exact" else published_path
-    path = find(view, own.pop, source_cost, goal, needs)
+    path = find(view, pop, source_cost, goal, needs)
     if isinstance(path, str):
         return path
     return Bid(

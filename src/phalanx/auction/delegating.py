@@ -16,6 +16,7 @@ from phalanx.auction.recall import RESTARTED
 from phalanx.auction.settings import Settings
 from phalanx.bdi import Agent, Capability, GoalInstance, Outcome, hears
 from phalanx.bdi.steps import Adopt, Believe, Steps
+from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal, Predicate, want
 from phalanx.domain.messages import (
     Fact,
@@ -26,7 +27,6 @@ from phalanx.domain.messages import (
     Result,
     Verdict,
 )
-from phalanx.domain.network import PopId
 
 RELIED = "relied"
 """Conversation in which an agent asks whether what it relies on is still so."""
@@ -36,7 +36,7 @@ class Delegated(Struct, frozen=True):
     """A goal that another agent achieved and keeps achieved."""
 
     adopt: Adopt
-    holder: PopId
+    holder: AgentId
 
     def memory(self, effect: Predicate) -> DelegatedMemory:
         """Return what is to be remembered of it."""
@@ -76,7 +76,7 @@ class Delegating(Capability):
         self.delegated: dict[Predicate, Delegated] = {}
         self.left: dict[Goal, AuctionMemory] = {}
         """Auctions of an earlier life whose winners are at work, and whose goals are not yet."""
-        self.cancelled: dict[str, PopId] = {}
+        self.cancelled: dict[str, AgentId] = {}
         """Winners that were told of late that their work is not wanted any more."""
 
     def remember(self, me: Agent) -> AuctioneerMemory:  # noqa: ARG002  # all is its own
@@ -126,13 +126,13 @@ class Delegating(Capability):
                 me, message.sender, [p for p in self.delegated if str(p) not in kept]
             )
 
-    def ended(self, me: Agent, holder: PopId, effects: Iterable[Predicate]) -> Steps:
+    def ended(self, me: Agent, holder: AgentId, effects: Iterable[Predicate]) -> Steps:
         """Believe no more what ``holder`` kept achieved so far."""
         for effect in self._of(me, holder, effects):
             self.delegated.pop(effect, None)
             yield Believe(effect, value=False)
 
-    def lost(self, me: Agent, holder: PopId, effects: Iterable[Predicate]) -> Steps:
+    def lost(self, me: Agent, holder: AgentId, effects: Iterable[Predicate]) -> Steps:
         """Have made anew what ``holder`` kept achieved, and could not keep."""
         for effect in self._of(me, holder, effects):
             delegated = self.delegated.pop(effect, None)
@@ -140,7 +140,7 @@ class Delegating(Capability):
             if delegated is not None:
                 yield delegated.adopt
 
-    def _of(self, me: Agent, holder: PopId, effects: Iterable[Predicate]) -> list[Predicate]:
+    def _of(self, me: Agent, holder: AgentId, effects: Iterable[Predicate]) -> list[Predicate]:
         """Return those of ``effects`` of which ``holder`` is believed to keep them so."""
         beliefs = ((effect, me.beliefs.get(effect)) for effect in effects)
         return [e for e, belief in beliefs if belief and belief.value and belief.holder == holder]
@@ -164,7 +164,7 @@ class Delegating(Capability):
         else:
             del self.cancelled[conversation]
 
-    def works_for_me(self, conversation: str, agent: PopId) -> bool:
+    def works_for_me(self, conversation: str, agent: AgentId) -> bool:
         """Whether ``agent`` is the winner that this agent waits for."""
         auction = self.auctions.get(conversation)
         if auction is not None:
@@ -172,7 +172,7 @@ class Delegating(Capability):
         left = self.left.values()
         return any(a.conversation == conversation and a.winner.bidder == agent for a in left)
 
-    def take_back(self, me: Agent, effect: Predicate, holder: PopId) -> bool:
+    def take_back(self, me: Agent, effect: Predicate, holder: AgentId) -> bool:
         """Rely on ``holder`` again, which came back and keeps ``effect`` true as before.
 
         False if that is not wanted any more: another keeps it true now, or it was to end.

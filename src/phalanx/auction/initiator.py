@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from phalanx.auction.memory import AuctionMemory, RefusalMemory
 from phalanx.auction.utility import rank
+from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.messages import (
     Award,
@@ -24,7 +25,6 @@ from phalanx.domain.messages import (
     Performative,
     Verdict,
 )
-from phalanx.domain.network import PopId
 
 OVERTAKEN = "another proposal was accepted"
 
@@ -34,16 +34,16 @@ class Awarded(Struct, frozen=True):
 
     winner: RankedBid
     ranking: tuple[RankedBid, ...]
-    refusals: dict[PopId, str]
-    silent: tuple[PopId, ...]
-    after: PopId | None = None
+    refusals: dict[AgentId, str]
+    silent: tuple[AgentId, ...]
+    after: AgentId | None = None
     why: str = ""
 
 
 class Fulfilled(Struct, frozen=True):
     """Decision: the winner achieved the goal."""
 
-    winner: PopId
+    winner: AgentId
     facts: tuple[Fact, ...]
 
 
@@ -51,14 +51,14 @@ class Exhausted(Struct, frozen=True):
     """Decision: nobody is left who could achieve the goal."""
 
     reason: str
-    refusals: dict[PopId, str]
-    silent: tuple[PopId, ...]
+    refusals: dict[AgentId, str]
+    silent: tuple[AgentId, ...]
     retry: bool
     """Whether a new auction may end differently: somebody was silent, busy or has failed."""
 
 
 Decision = Awarded | Fulfilled | Exhausted
-Outgoing = tuple[Performative, PopId, Content]
+Outgoing = tuple[Performative, AgentId, Content]
 Reaction = tuple[list[Outgoing], Decision | None]
 
 _NOTHING: Reaction = ([], None)
@@ -88,7 +88,7 @@ class Initiator:
     def __init__(
         self,
         call: CallForProposals,
-        bidders: Sequence[PopId],
+        bidders: Sequence[AgentId],
         *,
         probe_s: float = 5.0,
         patience: int = 3,
@@ -104,9 +104,9 @@ class Initiator:
         self._asked = frozenset(bidders)
         self._probe_s = probe_s
         self._patience = patience
-        self._proposals: dict[PopId, tuple[Bid, ...]] = {}
-        self._refusals: dict[PopId, str] = {}
-        self._failed: list[PopId] = []
+        self._proposals: dict[AgentId, tuple[Bid, ...]] = {}
+        self._refusals: dict[AgentId, str] = {}
+        self._failed: list[AgentId] = []
         self._ranking: list[RankedBid] = []
         self._winner: RankedBid | None = None
         self._misses = 0
@@ -148,7 +148,7 @@ class Initiator:
         call = self.call
         return [(Performative.CFP, bidder, call) for bidder in self.bidders]
 
-    def on_proposal(self, sender: PopId, bids: tuple[Bid, ...], now: float) -> Reaction:
+    def on_proposal(self, sender: AgentId, bids: tuple[Bid, ...], now: float) -> Reaction:
         """Take a proposal in; the last reply closes the auction. Doubled ones are ignored."""
         if sender not in self._asked or not bids or sender in self._refusals:
             return _NOTHING
@@ -160,7 +160,7 @@ class Initiator:
         return self._when_complete(now)
 
     def on_refusal(
-        self, sender: PopId, reason: str, now: float, *, passing: bool = False
+        self, sender: AgentId, reason: str, now: float, *, passing: bool = False
     ) -> Reaction:
         """Take a refusal in; ``passing`` says that the bidder may bid another time."""
         closed = self._winner is not None or self.over
@@ -170,14 +170,14 @@ class Initiator:
         self._passing = self._passing or passing
         return self._when_complete(now)
 
-    def on_agree(self, sender: PopId, now: float) -> Reaction:
+    def on_agree(self, sender: AgentId, now: float) -> Reaction:
         """The winner says that it is at work."""
         if self._winner is not None and sender == self._winner.bidder and not self.over:
             self._misses = 0
             self.due = now + self._probe_s
         return _NOTHING
 
-    def on_result(self, sender: PopId, facts: tuple[Fact, ...]) -> Reaction:
+    def on_result(self, sender: AgentId, facts: tuple[Fact, ...]) -> Reaction:
         """The winner says that the goal is achieved."""
         if self._winner is None or sender != self._winner.bidder or self.over:
             return _NOTHING
@@ -185,7 +185,7 @@ class Initiator:
         return [], Fulfilled(sender, facts)
 
     def on_failure(
-        self, sender: PopId, reason: str, now: float, *, final: bool = False
+        self, sender: AgentId, reason: str, now: float, *, final: bool = False
     ) -> Reaction:
         """The winner says that it failed; ``final``: as every other bidder would."""
         if self._winner is None or sender != self._winner.bidder or self.over:
@@ -196,7 +196,7 @@ class Initiator:
             return [], Exhausted(why, dict(self._refusals), self._silent(), retry=False)
         return self._pass_on(reason, now)
 
-    def on_gone(self, bidder: PopId, now: float) -> Reaction:
+    def on_gone(self, bidder: AgentId, now: float) -> Reaction:
         """A bidder died: as the winner it has failed, else its bid does not count any more."""
         if bidder == self.winner:
             return self._pass_on("is gone", now)
@@ -206,7 +206,7 @@ class Initiator:
         self._proposals.pop(bidder, None)
         return self.on_refusal(bidder, "is gone", now, passing=True)
 
-    def on_return(self, bidder: PopId, now: float) -> Reaction:
+    def on_return(self, bidder: AgentId, now: float) -> Reaction:
         """A bidder is back after a crash: what it was told last may have been lost on it."""
         if bidder != self.winner:
             return _NOTHING
@@ -237,7 +237,7 @@ class Initiator:
         return [(Performative.REJECT, bidder, Verdict(reason)) for bidder in self._proposals]
 
     @property
-    def winner(self) -> PopId | None:
+    def winner(self) -> AgentId | None:
         """Return who works on the goal now."""
         return None if self._winner is None or self.over else self._winner.bidder
 
@@ -285,12 +285,12 @@ class Initiator:
     def _accept(self, ranked: RankedBid) -> Outgoing:
         return Performative.ACCEPT, ranked.bidder, Award(ranked.bid, self.call)
 
-    def _awarded(self, ranked: RankedBid, after: PopId | None = None, why: str = "") -> Awarded:
+    def _awarded(self, ranked: RankedBid, after: AgentId | None = None, why: str = "") -> Awarded:
         return Awarded(
             ranked, tuple(self._ranking), dict(self._refusals), self._silent(), after, why
         )
 
-    def _silent(self) -> tuple[PopId, ...]:
+    def _silent(self) -> tuple[AgentId, ...]:
         return tuple(
             b for b in self.bidders if b not in self._proposals and b not in self._refusals
         )

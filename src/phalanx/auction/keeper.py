@@ -6,6 +6,7 @@ from phalanx.auction.estate import Estate
 from phalanx.auction.participant import NOTICE
 from phalanx.bdi import Adopt, Agent, Capability, Drop, GoalEnd, hears, when
 from phalanx.bdi.steps import Steps
+from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import ConstrainedGoal, Predicate, avert, want
 from phalanx.domain.messages import (
     Content,
@@ -18,7 +19,6 @@ from phalanx.domain.messages import (
     UndoRequest,
     Verdict,
 )
-from phalanx.domain.network import PopId
 from phalanx.domain.predicates import Quiet
 
 
@@ -27,10 +27,10 @@ class Keeper(Capability):
 
     def __init__(self) -> None:
         self.estate = Estate()
-        self.customers: dict[Predicate, dict[PopId, ConstrainedGoal]] = {}
+        self.customers: dict[Predicate, dict[AgentId, ConstrainedGoal]] = {}
         """Who relies on what is kept true here, and the goal that they had auctioned for it."""
 
-    def keep(self, predicate: Predicate, customer: PopId, goal: ConstrainedGoal) -> None:
+    def keep(self, predicate: Predicate, customer: AgentId, goal: ConstrainedGoal) -> None:
         """Note that ``customer`` relies on ``predicate``: it is told when that ends."""
         self.customers.setdefault(predicate, {})[customer] = goal
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.goals import ConstrainedGoal, Goal, Predicate
 from phalanx.domain.messages import CallForProposals, Content, Fact, Performative
@@ -14,7 +15,8 @@ from phalanx.domain.vnf import InstanceId, Vnfd
 class LifeMemory(Struct, frozen=True):
     """What is known of the life of another agent."""
 
-    pop: PopId
+    agent: AgentId
+    pop: PopId | None
     incarnation: int
     alive: bool
     left: bool
@@ -24,7 +26,7 @@ class OutlookMemory(Struct, frozen=True):
     """Of the view, only what changes beliefs; the rest is heard again."""
 
     lives: tuple[LifeMemory, ...] = ()
-    peers: tuple[PopId, ...] = ()
+    peers: tuple[AgentId, ...] = ()
     """Who was asked for proposals: a registry that cannot be read at the start says nothing."""
 
 
@@ -58,7 +60,7 @@ class CustomerMemory(Struct, frozen=True):
     """Who relies on something that is kept true, and the goal that was auctioned for it."""
 
     effect: Predicate
-    customer: PopId
+    customer: AgentId
     goal: ConstrainedGoal
 
 
@@ -73,7 +75,7 @@ class ContractMemory(Struct, frozen=True):
     """A conversation that was won; see ``auction.participant.Contract``."""
 
     conversation: str
-    initiator: PopId
+    initiator: AgentId
     call: CallForProposals
     """Without its context, which has become beliefs."""
     cause: str
@@ -94,7 +96,7 @@ class BidderMemory(Struct, frozen=True):
 class RefusalMemory(Struct, frozen=True):
     """Why a bidder did not bid."""
 
-    bidder: PopId
+    bidder: AgentId
     reason: str
 
 
@@ -104,10 +106,10 @@ class AuctionMemory(Struct, frozen=True):
     conversation: str
     call: CallForProposals
     """Without its context; its times are those of the auctioneer's clock."""
-    bidders: tuple[PopId, ...]
+    bidders: tuple[AgentId, ...]
     ranking: tuple[RankedBid, ...]
     winner: RankedBid
-    failed: tuple[PopId, ...] = ()
+    failed: tuple[AgentId, ...] = ()
     refusals: tuple[RefusalMemory, ...] = ()
     turn: int = 1
 
@@ -116,7 +118,7 @@ class DelegatedMemory(Struct, frozen=True):
     """A goal that another agent keeps achieved."""
 
     effect: Predicate
-    holder: PopId
+    holder: AgentId
     goal: Goal
     priority: int
     scope: str | None

@@ -35,7 +35,9 @@ def offer(
         offered: instances that another open proposal would use again.
 
     """
-    if call.goal.goal.predicate.at_tap and call.goal.tap != me.name:
+    if me.pop is None:
+        return f"{me.name} stands at no PoP"
+    if call.goal.goal.predicate.at_tap and call.goal.tap != me.pop:
         return f"only {call.goal.tap} can, where the traffic is"
     catalogue = settings.catalogue
     able = me.library.achievers(call.goal.goal)
@@ -51,7 +53,7 @@ def offer(
     outlook: Outlook = me.capability(Outlook)
     bids = make_bids(
         outlook.view,
-        me.name,
+        me.pop,
         call.goal,
         tuple(catalogue.values()),
         candidates,

@@ -18,21 +18,21 @@ from phalanx.auction.view import NetworkView
 from phalanx.bdi import Agent, Capability, hears, perceives
 from phalanx.bdi.steps import Believe, Forget, Perceive, Step, Steps
 from phalanx.domain.actions import SiteState
+from phalanx.domain.agents import AgentId, AgentState
 from phalanx.domain.messages import Advertisement, Digest, Message, Performative
-from phalanx.domain.network import PopId, PopState
 from phalanx.domain.resources import NOTHING, Resources
 
 GOSSIP = "gossip"
 
 
 def known_since(me: Agent) -> int:
-    """Return what an agent tells others of its memory (``PopState.remembers``)."""
+    """Return what an agent tells others of its memory (``AgentState.remembers``)."""
     return me.remembers if me.remembers != me.incarnation else 0
 
 
-def _heard_of(known: PopState | None, old: LifeMemory) -> PopState:
+def _heard_of(known: AgentState | None, old: LifeMemory) -> AgentState:
     """Return what a memory says of an agent; whatever it tells itself is newer."""
-    state = known or PopState(old.pop, old.incarnation, 0, NOTHING, NOTHING, ())
+    state = known or AgentState(old.agent, old.pop, old.incarnation, 0)
     return replace(state, incarnation=old.incarnation, version=0, alive=old.alive, left=old.left)
 
 
@@ -66,11 +66,16 @@ class Outlook(Capability):
         self._turn = peers.index(me.name) if me.name in peers else 0
         offset = self.settings.gossip_s * (self._turn + 1) / (len(peers) + 1)
         me.call_at(me.now + offset, lambda: self._gossip(me))
+        if me.pop is None:  # no percept of a PoP will ever make this agent known
+            mine = self.view.get(me.name)
+            version = self._next_version(mine, me)
+            state = AgentState(me.name, None, me.incarnation, version, remembers=known_since(me))
+            self._publish(me, state)
 
-    def alive(self) -> list[str]:
+    def alive(self) -> list[AgentId]:
         """Return the peers that are not believed dead, in order."""
         peers, dead = self.settings.peers, self.view.dead
-        return [pop for pop in peers if pop not in dead] if dead else list(peers)
+        return [peer for peer in peers if peer not in dead] if dead else list(peers)
 
     @perceives(Connected)
     def connection_changed(self, me: Agent, percept: Connected) -> None:
@@ -90,8 +95,9 @@ class Outlook(Capability):
                 return
         self._publish(
             me,
-            PopState(
+            AgentState(
                 me.name,
+                me.pop,
                 me.incarnation,
                 self._next_version(mine, me),
                 percept.total,
@@ -106,9 +112,9 @@ class Outlook(Capability):
         """Take in what others tell; contradict one's own obituary."""
         assert isinstance(message.content, Advertisement)
         self.sign_of_life(me, message.sender)
-        news: list[PopState] = []
+        news: list[AgentState] = []
         for state in message.content.states:
-            if state.pop == me.name:
+            if state.agent == me.name:
                 self._contradict(me, state)
             else:
                 news.append(state)
@@ -116,15 +122,15 @@ class Outlook(Capability):
         if self.view is before:
             return None
         changed: list[Step] = []
-        for pop in dict.fromkeys(state.pop for state in news):
-            old, new = before.get(pop), self.view.get(pop)
+        for agent in dict.fromkeys(state.agent for state in news):
+            old, new = before.get(agent), self.view.get(agent)
             if old is not None and new is not None:
                 if old.incarnation != new.incarnation:
                     me.changes += 1
                 changed += self._life(old, new)
         return changed
 
-    def _contradict(self, me: Agent, state: PopState) -> None:
+    def _contradict(self, me: Agent, state: AgentState) -> None:
         mine = self.view.get(me.name)
         if not state.alive and mine is not None and state.incarnation >= me.incarnation:
             version = max(state.version, mine.version) + 1
@@ -132,7 +138,7 @@ class Outlook(Capability):
             self._publish(me, alive)
             me.do_step(Perceive(Missed()))
 
-    def sign_of_life(self, me: Agent, sender: PopId) -> None:
+    def sign_of_life(self, me: Agent, sender: AgentId) -> None:
         """Tell an agent that is believed dead and speaks what is said of it: it will contradict.
 
         It may have contradicted already when this agent could not hear it.
@@ -141,27 +147,27 @@ class Outlook(Capability):
         if state is not None and not state.alive and not state.left:
             me.tell(Performative.INFORM, sender, GOSSIP, Advertisement((state,)))
 
-    def _life(self, old: PopState, new: PopState) -> Iterator[Step]:
+    def _life(self, old: AgentState, new: AgentState) -> Iterator[Step]:
         """Tell that an agent is gone, or left, or is back, or came back without its memory."""
         forgetful = old.alive and new.forgets(old.incarnation)
         if forgetful or (old.alive and not new.alive):
-            yield Believe(Left(new.pop) if new.left else Gone(new.pop))
+            yield Believe(Left(new.agent) if new.left else Gone(new.agent))
         if new.alive and (forgetful or not old.alive):
-            yield Forget(Gone(new.pop))
-            yield Forget(Left(new.pop))
+            yield Forget(Gone(new.agent))
+            yield Forget(Left(new.agent))
 
-    def take(self, state: PopState) -> bool:
+    def take(self, state: AgentState) -> bool:
         """Apply a state to the view; whether it was news."""
         view = self.view.apply(state)
         news, self.view = view is not self.view, view
         return news
 
-    def declare_dead(self, me: Agent, pop: str) -> None:
+    def declare_dead(self, me: Agent, agent: AgentId) -> None:
         """Tell everybody that an agent is gone."""
-        state = self.view.get(pop)
+        state = self.view.get(agent)
         if state is not None and state.alive:
             self._publish(me, replace(state, version=state.version + 1, alive=False))
-            me.do_step(Believe(Gone(pop)))
+            me.do_step(Believe(Gone(agent)))
 
     def leave(self, me: Agent) -> None:
         """Tell everybody that this agent has left."""
@@ -171,9 +177,9 @@ class Outlook(Capability):
 
     def remember(self, me: Agent) -> OutlookMemory:
         """Return whom this agent knows in which life."""
-        states = (state for state in self.view.states if state.pop != me.name)
+        states = (state for state in self.view.states if state.agent != me.name)
         return OutlookMemory(
-            tuple(LifeMemory(s.pop, s.incarnation, s.alive, s.left) for s in states),
+            tuple(LifeMemory(s.agent, s.pop, s.incarnation, s.alive, s.left) for s in states),
             self.settings.peers,
         )
 
@@ -184,12 +190,12 @@ class Outlook(Capability):
         """
         lives, peers = ((), ()) if part is None else (part.lives, part.peers)
         self.settings.peers = tuple(sorted({*self.settings.peers, *peers}))
-        self.view = self.view.apply_all(_heard_of(self.view.get(old.pop), old) for old in lives)
+        self.view = self.view.apply_all(_heard_of(self.view.get(old.agent), old) for old in lives)
         self._catch_up(me)
 
     def _catch_up(self, me: Agent) -> None:
         """Ask one peer for all that is news."""
-        peer = next((pop for pop in self.alive() if pop != me.name), None)
+        peer = next((peer for peer in self.alive() if peer != me.name), None)
         if peer is not None:
             digest = Digest(self.view.digest, self.view.stamps())
             me.tell(Performative.QUERY, peer, GOSSIP, digest)
@@ -206,25 +212,25 @@ class Outlook(Capability):
         if not digest.stamps:
             me.tell(Performative.QUERY, message.sender, GOSSIP, mine)
             return
-        theirs = {pop: (incarnation, version) for pop, incarnation, version in digest.stamps}
-        newer = tuple(s for s in self.view.states if s.stamp > theirs.get(s.pop, (-1, -1)))
+        theirs = {agent: (incarnation, version) for agent, incarnation, version in digest.stamps}
+        newer = tuple(s for s in self.view.states if s.stamp > theirs.get(s.agent, (-1, -1)))
         if newer:
             me.tell(Performative.INFORM, message.sender, GOSSIP, Advertisement(newer))
-        own = {s.pop: s.stamp for s in self.view.states}
-        if any(stamp > own.get(pop, (-1, -1)) for pop, stamp in theirs.items()):
+        own = {s.agent: s.stamp for s in self.view.states}
+        if any(stamp > own.get(agent, (-1, -1)) for agent, stamp in theirs.items()):
             me.tell(Performative.QUERY, message.sender, GOSSIP, mine)
         elif not newer:  # stamps agree and contents do not: an obituary met a sign of life
             everything = Advertisement(self.view.states)
             me.tell(Performative.INFORM, message.sender, GOSSIP, everything)
 
-    def _publish(self, me: Agent, state: PopState) -> None:
+    def _publish(self, me: Agent, state: AgentState) -> None:
         if not self.take(state):
             return
         for peer in self.settings.peers:
             if peer != me.name:
                 me.tell(Performative.INFORM, peer, GOSSIP, Advertisement((state,)))
 
-    def _next_version(self, mine: PopState | None, me: Agent) -> int:
+    def _next_version(self, mine: AgentState | None, me: Agent) -> int:
         if mine is not None and mine.incarnation == me.incarnation:
             return mine.version + 1
         return 1

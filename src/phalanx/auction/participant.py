@@ -8,9 +8,9 @@ from enum import Enum
 from msgspec.structs import replace
 
 from phalanx.auction.memory import ContractMemory, ReplyMemory
+from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid
 from phalanx.domain.messages import CallForProposals, Content, Fact, Performative
-from phalanx.domain.network import PopId
 from phalanx.domain.resources import NOTHING, Resources
 
 NOTICE = "notice"
@@ -53,7 +53,7 @@ class Contract:
     )
 
     def __init__(
-        self, conversation: str, initiator: PopId, call: CallForProposals, cause: str
+        self, conversation: str, initiator: AgentId, call: CallForProposals, cause: str
     ) -> None:
         self.conversation = conversation
         self.initiator = initiator

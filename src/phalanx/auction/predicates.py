@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Predicate
-from phalanx.domain.network import PopId
 
 
 class Gone(Predicate, frozen=True):
-    """The agent of ``pop`` does not live."""
+    """The agent does not live."""
 
-    pop: PopId
+    agent: AgentId
 
 
 class Left(Predicate, frozen=True):
-    """The agent of ``pop`` has left in order."""
+    """The agent has left in order."""
 
-    pop: PopId
+    agent: AgentId
 
 
 class Kept(Predicate, frozen=True):

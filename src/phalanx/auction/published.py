@@ -33,7 +33,7 @@ def published_path(
     if known is not None:
         return known
     limits = Limits.of(goal)
-    if source not in view or limits.tap not in view:
+    if source not in view.sites or limits.tap not in view.sites:
         return unreachable(view, source, limits)
     return view.remember(key, _search(view, source, source_cost, limits, needs))
 

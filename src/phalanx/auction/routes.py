@@ -76,7 +76,7 @@ def hop_costs(view: NetworkView, needs: Needs) -> dict[PopId, float]:
     if known is not None:
         return known
     return view.remember(
-        key, {state.pop: rsc_eval_hop(state.total, state.free, needs) for state in view.states}
+        key, {pop: rsc_eval_hop(s.total, s.free, needs) for pop, s in view.sites.items()}
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Constraints, Goal, Preferences
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import Vnfd
@@ -22,7 +23,7 @@ class GoalPolicy(Struct, frozen=True):
 class Settings(Struct):
     """Shared by all agents of a process; only ``catalogue`` changes, as the repository does."""
 
-    peers: tuple[PopId, ...]
+    peers: tuple[AgentId, ...]
     """All agents that may be asked, this one included, sorted."""
     repository: PopId
     catalogue: dict[str, Vnfd]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.goals import Preferences
-from phalanx.domain.network import PopId
 
 _NOISE = 1e-9
 """Values this close, relative to the larger, are one value: arithmetic, not a difference."""
@@ -15,7 +15,7 @@ _DIGITS = 12
 """Digits of a utility that count when two are compared."""
 
 
-def rank(bids: Sequence[tuple[PopId, Bid]], preferences: Preferences) -> list[RankedBid]:
+def rank(bids: Sequence[tuple[AgentId, Bid]], preferences: Preferences) -> list[RankedBid]:
     """Return all bids with their utility, the winner (least utility) first.
 
     Each component is normalised to [0, 1] between its least and its largest value among all

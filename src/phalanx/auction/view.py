@@ -1,8 +1,8 @@
 """The network as one agent believes it to be: immutable, and shared by all who believe the same.
 
-An agent learns the states of PoPs one by one, in any order, some twice and some late. The
-view it ends up with depends only on the states themselves: of two states of one PoP the
-later stamp wins, at equal stamps the report of a death wins over the state it is about,
+An agent learns the states of agents and their PoPs one by one, in any order, some twice and
+some late. The view it ends up with depends only on the states themselves: of two states of one
+agent the later stamp wins, at equal stamps the report of a death wins over the state it is about,
 and what differs still is settled by the larger fingerprint. So views form a semilattice:
 agents that heard the same states hold the same view, and in one process the same object.
 """
@@ -17,7 +17,9 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from phalanx.domain.network import LinkState, PopId, PopState
+from phalanx.domain.agents import AgentId, AgentState
+from phalanx.domain.network import LinkState, PopId
+from phalanx.domain.resources import NOTHING
 
 T = TypeVar("T")
 
@@ -32,11 +34,11 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class _Entry:
-    """One PoP's state with what decides between two of them."""
+    """One agent's state with what decides between two of them."""
 
     __slots__ = ("links", "order", "state", "token")
 
-    def __init__(self, state: PopState) -> None:
+    def __init__(self, state: AgentState) -> None:
         self.state = state
         self.token = int.from_bytes(blake2b(_encode(state), digest_size=16).digest(), "big")
         self.order = (state.incarnation, state.version, not state.alive, self.token)
@@ -61,7 +63,7 @@ class NetworkView:
     Args:
         digest: xor of the fingerprints of all states (Zobrist hashing).
         entries: the states.
-        pops: their names, sorted, if already known.
+        agents: their names, sorted, if already known.
 
     """
 
@@ -70,27 +72,30 @@ class NetworkView:
     _views: ClassVar[WeakValueDictionary[int, NetworkView]] = WeakValueDictionary()
 
     def __init__(
-        self, digest: int, entries: dict[PopId, _Entry], pops: tuple[PopId, ...] | None = None
+        self,
+        digest: int,
+        entries: dict[AgentId, _Entry],
+        agents: tuple[AgentId, ...] | None = None,
     ) -> None:
         self.digest = digest
         """128 bits; equal for views of equal content, however they came about."""
         self.memo: dict[Hashable, Any] = {}
         """Results of searches on this view, for all agents that hold it; see ``remember``."""
         self._entries = entries
-        if pops is not None:
-            self.__dict__["pops"] = pops
+        if agents is not None:
+            self.__dict__["agents"] = agents
         self._views[digest] = self
 
-    def apply(self, state: PopState) -> NetworkView:
+    def apply(self, state: AgentState) -> NetworkView:
         """Return the view that also knows ``state``; the same object if that is no news."""
         return self.apply_all((state,))
 
-    def apply_all(self, states: Iterable[PopState]) -> NetworkView:
+    def apply_all(self, states: Iterable[AgentState]) -> NetworkView:
         """Return the view that also knows ``states``: one copy, however many are new."""
         entries, digest, grown = self._entries, self.digest, False
-        news: dict[PopId, _Entry] = {}
+        news: dict[AgentId, _Entry] = {}
         for state in states:
-            old = news.get(state.pop) or entries.get(state.pop)
+            old = news.get(state.agent) or entries.get(state.agent)
             if old is None:
                 grown = True
                 entry = _Entry(state)
@@ -102,54 +107,83 @@ class NetworkView:
                     continue
                 digest ^= old.token
             digest ^= entry.token
-            news[state.pop] = entry
+            news[state.agent] = entry
         if not news:
             return self
         known = self._views.get(digest)
         if known is not None:
             return known
-        pops = None if grown else self.__dict__.get("pops")
-        return NetworkView(digest, {**entries, **news}, pops)
+        agents = None if grown else self.__dict__.get("agents")
+        return NetworkView(digest, {**entries, **news}, agents)
 
-    def get(self, pop: PopId) -> PopState | None:
-        """Return what is believed of ``pop``; None if nothing was heard of it."""
-        entry = self._entries.get(pop)
+    def get(self, agent: AgentId) -> AgentState | None:
+        """Return what is believed of ``agent``; None if nothing was heard of it."""
+        entry = self._entries.get(agent)
         return None if entry is None else entry.state
+
+    def site(self, pop: PopId) -> AgentState | None:
+        """Return what is believed of the resources and links of ``pop``; None: nothing."""
+        return self.sites.get(pop)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, pop: PopId) -> bool:
-        return pop in self._entries
-
     @cached_property
-    def pops(self) -> tuple[PopId, ...]:
-        """Names of all PoPs heard of, dead ones too, sorted."""
+    def agents(self) -> tuple[AgentId, ...]:
+        """Names of all agents heard of, dead ones too, sorted."""
         return tuple(sorted(self._entries))
 
     @cached_property
-    def dead(self) -> frozenset[PopId]:
-        """Names of the PoPs whose agent is believed gone."""
+    def _sites(self) -> dict[PopId, _Entry]:
+        """Of each PoP the state that one agent there tells.
+
+        All agents of a PoP perceive the same state of it, so any living one that told of it
+        serves: the first by name.
+        """
+        chosen: dict[PopId, tuple[bool, bool, _Entry]] = {}
+        for agent in self.agents:
+            entry = self._entries[agent]
+            state = entry.state
+            if state.pop is None:
+                continue
+            rank = state.alive, bool(state.links) or state.total != NOTHING
+            if state.pop not in chosen or rank > chosen[state.pop][:2]:
+                chosen[state.pop] = (*rank, entry)
+        return {pop: chosen[pop][2] for pop in sorted(chosen)}
+
+    @cached_property
+    def sites(self) -> dict[PopId, AgentState]:
+        """The state of each PoP, by its name in order."""
+        return {pop: entry.state for pop, entry in self._sites.items()}
+
+    @cached_property
+    def pops(self) -> tuple[PopId, ...]:
+        """Names of all PoPs that an agent told of, sorted."""
+        return tuple(self._sites)
+
+    @cached_property
+    def dead(self) -> frozenset[AgentId]:
+        """Names of the agents that are believed gone."""
         entries = self._entries.values()
-        return frozenset(entry.state.pop for entry in entries if not entry.state.alive)
+        return frozenset(entry.state.agent for entry in entries if not entry.state.alive)
 
     @property
-    def states(self) -> tuple[PopState, ...]:
-        """The states of all PoPs, by name."""
+    def states(self) -> tuple[AgentState, ...]:
+        """The states of all agents, by name."""
         entries = self._entries
-        return tuple(entries[pop].state for pop in self.pops)
+        return tuple(entries[agent].state for agent in self.agents)
 
-    def stamps(self) -> tuple[tuple[PopId, int, int], ...]:
-        """Return (pop, incarnation, version) of each PoP, by name."""
-        return tuple((state.pop, *state.stamp) for state in self.states)
+    def stamps(self) -> tuple[tuple[AgentId, int, int], ...]:
+        """Return (agent, incarnation, version) of each agent, by name."""
+        return tuple((state.agent, *state.stamp) for state in self.states)
 
     @cached_property
     def _arcs(self) -> tuple[dict[PopId, list[Arc]], dict[PopId, list[Arc]]]:
-        entries = self._entries
-        outgoing: dict[PopId, list[Arc]] = {pop: [] for pop in self.pops}
-        incoming: dict[PopId, list[Arc]] = {pop: [] for pop in self.pops}
-        for pop in self.pops:
-            for to, link in entries[pop].usable().items():
+        entries = self._sites
+        outgoing: dict[PopId, list[Arc]] = {pop: [] for pop in entries}
+        incoming: dict[PopId, list[Arc]] = {pop: [] for pop in entries}
+        for pop, entry in entries.items():
+            for to, link in entry.usable().items():
                 other = entries.get(to)
                 back = None if other is None else other.usable().get(pop)
                 if back is None:

@@ -19,13 +19,14 @@ from phalanx.bdi.memory import Memory
 from phalanx.bdi.remembering import recall, remember
 from phalanx.bdi.steps import Adopt
 from phalanx.domain.actions import Outcome as ActionOutcome
+from phalanx.domain.agents import POP, AgentId, Scope
 from phalanx.domain.events import Sink
 from phalanx.domain.messages import Message
 from phalanx.domain.network import PopId
 
 
 class Agent(Deliberation):
-    """An autonomous agent at one PoP, as its shell drives it.
+    """An autonomous agent, as its shell drives it. It may stand at a PoP; several may share one.
 
     Feed it with ``perceive``, ``receive``, ``answer`` and ``tick``; each returns messages to
     send and actions to perform. ``next_timer`` says when it wants its next ``tick``.
@@ -35,14 +36,16 @@ class Agent(Deliberation):
 
     def __init__(
         self,
-        name: PopId,
+        name: AgentId,
         library: Library,
         sink: Sink,
         *,
+        pop: PopId | None = None,
+        scope: Scope = POP,
         parameters: Mapping[str, float] | None = None,
         incarnation: int = 1,
     ) -> None:
-        super().__init__(name, library, sink, f"{name}.{incarnation}", parameters)
+        super().__init__(name, pop, scope, library, sink, f"{name}.{incarnation}", parameters)
         self.incarnation = incarnation
         self.remembers = incarnation
         """The earliest incarnation whose doings this one knows."""
@@ -57,6 +60,8 @@ class Agent(Deliberation):
         self.cause = self._recorder.record(
             "agent.started",
             cause,
+            scope=self.scope.name,
+            pop=self.pop,
             incarnation=self.incarnation,
             capabilities=sorted(capabilities or ()),
         )

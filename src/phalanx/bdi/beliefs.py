@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from msgspec import Struct
 
+from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal, Mode, Predicate
 from phalanx.domain.messages import Fact
-from phalanx.domain.network import PopId
 
 P = TypeVar("P", bound=Predicate)
 
@@ -18,7 +18,7 @@ class Belief(Struct, frozen=True):
     """A belief in a predicate or in its negation."""
 
     value: bool
-    holder: PopId | None
+    holder: AgentId | None
     """The agent whose measure keeps it true, and who can undo it; None: plain knowledge."""
     event: str
     """The ``belief.changed`` event that tells of it."""
@@ -75,7 +75,7 @@ class BeliefBase:
         """Forget what is known of ``predicate``."""
         self._by_type.get(type(predicate), {}).pop(predicate, None)
 
-    def held_by(self, holder: PopId) -> list[Predicate]:
+    def held_by(self, holder: AgentId) -> list[Predicate]:
         """Return what ``holder`` keeps true."""
         return [p for p, b in self if b.value and b.holder == holder]
 

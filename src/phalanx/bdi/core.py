@@ -13,6 +13,7 @@ from phalanx.bdi.memory import FLEETING
 from phalanx.bdi.steps import Steps
 from phalanx.domain.actions import Action
 from phalanx.domain.actions import Outcome as ActionOutcome
+from phalanx.domain.agents import AgentId, Scope
 from phalanx.domain.events import Recorder, Sink
 from phalanx.domain.messages import Content, Message, Performative
 from phalanx.domain.network import PopId
@@ -48,10 +49,17 @@ class Core:
         "drained",
         "name",
         "now",
+        "pop",
+        "scope",
     )
 
-    def __init__(self, name: PopId, sink: Sink, life: str) -> None:
+    def __init__(
+        self, name: AgentId, pop: PopId | None, scope: Scope, sink: Sink, incarnation: str
+    ) -> None:
         self.name = name
+        self.pop = pop
+        """Where it stands; None: at no PoP, so nothing can be deployed for it there."""
+        self.scope = scope
         self.changes = 0
         """Counts what may have changed in ``memory()``: while it stays, so does the memory."""
         self.drained = False
@@ -59,7 +67,7 @@ class Core:
         self.now = 0.0
         self.cause = ""
         """The event that the present step follows from."""
-        self._recorder = Recorder(name, sink, self._read_now, life)
+        self._recorder = Recorder(name, sink, self._read_now, incarnation)
         self._out: list[Instruction] = []
         self._agenda: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._acts: dict[int, tuple[Callable[[ActionOutcome], Steps | None], str]] = {}
@@ -74,7 +82,7 @@ class Core:
         return self._recorder.record(kind, self.cause, **data)
 
     def tell(
-        self, performative: Performative, receiver: PopId, conversation: str, content: Content
+        self, performative: Performative, receiver: AgentId, conversation: str, content: Content
     ) -> None:
         """Send a message."""
         self._counts[1] += 1

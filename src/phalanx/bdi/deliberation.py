@@ -17,6 +17,7 @@ from phalanx.bdi.goals import GoalEnd, GoalInstance, Outcome
 from phalanx.bdi.intention import Intention
 from phalanx.bdi.library import Library
 from phalanx.bdi.steps import Adopt, Believe, Drop, Forget, Note, Perceive, Steps
+from phalanx.domain.agents import AgentId, Scope
 from phalanx.domain.events import Sink
 from phalanx.domain.goals import Goal, Predicate
 from phalanx.domain.network import PopId
@@ -37,13 +38,15 @@ class Deliberation(Core):
 
     def __init__(
         self,
-        name: PopId,
+        name: AgentId,
+        pop: PopId | None,
+        scope: Scope,
         library: Library,
         sink: Sink,
-        life: str,
+        incarnation: str,
         parameters: Mapping[str, float] | None,
     ) -> None:
-        super().__init__(name, sink, life)
+        super().__init__(name, pop, scope, sink, incarnation)
         self.library = library
         self.parameters = parameters or {}
         self.beliefs = BeliefBase()
@@ -134,7 +137,7 @@ class Deliberation(Core):
             priority=adopt.priority,
             scope=adopt.scope,
             traffic_mb_s=adopt.traffic_mb_s,
-            tap=adopt.tap or self.name,
+            tap=adopt.tap or self.pop or "",
             instance=adopt.instance,
             contract=adopt.contract,
             standing=adopt.standing,

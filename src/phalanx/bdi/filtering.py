@@ -5,8 +5,8 @@ from __future__ import annotations
 from phalanx.bdi.beliefs import BeliefBase
 from phalanx.bdi.capability import PlanSpec
 from phalanx.bdi.goals import GoalInstance
+from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Mode
-from phalanx.domain.network import PopId
 
 
 def may_start(goal: GoalInstance, others: list[GoalInstance]) -> bool:
@@ -18,7 +18,7 @@ def may_start(goal: GoalInstance, others: list[GoalInstance]) -> bool:
     return not any(o.priority > goal.priority and o.end is None for o in others)
 
 
-def already(goal: GoalInstance, beliefs: BeliefBase, me: PopId) -> bool:
+def already(goal: GoalInstance, beliefs: BeliefBase, me: AgentId) -> bool:
     """Whether the agent ``me`` with ``beliefs`` has nothing to do for ``goal``.
 
     Hearsay about a measure of another agent does not count. What was won in an auction is
@@ -33,7 +33,7 @@ def already(goal: GoalInstance, beliefs: BeliefBase, me: PopId) -> bool:
 
 
 def own_work(
-    goal: GoalInstance, name: str, spec: PlanSpec, beliefs: BeliefBase, me: PopId, *, runs: bool
+    goal: GoalInstance, name: str, spec: PlanSpec, beliefs: BeliefBase, me: AgentId, *, runs: bool
 ) -> bool:
     """Whether the VNF ``name`` of the agent ``me`` is to pursue the goal, rather than an auction.
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from phalanx.bdi.library import Library
+from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.goals import Goal, Predicate
 from phalanx.domain.network import PopId
@@ -45,7 +46,7 @@ class BeliefMemory(Struct, frozen=True):
 
     predicate: Predicate
     value: bool
-    holder: PopId | None
+    holder: AgentId | None
     event: str
     since: float
 
@@ -76,7 +77,7 @@ class FallenGoal(Struct, frozen=True):
 
 class _Core(Struct, frozen=True, kw_only=True):
     version: int = VERSION
-    agent: PopId
+    agent: AgentId
     incarnation: int
     """The life that remembers."""
     remembers: int

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from phalanx.domain.actions import Action
+from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal, Predicate
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import InstanceId
@@ -34,7 +35,7 @@ class Believe(Struct, frozen=True):
 
     predicate: Predicate
     value: bool = True
-    holder: PopId | None = None
+    holder: AgentId | None = None
     """Who keeps it true and can undo it; None: plain knowledge."""
 
 
@@ -60,7 +61,7 @@ class Adopt(Struct, frozen=True):
     traffic_mb_s: float | Callable[[], float] = 0.0
     """Traffic that the goal is about, in MB/s; a function is asked when the goal's turn comes."""
     tap: PopId = ""
-    """Where that traffic is; empty: at this agent's PoP."""
+    """Where that traffic is; empty: at this agent's PoP, if it has one."""
     instance: InstanceId | None = None
     contract: str | None = None
     standing: bool = False

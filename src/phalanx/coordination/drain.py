@@ -22,9 +22,9 @@ from phalanx.bdi.steps import Steps
 from phalanx.coordination.orchestrator import Orchestrator
 from phalanx.coordination.priorities import PROTECT
 from phalanx.coordination.takeover import KEPT_IN_MIND, Successor, open_goal
+from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Predicate, avert, want
 from phalanx.domain.messages import Fact, Handover, Message, OpenGoal, Performative, Taken
-from phalanx.domain.network import PopId
 
 HANDOVER = "handover"
 LOOK_S = 0.5
@@ -48,7 +48,7 @@ class _Matter:
         self.who = 0
         """The how-manieth candidate is being asked."""
         self.turns = 0
-        self.asked: PopId | None = None
+        self.asked: AgentId | None = None
         self.due = 0.0
         """When to ask (again)."""
 
@@ -65,7 +65,7 @@ class Departure(Successor):
         self._matters: dict[str, _Matter] = {}
         self._handed: list[str] = []
         self._leave_at = 0.0
-        self._sought: set[tuple[PopId, str]] = set()
+        self._sought: set[tuple[AgentId, str]] = set()
         """Other holders that this agent looks for: for whom, and the id of the goal."""
         self._received: dict[str, None] = {}
         """Goals that were handed over to this agent, the latest."""
@@ -128,7 +128,7 @@ class Departure(Successor):
 
     def _hand_over(self, me: Agent) -> None:
         """Ask for each matter one candidate at a time; one message to each of them."""
-        batches: dict[PopId, list[OpenGoal]] = {}
+        batches: dict[AgentId, list[OpenGoal]] = {}
         for matter in self._matters.values():
             if me.now < matter.due:
                 continue
@@ -146,7 +146,7 @@ class Departure(Successor):
         for receiver, goals in batches.items():
             me.tell(Performative.REQUEST, receiver, HANDOVER, Handover(tuple(goals)))
 
-    def _candidates(self, me: Agent, goal: OpenGoal) -> list[PopId]:
+    def _candidates(self, me: Agent, goal: OpenGoal) -> list[AgentId]:
         """Return whom to ask: who relies on it, then the guardian and who comes after."""
         ring = me.capability(Outlook).alive()
         place = ring.index(me.name) if me.name in ring else -1
@@ -230,7 +230,7 @@ class Departure(Successor):
         content = Taken(tuple(done), tuple(under_way), tuple(declined))
         me.tell(Performative.INFORM, sender, HANDOVER, content)
 
-    def _holder(self, me: Agent, goal: OpenGoal) -> PopId | None:
+    def _holder(self, me: Agent, goal: OpenGoal) -> AgentId | None:
         belief = me.beliefs.get(goal.goal.predicate)
         return belief.holder if belief is not None and belief.value else None
 
@@ -245,7 +245,7 @@ class Departure(Successor):
             delegated.setdefault(effect, Delegated(_adopt(goal), holder))
             me.changes += 1
 
-    def _seek_holder(self, me: Agent, leaves: PopId, goal: OpenGoal) -> None:
+    def _seek_holder(self, me: Agent, leaves: AgentId, goal: OpenGoal) -> None:
         """Have somebody else keep true what the agent that leaves keeps so."""
         if (leaves, goal.id) in self._sought:
             return
@@ -254,7 +254,7 @@ class Departure(Successor):
         adopt = _adopt(goal) if delegated is None else delegated.adopt
         me.adopt(adopt).waiters.append(partial(self._found, me, leaves, goal))
 
-    def _found(self, me: Agent, leaves: PopId, goal: OpenGoal, end: GoalEnd) -> None:
+    def _found(self, me: Agent, leaves: AgentId, goal: OpenGoal, end: GoalEnd) -> None:
         self._sought.discard((leaves, goal.id))
         me.cause = end.event
         fact = next((f for f in end.facts if f.predicate == goal.goal.predicate), None)

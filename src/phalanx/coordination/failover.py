@@ -17,9 +17,9 @@ from phalanx.bdi import Agent, hears, perceives
 from phalanx.bdi.steps import Steps
 from phalanx.coordination.drain import Departure
 from phalanx.coordination.recovery import Homecoming
+from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal
 from phalanx.domain.messages import Heartbeat, Message, OpenGoal, Performative
-from phalanx.domain.network import PopId
 
 HEARTBEAT = "heartbeat"
 
@@ -27,7 +27,7 @@ HEARTBEAT = "heartbeat"
 class WardMemory(Struct, frozen=True):
     """What a guardian remembers of the agent that it covers."""
 
-    pop: PopId
+    pop: AgentId
     incarnation: int
     goals: tuple[OpenGoal, ...]
     gone: bool
@@ -37,7 +37,7 @@ class TakenMemory(Struct, frozen=True):
     """A goal that was taken over."""
 
     goal: Goal
-    owner: PopId
+    owner: AgentId
 
 
 class CoverMemory(Struct, frozen=True):
@@ -69,7 +69,7 @@ class Cover(Homecoming, Departure):
 
     def __init__(self) -> None:
         super().__init__()
-        self._wards: dict[PopId, _Ward] = {}
+        self._wards: dict[AgentId, _Ward] = {}
         self._beaten = 0.0
         """When this agent last looked."""
 
@@ -102,7 +102,7 @@ class Cover(Homecoming, Departure):
         for ward in self._wards.values():
             ward.heard = me.now
 
-    def _watch(self, me: Agent, pop: PopId) -> Steps | None:
+    def _watch(self, me: Agent, pop: AgentId) -> Steps | None:
         ward = self._wards.get(pop)
         if ward is None:
             self._wards[pop] = _Ward(me.now)
@@ -117,7 +117,7 @@ class Cover(Homecoming, Departure):
         outlook.declare_dead(me, pop)
         return self.take_over(me, pop, goals)
 
-    def _returned(self, me: Agent, pop: PopId, ward: _Ward) -> None:
+    def _returned(self, me: Agent, pop: AgentId, ward: _Ward) -> None:
         me.cause = me.record("agent.returned", pop=pop)
         ward.gone, ward.heard = False, me.now
 

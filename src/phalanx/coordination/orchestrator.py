@@ -166,7 +166,7 @@ class Orchestrator(Capability):
         """Turn a hold into a running instance; give all back if that fails or is given up."""
         estate, vnfd = me.capability(Bidder).estate, instance.vnfd
         view, repository = me.capability(Outlook).view, self.settings.repository
-        takes = download_time_s(view, repository, me.name, vnfd.image_mb)
+        takes = download_time_s(view, repository, me.pop or "", vnfd.image_mb)
         instance.due = me.now + (takes or 0.0)
         estate.add(instance)
         try:
@@ -313,7 +313,7 @@ class Orchestrator(Capability):
         new = Instance(f"{me.new_id('vnf')}/{vnfd.name}", vnfd, old.units)
         hold, resources = f"{new.id}@update", vnfd.scaled(new.units)
         try:
-            yield Act(Hold(hold, hold, resources, (me.name,), 0.0, self.settings.lease_s))
+            yield Act(Hold(hold, hold, resources, (me.pop or "",), 0.0, self.settings.lease_s))
         except PlanFailed as refusal:
             reason = f"no room for version {vnfd.version} beside the old one: {refusal}"
             raise PlanFailed(reason) from refusal

@@ -23,9 +23,9 @@ from phalanx.bdi.steps import Steps
 from phalanx.coordination.orchestrator import Orchestrator
 from phalanx.coordination.priorities import TIDY_UP
 from phalanx.coordination.takeover import Successor
+from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import avert
 from phalanx.domain.messages import Message, OpenGoal, Performative, Return, Welcome
-from phalanx.domain.network import PopId
 
 ASK_S = 0.5
 """Pause before those who have not answered are asked again."""
@@ -38,7 +38,7 @@ class Homecoming(Successor):
 
     def __init__(self) -> None:
         super().__init__()
-        self._unheard: dict[PopId, None] = {}
+        self._unheard: dict[AgentId, None] = {}
         """Whose answer is still to come."""
         self._waiting: list[GoalInstance] = []
         """What is not pursued before the answers are there."""
@@ -95,7 +95,7 @@ class Homecoming(Successor):
             auctioneer.rely_anew(me, measure)
         return ()
 
-    def _keeps(self, me: Agent, owner: PopId, goal: OpenGoal) -> bool:
+    def _keeps(self, me: Agent, owner: AgentId, goal: OpenGoal) -> bool:
         """Whether this agent goes on with what it took over from ``owner``; else it gives it up."""
         if self.taken.get(goal.goal) != owner:
             return False
@@ -108,7 +108,7 @@ class Homecoming(Successor):
             me.end_goal(mine, Outcome.DROPPED, f"{owner} is back and at work for it")
         return False
 
-    def _drop_ended(self, me: Agent, owner: PopId, goals: tuple[OpenGoal, ...]) -> None:
+    def _drop_ended(self, me: Agent, owner: AgentId, goals: tuple[OpenGoal, ...]) -> None:
         """Give up what had ended before ``owner`` fell, which its guardian could not know."""
         still_open = {goal.goal for goal in goals}
         for goal in [g for g, o in self.taken.items() if o == owner and g not in still_open]:

@@ -61,7 +61,7 @@ def fit_to_traffic(
 def _ample(me: Agent, goal: GoalInstance) -> bool:
     """Whether there is nothing to fit: much room, as far as is known, and no path in between."""
     instance, traffic_mb_s = estate_of(me).get(goal.instance), goal.traffic_now()
-    if instance is None or instance.vnfd.handles_mb_s is None or goal.tap != me.name:
+    if instance is None or instance.vnfd.handles_mb_s is None or goal.tap != me.pop:
         return False
     return instance.units == 1 and 0 < AMPLE * traffic_mb_s < instance.vnfd.handles_mb_s
 

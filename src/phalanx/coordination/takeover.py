@@ -5,9 +5,9 @@ from __future__ import annotations
 from phalanx.auction.settings import Settings
 from phalanx.bdi import Adopt, Agent, Capability, GoalInstance
 from phalanx.bdi.steps import Steps
+from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal, Mode
 from phalanx.domain.messages import OpenGoal
-from phalanx.domain.network import PopId
 
 KEPT_IN_MIND = 512
 """Goals that were taken over and are still known as such; the eldest are forgotten first."""
@@ -19,7 +19,7 @@ class Successor(Capability):
     settings: Settings
 
     def __init__(self) -> None:
-        self.taken: dict[Goal, PopId] = {}
+        self.taken: dict[Goal, AgentId] = {}
         """Goals that this agent took over, and from whom."""
 
     def own_goals(self, me: Agent) -> list[GoalInstance]:
@@ -37,7 +37,7 @@ class Successor(Capability):
         """Return what would have to be taken over, as it travels."""
         return tuple(open_goal(me, goal) for goal in self.own_goals(me))
 
-    def take_over(self, me: Agent, owner: PopId, goals: tuple[OpenGoal, ...]) -> Steps:
+    def take_over(self, me: Agent, owner: AgentId, goals: tuple[OpenGoal, ...]) -> Steps:
         """Pursue from now on what ``owner`` pursued."""
         for taken in goals:
             self.note_taken(me, taken.goal, owner)
@@ -50,7 +50,7 @@ class Successor(Capability):
                 standing=taken.standing,
             )
 
-    def note_taken(self, me: Agent, goal: Goal, owner: PopId) -> None:
+    def note_taken(self, me: Agent, goal: Goal, owner: AgentId) -> None:
         """Remember from whom a goal was taken over."""
         self.taken.pop(goal, None)
         self.taken[goal] = owner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from phalanx.domain.agents import AgentId
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import InstanceId
 
@@ -32,6 +33,6 @@ class Bid(Struct, frozen=True):
 class RankedBid(Struct, frozen=True):
     """A bid beside its bidder and its utility for the auctioneer (eq. 3.1; low wins)."""
 
-    bidder: PopId
+    bidder: AgentId
     bid: Bid
     utility: float

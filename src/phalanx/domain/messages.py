@@ -6,9 +6,10 @@ from enum import Enum
 
 from msgspec import Struct
 
+from phalanx.domain.agents import AgentId, AgentState
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal, Goal, Predicate
-from phalanx.domain.network import PopId, PopState
+from phalanx.domain.network import PopId
 
 
 class Performative(Enum):
@@ -32,7 +33,7 @@ class Fact(Struct, frozen=True):
 
     predicate: Predicate
     value: bool = True
-    holder: PopId | None = None
+    holder: AgentId | None = None
     """The agent whose measure makes it true and who can undo it; None: plain knowledge."""
 
 
@@ -90,17 +91,17 @@ class UndoRequest(Struct, frozen=True, tag=True):
 
 
 class Advertisement(Struct, frozen=True, tag=True):
-    """Content of an inform: states of PoPs as the sender knows them."""
+    """Content of an inform: states of agents and PoPs as the sender knows them."""
 
-    states: tuple[PopState, ...]
+    states: tuple[AgentState, ...]
 
 
 class Digest(Struct, frozen=True, tag=True):
     """Content of a query-ref: a fingerprint of the sender's view, to find out who is behind."""
 
     digest: int
-    stamps: tuple[tuple[PopId, int, int], ...] = ()
-    """(pop, incarnation, version) of each entry; empty in the first exchange."""
+    stamps: tuple[tuple[AgentId, int, int], ...] = ()
+    """(agent, incarnation, version) of each entry; empty in the first exchange."""
 
 
 class OpenGoal(Struct, frozen=True):
@@ -114,7 +115,7 @@ class OpenGoal(Struct, frozen=True):
     traffic_mb_s: float
     standing: bool
     cause: str
-    holder: PopId | None = None
+    holder: AgentId | None = None
     """Who keeps it achieved; None: nobody does yet."""
 
 
@@ -124,7 +125,7 @@ class Heartbeat(Struct, frozen=True, tag=True):
     incarnation: int
     goals: tuple[OpenGoal, ...] = ()
     remembers: int = 0
-    """As in ``PopState``."""
+    """As in ``AgentState``."""
 
 
 class Return(Struct, frozen=True, tag=True):
@@ -216,8 +217,8 @@ class Message(Struct, frozen=True):
 
     id: str
     performative: Performative
-    sender: PopId
-    receiver: PopId
+    sender: AgentId
+    receiver: AgentId
     conversation: str
     content: Content
     cause: str

@@ -80,32 +80,3 @@ class LinkState(Struct, frozen=True):
     reserved_mb_s: float = 0.0
     """Bandwidth reserved by forwarding graphs in this direction."""
     up: bool = True
-
-
-class PopState(Struct, frozen=True):
-    """What a PoP tells the others of itself: an advertisement, allowed to be old."""
-
-    pop: PopId
-    incarnation: int
-    """How often the agent was started; a higher one always wins."""
-    version: int
-    """Counts the changes within one incarnation."""
-    total: Resources
-    free: Resources
-    """Resources not allocated to a VNF; holds of open proposals still count as free."""
-    links: tuple[LinkState, ...]
-    alive: bool = True
-    """False once its neighbours found the agent gone, or it has left."""
-    remembers: int = 0
-    """The earliest incarnation that it still knows the doings of; 0: only its present one."""
-    left: bool = False
-    """Whether it left in order: nothing that it did is missing."""
-
-    @property
-    def stamp(self) -> tuple[int, int]:
-        """Order of this state among all states of the same PoP."""
-        return self.incarnation, self.version
-
-    def forgets(self, incarnation: int) -> bool:
-        """Whether the agent no longer knows what it did in an earlier ``incarnation``."""
-        return incarnation < (self.remembers or self.incarnation)

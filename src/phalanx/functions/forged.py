@@ -18,9 +18,9 @@ def answer_for(me: Agent, ip: str) -> Adopt:
 def _door(me: Agent, ip: str) -> PopId:
     """Return the PoP that the traffic towards ``ip`` passes: the last one that is known to."""
     view = me.capability(Outlook).view
-    here = me.name
+    here = me.pop or ""
     for seen in me.beliefs.matching(LinkIp, ip=ip):
         here, end = link_ends(seen.link)
-        if view.get(end) is None:  # no PoP, hence the host itself
+        if view.site(end) is None:  # no PoP, hence the host itself
             return here
     return here

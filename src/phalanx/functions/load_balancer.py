@@ -97,7 +97,7 @@ class LoadBalancer(Capability):
         by = int(me.parameter(self, "parts"))
         divided = _divide(split.part, split.parts, by)
         goals = [want(FlowRecord(split.ip, part, of)) for part, of in divided]
-        ends = yield from self._split(me, goal, goals, tap=me.name)
+        ends = yield from self._split(me, goal, goals, tap=me.pop or "")
         forged = Fact(Spoofed(split.ip), True)
         if any(forged in end.facts for end in ends):
             yield Believe(forged.predicate)

@@ -41,8 +41,8 @@ class SynProxy(Capability):
     @plan(HandshakesProxied)
     def proxy_handshakes(self, me: Agent, goal: GoalInstance) -> Body:
         """Answer for the address, at the tap: both directions of a connection pass only there."""
-        if goal.tap != me.name:
-            raise PlanFailed(f"answers do not pass {me.name}, only {goal.tap}")
+        if goal.tap != me.pop:
+            raise PlanFailed(f"answers do not pass {me.pop}, only {goal.tap}")
         yield from enforce(me, goal, goal.goal.predicate)
 
     @plan(HandshakesProxied, Mode.AVERT)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from phalanx.domain.actions import Action, Outcome, Percept
+from phalanx.domain.agents import AgentId
 from phalanx.domain.network import PopId
 
 Answer = Callable[[Outcome], None]
@@ -14,11 +15,11 @@ Answer = Callable[[Outcome], None]
 class Infrastructure(Protocol):
     """Carries out actions at PoPs. A driver may answer at once or later, but only once."""
 
-    def attach(self, pop: PopId, perceive: Callable[[Percept], None]) -> None:
-        """Tell the agent of ``pop`` of changes from now on; begins with its ``SiteState``."""
+    def attach(self, agent: AgentId, pop: PopId, perceive: Callable[[Percept], None]) -> None:
+        """Tell ``agent`` of changes at ``pop`` from now on; begins with a ``SiteState``."""
 
-    def detach(self, pop: PopId) -> None:
-        """Stop telling; leases go on until they run out."""
+    def detach(self, agent: AgentId, pop: PopId) -> None:
+        """Tell ``agent`` nothing more; leases go on until they run out."""
 
     def perform(self, pop: PopId, action: Action, cause: str, answer: Answer) -> None:
         """Carry out ``action`` at ``pop`` and call ``answer`` with its outcome.

@@ -16,8 +16,9 @@ from phalanx.auction.view import NetworkView
 from phalanx.bdi import Adopt, Agent
 from phalanx.bdi.core import Instruction
 from phalanx.domain.actions import SiteState
+from phalanx.domain.agents import AgentState
 from phalanx.domain.goals import want
-from phalanx.domain.network import LinkState, Network, Pop, PopId, PopState
+from phalanx.domain.network import LinkState, Network, Pop, PopId
 from phalanx.domain.predicates import Monitored
 from phalanx.domain.traffic import PROFILES
 from phalanx.domain.vnf import InstanceId
@@ -60,7 +61,7 @@ def planned_site(network: Network, pop: Pop) -> SiteState:
 
 def first_view(sites: Iterable[tuple[PopId, SiteState]]) -> NetworkView:
     """Return what everybody knows before the first word is said."""
-    states = [PopState(pop, 1, 0, site.total, site.free, site.links) for pop, site in sites]
+    states = [AgentState(pop, pop, 1, 0, site.total, site.free, site.links) for pop, site in sites]
     return NetworkView.EMPTY.apply_all(states)
 
 

@@ -13,7 +13,8 @@ from phalanx.bdi.library import Library
 from phalanx.bdi.memory import Memory
 from phalanx.bus import Bus
 from phalanx.clock import Clock, Timer
-from phalanx.domain.actions import Outcome, Percept
+from phalanx.domain.actions import Failed, Outcome, Percept
+from phalanx.domain.agents import POP, AgentId, Scope
 from phalanx.domain.events import Sink
 from phalanx.domain.messages import Message
 from phalanx.domain.network import PopId
@@ -90,7 +91,8 @@ class Node:
     def _live(self, instructions: list[Instruction]) -> None:
         self._carry_out(instructions)
         self._bus.attach(self.agent.name, self._receive)
-        self._infrastructure.attach(self.agent.name, self._perceive)
+        if self.agent.pop is not None:
+            self._infrastructure.attach(self.agent.name, self.agent.pop, self._perceive)
 
     def crash(self) -> None:
         """End the agent as kill -9 does: nothing is said, nothing is given back.
@@ -99,7 +101,8 @@ class Node:
         """
         self.alive = False
         self._bus.detach(self.agent.name)
-        self._infrastructure.detach(self.agent.name)
+        if self.agent.pop is not None:
+            self._infrastructure.detach(self.agent.name, self.agent.pop)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -136,9 +139,12 @@ class Node:
         for instruction in instructions:
             if isinstance(instruction, Perform):
                 answer = partial(self._answer, instruction.token)
-                self._infrastructure.perform(
-                    self.agent.name, instruction.action, instruction.cause, answer
-                )
+                pop = self.agent.pop
+                if pop is None:
+                    answer(Failed(f"{self.agent.name} stands at no PoP"))
+                else:
+                    action, cause = instruction.action, instruction.cause
+                    self._infrastructure.perform(pop, action, cause, answer)
             else:
                 self._bus.send(instruction)
         if self.agent.drained and self.alive:
@@ -160,16 +166,26 @@ class Node:
 
 
 def make_agent(
-    name: PopId,
+    name: AgentId,
     library: Library,
     settings: Settings,
     sink: Sink,
     *,
     parameters: Mapping[str, float],
     incarnation: int = 1,
+    pop: PopId | None = None,
+    scope: Scope = POP,
 ) -> Agent:
     """Return an agent whose capabilities know the system's settings."""
-    agent = Agent(name, library, sink, parameters=parameters, incarnation=incarnation)
+    agent = Agent(
+        name,
+        library,
+        sink,
+        pop=pop,
+        scope=scope,
+        parameters=parameters,
+        incarnation=incarnation,
+    )
     for capability in agent.capabilities.values():
         if "settings" in type(capability).__annotations__:
             capability.settings = settings  # type: ignore[attr-defined]  # declared by its class

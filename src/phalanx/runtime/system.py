@@ -235,6 +235,7 @@ class System:
             self.log,
             parameters=self.scenario.parameters,
             incarnation=incarnation,
+            pop=pop,
         )
         outlook: Outlook = agent.capability(Outlook)
         outlook.view = self.view

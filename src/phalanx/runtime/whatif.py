@@ -10,10 +10,11 @@ from phalanx.auction.bidding import make_bids
 from phalanx.auction.utility import rank
 from phalanx.auction.view import NetworkView
 from phalanx.bdi import Capability
+from phalanx.domain.agents import AgentState
 from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import ConstrainedGoal, Goal
-from phalanx.domain.network import LinkState, PopState
+from phalanx.domain.network import LinkState
 from phalanx.domain.resources import Resources
 from phalanx.loading.refusals import nearest, show
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
@@ -67,7 +68,7 @@ def what_if(
     bids: list[tuple[str, Bid]] = []
     refusals: dict[str, str] = {}
     for pop in pops:
-        state = view.get(pop)
+        state = view.site(pop)
         answer = make_bids(
             view,
             pop,
@@ -103,7 +104,7 @@ def _goal(scenario: Scenario, catalogue: Catalogue, text: str) -> Goal:
     return structs.replace(goal, predicate=structs.replace(goal.predicate, **given))
 
 
-def _states(scenario: Scenario, catalogue: Catalogue) -> list[PopState]:
+def _states(scenario: Scenario, catalogue: Catalogue) -> list[AgentState]:
     network = scenario.to_network()
     used: dict[str, Resources] = {}
     if _MONITOR in catalogue.vnfds:
@@ -116,7 +117,8 @@ def _states(scenario: Scenario, catalogue: Catalogue) -> list[PopState]:
         for source, target in ((link.a, link.b), (link.b, link.a)):
             links[source].append(LinkState(target, link.bandwidth_mb_s, link.latency_ms, link.loss))
     return [
-        PopState(
+        AgentState(
+            agent=pop.name,
             pop=pop.name,
             incarnation=1,
             version=1,

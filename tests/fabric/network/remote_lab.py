@@ -51,11 +51,11 @@ class Site:
         self.takes_s = 10.0
         self._clock = clock
 
-    def attach(self, pop: str, perceive: Callable[[Percept], None]) -> None:
+    def attach(self, agent: str, pop: str, perceive: Callable[[Percept], None]) -> None:
         self.told[pop] = perceive
         self._clock.call_soon(lambda: self.tell(pop, self.state()))
 
-    def detach(self, pop: str) -> None:
+    def detach(self, agent: str, pop: str) -> None:
         self.told.pop(pop, None)
 
     def perform(self, pop: str, action: Action, cause: str, answer: Answer) -> None:
@@ -128,7 +128,7 @@ class Lab:
         return answers
 
     def attach(self) -> None:
-        self.remote.attach("a", self.percepts.append)
+        self.remote.attach("a", "a", self.percepts.append)
 
     def run(self, seconds: float = 0.0) -> None:
         self.clock.run(self.clock.now() + seconds)

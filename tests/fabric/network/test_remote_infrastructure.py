@@ -79,7 +79,7 @@ def test_an_agent_perceives_from_its_attachment_on(lab: Lab) -> None:
     lab.site.lose("vnf1")
     lab.run()
     assert (states(lab), losses(lab)) == ([8.0, 3.0], ["vnf1"])
-    lab.remote.detach("a")
+    lab.remote.detach("a", "a")
     lab.site.lose("vnf2")
     lab.run(5.0)
     assert losses(lab) == ["vnf1"]
@@ -109,7 +109,7 @@ def test_an_agent_acts_and_perceives_at_its_own_pop_only(lab: Lab) -> None:
     lab.remote.perform("b", quick(1), "why", answers.append)
     assert answers == [Failed("the agent of a cannot act at b")]
     with pytest.raises(ValueError, match="cannot perceive 'b'"):
-        lab.remote.attach("b", lab.percepts.append)
+        lab.remote.attach("b", "b", lab.percepts.append)
     with pytest.raises(ValueError, match="'a' cannot act at 'b'"):
         RemoteInfrastructure(lab.exchange, "b", 1, lab.clock)
     with pytest.raises(ValueError, match="incarnation is 0"):
@@ -298,7 +298,7 @@ def test_a_new_life_of_the_agent_ends_the_old_one(lab: Lab) -> None:
     lab.life += 1
     new = RemoteInfrastructure(lab.hub.join(agent("a")), "a", lab.life, lab.clock)
     percepts: list[object] = []
-    new.attach("a", percepts.append)
+    new.attach("a", "a", percepts.append)
     lab.run(0.5)
     assert len(percepts) == 1
     answers: list[Outcome] = []

@@ -125,7 +125,7 @@ class Bench:
         stack.callback(self.driver.shutdown)
         self.percepts: list[Percept] = []
         for pop in POPS:
-            self.driver.attach(pop, self.percepts.append)
+            self.driver.attach(pop, pop, self.percepts.append)
         homes = {name: self.testbed.home(name) for name in ("c-1", "server", "office")}
         self.inside = {
             name: Inside(full)

@@ -10,6 +10,7 @@ from phalanx.bus.exchange import Delivery, Exchange, Subscription, Unanswered
 from phalanx.bus.wire import WireError
 from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import Action, Failed, Outcome, Percept
+from phalanx.domain.agents import AgentId
 from phalanx.domain.network import PopId
 from phalanx.fabric.network.codec import (
     Answered,
@@ -108,7 +109,7 @@ class RemoteInfrastructure:
         """For how long nothing was heard of the service, in seconds."""
         return self._clock.now() - self._heard_at
 
-    def attach(self, pop: PopId, perceive: Perceive) -> None:
+    def attach(self, agent: AgentId, pop: PopId, perceive: Perceive) -> None:
         """Tell the agent of changes from now on; begins with the ``SiteState`` of its PoP.
 
         Raises:
@@ -117,12 +118,12 @@ class RemoteInfrastructure:
 
         """
         if pop != self._pop:
-            raise ValueError(f"the agent of {self._pop!r} cannot perceive {pop!r}")
+            raise ValueError(f"{agent} of {self._pop!r} cannot perceive {pop!r}")
         self._perceive = perceive
         self._listen()
         self._sync()
 
-    def detach(self, pop: PopId) -> None:
+    def detach(self, agent: AgentId, pop: PopId) -> None:  # noqa: ARG002  # there is one agent
         """Stop telling; what was asked for is still answered, leases go on."""
         if pop == self._pop and self._perceive is not None:
             self._perceive = None

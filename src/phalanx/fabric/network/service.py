@@ -208,9 +208,9 @@ class NetworkService:
             return
         session.perceives = wanted
         if wanted:
-            self._infrastructure.attach(session.pop, partial(self._perceived, session))
+            self._infrastructure.attach(session.pop, session.pop, partial(self._perceived, session))
         else:
-            self._infrastructure.detach(session.pop)
+            self._infrastructure.detach(session.pop, session.pop)
 
     def _perceived(self, session: Session[Delivery], percept: Percept) -> None:
         if session.perceives:

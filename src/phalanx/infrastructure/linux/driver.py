@@ -18,6 +18,7 @@ from phalanx.domain.actions import (
     Renew,
     Renewed,
 )
+from phalanx.domain.agents import AgentId
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import Link, LinkId, Network, PopId, link_id
 from phalanx.domain.vnf import InstanceId, Vnfd
@@ -115,9 +116,9 @@ class LinuxNetwork(NetworkDriver):
             percepts=self._percepts,
         )
 
-    def attach(self, pop: PopId, perceive: Perceive) -> None:
-        """Tell the agent of ``pop`` of changes from now on; VNFs start quickly there."""
-        super().attach(pop, perceive)
+    def attach(self, agent: AgentId, pop: PopId, perceive: Perceive) -> None:
+        """Tell ``agent`` of changes at ``pop`` from now on; VNFs start quickly there."""
+        super().attach(agent, pop, perceive)
         self._programs.prepare(pop)
 
     def perform(self, pop: PopId, action: Action, cause: str, answer: Answer) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from phalanx.clock import Clock
 from phalanx.domain.actions import Hold, Percept, SiteState
+from phalanx.domain.agents import AgentId
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import Link, LinkState, PopId
 from phalanx.domain.resources import NOTHING, Resources
@@ -240,19 +241,19 @@ class Percepts:
         self._topology = topology
         self._compute = compute
         self._links = links
-        self._agents: dict[PopId, Perceive] = {}
-        self._told: dict[PopId, SiteState] = {}
+        self._agents: dict[PopId, dict[AgentId, Perceive]] = {}
+        self._told: dict[AgentId, SiteState] = {}
         self._changed: dict[PopId, None] = {}
 
-    def attach(self, pop: PopId, perceive: Perceive) -> None:
-        """Tell ``perceive`` from now on, beginning with the state of ``pop``."""
-        self._agents[pop] = perceive
-        self._told.pop(pop, None)
+    def attach(self, agent: AgentId, pop: PopId, perceive: Perceive) -> None:
+        """Tell ``agent`` from now on, beginning with the state of ``pop``."""
+        self._agents.setdefault(pop, {})[agent] = perceive
+        self._told.pop(agent, None)
         self.changed((pop,))
 
-    def detach(self, pop: PopId) -> None:
-        """Tell the agent of ``pop`` nothing more."""
-        self._agents.pop(pop, None)
+    def detach(self, agent: AgentId, pop: PopId) -> None:
+        """Tell ``agent`` nothing more."""
+        self._agents.get(pop, {}).pop(agent, None)
 
     def changed(self, pops: Iterable[PopId]) -> None:
         """Note that the state of ``pops`` may have changed."""
@@ -261,9 +262,8 @@ class Percepts:
         self._changed.update(dict.fromkeys(pops))
 
     def tell(self, pop: PopId, percept: Percept) -> None:
-        """Tell the agent of ``pop`` something at once, if there is one."""
-        perceive = self._agents.get(pop)
-        if perceive is not None:
+        """Tell the agents of ``pop`` something at once, if there are any."""
+        for perceive in list(self._agents.get(pop, {}).values()):
             perceive(percept)
 
     def state(self, pop: PopId) -> SiteState:
@@ -287,11 +287,14 @@ class Percepts:
     def _flush(self) -> None:
         changed, self._changed = self._changed, {}
         for pop in changed:
-            if pop in self._agents:
-                state = self.state(pop)
-                if state != self._told.get(pop):
-                    self._told[pop] = state
-                    self.tell(pop, state)
+            agents = self._agents.get(pop)
+            if not agents:
+                continue
+            state = self.state(pop)
+            for agent, perceive in list(agents.items()):
+                if state != self._told.get(agent):
+                    self._told[agent] = state
+                    perceive(state)
 
 
 def as_data(amount: Resources) -> dict[str, float]:

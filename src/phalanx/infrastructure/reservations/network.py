@@ -15,6 +15,7 @@ from phalanx.domain.actions import (
     Stop,
     Transfer,
 )
+from phalanx.domain.agents import AgentId
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import Link, Network, PopId, link_id
 from phalanx.domain.resources import Resources
@@ -58,13 +59,13 @@ class NetworkDriver:
             self._topology, self._compute, self._links, self._percepts, recorder
         )
 
-    def attach(self, pop: PopId, perceive: Perceive) -> None:
-        """Tell the agent of ``pop`` of changes from now on; soon of its ``SiteState``."""
-        self._percepts.attach(pop, perceive)
+    def attach(self, agent: AgentId, pop: PopId, perceive: Perceive) -> None:
+        """Tell ``agent`` of changes at ``pop`` from now on; soon of its ``SiteState``."""
+        self._percepts.attach(agent, pop, perceive)
 
-    def detach(self, pop: PopId) -> None:
-        """Stop telling; leases go on until they run out."""
-        self._percepts.detach(pop)
+    def detach(self, agent: AgentId, pop: PopId) -> None:
+        """Tell ``agent`` nothing more; leases go on until they run out."""
+        self._percepts.detach(agent, pop)
 
     def fail_link(self, a: PopId, b: PopId) -> None:
         """Cut the link between ``a`` and ``b``; what is reserved on it stays reserved.

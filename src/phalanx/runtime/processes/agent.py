@@ -119,6 +119,7 @@ class AgentProcess:
             shell.stream,
             parameters=plan.parameters,
             incarnation=shell.incarnation,
+            pop=self._name,
         )
         self._outlook: Outlook = self.agent.capability(Outlook)
         sites = [(pop.name, planned_site(network, pop)) for pop in network.pops]
