@@ -47,7 +47,7 @@ from msgspec import Struct, field
 from contract_net import keep_samples
 from crowd import Crowd, Held, Weighed
 from crowd_agents import auction_of
-from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.client import BrokerError
 from phalanx.bus.nats import find_server
 from tables import MISSING, QUICK, console, extra, milliseconds, show
 
@@ -217,7 +217,7 @@ def beside_the_aim(size: int, measured: dict[str, Measured]) -> None:
 def main() -> None:
     try:
         find_server()
-    except ExchangeError as error:
+    except BrokerError as error:
         console.print(MISSING.format(error), style="yellow", soft_wrap=True)
         sys.exit(0 if QUICK else 1)
     ways = dict(WAYS)

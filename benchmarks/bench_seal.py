@@ -20,7 +20,7 @@ from typing import TypeVar
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from phalanx.bus.seal import Opened, Seal
+from phalanx.bus.seal import OpenedFrame, Seal
 from phalanx.identity import Authority, Credentials, Files, tls_context, write_credentials
 from phalanx.identity.names import Identity, Role
 from tables import QUICK, console, show
@@ -50,7 +50,7 @@ def handshake(a: Seal, b: Seal) -> None:
     (hello,) = a.wrap("b", b"first", 0.0)
     (answer,) = b.open("a", hello, 0.0).replies
     (sealed,) = a.open("b", answer, 0.0).replies
-    assert b.open("a", sealed, 0.0) == Opened(b"first")
+    assert b.open("a", sealed, 0.0) == OpenedFrame(b"first")
 
 
 def sealing(a: Seal, b: Seal) -> Way:
@@ -59,7 +59,7 @@ def sealing(a: Seal, b: Seal) -> Way:
     def way(messages: list[bytes]) -> tuple[float, float]:
         frames, sending = timed(lambda m: a.wrap("b", m, 1.0)[0], messages)
         opened, hearing = timed(lambda f: b.open("a", f, 1.0), frames)
-        assert opened[-1] == Opened(messages[-1])
+        assert opened[-1] == OpenedFrame(messages[-1])
         return sending, hearing
 
     return way

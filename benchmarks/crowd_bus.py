@@ -13,8 +13,8 @@ from contract_net import ANSWERS, Caller, Saying, head, headed, samples
 from crowd import AUCTIONEER, Hold, Holding, bidders, obey
 from phalanx.bus import subjects
 from phalanx.bus.agents import AgentBus, Seal
-from phalanx.bus.exchange import Delivery
-from phalanx.bus.nats import NatsExchange
+from phalanx.bus.client import Delivery
+from phalanx.bus.nats import NatsClient
 from phalanx.bus.plain import PlainSeal
 from phalanx.bus.seal import Seal as KeyedSeal
 from phalanx.bus.wire import decode
@@ -44,19 +44,19 @@ class Nats:
         """Stop them; see ``crowd.Way``."""
         self._ground.close()
 
-    def join(self, name: str) -> tuple[WallClock, NatsExchange, Bundle]:
+    def join(self, name: str) -> tuple[WallClock, NatsClient, Bundle]:
         """Return a connected exchange of an identity, with its clock and what it is known by."""
         path = self._ground.bus(name)
         bundle, clock = read_bundle(path), WallClock()
         tls = tls_context(Files.of(path.parent))
-        exchange = NatsExchange(bundle.identity, clock, bundle.servers, tls)
+        exchange = NatsClient(bundle.identity, clock, bundle.servers, tls)
         exchange.ready(60.0)
         return clock, exchange, bundle
 
 
 def live(
     clock: WallClock,
-    exchange: NatsExchange,
+    exchange: NatsClient,
     orders: Connection,
     hold: Callable[[Hold], None] | None = None,
 ) -> None:
@@ -128,7 +128,7 @@ class Bus(Nats):
         """Return what protects the messages of a process."""
         return KeyedSeal(bundle.credentials, 1)
 
-    def attend(self, name: str) -> tuple[WallClock, NatsExchange, AgentBus]:
+    def attend(self, name: str) -> tuple[WallClock, NatsClient, AgentBus]:
         """Return the bus of an agent, with what it stands on."""
         clock, exchange, bundle = self.join(name)
         return clock, exchange, AgentBus(exchange, clock, self.seal(bundle))

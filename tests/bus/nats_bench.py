@@ -12,7 +12,7 @@ import nats
 from nats_lab import DOMAIN, RECORDER, A, B, Ground, Lab
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Delivery, Stored, Unanswered
+from phalanx.bus.client import Delivery, Stored, Unanswered
 
 MESSAGES, REQUESTS, BURST, AHEAD = 20_000, 2_000, 200, 4_000
 PAYLOAD = bytes(300)

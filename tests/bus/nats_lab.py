@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.client import BrokerError
 from phalanx.bus.nats import (
+    BrokerFiles,
     Cluster,
-    Credentials,
-    Limits,
-    NatsExchange,
+    NatsClient,
     NatsServer,
+    ServerLimits,
     ServerSettings,
     find_server,
     setup,
@@ -54,7 +54,7 @@ def needs_server() -> None:
     """Skip the module with one line if the server's program is not here."""
     try:
         find_server()
-    except ExchangeError as error:
+    except BrokerError as error:
         pytest.skip(str(error), allow_module_level=True)
 
 
@@ -82,7 +82,7 @@ class Authority:
         addresses: Sequence[str] = (),
         until: dt.datetime = NOW + DAY,
         common_name: str = "someone",
-    ) -> Credentials:
+    ) -> BrokerFiles:
         """Certify that the bearer is ``uri``; with names and addresses also a server."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)] if uri else []
@@ -99,7 +99,7 @@ class Authority:
         )
         place = self.directory / os.urandom(8).hex()
         place.mkdir()
-        made = Credentials(place / "cert.pem", place / "key.pem", self.path)
+        made = BrokerFiles(place / "cert.pem", place / "key.pem", self.path)
         made.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         made.key.write_bytes(
             key.private_bytes(
@@ -110,7 +110,7 @@ class Authority:
         )
         return made
 
-    def certify(self, identity: Identity) -> Credentials:
+    def certify(self, identity: Identity) -> BrokerFiles:
         """Certify an identity as the product does."""
         return self.issue(identity.uri, common_name=identity.name)
 
@@ -132,7 +132,7 @@ class Authority:
         )
 
 
-def client_context(credentials: Credentials) -> ssl.SSLContext:
+def client_context(credentials: BrokerFiles) -> ssl.SSLContext:
     """Return the TLS of a client: version 1.3, the server's name checked."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -162,7 +162,7 @@ class Lab:
         self.servers: list[NatsServer] = []
         self._contexts: dict[Identity, ssl.SSLContext] = {}
 
-    def add_servers(self, count: int = 1, limits: Limits | None = None) -> list[NatsServer]:
+    def add_servers(self, count: int = 1, limits: ServerLimits | None = None) -> list[NatsServer]:
         """Make servers that are not yet started; more than one are a cluster."""
         ports, routes = free_ports(count), free_ports(count)
         for number in range(count):
@@ -179,7 +179,7 @@ class Lab:
                 credentials=credentials,
                 identities=self.identities,
                 cluster=cluster if count > 1 else None,
-                limits=limits or Limits(),
+                limits=limits or ServerLimits(),
             )
             self.servers.append(NatsServer(settings))
         return self.servers
@@ -214,11 +214,11 @@ class Ground:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.clock = WallClock()
-        self.exchanges: list[NatsExchange] = []
+        self.exchanges: list[NatsClient] = []
 
     @classmethod
     @contextmanager
-    def of_one(cls, directory: Path, limits: Limits | None = None) -> Iterator[Ground]:
+    def of_one(cls, directory: Path, limits: ServerLimits | None = None) -> Iterator[Ground]:
         """Meet at one server that was set up."""
         lab = Lab(directory)
         lab.add_servers(1, limits)
@@ -236,9 +236,9 @@ class Ground:
                 exchange.finish(within_s=1.0)
             self.clock.close()
 
-    def join(self, identity: Identity, **options: Any) -> NatsExchange:
+    def join(self, identity: Identity, **options: Any) -> NatsClient:
         """Return an exchange that is connected."""
-        exchange = NatsExchange(
+        exchange = NatsClient(
             identity, self.clock, self.lab.addresses, self.lab.context(identity), **options
         )
         self.exchanges.append(exchange)

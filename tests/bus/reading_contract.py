@@ -6,10 +6,10 @@ Run by subclassing ``ReadingContract`` with a ``ground``.
 from __future__ import annotations
 
 import pytest
-from exchange_contract import DOMAIN, OBSERVER, RECORDER, A, B, Ground, kept
+from client_contract import DOMAIN, OBSERVER, RECORDER, A, B, Ground, kept
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Stored
+from phalanx.bus.client import Stored
 
 PRESENT = "the present"
 

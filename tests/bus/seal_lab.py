@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from phalanx.bus.seal import Limits, Opened, Refused, Seal
+from phalanx.bus.seal import OpenedFrame, RefusedFrame, Seal, SealLimits
 from phalanx.identity import Credentials, Trust
 from phalanx.identity.certificates import authority_certificate, identity_certificate
 from phalanx.identity.names import Identity, Role
@@ -54,20 +54,20 @@ def without(name: str) -> Trust:
     return Trust(certificate, listed, lambda: START + timedelta(days=1))
 
 
-def seal(name: str, incarnation: int = 1, limits: Limits | None = None) -> Seal:
-    return Seal(credentials(name), incarnation, limits or Limits())
+def seal(name: str, incarnation: int = 1, limits: SealLimits | None = None) -> Seal:
+    return Seal(credentials(name), incarnation, limits or SealLimits())
 
 
 class Pair:
     """Two agents; all that one sends the other gets at once, unless frames are taken out."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: SealLimits | None = None) -> None:
         self.limits = limits
         self.seals = {"alice": seal("alice", 1, limits), "bob": seal("bob", 1, limits)}
         self.got: dict[str, list[bytes]] = {"alice": [], "bob": []}
         self.sent: list[tuple[str, bytes]] = []
         """(receiver, frame), all that ever went out."""
-        self.outcomes: list[Opened | Refused] = []
+        self.outcomes: list[OpenedFrame | RefusedFrame] = []
         self.now = 0.0
 
     def send(self, sender: str, payload: bytes) -> None:
@@ -80,10 +80,10 @@ class Pair:
             outcome = self.hear(receiver, frame)
             self.carry(other(receiver), outcome.replies)
 
-    def hear(self, receiver: str, frame: bytes) -> Opened | Refused:
+    def hear(self, receiver: str, frame: bytes) -> OpenedFrame | RefusedFrame:
         outcome = self.seals[receiver].open(other(receiver), frame, self.now)
         self.outcomes.append(outcome)
-        if isinstance(outcome, Opened) and outcome.payload is not None:
+        if isinstance(outcome, OpenedFrame) and outcome.payload is not None:
             self.got[receiver].append(outcome.payload)
         return outcome
 

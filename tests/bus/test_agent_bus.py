@@ -12,7 +12,7 @@ from seal_lab import seal
 
 from phalanx.bus import Bus, subjects
 from phalanx.bus.agents import AgentBus, Seal
-from phalanx.bus.local import LocalExchange, LocalHub
+from phalanx.bus.memory_broker import MemoryBroker, MemoryClient
 from phalanx.bus.plain import WAITING, Opened, PlainSeal
 from phalanx.bus.window import WINDOW
 from phalanx.bus.wire import MAX_OCTETS, WireError, encode
@@ -31,8 +31,8 @@ class Lab:
     def __init__(self) -> None:
         self.clock = VirtualClock()
         self.copies: Sequence[float] = (0.0,)
-        self.hub = LocalHub(self.clock, passage=lambda *_: self.copies)
-        self.exchanges: dict[str, LocalExchange] = {}
+        self.hub = MemoryBroker(self.clock, passage=lambda *_: self.copies)
+        self.exchanges: dict[str, MemoryClient] = {}
         self.inboxes: dict[str, Inbox] = {}
         self.refusals: list[tuple[str, str, str]] = []
         self.frames: list[tuple[str, bytes]] = []

@@ -8,7 +8,7 @@ import pytest
 from bus_messages import Inbox
 
 from phalanx.bus.agents import AgentBus
-from phalanx.bus.local import LocalHub
+from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.bus.plain import PlainSeal
 from phalanx.clock import Timer
 from phalanx.clock.virtual import VirtualClock
@@ -40,7 +40,7 @@ class Wrong:
 @pytest.mark.parametrize("by_s", [0.0, 300.0, -300.0])
 def test_a_deadline_is_as_far_away_by_the_clock_of_the_receiver(by_s: float) -> None:
     true = VirtualClock()
-    hub = LocalHub(true)
+    hub = MemoryBroker(true)
     clocks = {"a": Wrong(true, 0.0), "b": Wrong(true, by_s)}
     inboxes = {name: Inbox() for name in clocks}
     buses = {}

@@ -23,8 +23,8 @@ from nats_lab import (
 )
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Delivery, ExchangeError, Stored, Unanswered
-from phalanx.bus.nats import Bounds, NatsExchange, Retention, setup
+from phalanx.bus.client import BrokerError, Delivery, Stored, Unanswered
+from phalanx.bus.nats import NatsClient, SendBounds, StreamRetention, setup
 from phalanx.clock.wall import WallClock
 
 needs_server()
@@ -42,7 +42,7 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
         yield made
 
 
-def down(ground: Ground, *exchanges: NatsExchange) -> None:
+def down(ground: Ground, *exchanges: NatsClient) -> None:
     """Kill the server as a power cut would."""
     server = ground.lab.servers[0]
     pid = server.pid
@@ -52,7 +52,7 @@ def down(ground: Ground, *exchanges: NatsExchange) -> None:
     ground.until(lambda: not any(exchange.connected for exchange in exchanges))
 
 
-def up(ground: Ground, *exchanges: NatsExchange) -> None:
+def up(ground: Ground, *exchanges: NatsClient) -> None:
     ground.lab.servers[0].start()
     ground.until(lambda: all(exchange.connected for exchange in exchanges))
 
@@ -81,7 +81,7 @@ def test_what_is_sent_while_the_server_is_away_arrives_once_it_is_back(ground: G
 
 
 def test_a_bounded_queue_sheds_what_is_too_much_and_counts_it(ground: Ground) -> None:
-    a = ground.join(A, bounds=Bounds(messages=10, octets=1_000))
+    a = ground.join(A, bounds=SendBounds(messages=10, octets=1_000))
     down(ground, a)
     for _ in range(12):
         a.publish(TO_B, b"")
@@ -181,7 +181,7 @@ def test_what_the_stream_discarded_unread_is_counted(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.add_servers(1)
     with running(lab), Ground(lab).closing() as ground:
-        small = Retention(octets=64 << 10)
+        small = StreamRetention(octets=64 << 10)
         setup(KEEPER, lab.addresses, lab.context(KEEPER), retention=small)
         a, recorder = ground.join(A), ground.join(RECORDER)
         done: list[str | None] = []
@@ -210,17 +210,17 @@ def test_what_no_stream_keeps_is_given_back(tmp_path: Path) -> None:
         assert "stream not found" in complaints[0]
         a.close()
         ground.until(lambda: bool(done))
-        assert done == ["the exchange was closed"]
+        assert done == ["the client was closed"]
 
 
 def test_without_a_server_it_says_where_and_why(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.add_servers(1)
     clock = WallClock()
-    exchange = NatsExchange(A, clock, lab.addresses, lab.context(A))
+    exchange = NatsClient(A, clock, lab.addresses, lab.context(A))
     try:
         where = rf"127\.0\.0\.1:{lab.addresses[0][1]}"
-        with pytest.raises(ExchangeError, match=f"{where}: Connection refused"):
+        with pytest.raises(BrokerError, match=f"{where}: Connection refused"):
             exchange.ready(within_s=0.3)
     finally:
         exchange.finish()
@@ -229,9 +229,9 @@ def test_without_a_server_it_says_where_and_why(tmp_path: Path) -> None:
 
 def test_a_wrong_name_of_the_server_is_found_out(ground: Ground) -> None:
     port = ground.lab.addresses[0][1]
-    impostor = NatsExchange(A, ground.clock, [("localhost", port)], ground.lab.context(A))
+    impostor = NatsClient(A, ground.clock, [("localhost", port)], ground.lab.context(A))
     ground.exchanges.append(impostor)
-    with pytest.raises(ExchangeError, match="TLS"):
+    with pytest.raises(BrokerError, match="TLS"):
         impostor.ready(within_s=0.5)
 
 

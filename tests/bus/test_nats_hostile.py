@@ -30,8 +30,8 @@ from nats_lab import (
 )
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Delivery, Stored
-from phalanx.bus.nats import Audit, Limits, NatsExchange, Refused
+from phalanx.bus.client import Delivery, Stored
+from phalanx.bus.nats import BrokerAudit, BrokerRefusal, NatsClient, ServerLimits
 from phalanx.bus.nats.mapping import user_of
 from phalanx.identity.names import Identity, Role
 
@@ -92,15 +92,17 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
 
 
 @pytest.fixture
-def audit(ground: Ground) -> Iterator[Audit]:
-    made = Audit(ground.lab.servers[0].settings.log)
+def audit(ground: Ground) -> Iterator[BrokerAudit]:
+    made = BrokerAudit(ground.lab.servers[0].settings.log)
     yield made
     made.close()
 
 
-def told(ground: Ground, audit: Audit, fits: Callable[[Refused], bool]) -> Refused:
+def told(
+    ground: Ground, audit: BrokerAudit, fits: Callable[[BrokerRefusal], bool]
+) -> BrokerRefusal:
     """Wait until the audit tells of something."""
-    found: list[Refused] = []
+    found: list[BrokerRefusal] = []
 
     def look() -> bool:
         found.extend(one for one in audit.read() if fits(one))
@@ -165,10 +167,10 @@ def the_name_alone(ground: Ground) -> ssl.SSLContext:
     ],
 )
 def test_who_cannot_prove_an_identity_stays_out(
-    ground: Ground, audit: Audit, context: Callable[[Ground], ssl.SSLContext], what: str
+    ground: Ground, audit: BrokerAudit, context: Callable[[Ground], ssl.SSLContext], what: str
 ) -> None:
     complaints: list[str] = []
-    outsider = NatsExchange(A, ground.clock, ground.lab.addresses, context(ground))
+    outsider = NatsClient(A, ground.clock, ground.lab.addresses, context(ground))
     ground.exchanges.append(outsider)
     outsider.on_error(complaints.append)
     ground.until(lambda: bool(complaints))
@@ -178,7 +180,7 @@ def test_who_cannot_prove_an_identity_stays_out(
     still_serves(ground)
 
 
-def test_nobody_becomes_another_by_saying_so(ground: Ground, audit: Audit) -> None:
+def test_nobody_becomes_another_by_saying_so(ground: Ground, audit: BrokerAudit) -> None:
     with Wild(ground) as wild:
         wild.say(b'CONNECT {"user":"phalanx://lab/broker/keeper","verbose":false}\r\n')
         wild.publish("$JS.API.STREAM.DELETE.EVENTS")
@@ -191,7 +193,7 @@ def test_nobody_becomes_another_by_saying_so(ground: Ground, audit: Audit) -> No
 
 
 @pytest.mark.parametrize("octets", [b"GET / HTTP/1.0\r\n\r\n", bytes(1000), os.urandom(1 << 16)])
-def test_garbage_on_the_port(ground: Ground, audit: Audit, octets: bytes) -> None:
+def test_garbage_on_the_port(ground: Ground, audit: BrokerAudit, octets: bytes) -> None:
     with socket.create_connection(ground.lab.addresses[0], timeout=5) as wild:
         wild.sendall(octets)
         told(ground, audit, lambda one: one.what == "handshake" and one.address == HOST)
@@ -210,7 +212,7 @@ def test_garbage_on_the_port(ground: Ground, audit: Audit, octets: bytes) -> Non
     ],
 )
 def test_garbage_of_one_who_is_known(
-    ground: Ground, audit: Audit, octets: bytes, what: str
+    ground: Ground, audit: BrokerAudit, octets: bytes, what: str
 ) -> None:
     with Wild(ground) as wild:
         with suppress(OSError):  # the server need not read it all
@@ -221,9 +223,9 @@ def test_garbage_of_one_who_is_known(
 
 
 def test_one_who_does_not_read_is_cut_and_nobody_waits(tmp_path: Path) -> None:
-    limits = Limits(waiting_octets=2 << 20, write_s=1.0)
+    limits = ServerLimits(waiting_octets=2 << 20, write_s=1.0)
     with Ground.of_one(tmp_path, limits) as ground, Wild(ground, B) as wild:
-        audit = Audit(ground.lab.servers[0].settings.log)
+        audit = BrokerAudit(ground.lab.servers[0].settings.log)
         wild.say(b"SUB phx.lab.msg.b.* 1\r\n")
         wild.hear()
         a = ground.join(A)
@@ -276,7 +278,7 @@ def test_one_who_does_not_read_is_cut_and_nobody_waits(tmp_path: Path) -> None:
         "$SYS.REQ.SERVER.PING",
     ],
 )
-def test_an_agent_may_not_publish(ground: Ground, audit: Audit, subject: str) -> None:
+def test_an_agent_may_not_publish(ground: Ground, audit: BrokerAudit, subject: str) -> None:
     with Wild(ground) as wild:
         wild.publish(subject, b"{}", "_INBOX_a.x")
         assert b"Permissions Violation for Publish" in wild.hear()
@@ -284,7 +286,7 @@ def test_an_agent_may_not_publish(ground: Ground, audit: Audit, subject: str) ->
     assert (refused.what, refused.who) == ("publish", user_of(A))
 
 
-def test_an_agent_may_not_hear_others(ground: Ground, audit: Audit) -> None:
+def test_an_agent_may_not_hear_others(ground: Ground, audit: BrokerAudit) -> None:
     patterns = [
         ">",
         "phx.>",
@@ -467,7 +469,7 @@ def test_another_s_certificate_of_a_route_is_refused(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.add_servers(2)
     with running(lab), Ground(lab).closing() as ground:
-        audit = Audit(lab.servers[0].settings.log)
+        audit = BrokerAudit(lab.servers[0].settings.log)
         cluster = lab.servers[0].settings.cluster
         assert cluster is not None
         heard = b""

@@ -14,8 +14,8 @@ import pytest
 from cryptography import x509
 from nats_lab import ALL, DOMAIN, HOST, KEEPER, A, B, Ground, Lab, needs_server, running
 
-from phalanx.bus.exchange import ExchangeError
-from phalanx.bus.nats import Audit, Credentials, NatsExchange, NatsServer, Refused, setup
+from phalanx.bus.client import BrokerError
+from phalanx.bus.nats import BrokerAudit, BrokerFiles, BrokerRefusal, NatsClient, NatsServer, setup
 from phalanx.bus.nats.config import keys_in
 from phalanx.identity import fingerprint, read_certificate
 from phalanx.identity.names import Identity
@@ -24,7 +24,7 @@ needs_server()
 pytestmark = pytest.mark.nats
 
 
-def key_of(credentials: Credentials) -> str:
+def key_of(credentials: BrokerFiles) -> str:
     return fingerprint(read_certificate(credentials.certificate))
 
 
@@ -48,7 +48,7 @@ class Keys:
             server.reload(ALL, tuple(self.of.values()), routes)
 
 
-def context_of(credentials: Credentials) -> ssl.SSLContext:
+def context_of(credentials: BrokerFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(credentials.authority)
     context.load_cert_chain(credentials.certificate, credentials.key)
@@ -63,9 +63,9 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         yield made
 
 
-def read(audit: Audit, ground: Ground, what: str) -> Refused:
+def read(audit: BrokerAudit, ground: Ground, what: str) -> BrokerRefusal:
     """Return the next refusal of a kind."""
-    found: list[Refused] = []
+    found: list[BrokerRefusal] = []
 
     def came() -> bool:
         found.extend(one for one in audit.read() if one.what == what)
@@ -80,7 +80,7 @@ def test_a_revoked_key_is_cut_off_and_its_name_goes_on_with_another(lab: Lab) ->
     keys.reload()
     (server,) = lab.servers
     assert keys_in(server.settings.configuration) == {*keys.of.values()}
-    audit = Audit(server.settings.log)
+    audit = BrokerAudit(server.settings.log)
     with Ground(lab).closing() as ground:
         old, other = ground.join(A), ground.join(B)
         revoked = keys.of[A]
@@ -108,9 +108,9 @@ def test_who_is_certified_and_not_known_stays_out(lab: Lab) -> None:
     keys.of.pop(A)
     keys.reload()
     with Ground(lab).closing() as ground:
-        exchange = NatsExchange(A, ground.clock, lab.addresses, lab.context(A))
+        exchange = NatsClient(A, ground.clock, lab.addresses, lab.context(A))
         ground.exchanges.append(exchange)
-        with pytest.raises(ExchangeError, match="no connection to NATS"):
+        with pytest.raises(BrokerError, match="no connection to NATS"):
             exchange.ready(0.6)
         ground.join(B)
 
@@ -126,8 +126,8 @@ def shown(server: NatsServer, context: ssl.SSLContext) -> int:
     return x509.load_der_x509_certificate(octets).serial_number
 
 
-def fresh_broker(lab: Lab, number: int = 0) -> Credentials:
-    made: Credentials = lab.authority.issue(
+def fresh_broker(lab: Lab, number: int = 0) -> BrokerFiles:
+    made: BrokerFiles = lab.authority.issue(
         f"phalanx://{DOMAIN}/broker/server{number}", dns=[HOST], addresses=[HOST]
     )
     return made
@@ -167,7 +167,7 @@ def test_a_broker_goes_on_with_what_it_had_if_its_files_are_of_no_use(lab: Lab, 
         own.certificate.write_bytes(fresh_broker(lab).certificate.read_bytes())
     with Ground(lab).closing() as ground:
         a = ground.join(A)
-        with pytest.raises(ExchangeError, match="server0 goes on as before: Failed to reload") as e:
+        with pytest.raises(BrokerError, match="server0 goes on as before: Failed to reload") as e:
             server.reload(ALL)
         assert "\n" not in str(e.value)
         ground.rest()
@@ -180,7 +180,7 @@ def test_a_broker_goes_on_with_what_it_had_if_its_files_are_of_no_use(lab: Lab, 
 def test_a_broker_that_says_nothing_to_a_reload_is_named(lab: Lab) -> None:
     (server,) = lab.servers
     server.settings.log.unlink()  # whatever it says, nobody hears it
-    with pytest.raises(ExchangeError, match="did not read its configuration anew within"):
+    with pytest.raises(BrokerError, match="did not read its configuration anew within"):
         server.reload(ALL, within_s=0.2)
 
 
@@ -191,7 +191,7 @@ def test_a_broker_that_was_revoked_is_out_of_the_cluster(tmp_path: Path) -> None
     with running(lab), Ground(lab).closing() as ground:
         setup(KEEPER, lab.addresses, lab.context(KEEPER), replicas=3)
         first, _, last = lab.servers
-        audit = Audit(first.settings.log)
+        audit = BrokerAudit(first.settings.log)
         for server in lab.servers[:2]:
             server.reload(ALL, None, routes[:2])
         refused = read(audit, ground, "key")
@@ -214,14 +214,14 @@ def test_a_broker_that_was_revoked_is_out_of_the_cluster(tmp_path: Path) -> None
 def test_no_reload_makes_claimants_of_those_who_connect_meanwhile(lab: Lab) -> None:
     setup(KEEPER, lab.addresses, lab.context(KEEPER))
     (server,) = lab.servers
-    audit = Audit(server.settings.log)
+    audit = BrokerAudit(server.settings.log)
     chance = random.Random(4)
     end = time.monotonic() + 6.0
-    found: list[Refused] = []
+    found: list[BrokerRefusal] = []
     with Ground(lab).closing() as ground:
         ground.join(A)
         while time.monotonic() < end and audit.reloads < 60:
-            comes = NatsExchange(B, ground.clock, lab.addresses, lab.context(B))
+            comes = NatsClient(B, ground.clock, lab.addresses, lab.context(B))
             ground.rest(chance.uniform(0.0, 0.03))
             server.reload(ALL)
             ground.rest(0.02)
@@ -235,7 +235,7 @@ def test_no_reload_makes_claimants_of_those_who_connect_meanwhile(lab: Lab) -> N
 
 def test_a_claim_is_told_with_the_name_that_was_proven(lab: Lab) -> None:
     (server,) = lab.servers
-    audit = Audit(server.settings.log)
+    audit = BrokerAudit(server.settings.log)
     with (
         socket.create_connection(server.address) as plain,
         lab.context(A).wrap_socket(plain, server_hostname=HOST) as tls,
@@ -254,9 +254,9 @@ def test_expired_certificates_stay_out_whatever_their_key(lab: Lab) -> None:
     keys = Keys(lab)
     keys.of[A] = key_of(expired)
     keys.reload()
-    audit = Audit(lab.servers[0].settings.log)
+    audit = BrokerAudit(lab.servers[0].settings.log)
     with Ground(lab).closing() as ground:
-        exchange = NatsExchange(A, ground.clock, lab.addresses, context_of(expired))
+        exchange = NatsClient(A, ground.clock, lab.addresses, context_of(expired))
         ground.exchanges.append(exchange)
         assert read(audit, ground, "certificate").who is None
         assert not exchange.connected

@@ -11,7 +11,7 @@ from nats_lab import ALL, DOMAIN, KEEPER, Ground, Lab, needs_server, running
 
 from phalanx.bus import subjects
 from phalanx.bus.nats import protocol
-from phalanx.bus.nats.client import NatsExchange
+from phalanx.bus.nats.client import NatsClient
 from phalanx.bus.nats.mapping import CURSORS, bucket, permissions_of, user_of
 from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import answers, covers, matches
@@ -64,22 +64,22 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         yield made
 
 
-class Bold(NatsExchange):
+class Bold(NatsClient):
     """Leaves refusing to the server."""
 
     def _check(self, subject: str, payload: bytes) -> None:
         pass
 
 
-def violations(ground: Ground, exchange: NatsExchange, frames: list[bytes]) -> set[str]:
+def violations(ground: Ground, exchange: NatsClient, frames: list[bytes]) -> set[str]:
     """Return the subjects that the server refuses among those of ``frames``."""
     heard: list[str] = []
     exchange.on_error(heard.append)
     for frame in frames:
-        exchange._desk.link.urge(frame)
+        exchange._dispatcher.link.urge(frame)
     done: list[object] = []
     ground.rest(0.1)
-    exchange._desk.ask("$JS.API.NOTHING", {}, done.append)
+    exchange._dispatcher.ask("$JS.API.NOTHING", {}, done.append)
     ground.rest(0.1)
     return {text.split('"')[1] for text in heard}
 

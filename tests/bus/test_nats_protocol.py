@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.client import BrokerError
 from phalanx.bus.nats import protocol
 from phalanx.bus.nats.protocol import Arrived, Parser, ProtocolError, Said, read_headers
-from phalanx.bus.nats.reading import Place
+from phalanx.bus.nats.reading import StreamPosition
 
 HEADED = b"NATS/1.0\r\nn: 1\r\n\r\n"
 STREAM = (
@@ -86,13 +86,13 @@ def test_what_is_published_can_be_read(payload: bytes, headers: dict[str, str]) 
 
 @pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB x 0\r\n", "a.*", "a.>", "a..b", ".a"])
 def test_no_subject_smuggles_a_line_or_a_wildcard(subject: str) -> None:
-    with pytest.raises(ExchangeError):
+    with pytest.raises(BrokerError):
         protocol.check_subject(subject)
 
 
 @pytest.mark.parametrize("header", [("a", "b\r\nc: d"), ("a\nb", "c"), ("a:", "b"), ("", "b")])
 def test_no_header_smuggles_another(header: tuple[str, str]) -> None:
-    with pytest.raises(ExchangeError):
+    with pytest.raises(BrokerError):
         protocol.publish("phx.a", b"", None, dict([header]))
 
 
@@ -117,7 +117,7 @@ def test_any_octets_are_read_as_headers(octets: bytes) -> None:
     ],
 )
 def test_a_place_in_a_stream_is_read(reply: str) -> None:
-    place = Place(reply)
+    place = StreamPosition(reply)
     assert (place.sequence, place.number, place.pending) == (42, 7, 3)
     assert place.received == pytest.approx(1795249230.52)
 
@@ -125,4 +125,4 @@ def test_a_place_in_a_stream_is_read(reply: str) -> None:
 def test_what_says_no_place_is_refused() -> None:
     for reply in ("", "phx.a", "$JS.ACK.EVENTS.c.1.x.7.1.3"):
         with pytest.raises(ValueError, match=r".*"):
-            Place(reply)
+            StreamPosition(reply)

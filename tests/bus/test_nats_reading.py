@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from exchange_contract import RECORDER, A, kept
+from client_contract import RECORDER, A, kept
 from nats_lab import Ground, needs_server
 from reading_contract import PRESENT, ReadingContract, Story
 

@@ -10,8 +10,15 @@ from pathlib import Path
 import pytest
 from nats_lab import ALL, HOST, KEEPER, A, B, Ground, Lab, needs_server, running
 
-from phalanx.bus.exchange import ExchangeError
-from phalanx.bus.nats import Audit, NatsServer, Refused, Retention, find_server, setup
+from phalanx.bus.client import BrokerError
+from phalanx.bus.nats import (
+    BrokerAudit,
+    BrokerRefusal,
+    NatsServer,
+    StreamRetention,
+    find_server,
+    setup,
+)
 from phalanx.bus.nats.audit import Claims, read_line
 from phalanx.bus.nats.config import configuration
 from phalanx.clock.virtual import VirtualClock
@@ -39,7 +46,7 @@ def test_it_starts_answers_and_stops(lab: Lab) -> None:
         assert pid is not None
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         assert arguments[1:] == [b"-c", os.fsencode(server.settings.configuration), b""]
-        with pytest.raises(ExchangeError, match="runs already"):
+        with pytest.raises(BrokerError, match="runs already"):
             server.start()
     assert server.pid is None
 
@@ -59,7 +66,7 @@ def test_one_that_another_process_started_is_found_by_its_pid_file(lab: Lab) -> 
 def test_what_keeps_it_from_starting_is_said(lab: Lab) -> None:
     (server,) = lab.servers
     server.settings.credentials.certificate.write_text("nonsense")
-    with pytest.raises(ExchangeError, match=r"does not start: .*cert"):
+    with pytest.raises(BrokerError, match=r"does not start: .*cert"):
         server.start()
 
 
@@ -76,7 +83,7 @@ def test_a_port_in_use_is_said(lab: Lab) -> None:
                 | {"directory": directory}
             )
         )
-        with pytest.raises(ExchangeError, match="already answers"):
+        with pytest.raises(BrokerError, match="already answers"):
             other.start()
 
 
@@ -105,7 +112,7 @@ def test_who_is_no_longer_known_is_cut_off_by_a_reload(lab: Lab) -> None:
         assert b.connected
         lab.servers[0].reload(ALL)
         ground.until(lambda: a.connected)
-    with pytest.raises(ExchangeError, match="does not run"):
+    with pytest.raises(BrokerError, match="does not run"):
         lab.servers[0].reload(ALL)
 
 
@@ -122,14 +129,14 @@ def test_what_is_kept_survives_a_restart_and_a_setup(lab: Lab) -> None:
             lab.servers[0].stop()
             lab.servers[0].start()
             ground.until(lambda: b.connected)
-            setup(KEEPER, lab.addresses, lab.context(KEEPER), retention=Retention(age_s=3600))
+            setup(KEEPER, lab.addresses, lab.context(KEEPER), retention=StreamRetention(age_s=3600))
             table: dict[str, bytes | None] = {}
             b.watch("registry", table.__setitem__)
             ground.until(lambda: table == {"a": b"1"})
 
 
 def test_only_a_keeper_sets_up(lab: Lab) -> None:
-    with running(lab), pytest.raises(ExchangeError, match="EVENTS cannot be made"):
+    with running(lab), pytest.raises(BrokerError, match="EVENTS cannot be made"):
         setup(A, lab.addresses, lab.context(A), within_s=0.5)
 
 
@@ -212,13 +219,13 @@ def violation(number: int) -> str:
     return f'{HEAD}{WHO}Publish Violation - Subject "s{number}"\n'
 
 
-def read(audit: Audit) -> list[str | None]:
+def read(audit: BrokerAudit) -> list[str | None]:
     return [one.subject for one in audit.read()]
 
 
 def test_a_log_is_followed_when_it_is_set_aside_or_truncated(tmp_path: Path) -> None:
     log = tmp_path / "nats.log"
-    audit = Audit(log)
+    audit = BrokerAudit(log)
     assert read(audit) == []
     log.write_text(violation(1) + violation(2)[:50])
     assert read(audit) == ["s1"]
@@ -243,7 +250,7 @@ def test_what_stood_there_before_counts_if_asked_for(tmp_path: Path) -> None:
     log = tmp_path / "nats.log"
     log.write_text(violation(1))
     for from_start, found in ((False, []), (True, ["s1"])):
-        audit = Audit(log, from_start=from_start)
+        audit = BrokerAudit(log, from_start=from_start)
         assert read(audit) == found
         audit.close()
 
@@ -251,7 +258,7 @@ def test_what_stood_there_before_counts_if_asked_for(tmp_path: Path) -> None:
 def test_a_flood_is_told_in_few_words(tmp_path: Path) -> None:
     log = tmp_path / "nats.log"
     log.write_text("".join(violation(number) for number in range(3_000)) + violation(1) * 5)
-    audit = Audit(log, from_start=True)
+    audit = BrokerAudit(log, from_start=True)
     found = audit.read()
     audit.close()
     assert len(found) == 1_001
@@ -264,8 +271,8 @@ def test_it_is_read_again_and_again(tmp_path: Path) -> None:
     clock = VirtualClock()
     log = tmp_path / "nats.log"
     log.write_text("")
-    audit = Audit(log)
-    found: list[Refused] = []
+    audit = BrokerAudit(log)
+    found: list[BrokerRefusal] = []
     timer = audit.every(clock, 0.5, found.append)
     log.write_text(violation(1))
     clock.run(until=1.2)

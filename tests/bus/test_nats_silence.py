@@ -30,10 +30,10 @@ from nats_lab import (
 )
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Delivery, ExchangeError, Unanswered
-from phalanx.bus.nats import NatsExchange, NatsServer, setup
-from phalanx.bus.nats.roster import Roster
-from phalanx.bus.nats.vigil import Vigil
+from phalanx.bus.client import BrokerError, Delivery, Unanswered
+from phalanx.bus.nats import NatsClient, NatsServer, setup
+from phalanx.bus.nats.liveness import LivenessCheck
+from phalanx.bus.nats.server_pool import ServerPool
 
 needs_server()
 pytestmark = pytest.mark.nats
@@ -49,47 +49,47 @@ SERVERS = [("a", 1), ("b", 1), ("c", 1)]
 
 @given(st.lists(st.booleans(), max_size=40))
 def test_only_turns_without_a_word_in_a_row_make_a_silence(heard: list[bool]) -> None:
-    vigil = Vigil(6.0)
+    check = LivenessCheck(6.0)
     quiet = 0
     for each in heard:
-        vigil.turn(each)
+        check.turn(each)
         quiet = 0 if each else quiet + 1
-        assert vigil.over == (quiet * vigil.turn_s >= 5.0)
+        assert check.over == (quiet * check.turn_s >= 5.0)
 
 
 @pytest.mark.parametrize("deaf_s", [0.0, -1.0, float("inf"), float("nan")])
 def test_silence_takes_a_time(deaf_s: float) -> None:
-    with pytest.raises(ExchangeError, match="positive time"):
-        Vigil(deaf_s)
+    with pytest.raises(BrokerError, match="positive time"):
+        LivenessCheck(deaf_s)
 
 
 def test_servers_take_turns_and_those_in_doubt_come_last() -> None:
-    roster = Roster(SERVERS)
-    order = [roster.next(0.0) for _ in SERVERS]
+    pool = ServerPool(SERVERS)
+    order = [pool.next(0.0) for _ in SERVERS]
     assert sorted(order) == SERVERS
     first, second, third = order
-    roster.doubt(first, 0.0)
-    assert [roster.next(1.0) for _ in range(4)] == [second, third, second, third]
-    roster.doubt(second, 1.0)
-    roster.doubt(third, 1.0)
-    assert [roster.next(2.0) for _ in range(3)] == [first, second, third]
-    roster.trust(second)
-    assert [roster.next(3.0) for _ in range(2)] == [second, second]
-    assert roster.next(100.0) == first
+    pool.doubt(first, 0.0)
+    assert [pool.next(1.0) for _ in range(4)] == [second, third, second, third]
+    pool.doubt(second, 1.0)
+    pool.doubt(third, 1.0)
+    assert [pool.next(2.0) for _ in range(3)] == [first, second, third]
+    pool.trust(second)
+    assert [pool.next(3.0) for _ in range(2)] == [second, second]
+    assert pool.next(100.0) == first
 
 
 def test_a_roster_needs_a_server() -> None:
-    with pytest.raises(ExchangeError, match="no server is named"):
-        Roster([])
+    with pytest.raises(BrokerError, match="no server is named"):
+        ServerPool([])
 
 
 # -- over real servers --------------------------------------------------------------------------
 
 
-def server_of(ground: Ground, exchange: NatsExchange) -> NatsServer:
+def server_of(ground: Ground, exchange: NatsClient) -> NatsServer:
     """Return the server that has the connection of ``exchange``."""
     servers: dict[tuple[str, int], NatsServer] = {s.address: s for s in ground.lab.servers}
-    return servers[exchange._desk.link._server]
+    return servers[exchange._dispatcher.link._server]
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def deaf_and_dumb() -> Iterator[tuple[str, int]]:
         yield listening.getsockname()[:2]
 
 
-def ask(ground: Ground, a: NatsExchange) -> None:
+def ask(ground: Ground, a: NatsClient) -> None:
     """Fail unless ``a`` gets an answer by asking again a few times."""
     answers: list[Delivery | Unanswered] = []
 
@@ -191,7 +191,7 @@ def test_two_servers_that_say_nothing_do_not_keep_one_from_the_third(tmp_path: P
     lab.add_servers(1)
     with running(lab), Ground(lab).closing() as ground, deaf_and_dumb() as x, deaf_and_dumb() as y:
         for _ in range(3):  # the order is drawn
-            exchange = NatsExchange(
+            exchange = NatsClient(
                 A, ground.clock, [x, y, *lab.addresses], lab.context(A), deaf_s=DEAF_S
             )
             ground.exchanges.append(exchange)
@@ -202,7 +202,7 @@ def test_two_servers_that_say_nothing_do_not_keep_one_from_the_third(tmp_path: P
 def test_a_server_that_never_speaks_is_waited_for_longer_each_time(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     with Ground(lab).closing() as ground, deaf_and_dumb() as silent:
-        exchange = NatsExchange(A, ground.clock, [silent], lab.context(A), deaf_s=0.2)
+        exchange = NatsClient(A, ground.clock, [silent], lab.context(A), deaf_s=0.2)
         ground.exchanges.append(exchange)
         complaints: list[str] = []
         exchange.on_error(complaints.append)
@@ -228,13 +228,13 @@ import sys
 from pathlib import Path
 
 from nats_lab import A, client_context
-from phalanx.bus.nats import Credentials, NatsExchange
+from phalanx.bus.nats import BrokerFiles, NatsClient
 from phalanx.clock.wall import WallClock
 
 certificate, key, authority, port, deaf_s = sys.argv[1:]
-credentials = Credentials(Path(certificate), Path(key), Path(authority))
+credentials = BrokerFiles(Path(certificate), Path(key), Path(authority))
 clock = WallClock()
-exchange = NatsExchange(
+exchange = NatsClient(
     A, clock, [("127.0.0.1", int(port))], client_context(credentials), deaf_s=float(deaf_s)
 )
 exchange.on_change(lambda up: print("up" if up else "down", flush=True))

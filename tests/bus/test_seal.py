@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from seal_lab import Pair, credentials, other, seal, without
 
-from phalanx.bus.seal import HOSTILE, OVERHEAD, Limits, Opened, Reason, Refused, Seal
+from phalanx.bus.seal import HOSTILE, OVERHEAD, OpenedFrame, Reason, RefusedFrame, Seal, SealLimits
 from phalanx.identity import Credentials
 from phalanx.identity.names import Role
 
 
-def agreed(limits: Limits | None = None) -> Pair:
+def agreed(limits: SealLimits | None = None) -> Pair:
     pair = Pair(limits)
     pair.send("alice", b"first")
     assert pair.got["bob"] == [b"first"]
@@ -20,7 +20,7 @@ def agreed(limits: Limits | None = None) -> Pair:
 
 
 def refusals(pair: Pair) -> list[Reason]:
-    return [outcome.reason for outcome in pair.outcomes if isinstance(outcome, Refused)]
+    return [outcome.reason for outcome in pair.outcomes if isinstance(outcome, RefusedFrame)]
 
 
 def test_first_message_waits_for_one_hello_and_its_answer() -> None:
@@ -92,7 +92,7 @@ def test_a_doubled_frame_is_opened_once() -> None:
     pair = agreed()
     pair.send("alice", b"pay")
     (_, frame) = pair.sent[-1]
-    assert pair.hear("bob", frame) == Refused(Reason.REPLAYED)
+    assert pair.hear("bob", frame) == RefusedFrame(Reason.REPLAYED)
     assert pair.got["bob"] == [b"first", b"pay"]
 
 
@@ -100,11 +100,11 @@ def test_frames_are_opened_in_any_order_within_the_window() -> None:
     pair = agreed()
     frames = [pair.seals["alice"].wrap("bob", b"%d" % n, 0.0)[0] for n in range(1100)]
     newest = frames.pop()
-    assert pair.hear("bob", newest) == Opened(b"1099")
+    assert pair.hear("bob", newest) == OpenedFrame(b"1099")
     outcomes = [pair.hear("bob", frame) for frame in reversed(frames)]
     late = 1023
-    assert all(isinstance(outcome, Opened) for outcome in outcomes[:late])
-    assert set(outcomes[late:]) == {Refused(Reason.REPLAYED)}
+    assert all(isinstance(outcome, OpenedFrame) for outcome in outcomes[:late])
+    assert set(outcomes[late:]) == {RefusedFrame(Reason.REPLAYED)}
 
 
 @pytest.mark.parametrize("who", ["alice", "bob"])
@@ -135,7 +135,7 @@ def test_an_old_hello_does_not_touch_a_live_session() -> None:
     pair.send("alice", b"second")
     for frame in old * 3:
         outcome = pair.hear("bob", frame)
-        assert isinstance(outcome, Refused)
+        assert isinstance(outcome, RefusedFrame)
     before = len(pair.sent)
     pair.send("bob", b"third")
     pair.send("alice", b"fourth")
@@ -149,7 +149,7 @@ def test_an_old_hello_of_this_life_is_answered_and_leads_nowhere() -> None:
     pair.now = 60.0
     pair.send("alice", b"second")
     (answer,) = pair.hear("bob", lost).replies
-    assert pair.hear("alice", answer) == Refused(Reason.UNASKED)
+    assert pair.hear("alice", answer) == RefusedFrame(Reason.UNASKED)
     before = len(pair.sent)
     pair.send("bob", b"third")
     pair.send("alice", b"fourth")
@@ -175,15 +175,15 @@ def test_keys_change_after_an_hour_without_loss(who: str) -> None:
     pair.send(who, b"two")
     assert pair.got[other(who)][-2:] == [b"one", b"two"]
     assert pair.sent[-1][1][1:9] != late[1:9]
-    assert pair.hear("bob", late) == Opened(b"late")  # an old frame under the old keys
+    assert pair.hear("bob", late) == OpenedFrame(b"late")  # an old frame under the old keys
     pair.now = 3901.0
     late = pair.seals["alice"].wrap("bob", b"later", pair.now)[0]
-    assert pair.hear("bob", late) == Opened(b"later")
+    assert pair.hear("bob", late) == OpenedFrame(b"later")
     assert not refusals(pair)
 
 
 def test_keys_change_after_so_many_messages() -> None:
-    pair = agreed(Limits(rekey_messages=5))
+    pair = agreed(SealLimits(rekey_messages=5))
     for n in range(20):
         pair.send("alice", b"%d" % n)
     assert pair.got["bob"][1:] == [b"%d" % n for n in range(20)]
@@ -196,12 +196,12 @@ def test_old_keys_open_nothing() -> None:
     pair.now = 3901.0
     pair.tick()
     outcome = pair.hear("bob", frame)
-    assert isinstance(outcome, Refused)
+    assert isinstance(outcome, RefusedFrame)
     assert outcome.reason is Reason.NO_SESSION
 
 
 def test_what_waits_is_bounded_and_counted() -> None:
-    own = seal("alice", limits=Limits(waiting=3, waiting_octets=100))
+    own = seal("alice", limits=SealLimits(waiting=3, waiting_octets=100))
     for n in range(5):
         own.wrap("bob", b"%d" % n, 0.0)
     assert (own.counters.shed, own.counters.waiting) == (2, 3)
@@ -236,7 +236,7 @@ def test_hellos_to_a_silent_peer_become_rare() -> None:
 def test_hellos_of_others_are_refused(shown: Credentials, reason: Reason) -> None:
     (hello,) = Seal(shown, 1).wrap("bob", b"x", 0.0)
     outcome = seal("bob").open("alice", hello, 0.0)
-    assert isinstance(outcome, Refused)
+    assert isinstance(outcome, RefusedFrame)
     assert outcome.reason is reason
     assert not outcome.replies
     assert "\n" not in outcome.detail
@@ -244,14 +244,14 @@ def test_hellos_of_others_are_refused(shown: Credentials, reason: Reason) -> Non
 
 def test_a_hello_for_another_is_refused() -> None:
     (hello,) = seal("alice").wrap("carol", b"x", 0.0)
-    assert seal("bob").open("alice", hello, 0.0) == Refused(Reason.FORGED)
+    assert seal("bob").open("alice", hello, 0.0) == RefusedFrame(Reason.FORGED)
 
 
 def test_a_reflected_hello_is_refused() -> None:
     own = seal("alice")
     (hello,) = own.wrap("bob", b"x", 0.0)
     outcome = own.open("bob", hello, 0.0)
-    assert isinstance(outcome, Refused)
+    assert isinstance(outcome, RefusedFrame)
     assert outcome.reason is Reason.IDENTITY
 
 
@@ -259,24 +259,24 @@ def test_somebody_with_the_certificate_alone_is_refused() -> None:
     alice, carol = credentials("alice"), credentials("carol")
     thief = Credentials(alice.certificate, carol.key, alice.trust)
     (hello,) = Seal(thief, 1).wrap("bob", b"x", 0.0)
-    assert seal("bob").open("alice", hello, 0.0) == Refused(Reason.FORGED)
+    assert seal("bob").open("alice", hello, 0.0) == RefusedFrame(Reason.FORGED)
 
 
 def test_frames_sent_back_or_given_to_another_are_not_opened() -> None:
     pair = agreed()
     (frame,) = pair.seals["alice"].wrap("bob", b"mine", 0.0)
     back = pair.seals["alice"].open("bob", frame, 0.0)
-    assert isinstance(back, Refused)
+    assert isinstance(back, RefusedFrame)
     assert back.reason is Reason.ALTERED
     carol = seal("carol").open("alice", frame, 0.0)
-    assert isinstance(carol, Refused)
+    assert isinstance(carol, RefusedFrame)
     assert carol.reason is Reason.NO_SESSION
 
 
 def test_a_flood_of_hellos_costs_little() -> None:
     bob = seal("bob")
     outcomes = [bob.open("alice", seal("alice").wrap("bob", b"x", 0.0)[0], 0.0) for _ in range(30)]
-    answered = [outcome for outcome in outcomes if isinstance(outcome, Opened)]
+    answered = [outcome for outcome in outcomes if isinstance(outcome, OpenedFrame)]
     assert len(answered) == 16
     assert bob.counters.refused == {Reason.TOO_OFTEN: 14}
 
@@ -289,12 +289,14 @@ def test_a_flood_of_unknown_frames_asks_for_keys_once_a_second() -> None:
 
 
 def test_the_number_of_peers_is_bounded() -> None:
-    own = seal("alice", limits=Limits(peers=2))
+    own = seal("alice", limits=SealLimits(peers=2))
     own.wrap("bob", b"x", 0.0)
     own.wrap("carol", b"x", 0.0)
     assert own.wrap("dave", b"x", 0.0) == []
     assert own.counters.shed == 1
-    assert own.open("dave", b"\x13" + bytes(40), 0.0) == Refused(Reason.TOO_OFTEN, "too many peers")
+    assert own.open("dave", b"\x13" + bytes(40), 0.0) == RefusedFrame(
+        Reason.TOO_OFTEN, "too many peers"
+    )
     own.tick(30.0)
     assert own.wrap("dave", b"x", 30.0)
 
@@ -316,7 +318,7 @@ def test_keys_agreed_on_with_the_revoked_are_dropped() -> None:
 def test_nonsense_is_refused() -> None:
     own = seal("alice")
     for frame in (b"", b"\0", b"\x11", b"\x12" + bytes(60), b"\x13" + bytes(31), bytes(5000)):
-        assert own.open("bob", frame, 0.0) == Refused(Reason.GARBAGE)
+        assert own.open("bob", frame, 0.0) == RefusedFrame(Reason.GARBAGE)
     assert own.counters.refused == {Reason.GARBAGE: 6}
     with pytest.raises(ValueError, match="at least one octet"):
         own.wrap("bob", b"", 0.0)
@@ -325,13 +327,13 @@ def test_nonsense_is_refused() -> None:
 
 
 def test_no_frame_is_believed_with_an_octet_changed() -> None:
-    alice, bob = seal("alice"), seal("bob", limits=Limits(hellos=10**6, sessions=2000))
+    alice, bob = seal("alice"), seal("bob", limits=SealLimits(hellos=10**6, sessions=2000))
     (hello,) = alice.wrap("bob", b"secret", 0.0)
     (answer,) = bob.open("alice", hello, 0.0).replies
     for place in range(len(answer)):
         altered = bytearray(answer)
         altered[place] ^= 1 << place % 8
-        assert isinstance(alice.open("bob", bytes(altered), 0.0), Refused)
+        assert isinstance(alice.open("bob", bytes(altered), 0.0), RefusedFrame)
     (sealed,) = alice.open("bob", answer, 0.0).replies
     for place in range(len(hello)):
         altered = bytearray(hello)
@@ -341,8 +343,8 @@ def test_no_frame_is_believed_with_an_octet_changed() -> None:
     for place in range(len(sealed)):
         altered = bytearray(sealed)
         altered[place] ^= 1 << place % 8
-        assert isinstance(bob.open("alice", bytes(altered), 0.0), Refused)
-    assert bob.open("alice", sealed, 0.0) == Opened(b"secret")
+        assert isinstance(bob.open("alice", bytes(altered), 0.0), RefusedFrame)
+    assert bob.open("alice", sealed, 0.0) == OpenedFrame(b"secret")
 
 
 def test_what_peace_brings_is_not_hostile() -> None:

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from seal_lab import seal
 
-from phalanx.bus.seal import Limits, Opened, Refused, Seal
+from phalanx.bus.seal import OpenedFrame, RefusedFrame, Seal, SealLimits
 
 NAMES = ("alice", "bob", "carol")
-LIMITS = Limits(rekey_s=40.0, overlap_s=20.0, rekey_messages=6, hello_s=5.0)
+LIMITS = SealLimits(rekey_s=40.0, overlap_s=20.0, rekey_messages=6, hello_s=5.0)
 name = st.sampled_from(NAMES)
 
 
@@ -32,10 +32,10 @@ class Network(RuleBasedStateMachine):
             self.under_way.append((sender, receiver, frame))
             self.history.append((sender, receiver, frame))
 
-    def arrive(self, sender: str, receiver: str, frame: bytes) -> Opened | Refused:
+    def arrive(self, sender: str, receiver: str, frame: bytes) -> OpenedFrame | RefusedFrame:
         outcome = self.seals[receiver].open(sender, frame, self.now)
         self.post(receiver, sender, outcome.replies)
-        payload = outcome.payload if isinstance(outcome, Opened) else None
+        payload = outcome.payload if isinstance(outcome, OpenedFrame) else None
         if payload is not None:
             assert self.payloads[payload] == (sender, receiver)
             assert payload not in self.opened, "opened twice"
@@ -83,7 +83,7 @@ class Network(RuleBasedStateMachine):
         altered = bytearray(frame)
         altered[place] ^= 1 << bit
         outcome = self.seals[receiver].open(sender, bytes(altered), self.now)
-        assert isinstance(outcome, Refused) or outcome.payload is None
+        assert isinstance(outcome, RefusedFrame) or outcome.payload is None
 
     @precondition(lambda self: self.history)
     @rule(data=st.data(), sender=name, receiver=name)
@@ -91,7 +91,7 @@ class Network(RuleBasedStateMachine):
         real_sender, real_receiver, frame = data.draw(st.sampled_from(self.history))
         if (sender, receiver) != (real_sender, real_receiver) and sender != receiver:
             outcome = self.seals[receiver].open(sender, frame, self.now)
-            assert isinstance(outcome, Refused)
+            assert isinstance(outcome, RefusedFrame)
 
     @rule(who=name)
     def restart(self, who: str) -> None:

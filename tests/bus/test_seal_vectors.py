@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from phalanx.bus.seal import Opened, Seal
+from phalanx.bus.seal import OpenedFrame, Seal
 from phalanx.identity import Credentials, Trust
 
 VECTORS: dict[str, Any] = json.loads(Path(__file__).with_name("seal_vectors.json").read_text())
@@ -64,16 +64,16 @@ def test_the_initiator_makes_the_recorded_octets() -> None:
     (hello,) = alice.wrap("bob", SAID, 0.0)
     assert body(hello) == body(FRAMES["hello"])  # its signature has a random part
     outcome = alice.open("bob", FRAMES["answer"], 0.0)
-    assert outcome == Opened(None, (FRAMES["sealed"],))
-    assert alice.open("bob", FRAMES["back"], 0.0) == Opened(ANSWERED)
+    assert outcome == OpenedFrame(None, (FRAMES["sealed"],))
+    assert alice.open("bob", FRAMES["back"], 0.0) == OpenedFrame(ANSWERED)
 
 
 def test_the_responder_makes_the_recorded_octets() -> None:
     bob = recorded("bob")
     outcome = bob.open("alice", FRAMES["hello"], 0.0)
-    assert isinstance(outcome, Opened)
+    assert isinstance(outcome, OpenedFrame)
     assert body(outcome.replies[0]) == body(FRAMES["answer"])
-    assert bob.open("alice", FRAMES["sealed"], 0.0) == Opened(SAID)
+    assert bob.open("alice", FRAMES["sealed"], 0.0) == OpenedFrame(SAID)
     assert bob.wrap("alice", ANSWERED, 0.0) == [FRAMES["back"]]
 
 

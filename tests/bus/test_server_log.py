@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.bus.nats.server_log import Place, ServerLog
+from phalanx.bus.nats.server_log import LogPosition, ServerLog
 
 
 def said(log: ServerLog) -> list[str]:
@@ -51,13 +51,13 @@ def test_if_its_file_is_gone_all_that_is_left_is_read(tmp_path: Path) -> None:
     path = tmp_path / "nats.log"
     (tmp_path / "nats.log.2026.01.03").write_text("four\n")
     path.write_text("five\n")
-    log = ServerLog(path, after=Place("gone", 17))
+    log = ServerLog(path, after=LogPosition("gone", 17))
     assert said(log) == ["four", "five"]
     log.close()
 
 
-@pytest.mark.parametrize("after", [Place("gone", 17), None])
-def test_there_need_be_no_log_yet(tmp_path: Path, after: Place | None) -> None:
+@pytest.mark.parametrize("after", [LogPosition("gone", 17), None])
+def test_there_need_be_no_log_yet(tmp_path: Path, after: LogPosition | None) -> None:
     log = ServerLog(tmp_path / "nats.log", after=after)
     assert said(log) == []
     assert log.place is None

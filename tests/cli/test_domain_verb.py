@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from phalanx.bus.exchange import ExchangeError
-from phalanx.bus.nats import NatsExchange, find_server
+from phalanx.bus.client import BrokerError
+from phalanx.bus.nats import NatsClient, find_server
 from phalanx.cli.main import app
 from phalanx.clock.wall import WallClock
 from phalanx.identity import Files, tls_context
@@ -106,7 +106,7 @@ def test_addresses_of_this_machine_are_known() -> None:
 def edge(tmp_path: Path) -> Path:
     try:
         find_server()
-    except ExchangeError as error:
+    except BrokerError as error:
         pytest.skip(str(error))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -118,7 +118,7 @@ def edge(tmp_path: Path) -> Path:
 def connects(folder: Path) -> bool:
     """Whether the process that this bundle is for gets through to the broker."""
     bundle, clock = read_bundle(folder / "bus.toml"), WallClock()
-    exchange = NatsExchange(
+    exchange = NatsClient(
         bundle.identity,
         clock,
         bundle.servers,
@@ -127,7 +127,7 @@ def connects(folder: Path) -> bool:
     )
     try:
         exchange.ready(3.0)
-    except ExchangeError:
+    except BrokerError:
         return False
     finally:
         exchange.finish(within_s=1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from phalanx.bus.local import LocalExchange, LocalHub
+from phalanx.bus.memory_broker import MemoryBroker, MemoryClient
 from phalanx.clock import Timer
 from phalanx.clock.virtual import VirtualClock
 from phalanx.fabric.registration import Registration
@@ -35,9 +35,9 @@ class Lab:
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
-        self.hub = LocalHub(self.clock)
+        self.hub = MemoryBroker(self.clock)
 
-    def join(self, name: str, role: Role = Role.AGENT, domain: str = DOMAIN) -> LocalExchange:
+    def join(self, name: str, role: Role = Role.AGENT, domain: str = DOMAIN) -> MemoryClient:
         return self.hub.join(Identity(name, role, domain))
 
     def run(self, for_s: float = 0.0) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Delivery, NotPermittedError, Unanswered
-from phalanx.bus.local import LocalHub
+from phalanx.bus.client import Delivery, NotPermittedError, Unanswered
+from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.access import STANDARD_POLICY, Decision, Gate, Provided
@@ -264,7 +264,7 @@ def test_a_lost_answer_is_asked_for_again_and_the_call_is_made_once() -> None:
         return (0.01,)
 
     clock = VirtualClock()
-    hub = LocalHub(clock, passage=passage)
+    hub = MemoryBroker(clock, passage=passage)
     made: list[Call[Add, Sum]] = []
 
     def book(call: Call[Add, Sum]) -> None:
@@ -297,7 +297,7 @@ def test_whatever_is_lost_or_doubled_a_call_is_made_at_most_once_and_answered_on
         return left.pop() if left else (0.01,)
 
     clock = VirtualClock()
-    hub = LocalHub(clock, passage=passage)
+    hub = MemoryBroker(clock, passage=passage)
     made: list[int] = []
 
     def book(call: Call[Add, Sum]) -> None:

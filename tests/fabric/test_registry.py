@@ -7,7 +7,7 @@ from fabric_lab import DOMAIN, Lab, OffClock, registration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.bus.exchange import NotPermittedError
+from phalanx.bus.client import NotPermittedError
 from phalanx.bus.subjects import REGISTRY, token
 from phalanx.fabric.directory import GONE_LEASES, Change, Directory, Refused
 from phalanx.fabric.health import Checks

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.client import BrokerError
 from phalanx.bus.nats import find_server
 from phalanx.fabric.operations import STATUS, StatusAnswer, StatusRequest
 from phalanx.identity.names import Role
@@ -59,7 +59,7 @@ def free_port() -> int:
 def domain(tmp_path: Path) -> Iterator[Domain]:
     try:
         find_server()
-    except ExchangeError as error:
+    except BrokerError as error:
         pytest.skip(str(error))
     spec = DomainSpec("edge", (BrokerSpec("broker1", "127.0.0.1", free_port()),))
     domain = Domain.create(tmp_path / "edge", spec)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from phalanx.bus.local import LocalHub
+from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.events import Event
 from phalanx.fabric import calls
@@ -44,7 +44,7 @@ SCOPES = {"pop1": "slice:video"}
 class Lab:
     def __init__(self) -> None:
         self.clock = VirtualClock()
-        self.hub = LocalHub(self.clock)
+        self.hub = MemoryBroker(self.clock)
         self.store = SqlEventStore("sqlite://")
         self.store.receive("edge", EVENTS, scopes=SCOPES)
         gate = Gate(STANDARD_POLICY, lambda: Provided("recorder", "edge"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from phalanx.bus.local import LocalHub
+from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
 from phalanx.identity import (
     Authority,
@@ -39,7 +39,7 @@ class Process:
         write_credentials(self.folder, issued.certificate, issued.key)
         (self.folder / "ca.pem").write_bytes((folder / "ca" / "ca.pem").read_bytes())
         live = LiveCredentials(Files.of(self.folder), self.time)
-        self.exchange = LocalHub(self.clock).join(POP)
+        self.exchange = MemoryBroker(self.clock).join(POP)
         self.certificates = Certificates(
             live, self.exchange, self.clock, self.record, "c-1", speed=1800.0
         )  # it looks once an hour

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import ExchangeError
-from phalanx.bus.local import LocalHub
+from phalanx.bus.client import BrokerError
+from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.events import Event
 from phalanx.fabric.envelope import to_json
@@ -25,7 +25,7 @@ class Lab(Operator):
 
     def __init__(self) -> None:
         self.clock = VirtualClock()  # type: ignore[assignment]  # it runs as the wall clock does
-        self.hub = LocalHub(self.clock)
+        self.hub = MemoryBroker(self.clock)
         self.identity = EYE
         exchange = self.hub.join(EYE)
         self.complaints: list[Callable[[str], None]] = []
@@ -91,6 +91,6 @@ def test_brokers_that_do_not_go_on_are_given_up_with_one_line(lab: Lab) -> None:
     for complain in lab.complaints:
         complain("connection refused")
     before = lab.clock.now()
-    with pytest.raises(ExchangeError, match=r"do not tell what they keep: connection refused$"):
+    with pytest.raises(BrokerError, match=r"do not tell what they keep: connection refused$"):
         tail.catch_up()
     assert SILENCE_S <= lab.clock.now() - before < 2 * SILENCE_S

@@ -20,8 +20,8 @@ from typing import Any, Self
 import pytest
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Exchange, Stored
-from phalanx.bus.nats import NatsExchange, NatsServer, find_server
+from phalanx.bus.client import BrokerClient, Stored
+from phalanx.bus.nats import NatsClient, NatsServer, find_server
 from phalanx.bus.nats.inbox import Reply
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
@@ -104,7 +104,7 @@ class Lab:
         self.registry = Registry(self.exchange, self.clock)
         self.exchange.follow(subjects.EVENTS, self._stored)
 
-    def join(self, name: str) -> Exchange:
+    def join(self, name: str) -> BrokerClient:
         """Return the exchange of a member, in this process and on the lab's clock."""
         path = self.ground.bus(name)
         return self._stack.enter_context(connected(read_bundle(path), self.clock))
@@ -130,7 +130,7 @@ class Lab:
         )
         replies: list[Reply] = []
         with connected(keeper, self.clock) as exchange:
-            assert isinstance(exchange, NatsExchange)
+            assert isinstance(exchange, NatsClient)
             self.until(lambda: exchange.connected, "the brokers answer")
             exchange.administer(f"STREAM.INFO.{subjects.EVENTS}", {}, replies.append)
             self.until(lambda: replies, "the brokers know their leader")

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from phalanx.bus.agents import AgentBus
-from phalanx.bus.local import LocalHub
+from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.bus.plain import PlainSeal
 from phalanx.domain.events import Event
 from phalanx.fabric.network import NetworkService, RemoteInfrastructure
@@ -26,11 +26,11 @@ from tests.system.two_attacks import ATTACKED, alarm, two_attacks
 class Apart(System):
     """A system whose agents have an exchange each, and nothing else in common."""
 
-    hub: LocalHub | None = None
+    hub: MemoryBroker | None = None
 
     def _node(self, pop: str, incarnation: int) -> Node:
         if self.hub is None:
-            self.hub = LocalHub(self.clock, passage=lambda *_: (0.005,))
+            self.hub = MemoryBroker(self.clock, passage=lambda *_: (0.005,))
             network = self.hub.join(Identity("network", Role.NETWORK, "edge"))
             self.service = NetworkService(network, self.infrastructure, self.clock)
         exchange = self.hub.join(Identity(pop, Role.AGENT, "edge"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.bus.nats import NatsExchange
+from phalanx.bus.nats import NatsClient
 from phalanx.fabric.registration import HealthStatus
 from phalanx.identity import Authority, Files, fingerprint, read_certificate, tls_context
 from phalanx.identity.names import Role
@@ -47,12 +47,10 @@ def auditor(lab: Lab) -> Iterator[int]:
 
 
 @contextmanager
-def thief(lab: Lab, folder: Path) -> Iterator[NatsExchange]:
+def thief(lab: Lab, folder: Path) -> Iterator[NatsClient]:
     """Try to connect with the files of a folder, again and again."""
     bundle = read_bundle(folder / "bus.toml")
-    exchange = NatsExchange(
-        bundle.identity, lab.clock, bundle.servers, tls_context(Files.of(folder))
-    )
+    exchange = NatsClient(bundle.identity, lab.clock, bundle.servers, tls_context(Files.of(folder)))
     try:
         yield exchange
     finally:

@@ -26,13 +26,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Delivery, Exchange
+from phalanx.bus.client import BrokerClient, Delivery
 from phalanx.bus.nats.protocol import Arrived, Parser
 from phalanx.bus.seal import Seal
 from phalanx.bus.seal.frames import SEALED
 from phalanx.bus.wire import MAX_OCTETS, encode
 from phalanx.domain.messages import Message, Performative, Verdict
-from phalanx.fabric.calls import Refused
+from phalanx.fabric.calls import RefusedFrame
 from phalanx.fabric.client import Client
 from phalanx.fabric.operations import DRAIN, STATUS, DrainRequest, StatusRequest
 from phalanx.identity import (
@@ -272,7 +272,7 @@ GARBAGE = (
 def test_garbage_from_a_member_is_refused_and_told(lab: Lab) -> None:
     mallory, rogue = lab.join(MALLORY), lab.join(ROGUE)
     lab.until(lambda: mallory.connected and rogue.connected, "they are connected")
-    heard: list[tuple[Exchange, str]] = [
+    heard: list[tuple[BrokerClient, str]] = [
         (mallory, subjects.message("run", "north", MALLORY)),
         (mallory, subjects.call("run", "north", "status", "agent", MALLORY)),
         (mallory, subjects.call("run", "north", "drain", "agent", MALLORY)),
@@ -296,7 +296,7 @@ def test_a_flood_of_calls_leaves_room_for_others(lab: Lab) -> None:
     answers: list[Any] = []
     client.invoke("north", DRAIN, DrainRequest(), answers.append, timeout_s=5.0)
     lab.until(lambda: answers, "an agent may not send another away")
-    assert isinstance(answers[0], Refused)
+    assert isinstance(answers[0], RefusedFrame)
     audited(
         lab, lambda d: (d["who"], d["what"]) == (MALLORY, "drain"), "a call that is not allowed"
     )
@@ -333,7 +333,7 @@ def altered(frame: bytes) -> bytes:
     return frame[:9] + number.to_bytes(8) + frame[17:-1] + bytes((frame[-1] ^ 1,))
 
 
-def speak_for(lab: Lab, mallory: Exchange, to: str, name: str) -> None:
+def speak_for(lab: Lab, mallory: BrokerClient, to: str, name: str) -> None:
     """Come to an agreement with an agent as oneself, and then say something in another's name."""
     seal = Seal(read_bundle(lab.ground.bus(MALLORY)).credentials, 1)
     subject = subjects.message("run", to, MALLORY)

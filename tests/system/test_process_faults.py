@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.bus import subjects
-from phalanx.bus.nats import Audit
+from phalanx.bus.nats import BrokerAudit
 from phalanx.fabric.registration import HealthStatus
 from phalanx.identity import Files, tls_context
 from phalanx.store.sql import SqlEventStore
@@ -120,7 +120,7 @@ def test_who_does_not_read_holds_nobody_up(lab: Lab) -> None:
             )
             lab.rest(0.5)
             noise = subjects.announcement("run", "lab", "noise")
-            log = Audit(server.settings.log)
+            log = BrokerAudit(server.settings.log)
             for _ in range(60):
                 lab.exchange.publish(noise, b"x" * 500_000)
                 lab.rest(0.02)

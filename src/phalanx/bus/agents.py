@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from phalanx.bus import Handler, subjects
-from phalanx.bus.exchange import Delivery, Exchange, ExchangeError, Subscription
+from phalanx.bus.client import BrokerClient, BrokerError, Delivery, Subscription
 from phalanx.bus.wire import WireError, decode, encode
 from phalanx.clock import Clock, Timer
 from phalanx.domain.messages import Message, Performative
@@ -103,7 +103,7 @@ class AgentBus:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: BrokerClient,
         clock: Clock,
         seal: Seal,
         *,
@@ -278,7 +278,7 @@ class AgentBus:
         for frame in frames:
             try:
                 self._exchange.publish(self._subject(receiver), frame)
-            except ExchangeError:  # counted there, with the reason
+            except BrokerError:  # counted there, with the reason
                 self.lost += 1
         self._arm()
 

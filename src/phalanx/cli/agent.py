@@ -76,7 +76,7 @@ class _Link:
     """Tells when there is no connection to the brokers, once for each reason, and when there is."""
 
     def __init__(self, shell: Shell, bus: str) -> None:
-        from phalanx.bus.nats import NatsExchange  # noqa: PLC0415  # as above
+        from phalanx.bus.nats import NatsClient  # noqa: PLC0415  # as above
 
         self._shell = shell
         self._bus = bus
@@ -84,7 +84,7 @@ class _Link:
         self._told: set[str] = set()
         exchange = shell.exchange
         exchange.on_change(self._changed)
-        if isinstance(exchange, NatsExchange):
+        if isinstance(exchange, NatsClient):
             exchange.on_error(self._complained)
         shell.clock.loop.call_later(PATIENCE_S, self._wait_no_longer)
 

@@ -270,14 +270,14 @@ class _Stop:
 
 def _prepare(brokers: Brokers, stop: _Stop, *, patient: bool) -> None:
     """Make the streams; a cluster whose other brokers do not run yet is waited for."""
-    from phalanx.bus.exchange import ExchangeError  # noqa: PLC0415
+    from phalanx.bus.client import BrokerError  # noqa: PLC0415
 
     give_up = time.monotonic() + BEGIN_S
     told = False
     while not stop.wanted:
         try:
             return brokers.prepare(within_s=ATTEMPT_S)
-        except ExchangeError as error:
+        except BrokerError as error:
             late = time.monotonic() > give_up
             if late and brokers.complete:
                 raise

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 
-from phalanx.bus.exchange import NotPermittedError
+from phalanx.bus.client import NotPermittedError
 from phalanx.cli.bus_options import counted, unknown, why
 from phalanx.cli.terminal import err, out, refuse, say
 from phalanx.domain.events import Event

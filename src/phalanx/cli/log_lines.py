@@ -108,7 +108,7 @@ def from_brokers(
 
     Raises:
         NotPermittedError: if the identity may not read it.
-        ExchangeError: if the brokers do not tell what they keep.
+        BrokerError: if the brokers do not tell what they keep.
 
     """
     agent = lines.names[0] if len(lines.names) == 1 else None

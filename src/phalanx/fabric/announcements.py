@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Delivery, Exchange, Subscription
+from phalanx.bus.client import BrokerClient, Delivery, Subscription
 from phalanx.fabric.audit import Refusal
 from phalanx.fabric.calls import shorten
 from phalanx.fabric.envelope import Attribute, Envelope, from_json, to_json
@@ -52,7 +52,7 @@ class Announcer:
 
     """
 
-    def __init__(self, exchange: Exchange, *, life: str) -> None:
+    def __init__(self, exchange: BrokerClient, *, life: str) -> None:
         self._exchange = exchange
         self._life = life
         self._count = 0
@@ -84,7 +84,7 @@ class Announcer:
 
 
 def listen(
-    exchange: Exchange,
+    exchange: BrokerClient,
     topic: Topic[S],
     handler: Callable[[Announcement[S]], None],
     *,

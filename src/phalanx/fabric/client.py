@@ -10,10 +10,10 @@ import msgspec
 from msgspec import Struct
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import (
+from phalanx.bus.client import (
+    BrokerClient,
+    BrokerError,
     Delivery,
-    Exchange,
-    ExchangeError,
     NotPermittedError,
     Silence,
     Unanswered,
@@ -48,7 +48,7 @@ class Client:
 
     """
 
-    def __init__(self, exchange: Exchange, clock: Clock, *, life: str) -> None:
+    def __init__(self, exchange: BrokerClient, clock: Clock, *, life: str) -> None:
         self._exchange = exchange
         self._clock = clock
         self._life = life
@@ -101,7 +101,7 @@ class _Attempts(Generic[Q, A]):
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: BrokerClient,
         clock: Clock,
         owner: str,
         operation: Operation[Q, A],
@@ -153,7 +153,7 @@ class _Attempts(Generic[Q, A]):
             )
         except NotPermittedError as error:
             self._clock.call_soon(partial(self._finish, Refused(shorten(str(error)))))
-        except ExchangeError as error:
+        except BrokerError as error:
             self._clock.call_soon(partial(self._finish, Failed(shorten(str(error)))))
 
     def _heard(self, next_at: float, heard: Delivery | Unanswered) -> None:

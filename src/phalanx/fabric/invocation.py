@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Delivery, Exchange
+from phalanx.bus.client import BrokerClient, Delivery
 from phalanx.bus.wire import MAX_OCTETS
 from phalanx.clock import Clock, Timer
 from phalanx.domain.errors import PhalanxError
@@ -130,7 +130,7 @@ class Provider:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: BrokerClient,
         clock: Clock,
         check: Check,
         *,

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from phalanx.bus.exchange import Exchange, Subscription
+from phalanx.bus.client import BrokerClient, Subscription
 from phalanx.bus.subjects import REGISTRY, name, token
 from phalanx.clock import Clock, Timer
 from phalanx.fabric.directory import (
@@ -55,7 +55,7 @@ class Registry:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: BrokerClient,
         clock: Clock,
         *,
         appraise: Appraise = unattested,
@@ -179,7 +179,7 @@ class Registrar:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: BrokerClient,
         clock: Clock,
         registration: Registration,
         *,

@@ -4,7 +4,7 @@ from phalanx.identity.authority import DAYS, Authority, Issued
 from phalanx.identity.certificates import BACKDATED, fingerprint, hosts_of, identity_of
 from phalanx.identity.credentials import Credentials, Files, tls_context, write_credentials
 from phalanx.identity.errors import IdentityError
-from phalanx.identity.issued import Record, read_issued
+from phalanx.identity.issued import IssuedRecord, read_issued
 from phalanx.identity.live import LiveCredentials
 from phalanx.identity.trust import Trust, read_certificate
 
@@ -16,8 +16,8 @@ __all__ = [
     "Files",
     "IdentityError",
     "Issued",
+    "IssuedRecord",
     "LiveCredentials",
-    "Record",
     "Trust",
     "fingerprint",
     "hosts_of",

@@ -31,7 +31,7 @@ from msgspec import Struct
 from phalanx.identity import certificates, files
 from phalanx.identity.credentials import key_octets, read_key
 from phalanx.identity.errors import IdentityError
-from phalanx.identity.issued import Record, read_issued, write_issued
+from phalanx.identity.issued import IssuedRecord, read_issued, write_issued
 from phalanx.identity.names import Identity
 from phalanx.identity.passphrases import Ask, check_passphrase, sealed_octets
 from phalanx.identity.trust import (
@@ -222,7 +222,7 @@ class Authority:
                 self._list_revoked((*listed, *added))
             return len(added)
 
-    def issued(self) -> tuple[Record, ...]:
+    def issued(self) -> tuple[IssuedRecord, ...]:
         """Return all certificates that were issued, oldest first.
 
         Raises:
@@ -238,7 +238,7 @@ class Authority:
         certificate = certificates.identity_certificate(
             self._key, self.certificate, key, identity, hosts, self._time(), days
         )
-        record = Record(
+        record = IssuedRecord(
             f"{certificate.serial_number:x}",
             identity.name,
             identity.role,

@@ -16,7 +16,7 @@ from phalanx.identity.names import Role
 ISSUED_FILE = "issued.json"
 
 
-class Record(Struct, frozen=True):
+class IssuedRecord(Struct, frozen=True):
     """One certificate that was issued."""
 
     serial: str
@@ -28,7 +28,7 @@ class Record(Struct, frozen=True):
     """``certificates.fingerprint``; unknown where an earlier version issued it."""
 
 
-def read_issued(folder: Path) -> tuple[Record, ...]:
+def read_issued(folder: Path) -> tuple[IssuedRecord, ...]:
     """Return all certificates that the authority in ``folder`` issued; its key is not needed.
 
     Raises:
@@ -37,12 +37,12 @@ def read_issued(folder: Path) -> tuple[Record, ...]:
     """
     path = folder / ISSUED_FILE
     try:
-        return msgspec.json.decode(files.read(path), type=tuple[Record, ...])
+        return msgspec.json.decode(files.read(path), type=tuple[IssuedRecord, ...])
     except msgspec.MsgspecError as error:
         raise IdentityError(f"{path}: is damaged: {error}") from None
 
 
-def write_issued(folder: Path, records: Iterable[Record]) -> None:
+def write_issued(folder: Path, records: Iterable[IssuedRecord]) -> None:
     """Write the list of the authority in ``folder``.
 
     Raises:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.client import BrokerError
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 from phalanx.fabric.calls import Busy, CallError, TimedOut
@@ -129,7 +129,7 @@ def passing() -> Iterator[None]:
     """Let brokers that cannot be reached be what may be otherwise in a moment."""
     try:
         yield
-    except ExchangeError as error:
+    except BrokerError as error:
         raise PassingFault(str(error)) from error
 
 

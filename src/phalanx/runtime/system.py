@@ -11,7 +11,7 @@ from msgspec.structs import asdict, replace
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi import Capability, GoalInstance, Outcome
 from phalanx.bdi.memory import Memory, decode, encode
-from phalanx.bus.doors import Door
+from phalanx.bus.memory import PerAgentBus
 from phalanx.coordination.failover import Cover
 from phalanx.coordination.orchestrator import NewVersion
 from phalanx.domain.events import Event, Recorder, Sink
@@ -239,7 +239,7 @@ class System:
         )
         outlook: Outlook = agent.capability(Outlook)
         outlook.view = self.view
-        return Node(agent, self.clock, Door(self.faulty_bus, pop), self.infrastructure)
+        return Node(agent, self.clock, PerAgentBus(self.faulty_bus, pop), self.infrastructure)
 
     def _install_monitors(self) -> None:
         """Put the Link Monitors in place that the scenario starts with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from phalanx.bus.local import LocalHub
+from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.actions import (
     Action,
@@ -88,7 +88,7 @@ class Lab:
     def __init__(self, patience: Patience | None = None) -> None:
         self.clock = VirtualClock()
         self.copies: Callable[[], tuple[float, ...]] = lambda: (0.0,)
-        self.hub = LocalHub(self.clock, passage=lambda *_: self.copies())
+        self.hub = MemoryBroker(self.clock, passage=lambda *_: self.copies())
         self.site = Site(self.clock)
         self.patience = patience or Patience()
         self.percepts: list[Percept] = []

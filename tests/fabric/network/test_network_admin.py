@@ -7,7 +7,7 @@ import pytest
 from msgspec import Struct
 from remote_lab import NETWORK, VNFD
 
-from phalanx.bus.local import LocalHub
+from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.actions import SiteState
 from phalanx.domain.events import Recorder
@@ -28,7 +28,7 @@ SIZE = Resources(4.0, 4.0, 4.0)
 class Lab:
     def __init__(self) -> None:
         self.clock = VirtualClock()
-        self.hub = LocalHub(self.clock)
+        self.hub = MemoryBroker(self.clock)
         plan = Network((Pop("a", SIZE), Pop("b", SIZE)), (Link("a", "b", 10.0, 1.0),), (), "a")
         recorder = Recorder("network", lambda _: None, self.clock.now)
         self.net = SimulatedNetwork(plan, (), self.clock, recorder, seed=1, cause="run")

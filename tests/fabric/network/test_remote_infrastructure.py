@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from remote_lab import NETWORK, Lab, agent, quick, slow
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Delivery, NotPermittedError, Unanswered
+from phalanx.bus.client import Delivery, NotPermittedError, Unanswered
 from phalanx.domain.actions import (
     Done,
     Enforce,

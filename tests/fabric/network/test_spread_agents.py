@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from phalanx.bus.agents import AgentBus
-from phalanx.bus.local import LocalHub
+from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.bus.plain import PlainSeal
 from phalanx.domain.events import Event
 from phalanx.fabric.network import NetworkService, RemoteInfrastructure
@@ -32,7 +32,7 @@ class Spread(System):
     def __init__(self, seed: int, weather: Random | None = None) -> None:
         self.weather = weather
         self.lost = self.doubled = 0.0
-        self.hub: LocalHub | None = None
+        self.hub: MemoryBroker | None = None
         self.buses: dict[str, AgentBus] = {}
         self.remotes: dict[str, RemoteInfrastructure] = {}
         super().__init__(load_scenario(SCENARIO), seed)
@@ -49,7 +49,7 @@ class Spread(System):
 
     def _node(self, pop: str, incarnation: int) -> Node:
         if self.hub is None:
-            self.hub = LocalHub(self.clock, passage=self._passage)
+            self.hub = MemoryBroker(self.clock, passage=self._passage)
             exchange = self.hub.join(NETWORK)
             self.service = NetworkService(exchange, self.infrastructure, self.clock)
         exchange = self.hub.join(agent(pop))

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from phalanx.bus.nats.audit import Audit, Refused
-from phalanx.bus.nats.client import NatsExchange
-from phalanx.bus.nats.config import Cluster, Credentials, Limits, ServerSettings
-from phalanx.bus.nats.link import Bounds
+from phalanx.bus.nats.audit import BrokerAudit, BrokerRefusal
+from phalanx.bus.nats.client import NatsClient
+from phalanx.bus.nats.config import BrokerFiles, Cluster, ServerLimits, ServerSettings
+from phalanx.bus.nats.link import SendBounds
 from phalanx.bus.nats.server import NatsServer, find_server
-from phalanx.bus.nats.server_log import Place
-from phalanx.bus.nats.setup import Retention, setup
+from phalanx.bus.nats.server_log import LogPosition
+from phalanx.bus.nats.setup import StreamRetention, setup
 
 __all__ = [
-    "Audit",
-    "Bounds",
+    "BrokerAudit",
+    "BrokerFiles",
+    "BrokerRefusal",
     "Cluster",
-    "Credentials",
-    "Limits",
-    "NatsExchange",
+    "LogPosition",
+    "NatsClient",
     "NatsServer",
-    "Place",
-    "Refused",
-    "Retention",
+    "SendBounds",
+    "ServerLimits",
     "ServerSettings",
+    "StreamRetention",
     "find_server",
     "setup",
 ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.bus.nats.server_log import Place, ServerLog
+from phalanx.bus.nats.server_log import LogPosition, ServerLog
 from phalanx.clock import Clock, Timer
 
 _DISTINCT = 1_000
@@ -53,7 +53,7 @@ _NAMELESS = {"certificate", "timeout", "handshake", "identity"}
 """Kinds where nobody has proven yet who it is."""
 
 
-class Refused(Struct, frozen=True):
+class BrokerRefusal(Struct, frozen=True):
     """Something that a server did not let happen."""
 
     who: str | None
@@ -75,7 +75,7 @@ class Refused(Struct, frozen=True):
     """Of ``key``: which one, as ``identities.fingerprint``; its owner has proven to have it."""
 
 
-def read_line(line: str) -> Refused | None:
+def read_line(line: str) -> BrokerRefusal | None:
     """Return what a line of the log says was refused; None if it is about something else."""
     match = _LINE.match(line)
     if match is None or _LEFT.match(match["text"]):
@@ -87,7 +87,7 @@ def read_line(line: str) -> Refused | None:
     user = None if what in _NAMELESS else _USER.search(match["quoted"])
     subject = _SUBJECT.search(text)
     key = _KEY.match(text)
-    return Refused(
+    return BrokerRefusal(
         user["user"] if user else None,
         what,
         subject["subject"] if subject else None,
@@ -109,22 +109,24 @@ class Claims:
     def __init__(self) -> None:
         self._proven: tuple[str, str] | None = None
 
-    def read(self, line: str) -> Refused | None:
+    def read(self, line: str) -> BrokerRefusal | None:
         """Return the claim in a line, which is the next one of the log; None: there is none."""
         if claim := _CLAIM.match(line):
             who, address = self._proven or (None, None)
             if claim["user"] == who:
                 return None
-            return Refused(who, "identity", None, address, claim["text"][:300])
+            return BrokerRefusal(who, "identity", None, address, claim["text"][:300])
         if (match := _LINE.match(line)) and (proven := _PROVEN.match(match["text"])):
             self._proven = proven["user"], _host(match)
         return None
 
 
-class Audit:
+class BrokerAudit:
     """Follows the log of a server on this machine, also when it is set aside or truncated."""
 
-    def __init__(self, log: Path, *, after: Place | None = None, from_start: bool = False) -> None:
+    def __init__(
+        self, log: Path, *, after: LogPosition | None = None, from_start: bool = False
+    ) -> None:
         """Follow ``log``, which need not be there yet.
 
         Args:
@@ -139,17 +141,17 @@ class Audit:
         self._claims = Claims()
 
     @property
-    def place(self) -> Place | None:
+    def place(self) -> LogPosition | None:
         """How far the log was read; None: there is no line yet."""
         return self._log.place
 
-    def read(self) -> list[Refused]:
+    def read(self) -> list[BrokerRefusal]:
         """Return what was refused since the last call, the same things as one.
 
         A flood does not become one of reports: of more than a thousand different things the
         rest are told as one, with nobody's name.
         """
-        found: dict[tuple[object, ...], Refused] = {}
+        found: dict[tuple[object, ...], BrokerRefusal] = {}
         for octets in self._log.lines():
             line = octets.decode("utf-8", "replace")
             self.reloads += _RELOADED.match(line) is not None
@@ -159,12 +161,14 @@ class Audit:
             key: tuple[object, ...] = (one.who, one.what, one.subject, one.address, one.key)
             if key not in found and len(found) >= _DISTINCT:
                 key = ("more",)
-                one = Refused(None, one.what, None, one.address, "and more that differ")
+                one = BrokerRefusal(None, one.what, None, one.address, "and more that differ")
             before = found.get(key)
             found[key] = one if before is None else replace(before, count=before.count + 1)
         return list(found.values())
 
-    def every(self, clock: Clock, seconds: float, handler: Callable[[Refused], None]) -> Timer:
+    def every(
+        self, clock: Clock, seconds: float, handler: Callable[[BrokerRefusal], None]
+    ) -> Timer:
         """Tell ``handler`` of what was refused, again and again; return the first timer."""
 
         def look() -> None:

@@ -9,12 +9,12 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from phalanx.bus.exchange import (
+from phalanx.bus.client import (
     Answer,
+    BrokerError,
     CaughtUp,
-    Counters,
+    ClientCounters,
     Delivery,
-    ExchangeError,
     Handler,
     NotPermittedError,
     StoredHandler,
@@ -22,13 +22,13 @@ from phalanx.bus.exchange import (
     Watcher,
 )
 from phalanx.bus.nats import protocol
-from phalanx.bus.nats.desk import Desk, Subscribed
-from phalanx.bus.nats.following import Following, Watching
+from phalanx.bus.nats.dispatcher import Dispatcher, Subscribed
+from phalanx.bus.nats.following import StreamFollower, TableWatcher
 from phalanx.bus.nats.inbox import Reply
-from phalanx.bus.nats.link import DEFAULT_BOUNDS, Bounds
+from phalanx.bus.nats.link import DEFAULT_BOUNDS, SendBounds
+from phalanx.bus.nats.liveness import DEAF_S
 from phalanx.bus.nats.mapping import CURSORS, cursor_key, entry
 from phalanx.bus.nats.requests import Requests
-from phalanx.bus.nats.vigil import DEAF_S
 from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import answers, matches
 from phalanx.bus.wire import MAX_OCTETS
@@ -38,8 +38,8 @@ from phalanx.identity.names import Identity
 _REMEMBERED = 4096
 
 
-class NatsExchange:
-    """Octets under subjects over NATS; implements ``Exchange``.
+class NatsClient:
+    """Octets under subjects over NATS; implements ``BrokerClient``.
 
     It connects when the event loop of its clock runs, to one of its servers after the other,
     and again for ever when a connection ends. What is sent meanwhile waits, up to a bound.
@@ -54,7 +54,7 @@ class NatsExchange:
         tls: ssl.SSLContext,
         *,
         secret: bytes | None = None,
-        bounds: Bounds = DEFAULT_BOUNDS,
+        bounds: SendBounds = DEFAULT_BOUNDS,
         capacity: int = 10_000,
         deaf_s: float = DEAF_S,
     ) -> None:
@@ -75,7 +75,7 @@ class NatsExchange:
                 which this process was stopped or busy does not count.
 
         Raises:
-            ExchangeError: if no server is named, or ``deaf_s`` is not positive.
+            BrokerError: if no server is named, or ``deaf_s`` is not positive.
 
         """
         self._identity = identity
@@ -86,11 +86,11 @@ class NatsExchange:
         self._grants = grants(identity)
         self._may: dict[str, bool] = {}
         self._closed = False
-        self._desk = Desk(identity, clock, self._servers, tls, bounds, deaf_s)
-        self._requests = Requests(clock, self._desk.publish, self._desk.soon)
+        self._dispatcher = Dispatcher(identity, clock, self._servers, tls, bounds, deaf_s)
+        self._requests = Requests(clock, self._dispatcher.publish, self._dispatcher.soon)
         for pattern in sorted({*filter(None, map(answers, self._grants.publish))}):
-            self._desk.hear(pattern, self._requests.arrived)
-        self._desk.link.open()
+            self._dispatcher.hear(pattern, self._requests.arrived)
+        self._dispatcher.link.open()
 
     @property
     def identity(self) -> Identity:
@@ -98,42 +98,42 @@ class NatsExchange:
         return self._identity
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> ClientCounters:
         """What went through it."""
-        return self._desk.counters
+        return self._dispatcher.counters
 
     @property
     def connected(self) -> bool:
         """Whether what is sent now goes out now; if not, it waits, up to a bound."""
-        return self._desk.link.up
+        return self._dispatcher.link.up
 
     @property
     def waiting(self) -> int:
         """How many messages wait to be sent, or to be acknowledged by a stream."""
-        return self._desk.link.waiting + self._desk.appends.open
+        return self._dispatcher.link.waiting + self._dispatcher.appends.open
 
     def on_change(self, handler: Callable[[bool], None]) -> None:
         """Tell ``handler`` whether it is connected whenever that changes."""
-        self._desk.on_change.append(handler)
+        self._dispatcher.on_change.append(handler)
 
     def on_error(self, handler: Callable[[str], None]) -> None:
         """Tell ``handler`` what a server refused, what was shed, and why there is no connection."""
-        self._desk.on_error.append(handler)
+        self._dispatcher.on_error.append(handler)
 
     # -- publish and subscribe ---------------------------------------------------------------
 
     def publish(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send to whoever subscribes; see ``Exchange``."""
+        """Send to whoever subscribes; see ``BrokerClient``."""
         self._check(subject, payload)
-        self._desk.publish(subject, protocol.publish(subject, payload, None, headers))
+        self._dispatcher.publish(subject, protocol.publish(subject, payload, None, headers))
 
     def subscribe(self, pattern: str, handler: Handler) -> Subscription:
-        """Hear what is published under ``pattern``; see ``Exchange``."""
+        """Hear what is published under ``pattern``; see ``BrokerClient``."""
         if not self._grants.may_subscribe(pattern):
             self._refuse("subscribe", f"hear {pattern}")
-        return Subscribed(self._desk, pattern, handler, self._capacity)
+        return Subscribed(self._dispatcher, pattern, handler, self._capacity)
 
     def request(
         self,
@@ -144,7 +144,7 @@ class NatsExchange:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Send, and call ``answer`` once; see ``Exchange``."""
+        """Send, and call ``answer`` once; see ``BrokerClient``."""
         self._check(subject, payload)
         pattern = answers(subject)
         if pattern is None:
@@ -154,7 +154,7 @@ class NatsExchange:
     def respond(
         self, delivery: Delivery, payload: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Answer a request; see ``Exchange``.
+        """Answer a request; see ``BrokerClient``.
 
         The answer goes where the subject of the request says: an asker who names another
         place is not answered, and counted.
@@ -164,20 +164,20 @@ class NatsExchange:
             return
         pattern = answers(delivery.subject)
         if pattern is None or not matches(pattern, reply):
-            self._desk.refused("reply")
+            self._dispatcher.refused("reply")
             return
         self._check_size(payload)
-        self._desk.publish(reply, protocol.publish(reply, payload, None, headers))
+        self._dispatcher.publish(reply, protocol.publish(reply, payload, None, headers))
 
     # -- streams and tables ------------------------------------------------------------------
 
     def append(
         self, subject: str, payload: bytes, message_id: str, done: Callable[[str | None], None]
     ) -> None:
-        """Send to the stream that keeps ``subject``; see ``Exchange``."""
+        """Send to the stream that keeps ``subject``; see ``BrokerClient``."""
         self._check(subject, payload)
         known = hmac.digest(self._secret, message_id.encode(), "sha256").hex()[:32]
-        self._desk.keep(subject, payload, {"Nats-Msg-Id": known}, done)
+        self._dispatcher.keep(subject, payload, {"Nats-Msg-Id": known}, done)
 
     def follow(
         self,
@@ -190,7 +190,7 @@ class NatsExchange:
         since_s: float | None = None,
         caught_up: CaughtUp | None = None,
     ) -> Subscription:
-        """Read a stream in order and go on with what comes; see ``Exchange``.
+        """Read a stream in order and go on with what comes; see ``BrokerClient``.
 
         What the stream had discarded before it was read is counted as shed, under its name.
         """
@@ -199,8 +199,8 @@ class NatsExchange:
         cursor = None
         if durable is not None:
             cursor = entry(CURSORS, cursor_key(self._identity, stream, durable))
-        following = Following(
-            self._desk,
+        following = StreamFollower(
+            self._dispatcher,
             stream,
             handler,
             pattern,
@@ -209,27 +209,27 @@ class NatsExchange:
             since_s=since_s,
             caught_up=caught_up,
         )
-        self._desk.begin(following)
+        self._dispatcher.begin(following)
         return following
 
     def put(self, table: str, key: str, value: bytes) -> None:
-        """Write a key of a table; see ``Exchange``."""
+        """Write a key of a table; see ``BrokerClient``."""
         self._check_entry(table, key, value)
-        self._desk.write(entry(table, key), value)
+        self._dispatcher.write(entry(table, key), value)
 
     def drop(self, table: str, key: str) -> None:
-        """Remove a key from a table; see ``Exchange``."""
+        """Remove a key from a table; see ``BrokerClient``."""
         self._check_entry(table, key, b"")
-        self._desk.write(entry(table, key), b"", {"KV-Operation": "DEL"})
+        self._dispatcher.write(entry(table, key), b"", {"KV-Operation": "DEL"})
 
     def watch(
         self, table: str, handler: Watcher, *, caught_up: CaughtUp | None = None
     ) -> Subscription:
-        """Tell ``handler`` of all keys of a table; see ``Exchange``."""
+        """Tell ``handler`` of all keys of a table; see ``BrokerClient``."""
         if table not in self._grants.watch:
             self._refuse("watch", f"read the table {table}")
-        watching = Watching(self._desk, table, handler, caught_up)
-        self._desk.begin(watching)
+        watching = TableWatcher(self._dispatcher, table, handler, caught_up)
+        self._dispatcher.begin(watching)
         return watching
 
     def administer(self, operation: str, question: Any, answer: Callable[[Reply], None]) -> None:
@@ -241,8 +241,8 @@ class NatsExchange:
             answer: called once, with a fault if the connection or the right is missing.
 
         """
-        self._desk.ask(
-            f"$JS.API.{operation}", question, lambda reply: self._desk.soon(answer, reply)
+        self._dispatcher.ask(
+            f"$JS.API.{operation}", question, lambda reply: self._dispatcher.soon(answer, reply)
         )
 
     # -- the life of the exchange ------------------------------------------------------------
@@ -251,33 +251,33 @@ class NatsExchange:
         """Run the clock until there is a connection; for the start of a process.
 
         Raises:
-            ExchangeError: if there is none in time; it goes on trying all the same.
+            BrokerError: if there is none in time; it goes on trying all the same.
 
         """
         self._run_until(lambda: self.connected, within_s)
         if not self.connected:
             where = ", ".join(f"{host}:{port}" for host, port in self._servers)
-            raise ExchangeError(f"no connection to NATS at {where}: {self._desk.trouble}")
+            raise BrokerError(f"no connection to NATS at {where}: {self._dispatcher.trouble}")
 
     def finish(self, within_s: float = 5.0) -> None:
         """Run the clock until what waits is out, close, and see it closed; for a process's end."""
         end = self._clock.now() + within_s
         self._run_until(lambda: not self.waiting or not self.connected, within_s)
         self.close()
-        self._run_until(lambda: self._desk.link.finished, max(0.5, end - self._clock.now()))
+        self._run_until(lambda: self._dispatcher.link.finished, max(0.5, end - self._clock.now()))
 
     def close(self) -> None:
-        """Send what waits, then hear and say no more; see ``Exchange``.
+        """Send what waits, then hear and say no more; see ``BrokerClient``.
 
         The clock's loop must run on for that: ``finish`` sees to it.
         """
         if not self._closed:
             self._closed = True
-            for reading in tuple(self._desk.readings):
+            for reading in tuple(self._dispatcher.readings):
                 reading.close()
-            self._requests.close("the exchange was closed")
-            self._desk.appends.close("the exchange was closed")
-            self._desk.link.close()
+            self._requests.close("the client was closed")
+            self._dispatcher.appends.close("the client was closed")
+            self._dispatcher.link.close()
 
     def _run_until(self, true: Callable[[], bool], within_s: float) -> None:
         end = self._clock.now() + within_s
@@ -305,9 +305,9 @@ class NatsExchange:
 
     def _check_size(self, payload: bytes) -> None:
         if len(payload) > MAX_OCTETS:
-            self._desk.refused("oversize")
-            raise ExchangeError(f"{len(payload)} octets, at most {MAX_OCTETS} can travel")
+            self._dispatcher.refused("oversize")
+            raise BrokerError(f"{len(payload)} octets, at most {MAX_OCTETS} can travel")
 
     def _refuse(self, reason: str, what: str) -> NoReturn:
-        self._desk.refused(reason)
+        self._dispatcher.refused(reason)
         raise NotPermittedError(f"{self._identity.role.value} {self._identity.name} may not {what}")

@@ -22,7 +22,7 @@ _ROUTE_PING, _ROUTE_PINGS = "1s", 3
 _MIB = 1 << 20
 
 
-class Credentials(Struct, frozen=True):
+class BrokerFiles(Struct, frozen=True):
     """Where a process keeps what proves its identity: files in PEM."""
 
     certificate: Path
@@ -44,7 +44,7 @@ class Cluster(Struct, frozen=True):
     """As ``ServerSettings.keys``, of the members."""
 
 
-class Limits(Struct, frozen=True):
+class ServerLimits(Struct, frozen=True):
     """What a server bears before it refuses or lets go."""
 
     connections: int = 1024
@@ -74,7 +74,7 @@ class ServerSettings(Struct, frozen=True):
     """Its own; holds its configuration, its log, its process id and what streams keep."""
     host: str
     port: int
-    credentials: Credentials
+    credentials: BrokerFiles
     identities: tuple[Identity, ...]
     """Who may connect, the broker's own identity too."""
     keys: tuple[str, ...] | None = None
@@ -83,7 +83,7 @@ class ServerSettings(Struct, frozen=True):
     cluster: Cluster | None = None
     monitor_port: int | None = None
     """Where it tells figures of itself, on the loopback; None: nowhere."""
-    limits: Limits = Limits()
+    limits: ServerLimits = ServerLimits()
 
     @property
     def configuration(self) -> Path:
@@ -166,7 +166,7 @@ def keys_in(path: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _tls(credentials: Credentials, keys: tuple[str, ...] | None) -> dict[str, Any]:
+def _tls(credentials: BrokerFiles, keys: tuple[str, ...] | None) -> dict[str, Any]:
     tls: dict[str, Any] = {
         "cert_file": str(credentials.certificate),
         "key_file": str(credentials.key),

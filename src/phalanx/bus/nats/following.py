@@ -8,16 +8,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from phalanx.bus.exchange import CaughtUp, Stored, StoredHandler, Watcher
+from phalanx.bus.client import CaughtUp, Stored, StoredHandler, Watcher
 from phalanx.bus.nats.mapping import CURSORS, bucket, entry
 from phalanx.bus.nats.protocol import Arrived, read_headers
-from phalanx.bus.nats.reading import BATCH, Broker, Place, Reader
+from phalanx.bus.nats.reading import BATCH, Broker, StreamPosition, StreamReader
 
 _UNACKNOWLEDGED = 1_000
 _REMEMBER_S = 0.1
 
 
-class Desk(Broker, Protocol):
+class Dispatcher(Broker, Protocol):
     """What followers and watchers need of the exchange beside what readers do."""
 
     def soon(self, call: Callable[[Any], None], argument: Any) -> None:
@@ -36,9 +36,9 @@ class Desk(Broker, Protocol):
 class Present:
     """Tells, once, when all has been told that was there as a reading began."""
 
-    def __init__(self, desk: Desk, caught_up: CaughtUp | None) -> None:
+    def __init__(self, dispatcher: Dispatcher, caught_up: CaughtUp | None) -> None:
         """Have ``caught_up`` called by the clock, after what was taken before."""
-        self._desk = desk
+        self._dispatcher = dispatcher
         self._caught_up = caught_up
         self._left = 0
 
@@ -47,7 +47,7 @@ class Present:
         if not anew:
             self._reached(waiting)
 
-    def took(self, place: Place) -> None:
+    def took(self, place: StreamPosition) -> None:
         """Take a message; what it did not find, since it was let go, is not waited for."""
         if self._caught_up is not None:
             self._reached(min(self._left - 1, place.pending))
@@ -59,7 +59,7 @@ class Present:
     def _reached(self, left: int) -> None:
         self._left = left
         if left <= 0:
-            self._desk.soon(self._tell, None)
+            self._dispatcher.soon(self._tell, None)
 
     def _tell(self, _: None) -> None:
         caught_up, self._caught_up = self._caught_up, None
@@ -67,7 +67,7 @@ class Present:
             caught_up()
 
 
-class Following:
+class StreamFollower:
     """Reads a stream for a handler; implements ``Subscription``.
 
     How far a durable one has come is kept in the table of cursors, a tenth of a second late:
@@ -76,7 +76,7 @@ class Following:
 
     def __init__(
         self,
-        desk: Desk,
+        dispatcher: Dispatcher,
         stream: str,
         handler: StoredHandler,
         pattern: str | None,
@@ -87,14 +87,14 @@ class Following:
         caught_up: CaughtUp | None,
     ) -> None:
         """Follow ``stream``, with ``cursor`` as the subject that keeps the place."""
-        self._desk = desk
+        self._dispatcher = dispatcher
         self._stream = stream
         self._handler = handler
         self._pattern = pattern
         self._cursor = cursor
         self._policy = "new" if new_only else "all"
         self._since_s = since_s
-        self._present = Present(desk, caught_up)
+        self._present = Present(dispatcher, caught_up)
         self._told: deque[int] = deque()
         """Sequences that are not acknowledged, or come after one that is not."""
         self._acknowledged: set[int] = set()
@@ -102,13 +102,13 @@ class Following:
         """Messages on their way to the handler."""
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._finding: Reader | None = None
-        self._reader: Reader | None = None
+        self._finding: StreamReader | None = None
+        self._reader: StreamReader | None = None
         if cursor is None:
             self._reader = self._read_from(0)
         else:
-            self._finding = Reader(
-                desk,
+            self._finding = StreamReader(
+                dispatcher,
                 bucket(CURSORS),
                 cursor,
                 self._found,
@@ -128,14 +128,14 @@ class Following:
             self._remember()
             self._closed = True
             self._present.forget()
-            self._desk.end(self)
+            self._dispatcher.end(self)
             for reader in (self._finding, self._reader):
                 if reader is not None:
                     reader.close()
 
-    def _read_from(self, last: int) -> Reader:
-        return Reader(
-            self._desk,
+    def _read_from(self, last: int) -> StreamReader:
+        return StreamReader(
+            self._dispatcher,
             self._stream,
             self._pattern,
             self._take,
@@ -143,7 +143,7 @@ class Following:
             last=last,
             since_s=self._since_s,
             ready=self._present.began,
-            lost=partial(self._desk.lost, self._stream),
+            lost=partial(self._dispatcher.lost, self._stream),
             room=self._room,
         )
 
@@ -151,7 +151,7 @@ class Following:
         if not waiting:
             self._start(0)
 
-    def _found(self, message: Arrived, _: Place) -> None:
+    def _found(self, message: Arrived, _: StreamPosition) -> None:
         self._start(int(message.payload) if message.payload.isdigit() else 0)
 
     def _start(self, last: int) -> None:
@@ -164,14 +164,14 @@ class Following:
     def _room(self) -> int:
         return min(BATCH - self._waiting, _UNACKNOWLEDGED - len(self._told))
 
-    def _take(self, message: Arrived, place: Place) -> None:
+    def _take(self, message: Arrived, place: StreamPosition) -> None:
         self._waiting += 1
         if self._cursor is not None:
             self._told.append(place.sequence)
-        self._desk.soon(self._hand, (message, place))
+        self._dispatcher.soon(self._hand, (message, place))
         self._present.took(place)
 
-    def _hand(self, item: tuple[Arrived, Place]) -> None:
+    def _hand(self, item: tuple[Arrived, StreamPosition]) -> None:
         message, place = item
         self._waiting -= 1
         if self._closed:
@@ -198,7 +198,7 @@ class Following:
         if len(self._acknowledged) >= BATCH:
             self._remember()
         elif self._timer is None:
-            self._timer = self._desk.loop.call_later(_REMEMBER_S, self._remember)
+            self._timer = self._dispatcher.loop.call_later(_REMEMBER_S, self._remember)
 
     def _remember(self) -> None:
         """Keep the sequence up to which everything is acknowledged."""
@@ -212,26 +212,26 @@ class Following:
             last = self._told.popleft()
             self._acknowledged.remove(last)
         if last is not None:
-            self._desk.write(self._cursor, b"%d" % last)
+            self._dispatcher.write(self._cursor, b"%d" % last)
             if self._reader is not None:
                 self._reader.more()
 
 
-class Watching:
+class TableWatcher:
     """Tells of the keys of a table; implements ``Subscription``."""
 
     def __init__(
-        self, desk: Desk, table: str, handler: Watcher, caught_up: CaughtUp | None
+        self, dispatcher: Dispatcher, table: str, handler: Watcher, caught_up: CaughtUp | None
     ) -> None:
         """Watch ``table``."""
-        self._desk = desk
+        self._dispatcher = dispatcher
         self._handler = handler
         self._prefix = len(entry(table, ""))
         self._known: set[str] = set()
-        self._present = Present(desk, caught_up)
+        self._present = Present(dispatcher, caught_up)
         self._closed = False
-        self._reader = Reader(
-            desk,
+        self._reader = StreamReader(
+            dispatcher,
             bucket(table),
             entry(table, ">"),
             self._take,
@@ -247,7 +247,7 @@ class Watching:
         """Hear no more; without effect the second time."""
         self._closed = True
         self._present.forget()
-        self._desk.end(self)
+        self._dispatcher.end(self)
         self._reader.close()
 
     def _began(self, anew: bool, waiting: int) -> None:
@@ -256,7 +256,7 @@ class Watching:
                 self._tell(key, None)
         self._present.began(anew, waiting)
 
-    def _take(self, message: Arrived, place: Place) -> None:
+    def _take(self, message: Arrived, place: StreamPosition) -> None:
         dropped = bool(message.headers) and "KV-Operation" in read_headers(message.headers)[1]
         self._tell(message.subject[self._prefix :], None if dropped else message.payload)
         self._present.took(place)
@@ -268,7 +268,7 @@ class Watching:
             self._known.remove(key)
         else:  # dropped before we came
             return
-        self._desk.soon(self._hand, (key, value))
+        self._dispatcher.soon(self._hand, (key, value))
 
     def _hand(self, item: tuple[str, bytes | None]) -> None:
         if not self._closed:

@@ -13,9 +13,9 @@ import msgspec
 from msgspec import Struct
 
 from phalanx.bus.nats.connection import BUFFER_OCTETS, Connection, connect, why
+from phalanx.bus.nats.liveness import LivenessCheck
 from phalanx.bus.nats.protocol import PING, PONG, Arrived, Said
-from phalanx.bus.nats.roster import Roster, Server
-from phalanx.bus.nats.vigil import Vigil
+from phalanx.bus.nats.server_pool import Server, ServerPool
 
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 2.0
 _CONNECT_S, _CONNECT_MOST_S = 3.0, 10.0
@@ -23,14 +23,14 @@ _CONNECT_S, _CONNECT_MOST_S = 3.0, 10.0
 _STEADY_S = 5.0
 
 
-class Bounds(Struct, frozen=True):
+class SendBounds(Struct, frozen=True):
     """What may wait to be sent before more is shed."""
 
     messages: int = 20_000
     octets: int = 32 << 20
 
 
-DEFAULT_BOUNDS = Bounds()
+DEFAULT_BOUNDS = SendBounds()
 
 
 class Owner(Protocol):
@@ -54,7 +54,7 @@ class _Info(Struct):
     """Lame duck mode: the server is about to end."""
 
 
-class Link:
+class NatsLink:
     """Carries octets to and from one of ``servers`` over mutual TLS."""
 
     def __init__(
@@ -64,20 +64,20 @@ class Link:
         tls: ssl.SSLContext,
         name: str,
         owner: Owner,
-        bounds: Bounds,
+        bounds: SendBounds,
         deaf_s: float,
     ) -> None:
         """Make a link that is closed until ``open``.
 
         Raises:
-            ExchangeError: if no server is named, or ``deaf_s`` is no time (``Vigil``).
+            BrokerError: if no server is named, or ``deaf_s`` is no time (``LivenessCheck``).
 
         """
         self.loop = loop
         self.up = False
         self.finished = False
         """Closed for good, and the last octets are out."""
-        self._roster = Roster(servers)
+        self._pool = ServerPool(servers)
         self._server = servers[0]
         """The one of the present connection, or attempt."""
         self._tls = tls
@@ -102,14 +102,14 @@ class Link:
         self._flowing = False
         self._closing = False
         self._deaf_s = deaf_s
-        self._vigil = Vigil(deaf_s)
+        self._check = LivenessCheck(deaf_s)
         self._patience_s = self._first_patience_s = min(_CONNECT_S, deaf_s / 2)
         self._pause = 0.0
         self._since = 0.0
         self._connection: Connection | None = None
         self._attempt: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        """The pause before an attempt, or the next turn of the vigil over one or a connection."""
+        """The pause before an attempt, or the next turn of the check over one or a connection."""
 
     @property
     def greeted(self) -> bool:
@@ -169,7 +169,7 @@ class Link:
 
     def _connect(self) -> None:
         self._since = self.loop.time()
-        self._server = self._roster.next(self._since)
+        self._server = self._pool.next(self._since)
         coroutine = connect(self, self._tls, *self._server, 2 * self._deaf_s)
         self._attempt = self.loop.create_task(coroutine)
         self._attempt.add_done_callback(self._tried)
@@ -188,7 +188,7 @@ class Link:
         elif self._closing:
             self.finished = True
         else:
-            self._roster.doubt(self._server, self.loop.time())
+            self._pool.doubt(self._server, self.loop.time())
             self._rest(self._vain() if error is None else why(error))
 
     def _vain(self) -> str:
@@ -198,23 +198,23 @@ class Link:
         return f"no connection within {patience_s:g} s"
 
     def _watch(self, patience_s: float) -> None:
-        self._vigil = Vigil(patience_s)
-        self._timer = self.loop.call_later(self._vigil.turn_s, self._turn)
+        self._check = LivenessCheck(patience_s)
+        self._timer = self.loop.call_later(self._check.turn_s, self._turn)
 
     def _turn(self) -> None:
         """Give up who says nothing; ask once before that. An attempt is given up by its age."""
-        vigil, connection = self._vigil, self._connection
-        vigil.turn(self.up and connection is not None and connection.heard())
-        if not vigil.over:
-            if self.up and vigil.quiet == 1 and connection is not None:
+        check, connection = self._check, self._connection
+        check.turn(self.up and connection is not None and connection.heard())
+        if not check.over:
+            if self.up and check.quiet == 1 and connection is not None:
                 connection.write(PING)
-            self._timer = self.loop.call_later(vigil.turn_s, self._turn)
+            self._timer = self.loop.call_later(check.turn_s, self._turn)
         elif connection is None:
             assert self._attempt is not None
             self._attempt.cancel()
         else:
             connection.drop("the server is silent" if self.up else self._vain())
-            self._roster.doubt(self._server, self.loop.time())
+            self._pool.doubt(self._server, self.loop.time())
 
     def _rest(self, reason: str) -> None:
         """Tell why there is no connection, and wait: longer each time, never as long as others."""
@@ -260,7 +260,7 @@ class Link:
             self._timer.cancel()
         self.up = self._flowing = True
         self._patience_s = self._first_patience_s
-        self._roster.trust(self._server)
+        self._pool.trust(self._server)
         connection.complaint = None
         self._watch(self._deaf_s)
         self._owner.changed(True)
@@ -303,7 +303,7 @@ class Link:
         if was:
             self._owner.changed(False)
         else:
-            self._roster.doubt(self._server, self.loop.time())
+            self._pool.doubt(self._server, self.loop.time())
         if self._closing:
             self.finished = True
         else:

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.client import BrokerError
 
 PING: Final = b"PING\r\n"
 PONG: Final = b"PONG\r\n"
@@ -25,7 +25,7 @@ _FIELD = re.compile(r"[!-9;-~]+")
 _ENDS = re.compile(r"[\r\n]")
 
 
-class ProtocolError(ExchangeError):
+class ProtocolError(BrokerError):
     """What came in is not NATS, or longer than allowed."""
 
 
@@ -150,11 +150,11 @@ def check_subject(subject: str) -> None:
     """Refuse what is no subject, such as one with a wildcard or an end of line in it.
 
     Raises:
-        ExchangeError: if it is none.
+        BrokerError: if it is none.
 
     """
     if not _SUBJECT.fullmatch(subject):
-        raise ExchangeError(f"{subject[:80]!r} is no subject to publish under")
+        raise BrokerError(f"{subject[:80]!r} is no subject to publish under")
 
 
 def publish(
@@ -163,7 +163,7 @@ def publish(
     """Return the octets that publish ``payload``.
 
     Raises:
-        ExchangeError: if a header is none.
+        BrokerError: if a header is none.
 
     """
     to = f"{subject} {reply}" if reply else subject
@@ -172,7 +172,7 @@ def publish(
     lines = [_VERSION.decode()]
     for key, value in headers.items():
         if not _FIELD.fullmatch(key) or _ENDS.search(value):
-            raise ExchangeError(f"{key[:40]!r} is no header, or its value has an end of line")
+            raise BrokerError(f"{key[:40]!r} is no header, or its value has an end of line")
         lines.append(f"{key}: {value}")
     heading = "\r\n".join((*lines, "", "")).encode()
     total = len(heading) + len(payload)

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import msgspec
 
 from phalanx.bus.nats.inbox import EPOCH, Reply
+from phalanx.bus.nats.liveness import LivenessCheck
 from phalanx.bus.nats.protocol import Arrived, read_headers
-from phalanx.bus.nats.vigil import Vigil
 
 BATCH = 500
 """Most messages that are asked for and have not come."""
@@ -58,7 +58,7 @@ class Broker(Protocol):
         """Tell whoever listens that something is wrong."""
 
 
-class Place:
+class StreamPosition:
     """Where in a stream a message stands, read from the subject that would acknowledge it."""
 
     __slots__ = ("number", "pending", "received", "sequence")
@@ -82,7 +82,7 @@ class Place:
         """How many more are there already."""
 
 
-class Reader:
+class StreamReader:
     """Reads a stream, or those of its subjects that match."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Reader:
         broker: Broker,
         stream: str,
         only: str | None,
-        take: Callable[[Arrived, Place], None],
+        take: Callable[[Arrived, StreamPosition], None],
         *,
         policy: str = "all",
         last: int = 0,
@@ -134,7 +134,7 @@ class Reader:
         self._count = 0
         self._asked = 0
         self._heard = False
-        self._vigil = Vigil(broker.deaf_s)
+        self._check = LivenessCheck(broker.deaf_s)
         self._live = False
         """Whether the consumer is there."""
         self._closed = False
@@ -229,8 +229,8 @@ class Reader:
         if consumer != self._consumer:  # whoever was told has closed us
             return
         self._live = True
-        self._vigil = Vigil(self._broker.deaf_s)
-        self._timer = self._broker.loop.call_later(self._vigil.turn_s, self._turn)
+        self._check = LivenessCheck(self._broker.deaf_s)
+        self._timer = self._broker.loop.call_later(self._check.turn_s, self._turn)
         self.more()
 
     def _pull(self, batch: int) -> None:
@@ -245,19 +245,19 @@ class Reader:
 
     def _turn(self) -> None:
         """Begin again if the server is silent while it owes heartbeats."""
-        self._vigil.turn(self._heard or not self._asked)
+        self._check.turn(self._heard or not self._asked)
         self._heard = False
-        if self._vigil.over:
+        if self._check.over:
             self.begin()
         else:
-            self._timer = self._broker.loop.call_later(self._vigil.turn_s, self._turn)
+            self._timer = self._broker.loop.call_later(self._check.turn_s, self._turn)
 
     def _arrived(self, message: Arrived) -> None:
         self._heard = True
         if message.subject == self._inbox:  # the server's own; what it kept has its own subject
             self._status(*read_headers(message.headers))
             return
-        place = Place(message.reply or "")
+        place = StreamPosition(message.reply or "")
         self._count += 1
         if place.number != self._count:
             self._again()

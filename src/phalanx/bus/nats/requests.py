@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from phalanx.bus.exchange import Answer, Delivery, Silence, Unanswered
+from phalanx.bus.client import Answer, Delivery, Silence, Unanswered
 from phalanx.bus.nats.inbox import NOBODY
 from phalanx.bus.nats.protocol import Arrived, publish, read_headers
 from phalanx.clock.wall import WallClock, WallTimer

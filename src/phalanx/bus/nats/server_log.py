@@ -13,7 +13,7 @@ from msgspec import Struct
 _CHUNK = 1 << 20
 
 
-class Place(Struct, frozen=True):
+class LogPosition(Struct, frozen=True):
     """Where reading stopped; found again also after the file was set aside."""
 
     file: str
@@ -35,7 +35,9 @@ class ServerLog:
 
     """
 
-    def __init__(self, log: Path, *, after: Place | None = None, from_start: bool = False) -> None:
+    def __init__(
+        self, log: Path, *, after: LogPosition | None = None, from_start: bool = False
+    ) -> None:
         self._log = log
         self._file: BufferedReader | None = None
         self._offset = 0
@@ -53,10 +55,10 @@ class ServerLog:
             self._open(log, log.stat().st_size)
 
     @property
-    def place(self) -> Place | None:
+    def place(self) -> LogPosition | None:
         """How far it was read; None: no line of the file is there yet."""
         first = None if self._file is None else _digest(self._file)
-        return None if first is None else Place(first, self._offset)
+        return None if first is None else LogPosition(first, self._offset)
 
     def lines(self) -> Iterator[bytes]:
         """Give the whole lines that were not given yet, without their ends."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from phalanx.bus.exchange import ExchangeError
-from phalanx.bus.nats.client import NatsExchange
+from phalanx.bus.client import BrokerError
+from phalanx.bus.nats.client import NatsClient
 from phalanx.bus.nats.inbox import Reply
 from phalanx.bus.nats.mapping import CURSORS, bucket, entry
 from phalanx.bus.subjects import EVENTS, REGISTRY, pattern
@@ -22,7 +22,7 @@ DUPLICATES_S = 120.0
 _AGAIN_S = 0.25
 
 
-class Retention(Struct, frozen=True):
+class StreamRetention(Struct, frozen=True):
     """How much the stream of events keeps; the oldest are discarded beyond that.
 
     Who follows it finds what was discarded before it was read counted as shed.
@@ -34,7 +34,7 @@ class Retention(Struct, frozen=True):
     """Of each table; more is refused there, not discarded."""
 
 
-DEFAULT_RETENTION = Retention()
+DEFAULT_RETENTION = StreamRetention()
 
 
 def setup(
@@ -43,7 +43,7 @@ def setup(
     tls: ssl.SSLContext,
     *,
     replicas: int = 1,
-    retention: Retention = DEFAULT_RETENTION,
+    retention: StreamRetention = DEFAULT_RETENTION,
     within_s: float = 30.0,
 ) -> None:
     """Make what is not there yet, and set what is there as it should be.
@@ -57,11 +57,11 @@ def setup(
         within_s: how long a cluster may take to become one.
 
     Raises:
-        ExchangeError: if it was not done in time; says why.
+        BrokerError: if it was not done in time; says why.
 
     """
     clock = WallClock()
-    exchange = NatsExchange(keeper, clock, servers, tls)
+    exchange = NatsClient(keeper, clock, servers, tls)
     try:
         exchange.ready(within_s)
         pending = list(_streams(keeper.domain, replicas, retention))
@@ -74,21 +74,21 @@ def setup(
                 pending.pop(0)
                 continue
             if clock.now() > within_s:
-                raise ExchangeError(f"{name} cannot be made at NATS: {reply.error.description}")
+                raise BrokerError(f"{name} cannot be made at NATS: {reply.error.description}")
             clock.run(until=clock.now() + _AGAIN_S)
     finally:
         exchange.finish()
         clock.close()
 
 
-def _ask(exchange: NatsExchange, clock: WallClock, operation: str, question: Any) -> Reply:
+def _ask(exchange: NatsClient, clock: WallClock, operation: str, question: Any) -> Reply:
     replies: list[Reply] = []
     exchange.administer(operation, question, replies.append)
     clock.run(until=clock.now() + 10.0, stop=lambda: bool(replies))
     return replies[0]
 
 
-def _streams(domain: str, replicas: int, retention: Retention) -> list[dict[str, Any]]:
+def _streams(domain: str, replicas: int, retention: StreamRetention) -> list[dict[str, Any]]:
     """Return the configurations of all streams (NATS, "JetStream API").
 
     Nothing may be taken out of one by those who write to it: no deletion, no purge, also not by

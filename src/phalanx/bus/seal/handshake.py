@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
 from phalanx.bus.seal.frames import Greeting, digest, greet
-from phalanx.bus.seal.limits import Limits
-from phalanx.bus.seal.outcome import Counters, Reason, Refused
-from phalanx.bus.seal.session import Session, agree, derive
+from phalanx.bus.seal.limits import SealLimits
+from phalanx.bus.seal.outcome import Reason, RefusedFrame, SealCounters
+from phalanx.bus.seal.session import SealSession, agree, derive
 from phalanx.bus.subjects import message
 from phalanx.identity import Credentials, IdentityError
 from phalanx.identity.names import Identity
@@ -25,8 +25,8 @@ class Own(Struct):
 
     credentials: Credentials
     incarnation: int
-    limits: Limits
-    counters: Counters
+    limits: SealLimits
+    counters: SealCounters
     ephemeral: Callable[[], X25519PrivateKey]
 
 
@@ -42,19 +42,19 @@ class Handshake:
             message(me.domain, me.name, name).encode(),
         )
 
-    def disbelieved(self, greeting: Greeting, least: int) -> Refused | None:
+    def disbelieved(self, greeting: Greeting, least: int) -> RefusedFrame | None:
         """Return why it is not the peer's, in its life ``least`` or later; None if it is."""
         me = self._own.credentials.identity
         try:
             identity, key = self._own.credentials.trust.identify_der(greeting.certificate)
         except IdentityError as error:
-            return Refused(Reason.IDENTITY, str(error))
+            return RefusedFrame(Reason.IDENTITY, str(error))
         if identity != Identity(self._name, me.role, me.domain):
-            return Refused(Reason.IDENTITY, f"the certificate is that of {identity.uri}")
+            return RefusedFrame(Reason.IDENTITY, f"the certificate is that of {identity.uri}")
         if not greeting.signed_by(key, self._subjects[1]):
-            return Refused(Reason.FORGED)
+            return RefusedFrame(Reason.FORGED)
         if greeting.incarnation < least:
-            return Refused(
+            return RefusedFrame(
                 Reason.STALE,
                 f"incarnation {greeting.incarnation}, and {least} was here",
             )
@@ -80,7 +80,7 @@ class Handshake:
         answer: bytes,
         now: float,
         answered: bytes = b"",
-    ) -> Session | None:
+    ) -> SealSession | None:
         """Return the session of a handshake; None if the peer's ephemeral key is none.
 
         Args:
@@ -97,7 +97,7 @@ class Handshake:
             return None
         limits = self._own.limits
         waits = RESPONDER_WAITS_S if answered else 0.0
-        return Session(
+        return SealSession(
             derive(shared, hello + answer),
             initiator=not answered,
             subjects=self._subjects,

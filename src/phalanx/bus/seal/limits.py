@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Limits(Struct, frozen=True):
+class SealLimits(Struct, frozen=True):
     """Bounds; times in seconds of the caller's clock, which need agree with nobody's."""
 
     rekey_s: float = 3600.0
@@ -37,4 +37,4 @@ class Limits(Struct, frozen=True):
     """Peers that are known at a time."""
 
 
-LIMITS = Limits()
+LIMITS = SealLimits()

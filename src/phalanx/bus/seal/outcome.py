@@ -34,7 +34,7 @@ HOSTILE = frozenset({Reason.GARBAGE, Reason.ALTERED, Reason.FORGED, Reason.IDENT
 """Reasons that loss, doubling, reordering and restarts never give rise to."""
 
 
-class Opened(Struct, frozen=True):
+class OpenedFrame(Struct, frozen=True):
     """A frame that was believed."""
 
     payload: bytes | None
@@ -43,7 +43,7 @@ class Opened(Struct, frozen=True):
     """Frames to send to the peer now."""
 
 
-class Refused(Struct, frozen=True):
+class RefusedFrame(Struct, frozen=True):
     """A frame that was not believed."""
 
     reason: Reason
@@ -53,7 +53,7 @@ class Refused(Struct, frozen=True):
     """Frames to send to the peer now: a hello, if keys are needed."""
 
 
-class Counters(Struct):
+class SealCounters(Struct):
     """What became of what was sent and what came in."""
 
     wrapped: int = 0

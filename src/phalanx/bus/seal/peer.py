@@ -20,8 +20,8 @@ from msgspec import Struct
 
 from phalanx.bus.seal.frames import ANSWER, HELLO, OVERHEAD, SEALED, Greeting, digest, parse
 from phalanx.bus.seal.handshake import Handshake, Own
-from phalanx.bus.seal.outcome import Opened, Reason, Refused
-from phalanx.bus.seal.session import Session
+from phalanx.bus.seal.outcome import OpenedFrame, Reason, RefusedFrame
+from phalanx.bus.seal.session import SealSession
 
 
 class _Hello(Struct):
@@ -49,9 +49,9 @@ class Peer:
         self._handshake = Handshake(own, name)
         self._incarnation = 0
         """The highest that a living peer has shown."""
-        self._current: Session | None = None
-        self._believed: dict[bytes, Session] = {}
-        self._pending: dict[bytes, Session] = {}
+        self._current: SealSession | None = None
+        self._believed: dict[bytes, SealSession] = {}
+        self._pending: dict[bytes, SealSession] = {}
         self._hello: _Hello | None = None
         self._waiting: deque[tuple[float, bytes]] = deque()
         self._octets = 0
@@ -75,14 +75,14 @@ class Peer:
             return [*self._ask(now), frame]
         return [frame]
 
-    def open(self, frame: bytes, now: float) -> Opened | Refused:
+    def open(self, frame: bytes, now: float) -> OpenedFrame | RefusedFrame:
         """Return what a frame of the peer was."""
         kind = frame[0] if frame else 0
         if kind == SEALED and len(frame) >= OVERHEAD:
             return self._open_sealed(frame, now)
         greeting = parse(frame) if kind in (HELLO, ANSWER) else None
         if greeting is None:
-            return Refused(Reason.GARBAGE)
+            return RefusedFrame(Reason.GARBAGE)
         return self._answered(greeting, now) if kind == ANSWER else self._greeted(greeting, now)
 
     def tick(self, now: float) -> list[bytes]:
@@ -120,22 +120,22 @@ class Peer:
 
     # -- sealed frames ----------------------------------------------------------------------
 
-    def _open_sealed(self, frame: bytes, now: float) -> Opened | Refused:
+    def _open_sealed(self, frame: bytes, now: float) -> OpenedFrame | RefusedFrame:
         name = frame[1:9]
         session = self._believed.get(name)
         pending = session is None
         if session is None:
             session = self._pending.get(name)
         if session is None or now >= session.ends:
-            return Refused(Reason.NO_SESSION, replies=self._unknown(now))
+            return RefusedFrame(Reason.NO_SESSION, replies=self._unknown(now))
         payload = session.open(frame)
         if isinstance(payload, Reason):
-            return Refused(payload)
+            return RefusedFrame(payload)
         replies = tuple(self._establish(session)) if pending else ()
         if not payload:
-            return Opened(None, replies)
+            return OpenedFrame(None, replies)
         self._own.counters.opened += 1
-        return Opened(payload, replies)
+        return OpenedFrame(payload, replies)
 
     def _unknown(self, now: float) -> tuple[bytes, ...]:
         """Ask for keys because the peer uses unknown ones; not for each frame of many."""
@@ -162,42 +162,42 @@ class Peer:
         self._schedule()
         return [hello.frame]
 
-    def _greeted(self, hello: Greeting, now: float) -> Opened | Refused:
+    def _greeted(self, hello: Greeting, now: float) -> OpenedFrame | RefusedFrame:
         """Answer a hello; nothing of what there is changes by it."""
         named = digest(hello.body)
         for answered in self._pending.values():
             if answered.hello == named:
-                return Opened(None, (answered.answer,))
+                return OpenedFrame(None, (answered.answer,))
         if any(session.hello == named for session in self._believed.values()):
-            return Refused(Reason.REPLAYED)
+            return RefusedFrame(Reason.REPLAYED)
         if not self._may_greet(now):
-            return Refused(Reason.TOO_OFTEN)
+            return RefusedFrame(Reason.TOO_OFTEN)
         if refused := self._handshake.disbelieved(hello, self._incarnation):
             return refused
         key = self._own.ephemeral()
         body, frame = self._handshake.sign(key, named)
         session = self._handshake.agreed(key, hello, hello.body, body, now, frame)
         if session is None:
-            return Refused(Reason.FORGED, "its ephemeral key is none")
+            return RefusedFrame(Reason.FORGED, "its ephemeral key is none")
         _keep(self._pending, session, self._own.limits.sessions)
         self._schedule()
-        return Opened(None, (frame,))
+        return OpenedFrame(None, (frame,))
 
-    def _answered(self, answer: Greeting, now: float) -> Opened | Refused:
+    def _answered(self, answer: Greeting, now: float) -> OpenedFrame | RefusedFrame:
         """Take the answer to one's hello: the peer lives, and both sides have the keys."""
         hello = self._hello
         if hello is None or hello.digest != answer.answers or now >= hello.ends:
             known = any(session.hello == answer.answers for session in self._believed.values())
-            return Refused(Reason.REPLAYED if known else Reason.UNASKED)
+            return RefusedFrame(Reason.REPLAYED if known else Reason.UNASKED)
         if refused := self._handshake.disbelieved(answer, self._incarnation):
             return refused
         session = self._handshake.agreed(hello.key, answer, hello.body, answer.body, now)
         if session is None:
-            return Refused(Reason.FORGED, "its ephemeral key is none")
+            return RefusedFrame(Reason.FORGED, "its ephemeral key is none")
         self._hello = None
-        return Opened(None, tuple(self._establish(session) or [session.seal(b"")]))
+        return OpenedFrame(None, tuple(self._establish(session) or [session.seal(b"")]))
 
-    def _establish(self, session: Session) -> list[bytes]:
+    def _establish(self, session: SealSession) -> list[bytes]:
         """Use a session from now on; return what waited for it."""
         self._pending.pop(session.id, None)
         if session.incarnation > self._incarnation:
@@ -251,7 +251,7 @@ class Peer:
         self.due = min(ends, default=inf)
 
 
-def _keep(sessions: dict[bytes, Session], session: Session, most: int) -> None:
+def _keep(sessions: dict[bytes, SealSession], session: SealSession, most: int) -> None:
     """Add a session to a bounded table; the oldest one leaves it."""
     sessions[session.id] = session
     if len(sessions) > most:

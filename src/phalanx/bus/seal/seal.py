@@ -13,8 +13,8 @@ from math import inf
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from phalanx.bus.seal.handshake import Own
-from phalanx.bus.seal.limits import LIMITS, Limits
-from phalanx.bus.seal.outcome import Counters, Opened, Reason, Refused
+from phalanx.bus.seal.limits import LIMITS, SealLimits
+from phalanx.bus.seal.outcome import OpenedFrame, Reason, RefusedFrame, SealCounters
 from phalanx.bus.seal.peer import Peer
 from phalanx.identity import Credentials, IdentityError
 from phalanx.identity.names import Identity
@@ -35,10 +35,10 @@ class Seal:
         self,
         credentials: Credentials,
         incarnation: int,
-        limits: Limits = LIMITS,
+        limits: SealLimits = LIMITS,
         ephemeral: Callable[[], X25519PrivateKey] = X25519PrivateKey.generate,
     ) -> None:
-        self.counters = Counters()
+        self.counters = SealCounters()
         self._own = Own(credentials, incarnation, limits, self.counters, ephemeral)
         self._peers: dict[str, Peer] = {}
         self._due = inf
@@ -74,7 +74,7 @@ class Seal:
         self._due = min(self._due, state.due)
         return frames
 
-    def open(self, peer: str, frame: bytes, now: float) -> Opened | Refused:
+    def open(self, peer: str, frame: bytes, now: float) -> OpenedFrame | RefusedFrame:
         """Return what a frame was that came in as ``peer``'s, and what to send back.
 
         Whatever the frame is, what was agreed before stays as it is: only the living peer,
@@ -82,11 +82,11 @@ class Seal:
         """
         state = self._peers.get(peer) or self._meet(peer, now)
         if state is None:
-            outcome: Opened | Refused = Refused(Reason.TOO_OFTEN, "too many peers")
+            outcome: OpenedFrame | RefusedFrame = RefusedFrame(Reason.TOO_OFTEN, "too many peers")
         else:
             outcome = state.open(frame, now)
             self._due = min(self._due, state.due)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, RefusedFrame):
             refused = self.counters.refused
             refused[outcome.reason] = refused.get(outcome.reason, 0) + 1
         return outcome

@@ -49,7 +49,7 @@ def agree(own: X25519PrivateKey, theirs: bytes) -> bytes | None:
         return None
 
 
-class Session:
+class SealSession:
     """One agreement: seals what goes out and opens what comes in, each number once."""
 
     __slots__ = (

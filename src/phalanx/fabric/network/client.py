@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Delivery, Exchange, Subscription, Unanswered
+from phalanx.bus.client import BrokerClient, Delivery, Subscription, Unanswered
 from phalanx.bus.wire import WireError
 from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import Action, Failed, Outcome, Percept
@@ -51,7 +51,7 @@ class RemoteInfrastructure:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: BrokerClient,
         pop: PopId,
         incarnation: int,
         clock: Clock,

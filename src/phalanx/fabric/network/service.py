@@ -8,7 +8,7 @@ from msgspec import Struct, field
 
 from phalanx.bus import subjects
 from phalanx.bus.agents import OnRefused
-from phalanx.bus.exchange import Delivery, Exchange
+from phalanx.bus.client import BrokerClient, Delivery
 from phalanx.bus.wire import WireError
 from phalanx.clock import Clock
 from phalanx.domain.actions import Failed, Outcome, Percept
@@ -59,7 +59,7 @@ class NetworkService:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: BrokerClient,
         infrastructure: Infrastructure,
         clock: Clock,
         *,

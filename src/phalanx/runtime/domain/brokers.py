@@ -8,9 +8,16 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from phalanx.bus.exchange import ExchangeError
-from phalanx.bus.nats import Cluster, Limits, NatsServer, Retention, ServerSettings, setup
-from phalanx.bus.nats import Credentials as Paths
+from phalanx.bus.client import BrokerError
+from phalanx.bus.nats import (
+    BrokerFiles,
+    Cluster,
+    NatsServer,
+    ServerLimits,
+    ServerSettings,
+    StreamRetention,
+    setup,
+)
 from phalanx.identity import Credentials, Files, IdentityError, tls_context
 from phalanx.identity.names import Identity, Role
 from phalanx.runtime.domain.keeper import Domain
@@ -65,7 +72,7 @@ class Brokers:
         They are processes of their own sessions: what ends this process does not end them.
 
         Raises:
-            ExchangeError: if one does not start.
+            BrokerError: if one does not start.
 
         """
         started: list[NatsServer] = []
@@ -74,7 +81,7 @@ class Brokers:
                 if server.pid is None:
                     server.start(detached=True)
                     started.append(server)
-        except (ExchangeError, KeyboardInterrupt):
+        except (BrokerError, KeyboardInterrupt):
             for server in started:
                 server.stop()
             raise
@@ -84,7 +91,7 @@ class Brokers:
         """Make the streams and tables that the domain needs, or find them there.
 
         Raises:
-            ExchangeError: if the cluster is not there within this time.
+            BrokerError: if the cluster is not there within this time.
 
         """
         folder = self.domain.broker(self.specs[0].name)
@@ -95,7 +102,7 @@ class Brokers:
             [(broker.host, broker.port) for broker in self.domain.spec.brokers],
             tls_context(Files.of(folder)),
             replicas=min(3, len(self.domain.spec.brokers)),
-            retention=Retention(
+            retention=StreamRetention(
                 age_s=limits.history_days * _DAY_S, octets=int(limits.history_gb * _GB)
             ),
             within_s=within_s,
@@ -108,17 +115,17 @@ class Brokers:
         are now.
 
         Raises:
-            ExchangeError: if one did not take it; it goes on as before, the others know.
+            BrokerError: if one did not take it; it goes on as before, the others know.
 
         """
-        failed: ExchangeError | None = None
+        failed: BrokerError | None = None
         with self.domain.alone():  # so that a later command's news are not undone by an earlier's
             admission = _Admission.of(self.domain)
             running = [server for server in self.servers if server.pid is not None]
             for server in running:
                 try:
                     server.reload(admission.identities, admission.keys, admission.route_keys)
-                except ExchangeError as error:
+                except BrokerError as error:
                     failed = failed or error
         if failed is not None:
             raise failed
@@ -156,12 +163,12 @@ class Brokers:
                 directory=folder.resolve() / "server",
                 host=listen,
                 port=broker.port,
-                credentials=Paths(own.certificate, own.key, own.authority),
+                credentials=BrokerFiles(own.certificate, own.key, own.authority),
                 identities=admission.identities,
                 keys=admission.keys,
                 cluster=cluster,
                 monitor_port=broker.monitor_port,
-                limits=Limits(
+                limits=ServerLimits(
                     connections=spec.limits.connections,
                     # A server books a stream that it is told of again as if it came on top.
                     file_octets=int((2 * spec.limits.history_gb + 1) * _GB),

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from phalanx.identity import (
     IdentityError,
-    Record,
+    IssuedRecord,
     Trust,
     fingerprint,
     hosts_of,
@@ -104,7 +104,7 @@ def _certificates(folder: Path) -> list[x509.Certificate]:
     return found
 
 
-def _retired(folder: Path, trust: Trust, now: datetime) -> dict[str, Record]:
+def _retired(folder: Path, trust: Trust, now: datetime) -> dict[str, IssuedRecord]:
     """Return the last certificate of each name that was revoked and has not run out."""
     return {
         record.name: record

@@ -22,14 +22,13 @@ import msgspec
 from msgspec import Struct
 
 from phalanx import __version__
-from phalanx.bus.nats import Audit as BrokerLog
-from phalanx.bus.nats import NatsServer, Place, Refused
+from phalanx.bus.nats import BrokerAudit, BrokerRefusal, LogPosition, NatsServer
 from phalanx.bus.nats.config import keys_in
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Recorder
 from phalanx.fabric.audit import Audit, Refusal
-from phalanx.identity import Files, IdentityError, LiveCredentials, Record, read_issued
+from phalanx.identity import Files, IdentityError, IssuedRecord, LiveCredentials, read_issued
 from phalanx.identity.names import Role
 from phalanx.runtime.domain import Bundle, Domain
 from phalanx.runtime.domain.brokers import Brokers
@@ -50,7 +49,7 @@ UNPROVEN = "?"
 class Told(Struct, frozen=True):
     """What the next life of an auditor has to know."""
 
-    place: Place | None = None
+    place: LogPosition | None = None
     """How far the broker's log was told."""
     keys: frozenset[str] | None = None
     """Those that the broker let in then; None: it was not looked at yet."""
@@ -129,7 +128,7 @@ class _Witness:
         self._server = server
         self._issued = _Issued(domain.folder / "authority")
         self._audit = Audit(clock, self._record, self._started)
-        self._log = BrokerLog(
+        self._log = BrokerAudit(
             server.settings.log, after=self._told.place, from_start=incarnation == 1
         )
         stack.callback(self._log.close)
@@ -165,7 +164,7 @@ class _Witness:
                     self._record(kind, self._started, name=name, role=role, key=key)
         return keys
 
-    def _refusal(self, one: Refused) -> Refusal:
+    def _refusal(self, one: BrokerRefusal) -> Refusal:
         record = None if one.key is None else self._issued.get(one.key)
         why = f"{one.count} times: {one.detail}"
         if one.who is not None:
@@ -183,9 +182,9 @@ class _Issued:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, IssuedRecord] = {}
 
-    def get(self, key: str) -> Record | None:
+    def get(self, key: str) -> IssuedRecord | None:
         """Return the last certificate of a key, if the list in this machine's copy has it."""
         if key not in self._records:
             try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from phalanx.bus.exchange import Exchange
+from phalanx.bus.client import BrokerClient
 from phalanx.clock import Clock
 from phalanx.identity import Credentials, LiveCredentials
 
@@ -34,7 +34,7 @@ class Certificates:
     def __init__(
         self,
         live: LiveCredentials,
-        exchange: Exchange,
+        exchange: BrokerClient,
         clock: Clock,
         record: Callable[..., Any],
         cause: str,

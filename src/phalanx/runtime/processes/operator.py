@@ -17,8 +17,8 @@ from typing import Self, TypeVar
 from msgspec import Struct
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import CaughtUp, Delivery, ExchangeError, Stored
-from phalanx.bus.nats import NatsExchange
+from phalanx.bus.client import BrokerError, CaughtUp, Delivery, Stored
+from phalanx.bus.nats import NatsClient
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event
@@ -71,7 +71,7 @@ class Operator:
     Raises:
         ScenarioError: if the file is not usable.
         IdentityError: if its certificate or key is not.
-        ExchangeError: by ``with``, if there is no connection within ten seconds.
+        BrokerError: by ``with``, if there is no connection within ten seconds.
 
     """
 
@@ -81,7 +81,7 @@ class Operator:
         tls = tls_context(Files.of(path.parent))
         self.identity = bundle.identity
         self.clock = WallClock()
-        self.exchange = NatsExchange(bundle.identity, self.clock, bundle.servers, tls)
+        self.exchange = NatsClient(bundle.identity, self.clock, bundle.servers, tls)
         self.client = Client(self.exchange, self.clock, life=secrets.token_hex(4))
 
     def __enter__(self) -> Self:
@@ -252,12 +252,12 @@ class Tail:
         """Run until what was kept as this began has been told.
 
         Raises:
-            ExchangeError: if the brokers do not go on telling it.
+            BrokerError: if the brokers do not go on telling it.
 
         """
         self._operator.until(lambda: self.caught_up or self._silent(), READ_S)
         if not self.caught_up:
-            raise ExchangeError(f"the brokers do not tell what they keep: {self._trouble}")
+            raise BrokerError(f"the brokers do not tell what they keep: {self._trouble}")
 
     def _silent(self) -> bool:
         return self._operator.clock.now() - self._heard >= SILENCE_S

@@ -6,7 +6,7 @@ import signal
 from functools import partial
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Delivery, Stored
+from phalanx.bus.client import Delivery, Stored
 from phalanx.clock import Timer
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event

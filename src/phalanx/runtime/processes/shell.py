@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from phalanx import __version__
-from phalanx.bus.exchange import Exchange
+from phalanx.bus.client import BrokerClient
 from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Recorder
 from phalanx.fabric.access import Policy
@@ -29,7 +29,7 @@ FOR_EVER_S = 1e9
 FLUSH_S = 5.0
 """How long a process that ends waits for its last events to be acknowledged, in real seconds."""
 
-Connect = Callable[[WallClock], AbstractContextManager[Exchange]]
+Connect = Callable[[WallClock], AbstractContextManager[BrokerClient]]
 
 
 def run_clock(run: RunSpec | None) -> WallClock:

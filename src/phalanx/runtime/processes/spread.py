@@ -19,7 +19,7 @@ from typing import Any
 from msgspec.structs import asdict
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Stored
+from phalanx.bus.client import Stored
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.network import PopId

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from phalanx.bus.exchange import Exchange
-from phalanx.bus.nats import NatsExchange
-from phalanx.bus.nats.vigil import DEAF_S
+from phalanx.bus.client import BrokerClient
+from phalanx.bus.nats import NatsClient
+from phalanx.bus.nats.liveness import DEAF_S
 from phalanx.clock.wall import WallClock
 from phalanx.fabric.access import STANDARD_POLICY, Policy
 from phalanx.fabric.access_files import load_policy
@@ -25,13 +25,13 @@ LEAST_DEAF_S = 0.5
 
 
 @contextmanager
-def connected(bundle: Bundle, clock: WallClock, deaf_s: float = DEAF_S) -> Iterator[Exchange]:
+def connected(bundle: Bundle, clock: WallClock, deaf_s: float = DEAF_S) -> Iterator[BrokerClient]:
     """Have an exchange of an identity, which connects as soon as the clock runs.
 
     Another broker is tried after ``deaf_s`` real seconds of silence. What waits to be sent at
     the end is sent, if there is a connection.
     """
-    exchange = NatsExchange(
+    exchange = NatsClient(
         bundle.identity,
         clock,
         bundle.servers,

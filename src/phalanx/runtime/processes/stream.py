@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import Exchange
+from phalanx.bus.client import BrokerClient
 from phalanx.clock import Clock, Timer
 from phalanx.domain.events import Event
 from phalanx.fabric.envelope import to_json
@@ -27,7 +27,7 @@ class EventStream:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: BrokerClient,
         outbox: Outbox,
         clock: Clock,
         *,

@@ -3,21 +3,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from exchange_contract import ExchangeContract
+from client_contract import ExchangeContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import (
+from phalanx.bus.client import (
+    BrokerClient,
+    BrokerError,
     Delivery,
-    Exchange,
-    ExchangeError,
     NotPermittedError,
     Silence,
     Stored,
     Unanswered,
 )
-from phalanx.bus.local import LocalHub
+from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.bus.wire import MAX_OCTETS
 from phalanx.clock.virtual import VirtualClock
 from phalanx.identity.names import Identity, Role
@@ -34,9 +34,9 @@ class Ground:
 
     def __init__(self) -> None:
         self._clock = VirtualClock()
-        self._hub = LocalHub(self._clock)
+        self._hub = MemoryBroker(self._clock)
 
-    def join(self, identity: Identity) -> Exchange:
+    def join(self, identity: Identity) -> BrokerClient:
         return self._hub.join(identity)
 
     def until(self, true: Callable[[], bool]) -> None:
@@ -60,25 +60,25 @@ class Lab:
         self.clock = VirtualClock()
         self.delays: list[tuple[float, ...]] = []
         """What becomes of the next ones that pass; afterwards all arrive at once."""
-        self.hub = LocalHub(self.clock, passage=self.passage, **options)
+        self.hub = MemoryBroker(self.clock, passage=self.passage, **options)
 
     def passage(self, sender: Identity, receiver: Identity, subject: str) -> tuple[float, ...]:
         return self.delays.pop(0) if self.delays else (0.0,)
 
-    def join(self, *identities: Identity) -> list[Exchange]:
+    def join(self, *identities: Identity) -> list[BrokerClient]:
         return [self.hub.join(identity) for identity in identities]
 
     def run(self, seconds: float = 0.0) -> None:
         self.clock.run(self.clock.now() + seconds)
 
 
-def inbox(exchange: Exchange, pattern: str) -> list[bytes]:
+def inbox(exchange: BrokerClient, pattern: str) -> list[bytes]:
     got: list[bytes] = []
     exchange.subscribe(pattern, lambda delivery: got.append(delivery.payload))
     return got
 
 
-def own(exchange: Exchange) -> str:
+def own(exchange: BrokerClient) -> str:
     return subjects.pattern("edge", "msg", exchange.identity.name, "*")
 
 
@@ -151,9 +151,9 @@ def test_an_agent_reads_no_inbox_of_another(pattern: str) -> None:
 def test_what_is_too_long_is_refused_and_counted() -> None:
     (a,) = Lab().join(A)
     a.publish(TO_B, bytes(MAX_OCTETS))
-    with pytest.raises(ExchangeError, match="1048577 octets are too many"):
+    with pytest.raises(BrokerError, match="1048577 octets are too many"):
         a.publish(TO_B, bytes(MAX_OCTETS + 1))
-    with pytest.raises(ExchangeError, match="1048577 octets are too many"):
+    with pytest.raises(BrokerError, match="1048577 octets are too many"):
         a.put("registry", "a", bytes(MAX_OCTETS + 1))
     assert a.counters.refused == {"oversize": 2}
 
@@ -271,15 +271,15 @@ def test_close_answers_all_that_waits() -> None:
     a.request(CALL, b"", answers.append, timeout_s=1.0)
     a.append(subjects.event("edge", "a", "x"), b"", "1", told.append)
     lab.run(2.0)
-    assert reasons(answers) == ["the exchange is closed"] * 2
+    assert reasons(answers) == ["the client was closed"] * 2
     assert whys(answers) == [Silence.CUT] * 2
-    assert told == ["the exchange is closed"] * 2
+    assert told == ["the client was closed"] * 2
 
 
 # -- requests ---------------------------------------------------------------------------------
 
 
-def serve(exchange: Exchange, *, times: int = 1) -> list[Delivery]:
+def serve(exchange: BrokerClient, *, times: int = 1) -> list[Delivery]:
     asked: list[Delivery] = []
 
     def answer(delivery: Delivery) -> None:
@@ -353,7 +353,7 @@ def test_only_who_serves_may_answer() -> None:
 # -- streams ----------------------------------------------------------------------------------
 
 
-def record(exchange: Exchange, *numbers: int) -> list[str | None]:
+def record(exchange: BrokerClient, *numbers: int) -> list[str | None]:
     told: list[str | None] = []
     for number in numbers:
         subject = subjects.event("edge", exchange.identity.name, f"kind{number % 2}.x")
@@ -487,7 +487,7 @@ def test_nothing_that_was_appended_is_missed_whoever_is_cut_off(steps: list[str]
 Change = tuple[str, bytes | None]
 
 
-def watch(exchange: Exchange) -> list[Change]:
+def watch(exchange: BrokerClient) -> list[Change]:
     seen: list[Change] = []
     exchange.watch(subjects.REGISTRY, lambda key, value: seen.append((key, value)))
     return seen

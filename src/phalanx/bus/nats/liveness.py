@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from math import isfinite
 
-from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.client import BrokerError
 
 DEAF_S = 5.0
 """How long a server may say nothing, though it was asked, unless told otherwise."""
 _TURNS = 6
 
 
-class Vigil:
+class LivenessCheck:
     """Counts the turns in which nothing was heard."""
 
     def __init__(self, deaf_s: float) -> None:
@@ -28,11 +28,11 @@ class Vigil:
                 every turn is taken in time; the least is five sixths of it.
 
         Raises:
-            ExchangeError: if that is no time.
+            BrokerError: if that is no time.
 
         """
         if not (isfinite(deaf_s) and deaf_s > 0):
-            raise ExchangeError(f"a server is silent after a positive time, not {deaf_s} s")
+            raise BrokerError(f"a server is silent after a positive time, not {deaf_s} s")
         self.turn_s = deaf_s / _TURNS
         """How long after one turn the next is to be taken."""
         self.quiet = 0

@@ -7,9 +7,8 @@ from bus_messages import Inbox, message
 from tests.system.conftest import SCENARIOS
 
 from phalanx.bus import Bus
-from phalanx.bus.doors import Door
 from phalanx.bus.faults import FaultyBus
-from phalanx.bus.memory import MemoryBus
+from phalanx.bus.memory import MemoryBus, PerAgentBus
 from phalanx.clock.virtual import VirtualClock
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import System
@@ -25,7 +24,7 @@ def world(request: pytest.FixtureRequest) -> tuple[VirtualClock, Bus]:
 def test_an_agent_speaks_and_hears_through_its_door(world: tuple[VirtualClock, Bus]) -> None:
     clock, bus = world
     inbox, own = Inbox(), Inbox()
-    a, b = Door(bus, "a"), Door(bus, "b")
+    a, b = PerAgentBus(bus, "a"), PerAgentBus(bus, "b")
     a.attach("a", own)
     b.attach("b", inbox)
     a.send(message(1, "a", "b"))
@@ -45,7 +44,7 @@ def test_what_is_said_in_anothers_name_goes_nowhere_and_is_counted(
     clock, bus = world
     inbox, told = Inbox(), Inbox()
     bus.attach("b", inbox)
-    door = Door(bus, "mallory", told)
+    door = PerAgentBus(bus, "mallory", told)
     door.send(message(1, "a", "b"))
     door.send(message(2, "mallory", "b"))
     clock.run()
@@ -54,7 +53,7 @@ def test_what_is_said_in_anothers_name_goes_nowhere_and_is_counted(
 
 def test_nobody_hears_or_leaves_as_another(world: tuple[VirtualClock, Bus]) -> None:
     _, bus = world
-    door = Door(bus, "mallory")
+    door = PerAgentBus(bus, "mallory")
     with pytest.raises(ValueError, match="'mallory' cannot hear or leave as 'b'"):
         door.attach("b", Inbox())
     with pytest.raises(ValueError, match="'mallory' cannot hear or leave as 'b'"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from phalanx.bus.exchange import ExchangeError
+from phalanx.bus.client import BrokerError
 
 Server = tuple[str, int]
 """Host and port."""
@@ -14,18 +14,18 @@ _DOUBTED_S = 30.0
 """How long others are preferred to a server that failed."""
 
 
-class Roster:
+class ServerPool:
     """Takes turns among servers, in an order of its own; those in doubt come last."""
 
     def __init__(self, servers: Sequence[Server]) -> None:
         """Begin with all of them, none in doubt.
 
         Raises:
-            ExchangeError: if no server is named.
+            BrokerError: if no server is named.
 
         """
         if not servers:
-            raise ExchangeError("no server is named to connect to")
+            raise BrokerError("no server is named to connect to")
         self._order = random.sample(servers, len(servers))
         self._doubted: dict[Server, float] = {}
 

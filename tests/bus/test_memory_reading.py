@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 from reading_contract import PRESENT, ReadingContract, Story
-from test_local_exchange import Ground
+from test_memory_broker import Ground
 
 from phalanx.bus import subjects
-from phalanx.bus.local import LocalHub
+from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
 from phalanx.identity.names import Identity, Role
 
@@ -20,7 +20,7 @@ class TestLocalReading(ReadingContract):
 
 def test_who_is_cut_off_reaches_the_present_once_it_is_back() -> None:
     clock = VirtualClock()
-    hub = LocalHub(clock)
+    hub = MemoryBroker(clock)
     recorder = Identity("history", Role.RECORDER, "edge")
     exchange = hub.join(recorder)
     hub.lose(recorder)

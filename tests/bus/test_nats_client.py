@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from exchange_contract import ExchangeContract
+from client_contract import ExchangeContract
 from nats_lab import Ground, needs_server
 
 needs_server()

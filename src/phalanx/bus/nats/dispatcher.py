@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import msgspec
 
-from phalanx.bus.exchange import Counters, Delivery, Handler
+from phalanx.bus.client import ClientCounters, Delivery, Handler
 from phalanx.bus.nats import protocol
 from phalanx.bus.nats.appends import Appends, Done, Headers, Values
 from phalanx.bus.nats.inbox import Fault, Inbox, Reply, read_reply
-from phalanx.bus.nats.link import Bounds, Link
+from phalanx.bus.nats.link import NatsLink, SendBounds
 from phalanx.bus.nats.mapping import inbox_of
 from phalanx.bus.nats.protocol import Arrived
 from phalanx.bus.subjects import matches
@@ -51,9 +51,11 @@ class Reading(Protocol):
 class Subscribed:
     """A pattern that a handler hears; implements ``Subscription``."""
 
-    def __init__(self, desk: Desk, pattern: str, handler: Handler, capacity: int) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, pattern: str, handler: Handler, capacity: int
+    ) -> None:
         """Hear ``pattern`` from now on; at most ``capacity`` wait for ``handler``."""
-        self._desk = desk
+        self._dispatcher = dispatcher
         self._pattern = pattern
         self._handler: Handler | None = handler
         self._capacity = capacity
@@ -61,13 +63,13 @@ class Subscribed:
         self._shedding = False
         self._ours: set[str] = set()
         """Subjects that were looked at, and are of the pattern."""
-        self._sid = desk.hear(pattern, self._take)
+        self._sid = dispatcher.hear(pattern, self._take)
 
     def close(self) -> None:
         """Hear no more; without effect the second time."""
         if self._handler is not None:
             self._handler = None
-            self._desk.leave(self._sid)
+            self._dispatcher.leave(self._sid)
 
     def _take(self, message: Arrived) -> None:
         status: str | None = None
@@ -77,33 +79,37 @@ class Subscribed:
         subject = message.subject
         known = subject in self._ours
         if status == protocol.MALFORMED or not (known or _plain(subject)):
-            self._desk.refused("garbage")
+            self._dispatcher.refused("garbage")
         elif (
             status is not None
             or message.payload.startswith(_OF_THE_SERVER)
             or not (known or matches(self._pattern, subject))
         ):  # somebody had the server send us what was not said to us
-            self._desk.refused("misdirected")
+            self._dispatcher.refused("misdirected")
         elif self._waiting >= self._capacity:
-            self._desk.lost(self._pattern, 1)
+            self._dispatcher.lost(self._pattern, 1)
             if not self._shedding:
                 self._shedding = True
-                self._desk.complained(f"too slow for {self._pattern}: more than waits is shed")
+                self._dispatcher.complained(
+                    f"too slow for {self._pattern}: more than waits is shed"
+                )
         else:
             if not known and len(self._ours) < _REMEMBERED:
                 self._ours.add(subject)
             self._waiting += 1
-            self._desk.soon(self._hand, Delivery(subject, message.payload, headers, message.reply))
+            self._dispatcher.soon(
+                self._hand, Delivery(subject, message.payload, headers, message.reply)
+            )
 
     def _hand(self, delivery: Delivery) -> None:
         self._waiting -= 1
         self._shedding = self._shedding and self._waiting > 0
         if self._handler is not None:
-            self._desk.counters.delivered += 1
+            self._dispatcher.counters.delivered += 1
             self._handler(delivery)
 
 
-class Desk:
+class Dispatcher:
     """Sends for the parts of an exchange, and hands them what came in."""
 
     def __init__(
@@ -112,11 +118,11 @@ class Desk:
         clock: WallClock,
         servers: Sequence[tuple[str, int]],
         tls: ssl.SSLContext,
-        bounds: Bounds,
+        bounds: SendBounds,
         deaf_s: float,
     ) -> None:
-        """Make a desk whose link opens when the loop runs."""
-        self.counters = Counters()
+        """Make a dispatcher whose link opens when the loop runs."""
+        self.counters = ClientCounters()
         self.trouble = "the clock did not run"
         """Why there is no connection."""
         self.on_change: list[Callable[[bool], None]] = []
@@ -124,7 +130,7 @@ class Desk:
         self.loop: asyncio.AbstractEventLoop = clock.loop
         self.deaf_s = deaf_s
         """How long a server may say nothing, though it was asked."""
-        self.link = Link(clock.loop, servers, tls, identity.name, self, bounds, deaf_s)
+        self.link = NatsLink(clock.loop, servers, tls, identity.name, self, bounds, deaf_s)
         self.inbox = Inbox(inbox_of(identity))
         self.appends = Appends(clock.loop, self.inbox, self.link.urge)
         self.readings: list[Reading] = []

@@ -8,10 +8,10 @@ from typing import Protocol
 import pytest
 
 from phalanx.bus import subjects
-from phalanx.bus.exchange import (
+from phalanx.bus.client import (
+    BrokerClient,
+    BrokerError,
     Delivery,
-    Exchange,
-    ExchangeError,
     NotPermittedError,
     Silence,
     Stored,
@@ -36,7 +36,7 @@ NEWS = subjects.announcement(DOMAIN, "a", "alerts.ddos")
 class Ground(Protocol):
     """Where exchanges of one domain meet, with nobody else there."""
 
-    def join(self, identity: Identity) -> Exchange:
+    def join(self, identity: Identity) -> BrokerClient:
         """Return an exchange that is connected."""
 
     def until(self, true: Callable[[], bool]) -> None:
@@ -50,7 +50,7 @@ def own(identity: Identity) -> str:
     return subjects.pattern(DOMAIN, "msg", identity.name, "*")
 
 
-def kept(ground: Ground, exchange: Exchange, *numbers: int) -> None:
+def kept(ground: Ground, exchange: BrokerClient, *numbers: int) -> None:
     """Append events, and wait until all are acknowledged."""
     done: list[str | None] = []
     for number in numbers:
@@ -91,7 +91,7 @@ class ExchangeContract:
 
     def test_too_much_is_refused_at_the_door(self, ground: Ground) -> None:
         a = ground.join(A)
-        with pytest.raises(ExchangeError, match=str(MAX_OCTETS)):
+        with pytest.raises(BrokerError, match=str(MAX_OCTETS)):
             a.publish(TO_B, b"z" * (MAX_OCTETS + 1))
         assert sum(a.counters.refused.values()) == 1
         assert a.counters.published == 0

@@ -2,7 +2,7 @@
 
 It carries octets under subjects (``bus.subjects``) for one identity (``bus.permissions``):
 publish and subscribe, requests with answers, streams that survive a restart, and small
-tables that everybody sees. ``LocalExchange`` does it in memory, ``NatsExchange`` over NATS.
+tables that everybody sees. ``MemoryClient`` does it in memory, ``NatsClient`` over NATS.
 
 All calls return at once; handlers are called by the clock, one after the other. What is not
 allowed is refused here, before anything is sent, and refused again by the broker.
@@ -20,11 +20,11 @@ from phalanx.domain.errors import PhalanxError
 from phalanx.identity.names import Identity
 
 
-class ExchangeError(PhalanxError):
+class BrokerError(PhalanxError):
     """The exchange cannot be had, or refuses; the text is one line."""
 
 
-class NotPermittedError(ExchangeError):
+class NotPermittedError(BrokerError):
     """The identity may not do this."""
 
 
@@ -71,7 +71,7 @@ class Unanswered(Struct, frozen=True):
     """The same in words."""
 
 
-class Counters(Struct):
+class ClientCounters(Struct):
     """What became of what was sent and what came in; nothing goes uncounted."""
 
     published: int = 0
@@ -100,7 +100,7 @@ CaughtUp = Callable[[], None]
 """Called once, when all that was there as a reading began has been told."""
 
 
-class Exchange(Protocol):
+class BrokerClient(Protocol):
     """Octets under subjects, for one identity."""
 
     @property
@@ -108,7 +108,7 @@ class Exchange(Protocol):
         """Who speaks and hears through it."""
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> ClientCounters:
         """What went through it."""
 
     @property
@@ -125,7 +125,7 @@ class Exchange(Protocol):
 
         Raises:
             NotPermittedError: if the identity may not publish there.
-            ExchangeError: if the payload is longer than ``wire.MAX_OCTETS``.
+            BrokerError: if the payload is longer than ``wire.MAX_OCTETS``.
 
         """
 

@@ -1,0 +1,893 @@
+"""The broker in memory: all identities in one process, on any clock, without a socket."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from phalanx.bus.client import (
+    Answer,
+    BrokerError,
+    CaughtUp,
+    ClientCounters,
+    Delivery,
+    Handler,
+    NotPermittedError,
+    Silence,
+    Stored,
+    StoredHandler,
+    Subscription,
+    Unanswered,
+    Watcher,
+)
+from phalanx.bus.permissions import grants
+from phalanx.bus.subjects import EVENTS, answers, matches
+from phalanx.bus.wire import MAX_OCTETS
+from phalanx.clock import Clock, Timer
+from phalanx.identity.names import Identity
+
+_NONE: Mapping[str, str] = {}
+_CLOSED = "the client was closed"
+_REMEMBERED = 10_000
+
+
+class MemoryClient:
+    """Octets under subjects for one identity, made by ``MemoryBroker.join``; a ``BrokerClient``."""
+
+    def __init__(self, broker: MemoryBroker, identity: Identity) -> None:
+        self.identity = identity
+        self.counters = ClientCounters()
+        self.connected = True
+        self._broker = broker
+        self._grants = grants(identity)
+        self._answered = [p for p in map(answers, self._grants.subscribe) if p is not None]
+        self._may: dict[str, bool] = {}
+        """Whether it may publish under a subject, as far as that was asked."""
+        self._waiting: deque[tuple[str, Callable[[], object], Callable[[str], None] | None]] = (
+            deque()
+        )
+        """What is to go out once it is connected: its kind, what sends it, whom to tell if not."""
+        self._on_change: list[Callable[[bool], None]] = []
+        self._closed = False
+
+    def on_change(self, handler: Callable[[bool], None]) -> None:
+        """Tell ``handler`` whether it is connected whenever that changes."""
+        self._on_change.append(handler)
+
+    def publish(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send to whoever subscribes, at most once.
+
+        Raises:
+            NotPermittedError: if the identity may not publish there.
+            BrokerError: if the payload is longer than ``wire.MAX_OCTETS``.
+
+        """
+        self._check(subject, payload)
+        delivery = Delivery(subject, payload, headers or _NONE)
+        self.counters.published += 1
+        self._send(_kind(subject), partial(self._broker.publish, self, delivery))
+
+    def subscribe(self, pattern: str, handler: Handler) -> Subscription:
+        """Hear what is published under ``pattern`` from now on.
+
+        Raises:
+            NotPermittedError: if the identity may not hear all of that.
+
+        """
+        if not self._grants.may_subscribe(pattern):
+            raise self._refusal(f"subscribe to {pattern}")
+        return self._broker.hear(self, pattern, handler)
+
+    def request(
+        self,
+        subject: str,
+        payload: bytes,
+        answer: Answer,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send, and call ``answer`` once: with the first answer, or with why there is none.
+
+        Raises:
+            NotPermittedError: if the identity may not publish there, or nobody answers what is
+                sent there (``subjects.answers``).
+            BrokerError: if the payload is longer than ``wire.MAX_OCTETS``.
+
+        """
+        self._check(subject, payload)
+        reply = answers(subject)
+        if reply is None:
+            raise self._refusal(f"ask under {subject}, where nobody answers")
+        self.counters.published += 1
+        delivery = Delivery(subject, payload, headers or _NONE, reply)
+        send, give_up = self._broker.request(self, delivery, answer, timeout_s)
+        self._send(_kind(subject), send, give_up)
+
+    def respond(
+        self, delivery: Delivery, payload: bytes, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Answer a request; without effect if nobody waits for an answer. Once for each.
+
+        Raises:
+            NotPermittedError: if the identity does not serve what was asked.
+            BrokerError: if the payload is longer than ``wire.MAX_OCTETS``.
+
+        """
+        reply = delivery.reply
+        if reply is None:
+            return
+        if not any(matches(pattern, reply) for pattern in self._answered):
+            raise self._refusal(f"answer under {reply}")
+        self._check_size(payload)
+        answer = Delivery(reply, payload, headers or _NONE)
+        self.counters.published += 1
+        self._send(_kind(reply), partial(self._broker.respond, self, reply, answer))
+
+    def append(
+        self, subject: str, payload: bytes, message_id: str, done: Callable[[str | None], None]
+    ) -> None:
+        """Send to the stream that keeps ``subject``; ``done`` gets None once it is kept.
+
+        Raises:
+            NotPermittedError: if the identity may not publish there.
+            BrokerError: if the payload is longer than ``wire.MAX_OCTETS``.
+
+        """
+        self._check(subject, payload)
+        delivery = Delivery(subject, payload, _NONE)
+        self.counters.published += 1
+        self._send(_kind(subject), partial(self._append, delivery, message_id, done), done)
+
+    def follow(
+        self,
+        stream: str,
+        handler: StoredHandler,
+        *,
+        pattern: str | None = None,
+        durable: str | None = None,
+        new_only: bool = False,
+        since_s: float | None = None,
+        caught_up: CaughtUp | None = None,
+    ) -> Subscription:
+        """Read a stream in order and go on with what comes; see ``BrokerClient``.
+
+        Raises:
+            NotPermittedError: if the identity may not read it.
+
+        """
+        if stream not in self._grants.follow:
+            raise self._refusal(f"follow {stream}")
+        cursor = None if durable is None else (self.identity.name, durable)
+        kept = self._broker.stream(self.identity.domain, stream)
+        return kept.follow(
+            self,
+            handler,
+            pattern=pattern,
+            cursor=cursor,
+            new_only=new_only,
+            since_s=since_s,
+            caught_up=caught_up,
+        )
+
+    def put(self, table: str, key: str, value: bytes) -> None:
+        """Write a key of a table; the last value stays until it is dropped.
+
+        Raises:
+            NotPermittedError: if the identity may not write it.
+            BrokerError: if the value is longer than ``wire.MAX_OCTETS``.
+
+        """
+        self._check_size(value)
+        self._write(table, key, value)
+
+    def drop(self, table: str, key: str) -> None:
+        """Remove a key from a table.
+
+        Raises:
+            NotPermittedError: as for ``put``.
+
+        """
+        self._write(table, key, None)
+
+    def watch(
+        self, table: str, handler: Watcher, *, caught_up: CaughtUp | None = None
+    ) -> Subscription:
+        """Tell ``handler`` of all keys of a table now, and of each change from then on.
+
+        Raises:
+            NotPermittedError: if the identity may not read it.
+
+        """
+        if table not in self._grants.watch:
+            raise self._refusal(f"watch {table}")
+        return self._broker.table(self.identity.domain, table).watch(self, handler, caught_up)
+
+    def close(self) -> None:
+        """Hear and say no more; without effect the second time. What waits is shed if cut off."""
+        if self._closed:
+            return
+        self._closed, self.connected = True, False
+        for kind, _, give_up in self._waiting:
+            self._shed(kind, give_up)
+        self._waiting.clear()
+        self._broker.ended(self, _CLOSED)
+
+    # -- for the broker ------------------------------------------------------------------------
+
+    def switch(self, *, connected: bool) -> None:
+        """Cut or mend the connection."""
+        if connected == self.connected:
+            return
+        self.connected = connected
+        for handler in self._on_change:
+            self._broker.clock.call_soon(partial(handler, connected))
+        if connected:
+            self.counters.reconnects += 1
+            while self._waiting:
+                self._waiting.popleft()[1]()
+            self._broker.regained()
+
+    def die(self) -> None:
+        """End without a word."""
+        self._closed, self.connected = True, False
+        self._waiting.clear()
+        self._broker.ended(self, None)
+
+    def shed(self, what: str) -> None:
+        """Count something that a full queue dropped."""
+        self.counters.shed[what] = self.counters.shed.get(what, 0) + 1
+
+    # -- on the way out ---------------------------------------------------------------------
+
+    def _check(self, subject: str, payload: bytes) -> None:
+        may = self._may.get(subject)
+        if may is None:
+            if len(self._may) >= _REMEMBERED:
+                self._may.clear()
+            may = self._may[subject] = self._grants.may_publish(subject)
+        if not may:
+            raise self._refusal(f"publish under {subject}")
+        self._check_size(payload)
+
+    def _check_size(self, payload: bytes) -> None:
+        if len(payload) > MAX_OCTETS:
+            self._refuse("oversize")
+            raise BrokerError(f"{len(payload)} octets are too many, at most {MAX_OCTETS} may go")
+
+    def _refusal(self, what: str) -> NotPermittedError:
+        self._refuse("not permitted")
+        return NotPermittedError(f"{self.identity.uri} may not {what}")
+
+    def _refuse(self, reason: str) -> None:
+        self.counters.refused[reason] = self.counters.refused.get(reason, 0) + 1
+
+    def _send(
+        self, kind: str, send: Callable[[], object], give_up: Callable[[str], None] | None = None
+    ) -> None:
+        """Send now, or when it is connected again; shed it if too much waits."""
+        if self.connected:
+            send()
+        elif self._closed or len(self._waiting) >= self._broker.capacity:
+            self._shed(kind, give_up)
+        else:
+            self._waiting.append((kind, send, give_up))
+
+    def _shed(self, kind: str, give_up: Callable[[str], None] | None) -> None:
+        self.shed(f"out.{kind}")
+        if give_up is not None:
+            reason = _CLOSED if self._closed else "too much waits to be sent"
+            self._broker.clock.call_soon(partial(give_up, reason))
+
+    def _append(
+        self, delivery: Delivery, message_id: str, done: Callable[[str | None], None]
+    ) -> None:
+        if self._broker.publish(self, delivery, message_id):
+            reason = None
+        else:
+            reason = f"no stream keeps {delivery.subject}"
+        self._broker.clock.call_soon(partial(done, reason))
+
+    def _write(self, table: str, key: str, value: bytes | None) -> None:
+        if not self._grants.may_put(table, key):
+            raise self._refusal(f"write {key} of {table}")
+        kept = self._broker.table(self.identity.domain, table)
+        self._send(table, partial(kept.write, key, value))
+
+
+def _kind(subject: str) -> str:
+    return subject.split(".", 3)[2]
+
+
+Passage = Callable[[Identity, Identity, str], Sequence[float]]
+"""What becomes of something on its way from one identity to another under a subject: after how
+many seconds each copy of it arrives. ``(0.0,)``: at once; none: it is lost; two: it is doubled."""
+
+_KEPT = {"evt": EVENTS}
+"""Which stream keeps which kind of subject."""
+
+
+class Hearing:
+    """One subscription; implements ``Subscription``."""
+
+    __slots__ = ("_broker", "closed", "handler", "member", "pattern", "waiting")
+
+    def __init__(
+        self, broker: MemoryBroker, member: MemoryClient, pattern: str, handler: Handler
+    ) -> None:
+        self._broker = broker
+        self.member = member
+        self.pattern = pattern
+        self.handler = handler
+        self.waiting = 0
+        """Deliveries on their way to it."""
+        self.closed = False
+
+    def close(self) -> None:
+        """Hear no more; without effect the second time."""
+        if not self.closed:
+            self.closed = True
+            self._broker.leave(self)
+
+
+class _Asked:
+    """A request that waits for its answer."""
+
+    __slots__ = ("answer", "member", "timer")
+
+    def __init__(self, member: MemoryClient, answer: Answer, timer: Timer) -> None:
+        self.member = member
+        self.answer = answer
+        self.timer = timer
+
+
+class MemoryBroker:
+    """Carries octets between the clients that joined it, in an order that can be repeated.
+
+    What is published arrives in the next turn of the clock, in the order it was published,
+    unless a ``Passage`` says otherwise. Streams and tables are kept here and lose nothing.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        passage: Passage | None = None,
+        capacity: int = 10_000,
+        keep: int = 100_000,
+    ) -> None:
+        """Make a broker.
+
+        Args:
+            clock: makes all calls; what streams note as received is its time.
+            passage: delays, loses or doubles what is published, asked and answered.
+            capacity: deliveries that may wait for one subscription, and what a client that
+                is not connected may keep to send.
+            keep: entries of a stream; the oldest go first.
+
+        Raises:
+            ValueError: if ``capacity`` or ``keep`` is below 1.
+
+        """
+        if min(capacity, keep) < 1:
+            raise ValueError(f"capacity is {capacity}, keep is {keep}, at least 1 is needed")
+        self.clock = clock
+        self.capacity = capacity
+        self.lost = 0
+        """What did not arrive: its receiver was not connected, or the passage took it."""
+        self._keep = keep
+        self._passage = passage
+        self._members: dict[Identity, list[MemoryClient]] = {}
+        self._hearings: list[Hearing] = []
+        self._routes: dict[str, tuple[Hearing, ...]] = {}
+        self._streams: dict[tuple[str, str], Stream] = {}
+        self._tables: dict[tuple[str, str], Table] = {}
+        self._asked: dict[str, _Asked] = {}
+        self._requests = 0
+
+    def join(self, identity: Identity) -> MemoryClient:
+        """Return a client that speaks and hears for ``identity``, connected."""
+        client = MemoryClient(self, identity)
+        self._members.setdefault(identity, []).append(client)
+        return client
+
+    def lose(self, identity: Identity) -> None:
+        """Cut the connection of an identity: it hears nothing, and what it sends waits."""
+        for client in self._members.get(identity, ()):
+            client.switch(connected=False)
+
+    def regain(self, identity: Identity) -> None:
+        """Mend what ``lose`` cut: what waited goes out, streams and tables catch up."""
+        for client in self._members.get(identity, ()):
+            client.switch(connected=True)
+
+    def kill(self, identity: Identity) -> None:
+        """End the clients of an identity as kill -9 does: nothing is called or sent again."""
+        for client in tuple(self._members.get(identity, ())):
+            client.die()
+
+    # -- for the clients ------------------------------------------------------------------
+
+    def regained(self) -> None:
+        """Go on telling the clients that are connected again of streams and tables."""
+        for kept in self._kept():
+            kept.regained()
+
+    def ended(self, client: MemoryClient, reason: str | None) -> None:
+        """Forget a client; who waits for an answer gets the reason, if there is one."""
+        self._members[client.identity].remove(client)
+        for hearing in [one for one in self._hearings if one.member is client]:
+            hearing.close()
+        for kept in self._kept():
+            kept.ended(client)
+        for reply in [reply for reply, asked in self._asked.items() if asked.member is client]:
+            asked = self._asked.pop(reply)
+            asked.timer.cancel()
+            if reason is not None:
+                self.clock.call_soon(partial(asked.answer, Unanswered(Silence.CUT, reason)))
+
+    def hear(self, member: MemoryClient, pattern: str, handler: Handler) -> Hearing:
+        """Let a client hear what matches a pattern."""
+        hearing = Hearing(self, member, pattern, handler)
+        self._hearings.append(hearing)
+        self._routes.clear()
+        return hearing
+
+    def leave(self, hearing: Hearing) -> None:
+        """Forget a subscription."""
+        self._hearings.remove(hearing)
+        self._routes.clear()
+
+    def stream(self, domain: str, name: str) -> Stream:
+        """Return a stream of a domain."""
+        stream = self._streams.get((domain, name))
+        if stream is None:
+            stream = self._streams[domain, name] = Stream(self.clock, self._keep)
+        return stream
+
+    def table(self, domain: str, name: str) -> Table:
+        """Return a table of a domain."""
+        table = self._tables.get((domain, name))
+        if table is None:
+            table = self._tables[domain, name] = Table(self.clock, self.capacity)
+        return table
+
+    def publish(
+        self,
+        sender: MemoryClient,
+        delivery: Delivery,
+        message_id: str | None = None,
+    ) -> bool:
+        """Carry something to whoever hears it; return whether a stream keeps it."""
+        subject = delivery.subject
+        kept = _KEPT.get(subject.split(".", 3)[2])
+        if kept is not None:
+            stream = self.stream(sender.identity.domain, kept)
+            stream.keep(subject, delivery.payload, delivery.headers, message_id)
+        for hearing in self._route(subject):
+            self._carry(sender, hearing, delivery)
+        return kept is not None
+
+    def request(
+        self, sender: MemoryClient, delivery: Delivery, answer: Answer, timeout_s: float
+    ) -> tuple[Callable[[], None], Callable[[str], None]]:
+        """Remember who waits for an answer; return what sends the request and what ends it."""
+        self._requests += 1
+        assert delivery.reply is not None
+        reply = delivery.reply.replace("*", str(self._requests))
+        late = partial(self._give_up, reply, Silence.LATE, f"no answer within {timeout_s:g} s")
+        timer = self.clock.call_at(self.clock.now() + timeout_s, late)
+        self._asked[reply] = _Asked(sender, answer, timer)
+        sent = Delivery(delivery.subject, delivery.payload, delivery.headers, reply)
+        return partial(self._ask, sender, sent), partial(self._give_up, reply, Silence.CUT)
+
+    def respond(self, sender: MemoryClient, reply: str, answer: Delivery) -> None:
+        """Carry an answer to who waits for it, if somebody does."""
+        asked = self._asked.get(reply)
+        if asked is None:
+            return
+        for delay in self._delays(sender, asked.member, reply):
+            self._after(delay, partial(self._answer, reply, answer))
+
+    def _kept(self) -> list[Stream | Table]:
+        return [*self._streams.values(), *self._tables.values()]
+
+    # -- on the way ---------------------------------------------------------------------------
+
+    def _route(self, subject: str) -> tuple[Hearing, ...]:
+        route = self._routes.get(subject)
+        if route is None:
+            route = tuple(one for one in self._hearings if matches(one.pattern, subject))
+            if len(self._routes) >= self.capacity:
+                self._routes.clear()
+            self._routes[subject] = route
+        return route
+
+    def _carry(self, sender: MemoryClient, hearing: Hearing, delivery: Delivery) -> None:
+        for delay in self._delays(sender, hearing.member, delivery.subject):
+            if hearing.waiting >= self.capacity:
+                hearing.member.shed(hearing.pattern)
+                continue
+            hearing.waiting += 1
+            self._after(delay, partial(self._hand, hearing, delivery))
+
+    def _delays(self, sender: MemoryClient, receiver: MemoryClient, subject: str) -> list[float]:
+        """Return when copies arrive; count it as lost if none does."""
+        delays = [0.0]
+        if not receiver.connected:
+            delays = []
+        elif self._passage is not None:
+            delays = list(self._passage(sender.identity, receiver.identity, subject))
+        self.lost += not delays
+        return delays
+
+    def _after(self, delay: float, call: Callable[[], None]) -> None:
+        if delay > 0:
+            self.clock.call_at(self.clock.now() + delay, call)
+        else:
+            self.clock.call_soon(call)
+
+    def _hand(self, hearing: Hearing, delivery: Delivery) -> None:
+        hearing.waiting -= 1
+        if hearing.closed or not hearing.member.connected:
+            self.lost += 1
+            return
+        hearing.member.counters.delivered += 1
+        hearing.handler(delivery)
+
+    def _ask(self, sender: MemoryClient, delivery: Delivery) -> None:
+        assert delivery.reply is not None
+        if delivery.reply not in self._asked:
+            return  # it was over before the sender was connected again
+        route = self._route(delivery.subject)
+        if not any(hearing.member.connected for hearing in route):
+            nobody = "nobody serves it now"
+            self.clock.call_soon(partial(self._give_up, delivery.reply, Silence.UNSERVED, nobody))
+        for hearing in route:
+            self._carry(sender, hearing, delivery)
+
+    def _answer(self, reply: str, answer: Delivery) -> None:
+        asked = self._asked.get(reply)
+        if asked is None:
+            return
+        if not asked.member.connected:
+            self.lost += 1
+            return
+        del self._asked[reply]
+        asked.timer.cancel()
+        asked.member.counters.delivered += 1
+        asked.answer(answer)
+
+    def _give_up(self, reply: str, why: Silence, reason: str) -> None:
+        asked = self._asked.pop(reply, None)
+        if asked is not None:
+            asked.timer.cancel()
+            asked.answer(Unanswered(why, reason))
+
+
+WINDOW_S = 120.0
+"""For how long a message id is kept once only, in seconds."""
+AHEAD = 256
+"""How many a follower is told of while it has acknowledged none of them."""
+
+
+class _Kept:
+    """An entry of a stream."""
+
+    __slots__ = ("headers", "payload", "received", "sequence", "subject")
+
+    def __init__(
+        self,
+        sequence: int,
+        subject: str,
+        payload: bytes,
+        headers: Mapping[str, str],
+        received: float,
+    ) -> None:
+        self.sequence = sequence
+        self.subject = subject
+        self.payload = payload
+        self.headers = headers
+        self.received = received
+
+
+class Stream:
+    """Keeps what it is given; the oldest goes when there is too much, and is counted."""
+
+    def __init__(self, clock: Clock, capacity: int) -> None:
+        self.discarded = 0
+        """Entries that had to go."""
+        self.cursors: dict[tuple[str, str], int] = {}
+        """Up to where each durable follower has acknowledged, by (identity, name)."""
+        self._clock = clock
+        self._capacity = capacity
+        self._entries: deque[_Kept] = deque()
+        self._last = 0
+        self._known: dict[str, float] = {}
+        self._followers: list[MemoryFollower] = []
+
+    def keep(
+        self, subject: str, payload: bytes, headers: Mapping[str, str], message_id: str | None
+    ) -> None:
+        """Keep an entry, unless the same message id was kept less than ``WINDOW_S`` ago."""
+        now = self._clock.now()
+        if message_id is not None:
+            known = self._known
+            while known and next(iter(known.values())) <= now - WINDOW_S:
+                del known[next(iter(known))]
+            if message_id in known:
+                return
+            known[message_id] = now
+        self._last += 1
+        self._entries.append(_Kept(self._last, subject, payload, headers, now))
+        if len(self._entries) > self._capacity:
+            self._entries.popleft()
+            self.discarded += 1
+        self.regained()
+
+    def follow(
+        self,
+        member: MemoryClient,
+        handler: StoredHandler,
+        *,
+        pattern: str | None,
+        cursor: tuple[str, str] | None,
+        new_only: bool,
+        since_s: float | None,
+        caught_up: CaughtUp | None,
+    ) -> MemoryFollower:
+        """Tell ``handler`` of what is kept, from the cursor, the end or the beginning on."""
+        start = self._last if new_only else self._before(since_s)
+        if cursor is not None:
+            start = self.cursors.setdefault(cursor, start)
+        following = MemoryFollower(
+            self, self._clock, member, handler, pattern, cursor, start, self._last, caught_up
+        )
+        self._followers.append(following)
+        following.go_on()
+        return following
+
+    def _before(self, since_s: float | None) -> int:
+        """Return the sequence behind which everything was kept in the last ``since_s``."""
+        if since_s is None:
+            return 0
+        begin = self._clock.now() - since_s
+        return next((e.sequence - 1 for e in self._entries if e.received >= begin), self._last)
+
+    def leave(self, following: MemoryFollower) -> None:
+        """Tell a follower nothing more."""
+        if following in self._followers:
+            self._followers.remove(following)
+
+    def regained(self) -> None:
+        """Go on with the followers that can be told something again."""
+        for follower in self._followers:
+            follower.go_on()
+
+    def ended(self, member: MemoryClient) -> None:
+        """Tell a member nothing more."""
+        for follower in [one for one in self._followers if one.member is member]:
+            follower.close()
+
+    def after(self, sequence: int) -> _Kept | None:
+        """Return the first entry behind ``sequence``, None if there is none."""
+        if sequence >= self._last or not self._entries:
+            return None
+        return self._entries[max(0, sequence + 1 - self._entries[0].sequence)]
+
+
+class MemoryFollower:
+    """One follower of a stream; implements ``Subscription``."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        clock: Clock,
+        member: MemoryClient,
+        handler: StoredHandler,
+        pattern: str | None,
+        cursor: tuple[str, str] | None,
+        start: int,
+        present: int,
+        caught_up: CaughtUp | None,
+    ) -> None:
+        self._stream = stream
+        self._clock = clock
+        self.member = member
+        self._handler = handler
+        self._pattern = pattern
+        self._cursor = cursor
+        self._place = start
+        self._present = present
+        self._caught_up = caught_up
+        self._open: deque[int] = deque()
+        """Sequences told and not acknowledged in one piece from the front."""
+        self._acknowledged: set[int] = set()
+        self._armed = False
+        self._closed = False
+
+    def close(self) -> None:
+        """Hear no more; without effect the second time."""
+        self._closed = True
+        self._stream.leave(self)
+
+    def go_on(self) -> None:
+        """Tell of the next entry soon, if there is one and it may be told of."""
+        if self._armed:
+            return
+        if self._next() is not None:
+            self._armed = True
+            self._clock.call_soon(self._step)
+        if self._caught_up is not None and self.member.connected and self._place >= self._present:
+            self._clock.call_soon(partial(self._say, self._caught_up))
+            self._caught_up = None
+
+    def _next(self) -> _Kept | None:
+        """Return what is to be told next; pass over what the pattern does not cover."""
+        if self._closed or not self.member.connected or len(self._open) >= AHEAD:
+            return None
+        while (entry := self._stream.after(self._place)) is not None:
+            if self._pattern is None or matches(self._pattern, entry.subject):
+                return entry
+            self._place = entry.sequence
+        return None
+
+    def _say(self, caught_up: CaughtUp) -> None:
+        if not self._closed:
+            caught_up()
+
+    def _step(self) -> None:
+        self._armed = False
+        entry = self._next()
+        if entry is None:
+            return
+        self._place = entry.sequence
+        self._open.append(entry.sequence)
+        self.go_on()
+        acknowledge: Callable[[], None] = partial(self._acknowledge, entry.sequence)
+        self._handler(
+            Stored(
+                entry.sequence,
+                entry.subject,
+                entry.payload,
+                entry.headers,
+                entry.received,
+                acknowledge,
+            )
+        )
+
+    def _acknowledge(self, sequence: int) -> None:
+        if self._closed or not self._open or sequence < self._open[0]:
+            return
+        self._acknowledged.add(sequence)
+        while self._open and self._open[0] in self._acknowledged:
+            done = self._open.popleft()
+            self._acknowledged.discard(done)
+            if self._cursor is not None:
+                self._stream.cursors[self._cursor] = done
+        self.go_on()
+
+
+class Table:
+    """Keys and their last values, each with the number of the change that wrote it."""
+
+    def __init__(self, clock: Clock, capacity: int) -> None:
+        self._clock = clock
+        self._capacity = capacity
+        self.revision = 0
+        """How many changes there were."""
+        self._entries: dict[str, tuple[int, bytes | None]] = {}
+        self._watchers: list[MemoryWatcher] = []
+
+    def write(self, key: str, value: bytes | None) -> None:
+        """Write a key; None drops it."""
+        if value is None and self._entries.get(key, (0, None))[1] is None:
+            return
+        self.revision += 1
+        self._entries[key] = self.revision, value
+        for watcher in self._watchers:
+            watcher.changed(self.revision, key, value)
+
+    def watch(
+        self, member: MemoryClient, handler: Watcher, caught_up: CaughtUp | None
+    ) -> MemoryWatcher:
+        """Tell ``handler`` of all keys now, and of what changes from then on."""
+        watching = MemoryWatcher(self, self._clock, member, handler, self._capacity, caught_up)
+        self._watchers.append(watching)
+        watching.go_on()
+        return watching
+
+    def leave(self, watching: MemoryWatcher) -> None:
+        """Tell a watcher nothing more."""
+        if watching in self._watchers:
+            self._watchers.remove(watching)
+
+    def regained(self) -> None:
+        """Go on with the watchers that can be told something again."""
+        for watcher in self._watchers:
+            watcher.go_on()
+
+    def ended(self, member: MemoryClient) -> None:
+        """Tell a member nothing more."""
+        for watcher in [one for one in self._watchers if one.member is member]:
+            watcher.close()
+
+    def since(self, revision: int) -> list[tuple[int, str, bytes | None]]:
+        """Return what was written last after ``revision``, in order."""
+        return sorted(
+            (changed, key, value)
+            for key, (changed, value) in self._entries.items()
+            if changed > revision
+        )
+
+
+class MemoryWatcher:
+    """One watcher of a table; implements ``Subscription``.
+
+    It is told of each change while it keeps up, else of the last one of each key.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        clock: Clock,
+        member: MemoryClient,
+        handler: Watcher,
+        capacity: int,
+        caught_up: CaughtUp | None,
+    ) -> None:
+        self._table = table
+        self._clock = clock
+        self.member = member
+        self._handler = handler
+        self._capacity = capacity
+        self._seen = table.revision
+        self._queue: deque[tuple[str, bytes | None]] = deque(
+            (key, value) for _, key, value in table.since(0) if value is not None
+        )
+        self._left = len(self._queue)
+        """How many of the keys that were there have not been told."""
+        self._caught_up = caught_up
+        self._armed = False
+        self._closed = False
+
+    def close(self) -> None:
+        """Hear no more; without effect the second time."""
+        self._closed = True
+        self._table.leave(self)
+
+    def changed(self, revision: int, key: str, value: bytes | None) -> None:
+        """Take note of a change, at once if it is the next one and there is room."""
+        if self._seen == revision - 1 and len(self._queue) < self._capacity:
+            self._seen = revision
+            self._queue.append((key, value))
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Tell of the next change soon, if there is one and it may be told of."""
+        if not self._queue:
+            for revision, key, value in self._table.since(self._seen):
+                self._seen = revision
+                self._queue.append((key, value))
+        if self._queue and not self._armed and self.member.connected and not self._closed:
+            self._armed = True
+            self._clock.call_soon(self._step)
+        if self._caught_up is not None and not self._left and self.member.connected:
+            self._clock.call_soon(partial(self._say, self._caught_up))
+            self._caught_up = None
+
+    def _say(self, caught_up: CaughtUp) -> None:
+        if not self._closed:
+            caught_up()
+
+    def _step(self) -> None:
+        self._armed = False
+        if self._closed or not self.member.connected:
+            return
+        key, value = self._queue.popleft()
+        self._left = max(0, self._left - 1)
+        self.go_on()
+        self._handler(key, value)
