@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fabric_lab import Lab
 
-from phalanx.bus.exchange import Exchange
+from phalanx.bus.client import BrokerClient
 from phalanx.domain.events import Event, Recorder
 from phalanx.fabric.calls import CallError, Refused
 from phalanx.fabric.discovery import Query, find
@@ -26,7 +26,7 @@ class Domain(Lab):
         super().__init__()
         self.log: list[Event] = []
 
-    def enter(self, exchange: Exchange, incarnation: int = 1, **options: Any) -> Fabric:
+    def enter(self, exchange: BrokerClient, incarnation: int = 1, **options: Any) -> Fabric:
         name = exchange.identity.name
         record = Recorder(name, self.log.append, self.clock.now, f"{name}.{incarnation}").record
         fabric = Fabric(

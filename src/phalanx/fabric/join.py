@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phalanx import __version__
-from phalanx.bus.exchange import Exchange
+from phalanx.bus.client import BrokerClient
 from phalanx.clock import Clock
 from phalanx.fabric.access import STANDARD_POLICY, Gate, Policy, Provided
 from phalanx.fabric.audit import Audit, Refusal
@@ -42,7 +42,7 @@ class Fabric:
 
     def __init__(
         self,
-        client: Exchange,
+        client: BrokerClient,
         clock: Clock,
         record: Callable[..., Any],
         cause: str,
