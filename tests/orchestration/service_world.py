@@ -27,7 +27,7 @@ from phalanx.orchestration.workflow import (
     Seen,
     TrustStep,
 )
-from phalanx.store.engine import Database
+from phalanx.store.database import Database
 
 SERVICE = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"
 NAME = "edge-video-1"

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, make_url
 from phalanx.domain.errors import StoreError
 from phalanx.orchestration.journal import ServiceJournal
 from phalanx.orchestration.journal_claims import ClaimedError, Note, StepStage
-from phalanx.store.engine import Database
+from phalanx.store.database import Database
 from phalanx.store.sql import SqlEventStore
 
 POSTGRESQL = os.environ.get("PHALANX_POSTGRESQL")
@@ -62,7 +62,7 @@ def test_a_service_lives_in_either_database(url: str) -> None:
 def test_who_lives_is_not_taken_over_and_who_died_is(url: str) -> None:
     script = f"""
         import sys
-        from phalanx.store.engine import Database
+        from phalanx.store.database import Database
         from phalanx.orchestration.journal import ServiceJournal
         claim = ServiceJournal(Database({url!r})).claim({NAME!r})
         print(claim.fence, flush=True)

@@ -18,8 +18,7 @@ from phalanx.fabric.invocation import Provider
 from phalanx.fabric.operations import Operation
 from phalanx.identity.names import Identity, Role
 from phalanx.runtime.processes import data
-from phalanx.store.entries import Query
-from phalanx.store.history import History
+from phalanx.store.history import EventQuery, History
 from phalanx.store.sql import SqlEventStore
 
 EVENTS = [
@@ -74,13 +73,13 @@ def ids(found: data.Entries | data.Causes) -> list[str]:
 
 
 def test_events_are_found_by_agent_slice_time_and_kind(lab: Lab) -> None:
-    assert ids(lab.ask(data.FIND, data.FindRequest(Query(agent="pop2")))) == ["pop2-1"]
-    by_slice = lab.ask(data.FIND, data.FindRequest(Query(scope="slice:video")))
+    assert ids(lab.ask(data.FIND, data.FindRequest(EventQuery(agent="pop2")))) == ["pop2-1"]
+    by_slice = lab.ask(data.FIND, data.FindRequest(EventQuery(scope="slice:video")))
     assert ids(by_slice) == ["pop1-1", "pop1-2", "pop1-3"]
     assert by_slice.entries[0].scope == "slice:video"
-    late = data.FindRequest(Query(since=1.5, kinds=("auction.bid",)))
+    late = data.FindRequest(EventQuery(since=1.5, kinds=("auction.bid",)))
     assert ids(lab.ask(data.FIND, late)) == ["pop2-1"]
-    decisions = lab.ask(data.FIND, data.FindRequest(Query(until=2.0), decisions=True))
+    decisions = lab.ask(data.FIND, data.FindRequest(EventQuery(until=2.0), decisions=True))
     assert ids(decisions) == ["pop1-3", "pop2-1"]
 
 

@@ -13,11 +13,10 @@ from store_events import ROOT, chain, logs
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
-from phalanx.store import chains, history
+from phalanx.store import history
 from phalanx.store.causes import CauseBreak
-from phalanx.store.derived import Sample
-from phalanx.store.entries import Query
-from phalanx.store.history import DECISIONS, History
+from phalanx.store.history import DECISIONS, EventQuery, History
+from phalanx.store.rows import Sample
 from phalanx.store.sql import Receipt, SqlEventStore
 
 _number = count()
@@ -121,7 +120,7 @@ def test_causes_in_a_circle_are_followed_once(store: SqlEventStore, asked: Histo
 def test_a_long_chain_is_followed_in_parts_and_to_an_end(
     store: SqlEventStore, asked: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chains, "_CLIMB", 7)
+    monkeypatch.setattr(history, "_CLIMB", 7)
     store.append("r", chain(50))
     assert [e.event for e in asked.causes("r", "pop1-50").entries] == chain(50)
     short = asked.causes("r", "pop1-50", longest=10)
@@ -141,7 +140,7 @@ def test_entries_by_scope_agent_time_and_receipt(store: SqlEventStore) -> None:
     asked = History(store.database)
 
     def ids(**narrowed: Any) -> list[str]:
-        return [e.event.id for e in asked.entries("r", Query(**narrowed))]
+        return [e.event.id for e in asked.entries("r", EventQuery(**narrowed))]
 
     assert ids(scope="video") == ["a.1-1"]
     assert ids(scope="voice") == ["a.1-2", "b.1-2"]
@@ -165,7 +164,7 @@ def test_decisions_and_what_caused_each(store: SqlEventStore, asked: History) ->
         event("a.1-5", "a.1-4", "plan.ended", scope="video"),
     ]
     store.receive("r", log)
-    found = list(asked.decisions("r", Query(agent="a", scope="video", since=0.5, until=1.5)))
+    found = list(asked.decisions("r", EventQuery(agent="a", scope="video", since=0.5, until=1.5)))
     assert [d.entry.event.id for d in found] == ["a.1-2", "a.1-3", "a.1-4"]
     assert [[e.event.id for e in d.chain.entries] for d in found] == [
         ["run-1", "a.1-1", "a.1-2"],
@@ -173,7 +172,7 @@ def test_decisions_and_what_caused_each(store: SqlEventStore, asked: History) ->
         ["a.1-4"],
     ]
     assert [d.chain.broken for d in found] == [None, None, CauseBreak("a.1-4", "gone", "missing")]
-    assert [d.entry.event.id for d in asked.decisions("r", Query(kinds=("plan.ended",)))] == [
+    assert [d.entry.event.id for d in asked.decisions("r", EventQuery(kinds=("plan.ended",)))] == [
         "a.1-5"
     ]
     assert "plan.ended" not in DECISIONS
@@ -226,7 +225,9 @@ def test_metrics_come_from_events_and_by_themselves(
     store.measure("r", [*own[:1], Sample("a", "cpu", 1.0, 99.0, "cores", {"vnf": "x"})])
     assert [m.sample.value for m in asked.metrics("r", "cpu", vnf="x")] == [1.0, 3.0]
     assert [m.sample.value for m in asked.metrics("r", "cpu")] == [1.0, 1.0, 3.0, 3.0]
-    assert [m.sample.time for m in asked.metrics("r", "cpu", Query(since=2.0), vnf="y")] == [3.0]
+    assert [m.sample.time for m in asked.metrics("r", "cpu", EventQuery(since=2.0), vnf="y")] == [
+        3.0
+    ]
     assert list(asked.metrics("r", "cpu", vnf="z")) == []
     with pytest.raises(StoreError, match=r"metric 'cpu': nan at 1\.0 is no figure"):
         store.measure("r", [Sample("a", "cpu", 1.0, float("nan"))])

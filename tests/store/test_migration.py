@@ -17,7 +17,7 @@ from store_events import chain
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
-from phalanx.store.engine import Database
+from phalanx.store.database import Database
 from phalanx.store.history import History
 from phalanx.store.schema import METADATA
 from phalanx.store.sql import SqlEventStore

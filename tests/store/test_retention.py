@@ -21,10 +21,10 @@ from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.store import retention
 from phalanx.store.causes import CauseBreak
-from phalanx.store.derived import Sample
-from phalanx.store.engine import Database
+from phalanx.store.database import Database
 from phalanx.store.history import History
-from phalanx.store.retention import Policy, Retention, Retired
+from phalanx.store.retention import Retention, RetentionPolicy, Retired
+from phalanx.store.rows import Sample
 from phalanx.store.schema import EVENTS
 from phalanx.store.sql import SqlEventStore
 
@@ -43,7 +43,7 @@ def filled(store: SqlEventStore, days: int = 10, run: str = "r", each: int = 10)
 
 def retain(store: SqlEventStore, today: float = 10.0, **policy: float) -> Retired:
     pauses: list[float] = []
-    settled = Policy(**policy)  # type: ignore[arg-type]
+    settled = RetentionPolicy(**policy)  # type: ignore[arg-type]
     done = Retention(store.database, settled, now=lambda: today * DAY, pause=pauses.append).run()
     assert all(pause >= 0 for pause in pauses)
     return done
@@ -127,10 +127,10 @@ def test_the_oldest_of_all_runs_goes_first(store: SqlEventStore) -> None:
 
 def test_a_dry_run_touches_nothing(store: SqlEventStore) -> None:
     events = filled(store)
-    policy = Policy(events_s=3.5 * DAY)
+    policy = RetentionPolicy(events_s=3.5 * DAY)
     told = Retention(store.database, policy, now=lambda: 10 * DAY).dry_run()
     assert (told.events, told.metrics, told.marked) == (60, 6, 0)
-    sized = Retention(store.database, Policy(octets=told.octets_before // 2)).dry_run()
+    sized = Retention(store.database, RetentionPolicy(octets=told.octets_before // 2)).dry_run()
     assert 40 <= sized.events <= 60
     assert list(store.events("r")) == events
 
@@ -166,7 +166,11 @@ def test_a_clock_that_was_put_back_makes_nothing_look_old(store: SqlEventStore) 
 
 
 def test_limits_that_are_none_are_refused(store: SqlEventStore) -> None:
-    for policy in (Policy(events_s=-1.0), Policy(octets=-1), Policy(metrics_s=float("nan"))):
+    for policy in (
+        RetentionPolicy(events_s=-1.0),
+        RetentionPolicy(octets=-1),
+        RetentionPolicy(metrics_s=float("nan")),
+    ):
         with pytest.raises(StoreError, match="at least 0 seconds and 0 octets"):
             Retention(store.database, policy)
 
@@ -193,10 +197,10 @@ def test_marks_hold_whatever_the_order_of_receipt(
 RETAINER = """
 import sys
 from phalanx.store import retention
-from phalanx.store.engine import Database
+from phalanx.store.database import Database
 retention.BATCH = 5
 print("ready", flush=True)
-policy = retention.Policy(events_s=3.5 * 86400)
+policy = retention.RetentionPolicy(events_s=3.5 * 86400)
 with Database(sys.argv[1]) as database:
     retention.Retention(database, policy, now=lambda: 10 * 86400, pause=lambda s: None).run()
 """
@@ -262,7 +266,9 @@ def test_writers_are_not_held_up(tmp_path: Path) -> None:
             written += 1
             writer.append("r", [Event(f"new-{written}", 0.0, "a", "k", None, {})])
 
-        Retention(database, Policy(events_s=DAY), now=lambda: 10.5 * DAY, pause=write).run()
+        Retention(
+            database, RetentionPolicy(events_s=DAY), now=lambda: 10.5 * DAY, pause=write
+        ).run()
         assert written > 3
         new = [e.id for e in writer.events("r") if e.agent == "a"]
         assert new == [f"new-{n}" for n in range(1, written + 1)]

@@ -16,7 +16,7 @@ from store_events import ROOT, chain, logs
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
-from phalanx.store import EventStore, entries
+from phalanx.store import EventStore, history
 from phalanx.store.history import History
 from phalanx.store.sql import SqlEventStore, StoreSink
 
@@ -60,7 +60,7 @@ def test_events_are_narrowed(store: EventStore) -> None:
 
 
 def test_a_long_run_is_read_in_pages(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entries, "PAGE", 3)
+    monkeypatch.setattr(history, "PAGE", 3)
     events = chain(6)
     store.append("r", events[:6])
     assert list(store.events("r")) == events[:6], "whole pages"

@@ -14,7 +14,7 @@ from phalanx.cli.durations import duration
 from phalanx.cli.terminal import out, say
 
 if TYPE_CHECKING:
-    from phalanx.store.engine import Database
+    from phalanx.store.database import Database
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
 _OCTETS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
@@ -136,7 +136,7 @@ def show(
     """Show what a store keeps: runs, events, decisions, metrics, knowledge."""
     # SQLAlchemy takes a quarter of a second to import.
     from phalanx.cli.history_view import HistoryView  # noqa: PLC0415
-    from phalanx.store.entries import Query  # noqa: PLC0415
+    from phalanx.store.history import EventQuery  # noqa: PLC0415
 
     questions = [causes is not None, effects is not None, decisions, bool(metrics), knowledge]
     if sum(questions) > 1:
@@ -145,13 +145,13 @@ def show(
         )
     time_since, received_since = (None, None) if since is None else _moment(since)
     time_until, received_until = (None, None) if until is None else _moment(until)
-    query = Query(
+    query = EventQuery(
         tuple(kind or ()), agent, scope, time_since, time_until, received_since, received_until
     )
     with _opened(store) as database:
         shown = (0 if as_json else _LINES) if limit is None else limit
         view = HistoryView(database, run, shown, as_json)
-        if run is None and query == Query() and not any(questions) and not view.is_single:
+        if run is None and query == EventQuery() and not any(questions) and not view.is_single:
             view.runs()
         elif causes is not None:
             view.causes(causes)
@@ -200,11 +200,11 @@ def retain(
 
     What stays and whose cause goes says so: no chain of causes is broken silently.
     """
-    from phalanx.store.retention import Policy, Retention  # noqa: PLC0415  # as above
+    from phalanx.store.retention import Retention, RetentionPolicy  # noqa: PLC0415  # as above
 
     if keep is None and decisions is None and metrics is None and size is None:
         raise typer.BadParameter("say what to keep: --keep 7d, --size 1GB, or both")
-    policy = Policy(
+    policy = RetentionPolicy(
         events_s=None if keep is None else duration(keep),
         decisions_s=None if decisions is None else duration(decisions),
         metrics_s=None if metrics is None else duration(metrics),
@@ -230,6 +230,6 @@ def retain(
 
 def _opened(store: str) -> Database:
     """Open a store that is there; a plain path is that of a file."""
-    from phalanx.store.engine import Database  # noqa: PLC0415  # as above
+    from phalanx.store.database import Database  # noqa: PLC0415  # as above
 
     return Database(store if "://" in store else f"sqlite:///{store}", create=False)

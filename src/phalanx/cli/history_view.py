@@ -16,9 +16,8 @@ from phalanx.cli.terminal import amount, out, say
 from phalanx.domain.errors import PhalanxError
 from phalanx.reporting.event_text import describe
 from phalanx.store.causes import CauseBreak, CauseChain
-from phalanx.store.engine import Database
-from phalanx.store.entries import Entry, Query
-from phalanx.store.history import History
+from phalanx.store.database import Database
+from phalanx.store.history import EventQuery, History, StoredEvent
 
 _DEEPEST = 24
 _SOME = 8
@@ -72,7 +71,7 @@ class HistoryView:
         out.print(table)
         say(out, "choose one with --run", "dim")
 
-    def events(self, query: Query) -> None:
+    def events(self, query: EventQuery) -> None:
         """Print events."""
         found = self._history.entries(self._run(), query)
         if self._as_json:
@@ -83,7 +82,7 @@ class HistoryView:
             grid.add_row(*_cells(entry))
         self._print(grid, found)
 
-    def decisions(self, query: Query) -> None:
+    def decisions(self, query: EventQuery) -> None:
         """Print decisions, each with its causes."""
         found = self._history.decisions(self._run(), query)
         if self._as_json:
@@ -136,7 +135,7 @@ class HistoryView:
         if found.more:
             say(out, "there is more, further from it; --limit 0 shows all", "dim")
 
-    def metrics(self, name: str, query: Query) -> None:
+    def metrics(self, name: str, query: EventQuery) -> None:
         """Print the figures of one name, or which names there are."""
         run = self._run()
         series = self._history.series(run)
@@ -169,7 +168,7 @@ class HistoryView:
             )
         self._print(table, found)
 
-    def knowledge(self, query: Query) -> None:
+    def knowledge(self, query: EventQuery) -> None:
         """Print what agents believe, as last known."""
         found = self._history.knowledge(self._run(), query.agent, query.scope)
         if self._as_json:
@@ -233,14 +232,14 @@ def _json_lines(items: Iterable[Any]) -> None:
         typer.echo(msgspec.json.encode(item).decode())
 
 
-def _flat(entry: Entry) -> dict[str, Any]:
+def _flat(entry: StoredEvent) -> dict[str, Any]:
     """Return an entry as one object, its event's fields first."""
     fields: dict[str, Any] = msgspec.structs.asdict(entry)
     event: Any = fields.pop("event")
     return {**msgspec.structs.asdict(event), **fields}
 
 
-def _cells(entry: Entry, depth: int = 0) -> tuple[str, Text, Text, Text]:
+def _cells(entry: StoredEvent, depth: int = 0) -> tuple[str, Text, Text, Text]:
     event = entry.event
     words = Text(" " * min(depth, _DEEPEST) + describe(event))
     if entry.cause_retired:
@@ -248,7 +247,7 @@ def _cells(entry: Entry, depth: int = 0) -> tuple[str, Text, Text, Text]:
     return f"{event.time:.1f} s", Text(event.agent), Text(event.id), words
 
 
-def _because(chain: CauseChain[Entry]) -> Text:
+def _because(chain: CauseChain[StoredEvent]) -> Text:
     """Return the nearest causes of a decision in words, the nearest first."""
     causes = [entry.event for entry in reversed(chain.entries[:-1])]
     text = Text("; ".join(describe(event) for event in causes[:2]))

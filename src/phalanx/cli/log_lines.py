@@ -16,9 +16,8 @@ from phalanx.cli.terminal import err, out, say
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import IMPORTANT, describe
 from phalanx.runtime.processes.operator import Operator, Tail
-from phalanx.store.engine import Database
-from phalanx.store.entries import Query
-from phalanx.store.history import History
+from phalanx.store.database import Database
+from phalanx.store.history import EventQuery, History
 
 _TURN_S = 3600.0
 """How long to wait at a time for what may never come."""
@@ -161,7 +160,7 @@ def from_store(store: str, lines: Lines, since_s: float | None) -> None:
         runs = history.names()
         for run in runs[-1:]:
             begin = None if since_s is None else _last(history, run) - since_s
-            for entry in history.entries(run, Query(agent=agent, received_since=begin)):
+            for entry in history.entries(run, EventQuery(agent=agent, received_since=begin)):
                 lines.tell(entry.event, entry.received)
         if len(runs) > 1:
             others = f"of {runs[-1]}; phalanx history {store} shows the other runs"

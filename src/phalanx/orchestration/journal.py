@@ -22,7 +22,7 @@ from phalanx.domain.events import Event
 from phalanx.orchestration.journal_claims import ChangeStage, Claim, ClaimedError, StepStage
 from phalanx.orchestration.journal_tables import CHANGES, EVENTS, METADATA, SERVICES, STEPS
 from phalanx.store import holders
-from phalanx.store.engine import Database
+from phalanx.store.database import Database
 from phalanx.store.schema import CREATOR_LOCK
 
 LEASE_S = 30.0

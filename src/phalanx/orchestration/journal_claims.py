@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.orchestration.journal_tables import CHANGES, EVENTS, SERVICES, STEPS
-from phalanx.store.engine import Database
+from phalanx.store.database import Database
 
 T = TypeVar("T")
 

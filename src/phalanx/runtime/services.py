@@ -36,7 +36,7 @@ from phalanx.runtime.domain import Domain, Standing
 from phalanx.runtime.domain.brokers import Brokers, is_here
 from phalanx.runtime.service_bus import BusWatcher, passing
 from phalanx.runtime.slices import plan_of
-from phalanx.store.engine import Database
+from phalanx.store.database import Database
 
 _ROLES = {Kind.AGENT: Role.AGENT, Kind.NETWORK: Role.NETWORK}
 

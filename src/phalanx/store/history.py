@@ -2,25 +2,26 @@
 
 The data services of the security management framework (seed literature: Benzaid, Taleb and
 Song, autonomic and cognitive security management, III.B.2): the historical data and knowledge
-that agents generate are saved and provided to whoever may ask. All answers are read a page at
-a time, and between pages nothing is held open.
+that agents generate are saved and provided on request. All answers are read a page at a time,
+and between pages nothing is held open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Row, Select, func, select, tuple_
+from msgspec.structs import replace
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, func, literal, select, tuple_
 
-from phalanx.store import chains
-from phalanx.store.causes import LONGEST, CauseChain
-from phalanx.store.chains import Effects
-from phalanx.store.derived import Sample
-from phalanx.store.engine import Database
-from phalanx.store.entries import PAGE, Entry, Query, entries, run_key, within
+from phalanx.domain.errors import StoreError
+from phalanx.domain.events import Event
+from phalanx.store.causes import LONGEST, CauseChain, climb, unfold
+from phalanx.store.database import Database
+from phalanx.store.rows import FIELDS, MOST_IDS, Sample, in_parts
 from phalanx.store.schema import EVENTS, KNOWLEDGE, METRICS, RUNS, SERIES
 
 DECISIONS = (
@@ -36,14 +37,187 @@ DECISIONS = (
 """Kinds of events in which an agent chose: what to want, how to go about it, who shall do it."""
 
 
-ALL = Query()
+PAGE = 1_000
+"""Rows that are read at a time."""
+
+COLUMNS = (*FIELDS, EVENTS.c.seq, EVENTS.c.scope, EVENTS.c.received, EVENTS.c.cause_retired)
+"""The columns that make an ``StoredEvent``."""
 
 
-class Decision(Struct, frozen=True):
+class StoredEvent(Struct, frozen=True):
+    """An event, and what the store knows of it."""
+
+    event: Event
+    seq: int
+    """Its place in the run, from 0: the order of receipt."""
+    scope: str | None
+    """The slice or service it belongs to."""
+    received: float
+    """When the store got it, in seconds since 1970; never before what came earlier in the run."""
+    cause_retired: bool = False
+    """Its cause was here and has been retired since."""
+
+    @property
+    def id(self) -> str:
+        """Id of the event."""
+        return self.event.id
+
+    @property
+    def cause(self) -> str | None:
+        """Id of its cause."""
+        return self.event.cause
+
+
+class EventQuery(Struct, frozen=True):
+    """What is asked for: all that is given must hold. None, or empty: no limit."""
+
+    kinds: tuple[str, ...] = ()
+    agent: str | None = None
+    scope: str | None = None
+    since: float | None = None
+    """Earliest time, in seconds of the agent's clock."""
+    until: float | None = None
+    """Latest time, itself included, in seconds of the agent's clock."""
+    received_since: float | None = None
+    """Earliest receipt, in seconds since 1970."""
+    received_until: float | None = None
+    """Latest receipt, itself included, in seconds since 1970."""
+
+
+def entries(database: Database, run: str, query: EventQuery) -> Iterator[StoredEvent]:
+    """Yield the events of ``run`` in the order of their receipt; none if it is unknown.
+
+    Memory is bounded: a page is read at a time, and between pages nothing is held open.
+
+    Raises:
+        StoreError: if they could not be read.
+
+    """
+    wanted = [RUNS.c.name == run, *_conditions(query)]
+    if query.kinds:
+        wanted.append(EVENTS.c.kind.in_(query.kinds))
+    found = (
+        select(*COLUMNS)
+        .join(RUNS, RUNS.c.run == EVENTS.c.run)
+        .where(*wanted)
+        .order_by(EVENTS.c.seq)
+        .limit(PAGE)
+    )
+    last = -1
+    while True:
+        with database.errors(), database.engine.connect() as connection:
+            page = connection.execute(found.where(EVENTS.c.seq > last)).all()
+        yield from map(entry_of, page)
+        if len(page) < PAGE:
+            return
+        last = page[-1].seq
+
+
+def entry_of(row: Row[Any]) -> StoredEvent:
+    """Return the entry whose ``COLUMNS`` begin ``row``."""
+    fields = list(row)
+    return StoredEvent(Event(*fields[:6]), *fields[6:10])
+
+
+def run_key(database: Database, run: str) -> int:
+    """Return the key of a run.
+
+    Raises:
+        StoreError: if there is none of that name, or it could not be read.
+
+    """
+    with database.errors(), database.engine.connect() as connection:
+        key: int | None = connection.execute(select(RUNS.c.run).where(RUNS.c.name == run)).scalar()
+        if key is None:
+            raise StoreError(f"holds no run named {run!r}")
+        return key
+
+
+def within(
+    column: Column[float], since: float | None, until: float | None
+) -> list[ColumnElement[bool]]:
+    """Return the conditions that ``column`` lies between two moments; None: no limit."""
+    limits = []
+    if since is not None:
+        limits.append(column >= since)
+    if until is not None:
+        limits.append(column <= until)
+    return limits
+
+
+def _conditions(query: EventQuery) -> list[ColumnElement[bool]]:
+    wanted = within(EVENTS.c.time, query.since, query.until)
+    wanted += within(EVENTS.c.received, query.received_since, query.received_until)
+    if query.agent is not None:
+        wanted.append(EVENTS.c.agent == query.agent)
+    if query.scope is not None:
+        wanted.append(EVENTS.c.scope == query.scope)
+    return wanted
+
+
+ALL = EventQuery()
+
+
+_CLIMB = 500
+
+
+class Effect(Struct, frozen=True):
+    """An event that followed from another."""
+
+    depth: int
+    """Steps from it: 1 for what it caused directly."""
+    entry: StoredEvent
+
+
+class Effects(Struct, frozen=True):
+    """What followed from an event, each below its cause, in the order of receipt."""
+
+    effects: tuple[Effect, ...]
+    more: bool
+    """There are others, further from the event."""
+
+
+def _climb(connection: Connection, run: str, event_id: str) -> list[StoredEvent]:
+    """Return an event, its cause, the cause of that, and so on, a part of a chain at a time."""
+    key = select(RUNS.c.run).where(RUNS.c.name == run).scalar_subquery()
+    chain = (
+        select(EVENTS.c.run, EVENTS.c.seq, EVENTS.c.cause, literal(0).label("depth"))
+        .where(EVENTS.c.run == key, EVENTS.c.id == event_id)
+        .cte("chain", recursive=True)
+    )
+    chain = chain.union_all(
+        select(EVENTS.c.run, EVENTS.c.seq, EVENTS.c.cause, chain.c.depth + 1).where(
+            EVENTS.c.run == chain.c.run, EVENTS.c.id == chain.c.cause, chain.c.depth < _CLIMB - 1
+        )
+    )
+    on = (EVENTS.c.run == chain.c.run) & (EVENTS.c.seq == chain.c.seq)
+    query = select(*COLUMNS).join(chain, on).order_by(chain.c.depth)
+    return [entry_of(row) for row in connection.execute(query)]
+
+
+def _caused_by(
+    connection: Connection, run: str, ids: Sequence[str], limit: int
+) -> list[StoredEvent]:
+    found: list[StoredEvent] = []
+    for some in in_parts(ids, MOST_IDS):
+        query = (
+            select(*COLUMNS)
+            .join(RUNS, RUNS.c.run == EVENTS.c.run)
+            .where(RUNS.c.name == run, EVENTS.c.cause.in_(some))
+            .order_by(EVENTS.c.seq)
+            .limit(limit - len(found))
+        )
+        found += [entry_of(row) for row in connection.execute(query)]
+        if len(found) == limit:
+            break
+    return found
+
+
+class RecordedDecision(Struct, frozen=True):
     """Something an agent decided, and what led to it."""
 
-    entry: Entry
-    chain: CauseChain[Entry]
+    entry: StoredEvent
+    chain: CauseChain[StoredEvent]
     """From the root cause to the decision itself."""
 
 
@@ -142,7 +316,7 @@ class History:
         with self._database.errors(), self._database.engine.connect() as connection:
             return tuple(connection.execute(query).scalars())
 
-    def entries(self, run: str, query: Query = ALL) -> Iterator[Entry]:
+    def entries(self, run: str, query: EventQuery = ALL) -> Iterator[StoredEvent]:
         """Yield the events of ``run`` that match, in the order of their receipt.
 
         Raises:
@@ -152,7 +326,7 @@ class History:
         run_key(self._database, run)
         yield from entries(self._database, run, query)
 
-    def decisions(self, run: str, query: Query = ALL) -> Iterator[Decision]:
+    def decisions(self, run: str, query: EventQuery = ALL) -> Iterator[RecordedDecision]:
         """Yield what agents decided, each decision with what caused it.
 
         Args:
@@ -165,9 +339,9 @@ class History:
         """
         kinds = query.kinds or DECISIONS
         for entry in self.entries(run, msgspec.structs.replace(query, kinds=kinds)):
-            yield Decision(entry, self.causes(run, entry.event.id))
+            yield RecordedDecision(entry, self.causes(run, entry.event.id))
 
-    def causes(self, run: str, event_id: str, longest: int = LONGEST) -> CauseChain[Entry]:
+    def causes(self, run: str, event_id: str, longest: int = LONGEST) -> CauseChain[StoredEvent]:
         """Return the chain from the root cause to an event, and where it is broken.
 
         Args:
@@ -179,7 +353,12 @@ class History:
             StoreError: if it could not be read.
 
         """
-        return chains.causes(self._database, run, event_id, longest)
+        with self._database.errors(), self._database.engine.connect() as connection:
+            chain = climb(event_id, partial(_climb, connection, run), longest)
+        broken = chain.broken
+        if broken is not None and broken.why == "missing" and chain.entries[0].cause_retired:
+            chain = replace(chain, broken=replace(broken, why="retired"))
+        return chain
 
     def effects(self, run: str, event_id: str, limit: int = PAGE) -> Effects:
         """Return what followed from an event, the nearest first ``limit`` of it, as a tree.
@@ -190,10 +369,24 @@ class History:
             StoreError: if they could not be read.
 
         """
-        return chains.effects(self._database, run, event_id, limit)
+        below: dict[str, list[StoredEvent]] = {}
+        seen = {event_id}
+        with self._database.errors(), self._database.engine.connect() as connection:
+            level, left = [event_id], limit
+            while level and left >= 0:
+                # One more than wanted, to know whether there is more.
+                found = _caused_by(connection, run, level, left + 1)
+                found = [entry for entry in found if entry.id not in seen]
+                for entry in found[:left]:
+                    seen.add(entry.id)
+                    below.setdefault(entry.cause or "", []).append(entry)
+                left -= len(found)
+                level = [entry.id for entry in found]
+        found_below = unfold(event_id, lambda cause: below.get(cause, []))
+        return Effects(tuple(Effect(depth, entry) for depth, entry in found_below), left < 0)
 
     def metrics(
-        self, run: str, name: str, query: Query = ALL, **labels: str
+        self, run: str, name: str, query: EventQuery = ALL, **labels: str
     ) -> Iterator[Measurement]:
         """Yield the figures of one name by time, whoever measured them.
 

@@ -23,7 +23,7 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, delete, func, select, text, tuple_, update
 
 from phalanx.domain.errors import StoreError
-from phalanx.store.engine import Database
+from phalanx.store.database import Database
 from phalanx.store.history import DECISIONS
 from phalanx.store.schema import EVENTS, KNOWLEDGE, METRICS, RUNS
 
@@ -39,7 +39,7 @@ _USED = {
 }
 
 
-class Policy(Struct, frozen=True):
+class RetentionPolicy(Struct, frozen=True):
     """What a store keeps. None: no limit.
 
     Knowledge is what is known last: it stays, but for what agents know no longer, which goes
@@ -76,7 +76,7 @@ class Retention:
     def __init__(
         self,
         database: Database,
-        policy: Policy,
+        policy: RetentionPolicy,
         *,
         now: Callable[[], float] = time.time,
         pause: Callable[[float], None] = time.sleep,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from sqlalchemy import (
     JSON,
     Boolean,
     Column,
     Connection,
     Double,
-    Engine,
     ForeignKey,
     Index,
     Integer,
@@ -19,11 +16,9 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     false,
-    insert,
     inspect,
     select,
 )
-from sqlalchemy.exc import OperationalError
 
 from phalanx.domain.errors import StoreError
 
@@ -126,38 +121,6 @@ CREATOR_LOCK = {
 }
 
 
-def prepare(engine: Engine, *, create: bool = True) -> None:
-    """See to it that the database holds the tables of this version.
-
-    An empty one gets them; those of version 1 are converted, in one transaction.
-
-    Args:
-        engine: of the database.
-        create: make the tables if the database is empty; else that is an error.
-
-    Raises:
-        StoreError: if it belongs to another program or to a newer version of Phalanx.
-        sqlalchemy.exc.SQLAlchemyError: if it cannot be read or written.
-
-    """
-    with engine.connect() as connection:
-        found = version_of(connection)
-    if found is None and not create:
-        raise StoreError("is empty: no store of Phalanx")
-    if found is None:
-        _create(engine)
-    elif found < VERSION:
-        # Needed once in the life of a store.
-        from phalanx.store.migration import migrate  # noqa: PLC0415
-
-        migrate(engine)
-    if engine.dialect.name == "sqlite":
-        # Stays with the file. SQLite does not wait for others here: where several processes
-        # open a new store at once, the last one succeeds, and that is enough.
-        with suppress(OperationalError), engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-
-
 def version_of(connection: Connection) -> int | None:
     """Return the version of the tables that are there; None if the database is empty.
 
@@ -176,16 +139,3 @@ def version_of(connection: Connection) -> int | None:
             f"is a store of schema {version}; this version of Phalanx reads 1 to {VERSION}"
         )
     return version
-
-
-def _create(engine: Engine) -> None:
-    with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            # Before the first table: lets retention give space back to the file system.
-            connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
-        connection.commit()
-        connection.exec_driver_sql(CREATOR_LOCK[engine.dialect.name])
-        if version_of(connection) is None:
-            METADATA.create_all(connection)
-            connection.execute(insert(SCHEMA).values(version=VERSION))
-        connection.commit()

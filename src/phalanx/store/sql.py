@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Self
 
 from msgspec import Struct
@@ -17,11 +17,9 @@ from sqlalchemy import delete, func, select, text
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.store import EventStore
-from phalanx.store.chains import causes
-from phalanx.store.derived import Sample, scope_of
-from phalanx.store.engine import Database
-from phalanx.store.entries import Query, entries
-from phalanx.store.rows import OpenRun, Row, row_of
+from phalanx.store.database import Database
+from phalanx.store.history import EventQuery, History, entries
+from phalanx.store.rows import OpenRun, Row, Sample, row_of, scope_of
 from phalanx.store.schema import EVENTS, RUNS
 
 NO_SCOPES: Mapping[str, str] = MappingProxyType({})
@@ -196,7 +194,7 @@ class SqlEventStore:
             StoreError: if they could not be read.
 
         """
-        query = Query(kinds=kinds, agent=agent, since=since, until=until)
+        query = EventQuery(kinds=kinds, agent=agent, since=since, until=until)
         for entry in entries(self.database, run, query):
             yield entry.event
 
@@ -209,7 +207,7 @@ class SqlEventStore:
             StoreError: if it could not be read.
 
         """
-        return [entry.event for entry in causes(self.database, run, event_id).entries]
+        return [entry.event for entry in History(self.database).causes(run, event_id).entries]
 
     def runs(self) -> tuple[str, ...]:
         """Return the names of the runs that are kept, sorted.
@@ -247,12 +245,7 @@ class SqlEventStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -301,12 +294,7 @@ class StoreSink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.flush()
 
 

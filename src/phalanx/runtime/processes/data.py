@@ -15,9 +15,8 @@ from msgspec import Meta, Struct
 
 from phalanx.fabric.invocation import Call, Provider
 from phalanx.fabric.operations import Operation
-from phalanx.store.derived import Sample
-from phalanx.store.entries import Entry, Query
-from phalanx.store.history import DECISIONS, History, Knowledge
+from phalanx.store.history import DECISIONS, EventQuery, History, Knowledge, StoredEvent
+from phalanx.store.rows import Sample
 
 MOST = 500
 """Rows of one answer: an event of a kilobyte each fits into a message twice over."""
@@ -29,7 +28,7 @@ Limit = Annotated[int, Meta(ge=1, le=MOST)]
 class FindRequest(Struct, frozen=True):
     """Asks for events; all that is given must hold."""
 
-    query: Query = Query()
+    query: EventQuery = EventQuery()
     after: Annotated[int, Meta(ge=-1)] = -1
     """Only what the store got later than the entry with this ``seq``."""
     decisions: bool = False
@@ -40,7 +39,7 @@ class FindRequest(Struct, frozen=True):
 class Entries(Struct, frozen=True):
     """Events in the order in which the store got them."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[StoredEvent, ...]
     more: bool = False
     """There are others: ask again, after the last of these."""
 
@@ -55,7 +54,7 @@ class CausesRequest(Struct, frozen=True):
 class Causes(Struct, frozen=True):
     """What led to an event, from the first cause on; the last entry is the event itself."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[StoredEvent, ...]
     broken: str | None = None
     """Where the chain does not reach its root, in words."""
 
@@ -64,7 +63,7 @@ class FiguresRequest(Struct, frozen=True):
     """Asks for the figures of one name."""
 
     name: Id
-    query: Query = Query()
+    query: EventQuery = EventQuery()
     limit: Limit = 100
 
 
@@ -113,7 +112,7 @@ def serve_history(provider: Provider, history: History, run: str) -> None:
     def find(ask: FindRequest) -> Entries:
         query = ask.query
         if ask.decisions and not query.kinds:
-            query = Query(DECISIONS, *(getattr(query, f) for f in query.__struct_fields__[1:]))
+            query = EventQuery(DECISIONS, *(getattr(query, f) for f in query.__struct_fields__[1:]))
         later = (entry for entry in history.entries(run, query) if entry.seq > ask.after)
         found = tuple(islice(later, ask.limit + 1))
         return Entries(found[: ask.limit], len(found) > ask.limit)
