@@ -29,8 +29,7 @@ from phalanx.orchestration.mlfo import Effort, GuardedVnf, Need
 from phalanx.orchestration.mlfo.local import LocalSearch
 from phalanx.orchestration.mlfo.model import Problem, build
 from phalanx.orchestration.mlfo.search import solve
-from phalanx.runtime.graphml import MAX_BYTES, read_graph
-from phalanx.runtime.zoo import read_topology
+from phalanx.runtime.topology import MAX_BYTES, read_topology
 from tables import QUICK, console, extra, show
 
 VNFS = (4,) if QUICK else (6, 12)
@@ -59,7 +58,7 @@ def maps() -> Iterator[Map]:
     """Yield networks, smaller ones first."""
     graphs = []
     for file in sorted((data() / "topologies").glob("*.graphml")):
-        topology = read_topology(read_graph(read_text(file, MAX_BYTES)))
+        topology = read_topology(read_text(file, MAX_BYTES))
         links = (SiteLink(k.between, k.latency_ms, k.bandwidth_mb_s) for k in topology.links)
         graphs.append(Map(file.stem, tuple(topology.places), tuple(links)))
     if not graphs:

@@ -9,34 +9,32 @@ from socket_bench import address, descriptors
 from phalanx.bus.sockets import SocketBus
 from phalanx.clock.wall import WallClock
 from phalanx.domain.messages import Performative
+from phalanx.runtime.environment import BuildContext
 from phalanx.runtime.loading import parse_scenario
-from phalanx.runtime.simulation import SimulatedWorld
+from phalanx.runtime.simulation import SimulatedEnvironment
 from phalanx.runtime.system import System
-from phalanx.runtime.world import Frame, RunBus, RunNetwork
 
 ROOT = Path(__file__).parents[2]
 
 
-class SocketWorld(SimulatedWorld):
+class SocketEnvironment(SimulatedEnvironment):
     """The simulated network in real time, with agents that talk over loopback."""
 
     def __init__(self, speed: float) -> None:
-        super().__init__(speed)
+        self.clock: WallClock
+        super().__init__(WallClock(speed))
         self.buses: list[SocketBus] = []
 
-    def build(self, frame: Frame) -> tuple[RunNetwork, RunBus]:  # type: ignore[override]
-        network, _ = super().build(frame)
-        pops = sorted(pop.name for pop in frame.network.pops)
+    def bus(self, context: BuildContext) -> SocketBus:  # type: ignore[override]
+        pops = sorted(pop.name for pop in context.scenario.network.pops)
         addresses = {pop: address(number) for number, pop in enumerate(pops, 1)}
-        assert isinstance(self.clock, WallClock)
-        bus = SocketBus(self.clock, addresses, peers=pops, on_shed=frame.shed)
+        bus = SocketBus(self.clock, addresses, peers=pops, on_shed=context.shed)
         self.buses.append(bus)
-        return network, bus
+        return bus
 
     def close(self) -> None:
         for bus in self.buses:
             bus.close()
-        assert isinstance(self.clock, WallClock)
         self.clock.close()
 
 
@@ -51,8 +49,8 @@ def test_agents_that_talk_over_sockets_block_the_attackers() -> None:
         assert old in text
         text = text.replace(old, new)
     before = descriptors()
-    world = SocketWorld(speed=6)
-    system = System(parse_scenario(text, "short-ring.yaml"), world=world)
+    environment = SocketEnvironment(speed=6)
+    system = System(parse_scenario(text, "short-ring.yaml"), environment=environment)
     blocked = set[str]()
 
     def done() -> bool:
@@ -66,7 +64,7 @@ def test_agents_that_talk_over_sockets_block_the_attackers() -> None:
         )
     )
     system.run(until=40, should_stop=done)
-    (bus,) = world.buses
+    (bus,) = environment.buses
     assert blocked == {f"flowRateLimited(10.2.0.{n}, 10.0.0.10)" for n in (1, 2)}
     assert {Performative.CFP, Performative.PROPOSE, Performative.ACCEPT} <= bus.sent.keys()
     assert (bus.shed, bus.refused) == ({}, {})

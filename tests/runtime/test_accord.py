@@ -13,8 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.runtime.accord import fingerprint
 from phalanx.runtime.loading import parse_scenario
+from phalanx.runtime.scenario import fingerprint
 
 PLAN = Path(__file__).parents[2] / "scenarios" / "ddos-resilience.yaml"
 TREE: dict[str, Any] = yaml.safe_load(PLAN.read_text(encoding="utf-8"))

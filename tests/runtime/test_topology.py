@@ -11,11 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from phalanx.domain.errors import ScenarioError
-from phalanx.runtime.checks import offences
-from phalanx.runtime.loading import load_scenario, parse_scenario
+from phalanx.runtime.loading import load_scenario, offences, parse_scenario
 from phalanx.runtime.scenario import Scenario
-from phalanx.runtime.topology import from_graphml, roles, spread
-from phalanx.runtime.zoo import great_circle_km
+from phalanx.runtime.topology import from_graphml, great_circle_km, roles, spread
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = Path(os.environ.get("PHALANX_DATA", REPOSITORY / ".." / "shared" / "data"))
@@ -191,7 +189,12 @@ BOMB = '<!DOCTYPE g [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><graphml>&b;</gr
         ("<graphml><graph><node/></graph></graphml>", "has no attribute 'id'"),
         ('<graphml><node id="a"/><node id="a"/></graphml>', "two nodes have the same id"),
         ('<graphml><node id="a"/><edge source="a" target="b"/></graphml>', "no such node"),
-        ('<graphml><node id="a"/><data key="x">1</data></graphml>', None),
+        ('<graphml><node id="a"/><data key="x">1</data></graphml>', "no GraphML"),
+        (
+            '<graphml><graph><node id="a"><data key="x">1</data></node></graph></graphml>',
+            "no key x",
+        ),
+        ('<graphml><graph edgedefault="undirected"><node id="a"/></graph></graphml>', None),
         ("<graphml>" + "<a>" * 2000, "no XML"),
     ],
 )

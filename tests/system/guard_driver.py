@@ -10,16 +10,18 @@ from functools import partial
 from phalanx.domain.actions import Enforce
 from phalanx.domain.predicates import FlowRateLimited
 from phalanx.infrastructure.linux.driver import LinuxNetwork
-from phalanx.runtime.guarding import GuardWorld
+from phalanx.runtime.guarding import GuardEnvironment
 from phalanx.runtime.site import load_site
 from phalanx.runtime.system import System
 
 
 def main() -> None:
     site = load_site(sys.argv[1])
-    world = GuardWorld(site)
-    world.open_state()
-    system = System(site.to_scenario(60), world=world, incarnation=world.incarnation)
+    environment = GuardEnvironment(site)
+    environment.open_state()
+    system = System(
+        site.to_scenario(60), environment=environment, incarnation=environment.incarnation
+    )
     network = system.infrastructure
     assert isinstance(network, LinuxNetwork)
     vnfd = system.catalogue.vnfds["rate-limiter"]
@@ -35,7 +37,7 @@ def main() -> None:
         block = Enforce(f"block {source}", source, FlowRateLimited(source, sys.argv[2]), 0.0)
         answer = partial(told, source, ttl_s)
         work = partial(network.perform, site.pop, block, system.cause, answer)
-        world.clock.call_at(0.1, work)
+        environment.clock.call_at(0.1, work)
     system.run()
 
 

@@ -146,7 +146,7 @@ def test_what_an_agent_held_that_was_killed_lapses_and_others_take_over(tmp_path
 
 
 def test_a_network_that_was_killed_is_cleared_by_its_next_life(tmp_path: Path) -> None:
-    from phalanx.runtime.processes.testbed import made  # noqa: PLC0415  # needs pyroute2
+    from phalanx.runtime.linux_environment import made  # noqa: PLC0415  # needs pyroute2
 
     scenario = tmp_path / "plan.yaml"
     scenario.write_text(json.dumps(plan()))

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from phalanx.cli.terminal import out, say
 from phalanx.domain.errors import PhalanxError
+from phalanx.runtime.environment import Environment
 from phalanx.runtime.scenario import Scenario
-from phalanx.runtime.world import World
 
 
 class Ground(Enum):
@@ -45,18 +45,18 @@ def say_plan(scenario: Scenario) -> None:
 
     """
     with needs_linux():
-        from phalanx.runtime.on_linux import plan  # noqa: PLC0415  # an extra
+        from phalanx.runtime.linux_environment import plan  # noqa: PLC0415  # an extra
     for line in plan(scenario):
         say(out, line)
 
 
-def linux_world(console: Console, *, quiet: bool) -> World:
-    """Return the world of real packets, which tells ``console`` what it makes.
+def linux_environment(console: Console, *, quiet: bool) -> Environment:
+    """Return the environment of real packets, which tells ``console`` what it makes.
 
     Raises:
         PhalanxError: with one line, if the extra packages are missing.
 
     """
     with needs_linux():
-        from phalanx.runtime.on_linux import LinuxWorld  # noqa: PLC0415  # an extra
-    return LinuxWorld((lambda _: None) if quiet else (lambda line: say(console, line, "dim")))
+        from phalanx.runtime.linux_environment import LinuxEnvironment  # noqa: PLC0415  # an extra
+    return LinuxEnvironment((lambda _: None) if quiet else (lambda line: say(console, line, "dim")))

@@ -64,11 +64,11 @@ def guard(
 
 
 def _guard(spec: SiteSpec, outputs: Outputs, for_s: float) -> None:
-    from phalanx.runtime.guarding import GuardWorld  # noqa: PLC0415  # an extra
+    from phalanx.runtime.guarding import GuardEnvironment  # noqa: PLC0415  # an extra
     from phalanx.runtime.system import System  # noqa: PLC0415  # takes time to import
 
-    world = GuardWorld(spec, lambda line: say(out, line, "dim"))
-    world.open_state()
+    environment = GuardEnvironment(spec, lambda line: say(out, line, "dim"))
+    environment.open_state()
     stopped = False
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -80,18 +80,18 @@ def _guard(spec: SiteSpec, outputs: Outputs, for_s: float) -> None:
         system: System = System(
             spec.to_scenario(for_s),
             sinks=outputs.sinks,
-            world=world,
+            environment=environment,
             keep_events=KEPT_EVENTS,
-            incarnation=world.incarnation,
+            incarnation=environment.incarnation,
         )
         say(out, f"guarding {', '.join(g.name for g in spec.guards)}; Ctrl-C ends it", "dim")
-        world.clock.call_at(0.0, _begins)
+        environment.clock.call_at(0.0, _begins)
         gc.collect()
         gc.freeze()  # what is here stays: to look for garbage in it takes 40 ms of an attack
         system.run(should_stop=lambda: stopped)
         say(out, "ended; its rules and processes are gone", "dim")
     finally:
-        world.close()
+        environment.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 

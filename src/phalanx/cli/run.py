@@ -20,14 +20,14 @@ from phalanx.bdi import Capability
 from phalanx.cli.figures import print_summary
 from phalanx.cli.files import open_scenario
 from phalanx.cli.functions import Functions, load_functions
-from phalanx.cli.ground import Ground, linux_world, say_plan
+from phalanx.cli.ground import Ground, linux_environment, say_plan
 from phalanx.cli.outputs import Outputs
 from phalanx.cli.terminal import INTERRUPTED, err, out, say
 from phalanx.domain.events import Event, Sink
 from phalanx.reporting.event_text import IMPORTANT, describe
+from phalanx.runtime.environment import Environment
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.system import RunResult, run_scenario
-from phalanx.runtime.world import World
 
 _STYLES = {
     "traffic.changed": "magenta",
@@ -127,8 +127,10 @@ def run(
                 tell = partial(say, console, style="dim")
                 result = watch.spread(scenario, chosen, until, realtime or 1.0, on, tell)
             else:
-                world = linux_world(console, quiet=quiet) if on is Ground.LINUX else None
-                result = watch.run(chosen, until, realtime, functions, world)
+                environment = (
+                    linux_environment(console, quiet=quiet) if on is Ground.LINUX else None
+                )
+                result = watch.run(chosen, until, realtime, functions, environment)
     outputs.write_report(result.events)
     if as_json:
         typer.echo(msgspec.json.encode(result.summary).decode())
@@ -192,7 +194,7 @@ class _Watch:
         until: float | None,
         realtime: float | None,
         functions: list[type[Capability]],
-        world: World | None,
+        environment: Environment | None,
     ) -> RunResult:
         return run_scenario(
             self._scenario,
@@ -203,7 +205,7 @@ class _Watch:
             should_stop=lambda: self.stopped,
             realtime=realtime,
             functions=functions,
-            world=world,
+            environment=environment,
         )
 
     def spread(

@@ -1,28 +1,24 @@
-"""The world of one real machine: its own interfaces, no testbed, leases that outlive it."""
+"""The environment of one real machine: its own interfaces, no testbed, leases that outlive it."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from phalanx.bus.memory import MemoryBus
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
-from phalanx.domain.events import Recorder
 from phalanx.domain.network import LinkId, PopId, link_id
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.journal import Journal
 from phalanx.infrastructure.linux.kernel import runs, sweep
 from phalanx.infrastructure.linux.repository import build_images
+from phalanx.runtime.environment import BuildContext, Say
 from phalanx.runtime.site import SiteSpec
-from phalanx.runtime.world import Frame
 
 LOOPBACK = "127.0.0.1"
-
-Say = Callable[[str], None]
 
 
 class _NoLimits:
@@ -92,7 +88,7 @@ class HostGround:
         raise PhalanxError(f"the link {a}-{b} is not this site's to switch {'on' if up else 'off'}")
 
 
-class GuardWorld:
+class GuardEnvironment:
     """One agent, its VNFs and its rules on this machine; needs root."""
 
     def __init__(self, site: SiteSpec, say: Say = lambda _: None) -> None:
@@ -110,7 +106,7 @@ class GuardWorld:
         self._state = Path(site.state)
         self.incarnation = 1
 
-    def build(self, frame: Frame) -> tuple[LinuxNetwork, MemoryBus]:
+    def build(self, context: BuildContext) -> LinuxNetwork:
         """Take over the interfaces, and what an earlier guard has left in force.
 
         Raises:
@@ -118,7 +114,7 @@ class GuardWorld:
 
         """
         try:
-            return self._build(frame)
+            return self._build(context)
         except BaseException:
             self.close()
             raise
@@ -144,30 +140,34 @@ class GuardWorld:
             raise PhalanxError(f"{self._state} cannot keep the guard's state: {error}") from None
 
     def close(self) -> None:
-        """End the VNFs and lift their rules; without effect the second time."""
+        """End the VNFs and lift their rules; calling it again has no effect."""
         self._stack.close()
 
-    def _build(self, frame: Frame) -> tuple[LinuxNetwork, MemoryBus]:
+    def bus(self, context: BuildContext) -> MemoryBus:
+        """Make the bus of the only agent."""
+        return MemoryBus(self.clock, on_shed=context.shed, peers=(self.site.pop,))
+
+    def _build(self, context: BuildContext) -> LinuxNetwork:
         stack = self._stack
         stack.callback(self.clock.close)
         run = runs.new_run()
         stack.callback(runs.remove, runs.folder(run))
         _write(self._state / "run", run)
         ground = HostGround(run, self.site)
-        images = build_images(frame.vnfds, ground.folder / "repository")
+        images = build_images(context.vnfds, ground.folder / "repository")
         try:
             journal = Journal(self._state / "leases.db")
         except ValueError as error:
             raise PhalanxError(f"{error}; remove it to begin anew") from None
         stack.callback(journal.close)
         driver = LinuxNetwork(
-            frame.network,
+            context.scenario.to_network(),
             self.clock,
-            Recorder("network", frame.log, self.clock.now),
+            context.recorder(""),
             ground=ground,
             images=images,
             journal=journal,
-            cause=frame.cause,
+            cause=context.cause,
         )
         stack.callback(_forget, journal)  # once the VNFs have taken their rules along
         stack.callback(driver.shutdown)
@@ -175,7 +175,7 @@ class GuardWorld:
         driver.recover(remaining)
         for kept in remaining:
             self._say(f"still in force for {kept.seconds:.0f} s: {kept.entry.measure}")
-        return driver, MemoryBus(self.clock, on_shed=frame.shed, peers=(self.site.pop,))
+        return driver
 
 
 def plan(site: SiteSpec) -> list[str]:

@@ -1,14 +1,49 @@
-"""Reading scenario files: a scenario, or one line that says what is wrong with the file."""
+"""Reading scenario files: a scenario, or one line that says what is wrong with the file.
+
+``offences`` holds what the parts of a scenario say about each other, beyond the types of the
+fields.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from phalanx.loading import MAX_BYTES, parse_as, read_text, refusal
-from phalanx.runtime.checks import offences
-from phalanx.runtime.scenario import Scenario
+from phalanx.domain import predicates
+from phalanx.domain.network import link_ends, link_id
+from phalanx.loading import (
+    MAX_BYTES,
+    Offence,
+    nearest,
+    parse_as,
+    read_text,
+    refusal,
+    show,
+    twice,
+    unknown,
+)
+from phalanx.runtime.scenario import FaultSpec, Scenario
 
-__all__ = ["MAX_BYTES", "load_scenario", "parse_as", "parse_scenario", "read_text"]
+__all__ = ["MAX_BYTES", "load_scenario", "offences", "parse_scenario"]
+
+MAX_SOURCES = 50_000
+_SUM_TOLERANCE = 1e-6
+_MONITOR = "link-monitor"
+_RESERVED = {"network", "run"}
+_GOALS = tuple(name for name in vars(predicates) if name[0].isupper() and name != "Predicate")
+_OWN_FIELDS = {
+    "crash": {"agent"},
+    "restart": {"agent"},
+    "drain": {"agent"},
+    "link-down": {"link"},
+    "link-up": {"link"},
+    "lose": {"share"},
+    "duplicate": {"share"},
+    "delay": {"share"},
+    "reorder": {"share"},
+}
+_ENDING = {"restart", "drain", "link-up", "repository-back"}
+"""Faults that end another, or by themselves: they do not last."""
 
 
 def load_scenario(path: str | Path) -> Scenario:
@@ -32,3 +67,187 @@ def parse_scenario(text: str, name: str) -> Scenario:
     for field, why in offences(scenario):
         raise refusal(name, tree, field, why)
     return scenario
+
+
+def offences(scenario: Scenario) -> Iterator[Offence]:
+    """Yield everything in ``scenario`` that does not fit together, in the order of the schema."""
+    yield from _network(scenario)
+    yield from _hosts(scenario)
+    yield from _traffic(scenario)
+    yield from _monitors(scenario)
+    yield from _goals(scenario)
+    yield from _timing(scenario)
+    yield from _faults(scenario)
+    yield from _updates(scenario)
+
+
+def _network(scenario: Scenario) -> Iterator[Offence]:
+    network = scenario.network
+    names = [pop.name for pop in network.pops]
+    yield from twice("network.pops", names, ".name")
+    for index, name in enumerate(names):
+        if name in _RESERVED:
+            yield f"network.pops[{index}].name", f"{show(name)} is reserved; choose another name"
+    known = dict.fromkeys(names)
+    if network.repository not in known:
+        yield "network.repository", unknown("PoP", network.repository, known)
+    for index, link in enumerate(network.links):
+        path = f"network.links[{index}].between"
+        for end in link.between:
+            if end not in known:
+                yield path, unknown("PoP", end, known)
+        if link.between[0] == link.between[1]:
+            yield path, f"links {show(link.between[0])} with itself; two PoPs are expected"
+    pairs = (" and ".join(sorted(link.between)) for link in network.links)
+    yield from twice("network.links", pairs, ".between")
+    apart = _not_reached(names, [link.between for link in network.links])
+    if apart:
+        yield "network.links", f"no path leads from {names[0]} to {apart}; all PoPs must be linked"
+
+
+def _not_reached(names: list[str], links: list[tuple[str, str]]) -> str | None:
+    """Return the first PoP that cannot be reached from the first one."""
+    neighbours: dict[str, list[str]] = {name: [] for name in names}
+    for a, b in links:
+        neighbours.setdefault(a, []).append(b)
+        neighbours.setdefault(b, []).append(a)
+    reached = {names[0]}
+    open_ends = [names[0]]
+    while open_ends:
+        for other in neighbours[open_ends.pop()]:
+            if other not in reached:
+                reached.add(other)
+                open_ends.append(other)
+    return next((name for name in names if name not in reached), None)
+
+
+def _hosts(scenario: Scenario) -> Iterator[Offence]:
+    pops = {pop.name: None for pop in scenario.network.pops}
+    yield from twice("hosts", (host.name for host in scenario.hosts), ".name")
+    yield from twice("hosts", (host.address for host in scenario.hosts), ".address")
+    for index, host in enumerate(scenario.hosts):
+        path = f"hosts[{index}]"
+        if host.at not in pops:
+            yield f"{path}.at", unknown("PoP", host.at, pops)
+        if host.name in pops:
+            yield f"{path}.name", f"{show(host.name)} is a PoP already; choose another name"
+        group, _, rest = host.address.removeprefix("10.").partition(".")
+        if host.address.startswith("10.") and rest and 1 <= int(group) <= len(scenario.traffic):
+            yield (
+                f"{path}.address",
+                f"10.{group}.x.x belongs to the sources of traffic[{int(group) - 1}]; "
+                "choose another, such as 10.0.x.x",
+            )
+
+
+def _traffic(scenario: Scenario) -> Iterator[Offence]:
+    pops = {pop.name: None for pop in scenario.network.pops}
+    hosts = {host.name: None for host in scenario.hosts}
+    yield from twice("traffic", (group.name for group in scenario.traffic), ".name")
+    for index, group in enumerate(scenario.traffic):
+        path = f"traffic[{index}]"
+        for position, pop in enumerate(group.at):
+            if pop not in pops:
+                yield f"{path}.at[{position}]", unknown("PoP", pop, pops)
+        if group.target not in hosts:
+            yield f"{path}.target", unknown("host", group.target, hosts)
+        last_start = group.start_s + group.spread_s
+        if group.end_s is not None and group.end_s <= last_start:
+            yield (
+                f"{path}.end_s",
+                f"{group.end_s:g} is not after the last start "
+                f"(start_s + spread_s = {last_start:g}); a later time is expected",
+            )
+    total = sum(group.count for group in scenario.traffic)
+    if total > MAX_SOURCES:
+        yield "traffic", f"{total} sources in all; at most {MAX_SOURCES} are allowed"
+
+
+def _monitors(scenario: Scenario) -> Iterator[Offence]:
+    pops = {pop.name: None for pop in scenario.network.pops}
+    links = [link_id(*ends) for link in scenario.network.links for ends in _both(link.between)]
+    links += [link_id(host.at, host.name) for host in scenario.hosts]
+    known = dict.fromkeys(links)
+    yield from twice("monitors", (monitor.link for monitor in scenario.monitors), ".link")
+    if scenario.monitors and _MONITOR not in scenario.functions:
+        yield "functions", f"{_MONITOR} is missing; monitors need it"
+    for index, monitor in enumerate(scenario.monitors):
+        path = f"monitors[{index}]"
+        if monitor.link not in known:
+            yield f"{path}.link", unknown("link", monitor.link, known)
+        elif monitor.at not in pops:
+            yield f"{path}.at", unknown("PoP", monitor.at, pops)
+        elif monitor.at not in link_ends(monitor.link):
+            ends = " or ".join(end for end in link_ends(monitor.link) if end in pops)
+            yield f"{path}.at", f"{monitor.link} cannot be read at {monitor.at}; {ends} is expected"
+
+
+def _both(ends: tuple[str, str]) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ends, (ends[1], ends[0])
+
+
+def _goals(scenario: Scenario) -> Iterator[Offence]:
+    for name, goal in scenario.goals.items():
+        hint = nearest(name, _GOALS)
+        # Functions may bring predicates of their own, but what nearly is a known one is a slip.
+        if name != "default" and name not in _GOALS and hint:
+            yield f"goals.{name}", f"unknown goal{hint}"
+        weights = goal.preferences
+        total = weights.time + weights.cost + weights.decentralisation
+        if abs(total - 1) > _SUM_TOLERANCE:
+            yield (
+                f"goals.{name}.preferences",
+                f"time, cost and decentralisation sum to {total:g}; they must sum to 1",
+            )
+
+
+def _timing(scenario: Scenario) -> Iterator[Offence]:
+    timing = scenario.timing
+    if timing.silence_s <= timing.heartbeat_s:
+        yield (
+            "timing.silence_s",
+            f"{timing.silence_s:g} is not above heartbeat_s ({timing.heartbeat_s:g}); "
+            "a living agent would be believed dead",
+        )
+    if timing.lease_s <= timing.auction_deadline_s:
+        yield (
+            "timing.lease_s",
+            f"{timing.lease_s:g} is not above auction_deadline_s "
+            f"({timing.auction_deadline_s:g}); proposals would lapse before the award",
+        )
+
+
+def _faults(scenario: Scenario) -> Iterator[Offence]:
+    agents = {pop.name: None for pop in scenario.network.pops}
+    links = {end for link in scenario.network.links for end in _both(link.between)}
+    for index, fault in enumerate(scenario.faults):
+        path = f"faults[{index}]"
+        yield from _fault_fields(fault, path)
+        if fault.agent is not None and fault.agent not in agents:
+            yield f"{path}.agent", unknown("agent", fault.agent, agents)
+        if fault.link is not None and fault.link not in links:
+            yield f"{path}.link", f"there is no link between {' and '.join(fault.link)}"
+
+
+def _fault_fields(fault: FaultSpec, path: str) -> Iterator[Offence]:
+    needed = _OWN_FIELDS.get(fault.kind, set())
+    allowed = needed | ({"agent"} if "share" in needed else set())
+    for field in ("agent", "link", "share"):
+        given = getattr(fault, field) is not None
+        if given and field not in allowed:
+            yield f"{path}.{field}", f"has no meaning for {fault.kind}; leave it out"
+        if not given and field in needed:
+            yield f"{path}.{field}", f"missing; {fault.kind} needs it"
+    if fault.kind in _ENDING and fault.for_s is not None:
+        yield f"{path}.for_s", f"has no meaning for {fault.kind}; leave it out"
+    if fault.memory is not None and fault.kind not in ("restart", "crash"):
+        yield f"{path}.memory", f"has no meaning for {fault.kind}; leave it out"
+    elif fault.memory is not None and fault.kind == "crash" and fault.for_s is None:
+        yield f"{path}.memory", "has no meaning for a crash that lasts; give for_s or leave it out"
+
+
+def _updates(scenario: Scenario) -> Iterator[Offence]:
+    for index, update in enumerate(scenario.updates):
+        if update.function not in scenario.functions:
+            path = f"updates[{index}].function"
+            yield path, unknown("function", update.function, scenario.functions)

@@ -2,14 +2,16 @@
 
 The structs below are the schema of the YAML files in ``scenarios/``: every field stands
 there under the same name. Ranges are part of the types; what one field says about another
-(names that must exist, weights that must sum to 1) is in ``phalanx.runtime.checks``.
+(names that must exist, weights that must sum to 1) is in ``phalanx.runtime.loading``.
 """
 
 from __future__ import annotations
 
 import random
+from hashlib import blake2b
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta, Struct, structs
 
 from phalanx.domain.goals import Constraints, Preferences
@@ -37,6 +39,9 @@ Seconds = Annotated[float, Meta(ge=0, le=604_800)]
 Count = Annotated[int, Meta(ge=1, le=10_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Seed = Annotated[int, Meta(ge=0, le=2**53)]
+
+_OCTETS = 8
+"""Length of a plan's fingerprint: enough to tell plans apart by accident; it proves nothing."""
 
 
 class PopSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -300,6 +305,38 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
             Constraints(*structs.astuple(spec.constraints)),
             Preferences(*structs.astuple(spec.preferences)),
         )
+
+
+def fingerprint(plan: Scenario) -> str:
+    """Return 16 hexadecimal digits: the same for plans by which agents bid alike.
+
+    Agents do not tell each other by which terms they bid: they have them from their plans. So
+    everything that bids rest on is in the fingerprint: PoPs, links and the repository's place,
+    the functions, the goals' terms, parameters, timing, the path search. What only one process
+    acts on (a PoP's monitors; hosts, traffic and faults of the network) is not in it, nor is
+    text for people.
+
+    How a file is laid out does not count, nor whether it states a default, nor the order of
+    PoPs and links.
+    """
+    network = plan.to_network()
+    pops = sorted((pop.name, *structs.astuple(pop.total)) for pop in network.pops)
+    links = sorted(
+        (*sorted((link.a, link.b)), link.bandwidth_mb_s, link.latency_ms, link.loss)
+        for link in network.links
+    )
+    common = (
+        pops,
+        links,
+        network.repository,
+        plan.functions,
+        plan.goals,
+        plan.parameters,
+        plan.timing,
+        plan.bidding,
+    )
+    octets = msgspec.json.encode(common, order="deterministic")
+    return blake2b(octets, digest_size=_OCTETS).hexdigest()
 
 
 def _sources(group: TrafficSpec, number: int, target: str, seed: int) -> list[Source]:

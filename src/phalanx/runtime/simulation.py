@@ -1,4 +1,4 @@
-"""The simulated world: flows as figures, messages in memory, time that jumps."""
+"""The simulated environment: flows as figures, messages in memory, time that jumps."""
 
 from __future__ import annotations
 
@@ -9,45 +9,49 @@ import networkx as nx
 from phalanx.bus.memory import MemoryBus
 from phalanx.clock.virtual import VirtualClock
 from phalanx.clock.wall import WallClock
-from phalanx.domain.events import Recorder
 from phalanx.domain.network import Network
 from phalanx.infrastructure.simulated import SimulatedNetwork
-from phalanx.runtime.world import Frame
+from phalanx.runtime.environment import BuildContext
 
 
-class SimulatedWorld:
+class SimulatedEnvironment:
     """The simulated network, a bus in memory, virtual time (or wall-clock time)."""
 
-    def __init__(self, realtime: float | None = None) -> None:
-        """Choose the clock: None for virtual time, else seconds of the run per second."""
-        self.clock: VirtualClock | WallClock = (
-            VirtualClock() if realtime is None else WallClock(speed=realtime)
-        )
+    def __init__(self, clock: VirtualClock | WallClock | None = None) -> None:
+        """Make nothing yet; None takes a virtual clock."""
+        self.clock = VirtualClock() if clock is None else clock
+        self._network: SimulatedNetwork | None = None
 
-    def build(self, frame: Frame) -> tuple[SimulatedNetwork, MemoryBus]:
-        """Make the simulated network and the bus in memory."""
-        scenario, timing = frame.scenario, frame.scenario.timing
-        network = SimulatedNetwork(
-            frame.network,
-            scenario.to_sources(frame.seed),
+    def build(self, context: BuildContext) -> SimulatedNetwork:
+        """Make the simulated network."""
+        scenario, timing = context.scenario, context.scenario.timing
+        self._network = SimulatedNetwork(
+            scenario.to_network(),
+            scenario.to_sources(context.seed),
             self.clock,
-            Recorder("network", frame.log, self.clock.now),
-            seed=frame.seed,
-            cause=frame.cause,
+            context.recorder(""),
+            seed=context.seed,
+            cause=context.cause,
             tick_s=timing.tick_s,
             sample_s=timing.sample_s,
             watched=tuple(m.link for m in scenario.monitors),
         )
-        bus = MemoryBus(
+        return self._network
+
+    def bus(self, context: BuildContext) -> MemoryBus:
+        """Make the bus in memory, as slow as the network's paths."""
+        network = context.scenario.to_network()
+        return MemoryBus(
             self.clock,
-            latency=_latency(frame.network, timing.message_latency_ms),
-            on_shed=frame.shed,
-            peers=tuple(sorted(pop.name for pop in frame.network.pops)),
+            latency=_latency(network, context.scenario.timing.message_latency_ms),
+            on_shed=context.shed,
+            peers=tuple(sorted(pop.name for pop in network.pops)),
         )
-        return network, bus
 
     def close(self) -> None:
-        """Nothing stays behind."""
+        """Let nothing happen any more."""
+        if self._network is not None:
+            self._network.shutdown()
 
 
 def _latency(network: Network, extra_ms: float) -> Callable[[str, str], float]:

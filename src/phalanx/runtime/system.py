@@ -12,6 +12,7 @@ from phalanx.auction.outlook import Outlook
 from phalanx.bdi import Capability, GoalInstance, Outcome
 from phalanx.bdi.memory import Memory, decode, encode
 from phalanx.bus.memory import PerAgentBus
+from phalanx.clock.wall import WallClock
 from phalanx.coordination.failover import Cover
 from phalanx.coordination.orchestrator import NewVersion
 from phalanx.domain.events import Event, Recorder, Sink
@@ -27,9 +28,9 @@ from phalanx.runtime.composition import (
     settings_of,
     take_up,
 )
+from phalanx.runtime.environment import BuildContext, Environment, RunBus, RunNetwork, faulty
 from phalanx.runtime.node import Node, make_agent
 from phalanx.runtime.scenario import FaultSpec, Scenario, UpdateSpec
-from phalanx.runtime.world import Frame, RunBus, RunNetwork, World, faulty
 from phalanx.store.memory import EventLog
 
 Progress = Callable[[float], None]
@@ -55,7 +56,7 @@ class System:
         *,
         functions: Sequence[type[Capability]] = (),
         realtime: float | None = None,
-        world: World | None = None,
+        environment: Environment | None = None,
         keep_events: int | None = None,
         incarnation: int = 1,
     ) -> None:
@@ -67,7 +68,7 @@ class System:
             sinks: told of every event, in order.
             functions: capabilities beside the installed ones.
             realtime: None for virtual time; else virtual seconds per second of the wall clock.
-            world: what to run in; None: the simulated network, by ``realtime``.
+            environment: where to run; None: the simulated network, by ``realtime``.
             keep_events: how many events the log in memory holds; None: all.
             incarnation: of the agents; higher than in any earlier run at the same places.
 
@@ -82,8 +83,8 @@ class System:
         self.log = EventLog(keep=keep_events)
         for sink in sinks:
             self.log.listen(sink)
-        self.world = world or simulated(realtime)
-        self.clock = self.world.clock
+        self.environment = environment or simulated(realtime)
+        self.clock = self.environment.clock
         self.recorder = Recorder("run", self.log, self.clock.now)
         self.cause = self.recorder.record(
             "run.started", None, **description(scenario, self.seed, self.catalogue)
@@ -93,17 +94,16 @@ class System:
         )
         self.infrastructure: RunNetwork
         self.bus: RunBus
-        self.infrastructure, self.bus = self.world.build(
-            Frame(
-                scenario,
-                self.network,
-                self.seed,
-                self.catalogue.vnfds,
-                self.log,
-                self.cause,
-                self._shed,
-            )
+        context = BuildContext(
+            scenario,
+            self.seed,
+            self.catalogue.vnfds,
+            lambda about: Recorder("network", self.log, self.clock.now, prefix=about),
+            self.cause,
+            self._shed,
         )
+        self.infrastructure = self.environment.build(context)
+        self.bus = self.environment.bus(context)
         self.faulty_bus = faulty(self.bus, self.clock, scenario, self.seed)
         self.view = first_view(
             (pop.name, self.infrastructure.site(pop.name)) for pop in self.network.pops
@@ -133,7 +133,7 @@ class System:
         try:
             return self._run(until, on_progress, should_stop)
         finally:
-            self.world.close()
+            self.environment.close()
 
     def _run(
         self,
@@ -354,20 +354,20 @@ def run_scenario(
     should_stop: Callable[[], bool] | None = None,
     realtime: float | None = None,
     functions: Sequence[type[Capability]] = (),
-    world: World | None = None,
+    environment: Environment | None = None,
 ) -> RunResult:
     """Run a scenario from its start to its end; see ``System`` for the arguments."""
-    world = world or simulated(realtime)
+    environment = environment or simulated(realtime)
     try:
-        system = System(scenario, seed, sinks, functions=functions, world=world)
+        system = System(scenario, seed, sinks, functions=functions, environment=environment)
         return system.run(until, on_progress, should_stop)
     finally:
-        world.close()
+        environment.close()
 
 
-def simulated(realtime: float | None) -> World:
-    """Return the simulated world, by virtual time or so many virtual seconds a second."""
+def simulated(realtime: float | None) -> Environment:
+    """Return the simulated environment, by virtual time or so many virtual seconds a second."""
     # numpy and networkx take 35 MB, which an agent on a real machine does without.
-    from phalanx.runtime.simulation import SimulatedWorld  # noqa: PLC0415
+    from phalanx.runtime.simulation import SimulatedEnvironment  # noqa: PLC0415
 
-    return SimulatedWorld(realtime)
+    return SimulatedEnvironment(None if realtime is None else WallClock(speed=realtime))

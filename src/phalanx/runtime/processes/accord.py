@@ -12,12 +12,11 @@ from phalanx.domain.errors import ScenarioError
 from phalanx.fabric.directory import Change, Entry
 from phalanx.fabric.registration import State
 from phalanx.identity.names import Role
-from phalanx.runtime.accord import fingerprint
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
 from phalanx.runtime.composition import first_view, planned_site
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.spec import AgentSpec
-from phalanx.runtime.scenario import Scenario
+from phalanx.runtime.scenario import Scenario, fingerprint
 
 if TYPE_CHECKING:
     from phalanx.runtime.processes.agent import AgentProcess

@@ -24,6 +24,7 @@ from phalanx.fabric.scope import END_TO_END
 from phalanx.identity.names import Role
 from phalanx.runtime.catalogue import Catalogue
 from phalanx.runtime.composition import first_view, installed, planned_site, settings_of, take_up
+from phalanx.runtime.environment import faulty
 from phalanx.runtime.node import Node, make_agent
 from phalanx.runtime.processes.accord import Accord, read_plan
 from phalanx.runtime.processes.desk import Desk
@@ -32,7 +33,6 @@ from phalanx.runtime.processes.shell import Shell
 from phalanx.runtime.processes.spec import AgentSpec
 from phalanx.runtime.processes.start import bundle_of, shell_of
 from phalanx.runtime.scenario import Scenario
-from phalanx.runtime.world import faulty
 
 PLAINLY = {
     "no-session": "no-session: said again, or before one of the two was restarted",

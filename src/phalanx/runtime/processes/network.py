@@ -21,10 +21,17 @@ from phalanx.fabric.operations import Operation
 from phalanx.identity.names import Role
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.composition import MONITOR, installed
+from phalanx.runtime.environment import (
+    LINUX_LEAD_S,
+    BuildContext,
+    RunNetwork,
+    Say,
+    check_linux,
+    environment_of,
+)
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.shell import Shell
 from phalanx.runtime.processes.spec import NetworkSpec, RunSpec
-from phalanx.runtime.processes.stage import Say, ServedNetwork, Setting, Stage, stage_of
 from phalanx.runtime.processes.start import bundle_of, shell_of
 from phalanx.runtime.scenario import Scenario
 
@@ -70,11 +77,13 @@ def open_network(spec: NetworkSpec, say: Say = lambda _: None) -> NetworkProcess
     plan = load_scenario(spec.plan)
     if spec.on == "linux" and spec.run is not None and spec.run.speed != 1:
         raise PhalanxError(f"real packets keep real time; the run's speed is {spec.run.speed:g}")
-    stage = stage_of(spec.on, Path(spec.state), say)
+    if spec.on == "linux":
+        check_linux()
     if spec.run is None:  # seconds of the plan count from the start of the process
-        spec = replace(spec, run=RunSpec(time.time() + stage.lead_s))
+        lead_s = LINUX_LEAD_S if spec.on == "linux" else 0.0
+        spec = replace(spec, run=RunSpec(time.time() + lead_s))
     shell = shell_of(spec, bundle, capabilities=("network",), silence_s=plan.timing.silence_s)
-    return NetworkProcess(spec, plan, shell, stage)
+    return NetworkProcess(spec, plan, shell, say)
 
 
 class NetworkProcess:
@@ -85,25 +94,25 @@ class NetworkProcess:
     whose beginner does not end it, it ends by itself some time after the plan's last second.
     """
 
-    def __init__(self, spec: NetworkSpec, plan: Scenario, shell: Shell, stage: Stage) -> None:
+    def __init__(self, spec: NetworkSpec, plan: Scenario, shell: Shell, say: Say) -> None:
         """Compose the process.
 
         Args:
             spec: what it was started with.
             plan: the network and its traffic.
             shell: what it shares with every process.
-            stage: makes the network, once the process runs.
+            say: told in one line what is made of real packets.
 
         """
         self.shell = shell
         self._plan = plan
-        self._stage = stage
+        self._environment = environment_of(spec.on, shell.clock, Path(spec.state), say)
         self._vnfds = load_catalogue(plan).vnfds
         self._seed = plan.seed if spec.run is None or spec.run.seed is None else spec.run.seed
-        self._network: ServedNetwork
+        self._network: RunNetwork
         self._free_at_start: dict[PopId, Resources]
         # What stands on the clock's loop has to go before the clock, which the shell closes.
-        shell.on_close(stage.close)
+        shell.on_close(self._environment.close)
         for ending in (signal.SIGTERM, signal.SIGINT):
             shell.on_signal(ending, partial(shell.end, "interrupted"))
         if spec.run is not None and spec.run.cause is not None:
@@ -118,8 +127,8 @@ class NetworkProcess:
     def _begin(self) -> None:
         """Make the network, then serve it."""
         shell, plan = self.shell, self._plan
-        setting = Setting(plan, self._seed, self._vnfds, shell.clock, self._recorder, shell.cause)
-        network = self._network = self._stage.build(setting)
+        context = BuildContext(plan, self._seed, self._vnfds, self._recorder, shell.cause)
+        network = self._network = self._environment.build(context)
         lease_s = FIRST_LEASE_S + max(0.0, -shell.clock.now())
         for number, monitor in enumerate(plan.monitors, 1):
             network.install(

@@ -39,14 +39,13 @@ from phalanx.reporting.summary import summarise
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.composition import description
 from phalanx.runtime.domain import read_bundle
+from phalanx.runtime.environment import LINUX_LEAD_S, Say, check_linux
 from phalanx.runtime.processes.desk import NEW_VERSION, VersionRequest
 from phalanx.runtime.processes.ground import Ground, check_all_live
 from phalanx.runtime.processes.network import BOOKS, Books, BooksRequest
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.shell import run_clock
 from phalanx.runtime.processes.spec import On, RunSpec
-from phalanx.runtime.processes.stage import Say
-from phalanx.runtime.processes.staging import Staging
 from phalanx.runtime.processes.start import connected
 from phalanx.runtime.processes.stream import PAUSE_S, EventStream
 from phalanx.runtime.scenario import FaultSpec, Scenario, UpdateSpec
@@ -94,7 +93,9 @@ class Spread:
         self._seed = scenario.seed if seed is None else seed
         self._sinks = tuple(sinks)
         self._speed = speed
-        self._staging = Staging(on, say)
+        self._on = on
+        self._made = 0
+        """Lines of what the network's process has made that were told already."""
         self._say = say
         self._pops = tuple(sorted(pop.name for pop in scenario.to_network().pops))
         self._catalogue = load_catalogue(scenario)
@@ -124,15 +125,17 @@ class Spread:
             PhalanxError: with one line, if a process cannot be had or ends before its time.
 
         """
-        self._staging.check()
+        if self._on == "linux":
+            check_linux()
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="phalanx-")))
             members = [(RUN, Role.OPERATOR), (NETWORK, Role.NETWORK)]
             members += [(pop, Role.AGENT) for pop in self._pops]
             self._ground = ground = Ground(folder, members)
-            stack.callback(self._staging.clear, ground.state(NETWORK))
+            stack.callback(self._clear_testbed)
             stack.callback(ground.close)
-            allowance = START_S + START_EACH_S * len(self._pops) + self._staging.lead_s
+            allowance = START_S + START_EACH_S * len(self._pops)
+            allowance += LINUX_LEAD_S if self._on == "linux" else 0.0
             self._run = RunSpec(time.time() + allowance, self._speed, f"{RUN}-1", self._seed)
             self._clock = run_clock(self._run)
             stack.callback(self._clock.close)
@@ -174,7 +177,7 @@ class Spread:
 
     def _start(self, name: str) -> None:
         verb = "network" if name == NETWORK else "agent"
-        where = {"on": self._staging.on} if name == NETWORK else {}
+        where = {"on": self._on} if name == NETWORK else {}
         self._ground.start(verb, name, {"plan": str(self._plan), **where}, self._run)
 
     def _heard(self, stored: Stored) -> None:
@@ -202,11 +205,29 @@ class Spread:
     def _look(self, on_progress: Progress | None) -> None:
         """See that everybody lives who should, and tell the time."""
         now = self._clock.now()
-        self._staging.look(self._ground.state(NETWORK))
+        self._tell_testbed()
         if now < self._scenario.duration_s and not self._ending:
             check_all_live(self._ground, (n for n in (NETWORK, *self._pops) if n not in self._down))
         if on_progress is not None and now > 0:
             on_progress(now)
+
+    def _tell_testbed(self) -> None:
+        """Tell what the network's process has made since the last look."""
+        if self._on == "linux":
+            from phalanx.runtime.linux_environment import made  # noqa: PLC0415  # an extra
+
+            lines = made(self._ground.state(NETWORK))
+            for line in lines[self._made :]:
+                self._say(line)
+            self._made = max(self._made, len(lines))
+
+    def _clear_testbed(self) -> None:
+        """Remove what the network's process has left if it was killed; it does not run."""
+        if self._on == "linux":
+            from phalanx.runtime.linux_environment import clear  # noqa: PLC0415  # an extra
+
+            if (cleared := clear(self._ground.state(NETWORK))) is not None:
+                self._say(cleared)
 
     def _every(self, period_s: float, call: Callable[[], None]) -> None:
         def turn() -> None:

@@ -1,0 +1,158 @@
+"""Where a run takes place: a clock, a network and a bus that belong together.
+
+``SimulatedEnvironment`` (``simulation``) has flows as figures, ``LinuxEnvironment``
+(``linux_environment``) namespaces and real packets, ``GuardEnvironment`` (``guarding``) the
+interfaces of one real machine. Nothing else of a run knows where it takes place.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from phalanx.bus import Bus
+from phalanx.bus.faults import FaultRule, FaultyBus
+from phalanx.clock import Clock
+from phalanx.clock.wall import WallClock
+from phalanx.domain.errors import PhalanxError
+from phalanx.domain.events import Recorder
+from phalanx.domain.messages import Message, Performative
+from phalanx.domain.vnf import Vnfd
+from phalanx.fabric.network.admin import Administered
+from phalanx.infrastructure import Infrastructure
+from phalanx.runtime.processes.spec import On
+from phalanx.runtime.scenario import FaultSpec, Scenario
+
+Say = Callable[[str], None]
+"""Told in one line what is found or made."""
+
+LINUX_LEAD_S = 6.0
+"""How long it may take to make a testbed of a few PoPs and some dozen sources, in seconds."""
+
+
+class RunClock(Clock, Protocol):
+    """A clock that drives a run."""
+
+    def run(self, until: float | None = None, stop: Callable[[], bool] | None = None) -> None:
+        """Make calls until the time ``until``, or until ``stop`` says true."""
+
+
+class RunNetwork(Infrastructure, Administered, Protocol):
+    """An infrastructure as the process sees it that makes or serves it."""
+
+    def check(self) -> None:
+        """Check the reservations.
+
+        Raises:
+            InvariantError: if a PoP or a link is over-committed.
+
+        """
+
+
+class RunBus(Bus, Protocol):
+    """A bus that counts."""
+
+    @property
+    def sent(self) -> Mapping[Performative, int]:
+        """Messages sent, by performative."""
+
+    @property
+    def shed(self) -> Mapping[str, int]:
+        """Messages dropped by full queues, by receiver."""
+
+
+class BuildContext(Struct, frozen=True):
+    """What an environment's network and bus are built from."""
+
+    scenario: Scenario
+    seed: int
+    vnfds: Mapping[str, Vnfd]
+    recorder: Callable[[str], Recorder]
+    """Makes a recorder of the network's events; its argument sets their ids apart."""
+    cause: str
+    """Event that is the root of all causes."""
+    shed: Callable[[Message], None] = lambda _: None
+    """Told of a message that a full queue dropped."""
+
+
+class Environment(Protocol):
+    """A clock, a network and a bus that belong together."""
+
+    @property
+    def clock(self) -> RunClock:
+        """The clock that drives the run."""
+
+    def build(self, context: BuildContext) -> RunNetwork:
+        """Make the network; nothing happens in it before the clock runs. It may take seconds.
+
+        Raises:
+            PhalanxError: with one line, if the machine does not allow it.
+
+        """
+
+    def bus(self, context: BuildContext) -> RunBus:
+        """Make the bus of agents that live in this process, once the network is built.
+
+        Raises:
+            PhalanxError: as ``build``.
+
+        """
+
+    def close(self) -> None:
+        """Take apart what was built; calling it again has no effect."""
+
+
+def environment_of(on: On, clock: WallClock, state: Path, say: Say) -> Environment:
+    """Return the environment of a network that a process serves.
+
+    Args:
+        on: simulated, or with real packets on this machine (see ``check_linux``).
+        clock: of the process.
+        state: directory of the process that serves it.
+        say: told in one line what is being made.
+
+    """
+    if on == "simulation":
+        # numpy and networkx take 35 MB, which an agent on a real machine does without.
+        from phalanx.runtime.simulation import SimulatedEnvironment  # noqa: PLC0415
+
+        return SimulatedEnvironment(clock)
+    from phalanx.runtime.linux_environment import LinuxEnvironment  # noqa: PLC0415  # an extra
+
+    return LinuxEnvironment(say, clock=clock, state=state)
+
+
+def check_linux() -> None:
+    """Refuse real packets where this machine cannot have them.
+
+    Raises:
+        PhalanxError: with one line that says what is missing, and how to get it.
+
+    """
+    try:
+        # An extra, and only these runs need it.
+        from phalanx.infrastructure.linux.features import missing, probe  # noqa: PLC0415
+    except ModuleNotFoundError as absent:
+        raise PhalanxError(
+            f"real packets need {absent.name}: pip install 'phalanx[linux]'"
+        ) from None
+    if lacking := missing(probe()):
+        raise PhalanxError(f"no real packets on this machine: {'; '.join(lacking)}")
+
+
+def faulty(bus: Bus, clock: Clock, scenario: Scenario, seed: int) -> FaultyBus:
+    """Return ``bus`` with the message faults of the scenario."""
+    rules = [rule for fault in scenario.faults if (rule := _fault_rule(fault)) is not None]
+    return FaultyBus(bus, clock, random.Random(f"{seed}/bus"), rules)
+
+
+def _fault_rule(fault: FaultSpec) -> FaultRule | None:
+    if fault.kind not in ("lose", "duplicate", "delay", "reorder"):
+        return None
+    end = None if fault.for_s is None else fault.at_s + fault.for_s
+    share = 1.0 if fault.share is None else fault.share
+    return FaultRule(fault.kind, share, fault.at_s, end, fault.agent, fault.delay_s)

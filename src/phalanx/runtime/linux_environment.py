@@ -1,0 +1,264 @@
+"""The environment of real packets: a testbed on this machine, and the wall clock; needs root."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+from phalanx.bus.sockets import SocketBus
+from phalanx.clock.wall import WallClock
+from phalanx.domain.network import Network
+from phalanx.infrastructure.linux.driver import LinuxNetwork
+from phalanx.infrastructure.linux.journal import Journal
+from phalanx.infrastructure.linux.kernel import runs, sweep
+from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel.namespaces import entered, prefix
+from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay, Place
+from phalanx.infrastructure.linux.repository import PORT, build_images
+from phalanx.runtime.environment import BuildContext, Say
+from phalanx.runtime.scenario import Scenario
+from phalanx.testrange import Testbed
+from phalanx.testrange.workload import Workload
+
+BUS_PORT = 7400
+VNI = 7
+JOURNAL = "leases.db"
+"""File among those of a run: what the driver holds under leases."""
+_MADE = "testbed"
+"""File below a process's state: the mark of its testbed, then a line for each thing made."""
+
+
+class LinuxEnvironment:
+    """Namespaces for PoPs and hosts, real servers, users, attackers and VNFs.
+
+    In one process, the agents' messages go over an encrypted overlay among the PoPs. Where a
+    process serves the network alone, they go over the domain's brokers, and ``bus`` is not
+    asked for. What such a process has left when it was killed is cleared by the next one with
+    the same state, before it builds its own.
+    """
+
+    def __init__(
+        self,
+        say: Say = lambda _: None,
+        *,
+        clock: WallClock | None = None,
+        state: Path | None = None,
+    ) -> None:
+        """Make nothing yet.
+
+        Args:
+            say: told in one line what is being made.
+            clock: of the process; None takes one of its own.
+            state: directory of the process that serves the network, in which the mark of the
+                testbed is kept; None where agents live in this process as well.
+
+        """
+        self.clock = WallClock() if clock is None else clock
+        self.run = ""
+        self.overlay: Overlay | None = None
+        self._say = say
+        self._made = None if state is None else state / _MADE
+        self._stack = ExitStack()
+        if clock is None:
+            self._stack.callback(self.clock.close)
+        self._testbed: Testbed
+
+    def build(self, context: BuildContext) -> LinuxNetwork:
+        """Make the testbed, the VNF repository, the traffic and the driver; takes some seconds.
+
+        Sources whose time is over by the clock are left out.
+
+        Raises:
+            KernelError: if the machine does not allow it.
+
+        """
+        try:
+            return self._build(context)
+        except BaseException:
+            self.close()
+            raise
+
+    def bus(self, context: BuildContext) -> SocketBus:
+        """Make the bus over the overlay."""
+        testbed, overlay = self._testbed, self.overlay
+        assert overlay is not None
+        pops = sorted(pop.name for pop in context.scenario.network.pops)
+        bus = SocketBus(
+            self.clock,
+            {pop: (overlay.address(pop), BUS_PORT) for pop in pops},
+            peers=tuple(pops),
+            enter=lambda agent: entered(testbed.namespace(agent)),
+            on_shed=context.shed,
+        )
+        self._stack.callback(bus.close)
+        return bus
+
+    def close(self) -> None:
+        """Stop everything and leave nothing behind; signals are not heard meanwhile."""
+        if self._made is not None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+        self._stack.close()
+
+    def _build(self, context: BuildContext) -> LinuxNetwork:
+        scenario, stack, clock = context.scenario, self._stack, self.clock
+        network, sources = scenario.to_network(), scenario.to_sources(context.seed)
+        self.run = runs.new_run()
+        home = runs.folder(self.run)
+        if self._made is not None:
+            if (cleared := clear(self._made.parent)) is not None:
+                self._say(cleared)
+            stack.callback(self._made.unlink, missing_ok=True)
+            self._made.write_text(f"{self.run}\n")
+        stack.callback(runs.remove, home)
+        self._tell(f"testbed {self.run}: {len(network.pops)} PoPs, {len(sources)} sources")
+        self._testbed = testbed = Testbed(self.run, network, sources)
+        stack.callback(testbed.destroy)
+        testbed.build()
+        if self._made is None:
+            self.overlay = self._overlay(network)
+        images = build_images(context.vnfds, home / "repository")
+        self._serve(network.repository, home)
+        workload = Workload(
+            testbed,
+            network,
+            [s for s in sources if s.end_s is None or s.end_s > clock.now()],
+            clock=clock,
+            recorder=context.recorder("workload"),
+            cause=context.cause,
+            folder=home,
+            sample_s=scenario.timing.sample_s,
+        )
+        stack.callback(workload.stop)
+        workload.prepare()
+        now = clock.now()
+        self._tell("server and users are ready" + (f" at second {now:.1f}" if now > 0 else ""))
+        journal = stack.enter_context(closing(Journal(home / JOURNAL)))
+        driver = LinuxNetwork(
+            network,
+            clock,
+            context.recorder(""),
+            ground=testbed,
+            images=images,
+            journal=journal,
+            cause=context.cause,
+        )
+        stack.callback(driver.shutdown)
+        workload.start()
+        return driver
+
+    def _overlay(self, network: Network) -> Overlay:
+        """Make the encrypted overlay among the PoPs."""
+        pops = sorted(pop.name for pop in network.pops)
+        places = [
+            Place(
+                pop,
+                self._testbed.namespace(pop),
+                self._testbed.underlay(pop),
+                f"10.255.{i // 250}.{i % 250 + 1}",
+            )
+            for i, pop in enumerate(pops)
+        ]
+        overlay = Overlay(runs.folder(self.run), VNI, places, LocalKeys(pops))
+        self._stack.callback(overlay.down)
+        overlay.up()
+        self._say(f"overlay: VXLAN, {overlay.engine}")
+        return overlay
+
+    def _tell(self, line: str) -> None:
+        if self._made is not None:
+            with self._made.open("a") as file:
+                file.write(f"{line}\n")
+        self._say(line)
+
+    def _serve(self, repository: str, home: Path) -> None:
+        """Start the VNF repository: a web server in the namespace of its PoP."""
+        server = subprocess.Popen(  # noqa: S603  # our own interpreter
+            [
+                *prefix(self._testbed.namespace(repository)),
+                *(sys.executable, "-m", "phalanx.infrastructure.linux.shelf"),
+                *(self._testbed.underlay(repository), str(PORT), str(home / "repository")),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, runs.VARIABLE: self.run},
+        )
+        self._stack.callback(_end, server)
+        assert server.stdout is not None
+        if server.stdout.readline() != b"ready\n":
+            raise KernelError(f"the VNF repository at {repository} does not start")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    if process.stdout is not None:
+        process.stdout.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(2)
+        return
+    process.kill()
+    process.wait()
+
+
+def made(state: Path) -> list[str]:
+    """Return what the process with this state has told of its testbed so far; it may be nothing."""
+    return _lines(state)[1:]
+
+
+def clear(state: Path) -> str | None:
+    """Remove the testbed that a process with this state has left, which does not run any more.
+
+    Returns:
+        a line that says what was removed; None: there was nothing.
+
+    Raises:
+        KernelError: if something of it cannot be removed.
+
+    """
+    run = next(iter(_lines(state)), "")
+    if not (runs.is_run(run) and run in sweep.marked()):
+        return None
+    sweep.sweep(run)
+    home = runs.folder(run)
+    in_force = 0
+    if (home / JOURNAL).exists():
+        with closing(Journal(home / JOURNAL)) as journal:
+            in_force = len(journal.remaining())
+    runs.remove(home)
+    (state / _MADE).unlink()
+    return f"cleared testbed {run} of an earlier life, with {in_force} measures in force"
+
+
+def _lines(state: Path) -> list[str]:
+    try:
+        return (state / _MADE).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def plan(scenario: Scenario) -> list[str]:
+    """Return what a run of ``scenario`` would make on this machine, a line for each thing."""
+    network, sources = scenario.to_network(), scenario.to_sources()
+    attackers = [source for source in sources if source.profile.malicious]
+    groups = {(source.group, source.at) for source in sources if not source.profile.malicious}
+    spaces = len(network.pops) + len(network.hosts) + len(groups) + len(attackers)
+    tools = {source.profile.name for source in attackers}
+    return [
+        f"{spaces} network namespaces phx-<run>-…: {len(network.pops)} PoPs, "
+        f"{len(network.hosts)} hosts, {len(groups)} groups of users, {len(attackers)} attackers",
+        f"{len(network.links)} links between PoPs, shaped and delayed, all inside the namespaces",
+        f"control groups phalanx/<run>/<pop>: {', '.join(pop.name for pop in network.pops)}",
+        f"an encrypted overlay among the PoPs (VXLAN {VNI} over ESP): a charon in each",
+        f"a VNF repository at {network.repository} with {len(scenario.functions)} images; "
+        "VNFs as processes where auctions place them",
+        f"a web server for each attacked or used host, {len(sources) - len(attackers)} users, "
+        f"{len(attackers)} attackers ({', '.join(sorted(tools)) or 'none'}) for "
+        f"{scenario.duration_s:g} s of real time",
+        f"files below {runs.ROOT}/<run>; all of it is removed at the end, and by phalanx clean",
+        "nothing in this machine's own network: no interface, address, route, table or setting",
+    ]
