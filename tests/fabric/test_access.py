@@ -14,46 +14,47 @@ from phalanx.domain.errors import ScenarioError
 from phalanx.fabric.access import (
     CALLERS,
     STANDARD_POLICY,
-    Caller,
-    Decision,
+    AccessDecision,
+    AccessPolicy,
+    AccessRule,
     Gate,
-    Policy,
-    Provided,
-    Rule,
-    Who,
-    Whom,
+    Resource,
+    ResourceMatch,
+    Subject,
+    SubjectMatch,
     decide,
+    load_policy,
+    parse_policy,
 )
-from phalanx.fabric.access_files import load_policy, parse_policy
-from phalanx.fabric.audit import BURST, WINDOW_S, Audit, Refusal
+from phalanx.fabric.audit import BURST, WINDOW_S, AccessAudit, AccessRefusal
 from phalanx.fabric.audit import CALLERS as TRACKED
 from phalanx.fabric.operations import STATUS, STOP
-from phalanx.fabric.scope import Scope
+from phalanx.fabric.registration import Area
 from phalanx.identity.names import Identity, Role
 
-VIDEO = Scope(domain=DOMAIN, slice="video")
-POP1 = Provided("pop1", DOMAIN, VIDEO, ("classifier",))
-EVERYBODY, EVERYONE = Who(name=("*",)), Whom(owner=("*",))
+VIDEO = Area(domain=DOMAIN, slice="video")
+POP1 = Resource("pop1", DOMAIN, VIDEO, ("classifier",))
+EVERYBODY, EVERYONE = SubjectMatch(name=("*",)), ResourceMatch(owner=("*",))
 
 
-def caller(name: str, role: Role = Role.AGENT, scope: Scope | None = None) -> Caller:
-    return Caller(Identity(name, role, DOMAIN), scope)
+def caller(name: str, role: Role = Role.AGENT, area: Area | None = None) -> Subject:
+    return Subject(Identity(name, role, DOMAIN), area)
 
 
 def test_without_rules_reads_are_allowed_and_changes_denied() -> None:
-    assert decide(Policy(), caller("pop2"), "status", False, POP1).allowed
-    denied = decide(Policy(), caller("alice", Role.OPERATOR), "stop", True, POP1)
-    assert denied == Decision(False, "no rule allows it, and it changes something")
+    assert decide(AccessPolicy(), caller("pop2"), "status", False, POP1).allowed
+    denied = decide(AccessPolicy(), caller("alice", Role.OPERATOR), "stop", True, POP1)
+    assert denied == AccessDecision(False, "no rule allows it, and it changes something")
 
 
 def test_a_denial_wins_over_any_permission_and_says_which_rule_decided() -> None:
     rules = (
-        Rule("all", "allow", EVERYBODY, ("*",), EVERYONE),
-        Rule("not-pop1", "deny", EVERYBODY, ("st*",), Whom(owner=("pop1",))),
+        AccessRule("all", "allow", EVERYBODY, ("*",), EVERYONE),
+        AccessRule("not-pop1", "deny", EVERYBODY, ("st*",), ResourceMatch(owner=("pop1",))),
     )
-    decision = decide(Policy(rules), caller("pop2"), "stop", True, POP1)
-    assert decision == Decision(False, "rule 'not-pop1' denies it", "not-pop1")
-    assert decide(Policy(rules), caller("pop2"), "drain", True, POP1).rule == "all"
+    decision = decide(AccessPolicy(rules), caller("pop2"), "stop", True, POP1)
+    assert decision == AccessDecision(False, "rule 'not-pop1' denies it", "not-pop1")
+    assert decide(AccessPolicy(rules), caller("pop2"), "drain", True, POP1).rule == "all"
 
 
 def test_operators_and_orchestrators_may_all_and_agents_may_read() -> None:
@@ -63,34 +64,38 @@ def test_operators_and_orchestrators_may_all_and_agents_may_read() -> None:
     mallory = caller("operator").identity  # a name proves no role
     assert not gate.check(mallory, STOP).allowed
     assert gate.check(mallory, STATUS).allowed
-    gate.policy = Policy()
+    gate.policy = AccessPolicy()
     assert not gate.check(caller("alice", Role.OPERATOR).identity, STOP).allowed
     elsewhere = Identity("alice", Role.OPERATOR, "core")
     assert not gate.check(elsewhere, STATUS).allowed
 
 
 def test_scopes_and_capabilities() -> None:
-    inside = Rule("slice", "allow", Who(scope=VIDEO), ("stop",), Whom(scope=VIDEO))
-    policy = Policy((inside,))
-    near = caller("a", scope=Scope(domain=DOMAIN, slice="video", function="cache"))
+    inside = AccessRule(
+        "slice", "allow", SubjectMatch(area=VIDEO), ("stop",), ResourceMatch(area=VIDEO)
+    )
+    policy = AccessPolicy((inside,))
+    near = caller("a", area=Area(domain=DOMAIN, slice="video", function="cache"))
     assert decide(policy, near, "stop", True, POP1).allowed
-    for wider in (None, Scope(), Scope(domain=DOMAIN), Scope(domain=DOMAIN, slice="voice")):
-        assert not decide(policy, caller("a", scope=wider), "stop", True, POP1).allowed
-    outside = Provided("pop1", DOMAIN, Scope(domain=DOMAIN))
+    for wider in (None, Area(), Area(domain=DOMAIN), Area(domain=DOMAIN, slice="voice")):
+        assert not decide(policy, caller("a", area=wider), "stop", True, POP1).allowed
+    outside = Resource("pop1", DOMAIN, Area(domain=DOMAIN))
     assert not decide(policy, near, "stop", True, outside).allowed
-    analysers = Rule("ml", "allow", EVERYBODY, ("stop",), Whom(capability=("class*",)))
-    assert decide(Policy((analysers,)), near, "stop", True, POP1).allowed
-    assert not decide(Policy((analysers,)), near, "stop", True, outside).allowed
+    analysers = AccessRule(
+        "ml", "allow", EVERYBODY, ("stop",), ResourceMatch(capability=("class*",))
+    )
+    assert decide(AccessPolicy((analysers,)), near, "stop", True, POP1).allowed
+    assert not decide(AccessPolicy((analysers,)), near, "stop", True, outside).allowed
 
 
 def test_an_unknown_scope_is_inside_of_what_is_denied() -> None:
     rules = (
-        Rule("all", "allow", EVERYBODY, ("*",), EVERYONE),
-        Rule("not-video", "deny", Who(scope=VIDEO), ("*",), EVERYONE),
+        AccessRule("all", "allow", EVERYBODY, ("*",), EVERYONE),
+        AccessRule("not-video", "deny", SubjectMatch(area=VIDEO), ("*",), EVERYONE),
     )
-    assert not decide(Policy(rules), caller("a"), "stop", True, POP1).allowed
-    elsewhere = caller("a", scope=Scope(domain="core"))
-    assert decide(Policy(rules), elsewhere, "stop", True, POP1).allowed
+    assert not decide(AccessPolicy(rules), caller("a"), "stop", True, POP1).allowed
+    elsewhere = caller("a", area=Area(domain="core"))
+    assert decide(AccessPolicy(rules), elsewhere, "stop", True, POP1).allowed
 
 
 @pytest.mark.parametrize(
@@ -107,54 +112,54 @@ def test_an_unknown_scope_is_inside_of_what_is_denied() -> None:
     ],
 )
 def test_only_the_star_is_special_in_a_pattern(pattern: str, name: str, fits: bool) -> None:
-    rule = Rule("r", "allow", Who(name=("*",)), (pattern,), EVERYONE)
+    rule = AccessRule("r", "allow", SubjectMatch(name=("*",)), (pattern,), EVERYONE)
     operation = name or "x"
     if name:
-        assert decide(Policy((rule,)), caller("a"), operation, True, POP1).allowed is fits
+        assert decide(AccessPolicy((rule,)), caller("a"), operation, True, POP1).allowed is fits
 
 
 NAMES = st.sampled_from(("pop1", "pop2", "alice"))
 WORDS = st.lists(st.sampled_from(("*", "pop*", "pop1", "alice")), min_size=1, max_size=2).map(tuple)
 OPERATIONS = st.sampled_from(("status", "stop", "drain"))
-SCOPES = st.sampled_from((None, Scope(), Scope(domain=DOMAIN), VIDEO))
+SCOPES = st.sampled_from((None, Area(), Area(domain=DOMAIN), VIDEO))
 ROLES = st.lists(st.sampled_from(("agent", "operator", "orchestrator")), max_size=2).map(tuple)
 RULES = st.builds(
-    Rule,
+    AccessRule,
     name=st.sampled_from("abcdef"),
     effect=st.sampled_from(("allow", "deny")),
-    who=st.builds(Who, role=ROLES, name=WORDS, scope=SCOPES),
-    what=st.lists(st.sampled_from(("*", "st*", "stop", "status")), min_size=1).map(tuple),
-    on=st.builds(Whom, owner=WORDS, scope=SCOPES, capability=st.just(())),
+    subject=st.builds(SubjectMatch, role=ROLES, name=WORDS, area=SCOPES),
+    operations=st.lists(st.sampled_from(("*", "st*", "stop", "status")), min_size=1).map(tuple),
+    resource=st.builds(ResourceMatch, owner=WORDS, area=SCOPES, capability=st.just(())),
 )
 CASES = st.tuples(
     st.builds(
-        Caller,
+        Subject,
         st.builds(Identity, NAMES, st.sampled_from(Role), st.sampled_from((DOMAIN, "core"))),
         SCOPES,
     ),
     OPERATIONS,
     st.booleans(),
-    st.builds(Provided, NAMES, st.just(DOMAIN), st.sampled_from((Scope(), VIDEO))),
+    st.builds(Resource, NAMES, st.just(DOMAIN), st.sampled_from((Area(), VIDEO))),
 )
-Case = tuple[Caller, str, bool, Provided]
+Case = tuple[Subject, str, bool, Resource]
 
 
 @given(st.lists(RULES, max_size=6), CASES, st.randoms(use_true_random=False))
 def test_neither_order_nor_doubles_change_anything(
-    rules: list[Rule], case: Case, draw: object
+    rules: list[AccessRule], case: Case, draw: object
 ) -> None:
-    once = decide(Policy(tuple(rules)), *case)
+    once = decide(AccessPolicy(tuple(rules)), *case)
     mixed = [*rules, *rules]
     draw.shuffle(mixed)  # type: ignore[attr-defined]  # a Random
-    assert decide(Policy(tuple(mixed)), *case) == once
+    assert decide(AccessPolicy(tuple(mixed)), *case) == once
 
 
 @given(st.lists(RULES, max_size=6), RULES, CASES)
 def test_one_more_denial_never_widens_and_one_more_permission_never_beats_a_denial(
-    rules: list[Rule], more: Rule, case: Case
+    rules: list[AccessRule], more: AccessRule, case: Case
 ) -> None:
-    before = decide(Policy(tuple(rules)), *case)
-    after = decide(Policy((*rules, more)), *case)
+    before = decide(AccessPolicy(tuple(rules)), *case)
+    after = decide(AccessPolicy((*rules, more)), *case)
     if more.effect == "deny":
         assert before.allowed or not after.allowed
     elif before.rule is not None and not before.allowed:
@@ -162,19 +167,19 @@ def test_one_more_denial_never_widens_and_one_more_permission_never_beats_a_deni
 
 
 @given(st.lists(RULES, max_size=6), CASES)
-def test_to_know_less_of_a_caller_never_widens(rules: list[Rule], case: Case) -> None:
+def test_to_know_less_of_a_caller_never_widens(rules: list[AccessRule], case: Case) -> None:
     who, *rest = case
-    unknown = decide(Policy(tuple(rules)), Caller(who.identity), *rest)
-    known = decide(Policy(tuple(rules)), *case)
+    unknown = decide(AccessPolicy(tuple(rules)), Subject(who.identity), *rest)
+    known = decide(AccessPolicy(tuple(rules)), *case)
     assert known.allowed or not unknown.allowed
 
 
 @given(st.lists(RULES, max_size=6), CASES)
 def test_nothing_is_allowed_that_the_broker_does_not_let_through(
-    rules: list[Rule], case: Case
+    rules: list[AccessRule], case: Case
 ) -> None:
     who, operation, _, provider = case
-    if decide(Policy(tuple(rules)), *case).allowed:
+    if decide(AccessPolicy(tuple(rules)), *case).allowed:
         subject = call(
             provider.domain,
             provider.owner,
@@ -197,24 +202,24 @@ def test_the_roles_that_may_call_are_those_of_the_broker() -> None:
 
 
 YAML = """
-scopes:
+areas:
   pop2: {domain: edge, slice: video}
 rules:
   - name: people
     effect: allow
-    who: {role: [operator]}
-    what: [stop, drain]
-    on: {owner: ["*"]}
+    subject: {role: [operator]}
+    operations: [stop, drain]
+    resource: {owner: ["*"]}
 """
 TOML = """
-[scopes]
+[areas]
 pop2 = {domain = "edge", slice = "video"}
 [[rules]]
 name = "people"
 effect = "allow"
-who = {role = ["operator"]}
-what = ["stop", "drain"]
-on = {owner = ["*"]}
+subject = {role = ["operator"]}
+operations = ["stop", "drain"]
+resource = {owner = ["*"]}
 """
 
 
@@ -224,7 +229,7 @@ def test_policies_from_files(tmp_path: Path) -> None:
         policy = load_policy(tmp_path / name)
         alice = caller("alice", Role.OPERATOR).identity
         assert Gate(policy, lambda: POP1).check(alice, STOP).rule == "people"
-        assert policy.caller(caller("pop2").identity).scope == VIDEO
+        assert policy.subject(caller("pop2").identity).area == VIDEO
     assert load_policy(tmp_path / "access.yaml") == load_policy(tmp_path / "access.toml")
     with pytest.raises(ScenarioError, match=r"none\.yaml: cannot be read"):
         load_policy(tmp_path / "none.yaml")
@@ -236,11 +241,11 @@ def test_policies_from_files(tmp_path: Path) -> None:
         ("effect: allow", "efect: allow", r"rules\[0\]\.efect .*unknown field; did you mean"),
         ("effect: allow", "effect: permit", r"rules\[0\]\.effect .*one of allow, deny"),
         ("role: [operator]", "role: [observer]", r"one of agent, operator, orchestrator"),
-        ("who: {role: [operator]}", "who: {}", r"rules\[0\]\.who .*nobody is named"),
-        ('on: {owner: ["*"]}', "on: {}", r"rules\[0\]\.on .*nobody is named"),
-        ("what: [stop, drain]", "what: []", r"at least 1 expected"),
-        ("    what: [stop, drain]\n", "", r"rules\[0\]\.what.*missing"),
-        ("role: [operator]", "role: [king]", r"rules\[0\]\.who\.role.*'king' is not allowed"),
+        ("subject: {role: [operator]}", "subject: {}", r"rules\[0\]\.subject .*nothing is named"),
+        ('resource: {owner: ["*"]}', "resource: {}", r"rules\[0\]\.resource .*nothing is named"),
+        ("operations: [stop, drain]", "operations: []", r"at least 1 expected"),
+        ("    operations: [stop, drain]\n", "", r"rules\[0\]\.operations.*missing"),
+        ("role: [operator]", "role: [king]", r"rules\[0\]\.subject\.role.*'king' is not allowed"),
         ("rules:", "rulez:", r"rulez .*did you mean 'rules'"),
         ("slice: video", "slise: video", r"slise.*unknown field"),
     ],
@@ -275,25 +280,25 @@ def test_any_text_is_a_policy_or_one_line(text: str, name: str) -> None:
 # -- the audit ------------------------------------------------------------------------------
 
 
-def audit() -> tuple[VirtualClock, Audit, list[dict[str, object]]]:
+def audit() -> tuple[VirtualClock, AccessAudit, list[dict[str, object]]]:
     clock, events = VirtualClock(), []
 
     def record(kind: str, cause: str | None, /, **data: object) -> None:
         assert (kind, cause) == ("access.refused", "e1")
         events.append(data)
 
-    return clock, Audit(clock, record, "e1"), events
+    return clock, AccessAudit(clock, record, "e1"), events
 
 
 def test_a_refusal_is_an_event() -> None:
     clock, refuse, events = audit()
-    refuse(Refusal("mallory", "stop", "pop1", "no rule allows it", None))
+    refuse(AccessRefusal("mallory", "stop", "pop1", "no rule allows it", None))
     assert events == [
         {
-            "who": "mallory",
-            "what": "stop",
-            "whom": "pop1",
-            "why": "no rule allows it",
+            "subject": "mallory",
+            "action": "stop",
+            "resource": "pop1",
+            "reason": "no rule allows it",
             "rule": None,
             "suppressed": 0,
         }
@@ -305,9 +310,9 @@ def test_a_refusal_is_an_event() -> None:
 def test_a_flood_of_refusals_does_not_flood_the_log_and_all_are_counted() -> None:
     clock, refuse, events = audit()
     for _ in range(10_000):
-        refuse(Refusal("mallory", "stop", "pop1", "no"))
-    refuse(Refusal("bob", "stop", "pop1", "no"))
-    assert [event["who"] for event in events] == ["mallory"] * BURST + ["bob"]
+        refuse(AccessRefusal("mallory", "stop", "pop1", "no"))
+    refuse(AccessRefusal("bob", "stop", "pop1", "no"))
+    assert [event["subject"] for event in events] == ["mallory"] * BURST + ["bob"]
     clock.run()
     assert clock.now() == WINDOW_S
     assert len(events) == BURST + 2
@@ -319,7 +324,7 @@ def test_each_refusal_is_recorded_or_counted_once(steps: list[tuple[int, float]]
     clock, refuse, events = audit()
     for name, pause in steps:
         clock.run(until=clock.now() + pause)
-        refuse(Refusal(f"x{name}", "stop", "pop1", "no"))
+        refuse(AccessRefusal(f"x{name}", "stop", "pop1", "no"))
     clock.run()
     assert len(events) + sum(int(str(e["suppressed"])) for e in events) == len(steps)
 
@@ -327,8 +332,8 @@ def test_each_refusal_is_recorded_or_counted_once(steps: list[tuple[int, float]]
 def test_a_crowd_of_callers_shares_one_window() -> None:
     clock, refuse, events = audit()
     for number in range(10_000):
-        refuse(Refusal(f"x{number}", "stop", "pop1", "no"))
+        refuse(AccessRefusal(f"x{number}", "stop", "pop1", "no"))
     clock.run()
     assert len(events) == TRACKED + BURST + 1
     assert events[-1]["suppressed"] == 10_000 - TRACKED - BURST - 1
-    assert events[-1]["who"] == "*"
+    assert events[-1]["subject"] == "*"

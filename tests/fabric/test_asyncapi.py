@@ -13,7 +13,7 @@ from msgspec.json import encode
 from phalanx.bus import subjects
 from phalanx.bus.permissions import grants
 from phalanx.fabric.asyncapi import document, text
-from phalanx.fabric.operations import AGENT_OPERATIONS, Tally
+from phalanx.fabric.operations import AGENT_OPERATIONS, AgentCounters
 from phalanx.fabric.registration import Registration
 from phalanx.identity.names import Identity, Role
 
@@ -129,6 +129,6 @@ def test_addresses_are_those_of_the_subjects() -> None:
 
 def test_what_is_said_fits_the_schemas() -> None:
     schemas = DOCUMENT["components"]["schemas"]
-    for kind in (Registration, Tally, *(o.answer for o in AGENT_OPERATIONS)):
+    for kind in (Registration, AgentCounters, *(o.answer for o in AGENT_OPERATIONS)):
         assert set(schemas[kind.__name__]["properties"]) == set(kind.__struct_encode_fields__)
     assert encode(DOCUMENT)

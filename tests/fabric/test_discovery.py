@@ -7,25 +7,31 @@ from fabric_lab import Lab, registration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.fabric.directory import Entry
-from phalanx.fabric.discovery import Query, find, wait_for
-from phalanx.fabric.registration import Health, HealthStatus, State, Tier, Trust
-from phalanx.fabric.registry import Registrar, Registry
-from phalanx.fabric.scope import END_TO_END, Scope
+from phalanx.fabric.directory import RegistryEntry, ServiceQuery, find
+from phalanx.fabric.registration import (
+    END_TO_END,
+    Appraisal,
+    Area,
+    Health,
+    HealthStatus,
+    ServiceState,
+    Tier,
+)
+from phalanx.fabric.registry import Registrar, Registry, wait_for
 from phalanx.identity.names import Role
 
-EDGE = Scope(domain="edge")
-VIDEO = Scope(domain="edge", slice="video")
-CACHE = Scope(domain="edge", slice="video", function="cache")
+EDGE = Area(domain="edge")
+VIDEO = Area(domain="edge", slice="video")
+CACHE = Area(domain="edge", slice="video", function="cache")
 
 
-def entry(owner: str, trust: Tier = Tier.UNATTESTED, **fields: object) -> Entry:
-    state = fields.setdefault("state", State.SERVING)
-    assert isinstance(state, State)
-    return Entry(registration(owner, **fields), state, 0.0, True, Trust(trust))
+def entry(owner: str, trust: Tier = Tier.UNATTESTED, **fields: object) -> RegistryEntry:
+    state = fields.setdefault("state", ServiceState.SERVING)
+    assert isinstance(state, ServiceState)
+    return RegistryEntry(registration(owner, **fields), state, 0.0, True, Appraisal(trust))
 
 
-def names(entries: list[Entry], query: Query) -> list[str]:
+def names(entries: list[RegistryEntry], query: ServiceQuery) -> list[str]:
     return [found.owner for found in find(entries, query)]
 
 
@@ -34,26 +40,26 @@ def test_by_capability_operation_and_role() -> None:
         entry("a", capabilities=("classifier",), operations=("status",)),
         entry("b", capabilities=("limiter", "classifier")),
     ]
-    assert names(known, Query(capability="classifier")) == ["a", "b"]
-    assert names(known, Query(capability="limiter")) == ["b"]
-    assert names(known, Query(operation="status")) == ["a"]
-    assert names(known, Query(role=Role.AGENT)) == ["a", "b"]
-    assert names(known, Query(role=Role.NETWORK)) == []
-    assert names(known, Query(capability="class")) == []
+    assert names(known, ServiceQuery(capability="classifier")) == ["a", "b"]
+    assert names(known, ServiceQuery(capability="limiter")) == ["b"]
+    assert names(known, ServiceQuery(operation="status")) == ["a"]
+    assert names(known, ServiceQuery(role=Role.AGENT)) == ["a", "b"]
+    assert names(known, ServiceQuery(role=Role.NETWORK)) == []
+    assert names(known, ServiceQuery(capability="class")) == []
 
 
 def test_by_scope_containing_or_exact_narrowest_first() -> None:
     known = [
-        entry("all", scope=END_TO_END),
-        entry("edge", scope=EDGE),
-        entry("video", scope=VIDEO),
-        entry("cache", scope=CACHE),
-        entry("other", scope=Scope(domain="edge", slice="voice")),
+        entry("all", area=END_TO_END),
+        entry("edge", area=EDGE),
+        entry("video", area=VIDEO),
+        entry("cache", area=CACHE),
+        entry("other", area=Area(domain="edge", slice="voice")),
     ]
-    assert names(known, Query(scope=VIDEO)) == ["video", "edge", "all"]
-    assert names(known, Query(scope=CACHE)) == ["cache", "video", "edge", "all"]
-    assert names(known, Query(scope=VIDEO, containing=False)) == ["video"]
-    assert names(known, Query(scope=END_TO_END)) == ["all"]
+    assert names(known, ServiceQuery(area=VIDEO)) == ["video", "edge", "all"]
+    assert names(known, ServiceQuery(area=CACHE)) == ["cache", "video", "edge", "all"]
+    assert names(known, ServiceQuery(area=VIDEO, containing=False)) == ["video"]
+    assert names(known, ServiceQuery(area=END_TO_END)) == ["all"]
 
 
 def test_by_trust_health_and_state() -> None:
@@ -62,13 +68,17 @@ def test_by_trust_health_and_state() -> None:
         entry("plain"),
         entry("bad", Tier.CONTRAINDICATED),
         entry("sick", health=Health(HealthStatus.FAILING, ("no disk",))),
-        entry("ending", state=State.DRAINING),
+        entry("ending", state=ServiceState.DRAINING),
     ]
-    assert names(known, Query()) == ["good", "plain"]
-    assert names(known, Query(least_trust=Tier.AFFIRMING)) == ["good"]
-    assert names(known, Query(least_trust=Tier.CONTRAINDICATED)) == ["good", "plain", "bad"]
-    assert names(known, Query(least_health=HealthStatus.FAILING)) == ["good", "plain", "sick"]
-    assert names(known, Query(states=(State.DRAINING,))) == ["ending"]
+    assert names(known, ServiceQuery()) == ["good", "plain"]
+    assert names(known, ServiceQuery(least_trust=Tier.AFFIRMING)) == ["good"]
+    assert names(known, ServiceQuery(least_trust=Tier.CONTRAINDICATED)) == ["good", "plain", "bad"]
+    assert names(known, ServiceQuery(least_health=HealthStatus.FAILING)) == [
+        "good",
+        "plain",
+        "sick",
+    ]
+    assert names(known, ServiceQuery(states=(ServiceState.DRAINING,))) == ["ending"]
 
 
 def test_the_best_comes_first() -> None:
@@ -79,7 +89,7 @@ def test_the_best_comes_first() -> None:
         entry("a", load=0.9),
         entry("e", load=0.2),
     ]
-    assert names(known, Query()) == ["e", "a", "b", "c", "d"]
+    assert names(known, ServiceQuery()) == ["e", "a", "b", "c", "d"]
 
 
 @given(st.permutations(range(8)), st.integers(0, 1000))
@@ -90,19 +100,19 @@ def test_the_order_depends_on_nothing_else(order: list[int], seed: int) -> None:
             f"pop{i}",
             draw.choice(list(Tier)[1:]),
             load=draw.choice((None, 0.1, 0.5)),
-            scope=draw.choice((END_TO_END, EDGE, VIDEO)),
+            area=draw.choice((END_TO_END, EDGE, VIDEO)),
         )
         for i in range(8)
     ]
-    assert find([known[i] for i in order], Query()) == find(known, Query())
+    assert find([known[i] for i in order], ServiceQuery()) == find(known, ServiceQuery())
 
 
 PART = st.sampled_from(("", "a", "b"))
-SCOPES = st.builds(Scope, domain=PART, slice=PART, subslice=PART, function=PART)
+SCOPES = st.builds(Area, domain=PART, slice=PART, subslice=PART, function=PART)
 
 
 @given(SCOPES, SCOPES, SCOPES)
-def test_containment_of_scopes_is_an_order(a: Scope, b: Scope, c: Scope) -> None:
+def test_containment_of_scopes_is_an_order(a: Area, b: Area, c: Area) -> None:
     assert a.contains(a)
     assert END_TO_END.contains(a)
     assert not (a.contains(b) and b.contains(a)) or a == b
@@ -125,13 +135,13 @@ def test_waiting_for_a_service(after_s: float, expected: list[str]) -> None:
     registry = Registry(lab.join("watcher", Role.OPERATOR), lab.clock)
     answers: list[tuple[float, list[str]]] = []
     registrar = Registrar(
-        lab.join("pop1"), lab.clock, registration("pop1", state=State.SERVING, lease_s=2)
+        lab.join("pop1"), lab.clock, registration("pop1", state=ServiceState.SERVING, lease_s=2)
     )
     lab.clock.call_at(after_s, registrar.start)
     wait_for(
         registry,
         lab.clock,
-        Query(),
+        ServiceQuery(),
         lambda found: answers.append((lab.clock.now(), [e.owner for e in found])),
         timeout_s=5,
     )
@@ -144,12 +154,19 @@ def test_waiting_for_two_and_giving_up() -> None:
     registry = Registry(lab.join("watcher", Role.OPERATOR), lab.clock)
     answers: list[int] = []
     given_up: list[int] = []
-    wait_for(registry, lab.clock, Query(), lambda f: answers.append(len(f)), timeout_s=50, count=2)
+    wait_for(
+        registry, lab.clock, ServiceQuery(), lambda f: answers.append(len(f)), timeout_s=50, count=2
+    )
     give_up = wait_for(
-        registry, lab.clock, Query(), lambda f: given_up.append(len(f)), timeout_s=50, count=2
+        registry,
+        lab.clock,
+        ServiceQuery(),
+        lambda f: given_up.append(len(f)),
+        timeout_s=50,
+        count=2,
     )
     for start, name in ((1.0, "pop1"), (4.0, "pop2")):
-        service = registration(name, state=State.SERVING)
+        service = registration(name, state=ServiceState.SERVING)
         registrar = Registrar(lab.join(name), lab.clock, service)
         lab.clock.call_at(start, registrar.start)
     lab.run(2)

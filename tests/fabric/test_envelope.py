@@ -13,9 +13,21 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from phalanx.domain.events import Event
-from phalanx.fabric.envelope import Envelope, from_headers, from_json, to_headers, to_json
-from phalanx.fabric.event_envelopes import from_event, kind_of, source, speaker, to_event
-from phalanx.fabric.times import EnvelopeError, format_time, parse_time
+from phalanx.fabric.envelope import (
+    Envelope,
+    EnvelopeError,
+    format_time,
+    from_event,
+    from_headers,
+    from_json,
+    kind_of,
+    parse_time,
+    source,
+    speaker,
+    to_event,
+    to_headers,
+    to_json,
+)
 
 TEXT = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=20)
 ATTRIBUTES = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=20).filter(

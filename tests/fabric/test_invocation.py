@@ -16,23 +16,22 @@ from phalanx.bus.client import Delivery, NotPermittedError, Unanswered
 from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.errors import PhalanxError
-from phalanx.fabric.access import STANDARD_POLICY, Decision, Gate, Provided
+from phalanx.fabric.access import STANDARD_POLICY, AccessDecision, Gate, Resource
 from phalanx.fabric.announcements import Announcement, Announcer, Topic, listen
-from phalanx.fabric.audit import Refusal
+from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.calls import (
-    Busy,
-    Failed,
-    NotFound,
-    Refused,
-    TimedOut,
+    CallBusy,
+    CallClient,
+    CallFailed,
+    CallRefused,
+    CallTimedOut,
+    OperationUnknown,
     decode_reply,
     request_envelope,
 )
-from phalanx.fabric.client import Client
-from phalanx.fabric.envelope import Envelope, to_headers, to_json
-from phalanx.fabric.event_envelopes import source
-from phalanx.fabric.invocation import KEPT, WAITING, Call, Provider
+from phalanx.fabric.envelope import Envelope, source, to_headers, to_json
 from phalanx.fabric.operations import STATUS, STOP, Operation, StopRequest
+from phalanx.fabric.provider import KEPT, WAITING, Call, Provider
 from phalanx.identity.names import Identity, Role
 
 
@@ -49,8 +48,8 @@ ADD = Operation("add", Add, Sum, False, "adds")
 BOOK = Operation("book", Add, Sum, True, "adds up")
 
 
-def allow(_caller: Identity, _operation: Operation[Any, Any]) -> Decision:
-    return Decision(True, "all may")
+def allow(_caller: Identity, _operation: Operation[Any, Any]) -> AccessDecision:
+    return AccessDecision(True, "all may")
 
 
 class Bench(Lab):
@@ -58,7 +57,7 @@ class Bench(Lab):
 
     def __init__(self, limit: int = 32) -> None:
         super().__init__()
-        self.refused: list[Refusal] = []
+        self.refused: list[AccessRefusal] = []
         self.provider = Provider(
             self.join("pop1"), self.clock, allow, on_refused=self.refused.append, limit=limit
         )
@@ -66,7 +65,7 @@ class Bench(Lab):
         self.calls: list[Call[Add, Sum]] = []
         self.provider.serve(BOOK, self.calls.append)
         self.exchange = self.join("pop2")
-        self.client = Client(self.exchange, self.clock, life="1")
+        self.client = CallClient(self.exchange, self.clock, life="1")
         self.answers: list[object] = []
 
     def invoke(self, operation: Operation[Any, Any] = BOOK, **options: Any) -> None:
@@ -81,7 +80,7 @@ def test_a_call_is_answered() -> None:
     assert bench.answers == []  # the clock calls, not the call
     bench.run()
     assert bench.answers == [Sum(5)]
-    assert bench.provider.outcomes == {"Done": 1}
+    assert bench.provider.outcomes == {"CallDone": 1}
     assert bench.provider.operations == ("add", "book")
     bench.invoke(cause="e8")
     assert (bench.calls[0].caller.name, bench.calls[0].cause) == ("pop2", "e8")
@@ -95,16 +94,16 @@ def test_a_call_is_answered() -> None:
 def test_an_unknown_operation_is_not_found() -> None:
     bench = Bench()
     bench.invoke(STATUS)
-    assert bench.answers == [NotFound("no operation 'status'; there is add, book")]
+    assert bench.answers == [OperationUnknown("no operation 'status'; there is add, book")]
 
 
 def test_nobody_there_times_out() -> None:
     lab = Lab()
     answers: list[object] = []
-    client = Client(lab.join("pop2"), lab.clock, life="1")
+    client = CallClient(lab.join("pop2"), lab.clock, life="1")
     client.invoke("pop9", ADD, Add(1, 2), answers.append, timeout_s=3)
     lab.run(3)
-    assert answers == [TimedOut("nobody serves it now", unserved=True)]
+    assert answers == [CallTimedOut("nobody serves it now", unserved=True)]
 
 
 def test_who_is_too_slow_times_out_as_well() -> None:
@@ -112,36 +111,36 @@ def test_who_is_too_slow_times_out_as_well() -> None:
     bench.invoke(timeout_s=3)
     bench.run(3)
     (late,) = bench.answers
-    assert isinstance(late, TimedOut)
+    assert isinstance(late, CallTimedOut)
     assert not late.unserved
 
 
 def test_who_may_not_is_refused_and_audited() -> None:
     lab = Lab()
-    refused: list[Refusal] = []
-    gate = Gate(STANDARD_POLICY, lambda: Provided("pop1", DOMAIN))
+    refused: list[AccessRefusal] = []
+    gate = Gate(STANDARD_POLICY, lambda: Resource("pop1", DOMAIN))
     provider = Provider(lab.join("pop1"), lab.clock, gate.check, on_refused=refused.append)
     stopped: list[str] = []
     provider.serve(STOP, lambda call: stopped.append(call.caller.name))
     answers: list[object] = []
     for name, role in (("pop2", Role.AGENT), ("alice", Role.OPERATOR)):
-        client = Client(lab.join(name, role), lab.clock, life="1")
+        client = CallClient(lab.join(name, role), lab.clock, life="1")
         client.invoke("pop1", STOP, StopRequest(), answers.append, timeout_s=5)
         lab.run()
     why = "no rule allows it, and it changes something"
-    assert answers == [Refused(why)]
+    assert answers == [CallRefused(why)]
     assert stopped == ["alice"]
-    assert refused == [Refusal("pop2", "stop", "pop1", why)]
+    assert refused == [AccessRefusal("pop2", "stop", "pop1", why)]
 
 
 def test_who_may_not_call_at_all_is_refused_without_sending() -> None:
     lab = Lab()
     answers: list[object] = []
-    client = Client(lab.join("guest", Role.OBSERVER), lab.clock, life="1")
+    client = CallClient(lab.join("guest", Role.OBSERVER), lab.clock, life="1")
     client.invoke("pop1", ADD, Add(1, 2), answers.append, timeout_s=5)
     assert answers == []
     lab.run()
-    assert [type(answer) for answer in answers] == [Refused]
+    assert [type(answer) for answer in answers] == [CallRefused]
 
 
 def test_failures_are_data_and_no_traceback_travels() -> None:
@@ -162,8 +161,8 @@ def test_failures_are_data_and_no_traceback_travels() -> None:
         bench.invoke(Operation("defect", Add, Sum, False, ""))
     bench.run()
     assert bench.answers == [
-        Failed("no resources left, try pop2"),
-        Failed("a defect in 'defect'; the provider's own log has it"),
+        CallFailed("no resources left, try pop2"),
+        CallFailed("a defect in 'defect'; the provider's own log has it"),
     ]
     with pytest.raises(ValueError, match="served already"):
         bench.provider.serve(ADD, defect)
@@ -174,7 +173,7 @@ def test_a_request_of_another_shape_is_refused_in_words() -> None:
     other = Operation("add", StopRequest, Sum, False, "")
     bench.client.invoke("pop1", other, StopRequest(), bench.answers.append, timeout_s=5)
     bench.invoke(Operation("add", Add, Wrong, False, ""))
-    reasons = [answer.reason for answer in bench.answers if isinstance(answer, Failed)]
+    reasons = [answer.reason for answer in bench.answers if isinstance(answer, CallFailed)]
     assert [reason.partition(":")[0] for reason in reasons] == [
         "no request of 'add'",
         "no answer of 'add'",
@@ -187,8 +186,8 @@ def test_an_answer_that_is_too_long_is_a_failure() -> None:
     bench.provider.serve(listing, lambda call: call.done(Wrong("x" * (1 << 20))))
     bench.invoke(listing, key="k")
     bench.invoke(listing, key="k")
-    assert [type(answer) for answer in bench.answers] == [Failed, Failed]
-    assert bench.provider.outcomes == {"Failed": 1, "Again": 1}
+    assert [type(answer) for answer in bench.answers] == [CallFailed, CallFailed]
+    assert bench.provider.outcomes == {"CallFailed": 1, "Again": 1}
 
 
 class Wrong(Struct, frozen=True):
@@ -199,7 +198,7 @@ def test_a_call_that_takes_too_long_times_out_and_its_result_is_there_for_who_as
     bench = Bench()
     bench.invoke(key="k1", timeout_s=2)
     bench.run(2)
-    assert [type(answer) for answer in bench.answers] == [TimedOut]
+    assert [type(answer) for answer in bench.answers] == [CallTimedOut]
     bench.calls[0].done(Sum(3))
     bench.invoke(key="k1")
     assert bench.answers[1:] == [Sum(3)]
@@ -217,8 +216,8 @@ def test_the_same_key_joins_what_runs_and_gets_what_it_came_to() -> None:
     assert len(bench.calls) == 1
     bench.client.invoke("pop1", BOOK, Add(5, 5), bench.answers.append, timeout_s=5, key="k1")
     bench.run()
-    assert bench.answers[-1] == Failed("key 'k1' is that of another request")
-    other = Client(bench.join("pop3"), bench.clock, life="1")
+    assert bench.answers[-1] == CallFailed("key 'k1' is that of another request")
+    other = CallClient(bench.join("pop3"), bench.clock, life="1")
     other.invoke("pop1", BOOK, Add(1, 2), bench.answers.append, timeout_s=5, key="k1")
     bench.run()
     assert len(bench.calls) == 2  # another caller's key is another key
@@ -237,20 +236,20 @@ def test_what_is_kept_for_who_asks_again_is_bounded() -> None:
     assert len(bench.provider._kept) == 1
     for _ in range(WAITING + 3):
         bench.invoke(key="same")
-    assert sum(isinstance(answer, Busy) for answer in bench.answers) == 3
+    assert sum(isinstance(answer, CallBusy) for answer in bench.answers) == 3
 
 
 def test_calls_at_the_same_time_are_bounded() -> None:
     bench = Bench(limit=3)
     for _ in range(5):
         bench.invoke()
-    assert [type(answer) for answer in bench.answers] == [Busy, Busy]
+    assert [type(answer) for answer in bench.answers] == [CallBusy, CallBusy]
     assert bench.provider.running == 3
     bench.calls[0].fail("no")
     bench.run()
     bench.invoke()
     assert bench.provider.running == 3
-    assert bench.provider.outcomes == {"Busy": 2, "Failed": 1}
+    assert bench.provider.outcomes == {"CallBusy": 2, "CallFailed": 1}
 
 
 def test_a_lost_answer_is_asked_for_again_and_the_call_is_made_once() -> None:
@@ -274,12 +273,12 @@ def test_a_lost_answer_is_asked_for_again_and_the_call_is_made_once() -> None:
     provider = Provider(hub.join(Identity("pop1", Role.AGENT, DOMAIN)), clock, allow)
     provider.serve(BOOK, book)
     answers: list[object] = []
-    client = Client(hub.join(Identity("pop2", Role.AGENT, DOMAIN)), clock, life="1")
+    client = CallClient(hub.join(Identity("pop2", Role.AGENT, DOMAIN)), clock, life="1")
     client.invoke("pop1", BOOK, Add(1, 2), answers.append, timeout_s=9, attempts=3)
     clock.run(until=20)
     assert answers == [Sum(3)]
     assert len(made) == 1
-    assert provider.outcomes == {"Done": 1, "Again": 2}
+    assert provider.outcomes == {"CallDone": 1, "Again": 2}
 
 
 @settings(max_examples=60, deadline=None)
@@ -306,7 +305,7 @@ def test_whatever_is_lost_or_doubled_a_call_is_made_at_most_once_and_answered_on
 
     provider = Provider(hub.join(Identity("pop1", Role.AGENT, DOMAIN)), clock, allow)
     provider.serve(BOOK, book)
-    client = Client(hub.join(Identity("pop2", Role.AGENT, DOMAIN)), clock, life="1")
+    client = CallClient(hub.join(Identity("pop2", Role.AGENT, DOMAIN)), clock, life="1")
     answers: dict[int, list[object]] = {number: [] for number in range(4)}
     for number, heard in answers.items():
         client.invoke("pop1", BOOK, Add(number, 0), heard.append, timeout_s=6, attempts=attempts)
@@ -314,7 +313,7 @@ def test_whatever_is_lost_or_doubled_a_call_is_made_at_most_once_and_answered_on
     assert len(made) == len(set(made))
     for number, heard in answers.items():
         assert len(heard) == 1
-        assert heard[0] == Sum(number) or isinstance(heard[0], TimedOut)
+        assert heard[0] == Sum(number) or isinstance(heard[0], CallTimedOut)
     assert provider.running == 0
 
 
@@ -355,9 +354,11 @@ def test_hostile_headers_are_refused_and_audited(sent: dict[str, str], said: str
     bench.run()
     assert isinstance(heard[0], Delivery)
     reply = decode_reply(heard[0].payload)
-    assert isinstance(reply, Failed | Refused)
+    assert isinstance(reply, CallFailed | CallRefused)
     assert said in reply.reason
-    assert [(one.who, one.what, one.whom) for one in bench.refused] == [("pop2", "add", "pop1")]
+    assert [(one.subject, one.action, one.resource) for one in bench.refused] == [
+        ("pop2", "add", "pop1")
+    ]
 
 
 def test_a_subject_that_no_name_makes_is_refused() -> None:
@@ -429,11 +430,11 @@ def test_announcements_are_heard_by_who_listens() -> None:
 def test_a_forged_or_garbled_announcement_is_refused_and_audited(octets: bytes) -> None:
     lab = Lab()
     heard: list[Announcement[Add]] = []
-    refused: list[Refusal] = []
+    refused: list[AccessRefusal] = []
     listen(lab.join("pop2"), MOVED, heard.append, on_refused=refused.append)
     lab.join("pop1").publish(subjects.announcement(DOMAIN, "pop1", MOVED.name), octets)
     lab.run()
     assert heard == []
-    assert [(one.who, one.what, one.whom) for one in refused] == [
+    assert [(one.subject, one.action, one.resource) for one in refused] == [
         ("pop1", "pub slice.moved", "pop2")
     ]

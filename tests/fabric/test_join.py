@@ -11,11 +11,11 @@ from fabric_lab import Lab
 
 from phalanx.bus.client import BrokerClient
 from phalanx.domain.events import Event, Recorder
-from phalanx.fabric.calls import CallError, Refused
-from phalanx.fabric.discovery import Query, find
+from phalanx.fabric.calls import CallError, CallRefused
+from phalanx.fabric.directory import ServiceQuery, find
 from phalanx.fabric.join import LEASE_S, Fabric
 from phalanx.fabric.operations import STOP, Accepted, StopRequest
-from phalanx.fabric.registration import HealthStatus, State
+from phalanx.fabric.registration import HealthStatus, ServiceState
 from phalanx.identity.names import Role
 
 
@@ -53,7 +53,7 @@ def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Domain]:
         yield made
 
 
-def states(fabric: Fabric) -> dict[str, State]:
+def states(fabric: Fabric) -> dict[str, ServiceState]:
     return {entry.owner: entry.state for entry in fabric.registry.entries()}
 
 
@@ -63,7 +63,7 @@ def test_members_find_each_other_call_and_leave(domain: Domain) -> None:
     a.provider.serve(STOP, lambda call: call.done(Accepted(f"told by {call.caller.name}")))
     a.serving()
     domain.run(1.0)
-    (found,) = find(ops.registry.entries(), Query(capability="link-monitor"))
+    (found,) = find(ops.registry.entries(), ServiceQuery(capability="link-monitor"))
     assert (found.owner, found.registration.operations) == ("a", ("stop",))
     answers: list[Accepted | CallError] = []
     ops.calls.invoke("a", STOP, StopRequest(), answers.append, timeout_s=1.0)
@@ -71,7 +71,7 @@ def test_members_find_each_other_call_and_leave(domain: Domain) -> None:
     assert answers == [Accepted("told by ops")]
     a.leave()
     domain.run(1.0)
-    assert states(ops)["a"] is State.LEFT
+    assert states(ops)["a"] is ServiceState.LEFT
 
 
 def test_leases_are_renewed_and_run_out_on_the_clock_alone(domain: Domain) -> None:
@@ -82,13 +82,13 @@ def test_leases_are_renewed_and_run_out_on_the_clock_alone(domain: Domain) -> No
     domain.run(100 * LEASE_S)
     entry = b.registry.get("a")
     assert entry is not None
-    assert (entry.state, entry.confirmed) == (State.SERVING, True)
+    assert (entry.state, entry.confirmed) == (ServiceState.SERVING, True)
     assert entry.registration.health.reasons == ("disk: it is full",)
     domain.hub.kill(exchange.identity)
     domain.run(LEASE_S)
-    assert states(b)["a"] is State.STALE
+    assert states(b)["a"] is ServiceState.STALE
     domain.run(3 * LEASE_S)
-    assert states(b)["a"] is State.GONE
+    assert states(b)["a"] is ServiceState.GONE
 
 
 def test_a_refused_call_is_in_the_log_with_its_cause(domain: Domain) -> None:
@@ -97,7 +97,7 @@ def test_a_refused_call_is_in_the_log_with_its_cause(domain: Domain) -> None:
     answers: list[Accepted | CallError] = []
     b.calls.invoke("a", STOP, StopRequest(), answers.append, timeout_s=1.0)
     domain.run(1.0)
-    assert isinstance(answers[0], Refused)
+    assert isinstance(answers[0], CallRefused)
     started, refused = (event for event in domain.log if event.agent == "a")
     assert (refused.kind, refused.cause) == ("access.refused", started.id)
 

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from phalanx.bus.client import NotPermittedError
 from phalanx.bus.subjects import REGISTRY, token
-from phalanx.fabric.directory import GONE_LEASES, Change, Directory, Refused
-from phalanx.fabric.health import Checks
+from phalanx.fabric.directory import GONE_LEASES, Directory, RegistryChange, RejectedEntry
 from phalanx.fabric.registration import (
+    Appraisal,
     Health,
+    HealthChecks,
     HealthStatus,
     Registration,
     RegistrationError,
-    State,
+    ServiceState,
     Tier,
-    Trust,
     decode,
     encode,
 )
@@ -30,7 +30,9 @@ LEASE = 6.0
 
 def serve(lab: Lab, name: str, **fields: object) -> Registrar:
     registrar = Registrar(
-        lab.join(name), lab.clock, registration(name, lease_s=LEASE, state=State.SERVING, **fields)
+        lab.join(name),
+        lab.clock,
+        registration(name, lease_s=LEASE, state=ServiceState.SERVING, **fields),
     )
     registrar.start()
     return registrar
@@ -44,7 +46,7 @@ def test_a_service_is_seen_and_stays_while_it_is_renewed() -> None:
     lab = Lab()
     registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
     serve(lab, "pop1", capabilities=("classifier",))
-    changes: list[Change] = []
+    changes: list[RegistryChange] = []
     registry.watch(changes.append)
     lab.run(20 * LEASE)
     assert states(registry) == {"pop1": "serving"}
@@ -82,7 +84,7 @@ def test_who_withdraws_has_left_at_once() -> None:
     registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
     registrar = serve(lab, "pop1")
     lab.run(1)
-    registrar.update(state=State.DRAINING)
+    registrar.update(state=ServiceState.DRAINING)
     lab.run(1)
     assert states(registry) == {"pop1": "draining"}
     registrar.withdraw()
@@ -103,7 +105,7 @@ def test_clocks_five_minutes_apart_make_no_difference(off_s: float) -> None:
     registrar = Registrar(
         lab.join("pop1"),
         OffClock(lab.clock, -off_s),
-        registration("pop1", lease_s=LEASE, state=State.SERVING),
+        registration("pop1", lease_s=LEASE, state=ServiceState.SERVING),
     )
     registrar.start()
     for _ in range(20):
@@ -144,10 +146,10 @@ def test_two_of_three_renewals_may_be_lost() -> None:
 
 def test_a_value_told_again_is_no_sign_of_life() -> None:
     directory = Directory()
-    value = encode(registration("pop1", beat=1, lease_s=LEASE, state=State.SERVING))
+    value = encode(registration("pop1", beat=1, lease_s=LEASE, state=ServiceState.SERVING))
     assert len(directory.take("pop1", value, 0.0)) == 1
     assert directory.take("pop1", value, LEASE - 1) == []
-    assert [change.entry.state for change in directory.tick(LEASE)] == [State.STALE]
+    assert [change.entry.state for change in directory.tick(LEASE)] == [ServiceState.STALE]
 
 
 def test_a_split_makes_others_stale_but_not_gone_and_heals() -> None:
@@ -159,12 +161,12 @@ def test_a_split_makes_others_stale_but_not_gone_and_heals() -> None:
     lab.hub.lose(watcher)
     lab.run(50 * LEASE)
     assert states(registry) == {"pop1": "stale"}
-    seen: list[State] = []
+    seen: list[ServiceState] = []
     registry.watch(lambda change: seen.append(change.entry.state))
     lab.hub.regain(watcher)
     lab.run(LEASE)
     assert states(registry) == {"pop1": "serving"}
-    assert State.GONE not in seen
+    assert ServiceState.GONE not in seen
 
 
 def test_an_owner_that_is_cut_off_is_back_as_soon_as_it_is_connected() -> None:
@@ -184,21 +186,23 @@ def test_an_owner_that_is_cut_off_is_back_as_soon_as_it_is_connected() -> None:
 
 
 def test_a_higher_incarnation_wins_and_an_earlier_one_is_refused() -> None:
-    refused: list[Refused] = []
+    refused: list[RejectedEntry] = []
     lab = Lab()
     registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock, on_refused=refused.append)
     serve(lab, "pop1", incarnation=2)
     lab.run(1)
     lab.hub.kill(Identity("pop1", Role.AGENT, DOMAIN))
     again = lab.join("pop1")
-    again.put(REGISTRY, "pop1", encode(registration("pop1", 1, beat=99, state=State.SERVING)))
+    again.put(
+        REGISTRY, "pop1", encode(registration("pop1", 1, beat=99, state=ServiceState.SERVING))
+    )
     lab.run()
     assert registry.entries()[0].registration.incarnation == 2
     assert [one.reason for one in refused] == ["outdated"]
-    again.put(REGISTRY, "pop1", encode(registration("pop1", 3, state=State.STARTING)))
+    again.put(REGISTRY, "pop1", encode(registration("pop1", 3, state=ServiceState.STARTING)))
     lab.run()
     entry = registry.entries()[0]
-    assert (entry.registration.incarnation, entry.state) == (3, State.STARTING)
+    assert (entry.registration.incarnation, entry.state) == (3, ServiceState.STARTING)
 
 
 def test_a_second_process_under_the_same_identity_ends_the_first_one_s_entry() -> None:
@@ -207,12 +211,14 @@ def test_a_second_process_under_the_same_identity_ends_the_first_one_s_entry() -
     first = Registrar(
         lab.join("pop1"),
         lab.clock,
-        registration("pop1", 1, lease_s=LEASE, state=State.SERVING),
+        registration("pop1", 1, lease_s=LEASE, state=ServiceState.SERVING),
         on_superseded=superseded.append,
     )
     first.start()
     lab.run(LEASE)
-    lab.join("pop1").put(REGISTRY, "pop1", encode(registration("pop1", 2, state=State.SERVING)))
+    lab.join("pop1").put(
+        REGISTRY, "pop1", encode(registration("pop1", 2, state=ServiceState.SERVING))
+    )
     lab.run(LEASE)
     assert not first.active
     assert [one.incarnation for one in superseded] == [2]
@@ -238,7 +244,7 @@ def test_nobody_can_write_another_s_entry() -> None:
 
 def test_an_entry_that_names_another_or_nothing_is_refused() -> None:
     lab = Lab()
-    refused: list[Refused] = []
+    refused: list[RejectedEntry] = []
     registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock, on_refused=refused.append)
     evil = lab.join("evil")
     evil.put(REGISTRY, "evil", encode(registration("pop1")))
@@ -259,18 +265,20 @@ def test_nobody_makes_itself_trusted() -> None:
     judging = Registry(
         lab.join("two", Role.OBSERVER),
         lab.clock,
-        appraise=lambda r: Trust(Tier.AFFIRMING, "verifier") if r.attestation == "ok" else Trust(),
+        appraise=lambda r: (
+            Appraisal(Tier.AFFIRMING, "verifier") if r.attestation == "ok" else Appraisal()
+        ),
     )
     serve(lab, "pop1", attestation="ok")
     lab.run()
-    assert plain.entries()[0].trust == Trust()
+    assert plain.entries()[0].trust == Appraisal()
     assert judging.entries()[0].trust.tier is Tier.AFFIRMING
     assert str(plain.entries()[0].trust).startswith("unattested: nobody has checked")
 
 
 def test_health_checks_are_reported_with_their_reasons() -> None:
     lab = Lab()
-    checks = Checks()
+    checks = HealthChecks()
     disk: list[str] = []
     checks.add("store", lambda: disk[0] if disk else None, HealthStatus.FAILING)
     checks.add("queue", lambda: "half full")
@@ -292,7 +300,7 @@ def test_health_checks_are_reported_with_their_reasons() -> None:
 
 
 def test_an_owner_cannot_say_what_only_a_watcher_finds() -> None:
-    for state in (State.GONE, State.LEFT, State.STALE):
+    for state in (ServiceState.GONE, ServiceState.LEFT, ServiceState.STALE):
         with pytest.raises(ValueError, match="cannot be declared"):
             registration("pop1", state=state)
         value = encode(registration("pop1")).replace(b'"starting"', f'"{state.value}"'.encode())
@@ -341,8 +349,8 @@ def test_nobody_is_available_without_a_new_value_within_its_lease(
         beats[owner] += what == "renew"
         if what in ("renew", "repeat", "old"):
             beat = beats[owner] - (what == "old")
-            value = registration(owner, beat=beat, lease_s=2, state=State.SERVING)
-            if known is None or known.state is State.LEFT or beat > known.registration.beat:
+            value = registration(owner, beat=beat, lease_s=2, state=ServiceState.SERVING)
+            if known is None or known.state is ServiceState.LEFT or beat > known.registration.beat:
                 fresh[owner] = now
             directory.take(owner, encode(value), now)
         elif what == "drop":

@@ -4,28 +4,41 @@ import json
 
 from fabric_lab import registration
 
-from phalanx.fabric.directory import Entry
-from phalanx.fabric.operations import StatusAnswer, Tally
-from phalanx.fabric.registration import Health, HealthStatus, Registration, State, Tier, Trust
-from phalanx.fabric.scope import Scope
-from phalanx.fabric.status import Report, Row, Verdict, report, to_json
+from phalanx.fabric.directory import RegistryEntry
+from phalanx.fabric.operations import AgentCounters, StatusAnswer
+from phalanx.fabric.registration import (
+    Appraisal,
+    Area,
+    Health,
+    HealthStatus,
+    Registration,
+    ServiceState,
+    Tier,
+)
+from phalanx.fabric.status import OverallStatus, StatusReport, StatusRow, report, to_json
 from phalanx.identity.names import Role
 
 
-def entry(owner: str, state: State = State.SERVING, **fields: object) -> Entry:
-    declared = state if state in (State.SERVING, State.DRAINING) else State.SERVING
-    return Entry(registration(owner, state=declared, lease_s=6, **fields), state, 10.0, True)
+def entry(
+    owner: str, state: ServiceState = ServiceState.SERVING, **fields: object
+) -> RegistryEntry:
+    declared = (
+        state if state in (ServiceState.SERVING, ServiceState.DRAINING) else ServiceState.SERVING
+    )
+    return RegistryEntry(
+        registration(owner, state=declared, lease_s=6, **fields), state, 10.0, True
+    )
 
 
-def row(found: Report, agent: str) -> Row:
+def row(found: StatusReport, agent: str) -> StatusRow:
     return next(row for row in found.rows if row.agent == agent)
 
 
 def test_all_is_well() -> None:
-    scope = Scope(domain="edge", slice="video")
-    answer = StatusAnswer("pop1", 1, State.SERVING, Health(), 5.0, load=0.25)
-    found = report([entry("pop2"), entry("pop1", scope=scope)], {"pop1": answer}, 12.0)
-    assert found.verdict is Verdict.WELL
+    scope = Area(domain="edge", slice="video")
+    answer = StatusAnswer("pop1", 1, ServiceState.SERVING, Health(), 5.0, load=0.25)
+    found = report([entry("pop2"), entry("pop1", area=scope)], {"pop1": answer}, 12.0)
+    assert found.verdict is OverallStatus.WELL
     assert found.findings == ()
     assert [one.agent for one in found.rows] == ["pop1", "pop2"]
     one, two = found.rows
@@ -39,15 +52,15 @@ def test_all_is_well() -> None:
 def test_what_needs_a_look_is_said_in_words() -> None:
     entries = [
         entry("pop1", health=Health(HealthStatus.DEGRADED, ("store: the disk is full",))),
-        entry("pop2", State.STALE),
-        entry("pop3", State.GONE),
-        entry("pop4", State.LEFT),
+        entry("pop2", ServiceState.STALE),
+        entry("pop3", ServiceState.GONE),
+        entry("pop4", ServiceState.LEFT),
         entry("pop5"),
     ]
-    tally = Tally(shed={"msg": 3, "evt": 1}, refused={"forged": 2})
-    answer = StatusAnswer("pop5", 1, State.SERVING, Health(), 5.0, tally=tally)
+    counters = AgentCounters(shed={"msg": 3, "evt": 1}, refused={"forged": 2})
+    answer = StatusAnswer("pop5", 1, ServiceState.SERVING, Health(), 5.0, counters=counters)
     found = report(entries, {"pop5": answer}, 12.0)
-    assert found.verdict is Verdict.ATTENTION
+    assert found.verdict is OverallStatus.ATTENTION
     assert found.findings == (
         "pop1 is degraded: store: the disk is full",
         "pop2 is stale: its lease ran out and was not renewed",
@@ -62,46 +75,51 @@ def test_what_needs_a_look_is_said_in_words() -> None:
 
 
 def test_no_agent_serves() -> None:
-    network = Entry(
-        Registration("net", Role.NETWORK, 1, state=State.SERVING), State.SERVING, 10.0, True
+    network = RegistryEntry(
+        Registration("net", Role.NETWORK, 1, state=ServiceState.SERVING),
+        ServiceState.SERVING,
+        10.0,
+        True,
     )
-    assert report([], {}, 0.0).verdict is Verdict.DOWN
-    found = report([network, entry("pop1", State.GONE)], {}, 12.0)
-    assert found.verdict is Verdict.DOWN
+    assert report([], {}, 0.0).verdict is OverallStatus.DOWN
+    found = report([network, entry("pop1", ServiceState.GONE)], {}, 12.0)
+    assert found.verdict is OverallStatus.DOWN
     assert found.findings[0] == "no agent serves"
 
 
 def test_an_answer_of_an_earlier_life_does_not_count() -> None:
-    answer = StatusAnswer("pop1", 1, State.DRAINING, Health(), 5.0)
+    answer = StatusAnswer("pop1", 1, ServiceState.DRAINING, Health(), 5.0)
     found = report([entry("pop1", incarnation=2)], {"pop1": answer}, 12.0)
     assert row(found, "pop1").state == "serving"
-    later = StatusAnswer("pop1", 2, State.DRAINING, Health(), 5.0)
+    later = StatusAnswer("pop1", 2, ServiceState.DRAINING, Health(), 5.0)
     found = report([entry("pop1", incarnation=2)], {"pop1": later}, 12.0)
     assert row(found, "pop1").state == "draining"
 
 
 def test_who_gave_no_sign_of_life_is_named() -> None:
-    seen = Entry(registration("pop1", state=State.SERVING), State.SERVING, 10.0, False)
+    seen = RegistryEntry(
+        registration("pop1", state=ServiceState.SERVING), ServiceState.SERVING, 10.0, False
+    )
     found = report([seen], {}, 12.0)
     assert "no sign of life was awaited from pop1" in found.notes
-    answer = StatusAnswer("pop1", 1, State.SERVING, Health(), 5.0)
+    answer = StatusAnswer("pop1", 1, ServiceState.SERVING, Health(), 5.0)
     assert len(report([seen], {"pop1": answer}, 12.0).notes) == 1
 
 
 def test_attested_agents_are_told_apart() -> None:
-    good = Entry(
-        registration("pop1", state=State.SERVING),
-        State.SERVING,
+    good = RegistryEntry(
+        registration("pop1", state=ServiceState.SERVING),
+        ServiceState.SERVING,
         10.0,
         True,
-        Trust(Tier.AFFIRMING, "verifier1"),
+        Appraisal(Tier.AFFIRMING, "verifier1"),
     )
-    bad = Entry(
-        registration("pop2", state=State.SERVING),
-        State.SERVING,
+    bad = RegistryEntry(
+        registration("pop2", state=ServiceState.SERVING),
+        ServiceState.SERVING,
         10.0,
         True,
-        Trust(Tier.CONTRAINDICATED, "verifier1"),
+        Appraisal(Tier.CONTRAINDICATED, "verifier1"),
     )
     found = report([good, bad], {}, 12.0)
     assert found.notes == ()
@@ -110,27 +128,29 @@ def test_attested_agents_are_told_apart() -> None:
 
 
 def test_only_those_that_were_asked_about_count() -> None:
-    recorder = Entry(Registration("rec", Role.RECORDER, 1, state=State.SERVING), State.SERVING, 10)
-    entries = [entry("pop1", State.STALE), entry("pop2"), recorder]
-    assert report(entries, {}, 12.0).verdict is Verdict.ATTENTION
-    assert report(entries, {}, 12.0, only=["pop1"]).verdict is Verdict.DOWN
+    recorder = RegistryEntry(
+        Registration("rec", Role.RECORDER, 1, state=ServiceState.SERVING), ServiceState.SERVING, 10
+    )
+    entries = [entry("pop1", ServiceState.STALE), entry("pop2"), recorder]
+    assert report(entries, {}, 12.0).verdict is OverallStatus.ATTENTION
+    assert report(entries, {}, 12.0, only=["pop1"]).verdict is OverallStatus.DOWN
     found = report(entries, {}, 12.0, only=["rec"])
-    assert (found.verdict, [one.agent for one in found.rows]) == (Verdict.WELL, ["rec"])
-    assert report([recorder], {}, 12.0).verdict is Verdict.DOWN
+    assert (found.verdict, [one.agent for one in found.rows]) == (OverallStatus.WELL, ["rec"])
+    assert report([recorder], {}, 12.0).verdict is OverallStatus.DOWN
 
 
 def test_who_follows_another_plan_is_named_once_for_each_scope() -> None:
-    video = Scope(domain="edge", slice="video")
+    video = Area(domain="edge", slice="video")
     entries = [
         *(entry(f"pop{number}", plan="aa") for number in range(1, 7)),
         entry("pop7", plan="bb"),
-        entry("pop8", State.GONE, plan="cc"),
+        entry("pop8", ServiceState.GONE, plan="cc"),
         entry("pop9"),
-        entry("cache", scope=video, plan="dd"),
-        entry("origin", scope=video, plan="ee"),
+        entry("cache", area=video, plan="dd"),
+        entry("origin", area=video, plan="ee"),
     ]
     found = report(entries, {}, 12.0)
-    assert found.verdict is Verdict.ATTENTION
+    assert found.verdict is OverallStatus.ATTENTION
     lines = {line for line in found.findings if "plan" in line}
     assert lines == {
         "pop7 follows another plan (bb) than pop1, pop2, pop3, pop4 and 2 more (aa): "
@@ -141,12 +161,12 @@ def test_who_follows_another_plan_is_named_once_for_each_scope() -> None:
     assert report(entries, {}, 12.0, only=["pop1"]).findings == ()
     assert len(report(entries, {}, 12.0, only=["pop7"]).findings) == 1
     assert row(found, "pop7").plan == "bb"
-    assert report(entries[:6], {}, 12.0).verdict is Verdict.WELL
+    assert report(entries[:6], {}, 12.0).verdict is OverallStatus.WELL
 
 
 def test_as_json() -> None:
     made = json.loads(to_json(report([entry("pop1")], {}, 12.0)))
     assert made["verdict"] == "well"
     assert made["rows"][0]["agent"] == "pop1"
-    assert set(made["rows"][0]) == set(Row.__struct_fields__)
+    assert set(made["rows"][0]) == set(StatusRow.__struct_fields__)
     assert b"\n" not in to_json(report([entry("pop1")], {}, 12.0), indent=0)

@@ -13,12 +13,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from phalanx.domain.events import Event
 from phalanx.fabric import telemetry
 from phalanx.fabric.telemetry import Telemetry, readable
-from phalanx.fabric.tracing import Place, Span, Spot
+from phalanx.fabric.tracing import Span, SpanPosition, SpanRef
 
-HERE = Place(Spot(5, 6))
+HERE = SpanPosition(SpanRef(5, 6))
 
 
-def span(place: Place = HERE, **data: object) -> Span:
+def span(place: SpanPosition = HERE, **data: object) -> Span:
     return Span(Event("pop1-2", 12.5, "pop1", "auction.bid", "pop1-1", data), 1e9, place)
 
 
@@ -46,13 +46,13 @@ def test_a_span_says_what_its_event_says() -> None:
 
 
 def test_a_span_hangs_below_its_parent_or_tells_where_its_trace_began() -> None:
-    below = readable("edge", span(Place(Spot(5, 6), parent_id=7)))
+    below = readable("edge", span(SpanPosition(SpanRef(5, 6), parent_id=7)))
     assert below.context is not None
     assert below.parent is not None
     assert (below.context.trace_id, below.context.span_id) == (5, 6)
     assert (below.parent.trace_id, below.parent.span_id) == (5, 7)
     assert below.links == ()
-    begins = readable("edge", span(Place(Spot(5, 6), origin=Spot(8, 9))))
+    begins = readable("edge", span(SpanPosition(SpanRef(5, 6), origin=SpanRef(8, 9))))
     assert begins.parent is None
     (link,) = begins.links
     assert (link.context.trace_id, link.context.span_id) == (8, 9)

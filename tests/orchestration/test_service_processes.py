@@ -149,9 +149,14 @@ def test_a_service_lives_through_crashes_after_every_step(domain: Domain, folder
     after = statuses(domain, [*kept, moved, added])
     assert [after[name].incarnation for name in (*kept, moved, added)] == [1, 1, 2, 1]
     for name in kept:
-        tally = after[name].tally
-        assert tally.delivered > at_first[name].tally.delivered
-        assert (tally.lost, tally.shed, tally.refused, tally.reconnects) == (0, {}, {}, 0)
+        counters = after[name].counters
+        assert counters.delivered > at_first[name].counters.delivered
+        assert (counters.lost, counters.shed, counters.refused, counters.reconnects) == (
+            0,
+            {},
+            {},
+            0,
+        )
     assert not (domain.folder / "sites" / "madrid").exists()
     with Operator(operator_bus(domain.folder)) as operator:
         survey = Survey(operator)

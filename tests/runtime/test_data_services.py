@@ -12,10 +12,10 @@ from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.events import Event
 from phalanx.fabric import calls
-from phalanx.fabric.access import STANDARD_POLICY, Gate, Provided
-from phalanx.fabric.client import Client
-from phalanx.fabric.invocation import Provider
+from phalanx.fabric.access import STANDARD_POLICY, Gate, Resource
+from phalanx.fabric.calls import CallClient
 from phalanx.fabric.operations import Operation
+from phalanx.fabric.provider import Provider
 from phalanx.identity.names import Identity, Role
 from phalanx.runtime.processes import data
 from phalanx.store.history import EventQuery, History
@@ -46,12 +46,12 @@ class Lab:
         self.hub = MemoryBroker(self.clock)
         self.store = SqlEventStore("sqlite://")
         self.store.receive("edge", EVENTS, scopes=SCOPES)
-        gate = Gate(STANDARD_POLICY, lambda: Provided("recorder", "edge"))
+        gate = Gate(STANDARD_POLICY, lambda: Resource("recorder", "edge"))
         identity = Identity("recorder", Role.RECORDER, "edge")
         provider = Provider(self.hub.join(identity), self.clock, gate.check)
         data.serve_history(provider, History(self.store.database), "edge")
         asker = self.hub.join(Identity("pop2", Role.AGENT, "edge"))
-        self.client = Client(asker, self.clock, life="1")
+        self.client = CallClient(asker, self.clock, life="1")
 
     def ask(self, operation: Operation[Any, Any], request: Struct) -> Any:
         answers: list[Any] = []
@@ -112,12 +112,12 @@ def test_knowledge_is_what_was_last_believed(lab: Lab) -> None:
 def test_a_run_that_is_not_there_is_said_in_a_line(lab: Lab) -> None:
     lab.store.forget("edge")
     answer = lab.ask(data.FIND, data.FindRequest())
-    assert isinstance(answer, calls.Failed)
+    assert isinstance(answer, calls.CallFailed)
     assert "edge" in answer.reason
 
 
 def test_a_limit_out_of_range_is_refused(lab: Lab) -> None:
     request = data.FindRequest(limit=data.MOST + 1)
     answer = lab.ask(data.FIND, request)
-    assert isinstance(answer, calls.Failed)
+    assert isinstance(answer, calls.CallFailed)
     assert "limit" in answer.reason

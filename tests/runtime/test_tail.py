@@ -11,8 +11,7 @@ from phalanx.bus.client import BrokerError
 from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.events import Event
-from phalanx.fabric.envelope import to_json
-from phalanx.fabric.event_envelopes import from_event
+from phalanx.fabric.envelope import from_event, to_json
 from phalanx.identity.names import Identity, Role
 from phalanx.runtime.processes.operator import SILENCE_S, Operator, Tail
 

@@ -25,8 +25,7 @@ from phalanx.bus.nats import NatsClient, NatsServer, find_server
 from phalanx.bus.nats.inbox import Reply
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
-from phalanx.fabric.calls import CallError
-from phalanx.fabric.client import Client
+from phalanx.fabric.calls import CallClient, CallError
 from phalanx.fabric.operations import (
     INVENTORY,
     STATUS,
@@ -36,7 +35,7 @@ from phalanx.fabric.operations import (
     StatusAnswer,
     StatusRequest,
 )
-from phalanx.fabric.registration import State
+from phalanx.fabric.registration import ServiceState
 from phalanx.fabric.registry import Registry
 from phalanx.identity import Files, LiveCredentials
 from phalanx.identity.names import Identity, Role
@@ -100,7 +99,7 @@ class Lab:
         except BaseException:
             self._stack.close()  # nobody else would: it is not entered yet
             raise
-        self.client = Client(self.exchange, self.clock, life="1")
+        self.client = CallClient(self.exchange, self.clock, life="1")
         self.registry = Registry(self.exchange, self.clock)
         self.exchange.follow(subjects.EVENTS, self._stored)
 
@@ -193,7 +192,7 @@ class Lab:
     def serving(self, *names: str) -> bool:
         """Whether these are registered as serving, by a lease that holds."""
         entries = (self.registry.get(name) for name in names)
-        return all(entry is not None and entry.state is State.SERVING for entry in entries)
+        return all(entry is not None and entry.state is ServiceState.SERVING for entry in entries)
 
     # -- waiting ----------------------------------------------------------------------------
 

@@ -121,7 +121,9 @@ def test_a_revoked_agent_is_out_at_once_and_its_name_comes_back_with_a_new_key(l
         with thief(lab, stolen) as stranger:
             lab.until(
                 lambda: [
-                    h for h in lab.of("access.refused", who=victim) if h.event.data["what"] == "key"
+                    h
+                    for h in lab.of("access.refused", subject=victim)
+                    if h.event.data["action"] == "key"
                 ],
                 "who comes with the old key is told by name",
             )
@@ -133,14 +135,14 @@ def test_a_revoked_agent_is_out_at_once_and_its_name_comes_back_with_a_new_key(l
             assert not stranger.connected
         lab.eventually(lambda: lab.status(victim).health.status is HealthStatus.OK, "it answers")
         assert len(lab.of("process.started", agent=victim)) == 1
-        assert not [h for h in lab.of("access.refused") if h.event.data["what"] == "identity"]
+        assert not [h for h in lab.of("access.refused") if h.event.data["action"] == "identity"]
 
 
 def test_an_auditor_goes_on_where_it_was_killed(lab: Lab) -> None:
     stolen = copied(lab, GUEST)
 
     def refusals() -> int:
-        return len(lab.of("access.refused", who=GUEST))
+        return len(lab.of("access.refused", subject=GUEST))
 
     with auditor(lab):
         lab.ground.domain.revoke(GUEST)

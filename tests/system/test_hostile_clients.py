@@ -32,8 +32,7 @@ from phalanx.bus.seal import Seal
 from phalanx.bus.seal.frames import SEALED
 from phalanx.bus.wire import MAX_OCTETS, encode
 from phalanx.domain.messages import Message, Performative, Verdict
-from phalanx.fabric.calls import RefusedFrame
-from phalanx.fabric.client import Client
+from phalanx.fabric.calls import CallClient, RefusedFrame
 from phalanx.fabric.operations import DRAIN, STATUS, DrainRequest, StatusRequest
 from phalanx.identity import (
     Credentials,
@@ -199,8 +198,8 @@ def test_who_proves_nothing_does_not_come_in(lab: Lab) -> None:
         lab.until(lambda n=known: len(lab.of("access.refused")) > n, context.__name__)
         refusal = lab.of("access.refused")[known].event
         assert refusal.agent == "broker1"
-        assert refusal.data["who"] == "? 127.0.0.1"
-        assert refusal.data["what"] == "certificate", refusal.data
+        assert refusal.data["subject"] == "? 127.0.0.1"
+        assert refusal.data["action"] == "certificate", refusal.data
     still_works(lab)
 
 
@@ -210,18 +209,22 @@ def test_garbage_at_the_door_harms_nobody(lab: Lab) -> None:
         with socket.create_connection(server.address) as plain, suppress(OSError):
             plain.sendall(garbage)
             plain.recv(100)
-    audited(lab, lambda data: data["what"] == "handshake", "garbage instead of TLS")
+    audited(lab, lambda data: data["action"] == "handshake", "garbage instead of TLS")
     with Wild.of(lab, folder_of(lab, MALLORY)) as client:
         client.say(os.urandom(2000) + b"\r\n")
         with suppress(OSError):
             while client.socket.recv(1 << 16):
                 pass
-    audited(lab, lambda d: (d["who"], d["what"]) == (MALLORY, "protocol"), "garbage inside TLS")
+    audited(
+        lab, lambda d: (d["subject"], d["action"]) == (MALLORY, "protocol"), "garbage inside TLS"
+    )
     with Wild.of(lab, folder_of(lab, MALLORY)) as client, suppress(OSError):
         client.say(f"PUB {subjects.message('run', 'north', MALLORY)} 100000000\r\n".encode())
         for _ in range(100):
             client.say(b"x" * 1_000_000)
-    audited(lab, lambda d: (d["who"], d["what"]) == (MALLORY, "oversize"), "a message of 100 MB")
+    audited(
+        lab, lambda d: (d["subject"], d["action"]) == (MALLORY, "oversize"), "a message of 100 MB"
+    )
     still_works(lab)
 
 
@@ -249,7 +252,7 @@ def test_nobody_speaks_or_hears_as_another(lab: Lab) -> None:
     for what, subject in forbidden:
         audited(
             lab,
-            lambda d, w=f"{what} {subject}": (d["who"], d["what"]) == (MALLORY, w),
+            lambda d, w=f"{what} {subject}": (d["subject"], d["action"]) == (MALLORY, w),
             f"{what} {subject}",
         )
     still_works(lab)
@@ -283,8 +286,10 @@ def test_garbage_from_a_member_is_refused_and_told(lab: Lab) -> None:
             exchange.publish(subject, payload)
         lab.rest(0.5)
     for who, whom in ((MALLORY, "north"), ("network", "north")):
-        audited(lab, lambda d, w=(who, whom): (d["who"], d["whom"]) == w, f"garbage of {who}")
-    refused = lab.status("north").tally.refused
+        audited(
+            lab, lambda d, w=(who, whom): (d["subject"], d["resource"]) == w, f"garbage of {who}"
+        )
+    refused = lab.status("north").counters.refused
     assert refused.get("garbage", 0) >= len(GARBAGE) - 2
     still_works(lab)
 
@@ -292,13 +297,15 @@ def test_garbage_from_a_member_is_refused_and_told(lab: Lab) -> None:
 def test_a_flood_of_calls_leaves_room_for_others(lab: Lab) -> None:
     mallory = lab.join(MALLORY)
     lab.until(lambda: mallory.connected, "it is connected")
-    client = Client(mallory, lab.clock, life="1")
+    client = CallClient(mallory, lab.clock, life="1")
     answers: list[Any] = []
     client.invoke("north", DRAIN, DrainRequest(), answers.append, timeout_s=5.0)
     lab.until(lambda: answers, "an agent may not send another away")
     assert isinstance(answers[0], RefusedFrame)
     audited(
-        lab, lambda d: (d["who"], d["what"]) == (MALLORY, "drain"), "a call that is not allowed"
+        lab,
+        lambda d: (d["subject"], d["action"]) == (MALLORY, "drain"),
+        "a call that is not allowed",
     )
     flood: list[Any] = []
     for _ in range(5_000):
@@ -385,13 +392,13 @@ def test_replayed_and_altered_proposals_are_not_believed(lab: Lab) -> None:
             audited(
                 lab,
                 lambda d, wanted=(who, initiator, why): (
-                    (d["who"], d["whom"], d["why"].partition(":")[0]) == wanted
+                    (d["subject"], d["resource"], d["reason"].partition(":")[0]) == wanted
                 ),
                 f"{why} {who}",
             )
         lab.rest(AUDIT_WINDOW_S)
-        assert not [h for h in lab.of("access.refused") if h.event.data["what"] == "identity"]
-        refused = lab.status(initiator).tally.refused
+        assert not [h for h in lab.of("access.refused") if h.event.data["action"] == "identity"]
+        refused = lab.status(initiator).counters.refused
         assert refused.get("replayed", 0) >= 1
         assert refused.get("no-session", 0) >= len(frames)
     lab.until(lab.held_off, "the attack is held off")

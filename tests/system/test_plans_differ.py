@@ -12,8 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from phalanx.cli.main import app
-from phalanx.fabric.calls import Failed, Refused
-from phalanx.fabric.client import Client
+from phalanx.fabric.calls import CallClient, CallFailed, CallRefused
 from phalanx.fabric.operations import (
     PROBE,
     RELOAD,
@@ -95,11 +94,11 @@ def test_agents_find_out_whether_they_reach_each_other(lab: Lab, tmp_path: Path)
         lab.ground.signal("east", signal.SIGCONT)
     assert probe(lab, "north", "east").round_trip_ms is not None
     answers: list[Any] = []
-    Client(lab.join("spare"), lab.clock, life="1").invoke(
+    CallClient(lab.join("spare"), lab.clock, life="1").invoke(
         "north", PROBE, ProbeRequest("east"), answers.append, timeout_s=5.0
     )
     lab.until(lambda: answers, "north answers spare")
-    assert isinstance(answers[0], Refused), "agents have no other one speak for them"
+    assert isinstance(answers[0], CallRefused), "agents have no other one speak for them"
 
 
 def test_a_plan_is_read_again_unless_it_needs_a_start(lab: Lab) -> None:
@@ -112,7 +111,7 @@ def test_a_plan_is_read_again_unless_it_needs_a_start(lab: Lab) -> None:
     ):
         path.write_text(text)
         answer = lab.ask("west", RELOAD, ReloadRequest())
-        assert isinstance(answer, Failed), answer
+        assert isinstance(answer, CallFailed), answer
         assert why in answer.reason
     assert len(findings(lab, 1)) == 1, "it follows what it followed"
 

@@ -63,18 +63,18 @@ def unknown(name: str, domain: str, names: tuple[str, ...]) -> PhalanxError:
 
 def why(name: str, error: CallError) -> str:
     """Return in words why a call of ``name`` was not answered as it should be."""
-    from phalanx.fabric.calls import Busy, NotFound, Refused, TimedOut  # noqa: PLC0415  # as above
+    from phalanx.fabric.calls import CallBusy, CallRefused, CallTimedOut, OperationUnknown  # noqa: PLC0415  # as above
 
     match error:
-        case TimedOut(unserved=True):
+        case CallTimedOut(unserved=True):
             return f"{name} does not answer: it does not run, or is cut off"
-        case TimedOut():
+        case CallTimedOut():
             return f"{name} does not answer: {error.reason}; phalanx status {name} tells more"
-        case Refused():
+        case CallRefused():
             return f"{name}: refused, {error.reason}"
-        case NotFound():
+        case OperationUnknown():
             return f"{name} does not do that: {error.reason}"
-        case Busy():
+        case CallBusy():
             return f"{name} is busy: {error.reason}; try again"
     return f"{name}: {error.reason}"
 

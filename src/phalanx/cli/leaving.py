@@ -11,7 +11,7 @@ from phalanx.cli.bus_options import counted, unknown, why
 from phalanx.cli.terminal import err, out, refuse, say
 from phalanx.domain.events import Event
 from phalanx.fabric.calls import CallError
-from phalanx.fabric.directory import Change
+from phalanx.fabric.directory import RegistryChange
 from phalanx.fabric.operations import (
     DRAIN,
     INVENTORY,
@@ -22,7 +22,7 @@ from phalanx.fabric.operations import (
     InventoryRequest,
     StopRequest,
 )
-from phalanx.fabric.registration import State
+from phalanx.fabric.registration import ServiceState
 from phalanx.reporting.event_text import describe
 from phalanx.runtime.processes.operator import Operator, Survey
 
@@ -108,8 +108,8 @@ class Leaving:
         elif name in self._open:
             self._open[name][event.kind] = event
 
-    def _changed(self, change: Change) -> None:
-        if change.entry.state is State.LEFT and change.entry.owner in self._open:
+    def _changed(self, change: RegistryChange) -> None:
+        if change.entry.state is ServiceState.LEFT and change.entry.owner in self._open:
             self._gone[change.entry.owner] = self._connected.clock.now()
 
     def _look(self, name: str) -> None:

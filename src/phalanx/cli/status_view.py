@@ -12,8 +12,8 @@ from rich.text import Text
 
 from phalanx.cli.bus_options import counted, unknown
 from phalanx.cli.terminal import err, out
-from phalanx.fabric.scope import END_TO_END
-from phalanx.fabric.status import Report, Row, Verdict, report, to_json
+from phalanx.fabric.registration import END_TO_END
+from phalanx.fabric.status import OverallStatus, StatusReport, StatusRow, report, to_json
 from phalanx.runtime.processes.operator import Operator, Survey
 
 WIDE = 100
@@ -58,7 +58,7 @@ class StatusView:
         self._as_json = as_json
         self._survey = Survey(connected)
 
-    def show(self) -> Verdict:
+    def show(self) -> OverallStatus:
         """Print how they are now, once there were signs of life, and return the verdict."""
         self._settle()
         found = self._report()
@@ -89,7 +89,7 @@ class StatusView:
             if name not in self._survey.names:
                 raise unknown(name, self._connected.identity.domain, self._survey.names)
 
-    def _report(self) -> Report:
+    def _report(self) -> StatusReport:
         entries, now = self._survey.registry.entries(), self._connected.clock.now()
         return report(entries, self._survey.answers, now, only=self._only)
 
@@ -105,14 +105,14 @@ class StatusView:
         return Group(shown, cut)
 
 
-def view(found: Report, *, whole: bool = True) -> Group:
+def view(found: StatusReport, *, whole: bool = True) -> Group:
     """Return a report, of the whole domain or not, for people: a table, words, and the verdict."""
     notes = [Text(line, style="dim") for line in found.notes]
     findings = [Text(line, style=_STYLES[found.verdict.value]) for line in found.findings]
     return Group(_table(found.rows), *notes, *findings, _verdict(found, whole=whole))
 
 
-def _table(rows: tuple[Row, ...]) -> Table:
+def _table(rows: tuple[StatusRow, ...]) -> Table:
     gap = 2 if out.width >= WIDE else 1
     table = Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
     scopes = any(row.scope != str(END_TO_END) for row in rows)
@@ -140,7 +140,7 @@ def _table(rows: tuple[Row, ...]) -> Table:
     return table
 
 
-def _verdict(found: Report, *, whole: bool) -> Text:
+def _verdict(found: StatusReport, *, whole: bool) -> Text:
     known = [row for row in found.rows if row.role == "agent"]
     noun = "agent"
     if not known and not whole:

@@ -74,7 +74,7 @@ KINDS: dict[str, str] = {
     "connection.lost": "a process can speak with nobody: its connection is gone",
     "connection.regained": "a process can speak with the others again",
     "outbox.shed": "events were let go that no stream had acknowledged yet",
-    "access.refused": "somebody was refused, or not believed: a call, a message, an entry",
+    "access.refused": "a call, a message or a registry entry was refused or not believed",
 }
 """Every kind of event, with what it says. Functions may add kinds of their own."""
 

@@ -1,28 +1,34 @@
-"""Access control: who may invoke what on whom, decided by rules, with the reason.
+"""Access control: which subject may invoke which operation of which provider, and the reason.
 
 A rule allows or denies. Whatever the order of the rules, a rule that denies wins over all that
 allow. Where no rule speaks, a read within one's own domain is allowed, and what changes
 something is denied. No rule gives what the broker would not let through: only the roles in
 ``CALLERS`` may publish calls at all.
 
-A caller's name and role are proven by the subject of its call. A role that a service claims in
+A subject's name and role are proven by the subject of its call. A role that a service claims in
 the registry never counts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import call
+from phalanx.domain.errors import ScenarioError
 from phalanx.fabric.operations import Operation
-from phalanx.fabric.scope import END_TO_END, Scope
+from phalanx.fabric.registration import END_TO_END, Area
 from phalanx.identity.names import Identity, Role
+from phalanx.loading import Offence, Tree, one_line, parse_as, read_text, refusal
+from phalanx.loading.refusals import first_offence, twice
 
 CallerRole = Literal["agent", "orchestrator", "operator"]
 CALLERS = (Role.AGENT, Role.ORCHESTRATOR, Role.OPERATOR)
@@ -34,70 +40,69 @@ Pattern = Text
 Patterns = Annotated[tuple[Pattern, ...], Meta(max_length=256)]
 
 
-class Who(Struct, frozen=True, forbid_unknown_fields=True):
-    """Callers that a rule is about: all that is given must fit, and something must be."""
+class SubjectMatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Callers that a rule is about; all given fields must match, at least one is needed."""
 
     role: tuple[CallerRole, ...] = ()
     """One of these."""
     name: Patterns = ()
     """One of these."""
-    scope: Scope | None = None
-    """The caller cares for nothing outside of this."""
+    area: Area | None = None
+    """The caller manages nothing outside of it."""
 
 
-class Whom(Struct, frozen=True, forbid_unknown_fields=True):
-    """Providers that a rule is about: all that is given must fit, and something must be."""
+class ResourceMatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Providers that a rule is about; all given fields must match, at least one is needed."""
 
     owner: Patterns = ()
     """One of these."""
-    scope: Scope | None = None
-    """The provider cares for nothing outside of this."""
+    area: Area | None = None
+    """The provider manages nothing outside of it."""
     capability: Patterns = ()
     """The provider has one of these."""
 
 
-class Rule(Struct, frozen=True, forbid_unknown_fields=True):
+class AccessRule(Struct, frozen=True, forbid_unknown_fields=True):
     """One line of an access control list."""
 
     name: Text
     """Stands in decisions and in the audit."""
     effect: Literal["allow", "deny"]
-    who: Who
-    what: Annotated[tuple[Pattern, ...], Meta(min_length=1, max_length=256)]
-    """Names of operations."""
-    on: Whom
+    subject: SubjectMatch
+    operations: Annotated[tuple[Pattern, ...], Meta(min_length=1, max_length=256)]
+    resource: ResourceMatch
 
 
-class Policy(Struct, frozen=True, forbid_unknown_fields=True):
-    """An access control list, and what those who call care for."""
+class AccessPolicy(Struct, frozen=True, forbid_unknown_fields=True):
+    """An access control list, and the areas that callers manage."""
 
-    rules: Annotated[tuple[Rule, ...], Meta(max_length=10_000)] = ()
-    scopes: dict[Text, Scope] = {}
-    """By the caller's name; that of who is not named is unknown."""
+    rules: Annotated[tuple[AccessRule, ...], Meta(max_length=10_000)] = ()
+    areas: dict[Text, Area] = {}
+    """By the caller's name; the area of a caller that is not named is unknown."""
 
-    def caller(self, identity: Identity) -> Caller:
-        """Return what is known of who calls."""
-        return Caller(identity, self.scopes.get(identity.name))
+    def subject(self, identity: Identity) -> Subject:
+        """Return what is known of a caller."""
+        return Subject(identity, self.areas.get(identity.name))
 
 
-class Caller(Struct, frozen=True):
-    """Who calls."""
+class Subject(Struct, frozen=True):
+    """A caller as a provider knows it."""
 
     identity: Identity
-    scope: Scope | None = None
-    """What it cares for; None: unknown, which no rule that allows takes for inside."""
+    area: Area | None = None
+    """What it manages; None if unknown, which a rule that allows takes for outside of its area."""
 
 
-class Provided(Struct, frozen=True):
-    """Whom is called."""
+class Resource(Struct, frozen=True):
+    """A provider, as rules see it."""
 
     owner: str
     domain: str
-    scope: Scope = END_TO_END
+    area: Area = END_TO_END
     capabilities: tuple[str, ...] = ()
 
 
-class Decision(Struct, frozen=True):
+class AccessDecision(Struct, frozen=True):
     """Whether a call may be made, and why."""
 
     allowed: bool
@@ -107,63 +112,65 @@ class Decision(Struct, frozen=True):
 
 
 STANDARD_RULES = (
-    Rule(
+    AccessRule(
         "people-and-orchestrators",
         "allow",
-        Who(role=("operator", "orchestrator")),
+        SubjectMatch(role=("operator", "orchestrator")),
         ("*",),
-        Whom(owner=("*",)),
+        ResourceMatch(owner=("*",)),
     ),
 )
 """Operators and orchestrators may invoke everything; agents may read."""
-STANDARD_POLICY = Policy(STANDARD_RULES)
+STANDARD_POLICY = AccessPolicy(STANDARD_RULES)
 
 
 def decide(
-    policy: Policy, caller: Caller, operation: str, changes: bool, provider: Provided
-) -> Decision:
-    """Return whether ``caller`` may invoke ``operation``; depends on nothing but its arguments.
+    policy: AccessPolicy, subject: Subject, operation: str, changes: bool, provider: Resource
+) -> AccessDecision:
+    """Return whether ``subject`` may invoke ``operation``; depends on nothing but its arguments.
 
     Args:
         policy: the rules.
-        caller: who calls, as the provider knows it.
+        subject: the caller.
         operation: its name.
         changes: whether it changes something.
-        provider: whom is called.
+        provider: the provider that is called.
 
     """
-    who = caller.identity
-    subject = call(provider.domain, provider.owner, operation, who.role.value, who.name)
-    if not grants(who).may_publish(subject):
-        return Decision(False, f"the broker lets no {who.role.value} of {who.domain!r} call this")
+    me = subject.identity
+    address = call(provider.domain, provider.owner, operation, me.role.value, me.name)
+    if not grants(me).may_publish(address):
+        return AccessDecision(
+            False, f"the broker lets no {me.role.value} of {me.domain!r} call this"
+        )
     applying = sorted(
-        (rule for rule in policy.rules if _applies(rule, caller, operation, provider)),
+        (rule for rule in policy.rules if _applies(rule, subject, operation, provider)),
         key=lambda rule: (rule.effect != "deny", rule.name),
     )
     if applying:
         rule = applying[0]
         allowed = rule.effect == "allow"
         verb = "allows" if allowed else "denies"
-        return Decision(allowed, f"rule {rule.name!r} {verb} it", rule.name)
+        return AccessDecision(allowed, f"rule {rule.name!r} {verb} it", rule.name)
     if not changes:
-        return Decision(True, "reads within one's own domain are allowed")
-    return Decision(False, "no rule allows it, and it changes something")
+        return AccessDecision(True, "reads within one's own domain are allowed")
+    return AccessDecision(False, "no rule allows it, and it changes something")
 
 
-def _applies(rule: Rule, caller: Caller, operation: str, provider: Provided) -> bool:
+def _applies(rule: AccessRule, subject: Subject, operation: str, provider: Resource) -> bool:
     """Whether a rule is about this call; what is unknown counts as it widens access least."""
     denies = rule.effect == "deny"
-    who, on = rule.who, rule.on
-    if who.scope is not None and not (
-        denies if caller.scope is None else who.scope.contains(caller.scope)
+    who, on = rule.subject, rule.resource
+    if who.area is not None and not (
+        denies if subject.area is None else who.area.contains(subject.area)
     ):
         return False
     return (
-        (not who.role or caller.identity.role.value in who.role)
-        and (not who.name or _any(who.name, caller.identity.name))
-        and _any(rule.what, operation)
+        (not who.role or subject.identity.role.value in who.role)
+        and (not who.name or _any(who.name, subject.identity.name))
+        and _any(rule.operations, operation)
         and (not on.owner or _any(on.owner, provider.owner))
-        and (on.scope is None or on.scope.contains(provider.scope))
+        and (on.area is None or on.area.contains(provider.area))
         and (not on.capability or any(_any(on.capability, c) for c in provider.capabilities))
     )
 
@@ -180,11 +187,62 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 class Gate:
     """Decides for one provider; the policy may be changed while it runs."""
 
-    def __init__(self, policy: Policy, provider: Callable[[], Provided]) -> None:
+    def __init__(self, policy: AccessPolicy, provider: Callable[[], Resource]) -> None:
         self.policy = policy
         self._provider = provider
 
-    def check(self, caller: Identity, operation: Operation[Any, Any]) -> Decision:
+    def check(self, caller: Identity, operation: Operation[Any, Any]) -> AccessDecision:
         """Return whether ``caller`` may invoke ``operation`` now."""
-        who = self.policy.caller(caller)
-        return decide(self.policy, who, operation.name, operation.changes, self._provider())
+        subject = self.policy.subject(caller)
+        return decide(self.policy, subject, operation.name, operation.changes, self._provider())
+
+
+def load_policy(path: str | Path) -> AccessPolicy:
+    """Return the access control list in the file ``path``.
+
+    Raises:
+        ScenarioError: with one line ``FILE: FIELD (line N): what is wrong; what is allowed``.
+
+    """
+    return parse_policy(read_text(path), str(path))
+
+
+def parse_policy(text: str, name: str) -> AccessPolicy:
+    """Return the access control list that ``text`` describes; ``name`` is the file's, for errors.
+
+    Raises:
+        ScenarioError: as ``load_policy``.
+
+    """
+    if name.endswith(".toml"):
+        policy, tree = _parse_toml(text, name)
+    else:
+        policy, tree = parse_as(AccessPolicy, text, name)
+    for field, why in _offences(policy):
+        raise refusal(name, tree, field, why)
+    return policy
+
+
+def _parse_toml(text: str, name: str) -> tuple[AccessPolicy, Tree]:
+    try:
+        tree = Tree(tomllib.loads(text), {})
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ScenarioError(one_line(f"{name}: no TOML: {error}")) from None
+    try:
+        return msgspec.convert(tree.data, AccessPolicy), tree
+    except msgspec.ValidationError as error:
+        field, why = first_offence(tree.data, AccessPolicy) or ("", str(error))
+        raise refusal(name, tree, field, why) from None
+
+
+def _offences(policy: AccessPolicy) -> Iterator[Offence]:
+    """Yield what the fields say about each other and may not."""
+    yield from twice("rules", (rule.name for rule in policy.rules), ".name")
+    for index, rule in enumerate(policy.rules):
+        if not (rule.subject.role or rule.subject.name or rule.subject.area is not None):
+            yield f"rules[{index}].subject", "nothing is named; for all callers write name: ['*']"
+        if not (rule.resource.owner or rule.resource.capability or rule.resource.area is not None):
+            yield (
+                f"rules[{index}].resource",
+                "nothing is named; for all providers write owner: ['*']",
+            )

@@ -14,11 +14,9 @@ from msgspec import Raw, Struct
 
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerClient, Delivery, Subscription
-from phalanx.fabric.audit import Refusal
+from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.calls import shorten
-from phalanx.fabric.envelope import Attribute, Envelope, from_json, to_json
-from phalanx.fabric.event_envelopes import source
-from phalanx.fabric.times import EnvelopeError
+from phalanx.fabric.envelope import Attribute, Envelope, EnvelopeError, from_json, source, to_json
 
 S = TypeVar("S", bound=Struct)
 
@@ -89,7 +87,7 @@ def listen(
     handler: Callable[[Announcement[S]], None],
     *,
     publisher: str | None = None,
-    on_refused: Callable[[Refusal], None] | None = None,
+    on_refused: Callable[[AccessRefusal], None] | None = None,
 ) -> Subscription:
     """Hear announcements on ``topic`` from now on.
 
@@ -119,7 +117,9 @@ def listen(
             data = msgspec.json.decode(envelope.data, type=topic.data)
         except (EnvelopeError, msgspec.MsgspecError, ValueError, RecursionError) as error:
             if on_refused is not None:
-                on_refused(Refusal(speaker, f"pub {topic.name}", me.name, shorten(str(error))))
+                on_refused(
+                    AccessRefusal(speaker, f"pub {topic.name}", me.name, shorten(str(error)))
+                )
             return
         cause = envelope.extensions.get("cause")
         cause = cause if isinstance(cause, str) else None

@@ -223,7 +223,7 @@ def _messages() -> dict[str, Any]:
                 "type": "object",
                 "required": ["type", "answer"],
                 "properties": {
-                    "type": {"const": "Done"},
+                    "type": {"const": "CallDone"},
                     "answer": _schema(operation.answer.__name__),
                 },
             },

@@ -8,13 +8,13 @@ import msgspec
 
 from phalanx.domain.goals import Predicate
 from phalanx.domain.messages import Message
-from phalanx.fabric.calls import Busy, Failed, NotFound, Refused, TimedOut
+from phalanx.fabric.calls import CallBusy, CallFailed, CallRefused, CallTimedOut, OperationUnknown
 from phalanx.fabric.envelope import JSON
 from phalanx.fabric.network.codec import Answered, Declined, Do, News, Sync, Synced
 from phalanx.fabric.operations import AGENT_OPERATIONS
 from phalanx.fabric.registration import Registration
 
-ERRORS = (NotFound, Refused, Busy, Failed, TimedOut)
+ERRORS = (OperationUnknown, CallRefused, CallBusy, CallFailed, CallTimedOut)
 ASKS = (Sync, Do)
 REPLIES = (Synced, Answered, Declined)
 NETWORK = (*ASKS, *REPLIES, News)

@@ -26,17 +26,18 @@ REST = "*"
 _SHOWN = 200
 
 
-class Refusal(Struct, frozen=True):
+class AccessRefusal(Struct, frozen=True):
     """Something that was not allowed, or not believed."""
 
-    who: str
-    """The authenticated speaker."""
-    what: str
+    subject: str
+    """The authenticated caller or sender."""
+    action: str
     """An operation, or what else was tried."""
-    whom: str
-    why: str
+    resource: str
+    """The provider, or what else the action was about."""
+    reason: str
     rule: str | None = None
-    """Name of the rule that decided; None: the door itself."""
+    """Name of the rule that decided; None if no rule did."""
 
 
 class _Window:
@@ -47,10 +48,10 @@ class _Window:
     def __init__(self) -> None:
         self.recorded = 0
         self.suppressed = 0
-        self.last: Refusal | None = None
+        self.last: AccessRefusal | None = None
 
 
-class Audit:
+class AccessAudit:
     """Records refusals as events.
 
     Args:
@@ -69,10 +70,10 @@ class Audit:
         self._cause = cause
         self._windows: dict[str, _Window] = {}
 
-    def __call__(self, refusal: Refusal) -> None:
+    def __call__(self, refusal: AccessRefusal) -> None:
         """Record a refusal, or count it for the event that ends the window."""
         self.refused += 1
-        key = refusal.who
+        key = refusal.subject
         if key not in self._windows and len(self._windows) >= CALLERS:
             key = REST
         window = self._windows.get(key)
@@ -81,7 +82,7 @@ class Audit:
             self._clock.call_at(self._clock.now() + WINDOW_S, partial(self._end, key))
         if window.recorded < BURST:
             window.recorded += 1
-            self._write(refusal, refusal.who, 0)
+            self._write(refusal, refusal.subject, 0)
         else:
             window.suppressed += 1
             window.last = refusal
@@ -91,14 +92,14 @@ class Audit:
         if window.last is not None:
             self._write(window.last, key, window.suppressed - 1)
 
-    def _write(self, refusal: Refusal, who: str, suppressed: int) -> None:
+    def _write(self, refusal: AccessRefusal, subject: str, suppressed: int) -> None:
         self._record(
             KIND,
             self._cause,
-            who=who,
-            what=refusal.what[:_SHOWN],
-            whom=refusal.whom,
-            why=refusal.why[:_SHOWN],
+            subject=subject,
+            action=refusal.action[:_SHOWN],
+            resource=refusal.resource,
+            reason=refusal.reason[:_SHOWN],
             rule=refusal.rule,
             suppressed=suppressed,
         )

@@ -8,7 +8,7 @@ No I/O and no clock: what came in and the time go in, changes come out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 
 from msgspec import Struct
@@ -16,37 +16,41 @@ from msgspec.structs import replace
 
 from phalanx.fabric.registration import (
     DECLARED,
+    Appraisal,
+    Area,
+    HealthStatus,
     Registration,
     RegistrationError,
-    State,
-    Trust,
+    ServiceState,
+    Tier,
     decode,
 )
+from phalanx.identity.names import Role
 
 GONE_LEASES = 3
 """An owner of which nothing was heard for so many leases is gone."""
 FORGET_S = 600.0
 """How long one that left or is gone stays in sight."""
 
-Appraise = Callable[[Registration], Trust]
+Appraise = Callable[[Registration], Appraisal]
 """A relying party's policy: how far to trust a service, by the attestation that it presents."""
 
 
-def unattested(_registration: Registration) -> Trust:
+def unattested(_registration: Registration) -> Appraisal:
     """Trust nobody's code, since nobody checks it yet."""
-    return Trust()
+    return Appraisal()
 
 
-class Entry(Struct, frozen=True):
+class RegistryEntry(Struct, frozen=True):
     """A service as this watcher knows it."""
 
     registration: Registration
-    state: State
+    state: ServiceState
     heard: float
     """When it was last heard, or when it ended, in seconds of the watcher's clock."""
     confirmed: bool = False
     """Whether it was renewed in the watcher's sight. If not, it may have died long ago."""
-    trust: Trust = Trust()
+    trust: Appraisal = Appraisal()
 
     @property
     def owner(self) -> str:
@@ -65,14 +69,14 @@ class Entry(Struct, frozen=True):
         return max(self.heard + self.registration.lease_s - now, 0.0)
 
 
-class Change(Struct, frozen=True):
+class RegistryChange(Struct, frozen=True):
     """An entry that is new or different; a plain renewal is no change."""
 
-    entry: Entry
-    before: Entry | None
+    entry: RegistryEntry
+    before: RegistryEntry | None
 
 
-class Refused(Struct, frozen=True):
+class RejectedEntry(Struct, frozen=True):
     """Something in the table that is not believed."""
 
     owner: str
@@ -90,24 +94,26 @@ class Directory:
         """Values of the table that were not believed, by reason."""
         self._appraise = appraise
         self._forget_s = forget_s
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, RegistryEntry] = {}
         self._connected_since: float | None = -inf
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[RegistryEntry, ...]:
         """Return what is known, by owner."""
         return tuple(self._entries[owner] for owner in sorted(self._entries))
 
-    def get(self, owner: str) -> Entry | None:
+    def get(self, owner: str) -> RegistryEntry | None:
         """Return what is known of one owner."""
         return self._entries.get(owner)
 
-    def take(self, owner: str, value: bytes | None, now: float) -> list[Change | Refused]:
+    def take(
+        self, owner: str, value: bytes | None, now: float
+    ) -> list[RegistryChange | RejectedEntry]:
         """Take a value of the table, None for one that was dropped."""
         known = self._entries.get(owner)
         if value is None:
-            if known is None or known.state is State.LEFT:
+            if known is None or known.state is ServiceState.LEFT:
                 return []
-            return [self._set(replace(known, state=State.LEFT, heard=now), known)]
+            return [self._set(replace(known, state=ServiceState.LEFT, heard=now), known)]
         try:
             registration = decode(value)
         except RegistrationError as error:
@@ -115,7 +121,7 @@ class Directory:
         if registration.owner != owner:
             return [self._refuse(owner, "impostor", f"it names {registration.owner!r} as owner")]
         renewed = False
-        if known is not None and known.state is not State.LEFT:
+        if known is not None and known.state is not ServiceState.LEFT:
             if registration.stamp == known.registration.stamp:
                 return []  # told again, as after a reconnect: no sign of life
             if registration.stamp < known.registration.stamp:
@@ -124,7 +130,9 @@ class Directory:
             renewed = True
         elif known is not None and registration.incarnation < known.registration.incarnation:
             return [self._refuse(owner, "outdated", "of an incarnation before the one that left")]
-        entry = Entry(registration, registration.state, now, renewed, self._appraise(registration))
+        entry = RegistryEntry(
+            registration, registration.state, now, renewed, self._appraise(registration)
+        )
         if known is not None and _same(entry, known):
             self._entries[owner] = entry
             return []
@@ -137,18 +145,18 @@ class Directory:
         elif not connected:
             self._connected_since = None
 
-    def tick(self, now: float) -> list[Change]:
+    def tick(self, now: float) -> list[RegistryChange]:
         """Judge the leases at ``now``."""
-        changes: list[Change] = []
+        changes: list[RegistryChange] = []
         for owner in sorted(o for o, entry in self._entries.items() if self._due(entry) <= now):
             entry = self._entries[owner]
             if entry.available:
-                changes.append(self._set(replace(entry, state=State.STALE), entry))
+                changes.append(self._set(replace(entry, state=ServiceState.STALE), entry))
                 entry = self._entries[owner]
                 if self._due(entry) > now:
                     continue
-            if entry.state is State.STALE:
-                changes.append(self._set(replace(entry, state=State.GONE, heard=now), entry))
+            if entry.state is ServiceState.STALE:
+                changes.append(self._set(replace(entry, state=ServiceState.GONE, heard=now), entry))
             else:
                 del self._entries[owner]
         return changes
@@ -158,30 +166,87 @@ class Directory:
         due = min(map(self._due, self._entries.values()), default=inf)
         return due if due < inf else None
 
-    def _due(self, entry: Entry) -> float:
+    def _due(self, entry: RegistryEntry) -> float:
         """Return when the state of ``entry`` changes by itself."""
         lease = entry.registration.lease_s
         if entry.available:
             return entry.heard + lease
-        if entry.state is State.STALE:
+        if entry.state is ServiceState.STALE:
             if self._connected_since is None:
                 return inf
             return max(entry.heard + GONE_LEASES * lease, self._connected_since + lease)
         return entry.heard + self._forget_s
 
-    def _set(self, entry: Entry, before: Entry | None) -> Change:
+    def _set(self, entry: RegistryEntry, before: RegistryEntry | None) -> RegistryChange:
         self._entries[entry.owner] = entry
-        return Change(entry, before)
+        return RegistryChange(entry, before)
 
-    def _refuse(self, owner: str, reason: str, detail: str) -> Refused:
+    def _refuse(self, owner: str, reason: str, detail: str) -> RejectedEntry:
         self.refused[reason] = self.refused.get(reason, 0) + 1
-        return Refused(owner, reason, detail)
+        return RejectedEntry(owner, reason, detail)
 
 
-def _same(entry: Entry, known: Entry) -> bool:
+def _same(entry: RegistryEntry, known: RegistryEntry) -> bool:
     """Whether ``entry`` says nothing else than ``known``, only later."""
     beat = known.registration.beat
     return (
         replace(entry, heard=known.heard, registration=replace(entry.registration, beat=beat))
         == known
+    )
+
+
+class ServiceQuery(Struct, frozen=True):
+    """What is looked for; each field that is given narrows it."""
+
+    capability: str | None = None
+    operation: str | None = None
+    role: Role | None = None
+    area: Area | None = None
+    """The area that the service must manage."""
+    containing: bool = True
+    """Whether a service with a larger area matches too; otherwise only the same area does."""
+    least_trust: Tier = Tier.UNATTESTED
+    least_health: HealthStatus = HealthStatus.DEGRADED
+    states: tuple[ServiceState, ...] = (ServiceState.SERVING,)
+
+    def matches(self, entry: RegistryEntry) -> bool:
+        """Whether ``entry`` is one of those looked for."""
+        service = entry.registration
+        return (
+            entry.state in self.states
+            and (self.capability is None or self.capability in service.capabilities)
+            and (self.operation is None or self.operation in service.operations)
+            and (self.role is None or self.role is service.role)
+            and (self.area is None or self._in_area(service.area, self.area))
+            and entry.trust.tier.rank >= self.least_trust.rank
+            and _badness(service.health.status) <= _badness(self.least_health)
+        )
+
+    def _in_area(self, found: Area, wanted: Area) -> bool:
+        return found.contains(wanted) if self.containing else found == wanted
+
+
+_HEALTH = tuple(HealthStatus)
+
+
+def _badness(status: HealthStatus) -> int:
+    return _HEALTH.index(status)
+
+
+def find(entries: Iterable[RegistryEntry], query: ServiceQuery) -> tuple[RegistryEntry, ...]:
+    """Return the entries that match, best first.
+
+    The order is: best health, narrowest area, most trust, least load (unknown last), name.
+    """
+    return tuple(sorted(filter(query.matches, entries), key=_order))
+
+
+def _order(entry: RegistryEntry) -> tuple[int, int, int, float, str]:
+    service = entry.registration
+    return (
+        _badness(service.health.status),
+        -service.area.depth,
+        -entry.trust.tier.rank,
+        inf if service.load is None else service.load,
+        entry.owner,
     )

@@ -13,8 +13,10 @@ calls. Extension attributes in use:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -22,7 +24,54 @@ import msgspec
 from msgspec import Raw, Struct
 
 from phalanx.bus.wire import MAX_OCTETS
-from phalanx.fabric.times import EnvelopeError, parse_time
+from phalanx.domain.errors import PhalanxError
+from phalanx.domain.events import Event
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d[.Zz+-]")
+"""How a time must begin; the standard library also reads other forms of ISO 8601."""
+_SHOWN = 160
+
+
+class EnvelopeError(PhalanxError):
+    """Something is no envelope, or cannot be one; the text is one line."""
+
+    def __init__(self, text: str) -> None:
+        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        super().__init__(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…")
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def format_time(seconds: float) -> str:
+    """Return seconds since 1970 as RFC 3339, to the microsecond.
+
+    Raises:
+        EnvelopeError: if no date can be made of them.
+
+    """
+    try:
+        when = _EPOCH + timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        raise EnvelopeError(f"{seconds} is no time") from None
+    return when.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> float:
+    """Return the seconds since 1970 of a time in RFC 3339.
+
+    Raises:
+        EnvelopeError: if it is none.
+
+    """
+    try:
+        when = datetime.fromisoformat(text.upper())
+        if when.tzinfo is not None and _RFC3339.match(text):
+            return when.timestamp()
+    except (ValueError, OverflowError):
+        pass
+    raise EnvelopeError(f"time {text!r} is not as in RFC 3339")
+
 
 SPEC_VERSION = "1.0"
 JSON = "application/json"
@@ -224,3 +273,100 @@ def unquoted(name: str, value: str) -> str:
         return unquote_to_bytes(value).decode()
     except UnicodeError:
         raise EnvelopeError(f"header {name} is no text") from None
+
+
+_KIND = re.compile(r"phalanx\.(?=.)")
+_SOURCE = re.compile(r"/phalanx/([^/]+)/([^/]+)\Z")
+
+
+def source(domain: str, name: str) -> str:
+    """Return the source of what ``name`` says: ``/phalanx/<domain>/<name>``."""
+    return f"/phalanx/{quote(domain, safe='')}/{quote(name, safe='')}"
+
+
+def speaker(text: str) -> tuple[str, str]:
+    """Return ``(domain, name)`` of a source.
+
+    Raises:
+        EnvelopeError: if it is none of ours.
+
+    """
+    match = _SOURCE.match(text)
+    if match:
+        domain, name = (unquoted("source", part) for part in match.groups())
+        if text == source(domain, name):
+            return domain, name
+    raise EnvelopeError(f"source {text!r} is not as /phalanx/<domain>/<name>")
+
+
+def kind_of(envelope: Envelope) -> str:
+    """Return the kind of an envelope of type ``phalanx.<kind>``.
+
+    Raises:
+        EnvelopeError: if its type is none of ours.
+
+    """
+    match = _KIND.match(envelope.type)
+    if match is None:
+        raise EnvelopeError(f"type {envelope.type!r} is not as phalanx.<kind>")
+    return envelope.type[match.end() :]
+
+
+def from_event(event: Event, domain: str, *, epoch_s: float = 0.0) -> Envelope:
+    """Return the envelope of an event.
+
+    Args:
+        event: what happened.
+        domain: of the agent that recorded it.
+        epoch_s: when that agent's clock was zero, in seconds since 1970 by its machine.
+            Only people read what follows from it: machines' clocks need not agree.
+
+    Raises:
+        EnvelopeError: if the event holds what cannot travel.
+
+    """
+    if not math.isfinite(event.time):
+        raise EnvelopeError(f"event {event.id!r} has no finite time")
+    extensions: dict[str, Attribute] = {"elapsed": repr(event.time)}
+    if event.cause is not None:
+        extensions["cause"] = event.cause
+    scope = event.data.get("scope")
+    if isinstance(scope, str) and scope:
+        extensions["scope"] = scope
+    try:
+        data = Raw(msgspec.json.encode(event.data))
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise EnvelopeError(f"event {event.id!r} cannot travel: {error}") from error
+    return Envelope(
+        event.id,
+        source(domain, event.agent),
+        f"phalanx.{event.kind}",
+        format_time(epoch_s + event.time),
+        data=data,
+        extensions=extensions,
+    )
+
+
+_DATA = msgspec.json.Decoder(dict[str, Any])
+
+
+def to_event(envelope: Envelope) -> Event:
+    """Return the event that ``from_event`` put into ``envelope``.
+
+    Raises:
+        EnvelopeError: if it holds none.
+
+    """
+    extensions = envelope.extensions
+    elapsed, cause = extensions.get("elapsed"), extensions.get("cause")
+    try:
+        when = float(elapsed) if isinstance(elapsed, str) else math.nan
+        data = _DATA.decode(envelope.data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise EnvelopeError(f"event {envelope.id!r} is none: {error}") from error
+    if not math.isfinite(when):
+        raise EnvelopeError(f"event {envelope.id!r}: elapsed must be seconds")
+    if cause is not None and not isinstance(cause, str):
+        raise EnvelopeError(f"event {envelope.id!r}: cause must be text")
+    _, agent = speaker(envelope.source)
+    return Event(envelope.id, when, agent, kind_of(envelope), cause, data)

@@ -12,15 +12,13 @@ from typing import Any
 from phalanx import __version__
 from phalanx.bus.client import BrokerClient
 from phalanx.clock import Clock
-from phalanx.fabric.access import STANDARD_POLICY, Gate, Policy, Provided
-from phalanx.fabric.audit import Audit, Refusal
-from phalanx.fabric.client import Client
-from phalanx.fabric.directory import Appraise, Refused, unattested
-from phalanx.fabric.health import Checks
-from phalanx.fabric.invocation import Provider
-from phalanx.fabric.registration import Registration, State
+from phalanx.fabric.access import STANDARD_POLICY, AccessPolicy, Gate, Resource
+from phalanx.fabric.audit import AccessAudit, AccessRefusal
+from phalanx.fabric.calls import CallClient
+from phalanx.fabric.directory import Appraise, RejectedEntry, unattested
+from phalanx.fabric.provider import Provider
+from phalanx.fabric.registration import END_TO_END, Area, HealthChecks, Registration, ServiceState
 from phalanx.fabric.registry import Registrar, Registry
-from phalanx.fabric.scope import END_TO_END, Scope
 
 LEASE_S = 6.0
 """For how long a registration holds, in seconds of the run at speed 1."""
@@ -48,9 +46,9 @@ class Fabric:
         cause: str,
         *,
         incarnation: int,
-        policy: Policy = STANDARD_POLICY,
+        policy: AccessPolicy = STANDARD_POLICY,
         capabilities: tuple[str, ...] = (),
-        scope: Scope = END_TO_END,
+        area: Area = END_TO_END,
         lease_s: float = LEASE_S,
         appraise: Appraise = unattested,
         on_superseded: Callable[[Registration], None] | None = None,
@@ -65,7 +63,7 @@ class Fabric:
             incarnation: how often the identity was started; higher than in any earlier start.
             policy: who may call what.
             capabilities: what it is registered with.
-            scope: what it cares for.
+            area: the part of the network that it manages.
             lease_s: for how long its registration holds, in seconds of ``clock``.
             appraise: how far to trust the registration of another.
             on_superseded: told of the registration of a second process of this identity.
@@ -75,12 +73,12 @@ class Fabric:
 
         """
         me = client.identity
-        self.audit = Audit(clock, record, cause)
-        self.checks = Checks()
-        provided = Provided(me.name, me.domain, scope, capabilities)
+        self.audit = AccessAudit(clock, record, cause)
+        self.checks = HealthChecks()
+        provided = Resource(me.name, me.domain, area, capabilities)
         self.gate = Gate(policy, lambda: provided)
         self.provider = Provider(client, clock, self.gate.check, on_refused=self.audit)
-        self.calls = Client(client, clock, life=str(incarnation))
+        self.calls = CallClient(client, clock, life=str(incarnation))
         self.registry = Registry(client, clock, appraise=appraise, on_refused=self._impostor)
         self.registrar = Registrar(
             client,
@@ -90,7 +88,7 @@ class Fabric:
                 me.role,
                 incarnation,
                 capabilities,
-                scope,
+                area,
                 lease_s=lease_s,
                 version=__version__,
             ),
@@ -109,7 +107,7 @@ class Fabric:
 
     def serving(self) -> None:
         """Say in the registry that the identity does its work, and what may be invoked."""
-        self.registrar.update(state=State.SERVING, operations=self.provider.operations)
+        self.registrar.update(state=ServiceState.SERVING, operations=self.provider.operations)
 
     def leave(self) -> None:
         """Withdraw the entry, and neither watch nor serve any more."""
@@ -117,8 +115,8 @@ class Fabric:
         self.registry.close()
         self.provider.close()
 
-    def _impostor(self, refused: Refused) -> None:
+    def _impostor(self, refused: RejectedEntry) -> None:
         """Record an entry of the registry that is not believed."""
         me = self.registrar.registration.owner
         reason = f"{refused.reason}: {refused.detail}"
-        self.audit(Refusal(refused.owner, "register", me, reason))
+        self.audit(AccessRefusal(refused.owner, "register", me, reason))

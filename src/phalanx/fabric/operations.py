@@ -10,8 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from msgspec import Meta, Struct
 
-from phalanx.fabric.registration import Health, Name, State
-from phalanx.fabric.scope import END_TO_END, Scope
+from phalanx.fabric.registration import END_TO_END, Area, Health, Name, ServiceState
 
 Q = TypeVar("Q", bound=Struct)
 A = TypeVar("A", bound=Struct)
@@ -28,7 +27,7 @@ class Operation(Struct, Generic[Q, A], frozen=True):
     summary: str
 
 
-class Tally(Struct, frozen=True):
+class AgentCounters(Struct, frozen=True):
     """What went through one agent since it started."""
 
     sent: int = 0
@@ -50,18 +49,18 @@ class StatusAnswer(Struct, frozen=True):
 
     agent: str
     incarnation: int
-    state: State
+    state: ServiceState
     health: Health
     up_s: float
     """Since its process started."""
-    scope: Scope = END_TO_END
+    area: Area = END_TO_END
     load: float | None = None
     """Share of the PoP's resources that is allocated."""
     goals: int = 0
     """Open goals of its own."""
     instances: int = 0
     """VNFs that it keeps."""
-    tally: Tally = Tally()
+    counters: AgentCounters = AgentCounters()
     events_waiting: int = 0
     """Recorded, and not acknowledged by the stream yet."""
     clock_s: float = 0.0

@@ -6,6 +6,7 @@ durations and counts, never moments: clocks of two machines need not agree.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Annotated
 
@@ -13,8 +14,49 @@ import msgspec
 from msgspec import Meta, Struct
 
 from phalanx.domain.errors import PhalanxError
-from phalanx.fabric.scope import END_TO_END, Scope
 from phalanx.identity.names import Role
+
+AreaName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z|^\Z")]
+"""The name of one part; empty if the area is not narrowed to one."""
+
+
+class Area(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The part of the network that a service manages; each name narrows it, none is end to end.
+
+    The levels are those of the closed loops of INSPIRE-5Gplus: end to end, domain, slice
+    (NSI), sub-slice (NSSI), network function.
+    """
+
+    domain: AreaName = ""
+    slice: AreaName = ""
+    subslice: AreaName = ""
+    function: AreaName = ""
+
+    @property
+    def level(self) -> str:
+        """The narrowest part that it names: ``end-to-end``, ``domain``, … ``function``."""
+        named = [field for field in self.__struct_fields__ if getattr(self, field)]
+        return named[-1] if named else "end-to-end"
+
+    @property
+    def depth(self) -> int:
+        """How narrow it is: 0 for end to end, 4 for one function."""
+        return 0 if self.level == "end-to-end" else self.__struct_fields__.index(self.level) + 1
+
+    def contains(self, other: Area) -> bool:
+        """Whether ``other`` lies within this area; an area contains itself."""
+        return all(
+            not (own := getattr(self, field)) or own == getattr(other, field)
+            for field in self.__struct_fields__
+        )
+
+    def __str__(self) -> str:
+        parts = (f"{f}:{name}" for f in self.__struct_fields__ if (name := getattr(self, f)))
+        return "/".join(parts) or "end-to-end"
+
+
+END_TO_END = Area()
+
 
 MAX_OCTETS = 1 << 16
 """Largest registration."""
@@ -29,7 +71,7 @@ class RegistrationError(PhalanxError):
     """Octets are no registration; the text is one line."""
 
 
-class State(Enum):
+class ServiceState(Enum):
     """Where a service is in its life, as its owner says or a watcher finds."""
 
     STARTING = "starting"
@@ -45,7 +87,7 @@ class State(Enum):
     """Nothing was heard of it for several leases while the watcher was connected."""
 
 
-DECLARED = (State.STARTING, State.SERVING, State.DRAINING)
+DECLARED = (ServiceState.STARTING, ServiceState.SERVING, ServiceState.DRAINING)
 """What an owner may say of itself; the others are found by whoever watches."""
 
 
@@ -92,7 +134,7 @@ _TRUST_WORDS = {
 }
 
 
-class Trust(Struct, frozen=True):
+class Appraisal(Struct, frozen=True):
     """How far a watcher trusts a service; never what the service says of itself."""
 
     tier: Tier = Tier.UNATTESTED
@@ -118,10 +160,11 @@ class Registration(Struct, frozen=True):
     """How often the owner was started; a higher one always wins."""
     capabilities: Words = ()
     """What it can do: names of network functions, or of management services."""
-    scope: Scope = END_TO_END
+    area: Area = END_TO_END
+    """The part of the network that it manages."""
     operations: Words = ()
     """The operations that may be invoked."""
-    state: State = State.STARTING
+    state: ServiceState = ServiceState.STARTING
     health: Health = Health()
     lease_s: Annotated[float, Meta(ge=0.1, le=3600)] = 6.0
     """How long this holds from when it is heard; the owner renews it every third of that."""
@@ -176,3 +219,35 @@ def decode(octets: bytes) -> Registration:
         return _decoder.decode(octets)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise RegistrationError(f"no registration: {error}") from error
+
+
+Check = Callable[[], str | None]
+"""Returns what is wrong, in words; None: nothing."""
+
+
+class HealthChecks:
+    """The health checks of one service; an instance is what a ``Registrar`` asks."""
+
+    def __init__(self) -> None:
+        self._checks: dict[str, tuple[Check, HealthStatus]] = {}
+
+    def add(self, name: str, check: Check, status: HealthStatus = HealthStatus.DEGRADED) -> None:
+        """Ask ``check`` from now on; ``status`` is how the service is when it finds something.
+
+        Raises:
+            ValueError: if there is a check of that name.
+
+        """
+        if name in self._checks:
+            raise ValueError(f"there is a health check {name!r} already")
+        self._checks[name] = (check, status)
+
+    def __call__(self) -> Health:
+        """Return how the service is: as the worst of what its checks find."""
+        found = [
+            (status, f"{name}: {reason}"[:300])
+            for name, (check, status) in self._checks.items()
+            if (reason := check()) is not None
+        ]
+        worst = max((status for status, _ in found), key=list(HealthStatus).index, default=None)
+        return Health(worst or HealthStatus.OK, tuple(reason for _, reason in found[:32]))

@@ -17,17 +17,19 @@ from phalanx.clock import Clock, Timer
 from phalanx.fabric.directory import (
     FORGET_S,
     Appraise,
-    Change,
     Directory,
-    Entry,
-    Refused,
+    RegistryChange,
+    RegistryEntry,
+    RejectedEntry,
+    ServiceQuery,
+    find,
     unattested,
 )
 from phalanx.fabric.registration import (
     Health,
     Registration,
     RegistrationError,
-    State,
+    ServiceState,
     decode,
     encode,
 )
@@ -35,7 +37,7 @@ from phalanx.fabric.registration import (
 RENEWALS = 3
 """How often an owner renews within one lease: two of three may be lost."""
 
-Listener = Callable[[Change], None]
+Listener = Callable[[RegistryChange], None]
 
 
 class Registry:
@@ -59,7 +61,7 @@ class Registry:
         clock: Clock,
         *,
         appraise: Appraise = unattested,
-        on_refused: Callable[[Refused], None] | None = None,
+        on_refused: Callable[[RejectedEntry], None] | None = None,
         forget_s: float = FORGET_S,
     ) -> None:
         self.directory = Directory(appraise=appraise, forget_s=forget_s)
@@ -74,11 +76,11 @@ class Registry:
         exchange.on_change(self._linked)
         self._subscription = exchange.watch(REGISTRY, self._told, caught_up=self._caught_up)
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[RegistryEntry, ...]:
         """Return what is known, by owner."""
         return self.directory.entries()
 
-    def get(self, owner: str) -> Entry | None:
+    def get(self, owner: str) -> RegistryEntry | None:
         """Return what is known of one owner."""
         return self.directory.get(owner)
 
@@ -98,7 +100,7 @@ class Registry:
         """
         self._listeners.append(listener)
         for entry in self.entries():
-            listener(Change(entry, None))
+            listener(RegistryChange(entry, None))
 
         def end() -> None:
             if listener in self._listeners:
@@ -138,9 +140,9 @@ class Registry:
         self._publish(self.directory.tick(self._clock.now()))
         self._arm()
 
-    def _publish(self, found: list[Change | Refused] | list[Change]) -> None:
+    def _publish(self, found: list[RegistryChange | RejectedEntry] | list[RegistryChange]) -> None:
         for one in found:
-            if isinstance(one, Change):
+            if isinstance(one, RegistryChange):
                 for listener in tuple(self._listeners):
                     listener(one)
             elif self._on_refused is not None:
@@ -225,7 +227,7 @@ class Registrar:
     def update(
         self,
         *,
-        state: State | None = None,
+        state: ServiceState | None = None,
         capabilities: tuple[str, ...] | None = None,
         operations: tuple[str, ...] | None = None,
         load: float | None = None,
@@ -297,3 +299,43 @@ class Registrar:
             self._stop()
             if self._on_superseded is not None:
                 self._on_superseded(found)
+
+
+def wait_for(
+    registry: Registry,
+    clock: Clock,
+    query: ServiceQuery,
+    answer: Callable[[tuple[RegistryEntry, ...]], None],
+    *,
+    timeout_s: float,
+    count: int = 1,
+) -> Callable[[], None]:
+    """Call ``answer`` once: when ``count`` services match, or with fewer when the time is over.
+
+    It is called by the clock, also if enough match already. Call what is returned to give up.
+    """
+    done = False
+
+    def end() -> None:
+        nonlocal done
+        done = True
+        timer.cancel()
+        stop_watching()
+
+    def finish() -> None:
+        if not done:
+            end()
+            answer(find(registry.entries(), query))
+
+    def changed(change: RegistryChange) -> None:
+        if query.matches(change.entry):
+            look()
+
+    def look() -> None:
+        if not done and len(find(registry.entries(), query)) >= count:
+            finish()
+
+    timer = clock.call_at(clock.now() + timeout_s, finish)
+    # What is there already is looked at once, by the clock, not while the watch begins.
+    stop_watching = registry.watch(lambda change: clock.call_soon(lambda: changed(change)))
+    return end

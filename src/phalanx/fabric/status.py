@@ -8,16 +8,16 @@ from enum import Enum
 import msgspec
 from msgspec import Struct
 
-from phalanx.fabric.directory import Entry
+from phalanx.fabric.directory import RegistryEntry
 from phalanx.fabric.operations import StatusAnswer
-from phalanx.fabric.registration import Health, HealthStatus, State, Tier
+from phalanx.fabric.registration import Health, HealthStatus, ServiceState, Tier
 from phalanx.identity.names import Role
 
 _NAMED = 4
 """Of those who follow the usual plan, so many are named."""
 
 
-class Row(Struct, frozen=True):
+class StatusRow(Struct, frozen=True):
     """One service."""
 
     agent: str
@@ -44,7 +44,7 @@ class Row(Struct, frozen=True):
     """Fingerprint of the plan that it follows; empty: it says nothing of one."""
 
 
-class Verdict(Enum):
+class OverallStatus(Enum):
     """The whole in one word, best first."""
 
     WELL = "well"
@@ -54,24 +54,24 @@ class Verdict(Enum):
     """No agent serves, or none of those that were asked about."""
 
 
-class Report(Struct, frozen=True):
+class StatusReport(Struct, frozen=True):
     """The whole."""
 
-    verdict: Verdict
+    verdict: OverallStatus
     findings: tuple[str, ...]
     """What led to the verdict, in words; empty if all is well."""
     notes: tuple[str, ...]
     """What should be known besides: that nobody was attested, what was shed and refused so far."""
-    rows: tuple[Row, ...]
+    rows: tuple[StatusRow, ...]
 
 
 def report(
-    entries: Iterable[Entry],
+    entries: Iterable[RegistryEntry],
     answers: Mapping[str, StatusAnswer],
     now: float,
     *,
     only: Collection[str] = (),
-) -> Report:
+) -> StatusReport:
     """Return what is to be shown.
 
     Args:
@@ -92,31 +92,36 @@ def report(
     ]
     findings += _differing_plans(everybody, only)
     serving = any(
-        row.state == State.SERVING.value for row in rows if only or row.role == Role.AGENT.value
+        row.state == ServiceState.SERVING.value
+        for row in rows
+        if only or row.role == Role.AGENT.value
     )
     if not serving and not only:
         findings.insert(0, "no agent serves")
-    verdict = Verdict.ATTENTION if findings else Verdict.WELL
-    return Report(
-        verdict if serving else Verdict.DOWN, tuple(findings), tuple(_notes(known, rows)), rows
+    verdict = OverallStatus.ATTENTION if findings else OverallStatus.WELL
+    return StatusReport(
+        verdict if serving else OverallStatus.DOWN,
+        tuple(findings),
+        tuple(_notes(known, rows)),
+        rows,
     )
 
 
-def to_json(report: Report, *, indent: int = 2) -> bytes:
+def to_json(report: StatusReport, *, indent: int = 2) -> bytes:
     """Return a report as JSON for other programs; with ``indent`` 0 on one line."""
     return msgspec.json.format(msgspec.json.encode(report), indent=indent)
 
 
-def _row(entry: Entry, answer: StatusAnswer | None, now: float) -> Row:
+def _row(entry: RegistryEntry, answer: StatusAnswer | None, now: float) -> StatusRow:
     service = entry.registration
     if answer is not None and answer.incarnation < service.incarnation:
         answer = None  # of an earlier life
     health: Health = service.health if answer is None else answer.health
     state = entry.state if answer is None or not entry.available else answer.state
-    return Row(
+    return StatusRow(
         agent=entry.owner,
         role=service.role.value,
-        scope=str(service.scope),
+        scope=str(service.area),
         state=state.value,
         health=health.status.value if entry.available else "unknown",
         reasons=health.reasons,
@@ -125,17 +130,17 @@ def _row(entry: Entry, answer: StatusAnswer | None, now: float) -> Row:
         incarnation=service.incarnation,
         confirmed=entry.confirmed or answer is not None,
         load=service.load if answer is None or answer.load is None else answer.load,
-        refusals=None if answer is None else sum(answer.tally.refused.values()),
-        sheds=None if answer is None else sum(answer.tally.shed.values()),
+        refusals=None if answer is None else sum(answer.counters.refused.values()),
+        sheds=None if answer is None else sum(answer.counters.shed.values()),
         version=service.version,
         plan=service.plan,
     )
 
 
-def _findings(row: Row, tier: Tier) -> list[str]:
+def _findings(row: StatusRow, tier: Tier) -> list[str]:
     """Return what about one service needs a look."""
     found = []
-    if row.state in (State.STALE.value, State.GONE.value):
+    if row.state in (ServiceState.STALE.value, ServiceState.GONE.value):
         found.append(f"{row.agent} is {row.state}: its lease ran out and was not renewed")
     if row.health in (HealthStatus.DEGRADED.value, HealthStatus.FAILING.value):
         why = f": {'; '.join(row.reasons)}" if row.reasons else ""
@@ -145,13 +150,13 @@ def _findings(row: Row, tier: Tier) -> list[str]:
     return found
 
 
-def _differing_plans(entries: Iterable[Entry], only: Collection[str]) -> list[str]:
+def _differing_plans(entries: Iterable[RegistryEntry], only: Collection[str]) -> list[str]:
     """Return, for each scope, who follows another plan than most of its agents do."""
     scopes: dict[str, dict[str, list[str]]] = {}
     for entry in sorted(entries, key=lambda entry: entry.owner):
         service = entry.registration
         if entry.available and service.role is Role.AGENT and service.plan:
-            plans = scopes.setdefault(str(service.scope), {})
+            plans = scopes.setdefault(str(service.area), {})
             plans.setdefault(service.plan, []).append(entry.owner)
     found = []
     for _, plans in sorted(scopes.items()):
@@ -172,7 +177,7 @@ def _some(owners: list[str]) -> str:
     return ", ".join(owners[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _notes(entries: list[Entry], rows: tuple[Row, ...]) -> list[str]:
+def _notes(entries: list[RegistryEntry], rows: tuple[StatusRow, ...]) -> list[str]:
     notes = []
     unattested = sum(entry.trust.tier is Tier.UNATTESTED for entry in entries)
     if unattested:

@@ -14,7 +14,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, TraceFlags
 
 from phalanx import __version__
-from phalanx.fabric.tracing import Span, Spot
+from phalanx.fabric.tracing import Span, SpanRef
 
 ROOM = 20_000
 """Spans that may wait for the collector; further ones are lost."""
@@ -91,7 +91,7 @@ def readable(domain: str, span: Span) -> ReadableSpan:
             attributes[f"phalanx.{name}"] = value
     parent = None
     if place.parent_id is not None:
-        parent = _context(Spot(place.spot.trace_id, place.parent_id))
+        parent = _context(SpanRef(place.spot.trace_id, place.parent_id))
     when = round(span.received * 1e9)
     return ReadableSpan(
         event.kind,
@@ -139,7 +139,7 @@ class _Counting(SpanExporter):
         self._exporter.shutdown()
 
 
-def _context(spot: Spot) -> SpanContext:
+def _context(spot: SpanRef) -> SpanContext:
     return SpanContext(spot.trace_id, spot.span_id, is_remote=True, trace_flags=TraceFlags(1))
 
 

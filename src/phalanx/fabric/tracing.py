@@ -41,7 +41,7 @@ class TracingError(PhalanxError):
     """Tracing was asked for and cannot be had; the text is one line."""
 
 
-class Spot(Struct, frozen=True):
+class SpanRef(Struct, frozen=True):
     """The span of an event."""
 
     trace_id: int
@@ -50,13 +50,13 @@ class Spot(Struct, frozen=True):
     """64 bits, not 0."""
 
 
-class Place(Struct, frozen=True):
+class SpanPosition(Struct, frozen=True):
     """Where an event stands in a trace."""
 
-    spot: Spot
+    spot: SpanRef
     parent_id: int | None = None
     """Span of its cause, in the same trace; None: it begins the trace."""
-    origin: Spot | None = None
+    origin: SpanRef | None = None
     """Span of its cause, in another trace: the life in which this trace began."""
 
 
@@ -66,7 +66,7 @@ class Span(Struct, frozen=True):
     event: Event
     received: float
     """When the event was received, in seconds since 1970, by one clock for all."""
-    place: Place
+    place: SpanPosition
 
 
 class Known(Struct, frozen=True):
@@ -93,7 +93,7 @@ class Traces:
         """Whether the place of an event is remembered."""
         return event_id in self._known
 
-    def place(self, event: Event) -> Place:
+    def place(self, event: Event) -> SpanPosition:
         """Return where ``event`` stands, and remember it for its effects.
 
         One whose cause is not remembered begins a trace.
@@ -108,13 +108,13 @@ class Traces:
         self._known.move_to_end(event.id)
         if len(self._known) > KNOWN:
             self._known.popitem(last=False)
-        spot = Spot(trace_id, self._span(event.id))
+        spot = SpanRef(trace_id, self._span(event.id))
         if cause is None or event.cause is None:
-            return Place(spot)
+            return SpanPosition(spot)
         parent_id = self._span(event.cause)
         if below:
-            return Place(spot, parent_id)
-        return Place(spot, origin=Spot(cause.trace_id, parent_id))
+            return SpanPosition(spot, parent_id)
+        return SpanPosition(spot, origin=SpanRef(cause.trace_id, parent_id))
 
     def _trace(self, event_id: str) -> int:
         return self._digest("trace", event_id, 16)

@@ -71,7 +71,7 @@ TEMPLATES: dict[str, str] = {
     "connection.lost": "is cut off from the others",
     "connection.regained": "is connected again after {seconds} s",
     "outbox.shed": "lets {count:#unacknowledged event} go, {first} to {last}[: {why}]",
-    "access.refused": "refuses {what} of {who}[: {why}][; and {suppressed} more like it]",
+    "access.refused": "refuses {action} of {subject}[: {reason}][; and {suppressed} more like it]",
 }
 """Words by kind. ``{field}`` is put in; what stands in ``[ ]`` falls away when a field of it is
 missing or empty; ``:#noun`` counts, ``:path`` draws arrows."""

@@ -11,9 +11,8 @@ from phalanx.bus import subjects
 from phalanx.bus.client import BrokerError
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
-from phalanx.fabric.calls import Busy, CallError, TimedOut
-from phalanx.fabric.envelope import to_json
-from phalanx.fabric.event_envelopes import from_event
+from phalanx.fabric.calls import CallBusy, CallError, CallTimedOut
+from phalanx.fabric.envelope import from_event, to_json
 from phalanx.fabric.operations import (
     PROBE,
     RELOAD,
@@ -25,7 +24,7 @@ from phalanx.fabric.operations import (
     StatusAnswer,
     StatusRequest,
 )
-from phalanx.fabric.registration import State
+from phalanx.fabric.registration import ServiceState
 from phalanx.orchestration.iml import Kind
 from phalanx.orchestration.journal_claims import AUTHOR
 from phalanx.orchestration.workflow import Member, Pair, PassingFault, Probed, Seen
@@ -87,7 +86,7 @@ class BusWatcher:
         answer = self._connected().call(name, RELOAD, ReloadRequest())
         if isinstance(answer, Accepted):
             return answer.detail
-        if isinstance(answer, TimedOut | Busy):
+        if isinstance(answer, CallTimedOut | CallBusy):
             raise PassingFault(f"{name} does not read its plan again: {answer.reason}")
         raise PhalanxError(answer.reason)
 
@@ -137,7 +136,7 @@ def _seen(answer: StatusAnswer | Books | CallError) -> Seen | None:
     match answer:
         case StatusAnswer():
             detail = "; ".join(answer.health.reasons) or answer.health.status.value
-            serving = answer.state is State.SERVING
+            serving = answer.state is ServiceState.SERVING
             return Seen(answer.incarnation, serving, answer.goals, detail)
         case Books():
             return Seen(0, serving=True)

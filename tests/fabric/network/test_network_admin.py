@@ -14,11 +14,11 @@ from phalanx.domain.events import Recorder
 from phalanx.domain.network import Link, Network, Pop
 from phalanx.domain.resources import Resources
 from phalanx.fabric import calls
-from phalanx.fabric.access import STANDARD_POLICY, Gate, Provided
-from phalanx.fabric.client import Client
-from phalanx.fabric.invocation import Provider
+from phalanx.fabric.access import STANDARD_POLICY, Gate, Resource
+from phalanx.fabric.calls import CallClient
 from phalanx.fabric.network import admin, serve_network
 from phalanx.fabric.operations import Operation
+from phalanx.fabric.provider import Provider
 from phalanx.identity.names import Identity, Role
 from phalanx.infrastructure.simulated import SimulatedNetwork
 
@@ -32,7 +32,7 @@ class Lab:
         plan = Network((Pop("a", SIZE), Pop("b", SIZE)), (Link("a", "b", 10.0, 1.0),), (), "a")
         recorder = Recorder("network", lambda _: None, self.clock.now)
         self.net = SimulatedNetwork(plan, (), self.clock, recorder, seed=1, cause="run")
-        gate = Gate(STANDARD_POLICY, lambda: Provided("network", "edge"))
+        gate = Gate(STANDARD_POLICY, lambda: Resource("network", "edge"))
         self.refusals: list[object] = []
         provider = Provider(
             self.hub.join(NETWORK), self.clock, gate.check, on_refused=self.refusals.append
@@ -43,7 +43,7 @@ class Lab:
         self, operation: Operation[Any, Any], request: Struct, role: Role = Role.OPERATOR
     ) -> Any:
         name = {Role.OPERATOR: "ops", Role.ORCHESTRATOR: "smo", Role.AGENT: "a"}[role]
-        client = Client(
+        client = CallClient(
             self.hub.join(Identity(name, role, "edge")), self.clock, life=str(id(request))
         )
         answers: list[Any] = []
@@ -94,7 +94,7 @@ def test_what_cannot_be_is_said_in_words(
     lab: Lab, operation: Operation[Any, Any], request_: Struct, reason: str
 ) -> None:
     answer = lab.invoke(operation, request_)
-    assert isinstance(answer, calls.Failed)
+    assert isinstance(answer, calls.CallFailed)
     assert reason in answer.reason
 
 
@@ -109,6 +109,6 @@ def test_agents_read_and_change_nothing(lab: Lab, operation: Operation[Any, Any]
     }
     request = requests.get(operation.name, admin.Nothing())
     answer = lab.invoke(operation, request, Role.AGENT)
-    assert isinstance(answer, calls.Refused) == operation.changes
+    assert isinstance(answer, calls.CallRefused) == operation.changes
     assert len(lab.refusals) == operation.changes
-    assert not isinstance(lab.invoke(operation, request, Role.ORCHESTRATOR), calls.Refused)
+    assert not isinstance(lab.invoke(operation, request, Role.ORCHESTRATOR), calls.CallRefused)

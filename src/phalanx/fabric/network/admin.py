@@ -17,8 +17,8 @@ from phalanx.domain.actions import SiteState
 from phalanx.domain.network import PopId
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import InstanceId, Vnfd
-from phalanx.fabric.invocation import Call, Provider
 from phalanx.fabric.operations import Operation
+from phalanx.fabric.provider import Call, Provider
 
 Positive = Annotated[float, Meta(gt=0)]
 

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from phalanx.auction.outlook import Outlook
 from phalanx.domain.errors import ScenarioError
-from phalanx.fabric.directory import Change, Entry
-from phalanx.fabric.registration import State
+from phalanx.fabric.directory import RegistryChange, RegistryEntry
+from phalanx.fabric.registration import ServiceState
 from phalanx.identity.names import Role
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
 from phalanx.runtime.composition import first_view, planned_site
@@ -99,16 +99,16 @@ class Accord:
             self._notice(entry)
         return f"it follows plan {found.mark}, of {len(network.pops)} PoPs"
 
-    def _changed(self, change: Change) -> None:
+    def _changed(self, change: RegistryChange) -> None:
         self._notice(change.entry)
 
-    def _notice(self, entry: Entry) -> None:
+    def _notice(self, entry: RegistryEntry) -> None:
         """Tell, once for each difference, of an agent of the same scope with another plan."""
         shell = self._process.shell
         mine, other = shell.registrar.registration, entry.registration
-        if other.role is not Role.AGENT or other.scope != mine.scope or other.owner == mine.owner:
+        if other.role is not Role.AGENT or other.area != mine.area or other.owner == mine.owner:
             return
-        if entry.state is State.LEFT:
+        if entry.state is ServiceState.LEFT:
             self._told.pop(other.owner, None)
         if not (entry.available and entry.confirmed):  # it may have died with that plan long ago
             return

@@ -16,11 +16,10 @@ from phalanx.bus.seal import Seal as KeyedSeal
 from phalanx.clock import Timer
 from phalanx.domain.errors import ScenarioError, StoreError
 from phalanx.domain.network import PopId
-from phalanx.fabric.audit import Refusal
-from phalanx.fabric.directory import Change
+from phalanx.fabric.audit import AccessRefusal
+from phalanx.fabric.directory import RegistryChange
 from phalanx.fabric.network import RemoteInfrastructure
-from phalanx.fabric.registration import HealthStatus, State
-from phalanx.fabric.scope import END_TO_END
+from phalanx.fabric.registration import END_TO_END, HealthStatus, ServiceState
 from phalanx.identity.names import Role
 from phalanx.runtime.catalogue import Catalogue
 from phalanx.runtime.composition import first_view, installed, planned_site, settings_of, take_up
@@ -163,7 +162,7 @@ class AgentProcess:
         """Hand over and leave; what cannot be handed over in time is given up."""
         if self.agent.draining:
             return
-        self.shell.registrar.update(state=State.DRAINING)
+        self.shell.registrar.update(state=ServiceState.DRAINING)
         self.node.drain(self.shell.cause)
 
     # -- the beginning ----------------------------------------------------------------------
@@ -210,14 +209,14 @@ class AgentProcess:
 
     # -- the others -------------------------------------------------------------------------
 
-    def _discovered(self, change: Change) -> None:
+    def _discovered(self, change: RegistryChange) -> None:
         """Speak with whoever registered as an agent of this scope; forget who has left."""
         entry = change.entry
         found = entry.registration
-        if found.role is not Role.AGENT or found.scope != self.shell.registrar.registration.scope:
+        if found.role is not Role.AGENT or found.area != self.shell.registrar.registration.area:
             return
         peers = {*self.settings.peers}
-        if entry.state is State.LEFT and entry.owner != self._name:
+        if entry.state is ServiceState.LEFT and entry.owner != self._name:
             peers.discard(entry.owner)
         else:
             peers.add(entry.owner)
@@ -238,7 +237,7 @@ class AgentProcess:
 
     def _refused(self, reason: str, subject: str, speaker: str) -> None:
         why = PLAINLY.get(reason, reason)
-        self.shell.audit(Refusal(speaker, subject, self._name, why))
+        self.shell.audit(AccessRefusal(speaker, subject, self._name, why))
 
     # -- what is kept -----------------------------------------------------------------------
 

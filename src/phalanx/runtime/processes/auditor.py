@@ -27,7 +27,7 @@ from phalanx.bus.nats.config import keys_in
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Recorder
-from phalanx.fabric.audit import Audit, Refusal
+from phalanx.fabric.audit import AccessAudit, AccessRefusal
 from phalanx.identity import Files, IdentityError, IssuedRecord, LiveCredentials, read_issued
 from phalanx.identity.names import Role
 from phalanx.runtime.domain import Bundle, Domain
@@ -127,7 +127,7 @@ class _Witness:
         self._name = me.name
         self._server = server
         self._issued = _Issued(domain.folder / "authority")
-        self._audit = Audit(clock, self._record, self._started)
+        self._audit = AccessAudit(clock, self._record, self._started)
         self._log = BrokerAudit(
             server.settings.log, after=self._told.place, from_start=incarnation == 1
         )
@@ -164,7 +164,7 @@ class _Witness:
                     self._record(kind, self._started, name=name, role=role, key=key)
         return keys
 
-    def _refusal(self, one: BrokerRefusal) -> Refusal:
+    def _refusal(self, one: BrokerRefusal) -> AccessRefusal:
         record = None if one.key is None else self._issued.get(one.key)
         why = f"{one.count} times: {one.detail}"
         if one.who is not None:
@@ -174,7 +174,7 @@ class _Witness:
         else:
             who = f"{UNPROVEN} {one.address or 'unknown'}"
         what = one.what if one.subject is None else f"{one.what} {one.subject}"
-        return Refusal(who, what, self._name, why)
+        return AccessRefusal(who, what, self._name, why)
 
 
 class _Issued:

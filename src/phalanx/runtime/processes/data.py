@@ -13,8 +13,8 @@ from typing import Annotated, TypeVar
 
 from msgspec import Meta, Struct
 
-from phalanx.fabric.invocation import Call, Provider
 from phalanx.fabric.operations import Operation
+from phalanx.fabric.provider import Call, Provider
 from phalanx.store.history import DECISIONS, EventQuery, History, Knowledge, StoredEvent
 from phalanx.store.rows import Sample
 

@@ -13,7 +13,6 @@ from phalanx.auction.outlook import Outlook
 from phalanx.bdi.beliefs import Belief
 from phalanx.coordination.orchestrator import NewVersion
 from phalanx.domain.goals import Predicate
-from phalanx.fabric.invocation import Call
 from phalanx.fabric.operations import (
     BELIEFS,
     DRAIN,
@@ -22,6 +21,7 @@ from phalanx.fabric.operations import (
     RELOAD,
     STATUS,
     Accepted,
+    AgentCounters,
     BeliefInfo,
     BeliefsAnswer,
     BeliefsRequest,
@@ -36,8 +36,8 @@ from phalanx.fabric.operations import (
     ReloadRequest,
     StatusAnswer,
     StatusRequest,
-    Tally,
 )
+from phalanx.fabric.provider import Call
 from phalanx.identity.names import Role
 
 if TYPE_CHECKING:
@@ -86,11 +86,11 @@ class Desk:
                 registration.state,
                 shell.checks(),
                 up_s=max(now - self._started, 0.0),
-                scope=registration.scope,
+                area=registration.area,
                 load=self._load(),
                 goals=len(agent.open_goals()),
                 instances=sum(1 for _ in agent.capability(Bidder).estate),
-                tally=Tally(
+                counters=AgentCounters(
                     sent=sum(bus.sent.values()),
                     delivered=bus.delivered,
                     shed=dict(counters.shed),

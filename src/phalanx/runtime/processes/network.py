@@ -14,10 +14,10 @@ from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
 from phalanx.domain.resources import Resources
-from phalanx.fabric.invocation import Call
 from phalanx.fabric.network import NetworkService
 from phalanx.fabric.network.admin import serve_network
 from phalanx.fabric.operations import Operation
+from phalanx.fabric.provider import Call
 from phalanx.identity.names import Role
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.composition import MONITOR, installed

@@ -22,12 +22,11 @@ from phalanx.bus.nats import NatsClient
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event
-from phalanx.fabric.calls import CallError
-from phalanx.fabric.client import Client
-from phalanx.fabric.directory import Change, Entry
+from phalanx.fabric.calls import CallClient, CallError
+from phalanx.fabric.directory import RegistryChange, RegistryEntry
+from phalanx.fabric.envelope import EnvelopeError
 from phalanx.fabric.operations import STATUS, Operation, StatusAnswer, StatusRequest
 from phalanx.fabric.registry import Registry
-from phalanx.fabric.times import EnvelopeError
 from phalanx.identity import Files, tls_context
 from phalanx.runtime.domain import read_bundle
 from phalanx.runtime.domain.keeper import BUS_FILE, DOMAIN_FILE
@@ -82,7 +81,7 @@ class Operator:
         self.identity = bundle.identity
         self.clock = WallClock()
         self.exchange = NatsClient(bundle.identity, self.clock, bundle.servers, tls)
-        self.client = Client(self.exchange, self.clock, life=secrets.token_hex(4))
+        self.client = CallClient(self.exchange, self.clock, life=secrets.token_hex(4))
 
     def __enter__(self) -> Self:
         try:
@@ -177,10 +176,10 @@ class Survey:
             if not names or entry.owner in names
         )
 
-    def _changed(self, change: Change) -> None:
+    def _changed(self, change: RegistryChange) -> None:
         self._question(change.entry)
 
-    def _question(self, entry: Entry) -> None:
+    def _question(self, entry: RegistryEntry) -> None:
         """Ask a service how it is, unless this life of it was asked already."""
         service = entry.registration
         life = service.owner, service.incarnation

@@ -10,11 +10,9 @@ from phalanx.bus.client import Delivery, Stored
 from phalanx.clock import Timer
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
-from phalanx.fabric.audit import Refusal
-from phalanx.fabric.envelope import from_json
-from phalanx.fabric.event_envelopes import speaker, to_event
-from phalanx.fabric.scope import END_TO_END
-from phalanx.fabric.times import EnvelopeError
+from phalanx.fabric.audit import AccessRefusal
+from phalanx.fabric.envelope import EnvelopeError, from_json, speaker, to_event
+from phalanx.fabric.registration import END_TO_END
 from phalanx.fabric.tracing import Collector, open_tracing
 from phalanx.identity.names import Role
 from phalanx.runtime.processes.data import serve_history
@@ -115,7 +113,7 @@ class RecorderProcess:
             event = event_of(stored, self._domain)
         except (EnvelopeError, ValueError) as error:
             who = subjects.speaker(stored.subject) or stored.subject
-            self.shell.audit(Refusal(who, "record", self._domain, str(error)))
+            self.shell.audit(AccessRefusal(who, "record", self._domain, str(error)))
             stored.acknowledge()
             return
         self._waiting.append((event, stored))
@@ -144,7 +142,7 @@ class RecorderProcess:
             return
         self._trouble, self._waiting = None, []
         for event_id, why in receipt.refused:
-            self.shell.audit(Refusal(event_id, "record", self._domain, why))
+            self.shell.audit(AccessRefusal(event_id, "record", self._domain, why))
         if self._spans is not None:
             refused = {event_id for event_id, _ in receipt.refused}
             self._spans.make((e, s.received) for e, s in waiting if e.id not in refused)
@@ -154,7 +152,7 @@ class RecorderProcess:
     def _scopes(self) -> dict[str, str]:
         """Return what the agents look after, as they have registered."""
         return {
-            entry.owner: str(entry.registration.scope)
+            entry.owner: str(entry.registration.area)
             for entry in self.shell.registry.entries()
-            if entry.registration.scope != END_TO_END
+            if entry.registration.area != END_TO_END
         }

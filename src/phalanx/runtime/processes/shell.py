@@ -14,11 +14,11 @@ from phalanx import __version__
 from phalanx.bus.client import BrokerClient
 from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Recorder
-from phalanx.fabric.access import Policy
-from phalanx.fabric.invocation import Call
+from phalanx.fabric.access import AccessPolicy
 from phalanx.fabric.join import LEASE_S, Fabric
 from phalanx.fabric.operations import STOP, Accepted, StopRequest
-from phalanx.fabric.scope import END_TO_END, Scope
+from phalanx.fabric.provider import Call
+from phalanx.fabric.registration import END_TO_END, Area
 from phalanx.identity.names import Identity
 from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.processes.stream import PAUSE_S, EventStream
@@ -69,9 +69,9 @@ class Shell:
         state: Path,
         *,
         cause: str | None,
-        policy: Policy,
+        policy: AccessPolicy,
         capabilities: tuple[str, ...] = (),
-        scope: Scope = END_TO_END,
+        scope: Area = END_TO_END,
         speed: float = 1.0,
     ) -> None:
         self.clock = clock
@@ -120,7 +120,7 @@ class Shell:
             incarnation=self.incarnation,
             policy=policy,
             capabilities=capabilities,
-            scope=scope,
+            area=scope,
             lease_s=LEASE_S * speed,
             on_superseded=lambda other: self.end(
                 f"incarnation {other.incarnation} of {me.name} runs elsewhere"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from phalanx.fabric.scope import Scope
+from phalanx.fabric.registration import Area
 from phalanx.loading.toml import read_toml
 from phalanx.runtime.scenario import Name
 
@@ -51,7 +51,7 @@ class AgentSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     plan: FilePath
     """The network, the functions and the terms of auctions: a scenario file (YAML)."""
-    scope: Scope | None = None
+    scope: Area | None = None
     """What the agent looks after; it works with the agents of the same scope. None: end to end."""
     functions: tuple[Name, ...] | None = None
     """Those of the plan's functions that it can run; None: all."""

@@ -23,8 +23,8 @@ from phalanx.bus.client import Stored
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.network import PopId
-from phalanx.fabric.calls import CallError
-from phalanx.fabric.client import Client
+from phalanx.fabric.calls import CallClient, CallError
+from phalanx.fabric.envelope import EnvelopeError
 from phalanx.fabric.network.admin import (
     FAIL_LINK,
     REPOSITORY_AWAY,
@@ -33,7 +33,6 @@ from phalanx.fabric.network.admin import (
     RepositoryRequest,
 )
 from phalanx.fabric.operations import DRAIN, Accepted, DrainRequest
-from phalanx.fabric.times import EnvelopeError
 from phalanx.identity.names import Role
 from phalanx.reporting.summary import summarise
 from phalanx.runtime.catalogue import load_catalogue
@@ -149,7 +148,7 @@ class Spread:
                 epoch_s=self._run.epoch_s,
                 pause_s=PAUSE_S * self._speed,
             )
-            self._client = Client(self._exchange, self._clock, life="1")
+            self._client = CallClient(self._exchange, self._clock, life="1")
             self._recorder = Recorder(RUN, self._stream, self._clock.now)
             return self._go(until, on_progress, should_stop)
 

@@ -10,9 +10,8 @@ from phalanx.bus.client import BrokerClient
 from phalanx.bus.nats import NatsClient
 from phalanx.bus.nats.liveness import DEAF_S
 from phalanx.clock.wall import WallClock
-from phalanx.fabric.access import STANDARD_POLICY, Policy
-from phalanx.fabric.access_files import load_policy
-from phalanx.fabric.scope import END_TO_END, Scope
+from phalanx.fabric.access import STANDARD_POLICY, AccessPolicy, load_policy
+from phalanx.fabric.registration import END_TO_END, Area
 from phalanx.identity import IdentityError
 from phalanx.identity.names import Role
 from phalanx.runtime.domain import Bundle, read_bundle
@@ -71,7 +70,7 @@ def shell_of(
     bundle: Bundle,
     *,
     capabilities: tuple[str, ...],
-    scope: Scope = END_TO_END,
+    scope: Area = END_TO_END,
     silence_s: float | None = None,
 ) -> Shell:
     """Return the shell of a process that is somebody.
@@ -109,5 +108,5 @@ def shell_of(
     return shell
 
 
-def _policy(spec: ProcessSpec) -> Policy:
+def _policy(spec: ProcessSpec) -> AccessPolicy:
     return STANDARD_POLICY if spec.access is None else load_policy(spec.access)

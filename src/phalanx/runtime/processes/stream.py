@@ -8,8 +8,7 @@ from phalanx.bus import subjects
 from phalanx.bus.client import BrokerClient
 from phalanx.clock import Clock, Timer
 from phalanx.domain.events import Event
-from phalanx.fabric.envelope import to_json
-from phalanx.fabric.event_envelopes import from_event
+from phalanx.fabric.envelope import from_event, to_json
 from phalanx.store.outbox import Outbox, Waiting
 
 IN_FLIGHT = 256

@@ -21,24 +21,22 @@ from phalanx.bus.client import BrokerClient, Delivery
 from phalanx.bus.wire import MAX_OCTETS
 from phalanx.clock import Clock, Timer
 from phalanx.domain.errors import PhalanxError
-from phalanx.fabric.access import Decision
-from phalanx.fabric.audit import Refusal
+from phalanx.fabric.access import AccessDecision
+from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.calls import (
-    Busy,
-    Done,
-    Failed,
-    NotFound,
-    Refused,
-    Reply,
-    TimedOut,
+    CallBusy,
+    CallDone,
+    CallFailed,
+    CallRefused,
+    CallReply,
+    CallTimedOut,
+    OperationUnknown,
     encode_reply,
     shorten,
     timeout_of,
 )
-from phalanx.fabric.envelope import Envelope, from_headers
-from phalanx.fabric.event_envelopes import source
+from phalanx.fabric.envelope import Envelope, EnvelopeError, from_headers, source
 from phalanx.fabric.operations import Operation
-from phalanx.fabric.times import EnvelopeError
 from phalanx.identity.names import Identity, Role
 
 LIMIT = 32
@@ -53,7 +51,7 @@ RETRY_S = 1.0
 
 Q = TypeVar("Q", bound=Struct)
 A = TypeVar("A", bound=Struct)
-Check = Callable[[Identity, Operation[Any, Any]], Decision]
+Check = Callable[[Identity, Operation[Any, Any]], AccessDecision]
 """Whether a caller may invoke an operation; ``access.Gate.check`` is one."""
 
 
@@ -68,7 +66,7 @@ class Call(Generic[Q, A]):
         caller: Identity,
         request: Q,
         envelope: Envelope,
-        finish: Callable[[Reply], None],
+        finish: Callable[[CallReply], None],
     ) -> None:
         self.operation = operation
         self.caller = caller
@@ -82,11 +80,11 @@ class Call(Generic[Q, A]):
 
     def done(self, answer: A) -> None:
         """Answer; without effect the second time."""
-        self._finish(Done(Raw(msgspec.json.encode(answer))))
+        self._finish(CallDone(Raw(msgspec.json.encode(answer))))
 
     def fail(self, reason: str) -> None:
         """Say that the operation failed, and why; without effect the second time."""
-        self._finish(Failed(shorten(reason)))
+        self._finish(CallFailed(shorten(reason)))
 
 
 class _Running:
@@ -121,7 +119,7 @@ class Provider:
         clock: makes the deadlines.
         check: whether a caller may invoke an operation.
         on_refused: told of each call that is refused or forged, for the audit.
-        limit: calls that may run at the same time; more are answered ``Busy``.
+        limit: calls that may run at the same time; more are answered ``CallBusy``.
 
     Raises:
         NotPermittedError: if the identity may not be called.
@@ -134,7 +132,7 @@ class Provider:
         clock: Clock,
         check: Check,
         *,
-        on_refused: Callable[[Refusal], None] | None = None,
+        on_refused: Callable[[AccessRefusal], None] | None = None,
         limit: int = LIMIT,
     ) -> None:
         self.outcomes: dict[str, int] = {}
@@ -164,7 +162,7 @@ class Provider:
     def serve(self, operation: Operation[Q, A], handler: Callable[[Call[Q, A]], None]) -> None:
         """Let ``handler`` answer calls of ``operation``.
 
-        A ``PhalanxError`` that it raises is an answer ``Failed`` with its text. Any other
+        A ``PhalanxError`` that it raises is an answer ``CallFailed`` with its text. Any other
         exception is a defect: the caller is told that there is one, and it goes up to the clock.
 
         Raises:
@@ -192,23 +190,25 @@ class Provider:
             envelope = from_headers(delivery.headers, delivery.payload)
             timeout_s = timeout_of(envelope)
         except (EnvelopeError, ValueError) as error:
-            self._refuse(delivery, who, name, Failed(shorten(f"no call: {error}")))
+            self._refuse(delivery, who, name, CallFailed(shorten(f"no call: {error}")))
             return
         if envelope.source != source(domain, who):
             why = f"its source is {envelope.source!r}, but {who!r} sent it"
-            self._refuse(delivery, who, name, Refused(shorten(why)))
+            self._refuse(delivery, who, name, CallRefused(shorten(why)))
             return
         if name not in self._served:
             known = ", ".join(self.operations) or "none"
-            self._reply(delivery, NotFound(shorten(f"no operation {name!r}; there is {known}")))
+            self._reply(
+                delivery, OperationUnknown(shorten(f"no operation {name!r}; there is {known}"))
+            )
             return
         operation, handler = self._served[name]
         decision = self._check(caller, operation)
         if not decision.allowed:
-            self._refuse(delivery, who, name, Refused(decision.reason, decision.rule))
+            self._refuse(delivery, who, name, CallRefused(decision.reason, decision.rule))
             return
         if envelope.type != f"phalanx.call.{name}":
-            self._refuse(delivery, who, name, Failed(f"its type is not phalanx.call.{name}"))
+            self._refuse(delivery, who, name, CallFailed(f"its type is not phalanx.call.{name}"))
             return
         self._begin(delivery, operation, handler, caller, envelope, timeout_s)
 
@@ -226,12 +226,12 @@ class Provider:
         if self._again(delivery, key, digest):
             return
         if len(self._running) >= self._limit:
-            self._reply(delivery, Busy(f"{self._limit} calls run already", RETRY_S))
+            self._reply(delivery, CallBusy(f"{self._limit} calls run already", RETRY_S))
             return
         try:
             request = msgspec.json.decode(delivery.payload, type=operation.request)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            self._reply(delivery, Failed(shorten(f"no request of {operation.name!r}: {error}")))
+            self._reply(delivery, CallFailed(shorten(f"no request of {operation.name!r}: {error}")))
             return
         running = self._running[key] = _Running(digest, operation.changes, delivery)
         deadline = self._clock.now() + timeout_s
@@ -253,10 +253,10 @@ class Provider:
         if known is None:
             return False
         if known.digest != digest:
-            self._reply(delivery, Failed(f"key {key[2][:64]!r} is that of another request"))
+            self._reply(delivery, CallFailed(f"key {key[2][:64]!r} is that of another request"))
         elif isinstance(known, _Running):
             if len(known.waiting) >= WAITING:
-                self._reply(delivery, Busy(f"{WAITING} requests wait for this call", RETRY_S))
+                self._reply(delivery, CallBusy(f"{WAITING} requests wait for this call", RETRY_S))
             else:
                 self._count("Again")
                 known.waiting.append(delivery)
@@ -268,10 +268,10 @@ class Provider:
     def _late(self, running: _Running) -> None:
         """Tell who waits that it takes too long; the call goes on, for who asks again."""
         for delivery in running.waiting:
-            self._reply(delivery, TimedOut("it still runs"))
+            self._reply(delivery, CallTimedOut("it still runs"))
         running.waiting.clear()
 
-    def _finish(self, key: _Key, running: _Running, reply: Reply) -> None:
+    def _finish(self, key: _Key, running: _Running, reply: CallReply) -> None:
         if self._running.get(key) is not running:
             return
         del self._running[key]
@@ -279,7 +279,9 @@ class Provider:
             running.timer.cancel()
         octets = encode_reply(reply)
         if len(octets) > MAX_OCTETS:
-            reply = Failed(f"the answer has {len(octets)} octets, at most {MAX_OCTETS} can travel")
+            reply = CallFailed(
+                f"the answer has {len(octets)} octets, at most {MAX_OCTETS} can travel"
+            )
             octets = encode_reply(reply)
         self._count(type(reply).__name__)
         for delivery in running.waiting:
@@ -294,14 +296,16 @@ class Provider:
         _, kept = self._kept.popitem(last=False)
         self._kept_octets -= len(kept.octets)
 
-    def _refuse(self, delivery: Delivery, who: str, what: str, reply: Refused | Failed) -> None:
+    def _refuse(
+        self, delivery: Delivery, who: str, what: str, reply: CallRefused | CallFailed
+    ) -> None:
         self._reply(delivery, reply)
         if self._on_refused is not None:
-            rule = reply.rule if isinstance(reply, Refused) else None
+            rule = reply.rule if isinstance(reply, CallRefused) else None
             me = self._exchange.identity.name
-            self._on_refused(Refusal(who, what, me, reply.reason, rule))
+            self._on_refused(AccessRefusal(who, what, me, reply.reason, rule))
 
-    def _reply(self, delivery: Delivery, reply: Reply) -> None:
+    def _reply(self, delivery: Delivery, reply: CallReply) -> None:
         self._count(type(reply).__name__)
         self._exchange.respond(delivery, encode_reply(reply))
 
