@@ -10,8 +10,9 @@ from synthetic_log import ddos_log
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
 from phalanx.reporting.explanation import explain
+from phalanx.reporting.log import Log
 
-LOG = ddos_log()
+LOG = Log(ddos_log())
 
 
 def event(name: str, kind: str, cause: str | None, **data: object) -> Event:
@@ -19,8 +20,10 @@ def event(name: str, kind: str, cause: str | None, **data: object) -> Event:
 
 
 def test_a_chain_runs_from_the_root_to_the_event_by_causes_alone() -> None:
-    by_id = {e.id: e for e in LOG}
-    applied = next(e for e in LOG if e.kind == "measure.applied" and "flowRate" in str(e.data))
+    by_id = {e.id: e for e in LOG.events}
+    applied = next(
+        e for e in LOG.events if e.kind == "measure.applied" and "flowRate" in str(e.data)
+    )
     answer = explain(LOG, applied.id)
     chain = [line.event for line in answer.lines]
     assert chain[0].kind == "run.started"
@@ -56,21 +59,21 @@ def test_attack_tells_what_came_of_it() -> None:
 
 def test_attack_without_effects_is_still_told() -> None:
     log = [event("r", "run.started", None), event("t", "traffic.changed", "r", malicious=True)]
-    assert [line.event.id for line in explain(log, "attack").lines] == ["t"]
+    assert [line.event.id for line in explain(Log(log), "attack").lines] == ["t"]
 
 
 @pytest.mark.parametrize("what", ["attack", "nothing like that"])
 def test_what_the_log_does_not_tell_is_refused(what: str) -> None:
     with pytest.raises(LogError, match=r"no attack|no event matches"):
-        explain([event("r", "run.started", None)], what)
+        explain(Log([event("r", "run.started", None)]), what)
 
 
 def test_an_empty_log_is_refused() -> None:
     with pytest.raises(LogError):
-        explain([], "last")
+        explain(Log(), "last")
 
 
 def test_a_log_that_begins_in_the_middle_and_a_circle_of_causes_end() -> None:
     log = [event("a", "goal.adopted", "b"), event("b", "goal.adopted", "a")]
-    assert len(explain(log, "a").lines) == 2
-    assert len(explain([event("x", "goal.adopted", "gone")], "x").lines) == 1
+    assert [len(explain(Log(log), name).lines) for name in "ab"] == [1, 2]
+    assert len(explain(Log([event("x", "goal.adopted", "gone")]), "x").lines) == 1

@@ -23,13 +23,42 @@ from synthetic_log import ddos_log
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import KINDS, Event
 from phalanx.reporting import render_report, write_report
-from phalanx.reporting.auctions import auctions_of
-from phalanx.reporting.causes import causes_of
-from phalanx.reporting.layout import positions
+from phalanx.reporting.auctions import Auction, AuctionsView
+from phalanx.reporting.explanation import CauseTree, DrawnTree
 from phalanx.reporting.log import Log
-from phalanx.reporting.outcome import attack_span, hosts_of, judge, milestones
-from phalanx.reporting.summary import QUIET_SHARE
+from phalanx.reporting.map_layout import positions
+from phalanx.reporting.page import Report
+from phalanx.reporting.response import ResponseView
+from phalanx.reporting.summary import SummaryView, summarise
 from phalanx.reporting.svg import axis_clock, clock, figure, ticks, time_ticks
+from phalanx.reporting.traffic import QUIET_SHARE, AttackOutcome, attack_span, judge
+
+
+def followed(events: list[Event]) -> ResponseView:
+    view = ResponseView()
+    for event in events:
+        view.add(event)
+    return view
+
+
+def judged(events: list[Event]) -> AttackOutcome:
+    return judge(followed(events).traffic, max(event.time for event in events) if events else 0.0)
+
+
+def auctions_of(events: list[Event]) -> list[Auction]:
+    log = Log(events)
+    view = AuctionsView(log)
+    for event in events:
+        view.add(event)
+    return view.result()
+
+
+def tree_of(log: Log) -> DrawnTree:
+    tree = CauseTree(log)
+    for event in log.events:
+        tree.add(event)
+    return tree.result()
+
 
 VOID = {"meta", "input", "br", "link", "img", "hr"}
 DDOS = ddos_log()
@@ -112,6 +141,27 @@ def test_page_is_whole_and_closed_to_the_outside(events: list[Event]) -> None:
         pytest.fail(f"{number} on the page")
 
 
+@pytest.mark.parametrize("cut", [0, 1, 40, 700, len(DDOS) - 1, len(DDOS)])
+def test_views_that_are_fed_event_by_event_say_at_any_moment_what_the_whole_says(
+    cut: int, live: dict[int, tuple[str, Any]]
+) -> None:
+    assert live[cut] == (render_report(DDOS[:cut]), summarise(DDOS[:cut]))
+
+
+@pytest.fixture(scope="module")
+def live() -> dict[int, tuple[str, Any]]:
+    """Return what a report and a summary that grow with the log say at several cuts."""
+    report, summary = Report(), SummaryView()
+    said = {}
+    for count in range(len(DDOS) + 1):
+        if count in {0, 1, 40, 700, len(DDOS) - 1, len(DDOS)}:
+            said[count] = report.render(), summary.result()
+        for event in DDOS[count : count + 1]:
+            report.add(event)
+            summary.add(event)
+    return said
+
+
 def test_security_policy_lets_only_the_pages_own_script_run() -> None:
     page = render_report(DDOS)
     script = page[page.index("<script>") + 8 : page.index("</script>")]
@@ -173,7 +223,7 @@ def test_every_auction_stands_there_with_all_that_was_answered() -> None:
 
 
 def test_winner_is_marked_and_failure_names_what_was_done_instead() -> None:
-    auctions = auctions_of(Log(DDOS))
+    auctions = auctions_of(DDOS)
     assert [a.winner for a in auctions[:7]] == ["pop5", "pop5", "pop5", "", "pop5", "pop3", "pop4"]
     assert [sum(bid.won for bid in a.bids) for a in auctions] == [1, 1, 1, 0] + 11 * [1]
     assert auctions[3].fallback == "splitTrafficTowardsIp(10.0.6.10, 0, 1)"
@@ -190,7 +240,7 @@ def test_auction_called_again_is_a_table_of_its_own() -> None:
         Event("a-2", 2.0, "a", "auction.failed", "a-1", {"auction": "x", "silent": ["c"]}),
         Event("a-3", 3.0, "a", "auction.called", "a-2", {"auction": "x", "goal": "g", "round": 2}),
     ]
-    first, second = auctions_of(Log(events))
+    first, second = auctions_of(events)
     assert (first.outcome, [bid.agent for bid in first.bids], first.silent) == (
         "failed",
         ["b"],
@@ -237,22 +287,20 @@ CALM, FLOOD, STARVED, HALF = (1.0, 0.0, 1.0), (0.5, 5.0, 1.0), (0.1, 0.0, 1.0), 
 def test_verdict_follows_the_stated_rules(
     samples: list[tuple[float, float, float]], verdict: str
 ) -> None:
-    log = Log(traffic(*samples))
-    assert judge(log, hosts_of(log)).verdict == verdict
+    assert judged(traffic(*samples)).verdict == verdict
 
 
 def test_what_comes_after_the_attack_is_no_mitigation() -> None:
-    log = Log(traffic(*2 * [CALM], *6 * [FLOOD], *20 * [CALM], until=8.0))
-    outcome = judge(log, hosts_of(log))
-    assert attack_span(log, None) == (2.0, 8.0)
+    events = traffic(*2 * [CALM], *6 * [FLOOD], *20 * [CALM], until=8.0)
+    outcome = judged(events)
+    assert attack_span(followed(events).traffic, 27.0) == (2.0, 8.0)
     assert outcome.verdict == "not mitigated"
     assert outcome.now == 0.0
 
 
 @given(st.lists(st.sampled_from([CALM, FLOOD, STARVED, HALF]), min_size=3, max_size=60))
 def test_mitigated_means_held_off_to_the_end(samples: list[tuple[float, float, float]]) -> None:
-    log = Log(traffic(*samples))
-    outcome = judge(log, hosts_of(log))
+    outcome = judged(traffic(*samples))
     if outcome.verdict == "mitigated":
         assert outcome.mitigated_s is not None
         later = samples[int(outcome.mitigated_s) :]
@@ -261,11 +309,10 @@ def test_mitigated_means_held_off_to_the_end(samples: list[tuple[float, float, f
 
 
 def test_head_of_the_ddos_run() -> None:
-    log = Log(DDOS)
-    outcome = judge(log, hosts_of(log))
+    outcome = judged(DDOS)
     assert (outcome.verdict, outcome.host, outcome.began_s) == ("mitigated", "server", 20.0)
     assert outcome.mitigated_s == 164.0
-    steps = milestones(log, outcome)
+    steps = followed(DDOS).milestones(20.0)
     assert [step.time for step in steps] == [20.0, 22.0, 45.0, 80.0, None, 162.0, None]
     assert steps[-1].note == "1 still in force"
     parsed = Page(render_report(DDOS))
@@ -283,7 +330,7 @@ def test_interrupted_run_says_so() -> None:
 @pytest.mark.parametrize("pops", [6, 160])
 def test_tree_holds_every_event_once_below_its_cause(pops: int) -> None:
     log = Log(ddos_log(pops))
-    causes = causes_of(log)
+    causes = tree_of(log)
     depth, seen = 0, []
     for token in causes.tokens:
         depth += {"open": 1, "close": -1}.get(token.piece, 0)
@@ -293,7 +340,9 @@ def test_tree_holds_every_event_once_below_its_cause(pops: int) -> None:
     assert depth == 0
     assert len(seen) == len(set(seen))
     for event_id in seen[1:]:
-        cause = log.cause(log.events[log.index[event_id]])
+        event = log.get(event_id)
+        assert event is not None
+        cause = log.cause(event)
         assert cause is None or cause.id not in seen or seen.index(cause.id) < seen.index(event_id)
     outside = sum(int(count) for count in re.findall(r"(\d+) × ", causes.aside))
     assert causes.shown + outside == len(log.events)
@@ -312,7 +361,7 @@ def test_causes_in_a_circle_come_to_an_end() -> None:
     log = Log(events)
     assert [cause.id for cause in islice(log.causes(events[2]), 9)] == ["e-1", "e-0"]
     assert list(islice(log.causes(events[3]), 9)) == []
-    assert [token.event for token in causes_of(log).tokens] == ["e-0", "e-1", "e-2", "e-3"]
+    assert [token.event for token in tree_of(log).tokens] == ["e-0", "e-1", "e-2", "e-3"]
 
 
 def test_a_long_log_is_cut_with_a_count() -> None:
@@ -323,15 +372,15 @@ def test_a_long_log_is_cut_with_a_count() -> None:
         Event(f"e-{n}", 1.0, "a", "goal.adopted", f"e-{n - 1}", {"goal": "g"})
         for n in range(1, 5000)
     ]
-    causes = causes_of(Log(events))
+    causes = tree_of(Log(events))
     assert causes.shown == 4000
     assert causes.left_out == 1000
     assert "1000 further events had no room" in Page(render_report(events)).text
 
 
 def _labels(page: str) -> list[tuple[float, float, float]]:
-    wide = page[page.index('class="map wide"') : page.index('class="map narrow"')]
-    found = re.findall(r'<text class="halo" x="([\d.]+)" y="([\d.]+)">([^<]+)</text>', wide)
+    drawn = page[page.index('class="map"') : page.index('class="controls')]
+    found = re.findall(r'<text class="halo" x="([\d.]+)" y="([\d.]+)">([^<]+)</text>', drawn)
     return [(float(x), float(y), 5.0 * len(words)) for x, y, words in found]
 
 

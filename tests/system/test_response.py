@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from phalanx.reporting.response import respond
+from phalanx.reporting.summary import summarise
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
 from tests.system.conftest import SCENARIOS
@@ -72,7 +72,7 @@ def test_times_and_counts_of_the_resilience_scenario(run):
 
 def test_users_behind_a_limit_are_counted_while_it_is_in_force(run):
     events = [e for e in run.events if e.time <= 60]  # broken off while the link is limited
-    response = respond(events, 20.0, None)
+    response = summarise(events).response
     assert (response.users, response.users_limited) == (55, 50)  # not those of the office
     assert response.attackers_limited == 0
     assert response.named_after_s is None

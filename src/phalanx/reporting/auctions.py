@@ -1,4 +1,4 @@
-"""Every auction as a table (the shape of table 5.8): bids, utilities, refusals, what followed."""
+"""Every auction as a table (the shape of table 5.8), and what was placed because of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from msgspec import Struct, structs
 from phalanx.domain.events import Event
 from phalanx.reporting.log import (
     Data,
+    Lifetimes,
     Log,
+    Span,
     finite,
     names,
     number,
@@ -17,6 +19,14 @@ from phalanx.reporting.log import (
     text,
 )
 from phalanx.reporting.svg import figure
+
+_KINDS = {
+    "auction.called",
+    "auction.bid",
+    "auction.refused",
+    "auction.awarded",
+    "auction.failed",
+}
 
 
 class BidRow(Struct, frozen=True):
@@ -79,31 +89,45 @@ class Auction(Struct, frozen=True):
         return next((bid for bid in self.bids if bid.won), None)
 
 
-def auctions_of(log: Log) -> list[Auction]:
-    """Return all auctions in the order in which they were called."""
-    calls: list[Event] = []
-    parts: dict[str, list[Event]] = {}
-    latest: dict[str, str] = {}
-    kinds = ("auction.called", "auction.bid", "auction.refused", "auction.awarded")
-    for event in log.of(*kinds, "auction.failed"):
+class AuctionsView:
+    """All auctions in the order in which they were called, event by event.
+
+    Args:
+        log: the same events, each added there before it is added here.
+
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._parts: list[list[Event]] = []
+        self._latest: dict[str, list[Event]] = {}
+
+    def add(self, event: Event) -> None:
+        """Take the next event of the log."""
+        if event.kind not in _KINDS:
+            return
         name = text(event.data, "auction")
-        if event.kind == "auction.called" or name not in latest:
-            calls.append(event)
-            latest[name] = event.id
-        parts.setdefault(latest[name], []).append(event)
-    auctions: list[Auction] = []
-    last: dict[str, Auction] = {}
-    for at, call in enumerate(calls, 1):
-        auction = _auction(log, at, call, parts[call.id])
-        before = last.get(auction.predicate)
-        if before and before.answers == auction.answers:
-            auction = structs.replace(auction, repeats=before.repeats or before.number)
-        last[auction.predicate] = auction
-        auctions.append(auction)
-    return auctions
+        if event.kind == "auction.called" or name not in self._latest:
+            self._latest[name] = []
+            self._parts.append(self._latest[name])
+        self._latest[name].append(event)
+
+    def result(self) -> list[Auction]:
+        """Return the auctions so far."""
+        auctions: list[Auction] = []
+        last: dict[str, Auction] = {}
+        for at, events in enumerate(self._parts, 1):
+            auction = _auction(self._log, at, events)
+            before = last.get(auction.predicate)
+            if before and before.answers == auction.answers:
+                auction = structs.replace(auction, repeats=before.repeats or before.number)
+            last[auction.predicate] = auction
+            auctions.append(auction)
+        return auctions
 
 
-def _auction(log: Log, place: int, call: Event, events: list[Event]) -> Auction:
+def _auction(log: Log, place: int, events: list[Event]) -> Auction:
+    call = events[0]
     closing = [e for e in events if e.kind in {"auction.awarded", "auction.failed"}]
     close = closing[-1] if closing else None
     data: Data = close.data if close else {}
@@ -143,7 +167,7 @@ def _fallback(log: Log, failure: Event) -> Event | None:
     """Return the first goal that the auctioneer adopted because of ``failure``."""
     queue = [failure]
     for event in queue:
-        for effect in log.effects(event):
+        for effect in log.effects(event.id):
             if effect.kind == "goal.adopted" and effect.agent == failure.agent:
                 return effect
             if effect.kind in {"plan.ended", "goal.ended", "belief.changed"}:
@@ -201,3 +225,124 @@ def _constraint(name: str, limit: object) -> tuple[str, str]:
         "accuracy": ("accuracy", f"≥ {figure(100 * value)} %"),
     }
     return written.get(name, (name, str(limit)))
+
+
+class PlacedInstance(Struct, frozen=True):
+    """A VNF instance."""
+
+    order: int
+    instance: str
+    vnf: str
+    pop: str
+    units: int
+    span: Span
+    auction: int | None
+    """Number of the auction that placed it; None: it was there without one."""
+    ended: str = ""
+
+
+class PlacedChain(Struct, frozen=True):
+    """A path that traffic took to an instance; the same path of the same instance is one chain."""
+
+    purpose: str
+    instance: str
+    vnf: str
+    path: tuple[str, ...]
+    mb_s: float
+    spans: tuple[Span, ...]
+    auctions: tuple[int, ...]
+
+
+class PlacedMeasure(Struct, frozen=True):
+    """A limit, block or split that was in force."""
+
+    effect: str
+    pop: str
+    instance: str
+    rate_mb_s: float
+    span: Span
+    auction: int | None
+
+
+class Placed(Struct, frozen=True):
+    """Everything that was ever placed, each in the order of its beginning."""
+
+    instances: tuple[PlacedInstance, ...]
+    chains: tuple[PlacedChain, ...]
+    measures: tuple[PlacedMeasure, ...]
+
+
+class PlacedView:
+    """Instances, chains and measures with the auction behind each, event by event.
+
+    Args:
+        log: the same events, each added there before it is added here.
+        measures: those of the log.
+
+    """
+
+    def __init__(self, log: Log, measures: Lifetimes) -> None:
+        self._log = log
+        self._instances = Lifetimes("instance.started", "instance.stopped", "instance")
+        self._chains = Lifetimes("chain.opened", "chain.closed", "chain")
+        self._measures = measures
+
+    def add(self, event: Event) -> None:
+        """Take the next event of the log."""
+        self._instances.add(event)
+        self._chains.add(event)
+
+    def result(self, auctions: list[Auction]) -> Placed:
+        """Return what was placed so far.
+
+        Args:
+            auctions: those of the log.
+
+        """
+        numbers = {auction.auction: auction.number for auction in auctions}
+
+        def auction_of(event: Event) -> int | None:
+            cause = self._log.nearest(event, "contract.accepted", "auction.awarded")
+            return numbers.get(text(cause.data, "auction")) if cause else None
+
+        instances = []
+        for order, lifetime in enumerate(self._instances.all, 1):
+            data = lifetime.begun.data
+            instance = PlacedInstance(
+                order,
+                text(data, "instance"),
+                text(data, "vnf"),
+                text(data, "pop"),
+                int(number(data, "units", 1)),
+                lifetime.span,
+                auction_of(lifetime.begun),
+                text(lifetime.ended.data, "reason") if lifetime.ended else "",
+            )
+            instances.append(instance)
+        vnfs = {instance.instance: instance.vnf for instance in instances}
+        chains: dict[tuple[str, tuple[str, ...]], PlacedChain] = {}
+        for lifetime in self._chains.all:
+            data, auction = lifetime.begun.data, auction_of(lifetime.begun)
+            owner, path = text(data, "instance"), names(data, "path")
+            same = chains.get((owner, path))
+            chains[owner, path] = PlacedChain(
+                text(data, "purpose"),
+                owner,
+                vnfs.get(owner, ""),
+                path,
+                max(number(data, "mb_s"), same.mb_s if same else 0.0),
+                (*(same.spans if same else ()), lifetime.span),
+                tuple(sorted({*(same.auctions if same else ()), *([auction] if auction else [])})),
+            )
+        measures = tuple(
+            PlacedMeasure(
+                text(lifetime.begun.data, "effect"),
+                text(lifetime.begun.data, "pop"),
+                text(lifetime.begun.data, "instance"),
+                number(lifetime.begun.data, "rate_mb_s"),
+                lifetime.span,
+                auction_of(lifetime.begun),
+            )
+            for lifetime in self._measures.all
+        )
+        return Placed(tuple(instances), tuple(chains.values()), measures)

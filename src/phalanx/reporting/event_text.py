@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from phalanx.domain.events import Event
+from phalanx.domain.events import KINDS, Event
 from phalanx.loading.refusals import one_line
 
 _LONGEST = 240
@@ -279,54 +279,26 @@ _TELLERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "analysis.done": _analysis,
 }
 
-IMPORTANT = frozenset(
-    {
-        "run.started",
-        "run.ended",
-        "traffic.changed",
-        "fault.injected",
-        "link.changed",
-        "lease.expired",
-        "lease.recovered",
-        "instance.started",
-        "instance.scaled",
-        "instance.replaced",
-        "instance.stopped",
-        "vnf.crashed",
-        "driver.failed",
-        "measure.applied",
-        "measure.lifted",
-        "repository.changed",
-        "service.requested",
-        "service.deployed",
-        "service.reconfigured",
-        "service.rolled_back",
-        "service.restarted",
-        "service.given_up",
-        "service.removed",
-        "process.started",
-        "process.ended",
-        "certificate.ends",
-        "certificate.unused",
-        "identity.admitted",
-        "identity.revoked",
-        "memory.unusable",
-        "connection.lost",
-        "connection.regained",
-        "outbox.shed",
-        "access.refused",
-        "agent.restored",
-        "agent.draining",
-        "agent.left",
-        "agent.crashed",
-        "agent.gone",
-        "agent.returned",
-        "agent.differs",
-        "goal.taken_over",
-        "auction.awarded",
-        "auction.failed",
-        "contract.ended",
-        "analysis.done",
-    }
-)
+IMPORTANT = KINDS.keys() - {
+    "network.sample",
+    "resources.changed",
+    "instance.downloading",
+    "chain.opened",
+    "chain.closed",
+    "agent.started",
+    "belief.changed",
+    "goal.adopted",
+    "goal.ended",
+    "plan.started",
+    "plan.ended",
+    "action.failed",
+    "auction.called",
+    "auction.bid",
+    "auction.refused",
+    "contract.accepted",
+    "message.shed",
+    "service.step",
+    "certificate.holds",
+    "revocations.known",
+}
 """Kinds that tell the story of a run; the others are its details."""

@@ -1,8 +1,13 @@
-"""Answers to why something happened, from the log of causes alone."""
+"""Answers to why something happened, from the log of causes alone.
+
+``explain`` answers one question; ``StoryView`` and ``CauseTree`` follow a whole run: its main
+steps, and everything that its alarms and faults led to.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -10,8 +15,17 @@ from msgspec import Struct
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import IMPORTANT, describe, is_alarm
+from phalanx.reporting.log import predicate_of, text
+from phalanx.reporting.svg import counted
+from phalanx.store.causes import CauseIndex
 
-_TELLING = (
+MOST_ROWS = 4000
+"""Rows of the tree on one page; further events are counted, never left out unsaid."""
+_DEEPEST = 16
+_TOGETHER_S = 20.0
+_ABOUT = ("effect", "goal", "group", "belief", "vnf", "pop", "winner", "reason")
+
+_ANSWERS = (
     "measure.applied",
     "auction.awarded",
     "auction.failed",
@@ -21,9 +35,20 @@ _TELLING = (
 )
 """Of several events that match a fragment, one of these kinds is explained, if there is one."""
 _NOT_LAST = {"network.sample", "resources.changed", "run.ended"}
+_SETTING = {"run.started", "run.ended", "network.sample", "agent.started", "traffic.changed"}
+_LEAVES = {
+    "auction.bid": ("bid", "bids"),
+    "auction.refused": ("refusal", "refusals"),
+    "resources.changed": ("change of free resources", "changes of free resources"),
+    "message.shed": ("shed message", "shed messages"),
+}
+"""Events that are counted beside their cause; the tables of the report show each of them."""
+_BELIEFS = {"overUsage", "anomalous", "anomalousUsage"}
+"""Predicates of the beliefs that belong to the story."""
+_STORY = IMPORTANT - {"run.started", "contract.ended"}
 
 
-class Line(Struct, frozen=True):
+class ExplanationLine(Struct, frozen=True):
     """One event of an explanation; where it has branches, ``depth`` of them down."""
 
     depth: int
@@ -34,12 +59,12 @@ class Explanation(Struct, frozen=True):
     """The answer: causes before effects."""
 
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[ExplanationLine, ...]
     others: tuple[str, ...] = ()
     """Ids of events that match as well, latest first."""
 
 
-def explain(events: Sequence[Event], what: str) -> Explanation:
+def explain(log: CauseIndex, what: str) -> Explanation:
     """Explain ``what``: an event's id, ``last``, ``attack``, or a fragment of an event's words.
 
     ``attack`` gives what the first malicious traffic, or else the first alarm, led to; all
@@ -49,31 +74,25 @@ def explain(events: Sequence[Event], what: str) -> Explanation:
         LogError: if nothing in the log matches.
 
     """
-    by_id = {event.id: event for event in events}
-    if what in by_id:
-        return _chain(by_id, by_id[what], ())
+    known = log.get(what)
+    if known is not None:
+        return _chain(log, known)
     if what == "attack":
-        return _attack(events)
+        return _attack(log)
     if what == "last":
-        chosen = [event for event in events if event.kind not in _NOT_LAST][-1:]
+        chosen = [event for event in log.events if event.kind not in _NOT_LAST][-1:]
         if not chosen:
             raise LogError("the log has no event to explain")
-        return _chain(by_id, chosen[0], ())
-    matches = [event for event in events if _matches(event, what.casefold())]
+        return _chain(log, chosen[0])
+    matches = [event for event in log.events if _matches(event, what.casefold())]
     if not matches:
         raise LogError(
             f"no event matches {what!r}; give an event's id, 'last', 'attack', or a part of a "
             "goal, measure, instance, agent or auction"
         )
-    for kind in _TELLING:
-        telling = [event for event in matches if event.kind == kind]
-        if telling:
-            break
-    else:
-        telling = matches
-    chosen_one = telling[-1]
-    others = tuple(event.id for event in reversed(matches) if event is not chosen_one)
-    return _chain(by_id, chosen_one, others)
+    ranked = ([event for event in matches if event.kind == kind] for kind in _ANSWERS)
+    last = next(filter(None, ranked), matches)[-1]
+    return _chain(log, last, tuple(event.id for event in reversed(matches) if event is not last))
 
 
 def _matches(event: Event, fragment: str) -> bool:
@@ -90,33 +109,220 @@ def _holds(value: Any, fragment: str) -> bool:
     return isinstance(value, str) and fragment in value.casefold()
 
 
-def _chain(by_id: dict[str, Event], last: Event, others: tuple[str, ...]) -> Explanation:
-    chain = {last.id: last}
-    event = last
-    while event.cause is not None and event.cause in by_id and event.cause not in chain:
-        event = by_id[event.cause]
-        chain[event.id] = event
-    lines = tuple(Line(0, event) for event in reversed(chain.values()))
+def _chain(log: CauseIndex, last: Event, others: tuple[str, ...] = ()) -> Explanation:
+    chain = [last, *log.causes(last)]
+    lines = tuple(ExplanationLine(0, event) for event in reversed(chain))
     return Explanation(f"Why {last.id}: {describe(last)}", lines, others)
 
 
-def _attack(events: Sequence[Event]) -> Explanation:
-    effects: dict[str, list[Event]] = {}
-    for event in events:
-        if event.cause is not None:
-            effects.setdefault(event.cause, []).append(event)
-    starts = [e for e in events if e.kind == "traffic.changed" and e.data.get("malicious")]
-    alarms = [event for event in events if is_alarm(event)]
-    roots = [event for event in (*starts, *alarms) if event.id in effects] or starts or alarms
+def _attack(log: CauseIndex) -> Explanation:
+    starts = [e for e in log.events if e.kind == "traffic.changed" and e.data.get("malicious")]
+    alarms = [event for event in log.events if is_alarm(event)]
+    roots = [e for e in (*starts, *alarms) if log.effects(e.id)] or starts or alarms
     if not roots:
         raise LogError("the log tells of no attack and no alarm")
-    lines: list[Line] = []
-    waiting = [Line(0, roots[0])]
-    while waiting:
-        line = waiting.pop()
-        shown = line.depth == 0 or line.event.kind in IMPORTANT or line.event.kind == "goal.adopted"
+    root = roots[0]
+    lines = [ExplanationLine(0, root)]
+    depths = {root.id: 1}
+    for _, event in log.below(root.id):
+        depth = depths[event.cause or ""]
+        shown = event.kind in IMPORTANT or event.kind == "goal.adopted"
+        depths[event.id] = depth + shown
         if shown:
-            lines.append(line)
-        below = line.depth + shown
-        waiting += [Line(below, event) for event in reversed(effects.get(line.event.id, []))]
-    return Explanation(f"What came of {roots[0].id}: {describe(roots[0])}", tuple(lines))
+            lines.append(ExplanationLine(depth, event))
+    return Explanation(f"What came of {root.id}: {describe(root)}", tuple(lines))
+
+
+class StoryStep(Struct, frozen=True):
+    """A step of the story: one event, or several alike within a short time."""
+
+    event: str
+    kind: str
+    agent: str
+    time: float
+    until: float
+    words: str
+    more: int
+    hostile: bool
+    """Whether it is attack traffic."""
+
+
+class StoryView:
+    """The main steps in order of time, event by event; events alike within 20 s are one step.
+
+    What several agents come to believe is told of the first.
+    """
+
+    def __init__(self) -> None:
+        self._groups: list[list[Event]] = []
+        self._latest: dict[tuple[str, ...], list[Event]] = {}
+        self._believed: dict[str, object] = {}
+
+    def add(self, event: Event) -> None:
+        """Take the next event of the log."""
+        if event.kind == "belief.changed":
+            belief, value = text(event.data, "belief"), event.data.get("value")
+            known = predicate_of(belief) in _BELIEFS and isinstance(value, bool)
+            if not known or self._believed.get(belief) == value:
+                return
+            self._believed[belief] = value
+        elif event.kind not in _STORY:
+            return
+        key = (event.agent, *_alike(event))
+        group = self._latest.get(key)
+        if group is None or event.time - group[-1].time > _TOGETHER_S:
+            group = self._latest[key] = []
+            self._groups.append(group)
+        group.append(event)
+
+    def result(self) -> list[StoryStep]:
+        """Return the steps so far."""
+        return [
+            StoryStep(
+                group[0].id,
+                group[0].kind,
+                group[0].agent,
+                group[0].time,
+                group[-1].time,
+                words,
+                more,
+                group[0].data.get("malicious") is True,
+            )
+            for group in self._groups
+            for words, more in summed_up(group)
+        ]
+
+
+def summed_up(events: Sequence[Event]) -> tuple[tuple[str, int], ...]:
+    """Return ``events`` in words, those alike as one with the number of the others.
+
+    Of a traffic group the last stands for all, since its figures include those before.
+    """
+    groups: dict[tuple[str, ...], list[Event]] = {}
+    for event in events:
+        groups.setdefault(_alike(event), []).append(event)
+    return tuple(
+        (describe(group[-1]), 0)
+        if group[0].kind == "traffic.changed"
+        else (describe(group[0]), len(group) - 1)
+        for group in groups.values()
+    )
+
+
+def _alike(event: Event) -> tuple[str, ...]:
+    """Return what two events have in common that can be told as one."""
+    return (event.kind, *(predicate_of(text(event.data, name)) for name in _ABOUT))
+
+
+class TreeToken(Struct, frozen=True):
+    """A piece of the tree in writing order: a row, the opening of a branch, or its end."""
+
+    piece: str
+    """``row``, ``open`` or ``close``."""
+    event: str = ""
+    kind: str = ""
+    agent: str = ""
+    time: float = 0.0
+    words: str = ""
+    aside: str = ""
+    """Effects that are only counted."""
+    branch: bool = False
+    """Whether it is the first row of its branch."""
+    open: bool = False
+
+
+class DrawnTree(Struct, frozen=True):
+    """The tree as tokens, and what it does not show."""
+
+    tokens: tuple[TreeToken, ...]
+    shown: int
+    aside: str
+    """What stands outside the tree, in words."""
+    left_out: int
+    """Events that no longer had room."""
+
+
+class CauseTree:
+    """Everything since the first alarm or fault, below what caused it, event by event.
+
+    A root is the first alarm of its chain, or an event that only the setting of the run
+    caused. What happened before the first alarm, samples and the like are counted.
+
+    Args:
+        log: the same events, each added there before it is added here.
+
+    """
+
+    def __init__(self, log: CauseIndex) -> None:
+        self._log = log
+        self._roots: dict[str, Event] = {}
+        self._under_alarm: set[str] = set()
+        self._start: Event | None = None
+
+    def add(self, event: Event) -> None:
+        """Take the next event of the log."""
+        cause = self._log.cause(event)
+        inside = cause is not None and cause.id in self._under_alarm
+        alarm = is_alarm(event)
+        if alarm or inside:
+            self._under_alarm.add(event.id)
+        if self._start is None and (alarm or event.kind in {"fault.injected", "agent.crashed"}):
+            self._start = event
+        if event.kind in _SETTING or event.kind in _LEAVES:
+            return
+        if (alarm and not inside) or cause is None or cause.kind in _SETTING:
+            self._roots[event.id] = event
+
+    def result(self) -> DrawnTree:
+        """Return the tree so far, roots in order of time."""
+        log, place = self._log, self._log.place
+        since = place(self._start) if self._start else 0
+        chosen = [event for event in self._roots.values() if place(event) >= since]
+        tokens: list[TreeToken] = []
+        covered: set[str] = set()
+        full = 0
+        stack: list[tuple[Event | None, int, bool]] = [(event, 0, True) for event in chosen[::-1]]
+        while stack:
+            event, depth, branch = stack.pop()
+            if event is None:
+                tokens.append(TreeToken("close"))
+                continue
+            effects = [
+                effect
+                for effect in log.effects(event.id)
+                if effect.id not in self._roots and effect.kind not in _SETTING
+            ]
+            leaves = [e for e in effects if e.kind in _LEAVES and not log.effects(e.id)]
+            aside = {leaf.id for leaf in leaves}
+            kids = [effect for effect in effects if effect.id not in aside]
+            covered |= {event.id, *aside}
+            if len(covered) > MOST_ROWS:
+                full += 1 + len(leaves)
+                stack += [(kid, depth, False) for kid in kids]
+                continue
+            forks = len(kids) > 1 and depth < _DEEPEST
+            tokens.append(
+                TreeToken(
+                    "open" if forks else "row",
+                    event.id,
+                    event.kind,
+                    event.agent,
+                    event.time,
+                    describe(event),
+                    _counts(leaf.kind for leaf in leaves),
+                    branch,
+                    depth < 8,
+                )
+            )
+            if forks:
+                stack.append((None, depth, False))
+            stack += [(kid, depth + forks, len(kids) > 1) for kid in kids[::-1]]
+        outside = Counter(event.kind for event in log.events if event.id not in covered)
+        words = ", ".join(f"{count} × {kind}" for kind, count in sorted(outside.items()))
+        return DrawnTree(tuple(tokens), len(covered) - full, words, full)
+
+
+def _counts(kinds: Iterable[str]) -> str:
+    return ", ".join(
+        counted(count, *_LEAVES[kind]) for kind, count in sorted(Counter(kinds).items())
+    )

@@ -6,12 +6,17 @@ missing or of another type reads as nothing; the report then shows less, but alw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msgspec import Struct
+
 from phalanx.domain.events import Event
+from phalanx.store.causes import CauseIndex
 
 Data = Mapping[str, Any]
+Span = tuple[float, float | None]
+"""From when to when something was in place, in seconds; None: to the end of the log."""
 _MOST = 1e12
 
 
@@ -60,48 +65,77 @@ def predicate_of(effect: str) -> str:
     return effect.partition("(")[0].lstrip("¬?")
 
 
-class Log:
-    """All events of one run, with the ways through them that the sections need."""
+class Log(CauseIndex):
+    """The events of one run as they come, by kind and by cause."""
 
-    def __init__(self, events: Sequence[Event]) -> None:
-        self.events = tuple(events)
-        self.index = {event.id: at for at, event in reversed(list(enumerate(self.events)))}
+    def __init__(self, events: Iterable[Event] = ()) -> None:
         self._kinds: dict[str, list[Event]] = {}
-        self._effects: dict[str, list[Event]] = {}
-        for event in self.events:
-            self._kinds.setdefault(event.kind, []).append(event)
-            cause = self.cause(event)
-            if cause is not None:
-                self._effects.setdefault(cause.id, []).append(event)
-        started = self.of("run.started")
-        self.setting: Data = started[0].data if started else {}
-        """Data of ``run.started``; empty if the log begins later."""
-        ended = self.of("run.ended")
-        self.ending: Data | None = ended[-1].data if ended else None
-        """Data of ``run.ended``; None if the run was broken off."""
-        self.end_s = max((finite(event.time) for event in self.events), default=0.0)
+        self.setting: Data = {}
+        """Data of the first ``run.started``; empty if the log begins later."""
+        self.ending: Data | None = None
+        """Data of the last ``run.ended``; None if the run goes on or was broken off."""
+        self.end_s = 0.0
+        """The latest time in the log, in seconds."""
+        super().__init__(events)
+
+    def add(self, event: Event) -> None:
+        """Take the next event of the log."""
+        super().add(event)
+        self._kinds.setdefault(event.kind, []).append(event)
+        self.end_s = max(self.end_s, finite(event.time))
+        if event.kind == "run.started" and len(self._kinds[event.kind]) == 1:
+            self.setting = event.data
+        elif event.kind == "run.ended":
+            self.ending = event.data
 
     def of(self, *kinds: str) -> list[Event]:
         """Return the events of ``kinds``, in the order of the log."""
         found = [event for kind in kinds for event in self._kinds.get(kind, ())]
-        return found if len(kinds) == 1 else sorted(found, key=lambda e: self.index[e.id])
-
-    def cause(self, event: Event) -> Event | None:
-        """Return what caused ``event``; an effect that stands before its cause has none."""
-        at = self.index.get(event.cause) if event.cause is not None else None
-        return self.events[at] if at is not None and at < self.index[event.id] else None
-
-    def effects(self, event: Event) -> list[Event]:
-        """Return what ``event`` caused directly, in the order of the log."""
-        return self._effects.get(event.id, [])
-
-    def causes(self, event: Event) -> Iterator[Event]:
-        """Yield the chain of causes, from the nearest to the root."""
-        cause = self.cause(event)
-        while cause is not None:
-            yield cause
-            cause = self.cause(cause)
+        return found if len(kinds) == 1 else sorted(found, key=self.place)
 
     def nearest(self, event: Event, *kinds: str) -> Event | None:
         """Return the nearest cause of one of ``kinds``."""
         return next((cause for cause in self.causes(event) if cause.kind in kinds), None)
+
+
+class Lifetime(Struct):
+    """Something that one event began and another ended."""
+
+    begun: Event
+    ended: Event | None = None
+    """None while it lasts."""
+
+    @property
+    def span(self) -> Span:
+        """From when to when it lasted."""
+        return self.begun.time, None if self.ended is None else self.ended.time
+
+
+class Lifetimes:
+    """Everything that begins with one kind of event and ends with another, as events come in.
+
+    Args:
+        begin: kind of event that begins it, such as ``measure.applied``.
+        end: kind of event that ends it.
+        name: field in which both name it.
+
+    """
+
+    def __init__(self, begin: str, end: str, name: str) -> None:
+        self._kinds = begin, end
+        self._name = name
+        self._lasting: dict[str, list[Lifetime]] = {}
+        self.all: list[Lifetime] = []
+        """In the order in which they began."""
+
+    def add(self, event: Event) -> None:
+        """Take the next event of the log."""
+        if event.kind not in self._kinds:
+            return
+        name = text(event.data, self._name)
+        if event.kind == self._kinds[0]:
+            self.all.append(Lifetime(event))
+            self._lasting.setdefault(name, []).append(self.all[-1])
+        else:
+            for lifetime in self._lasting.pop(name, ()):
+                lifetime.ended = event

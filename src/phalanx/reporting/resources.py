@@ -5,10 +5,11 @@ from __future__ import annotations
 from markupsafe import Markup
 from msgspec import Struct
 
+from phalanx.domain.events import Event
 from phalanx.reporting.auctions import natural
-from phalanx.reporting.log import Data, Log, number, rows, table, text
+from phalanx.reporting.log import Data, number, rows, table, text
 from phalanx.reporting.svg import (
-    Scale,
+    LinearScale,
     axis_clock,
     element,
     figure,
@@ -34,22 +35,33 @@ class _Course(Struct, frozen=True):
     points: tuple[tuple[float, float], ...]
 
 
-def resources_of(log: Log) -> tuple[list[PopResources], int]:
-    """Return a chart for every PoP whose free resources changed, and how many never did."""
-    totals: dict[str, Data] = {text(row, "name"): row for row in rows(log.setting, "pops")}
-    seen: dict[str, list[tuple[float, Data]]] = {pop: [] for pop in totals}
-    for event in log.of("resources.changed"):
-        pop = text(event.data, "pop")
-        totals[pop] = table(event.data, "total") or totals.get(pop, {})
-        seen.setdefault(pop, []).append((event.time, table(event.data, "free")))
-    charts, still = [], 0
-    for pop in sorted(seen, key=natural):
-        courses = [_course(totals[pop], seen[pop], key, log.end_s) for key, _, _ in KINDS]
-        if all(value == c.points[0][1] == c.total for c in courses for _, value in c.points):
-            still += 1
-            continue
-        charts.append(PopResources(pop, len(seen[pop]), _draw(pop, courses, log.end_s)))
-    return charts, still
+class ResourcesView:
+    """What was free at each PoP, event by event."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, Data] = {}
+        self._seen: dict[str, list[tuple[float, Data]]] = {}
+
+    def add(self, event: Event) -> None:
+        """Take the next event of the log."""
+        if event.kind == "run.started":
+            for row in rows(event.data, "pops"):
+                self._totals.setdefault(text(row, "name"), row)
+                self._seen.setdefault(text(row, "name"), [])
+        elif event.kind == "resources.changed":
+            pop = text(event.data, "pop")
+            self._totals[pop] = table(event.data, "total") or self._totals.get(pop, {})
+            self._seen.setdefault(pop, []).append((event.time, table(event.data, "free")))
+
+    def result(self, end_s: float) -> tuple[list[PopResources], int]:
+        """Return a chart for every PoP whose resources changed, and how many never did."""
+        charts = []
+        for pop in sorted(self._seen, key=natural):
+            seen = self._seen[pop]
+            courses = [_course(self._totals[pop], seen, key, end_s) for key, _, _ in KINDS]
+            if any(value != course.total for course in courses for _, value in course.points):
+                charts.append(PopResources(pop, len(seen), _draw(pop, courses, end_s)))
+        return charts, len(self._seen) - len(charts)
 
 
 def _course(total: Data, seen: list[tuple[float, Data]], key: str, end: float) -> _Course:
@@ -64,13 +76,13 @@ def _course(total: Data, seen: list[tuple[float, Data]], key: str, end: float) -
 
 
 def _draw(pop: str, courses: list[_Course], end: float) -> Markup:
-    x = Scale(0.0, end, _LEFT, _RIGHT)
+    x = LinearScale(0.0, end, _LEFT, _RIGHT)
     body: list[Markup] = []
     for row, (course, (_, name, unit)) in enumerate(zip(courses, KINDS, strict=True)):
         top = 18.0 + row * (_HIGH + _GAP)
         bottom = top + _HIGH
         most = max(course.total, *(value for _, value in course.points)) or 1.0
-        y = Scale(0.0, most, bottom, top)
+        y = LinearScale(0.0, most, bottom, top)
         line = [(x(time), y(value)) for time, value in course.points]
         least = min(value for _, value in course.points)
         unit_of = f" {unit}" if unit else ""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Set
 from math import inf
-from typing import Any
 
 from msgspec import Struct
 
@@ -12,9 +11,12 @@ from phalanx.domain.events import Event
 from phalanx.domain.network import link_id
 from phalanx.domain.traffic import PROFILES, source_address
 from phalanx.reporting.event_text import is_alarm
+from phalanx.reporting.log import Data, Lifetimes, names, number, predicate_of, rows, text
+from phalanx.reporting.svg import counted
+from phalanx.reporting.traffic import Traffic
 
 _BLOCKS = {"flowRateLimited", "handshakesProxied"}
-"""What keeps attackers out, and nobody else."""
+"""Effects that keep attackers out, and no users."""
 
 
 class Response(Struct, frozen=True):
@@ -37,20 +39,17 @@ class Response(Struct, frozen=True):
     to, or by the access link of its host."""
 
 
+class Milestone(Struct, frozen=True):
+    """A key time of the run; ``time`` is None if it never came."""
+
+    label: str
+    time: float | None
+    event: str = ""
+    note: str = ""
+
+
 Effect = tuple[str, tuple[str, ...]]
 """Name of a predicate, such as ``flowRateLimited``, and its fields."""
-Effects = Set[Effect]
-
-
-class _Measure(Struct, frozen=True):
-    effect: Effect
-    since: float
-    until: float
-
-    @classmethod
-    def of(cls, effect: str, since: float, until: float) -> _Measure:
-        kind, _, fields = effect.removesuffix(")").partition("(")
-        return cls((kind, tuple(fields.split(", "))), since, until)
 
 
 class _Source(Struct, frozen=True):
@@ -65,13 +64,13 @@ class _Source(Struct, frozen=True):
     start_s: float
     end_s: float
 
-    def kept_out(self, effects: Effects) -> bool:
-        """Whether a measure is about this attacker alone, or about all who forge sources."""
+    def kept_out(self, effects: Set[Effect]) -> bool:
+        """Whether a measure is about this attacker alone, or about all that forge sources."""
         if self.spoofed:
             return self.handshakes and ("handshakesProxied", (self.target,)) in effects
         return ("flowRateLimited", (self.address, self.target)) in effects
 
-    def held_back(self, effects: Effects) -> bool:
+    def held_back(self, effects: Set[Effect]) -> bool:
         """Whether one of the limits ``effects`` is about this user's traffic."""
         return (
             ("flowRateLimited", (self.address, self.target)) in effects
@@ -80,75 +79,133 @@ class _Source(Struct, frozen=True):
         )
 
 
-def respond(events: Sequence[Event], began: float | None, ended: float | None) -> Response:
-    """Return the response to an attack.
+class ResponseView:
+    """Follows an attack and the answers to it, event by event."""
 
-    Args:
-        events: the log, ``run.started`` first.
-        began: when the first attack began, in seconds of the run; None: there was none.
-        ended: when the last one ended; None: it did not.
+    def __init__(self) -> None:
+        self.traffic = Traffic()
+        self.measures = Lifetimes("measure.applied", "measure.lifted", "measure")
+        self._setting: Data = {}
+        self._now = 0.0
+        self._alarms: list[Event] = []
+        self._beliefs: list[Event] = []
+        self._analyses: list[Event] = []
 
-    """
-    last = events[-1].time
-    end = last if ended is None else ended
-    start = inf if began is None else began
-    measures = _measures(events)
-    answers = {
-        m.effect: m.since
-        for m in reversed(measures)
-        if start <= m.since <= end and not m.effect[0].startswith("split")
-    }
-    beliefs = [e for e in events if e.kind == "belief.changed" and e.data["value"]]
-    news = [e for e in beliefs if start <= e.time <= end]
-    alarm = min((e.time for e in news if is_alarm(e)), default=None)
-    blocks = [since for (kind, _), since in answers.items() if kind in _BLOCKS]
+    def add(self, event: Event) -> None:
+        """Take the next event of the log."""
+        self.traffic.add(event)
+        self.measures.add(event)
+        self._now = event.time
+        if event.kind == "run.started":
+            self._setting = self._setting or event.data
+        elif event.kind == "analysis.done":
+            self._analyses.append(event)
+        elif is_alarm(event):
+            self._alarms.append(event)
+        elif event.kind == "belief.changed" and event.data.get("value") is True:
+            self._beliefs.append(event)
 
-    def after(moment: float | None) -> float | None:
-        return None if moment is None else round(moment - start, 6)
+    def result(self) -> Response:
+        """Return the response so far."""
+        start = inf if self.traffic.began is None else self.traffic.began.time
+        end = self._now if self.traffic.ended_s is None else self.traffic.ended_s
 
-    sources = list(_sources(events[0].data))
-    attackers = [source for source in sources if source.malicious]
-    users = [s for s in sources if not s.malicious and s.start_s < end <= s.end_s]
-    held = {m.effect for m in measures if m.since < end <= m.until}
-    return Response(
-        alarm_after_s=after(alarm),
-        throttle_after_s=after(min(answers.values(), default=None)),
-        named_after_s=after(_last_new(news, "threat(") or _last_new(news, "spoofed(")),
-        blocked_after_s=after(max(blocks, default=None)),
-        attackers=len(attackers),
-        attackers_limited=sum(source.kept_out(answers.keys()) for source in attackers),
-        users=len(users),
-        users_limited=sum(user.held_back(held) for user in users),
-    )
+        def after(event: Event | None) -> float | None:
+            return None if event is None else round(event.time - start, 6)
+
+        limits, blocks = self._answers(start, end)
+        answers = {_effect(event) for event in limits}
+        held = {
+            _effect(lifetime.begun)
+            for lifetime in self.measures.all
+            if lifetime.begun.time < end <= (lifetime.ended.time if lifetime.ended else inf)
+        }
+        sources = list(_sources(self._setting))
+        attackers = [source for source in sources if source.malicious]
+        users = [s for s in sources if not s.malicious and s.start_s < end <= s.end_s]
+        return Response(
+            alarm_after_s=after(_first(self._alarms, start, end)),
+            throttle_after_s=after(_first(limits, start, end)),
+            named_after_s=after(self._named(start, end)),
+            blocked_after_s=after(_last(blocks)),
+            attackers=len(attackers),
+            attackers_limited=sum(source.kept_out(answers) for source in attackers),
+            users=len(users),
+            users_limited=sum(user.held_back(held) for user in users),
+        )
+
+    def milestones(self, start: float) -> list[Milestone]:
+        """Return the key times from ``start`` on: alarm, limit, target, attackers, all lifted."""
+        limits, blocks = self._answers(start, inf)
+        flows = sum(_effect(event)[0] == "flowRateLimited" for event in blocks)
+        known = _first(self._believed("anomalous"), start, inf) or _first(
+            [event for event in self._analyses if names(event.data, "found")], start, inf
+        )
+        held = sum(lifetime.ended is None for lifetime in self.measures.all)
+        lifted = _last(lifetime.ended for lifetime in self.measures.all if lifetime.ended)
+        steps = [
+            ("attack starts", self.traffic.began, ""),
+            ("alarm", _first(self._alarms, start, inf), ""),
+            ("first limit", limits[0] if limits else None, ""),
+            ("target known", known, ""),
+            ("attackers named", self._named(start, inf), ""),
+            ("attackers blocked", _last(blocks), counted(flows, "flow") if flows else ""),
+            ("all lifted", None if held else lifted, f"{held} still in force" if held else ""),
+        ]
+        return [
+            Milestone(label, event.time if event else None, event.id if event else "", note)
+            for label, event, note in steps
+        ]
+
+    def _answers(self, start: float, end: float) -> tuple[list[Event], list[Event]]:
+        """Return the first limit of each effect in the span, and those of them that block."""
+        first: dict[Effect, Event] = {}
+        for lifetime in self.measures.all:
+            effect = _effect(lifetime.begun)
+            if start <= lifetime.begun.time <= end and not effect[0].startswith("split"):
+                first.setdefault(effect, lifetime.begun)
+        return list(first.values()), [e for (kind, _), e in first.items() if kind in _BLOCKS]
+
+    def _believed(self, predicate: str) -> list[Event]:
+        return [e for e in self._beliefs if predicate_of(text(e.data, "belief")) == predicate]
+
+    def _named(self, start: float, end: float) -> Event | None:
+        """Return when the last attacker was named first, or else that sources are forged."""
+        for predicate in ("threat", "spoofed"):
+            formed: dict[str, Event] = {}
+            for event in self._believed(predicate):
+                if start <= event.time <= end:
+                    formed.setdefault(text(event.data, "belief"), event)
+            if formed:
+                return _last(formed.values())
+        return None
 
 
-def _last_new(beliefs: Sequence[Event], start: str) -> float | None:
-    """Return when the last of the beliefs that begin with ``start`` was formed first."""
-    told = {e.data["belief"]: e.time for e in reversed(beliefs)}
-    return max((time for belief, time in told.items() if belief.startswith(start)), default=None)
+def _effect(applied: Event) -> Effect:
+    kind, _, fields = text(applied.data, "effect").removesuffix(")").partition("(")
+    return kind, tuple(fields.split(", "))
 
 
-def _measures(events: Sequence[Event]) -> list[_Measure]:
-    lifted = {e.data["measure"]: e.time for e in events if e.kind == "measure.lifted"}
-    return [
-        _Measure.of(e.data["effect"], e.time, lifted.get(e.data["measure"], inf))
-        for e in events
-        if e.kind == "measure.applied"
-    ]
+def _first(events: Iterable[Event], start: float, end: float) -> Event | None:
+    return next((event for event in events if start <= event.time <= end), None)
 
 
-def _sources(started: Mapping[str, Any]) -> Iterable[_Source]:
-    hosts = {host["name"]: host for host in started.get("hosts", ())}
-    for number, group in enumerate(started.get("sources", ()), 1):
-        host, profile = hosts[group["target"]], PROFILES.get(group["profile"])
-        for i in range(1, group["count"] + 1):
+def _last(events: Iterable[Event]) -> Event | None:
+    return max(events, key=lambda event: event.time, default=None)
+
+
+def _sources(started: Data) -> Iterator[_Source]:
+    hosts = {text(host, "name"): host for host in rows(started, "hosts")}
+    for at, group in enumerate(rows(started, "sources"), 1):
+        host, profile = hosts.get(text(group, "target"), {}), PROFILES.get(text(group, "profile"))
+        for i in range(1, int(number(group, "count")) + 1):
             yield _Source(
-                address=source_address(number, i),
-                target=host["address"],
-                access=link_id(host["at"], host["name"]),
-                malicious=group["malicious"],
+                address=source_address(at, i),
+                target=text(host, "address"),
+                access=link_id(text(host, "at"), text(host, "name")),
+                malicious=group.get("malicious") is True,
                 spoofed=profile is not None and profile.spoofed,
                 handshakes=profile is not None and profile.protocol == "tcp",
-                start_s=group["start_s"],
-                end_s=inf if group["end_s"] is None else group["end_s"],
+                start_s=number(group, "start_s"),
+                end_s=number(group, "end_s", inf),
             )

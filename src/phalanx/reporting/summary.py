@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import is_alarm
-from phalanx.reporting.response import Response, respond
-
-SETTLED_S = 10.0
-"""Length of the spans over which traffic is averaged, in seconds."""
-SERVED_SHARE = 0.95
-"""Users count as served from this share of what they got before."""
-QUIET_SHARE = 0.01
-"""An attack counts as held off when no more than this share of its peak arrives."""
+from phalanx.reporting.log import Data, Lifetime, number, table, text
+from phalanx.reporting.response import Response, ResponseView
+from phalanx.reporting.traffic import QUIET_SHARE, SERVED_SHARE, SETTLED_S, TrafficSample, mean
 
 
 class HostSummary(Struct, frozen=True):
@@ -51,7 +47,7 @@ class HostSummary(Struct, frozen=True):
         return self.attack_after_mb_s / self.attack_peak_mb_s if self.attack_peak_mb_s else 0.0
 
 
-class Placement(Struct, frozen=True):
+class StartedInstance(Struct, frozen=True):
     """A VNF that was deployed."""
 
     time: float
@@ -61,7 +57,7 @@ class Placement(Struct, frozen=True):
     instance: str
 
 
-class Limit(Struct, frozen=True):
+class AppliedMeasure(Struct, frozen=True):
     """A measure that was applied."""
 
     time: float
@@ -84,8 +80,8 @@ class Summary(Struct, frozen=True):
     last_limit_s: float | None
     response: Response
     hosts: tuple[HostSummary, ...]
-    placements: tuple[Placement, ...]
-    limits: tuple[Limit, ...]
+    placements: tuple[StartedInstance, ...]
+    limits: tuple[AppliedMeasure, ...]
     auctions: int
     awarded: int
     failed_auctions: int
@@ -108,92 +104,96 @@ class Summary(Struct, frozen=True):
         )
 
 
-def summarise(events: Sequence[Event]) -> Summary:
-    """Return the summary of a log; of an interrupted run, what there is."""
-    started = events[0].data
-    ended = next((e for e in reversed(events) if e.kind == "run.ended"), None)
-    span = _attack(events)
-    lifted = {e.data["measure"]: e.time for e in events if e.kind == "measure.lifted"}
-    limits = tuple(
-        Limit(e.time, e.data["effect"], e.data["pop"], lifted.get(e.data["measure"]))
-        for e in events
-        if e.kind == "measure.applied"
-    )
-    rates = [limit.time for limit in limits if "RateLimited" in limit.effect]
-    kinds = [e.kind for e in events]
-    return Summary(
-        scenario=started.get("scenario", ""),
-        seed=started.get("seed", 0),
-        ended_s=events[-1].time,
-        reason=ended.data["reason"] if ended is not None else "interrupted",
-        attack_start_s=span[0],
-        attack_end_s=span[1],
-        alarm_s=next((e.time for e in events if is_alarm(e)), None),
-        first_limit_s=min(rates, default=None),
-        last_limit_s=max(rates, default=None),
-        response=respond(events, *span),
-        hosts=_hosts(events, span),
-        placements=tuple(
-            Placement(e.time, e.data["vnf"], e.data["pop"], e.data["units"], e.data["instance"])
-            for e in events
-            if e.kind == "instance.started"
-        ),
-        limits=limits,
-        auctions=kinds.count("auction.called"),
-        awarded=kinds.count("auction.awarded"),
-        failed_auctions=kinds.count("auction.failed"),
-        messages=ended.data["messages"] if ended is not None else {},
-        shed=ended.data["shed"] if ended is not None else 0,
-        returned=ended is not None
-        and bool(ended.data["given_back"])
-        and not ended.data["reserved_mb_s"],
-        events=len(events),
-    )
+class SummaryView:
+    """Follows a run event by event; keeps its figures and traffic samples, not its events."""
 
+    def __init__(self) -> None:
+        self._response = ResponseView()
+        self._kinds: Counter[str] = Counter()
+        self._placements: list[StartedInstance] = []
+        self._alarm_s: float | None = None
+        self._now = 0.0
+        self._setting: Data = {}
+        self._ending: Data | None = None
 
-def _attack(events: Sequence[Event]) -> tuple[float | None, float | None]:
-    changes = [e for e in events if e.kind == "traffic.changed" and e.data["malicious"]]
-    starts = [e.time for e in changes if e.data["active"]]
-    ends = [e.time for e in changes if not e.data["active"]]
-    return min(starts, default=None), max(ends, default=None)
+    def add(self, event: Event) -> None:
+        """Take the next event of the log."""
+        self._response.add(event)
+        self._kinds[event.kind] += 1
+        self._now = event.time
+        data = event.data
+        if self._alarm_s is None and is_alarm(event):
+            self._alarm_s = event.time
+        if event.kind == "run.started":
+            self._setting = self._setting or data
+        elif event.kind == "run.ended":
+            self._ending = data
+        elif event.kind == "instance.started":
+            vnf, pop, instance = (text(data, key) for key in ("vnf", "pop", "instance"))
+            units = int(number(data, "units", 1))
+            self._placements.append(StartedInstance(event.time, vnf, pop, units, instance))
 
-
-def _hosts(
-    events: Sequence[Event], span: tuple[float | None, float | None]
-) -> tuple[HostSummary, ...]:
-    samples: dict[str, list[tuple[float, float, float, float]]] = {}
-    for event in events:
-        if event.kind == "network.sample":
-            for host, rates in event.data["hosts"].items():
-                samples.setdefault(host, []).append(
-                    (
-                        event.time,
-                        rates["legitimate_mb_s"],
-                        rates["malicious_mb_s"],
-                        rates["wanted_mb_s"],
-                    )
-                )
-    start = span[0] if span[0] is not None else events[-1].time
-    end = span[1] if span[1] is not None else events[-1].time
-    summaries = []
-    for host, rows in samples.items():
-        before = [row for row in rows if start - SETTLED_S <= row[0] < start]
-        during = [good for t, good, _, _ in rows if start < t <= end]
-        late = [row for row in rows if end - SETTLED_S <= row[0] < end]
-        summaries.append(
-            HostSummary(
-                host,
-                _mean([good for _, good, _, _ in before]),
-                min(during, default=0.0),
-                _mean([good for _, good, _, _ in late]),
-                max((bad for _, _, bad, _ in rows), default=0.0),
-                _mean([bad for _, _, bad, _ in late]),
-                _mean([wanted for *_, wanted in before]),
-                _mean([wanted for *_, wanted in late]),
-            )
+    def result(self) -> Summary:
+        """Return the summary so far; of a run that has not ended, what there is."""
+        ending, traffic = self._ending or {}, self._response.traffic
+        limits = tuple(map(_applied, self._response.measures.all))
+        rates = [limit.time for limit in limits if "RateLimited" in limit.effect]
+        began_s = None if traffic.began is None else traffic.began.time
+        ended_s = self._now if traffic.ended_s is None else traffic.ended_s
+        return Summary(
+            scenario=text(self._setting, "scenario"),
+            seed=self._setting.get("seed", 0),
+            ended_s=self._now,
+            reason=text(ending, "reason", "interrupted"),
+            attack_start_s=began_s,
+            attack_end_s=traffic.ended_s,
+            alarm_s=self._alarm_s,
+            first_limit_s=min(rates, default=None),
+            last_limit_s=max(rates, default=None),
+            response=self._response.result(),
+            hosts=tuple(
+                _host(host, samples, self._now if began_s is None else began_s, ended_s)
+                for host, samples in traffic.samples.items()
+            ),
+            placements=tuple(self._placements),
+            limits=limits,
+            auctions=self._kinds["auction.called"],
+            awarded=self._kinds["auction.awarded"],
+            failed_auctions=self._kinds["auction.failed"],
+            messages=dict(table(ending, "messages")),
+            shed=int(number(ending, "shed")),
+            returned=bool(ending.get("given_back")) and not ending.get("reserved_mb_s"),
+            events=self._kinds.total(),
         )
-    return tuple(summaries)
 
 
-def _mean(values: list[float]) -> float:
-    return round(sum(values) / len(values), 6) if values else 0.0
+def summarise(events: Iterable[Event]) -> Summary:
+    """Return the summary of a log; of an interrupted run, what there is."""
+    view = SummaryView()
+    for event in events:
+        view.add(event)
+    return view.result()
+
+
+def _applied(measure: Lifetime) -> AppliedMeasure:
+    data, (time, lifted) = measure.begun.data, measure.span
+    return AppliedMeasure(time, text(data, "effect"), text(data, "pop"), lifted)
+
+
+def _host(host: str, samples: Sequence[TrafficSample], start: float, end: float) -> HostSummary:
+    before = [s for s in samples if start - SETTLED_S <= s.time < start]
+    late = [s for s in samples if end - SETTLED_S <= s.time < end]
+    return HostSummary(
+        host,
+        _mean(s.legitimate for s in before),
+        min((s.legitimate for s in samples if start < s.time <= end), default=0.0),
+        _mean(s.legitimate for s in late),
+        max((s.malicious for s in samples), default=0.0),
+        _mean(s.malicious for s in late),
+        _mean(s.wanted for s in before),
+        _mean(s.wanted for s in late),
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    return round(mean(values), 6)

@@ -53,7 +53,7 @@ def step_path(points: Sequence[Point]) -> str:
     return path + "".join(f"H{coordinate(x)}V{coordinate(y)}" for x, y in points[1:])
 
 
-class Scale(Struct, frozen=True):
+class LinearScale(Struct, frozen=True):
     """Maps a domain of values to a range of pixels, linearly."""
 
     low: float
@@ -64,11 +64,8 @@ class Scale(Struct, frozen=True):
     def __call__(self, value: float) -> float:
         """Return the pixel of ``value``."""
         span = self.high - self.low
-        return (
-            self.start + (value - self.low) / span * (self.stop - self.start)
-            if span
-            else (self.start)
-        )
+        share = (value - self.low) / span if span else 0.0
+        return self.start + share * (self.stop - self.start)
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

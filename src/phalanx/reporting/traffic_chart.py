@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 from msgspec import Struct
 
-from phalanx.reporting.log import Log
-from phalanx.reporting.markers import LANES, Marker, markers_of, spans_of
-from phalanx.reporting.outcome import HostTraffic, Sample
+from phalanx.domain.events import Event
+from phalanx.reporting.event_text import is_alarm
+from phalanx.reporting.explanation import summed_up
+from phalanx.reporting.log import Lifetimes, Log, predicate_of, text
 from phalanx.reporting.svg import (
-    Scale,
+    LinearScale,
     axis_clock,
     clock,
     element,
@@ -21,49 +22,112 @@ from phalanx.reporting.svg import (
     ticks,
     time_ticks,
 )
+from phalanx.reporting.traffic import HostTraffic, TrafficSample
 
 _MOST_POINTS = 600
 _LANE = 22.0
 _PLOT = 260.0
 _MARK = 8.5
+_LEFT, _RIGHT = 112.0, 1102.0
+_CLUSTER = 15.0
+"""Markers of one lane closer than this many pixels share a number."""
+
+LANES = {
+    "traffic": "Traffic",
+    "alarm": "Alarms",
+    "auction": "Auctions",
+    "linkRateLimited": "Link limits",
+    "ipRateLimited": "Address limits",
+    "flowRateLimited": "Flow blocks",
+    "handshakesProxied": "Handshakes proxied",
+    "splitTrafficLink": "Link splits",
+    "splitTrafficTowardsIp": "Address splits",
+    "measure": "Measures",
+}
 
 
-class View(Struct, frozen=True):
-    """A drawing for one width of page; its legend numbers the markers that it has room for."""
+class Marker(Struct, frozen=True):
+    """One number on the chart: one event, or several of one lane that stand too close."""
 
-    size: str
-    """``wide`` or ``narrow``."""
-    drawing: Markup
-    markers: tuple[Marker, ...]
+    number: int
+    lane: str
+    shape: str
+    """``flag``, ``attack``, ``alarm``, ``award``, ``on`` or ``off``."""
+    time: float
+    until: float
+    words: tuple[tuple[str, int], ...]
+    """What happened, and how many more events were like it."""
 
 
-class Chart(Struct, frozen=True):
-    """One host's chart in both widths."""
+class TrafficChart(Struct, frozen=True):
+    """One host's chart."""
 
     host: HostTraffic
-    views: tuple[View, ...]
+    drawing: Markup
 
 
-def charts(log: Log, hosts: Sequence[HostTraffic]) -> list[Chart]:
-    """Draw one chart for each host."""
-    end, spans = max(log.end_s, 1e-3), spans_of(log)
-    sizes = []
-    for size, width, left in (("wide", 1120.0, 112.0), ("narrow", 440.0, 44.0)):
-        x = Scale(0.0, end, left, width - 18.0)
-        sizes.append((size, x, markers_of(log, (x.stop - x.start) / end)))
-    return [
-        Chart(
-            host,
-            tuple(
-                View(size, _draw(host, markers, spans, x, narrow=size == "narrow"), markers)
-                for size, x, markers in sizes
-            ),
-        )
-        for host in hosts
-    ]
+def traffic_charts(
+    log: Log, hosts: Sequence[HostTraffic], measures: Lifetimes
+) -> tuple[list[TrafficChart], tuple[Marker, ...]]:
+    """Draw one chart for each host, and return the markers that all of them have."""
+    x = LinearScale(0.0, max(log.end_s, 1e-3), _LEFT, _RIGHT)
+    markers = _markers(log, (_RIGHT - _LEFT) / x.high)
+    spans = _spans(measures, log.end_s)
+    return [TrafficChart(host, _draw(host, markers, spans, x)) for host in hosts], markers
 
 
-def _thin(samples: Sequence[Sample]) -> list[Sample]:
+def _spans(measures: Lifetimes, end_s: float) -> dict[str, list[tuple[float, float]]]:
+    """Return for each lane of measures when at least one was in force."""
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for lifetime in measures.all:
+        lane = _lane_of(lifetime.begun)
+        begun, ended = lifetime.span
+        ended = end_s if ended is None else ended
+        held = spans.setdefault(lane[0], []) if lane else []
+        if held and begun <= held[-1][1]:
+            begun, before = held.pop()
+            ended = max(before, ended)
+        held.append((begun, ended))
+    return spans
+
+
+def _lane_of(event: Event) -> tuple[str, str] | None:
+    """Return the lane and the shape of an event's marker; None if it has none."""
+    if event.kind == "traffic.changed":
+        return "traffic", "attack" if event.data.get("malicious") is True else "flag"
+    if event.kind == "auction.awarded":
+        return "auction", "award"
+    if event.kind == "belief.changed":
+        return ("alarm", "alarm") if is_alarm(event) else None
+    lane = predicate_of(text(event.data, "effect"))
+    return lane if lane in LANES else "measure", "on" if event.kind == "measure.applied" else "off"
+
+
+def _markers(log: Log, pixels_per_second: float) -> tuple[Marker, ...]:
+    """Return the numbered markers in order of time."""
+    kinds = ("traffic.changed", "belief.changed", "auction.awarded")
+    clusters: list[tuple[str, str, list[Event]]] = []
+    open_: dict[str, tuple[str, str, list[Event]]] = {}
+    for event in log.of(*kinds, "measure.applied", "measure.lifted"):
+        place = _lane_of(event)
+        if place is None:
+            continue
+        lane, shape = place
+        near = open_.get(lane)
+        since = near[2][-1 if lane == "traffic" else 0].time if near else 0.0
+        close = (event.time - since) * pixels_per_second < _CLUSTER
+        if near is not None and close and near[1] == shape:
+            near[2].append(event)
+        else:
+            open_[lane] = (lane, shape, [event])
+            clusters.append(open_[lane])
+    return tuple(
+        Marker(at, lane, shape, events[0].time, events[-1].time, summed_up(events))
+        for at, (lane, shape, events) in enumerate(clusters, 1)
+    )
+
+
+def _thin(samples: Sequence[TrafficSample]) -> list[TrafficSample]:
     """Keep at most ``_MOST_POINTS`` samples: of each stretch the one with the most traffic."""
     stretch = -(-len(samples) // _MOST_POINTS)
     return [
@@ -75,28 +139,25 @@ def _thin(samples: Sequence[Sample]) -> list[Sample]:
 def _draw(
     host: HostTraffic,
     markers: Sequence[Marker],
-    spans: dict[str, list[tuple[float, float]]],
-    x: Scale,
-    *,
-    narrow: bool,
+    spans: Mapping[str, Sequence[tuple[float, float]]],
+    x: LinearScale,
 ) -> Markup:
     samples = _thin(host.samples)
     lanes = [lane for lane in LANES if any(m.lane == lane for m in markers)]
-    lane_height = _LANE + (14.0 if narrow else 0.0)
-    top = 20.0 + lane_height * len(lanes)
+    top = 20.0 + _LANE * len(lanes)
     bottom = top + _PLOT
     most = max((max(s.legitimate + s.malicious, s.wanted) for s in samples), default=0.0)
     most = max(most, host.access_mb_s if host.access_mb_s < 1.6 * most else 0.0, 1e-3) * 1.06
-    y = Scale(0.0, most, bottom, top + 14)
+    y = LinearScale(0.0, most, bottom, top + 14)
     body = [
-        *_axes(x, y, narrow=narrow, top=top, bottom=bottom),
+        *_axes(x, y, top, bottom),
         *_areas(samples, x, y),
     ]
     if host.access_mb_s and host.access_mb_s <= most:
         body += _capacity(host.access_mb_s, x, y)
     for row, lane in enumerate(lanes):
-        middle = 10.0 + lane_height * row + lane_height - _LANE / 2
-        body += _lane(lane, middle, x, spans.get(lane, ()), narrow=narrow)
+        middle = 10.0 + _LANE * (row + 0.5)
+        body += _lane(lane, middle, x, spans.get(lane, ()))
         for marker in (m for m in markers if m.lane == lane):
             body.append(_mark(marker, x(marker.time), middle, bottom))
     body.append(element("line", class_="cross", x1=x.start, x2=x.start, y1=10.0, y2=bottom))
@@ -104,7 +165,7 @@ def _draw(
         "svg",
         *body,
         viewBox=f"0 0 {x.stop + 18:g} {bottom + 40:g}",
-        class_="chart " + ("narrow" if narrow else "wide"),
+        class_="chart",
         role="img",
         aria_label=f"Traffic arriving at {host.host} over time, in MB/s",
         data_t=" ".join(f"{s.time:g}" for s in samples),
@@ -116,26 +177,25 @@ def _draw(
     )
 
 
-def _axes(x: Scale, y: Scale, *, narrow: bool, top: float, bottom: float) -> Iterable[Markup]:
+def _axes(x: LinearScale, y: LinearScale, top: float, bottom: float) -> Iterable[Markup]:
     for value in ticks(0.0, y.high, 5):
         yield element("line", class_="grid", x1=x.start, x2=x.stop, y1=y(value), y2=y(value))
         yield element("text", figure(value), class_="tick end", x=x.start - 8, y=y(value) + 4)
     yield element("text", "MB/s", class_="tick unit end", x=x.start - 8, y=top + 6)
-    for value in time_ticks(x.high, 5 if narrow else 12):
+    for value in time_ticks(x.high, 12):
         yield element("line", class_="tickmark", x1=x(value), x2=x(value), y1=bottom, y2=bottom + 5)
         yield element(
             "text", axis_clock(value, x.high), class_="tick mid", x=x(value), y=bottom + 19
         )
     yield element("line", class_="axis", x1=x.start, x2=x.stop, y1=bottom, y2=bottom)
-    if not narrow:
-        yield element("text", "time in the run", class_="tick unit end", x=x.stop, y=bottom + 36)
+    yield element("text", "time in the run", class_="tick unit end", x=x.stop, y=bottom + 36)
 
 
-def _areas(samples: Sequence[Sample], x: Scale, y: Scale) -> Iterable[Markup]:
+def _areas(samples: Sequence[TrafficSample], x: LinearScale, y: LinearScale) -> Iterable[Markup]:
     if not samples:
         return
 
-    def edge(height: Callable[[Sample], float]) -> list[tuple[float, float]]:
+    def edge(height: Callable[[TrafficSample], float]) -> list[tuple[float, float]]:
         return [(x(s.time), y(height(s))) for s in samples]
 
     zero = [(x(samples[-1].time), y(0)), (x(samples[0].time), y(0))]
@@ -148,7 +208,7 @@ def _areas(samples: Sequence[Sample], x: Scale, y: Scale) -> Iterable[Markup]:
     yield element("path", class_="edge wanted", d=line_path(edge(lambda s: s.wanted)))
 
 
-def _capacity(access: float, x: Scale, y: Scale) -> Iterable[Markup]:
+def _capacity(access: float, x: LinearScale, y: LinearScale) -> Iterable[Markup]:
     yield element("line", class_="capacity", x1=x.start, x2=x.stop, y1=y(access), y2=y(access))
     label = f"access link {figure(access)} MB/s"
     yield element("text", label, class_="tick end halo", x=x.stop - 4, y=y(access) - 5)
@@ -157,16 +217,11 @@ def _capacity(access: float, x: Scale, y: Scale) -> Iterable[Markup]:
 def _lane(
     lane: str,
     middle: float,
-    x: Scale,
+    x: LinearScale,
     spans: Iterable[tuple[float, float]],
-    *,
-    narrow: bool,
 ) -> Iterable[Markup]:
-    left = x.start
-    yield element("line", class_="lane", x1=left, x2=x.stop, y1=middle, y2=middle)
-    label = {"x": left, "y": middle - 12} if narrow else {"x": left - 14, "y": middle + 4}
-    kind = "lanename" if narrow else "lanename end"
-    yield element("text", LANES[lane], class_=kind, **label)
+    yield element("line", class_="lane", x1=x.start, x2=x.stop, y1=middle, y2=middle)
+    yield element("text", LANES[lane], class_="lanename end", x=x.start - 14, y=middle + 4)
     for begin, stop in spans:
         yield element(
             "rect",

@@ -36,14 +36,12 @@
   }
 
   // A marker and its line in the legend light up together.
-  for (const view of ["wide", "narrow"]) {
-    const pairs = all(`#traffic .markers.${view} li, #traffic svg.${view} .mark`);
-    for (const part of pairs) {
-      const light = (on) => pairs.filter((other) => other.dataset.n === part.dataset.n)
-        .forEach((other) => other.classList.toggle("lit", on));
-      part.addEventListener("pointerenter", () => light(true));
-      part.addEventListener("pointerleave", () => light(false));
-    }
+  const pairs = all("#traffic .markers li, #traffic svg .mark");
+  for (const part of pairs) {
+    const light = (on) => pairs.filter((other) => other.dataset.n === part.dataset.n)
+      .forEach((other) => other.classList.toggle("lit", on));
+    part.addEventListener("pointerenter", () => light(true));
+    part.addEventListener("pointerleave", () => light(false));
   }
 
   // The map at one time.

@@ -1,16 +1,18 @@
-"""Where the PoPs of a map stand: as the log says, or by hop distance; never on top of each other.
+"""Where PoPs, cards and labels stand on a map: never on top of each other.
 
-Without positions the drawing distance of two PoPs follows their distance in hops: stress
-majorisation by the Guttman transform (Gansner, Koren and North, 2004), from the start that
-classical scaling gives. There is nothing random in it.
+PoPs stand as the log says. Without positions, the drawing distance of two PoPs follows their
+distance in hops: stress majorisation by the Guttman transform (Gansner, Koren and North, 2004),
+from the start that classical scaling gives. There is nothing random in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import networkx as nx
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from phalanx.reporting.svg import Point
@@ -136,3 +138,78 @@ def _spread(places: Array, box: tuple[float, float, float, float], apart: float)
 def _distances(places: Array) -> Array:
     gap = places[:, None, :] - places[None, :, :]
     return np.asarray(np.sqrt((gap**2).sum(axis=2)))
+
+
+class Box(Struct, frozen=True):
+    """A rectangle by its middle, in pixels."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def left(self) -> float:
+        """The left edge."""
+        return self.x - self.width / 2
+
+    @property
+    def top(self) -> float:
+        """The upper edge."""
+        return self.y - self.height / 2
+
+    def overlap(self, other: Box) -> float:
+        """Return the area that both cover."""
+        wide = (self.width + other.width) / 2 - abs(self.x - other.x)
+        high = (self.height + other.height) / 2 - abs(self.y - other.y)
+        if wide <= 0 or high <= 0:
+            return 0.0
+        return min(wide, self.width, other.width) * min(high, self.height, other.height)
+
+
+class Room:
+    """What is taken of a drawing of ``width`` by ``height`` pixels."""
+
+    def __init__(self, width: float, height: float, dots: Iterable[Point] = ()) -> None:
+        self._width, self._height = width, height
+        self._dots = [Box(x, y, 9.0, 9.0) for x, y in dots]
+        self._taken: list[Box] = []
+
+    def take(self, box: Box) -> Box:
+        """Cover ``box`` and return it."""
+        self._taken.append(box)
+        return box
+
+    def covered(self, box: Box) -> float:
+        """Return how much of ``box`` is taken or lies outside; what is no dot counts tenfold."""
+        inside = Box(self._width / 2, self._height / 2, self._width, self._height).overlap(box)
+        outside = box.width * box.height - inside
+        dots = sum(box.overlap(dot) for dot in self._dots)
+        return dots + 10.0 * (outside + sum(box.overlap(other) for other in self._taken))
+
+    def near(self, at: Point, width: float, height: float) -> Box:
+        """Take and return the best place for a card beside ``at``: least covered, then nearest."""
+        best, least = Box(at[0], at[1], width, height), math.inf
+        for ring in range(9):
+            for turn in range(16):
+                angle = math.pi / 2 + turn * math.pi / 8
+                reach = 12.0 + 16.0 * ring
+                box = Box(
+                    at[0] + math.cos(angle) * (reach + width / 2),
+                    at[1] + math.sin(angle) * (reach + height / 2),
+                    width,
+                    height,
+                )
+                price = self.covered(box) + 6.0 * ring + 0.1 * turn
+                if price < least:
+                    best, least = box, price
+        return self.take(best)
+
+    def label(self, at: Point, width: float, height: float) -> Box | None:
+        """Take and return a free place for a label beside a dot; None if there is none."""
+        across, along = width / 2 + 7.0, height / 2 + 6.0
+        for dx, dy in ((across, 0.0), (-across, 0.0), (0.0, along), (0.0, -along)):
+            box = Box(at[0] + dx, at[1] + dy, width, height)
+            if self.covered(box) <= 0.0:
+                return self.take(box)
+        return None
