@@ -12,7 +12,6 @@ from rich.text import Text
 from phalanx.cli.terminal import out, say
 from phalanx.reporting.event_text import describe
 from phalanx.reporting.explanation import explain as explain_log
-from phalanx.reporting.log import Log
 from phalanx.store.jsonl import read_jsonl
 
 _DEEPEST = 24
@@ -30,7 +29,7 @@ def explain(
     ] = "last",
 ) -> None:
     """Tell the chain of causes that led to an event, from the log alone."""
-    answer = explain_log(Log(read_jsonl(log)), what)
+    answer = explain_log(read_jsonl(log), what)
     say(out, answer.title, "bold")
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", style="dim", no_wrap=True)

@@ -64,16 +64,21 @@ class Explanation(Struct, frozen=True):
     """Ids of events that match as well, latest first."""
 
 
-def explain(log: CauseIndex, what: str) -> Explanation:
+def explain(events: Iterable[Event] | CauseIndex, what: str) -> Explanation:
     """Explain ``what``: an event's id, ``last``, ``attack``, or a fragment of an event's words.
 
     ``attack`` gives what the first malicious traffic, or else the first alarm, led to; all
     others give the chain of causes from the root to the event.
 
+    Args:
+        events: a log, or its index where one grows with it.
+        what: the question.
+
     Raises:
         LogError: if nothing in the log matches.
 
     """
+    log = events if isinstance(events, CauseIndex) else CauseIndex(events)
     known = log.get(what)
     if known is not None:
         return _chain(log, known)
