@@ -38,7 +38,7 @@ def lack() -> str | None:
         return "iperf3 is missing: install it (Debian: iperf3)"
     for module in ("pyroute2", "vici"):
         extra(module)
-    from phalanx.infrastructure.linux.overlay.ipsec import missing  # noqa: PLC0415
+    from phalanx.infrastructure.linux.overlay_node import missing  # noqa: PLC0415
 
     return missing()
 
@@ -52,8 +52,8 @@ from pyroute2 import IPRoute  # noqa: E402
 
 from phalanx.infrastructure.linux.kernel import namespaces  # noqa: E402
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix  # noqa: E402
-from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay, Place  # noqa: E402
-from phalanx.infrastructure.linux.overlay.vxlan import Vxlan  # noqa: E402
+from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay  # noqa: E402
+from phalanx.infrastructure.linux.overlay_node import OverlaySite, Vxlan  # noqa: E402
 
 
 class Pair:
@@ -154,7 +154,7 @@ def main() -> None:
         folder = Path("/run/phalanx") / run
         ends.callback(shutil.rmtree, folder, ignore_errors=True)
         places = [
-            Place(f"pop{n}", name, f"10.254.0.{n}", f"10.255.0.{n}")
+            OverlaySite(f"pop{n}", name, f"10.254.0.{n}", f"10.255.0.{n}")
             for n, name in enumerate(secured.names, 1)
         ]
         overlay = Overlay(folder, VNI, places, LocalKeys(place.pop for place in places))

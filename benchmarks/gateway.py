@@ -19,7 +19,7 @@ from threading import Event, Thread
 
 from pyroute2 import IPRoute
 
-from phalanx.infrastructure.linux.kernel import namespaces, runs, sweep
+from phalanx.infrastructure.linux.kernel import namespaces, runs
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, enter, prefix
 from phalanx.testrange import workload
 from phalanx.testrange.workload.processes import Process, end
@@ -47,7 +47,7 @@ class Gateway:
         self.folder = runs.folder(self.run)
         self._ends = ExitStack()
         self._ends.callback(runs.remove, self.folder)
-        self._ends.callback(sweep.sweep, self.run)
+        self._ends.callback(runs.sweep, self.run)
         try:
             self._build()
         except BaseException:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from phalanx.infrastructure.linux.kernel import namespaces, runs, sweep
+from phalanx.infrastructure.linux.kernel import namespaces, runs
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
 from phalanx.testrange import workload
 
@@ -72,7 +72,7 @@ class Lab:
             process.kill()
             process.communicate()
         if self.run:
-            sweep.sweep(self.run)
+            runs.sweep(self.run)
             runs.remove(runs.folder(self.run))
         self._made.close()
 

@@ -23,8 +23,8 @@ pytestmark = [
 ]
 
 if find_spec("pyroute2") is not None:
-    from phalanx.infrastructure.linux.journal import Journal
-    from phalanx.infrastructure.linux.kernel import runs, sweep
+    from phalanx.infrastructure.linux.journal import LeaseJournal
+    from phalanx.infrastructure.linux.kernel import runs
     from phalanx.store.jsonl import read_jsonl
     from tests.system.guard_lab import ATTACKERS, GUARDED, SERVER, USER, Lab, end, said, until
 
@@ -57,9 +57,9 @@ def test_flood(lab, tmp_path):
     run = lab.run
     assert "rules and processes are gone" in end(guard)
     assert lab.touched() == before
-    assert not sweep.find(run).processes
+    assert not runs.find(run).processes
     assert not runs.folder(run).exists()
-    journal = Journal(lab.state / "leases.db")
+    journal = LeaseJournal(lab.state / "leases.db")
     assert journal.remaining() == []  # a later guard has nothing to take up
     journal.close()
     applied = [
@@ -96,7 +96,7 @@ def test_two_blocks_survive_a_kill_and_end_in_time(lab, tmp_path, rebooted):
     killed.wait()
     assert [passes(address) for address in (first, second, USER)] == [False, False, True]
     if rebooted:
-        sweep.kill(lab.run)
+        runs.kill(lab.run)
         lab.inside("gate", "nft", "flush", "ruleset")
         assert passes(first)
 

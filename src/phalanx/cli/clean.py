@@ -27,9 +27,8 @@ def clean(
     Only what carries the mark of Phalanx is touched.
     """
     # ctypes and all that a Linux run stands on are of no use to the other verbs.
-    from phalanx.infrastructure.linux.clean import clean as remove  # noqa: PLC0415
-    from phalanx.infrastructure.linux.clean import living  # noqa: PLC0415
-    from phalanx.infrastructure.linux.kernel.runs import is_run  # noqa: PLC0415
+    from phalanx.infrastructure.linux.kernel.runs import clean as remove  # noqa: PLC0415
+    from phalanx.infrastructure.linux.kernel.runs import is_run, living  # noqa: PLC0415
 
     for run in runs or ():
         if not is_run(run):

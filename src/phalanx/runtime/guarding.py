@@ -12,8 +12,9 @@ from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.network import LinkId, PopId, link_id
 from phalanx.infrastructure.linux.driver import LinuxNetwork
-from phalanx.infrastructure.linux.journal import Journal
-from phalanx.infrastructure.linux.kernel import runs, sweep
+from phalanx.infrastructure.linux.journal import LeaseJournal
+from phalanx.infrastructure.linux.kernel import runs
+from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
 from phalanx.infrastructure.linux.repository import build_images
 from phalanx.runtime.environment import BuildContext, Say
 from phalanx.runtime.site import SiteSpec
@@ -21,15 +22,8 @@ from phalanx.runtime.site import SiteSpec
 LOOPBACK = "127.0.0.1"
 
 
-class _NoLimits:
-    """The machine's own processes are not limited: its operator does that."""
-
-    def enter(self, pid: int) -> None:
-        """Leave the process where it is."""
-
-
-class HostGround:
-    """Implements ``Ground`` for the machine itself and the interfaces that a site names."""
+class HostTopology:
+    """Implements ``LinuxTopology`` for the machine itself and the interfaces that a site names."""
 
     def __init__(self, run: str, site: SiteSpec) -> None:
         """Check that the interfaces are there.
@@ -79,9 +73,9 @@ class HostGround:
         """Return the interface towards a guarded address."""
         return self._by_address[address].interface
 
-    def cgroup(self, pop: PopId) -> _NoLimits:  # noqa: ARG002
-        """Return limits that limit nothing."""
-        return _NoLimits()
+    def cgroup(self, pop: PopId) -> Cgroup:  # noqa: ARG002
+        """Return a group that limits nothing: the machine's operator does that."""
+        return Cgroup()
 
     def set_link(self, a: PopId, b: PopId, *, up: bool) -> None:
         """Refuse: a site has no links to other PoPs."""
@@ -132,7 +126,7 @@ class GuardEnvironment:
             if run and runs.is_run(run):
                 if runs.owner(run) is not None:
                     raise PhalanxError(f"{self._state}: a guard with this state is running")
-                sweep.kill(run)  # before they could take their rules with them
+                runs.kill(run)  # before they could take their rules with them
                 runs.remove(runs.folder(run))
             self.incarnation = int(_text(self._state / "incarnation") or 0) + 1
             _write(self._state / "incarnation", str(self.incarnation))
@@ -153,10 +147,10 @@ class GuardEnvironment:
         run = runs.new_run()
         stack.callback(runs.remove, runs.folder(run))
         _write(self._state / "run", run)
-        ground = HostGround(run, self.site)
-        images = build_images(context.vnfds, ground.folder / "repository")
+        topology = HostTopology(run, self.site)
+        images = build_images(context.vnfds, topology.folder / "repository")
         try:
-            journal = Journal(self._state / "leases.db")
+            journal = LeaseJournal(self._state / "leases.db")
         except ValueError as error:
             raise PhalanxError(f"{error}; remove it to begin anew") from None
         stack.callback(journal.close)
@@ -164,7 +158,7 @@ class GuardEnvironment:
             context.scenario.to_network(),
             self.clock,
             context.recorder(""),
-            ground=ground,
+            linux=topology,
             images=images,
             journal=journal,
             cause=context.cause,
@@ -208,7 +202,7 @@ def plan(site: SiteSpec) -> list[str]:
     return lines
 
 
-def _forget(journal: Journal) -> None:
+def _forget(journal: LeaseJournal) -> None:
     """What was lifted in order must not come back with the next start."""
     journal.drop([kept.entry.measure for kept in journal.remaining()])
 

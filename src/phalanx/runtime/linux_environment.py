@@ -13,11 +13,11 @@ from phalanx.bus.sockets import SocketBus
 from phalanx.clock.wall import WallClock
 from phalanx.domain.network import Network
 from phalanx.infrastructure.linux.driver import LinuxNetwork
-from phalanx.infrastructure.linux.journal import Journal
-from phalanx.infrastructure.linux.kernel import runs, sweep
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.journal import LeaseJournal
+from phalanx.infrastructure.linux.kernel import KernelError, runs
 from phalanx.infrastructure.linux.kernel.namespaces import entered, prefix
-from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay, Place
+from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay
+from phalanx.infrastructure.linux.overlay_node import OverlaySite
 from phalanx.infrastructure.linux.repository import PORT, build_images
 from phalanx.runtime.environment import BuildContext, Say
 from phalanx.runtime.scenario import Scenario
@@ -137,12 +137,12 @@ class LinuxEnvironment:
         workload.prepare()
         now = clock.now()
         self._tell("server and users are ready" + (f" at second {now:.1f}" if now > 0 else ""))
-        journal = stack.enter_context(closing(Journal(home / JOURNAL)))
+        journal = stack.enter_context(closing(LeaseJournal(home / JOURNAL)))
         driver = LinuxNetwork(
             network,
             clock,
             context.recorder(""),
-            ground=testbed,
+            linux=testbed,
             images=images,
             journal=journal,
             cause=context.cause,
@@ -154,8 +154,8 @@ class LinuxEnvironment:
     def _overlay(self, network: Network) -> Overlay:
         """Make the encrypted overlay among the PoPs."""
         pops = sorted(pop.name for pop in network.pops)
-        places = [
-            Place(
+        sites = [
+            OverlaySite(
                 pop,
                 self._testbed.namespace(pop),
                 self._testbed.underlay(pop),
@@ -163,10 +163,10 @@ class LinuxEnvironment:
             )
             for i, pop in enumerate(pops)
         ]
-        overlay = Overlay(runs.folder(self.run), VNI, places, LocalKeys(pops))
+        overlay = Overlay(runs.folder(self.run), VNI, sites, LocalKeys(pops))
         self._stack.callback(overlay.down)
         overlay.up()
-        self._say(f"overlay: VXLAN, {overlay.engine}")
+        self._say(f"overlay: VXLAN, {overlay.engine.value}")
         return overlay
 
     def _tell(self, line: str) -> None:
@@ -180,7 +180,7 @@ class LinuxEnvironment:
         server = subprocess.Popen(  # noqa: S603  # our own interpreter
             [
                 *prefix(self._testbed.namespace(repository)),
-                *(sys.executable, "-m", "phalanx.infrastructure.linux.shelf"),
+                *(sys.executable, "-m", "phalanx.infrastructure.linux.image_server"),
                 *(self._testbed.underlay(repository), str(PORT), str(home / "repository")),
             ],
             stdin=subprocess.DEVNULL,
@@ -221,13 +221,13 @@ def clear(state: Path) -> str | None:
 
     """
     run = next(iter(_lines(state)), "")
-    if not (runs.is_run(run) and run in sweep.marked()):
+    if not (runs.is_run(run) and run in runs.marked()):
         return None
-    sweep.sweep(run)
+    runs.sweep(run)
     home = runs.folder(run)
     in_force = 0
     if (home / JOURNAL).exists():
-        with closing(Journal(home / JOURNAL)) as journal:
+        with closing(LeaseJournal(home / JOURNAL)) as journal:
             in_force = len(journal.remaining())
     runs.remove(home)
     (state / _MADE).unlink()

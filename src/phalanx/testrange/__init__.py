@@ -12,11 +12,10 @@ from typing import ParamSpec
 
 from phalanx.domain.network import LinkId, Network, PopId
 from phalanx.domain.traffic import Source
-from phalanx.infrastructure.linux.kernel import cgroups, namespaces, runs, sweep
+from phalanx.infrastructure.linux.kernel import cgroups, namespaces, runs
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
-from phalanx.infrastructure.linux.kernel.links import Links, has_netem
+from phalanx.infrastructure.linux.kernel.links import Links, RouteBatch, has_netem
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
-from phalanx.infrastructure.linux.kernel.routes import Batch
 from phalanx.infrastructure.linux.kernel.wire import Wire
 from phalanx.testrange import build
 from phalanx.testrange.plan import draw
@@ -82,7 +81,7 @@ class Testbed:
             self._wire.close()
             self._wire = None
         self._groups.clear()
-        sweep.sweep(self.run)
+        runs.sweep(self.run)
 
     def namespace(self, pop: PopId) -> str:
         """Return the network namespace of a PoP, such as ``phx-1a2b3c-pop1``."""
@@ -198,10 +197,10 @@ class Testbed:
         join = next(j for j in self._plan.joins if {j.a, j.b} == {a, b})
         with Links() as links:
             device, _ = build.ends(join, pop)
-            number = links.set(device, state="up" if up else "down")
+            links.set(device, state="up" if up else "down")
         if up:
-            batch = Batch()
-            build.meet(batch, self._plan, join, pop, number)
+            batch = RouteBatch()
+            build.meet(batch, self._plan, join, pop)
             batch.send()
 
     @staticmethod

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from phalanx.infrastructure.linux.kernel.errors import KernelError
-from phalanx.infrastructure.linux.kernel.links import Links, configure
-from phalanx.infrastructure.linux.kernel.routes import Batch
+from phalanx.infrastructure.linux.kernel import KernelError
+from phalanx.infrastructure.linux.kernel.links import Links, RouteBatch, configure
 from phalanx.infrastructure.linux.kernel.wire import Strand
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
 from phalanx.testrange.plan import (
@@ -96,15 +95,15 @@ def make_home(port: Port, *, netem: bool) -> None:
             links.address(number, address)
         if port.rate_mb_s is not None:
             links.shape(number, port.rate_mb_s, port.delay_ms if netem and delayed(port) else 0.0)
-    batch = Batch()
-    batch.neighbour(GATEWAY, SWITCH_MAC, number)
-    batch.route("0.0.0.0", number, GATEWAY)  # noqa: S104  no socket: a destination
+    batch = RouteBatch()
+    batch.neighbour(GATEWAY, SWITCH_MAC, _FAR)
+    batch.default(_FAR, GATEWAY)
     batch.send()
 
 
 def finish_pop(plan: Plan, pop: str, *, netem: bool) -> None:
     """Connect a PoP: ports to the switch, limits on all it sends, and who is a neighbour."""
-    batch = Batch()
+    batch = RouteBatch()
     batch.blackhole()
     lossy: dict[str, float] = {}
     with Links() as links:
@@ -116,7 +115,7 @@ def finish_pop(plan: Plan, pop: str, *, netem: bool) -> None:
                 delay = port.delay_ms if netem and delayed(port) else 0.0
                 links.shape(number, port.rate_mb_s, delay)
             for address in port.addresses:
-                batch.neighbour(address, port.mac, switch)
+                batch.neighbour(address, port.mac, SWITCH)
         for join in plan.joins:
             if pop in (join.a, join.b):
                 device, mac = ends(join, pop)
@@ -127,7 +126,7 @@ def finish_pop(plan: Plan, pop: str, *, netem: bool) -> None:
                 else:
                     links.shape(number, join.rate_mb_s)
                     lossy[device] = join.loss
-                meet(batch, plan, join, pop, number)
+                meet(batch, plan, join, pop)
     batch.send()
     if any(lossy.values()):
         _lose(plan.namespaces[pop], lossy)
@@ -138,9 +137,10 @@ def ends(join: Join, pop: str) -> tuple[str, str]:
     return (join.device_a, join.mac_a) if pop == join.a else (join.device_b, join.mac_b)
 
 
-def meet(batch: Batch, plan: Plan, join: Join, pop: str, device: int) -> None:
+def meet(batch: RouteBatch, plan: Plan, join: Join, pop: str) -> None:
     """Tell ``pop`` the MAC of its neighbour, so that nothing waits for an answer that is lost."""
     other, mac = (join.b, join.mac_b) if pop == join.a else (join.a, join.mac_a)
+    device, _ = ends(join, pop)
     batch.neighbour(plan.underlay[other], mac, device)
 
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from phalanx.domain.network import Host, LinkId, Network, PopId, link_id
 from phalanx.domain.traffic import Source
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError
 
 SWITCH = "sw"
 GATEWAY = "169.254.1.1"

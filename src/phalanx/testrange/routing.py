@@ -5,8 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from phalanx.domain.network import Link, Network, PopId
-from phalanx.infrastructure.linux.kernel.links import index
-from phalanx.infrastructure.linux.kernel.routes import Batch
+from phalanx.infrastructure.linux.kernel.links import RouteBatch
 from phalanx.infrastructure.reservations.topology import Topology
 from phalanx.testrange.plan import SWITCH, Plan
 
@@ -59,11 +58,10 @@ class Routing:
 
         """
         wanted, installed = self._wanted(pop), self._installed[pop]
-        numbers = {hop.device: index(hop.device) for hop in wanted.values()}
-        batch = Batch()
+        batch = RouteBatch()
         for address, hop in wanted.items():
             if installed.get(address) != hop:
-                batch.route(address, numbers[hop.device], hop.via, self._plan.underlay[pop])
+                batch.route(address, hop.device, self._plan.underlay[pop], hop.via)
         for address in installed.keys() - wanted.keys():
             batch.no_route(address)
         batch.send()

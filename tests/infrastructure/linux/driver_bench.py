@@ -37,12 +37,12 @@ from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import PROFILES, Source
 from phalanx.domain.vnf import Vnfd
 from phalanx.infrastructure.linux.driver import LinuxNetwork
-from phalanx.infrastructure.linux.journal import Journal
-from phalanx.infrastructure.linux.kernel import runs, sweep
+from phalanx.infrastructure.linux.journal import LeaseJournal
+from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
-from phalanx.infrastructure.linux.programs import token
 from phalanx.infrastructure.linux.repository import PORT, build_images
 from phalanx.infrastructure.linux.vnf.nft import Nft
+from phalanx.infrastructure.linux.vnf_processes import token
 from phalanx.store.memory import EventLog
 from phalanx.testrange import Testbed
 
@@ -108,7 +108,7 @@ class Bench:
         images = build_images(VNFDS, self.folder / "repository")
         self.images = {name: image for (name, _), image in images.items()}
         self.shelf = self._serve()
-        journal = Journal(self.folder / "leases.db")
+        journal = LeaseJournal(self.folder / "leases.db")
         stack.callback(journal.close)
         self.log = EventLog()
         recorder = Recorder("network", self.log, self.clock.now)
@@ -117,7 +117,7 @@ class Bench:
             network(),
             self.clock,
             recorder,
-            ground=self.testbed,
+            linux=self.testbed,
             images=images,
             journal=journal,
             cause=self.root,
@@ -138,7 +138,7 @@ class Bench:
         shelf = subprocess.Popen(
             [
                 *prefix(self.testbed.namespace("pop2")),
-                *(sys.executable, "-m", "phalanx.infrastructure.linux.shelf"),
+                *(sys.executable, "-m", "phalanx.infrastructure.linux.image_server"),
                 *(self.testbed.underlay("pop2"), str(PORT), str(self.folder / "repository")),
             ],
             stdout=subprocess.PIPE,
@@ -216,7 +216,7 @@ class Bench:
         """Return how many VNF processes of this run there are."""
         images = (str(self.folder / "images"), str(self.folder / "repository"))
         lines = []
-        for process in sweep.find(self.run).processes:
+        for process in runs.find(self.run).processes:
             with contextlib.suppress(OSError):  # it has just ended
                 lines.append(Path(f"/proc/{process.pid}/cmdline").read_text())
         words = [word for line in lines for word in line.split("\0")]

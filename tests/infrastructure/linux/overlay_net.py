@@ -12,7 +12,8 @@ from pyroute2 import IPRoute
 
 from phalanx.infrastructure.linux.kernel import namespaces
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
-from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay, Place
+from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay
+from phalanx.infrastructure.linux.overlay_node import OverlaySite
 from phalanx.infrastructure.linux.vnf.nft import Nft
 
 POPS = ("pop1", "pop2", "pop3", "pop4")
@@ -45,9 +46,9 @@ class Net:
     def namespace(self, name: str) -> str:
         return f"phxt-{self.run}-{name}"
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[OverlaySite]:
         return [
-            Place(pop, self.namespace(pop), f"10.254.0.{n}", f"10.255.0.{n}")
+            OverlaySite(pop, self.namespace(pop), f"10.254.0.{n}", f"10.255.0.{n}")
             for n, pop in enumerate(POPS, 1)
         ]
 

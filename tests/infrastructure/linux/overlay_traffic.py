@@ -10,7 +10,7 @@ import time
 
 from overlay_net import VNI, Net
 
-from phalanx.infrastructure.linux.overlay.vxlan import mac
+from phalanx.infrastructure.linux.overlay_node import mac
 
 ETH_ALL = 3
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,12 +15,9 @@ from pathlib import Path
 import pytest
 from linux_needs import requires_netlink, requires_root
 
-from phalanx.infrastructure.linux import clean as clean_module
-from phalanx.infrastructure.linux.clean import clean
-from phalanx.infrastructure.linux.kernel import cgroups, namespaces, runs, sweep
-from phalanx.infrastructure.linux.kernel.errors import KernelError
-from phalanx.infrastructure.linux.kernel.links import Links
+from phalanx.infrastructure.linux.kernel import KernelError, cgroups, namespaces, runs
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
+from phalanx.infrastructure.linux.kernel.runs import clean
 from phalanx.infrastructure.linux.vnf.nft import Nft
 
 pytestmark = [pytest.mark.linux, requires_netlink, requires_root]
@@ -140,7 +136,7 @@ def test_a_living_run_is_left_alone_unless_all_are_meant() -> None:
         assert clean([run]) == []
         assert all(map(alive, children))
         assert namespaces.names(f"phx-{run}-")
-        assert clean_module.living()[run] == process.pid
+        assert runs.living()[run] == process.pid
         removed = clean([run], all=True)
         assert removed[0].startswith(f"process {process.pid}, ")
         assert process.wait(5) == -signal.SIGTERM
@@ -164,95 +160,51 @@ def test_a_process_that_only_names_a_run_is_left_alone() -> None:
             bystander.communicate()
 
 
-def test_what_a_run_made_in_the_machines_namespace_is_found_by_its_mark(
-    netns: Callable[[str], str],
-) -> None:
-    def make() -> None:
-        with Links() as links:
-            links.veth("phx0", "02:00:00:00:00:01", "other0", "02:00:00:00:00:02", name, 1500)
-            links.bridge("mine", "02:00:00:00:00:03")
-        Nft().run("table inet phx_00c0ffee\ntable inet mine\n")
-
-    def look() -> list[str]:
-        return [line for line, _ in clean_module._in_machine()]
-
-    def remove() -> None:
-        for _, work in clean_module._in_machine():
-            work()
-
-    name = netns("a")
-    with Inside(netns("b")) as machine:
-        machine.call(make)
-        assert machine.call(look) == ["interface phx0", "table inet phx_00c0ffee"]
-        machine.call(remove)
-        assert machine.call(look) == []
-        left = machine.call(lambda: [name for _, name in socket.if_nameindex()])
-        assert left == ["lo", "mine"]
-
-
-@pytest.mark.parametrize(
-    ("living", "gone"),
-    [(True, ["interface phx0"]), (False, ["interface phx0", "interface phx1"])],
-)
-def test_what_nobody_noted_stays_while_a_run_lives(
-    living: bool, gone: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dead, other = runs.new_run(), runs.new_run()
-    try:
-        runs.note(dead, "interface", "phx0")
-        for run in [dead] if living else [dead, other]:
-            (runs.folder(run) / "owner").unlink()
-        removed: list[str] = []
-        things = [(name, lambda name=name: removed.append(name)) for name in ("phx0", "phx1")]
-        machine = [(f"interface {name}", work) for name, work in things]
-        monkeypatch.setattr(clean_module, "_in_machine", lambda: machine)
-        monkeypatch.setattr(clean_module, "_clear_empty", lambda *, everything: None)
-        monkeypatch.setattr(sweep, "marked", lambda: {dead, other})
-        assert [line for line in clean() if line.startswith("interface")] == gone
-        assert [f"interface {name}" for name in removed] == gone
-        assert (other in runs.known()) is living
-    finally:
-        for run in (dead, other):
-            runs.remove(runs.folder(run))
-
-
 @pytest.mark.parametrize("alive", [True, False])
-def test_the_tables_of_observations_belong_to_the_vnf_that_made_them(
-    alive: bool, monkeypatch: pytest.MonkeyPatch
+def test_of_tables_only_those_that_a_dead_run_has_noted_are_removed(
+    alive: bool, netns: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead, other = runs.new_run(), runs.new_run()
-    tables = ["netdev phx_00000001", "netdev phx_00000001_7", "inet phx_00000001"]
+    ours = ["netdev phx_00000001", "netdev phx_00000001_7", "inet phx_00000001"]
     others = ["netdev phx_00000002", "netdev phx_00000002_7", "netdev phx_00000003_1"]
+    strangers = ["inet phx_00c0ffee", "inet mine"]
     try:
         for run, number in ((dead, 1), (other, 2), (dead, 3), (other, 3)):
             for family in ("netdev", "inet"):
-                runs.note(run, "table", f"{family} phx_0000000{number}")
+                runs.note(run, f"{family} phx_0000000{number}")
+        assert runs.noted(other) >= {"inet phx_00000002", "netdev phx_00000002"}
         for run in [dead] if alive else [dead, other]:
             (runs.folder(run) / "owner").unlink()
-        removed: list[str] = []
-        machine = [
-            (f"table {name}", lambda name=name: removed.append(name)) for name in (*tables, *others)
-        ]
-        monkeypatch.setattr(clean_module, "_in_machine", lambda: machine)
-        monkeypatch.setattr(clean_module, "_clear_empty", lambda *, everything: None)
-        monkeypatch.setattr(sweep, "marked", lambda: {dead, other})
-        clean()
+        monkeypatch.setattr(runs, "_clear_empty", lambda *, everything: None)
+        monkeypatch.setattr(runs, "marked", lambda: {dead, other})
         # What the living one has noted too, after a dead one had, is the living one's.
-        assert removed == (tables if alive else [*tables, *others])
+        gone = sorted(ours if alive else [*ours, *others])
+        left = sorted({*ours, *others, *strangers} - set(gone))
+        with Inside(netns("a")) as machine:
+            nft = machine.call(Nft)
+            machine.call(
+                nft.run, "".join(f"table {name}\n" for name in (*ours, *others, *strangers))
+            )
+            for dry_run in (True, False):
+                lines = machine.call(clean, dry_run=dry_run)
+                assert sorted(line for line in lines if line.startswith("table")) == [
+                    f"table {name}" for name in gone
+                ]
+            listed = machine.call(nft.json, "list tables")["nftables"]
+            tables = [item["table"] for item in listed if "table" in item]
+            assert sorted(f"{t['family']} {t['name']}" for t in tables) == left
+        assert (other in runs.known()) is alive
     finally:
         for run in (dead, other):
             runs.remove(runs.folder(run))
 
 
-def test_what_a_living_run_noted_is_known_to_be_its_own() -> None:
+def test_a_run_belongs_to_the_process_that_made_it() -> None:
     run = runs.new_run()
     try:
         assert runs.noted(run) == set()
-        runs.note(run, "interface", "phx0")
-        runs.note(run, "table", "netdev phx_00c0ffee")
-        assert runs.noted(run) == {"interface phx0", "table netdev phx_00c0ffee"}
         assert runs.folder(run).stat().st_mode & 0o777 == 0o700
-        assert runs.owner(run) == runs.Owner(os.getpid(), runs.owner(run).started)
+        assert runs.owner(run) == runs.RunOwner(os.getpid(), runs.owner(run).started)
     finally:
         runs.remove(runs.folder(run))
     assert run not in runs.known()
@@ -275,7 +227,7 @@ def test_a_later_process_with_the_same_id_is_not_the_owner() -> None:
 @pytest.mark.parametrize("wrong", ["..", ".", "", "phx", "1a2b3g", "1a2b3c/.."])
 def test_what_is_no_run_never_becomes_a_path(wrong: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no run"):
-        sweep.find(wrong)
+        runs.find(wrong)
     with pytest.raises(ValueError, match="no folder of a run"):
         runs.remove(runs.ROOT / wrong)
     with pytest.raises(ValueError, match="no folder of a run"):

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from linux_needs import requires, requires_netlink, requires_root
 
-from phalanx.infrastructure.linux.kernel import runs
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError, runs
 from phalanx.infrastructure.linux.kernel.links import Links, configure
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.kernel.wire import Strand, Wire

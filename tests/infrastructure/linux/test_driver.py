@@ -136,7 +136,7 @@ def test_measures_lifted_while_they_are_put_in_force_leave_no_trace(bench: Bench
         bench.do("pop2", Lift(name))
         bench.wait(lambda answers=answers: bool(answers))
     bench.rest(0.3)
-    assert [chain.users for chain in bench.driver._chains._chains.values()] == [1]
+    assert [tunnel.users for tunnel in bench.driver._tunnels._tunnels.values()] == [1]
     assert bench.udp(20) == 0
     assert bench.udp(20, source=OTHER) == 20
 

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from phalanx.cli.main import app
 from phalanx.infrastructure.linux import features
 from phalanx.infrastructure.linux.features import Feature, missing, probe
-from phalanx.infrastructure.linux.kernel import namespaces
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError, namespaces
 from phalanx.infrastructure.linux.vnf.nft import NftError
 
 pytestmark = pytest.mark.linux

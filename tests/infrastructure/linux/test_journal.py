@@ -11,32 +11,32 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.infrastructure.linux.journal import Entry, Journal
+from phalanx.infrastructure.linux.journal import LeasedMeasure, LeaseJournal
 
 
-def entry(measure: str) -> Entry:
+def entry(measure: str) -> LeasedMeasure:
     body: dict[str, str | float | list[str]] = {"kind": "flow", "devices": ["eth9"]}
-    return Entry(measure, "pop1/vnf", "rate-limiter", "pop1", body)
+    return LeasedMeasure(measure, "pop1/vnf", "rate-limiter", "pop1", body)
 
 
-def names(journal: Journal) -> list[str]:
+def names(journal: LeaseJournal) -> list[str]:
     return [kept.entry.measure for kept in journal.remaining()]
 
 
 def test_what_was_put_is_there_for_the_next_driver(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "leases.db")
+    journal = LeaseJournal(tmp_path / "leases.db")
     journal.put([(entry("a"), 60)])
     journal.put([(entry("b"), 60)])
     journal.drop(["a"])
     journal.close()
-    again = Journal(tmp_path / "leases.db")
+    again = LeaseJournal(tmp_path / "leases.db")
     (kept,) = again.remaining()
     assert kept.entry == entry("b")
     assert 59 < kept.seconds <= 60
 
 
 def test_a_lease_runs_out_by_real_time(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "leases.db")
+    journal = LeaseJournal(tmp_path / "leases.db")
     journal.put([(entry("short"), 0.2)])
     journal.put([(entry("long"), 60)])
     time.sleep(0.25)
@@ -44,7 +44,7 @@ def test_a_lease_runs_out_by_real_time(tmp_path: Path) -> None:
 
 
 def test_renewing_extends(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "leases.db")
+    journal = LeaseJournal(tmp_path / "leases.db")
     journal.put([(entry("a"), 0.2)])
     journal.renew(["a"], 60)
     time.sleep(0.25)
@@ -54,7 +54,7 @@ def test_renewing_extends(tmp_path: Path) -> None:
 def test_a_wall_clock_that_jumps_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = Journal(tmp_path / "leases.db")
+    journal = LeaseJournal(tmp_path / "leases.db")
     journal.put([(entry("a"), 60)])
     real = time.time
     for jump in (-300, 300, 1e9):
@@ -65,7 +65,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(
 def test_after_a_reboot_no_lease_is_longer_than_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = Journal(tmp_path / "leases.db")
+    journal = LeaseJournal(tmp_path / "leases.db")
     journal.put([(entry("a"), 60)])
     journal._boot = "another boot"
     real = time.time
@@ -77,7 +77,7 @@ def test_after_a_reboot_no_lease_is_longer_than_it_was(
 
 
 def _put_for_ever(path: str) -> None:
-    journal = Journal(Path(path))
+    journal = LeaseJournal(Path(path))
     number = 0
     while True:
         journal.put([(entry(f"m{number:06}"), 600)])
@@ -99,7 +99,7 @@ def test_kill_9_loses_nothing_that_was_said_to_be_kept(tmp_path: Path) -> None:
     process.join()
     os.close(read)
     kept = int(said.split(b"\n")[said.count(b"\n") - 1])
-    assert set(names(Journal(path))) >= {f"m{number:06}" for number in range(kept + 1)}
+    assert set(names(LeaseJournal(path))) >= {f"m{number:06}" for number in range(kept + 1)}
 
 
 def _reported(path: Path, pipe: int) -> None:
@@ -112,23 +112,23 @@ def test_a_file_that_is_no_journal_is_refused_in_one_line(tmp_path: Path) -> Non
     path = tmp_path / "leases.db"
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(ValueError, match="is no journal of leases"):
-        Journal(path)
+        LeaseJournal(path)
 
 
 def test_a_disk_that_fails_is_an_error_of_the_machine(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "leases.db")
+    journal = LeaseJournal(tmp_path / "leases.db")
     journal._db.execute("PRAGMA max_page_count = 1")
     with pytest.raises(OSError, match="cannot be written"):
         _fill(journal)
 
 
-def _fill(journal: Journal) -> None:
+def _fill(journal: LeaseJournal) -> None:
     for number in range(1000):
         journal.put([(entry(f"m{number}"), 60)])
 
 
 def test_changes_that_come_together_are_made_all_or_none(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "leases.db")
+    journal = LeaseJournal(tmp_path / "leases.db")
     journal.put([(entry("a"), 60), (entry("b"), 60)])
     assert names(journal) == ["a", "b"]
     journal._db.execute(
@@ -143,7 +143,7 @@ def test_changes_that_come_together_are_made_all_or_none(tmp_path: Path) -> None
 
 
 def test_a_damaged_row_costs_only_itself(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "leases.db")
+    journal = LeaseJournal(tmp_path / "leases.db")
     journal.put([(entry("a"), 60)])
     journal.put([(entry("b"), 60)])
     journal._db.execute("UPDATE lease SET entry = '{' WHERE measure = 'a'")
@@ -151,5 +151,5 @@ def test_a_damaged_row_costs_only_itself(tmp_path: Path) -> None:
 
 
 def test_the_journal_is_for_its_owner_alone(tmp_path: Path) -> None:
-    Journal(tmp_path / "leases.db")
+    LeaseJournal(tmp_path / "leases.db")
     assert (tmp_path / "leases.db").stat().st_mode & 0o077 == 0

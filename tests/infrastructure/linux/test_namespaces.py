@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from linux_needs import requires_netlink, requires_root
 
-from phalanx.infrastructure.linux.kernel import namespaces
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError, namespaces
 from phalanx.infrastructure.linux.kernel.links import Links
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 

@@ -30,10 +30,14 @@ from overlay_traffic import (
 from pyroute2 import IPRoute
 from vici.exception import CommandException
 
-from phalanx.infrastructure.linux.overlay import Engine, Overlay, OverlayError
-from phalanx.infrastructure.linux.overlay.guard import Guard
-from phalanx.infrastructure.linux.overlay.ipsec import missing
-from phalanx.infrastructure.linux.overlay.vxlan import PORT
+from phalanx.infrastructure.linux.overlay import Overlay
+from phalanx.infrastructure.linux.overlay_node import (
+    PORT,
+    EspEngine,
+    OverlayError,
+    OverlayGuard,
+    missing,
+)
 from phalanx.infrastructure.linux.vnf.nft import Nft
 
 LACK = "needs root: network namespaces" if os.geteuid() != 0 else missing()
@@ -255,8 +259,8 @@ def test_a_rogue_packet_from_outside_is_dropped_and_counted(net: Net, up: Up) ->
 
 
 def test_the_rules_for_esp_of_the_kernel_drop_what_came_or_would_go_without(net: Net) -> None:
-    guard = Guard(net.inside["pop1"], f"phx_{secrets.token_hex(4)}", "10.255.0.1")
-    guard.raise_up(Engine.KERNEL)
+    guard = OverlayGuard(net.inside["pop1"], f"phx_{secrets.token_hex(4)}", "10.255.0.1")
+    guard.raise_up(EspEngine.KERNEL)
     try:
         with (
             net.socket(ROGUE, socket.SOCK_DGRAM) as rogue,

@@ -16,8 +16,7 @@ from linux_needs import requires_netlink, requires_root
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import HTTP, SYN_FLOOD, Source
-from phalanx.infrastructure.linux.kernel import namespaces, runs
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError, namespaces, runs
 from phalanx.infrastructure.linux.kernel.links import has_netem
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.kernel.wire import compiler

@@ -9,7 +9,7 @@ import pytest
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import HTTP, SYN_FLOOD, Source
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError
 from phalanx.testrange.plan import draw
 
 TOTAL = Resources(1.0, 1.0, 1.0)

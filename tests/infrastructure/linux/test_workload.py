@@ -15,8 +15,7 @@ from phalanx.domain.events import Event, Recorder
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import PROFILES, Source
-from phalanx.infrastructure.linux.kernel import runs
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError, runs
 from phalanx.runtime.loading import load_scenario
 from phalanx.testrange import Testbed
 from phalanx.testrange.workload import Workload, attackers

@@ -11,7 +11,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from phalanx.domain.traffic import PROFILES, Source
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError
 from phalanx.infrastructure.linux.kernel.namespaces import FOLDER, Inside, prefix
 from phalanx.testrange.workload import attackers
 from phalanx.testrange.workload.counters import Arrivals

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 
+from phalanx.clock.wall import WallClock
 from phalanx.domain.actions import (
     Action,
     Deploy,
@@ -23,17 +24,15 @@ from phalanx.domain.events import Recorder
 from phalanx.domain.network import Link, LinkId, Network, PopId, link_id
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.linux.chains import Chains
+from phalanx.infrastructure.linux.capture import LinkMeters, TrafficCapture
 from phalanx.infrastructure.linux.enforcement import Enforcement
-from phalanx.infrastructure.linux.ground import Ground
 from phalanx.infrastructure.linux.images import Image
-from phalanx.infrastructure.linux.jobs import Jobs, LoopClock
-from phalanx.infrastructure.linux.journal import Journal, Remaining
-from phalanx.infrastructure.linux.monitors import LinkMeters
-from phalanx.infrastructure.linux.observing import Observing
-from phalanx.infrastructure.linux.places import Places
-from phalanx.infrastructure.linux.programs import Programs
-from phalanx.infrastructure.linux.steering import Steering
+from phalanx.infrastructure.linux.journal import LeaseJournal, RemainingLease
+from phalanx.infrastructure.linux.tasks import Tasks
+from phalanx.infrastructure.linux.topology import LinuxTopology
+from phalanx.infrastructure.linux.tunnels import Detours, Tunnels
+from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
+from phalanx.infrastructure.linux.workers import NamespaceWorkers
 from phalanx.infrastructure.reservations.allocations import Perceive
 from phalanx.infrastructure.reservations.lifecycle import Lifecycle
 from phalanx.infrastructure.reservations.network import NetworkDriver
@@ -45,21 +44,21 @@ class LinuxNetwork(NetworkDriver):
     def __init__(
         self,
         network: Network,
-        clock: LoopClock,
+        clock: WallClock,
         recorder: Recorder,
         *,
-        ground: Ground,
+        linux: LinuxTopology,
         images: Mapping[tuple[str, str], Image],
-        journal: Journal,
+        journal: LeaseJournal,
         cause: str,
     ) -> None:
-        """Take over what ``ground`` has prepared.
+        """Take over what ``linux`` has prepared.
 
         Args:
             network: PoPs, links and hosts as the agents know them.
             clock: when things happen; its loop does the input and output.
             recorder: where events go; its agent should be ``network``.
-            ground: namespaces, devices, addresses.
+            linux: namespaces, devices, addresses.
             images: of the VNFs in the repository, by name and version.
             journal: where leases are kept.
             cause: the event that is the root cause of the run.
@@ -67,59 +66,59 @@ class LinuxNetwork(NetworkDriver):
         """
         super().__init__(network, clock, recorder, cause)
         self._loop = clock.loop
-        self._ground = ground
-        self._jobs = Jobs(clock)
-        self._places = Places(ground)
-        self._chains = Chains(ground, self._places, self._jobs)
-        self._programs = Programs(
+        self._linux = linux
+        self._tasks = Tasks(clock)
+        self._workers = NamespaceWorkers(linux)
+        self._tunnels = Tunnels(linux, self._workers, self._tasks)
+        self._processes = VnfProcesses(
             clock,
-            self._jobs,
+            self._tasks,
             recorder,
-            ground=ground,
-            places=self._places,
+            linux=linux,
+            workers=self._workers,
             topology=self._topology,
             repository=network.repository,
             images=images,
             crashed=self._crashed,
             cause=cause,
         )
-        steering = Steering(self._chains, self._jobs)
+        detours = Detours(self._tunnels, self._tasks)
         self._measures = Enforcement(
             clock,
-            self._jobs,
+            self._tasks,
             recorder,
-            ground=ground,
+            linux=linux,
             topology=self._topology,
-            programs=self._programs,
-            chains=self._chains,
-            steering=steering,
+            processes=self._processes,
+            tunnels=self._tunnels,
+            detours=detours,
             journal=journal,
             cause=cause,
         )
-        self._observer = Observing(
-            self._jobs,
-            ground=ground,
-            places=self._places,
+        self._capture = TrafficCapture(
+            self._tasks,
+            linux=linux,
+            workers=self._workers,
             topology=self._topology,
-            programs=self._programs,
-            chains=self._chains,
-            steering=steering,
+            processes=self._processes,
+            tunnels=self._tunnels,
+            detours=detours,
         )
-        self._meters = LinkMeters(self._jobs, ground, self._programs, _bandwidth(network))
+        self._meters = LinkMeters(self._tasks, linux, self._processes, _bandwidth(network))
         self._lifecycle = Lifecycle(
             clock,
             recorder,
             reservations=self._reservations,
-            downloads=self._programs,
+            downloads=self._processes,
             measures=self._measures,
-            observer=self._observer,
+            observer=self._capture,
             percepts=self._percepts,
         )
 
     def attach(self, agent: AgentId, pop: PopId, perceive: Perceive) -> None:
         """Tell ``agent`` of changes at ``pop`` from now on; VNFs start quickly there."""
         super().attach(agent, pop, perceive)
-        self._programs.prepare(pop)
+        self._processes.prepare(pop)
 
     def perform(self, pop: PopId, action: Action, cause: str, answer: Answer) -> None:
         """Carry out ``action`` at ``pop``, as ``phalanx.domain.actions`` says.
@@ -157,10 +156,10 @@ class LinuxNetwork(NetworkDriver):
 
         Raises:
             ValueError: if there is no such VNF, or the PoP has no room for it.
-            JobError: if its process does not start.
+            TaskError: if its process does not start.
 
         """
-        image = self._programs.images.get((vnfd.name, vnfd.version))
+        image = self._processes.images.get((vnfd.name, vnfd.version))
         if image is None:
             raise ValueError(f"the VNF repository has no {vnfd.name} {vnfd.version}")
         refusal = self._lifecycle.install(
@@ -169,29 +168,29 @@ class LinuxNetwork(NetworkDriver):
         if refusal is not None:
             raise ValueError(f"{vnfd.name} cannot be installed at {pop}: {refusal}")
         self._measures.lease(instance, ttl_s)
-        start = self._programs.start(instance, pop, vnfd.name, image.path)
+        start = self._processes.start(instance, pop, vnfd.name, image.path)
         if self._loop.is_running():
-            self._jobs.start(start, lambda _: None, partial(self._crashed, instance))
+            self._tasks.start(start, lambda _: None, partial(self._crashed, instance))
         else:
-            self._jobs.wait(start)
+            self._tasks.wait(start)
 
-    def recover(self, remaining: Iterable[Remaining]) -> None:
+    def recover(self, remaining: Iterable[RemainingLease]) -> None:
         """Keep the rules that an earlier driver has left, until their leases run out.
 
         The rules themselves are in the kernel, unless the machine was restarted; their VNFs
         find them by their tables' names and put back what is missing.
 
         Raises:
-            JobError: if a VNF does not start.
+            TaskError: if a VNF does not start.
 
         """
-        self._jobs.wait(self._keep(list(remaining)))
+        self._tasks.wait(self._keep(list(remaining)))
 
     def repository_away(self, away: bool) -> None:
         """Refuse new downloads from the VNF repository, or allow them again."""
         fault = "repository-away" if away else "repository-back"
         self._recorder.record("fault.injected", self._cause, fault=fault)
-        self._programs.away = away
+        self._processes.away = away
 
     def kill_instance(self, instance: str) -> None:
         """Let an instance crash: its process gets SIGKILL.
@@ -200,7 +199,7 @@ class LinuxNetwork(NetworkDriver):
             ValueError: if there is none of that id.
 
         """
-        if not self._programs.kill(instance):
+        if not self._processes.kill(instance):
             raise ValueError(f"no instance {instance}")
         self._recorder.record(
             "fault.injected", self._cause, fault="instance-killed", instance=instance
@@ -213,10 +212,10 @@ class LinuxNetwork(NetworkDriver):
     def shutdown(self) -> None:
         """End all processes and rules; what is under way is never answered."""
         self._lifecycle.shutdown()
-        self._jobs.wait(self._programs.end_all())
-        self._jobs.stop()
-        self._chains.close()
-        self._places.close()
+        self._tasks.wait(self._processes.end_all())
+        self._tasks.stop()
+        self._tunnels.close()
+        self._workers.close()
 
     def _work(self, pop: PopId, action: Enforce | Observe, cause: str, answer: Answer) -> None:
         instance = self._lifecycle.running(action.instance, pop)
@@ -225,7 +224,7 @@ class LinuxNetwork(NetworkDriver):
         elif isinstance(action, Enforce):
             self._measures.enforce(action, instance, cause, answer)
         else:
-            self._observer.begin(action, instance, answer)
+            self._capture.begin(action, instance, answer)
 
     def _renew(self, pop: PopId, action: Renew) -> Outcome:
         outcome = self._lifecycle.renew(pop, action)
@@ -236,12 +235,12 @@ class LinuxNetwork(NetworkDriver):
                     self._measures.renew(instance, action.ttl_s)
         return outcome
 
-    async def _keep(self, remaining: list[Remaining]) -> None:
+    async def _keep(self, remaining: list[RemainingLease]) -> None:
         until: dict[str, float] = {}
         for kept in remaining:
             entry = kept.entry
             if entry.instance not in until:
-                await self._programs.start_again(entry.instance, entry.pop, entry.role)
+                await self._processes.start_again(entry.instance, entry.pop, entry.role)
             await self._measures.put_again(entry, kept.seconds)
             until[entry.instance] = max(until.get(entry.instance, 0.0), kept.seconds)
             self._recorder.record(
@@ -252,7 +251,7 @@ class LinuxNetwork(NetworkDriver):
                 seconds=round(kept.seconds, 3),
             )
         for instance, seconds in until.items():
-            self._clock.call_at(self._clock.now() + seconds, partial(self._programs.end, instance))
+            self._clock.call_at(self._clock.now() + seconds, partial(self._processes.end, instance))
 
     def _crashed(self, instance: str, reason: str) -> None:
         if self._lifecycle.has(instance):
@@ -260,10 +259,10 @@ class LinuxNetwork(NetworkDriver):
             self._lifecycle.kill(instance, event)
 
     def _switched(self, link: Link, event: str, *, up: bool) -> None:
-        self._ground.set_link(link.a, link.b, up=up)
-        self._jobs.forget(
-            self._chains.reroute(self._topology),
-            lambda reason: self._failed(event, link.a, "reroute chains", reason),
+        self._linux.set_link(link.a, link.b, up=up)
+        self._tasks.forget(
+            self._tunnels.reroute(self._topology),
+            lambda reason: self._failed(event, link.a, "reroute tunnels", reason),
         )
 
     def _failed(self, cause: str, pop: PopId, what: str, reason: str) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
+from phalanx.clock.wall import WallClock
 from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample
 from phalanx.domain.events import Recorder
 from phalanx.domain.goals import Predicate
@@ -23,13 +24,11 @@ from phalanx.domain.predicates import (
     SplitTrafficTowardsIp,
 )
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.linux.chains import Chain, Chains
-from phalanx.infrastructure.linux.ground import Ground
-from phalanx.infrastructure.linux.jobs import JobError, Jobs, LoopClock
-from phalanx.infrastructure.linux.journal import Entry, Journal
-from phalanx.infrastructure.linux.programs import Programs
-from phalanx.infrastructure.linux.steering import Detour, Steering
-from phalanx.infrastructure.linux.telling import Telling
+from phalanx.infrastructure.linux.journal import LeasedMeasure, LeaseJournal, RuleBatcher
+from phalanx.infrastructure.linux.tasks import TaskError, Tasks
+from phalanx.infrastructure.linux.topology import LinuxTopology
+from phalanx.infrastructure.linux.tunnels import Detour, Detours, Tunnel, Tunnels
+from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
 from phalanx.infrastructure.reservations.instances import Instance
 from phalanx.infrastructure.reservations.topology import Topology
 
@@ -57,7 +56,7 @@ class _Measure:
     instance: Instance
     effect: Predicate
     body: Body
-    chain: Chain | None
+    tunnel: Tunnel | None
     detour: Detour | None
     readings: deque[tuple[float, float, float]] = field(default_factory=deque)
     """(time, octets passed, octets held back), cumulative."""
@@ -68,28 +67,28 @@ class Enforcement:
 
     def __init__(
         self,
-        clock: LoopClock,
-        jobs: Jobs,
+        clock: WallClock,
+        tasks: Tasks,
         recorder: Recorder,
         *,
-        ground: Ground,
+        linux: LinuxTopology,
         topology: Topology,
-        programs: Programs,
-        chains: Chains,
-        steering: Steering,
-        journal: Journal,
+        processes: VnfProcesses,
+        tunnels: Tunnels,
+        detours: Detours,
+        journal: LeaseJournal,
         cause: str,
     ) -> None:
         self._clock = clock
-        self._jobs = jobs
+        self._tasks = tasks
         self._recorder = recorder
-        self._ground = ground
+        self._linux = linux
         self._topology = topology
-        self._programs = programs
-        self._chains = chains
-        self._steering = steering
+        self._processes = processes
+        self._tunnels = tunnels
+        self._detours = detours
         self._journal = journal
-        self._telling = Telling(clock, jobs, programs, journal)
+        self._rules = RuleBatcher(clock, tasks, processes, journal)
         self._cause = cause
         self._measures: dict[str, _Measure] = {}
         self._ttl_s: dict[str, float] = {}
@@ -139,7 +138,7 @@ class Enforcement:
             self._undo(measure)
             answer(Failed(reason))
 
-        self._jobs.start(self._put(measure, target), done, failed)
+        self._tasks.start(self._put(measure, target), done, failed)
 
     def lift(self, measure: str, pop: PopId, cause: str) -> Done:
         """Lift a measure of ``pop`` because its agent asks to."""
@@ -162,7 +161,7 @@ class Enforcement:
         for name in instance.measures:
             measure = self._measures[name]
             measure.instance = to
-            self._jobs.forget(self._hand_over(measure, instance.id, to.id), self._note(measure))
+            self._tasks.forget(self._hand_over(measure, instance.id, to.id), self._note(measure))
         to.measures.update(instance.measures)
         instance.measures.clear()
 
@@ -174,10 +173,10 @@ class Enforcement:
             return
 
         async def work() -> None:
-            await self._programs.change(instance.id, "POST", "/lease", lambda: {"ttl_s": ttl_s})
-            await self._jobs.thread(self._journal.renew, names, ttl_s)
+            await self._processes.change(instance.id, "POST", "/lease", lambda: {"ttl_s": ttl_s})
+            await self._tasks.thread(self._journal.renew, names, ttl_s)
 
-        self._jobs.forget(work(), self._note(self._measures[names[0]]))
+        self._tasks.forget(work(), self._note(self._measures[names[0]]))
 
     def read(self, measure: str, pop: PopId, answer: Answer) -> None:
         """Answer with what a measure passed and held back lately, MB/s."""
@@ -199,18 +198,18 @@ class Enforcement:
                 )
             )
 
-        ask = self._programs.ask(found.instance.id, "GET", _resource(measure))
-        self._jobs.start(ask, done, lambda reason: answer(Failed(reason)))
+        ask = self._processes.ask(found.instance.id, "GET", _resource(measure))
+        self._tasks.start(ask, done, lambda reason: answer(Failed(reason)))
 
-    async def put_again(self, entry: Entry, ttl_s: float) -> None:
+    async def put_again(self, entry: LeasedMeasure, ttl_s: float) -> None:
         """Put a measure of an earlier driver in force for ``ttl_s`` seconds.
 
         Raises:
-            JobError: if its VNF refuses.
+            TaskError: if its VNF refuses.
 
         """
         body = {**entry.body, "ttl_s": ttl_s}
-        await self._programs.change(entry.instance, "PUT", _resource(entry.measure), lambda: body)
+        await self._processes.change(entry.instance, "PUT", _resource(entry.measure), lambda: body)
 
     # -- where and how ----------------------------------------------------------------
 
@@ -248,19 +247,19 @@ class Enforcement:
 
     def _of_link(self, link: str, body: Body) -> Target | str:
         try:
-            device = self._ground.device(link)
+            device = self._linux.device(link)
         except KeyError:
             return f"no link {link}"
         source, end = link_ends(link)
-        address = self._ground.address(end)
+        address = self._linux.address(end)
         detour = None if address is None else Detour(address)
         return Target(body, source, device, detour)
 
     def _towards(self, ip: str, body: Body, detour: Detour | None) -> Target | str:
-        at = self._ground.host_at(ip)
+        at = self._linux.host_at(ip)
         if at is None:
             return f"no host has the address {ip}"
-        return Target(body, at, self._ground.host_device(ip), detour)
+        return Target(body, at, self._linux.host_device(ip), detour)
 
     async def _put(self, measure: _Measure, target: Target) -> None:
         instance = measure.instance
@@ -270,43 +269,43 @@ class Enforcement:
             if path[-1] != target.at:
                 found = self._topology.route(instance.pop, target.at)
                 if found is None:
-                    raise JobError(f"no path from {instance.pop} to {target.at}")
+                    raise TaskError(f"no path from {instance.pop} to {target.at}")
                 path = found
-            measure.chain = await self._chains.acquire(path)
-            device = measure.chain.near.device
+            measure.tunnel = await self._tunnels.acquire(path)
+            device = measure.tunnel.near.device
         measure.body = {**target.body, "devices": [device]}
         await self._tell(measure, instance.id)
-        if measure.chain is not None and target.detour is not None:
+        if measure.tunnel is not None and target.detour is not None:
             measure.detour = target.detour
-            await self._steering.add(target.detour, measure.chain)
+            await self._detours.add(target.detour, measure.tunnel)
 
     async def _tell(self, measure: _Measure, instance: str) -> None:
         kept = measure.instance
-        entry = Entry(measure.id, instance, kept.vnfd.name, kept.pop, measure.body)
-        await self._telling.put(entry, self._ttl_s.get(instance, 1.0))
+        entry = LeasedMeasure(measure.id, instance, kept.vnfd.name, kept.pop, measure.body)
+        await self._rules.put(entry, self._ttl_s.get(instance, 1.0))
 
     async def _hand_over(self, measure: _Measure, instance: str, to: str) -> None:
         await self._tell(measure, to)
-        await self._programs.change(instance, "DELETE", _resource(measure.id))
+        await self._processes.change(instance, "DELETE", _resource(measure.id))
 
     def _undo(self, measure: _Measure, *, process_ends: bool = False) -> None:
         instance = measure.instance.id
         # Taken out at once: a measure that is lifted while it is put in force is undone twice.
-        chain, measure.chain = measure.chain, None
+        tunnel, measure.tunnel = measure.tunnel, None
         detour, measure.detour = measure.detour, None
 
         async def work() -> None:
             try:
-                if chain is not None and detour is not None:
-                    await self._steering.remove(detour, chain)
+                if tunnel is not None and detour is not None:
+                    await self._detours.remove(detour, tunnel)
                 if not process_ends:
-                    await self._programs.change(instance, "DELETE", _resource(measure.id))
+                    await self._processes.change(instance, "DELETE", _resource(measure.id))
             finally:
-                if chain is not None:
-                    await self._chains.release(chain)
-                await self._jobs.thread(self._journal.drop, [measure.id])
+                if tunnel is not None:
+                    await self._tunnels.release(tunnel)
+                await self._tasks.thread(self._journal.drop, [measure.id])
 
-        self._jobs.forget(work(), self._note(measure))
+        self._tasks.forget(work(), self._note(measure))
 
     def _end(self, measure: str, reason: str, cause: str) -> str:
         ended = self._measures.pop(measure)

@@ -11,16 +11,14 @@ import importlib.util
 import os
 import shutil
 import struct
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 from msgspec import Struct
 
-from phalanx.infrastructure.linux.kernel import cgroups, namespaces
-from phalanx.infrastructure.linux.kernel.errors import KernelError
-from phalanx.infrastructure.linux.kernel.links import Links, has_netem, index
+from phalanx.infrastructure.linux.kernel import KernelError, cgroups, namespaces
+from phalanx.infrastructure.linux.kernel.links import Links, has_kernel_esp, has_netem, index
 from phalanx.infrastructure.linux.kernel.wire import compiler
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
 
@@ -45,11 +43,6 @@ _PROXY = _NFT.format(
 _LEASE = """table netdev phx_probe {
 set s { type ipv4_addr; flags dynamic,timeout; timeout 1s; }
 }"""
-_ASSOCIATION = "src 127.0.0.1 dst 127.0.0.1 proto esp spi 0x100 mode tunnel aead rfc4106(gcm(aes))"
-# Protects nothing: the association ends with its namespace, before anything could be sent.
-_NO_KEY = "0x" + "00" * 20
-
-
 _TUNSETIFF, _IFF_TAP = 0x400454CA, 2
 
 
@@ -91,6 +84,11 @@ def missing(features: tuple[Feature, ...]) -> list[str]:
         for feature in features
         if feature.needed and feature.works is not True
     ]
+
+
+def charon() -> Path | None:
+    """Return the path of strongSwan's IKE daemon; None if there is none."""
+    return next((path for path in _CHARONS if path.exists()), None)
 
 
 class _Look:
@@ -187,7 +185,7 @@ def _overlay(look: _Look) -> Iterator[Feature]:
     vxlan = look.links(_vxlan)
     use = "the agents' overlay; chains over other PoPs"
     yield _feature("VXLAN", vxlan, use, "a kernel with CONFIG_VXLAN", needed=True)
-    daemon = next((path for path in _CHARONS if path.exists()), None)
+    daemon = charon()
     yield _feature(
         "strongSwan",
         daemon is not None,
@@ -197,7 +195,7 @@ def _overlay(look: _Look) -> Iterator[Feature]:
     )
     vici = importlib.util.find_spec("vici") is not None
     yield _feature("vici", vici, "speaks with strongSwan", _EXTRA)
-    kernel = look.plain(_kernel_esp)
+    kernel = look.plain(has_kernel_esp)
     yield _feature(
         "kernel ESP",
         kernel,
@@ -273,8 +271,3 @@ def _tap() -> None:
         fcntl.ioctl(handle, _TUNSETIFF, struct.pack("16sH22x", b"phx0", _IFF_TAP))
     finally:
         os.close(handle)
-
-
-def _kernel_esp() -> bool:
-    command = ["ip", "xfrm", "state", "add", *_ASSOCIATION.split(), _NO_KEY, "128"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603

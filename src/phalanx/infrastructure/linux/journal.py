@@ -1,13 +1,17 @@
-"""The journal of leases: what the kernel was told to keep, on disk, until when.
+"""The journal of leases, and the batching of rules: what VNFs keep in force, until when.
 
 After a restart, of the driver or of the machine, it says which rules should still hold and
 for how long. The end of a lease is kept by the clock that does not stop while the machine
 sleeps (CLOCK_BOOTTIME); after a reboot by the wall clock, and then never longer than the
 lease had to run when it was last renewed.
+
+A flood has several sources, and all are blocked in the same moment. One request, one transaction
+of the kernel and one of the journal cost little more for all of them than for each.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -17,10 +21,14 @@ from threading import Lock
 import msgspec
 from msgspec import Struct
 
+from phalanx.clock.wall import WallClock
 from phalanx.domain.network import PopId
+from phalanx.infrastructure.linux.tasks import TaskError, Tasks
+from phalanx.infrastructure.linux.vnf.measures import MOST_AT_ONCE
+from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
 
 
-class Entry(Struct, frozen=True):
+class LeasedMeasure(Struct, frozen=True):
     """A measure that was put in force."""
 
     measure: str
@@ -28,13 +36,13 @@ class Entry(Struct, frozen=True):
     role: str
     pop: PopId
     body: dict[str, str | float | list[str]]
-    """What the VNF was told, without the lease."""
+    """What the VNF enforces, without the lease."""
 
 
-class Remaining(Struct, frozen=True):
+class RemainingLease(Struct, frozen=True):
     """A measure that should still hold, and for how many seconds."""
 
-    entry: Entry
+    entry: LeasedMeasure
     seconds: float
 
 
@@ -46,7 +54,7 @@ CREATE TABLE IF NOT EXISTS lease (
 """
 
 
-class Journal:
+class LeaseJournal:
     """Leases on disk; every change is on the disk before it returns."""
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +75,7 @@ class Journal:
         self._lock = Lock()
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
-    def put(self, entries: Iterable[tuple[Entry, float]]) -> None:
+    def put(self, entries: Iterable[tuple[LeasedMeasure, float]]) -> None:
         """Note that measures are in force, each for so many seconds from now.
 
         Raises:
@@ -105,7 +113,7 @@ class Journal:
         """
         self._write("DELETE FROM lease WHERE measure = ?", ((name,) for name in measures))
 
-    def remaining(self) -> list[Remaining]:
+    def remaining(self) -> list[RemainingLease]:
         """Return the measures that should hold now, and forget those whose lease ran out."""
         boottime, wall = time.clock_gettime(time.CLOCK_BOOTTIME), time.time()
         found, over = [], []
@@ -114,11 +122,11 @@ class Journal:
             left = until_boottime - boottime if boot == self._boot else until_wall - wall
             left = min(left, ttl_s)
             try:
-                entry = msgspec.json.decode(text, type=Entry)
+                entry = msgspec.json.decode(text, type=LeasedMeasure)
             except msgspec.MsgspecError:  # a damaged line: its rule runs out by itself
                 left = 0.0
             if left > 0:
-                found.append(Remaining(entry, left))
+                found.append(RemainingLease(entry, left))
             else:
                 over.append(measure)
         if over:
@@ -144,3 +152,77 @@ class Journal:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise OSError(f"the journal of leases cannot be written: {error}") from error
+
+
+class _Order(Struct, eq=False):
+    entry: LeasedMeasure
+    ttl_s: float
+    done: asyncio.Future[None]
+
+    def refuse(self, reason: str) -> None:
+        """Fail it."""
+        if not self.done.done():
+            self.done.set_exception(TaskError(reason))
+
+
+class RuleBatcher:
+    """Puts measures in force, those asked together in one request, and notes them on disk."""
+
+    def __init__(
+        self, clock: WallClock, tasks: Tasks, processes: VnfProcesses, journal: LeaseJournal
+    ) -> None:
+        """Begin without any request."""
+        self._loop = clock.loop
+        self._tasks = tasks
+        self._processes = processes
+        self._journal = journal
+        self._waiting: dict[str, list[_Order]] = {}
+
+    async def put(self, entry: LeasedMeasure, ttl_s: float) -> None:
+        """Put a measure in force for ``ttl_s`` seconds, and note that on disk.
+
+        Raises:
+            TaskError: if its VNF refuses, or does not answer, or the disk does not take it.
+
+        """
+        order = _Order(entry, ttl_s, self._loop.create_future())
+        if entry.instance in self._waiting:
+            self._waiting[entry.instance].append(order)
+        else:
+            self._begin(entry.instance, [order])
+        await order.done
+
+    def _begin(self, instance: str, orders: list[_Order]) -> None:
+        """Begin a request, which takes along what comes until its turn has come."""
+        self._waiting[instance] = orders
+        taken: list[_Order] = []
+
+        def failed(reason: str) -> None:
+            for order in taken or self._take(instance):
+                order.refuse(reason)
+
+        self._tasks.start(self._tell(instance, taken), lambda _: None, failed)
+
+    async def _tell(self, instance: str, taken: list[_Order]) -> None:
+        def measures() -> dict[str, object]:
+            taken.extend(self._take(instance))
+            return {o.entry.measure: {**o.entry.body, "ttl_s": o.ttl_s} for o in taken}
+
+        answer = await self._processes.change(instance, "PUT", "/measures", measures)
+        refused = answer["refused"]
+        kept = [order for order in taken if order.entry.measure not in refused]
+        if kept:
+            noted = [(order.entry, order.ttl_s) for order in kept]
+            await self._tasks.thread(self._journal.put, noted)
+        for order in taken:
+            if order.entry.measure in refused:
+                order.refuse(refused[order.entry.measure])
+            elif not order.done.done():  # else its caller has given up
+                order.done.set_result(None)
+
+    def _take(self, instance: str) -> list[_Order]:
+        """Return what goes into one request, and begin another for the rest."""
+        waiting = self._waiting.pop(instance)
+        if waiting[MOST_AT_ONCE:]:
+            self._begin(instance, waiting[MOST_AT_ONCE:])
+        return waiting[:MOST_AT_ONCE]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from phalanx.domain.vnf import Vnfd
 from phalanx.infrastructure.linux.images import Image, build
-from phalanx.infrastructure.linux.jobs import JobError
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
+from phalanx.infrastructure.linux.tasks import TaskError
 
 PORT = 8099
 SILENT_S = 10.0
@@ -43,7 +43,7 @@ def fetch(inside: Inside, address: str, image: Image, target: Path) -> int:
         How many octets came.
 
     Raises:
-        JobError: if the repository cannot be reached or the digest is wrong.
+        TaskError: if the repository cannot be reached or the digest is wrong.
 
     """
     part = target.with_suffix(".part")
@@ -56,7 +56,7 @@ def fetch(inside: Inside, address: str, image: Image, target: Path) -> int:
         connection.request("GET", f"/{image.path.name}")
         response = connection.getresponse()
         if response.status != http.client.OK:
-            raise JobError(f"the VNF repository answered {response.status}")
+            raise TaskError(f"the VNF repository answered {response.status}")
         with part.open("wb") as file:
             while chunk := response.read(_CHUNK):
                 octets += len(chunk)
@@ -66,11 +66,11 @@ def fetch(inside: Inside, address: str, image: Image, target: Path) -> int:
                 file.write(chunk)
     except (OSError, http.client.HTTPException) as error:
         part.unlink(missing_ok=True)
-        raise JobError(f"the download of {image.path.name} failed: {error}") from error
+        raise TaskError(f"the download of {image.path.name} failed: {error}") from error
     finally:
         connection.close()
     if octets != image.octets or digest.hexdigest() != image.sha256:
         part.unlink(missing_ok=True)
-        raise JobError(f"the image {image.path.name} is not what the repository promised")
+        raise TaskError(f"the image {image.path.name} is not what the repository promised")
     part.rename(target)
     return octets

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from phalanx.domain.traffic import Source
+from phalanx.infrastructure.linux.kernel import KernelError
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel.wire import compiled
 from phalanx.testrange.workload.counters import Devices
 from phalanx.testrange.workload.processes import Process
 
@@ -29,7 +29,6 @@ _HPING_LATE_US = 100
 _HEADERS = 42  # Ethernet, IP and UDP
 _SPARE_S = 5.0  # ``timeout`` is the last resort: the workload ends an attack, or its own count
 _OPENING_S = 1.0  # a slow attack has all its connections after this long
-_COMPILE_S = 60.0
 _FLOOD = Path(__file__).with_name("flood.c")
 
 
@@ -116,7 +115,9 @@ def programs(sources: Sequence[Source], folder: Path) -> dict[str, str]:
 
     """
     return {
-        name: _compiled(folder) if name == "flood" else _installed(name)
+        name: str(compiled(_FLOOD, folder / "flood", "fast floods"))
+        if name == "flood"
+        else _installed(name)
         for name in sorted({tool(source) for source in sources})
     }
 
@@ -126,23 +127,6 @@ def _installed(name: str) -> str:
     if path is None:
         raise KernelError(f"no {name} here: install it (Debian: apt install {name})")
     return path
-
-
-def _compiled(folder: Path) -> str:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        raise KernelError("no C compiler (cc) here for fast floods: install it (Debian: gcc)")
-    path = folder / "flood"
-    made = subprocess.run(  # noqa: S603
-        [compiler, "-O2", "-o", str(path), str(_FLOOD)],
-        capture_output=True,
-        text=True,
-        timeout=_COMPILE_S,
-        check=False,
-    )
-    if made.returncode != 0:
-        raise KernelError(f"flood.c cannot be compiled: {made.stderr.strip().splitlines()[-1]}")
-    return str(path)
 
 
 class Attack:

@@ -9,8 +9,8 @@ from functools import partial
 from phalanx.clock import Clock, Timer
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import LinkId, link_ends
-from phalanx.infrastructure.linux.jobs import Jobs
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError
+from phalanx.infrastructure.linux.tasks import Tasks
 from phalanx.infrastructure.linux.vnf.nft import NftError
 from phalanx.testrange.workload.counters import Arrivals, Arrived, Devices
 from phalanx.testrange.workload.users import Received, Users
@@ -40,7 +40,7 @@ class Sampler:
 
     Args:
         clock: when.
-        jobs: reads what takes time to read.
+        tasks: reads what takes time to read.
         recorder: where samples go.
         cause: id of the event that began the run.
         period_s: pause between two samples, in seconds.
@@ -57,7 +57,7 @@ class Sampler:
     def __init__(
         self,
         clock: Clock,
-        jobs: Jobs,
+        tasks: Tasks,
         recorder: Recorder,
         cause: str,
         *,
@@ -71,7 +71,7 @@ class Sampler:
         failed: Callable[[str], None],
     ) -> None:
         self._clock = clock
-        self._jobs = jobs
+        self._tasks = tasks
         self._recorder = recorder
         self._cause = cause
         self._period_s = period_s
@@ -107,7 +107,7 @@ class Sampler:
         now = self._clock.now()
         seconds, self._taken = now - self._taken, now
         record = partial(self._record, seconds, self._received(), self._link_rates(seconds))
-        self._jobs.start(self._arrivals_now(), record, self._failed)
+        self._tasks.start(self._arrivals_now(), record, self._failed)
 
     def _record(
         self,

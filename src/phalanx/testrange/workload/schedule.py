@@ -9,8 +9,8 @@ from functools import partial
 from phalanx.clock import Clock, Timer
 from phalanx.domain.events import Recorder
 from phalanx.domain.traffic import Source
-from phalanx.infrastructure.linux.jobs import Jobs
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError
+from phalanx.infrastructure.linux.tasks import Tasks
 from phalanx.testrange.workload.attackers import Attack
 from phalanx.testrange.workload.processes import Process
 
@@ -28,7 +28,7 @@ class Schedule:
 
     Args:
         clock: when.
-        jobs: watches the attacks begin.
+        tasks: watches the attacks begin.
         recorder: where ``traffic.changed`` goes.
         cause: id of the event that began the run.
         sources: users and attackers.
@@ -40,7 +40,7 @@ class Schedule:
     def __init__(
         self,
         clock: Clock,
-        jobs: Jobs,
+        tasks: Tasks,
         recorder: Recorder,
         cause: str,
         *,
@@ -49,7 +49,7 @@ class Schedule:
         failed: Callable[[str], None],
     ) -> None:
         self._clock = clock
-        self._jobs = jobs
+        self._tasks = tasks
         self._recorder = recorder
         self._cause = cause
         self._sources = sources
@@ -102,7 +102,7 @@ class Schedule:
         for group in changed:
             self._tell(group)
         for group, attacks in attackers.items():
-            self._jobs.forget(self._watch(group, attacks), self._failed)
+            self._tasks.forget(self._watch(group, attacks), self._failed)
 
     def _end(self, source: Source) -> None:
         self._running[source.group].pop(source.name, None)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.testrange.workload.processes import Process
 

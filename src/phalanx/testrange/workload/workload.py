@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Protocol
 
 from phalanx.clock import Timer
+from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import Host, LinkId, Network, PopId, link_id
 from phalanx.domain.traffic import Source
-from phalanx.infrastructure.linux.jobs import Jobs, LoopClock
-from phalanx.infrastructure.linux.kernel import cgroups
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError, cgroups
+from phalanx.infrastructure.linux.tasks import Tasks
 from phalanx.testrange.workload.attackers import Attack, programs
 from phalanx.testrange.workload.counters import Arrivals, Devices
 from phalanx.testrange.workload.processes import Process, end
@@ -69,7 +69,7 @@ class Workload:
         network: Network,
         sources: Sequence[Source],
         *,
-        clock: LoopClock,
+        clock: WallClock,
         recorder: Recorder,
         cause: str,
         folder: Path,
@@ -80,7 +80,7 @@ class Workload:
         self._clock = clock
         self._recorder = recorder
         self._cause = cause
-        self._jobs = Jobs(clock)
+        self._tasks = Tasks(clock)
         self._folder = folder / "workload"
         self._sample_s = sample_s
         self._sources = [s for s in sources if s.end_s is None or s.end_s > s.start_s]
@@ -121,7 +121,7 @@ class Workload:
             self._senders[source.name] = Devices(self._testbed.home(source.name))
         self._schedule = Schedule(
             self._clock,
-            self._jobs,
+            self._tasks,
             self._recorder,
             self._cause,
             sources=self._sources,
@@ -156,7 +156,7 @@ class Workload:
         if self._sampler is not None:
             self._sampler.stop()
             self._sampler = None
-        self._jobs.stop()
+        self._tasks.stop()
         for users in self._users:
             users.stop()
         end(self._processes)
@@ -186,7 +186,7 @@ class Workload:
             users.begin(zero, self._clock.loop, self._fail_soon)
         self._sampler = Sampler(
             self._clock,
-            self._jobs,
+            self._tasks,
             self._recorder,
             self._cause,
             period_s=self._sample_s,

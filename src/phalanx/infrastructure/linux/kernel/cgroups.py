@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError
 
 CONTROLLERS = ("cpu", "memory", "pids")
 MARK = "phalanx"
@@ -23,7 +23,7 @@ _LEAST_US = 1_000
 _MOST_PROCESSES = 4096
 
 
-class Tree(Struct, frozen=True):
+class CgroupTree(Struct, frozen=True):
     """A mounted tree of control groups that this process may write to."""
 
     version: int
@@ -35,10 +35,11 @@ class Tree(Struct, frozen=True):
 class Cgroup:
     """The group of a PoP, which may stand in several trees."""
 
-    def __init__(self, folders: tuple[Path, ...], limits: tuple[str, ...]) -> None:
+    def __init__(self, folders: tuple[Path, ...] = (), limits: tuple[str, ...] = ()) -> None:
         self.folders = folders
+        """Where it stands; empty for a group that limits nothing."""
         self.limits = limits
-        """The controllers that are in force; empty where the machine offers none."""
+        """The controllers that are in force."""
 
     def enter(self, pid: int) -> None:
         """Put a process, and all that it will start, into the group.
@@ -56,9 +57,9 @@ class Cgroup:
         return ["sh", "-c", f'{enter}exec "$@"', "sh", *command]
 
 
-def trees() -> tuple[Tree, ...]:
+def trees() -> tuple[CgroupTree, ...]:
     """Return the trees to use: each controller once, those of version 1 first."""
-    found: list[Tree] = []
+    found: list[CgroupTree] = []
     missing = set(CONTROLLERS)
     mounts = [line.split()[1:4] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for kind in ("cgroup", "cgroup2"):
@@ -69,7 +70,7 @@ def trees() -> tuple[Tree, ...]:
             offers = options.split(",") if kind == "cgroup" else _passed_on(top)
             useful = tuple(name for name in CONTROLLERS if name in offers and name in missing)
             if useful:
-                found.append(Tree(1 if kind == "cgroup" else 2, top, useful))
+                found.append(CgroupTree(1 if kind == "cgroup" else 2, top, useful))
                 missing.difference_update(useful)
     return tuple(found)
 
@@ -146,7 +147,7 @@ def _passed_on(top: Path) -> list[str]:
     return []
 
 
-def _make(tree: Tree, run: str, name: str) -> Path:
+def _make(tree: CgroupTree, run: str, name: str) -> Path:
     folder = tree.top
     for part in (MARK, run, name):
         if folder != tree.top and tree.version == 2:

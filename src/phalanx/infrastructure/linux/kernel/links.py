@@ -1,4 +1,9 @@
-"""Interfaces and their queues, through pyroute2, in the calling thread's namespace."""
+"""Interfaces, queues, routes and neighbours, in the calling thread's namespace.
+
+Interfaces and queues are made through pyroute2. Routes and neighbours come in thousands (a ring
+of 100 PoPs has 10,000 routes): a call of pyroute2 for each takes 0.5 ms, a line in a batch of
+``ip`` 20 µs.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,12 @@ import contextlib
 import errno
 import functools
 import socket
+import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from phalanx.infrastructure.linux.kernel import namespaces
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError, namespaces
 
 QUEUE_S = 0.05
 """What a queue in front of a link holds at most, in seconds of the link's rate …"""
@@ -22,6 +27,7 @@ _PACKET = 1500
 _BURST_S = 0.002
 _IN_FLIGHT = 20_000  # packets in a delay of netem: 50 ms of 400,000 packets/s
 _NTF_MASTER, _NUD_NOARP = 4, 0x40
+_ASSOCIATION = "src 127.0.0.1 dst 127.0.0.1 proto esp spi 0x100 mode tunnel aead rfc4106(gcm(aes))"
 _HTB, _CLASS, _NETEM = 0x1_0000, 0x1_0001, 0x2_0000
 
 
@@ -158,6 +164,63 @@ class Links:
             raise KernelError(f"{method} {verb} {what} is refused: {reason}") from None
 
 
+class RouteBatch:
+    """Changes of routes and neighbours, to be made together; see ``ip-route(8)``."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def route(self, address: str, device: str, source: str, via: str | None = None) -> None:
+        """Send packets for one address through a device, replacing the route it had.
+
+        Args:
+            address: IPv4 address.
+            device: name of the interface.
+            source: address that this machine's own packets take.
+            via: next hop on the device; None means that the address itself is there.
+
+        """
+        hop = "" if via is None else f" via {via} onlink"
+        self._lines.append(f"route replace {address} dev {device}{hop} src {source}")
+
+    def default(self, device: str, via: str) -> None:
+        """Send packets that have no other route to ``via`` on a device."""
+        self._lines.append(f"route replace default dev {device} via {via} onlink")
+
+    def blackhole(self) -> None:
+        """Discard packets that have no route."""
+        self._lines.append("route replace blackhole default")
+
+    def no_route(self, address: str) -> None:
+        """Remove the route to an address."""
+        self._lines.append(f"route del {address}")
+
+    def neighbour(self, address: str, mac: str, device: str) -> None:
+        """Bind an address to a station for good, so that the kernel never asks for it."""
+        self._lines.append(f"neigh replace {address} lladdr {mac} dev {device} nud permanent")
+
+    def send(self) -> None:
+        """Make all changes, in order, in the calling thread's namespace.
+
+        Raises:
+            KernelError: for the first that the kernel refuses; the others are tried too.
+
+        """
+        lines, self._lines = self._lines, []
+        done = subprocess.run(
+            ["ip", "-force", "-batch", "-"],  # noqa: S607  from iproute2, wherever that is
+            input="\n".join(lines),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            reason, failed, *_ = [*done.stderr.splitlines(), "", ""]
+            number = failed.rpartition(":")[2]
+            what = lines[int(number) - 1] if number.isdigit() else "a change of routes"
+            raise KernelError(f"{what} is refused: {reason.removeprefix('RTNETLINK answers: ')}")
+
+
 def index(name: str) -> int:
     """Return the index of an interface of the calling thread's namespace.
 
@@ -175,6 +238,15 @@ def index(name: str) -> int:
 def has_netem() -> bool:
     """Whether the kernel can delay packets by itself; tried in a namespace without a name."""
     return namespaces.aside(_try_netem)
+
+
+@functools.cache
+def has_kernel_esp() -> bool:
+    """Whether the kernel can encrypt packets by itself; tried in a namespace without a name."""
+    # The key protects nothing: it ends with the namespace, before anything could be sent.
+    command = ["ip", "xfrm", "state", "add", *_ASSOCIATION.split(), "0x" + "00" * 20, "128"]
+    done = namespaces.aside(subprocess.run, command, capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def configure(settings: dict[str, int]) -> None:

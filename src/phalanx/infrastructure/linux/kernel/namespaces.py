@@ -19,7 +19,7 @@ from threading import Thread
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError
 
 FOLDER = Path("/run/netns")
 

@@ -7,15 +7,14 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from importlib.resources import as_file, files
 from pathlib import Path
 from threading import Lock
 
 from msgspec import Struct
 
-from phalanx.infrastructure.linux.kernel import namespaces, runs
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError, namespaces, runs
 
+_SOURCE = Path(__file__).with_name("wire.c")
 _LEAST_OCTETS = 1 << 18
 _SPARE = 3.0  # a small frame takes more of the queue than of the link: 32 octets for its head
 _PATIENCE_S = 5.0
@@ -50,7 +49,7 @@ class Wire:
 
     def __init__(self, run: str, strands: Sequence[Strand]) -> None:
         folder = runs.folder(run)
-        program = _in_memory(compiled(folder))
+        program = _in_memory(compiled(_SOURCE, folder / "wire", "links with a delay"))
         try:
             # Its life hangs on stdin: the kernel closes the pipe, however this process ends.
             self._process = subprocess.Popen(  # noqa: S603
@@ -122,32 +121,27 @@ def compiler() -> str | None:
     return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
-def compiled(folder: Path) -> Path:
-    """Return the program in ``folder``, compiled at need.
+def compiled(source: Path, program: Path, purpose: str) -> Path:
+    """Return ``program``, compiled from ``source`` unless it is there.
 
     Raises:
-        KernelError: if there is no compiler, or it fails.
+        KernelError: if there is no compiler, or it fails; it names ``purpose``.
 
     """
-    program = folder / "wire"
     if program.exists():
         return program
     cc = compiler()
     if cc is None:
-        raise KernelError(
-            "links with a delay need a C compiler, as this kernel has no netem: "
-            "apt-get install gcc libc6-dev"
-        )
-    with as_file(files(__package__) / "wire.c") as source:
-        done = subprocess.run(  # noqa: S603
-            [cc, "-O2", "-Wall", "-o", str(program), str(source)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        raise KernelError(f"{purpose} need a C compiler: apt-get install gcc libc6-dev")
+    done = subprocess.run(  # noqa: S603
+        [cc, "-O2", "-Wall", "-o", str(program), str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise KernelError(f"links with a delay: {cc} fails: {said[0]}")
+        reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise KernelError(f"{purpose}: {cc} fails: {reason[0]}")
     return program
 
 

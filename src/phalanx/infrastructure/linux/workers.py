@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from phalanx.domain.network import PopId
-from phalanx.infrastructure.linux.ground import Ground
-from phalanx.infrastructure.linux.jobs import JobError
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
+from phalanx.infrastructure.linux.tasks import TaskError
+from phalanx.infrastructure.linux.topology import LinuxTopology
 from phalanx.infrastructure.linux.vnf.netlink import NETDEV, Reader
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
 
 
-class Places:
+class NamespaceWorkers:
     """One thread, one nftables context and one netlink socket for each PoP, made at need."""
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
+    def __init__(self, linux: LinuxTopology) -> None:
+        self._linux = linux
         self._inside: dict[PopId, Inside] = {}
         self._nft: dict[PopId, Nft] = {}
         self._readers: dict[PopId, Reader] = {}
@@ -25,14 +25,14 @@ class Places:
         """Return the thread inside the namespace of ``pop``."""
         found = self._inside.get(pop)
         if found is None:
-            found = self._inside[pop] = Inside(self._ground.namespace(pop))
+            found = self._inside[pop] = Inside(self._linux.namespace(pop))
         return found
 
     def nft(self, pop: PopId, script: str) -> None:
         """Run nftables commands at ``pop``, all or none; blocking.
 
         Raises:
-            JobError: if nftables refuses.
+            TaskError: if nftables refuses.
 
         """
         self._in_nft(pop, "run", script)
@@ -41,7 +41,7 @@ class Places:
         """Run a command that lists something at ``pop``; blocking.
 
         Raises:
-            JobError: if nftables refuses.
+            TaskError: if nftables refuses.
 
         """
         return dict(self._in_nft(pop, "json", script))
@@ -53,7 +53,7 @@ class Places:
         takes seconds.
 
         Raises:
-            JobError: if there is no such counter.
+            TaskError: if there is no such counter.
 
         """
 
@@ -66,7 +66,7 @@ class Places:
         try:
             return self.inside(pop).call(work)
         except OSError as error:
-            raise JobError(f"counters at {pop}: {error}") from error
+            raise TaskError(f"counters at {pop}: {error}") from error
 
     def close(self) -> None:
         """End the threads."""
@@ -88,4 +88,4 @@ class Places:
         try:
             return self.inside(pop).call(work)
         except NftError as error:
-            raise JobError(f"nftables at {pop}: {error}") from error
+            raise TaskError(f"nftables at {pop}: {error}") from error

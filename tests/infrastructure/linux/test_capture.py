@@ -11,9 +11,9 @@ from linux_needs import requires_root
 pytest.importorskip("pyroute2", reason="needs the extra 'linux'")
 
 from phalanx.domain.actions import Observe
+from phalanx.infrastructure.linux.capture import Tap, mirror
 from phalanx.infrastructure.linux.kernel.links import Links
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
-from phalanx.infrastructure.linux.observing import Tap, mirror
 from phalanx.infrastructure.linux.vnf.nft import Nft
 
 

@@ -10,17 +10,16 @@ from typing import Any, cast
 import pytest
 
 from phalanx.clock.wall import WallClock
-from phalanx.infrastructure.linux.jobs import JobError, Jobs
-from phalanx.infrastructure.linux.journal import Entry, Journal
-from phalanx.infrastructure.linux.programs import Programs
-from phalanx.infrastructure.linux.telling import Telling
+from phalanx.infrastructure.linux.journal import LeasedMeasure, LeaseJournal, RuleBatcher
+from phalanx.infrastructure.linux.tasks import TaskError, Tasks
 from phalanx.infrastructure.linux.vnf.measures import MOST_AT_ONCE
+from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
 
 TTL_S = 60.0
 
 
 class Vnfs:
-    """Stands for ``Programs``: notes the requests, and refuses what is called so."""
+    """Stands for ``VnfProcesses``: notes the requests, and refuses what is called so."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, list[str]]] = []
@@ -31,7 +30,7 @@ class Vnfs:
     ) -> dict[str, Any]:
         assert (method, resource) == ("PUT", "/measures")
         if instance == "gone":
-            raise JobError("instance gone does not run")
+            raise TaskError("instance gone does not run")
         async with self.lock:
             measures = body()
             assert all(measure["ttl_s"] == TTL_S for measure in measures.values())
@@ -46,14 +45,14 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.clock = WallClock()
         self.vnfs = Vnfs()
-        self.journal = Journal(folder / "leases.db")
-        self.jobs = Jobs(self.clock)
-        programs = cast("Programs", self.vnfs)
-        self.telling = Telling(self.clock, self.jobs, programs, self.journal)
+        self.journal = LeaseJournal(folder / "leases.db")
+        self.tasks = Tasks(self.clock)
+        processes = cast("VnfProcesses", self.vnfs)
+        self.rules = RuleBatcher(self.clock, self.tasks, processes, self.journal)
 
     def put(self, *measures: str, instance: str = "a") -> list[str]:
         """Return an empty text for each measure that is in force, else why it is not."""
-        puts = [self.telling.put(_entry(measure, instance), TTL_S) for measure in measures]
+        puts = [self.rules.put(_entry(measure, instance), TTL_S) for measure in measures]
         return self.wait(_outcomes(puts))
 
     def wait(self, work: Awaitable[list[str]]) -> list[str]:
@@ -62,7 +61,7 @@ class Desk:
         async def whole() -> list[str]:
             return await asyncio.wait_for(work, 10)
 
-        self.jobs.start(whole(), found.append, lambda reason: found.append([reason]))
+        self.tasks.start(whole(), found.append, lambda reason: found.append([reason]))
         self.clock.run(self.clock.now() + 10, lambda: bool(found))
         return found[0]
 
@@ -74,13 +73,13 @@ class Desk:
 def desk(tmp_path: Path) -> Iterator[Desk]:
     made = Desk(tmp_path)
     yield made
-    made.jobs.stop()
+    made.tasks.stop()
     made.journal.close()
     made.clock.close()
 
 
-def _entry(measure: str, instance: str) -> Entry:
-    return Entry(measure, instance, "rate-limiter", "pop1", {"kind": "link"})
+def _entry(measure: str, instance: str) -> LeasedMeasure:
+    return LeasedMeasure(measure, instance, "rate-limiter", "pop1", {"kind": "link"})
 
 
 async def _outcomes(puts: list[Any]) -> list[str]:
@@ -111,7 +110,7 @@ def test_no_request_holds_too_many(desk: Desk) -> None:
 
 def test_each_vnf_has_its_own_requests(desk: Desk) -> None:
     orders = [_entry("m1", "a"), _entry("m2", "b"), _entry("m3", "a")]
-    assert desk.wait(_outcomes([desk.telling.put(o, TTL_S) for o in orders])) == ["", "", ""]
+    assert desk.wait(_outcomes([desk.rules.put(o, TTL_S) for o in orders])) == ["", "", ""]
     assert desk.vnfs.asked == [("a", ["m1", "m3"]), ("b", ["m2"])]
 
 

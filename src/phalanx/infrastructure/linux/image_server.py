@@ -1,4 +1,4 @@
-"""A web server for one directory: ``python -m …linux.shelf ADDRESS PORT DIRECTORY``."""
+"""A web server for one directory: ``python -m …linux.image_server ADDRESS PORT DIRECTORY``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 
 
-class Shelf(ThreadingHTTPServer):
+class ImageServer(ThreadingHTTPServer):
     """Serves without asking for the name of its address, which takes seconds without a resolver."""
 
     request_queue_size = 128
@@ -21,12 +21,12 @@ class Shelf(ThreadingHTTPServer):
 def main() -> None:
     """Serve until ended."""
     address, port, directory = sys.argv[1:]
-    with Shelf(
+    with ImageServer(
         (address, int(port)), partial(SimpleHTTPRequestHandler, directory=directory)
-    ) as shelf:
+    ) as server:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-        shelf.serve_forever()
+        server.serve_forever()
 
 
 if __name__ == "__main__":

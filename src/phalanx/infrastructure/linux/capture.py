@@ -1,31 +1,45 @@
-"""Observations: traffic counted in the kernel where it passes, or mirrored to where it is not.
+"""Traffic capture and link rates: traffic counted in the kernel, or mirrored to an analyser.
 
-Both directions are looked at where the traffic's host or link is, so that completed
-handshakes and answers can be told, and before limits hold anything back: who floods shows
-only in what is offered. An analyser at another PoP gets copies over a chain; the copies are
-limited to the bandwidth that the path holds, and what was left out is known.
+Both directions are observed where the traffic's host or link is, so that completed handshakes
+and answers can be told apart, and before limits hold anything back: a flood shows only in what
+is offered. An analyser at another PoP gets copies through a tunnel; the copies are limited to
+the bandwidth that the path holds, and the share that was left out is known.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from math import inf
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
-from phalanx.domain.actions import Failed, FlowRecords, FlowStats, Observe
-from phalanx.domain.network import PopId, link_ends
+from phalanx.domain.actions import (
+    Failed,
+    FlowRecords,
+    FlowStats,
+    LinkSample,
+    Observe,
+    ReadLink,
+)
+from phalanx.domain.network import LinkId, PopId, link_ends
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.linux.chains import Chain, Chains
-from phalanx.infrastructure.linux.ground import Ground
-from phalanx.infrastructure.linux.jobs import JobError, Jobs
-from phalanx.infrastructure.linux.places import Places
-from phalanx.infrastructure.linux.programs import Programs, token
-from phalanx.infrastructure.linux.steering import Steering
+from phalanx.infrastructure.linux.tasks import TaskError, Tasks
+from phalanx.infrastructure.linux.topology import LinuxTopology
+from phalanx.infrastructure.linux.tunnels import Detours, Tunnel, Tunnels
+from phalanx.infrastructure.linux.vnf.links import LARGEST_RATE, LONGEST_S, SHORTEST_S
+from phalanx.infrastructure.linux.vnf_processes import VnfProcesses, token
+from phalanx.infrastructure.linux.workers import NamespaceWorkers
 from phalanx.infrastructure.reservations.instances import Instance
 from phalanx.infrastructure.reservations.topology import Topology
 
+ROLE = "link-monitor"
+TOLD_EVERY_S = 0.5
+"""An agent that reads more often than this gets an unchanged rate only so often, in seconds."""
+SAME = 0.1
+"""Share of a link's bandwidth by which a rate may change and count as unchanged."""
 _GRACE_S = 5.0
 """A request of a VNF may take this much longer than the observation, in seconds."""
 _BEFORE = -20
@@ -68,27 +82,27 @@ class Tap(Struct, frozen=True):
         return [*((device, "egress") for device in self.towards), (self.back, "ingress")]
 
 
-class Observing:
+class TrafficCapture:
     """Carries out ``Observe``; implements ``Observer``."""
 
     def __init__(
         self,
-        jobs: Jobs,
+        tasks: Tasks,
         *,
-        ground: Ground,
-        places: Places,
+        linux: LinuxTopology,
+        workers: NamespaceWorkers,
         topology: Topology,
-        programs: Programs,
-        chains: Chains,
-        steering: Steering,
+        processes: VnfProcesses,
+        tunnels: Tunnels,
+        detours: Detours,
     ) -> None:
-        self._jobs = jobs
-        self._ground = ground
-        self._places = places
+        self._tasks = tasks
+        self._linux = linux
+        self._workers = workers
         self._topology = topology
-        self._programs = programs
-        self._chains = chains
-        self._steering = steering
+        self._processes = processes
+        self._tunnels = tunnels
+        self._detours = detours
         self._active: dict[int, tuple[Instance, asyncio.Task[None], Answer]] = {}
         self._count = 0
         self._mirrors = 0
@@ -110,7 +124,7 @@ class Observing:
             if self._active.pop(number, None) is not None:
                 answer(Failed(reason))
 
-        task = self._jobs.start(self._observe(action, instance, place), done, failed)
+        task = self._tasks.start(self._observe(action, instance, place), done, failed)
         self._active[number] = (instance, task, answer)
 
     def lost(self, instance: Instance, reason: str) -> None:
@@ -135,18 +149,18 @@ class Observing:
         if action.link is not None:
             pop, end = link_ends(action.link)
             try:
-                device = self._ground.device(action.link)
+                device = self._linux.device(action.link)
             except KeyError:
                 return f"no link {action.link}"
-            ip = self._ground.address(end)
+            ip = self._linux.address(end)
             if ip is None:
                 return Tap(pop, (device,), device, None)
         assert ip is not None
-        at = self._ground.host_at(ip)
+        at = self._linux.host_at(ip)
         if at is None:
             return f"no host has the address {ip}"
-        device = self._ground.host_device(ip)
-        entries, all_of_it = self._steering.entries(ip)
+        device = self._linux.host_device(ip)
+        entries, all_of_it = self._detours.entries(ip)
         return Tap(at, tuple(entries if all_of_it else [*entries, device]), device, ip)
 
     async def _observe(self, action: Observe, instance: Instance, tap: Tap) -> FlowRecords:
@@ -160,53 +174,53 @@ class Observing:
         if tap.pop == instance.pop:
             devices = [{"device": device, "hook": hook} for device, hook in tap.hooks()]
             return _records(await self._ask(instance, {**body, "devices": devices}), 1.0)
-        chain = await self._chains.acquire(self._path(instance, tap.pop))
+        tunnel = await self._tunnels.acquire(self._path(instance, tap.pop))
         try:
-            return await self._mirrored(action, instance, tap, chain, body)
+            return await self._mirrored(action, instance, tap, tunnel, body)
         finally:
-            await asyncio.shield(self._chains.release(chain))
+            await asyncio.shield(self._tunnels.release(tunnel))
 
     async def _mirrored(
         self,
         action: Observe,
         instance: Instance,
         tap: Tap,
-        chain: Chain,
+        tunnel: Tunnel,
         body: dict[str, object],
     ) -> FlowRecords:
         self._mirrors += 1
         table = f"phx_{token(f'mirror {instance.id} {self._mirrors}')}"
         held = instance.chain.mb_s or instance.handles_mb_s
-        pop, limit = chain.far.pop, max(_BOTH_WAYS * held, _LEAST_MB_S)
-        script = mirror(table, tap, chain.far.device, action, limit)
-        await self._jobs.thread(self._places.nft, pop, script)
+        pop, limit = tunnel.far.pop, max(_BOTH_WAYS * held, _LEAST_MB_S)
+        script = mirror(table, tap, tunnel.far.device, action, limit)
+        await self._tasks.thread(self._workers.nft, pop, script)
         try:
-            devices = [{"device": chain.near.device, "hook": "ingress"}]
+            devices = [{"device": tunnel.near.device, "hook": "ingress"}]
             recorded = await self._ask(instance, {**body, "devices": devices})
-            offered, copied = await self._jobs.thread(
-                self._places.packets, pop, table, "offered", "copied"
+            offered, copied = await self._tasks.thread(
+                self._workers.packets, pop, table, "offered", "copied"
             )
         finally:
             await asyncio.shield(
-                self._jobs.thread(self._places.nft, pop, f"delete table netdev {table}")
+                self._tasks.thread(self._workers.nft, pop, f"delete table netdev {table}")
             )
         return _records(recorded, copied / offered if offered else 1.0)
 
     async def _ask(self, instance: Instance, body: dict[str, object]) -> Recorded:
         assert isinstance(body["seconds"], float | int)
         timeout_s = body["seconds"] + _GRACE_S
-        answer = await self._programs.ask(instance.id, "POST", "/observations", body, timeout_s)
+        answer = await self._processes.ask(instance.id, "POST", "/observations", body, timeout_s)
         try:
             return msgspec.convert(answer, Recorded)
         except msgspec.ValidationError as error:
-            raise JobError(f"the VNF answered an observation with nonsense: {error}") from error
+            raise TaskError(f"the VNF answered an observation with nonsense: {error}") from error
 
     def _path(self, instance: Instance, pop: PopId) -> tuple[PopId, ...]:
         if instance.chain.path[-1] == pop:
             return instance.chain.path
         found = self._topology.route(instance.pop, pop)
         if found is None:
-            raise JobError(f"no path from {instance.pop} to {pop}")
+            raise TaskError(f"no path from {instance.pop} to {pop}")
         return found
 
 
@@ -250,3 +264,73 @@ def mirror(table: str, tap: Tap, to: str, action: Observe, limit_mb_s: float) ->
 
 def _records(recorded: Recorded, coverage: float) -> FlowRecords:
     return FlowRecords(recorded.flows, recorded.seconds, min(1.0, coverage), recorded.unlisted)
+
+
+@dataclass(slots=True, eq=False)
+class _Meter:
+    instance: str
+    resource: str
+    told: float | None = None
+    """The last answer, octets per second; None: there was none."""
+
+
+class LinkMeters:
+    """Carries out ``ReadLink`` at PoPs where a Link Monitor runs.
+
+    To ask its process ten times a second is most of what a quiet site costs, so the process
+    holds back an answer that brings nothing new.
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        linux: LinuxTopology,
+        processes: VnfProcesses,
+        bandwidth_mb_s: dict[LinkId, float],
+    ) -> None:
+        self._tasks = tasks
+        self._linux = linux
+        self._processes = processes
+        self._bandwidth_mb_s = bandwidth_mb_s
+        self._meters: dict[LinkId, _Meter] = {}
+
+    def read(self, pop: PopId, action: ReadLink, answer: Answer) -> None:
+        """Answer with the link's rate over the last ``seconds``, MB/s.
+
+        The answer comes as soon as that has changed much since the last, else twice a second.
+        """
+        try:
+            device = self._linux.device(action.link)
+        except KeyError:
+            answer(Failed(f"no link {action.link}"))
+            return
+        if link_ends(action.link)[0] != pop:
+            answer(Failed(f"link {action.link} does not begin at {pop}"))
+            return
+        if not SHORTEST_S <= action.seconds <= LONGEST_S:
+            answer(
+                Failed(f"rates are of {SHORTEST_S:g} to {LONGEST_S:g} s, not {action.seconds:g} s")
+            )
+            return
+        work = self._sample(pop, action, device)
+        self._tasks.start(work, answer, lambda reason: answer(Failed(reason)))
+
+    async def _sample(self, pop: PopId, action: ReadLink, device: str) -> LinkSample:
+        instance = self._processes.runs(pop, ROLE)
+        if instance is None:
+            raise TaskError(f"no link monitor runs at {pop}")
+        meter = self._meters.get(action.link)
+        if meter is None or meter.instance != instance:
+            resource = f"/links/{quote(action.link, safe='')}"
+            what = {"device": device, "connections": True}
+            await self._processes.ask(instance, "PUT", resource, what)
+            meter = self._meters[action.link] = _Meter(instance, resource)
+        bandwidth = self._bandwidth_mb_s[action.link]
+        body = {"seconds": action.seconds}
+        if meter.told is not None:
+            band = min(SAME * bandwidth * 1e6, LARGEST_RATE)
+            hold_s = max(0.0, TOLD_EVERY_S - action.seconds)
+            body |= {"told": meter.told, "band": band, "hold_s": hold_s}
+        found = await self._processes.ask(instance, "POST", meter.resource, body)
+        meter.told = found["rate"]
+        return LinkSample(action.link, found["rate"] / 1e6, bandwidth, found["connections"])

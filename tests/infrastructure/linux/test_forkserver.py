@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from phalanx.infrastructure.linux import forkserver, vnf
-from phalanx.infrastructure.linux.forks import Child, ForkServer
-from phalanx.infrastructure.linux.jobs import JobError
+from phalanx.infrastructure.linux.tasks import TaskError
+from phalanx.infrastructure.linux.vnf_processes import Child, ForkServer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
 
@@ -181,7 +181,7 @@ def test_children_end_with_their_server_and_it_starts_no_more(tmp_path: Path) ->
         assert await child.wait() == -signal.SIGKILL
         assert gone(child.pid)
         assert not server.alive
-        with pytest.raises(JobError, match="fork server is gone"):
+        with pytest.raises(TaskError, match="fork server is gone"):
             await server.fork(path, [], tmp_path / "log")
 
     run(tmp_path, work)
@@ -191,7 +191,7 @@ def test_children_live_on_when_the_driver_is_gone(tmp_path: Path) -> None:
     path = image(tmp_path, "sleeper.pyz", main=SLEEPER)
     source = f"""
 import asyncio, os, pathlib, sys
-from phalanx.infrastructure.linux.forks import ForkServer
+from phalanx.infrastructure.linux.vnf_processes import ForkServer
 
 async def work():
     server = await ForkServer.start([], pathlib.Path({str(tmp_path)!r}), {{}})

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.infrastructure.linux.jobs import JobError
-from phalanx.infrastructure.linux.rest import LARGEST_BODY, MOST, Caller, SilentError
+from phalanx.infrastructure.linux.tasks import TaskError
+from phalanx.infrastructure.linux.vnf_processes import LARGEST_BODY, MOST, SilentError, VnfClient
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
 
 
-def run(folder: Path, answer: Answer, work: Callable[[Caller], Awaitable[None]]) -> list[bytes]:
+def run(folder: Path, answer: Answer, work: Callable[[VnfClient], Awaitable[None]]) -> list[bytes]:
     """Let ``work`` ask a server; return the head of each connection's first request."""
     first: list[bytes] = []
 
@@ -34,12 +34,12 @@ def run(folder: Path, answer: Answer, work: Callable[[Caller], Awaitable[None]])
     async def whole() -> None:
         path = folder / "socket"
         server = await asyncio.start_unix_server(serve, path)
-        caller = Caller(asyncio.get_running_loop(), path)
+        client = VnfClient(path)
         try:
             async with asyncio.timeout(10):
-                await work(caller)
+                await work(client)
         finally:
-            caller.close()
+            client.close()
             server.close()
             await asyncio.sleep(0.01)  # the connections see their end
 
@@ -63,9 +63,9 @@ OK = 'HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{"n":1}'
 
 
 def test_one_connection_carries_requests_that_follow_each_other(tmp_path: Path) -> None:
-    async def work(caller: Caller) -> None:
+    async def work(client: VnfClient) -> None:
         for _ in range(3):
-            assert await caller.request("GET", "/health") == {"n": 1}
+            assert await client.request("GET", "/health") == {"n": 1}
 
     assert run(tmp_path, saying(OK), work) == [b"GET /health HTTP/1.1\r\nHost: vnf\r\n\r\n"]
 
@@ -80,8 +80,8 @@ def test_a_body_is_sent_and_an_answer_may_come_in_pieces(tmp_path: Path) -> None
         bodies.append(await reader.readexactly(12))
         await saying(OK[:9], OK[9:50], OK[50:], pause_s=0.01)(reader, writer, head)
 
-    async def work(caller: Caller) -> None:
-        assert await caller.request("PUT", "/links/a", {"ttl_s": 20}) == {"n": 1}
+    async def work(client: VnfClient) -> None:
+        assert await client.request("PUT", "/links/a", {"ttl_s": 20}) == {"n": 1}
 
     run(tmp_path, answer, work)
     assert bodies == [b'{"ttl_s":20}']
@@ -90,8 +90,8 @@ def test_a_body_is_sent_and_an_answer_may_come_in_pieces(tmp_path: Path) -> None
 def test_requests_at_the_same_time_have_connections_of_their_own_and_not_too_many(
     tmp_path: Path,
 ) -> None:
-    async def work(caller: Caller) -> None:
-        await asyncio.gather(*(caller.request("GET", "/health") for _ in range(3 * MOST)))
+    async def work(client: VnfClient) -> None:
+        await asyncio.gather(*(client.request("GET", "/health") for _ in range(3 * MOST)))
 
     assert len(run(tmp_path, saying("", OK, pause_s=0.02), work)) == MOST
 
@@ -104,9 +104,9 @@ def test_requests_at_the_same_time_have_connections_of_their_own_and_not_too_man
     ],
 )
 def test_a_refusal_is_told_in_its_own_words(tmp_path: Path, said: str, reason: str) -> None:
-    async def work(caller: Caller) -> None:
-        with pytest.raises(JobError, match=reason) as refused:
-            await caller.request("PUT", "/measures/m", {})
+    async def work(client: VnfClient) -> None:
+        with pytest.raises(TaskError, match=reason) as refused:
+            await client.request("PUT", "/measures/m", {})
         assert not isinstance(refused.value, SilentError)
 
     run(tmp_path, saying(said), work)
@@ -132,18 +132,18 @@ def test_a_refusal_is_told_in_its_own_words(tmp_path: Path, said: str, reason: s
 def test_silence_and_nonsense_are_one_line_and_the_next_request_begins_anew(
     tmp_path: Path, said: str
 ) -> None:
-    async def work(caller: Caller) -> None:
+    async def work(client: VnfClient) -> None:
         for _ in range(2):
             with pytest.raises(SilentError, match="does not answer GET /health") as failed:
-                await caller.request("GET", "/health", timeout_s=0.1)
+                await client.request("GET", "/health", timeout_s=0.1)
             assert "\n" not in str(failed.value)
 
     assert len(run(tmp_path, saying(said), work)) == 2
 
 
 def test_who_does_not_listen_is_silent(tmp_path: Path) -> None:
-    async def work(caller: Caller) -> None:
-        nobody = Caller(asyncio.get_running_loop(), tmp_path / "nobody")
+    async def work(client: VnfClient) -> None:
+        nobody = VnfClient(tmp_path / "nobody")
         with pytest.raises(SilentError, match="No such file"):
             await nobody.request("GET", "/health")
 

@@ -1,4 +1,4 @@
-"""Work that takes time: coroutines and threads whose ends become calls of the clock."""
+"""Work that takes time: coroutines and threads whose results become calls of the clock."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from phalanx.clock import Clock
+from phalanx.clock.wall import WallClock
+from phalanx.domain.errors import PhalanxError
 from phalanx.infrastructure.linux.images import ImageError
-from phalanx.infrastructure.linux.kernel.errors import KernelError
+from phalanx.infrastructure.linux.kernel import KernelError
 
 T = TypeVar("T")
 
@@ -18,22 +19,16 @@ THREADS = 24
 """Requests to VNFs and kernels that may be under way at a time; each observation takes one."""
 
 
-class LoopClock(Clock, Protocol):
-    """A clock that owns an event loop."""
-
-    loop: asyncio.AbstractEventLoop
-
-
-class JobError(Exception):
+class TaskError(PhalanxError):
     """What was asked of the machine did not work; one line says why."""
 
 
-class Jobs:
-    """Starts work and tells of its end in the order and the thread of the clock."""
+class Tasks:
+    """Starts work, and delivers its result in the order and the thread of the clock."""
 
-    def __init__(self, clock: LoopClock) -> None:
+    def __init__(self, clock: WallClock) -> None:
         self._clock = clock
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="phalanx-job")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="phalanx-task")
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(
@@ -44,7 +39,7 @@ class Jobs:
     ) -> asyncio.Task[None]:
         """Do ``work``, then call ``done`` with its result, or ``failed`` with one line.
 
-        A cancelled job calls neither. An error that is none of the machine's ends the run.
+        A cancelled task calls neither. An unexpected error ends the run.
         """
         task = self._clock.loop.create_task(self._do(work, done, failed))
         self._tasks.add(task)
@@ -53,7 +48,7 @@ class Jobs:
         return task
 
     def forget(self, work: Coroutine[Any, Any, Any], failed: Callable[[str], None]) -> None:
-        """Do ``work`` whose result nobody waits for."""
+        """Do ``work`` and discard its result."""
         self.start(work, lambda _: None, failed)
 
     async def thread(self, call: Callable[..., T], *args: Any) -> T:
@@ -80,9 +75,9 @@ class Jobs:
     ) -> None:
         try:
             result = await work
-        except (JobError, ImageError, KernelError, OSError) as error:
+        except (TaskError, ImageError, KernelError, OSError) as error:
             self._clock.call_soon(partial(failed, str(error) or type(error).__name__))
-        except Exception as error:  # the clock raises it where the run is: nothing is hidden
+        except Exception as error:  # the clock raises it in the run
             self._clock.call_soon(partial(_raise, error))
         else:
             self._clock.call_soon(partial(done, result))

@@ -1,4 +1,7 @@
-"""What the driver stands on: a testbed of namespaces, or the machine that it runs on."""
+"""Where the parts of the model are in Linux: namespaces, devices, addresses, limits.
+
+The driver knows a testbed, or the machine that it runs on, by this protocol alone.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from phalanx.domain.network import LinkId, PopId
+from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
 
 
-class Limits(Protocol):
-    """Limits on the processes of a PoP."""
-
-    def enter(self, pid: int) -> None:
-        """Put a process, and all that it will start, under the limits."""
-
-
-class Ground(Protocol):
-    """Namespaces, devices and addresses of the PoPs."""
+class LinuxTopology(Protocol):
+    """Which namespace, device and address stands for what in the model."""
 
     @property
     def run(self) -> str:
@@ -27,7 +24,7 @@ class Ground(Protocol):
         """Where files of this run lie."""
 
     def namespace(self, pop: PopId) -> str | None:
-        """Return the network namespace of a PoP; None: the machine's own."""
+        """Return the network namespace of a PoP; None is the machine's own."""
 
     def underlay(self, pop: PopId) -> str:
         """Return the address under which other PoPs reach this one."""
@@ -49,8 +46,8 @@ class Ground(Protocol):
     def host_device(self, address: str) -> str:
         """Return the device towards ``address`` at its PoP."""
 
-    def cgroup(self, pop: PopId) -> Limits:
-        """Return the limits of a PoP."""
+    def cgroup(self, pop: PopId) -> Cgroup:
+        """Return the control group of a PoP, which may limit nothing."""
 
     def set_link(self, a: PopId, b: PopId, *, up: bool) -> None:
         """Cut or mend the link between two PoPs."""

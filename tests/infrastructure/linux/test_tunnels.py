@@ -1,4 +1,4 @@
-"""Chains and detours: real packets take the way that was awarded, and still arrive."""
+"""Tunnels and detours: real packets take the way that was awarded, and still arrive."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from phalanx.clock.wall import WallClock
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import PROFILES, Source
-from phalanx.infrastructure.linux.chains import Chain, Chains
-from phalanx.infrastructure.linux.jobs import Jobs
 from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
-from phalanx.infrastructure.linux.places import Places
-from phalanx.infrastructure.linux.steering import Detour, Steering
+from phalanx.infrastructure.linux.tasks import Tasks
+from phalanx.infrastructure.linux.tunnels import Detour, Detours, Tunnel, Tunnels
+from phalanx.infrastructure.linux.workers import NamespaceWorkers
 from phalanx.testrange import Testbed
 
 pytestmark = [pytest.mark.linux, requires_root]
@@ -54,25 +53,25 @@ class Bench:
         self.testbed = Testbed(self.run, network(), [source])
         self.testbed.build()
         self.clock = WallClock()
-        self.jobs = Jobs(self.clock)
-        self.places = Places(self.testbed)
-        self.chains = Chains(self.testbed, self.places, self.jobs, linger_s=0.05)
-        self.steering = Steering(self.chains, self.jobs)
+        self.tasks = Tasks(self.clock)
+        self.workers = NamespaceWorkers(self.testbed)
+        self.tunnels = Tunnels(self.testbed, self.workers, self.tasks, linger_s=0.05)
+        self.detours = Detours(self.tunnels, self.tasks)
         self.client = Inside(self.testbed.home("c-1"))
         self.server = Inside(self.testbed.home("server"))
 
     def close(self) -> None:
         for inside in (self.client, self.server):
             inside.close()
-        self.jobs.stop()
-        self.chains.close()
-        self.places.close()
+        self.tasks.stop()
+        self.tunnels.close()
+        self.workers.close()
         self.clock.close()
         self.testbed.destroy()
         runs.remove(runs.folder(self.run))
 
-    def chain(self, *path: str) -> Chain:
-        return self.jobs.wait(self.chains.acquire(path))
+    def tunnel(self, *path: str) -> Tunnel:
+        return self.tasks.wait(self.tunnels.acquire(path))
 
     def send(self, count: int = 20) -> int:
         """Send datagrams from the client to the server and return how many arrive."""
@@ -94,7 +93,7 @@ class Bench:
 
     def passed(self, pop: str, device: str) -> int:
         """Return how many packets a device of a PoP has received."""
-        text = self.places.inside(pop).call(_received, device)
+        text = self.workers.inside(pop).call(_received, device)
         return int(text)
 
 
@@ -120,50 +119,50 @@ def test_without_a_detour_traffic_takes_the_short_cut(bench: Bench) -> None:
 
 
 def test_a_detour_leads_through_the_keeper_and_back(bench: Bench) -> None:
-    chain = bench.chain("pop2", "pop3")
-    bench.jobs.wait(bench.steering.add(Detour(SERVER), chain))
+    tunnel = bench.tunnel("pop2", "pop3")
+    bench.tasks.wait(bench.detours.add(Detour(SERVER), tunnel))
     assert bench.send() == 20
-    assert bench.passed("pop2", chain.near.device) == 20
-    assert bench.passed("pop3", chain.far.device) == 20
+    assert bench.passed("pop2", tunnel.near.device) == 20
+    assert bench.passed("pop3", tunnel.far.device) == 20
 
 
 def test_detours_of_two_keepers_are_made_one_after_the_other(bench: Bench) -> None:
-    chains = [bench.chain("pop2", "pop3"), bench.chain("pop1", "pop2", "pop3")]
-    for chain in chains:
-        bench.jobs.wait(bench.steering.add(Detour(SERVER), chain))
+    tunnels = [bench.tunnel("pop2", "pop3"), bench.tunnel("pop1", "pop2", "pop3")]
+    for tunnel in tunnels:
+        bench.tasks.wait(bench.detours.add(Detour(SERVER), tunnel))
     assert bench.send() == 20
-    assert [bench.passed(c.near.pop, c.near.device) for c in chains] == [20, 20]
-    bench.jobs.wait(bench.steering.remove(Detour(SERVER), chains[0]))
+    assert [bench.passed(c.near.pop, c.near.device) for c in tunnels] == [20, 20]
+    bench.tasks.wait(bench.detours.remove(Detour(SERVER), tunnels[0]))
     assert bench.send() == 20
-    assert [bench.passed(c.near.pop, c.near.device) for c in chains] == [20, 40]
+    assert [bench.passed(c.near.pop, c.near.device) for c in tunnels] == [20, 40]
 
 
 def test_a_detour_of_one_source_is_nobody_elses(bench: Bench) -> None:
-    chain = bench.chain("pop2", "pop3")
-    bench.jobs.wait(bench.steering.add(Detour(SERVER, "10.9.9.9"), chain))
+    tunnel = bench.tunnel("pop2", "pop3")
+    bench.tasks.wait(bench.detours.add(Detour(SERVER, "10.9.9.9"), tunnel))
     assert bench.send() == 20
-    assert bench.passed("pop2", chain.near.device) == 0
-    bench.jobs.wait(bench.steering.add(Detour(SERVER, CLIENT), chain))
+    assert bench.passed("pop2", tunnel.near.device) == 0
+    bench.tasks.wait(bench.detours.add(Detour(SERVER, CLIENT), tunnel))
     assert bench.send() == 20
-    assert bench.passed("pop2", chain.near.device) == 20
+    assert bench.passed("pop2", tunnel.near.device) == 20
 
 
 def test_detours_of_all_sources_and_of_one_keep_out_of_each_others_way(bench: Bench) -> None:
-    chain = bench.chain("pop2", "pop3")
+    tunnel = bench.tunnel("pop2", "pop3")
     everybody, other = Detour(SERVER), Detour(SERVER, "10.9.9.9")
     for add, detour in ((1, everybody), (1, other), (0, everybody), (1, everybody), (0, other)):
-        change = bench.steering.add if add else bench.steering.remove
-        bench.jobs.wait(change(detour, chain))
-        before = bench.passed("pop2", chain.near.device)
+        change = bench.detours.add if add else bench.detours.remove
+        bench.tasks.wait(change(detour, tunnel))
+        before = bench.passed("pop2", tunnel.near.device)
         assert bench.send() == 20
-        passed = bench.passed("pop2", chain.near.device) - before
+        passed = bench.passed("pop2", tunnel.near.device) - before
         assert passed in (0, 20)  # never in circles
 
 
-def test_the_chain_takes_the_path_that_was_given(bench: Bench) -> None:
-    chain = bench.chain("pop1", "pop2", "pop3")  # not the short cut
+def test_the_tunnel_takes_the_path_that_was_given(bench: Bench) -> None:
+    tunnel = bench.tunnel("pop1", "pop2", "pop3")  # not the short cut
     before = bench.passed("pop2", bench.testbed.device("pop2>pop1"))
-    bench.jobs.wait(bench.steering.add(Detour(SERVER), chain))
+    bench.tasks.wait(bench.detours.add(Detour(SERVER), tunnel))
     assert bench.send() == 20
     assert bench.passed("pop2", bench.testbed.device("pop2>pop1")) - before >= 20
 
@@ -181,27 +180,27 @@ def test_after_the_last_use_nothing_is_left(bench: Bench) -> None:
                     lines += sorted(out.decode().splitlines())
             return lines
 
-        return bench.jobs.wait(look())
+        return bench.tasks.wait(look())
 
     before = state()
-    chain = bench.chain("pop2", "pop3")
-    assert bench.chain("pop2", "pop3") is chain
-    bench.jobs.wait(bench.steering.add(Detour(SERVER), chain))
+    tunnel = bench.tunnel("pop2", "pop3")
+    assert bench.tunnel("pop2", "pop3") is tunnel
+    bench.tasks.wait(bench.detours.add(Detour(SERVER), tunnel))
     assert state() != before
-    bench.jobs.wait(bench.steering.remove(Detour(SERVER), chain))
-    bench.jobs.wait(bench.chains.release(chain))
+    bench.tasks.wait(bench.detours.remove(Detour(SERVER), tunnel))
+    bench.tasks.wait(bench.tunnels.release(tunnel))
     assert state() != before
-    bench.jobs.wait(bench.chains.release(chain))
-    bench.jobs.wait(asyncio.sleep(0.3))
+    bench.tasks.wait(bench.tunnels.release(tunnel))
+    bench.tasks.wait(asyncio.sleep(0.3))
     assert state() == before
 
 
-def test_two_who_want_a_chain_at_once_get_the_same_one_when_it_is_there(bench: Bench) -> None:
-    async def both() -> list[Chain]:
+def test_two_who_want_a_tunnel_at_once_get_the_same_one_when_it_is_there(bench: Bench) -> None:
+    async def both() -> list[Tunnel]:
         return list(
-            await asyncio.gather(*(bench.chains.acquire(("pop2", "pop3")) for _ in range(5)))
+            await asyncio.gather(*(bench.tunnels.acquire(("pop2", "pop3")) for _ in range(5)))
         )
 
-    chains = bench.jobs.wait(both())
-    assert all(chain is chains[0] for chain in chains)
-    assert bench.passed("pop2", chains[0].near.device) == 0
+    tunnels = bench.tasks.wait(both())
+    assert all(tunnel is tunnels[0] for tunnel in tunnels)
+    assert bench.passed("pop2", tunnels[0].near.device) == 0

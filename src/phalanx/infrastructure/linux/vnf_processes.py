@@ -1,0 +1,663 @@
+"""VNFs as processes: brought from the repository, forked, driven over REST, watched and ended.
+
+A fork server in each PoP's namespace starts them; ``forkserver`` says what it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from phalanx.clock.wall import WallClock
+from phalanx.domain.events import Recorder
+from phalanx.domain.network import PopId
+from phalanx.infrastructure.linux import forkserver
+from phalanx.infrastructure.linux.forkserver import LARGEST
+from phalanx.infrastructure.linux.images import Image, verify
+from phalanx.infrastructure.linux.kernel.namespaces import prefix
+from phalanx.infrastructure.linux.kernel.runs import VARIABLE, note
+from phalanx.infrastructure.linux.repository import fetch
+from phalanx.infrastructure.linux.tasks import TaskError, Tasks
+from phalanx.infrastructure.linux.topology import LinuxTopology
+from phalanx.infrastructure.linux.vnf.nft import owner_of
+from phalanx.infrastructure.linux.workers import NamespaceWorkers
+from phalanx.infrastructure.reservations.instances import Fail, Instance, Ready
+from phalanx.infrastructure.reservations.topology import Topology
+
+BOOT_S = 5.0
+"""A VNF that does not answer this long after its start has failed, in seconds."""
+END_S = 2.0
+"""A VNF that was asked to end is killed after this long, in seconds."""
+MOST = 16
+"""Connections to a VNF at a time; more requests wait."""
+IDLE_S = 30.0
+"""A connection that was not used for this long is not used again: the VNF closes it after 60 s."""
+LARGEST_HEAD, LARGEST_BODY = 8_192, 1 << 24
+_POLL_S = 0.01
+_ROOM = "." * 480
+"""An argument that means nothing: VNFs show their own in its place."""
+
+
+class _Packet(Struct, frozen=True):
+    pid: int = 0
+    code: int | None = None
+    error: str | None = None
+
+
+class Child:
+    """A process that a fork server has started."""
+
+    def __init__(self, server: ForkServer, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        """Exit code, below 0 the signal that ended it; None as long as it lives."""
+        self._server = server
+        self._over = asyncio.Event()
+
+    async def wait(self) -> int:
+        """Wait for its end and return the exit code."""
+        await self._over.wait()
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal; without effect once it has ended."""
+        self._server.send({"pid": self.pid, "signal": int(number)})
+
+    def ended(self, code: int) -> None:
+        """Note its end."""
+        self.returncode = code
+        self._over.set()
+
+
+class ForkServer:
+    """A fork server, in a namespace or this process's own; see ``forkserver`` for what it does."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channel: socket.socket,
+        process: asyncio.subprocess.Process,
+    ) -> None:
+        """Take over a process that serves the other end of ``channel``; see ``start``."""
+        self.pid = process.pid
+        self._loop = loop
+        self._channel = channel
+        self._process = process
+        self._starting: deque[asyncio.Future[Child]] = deque()
+        self._children: dict[int, Child] = {}
+        self.alive = True
+        loop.add_reader(channel, self._read)
+
+    @classmethod
+    async def start(
+        cls, before: Sequence[str], folder: Path, environment: Mapping[str, str]
+    ) -> ForkServer:
+        """Start one.
+
+        Args:
+            before: words before its command, as those that enter a namespace.
+            folder: working directory, of its children too.
+            environment: of it and its children.
+
+        Raises:
+            OSError: if it cannot be started.
+
+        """
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with far:
+                process = await asyncio.create_subprocess_exec(
+                    *(*before, sys.executable, "-I", "-S", forkserver.__file__, _ROOM),
+                    stdin=far.fileno(),
+                    stdout=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,
+                    cwd=folder,
+                    env=environment,
+                )
+        except BaseException:
+            near.close()
+            raise
+        near.setblocking(False)
+        return cls(asyncio.get_running_loop(), near, process)
+
+    async def fork(self, image: Path, arguments: Sequence[str], log: Path) -> Child:
+        """Start the program in ``image``, and have what it says in ``log``.
+
+        Raises:
+            TaskError: if no process can be made.
+
+        """
+        started: asyncio.Future[Child] = self._loop.create_future()
+        self._starting.append(started)
+        self.send({"image": str(image), "arguments": list(arguments), "log": str(log)})
+        return await started
+
+    async def close(self, patience_s: float) -> None:
+        """End it, and any child that is left: asked first, killed after ``patience_s``."""
+        with contextlib.suppress(TaskError, asyncio.CancelledError):
+            await asyncio.gather(*self._starting)
+        left = list(self._children.values())
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            waiting = [child for child in left if child.returncode is None]
+            for child in waiting:
+                child.send_signal(number)
+            if waiting:
+                ends = [asyncio.ensure_future(child.wait()) for child in waiting]
+                await asyncio.wait(ends, timeout=patience_s)
+        self._lost("it was closed")
+        await self._process.wait()
+
+    def send(self, packet: dict[str, object]) -> None:
+        """Send a packet to the server; it is lost if that is gone, as all its children are."""
+        if not self.alive:
+            self._refuse("the fork server is gone")
+            return
+        try:
+            self._channel.send(msgspec.json.encode(packet))
+        except OSError as error:
+            self._lost(str(error))
+
+    def _read(self) -> None:
+        try:
+            data = self._channel.recv(LARGEST)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._lost("it has ended")
+            return
+        packet = msgspec.json.decode(data, type=_Packet)
+        if packet.code is not None:
+            self._children.pop(packet.pid).ended(packet.code)
+            return
+        started = self._starting.popleft()
+        if packet.error is not None:
+            if not started.done():
+                started.set_exception(TaskError(f"no process for a VNF: {packet.error}"))
+            return
+        child = self._children[packet.pid] = Child(self, packet.pid)
+        if started.done():  # nobody waits for it any more
+            child.send_signal(signal.SIGTERM)
+        else:
+            started.set_result(child)
+
+    def _lost(self, reason: str) -> None:
+        """End with the server: nobody would tell how its children fare."""
+        if not self.alive:
+            return
+        self.alive = False
+        self._loop.remove_reader(self._channel)
+        self._channel.close()
+        self._refuse(f"the fork server is gone: {reason}")
+        for child in self._children.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
+            child.ended(-signal.SIGKILL)
+        self._children.clear()
+
+    def _refuse(self, reason: str) -> None:
+        while self._starting:
+            started = self._starting.popleft()
+            if not started.done():
+                started.set_exception(TaskError(reason))
+
+
+class ForkServers:
+    """The fork servers of a run, one in the namespace and control group of each PoP."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, linux: LinuxTopology) -> None:
+        """Start none yet."""
+        self._loop = loop
+        self._linux = linux
+        self._servers: dict[PopId, asyncio.Task[ForkServer]] = {}
+        self.folder = linux.folder / "vnf"
+        """Where they and their children run."""
+
+    async def at(self, pop: PopId) -> ForkServer:
+        """Return the one at ``pop``; a new one if there is none, or it is gone.
+
+        Raises:
+            OSError: if it cannot be started.
+            KernelError: if its control group does not take it.
+
+        """
+        task = self._servers.get(pop)
+        if task is None or (task.done() and (task.exception() or not task.result().alive)):
+            task = self._servers[pop] = self._loop.create_task(self._start(pop))
+        return await asyncio.shield(task)
+
+    async def close(self, patience_s: float) -> None:
+        """End them all, and any child that is left; see ``ForkServer.close``."""
+        tasks, self._servers = list(self._servers.values()), {}
+        for server in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(server, ForkServer):
+                await server.close(patience_s)
+
+    async def _start(self, pop: PopId) -> ForkServer:
+        namespace = self._linux.namespace(pop)
+        before = [] if namespace is None else prefix(namespace)
+        environment = {VARIABLE: self._linux.run, "PATH": os.environ.get("PATH", "")}
+        self.folder.mkdir(exist_ok=True)
+        server = await ForkServer.start(before, self.folder, environment)
+        try:
+            self._linux.cgroup(pop).enter(server.pid)  # its children are in it from the start
+        except BaseException:
+            await server.close(0.0)
+            raise
+        return server
+
+
+class SilentError(TaskError):
+    """A VNF cannot be reached, or takes too long."""
+
+
+class VnfClient:
+    """Makes requests of one VNF: HTTP/1.1 over its Unix socket, on connections that stay open.
+
+    Written out over the event loop because a request through ``http.client`` in a thread costs
+    1 ms of processor time, and a link is read ten times a second.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Make no connection yet.
+
+        Args:
+            path: the socket on which the VNF listens.
+
+        """
+        self._path = path
+        self._room = asyncio.Semaphore(MOST)
+        self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._closed = False
+
+    async def request(
+        self, method: str, resource: str, body: Any = None, timeout_s: float = 5.0
+    ) -> dict[str, Any]:
+        """Make a request and return what the VNF answers.
+
+        Raises:
+            SilentError: if it cannot be reached, takes too long or answers with nonsense.
+            TaskError: if it refuses.
+
+        """
+        data = b"" if body is None else msgspec.json.encode(body)
+        head = f"{method} {resource} HTTP/1.1\r\nHost: vnf\r\n"
+        if data:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+        try:
+            async with self._room, asyncio.timeout(timeout_s):
+                status, answer = await self._exchange(f"{head}\r\n".encode() + data)
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+            raise SilentError(f"the VNF does not answer {method} {resource}: {error!r}") from error
+        if status >= 400:
+            raise TaskError(str(answer.get("error", f"the VNF answered {status}")))
+        return answer
+
+    def close(self) -> None:
+        """Close the connections; one that is in use closes after that."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop()[2].close()
+
+    async def _exchange(self, request: bytes) -> tuple[int, dict[str, Any]]:
+        reader, writer = self._kept() or await asyncio.open_unix_connection(
+            self._path, limit=LARGEST_HEAD
+        )
+        try:
+            writer.write(request)
+            status, raw = await _answer(reader)
+            answer = msgspec.json.decode(raw, type=dict[str, Any]) if raw else {}
+        except BaseException:
+            writer.close()
+            raise
+        if self._closed:
+            writer.close()
+        else:
+            self._idle.append((asyncio.get_running_loop().time(), reader, writer))
+        return status, answer
+
+    def _kept(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Return the connection that was used last; those that were idle for long are closed."""
+        if not self._idle:
+            return None
+        since, reader, writer = self._idle.pop()
+        if asyncio.get_running_loop().time() - since < IDLE_S:
+            return reader, writer
+        writer.close()
+        while self._idle:  # they have been so for longer
+            self._idle.pop()[2].close()
+        return None
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Return status and body of an answer.
+
+    Raises:
+        EOFError: if the connection ends before it is there.
+        ValueError, LimitOverrunError: if it is none.
+
+    """
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii")
+    first, *fields = head.removesuffix("\r\n\r\n").split("\r\n")
+    version, status, *_ = first.split(" ")
+    if version != "HTTP/1.1":
+        raise ValueError(f"an answer in {version[:20]!r}")
+    size = 0
+    for line in fields:
+        name, _, value = line.partition(":")
+        if name.lower() == "content-length":
+            size = int(value)
+    if not 0 <= size <= LARGEST_BODY:
+        raise ValueError(f"an answer of {size} octets")
+    return int(status), await reader.readexactly(size)
+
+
+@dataclass(slots=True, eq=False)
+class VnfProcess:
+    """The process of one instance."""
+
+    instance: str
+    pop: PopId
+    role: str
+    socket: Path
+    table: str
+    client: VnfClient
+    process: Child | None = None
+    ended: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Changes of its measures are made one after the other."""
+    silent: float = -inf
+    """When a change last got no answer, by the clock's loop."""
+
+
+def token(name: str) -> str:
+    """Return eight hexadecimal digits that stand for ``name`` where names must be short."""
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+class VnfProcesses:
+    """Implements ``Downloads``: the images and processes behind the instances."""
+
+    def __init__(
+        self,
+        clock: WallClock,
+        tasks: Tasks,
+        recorder: Recorder,
+        *,
+        linux: LinuxTopology,
+        workers: NamespaceWorkers,
+        topology: Topology,
+        repository: PopId,
+        images: Mapping[tuple[str, str], Image],
+        crashed: Callable[[str, str], None],
+        cause: str,
+    ) -> None:
+        """Make an empty set of processes.
+
+        Args:
+            clock: when things happen.
+            tasks: does what takes time.
+            recorder: where events go.
+            linux: namespaces and limits.
+            workers: threads inside the namespaces.
+            topology: for the path that the log tells of.
+            repository: PoP that the images come from.
+            images: by VNF and version.
+            crashed: told the instance and the reason when a process ends by itself.
+            cause: event that failures of the driver itself name.
+
+        """
+        self._clock = clock
+        self._tasks = tasks
+        self._recorder = recorder
+        self._linux = linux
+        self._workers = workers
+        self._topology = topology
+        self._repository = repository
+        self.images = dict(images)
+        self._crashed = crashed
+        self._cause = cause
+        self._processes: dict[str, VnfProcess] = {}
+        self._servers = ForkServers(clock.loop, linux)
+        self._ending: list[VnfProcess] = []
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self.away = False
+        """Whether the repository cannot be reached (a fault)."""
+
+    def begin(self, instance: Instance, ready: Ready, fail: Fail) -> str | None:
+        """Download, check and start; see ``Downloads``."""
+        vnfd = instance.vnfd
+        image = self.images.get((vnfd.name, vnfd.version))
+        if image is None:
+            return f"the VNF repository has no {vnfd.name} {vnfd.version}"
+        if self.away:
+            return "the VNF repository is away"
+        path = self._topology.route(self._repository, instance.pop)
+        if path is None:
+            return f"no path from the VNF repository at {self._repository} to {instance.pop}"
+        instance.cause = self._recorder.record(
+            "instance.downloading",
+            instance.cause,
+            instance=instance.id,
+            vnf=vnfd.name,
+            pop=instance.pop,
+            image_mb=vnfd.image_mb,
+            path=list(path),
+        )
+
+        def done(_: None) -> None:
+            if self._starting.pop(instance.id, None) is not None:
+                ready(instance)
+
+        def failed(reason: str) -> None:
+            if self._starting.pop(instance.id, None) is not None:
+                fail(instance, reason, instance.cause)
+
+        self._starting[instance.id] = self._tasks.start(self._bring(instance, image), done, failed)
+        return None
+
+    def abort(self, instance: Instance) -> None:
+        """End the download, the boot or the process of ``instance``."""
+        task = self._starting.pop(instance.id, None)
+        if task is not None:
+            task.cancel()
+        self.end(instance.id)
+
+    async def start(self, instance: str, pop: PopId, role: str, image: Path) -> None:
+        """Start the VNF ``role`` from an image that is at hand, and wait until it answers.
+
+        Raises:
+            TaskError: if it does not.
+
+        """
+        name = token(instance)
+        namespace = self._linux.namespace(pop)
+        if namespace is None:
+            for family in ("netdev", "inet"):
+                note(self._linux.run, f"{family} phx_{name}")
+        path = self._servers.folder / f"{name}.sock"
+        client = VnfClient(path)
+        program = VnfProcess(instance, pop, role, path, f"phx_{name}", client)
+        self._processes[instance] = program
+        arguments = ["--role", role, "--socket", str(path), "--table", program.table]
+        server = await self._servers.at(pop)
+        program.process = await server.fork(image, arguments, path.with_suffix(".log"))
+        await self._answers(program)
+        self._tasks.forget(self._watch(program), self._could_not(pop, f"watch {instance}"))
+
+    async def start_again(self, instance: str, pop: PopId, role: str) -> None:
+        """Start the VNF of an instance that an earlier driver had; it adopts its rules.
+
+        Raises:
+            TaskError: if it does not start, or the repository has no such VNF.
+
+        """
+        image = next((i for (name, _), i in self.images.items() if name == role), None)
+        if image is None:
+            raise TaskError(f"the VNF repository has no {role}")
+        await self.start(instance, pop, role, image.path)
+
+    def end(self, instance: str) -> None:
+        """End the process of an instance, if there is one."""
+        program = self._processes.pop(instance, None)
+        if program is not None:
+            self._ending.append(program)
+            self._tasks.forget(self._end(program), self._could_not(program.pop, f"end {instance}"))
+
+    async def ask(
+        self, instance: str, method: str, resource: str, body: Any = None, timeout_s: float = 5.0
+    ) -> dict[str, Any]:
+        """Make a request of an instance's VNF.
+
+        Raises:
+            TaskError: if the instance has no process, or it refuses.
+
+        """
+        program = self._processes.get(instance)
+        if program is None:
+            raise TaskError(f"instance {instance} does not run")
+        return await program.client.request(method, resource, body, timeout_s)
+
+    async def change(
+        self, instance: str, method: str, resource: str, body: Callable[[], Any] | None = None
+    ) -> dict[str, Any]:
+        """Make a request that changes a VNF's measures: one at a time, in the order asked.
+
+        ``body`` is called when its turn has come.
+
+        Raises:
+            TaskError: if the instance has no process, or it refuses.
+
+        """
+        program = self._processes.get(instance)
+        if program is None:
+            raise TaskError(f"instance {instance} does not run")
+        asked = self._clock.loop.time()
+        async with program.lock:
+            if program.silent > asked:  # one after the other, all would wait in vain
+                raise SilentError(f"the VNF does not answer {method} {resource}: nor others before")
+            try:
+                return await self.ask(instance, method, resource, body() if body else None)
+            except SilentError:
+                program.silent = self._clock.loop.time()
+                raise
+
+    def runs(self, pop: PopId, role: str) -> str | None:
+        """Return an instance of ``role`` that runs at ``pop``."""
+        found = (p for p in self._processes.values() if p.pop == pop and p.role == role)
+        program = next(found, None)
+        return None if program is None else program.instance
+
+    def kill(self, instance: str) -> bool:
+        """Kill the process of an instance, as a fault; return whether there was one."""
+        program = self._processes.get(instance)
+        if program is None or program.process is None:
+            return False
+        program.process.send_signal(signal.SIGKILL)
+        return True
+
+    async def end_all(self) -> None:
+        """End all processes and wait for it."""
+        programs, self._processes = [*self._ending, *self._processes.values()], {}
+        await asyncio.gather(*(self._end(program) for program in programs))
+        await self._servers.close(END_S)
+
+    def prepare(self, pop: PopId) -> None:
+        """Have a fork server at ``pop`` before the first VNF is wanted there."""
+        self._tasks.forget(self._servers.at(pop), self._could_not(pop, "start a fork server"))
+
+    async def _bring(self, instance: Instance, image: Image) -> None:
+        pop, vnfd = instance.pop, instance.vnfd
+        folder = self._linux.folder / "images" / pop
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{token(instance.id)}.pyz"
+        address = self._linux.underlay(self._repository)
+        inside = self._workers.inside(pop)
+        if pop == self._repository:
+            await self._tasks.thread(verify, image.path, image.sha256)
+            target = image.path
+        else:
+            await self._tasks.thread(fetch, inside, address, image, target)
+        instance.downloaded_s = self._clock.now() - instance.asked
+        if vnfd.boot_s > 0:
+            await asyncio.sleep(vnfd.boot_s)
+        await self.start(instance.id, pop, vnfd.name, target)
+
+    async def _answers(self, program: VnfProcess) -> None:
+        until = self._clock.loop.time() + BOOT_S
+        process = program.process
+        assert process is not None
+        while True:
+            with contextlib.suppress(TaskError):
+                await program.client.request("GET", "/health", None, 1.0)
+                return
+            if process.returncode is not None or self._clock.loop.time() > until:
+                log = program.socket.with_suffix(".log").read_text(errors="replace")
+                said = log.strip().splitlines()[-1:] or ["it said nothing"]
+                raise TaskError(f"the VNF {program.role} did not start: {said[0][:200]}")
+            await asyncio.sleep(_POLL_S)
+
+    async def _watch(self, program: VnfProcess) -> None:
+        assert program.process is not None
+        code = await program.process.wait()
+        if program.ended:
+            return
+        self._processes.pop(program.instance, None)
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        try:
+            program.client.close()
+            await self._wipe(program)
+        finally:
+            self._clock.call_soon(
+                lambda: self._crashed(program.instance, f"its process ended: {how}")
+            )
+
+    async def _end(self, program: VnfProcess) -> None:
+        program.ended = True
+        program.client.close()
+        process = program.process
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), END_S)
+        except TimeoutError:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+            await self._wipe(program)
+        program.socket.unlink(missing_ok=True)
+        with contextlib.suppress(ValueError):  # asked twice
+            self._ending.remove(program)
+
+    async def _wipe(self, program: VnfProcess) -> None:
+        """Remove the rules that a killed VNF has left, those of its observations too."""
+        listing = await self._tasks.thread(self._workers.nft_json, program.pop, "list tables")
+        tables = (item["table"] for item in listing["nftables"] if "table" in item)
+        script = "".join(
+            f"delete table {table['family']} {table['name']}\n"
+            for table in tables
+            if owner_of(table["name"]) == program.table
+        )
+        await self._tasks.thread(self._workers.nft, program.pop, script)
+
+    def _could_not(self, pop: PopId, what: str) -> Callable[[str], None]:
+        def note(reason: str) -> None:
+            self._recorder.record("driver.failed", self._cause, pop=pop, what=what, reason=reason)
+
+        return note
