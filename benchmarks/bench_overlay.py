@@ -170,7 +170,6 @@ def main() -> None:
                 trips.setdefault(name, []).extend(round_trips(pair, address))
                 speeds.setdefault(name, []).append(throughput(pair, address))
         engine = overlay.engine
-    assert engine is not None
     rows = []
     first = next(iter(networks))
     for name in networks:

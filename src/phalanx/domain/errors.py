@@ -23,8 +23,10 @@ PhalanxError
 ├── PassingFault            something did not work now, and may in a moment
 ├── NotAvailableError       nobody here does this step of the workflow
 ├── ImageError              the image of a VNF is unusable (infrastructure.linux.images)
+├── TaskError               the Linux driver could not do what was asked (…linux.tasks)
+│   └── SilentError         a VNF cannot be reached, or takes too long
 ├── KernelError             this machine does not do what a run needs (infrastructure.linux.kernel)
-└── OverlayError            the agents' network cannot be set up or changed (…linux.overlay)
+└── OverlayError            the agents' network cannot be set up or changed (…linux.overlay_node)
 
 What an agent asks of the network in vain is no error: it is answered with a reason
 (``domain.actions.Failed``), and the log keeps it.
