@@ -18,9 +18,13 @@ import networkx as nx
 from msgspec.structs import replace
 
 from phalanx.auction.cost import Needs, rsc_eval
-from phalanx.auction.paths import lowest_cost_path
-from phalanx.auction.published import published_path
-from phalanx.auction.routes import Limits, PathResult, hop_costs
+from phalanx.auction.paths import (
+    PathLimits,
+    PathResult,
+    hop_costs,
+    lowest_cost_path,
+    published_path,
+)
 from phalanx.auction.view import NetworkView
 from phalanx.domain.agents import AgentState
 from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences, want
@@ -209,7 +213,7 @@ def judge(view: NetworkView, source: str, own: float, asked: ConstrainedGoal) ->
         latency += arcs[hop][2]
         kept *= 1 - arcs[hop][3]
     faults = set()
-    if not Limits.of(asked).kept_by(latency, 1 - kept, len(found.path) - 1):
+    if not PathLimits.of(asked).kept_by(latency, 1 - kept, len(found.path) - 1):
         faults.add("breaks a limit")
     elif found.cost > best.cost * (1 + 1e-9):
         faults.add("dearer")

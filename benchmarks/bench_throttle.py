@@ -23,7 +23,7 @@ from typing import Any
 import market
 from market import ROOT, Market, ring
 from phalanx.auction.bidder import Bidder
-from phalanx.auction.estate import Instance
+from phalanx.auction.contracts import VnfInstance
 from phalanx.bdi import Adopt, Agent, Believe, Capability, GoalInstance, Pause, plan
 from phalanx.bdi.steps import Body
 from phalanx.clock.wall import WallClock
@@ -67,11 +67,11 @@ def player() -> tuple[Market, WallClock, str]:
     six = Market(ring(6), 6, clock, [Busy])
     vnfd = RateLimiter.vnfd
     assert vnfd is not None
-    instance = Instance(f"{PLAYER}/installed/{vnfd.name}", vnfd, 1)
+    instance = VnfInstance(f"{PLAYER}/installed/{vnfd.name}", vnfd, 1)
     six.network.install(PLAYER, instance.id, vnfd, units=1, ttl_s=market.NEVER_S, cause=ROOT)
     instance.running = True
     agent = six.nodes[PLAYER].agent
-    agent.capability(Bidder).estate.add(instance)
+    agent.capability(Bidder).inventory.add(instance)
     agent.active.add(vnfd.name)
     return six, clock, instance.id
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from phalanx.auction.bidding import Method, Reusable, make_bids
 from phalanx.auction.cost import cons_rsc_util
-from phalanx.auction.routes import hop_costs
+from phalanx.auction.paths import hop_costs
 from phalanx.auction.view import NetworkView
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal

@@ -104,7 +104,7 @@ def test_a_failure_that_all_would_share_is_not_passed_on():
 
 
 def test_a_silent_winner_is_asked_and_then_given_up():
-    machine, names = auction(2, probe_s=5.0, patience=2)
+    machine, names = auction(2, probe_s=5.0, probes=2)
     machine.on_proposal(names[0], (bid(0.0),), 0.0)
     machine.on_proposal(names[1], (bid(1.0),), 0.0)
     for time in (5.0, 10.0):
@@ -147,7 +147,7 @@ def react(machine, what, who, now):
 
 @given(st.data())
 def test_whatever_arrives_there_is_one_end_and_nobody_is_accepted_twice_in_a_row(data):
-    machine, names = auction(3, probe_s=5.0, patience=1)
+    machine, names = auction(3, probe_s=5.0, probes=1)
     sent = machine.begin()
     now, ends = 0.0, []
     everyone = [*names, "stranger"]

@@ -8,11 +8,15 @@ from auction_networks import NEEDS, asked, measured, network, random_network, si
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from phalanx.auction.paths import lowest_cost_path
-from phalanx.auction.published import published_path
-from phalanx.auction.routes import PathResult, hop_costs
+from phalanx.auction.paths import (
+    PathResult,
+    download_time_s,
+    hop_costs,
+    lowest_cost_path,
+    published_path,
+    throughputs,
+)
 from phalanx.auction.view import NetworkView
-from phalanx.auction.widest import download_time_s, throughputs
 from phalanx.domain.goals import ConstrainedGoal
 from phalanx.domain.resources import Resources
 

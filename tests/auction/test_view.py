@@ -8,11 +8,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from phalanx.auction import view as view_module
-from phalanx.auction.paths import lowest_cost_path
-from phalanx.auction.published import published_path
-from phalanx.auction.routes import PathResult
+from phalanx.auction.paths import PathResult, download_time_s, lowest_cost_path, published_path
 from phalanx.auction.view import NetworkView
-from phalanx.auction.widest import download_time_s
 from phalanx.domain.agents import AgentState
 from phalanx.domain.network import LinkState
 from phalanx.domain.resources import Resources

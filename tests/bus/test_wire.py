@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct, structs
 
-from phalanx.auction.predicates import Gone, Kept
+from phalanx.auction.contracts import ContractFulfilled
+from phalanx.auction.outlook import Gone
 from phalanx.bus.memory import MemoryBus
 from phalanx.bus.wire import MAX_OCTETS, VERSION, WireError, decode, encode
 from phalanx.domain import predicates, tagged
@@ -36,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 PREDICATES = [
     *(k for k in vars(predicates).values() if isinstance(k, type) and issubclass(k, Predicate)),
     Gone,
-    Kept,
+    ContractFulfilled,
 ]
 PREDICATES.remove(Predicate)
 HEAD = bytes((VERSION,))

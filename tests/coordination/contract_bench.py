@@ -14,7 +14,7 @@ from phalanx.auction.view import NetworkView
 from phalanx.bdi import Capability, Perform
 from phalanx.bdi.core import Instruction
 from phalanx.bdi.library import Library
-from phalanx.coordination.orchestrator import Orchestrator
+from phalanx.coordination.lifecycle import VnfLifecycle
 from phalanx.domain.actions import (
     Action,
     Deploy,
@@ -156,7 +156,7 @@ class Bench:
         self.site = FakeSite(Resources(cores, 16, 100))
         catalogue: dict[str, Vnfd] = {f.name: f.vnfd for f in functions if f.vnfd is not None}
         self.settings = Settings(PEERS, "b", catalogue)
-        built_in = (Outlook, Auctioneer, Bidder, Orchestrator)
+        built_in = (Outlook, Auctioneer, Bidder, VnfLifecycle)
         self.agent = make_agent(
             ME,
             Library([*built_in, *functions]),
@@ -291,7 +291,7 @@ def deployed(bench: Bench) -> list[str]:
 def nothing_is_left(bench: Bench) -> bool:
     """Whether the agent holds and runs nothing, and all its resources are free."""
     site = bench.site
-    held = (site.holds, site.instances, site.measures, list(bench.bidder.estate))
+    held = (site.holds, site.instances, site.measures, list(bench.bidder.inventory))
     return not any(held) and site.free == site.total
 
 

@@ -7,7 +7,9 @@ from phalanx.auction.outlook import Outlook
 from phalanx.bdi import Adopt
 from phalanx.bdi.library import Library
 from phalanx.bdi.memory import MemoryUnusable, decode, encode
-from phalanx.coordination.failover import Cover
+from phalanx.coordination.drain import Drain
+from phalanx.coordination.failover import Failover
+from phalanx.coordination.recovery import Recovery
 from phalanx.domain.actions import Deploy, Enforce, Failed, Lift, ReadMeasure, Renew, Stop
 from phalanx.domain.agents import AgentState
 from phalanx.domain.goals import avert
@@ -34,7 +36,7 @@ class Covered(Bench):
 
     def __init__(self, **options):
         super().__init__(**options)
-        capabilities = [*self.agent.library.capabilities.values(), Cover]
+        capabilities = [*self.agent.library.capabilities.values(), Failover, Drain, Recovery]
         self.library = Library(capabilities)
         self._begin(1)
         self.carry_out(self.agent.start(self.now, "root"))
@@ -85,10 +87,10 @@ def test_leases_are_renewed_and_measures_looked_at_before_anybody_is_asked():
     bench = Covered()
     bench.win("x", LIMIT)
     bench.restart()
-    (instance,) = bench.bidder.estate
+    (instance,) = bench.bidder.inventory
     assert bench.did(Renew)[0].instances == (instance.id,)
     assert bench.did(ReadMeasure)[0].measure == f"a.1:{LIMITED}"
-    assert bench.bidder.estate.keeper(LIMITED) is instance
+    assert bench.bidder.inventory.holder(LIMITED) is instance
     assert bench.asked("b").measures == (LIMITED,)
     assert bench.asked("c").measures == ()
 
@@ -106,7 +108,7 @@ def test_a_measure_that_is_gone_is_believed_no_more():
     bench.win("x", LIMIT)
     bench.site.refused[ReadMeasure] = "no such measure"
     bench.restart()
-    assert bench.bidder.estate.keeper(LIMITED) is None
+    assert bench.bidder.inventory.holder(LIMITED) is None
     assert bench.agent.beliefs.denies(LIMITED)
 
 
@@ -115,7 +117,7 @@ def test_what_the_infrastructure_ended_meanwhile_is_lost():
     bench.win("x", LIMIT)
     bench.site.instances.clear()
     bench.restart()
-    assert len(bench.bidder.estate) == 0
+    assert len(bench.bidder.inventory) == 0
     assert bench.agent.beliefs.denies(LIMITED)
     assert bench.asked("b").measures == ()
 
@@ -138,7 +140,7 @@ def test_a_vnf_that_did_not_run_yet_is_stopped_and_its_contract_fails_at_once():
     bench.restart()
     assert [action.instance for action in bench.did(Stop)] == [deploy.instance]
     assert bench.last("x") == Verdict("its agent was restarted before the VNF ran")
-    assert len(bench.bidder.estate) == 0
+    assert len(bench.bidder.inventory) == 0
 
 
 def test_a_measure_that_was_not_confirmed_yet_is_lifted_and_made_anew():
@@ -161,7 +163,7 @@ def test_work_that_the_initiator_gave_to_another_is_left_alone():
     assert bench.asked("b").contracts == ("x",)
     bench.welcome("b", contracts=("x",))
     assert bench.did(Enforce) == []
-    (instance,) = bench.bidder.estate
+    (instance,) = bench.bidder.inventory
     assert not instance.jobs
     assert bench.last("x") == Verdict("b waits for it no longer")
 
@@ -182,7 +184,7 @@ def test_a_measure_that_another_made_meanwhile_is_lifted():
     bench.win("x", LIMIT)
     bench.restart()
     bench.welcome("b", measures=(LIMITED,))
-    assert bench.bidder.estate.keeper(LIMITED) is None
+    assert bench.bidder.inventory.holder(LIMITED) is None
     assert bench.agent.beliefs.denies(LIMITED)
 
 
@@ -193,7 +195,7 @@ def test_a_second_or_stray_welcome_changes_nothing():
     bench.hear(Performative.INFORM, f"{ME}.1/return", Welcome(measures=(LIMITED,)), "b")
     bench.welcome("b")
     bench.welcome("b", measures=(LIMITED,))
-    assert bench.bidder.estate.keeper(LIMITED) is not None
+    assert bench.bidder.inventory.holder(LIMITED) is not None
 
 
 def test_goals_wait_for_the_answers_and_keep_their_ids():
@@ -285,9 +287,9 @@ def test_a_measure_is_kept_until_another_holds_it():
     assert (goal.goal, goal.holder) == (LIMIT, ME)
     bench.hear(Performative.INFORM, "handover", Taken(under_way=(goal.id,)), "b")
     bench.at(bench.now + 60)
-    assert bench.bidder.estate.keeper(LIMITED) is not None
+    assert bench.bidder.inventory.holder(LIMITED) is not None
     bench.hear(Performative.INFORM, "handover", Taken((goal.id,)), "b")
-    assert bench.bidder.estate.keeper(LIMITED) is None
+    assert bench.bidder.inventory.holder(LIMITED) is None
     bench.at(bench.now + 1)
     assert bench.agent.drained
     assert len(bench.site.instances) == 0
@@ -331,9 +333,9 @@ def test_a_later_form_and_another_predicate_are_refused():
 def test_what_belongs_to_an_unknown_capability_is_passed_over():
     bench = Covered()
     bench.win("x", LIMIT)
-    bare = Library([c for c in bench.library.capabilities.values() if c is not Cover])
+    bare = Library([c for c in bench.library.capabilities.values() if c is not Failover])
     memory = decode(encode(bench.agent.memory()), bare)
-    assert "cover" not in memory.parts
+    assert "failover" not in memory.parts
     assert "bidder" in memory.parts
 
 
@@ -349,7 +351,7 @@ def test_an_infrastructure_that_does_not_answer_the_renewal_ends_nothing():
     bench.win("x", LIMIT)
     bench.site.refused[Renew] = "not reached"
     bench.restart()
-    assert bench.bidder.estate.keeper(LIMITED) is not None
+    assert bench.bidder.inventory.holder(LIMITED) is not None
     assert bench.asked("b").measures == (LIMITED,)
     assert isinstance(bench.site.perform(Renew((), 1.0)), Failed)
 

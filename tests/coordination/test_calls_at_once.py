@@ -4,7 +4,7 @@ from contract_bench import ANALYSE, LIMIT, OTHER, Bench, deployed, nothing_is_le
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.auction.participant import Stage
+from phalanx.auction.contracts import ContractStage
 from phalanx.domain.actions import Deploy, Failed, Rechain, Scale
 from phalanx.domain.goals import find_out, want
 from phalanx.domain.messages import CallForProposals, Verdict
@@ -28,14 +28,14 @@ def test_the_younger_is_refused_for_good_when_the_elder_took_the_room():
     bench.cfp("younger", OTHER, since=2.0)
     bench.accept("elder", call)
     assert bench.refusal("younger").reason == "needs 1 core, 0 free"
-    assert not bench.refusal("younger").passing
+    assert not bench.refusal("younger").transient
 
 
 def test_the_elder_does_not_wait_for_the_younger():
     bench = Bench(cores=1)
     bench.cfp("younger", LIMIT, since=2.0)
     bench.cfp("elder", OTHER, since=1.0)
-    assert bench.refusal("elder").passing
+    assert bench.refusal("elder").transient
     assert bench.refusal("elder").reason == "needs 1 core, 0 free beside other proposals"
 
 
@@ -46,7 +46,7 @@ def test_who_waits_is_answered_before_the_deadline():
     bench.at(0.7 * call.deadline)
     assert bench.said("younger") == []
     bench.at(0.8 * call.deadline)
-    assert bench.refusal("younger").passing
+    assert bench.refusal("younger").transient
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -63,7 +63,7 @@ def test_waiting_never_goes_in_circles(cores, arrivals, decisions):
         contracts = [bench.bidder.contracts.get(str(age)) for age in calls]
         holding = [c.age for c in contracts if c.holds]
         for contract in contracts:
-            if contract.stage is Stage.WAITING:
+            if contract.stage is ContractStage.WAITING:
                 assert min(holding, default=contract.age) < contract.age, "waits for no elder"
         assert not bench.site.unheld.lacking(bench.site.total)
         assert bench.site.unheld.cores >= 0
@@ -74,7 +74,7 @@ def test_waiting_never_goes_in_circles(cores, arrivals, decisions):
         check()
     for age, decision in decisions:
         contract = bench.bidder.contracts.get(str(age))
-        if contract.stage is Stage.PROPOSED:
+        if contract.stage is ContractStage.PROPOSED:
             if decision == "accept":
                 bench.accept(str(age), calls[age], contract.bids[0])
             else:
@@ -92,7 +92,7 @@ def test_an_idle_instance_is_offered_to_one_auction_at_a_time():
     bench = Bench(cores=2)
     bench.win("x", ANALYSE)
     bench.observe()
-    (instance,) = bench.bidder.estate
+    (instance,) = bench.bidder.inventory
     bench.cfp("elder", ANALYSE, since=1.0)
     bench.cfp("younger", find_out(AnomalousUsage("a>c")), since=2.0)
     assert bench.bids("elder")[0].reuse == instance.id
@@ -104,7 +104,7 @@ def test_an_offered_instance_is_waited_for_where_there_is_no_room_for_another():
     bench = Bench(cores=1)
     bench.win("x", ANALYSE)
     bench.observe()
-    (instance,) = bench.bidder.estate
+    (instance,) = bench.bidder.inventory
     bench.cfp("elder", ANALYSE, since=1.0)
     bench.cfp("younger", find_out(AnomalousUsage("a>c")), since=2.0)
     assert bench.said("younger") == []
@@ -116,7 +116,7 @@ def test_an_instance_used_again_gets_the_path_and_the_units_of_the_new_goal():
     bench = Bench()
     bench.win("x", ANALYSE, traffic_mb_s=2.0)
     bench.observe()
-    (instance,) = bench.bidder.estate
+    (instance,) = bench.bidder.inventory
     call = bench.cfp("y", ANALYSE, traffic_mb_s=6.0)
     assert bench.bids("y")[0].units == 3
     bench.accept("y", call)
@@ -135,7 +135,7 @@ def test_awards_that_come_during_the_download_share_the_instance():
     assert not bench.site.holds
     bench.cfp("z", want(IpRateLimited("10.0.0.3")))
     (bid,) = bench.bids("z")
-    (instance,) = bench.bidder.estate
+    (instance,) = bench.bidder.inventory
     assert bid.reuse == instance.id
     assert bid.time_s == instance.due > 0
     bench.finish(Deploy)

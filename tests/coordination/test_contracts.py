@@ -2,7 +2,7 @@
 
 from contract_bench import ANALYSE, LIMIT, LIMITED, ME, OTHER, Bench, deployed, nothing_is_left
 
-from phalanx.auction.predicates import Gone
+from phalanx.auction.outlook import Gone
 from phalanx.bdi import Believe
 from phalanx.domain.actions import Deploy, Enforce, Hold, InstanceLost, Lift, Stop
 from phalanx.domain.goals import want
@@ -88,7 +88,7 @@ def test_a_late_award_fails_with_the_reason_where_others_have_the_room_now():
     bench.accept("x", call, bid)
     assert bench.last("x") == Verdict("needs 1 core, 0 free")
     assert bench.said("x") == ["propose", "failure"]
-    assert list(bench.site.instances) == [instance.id for instance in bench.bidder.estate]
+    assert list(bench.site.instances) == [instance.id for instance in bench.bidder.inventory]
 
 
 def test_an_award_for_a_call_never_heard_carries_all_that_is_needed():
@@ -106,7 +106,7 @@ def test_a_refusal_is_repeated_and_holds_nothing():
     bench.hear(Performative.CFP, "x", call)
     assert bench.said("x") == ["refuse", "refuse"]
     assert bench.refusal("x").reason == "no function in the repository can achieve it"
-    assert not bench.refusal("x").passing
+    assert not bench.refusal("x").transient
 
 
 # -- cancelled, gone, lost ----------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_nobody_works_for_the_dead():
     bench.agent.do_step(Believe(Gone("b")))
     bench.at(0.1)
     bench.look()
-    (instance,) = bench.bidder.estate
+    (instance,) = bench.bidder.inventory
     assert not instance.jobs
     (ended,) = (e for e in bench.events if e.kind == "contract.ended")
     assert ended.data["reason"] == "b is gone"
@@ -177,7 +177,7 @@ def test_work_is_given_up_when_its_initiator_is_silent_for_long():
     bench = Bench()
     call = bench.win("x", ANALYSE)
     bid = bench.bidder.contracts.get("x").bid
-    silence = bench.settings.probe_s * (bench.settings.patience + 2)
+    silence = bench.settings.probe_s * (bench.settings.probes + 2)
     bench.at(silence - 1)
     bench.accept("x", call, bid)
     bench.at(2 * silence - 2)
@@ -200,7 +200,7 @@ def test_a_lost_instance_fails_its_work_and_ends_what_it_kept_true():
     bench = Bench()
     bench.win("x", LIMIT)
     bench.win("y", ANALYSE)
-    limiter, detector = bench.bidder.estate
+    limiter, detector = bench.bidder.inventory
     for instance in (limiter, detector):
         bench.site.perform(Stop(instance.id))
         lost = InstanceLost(instance.id, "crashed", "root")

@@ -4,11 +4,12 @@ import pytest
 from contract_bench import FUNCTIONS as ALL
 from contract_bench import LIMIT, LIMITED, ME, OTHER, Bench
 
-from phalanx.auction.delegating import RELIED
+from phalanx.auction.auctioneer import RELIED
+from phalanx.auction.contracts import NOTICE
 from phalanx.auction.outlook import Connected, Outlook
-from phalanx.auction.participant import NOTICE
 from phalanx.bdi import Adopt, Believe
-from phalanx.coordination.failover import Cover
+from phalanx.coordination.failover import Failover
+from phalanx.coordination.recovery import Recovery
 from phalanx.domain.actions import InstanceLost, LinkSample, ReadMeasure
 from phalanx.domain.goals import want
 from phalanx.domain.messages import (
@@ -36,7 +37,7 @@ class Talk(Bench):
     """A bench whose agent covers its neighbour, and wins and loses auctions of its own."""
 
     def __init__(self, **options):
-        super().__init__(functions=(*ALL, Cover), **options)
+        super().__init__(functions=(*ALL, Failover, Recovery), **options)
 
     def beat(self, sender=WARD):
         self.hear(Performative.INFORM, "heartbeat", Heartbeat(1), sender)
@@ -179,7 +180,7 @@ def test_a_measure_lost_by_mishap_is_auctioned_anew_and_one_that_was_lifted_is_n
 def test_who_loses_a_vnf_tells_those_who_rely_on_its_measures():
     bench = Talk()
     bench.win("x", LIMIT)
-    (instance,) = bench.bidder.estate
+    (instance,) = bench.bidder.inventory
     bench.carry_out(bench.agent.perceive(InstanceLost(instance.id, "it died", "event"), bench.now))
     (notice,) = [m for m in bench.sent if m.conversation == NOTICE]
     assert (notice.performative, notice.receiver) == (Performative.FAILURE, "b")

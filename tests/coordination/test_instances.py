@@ -3,7 +3,7 @@
 from contract_bench import ANALYSE, LIMIT, LIMITED, OTHER, Bench, deployed, nothing_is_left
 from msgspec.structs import replace
 
-from phalanx.coordination.orchestrator import NewVersion
+from phalanx.coordination.lifecycle import NewVersion
 from phalanx.domain.actions import Deploy, Enforce, Release
 from phalanx.domain.goals import avert, want
 from phalanx.domain.messages import Fact, Inventory, Performative, Query, Result, UndoRequest
@@ -31,7 +31,7 @@ def test_an_instance_that_keeps_something_true_is_not_idle():
 def test_who_shares_a_new_version_in_its_download_keeps_what_it_got_when_the_old_one_ends():
     bench = Bench()
     bench.win("x", LIMIT)
-    (old,) = bench.bidder.estate
+    (old,) = bench.bidder.inventory
     newest = replace(RateLimiter.vnfd, version="2.0")
     bench.settings.catalogue["rate-limiter"] = newest
     bench.carry_out(bench.agent.perceive(NewVersion(newest), bench.now))
@@ -39,7 +39,7 @@ def test_who_shares_a_new_version_in_its_download_keeps_what_it_got_when_the_old
     bench.accept("y", call)
     assert deployed(bench) == ["rate-limiter", "rate-limiter"]
     bench.finish(Deploy)
-    (new,) = bench.bidder.estate
+    (new,) = bench.bidder.inventory
     assert (new.vnfd.version, old.id in bench.site.instances) == ("2.0", False)
     assert set(new.measures) == {LIMITED, OTHER.predicate}
     assert {m.instance for m in bench.site.measures.values()} == {new.id}

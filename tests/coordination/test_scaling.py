@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from phalanx.auction.estate import Instance
+from phalanx.auction.contracts import VnfInstance
 from phalanx.bdi import Act, Agent, GoalInstance, Step
 from phalanx.coordination.scaling import BRIEF, fit_to_traffic
 from phalanx.domain.actions import FlowRecords, Observe
@@ -35,10 +35,10 @@ DETECTOR = Vnfd("anomaly-detector", Resources(1, 1, 1), handles_mb_s=10.0)
 def test_a_brief_look_is_spared_where_there_is_much_room(
     traffic_mb_s: float, units: int, tap: str, looks: list[float]
 ) -> None:
-    instance = Instance("detector", DETECTOR, units)
-    estate = SimpleNamespace(get={instance.id: instance}.get)
-    bidder = SimpleNamespace(estate=estate)
-    me = cast("Agent", SimpleNamespace(name="here", changes=0, capability=lambda _: bidder))
+    instance = VnfInstance("detector", DETECTOR, units)
+    inventory = SimpleNamespace(get={instance.id: instance}.get)
+    bidder = SimpleNamespace(inventory=inventory)
+    me = cast("Agent", SimpleNamespace(pop="here", changes=0, capability=lambda _: bidder))
     usage = find_out(AnomalousUsage("here>web"))
     goal = GoalInstance(
         "g", usage, "cause", traffic_mb_s=traffic_mb_s, tap=tap, instance=instance.id

@@ -11,7 +11,7 @@ from tests.system.plans import FAULTS_END_S, random_plan
 
 PLANS = int(os.environ.get("PHALANX_PLANS", "100"))
 MANY_EVENTS = 60_000
-STANDING = ("monitored(", "kept(")
+STANDING = ("monitored(", "contractFulfilled(")
 
 
 @settings(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from phalanx.bdi.memory import decode, encode
-from phalanx.coordination.failover import Cover
+from phalanx.coordination.failover import own_goals
 from phalanx.runtime.node import Node
 from phalanx.runtime.scenario import FaultSpec
 from phalanx.runtime.system import System
@@ -132,8 +132,7 @@ def test_of_two_that_pursue_a_goal_one_goes_on(at_s, agent, away):
 
     def look():
         for node in system.nodes.values():
-            cover = node.agent.capability(Cover)
-            seen.extend((str(g.goal), node.agent.name) for g in cover.own_goals(node.agent))
+            seen.extend((str(g.goal), node.agent.name) for g in own_goals(node.agent))
 
     system.clock.call_at(at_s + away + 1.0, look)
     result = system.run(on_progress=lambda _: system.infrastructure.check())

@@ -1,41 +1,89 @@
 """The GoalRequest plan of the Auction capability (dissertation, 5.1): ask others.
 
 Any number of auctions run at once: each is an intention of its own, and what bidders offer
-is held for it until it ends.
+is held for it until it ends. What a winner keeps achieved is relied on until it says otherwise,
+also after a crash of this agent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from phalanx.auction.delegating import Delegating
-from phalanx.auction.initiator import Awarded, Exhausted, Fulfilled, Initiator, Outgoing, Reaction
-from phalanx.auction.memory import AuctionMemory
-from phalanx.auction.offers import bid_row
-from phalanx.auction.outlook import Connected, Outlook
-from phalanx.auction.participant import NOTICE
-from phalanx.auction.predicates import Gone, Left
+from msgspec import Struct
+from msgspec.structs import replace
+
+from phalanx.auction.contracts import NOTICE, RESTARTED
+from phalanx.auction.initiator import (
+    AuctionMemory,
+    Awarded,
+    Exhausted,
+    Fulfilled,
+    Initiator,
+    Outgoing,
+    Reaction,
+)
+from phalanx.auction.outlook import Connected, Gone, Left, Outlook
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Agent, GoalInstance, hears, perceives, plan, when
-from phalanx.bdi.steps import Await, Believe, Body, Forget, Pause, PlanFailed, Steps
+from phalanx.bdi import Agent, Capability, GoalInstance, Outcome, hears, perceives, plan, when
+from phalanx.bdi.steps import Adopt, Await, Believe, Body, Forget, Pause, PlanFailed, Steps
 from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import RankedBid
-from phalanx.domain.goals import ConstrainedGoal, Mode, Predicate
+from phalanx.domain.goals import ConstrainedGoal, Goal, Mode, Predicate, want
 from phalanx.domain.messages import (
     CallForProposals,
+    Fact,
+    Inventory,
     Message,
     Performative,
     Proposal,
+    Query,
     Refusal,
     Result,
     UndoRequest,
     Verdict,
 )
+from phalanx.domain.network import PopId
+
+RELIED = "relied"
+"""Conversation in which an agent asks whether what it relies on is still so."""
+
+
+class Delegated(Struct, frozen=True):
+    """A goal that another agent achieved and keeps achieved."""
+
+    effect: Predicate
+    holder: AgentId
+    goal: Goal
+    priority: int
+    scope: str | None
+    traffic_mb_s: float
+    tap: PopId
+
+    @property
+    def adopt(self) -> Adopt:
+        """Return how to pursue it anew."""
+        return Adopt(
+            self.goal,
+            self.priority,
+            scope=self.scope,
+            traffic_mb_s=self.traffic_mb_s,
+            tap=self.tap,
+        )
+
+
+class AuctioneerMemory(Struct, frozen=True):
+    """What others do for this agent."""
+
+    delegated: tuple[Delegated, ...] = ()
+    auctions: tuple[AuctionMemory, ...] = ()
+    undecided: tuple[str, ...] = ()
+    """Conversations of auctions without a winner."""
 
 
 def _auctionable(me: Agent, goal: GoalInstance) -> bool:
-    """Whether somebody's VNF could achieve it; work that was itself won is not passed on."""
+    """Whether a VNF of some agent could achieve it; work that was won is not passed on."""
     return (
         goal.contract is None
         and goal.goal.mode is not Mode.AVERT
@@ -52,18 +100,24 @@ def _row(ranked: RankedBid) -> dict[str, Any]:
     return {
         "agent": ranked.bidder,
         "utility": round(ranked.utility, 6),
-        **bid_row(ranked.bid),
+        **ranked.bid.row(),
     }
 
 
-class Auctioneer(Delegating):
+class Auctioneer(Capability):
     """Lets other agents, or this one, achieve what this agent wants."""
 
     name = "auctioneer"
     settings: Settings
+    memory = AuctioneerMemory
 
     def __init__(self) -> None:
-        super().__init__()
+        self.auctions: dict[str, Initiator] = {}
+        self.delegated: dict[Predicate, Delegated] = {}
+        self.left: dict[Goal, AuctionMemory] = {}
+        """Auctions before a crash whose winners are at work, and whose goals are not yet."""
+        self.cancelled: dict[str, AgentId] = {}
+        """Winners that were told lately that their work is not wanted any more."""
         self._undoing: set[str] = set()
 
     # -- plans ----------------------------------------------------------------------
@@ -72,7 +126,7 @@ class Auctioneer(Delegating):
     def goal_request(self, me: Agent, goal: GoalInstance) -> Body:
         """Auction the goal; after a failure that chance may mend, auction it again."""
         settings = self.settings
-        reason, since = "", me.now
+        reason, since, final = "", me.now, False
         left = self.left.pop(goal.goal, None)
         first = 1 if left is None else left.turn
         for turn in range(first, settings.rounds + 1):
@@ -92,18 +146,18 @@ class Auctioneer(Delegating):
                     yield Believe(fact.predicate, fact.value, fact.holder)
                     self.rely(goal, fact)
                 return
-            reason = decision.reason
+            reason, final = decision.reason, decision.final
             if not decision.retry:
                 break
             if turn < settings.rounds:
                 yield Pause(settings.backoff_s)
-        raise PlanFailed(reason)
+        raise PlanFailed(reason, final=final)
 
     @plan(Predicate, Mode.AVERT, rank=80, applies=_held_elsewhere)
     def request_undo(self, me: Agent, goal: GoalInstance) -> Body:
-        """Ask the agent that keeps something true to undo it."""
+        """Ask the agent that keeps a predicate true to undo it."""
         predicate = goal.goal.predicate
-        for _ in range(self.settings.patience):
+        for _ in range(self.settings.probes):
             belief = me.beliefs.get(predicate)
             if belief is None or not belief.value or belief.holder is None:
                 return
@@ -121,7 +175,7 @@ class Auctioneer(Delegating):
                 now = me.beliefs.get(predicate)
                 if now is not None and now.holder == belief.holder:
                     yield Believe(predicate, value=False)
-                return  # else somebody has made it true again meanwhile, and holds it
+                return  # else another agent has made it true again meanwhile, and holds it
         raise PlanFailed("its holder does not undo it")
 
     # -- messages -------------------------------------------------------------------
@@ -135,7 +189,7 @@ class Auctioneer(Delegating):
         if auction is not None:
             reaction = auction.on_proposal(message.sender, content.bids, me.now)
             self._react(me, message.conversation, auction, reaction)
-        else:  # an auction that is over: let go of what you hold for it
+        else:  # the bidder is to give back what it holds
             over = Verdict("the auction is over")
             me.tell(Performative.REJECT, message.sender, message.conversation, over)
 
@@ -146,7 +200,7 @@ class Auctioneer(Delegating):
         content = message.content
         if auction is not None and isinstance(content, Refusal):
             reaction = auction.on_refusal(
-                message.sender, content.reason, me.now, passing=content.passing
+                message.sender, content.reason, me.now, transient=content.transient
             )
             self._react(me, message.conversation, auction, reaction)
 
@@ -191,14 +245,14 @@ class Auctioneer(Delegating):
 
     @perceives(Connected)
     def connection_changed(self, me: Agent, percept: Connected) -> None:
-        """Ask after a time in which nobody could be heard."""
+        """Ask after a time in which no other agent could be heard."""
         if percept.up:
             self.check_relied(me)
 
     @when(Gone)
     @when(Left)
     def agent_gone(self, me: Agent, gone: Gone | Left) -> Steps:
-        """Pass on what an agent worked on that is gone, and pursue anew what it kept true."""
+        """Pass on what a lost agent worked on, and pursue anew what it kept true."""
         for conversation, auction in list(self.auctions.items()):
             self._react(me, conversation, auction, auction.on_gone(gone.agent, me.now))
         for predicate in me.beliefs.held_by(gone.agent):
@@ -211,9 +265,7 @@ class Auctioneer(Delegating):
 
     def _take_up(self, me: Agent, old: AuctionMemory) -> tuple[str, Initiator]:
         settings = self.settings
-        auction = Initiator.recalled(
-            old, me.now, probe_s=settings.probe_s, patience=settings.patience
-        )
+        auction = Initiator.recalled(old, me.now, probe_s=settings.probe_s, probes=settings.probes)
         self.auctions[old.conversation] = auction
         self._set_timer(me, old.conversation, auction)
         return old.conversation, auction
@@ -231,7 +283,7 @@ class Auctioneer(Delegating):
         call = CallForProposals(constrained, me.now + settings.deadline_s, since, context)
         bidders = outlook.alive()
         auction = Initiator(
-            call, bidders, probe_s=settings.probe_s, patience=settings.patience, turn=turn
+            call, bidders, probe_s=settings.probe_s, probes=settings.probes, turn=turn
         )
         self.auctions[conversation] = auction
         constraints, preferences = policy.constraints, policy.preferences
@@ -297,7 +349,7 @@ class Auctioneer(Delegating):
             me.call_at(auction.due, partial(self._on_time, me, conversation))
 
     def remind(self, me: Agent, winner: AgentId) -> None:
-        """Tell an agent that is back what it has won, as far as this agent waits for it."""
+        """Tell an agent that is back what it has won and this agent still waits for."""
         for conversation, auction in list(self.auctions.items()):
             self._react(me, conversation, auction, auction.on_return(winner, me.now))
 
@@ -307,3 +359,132 @@ class Auctioneer(Delegating):
             return
         self._react(me, conversation, auction, auction.on_time(me.now))
         self._set_timer(me, conversation, auction)
+
+    # -- what others keep achieved ------------------------------------------------------
+
+    def remember(self, me: Agent) -> AuctioneerMemory:  # noqa: ARG002  # all is its own
+        """Return what others do for this agent, and the auctions that are open."""
+        auctions = [a for c, auction in self.auctions.items() if (a := auction.memory(c))]
+        decided = {auction.conversation for auction in auctions}
+        return AuctioneerMemory(
+            tuple(self.delegated.values()),
+            (*auctions, *self.left.values()),
+            tuple(c for c in self.auctions if c not in decided),
+        )
+
+    def recall(self, me: Agent, part: AuctioneerMemory | None, shift: float) -> None:
+        """Go on after a crash: an auction whose winner is at work waits for its goal.
+
+        One without a winner is given up; its goal is auctioned anew.
+        """
+        if part is None:
+            return
+        self.delegated |= {old.effect: old for old in part.delegated}
+        for auction in part.auctions:
+            since, deadline = auction.call.since + shift, auction.call.deadline + shift
+            call = replace(auction.call, since=since, deadline=deadline)
+            self.left[call.goal.goal] = replace(auction, call=call)
+        for conversation in part.undecided:
+            for peer in me.capability(Outlook).alive():
+                me.tell(Performative.CANCEL, peer, conversation, Verdict(RESTARTED))
+
+    def check_relied(self, me: Agent) -> None:
+        """Ask the holders of what this agent relies on whether they still keep it so.
+
+        They said so when it ended; this agent may have been cut off then.
+        """
+        holders = {d.holder: None for d in self.delegated.values() if d.holder != me.name}
+        for holder in holders:
+            me.tell(Performative.QUERY, holder, RELIED, Query())
+
+    @hears(Inventory)
+    def heard_inventory(self, me: Agent, message: Message) -> Steps:
+        """Have made anew what a holder does not keep any more."""
+        inventory = message.content
+        assert isinstance(inventory, Inventory)
+        if message.conversation == RELIED:
+            kept = {goal for instance in inventory.instances for goal in instance.goals}
+            yield from self.lost(
+                me, message.sender, [p for p in self.delegated if str(p) not in kept]
+            )
+
+    def ended(self, me: Agent, holder: AgentId, effects: Iterable[Predicate]) -> Steps:
+        """Believe no more what ``holder`` kept achieved so far."""
+        for effect in self._of(me, holder, effects):
+            self.delegated.pop(effect, None)
+            yield Believe(effect, value=False)
+
+    def lost(self, me: Agent, holder: AgentId, effects: Iterable[Predicate]) -> Steps:
+        """Have made anew what ``holder`` kept achieved, and could not keep."""
+        for effect in self._of(me, holder, effects):
+            delegated = self.delegated.pop(effect, None)
+            yield Believe(effect, value=False)
+            if delegated is not None:
+                yield delegated.adopt
+
+    def _of(self, me: Agent, holder: AgentId, effects: Iterable[Predicate]) -> list[Predicate]:
+        """Return those of ``effects`` of which ``holder`` is believed to keep them so."""
+        beliefs = ((effect, me.beliefs.get(effect)) for effect in effects)
+        return [e for e, belief in beliefs if belief and belief.value and belief.holder == holder]
+
+    def give_up_rest(self, me: Agent) -> None:
+        """Cancel the work of winners that no goal waits for any more: its plan has fallen."""
+        left, self.left = self.left, {}
+        for auction in left.values():
+            self.cancelled[auction.conversation] = auction.winner.bidder
+            self._cancel(me, auction.conversation, self.settings.probes)
+
+    def _cancel(self, me: Agent, conversation: str, turns: int) -> None:
+        """Tell a winner again and again, since it would work for nothing if this was lost."""
+        winner = self.cancelled.get(conversation)
+        if winner is None:
+            return
+        me.tell(Performative.CANCEL, winner, conversation, Verdict(RESTARTED))
+        if turns > 1:
+            again = partial(self._cancel, me, conversation, turns - 1)
+            me.call_at(me.now + self.settings.probe_s, again)
+        else:
+            del self.cancelled[conversation]
+
+    def works_for_me(self, conversation: str, agent: AgentId) -> bool:
+        """Whether ``agent`` is the winner that this agent waits for."""
+        auction = self.auctions.get(conversation)
+        if auction is not None:
+            return auction.winner == agent
+        left = self.left.values()
+        return any(a.conversation == conversation and a.winner.bidder == agent for a in left)
+
+    def take_back(self, me: Agent, effect: Predicate, holder: AgentId) -> bool:
+        """Rely on ``holder`` again, which came back and keeps ``effect`` true as before.
+
+        False if that is not wanted any more: another keeps it true now, or it was to end.
+        """
+        belief = me.beliefs.get(effect)
+        if belief is not None and (not belief.value or belief.holder not in (None, holder)):
+            return False
+        me.do_step(Believe(effect, holder=holder))
+        anew = me.open_goal(want(effect))
+        if anew is not None:
+            self.rely(anew, Fact(effect, True, holder))
+            me.end_goal(anew, Outcome.ACHIEVED, f"{holder} is back and keeps it so")
+        return True
+
+    def rely_anew(self, me: Agent, effect: Predicate) -> None:
+        """Tell the holder of ``effect`` that no other agent keeps it true from now on."""
+        belief = me.beliefs.get(effect)
+        if belief is not None and belief.value and belief.holder is not None:
+            alone = Result((Fact(effect, holder=belief.holder),))
+            me.tell(Performative.INFORM, belief.holder, NOTICE, alone)
+
+    def rely(self, goal: GoalInstance, fact: Fact) -> None:
+        """Note which agent keeps ``goal`` achieved from now on."""
+        if fact.holder is not None and fact.value and fact.predicate == goal.goal.predicate:
+            self.delegated[fact.predicate] = Delegated(
+                fact.predicate,
+                fact.holder,
+                goal.goal,
+                goal.priority,
+                goal.scope,
+                goal.traffic_now(),
+                goal.tap,
+            )

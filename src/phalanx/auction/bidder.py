@@ -1,33 +1,67 @@
-"""The GoalResponse plan of the Auction capability (dissertation, 5.1): answer calls."""
+"""The GoalResponse plan of the Auction capability (dissertation, 5.1): answer calls.
+
+A bidder evaluates calls, holds what its bids need, works on what it won, answers for what it
+keeps true, and goes on with all of that after a crash.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from functools import partial
 
-from phalanx.auction import recall
-from phalanx.auction.keeper import Keeper
-from phalanx.auction.memory import BidderMemory
-from phalanx.auction.offers import bid_row, needs, offer
-from phalanx.auction.outlook import Outlook
-from phalanx.auction.participant import Contract, Contracts, Stage
-from phalanx.auction.predicates import Gone, Kept, Left
+from phalanx.auction.bidding import Reusable, make_bids
+from phalanx.auction.contracts import (
+    NOTICE,
+    RESTARTED,
+    BidderMemory,
+    Contract,
+    ContractFulfilled,
+    Contracts,
+    ContractStage,
+    DependantMemory,
+    Reply,
+    VnfInstance,
+    VnfInventory,
+)
+from phalanx.auction.outlook import Gone, Left, Outlook
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Agent, GoalEnd, GoalInstance, Outcome, hears, perceives, when
-from phalanx.bdi.steps import Adopt
-from phalanx.domain.actions import Done, Hold, Release, SiteState
+from phalanx.bdi import (
+    Adopt,
+    Agent,
+    Believe,
+    Capability,
+    Drop,
+    GoalEnd,
+    GoalInstance,
+    Outcome,
+    hears,
+    perceives,
+    when,
+)
+from phalanx.bdi.steps import Steps
+from phalanx.domain.actions import Done, Failed, Hold, Lift, ReadMeasure, Release, SiteState, Stop
 from phalanx.domain.actions import Outcome as ActionOutcome
-from phalanx.domain.goals import want
+from phalanx.domain.agents import AgentId
+from phalanx.domain.bids import Bid
+from phalanx.domain.goals import ConstrainedGoal, Predicate, avert, want
 from phalanx.domain.messages import (
     Award,
     CallForProposals,
     Content,
+    Fact,
+    Inventory,
     Message,
     Performative,
     Proposal,
+    Query,
     Refusal,
     Result,
+    UndoRequest,
     Verdict,
 )
+from phalanx.domain.predicates import Quiet
+from phalanx.domain.resources import NOTHING, Resources
+from phalanx.domain.vnf import InstanceId
 
 DRAINING = "draining"
 """Why an agent that is about to leave does not bid."""
@@ -35,16 +69,18 @@ WAIT = 0.75
 """Share of the time to the deadline that a call waits for elder auctions to be decided."""
 
 
-class Bidder(Keeper):
-    """Bids for goals, and answers for what it won."""
+class Bidder(Capability):
+    """Bids for goals, works on what it won, and answers for what it keeps true."""
 
     name = "bidder"
     settings: Settings
     memory = BidderMemory
 
     def __init__(self) -> None:
-        super().__init__()
+        self.inventory = VnfInventory()
         self.contracts = Contracts()
+        self.dependants: dict[Predicate, dict[AgentId, ConstrainedGoal]] = {}
+        """The agents that rely on what is kept true here, and the goal that each auctioned."""
 
     def begin(self, me: Agent) -> None:
         """Start to look after contracts whose initiator fell silent."""
@@ -56,15 +92,6 @@ class Bidder(Keeper):
             self._withdraw(me, contract)
         for contract in self.contracts.working():
             self.abandon(me, contract, DRAINING)
-
-    def remember(self, me: Agent) -> BidderMemory:  # noqa: ARG002  # all is its own
-        """Return what runs here, for whom, and what was promised."""
-        return recall.remember(self)
-
-    def recall(self, me: Agent, part: BidderMemory | None, shift: float) -> None:  # noqa: ARG002
-        """Go on with it; work is taken up by ``pursue`` once it is known to be wanted still."""
-        if part is not None:
-            recall.recall(self, me, part)
 
     # -- the conversation -----------------------------------------------------------
 
@@ -91,25 +118,25 @@ class Bidder(Keeper):
         contract = self.contracts.get(message.conversation)
         if contract is None:  # forgotten, or won before a restart: try all the same
             contract = self._open(me, message, award.cfp)
-            contract.stage = Stage.OVER
+            contract.stage = ContractStage.OVER
         contract.heard = me.now
-        if contract.stage is Stage.PROPOSED:
+        if contract.stage is ContractStage.PROPOSED:
             self._work(me, contract, award)
-        elif contract.stage in (Stage.OVER, Stage.REFUSED) and me.draining:
+        elif contract.stage in (ContractStage.OVER, ContractStage.REFUSED) and me.draining:
             self._reply(me, contract, Performative.FAILURE, Verdict(DRAINING))
-        elif contract.stage in (Stage.OVER, Stage.REFUSED):
-            self.contracts.revive(contract)
-            contract.stage = Stage.BIDDING
+        elif contract.stage in (ContractStage.OVER, ContractStage.REFUSED):
+            self.contracts.add(contract)
+            contract.stage = ContractStage.BIDDING
             contract.bids = (award.bid,)
             self._hold(me, contract, partial(self._work_late, me, contract, award))
-        elif contract.stage is Stage.WORKING:
+        elif contract.stage is ContractStage.WORKING:
             self._reply(me, contract, Performative.AGREE, Verdict("at work"))
         else:
             self._repeat(me, contract)
 
     @hears(Verdict)
     def heard_verdict(self, me: Agent, message: Message) -> None:
-        """Rejected, or cancelled in the midst of the work."""
+        """Stop: the proposal was rejected, or the work is cancelled."""
         contract = self.contracts.get(message.conversation)
         content = message.content
         if contract is None or not isinstance(content, Verdict):
@@ -129,7 +156,7 @@ class Bidder(Keeper):
     @when(Gone)
     @when(Left)
     def agent_gone(self, me: Agent, gone: Gone | Left) -> None:
-        """Nobody waits any more for what an agent asked for that is gone."""
+        """Stop the work that a lost agent asked for: nobody waits for it any more."""
         for contract in self.contracts.working():
             if contract.initiator == gone.agent:
                 self.abandon(me, contract, f"{gone.agent} is gone")
@@ -142,30 +169,88 @@ class Bidder(Keeper):
         An auction waits only for elder ones; where a younger one holds what it needs it is
         refused at once, and asked again by its auctioneer. So no two wait for each other.
         """
-        open_proposals = list(self.contracts.holding())
+        open_proposals = self.contracts.holding()
         free = me.capability(Outlook).free
         offered = {bid.reuse for other in open_proposals for bid in other.bids}
-        make = partial(offer, me, self.estate, self.settings, contract.call)
-        bids = make(free - self.contracts.held(), offered)
+        bids = self._offer(me, contract.call, free - self.contracts.held(), offered)
         if not isinstance(bids, str):
             contract.bids = bids
-            contract.stage = Stage.BIDDING
+            contract.stage = ContractStage.BIDDING
             self._hold(me, contract, partial(self._propose, me, contract))
-        elif not open_proposals or isinstance(make(free), str):
+        elif not open_proposals or isinstance(self._offer(me, contract.call, free), str):
             self._refuse(me, contract, bids)
         elif any(other.age > contract.age for other in open_proposals):
-            self._refuse(me, contract, f"{bids} beside other proposals", passing=True)
+            self._refuse(me, contract, f"{bids} beside other proposals", transient=True)
         else:
             self.contracts.wait(contract)
-            if contract.stage is Stage.WAITING:
+            if contract.stage is ContractStage.WAITING:
                 return
-            contract.stage = Stage.WAITING
-            patience = (contract.deadline - me.now) * WAIT
-            me.call_at(me.now + patience, partial(self._waited, me, contract, bids))
+            contract.stage = ContractStage.WAITING
+            wait_s = (contract.deadline - me.now) * WAIT
+            me.call_at(me.now + wait_s, partial(self._waited, me, contract, bids))
+
+    def _offer(
+        self,
+        me: Agent,
+        call: CallForProposals,
+        unheld: Resources,
+        offered: Container[InstanceId | None] = (),
+    ) -> tuple[Bid, ...] | str:
+        """Return the bids for ``call``, best first, or the reason to refuse.
+
+        Args:
+            me: the bidding agent.
+            call: what is wanted.
+            unheld: resources that are neither allocated nor held for another proposal.
+            offered: instances that another open proposal would use again.
+
+        """
+        if me.pop is None:
+            return f"{me.name} has no PoP"
+        if call.goal.goal.predicate.at_tap and call.goal.tap != me.pop:
+            return f"only {call.goal.tap} can, where the traffic is"
+        settings = self.settings
+        catalogue = settings.catalogue
+        able = me.library.achievers(call.goal.goal)
+        candidates = [catalogue[c.name] for c in able if c.name in catalogue]
+        if not candidates:
+            return "no function in the repository can achieve it"
+        reusable: dict[str, Reusable] = {}
+        for vnfd in candidates if len(self.inventory) else ():
+            instance = self.inventory.available(vnfd, offered)
+            if instance is not None and (instance.running or call.goal.traffic_mb_s <= 0):
+                runs_in = 0.0 if instance.running else max(0.0, instance.due - me.now)
+                reusable[vnfd.name] = Reusable(instance.id, instance.units, runs_in)
+        bids = make_bids(
+            me.capability(Outlook).view,
+            me.pop,
+            call.goal,
+            tuple(catalogue.values()),
+            candidates,
+            unheld,
+            reusable,
+            settings.repository,
+            method=settings.method,
+        )
+        if isinstance(bids, str):
+            return bids
+        # One hold has one path: alternatives over another path than the best are left out.
+        return tuple(bid for bid in bids if bid.path == bids[0].path)
+
+    def _needs(self, bids: tuple[Bid, ...]) -> Resources:
+        """Return what a hold must cover so that any one of ``bids`` can be accepted."""
+        most = NOTHING
+        for bid in bids:
+            units = bid.units
+            if bid.reuse is not None:
+                instance = self.inventory.get(bid.reuse)
+                units = max(0, units - instance.units) if instance is not None else 0
+            most = most.most(self.settings.catalogue[bid.vnf].scaled(units))
+        return most
 
     def _waited(self, me: Agent, contract: Contract, reason: str) -> None:
-        if contract.stage is Stage.WAITING:
-            self._refuse(me, contract, f"{reason} beside other proposals", passing=True)
+        if contract.stage is ContractStage.WAITING:
+            self._refuse(me, contract, f"{reason} beside other proposals", transient=True)
 
     @perceives(SiteState)
     def _reconsider(self, me: Agent, _: SiteState | None = None) -> None:
@@ -175,7 +260,7 @@ class Bidder(Keeper):
             self._evaluate(me, contract)
 
     def _hold(self, me: Agent, contract: Contract, then: partial[None]) -> None:
-        resources = needs(self.estate, self.settings, contract.bids)
+        resources = self._needs(contract.bids)
         traffic = contract.call.goal.traffic_mb_s
         path = contract.bids[0].path
         ttl = max(0.0, contract.deadline - me.now) + self.settings.grace_s
@@ -189,25 +274,27 @@ class Bidder(Keeper):
         return f"{me.name}.{me.incarnation}@{contract.conversation}"
 
     def _propose(self, me: Agent, contract: Contract, outcome: ActionOutcome) -> None:
-        if contract.stage is not Stage.BIDDING:
-            self._let_go(me, contract)
+        if contract.stage is not ContractStage.BIDDING:
+            self._release(me, contract)
             return
         if not isinstance(outcome, Done):
-            self.contracts.let_go(contract)
+            self.contracts.release(contract)
             reason = getattr(outcome, "reason", "nothing could be held")
-            self._refuse(me, contract, reason, passing=True)
+            self._refuse(me, contract, reason, transient=True)
             return
-        contract.stage = Stage.PROPOSED
+        contract.stage = ContractStage.PROPOSED
         me.cause = contract.cause
         me.cause = contract.cause = me.record(
             "auction.bid",
             auction=contract.conversation,
             goal=str(contract.call.goal.goal),
-            bids=[bid_row(bid) for bid in contract.bids],
+            bids=[bid.row() for bid in contract.bids],
         )
         self._reply(me, contract, Performative.PROPOSE, Proposal(contract.bids))
 
-    def _refuse(self, me: Agent, contract: Contract, reason: str, *, passing: bool = False) -> None:
+    def _refuse(
+        self, me: Agent, contract: Contract, reason: str, *, transient: bool = False
+    ) -> None:
         me.cause = contract.cause
         me.cause = me.record(
             "auction.refused",
@@ -215,13 +302,13 @@ class Bidder(Keeper):
             goal=str(contract.call.goal.goal),
             reason=reason,
         )
-        self.contracts.end(contract, Stage.REFUSED)
-        self._reply(me, contract, Performative.REFUSE, Refusal(reason, passing))
+        self.contracts.end(contract, ContractStage.REFUSED)
+        self._reply(me, contract, Performative.REFUSE, Refusal(reason, transient))
 
     # -- working --------------------------------------------------------------------
 
     def _work(self, me: Agent, contract: Contract, award: Award) -> None:
-        contract.stage = Stage.WORKING
+        contract.stage = ContractStage.WORKING
         contract.bid = award.bid
         contract.cause = me.cause
         self.pursue(me, contract)
@@ -235,38 +322,41 @@ class Bidder(Keeper):
         if self.pursues(me, contract):
             return
         contract.heard = me.now
-        goal = me.adopt(Adopt(want(Kept(contract.conversation)), contract=contract.conversation))
+        fulfilled = want(ContractFulfilled(contract.conversation))
+        goal = me.adopt(Adopt(fulfilled, contract=contract.conversation))
         goal.waiters.append(partial(self._ended, me, contract))
 
     def _work_late(
         self, me: Agent, contract: Contract, award: Award, outcome: ActionOutcome
     ) -> None:
-        if contract.stage is not Stage.BIDDING:  # cancelled meanwhile
-            self._let_go(me, contract)
+        if contract.stage is not ContractStage.BIDDING:  # cancelled meanwhile
+            self._release(me, contract)
             return
         if isinstance(outcome, Done):
             self._work(me, contract, award)
             return
         reason = getattr(outcome, "reason", "no longer possible")
-        self.contracts.end(contract, Stage.OVER)
+        self.contracts.end(contract, ContractStage.OVER)
         self._reply(me, contract, Performative.FAILURE, Verdict(reason))
 
     def _ended(self, me: Agent, contract: Contract, end: GoalEnd) -> None:
         """Report how the work went; what is left of the hold is given back."""
         me.cause = end.event
-        self._let_go(me, contract)
-        me.beliefs.remove(Kept(contract.conversation))  # it served its goal, which is over
+        self._release(me, contract)
+        # The belief has served its goal, which is over.
+        me.beliefs.remove(ContractFulfilled(contract.conversation))
         if not end.achieved:
-            self.fail(me, contract, end.reason, final=end.final)
+            self._fail(me, contract, end.reason, final=end.final)
         else:
             self._record_end(me, contract, fulfilled=True)
             for fact in contract.facts:
                 if fact.holder == me.name and fact.value:
-                    self.keep(fact.predicate, contract.initiator, contract.call.goal)
+                    relying = self.dependants.setdefault(fact.predicate, {})
+                    relying[contract.initiator] = contract.call.goal
             self._reply(me, contract, Performative.INFORM, Result(contract.facts))
 
-    def fail(self, me: Agent, contract: Contract, reason: str, *, final: bool = False) -> None:
-        """Tell the initiator that the work has failed, so that it asks somebody else."""
+    def _fail(self, me: Agent, contract: Contract, reason: str, *, final: bool = False) -> None:
+        """Tell the initiator that the work has failed, so that it asks another bidder."""
         self._record_end(me, contract, fulfilled=False, **({"reason": reason} if reason else {}))
         self._reply(me, contract, Performative.FAILURE, Verdict(reason, final))
 
@@ -278,35 +368,36 @@ class Bidder(Keeper):
             fulfilled=fulfilled,
             **data,
         )
-        self.contracts.end(contract, Stage.DONE)
+        self.contracts.end(contract, ContractStage.DONE)
 
     def abandon(self, me: Agent, contract: Contract, reason: str) -> None:
         """Stop working on a contract, or give its proposal up."""
-        if contract.stage is Stage.WORKING:
+        if contract.stage is ContractStage.WORKING:
             goal = self._goal(me, contract)
             if goal is not None:
                 me.end_goal(goal, Outcome.DROPPED, reason)
             else:
-                self.estate.release(contract.conversation, me.now)
-                self.fail(me, contract, reason)
-        elif contract.stage is not Stage.DONE:
-            self._let_go(me, contract)
-            contract.reply = (Performative.FAILURE, Verdict(reason))  # to an award that is late
-            self.contracts.end(contract, Stage.DONE)
+                self.inventory.release(contract.conversation, me.now)
+                self._fail(me, contract, reason)
+        elif contract.stage is not ContractStage.DONE:
+            self._release(me, contract)
+            contract.reply = Reply(Performative.FAILURE, Verdict(reason))  # to a late award
+            self.contracts.end(contract, ContractStage.DONE)
 
     def _withdraw(self, me: Agent, contract: Contract) -> None:
-        if contract.stage in (Stage.PROPOSED, Stage.BIDDING, Stage.WAITING):
-            self._let_go(me, contract)
-            self.contracts.end(contract, Stage.OVER)
+        stages = (ContractStage.PROPOSED, ContractStage.BIDDING, ContractStage.WAITING)
+        if contract.stage in stages:
+            self._release(me, contract)
+            self.contracts.end(contract, ContractStage.OVER)
 
     def _goal(self, me: Agent, contract: Contract) -> GoalInstance | None:
-        wanted = want(Kept(contract.conversation))
+        wanted = want(ContractFulfilled(contract.conversation))
         return next((g for g in me.open_goals() if g.goal == wanted), None)
 
     def _look_after(self, me: Agent) -> None:
         """Give up work whose initiator was not heard of for too long."""
         settings = self.settings
-        silence = settings.probe_s * (settings.patience + 2)
+        silence = settings.probe_s * (settings.probes + 2)
         for contract in self.contracts.working():
             if me.now - contract.heard > silence:
                 me.cause = contract.cause
@@ -315,23 +406,136 @@ class Bidder(Keeper):
 
     def _expire(self, me: Agent, contract: Contract) -> None:
         """The hold behind a proposal has run out at the infrastructure."""
-        if contract.stage in (Stage.PROPOSED, Stage.BIDDING):
-            self.contracts.end(contract, Stage.OVER)
+        if contract.stage in (ContractStage.PROPOSED, ContractStage.BIDDING):
+            self.contracts.end(contract, ContractStage.OVER)
             me.later(self._reconsider, me)
 
-    def _let_go(self, me: Agent, contract: Contract) -> None:
+    def _release(self, me: Agent, contract: Contract) -> None:
+        """Give back what is held for a proposal."""
         if contract.holds:
             me.perform(Release(self.hold_id(me, contract)), lambda _: None)
-            self.contracts.let_go(contract)
+            self.contracts.release(contract)
             me.later(self._reconsider, me)
 
     def _reply(
         self, me: Agent, contract: Contract, performative: Performative, content: Content
     ) -> None:
         if performative is not Performative.AGREE:
-            contract.reply = (performative, content)
+            contract.reply = Reply(performative, content)
         me.tell(performative, contract.initiator, contract.conversation, content)
 
     def _repeat(self, me: Agent, contract: Contract) -> None:
-        if contract.reply is not None and contract.stage is not Stage.OVER:
-            me.tell(contract.reply[0], contract.initiator, contract.conversation, contract.reply[1])
+        last = contract.reply
+        if last is not None and contract.stage is not ContractStage.OVER:
+            me.tell(last.performative, contract.initiator, contract.conversation, last.content)
+
+    # -- what is kept true ------------------------------------------------------------
+
+    def lost(self, me: Agent, effect: Predicate) -> None:
+        """Tell those who rely on ``effect`` that it ended against the will of this agent."""
+        self._tell_dependants(me, effect, Performative.FAILURE)
+
+    @hears(Result)
+    def relied_on_alone(self, me: Agent, message: Message) -> Steps:
+        """Wait anew for a measure to be quiet: so far another held back what it would have."""
+        result = message.content
+        assert isinstance(result, Result)
+        for fact in result.facts if message.conversation == NOTICE else ():
+            quiet = want(Quiet(fact.predicate))
+            if fact.value and fact.holder == me.name and me.open_goal(quiet) is not None:
+                yield Drop(quiet, "from now on nobody else keeps it so")
+                yield Adopt(quiet, afresh=True)
+
+    @hears(UndoRequest)
+    def heard_undo(self, me: Agent, message: Message) -> None:
+        """Undo a measure of this agent, and say so."""
+        request = message.content
+        assert isinstance(request, UndoRequest)
+        predicate = request.goal.predicate
+
+        def ended(end: GoalEnd) -> None:
+            me.cause = end.event
+            content: Content = Verdict(end.reason)
+            performative = Performative.FAILURE
+            if end.achieved:
+                content, performative = Result((Fact(predicate, value=False),)), Performative.INFORM
+            me.tell(performative, message.sender, message.conversation, content)
+
+        me.adopt(Adopt(avert(predicate))).waiters.append(ended)
+
+    @hears(Query)
+    def heard_query(self, me: Agent, message: Message) -> None:
+        """Tell which VNF instances run here (lifecycle: query)."""
+        inventory = Inventory(tuple(i.info() for i in self.inventory))
+        me.tell(Performative.INFORM, message.sender, message.conversation, inventory)
+
+    @when(Predicate, value=False)
+    @when(Predicate, value=None)
+    def no_longer_so(self, me: Agent, predicate: Predicate) -> None:
+        """Tell those who wanted a measure that it ended."""
+        self._tell_dependants(me, predicate, Performative.INFORM)
+
+    def _tell_dependants(self, me: Agent, effect: Predicate, performative: Performative) -> None:
+        facts = (Fact(effect, value=False),)
+        for agent in self.dependants.pop(effect, ()):
+            me.tell(performative, agent, NOTICE, Result(facts))
+
+    # -- beyond a crash ---------------------------------------------------------------
+
+    def remember(self, me: Agent) -> BidderMemory:  # noqa: ARG002  # all is its own
+        """Return what runs here, which agents depend on it, and what was promised."""
+        return BidderMemory(
+            tuple(instance.memory() for instance in self.inventory),
+            tuple(
+                DependantMemory(effect, agent, goal)
+                for effect, agents in self.dependants.items()
+                for agent, goal in agents.items()
+            ),
+            self.contracts.won(),
+        )
+
+    def recall(self, me: Agent, part: BidderMemory | None, shift: float) -> None:  # noqa: ARG002
+        """Take up what is remembered; ``pursue`` goes on with work that is still wanted.
+
+        VNFs that run are kept with their measures, as far as these are still in force. What had
+        not come to run is stopped, and its contract fails at once, so that the work is passed on.
+        """
+        if part is None:
+            return
+        for old in part.instances:
+            self.inventory.add(VnfInstance.recalled(old))
+        for relying in part.dependants:
+            self.dependants.setdefault(relying.effect, {})[relying.agent] = relying.goal
+        for won in part.contracts:
+            self.contracts.recall(won.memory())
+        for instance in self.inventory:
+            for measure in instance.temporary.values():
+                me.perform(Lift(measure), lambda _: None)
+            instance.temporary.clear()
+            if instance.running:
+                self._take_up(me, instance)
+            else:
+                self.inventory.remove(instance.id)
+                me.perform(Stop(instance.id, RESTARTED), lambda _: None)
+        for contract in self.contracts.working():
+            contract.heard = me.now
+            if self.inventory.at_work(contract.conversation) is None:
+                self._fail(me, contract, f"{RESTARTED} before the VNF ran")
+
+    def _take_up(self, me: Agent, instance: VnfInstance) -> None:
+        me.active.add(instance.vnfd.name)
+        for conversation in list(instance.jobs):
+            contract = self.contracts.get(conversation)
+            if contract is not None and contract.stage is ContractStage.DONE:
+                del instance.jobs[conversation]
+        for effect, measure in instance.measures.items():
+            me.perform(ReadMeasure(measure), partial(_still_in_force, instance, effect, measure))
+
+
+def _still_in_force(
+    instance: VnfInstance, effect: Predicate, measure: str, outcome: ActionOutcome
+) -> Steps | None:
+    if isinstance(outcome, Failed) and instance.measures.get(effect) == measure:
+        del instance.measures[effect]
+        return (Believe(effect, value=False),)
+    return None

@@ -8,11 +8,8 @@ from typing import Literal
 from msgspec import Struct
 
 from phalanx.auction.cost import Needs, rsc_eval, smallest
-from phalanx.auction.paths import lowest_cost_path
-from phalanx.auction.published import published_path
-from phalanx.auction.routes import TOLERANCE
+from phalanx.auction.paths import TOLERANCE, download_time_s, lowest_cost_path, published_path
 from phalanx.auction.view import NetworkView
-from phalanx.auction.widest import download_time_s
 from phalanx.domain.agents import AgentState
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal

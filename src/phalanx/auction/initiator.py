@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.auction.memory import AuctionMemory, RefusalMemory
 from phalanx.auction.utility import rank
 from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid, RankedBid
@@ -27,6 +26,20 @@ from phalanx.domain.messages import (
 )
 
 OVERTAKEN = "another proposal was accepted"
+
+
+class AuctionMemory(Struct, frozen=True):
+    """An auction whose winner is at work, as it is remembered."""
+
+    conversation: str
+    call: CallForProposals
+    """Without its context; its times are those of the auctioneer's clock."""
+    bidders: tuple[AgentId, ...]
+    ranking: tuple[RankedBid, ...]
+    winner: RankedBid
+    failed: tuple[AgentId, ...] = ()
+    refusals: dict[AgentId, str] = {}
+    turn: int = 1
 
 
 class Awarded(Struct, frozen=True):
@@ -48,13 +61,15 @@ class Fulfilled(Struct, frozen=True):
 
 
 class Exhausted(Struct, frozen=True):
-    """Decision: nobody is left who could achieve the goal."""
+    """Decision: no bidder is left that could achieve the goal."""
 
     reason: str
     refusals: dict[AgentId, str]
     silent: tuple[AgentId, ...]
     retry: bool
-    """Whether a new auction may end differently: somebody was silent, busy or has failed."""
+    """Whether a new auction may end differently: a bidder was silent, busy or has failed."""
+    final: bool = False
+    """Whether a winner failed in a way in which every other bidder would fail."""
 
 
 Decision = Awarded | Fulfilled | Exhausted
@@ -71,12 +86,12 @@ class Initiator:
         "_asked",
         "_failed",
         "_misses",
-        "_passing",
-        "_patience",
         "_probe_s",
+        "_probes",
         "_proposals",
         "_ranking",
         "_refusals",
+        "_transient",
         "_winner",
         "bidders",
         "call",
@@ -91,26 +106,26 @@ class Initiator:
         bidders: Sequence[AgentId],
         *,
         probe_s: float = 5.0,
-        patience: int = 3,
+        probes: int = 3,
         turn: int = 1,
     ) -> None:
         self.call = call
         self.turn = turn
-        """The how-manieth auction this is for the same goal."""
+        """The number of this auction among those for the same goal, from 1."""
         self.bidders = tuple(bidders)
         self.due: float | None = call.deadline
         """When ``on_time`` is wanted next."""
         self.over = False
         self._asked = frozenset(bidders)
         self._probe_s = probe_s
-        self._patience = patience
+        self._probes = probes
         self._proposals: dict[AgentId, tuple[Bid, ...]] = {}
         self._refusals: dict[AgentId, str] = {}
         self._failed: list[AgentId] = []
         self._ranking: list[RankedBid] = []
         self._winner: RankedBid | None = None
         self._misses = 0
-        self._passing = False
+        self._transient = False
 
     def memory(self, conversation: str) -> AuctionMemory | None:
         """Return what is to be remembered of it; None before there is a winner."""
@@ -123,20 +138,20 @@ class Initiator:
             tuple(self._ranking),
             self._winner,
             tuple(self._failed),
-            tuple(RefusalMemory(*refusal) for refusal in self._refusals.items()),
+            dict(self._refusals),
             self.turn,
         )
 
     @classmethod
     def recalled(
-        cls, old: AuctionMemory, now: float, *, probe_s: float = 5.0, patience: int = 3
+        cls, old: AuctionMemory, now: float, *, probe_s: float = 5.0, probes: int = 3
     ) -> Initiator:
         """Return the auction as it is remembered; its winner is asked how far it is at once."""
-        auction = cls(old.call, old.bidders, probe_s=probe_s, patience=patience, turn=old.turn)
+        auction = cls(old.call, old.bidders, probe_s=probe_s, probes=probes, turn=old.turn)
         for ranked in old.ranking:
             own = auction._proposals.get(ranked.bidder, ())
             auction._proposals[ranked.bidder] = (*own, ranked.bid)
-        auction._refusals = {refusal.bidder: refusal.reason for refusal in old.refusals}
+        auction._refusals = dict(old.refusals)
         auction._failed = list(old.failed)
         auction._ranking = list(old.ranking)
         auction._winner = old.winner
@@ -160,14 +175,14 @@ class Initiator:
         return self._when_complete(now)
 
     def on_refusal(
-        self, sender: AgentId, reason: str, now: float, *, passing: bool = False
+        self, sender: AgentId, reason: str, now: float, *, transient: bool = False
     ) -> Reaction:
-        """Take a refusal in; ``passing`` says that the bidder may bid another time."""
+        """Take a refusal in; after a ``transient`` one the bidder may bid another time."""
         closed = self._winner is not None or self.over
         if sender not in self._asked or sender in self._proposals or closed:
             return _NOTHING
         self._refusals[sender] = reason
-        self._passing = self._passing or passing
+        self._transient = self._transient or transient
         return self._when_complete(now)
 
     def on_agree(self, sender: AgentId, now: float) -> Reaction:
@@ -187,13 +202,14 @@ class Initiator:
     def on_failure(
         self, sender: AgentId, reason: str, now: float, *, final: bool = False
     ) -> Reaction:
-        """The winner says that it failed; ``final``: as every other bidder would."""
+        """The winner says that it failed. A ``final`` failure ends the auction at once."""
         if self._winner is None or sender != self._winner.bidder or self.over:
             return _NOTHING
         if final:
             self._close()
             why = f"{sender} failed ({reason}), as others would"
-            return [], Exhausted(why, dict(self._refusals), self._silent(), retry=False)
+            silent = self._silent()
+            return [], Exhausted(why, dict(self._refusals), silent, retry=False, final=True)
         return self._pass_on(reason, now)
 
     def on_gone(self, bidder: AgentId, now: float) -> Reaction:
@@ -204,7 +220,7 @@ class Initiator:
             self._failed.append(bidder)
             return _NOTHING
         self._proposals.pop(bidder, None)
-        return self.on_refusal(bidder, "is gone", now, passing=True)
+        return self.on_refusal(bidder, "is gone", now, transient=True)
 
     def on_return(self, bidder: AgentId, now: float) -> Reaction:
         """A bidder is back after a crash: what it was told last may have been lost on it."""
@@ -221,14 +237,13 @@ class Initiator:
         if self._winner is None:
             return self._decide(now)
         self._misses += 1
-        if self._misses > self._patience:
-            out, decision = self._pass_on("does not answer", now)
-            return out, decision
+        if self._misses > self._probes:
+            return self._pass_on("does not answer", now)
         self.due = now + self._probe_s
         return [self._accept(self._winner)], None
 
     def cancel(self, reason: str) -> list[Outgoing]:
-        """Give the auction up; whoever holds something for it is told."""
+        """Give the auction up, and tell the bidders that hold something for it."""
         if self.over:
             return []
         self._close()
@@ -238,7 +253,7 @@ class Initiator:
 
     @property
     def winner(self) -> AgentId | None:
-        """Return who works on the goal now."""
+        """Return the agent that works on the goal now."""
         return None if self._winner is None or self.over else self._winner.bidder
 
     def _when_complete(self, now: float) -> Reaction:
@@ -253,7 +268,7 @@ class Initiator:
             reason = "no bidder answered" if not self._refusals else "all bidders refused"
             if silent and self._refusals:
                 reason = "all bidders that answered refused"
-            retry = bool(silent) or self._passing
+            retry = bool(silent) or self._transient
             return [], Exhausted(reason, dict(self._refusals), silent, retry)
         bids = [(bidder, bid) for bidder, own in self._proposals.items() for bid in own]
         self._ranking = rank(bids, self.call.goal.preferences)

@@ -11,29 +11,30 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.auction.memory import LifeMemory, OutlookMemory
-from phalanx.auction.predicates import Gone, Left
 from phalanx.auction.settings import Settings
 from phalanx.auction.view import NetworkView
 from phalanx.bdi import Agent, Capability, hears, perceives
 from phalanx.bdi.steps import Believe, Forget, Perceive, Step, Steps
 from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import AgentId, AgentState
+from phalanx.domain.goals import Predicate
 from phalanx.domain.messages import Advertisement, Digest, Message, Performative
+from phalanx.domain.network import PopId
 from phalanx.domain.resources import NOTHING, Resources
 
 GOSSIP = "gossip"
 
 
-def known_since(me: Agent) -> int:
-    """Return what an agent tells others of its memory (``AgentState.remembers``)."""
-    return me.remembers if me.remembers != me.incarnation else 0
+class Gone(Predicate, frozen=True):
+    """The agent is not alive."""
+
+    agent: AgentId
 
 
-def _heard_of(known: AgentState | None, old: LifeMemory) -> AgentState:
-    """Return what a memory says of an agent; whatever it tells itself is newer."""
-    state = known or AgentState(old.agent, old.pop, old.incarnation, 0)
-    return replace(state, incarnation=old.incarnation, version=0, alive=old.alive, left=old.left)
+class Left(Predicate, frozen=True):
+    """The agent has left in order."""
+
+    agent: AgentId
 
 
 class Missed(Struct, frozen=True):
@@ -44,6 +45,36 @@ class Connected(Struct, frozen=True):
     """Percept: whether this agent can speak with the others, as far as its shell knows."""
 
     up: bool
+
+
+class IncarnationMemory(Struct, frozen=True):
+    """What is known of the latest incarnation of another agent."""
+
+    agent: AgentId
+    pop: PopId | None
+    incarnation: int
+    alive: bool
+    left: bool
+
+
+class OutlookMemory(Struct, frozen=True):
+    """Of the view, only what changes beliefs; the rest is heard again."""
+
+    incarnations: tuple[IncarnationMemory, ...] = ()
+    peers: tuple[AgentId, ...] = ()
+    """The agents that may be asked for proposals: a registry that cannot be read at the start
+    says nothing."""
+
+
+def known_since(me: Agent) -> int:
+    """Return what an agent tells others of its memory (``AgentState.remembers``)."""
+    return me.remembers if me.remembers != me.incarnation else 0
+
+
+def _heard_of(known: AgentState | None, old: IncarnationMemory) -> AgentState:
+    """Return what a memory says of an agent; what that agent tells itself is newer."""
+    state = known or AgentState(old.agent, old.pop, old.incarnation, 0)
+    return replace(state, incarnation=old.incarnation, version=0, alive=old.alive, left=old.left)
 
 
 class Outlook(Capability):
@@ -57,7 +88,7 @@ class Outlook(Capability):
         self.view = NetworkView.EMPTY
         self.free: Resources = NOTHING
         self.cut_off = False
-        """Whether nobody can be heard: the silence of others says nothing about them then."""
+        """Whether no other agent can be heard: then their silence says nothing about them."""
         self._turn = 0
 
     def begin(self, me: Agent) -> None:
@@ -79,7 +110,7 @@ class Outlook(Capability):
 
     @perceives(Connected)
     def connection_changed(self, me: Agent, percept: Connected) -> None:
-        """Know that one is cut off; afterwards compare at once what was missed."""
+        """Note whether this agent is cut off; afterwards compare at once what was missed."""
         self.cut_off = not percept.up
         if percept.up:
             self._catch_up(me)
@@ -109,7 +140,7 @@ class Outlook(Capability):
 
     @hears(Advertisement)
     def heard_of(self, me: Agent, message: Message) -> Steps | None:
-        """Take in what others tell; contradict one's own obituary."""
+        """Take in what others tell; contradict a death notice about this agent."""
         assert isinstance(message.content, Advertisement)
         self.sign_of_life(me, message.sender)
         news: list[AgentState] = []
@@ -127,7 +158,7 @@ class Outlook(Capability):
             if old is not None and new is not None:
                 if old.incarnation != new.incarnation:
                     me.changes += 1
-                changed += self._life(old, new)
+                changed += self._news_of(old, new)
         return changed
 
     def _contradict(self, me: Agent, state: AgentState) -> None:
@@ -139,7 +170,7 @@ class Outlook(Capability):
             me.do_step(Perceive(Missed()))
 
     def sign_of_life(self, me: Agent, sender: AgentId) -> None:
-        """Tell an agent that is believed dead and speaks what is said of it: it will contradict.
+        """Tell an agent that is believed dead and speaks what is said of it, to be contradicted.
 
         It may have contradicted already when this agent could not hear it.
         """
@@ -147,8 +178,8 @@ class Outlook(Capability):
         if state is not None and not state.alive and not state.left:
             me.tell(Performative.INFORM, sender, GOSSIP, Advertisement((state,)))
 
-    def _life(self, old: AgentState, new: AgentState) -> Iterator[Step]:
-        """Tell that an agent is gone, or left, or is back, or came back without its memory."""
+    def _news_of(self, old: AgentState, new: AgentState) -> Iterator[Step]:
+        """Say that an agent is gone, or left, or is back, or came back without its memory."""
         forgetful = old.alive and new.forgets(old.incarnation)
         if forgetful or (old.alive and not new.alive):
             yield Believe(Left(new.agent) if new.left else Gone(new.agent))
@@ -163,34 +194,36 @@ class Outlook(Capability):
         return news
 
     def declare_dead(self, me: Agent, agent: AgentId) -> None:
-        """Tell everybody that an agent is gone."""
+        """Tell all other agents that an agent is gone."""
         state = self.view.get(agent)
         if state is not None and state.alive:
             self._publish(me, replace(state, version=state.version + 1, alive=False))
             me.do_step(Believe(Gone(agent)))
 
     def leave(self, me: Agent) -> None:
-        """Tell everybody that this agent has left."""
+        """Tell all other agents that this agent has left."""
         mine = self.view.get(me.name)
         if mine is not None:
             self._publish(me, replace(mine, version=mine.version + 1, alive=False, left=True))
 
     def remember(self, me: Agent) -> OutlookMemory:
-        """Return whom this agent knows in which life."""
+        """Return the agents that are known, each with its latest incarnation."""
         states = (state for state in self.view.states if state.agent != me.name)
         return OutlookMemory(
-            tuple(LifeMemory(s.agent, s.pop, s.incarnation, s.alive, s.left) for s in states),
+            tuple(
+                IncarnationMemory(s.agent, s.pop, s.incarnation, s.alive, s.left) for s in states
+            ),
             self.settings.peers,
         )
 
     def recall(self, me: Agent, part: OutlookMemory | None, shift: float) -> None:  # noqa: ARG002
-        """Know the others in the lives they had; ask one of them for all that is news.
+        """Know the others by their latest incarnations; ask one of them for all that is news.
 
-        Who is met again by other means later need not be known by then.
+        An agent that is met again by other means later need not be known by then.
         """
-        lives, peers = ((), ()) if part is None else (part.lives, part.peers)
+        known, peers = ((), ()) if part is None else (part.incarnations, part.peers)
         self.settings.peers = tuple(sorted({*self.settings.peers, *peers}))
-        self.view = self.view.apply_all(_heard_of(self.view.get(old.agent), old) for old in lives)
+        self.view = self.view.apply_all(_heard_of(self.view.get(old.agent), old) for old in known)
         self._catch_up(me)
 
     def _catch_up(self, me: Agent) -> None:
@@ -219,7 +252,7 @@ class Outlook(Capability):
         own = {s.agent: s.stamp for s in self.view.states}
         if any(stamp > own.get(agent, (-1, -1)) for agent, stamp in theirs.items()):
             me.tell(Performative.QUERY, message.sender, GOSSIP, mine)
-        elif not newer:  # stamps agree and contents do not: an obituary met a sign of life
+        elif not newer:  # stamps agree and contents do not: a death notice met a sign of life
             everything = Advertisement(self.view.states)
             me.tell(Performative.INFORM, message.sender, GOSSIP, everything)
 

@@ -38,8 +38,8 @@ class Settings(Struct):
     """How much longer than that a proposal holds what it offers."""
     probe_s: float = 5.0
     """How often a working winner is asked whether it lives."""
-    patience: int = 3
-    """How many unanswered questions make a winner count as failed."""
+    probes: int = 3
+    """After how many unanswered questions a winner counts as failed."""
     rounds: int = 3
     """How many auctions a goal is worth."""
     backoff_s: float = 2.0

@@ -1,10 +1,9 @@
-"""Departure: an agent that leaves in order hands over what it does, and lets nothing lapse.
+"""Drain: an agent that leaves in order hands over what it does, so that nothing lapses.
 
-It takes nothing new on and has its unfinished work passed on by those who asked for it. Its own
+It takes no new work on, and the agents that asked for its unfinished work pass it on. Its own
 goals go to its guardian, or to the next agent if that one is silent. A measure that it keeps in
-force is made before it is broken: who relies on it finds another holder, and only then it is
-lifted; its guardian is asked where nobody else can be. What nobody takes over in time ends with
-the agent.
+force is replaced first and lifted then: an agent that relies on it finds another holder; its
+guardian is asked where no other agent can be. What no agent takes over in time ends with it.
 """
 
 from __future__ import annotations
@@ -13,40 +12,40 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from phalanx.auction.auctioneer import Auctioneer
+from phalanx.auction.auctioneer import Auctioneer, Delegated
 from phalanx.auction.bidder import Bidder
-from phalanx.auction.delegating import Delegated
 from phalanx.auction.outlook import Outlook
-from phalanx.bdi import Adopt, Agent, Believe, GoalEnd, Outcome, hears
+from phalanx.auction.settings import Settings
+from phalanx.bdi import Adopt, Agent, Believe, Capability, GoalEnd, Outcome, hears
 from phalanx.bdi.steps import Steps
-from phalanx.coordination.orchestrator import Orchestrator
-from phalanx.coordination.priorities import PROTECT
-from phalanx.coordination.takeover import KEPT_IN_MIND, Successor, open_goal
+from phalanx.coordination.failover import KEPT_IN_MIND, Failover, open_goal, own_goals
+from phalanx.coordination.lifecycle import VnfLifecycle
+from phalanx.coordination.measures import PROTECT
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Predicate, avert, want
 from phalanx.domain.messages import Fact, Handover, Message, OpenGoal, Performative, Taken
 
 HANDOVER = "handover"
 LOOK_S = 0.5
-"""How often an agent that leaves looks what is still with it."""
+"""Pause between two looks of an agent that leaves at what is still with it."""
 ANSWER_S = 1.0
 """How long it waits for the answer to a handover."""
 SEARCH_S = 10.0
-"""How long before it asks again who is looking for another holder."""
+"""How long before it asks again an agent that is looking for another holder."""
 TURNS = 2
-"""How often it asks somebody silent before it asks the next."""
+"""How often it asks a silent agent before it asks the next."""
 LEAVING = "its agent leaves"
 
 
-class _Matter:
+class _Handover:
     """One thing that is still with an agent that leaves."""
 
-    __slots__ = ("asked", "due", "goal", "turns", "who")
+    __slots__ = ("asked", "candidate", "due", "goal", "turns")
 
     def __init__(self, goal: OpenGoal) -> None:
         self.goal = goal
-        self.who = 0
-        """The how-manieth candidate is being asked."""
+        self.candidate = 0
+        """Index of the candidate that is being asked."""
         self.turns = 0
         self.asked: AgentId | None = None
         self.due = 0.0
@@ -54,23 +53,25 @@ class _Matter:
 
     def next(self) -> None:
         """Turn to the next candidate."""
-        self.who, self.turns, self.due = self.who + 1, 0, 0.0
+        self.candidate, self.turns, self.due = self.candidate + 1, 0, 0.0
 
 
-class Departure(Successor):
-    """Hands over on the own departure, and takes over on that of others."""
+class Drain(Capability):
+    """Hands over before this agent leaves, and takes over from others that leave."""
+
+    name = "drain"
+    settings: Settings
 
     def __init__(self) -> None:
-        super().__init__()
-        self._matters: dict[str, _Matter] = {}
+        self._open: dict[str, _Handover] = {}
         self._handed: list[str] = []
         self._leave_at = 0.0
         self._sought: set[tuple[AgentId, str]] = set()
-        """Other holders that this agent looks for: for whom, and the id of the goal."""
+        """Searches for another holder: the agent that leaves, and the id of the goal."""
         self._received: dict[str, None] = {}
         """Goals that were handed over to this agent, the latest."""
 
-    # -- who leaves -------------------------------------------------------------------
+    # -- the agent that leaves -------------------------------------------------------------------
 
     def drain(self, me: Agent) -> Steps | None:
         """Begin to hand over."""
@@ -81,9 +82,7 @@ class Departure(Successor):
         """Hand over what is here, or leave."""
         me.cause = cause
         here = self._here(me)
-        self._matters = {
-            name: self._matters.get(name) or _Matter(goal) for name, goal in here.items()
-        }
+        self._open = {name: self._open.get(name) or _Handover(goal) for name, goal in here.items()}
         if not here or me.now >= self._leave_at:
             return self._leave(me)
         self._hand_over(me)
@@ -93,27 +92,25 @@ class Departure(Successor):
     def _here(self, me: Agent) -> dict[str, OpenGoal]:
         """Return what is still with this agent: goals, its measures, and those made for it."""
         here: dict[str, OpenGoal] = {}
-        for goal in self.own_goals(me):
+        for goal in own_goals(me):
             if goal.instance is None:
                 me.suspend(goal)
             here[goal.id] = replace(open_goal(me, goal), holder=None)
         bidder: Bidder = me.capability(Bidder)
         delegated = me.capability(Auctioneer).delegated
-        for instance in bidder.estate:
+        for instance in bidder.inventory:
             for effect, measure in instance.measures.items():
                 here[measure] = self._held(me, measure, effect)
         for effect, other in delegated.items():
             if other.holder != me.name:
                 name = f"{me.name}.{me.incarnation}/{effect}"
                 if name not in self._handed:
-                    adopt = other.adopt
-                    traffic = adopt.traffic_mb_s
                     here[name] = OpenGoal(
                         name,
-                        adopt.goal,
-                        adopt.priority,
-                        adopt.tap,
-                        traffic() if callable(traffic) else traffic,
+                        other.goal,
+                        other.priority,
+                        other.tap,
+                        other.traffic_mb_s,
                         False,
                         me.cause,
                         other.holder,
@@ -121,33 +118,33 @@ class Departure(Successor):
         return here
 
     def _held(self, me: Agent, measure: str, effect: Predicate) -> OpenGoal:
-        customers = me.capability(Bidder).customers.get(effect, {})
-        asked_for = next(iter(customers.values()), None)
+        dependants = me.capability(Bidder).dependants.get(effect, {})
+        asked_for = next(iter(dependants.values()), None)
         tap, traffic = ("", 0.0) if asked_for is None else (asked_for.tap, asked_for.traffic_mb_s)
         return OpenGoal(measure, want(effect), PROTECT, tap, traffic, False, me.cause, me.name)
 
     def _hand_over(self, me: Agent) -> None:
-        """Ask for each matter one candidate at a time; one message to each of them."""
+        """Ask for each item one candidate at a time; one message to each of them."""
         batches: dict[AgentId, list[OpenGoal]] = {}
-        for matter in self._matters.values():
-            if me.now < matter.due:
+        for item in self._open.values():
+            if me.now < item.due:
                 continue
-            if matter.turns >= TURNS:
-                matter.next()
-            candidates = self._candidates(me, matter.goal)
+            if item.turns >= TURNS:
+                item.next()
+            candidates = self._candidates(me, item.goal)
             if not candidates:
                 continue
-            if matter.who >= len(candidates):  # all were asked: once more, after a while
-                matter.who, matter.due = 0, me.now + SEARCH_S
+            if item.candidate >= len(candidates):  # all were asked: once more, after a while
+                item.candidate, item.due = 0, me.now + SEARCH_S
                 continue
-            matter.turns += 1
-            matter.asked, matter.due = candidates[matter.who], me.now + ANSWER_S
-            batches.setdefault(matter.asked, []).append(matter.goal)
+            item.turns += 1
+            item.asked, item.due = candidates[item.candidate], me.now + ANSWER_S
+            batches.setdefault(item.asked, []).append(item.goal)
         for receiver, goals in batches.items():
             me.tell(Performative.REQUEST, receiver, HANDOVER, Handover(tuple(goals)))
 
     def _candidates(self, me: Agent, goal: OpenGoal) -> list[AgentId]:
-        """Return whom to ask: who relies on it, then the guardian and who comes after."""
+        """Return the agents to ask: those that rely on it, then the guardian and the next."""
         ring = me.capability(Outlook).alive()
         place = ring.index(me.name) if me.name in ring else -1
         others = [*ring[place + 1 :], *ring[: max(place, 0)]]
@@ -155,38 +152,37 @@ class Departure(Successor):
             return others
         if goal.goal.predicate.at_tap:
             return []  # it can be kept nowhere else
-        relying = me.capability(Bidder).customers.get(goal.goal.predicate, {})
+        relying = me.capability(Bidder).dependants.get(goal.goal.predicate, {})
         return [*(pop for pop in relying if pop in others), *others[:1]]
 
     @hears(Taken)
     def heard_taken(self, me: Agent, message: Message) -> None:
-        """Let go of what the sender has seen to."""
+        """Give up what the sender has seen to."""
         taken = message.content
         assert isinstance(taken, Taken)
         for name in taken.goals:
-            matter = self._matters.pop(name, None)
-            if matter is None:
+            item = self._open.pop(name, None)
+            if item is None:
                 continue
             self._handed.append(name)
-            if matter.goal.holder == me.name:
-                me.adopt(Adopt(avert(matter.goal.goal.predicate), PROTECT))
+            if item.goal.holder == me.name:
+                me.adopt(Adopt(avert(item.goal.goal.predicate), PROTECT))
         for goal in me.open_goals():
             if goal.id in taken.goals:
                 me.end_goal(goal, Outcome.TAKEN_OVER, f"by {message.sender}")
         for name in (*taken.under_way, *taken.declined):
-            matter = self._matters.get(name)
-            if matter is None or matter.asked != message.sender:
+            item = self._open.get(name)
+            if item is None or item.asked != message.sender:
                 continue
             if name in taken.declined:
-                matter.next()
+                item.next()
             else:
-                matter.turns, matter.due = 0, me.now + SEARCH_S
+                item.turns, item.due = 0, me.now + SEARCH_S
 
     def _leave(self, me: Agent) -> Steps:
         """End what is left, and tell all others."""
-        orchestrator: Orchestrator = me.capability(Orchestrator)
-        left = [str(matter.goal.goal) for matter in self._matters.values()]
-        yield from orchestrator.end_all(me, LEAVING)
+        left = [str(item.goal.goal) for item in self._open.values()]
+        yield from me.capability(VnfLifecycle).end_all(me, LEAVING)
         me.later(self._gone, me, me.cause, left)
 
     def _gone(self, me: Agent, cause: str, left: list[str]) -> None:
@@ -198,7 +194,7 @@ class Departure(Successor):
         me.record("agent.left", handed_over=len(self._handed), ended=left)
         me.drained = True
 
-    # -- who takes over ---------------------------------------------------------------
+    # -- the agent that takes over ---------------------------------------------------------------
 
     @hears(Handover)
     def heard_handover(self, me: Agent, message: Message) -> Steps:
@@ -215,7 +211,7 @@ class Departure(Successor):
             elif goal.holder is None:
                 if goal.id not in self._received:  # else the answer was lost
                     self._received[goal.id] = None
-                    yield from self.take_over(me, sender, (goal,))
+                    yield from me.capability(Failover).take_over(me, sender, (goal,))
                 done.append(goal.id)
             elif goal.holder != sender:
                 yield from self._watch_over(me, goal)
@@ -242,16 +238,16 @@ class Departure(Successor):
         holder = self._holder(me, goal)
         if holder not in (None, me.name):
             delegated = me.capability(Auctioneer).delegated
-            delegated.setdefault(effect, Delegated(_adopt(goal), holder))
+            delegated.setdefault(effect, _delegated(goal, holder))
             me.changes += 1
 
     def _seek_holder(self, me: Agent, leaves: AgentId, goal: OpenGoal) -> None:
-        """Have somebody else keep true what the agent that leaves keeps so."""
+        """Have another agent keep true what the agent that leaves keeps so."""
         if (leaves, goal.id) in self._sought:
             return
         self._sought.add((leaves, goal.id))
         delegated = me.capability(Auctioneer).delegated.get(goal.goal.predicate)
-        adopt = _adopt(goal) if delegated is None else delegated.adopt
+        adopt = (delegated or _delegated(goal, leaves)).adopt
         me.adopt(adopt).waiters.append(partial(self._found, me, leaves, goal))
 
     def _found(self, me: Agent, leaves: AgentId, goal: OpenGoal, end: GoalEnd) -> None:
@@ -264,5 +260,7 @@ class Departure(Successor):
         me.tell(Performative.INFORM, leaves, HANDOVER, content)
 
 
-def _adopt(goal: OpenGoal) -> Adopt:
-    return Adopt(goal.goal, goal.priority, traffic_mb_s=goal.traffic_mb_s, tap=goal.tap)
+def _delegated(goal: OpenGoal, holder: AgentId) -> Delegated:
+    return Delegated(
+        goal.goal.predicate, holder, goal.goal, goal.priority, None, goal.traffic_mb_s, goal.tap
+    )

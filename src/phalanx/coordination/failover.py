@@ -1,6 +1,6 @@
-"""Cover: each agent covers the next, as the shields of a phalanx do.
+"""Failover: each agent protects the next, as the shields of a phalanx do.
 
-An agent tells the next living one (its guardian, in the order of names) that it lives and
+An agent tells the next living one (its guardian, in the order of names) that it is alive and
 which goals it pursues. When it falls silent the guardian tells all others, and takes its
 open goals over.
 """
@@ -13,19 +13,19 @@ from msgspec import Struct
 
 from phalanx.auction.outlook import Connected, Outlook, known_since
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Agent, hears, perceives
+from phalanx.bdi import Adopt, Agent, Capability, GoalInstance, hears, perceives
 from phalanx.bdi.steps import Steps
-from phalanx.coordination.drain import Departure
-from phalanx.coordination.recovery import Homecoming
 from phalanx.domain.agents import AgentId
-from phalanx.domain.goals import Goal
+from phalanx.domain.goals import Goal, Mode
 from phalanx.domain.messages import Heartbeat, Message, OpenGoal, Performative
 
 HEARTBEAT = "heartbeat"
+KEPT_IN_MIND = 512
+"""Goals that were taken over and are still known as such; the eldest are forgotten first."""
 
 
-class WardMemory(Struct, frozen=True):
-    """What a guardian remembers of the agent that it covers."""
+class PeerMemory(Struct, frozen=True):
+    """What a guardian remembers of the agent that it protects."""
 
     pop: AgentId
     incarnation: int
@@ -40,15 +40,15 @@ class TakenMemory(Struct, frozen=True):
     owner: AgentId
 
 
-class CoverMemory(Struct, frozen=True):
-    """What the cover capability remembers."""
+class FailoverMemory(Struct, frozen=True):
+    """The protected peers, and what was taken over."""
 
-    wards: tuple[WardMemory, ...] = ()
+    protected: tuple[PeerMemory, ...] = ()
     taken: tuple[TakenMemory, ...] = ()
 
 
-class _Ward:
-    """What a guardian knows of the agent that it covers."""
+class _ProtectedPeer:
+    """What a guardian knows of the agent that it protects."""
 
     __slots__ = ("goals", "gone", "heard", "incarnation")
 
@@ -60,16 +60,48 @@ class _Ward:
         """Whether it was found dead, and not heard of since."""
 
 
-class Cover(Homecoming, Departure):
-    """Watches over one neighbour, and is watched over by another."""
+def own_goals(me: Agent) -> list[GoalInstance]:
+    """Return the agent's own goals that others can achieve as well."""
+    return [
+        g
+        for g in me.open_goals()
+        if g.contract is None
+        and not g.child
+        and g.goal.mode is not Mode.AVERT
+        and me.library.achievers(g.goal)
+    ]
 
-    name = "cover"
+
+def open_goal(me: Agent, goal: GoalInstance) -> OpenGoal:
+    """Return ``goal`` as it travels; this agent holds it if a VNF of its own is at work for it."""
+    return OpenGoal(
+        goal.id,
+        goal.goal,
+        goal.priority,
+        goal.tap,
+        goal.traffic_now(),
+        goal.standing,
+        goal.cause,
+        None if goal.instance is None else me.name,
+    )
+
+
+def open_goals(me: Agent) -> tuple[OpenGoal, ...]:
+    """Return what would have to be taken over from the agent, as it travels."""
+    return tuple(open_goal(me, goal) for goal in own_goals(me))
+
+
+class Failover(Capability):
+    """Watches over one neighbour, is watched over by another, and takes goals over."""
+
+    name = "failover"
     settings: Settings
-    memory = CoverMemory
+    memory = FailoverMemory
 
     def __init__(self) -> None:
-        super().__init__()
-        self._wards: dict[AgentId, _Ward] = {}
+        self.taken: dict[Goal, AgentId] = {}
+        """Goals that this agent took over, and their former owners."""
+        self._protected: dict[AgentId, _ProtectedPeer] = {}
         self._beaten = 0.0
         """When this agent last looked."""
 
@@ -77,6 +109,23 @@ class Cover(Homecoming, Departure):
         """Tell the guardian at once, then regularly."""
         self._beaten = me.now
         self._beat(me)
+
+    def take_over(self, me: Agent, owner: AgentId, goals: tuple[OpenGoal, ...]) -> Steps:
+        """Pursue from now on what ``owner`` pursued."""
+        for taken in goals:
+            self.taken.pop(taken.goal, None)
+            self.taken[taken.goal] = owner
+            if len(self.taken) > KEPT_IN_MIND:
+                del self.taken[next(iter(self.taken))]
+            me.changes += 1
+            me.cause = me.record("goal.taken_over", goal=str(taken.goal), instance_id=taken.id)
+            yield Adopt(
+                taken.goal,
+                taken.priority,
+                traffic_mb_s=taken.traffic_mb_s,
+                tap=taken.tap,
+                standing=taken.standing,
+            )
 
     def _beat(self, me: Agent) -> Steps | None:
         if me.now - self._beaten > self.settings.silence_s:
@@ -86,7 +135,7 @@ class Cover(Homecoming, Departure):
         steps: Steps | None = None
         if len(ring) > 1 and me.name in ring:
             place = ring.index(me.name)
-            heartbeat = Heartbeat(me.incarnation, self.open_goals(me), known_since(me))
+            heartbeat = Heartbeat(me.incarnation, open_goals(me), known_since(me))
             me.tell(Performative.INFORM, ring[(place + 1) % len(ring)], HEARTBEAT, heartbeat)
             steps = self._watch(me, ring[place - 1])
         me.call_at(me.now + self.settings.heartbeat_s, partial(self._beat, me))
@@ -94,71 +143,72 @@ class Cover(Homecoming, Departure):
 
     @perceives(Connected)
     def connection_changed(self, me: Agent, percept: Connected) -> None:
-        """Judge nobody by a silence in which nobody could be heard."""
+        """Judge no agent by a silence in which no agent could be heard."""
         if percept.up:
             self._listen_anew(me)
 
     def _listen_anew(self, me: Agent) -> None:
-        for ward in self._wards.values():
-            ward.heard = me.now
+        for peer in self._protected.values():
+            peer.heard = me.now
 
     def _watch(self, me: Agent, pop: AgentId) -> Steps | None:
-        ward = self._wards.get(pop)
-        if ward is None:
-            self._wards[pop] = _Ward(me.now)
+        peer = self._protected.get(pop)
+        if peer is None:
+            self._protected[pop] = _ProtectedPeer(me.now)
             return None
-        if ward.gone:
-            self._returned(me, pop, ward)
+        if peer.gone:
+            self._returned(me, pop, peer)
         outlook: Outlook = me.capability(Outlook)
-        if outlook.cut_off or me.now - ward.heard <= self.settings.silence_s:
+        if outlook.cut_off or me.now - peer.heard <= self.settings.silence_s:
             return None
-        goals, ward.goals, ward.gone = ward.goals, (), True
+        goals, peer.goals, peer.gone = peer.goals, (), True
         me.cause = me.record("agent.gone", pop=pop)
         outlook.declare_dead(me, pop)
         return self.take_over(me, pop, goals)
 
-    def _returned(self, me: Agent, pop: AgentId, ward: _Ward) -> None:
+    def _returned(self, me: Agent, pop: AgentId, peer: _ProtectedPeer) -> None:
         me.cause = me.record("agent.returned", pop=pop)
-        ward.gone, ward.heard = False, me.now
+        peer.gone, peer.heard = False, me.now
 
     @hears(Heartbeat)
     def heard_heartbeat(self, me: Agent, message: Message) -> Steps | None:
-        """Note that an agent lives; one that came back may have forgotten what it pursued."""
+        """Note that an agent is alive; one that came back may have forgotten what it pursued."""
         beat = message.content
         assert isinstance(beat, Heartbeat)
         me.capability(Outlook).sign_of_life(me, message.sender)
-        ward = self._wards.get(message.sender)
-        if ward is None:
-            ward = self._wards[message.sender] = _Ward(me.now)
-        if beat.incarnation < ward.incarnation:
+        peer = self._protected.get(message.sender)
+        if peer is None:
+            peer = self._protected[message.sender] = _ProtectedPeer(me.now)
+        if beat.incarnation < peer.incarnation:
             return None
         forgotten: tuple[OpenGoal, ...] = ()
-        if ward.incarnation < (beat.remembers or beat.incarnation):
+        if peer.incarnation < (beat.remembers or beat.incarnation):
             kept = {g.goal for g in beat.goals}
-            forgotten = tuple(g for g in ward.goals if g.goal not in kept)
-            if ward.incarnation:
-                self._returned(me, message.sender, ward)
-        elif ward.gone and beat.incarnation > ward.incarnation:
-            self._returned(me, message.sender, ward)
-        if (ward.incarnation, ward.goals) != (beat.incarnation, beat.goals):
+            forgotten = tuple(g for g in peer.goals if g.goal not in kept)
+            if peer.incarnation:
+                self._returned(me, message.sender, peer)
+        elif peer.gone and beat.incarnation > peer.incarnation:
+            self._returned(me, message.sender, peer)
+        if (peer.incarnation, peer.goals) != (beat.incarnation, beat.goals):
             me.changes += 1
-        ward.incarnation, ward.heard, ward.goals = beat.incarnation, me.now, beat.goals
+        peer.incarnation, peer.heard, peer.goals = beat.incarnation, me.now, beat.goals
         return self.take_over(me, message.sender, forgotten)
 
-    def remember(self, me: Agent) -> CoverMemory:  # noqa: ARG002  # all is its own
-        """Return whom this agent covers, and what it took over."""
-        return CoverMemory(
+    def remember(self, me: Agent) -> FailoverMemory:  # noqa: ARG002  # all is its own
+        """Return the protected peers, and what was taken over."""
+        return FailoverMemory(
             tuple(
-                WardMemory(pop, ward.incarnation, ward.goals, ward.gone)
-                for pop, ward in self._wards.items()
+                PeerMemory(pop, peer.incarnation, peer.goals, peer.gone)
+                for pop, peer in self._protected.items()
             ),
             tuple(TakenMemory(goal, owner) for goal, owner in self.taken.items()),
         )
 
-    def recall(self, me: Agent, part: CoverMemory | None, shift: float) -> None:  # noqa: ARG002
-        """Go on with it; whoever is covered counts as heard of now."""
-        for old in () if part is None else part.wards:
-            ward = self._wards[old.pop] = _Ward(me.now)
-            ward.incarnation, ward.goals, ward.gone = old.incarnation, old.goals, old.gone
-        self.taken = {} if part is None else {old.goal: old.owner for old in part.taken}
-        self.come_home(me)
+    def recall(self, me: Agent, part: FailoverMemory | None, shift: float) -> None:  # noqa: ARG002
+        """Go on after a crash; the protected peers count as heard of now."""
+        if part is None:
+            return
+        for old in part.protected:
+            peer = self._protected[old.pop] = _ProtectedPeer(me.now)
+            peer.incarnation, peer.goals, peer.gone = old.incarnation, old.goals, old.gone
+        self.taken = {old.goal: old.owner for old in part.taken}

@@ -6,12 +6,14 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from phalanx.auction.bidder import Bidder
-from phalanx.auction.estate import Estate
+from phalanx.auction.contracts import VnfInventory
 from phalanx.bdi import Act, Adopt, Agent, Believe, GoalInstance, Pause, PlanFailed, Step
-from phalanx.coordination.priorities import TIDY_UP
 from phalanx.domain.actions import Enforce, Lift, ReadMeasure
 from phalanx.domain.goals import Predicate, avert
 from phalanx.domain.predicates import Quiet
+
+PROTECT, FIND_OUT, TIDY_UP = 20, 10, 0
+"""Priorities of goals: protect first, find out after (dissertation, 5.1)."""
 
 LITTLE_MB_S = 1e-5
 """A measure that holds back less than ten octets a second has nothing to do. Slow attackers
@@ -20,19 +22,19 @@ send hardly more than that."""
 Part = Generator[Step, Any, None]
 
 
-def estate_of(me: Agent) -> Estate:
+def inventory_of(me: Agent) -> VnfInventory:
     """Return the instances that an agent runs."""
     bidder: Bidder = me.capability(Bidder)
-    return bidder.estate
+    return bidder.inventory
 
 
 def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rate_mb_s: float = 0.0) -> Part:
     """Make ``effect`` true through the goal's instance, and believe it."""
-    instance = estate_of(me).get(goal.instance)
+    instance = inventory_of(me).get(goal.instance)
     if instance is None:
         raise PlanFailed("the instance is gone")
     measure = f"{me.name}.{me.incarnation}:{effect}"
-    instance.passing[effect] = measure
+    instance.temporary[effect] = measure
     me.changes += 1
     try:
         yield Act(Enforce(measure, instance.id, effect, rate_mb_s))
@@ -40,14 +42,14 @@ def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rate_mb_s: float =
         me.perform(Lift(measure), lambda _: None)
         raise
     finally:
-        instance.passing.pop(effect, None)
+        instance.temporary.pop(effect, None)
     instance.measures[effect] = measure
     yield Believe(effect, holder=me.name)
 
 
 def lift(me: Agent, effect: Predicate) -> Part:
     """Undo what keeps ``effect`` true here, and believe that it is not so any more."""
-    instance = estate_of(me).keeper(effect)
+    instance = inventory_of(me).holder(effect)
     if instance is not None:
         yield Act(Lift(instance.measures[effect]))
         instance.measures.pop(effect, None)
@@ -78,7 +80,7 @@ def lift_when_quiet(
     """
     began = since = me.now
     while me.now - since < quiet_s:
-        instance = estate_of(me).keeper(quiet.measure)
+        instance = inventory_of(me).holder(quiet.measure)
         if instance is None:
             return
         sample = yield Act(ReadMeasure(instance.measures[quiet.measure]))

@@ -1,12 +1,12 @@
-"""Homecoming: an agent that is back with its memory finds out what others do in its place.
+"""Recovery: an agent that is back with its memory finds out what others do in its place.
 
-While it was away it may have been taken for dead. Then its guardian pursues its goals, who
-waited for its work asked the next best bidder, and who relied on its measures had them made
-anew. So it asks before it goes on, and one of the two goes on with each thing, never both:
+While it was away it may have been taken for dead. Then its guardian pursues its goals, agents
+that waited for its work asked the next best bidder, and agents that relied on its measures had
+them made anew. So it asks before it goes on, and only one of the two goes on with each thing:
 
 - A goal stays with the guardian that took it over, which is further with it by now; but if a
-  VNF of the owner is at work for it, the owner goes on, since a new one would have to be brought.
-- A contract stays with whom the initiator waits for.
+  VNF of the owner is at work for it, the owner goes on, since a new one would have to be deployed.
+- A contract stays with the agent that the initiator waits for.
 - A measure in force is taken back, and what was under way instead of it is given up; but where
   another one is in force already, this one is lifted.
 """
@@ -18,38 +18,38 @@ from functools import partial
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Missed, Outlook
-from phalanx.bdi import Adopt, Agent, GoalInstance, Outcome, hears, perceives
+from phalanx.bdi import Adopt, Agent, Capability, GoalInstance, Outcome, hears, perceives
 from phalanx.bdi.steps import Steps
-from phalanx.coordination.orchestrator import Orchestrator
-from phalanx.coordination.priorities import TIDY_UP
-from phalanx.coordination.takeover import Successor
+from phalanx.coordination.failover import Failover, open_goals, own_goals
+from phalanx.coordination.lifecycle import VnfLifecycle
+from phalanx.coordination.measures import TIDY_UP
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import avert
 from phalanx.domain.messages import Message, OpenGoal, Performative, Return, Welcome
 
 ASK_S = 0.5
-"""Pause before those who have not answered are asked again."""
+"""Pause before agents that have not answered are asked again."""
 ASKED = 6
-"""How often; then the agent goes on without their answer."""
+"""How often they are asked; then the agent goes on without their answer."""
 
 
-class Homecoming(Successor):
-    """Asks the others on its own return, and answers on theirs."""
+class Recovery(Capability):
+    """Asks the others when this agent returns, and answers when they do."""
+
+    name = "recovery"
 
     def __init__(self) -> None:
-        super().__init__()
         self._unheard: dict[AgentId, None] = {}
-        """Whose answer is still to come."""
+        """The agents whose answer is still to come."""
         self._waiting: list[GoalInstance] = []
         """What is not pursued before the answers are there."""
 
-    def come_home(self, me: Agent) -> None:
+    def recall(self, me: Agent, part: None, shift: float) -> None:  # noqa: ARG002  # has no memory
         """Renew the leases, then ask all others; what they may have taken over has to wait."""
-        orchestrator: Orchestrator = me.capability(Orchestrator)
-        self._waiting = [goal for goal in self.own_goals(me) if goal.instance is None]
+        self._waiting = [goal for goal in own_goals(me) if goal.instance is None]
         for goal in self._waiting:
             me.suspend(goal)
-        orchestrator.renew_remembered(me, partial(self._ask_all, me))
+        me.capability(VnfLifecycle).renew_remembered(me, partial(self._ask_all, me))
 
     @perceives(Missed)
     def missed(self, me: Agent, percept: Missed) -> Steps | None:  # noqa: ARG002  # says it all
@@ -65,13 +65,13 @@ class Homecoming(Successor):
         if not self._unheard or turns == 0:
             return self._go_on(me)
         bidder: Bidder = me.capability(Bidder)
-        goals = self.open_goals(me)
+        goals = open_goals(me)
         for peer in self._unheard:
             contracts = (c.conversation for c in bidder.contracts.working() if c.initiator == peer)
             measures = (
                 effect
-                for effect, who in bidder.customers.items()
-                if peer in who and bidder.estate.keeper(effect) is not None
+                for effect, agents in bidder.dependants.items()
+                if peer in agents and bidder.inventory.holder(effect) is not None
             )
             content = Return(goals, tuple(contracts), tuple(measures))
             me.tell(Performative.QUERY, peer, _conversation(me), content)
@@ -80,7 +80,7 @@ class Homecoming(Successor):
 
     @hears(Return)
     def heard_return(self, me: Agent, message: Message) -> Steps:
-        """Tell who is back what this agent goes on with, and leave the rest to it."""
+        """Tell an agent that is back what this one goes on with; the rest is left to it."""
         back = message.content
         assert isinstance(back, Return)
         auctioneer: Auctioneer = me.capability(Auctioneer)
@@ -97,22 +97,24 @@ class Homecoming(Successor):
 
     def _keeps(self, me: Agent, owner: AgentId, goal: OpenGoal) -> bool:
         """Whether this agent goes on with what it took over from ``owner``; else it gives it up."""
-        if self.taken.get(goal.goal) != owner:
+        taken = me.capability(Failover).taken
+        if taken.get(goal.goal) != owner:
             return False
         mine = me.open_goal(goal.goal)
         if goal.holder != owner and (mine is not None or me.beliefs.satisfies(goal.goal)):
             return True
-        del self.taken[goal.goal]
+        del taken[goal.goal]
         me.changes += 1
         if mine is not None:
             me.end_goal(mine, Outcome.DROPPED, f"{owner} is back and at work for it")
         return False
 
     def _drop_ended(self, me: Agent, owner: AgentId, goals: tuple[OpenGoal, ...]) -> None:
-        """Give up what had ended before ``owner`` fell, which its guardian could not know."""
+        """Give up what had ended before ``owner`` was lost, which its guardian could not know."""
         still_open = {goal.goal for goal in goals}
-        for goal in [g for g, o in self.taken.items() if o == owner and g not in still_open]:
-            del self.taken[goal]
+        taken = me.capability(Failover).taken
+        for goal in [g for g, o in taken.items() if o == owner and g not in still_open]:
+            del taken[goal]
             me.changes += 1
             mine = me.open_goal(goal)
             if mine is not None:
@@ -138,12 +140,12 @@ class Homecoming(Successor):
             else:
                 bidder.pursue(me, contract)
         for measure in welcome.measures:
-            if bidder.estate.keeper(measure) is not None:
+            if bidder.inventory.holder(measure) is not None:
                 me.adopt(Adopt(avert(measure), TIDY_UP))
         return None if self._unheard else self._go_on(me)
 
     def _go_on(self, me: Agent) -> Steps | None:
-        """Pursue what nobody else has taken over."""
+        """Pursue what no other agent has taken over."""
         waiting, self._waiting = self._waiting, []
         for goal in waiting:
             if goal.end is None:
@@ -159,7 +161,7 @@ class Homecoming(Successor):
         """Now that goals are pursued again: work on what this agent waits for itself.
 
         A plan that is taken up so may wait for more of it. What is left over in the end, here
-        and at others, was the part of a plan that has fallen.
+        and at others, was part of a plan that ended with the crash.
         """
         bidder: Bidder = me.capability(Bidder)
         auctioneer: Auctioneer = me.capability(Auctioneer)

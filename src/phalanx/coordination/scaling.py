@@ -7,10 +7,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from phalanx.auction.estate import Instance
+from phalanx.auction.contracts import VnfInstance
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi import Act, Agent, GoalInstance, PlanFailed, Step
-from phalanx.coordination.measures import estate_of
+from phalanx.coordination.measures import inventory_of
 from phalanx.domain.actions import FlowRecords, FlowStats, Observe, Scale
 
 TURNS = 4
@@ -60,7 +60,7 @@ def fit_to_traffic(
 
 def _ample(me: Agent, goal: GoalInstance) -> bool:
     """Whether there is nothing to fit: much room, as far as is known, and no path in between."""
-    instance, traffic_mb_s = estate_of(me).get(goal.instance), goal.traffic_now()
+    instance, traffic_mb_s = inventory_of(me).get(goal.instance), goal.traffic_now()
     if instance is None or instance.vnfd.handles_mb_s is None or goal.tap != me.pop:
         return False
     return instance.units == 1 and 0 < AMPLE * traffic_mb_s < instance.vnfd.handles_mb_s
@@ -112,7 +112,7 @@ def _rescale(
     me: Agent, goal: GoalInstance, traffic_mb_s: float, *, narrow: bool, last: bool
 ) -> Generator[Step, Any, None]:
     """Change the units to what the traffic needs, or reserve more of a path that is too narrow."""
-    instance = estate_of(me).get(goal.instance)
+    instance = inventory_of(me).get(goal.instance)
     if instance is None or instance.vnfd.handles_mb_s is None:
         return
     unit, units = instance.vnfd.handles_mb_s, instance.units
@@ -131,7 +131,7 @@ def _rescale(
     me.changes += 1
 
 
-def _room(me: Agent, instance: Instance, wanted: int) -> int:
+def _room(me: Agent, instance: VnfInstance, wanted: int) -> int:
     """Return the units to ask for: as many as fit, one more at least (the log says why not)."""
     free = me.capability(Outlook).free
     units = instance.units + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 from phalanx.domain.agents import AgentId
@@ -28,6 +30,18 @@ class Bid(Struct, frozen=True):
     """The idle or shared instance that would be used again; None: a new one."""
     accuracy: float = 1.0
     """Accuracy that the VNF claims."""
+
+    def row(self) -> dict[str, Any]:
+        """Return the bid as the log shows it (a line of table 5.8)."""
+        return {
+            "vnf": self.vnf,
+            "units": self.units,
+            "T": round(self.time_s, 6),
+            "C": round(self.cost, 6),
+            "D": round(self.latency_ms, 6),
+            "path": list(self.path),
+            "reuse": self.reuse,
+        }
 
 
 class RankedBid(Struct, frozen=True):

@@ -59,7 +59,7 @@ class Refusal(Struct, frozen=True, tag=True):
     """Content of a refuse: why the agent does not bid."""
 
     reason: str
-    passing: bool = False
+    transient: bool = False
     """Whether the reason is what the agent holds for other proposals, and will pass."""
 
 

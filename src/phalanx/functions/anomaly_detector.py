@@ -20,7 +20,7 @@ from phalanx.bdi import (
     when,
 )
 from phalanx.bdi.steps import Body, Steps
-from phalanx.coordination.priorities import FIND_OUT, PROTECT
+from phalanx.coordination.measures import FIND_OUT, PROTECT
 from phalanx.coordination.scaling import WHOLE, effective_s, fit_to_traffic
 from phalanx.domain.actions import Observe
 from phalanx.domain.goals import Mode, avert, want

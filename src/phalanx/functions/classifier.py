@@ -18,7 +18,7 @@ from phalanx.bdi import (
     plan,
 )
 from phalanx.bdi.steps import Body
-from phalanx.coordination.priorities import PROTECT
+from phalanx.coordination.measures import PROTECT
 from phalanx.coordination.scaling import effective_s, fit_to_traffic
 from phalanx.domain.actions import Observe
 from phalanx.domain.goals import want

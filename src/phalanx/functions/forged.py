@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi import Adopt, Agent
-from phalanx.coordination.priorities import PROTECT
+from phalanx.coordination.measures import PROTECT
 from phalanx.domain.goals import want
 from phalanx.domain.network import PopId, link_ends
 from phalanx.domain.predicates import HandshakesProxied, LinkIp

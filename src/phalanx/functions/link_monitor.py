@@ -24,7 +24,7 @@ from phalanx.bdi import (
     when,
 )
 from phalanx.bdi.steps import Body, Steps
-from phalanx.coordination.priorities import FIND_OUT, PROTECT
+from phalanx.coordination.measures import FIND_OUT, PROTECT
 from phalanx.domain.actions import LinkSample, ReadLink
 from phalanx.domain.goals import Predicate, avert, find_out, want
 from phalanx.domain.network import LinkId, link_ends

@@ -20,8 +20,7 @@ from phalanx.bdi import (
     plan,
 )
 from phalanx.bdi.steps import Body
-from phalanx.coordination.measures import estate_of
-from phalanx.coordination.priorities import FIND_OUT
+from phalanx.coordination.measures import FIND_OUT, inventory_of
 from phalanx.domain.actions import Enforce, Lift
 from phalanx.domain.goals import Goal, Mode, find_out, want
 from phalanx.domain.messages import Fact
@@ -111,10 +110,10 @@ class LoadBalancer(Capability):
         assert goal.instance is not None
         split = goal.goal.predicate
         measure = f"{me.name}.{me.incarnation}:{split}"
-        instance = estate_of(me).get(goal.instance)
+        instance = inventory_of(me).get(goal.instance)
         if instance is None:
             raise PlanFailed("the instance is gone")
-        instance.passing[split] = measure
+        instance.temporary[split] = measure
         me.changes += 1
         share = goal.traffic_now() / len(goals)
         ends: list[GoalEnd]
@@ -124,8 +123,8 @@ class LoadBalancer(Capability):
                 tuple(Adopt(g, FIND_OUT, traffic_mb_s=share, tap=tap, afresh=True) for g in goals)
             )
         finally:
-            for held in estate_of(me):  # another version may have taken it over
-                held.passing.pop(split, None)
+            for held in inventory_of(me):  # another version may have taken it over
+                held.temporary.pop(split, None)
             me.perform(Lift(measure), lambda _: None)
         left = [str(end.goal) for end in ends if not end.achieved]
         if left:

@@ -6,8 +6,14 @@ from typing import ClassVar
 
 from phalanx.bdi import Adopt, Agent, Capability, Drop, GoalInstance, plan, when
 from phalanx.bdi.steps import Body, Steps
-from phalanx.coordination.measures import enforce, estate_of, lift, lift_when_quiet
-from phalanx.coordination.priorities import PROTECT, TIDY_UP
+from phalanx.coordination.measures import (
+    PROTECT,
+    TIDY_UP,
+    enforce,
+    inventory_of,
+    lift,
+    lift_when_quiet,
+)
 from phalanx.domain.goals import Mode, Predicate, avert, want
 from phalanx.domain.predicates import (
     FlowRateLimited,
@@ -80,7 +86,7 @@ class RateLimiter(Capability):
     @when(FlowRateLimited)
     def watch_own(self, me: Agent, measure: Predicate) -> Steps:
         """Find out when an own limit is no longer needed."""
-        if estate_of(me).keeper(measure) is not None:
+        if inventory_of(me).holder(measure) is not None:
             yield Adopt(want(Quiet(measure)), TIDY_UP, afresh=True)
 
     @when(LinkRateLimited, value=False)

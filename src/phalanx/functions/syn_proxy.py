@@ -12,8 +12,14 @@ from typing import ClassVar
 
 from phalanx.bdi import Adopt, Agent, Capability, Drop, GoalInstance, PlanFailed, plan, when
 from phalanx.bdi.steps import Body, Steps
-from phalanx.coordination.measures import enforce, estate_of, lift, lift_when_quiet
-from phalanx.coordination.priorities import PROTECT, TIDY_UP
+from phalanx.coordination.measures import (
+    PROTECT,
+    TIDY_UP,
+    enforce,
+    inventory_of,
+    lift,
+    lift_when_quiet,
+)
 from phalanx.domain.goals import Mode, avert, want
 from phalanx.domain.predicates import (
     HandshakesProxied,
@@ -64,7 +70,7 @@ class SynProxy(Capability):
     @when(HandshakesProxied)
     def watch_own(self, me: Agent, proxied: HandshakesProxied) -> Steps:
         """Find out when an own proxy is no longer needed."""
-        if estate_of(me).keeper(proxied) is not None:
+        if inventory_of(me).holder(proxied) is not None:
             yield Adopt(want(Quiet(proxied)), TIDY_UP, afresh=True)
 
     @when(HandshakesProxied, value=False)

@@ -12,8 +12,10 @@ from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi import Capability
 from phalanx.bdi.library import Library
-from phalanx.coordination.failover import Cover
-from phalanx.coordination.orchestrator import Orchestrator
+from phalanx.coordination.drain import Drain
+from phalanx.coordination.failover import Failover
+from phalanx.coordination.lifecycle import VnfLifecycle
+from phalanx.coordination.recovery import Recovery
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import Goal, Mode, Predicate
 from phalanx.domain.vnf import Vnfd
@@ -22,8 +24,16 @@ from phalanx.runtime.scenario import Scenario
 GROUP = "phalanx.capabilities"
 """Entry point group in which capabilities are found."""
 
-BUILT_IN: tuple[type[Capability], ...] = (Outlook, Bidder, Auctioneer, Orchestrator, Cover)
-"""What every agent can do (dissertation, 5.1: the Orchestrator and Auction capabilities)."""
+BUILT_IN: tuple[type[Capability], ...] = (
+    Outlook,
+    Bidder,
+    Auctioneer,
+    VnfLifecycle,
+    Failover,
+    Drain,
+    Recovery,
+)
+"""What every agent can do (dissertation, 5.1: the VnfLifecycle and Auction capabilities)."""
 
 
 class Catalogue(Struct, frozen=True):

@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 
 from phalanx import __version__
 from phalanx.auction.bidder import Bidder
-from phalanx.auction.estate import Instance
+from phalanx.auction.contracts import VnfInstance
 from phalanx.auction.settings import GoalPolicy, Settings
 from phalanx.auction.view import NetworkView
 from phalanx.bdi import Adopt, Agent
@@ -79,10 +79,10 @@ def take_up(
         a call that makes the agent pursue the goal at the time that it is given.
 
     """
-    instance = Instance(instance_id, settings.catalogue[MONITOR], 1)
+    instance = VnfInstance(instance_id, settings.catalogue[MONITOR], 1)
     instance.running = True
     instance.jobs["installed"] = "monitor"
-    agent.capability(Bidder).estate.add(instance)
+    agent.capability(Bidder).inventory.add(instance)
     agent.active.add(MONITOR)
     goal = Adopt(
         want(Monitored(monitor.link, monitor.threshold_mb_s, monitor.connections or 0)),

@@ -13,8 +13,8 @@ from phalanx.bdi import Capability, GoalInstance, Outcome
 from phalanx.bdi.memory import Memory, decode, encode
 from phalanx.bus.memory import PerAgentBus
 from phalanx.clock.wall import WallClock
-from phalanx.coordination.failover import Cover
-from phalanx.coordination.orchestrator import NewVersion
+from phalanx.coordination.failover import open_goals
+from phalanx.coordination.lifecycle import NewVersion
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.messages import Message
 from phalanx.domain.network import PopId
@@ -163,8 +163,7 @@ class System:
         event = self.recorder.record("fault.injected", self.cause, fault="crash", agent=pop)
         node.crash()
         event = self.recorder.record("agent.crashed", event, pop=pop)
-        cover: Cover = node.agent.capability(Cover)
-        covered = {goal.id for goal in cover.open_goals(node.agent)}
+        covered = {goal.id for goal in open_goals(node.agent)}
         for goal in node.agent.open_goals():
             if goal.id in covered:
                 self._orphans[goal.id] = goal, event

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.beliefs import Belief
-from phalanx.coordination.orchestrator import NewVersion
+from phalanx.coordination.lifecycle import NewVersion
 from phalanx.domain.goals import Predicate
 from phalanx.fabric.operations import (
     BELIEFS,
@@ -89,7 +89,7 @@ class Desk:
                 area=registration.area,
                 load=self._load(),
                 goals=len(agent.open_goals()),
-                instances=sum(1 for _ in agent.capability(Bidder).estate),
+                instances=sum(1 for _ in agent.capability(Bidder).inventory),
                 counters=AgentCounters(
                     sent=sum(bus.sent.values()),
                     delivered=bus.delivered,
@@ -127,7 +127,7 @@ class Desk:
         call.done(BeliefsAnswer(shown, more=len(found) - len(shown)))
 
     def _inventory(self, call: Call[InventoryRequest, InventoryAnswer]) -> None:
-        estate = self._process.agent.capability(Bidder).estate
+        estate = self._process.agent.capability(Bidder).inventory
         instances = tuple(
             InstanceEntry(i.instance, i.vnf, i.version, i.units, i.state, i.goals)
             for i in (instance.info() for instance in estate)

@@ -1,4 +1,4 @@
-"""The Orchestrator capability: the life of VNF instances (dissertation, 5.1 and 7.2)."""
+"""The life of VNF instances, from download to end (dissertation, 5.1 and 7.2: Orchestrator)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import Any
 from msgspec import Struct
 
 from phalanx.auction.bidder import Bidder
-from phalanx.auction.estate import Instance, State
+from phalanx.auction.contracts import Contract, ContractFulfilled, InstanceState, VnfInstance
 from phalanx.auction.outlook import Outlook
-from phalanx.auction.participant import Contract
-from phalanx.auction.predicates import Kept
-from phalanx.auction.recall import at_work
+from phalanx.auction.paths import download_time_s
 from phalanx.auction.settings import Settings
-from phalanx.auction.widest import download_time_s
 from phalanx.bdi import (
     Achieve,
     Act,
@@ -32,7 +29,7 @@ from phalanx.bdi import (
     plan,
 )
 from phalanx.bdi.steps import Body, Steps
-from phalanx.coordination.priorities import TIDY_UP
+from phalanx.coordination.measures import TIDY_UP
 from phalanx.domain.actions import (
     Deploy,
     Hold,
@@ -68,10 +65,10 @@ class Updated(Predicate, frozen=True):
     version: str
 
 
-class Orchestrator(Capability):
+class VnfLifecycle(Capability):
     """Downloads, starts, scales, replaces and ends the VNFs of its PoP."""
 
-    name = "orchestrator"
+    name = "vnf-lifecycle"
     settings: Settings
 
     def begin(self, me: Agent) -> None:
@@ -79,10 +76,10 @@ class Orchestrator(Capability):
         self._next_round(me)
 
     def renew_remembered(self, me: Agent, then: Callable[[], Steps | None]) -> None:
-        """Renew at once what an earlier life left, which may be on its last seconds.
+        """Renew at once what was deployed before a crash, whose leases may be about to run out.
 
-        ``then`` is called when it is known what is still there. What is not is given up; an own
-        goal that it worked on is one for an auction now.
+        ``then`` is called when it is known what is still there. The rest is given up; an own goal
+        that it worked on is auctioned now.
         """
 
         def renewed(outcome: ActionOutcome) -> Steps:
@@ -95,13 +92,13 @@ class Orchestrator(Capability):
             yield from self._renewed(me, outcome) or ()
             yield from then() or ()
 
-        ids = tuple(instance.id for instance in me.capability(Bidder).estate)
+        ids = tuple(instance.id for instance in me.capability(Bidder).inventory)
         if ids:
             me.perform(Renew(ids, self.settings.lease_s), renewed)
         else:
             me.do(then())
 
-    @plan(Kept)
+    @plan(ContractFulfilled)
     def instantiate_vnf(self, me: Agent, goal: GoalInstance) -> Body:
         """Bring the VNF of a won auction to life, and let it achieve what was auctioned."""
         bidder: Bidder = me.capability(Bidder)
@@ -112,7 +109,9 @@ class Orchestrator(Capability):
         for fact in call.context:
             if fact.holder != me.name and me.beliefs.get(fact.predicate) is None:
                 yield Believe(fact.predicate, fact.value, fact.holder)
-        instance = at_work(bidder, contract)  # since before a restart of this agent
+        instance = bidder.inventory.at_work(
+            contract.conversation
+        )  # since before a restart of this agent
         if instance is None:
             instance = self._at_hand(bidder, contract)
             if instance is None:
@@ -130,52 +129,52 @@ class Orchestrator(Capability):
                 )
             )
         finally:
-            bidder.estate.release(contract.conversation, me.now)
+            bidder.inventory.release(contract.conversation, me.now)
         if not end.achieved:
             raise PlanFailed(end.reason or end.outcome.value, final=end.final)
         contract.facts = end.facts or self._known(me, call.goal.goal.predicate)
-        yield Believe(Kept(contract.conversation))
+        yield Believe(ContractFulfilled(contract.conversation))
 
-    def _at_hand(self, bidder: Bidder, contract: Contract) -> Instance | None:
+    def _at_hand(self, bidder: Bidder, contract: Contract) -> VnfInstance | None:
         """Return the instance to use: the offered one, or one to share that came since the bid."""
         bid = contract.bid
         assert bid is not None
         if bid.reuse is None:
             vnfd = self.settings.catalogue[bid.vnf]
             shares = vnfd.shared and contract.call.goal.traffic_mb_s <= 0
-            return bidder.estate.available(vnfd) if shares else None
-        instance = bidder.estate.get(bid.reuse)
+            return bidder.inventory.available(vnfd) if shares else None
+        instance = bidder.inventory.get(bid.reuse)
         if instance is None or not instance.available:
             raise PlanFailed("the instance that was offered is gone or busy")
         return instance
 
     def _deploy(
         self, me: Agent, bidder: Bidder, contract: Contract
-    ) -> Generator[Step, Any, Instance]:
+    ) -> Generator[Step, Any, VnfInstance]:
         bid = contract.bid
         assert bid is not None
         vnfd = self.settings.catalogue[bid.vnf]
-        instance = Instance(f"{me.new_id('vnf')}/{vnfd.name}", vnfd, bid.units)
+        instance = VnfInstance(f"{me.new_id('vnf')}/{vnfd.name}", vnfd, bid.units)
         instance.jobs[contract.conversation] = str(contract.call.goal.goal)
         self._accepted(me, contract, instance)
-        bidder.contracts.let_go(contract)  # from here on it is the instance's
+        bidder.contracts.release(contract)  # from here on it is the instance's
         yield from self._start(me, instance, bidder.hold_id(me, contract))
         return instance
 
-    def _start(self, me: Agent, instance: Instance, hold: str) -> Generator[Step, Any, None]:
+    def _start(self, me: Agent, instance: VnfInstance, hold: str) -> Generator[Step, Any, None]:
         """Turn a hold into a running instance; give all back if that fails or is given up."""
-        estate, vnfd = me.capability(Bidder).estate, instance.vnfd
+        inventory, vnfd = me.capability(Bidder).inventory, instance.vnfd
         view, repository = me.capability(Outlook).view, self.settings.repository
         takes = download_time_s(view, repository, me.pop or "", vnfd.image_mb)
         instance.due = me.now + (takes or 0.0)
-        estate.add(instance)
+        inventory.add(instance)
         try:
             yield Act(Deploy(instance.id, hold, vnfd, instance.units, self.settings.lease_s))
             instance.running = True
             me.changes += 1
         finally:
             if not instance.running:
-                estate.remove(instance.id)
+                inventory.remove(instance.id)
                 me.perform(Release(hold), lambda _: None)
                 me.perform(Stop(instance.id), lambda _: None)
             for key in instance.awaited:
@@ -186,7 +185,7 @@ class Orchestrator(Capability):
             yield Adopt(want(Updated(instance.id, newest)), TIDY_UP)
 
     def _reuse(
-        self, me: Agent, bidder: Bidder, contract: Contract, instance: Instance
+        self, me: Agent, bidder: Bidder, contract: Contract, instance: VnfInstance
     ) -> Generator[Step, Any, None]:
         bid = contract.bid
         assert bid is not None
@@ -196,7 +195,7 @@ class Orchestrator(Capability):
         try:
             traffic = contract.call.goal.traffic_mb_s
             hold = bidder.hold_id(me, contract)
-            bidder.contracts.let_go(contract)
+            bidder.contracts.release(contract)
             if traffic > 0:
                 yield Act(Rechain(instance.id, hold))
             yield Act(Release(hold))
@@ -213,9 +212,9 @@ class Orchestrator(Capability):
             prepared = True
         finally:
             if not prepared:
-                bidder.estate.release(contract.conversation, me.now)
+                bidder.inventory.release(contract.conversation, me.now)
 
-    def _accepted(self, me: Agent, contract: Contract, instance: Instance) -> None:
+    def _accepted(self, me: Agent, contract: Contract, instance: VnfInstance) -> None:
         me.record(
             "contract.accepted",
             auction=contract.conversation,
@@ -236,15 +235,15 @@ class Orchestrator(Capability):
 
     def _round(self, me: Agent) -> None:
         """Renew what is in use; end what has been idle for long."""
-        estate = me.capability(Bidder).estate
-        for instance in estate:
-            if instance.state is not State.IDLE:
+        inventory = me.capability(Bidder).inventory
+        for instance in inventory:
+            if instance.state is not InstanceState.IDLE:
                 instance.idle_since = None
             elif instance.idle_since is None:
                 instance.idle_since = me.now
             elif me.now - instance.idle_since >= self.settings.idle_s:
                 self._end(me, instance, f"idle for {self.settings.idle_s:g} s")
-        ids = tuple(instance.id for instance in estate)
+        ids = tuple(instance.id for instance in inventory)
         if ids:
             me.perform(Renew(ids, self.settings.lease_s), partial(self._renewed, me))
         self._next_round(me)
@@ -256,19 +255,19 @@ class Orchestrator(Capability):
 
     def end_all(self, me: Agent, reason: str) -> Steps:
         """End all instances: their agent leaves."""
-        for instance in me.capability(Bidder).estate:
+        for instance in me.capability(Bidder).inventory:
             self._end(me, instance, reason)
             for effect in list(instance.measures):
                 yield Believe(effect, value=False)
 
-    def _end(self, me: Agent, instance: Instance, reason: str) -> None:
+    def _end(self, me: Agent, instance: VnfInstance, reason: str) -> None:
         me.changes += 1
-        me.capability(Bidder).estate.remove(instance.id)
+        me.capability(Bidder).inventory.remove(instance.id)
         me.perform(Stop(instance.id, reason), lambda _: None)
         self._retire(me, instance)
 
-    def _retire(self, me: Agent, instance: Instance) -> None:
-        if not me.capability(Bidder).estate.runs(instance.vnfd.name):
+    def _retire(self, me: Agent, instance: VnfInstance) -> None:
+        if not me.capability(Bidder).inventory.runs(instance.vnfd.name):
             me.active.discard(instance.vnfd.name)
 
     @perceives(InstanceLost)
@@ -278,7 +277,7 @@ class Orchestrator(Capability):
 
     def _lost(self, me: Agent, instance_id: InstanceId, reason: str) -> Steps:
         bidder: Bidder = me.capability(Bidder)
-        instance = bidder.estate.remove(instance_id)
+        instance = bidder.inventory.remove(instance_id)
         if instance is None:
             return
         instance.running = False
@@ -295,7 +294,7 @@ class Orchestrator(Capability):
     @perceives(NewVersion)
     def new_version(self, me: Agent, percept: NewVersion) -> Steps:
         """Replace the instances of an older version (lifecycle: update)."""
-        for instance in me.capability(Bidder).estate:
+        for instance in me.capability(Bidder).inventory:
             own, newest = instance.vnfd, percept.vnfd
             if instance.running and own.name == newest.name and own.version != newest.version:
                 yield Adopt(want(Updated(instance.id, newest.version)), TIDY_UP)
@@ -305,12 +304,12 @@ class Orchestrator(Capability):
         """Start the new version beside the old one, hand its work over, end the old one."""
         updated = goal.goal.predicate
         assert isinstance(updated, Updated)
-        estate = me.capability(Bidder).estate
-        old = estate.get(updated.instance)
+        inventory = me.capability(Bidder).inventory
+        old = inventory.get(updated.instance)
         if old is None:
             raise PlanFailed("the instance is gone")
         vnfd = self.settings.catalogue[old.vnfd.name]
-        new = Instance(f"{me.new_id('vnf')}/{vnfd.name}", vnfd, old.units)
+        new = VnfInstance(f"{me.new_id('vnf')}/{vnfd.name}", vnfd, old.units)
         hold, resources = f"{new.id}@update", vnfd.scaled(new.units)
         try:
             yield Act(Hold(hold, hold, resources, (me.pop or "",), 0.0, self.settings.lease_s))
@@ -325,7 +324,7 @@ class Orchestrator(Capability):
             raise
         new.jobs |= old.jobs
         new.measures |= old.measures
-        new.passing |= old.passing
+        new.temporary |= old.temporary
         for pursued in me.open_goals():
             if pursued.instance == old.id:
                 pursued.instance = new.id
