@@ -16,7 +16,6 @@ agents                whole agents: each evaluates its bid, holds resources and 
                       paths: the network is as it was at the last auction
 bus, sealed           the same messages and the same bus, but nobody evaluates: handlers answer
                       at once. Encoding, decoding, sealing and NATS are in it
-bus, numbered         the same without keys: what is missing is what the seal costs
 NATS alone            the same octets from client to client; nobody reads them
 TCP                   the same octets over asyncio's TCP with mutual TLS 1.3, one connection
                       for each bidder, no broker; nobody reads them
@@ -61,7 +60,6 @@ AGENTS, BUS, TCP, SPADE = "agents", "bus, sealed", "TCP", "SPADE"
 WAYS = {
     TCP: "crowd_tcp:Tcp",
     "NATS alone": "crowd_bus:Bare",
-    "bus, numbered": "crowd_bus:Unsealed",
     BUS: "crowd_bus:Bus",
     AGENTS: "crowd_agents:Agents",
 }

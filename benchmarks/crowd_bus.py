@@ -12,11 +12,10 @@ from msgspec.structs import replace
 from contract_net import ANSWERS, Caller, Saying, head, headed, samples
 from crowd import AUCTIONEER, Hold, Holding, bidders, obey
 from phalanx.bus import subjects
-from phalanx.bus.agents import AgentBus, Seal
+from phalanx.bus.agents import AgentBus
 from phalanx.bus.client import Delivery
 from phalanx.bus.nats import NatsClient
-from phalanx.bus.plain import PlainSeal
-from phalanx.bus.seal import Seal as KeyedSeal
+from phalanx.bus.seal import Seal
 from phalanx.bus.wire import decode
 from phalanx.clock.wall import WallClock
 from phalanx.domain.messages import Message, Performative
@@ -124,14 +123,10 @@ class Bare(Nats):
 class Bus(Nats):
     """Messages from bus to bus, sealed from end to end."""
 
-    def seal(self, bundle: Bundle) -> Seal:
-        """Return what protects the messages of a process."""
-        return KeyedSeal(bundle.credentials, 1)
-
     def attend(self, name: str) -> tuple[WallClock, NatsClient, AgentBus]:
         """Return the bus of an agent, with what it stands on."""
         clock, exchange, bundle = self.join(name)
-        return clock, exchange, AgentBus(exchange, clock, self.seal(bundle))
+        return clock, exchange, AgentBus(exchange, clock, Seal(bundle.credentials, 1))
 
     def bidder(self, number: int, orders: Connection) -> None:
         """Be a bidder; see ``crowd.Way``."""
@@ -190,11 +185,3 @@ class Bus(Nats):
             )
 
         return say
-
-
-class Unsealed(Bus):
-    """The same with numbers in place of keys: the difference is what the seal costs."""
-
-    def seal(self, bundle: Bundle) -> Seal:  # noqa: ARG002  # nothing is proven
-        """Number the messages."""
-        return PlainSeal(1)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 from bus_messages import Inbox
+from seal_lab import seal
 
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.memory_broker import MemoryBroker
-from phalanx.bus.plain import PlainSeal
 from phalanx.clock import Timer
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences, want
@@ -40,13 +40,13 @@ class Wrong:
 @pytest.mark.parametrize("by_s", [0.0, 300.0, -300.0])
 def test_a_deadline_is_as_far_away_by_the_clock_of_the_receiver(by_s: float) -> None:
     true = VirtualClock()
-    hub = MemoryBroker(true)
+    broker = MemoryBroker(true)
     clocks = {"a": Wrong(true, 0.0), "b": Wrong(true, by_s)}
     inboxes = {name: Inbox() for name in clocks}
     buses = {}
     for name, clock in clocks.items():
-        exchange = hub.join(Identity(name, Role.AGENT, "edge"))
-        buses[name] = AgentBus(exchange, clock, PlainSeal(1))
+        client = broker.join(Identity(name, Role.AGENT, "edge"))
+        buses[name] = AgentBus(client, clock, seal(name))
         buses[name].attach(name, inboxes[name])
     true.run(5.0)
     now = clocks["a"].now()

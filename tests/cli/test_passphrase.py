@@ -48,7 +48,7 @@ def other(tmp_path: Path) -> Path:
 def edge(tmp_path: Path, file: Path) -> Path:
     folder = tmp_path / "edge"
     assert "has it and the passphrase can be" in phalanx("init", folder, "--passphrase-file", file)
-    assert b"ENCRYPTED" in (folder / "authority" / "ca-key.pem").read_bytes()
+    assert b"OPENSSH" in (folder / "authority" / "ca-key.pem").read_bytes()
     return folder
 
 

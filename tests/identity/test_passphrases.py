@@ -10,10 +10,18 @@ from pathlib import Path
 import pytest
 
 from phalanx.identity import Authority, IdentityError, files
-from phalanx.identity.credentials import read_key
+from phalanx.identity.credentials import VARIABLE, ask_environment, read_key, read_passphrase
 from phalanx.identity.names import Identity, Role
-from phalanx.identity.passphrases import VARIABLE, ask_environment, read_passphrase
 
+EARLIER = b"""\
+-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIHvMFoGCSqGSIb3DQEFDTBNMCwGCSsGAQQB2kcECzAfBBBC/yDeCawsv18FPRA2QCwrAgJAAAIB
+CAIBCAIBIDAdBglghkgBZQMEASoEENLPALQeLHAzkmL9dCP8ioQEgZCXEbE1At/12xP+AQSnsnk8
+LeFUBjAAgblkX9/vgeByiFGht/4/659hzRtP2+0ZBqOv0JIbGedVkBWN2SXJNKT8a1fonFjrjZ2T
+codieKCRfnumusVkPkKsb+Z16dbA8d5Gi3vxM07T/ChYWpkFoLv7DD2lkw7iyH2aIpIF5FZnVT9R
+MPfuXJxhjtAg+Z2RODo=
+-----END ENCRYPTED PRIVATE KEY-----
+"""
 SECRET = "gate of the élite 7".encode()
 POP = Identity("pop1", Role.AGENT, "edge")
 
@@ -31,12 +39,25 @@ def test_a_sealed_authority_opens_with_its_passphrase(sealed: Path) -> None:
     assert (sealed / "ca-key.pem").stat().st_mode & 0o777 == 0o600
 
 
-def test_openssl_reads_it(sealed: Path) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl")
-    command = ["openssl", "pkey", "-in", str(sealed / "ca-key.pem"), "-passin", "stdin", "-pubout"]
-    done = subprocess.run(command, input=SECRET + b"\n", capture_output=True, check=True)
-    assert b"BEGIN PUBLIC KEY" in done.stdout
+def test_ssh_keygen_reads_it(sealed: Path) -> None:
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("there is no ssh-keygen")
+    key = str(sealed / "ca-key.pem")
+    command = ["ssh-keygen", "-y", "-P", SECRET.decode(), "-f", key]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert done.stdout.startswith(b"ecdsa-sha2-nistp256 ")
+
+
+def test_a_file_of_an_earlier_version_opens_still(tmp_path: Path) -> None:
+    """PKCS #8 under scrypt, as versions up to 0.5 wrote it; sealed anew, it is written as now."""
+    authority = Authority.create(tmp_path / "ca", "edge")
+    files.write(tmp_path / "ca" / "ca-key.pem", EARLIER, secret=True)
+    key = read_key(tmp_path / "ca" / "ca-key.pem", lambda: b"a passphrase of 25 letters")
+    assert key.curve.name == "secp256r1"
+    with pytest.raises(IdentityError, match="does not open it"):
+        read_key(tmp_path / "ca" / "ca-key.pem", lambda: SECRET)
+    authority.seal(SECRET)
+    assert b"OPENSSH" in (tmp_path / "ca" / "ca-key.pem").read_bytes()
 
 
 @pytest.mark.parametrize("wrong", [b"gate of the elite 7", b"", b"\xff\0", SECRET + b"\n"])

@@ -12,7 +12,6 @@ import pytest
 
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.memory_broker import MemoryBroker
-from phalanx.bus.plain import PlainSeal
 from phalanx.domain.events import Event
 from phalanx.fabric.network import NetworkService, RemoteInfrastructure
 from phalanx.fabric.tracing import Span, Tracer
@@ -20,6 +19,7 @@ from phalanx.identity.names import Identity, Role
 from phalanx.runtime.node import Node
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.system import System
+from tests.bus.seal_lab import seal
 from tests.system.two_attacks import ATTACKED, alarm, two_attacks
 
 
@@ -34,7 +34,7 @@ class Apart(System):
             network = self.hub.join(Identity("network", Role.NETWORK, "edge"))
             self.service = NetworkService(network, self.infrastructure, self.clock)
         exchange = self.hub.join(Identity(pop, Role.AGENT, "edge"))
-        bus = AgentBus(exchange, self.clock, PlainSeal(incarnation), peers=self.settings.peers)
+        bus = AgentBus(exchange, self.clock, seal(pop, incarnation), peers=self.settings.peers)
         remote = RemoteInfrastructure(exchange, pop, incarnation, self.clock)
         return Node(super()._node(pop, incarnation).agent, self.clock, bus, remote)
 

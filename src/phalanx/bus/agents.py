@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Protocol
 
 from phalanx.bus import Handler, subjects
 from phalanx.bus.client import BrokerClient, BrokerError, Delivery, Subscription
+from phalanx.bus.seal import RefusedFrame, Seal
 from phalanx.bus.wire import WireError, decode, encode
 from phalanx.clock import Clock, Timer
 from phalanx.domain.messages import Message, Performative
@@ -18,79 +18,6 @@ OnRefused = Callable[[str, str, str], None]
 
 _REMEMBERED = 4096
 """Subjects whose speaker need not be read again."""
-
-
-class Opened(Protocol):
-    """A frame that a seal took."""
-
-    @property
-    def payload(self) -> bytes | None:
-        """What the peer wrapped; None: it was only about the seal."""
-
-    @property
-    def replies(self) -> tuple[bytes, ...]:
-        """Frames to send to the peer now."""
-
-
-class Why(Protocol):
-    """A reason, a member of an enumeration."""
-
-    @property
-    def value(self) -> str:
-        """The reason in a word."""
-
-
-class Refused(Protocol):
-    """A frame that a seal did not take."""
-
-    @property
-    def reason(self) -> Why:
-        """Why."""
-
-    @property
-    def replies(self) -> tuple[bytes, ...]:
-        """Frames to send to the peer now."""
-
-
-class Waits(Protocol):
-    """What a seal counts."""
-
-    @property
-    def shed(self) -> int:
-        """Payloads dropped because too many waited to be sent."""
-
-    @property
-    def lapsed(self) -> int:
-        """Payloads dropped because they waited too long."""
-
-    @property
-    def waiting(self) -> int:
-        """Payloads that wait now."""
-
-
-class Seal(Protocol):
-    """Protects what goes from one agent to another, without I/O: ``PlainSeal``, ``seal.Seal``.
-
-    What it takes it takes once, and only from the present life of the sender, said to the
-    present life of the receiver.
-    """
-
-    @property
-    def counters(self) -> Waits:
-        """What became of what could not be sent at once."""
-
-    @property
-    def due(self) -> float | None:
-        """When ``tick`` is to be called; None: not at all."""
-
-    def wrap(self, peer: str, payload: bytes, now: float) -> list[bytes]:
-        """Return the frames to send to ``peer`` now; the payload may wait."""
-
-    def open(self, peer: str, frame: bytes, now: float) -> Opened | Refused:
-        """Return what a frame was that came in as ``peer``'s."""
-
-    def tick(self, now: float) -> list[tuple[str, bytes]]:
-        """Return frames to send, (peer, frame), because time has passed."""
 
 
 class AgentBus:
@@ -226,7 +153,7 @@ class AgentBus:
         now = self._clock.now()
         outcome = self._seal.open(peer, delivery.payload, now)
         self._say(peer, outcome.replies)
-        if not hasattr(outcome, "payload"):  # only what was taken has one
+        if isinstance(outcome, RefusedFrame):
             self._refuse(outcome.reason.value, subject, peer)
         elif outcome.payload is not None:
             self._read(outcome.payload, subject, peer, now)

@@ -10,7 +10,7 @@ from pathlib import Path
 from phalanx.domain.errors import PhalanxError
 
 VARIABLE = "PHALANX_PASSPHRASE_FILE"
-"""As ``identity.passphrases``, which takes time to import."""
+"""As ``identity.credentials``, which takes time to import."""
 
 
 def asking(file: Path | None) -> Callable[[], bytes]:
@@ -31,7 +31,7 @@ def new_passphrase(file: Path | None) -> bytes:
             it is too short.
 
     """
-    from phalanx.identity.passphrases import check_passphrase  # noqa: PLC0415
+    from phalanx.identity.credentials import check_passphrase  # noqa: PLC0415
 
     if file is not None:
         return _read(file)
@@ -43,7 +43,7 @@ def new_passphrase(file: Path | None) -> bytes:
 
 
 def _read(file: Path) -> bytes:
-    from phalanx.identity.passphrases import read_passphrase  # noqa: PLC0415
+    from phalanx.identity.credentials import read_passphrase  # noqa: PLC0415
 
     return read_passphrase(file)
 

@@ -23,17 +23,15 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Struct
 
 from phalanx.identity import certificates, files
-from phalanx.identity.credentials import key_octets, read_key
-from phalanx.identity.errors import IdentityError
-from phalanx.identity.issued import IssuedRecord, read_issued, write_issued
-from phalanx.identity.names import Identity
-from phalanx.identity.passphrases import Ask, check_passphrase, sealed_octets
+from phalanx.identity.credentials import Ask, check_passphrase, key_octets, read_key, sealed_octets
+from phalanx.identity.names import Identity, IdentityError, Role
 from phalanx.identity.trust import (
     AUTHORITY_FILE,
     REVOKED_FILE,
@@ -47,6 +45,19 @@ from phalanx.identity.trust import (
 KEY_FILE = "ca-key.pem"
 DAYS = 90
 """How long a certificate is valid unless said otherwise."""
+ISSUED_FILE = "issued.json"
+
+
+class IssuedRecord(Struct, frozen=True):
+    """One certificate that was issued."""
+
+    serial: str
+    """Hexadecimal: JSON has no numbers that long."""
+    name: str
+    role: Role
+    until: datetime
+    key: str = ""
+    """``certificates.fingerprint``; unknown where an earlier version issued it."""
 
 
 class Issued(Struct, frozen=True):
@@ -102,7 +113,7 @@ class Authority:
             authority = cls(part, domain, certificate, key, time)
             files.write(part / AUTHORITY_FILE, pem(certificate))
             authority.seal(passphrase)
-            write_issued(part, ())
+            _write_issued(part, ())
             authority._list_revoked(())
         return authority.at(folder)
 
@@ -246,7 +257,7 @@ class Authority:
             certificates.fingerprint(certificate),
         )
         with self._alone():
-            write_issued(self._folder, (*self.issued(), record))
+            _write_issued(self._folder, (*self.issued(), record))
         return certificate
 
     def _revoked(self) -> tuple[x509.RevokedCertificate, ...]:
@@ -282,3 +293,28 @@ class Authority:
             yield
         finally:
             os.close(descriptor)
+
+
+def read_issued(folder: Path) -> tuple[IssuedRecord, ...]:
+    """Return all certificates that the authority in ``folder`` issued; its key is not needed.
+
+    Raises:
+        IdentityError: if the list cannot be read or is damaged.
+
+    """
+    path = folder / ISSUED_FILE
+    try:
+        return msgspec.json.decode(files.read(path), type=tuple[IssuedRecord, ...])
+    except msgspec.MsgspecError as error:
+        raise IdentityError(f"{path}: is damaged: {error}") from None
+
+
+def _write_issued(folder: Path, records: Iterable[IssuedRecord]) -> None:
+    """Write the list of the authority in ``folder``.
+
+    Raises:
+        IdentityError: if it cannot be written.
+
+    """
+    octets = msgspec.json.format(msgspec.json.encode(tuple(records)), indent=1)
+    files.write(folder / ISSUED_FILE, octets + b"\n")

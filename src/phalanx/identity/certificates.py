@@ -30,8 +30,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from phalanx.identity.errors import IdentityError
-from phalanx.identity.names import Identity, Role
+from phalanx.identity.names import Identity, IdentityError, Role
 
 BACKDATED = timedelta(minutes=10)
 """How much later than the authority's a clock may be."""

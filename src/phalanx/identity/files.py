@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from phalanx.identity.errors import IdentityError
+from phalanx.identity.names import IdentityError
 
 MAX_OCTETS = 1 << 20
 """No certificate, key or revocation list is longer."""

@@ -7,7 +7,13 @@ from enum import Enum
 
 from msgspec import Struct
 
+from phalanx.domain.errors import PhalanxError
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class IdentityError(PhalanxError):
+    """A certificate, a key or an authority is refused; the text is one line."""
 
 
 class Role(Enum):

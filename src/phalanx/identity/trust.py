@@ -20,8 +20,7 @@ from phalanx.identity.certificates import (
     identity_of,
     may_sign_as_client,
 )
-from phalanx.identity.errors import IdentityError
-from phalanx.identity.names import Identity, Role
+from phalanx.identity.names import Identity, IdentityError, Role
 
 AUTHORITY_FILE, REVOKED_FILE = "ca.pem", "crl.pem"
 

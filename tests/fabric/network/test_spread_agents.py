@@ -7,10 +7,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from tests.bus.seal_lab import seal
 
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.memory_broker import MemoryBroker
-from phalanx.bus.plain import PlainSeal
 from phalanx.domain.events import Event
 from phalanx.fabric.network import NetworkService, RemoteInfrastructure
 from phalanx.identity.names import Identity, Role
@@ -54,7 +54,7 @@ class Spread(System):
             self.service = NetworkService(exchange, self.infrastructure, self.clock)
         exchange = self.hub.join(agent(pop))
         bus = self.buses[pop] = AgentBus(
-            exchange, self.clock, PlainSeal(incarnation), peers=self.settings.peers
+            exchange, self.clock, seal(pop, incarnation), peers=self.settings.peers
         )
         remote = RemoteInfrastructure(exchange, pop, incarnation, self.clock)
         self.remotes[pop] = remote

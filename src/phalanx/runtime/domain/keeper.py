@@ -31,9 +31,8 @@ from phalanx.identity import (
     read_certificate,
     write_credentials,
 )
-from phalanx.identity.credentials import CERTIFICATE_FILE
+from phalanx.identity.credentials import CERTIFICATE_FILE, Ask, ask_environment
 from phalanx.identity.names import Identity, Role
-from phalanx.identity.passphrases import Ask, ask_environment
 from phalanx.identity.trust import AUTHORITY_FILE, REVOKED_FILE, pem, wall_time
 from phalanx.runtime.domain.members import (
     AUTHORITY,

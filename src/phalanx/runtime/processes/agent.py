@@ -11,8 +11,8 @@ from typing import Any
 from phalanx.auction.outlook import Connected, Outlook
 from phalanx.bdi import Agent
 from phalanx.bdi.memory import Memory, MemoryUnusable, decode, encode
-from phalanx.bus.agents import AgentBus, Seal
-from phalanx.bus.seal import Seal as KeyedSeal
+from phalanx.bus.agents import AgentBus
+from phalanx.bus.seal import Seal
 from phalanx.clock import Timer
 from phalanx.domain.errors import ScenarioError, StoreError
 from phalanx.domain.network import PopId
@@ -61,7 +61,7 @@ def open_agent(spec: AgentSpec) -> AgentProcess:
         silence_s=plan.timing.silence_s,
     )
     shell.registrar.update(plan=followed.mark)
-    seal = KeyedSeal(bundle.credentials, shell.incarnation)
+    seal = Seal(bundle.credentials, shell.incarnation)
     bundle.live.on_change(seal.use)
     return AgentProcess(spec, plan, catalogue, shell, seal)
 
