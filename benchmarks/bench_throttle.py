@@ -30,6 +30,7 @@ from phalanx.clock.wall import WallClock
 from phalanx.domain.actions import Enforce, Outcome
 from phalanx.domain.goals import Predicate, want
 from phalanx.domain.predicates import LinkRateLimited
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.functions.rate_limiter import RateLimiter
 from tables import OUT, QUICK, console, extra, show
 
@@ -108,7 +109,8 @@ def tasks(goals: int, rng: random.Random) -> float:
     """Return the seconds from the first task to the limit."""
     six, clock, instance = player()
     seconds = [rng.uniform(0, LONGEST_S) for _ in range(goals)]
-    limit = Enforce("limit", instance, LinkRateLimited(LINK), 4.0)
+    rule = TrafficRule(TrafficMatch(link=LINK), TrafficVerdict.LIMIT, {"rate_mb_s": 4.0})
+    limit = Enforce("limit", instance, rule, str(LinkRateLimited(LINK)))
 
     async def run() -> float:
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()

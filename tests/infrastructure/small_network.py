@@ -19,9 +19,9 @@ from phalanx.domain.actions import (
     ReadLink,
 )
 from phalanx.domain.events import Event, Recorder
-from phalanx.domain.goals import Predicate
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import HTTP, SYN_FLOOD, Source
 from phalanx.domain.vnf import Vnfd
 from phalanx.infrastructure.simulated import SimulatedNetwork
@@ -68,6 +68,15 @@ def attackers(start_s: float = 20.0, end_s: float | None = None) -> list[Source]
         )
         for i in range(8)
     ]
+
+
+def limit(rate: float, *, link: str | None = None, target: str | None = None) -> TrafficRule:
+    match = TrafficMatch(link=link, target=target)
+    return TrafficRule(match, TrafficVerdict.LIMIT, {"rate_mb_s": rate})
+
+
+def drop(source: str, target: str) -> TrafficRule:
+    return TrafficRule(TrafficMatch(source=source, target=target), TrafficVerdict.DROP)
 
 
 @dataclass
@@ -129,10 +138,8 @@ class World:
         assert self.do(pop, hold) == Done()
         return self.ask(pop, Deploy(instance, hold.hold, vnfd, units, ttl_s))
 
-    def enforce(
-        self, measure: str, effect: Predicate, rate: float = 0.0, pop: str = "pop5"
-    ) -> Outcome:
-        return self.do(pop, Enforce(measure, "vnf", effect, rate))
+    def enforce(self, measure: str, rule: TrafficRule, pop: str = "pop5") -> Outcome:
+        return self.do(pop, Enforce(measure, "vnf", rule, f"effect of {measure}"))
 
     def rate(self, link: str = "pop6>server", seconds: float = 1.0) -> float:
         sample = self.do("pop6", ReadLink(link, seconds))

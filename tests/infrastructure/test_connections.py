@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from small_network import SERVER, World, attackers, line, users
+from small_network import SERVER, World, attackers, drop, line, users
 
 from phalanx.domain.actions import (
     FlowRecords,
@@ -15,7 +15,7 @@ from phalanx.domain.actions import (
     ReadLink,
     ReadMeasure,
 )
-from phalanx.domain.predicates import FlowRateLimited, HandshakesProxied
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import SLOW_HTTP, SYN_FLOOD_SPOOFED, UDP_FLOOD_SPOOFED, Source
 from phalanx.infrastructure.simulated.connections import ROOM as CONNECTIONS
 from phalanx.infrastructure.simulated.records import ROOM, record
@@ -48,7 +48,7 @@ def test_blocking_the_slow_gives_the_users_their_room_back() -> None:
     world = World(line(), [*users(), *slow(6)])
     world.deploy("pop5")
     world.run(20.0)
-    world.enforce("block", FlowRateLimited("10.3.0.0", SERVER))
+    world.enforce("block", drop("10.3.0.0", SERVER))
     world.run(30.0)
     assert world.server()["legitimate_mb_s"] > 0.9
     assert connections(world) == 5 * 100 + 50
@@ -68,7 +68,9 @@ def flooded() -> World:
 def test_a_proxy_holds_back_only_who_completes_no_handshake() -> None:
     world = flooded()
     assert world.server()["malicious_mb_s"] > 4.0
-    world.enforce("proxy", HandshakesProxied(SERVER), pop="pop6")
+    world.enforce(
+        "proxy", TrafficRule(TrafficMatch(target=SERVER), TrafficVerdict.PROXY), pop="pop6"
+    )
     world.run(30.0)
     assert world.server()["legitimate_mb_s"] == pytest.approx(1.0, rel=0.01)
     assert world.server()["malicious_mb_s"] == pytest.approx(0.001)  # slow, but no forger

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from small_network import AT_HAND, SERVER, SMALL, TOTAL, VNFD, World, line, users
+from small_network import AT_HAND, SERVER, SMALL, TOTAL, VNFD, World, limit, line, users
 
 from phalanx.domain.actions import (
     Action,
@@ -19,7 +19,6 @@ from phalanx.domain.actions import (
     Stop,
     Transfer,
 )
-from phalanx.domain.predicates import IpRateLimited
 from phalanx.domain.resources import Resources
 from phalanx.infrastructure.reservations.topology import Topology
 
@@ -168,7 +167,7 @@ def test_what_cannot_be_deployed_is_refused() -> None:
         Scale("vnf", 2, 0.0),
         Rechain("vnf", "h"),
         Transfer("vnf", "vnf"),
-        Enforce("m", "vnf", IpRateLimited(SERVER)),
+        Enforce("m", "vnf", limit(0.0, target=SERVER), "limited"),
         Observe("vnf", 1.0, ip=SERVER),
     ],
 )
@@ -219,7 +218,7 @@ def test_an_update_hands_measures_and_path_over() -> None:
     world.deploy("pop5", path=("pop5", "pop6"), mb_s=4.0)
     world.deploy("pop5", "new", vnfd=msgspec.structs.replace(AT_HAND, version="2.0"))
     world.run(1.0)
-    world.enforce("limit", IpRateLimited(SERVER), 0.5)
+    world.enforce("limit", limit(0.5, target=SERVER))
     world.run(10.0)
     assert isinstance(world.do("pop5", Transfer("vnf", "new")), Done)
     world.do("pop5", Stop("vnf"))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from small_network import AT_HAND, SERVER, SMALL, TOTAL, World, line, users
+from small_network import AT_HAND, SERVER, SMALL, TOTAL, World, limit, line, users
 
 from phalanx.domain.actions import (
     Done,
@@ -15,7 +15,6 @@ from phalanx.domain.actions import (
     SiteState,
     Stop,
 )
-from phalanx.domain.predicates import IpRateLimited
 
 
 def test_a_hold_runs_out_and_says_so() -> None:
@@ -35,7 +34,7 @@ def test_an_instance_runs_out_with_all_that_is_its() -> None:
     percepts = world.attach("pop5")
     world.deploy("pop5", path=("pop5", "pop6"), mb_s=2.0, ttl_s=10.0)
     world.run(1.0)
-    world.enforce("limit", IpRateLimited(SERVER), 1.0)
+    world.enforce("limit", limit(1.0, target=SERVER))
     observing = world.ask("pop5", Observe("vnf", 60.0, ip=SERVER))
     world.run(10.0)
     assert world.net.leases() == []

@@ -3,10 +3,9 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from small_network import AT_HAND, SERVER, World, attackers, line, users
+from small_network import AT_HAND, SERVER, World, attackers, limit, line, users
 
 from phalanx.domain.actions import Failed, FlowRecords, FlowStats, Observe
-from phalanx.domain.predicates import IpRateLimited, LinkRateLimited
 from phalanx.domain.traffic import PROFILES
 from phalanx.infrastructure.simulated import part_of
 from phalanx.infrastructure.simulated.records import record
@@ -51,8 +50,8 @@ def test_records_show_what_tells_a_flood_from_a_user_and_no_label() -> None:
 
 def test_links_and_addresses_are_seen_behind_the_measures() -> None:
     world = attacked()
-    world.enforce("limit", LinkRateLimited("pop6>server"), 2.0)
-    world.enforce("block", IpRateLimited(SERVER), 1.0)
+    world.enforce("limit", limit(2.0, link="pop6>server"))
+    world.enforce("block", limit(1.0, target=SERVER))
     world.run(40.0)
     assert mb_s(observed(world, Observe("vnf", 10.0, link="pop6>server"))) == pytest.approx(
         1.0, rel=0.05
@@ -122,7 +121,7 @@ def test_traffic_that_is_rerouted_meanwhile_stays_in_view() -> None:
     world = attacked()
     answers = world.ask("pop5", Observe("vnf", 10.0, link="pop6>server"))
     world.run(25.0)
-    world.enforce("limit", LinkRateLimited("pop6>server"), 1.0)
+    world.enforce("limit", limit(1.0, link="pop6>server"))
     world.net.fail_link("pop1", "pop2")
     world.run(30.0)
     (records,) = answers

@@ -15,6 +15,8 @@ from small_network import (
     VNFD,
     World,
     attackers,
+    drop,
+    limit,
     line,
     users,
 )
@@ -32,7 +34,6 @@ from phalanx.domain.actions import (
 )
 from phalanx.domain.events import KINDS, Recorder
 from phalanx.domain.network import Host, Link, Network
-from phalanx.domain.predicates import FlowRateLimited, LinkRateLimited
 from phalanx.domain.traffic import Source
 from phalanx.infrastructure.simulated import SimulatedNetwork
 
@@ -53,12 +54,12 @@ def test_users_starve_under_a_flood_and_recover_behind_blocks(loss: float) -> No
     world.run(60.0)
     assert world.rate() == pytest.approx(6.0)
     assert world.server()["legitimate_mb_s"] < 0.75
-    world.enforce("limit", LinkRateLimited("pop6>server"), 4.0)
+    world.enforce("limit", limit(4.0, link="pop6>server"))
     world.run(90.0)
     assert world.rate() == pytest.approx(4.0 * (1 - loss), rel=1e-3)
     assert world.server()["legitimate_mb_s"] < 0.2
     for i in range(8):
-        world.enforce(f"block{i}", FlowRateLimited(f"10.2.0.{i}", SERVER))
+        world.enforce(f"block{i}", drop(f"10.2.0.{i}", SERVER))
     world.run(120.0)
     assert world.server()["legitimate_mb_s"] >= 0.99
     assert world.server()["malicious_mb_s"] == 0.0
@@ -140,7 +141,7 @@ def test_every_event_is_known_and_has_a_cause() -> None:
     world.deploy("pop2", "far", path=("pop2", "pop3"), mb_s=1.0, vnfd=VNFD, ttl_s=200.0)
     world.run(100.0)
     world.ask("pop2", Observe("far", 5.0, ip=SERVER))
-    world.enforce("limit", LinkRateLimited("pop6>server"), 4.0)
+    world.enforce("limit", limit(4.0, link="pop6>server"))
     world.run(400.0)
     kinds = {event.kind for event in world.events}
     assert kinds <= set(KINDS)
@@ -193,7 +194,7 @@ def log_digest() -> str:
     world.deploy("pop2", "far", path=("pop2", "pop3"), mb_s=1.0, vnfd=VNFD, ttl_s=100.0)
     world.deploy("pop1", "near", path=("pop1", "pop2"), mb_s=2.0, vnfd=VNFD)
     world.run(50.0)
-    world.enforce("limit", LinkRateLimited("pop6>server"), 4.0)
+    world.enforce("limit", limit(4.0, link="pop6>server"))
     world.net.fail_link("pop3", "pop4")
     world.run(55.0)
     world.net.restore_link("pop3", "pop4")

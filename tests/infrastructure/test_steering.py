@@ -2,19 +2,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from small_network import SERVER, World, attackers, line, users
+from small_network import SERVER, World, attackers, drop, limit, line, users
 
 from phalanx.domain.actions import Done, Failed, Lift, MeasureSample, ReadMeasure
-from phalanx.domain.goals import Predicate
 from phalanx.domain.network import Host, Link, Network
-from phalanx.domain.predicates import (
-    FlowRateLimited,
-    IpRateLimited,
-    LinkRateLimited,
-    OverUsage,
-    SplitTrafficLink,
-    SplitTrafficTowardsIp,
-)
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import UDP_FLOOD, Source
 from phalanx.infrastructure.simulated import part_of
 
@@ -32,23 +24,26 @@ def with_office(network: Network) -> Network:
 
 def branch() -> Network:
     """Return a line of six with a PoP aside: pop7 hangs on pop2."""
-    network = line()
+    return branch_of(line())
+
+
+def branch_of(network: Network) -> Network:
     aside = msgspec.structs.replace(network.pops[0], name="pop7")
     return msgspec.structs.replace(
         network, pops=(*network.pops, aside), links=(*network.links, Link("pop2", "pop7", 10, 5))
     )
 
 
-def limited(world: World, effect: Predicate, rate: float, pop: str = "pop7") -> World:
+def limited(world: World, rule: TrafficRule, pop: str = "pop7") -> World:
     world.deploy(pop)
     world.run(1.0)
-    assert isinstance(world.enforce("measure", effect, rate, pop), Done)
+    assert isinstance(world.enforce("measure", rule, pop), Done)
     world.run(15.0)
     return world
 
 
 def test_traffic_visits_the_way_point_only_while_the_measure_is_in_force() -> None:
-    world = limited(World(branch(), [sender("pop1", "a")]), IpRateLimited(SERVER), 0.4)
+    world = limited(World(branch(), [sender("pop1", "a")]), limit(0.4, target=SERVER))
     assert world.rate("pop2>pop7") == pytest.approx(1.0)
     assert world.rate("pop7>pop2") == pytest.approx(0.4)
     assert world.rate() == pytest.approx(0.4)
@@ -61,7 +56,7 @@ def test_traffic_visits_the_way_point_only_while_the_measure_is_in_force() -> No
 
 def test_a_link_limit_is_about_the_traffic_of_that_link() -> None:
     sources = [sender("pop1", "a"), sender("pop5", "b")]
-    world = limited(World(branch(), sources), LinkRateLimited("pop3>pop4"), 0.3)
+    world = limited(World(branch(), sources), limit(0.3, link="pop3>pop4"))
     assert world.rate("pop3>pop4") == pytest.approx(0.3)
     assert world.rate() == pytest.approx(1.3)
 
@@ -69,7 +64,7 @@ def test_a_link_limit_is_about_the_traffic_of_that_link() -> None:
 def test_a_flow_limit_is_about_one_flow() -> None:
     sources = [sender("pop1", "a"), sender("pop1", "b"), sender("pop1", "a", target=OFFICE)]
     world = World(with_office(branch()), sources)
-    limited(world, FlowRateLimited("a", SERVER), 0.0)
+    limited(world, drop("a", SERVER))
     assert world.rate("pop2>pop7") == pytest.approx(1.0)
     assert world.rate("pop7>pop2") == 0.0
     assert world.rate() == pytest.approx(1.0)
@@ -78,13 +73,18 @@ def test_a_flow_limit_is_about_one_flow() -> None:
 
 
 @pytest.mark.parametrize(
-    "split", [SplitTrafficTowardsIp(SERVER, 1, 2), SplitTrafficLink("pop6>server", 1, 2)]
+    "match",
+    [
+        TrafficMatch(target=SERVER, part=1, parts=2),
+        TrafficMatch(link="pop6>server", part=1, parts=2),
+    ],
 )
-def test_a_split_steers_its_part_and_limits_nothing(split: Predicate) -> None:
+def test_a_split_steers_its_part_and_limits_nothing(match: TrafficMatch) -> None:
     sources = [sender("pop1", f"s{i}", 0.1) for i in range(20)]
+    split = TrafficRule(match, TrafficVerdict.SPLIT)
     mine = sum(0.1 for source in sources if part_of(source.address, 2) == 1)
     assert 0 < mine < 2.0
-    world = limited(World(branch(), sources), split, 0.0)
+    world = limited(World(branch(), sources), split)
     assert world.rate("pop2>pop7") == pytest.approx(mine)
     assert world.rate() == pytest.approx(2.0)
     (applied,) = world.of_kind("measure.applied")
@@ -105,9 +105,9 @@ def test_blocks_come_before_limits_whatever_was_first() -> None:
     world = World(line(), [*users(), *attackers(0.0)])
     world.deploy("pop5")
     world.run(1.0)
-    world.enforce("limit", IpRateLimited(SERVER), 2.0)
+    world.enforce("limit", limit(2.0, target=SERVER))
     for i in range(8):
-        world.enforce(f"block{i}", FlowRateLimited(f"10.2.0.{i}", SERVER))
+        world.enforce(f"block{i}", drop(f"10.2.0.{i}", SERVER))
     world.run(60.0)
     assert world.rate() == pytest.approx(1.0, rel=0.01)
     assert world.do("pop5", ReadMeasure("limit")) == MeasureSample(
@@ -120,8 +120,8 @@ def test_way_points_at_several_pops_are_all_visited() -> None:
     world.deploy("pop7")
     world.deploy("pop4", "other")
     world.run(1.0)
-    world.enforce("second", LinkRateLimited("pop6>server"), 0.5, "pop7")
-    assert isinstance(world.enforce("wrong", IpRateLimited(SERVER), 1.0, "pop4"), Failed)
+    world.enforce("second", limit(0.5, link="pop6>server"), "pop7")
+    assert isinstance(world.enforce("wrong", limit(1.0, target=SERVER), "pop4"), Failed)
     enforced = world.do("pop7", Lift("none"))
     assert enforced == Done()
     world.run(10.0)
@@ -156,7 +156,7 @@ def test_a_dead_link_moves_traffic_or_stops_it() -> None:
 
 
 def test_a_way_point_that_is_cut_off_is_passed_over() -> None:
-    world = limited(World(branch(), [sender("pop1", "a")]), IpRateLimited(SERVER), 0.4)
+    world = limited(World(branch(), [sender("pop1", "a")]), limit(0.4, target=SERVER))
     world.net.fail_link("pop2", "pop7")
     world.run(30.0)
     assert world.rate() == pytest.approx(1.0)
@@ -165,33 +165,82 @@ def test_a_way_point_that_is_cut_off_is_passed_over() -> None:
     assert world.rate() == pytest.approx(0.4)
 
 
+def rule(verdict: TrafficVerdict, match: TrafficMatch, **figures: float) -> TrafficRule:
+    return TrafficRule(match, verdict, figures)
+
+
+TO_SERVER = TrafficMatch(target=SERVER)
+
+
 @pytest.mark.parametrize(
-    ("effect", "rate", "reason"),
+    ("wrong", "reason"),
     [
-        (OverUsage("pop6>server"), 0.0, "cannot enforce overUsage(pop6>server)"),
-        (LinkRateLimited("pop6>none"), 0.0, "no link pop6>none"),
-        (SplitTrafficTowardsIp(SERVER, 2, 2), 0.0, "no part 2 of 2"),
-        (SplitTrafficLink("pop6>server", 0, 0), 0.0, "no part 0 of 0"),
-        (IpRateLimited(SERVER), -1.0, "cannot limit traffic to -1 MB/s"),
-        (IpRateLimited(SERVER), float("nan"), "cannot limit traffic to nan MB/s"),
+        (rule(TrafficVerdict.MIRROR, TO_SERVER), "nothing here can mirror traffic; offered are"),
+        (limit(0.0, link="pop6>none"), "no link pop6>none"),
+        (limit(1.0), "a rule needs a link or a target"),
+        (limit(-1.0, target=SERVER), "cannot limit traffic to -1 MB/s"),
+        (limit(float("nan"), target=SERVER), "cannot limit traffic to nan MB/s"),
+        (rule(TrafficVerdict.LIMIT, TO_SERVER), "a rule to limit traffic needs rate_mb_s"),
+        (rule(TrafficVerdict.DROP, TO_SERVER, x=1), "a rule to drop traffic has no parameter 'x'"),
+        (rule(TrafficVerdict.DELAY, TO_SERVER, delay_ms=-1), "cannot delay traffic by -1 ms"),
+        (rule(TrafficVerdict.SPLIT, TrafficMatch(target=SERVER, part=2, parts=2)), "no part 2 of"),
+        (rule(TrafficVerdict.SPLIT, TrafficMatch(target=SERVER, parts=0)), "no part 0 of 0"),
+        (rule(TrafficVerdict.DROP, TrafficMatch(target=SERVER, port=80)), "port 80 needs a"),
+        (rule(TrafficVerdict.DROP, TrafficMatch(target=SERVER, protocol="x")), "no protocol 'x'"),
+        (rule(TrafficVerdict.PROXY, TrafficMatch(link="pop5>pop6")), "handshakes can only be"),
     ],
 )
-def test_measures_that_make_no_sense_are_refused(
-    effect: Predicate, rate: float, reason: str
-) -> None:
+def test_rules_that_make_no_sense_are_refused_for_good(wrong: TrafficRule, reason: str) -> None:
     world = World(line())
     world.deploy("pop5")
     world.run(1.0)
-    assert world.enforce("measure", effect, rate) == Failed(reason)
+    refused = world.enforce("measure", wrong)
+    assert isinstance(refused, Failed)
+    assert refused.reason.startswith(reason)
+    assert refused.final
     assert world.net.leases() == ["vnf"]
+
+
+@pytest.mark.parametrize(
+    ("match", "hit"),
+    [
+        (TrafficMatch(target=SERVER, protocol="udp"), 2.0),
+        (TrafficMatch(target=SERVER, protocol="udp", port=80), 1.0),
+        (TrafficMatch(target=SERVER, protocol="tcp"), 0.0),
+        (TrafficMatch(target=SERVER, source="b", link="pop2>pop3"), 1.0),
+        (TrafficMatch(target=SERVER, source="b", link="pop6>pop5"), 0.0),
+    ],
+)
+def test_a_rule_is_about_what_all_its_fields_match(match: TrafficMatch, hit: float) -> None:
+    other = msgspec.structs.replace(sender("pop1", "b"), port=53)
+    world = limited(World(branch(), [sender("pop1", "a"), other]), rule(TrafficVerdict.DROP, match))
+    assert world.rate() == pytest.approx(2.0 - hit)
+
+
+def test_a_delay_lets_all_pass_and_makes_who_waits_for_answers_slower() -> None:
+    flood, user = sender("pop1", "a", 0.5), msgspec.structs.replace(users(1)[0], demand_mb_s=1.0)
+    lossy = World(branch_of(line(loss=0.01)), [flood, user])
+    before = limited(lossy, rule(TrafficVerdict.STEER, TO_SERVER)).rate()
+    lossy.do("pop7", Lift("measure"))
+    delay = rule(TrafficVerdict.DELAY, TO_SERVER, delay_ms=400.0)
+    assert isinstance(lossy.enforce("measure", delay, "pop7"), Done)
+    lossy.run(60.0)
+    flooded = 0.5 * 0.99**5
+    assert before - flooded > 4 * (lossy.rate() - flooded) > 0
+    assert lossy.of_kind("measure.applied")[-1].data["delay_ms"] == 400.0
+    lossy.do("pop7", Lift("measure"))
+    tarpit = rule(TrafficVerdict.DELAY, TO_SERVER, delay_ms=400.0, rate_mb_s=0.1)
+    assert isinstance(lossy.enforce("measure", tarpit, "pop7"), Done)
+    lossy.run(120.0)
+    assert lossy.rate("pop7>pop2") == pytest.approx(0.1, rel=0.02)
 
 
 def test_a_measure_is_lifted_by_its_own_pop_alone() -> None:
     world = World(line())
     world.deploy("pop5")
     world.run(1.0)
-    world.enforce("measure", IpRateLimited(SERVER), 1.0)
-    assert world.enforce("measure", IpRateLimited(SERVER), 1.0) == Failed(
+    world.enforce("measure", limit(1.0, target=SERVER))
+    assert world.enforce("measure", limit(1.0, target=SERVER)) == Failed(
         "measure measure exists already"
     )
     world.do("pop4", Lift("measure"))

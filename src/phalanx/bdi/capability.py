@@ -17,12 +17,16 @@ The class is found by its entry point in the group ``phalanx.capabilities``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from phalanx.domain.goals import Goal, Mode, Predicate
+from phalanx.domain.rules import TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -147,6 +151,13 @@ class Capability:
     """Descriptor of its VNF, which a scenario may override; None for those built into agents."""
     parameters: ClassVar[dict[str, float]] = {}
     """Numbers that an operator may set, with their defaults."""
+    enforces: ClassVar[tuple[TrafficVerdict, ...]] = ()
+    """Verdicts of the traffic rules that its plans ask for, checked as it is loaded."""
+    observes: ClassVar[tuple[str, ...]] = ()
+    """What its plans look at through its VNF: ``links`` (counters) or ``flows`` (records)."""
+    program: ClassVar[str] = ""
+    """Name of a file beside the class's, which its VNF's process runs on Linux: a module of the
+    standard library alone whose ``start(table)`` returns a function that ends it, or None."""
 
     memory: ClassVar[type[Struct] | None] = None
     """What ``remember`` returns."""
@@ -174,6 +185,15 @@ class Capability:
             percepts += [(kind, name) for kind in marks.get("_perceives", ())]
             handlers += [(kind, name) for kind in marks.get("_hears", ())]
             fallbacks += [(kind, mode, name) for kind, mode in marks.get("_instead_of", ())]
+        if cls.vnfd is not None:
+            code = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+            cls.vnfd = replace(
+                cls.vnfd,
+                enforces=cls.enforces,
+                observes=cls.observes,
+                code=code,
+                program=str(Path(code).with_name(cls.program)) if cls.program else "",
+            )
         cls.plans = tuple(sorted(plans, key=lambda spec: spec.rank))
         cls.rules, cls.percepts = tuple(rules), tuple(percepts)
         cls.handlers, cls.fallbacks = tuple(handlers), tuple(fallbacks)

@@ -131,7 +131,7 @@ class Intention:
                 if isinstance(outcome, Failed):
                     name = type(step.action).__name__
                     self.cause = agent.record("action.failed", action=name, reason=outcome.reason)
-                    self._run(None, PlanFailed(outcome.reason))
+                    self._run(None, PlanFailed(outcome.reason, final=outcome.final))
                 else:
                     self._run(outcome)
 

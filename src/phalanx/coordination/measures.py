@@ -11,6 +11,7 @@ from phalanx.bdi import Act, Adopt, Agent, Believe, GoalInstance, Pause, PlanFai
 from phalanx.domain.actions import Enforce, Lift, ReadMeasure
 from phalanx.domain.goals import Predicate, avert
 from phalanx.domain.predicates import Quiet
+from phalanx.domain.rules import TrafficRule
 
 PROTECT, FIND_OUT, TIDY_UP = 20, 10, 0
 """Priorities of goals: protect first, find out after (dissertation, 5.1)."""
@@ -28,8 +29,8 @@ def inventory_of(me: Agent) -> VnfInventory:
     return bidder.inventory
 
 
-def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rate_mb_s: float = 0.0) -> Part:
-    """Make ``effect`` true through the goal's instance, and believe it."""
+def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rule: TrafficRule) -> Part:
+    """Make ``effect`` true by ``rule``, through the goal's instance, and believe it."""
     instance = inventory_of(me).get(goal.instance)
     if instance is None:
         raise PlanFailed("the instance is gone")
@@ -37,7 +38,7 @@ def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rate_mb_s: float =
     instance.temporary[effect] = measure
     me.changes += 1
     try:
-        yield Act(Enforce(measure, instance.id, effect, rate_mb_s))
+        yield Act(Enforce(measure, instance.id, rule, str(effect)))
     except GeneratorExit:  # given up before the answer came
         me.perform(Lift(measure), lambda _: None)
         raise

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from phalanx.domain.goals import Predicate
 from phalanx.domain.network import LinkId, LinkState, PopId
 from phalanx.domain.resources import Resources
+from phalanx.domain.rules import TrafficRule
 from phalanx.domain.vnf import InstanceId, Vnfd
 
 HoldId = str
@@ -90,18 +90,16 @@ class Renew(Struct, frozen=True):
 
 
 class Enforce(Struct, frozen=True):
-    """Make ``effect`` true through an instance: limit a link, an address, a flow; split.
+    """Put a traffic rule into force through an instance.
 
-    Traffic that the effect is about is steered through the instance's PoP. Result: ``Done``.
+    Traffic that the rule matches is steered through the instance's PoP. Result: ``Done``.
     """
 
     measure: MeasureId
     instance: InstanceId
-    effect: Predicate
-    """LinkRateLimited, IpRateLimited, FlowRateLimited, HandshakesProxied,
-    SplitTrafficLink or SplitTrafficTowardsIp."""
-    rate_mb_s: float = 0.0
-    """What a limit lets pass; 0 blocks. Unused by a split."""
+    rule: TrafficRule
+    effect: str
+    """What the rule makes true, as the log tells it."""
 
 
 class Lift(Struct, frozen=True):
@@ -227,6 +225,8 @@ class Failed(Struct, frozen=True):
     """The action was refused or failed."""
 
     reason: str
+    final: bool = False
+    """Whether it would fail wherever it is tried: there is no use in asking another agent."""
 
 
 Outcome = Done | Renewed | LinkSample | MeasureSample | FlowRecords | Failed

@@ -7,6 +7,7 @@ import math
 from msgspec import Struct
 
 from phalanx.domain.resources import Resources
+from phalanx.domain.rules import TrafficVerdict
 
 InstanceId = str
 
@@ -31,6 +32,14 @@ class Vnfd(Struct, frozen=True):
     """Whether one instance may serve several goals at a time."""
     boot_s: float = 0.0
     """Time from the finished download to the running VNF, in seconds."""
+    enforces: tuple[TrafficVerdict, ...] = ()
+    """Verdicts of the traffic rules that it puts into force."""
+    observes: tuple[str, ...] = ()
+    """What it looks at: ``links`` (counters) or ``flows`` (records)."""
+    code: str = ""
+    """File of its class, which goes into its image; empty: none does."""
+    program: str = ""
+    """File of a program of its own that its process runs; see ``Capability.program``."""
 
     def units_for(self, traffic_mb_s: float) -> int:
         """Return how many units process ``traffic_mb_s`` (scaling of 5.4.1), at least one."""

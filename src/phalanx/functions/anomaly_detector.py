@@ -45,6 +45,7 @@ class AnomalyDetector(Capability):
 
     name = "anomaly-detector"
     vnfd = Vnfd("anomaly-detector", Resources(1, 2, 10), handles_mb_s=2.0)
+    observes = ("flows",)
     parameters: ClassVar = {
         "analysis_s": 20.0,
         "classify_s": 20.0,

@@ -33,6 +33,7 @@ class Classifier(Capability):
 
     name = "classifier"
     vnfd = Vnfd("classifier", Resources(2, 4, 10), handles_mb_s=1.0)
+    observes = ("flows",)
     parameters: ClassVar = {"classify_s": 20.0}
     sampling: ClassVar[float] = 1.0
     """Share of the packets that it looks at."""

@@ -47,6 +47,7 @@ class LinkMonitor(Capability):
 
     name = "link-monitor"
     vnfd = Vnfd("link-monitor", Resources(1, 1, 2), shared=True)
+    observes = ("links",)
     parameters: ClassVar = {
         "monitor_interval_s": 1.0,
         "link_rate_mb_s": 4.0,

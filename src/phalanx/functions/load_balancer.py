@@ -32,6 +32,7 @@ from phalanx.domain.predicates import (
     Spoofed,
 )
 from phalanx.domain.resources import Resources
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 
 MOST_PARTS = 16
@@ -48,6 +49,7 @@ class LoadBalancer(Capability):
 
     name = "load-balancer"
     vnfd = Vnfd("load-balancer", Resources(1, 1, 2))
+    enforces = (TrafficVerdict.SPLIT,)
     parameters: ClassVar = {"parts": 2.0}
 
     @instead_of(AnomalousUsage, Mode.FIND_OUT)
@@ -83,7 +85,8 @@ class LoadBalancer(Capability):
             for part, of in _divide(split.part, split.parts, by)
         ]
         goals = [find_out(part) for part in parts]
-        yield from self._split(me, goal, goals, tap=goal.tap)
+        match = TrafficMatch(link=split.link, part=split.part, parts=split.parts)
+        yield from self._split(me, goal, match, goals, tap=goal.tap)
         anomalous = any(me.beliefs.holds(part) for part in parts)
         yield Believe(AnomalousUsage(split.link, split.part, split.parts), value=anomalous)
         yield Believe(split)
@@ -96,7 +99,8 @@ class LoadBalancer(Capability):
         by = int(me.parameter(self, "parts"))
         divided = _divide(split.part, split.parts, by)
         goals = [want(FlowRecord(split.ip, part, of)) for part, of in divided]
-        ends = yield from self._split(me, goal, goals, tap=me.pop or "")
+        match = TrafficMatch(target=split.ip, part=split.part, parts=split.parts)
+        ends = yield from self._split(me, goal, match, goals, tap=me.pop or "")
         forged = Fact(Spoofed(split.ip), True)
         if any(forged in end.facts for end in ends):
             yield Believe(forged.predicate)
@@ -104,7 +108,7 @@ class LoadBalancer(Capability):
         yield Believe(split)
 
     def _split(
-        self, me: Agent, goal: GoalInstance, goals: list[Goal], tap: str
+        self, me: Agent, goal: GoalInstance, match: TrafficMatch, goals: list[Goal], tap: str
     ) -> Generator[Step, Any, list[GoalEnd]]:
         """Divide the traffic for as long as its parts are looked at."""
         assert goal.instance is not None
@@ -118,7 +122,8 @@ class LoadBalancer(Capability):
         share = goal.traffic_now() / len(goals)
         ends: list[GoalEnd]
         try:
-            yield Act(Enforce(measure, instance.id, split))
+            rule = TrafficRule(match, TrafficVerdict.SPLIT)
+            yield Act(Enforce(measure, instance.id, rule, str(split)))
             ends = yield AchieveAll(
                 tuple(Adopt(g, FIND_OUT, traffic_mb_s=share, tap=tap, afresh=True) for g in goals)
             )

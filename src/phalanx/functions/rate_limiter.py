@@ -24,6 +24,7 @@ from phalanx.domain.predicates import (
     Spoofed,
 )
 from phalanx.domain.resources import Resources
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 
 
@@ -33,11 +34,17 @@ def _is_limit(_: Agent, goal: GoalInstance) -> bool:
     return isinstance(quiet, Quiet) and isinstance(quiet.measure, limits)
 
 
+def _limit(rate_mb_s: float, *, link: str | None = None, target: str | None = None) -> TrafficRule:
+    match = TrafficMatch(link=link, target=target)
+    return TrafficRule(match, TrafficVerdict.LIMIT, {"rate_mb_s": rate_mb_s})
+
+
 class RateLimiter(Capability):
     """Limits at three granularities; a finer limit relieves the coarser one."""
 
     name = "rate-limiter"
     vnfd = Vnfd("rate-limiter", Resources(1, 1, 2), shared=True)
+    enforces = (TrafficVerdict.LIMIT, TrafficVerdict.DROP)
     parameters: ClassVar = {
         "link_rate_mb_s": 4.0,
         "ip_rate_mb_s": 2.0,
@@ -49,7 +56,10 @@ class RateLimiter(Capability):
     @plan(LinkRateLimited)
     def limit_link(self, me: Agent, goal: GoalInstance) -> Body:
         """Plan LL."""
-        yield from enforce(me, goal, goal.goal.predicate, me.parameter(self, "link_rate_mb_s"))
+        limited = goal.goal.predicate
+        assert isinstance(limited, LinkRateLimited)
+        rule = _limit(me.parameter(self, "link_rate_mb_s"), link=limited.link)
+        yield from enforce(me, goal, limited, rule)
 
     @plan(LinkRateLimited, Mode.AVERT)
     def unlimit_link(self, me: Agent, goal: GoalInstance) -> Body:
@@ -61,7 +71,8 @@ class RateLimiter(Capability):
         """Plan LIP; links that were limited because of this address are relieved."""
         limited = goal.goal.predicate
         assert isinstance(limited, IpRateLimited)
-        yield from enforce(me, goal, limited, me.parameter(self, "ip_rate_mb_s"))
+        rule = _limit(me.parameter(self, "ip_rate_mb_s"), target=limited.ip)
+        yield from enforce(me, goal, limited, rule)
         for link_limit in me.beliefs.matching(LinkRateLimited):
             if me.beliefs.holds(LinkIp(link_limit.link, limited.ip)):
                 yield Adopt(avert(link_limit), PROTECT)
@@ -74,7 +85,10 @@ class RateLimiter(Capability):
     @plan(FlowRateLimited)
     def limit_flow(self, me: Agent, goal: GoalInstance) -> Body:
         """Plan LF: block the flow."""
-        yield from enforce(me, goal, goal.goal.predicate)
+        limited = goal.goal.predicate
+        assert isinstance(limited, FlowRateLimited)
+        match = TrafficMatch(source=limited.source, target=limited.target)
+        yield from enforce(me, goal, limited, TrafficRule(match, TrafficVerdict.DROP))
 
     @plan(FlowRateLimited, Mode.AVERT)
     def unlimit_flow(self, me: Agent, goal: GoalInstance) -> Body:

@@ -29,6 +29,7 @@ from phalanx.domain.predicates import (
     Quiet,
 )
 from phalanx.domain.resources import Resources
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 
 
@@ -42,6 +43,7 @@ class SynProxy(Capability):
 
     name = "syn-proxy"
     vnfd = Vnfd("syn-proxy", Resources(1, 1, 2), shared=True)
+    enforces = (TrafficVerdict.PROXY,)
     parameters: ClassVar = {"quiet_s": 20.0, "quiet_interval_s": 2.0}
 
     @plan(HandshakesProxied)
@@ -49,7 +51,10 @@ class SynProxy(Capability):
         """Answer for the address, at the tap: both directions of a connection pass only there."""
         if goal.tap != me.pop:
             raise PlanFailed(f"answers do not pass {me.pop}, only {goal.tap}")
-        yield from enforce(me, goal, goal.goal.predicate)
+        proxied = goal.goal.predicate
+        assert isinstance(proxied, HandshakesProxied)
+        rule = TrafficRule(TrafficMatch(target=proxied.ip), TrafficVerdict.PROXY)
+        yield from enforce(me, goal, proxied, rule)
 
     @plan(HandshakesProxied, Mode.AVERT)
     def proxy_no_more(self, me: Agent, goal: GoalInstance) -> Body:

@@ -12,10 +12,7 @@ from hypothesis import strategies as st
 from msgspec import Raw, Struct, structs
 
 from phalanx.bus.wire import MAX_OCTETS, WireError
-from phalanx.domain import predicates
 from phalanx.domain.actions import Action, Done, Enforce, Outcome, Percept, Stop
-from phalanx.domain.goals import Predicate
-from phalanx.domain.predicates import FlowRateLimited, IpRateLimited, Quiet
 from phalanx.fabric.network import codec
 from phalanx.fabric.network.codec import (
     VERSION,
@@ -41,14 +38,11 @@ from phalanx.fabric.network.codec import (
 )
 
 HEAD = bytes((VERSION,))
-PREDICATES = [FlowRateLimited, IpRateLimited, Quiet, predicates.SplitTrafficLink]
 
 
 @cache
 def values(kind: Any) -> st.SearchStrategy[Any]:
     """Return a strategy of values of a type that actions, outcomes and percepts use."""
-    if kind is Predicate:
-        return st.deferred(lambda: st.one_of(*map(values, PREDICATES)))
     if kind is int:
         return st.integers(-(2**63), 2**63 - 1)
     if kind is float:
@@ -60,7 +54,9 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return st.one_of(*(st.none() if a is NoneType else values(a) for a in arguments))
     if get_origin(kind) is tuple:
         return st.lists(values(arguments[0]), max_size=3).map(tuple)
-    assert kind in (str, bool)
+    if get_origin(kind) is dict:
+        return st.dictionaries(*map(values, arguments), max_size=3)
+    assert kind in (str, bool) or issubclass(kind, Enum)
     return st.from_type(kind)
 
 
@@ -142,8 +138,8 @@ def test_what_is_no_request_is_refused_in_one_line(octets: bytes, reason: str) -
         (("Stop", Raw(b"[]")), "no action: Stop: Expected `object`"),
         (("Stop", Raw(b"{")), "no action: Stop: "),
         (
-            ("Enforce", Raw(b'{"measure":"m","instance":"i","effect":{"type":"X"}}')),
-            "predicate 'X'",
+            ("Enforce", Raw(b'{"measure":"m","instance":"i","effect":"e","rule":{"match":{}}}')),
+            "verdict",
         ),
     ],
     ids=range(5),
@@ -162,7 +158,7 @@ def test_the_bound_is_kept_where_it_is_written() -> None:
     with pytest.raises(WireError, match=f"at most {MAX_OCTETS} can travel"):
         encode(Do(1, 1, 1, 1, most, "cause" * 1000))
     with pytest.raises(WireError, match="Enforce cannot travel"):
-        pack(Enforce("m", "i", object()))  # type: ignore[arg-type]  # a fault of its sender
+        pack(Enforce("m", "i", object(), "effect"))  # type: ignore[arg-type]  # a fault of its sender
 
 
 def heard(decode: Callable[[bytes], Any], octets: bytes) -> None:

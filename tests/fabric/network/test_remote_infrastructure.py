@@ -22,8 +22,7 @@ from phalanx.domain.actions import (
     SiteState,
     Stop,
 )
-from phalanx.domain.goals import Predicate
-from phalanx.domain.predicates import FlowRateLimited
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.fabric.network import NetworkService, Patience, RemoteInfrastructure
 from phalanx.fabric.network.client import OUTDATED, RESTARTED, SILENT
 from phalanx.fabric.network.codec import Declined, Do, Sync, Why, decode_reply, encode, pack
@@ -120,14 +119,10 @@ def test_an_agent_acts_and_perceives_at_its_own_pop_only(lab: Lab) -> None:
         NetworkService(lab.exchange, lab.site, lab.clock)
 
 
-class Told(Predicate, frozen=True):
-    """A predicate of a network function that nobody else knows."""
-
-    about: FlowRateLimited
-
-
-def test_predicates_of_network_functions_travel(lab: Lab) -> None:
-    action = Enforce("m", "vnf", Told(FlowRateLimited("10.0.0.1", "10.0.0.2")), 0.5)
+def test_traffic_rules_travel(lab: Lab) -> None:
+    match = TrafficMatch(target="10.0.0.2", port=80, protocol="tcp")
+    rule = TrafficRule(match, TrafficVerdict.DELAY, {"delay_ms": 300.0})
+    action = Enforce("m", "vnf", rule, "tarpitted(10.0.0.2)")
     lab.ask(action)
     lab.run()
     assert lab.site.done == [("a", action)]

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from vnf_lab import call
 
 from phalanx.clock.wall import WallClock
@@ -31,11 +32,13 @@ from phalanx.domain.actions import (
     Percept,
 )
 from phalanx.domain.events import Recorder
-from phalanx.domain.goals import Predicate
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import PROFILES, Source
-from phalanx.domain.vnf import Vnfd
+from phalanx.functions.classifier import Classifier
+from phalanx.functions.link_monitor import LinkMonitor
+from phalanx.functions.rate_limiter import RateLimiter
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.journal import LeaseJournal
 from phalanx.infrastructure.linux.kernel import runs
@@ -56,8 +59,11 @@ PAYLOAD = 972
 HEADERS, ETHERNET = 28, 14
 PATIENCE_S = 15.0
 SO_RCVBUFFORCE = 33
-ROLES = ("rate-limiter", "classifier", "link-monitor")
-VNFDS = {role: Vnfd(role, UNIT, image_mb=IMAGE_MB) for role in ROLES}
+VNFDS = {
+    kind.name: replace(kind.vnfd, requires=UNIT, image_mb=IMAGE_MB)
+    for kind in (RateLimiter, Classifier, LinkMonitor)
+    if kind.vnfd is not None
+}
 
 
 def network() -> Network:
@@ -303,10 +309,19 @@ class Bench:
         return self.inside[name].call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
 
 
-def enforce(bench: Bench, instance: str, effect: Predicate, rate_mb_s: float = 0.05) -> str:
+def limit(rate: float = 0.05, *, link: str | None = None, target: str | None = None) -> TrafficRule:
+    match = TrafficMatch(link=link, target=target)
+    return TrafficRule(match, TrafficVerdict.LIMIT, {"rate_mb_s": rate})
+
+
+def drop(source: str, target: str) -> TrafficRule:
+    return TrafficRule(TrafficMatch(source=source, target=target), TrafficVerdict.DROP)
+
+
+def enforce(bench: Bench, instance: str, rule: TrafficRule) -> str:
     """Enforce a measure through an instance and return its name."""
-    name = f"m {effect}"
-    outcome = bench.do(instance.partition("/")[0], Enforce(name, instance, effect, rate_mb_s))
+    name = f"m {rule.match.link or rule.match.target} {rule.match.source}"
+    outcome = bench.do(instance.partition("/")[0], Enforce(name, instance, rule, name))
     assert isinstance(outcome, Done), outcome
     return name
 

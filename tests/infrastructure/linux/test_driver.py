@@ -17,7 +17,9 @@ from driver_bench import (
     PAYLOAD,
     SERVER,
     Bench,
+    drop,
     enforce,
+    limit,
     refused,
     watch,
 )
@@ -35,7 +37,6 @@ from phalanx.domain.actions import (
     Stop,
     Transfer,
 )
-from phalanx.domain.predicates import FlowRateLimited, IpRateLimited, LinkRateLimited
 
 pytestmark = [pytest.mark.linux, requires_netlink, requires_root]
 
@@ -49,7 +50,7 @@ ALL = 300
 @pytest.mark.parametrize("pop", ["pop3", "pop2"])
 def test_a_limit_of_an_address_holds_its_traffic_alone(bench: Bench, pop: str) -> None:
     limiter = bench.deploy(pop, "rate-limiter", *dict.fromkeys((pop, "pop3")))
-    name = enforce(bench, limiter, IpRateLimited(SERVER))
+    name = enforce(bench, limiter, limit(target=SERVER))
     assert 0 < bench.udp(ALL) < ALL / 2
     assert bench.udp(ALL, host="office") == ALL
     assert isinstance(bench.do(pop, Lift(name)), Done)
@@ -60,7 +61,7 @@ def test_a_limit_of_an_address_holds_its_traffic_alone(bench: Bench, pop: str) -
 def test_a_block_of_a_flow_is_for_that_source_alone(bench: Bench, pop: str) -> None:
     limiter = bench.deploy(pop, "rate-limiter", *dict.fromkeys((pop, "pop3")))
     assert bench.talks(CLIENT)
-    enforce(bench, limiter, FlowRateLimited(CLIENT, SERVER), 0)
+    enforce(bench, limiter, drop(CLIENT, SERVER))
     assert not bench.talks(CLIENT)
     assert bench.udp(ALL, source=CLIENT) == 0
     assert bench.talks(CLIENT, host="office")
@@ -73,14 +74,14 @@ def test_a_block_of_a_flow_is_for_that_source_alone(bench: Bench, pop: str) -> N
 @pytest.mark.parametrize("pop", ["pop3", "pop2"])
 def test_a_limit_of_a_link_holds_what_passes_it(bench: Bench, pop: str) -> None:
     limiter = bench.deploy(pop, "rate-limiter", *dict.fromkeys((pop, "pop3")))
-    enforce(bench, limiter, LinkRateLimited("pop3>server"))
+    enforce(bench, limiter, limit(link="pop3>server"))
     assert 0 < bench.udp(ALL) < ALL / 2
     assert bench.udp(ALL, host="office") == ALL
 
 
 def test_what_a_limit_passes_and_holds_can_be_read(bench: Bench) -> None:
     limiter = bench.deploy("pop3", "rate-limiter")
-    name = enforce(bench, limiter, IpRateLimited(SERVER))
+    name = enforce(bench, limiter, limit(target=SERVER))
     assert bench.do("pop3", ReadMeasure(name)) == MeasureSample(0, 0)
     begin = time.monotonic()
     got = bench.udp(ALL, over_s=0.5)
@@ -96,25 +97,25 @@ def test_what_a_limit_passes_and_holds_can_be_read(bench: Bench) -> None:
 
 def test_what_cannot_be_enforced_is_refused(bench: Bench) -> None:
     limiter = bench.deploy("pop3", "rate-limiter")
-    name = enforce(bench, limiter, IpRateLimited(SERVER))
+    name = enforce(bench, limiter, limit(target=SERVER))
     for action, why in (
-        (Enforce(name, limiter, IpRateLimited(SERVER)), "exists already"),
-        (Enforce("n", limiter, IpRateLimited("10.9.9.9")), "no host"),
-        (Enforce("n", limiter, LinkRateLimited("pop3>nobody")), "no link"),
-        (Enforce("n", limiter, LinkRateLimited("pop1>pop2")), "only be kept true at pop1"),
-        (Enforce("n", limiter, IpRateLimited(SERVER), -1.0), "cannot limit"),
-        (Enforce("n", "nobody", IpRateLimited(SERVER)), "no instance"),
+        (Enforce(name, limiter, limit(target=SERVER), "limited"), "exists already"),
+        (Enforce("n", limiter, limit(target="10.9.9.9"), "limited"), "no host"),
+        (Enforce("n", limiter, limit(link="pop3>nobody"), "limited"), "no link"),
+        (Enforce("n", limiter, limit(link="pop1>pop2"), "limited"), "only be kept true at pop1"),
+        (Enforce("n", limiter, limit(-1.0, target=SERVER), "limited"), "cannot limit"),
+        (Enforce("n", "nobody", limit(target=SERVER), "limited"), "no instance"),
     ):
         assert why in refused(bench.do("pop3", action))
     classifier = bench.deploy("pop3", "classifier")
-    assert refused(bench.do("pop3", Enforce("n", classifier, IpRateLimited(SERVER))))
+    assert refused(bench.do("pop3", Enforce("n", classifier, limit(target=SERVER), "limited")))
     assert refused(bench.do("pop3", Observe(limiter, 0.1, ip=SERVER)))
     assert [lease for lease in bench.driver.leases() if lease.startswith("n")] == []
 
 
 def test_another_instance_takes_a_limit_over(bench: Bench) -> None:
     old, new = (bench.deploy("pop3", "rate-limiter") for _ in range(2))
-    enforce(bench, old, FlowRateLimited(CLIENT, SERVER), 0)
+    enforce(bench, old, drop(CLIENT, SERVER))
     assert isinstance(bench.do("pop3", Transfer(old, new)), Done)
     bench.rest(0.2)
     assert isinstance(bench.do("pop3", Stop(old)), Done)
@@ -126,11 +127,11 @@ def test_another_instance_takes_a_limit_over(bench: Bench) -> None:
 
 def test_measures_lifted_while_they_are_put_in_force_leave_no_trace(bench: Bench) -> None:
     limiter = bench.deploy("pop2", "rate-limiter", "pop2", "pop3")
-    enforce(bench, limiter, FlowRateLimited(CLIENT, SERVER), 0)
+    enforce(bench, limiter, drop(CLIENT, SERVER))
     for number in range(12):
         name = f"hasty {number}"
         answers: list[object] = []
-        hasty = Enforce(name, limiter, FlowRateLimited(OTHER, SERVER), 0)
+        hasty = Enforce(name, limiter, drop(OTHER, SERVER), "dropped")
         bench.driver.perform("pop2", hasty, bench.root, answers.append)
         bench.rest(number * 0.003)
         bench.do("pop2", Lift(name))
@@ -199,7 +200,7 @@ def test_a_mirror_takes_no_more_than_its_path_holds_and_says_what_is_left_out(
 def test_an_observer_sees_what_is_sent_not_what_a_limit_passes(bench: Bench) -> None:
     limiter = bench.deploy("pop2", "rate-limiter", "pop2", "pop3")
     classifier = bench.deploy("pop1", "classifier", "pop1", "pop3", mb_s=10)
-    enforce(bench, limiter, FlowRateLimited(CLIENT, SERVER), 0)
+    enforce(bench, limiter, drop(CLIENT, SERVER))
     sent = bench.once_watched(classifier, "pop1", lambda: bench.udp(100) and None)
     records = bench.do("pop1", Observe(classifier, 1.0, ip=SERVER))
     sent.result()

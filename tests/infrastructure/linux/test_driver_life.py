@@ -21,7 +21,9 @@ from driver_bench import (
     POPS,
     SERVER,
     Bench,
+    drop,
     enforce,
+    limit,
     refused,
     watch,
 )
@@ -39,7 +41,6 @@ from phalanx.domain.actions import (
     SiteState,
     Stop,
 )
-from phalanx.domain.predicates import FlowRateLimited, IpRateLimited
 
 pytestmark = [pytest.mark.linux, requires_netlink, requires_root]
 
@@ -125,8 +126,8 @@ def test_an_instance_can_be_given_another_path_and_another_size(bench: Bench) ->
 def test_a_lease_that_runs_out_ends_process_and_rules(bench: Bench) -> None:
     kept = bench.deploy("pop3", "rate-limiter", ttl_s=1.2)
     lost = bench.deploy("pop3", "rate-limiter", ttl_s=1.2)
-    enforce(bench, kept, FlowRateLimited(OTHER, SERVER), 0)
-    enforce(bench, lost, FlowRateLimited(CLIENT, SERVER), 0)
+    enforce(bench, kept, drop(OTHER, SERVER))
+    enforce(bench, lost, drop(CLIENT, SERVER))
     assert bench.do("pop3", Renew((kept, "nobody"), 20.0)) == Renewed(("nobody",))
     bench.wait(lambda: any(isinstance(p, InstanceLost) for p in bench.percepts))
     (told,) = [p for p in bench.percepts if isinstance(p, InstanceLost)]
@@ -142,7 +143,7 @@ def test_a_lease_that_runs_out_ends_process_and_rules(bench: Bench) -> None:
 
 def test_a_killed_vnf_is_told_of_and_its_rules_end(bench: Bench) -> None:
     limiter = bench.deploy("pop2", "rate-limiter", "pop2", "pop3")
-    enforce(bench, limiter, FlowRateLimited(CLIENT, SERVER), 0)
+    enforce(bench, limiter, drop(CLIENT, SERVER))
     assert bench.udp(20) == 0
     os.kill(bench.pid(limiter), signal.SIGKILL)
     bench.wait(lambda: any(isinstance(p, InstanceLost) for p in bench.percepts))
@@ -165,7 +166,7 @@ def test_a_vnf_that_is_killed_while_it_observes_leaves_no_table(bench: Bench) ->
 
 def test_a_vnf_that_hangs_fails_what_is_asked_of_it_and_holds_up_nothing(bench: Bench) -> None:
     limiter = bench.deploy("pop3", "rate-limiter")
-    name = enforce(bench, limiter, FlowRateLimited(CLIENT, SERVER), 0)
+    name = enforce(bench, limiter, drop(CLIENT, SERVER))
     os.kill(bench.pid(limiter), signal.SIGSTOP)
     ticks: list[float] = []
 
@@ -177,9 +178,9 @@ def test_a_vnf_that_hangs_fails_what_is_asked_of_it_and_holds_up_nothing(bench: 
     tick()
     begin = time.monotonic()
     for outcome in bench.do_all(
-        ("pop3", Enforce("m", limiter, IpRateLimited(SERVER), 1.0)),
+        ("pop3", Enforce("m", limiter, limit(1.0, target=SERVER), "limited")),
         ("pop3", ReadMeasure(name)),
-        ("pop3", Enforce("n", limiter, IpRateLimited(OFFICE), 1.0)),
+        ("pop3", Enforce("n", limiter, limit(1.0, target=OFFICE), "limited")),
     ):
         assert "does not answer" in refused(outcome)
     assert time.monotonic() - begin < 9  # not one after the other
@@ -210,7 +211,7 @@ def test_traffic_takes_another_way_round_a_link_that_is_cut(bench: Bench) -> Non
 
 def test_steered_traffic_goes_round_a_link_that_is_cut_and_back_again(bench: Bench) -> None:
     limiter = bench.deploy("pop1", "rate-limiter", "pop1", "pop3")
-    enforce(bench, limiter, IpRateLimited(SERVER), 5.0)
+    enforce(bench, limiter, limit(5.0, target=SERVER))
     assert bench.udp(20) == 20
     for change in (bench.driver.fail_link, bench.driver.restore_link):
         change("pop1", "pop3")

@@ -79,7 +79,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 def _entry(measure: str, instance: str) -> LeasedMeasure:
-    return LeasedMeasure(measure, instance, "rate-limiter", "pop1", {"kind": "link"})
+    return LeasedMeasure(measure, instance, "rate-limiter", "pop1", {"verdict": "limit"})
 
 
 async def _outcomes(puts: list[Any]) -> list[str]:

@@ -40,14 +40,13 @@ def arrives(client: socket.socket, server: socket.socket) -> bool:
     return bool(ready)
 
 
-@pytest.mark.parametrize("kind", ["link", "address", "flow"])
-def test_a_limit_holds_from_its_first_moment(lab: Lab, limiter: Vnf, kind: str) -> None:
+@pytest.mark.parametrize(
+    "match", [{}, {"target": SERVER}, {"source": CLIENTS[0], "target": SERVER, "protocol": "udp"}]
+)
+def test_a_limit_holds_from_its_first_moment(lab: Lab, limiter: Vnf, match: dict[str, str]) -> None:
     rate, datagram = 1_000_000, bytes(1000)
-    about = {"address": SERVER} if kind == "address" else {}
-    if kind == "flow":
-        about = {"source": CLIENTS[0], "target": SERVER}
     with lab.udp("client", CLIENTS[0]) as client:
-        limiter.put("a limit/1", kind=kind, devices=[OUT], rate_mb_s=rate / 1e6, **about)
+        limiter.put("a limit/1", verdict="limit", devices=[OUT], rate_mb_s=rate / 1e6, **match)
         begin = time.monotonic()
         for _ in range(3000):
             client.sendto(datagram, (SERVER, 9))
@@ -60,11 +59,11 @@ def test_a_limit_holds_from_its_first_moment(lab: Lab, limiter: Vnf, kind: str) 
 
 
 def test_measures_that_come_together_stand_or_fall_alone(lab: Lab, limiter: Vnf) -> None:
-    block = {"kind": "flow", "target": SERVER, "devices": [OUT], "rate_mb_s": 0, "ttl_s": 20}
+    block = {"verdict": "drop", "target": SERVER, "devices": [OUT], "ttl_s": 20}
     bodies = {f"block {address}": {**block, "source": address} for address in CLIENTS[:2]}
     assert limiter.ask("PUT", "/measures", bodies) == {"refused": {}}
     assert all(limiter.get(name)["ttl_s"] > 0 for name in bodies)
-    again = {"kind": "address", "address": SERVER, "devices": [OUT], "rate_mb_s": 1, "ttl_s": 20}
+    again = {"verdict": "limit", "target": SERVER, "devices": [OUT], "rate_mb_s": 1, "ttl_s": 20}
     mixed = {"limit": again, "wrong": {**again, "ttl_s": -1}, **bodies, "x" * 101: again}
     refused = limiter.ask("PUT", "/measures", mixed)["refused"]
     assert sorted(refused) == ["wrong", "x" * 101]
@@ -84,7 +83,7 @@ def test_an_address_is_blocked_and_others_are_not(lab: Lab, limiter: Vnf) -> Non
     client = lab.udp("client", CLIENTS[0])
     blocked, other = lab.udp("server", SERVER, 9), lab.udp("server", "10.9.2.3", 9)
     assert arrives(client, blocked)
-    limiter.put("m", kind="address", devices=[OUT], address=SERVER, rate_mb_s=0)
+    limiter.put("m", verdict="limit", devices=[OUT], target=SERVER, rate_mb_s=0)
     assert not arrives(client, blocked)
     assert arrives(client, other)
     assert limiter.get("m")["held_packets"] == 1
@@ -102,7 +101,7 @@ def test_blocking_a_flow_resets_its_connections_at_the_server(
     attacker, at_attacker = lab.connect(CLIENTS[0]), lab.accept(listener)
     user, at_user = lab.connect(CLIENTS[1]), lab.accept(listener)
     exchange(attacker, at_attacker)
-    limiter.put("m", kind="flow", devices=[OUT], source=CLIENTS[0], target=SERVER, rate_mb_s=0)
+    limiter.put("m", verdict="drop", devices=[OUT], source=CLIENTS[0], target=SERVER)
     attacker.sendall(words)
     with pytest.raises(ConnectionResetError):
         at_attacker.recv(10_000)
@@ -120,7 +119,7 @@ def test_a_split_counts_every_source_in_one_part(lab: Lab, tmp_path: Path) -> No
     for last in range(10, 26):
         lab.ip("client", f"addr add 10.9.1.{last}/24 dev e0")
     with Vnf(lab, "load-balancer", tmp_path) as vnf:
-        vnf.put("s", kind="split", devices=[OUT], parts=2, part=0)
+        vnf.put("s", verdict="split", devices=[OUT], parts=2, part=0)
         for last in range(10, 26):
             with lab.udp("client", f"10.9.1.{last}") as client:
                 client.sendto(b"?", (SERVER, 9))
@@ -135,7 +134,7 @@ def test_a_lease_ends_by_itself_after_kill_and_a_renewed_one_holds(
 ) -> None:
     with lab.udp("client", CLIENTS[0]) as client, lab.udp("server", SERVER, 9) as server:
         with Vnf(lab, "rate-limiter", tmp_path) as vnf:
-            vnf.put("m", kind="link", devices=[OUT], rate_mb_s=0, ttl_s=0.4)
+            vnf.put("m", verdict="limit", devices=[OUT], rate_mb_s=0, ttl_s=0.4)
             for _ in range(3):  # 0.2 s each
                 assert vnf.ask("POST", "/lease", {"ttl_s": 0.6}) == {"measures": 1}
                 assert not arrives(client, server)
@@ -147,7 +146,7 @@ def test_a_lease_ends_by_itself_after_kill_and_a_renewed_one_holds(
 
 def test_no_packet_slips_through_while_a_lease_is_renewed(lab: Lab, limiter: Vnf) -> None:
     with lab.udp("client", CLIENTS[0]) as client, lab.udp("server", SERVER, 9) as server:
-        limiter.put("m", kind="link", devices=[OUT], rate_mb_s=0)
+        limiter.put("m", verdict="limit", devices=[OUT], rate_mb_s=0)
         until = time.monotonic() + 1
         sending = lab.inside["client"].submit(_send_until, client, until)
         while time.monotonic() < until:
@@ -167,7 +166,7 @@ def _send_until(client: socket.socket, until: float) -> int:
 def test_a_new_process_takes_over_what_the_killed_one_kept(lab: Lab, tmp_path: Path) -> None:
     with lab.udp("client", CLIENTS[0]) as client, lab.udp("server", SERVER, 9) as server:
         with Vnf(lab, "rate-limiter", tmp_path) as first:
-            first.put("mine/é", kind="link", devices=[OUT], rate_mb_s=0)
+            first.put("mine/é", verdict="limit", devices=[OUT], rate_mb_s=0)
             assert not arrives(client, server)
         assert first.process.returncode == -signal.SIGKILL
         with Vnf(lab, "rate-limiter", tmp_path, first.table) as second:
@@ -178,7 +177,7 @@ def test_a_new_process_takes_over_what_the_killed_one_kept(lab: Lab, tmp_path: P
 
 
 def test_a_function_that_is_asked_to_end_leaves_nothing(lab: Lab, limiter: Vnf) -> None:
-    limiter.put("m", kind="link", devices=[OUT], rate_mb_s=1)
+    limiter.put("m", verdict="limit", devices=[OUT], rate_mb_s=1)
     assert limiter.table in lab.nft("list", "tables")
     assert limiter.end() == 0
     assert lab.nft("list", "ruleset") == ""
@@ -189,12 +188,12 @@ def test_a_refused_measure_leaves_nothing_half_done(lab: Lab, limiter: Vnf) -> N
     status, answer = limiter.call(
         "PUT",
         "/measures/m",
-        {"kind": "link", "devices": ["nowhere"], "rate_mb_s": 1, "ttl_s": 1},
+        {"verdict": "limit", "devices": ["nowhere"], "rate_mb_s": 1, "ttl_s": 1},
     )
     assert status == 409
     assert "\n" not in answer["error"]
     assert lab.nft("list", "ruleset") == ""
     assert limiter.call("GET", "/measures/m")[0] == 404
-    limiter.put("m", kind="link", devices=[OUT], rate_mb_s=1)
-    limiter.put("m", kind="link", devices=["c0"], rate_mb_s=2)  # instead of the first
+    limiter.put("m", verdict="limit", devices=[OUT], rate_mb_s=1)
+    limiter.put("m", verdict="limit", devices=["c0"], rate_mb_s=2)  # instead of the first
     assert lab.nft("list", "ruleset").count("\tchain ") == 1

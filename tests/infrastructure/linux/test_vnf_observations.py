@@ -109,7 +109,7 @@ def test_the_parts_of_the_sources_are_those_of_a_split(lab: Lab, tmp_path: Path)
         Vnf(lab, "load-balancer", tmp_path) as balancer,
         ThreadPoolExecutor(2) as pool,
     ):
-        balancer.put("s", kind="split", devices=[OUT], parts=2, part=0)
+        balancer.put("s", verdict="split", devices=[OUT], parts=2, part=0)
         bodies = [
             {"devices": BOTH, "seconds": 0.8, "address": SERVER, "part": part, "parts": 2}
             for part in range(2)

@@ -11,7 +11,7 @@ import pytest
 from linux_needs import requires
 from vnf_lab import CLIENTS, SERVER, Lab, Vnf, exchange, lab_in
 
-from phalanx.infrastructure.linux.vnf.netlink import INET, Reader
+from phalanx.infrastructure.linux.vnf.netlink import INET, NetlinkReader
 from phalanx.infrastructure.linux.vnf.nft import Nft
 
 pytestmark = [pytest.mark.linux, requires("ip", "nft", "nsenter")]
@@ -36,7 +36,7 @@ def test_connections_live_on_when_a_proxy_comes_and_goes(lab: Lab, proxy: Vnf) -
     talks, listens = lab.connect(), lab.connect()
     far_talks, far_listens = lab.accept(listener), lab.accept(listener)
     exchange(talks, far_talks)
-    proxy.put("p", kind="proxy", devices=[], address=SERVER)
+    proxy.put("p", verdict="proxy", devices=[], target=SERVER)
     exchange(talks, far_talks)  # here the client speaks first
     far_listens.sendall(b"news")  # and here the server
     assert listens.recv(4) == b"news"
@@ -58,9 +58,9 @@ def test_settings_of_the_namespace_come_back_with_the_end_of_the_process(
 ) -> None:
     loose = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
     lab.inside["pop"].call(loose.write_text, "1")
-    proxy.put("p", kind="proxy", devices=[], address=SERVER)
+    proxy.put("p", verdict="proxy", devices=[], target=SERVER)
     assert lab.inside["pop"].call(loose.read_text) == "0\n"
-    proxy.put("p", kind="proxy", devices=[], address=SERVER)
+    proxy.put("p", verdict="proxy", devices=[], target=SERVER)
     assert proxy.end() == 0
     assert lab.inside["pop"].call(loose.read_text) == "1\n"
 
@@ -70,7 +70,7 @@ def test_a_flood_from_forged_sources_does_not_reach_the_server(lab: Lab, proxy: 
     lab.inside["server"].call(count_syns)
     listener = lab.listen()
     before, far = lab.connect(), lab.accept(listener)
-    proxy.put("p", kind="proxy", devices=[], address=SERVER)
+    proxy.put("p", verdict="proxy", devices=[], target=SERVER)
     flood = lab.start(FLOOD)
     for source in CLIENTS * 3:
         meet(lab, listener, source)
@@ -86,14 +86,14 @@ def test_a_flood_from_forged_sources_does_not_reach_the_server(lab: Lab, proxy: 
 @requires("hping3")
 def test_forged_acknowledgements_make_no_connection_known(lab: Lab, proxy: Vnf) -> None:
     lab.listen()
-    proxy.put("p", kind="proxy", devices=[], address=SERVER)
+    proxy.put("p", verdict="proxy", devices=[], target=SERVER)
     lab.start(f"hping3 -A -P -d 10 -p 80 --rand-source -i u1000 -c 200 -q {SERVER}").wait(10)
     assert "elements" not in lab.nft("list", "set", "inet", proxy.table, "m70_known")
 
 
 def test_a_proxy_ends_with_its_lease(lab: Lab, proxy: Vnf) -> None:
     listener = lab.listen()
-    proxy.put("p", kind="proxy", devices=[], address=SERVER, ttl_s=0.1)
+    proxy.put("p", verdict="proxy", devices=[], target=SERVER, ttl_s=0.1)
     time.sleep(0.2)
     assert proxy.call("GET", "/measures/p")[0] == 404
     exchange(lab.connect(), lab.accept(listener))
@@ -121,7 +121,7 @@ def count_syns() -> None:
 
 
 def syns() -> int:
-    reader = Reader()
+    reader = NetlinkReader()
     try:
         return reader.counter(INET, "seen", "syn")[0]
     finally:

@@ -16,17 +16,21 @@ from hypothesis import strategies as st
 from linux_needs import requires
 from vnf_lab import OUT, Vnf, lab_in
 
-from phalanx.infrastructure.linux.vnf.fields import Fields, RefusedError
-from phalanx.infrastructure.linux.vnf.http import LARGEST_BODY, LARGEST_HEAD, converse
-from phalanx.infrastructure.linux.vnf.server import ROLES
+from phalanx.infrastructure.linux.vnf.http import (
+    LARGEST_BODY,
+    LARGEST_HEAD,
+    Fields,
+    RefusedError,
+    converse,
+)
 
-MEASURE = {"kind": "link", "devices": [OUT], "rate_mb_s": 1, "ttl_s": 1}
+MEASURE = {"verdict": "limit", "devices": [OUT], "rate_mb_s": 1, "ttl_s": 1}
 BAD_MEASURES: list[Any] = [
     None,
     [],
     "x",
-    {**MEASURE, "kind": "magic"},
-    {**MEASURE, "kind": ["link"]},
+    {**MEASURE, "verdict": "magic"},
+    {**MEASURE, "verdict": ["limit"]},
     {**MEASURE, "rate_mb_s": -1},
     {**MEASURE, "rate_mb_s": True},
     {**MEASURE, "rate_mb_s": "1"},
@@ -36,12 +40,15 @@ BAD_MEASURES: list[Any] = [
     {**MEASURE, "devices": ['s0" }; flush ruleset; #']},
     {**MEASURE, "devices": [7]},
     {**MEASURE, "more": 1},
-    {**MEASURE, "address": "10.0.0.1"},
-    {**MEASURE, "kind": "address"},
-    {**MEASURE, "kind": "address", "address": "10.0.0.1; drop"},
-    {**MEASURE, "kind": "address", "address": "10.0.0.1\0"},
-    {**MEASURE, "kind": "address", "address": "::1"},
-    {**MEASURE, "kind": "flow", "source": "10.0.0.1"},
+    {**MEASURE, "delay_ms": 1},
+    {**MEASURE, "verdict": "drop"},
+    {**MEASURE, "target": "10.0.0.1; drop"},
+    {**MEASURE, "target": "10.0.0.1\0"},
+    {**MEASURE, "target": "::1"},
+    {**MEASURE, "port": 80},
+    {**MEASURE, "protocol": "tcp; drop"},
+    {**MEASURE, "protocol": "tcp", "port": 65_536},
+    {**MEASURE, "part": 2, "parts": 2},
 ]
 OFFERED = {
     "link-monitor": {"links"},
@@ -167,7 +174,7 @@ def test_bad_measures_are_refused_and_leave_nothing(
             status, answer = vnf.call("PUT", "/measures/m", body)
             assert (status, "\n" in answer["error"]) == (400, False), body
         assert vnf.call("PUT", "/measures/" + "x" * 101, MEASURE)[0] == 400
-        assert vnf.call("PUT", "/measures/m", {**MEASURE, "kind": "split", "parts": 2})[0] == 400
+        assert vnf.call("PUT", "/measures/m", {**MEASURE, "verdict": "proxy"})[0] == 400
         assert vnf.call("GET", "/nothing")[0] == 404
         assert vnf.call("POST", "/measures/m", MEASURE)[0] == 405
         assert lab.nft("list", "ruleset") == ""
@@ -175,7 +182,7 @@ def test_bad_measures_are_refused_and_leave_nothing(
 
 @pytest.mark.linux
 @requires("ip", "nft", "nsenter")
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", OFFERED)
 def test_a_role_offers_what_it_needs_and_no_more(
     netns: Callable[[str], str], tmp_path: Path, role: str
 ) -> None:

@@ -26,7 +26,7 @@ from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.capture import LinkMeters, TrafficCapture
 from phalanx.infrastructure.linux.enforcement import Enforcement
-from phalanx.infrastructure.linux.images import Image
+from phalanx.infrastructure.linux.images import VnfImage
 from phalanx.infrastructure.linux.journal import LeaseJournal, RemainingLease
 from phalanx.infrastructure.linux.tasks import Tasks
 from phalanx.infrastructure.linux.topology import LinuxTopology
@@ -48,7 +48,7 @@ class LinuxNetwork(NetworkDriver):
         recorder: Recorder,
         *,
         linux: LinuxTopology,
-        images: Mapping[tuple[str, str], Image],
+        images: Mapping[tuple[str, str], VnfImage],
         journal: LeaseJournal,
         cause: str,
     ) -> None:

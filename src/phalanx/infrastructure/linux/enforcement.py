@@ -5,43 +5,37 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import inf
+from pathlib import Path
 from urllib.parse import quote
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from phalanx.clock.wall import WallClock
 from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample
 from phalanx.domain.events import Recorder
-from phalanx.domain.goals import Predicate
 from phalanx.domain.network import PopId, link_ends
-from phalanx.domain.predicates import (
-    FlowRateLimited,
-    HandshakesProxied,
-    IpRateLimited,
-    LinkRateLimited,
-    SplitTrafficLink,
-    SplitTrafficTowardsIp,
-)
+from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.journal import LeasedMeasure, LeaseJournal, RuleBatcher
 from phalanx.infrastructure.linux.tasks import TaskError, Tasks
 from phalanx.infrastructure.linux.topology import LinuxTopology
 from phalanx.infrastructure.linux.tunnels import Detour, Detours, Tunnel, Tunnels
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
-from phalanx.infrastructure.reservations.instances import Instance
+from phalanx.infrastructure.reservations.instances import Instance, applied
 from phalanx.infrastructure.reservations.topology import Topology
 
+_TUN = Path("/dev/net/tun")
+"""What holds delayed packets needs it."""
 _LATELY_S = 2.0
 """Seconds over which ``ReadMeasure`` averages."""
 
 Body = dict[str, str | float | list[str]]
 
 
-class Target(Struct, frozen=True):
-    """What an effect comes to at a place: what the VNF is told, and who must make a detour."""
+class RulePlace(Struct, frozen=True):
+    """Where a rule is carried out, and which traffic must make a detour for it."""
 
-    body: Body
     at: PopId
     """PoP where the traffic is."""
     device: str
@@ -54,7 +48,7 @@ class Target(Struct, frozen=True):
 class _Measure:
     id: str
     instance: Instance
-    effect: Predicate
+    effect: str
     body: Body
     tunnel: Tunnel | None
     detour: Detour | None
@@ -89,6 +83,7 @@ class Enforcement:
         self._detours = detours
         self._journal = journal
         self._rules = RuleBatcher(clock, tasks, processes, journal)
+        self._offered = offered()
         self._cause = cause
         self._measures: dict[str, _Measure] = {}
         self._ttl_s: dict[str, float] = {}
@@ -104,10 +99,10 @@ class Enforcement:
     def enforce(self, action: Enforce, instance: Instance, cause: str, answer: Answer) -> None:
         """Put a measure into force and answer then."""
         target = self._refuse_or_place(action, instance)
-        if isinstance(target, str):
-            answer(Failed(target))
+        if isinstance(target, Failed):
+            answer(target)
             return
-        measure = _Measure(action.measure, instance, action.effect, target.body, None, None)
+        measure = _Measure(action.measure, instance, action.effect, _body(action.rule), None, None)
         self._measures[action.measure] = measure
         instance.measures[action.measure] = None
 
@@ -116,19 +111,7 @@ class Enforcement:
                 self._undo(measure)
                 answer(Failed("it was lifted before it was in force"))
                 return
-            parts = {}
-            if isinstance(action.effect, SplitTrafficLink | SplitTrafficTowardsIp):
-                parts["parts"] = action.effect.parts
-            event = self._recorder.record(
-                "measure.applied",
-                cause,
-                measure=action.measure,
-                instance=instance.id,
-                pop=instance.pop,
-                effect=str(action.effect),
-                rate_mb_s=action.rate_mb_s,
-                **parts,
-            )
+            event = self._recorder.record("measure.applied", cause, **applied(action, instance))
             answer(Done(event))
 
         def failed(reason: str) -> None:
@@ -213,55 +196,41 @@ class Enforcement:
 
     # -- where and how ----------------------------------------------------------------
 
-    def _refuse_or_place(self, action: Enforce, instance: Instance) -> Target | str:
+    def _refuse_or_place(self, action: Enforce, instance: Instance) -> RulePlace | Failed:
         if action.measure in self._measures:
-            return f"measure {action.measure} exists already"
-        if not 0 <= action.rate_mb_s < inf:
-            return f"cannot limit traffic to {action.rate_mb_s:g} MB/s"
-        target = self._target(action.effect, action.rate_mb_s)
-        if isinstance(target, str) or target.at == instance.pop:
-            return target
-        if target.detour is None:
-            return f"{action.effect} can only be kept true at {target.at}"
-        return target
+            return Failed(f"measure {action.measure} exists already")
+        problem = action.rule.problem(self._offered)
+        if problem is not None:
+            return Failed(problem, final=True)
+        place = self._place(action.rule)
+        if isinstance(place, str):
+            return Failed(place, final=True)
+        if place.at != instance.pop and place.detour is None:
+            return Failed(f"{action.effect} can only be kept true at {place.at}")
+        return place
 
-    def _target(self, effect: Predicate, rate_mb_s: float) -> Target | str:
-        rate: Body = {"rate_mb_s": rate_mb_s}
-        match effect:
-            case LinkRateLimited(link):
-                return self._of_link(link, {"kind": "link", **rate})
-            case SplitTrafficLink(link, part, parts):
-                return self._of_link(link, {"kind": "split", "part": part, "parts": parts})
-            case IpRateLimited(ip):
-                return self._towards(ip, {"kind": "address", "address": ip, **rate}, Detour(ip))
-            case SplitTrafficTowardsIp(ip, part, parts):
-                body: Body = {"kind": "split", "address": ip, "part": part, "parts": parts}
-                return self._towards(ip, body, Detour(ip))
-            case FlowRateLimited(source, target):
-                body = {"kind": "flow", "source": source, "target": target, **rate}
-                return self._towards(target, body, Detour(target, source))
-            case HandshakesProxied(ip):
-                return self._towards(ip, {"kind": "proxy", "address": ip}, None)
-            case _:
-                return f"cannot enforce {effect}"
+    def _place(self, rule: TrafficRule) -> RulePlace | str:
+        """Return where the traffic that a rule matches can be met; as text why nowhere."""
+        match = rule.match
+        target, at = match.target, None
+        if match.link is not None:
+            try:
+                device = self._linux.device(match.link)
+            except KeyError:
+                return f"no link {match.link}"
+            at, end = link_ends(match.link)
+            target = target or self._linux.address(end)
+        else:
+            assert target is not None
+            at = self._linux.host_at(target)
+            if at is None:
+                return f"no host has the address {target}"
+            device = self._linux.host_device(target)
+        # Both directions of a proxied handshake pass only where the target is.
+        bound = target is None or rule.verdict is TrafficVerdict.PROXY
+        return RulePlace(at, device, None if bound else Detour(str(target), match.source))
 
-    def _of_link(self, link: str, body: Body) -> Target | str:
-        try:
-            device = self._linux.device(link)
-        except KeyError:
-            return f"no link {link}"
-        source, end = link_ends(link)
-        address = self._linux.address(end)
-        detour = None if address is None else Detour(address)
-        return Target(body, source, device, detour)
-
-    def _towards(self, ip: str, body: Body, detour: Detour | None) -> Target | str:
-        at = self._linux.host_at(ip)
-        if at is None:
-            return f"no host has the address {ip}"
-        return Target(body, at, self._linux.host_device(ip), detour)
-
-    async def _put(self, measure: _Measure, target: Target) -> None:
+    async def _put(self, measure: _Measure, target: RulePlace) -> None:
         instance = measure.instance
         device = target.device
         if target.at != instance.pop:
@@ -273,7 +242,7 @@ class Enforcement:
                 path = found
             measure.tunnel = await self._tunnels.acquire(path)
             device = measure.tunnel.near.device
-        measure.body = {**target.body, "devices": [device]}
+        measure.body["devices"] = [device]
         await self._tell(measure, instance.id)
         if measure.tunnel is not None and target.detour is not None:
             measure.detour = target.detour
@@ -315,7 +284,7 @@ class Enforcement:
             cause,
             measure=measure,
             pop=ended.instance.pop,
-            effect=str(ended.effect),
+            effect=ended.effect,
             reason=reason,
         )
 
@@ -330,6 +299,19 @@ class Enforcement:
             )
 
         return note
+
+
+def offered() -> frozenset[TrafficVerdict]:
+    """Return the verdicts that this machine can carry out."""
+    verdicts = frozenset(TrafficVerdict) - {TrafficVerdict.MIRROR}
+    return verdicts if _TUN.exists() else verdicts - {TrafficVerdict.DELAY}
+
+
+def _body(rule: TrafficRule) -> Body:
+    """Return what a VNF is told of a rule; the link is told by devices."""
+    match = {name: value for name, value in asdict(rule.match).items() if value is not None}
+    match.pop("link", None)
+    return {"verdict": rule.verdict.value, **match, **rule.parameters}
 
 
 def _resource(measure: str) -> str:

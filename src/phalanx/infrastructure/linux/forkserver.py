@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl  # noqa: F401
 import gc
 import json
 import os

@@ -1,8 +1,10 @@
 """Images of VNFs: one file that Python runs, of the size that the descriptor asks for.
 
-An image is a zip application (PEP 441): the ``vnf`` package, as source and as bytecode (PEP
-552, so that a VNF of the same Python starts without compiling), a start script that names role
-and version, and padding that cannot be compressed. The same inputs give the same digest.
+An image is a zip application (PEP 441): the ``vnf`` package, which carries out traffic rules and
+observations for any function, the function's own file, its own program if it brings one, a start
+script that says what the descriptor says, and padding that cannot be compressed. Modules are in
+it as source and as bytecode (PEP 552, so that a VNF of the same Python starts without
+compiling). The same inputs give the same digest.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from typing import IO
 from msgspec import Struct
 
 from phalanx.domain.errors import PhalanxError
+from phalanx.domain.vnf import Vnfd
 from phalanx.infrastructure.linux import vnf
-from phalanx.infrastructure.linux.vnf.server import ROLES
 
 LARGEST_OCTETS = 2_000_000_000
 """Below the limit of the plain zip format."""
@@ -32,13 +34,15 @@ _SHEBANG = b"#!/usr/bin/env python3\n"
 _START = """\
 import sys
 
-from vnf.program import main
-
-sys.exit(main(sys.argv[1:], {role!r}, {version!r}))
+from vnf.server import main
+{program}
+sys.exit(main(sys.argv[1:], {role!r}, {version!r}, {observes!r}, {enforces!r}, program))
 """
+_OWN = "function"
+"""Folder of what the function brings along."""
 
 
-class Image(Struct, frozen=True):
+class VnfImage(Struct, frozen=True):
     """An image on disk."""
 
     path: Path
@@ -50,24 +54,25 @@ class ImageError(PhalanxError):
     """An image that cannot be built, or is not what it should be; the message is one line."""
 
 
-def build(role: str, version: str, octets: int, folder: Path) -> Image:
-    """Build the image of ``role`` in ``folder``, exactly ``octets`` long.
+def build(vnfd: Vnfd, folder: Path) -> VnfImage:
+    """Build the image of a VNF in ``folder``, exactly as long as its descriptor says.
 
     Raises:
-        ImageError: if there is no such role, or ``octets`` are too few or too many.
+        ImageError: if that is too short or too long, or the function's files cannot be read.
 
     """
-    if role not in ROLES:
-        raise ImageError(f"no program for the VNF {role!r}; there are {', '.join(ROLES)}")
+    sources = _sources(vnfd)
     empty = io.BytesIO()
-    _write(empty, role, version, 0)
-    least = len(empty.getvalue())
+    _write(empty, vnfd, sources, 0)
+    octets, least = round(vnfd.image_mb * 1e6), len(empty.getvalue())
     if not least <= octets <= LARGEST_OCTETS:
-        raise ImageError(f"an image of {role} has {least} to {LARGEST_OCTETS} octets, not {octets}")
-    path = folder / f"{role}-{version}.pyz"
+        raise ImageError(
+            f"an image of {vnfd.name} has {least} to {LARGEST_OCTETS} octets, not {octets}"
+        )
+    path = folder / f"{vnfd.name}-{vnfd.version}.pyz"
     with path.open("wb") as file:
-        _write(file, role, version, octets - least)
-    return Image(path, digest(path), octets)
+        _write(file, vnfd, sources, octets - least)
+    return VnfImage(path, digest(path), octets)
 
 
 def digest(path: Path) -> str:
@@ -88,16 +93,36 @@ def verify(path: Path, sha256: str) -> None:
         raise ImageError(f"{path.name} has the digest {found[:16]}…, not {sha256[:16]}…")
 
 
-def _write(file: IO[bytes], role: str, version: str, padding: int) -> None:
+def _sources(vnfd: Vnfd) -> dict[str, bytes]:
+    """Return the modules of an image, by their names in it."""
+    own = [Path(file) for file in (vnfd.code, vnfd.program) if file]
+    program = f"from {_OWN}.{own[-1].stem} import start as program" if vnfd.program else ""
+    start = _START.format(
+        program=program or "\nprogram = None",
+        role=vnfd.name,
+        version=vnfd.version,
+        observes=vnfd.observes,
+        enforces=tuple(verdict.value for verdict in vnfd.enforces),
+    )
+    package = Path(vnf.__file__).parent
+    try:
+        return {
+            **{f"vnf/{path.name}": path.read_bytes() for path in sorted(package.glob("*.py"))},
+            f"{_OWN}/__init__.py": b"",
+            **{f"{_OWN}/{path.name}": path.read_bytes() for path in own},
+            "__main__.py": start.encode(),
+        }
+    except OSError as error:
+        raise ImageError(f"no image of {vnfd.name}: {error}") from error
+
+
+def _write(file: IO[bytes], vnfd: Vnfd, sources: dict[str, bytes], padding: int) -> None:
     """Write an image with ``padding`` octets that stand for what a larger function would have."""
     file.write(_SHEBANG)
-    package = Path(vnf.__file__).parent
-    sources = {f"vnf/{path.name}": path.read_bytes() for path in sorted(package.glob("*.py"))}
-    sources["__main__.py"] = _START.format(role=role, version=version).encode()
-    sources |= {f"{name}c": _bytecode(name, source) for name, source in sources.items()}
-    random = Random(f"{role} {version}")  # seeded by text: the same on every machine
+    compiled = {f"{name}c": _bytecode(name, source) for name, source in sources.items()}
+    random = Random(f"{vnfd.name} {vnfd.version}")  # seeded by text: the same on every machine
     with zipfile.ZipFile(file, "w") as archive:
-        for name, source in sources.items():
+        for name, source in (sources | compiled).items():
             archive.writestr(_entry(name), source)
         with archive.open(_entry("padding"), "w") as stream:
             for start in range(0, padding, _CHUNK):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from phalanx.domain.vnf import Vnfd
-from phalanx.infrastructure.linux.images import Image, build
+from phalanx.infrastructure.linux.images import VnfImage, build
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.tasks import TaskError
 
@@ -19,21 +19,16 @@ SILENT_S = 10.0
 _CHUNK = 1 << 16
 
 
-def build_images(vnfds: Mapping[str, Vnfd], folder: Path) -> dict[tuple[str, str], Image]:
+def build_images(vnfds: Mapping[str, Vnfd], folder: Path) -> dict[tuple[str, str], VnfImage]:
     """Build the image of each VNF into ``folder``; by name and version.
 
     The digests stay with whoever builds: a PoP checks what it downloads against them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return {
-        (vnfd.name, vnfd.version): build(
-            vnfd.name, vnfd.version, round(vnfd.image_mb * 1e6), folder
-        )
-        for vnfd in vnfds.values()
-    }
+    return {(vnfd.name, vnfd.version): build(vnfd, folder) for vnfd in vnfds.values()}
 
 
-def fetch(inside: Inside, address: str, image: Image, target: Path) -> int:
+def fetch(inside: Inside, address: str, image: VnfImage, target: Path) -> int:
     """Download ``image`` from the repository at ``address`` to ``target``; blocking.
 
     The connection leaves from the namespace of ``inside``. The file appears at ``target``

@@ -27,7 +27,7 @@ from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
 from phalanx.infrastructure.linux import forkserver
 from phalanx.infrastructure.linux.forkserver import LARGEST
-from phalanx.infrastructure.linux.images import Image, verify
+from phalanx.infrastructure.linux.images import VnfImage, verify
 from phalanx.infrastructure.linux.kernel.namespaces import prefix
 from phalanx.infrastructure.linux.kernel.runs import VARIABLE, note
 from phalanx.infrastructure.linux.repository import fetch
@@ -404,7 +404,7 @@ class VnfProcesses:
         workers: NamespaceWorkers,
         topology: Topology,
         repository: PopId,
-        images: Mapping[tuple[str, str], Image],
+        images: Mapping[tuple[str, str], VnfImage],
         crashed: Callable[[str, str], None],
         cause: str,
     ) -> None:
@@ -582,7 +582,7 @@ class VnfProcesses:
         """Have a fork server at ``pop`` before the first VNF is wanted there."""
         self._tasks.forget(self._servers.at(pop), self._could_not(pop, "start a fork server"))
 
-    async def _bring(self, instance: Instance, image: Image) -> None:
+    async def _bring(self, instance: Instance, image: VnfImage) -> None:
         pop, vnfd = instance.pop, instance.vnfd
         folder = self._linux.folder / "images" / pop
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from phalanx.domain.network import PopId
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.topology import LinuxTopology
-from phalanx.infrastructure.linux.vnf.netlink import NETDEV, Reader
+from phalanx.infrastructure.linux.vnf.netlink import NETDEV, NetlinkReader
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
 
 
@@ -19,7 +19,7 @@ class NamespaceWorkers:
         self._linux = linux
         self._inside: dict[PopId, Inside] = {}
         self._nft: dict[PopId, Nft] = {}
-        self._readers: dict[PopId, Reader] = {}
+        self._readers: dict[PopId, NetlinkReader] = {}
 
     def inside(self, pop: PopId) -> Inside:
         """Return the thread inside the namespace of ``pop``."""
@@ -60,7 +60,7 @@ class NamespaceWorkers:
         def work() -> list[int]:
             reader = self._readers.get(pop)
             if reader is None:
-                reader = self._readers[pop] = Reader()
+                reader = self._readers[pop] = NetlinkReader()
             return [reader.counter(NETDEV, table, name)[0] for name in counters]
 
         try:

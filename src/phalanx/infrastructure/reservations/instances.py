@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
-from phalanx.domain.actions import Deploy, Hold
+from phalanx.domain.actions import Deploy, Enforce, Hold
 from phalanx.domain.network import PopId
+from phalanx.domain.rules import TrafficVerdict
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.reservations.topology import Path
@@ -63,6 +64,21 @@ class Instance:
         """Traffic that all its units can process in MB/s."""
         each = self.vnfd.handles_mb_s
         return inf if each is None else each * self.units
+
+
+def applied(action: Enforce, instance: Instance) -> dict[str, Any]:
+    """Return what ``measure.applied`` says of a rule that is in force through ``instance``."""
+    rule = action.rule
+    figures: dict[str, float] = {"rate_mb_s": rule.rate_mb_s, **rule.parameters}
+    if rule.verdict is TrafficVerdict.SPLIT:
+        figures["parts"] = rule.match.parts
+    return {
+        "measure": action.measure,
+        "instance": instance.id,
+        "pop": instance.pop,
+        "effect": action.effect,
+        **figures,
+    }
 
 
 def hold_refusal(hold: Hold) -> str | None:

@@ -11,33 +11,30 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from phalanx.domain.goals import Predicate
 from phalanx.domain.network import Host, LinkId, Network, PopId, link_id
-from phalanx.domain.predicates import (
-    FlowRateLimited,
-    HandshakesProxied,
-    IpRateLimited,
-    LinkRateLimited,
-    SplitTrafficLink,
-    SplitTrafficTowardsIp,
-)
+from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import Source
 from phalanx.infrastructure.reservations.topology import Topology
 from phalanx.infrastructure.simulated.fluid import NOWHERE, Fluid
 
 Rows = NDArray[np.intp]
 
-_RANKS: dict[type[Predicate], int] = {
-    FlowRateLimited: 0,
-    HandshakesProxied: 0,
-    SplitTrafficTowardsIp: 1,
-    SplitTrafficLink: 2,
-    IpRateLimited: 3,
-    LinkRateLimited: 4,
-}
-"""Effects that can be enforced, in the order in which traffic meets them: what blocks a
-single flow or a forged handshake comes before what throttles many, so that what is blocked
-uses up no one's limit."""
+_BLOCKING = (TrafficVerdict.DROP, TrafficVerdict.PROXY)
+OFFERED = frozenset(TrafficVerdict) - {TrafficVerdict.MIRROR}
+"""Verdicts that the simulated network offers; copies are made for observations alone."""
+
+
+def _rank(rule: TrafficRule) -> int:
+    """Return where a rule stands in the order in which traffic meets them.
+
+    What blocks a single flow or a forged handshake comes before what throttles many, so that
+    what is blocked uses up no one's limit.
+    """
+    verdict, match = rule.verdict, rule.match
+    if match.source is not None or verdict in _BLOCKING:
+        return 0
+    throttles = verdict in (TrafficVerdict.LIMIT, TrafficVerdict.DELAY)
+    return 1 + (match.link is not None) + 2 * throttles
 
 
 def part_of(address: str, parts: int) -> int:
@@ -46,10 +43,10 @@ def part_of(address: str, parts: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Steering:
+class AppliedRule:
     """A measure as traffic meets it: a way-point, and a policer there."""
 
-    effect: Predicate
+    rule: TrafficRule
     pop: PopId
     stage: int
     order: tuple[int, int]
@@ -84,8 +81,8 @@ class Flows:
         self._running = [False] * len(self.sources)
         self._kept_out = np.zeros(len(self.sources), dtype=bool)
         self._routes: list[Route | None] = [None] * len(self.sources)
-        self._steered: list[list[Steering]] = [[] for _ in self.sources]
-        self._applied: dict[str, Steering] = {}
+        self._steered: list[list[AppliedRule]] = [[] for _ in self.sources]
+        self._applied: dict[str, AppliedRule] = {}
         self._count = 0
         self.version = 0
         """Counts the times that routes changed."""
@@ -106,29 +103,18 @@ class Flows:
         self._stale |= dict.fromkeys(np.flatnonzero(rows != self._kept_out).tolist())
         self._kept_out = rows
 
-    def refusal(self, effect: Predicate) -> str | None:
-        """Return why ``effect`` cannot be enforced here; None if it can."""
-        if type(effect) not in _RANKS:
-            return f"cannot enforce {effect}"
-        if (
-            isinstance(effect, LinkRateLimited | SplitTrafficLink)
-            and effect.link not in self.stages
-        ):
-            return f"no link {effect.link}"
-        if isinstance(effect, SplitTrafficLink | SplitTrafficTowardsIp) and not (
-            0 <= effect.part < effect.parts
-        ):
-            return f"no part {effect.part} of {effect.parts}"
-        return None
-
-    def apply(self, measure: str, effect: Predicate, pop: PopId, rate_mb_s: float) -> int:
-        """Steer the traffic of ``effect`` through ``pop`` and limit it; return its stage."""
-        split = isinstance(effect, SplitTrafficLink | SplitTrafficTowardsIp)
-        rate = np.array([inf if split else rate_mb_s])
-        stage = int(self._fluid.add_stages(rate, np.zeros(1), np.zeros(1), queued=False)[0])
+    def apply(self, measure: str, rule: TrafficRule, pop: PopId) -> int:
+        """Steer the traffic that ``rule`` matches through ``pop``; return the stage there."""
+        rate = rule.parameters.get("rate_mb_s", 0.0 if rule.verdict in _BLOCKING else inf)
+        # The way back takes as long as the way there, in this model: half of the delay each.
+        latency_s = rule.parameters.get("delay_ms", 0.0) / 2e3
+        added = self._fluid.add_stages(
+            np.array([rate]), np.zeros(1), np.array([latency_s]), queued=False
+        )
+        stage = int(added[0])
         self.policers.append(stage)
         self._count += 1
-        steering = Steering(effect, pop, stage, (_RANKS[type(effect)], self._count))
+        steering = AppliedRule(rule, pop, stage, (_rank(rule), self._count))
         self._applied[measure] = steering
         self._match(steering)
         return stage
@@ -217,7 +203,7 @@ class Flows:
         route = self._routes[row]
         return () if route is None else route.stages
 
-    def _route(self, at: PopId, host: Host, steered: list[Steering]) -> Route | None:
+    def _route(self, at: PopId, host: Host, steered: list[AppliedRule]) -> Route | None:
         stages: list[int] = []
         behind: dict[PopId, int] = {}
         steered = sorted(steered, key=lambda steering: steering.order)
@@ -244,30 +230,26 @@ class Flows:
         stages.append(self.stages[link_id(host.at, host.name)])
         return Route(tuple(stages), behind)
 
-    def _match(self, steering: Steering) -> None:
+    def _match(self, steering: AppliedRule) -> None:
         for row, source in enumerate(self.sources):
-            if self._concerns(steering.effect, source):
+            if self._concerns(steering.rule, source):
                 self._steered[row].append(steering)
                 self._stale[row] = None
 
-    def _concerns(self, effect: Predicate, source: Source) -> bool:
-        match effect:
-            case FlowRateLimited():
-                return source.address == effect.source and source.target == effect.target
-            case HandshakesProxied():
-                asks = source.profile.protocol == "tcp" and not source.profile.establishes
-                return asks and source.target == effect.ip
-            case IpRateLimited():
-                return source.target == effect.ip
-            case SplitTrafficTowardsIp():
-                mine = part_of(source.address, effect.parts) == effect.part
-                return mine and source.target == effect.ip
-            case LinkRateLimited():
-                return self._uses(source, effect.link)
-            case SplitTrafficLink():
-                mine = part_of(source.address, effect.parts) == effect.part
-                return mine and self._uses(source, effect.link)
-        return False
+    def _concerns(self, rule: TrafficRule, source: Source) -> bool:
+        match, profile = rule.match, source.profile
+        return (
+            match.source in (None, source.address)
+            and match.target in (None, source.target)
+            and match.port in (None, source.port)
+            and match.protocol in (None, profile.protocol)
+            and (match.parts == 1 or part_of(source.address, match.parts) == match.part)
+            and not (
+                rule.verdict is TrafficVerdict.PROXY
+                and (profile.protocol != "tcp" or profile.establishes)
+            )
+            and (match.link is None or self._uses(source, match.link))
+        )
 
     def _uses(self, source: Source, link: LinkId) -> bool:
         """Whether the source's traffic would pass ``link`` if nothing steered it."""

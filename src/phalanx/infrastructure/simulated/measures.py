@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 
 from phalanx.clock import Clock
 from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample, Outcome
 from phalanx.domain.events import Recorder
-from phalanx.domain.goals import Predicate
 from phalanx.domain.network import PopId
-from phalanx.domain.predicates import SplitTrafficLink, SplitTrafficTowardsIp
-from phalanx.infrastructure.reservations.instances import Instance
+from phalanx.infrastructure.reservations.instances import Instance, applied
 from phalanx.infrastructure.simulated.engine import Engine
-from phalanx.infrastructure.simulated.flows import Flows
+from phalanx.infrastructure.simulated.flows import OFFERED, Flows
 
 _LATELY_S = 2.0
 """Seconds over which ``ReadMeasure`` averages."""
@@ -22,7 +19,7 @@ _LATELY_S = 2.0
 @dataclass(slots=True, eq=False)
 class _Measure:
     instance: Instance
-    effect: Predicate
+    effect: str
     stage: int
     since: float
 
@@ -45,30 +42,17 @@ class Measures:
         """Put a measure into force."""
         if action.measure in self._measures:
             return Failed(f"measure {action.measure} exists already")
-        refusal = self._flows.refusal(action.effect)
-        if refusal is None and not 0 <= action.rate_mb_s < inf:
-            refusal = f"cannot limit traffic to {action.rate_mb_s:g} MB/s"
-        if refusal is not None:
-            return Failed(refusal)
-        effect = action.effect
-        stage = self._flows.apply(action.measure, effect, instance.pop, action.rate_mb_s)
-        self._measures[action.measure] = _Measure(instance, effect, stage, self._clock.now())
+        rule = action.rule
+        problem = rule.problem(OFFERED)
+        if problem is not None:
+            return Failed(problem, final=True)
+        if rule.match.link is not None and rule.match.link not in self._flows.stages:
+            return Failed(f"no link {rule.match.link}", final=True)
+        stage = self._flows.apply(action.measure, rule, instance.pop)
+        self._measures[action.measure] = _Measure(instance, action.effect, stage, self._clock.now())
         instance.measures[action.measure] = None
         self._engine.wake()
-        parts = {}
-        if isinstance(effect, SplitTrafficLink | SplitTrafficTowardsIp):
-            parts["parts"] = effect.parts
-        event = self._recorder.record(
-            "measure.applied",
-            cause,
-            measure=action.measure,
-            instance=instance.id,
-            pop=instance.pop,
-            effect=str(effect),
-            rate_mb_s=action.rate_mb_s,
-            **parts,
-        )
-        return Done(event)
+        return Done(self._recorder.record("measure.applied", cause, **applied(action, instance)))
 
     def lift(self, measure: str, pop: PopId, cause: str) -> Outcome:
         """Lift a measure of ``pop`` because its agent asks to."""
@@ -108,6 +92,6 @@ class Measures:
             cause,
             measure=measure,
             pop=ended.instance.pop,
-            effect=str(ended.effect),
+            effect=ended.effect,
             reason=reason,
         )

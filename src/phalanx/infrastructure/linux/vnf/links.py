@@ -8,10 +8,9 @@ from threading import BoundedSemaphore, Lock
 from typing import Any
 
 from .bundles import prefix
-from .fields import Fields, RefusedError
-from .netlink import NETDEV, Reader
-from .nft import Nft, NftError
-from .rules import ATTESTED, ENDS, SYN, TUPLE, TUPLE_BACK, TUPLE_TYPE
+from .http import Fields, RefusedError
+from .netlink import NETDEV, NetlinkReader
+from .nft import ATTESTED, ENDS, SYN, TUPLE, TUPLE_BACK, TUPLE_TYPE, Nft, NftError
 
 CONNECTIONS = 16_384
 SILENT_S = 60
@@ -49,14 +48,14 @@ class _Link:
         return (after - before) / (now - then) if now > then else 0.0
 
 
-class Links:
+class LinkCounters:
     """The links that one process counts, in ``table netdev`` of its name."""
 
     def __init__(self, table: str) -> None:
         """Begin anew: what an earlier process of that table counted is removed."""
         self._table = table
         self._nft = Nft()
-        self._reader = Reader()
+        self._reader = NetlinkReader()
         self._lock = Lock()
         self._links: dict[str, _Link] = {}
         self._held = BoundedSemaphore(MOST_HELD)

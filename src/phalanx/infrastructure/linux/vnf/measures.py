@@ -1,19 +1,24 @@
-"""What a VNF keeps in force: limits, blocks, handshake proxies and splits, each under a lease."""
+"""What a VNF keeps in force: a measure for each traffic rule, under a lease.
+
+It knows verdicts, whatever function asks for them.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import bundles, limits
-from .bundles import Bundle
-from .fields import Fields, RefusedError
-from .netlink import Reader
-from .nft import Nft, NftError
-from .proxy import prepare, proxy, restore
+from . import bundles
+from .bundles import RuleBundle
+from .http import Fields, RefusedError
+from .netlink import NetlinkReader
+from .nft import Nft, NftError, share
 
-KINDS = ("link", "address", "flow", "proxy", "split")
+if TYPE_CHECKING:
+    from .delay import DelayLine
+
 LONGEST_TTL_S = 3600.0
 LARGEST_RATE_MB_S = 1e6
 MOST = 1024
@@ -24,38 +29,64 @@ SWEEP_EVERY_S = 1.0
 """Measures that have run out may lie in the kernel, without effect, for so much longer."""
 LONGEST_NAME = 100
 """Octets of a measure's name; in hexadecimal it must fit the names of nftables."""
-_FIELDS = {
-    "link": ("rate_mb_s",),
-    "address": ("address", "rate_mb_s"),
-    "flow": ("source", "target", "rate_mb_s"),
-    "proxy": ("address",),
-    "split": ("address", "part", "parts"),
+LONGEST_DELAY_MS = 60_000.0
+_MATCH = ("source", "target", "protocol", "port", "part", "parts")
+_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "limit": ("rate_mb_s",),
+    "drop": (),
+    "proxy": (),
+    "split": (),
+    "steer": (),
+    "delay": ("delay_ms", "rate_mb_s"),
 }
+"""Verdicts, with their parameters."""
+_PROTOCOLS = ("tcp", "udp")
 
-_Wanted = tuple[Bundle, float, float]
-"""A measure: its bundle, its lease in seconds, and its rate in MB/s if it is limited."""
+
+class _Wanted:
+    """A measure that was asked for."""
+
+    __slots__ = ("bundle", "lines", "rate_mb_s", "ttl_s")
+
+    def __init__(
+        self,
+        bundle: RuleBundle,
+        ttl_s: float,
+        rate_mb_s: float = 0.0,
+        lines: tuple[DelayLine, ...] = (),
+    ) -> None:
+        self.bundle = bundle
+        self.ttl_s = ttl_s
+        self.rate_mb_s = rate_mb_s
+        """Of a limit, whose bucket is to be drained as it begins."""
+        self.lines = lines
+        """What holds the packets of a delay, one for each device."""
 
 
-class Measures:
+class KernelMeasures:
     """The measures of one process, in ``table netdev`` and ``table inet`` of its name.
 
     What an earlier process left in tables of that name is taken over as it is.
     """
 
-    def __init__(self, table: str, kinds: tuple[str, ...]) -> None:
+    def __init__(self, table: str, verdicts: tuple[str, ...]) -> None:
         """Take over what is there.
 
         Args:
             table: name of the tables.
-            kinds: what may be put into force here, some of ``KINDS``.
+            verdicts: what may be put into force here.
 
         """
         self._table = table
-        self._kinds = kinds
+        self._verdicts = verdicts
         self._nft = Nft()
-        self._reader = Reader()
+        self._reader = NetlinkReader()
         self._lock = Lock()
         self._bundles = bundles.found(self._nft, table)
+        self._lines: dict[str, tuple[DelayLine, ...]] = {}
+        for name, bundle in list(self._bundles.items()):
+            if bundle.delays:  # what held the packets ended with the process
+                self._remove(name)
         self._swept = time.monotonic()
         self._settings: dict[str, str] = {}
         """Settings of the namespace that a proxy has changed, with what they were."""
@@ -98,8 +129,7 @@ class Measures:
             if bundle.family == "inet":
                 self._nft.run(bundles.expiry(self._table, bundle))
             else:
-                self._nft.run(bundles.removal(self._table, bundle))
-                del self._bundles[name]
+                self._remove(name)
 
     def renew(self, body: object) -> int:
         """Extend all leases that have not run out and return how many there are.
@@ -131,11 +161,18 @@ class Measures:
             ttl_s = 0.0 if bundle is None else self._remaining_s(bundle)
             if bundle is None or ttl_s <= 0:
                 raise RefusedError(404, "no such measure")
+            lines = self._lines.get(name, ())
             counts = {
                 part.removeprefix(bundle.prefix): self._count(bundle, part)
                 for part, what in bundle.parts.items()
                 if what.startswith("counter")
             }
+        if "matched" in counts:  # a delay: what neither went on nor waits was dropped
+            counts["passed"] = _sum((line.sent, line.octets) for line in lines)
+            waiting = _sum((1, len(frame)) for line in lines for _, frame in list(line.waiting))
+            kept = _sum((counts["passed"], waiting))
+            matched = counts["matched"]
+            counts["held"] = max(0, matched[0] - kept[0]), max(0, matched[1] - kept[1])
         passed, held = counts["passed"], counts.get("held", (0, 0))
         if "asked" in counts:  # a proxy: it holds the handshakes that were not completed
             asked = counts["asked"]
@@ -156,7 +193,9 @@ class Measures:
         """Remove everything, and give the namespace its settings back."""
         tables = (f"{family} {self._table}" for family in bundles.FAMILIES)
         self._nft.run("".join(f"add table {table}\ndelete table {table}\n" for table in tables))
-        restore(self._settings)
+        for lines in self._lines.values():
+            _close(lines)
+        bundles.restore(self._settings)
 
     def _put(self, bodies: dict[str, object]) -> dict[str, RefusedError]:
         wanted: dict[str, _Wanted] = {}
@@ -185,49 +224,71 @@ class Measures:
     def _enforce(self, wanted: dict[str, _Wanted]) -> None:
         """Put measures in force, all or none of their rules."""
         script = ""
-        for name, (bundle, ttl_s, _) in wanted.items():
+        for name, one in wanted.items():
             before = self._bundles.get(name)
             script += "" if before is None else bundles.removal(self._table, before)
-            script += bundles.addition(self._table, bundle, ttl_s)
-        self._nft.run(script)
-        for name, (bundle, _, rate_mb_s) in wanted.items():
-            self._bundles[name] = bundle
-            if bundle.family == "inet":
-                self._settings.update(prepare())
-            elif rate_mb_s > 0:
-                limits.drain(self._nft, self._table, bundle.prefix, rate_mb_s)
+            script += bundles.addition(self._table, one.bundle, one.ttl_s)
+        opened: list[DelayLine] = []
+        try:
+            for name, one in wanted.items():
+                if one.lines:
+                    _close(self._lines.pop(name, ()))
+                for line in one.lines:
+                    line.open()
+                    opened.append(line)
+            self._nft.run(script)
+        except (NftError, OSError):
+            _close(opened)
+            raise
+        for name, one in wanted.items():
+            self._bundles[name] = one.bundle
+            _close(self._lines.pop(name, ()))
+            if one.lines:
+                self._lines[name] = one.lines
+            if one.bundle.family == "inet":
+                self._settings.update(bundles.prepare())
+            elif one.rate_mb_s > 0:
+                bundles.drain(self._nft, self._table, one.bundle.prefix, one.rate_mb_s)
+
+    def _remove(self, name: str) -> None:
+        self._nft.run(bundles.removal(self._table, self._bundles.pop(name)))
+        _close(self._lines.pop(name, ()))
 
     def _checked(self, name: str, body: object) -> _Wanted:
         """Return what a body asks for."""
         if not 1 <= len(name.encode()) <= LONGEST_NAME:
             raise RefusedError(400, f"the name of a measure has 1 to {LONGEST_NAME} octets")
         own = bundles.prefix(name)
-        every = ("kind", "devices", "ttl_s")
-        kind = Fields(body, (*every, *(n for names in _FIELDS.values() for n in names))).choice(
-            "kind", KINDS
+        every = ("verdict", "devices", "ttl_s", *_MATCH)
+        verdict = Fields(body, (*every, "rate_mb_s", "delay_ms")).choice(
+            "verdict", tuple(_PARAMETERS)
         )
-        fields = Fields(body, (*every, *_FIELDS[kind]))
-        if kind not in self._kinds:
-            raise RefusedError(403, f"this VNF does nothing of kind {kind}")
+        fields = Fields(body, (*every, *_PARAMETERS[verdict]))
+        if verdict not in self._verdicts:
+            raise RefusedError(403, f"this VNF does not {verdict} traffic")
         ttl_s = fields.number("ttl_s", 0.01, LONGEST_TTL_S)
-        if kind == "proxy":
-            return proxy(own, fields.address("address")), ttl_s, 0.0
+        if verdict == "proxy":
+            return _Wanted(bundles.proxy(own, fields.address("target")), ttl_s)
         devices = fields.devices("devices", MOST_DEVICES)
-        if kind == "split":
-            match = f"ip daddr {fields.address('address')}" if fields.has("address") else ""
-            parts = fields.whole("parts", 1, MOST_PARTS)
-            fields.whole("part", 0, MOST_PARTS, 0)
-            return limits.split(own, devices, match, parts), ttl_s, 0.0
-        rate_mb_s = fields.number("rate_mb_s", 0.0, LARGEST_RATE_MB_S)
-        match = ""
-        if kind == "address":
-            match = f"ip daddr {fields.address('address')}"
-        elif kind == "flow":
-            source, target = fields.address("source"), fields.address("target")
-            if rate_mb_s == 0:
-                return limits.block(own, devices, source, target), ttl_s, 0.0
-            match = f"ip saddr {source} ip daddr {target}"
-        return limits.limit(own, devices, match, rate_mb_s), ttl_s, rate_mb_s
+        parts = fields.whole("parts", 1, MOST_PARTS, 1)
+        part = fields.whole("part", 0, parts - 1, 0)
+        match = _match(fields)
+        if verdict in ("split", "steer"):
+            shares = parts if verdict == "split" else 1
+            return _Wanted(bundles.count(own, devices, match, shares), ttl_s)
+        match = f"{match} {share('ip saddr', parts, part)}".strip()
+        if verdict == "drop":
+            return _Wanted(bundles.block(own, devices, match), ttl_s)
+        optional = 0.0 if verdict == "delay" else None
+        rate_mb_s = fields.number("rate_mb_s", 0.0, LARGEST_RATE_MB_S, optional)
+        if verdict == "limit":
+            return _Wanted(bundles.limit(own, devices, match, rate_mb_s), ttl_s, rate_mb_s)
+        delay_s = fields.number("delay_ms", 0.0, LONGEST_DELAY_MS) / 1e3
+        from .delay import DelayLine  # noqa: PLC0415  # few measures need it
+
+        lines = tuple(DelayLine(device, delay_s, rate_mb_s * 1e6) for device in devices)
+        taps = {line.device: line.tap for line in lines}
+        return _Wanted(bundles.delay(own, devices, match, taps), ttl_s, 0.0, lines)
 
     def _sweep(self) -> None:
         """Remove measures whose lease has run out, if that was not done just now.
@@ -240,12 +301,40 @@ class Measures:
         self._swept = now
         for name, bundle in list(self._bundles.items()):
             if bundle.family == "netdev" and self._remaining_s(bundle) <= 0:
-                self._nft.run(bundles.removal(self._table, bundle))
-                del self._bundles[name]
+                self._remove(name)
 
-    def _remaining_s(self, bundle: Bundle) -> float:
+    def _remaining_s(self, bundle: RuleBundle) -> float:
         return bundles.remaining_s(self._reader, self._table, bundle)
 
-    def _count(self, bundle: Bundle, name: str) -> tuple[int, int]:
+    def _count(self, bundle: RuleBundle, name: str) -> tuple[int, int]:
         family = bundles.FAMILIES[bundle.family]
         return self._reader.counter(family, self._table, name)
+
+
+def _match(fields: Fields) -> str:
+    """Return the nftables match of a body's fields; empty: any packet."""
+    words = []
+    if fields.has("source"):
+        words.append(f"ip saddr {fields.address('source')}")
+    if fields.has("target"):
+        words.append(f"ip daddr {fields.address('target')}")
+    if fields.has("protocol"):
+        protocol = fields.choice("protocol", _PROTOCOLS)
+        words.append(f"meta l4proto {protocol}")
+        if fields.has("port"):
+            words.append(f"{protocol} dport {fields.whole('port', 1, 65_535)}")
+    elif fields.has("port"):
+        raise RefusedError(400, "port needs a protocol")
+    return " ".join(words)
+
+
+def _close(lines: Iterable[DelayLine]) -> None:
+    for line in lines:
+        line.close()
+
+
+def _sum(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    packets = octets = 0
+    for more in counts:
+        packets, octets = packets + more[0], octets + more[1]
+    return packets, octets

@@ -43,7 +43,7 @@ class Element:
         """Time left, if it has a timeout."""
 
 
-class Reader:
+class NetlinkReader:
     """A netlink socket in the namespace of the thread that makes it. Calls take turns."""
 
     def __init__(self) -> None:

@@ -14,10 +14,21 @@ import time
 from threading import BoundedSemaphore, Lock
 from typing import Any
 
-from .fields import Fields, RefusedError
-from .netlink import NETDEV, Reader
-from .nft import Nft, NftError
-from .rules import ATTESTED, ENDS, SYN, TUPLE, TUPLE_BACK, TUPLE_TYPE, share, with_payload
+from .http import Fields, RefusedError
+from .netlink import NETDEV, NetlinkReader
+from .nft import (
+    ATTESTED,
+    ENDS,
+    HELD_MARK,
+    SYN,
+    TUPLE,
+    TUPLE_BACK,
+    TUPLE_TYPE,
+    Nft,
+    NftError,
+    share,
+    with_payload,
+)
 
 FLOWS = 4096
 TUPLES = 16_384
@@ -91,7 +102,7 @@ class Observations:
 
 
 def _observe(table: str, script: str, seconds: float) -> dict[str, Any]:
-    nft, reader = Nft(), Reader()  # of its own: a long listing holds nobody up
+    nft, reader = Nft(), NetlinkReader()  # of its own: a long listing holds nobody up
     begin = time.monotonic()
     nft.run(script)
     try:
@@ -169,7 +180,8 @@ def _script(table: str, fields: Fields, seconds: float) -> str:
         tap_chain = f"{place} tap{number}"
         kind = f'type filter hook {hook} device "{device}" priority {PRIORITY}'
         lines.append(f"add chain {tap_chain} {{ {kind}; }}")
-        lines.append(f"add rule {tap_chain} meta protocol @lease {sample} goto {hook}")
+        fresh = f"meta protocol @lease meta mark != {HELD_MARK}"
+        lines.append(f"add rule {tap_chain} {fresh} {sample} goto {hook}")
     return "\n".join(lines) + "\n"
 
 

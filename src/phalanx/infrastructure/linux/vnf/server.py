@@ -1,39 +1,101 @@
-"""The REST interface of a VNF: which role offers what, and how requests reach it.
+"""The process of a VNF: its command line, and the REST interface that the driver calls.
 
-A role imports its own rooms alone: each module costs a VNF half a millisecond as it starts.
+A VNF offers what its image says: links that it counts, flows that it records, verdicts that it
+enforces. It imports the modules for that alone: each costs half a millisecond as it starts.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
-from .fields import RefusedError
+from .http import RefusedError, serve
 from .nft import NftError
 
 if TYPE_CHECKING:
-    from .links import Links
-    from .measures import Measures
+    from .links import LinkCounters
+    from .measures import KernelMeasures
     from .observations import Observations
 
-KINDS_OF: dict[str, tuple[str, ...]] = {
-    "rate-limiter": ("link", "address", "flow"),
-    "load-balancer": ("split",),
-    "syn-proxy": ("proxy",),
-}
-"""Roles that keep measures, and of which kinds."""
-OBSERVERS = ("anomaly-detector", "classifier", "classifier-lite")
-MONITORS = ("link-monitor",)
-ROLES = (*MONITORS, *OBSERVERS, *KINDS_OF)
+LINKS, FLOWS = "links", "flows"
+"""What a VNF may look at: counters of links, records of flows."""
+_USAGE = "--role ROLE --socket PATH --table phx_<8 hexadecimal digits>"
+_OPTIONS = ("--role", "--socket", "--table")
 
 T = TypeVar("T")
+Ended = Callable[[], object]
+Program = Callable[[str], Ended | None]
+"""A function's own program: given the name of the VNF's tables, returns what ends it."""
 
 
-class Server:
-    """Handles requests for one role; what the role does not offer is refused with 403."""
+def main(
+    arguments: list[str],
+    role: str,
+    version: str,
+    observes: tuple[str, ...],
+    enforces: tuple[str, ...],
+    program: Program | None = None,
+) -> int:
+    """Serve until SIGTERM, then remove everything and exit.
 
-    def __init__(self, role: str, version: str, table: str) -> None:
+    Returns:
+        The exit code if it could not begin; why stands on standard error.
+
+    Args:
+        arguments: of the command line; argparse would cost 10 ms.
+        role: name of the VNF in the image.
+        version: of the image.
+        observes: what it looks at, of ``LINKS`` and ``FLOWS``.
+        enforces: verdicts that it puts in force.
+        program: what the function brings along; it runs as long as the VNF does.
+
+    """
+    given = dict(zip(arguments[::2], arguments[1::2], strict=False))
+    if len(arguments) != 2 * len(_OPTIONS) or set(given) != set(_OPTIONS):
+        return _fail(f"usage: {_USAGE}")
+    asked, table, path = given["--role"], given["--table"], Path(given["--socket"])
+    if asked != role:
+        return _fail(f"--role: {asked!r} is not in this image; allowed: {role}")
+    digits = table.removeprefix("phx_")
+    if digits == table or len(digits) != 8 or not set("0123456789abcdef").issuperset(digits):
+        return _fail(f"--table: {table!r} is not phx_ and 8 hexadecimal digits")
+    signal.signal(signal.SIGTERM, _stop)
+    ended: Ended | None = None
+    try:
+        server = VnfServer(role, version, table, observes, enforces)
+        listener = _listen(path)
+        if program is not None:
+            ended = program(table)
+    except (NftError, OSError) as error:
+        return _fail(str(error))
+    try:
+        with listener:
+            serve(listener, server.handle)
+    finally:  # SystemExit
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        path.unlink(missing_ok=True)
+        if ended is not None:
+            ended()
+        server.close()
+
+
+class VnfServer:
+    """Handles requests for one VNF; what it does not offer is refused with 403."""
+
+    def __init__(
+        self,
+        role: str,
+        version: str,
+        table: str,
+        observes: tuple[str, ...],
+        enforces: tuple[str, ...],
+    ) -> None:
         """Take over or clear what an earlier process of ``table`` left.
 
         Raises:
@@ -42,21 +104,21 @@ class Server:
         """
         self._role = role
         self._version = version
-        self._links: Links | None = None
+        self._links: LinkCounters | None = None
         self._observations: Observations | None = None
-        self._measures: Measures | None = None
-        if role in MONITORS:
-            from .links import Links  # noqa: PLC0415  # see above
+        self._measures: KernelMeasures | None = None
+        if LINKS in observes:
+            from .links import LinkCounters  # noqa: PLC0415  # see above
 
-            self._links = Links(table)
-        elif role in OBSERVERS:
+            self._links = LinkCounters(table)
+        if FLOWS in observes:
             from .observations import Observations  # noqa: PLC0415
 
             self._observations = Observations(table)
-        else:
-            from .measures import Measures  # noqa: PLC0415
+        if enforces:
+            from .measures import KernelMeasures  # noqa: PLC0415
 
-            self._measures = Measures(table, KINDS_OF[role])
+            self._measures = KernelMeasures(table, enforces)
 
     def handle(self, method: str, target: str, body: object) -> tuple[int, Any]:
         """Carry out a request and return status and answer.
@@ -122,3 +184,25 @@ class Server:
         if room is None:
             raise RefusedError(403, f"a {self._role} does not offer that")
         return room
+
+
+def _listen(path: Path) -> socket.socket:
+    """Listen on a Unix socket that only the owner may use."""
+    path.unlink(missing_ok=True)  # an earlier process was killed
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    listener.listen(64)
+    return listener
+
+
+def _stop(*_: object) -> None:
+    raise SystemExit(0)
+
+
+def _fail(reason: str) -> int:
+    sys.stderr.write(f"{reason}\n")
+    return 2

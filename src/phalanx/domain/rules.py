@@ -1,0 +1,106 @@
+"""Traffic rules: what the network is to do with which packets, as data.
+
+A network function says by rules what its predicates mean for traffic; drivers carry rules out
+and know no predicates. Not every driver offers every verdict: each names those that it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import Enum
+from math import inf
+
+from msgspec import Struct
+
+from phalanx.domain.network import LinkId
+
+
+class TrafficVerdict(Enum):
+    """What becomes of packets that match. Parameters by name, with their units."""
+
+    LIMIT = "limit"
+    """At most ``rate_mb_s`` (MB/s) passes, the rest is dropped; 0 lets nothing pass."""
+    DROP = "drop"
+    """Nothing passes; connections of a single flow are reset where that is possible."""
+    PROXY = "proxy"
+    """TCP handshakes with the target are answered for it; only those completed reach it."""
+    SPLIT = "split"
+    """The part of the sources that matches passes the instance, which counts its shares."""
+    MIRROR = "mirror"
+    """The instance gets copies."""
+    STEER = "steer"
+    """Everything passes the instance, and nothing else happens to it."""
+    DELAY = "delay"
+    """Every packet is held for ``delay_ms`` (ms); at most ``rate_mb_s`` (MB/s), if given, pass."""
+
+
+_NEEDED = {TrafficVerdict.LIMIT: {"rate_mb_s"}, TrafficVerdict.DELAY: {"delay_ms"}}
+_ALLOWED = {**_NEEDED, TrafficVerdict.DELAY: {"delay_ms", "rate_mb_s"}}
+LONGEST_DELAY_MS = 60_000.0
+
+
+class TrafficMatch(Struct, frozen=True):
+    """Which packets a rule is about: those that all fields agree with. None: any."""
+
+    link: LinkId | None = None
+    """Directed link that they pass."""
+    source: str | None = None
+    """Address that they come from."""
+    target: str | None = None
+    """Address that they go to."""
+    port: int | None = None
+    """Port at the target."""
+    protocol: str | None = None
+    """``tcp`` or ``udp``."""
+    part: int = 0
+    """Which share of the sources, from 0 to ``parts`` - 1; sources are dealt out by a hash."""
+    parts: int = 1
+
+
+class TrafficRule(Struct, frozen=True):
+    """One rule: a match, a verdict and the verdict's parameters."""
+
+    match: TrafficMatch
+    verdict: TrafficVerdict
+    parameters: dict[str, float] = {}
+
+    @property
+    def rate_mb_s(self) -> float:
+        """What the rule lets pass in MB/s; 0 if it is no matter of a rate."""
+        return self.parameters.get("rate_mb_s", 0.0)
+
+    def problem(self, offered: Collection[TrafficVerdict]) -> str | None:
+        """Return why no instance of a driver can carry the rule out; None if one can.
+
+        Args:
+            offered: the verdicts that the driver offers.
+
+        """
+        match, verdict, given = self.match, self.verdict, self.parameters
+        if verdict not in offered:
+            return f"nothing here can {verdict.value} traffic; offered are {listed(offered)}"
+        needed, allowed = _NEEDED.get(verdict, set()), _ALLOWED.get(verdict, set())
+        for name in sorted(needed - given.keys()):
+            return f"a rule to {verdict.value} traffic needs {name}"
+        for name in sorted(given.keys() - allowed):
+            return f"a rule to {verdict.value} traffic has no parameter {name!r}"
+        if not 0 <= self.rate_mb_s < inf:
+            return f"cannot limit traffic to {self.rate_mb_s:g} MB/s"
+        if not 0 <= given.get("delay_ms", 0.0) <= LONGEST_DELAY_MS:
+            return f"cannot delay traffic by {given['delay_ms']:g} ms"
+        if match.link is None and match.target is None:
+            return "a rule needs a link or a target"
+        if verdict is TrafficVerdict.PROXY and match.target is None:
+            return "handshakes can only be proxied for a target"
+        if not 0 <= match.part < match.parts:
+            return f"no part {match.part} of {match.parts}"
+        if match.protocol not in (None, "tcp", "udp"):
+            return f"no protocol {match.protocol!r}; tcp and udp are known"
+        if match.port is not None and not (match.protocol and 0 < match.port < 65_536):
+            return f"port {match.port} needs a protocol and must be from 1 to 65535"
+        return None
+
+
+def listed(verdicts: Collection[TrafficVerdict]) -> str:
+    """Return the names of verdicts as text, in the order of their declaration."""
+    return ", ".join(verdict.value for verdict in TrafficVerdict if verdict in verdicts)
