@@ -22,8 +22,7 @@ from pyroute2 import IPRoute
 from phalanx.infrastructure.linux.kernel import namespaces, runs
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, enter, prefix
 from phalanx.testrange import workload
-from phalanx.testrange.workload.processes import Process, end
-from phalanx.testrange.workload.server import Server
+from phalanx.testrange.processes import NamespaceProcess, NginxServer, end
 
 SERVER, PORT = "10.8.2.2", 80
 ATTACKERS = tuple(f"10.8.1.{n}" for n in range(11, 19))
@@ -78,7 +77,7 @@ class Gateway:
                 inside.call(_configure, number, own)
         words = f"qdisc add dev {DOWNLINK} root tbf rate {8 * LINK_MB_S}mbit burst 10kb limit 30kb"
         subprocess.run([*prefix(self.name("gate")), "tc", *words.split()], check=True)  # noqa: S603
-        server = Server(self.run, self.name("server"), SERVER, [PORT], self.folder)
+        server = NginxServer(self.run, self.name("server"), SERVER, [PORT], self.folder)
         self._ends.callback(end, [server.process])
         server.wait()
         self._flood = str(self.folder / "flood")
@@ -100,7 +99,7 @@ class Gateway:
         """Attack from all attackers' addresses; what is left of it ends with the block."""
         share = packets_s / len(ATTACKERS)
         attacks = [
-            Process(
+            NamespaceProcess(
                 [self._flood, address, SERVER, str(PORT), f"{share:.1f}", f"{seconds:.1f}"],
                 run=self.run,
                 namespace=self.name("street"),

@@ -21,8 +21,7 @@ from phalanx.infrastructure.linux.overlay_node import OverlaySite
 from phalanx.infrastructure.linux.repository import PORT, build_images
 from phalanx.runtime.environment import BuildContext, Say
 from phalanx.runtime.scenario import Scenario
-from phalanx.testrange import Testbed
-from phalanx.testrange.workload import Workload
+from phalanx.testrange import Testbed, Workload
 
 BUS_PORT = 7400
 VNI = 7

@@ -1,42 +1,17 @@
-"""What the tests over a real kernel share. Everything they make begins with ``phxt-``."""
+"""What the tests over a real kernel share."""
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from linux_needs import requires, requires_root
-
-from phalanx.infrastructure.linux.kernel import namespaces
+from linux_needs import netns, requires, requires_root
 
 if TYPE_CHECKING:
     from driver_bench import Bench
 
-__all__ = ["requires", "requires_root"]
-
-
-@pytest.fixture
-def netns() -> Iterator[Callable[[str], str]]:
-    """A function that makes a namespace and returns its name; all are removed at the end."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: network namespaces")
-    made: list[str] = []
-    mark = secrets.token_hex(3)
-
-    def make(name: str = "a") -> str:
-        full = f"phxt-{mark}-{name}"
-        namespaces.create(full)
-        made.append(full)
-        return full
-
-    try:
-        yield make
-    finally:
-        for name in made:
-            namespaces.delete(name)
+__all__ = ["netns", "requires", "requires_root"]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from linux_needs import requires_netlink, requires_root
+from tests.infrastructure.linux.linux_needs import requires_netlink, requires_root
 
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources

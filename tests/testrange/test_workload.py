@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
 import pytest
+from tests.infrastructure.linux.linux_needs import requires, requires_root
 
 from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Event, Recorder
@@ -17,18 +16,12 @@ from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import PROFILES, Source
 from phalanx.infrastructure.linux.kernel import KernelError, runs
 from phalanx.runtime.loading import load_scenario
-from phalanx.testrange import Testbed
-from phalanx.testrange.workload import Workload, attackers
+from phalanx.testrange import Testbed, Workload, attackers
 
-SCENARIOS = Path(__file__).parents[3] / "scenarios"
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
 SERVER = "10.0.2.10"
 
-_missing = [tool for tool in ("nginx", "hping3", "cc") if shutil.which(tool) is None]
-needs = [
-    pytest.mark.linux,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces"),
-    pytest.mark.skipif(bool(_missing), reason=f"not installed: {', '.join(_missing)}"),
-]
+needs = [pytest.mark.linux, requires_root, requires("nginx", "hping3", "cc")]
 
 
 def network() -> Network:
@@ -186,7 +179,7 @@ class TestWorkload:
     def test_a_server_that_does_not_start_is_told_of(
         self, benches: list[Bench], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        server = "phalanx.testrange.workload.server.configuration"
+        server = "phalanx.testrange.processes.configuration"
         monkeypatch.setattr(server, lambda *_: "nonsense;")
         bench = Bench(USERS[:1])
         benches.append(bench)

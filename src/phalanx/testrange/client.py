@@ -24,25 +24,16 @@ RETRY_S = 0.25
 _CHUNK = 65_536
 
 
-class Tally:
-    """What happened since the last line."""
-
-    octets: int
-    ok: int
-    failed: int
-    slowest_s: float
-    waited_s: float
+class UserTally:
+    """What happened since the last line; the fields of ``Received``."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
         """Begin anew."""
-        self.octets = 0
-        self.ok = 0
-        self.failed = 0
-        self.slowest_s = 0.0
-        self.waited_s = 0.0
+        self.octets = self.ok = self.failed = 0
+        self.waited_s = self.slowest_s = 0.0
 
     def done(self, seconds: float) -> None:
         """Count an answer that came after ``seconds``."""
@@ -50,24 +41,17 @@ class Tally:
         self.waited_s += seconds
         self.slowest_s = max(self.slowest_s, seconds)
 
-    def line(self, moment: float) -> str:
+    def line(self) -> str:
         """Return all as a line of JSON, and begin anew."""
-        shown = {
-            "time": round(moment, 4),
-            "octets": self.octets,
-            "ok": self.ok,
-            "failed": self.failed,
-            "latency_mean_s": round(self.waited_s / self.ok, 6) if self.ok else None,
-            "latency_max_s": round(self.slowest_s, 6) if self.ok else None,
-        }
+        line = json.dumps(vars(self))
         self.clear()
-        return json.dumps(shown)
+        return line
 
 
-class Connection:
+class UserConnection:
     """A connection from a user's own address."""
 
-    def __init__(self, user: dict[str, Any], tally: Tally) -> None:
+    def __init__(self, user: dict[str, Any], tally: UserTally) -> None:
         self._user = user
         self._tally = tally
         self._used = 0
@@ -116,9 +100,9 @@ class Connection:
 _FAULTS = (OSError, EOFError, ValueError, TimeoutError, asyncio.LimitOverrunError)
 
 
-async def browse(user: dict[str, Any], plan: dict[str, Any], tally: Tally) -> None:
+async def browse(user: dict[str, Any], plan: dict[str, Any], tally: UserTally) -> None:
     """Ask for the page in a steady rhythm; one that is late costs the beats that it takes."""
-    connection = Connection(user, tally)
+    connection = UserConnection(user, tally)
     period = plan["page_octets"] / (user["mb_s"] * 1e6)
     try:
         while True:
@@ -138,11 +122,11 @@ async def browse(user: dict[str, Any], plan: dict[str, Any], tally: Tally) -> No
         connection.close()
 
 
-async def watch(user: dict[str, Any], plan: dict[str, Any], tally: Tally) -> None:
+async def watch(user: dict[str, Any], plan: dict[str, Any], tally: UserTally) -> None:
     """Receive a steady stream; ask again when it stalls."""
     path = f"/stream?rate={round(user['mb_s'] * 1e6)}"
     while True:
-        connection = Connection(user, tally)
+        connection = UserConnection(user, tally)
         begun = time.monotonic()
         try:
             async with asyncio.timeout(plan["timeout_s"]):
@@ -161,7 +145,7 @@ async def watch(user: dict[str, Any], plan: dict[str, Any], tally: Tally) -> Non
 PROFILES = {"http": browse, "video": watch}
 
 
-async def use(user: dict[str, Any], plan: dict[str, Any], zero: float, tally: Tally) -> None:
+async def use(user: dict[str, Any], plan: dict[str, Any], zero: float, tally: UserTally) -> None:
     """Be one user from its start to its end."""
     await asyncio.sleep(zero + user["start_s"] - time.monotonic())
     left = None if user["end_s"] is None else zero + user["end_s"] - time.monotonic()
@@ -170,12 +154,12 @@ async def use(user: dict[str, Any], plan: dict[str, Any], zero: float, tally: Ta
             await PROFILES[user["profile"]](user, plan, tally)
 
 
-async def tell(sample_s: float, zero: float, tally: Tally) -> None:
+async def tell(sample_s: float, zero: float, tally: UserTally) -> None:
     """Write a line at each multiple of ``sample_s``."""
     while True:
         passed = time.monotonic() - zero
         await asyncio.sleep(sample_s - passed % sample_s)
-        sys.stdout.write(tally.line(time.monotonic()) + "\n")
+        sys.stdout.write(tally.line() + "\n")
         sys.stdout.flush()
 
 
@@ -189,7 +173,7 @@ async def end() -> None:
 
 async def main(plan: dict[str, Any], zero: float) -> None:
     """Be all users of the plan until the input ends."""
-    tally = Tally()
+    tally = UserTally()
     parts: list[Coroutine[Any, Any, None]] = [tell(plan["sample_s"], zero, tally)]
     parts += [use(user, plan, zero, tally) for user in plan["users"]]
     tasks = [asyncio.create_task(part) for part in parts]

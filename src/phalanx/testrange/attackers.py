@@ -17,8 +17,8 @@ from phalanx.domain.traffic import Source
 from phalanx.infrastructure.linux.kernel import KernelError
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
 from phalanx.infrastructure.linux.kernel.wire import compiled
-from phalanx.testrange.workload.counters import Devices
-from phalanx.testrange.workload.processes import Process
+from phalanx.testrange.processes import NamespaceProcess
+from phalanx.testrange.sampler import Devices
 
 HPING_PACKETS_S = 1000.0
 """Up to this rate in packets a second hping3 is used."""
@@ -157,7 +157,7 @@ class Attack:
         self.source = source
         self._sent = sent
         self._before = self._packets()
-        self.process = Process(
+        self.process = NamespaceProcess(
             group.words(command(source, tools[tool(source)])),
             run=run,
             namespace=namespace,

@@ -13,8 +13,7 @@ from msgspec import DecodeError, Struct
 from msgspec.json import Decoder
 
 from phalanx.domain.traffic import Source
-from phalanx.testrange.workload.processes import Process
-from phalanx.testrange.workload.server import PAGE_OCTETS
+from phalanx.testrange.processes import PAGE_OCTETS, NamespaceProcess
 
 TIMEOUT_S = 1.0
 """How long a user waits for a page, in seconds."""
@@ -27,42 +26,23 @@ _LONGEST_LINE = 4096
 _READ = 65_536
 
 
-class Line(Struct, frozen=True):
-    """What users' processes write: what happened since the line before."""
-
-    time: float
-    """CLOCK_MONOTONIC, in seconds."""
-    octets: int
-    """Of answers' bodies, received."""
-    ok: int
-    """Requests answered; a stream counts once, when it begins."""
-    failed: int
-    """Requests not answered in time, and streams that stalled or broke."""
-    latency_mean_s: float | None
-    """From the request, connection included, to the end of the page (or the stream's begin)."""
-    latency_max_s: float | None
-
-
 class Received(Struct):
-    """Sums over lines."""
+    """What users received, as their process writes it and summed over its lines."""
 
     octets: int = 0
+    """Of answers' bodies."""
     ok: int = 0
+    """Requests answered; a stream counts once, when it begins."""
     failed: int = 0
+    """Requests not answered in time, and streams that stalled or broke."""
     waited_s: float = 0.0
-    """All latencies together."""
+    """All latencies together: from a request, connection included, to the end of its page (or
+    the begin of its stream)."""
     slowest_s: float = 0.0
+    """The greatest of them."""
 
-    def add(self, line: Line) -> None:
-        """Add a line."""
-        self.octets += line.octets
-        self.ok += line.ok
-        self.failed += line.failed
-        self.waited_s += line.ok * (line.latency_mean_s or 0.0)
-        self.slowest_s = max(self.slowest_s, line.latency_max_s or 0.0)
-
-    def merge(self, other: Received) -> None:
-        """Add other sums."""
+    def add(self, other: Received) -> None:
+        """Add what was received meanwhile, or by others."""
         self.octets += other.octets
         self.ok += other.ok
         self.failed += other.failed
@@ -89,10 +69,10 @@ class Users:
         self.target = sources[0][1].target
         self._namespace = namespace
         self._received = Received()
-        self._decoder = Decoder(Line)
+        self._decoder = Decoder(Received)
         self._rest = b""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.process = Process(
+        self.process = NamespaceProcess(
             [sys.executable, "-I", "-S", str(_CLIENT)],
             run=run,
             namespace=namespace,

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
+from tests.infrastructure.linux.linux_needs import requires
 
 from phalanx.domain.traffic import PROFILES, Source
 from phalanx.infrastructure.linux.kernel import KernelError
 from phalanx.infrastructure.linux.kernel.namespaces import FOLDER, Inside, prefix
-from phalanx.testrange.workload import attackers
-from phalanx.testrange.workload.counters import Arrivals
+from phalanx.testrange import attackers
+from phalanx.testrange.sampler import Arrivals
 
 FLOOD = Path(attackers.__file__).with_name("flood.c")
-requires_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="not installed: cc")
+requires_cc = requires("cc")
 
 
 def source(profile: str, demand_mb_s: float, end_s: float | None = 8.0) -> Source:

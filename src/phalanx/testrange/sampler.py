@@ -1,20 +1,28 @@
-"""What the traffic really was, measured for the log alone: ``network.sample``."""
+"""What the traffic really was: counters of devices and hosts, and samples for the log alone."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import os
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
+
+from msgspec import Struct
 
 from phalanx.clock import Clock, Timer
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import LinkId, link_ends
 from phalanx.infrastructure.linux.kernel import KernelError
+from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.tasks import Tasks
-from phalanx.infrastructure.linux.vnf.nft import NftError
-from phalanx.testrange.workload.counters import Arrivals, Arrived, Devices
-from phalanx.testrange.workload.users import Received, Users
+from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
+from phalanx.testrange.users import Received, Users
 
+_READ = 1 << 20
+_ETHERNET = 14  # octets that nftables does not count in a packet and a link does
+_USERS, _OTHERS = "from_users", "from_others"
 _LAG_S = 0.02
 """Samples are taken this much after their time, so that the users' lines of it are in."""
 _BUSY = 0.01
@@ -23,7 +31,88 @@ _MOST_LINKS = 64
 _DIGITS = 6
 
 
-class Link:
+class Sent(Struct, frozen=True):
+    """What left a device since it was made."""
+
+    octets: int
+    packets: int
+
+
+class Devices:
+    """The devices of a namespace. A file of /proc stays with the namespace it was opened in."""
+
+    def __init__(self, namespace: str) -> None:
+        with Inside(namespace) as inside:
+            self._file = inside.call(os.open, "/proc/thread-self/net/dev", os.O_RDONLY)
+
+    def read(self) -> dict[str, Sent]:
+        """Return the counters of each device."""
+        figures = {}
+        for line in os.pread(self._file, _READ, 0).decode().splitlines()[2:]:
+            name, _, counts = line.partition(":")
+            fields = counts.split()
+            figures[name.strip()] = Sent(int(fields[8]), int(fields[9]))
+        return figures
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+class OctetsArrived(Struct, frozen=True):
+    """Octets that reached a host since its counters were made, link headers included."""
+
+    from_users: int = 0
+    from_others: int = 0
+
+
+class Arrivals:
+    """Counts what reaches a host, apart for its users' addresses and for all others.
+
+    A table in the host's own namespace, which no agent looks into.
+    """
+
+    def __init__(self, namespace: str, users: Iterable[str]) -> None:
+        self._table = f"ip phx_{zlib.crc32(namespace.encode()):08x}"
+        self._inside = Inside(namespace)
+        elements = ", ".join(sorted(set(users)))
+        known = f"elements = {{ {elements} }};" if elements else ""
+        self._nft = self._inside.call(Nft)
+        self._inside.call(
+            self._nft.run,
+            f"""table {self._table} {{
+                set users {{ type ipv4_addr; {known} }}
+                counter {_USERS} {{ }}
+                counter {_OTHERS} {{ }}
+                chain arrivals {{
+                    type filter hook prerouting priority -300; policy accept;
+                    iif lo accept
+                    ip saddr @users counter name {_USERS} accept
+                    counter name {_OTHERS}
+                }}
+            }}""",
+        )
+
+    def submit(self) -> Future[OctetsArrived]:
+        """Have the counters read by the thread inside the namespace."""
+        return self._inside.submit(self._read)
+
+    def close(self) -> None:
+        """Remove the table and end the thread."""
+        self._inside.call(self._nft.run, f"delete table {self._table}")
+        self._inside.close()
+
+    def _read(self) -> OctetsArrived:
+        answer = self._nft.json(f"list counters table {self._table}")
+        octets = {
+            counter["name"]: counter["bytes"] + _ETHERNET * counter["packets"]
+            for entry in answer["nftables"]
+            if (counter := entry.get("counter")) is not None
+        }
+        return OctetsArrived(octets[_USERS], octets[_OTHERS])
+
+
+class MeasuredLink:
     """A link whose traffic is measured."""
 
     def __init__(self, name: LinkId, device: str, bandwidth_mb_s: float, *, access: bool) -> None:
@@ -35,7 +124,7 @@ class Link:
         self.octets = 0
 
 
-class Sampler:
+class TrafficSampler:
     """Records averages over each period.
 
     Args:
@@ -64,7 +153,7 @@ class Sampler:
         period_s: float,
         hosts: Mapping[str, str],
         devices: Mapping[str, Devices],
-        links: Sequence[Link],
+        links: Sequence[MeasuredLink],
         arrivals: Mapping[str, Arrivals],
         users: Sequence[Users],
         wanted: Callable[[str], float],
@@ -114,7 +203,7 @@ class Sampler:
         seconds: float,
         received: Mapping[str, Received],
         links: dict[str, dict[str, float]],
-        arrived: dict[str, Arrived],
+        arrived: dict[str, OctetsArrived],
     ) -> None:
         self._recorder.record(
             "network.sample",
@@ -128,7 +217,7 @@ class Sampler:
         self._arrived = arrived
         self._next()
 
-    async def _arrivals_now(self) -> dict[str, Arrived]:
+    async def _arrivals_now(self) -> dict[str, OctetsArrived]:
         """Return what has reached each host.
 
         Raises:
@@ -145,7 +234,7 @@ class Sampler:
         """Return what users received since the last call, by the address of their server."""
         sums: dict[str, Received] = {}
         for users in self._users:
-            sums.setdefault(users.target, Received()).merge(users.take())
+            sums.setdefault(users.target, Received()).add(users.take())
         return sums
 
     def _host(
@@ -154,10 +243,10 @@ class Sampler:
         address: str,
         seconds: float,
         received: Mapping[str, Received],
-        arrived: Mapping[str, Arrived],
+        arrived: Mapping[str, OctetsArrived],
     ) -> dict[str, float]:
         got = received.get(address, Received())
-        new, old = arrived.get(name, Arrived()), self._arrived.get(name, Arrived())
+        new, old = arrived.get(name, OctetsArrived()), self._arrived.get(name, OctetsArrived())
         return {
             "legitimate_mb_s": _rate(got.octets, seconds),
             "malicious_mb_s": _rate(new.from_others - old.from_others, seconds),

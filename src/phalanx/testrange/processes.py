@@ -1,23 +1,32 @@
-"""The service that is protected: nginx, as small as a small server."""
+"""Programs in namespaces, and the one that is protected: nginx, as small as a small server.
+
+Each process carries the mark of its run, and has all that it starts in a session of its own.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
+import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import IO
 
-from phalanx.infrastructure.linux.kernel import KernelError
-from phalanx.infrastructure.linux.kernel.namespaces import Inside
-from phalanx.testrange.workload.processes import Process
+from phalanx.infrastructure.linux.kernel import KernelError, runs
+from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
 
+_END_S = 2.0
+"""What was asked to end is killed after this long, in seconds."""
+_POLL_S = 0.01
 PAGE_OCTETS = 2048
 """Size of the page that HTTP users read."""
 
 _STREAM_OCTETS = 64_000_000
 _START_S = 5.0
-_POLL_S = 0.02
 
 # client_header_timeout stays at 60 s: that is what makes slow HTTP hurt. A stream goes out in
 # small pieces, since nginx spreads nothing but whole pieces over time.
@@ -51,6 +60,97 @@ http {{
 """
 
 
+class NamespaceProcess:
+    """A program in a namespace.
+
+    Args:
+        words: the program's path and its arguments.
+        run: mark of the run; ``PHALANX_RUN`` in its environment.
+        namespace: network namespace that it lives in.
+        complaints: file for what it writes to standard error.
+        piped: whether its standard input and output are pipes to the caller; otherwise
+            they are ``/dev/null``.
+
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        *,
+        run: str,
+        namespace: str,
+        complaints: Path,
+        piped: bool = False,
+    ) -> None:
+        self.words = tuple(words)
+        self._complaints = complaints
+        stream = subprocess.PIPE if piped else subprocess.DEVNULL
+        with complaints.open("ab") as errors:
+            self._process = subprocess.Popen(  # noqa: S603
+                [*prefix(namespace), *words],
+                stdin=stream,
+                stdout=stream,
+                stderr=errors,
+                env={"PATH": os.environ.get("PATH", os.defpath), runs.VARIABLE: run},
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id; also that of its session."""
+        return self._process.pid
+
+    @property
+    def input(self) -> IO[bytes]:
+        """Its standard input, if that is a pipe."""
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def output(self) -> IO[bytes]:
+        """Its standard output, if that is a pipe."""
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone."""
+        return self._process.poll() is not None
+
+    def complaint(self) -> str:
+        """Return the last line that it wrote to standard error, or how it ended."""
+        lines = self._complaints.read_text(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return last or f"it ended with status {self._process.poll()}"
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal to it and to all that it started."""
+        if not self.ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def close(self) -> None:
+        """Close the pipes."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+def end(processes: Iterable[NamespaceProcess]) -> None:
+    """End all of them: politely, and after two seconds with force. Blocks until they are gone."""
+    left = list(processes)
+    for process in left:
+        process.signal()
+        process.close()
+    deadline = time.monotonic() + _END_S
+    while left := [process for process in left if not process.ended]:
+        if time.monotonic() > deadline:
+            for process in left:
+                process.signal(signal.SIGKILL)
+        time.sleep(_POLL_S)
+
+
 def configuration(address: str, ports: Iterable[int]) -> str:
     """Return nginx's configuration for a server that listens at ``address``.
 
@@ -60,7 +160,7 @@ def configuration(address: str, ports: Iterable[int]) -> str:
     return _CONFIGURATION.format(listen=listen)
 
 
-class Server:
+class NginxServer:
     """One nginx in the namespace of a host.
 
     Raises:
@@ -84,7 +184,7 @@ class Server:
         (pages / "index.html").write_text((line * PAGE_OCTETS)[:PAGE_OCTETS])
         with (pages / "stream").open("wb") as stream:
             stream.truncate(_STREAM_OCTETS)
-        self.process = Process(
+        self.process = NamespaceProcess(
             [program, "-p", str(folder), "-c", "nginx.conf", "-e", "error.log"],
             run=run,
             namespace=namespace,

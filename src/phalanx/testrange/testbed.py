@@ -1,0 +1,424 @@
+"""A whole network on one machine: PoPs, links, hosts and sources as network namespaces.
+
+Each PoP is a router with a switch (the bridge ``sw``). PoPs reach each other at their
+underlay addresses along the paths of least latency; hosts and sources hang on the switches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import ParamSpec
+
+from msgspec import Struct
+
+from phalanx.domain.network import Link, LinkId, Network, PopId
+from phalanx.domain.traffic import Source
+from phalanx.infrastructure.linux.kernel import KernelError, cgroups, namespaces, runs
+from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
+from phalanx.infrastructure.linux.kernel.links import Links, RouteBatch, configure, has_netem
+from phalanx.infrastructure.linux.kernel.namespaces import Inside
+from phalanx.infrastructure.linux.kernel.wire import Strand, Wire
+from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
+from phalanx.infrastructure.reservations.topology import Topology
+from phalanx.testrange.plan import GATEWAY, SWITCH, SWITCH_MAC, Join, Plan, Port, draw
+
+P = ParamSpec("P")
+
+LEAST_DELAY_MS = 0.5
+"""Links with less than this get no delay of their own."""
+
+_LINK_MTU = 1700  # a full packet of a host, with VXLAN and ESP around it
+_HOST_MTU = 1500
+_FAR = "eth0"
+_LINK_SCOPE = 253
+_QUIET = {"ipv6/conf/all/disable_ipv6": 1, "ipv6/conf/default/disable_ipv6": 1}
+_ROUTER = {
+    "ipv4/ip_forward": 1,  # first, as it sets others back to a router's defaults
+    "ipv4/conf/all/rp_filter": 0,
+    "ipv4/conf/default/rp_filter": 0,
+    "ipv4/conf/all/send_redirects": 0,
+    "ipv4/conf/default/send_redirects": 0,
+    "bridge/bridge-nf-call-iptables": 0,  # what crosses the switch is not routed twice
+    **_QUIET,
+}
+_HOST = {
+    "ipv4/conf/all/rp_filter": 0,
+    "ipv4/conf/default/rp_filter": 0,
+    "ipv4/conf/all/accept_redirects": 0,
+    "ipv4/conf/default/accept_redirects": 0,
+    **_QUIET,
+}
+
+
+class Testbed:
+    """The network of a run.
+
+    Args:
+        run: mark of the run, from ``kernel.runs.new_run``.
+        network: PoPs, links and hosts.
+        sources: who will send traffic. Users of one group at one PoP share a namespace, each
+            attacker has its own.
+
+    Raises:
+        KernelError: if an address is unusable or stands twice.
+
+    """
+
+    __test__ = False  # pytest takes the name for its own
+
+    def __init__(self, run: str, network: Network, sources: Sequence[Source]) -> None:
+        self.run = run
+        self.notes: list[str] = []
+        """What was chosen for want of something else, a line each."""
+        self._network = network
+        self._plan = draw(run, network, sources)
+        self._ports = {a: port for port in self._plan.ports for a in port.addresses}
+        self._routing = Routing(network, self._plan)
+        self._groups: dict[PopId, Cgroup] = {}
+        self._wire: Wire | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the files of the run lie."""
+        return runs.folder(self.run)
+
+    def build(self) -> None:
+        """Make everything; blocking, about 1 s for 6 PoPs and 60 sources.
+
+        Raises:
+            KernelError: if something is missing or refused; what was made is removed.
+
+        """
+        try:
+            with Inside(None) as hands:
+                hands.call(self._build)
+        except BaseException:
+            self.destroy()
+            raise
+
+    def destroy(self) -> None:
+        """Remove everything, with the processes in it; the run's folder stays. Idempotent.
+
+        Raises:
+            KernelError: if something cannot be removed.
+
+        """
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+        self._groups.clear()
+        runs.sweep(self.run)
+
+    def namespace(self, pop: PopId) -> str:
+        """Return the network namespace of a PoP, such as ``phx-1a2b3c-pop1``."""
+        return self._plan.namespaces[pop]
+
+    def underlay(self, pop: PopId) -> str:
+        """Return the address under which other PoPs reach this one, such as ``10.254.0.1``."""
+        return self._plan.underlay[pop]
+
+    def device(self, link: LinkId) -> str:
+        """Return the device, in the namespace where ``link`` begins, whose egress is the link.
+
+        Raises:
+            KeyError: if there is no such link.
+
+        """
+        return self._plan.devices[link]
+
+    def host_at(self, address: str) -> PopId | None:
+        """Return the PoP on whose switch ``address`` is; None if it is on none."""
+        port = self._ports.get(address)
+        return None if port is None else port.pop
+
+    def host_device(self, address: str) -> str:
+        """Return the device whose egress leads to ``address``, at its PoP.
+
+        Raises:
+            KeyError: if the address is on no switch.
+
+        """
+        return self._ports[address].device
+
+    def address(self, host: str) -> str | None:
+        """Return the address of the host of that name; None if there is none."""
+        return self._plan.hosts.get(host)
+
+    def home(self, name: str) -> str:
+        """Return the network namespace in which a host or a source lives.
+
+        Raises:
+            KeyError: if there is none of that name.
+
+        """
+        return self._plan.homes[name]
+
+    def cgroup(self, pop: PopId) -> Cgroup:
+        """Return the limits of a PoP; there are some once it is built."""
+        return self._groups[pop]
+
+    def set_link(self, a: PopId, b: PopId, *, up: bool) -> None:
+        """Cut or mend the link between two PoPs; all routes follow at once. Blocking.
+
+        Raises:
+            KeyError: if no link joins them.
+            KernelError: if the kernel refuses.
+
+        """
+        link = self._routing.link(a, b)
+        if link is None:
+            raise KeyError(f"{a}>{b}")
+        with Inside(None) as hands:
+            for pop in (a, b):
+                hands.call(self._within, self.namespace(pop), self._switch, a, b, pop, up)
+            self._routing.switch(link, up=up)
+            for pop in self._routing.stale():
+                hands.call(self._within, self.namespace(pop), self._routing.install, pop)
+
+    def shed(self) -> int:
+        """Return how many frames delayed links lost because a queue was full.
+
+        Raises:
+            KernelError: if the process that carries them is gone.
+
+        """
+        return 0 if self._wire is None else self._wire.shed()
+
+    def _build(self) -> None:
+        plan = self._plan
+        carried = strands(plan)
+        lossy = any(join.loss > 0 for join in plan.joins)
+        netem = bool(carried or lossy) and has_netem()
+        wired = bool(carried) and not netem
+        for name in (*plan.namespaces.values(), *(port.namespace for port in plan.ports)):
+            namespaces.create(name)
+        for pop in self._network.pops:
+            self._groups[pop.name] = cgroups.create(
+                self.run, pop.name, pop.total.cores, pop.total.memory_gb
+            )
+            self._within(self.namespace(pop.name), begin_pop, plan, pop.name, wired=wired)
+        if wired:
+            self._wire = Wire(self.run, carried)
+        for port in plan.ports:
+            self._within(port.namespace, make_home, port, netem=netem)
+        for name, namespace in plan.namespaces.items():
+            self._within(namespace, finish_pop, plan, name, netem=netem)
+        for name, namespace in plan.namespaces.items():
+            self._within(namespace, self._routing.install, name)
+        self._note(wired=wired, dropped=lossy and not netem)
+
+    def _note(self, *, wired: bool, dropped: bool) -> None:
+        self.notes.clear()
+        if wired:
+            self.notes.append("delay on links by a process (TAP), as this kernel has no netem")
+        if dropped:
+            self.notes.append("loss on links by nftables, as this kernel has no netem")
+        limits = next(iter(self._groups.values())).limits if self._groups else ()
+        missing = [name for name in cgroups.CONTROLLERS if name not in limits]
+        if missing:
+            self.notes.append(f"no limits on {', '.join(missing)}: no control group to write to")
+
+    def _switch(self, a: PopId, b: PopId, pop: PopId, up: bool) -> None:
+        """Take an end of a link down or up; the kernel forgets neighbours with it."""
+        join = next(j for j in self._plan.joins if {j.a, j.b} == {a, b})
+        with Links() as links:
+            device, _ = ends(join, pop)
+            links.set(device, state="up" if up else "down")
+        if up:
+            batch = RouteBatch()
+            meet(batch, self._plan, join, pop)
+            batch.send()
+
+    @staticmethod
+    def _within(
+        namespace: str, function: Callable[P, None], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Call ``function`` with the calling thread moved into ``namespace``."""
+        namespaces.enter(namespace)
+        function(*args, **kwargs)
+
+
+class Hop(Struct, frozen=True):
+    """Where a PoP sends packets for an address."""
+
+    device: str
+    via: str | None
+    """Underlay address of the next PoP; None: the address is on the PoP's own switch."""
+
+
+class Routing:
+    """The tables of all PoPs: what they should be, and what is in the kernels already."""
+
+    def __init__(self, network: Network, plan: Plan) -> None:
+        self._plan = plan
+        self._topology = Topology(network)
+        self._installed: dict[PopId, dict[str, Hop]] = {pop: {} for pop in plan.namespaces}
+        # The first of a PoP is its own; the others hang on its switch.
+        self._addresses = {
+            pop: [plan.underlay[pop], *(a for port in plan.at(pop) for a in port.addresses)]
+            for pop in plan.namespaces
+        }
+
+    def link(self, a: PopId, b: PopId) -> Link | None:
+        """Return the link that joins two PoPs, in whichever order."""
+        return self._topology.link(a, b)
+
+    def switch(self, link: Link, *, up: bool) -> None:
+        """Note that a link went down or came back.
+
+        The kernel forgot the routes over its interfaces when they went down.
+        """
+        self._topology.switch(link, up=up)
+        for pop, other in ((link.a, link.b), (link.b, link.a)):
+            device = self._plan.devices[f"{pop}>{other}"]
+            table = self._installed[pop]
+            self._installed[pop] = {a: hop for a, hop in table.items() if hop.device != device}
+
+    def stale(self) -> list[PopId]:
+        """Return the PoPs whose table is not as it should be."""
+        return [pop for pop in self._installed if self._wanted(pop) != self._installed[pop]]
+
+    def install(self, pop: PopId) -> None:
+        """Bring the table of ``pop`` up to date; call it inside the namespace of ``pop``.
+
+        Raises:
+            KernelError: if the kernel refuses.
+
+        """
+        wanted, installed = self._wanted(pop), self._installed[pop]
+        batch = RouteBatch()
+        for address, hop in wanted.items():
+            if installed.get(address) != hop:
+                batch.route(address, hop.device, self._plan.underlay[pop], hop.via)
+        for address in installed.keys() - wanted.keys():
+            batch.no_route(address)
+        batch.send()
+        self._installed[pop] = wanted
+
+    def _wanted(self, pop: PopId) -> dict[str, Hop]:
+        table = {address: Hop(SWITCH, None) for address in self._addresses[pop][1:]}
+        for target, addresses in self._addresses.items():
+            path = self._topology.route(pop, target)
+            if path is not None and target != pop:
+                hop = Hop(self._plan.devices[f"{pop}>{path[1]}"], self._plan.underlay[path[1]])
+                table.update(dict.fromkeys(addresses, hop))
+        return table
+
+
+def delayed(part: Port | Join) -> bool:
+    """Whether packets take noticeable time on it."""
+    return part.delay_ms >= LEAST_DELAY_MS
+
+
+def strands(plan: Plan) -> list[Strand]:
+    """Return the delayed links, for a wire to carry."""
+    found = [
+        Strand(
+            plan.namespaces[join.a], join.device_a, plan.namespaces[join.b], join.device_b,
+            join.delay_ms, join.rate_mb_s,
+        )
+        for join in plan.joins
+        if delayed(join)
+    ]  # fmt: skip
+    found += [
+        Strand(
+            plan.namespaces[port.pop], port.device, port.namespace, _FAR,
+            port.delay_ms, port.rate_mb_s,
+        )
+        for port in plan.ports
+        if port.rate_mb_s is not None and delayed(port)
+    ]  # fmt: skip
+    return found
+
+
+def begin_pop(plan: Plan, pop: str, *, wired: bool) -> None:
+    """Make a PoP's switch, and its ends of the links that no wire carries."""
+    configure(_ROUTER)
+    with Links() as links:
+        links.address(links.set("lo", state="up"), plan.underlay[pop])
+        links.address(links.bridge(SWITCH, SWITCH_MAC), GATEWAY, _LINK_SCOPE)
+        for port in plan.at(pop):
+            if not (wired and delayed(port)):
+                mac = f"fe{port.mac[2:]}"
+                links.veth(port.device, mac, _FAR, port.mac, port.namespace, _HOST_MTU)
+        for join in plan.joins:
+            if join.a == pop and not (wired and delayed(join)):
+                there = plan.namespaces[join.b]
+                links.veth(join.device_a, join.mac_a, join.device_b, join.mac_b, there, _LINK_MTU)
+
+
+def make_home(port: Port, *, netem: bool) -> None:
+    """Set up the namespace behind a port: its addresses, and the way out."""
+    configure(_HOST)
+    with Links() as links:
+        links.set("lo", state="up")
+        number = links.set(_FAR, address=port.mac, mtu=_HOST_MTU, state="up")
+        for address in port.addresses:
+            links.address(number, address)
+        if port.rate_mb_s is not None:
+            links.shape(number, port.rate_mb_s, port.delay_ms if netem and delayed(port) else 0.0)
+    batch = RouteBatch()
+    batch.neighbour(GATEWAY, SWITCH_MAC, _FAR)
+    batch.default(_FAR, GATEWAY)
+    batch.send()
+
+
+def finish_pop(plan: Plan, pop: str, *, netem: bool) -> None:
+    """Connect a PoP: ports to the switch, limits on all it sends, and who is a neighbour."""
+    batch = RouteBatch()
+    batch.blackhole()
+    lossy: dict[str, float] = {}
+    with Links() as links:
+        switch = links.set(SWITCH, state="up")
+        for port in plan.at(pop):
+            number = links.set(port.device, mtu=_HOST_MTU, master=switch, state="up")
+            links.pin(number, port.mac)
+            if port.rate_mb_s is not None:
+                delay = port.delay_ms if netem and delayed(port) else 0.0
+                links.shape(number, port.rate_mb_s, delay)
+            for address in port.addresses:
+                batch.neighbour(address, port.mac, SWITCH)
+        for join in plan.joins:
+            if pop in (join.a, join.b):
+                device, mac = ends(join, pop)
+                number = links.set(device, address=mac, mtu=_LINK_MTU, state="up")
+                if netem:
+                    delay = join.delay_ms if delayed(join) else 0.0
+                    links.shape(number, join.rate_mb_s, delay, join.loss)
+                else:
+                    links.shape(number, join.rate_mb_s)
+                    lossy[device] = join.loss
+                meet(batch, plan, join, pop)
+    batch.send()
+    if any(lossy.values()):
+        _lose(plan.namespaces[pop], lossy)
+
+
+def ends(join: Join, pop: str) -> tuple[str, str]:
+    """Return the device of a link at ``pop``, and its MAC."""
+    return (join.device_a, join.mac_a) if pop == join.a else (join.device_b, join.mac_b)
+
+
+def meet(batch: RouteBatch, plan: Plan, join: Join, pop: str) -> None:
+    """Tell ``pop`` the MAC of its neighbour, so that nothing waits for an answer that is lost."""
+    other, mac = (join.b, join.mac_b) if pop == join.a else (join.a, join.mac_a)
+    device, _ = ends(join, pop)
+    batch.neighbour(plan.underlay[other], mac, device)
+
+
+def _lose(namespace: str, lossy: dict[str, float]) -> None:
+    """Lose a share of what comes in over some devices, before anything else sees it."""
+    table = f"phx_{namespace.split('-')[1]}00"
+    chains = "".join(
+        f"chain {device} {{ type filter hook ingress device {device} priority -400; "
+        f"numgen random mod 10000 < {round(loss * 10_000)} drop; }}\n"
+        for device, loss in lossy.items()
+        if round(loss * 10_000) > 0
+    )
+    try:
+        with closing(Nft()) as nft:
+            nft.run(f"table netdev {table} {{\n{chains}}}\n")
+    except NftError as error:
+        raise KernelError(f"links with loss need nftables or netem: {error}") from None

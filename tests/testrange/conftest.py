@@ -1,0 +1,5 @@
+"""What the tests over a real kernel share."""
+
+from tests.infrastructure.linux.linux_needs import netns
+
+__all__ = ["netns"]
