@@ -24,11 +24,11 @@ from typing import Any
 from msgspec import Struct
 
 from phalanx.loading import read_text
-from phalanx.orchestration.descriptors import AgentSpec, Share, Site, SiteLink
-from phalanx.orchestration.mlfo import Effort, GuardedVnf, Need
-from phalanx.orchestration.mlfo.local import LocalSearch
+from phalanx.orchestration.descriptors.nsd import AgentSpec, Share
+from phalanx.orchestration.descriptors.service import Site, SiteLink
 from phalanx.orchestration.mlfo.model import Problem, build
-from phalanx.orchestration.mlfo.search import solve
+from phalanx.orchestration.mlfo.need import GuardedVnf, Need
+from phalanx.orchestration.mlfo.search import Effort, LocalSearch, solve
 from phalanx.runtime.topology import MAX_BYTES, read_topology
 from tables import QUICK, console, extra, show
 

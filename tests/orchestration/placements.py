@@ -7,9 +7,10 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from phalanx.orchestration.descriptors import AgentSpec, Share, Site, SiteLink, Weights
-from phalanx.orchestration.mlfo import GuardedVnf, Need
+from phalanx.orchestration.descriptors.nsd import AgentSpec, Share
+from phalanx.orchestration.descriptors.service import Site, SiteLink, Weights
 from phalanx.orchestration.mlfo.model import Problem
+from phalanx.orchestration.mlfo.need import GuardedVnf, Need
 
 DIGEST = "sha256:" + "a" * 64
 AGENT = AgentSpec("agent", cores=1, memory_gb=1, each_vnf=Share(cores=1))

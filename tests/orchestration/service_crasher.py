@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from phalanx.domain.errors import PhalanxError
-from phalanx.orchestration.workflow import Asked
+from phalanx.orchestration.workflow.model import Asked
 from phalanx.runtime.services import opened
 
 

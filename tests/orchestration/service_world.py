@@ -9,22 +9,24 @@ from pathlib import Path
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
-from phalanx.orchestration.descriptors import Service
-from phalanx.orchestration.iml import ImlError, Kind, Running, Unit
+from phalanx.orchestration.descriptors.service import Service
+from phalanx.orchestration.iml.unit import ImlError, Running, Unit, UnitKind
 from phalanx.orchestration.journal import ServiceJournal
-from phalanx.orchestration.service import Orchestrator
-from phalanx.orchestration.workflow import (
-    Asked,
-    Deployment,
-    Ground,
-    Member,
-    NotAvailableError,
-    NoTrustServices,
+from phalanx.orchestration.service import ServiceOrchestrator
+from phalanx.orchestration.workflow.context import (
     Pair,
-    PassingFault,
-    Patience,
     Probed,
     Seen,
+    StepRetryPolicy,
+    TransientFault,
+    WorkflowContext,
+)
+from phalanx.orchestration.workflow.model import (
+    Asked,
+    Deployment,
+    NotAvailableError,
+    NoTrustServices,
+    ServiceMember,
     TrustStep,
 )
 from phalanx.store.database import Database
@@ -113,26 +115,26 @@ class World:
         self.tick()
         if self.passing.get(name, 0) > 0:
             self.passing[name] -= 1
-            raise PassingFault(f"{name}: not now")
+            raise TransientFault(f"{name}: not now")
         if name in self.faults:
             raise self.faults[name]
         self.effects.append(name)
         work()
         self.tick()
 
-    def orchestrator(self) -> Orchestrator:
+    def orchestrator(self) -> ServiceOrchestrator:
         self.moment = 0
-        ground = Ground(
+        context = WorkflowContext(
             lambda site: FakeIml(self, site),
             FakeMembership(self),
-            FakeOutfitter(),
+            FakeWriter(),
             FakeWatcher(self),
             FakeTrust(self),
-            Patience(attempts=3, pause_s=0.0, ready_s=0.5),
+            StepRetryPolicy(attempts=3, pause_s=0.0, ready_s=0.5),
             sleep=self.sleep,
             monotonic=lambda: self.now,
         )
-        return Orchestrator(ground, ServiceJournal(self.database), hook=self.tick)
+        return ServiceOrchestrator(context, ServiceJournal(self.database), hook=self.tick)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -144,7 +146,7 @@ class World:
         (at,) = (place for place in self.processes if place[1] == name)
         del self.processes[at]
 
-    def until_done(self, command: Callable[[Orchestrator], object]) -> str | None:
+    def until_done(self, command: Callable[[ServiceOrchestrator], object]) -> str | None:
         """Give the command again after each crash; return why it did not do what it should."""
         while True:
             try:
@@ -241,7 +243,7 @@ class FakeMembership:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def issue(self, name: str, kind: Kind) -> None:
+    def issue(self, name: str, kind: UnitKind) -> None:
         def work() -> None:
             assert name not in self.world.revoked, f"{name} was revoked"
             self.world.identities.add(name)
@@ -272,14 +274,14 @@ class FakeMembership:
         return {"crl.pem": b"list"}
 
 
-class FakeOutfitter:
+class FakeWriter:
     def functions(self) -> tuple[str, ...]:
         return ("anomaly-detector", "classifier", "link-monitor", "rate-limiter", "syn-proxy")
 
-    def plan(self, service: Service, target: Deployment, leaving: tuple[Member, ...]) -> str:
+    def plan(self, service: Service, target: Deployment, leaving: tuple[ServiceMember, ...]) -> str:
         return repr([(m.name, m.site, m.serves) for m in (*target.agents, *leaving)])
 
-    def files(self, member: Member, deployment: Deployment) -> dict[str, bytes]:
+    def files(self, member: ServiceMember, deployment: Deployment) -> dict[str, bytes]:
         return {"config.toml": b"", "plan.yaml": deployment.plan.encode()}
 
 
@@ -287,7 +289,7 @@ class FakeWatcher:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def look(self, members: Iterable[Member], within_s: float) -> dict[str, Seen]:
+    def look(self, members: Iterable[ServiceMember], within_s: float) -> dict[str, Seen]:
         running = {name: life for (_, name), life in self.world.processes.items()}
         return {m.name: Seen(running[m.name], True, 1) for m in members if m.name in running}
 

@@ -12,15 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from phalanx.domain.errors import ScenarioError
-from phalanx.orchestration.descriptors import load_service, parse_service
-from phalanx.orchestration.mlfo import (
-    Effort,
-    PipelineDescriptor,
-    PlacementError,
-    compute,
-    need_of,
-    parse_pipeline,
-)
+from phalanx.orchestration.descriptors.service import load_service, parse_service
+from phalanx.orchestration.mlfo.need import PlacementError, need_of
+from phalanx.orchestration.mlfo.pipeline import PipelineDescriptor, compute, parse_pipeline
+from phalanx.orchestration.mlfo.search import Effort
 
 FOLDER = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"
 TREES: dict[str, Any] = {

@@ -10,10 +10,16 @@ from msgspec import Struct, inspect
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.resources import Resources
-from phalanx.orchestration.descriptors import Request, Service, Sites, load_service, parse_service
-from phalanx.orchestration.descriptors.service import Document
-from phalanx.orchestration.mlfo import PipelineDescriptor
+from phalanx.orchestration.descriptors.service import (
+    Document,
+    Request,
+    Service,
+    Sites,
+    load_service,
+    parse_service,
+)
 from phalanx.orchestration.mlfo.need import adjacent, need_of
+from phalanx.orchestration.mlfo.pipeline import PipelineDescriptor
 from phalanx.runtime.catalogue import installed
 
 FOLDER = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from phalanx.orchestration.iml import Image, ImlError, Kind, LocalProcesses, Unit, image_of
-from phalanx.orchestration.iml.process import Process, Slot
+from phalanx.orchestration.iml.local import LocalProcesses, SiteProcess, Slot
+from phalanx.orchestration.iml.unit import AgentImage, ImlError, Unit, UnitKind, image_of
 
-IMAGE = Image("phalanx-agent", "sha256:" + "0" * 64, ("classifier", "link-monitor"))
-UNIT = Unit("a.1", "a", Kind.AGENT, 1, IMAGE.name, IMAGE.digest, ("classifier",))
+IMAGE = AgentImage("phalanx-agent", "sha256:" + "0" * 64, ("classifier", "link-monitor"))
+UNIT = Unit("a.1", "a", UnitKind.AGENT, 1, IMAGE.name, IMAGE.digest, ("classifier",))
 FILES = {"config.toml": b"x = 1\n", "identity/key.pem": b"secret"}
 SLEEPER = "import sys, time; print('began', *sys.argv[1:], flush=True); time.sleep(60)"
 STUBBORN = (
@@ -84,8 +84,8 @@ def test_a_starter_that_is_killed_leaves_no_second_process(root: Path) -> None:
     script = f"""
         import os, signal, sys
         from pathlib import Path
-        from phalanx.orchestration.iml import process
-        process.Slot._begun = lambda self, pid: os.kill(os.getpid(), signal.SIGKILL)
+        from phalanx.orchestration.iml import local
+        local.Slot._begun = lambda self, pid: os.kill(os.getpid(), signal.SIGKILL)
         sys.path[:0] = [{str(Path(__file__).parent)!r}]
         from test_local_processes import FILES, UNIT, site
         site(Path({str(root)!r})).start(UNIT, FILES, fence=1)
@@ -118,7 +118,7 @@ def test_a_recycled_number_is_not_signalled(root: Path) -> None:
         (folder / "pid").write_text(" ".join([str(other.pid), *fields[1:]]))
         assert [r.pid for r in madrid.running()] == [None]
         madrid.stop(UNIT.name, fence=1, gracefully=True, within_s=1)
-        Process(other.pid, 1).signal(signal.SIGKILL)
+        SiteProcess(other.pid, 1).signal(signal.SIGKILL)
         assert other.poll() is None
     finally:
         other.kill()

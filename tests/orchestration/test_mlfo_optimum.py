@@ -12,12 +12,12 @@ from placements import least_cost, random_problem
 
 from phalanx.orchestration.mlfo.bound import Relaxation, forests, stepped
 from phalanx.orchestration.mlfo.model import Problem
-from phalanx.orchestration.mlfo.search import Effort, Found, solve
+from phalanx.orchestration.mlfo.search import Effort, SearchResult, solve
 
 WHOLE = Effort(seconds=None)
 
 
-def fits(problem: Problem, found: Found, least: float) -> None:
+def fits(problem: Problem, found: SearchResult, least: float) -> None:
     """Hold what was found against the least cost that there is."""
     close = 1e-6 * (1 + abs(least)) if math.isfinite(least) else 0.0
     assert found.bound <= least + close

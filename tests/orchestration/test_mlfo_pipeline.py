@@ -14,19 +14,16 @@ from msgspec.structs import replace
 from placements import AGENT, line, need, site, vnf
 
 from phalanx.domain.errors import ScenarioError
-from phalanx.orchestration.descriptors import Share, SiteLink, Weights, load_service
-from phalanx.orchestration.mlfo import (
-    Change,
-    Effort,
-    Need,
+from phalanx.orchestration.descriptors.nsd import Share
+from phalanx.orchestration.descriptors.service import SiteLink, Weights, load_service
+from phalanx.orchestration.mlfo.need import Change, Need, PlacementError, need_of, shortest
+from phalanx.orchestration.mlfo.pipeline import (
     PipelineDescriptor,
-    PlacementError,
     compute,
-    need_of,
     parse_pipeline,
     recompute,
 )
-from phalanx.orchestration.mlfo.latency import shortest
+from phalanx.orchestration.mlfo.search import Effort
 
 FOLDER = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"
 CHAIN = [("x", "y"), ("y", "z")]

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from phalanx.cli.main import app
-from phalanx.orchestration.mlfo import compute, need_of
+from phalanx.orchestration.mlfo.need import need_of
+from phalanx.orchestration.mlfo.pipeline import compute
 from phalanx.orchestration.workflow.model import arranged
 from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
 from phalanx.runtime.loading import parse_scenario

@@ -15,8 +15,7 @@ from service_world import NAME, World, asked
 from sqlalchemy import create_engine, make_url
 
 from phalanx.domain.errors import StoreError
-from phalanx.orchestration.journal import ServiceJournal
-from phalanx.orchestration.journal_claims import ClaimedError, Note, StepStage
+from phalanx.orchestration.journal import ClaimedError, JournalNote, ServiceJournal, StepStage
 from phalanx.store.database import Database
 from phalanx.store.sql import SqlEventStore
 
@@ -89,8 +88,8 @@ def test_events_wait_until_they_have_arrived_each_after_its_cause(url: str) -> N
     with Database(url) as database:
         journal = ServiceJournal(database)
         claim = journal.claim(NAME)
-        revision = claim.begin("deploy", b"{}", Note("service.requested", {"revision": 1}))
-        note = Note("service.step", {"step": "request"})
+        revision = claim.begin("deploy", b"{}", JournalNote("service.requested", {"revision": 1}))
+        note = JournalNote("service.step", {"step": "request"})
         claim.step(revision, "0.request", StepStage.INTENDED)
         claim.step(revision, "0.request", StepStage.DONE, RESULT, note)
         first, second = journal.unsent()

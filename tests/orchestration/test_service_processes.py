@@ -21,8 +21,10 @@ from phalanx.bus.nats import find_server
 from phalanx.fabric.operations import STATUS, StatusAnswer, StatusRequest
 from phalanx.identity.names import Role
 from phalanx.identity.trust import REVOKED_FILE
-from phalanx.orchestration.iml.process import Slot
-from phalanx.orchestration.workflow import Asked, Patience, RolledBackError
+from phalanx.orchestration.iml.local import Slot
+from phalanx.orchestration.workflow.context import StepRetryPolicy
+from phalanx.orchestration.workflow.machine import RolledBackError
+from phalanx.orchestration.workflow.model import Asked
 from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec, Standing
 from phalanx.runtime.domain.brokers import Brokers
 from phalanx.runtime.processes.operator import Operator, Survey, operator_bus
@@ -253,9 +255,9 @@ def test_agents_whose_seals_do_not_agree_are_named_though_both_answer(
         return found
 
     monkeypatch.setattr(DomainMembership, "files", with_another_list)
-    patience = Patience(ready_s=4.0, look_s=1.0)
+    retry = StepRetryPolicy(ready_s=4.0, look_s=1.0)
     with (
-        opened(domain.folder, patience=patience) as orchestrator,
+        opened(domain.folder, retry=retry) as orchestrator,
         pytest.raises(RolledBackError) as refused,
     ):
         orchestrator.deploy(read_asked(folder, None, None))

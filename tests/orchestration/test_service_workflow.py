@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from service_world import NAME, Crash, World, asked
 
 from phalanx.domain.errors import PhalanxError, ScenarioError
-from phalanx.orchestration.descriptors import Service, parse_service
-from phalanx.orchestration.iml import ImlError
-from phalanx.orchestration.journal import ServiceJournal
-from phalanx.orchestration.journal_claims import ClaimedError
-from phalanx.orchestration.service import Orchestrator
-from phalanx.orchestration.workflow import RolledBackError, WorkflowError, model
+from phalanx.orchestration.descriptors.service import Service, parse_service
+from phalanx.orchestration.iml.unit import ImlError
+from phalanx.orchestration.journal import ClaimedError, ServiceJournal
+from phalanx.orchestration.service import ServiceOrchestrator
+from phalanx.orchestration.workflow import model
+from phalanx.orchestration.workflow.machine import RolledBackError, WorkflowError
 
 PLAIN = asked()
 TIGHT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,27 +28,27 @@ LONGEST = 160
 """No command has more moments (checked below)."""
 
 
-def deploy(orchestrator: Orchestrator) -> None:
+def deploy(orchestrator: ServiceOrchestrator) -> None:
     orchestrator.deploy(PLAIN)
 
 
-def move(orchestrator: Orchestrator) -> None:
+def move(orchestrator: ServiceOrchestrator) -> None:
     orchestrator.reconfigure(NAME, asked(without=("madrid",)))
 
 
-def back(orchestrator: Orchestrator) -> None:
+def back(orchestrator: ServiceOrchestrator) -> None:
     orchestrator.reconfigure(NAME, asked(without=("zaragoza",)))
 
 
-def widen(orchestrator: Orchestrator) -> None:
+def widen(orchestrator: ServiceOrchestrator) -> None:
     orchestrator.reconfigure(NAME, asked("request-wide.yaml"))
 
 
-def narrow(orchestrator: Orchestrator) -> None:
+def narrow(orchestrator: ServiceOrchestrator) -> None:
     orchestrator.reconfigure(NAME, PLAIN)
 
 
-def remove(orchestrator: Orchestrator) -> None:
+def remove(orchestrator: ServiceOrchestrator) -> None:
     orchestrator.remove(NAME)
 
 

@@ -16,8 +16,8 @@ from phalanx.cli.service_view import placed, shown, stepping
 from phalanx.cli.terminal import BAD_INPUT, Group, out, refuse, say
 
 if TYPE_CHECKING:
-    from phalanx.orchestration.keeping import Kept
-    from phalanx.orchestration.service import Orchestrator
+    from phalanx.orchestration.service import ServiceOrchestrator
+    from phalanx.orchestration.supervisor import SupervisorNotice
 
 _KEPT = {"died": "yellow", "started": "green", "failed": "red", "left alone": "red"}
 
@@ -158,7 +158,7 @@ def resume(
     root: Root = None,
 ) -> None:
     """Bring unfinished changes to their end, and start again what has died."""
-    from phalanx.orchestration.workflow import WorkflowError  # noqa: PLC0415
+    from phalanx.orchestration.workflow.machine import WorkflowError  # noqa: PLC0415
 
     failed = False
     with _opened(domain, store, root) as orchestrator:
@@ -193,13 +193,13 @@ def watch(
     It pauses 1 s before it starts a process again, and twice as long before each further time
     in a row, up to a minute. A process that lives for a minute has ended the row.
     """
-    from phalanx.orchestration.fates import Endurance  # noqa: PLC0415
+    from phalanx.orchestration.supervisor import RestartPolicy  # noqa: PLC0415
 
-    def told(kept: Kept) -> None:
+    def told(kept: SupervisorNotice) -> None:
         say(out, kept.line, _KEPT.get(kept.what, ""))
 
     with suppress(KeyboardInterrupt), _opened(domain, store, root) as orchestrator:
-        orchestrator.keep(name, told, Endurance(attempts=attempts))
+        orchestrator.keep(name, told, RestartPolicy(attempts=attempts))
 
 
 @app.command()
@@ -243,7 +243,7 @@ def image(
 
 
 @contextmanager
-def _opened(domain: Path, store: str | None, root: Path | None) -> Iterator[Orchestrator]:
+def _opened(domain: Path, store: str | None, root: Path | None) -> Iterator[ServiceOrchestrator]:
     from phalanx.runtime.services import opened  # noqa: PLC0415
 
     with stepping() as told, opened(domain, store=store, root=root, told=told) as orchestrator:

@@ -13,16 +13,16 @@ from rich.text import Text
 from phalanx.cli.terminal import err, out, say
 
 if TYPE_CHECKING:
-    from phalanx.orchestration.service import Orchestrator
-    from phalanx.orchestration.views import AgentView, ServiceView
-    from phalanx.orchestration.workflow import Deployment, Told
-    from phalanx.orchestration.workflow import Progress as Stepped
+    from phalanx.orchestration.service import AgentView, ServiceOrchestrator, ServiceView
+    from phalanx.orchestration.workflow.machine import OnProgress
+    from phalanx.orchestration.workflow.machine import Progress as Stepped
+    from phalanx.orchestration.workflow.model import Deployment
 
 _STYLES = {"left out": "dim", "again": "yellow", "failed": "red", "undone": "yellow"}
 
 
 @contextmanager
-def stepping() -> Iterator[Told]:
+def stepping() -> Iterator[OnProgress]:
     """Give what shows steps: a bar with lines above it, or lines alone in a pipe."""
     if not err.is_terminal:
         yield lambda step: _line(step) if step.state != "begun" else None
@@ -52,7 +52,7 @@ def _line(step: Stepped) -> None:
     say(err, f"{name}{state}{detail}", _STYLES.get(step.state, ""))
 
 
-def placed(orchestrator: Orchestrator, deployment: Deployment) -> None:
+def placed(orchestrator: ServiceOrchestrator, deployment: Deployment) -> None:
     """Print what runs now."""
     say(out, f"{deployment.service} runs", "green")
     for member in deployment.agents:

@@ -20,7 +20,7 @@ PhalanxError
 │   └── BusyError           it cannot do it now; it may be tried again
 ├── WorkflowError           a change of a service did not come to its end (orchestration.workflow)
 │   └── RolledBackError     it failed for good; everything is as it was before
-├── PassingFault            something did not work now, and may in a moment
+├── TransientFault            something did not work now, and may in a moment
 ├── NotAvailableError       nobody here does this step of the workflow
 ├── ImageError              the image of a VNF is unusable (infrastructure.linux.images)
 ├── TaskError               the Linux driver could not do what was asked (…linux.tasks)

@@ -5,36 +5,108 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+from msgspec import Struct
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.loading import one_line, unknown
-from phalanx.orchestration.fates import Endurance
-from phalanx.orchestration.journal import ServiceJournal, ServiceRecord
-from phalanx.orchestration.journal_claims import Claim, Note
-from phalanx.orchestration.keeping import Keeper, OnKept
-from phalanx.orchestration.views import AgentView, ServiceView, deployment_of, view_of
-from phalanx.orchestration.workflow import (
-    Asked,
-    ChangeKind,
-    Deployment,
-    Ground,
+from phalanx.orchestration.journal import (
+    ChangeStage,
+    Claim,
+    JournalNote,
+    ServiceJournal,
+    ServiceRecord,
+)
+from phalanx.orchestration.supervisor import OnNotice, RestartPolicy, ServiceSupervisor
+from phalanx.orchestration.workflow.context import (
     Hook,
-    PassingFault,
     Seen,
-    Told,
+    TransientFault,
+    WorkflowContext,
+    awaited,
+    files_of,
+    no_hook,
+)
+from phalanx.orchestration.workflow.machine import (
+    OnProgress,
+    StepResult,
     Wanted,
     Workflow,
     WorkflowError,
-    no_hook,
 )
-from phalanx.orchestration.workflow.ground import awaited, files_of
+from phalanx.orchestration.workflow.model import Asked, ChangeKind, Deployment, ServiceMember
 
 
-class Orchestrator:
+class AgentView(Struct, frozen=True):
+    """A process of a service as it is now."""
+
+    member: ServiceMember
+    pid: int | None
+    """Its process; None: it does not run."""
+    seen: Seen | None
+    """What it says of itself over the bus; None: nothing."""
+    trust: str
+    """How far it is trusted, in plain words; of the network nothing."""
+
+
+class ServiceView(Struct, frozen=True):
+    """A service as it is now."""
+
+    name: str
+    state: str
+    """``running``, ``removed``, ``rolled back``, or which change is unfinished, and how."""
+    revision: int
+    deployment: Deployment | None
+    agents: tuple[AgentView, ...] = ()
+    unreachable: str = ""
+    """Why the processes could not be asked; empty: they were."""
+    unfinished: bool = False
+    left_out: tuple[str, ...] = ()
+    """Steps of the latest change that nobody does yet, in plain words."""
+
+
+def view_of(found: ServiceRecord) -> ServiceView:
+    """Return a service as the journal has it, without its processes."""
+    change = found.change
+    left_out = []
+    for step in change.steps:
+        outcome = msgspec.json.decode(step.result, type=StepResult) if step.result else StepResult()
+        if outcome.left_out:
+            left_out.append(f"{step.name}: {outcome.detail}")
+    return ServiceView(
+        found.name,
+        _state(found),
+        change.revision,
+        deployment_of(found),
+        unfinished=change.open,
+        left_out=tuple(left_out),
+    )
+
+
+def _state(found: ServiceRecord) -> str:
+    change = found.change
+    match change.stage:
+        case ChangeStage.OPEN:
+            return f"unfinished: {change.kind}"
+        case ChangeStage.UNDOING:
+            return f"unfinished: {change.kind} is being taken back ({change.reason})"
+    if found.deployment is not None:
+        back = f" (the latest change was taken back: {change.reason})" if change.reason else ""
+        return f"running{back}"
+    return f"rolled back: {change.reason}" if change.reason else "removed"
+
+
+def deployment_of(found: ServiceRecord | None) -> Deployment | None:
+    """Return what is in force; None: nothing."""
+    if found is None or found.deployment is None:
+        return None
+    return msgspec.json.decode(found.deployment, type=Deployment)
+
+
+class ServiceOrchestrator:
     """Changes services by the workflow, so that each command can be repeated after any crash.
 
     Args:
-        ground: what is acted on.
+        context: what is acted on.
         journal: what was done, and is to be done.
         told: told of each step.
         hook: see ``Hook``.
@@ -43,13 +115,13 @@ class Orchestrator:
 
     def __init__(
         self,
-        ground: Ground,
+        context: WorkflowContext,
         journal: ServiceJournal,
         *,
-        told: Told | None = None,
+        told: OnProgress | None = None,
         hook: Hook = no_hook,
     ) -> None:
-        self._ground = ground
+        self._context = context
         self._journal = journal
         self._told = told
         self._hook = hook
@@ -147,13 +219,13 @@ class Orchestrator:
             self._claimed(name, lambda claim: self._revive(claim, running))
         return running
 
-    def keep(self, name: str, told: OnKept, endurance: Endurance | None = None) -> None:
+    def keep(self, name: str, told: OnNotice, policy: RestartPolicy | None = None) -> None:
         """Start what dies of a service, until it is removed.
 
         Args:
             name: of a service that is deployed, or on its way.
             told: told of what happens.
-            endurance: how often processes are started again; None: the usual.
+            policy: how often processes are started again; None: the usual.
 
         Raises:
             ScenarioError: if there is no such service.
@@ -163,13 +235,13 @@ class Orchestrator:
         found = self._found(name)
         if found.deployment is None and not found.change.open:
             raise ScenarioError(f"{name}: is not deployed; phalanx service deploy does that")
-        keeper = Keeper(
-            self._ground,
+        keeper = ServiceSupervisor(
+            self._context,
             self._journal,
             name,
             send=self._send_and_close,
             told=told,
-            endurance=endurance or Endurance(),
+            policy=policy or RestartPolicy(),
         )
         keeper.keep()
 
@@ -196,20 +268,20 @@ class Orchestrator:
         seen: dict[str, Seen] = {}
         unreachable = ""
         try:
-            seen = self._ground.watcher.look(deployment.members, self._ground.patience.look_s)
-        except PassingFault as error:
+            seen = self._context.watcher.look(deployment.members, self._context.retry.look_s)
+        except TransientFault as error:
             unreachable = str(error)
         agents = []
         for member in deployment.members:
-            running = {r.unit.name: r.pid for r in self._ground.sites(member.site).running()}
-            trust = self._ground.trust.standing(member.name) if member.serves else ""
+            running = {r.unit.name: r.pid for r in self._context.sites(member.site).running()}
+            trust = self._context.trust.standing(member.name) if member.serves else ""
             pid = running.get(member.name)
             agents.append(AgentView(member, pid, seen.get(member.name), trust))
         return msgspec.structs.replace(view, agents=tuple(agents), unreachable=unreachable)
 
     def standings(self, deployment: Deployment) -> tuple[str, ...]:
         """Return how far the agents are trusted, in plain words, each way once."""
-        found = (self._ground.trust.standing(member.name) for member in deployment.agents)
+        found = (self._context.trust.standing(member.name) for member in deployment.agents)
         return tuple(dict.fromkeys(found))
 
     def asked(self, name: str) -> Asked:
@@ -237,7 +309,7 @@ class Orchestrator:
         if member not in members:
             raise ScenarioError(one_line(f"{name}: {unknown('process', member, members)}"))
         chosen = members[member]
-        return self._ground.sites(chosen.site).logs(chosen.name, lines)
+        return self._context.sites(chosen.site).logs(chosen.name, lines)
 
     # -- parts ------------------------------------------------------------------------------------
 
@@ -249,11 +321,11 @@ class Orchestrator:
         if found is None or not found.change.open:
             wanted = Wanted(asked, deployment_of(found))
             revision = 1 if found is None else found.change.revision + 1
-            note = Note("service.requested", {"revision": revision, "change": kind.value})
+            note = JournalNote("service.requested", {"revision": revision, "change": kind.value})
             claim.begin(kind.value, msgspec.json.encode(wanted), note)
             found = self._journal.read(claim.name)
             assert found is not None
-        workflow = Workflow(self._ground, claim, found.change, told=self._told, hook=self._hook)
+        workflow = Workflow(self._context, claim, found.change, told=self._told, hook=self._hook)
         return workflow.run()
 
     def _claimed(self, name: str, work: Callable[[Claim], Deployment | None]) -> Deployment | None:
@@ -266,11 +338,11 @@ class Orchestrator:
 
     def _revive(self, claim: Claim, running: Deployment) -> Deployment:
         """Start what has died; what runs is not touched."""
-        ground = self._ground
+        context = self._context
         for member in running.members:
-            files = files_of(ground, member, running)
-            ground.sites(member.site).start(member.unit, files, fence=claim.fence)
-        awaited(ground, running.members, claim.beat, serving=True)
+            files = files_of(context, member, running)
+            context.sites(member.site).start(member.unit, files, fence=claim.fence)
+        awaited(context, running.members, claim.beat, serving=True)
         return running
 
     def _send(self) -> None:
@@ -278,8 +350,8 @@ class Orchestrator:
         waiting = self._journal.unsent()
         while waiting:
             try:
-                arrived = self._ground.watcher.send(waiting)
-            except PassingFault:
+                arrived = self._context.watcher.send(waiting)
+            except TransientFault:
                 return
             self._journal.sent(arrived)
             if len(arrived) < len(waiting):
@@ -289,10 +361,10 @@ class Orchestrator:
     def _send_and_close(self) -> None:
         """Send events over a connection of their own: nobody reads from one that is kept idle."""
         self._send()
-        self._ground.watcher.close()
+        self._context.watcher.close()
 
     def _name(self, asked: Asked) -> str:
-        return asked.service(self._ground.outfitter.functions()).request.name
+        return asked.service(self._context.writer.functions()).request.name
 
     def _found(self, name: str) -> ServiceRecord:
         found = self._journal.read(name)

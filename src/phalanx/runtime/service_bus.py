@@ -25,9 +25,10 @@ from phalanx.fabric.operations import (
     StatusRequest,
 )
 from phalanx.fabric.registration import ServiceState
-from phalanx.orchestration.iml import Kind
-from phalanx.orchestration.journal_claims import AUTHOR
-from phalanx.orchestration.workflow import Member, Pair, PassingFault, Probed, Seen
+from phalanx.orchestration.iml.unit import UnitKind
+from phalanx.orchestration.journal import AUTHOR
+from phalanx.orchestration.workflow.context import Pair, Probed, Seen, TransientFault
+from phalanx.orchestration.workflow.model import ServiceMember
 from phalanx.runtime.domain import Domain
 from phalanx.runtime.processes.network import BOOKS, Books, BooksRequest
 from phalanx.runtime.processes.operator import Operator
@@ -48,7 +49,7 @@ class BusWatcher:
         self._domain = domain
         self._operator: Operator | None = None
 
-    def look(self, members: Iterable[Member], within_s: float) -> dict[str, Seen]:
+    def look(self, members: Iterable[ServiceMember], within_s: float) -> dict[str, Seen]:
         """Ask ``members`` how they are, and return what those said that answered, by name."""
         operator = self._connected()
         asked = {member.name: member.unit.kind for member in members}
@@ -56,7 +57,7 @@ class BusWatcher:
         for name, kind in asked.items():
             heard = partial(answers.__setitem__, name)
             ask = partial(operator.client.invoke, name, answer=heard, timeout_s=within_s)
-            if kind is Kind.AGENT:
+            if kind is UnitKind.AGENT:
                 ask(STATUS, StatusRequest())
             else:
                 ask(BOOKS, BooksRequest())
@@ -87,7 +88,7 @@ class BusWatcher:
         if isinstance(answer, Accepted):
             return answer.detail
         if isinstance(answer, CallTimedOut | CallBusy):
-            raise PassingFault(f"{name} does not read its plan again: {answer.reason}")
+            raise TransientFault(f"{name} does not read its plan again: {answer.reason}")
         raise PhalanxError(answer.reason)
 
     def forget(self, name: str) -> None:
@@ -129,7 +130,7 @@ def passing() -> Iterator[None]:
     try:
         yield
     except BrokerError as error:
-        raise PassingFault(str(error)) from error
+        raise TransientFault(str(error)) from error
 
 
 def _seen(answer: StatusAnswer | Books | CallError) -> Seen | None:

@@ -15,22 +15,14 @@ from phalanx.domain.errors import ScenarioError
 from phalanx.identity.names import Role
 from phalanx.identity.trust import REVOKED_FILE
 from phalanx.loading import one_line, read_text
-from phalanx.orchestration.descriptors import Service
-from phalanx.orchestration.iml import Image, Kind, LocalProcesses, image_of
-from phalanx.orchestration.journal import ServiceJournal
-from phalanx.orchestration.journal_claims import AUTHOR
-from phalanx.orchestration.service import Orchestrator
-from phalanx.orchestration.workflow import (
-    Asked,
-    Deployment,
-    Ground,
-    Hook,
-    Member,
-    NoTrustServices,
-    Patience,
-    Told,
-    no_hook,
-)
+from phalanx.orchestration.descriptors.service import Service
+from phalanx.orchestration.iml.local import LocalProcesses
+from phalanx.orchestration.iml.unit import AgentImage, UnitKind, image_of
+from phalanx.orchestration.journal import AUTHOR, ServiceJournal
+from phalanx.orchestration.service import ServiceOrchestrator
+from phalanx.orchestration.workflow.context import Hook, StepRetryPolicy, WorkflowContext, no_hook
+from phalanx.orchestration.workflow.machine import OnProgress
+from phalanx.orchestration.workflow.model import Asked, Deployment, NoTrustServices, ServiceMember
 from phalanx.runtime.catalogue import installed
 from phalanx.runtime.domain import Domain, Standing
 from phalanx.runtime.domain.brokers import Brokers, is_here
@@ -38,7 +30,7 @@ from phalanx.runtime.service_bus import BusWatcher, passing
 from phalanx.runtime.slices import plan_of
 from phalanx.store.database import Database
 
-_ROLES = {Kind.AGENT: Role.AGENT, Kind.NETWORK: Role.NETWORK}
+_ROLES = {UnitKind.AGENT: Role.AGENT, UnitKind.NETWORK: Role.NETWORK}
 
 
 class DomainMembership:
@@ -47,7 +39,7 @@ class DomainMembership:
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
 
-    def issue(self, name: str, kind: Kind) -> None:
+    def issue(self, name: str, kind: UnitKind) -> None:
         """Make an identity, unless it is there."""
         self.see_to(name, _ROLES[kind])
 
@@ -71,7 +63,7 @@ class DomainMembership:
         """Tell the brokers of this machine who belongs to the domain.
 
         Raises:
-            PassingFault: if one did not take it.
+            TransientFault: if one did not take it.
 
         """
         if any(is_here(broker.listen or broker.host) for broker in self._domain.spec.brokers):
@@ -101,14 +93,14 @@ class ProcessOutfitter:
         """Return the capabilities that are installed."""
         return tuple(sorted(installed()))
 
-    def plan(self, service: Service, target: Deployment, leaving: tuple[Member, ...]) -> str:
+    def plan(self, service: Service, target: Deployment, leaving: tuple[ServiceMember, ...]) -> str:
         """Return the slice's network as a scenario file; see ``slices``."""
         return plan_of(service, target, leaving)
 
-    def files(self, member: Member, deployment: Deployment) -> dict[str, bytes]:
+    def files(self, member: ServiceMember, deployment: Deployment) -> dict[str, bytes]:
         """Return ``config.toml`` and ``plan.yaml`` of a process."""
         lines = ['bus = "identity/bus.toml"', 'state = "state"', 'plan = "plan.yaml"']
-        if member.unit.kind is Kind.AGENT:
+        if member.unit.kind is UnitKind.AGENT:
             domain = self._domain.spec.name
             scope = f"{{domain = {json.dumps(domain)}, slice = {json.dumps(deployment.service)}}}"
             lines += [
@@ -125,10 +117,10 @@ def opened(
     *,
     store: str | None = None,
     root: Path | None = None,
-    told: Told | None = None,
+    told: OnProgress | None = None,
     hook: Hook = no_hook,
-    patience: Patience | None = None,
-) -> Iterator[Orchestrator]:
+    retry: StepRetryPolicy | None = None,
+) -> Iterator[ServiceOrchestrator]:
     """Give the service orchestrator of a domain.
 
     Args:
@@ -137,7 +129,7 @@ def opened(
         root: the folder of the sites of this machine; None: ``sites`` in ``folder``.
         told: told of each step.
         hook: see ``Hook``.
-        patience: how long things may take; None: the usual.
+        retry: how long things may take; None: the usual.
 
     Raises:
         PhalanxError: with one line, if the domain or the store cannot be used.
@@ -150,23 +142,23 @@ def opened(
     where = f"sqlite:///{folder / 'services.db'}" if store is None else store
     watcher = BusWatcher(domain)
     image = present_image()
-    ground = Ground(
+    context = WorkflowContext(
         lambda site: LocalProcesses(sites, site, image),
         membership,
         ProcessOutfitter(domain),
         watcher,
         NoTrustServices(),
-        patience or Patience(),
+        retry or StepRetryPolicy(),
     )
     try:
         with Database(where) as database:
             membership.reload()
-            yield Orchestrator(ground, ServiceJournal(database), told=told, hook=hook)
+            yield ServiceOrchestrator(context, ServiceJournal(database), told=told, hook=hook)
     finally:
         watcher.close()
 
 
-def present_image() -> Image:
+def present_image() -> AgentImage:
     """Return what this installation is, as an image of agents."""
     return image_of(Path(phalanx.__file__).parent, installed())
 

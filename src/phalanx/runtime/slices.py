@@ -14,8 +14,8 @@ import networkx as nx
 import yaml
 from msgspec.structs import asdict
 
-from phalanx.orchestration.descriptors import Service, Site
-from phalanx.orchestration.workflow import Deployment, Member
+from phalanx.orchestration.descriptors.service import Service, Site
+from phalanx.orchestration.workflow.model import Deployment, ServiceMember
 from phalanx.runtime.composition import MONITOR
 from phalanx.runtime.loading import parse_scenario
 
@@ -29,7 +29,7 @@ LEAST_MS = 0.1
 """From a VNF to its agent at the same site."""
 
 
-def plan_of(service: Service, target: Deployment, leaving: tuple[Member, ...]) -> str:
+def plan_of(service: Service, target: Deployment, leaving: tuple[ServiceMember, ...]) -> str:
     """Return the plan of a slice's network (YAML).
 
     Args:
@@ -78,7 +78,7 @@ def plan_of(service: Service, target: Deployment, leaving: tuple[Member, ...]) -
     return text
 
 
-def _pop(member: Member, site: Site) -> dict[str, Any]:
+def _pop(member: ServiceMember, site: Site) -> dict[str, Any]:
     free = {name: round(value, 6) for name, value in asdict(site.free).items()}
     places = {"x": site.longitude, "y": site.latitude}
     return {"name": member.name} | free | {k: v for k, v in places.items() if v is not None}
@@ -107,7 +107,7 @@ def _hosts(service: Service, target: Deployment, graph: Graph) -> list[dict[str,
     return found
 
 
-def _links(members: list[Member], graph: Graph) -> list[dict[str, Any]]:
+def _links(members: list[ServiceMember], graph: Graph) -> list[dict[str, Any]]:
     standing = {member.site for member in members}
     found = []
     for a, b in combinations(members, 2):

@@ -29,7 +29,7 @@ AFFINITY = ("local-affinity-or-anti-affinity-rule", "affinity-or-anti-affinity-g
 CPD = ("layer-protocol", "role", "description", "protocol", "trunk-mode", "security-group-rule-id")
 
 
-class Node(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+class DescriptorNode(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """A node of a descriptor; a field is the leaf of the same name, with hyphens."""
 
     passed_over: ClassVar[tuple[str, ...]] = ()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
 
+from phalanx.domain.resources import Resources
+from phalanx.loading import Offence, twice, unknown
 from phalanx.orchestration.descriptors.node import (
     AFFINITY,
     CPD,
@@ -13,22 +16,78 @@ from phalanx.orchestration.descriptors.node import (
     SIGNATURE,
     Amount,
     Count,
+    DescriptorNode,
+    Fraction,
     Id,
     Label,
-    Node,
     Text,
 )
-from phalanx.orchestration.descriptors.security import Security
+from phalanx.orchestration.descriptors.vnfd import VnfDescriptor
 
 
-class AssociatedCpd(Node, frozen=True):
+class Share(DescriptorNode, frozen=True):
+    """Resources that each served VNF costs its agent on top."""
+
+    cores: Amount = 0.0
+    memory_gb: Amount = 0.0
+    disk_gb: Amount = 0.0
+
+    def resources(self) -> Resources:
+        """Return them as the domain's word."""
+        return Resources(self.cores, self.memory_gb, self.disk_gb)
+
+
+class AgentSpec(DescriptorNode, frozen=True):
+    """What every agent of the pipeline boots, and what it takes of its site."""
+
+    image: Id
+    """Name of the image; a site without it cannot host an agent."""
+    cores: Amount
+    memory_gb: Amount
+    disk_gb: Amount = 0.0
+    each_vnf: Share = Share()
+    most_vnfs: Annotated[int, Meta(ge=1, le=200)] = 200
+    """An agent serves at most so many VNFs."""
+
+    def resources(self) -> Resources:
+        """Return what an agent takes before it serves a VNF."""
+        return Resources(self.cores, self.memory_gb, self.disk_gb)
+
+
+class GuardSpec(DescriptorNode, frozen=True):
+    """A VNF that an agent shall guard; limits left out are those of the service."""
+
+    vnf_profile_id: Id
+    functions: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=50)]
+    """Capabilities that the VNF's agent needs, such as ``rate-limiter``."""
+    latency_ms: Amount | None = None
+    """Most latency between the VNF's site and its agent's, one way."""
+    least_trust: Fraction | None = None
+    """Least trust score of the site of its agent."""
+
+
+class Security(DescriptorNode, frozen=True):
+    """The security needs of a service."""
+
+    agent: AgentSpec
+    guards: Annotated[tuple[GuardSpec, ...], Meta(min_length=1, max_length=200)]
+    latency_ms: Amount = 1000.0
+    """Most latency between a VNF and its agent, one way."""
+    peer_latency_ms: Amount = 1000.0
+    """Most latency between agents that speak with each other, one way."""
+    least_trust: Fraction = 0.0
+    bandwidth_mb_s: Amount = 0.0
+    """Links with less bandwidth carry no agents' traffic."""
+
+
+class AssociatedCpd(DescriptorNode, frozen=True):
     """A connection point of one of the VNFs."""
 
     vnfd_id: Id
     vnf_ext_cpd: Id
 
 
-class Sapd(Node, frozen=True):
+class Sapd(DescriptorNode, frozen=True):
     """A service access point: where users of the service connect."""
 
     passed_over: ClassVar = CPD
@@ -37,14 +96,14 @@ class Sapd(Node, frozen=True):
     associated_cpd: AssociatedCpd | None = None
 
 
-class LinkFlavour(Node, frozen=True):
+class LinkFlavour(DescriptorNode, frozen=True):
     """A deployment flavour of a virtual link."""
 
     passed_over: ClassVar = ("qos", "service-availability-level")
     id: Id
 
 
-class VirtualLinkDesc(Node, frozen=True):
+class VirtualLinkDesc(DescriptorNode, frozen=True):
     """A network of the service."""
 
     passed_over: ClassVar = ("connectivity-type", "test-access", "description", "vim-network-name")
@@ -54,34 +113,34 @@ class VirtualLinkDesc(Node, frozen=True):
     """Whether it is for management alone (an addition of OSM): it makes no VNFs neighbours."""
 
 
-class ProfileRef(Node, frozen=True):
+class ProfileRef(DescriptorNode, frozen=True):
     """A VNF profile."""
 
     vnf_profile_id: Id
 
 
-class CpdRef(Node, frozen=True):
+class CpdRef(DescriptorNode, frozen=True):
     """A connection point of a VNFD."""
 
     vnfd_id: Id
     cpd_id: Id
 
 
-class PositionElement(Node, frozen=True):
+class PositionElement(DescriptorNode, frozen=True):
     """What stands at a position of a forwarding path."""
 
     vnf_profile: ProfileRef
     vnf: CpdRef | None = None
 
 
-class NfpPositionElement(Node, frozen=True):
+class NfpPositionElement(DescriptorNode, frozen=True):
     """A connection point of a VNF profile that forwarding paths go through."""
 
     id: Id
     desc: PositionElement
 
 
-class PositionDesc(Node, frozen=True):
+class PositionDesc(DescriptorNode, frozen=True):
     """A position of a forwarding path: one element, or several that share the traffic."""
 
     passed_over: ClassVar = ("forwarding-behaviour", "forwarding-behavior-input-parameters")
@@ -89,7 +148,7 @@ class PositionDesc(Node, frozen=True):
     nfp_position_element_id: Annotated[tuple[Id, ...], Meta(min_length=1)]
 
 
-class Nfpd(Node, frozen=True):
+class Nfpd(DescriptorNode, frozen=True):
     """A forwarding path: its positions in the order of the traffic."""
 
     passed_over: ClassVar = ("rule",)
@@ -97,7 +156,7 @@ class Nfpd(Node, frozen=True):
     position_desc: Annotated[tuple[PositionDesc, ...], Meta(min_length=1)]
 
 
-class Vnffgd(Node, frozen=True):
+class Vnffgd(DescriptorNode, frozen=True):
     """A forwarding graph: paths over VNF profiles."""
 
     id: Id
@@ -108,7 +167,7 @@ class Vnffgd(Node, frozen=True):
     nfpd: tuple[Nfpd, ...] = ()
 
 
-class ConstituentCpdId(Node, frozen=True):
+class ConstituentCpdId(DescriptorNode, frozen=True):
     """A connection point of a VNF profile on a link."""
 
     passed_over: ClassVar = ("ip-address",)
@@ -116,14 +175,14 @@ class ConstituentCpdId(Node, frozen=True):
     constituent_cpd_id: Id
 
 
-class VirtualLinkConnectivity(Node, frozen=True):
+class VirtualLinkConnectivity(DescriptorNode, frozen=True):
     """What a VNF profile has on one link."""
 
     virtual_link_profile_id: Id
     constituent_cpd_id: Annotated[tuple[ConstituentCpdId, ...], Meta(min_length=1)]
 
 
-class VnfProfile(Node, frozen=True):
+class VnfProfile(DescriptorNode, frozen=True):
     """A VNF of the service."""
 
     passed_over: ClassVar = (*AFFINITY, "service-availability-level")
@@ -136,14 +195,14 @@ class VnfProfile(Node, frozen=True):
     virtual_link_connectivity: tuple[VirtualLinkConnectivity, ...] = ()
 
 
-class BitrateRequirements(Node, frozen=True):
+class BitrateRequirements(DescriptorNode, frozen=True):
     """Bitrates of a link in Mbit/s."""
 
     root: Amount
     leaf: Amount | None = None
 
 
-class VirtualLinkProfile(Node, frozen=True):
+class VirtualLinkProfile(DescriptorNode, frozen=True):
     """A link of the service."""
 
     passed_over: ClassVar = (*AFFINITY, "virtual-link-protocol-data")
@@ -154,14 +213,14 @@ class VirtualLinkProfile(Node, frozen=True):
     min_bitrate_requirements: BitrateRequirements | None = None
 
 
-class VnfToLevelMapping(Node, frozen=True):
+class VnfToLevelMapping(DescriptorNode, frozen=True):
     """How many of a VNF profile a level has."""
 
     vnf_profile_id: Id
     number_of_instances: Count = 1
 
 
-class NsLevel(Node, frozen=True):
+class NsLevel(DescriptorNode, frozen=True):
     """A size in which the service can be instantiated."""
 
     passed_over: ClassVar = ("description", "virtual-link-to-level-mapping")
@@ -169,7 +228,7 @@ class NsLevel(Node, frozen=True):
     vnf_to_level_mapping: tuple[VnfToLevelMapping, ...] = ()
 
 
-class Dependency(Node, frozen=True):
+class Dependency(DescriptorNode, frozen=True):
     """The primary VNF profile is instantiated before the secondary."""
 
     id: Id
@@ -177,7 +236,7 @@ class Dependency(Node, frozen=True):
     secondary_vnf_profile: Id
 
 
-class NsFlavour(Node, frozen=True):
+class NsFlavour(DescriptorNode, frozen=True):
     """A deployment flavour (``df``) of the service, and what its agents shall do."""
 
     passed_over: ClassVar = (
@@ -209,7 +268,7 @@ class NsFlavour(Node, frozen=True):
         return mapped.number_of_instances if mapped else profile.min_number_of_instances
 
 
-class NsDescriptor(Node, frozen=True):
+class NsDescriptor(DescriptorNode, frozen=True):
     """An NSD: the VNFs of a service, its links and its forwarding graphs."""
 
     passed_over: ClassVar = (
@@ -233,3 +292,259 @@ class NsDescriptor(Node, frozen=True):
     def flavour(self, name: str) -> NsFlavour | None:
         """Return the flavour ``name``; None if there is none such."""
         return next((df for df in self.flavours if df.id == name), None)
+
+
+Vnfds = Mapping[str, VnfDescriptor]
+
+
+def nsd_offences(
+    nsd: NsDescriptor, vnfds: Vnfds, functions: Collection[str] | None, at: str
+) -> Iterator[Offence]:
+    """Yield everything in ``nsd`` that does not fit together; ``at`` is its path in the file.
+
+    The first is to be refused: what follows takes for granted that names before it lead somewhere.
+    ``functions`` are the capabilities that agents can have; None: any name is taken.
+    """
+    for place, name in enumerate(nsd.vnfd_id):
+        if name not in vnfds:
+            yield f"{at}.vnfd-id[{place}]", unknown("VNFD", name, vnfds)
+    yield from twice(f"{at}.vnfd-id", nsd.vnfd_id)
+    yield from _links(nsd, at)
+    yield from _access_points(nsd, vnfds, at)
+    yield from twice(f"{at}.df", (df.id for df in nsd.flavours), ".id")
+    for place, flavour in enumerate(nsd.flavours):
+        path = f"{at}.df[{place}]"
+        yield from _profiles(nsd, flavour, vnfds, path)
+        yield from _link_profiles(nsd, flavour, path)
+        yield from _levels(flavour, path)
+        yield from dependency_offences(flavour, path)
+        yield from _security(flavour, functions, path)
+    yield from graph_offences(nsd, vnfds, at)
+
+
+def _links(nsd: NsDescriptor, at: str) -> Iterator[Offence]:
+    yield from twice(f"{at}.virtual-link-desc", (v.id for v in nsd.virtual_link_desc), ".id")
+    for place, link in enumerate(nsd.virtual_link_desc):
+        path = f"{at}.virtual-link-desc[{place}].df"
+        yield from twice(path, (df.id for df in link.flavours), ".id")
+
+
+def _access_points(nsd: NsDescriptor, vnfds: Vnfds, at: str) -> Iterator[Offence]:
+    links = [link.id for link in nsd.virtual_link_desc]
+    yield from twice(f"{at}.sapd", (sap.id for sap in nsd.sapd), ".id")
+    for place, sap in enumerate(nsd.sapd):
+        path = f"{at}.sapd[{place}]"
+        if sap.virtual_link_desc is not None and sap.associated_cpd is not None:
+            yield path, "has both virtual-link-desc and associated-cpd; one is allowed"
+        if sap.virtual_link_desc is not None and sap.virtual_link_desc not in links:
+            why = unknown("virtual-link-desc", sap.virtual_link_desc, links)
+            yield f"{path}.virtual-link-desc", why
+        if (cpd := sap.associated_cpd) is not None:
+            if cpd.vnfd_id not in nsd.vnfd_id:
+                why = unknown("vnfd-id", cpd.vnfd_id, nsd.vnfd_id)
+                yield f"{path}.associated-cpd.vnfd-id", why
+            elif cpd.vnf_ext_cpd not in (points := _points(vnfds[cpd.vnfd_id])):
+                why = unknown("ext-cpd", cpd.vnf_ext_cpd, points)
+                yield f"{path}.associated-cpd.vnf-ext-cpd", why
+
+
+def _points(vnfd: VnfDescriptor) -> list[str]:
+    return [cpd.id for cpd in vnfd.ext_cpd]
+
+
+def _profiles(nsd: NsDescriptor, flavour: NsFlavour, vnfds: Vnfds, at: str) -> Iterator[Offence]:
+    yield from twice(f"{at}.vnf-profile", (p.id for p in flavour.vnf_profile), ".id")
+    for place, profile in enumerate(flavour.vnf_profile):
+        path = f"{at}.vnf-profile[{place}]"
+        low, high = profile.min_number_of_instances, profile.max_number_of_instances
+        if low > high:
+            why = f"{low} is above max-number-of-instances ({high})"
+            yield f"{path}.min-number-of-instances", why
+        if profile.vnfd_id not in nsd.vnfd_id:
+            yield f"{path}.vnfd-id", unknown("vnfd-id", profile.vnfd_id, nsd.vnfd_id)
+            continue
+        vnfd = vnfds[profile.vnfd_id]
+        names = [df.id for df in vnfd.flavours]
+        if profile.flavour_id is not None and profile.flavour_id not in names:
+            yield f"{path}.flavour-id", unknown(f"df of {vnfd.id}", profile.flavour_id, names)
+            continue
+        levels = [v.id for v in vnfd.flavour(profile.flavour_id).instantiation_level]
+        if profile.instantiation_level is not None and profile.instantiation_level not in levels:
+            why = unknown("instantiation-level", profile.instantiation_level, levels)
+            yield f"{path}.instantiation-level", why
+        yield from _connectivity(nsd, flavour, profile, _points(vnfd), path)
+
+
+def _connectivity(
+    nsd: NsDescriptor, flavour: NsFlavour, profile: VnfProfile, points: list[str], at: str
+) -> Iterator[Offence]:
+    # OSM leaves the link profiles out, and names the links themselves.
+    links = [p.id for p in flavour.virtual_link_profile] or [d.id for d in nsd.virtual_link_desc]
+    path = f"{at}.virtual-link-connectivity"
+    connected = profile.virtual_link_connectivity
+    yield from twice(
+        path, (c.virtual_link_profile_id for c in connected), ".virtual-link-profile-id"
+    )
+    for place, connectivity in enumerate(connected):
+        here = f"{path}[{place}]"
+        if (link := connectivity.virtual_link_profile_id) not in links:
+            yield f"{here}.virtual-link-profile-id", unknown("virtual link", link, links)
+        for number, cpd in enumerate(connectivity.constituent_cpd_id):
+            entry = f"{here}.constituent-cpd-id[{number}]"
+            if cpd.constituent_base_element_id != profile.id:
+                why = f"is {cpd.constituent_base_element_id!r}; this vnf-profile is {profile.id!r}"
+                yield f"{entry}.constituent-base-element-id", why
+            if cpd.constituent_cpd_id not in points:
+                why = unknown("ext-cpd", cpd.constituent_cpd_id, points)
+                yield f"{entry}.constituent-cpd-id", why
+
+
+def _link_profiles(nsd: NsDescriptor, flavour: NsFlavour, at: str) -> Iterator[Offence]:
+    links = {link.id: link for link in nsd.virtual_link_desc}
+    path = f"{at}.virtual-link-profile"
+    yield from twice(path, (p.id for p in flavour.virtual_link_profile), ".id")
+    for place, profile in enumerate(flavour.virtual_link_profile):
+        here = f"{path}[{place}]"
+        link = links.get(profile.virtual_link_desc_id)
+        if link is None:
+            why = unknown("virtual-link-desc", profile.virtual_link_desc_id, links)
+            yield f"{here}.virtual-link-desc-id", why
+        elif profile.flavour_id is not None:
+            names = [df.id for df in link.flavours]
+            if profile.flavour_id not in names:
+                yield f"{here}.flavour-id", unknown(f"df of {link.id}", profile.flavour_id, names)
+        low, high = profile.min_bitrate_requirements, profile.max_bitrate_requirements
+        if low is not None and high is not None and low.root > high.root:
+            why = f"{low.root:g} Mbit/s is above max-bitrate-requirements ({high.root:g} Mbit/s)"
+            yield f"{here}.min-bitrate-requirements.root", why
+
+
+def _levels(flavour: NsFlavour, at: str) -> Iterator[Offence]:
+    profiles = {profile.id: profile for profile in flavour.vnf_profile}
+    levels = [level.id for level in flavour.ns_instantiation_level]
+    yield from twice(f"{at}.ns-instantiation-level", levels, ".id")
+    for place, level in enumerate(flavour.ns_instantiation_level):
+        path = f"{at}.ns-instantiation-level[{place}].vnf-to-level-mapping"
+        mapped = level.vnf_to_level_mapping
+        yield from twice(path, (m.vnf_profile_id for m in mapped), ".vnf-profile-id")
+        for number, mapping in enumerate(mapped):
+            here = f"{path}[{number}]"
+            profile = profiles.get(mapping.vnf_profile_id)
+            if profile is None:
+                why = unknown("vnf-profile", mapping.vnf_profile_id, profiles)
+                yield f"{here}.vnf-profile-id", why
+                continue
+            low, high = profile.min_number_of_instances, profile.max_number_of_instances
+            if not low <= mapping.number_of_instances <= high:
+                why = f"{mapping.number_of_instances} is not from {low} to {high}"
+                yield f"{here}.number-of-instances", f"{why}, as the profile has it"
+    default = flavour.default_instantiation_level
+    if default is not None and default not in levels:
+        why = unknown("ns-instantiation-level", default, levels)
+        yield f"{at}.default-instantiation-level", why
+
+
+def _security(flavour: NsFlavour, functions: Collection[str] | None, at: str) -> Iterator[Offence]:
+    if flavour.phalanx is None:
+        return
+    profiles = [profile.id for profile in flavour.vnf_profile]
+    path = f"{at}.phalanx.guards"
+    guards = flavour.phalanx.guards
+    yield from twice(path, (guard.vnf_profile_id for guard in guards), ".vnf-profile-id")
+    for place, guard in enumerate(guards):
+        here = f"{path}[{place}]"
+        if guard.vnf_profile_id not in profiles:
+            why = unknown("vnf-profile", guard.vnf_profile_id, profiles)
+            yield f"{here}.vnf-profile-id", why
+        yield from twice(f"{here}.functions", guard.functions)
+        for number, name in enumerate(guard.functions):
+            if functions is not None and name not in functions:
+                yield f"{here}.functions[{number}]", unknown("function", name, sorted(functions))
+
+
+def graph_offences(
+    nsd: NsDescriptor, vnfds: Mapping[str, VnfDescriptor], at: str
+) -> Iterator[Offence]:
+    """Yield what is wrong with the forwarding graphs (``vnffgd``)."""
+    # A graph may name the profiles of any flavour; what a flavour lacks, its paths skip.
+    profiles = {p.id: p for flavour in nsd.flavours for p in flavour.vnf_profile}
+    links = [p.id for flavour in nsd.flavours for p in flavour.virtual_link_profile]
+    links = links or [link.id for link in nsd.virtual_link_desc]
+    yield from twice(f"{at}.vnffgd", (graph.id for graph in nsd.vnffgd), ".id")
+    for place, graph in enumerate(nsd.vnffgd):
+        path = f"{at}.vnffgd[{place}]"
+        link = graph.virtual_link_profile_id
+        if link is not None and link not in links:
+            yield f"{path}.virtual-link-profile-id", unknown("virtual link", link, links)
+        for number, name in enumerate(graph.vnf_profile_id):
+            if name not in profiles:
+                yield f"{path}.vnf-profile-id[{number}]", unknown("vnf-profile", name, profiles)
+        elements = graph.nfp_position_element
+        yield from twice(f"{path}.nfp-position-element", (e.id for e in elements), ".id")
+        for number, element in enumerate(elements):
+            here = f"{path}.nfp-position-element[{number}].desc"
+            profile = profiles.get(element.desc.vnf_profile.vnf_profile_id)
+            if profile is None:
+                why = unknown("vnf-profile", element.desc.vnf_profile.vnf_profile_id, profiles)
+                yield f"{here}.vnf-profile.vnf-profile-id", why
+            elif (cpd := element.desc.vnf) is not None:
+                points = [p.id for p in vnfds[profile.vnfd_id].ext_cpd]
+                if cpd.vnfd_id != profile.vnfd_id:
+                    why = f"is {cpd.vnfd_id!r}; that of the vnf-profile is {profile.vnfd_id!r}"
+                    yield f"{here}.vnf.vnfd-id", why
+                elif cpd.cpd_id not in points:
+                    yield f"{here}.vnf.cpd-id", unknown("ext-cpd", cpd.cpd_id, points)
+        yield from twice(f"{path}.nfpd", (nfpd.id for nfpd in graph.nfpd), ".id")
+        for number, nfpd in enumerate(graph.nfpd):
+            yield from _path(graph, nfpd, f"{path}.nfpd[{number}].position-desc")
+
+
+def _path(graph: Vnffgd, nfpd: Nfpd, at: str) -> Iterator[Offence]:
+    at_element = {
+        element.id: element.desc.vnf_profile.vnf_profile_id
+        for element in graph.nfp_position_element
+    }
+    yield from twice(at, (position.id for position in nfpd.position_desc), ".id")
+    last_at: dict[str, int] = {}
+    for place, position in enumerate(nfpd.position_desc):
+        for number, name in enumerate(position.nfp_position_element_id):
+            path = f"{at}[{place}].nfp-position-element-id[{number}]"
+            if name not in at_element:
+                yield path, unknown("nfp-position-element", name, at_element)
+                continue
+            # In and out of the same VNF are two positions in a row; later it is a loop.
+            before = last_at.get(at_element[name], place)
+            if place - before > 1:
+                yield path, f"comes back to {at_element[name]!r}: a forwarding path has no loop"
+            last_at[at_element[name]] = place
+
+
+def dependency_offences(flavour: NsFlavour, at: str) -> Iterator[Offence]:
+    """Yield what is wrong with the order in which the VNFs are instantiated."""
+    profiles = [profile.id for profile in flavour.vnf_profile]
+    path = f"{at}.dependencies"
+    yield from twice(path, (dependency.id for dependency in flavour.dependencies), ".id")
+    after: dict[str, list[str]] = {}
+    for place, dependency in enumerate(flavour.dependencies):
+        first, second = dependency.primary_vnf_profile, dependency.secondary_vnf_profile
+        for leaf, name in (("primary", first), ("secondary", second)):
+            if name not in profiles:
+                yield f"{path}[{place}].{leaf}-vnf-profile", unknown("vnf-profile", name, profiles)
+        if first == second or _leads(after, second, first):
+            yield f"{path}[{place}]", f"{first!r} would have to come before itself: a cycle"
+            return
+        after.setdefault(first, []).append(second)
+
+
+def _leads(after: dict[str, list[str]], start: str, end: str) -> bool:
+    """Whether ``end`` has to come after ``start``."""
+    seen: set[str] = set()
+    open_ = [start]
+    while open_:
+        name = open_.pop()
+        if name == end:
+            return True
+        if name not in seen:
+            seen.add(name)
+            open_ += after.get(name, [])
+    return False

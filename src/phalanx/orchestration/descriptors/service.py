@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.resources import Resources
@@ -33,31 +34,107 @@ from phalanx.loading import (
     twice,
     unknown,
 )
-from phalanx.orchestration.descriptors.node import Node, without_passed_over
-from phalanx.orchestration.descriptors.nsd import NsDescriptor, NsFlavour
-from phalanx.orchestration.descriptors.nsd_checks import nsd_offences
-from phalanx.orchestration.descriptors.request import Request
-from phalanx.orchestration.descriptors.sites import Sites
-from phalanx.orchestration.descriptors.vnfd import VnfDescriptor
-from phalanx.orchestration.descriptors.vnfd_checks import vnfd_offences
+from phalanx.orchestration.descriptors.node import (
+    Amount,
+    DescriptorNode,
+    Digest,
+    Fraction,
+    Id,
+    Positive,
+    without_passed_over,
+)
+from phalanx.orchestration.descriptors.nsd import NsDescriptor, NsFlavour, nsd_offences
+from phalanx.orchestration.descriptors.vnfd import VnfDescriptor, vnfd_offences
+
+
+class Weights(Struct, frozen=True, forbid_unknown_fields=True):
+    """Prices of the placement (see ``orchestration.mlfo.model``); all in the same unit of cost."""
+
+    agent: Amount = 10.0
+    """Of each agent."""
+    load: Amount = 5.0
+    """Of an agent at a fully loaded site; less in proportion."""
+    distrust: Amount = 10.0
+    """Of an agent at a site without any trust; less in proportion."""
+    latency: Amount = 1.0
+    """Of each ms between a VNF and its agent."""
+    peer_latency: Amount = 0.2
+    """Of each ms between the agents of two neighbours."""
+    start: Amount = 10.0
+    """Of an agent at a site that had none, when a running pipeline is changed."""
+    handover: Amount = 20.0
+    """Of each VNF that another agent takes over, when a running pipeline is changed."""
+
+
+class Request(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is asked of the orchestrator."""
+
+    name: Id
+    """Of the service instance."""
+    nsd: Id
+    flavour: Id
+    vnfs: Annotated[dict[Id, Id], Meta(min_length=1, max_length=200)]
+    """VNF profile to the site that it stands at."""
+    weights: Weights = Weights()
+
+
+class Site(Struct, frozen=True, forbid_unknown_fields=True):
+    """A place with computing of its own, under one IML."""
+
+    name: Id
+    pop: Id
+    """The PoP it belongs to: the name of the agent that stands here."""
+    cores: Amount
+    memory_gb: Amount
+    disk_gb: Amount
+    load: Fraction = 0.0
+    """Share of the resources that is in use."""
+    trust: Fraction = 1.0
+    """Trust score, from 0 (none) to 1."""
+    images: dict[Id, Digest] = {}
+    """Images that can be booted here, with their digests."""
+    longitude: Annotated[float, Meta(ge=-180, le=180)] | None = None
+    latitude: Annotated[float, Meta(ge=-90, le=90)] | None = None
+
+    @property
+    def free(self) -> Resources:
+        """The resources that are not in use."""
+        idle = 1.0 - self.load
+        return Resources(self.cores * idle, self.memory_gb * idle, self.disk_gb * idle)
+
+
+class SiteLink(Struct, frozen=True, forbid_unknown_fields=True):
+    """A link between two sites, the same in both directions."""
+
+    between: tuple[Id, Id]
+    latency_ms: Amount
+    bandwidth_mb_s: Positive
+
+
+class Sites(Struct, frozen=True, forbid_unknown_fields=True):
+    """All sites of a domain."""
+
+    sites: Annotated[tuple[Site, ...], Meta(min_length=1, max_length=2000)]
+    links: Annotated[tuple[SiteLink, ...], Meta(max_length=20_000)] = ()
+
 
 MOST_FILES = 200
 
 
-class Nsds(Node, frozen=True):
+class Nsds(DescriptorNode, frozen=True):
     """The NSDs of a file."""
 
     nsd: tuple[NsDescriptor, ...]
 
 
-class Nfv(Node, frozen=True):
+class Nfv(DescriptorNode, frozen=True):
     """The root of the SOL006 model."""
 
     vnfd: tuple[VnfDescriptor, ...] = ()
     nsd: tuple[NsDescriptor, ...] = ()
 
 
-class Document(Node, frozen=True):
+class Document(DescriptorNode, frozen=True):
     """A descriptor file."""
 
     nfv: Nfv | None = None

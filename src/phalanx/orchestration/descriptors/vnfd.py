@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, field
 
 from phalanx.domain.resources import Resources
+from phalanx.loading import Offence, twice, unknown
 from phalanx.orchestration.descriptors.node import (
     AFFINITY,
     CPD,
     SECURITY_GROUPS,
     Amount,
     Count,
+    DescriptorNode,
     Id,
     Label,
-    Node,
     Positive,
     Text,
 )
 
 
-class VirtualCpu(Node, frozen=True):
+class VirtualCpu(DescriptorNode, frozen=True):
     """The processors of a virtual machine or container."""
 
     passed_over: ClassVar = (
@@ -34,7 +36,7 @@ class VirtualCpu(Node, frozen=True):
     num_virtual_cpu: Annotated[int, Meta(ge=1, le=10_000)]
 
 
-class VirtualMemory(Node, frozen=True):
+class VirtualMemory(DescriptorNode, frozen=True):
     """Its memory."""
 
     passed_over: ClassVar = ("over-subscription-policy", "vdu-mem-requirements", "numa-enabled")
@@ -42,7 +44,7 @@ class VirtualMemory(Node, frozen=True):
     """In GB."""
 
 
-class BlockStorage(Node, frozen=True):
+class BlockStorage(DescriptorNode, frozen=True):
     """A block device."""
 
     passed_over: ClassVar = ("vdu-storage-requirements", "rdma-enabled", "sw-image-desc")
@@ -50,7 +52,7 @@ class BlockStorage(Node, frozen=True):
     """In GB."""
 
 
-class VirtualDisk(Node, frozen=True):
+class VirtualDisk(DescriptorNode, frozen=True):
     """A disk that belongs to the compute resource."""
 
     passed_over: ClassVar = ("vdu-storage-requirements", "rdma-enabled", "sw-image-desc")
@@ -59,7 +61,7 @@ class VirtualDisk(Node, frozen=True):
     """In GB."""
 
 
-class VirtualComputeDesc(Node, frozen=True):
+class VirtualComputeDesc(DescriptorNode, frozen=True):
     """What a VDU needs of a host."""
 
     passed_over: ClassVar = (
@@ -73,7 +75,7 @@ class VirtualComputeDesc(Node, frozen=True):
     virtual_disk: tuple[VirtualDisk, ...] = ()
 
 
-class VirtualStorageDesc(Node, frozen=True):
+class VirtualStorageDesc(DescriptorNode, frozen=True):
     """Storage of a VDU: ``block-storage-data``, or its size alone as OSM writes it."""
 
     passed_over: ClassVar = ("vdu-storage-requirements",)
@@ -90,14 +92,14 @@ class VirtualStorageDesc(Node, frozen=True):
         return self.block_storage_data.size_of_storage if self.block_storage_data else own
 
 
-class Checksum(Node, frozen=True):
+class Checksum(DescriptorNode, frozen=True):
     """The hash of an image."""
 
     algorithm: Literal["sha-224", "sha-256", "sha-384", "sha-512"]
     hash: Annotated[str, Meta(min_length=1, max_length=200)]
 
 
-class SwImageDesc(Node, frozen=True):
+class SwImageDesc(DescriptorNode, frozen=True):
     """An image that a VDU boots."""
 
     passed_over: ClassVar = (
@@ -118,7 +120,7 @@ class SwImageDesc(Node, frozen=True):
     checksum: Checksum | None = None
 
 
-class IntCpd(Node, frozen=True):
+class IntCpd(DescriptorNode, frozen=True):
     """A connection point of a VDU."""
 
     passed_over: ClassVar = (
@@ -134,7 +136,7 @@ class IntCpd(Node, frozen=True):
     int_virtual_link_desc: Id | None = None
 
 
-class Vdu(Node, frozen=True):
+class Vdu(DescriptorNode, frozen=True):
     """A virtualisation deployment unit: one kind of machine of the VNF."""
 
     passed_over: ClassVar = (
@@ -156,7 +158,7 @@ class Vdu(Node, frozen=True):
     sw_image_desc: Id | None = None
 
 
-class IntVirtualLinkDesc(Node, frozen=True):
+class IntVirtualLinkDesc(DescriptorNode, frozen=True):
     """A network inside the VNF."""
 
     passed_over: ClassVar = (
@@ -171,14 +173,14 @@ class IntVirtualLinkDesc(Node, frozen=True):
     id: Id
 
 
-class IntCpRef(Node, frozen=True):
+class IntCpRef(DescriptorNode, frozen=True):
     """A connection point of one of the VDUs."""
 
     vdu_id: Id
     cpd: Id
 
 
-class ExtCpd(Node, frozen=True):
+class ExtCpd(DescriptorNode, frozen=True):
     """A connection point of the VNF: one of a VDU, or an inner network."""
 
     passed_over: ClassVar = (
@@ -192,7 +194,7 @@ class ExtCpd(Node, frozen=True):
     int_virtual_link_desc: Id | None = None
 
 
-class VduProfile(Node, frozen=True):
+class VduProfile(DescriptorNode, frozen=True):
     """How many of a VDU a flavour may have."""
 
     passed_over: ClassVar = (*AFFINITY, "nfvi-maintenance-info")
@@ -201,14 +203,14 @@ class VduProfile(Node, frozen=True):
     max_number_of_instances: Count = 1
 
 
-class VduLevel(Node, frozen=True):
+class VduLevel(DescriptorNode, frozen=True):
     """How many of a VDU a level has."""
 
     vdu_id: Id
     number_of_instances: Count = 1
 
 
-class VnfLevel(Node, frozen=True):
+class VnfLevel(DescriptorNode, frozen=True):
     """A size in which the VNF can be instantiated."""
 
     passed_over: ClassVar = ("description", "vip-cp-level", "scaling-info")
@@ -216,7 +218,7 @@ class VnfLevel(Node, frozen=True):
     vdu_level: Annotated[tuple[VduLevel, ...], Meta(min_length=1)]
 
 
-class VnfFlavour(Node, frozen=True):
+class VnfFlavour(DescriptorNode, frozen=True):
     """A deployment flavour (``df``) of the VNF."""
 
     passed_over: ClassVar = (
@@ -245,7 +247,7 @@ class VnfFlavour(Node, frozen=True):
         )
 
 
-class VnfDescriptor(Node, frozen=True):
+class VnfDescriptor(DescriptorNode, frozen=True):
     """A VNFD: what a VNF is made of, and what it connects to."""
 
     passed_over: ClassVar = (
@@ -300,3 +302,104 @@ class VnfDescriptor(Node, frozen=True):
                 )
                 total += one.times(counts[vdu.id].number_of_instances)
         return total
+
+
+def vnfd_offences(vnfd: VnfDescriptor, at: str) -> Iterator[Offence]:
+    """Yield everything in ``vnfd`` that does not fit together; ``at`` is its path in the file."""
+    yield from _twice(vnfd, at)
+    yield from _vdus(vnfd, at)
+    yield from _connection_points(vnfd, at)
+    for place, flavour in enumerate(vnfd.flavours):
+        yield from _flavour(vnfd, flavour, f"{at}.df[{place}]")
+
+
+def _twice(vnfd: VnfDescriptor, at: str) -> Iterator[Offence]:
+    ids = {
+        "vdu": [node.id for node in vnfd.vdu],
+        "virtual-compute-desc": [node.id for node in vnfd.virtual_compute_desc],
+        "virtual-storage-desc": [node.id for node in vnfd.virtual_storage_desc],
+        "sw-image-desc": [node.id for node in vnfd.sw_image_desc],
+        "int-virtual-link-desc": [node.id for node in vnfd.int_virtual_link_desc],
+        "ext-cpd": [node.id for node in vnfd.ext_cpd],
+        "df": [node.id for node in vnfd.flavours],
+    }
+    for name, given in ids.items():
+        yield from twice(f"{at}.{name}", given, ".id")
+
+
+def _vdus(vnfd: VnfDescriptor, at: str) -> Iterator[Offence]:
+    computes = {c.id for c in vnfd.virtual_compute_desc}
+    storages = {s.id for s in vnfd.virtual_storage_desc}
+    images = {i.id for i in vnfd.sw_image_desc}
+    links = {link.id for link in vnfd.int_virtual_link_desc}
+    for place, vdu in enumerate(vnfd.vdu):
+        path = f"{at}.vdu[{place}]"
+        if vdu.virtual_compute_desc not in computes:
+            why = unknown("virtual-compute-desc", vdu.virtual_compute_desc, sorted(computes))
+            yield f"{path}.virtual-compute-desc", why
+        for number, name in enumerate(vdu.virtual_storage_desc):
+            if name not in storages:
+                why = unknown("virtual-storage-desc", name, sorted(storages))
+                yield f"{path}.virtual-storage-desc[{number}]", why
+        if vdu.sw_image_desc is not None and vdu.sw_image_desc not in images:
+            why = unknown("sw-image-desc", vdu.sw_image_desc, sorted(images))
+            yield f"{path}.sw-image-desc", why
+        yield from twice(f"{path}.int-cpd", (cpd.id for cpd in vdu.int_cpd), ".id")
+        for number, cpd in enumerate(vdu.int_cpd):
+            link = cpd.int_virtual_link_desc
+            if link is not None and link not in links:
+                why = unknown("int-virtual-link-desc", link, sorted(links))
+                yield f"{path}.int-cpd[{number}].int-virtual-link-desc", why
+
+
+def _connection_points(vnfd: VnfDescriptor, at: str) -> Iterator[Offence]:
+    inner = {vdu.id: [cpd.id for cpd in vdu.int_cpd] for vdu in vnfd.vdu}
+    links = {link.id for link in vnfd.int_virtual_link_desc}
+    for place, cpd in enumerate(vnfd.ext_cpd):
+        path = f"{at}.ext-cpd[{place}]"
+        if (cpd.int_cpd is None) == (cpd.int_virtual_link_desc is None):
+            yield path, "needs one of int-cpd and int-virtual-link-desc"
+        elif cpd.int_cpd is None:
+            link = cpd.int_virtual_link_desc or ""
+            if link not in links:
+                why = unknown("int-virtual-link-desc", link, sorted(links))
+                yield f"{path}.int-virtual-link-desc", why
+        elif cpd.int_cpd.vdu_id not in inner:
+            yield f"{path}.int-cpd.vdu-id", unknown("vdu", cpd.int_cpd.vdu_id, inner)
+        elif cpd.int_cpd.cpd not in inner[cpd.int_cpd.vdu_id]:
+            why = unknown("int-cpd", cpd.int_cpd.cpd, inner[cpd.int_cpd.vdu_id])
+            yield f"{path}.int-cpd.cpd", why
+    outer = [cpd.id for cpd in vnfd.ext_cpd]
+    if vnfd.mgmt_cp is not None and vnfd.mgmt_cp not in outer:
+        yield f"{at}.mgmt-cp", unknown("ext-cpd", vnfd.mgmt_cp, outer)
+
+
+def _flavour(vnfd: VnfDescriptor, flavour: VnfFlavour, at: str) -> Iterator[Offence]:
+    vdus = [vdu.id for vdu in vnfd.vdu]
+    profiles = {profile.id: profile for profile in flavour.vdu_profile}
+    yield from twice(f"{at}.vdu-profile", (profile.id for profile in flavour.vdu_profile), ".id")
+    for place, profile in enumerate(flavour.vdu_profile):
+        path = f"{at}.vdu-profile[{place}]"
+        if profile.id not in vdus:
+            yield f"{path}.id", unknown("vdu", profile.id, vdus)
+        low, high = profile.min_number_of_instances, profile.max_number_of_instances
+        if low > high:
+            why = f"{low} is above max-number-of-instances ({high})"
+            yield f"{path}.min-number-of-instances", why
+    levels = [level.id for level in flavour.instantiation_level]
+    yield from twice(f"{at}.instantiation-level", levels, ".id")
+    for place, level in enumerate(flavour.instantiation_level):
+        path = f"{at}.instantiation-level[{place}].vdu-level"
+        yield from twice(path, (entry.vdu_id for entry in level.vdu_level), ".vdu-id")
+        for number, entry in enumerate(level.vdu_level):
+            if entry.vdu_id not in profiles:
+                yield f"{path}[{number}].vdu-id", unknown("vdu-profile", entry.vdu_id, profiles)
+                continue
+            found = profiles[entry.vdu_id]
+            low, high = found.min_number_of_instances, found.max_number_of_instances
+            if not low <= entry.number_of_instances <= high:
+                why = f"{entry.number_of_instances} is not from {low} to {high}"
+                yield f"{path}[{number}].number-of-instances", f"{why}, as the profile has it"
+    default = flavour.default_instantiation_level
+    if default is not None and default not in levels:
+        yield f"{at}.default-instantiation-level", unknown("instantiation-level", default, levels)

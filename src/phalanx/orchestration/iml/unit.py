@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from enum import Enum
+from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
@@ -18,7 +21,7 @@ class BusyError(ImlError):
     """A site cannot do it now; it may be tried again."""
 
 
-class Kind(Enum):
+class UnitKind(Enum):
     """What a unit is."""
 
     AGENT = "agent"
@@ -31,7 +34,7 @@ class Unit(Struct, frozen=True):
     name: str
     """Of its identity."""
     service: str
-    kind: Kind
+    kind: UnitKind
     revision: int
     """The change of the service that made it so: another revision is another configuration."""
     image: str
@@ -102,3 +105,33 @@ class Iml(Protocol):
 
     def logs(self, name: str, lines: int = 100) -> str:
         """Return the end of what a unit said."""
+
+
+AGENT_IMAGE = "phalanx-agent"
+"""The image that every installation of Phalanx has: all of its capabilities."""
+
+
+class AgentImage(Struct, frozen=True):
+    """What a site can start."""
+
+    name: str
+    digest: str
+    """``sha256:…`` over the files of the distribution and the list of capabilities."""
+    capabilities: tuple[str, ...]
+
+
+def image_of(package: Path, capabilities: Iterable[str], name: str = AGENT_IMAGE) -> AgentImage:
+    """Return the image that an installed distribution is.
+
+    Its digest is that of the names and the contents of all files of ``package``, compiled ones
+    aside, and of the names of the capabilities.
+    """
+    listed = tuple(sorted(capabilities))
+    total = hashlib.sha256()
+    for path in sorted(package.rglob("*")):
+        if path.is_file() and path.parent.name != "__pycache__":
+            own = hashlib.sha256(path.read_bytes()).hexdigest()
+            total.update(f"{path.relative_to(package)}\0{own}\n".encode())
+    for capability in listed:
+        total.update(f"capability\0{capability}\n".encode())
+    return AgentImage(name, f"sha256:{total.hexdigest()}", listed)

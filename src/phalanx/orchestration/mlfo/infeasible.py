@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from msgspec.structs import replace
 
-from phalanx.orchestration.mlfo.latency import Latencies
 from phalanx.orchestration.mlfo.model import Problem, build
-from phalanx.orchestration.mlfo.need import GuardedVnf, Need
+from phalanx.orchestration.mlfo.need import GuardedVnf, Latencies, Need
 from phalanx.orchestration.mlfo.search import Effort, solve
 
 _SHOWN = 3

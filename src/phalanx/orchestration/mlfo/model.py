@@ -38,9 +38,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from phalanx.domain.resources import Resources
-from phalanx.orchestration.descriptors import AgentSpec
-from phalanx.orchestration.mlfo.latency import Latencies
-from phalanx.orchestration.mlfo.need import Need
+from phalanx.orchestration.descriptors.nsd import AgentSpec
+from phalanx.orchestration.mlfo.need import Latencies, Need
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -9,18 +9,51 @@ tree over the latency between their VNFs, so that the agents are one connected p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, pairwise, product
 
+import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
-from phalanx.domain.errors import ScenarioError
+from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.resources import Resources
 from phalanx.loading import one_line, unknown
-from phalanx.orchestration.descriptors import AgentSpec, Service, Site, SiteLink, Weights
-from phalanx.orchestration.descriptors.nsd import NsDescriptor, NsFlavour
-from phalanx.orchestration.mlfo.latency import Latencies, shortest
+from phalanx.orchestration.descriptors.nsd import AgentSpec, NsDescriptor, NsFlavour
+from phalanx.orchestration.descriptors.service import Service, Site, SiteLink, Weights
+
+
+class PlacementError(PhalanxError):
+    """No pipeline keeps the needs of a service; says which cannot be met, and what would do."""
+
+
+class Latencies(Struct, frozen=True):
+    """Least latency between all pairs of sites."""
+
+    place: dict[str, int]
+    """Row and column of each site."""
+    ms: NDArray[np.float64]
+    """Sites x sites, one way; infinite where no path leads."""
+
+    def between(self, a: str, b: str) -> float:
+        """Return the latency between two sites in ms, one way."""
+        return float(self.ms[self.place[a], self.place[b]])
+
+
+def shortest(sites: Sequence[str], links: Iterable[SiteLink], bandwidth_mb_s: float) -> Latencies:
+    """Return the latencies over links of at least ``bandwidth_mb_s`` (Floyd and Warshall)."""
+    place = {site: number for number, site in enumerate(sites)}
+    ms = np.full((len(sites), len(sites)), np.inf)
+    np.fill_diagonal(ms, 0.0)
+    for link in links:
+        if link.bandwidth_mb_s >= bandwidth_mb_s:
+            a, b = place[link.between[0]], place[link.between[1]]
+            ms[a, b] = ms[b, a] = min(ms[a, b], link.latency_ms)
+    for via in range(len(sites)):
+        np.minimum(ms, ms[:, via, None] + ms[None, via, :], out=ms)
+    return Latencies(place, ms)
+
 
 Pair = tuple[str, str]
 

@@ -26,8 +26,91 @@ from phalanx.orchestration.mlfo.bound import (
     forests,
     stepped,
 )
-from phalanx.orchestration.mlfo.local import LocalSearch
 from phalanx.orchestration.mlfo.model import Floats, Places, Problem
+
+
+class LocalSearch:
+    """Moves one VNF, or all VNFs of an agent, as long as that makes a placement cheaper.
+
+    A broken limit costs ``too_much``, so that a start that breaks some is mended where moves
+    can mend it.
+    """
+
+    def __init__(self, problem: Problem, too_much: float) -> None:
+        self._opening = problem.opening
+        self._room = problem.room
+        self._too_much = too_much
+        self._serving = np.where(np.isfinite(problem.serving), problem.serving, too_much)
+        self._pairs = np.where(np.isfinite(problem.pairs), problem.pairs, too_much)
+        self._beside: list[list[int]] = [[] for _ in problem.serving]
+        for a, b in problem.edges:
+            self._beside[a].append(b)
+            self._beside[b].append(a)
+
+    def improved(self, start: Places) -> Places:
+        """Return a placement that no move makes cheaper."""
+        places = start.copy()
+        counts = np.bincount(places, minlength=len(self._opening))
+        # Every round makes the placement cheaper, so this ends.
+        while self._single(places, counts) or self._together(places, counts):
+            pass
+        return places
+
+    def greedy(self) -> Places:
+        """Return a placement to begin with: VNF by VNF, each where it is cheapest then."""
+        places = np.full(len(self._serving), -1, dtype=np.int64)
+        counts = np.zeros(len(self._opening), dtype=np.int64)
+        for vnf in range(len(places)):
+            costs = self._serving[vnf] + self._agents(counts, 1)
+            for other in self._beside[vnf]:
+                if places[other] >= 0:
+                    costs = costs + self._pairs[places[other]]
+            places[vnf] = int(costs.argmin())
+            counts[places[vnf]] += 1
+        return places
+
+    def _agents(self, counts: Places, more: int) -> Floats:
+        """Return what the sites cost with ``more`` VNFs above what they cost now."""
+        after = counts + more
+        before = np.maximum(0, counts - self._room)
+        over = np.maximum(0, after - self._room) - before
+        opened = np.where((counts == 0) & (after > 0), self._opening, 0.0)
+        return np.asarray(opened + self._too_much * over)
+
+    def _single(self, places: Places, counts: Places) -> bool:
+        moved = False
+        for vnf in range(len(places)):
+            here = int(places[vnf])
+            counts[here] -= 1
+            costs = self._serving[vnf] + self._agents(counts, 1)
+            for other in self._beside[vnf]:
+                costs = costs + self._pairs[places[other]]
+            there = int(costs.argmin())
+            if costs[there] < costs[here] - 1e-9 * (1.0 + abs(costs[here])):
+                places[vnf] = here = there
+                moved = True
+            counts[here] += 1
+        return moved
+
+    def _together(self, places: Places, counts: Places) -> bool:
+        moved = False
+        for here in np.unique(places):
+            group = np.flatnonzero(places == here)
+            inside = set(group.tolist())
+            counts[here] -= len(group)
+            costs = self._serving[group].sum(axis=0) + self._agents(counts, len(group))
+            for vnf in group:
+                for other in self._beside[vnf]:
+                    if other not in inside:
+                        costs = costs + self._pairs[places[other]]
+            there = int(costs.argmin())
+            if costs[there] >= costs[here] - 1e-9 * (1.0 + abs(costs[here])):
+                there = int(here)
+            places[group] = there
+            counts[there] += len(group)
+            moved = moved or there != here
+        return moved
+
 
 PROVEN = 1e-6
 """A relative gap up to this is an optimum: the rest is rounding."""
@@ -50,7 +133,7 @@ class Effort(Struct, frozen=True):
 USUAL_EFFORT = Effort()
 
 
-class Found(Struct, frozen=True):
+class SearchResult(Struct, frozen=True):
     """What the search found."""
 
     places: Places | None
@@ -81,7 +164,9 @@ class _Node(Struct):
     prices: Prices
 
 
-def solve(problem: Problem, effort: Effort = USUAL_EFFORT, start: Places | None = None) -> Found:
+def solve(
+    problem: Problem, effort: Effort = USUAL_EFFORT, start: Places | None = None
+) -> SearchResult:
     """Return the cheapest placement that was found, and the bound that was proven.
 
     Args:
@@ -108,10 +193,10 @@ class _Search:
         self._nodes = 0
         self._begun = effort.now()
 
-    def run(self, start: Places | None) -> Found:
+    def run(self, start: Places | None) -> SearchResult:
         allowed = np.isfinite(self._problem.serving)
         if not allowed.any(axis=1).all():
-            return Found(None, math.inf, math.inf, 0)
+            return SearchResult(None, math.inf, math.inf, 0)
         relaxation = Relaxation(self._problem, self._split, self._too_much)
         self._try(self._local.greedy())
         if start is not None and np.isin(start, self._sites).all():
@@ -126,7 +211,7 @@ class _Search:
                 heapq.heappush(open_, (child.bound, next(order), child))
         bound = min(self._enough(), open_[0][0]) if open_ else self._enough()
         best = None if self._best is None else self._sites[self._best]
-        return Found(best, self._cost, bound, self._nodes)
+        return SearchResult(best, self._cost, bound, self._nodes)
 
     def _spent(self) -> bool:
         late = self._effort.seconds is not None and (

@@ -7,26 +7,33 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from phalanx.domain.errors import PhalanxError
-from phalanx.orchestration.iml import BusyError
-from phalanx.orchestration.mlfo import Change, compute, need_of, recompute
-from phalanx.orchestration.workflow.ground import (
+from phalanx.orchestration.iml.unit import BusyError
+from phalanx.orchestration.mlfo.need import Change, need_of
+from phalanx.orchestration.mlfo.pipeline import compute, recompute
+from phalanx.orchestration.workflow.context import (
     FILES_OF_IDENTITY,
-    Ground,
+    TransientFault,
+    WorkflowContext,
     awaited,
     connected,
     files_of,
 )
-from phalanx.orchestration.workflow.model import Asked, Deployment, Member, arranged
-from phalanx.orchestration.workflow.ports import PassingFault
-from phalanx.orchestration.workflow.steps import Step, difference
-from phalanx.orchestration.workflow.trust import TRUST_STEPS
+from phalanx.orchestration.workflow.model import (
+    TRUST_STEPS,
+    Asked,
+    Deployment,
+    ServiceMember,
+    WorkflowStep,
+    arranged,
+    difference,
+)
 
 
 class Actions:
     """The actions of one change.
 
     Args:
-        ground: what is acted on.
+        context: what is acted on.
         asked: what was asked; of a removal, what was asked before.
         current: what is in force before the change.
         revision: the number of the change.
@@ -37,7 +44,7 @@ class Actions:
 
     def __init__(
         self,
-        ground: Ground,
+        context: WorkflowContext,
         asked: Asked,
         current: Deployment | None,
         revision: int,
@@ -46,7 +53,7 @@ class Actions:
     ) -> None:
         self.target: Deployment | None = None
         """What shall be in force, once it is computed."""
-        self._ground = ground
+        self._context = context
         self._asked = asked
         self._current = current
         self._revision = revision
@@ -80,18 +87,18 @@ class Actions:
             "trust": self._distrust,
         }
 
-    def do(self, step: Step) -> str:
+    def do(self, step: WorkflowStep) -> str:
         """Do a step, and return what came of it in a few words.
 
         Raises:
             NotAvailableError: if it is left out.
-            PassingFault, BusyError: if it may work in a moment.
+            TransientFault, BusyError: if it may work in a moment.
             PhalanxError: if it failed for good.
 
         """
         return self._do[step.kind](step.subject)
 
-    def undo(self, step: Step) -> None:
+    def undo(self, step: WorkflowStep) -> None:
         """Take a step back, of which any part may have been done; raises as ``do``."""
         undo = self._undo.get(step.kind)
         if undo is not None:
@@ -100,23 +107,23 @@ class Actions:
     # -- 0 and 1: what is asked, and the pipeline -------------------------------------------------
 
     def _request(self, _: str) -> str:
-        service = self._asked.service(self._ground.outfitter.functions())
+        service = self._asked.service(self._context.writer.functions())
         return f"{service.nsd.id}, flavour {service.flavour.id}: {len(service.request.vnfs)} VNFs"
 
     def _pipeline(self, _: str) -> str:
-        ground, current = self._ground, self._current
-        service = self._asked.service(ground.outfitter.functions())
+        context, current = self._context, self._current
+        service = self._asked.service(context.writer.functions())
         need = need_of(service)
         change = Change(without=self._asked.without)
         if current is None:
             need = replace(need, without=(*need.without, *self._asked.without))
-            pipeline = compute(need, ground.effort)
+            pipeline = compute(need, context.effort)
         else:
-            pipeline = recompute(current.pipeline, need, change, ground.effort)
+            pipeline = recompute(current.pipeline, need, change, context.effort)
             need = replace(need, without=(*need.without, *self._asked.without))
         target = arranged(self._asked, need, pipeline, current, self._revision)
         target = replace(
-            target, plan=ground.outfitter.plan(service, target, difference(current, target).removed)
+            target, plan=context.writer.plan(service, target, difference(current, target).removed)
         )
         if current is not None and target.plan != current.plan:
             unit = replace(target.network.unit, revision=self._revision)
@@ -133,16 +140,16 @@ class Actions:
     # -- 2: agents --------------------------------------------------------------------------------
 
     def _identity(self, name: str) -> str:
-        self._ground.membership.issue(name, self._new(name).unit.kind)
+        self._context.membership.issue(name, self._new(name).unit.kind)
         return ""
 
     def _dismiss(self, name: str) -> None:
-        self._ground.membership.reload()  # else it may not be let in to withdraw its entry
-        self._ground.watcher.forget(name)
-        self._ground.membership.revoke(name)
+        self._context.membership.reload()  # else it may not be let in to withdraw its entry
+        self._context.watcher.forget(name)
+        self._context.membership.revoke(name)
 
     def _brokers(self, _: str) -> str:
-        self._ground.membership.reload()
+        self._context.membership.reload()
         return ""
 
     def _start(self, name: str) -> str:
@@ -151,7 +158,7 @@ class Actions:
     def _discard(self, name: str) -> None:
         member = self._new(name)
         self._end(member, gracefully=False)
-        self._ground.sites(member.site).clear(name, fence=self._fence)
+        self._context.sites(member.site).clear(name, fence=self._fence)
 
     def _leave(self, name: str) -> str:
         """End a process that is to go on elsewhere, or as another revision; it keeps its state."""
@@ -161,7 +168,7 @@ class Actions:
     def _come_back(self, name: str) -> None:
         """Have it go on where it was, with what it came to know where it is not to stay."""
         old, new = self._old(name), self._new(name)
-        here, there = self._ground.sites(old.site), self._ground.sites(new.site)
+        here, there = self._context.sites(old.site), self._context.sites(new.site)
         assert self._current is not None
         if old.site == new.site:
             self._run(old, self._current, None)
@@ -177,7 +184,7 @@ class Actions:
         old, new = self._old(name), self._new(name)
         state = None
         if old.site != new.site:
-            state = self._ground.sites(old.site).state(name)
+            state = self._context.sites(old.site).state(name)
         return self._run(new, self._made, state)
 
     def _leave_again(self, name: str) -> None:
@@ -190,33 +197,33 @@ class Actions:
         assert self._current is not None
         self._hand(self._old(name), self._current)
 
-    def _hand(self, member: Member, deployment: Deployment) -> str:
+    def _hand(self, member: ServiceMember, deployment: Deployment) -> str:
         """Give a process that goes on the plan of a deployment, and have it read that."""
-        ground = self._ground
-        iml = ground.sites(member.site)
-        iml.update(member.name, ground.outfitter.files(member, deployment), fence=self._fence)
+        context = self._context
+        iml = context.sites(member.site)
+        iml.update(member.name, context.writer.files(member, deployment), fence=self._fence)
         if not any(running.unit.name == member.name and running.pid for running in iml.running()):
             return "does not run: it reads the plan when it is started"
-        return ground.watcher.reload(member.name)
+        return context.watcher.reload(member.name)
 
-    def _run(self, member: Member, deployment: Deployment, state: bytes | None) -> str:
-        ground = self._ground
-        files = files_of(ground, member, deployment)
-        iml = ground.sites(member.site)
+    def _run(self, member: ServiceMember, deployment: Deployment, state: bytes | None) -> str:
+        context = self._context
+        files = files_of(context, member, deployment)
+        iml = context.sites(member.site)
         running = iml.start(member.unit, files, fence=self._fence, state=state)
         return f"at {member.site}, process {running.pid}"
 
-    def _end(self, member: Member, *, gracefully: bool) -> None:
-        patience = self._ground.patience
-        within_s = patience.drain_s if gracefully else patience.stop_s
-        self._ground.sites(member.site).stop(
+    def _end(self, member: ServiceMember, *, gracefully: bool) -> None:
+        retry = self._context.retry
+        within_s = retry.drain_s if gracefully else retry.stop_s
+        self._context.sites(member.site).stop(
             member.name, fence=self._fence, gracefully=gracefully, within_s=within_s
         )
 
     def _connectivity(self, _: str) -> str:
         """Wait until all processes answer, and each agent reaches those that it speaks with."""
-        awaited(self._ground, self._made.members, self._beat, serving=False)
-        found = connected(self._ground, self._made, self._beat)
+        awaited(self._context, self._made.members, self._beat, serving=False)
+        found = connected(self._context, self._made, self._beat)
         answer = f"{len(self._made.members)} processes answer over the bus"
         took = [p.round_trip_ms for p in found.values() if p.round_trip_ms is not None]
         if not took:
@@ -227,11 +234,11 @@ class Actions:
 
     def _trust(self, name: str) -> str:
         step = next(step for step in TRUST_STEPS if step.name == name)
-        return self._ground.trust.perform(step, self._made.service, self._concerned())
+        return self._context.trust.perform(step, self._made.service, self._concerned())
 
     def _distrust(self, name: str) -> None:
         step = next(step for step in TRUST_STEPS if step.name == name)
-        self._ground.trust.revert(step, self._made.service, self._concerned())
+        self._context.trust.revert(step, self._made.service, self._concerned())
 
     def _concerned(self) -> tuple[str, ...]:
         change = difference(self._current, self._made)
@@ -241,7 +248,7 @@ class Actions:
     # -- operation --------------------------------------------------------------------------------
 
     def _serving(self, _: str) -> str:
-        seen = awaited(self._ground, self._made.members, self._beat, serving=True)
+        seen = awaited(self._context, self._made.members, self._beat, serving=True)
         goals = sum(one.goals for one in seen.values())
         return f"{len(self._made.agents)} agents serve, {goals} goals adopted"
 
@@ -256,7 +263,7 @@ class Actions:
         return ""
 
     def _clear(self, name: str) -> str:
-        self._ground.sites(self._old(name).site).clear(name, fence=self._fence)
+        self._context.sites(self._old(name).site).clear(name, fence=self._fence)
         return ""
 
     def _revoke(self, name: str) -> str:
@@ -265,10 +272,10 @@ class Actions:
 
     def _revocations(self, _: str) -> str:
         """Hand those that stay the list of whom to believe no more."""
-        fresh = self._ground.membership.revocations()
+        fresh = self._context.membership.revocations()
         files = {f"{FILES_OF_IDENTITY}/{name}": octets for name, octets in fresh.items()}
         for member in self._made.members:
-            self._ground.sites(member.site).update(member.name, files, fence=self._fence)
+            self._context.sites(member.site).update(member.name, files, fence=self._fence)
         return ""
 
     # -- parts ------------------------------------------------------------------------------------
@@ -278,17 +285,17 @@ class Actions:
         assert self.target is not None  # the pipeline comes before all that ask for it
         return self.target
 
-    def _new(self, name: str) -> Member:
+    def _new(self, name: str) -> ServiceMember:
         member = self._made.member(name)
         assert member is not None
         return member
 
-    def _old(self, name: str) -> Member:
+    def _old(self, name: str) -> ServiceMember:
         member = None if self._current is None else self._current.member(name)
         assert member is not None
         return member
 
 
-def is_passing(error: PhalanxError) -> bool:
+def is_transient(error: PhalanxError) -> bool:
     """Whether what failed may work in a moment."""
-    return isinstance(error, PassingFault | BusyError)
+    return isinstance(error, TransientFault | BusyError)

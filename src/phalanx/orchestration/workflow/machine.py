@@ -16,23 +16,22 @@ import msgspec
 from msgspec import Struct
 
 from phalanx.domain.errors import PhalanxError
-from phalanx.orchestration.journal import ChangeRecord
-from phalanx.orchestration.journal_claims import ChangeStage, Claim, Note, StepStage
-from phalanx.orchestration.workflow.actions import Actions, is_passing
-from phalanx.orchestration.workflow.ground import Ground
-from phalanx.orchestration.workflow.model import Asked, Deployment
-from phalanx.orchestration.workflow.ports import Hook, no_hook
-from phalanx.orchestration.workflow.steps import (
+from phalanx.orchestration.journal import ChangeRecord, ChangeStage, Claim, JournalNote, StepStage
+from phalanx.orchestration.workflow.actions import Actions, is_transient
+from phalanx.orchestration.workflow.context import Hook, WorkflowContext, no_hook
+from phalanx.orchestration.workflow.model import (
     COMMIT,
     PIPELINE,
+    Asked,
     ChangeKind,
-    Step,
+    Deployment,
+    NotAvailableError,
+    WorkflowStep,
     step_named,
     steps_of,
 )
-from phalanx.orchestration.workflow.trust import NotAvailableError
 
-Told = Callable[["Progress"], None]
+OnProgress = Callable[["Progress"], None]
 _DONE_KIND = {
     ChangeKind.DEPLOY: "service.deployed",
     ChangeKind.RECONFIGURE: "service.reconfigured",
@@ -51,7 +50,7 @@ class RolledBackError(WorkflowError):
 class Progress(Struct, frozen=True):
     """How a step went."""
 
-    step: Step
+    step: WorkflowStep
     state: str
     """``begun``, ``done``, ``left out``, ``again``, ``failed`` or ``undone``."""
     place: int
@@ -69,7 +68,7 @@ class Wanted(Struct, frozen=True):
     """What was in force when it began."""
 
 
-class Outcome(Struct, frozen=True):
+class StepResult(Struct, frozen=True):
     """What a pipeline step came to."""
 
     detail: str = ""
@@ -82,17 +81,17 @@ class Workflow:
 
     def __init__(
         self,
-        ground: Ground,
+        context: WorkflowContext,
         claim: Claim,
         change: ChangeRecord,
         *,
-        told: Told | None = None,
+        told: OnProgress | None = None,
         hook: Hook = no_hook,
     ) -> None:
         """Take up a change where the journal has it.
 
         Args:
-            ground: what is acted on.
+            context: what is acted on.
             claim: the right to change the service.
             change: what the journal has of the change.
             told: told of each step.
@@ -100,7 +99,7 @@ class Workflow:
 
         """
         wanted = msgspec.json.decode(change.request, type=Wanted)
-        self._ground = ground
+        self._context = context
         self._claim = claim
         self._change = change
         self._kind = ChangeKind(change.kind)
@@ -108,12 +107,12 @@ class Workflow:
         self._told = told
         self._hook = hook
         self._actions = Actions(
-            ground, wanted.asked, wanted.before, change.revision, claim.fence, claim.beat
+            context, wanted.asked, wanted.before, change.revision, claim.fence, claim.beat
         )
         self._stages = {step.name: step.stage for step in change.steps}
         for step in change.steps:
             if step.name == PIPELINE.name and step.result is not None:
-                self._actions.target = msgspec.json.decode(step.result, type=Outcome).deployment
+                self._actions.target = msgspec.json.decode(step.result, type=StepResult).deployment
 
     def run(self) -> Deployment | None:
         """Bring the change to its end; return what is in force then.
@@ -133,7 +132,9 @@ class Workflow:
             self._claim.turn(self._change.revision, ChangeStage.UNDOING, reason)
         self._backward()
         name = self._claim.name
-        note = Note("service.rolled_back", {"revision": self._change.revision, "reason": reason})
+        note = JournalNote(
+            "service.rolled_back", {"revision": self._change.revision, "reason": reason}
+        )
         self._claim.turn(self._change.revision, ChangeStage.UNDONE, note=note)
         why = reason.removeprefix(f"{name}: ")
         raise RolledBackError(f"{name}: {why}; everything is as it was before")
@@ -159,7 +160,7 @@ class Workflow:
                 )
             return failed
 
-    def _do(self, step: Step, place: int, of: int) -> str | None:
+    def _do(self, step: WorkflowStep, place: int, of: int) -> str | None:
         self._hook("before", step.name)
         self._mark(step, StepStage.INTENDED)
         self._tell(step, "begun", place, of)
@@ -180,28 +181,28 @@ class Workflow:
         self._hook("after", step.name)
         return None
 
-    def _perform(self, step: Step) -> Outcome:
+    def _perform(self, step: WorkflowStep) -> StepResult:
         try:
             detail = self._actions.do(step)
         except NotAvailableError as error:
-            return Outcome(str(error), left_out=True)
-        return Outcome(detail, deployment=self._actions.target if step == PIPELINE else None)
+            return StepResult(str(error), left_out=True)
+        return StepResult(detail, deployment=self._actions.target if step == PIPELINE else None)
 
     def _attempts(
-        self, work: Callable[[], Outcome], step: Step, place: int, of: int
-    ) -> Outcome | str:
+        self, work: Callable[[], StepResult], step: WorkflowStep, place: int, of: int
+    ) -> StepResult | str:
         """Return what came of ``work``, or why it failed for good."""
-        patience = self._ground.patience
-        pause_s = patience.pause_s
-        for left in reversed(range(patience.attempts)):
+        retry = self._context.retry
+        pause_s = retry.pause_s
+        for left in reversed(range(retry.attempts)):
             try:
                 return work()
             except PhalanxError as error:
                 self._claim.beat()  # and not on, if somebody else took over
-                if left == 0 or not is_passing(error):
+                if left == 0 or not is_transient(error):
                     return str(error)
                 self._tell(step, "again", place, of, str(error))
-                self._ground.sleep(pause_s)
+                self._context.sleep(pause_s)
                 pause_s *= 2
         raise AssertionError("at least one attempt is made")
 
@@ -210,7 +211,7 @@ class Workflow:
         data: dict[str, Any] = {"revision": self._change.revision}
         if target is not None:
             data["agents"] = {m.name: m.site for m in target.agents}
-        note = Note(_DONE_KIND[self._kind], data)
+        note = JournalNote(_DONE_KIND[self._kind], data)
         self._claim.turn(self._change.revision, ChangeStage.DONE, note=note)
         return target
 
@@ -234,20 +235,24 @@ class Workflow:
             self._tell(step, "undone", place, len(begun))
             self._hook("after", f"undo {step.name}")
 
-    def _revert(self, step: Step) -> Outcome:
+    def _revert(self, step: WorkflowStep) -> StepResult:
         self._actions.undo(step)
-        return Outcome()
+        return StepResult()
 
     # -- parts ------------------------------------------------------------------------------------
 
     def _mark(
-        self, step: Step, stage: StepStage, result: bytes | None = None, note: Note | None = None
+        self,
+        step: WorkflowStep,
+        stage: StepStage,
+        result: bytes | None = None,
+        note: JournalNote | None = None,
     ) -> None:
         self._claim.step(self._change.revision, step.name, stage, result, note)
         self._stages[step.name] = stage
 
-    def _note(self, step: Step, state: str, detail: str) -> Note:
-        return Note(
+    def _note(self, step: WorkflowStep, state: str, detail: str) -> JournalNote:
+        return JournalNote(
             "service.step",
             {
                 "revision": self._change.revision,
@@ -259,6 +264,6 @@ class Workflow:
             },
         )
 
-    def _tell(self, step: Step, state: str, place: int, of: int, detail: str = "") -> None:
+    def _tell(self, step: WorkflowStep, state: str, place: int, of: int, detail: str = "") -> None:
         if self._told is not None:
             self._told(Progress(step, state, place, of, detail))

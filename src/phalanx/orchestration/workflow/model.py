@@ -3,15 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.domain.errors import ScenarioError
+from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.loading import one_line
-from phalanx.orchestration.descriptors import Service, parse_service
-from phalanx.orchestration.iml import Kind, Unit
-from phalanx.orchestration.mlfo import Need, PipelineAgent, PipelineDescriptor
+from phalanx.orchestration.descriptors.service import Service, parse_service
+from phalanx.orchestration.iml.unit import Unit, UnitKind
+from phalanx.orchestration.mlfo.need import Need
+from phalanx.orchestration.mlfo.pipeline import PipelineAgent, PipelineDescriptor
+
+
+class NotAvailableError(PhalanxError):
+    """Nobody here does this step; the text says what that means, in plain words."""
+
+
+class TrustStep(Struct, frozen=True):
+    """A step of figure 2 that makes agents trustworthy."""
+
+    number: int
+    """In the figure."""
+    name: str
+    words: str
+
+
+TRUST_STEPS = (
+    TrustStep(3, "harden", "hardening the agents"),
+    TrustStep(4, "reference", "storing reference measurements"),
+    TrustStep(5, "wrapped", "deploying wrapped images"),
+    TrustStep(6, "contracts", "creating contracts"),
+    TrustStep(7, "accounts", "registering the agents' accounts"),
+    TrustStep(8, "credentials", "distributing credentials"),
+    TrustStep(9, "trigger", "asking for the initial attestation"),
+    TrustStep(10, "plan", "planning the attestation"),
+    TrustStep(11, "measure", "measuring and verifying the agents"),
+    TrustStep(12, "record", "recording results and the root of trust"),
+    TrustStep(13, "keys", "handing in keys"),
+    TrustStep(14, "key-exchange", "handing the agents their keys"),
+)
+
+
+class TrustServices(Protocol):
+    """Hardens, attests and gives keys; each call may be repeated without harm."""
+
+    def perform(self, step: TrustStep, service: str, agents: tuple[str, ...], /) -> str:
+        """Do one step for some agents of a service, and return in a few words what came of it.
+
+        Args:
+            step: which one.
+            service: the service.
+            agents: the identities that are new, or changed.
+
+        Raises:
+            NotAvailableError: if nobody does it here; the workflow goes on.
+            PhalanxError: if it failed: then all is rolled back, or tried again
+                (``TransientFault``).
+
+        """
+
+    def revert(self, step: TrustStep, service: str, agents: tuple[str, ...], /) -> None:
+        """Take back what ``perform`` did, or may have done in part.
+
+        Raises:
+            PhalanxError: if it failed.
+
+        """
+
+    def standing(self, agent: str, /) -> str:
+        """Return how far an agent is trusted, such as ``unattested``, and why."""
+
+
+class NoTrustServices:
+    """The trust work that is not there yet: each step is left out, and says so."""
+
+    def perform(self, step: TrustStep, _service: str, _agents: tuple[str, ...]) -> str:
+        """Say what is not done."""
+        raise NotAvailableError(f"not available: nothing here does it yet ({step.words})")
+
+    def revert(self, step: TrustStep, service: str, agents: tuple[str, ...]) -> None:
+        """Do nothing: nothing was done."""
+
+    def standing(self, _agent: str) -> str:
+        """Return what holds for every agent."""
+        return "unattested: nobody has checked this agent's code yet"
+
 
 NETWORK = "network"
 """Key of the slice's own network among the members."""
@@ -41,7 +119,7 @@ class Asked(Struct, frozen=True):
         return parse_service(self.descriptors, self.sites, self.request, known)
 
 
-class Member(Struct, frozen=True):
+class ServiceMember(Struct, frozen=True):
     """A process of a service, and the site that it runs at."""
 
     key: str
@@ -71,19 +149,19 @@ class Deployment(Struct, frozen=True):
     service: str
     asked: Asked
     pipeline: PipelineDescriptor
-    network: Member
-    agents: tuple[Member, ...]
+    network: ServiceMember
+    agents: tuple[ServiceMember, ...]
     pairs: tuple[tuple[str, str], ...]
     """Identities of agents that speak with each other."""
     plan: str = ""
     """The slice's network: a scenario file."""
 
     @property
-    def members(self) -> tuple[Member, ...]:
+    def members(self) -> tuple[ServiceMember, ...]:
         """All of its processes, the network first."""
         return self.network, *self.agents
 
-    def member(self, name: str) -> Member | None:
+    def member(self, name: str) -> ServiceMember | None:
         """Return the member with this identity."""
         return next((m for m in self.members if m.name == name), None)
 
@@ -123,7 +201,7 @@ def arranged(
     """
     service = need.service
     same = _same(pipeline, current)
-    agents: list[Member] = []
+    agents: list[ServiceMember] = []
     taken = {NETWORK, *(member.key for member in same.values())}
     at: dict[str, str] = {}
     # Those that stay come first and in their order: the numbers of their monitors stay.
@@ -140,13 +218,13 @@ def arranged(
         unit = Unit(
             name,
             service,
-            Kind.AGENT,
+            UnitKind.AGENT,
             revision,
             agent.image,
             agent.digest,
             agent.capabilities,
         )
-        member = Member(key, agent.site, unit, agent.serves, _why(agent, need))
+        member = ServiceMember(key, agent.site, unit, agent.serves, _why(agent, need))
         if before is not None and before.made == member.made:
             member = replace(member, unit=before.unit)
         agents.append(member)
@@ -156,10 +234,10 @@ def arranged(
     return Deployment(service, asked, pipeline, network, tuple(agents), pairs)
 
 
-def _same(pipeline: PipelineDescriptor, current: Deployment | None) -> dict[str, Member]:
+def _same(pipeline: PipelineDescriptor, current: Deployment | None) -> dict[str, ServiceMember]:
     """Return which member each agent of a pipeline is already."""
     left = list(current.agents) if current is not None else []
-    same: dict[str, Member] = {}
+    same: dict[str, ServiceMember] = {}
     for agent in pipeline.agents:
         here = next((m for m in left if m.site == agent.site), None)
         if here is not None:
@@ -185,8 +263,8 @@ def _free_key(serves: tuple[str, ...], taken: set[str]) -> str:
 
 
 def _network(
-    service: str, need: Need, first: Member, current: Deployment | None, revision: int
-) -> Member:
+    service: str, need: Need, first: ServiceMember, current: Deployment | None, revision: int
+) -> ServiceMember:
     """Return the process of the slice's network: where it was, or beside the first agent."""
     before = None if current is None else current.network
     sites = {site.name: site for site in need.sites if site.name not in need.without}
@@ -194,8 +272,8 @@ def _network(
     site = before.site if before is not None and before.site in sites else first.site
     image = first.unit.image
     digest = sites[site].images.get(image, first.unit.digest)
-    unit = Unit(name, service, Kind.NETWORK, revision, image, digest, ())
-    member = Member(NETWORK, site, unit, why=("it simulates the slice's own network",))
+    unit = Unit(name, service, UnitKind.NETWORK, revision, image, digest, ())
+    member = ServiceMember(NETWORK, site, unit, why=("it simulates the slice's own network",))
     if before is not None and before.made == member.made:
         return before
     return member
@@ -213,3 +291,118 @@ def _why(agent: PipelineAgent, need: Need) -> tuple[str, ...]:
                 f"trust {site.trust:g} (at least {vnf.least_trust:g}), load {site.load:g}"
             )
     return tuple(lines)
+
+
+class ChangeKind(Enum):
+    """What is done to a service."""
+
+    DEPLOY = "deploy"
+    RECONFIGURE = "reconfigure"
+    REMOVE = "remove"
+
+
+class WorkflowStep(Struct, frozen=True):
+    """A step of a change."""
+
+    figure: str
+    """Its place in figure 2: its number, or ``operation``, or ``end`` for what comes after."""
+    kind: str
+    """What is done; see ``actions``."""
+    subject: str = ""
+    """To whom: the name of a member, or of a step of trust."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the journal."""
+        return f"{self.figure}.{self.kind}" + (f":{self.subject}" if self.subject else "")
+
+
+def step_named(name: str) -> WorkflowStep:
+    """Return the step with a name of the journal."""
+    figure, _, rest = name.partition(".")
+    kind, _, subject = rest.partition(":")
+    return WorkflowStep(figure, kind, subject)
+
+
+class Difference(Struct, frozen=True):
+    """What tells two deployments apart; the old and the new of those that are in both."""
+
+    added: tuple[ServiceMember, ...]
+    altered: tuple[tuple[ServiceMember, ServiceMember], ...]
+    """They are started anew, here or elsewhere, and remember."""
+    removed: tuple[ServiceMember, ...]
+
+
+def difference(current: Deployment | None, target: Deployment | None) -> Difference:
+    """Return what is to be done to come from one to the other; the network comes first."""
+    old = {m.name: m for m in current.members} if current is not None else {}
+    new = {m.name: m for m in target.members} if target is not None else {}
+    return Difference(
+        tuple(m for name, m in new.items() if name not in old),
+        tuple((old[n], m) for n, m in new.items() if n in old and old[n].unit != m.unit),
+        tuple(m for name, m in old.items() if name not in new),
+    )
+
+
+REQUEST, PIPELINE = WorkflowStep("0", "request"), WorkflowStep("1", "pipeline")
+BROKERS, CONNECTIVITY = WorkflowStep("2", "brokers"), WorkflowStep("2", "connectivity")
+OPERATION = WorkflowStep("operation", "serving")
+COMMIT = WorkflowStep("end", "commit")
+"""From here on a change is not rolled back any more: what is left is to clear up."""
+
+
+def steps_of(
+    kind: ChangeKind, current: Deployment | None, target: Deployment | None
+) -> tuple[WorkflowStep, ...]:
+    """Return the steps of a change; before the pipeline is computed, those up to there."""
+    if kind is ChangeKind.REMOVE:
+        return (REQUEST, *_removal(current))
+    if target is None:
+        return REQUEST, PIPELINE
+    change = difference(current, target)
+    steps = [REQUEST, PIPELINE]
+    steps += [WorkflowStep("2", "identity", m.name) for m in change.added]
+    if change.added:
+        steps.append(BROKERS)
+    # The network is left last and entered first: what agents do meanwhile waits for it.
+    steps += [WorkflowStep("2", "leave", old.name) for old, _ in reversed(change.altered)]
+    network = target.network.name
+    fresh = [WorkflowStep("2", "start", m.name) for m in change.added]
+    again = [WorkflowStep("2", "arrive", new.name) for _, new in change.altered]
+    entering = [*again, *fresh]
+    steps += [step for step in entering if step.subject == network]
+    # Agents that go on have the new plan before others are started with it: so all have one.
+    steps += [WorkflowStep("2", "inform", m.name) for m in _informed(change, current, target)]
+    steps += [step for step in entering if step.subject != network]
+    if change.added or change.altered:
+        steps.append(CONNECTIVITY)
+        steps += [WorkflowStep(str(trust.number), "trust", trust.name) for trust in TRUST_STEPS]
+        steps.append(OPERATION)
+    steps.append(COMMIT)
+    steps += [WorkflowStep("end", "drain", m.name) for m in change.removed]
+    moved = [old for old, new in change.altered if old.site != new.site]
+    steps += [WorkflowStep("end", "clear", m.name) for m in (*moved, *change.removed)]
+    steps += [WorkflowStep("end", "revoke", m.name) for m in change.removed]
+    if change.removed:
+        steps.append(WorkflowStep("end", "revocations"))
+    return tuple(steps)
+
+
+def _informed(
+    change: Difference, current: Deployment | None, target: Deployment
+) -> tuple[ServiceMember, ...]:
+    """Return the agents that are not started anew though the plan is another."""
+    if current is None or current.plan == target.plan:
+        return ()
+    altered = {old.name for old, _ in change.altered}
+    return tuple(m for m in current.agents if m.name not in altered)
+
+
+def _removal(current: Deployment | None) -> tuple[WorkflowStep, ...]:
+    members = () if current is None else tuple(reversed(current.members))
+    return (
+        *(WorkflowStep("end", "halt", m.name) for m in members),
+        *(WorkflowStep("end", "clear", m.name) for m in members),
+        *(WorkflowStep("end", "revoke", m.name) for m in members),
+        COMMIT,
+    )

@@ -1,14 +1,17 @@
-"""Processes that hold something in a store: told apart, and known to be dead where that can be."""
+"""Processes that hold something: told apart, and known to be dead where that can be seen."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+STARTED = 19
+"""Field of /proc/PID/stat, counted after the name of the process, that says when it started."""
+
 
 def me() -> str:
     """Return what tells this process from every other: machine, process id, its start."""
-    return f"{_place()}:{os.getpid()}:{_started(os.getpid())}"
+    return f"{_place()}:{os.getpid()}:{started(os.getpid())}"
 
 
 def is_here(holder: str) -> bool:
@@ -18,8 +21,8 @@ def is_here(holder: str) -> bool:
 
 def is_dead(holder: str) -> bool:
     """Whether ``holder`` was a process of this machine that is no more."""
-    _, pid, started = holder.split(":")
-    return is_here(holder) and _started(int(pid)) != started
+    _, pid, began = holder.split(":")
+    return is_here(holder) and str(started(int(pid))) != began
 
 
 def words(holder: str) -> str:
@@ -34,11 +37,11 @@ def _place() -> str:
     return f"{boot}/{Path('/proc/self/ns/pid').readlink().name.strip('pid:[]')}"
 
 
-def _started(pid: int) -> str:
-    """Return when a process started, in ticks of the machine; empty if there is none."""
+def started(pid: int) -> int | None:
+    """Return when a process started, in clock ticks; None if there is none, or a dead one."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
+        return None
     fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] == "Z" else fields[19]
+    return None if fields[0] == "Z" else int(fields[STARTED])

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from service_world import NAME, Crash, World, asked
 
 from phalanx.domain.errors import ScenarioError
-from phalanx.orchestration.fates import Endurance, Fate
-from phalanx.orchestration.iml import BusyError, ImlError
-from phalanx.orchestration.keeping import Kept
-from phalanx.orchestration.service import Orchestrator
-from phalanx.orchestration.workflow import WorkflowError
+from phalanx.orchestration.iml.unit import BusyError, ImlError
+from phalanx.orchestration.service import ServiceOrchestrator
+from phalanx.orchestration.supervisor import RestartPolicy, RestartState, SupervisorNotice
+from phalanx.orchestration.workflow.machine import WorkflowError
 
 ORIGIN, CACHE = f"{NAME}.origin.1", f"{NAME}.cache.1"
-ENDURANCE = Endurance(attempts=3)
+ENDURANCE = RestartPolicy(attempts=3)
 
 
 class End(BaseException):
@@ -38,9 +37,11 @@ def deployed() -> World:
     return _deployed().copy()
 
 
-def kept(world: World, until_s: float, then: Callable[[float], None] | None = None) -> list[Kept]:
+def kept(
+    world: World, until_s: float, then: Callable[[float], None] | None = None
+) -> list[SupervisorNotice]:
     """Keep the service until a time, and return what was told; ``then`` is called after sleeps."""
-    told: list[Kept] = []
+    told: list[SupervisorNotice] = []
 
     def asleep(now: float) -> None:
         if then is not None:
@@ -58,7 +59,7 @@ def kept(world: World, until_s: float, then: Callable[[float], None] | None = No
     return told
 
 
-def whats(told: list[Kept], name: str = "") -> list[str]:
+def whats(told: list[SupervisorNotice], name: str = "") -> list[str]:
     return [one.what for one in told if name in one.line]
 
 
@@ -66,53 +67,53 @@ def kinds(world: World) -> list[str]:
     return [e.kind for e in world.sent if e.kind in ("service.restarted", "service.given_up")]
 
 
-# -- fates ----------------------------------------------------------------------------------------
+# -- restarts -----------------------------------------------------------------------------------
 
 
 def test_the_pause_doubles_up_to_a_bound_and_a_row_ends_it() -> None:
-    fate, now, pauses = Fate(Endurance(attempts=9, most_pause_s=20.0)), 0.0, []
-    fate.lives(now)
-    while not fate.left_alone:
+    restart, now, pauses = RestartState(RestartPolicy(attempts=9, most_pause_s=20.0)), 0.0, []
+    restart.lives(now)
+    while not restart.left_alone:
         now += 0.5
-        assert fate.dead(now)
-        assert not fate.dead(now), "it is no news any more"
-        if fate.due is not None:
-            pauses.append(fate.due - now)
-            now = fate.due
-            fate.started(now)
-            fate.lives(now)
+        assert restart.dead(now)
+        assert not restart.dead(now), "it is no news any more"
+        if restart.due is not None:
+            pauses.append(restart.due - now)
+            now = restart.due
+            restart.started(now)
+            restart.lives(now)
     assert pauses == [1, 2, 4, 8, 16, 20, 20, 20, 20]
 
 
 def test_who_lived_long_enough_begins_a_new_row() -> None:
-    fate = Fate(ENDURANCE)
+    restart = RestartState(ENDURANCE)
     for now in (0.0, 10.0, 20.0):
-        fate.dead(now)
-        fate.started(now + 5)
-    assert fate.deaths == 3
-    fate.lives(25 + ENDURANCE.steady_s - 1)
-    assert fate.deaths == 3
-    fate.lives(25 + ENDURANCE.steady_s)
-    assert fate.deaths == 0
-    assert fate.dead(1000.0)
-    assert (fate.deaths, fate.due) == (1, 1001.0)
+        restart.dead(now)
+        restart.started(now + 5)
+    assert restart.deaths == 3
+    restart.lives(25 + ENDURANCE.steady_s - 1)
+    assert restart.deaths == 3
+    restart.lives(25 + ENDURANCE.steady_s)
+    assert restart.deaths == 0
+    assert restart.dead(1000.0)
+    assert (restart.deaths, restart.due) == (1, 1001.0)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0.1, 100)), max_size=60))
 def test_whatever_happens_a_fate_is_one_of_three(story: list[tuple[bool, float]]) -> None:
-    fate, now = Fate(ENDURANCE), 0.0
+    restart, now = RestartState(ENDURANCE), 0.0
     for alive, pause_s in story:
         now += pause_s
         if alive:
-            fate.lives(now)
-            assert fate.due is None
-            assert not fate.left_alone
+            restart.lives(now)
+            assert restart.due is None
+            assert not restart.left_alone
         else:
-            fate.dead(now)
-            assert (fate.due is not None) != fate.left_alone
-            if fate.due is not None and now >= fate.due:
-                fate.started(now)
-        assert 0 <= fate.deaths <= ENDURANCE.attempts + 1
+            restart.dead(now)
+            assert (restart.due is not None) != restart.left_alone
+            if restart.due is not None and now >= restart.due:
+                restart.started(now)
+        assert 0 <= restart.deaths <= ENDURANCE.attempts + 1
 
 
 # -- the keeper -----------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ def test_a_change_while_it_is_kept_is_no_death() -> None:
 
 def test_another_one_who_keeps_it_is_no_harm() -> None:
     world = deployed()
-    other: list[Kept] = []
+    other: list[SupervisorNotice] = []
 
     def twice(now: float) -> None:
         if now == 2.0:
@@ -246,7 +247,7 @@ def test_the_keeper_may_be_killed_at_any_moment(crashes: list[int]) -> None:
 
 def test_what_is_not_deployed_is_not_kept() -> None:
     world = World()
-    orchestrator: Orchestrator = world.orchestrator()
+    orchestrator: ServiceOrchestrator = world.orchestrator()
     with pytest.raises(ScenarioError, match="there is no service"):
         orchestrator.keep(NAME, print)
     orchestrator.deploy(asked())

@@ -15,15 +15,71 @@ import msgspec
 from msgspec import Struct
 
 from phalanx.domain.errors import PhalanxError, StoreError
-from phalanx.orchestration.fates import Endurance, Fate
-from phalanx.orchestration.iml import BusyError, Unit
-from phalanx.orchestration.journal import ServiceJournal, ServiceRecord
-from phalanx.orchestration.journal_claims import Claim, ClaimedError, Note
-from phalanx.orchestration.workflow import Deployment, Ground, Member, PassingFault, WorkflowError
-from phalanx.orchestration.workflow.ground import files_of
+from phalanx.orchestration.iml.unit import BusyError, Unit
+from phalanx.orchestration.journal import (
+    Claim,
+    ClaimedError,
+    JournalNote,
+    ServiceJournal,
+    ServiceRecord,
+)
+from phalanx.orchestration.workflow.context import TransientFault, WorkflowContext, files_of
+from phalanx.orchestration.workflow.machine import WorkflowError
+from phalanx.orchestration.workflow.model import Deployment, ServiceMember
 
 
-class Kept(Struct, frozen=True):
+class RestartPolicy(Struct, frozen=True):
+    """How long, and how often, processes that die are started again."""
+
+    look_s: float = 1.0
+    """Between two looks at them."""
+    pause_s: float = 1.0
+    """Before a process is started again; twice as long before each further time in a row."""
+    most_pause_s: float = 60.0
+    attempts: int = 6
+    """A process that dies after so many starts in a row is left alone."""
+    steady_s: float = 60.0
+    """One that lives for so long has ended the row."""
+
+
+class RestartState:
+    """The restart of one process as its watcher sees it, at times of any clock, in seconds."""
+
+    def __init__(self, policy: RestartPolicy) -> None:
+        self.deaths = 0
+        """In a row."""
+        self.due: float | None = None
+        """When it is to be started; None: it lives, as far as is known, or is left alone."""
+        self.left_alone = False
+        self._policy = policy
+        self._since: float | None = None
+
+    def lives(self, now: float) -> None:
+        """Note that it was seen alive."""
+        if self._since is None or self.due is not None or self.left_alone:
+            self._since, self.due = now, None
+        if self.left_alone or now - self._since >= self._policy.steady_s:
+            self.deaths, self.left_alone = 0, False
+
+    def dead(self, now: float) -> bool:
+        """Note that it was seen dead, and return whether that is news."""
+        if self.due is not None or self.left_alone:
+            return False
+        lived_s = 0.0 if self._since is None else now - self._since
+        self.deaths = 1 if lived_s >= self._policy.steady_s else self.deaths + 1
+        if self.deaths > self._policy.attempts:
+            self.left_alone = True
+        else:
+            pause_s = self._policy.pause_s * 2.0 ** (self.deaths - 1)
+            self.due = now + min(pause_s, self._policy.most_pause_s)
+        return True
+
+    def started(self, now: float) -> None:
+        """Note that it was started; whether it lives is seen at the next look."""
+        self._since, self.due = now, None
+
+
+class SupervisorNotice(Struct, frozen=True):
     """Something that happened to a service that is kept."""
 
     what: str
@@ -31,39 +87,39 @@ class Kept(Struct, frozen=True):
     line: str
 
 
-OnKept = Callable[[Kept], None]
+OnNotice = Callable[[SupervisorNotice], None]
 
 
-class Keeper:
+class ServiceSupervisor:
     """Keeps one service.
 
     Args:
-        ground: what is acted on.
+        context: what is acted on.
         journal: what shall run.
         name: the service; there is, or was, one of that name.
         send: sends events that were recorded to where all events go.
         told: told of what happens.
-        endurance: how often processes are started again.
+        policy: how often processes are started again.
 
     """
 
     def __init__(
         self,
-        ground: Ground,
+        context: WorkflowContext,
         journal: ServiceJournal,
         name: str,
         *,
         send: Callable[[], None],
-        told: OnKept,
-        endurance: Endurance,
+        told: OnNotice,
+        policy: RestartPolicy,
     ) -> None:
-        self._ground = ground
+        self._context = context
         self._journal = journal
         self._name = name
         self._send = send
         self._told = told
-        self._endurance = endurance
-        self._fates: dict[str, tuple[Unit, Fate]] = {}
+        self._policy = policy
+        self._restarts: dict[str, tuple[Unit, RestartState]] = {}
         self._waits: set[str] = set()
         """What cannot be done now, and why, as it was told."""
 
@@ -87,7 +143,7 @@ class Keeper:
                 if why not in self._waits:
                     self._tell("waits", why)
             self._waits = {*waits}
-            self._ground.sleep(self._endurance.look_s)
+            self._context.sleep(self._policy.look_s)
 
     def _look(self, record: ServiceRecord, waits: list[str]) -> bool:
         """Look at the service once; whether there still is one. What has to wait is noted."""
@@ -102,68 +158,70 @@ class Keeper:
             self._tell("removed", "there is no such service any more")
             return False
         members = _deployment(record).members
-        if not self._fates:
+        if not self._restarts:
             self._tell("watches", f"{len(members)} processes are watched")
-        fates = {}
+        restarts = {}
         for member in members:
-            unit, fate = self._fates.get(member.name, (member.unit, Fate(self._endurance)))
+            unit, restart = self._restarts.get(
+                member.name, (member.unit, RestartState(self._policy))
+            )
             if unit != member.unit:  # it was changed: what went before says nothing of it
-                fate = Fate(self._endurance)
-            fates[member.name] = (member.unit, fate)
-        self._fates = fates
+                restart = RestartState(self._policy)
+            restarts[member.name] = (member.unit, restart)
+        self._restarts = restarts
         for member in members:
             try:
-                self._see_to(member, fates[member.name][1], record)
-            except (StoreError, PassingFault, BusyError) as error:
+                self._see_to(member, restarts[member.name][1], record)
+            except (StoreError, TransientFault, BusyError) as error:
                 waits.append(str(error))
-        if all(fate.left_alone for _, fate in fates.values()):
+        if all(restart.left_alone for _, restart in restarts.values()):
             raise WorkflowError(
                 f"{self._name}: all of its processes died again and again; "
                 f"phalanx service logs {self._name} PROCESS tells what one said"
             )
         return True
 
-    def _see_to(self, member: Member, fate: Fate, record: ServiceRecord) -> None:
-        now = self._ground.monotonic()
+    def _see_to(self, member: ServiceMember, restart: RestartState, record: ServiceRecord) -> None:
+        now = self._context.monotonic()
         if self._runs(member):
-            fate.lives(now)
-        elif fate.dead(now):
-            self._mourn(member, fate, record)
-        elif fate.due is not None and now >= fate.due:
-            self._start(member, fate, record)
+            restart.lives(now)
+        elif restart.dead(now):
+            self._mourn(member, restart, record)
+        elif restart.due is not None and now >= restart.due:
+            self._start(member, restart, record)
 
-    def _mourn(self, member: Member, fate: Fate, record: ServiceRecord) -> None:
+    def _mourn(self, member: ServiceMember, restart: RestartState, record: ServiceRecord) -> None:
         where = f"{member.name} at {member.site}"
-        said = self._ground.sites(member.site).logs(member.name, 1).strip()
+        said = self._context.sites(member.site).logs(member.name, 1).strip()
         words = f"; it said last: {said}" if said else ""
-        if fate.due is not None:
-            pause_s = fate.due - self._ground.monotonic()
+        if restart.due is not None:
+            pause_s = restart.due - self._context.monotonic()
             self._tell("died", f"{where} does not run; it is started in {pause_s:.3g} s{words}")
             return
-        times = f"died {fate.deaths} times in a row"
+        times = f"died {restart.deaths} times in a row"
         self._tell("left alone", f"{where} {times}: it is not started any more{words}")
         with self._claimed(record) as claim:
             if claim is not None:
-                data = {"process": member.name, "site": member.site, "deaths": fate.deaths}
+                data = {"process": member.name, "site": member.site, "deaths": restart.deaths}
                 self._note(claim, record, "service.given_up", data)
 
-    def _start(self, member: Member, fate: Fate, record: ServiceRecord) -> None:
-        ground, where = self._ground, f"{member.name} at {member.site}"
+    def _start(self, member: ServiceMember, restart: RestartState, record: ServiceRecord) -> None:
+        context, where = self._context, f"{member.name} at {member.site}"
         with self._claimed(record) as claim:
             if claim is None or self._runs(member):
                 return
             try:
-                files = files_of(ground, member, _deployment(record))
-                running = ground.sites(member.site).start(member.unit, files, fence=claim.fence)
-            except (PassingFault, BusyError, StoreError):
+                files = files_of(context, member, _deployment(record))
+                running = context.sites(member.site).start(member.unit, files, fence=claim.fence)
+            except (TransientFault, BusyError, StoreError):
                 raise  # it is no fault of the process: that does not count
             except PhalanxError as error:
-                fate.started(ground.monotonic())
+                restart.started(context.monotonic())
                 self._tell("failed", f"{where} cannot be started: {error}")
                 return
-            fate.started(ground.monotonic())
+            restart.started(context.monotonic())
             self._tell("started", f"{where} runs again, process {running.pid}")
-            data = {"process": member.name, "site": member.site, "attempt": fate.deaths}
+            data = {"process": member.name, "site": member.site, "attempt": restart.deaths}
             self._note(claim, record, "service.restarted", data)
 
     # -- parts ------------------------------------------------------------------------------------
@@ -187,15 +245,15 @@ class Keeper:
 
     def _note(self, claim: Claim, record: ServiceRecord, kind: str, data: dict[str, Any]) -> None:
         change = record.change
-        note = Note(kind, {"revision": change.revision, **data})
+        note = JournalNote(kind, {"revision": change.revision, **data})
         claim.turn(change.revision, change.stage, note=note)
 
-    def _runs(self, member: Member) -> bool:
-        running = self._ground.sites(member.site).running()
+    def _runs(self, member: ServiceMember) -> bool:
+        running = self._context.sites(member.site).running()
         return any(one.unit.name == member.name and one.pid is not None for one in running)
 
     def _tell(self, what: str, line: str) -> None:
-        self._told(Kept(what, f"{self._name}: {line}"))
+        self._told(SupervisorNotice(what, f"{self._name}: {line}"))
 
 
 def _deployment(record: ServiceRecord) -> Deployment:
