@@ -24,8 +24,7 @@ import market
 from market import ROOT, Market, ring
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import VnfInstance
-from phalanx.bdi import Adopt, Agent, Believe, Capability, GoalInstance, Pause, plan
-from phalanx.bdi.steps import Body
+from phalanx.bdi import Adopt, Agent, Believe, Body, Capability, GoalInstance, Pause, plan
 from phalanx.clock.wall import WallClock
 from phalanx.domain.actions import Enforce, Outcome
 from phalanx.domain.goals import Predicate, want

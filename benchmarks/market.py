@@ -13,9 +13,17 @@ from contract_net import Handled
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import GoalPolicy, Settings
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import Adopt, Agent, Believe, Capability, GoalEnd, GoalInstance, plan
-from phalanx.bdi.library import Library
-from phalanx.bdi.steps import Body
+from phalanx.bdi import (
+    Adopt,
+    Agent,
+    Believe,
+    Body,
+    Capability,
+    GoalEnd,
+    GoalInstance,
+    Library,
+    plan,
+)
 from phalanx.bus.memory import MemoryBus
 from phalanx.clock import Clock
 from phalanx.clock.virtual import VirtualClock

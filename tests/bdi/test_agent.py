@@ -10,8 +10,9 @@ from phalanx.bdi import (
     Believe,
     Capability,
     Forget,
+    GoalOutcome,
+    Library,
     Note,
-    Outcome,
     Pause,
     Perform,
     PlanFailed,
@@ -20,7 +21,6 @@ from phalanx.bdi import (
     plan,
     when,
 )
-from phalanx.bdi.library import Library
 from phalanx.domain.actions import Done, Failed, ReadLink
 from phalanx.domain.goals import Mode, Predicate, avert, find_out, want
 from phalanx.domain.vnf import Vnfd
@@ -70,8 +70,8 @@ class Warden(Capability):
 
     @when(Fire)
     def react(self, me, fire):
-        yield Adopt(find_out(Known(fire.room)), 10, scope=fire.room)
-        yield Adopt(want(Out(fire.room)), 20, scope=fire.room)
+        yield Adopt(find_out(Known(fire.room)), 10, queue=fire.room)
+        yield Adopt(want(Out(fire.room)), 20, queue=fire.room)
 
     @plan(Out)
     def put_out(self, me, goal):
@@ -255,7 +255,7 @@ def test_dropping_a_goal_drops_what_only_it_waits_for():
     agent, events = make(Parent)
     agent.take_on(Adopt(want(Fire("x"))), 0.0)
     goal = agent.open_goals()[0]
-    agent.end_goal(goal, Outcome.DROPPED, "enough")
+    agent.end_goal(goal, GoalOutcome.DROPPED, "enough")
     assert agent.open_goals() == []
     assert {o for _, o in ends(events)} == {"dropped"}
     agent.tick(10.0)

@@ -11,9 +11,7 @@ from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import Settings
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import Capability, Perform
-from phalanx.bdi.core import Instruction
-from phalanx.bdi.library import Library
+from phalanx.bdi import Capability, Instruction, Library, Perform
 from phalanx.coordination.lifecycle import VnfLifecycle
 from phalanx.domain.actions import (
     Action,

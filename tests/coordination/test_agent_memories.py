@@ -4,9 +4,8 @@ import pytest
 from contract_bench import LIMIT, LIMITED, ME, OTHER, Bench
 
 from phalanx.auction.outlook import Outlook
-from phalanx.bdi import Adopt
-from phalanx.bdi.library import Library
-from phalanx.bdi.memory import MemoryUnusable, decode, encode
+from phalanx.bdi import Adopt, Library
+from phalanx.bdi.memory import MemoryUnusable, decode, encode, remember, restore
 from phalanx.coordination.drain import Drain
 from phalanx.coordination.failover import Failover
 from phalanx.coordination.recovery import Recovery
@@ -57,14 +56,14 @@ class Covered(Bench):
         self.agent.capability(Outlook).view = view
 
     def restart(self, after=1.0, peers=None):
-        memory = decode(encode(self.agent.memory()), self.library)
+        memory = decode(encode(remember(self.agent)), self.library)
         self.settings.peers = peers or self.settings.peers
         self.waiting.clear()
         self.sent.clear()
         self.site.done.clear()
         self.now += after
         self._begin(self.agent.incarnation + 1)
-        self.carry_out(self.agent.restore(memory, self.now, "root"))
+        self.carry_out(restore(self.agent, memory, self.now, "root"))
         self.look()
 
     def welcome(self, sender, **content):
@@ -323,9 +322,9 @@ def test_octets_that_are_no_memory_are_refused_in_one_line(octets):
 def test_a_later_form_and_another_predicate_are_refused():
     bench = Covered()
     bench.win("x", LIMIT)
-    octets = encode(bench.agent.memory())
-    with pytest.raises(MemoryUnusable, match="version 2, not 1"):
-        decode(octets.replace(b'"version":1,', b'"version":2,'), bench.library)
+    octets = encode(remember(bench.agent))
+    with pytest.raises(MemoryUnusable, match="version 3, not 2"):
+        decode(octets.replace(b'"version":2,', b'"version":3,'), bench.library)
     with pytest.raises(MemoryUnusable, match="no predicate 'Unheard'"):
         decode(octets.replace(b'"IpRateLimited"', b'"Unheard"'), bench.library)
 
@@ -334,16 +333,16 @@ def test_what_belongs_to_an_unknown_capability_is_passed_over():
     bench = Covered()
     bench.win("x", LIMIT)
     bare = Library([c for c in bench.library.capabilities.values() if c is not Failover])
-    memory = decode(encode(bench.agent.memory()), bare)
+    memory = decode(encode(remember(bench.agent)), bare)
     assert "failover" not in memory.parts
     assert "bidder" in memory.parts
 
 
 def test_another_agents_memory_is_refused():
     bench = Covered()
-    memory = bench.agent.memory()
-    with pytest.raises(ValueError, match="life 1 of a is no earlier one of a"):
-        bench.agent.restore(memory, 1.0, "root")
+    memory = remember(bench.agent)
+    with pytest.raises(ValueError, match="incarnation 1 of a is no earlier one of a"):
+        restore(bench.agent, memory, 1.0, "root")
 
 
 def test_an_infrastructure_that_does_not_answer_the_renewal_ends_nothing():

@@ -49,7 +49,15 @@ PROCESSES = {
 """Kinds that only agents in processes of their own write."""
 SERVICES = {kind for kind in KINDS if kind.startswith("service.")}
 """Kinds that only an orchestrator writes."""
-UNSEEN = {"message.shed", "action.failed", "agent.returned", *REAL, *PROCESSES, *SERVICES}
+UNSEEN = {
+    "message.shed",
+    "action.failed",
+    "function.failed",
+    "agent.returned",
+    *REAL,
+    *PROCESSES,
+    *SERVICES,
+}
 """Kinds that these runs need not write; their own tests see them."""
 
 

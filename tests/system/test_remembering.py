@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from phalanx.bdi.memory import decode, encode
+from phalanx.bdi.memory import decode, encode, remember
 from phalanx.coordination.failover import own_goals
 from phalanx.runtime.node import Node
 from phalanx.runtime.scenario import FaultSpec
@@ -199,7 +199,7 @@ def test_every_memory_survives_its_writing_and_says_when_it_changed(monkeypatch)
         carry_out(node, instructions)
         calls += 1
         agent = node.agent
-        memory = replace(agent.memory(), time=0.0)
+        memory = replace(remember(agent), time=0.0)
         if calls % 10 == 0:
             assert decode(encode(memory), library) == memory
         changes, before = known.get(id(agent), (-1, None))

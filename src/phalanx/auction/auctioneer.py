@@ -26,7 +26,18 @@ from phalanx.auction.initiator import (
 )
 from phalanx.auction.outlook import Connected, Gone, Left, Outlook
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Agent, Capability, GoalInstance, Outcome, hears, perceives, plan, when
+from phalanx.bdi import (
+    Agent,
+    Capability,
+    GoalInstance,
+    GoalOutcome,
+    hears,
+    perceives,
+    plan,
+    recalls,
+    remembers,
+    when,
+)
 from phalanx.bdi.steps import Adopt, Await, Believe, Body, Forget, Pause, PlanFailed, Steps
 from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import RankedBid
@@ -57,7 +68,7 @@ class Delegated(Struct, frozen=True):
     holder: AgentId
     goal: Goal
     priority: int
-    scope: str | None
+    queue: str | None
     traffic_mb_s: float
     tap: PopId
 
@@ -67,7 +78,7 @@ class Delegated(Struct, frozen=True):
         return Adopt(
             self.goal,
             self.priority,
-            scope=self.scope,
+            queue=self.queue,
             traffic_mb_s=self.traffic_mb_s,
             tap=self.tap,
         )
@@ -109,7 +120,6 @@ class Auctioneer(Capability):
 
     name = "auctioneer"
     settings: Settings
-    memory = AuctioneerMemory
 
     def __init__(self) -> None:
         self.auctions: dict[str, Initiator] = {}
@@ -362,6 +372,7 @@ class Auctioneer(Capability):
 
     # -- what others keep achieved ------------------------------------------------------
 
+    @remembers(AuctioneerMemory)
     def remember(self, me: Agent) -> AuctioneerMemory:  # noqa: ARG002  # all is its own
         """Return what others do for this agent, and the auctions that are open."""
         auctions = [a for c, auction in self.auctions.items() if (a := auction.memory(c))]
@@ -372,6 +383,7 @@ class Auctioneer(Capability):
             tuple(c for c in self.auctions if c not in decided),
         )
 
+    @recalls
     def recall(self, me: Agent, part: AuctioneerMemory | None, shift: float) -> None:
         """Go on after a crash: an auction whose winner is at work waits for its goal.
 
@@ -466,7 +478,7 @@ class Auctioneer(Capability):
         anew = me.open_goal(want(effect))
         if anew is not None:
             self.rely(anew, Fact(effect, True, holder))
-            me.end_goal(anew, Outcome.ACHIEVED, f"{holder} is back and keeps it so")
+            me.end_goal(anew, GoalOutcome.ACHIEVED, f"{holder} is back and keeps it so")
         return True
 
     def rely_anew(self, me: Agent, effect: Predicate) -> None:
@@ -484,7 +496,7 @@ class Auctioneer(Capability):
                 fact.holder,
                 goal.goal,
                 goal.priority,
-                goal.scope,
+                goal.queue,
                 goal.traffic_now(),
                 goal.tap,
             )

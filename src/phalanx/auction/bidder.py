@@ -33,12 +33,16 @@ from phalanx.bdi import (
     Drop,
     GoalEnd,
     GoalInstance,
-    Outcome,
+    GoalOutcome,
+    Steps,
+    drains,
     hears,
     perceives,
+    recalls,
+    remembers,
+    starts,
     when,
 )
-from phalanx.bdi.steps import Steps
 from phalanx.domain.actions import Done, Failed, Hold, Lift, ReadMeasure, Release, SiteState, Stop
 from phalanx.domain.actions import Outcome as ActionOutcome
 from phalanx.domain.agents import AgentId
@@ -74,7 +78,6 @@ class Bidder(Capability):
 
     name = "bidder"
     settings: Settings
-    memory = BidderMemory
 
     def __init__(self) -> None:
         self.inventory = VnfInventory()
@@ -82,10 +85,12 @@ class Bidder(Capability):
         self.dependants: dict[Predicate, dict[AgentId, ConstrainedGoal]] = {}
         """The agents that rely on what is kept true here, and the goal that each auctioned."""
 
+    @starts
     def begin(self, me: Agent) -> None:
         """Start to look after contracts whose initiator fell silent."""
         me.call_at(me.now + self.settings.probe_s, partial(self._look_after, me))
 
+    @drains
     def drain(self, me: Agent) -> None:
         """Withdraw what was proposed, and have what is being worked on done by others."""
         for contract in self.contracts.unfinished():
@@ -375,7 +380,7 @@ class Bidder(Capability):
         if contract.stage is ContractStage.WORKING:
             goal = self._goal(me, contract)
             if goal is not None:
-                me.end_goal(goal, Outcome.DROPPED, reason)
+                me.end_goal(goal, GoalOutcome.DROPPED, reason)
             else:
                 self.inventory.release(contract.conversation, me.now)
                 self._fail(me, contract, reason)
@@ -482,6 +487,7 @@ class Bidder(Capability):
 
     # -- beyond a crash ---------------------------------------------------------------
 
+    @remembers(BidderMemory)
     def remember(self, me: Agent) -> BidderMemory:  # noqa: ARG002  # all is its own
         """Return what runs here, which agents depend on it, and what was promised."""
         return BidderMemory(
@@ -494,6 +500,7 @@ class Bidder(Capability):
             self.contracts.won(),
         )
 
+    @recalls
     def recall(self, me: Agent, part: BidderMemory | None, shift: float) -> None:  # noqa: ARG002
         """Take up what is remembered; ``pursue`` goes on with work that is still wanted.
 

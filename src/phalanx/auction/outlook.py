@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from phalanx.auction.settings import Settings
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import Agent, Capability, hears, perceives
+from phalanx.bdi import Agent, Capability, hears, perceives, recalls, remembers, starts
 from phalanx.bdi.steps import Believe, Forget, Perceive, Step, Steps
 from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import AgentId, AgentState
@@ -81,7 +81,6 @@ class Outlook(Capability):
     """Keeps the view, tells of the own PoP, and answers what is free here."""
 
     name = "outlook"
-    memory = OutlookMemory
     settings: Settings
 
     def __init__(self) -> None:
@@ -91,6 +90,7 @@ class Outlook(Capability):
         """Whether no other agent can be heard: then their silence says nothing about them."""
         self._turn = 0
 
+    @starts
     def begin(self, me: Agent) -> None:
         """Start the anti-entropy rounds, spread in time by the agent's place among its peers."""
         peers = self.settings.peers
@@ -206,6 +206,7 @@ class Outlook(Capability):
         if mine is not None:
             self._publish(me, replace(mine, version=mine.version + 1, alive=False, left=True))
 
+    @remembers(OutlookMemory)
     def remember(self, me: Agent) -> OutlookMemory:
         """Return the agents that are known, each with its latest incarnation."""
         states = (state for state in self.view.states if state.agent != me.name)
@@ -216,6 +217,7 @@ class Outlook(Capability):
             self.settings.peers,
         )
 
+    @recalls
     def recall(self, me: Agent, part: OutlookMemory | None, shift: float) -> None:  # noqa: ARG002
         """Know the others by their latest incarnations; ask one of them for all that is news.
 

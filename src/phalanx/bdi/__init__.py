@@ -4,11 +4,22 @@ A machine without I/O (dissertation, 2.2.2, 3.2, 5.1): percepts, messages, answe
 time go in; messages and actions come out.
 """
 
-from phalanx.bdi.agent import Agent
+from phalanx.bdi.agent import Agent, Instruction, Perform
 from phalanx.bdi.beliefs import Belief, BeliefBase
-from phalanx.bdi.capability import Capability, hears, instead_of, perceives, plan, when
-from phalanx.bdi.core import Perform
-from phalanx.bdi.goals import GoalEnd, GoalInstance, Outcome
+from phalanx.bdi.capability import (
+    Capability,
+    Library,
+    drains,
+    hears,
+    instead_of,
+    perceives,
+    plan,
+    recalls,
+    remembers,
+    starts,
+    when,
+)
+from phalanx.bdi.goals import GoalEnd, GoalInstance, GoalOutcome
 from phalanx.bdi.steps import (
     Achieve,
     AchieveAll,
@@ -16,6 +27,7 @@ from phalanx.bdi.steps import (
     Adopt,
     Await,
     Believe,
+    Body,
     Drop,
     Forget,
     Note,
@@ -23,6 +35,7 @@ from phalanx.bdi.steps import (
     Perceive,
     PlanFailed,
     Step,
+    Steps,
 )
 
 __all__ = [
@@ -35,21 +48,29 @@ __all__ = [
     "Belief",
     "BeliefBase",
     "Believe",
+    "Body",
     "Capability",
     "Drop",
     "Forget",
     "GoalEnd",
     "GoalInstance",
+    "GoalOutcome",
+    "Instruction",
+    "Library",
     "Note",
-    "Outcome",
     "Pause",
     "Perceive",
     "Perform",
     "PlanFailed",
     "Step",
+    "Steps",
+    "drains",
     "hears",
     "instead_of",
     "perceives",
     "plan",
+    "recalls",
+    "remembers",
+    "starts",
     "when",
 ]

@@ -12,14 +12,16 @@ A capability is one class. What it can do is declared by decorating its methods:
         @plan(find_out(Friendly))              # a plan for a goal
         def ask(self, me, goal): ...
 
-The class is found by its entry point in the group ``phalanx.capabilities``.
+The class is found by its entry point in the group ``phalanx.capabilities``. A ``Library`` is the
+capability repository (figure 3.1): every capability known, indexed once for all agents.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 from msgspec import Struct
@@ -136,14 +138,60 @@ def instead_of(failed: type[Predicate], mode: Mode = Mode.ACHIEVE) -> Callable[[
     return mark
 
 
+def starts(method: F) -> F:
+    """Declare what is done when the agent begins to live; it may yield steps."""
+    return _hook(method, "starts")
+
+
+def drains(method: F) -> F:
+    """Declare what is done when the agent is to leave; it may yield steps."""
+    return _hook(method, "drains")
+
+
+def remembers(kind: type[Struct]) -> Callable[[F], F]:
+    """Declare what returns the state of the capability that must survive a crash, a ``kind``.
+
+    The method gets the agent; None says that there is nothing to remember. A change of that
+    state that leaves no event must count up ``me.changes``.
+    """
+
+    def mark(method: F) -> F:
+        method.__dict__["_memory"] = kind
+        return _hook(method, "remembers")
+
+    return mark
+
+
+def recalls(method: F) -> F:
+    """Declare what goes on with a remembered state; it may yield steps.
+
+    The method gets the agent, which has its beliefs and its own goals back; the state, None if
+    that incarnation had none; and the seconds to add to a time of that incarnation's clock.
+    """
+    return _hook(method, "recalls")
+
+
+def _hook(method: F, name: str) -> F:
+    method.__dict__.setdefault("_hooks", []).append(name)
+    return method
+
+
+_TAKEN = frozenset(
+    {"achieves", "fallbacks", "handlers", "hooks", "memory", "percepts", "plans", "rules"}
+)
+"""Names that a capability may not use for anything of its own."""
+
+
 class Capability:
     """Base of all capabilities. Keep what an agent must remember in its beliefs.
 
-    Beliefs and goals survive a crash of the agent by themselves. A capability with a state of
-    its own that must survive names its type in ``memory`` and has ``remember`` and ``recall``.
+    Beliefs and goals survive a crash of the agent by themselves. State of a capability's own
+    that must survive is declared by ``remembers`` and ``recalls``.
 
-    ``begin(me)``, if there is one, is called when the agent begins to live, and ``drain(me)``
-    when it is to leave; both may return steps.
+    Raises:
+        TypeError: if a subclass uses one of the names that the base class fills in, or declares
+            two methods where there can be one.
+
     """
 
     name: ClassVar[str] = ""
@@ -160,8 +208,9 @@ class Capability:
     standard library alone whose ``start(table)`` returns a function that ends it, or None."""
 
     memory: ClassVar[type[Struct] | None] = None
-    """What ``remember`` returns."""
-
+    """What it remembers; see ``remembers``."""
+    hooks: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    """Names of the methods for each of: starts, drains, remembers, recalls."""
     plans: ClassVar[tuple[PlanSpec, ...]] = ()
     rules: ClassVar[tuple[tuple[type[Predicate], bool | None, bool, str], ...]] = ()
     percepts: ClassVar[tuple[tuple[type[Any], str], ...]] = ()
@@ -170,11 +219,18 @@ class Capability:
 
     def __init_subclass__(cls) -> None:
         """Collect what the methods declare, inherited ones included."""
+        taken = sorted(_TAKEN & vars(cls).keys())
+        if taken:
+            raise TypeError(
+                f"{cls.__module__}.{cls.__qualname__}.{taken[0]}: the name is taken by Capability; "
+                f"choose another (taken are {', '.join(sorted(_TAKEN))})"
+            )
         plans: list[PlanSpec] = []
         rules: list[tuple[type[Predicate], bool | None, bool, str]] = []
         percepts: list[tuple[type[Any], str]] = []
         handlers: list[tuple[type[Any], str]] = []
         fallbacks: list[tuple[type[Predicate], Mode, str]] = []
+        hooks: dict[str, list[str]] = {}
         methods: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             methods.update(vars(base))
@@ -185,6 +241,14 @@ class Capability:
             percepts += [(kind, name) for kind in marks.get("_perceives", ())]
             handlers += [(kind, name) for kind in marks.get("_hears", ())]
             fallbacks += [(kind, mode, name) for kind, mode in marks.get("_instead_of", ())]
+            for hook in marks.get("_hooks", ()):
+                hooks.setdefault(hook, []).append(name)
+            cls.memory = marks.get("_memory", cls.memory)
+        for hook in ("remembers", "recalls"):
+            if len(hooks.get(hook, ())) > 1:
+                both = " and ".join(hooks[hook])
+                raise TypeError(f"{cls.__module__}.{cls.__qualname__}: {both} both say @{hook}")
+        cls.hooks = MappingProxyType({hook: tuple(names) for hook, names in hooks.items()})
         if cls.vnfd is not None:
             code = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
             cls.vnfd = replace(
@@ -198,25 +262,95 @@ class Capability:
         cls.rules, cls.percepts = tuple(rules), tuple(percepts)
         cls.handlers, cls.fallbacks = tuple(handlers), tuple(fallbacks)
 
-    def remember(self, me: Any) -> Struct | None:  # noqa: ARG002  # of use to who overrides it
-        """Return what this capability needs to go on after a crash; None: nothing.
-
-        A change of it that leaves no event must count up ``me.changes``.
-        """
-        return None
-
-    def recall(self, me: Any, part: Any, shift: float) -> Any:  # noqa: ARG002  # as above
-        """Go on with what ``remember`` returned in an earlier life; may return steps.
-
-        Args:
-            me: the agent, which has its beliefs and its own goals back.
-            part: what was remembered; None if that life had nothing, or no such capability.
-            shift: seconds to add to a time of that life's clock.
-
-        """
-        return None
-
     @classmethod
     def achieves(cls, goal: Goal) -> bool:
         """Whether a plan of this capability is for goals such as ``goal``."""
         return any(spec.matches(goal) and not spec.local for spec in cls.plans)
+
+
+class OptionRule(Struct, frozen=True):
+    """An option generation rule with the capability that it belongs to."""
+
+    capability: str
+    value: bool | None
+    always: bool
+    method: str
+
+
+class Library:
+    """Capabilities by name, and their rules and plans by what triggers them."""
+
+    __slots__ = (
+        "_achievers",
+        "_fallbacks",
+        "_for_kind",
+        "_handlers",
+        "_percepts",
+        "_plans",
+        "_rules",
+        "capabilities",
+    )
+
+    def __init__(self, capabilities: Sequence[type[Capability]]) -> None:
+        self.capabilities = {c.name: c for c in capabilities}
+        self._rules: dict[type[Predicate], list[OptionRule]] = {}
+        self._for_kind: dict[type[Predicate], list[OptionRule]] = {}
+        self._achievers: dict[tuple[type[Predicate], str], list[type[Capability]]] = {}
+        self._fallbacks: dict[tuple[type[Predicate], Mode], list[tuple[str, str]]] = {}
+        self._handlers: dict[type[Any], list[tuple[str, str]]] = {}
+        self._percepts: dict[type[Any], list[tuple[str, str]]] = {}
+        self._plans: list[tuple[str, PlanSpec]] = []
+        for capability in capabilities:
+            for heard, method in capability.handlers:
+                self._handlers.setdefault(heard, []).append((capability.name, method))
+            for kind, value, always, method in capability.rules:
+                rule = OptionRule(capability.name, value, always, method)
+                self._rules.setdefault(kind, []).append(rule)
+            for kind, mode, method in capability.fallbacks:
+                self._fallbacks.setdefault((kind, mode), []).append((capability.name, method))
+            self._plans += [(capability.name, spec) for spec in capability.plans]
+        self._plans.sort(key=lambda entry: entry[1].rank)
+
+    def rules(self, predicate: Predicate) -> Sequence[OptionRule]:
+        """Return the rules that a change of the belief in ``predicate`` may trigger."""
+        kind = type(predicate)
+        rules = self._for_kind.get(kind)
+        if rules is None:  # a rule over Predicate itself is for every kind
+            rules = [*self._rules.get(kind, ()), *self._rules.get(Predicate, ())]
+            self._for_kind[kind] = rules
+        return rules
+
+    def handlers(self, content: object) -> Sequence[tuple[str, str]]:
+        """Return (capability, method) of what hears messages with such a ``content``."""
+        return self._handlers.get(type(content), ())
+
+    def percepts(self, percept: object) -> Sequence[tuple[str, str]]:
+        """Return (capability, method) of the belief revision rules for ``percept``."""
+        seen = type(percept)
+        rules = self._percepts.get(seen)
+        if rules is None:  # a rule for a class is one for those derived from it
+            rules = self._percepts[seen] = [
+                (capability.name, method)
+                for capability in self.capabilities.values()
+                for kind, method in capability.percepts
+                if issubclass(seen, kind)
+            ]
+        return rules
+
+    def fallbacks(self, goal: Goal) -> Sequence[tuple[str, str]]:
+        """Return (capability, method) of what to try when ``goal`` has failed."""
+        return self._fallbacks.get((type(goal.predicate), goal.mode), ())
+
+    def plans(self, goal: Goal) -> list[tuple[str, PlanSpec]]:
+        """Return (capability, plan) for ``goal``, in the order in which to try them."""
+        return [entry for entry in self._plans if entry[1].matches(goal)]
+
+    def achievers(self, goal: Goal) -> list[type[Capability]]:
+        """Return the capabilities with a VNF that can achieve ``goal``, by name."""
+        key = (type(goal.predicate), goal.mode._value_)  # hashing an Enum is slow
+        found = self._achievers.get(key)
+        if found is None:
+            able = (c for c in self.capabilities.values() if c.vnfd is not None)
+            found = sorted((c for c in able if c.achieves(goal)), key=lambda c: c.name)
+            self._achievers[key] = found
+        return found

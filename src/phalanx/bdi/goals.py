@@ -1,28 +1,22 @@
-"""Goals as an agent has them: with a priority, a state and those who wait for them."""
+"""Goals as an agent has them, and the filter F: which of them become intentions, and whose."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
 
 from msgspec import Struct
 
-from phalanx.bdi.memory import GoalMemory
-from phalanx.domain.goals import Goal
+from phalanx.bdi.beliefs import BeliefBase
+from phalanx.bdi.intention import Intention
+from phalanx.domain.agents import AgentId
+from phalanx.domain.goals import Goal, Mode
 from phalanx.domain.messages import Fact
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import InstanceId
 
 
-class Pursuit(Protocol):
-    """What pursues a goal: an intention."""
-
-    def close(self) -> None:
-        """Give the goal up."""
-
-
-class Outcome(Enum):
+class GoalOutcome(Enum):
     """How a goal can end."""
 
     ACHIEVED = "achieved"
@@ -35,7 +29,7 @@ class GoalEnd(Struct, frozen=True):
     """The end of a goal, as told to those who wait for it."""
 
     goal: Goal
-    outcome: Outcome
+    outcome: GoalOutcome
     reason: str
     event: str
     """The ``goal.ended`` event."""
@@ -47,7 +41,7 @@ class GoalEnd(Struct, frozen=True):
     @property
     def achieved(self) -> bool:
         """Whether the goal was achieved."""
-        return self.outcome is Outcome.ACHIEVED
+        return self.outcome is GoalOutcome.ACHIEVED
 
 
 class GoalInstance:
@@ -56,16 +50,17 @@ class GoalInstance:
     __slots__ = (
         "cause",
         "child",
+        "children",
         "contract",
         "end",
         "final",
         "goal",
         "id",
         "instance",
+        "intention",
         "priority",
-        "pursuit",
+        "queue",
         "running",
-        "scope",
         "stand_in",
         "standing",
         "suspended",
@@ -82,7 +77,7 @@ class GoalInstance:
         cause: str,
         *,
         priority: int = 0,
-        scope: str | None = None,
+        queue: str | None = None,
         traffic_mb_s: float | Callable[[], float] = 0.0,
         tap: PopId = "",
         instance: InstanceId | None = None,
@@ -93,7 +88,8 @@ class GoalInstance:
         self.goal = goal
         self.cause = cause
         self.priority = priority
-        self.scope = scope
+        self.queue = queue
+        """Goals of one queue are pursued by priority, one level after the other."""
         self.traffic_mb_s = traffic_mb_s
         self.tap = tap
         self.instance = instance
@@ -102,6 +98,8 @@ class GoalInstance:
         """The conversation in which it was won."""
         self.child = False
         """A plan of this agent waits for it: it lives and dies with that plan."""
+        self.children: list[GoalInstance] = []
+        """Goals that its present plan waits for."""
         self.standing = standing
         """Pursued again whenever its plan ends, until it is dropped."""
         self.running = False
@@ -110,7 +108,8 @@ class GoalInstance:
         """Open, and not pursued for the time being."""
         self.stand_in: GoalInstance | None = None
         """The goal that was adopted in its place when its plans had failed."""
-        self.pursuit: Pursuit | None = None
+        self.intention: Intention | None = None
+        """What pursues it at present."""
         self.tried: list[str] = []
         self.end: GoalEnd | None = None
         self.final = False
@@ -121,20 +120,54 @@ class GoalInstance:
         """Return the traffic that the goal is about at present, in MB/s."""
         return self.traffic_mb_s() if callable(self.traffic_mb_s) else self.traffic_mb_s
 
-    def memory(self) -> GoalMemory:
-        """Return what is to be remembered of it."""
-        return GoalMemory(
-            self.id,
-            self.goal,
-            self.cause,
-            self.priority,
-            self.scope,
-            self.traffic_now(),
-            self.tap,
-            self.instance,
-            self.standing,
-            None if self.stand_in is None else self.stand_in.goal,
-        )
-
     def __repr__(self) -> str:
         return f"<{self.id} {self.goal} priority {self.priority}>"
+
+
+def may_start(goal: GoalInstance, others: list[GoalInstance]) -> bool:
+    """Filter: whether ``goal`` becomes an intention beside the unfinished ``others``.
+
+    Goals of one queue are pursued in the order of their priority, a lower one only once all
+    higher ones have ended: protect first, find out after (dissertation, 5.1).
+    """
+    return not any(o.priority > goal.priority and o.end is None for o in others)
+
+
+def already(goal: GoalInstance, beliefs: BeliefBase, me: AgentId) -> bool:
+    """Whether the agent ``me`` with ``beliefs`` has nothing to do for ``goal``.
+
+    Hearsay about a measure of another agent does not count. What was won in an auction is
+    done already only if a measure of this agent's own keeps it true.
+    """
+    if goal.standing or not beliefs.satisfies(goal.goal):
+        return False
+    belief = beliefs.get(goal.goal.predicate)
+    if belief is None or goal.goal.mode is Mode.AVERT:
+        return True
+    return belief.holder == me or (belief.holder is None and goal.contract is None)
+
+
+def own_work(
+    goal: GoalInstance, name: str, beliefs: BeliefBase, me: AgentId, *, local: bool, runs: bool
+) -> bool:
+    """Whether the VNF ``name`` of the agent ``me`` is to pursue the goal, rather than an auction.
+
+    It is where the goal was won in an auction, and where a measure of its own is undone.
+
+    Args:
+        goal: what is to be achieved.
+        name: name of the VNF's capability.
+        beliefs: those of the agent.
+        me: the agent.
+        local: the plan is for goals of the agent that runs the VNF alone.
+        runs: an instance of the VNF is running here.
+
+    """
+    if local:
+        return runs
+    if goal.instance is not None:
+        return goal.instance.endswith(f"/{name}")
+    if goal.goal.mode is not Mode.AVERT:
+        return False
+    belief = beliefs.get(goal.goal.predicate)
+    return belief is not None and belief.holder == me

@@ -1,191 +1,81 @@
-"""An intention: a goal that the agent is committed to, and the plan that it follows."""
+"""An intention: a goal that the agent is committed to, and the plan that it follows.
+
+It runs the generator of the plan from step to step. What a step means is up to the agent.
+"""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from phalanx.bdi.goals import Outcome
-from phalanx.bdi.steps import (
-    Achieve,
-    AchieveAll,
-    Act,
-    Adopt,
-    Await,
-    Believe,
-    Note,
-    Pause,
-    PlanFailed,
-    Step,
-)
-from phalanx.domain.actions import Failed
+from phalanx.bdi.steps import Body, PlanFailed
 from phalanx.domain.messages import Fact
 
-if TYPE_CHECKING:
-    from phalanx.bdi.agent import Agent
-    from phalanx.bdi.capability import PlanSpec
-    from phalanx.bdi.goals import GoalEnd, GoalInstance
-    from phalanx.domain.actions import Outcome as ActionOutcome
+
+class PlanEnded(Exception):  # noqa: N818  # how a body says so, as StopIteration does
+    """The body of a plan came to its end."""
+
+    def __init__(self, failure: str | None, *, final: bool = False, fault: bool = False) -> None:
+        super().__init__(failure)
+        self.failure = failure
+        """Why it failed; None: it did not."""
+        self.final = final
+        """Whether it would fail everywhere."""
+        self.fault = fault
+        """Whether the code of the plan raised an error that is none of ours."""
 
 
 class Intention:
     """Runs the body of a plan step by step; each waiting step has one way to go on."""
 
-    __slots__ = (
-        "_agent",
-        "_awaited",
-        "_body",
-        "_children",
-        "_name",
-        "_spec",
-        "_turn",
-        "cause",
-        "facts",
-        "goal",
-    )
+    __slots__ = ("_body", "awaited", "capability", "cause", "facts", "plan", "turn")
 
-    def __init__(self, agent: Agent, goal: GoalInstance, name: str, spec: PlanSpec) -> None:
-        self._agent = agent
-        self._name = name
-        self._spec = spec
-        self._turn = 0
-        self._children: list[GoalInstance] = []
-        self.goal = goal
-        self.cause = goal.cause
+    def __init__(self, capability: str, plan: str, cause: str) -> None:
+        self.capability = capability
+        self.plan = plan
+        """Name of the plan, as the log has it."""
+        self.cause = cause
+        """The event that its present step follows from."""
         self.facts: list[Fact] = []
-        self._awaited: str | None = None
-        self._body: Any = None
+        """What it came to believe on the way."""
+        self.awaited: str | None = None
+        """The key that it waits for, if it does."""
+        self.turn = 0
+        """Counts the steps that take time: an answer to an earlier one is late, and ignored."""
+        self._body: Body | None = None
 
-    def begin(self) -> None:
-        """Start the plan."""
-        agent, goal = self._agent, self.goal
-        data: dict[str, Any] = {
-            "plan": self._spec.name,
-            "capability": self._name,
-            "goal": str(goal.goal),
-            "goal_id": goal.id,
-        }
-        if goal.instance is not None:
-            data["instance"] = goal.instance
-        agent.cause = goal.cause
-        self.cause = agent.record("plan.started", **data)
-        agent.cause = self.cause
-        self._body = getattr(agent.capabilities[self._name], self._spec.body)(agent, goal)
-        goal.pursuit = self
-        self._run(None)
+    @property
+    def open(self) -> bool:
+        """Whether the plan is under way."""
+        return self._body is not None
 
-    def go_on(self, value: object, cause: str) -> None:
-        """Resume after ``Await`` with a value and the event that brought it."""
-        if self._body is not None:
-            self.cause = cause
-            self._run(value)
+    def begin(self, body: Body) -> None:
+        """Follow ``body``, the generator that the method of the plan returned."""
+        self._body = body
+
+    def send(self, value: object, error: PlanFailed | None = None) -> object:
+        """Go on with the result of the last step, or with its failure; return the next step.
+
+        Raises:
+            PlanEnded: if there is none.
+
+        """
+        assert self._body is not None
+        try:
+            return self._body.throw(error) if error is not None else self._body.send(value)
+        except StopIteration:
+            raise PlanEnded(None) from None
+        except PlanFailed as failed:
+            raise PlanEnded(str(failed), final=failed.final) from None
+        except Exception as fault:  # a function's fault must not end the agent
+            text = f"fault in the plan: {type(fault).__name__}: {fault}"
+            raise PlanEnded(text, fault=True) from fault
 
     def close(self) -> None:
-        """Give the plan up, and the goals that only it waits for; late answers are ignored."""
+        """Give the plan up; answers that come late are ignored."""
         body, self._body = self._body, None
-        self._turn += 1
-        if self._awaited is not None:
-            self._agent.expect_no_more(self._awaited)
+        self.turn += 1
         if body is not None:
             body.close()
-        for child in self._children:
-            if len(child.waiters) == 1:
-                self._agent.end_goal(child, Outcome.DROPPED, "nobody waits for it any more")
 
-    def _run(self, value: object, error: PlanFailed | None = None) -> None:
-        agent = self._agent
-        while self._body is not None:
-            agent.cause = self.cause
-            try:
-                step = self._body.throw(error) if error is not None else self._body.send(value)
-            except StopIteration:
-                self._end(None)
-                return
-            except PlanFailed as failed:
-                self.goal.final = failed.final
-                self._end(str(failed))
-                return
-            except Exception as fault:  # a function's fault must not end the agent
-                self._end(f"fault in the plan: {type(fault).__name__}: {fault}")
-                return
-            error = None
-            if self._waits(step):
-                return
-            value = agent.do_step(step)
-            if type(step) is Believe:
-                self.facts.append(Fact(step.predicate, step.value, step.holder))
-            elif type(step) is Note:
-                self.cause = agent.cause
-
-    def _waits(self, step: Step) -> bool:
-        """Begin a step that takes time; False if ``step`` takes none."""
-        agent = self._agent
-        self._turn += 1
-        turn = self._turn
-        if type(step) is Act:
-
-            def answered(outcome: ActionOutcome) -> None:
-                if turn != self._turn:
-                    return
-                self.cause = agent.cause
-                if isinstance(outcome, Failed):
-                    name = type(step.action).__name__
-                    self.cause = agent.record("action.failed", action=name, reason=outcome.reason)
-                    self._run(None, PlanFailed(outcome.reason, final=outcome.final))
-                else:
-                    self._run(outcome)
-
-            agent.perform(step.action, answered, self.cause)
-        elif type(step) is Pause:
-
-            def woken() -> None:
-                if turn == self._turn:
-                    self._run(None)
-
-            agent.call_at(agent.now + step.seconds, woken)
-        elif type(step) is Await:
-            self._awaited = step.key
-            agent.expect(step.key, self)
-        elif type(step) is Achieve:
-            self._achieve((step.adopt,), turn, single=True)
-        elif type(step) is AchieveAll:
-            self._achieve(step.adopts, turn, single=False)
-        else:
-            return False
-        return True
-
-    def _achieve(self, adopts: tuple[Adopt, ...], turn: int, *, single: bool) -> None:
-        ends: list[GoalEnd | None] = [None] * len(adopts)
-        left = len(adopts)
-
-        def ended(index: int, end: GoalEnd) -> None:
-            nonlocal left
-            ends[index] = end
-            left -= 1
-            if left == 0 and turn == self._turn:
-                self.cause = end.event
-                self._run(ends[0] if single else ends)
-
-        if not adopts:
-            self._agent.later(self._run, [])
-        for index, adopt in enumerate(adopts):
-            goal = self._agent.adopt(adopt)
-            goal.child = True
-            goal.waiters.append(partial(ended, index))
-            self._children.append(goal)
-
-    def _end(self, failure: str | None) -> None:
-        agent, goal = self._agent, self.goal
+    def end(self) -> None:
+        """Note that the body came to its end."""
         self._body = None
-        self._turn += 1
-        data: dict[str, Any] = {
-            "plan": self._spec.name,
-            "goal": str(goal.goal),
-            "goal_id": goal.id,
-            "succeeded": failure is None,
-        }
-        if failure is not None:
-            data["reason"] = failure
-        agent.cause = self.cause
-        self.cause = agent.record("plan.ended", **data)
-        agent.intention_ended(self, failure)
+        self.turn += 1

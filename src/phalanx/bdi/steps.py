@@ -56,8 +56,8 @@ class Adopt(Struct, frozen=True):
 
     goal: Goal
     priority: int = 0
-    scope: str | None = None
-    """Goals of one scope are pursued by priority, one level after the other."""
+    queue: str | None = None
+    """Goals of one queue are pursued by priority, one level after the other."""
     traffic_mb_s: float | Callable[[], float] = 0.0
     """Traffic that the goal is about, in MB/s; a function is asked when the goal's turn comes."""
     tap: PopId = ""

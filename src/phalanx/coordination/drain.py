@@ -16,8 +16,17 @@ from phalanx.auction.auctioneer import Auctioneer, Delegated
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Adopt, Agent, Believe, Capability, GoalEnd, Outcome, hears
-from phalanx.bdi.steps import Steps
+from phalanx.bdi import (
+    Adopt,
+    Agent,
+    Believe,
+    Capability,
+    GoalEnd,
+    GoalOutcome,
+    Steps,
+    drains,
+    hears,
+)
 from phalanx.coordination.failover import KEPT_IN_MIND, Failover, open_goal, own_goals
 from phalanx.coordination.lifecycle import VnfLifecycle
 from phalanx.coordination.measures import PROTECT
@@ -73,6 +82,7 @@ class Drain(Capability):
 
     # -- the agent that leaves -------------------------------------------------------------------
 
+    @drains
     def drain(self, me: Agent) -> Steps | None:
         """Begin to hand over."""
         self._leave_at = me.now + self.settings.drain_s
@@ -169,7 +179,7 @@ class Drain(Capability):
                 me.adopt(Adopt(avert(item.goal.goal.predicate), PROTECT))
         for goal in me.open_goals():
             if goal.id in taken.goals:
-                me.end_goal(goal, Outcome.TAKEN_OVER, f"by {message.sender}")
+                me.end_goal(goal, GoalOutcome.TAKEN_OVER, f"by {message.sender}")
         for name in (*taken.under_way, *taken.declined):
             item = self._open.get(name)
             if item is None or item.asked != message.sender:
@@ -188,7 +198,7 @@ class Drain(Capability):
     def _gone(self, me: Agent, cause: str, left: list[str]) -> None:
         for goal in me.open_goals():
             me.cause = cause
-            me.end_goal(goal, Outcome.DROPPED, LEAVING)
+            me.end_goal(goal, GoalOutcome.DROPPED, LEAVING)
         me.cause = cause
         me.capability(Outlook).leave(me)
         me.record("agent.left", handed_over=len(self._handed), ended=left)

@@ -13,8 +13,18 @@ from msgspec import Struct
 
 from phalanx.auction.outlook import Connected, Outlook, known_since
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Adopt, Agent, Capability, GoalInstance, hears, perceives
-from phalanx.bdi.steps import Steps
+from phalanx.bdi import (
+    Adopt,
+    Agent,
+    Capability,
+    GoalInstance,
+    Steps,
+    hears,
+    perceives,
+    recalls,
+    remembers,
+    starts,
+)
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal, Mode
 from phalanx.domain.messages import Heartbeat, Message, OpenGoal, Performative
@@ -96,7 +106,6 @@ class Failover(Capability):
 
     name = "failover"
     settings: Settings
-    memory = FailoverMemory
 
     def __init__(self) -> None:
         self.taken: dict[Goal, AgentId] = {}
@@ -105,6 +114,7 @@ class Failover(Capability):
         self._beaten = 0.0
         """When this agent last looked."""
 
+    @starts
     def begin(self, me: Agent) -> None:
         """Tell the guardian at once, then regularly."""
         self._beaten = me.now
@@ -194,6 +204,7 @@ class Failover(Capability):
         peer.incarnation, peer.heard, peer.goals = beat.incarnation, me.now, beat.goals
         return self.take_over(me, message.sender, forgotten)
 
+    @remembers(FailoverMemory)
     def remember(self, me: Agent) -> FailoverMemory:  # noqa: ARG002  # all is its own
         """Return the protected peers, and what was taken over."""
         return FailoverMemory(
@@ -204,6 +215,7 @@ class Failover(Capability):
             tuple(TakenMemory(goal, owner) for goal, owner in self.taken.items()),
         )
 
+    @recalls
     def recall(self, me: Agent, part: FailoverMemory | None, shift: float) -> None:  # noqa: ARG002
         """Go on after a crash; the protected peers count as heard of now."""
         if part is None:

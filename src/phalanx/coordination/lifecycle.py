@@ -20,15 +20,17 @@ from phalanx.bdi import (
     Agent,
     Await,
     Believe,
+    Body,
     Capability,
     GoalInstance,
-    Outcome,
+    GoalOutcome,
     PlanFailed,
     Step,
+    Steps,
     perceives,
     plan,
+    starts,
 )
-from phalanx.bdi.steps import Body, Steps
 from phalanx.coordination.measures import TIDY_UP
 from phalanx.domain.actions import (
     Deploy,
@@ -71,6 +73,7 @@ class VnfLifecycle(Capability):
     name = "vnf-lifecycle"
     settings: Settings
 
+    @starts
     def begin(self, me: Agent) -> None:
         """Start the rounds in which leases are renewed and idle VNFs ended."""
         self._next_round(me)
@@ -283,7 +286,7 @@ class VnfLifecycle(Capability):
         instance.running = False
         for goal in me.open_goals():
             if goal.instance == instance_id:
-                me.end_goal(goal, Outcome.FAILED, f"its VNF is lost: {reason}")
+                me.end_goal(goal, GoalOutcome.FAILED, f"its VNF is lost: {reason}")
         self._retire(me, instance)
         for effect in list(instance.measures):
             bidder.lost(me, effect)

@@ -18,8 +18,17 @@ from functools import partial
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Missed, Outlook
-from phalanx.bdi import Adopt, Agent, Capability, GoalInstance, Outcome, hears, perceives
-from phalanx.bdi.steps import Steps
+from phalanx.bdi import (
+    Adopt,
+    Agent,
+    Capability,
+    GoalInstance,
+    GoalOutcome,
+    Steps,
+    hears,
+    perceives,
+    recalls,
+)
 from phalanx.coordination.failover import Failover, open_goals, own_goals
 from phalanx.coordination.lifecycle import VnfLifecycle
 from phalanx.coordination.measures import TIDY_UP
@@ -44,6 +53,7 @@ class Recovery(Capability):
         self._waiting: list[GoalInstance] = []
         """What is not pursued before the answers are there."""
 
+    @recalls
     def recall(self, me: Agent, part: None, shift: float) -> None:  # noqa: ARG002  # has no memory
         """Renew the leases, then ask all others; what they may have taken over has to wait."""
         self._waiting = [goal for goal in own_goals(me) if goal.instance is None]
@@ -106,7 +116,7 @@ class Recovery(Capability):
         del taken[goal.goal]
         me.changes += 1
         if mine is not None:
-            me.end_goal(mine, Outcome.DROPPED, f"{owner} is back and at work for it")
+            me.end_goal(mine, GoalOutcome.DROPPED, f"{owner} is back and at work for it")
         return False
 
     def _drop_ended(self, me: Agent, owner: AgentId, goals: tuple[OpenGoal, ...]) -> None:
@@ -118,7 +128,7 @@ class Recovery(Capability):
             me.changes += 1
             mine = me.open_goal(goal)
             if mine is not None:
-                me.end_goal(mine, Outcome.DROPPED, f"{owner} is back and had done with it")
+                me.end_goal(mine, GoalOutcome.DROPPED, f"{owner} is back and had done with it")
 
     @hears(Welcome)
     def heard_welcome(self, me: Agent, message: Message) -> Steps | None:
@@ -130,7 +140,7 @@ class Recovery(Capability):
         del self._unheard[message.sender]
         for goal in me.open_goals():
             if goal.id in welcome.goals:
-                me.end_goal(goal, Outcome.TAKEN_OVER, f"by {message.sender}")
+                me.end_goal(goal, GoalOutcome.TAKEN_OVER, f"by {message.sender}")
         bidder: Bidder = me.capability(Bidder)
         for contract in bidder.contracts.working():
             if contract.initiator != message.sender:

@@ -44,6 +44,7 @@ KINDS: dict[str, str] = {
     "goal.taken_over": "a guardian adopts the goal of an agent that it takes for dead",
     "plan.started": "an agent chose a plan for a goal",
     "plan.ended": "a plan succeeded or failed",
+    "function.failed": "code of a network function raised an error, which was contained",
     "action.failed": "the infrastructure refused or failed an action",
     "auction.called": "an auctioneer asks for proposals",
     "auction.bid": "a bidder offers",

@@ -12,14 +12,16 @@ from phalanx.bdi import (
     Adopt,
     Agent,
     Believe,
+    Body,
     Capability,
     Forget,
     GoalInstance,
     Note,
+    Steps,
     plan,
+    recalls,
     when,
 )
-from phalanx.bdi.steps import Body, Steps
 from phalanx.coordination.measures import FIND_OUT, PROTECT
 from phalanx.coordination.scaling import WHOLE, effective_s, fit_to_traffic
 from phalanx.domain.actions import Observe
@@ -131,7 +133,7 @@ class AnomalyDetector(Capability):
         A limit on octets does not help against connections that are held open.
         """
         if target.kind != SLOW:
-            yield Adopt(want(IpRateLimited(target.ip)), PROTECT, scope=target.ip)
+            yield Adopt(want(IpRateLimited(target.ip)), PROTECT, queue=target.ip)
         if me.beliefs.holds(Spoofed(target.ip)) and target.kind == SYN_FLOOD:
             yield answer_for(me, target.ip)
 
@@ -154,7 +156,7 @@ class AnomalyDetector(Capability):
         yield Adopt(
             want(FlowRecord(ip)),
             PROTECT if at_once else FIND_OUT,
-            scope=ip,
+            queue=ip,
             traffic_mb_s=traffic,
             afresh=True,
         )
@@ -165,11 +167,12 @@ class AnomalyDetector(Capability):
             return min(seen, me.parameter(self, "ip_rate_mb_s"))
         return seen
 
+    @recalls
     def recall(self, me: Agent, part: None, shift: float) -> None:  # noqa: ARG002
         """Have goals that are still open take the limit into account once it is in force."""
         for goal in me.open_goals():
             record = goal.goal.predicate
-            if isinstance(record, FlowRecord) and goal.scope == record.ip:
+            if isinstance(record, FlowRecord) and goal.queue == record.ip:
                 seen = goal.traffic_now()
                 goal.traffic_mb_s = partial(self._passing, me, record.ip, seen)
 

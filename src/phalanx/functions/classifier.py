@@ -11,13 +11,13 @@ from phalanx.bdi import (
     Adopt,
     Agent,
     Believe,
+    Body,
     Capability,
     GoalInstance,
     Note,
     PlanFailed,
     plan,
 )
-from phalanx.bdi.steps import Body
 from phalanx.coordination.measures import PROTECT
 from phalanx.coordination.scaling import effective_s, fit_to_traffic
 from phalanx.domain.actions import Observe

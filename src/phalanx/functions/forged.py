@@ -12,7 +12,7 @@ from phalanx.domain.predicates import HandshakesProxied, LinkIp
 
 def answer_for(me: Agent, ip: str) -> Adopt:
     """Return the goal that handshakes with ``ip`` are answered for it, where it is reached."""
-    return Adopt(want(HandshakesProxied(ip)), PROTECT, scope=ip, tap=_door(me, ip))
+    return Adopt(want(HandshakesProxied(ip)), PROTECT, queue=ip, tap=_door(me, ip))
 
 
 def _door(me: Agent, ip: str) -> PopId:

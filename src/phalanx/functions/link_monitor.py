@@ -14,16 +14,18 @@ from phalanx.bdi import (
     Adopt,
     Agent,
     Believe,
+    Body,
     Capability,
     Forget,
     GoalInstance,
     Pause,
     Perceive,
+    Steps,
     perceives,
     plan,
+    recalls,
     when,
 )
-from phalanx.bdi.steps import Body, Steps
 from phalanx.coordination.measures import FIND_OUT, PROTECT
 from phalanx.domain.actions import LinkSample, ReadLink
 from phalanx.domain.goals import Predicate, avert, find_out, want
@@ -105,7 +107,7 @@ class LinkMonitor(Capability):
         """Generate the goals of the lower half of table 5.2."""
         link = over.link
         tap = link_ends(link)[0]
-        yield Adopt(want(LinkRateLimited(link)), PROTECT, scope=link, tap=tap)
+        yield Adopt(want(LinkRateLimited(link)), PROTECT, queue=link, tap=tap)
         at_once = me.parameter(self, "at_once") > 0
         yield self._explain(me, link, PROTECT if at_once else FIND_OUT, limited=at_once)
 
@@ -126,7 +128,7 @@ class LinkMonitor(Capability):
         else:
             self._honest.discard(usage.link)
         if me.beliefs.holds(LinkRateLimited(usage.link)):
-            yield Adopt(avert(LinkRateLimited(usage.link)), PROTECT, scope=usage.link)
+            yield Adopt(avert(LinkRateLimited(usage.link)), PROTECT, queue=usage.link)
 
     def _explain(self, me: Agent, link: LinkId, priority: int, *, limited: bool = False) -> Adopt:
         """Return the goal to find out what a link is used for.
@@ -136,17 +138,18 @@ class LinkMonitor(Capability):
         return Adopt(
             find_out(AnomalousUsage(link)),
             priority,
-            scope=link,
+            queue=link,
             traffic_mb_s=lambda: self._traffic(me, link, limited=limited),
             tap=link_ends(link)[0],
         )
 
+    @recalls
     def recall(self, me: Agent, part: None, shift: float) -> None:  # noqa: ARG002
         """Have goals that are still open follow the traffic again."""
         at_once = me.parameter(self, "at_once") > 0
         for goal in me.open_goals():
             usage = goal.goal.predicate
-            if isinstance(usage, AnomalousUsage) and goal.scope == usage.link:
+            if isinstance(usage, AnomalousUsage) and goal.queue == usage.link:
                 limited = at_once and goal.priority == PROTECT
                 goal.traffic_mb_s = partial(
                     self._traffic, me, usage.link, limited=limited, unread=goal.traffic_now()
@@ -154,7 +157,7 @@ class LinkMonitor(Capability):
 
     def _alarming(self, me: Agent, link: LinkId, alarm: Predicate) -> bool:
         """Whether an alarm is news: not while it is dealt with, nor just after an all-clear."""
-        if any(g.scope == link for g in me.open_goals()):
+        if any(g.queue == link for g in me.open_goals()):
             return False
         verdict = me.beliefs.get(AnomalousUsage(link))
         if verdict is not None and not verdict.value and link in self._honest:

@@ -11,6 +11,7 @@ from phalanx.bdi import (
     Adopt,
     Agent,
     Believe,
+    Body,
     Capability,
     GoalEnd,
     GoalInstance,
@@ -19,7 +20,6 @@ from phalanx.bdi import (
     instead_of,
     plan,
 )
-from phalanx.bdi.steps import Body
 from phalanx.coordination.measures import FIND_OUT, inventory_of
 from phalanx.domain.actions import Enforce, Lift
 from phalanx.domain.goals import Goal, Mode, find_out, want

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from phalanx.bdi import Adopt, Agent, Capability, Drop, GoalInstance, plan, when
-from phalanx.bdi.steps import Body, Steps
+from phalanx.bdi import Adopt, Agent, Body, Capability, Drop, GoalInstance, Steps, plan, when
 from phalanx.coordination.measures import (
     PROTECT,
     TIDY_UP,

@@ -10,8 +10,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from phalanx.bdi import Adopt, Agent, Capability, Drop, GoalInstance, PlanFailed, plan, when
-from phalanx.bdi.steps import Body, Steps
+from phalanx.bdi import (
+    Adopt,
+    Agent,
+    Body,
+    Capability,
+    Drop,
+    GoalInstance,
+    PlanFailed,
+    Steps,
+    plan,
+    when,
+)
 from phalanx.coordination.measures import (
     PROTECT,
     TIDY_UP,

@@ -34,6 +34,7 @@ TEMPLATES: dict[str, str] = {
     "agent.started": "starts[ (life {incarnation})][ with {capabilities}]",
     "agent.restored": "goes on with what it remembers[ (life {incarnation})][: {goals}]",
     "agent.draining": "is about to leave, and hands over what it does",
+    "function.failed": "contains an error in {capability}, {method}: {error}",
     "agent.left": "has left[, {handed_over} matters handed over][; ended: {ended}]",
     "agent.crashed": "the agent of {pop} dies",
     "agent.gone": "believes the agent of {pop} dead",

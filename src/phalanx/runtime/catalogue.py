@@ -10,8 +10,7 @@ from msgspec import Struct
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
-from phalanx.bdi import Capability
-from phalanx.bdi.library import Library
+from phalanx.bdi import Capability, Library
 from phalanx.coordination.drain import Drain
 from phalanx.coordination.failover import Failover
 from phalanx.coordination.lifecycle import VnfLifecycle

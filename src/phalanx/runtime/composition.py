@@ -13,8 +13,7 @@ from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import VnfInstance
 from phalanx.auction.settings import GoalPolicy, Settings
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import Adopt, Agent
-from phalanx.bdi.core import Instruction
+from phalanx.bdi import Adopt, Agent, Instruction
 from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import AgentState
 from phalanx.domain.goals import want

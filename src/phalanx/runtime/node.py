@@ -7,10 +7,8 @@ from functools import partial
 from typing import Any
 
 from phalanx.auction.settings import Settings
-from phalanx.bdi import Agent, Perform
-from phalanx.bdi.core import Instruction
-from phalanx.bdi.library import Library
-from phalanx.bdi.memory import Memory
+from phalanx.bdi import Agent, Instruction, Library, Perform
+from phalanx.bdi.memory import Memory, restore
 from phalanx.bus import Bus
 from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import Failed, Outcome, Percept
@@ -81,7 +79,7 @@ class Node:
             ValueError: if it is the memory of another agent, or of a later life.
 
         """
-        self._live(self.agent.restore(memory, self._clock.now(), cause))
+        self._live(restore(self.agent, memory, self._clock.now(), cause))
 
     def drain(self, cause: str) -> None:
         """Let the agent hand over what it does, and leave."""

@@ -9,8 +9,8 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from phalanx.auction.outlook import Outlook
-from phalanx.bdi import Capability, GoalInstance, Outcome
-from phalanx.bdi.memory import Memory, decode, encode
+from phalanx.bdi import Capability, GoalInstance, GoalOutcome
+from phalanx.bdi.memory import Memory, decode, encode, remember
 from phalanx.bus.memory import PerAgentBus
 from phalanx.clock.wall import WallClock
 from phalanx.coordination.failover import open_goals
@@ -159,7 +159,7 @@ class System:
         node = self.nodes[pop]
         if not node.alive:
             return
-        self._memories[pop] = encode(node.agent.memory())
+        self._memories[pop] = encode(remember(node.agent))
         event = self.recorder.record("fault.injected", self.cause, fault="crash", agent=pop)
         node.crash()
         event = self.recorder.record("agent.crashed", event, pop=pop)
@@ -168,7 +168,7 @@ class System:
             if goal.id in covered:
                 self._orphans[goal.id] = goal, event
             else:
-                self._end_goal(goal, event, Outcome.FAILED, "its agent died")
+                self._end_goal(goal, event, GoalOutcome.FAILED, "its agent died")
 
     def restart(self, pop: PopId, *, remembering: bool = False) -> None:
         """Start an agent again that had crashed or left.
@@ -197,7 +197,7 @@ class System:
         for goal in memory.goals:
             still_open = self._orphans.pop(goal.id, None) is not None
             goals.append(goal if still_open else replace(goal, id=""))
-        return replace(memory, goals=tuple(goals), fallen=())
+        return replace(memory, goals=tuple(goals), lost=())
 
     def drain(self, pop: PopId) -> None:
         """Let an agent hand over what it does, and leave."""
@@ -212,9 +212,9 @@ class System:
         if event.kind == "goal.taken_over":
             orphan = self._orphans.pop(event.data["instance_id"], None)
             if orphan is not None:
-                self._end_goal(orphan[0], event.id, Outcome.TAKEN_OVER, f"by {event.agent}")
+                self._end_goal(orphan[0], event.id, GoalOutcome.TAKEN_OVER, f"by {event.agent}")
 
-    def _end_goal(self, goal: GoalInstance, cause: str, outcome: Outcome, reason: str) -> None:
+    def _end_goal(self, goal: GoalInstance, cause: str, outcome: GoalOutcome, reason: str) -> None:
         self.recorder.record(
             "goal.ended",
             cause,
@@ -324,7 +324,7 @@ class System:
                 node.agent.stop(self.clock.now(), self.cause)
         for goal, cause in self._orphans.values():
             reason = "its agent died and nobody took it over"
-            self._end_goal(goal, cause, Outcome.FAILED, reason)
+            self._end_goal(goal, cause, GoalOutcome.FAILED, reason)
         outcomes: dict[str, int] = {}
         for event in self.log:
             if event.kind == "goal.ended":

@@ -10,7 +10,7 @@ from typing import Any
 
 from phalanx.auction.outlook import Connected, Outlook
 from phalanx.bdi import Agent
-from phalanx.bdi.memory import Memory, MemoryUnusable, decode, encode
+from phalanx.bdi.memory import Memory, MemoryUnusable, decode, encode, remember
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.seal import Seal
 from phalanx.clock import Timer
@@ -248,7 +248,7 @@ class AgentProcess:
             self._again.cancel()
             self._again = None
         try:
-            self.shell.memories.save(encode(agent.memory()))
+            self.shell.memories.save(encode(remember(agent)))
             self._unkept = None
         except StoreError as error:
             self._unkept = str(error)
