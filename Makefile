@@ -29,6 +29,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
+	$(BIN)/python scripts/rooms.py
 
 nightly: .venv/dev
 	PHALANX_PLANS=1000 $(BIN)/python -m pytest -n auto -m "not linux and not processes" tests/system
