@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from msgspec import Struct
@@ -17,6 +17,7 @@ from phalanx.coordination.lifecycle import VnfLifecycle
 from phalanx.coordination.recovery import Recovery
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import Goal, Mode, Predicate
+from phalanx.domain.rules import TrafficVerdict, listed
 from phalanx.domain.vnf import Vnfd
 from phalanx.runtime.scenario import Scenario
 
@@ -75,16 +76,23 @@ def installed() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
-def load_catalogue(scenario: Scenario, extra: Sequence[type[Capability]] = ()) -> Catalogue:
+def load_catalogue(
+    scenario: Scenario,
+    extra: Sequence[type[Capability]] = (),
+    offered: Collection[TrafficVerdict] | None = None,
+) -> Catalogue:
     """Return the capabilities that ``scenario`` lists, with its changes to their descriptors.
 
     Args:
         scenario: its ``functions`` are what the repository holds.
         extra: capabilities beside the installed ones; they are in the repository even if the
             scenario does not list them.
+        offered: verdicts of traffic rules that the network's driver carries out; None: it is
+            not known where the functions will run.
 
     Raises:
-        ScenarioError: if a function is unknown, cannot be loaded or is no network function.
+        ScenarioError: if a function is unknown, cannot be loaded, is no network function, or
+            asks for a verdict that is not offered.
 
     """
     points = installed()
@@ -104,6 +112,12 @@ def load_catalogue(scenario: Scenario, extra: Sequence[type[Capability]] = ()) -
             raise ScenarioError(f"functions.{name}: it is no network function of that name")
         spec = scenario.functions.get(name)
         vnfds[name] = capability.vnfd if spec is None else spec.applied_to(capability.vnfd)
+        for verdict in capability.enforces:
+            if offered is not None and verdict not in offered:
+                raise ScenarioError(
+                    f"functions.{name}: nothing here can {verdict.value} traffic; "
+                    f"offered are {listed(offered)}"
+                )
     return Catalogue(Library([*BUILT_IN, *chosen.values()]), vnfds)
 
 

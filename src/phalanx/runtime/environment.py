@@ -21,6 +21,7 @@ from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Recorder
 from phalanx.domain.messages import Message, Performative
+from phalanx.domain.rules import TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 from phalanx.fabric.network.admin import Administered
 from phalanx.infrastructure import Infrastructure
@@ -85,6 +86,10 @@ class Environment(Protocol):
     @property
     def clock(self) -> RunClock:
         """The clock that drives the run."""
+
+    @property
+    def verdicts(self) -> frozenset[TrafficVerdict]:
+        """The verdicts of traffic rules that its network carries out."""
 
     def build(self, context: BuildContext) -> RunNetwork:
         """Make the network; nothing happens in it before the clock runs. It may take seconds.

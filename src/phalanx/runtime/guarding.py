@@ -11,7 +11,9 @@ from phalanx.bus.memory import MemoryBus
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.network import LinkId, PopId, link_id
+from phalanx.domain.rules import TrafficVerdict
 from phalanx.infrastructure.linux.driver import LinuxNetwork
+from phalanx.infrastructure.linux.enforcement import offered
 from phalanx.infrastructure.linux.journal import LeaseJournal
 from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
@@ -99,6 +101,11 @@ class GuardEnvironment:
         self._stack = ExitStack()
         self._state = Path(site.state)
         self.incarnation = 1
+
+    @property
+    def verdicts(self) -> frozenset[TrafficVerdict]:
+        """The verdicts of traffic rules that its network carries out."""
+        return offered()
 
     def build(self, context: BuildContext) -> LinuxNetwork:
         """Take over the interfaces, and what an earlier guard has left in force.

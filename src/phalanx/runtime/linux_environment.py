@@ -12,7 +12,9 @@ from pathlib import Path
 from phalanx.bus.sockets import SocketBus
 from phalanx.clock.wall import WallClock
 from phalanx.domain.network import Network
+from phalanx.domain.rules import TrafficVerdict
 from phalanx.infrastructure.linux.driver import LinuxNetwork
+from phalanx.infrastructure.linux.enforcement import offered
 from phalanx.infrastructure.linux.journal import LeaseJournal
 from phalanx.infrastructure.linux.kernel import KernelError, runs
 from phalanx.infrastructure.linux.kernel.namespaces import entered, prefix
@@ -65,6 +67,11 @@ class LinuxEnvironment:
         if clock is None:
             self._stack.callback(self.clock.close)
         self._testbed: Testbed
+
+    @property
+    def verdicts(self) -> frozenset[TrafficVerdict]:
+        """The verdicts of traffic rules that its network carries out."""
+        return offered()
 
     def build(self, context: BuildContext) -> LinuxNetwork:
         """Make the testbed, the VNF repository, the traffic and the driver; takes some seconds.

@@ -10,7 +10,8 @@ from phalanx.bus.memory import MemoryBus
 from phalanx.clock.virtual import VirtualClock
 from phalanx.clock.wall import WallClock
 from phalanx.domain.network import Network
-from phalanx.infrastructure.simulated import SimulatedNetwork
+from phalanx.domain.rules import TrafficVerdict
+from phalanx.infrastructure.simulated import OFFERED, SimulatedNetwork
 from phalanx.runtime.environment import BuildContext
 
 
@@ -21,6 +22,11 @@ class SimulatedEnvironment:
         """Make nothing yet; None takes a virtual clock."""
         self.clock = VirtualClock() if clock is None else clock
         self._network: SimulatedNetwork | None = None
+
+    @property
+    def verdicts(self) -> frozenset[TrafficVerdict]:
+        """The verdicts of traffic rules that its network carries out."""
+        return OFFERED
 
     def build(self, context: BuildContext) -> SimulatedNetwork:
         """Make the simulated network."""

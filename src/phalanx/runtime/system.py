@@ -78,12 +78,12 @@ class System:
         """
         self.scenario = scenario
         self.seed = scenario.seed if seed is None else seed
-        self.catalogue = load_catalogue(scenario, functions)
+        self.environment = environment or simulated(realtime)
+        self.catalogue = load_catalogue(scenario, functions, self.environment.verdicts)
         self.network = scenario.to_network()
         self.log = EventLog(keep=keep_events)
         for sink in sinks:
             self.log.listen(sink)
-        self.environment = environment or simulated(realtime)
         self.clock = self.environment.clock
         self.recorder = Recorder("run", self.log, self.clock.now)
         self.cause = self.recorder.record(

@@ -129,6 +129,38 @@ def test_a_split_counts_every_source_in_one_part(lab: Lab, tmp_path: Path) -> No
     assert min(parts) > 0
 
 
+def test_a_delay_holds_each_packet_and_lets_no_more_pass_than_its_rate(
+    lab: Lab, tmp_path: Path
+) -> None:
+    with (
+        Vnf(lab, "tarpit", tmp_path) as vnf,
+        lab.udp("client", CLIENTS[0]) as client,
+        lab.udp("server", SERVER, 9) as server,
+        lab.udp("server", SERVER, 10) as other,
+    ):
+        held = {"target": SERVER, "protocol": "udp", "port": 9, "delay_ms": 300}
+        vnf.put("m", verdict="delay", devices=[OUT], **held)
+        begin = time.monotonic()
+        client.sendto(b"1", (SERVER, 9))
+        client.sendto(b"2", (SERVER, 9))
+        assert arrives(client, other)
+        assert time.monotonic() - begin < 0.3
+        assert (server.recv(1), server.recv(1)) == (b"1", b"2")
+        assert 0.3 <= time.monotonic() - begin < 1.0
+        seen = vnf.get("m")
+        assert (seen["passed_packets"], seen["held_packets"]) == (2, 0)
+        vnf.put("m", verdict="delay", devices=[OUT], **held, rate_mb_s=0.001)
+        for _ in range(50):
+            client.sendto(bytes(100), (SERVER, 9))
+        assert len(server.recv(200)) == 100
+        seen = vnf.get("m")
+        assert 0 < seen["passed_packets"] <= 2
+        assert seen["held_packets"] >= 45
+        vnf.ask("DELETE", "/measures/m")
+        assert "phd" not in lab.inside["pop"].call(Path("/proc/thread-self/net/dev").read_text)
+        assert arrives(client, server)
+
+
 def test_a_lease_ends_by_itself_after_kill_and_a_renewed_one_holds(
     lab: Lab, tmp_path: Path
 ) -> None:

@@ -19,6 +19,8 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
+from phalanx.domain.resources import NOTHING
+from phalanx.domain.rules import TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 from phalanx.infrastructure.linux.images import build
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
@@ -93,7 +95,9 @@ IMAGE_MB = 0.3
 
 
 def vnfd_of(role: str, version: str = "1.0", image_mb: float = IMAGE_MB) -> Vnfd:
-    """Return the descriptor of an installed function, with an image that is quick to build."""
+    """Return the descriptor of a function, with an image that is quick to build."""
+    if role == "tarpit":  # of no installed function
+        return Vnfd(role, NOTHING, image_mb, enforces=(TrafficVerdict.DELAY,))
     vnfd = entry_points(group="phalanx.capabilities")[role].load().vnfd
     return replace(vnfd, version=version, image_mb=image_mb)
 

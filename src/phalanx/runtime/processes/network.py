@@ -107,7 +107,7 @@ class NetworkProcess:
         self.shell = shell
         self._plan = plan
         self._environment = environment_of(spec.on, shell.clock, Path(spec.state), say)
-        self._vnfds = load_catalogue(plan).vnfds
+        self._vnfds = load_catalogue(plan, offered=self._environment.verdicts).vnfds
         self._seed = plan.seed if spec.run is None or spec.run.seed is None else spec.run.seed
         self._network: RunNetwork
         self._free_at_start: dict[PopId, Resources]
