@@ -220,3 +220,17 @@ def test_steered_traffic_goes_round_a_link_that_is_cut_and_back_again(bench: Ben
         assert bench.udp(20) == 20
         cut = change == bench.driver.fail_link
         assert (bench.sent("pop1", "pop2") - detours >= 20 * PAYLOAD) == cut
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_vnf_that_is_stopped_by_a_signal_is_killed_at_the_end(
+    bench: Bench, asked_before: bool
+) -> None:
+    instance = bench.deploy("pop3", "rate-limiter")
+    enforce(bench, instance, drop(CLIENT, SERVER))
+    os.kill(bench.pid(instance), signal.SIGSTOP)
+    if asked_before:  # it is being ended already when the driver ends all
+        assert isinstance(bench.do("pop3", Stop(instance)), Done)
+    bench.driver.shutdown()
+    assert bench.programs() == 0
+    assert bench.tables("pop3") == []

@@ -378,7 +378,7 @@ class VnfProcess:
     socket: Path
     table: str
     client: VnfClient
-    process: Child | None = None
+    child: Child | None = None
     ended: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Changes of its measures are made one after the other."""
@@ -435,7 +435,7 @@ class VnfProcesses:
         self._cause = cause
         self._processes: dict[str, VnfProcess] = {}
         self._servers = ForkServers(clock.loop, linux)
-        self._ending: list[VnfProcess] = []
+        self._ending: set[asyncio.Task[None]] = set()
         self._starting: dict[str, asyncio.Task[None]] = {}
         self.away = False
         """Whether the repository cannot be reached (a fault)."""
@@ -493,13 +493,13 @@ class VnfProcesses:
                 note(self._linux.run, f"{family} phx_{name}")
         path = self._servers.folder / f"{name}.sock"
         client = VnfClient(path)
-        program = VnfProcess(instance, pop, role, path, f"phx_{name}", client)
-        self._processes[instance] = program
-        arguments = ["--role", role, "--socket", str(path), "--table", program.table]
+        process = VnfProcess(instance, pop, role, path, f"phx_{name}", client)
+        self._processes[instance] = process
+        arguments = ["--role", role, "--socket", str(path), "--table", process.table]
         server = await self._servers.at(pop)
-        program.process = await server.fork(image, arguments, path.with_suffix(".log"))
-        await self._answers(program)
-        self._tasks.forget(self._watch(program), self._could_not(pop, f"watch {instance}"))
+        process.child = await server.fork(image, arguments, path.with_suffix(".log"))
+        await self._answers(process)
+        self._tasks.forget(self._watch(process), self._could_not(pop, f"watch {instance}"))
 
     async def start_again(self, instance: str, pop: PopId, role: str) -> None:
         """Start the VNF of an instance that an earlier driver had; it adopts its rules.
@@ -515,10 +515,12 @@ class VnfProcesses:
 
     def end(self, instance: str) -> None:
         """End the process of an instance, if there is one."""
-        program = self._processes.pop(instance, None)
-        if program is not None:
-            self._ending.append(program)
-            self._tasks.forget(self._end(program), self._could_not(program.pop, f"end {instance}"))
+        process = self._processes.pop(instance, None)
+        if process is not None:
+            task = self._clock.loop.create_task(self._end(process))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+            self._tasks.forget(_result(task), self._could_not(process.pop, f"end {instance}"))
 
     async def ask(
         self, instance: str, method: str, resource: str, body: Any = None, timeout_s: float = 5.0
@@ -529,10 +531,10 @@ class VnfProcesses:
             TaskError: if the instance has no process, or it refuses.
 
         """
-        program = self._processes.get(instance)
-        if program is None:
+        process = self._processes.get(instance)
+        if process is None:
             raise TaskError(f"instance {instance} does not run")
-        return await program.client.request(method, resource, body, timeout_s)
+        return await process.client.request(method, resource, body, timeout_s)
 
     async def change(
         self, instance: str, method: str, resource: str, body: Callable[[], Any] | None = None
@@ -545,38 +547,46 @@ class VnfProcesses:
             TaskError: if the instance has no process, or it refuses.
 
         """
-        program = self._processes.get(instance)
-        if program is None:
+        process = self._processes.get(instance)
+        if process is None:
             raise TaskError(f"instance {instance} does not run")
         asked = self._clock.loop.time()
-        async with program.lock:
-            if program.silent > asked:  # one after the other, all would wait in vain
+        async with process.lock:
+            if process.silent > asked:  # one after the other, all would wait in vain
                 raise SilentError(f"the VNF does not answer {method} {resource}: nor others before")
             try:
                 return await self.ask(instance, method, resource, body() if body else None)
             except SilentError:
-                program.silent = self._clock.loop.time()
+                process.silent = self._clock.loop.time()
                 raise
 
     def runs(self, pop: PopId, role: str) -> str | None:
         """Return an instance of ``role`` that runs at ``pop``."""
         found = (p for p in self._processes.values() if p.pop == pop and p.role == role)
-        program = next(found, None)
-        return None if program is None else program.instance
+        process = next(found, None)
+        return None if process is None else process.instance
 
     def kill(self, instance: str) -> bool:
         """Kill the process of an instance, as a fault; return whether there was one."""
-        program = self._processes.get(instance)
-        if program is None or program.process is None:
+        process = self._processes.get(instance)
+        if process is None or process.child is None:
             return False
-        program.process.send_signal(signal.SIGKILL)
+        process.child.send_signal(signal.SIGKILL)
         return True
 
     async def end_all(self) -> None:
-        """End all processes and wait for it."""
-        programs, self._processes = [*self._ending, *self._processes.values()], {}
-        await asyncio.gather(*(self._end(program) for program in programs))
-        await self._servers.close(END_S)
+        """End all processes and wait for it.
+
+        Raises:
+            TaskError: if the rules of one that had to be killed cannot be removed.
+
+        """
+        for instance in list(self._processes):
+            self.end(instance)
+        try:
+            await asyncio.gather(*self._ending)
+        finally:
+            await self._servers.close(END_S)
 
     def prepare(self, pop: PopId) -> None:
         """Have a fork server at ``pop`` before the first VNF is wanted there."""
@@ -599,65 +609,67 @@ class VnfProcesses:
             await asyncio.sleep(vnfd.boot_s)
         await self.start(instance.id, pop, vnfd.name, target)
 
-    async def _answers(self, program: VnfProcess) -> None:
+    async def _answers(self, process: VnfProcess) -> None:
         until = self._clock.loop.time() + BOOT_S
-        process = program.process
-        assert process is not None
+        child = process.child
+        assert child is not None
         while True:
             with contextlib.suppress(TaskError):
-                await program.client.request("GET", "/health", None, 1.0)
+                await process.client.request("GET", "/health", None, 1.0)
                 return
-            if process.returncode is not None or self._clock.loop.time() > until:
-                log = program.socket.with_suffix(".log").read_text(errors="replace")
+            if child.returncode is not None or self._clock.loop.time() > until:
+                log = process.socket.with_suffix(".log").read_text(errors="replace")
                 said = log.strip().splitlines()[-1:] or ["it said nothing"]
-                raise TaskError(f"the VNF {program.role} did not start: {said[0][:200]}")
+                raise TaskError(f"the VNF {process.role} did not start: {said[0][:200]}")
             await asyncio.sleep(_POLL_S)
 
-    async def _watch(self, program: VnfProcess) -> None:
-        assert program.process is not None
-        code = await program.process.wait()
-        if program.ended:
+    async def _watch(self, process: VnfProcess) -> None:
+        assert process.child is not None
+        code = await process.child.wait()
+        if process.ended:
             return
-        self._processes.pop(program.instance, None)
+        self._processes.pop(process.instance, None)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         try:
-            program.client.close()
-            await self._wipe(program)
+            process.client.close()
+            await self._wipe(process)
         finally:
             self._clock.call_soon(
-                lambda: self._crashed(program.instance, f"its process ended: {how}")
+                lambda: self._crashed(process.instance, f"its process ended: {how}")
             )
 
-    async def _end(self, program: VnfProcess) -> None:
-        program.ended = True
-        program.client.close()
-        process = program.process
-        if process is None or process.returncode is not None:
+    async def _end(self, process: VnfProcess) -> None:
+        process.ended = True
+        process.client.close()
+        child = process.child
+        if child is None or child.returncode is not None:
             return
-        process.send_signal(signal.SIGTERM)
+        child.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), END_S)
+            await asyncio.wait_for(child.wait(), END_S)
         except TimeoutError:
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
-            await self._wipe(program)
-        program.socket.unlink(missing_ok=True)
-        with contextlib.suppress(ValueError):  # asked twice
-            self._ending.remove(program)
+            child.send_signal(signal.SIGKILL)
+            await child.wait()
+            await self._wipe(process)
+        process.socket.unlink(missing_ok=True)
 
-    async def _wipe(self, program: VnfProcess) -> None:
+    async def _wipe(self, process: VnfProcess) -> None:
         """Remove the rules that a killed VNF has left, those of its observations too."""
-        listing = await self._tasks.thread(self._workers.nft_json, program.pop, "list tables")
+        listing = await self._tasks.thread(self._workers.nft_json, process.pop, "list tables")
         tables = (item["table"] for item in listing["nftables"] if "table" in item)
         script = "".join(
             f"delete table {table['family']} {table['name']}\n"
             for table in tables
-            if owner_of(table["name"]) == program.table
+            if owner_of(table["name"]) == process.table
         )
-        await self._tasks.thread(self._workers.nft, program.pop, script)
+        await self._tasks.thread(self._workers.nft, process.pop, script)
 
     def _could_not(self, pop: PopId, what: str) -> Callable[[str], None]:
         def note(reason: str) -> None:
             self._recorder.record("driver.failed", self._cause, pop=pop, what=what, reason=reason)
 
         return note
+
+
+async def _result(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)
