@@ -13,6 +13,7 @@ import shutil
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -51,125 +52,107 @@ class Feature(Struct, frozen=True):
 
     name: str
     found: str
-    """What is there: ``yes``, ``no``, a path, or why it could not be looked at."""
+    """What is there: ``yes``, ``no``, a path, or why it was not tried."""
     used: str
     """What a run uses it for, or does instead."""
     install: str
     """What to install or to do; empty if nothing is missing."""
     works: bool | None
-    """None: it could not be looked at."""
+    """None means that it was not tried."""
     needed: bool
     """Whether there is no run without it."""
 
 
 def probe() -> tuple[Feature, ...]:
     """Try everything a Linux run can use; well below a second. Without root it sees less."""
-    able = os.geteuid() == 0 and _try(lambda: namespaces.aside(bool, True))
-    netlink = importlib.util.find_spec("pyroute2") is not None
-    look = _Look(able=able, netlink=netlink)
-    return (
-        *_base(able, netlink),
-        *_packets(look),
-        *_links(look),
-        _limits(),
-        *_overlay(look),
-        *(_tool(name, use) for name, use in _TOOLS.items()),
-    )
+    return tuple(_probe())
 
 
 def missing(features: tuple[Feature, ...]) -> list[str]:
-    """Return what a run lacks, a line each; empty: a run is possible."""
+    """Return what a run lacks, a line each; empty if a run is possible.
+
+    What could not be tried for want of something else is left out.
+    """
+    needed = [feature for feature in features if feature.needed and feature.works is not True]
+    absent = [feature for feature in needed if feature.works is False] or needed
     return [
         f"{feature.name}: {feature.found}" + (f" ({feature.install})" if feature.install else "")
-        for feature in features
-        if feature.needed and feature.works is not True
+        for feature in absent
     ]
 
 
 def charon() -> Path | None:
-    """Return the path of strongSwan's IKE daemon; None if there is none."""
-    return next((path for path in _CHARONS if path.exists()), None)
+    """Return the path of strongSwan's IKE daemon; None if there is none that can be driven."""
+    return next((path for path in _CHARONS if path.exists() and _plugin(path, "vici")), None)
 
 
-class _Look:
-    """Makes features of trials."""
-
-    def __init__(self, *, able: bool, netlink: bool) -> None:
-        self._able = able
-        self._netlink = able and netlink
-
-    def packets(self, script: str) -> bool | None:
-        """Return whether nftables takes a script."""
-        return _aside(lambda: _rules(script)) if self._able else None
-
-    def links(self, trial: Callable[[], object]) -> bool | None:
-        """Return whether something can be done with links; inside a namespace."""
-        return _aside(trial) if self._netlink else None
-
-    def plain(self, trial: Callable[[], object]) -> bool | None:
-        """Return whether something can be done inside a namespace."""
-        return _aside(trial) if self._able else None
-
-
-def _base(able: bool, netlink: bool) -> Iterator[Feature]:
+def _probe() -> Iterator[Feature]:
     root = os.geteuid() == 0
+    able = _try(lambda: namespaces.aside(bool, True)) if root else None
+    netlink = importlib.util.find_spec("pyroute2") is not None
+    library = _try(lambda: Nft().close())
+
+    def links(trial: Callable[[], object]) -> bool | None:
+        return _aside(trial) if able and netlink else None
+
+    def rules(script: str) -> bool | None:
+        return _aside(partial(_rules, script)) if able and library else None
+
     yield _feature("root", root, "to make and remove what a run needs", "run as root", needed=True)
-    yield _feature(
-        "network namespaces",
-        able if root else None,
-        "one for each PoP, host and attacker",
-        "a kernel with CONFIG_NET_NS, and CAP_SYS_ADMIN",
-        needed=True,
-    )
+    use = "one for each PoP, host and attacker"
+    install = "a kernel with CONFIG_NET_NS, and CAP_SYS_ADMIN"
+    yield _feature("network namespaces", able, use, install, needed=True)
     for name, package in _WORKERS.items():
-        path = _which(name)
-        install = f"apt-get install {package}"
-        yield _feature(name, path is not None, "work in namespaces", install, path, needed=True)
+        yield _tool(name, "work in namespaces", package, needed=True)
     yield _feature("pyroute2", netlink, "links, addresses, queues", _EXTRA, needed=True)
 
-
-def _packets(look: _Look) -> Iterator[Feature]:
-    library = _try(lambda: Nft().close())
     install = "a kernel with CONFIG_NF_TABLES" if library else "apt-get install libnftables1"
-    works = look.packets("table inet phx_probe") if library else False
+    works = rules("table inet phx_probe") if library else False
     yield _feature("nftables", works, "limits, counters, mirrors", install, needed=True)
     for name, script, use, option in (
         ("nft egress hook", _EGRESS, "measures on what a PoP sends", "CONFIG_NETFILTER_EGRESS"),
         ("nft timeouts", _LEASE, "measures that run out by themselves", "CONFIG_NF_TABLES_NETDEV"),
         ("nft dup", _DUP, "mirrors to analysers at other PoPs", "CONFIG_NFT_DUP_NETDEV"),
     ):
-        works = look.packets(script) if library else False
-        yield _feature(name, works, use, f"a kernel with {option}", needed=True)
-    proxy = look.packets(_PROXY) if library else False
-    use = "answers handshakes that forged sources begin"
-    yield _feature(
-        "SYNPROXY",
+        yield _feature(name, rules(script), use, f"a kernel with {option}", needed=True)
+    proxy = rules(_PROXY)
+    use = _instead(
+        "answers handshakes that forged sources begin",
         proxy,
-        _instead(use, proxy, "forged floods are limited by their target"),
-        "a kernel with CONFIG_NFT_SYNPROXY",
+        "forged floods are limited by their target",
     )
+    yield _feature("SYNPROXY", proxy, use, "a kernel with CONFIG_NFT_SYNPROXY")
 
-
-def _links(look: _Look) -> Iterator[Feature]:
-    use = "capacity of links"
-    htb = look.links(_shape)
-    yield _feature("HTB", htb, use, "a kernel with CONFIG_NET_SCH_HTB", needed=True)
-    netem = look.links(has_netem)
-    use = "delay and loss on links"
-    yield _feature(
-        "netem",
-        netem,
-        _instead(use, netem, "delay by TAP pairs, loss by nftables"),
-        "nothing; or a kernel with CONFIG_NET_SCH_NETEM",
-    )
+    install = "a kernel with CONFIG_NET_SCH_HTB"
+    yield _feature("HTB", links(_shape), "capacity of links", install, needed=True)
+    netem = links(has_netem)
+    use = _instead("delay and loss on links", netem, "delay by TAP pairs, loss by nftables")
+    yield _feature("netem", netem, use, "nothing; or a kernel with CONFIG_NET_SCH_NETEM")
     wired = netem is False
     use = "delay on links" if wired else "nothing, as netem delays links" if netem else "delay"
-    tap = look.plain(_tap)
+    tap = _aside(_tap) if able else None
     yield _feature("TUN/TAP", tap, use, "a kernel with CONFIG_TUN, /dev/net/tun", needed=wired)
     cc = compiler()
-    yield _feature(
-        "C compiler", cc is not None, use, "apt-get install gcc libc6-dev", cc, needed=wired
-    )
+    install = "apt-get install gcc libc6-dev"
+    yield _feature("C compiler", cc is not None, use, install, cc, needed=wired)
+    yield _limits()
+
+    use = "the agents' overlay; tunnels to other PoPs"
+    yield _feature("VXLAN", links(_vxlan), use, "a kernel with CONFIG_VXLAN", needed=True)
+    daemon = charon()
+    install = "apt-get install strongswan-charon strongswan-swanctl"
+    found = str(daemon) if daemon else None
+    yield _feature("strongSwan", daemon is not None, "keys of the overlay", install, found)
+    vici = importlib.util.find_spec("vici") is not None
+    yield _feature("vici", vici, "drives strongSwan", _EXTRA)
+    kernel = _aside(has_kernel_esp) if able else None
+    use = _instead("encrypts the overlay", kernel, "strongSwan encrypts")
+    yield _feature("kernel ESP", kernel, use, "nothing; or a kernel with CONFIG_INET_ESP")
+    use = "nothing, as the kernel encrypts" if kernel else "encrypts the overlay in user space"
+    plugin = any(_plugin(path, "kernel-libipsec") for path in _CHARONS)
+    yield _feature("kernel-libipsec", plugin, use, "apt-get install libcharon-extra-plugins")
+    for name, use in _TOOLS.items():
+        yield _tool(name, use, name)
 
 
 def _limits() -> Feature:
@@ -181,39 +164,15 @@ def _limits() -> Feature:
     return _feature("control groups", not lacking, use, install, text or "none writable")
 
 
-def _overlay(look: _Look) -> Iterator[Feature]:
-    vxlan = look.links(_vxlan)
-    use = "the agents' overlay; chains over other PoPs"
-    yield _feature("VXLAN", vxlan, use, "a kernel with CONFIG_VXLAN", needed=True)
-    daemon = charon()
-    yield _feature(
-        "strongSwan",
-        daemon is not None,
-        "keys of the overlay",
-        "apt-get install strongswan-charon",
-        str(daemon) if daemon else None,
-    )
-    vici = importlib.util.find_spec("vici") is not None
-    yield _feature("vici", vici, "speaks with strongSwan", _EXTRA)
-    kernel = look.plain(has_kernel_esp)
-    yield _feature(
-        "kernel ESP",
-        kernel,
-        _instead("encrypts the overlay", kernel, "strongSwan encrypts"),
-        "nothing; or a kernel with CONFIG_INET_ESP",
-    )
-    plugins = [path.parent / "plugins/libstrongswan-kernel-libipsec.so" for path in _CHARONS]
-    yield _feature(
-        "kernel-libipsec",
-        any(path.exists() for path in plugins),
-        "nothing, as the kernel encrypts" if kernel else "encrypts the overlay in user space",
-        "apt-get install libcharon-extra-plugins",
-    )
+def _plugin(daemon: Path, name: str) -> bool:
+    return (daemon.parent / f"plugins/libstrongswan-{name}.so").exists()
 
 
-def _tool(name: str, use: str) -> Feature:
-    path = _which(name)
-    return _feature(name, path is not None, use, f"apt-get install {name}", path)
+def _tool(name: str, use: str, package: str, *, needed: bool = False) -> Feature:
+    # Users who are not root often do not have the folders of root's tools on their path.
+    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    install = f"apt-get install {package}"
+    return _feature(name, path is not None, use, install, path, needed=needed)
 
 
 def _feature(
@@ -225,13 +184,9 @@ def _feature(
     *,
     needed: bool = False,
 ) -> Feature:
-    verdict = "not looked at: needs root" if works is None else "yes" if works else "no"
+    lacking = "root" if os.geteuid() else "what stands above"
+    verdict = f"not tried: needs {lacking}" if works is None else "yes" if works else "no"
     return Feature(name, found or verdict, used, install if works is False else "", works, needed)
-
-
-def _which(name: str) -> str | None:
-    # Users who are not root often do not have the folders of root's tools on their path.
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
 
 
 def _instead(use: str, works: bool | None, other: str) -> str:

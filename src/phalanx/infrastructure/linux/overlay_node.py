@@ -307,7 +307,7 @@ class OverlayGuard:
 def missing() -> str | None:
     """Return one line on what has to be installed before IPsec can work here, if anything."""
     if charon() is None:
-        return "charon is missing: install strongSwan (Debian: strongswan-charon)"
+        return "charon with vici is missing: install strongswan-charon and strongswan-swanctl"
     tools = [tool for tool in ("ip", "nsenter", "unshare") if not shutil.which(tool)]
     if tools:
         return f"missing: {', '.join(tools)}"
