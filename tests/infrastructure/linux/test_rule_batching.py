@@ -48,7 +48,7 @@ class Desk:
         self.journal = LeaseJournal(folder / "leases.db")
         self.tasks = Tasks(self.clock)
         processes = cast("VnfProcesses", self.vnfs)
-        self.rules = RuleBatcher(self.clock, self.tasks, processes, self.journal)
+        self.rules = RuleBatcher(self.tasks, processes, self.journal)
 
     def put(self, *measures: str, instance: str = "a") -> list[str]:
         """Return an empty text for each measure that is in force, else why it is not."""

@@ -26,14 +26,12 @@ from phalanx.domain.actions import (
 )
 from phalanx.domain.network import LinkId, PopId, link_ends
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.linux.tasks import TaskError, Tasks
-from phalanx.infrastructure.linux.topology import LinuxTopology
+from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.tunnels import Detours, Tunnel, Tunnels
 from phalanx.infrastructure.linux.vnf.links import LARGEST_RATE, LONGEST_S, SHORTEST_S
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses, token
-from phalanx.infrastructure.linux.workers import NamespaceWorkers
+from phalanx.infrastructure.linux.workers import DriverContext
 from phalanx.infrastructure.reservations.instances import Instance
-from phalanx.infrastructure.reservations.topology import Topology
 
 ROLE = "link-monitor"
 TOLD_EVERY_S = 0.5
@@ -87,19 +85,15 @@ class TrafficCapture:
 
     def __init__(
         self,
-        tasks: Tasks,
-        *,
-        linux: LinuxTopology,
-        workers: NamespaceWorkers,
-        topology: Topology,
+        context: DriverContext,
         processes: VnfProcesses,
         tunnels: Tunnels,
         detours: Detours,
     ) -> None:
-        self._tasks = tasks
-        self._linux = linux
-        self._workers = workers
-        self._topology = topology
+        self._tasks = context.tasks
+        self._linux = context.linux
+        self._workers = context.workers
+        self._topology = context.topology
         self._processes = processes
         self._tunnels = tunnels
         self._detours = detours
@@ -283,13 +277,12 @@ class LinkMeters:
 
     def __init__(
         self,
-        tasks: Tasks,
-        linux: LinuxTopology,
+        context: DriverContext,
         processes: VnfProcesses,
         bandwidth_mb_s: dict[LinkId, float],
     ) -> None:
-        self._tasks = tasks
-        self._linux = linux
+        self._tasks = context.tasks
+        self._linux = context.linux
         self._processes = processes
         self._bandwidth_mb_s = bandwidth_mb_s
         self._meters: dict[LinkId, _Meter] = {}

@@ -32,7 +32,7 @@ from phalanx.infrastructure.linux.tasks import Tasks
 from phalanx.infrastructure.linux.topology import LinuxTopology
 from phalanx.infrastructure.linux.tunnels import Detours, Tunnels
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
-from phalanx.infrastructure.linux.workers import NamespaceWorkers
+from phalanx.infrastructure.linux.workers import DriverContext, NamespaceWorkers
 from phalanx.infrastructure.reservations.allocations import Perceive
 from phalanx.infrastructure.reservations.lifecycle import Lifecycle
 from phalanx.infrastructure.reservations.network import NetworkDriver
@@ -65,46 +65,18 @@ class LinuxNetwork(NetworkDriver):
 
         """
         super().__init__(network, clock, recorder, cause)
-        self._loop = clock.loop
         self._linux = linux
         self._tasks = Tasks(clock)
         self._workers = NamespaceWorkers(linux)
+        self._context = context = DriverContext(
+            clock, self._tasks, recorder, linux, self._workers, self._topology, cause
+        )
+        self._processes = VnfProcesses(context, network.repository, images, self._crashed)
         self._tunnels = Tunnels(linux, self._workers, self._tasks)
-        self._processes = VnfProcesses(
-            clock,
-            self._tasks,
-            recorder,
-            linux=linux,
-            workers=self._workers,
-            topology=self._topology,
-            repository=network.repository,
-            images=images,
-            crashed=self._crashed,
-            cause=cause,
-        )
         detours = Detours(self._tunnels, self._tasks)
-        self._measures = Enforcement(
-            clock,
-            self._tasks,
-            recorder,
-            linux=linux,
-            topology=self._topology,
-            processes=self._processes,
-            tunnels=self._tunnels,
-            detours=detours,
-            journal=journal,
-            cause=cause,
-        )
-        self._capture = TrafficCapture(
-            self._tasks,
-            linux=linux,
-            workers=self._workers,
-            topology=self._topology,
-            processes=self._processes,
-            tunnels=self._tunnels,
-            detours=detours,
-        )
-        self._meters = LinkMeters(self._tasks, linux, self._processes, _bandwidth(network))
+        self._measures = Enforcement(context, self._processes, self._tunnels, detours, journal)
+        self._capture = TrafficCapture(context, self._processes, self._tunnels, detours)
+        self._meters = LinkMeters(context, self._processes, _bandwidth(network))
         self._lifecycle = Lifecycle(
             clock,
             recorder,
@@ -169,7 +141,7 @@ class LinuxNetwork(NetworkDriver):
             raise ValueError(f"{vnfd.name} cannot be installed at {pop}: {refusal}")
         self._measures.lease(instance, ttl_s)
         start = self._processes.start(instance, pop, vnfd.name, image.path)
-        if self._loop.is_running():
+        if self._context.clock.loop.is_running():
             self._tasks.start(start, lambda _: None, partial(self._crashed, instance))
         else:
             self._tasks.wait(start)
@@ -262,11 +234,8 @@ class LinuxNetwork(NetworkDriver):
         self._linux.set_link(link.a, link.b, up=up)
         self._tasks.forget(
             self._tunnels.reroute(self._topology),
-            lambda reason: self._failed(event, link.a, "reroute tunnels", reason),
+            self._context.failure(link.a, "reroute tunnels", event),
         )
-
-    def _failed(self, cause: str, pop: PopId, what: str, reason: str) -> None:
-        self._recorder.record("driver.failed", cause, pop=pop, what=what, reason=reason)
 
 
 def _bandwidth(network: Network) -> dict[LinkId, float]:

@@ -11,19 +11,16 @@ from urllib.parse import quote
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from phalanx.clock.wall import WallClock
 from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample
-from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId, link_ends
 from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.journal import LeasedMeasure, LeaseJournal, RuleBatcher
-from phalanx.infrastructure.linux.tasks import TaskError, Tasks
-from phalanx.infrastructure.linux.topology import LinuxTopology
+from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.tunnels import Detour, Detours, Tunnel, Tunnels
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
+from phalanx.infrastructure.linux.workers import DriverContext
 from phalanx.infrastructure.reservations.instances import Instance, applied
-from phalanx.infrastructure.reservations.topology import Topology
 
 _TUN = Path("/dev/net/tun")
 """What holds delayed packets needs it."""
@@ -61,30 +58,24 @@ class Enforcement:
 
     def __init__(
         self,
-        clock: WallClock,
-        tasks: Tasks,
-        recorder: Recorder,
-        *,
-        linux: LinuxTopology,
-        topology: Topology,
+        context: DriverContext,
         processes: VnfProcesses,
         tunnels: Tunnels,
         detours: Detours,
         journal: LeaseJournal,
-        cause: str,
     ) -> None:
-        self._clock = clock
-        self._tasks = tasks
-        self._recorder = recorder
-        self._linux = linux
-        self._topology = topology
+        self._context = context
+        self._clock = context.clock
+        self._tasks = context.tasks
+        self._recorder = context.recorder
+        self._linux = context.linux
+        self._topology = context.topology
         self._processes = processes
         self._tunnels = tunnels
         self._detours = detours
         self._journal = journal
-        self._rules = RuleBatcher(clock, tasks, processes, journal)
+        self._rules = RuleBatcher(context.tasks, processes, journal)
         self._offered = offered()
-        self._cause = cause
         self._measures: dict[str, _Measure] = {}
         self._ttl_s: dict[str, float] = {}
 
@@ -289,16 +280,7 @@ class Enforcement:
         )
 
     def _note(self, measure: _Measure) -> Callable[[str], None]:
-        def note(reason: str) -> None:
-            self._recorder.record(
-                "driver.failed",
-                self._cause,
-                pop=measure.instance.pop,
-                what=f"measure {measure.id}",
-                reason=reason,
-            )
-
-        return note
+        return self._context.failure(measure.instance.pop, f"measure {measure.id}")
 
 
 def offered() -> frozenset[TrafficVerdict]:

@@ -21,7 +21,6 @@ from threading import Lock
 import msgspec
 from msgspec import Struct
 
-from phalanx.clock.wall import WallClock
 from phalanx.domain.network import PopId
 from phalanx.infrastructure.linux.tasks import TaskError, Tasks
 from phalanx.infrastructure.linux.vnf.measures import MOST_AT_ONCE
@@ -168,11 +167,8 @@ class _Order(Struct, eq=False):
 class RuleBatcher:
     """Puts measures in force, those asked together in one request, and notes them on disk."""
 
-    def __init__(
-        self, clock: WallClock, tasks: Tasks, processes: VnfProcesses, journal: LeaseJournal
-    ) -> None:
+    def __init__(self, tasks: Tasks, processes: VnfProcesses, journal: LeaseJournal) -> None:
         """Begin without any request."""
-        self._loop = clock.loop
         self._tasks = tasks
         self._processes = processes
         self._journal = journal
@@ -185,7 +181,7 @@ class RuleBatcher:
             TaskError: if its VNF refuses, or does not answer, or the disk does not take it.
 
         """
-        order = _Order(entry, ttl_s, self._loop.create_future())
+        order = _Order(entry, ttl_s, asyncio.get_running_loop().create_future())
         if entry.instance in self._waiting:
             self._waiting[entry.instance].append(order)
         else:

@@ -22,8 +22,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from phalanx.clock.wall import WallClock
-from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
 from phalanx.infrastructure.linux import forkserver
 from phalanx.infrastructure.linux.forkserver import LARGEST
@@ -31,12 +29,11 @@ from phalanx.infrastructure.linux.images import VnfImage, verify
 from phalanx.infrastructure.linux.kernel.namespaces import prefix
 from phalanx.infrastructure.linux.kernel.runs import VARIABLE, note
 from phalanx.infrastructure.linux.repository import fetch
-from phalanx.infrastructure.linux.tasks import TaskError, Tasks
+from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.topology import LinuxTopology
 from phalanx.infrastructure.linux.vnf.nft import owner_of
-from phalanx.infrastructure.linux.workers import NamespaceWorkers
+from phalanx.infrastructure.linux.workers import DriverContext
 from phalanx.infrastructure.reservations.instances import Fail, Instance, Ready
-from phalanx.infrastructure.reservations.topology import Topology
 
 BOOT_S = 5.0
 """A VNF that does not answer this long after its start has failed, in seconds."""
@@ -396,45 +393,32 @@ class VnfProcesses:
 
     def __init__(
         self,
-        clock: WallClock,
-        tasks: Tasks,
-        recorder: Recorder,
-        *,
-        linux: LinuxTopology,
-        workers: NamespaceWorkers,
-        topology: Topology,
+        context: DriverContext,
         repository: PopId,
         images: Mapping[tuple[str, str], VnfImage],
         crashed: Callable[[str, str], None],
-        cause: str,
     ) -> None:
         """Make an empty set of processes.
 
         Args:
-            clock: when things happen.
-            tasks: does what takes time.
-            recorder: where events go.
-            linux: namespaces and limits.
-            workers: threads inside the namespaces.
-            topology: for the path that the log tells of.
+            context: what every part of the driver works with.
             repository: PoP that the images come from.
             images: by VNF and version.
             crashed: told the instance and the reason when a process ends by itself.
-            cause: event that failures of the driver itself name.
 
         """
-        self._clock = clock
-        self._tasks = tasks
-        self._recorder = recorder
-        self._linux = linux
-        self._workers = workers
-        self._topology = topology
+        self._clock = context.clock
+        self._tasks = context.tasks
+        self._recorder = context.recorder
+        self._linux = context.linux
+        self._workers = context.workers
+        self._topology = context.topology
+        self._failure = context.failure
         self._repository = repository
         self.images = dict(images)
         self._crashed = crashed
-        self._cause = cause
         self._processes: dict[str, VnfProcess] = {}
-        self._servers = ForkServers(clock.loop, linux)
+        self._servers = ForkServers(context.clock.loop, context.linux)
         self._ending: set[asyncio.Task[None]] = set()
         self._starting: dict[str, asyncio.Task[None]] = {}
         self.away = False
@@ -499,7 +483,7 @@ class VnfProcesses:
         server = await self._servers.at(pop)
         process.child = await server.fork(image, arguments, path.with_suffix(".log"))
         await self._answers(process)
-        self._tasks.forget(self._watch(process), self._could_not(pop, f"watch {instance}"))
+        self._tasks.forget(self._watch(process), self._failure(pop, f"watch {instance}"))
 
     async def start_again(self, instance: str, pop: PopId, role: str) -> None:
         """Start the VNF of an instance that an earlier driver had; it adopts its rules.
@@ -520,7 +504,7 @@ class VnfProcesses:
             task = self._clock.loop.create_task(self._end(process))
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
-            self._tasks.forget(_result(task), self._could_not(process.pop, f"end {instance}"))
+            self._tasks.forget(_result(task), self._failure(process.pop, f"end {instance}"))
 
     async def ask(
         self, instance: str, method: str, resource: str, body: Any = None, timeout_s: float = 5.0
@@ -590,7 +574,7 @@ class VnfProcesses:
 
     def prepare(self, pop: PopId) -> None:
         """Have a fork server at ``pop`` before the first VNF is wanted there."""
-        self._tasks.forget(self._servers.at(pop), self._could_not(pop, "start a fork server"))
+        self._tasks.forget(self._servers.at(pop), self._failure(pop, "start a fork server"))
 
     async def _bring(self, instance: Instance, image: VnfImage) -> None:
         pop, vnfd = instance.pop, instance.vnfd
@@ -663,12 +647,6 @@ class VnfProcesses:
             if owner_of(table["name"]) == process.table
         )
         await self._tasks.thread(self._workers.nft, process.pop, script)
-
-    def _could_not(self, pop: PopId, what: str) -> Callable[[str], None]:
-        def note(reason: str) -> None:
-            self._recorder.record("driver.failed", self._cause, pop=pop, what=what, reason=reason)
-
-        return note
 
 
 async def _result(task: asyncio.Task[None]) -> None:

@@ -1,15 +1,20 @@
-"""Threads inside the PoPs' namespaces, for what must be done there."""
+"""What all parts of the driver share, such as a thread inside the namespace of each PoP."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from phalanx.clock.wall import WallClock
+from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
-from phalanx.infrastructure.linux.tasks import TaskError
+from phalanx.infrastructure.linux.tasks import TaskError, Tasks
 from phalanx.infrastructure.linux.topology import LinuxTopology
 from phalanx.infrastructure.linux.vnf.netlink import NETDEV, NetlinkReader
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
+from phalanx.infrastructure.reservations.topology import Topology
 
 
 class NamespaceWorkers:
@@ -89,3 +94,26 @@ class NamespaceWorkers:
             return self.inside(pop).call(work)
         except NftError as error:
             raise TaskError(f"nftables at {pop}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class DriverContext:
+    """What every part of a driver works with."""
+
+    clock: WallClock
+    tasks: Tasks
+    recorder: Recorder
+    linux: LinuxTopology
+    workers: NamespaceWorkers
+    topology: Topology
+    cause: str
+    """The event that failures of the driver itself name."""
+
+    def failure(self, pop: PopId, what: str, cause: str | None = None) -> Callable[[str], None]:
+        """Return a call that records, with a reason, that ``what`` failed at ``pop``."""
+
+        def note(reason: str) -> None:
+            event = {"pop": pop, "what": what, "reason": reason}
+            self.recorder.record("driver.failed", cause or self.cause, **event)
+
+        return note
