@@ -10,8 +10,7 @@ from phalanx.bus.client import BrokerClient, BrokerError, Delivery, Subscription
 from phalanx.bus.seal import RefusedFrame, Seal
 from phalanx.bus.wire import WireError, decode, encode
 from phalanx.clock import Clock, Timer
-from phalanx.domain.messages import Message, Performative
-from phalanx.domain.moments import shifted
+from phalanx.domain.messages import Message, Performative, rebased
 
 OnRefused = Callable[[str, str, str], None]
 """Told why something was refused, its subject, and who spoke."""
@@ -140,7 +139,7 @@ class AgentBus:
             self._clock.call_soon(partial(self._deliver, message))
         else:
             now = self._clock.now()
-            self._say(receiver, self._seal.wrap(receiver, encode(shifted(message, -now)), now))
+            self._say(receiver, self._seal.wrap(receiver, encode(rebased(message, -now)), now))
 
     # -- what comes in ----------------------------------------------------------------------
 
@@ -177,7 +176,7 @@ class AgentBus:
         if message.sender != peer or message.receiver != self._name:
             self._refuse("forged", subject, peer)
         else:
-            self._deliver(shifted(message, now))
+            self._deliver(rebased(message, now))
 
     def _deliver(self, message: Message) -> None:
         if self._handler is None:

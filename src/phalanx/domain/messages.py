@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from phalanx.domain.agents import AgentId, AgentState
 from phalanx.domain.bids import Bid
@@ -223,3 +224,23 @@ class Message(Struct, frozen=True):
     content: Content
     cause: str
     """Id of the event that made the sender send it."""
+
+
+def rebased(message: Message, by_s: float) -> Message:
+    """Return ``message`` with every time in it ``by_s`` seconds later.
+
+    Clocks of agents do not agree: a content that names a time by its sender's clock is sent
+    with the seconds from the sending instead, and means the same by the receiver's clock.
+    """
+    match message.content:
+        case CallForProposals():
+            return replace(message, content=_rebased_call(message.content, by_s))
+        case Award():
+            award = replace(message.content, cfp=_rebased_call(message.content.cfp, by_s))
+            return replace(message, content=award)
+        case _:
+            return message
+
+
+def _rebased_call(call: CallForProposals, by_s: float) -> CallForProposals:
+    return replace(call, deadline=call.deadline + by_s, since=call.since + by_s)

@@ -4,7 +4,14 @@ What reads a kind of file (scenarios, sites, descriptors) gives its schema as a 
 and says in ``Offence`` words what the fields say about each other.
 """
 
-from phalanx.loading.files import MAX_BYTES, parse_as, read_text, refusal
+from phalanx.loading.files import (
+    MAX_BYTES,
+    parse_as,
+    parse_toml_as,
+    read_text,
+    read_toml,
+    refusal,
+)
 from phalanx.loading.refusals import Offence, nearest, one_line, show, twice, unknown
 from phalanx.loading.yamltree import Tree
 
@@ -15,7 +22,9 @@ __all__ = [
     "nearest",
     "one_line",
     "parse_as",
+    "parse_toml_as",
     "read_text",
+    "read_toml",
     "refusal",
     "show",
     "twice",

@@ -1,7 +1,9 @@
-"""From a file to its text, and from YAML text to a Struct."""
+"""From a file to its text, and from YAML or TOML text to a Struct."""
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +17,8 @@ from phalanx.loading.yamltree import Tree, TreeError, read_tree
 MAX_BYTES = 1 << 20
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+_WHERE = re.compile(r" \(at line (\d+), column \d+\)\Z")
 
 
 def parse_as(
@@ -39,6 +43,37 @@ def parse_as(
     except msgspec.ValidationError as error:
         field, why = first_offence(data, kind) or ("", str(error))
         raise refusal(name, tree, field, why) from None
+
+
+def read_toml(kind: type[T], path: str | Path) -> T:
+    """Return the ``kind`` that the TOML file ``path`` describes.
+
+    Raises:
+        ScenarioError: with one line ``FILE: FIELD: what is wrong; what is allowed``.
+
+    """
+    return parse_toml_as(kind, read_text(path), str(path))
+
+
+def parse_toml_as(kind: type[T], text: str, name: str) -> T:
+    """Return the ``kind`` that ``text`` (TOML) describes; ``name`` stands for it in errors.
+
+    Raises:
+        ScenarioError: as ``read_toml``.
+
+    """
+    try:
+        data = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        why = str(error) or "is nested too deeply"
+        line = _WHERE.search(why)
+        where = f" line {line[1]}:" if line else ""
+        raise ScenarioError(one_line(f"{name}:{where} no TOML: {_WHERE.sub('', why)}")) from None
+    try:
+        return msgspec.convert(data, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        field, why = first_offence(data, kind) or ("", str(error))
+        raise ScenarioError(one_line(f"{name}: {field}{': ' if field else ''}{why}")) from None
 
 
 def refusal(name: str, tree: Tree, field: str, why: str) -> ScenarioError:

@@ -27,7 +27,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from phalanx.loading.toml import read_toml
+from phalanx.loading import read_toml
 from phalanx.orchestration.holders import STARTED, started
 from phalanx.orchestration.iml.unit import AgentImage, BusyError, ImlError, Running, Unit
 

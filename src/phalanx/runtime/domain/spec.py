@@ -12,8 +12,7 @@ from phalanx.domain.errors import ScenarioError
 from phalanx.identity import DAYS, Credentials, Files, IdentityError, LiveCredentials
 from phalanx.identity.certificates import host_name
 from phalanx.identity.names import Identity, Role
-from phalanx.loading import nearest, show
-from phalanx.loading.toml import parse_toml_as, read_toml
+from phalanx.loading import nearest, parse_toml_as, read_toml, show
 from phalanx.runtime.scenario import Name, Port
 
 PORT = 4222

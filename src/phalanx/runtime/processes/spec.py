@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from phalanx.fabric.registration import Area
-from phalanx.loading.toml import read_toml
+from phalanx.loading import read_toml
 from phalanx.runtime.scenario import Name
 
 On = Literal["simulation", "linux"]
