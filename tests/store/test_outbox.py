@@ -6,6 +6,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,13 @@ from store_events import ROOT, chain
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event, Recorder
 from phalanx.store.outbox import SHED, Outbox, Shed
+from phalanx.store.state import FILE, StateFile
+
+
+@contextmanager
+def opened(folder: Path, **options: Any) -> Iterator[Outbox]:
+    with StateFile(folder) as state, Outbox(state, **options) as outbox:
+        yield outbox
 
 
 def event(number: int, size: int = 10) -> Event:
@@ -29,13 +38,13 @@ def waiting(outbox: Outbox, after: int = 0) -> list[Event]:
 
 
 def test_what_waits_is_found_again_in_order(tmp_path: Path) -> None:
-    path = tmp_path / "outbox.db"
-    with Outbox(path) as outbox:
+    path = tmp_path
+    with opened(path) as outbox:
         for each in chain(600):
             outbox(each)
         assert waiting(outbox) == chain(600), "on disk and in memory"
         assert len(outbox) == 601
-    with Outbox(path) as outbox:
+    with opened(path) as outbox:
         assert waiting(outbox) == chain(600)
         outbox(event(1))
         assert waiting(outbox) == [*chain(600), event(1)]
@@ -44,8 +53,8 @@ def test_what_waits_is_found_again_in_order(tmp_path: Path) -> None:
 
 
 def test_what_is_acknowledged_is_gone_wherever_it_stood(tmp_path: Path) -> None:
-    path = tmp_path / "outbox.db"
-    with Outbox(path) as outbox:
+    path = tmp_path
+    with opened(path) as outbox:
         for each in chain(9):
             outbox(each)
         outbox.acknowledge(["pop1-2"])
@@ -55,7 +64,7 @@ def test_what_is_acknowledged_is_gone_wherever_it_stood(tmp_path: Path) -> None:
         left = [e for e in chain(9) if e.id not in {"run-1", "pop1-2", "pop1-3"}]
         assert waiting(outbox) == left
         assert len(outbox) == len(left)
-    with Outbox(path) as outbox:
+    with opened(path) as outbox:
         assert waiting(outbox) == left
         outbox.acknowledge([e.id for e in left])
         assert (len(outbox), outbox.octets) == (0, 0)
@@ -69,8 +78,9 @@ def test_what_is_acknowledged_is_gone_wherever_it_stood(tmp_path: Path) -> None:
     )
 )
 def test_it_is_a_queue(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
-    path = tmp_path_factory.mktemp("outbox") / "outbox.db"
-    outbox, model, number = Outbox(path, batch=7), {}, 0
+    path = tmp_path_factory.mktemp("outbox")
+    state = StateFile(path)
+    outbox, model, number = Outbox(state, batch=7), {}, 0
     for step, value in steps:
         if step == "add":
             number += 1
@@ -85,14 +95,17 @@ def test_it_is_a_queue(tmp_path_factory: pytest.TempPathFactory, steps: list[Any
                 model.pop(each, None)
         else:
             outbox.close()
-            outbox = Outbox(path, batch=7)
+            state.close()
+            state = StateFile(path)
+            outbox = Outbox(state, batch=7)
         assert waiting(outbox) == list(model.values())
         assert len(outbox) == len(model)
     outbox.close()
+    state.close()
 
 
 def test_the_oldest_is_shed_and_an_event_says_so(tmp_path: Path) -> None:
-    with Outbox(tmp_path / "outbox.db", max_octets=20_000, batch=10) as outbox:
+    with opened(tmp_path, max_octets=20_000, batch=10) as outbox:
         recorder = Recorder("pop1", outbox, lambda: 7.0, "pop1.1")
 
         def say(shed: Shed) -> None:
@@ -116,9 +129,7 @@ def test_the_oldest_is_shed_and_an_event_says_so(tmp_path: Path) -> None:
 
 def test_a_batch_that_is_larger_than_the_outbox(tmp_path: Path) -> None:
     told: list[Shed] = []
-    with Outbox(
-        tmp_path / "outbox.db", max_octets=5_000, batch=1_000, on_shed=told.append
-    ) as outbox:
+    with opened(tmp_path, max_octets=5_000, batch=1_000, on_shed=told.append) as outbox:
         for number in range(1, 101):
             outbox(event(number, 100))
         outbox.flush()
@@ -133,7 +144,8 @@ def test_a_batch_that_is_larger_than_the_outbox(tmp_path: Path) -> None:
 def test_a_full_disk_is_waited_for_and_memory_is_bounded(tmp_path: Path) -> None:
     told: list[Shed] = []
     with small_disk(tmp_path, 1 << 20) as disk:
-        outbox = Outbox(disk / "outbox.db", max_memory=20_000, batch=20, on_shed=told.append)
+        state = StateFile(disk)
+        outbox = Outbox(state, max_memory=20_000, batch=20, on_shed=told.append)
         for number in range(1, 51):
             outbox(event(number, 100))
         outbox.flush()
@@ -154,9 +166,10 @@ def test_a_full_disk_is_waited_for_and_memory_is_bounded(tmp_path: Path) -> None
         assert outbox.last_failure is None
         left = waiting(outbox)
         outbox.close()
+        state.close()
         assert left[0] == event(11, 100)
         assert left[-1] == event(number, 100)
-        with Outbox(disk / "outbox.db") as again:
+        with opened(disk) as again:
             assert waiting(again) == left
 
 
@@ -165,7 +178,8 @@ import sys
 from pathlib import Path
 from phalanx.domain.events import Recorder
 from phalanx.store.outbox import Outbox
-outbox = Outbox(Path(sys.argv[1]))
+from phalanx.store.state import StateFile
+outbox = Outbox(StateFile(Path(sys.argv[1])))
 recorder = Recorder("pop1", outbox, lambda: 0.0)
 while True:
     for _ in range(7):
@@ -180,7 +194,7 @@ while True:
 def test_a_writer_that_is_killed_loses_nothing_that_was_flushed(
     tmp_path_factory: pytest.TempPathFactory, pause: float
 ) -> None:
-    path = tmp_path_factory.mktemp("outbox") / "outbox.db"
+    path = tmp_path_factory.mktemp("outbox")
     with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         said = [writer.stdout.readline()]
@@ -188,7 +202,7 @@ def test_a_writer_that_is_killed_loses_nothing_that_was_flushed(
         writer.kill()
         said += writer.stdout.readlines()
     last = max(int(line.rpartition(b"-")[2]) for line in said if line.endswith(b"\n"))
-    with Outbox(path) as outbox:
+    with opened(path) as outbox:
         ids = [e.id for e in waiting(outbox)]
     assert ids == [f"pop1-{n}" for n in range(1, len(ids) + 1)]
     assert len(ids) >= last
@@ -197,57 +211,41 @@ def test_a_writer_that_is_killed_loses_nothing_that_was_flushed(
 
 @pytest.mark.parametrize("at", [0, 5_000])
 def test_a_damaged_file_is_put_aside(tmp_path: Path, at: int) -> None:
-    path = tmp_path / "outbox.db"
-    with Outbox(path) as outbox:
+    with opened(tmp_path) as outbox:
         for each in chain(200):
             outbox(each)
-    octets = bytearray(path.read_bytes())
+    octets = bytearray((tmp_path / FILE).read_bytes())
     octets[at : at + 9_000] = b"\xff" * 9_000
-    path.write_bytes(octets)
-    with Outbox(path) as outbox:
-        assert outbox.set_aside == tmp_path / "outbox.db.damaged-1"
-        assert outbox.set_aside.read_bytes() == octets
+    (tmp_path / FILE).write_bytes(octets)
+    with StateFile(tmp_path) as state, Outbox(state) as outbox:
+        assert state.set_aside == tmp_path / f"{FILE}.damaged-1"
+        assert state.set_aside.read_bytes() == octets
         outbox(ROOT)
         assert waiting(outbox) == [ROOT]
-    with Outbox(path) as outbox:
-        assert outbox.set_aside is None
+    with StateFile(tmp_path) as state, Outbox(state) as outbox:
+        assert state.set_aside is None
         assert waiting(outbox) == [ROOT]
 
 
 def test_a_line_that_is_no_event_is_shed(tmp_path: Path) -> None:
-    path = tmp_path / "outbox.db"
-    with Outbox(path) as outbox:
+    path = tmp_path
+    with opened(path) as outbox:
         for each in chain(2):
             outbox(each)
-    connection = sqlite3.connect(path)
+    connection = sqlite3.connect(path / FILE)
     connection.execute("UPDATE outbox SET event = x'ff' WHERE id = 'pop1-1'")
     connection.commit()
     connection.close()
     told: list[Shed] = []
-    with Outbox(path, on_shed=told.append) as outbox:
+    with opened(path, on_shed=told.append) as outbox:
         assert waiting(outbox) == [chain(2)[0], chain(2)[2]]
         outbox.flush()
         assert [(s.count, s.first, s.why) for s in told] == [(1, "pop1-1", "damaged")]
         assert len(outbox) == 2
 
 
-def test_another_program_s_database_and_a_second_process_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "outbox.db"
-    with Outbox(path), pytest.raises(StoreError, match=f"^{path}: database is locked$"):
-        Outbox(path)
-    other = tmp_path / "other.db"
-    connection = sqlite3.connect(other)
-    connection.execute("CREATE TABLE outbox (name)")
-    connection.commit()
-    connection.close()
-    with pytest.raises(StoreError, match=f"^{other}: is the database of another program$"):
-        Outbox(other)
-    with pytest.raises(StoreError, match=r"unable to open database file$"):
-        Outbox(tmp_path / "nowhere" / "outbox.db")
-
-
 def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
-    with Outbox(tmp_path / "outbox.db", max_memory=1_000) as outbox:
+    with opened(tmp_path, max_memory=1_000) as outbox:
         with pytest.raises(StoreError, match="event 'x': cannot be written as JSON"):
             outbox(Event("x", 0.0, "a", "k", None, {"o": object()}))
         with pytest.raises(StoreError, match=r"event 'pop1\.1-1' is too large"):
@@ -256,10 +254,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_import_is_small() -> None:
-    program = (
-        "import sys; import phalanx.store.outbox, phalanx.store.memories; "
-        "print('sqlalchemy' in sys.modules)"
-    )
+    program = "import sys; import phalanx.store.outbox; print('sqlalchemy' in sys.modules)"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
-from pathlib import Path
 from typing import Self
 
 import msgspec
@@ -13,10 +12,15 @@ from msgspec import Struct
 from phalanx.domain.errors import LogError, StoreError
 from phalanx.domain.events import Event
 from phalanx.store.jsonl import encode_line
-from phalanx.store.spool import PAGE, Item, Spool
+from phalanx.store.state import StateFile
 
 SHED = "outbox.shed"
 """Kind of the event by which an agent says what its outbox shed; its data are those of ``Shed``."""
+
+PAGE = 256
+"""Events that are read at a time."""
+_OVERHEAD = 64
+"""Octets that SQLite needs for an event besides its line, about."""
 
 _decoder = msgspec.json.Decoder(Event)
 
@@ -42,6 +46,19 @@ class Shed(Struct, frozen=True):
     take them; ``damaged``: what the disk gave back was no event."""
 
 
+class _Item(Struct, frozen=True):
+    """An event as a line, and its place among all."""
+
+    seq: int
+    id: str
+    line: bytes
+
+    @property
+    def octets(self) -> int:
+        """What it takes on disk, about."""
+        return len(self.line) + _OVERHEAD
+
+
 class Outbox:
     """Keeps events until they are acknowledged; call it with an event to add one (a ``Sink``).
 
@@ -54,7 +71,7 @@ class Outbox:
 
     def __init__(
         self,
-        path: Path,
+        state: StateFile,
         *,
         max_octets: int = 64 << 20,
         max_memory: int = 4 << 20,
@@ -64,14 +81,14 @@ class Outbox:
         """Open the outbox, with what an earlier life left in it.
 
         Args:
-            path: of its file; made if it is not there.
+            state: of this process; stays the caller's to close.
             max_octets: of the events on disk.
             max_memory: octets of the events that wait in memory to be written.
             batch: events in memory that are flushed without being asked.
             on_shed: told of what was shed, after a flush.
 
         Raises:
-            StoreError: if the file cannot be used, or another process uses it.
+            StoreError: if the file cannot be read.
 
         """
         self.failures = 0
@@ -81,13 +98,17 @@ class Outbox:
         self.shed = 0
         """Events that were let go, in all."""
         self.on_shed = on_shed
-        self._path = path
+        self._state = state
         self._max_octets = max_octets
         self._max_memory = max_memory
         self._batch = batch
-        self._spool = Spool(path)
-        self._seq = count(self._spool.last + 1)
-        self._held: dict[str, Item] = {}
+        with state.errors():
+            query = "SELECT count(*), coalesce(sum(octets), 0), coalesce(max(seq), 0) FROM outbox"
+            rows, octets, last = state.connection.execute(query).fetchone()
+        self._rows: int = rows
+        self._octets: int = octets
+        self._seq = count(last + 1)
+        self._held: dict[str, _Item] = {}
         self._held_octets = 0
         self._acknowledged: set[str] = set()
         """Ids that the disk could not be told yet: at most as many as it holds events."""
@@ -96,18 +117,13 @@ class Outbox:
         self._flushing = False
 
     @property
-    def set_aside(self) -> Path | None:
-        """Where a file that was found damaged was moved to; None: it was whole."""
-        return self._spool.set_aside
-
-    @property
     def octets(self) -> int:
         """Octets of the events that wait, in memory and on disk."""
-        return self._spool.octets + self._held_octets
+        return self._octets + self._held_octets
 
     def __len__(self) -> int:
         """How many events wait, in memory and on disk."""
-        return self._spool.rows - len(self._acknowledged) + len(self._held)
+        return self._rows - len(self._acknowledged) + len(self._held)
 
     def __call__(self, event: Event) -> None:
         """Add an event; it is on disk after the next flush.
@@ -117,12 +133,12 @@ class Outbox:
 
         """
         try:
-            item = Item(next(self._seq), event.id, encode_line(event))
+            item = _Item(next(self._seq), event.id, encode_line(event))
         except LogError as error:
-            raise StoreError(f"{self._path}: {error}") from error
+            raise StoreError(f"{self._state.path}: {error}") from error
         if item.octets > min(self._max_memory, self._max_octets) // 2:
             raise StoreError(
-                f"{self._path}: event {event.id!r} is too large: {len(item.line)} octets"
+                f"{self._state.path}: event {event.id!r} is too large: {len(item.line)} octets"
             )
         if event.id not in self._held:
             self._held[event.id] = item
@@ -163,9 +179,10 @@ class Outbox:
 
         """
         while True:
-            with self._spool.errors():
-                page = self._spool.page(after)
-            for item in page:
+            query = "SELECT seq, id, event FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?"
+            with self._state.errors():
+                page = self._state.connection.execute(query, (after, PAGE)).fetchall()
+            for item in (_Item(*row) for row in page):
                 after = item.seq
                 if item.id not in self._acknowledged:
                     yield from self._read(item)
@@ -184,13 +201,12 @@ class Outbox:
             else:
                 self._held_octets -= held.octets
         if self._acknowledged and not self._attempt(self._forget_acknowledged):
-            with self._spool.errors():
-                self._acknowledged = set(filter(self._spool.has, self._acknowledged))
+            with self._state.errors():
+                self._acknowledged = set(filter(self._has, self._acknowledged))
 
     def close(self) -> None:
-        """Flush and close; what waits on disk is found again by the next life."""
+        """Flush; what waits on disk is found again by the next life."""
         self.flush()
-        self._spool.close()
 
     def __enter__(self) -> Self:
         return self
@@ -199,21 +215,29 @@ class Outbox:
         self.close()
 
     def _attempt(self, work: Callable[[], None]) -> bool:
-        before = self.shed, dict(self._lost)
+        before = self.shed, self._rows, self._octets, dict(self._lost)
         try:
-            with self._spool.transaction():
+            with self._state.transaction():
                 work()
         except StoreError as error:
             self.failures += 1
             self.last_failure = str(error)
-            self.shed, self._lost = before
+            self.shed, self._rows, self._octets, self._lost = before
             return False
         self._acknowledged.clear()
         self.last_failure = None
         return True
 
     def _forget_acknowledged(self) -> None:
-        self._spool.delete(self._acknowledged)
+        delete = "DELETE FROM outbox WHERE id = ? RETURNING octets"
+        for event_id in self._acknowledged:
+            for (octets,) in self._state.connection.execute(delete, (event_id,)).fetchall():
+                self._rows -= 1
+                self._octets -= octets
+
+    def _has(self, event_id: str) -> bool:
+        query = "SELECT 1 FROM outbox WHERE id = ?"
+        return self._state.connection.execute(query, (event_id,)).fetchone() is not None
 
     def _write(self) -> None:
         self._forget_acknowledged()
@@ -221,14 +245,32 @@ class Outbox:
         excess = self.octets - self._max_octets
         if excess > 0:
             # A little more than needed, so that not each flush has to shed.
-            for event_id, octets in self._spool.delete_oldest(excess + self._max_octets // 16):
-                self._note_shed(event_id, octets, "full")
-                excess -= octets
+            excess -= self._shed_oldest(excess + self._max_octets // 16)
             while excess > 0:
                 oldest = held.pop(0)
                 self._note_shed(oldest.id, oldest.octets, "full")
                 excess -= oldest.octets
-        self._spool.add(held)
+        insert = "INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, ?)"
+        for item in held:
+            values = item.seq, item.id, item.octets, item.line
+            if self._state.connection.execute(insert, values).rowcount == 1:
+                self._rows += 1
+                self._octets += item.octets
+
+    def _shed_oldest(self, octets: int) -> int:
+        """Take the oldest events off the disk, at least so many octets of them if there are."""
+        freed = last = 0
+        query = "SELECT seq, id, octets FROM outbox ORDER BY seq"
+        oldest = self._state.connection.execute(query)
+        while freed < octets and (row := oldest.fetchone()) is not None:
+            last, event_id, size = row
+            freed += size
+            self._rows -= 1
+            self._note_shed(event_id, size, "full")
+        oldest.close()
+        self._state.connection.execute("DELETE FROM outbox WHERE seq <= ?", (last,))
+        self._octets -= freed
+        return freed
 
     def _bound_memory(self) -> None:
         while self._held_octets > self._max_memory:
@@ -236,7 +278,7 @@ class Outbox:
             self._held_octets -= oldest.octets
             self._note_shed(oldest.id, oldest.octets, "memory")
 
-    def _read(self, item: Item) -> Iterator[Waiting]:
+    def _read(self, item: _Item) -> Iterator[Waiting]:
         try:
             event = _decoder.decode(item.line)
         except (msgspec.DecodeError, UnicodeDecodeError):

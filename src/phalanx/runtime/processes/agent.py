@@ -199,7 +199,7 @@ class AgentProcess:
     def _memory(self) -> Memory | None:
         """Return what an earlier life left behind, if it can be used."""
         try:
-            found = self.shell.memories.load()
+            found = self.shell.state.load()
             if found is None or not found.octets:  # it left in order: nothing is open
                 return None
             return decode(found.octets, self._library)
@@ -248,7 +248,7 @@ class AgentProcess:
             self._again.cancel()
             self._again = None
         try:
-            self.shell.memories.save(encode(remember(agent)))
+            self.shell.state.save(encode(remember(agent)))
             self._unkept = None
         except StoreError as error:
             self._unkept = str(error)
@@ -276,7 +276,7 @@ class AgentProcess:
 
     def _left(self) -> None:
         with contextlib.suppress(StoreError):  # then it remembers that it has left
-            self.shell.memories.save(b"")
+            self.shell.state.save(b"")
         self.shell.end("it has left")
 
     def _finish(self) -> None:

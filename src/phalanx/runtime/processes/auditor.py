@@ -35,8 +35,8 @@ from phalanx.runtime.domain.brokers import Brokers
 from phalanx.runtime.processes.certificates import Certificates
 from phalanx.runtime.processes.start import connected
 from phalanx.runtime.processes.stream import PAUSE_S, EventStream
-from phalanx.store.memories import Memories
 from phalanx.store.outbox import Outbox
+from phalanx.store.state import StateFile
 
 LOOK_S = 0.5
 """How often the logs are read."""
@@ -106,10 +106,10 @@ class _Witness:
         folder = domain.broker(server.settings.name)
         live = LiveCredentials(Files.of(folder))
         me = live.present.identity
-        self._memories = stack.enter_context(Memories(folder / FOLDER, sync=False))
-        self._told = _recall(self._memories)
-        incarnation = self._memories.begin()
-        self._outbox = stack.enter_context(Outbox(folder / FOLDER / "outbox.db"))
+        self._state = stack.enter_context(StateFile(folder / FOLDER))
+        self._told = _recall(self._state)
+        incarnation = self._state.begin()
+        self._outbox = stack.enter_context(Outbox(self._state))
         servers = tuple((broker.host, broker.port) for broker in domain.spec.brokers)
         exchange = stack.enter_context(connected(Bundle(me, servers, live), clock))
         stream = EventStream(exchange, self._outbox, clock, epoch_s=0.0, pause_s=PAUSE_S)
@@ -148,7 +148,7 @@ class _Witness:
             self._told = Told(self._log.place, keys)
             # Killed in between it tells some of it twice, and never nothing.
             self._outbox.flush()
-            self._memories.save(msgspec.json.encode(self._told))
+            self._state.save(msgspec.json.encode(self._told))
 
     def _compare(self, before: frozenset[str] | None) -> frozenset[str]:
         """Tell whom the broker lets in, or not any more, since ``before``."""
@@ -194,9 +194,9 @@ class _Issued:
         return self._records.get(key)
 
 
-def _recall(memories: Memories) -> Told:
+def _recall(state: StateFile) -> Told:
     try:
-        found = memories.load()
+        found = state.load()
         return Told() if found is None else msgspec.json.decode(found.octets, type=Told)
     except (StoreError, msgspec.MsgspecError):  # then it begins at the log's end
         return Told()

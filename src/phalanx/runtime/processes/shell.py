@@ -22,8 +22,8 @@ from phalanx.fabric.registration import END_TO_END, Area
 from phalanx.identity.names import Identity
 from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.processes.stream import PAUSE_S, EventStream
-from phalanx.store.memories import Memories
 from phalanx.store.outbox import SHED, Outbox, Shed
+from phalanx.store.state import StateFile
 
 FOR_EVER_S = 1e9
 FLUSH_S = 5.0
@@ -84,10 +84,9 @@ class Shell:
         self._on_signal: dict[signal.Signals, Callable[[], None]] = {}
         try:
             self._stack.callback(clock.close)
-            self.memories = Memories(state, sync=False)
-            self._stack.callback(self.memories.close)
-            self.incarnation = self.memories.begin()
-            self.outbox = Outbox(state / "outbox.db", on_shed=self._note_shed)
+            self.state = self._stack.enter_context(StateFile(state))
+            self.incarnation = self.state.begin()
+            self.outbox = Outbox(self.state, on_shed=self._note_shed)
             self._stack.callback(self.outbox.close)
             self.exchange = self._stack.enter_context(connect(clock))
         except BaseException:

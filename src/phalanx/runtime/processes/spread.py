@@ -49,8 +49,8 @@ from phalanx.runtime.processes.start import connected
 from phalanx.runtime.processes.stream import PAUSE_S, EventStream
 from phalanx.runtime.scenario import FaultSpec, Scenario, UpdateSpec
 from phalanx.runtime.system import Progress, RunResult
-from phalanx.store.memories import Memories
 from phalanx.store.outbox import Outbox
+from phalanx.store.state import StateFile
 
 RUN = "run"
 NETWORK = "network"
@@ -139,7 +139,8 @@ class Spread:
             self._clock = run_clock(self._run)
             stack.callback(self._clock.close)
             bundle = read_bundle(ground.bus(RUN))
-            outbox = stack.enter_context(Outbox(folder / "run.db"))
+            state = stack.enter_context(StateFile(folder / "run"))
+            outbox = stack.enter_context(Outbox(state))
             self._exchange = stack.enter_context(connected(bundle, self._clock))
             self._stream = EventStream(
                 self._exchange,
@@ -284,9 +285,9 @@ class Spread:
         data = {"memory": True} if remembering else {}
         self._recorder.record("fault.injected", self._cause, fault="restart", agent=pop, **data)
         if not remembering:
-            with Memories(self._ground.state(pop)) as memories:
-                memories.begin()
-                memories.save(b"")
+            with StateFile(self._ground.state(pop)) as state:
+                state.begin()
+                state.save(b"")
         self._start(pop)
         self._down.discard(pop)
 
