@@ -17,13 +17,9 @@ from make_references import PARTS
 from make_runs import real_figures
 from make_table import TABLE
 
-from phalanx.fabric import asyncapi
-
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 GENERATED = PARTS | TABLE | {"real run": real_figures}
-FILES = {"reference/asyncapi.yaml": asyncapi.text}
-"""What is made as a whole, and is no page."""
 IMAGES = {"ddos-resilience.svg": simulated_svg, "ddos-linux.svg": real_svg}
 
 
@@ -44,8 +40,6 @@ def with_parts(text: str) -> str:
 
 def main() -> None:
     """Write all pages, documents and pictures anew."""
-    for name, make in FILES.items():
-        (DOCS / name).write_text(make(), encoding="utf-8")
     for name, draw in IMAGES.items():
         (DOCS / "images" / name).write_text(draw(), encoding="utf-8")
     for page in pages():

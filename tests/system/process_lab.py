@@ -41,7 +41,7 @@ from phalanx.identity import Files, LiveCredentials
 from phalanx.identity.names import Identity, Role
 from phalanx.runtime.domain import Bundle, read_bundle
 from phalanx.runtime.processes.ground import PHALANX, Ground
-from phalanx.runtime.processes.network import BOOKS, Books, BooksRequest
+from phalanx.runtime.processes.network import RESERVATIONS, ReservationsAnswer, ReservationsRequest
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.processes.start import connected
@@ -244,10 +244,10 @@ class Lab:
         self.until(lambda: answers, f"{owner} answers {operation.name}")
         return answers[0]
 
-    def books(self) -> Books:
+    def books(self) -> ReservationsAnswer:
         """Return what the network has booked."""
-        found = self.ask(NETWORK, BOOKS, BooksRequest())
-        assert isinstance(found, Books), found
+        found = self.ask(NETWORK, RESERVATIONS, ReservationsRequest())
+        assert isinstance(found, ReservationsAnswer), found
         return found
 
     def status(self, pop: str) -> StatusAnswer:

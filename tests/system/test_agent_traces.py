@@ -13,13 +13,13 @@ import pytest
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.domain.events import Event
-from phalanx.fabric.network import NetworkService, RemoteInfrastructure
 from phalanx.fabric.tracing import Span, Tracer
 from phalanx.identity.names import Identity, Role
 from phalanx.runtime.node import Node
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.system import System
 from tests.bus.seal_lab import seal
+from tests.fabric.remote_lab import remote, serve
 from tests.system.two_attacks import ATTACKED, alarm, two_attacks
 
 
@@ -32,11 +32,11 @@ class Apart(System):
         if self.hub is None:
             self.hub = MemoryBroker(self.clock, passage=lambda *_: (0.005,))
             network = self.hub.join(Identity("network", Role.NETWORK, "edge"))
-            self.service = NetworkService(network, self.infrastructure, self.clock)
+            serve(network, self.clock, self.infrastructure)
         exchange = self.hub.join(Identity(pop, Role.AGENT, "edge"))
         bus = AgentBus(exchange, self.clock, seal(pop, incarnation), peers=self.settings.peers)
-        remote = RemoteInfrastructure(exchange, pop, incarnation, self.clock)
-        return Node(super()._node(pop, incarnation).agent, self.clock, bus, remote)
+        _, port = remote(exchange, self.clock, pop, incarnation)
+        return Node(super()._node(pop, incarnation).agent, self.clock, bus, port)
 
 
 @cache

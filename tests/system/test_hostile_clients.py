@@ -32,7 +32,7 @@ from phalanx.bus.seal import Seal
 from phalanx.bus.seal.frames import SEALED
 from phalanx.bus.wire import MAX_OCTETS, encode
 from phalanx.domain.messages import Message, Performative, Verdict
-from phalanx.fabric.calls import CallClient, RefusedFrame
+from phalanx.fabric.calls import CallClient, CallRefused
 from phalanx.fabric.operations import DRAIN, STATUS, DrainRequest, StatusRequest
 from phalanx.identity import (
     Credentials,
@@ -301,7 +301,7 @@ def test_a_flood_of_calls_leaves_room_for_others(lab: Lab) -> None:
     answers: list[Any] = []
     client.invoke("north", DRAIN, DrainRequest(), answers.append, timeout_s=5.0)
     lab.until(lambda: answers, "an agent may not send another away")
-    assert isinstance(answers[0], RefusedFrame)
+    assert isinstance(answers[0], CallRefused)
     audited(
         lab,
         lambda d: (d["subject"], d["action"]) == (MALLORY, "drain"),

@@ -125,7 +125,12 @@ STANDARD_POLICY = AccessPolicy(STANDARD_RULES)
 
 
 def decide(
-    policy: AccessPolicy, subject: Subject, operation: str, changes: bool, provider: Resource
+    policy: AccessPolicy,
+    subject: Subject,
+    operation: str,
+    changes: bool,
+    provider: Resource,
+    open_to: tuple[Role, ...] = (),
 ) -> AccessDecision:
     """Return whether ``subject`` may invoke ``operation``; depends on nothing but its arguments.
 
@@ -135,6 +140,7 @@ def decide(
         operation: its name.
         changes: whether it changes something.
         provider: the provider that is called.
+        open_to: roles that need no rule.
 
     """
     me = subject.identity
@@ -154,6 +160,8 @@ def decide(
         return AccessDecision(allowed, f"rule {rule.name!r} {verb} it", rule.name)
     if not changes:
         return AccessDecision(True, "reads within one's own domain are allowed")
+    if me.role in open_to:
+        return AccessDecision(True, f"it is open to the role {me.role.value}")
     return AccessDecision(False, "no rule allows it, and it changes something")
 
 
@@ -194,7 +202,14 @@ class Gate:
     def check(self, caller: Identity, operation: Operation[Any, Any]) -> AccessDecision:
         """Return whether ``caller`` may invoke ``operation`` now."""
         subject = self.policy.subject(caller)
-        return decide(self.policy, subject, operation.name, operation.changes, self._provider())
+        return decide(
+            self.policy,
+            subject,
+            operation.name,
+            operation.changes,
+            self._provider(),
+            operation.open_to,
+        )
 
 
 def load_policy(path: str | Path) -> AccessPolicy:

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import asdict
 
 from phalanx.bus import subjects
 from phalanx.bus.client import (
@@ -67,6 +68,27 @@ class CallTimedOut(Struct, frozen=True, tag=True):
     """Nobody served the provider's calls when it was last asked: it does not run, or is cut off."""
 
 
+class ProviderRestarted(Struct, frozen=True, tag=True):
+    """An ordered call was meant for an earlier incarnation of the provider; nothing was done."""
+
+    incarnation: int
+    """The present one."""
+    reason: str = "the provider was restarted; whether the call was carried out is not known"
+
+
+class CallOrder(Struct, frozen=True):
+    """The place of a call among those of one operation that are carried out in order."""
+
+    incarnation: int
+    """Of the caller; a higher one ends the calls of all lower ones."""
+    provider: int
+    """Incarnation of the provider that it is meant for; 0 if unknown: then nothing is done."""
+    sequence: int
+    """Calls are carried out in the order of these numbers, which have no gaps."""
+    low_water: int
+    """No call with a lower number is to be begun any more."""
+
+
 CallError = OperationUnknown | CallRefused | CallBusy | CallFailed | CallTimedOut
 
 
@@ -76,7 +98,7 @@ class CallDone(Struct, frozen=True, tag=True):
     answer: Raw
 
 
-CallReply = CallDone | CallError
+CallReply = CallDone | CallError | ProviderRestarted
 
 _decoder: msgspec.json.Decoder[CallReply] = msgspec.json.Decoder(CallReply)
 
@@ -102,6 +124,7 @@ def request_envelope(
     timeout_s: float,
     *,
     cause: str | None = None,
+    order: CallOrder | None = None,
 ) -> Envelope:
     """Return the envelope of a call; its data travels as the payload.
 
@@ -112,6 +135,8 @@ def request_envelope(
     extensions: dict[str, Attribute] = {"timeoutms": max(round(timeout_s * 1000), 1)}
     if cause is not None:
         extensions["cause"] = cause
+    if order is not None:
+        extensions |= {name.replace("_", ""): value for name, value in asdict(order).items()}
     return Envelope(key, source(domain, caller), f"phalanx.call.{operation}", extensions=extensions)
 
 
@@ -122,12 +147,34 @@ def timeout_of(envelope: Envelope) -> float:
         EnvelopeError: if it does not say, or waits for longer than ``LONGEST_S``.
 
     """
-    text = envelope.extensions.get("timeoutms")
-    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 9:
-        seconds = int(text) / 1000
-        if 0 < seconds <= LONGEST_S:
-            return seconds
-    raise EnvelopeError(f"timeoutms must be from 1 to {LONGEST_S * 1000:.0f}")
+    most = round(LONGEST_S * 1000)
+    milliseconds = _number(envelope, "timeoutms")
+    if milliseconds is not None and 0 < milliseconds <= most:
+        return milliseconds / 1000
+    raise EnvelopeError(f"timeoutms must be from 1 to {most}")
+
+
+def order_of(envelope: Envelope) -> CallOrder | None:
+    """Return the place of an ordered call; None for a call of its own.
+
+    Raises:
+        EnvelopeError: if only a part of it is there.
+
+    """
+    fields = [_number(envelope, name.replace("_", "")) for name in CallOrder.__struct_fields__]
+    numbers = [number for number in fields if number is not None]
+    if not numbers:
+        return None
+    if len(numbers) < len(fields):
+        raise EnvelopeError("an ordered call has incarnation, provider, sequence and lowwater")
+    return CallOrder(*numbers)
+
+
+def _number(envelope: Envelope, name: str) -> int | None:
+    text = envelope.extensions.get(name)
+    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 10:
+        return int(text)
+    return None
 
 
 def shorten(text: str) -> str:
@@ -269,6 +316,8 @@ class _Attempts(Generic[Q, A]):
                 self._finish(CallTimedOut(shorten(heard.reason), heard.why is Silence.UNSERVED))
             return
         reply = decode_reply(heard.payload)
+        if isinstance(reply, ProviderRestarted):
+            reply = CallFailed(reply.reason)
         if not isinstance(reply, CallDone):
             self._finish(reply)
             return

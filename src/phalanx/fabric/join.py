@@ -77,7 +77,9 @@ class Fabric:
         self.checks = HealthChecks()
         provided = Resource(me.name, me.domain, area, capabilities)
         self.gate = Gate(policy, lambda: provided)
-        self.provider = Provider(client, clock, self.gate.check, on_refused=self.audit)
+        self.provider = Provider(
+            client, clock, self.gate.check, on_refused=self.audit, incarnation=incarnation
+        )
         self.calls = CallClient(client, clock, life=str(incarnation))
         self.registry = Registry(client, clock, appraise=appraise, on_refused=self._impostor)
         self.registrar = Registrar(

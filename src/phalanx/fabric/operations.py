@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from msgspec import Meta, Struct
 
 from phalanx.fabric.registration import END_TO_END, Area, Health, Name, ServiceState
+from phalanx.identity.names import Role
 
 Q = TypeVar("Q", bound=Struct)
 A = TypeVar("A", bound=Struct)
@@ -25,6 +26,8 @@ class Operation(Struct, Generic[Q, A], frozen=True):
     changes: bool
     """Whether it changes anything; what does is denied unless a rule allows it."""
     summary: str
+    open_to: tuple[Role, ...] = ()
+    """Roles that may invoke it without a rule, though it changes something."""
 
 
 class AgentCounters(Struct, frozen=True):

@@ -27,11 +27,14 @@ from phalanx.fabric.calls import (
     CallBusy,
     CallDone,
     CallFailed,
+    CallOrder,
     CallRefused,
     CallReply,
     CallTimedOut,
     OperationUnknown,
+    ProviderRestarted,
     encode_reply,
+    order_of,
     shorten,
     timeout_of,
 )
@@ -41,13 +44,18 @@ from phalanx.identity.names import Identity, Role
 
 LIMIT = 32
 """Calls that run at the same time, for each provider."""
-KEPT = 1024
-KEPT_OCTETS = 8 << 20
+KEPT = 4096
+KEPT_OCTETS = 32 << 20
 KEPT_S = 600.0
 """Answers that are kept for callers who ask again: how many, how long they are, for how long."""
 WAITING = 16
 """Requests of the same key that wait for one call."""
 RETRY_S = 1.0
+AHEAD = 256
+"""Ordered calls that are kept until their turn comes, for each caller and operation."""
+ORDERED_LIMIT = 1000
+"""Ordered calls that run at the same time, for each caller and operation."""
+OUTDATED = "a later incarnation of the caller calls now"
 
 Q = TypeVar("Q", bound=Struct)
 A = TypeVar("A", bound=Struct)
@@ -82,21 +90,67 @@ class Call(Generic[Q, A]):
         """Answer; without effect the second time."""
         self._finish(CallDone(Raw(msgspec.json.encode(answer))))
 
+    def refuse(self, reason: str) -> None:
+        """Say that the caller may not; without effect the second time."""
+        self._finish(CallRefused(shorten(reason)))
+
     def fail(self, reason: str) -> None:
         """Say that the operation failed, and why; without effect the second time."""
         self._finish(CallFailed(shorten(reason)))
 
 
+_Key = tuple[Identity, str, str]
+_Handler = Callable[[Call[Any, Any]], None]
+
+
 class _Running:
     """A call that is not answered yet, and who waits for it."""
 
-    __slots__ = ("digest", "keep", "timer", "waiting")
+    __slots__ = ("digest", "keep", "session", "timer", "until", "waiting")
 
-    def __init__(self, digest: bytes, keep: bool, waiting: Delivery) -> None:
+    def __init__(self, digest: bytes, keep: bool, waiting: Delivery, session: _Session | None):
         self.digest = digest
         self.keep = keep
+        self.session = session
         self.waiting: list[Delivery] = [waiting]
         self.timer: Timer | None = None
+        self.until = 0.0
+        """When those that wait are told that it still runs."""
+
+
+class _Arrival(Struct, frozen=True):
+    """A call that may be made, before its turn."""
+
+    delivery: Delivery
+    operation: Operation[Any, Any]
+    handler: _Handler
+    caller: Identity
+    envelope: Envelope
+    timeout_s: float
+
+    @property
+    def key(self) -> _Key:
+        return self.caller, self.operation.name, self.envelope.id
+
+
+class _Session:
+    """The ordered calls of one operation that one incarnation of a caller makes."""
+
+    __slots__ = ("early", "incarnation", "next", "running")
+
+    def __init__(self, incarnation: int, first: int) -> None:
+        self.incarnation = incarnation
+        self.next = first
+        """Number of the call to be begun next; all lower ones were begun, or given up."""
+        self.early: dict[int, _Arrival] = {}
+        """Calls that wait for their turn, the latest request of each."""
+        self.running = 0
+
+    def skip(self, low_water: int) -> None:
+        """Begin nothing below ``low_water`` any more."""
+        if low_water > self.next:
+            self.next = low_water
+            self.early = {n: arrival for n, arrival in self.early.items() if n >= low_water}
 
 
 class _Kept(Struct, frozen=True):
@@ -107,10 +161,6 @@ class _Kept(Struct, frozen=True):
     until: float
 
 
-_Key = tuple[Identity, str, str]
-_Handler = Callable[[Call[Any, Any]], None]
-
-
 class Provider:
     """Serves operations of one identity, to whom ``check`` lets in.
 
@@ -119,7 +169,10 @@ class Provider:
         clock: makes the deadlines.
         check: whether a caller may invoke an operation.
         on_refused: told of each call that is refused or forged, for the audit.
-        limit: calls that may run at the same time; more are answered ``CallBusy``.
+        incarnation: of the provider: how often it was started, or 1 where it is never
+            restarted within the life of what it changes.
+        limit: calls that may run at the same time; more are answered ``CallBusy``. Ordered
+            calls are not among them.
 
     Raises:
         NotPermittedError: if the identity may not be called.
@@ -133,6 +186,7 @@ class Provider:
         check: Check,
         *,
         on_refused: Callable[[AccessRefusal], None] | None = None,
+        incarnation: int = 1,
         limit: int = LIMIT,
     ) -> None:
         self.outcomes: dict[str, int] = {}
@@ -141,7 +195,10 @@ class Provider:
         self._clock = clock
         self._check = check
         self._on_refused = on_refused
+        self._incarnation = incarnation
         self._limit = limit
+        self._sessions: dict[tuple[Identity, str], _Session] = {}
+        self._unordered = 0
         self._served: dict[str, tuple[Operation[Any, Any], _Handler]] = {}
         self._running: dict[_Key, _Running] = {}
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
@@ -188,7 +245,7 @@ class Provider:
             _, name, role, _ = subjects.call_parts(delivery.subject)
             caller = Identity(who, Role(role), domain)
             envelope = from_headers(delivery.headers, delivery.payload)
-            timeout_s = timeout_of(envelope)
+            timeout_s, order = timeout_of(envelope), order_of(envelope)
         except (EnvelopeError, ValueError) as error:
             self._refuse(delivery, who, name, CallFailed(shorten(f"no call: {error}")))
             return
@@ -210,49 +267,85 @@ class Provider:
         if envelope.type != f"phalanx.call.{name}":
             self._refuse(delivery, who, name, CallFailed(f"its type is not phalanx.call.{name}"))
             return
-        self._begin(delivery, operation, handler, caller, envelope, timeout_s)
+        arrival = _Arrival(delivery, operation, handler, caller, envelope, timeout_s)
+        if order is not None:
+            self._take_turn(arrival, order)
+        elif not self._again(arrival):
+            if self._unordered < self._limit:
+                self._begin(arrival, None)
+            else:
+                self._reply(delivery, CallBusy(f"{self._limit} calls run already", RETRY_S))
 
-    def _begin(
-        self,
-        delivery: Delivery,
-        operation: Operation[Any, Any],
-        handler: _Handler,
-        caller: Identity,
-        envelope: Envelope,
-        timeout_s: float,
-    ) -> None:
-        key = (caller, operation.name, envelope.id)
-        digest = blake2b(delivery.payload, digest_size=16).digest()
-        if self._again(delivery, key, digest):
+    def _take_turn(self, arrival: _Arrival, order: CallOrder) -> None:
+        """Begin an ordered call once all before it were begun, and those that waited for it."""
+        delivery, name, caller = arrival.delivery, arrival.operation.name, arrival.caller
+        if order.provider != self._incarnation:
+            self._reply(delivery, ProviderRestarted(self._incarnation))
             return
-        if len(self._running) >= self._limit:
-            self._reply(delivery, CallBusy(f"{self._limit} calls run already", RETRY_S))
+        session = self._sessions.get((caller, name))
+        if session is not None and order.incarnation < session.incarnation:
+            self._refuse(delivery, caller.name, name, CallRefused(OUTDATED))
             return
+        if session is None or order.incarnation > session.incarnation:
+            session = self._sessions[caller, name] = _Session(order.incarnation, order.low_water)
+        session.skip(order.low_water)
+        if order.sequence < session.next:
+            if not self._again(arrival):
+                self._reply(delivery, CallFailed("it was given up, or its answer is kept no more"))
+        elif order.sequence >= session.next + AHEAD:
+            self._reply(delivery, CallBusy("calls before it were not received yet", RETRY_S))
+        else:
+            session.early[order.sequence] = arrival
+        while (due := session.early.pop(session.next, None)) is not None:
+            session.next += 1
+            if session.running < ORDERED_LIMIT:
+                self._begin(due, session)
+            else:
+                self._reply(due.delivery, CallFailed(f"{ORDERED_LIMIT} calls run already"))
+
+    def _begin(self, arrival: _Arrival, session: _Session | None) -> None:
+        delivery, operation, envelope = arrival.delivery, arrival.operation, arrival.envelope
+        key = arrival.key
         try:
             request = msgspec.json.decode(delivery.payload, type=operation.request)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             self._reply(delivery, CallFailed(shorten(f"no request of {operation.name!r}: {error}")))
             return
-        running = self._running[key] = _Running(digest, operation.changes, delivery)
-        deadline = self._clock.now() + timeout_s
-        running.timer = self._clock.call_at(deadline, partial(self._late, running))
-        call = Call(operation, caller, request, envelope, partial(self._finish, key, running))
+        running = _Running(_digest(delivery), operation.changes, delivery, session)
+        self._running[key] = running
+        if session is None:
+            self._unordered += 1
+        else:
+            session.running += 1
+        self._wait(running, arrival.timeout_s)
+        finish = partial(self._finish, key, running)
+        call = Call(operation, arrival.caller, request, envelope, finish)
         try:
-            handler(call)
+            arrival.handler(call)
         except PhalanxError as error:
             call.fail(str(error))
         except BaseException:
             call.fail(f"a defect in {operation.name!r}; the provider's own log has it")
             raise
 
-    def _again(self, delivery: Delivery, key: _Key, digest: bytes) -> bool:
+    def _wait(self, running: _Running, timeout_s: float) -> None:
+        """Tell those that wait that it still runs, after the longest time that any waits."""
+        until = self._clock.now() + timeout_s
+        if until > running.until:
+            if running.timer is not None:
+                running.timer.cancel()
+            running.until = until
+            running.timer = self._clock.call_at(until, partial(self._late, running))
+
+    def _again(self, arrival: _Arrival) -> bool:
         """Join a call of the same key that runs, or answer with what it came to."""
         while self._kept and next(iter(self._kept.values())).until <= self._clock.now():
             self._forget()
+        key, delivery = arrival.key, arrival.delivery
         known: _Running | _Kept | None = self._running.get(key) or self._kept.get(key)
         if known is None:
             return False
-        if known.digest != digest:
+        if known.digest != _digest(delivery):
             self._reply(delivery, CallFailed(f"key {key[2][:64]!r} is that of another request"))
         elif isinstance(known, _Running):
             if len(known.waiting) >= WAITING:
@@ -260,6 +353,7 @@ class Provider:
             else:
                 self._count("Again")
                 known.waiting.append(delivery)
+                self._wait(known, arrival.timeout_s)
         else:
             self._count("Again")
             self._exchange.respond(delivery, known.octets)
@@ -277,6 +371,12 @@ class Provider:
         del self._running[key]
         if running.timer is not None:
             running.timer.cancel()
+        if running.session is None:
+            self._unordered -= 1
+        else:
+            running.session.running -= 1
+        if isinstance(reply, CallRefused):
+            self._audit(key[0].name, key[1], reply)
         octets = encode_reply(reply)
         if len(octets) > MAX_OCTETS:
             reply = CallFailed(
@@ -300,6 +400,9 @@ class Provider:
         self, delivery: Delivery, who: str, what: str, reply: CallRefused | CallFailed
     ) -> None:
         self._reply(delivery, reply)
+        self._audit(who, what, reply)
+
+    def _audit(self, who: str, what: str, reply: CallRefused | CallFailed) -> None:
         if self._on_refused is not None:
             rule = reply.rule if isinstance(reply, CallRefused) else None
             me = self._exchange.identity.name
@@ -311,3 +414,7 @@ class Provider:
 
     def _count(self, outcome: str) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+
+def _digest(delivery: Delivery) -> bytes:
+    return blake2b(delivery.payload, digest_size=16).digest()

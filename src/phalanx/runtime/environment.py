@@ -18,12 +18,14 @@ from phalanx.bus import Bus
 from phalanx.bus.faults import FaultRule, FaultyBus
 from phalanx.clock import Clock
 from phalanx.clock.wall import WallClock
+from phalanx.domain.actions import SiteState
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Recorder
 from phalanx.domain.messages import Message, Performative
+from phalanx.domain.network import PopId
+from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficVerdict
-from phalanx.domain.vnf import Vnfd
-from phalanx.fabric.network.admin import Administered
+from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Infrastructure
 from phalanx.runtime.processes.spec import On
 from phalanx.runtime.scenario import FaultSpec, Scenario
@@ -42,8 +44,39 @@ class RunClock(Clock, Protocol):
         """Make calls until the time ``until``, or until ``stop`` says true."""
 
 
-class RunNetwork(Infrastructure, Administered, Protocol):
+class RunNetwork(Infrastructure, Protocol):
     """An infrastructure as the process sees it that makes or serves it."""
+
+    def install(
+        self, pop: PopId, instance: InstanceId, vnfd: Vnfd, *, units: int, ttl_s: float, cause: str
+    ) -> None:
+        """Put an instance in place that runs from the start, without a download.
+
+        Raises:
+            ValueError: if there is no room.
+
+        """
+
+    def site(self, pop: PopId) -> SiteState:
+        """Return the state of a PoP."""
+
+    def free(self) -> dict[PopId, Resources]:
+        """Return what is not allocated at each PoP."""
+
+    def reserved_mb_s(self) -> float:
+        """Return the bandwidth that is reserved on all links together."""
+
+    def leases(self) -> list[str]:
+        """Return the ids of all holds, instances and measures."""
+
+    def fail_link(self, a: PopId, b: PopId) -> None:
+        """Cut a link; raises ValueError if no link joins the two."""
+
+    def restore_link(self, a: PopId, b: PopId) -> None:
+        """Mend a link; raises ValueError if no link joins the two."""
+
+    def repository_away(self, away: bool) -> None:
+        """Take the VNF repository off the network, or bring it back."""
 
     def check(self) -> None:
         """Check the reservations.

@@ -30,7 +30,7 @@ from phalanx.orchestration.journal import AUTHOR
 from phalanx.orchestration.workflow.context import Pair, Probed, Seen, TransientFault
 from phalanx.orchestration.workflow.model import ServiceMember
 from phalanx.runtime.domain import Domain
-from phalanx.runtime.processes.network import BOOKS, Books, BooksRequest
+from phalanx.runtime.processes.network import RESERVATIONS, ReservationsAnswer, ReservationsRequest
 from phalanx.runtime.processes.operator import Operator
 
 SEND_S = 5.0
@@ -60,7 +60,7 @@ class BusWatcher:
             if kind is UnitKind.AGENT:
                 ask(STATUS, StatusRequest())
             else:
-                ask(BOOKS, BooksRequest())
+                ask(RESERVATIONS, ReservationsRequest())
         operator.until(lambda: len(answers) == len(asked), within_s + GRACE_S)
         found = ((name, _seen(answer)) for name, answer in sorted(answers.items()))
         return {name: seen for name, seen in found if seen is not None}
@@ -133,13 +133,13 @@ def passing() -> Iterator[None]:
         raise TransientFault(str(error)) from error
 
 
-def _seen(answer: StatusAnswer | Books | CallError) -> Seen | None:
+def _seen(answer: StatusAnswer | ReservationsAnswer | CallError) -> Seen | None:
     match answer:
         case StatusAnswer():
             detail = "; ".join(answer.health.reasons) or answer.health.status.value
             serving = answer.state is ServiceState.SERVING
             return Seen(answer.incarnation, serving, answer.goals, detail)
-        case Books():
+        case ReservationsAnswer():
             return Seen(0, serving=True)
     return None
 

@@ -18,9 +18,10 @@ from phalanx.domain.errors import ScenarioError, StoreError
 from phalanx.domain.network import PopId
 from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.directory import RegistryChange
-from phalanx.fabric.network import RemoteInfrastructure
+from phalanx.fabric.network import NetworkCalls
 from phalanx.fabric.registration import END_TO_END, HealthStatus, ServiceState
 from phalanx.identity.names import Role
+from phalanx.infrastructure.remote import RemoteInfrastructure
 from phalanx.runtime.catalogue import Catalogue
 from phalanx.runtime.composition import first_view, installed, planned_site, settings_of, take_up
 from phalanx.runtime.environment import faulty
@@ -105,7 +106,8 @@ class AgentProcess:
         clock = shell.clock
         self.bus = AgentBus(shell.exchange, clock, seal, on_refused=self._refused)
         self.infrastructure = RemoteInfrastructure(
-            shell.exchange,
+            NetworkCalls(shell.exchange, clock, shell.incarnation, shell.registry),
+            shell.identity.name,
             self._name,
             shell.incarnation,
             clock,

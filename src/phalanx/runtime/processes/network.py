@@ -14,10 +14,9 @@ from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
 from phalanx.domain.resources import Resources
-from phalanx.fabric.network import NetworkService
-from phalanx.fabric.network.admin import serve_network
+from phalanx.fabric.network import serve_infrastructure
 from phalanx.fabric.operations import Operation
-from phalanx.fabric.provider import Call
+from phalanx.fabric.provider import Call, Provider
 from phalanx.identity.names import Role
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.composition import MONITOR, installed
@@ -41,12 +40,12 @@ ALONE_S = 60.0
 """After the end of its run nobody needs the network for longer than this, in real seconds."""
 
 
-class BooksRequest(Struct, frozen=True):
-    """Asks what is held and what is free."""
+class ReservationsRequest(Struct, frozen=True):
+    """Asks what is reserved and what is free."""
 
 
-class Books(Struct, frozen=True):
-    """What is held and what is free, over the whole network."""
+class ReservationsAnswer(Struct, frozen=True):
+    """What is reserved and what is free, over the whole network."""
 
     free: dict[str, dict[str, float]]
     """Cores, memory and disk (GB) by PoP."""
@@ -58,7 +57,31 @@ class Books(Struct, frozen=True):
     """Whether as much is free as at the start, when only the plan's monitors ran."""
 
 
-BOOKS = Operation("books", BooksRequest, Books, False, "what is held and what is free")
+class LinkRequest(Struct, frozen=True):
+    """Cuts the link between two PoPs, or restores it."""
+
+    a: PopId
+    b: PopId
+    up: bool
+
+
+class RepositoryRequest(Struct, frozen=True):
+    """Takes the VNF repository off the network, or brings it back."""
+
+    away: bool
+
+
+class Changed(Struct, frozen=True):
+    """It is done."""
+
+
+RESERVATIONS = Operation(
+    "reservations", ReservationsRequest, ReservationsAnswer, False, "what is reserved and free"
+)
+LINK = Operation("link", LinkRequest, Changed, True, "cut or restore a link")
+REPOSITORY = Operation(
+    "repository", RepositoryRequest, Changed, True, "take the VNF repository off, or bring it back"
+)
 
 
 def open_network(spec: NetworkSpec, say: Say = lambda _: None) -> NetworkProcess:
@@ -140,9 +163,11 @@ class NetworkProcess:
                 cause=shell.cause,
             )
         self._free_at_start = network.free()
-        NetworkService(shell.exchange, network, shell.clock, incarnation=shell.incarnation)
-        shell.provider.serve(BOOKS, self._books)
-        serve_network(shell.provider, network, shell.clock)
+        serve_infrastructure(
+            shell.provider, shell.exchange, shell.clock, network, shell.incarnation
+        )
+        shell.provider.serve(RESERVATIONS, self._reservations)
+        serve_faults(shell.provider, network)
         shell.serving()
 
     def _recorder(self, about: str) -> Recorder:
@@ -151,15 +176,35 @@ class NetworkProcess:
         prefix = f"{life}.{about}" if about else life
         return Recorder(shell.identity.name, shell.stream, shell.clock.now, prefix)
 
-    def _books(self, call: Call[BooksRequest, Books]) -> None:
+    def _reservations(self, call: Call[ReservationsRequest, ReservationsAnswer]) -> None:
         network = self._network
         network.check()
         free = network.free()
         call.done(
-            Books(
+            ReservationsAnswer(
                 {pop: asdict(resources) for pop, resources in free.items()},
                 network.reserved_mb_s(),
                 tuple(network.leases()),
                 free == self._free_at_start,
             )
         )
+
+
+def serve_faults(provider: Provider, network: RunNetwork) -> None:
+    """Let callers that the policy admits cut links and take the repository away."""
+
+    def link(call: Call[LinkRequest, Changed]) -> None:
+        ask = call.request
+        try:
+            (network.restore_link if ask.up else network.fail_link)(ask.a, ask.b)
+        except ValueError as error:
+            call.fail(str(error))
+        else:
+            call.done(Changed())
+
+    def repository(call: Call[RepositoryRequest, Changed]) -> None:
+        network.repository_away(call.request.away)
+        call.done(Changed())
+
+    provider.serve(LINK, link)
+    provider.serve(REPOSITORY, repository)

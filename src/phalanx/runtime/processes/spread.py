@@ -25,13 +25,6 @@ from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.network import PopId
 from phalanx.fabric.calls import CallClient, CallError
 from phalanx.fabric.envelope import EnvelopeError
-from phalanx.fabric.network.admin import (
-    FAIL_LINK,
-    REPOSITORY_AWAY,
-    RESTORE_LINK,
-    LinkRequest,
-    RepositoryRequest,
-)
 from phalanx.fabric.operations import DRAIN, Accepted, DrainRequest
 from phalanx.identity.names import Role
 from phalanx.reporting.summary import summarise
@@ -41,7 +34,15 @@ from phalanx.runtime.domain import read_bundle
 from phalanx.runtime.environment import LINUX_LEAD_S, Say, check_linux
 from phalanx.runtime.processes.desk import NEW_VERSION, VersionRequest
 from phalanx.runtime.processes.ground import Ground, check_all_live
-from phalanx.runtime.processes.network import BOOKS, Books, BooksRequest
+from phalanx.runtime.processes.network import (
+    LINK,
+    REPOSITORY,
+    RESERVATIONS,
+    LinkRequest,
+    RepositoryRequest,
+    ReservationsAnswer,
+    ReservationsRequest,
+)
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.shell import run_clock
 from phalanx.runtime.processes.spec import On, RunSpec
@@ -102,7 +103,7 @@ class Spread:
         self._told: set[str] = set()
         self._early: dict[str, list[Event]] = {}
         """Events that came before their cause, by that."""
-        self._books: Books | None = None
+        self._books: ReservationsAnswer | None = None
         self._down: set[PopId] = set()
         """Agents that are not meant to run now."""
         self._ending = False
@@ -169,7 +170,9 @@ class Spread:
         self._say(f"a broker and {len(self._pops) + 1} processes, events by way of NATS")
         self._plan_faults()
         self._every(1.0, partial(self._look, on_progress))
-        self._clock.call_at(end, partial(self._call, NETWORK, BOOKS, BooksRequest(), self._counted))
+        self._clock.call_at(
+            end, partial(self._call, NETWORK, RESERVATIONS, ReservationsRequest(), self._counted)
+        )
         self._clock.run(end, should_stop)
         self._finish("finished" if self._clock.now() >= end else "interrupted")
         events = in_causal_order(self._events.values())
@@ -255,15 +258,15 @@ class Spread:
             case "drain" if fault.agent is not None:
                 self._drain(fault.agent)
             case "link-down" | "link-up" if fault.link is not None:
-                ends = LinkRequest(*fault.link)
                 cut = fault.kind == "link-down"
-                self._call(NETWORK, FAIL_LINK if cut else RESTORE_LINK, ends)
-                undo = partial(self._call, NETWORK, RESTORE_LINK, ends) if cut else None
+                self._call(NETWORK, LINK, LinkRequest(*fault.link, up=not cut))
+                mended = LinkRequest(*fault.link, up=True)
+                undo = partial(self._call, NETWORK, LINK, mended) if cut else None
             case "repository-away" | "repository-back":
                 away = fault.kind == "repository-away"
-                self._call(NETWORK, REPOSITORY_AWAY, RepositoryRequest(away))
+                self._call(NETWORK, REPOSITORY, RepositoryRequest(away))
                 back = RepositoryRequest(away=False)
-                undo = partial(self._call, NETWORK, REPOSITORY_AWAY, back) if away else None
+                undo = partial(self._call, NETWORK, REPOSITORY, back) if away else None
             case _:  # of messages: the agents' processes do it themselves
                 data = {n: v for n, v in asdict(fault).items() if v is not None and n != "kind"}
                 self._recorder.record("fault.injected", self._cause, fault=fault.kind, **data)
@@ -331,8 +334,8 @@ class Spread:
 
     # -- the end ----------------------------------------------------------------------------
 
-    def _counted(self, found: Books | CallError) -> None:
-        if isinstance(found, Books):
+    def _counted(self, found: ReservationsAnswer | CallError) -> None:
+        if isinstance(found, ReservationsAnswer):
             self._books = found
 
     def _finish(self, reason: str) -> None:
@@ -342,7 +345,7 @@ class Spread:
             for pop in self._pops:
                 self._ground.signal(pop, signal.SIGINT)
         if self._books is None:
-            self._call(NETWORK, BOOKS, BooksRequest(), self._counted)
+            self._call(NETWORK, RESERVATIONS, ReservationsRequest(), self._counted)
         deadline = clock.now() + END_S * self._speed
         clock.run(deadline, lambda: self._books is not None and self._all_said(self._pops))
         self._ground.signal(NETWORK, signal.SIGTERM)

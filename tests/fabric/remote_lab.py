@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from phalanx.bus.client import BrokerClient
 from phalanx.bus.memory_broker import MemoryBroker
+from phalanx.clock import Clock
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.actions import (
     Action,
@@ -19,9 +21,14 @@ from phalanx.domain.actions import (
 )
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
-from phalanx.fabric.network import NetworkService, Patience, RemoteInfrastructure
+from phalanx.fabric.access import STANDARD_POLICY, Gate, Resource
+from phalanx.fabric.audit import AccessRefusal
+from phalanx.fabric.network import NetworkCalls, serve_infrastructure
+from phalanx.fabric.ordered import RetryPolicy
+from phalanx.fabric.provider import Provider
 from phalanx.identity.names import Identity, Role
-from phalanx.infrastructure import Answer
+from phalanx.infrastructure import Answer, Infrastructure
+from phalanx.infrastructure.remote import InfrastructureService, RemoteInfrastructure
 
 NETWORK = Identity("network", Role.NETWORK, "edge")
 VNFD = Vnfd("function", Resources(1.0, 1.0, 1.0))
@@ -82,17 +89,42 @@ class Site:
         return [action.reason for _, action in self.done if isinstance(action, Stop)]
 
 
+def serve(
+    client: BrokerClient,
+    clock: Clock,
+    infrastructure: Infrastructure,
+    incarnation: int = 1,
+    on_refused: Callable[[AccessRefusal], None] | None = None,
+) -> tuple[Provider, InfrastructureService]:
+    """Serve an infrastructure to agents, as the process of the network does."""
+    gate = Gate(STANDARD_POLICY, lambda: Resource(NETWORK.name, NETWORK.domain))
+    provider = Provider(client, clock, gate.check, on_refused=on_refused, incarnation=incarnation)
+    return provider, serve_infrastructure(provider, client, clock, infrastructure, incarnation)
+
+
+def remote(
+    client: BrokerClient,
+    clock: Clock,
+    pop: str,
+    incarnation: int,
+    policy: RetryPolicy | None = None,
+) -> tuple[NetworkCalls, RemoteInfrastructure]:
+    """Return the infrastructure as the agent of a PoP has it."""
+    calls = NetworkCalls(client, clock, incarnation, NETWORK.name, policy)
+    return calls, RemoteInfrastructure(calls, pop, pop, incarnation, clock)
+
+
 class Lab:
     """A service in front of a ``Site``, and the agent of PoP a."""
 
-    def __init__(self, patience: Patience | None = None) -> None:
+    def __init__(self, policy: RetryPolicy | None = None) -> None:
         self.clock = VirtualClock()
         self.copies: Callable[[], tuple[float, ...]] = lambda: (0.0,)
         self.hub = MemoryBroker(self.clock, passage=lambda *_: self.copies())
         self.site = Site(self.clock)
-        self.patience = patience or Patience()
+        self.policy = policy or RetryPolicy()
         self.percepts: list[Percept] = []
-        self.refusals: list[tuple[str, str, str]] = []
+        self.refusals: list[AccessRefusal] = []
         self.life = 0
         self.service_life = 0
         self.serve()
@@ -103,12 +135,9 @@ class Lab:
         self.hub.kill(NETWORK)
         self.service_life += 1
         self.site.told.clear()
-        self.service = NetworkService(
-            self.hub.join(NETWORK),
-            self.site,
-            self.clock,
-            incarnation=self.service_life,
-            on_refused=lambda *told: self.refusals.append(told),
+        self.network = self.hub.join(NETWORK)
+        self.provider, self.service = serve(
+            self.network, self.clock, self.site, self.service_life, self.refusals.append
         )
 
     def start(self) -> RemoteInfrastructure:
@@ -118,8 +147,12 @@ class Lab:
             self.remote.close()
         self.life += 1
         self.exchange = self.hub.join(agent("a"))
-        self.remote = RemoteInfrastructure(self.exchange, "a", self.life, self.clock, self.patience)
+        self.calls, self.remote = self.connect(self.life)
         return self.remote
+
+    def connect(self, life: int) -> tuple[NetworkCalls, RemoteInfrastructure]:
+        """Return the port of an incarnation of the agent, over its present client."""
+        return remote(self.exchange, self.clock, "a", life, self.policy)
 
     def ask(self, action: Action) -> list[Outcome]:
         """Have an action carried out; the list gets what it is answered with."""

@@ -7,18 +7,19 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from remote_lab import remote, serve
 from tests.bus.seal_lab import seal
 
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.domain.events import Event
-from phalanx.fabric.network import NetworkService, RemoteInfrastructure
+from phalanx.fabric.network import NetworkCalls
 from phalanx.identity.names import Identity, Role
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.node import Node
 from phalanx.runtime.system import RunResult, System
 
-SCENARIO = Path(__file__).parents[3] / "scenarios" / "ddos-resilience.yaml"
+SCENARIO = Path(__file__).parents[2] / "scenarios" / "ddos-resilience.yaml"
 NETWORK = Identity("network", Role.NETWORK, "edge")
 
 
@@ -34,7 +35,7 @@ class Spread(System):
         self.lost = self.doubled = 0.0
         self.hub: MemoryBroker | None = None
         self.buses: dict[str, AgentBus] = {}
-        self.remotes: dict[str, RemoteInfrastructure] = {}
+        self.calls: dict[str, NetworkCalls] = {}
         super().__init__(load_scenario(SCENARIO), seed)
 
     def _passage(self, *_: object) -> Sequence[float]:
@@ -51,14 +52,13 @@ class Spread(System):
         if self.hub is None:
             self.hub = MemoryBroker(self.clock, passage=self._passage)
             exchange = self.hub.join(NETWORK)
-            self.service = NetworkService(exchange, self.infrastructure, self.clock)
+            self.provider, _ = serve(exchange, self.clock, self.infrastructure)
         exchange = self.hub.join(agent(pop))
         bus = self.buses[pop] = AgentBus(
             exchange, self.clock, seal(pop, incarnation), peers=self.settings.peers
         )
-        remote = RemoteInfrastructure(exchange, pop, incarnation, self.clock)
-        self.remotes[pop] = remote
-        return Node(super()._node(pop, incarnation).agent, self.clock, bus, remote)
+        self.calls[pop], port = remote(exchange, self.clock, pop, incarnation)
+        return Node(super()._node(pop, incarnation).agent, self.clock, bus, port)
 
     def cut(self, who: Identity, at_s: float) -> None:
         assert self.hub is not None
@@ -95,7 +95,7 @@ def test_agents_far_apart_come_to_the_outcome_of_those_in_one_process() -> None:
     assert len(blocked(result.events)) == 8
     assert placements(result) == placements(System(load_scenario(SCENARIO), 1).run())
     assert all(bus.refused == {} for bus in spread.buses.values())
-    assert all(remote.counters.given_up == 0 for remote in spread.remotes.values())
+    assert all(calls.actions.counters.given_up == 0 for calls in spread.calls.values())
     assert [event for event in result.events if event.kind == "action.failed"] == []
 
 
@@ -112,7 +112,7 @@ def test_one_in_twenty_lost_and_one_in_twenty_doubled(seed: int) -> None:
     spread.lost = spread.doubled = 0.05
     check(spread.run())
     assert sum(bus.refused.get("replayed", 0) for bus in spread.buses.values()) > 50
-    assert spread.service.counters.repeated > 10
+    assert spread.provider.outcomes["Again"] > 10
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -1,0 +1,83 @@
+"""What an agent and the service of its infrastructure say to each other survives, or is refused."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Raw, Struct, structs
+
+from phalanx.domain.actions import Action, Done, Outcome, Percept
+from phalanx.infrastructure.remote import PackingError, Perform, pack, unpack
+
+FAMILIES = {"action": Action, "outcome": Outcome, "percept": Percept}
+
+
+@cache
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Return a strategy of values of a type that actions, outcomes and percepts use."""
+    if kind is int:
+        return st.integers(-(2**63), 2**63 - 1)
+    if kind is float:
+        return st.floats(allow_nan=False, allow_infinity=False)
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return st.builds(kind, **{one.name: values(one.type) for one in structs.fields(kind)})
+    arguments = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return st.one_of(*(st.none() if a is NoneType else values(a) for a in arguments))
+    if get_origin(kind) is tuple:
+        return st.lists(values(arguments[0]), max_size=3).map(tuple)
+    if get_origin(kind) is dict:
+        return st.dictionaries(*map(values, arguments), max_size=3)
+    assert kind in (str, bool) or issubclass(kind, Enum)
+    return st.from_type(kind)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data(), st.sampled_from(sorted(FAMILIES)))
+def test_values_survive(data: st.DataObject, family: str) -> None:
+    value = data.draw(values(FAMILIES[family]))
+    request = msgspec.json.encode(Perform("a", pack(value)))
+    assert unpack(msgspec.json.decode(request, type=Perform).action, family) == value
+
+
+@pytest.mark.parametrize(
+    ("packed", "reason"),
+    [
+        (pack(Done()), "'Done' is no action"),
+        (("Do", Raw(b"{}")), "'Do' is no action"),
+        (("Stop", Raw(b"[]")), "no action: Stop: Expected `object`"),
+        (("Stop", Raw(b"{")), "no action: Stop: "),
+        (
+            ("Enforce", Raw(b'{"measure":"m","instance":"i","effect":"e","rule":{"match":{}}}')),
+            "verdict",
+        ),
+    ],
+    ids=range(5),
+)
+def test_what_is_no_action_is_refused(packed: tuple[str, Raw], reason: str) -> None:
+    with pytest.raises(PackingError, match=reason):
+        unpack(packed, "action")
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data(), st.sampled_from(sorted(FAMILIES)))
+def test_truncated_and_flipped_values_are_read_or_refused(data: st.DataObject, family: str) -> None:
+    name, raw = pack(data.draw(values(FAMILIES[family])))
+    octets = bytearray(bytes(raw))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(octets) - 1))
+        if data.draw(st.booleans()):
+            del octets[at + 1 :]
+        else:
+            octets[at] ^= 1 << data.draw(st.integers(0, 7))
+    with suppress(PackingError):
+        value = unpack((name, Raw(bytes(octets))), family)
+        assert type(value).__name__ == name
