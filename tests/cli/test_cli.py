@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,53 @@ def test_run_goes_on_another_network_and_says_what_is_assumed(tmp_path: Path) ->
     assert "5 PoPs, 4 links" in out
     graph.write_text("junk")
     assert "no XML" in refused("run", RING, "--topology", str(graph))
+
+
+@pytest.mark.parametrize("option", ["--log", "--report"])
+def test_no_output_replaces_what_is_read(tmp_path: Path, option: str) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_bytes(Path(RING).read_bytes())
+    line = refused("run", str(own), option, str(tmp_path / "." / "own.yaml"))
+    assert line.endswith(
+        "own.yaml: would be overwritten, and is needed; name another file for the output\n"
+    )
+    assert own.read_bytes() == Path(RING).read_bytes()
+
+
+def test_a_report_replaces_no_log(tmp_path: Path, log: Path) -> None:
+    own = tmp_path / "l.jsonl"
+    own.write_bytes(log.read_bytes())
+    link = tmp_path / "link.html"
+    link.symlink_to(own)
+    for page in (own, link):
+        assert "would be overwritten" in refused("report", str(own), str(page))
+    assert own.read_bytes() == log.read_bytes()
+    both = str(tmp_path / "both")
+    assert "would be overwritten" in refused("run", RING, "--log", both, "--report", both)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", RING, "--until", "60"),
+        ("place", DDOS, "--goal", "linkRateLimited", "--auctioneer", "pop6", "--json"),
+    ],
+)
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, words: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    log = tmp_path / "log"
+    command = [
+        sys.executable,
+        "-m",
+        "phalanx",
+        *words,
+        *(["--log", str(log)] * (words[0] == "run")),
+    ]
+    with os.fdopen(writing, "wb") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert words[0] != "run" or read_jsonl(log)[-1].kind == "run.ended"
 
 
 class CalledError(Exception):

@@ -140,7 +140,7 @@ def test_a_detached_broker_takes_and_cuts_off_identities(edge: Path) -> None:
     try:
         assert "broker1 runs at 127.0.0.1:" in apart("up", edge, "--detach")
         assert "broker1 runs already" in phalanx("up", edge)
-        assert "broker1 knows of it" in phalanx("add", edge, "pop1")
+        assert "broker1 loaded the change" in phalanx("add", edge, "pop1")
         pop1 = edge / "identities" / "pop1"
         assert connects(pop1)
         phalanx("renew", edge)
@@ -152,7 +152,7 @@ def test_a_detached_broker_takes_and_cuts_off_identities(edge: Path) -> None:
             (thief / file.name).chmod(0o600)
         phalanx("revoke", edge, "pop1")
         assert not connects(thief)
-        assert "broker1 knows of it" in phalanx("add", edge, "pop1")
+        assert "broker1 loaded the change" in phalanx("add", edge, "pop1")
         assert connects(pop1)
         assert not connects(thief)
         assert connects(edge / "identities" / "operator")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from phalanx.cli.durations import duration
+from phalanx.cli.terminal import duration
 
 
 @pytest.mark.parametrize(

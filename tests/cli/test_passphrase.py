@@ -47,7 +47,9 @@ def other(tmp_path: Path) -> Path:
 @pytest.fixture
 def edge(tmp_path: Path, file: Path) -> Path:
     folder = tmp_path / "edge"
-    assert "has it and the passphrase can be" in phalanx("init", folder, "--passphrase-file", file)
+    assert "has it and the passphrase can issue" in phalanx(
+        "init", folder, "--passphrase-file", file
+    )
     assert b"OPENSSH" in (folder / "authority" / "ca-key.pem").read_bytes()
     return folder
 
@@ -74,11 +76,11 @@ def test_without_it_nothing_is_done(edge: Path, other: Path) -> None:
 
 def test_it_is_changed_and_taken_away(edge: Path, file: Path, other: Path) -> None:
     with_old = ("--passphrase-file", file)
-    assert "is sealed" in phalanx("passphrase", edge, *with_old, "--new-file", other)
+    assert "is encrypted now" in phalanx("passphrase", edge, *with_old, "--new-file", other)
     assert "does not open it" in phalanx("add", edge, "pop1", *with_old, code=2)
-    assert "is open" in phalanx("passphrase", edge, "--none", told=str(other))
+    assert "is not encrypted now" in phalanx("passphrase", edge, "--none", told=str(other))
     phalanx("add", edge, "pop1")
-    assert "is sealed" in phalanx("passphrase", edge, "--new-file", file)
+    assert "is encrypted now" in phalanx("passphrase", edge, "--new-file", file)
     phalanx("add", edge, "pop2", *with_old)
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from phalanx.bdi import Capability
-from phalanx.cli.functions import load_functions
+from phalanx.cli.files import load_functions
 from phalanx.cli.main import app
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event

@@ -54,7 +54,7 @@ def test_bad_input_is_one_line(
 def test_nothing_is_deployed_at_first(domain: Domain) -> None:
     assert run("list", "--domain", domain.folder) == (0, "no service is deployed\n")
     code, said = run("resume", "--domain", domain.folder)
-    assert (code, said) == (0, "nothing is deployed, nothing is unfinished\n")
+    assert (code, said) == (0, "no service is deployed or unfinished\n")
 
 
 def test_the_digest_is_put_into_a_file_of_sites(tmp_path: Path) -> None:

@@ -22,12 +22,11 @@ from synthetic_log import ddos_log
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import KINDS, Event
-from phalanx.reporting import render_report, write_report
 from phalanx.reporting.auctions import Auction, AuctionsView
 from phalanx.reporting.explanation import CauseTree, DrawnTree
 from phalanx.reporting.log import Log
 from phalanx.reporting.map_layout import positions
-from phalanx.reporting.page import Report
+from phalanx.reporting.page import Report, render_report, write_report
 from phalanx.reporting.response import ResponseView
 from phalanx.reporting.summary import SummaryView, summarise
 from phalanx.reporting.svg import axis_clock, clock, figure, ticks, time_ticks
@@ -427,7 +426,7 @@ def test_same_events_same_bytes_under_any_hash_seed(tmp_path: Path) -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
         "from synthetic_log import ddos_log\n"
-        "from phalanx.reporting import write_report\n"
+        "from phalanx.reporting.page import write_report\n"
         "write_report(ddos_log(8, until=150), Path(sys.argv[2]))\n"
     )
     pages = []

@@ -17,8 +17,7 @@ from phalanx.loading.refusals import nearest
 
 def bench(
     names: Annotated[
-        list[str] | None,
-        typer.Argument(help="Which ones, such as 'paths'; all if none is named."),
+        list[str] | None, typer.Argument(help="Which ones, such as 'paths'; all if none is named.")
     ] = None,
 ) -> None:
     """Run benchmarks, which a source checkout has in its folder benchmarks/."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from phalanx.domain.errors import PhalanxError
-
-if TYPE_CHECKING:
-    from phalanx.fabric.calls import CallError
-    from phalanx.runtime.processes.operator import Operator
+from phalanx.fabric.calls import CallBusy, CallError, CallRefused, CallTimedOut, OperationUnknown
+from phalanx.runtime.processes.operator import Operator, operator_bus
 
 DOMAIN_HERE = Path("domain.toml")
 
@@ -20,8 +18,7 @@ Bus = Annotated[
     typer.Option(
         "--bus",
         metavar="FILE",
-        help="Whose identity: its bus.toml. The operator's of the domain if none is given.",
-        show_default=False,
+        help="bus.toml of the identity to use; by default that of the domain's operator.",
     ),
 ]
 DomainFolder = Annotated[
@@ -30,11 +27,9 @@ DomainFolder = Annotated[
         "--domain",
         metavar="DIR",
         envvar="PHALANX_DOMAIN",
-        help="The domain's directory; this one if it is one.",
-        show_default=False,
+        help="The domain's directory; by default the current one, if it is a domain's.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 
 
 def operator(bus: Path | None, domain: Path | None) -> Operator:
@@ -44,9 +39,6 @@ def operator(bus: Path | None, domain: Path | None) -> Operator:
         PhalanxError: if no domain is named, or the files are not usable.
 
     """
-    # The bus and the certificates take time to import; other verbs do without.
-    from phalanx.runtime.processes.operator import Operator, operator_bus  # noqa: PLC0415
-
     if bus is None and domain is None and not DOMAIN_HERE.is_file():
         raise PhalanxError(
             "which domain? Give --domain DIR or --bus FILE, set PHALANX_DOMAIN, "
@@ -56,15 +48,13 @@ def operator(bus: Path | None, domain: Path | None) -> Operator:
 
 
 def unknown(name: str, domain: str, names: tuple[str, ...]) -> PhalanxError:
-    """Return what to raise about a name that nobody in the registry has."""
-    there = f"there are {', '.join(names)}" if names else "nobody is"
+    """Return what to raise about a name that the registry does not have."""
+    there = f"there are {', '.join(names)}" if names else "the registry is empty"
     return PhalanxError(f"there is no {name!r} in the domain {domain}; {there}")
 
 
 def why(name: str, error: CallError) -> str:
     """Return in words why a call of ``name`` was not answered as it should be."""
-    from phalanx.fabric.calls import CallBusy, CallRefused, CallTimedOut, OperationUnknown  # noqa: PLC0415  # as above
-
     match error:
         case CallTimedOut(unserved=True):
             return f"{name} does not answer: it does not run, or is cut off"
@@ -77,8 +67,3 @@ def why(name: str, error: CallError) -> str:
         case CallBusy():
             return f"{name} is busy: {error.reason}; try again"
     return f"{name}: {error.reason}"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number of things in words: ``1 agent``, ``2 agents``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

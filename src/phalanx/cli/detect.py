@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import msgspec
 import typer
 from msgspec.structs import asdict
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
+from phalanx.analytics.capture import CaptureFindings, Found, analyse
 from phalanx.analytics.detection import FlowVerdict, TargetVerdict
 from phalanx.analytics.words import why_flow, why_target
-from phalanx.cli.terminal import err, out, say
+from phalanx.cli.terminal import AsJson, emit_json, err, out, say
 from phalanx.domain.errors import PhalanxError
-
-if TYPE_CHECKING:
-    from phalanx.analytics.capture import CaptureFindings, Found
 
 SHOWN = 40
 """Findings of a sort that are printed; ``--json`` has all."""
@@ -27,23 +24,17 @@ LONG = 50_000_000
 
 
 def detect(
-    capture: Annotated[
-        str,
-        typer.Argument(help="Capture (pcap or pcapng); '-' is stdin.", show_default=False),
-    ],
+    capture: Annotated[str, typer.Argument(help="Capture (pcap or pcapng); '-' is stdin.")],
     window: Annotated[float, typer.Option(help="Seconds that are judged at a time.")] = 5.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find attacks in a recorded capture: who is attacked, by whom, how surely, and why."""
-    # numpy and libpcap take 30 MB and a tenth of a second; other verbs do without.
-    from phalanx.analytics.capture import analyse  # noqa: PLC0415
-
     if not 0.01 <= window <= 86_400:
         raise PhalanxError(f"--window: {window:g} is not between 0.01 and 86400 seconds")
     with _progress(capture) as advance:
         found = analyse(capture, window, progress=advance)
     if as_json:
-        typer.echo(msgspec.json.encode(_plain(found)).decode())
+        emit_json(_plain(found))
         return
     _verdicts(found)
     _figures(found)

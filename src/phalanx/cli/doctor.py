@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import msgspec
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from phalanx.cli.terminal import err, out, say
+from phalanx.cli.terminal import AsJson, emit_json, err, out, say, table_of
 
 if TYPE_CHECKING:
     from phalanx.infrastructure.linux.features import Feature
@@ -17,10 +16,8 @@ if TYPE_CHECKING:
 _STYLES = {True: "green", False: "yellow", None: "dim"}
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Show what a Linux run would find and use here. Exit code 1: it is not possible.
+def doctor(as_json: AsJson = False) -> None:
+    """Show what a run on real packets would find and use here; exit code 1 if it cannot run.
 
     Everything is tried in network namespaces that end with the trial; the machine's own
     network is not touched.
@@ -31,8 +28,7 @@ def doctor(
     features = probe()
     lacking = missing(features)
     if as_json:
-        answer = {"possible": not lacking, "missing": lacking, "features": features}
-        typer.echo(msgspec.json.encode(answer).decode())
+        emit_json({"possible": not lacking, "missing": lacking, "features": features})
     else:
         out.print(_table(features))
         if not lacking:
@@ -44,11 +40,7 @@ def doctor(
 
 
 def _table(features: tuple[Feature, ...]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("feature", no_wrap=True)
-    table.add_column("found", overflow="fold")
-    table.add_column("what a run uses it for")
-    table.add_column("what to install")
+    table = table_of("feature", "found", "what a run uses it for", "what to install")
     for feature in features:
         bad = feature.needed and feature.works is False
         table.add_row(

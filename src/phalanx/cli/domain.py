@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from getpass import getpass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import Annotated, Self
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from phalanx.cli.passphrase import VARIABLE, asking, new_passphrase
-from phalanx.cli.terminal import Group, err, out, say
+from phalanx.bus.client import BrokerError
+from phalanx.cli.terminal import Group, err, out, say, table_of
 from phalanx.domain.errors import PhalanxError
-
-if TYPE_CHECKING:
-    from phalanx.runtime.domain import Domain, Member
-    from phalanx.runtime.domain.brokers import Brokers
+from phalanx.identity.credentials import VARIABLE, check_passphrase, read_passphrase
+from phalanx.runtime.domain import (
+    BrokerSpec,
+    Domain,
+    DomainSpec,
+    Member,
+    Standing,
+    parse_domain,
+    role_named,
+    split_server,
+)
+from phalanx.runtime.domain.brokers import Brokers, is_here
+from phalanx.runtime.domain.spec import domain_text
+from phalanx.runtime.processes import auditor
 
 LOOK_S = 0.2
 BEGIN_S = 30.0
@@ -35,7 +48,7 @@ app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
     add_completion=False,
-    help="Make a domain, say who belongs to it, and run its brokers.",
+    help="Make a domain, manage its identities, and run its brokers.",
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The domain's directory.")]
@@ -43,13 +56,12 @@ PassphraseFile = Annotated[
     Path | None,
     typer.Option(
         envvar=VARIABLE,
-        help="Holds the passphrase of the authority's key; asked on the terminal if none is given.",
-        show_default=False,
+        help="File with the passphrase of the authority's key; without it, the terminal asks.",
     ),
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option("--broker", help="Only this broker; all of this machine if none is named."),
+    typer.Option("--broker", help="Only this broker; by default all brokers of this machine."),
 ]
 
 
@@ -57,32 +69,22 @@ Only = Annotated[
 def init(
     folder: Folder,
     name: Annotated[
-        str | None, typer.Option(help="The domain's name; the directory's if none is given.")
+        str | None, typer.Option(help="The domain's name; by default the directory's.")
     ] = None,
     broker: Annotated[
         list[str] | None,
         typer.Option(
             metavar="HOST[:PORT]",
-            help="Where agents reach a broker; one, or an odd number for a cluster. "
-            "127.0.0.1:4222 if none is given.",
+            help="Address at which agents reach a broker; one, or an odd number for a cluster. "
+            "By default 127.0.0.1:4222.",
         ),
     ] = None,
     sealed: Annotated[
-        bool, typer.Option("--sealed", help="Seal the authority's key by a passphrase.")
+        bool, typer.Option("--sealed", help="Encrypt the authority's key with a passphrase.")
     ] = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make a domain: its authority, its brokers' certificates, an operator and a recorder."""
-    # The certificates' library takes time to import; other verbs do without.
-    from phalanx.runtime.domain import (  # noqa: PLC0415
-        BrokerSpec,
-        Domain,
-        DomainSpec,
-        parse_domain,
-        split_server,
-    )
-    from phalanx.runtime.domain.spec import domain_text  # noqa: PLC0415
-
     brokers = tuple(
         BrokerSpec(f"broker{number}", *split_server(server, f"--broker {server}"))
         for number, server in enumerate(broker or ["127.0.0.1"], 1)
@@ -90,13 +92,13 @@ def init(
     spec = DomainSpec(folder.resolve().name if name is None else name, brokers)
     parsed = parse_domain(domain_text(spec), "phalanx domain init")
     given = sealed or passphrase_file is not None
-    passphrase = new_passphrase(passphrase_file) if given else None
+    passphrase = _new_passphrase(passphrase_file) if given else None
     domain = Domain.create(folder, parsed, passphrase=passphrase)
     say(out, f"{folder}: the domain {domain.spec.name}", "green")
     out.print(_table(domain.members()))
     key = folder / "authority" / "ca-key.pem"
-    whoever = "who has it and the passphrase" if given else "who has it"
-    say(out, f"Keep {key} safe: {whoever} can be anybody.", "yellow")
+    holder = "anyone who has it and the passphrase" if given else "anyone who has it"
+    say(out, f"Keep {key} safe: {holder} can issue any identity.", "yellow")
     say(out, f"Next: phalanx domain up {folder}", "dim")
     say(out, f"      phalanx domain add {folder} pop1 --role agent", "dim")
 
@@ -104,17 +106,15 @@ def init(
 @app.command()
 def add(
     folder: Folder,
-    name: Annotated[str, typer.Argument(help="Name of the identity; of an agent, its PoP's.")],
-    role: Annotated[str, typer.Option(help="What it is for, such as agent.")] = "agent",
+    name: Annotated[str, typer.Argument(help="Name of the identity; for an agent, its PoP's.")],
+    role: Annotated[str, typer.Option(help="Role of the identity, such as agent.")] = "agent",
     host: Annotated[
         list[str] | None,
-        typer.Option(help="Of a broker: a name or address beside that in domain.toml."),
+        typer.Option(help="For a broker: a further name or address beside that in domain.toml."),
     ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Make an identity, and a directory with all that its process needs."""
-    from phalanx.runtime.domain import role_named  # noqa: PLC0415
-
+    """Make an identity and a directory with all that its process needs."""
     domain = _open(folder, passphrase_file)
     path = domain.add(name, role_named(role), tuple(host or ()))
     say(out, f"{name} belongs to the domain {domain.spec.name} now, as {role}", "green")
@@ -124,7 +124,7 @@ def add(
 
 @app.command("list")
 def list_(folder: Folder) -> None:
-    """Show who belongs to the domain, and until when."""
+    """Show the identities of the domain and how long their certificates are valid."""
     domain = _open(folder)
     say(out, f"domain {domain.spec.name}")
     out.print(_table(domain.members()))
@@ -133,16 +133,16 @@ def list_(folder: Folder) -> None:
 @app.command()
 def revoke(
     folder: Folder,
-    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Whom.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Names of the identities.")],
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Take identities back: brokers cut them off, agents do not take their messages."""
+    """Revoke identities: brokers disconnect them, agents refuse their messages."""
     domain = _open(folder, passphrase_file)
     for name in names:
         domain.revoke(name)
         say(out, f"{name} was revoked", "yellow")
     if not _reload(domain):
-        say(out, "No broker of this machine runs; those elsewhere need this directory.", "dim")
+        say(out, "No broker runs on this machine; brokers elsewhere need this directory.", "dim")
     say(out, "Agents elsewhere refuse its messages once the new crl.pem is there.", "dim")
     say(out, "The name is free: phalanx domain add gives it a new key.", "dim")
 
@@ -152,18 +152,18 @@ def renew(
     folder: Folder,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME…]", help="Whom; all who belong to it if none is named."),
+        typer.Argument(
+            metavar="[NAME…]", help="Names of the identities; by default all of the domain."
+        ),
     ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Give identities new certificates for the keys that they have; what runs takes them."""
-    from phalanx.runtime.domain import Standing  # noqa: PLC0415
-
+    """Renew certificates, with the same keys; running processes load them."""
     domain = _open(folder, passphrase_file)
     members = [m.identity.name for m in domain.members() if m.standing is not Standing.REVOKED]
     for name in names or members:
         path = domain.renew(name)
-        say(out, f"{name}: {path / 'cert.pem'} is new; copy it to where {name} runs")
+        say(out, f"{name}: {path / 'cert.pem'} is new; copy it to the machine where {name} runs")
     _reload(domain)
 
 
@@ -173,18 +173,22 @@ def passphrase(
     passphrase_file: PassphraseFile = None,
     new_file: Annotated[
         Path | None,
-        typer.Option(help="Holds the new one; asked on the terminal if none is given."),
+        typer.Option(help="File with the new passphrase; without it, the terminal asks."),
     ] = None,
     none: Annotated[
-        bool, typer.Option("--none", help="Take it away: the key's file alone will do.")
+        bool, typer.Option("--none", help="Remove the passphrase: the key file is then enough.")
     ] = False,
 ) -> None:
-    """Seal the authority's key by a passphrase, or by another one."""
+    """Set, change or remove the passphrase of the authority's key."""
     domain = _open(folder, passphrase_file)
-    domain.seal(None if none else new_passphrase(new_file))
+    domain.seal(None if none else _new_passphrase(new_file))
     key = folder / "authority" / "ca-key.pem"
-    say(out, f"{key} is {'open' if none else 'sealed'}", "yellow" if none else "green")
-    say(out, "Copies of the file that were made before are as they were.", "dim")
+    say(
+        out,
+        f"{key} is {'not encrypted' if none else 'encrypted'} now",
+        "yellow" if none else "green",
+    )
+    say(out, "Earlier copies of the file keep their old protection.", "dim")
 
 
 @app.command()
@@ -192,18 +196,16 @@ def up(
     folder: Folder,
     broker: Only = None,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Return once they run; domain down stops them.")
+        bool, typer.Option("--detach", help="Return once they run; phalanx domain down stops them.")
     ] = False,
 ) -> None:
-    """Run the brokers of this machine until stopped, and make what the domain keeps at them."""
-    from phalanx.runtime.processes.auditor import start_auditor  # noqa: PLC0415
-
+    """Run the brokers of this machine until stopped, and create the domain's streams there."""
     brokers = _brokers(_open(folder), broker)
     with _Stop() as stop:
         started = brokers.start()
         if len(started) < len(brokers.specs):
             brokers.reload()  # who belongs to the domain may have changed since they started
-        auditor = start_auditor(brokers.domain, brokers.running)
+        watcher = auditor.start_auditor(brokers.domain, brokers.running)
         for spec in brokers.specs:
             state = "runs" if spec.name in started else "runs already"
             say(out, f"{spec.name} {state} at {spec.server}", "green")
@@ -223,7 +225,7 @@ def up(
         finally:
             brokers.stop(started)
             if set(started) == {spec.name for spec in brokers.specs}:
-                os.waitpid(auditor, 0)  # it ends with the last of them
+                os.waitpid(watcher, 0)  # it ends with the last of them
         if ended and not stop.wanted:
             raise PhalanxError(f"{ended[0]} ended by itself; see {brokers.log(ended[0])}")
     say(out, "ended", "dim")
@@ -231,10 +233,7 @@ def up(
 
 @app.command()
 def audit(folder: Folder, broker: Only = None) -> None:
-    """Tell the domain what the brokers of this machine refuse, while they run (up starts it)."""
-    # Of what is imported here much belongs to processes alone.
-    from phalanx.runtime.processes import auditor  # noqa: PLC0415
-
+    """Record what the brokers of this machine refuse, while they run (domain up starts it)."""
     auditor.audit(_brokers(_open(folder), broker))
 
 
@@ -249,7 +248,7 @@ def down(folder: Folder, broker: Only = None) -> None:
 
 
 class _Stop:
-    """Whether somebody wants an end: Ctrl-C or SIGTERM."""
+    """Whether Ctrl-C or SIGTERM asked for the end."""
 
     def __init__(self) -> None:
         self.wanted = False
@@ -270,8 +269,6 @@ class _Stop:
 
 def _prepare(brokers: Brokers, stop: _Stop, *, patient: bool) -> None:
     """Make the streams; a cluster whose other brokers do not run yet is waited for."""
-    from phalanx.bus.client import BrokerError  # noqa: PLC0415
-
     give_up = time.monotonic() + BEGIN_S
     told = False
     while not stop.wanted:
@@ -291,33 +288,25 @@ def _prepare(brokers: Brokers, stop: _Stop, *, patient: bool) -> None:
 
 
 def _open(folder: Path, passphrase_file: Path | None = None) -> Domain:
-    from phalanx.runtime.domain import Domain  # noqa: PLC0415
-
-    return Domain.open(folder, ask=asking(passphrase_file))
+    return Domain.open(folder, ask=_asking(passphrase_file))
 
 
 def _brokers(domain: Domain, names: list[str] | None) -> Brokers:
-    from phalanx.runtime.domain.brokers import Brokers  # noqa: PLC0415
-
     return Brokers(domain, names or ())
 
 
 def _reload(domain: Domain) -> bool:
     """Tell the brokers of this machine that run; whether there is one."""
-    from phalanx.runtime.domain.brokers import Brokers, is_here  # noqa: PLC0415
-
     if not any(is_here(broker.listen or broker.host) for broker in domain.spec.brokers):
         return False
     told = Brokers(domain).reload()
     if told:
-        say(out, f"{', '.join(told)} know{'s' if len(told) == 1 else ''} of it", "dim")
+        say(out, f"{', '.join(told)} loaded the change", "dim")
     return bool(told)
 
 
 def _table(members: tuple[Member, ...]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("name", "role", "certificate", "until", "hosts"):
-        table.add_column(column, no_wrap=column != "hosts")
+    table = table_of("name", "role", "certificate", "until", "hosts")
     now = datetime.now(UTC)
     for member in members:
         standing = member.standing.value
@@ -332,3 +321,44 @@ def _table(members: tuple[Member, ...]) -> Table:
             ", ".join(member.hosts),
         )
     return table
+
+
+def _asking(file: Path | None) -> Callable[[], bytes]:
+    """Return what asks for the passphrase of the authority's key.
+
+    Args:
+        file: holds it; None: the terminal is asked.
+
+    """
+    return lambda: (
+        read_passphrase(file) if file is not None else _ask("passphrase of the authority's key: ")
+    )
+
+
+def _new_passphrase(file: Path | None) -> bytes:
+    """Return a new passphrase: that of ``file``, or what was typed twice.
+
+    Raises:
+        PhalanxError: if the file is not usable, there is no terminal, what was typed differs, or
+            it is too short.
+
+    """
+    if file is not None:
+        return read_passphrase(file)
+    passphrase = _ask("new passphrase of the authority's key: ")
+    check_passphrase(passphrase)
+    if _ask("once more: ") != passphrase:
+        raise PhalanxError("the two passphrases differ")
+    return passphrase
+
+
+def _ask(what: str) -> bytes:
+    if not sys.stdin.isatty():
+        raise PhalanxError(
+            "the passphrase of the authority's key is asked on a terminal, and there is none; "
+            f"name a file that holds it: --passphrase-file or {VARIABLE}"
+        )
+    try:
+        return getpass(what).encode()
+    except (EOFError, KeyboardInterrupt):
+        raise PhalanxError("no passphrase was given") from None

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from phalanx.cli.ground import needs_linux
-from phalanx.cli.outputs import Outputs
-from phalanx.cli.terminal import out, say
+from phalanx.cli.files import Outputs
+from phalanx.cli.terminal import emit, needs_linux, out, say
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import IMPORTANT, describe
 from phalanx.runtime.site import SiteSpec, load_site
@@ -31,20 +30,18 @@ SHOWN = IMPORTANT - {"run.started", "run.ended", "auction.awarded", "contract.en
 
 
 def guard(
-    site: Annotated[Path, typer.Argument(help="Site file (YAML).", show_default=False)],
+    site: Annotated[Path, typer.Argument(help="Site file (YAML).")],
     *,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be touched and done, and end.")
+        bool, typer.Option("--dry-run", help="Print what would be touched and done, and end.")
     ] = False,
-    log: Annotated[
-        Path | None, typer.Option(help="Write all events here (JSONL).", show_default=False)
-    ] = None,
+    log: Annotated[Path | None, typer.Option(help="Write all events here (JSONL).")] = None,
     store: Annotated[
         str | None,
-        typer.Option(help="Keep all events here: sqlite:///FILE or …", show_default=False),
+        typer.Option(help="Keep all events here: sqlite:///FILE or postgresql+psycopg://…"),
     ] = None,
     for_s: Annotated[
-        float, typer.Option("--for", min=0, max=FOR_EVER_S, help="End after so many seconds.")
+        float, typer.Option("--for", min=0, max=FOR_EVER_S, help="End after this many seconds.")
     ] = FOR_EVER_S,
 ) -> None:
     """Guard the hosts behind this machine's interfaces until stopped."""
@@ -56,7 +53,7 @@ def guard(
             for line in plan(spec):
                 say(out, line)
             return
-    with Outputs(log, None, store, spec.pop) as outputs:
+    with Outputs(log, None, store, spec.pop, [site]) as outputs:
         outputs.sinks.append(_show)
         _guard(spec, outputs, for_s)
     for line in outputs.lines():
@@ -108,4 +105,4 @@ def _show(event: Event) -> None:
         if out.is_terminal:
             out.print(Text.assemble((f"{now}  ", "dim"), describe(event)), soft_wrap=True)
         else:  # in the midst of an attack: styling what nobody sees takes ten times as long
-            print(f"{now}  {describe(event)}", file=out.file, flush=True)
+            emit(f"{now}  {describe(event)}")

@@ -1,20 +1,27 @@
-"""``phalanx history``: asks a store what happened and why, and lets go of what is old."""
+"""``phalanx history``: asks a store what happened and why, and retires what is old."""
 
 from __future__ import annotations
 
 import re
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
+from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
-from phalanx.cli.durations import duration
-from phalanx.cli.terminal import out, say
-
-if TYPE_CHECKING:
-    from phalanx.store.database import Database
+from phalanx.cli.event_lines import EventGrid, cells
+from phalanx.cli.terminal import AsJson, amount, duration, emit_json, out, say, table_of
+from phalanx.domain.errors import PhalanxError
+from phalanx.reporting.event_text import describe
+from phalanx.store.causes import CauseBreak, CauseChain
+from phalanx.store.database import Database
+from phalanx.store.history import EventQuery, History, StoredEvent
+from phalanx.store.retention import Retention, RetentionPolicy
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
 _OCTETS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
@@ -25,31 +32,29 @@ _OCTETS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
 }
 
 _LINES = 200
+_SOME = 8
+
+T = TypeVar("T")
 
 
 class _StoreFirst(TyperGroup):
-    """Takes what is no verb of its own for the store to be shown."""
+    """Reads ``history STORE`` as ``history show STORE``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the verb in that goes without saying."""
+        """Insert the verb ``show`` where none is given."""
         if args and args[0] not in {*self.commands, "--help"}:
             args = ["show", *args]
         return super().parse_args(ctx, args)
 
 
-history = typer.Typer(
+app = typer.Typer(
     cls=_StoreFirst,
     no_args_is_help=True,
     help="Ask a store what happened, who decided it and why; retire what is old. "
     "'phalanx history STORE' is short for 'phalanx history show STORE'.",
 )
 
-Store = Annotated[
-    str,
-    typer.Argument(
-        help="A file of SQLite, sqlite:///FILE or postgresql+psycopg://…", show_default=False
-    ),
-]
+Store = Annotated[str, typer.Argument(help="SQLite file, sqlite:///FILE or postgresql+psycopg://…")]
 
 
 def _moment(text: str) -> tuple[float | None, float | None]:
@@ -73,71 +78,57 @@ def _octets(text: str) -> int:
     return int(float(found[1]) * _OCTETS[found[2]])
 
 
-@history.command()
+@app.command()
 def show(
     store: Store,
     *,
     run: Annotated[
-        str | None, typer.Option(help="Which run; none needed if there is one.", show_default=False)
+        str | None, typer.Option(help="Name of the run; not needed if the store has only one.")
     ] = None,
-    agent: Annotated[
-        str | None, typer.Option(help="Only what this agent recorded.", show_default=False)
-    ] = None,
-    scope: Annotated[
-        str | None, typer.Option(help="Only of this slice or service.", show_default=False)
-    ] = None,
+    agent: Annotated[str | None, typer.Option(help="Only events that this agent recorded.")] = None,
+    scope: Annotated[str | None, typer.Option(help="Only events of this slice or service.")] = None,
     since: Annotated[
         str | None,
         typer.Option(
             metavar="T",
-            help="From here on: seconds of the run, or the date and time of receipt.",
-            show_default=False,
+            help="Start: seconds of the run (12.5), or date and time of receipt "
+            "(2026-01-31T08:00).",
         ),
     ] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="T", help="Up to here, likewise.", show_default=False)
-    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="T", help="End, in the same form.")] = None,
     kind: Annotated[
-        list[str] | None,
-        typer.Option(help="Only events of this kind; may be repeated.", show_default=False),
+        list[str] | None, typer.Option(help="Only events of this kind; may be repeated.")
     ] = None,
     causes: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="What led to this event.", show_default=False),
+        typer.Option(metavar="ID", help="Show the chain of causes that led to this event."),
     ] = None,
     effects: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="What followed from this event.", show_default=False),
+        str | None, typer.Option(metavar="ID", help="Show what followed from this event.")
     ] = None,
     decisions: Annotated[
-        bool, typer.Option("--decisions", help="What agents decided, and what caused it.")
+        bool,
+        typer.Option(
+            "--decisions", help="Show what agents decided, and what caused each decision."
+        ),
     ] = False,
     metrics: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="The figures of this name; 'list' tells names.", show_default=False
-        ),
+        typer.Option(metavar="NAME", help="Show the metric of this name; 'list' shows the names."),
     ] = None,
     knowledge: Annotated[
-        bool, typer.Option("--knowledge", help="What agents believe, as last known.")
+        bool, typer.Option("--knowledge", help="Show what each agent believed last.")
     ] = False,
     limit: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Lines to show at most; 0: all. 200 if none is given, with --json all.",
-            show_default=False,
+            help="Show at most this many lines; 0 shows all. The default is 200, with --json all.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line, nothing else.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a store keeps: runs, events, decisions, metrics, knowledge."""
-    # SQLAlchemy takes a quarter of a second to import.
-    from phalanx.cli.history_view import HistoryView  # noqa: PLC0415
-    from phalanx.store.history import EventQuery  # noqa: PLC0415
-
     questions = [causes is not None, effects is not None, decisions, bool(metrics), knowledge]
     if sum(questions) > 1:
         raise typer.BadParameter(
@@ -150,7 +141,7 @@ def show(
     )
     with _opened(store) as database:
         shown = (0 if as_json else _LINES) if limit is None else limit
-        view = HistoryView(database, run, shown, as_json)
+        view = _View(database, run, shown, as_json)
         if run is None and query == EventQuery() and not any(questions) and not view.is_single:
             view.runs()
         elif causes is not None:
@@ -167,41 +158,33 @@ def show(
             view.events(query)
 
 
-@history.command()
+@app.command()
 def retain(
     store: Store,
     *,
     keep: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Keep what came since: 12h, 7d, 4w.", show_default=False),
+        str | None, typer.Option(metavar="TIME", help="Keep events of the last 12h, 7d, 4w.")
     ] = None,
     decisions: Annotated[
         str | None,
-        typer.Option(
-            metavar="TIME", help="Keep what agents decided so long instead.", show_default=False
-        ),
+        typer.Option(metavar="TIME", help="Keep decisions of agents for this time instead."),
     ] = None,
     metrics: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Keep figures so long instead.", show_default=False),
+        str | None, typer.Option(metavar="TIME", help="Keep metrics for this time instead.")
     ] = None,
     size: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Keep at most so much: 500MB, 1GB.", show_default=False),
+        str | None, typer.Option(metavar="SIZE", help="Keep the store below this size: 500MB, 1GB.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would go, and touch nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be retired, and change nothing.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, nothing else.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Retire what is old, the oldest first; agents may go on writing meanwhile.
+    """Retire what is old, the oldest first, while agents go on writing.
 
-    What stays and whose cause goes says so: no chain of causes is broken silently.
+    An event that stays says when its cause was retired, so that no chain of causes breaks
+    silently.
     """
-    from phalanx.store.retention import Retention, RetentionPolicy  # noqa: PLC0415  # as above
-
     if keep is None and decisions is None and metrics is None and size is None:
         raise typer.BadParameter("say what to keep: --keep 7d, --size 1GB, or both")
     policy = RetentionPolicy(
@@ -214,7 +197,7 @@ def retain(
         retention = Retention(database, policy)
         retired = retention.dry_run() if dry_run else retention.run()
     if as_json:
-        typer.echo(msgspec.json.encode(retired).decode())
+        emit_json(retired)
         return
     verb = "would be retired" if dry_run else "retired"
     say(
@@ -230,6 +213,246 @@ def retain(
 
 def _opened(store: str) -> Database:
     """Open a store that is there; a plain path is that of a file."""
-    from phalanx.store.database import Database  # noqa: PLC0415  # as above
-
     return Database(store if "://" in store else f"sqlite:///{store}", create=False)
+
+
+class _View:
+    """Asks one run of a store and prints the answers."""
+
+    def __init__(self, database: Database, run: str | None, limit: int, as_json: bool) -> None:
+        """Prepare to print.
+
+        Args:
+            database: the store.
+            run: name of the run; None: the only one there is.
+            limit: lines to print at most; 0: all.
+            as_json: print one JSON object a line.
+
+        """
+        self._history = History(database)
+        self._label = database.label
+        self._name = run
+        self._limit = limit or None
+        self._as_json = as_json
+        self._names = self._history.names()
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the store has just one run."""
+        return len(self._names) == 1
+
+    def runs(self) -> None:
+        """Print which runs there are."""
+        if self._as_json:
+            _json_lines(self._history.runs())
+            return
+        if not self._names:
+            say(out, f"{self._label} keeps no run yet")
+            return
+        table = table_of(
+            "run", "events>", "retired>", "agents>", "first received", "last received", framed=True
+        )
+        for run in self._history.runs():
+            table.add_row(
+                Text(run.name),
+                str(run.events),
+                str(run.retired),
+                str(run.agents),
+                _date(run.began),
+                _date(run.ended),
+            )
+        out.print(table)
+        say(out, "choose one with --run", "dim")
+
+    def events(self, query: EventQuery) -> None:
+        """Print events."""
+        found = self._history.entries(self._run(), query)
+        if self._as_json:
+            _json_lines(map(_flat, self._first(found)))
+            return
+        grid = EventGrid()
+        for entry in self._first(found):
+            grid.add(entry.event, note=_note(entry))
+        self._print(grid.rows, found)
+
+    def decisions(self, query: EventQuery) -> None:
+        """Print decisions, each with its causes."""
+        found = self._history.decisions(self._run(), query)
+        if self._as_json:
+            _json_lines(
+                {
+                    **_flat(decision.entry),
+                    "causes": [entry.event.id for entry in decision.chain.entries[:-1]],
+                    "broken": decision.chain.broken,
+                }
+                for decision in self._first(found)
+            )
+            return
+        table = table_of("time>", "agent", "id", "decided", "because", framed=True)
+        for decision in self._first(found):
+            entry = decision.entry
+            shown = cells(entry.event, note=_note(entry))
+            table.add_row(*shown, _because(decision.chain))
+        self._print(table, found)
+
+    def causes(self, event_id: str) -> None:
+        """Print what led to an event."""
+        run = self._run()
+        chain = self._history.causes(run, event_id)
+        if not chain.entries:
+            raise PhalanxError(f"{self._label}: run {run!r} holds no event {event_id!r}")
+        if self._as_json:
+            _json_lines(map(_flat, chain.entries))
+            return
+        say(out, f"Why {event_id}: {describe(chain.entries[-1].event)}", "bold")
+        if chain.broken is not None:
+            say(out, _gap(chain.broken), "yellow")
+        grid = EventGrid()
+        for entry in chain.entries:
+            grid.add(entry.event, note=_note(entry))
+        out.print(grid.rows)
+
+    def effects(self, event_id: str) -> None:
+        """Print what followed from an event."""
+        found = self._history.effects(self._run(), event_id, self._limit or 100_000)
+        if self._as_json:
+            _json_lines({"depth": e.depth, **_flat(e.entry)} for e in found.effects)
+            return
+        if not found.effects:
+            say(out, f"nothing followed from {event_id}, as far as it is known")
+            return
+        say(out, f"What followed from {event_id}", "bold")
+        grid = EventGrid()
+        for effect in found.effects:
+            grid.add(effect.entry.event, effect.depth - 1, _note(effect.entry))
+        out.print(grid.rows)
+        if found.more:
+            say(out, "there is more, further from it; --limit 0 shows all", "dim")
+
+    def metrics(self, name: str, query: EventQuery) -> None:
+        """Print the figures of one name, or which names there are."""
+        run = self._run()
+        series = self._history.series(run)
+        if name == "list":
+            self._series_names(run)
+            return
+        if name not in {s.name for s in series}:
+            known = sorted({s.name for s in series})
+            some = ", ".join(known[:_SOME]) + (", …" if len(known) > _SOME else "")
+            raise PhalanxError(
+                f"{self._label}: run {run!r} has no figures named {name!r}; "
+                + (f"there are: {some}" if known else "there are none")
+            )
+        found = self._history.metrics(run, name, query)
+        if self._as_json:
+            _json_lines(
+                {**msgspec.to_builtins(m.sample), "received": m.received}
+                for m in self._first(found)
+            )
+            return
+        table = table_of("time>", "agent", "of", f"{name}>", "scope", framed=True)
+        for measured in self._first(found):
+            sample = measured.sample
+            table.add_row(
+                f"{sample.time:.1f} s",
+                Text(sample.agent),
+                Text(", ".join(sample.labels.values())),
+                amount(sample.value, "" if sample.unit == "1" else sample.unit),
+                Text(sample.scope or ""),
+            )
+        self._print(table, found)
+
+    def knowledge(self, query: EventQuery) -> None:
+        """Print what agents believe, as last known."""
+        found = self._history.knowledge(self._run(), query.agent, query.scope)
+        if self._as_json:
+            _json_lines(self._first(found))
+            return
+        table = table_of("agent", "believes", "kept so by", "since>", "event", framed=True)
+        for known in self._first(found):
+            table.add_row(
+                Text(known.agent),
+                Text(f"{'' if known.value else '¬'}{known.predicate}"),
+                Text(known.holder or ""),
+                f"{known.since:.1f} s",
+                Text(known.event),
+            )
+        self._print(table, found)
+
+    # -- what they share ---------------------------------------------------------------
+
+    def _run(self) -> str:
+        if self._name is not None:
+            if self._name not in self._names:
+                raise PhalanxError(f"{self._label}: no run {self._name!r}; {self._choice()}")
+            return self._name
+        if not self.is_single:
+            raise PhalanxError(f"{self._label}: {self._choice()}; choose one with --run")
+        return self._names[0]
+
+    def _choice(self) -> str:
+        if not self._names:
+            return "it keeps none yet"
+        names = self._names[::-1]
+        return "it keeps " + ", ".join(names[:_SOME]) + (", …" if len(names) > _SOME else "")
+
+    def _first(self, found: Iterable[T]) -> Iterable[T]:
+        return islice(found, self._limit)
+
+    def _print(self, table: Table, rest: Iterator[Any]) -> None:
+        if not table.row_count:
+            say(out, "nothing matches")
+            return
+        out.print(table)
+        if self._limit is not None and next(rest, None) is not None:
+            say(out, f"these are the first {self._limit}; --limit 0 shows all", "dim")
+
+    def _series_names(self, run: str) -> None:
+        series = self._history.series(run)
+        if self._as_json:
+            _json_lines(series)
+            return
+        table = table_of("name", "unit", "series>", "of", framed=True)
+        for name in sorted({s.name for s in series}):
+            group = [s for s in series if s.name == name]
+            labels = sorted({", ".join(s.labels.values()) for s in group} - {""})
+            some = ", ".join(labels[:_SOME]) + (", …" if len(labels) > _SOME else "")
+            table.add_row(Text(name), group[0].unit, str(len(group)), Text(some))
+        out.print(table)
+
+
+def _json_lines(items: Iterable[Any]) -> None:
+    for item in items:
+        emit_json(item)
+
+
+def _flat(entry: StoredEvent) -> dict[str, Any]:
+    """Return an entry as one object, its event's fields first."""
+    fields: dict[str, Any] = msgspec.structs.asdict(entry)
+    event: Any = fields.pop("event")
+    return {**msgspec.structs.asdict(event), **fields}
+
+
+def _note(entry: StoredEvent) -> str:
+    return " (its cause was retired)" if entry.cause_retired else ""
+
+
+def _because(chain: CauseChain[StoredEvent]) -> Text:
+    """Return the nearest causes of a decision in words, the nearest first."""
+    causes = [entry.event for entry in reversed(chain.entries[:-1])]
+    text = Text("; ".join(describe(event) for event in causes[:2]))
+    if len(causes) > 2:
+        text.append(f"; and {len(causes) - 2} causes before", style="dim")
+    if chain.broken is not None:
+        text.append(f" ({_gap(chain.broken)})", style="yellow")
+    return text
+
+
+def _gap(broken: CauseBreak) -> str:
+    return f"what came before is not known: {broken}"
+
+
+def _date(moment: float | None) -> str:
+    if moment is None:
+        return "–"
+    return f"{datetime.fromtimestamp(moment, UTC).astimezone():%Y-%m-%d %H:%M:%S}"

@@ -1,66 +1,77 @@
-"""The ``phalanx`` command: one verb a module."""
+"""The ``phalanx`` command: one verb a module, imported when it is called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
 from phalanx import __version__
-from phalanx.cli.agent import agent, network, recorder
-from phalanx.cli.beliefs import beliefs, inventory
-from phalanx.cli.bench import bench
-from phalanx.cli.clean import clean
-from phalanx.cli.detect import detect
-from phalanx.cli.doctor import doctor
-from phalanx.cli.domain import app as domain
-from phalanx.cli.explain import explain
-from phalanx.cli.guard import guard
-from phalanx.cli.history import history
-from phalanx.cli.logs import logs
-from phalanx.cli.place import place
-from phalanx.cli.report import report
-from phalanx.cli.run import run
-from phalanx.cli.service import app as service
-from phalanx.cli.status import status
-from phalanx.cli.stop import stop
 from phalanx.cli.terminal import Group, out, say
-from phalanx.cli.validate import validate
+
+VERBS = {
+    "run": "run:run",
+    "guard": "guard:guard",
+    "agent": "agent:agent",
+    "network": "agent:network",
+    "recorder": "agent:recorder",
+    "status": "status:status",
+    "logs": "logs:logs",
+    "stop": "stop:stop",
+    "beliefs": "beliefs:beliefs",
+    "inventory": "beliefs:inventory",
+    "validate": "validate:validate",
+    "place": "place:place",
+    "explain": "explain:explain",
+    "report": "report:report",
+    "detect": "detect:detect",
+    "bench": "bench:bench",
+    "doctor": "doctor:doctor",
+    "clean": "clean:clean",
+    "history": "history:app",
+    "domain": "domain:app",
+    "service": "service:app",
+}
+"""Where each verb is: a module of this package and a function or a group of verbs in it."""
+
+
+class VerbGroup(Group):
+    """Imports a verb's module when the verb is called: no verb waits for what others need."""
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        """Return the names of the verbs."""
+        return list(VERBS)
+
+    def get_command(self, _ctx: Any, cmd_name: str) -> Any:
+        """Return a verb by name; None if there is none."""
+        if cmd_name in VERBS and cmd_name not in self.commands:
+            module, _, name = VERBS[cmd_name].partition(":")
+            app = getattr(import_module(f"phalanx.cli.{module}"), name)
+            if not isinstance(app, typer.Typer):
+                verb, app = app, typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+                app.command()(verb)
+            command = typer.main.get_command(app)
+            command.name = cmd_name
+            self.commands[cmd_name] = command
+        return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb that ``args`` begin with; an unknown one is refused with a suggestion."""
+        if args[0] not in VERBS:
+            for name in VERBS:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
     name="phalanx",
-    cls=Group,
+    cls=VerbGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Autonomous agents that keep network services alive under attack.",
 )
-VERBS: tuple[Callable[..., None], ...] = (
-    run,
-    guard,
-    agent,
-    network,
-    recorder,
-    status,
-    logs,
-    stop,
-    beliefs,
-    inventory,
-    validate,
-    place,
-    explain,
-    report,
-    detect,
-    bench,
-    doctor,
-    clean,
-)
-for verb in VERBS:
-    app.command()(verb)
-app.add_typer(history, name="history")
-app.add_typer(domain, name="domain")
-app.add_typer(service, name="service")
 
 
 def _version(wanted: bool) -> None:

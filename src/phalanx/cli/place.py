@@ -10,30 +10,27 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from phalanx.cli.files import open_scenario
-from phalanx.cli.functions import Functions, load_functions
-from phalanx.cli.terminal import amount, out, say
+from phalanx.cli.files import Functions, load_functions, open_scenario
+from phalanx.cli.terminal import AsJson, amount, emit_json, out, say, table_of
 from phalanx.runtime.whatif import WhatIf, what_if
 
 
 def place(
-    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).", show_default=False)],
-    goal: Annotated[str, typer.Option(help="Goal, such as linkRateLimited.", show_default=False)],
-    auctioneer: Annotated[
-        str, typer.Option(help="PoP that asks; the traffic is taken there.", show_default=False)
-    ],
+    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).")],
+    goal: Annotated[str, typer.Option(help="Goal, such as linkRateLimited.")],
+    auctioneer: Annotated[str, typer.Option(help="PoP that asks; the traffic is taken there.")],
     traffic: Annotated[
         float, typer.Option(min=0, max=1e9, help="Traffic to be processed, in MB/s.")
     ] = 0.0,
     function: Functions = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what every agent would bid for a goal, and who would win. Nothing is run."""
     functions = load_functions(function)
     loaded = open_scenario(scenario, functions=functions)
     answer = what_if(loaded, goal, auctioneer, traffic, functions)
     if as_json:
-        typer.echo(msgspec.json.encode(_plain(answer)).decode())
+        emit_json(_plain(answer))
         return
     asked = answer.goal
     limits = [f"{k} {v:g}" for k, v in msgspec.structs.asdict(asked.constraints).items() if v]
@@ -48,15 +45,8 @@ def place(
 
 
 def _table(answer: WhatIf) -> Table:
-    table = Table()
-    for title in ("agent", "VNF", "T (s)", "C (MB/s)", "D (ms)", "utility", "path"):
-        right = title[-1] in ")y"
-        table.add_column(
-            title,
-            justify="right" if right else "left",
-            overflow="fold",
-            no_wrap=title in ("agent", "VNF"),
-        )
+    titles = "agent", "VNF", "T (s)>", "C (MB/s)>", "D (ms)>", "utility>", "path"
+    table = table_of(*titles, framed=True)
     for index, ranked in enumerate(answer.ranking):
         bid = ranked.bid
         table.add_row(

@@ -3,95 +3,75 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Self
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
-from phalanx.bdi import Capability
-from phalanx.cli.figures import print_summary
-from phalanx.cli.files import open_scenario
-from phalanx.cli.functions import Functions, load_functions
-from phalanx.cli.ground import Ground, linux_environment, say_plan
-from phalanx.cli.outputs import Outputs
-from phalanx.cli.terminal import INTERRUPTED, err, out, say
+from phalanx.cli.event_lines import styled
+from phalanx.cli.files import Functions, Outputs, load_functions, open_scenario
+from phalanx.cli.terminal import INTERRUPTED, AsJson, amount, emit_json, err, needs_linux, out, say
 from phalanx.domain.events import Event, Sink
-from phalanx.reporting.event_text import IMPORTANT, describe
+from phalanx.reporting.event_text import IMPORTANT
+from phalanx.reporting.response import Response
+from phalanx.reporting.summary import Summary
 from phalanx.runtime.environment import Environment
 from phalanx.runtime.scenario import Scenario
-from phalanx.runtime.system import RunResult, run_scenario
-
-_STYLES = {
-    "traffic.changed": "magenta",
-    "fault.injected": "red",
-    "link.changed": "red",
-    "agent.crashed": "red",
-    "agent.gone": "red",
-    "lease.expired": "yellow",
-    "auction.failed": "yellow",
-    "auction.awarded": "cyan",
-    "measure.applied": "green",
-    "analysis.done": "blue",
-}
+from phalanx.runtime.system import run_scenario
 
 RESERVED = {"network", "run"}
 """Processes of a run that is spread out, besides the agents."""
 
 
+class RunOn(Enum):
+    """Values of ``--on``."""
+
+    SIMULATION = "simulation"
+    LINUX = "linux"
+
+
 def run(
-    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).", show_default=False)],
+    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).")],
     *,
     function: Functions = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**53, help="Seed; the scenario's if none.", show_default=False),
+        typer.Option(
+            min=0, max=2**53, help="Seed of everything random; the scenario's by default."
+        ),
     ] = None,
     topology: Annotated[
-        Path | None,
-        typer.Option(help="Run on the network in this GraphML file.", show_default=False),
+        Path | None, typer.Option(help="Run on the network in this GraphML file.")
     ] = None,
-    log: Annotated[
-        Path | None, typer.Option(help="Write all events here (JSONL).", show_default=False)
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write the report here (HTML).", show_default=False)
-    ] = None,
+    log: Annotated[Path | None, typer.Option(help="Write all events here (JSONL).")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the report here (HTML).")] = None,
     store: Annotated[
         str | None,
-        typer.Option(
-            help="Keep all events here: sqlite:///FILE or postgresql+psycopg://…",
-            show_default=False,
-        ),
+        typer.Option(help="Keep all events here: sqlite:///FILE or postgresql+psycopg://…"),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as one JSON object, nothing else.")
-    ] = False,
+    as_json: AsJson = False,
     until: Annotated[
         float | None,
-        typer.Option(
-            min=0, max=604_800, help="End after this many seconds of the run.", show_default=False
-        ),
+        typer.Option(min=0, max=604_800, help="End after this many seconds of the run."),
     ] = None,
     realtime: Annotated[
         float | None,
         typer.Option(
             min=0.001,
             max=1e6,
-            help="Run by the wall clock, so many seconds of the run a second.",
-            show_default=False,
+            help="Run by the wall clock, this many seconds of the run per second.",
         ),
     ] = None,
     on: Annotated[
-        Ground, typer.Option(help="Simulated flows, or real packets on this machine (root).")
-    ] = Ground.SIMULATION,
+        RunOn, typer.Option(help="Simulated flows, or real packets on this machine (root).")
+    ] = RunOn.SIMULATION,
     spread: Annotated[
         bool,
         typer.Option(
@@ -107,39 +87,74 @@ def run(
     """Run a scenario and say what happened, why, and how it ended."""
     functions = load_functions(function)
     loaded = open_scenario(scenario, topology, functions)
-    if on is Ground.LINUX and realtime is not None:
+    if on is RunOn.LINUX and realtime is not None:
         raise typer.BadParameter("real packets keep real time", param_hint="--realtime")
     if spread:
         _check_spread(topology, function, loaded)
     if dry_run:
         _check_dry_run(on, spread=spread)
-        say_plan(loaded)
+        with needs_linux():
+            from phalanx.runtime.linux_environment import plan  # noqa: PLC0415  # an extra
+        for line in plan(loaded):
+            say(out, line)
         return
     chosen = loaded.seed if seed is None else seed
     console = err if as_json else out
     quiet = as_json and not err.is_terminal
-    with Outputs(log, report, store, f"{loaded.name}-{chosen}") as outputs:
+    inputs = [file for file in (scenario, topology) if file is not None]
+    with Outputs(log, report, store, f"{loaded.name}-{chosen}", inputs) as outputs:
         if not quiet:
             for note in loaded.notes:
                 say(console, f"note: {note}", "dim")
-        with _watching(console, loaded, outputs.sinks, until, quiet=quiet) as watch:
+        with _Watch(console, loaded, outputs.sinks, until, quiet=quiet) as watch:
             if spread:
+                # Certificates and the broker take time to import; other runs do without.
+                from phalanx.runtime.processes.spread import Spread  # noqa: PLC0415
+
                 tell = partial(say, console, style="dim")
-                result = watch.spread(scenario, chosen, until, realtime or 1.0, on, tell)
-            else:
-                environment = (
-                    linux_environment(console, quiet=quiet) if on is Ground.LINUX else None
+                spread_out = Spread(
+                    loaded,
+                    scenario,
+                    chosen,
+                    watch.sinks,
+                    speed=realtime or 1.0,
+                    on=on.value,
+                    say=tell,
                 )
-                result = watch.run(chosen, until, realtime, functions, environment)
+                result = spread_out.run(until, watch.advance, lambda: watch.stopped)
+            else:
+                result = run_scenario(
+                    loaded,
+                    seed=chosen,
+                    sinks=watch.sinks,
+                    until=until,
+                    on_progress=watch.advance,
+                    should_stop=lambda: watch.stopped,
+                    realtime=realtime,
+                    functions=functions,
+                    environment=_linux(console, quiet=quiet) if on is RunOn.LINUX else None,
+                )
     outputs.write_report(result.events)
     if as_json:
-        typer.echo(msgspec.json.encode(result.summary).decode())
+        emit_json(result.summary)
     else:
-        print_summary(result.summary)
+        _print_summary(result.summary)
         for line in outputs.lines():
             say(out, line)
     if watch.stopped:
         raise typer.Exit(INTERRUPTED)
+
+
+def _linux(console: Console, *, quiet: bool) -> Environment:
+    """Return the environment of real packets, which tells ``console`` what it makes.
+
+    Raises:
+        PhalanxError: with one line, if the extra packages are missing.
+
+    """
+    with needs_linux():
+        from phalanx.runtime.linux_environment import LinuxEnvironment  # noqa: PLC0415  # an extra
+    return LinuxEnvironment((lambda _: None) if quiet else (lambda line: say(console, line, "dim")))
 
 
 def _check_spread(topology: Path | None, function: Functions, loaded: Scenario) -> None:
@@ -155,10 +170,10 @@ def _check_spread(topology: Path | None, function: Functions, loaded: Scenario) 
         raise typer.BadParameter(f"no PoP may be named {' or '.join(RESERVED)}", param_hint=hint)
 
 
-def _check_dry_run(on: Ground, *, spread: bool) -> None:
+def _check_dry_run(on: RunOn, *, spread: bool) -> None:
     """Refuse to say what would be made where nothing is, or something else."""
     hint = "--dry-run"
-    if on is not Ground.LINUX:
+    if on is not RunOn.LINUX:
         raise typer.BadParameter("a simulation touches nothing", param_hint=hint)
     if spread:
         raise typer.BadParameter(
@@ -172,74 +187,52 @@ class _Watch:
     def __init__(
         self,
         console: Console,
-        progress: Progress,
         scenario: Scenario,
         sinks: list[Sink],
+        until: float | None,
         *,
-        total: float,
         quiet: bool,
     ) -> None:
         self.stopped = False
+        self.sinks = sinks if quiet else [*sinks, self._show]
         self._console = console
-        self._scenario = scenario
-        self._sinks = sinks if quiet else [*sinks, self._show]
         self._active: set[object] = set()
         self._sizes: dict[object, int] = {group.name: group.count for group in scenario.traffic}
-        self._progress = progress
-        self._task = progress.add_task(scenario.name, total=total)
-
-    def run(
-        self,
-        seed: int,
-        until: float | None,
-        realtime: float | None,
-        functions: list[type[Capability]],
-        environment: Environment | None,
-    ) -> RunResult:
-        return run_scenario(
-            self._scenario,
-            seed=seed,
-            sinks=self._sinks,
-            until=until,
-            on_progress=self._advance,
-            should_stop=lambda: self.stopped,
-            realtime=realtime,
-            functions=functions,
-            environment=environment,
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed:.0f} of {task.total:.0f} s"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
         )
+        total = scenario.duration_s if until is None else until
+        self._task = self._progress.add_task(scenario.name, total=total)
 
-    def spread(
-        self,
-        plan: Path,
-        seed: int,
-        until: float | None,
-        speed: float,
-        on: Ground,
-        tell: Callable[[str], None],
-    ) -> RunResult:
-        # Certificates and the broker take time to import; other runs do without.
-        from phalanx.runtime.processes.spread import Spread  # noqa: PLC0415
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._before = signal.signal(signal.SIGINT, self._stop)
+        return self
 
-        spread = Spread(self._scenario, plan, seed, self._sinks, speed=speed, on=on.value, say=tell)
-        return spread.run(until, self._advance, lambda: self.stopped)
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+        self._progress.stop()
 
-    def stop(self, _signal: int, _frame: FrameType | None) -> None:
+    def advance(self, now: float) -> None:
+        """Show how far the run is, in its seconds."""
+        self._progress.update(self._task, completed=now)
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         if self.stopped:
             raise KeyboardInterrupt
         self.stopped = True
 
-    def _advance(self, now: float) -> None:
-        self._progress.update(self._task, completed=now)
-
     def _show(self, event: Event) -> None:
         if event.kind not in IMPORTANT or self._is_ramp(event):
             return
-        line = Text.assemble(
-            (f"{event.time:8.1f} s  ", "dim"),
-            (f"{event.agent:<10} ", "bold"),
-            (describe(event), _STYLES.get(event.kind, "")),
-        )
-        self._console.print(line, soft_wrap=True)
+        begin = (f"{event.time:8.1f} s  ", "dim"), (f"{event.agent:<10} ", "bold")
+        self._console.print(Text.assemble(*begin, styled(event)), soft_wrap=True)
 
     def _is_ramp(self, event: Event) -> bool:
         """Whether a group that started is still growing: of that, begin and end are enough."""
@@ -254,24 +247,96 @@ class _Watch:
         return grows and event.data.get("count") != self._sizes.get(group)
 
 
-@contextmanager
-def _watching(
-    console: Console, scenario: Scenario, sinks: list[Sink], until: float | None, *, quiet: bool
-) -> Iterator[_Watch]:
-    total = scenario.duration_s if until is None else until
-    progress = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed:.0f} of {task.total:.0f} s"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
+def _print_summary(summary: Summary) -> None:
+    """Print how the hosts fared, and what the agents did."""
+    if summary.hosts:
+        out.print(_hosts(summary))
+    out.print(_facts(summary))
+
+
+def _hosts(summary: Summary) -> Table:
+    table = Table(title="Traffic that reached the hosts, in MB/s")
+    table.add_column("host")
+    if summary.attack_start_s is None:
+        titles = ["users, at the end"]
+    else:
+        titles = ["users before", "least", "late", "attack peak", "late"]
+        table.caption = "least: during the attack; late: in its last 10 s"
+    for title in titles:
+        table.add_column(title, justify="right")
+    for host in summary.hosts:
+        figures = (
+            host.before_mb_s,
+            host.worst_mb_s,
+            host.after_mb_s,
+            host.attack_peak_mb_s,
+            host.attack_after_mb_s,
+        )
+        table.add_row(host.host, *(amount(figure) for figure in figures[: len(titles)]))
+    return table
+
+
+def _facts(summary: Summary) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    placed = [
+        f"{p.vnf} at {p.pop}" + (f" ({p.units} units)" if p.units > 1 else "")
+        for p in summary.placements
+    ]
+    lifted = sum(limit.lifted is not None for limit in summary.limits)
+    for name, text in (
+        ("outcome", f"{summary.reason} at {summary.ended_s:.1f} s, seed {summary.seed}"),
+        ("attack", _attack(summary)),
+        ("response", _response(summary.response)),
+        ("limited", _limited(summary.response)),
+        ("placements", ", ".join(placed) or "none"),
+        (
+            "auctions",
+            f"{summary.auctions} called, {summary.awarded} awarded, "
+            f"{summary.failed_auctions} without a winner",
+        ),
+        ("measures", f"{len(summary.limits)} applied, {lifted} lifted"),
+        ("resources", "all given back" if summary.returned else "not all given back"),
+        (
+            "messages",
+            f"{sum(summary.messages.values())} sent, {summary.shed} shed; {summary.events} events",
+        ),
+    ):
+        if text:
+            table.add_row(name, text)
+    return table
+
+
+def _attack(summary: Summary) -> str:
+    if summary.attack_start_s is None:
+        return "none"
+    moments = [f"from {summary.attack_start_s:.1f} s"]
+    for words, time in (
+        ("alarm", summary.alarm_s),
+        ("first limit", summary.first_limit_s),
+        ("last limit", summary.last_limit_s),
+        ("over", summary.attack_end_s),
+    ):
+        if time is not None:
+            moments.append(f"{words} at {time:.1f} s")
+    return ", ".join(moments) + (": mitigated" if summary.mitigated else ": not mitigated")
+
+
+def _response(response: Response) -> str:
+    """Return how long after the start of the attack what was done against it."""
+    moments = (
+        ("alarm", response.alarm_after_s),
+        ("first limit", response.throttle_after_s),
+        ("attackers named", response.named_after_s),
+        ("last block", response.blocked_after_s),
     )
-    with progress:
-        watch = _Watch(console, progress, scenario, sinks, total=total, quiet=quiet)
-        before = signal.signal(signal.SIGINT, watch.stop)
-        try:
-            yield watch
-        finally:
-            signal.signal(signal.SIGINT, before)
+    return ", ".join(f"{word} after {s:.2f} s" for word, s in moments if s is not None)
+
+
+def _limited(response: Response) -> str:
+    """Return how many attackers and users the measures limited."""
+    words = []
+    if response.attackers:
+        words.append(f"{response.attackers_limited} of {response.attackers} attackers")
+    if response.users:
+        words.append(f"{response.users_limited} of {response.users} users at the end")
+    return ", ".join(words)

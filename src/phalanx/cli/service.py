@@ -6,19 +6,22 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from phalanx.cli.service_view import placed, shown, stepping
-from phalanx.cli.terminal import BAD_INPUT, Group, out, refuse, say
+from phalanx.cli.terminal import BAD_INPUT, Group, err, out, refuse, say, table_of
+from phalanx.loading import read_text
+from phalanx.orchestration.service import AgentView, ServiceOrchestrator, ServiceView
+from phalanx.orchestration.supervisor import RestartPolicy, SupervisorNotice
+from phalanx.orchestration.workflow.machine import OnProgress, WorkflowError
+from phalanx.orchestration.workflow.machine import Progress as Stepped
+from phalanx.orchestration.workflow.model import Deployment
+from phalanx.runtime.services import changed_asked, opened, present_image, read_asked
 
-if TYPE_CHECKING:
-    from phalanx.orchestration.service import ServiceOrchestrator
-    from phalanx.orchestration.supervisor import SupervisorNotice
-
+_STYLES = {"left out": "dim", "again": "yellow", "failed": "red", "undone": "yellow"}
 _KEPT = {"died": "yellow", "started": "green", "failed": "red", "left alone": "red"}
 
 app = typer.Typer(
@@ -29,23 +32,16 @@ app = typer.Typer(
 )
 
 Nsd = Annotated[
-    Path,
-    typer.Argument(
-        metavar="NSD", help="A service's folder, or its NSD's file.", show_default=False
-    ),
+    Path, typer.Argument(metavar="NSD", help="The folder of a service, or its NSD file.")
 ]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The service.", show_default=False)]
-Domain = Annotated[
-    Path,
-    typer.Option("--domain", metavar="DIR", help="The domain's directory.", show_default=False),
-]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the service.")]
+Domain = Annotated[Path, typer.Option("--domain", metavar="DIR", help="The domain's directory.")]
 Store = Annotated[
     str | None,
     typer.Option(
         "--store",
         metavar="URL",
-        help="Where the journal is kept; services.db in the domain's directory if none is given.",
-        show_default=False,
+        help="Store of the journal; by default services.db in the domain's directory.",
     ),
 ]
 Root = Annotated[
@@ -53,21 +49,24 @@ Root = Annotated[
     typer.Option(
         "--root",
         metavar="DIR",
-        help="Folder of the sites of this machine; sites in the domain's if none is given.",
-        show_default=False,
+        help="Folder of the sites of this machine; by default sites in the domain's directory.",
     ),
 ]
 Sites = Annotated[
     Path | None,
-    typer.Option("--sites", help="The sites; sites.yaml of the folder if none is given."),
+    typer.Option(
+        "--sites", help="File of the sites; by default sites.yaml in the service's folder."
+    ),
 ]
 Request = Annotated[
     Path | None,
-    typer.Option("--request", help="What is asked; request.yaml of the folder if none is given."),
+    typer.Option(
+        "--request", help="File of the request; by default request.yaml in the service's folder."
+    ),
 ]
 Without = Annotated[
     list[str] | None,
-    typer.Option("--without", metavar="SITE", help="No agent shall stand there; may be repeated."),
+    typer.Option("--without", metavar="SITE", help="Place no agent at this site; may be repeated."),
 ]
 
 
@@ -82,13 +81,10 @@ def deploy(
     store: Store = None,
     root: Root = None,
 ) -> None:
-    """Deploy a service: the same command again goes on after any crash."""
-    # Orchestration takes time to import; other verbs do without.
-    from phalanx.runtime.services import read_asked  # noqa: PLC0415
-
+    """Deploy a service. After a crash, the same command goes on where it stopped."""
     asked = read_asked(nsd, sites, request, without or ())
     with _opened(domain, store, root) as orchestrator:
-        placed(orchestrator, orchestrator.deploy(asked))
+        _placed(orchestrator, orchestrator.deploy(asked))
 
 
 @app.command("list")
@@ -99,9 +95,7 @@ def list_(domain: Domain, store: Store = None, root: Root = None) -> None:
     if not views:
         say(out, "no service is deployed", "green")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("service", "state", "change", "agents"):
-        table.add_column(column)
+    table = table_of("service", "state", "change", "agents")
     for view in views:
         agents = view.deployment.agents if view.deployment is not None else ()
         where = ", ".join(f"{m.key} at {m.site}" for m in agents)
@@ -111,9 +105,9 @@ def list_(domain: Domain, store: Store = None, root: Root = None) -> None:
 
 @app.command()
 def show(name: Name, domain: Domain, store: Store = None, root: Root = None) -> None:
-    """Show a service: what runs where, why there, and how far it is trusted."""
+    """Show a service: what runs where, why there, and whether it is attested."""
     with _opened(domain, store, root) as orchestrator:
-        shown(orchestrator.show(name))
+        _shown(orchestrator.show(name))
 
 
 @app.command()
@@ -122,7 +116,8 @@ def reconfigure(
     domain: Domain,
     *,
     nsd: Annotated[
-        Path | None, typer.Option("--nsd", help="Folder or NSD; what it was if none is given.")
+        Path | None,
+        typer.Option("--nsd", help="The new folder or NSD; by default the current one."),
     ] = None,
     sites: Sites = None,
     request: Request = None,
@@ -130,48 +125,44 @@ def reconfigure(
     store: Store = None,
     root: Root = None,
 ) -> None:
-    """Change a service that runs; agents that stay as they are do not notice."""
-    from phalanx.runtime.services import changed_asked  # noqa: PLC0415
-
+    """Change a running service; agents that stay as they are keep running."""
     with _opened(domain, store, root) as orchestrator:
         before = orchestrator.asked(name)
         asked = changed_asked(before, nsd, sites, request, without)
-        placed(orchestrator, orchestrator.reconfigure(name, asked))
+        _placed(orchestrator, orchestrator.reconfigure(name, asked))
 
 
 @app.command()
 def remove(name: Name, domain: Domain, store: Store = None, root: Root = None) -> None:
-    """Remove a service: its processes, its identities, its files."""
+    """Remove a service: its processes, identities and files."""
     with _opened(domain, store, root) as orchestrator:
         orchestrator.remove(name)
-    say(out, f"{name} is gone; what was recorded of it stays in the history", "green")
+    say(out, f"{name} is removed; its events stay in the history", "green")
 
 
 @app.command()
 def resume(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The service; all if none is named.")
+        str | None, typer.Argument(metavar="[NAME]", help="Name of the service; by default all.")
     ] = None,
     *,
     domain: Domain,
     store: Store = None,
     root: Root = None,
 ) -> None:
-    """Bring unfinished changes to their end, and start again what has died."""
-    from phalanx.orchestration.workflow.machine import WorkflowError  # noqa: PLC0415
-
+    """Finish unfinished changes, and restart processes that have died."""
     failed = False
     with _opened(domain, store, root) as orchestrator:
         names = [view.name for view in orchestrator.list()] if name is None else [name]
         for each in names:
             try:
                 done = orchestrator.resume(each)
-                say(out, f"{each}: {'runs' if done is not None else 'is gone'}", "green")
+                say(out, f"{each}: {'runs' if done is not None else 'is removed'}", "green")
             except WorkflowError as error:
                 refuse(str(error))
                 failed = True
     if not names:
-        say(out, "nothing is deployed, nothing is unfinished", "green")
+        say(out, "no service is deployed or unfinished", "green")
     if failed:
         raise typer.Exit(BAD_INPUT)
 
@@ -183,20 +174,21 @@ def watch(
     *,
     attempts: Annotated[
         int,
-        typer.Option(min=1, help="Starts in a row after which a process that dies is left alone."),
+        typer.Option(
+            min=1, help="Stop restarting a process after this many failed starts in a row."
+        ),
     ] = 6,
     store: Store = None,
     root: Root = None,
 ) -> None:
-    """Keep a service running: start again what dies, until Ctrl-C or its removal.
+    """Keep a service running: restart what dies, until Ctrl-C or its removal.
 
-    It pauses 1 s before it starts a process again, and twice as long before each further time
-    in a row, up to a minute. A process that lives for a minute has ended the row.
+    The pause before a restart is 1 s, and doubles with each further restart in a row, up to a
+    minute. A process that lives for a minute ends the row.
     """
-    from phalanx.orchestration.supervisor import RestartPolicy  # noqa: PLC0415
 
-    def told(kept: SupervisorNotice) -> None:
-        say(out, kept.line, _KEPT.get(kept.what, ""))
+    def told(notice: SupervisorNotice) -> None:
+        say(out, notice.line, _KEPT.get(notice.what, ""))
 
     with suppress(KeyboardInterrupt), _opened(domain, store, root) as orchestrator:
         orchestrator.keep(name, told, RestartPolicy(attempts=attempts))
@@ -206,15 +198,16 @@ def watch(
 def logs(
     name: Name,
     process: Annotated[
-        str, typer.Argument(metavar="PROCESS", help="Such as an agent's VNF, or network.")
+        str,
+        typer.Argument(metavar="PROCESS", help="Name of the process: an agent's VNF, or network."),
     ],
     domain: Domain,
     *,
-    lines: Annotated[int, typer.Option(min=1, help="How many of the last lines.")] = 100,
+    lines: Annotated[int, typer.Option(min=1, help="Number of lines.")] = 100,
     store: Store = None,
     root: Root = None,
 ) -> None:
-    """Show the end of what a process of a service said."""
+    """Show the last lines that a process of a service printed."""
     with _opened(domain, store, root) as orchestrator:
         said = orchestrator.logs(name, process, lines)
     for line in said.splitlines():
@@ -225,13 +218,10 @@ def logs(
 def image(
     write: Annotated[
         Path | None,
-        typer.Option("--write", metavar="SITES", help="Put the digest into this file of sites."),
+        typer.Option("--write", metavar="SITES", help="Write the digest into this file of sites."),
     ] = None,
 ) -> None:
-    """Show the image that this installation is, for ``images`` in a file of sites."""
-    from phalanx.loading import read_text  # noqa: PLC0415
-    from phalanx.runtime.services import present_image  # noqa: PLC0415
-
+    """Show name and digest of this installation, for ``images`` in a file of sites."""
     found = present_image()
     say(out, f"{found.name}: {found.digest}")
     say(out, f"capabilities: {', '.join(found.capabilities)}", "dim")
@@ -239,12 +229,96 @@ def image(
         line = rf"(?m)^(\s*{re.escape(found.name)}:\s*)sha256:[0-9a-f]{{64}}"
         text, count = re.subn(line, rf"\g<1>{found.digest}", read_text(write))
         write.write_text(text, encoding="utf-8")
-        say(out, f"{write}: {count} sites have it now", "green")
+        say(out, f"{write}: the digest of {count} sites is updated", "green")
 
 
 @contextmanager
 def _opened(domain: Path, store: str | None, root: Path | None) -> Iterator[ServiceOrchestrator]:
-    from phalanx.runtime.services import opened  # noqa: PLC0415
-
-    with stepping() as told, opened(domain, store=store, root=root, told=told) as orchestrator:
+    with _stepping() as told, opened(domain, store=store, root=root, told=told) as orchestrator:
         yield orchestrator
+
+
+@contextmanager
+def _stepping() -> Iterator[OnProgress]:
+    """Give a function that shows steps: a bar with lines above it, or lines alone in a pipe."""
+    if not err.is_terminal:
+        yield lambda step: _line(step) if step.state != "begun" else None
+        return
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=err)
+    task = bar.add_task("", total=None, visible=False)
+
+    def told(step: Stepped) -> None:
+        if step.state != "begun":
+            _line(step)
+        bar.update(
+            task,
+            description=step.step.name,
+            completed=step.place - (step.state == "begun"),
+            total=step.of,
+            visible=True,
+        )
+
+    with bar:
+        yield told
+
+
+def _line(step: Stepped) -> None:
+    detail = f": {step.detail}" if step.detail else ""
+    name = f"{step.place:>2}/{step.of} {step.step.name}"
+    state = "" if step.state == "done" else f" ({step.state})"
+    say(err, f"{name}{state}{detail}", _STYLES.get(step.state, ""))
+
+
+def _placed(orchestrator: ServiceOrchestrator, deployment: Deployment) -> None:
+    """Print what runs now."""
+    say(out, f"{deployment.service} runs", "green")
+    for member in deployment.agents:
+        say(out, f"  {member.name} at {member.site}, for {', '.join(member.serves)}")
+    say(out, f"  {deployment.network.name} at {deployment.network.site}: the slice's network")
+    for standing in orchestrator.standings(deployment):
+        say(out, f"  trust: {standing}", "yellow")
+
+
+def _shown(view: ServiceView) -> None:
+    """Print a service with its processes."""
+    say(out, f"{view.name}: {view.state} (change {view.revision})")
+    if view.deployment is None:
+        return
+    table = table_of("process", "site", "process id", "life", "trust", "state")
+    for agent in view.agents:
+        style, says = _says(agent)
+        table.add_row(
+            agent.member.name,
+            agent.member.site,
+            "–" if agent.pid is None else str(agent.pid),
+            str(agent.seen.incarnation) if agent.seen and agent.member.serves else "–",
+            agent.trust.partition(":")[0],
+            Text(says, style=style),
+        )
+    out.print(table)
+    for standing in dict.fromkeys(agent.trust for agent in view.agents if agent.trust):
+        say(out, f"trust: {standing}", "yellow")
+    placement = view.deployment.pipeline.placement
+    proven = (
+        "proven optimal" if placement.optimal else f"at most {placement.gap:.1%} above the optimum"
+    )
+    say(out, f"why there (cost {placement.objective:g}, {proven}):")
+    for member in view.deployment.agents:
+        for line in member.why:
+            say(out, f"  {member.key} at {member.site}: {line}")
+    if view.unreachable:
+        say(out, f"the processes could not be asked: {view.unreachable}", "red")
+    for line in view.left_out:
+        say(out, line, "dim")
+
+
+def _says(agent: AgentView) -> tuple[str, str]:
+    if agent.pid is None:
+        return "red", "does not run"
+    if agent.seen is None:
+        return "yellow", "does not answer"
+    if not agent.member.serves:
+        return "green", "serves"
+    if not agent.seen.serving:
+        return "yellow", f"not serving: {agent.seen.detail}"
+    return "green", f"serves, {agent.seen.goals} goals, {agent.seen.detail}"

@@ -8,14 +8,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from phalanx.cli.files import open_scenario
-from phalanx.cli.functions import Functions, load_functions
+from phalanx.cli.files import Functions, load_functions, open_scenario
 from phalanx.cli.terminal import out, say
 from phalanx.runtime.scenario import Scenario
 
 
 def validate(
-    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).", show_default=False)],
+    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).")],
     function: Functions = None,
 ) -> None:
     """Check a scenario file and say in short what it holds."""

@@ -1,0 +1,59 @@
+"""Events as verbs print them: a styled line while they happen, rows of a grid afterwards."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from phalanx.domain.events import Event
+from phalanx.reporting.event_text import describe
+
+_DEEPEST = 24
+_STYLES = {
+    "access.refused": "yellow",
+    "agent.crashed": "red",
+    "agent.differs": "yellow",
+    "agent.gone": "red",
+    "agent.returned": "green",
+    "analysis.done": "blue",
+    "auction.awarded": "cyan",
+    "auction.failed": "yellow",
+    "connection.lost": "yellow",
+    "fault.injected": "red",
+    "lease.expired": "yellow",
+    "link.changed": "red",
+    "measure.applied": "green",
+    "memory.unusable": "yellow",
+    "outbox.shed": "yellow",
+    "process.ended": "yellow",
+    "service.given_up": "red",
+    "service.restarted": "yellow",
+    "traffic.changed": "magenta",
+}
+
+
+def styled(event: Event) -> Text:
+    """Return the text of an event in the colour of its kind."""
+    return Text(describe(event), style=_STYLES.get(event.kind, "default"))
+
+
+class EventGrid:
+    """Events as rows: time, agent, id and text."""
+
+    def __init__(self) -> None:
+        self.rows = Table.grid(padding=(0, 1))
+        self.rows.add_column(justify="right", style="dim", no_wrap=True)
+        self.rows.add_column(style="cyan", no_wrap=True)
+        self.rows.add_column(style="dim", no_wrap=True)
+        self.rows.add_column(overflow="fold")
+
+    def add(self, event: Event, depth: int = 0, note: str = "") -> None:
+        """Add a row, its text ``depth`` steps to the right and followed by ``note``."""
+        self.rows.add_row(*cells(event, depth, note))
+
+
+def cells(event: Event, depth: int = 0, note: str = "") -> tuple[str, Text, Text, Text]:
+    """Return time, agent, id and text of an event."""
+    text = Text(" " * min(depth, _DEEPEST) + describe(event))
+    text.append(note, style="dim")
+    return f"{event.time:.1f} s", Text(event.agent), Text(event.id), text
