@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ddos_log import ddos_log
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_log import ddos_log
 
 from phalanx.domain.events import KINDS, Event
 from phalanx.reporting.event_text import IMPORTANT, describe
