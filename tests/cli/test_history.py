@@ -141,7 +141,7 @@ def test_retain(tmp_path: Path) -> None:
     ("arguments", "what"),
     [
         (("--causes", "nothing"), "run 'ring' holds no event 'nothing'"),
-        (("--metrics", "cpu"), "no figures named 'cpu'; there are: host.legitimate_mb_s"),
+        (("--metrics", "cpu"), "no metric 'cpu'; there are: host.legitimate_mb_s"),
         (("--run", "x"), "no run 'x'; it keeps ring"),
     ],
 )

@@ -10,15 +10,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from getpass import getpass
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Self
+from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from phalanx.bus.client import BrokerError
-from phalanx.cli.terminal import Group, err, out, say, table_of
+from phalanx.cli.terminal import Group, Stop, err, out, say, table_of
 from phalanx.domain.errors import PhalanxError
 from phalanx.identity.credentials import VARIABLE, check_passphrase, read_passphrase
 from phalanx.runtime.domain import (
@@ -201,7 +200,7 @@ def up(
 ) -> None:
     """Run the brokers of this machine until stopped, and create the domain's streams there."""
     brokers = _brokers(_open(folder), broker)
-    with _Stop() as stop:
+    with Stop(signal.SIGTERM) as stop:
         started = brokers.start()
         if len(started) < len(brokers.specs):
             brokers.reload()  # who belongs to the domain may have changed since they started
@@ -247,27 +246,7 @@ def down(folder: Folder, broker: Only = None) -> None:
         say(out, "no broker of this machine runs", "green")
 
 
-class _Stop:
-    """Whether Ctrl-C or SIGTERM asked for the end."""
-
-    def __init__(self) -> None:
-        self.wanted = False
-
-    def __enter__(self) -> Self:
-        self._before = {
-            number: signal.signal(number, self._want) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _want(self, _signal: int, _frame: FrameType | None) -> None:
-        self.wanted = True
-
-
-def _prepare(brokers: Brokers, stop: _Stop, *, patient: bool) -> None:
+def _prepare(brokers: Brokers, stop: Stop, *, patient: bool) -> None:
     """Make the streams; a cluster whose other brokers do not run yet is waited for."""
     give_up = time.monotonic() + BEGIN_S
     told = False

@@ -37,23 +37,18 @@ def styled(event: Event) -> Text:
     return Text(describe(event), style=_STYLES.get(event.kind, "default"))
 
 
-class EventGrid:
-    """Events as rows: time, agent, id and text."""
-
-    def __init__(self) -> None:
-        self.rows = Table.grid(padding=(0, 1))
-        self.rows.add_column(justify="right", style="dim", no_wrap=True)
-        self.rows.add_column(style="cyan", no_wrap=True)
-        self.rows.add_column(style="dim", no_wrap=True)
-        self.rows.add_column(overflow="fold")
-
-    def add(self, event: Event, depth: int = 0, note: str = "") -> None:
-        """Add a row, its text ``depth`` steps to the right and followed by ``note``."""
-        self.rows.add_row(*cells(event, depth, note))
+def event_grid() -> Table:
+    """Return a grid for rows of time, agent, id and text."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(justify="right", style="dim", no_wrap=True)
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid
 
 
-def cells(event: Event, depth: int = 0, note: str = "") -> tuple[str, Text, Text, Text]:
-    """Return time, agent, id and text of an event."""
+def event_cells(event: Event, depth: int = 0, note: str = "") -> tuple[str, Text, Text, Text]:
+    """Return time, agent, id and text of an event, the text indented and followed by a note."""
     text = Text(" " * min(depth, _DEEPEST) + describe(event))
     text.append(note, style="dim")
     return f"{event.time:.1f} s", Text(event.agent), Text(event.id), text

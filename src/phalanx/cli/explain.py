@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from phalanx.cli.event_lines import EventGrid
+from phalanx.cli.event_lines import event_cells, event_grid
 from phalanx.cli.terminal import out, say
 from phalanx.reporting.explanation import explain as explain_log
 from phalanx.store.jsonl import read_jsonl
@@ -28,10 +28,10 @@ def explain(
     """Show the chain of causes that led to an event, from the log alone."""
     answer = explain_log(read_jsonl(log), what)
     say(out, answer.title, "bold")
-    grid = EventGrid()
+    grid = event_grid()
     for line in answer.lines:
-        grid.add(line.event, line.depth)
-    out.print(grid.rows)
+        grid.add_row(*event_cells(line.event, line.depth))
+    out.print(grid)
     if answer.others:
         shown = ", ".join(answer.others[:_OTHERS]) + (" …" if len(answer.others) > _OTHERS else "")
         say(out, f"{len(answer.others)} more events match: {shown}", "dim")

@@ -6,14 +6,13 @@ import gc
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from phalanx.cli.files import Outputs
-from phalanx.cli.terminal import emit, needs_linux, out, say
+from phalanx.cli.terminal import Stop, emit, needs_linux, out, say
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import IMPORTANT, describe
 from phalanx.runtime.site import SiteSpec, load_site
@@ -66,31 +65,23 @@ def _guard(spec: SiteSpec, outputs: Outputs, for_s: float) -> None:
 
     environment = GuardEnvironment(spec, lambda line: say(out, line, "dim"))
     environment.open_state()
-    stopped = False
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        system: System = System(
-            spec.to_scenario(for_s),
-            sinks=outputs.sinks,
-            environment=environment,
-            keep_events=KEPT_EVENTS,
-            incarnation=environment.incarnation,
-        )
-        say(out, f"guarding {', '.join(g.name for g in spec.guards)}; Ctrl-C ends it", "dim")
-        environment.clock.call_at(0.0, _begins)
-        gc.collect()
-        gc.freeze()  # what is here stays: to look for garbage in it takes 40 ms of an attack
-        system.run(should_stop=lambda: stopped)
-        say(out, "ended; its rules and processes are gone", "dim")
+        with Stop(signal.SIGTERM) as stop:
+            system: System = System(
+                spec.to_scenario(for_s),
+                sinks=outputs.sinks,
+                environment=environment,
+                keep_events=KEPT_EVENTS,
+                incarnation=environment.incarnation,
+            )
+            say(out, f"guarding {', '.join(g.name for g in spec.guards)}; Ctrl-C ends it", "dim")
+            environment.clock.call_at(0.0, _begins)
+            gc.collect()
+            gc.freeze()  # what is here stays: to look for garbage in it takes 40 ms of an attack
+            system.run(should_stop=lambda: stop.wanted)
+            say(out, "ended; its rules and processes are gone", "dim")
     finally:
         environment.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _begins() -> None:

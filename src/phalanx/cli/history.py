@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import groupby, islice
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from phalanx.cli.event_lines import EventGrid, cells
+from phalanx.cli.event_lines import event_cells, event_grid
 from phalanx.cli.terminal import AsJson, amount, duration, emit_json, out, say, table_of
 from phalanx.domain.errors import PhalanxError
 from phalanx.reporting.event_text import describe
 from phalanx.store.causes import CauseBreak, CauseChain
 from phalanx.store.database import Database
-from phalanx.store.history import EventQuery, History, StoredEvent
+from phalanx.store.history import EventQuery, History, Series, StoredEvent
 from phalanx.store.retention import Retention, RetentionPolicy
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
@@ -243,57 +243,42 @@ class _View:
 
     def runs(self) -> None:
         """Print which runs there are."""
-        if self._as_json:
-            _json_lines(self._history.runs())
-            return
-        if not self._names:
+        if not self._names and not self._as_json:
             say(out, f"{self._label} keeps no run yet")
             return
-        table = table_of(
-            "run", "events>", "retired>", "agents>", "first received", "last received", framed=True
-        )
-        for run in self._history.runs():
-            table.add_row(
-                Text(run.name),
+        columns = "run", "events>", "retired>", "agents>", "first received", "last received"
+        self._answer(
+            iter(self._history.runs()),
+            lambda run: run,
+            table_of(*columns, framed=True),
+            lambda run: (
+                run.name,
                 str(run.events),
                 str(run.retired),
                 str(run.agents),
                 _date(run.began),
                 _date(run.ended),
-            )
-        out.print(table)
-        say(out, "choose one with --run", "dim")
+            ),
+        )
+        if not self._as_json:
+            say(out, "choose one with --run", "dim")
 
     def events(self, query: EventQuery) -> None:
         """Print events."""
-        found = self._history.entries(self._run(), query)
-        if self._as_json:
-            _json_lines(map(_flat, self._first(found)))
-            return
-        grid = EventGrid()
-        for entry in self._first(found):
-            grid.add(entry.event, note=_note(entry))
-        self._print(grid.rows, found)
+        self._answer(self._history.entries(self._run(), query), _flat, event_grid(), _cells)
 
     def decisions(self, query: EventQuery) -> None:
         """Print decisions, each with its causes."""
-        found = self._history.decisions(self._run(), query)
-        if self._as_json:
-            _json_lines(
-                {
-                    **_flat(decision.entry),
-                    "causes": [entry.event.id for entry in decision.chain.entries[:-1]],
-                    "broken": decision.chain.broken,
-                }
-                for decision in self._first(found)
-            )
-            return
-        table = table_of("time>", "agent", "id", "decided", "because", framed=True)
-        for decision in self._first(found):
-            entry = decision.entry
-            shown = cells(entry.event, note=_note(entry))
-            table.add_row(*shown, _because(decision.chain))
-        self._print(table, found)
+        self._answer(
+            self._history.decisions(self._run(), query),
+            lambda decision: {
+                **_flat(decision.entry),
+                "causes": [entry.event.id for entry in decision.chain.entries[:-1]],
+                "broken": decision.chain.broken,
+            },
+            table_of("time>", "agent", "id", "decided", "because", framed=True),
+            lambda decision: (*_cells(decision.entry), _because(decision.chain)),
+        )
 
     def causes(self, event_id: str) -> None:
         """Print what led to an event."""
@@ -301,85 +286,105 @@ class _View:
         chain = self._history.causes(run, event_id)
         if not chain.entries:
             raise PhalanxError(f"{self._label}: run {run!r} holds no event {event_id!r}")
-        if self._as_json:
-            _json_lines(map(_flat, chain.entries))
-            return
-        say(out, f"Why {event_id}: {describe(chain.entries[-1].event)}", "bold")
-        if chain.broken is not None:
-            say(out, _gap(chain.broken), "yellow")
-        grid = EventGrid()
-        for entry in chain.entries:
-            grid.add(entry.event, note=_note(entry))
-        out.print(grid.rows)
+        if not self._as_json:
+            say(out, f"Why {event_id}: {describe(chain.entries[-1].event)}", "bold")
+            if chain.broken is not None:
+                say(out, _gap(chain.broken), "yellow")
+        self._limit = None
+        self._answer(iter(chain.entries), _flat, event_grid(), _cells)
 
     def effects(self, event_id: str) -> None:
         """Print what followed from an event."""
         found = self._history.effects(self._run(), event_id, self._limit or 100_000)
-        if self._as_json:
-            _json_lines({"depth": e.depth, **_flat(e.entry)} for e in found.effects)
-            return
-        if not found.effects:
-            say(out, f"nothing followed from {event_id}, as far as it is known")
-            return
-        say(out, f"What followed from {event_id}", "bold")
-        grid = EventGrid()
-        for effect in found.effects:
-            grid.add(effect.entry.event, effect.depth - 1, _note(effect.entry))
-        out.print(grid.rows)
-        if found.more:
-            say(out, "there is more, further from it; --limit 0 shows all", "dim")
+        if not self._as_json:
+            if not found.effects:
+                say(out, f"no effect of {event_id} is known")
+                return
+            say(out, f"What followed from {event_id}", "bold")
+        self._limit = None
+        self._answer(
+            iter(found.effects),
+            lambda effect: {"depth": effect.depth, **_flat(effect.entry)},
+            event_grid(),
+            lambda effect: _cells(effect.entry, effect.depth - 1),
+        )
+        if found.more and not self._as_json:
+            say(out, "there are further effects; --limit 0 shows all", "dim")
 
     def metrics(self, name: str, query: EventQuery) -> None:
-        """Print the figures of one name, or which names there are."""
+        """Print the metric of one name, or which names there are."""
         run = self._run()
         series = self._history.series(run)
+        known = sorted({s.name for s in series})
         if name == "list":
-            self._series_names(run)
+            self._names_of(series)
             return
-        if name not in {s.name for s in series}:
-            known = sorted({s.name for s in series})
-            some = ", ".join(known[:_SOME]) + (", …" if len(known) > _SOME else "")
+        if name not in known:
             raise PhalanxError(
-                f"{self._label}: run {run!r} has no figures named {name!r}; "
-                + (f"there are: {some}" if known else "there are none")
+                f"{self._label}: run {run!r} has no metric {name!r}; "
+                + (f"there are: {_some(known)}" if known else "there are none")
             )
-        found = self._history.metrics(run, name, query)
+        self._answer(
+            self._history.metrics(run, name, query),
+            lambda found: {**msgspec.to_builtins(found.sample), "received": found.received},
+            table_of("time>", "agent", "of", f"{name}>", "scope", framed=True),
+            lambda found: (
+                f"{found.sample.time:.1f} s",
+                found.sample.agent,
+                ", ".join(found.sample.labels.values()),
+                amount(found.sample.value, "" if found.sample.unit == "1" else found.sample.unit),
+                found.sample.scope or "",
+            ),
+        )
+
+    def _names_of(self, series: tuple[Series, ...]) -> None:
         if self._as_json:
-            _json_lines(
-                {**msgspec.to_builtins(m.sample), "received": m.received}
-                for m in self._first(found)
-            )
+            for one in series:
+                emit_json(one)
             return
-        table = table_of("time>", "agent", "of", f"{name}>", "scope", framed=True)
-        for measured in self._first(found):
-            sample = measured.sample
-            table.add_row(
-                f"{sample.time:.1f} s",
-                Text(sample.agent),
-                Text(", ".join(sample.labels.values())),
-                amount(sample.value, "" if sample.unit == "1" else sample.unit),
-                Text(sample.scope or ""),
-            )
-        self._print(table, found)
+        table = table_of("name", "unit", "series>", "of", framed=True)
+        for name, group in groupby(series, key=lambda s: s.name):
+            found = list(group)
+            labels = sorted({", ".join(s.labels.values()) for s in found} - {""})
+            table.add_row(Text(name), found[0].unit, str(len(found)), Text(_some(labels)))
+        out.print(table)
 
     def knowledge(self, query: EventQuery) -> None:
-        """Print what agents believe, as last known."""
-        found = self._history.knowledge(self._run(), query.agent, query.scope)
-        if self._as_json:
-            _json_lines(self._first(found))
-            return
-        table = table_of("agent", "believes", "kept so by", "since>", "event", framed=True)
-        for known in self._first(found):
-            table.add_row(
-                Text(known.agent),
-                Text(f"{'' if known.value else '¬'}{known.predicate}"),
-                Text(known.holder or ""),
+        """Print what agents believed last."""
+        self._answer(
+            self._history.knowledge(self._run(), query.agent, query.scope),
+            lambda known: known,
+            table_of("agent", "believes", "kept so by", "since>", "event", framed=True),
+            lambda known: (
+                known.agent,
+                f"{'' if known.value else '¬'}{known.predicate}",
+                known.holder or "",
                 f"{known.since:.1f} s",
-                Text(known.event),
-            )
-        self._print(table, found)
+                known.event,
+            ),
+        )
 
-    # -- what they share ---------------------------------------------------------------
+    def _answer(
+        self,
+        found: Iterator[T],
+        plain: Callable[[T], Any],
+        table: Table,
+        row: Callable[[T], tuple[str | Text, ...]],
+    ) -> None:
+        """Print what was found, up to the limit: a JSON object a line, or a row of ``table``."""
+        for one in islice(found, self._limit):
+            if self._as_json:
+                emit_json(plain(one))
+            else:
+                table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row(one)))
+        if self._as_json:
+            return
+        if not table.row_count:
+            say(out, "nothing matches")
+            return
+        out.print(table)
+        if self._limit is not None and next(found, None) is not None:
+            say(out, f"these are the first {self._limit}; --limit 0 shows all", "dim")
 
     def _run(self) -> str:
         if self._name is not None:
@@ -391,39 +396,11 @@ class _View:
         return self._names[0]
 
     def _choice(self) -> str:
-        if not self._names:
-            return "it keeps none yet"
-        names = self._names[::-1]
-        return "it keeps " + ", ".join(names[:_SOME]) + (", …" if len(names) > _SOME else "")
-
-    def _first(self, found: Iterable[T]) -> Iterable[T]:
-        return islice(found, self._limit)
-
-    def _print(self, table: Table, rest: Iterator[Any]) -> None:
-        if not table.row_count:
-            say(out, "nothing matches")
-            return
-        out.print(table)
-        if self._limit is not None and next(rest, None) is not None:
-            say(out, f"these are the first {self._limit}; --limit 0 shows all", "dim")
-
-    def _series_names(self, run: str) -> None:
-        series = self._history.series(run)
-        if self._as_json:
-            _json_lines(series)
-            return
-        table = table_of("name", "unit", "series>", "of", framed=True)
-        for name in sorted({s.name for s in series}):
-            group = [s for s in series if s.name == name]
-            labels = sorted({", ".join(s.labels.values()) for s in group} - {""})
-            some = ", ".join(labels[:_SOME]) + (", …" if len(labels) > _SOME else "")
-            table.add_row(Text(name), group[0].unit, str(len(group)), Text(some))
-        out.print(table)
+        return f"it keeps {_some(self._names[::-1])}" if self._names else "it keeps none yet"
 
 
-def _json_lines(items: Iterable[Any]) -> None:
-    for item in items:
-        emit_json(item)
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SOME]) + (", …" if len(names) > _SOME else "")
 
 
 def _flat(entry: StoredEvent) -> dict[str, Any]:
@@ -433,8 +410,9 @@ def _flat(entry: StoredEvent) -> dict[str, Any]:
     return {**msgspec.structs.asdict(event), **fields}
 
 
-def _note(entry: StoredEvent) -> str:
-    return " (its cause was retired)" if entry.cause_retired else ""
+def _cells(entry: StoredEvent, depth: int = 0) -> tuple[str | Text, ...]:
+    note = " (its cause was retired)" if entry.cause_retired else ""
+    return event_cells(entry.event, depth, note)
 
 
 def _because(chain: CauseChain[StoredEvent]) -> Text:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Self
 
 import typer
@@ -17,7 +15,17 @@ from rich.text import Text
 
 from phalanx.cli.event_lines import styled
 from phalanx.cli.files import Functions, Outputs, load_functions, open_scenario
-from phalanx.cli.terminal import INTERRUPTED, AsJson, amount, emit_json, err, needs_linux, out, say
+from phalanx.cli.terminal import (
+    INTERRUPTED,
+    AsJson,
+    Stop,
+    amount,
+    emit_json,
+    err,
+    needs_linux,
+    out,
+    say,
+)
 from phalanx.domain.events import Event, Sink
 from phalanx.reporting.event_text import IMPORTANT
 from phalanx.reporting.response import Response
@@ -193,7 +201,7 @@ class _Watch:
         *,
         quiet: bool,
     ) -> None:
-        self.stopped = False
+        self._stop = Stop(impatient=True)
         self.sinks = sinks if quiet else [*sinks, self._show]
         self._console = console
         self._active: set[object] = set()
@@ -212,21 +220,21 @@ class _Watch:
 
     def __enter__(self) -> Self:
         self._progress.start()
-        self._before = signal.signal(signal.SIGINT, self._stop)
+        self._stop.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+    def __exit__(self, *error: object) -> None:
+        self._stop.__exit__(*error)
         self._progress.stop()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether Ctrl-C asked for the end."""
+        return self._stop.wanted
 
     def advance(self, now: float) -> None:
         """Show how far the run is, in its seconds."""
         self._progress.update(self._task, completed=now)
-
-    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.stopped:
-            raise KeyboardInterrupt
-        self.stopped = True
 
     def _show(self, event: Event) -> None:
         if event.kind not in IMPORTANT or self._is_ramp(event):

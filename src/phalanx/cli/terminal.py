@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, Self
 
 import msgspec
 import typer
@@ -116,6 +118,34 @@ def duration(text: str, *, m: bool = False) -> float:
     if found is None or (found[2] == "m" and not m):
         raise typer.BadParameter(f"{text!r} is no duration such as 90s, 15min, 12h, 7d or 4w")
     return float(found[1]) * _SECONDS[found[2]]
+
+
+class Stop:
+    """Whether Ctrl-C or another signal asked for the end, inside of a ``with``.
+
+    Args:
+        signals: that ask for it besides SIGINT.
+        impatient: the second Ctrl-C raises ``KeyboardInterrupt``.
+
+    """
+
+    def __init__(self, *signals: signal.Signals, impatient: bool = False) -> None:
+        self.wanted = False
+        self._signals = signal.SIGINT, *signals
+        self._impatient = impatient
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._want) for number in self._signals}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _want(self, number: int, _frame: FrameType | None) -> None:
+        if self.wanted and self._impatient and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.wanted = True
 
 
 @contextmanager
