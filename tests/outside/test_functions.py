@@ -11,7 +11,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from phalanx.bdi import Capability
-from phalanx.cli.functions import load_functions
+from phalanx.cli.files import load_functions
 from phalanx.cli.main import app
 from phalanx.domain.events import Event
 from phalanx.infrastructure.linux.images import build
