@@ -49,6 +49,7 @@ class _StoreFirst(TyperGroup):
 
 app = typer.Typer(
     cls=_StoreFirst,
+    add_completion=False,
     no_args_is_help=True,
     help="Ask a store what happened, who decided it and why; retire what is old. "
     "'phalanx history STORE' is short for 'phalanx history show STORE'.",
