@@ -189,7 +189,6 @@ def test_packets_take_the_latency_of_each_link(run: str) -> None:
         assert send(testbed, "u-1", 1) == 1
         assert time.monotonic() - start >= 0.03
         assert send(testbed, "u-1", 200) == 200
-        assert testbed.shed() == 0
         testbed.set_link("pop1", "pop3", up=False)
         start = time.monotonic()
         assert send(testbed, "u-1", 1) == 1

@@ -11,13 +11,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import ParamSpec
 
-from msgspec import Struct
-
 from phalanx.domain.network import Link, LinkId, Network, PopId
 from phalanx.domain.traffic import Source
 from phalanx.infrastructure.linux.kernel import KernelError, cgroups, namespaces, runs
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
-from phalanx.infrastructure.linux.kernel.links import Links, RouteBatch, configure, has_netem
+from phalanx.infrastructure.linux.kernel.links import Links, configure, has_netem, ip, neighbour
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.kernel.wire import Strand, Wire
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
@@ -70,8 +68,6 @@ class Testbed:
 
     def __init__(self, run: str, network: Network, sources: Sequence[Source]) -> None:
         self.run = run
-        self.notes: list[str] = []
-        """What was chosen for want of something else, a line each."""
         self._network = network
         self._plan = draw(run, network, sources)
         self._ports = {a: port for port in self._plan.ports for a in port.addresses}
@@ -177,15 +173,6 @@ class Testbed:
             for pop in self._routing.stale():
                 hands.call(self._within, self.namespace(pop), self._routing.install, pop)
 
-    def shed(self) -> int:
-        """Return how many frames delayed links lost because a queue was full.
-
-        Raises:
-            KernelError: if the process that carries them is gone.
-
-        """
-        return 0 if self._wire is None else self._wire.shed()
-
     def _build(self) -> None:
         plan = self._plan
         carried = strands(plan)
@@ -207,18 +194,6 @@ class Testbed:
             self._within(namespace, finish_pop, plan, name, netem=netem)
         for name, namespace in plan.namespaces.items():
             self._within(namespace, self._routing.install, name)
-        self._note(wired=wired, dropped=lossy and not netem)
-
-    def _note(self, *, wired: bool, dropped: bool) -> None:
-        self.notes.clear()
-        if wired:
-            self.notes.append("delay on links by a process (TAP), as this kernel has no netem")
-        if dropped:
-            self.notes.append("loss on links by nftables, as this kernel has no netem")
-        limits = next(iter(self._groups.values())).limits if self._groups else ()
-        missing = [name for name in cgroups.CONTROLLERS if name not in limits]
-        if missing:
-            self.notes.append(f"no limits on {', '.join(missing)}: no control group to write to")
 
     def _switch(self, a: PopId, b: PopId, pop: PopId, up: bool) -> None:
         """Take an end of a link down or up; the kernel forgets neighbours with it."""
@@ -227,9 +202,7 @@ class Testbed:
             device, _ = ends(join, pop)
             links.set(device, state="up" if up else "down")
         if up:
-            batch = RouteBatch()
-            meet(batch, self._plan, join, pop)
-            batch.send()
+            ip(next_door(self._plan, join, pop))
 
     @staticmethod
     def _within(
@@ -240,21 +213,14 @@ class Testbed:
         function(*args, **kwargs)
 
 
-class Hop(Struct, frozen=True):
-    """Where a PoP sends packets for an address."""
-
-    device: str
-    via: str | None
-    """Underlay address of the next PoP; None: the address is on the PoP's own switch."""
-
-
 class Routing:
     """The tables of all PoPs: what they should be, and what is in the kernels already."""
 
     def __init__(self, network: Network, plan: Plan) -> None:
         self._plan = plan
         self._topology = Topology(network)
-        self._installed: dict[PopId, dict[str, Hop]] = {pop: {} for pop in plan.namespaces}
+        self._installed: dict[PopId, dict[str, str]] = {pop: {} for pop in plan.namespaces}
+        """Where each PoP sends packets for an address, in the words of ``ip-route(8)``."""
         # The first of a PoP is its own; the others hang on its switch.
         self._addresses = {
             pop: [plan.underlay[pop], *(a for port in plan.at(pop) for a in port.addresses)]
@@ -272,9 +238,9 @@ class Routing:
         """
         self._topology.switch(link, up=up)
         for pop, other in ((link.a, link.b), (link.b, link.a)):
-            device = self._plan.devices[f"{pop}>{other}"]
+            lost = f"dev {self._plan.devices[f'{pop}>{other}']} "
             table = self._installed[pop]
-            self._installed[pop] = {a: hop for a, hop in table.items() if hop.device != device}
+            self._installed[pop] = {a: hop for a, hop in table.items() if not hop.startswith(lost)}
 
     def stale(self) -> list[PopId]:
         """Return the PoPs whose table is not as it should be."""
@@ -288,21 +254,18 @@ class Routing:
 
         """
         wanted, installed = self._wanted(pop), self._installed[pop]
-        batch = RouteBatch()
-        for address, hop in wanted.items():
-            if installed.get(address) != hop:
-                batch.route(address, hop.device, self._plan.underlay[pop], hop.via)
-        for address in installed.keys() - wanted.keys():
-            batch.no_route(address)
-        batch.send()
+        new = [f"route replace {a} {hop}" for a, hop in wanted.items() if installed.get(a) != hop]
+        ip(*new, *(f"route del {address}" for address in installed.keys() - wanted.keys()))
         self._installed[pop] = wanted
 
-    def _wanted(self, pop: PopId) -> dict[str, Hop]:
-        table = {address: Hop(SWITCH, None) for address in self._addresses[pop][1:]}
+    def _wanted(self, pop: PopId) -> dict[str, str]:
+        own = self._plan.underlay[pop]
+        table = dict.fromkeys(self._addresses[pop][1:], f"dev {SWITCH} src {own}")
         for target, addresses in self._addresses.items():
             path = self._topology.route(pop, target)
             if path is not None and target != pop:
-                hop = Hop(self._plan.devices[f"{pop}>{path[1]}"], self._plan.underlay[path[1]])
+                device, via = self._plan.devices[f"{pop}>{path[1]}"], self._plan.underlay[path[1]]
+                hop = f"dev {device} via {via} onlink src {own}"
                 table.update(dict.fromkeys(addresses, hop))
         return table
 
@@ -359,16 +322,15 @@ def make_home(port: Port, *, netem: bool) -> None:
             links.address(number, address)
         if port.rate_mb_s is not None:
             links.shape(number, port.rate_mb_s, port.delay_ms if netem and delayed(port) else 0.0)
-    batch = RouteBatch()
-    batch.neighbour(GATEWAY, SWITCH_MAC, _FAR)
-    batch.default(_FAR, GATEWAY)
-    batch.send()
+    ip(
+        neighbour(GATEWAY, SWITCH_MAC, _FAR),
+        f"route replace default dev {_FAR} via {GATEWAY} onlink",
+    )
 
 
 def finish_pop(plan: Plan, pop: str, *, netem: bool) -> None:
     """Connect a PoP: ports to the switch, limits on all it sends, and who is a neighbour."""
-    batch = RouteBatch()
-    batch.blackhole()
+    lines = ["route replace blackhole default"]
     lossy: dict[str, float] = {}
     with Links() as links:
         switch = links.set(SWITCH, state="up")
@@ -379,7 +341,7 @@ def finish_pop(plan: Plan, pop: str, *, netem: bool) -> None:
                 delay = port.delay_ms if netem and delayed(port) else 0.0
                 links.shape(number, port.rate_mb_s, delay)
             for address in port.addresses:
-                batch.neighbour(address, port.mac, SWITCH)
+                lines.append(neighbour(address, port.mac, SWITCH))
         for join in plan.joins:
             if pop in (join.a, join.b):
                 device, mac = ends(join, pop)
@@ -390,8 +352,8 @@ def finish_pop(plan: Plan, pop: str, *, netem: bool) -> None:
                 else:
                     links.shape(number, join.rate_mb_s)
                     lossy[device] = join.loss
-                meet(batch, plan, join, pop)
-    batch.send()
+                lines.append(next_door(plan, join, pop))
+    ip(*lines)
     if any(lossy.values()):
         _lose(plan.namespaces[pop], lossy)
 
@@ -401,11 +363,11 @@ def ends(join: Join, pop: str) -> tuple[str, str]:
     return (join.device_a, join.mac_a) if pop == join.a else (join.device_b, join.mac_b)
 
 
-def meet(batch: RouteBatch, plan: Plan, join: Join, pop: str) -> None:
-    """Tell ``pop`` the MAC of its neighbour, so that nothing waits for an answer that is lost."""
+def next_door(plan: Plan, join: Join, pop: str) -> str:
+    """Return the line that tells ``pop`` the MAC of its neighbour, so that none is asked for."""
     other, mac = (join.b, join.mac_b) if pop == join.a else (join.a, join.mac_a)
     device, _ = ends(join, pop)
-    batch.neighbour(plan.underlay[other], mac, device)
+    return neighbour(plan.underlay[other], mac, device)
 
 
 def _lose(namespace: str, lossy: dict[str, float]) -> None:

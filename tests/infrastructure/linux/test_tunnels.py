@@ -56,7 +56,7 @@ class Bench:
         self.tasks = Tasks(self.clock)
         self.workers = NamespaceWorkers(self.testbed)
         self.tunnels = Tunnels(self.testbed, self.workers, self.tasks, linger_s=0.05)
-        self.detours = Detours(self.tunnels, self.tasks)
+        self.detours = Detours(self.workers, self.tasks)
         self.client = Inside(self.testbed.home("c-1"))
         self.server = Inside(self.testbed.home("server"))
 
@@ -64,7 +64,6 @@ class Bench:
         for inside in (self.client, self.server):
             inside.close()
         self.tasks.stop()
-        self.tunnels.close()
         self.workers.close()
         self.clock.close()
         self.testbed.destroy()

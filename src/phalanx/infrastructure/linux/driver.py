@@ -73,7 +73,7 @@ class LinuxNetwork(NetworkDriver):
         )
         self._processes = VnfProcesses(context, network.repository, images, self._crashed)
         self._tunnels = Tunnels(linux, self._workers, self._tasks)
-        detours = Detours(self._tunnels, self._tasks)
+        detours = Detours(self._workers, self._tasks)
         self._measures = Enforcement(context, self._processes, self._tunnels, detours, journal)
         self._capture = TrafficCapture(context, self._processes, self._tunnels, detours)
         self._meters = LinkMeters(context, self._processes, _bandwidth(network))
@@ -186,7 +186,6 @@ class LinuxNetwork(NetworkDriver):
         self._lifecycle.shutdown()
         self._tasks.wait(self._processes.end_all())
         self._tasks.stop()
-        self._tunnels.close()
         self._workers.close()
 
     def _work(self, pop: PopId, action: Enforce | Observe, cause: str, answer: Answer) -> None:

@@ -14,18 +14,16 @@ makes no detour; answers of the address go their way undisturbed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path as FilePath
-from typing import Any
 
 from msgspec import Struct
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from phalanx.domain.network import PopId, link_id
-from phalanx.infrastructure.linux.tasks import TaskError, Tasks
+from phalanx.infrastructure.linux.kernel import KernelError
+from phalanx.infrastructure.linux.kernel.links import ip, neighbour
+from phalanx.infrastructure.linux.tasks import Tasks
 from phalanx.infrastructure.linux.topology import LinuxTopology
 from phalanx.infrastructure.linux.workers import NamespaceWorkers
 from phalanx.infrastructure.reservations.topology import Path, Topology
@@ -37,8 +35,6 @@ LINGER_S = 5.0
 """A tunnel that nobody uses is kept this long: an observer in turns wants it again soon."""
 _NEAR, _FAR = "10.252", "10.251"
 _PER_OCTET = 250
-_INDEX = {"link": "index", "addr": "index", "route": "oif", "neigh": "ifindex"}
-"""What each request calls the index of a device."""
 
 _MAIN = 254
 _TABLES = 20_000
@@ -93,13 +89,12 @@ class Tunnels:
         self._count = 0
         self._lock = asyncio.Lock()
         """One tunnel is opened or closed at a time: none is handed out half made."""
-        self._netlink: dict[PopId, Any] = {}
 
     async def acquire(self, path: Path) -> Tunnel:
         """Return the tunnel along ``path``, from the VNF's PoP to that of the traffic.
 
         Raises:
-            TaskError: if it cannot be made.
+            KernelError: if it cannot be made.
 
         """
         async with self._lock:
@@ -123,7 +118,7 @@ class Tunnels:
         """Lead each tunnel along its path again, or around it where a link of it is down.
 
         Raises:
-            TaskError: if the kernel refuses.
+            KernelError: if the kernel refuses.
 
         """
         async with self._lock:
@@ -137,91 +132,28 @@ class Tunnels:
                 del self._tunnels[tunnel.path]
                 await self._tasks.thread(self._close, tunnel)
 
-    def netlink(self, pop: PopId, *calls: tuple[str, str, dict[str, Any]]) -> None:
-        """Make netlink requests at ``pop``: (what, verb, arguments) in their order; blocking.
-
-        Deleting what is gone is no error, nor is adding what exists.
-
-        Raises:
-            TaskError: if the kernel refuses.
-
-        """
-
-        def work() -> None:
-            handle = self._netlink.get(pop)
-            if handle is None:
-                handle = self._netlink[pop] = IPRoute()
-            for what, verb, arguments in calls:
-                given = dict(arguments)
-                if "device" in given:
-                    given[_INDEX[what]] = handle.link_lookup(ifname=given.pop("device"))[0]
-                try:
-                    getattr(handle, what)(verb, **given)
-                except NetlinkError as error:
-                    if not (verb == "del" or error.code == 17):  # EEXIST
-                        raise
-
-        try:
-            self._workers.inside(pop).call(work)
-        except (NetlinkError, IndexError) as error:
-            raise TaskError(f"the kernel at {pop} refused: {error}") from error
-
-    def close(self) -> None:
-        """Close the netlink sockets; the devices end with their namespaces or ``release``."""
-        for pop, handle in self._netlink.items():
-            with contextlib.suppress(OSError):
-                self._workers.inside(pop).call(handle.close)
-        self._netlink.clear()
-
     def _open(self, tunnel: Tunnel, number: int) -> None:
         try:
             self._routes(tunnel, "replace")
             for end, other in ((tunnel.near, tunnel.far), (tunnel.far, tunnel.near)):
-                self._workers.inside(end.pop)
-                self.netlink(
-                    end.pop,
-                    ("addr", "replace", {"device": "lo", "address": end.address, "prefixlen": 32}),
-                    (
-                        "link",
-                        "add",
-                        {
-                            "ifname": end.device,
-                            "kind": "vxlan",
-                            "vxlan_id": number,
-                            "vxlan_local": end.address,
-                            "vxlan_group": other.address,
-                            "vxlan_port": PORT,
-                            "vxlan_learning": 0,
-                            "address": end.mac,
-                            "mtu": MTU,
-                            "state": "up",
-                        },
-                    ),
-                    (
-                        "neigh",
-                        "replace",
-                        {
-                            "device": end.device,
-                            "dst": other.inner,
-                            "lladdr": other.mac,
-                            "state": 0x80,  # NUD_PERMANENT
-                        },
-                    ),
+                inside = self._workers.inside(end.pop)
+                inside.call(
+                    ip,
+                    f"addr replace {end.address}/32 dev lo",
+                    f"link add {end.device} address {end.mac} mtu {MTU} up type vxlan id {number}"
+                    f" local {end.address} remote {other.address} dstport {PORT} nolearning",
+                    neighbour(other.inner, other.mac, end.device),
                 )
-                self._workers.inside(end.pop).call(_settle, end.device)
-        except TaskError:
+                inside.call(_settle, end.device)
+        except KernelError:
             self._close(tunnel)
             raise
 
     def _close(self, tunnel: Tunnel) -> None:
         for end in (tunnel.near, tunnel.far):
-            with contextlib.suppress(TaskError):
-                self.netlink(end.pop, ("link", "del", {"device": end.device}))
-            with contextlib.suppress(TaskError):
-                self.netlink(
-                    end.pop,
-                    ("addr", "del", {"device": "lo", "address": end.address, "prefixlen": 32}),
-                )
+            self._workers.inside(end.pop).call(
+                ip, f"link del {end.device}", f"addr del {end.address}/32 dev lo"
+            )
         self._routes(tunnel, "del")
 
     def _lead(self, tunnel: Tunnel, way: Path) -> None:
@@ -230,21 +162,16 @@ class Tunnels:
         self._routes(tunnel, "replace")
 
     def _routes(self, tunnel: Tunnel, verb: str) -> None:
+        lines: dict[PopId, list[str]] = {}
         for end, way in ((tunnel.far, tunnel.way), (tunnel.near, tunnel.way[::-1])):
             for here, there in pairwise(way):
-                self.netlink(
-                    here,
-                    (
-                        "route",
-                        verb,
-                        {
-                            "dst": f"{end.address}/32",
-                            "gateway": self._linux.underlay(there),
-                            "device": self._linux.device(link_id(here, there)),
-                            "flags": 4,  # RTNH_F_ONLINK: links have no subnet of their own
-                        },
-                    ),
+                hop = self._linux.underlay(there)
+                device = self._linux.device(link_id(here, there))
+                lines.setdefault(here, []).append(
+                    f"route {verb} {end.address}/32 via {hop} dev {device} onlink"
                 )
+        for pop, routes in lines.items():
+            self._workers.inside(pop).call(ip, *routes)
 
 
 def _tunnel(path: Path, number: int) -> Tunnel:
@@ -286,8 +213,8 @@ class Detour(Struct, frozen=True):
 class Detours:
     """The detours in force, each through a list of tunnels."""
 
-    def __init__(self, tunnels: Tunnels, tasks: Tasks) -> None:
-        self._tunnels = tunnels
+    def __init__(self, workers: NamespaceWorkers, tasks: Tasks) -> None:
+        self._workers = workers
         self._tasks = tasks
         self._detours: dict[Detour, list[Tunnel]] = {}
         self._tables: dict[tuple[Detour, Tunnel], int] = {}
@@ -299,7 +226,7 @@ class Detours:
         """Send ``detour`` through ``tunnel`` as well.
 
         Raises:
-            TaskError: if the kernel refuses.
+            KernelError: if the kernel refuses.
 
         """
         async with self._lock:
@@ -316,7 +243,7 @@ class Detours:
         """Send ``detour`` no longer through ``tunnel``.
 
         Raises:
-            TaskError: if the kernel refuses.
+            KernelError: if the kernel refuses.
 
         """
         async with self._lock:
@@ -354,65 +281,45 @@ class Detours:
             self._detours.pop(detour, None)
         pops = {pop: None for pop, _ in (*before, *after)}
         for pop in pops:
-            new = [("rule", "add", r) for p, r in after if p == pop and (p, r) not in before]
-            old = [("rule", "del", r) for p, r in before if p == pop and (p, r) not in after]
-            await self._tasks.thread(self._tunnels.netlink, pop, *new, *old)
+            new = [f"rule add {r}" for p, r in after if p == pop and (p, r) not in before]
+            old = [f"rule del {r}" for p, r in before if p == pop and (p, r) not in after]
+            await self._tasks.thread(self._workers.inside(pop).call, ip, *new, *old)
 
-    def _rules(
-        self, detour: Detour, tunnels: list[Tunnel]
-    ) -> list[tuple[PopId, dict[str, object]]]:
+    def _rules(self, detour: Detour, tunnels: list[Tunnel]) -> list[tuple[PopId, str]]:
         """Return the rules at the PoP of the address, for tunnels each gone through once."""
         once = list(dict.fromkeys(tunnels))
         if not once:
             return []
         pop = once[0].far.pop
-        match = _match(detour)
         tables = [self._tables[detour, tunnel] for tunnel in once]
-        any_from = _ANY if detour.source is None else _SOURCE
-        go_on = _continue(detour)
-        rules: list[tuple[PopId, dict[str, object]]] = [
-            (pop, {**match, "table": tables[0], "priority": any_from})
-        ]
+        first = _ANY if detour.source is None else _SOURCE
+        rules = [(pop, f"{_match(detour)} lookup {tables[0]} pref {first}")]
         for tunnel, following in zip(once, [*tables[1:], _MAIN], strict=True):
-            iif = {"iifname": tunnel.far.device}
-            rules.append((pop, {**match, **iif, "table": following, "priority": go_on}))
+            rules.append((pop, _onward(detour, tunnel.far.device, following)))
         return rules
 
     def _send_back(self, detour: Detour, tunnel: Tunnel, table: int) -> None:
         near, far = tunnel.near, tunnel.far
         for end, other in ((near, far), (far, near)):
-            route = {
-                "dst": f"{detour.address}/32",
-                "gateway": other.inner,
-                "device": end.device,
-                "table": table,
-                "flags": 4,
-            }
-            self._tunnels.netlink(end.pop, ("route", "replace", route))
-        rule = _back(detour, tunnel, table)
-        self._tunnels.netlink(near.pop, ("rule", "add", rule))
+            route = f"{detour.address}/32 via {other.inner} dev {end.device} table {table} onlink"
+            self._workers.inside(end.pop).call(ip, f"route replace {route}")
+        rule = _onward(detour, near.device, table)
+        self._workers.inside(near.pop).call(ip, f"rule add {rule}")
 
     def _forget(self, detour: Detour, tunnel: Tunnel, table: int) -> None:
-        near, far = tunnel.near, tunnel.far
-        rule = _back(detour, tunnel, table)
-        self._tunnels.netlink(near.pop, ("rule", "del", rule))
-        for end in (near, far):
-            route = {"dst": f"{detour.address}/32", "table": table}
-            self._tunnels.netlink(end.pop, ("route", "del", route))
+        rule = _onward(detour, tunnel.near.device, table)
+        self._workers.inside(tunnel.near.pop).call(ip, f"rule del {rule}")
+        for end in (tunnel.near, tunnel.far):
+            route = f"{detour.address}/32 table {table}"
+            self._workers.inside(end.pop).call(ip, f"route del {route}")
 
 
-def _back(detour: Detour, tunnel: Tunnel, table: int) -> dict[str, object]:
-    """Return the rule at the far PoP that sends back what comes out of its tunnel."""
-    iif = {"iifname": tunnel.near.device}
-    return {**_match(detour), **iif, "table": table, "priority": _continue(detour)}
+def _onward(detour: Detour, device: str, table: int) -> str:
+    """Return the rule for what comes out of a tunnel by ``device``."""
+    kind = _CONTINUE_ANY if detour.source is None else _CONTINUE_SOURCE
+    return f"{_match(detour)} iif {device} lookup {table} pref {kind}"
 
 
-def _continue(detour: Detour) -> int:
-    return _CONTINUE_ANY if detour.source is None else _CONTINUE_SOURCE
-
-
-def _match(detour: Detour) -> dict[str, object]:
-    match: dict[str, object] = {"dst": detour.address, "dst_len": 32}
-    if detour.source is not None:
-        match |= {"src": detour.source, "src_len": 32}
-    return match
+def _match(detour: Detour) -> str:
+    source = "" if detour.source is None else f" from {detour.source}"
+    return f"to {detour.address}{source}"

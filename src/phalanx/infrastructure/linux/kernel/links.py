@@ -164,61 +164,35 @@ class Links:
             raise KernelError(f"{method} {verb} {what} is refused: {reason}") from None
 
 
-class RouteBatch:
-    """Changes of routes and neighbours, to be made together; see ``ip-route(8)``."""
+def ip(*lines: str) -> None:
+    """Carry out lines of ``ip -batch``, in order, in the calling thread's namespace.
 
-    def __init__(self) -> None:
-        self._lines: list[str] = []
+    Deleting what is gone is no error, nor is adding what is there.
 
-    def route(self, address: str, device: str, source: str, via: str | None = None) -> None:
-        """Send packets for one address through a device, replacing the route it had.
+    Raises:
+        KernelError: for the first line that the kernel refuses; the others are carried out.
 
-        Args:
-            address: IPv4 address.
-            device: name of the interface.
-            source: address that this machine's own packets take.
-            via: next hop on the device; None means that the address itself is there.
+    """
+    done = subprocess.run(
+        ["ip", "-force", "-batch", "-"],  # noqa: S607  from iproute2, wherever that is
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    reason = ""
+    for line in done.stderr.splitlines():
+        if not line.startswith("Command failed "):
+            reason = line.removeprefix("RTNETLINK answers: ").removeprefix("Error: ")
+            continue
+        what = lines[int(line.rpartition(":")[2]) - 1]
+        if what.split()[1] != "del" and "File exists" not in reason:
+            raise KernelError(f"ip {what} is refused: {reason}")
 
-        """
-        hop = "" if via is None else f" via {via} onlink"
-        self._lines.append(f"route replace {address} dev {device}{hop} src {source}")
 
-    def default(self, device: str, via: str) -> None:
-        """Send packets that have no other route to ``via`` on a device."""
-        self._lines.append(f"route replace default dev {device} via {via} onlink")
-
-    def blackhole(self) -> None:
-        """Discard packets that have no route."""
-        self._lines.append("route replace blackhole default")
-
-    def no_route(self, address: str) -> None:
-        """Remove the route to an address."""
-        self._lines.append(f"route del {address}")
-
-    def neighbour(self, address: str, mac: str, device: str) -> None:
-        """Bind an address to a station for good, so that the kernel never asks for it."""
-        self._lines.append(f"neigh replace {address} lladdr {mac} dev {device} nud permanent")
-
-    def send(self) -> None:
-        """Make all changes, in order, in the calling thread's namespace.
-
-        Raises:
-            KernelError: for the first that the kernel refuses; the others are tried too.
-
-        """
-        lines, self._lines = self._lines, []
-        done = subprocess.run(
-            ["ip", "-force", "-batch", "-"],  # noqa: S607  from iproute2, wherever that is
-            input="\n".join(lines),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            reason, failed, *_ = [*done.stderr.splitlines(), "", ""]
-            number = failed.rpartition(":")[2]
-            what = lines[int(number) - 1] if number.isdigit() else "a change of routes"
-            raise KernelError(f"{what} is refused: {reason.removeprefix('RTNETLINK answers: ')}")
+def neighbour(address: str, mac: str, device: str) -> str:
+    """Return the line for ``ip`` that binds an address to a station: it is never asked for."""
+    return f"neigh replace {address} lladdr {mac} dev {device} nud permanent"
 
 
 def index(name: str) -> int:
