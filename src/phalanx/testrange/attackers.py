@@ -67,44 +67,22 @@ def command(source: Source, program: str) -> list[str]:
 
 
 def _hping(source: Source, rate: float, seconds: float) -> list[str]:
-    if source.profile.protocol == "udp":
-        kind = ["--udp", "--data", str(max(0, round(source.profile.packet_octets) - _HEADERS))]
-    else:
-        kind = ["--syn"]
-    return [
-        *kind,
-        "--quiet",
-        "--numeric",
-        "--destport",
-        str(source.port),
-        *(["--rand-source"] if source.profile.spoofed else ["--spoof", source.address]),
-        "--interval",
-        f"u{max(1, round(1e6 / rate) - _HPING_LATE_US)}",
-        "--count",
-        str(math.ceil(rate * seconds)),
-        source.target,
-    ]
+    octets = max(0, round(source.profile.packet_octets) - _HEADERS)
+    kind = f"--udp --data {octets}" if source.profile.protocol == "udp" else "--syn"
+    origin = "--rand-source" if source.profile.spoofed else f"--spoof {source.address}"
+    pause_us = max(1, round(1e6 / rate) - _HPING_LATE_US)
+    return (
+        f"{kind} --quiet --numeric --destport {source.port} {origin} --interval u{pause_us}"
+        f" --count {math.ceil(rate * seconds)} {source.target}"
+    ).split()
 
 
 def _slow(source: Source, seconds: float) -> list[str]:
     count = source.profile.connections
-    return [
-        "-H",
-        "-c",
-        str(count),
-        "-r",
-        str(math.ceil(count / _OPENING_S)),
-        "-i",
-        "1",
-        "-x",
-        "24",
-        "-p",
-        "1",
-        "-l",
-        str(math.ceil(seconds)),
-        "-u",
-        f"http://{source.target}:{source.port}/",
-    ]
+    return (
+        f"-H -c {count} -r {math.ceil(count / _OPENING_S)} -i 1 -x 24 -p 1"
+        f" -l {math.ceil(seconds)} -u http://{source.target}:{source.port}/"
+    ).split()
 
 
 def programs(sources: Sequence[Source], folder: Path) -> dict[str, str]:

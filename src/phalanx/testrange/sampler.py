@@ -112,16 +112,16 @@ class Arrivals:
         return OctetsArrived(octets[_USERS], octets[_OTHERS])
 
 
-class MeasuredLink:
+class MeasuredLink(Struct):
     """A link whose traffic is measured."""
 
-    def __init__(self, name: LinkId, device: str, bandwidth_mb_s: float, *, access: bool) -> None:
-        self.name = name
-        self.device = device
-        self.bandwidth_mb_s = bandwidth_mb_s
-        self.access = access
-        """Whether it leads to a host: such links are always shown, others when busy."""
-        self.octets = 0
+    name: LinkId
+    device: str
+    bandwidth_mb_s: float
+    access: bool
+    """Whether it leads to a host: such links are always shown, others when busy."""
+    octets: int = 0
+    """That it has carried when it was last read."""
 
 
 class TrafficSampler:

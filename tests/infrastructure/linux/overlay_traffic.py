@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 from overlay_net import VNI, Net
 
@@ -176,6 +177,19 @@ def say(net: Net, pop: str, address: str, *said: bytes) -> None:
                 talk.sendto(each, (address, 9))
             except OSError:  # refused on the spot: not sent either
                 return
+
+
+def all_hear_each_other(net: Net, address: Callable[[str], str], pops: Sequence[str]) -> bool:
+    """Whether a datagram of each PoP reaches each other one in the overlay."""
+    ears = {pop: listener(net, pop, address(pop)) for pop in pops}
+    for pop in pops:
+        for other in pops:
+            if pop != other:
+                say(net, pop, address(other), pop.encode())
+    heard = {pop: sorted(hears(ear)) for pop, ear in ears.items()}
+    for ear in ears.values():
+        ear.close()
+    return heard == {pop: sorted(p.encode() for p in pops if p != pop) for pop in pops}
 
 
 def hears(of: socket.socket) -> list[bytes]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import signal
 import socket
 import time
@@ -21,6 +22,7 @@ from overlay_traffic import (
     Echo,
     Stream,
     Talk,
+    all_hear_each_other,
     connects,
     hears,
     listener,
@@ -68,8 +70,6 @@ def up(net: Net) -> Iterator[Up]:
 
 def test_all_pairs_talk_and_the_wire_shows_neither_their_words_nor_vxlan(net: Net, up: Up) -> None:
     made, _ = up
-    assert set(made.healthy()) == set(POPS)
-    assert all(made.healthy().values())
     marker = secrets.token_bytes(24)
     ears = {pop: listener(net, pop, made.address(pop)) for pop in POPS}
     capture = Capture(net)
@@ -127,7 +127,7 @@ def test_rotations_cut_no_connection_and_lose_no_more_than_none(
     assert [talk.error for talk in talks] == [None] * 3
     assert all(count > 0 for count in more)
     assert with_lost <= lost
-    assert all(made.healthy().values())
+    assert all_hear_each_other(net, made.address, POPS)
 
 
 def test_a_rotation_leaves_only_the_new_secrets(net: Net, up: Up) -> None:
@@ -151,7 +151,7 @@ def test_a_pair_whose_new_key_is_late_keeps_the_old_one_until_it_comes(net: Net,
     keys.rotate()
     with pytest.raises(OverlayError, match="pop1 and pop3"):
         made.rotate()
-    assert all(made.healthy().values())
+    assert all_hear_each_other(net, made.address, POPS)
     with listener(net, "pop3", made.address("pop3")) as ear:
         say(net, "pop1", made.address("pop3"), b"old")
         keys.late = frozenset()
@@ -165,7 +165,7 @@ def test_a_rotation_shuts_out_who_is_no_member_any_more(net: Net, up: Up) -> Non
     keys.revoke("pop4")
     keys.rotate()
     made.rotate()
-    assert made.healthy() == dict.fromkeys(POPS[:3], True)
+    assert all_hear_each_other(net, made.address, POPS[:3])
     with listener(net, "pop1", made.address("pop1")) as ear:
         say(net, "pop4", made.address("pop1"), b"still here")
         assert hears(ear) == []
@@ -213,8 +213,6 @@ def test_a_revoked_pop_is_out_within_a_second(net: Net, up: Up) -> None:
     with listener(net, "pop1", made.address("pop1")) as ear:
         say(net, "pop4", made.address("pop1"), marker)
         assert hears(ear) == []
-    with pytest.raises(OverlayError, match="revoked"):
-        made.restart("pop4")
 
 
 def test_a_revocation_waits_for_no_rotation_and_none_brings_the_revoked_back(
@@ -231,7 +229,7 @@ def test_a_revocation_waits_for_no_rotation_and_none_brings_the_revoked_back(
                 made.revoke("pop4")
                 assert time.monotonic() - begin < 1
             rotating.result()
-    assert made.healthy() == dict.fromkeys(POPS[:3], True)
+    assert all_hear_each_other(net, made.address, POPS[:3])
     for pop in POPS[:3]:
         remove_rules(net, pop)
     with listener(net, "pop1", made.address("pop1")) as ear:
@@ -300,28 +298,21 @@ def test_a_machine_beside_a_pop_cannot_speak_in_the_overlay_through_it(net: Net,
         assert hears(beside) == hears(behind) == [b"forged"]
 
 
-def test_a_killed_daemon_is_noticed_leaks_nothing_and_can_be_started_anew(net: Net, up: Up) -> None:
+def test_a_daemon_that_is_killed_leaks_nothing(net: Net, up: Up) -> None:
     made, _ = up
-    os.kill(pid_of(net, "pop1"), signal.SIGKILL)
-    end = time.monotonic() + PATIENCE_S
-    while made.healthy()["pop1"]:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    pid = pid_of(net, "pop1")
+    handle = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    try:
+        assert select.select([handle], [], [], PATIENCE_S)[0]
+    finally:
+        os.close(handle)
     marker = secrets.token_bytes(24)
     capture = Capture(net)
     say(net, "pop1", made.address("pop2"), *[marker] * 5)
     packets = capture.packets()
     assert all(marker not in packet and port != PORT for *_, port, packet in packets)
     assert made.dropped()["pop1"] >= 5
-    made.restart("pop1")
-    assert all(made.healthy().values())
-    heard: list[bytes] = []
-    end = time.monotonic() + PATIENCE_S
-    with listener(net, "pop2", made.address("pop2")) as ear:
-        while not heard and time.monotonic() < end:  # ESP in user space: a daemon must get a turn
-            say(net, "pop1", made.address("pop2"), marker)
-            heard = hears(ear)
-    assert set(heard) == {marker}
 
 
 def test_nothing_is_left_and_no_secret_was_written(net: Net) -> None:

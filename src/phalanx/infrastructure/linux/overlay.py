@@ -314,32 +314,6 @@ class Overlay:
         self._revoked.add(pop)
         self._all(lambda channel: channel.cut(revoked), self._of(pop))
 
-    def healthy(self) -> dict[PopId, bool]:
-        """Return for each PoP in use whether its daemon answers and protects all its pairs."""
-        nodes = [node for pop, node in self._nodes.items() if pop not in self._revoked]
-        installed = self._all(OverlayNode.installed, nodes)
-        return {
-            node.site.pop: node.daemon.pid is not None
-            and names >= {c.name for c in self._of(node.site.pop) if not c.ended}
-            for node, names in zip(nodes, installed, strict=True)
-        }
-
-    def restart(self, pop: PopId) -> None:
-        """Start the IKE daemon of ``pop`` anew and join it to the others with current secrets.
-
-        Raises:
-            KeyError: if there is no such PoP.
-            OverlayError: if it was revoked, or does not come up.
-
-        """
-        if pop in self._revoked:
-            raise OverlayError(f"{pop} was revoked")
-        node = self._nodes[pop]
-        with self._changing:
-            node.daemon.stop()
-            node.daemon.start(self.engine)
-            self._renew(self._of(pop))
-
     def dropped(self) -> dict[PopId, int]:
         """Return the packets that each PoP's rules have dropped since ``up``.
 

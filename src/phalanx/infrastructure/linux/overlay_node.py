@@ -12,7 +12,6 @@ at the PoP's switch could use the router to speak in the overlay.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import socket
@@ -28,13 +27,12 @@ from typing import Any, TypeVar
 
 import vici
 from msgspec import Struct
-from pyroute2 import IPRoute, NetlinkError
-from pyroute2.netlink.rtnl import ndmsg
 from vici.exception import CommandException
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.network import PopId
 from phalanx.infrastructure.linux.features import charon
+from phalanx.infrastructure.linux.kernel.links import ip, neighbour
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
 from phalanx.infrastructure.linux.kernel.runs import VARIABLE
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
@@ -55,10 +53,7 @@ _CONFIGURATION = Path("/etc/strongswan.conf")
 _SOCKET = "charon.vici"
 
 _HALF = ENDPOINTS.num_addresses // 2
-_HEALTH_S = 2.0
 _PRIVATE = ["unshare", "--mount", "--propagation", "slave", "sh", "-c"]
-_PERMANENT = ndmsg.states["permanent"]
-_UNICAST = {"state": _PERMANENT | ndmsg.states["noarp"], "flags": ndmsg.flags["self"]}
 
 
 # The first of two plugins that offer the same is used. The software gcm stays out: ten times
@@ -149,9 +144,6 @@ class Vxlan:
         self._inside = inside
         self._vni = vni
         self._address = address
-        self._netlink: IPRoute | None = None
-        self._index = 0
-        self._lo = 0
         self._endpoints: Sequence[str] = ()
 
     def create(self, endpoints: Sequence[str]) -> None:
@@ -162,67 +154,34 @@ class Vxlan:
                 route to a peer's endpoint says which of them is the source.
 
         """
-        self._inside.call(self._create, endpoints)
+        self._endpoints = endpoints
+        self._inside.call(
+            ip,
+            "link set lo up",
+            *(f"addr add {endpoint}/32 dev lo" for endpoint in endpoints),
+            f"link add {DEVICE} address {mac(self._address)} mtu {MTU} up"
+            f" type vxlan id {self._vni} dstport {PORT} nolearning",
+            f"addr add {self._address}/{PREFIX} dev {DEVICE}",
+        )
 
     def connect(self, peer: str, endpoint: str) -> None:
         """Send what is for the overlay address ``peer`` to ``endpoint`` from now on.
 
         A peer that is known moves in one step: no packet finds it missing.
         """
-        self._inside.call(self._connect, peer, endpoint)
+        entry = f"fdb replace {mac(peer)} dev {DEVICE} dst {endpoint} self permanent"
+        self._inside.call(ip, entry, program="bridge")
+        self._inside.call(ip, neighbour(peer, mac(peer), DEVICE))
 
     def disconnect(self, peer: str) -> None:
         """Send nothing to the overlay address ``peer`` any more; unknown ones are no error."""
-        self._inside.call(self._disconnect, peer)
+        self._inside.call(ip, f"fdb del {mac(peer)} dev {DEVICE}", program="bridge")
+        self._inside.call(ip, f"neigh del {peer} dev {DEVICE}")
 
     def delete(self) -> None:
         """Take the device and the endpoints away; idempotent, also after a half creation."""
-        self._inside.call(self._delete)
-
-    def _create(self, endpoints: Sequence[str]) -> None:
-        self._netlink = ip = IPRoute()
-        self._lo = ip.link_lookup(ifname="lo")[0]
-        ip.link("set", index=self._lo, state="up")
-        self._endpoints = endpoints
-        for endpoint in endpoints:
-            ip.addr("add", index=self._lo, address=endpoint, prefixlen=32)
-        ip.link(
-            "add",
-            ifname=DEVICE,
-            kind="vxlan",
-            vxlan_id=self._vni,
-            vxlan_port=PORT,
-            vxlan_learning=False,
-            address=mac(self._address),
-            mtu=MTU,
-        )
-        self._index = ip.link_lookup(ifname=DEVICE)[0]
-        ip.addr("add", index=self._index, address=self._address, prefixlen=PREFIX)
-        ip.link("set", index=self._index, state="up")
-
-    def _connect(self, peer: str, endpoint: str) -> None:
-        assert self._netlink is not None
-        hardware = mac(peer)
-        self._netlink.fdb("set", ifindex=self._index, lladdr=hardware, dst=endpoint, **_UNICAST)
-        self._netlink.neigh("set", ifindex=self._index, dst=peer, lladdr=hardware, state=_PERMANENT)
-
-    def _disconnect(self, peer: str) -> None:
-        assert self._netlink is not None
-        with contextlib.suppress(NetlinkError):
-            self._netlink.fdb("del", ifindex=self._index, lladdr=mac(peer))
-        with contextlib.suppress(NetlinkError):
-            self._netlink.neigh("del", ifindex=self._index, dst=peer)
-
-    def _delete(self) -> None:
-        if self._netlink is None:
-            return
-        for index in self._netlink.link_lookup(ifname=DEVICE):
-            self._netlink.link("del", index=index)
-        for endpoint in self._endpoints:
-            with contextlib.suppress(NetlinkError):
-                self._netlink.addr("del", index=self._lo, address=endpoint, prefixlen=32)
-        self._netlink.close()
-        self._netlink = None
+        addresses = (f"addr del {endpoint}/32 dev lo" for endpoint in self._endpoints)
+        self._inside.call(ip, f"link del {DEVICE}", *addresses)
 
 
 class OverlayGuard:
@@ -474,22 +433,6 @@ class OverlayNode:
         self.guard.raise_up(engine)
         self.device.create(self.endpoints)
         self.daemon.start(engine)
-
-    def installed(self) -> frozenset[str]:
-        """Return the names of the connections that protect traffic now; none if IKE is dead."""
-        if self.daemon.pid is None:
-            return frozenset()
-        try:
-            with self.daemon.session(_HEALTH_S) as session:
-                return frozenset(
-                    name
-                    for told in session.list_sas()
-                    for name, association in told.items()
-                    for child in association["child-sas"].values()
-                    if child["state"] == b"INSTALLED"
-                )
-        except OverlayError:
-            return frozenset()
 
     def shut_out(self, other: OverlayNode) -> None:
         """Drop at once all that comes from or goes to ``other``."""

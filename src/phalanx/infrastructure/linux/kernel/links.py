@@ -14,7 +14,7 @@ import socket
 import subprocess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from phalanx.infrastructure.linux.kernel import KernelError, namespaces
 
@@ -164,7 +164,7 @@ class Links:
             raise KernelError(f"{method} {verb} {what} is refused: {reason}") from None
 
 
-def ip(*lines: str) -> None:
+def ip(*lines: str, program: Literal["ip", "bridge"] = "ip") -> None:
     """Carry out lines of ``ip -batch``, in order, in the calling thread's namespace.
 
     Deleting what is gone is no error, nor is adding what is there.
@@ -173,8 +173,8 @@ def ip(*lines: str) -> None:
         KernelError: for the first line that the kernel refuses; the others are carried out.
 
     """
-    done = subprocess.run(
-        ["ip", "-force", "-batch", "-"],  # noqa: S607  from iproute2, wherever that is
+    done = subprocess.run(  # noqa: S603  one of two programs of iproute2
+        [program, "-force", "-batch", "-"],
         input="\n".join(lines),
         capture_output=True,
         text=True,
@@ -187,7 +187,7 @@ def ip(*lines: str) -> None:
             continue
         what = lines[int(line.rpartition(":")[2]) - 1]
         if what.split()[1] != "del" and "File exists" not in reason:
-            raise KernelError(f"ip {what} is refused: {reason}")
+            raise KernelError(f"{program} {what} is refused: {reason}")
 
 
 def neighbour(address: str, mac: str, device: str) -> str:
