@@ -17,8 +17,8 @@ from phalanx.domain.actions import (
 )
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import SLOW_HTTP, SYN_FLOOD_SPOOFED, UDP_FLOOD_SPOOFED, Source
-from phalanx.infrastructure.simulated.connections import ROOM as CONNECTIONS
-from phalanx.infrastructure.simulated.records import ROOM, record
+from phalanx.infrastructure.simulated.flows import ROOM as CONNECTIONS
+from phalanx.infrastructure.simulated.observations import ROOM, record
 
 
 def slow(count: int) -> list[Source]:

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.infrastructure.simulated.fluid import QUEUE_S, Fluid
-from phalanx.infrastructure.simulated.tcp import SEGMENT_MB, pftk_mb_s
+from phalanx.infrastructure.simulated.fluid import QUEUE_S, SEGMENT_MB, Fluid, pftk_mb_s
 
 DT = 0.1
 

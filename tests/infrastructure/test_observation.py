@@ -8,7 +8,7 @@ from small_network import AT_HAND, SERVER, World, attackers, limit, line, users
 from phalanx.domain.actions import Failed, FlowRecords, FlowStats, Observe
 from phalanx.domain.traffic import PROFILES
 from phalanx.infrastructure.simulated import part_of
-from phalanx.infrastructure.simulated.records import record
+from phalanx.infrastructure.simulated.observations import record
 
 
 def observed(world: World, action: Observe, pop: str = "pop5") -> FlowRecords:

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phalanx.clock import Clock, Timer
-from phalanx.infrastructure.simulated.fluid import Fluid
-from phalanx.infrastructure.simulated.paths import Floats
+from phalanx.infrastructure.simulated.fluid import Floats, Fluid
 
 HISTORY_S = 30.0
 """How far back the counters can be averaged."""
@@ -46,7 +45,7 @@ class Meter:
         self.rate = np.zeros(len(rows))
 
 
-class Engine:
+class TrafficEngine:
     """Ticks, counters and meters."""
 
     def __init__(

@@ -9,7 +9,7 @@ from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample, Outcome
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
 from phalanx.infrastructure.reservations.instances import Instance, applied
-from phalanx.infrastructure.simulated.engine import Engine
+from phalanx.infrastructure.simulated.engine import TrafficEngine
 from phalanx.infrastructure.simulated.flows import OFFERED, Flows
 
 _LATELY_S = 2.0
@@ -24,10 +24,12 @@ class _Measure:
     since: float
 
 
-class Measures:
+class SimulatedMeasures:
     """The measures in force; each belongs to an instance and ends with it."""
 
-    def __init__(self, clock: Clock, flows: Flows, engine: Engine, recorder: Recorder) -> None:
+    def __init__(
+        self, clock: Clock, flows: Flows, engine: TrafficEngine, recorder: Recorder
+    ) -> None:
         self._clock = clock
         self._flows = flows
         self._engine = engine

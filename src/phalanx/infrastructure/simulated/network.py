@@ -25,16 +25,13 @@ from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.reservations.lifecycle import Lifecycle
 from phalanx.infrastructure.reservations.network import NetworkDriver
-from phalanx.infrastructure.simulated.connections import Connections
-from phalanx.infrastructure.simulated.downloads import Downloads
-from phalanx.infrastructure.simulated.engine import HISTORY_S, Engine
-from phalanx.infrastructure.simulated.flows import Flows
+from phalanx.infrastructure.simulated.downloads import SimulatedDownloads, Transfers
+from phalanx.infrastructure.simulated.engine import HISTORY_S, TrafficEngine
+from phalanx.infrastructure.simulated.flows import Connections, Flows
 from phalanx.infrastructure.simulated.fluid import Fluid
-from phalanx.infrastructure.simulated.measures import Measures
-from phalanx.infrastructure.simulated.observations import Observer
-from phalanx.infrastructure.simulated.sampler import Sampler
-from phalanx.infrastructure.simulated.schedule import Schedule
-from phalanx.infrastructure.simulated.transfers import Transfers
+from phalanx.infrastructure.simulated.measures import SimulatedMeasures
+from phalanx.infrastructure.simulated.observations import SimulatedObserver
+from phalanx.infrastructure.simulated.sources import SourceSchedule, TrafficSampler
 
 
 class SimulatedNetwork(NetworkDriver):
@@ -80,9 +77,9 @@ class SimulatedNetwork(NetworkDriver):
         unknown = [link for link in watched if link not in self._flows.stages]
         if unknown:
             raise ValueError(f"no link {unknown[0]} to watch")
-        self._engine = Engine(clock, self._fluid, tick_s, self._prepare, self._react)
+        self._engine = TrafficEngine(clock, self._fluid, tick_s, self._prepare, self._react)
         self._transfers = Transfers(clock, self._fluid, self._engine, self._flows)
-        self._downloads = Downloads(
+        self._downloads = SimulatedDownloads(
             clock,
             recorder,
             topology=self._topology,
@@ -90,8 +87,8 @@ class SimulatedNetwork(NetworkDriver):
             transfers=self._transfers,
             repository=network.repository,
         )
-        self._measures = Measures(clock, self._flows, self._engine, recorder)
-        self._observer = Observer(clock, self._topology, self._engine, self._flows, seed)
+        self._measures = SimulatedMeasures(clock, self._flows, self._engine, recorder)
+        self._observer = SimulatedObserver(clock, self._topology, self._engine, self._flows, seed)
         self._lifecycle = Lifecycle(
             clock,
             recorder,
@@ -101,8 +98,8 @@ class SimulatedNetwork(NetworkDriver):
             observer=self._observer,
             percepts=self._percepts,
         )
-        self._schedule = Schedule(clock, self._flows, self._engine, recorder, cause)
-        self._sampler = Sampler(
+        self._schedule = SourceSchedule(clock, self._flows, self._engine, recorder, cause)
+        self._sampler = TrafficSampler(
             clock,
             fluid=self._fluid,
             engine=self._engine,
