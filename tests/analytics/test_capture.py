@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from phalanx.analytics.capture import CaptureError, analyse
-from phalanx.analytics.words import why_flow, why_target
+from phalanx.analytics.fixed_rules import why_flow, why_target
 from tests.analytics import captures as make
 
 DATA = Path(os.environ.get("PHALANX_DATA", Path(__file__).parents[2].parent / "shared" / "data"))

@@ -5,9 +5,14 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.analytics.certainty import confidence, fewest
-from phalanx.analytics.detection import anomalous_targets, malicious_flows, wilson
-from phalanx.analytics.words import why_flow, why_target
+from phalanx.analytics.fixed_rules import (
+    anomalous_targets,
+    malicious_flows,
+    why_flow,
+    why_target,
+    wilson,
+)
+from phalanx.analytics.statistics import confidence, fewest
 from phalanx.domain.actions import FlowStats
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.analytics.detection import anomalous_targets, malicious_flows
+from phalanx.analytics.fixed_rules import anomalous_targets, malicious_flows
 from phalanx.domain.actions import FlowStats
 
 TARGET = "10.0.0.1"

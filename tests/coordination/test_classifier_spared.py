@@ -1,4 +1,4 @@
-"""With ``at_once``, a detector that saw all of a flood spares the classifier, and only then."""
+"""With ``eager``, a detector that saw all of a flood spares the classifier, and only then."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ROLES = ("rate-limiter", "anomaly-detector", "classifier", "load-balancer")
 @pytest.mark.parametrize(
     ("parameters", "spared"),
     [
-        ({"at_once": 1, "classify_s": 0.4}, True),
-        ({"at_once": 1, "classify_s": 0.8}, False),  # it would look for longer
-        ({"at_once": 0, "classify_s": 0.4}, False),
+        ({"eager": 1, "classify_s": 0.4}, True),
+        ({"eager": 1, "classify_s": 0.8}, False),  # it would look for longer
+        ({"eager": 0, "classify_s": 0.4}, False),
     ],
 )
 def test_who_looks_for_the_attackers(parameters: dict[str, float], spared: bool) -> None:

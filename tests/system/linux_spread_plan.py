@@ -56,7 +56,7 @@ def plan(**changes: Any) -> dict[str, Any]:
             "monitor_interval_s": 0.1,
             "analysis_s": 0.6,
             "classify_s": 0.6,
-            "at_once": 1,
+            "eager": 1,
             "verdict_valid_s": 2,
             "alarm_repeat_s": 1,
             "quiet_s": 1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from phalanx.analytics.detection import detect
+from phalanx.analytics.fixed_rules import detect
 from phalanx.functions import anomaly_detector
 from phalanx.reporting.event_text import describe
 from phalanx.runtime.loading import load_scenario

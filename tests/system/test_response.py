@@ -27,11 +27,11 @@ def runs():
                 functions=functions,
                 traffic=[users(), attack(end_s=25)],
                 duration_s=60,
-                parameters={**FAST, "at_once": at_once, "quiet_s": 5},
+                parameters={**FAST, "eager": eager, "quiet_s": 5},
                 timing={"tick_s": 0.01, "idle_timeout_s": 10},
             )
         )
-        for at_once in (0, 1)
+        for eager in (0, 1)
     ]
 
 
@@ -43,9 +43,9 @@ def test_at_once_the_explanation_does_not_wait_for_the_limit(runs):
 
 
 def test_at_once_attackers_are_named_sooner_and_nothing_else_differs(runs):
-    stepwise, at_once = (result.summary.response for result in runs)
-    assert at_once.named_after_s < stepwise.named_after_s - 0.25
-    assert at_once.throttle_after_s == pytest.approx(stepwise.throttle_after_s, abs=0.02)
+    stepwise, eager = (result.summary.response for result in runs)
+    assert eager.named_after_s < stepwise.named_after_s - 0.25
+    assert eager.throttle_after_s == pytest.approx(stepwise.throttle_after_s, abs=0.02)
     for result in runs:
         assert result.summary.response.attackers_limited == 2
         assert result.summary.response.users_limited == 0

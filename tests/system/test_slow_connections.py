@@ -19,7 +19,7 @@ def test_the_server_starves_although_its_link_is_almost_empty(result):
     assert max(arriving(result, "legitimate", 17, 25)) == 0
     assert max(arriving(result, "malicious", 17, 25)) < 0.01
     assert not about(result, "belief.changed", "belief", "overUsage")
-    assert about(result, "belief.changed", "belief", "crowded")
+    assert about(result, "belief.changed", "belief", "connectionFlood")
 
 
 def test_no_limit_on_octets_is_asked_for(result):
@@ -44,7 +44,8 @@ def test_a_crowd_of_connections_is_looked_at_and_left_alone():
     watched = {"link": "south>shop", "at": "south", "threshold_mb_s": 4.5, "connections": 400}
     result = run_scenario(ring(traffic=[users(), crowd], monitors=[watched]))
     alarms = [
-        (e.time, e.data["value"]) for e in about(result, "belief.changed", "belief", "crowded")
+        (e.time, e.data["value"])
+        for e in about(result, "belief.changed", "belief", "connectionFlood")
     ]
     assert alarms[0] == (pytest.approx(11), True)
     assert alarms[-1] == (pytest.approx(131), None)

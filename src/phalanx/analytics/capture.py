@@ -1,4 +1,8 @@
-"""The detectors on a recorded capture: what was attacked, by whom, how surely, and when."""
+"""Recorded traffic: from a capture file to flow records to verdicts, in constant memory.
+
+``packets`` (octets, headers), then ``flow_table`` (records such as a live recorder makes), then
+the same detector as on live records: what was attacked, by which source, how surely, and when.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,9 @@ from typing import Generic, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.analytics.capture.decode import decode, known_link
-from phalanx.analytics.capture.flows import CONNECTIONS, FlowTable
-from phalanx.analytics.capture.reader import Capture, CaptureError
-from phalanx.analytics.capture.windows import Windows
-from phalanx.analytics.detection import FlowVerdict, TargetVerdict, detect
+from phalanx.analytics.fixed_rules import FlowVerdict, TargetVerdict, detect
+from phalanx.analytics.flow_table import CONNECTIONS, FlowTable, Windows
+from phalanx.analytics.packets import Capture, CaptureError, decode, known_link
 from phalanx.domain.actions import FlowRecords
 
 WINDOW_S = 5.0
@@ -26,7 +28,7 @@ Verdict = TypeVar("Verdict", FlowVerdict, TargetVerdict)
 Key = TypeVar("Key")
 
 
-class Found(Struct, Generic[Verdict], frozen=True):
+class CaptureFinding(Struct, Generic[Verdict], frozen=True):
     """A verdict and the windows in which it was given."""
 
     verdict: Verdict
@@ -42,8 +44,8 @@ class CaptureFindings(Struct, frozen=True):
     """What the detectors say about a capture, and what they did not look at."""
 
     file: str
-    targets: tuple[Found[TargetVerdict], ...]
-    flows: tuple[Found[FlowVerdict], ...]
+    targets: tuple[CaptureFinding[TargetVerdict], ...]
+    flows: tuple[CaptureFinding[FlowVerdict], ...]
     left_out: int
     """Findings beyond the ``MOST`` first."""
     packets: int
@@ -130,8 +132,8 @@ class _Findings:
     """Verdicts of all windows, the surest of each flow and target."""
 
     def __init__(self) -> None:
-        self.targets: dict[str, Found[TargetVerdict]] = {}
-        self.flows: dict[tuple[str, str, str], Found[FlowVerdict]] = {}
+        self.targets: dict[str, CaptureFinding[TargetVerdict]] = {}
+        self.flows: dict[tuple[str, str, str], CaptureFinding[FlowVerdict]] = {}
         self.left_out = 0
         self.windows = 0
         self.unlisted = 0
@@ -149,7 +151,7 @@ class _Findings:
 
     def _note(
         self,
-        found: dict[Key, Found[Verdict]],
+        found: dict[Key, CaptureFinding[Verdict]],
         key: Key,
         verdict: Verdict,
         span: tuple[float, float],
@@ -164,6 +166,6 @@ class _Findings:
                 windows=before.windows + 1,
             )
         elif len(found) < MOST:
-            found[key] = Found(verdict, *span, windows=1)
+            found[key] = CaptureFinding(verdict, *span, windows=1)
         else:
             self.left_out += 1

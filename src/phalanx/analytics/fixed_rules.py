@@ -1,23 +1,95 @@
-"""Sources that are malicious by themselves: each is judged by its own counters alone.
+"""The fixed rules: attacks, told from flow counters (never from who sends them).
 
-Assumptions, without which counters cannot tell: an honest source completes at least 5 % of the
-handshakes that it begins; a UDP service answers at least 5 % of the packets of who sends more
-than 200 a second; and of many connections that an honest source holds open, the target answers
-at least a third while they are watched. Each verdict errs for one honest source in 700 that
-lies just on its threshold, and for far fewer above it: of sources that complete a quarter of
-their handshakes (half of the packets lost, both ways), fewer than one in 10^20.
+A TCP source that asks for thousands of connections and completes none is flooding; a crowd
+completes what it begins, even when the network loses much of it. Sources that are many and
+never complete anything are forged. How sure the counts make a finding is the score test of a
+share (``statistics``). Windows may be short: nothing is said that the counts do not make
+certain. A recorder lists a flow with all its counters or not at all, and counts the packets of
+flows that it has no room for as unlisted.
+
+Each source is judged by its own counters alone. Assumptions, without which counters cannot
+tell: an honest source completes at least 5 % of the handshakes that it begins; a UDP service
+answers at least 5 % of the packets of a source that sends more than 200 a second; and of many
+connections that an honest source holds open, the target answers at least a third while they
+are watched. Each verdict errs for one honest source in 700 that lies just on its threshold,
+and for far fewer above it: of sources that complete a quarter of their handshakes (half of the
+packets lost, both ways), fewer than one in 10^20.
+
+Of sources that are forged, none does much, but together they are nobody. A crowd of honest
+users looks alike packet for packet: many sources that ask for one connection each. What tells
+them apart is that some of the crowd's handshakes complete, whatever the network loses.
+Assumption: of honest sources at least one in five gets through while watched (half of the
+packets lost in each direction leaves one in four), and the service is alive: a crowd at a
+service that is down for all is taken for forged, as counters cannot tell. The trials are
+sources, not packets, since the packets of one source are lost together. The verdict needs 82
+sources at least; such a crowd on the assumption's edge is blamed with a chance of 10^-8, a
+larger one with less.
 """
 
 from __future__ import annotations
 
-from msgspec import Struct
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from phalanx.analytics.certainty import confidence, fewest, wilson
-from phalanx.analytics.tallies import Tally
+from msgspec import Struct, field
 
-SYN_FLOOD = "syn flood"
-UDP_FLOOD = "udp flood"
-SLOW = "slow connections"
+from phalanx.analytics.detectors import SLOW, SYN_FLOOD, UDP_FLOOD, Finding
+from phalanx.analytics.statistics import confidence, fewest, wilson
+from phalanx.domain.actions import FlowStats
+from phalanx.domain.series import Window
+
+
+class FlowAggregate(Struct):
+    """What one source did towards one target over one protocol, over all ports and records.
+
+    The fields mean what those of ``FlowStats`` mean.
+    """
+
+    source: str
+    target: str
+    protocol: str
+    packets: int = 0
+    octets: int = 0
+    syn: int = 0
+    established: int = 0
+    replies: int = 0
+    answered: int = 0
+    open_at: dict[int, int] | None = None
+    """Open connections by port; None: there are none."""
+
+    def add(self, flow: FlowStats) -> None:
+        """Add a record.
+
+        A flow that is recorded again, in a later turn of one observation, has the connections
+        that stayed open in both records: they count once.
+        """
+        self.packets += flow.packets
+        self.octets += flow.octets
+        self.syn += flow.syn
+        self.established += flow.established
+        self.replies += flow.replies
+        self.answered += flow.answered
+        if flow.open:
+            self.open_at = self.open_at or {}
+            self.open_at[flow.port] = max(flow.open, self.open_at.get(flow.port, 0))
+
+    @property
+    def open(self) -> int:
+        """Connections held open at all ports."""
+        return sum(self.open_at.values()) if self.open_at else 0
+
+
+def aggregate(flows: Iterable[FlowStats]) -> list[FlowAggregate]:
+    """Return one aggregate for each source, target and protocol."""
+    aggregates: dict[tuple[str, str, str], FlowAggregate] = {}
+    for flow in flows:
+        key = flow.source, flow.target, flow.protocol
+        one = aggregates.get(key)
+        if one is None:
+            one = aggregates[key] = FlowAggregate(*key)
+        one.add(flow)
+    return list(aggregates.values())
+
 
 COMPLETES = 0.05
 """A source that certainly completes less than this share of its handshakes is flooding."""
@@ -44,58 +116,355 @@ class FlowVerdict(Struct, frozen=True):
     """1 minus the chance that an honest source on the threshold gives such counts."""
 
 
-def judge(tally: Tally, seconds: float) -> FlowVerdict | None:
+def judge(one: FlowAggregate, seconds: float) -> FlowVerdict | None:
     """Return the verdict on a source that was watched for ``seconds``; None: nothing certain."""
-    if tally.protocol != "tcp":
-        return _udp_flood(tally, seconds)
-    return _syn_flood(tally, seconds) or _slow(tally, seconds)
+    if one.protocol != "tcp":
+        return _udp_flood(one, seconds)
+    return _syn_flood(one, seconds) or _slow(one, seconds)
 
 
-def _syn_flood(tally: Tally, seconds: float) -> FlowVerdict | None:
-    if tally.syn <= fewest(COMPLETES):
+def _syn_flood(one: FlowAggregate, seconds: float) -> FlowVerdict | None:
+    if one.syn <= fewest(COMPLETES):
         return None
-    most = wilson(tally.established, tally.syn)[1]
+    most = wilson(one.established, one.syn)[1]
     if most >= COMPLETES:
         return None
     evidence = {
-        "syn_s": round(tally.syn / seconds, 3),
-        "established": tally.established,
+        "syn_s": round(one.syn / seconds, 3),
+        "established": one.established,
         "completes_at_most": round(most, 6),
     }
-    sure = confidence(tally.established, tally.syn, COMPLETES)
-    return FlowVerdict(tally.source, tally.target, SYN_FLOOD, evidence, sure)
+    sure = confidence(one.established, one.syn, COMPLETES)
+    return FlowVerdict(one.source, one.target, SYN_FLOOD, evidence, sure)
 
 
-def _udp_flood(tally: Tally, seconds: float) -> FlowVerdict | None:
-    if tally.packets <= fewest(REPLIED):
+def _udp_flood(one: FlowAggregate, seconds: float) -> FlowVerdict | None:
+    if one.packets <= fewest(REPLIED):
         return None
-    most = wilson(tally.replies, tally.packets)[1]
-    if tally.packets / seconds <= UDP_PACKETS_S or most >= REPLIED:
+    most = wilson(one.replies, one.packets)[1]
+    if one.packets / seconds <= UDP_PACKETS_S or most >= REPLIED:
         return None
     evidence = {
-        "packets_s": round(tally.packets / seconds, 3),
+        "packets_s": round(one.packets / seconds, 3),
         "replied_at_most": round(most, 6),
     }
-    sure = confidence(tally.replies, tally.packets, REPLIED)
-    return FlowVerdict(tally.source, tally.target, UDP_FLOOD, evidence, sure)
+    sure = confidence(one.replies, one.packets, REPLIED)
+    return FlowVerdict(one.source, one.target, UDP_FLOOD, evidence, sure)
 
 
-def _slow(tally: Tally, seconds: float) -> FlowVerdict | None:
-    """Slow headers or slow bodies: connections held open by somebody who never finishes asking.
+def _slow(one: FlowAggregate, seconds: float) -> FlowVerdict | None:
+    """Slow headers or slow bodies: connections held open by a source that never finishes asking.
 
     A crowd behind one address is answered; a starving user has few connections.
     """
-    if tally.open <= fewest(ANSWERED):
+    if one.open <= fewest(ANSWERED):
         return None
-    young = tally.established * min(1.0, ANSWER_S / seconds)
-    held = max(0.0, tally.open - young, tally.answered)
-    most = wilson(tally.answered, held)[1]
+    young = one.established * min(1.0, ANSWER_S / seconds)
+    held = max(0.0, one.open - young, one.answered)
+    most = wilson(one.answered, held)[1]
     if most >= ANSWERED:
         return None
     evidence = {
-        "open": tally.open,
-        "answered": tally.answered,
+        "open": one.open,
+        "answered": one.answered,
         "answered_at_most": round(most, 6),
     }
-    sure = confidence(tally.answered, held, ANSWERED)
-    return FlowVerdict(tally.source, tally.target, SLOW, evidence, sure)
+    sure = confidence(one.answered, held, ANSWERED)
+    return FlowVerdict(one.source, one.target, SLOW, evidence, sure)
+
+
+FORGED = 0.9
+"""Share of a target's SYNs (or UDP packets) from silent sources that makes them forged."""
+FORGED_S = 200.0
+"""Rate of such packets below which they are left alone, in packets/s."""
+FEW_SYN = 16
+"""A silent source sent so many SYNs at most: who sends more can be judged by itself."""
+FEW_PACKETS = 4
+"""The same for UDP packets, fewer because one-way streams may be honest."""
+
+
+class Forgery(Struct, frozen=True):
+    """The certainty that the sources of a target's traffic of one protocol are forged."""
+
+    kind: str
+    """``syn flood`` or ``udp flood``."""
+    evidence: dict[str, float]
+    confidence: float
+
+
+class _Crowd(Struct):
+    """All that ask one target for something over one protocol."""
+
+    sources: int = 0
+    asked: int = 0
+    """SYNs, or UDP packets."""
+    silent_sources: int = 0
+    """Sources that asked a few times and completed nothing (got no reply)."""
+    silent_asked: int = 0
+
+    def add(self, asked: int, *, silent: bool) -> None:
+        self.sources += 1
+        self.asked += asked
+        if silent:
+            self.silent_sources += 1
+            self.silent_asked += asked
+
+
+def forgeries(
+    aggregates: Iterable[FlowAggregate], seconds: float, unlisted: int = 0
+) -> dict[str, list[Forgery]]:
+    """Return, by target, what certainly is a flood from forged sources.
+
+    Args:
+        aggregates: what was recorded.
+        seconds: time in which it was.
+        unlisted: packets of flows that the recorder had no room for. They are taken to be
+            like the recorded ones, which first come, first served, are a sample of them.
+
+    """
+    crowds: dict[tuple[str, str], _Crowd] = {}
+    listed = 0
+    for one in aggregates:
+        listed += one.packets
+        tcp = one.protocol == "tcp"
+        asked = one.syn if tcp else one.packets
+        if not asked:
+            continue
+        if tcp:
+            silent = asked <= FEW_SYN and not (one.established or one.answered)
+        else:
+            silent = asked <= FEW_PACKETS and not one.replies
+        kind = SYN_FLOOD if tcp else UDP_FLOOD
+        crowds.setdefault((one.target, kind), _Crowd()).add(asked, silent=silent)
+    found: dict[str, list[Forgery]] = {}
+    scale = 1 + unlisted / listed if listed else 1.0
+    for (target, kind), crowd in crowds.items():
+        forgery = _judge(kind, crowd, seconds, scale, unlisted)
+        if forgery is not None:
+            found.setdefault(target, []).append(forgery)
+    return found
+
+
+def _judge(kind: str, crowd: _Crowd, seconds: float, scale: float, unlisted: int) -> Forgery | None:
+    share = crowd.silent_asked / crowd.asked
+    least = wilson(share * crowd.sources, crowd.sources)[0]
+    rate = crowd.silent_asked * scale / seconds
+    if least <= FORGED or rate <= FORGED_S:
+        return None
+    evidence = {
+        "silent_sources": crowd.silent_sources,
+        "sources": crowd.sources,
+        "forged_share": round(share, 6),
+        "forged_at_least": round(least, 6),
+        "forged_s": round(rate, 3),
+        "unlisted": unlisted,
+    }
+    sure = confidence(share * crowd.sources, crowd.sources, FORGED)
+    return Forgery(kind, evidence, sure)
+
+
+FLOODED = 0.2
+"""Share of a target's octets from flooding sources, or of the connections that are held open
+there by slow ones, that makes it anomalous."""
+
+
+class TargetVerdict(Struct, frozen=True):
+    """An address whose traffic is anomalous, and why."""
+
+    ip: str
+    mb_s: float
+    """Traffic towards it that was seen, in MB/s."""
+    evidence: dict[str, float]
+    kind: str
+    """``syn flood``, ``udp flood`` or ``slow connections``: forged floods come first, then
+    floods by who sends most, then slow connections."""
+    spoofed: bool
+    """The sources of ``kind`` are forged: to block them one by one would be useless."""
+    confidence: float
+    """1 minus the chance of such counts from honest sources on the threshold."""
+
+
+def malicious_flows(flows: Iterable[FlowStats], seconds: float) -> list[FlowVerdict]:
+    """Return the flows that certainly are malicious, by source and target.
+
+    Args:
+        flows: records of ``seconds``; those of one source and target are merged.
+        seconds: time in which they were seen.
+
+    """
+    return detect(flows, seconds).flows
+
+
+def anomalous_targets(
+    flows: Iterable[FlowStats], seconds: float, unlisted: int = 0
+) -> list[TargetVerdict]:
+    """Return the addresses whose traffic is an attack to a good part, each once.
+
+    Args:
+        flows: records of ``seconds``.
+        seconds: time in which they were seen.
+        unlisted: packets of flows that the recorder had no room for.
+
+    """
+    return detect(flows, seconds, unlisted).targets
+
+
+class Verdicts(NamedTuple):
+    """What flow records say: ``malicious_flows`` and ``anomalous_targets`` at once."""
+
+    flows: list[FlowVerdict]
+    targets: list[TargetVerdict]
+
+
+def detect(flows: Iterable[FlowStats], seconds: float, unlisted: int = 0) -> Verdicts:
+    """Return both sorts of verdicts on the same records."""
+    aggregates = aggregate(flows)
+    named: list[FlowVerdict] = []
+    targets: dict[str, _Target] = {}
+    for each in aggregates:
+        target = targets.get(each.target)
+        if target is None:
+            target = targets[each.target] = _Target()
+        verdict = judge(each, seconds)
+        target.add(each, verdict)
+        if verdict is not None:
+            named.append(verdict)
+    forged = forgeries(aggregates, seconds, unlisted)
+    judged = (t.verdict(ip, seconds, forged.get(ip, [])) for ip, t in sorted(targets.items()))
+    return Verdicts(
+        sorted(named, key=lambda v: (v.source, v.target, v.kind)),
+        [verdict for verdict in judged if verdict is not None],
+    )
+
+
+class FixedRules:
+    """Implements ``Detector``: looks at flow records alone."""
+
+    def examine(self, window: Window) -> list[Finding]:
+        """Return malicious flows, then anomalous targets, each sorted by address."""
+        verdicts = detect(window.flows, window.seconds, window.unlisted)
+        return [
+            *(
+                Finding(v.kind, v.target, v.source, v.confidence, why_flow(v), v.evidence)
+                for v in verdicts.flows
+            ),
+            *(
+                Finding(
+                    v.kind, v.ip, None, v.confidence, why_target(v), v.evidence, v.spoofed, v.mb_s
+                )
+                for v in verdicts.targets
+            ),
+        ]
+
+
+class _Attack(Struct):
+    """What the named sources of one kind do to a target."""
+
+    sources: int = 0
+    octets: int = 0
+    open: int = 0
+    confidence: float = 0.0
+    """That of the surest verdict."""
+
+
+class _Target(Struct):
+    """All that was seen towards one address."""
+
+    octets: int = 0
+    open: int = 0
+    attacks: dict[str, _Attack] = field(default_factory=dict)
+
+    def add(self, one: FlowAggregate, verdict: FlowVerdict | None) -> None:
+        self.octets += one.octets
+        self.open += one.open
+        if verdict is not None:
+            attack = self.attacks.setdefault(verdict.kind, _Attack())
+            attack.sources += 1
+            attack.octets += one.octets
+            attack.open += one.open
+            attack.confidence = max(attack.confidence, verdict.confidence)
+
+    def verdict(self, ip: str, seconds: float, forged: Sequence[Forgery]) -> TargetVerdict | None:
+        """Return the verdict on this target, given the forgeries that were found there."""
+        reasons: list[tuple[str, float, dict[str, float]]] = [
+            (forgery.kind, forgery.confidence, forgery.evidence) for forgery in forged
+        ]
+        floods = [a for kind, a in self.attacks.items() if kind != SLOW]
+        flooded = sum(a.octets for a in floods) / max(1, self.octets)
+        if flooded >= FLOODED:
+            evidence = {
+                "flooded_share": round(flooded, 6),
+                "flooding_sources": sum(a.sources for a in floods),
+            }
+            kind = max(sorted(self.attacks.keys() - {SLOW}), key=lambda k: self.attacks[k].octets)
+            reasons.append((kind, self.attacks[kind].confidence, evidence))
+        slow = self.attacks.get(SLOW)
+        if slow is not None and slow.open / self.open >= FLOODED:
+            evidence = {
+                "held_share": round(slow.open / self.open, 6),
+                "slow_sources": slow.sources,
+            }
+            reasons.append((SLOW, slow.confidence, evidence))
+        if not reasons:
+            return None
+        merged: dict[str, float] = {}
+        for _, _, evidence in reversed(reasons):
+            merged |= evidence
+        kind, sure, _ = reasons[0]
+        mb_s = self.octets / seconds / 1e6
+        return TargetVerdict(ip, mb_s, merged, kind, bool(forged), sure)
+
+
+def why_flow(verdict: FlowVerdict) -> str:
+    """Return why a source is malicious, as half a sentence about it."""
+    seen = verdict.evidence
+    if verdict.kind == SYN_FLOOD:
+        return (
+            f"asks for {_number(seen['syn_s'])} connections/s and completed "
+            f"{_number(seen['established'])}, certainly less than "
+            f"{_share(seen['completes_at_most'])}"
+        )
+    if verdict.kind == SLOW:
+        return (
+            f"holds {_number(seen['open'])} connections open, {_number(seen['answered'])} of them "
+            f"answered, certainly less than {_share(seen['answered_at_most'])}"
+        )
+    return (
+        f"sends {_number(seen['packets_s'])} packets/s and gets replies to certainly fewer than "
+        f"{_share(seen['replied_at_most'])} of them"
+    )
+
+
+def why_target(verdict: TargetVerdict) -> str:
+    """Return why the traffic towards an address is an attack, as half a sentence about it."""
+    seen = verdict.evidence
+    reasons = []
+    if verdict.spoofed:
+        asked = "SYNs" if verdict.kind == SYN_FLOOD else "UDP packets"
+        reasons.append(
+            f"{_share(seen['forged_share'])} of its {asked} ({_number(seen['forged_s'])}/s) come "
+            f"from {_number(seen['silent_sources'])} sources that never go on: they are forged"
+        )
+    if "flooded_share" in seen:
+        reasons.append(
+            f"{_share(seen['flooded_share'])} of its octets come from "
+            f"{_sources(seen['flooding_sources'])} certain to flood"
+        )
+    if "held_share" in seen:
+        reasons.append(
+            f"{_share(seen['held_share'])} of its open connections are held by "
+            f"{_sources(seen['slow_sources'])} that it never answers"
+        )
+    return "; ".join(reasons)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.3g}"
+
+
+def _sources(count: float) -> str:
+    return f"{count:,.0f} source{'s' * (count != 1)}"
+
+
+def _share(value: float) -> str:
+    return f"{value * 100:.3g} %"

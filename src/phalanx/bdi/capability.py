@@ -203,6 +203,8 @@ class Capability:
     """Verdicts of the traffic rules that its plans ask for, checked as it is loaded."""
     observes: ClassVar[tuple[str, ...]] = ()
     """What its plans look at through its VNF: ``links`` (counters) or ``flows`` (records)."""
+    detector: ClassVar[str] = ""
+    """Name of the detector that its plans use, unless a scenario names another."""
     program: ClassVar[str] = ""
     """Name of a file beside the class's, which its VNF's process runs on Linux: a module of the
     standard library alone whose ``start(table)`` returns a function that ends it, or None."""
@@ -256,6 +258,7 @@ class Capability:
                 enforces=cls.enforces,
                 observes=cls.observes,
                 code=code,
+                detector=cls.detector,
                 program=str(Path(code).with_name(cls.program)) if cls.program else "",
             )
         cls.plans = tuple(sorted(plans, key=lambda spec: spec.rank))

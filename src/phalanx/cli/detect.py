@@ -11,9 +11,8 @@ import typer
 from msgspec.structs import asdict
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from phalanx.analytics.capture import CaptureFindings, Found, analyse
-from phalanx.analytics.detection import FlowVerdict, TargetVerdict
-from phalanx.analytics.words import why_flow, why_target
+from phalanx.analytics.capture import CaptureFinding, CaptureFindings, analyse
+from phalanx.analytics.fixed_rules import FlowVerdict, TargetVerdict, why_flow, why_target
 from phalanx.cli.terminal import AsJson, emit_json, err, out, say
 from phalanx.domain.errors import PhalanxError
 
@@ -68,7 +67,9 @@ def _verdicts(found: CaptureFindings) -> None:
             say(out, f"… and {len(findings) - SHOWN} more {name} (--json has them all)")
 
 
-def _reasons(what: str, found: Found[TargetVerdict] | Found[FlowVerdict], why: str) -> None:
+def _reasons(
+    what: str, found: CaptureFinding[TargetVerdict] | CaptureFinding[FlowVerdict], why: str
+) -> None:
     when = f"second {found.since_s:.1f} to {found.until_s:.1f}"
     say(out, f"  {what}; confidence {_sure(found.verdict.confidence)}; {when}")
     say(out, f"  {why}")

@@ -22,7 +22,7 @@ class AnomalousUsage(Predicate, frozen=True):
     parts: int = 1
 
 
-class Crowded(Predicate, frozen=True):
+class ConnectionFlood(Predicate, frozen=True):
     """More TCP connections are open over ``link`` than its threshold."""
 
     link: LinkId
@@ -35,7 +35,7 @@ class Monitored(Predicate, frozen=True):
     threshold_mb_s: float
     """Traffic above this is over-usage."""
     connections: int = 0
-    """More open TCP connections than this are a crowd; 0: they are not counted."""
+    """More open TCP connections than this are a flood; 0: they are not counted."""
 
 
 class LinkRateLimited(Predicate, frozen=True):

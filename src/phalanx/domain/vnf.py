@@ -38,6 +38,8 @@ class Vnfd(Struct, frozen=True):
     """What it looks at: ``links`` (counters) or ``flows`` (records)."""
     code: str = ""
     """File of its class, which goes into its image; empty: none does."""
+    detector: str = ""
+    """Name of the detector that it runs; empty: none."""
     program: str = ""
     """File of a program of its own that its process runs; see ``Capability.program``."""
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
-from phalanx.analytics.detection import TargetVerdict, detect
-from phalanx.analytics.sources import SLOW, SYN_FLOOD
+from phalanx.analytics.detectors import SLOW, SYN_FLOOD, Finding
 from phalanx.bdi import (
     AchieveAll,
     Adopt,
@@ -18,14 +17,16 @@ from phalanx.bdi import (
     GoalInstance,
     Note,
     Steps,
+    perceives,
     plan,
     recalls,
     when,
 )
 from phalanx.coordination.measures import FIND_OUT, PROTECT
-from phalanx.coordination.scaling import WHOLE, effective_s, fit_to_traffic
+from phalanx.coordination.scaling import WHOLE, fit_to_traffic
 from phalanx.domain.actions import Observe
 from phalanx.domain.goals import Mode, avert, want
+from phalanx.domain.network import LinkId
 from phalanx.domain.predicates import (
     Anomalous,
     AnomalousUsage,
@@ -38,8 +39,10 @@ from phalanx.domain.predicates import (
     Threat,
 )
 from phalanx.domain.resources import Resources
+from phalanx.domain.series import Series, Window
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.forged import answer_for
+from phalanx.functions.classifier import FIXED_RULES, examine, reasons
+from phalanx.functions.syn_proxy import answer_for
 
 
 class AnomalyDetector(Capability):
@@ -48,16 +51,27 @@ class AnomalyDetector(Capability):
     name = "anomaly-detector"
     vnfd = Vnfd("anomaly-detector", Resources(1, 2, 10), handles_mb_s=2.0)
     observes = ("flows",)
+    detector = FIXED_RULES
     parameters: ClassVar = {
         "analysis_s": 20.0,
         "classify_s": 20.0,
         "ip_rate_mb_s": 2.0,
-        "at_once": 0.0,
+        "eager": 0.0,
     }
+
+    def __init__(self) -> None:
+        self._series: dict[LinkId, tuple[Series, ...]] = {}
+        """What a monitor of this agent has seen of each link lately."""
+
+    @perceives(Window)
+    def note_series(self, me: Agent, window: Window) -> None:  # noqa: ARG002
+        """Keep the latest window of each link for the detector."""
+        for link in {series.subject for series in window.series}:
+            self._series[link] = tuple(s for s in window.series if s.subject == link)
 
     @plan(AnomalousUsage, Mode.FIND_OUT)
     def analyse_link_statistics(self, me: Agent, goal: GoalInstance) -> Body:
-        """Plan ALS; with ``at_once`` whom the flows convict already is limited at once.
+        """Plan ALS; with ``eager`` whom the flows convict already is limited at once.
 
         A classifier judges by the same counters. Where all flows of a flood were seen, for as
         long as it would look, it would name nobody else: then it is spared.
@@ -71,10 +85,11 @@ class AnomalyDetector(Capability):
             goal,
             Observe(goal.instance, seconds, usage.link, part=usage.part, parts=usage.parts),
         )
-        verdicts = detect(records.flows, effective_s(records), records.unlisted)
-        targets = verdicts.targets
-        attacked = {target.ip for target in targets}
-        convicted = [flow for flow in verdicts.flows if flow.target in attacked]
+        findings = examine(me, goal, records, series=self._series.get(usage.link, ()))
+        targets = [f for f in findings if f.source is None]
+        attacked = {target.target for target in targets}
+        convicted = [f for f in findings if f.source is not None and f.target in attacked]
+        flows = [(str(f.source), f.target) for f in convicted]
         yield Note(
             "analysis.done",
             {
@@ -82,20 +97,21 @@ class AnomalyDetector(Capability):
                 "instance": goal.instance,
                 "flows": len(records.flows),
                 "coverage": round(records.coverage, 6),
-                "found": [target.ip for target in targets],
-                "forged": [target.ip for target in targets if target.spoofed],
-                "evidence": {target.ip: target.evidence for target in targets},
+                "found": [target.target for target in targets],
+                "forged": [target.target for target in targets if target.spoofed],
+                "evidence": {target.target: target.evidence for target in targets},
                 "convicted": {f"{f.source}>{f.target}": f.evidence for f in convicted},
+                **reasons(me, goal, findings),
             },
         )
         for target in targets:
-            yield Believe(LinkIp(usage.link, target.ip))
-            yield Believe(Anomalous(target.ip))
-            yield Believe(Spoofed(target.ip), value=target.spoofed)
+            yield Believe(LinkIp(usage.link, target.target))
+            yield Believe(Anomalous(target.target))
+            yield Believe(Spoofed(target.target), value=target.spoofed)
         yield Believe(usage, value=bool(targets))
-        at_once = me.parameter(self, "at_once") > 0
+        eager = me.parameter(self, "eager") > 0
         whole = (
-            at_once
+            eager
             and usage.parts == 1
             and records.coverage >= WHOLE
             and not records.unlisted
@@ -109,45 +125,43 @@ class AnomalyDetector(Capability):
         limited = LinkRateLimited(usage.link)
         if me.beliefs.holds(limited) and {target.kind for target in targets} == {SLOW}:
             yield Adopt(avert(limited), PROTECT)  # it holds back honest octets alone
-        if at_once:
-            for flow in convicted:
-                yield Believe(Threat(flow.source, flow.target))
-                yield Adopt(want(FlowRateLimited(flow.source, flow.target)), PROTECT)
+        if eager:
+            for source, ip in flows:
+                yield Believe(Threat(source, ip))
+                yield Adopt(want(FlowRateLimited(source, ip)), PROTECT)
         for target in known:
-            waited = [want(IpRateLimited(target.ip))]
+            waited = [want(IpRateLimited(target.target))]
             waited += [
-                want(FlowRateLimited(f.source, f.target))
-                for f in convicted
-                if f.target == target.ip
+                want(FlowRateLimited(source, ip)) for source, ip in flows if ip == target.target
             ]
             ends = yield AchieveAll(tuple(Adopt(goal, PROTECT) for goal in waited))
             if all(end.achieved for end in ends):
-                yield Forget(FlowRecord(target.ip))
-                yield Believe(FlowRecord(target.ip))
+                yield Forget(FlowRecord(target.target))
+                yield Believe(FlowRecord(target.target))
             else:
                 yield from self._find_out_who(me, goal, target)
 
-    def _restrict(self, me: Agent, target: TargetVerdict) -> Steps:
+    def _restrict(self, me: Agent, target: Finding) -> Steps:
         """Limit the traffic to the target, and have handshakes answered for it if need be.
 
         A limit on octets does not help against connections that are held open.
         """
         if target.kind != SLOW:
-            yield Adopt(want(IpRateLimited(target.ip)), PROTECT, queue=target.ip)
-        if me.beliefs.holds(Spoofed(target.ip)) and target.kind == SYN_FLOOD:
-            yield answer_for(me, target.ip)
+            yield Adopt(want(IpRateLimited(target.target)), PROTECT, queue=target.target)
+        if me.beliefs.holds(Spoofed(target.target)) and target.kind == SYN_FLOOD:
+            yield answer_for(me, target.target)
 
-    def _find_out_who(self, me: Agent, goal: GoalInstance, target: TargetVerdict) -> Steps:
+    def _find_out_who(self, me: Agent, goal: GoalInstance, target: Finding) -> Steps:
         """Find out who sends to the target.
 
         Who forges his sources is not looked for: a proxy of handshakes ends a flood of forged
         SYNs, and against other forged floods the limit is all there is.
         """
-        ip = target.ip
+        ip = target.target
         if me.beliefs.holds(Spoofed(ip)) and target.kind == SYN_FLOOD:
             return
-        at_once = me.parameter(self, "at_once") > 0
-        limited = at_once and target.kind != SLOW
+        eager = me.parameter(self, "eager") > 0
+        limited = eager and target.kind != SLOW
 
         def traffic() -> float:
             seen = goal.traffic_now() if goal.traffic_now() > 0 else target.mb_s
@@ -155,7 +169,7 @@ class AnomalyDetector(Capability):
 
         yield Adopt(
             want(FlowRecord(ip)),
-            PROTECT if at_once else FIND_OUT,
+            PROTECT if eager else FIND_OUT,
             queue=ip,
             traffic_mb_s=traffic,
             afresh=True,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from phalanx.analytics.detection import anomalous_targets, malicious_flows
-from phalanx.analytics.sources import SYN_FLOOD
+from phalanx.analytics.detectors import SYN_FLOOD, Finding, load_detector
 from phalanx.bdi import (
     AchieveAll,
     Adopt,
@@ -18,14 +17,58 @@ from phalanx.bdi import (
     PlanFailed,
     plan,
 )
-from phalanx.coordination.measures import PROTECT
+from phalanx.coordination.measures import PROTECT, inventory_of
 from phalanx.coordination.scaling import effective_s, fit_to_traffic
-from phalanx.domain.actions import Observe
+from phalanx.domain.actions import FlowRecords, Observe
 from phalanx.domain.goals import want
 from phalanx.domain.predicates import FlowRateLimited, FlowRecord, Spoofed, Threat
 from phalanx.domain.resources import Resources
+from phalanx.domain.series import Series, Window
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.forged import answer_for
+from phalanx.functions.syn_proxy import answer_for
+
+FIXED_RULES = "fixed-rules"
+
+
+def examine(
+    me: Agent,
+    goal: GoalInstance,
+    records: FlowRecords,
+    *,
+    sampling: float = 1.0,
+    series: tuple[Series, ...] = (),
+) -> list[Finding]:
+    """Return what the detector of the goal's VNF finds in flow records and series.
+
+    Args:
+        me: the agent.
+        goal: what the VNF works on.
+        records: of the flows.
+        sampling: share of the packets that they are about.
+        series: what monitors of this agent have seen.
+
+    Raises:
+        PlanFailed: if the VNF is gone.
+
+    """
+    seconds = effective_s(records, sampling)
+    window = Window(seconds, series, records.flows, records.unlisted)
+    return load_detector(_detector(me, goal)).examine(window)
+
+
+def reasons(me: Agent, goal: GoalInstance, findings: list[Finding]) -> dict[str, Any]:
+    """Return the texts of findings for the log; the fixed rules' follow from their figures."""
+    name = _detector(me, goal)
+    if name == FIXED_RULES:
+        return {}
+    return {"detector": name, "reasons": {f.source or f.target: f.reason for f in findings}}
+
+
+def _detector(me: Agent, goal: GoalInstance) -> str:
+    instance = inventory_of(me).get(goal.instance)
+    if instance is None:
+        raise PlanFailed("the instance is gone")
+    return instance.vnfd.detector
 
 
 class Classifier(Capability):
@@ -34,6 +77,7 @@ class Classifier(Capability):
     name = "classifier"
     vnfd = Vnfd("classifier", Resources(2, 4, 10), handles_mb_s=1.0)
     observes = ("flows",)
+    detector = FIXED_RULES
     parameters: ClassVar = {"classify_s": 20.0}
     sampling: ClassVar[float] = 1.0
     """Share of the packets that it looks at."""
@@ -58,10 +102,11 @@ class Classifier(Capability):
             sampling=self.sampling,
         )
         records = yield from fit_to_traffic(me, goal, observe)
-        seconds = effective_s(records, self.sampling)
-        verdicts = malicious_flows(records.flows, seconds)
-        targets = anomalous_targets(records.flows, seconds, records.unlisted)
-        forged = next((t for t in targets if t.spoofed and t.ip == wanted.ip), None)
+        findings = examine(me, goal, records, sampling=self.sampling)
+        verdicts = [f for f in findings if f.source is not None]
+        forged = next(
+            (f for f in findings if f.source is None and f.spoofed and f.target == wanted.ip), None
+        )
         yield Note(
             "analysis.done",
             {
@@ -71,13 +116,15 @@ class Classifier(Capability):
                 "coverage": round(records.coverage, 6),
                 "found": [f"{v.source}>{v.target}" for v in verdicts],
                 "evidence": {f"{v.source}>{v.target}": v.evidence for v in verdicts}
-                | ({forged.ip: forged.evidence} if forged is not None else {}),
-                "forged": [] if forged is None else [forged.ip],
+                | ({forged.target: forged.evidence} if forged is not None else {}),
+                "forged": [] if forged is None else [forged.target],
+                **reasons(me, goal, findings),
             },
         )
-        for verdict in verdicts:
-            yield Believe(Threat(verdict.source, verdict.target))
-        adopts = [Adopt(want(FlowRateLimited(v.source, v.target)), PROTECT) for v in verdicts]
+        threats = [(str(v.source), v.target) for v in verdicts]
+        for threat in threats:
+            yield Believe(Threat(*threat))
+        adopts = [Adopt(want(FlowRateLimited(*threat)), PROTECT) for threat in threats]
         if forged is not None:
             yield Believe(Spoofed(wanted.ip))
             if forged.kind == SYN_FLOOD:

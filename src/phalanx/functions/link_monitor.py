@@ -1,11 +1,13 @@
-"""Link Monitor: notices that a link is overused (dissertation, table 5.2), or crowded.
+"""Link Monitor: notices overuse of a link (dissertation, table 5.2), or too many connections.
 
-A link is crowded when too many TCP connections are open over it, however little they carry:
-that is how slow attacks show, which hold connections open until the server has none left.
+A link has a connection flood when too many TCP connections are open over it, however little
+they carry: that is how slow attacks show, which hold connections open until the server has
+none left.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from functools import partial
 from typing import ClassVar
 
@@ -32,14 +34,17 @@ from phalanx.domain.goals import Predicate, avert, find_out, want
 from phalanx.domain.network import LinkId, link_ends
 from phalanx.domain.predicates import (
     AnomalousUsage,
-    Crowded,
+    ConnectionFlood,
     LinkRateLimited,
     Monitored,
     OverUsage,
 )
 from phalanx.domain.resources import Resources
+from phalanx.domain.series import Series, Window
 from phalanx.domain.vnf import Vnfd
 
+SAMPLES = 60
+"""Samples of a link that are kept for detectors."""
 CALM = 0.9
 """An alarm lasts until what raised it falls to this share of its threshold."""
 
@@ -55,15 +60,30 @@ class LinkMonitor(Capability):
         "link_rate_mb_s": 4.0,
         "verdict_valid_s": 60.0,
         "alarm_repeat_s": 30.0,
-        "at_once": 0.0,
+        "eager": 0.0,
     }
 
     def __init__(self) -> None:
         self._thresholds: dict[LinkId, float] = {}
-        self._crowds: dict[LinkId, int] = {}
+        self._most_connections: dict[LinkId, int] = {}
         self._latest: dict[LinkId, LinkSample] = {}
+        self._history: dict[LinkId, deque[tuple[float, float, float]]] = {}
+        """(time, rate in MB/s, connections) of the last samples."""
         self._honest: set[LinkId] = set()
         """Links that were busy when their last verdict found their traffic honest."""
+
+    def _window(self, me: Agent, sample: LinkSample) -> Window:
+        """Return the series of a link, of the last ``SAMPLES`` samples."""
+        history = self._history.setdefault(sample.link, deque(maxlen=SAMPLES))
+        history.append((me.now, sample.rate_mb_s, float(sample.connections)))
+        times, rates, connections = zip(*history, strict=True)
+        return Window(
+            times[-1] - times[0],
+            (
+                Series("link rate", sample.link, "MB/s", times, rates),
+                Series("open connections", sample.link, "connections", times, connections),
+            ),
+        )
 
     @plan(Monitored)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
@@ -71,11 +91,12 @@ class LinkMonitor(Capability):
         monitored = goal.goal.predicate
         assert isinstance(monitored, Monitored)
         self._thresholds[monitored.link] = monitored.threshold_mb_s
-        self._crowds[monitored.link] = monitored.connections
+        self._most_connections[monitored.link] = monitored.connections
         interval = me.parameter(self, "monitor_interval_s")
         while True:
             sample = yield Act(ReadLink(monitored.link, interval))
             yield Perceive(sample)
+            yield Perceive(self._window(me, sample))
             yield Pause(interval)
 
     @perceives(LinkSample)
@@ -94,13 +115,13 @@ class LinkMonitor(Capability):
                 yield Forget(LinkRateLimited(link))
             yield Forget(AnomalousUsage(link))
             yield Believe(over)
-        crowded, many = Crowded(link), self._crowds.get(link, 0)
+        flooded, many = ConnectionFlood(link), self._most_connections.get(link, 0)
         if sample.connections <= many * CALM:
-            yield Forget(crowded)
-        elif sample.connections > many > 0 and self._alarming(me, link, crowded):
-            yield Forget(crowded)
+            yield Forget(flooded)
+        elif sample.connections > many > 0 and self._alarming(me, link, flooded):
+            yield Forget(flooded)
             yield Forget(AnomalousUsage(link))
-            yield Believe(crowded)
+            yield Believe(flooded)
 
     @when(OverUsage)
     def protect_then_find_out(self, me: Agent, over: OverUsage) -> Steps:
@@ -108,13 +129,13 @@ class LinkMonitor(Capability):
         link = over.link
         tap = link_ends(link)[0]
         yield Adopt(want(LinkRateLimited(link)), PROTECT, queue=link, tap=tap)
-        at_once = me.parameter(self, "at_once") > 0
-        yield self._explain(me, link, PROTECT if at_once else FIND_OUT, limited=at_once)
+        eager = me.parameter(self, "eager") > 0
+        yield self._explain(me, link, PROTECT if eager else FIND_OUT, limited=eager)
 
-    @when(Crowded)
-    def find_out_who_crowds(self, me: Agent, crowded: Crowded) -> Steps:
+    @when(ConnectionFlood)
+    def explain_connections(self, me: Agent, flooded: ConnectionFlood) -> Steps:
         """Ask for an explanation alone: connections are not made fewer by a limit on octets."""
-        yield self._explain(me, crowded.link, FIND_OUT)
+        yield self._explain(me, flooded.link, FIND_OUT)
 
     @when(AnomalousUsage, value=False)
     def all_clear(self, me: Agent, usage: AnomalousUsage) -> Steps:
@@ -146,11 +167,11 @@ class LinkMonitor(Capability):
     @recalls
     def recall(self, me: Agent, part: None, shift: float) -> None:  # noqa: ARG002
         """Have goals that are still open follow the traffic again."""
-        at_once = me.parameter(self, "at_once") > 0
+        eager = me.parameter(self, "eager") > 0
         for goal in me.open_goals():
             usage = goal.goal.predicate
             if isinstance(usage, AnomalousUsage) and goal.queue == usage.link:
-                limited = at_once and goal.priority == PROTECT
+                limited = eager and goal.priority == PROTECT
                 goal.traffic_mb_s = partial(
                     self._traffic, me, usage.link, limited=limited, unread=goal.traffic_now()
                 )
@@ -171,7 +192,10 @@ class LinkMonitor(Capability):
         sample = self._latest.get(link)
         if sample is None:
             return False
-        heavy, many = self._thresholds.get(link, sample.bandwidth_mb_s), self._crowds.get(link, 0)
+        heavy, many = (
+            self._thresholds.get(link, sample.bandwidth_mb_s),
+            self._most_connections.get(link, 0),
+        )
         if me.beliefs.holds(LinkRateLimited(link)):
             heavy = min(heavy, me.parameter(self, "link_rate_mb_s"))
         return sample.rate_mb_s > heavy * CALM or sample.connections > many * CALM > 0

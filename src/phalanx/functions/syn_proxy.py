@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from phalanx.auction.outlook import Outlook
 from phalanx.bdi import (
     Adopt,
     Agent,
@@ -31,6 +32,7 @@ from phalanx.coordination.measures import (
     lift_when_quiet,
 )
 from phalanx.domain.goals import Mode, avert, want
+from phalanx.domain.network import PopId, link_ends
 from phalanx.domain.predicates import (
     HandshakesProxied,
     IpRateLimited,
@@ -41,6 +43,22 @@ from phalanx.domain.predicates import (
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
+
+
+def answer_for(me: Agent, ip: str) -> Adopt:
+    """Return the goal that handshakes with ``ip`` are answered for it, where it is reached."""
+    return Adopt(want(HandshakesProxied(ip)), PROTECT, queue=ip, tap=_last_pop(me, ip))
+
+
+def _last_pop(me: Agent, ip: str) -> PopId:
+    """Return the PoP that the traffic towards ``ip`` passes: the last one that is known to."""
+    view = me.capability(Outlook).view
+    here = me.pop or ""
+    for seen in me.beliefs.matching(LinkIp, ip=ip):
+        here, end = link_ends(seen.link)
+        if view.site(end) is None:  # no PoP, hence the host itself
+            return here
+    return here
 
 
 def _is_proxy(_: Agent, goal: GoalInstance) -> bool:

@@ -81,7 +81,7 @@ _FIELD = re.compile(r"\{(\w+)(?::(#?)(\w+))?\}")
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 
 
-_ALARMS = ("overUsage(", "crowded(")
+_ALARMS = ("overUsage(", "connectionFlood(")
 
 
 def is_alarm(event: Event) -> bool:

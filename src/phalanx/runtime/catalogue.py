@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from msgspec import Struct
 
+from phalanx.analytics.detectors import DetectorError, load_detector
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
@@ -112,6 +113,11 @@ def load_catalogue(
             raise ScenarioError(f"functions.{name}: it is no network function of that name")
         spec = scenario.functions.get(name)
         vnfds[name] = capability.vnfd if spec is None else spec.applied_to(capability.vnfd)
+        if vnfds[name].detector:
+            try:
+                load_detector(vnfds[name].detector)
+            except DetectorError as error:
+                raise ScenarioError(f"functions.{name}.detector: {error}") from None
         for verdict in capability.enforces:
             if offered is not None and verdict not in offered:
                 raise ScenarioError(

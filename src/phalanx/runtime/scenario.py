@@ -140,6 +140,8 @@ class FunctionSpec(Struct, frozen=True, forbid_unknown_fields=True):
     boot_s: Seconds | None = None
     accuracy: Fraction | None = None
     shared: bool | None = None
+    detector: str | None = None
+    """Name of an installed detector, for a function that uses one."""
 
     def applied_to(self, own: Vnfd) -> Vnfd:
         """Return ``own`` with everything replaced that this says."""

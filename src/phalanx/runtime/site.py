@@ -45,7 +45,7 @@ PARAMETERS = {
     "monitor_interval_s": 0.1,
     "analysis_s": 0.4,
     "classify_s": 0.4,
-    "at_once": 1.0,
+    "eager": 1.0,
     "verdict_valid_s": 2.0,
     "alarm_repeat_s": 2.0,
     "quiet_interval_s": 5.0,

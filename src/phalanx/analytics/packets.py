@@ -1,15 +1,110 @@
-"""From the octets of packets to who sent what to whom, many packets at a time."""
+"""Packets of a capture file: a thin layer over libpcap, and their headers, many at a time.
+
+libpcap (through pcapy-ng, whose wheels bring it along) reads pcap in both byte orders and all
+its time resolutions, and pcapng; it bounds what a broken file can make it allocate.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pcapy
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from phalanx.analytics.capture.reader import HEAD, Batch, CaptureError
+from phalanx.domain.errors import PhalanxError
+
+HEAD = 128
+"""Octets of each packet that are kept: link header, two VLAN tags, IP with options, TCP."""
+BATCH = 4096
+"""Packets read at a time."""
+RECORD = 16
+"""Octets of a record header in a file."""
+
+
+class CaptureError(PhalanxError):
+    """A capture that cannot be read: one line, file and what is wrong."""
+
+
+class PacketBatch(Struct):
+    """Some packets, a row each."""
+
+    heads: NDArray[np.uint8]
+    """The first octets of each, (packets, HEAD), zeros where it is shorter."""
+    captured: NDArray[np.int64]
+    """Octets of each that the capture holds."""
+    length: NDArray[np.int64]
+    """Octets of each on the wire."""
+    time: NDArray[np.float64]
+    """Seconds since 1970."""
+    file_octets: int
+    """Octets of the file that these packets take up, roughly."""
+
+
+class Capture:
+    """An open capture."""
+
+    def __init__(self, path: str) -> None:
+        """Open ``path``; ``-`` is the standard input.
+
+        Raises:
+            CaptureError: if it is no capture.
+
+        """
+        self.path = path
+        self.problem: str | None = None
+        """Why reading ended before the capture did; None: it did not."""
+        try:
+            self._reader: Any = pcapy.open_offline(path)
+        except (pcapy.PcapError, ValueError) as error:
+            raise CaptureError(f"{path}: {_why(error, path)}") from None
+        self.link_type: int = self._reader.datalink()
+        """DLT number of the link layer."""
+
+    def batches(self) -> Iterator[PacketBatch]:
+        """Yield all packets up to the end, or up to what cannot be read (see ``problem``)."""
+        heads: list[bytes] = []
+        figures: list[tuple[int, int, int, int]] = []
+
+        def take(header: Any, octets: bytes) -> None:
+            heads.append(octets[:HEAD].ljust(HEAD, b"\0"))
+            figures.append((*header.getts(), len(octets), header.getlen()))
+
+        while self.problem is None:
+            try:
+                self._reader.dispatch(BATCH, take)
+            except pcapy.PcapError as error:
+                self.problem = _why(error, self.path)
+            if not heads:
+                return
+            yield _batch(heads, figures)
+            heads.clear()
+            figures.clear()
+
+
+def _batch(heads: list[bytes], figures: list[tuple[int, int, int, int]]) -> PacketBatch:
+    seconds, microseconds, captured, length = np.array(figures, np.int64).T
+    return PacketBatch(
+        heads=np.frombuffer(b"".join(heads), np.uint8).reshape(-1, HEAD),
+        captured=captured,
+        length=np.maximum(length, captured),
+        time=seconds + microseconds / 1e6,
+        file_octets=int(captured.sum()) + RECORD * len(heads),
+    )
+
+
+def _why(error: Exception, path: str) -> str:
+    """Return libpcap's words on one line, without the file's name."""
+    words = " ".join(str(error).split()).removeprefix(f"{path}: ")
+    if "unknown file format" in words:
+        return "is neither a pcap nor a pcapng capture"
+    if "only got 0" in words and "header" in words:
+        return "is empty"
+    return words
+
 
 Octets = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -64,7 +159,7 @@ def known_link(path: str, link_type: int) -> None:
         raise CaptureError(f"{path}: link type {link_type} is not read; known are {known}")
 
 
-def decode(batch: Batch, link_type: int, skipped: Counter[str]) -> Decoded:
+def decode(batch: PacketBatch, link_type: int, skipped: Counter[str]) -> Decoded:
     """Return the TCP and UDP packets of ``batch``; what is passed over is counted by reason."""
     _, type_at, start = LINKS[link_type]
     rows = _Rows(batch, start)
@@ -89,7 +184,7 @@ def decode(batch: Batch, link_type: int, skipped: Counter[str]) -> Decoded:
 class _Rows:
     """Packets and how far each was read; reading behind a packet's end gives zeros."""
 
-    def __init__(self, batch: Batch, start: int) -> None:
+    def __init__(self, batch: PacketBatch, start: int) -> None:
         count = len(batch.heads)
         self.batch = batch
         self.index: Ints = np.arange(count)

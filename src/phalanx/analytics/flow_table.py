@@ -1,12 +1,18 @@
-"""Flow records from packets, in bounded memory: the same that a recorder in the network makes."""
+"""Flow records from packets, window by window: the same that a recorder in the network makes.
+
+Memory is bounded: connections beyond ``CONNECTIONS`` in a window are counted as unlisted.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import add
 
-from phalanx.analytics.capture.decode import ACK, FIN, KEY, RST, SYN, TCP
+import numpy as np
+from msgspec.structs import astuple
+
+from phalanx.analytics.packets import ACK, FIN, KEY, RST, SYN, TCP, Decoded
 from phalanx.domain.actions import FlowRecords, FlowStats
 
 CONNECTIONS = 32_768
@@ -137,3 +143,55 @@ def _address(octets: bytes) -> str:
     if octets.startswith(b"\0" * 10 + b"\xff\xff"):
         return socket.inet_ntop(socket.AF_INET, octets[12:])
     return socket.inet_ntop(socket.AF_INET6, octets)
+
+
+SHORTEST_S = 1e-3
+"""A window counts as so long at least, so that rates stay finite."""
+
+
+class Windows:
+    """Cuts packets into windows by their own times.
+
+    A window begins with its first packet and ends with the first one that is ``seconds`` later
+    (or as much earlier: a clock that was set back begins a new window).
+    """
+
+    def __init__(self, seconds: float, table: FlowTable) -> None:
+        self.seconds = seconds
+        self._table = table
+        self._start: float | None = None
+        self._last = 0.0
+
+    def add(self, packets: Decoded) -> Iterator[tuple[float, FlowRecords]]:
+        """Count packets; yield each window that they end: when it began, what it held."""
+        keys, flags, payload, octets, time = astuple(packets)
+        while len(time):
+            if self._start is None:
+                self._start = self._last = float(time[0])
+            outside = np.flatnonzero(np.abs(time - self._start) >= self.seconds)
+            count = int(outside[0]) if len(outside) else len(time)
+            if count:
+                self._last = max(self._last, float(time[:count].max()))
+                self._table.add(
+                    keys[:count].view(f"V{KEY}").ravel().tolist(),
+                    flags[:count].tolist(),
+                    payload[:count].tolist(),
+                    octets[:count].tolist(),
+                )
+            if count < len(time):
+                later = float(time[count]) > self._start
+                yield self._start, self._table.close(self.seconds if later else self._elapsed())
+                self._start = None
+            keys, flags, payload, octets, time = (
+                column[count:] for column in (keys, flags, payload, octets, time)
+            )
+
+    def end(self) -> Iterator[tuple[float, FlowRecords]]:
+        """Yield the window that is still open."""
+        if self._start is not None:
+            yield self._start, self._table.close(self._elapsed())
+            self._start = None
+
+    def _elapsed(self) -> float:
+        assert self._start is not None
+        return max(SHORTEST_S, self._last - self._start)

@@ -1,0 +1,81 @@
+"""Detectors: a window of series and flow records goes in, findings come out.
+
+A detector is a class without arguments, found by its entry point in the group
+``phalanx.detectors``. A network function names the one that it uses (``Capability.detector``),
+and a scenario may name another (``functions.<name>.detector``).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from msgspec import Struct
+
+from phalanx.domain.errors import PhalanxError
+from phalanx.domain.series import Window
+
+GROUP = "phalanx.detectors"
+SYN_FLOOD = "syn flood"
+UDP_FLOOD = "udp flood"
+SLOW = "slow connections"
+"""Kinds of attacks that functions treat in ways of their own; any other is taken for a flood."""
+
+
+class DetectorError(PhalanxError):
+    """A detector cannot be had; the message is one line."""
+
+
+class Finding(Struct, frozen=True):
+    """An attack that a detector found."""
+
+    kind: str
+    """What it is: ``SYN_FLOOD``, ``UDP_FLOOD``, ``SLOW`` or a kind of the detector's own."""
+    target: str
+    """The address that is attacked."""
+    source: str | None
+    """The address that attacks; None: the finding is about all traffic to the target."""
+    certainty: float
+    """0 to 1."""
+    reason: str
+    """Why, as half a sentence about the source or the target."""
+    evidence: dict[str, float] = {}
+    """The figures behind it, by name."""
+    spoofed: bool = False
+    """The sources are forged: to block them one by one would be useless."""
+    mb_s: float = 0.0
+    """Traffic to the target that was seen, in MB/s."""
+
+
+class Detector(Protocol):
+    """Finds attacks."""
+
+    def examine(self, window: Window) -> list[Finding]:
+        """Return what is certain enough to act on, at most one finding for each target alone.
+
+        Args:
+            window: what was seen. Its times and lengths are in seconds; its flow records are
+                those of a recorder, its series whatever monitors of this agent have.
+
+        """
+
+
+@cache
+def load_detector(name: str) -> Detector:
+    """Return the installed detector of that name; the same each time.
+
+    Raises:
+        DetectorError: if there is none, or it cannot be loaded.
+
+    """
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in points:
+        raise DetectorError(f"no detector {name!r}; known are {', '.join(sorted(points))}")
+    try:
+        detector: Detector = points[name].load()()
+    except Exception as fault:  # whatever a foreign module does as it is imported
+        raise DetectorError(
+            f"detector {name!r} cannot be loaded: {type(fault).__name__}: {fault}"
+        ) from fault
+    return detector
