@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from phalanx.auction.bidding import make_bids
 from phalanx.auction.cost import rsc_eval, rsc_eval_hop, smallest
-from phalanx.auction.utility import rank
+from phalanx.auction.terms import rank
 from phalanx.auction.view import NetworkView
 from phalanx.domain.agents import AgentState
 from phalanx.domain.bids import Bid
@@ -141,7 +141,7 @@ def in_sequence(problem: Problem, choose: Choose, *, fixed_prices: bool = False)
             if not isinstance(answer, str):
                 bid = answer[0]
                 if fixed_prices:
-                    bid = replace(bid, cost=problem.cost({number: bid.path}))
+                    bid = replace(bid, terms={**bid.terms, "C": problem.cost({number: bid.path})})
                 bids.append((pop, bid))
         if bids:
             path = placed[number] = choose(bids).path

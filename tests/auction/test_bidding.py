@@ -59,15 +59,15 @@ def test_a_bid_carries_the_components_of_definition_7() -> None:
     bid = one(ask("1", asked("5", traffic_mb_s=4), ANOMALY_DETECTOR, view=view))
     assert (bid.vnf, bid.units, bid.reuse, bid.accuracy) == ("anomaly-detector", 2, None, 1.0)
     assert bid.path == ("1", "5")
-    assert bid.time_s == 50.0
-    assert bid.latency_ms == 10.0
+    assert bid.terms["T"] == 50.0
+    assert bid.terms["D"] == 10.0
     consumed = cons_rsc_util(Resources(6, 6, 700), ANOMALY_DETECTOR.scaled(2))
-    assert bid.cost == pytest.approx(10 * (consumed + hop_costs(view, NEEDS)["5"]))
+    assert bid.terms["C"] == pytest.approx(10 * (consumed + hop_costs(view, NEEDS)["5"]))
 
 
 def test_a_bidder_at_the_tap_bids_nothing_but_the_download() -> None:
     bid = one(ask("6", asked("6"), RATE_LIMITER))
-    assert (bid.time_s, bid.cost, bid.latency_ms, bid.path) == (62.5, 0.0, 0.0, ("6",))
+    assert (bid.terms["T"], bid.terms["C"], bid.terms["D"], bid.path) == (62.5, 0.0, 0.0, ("6",))
 
 
 def test_a_running_instance_needs_no_download_and_no_resources() -> None:
@@ -80,8 +80,8 @@ def test_a_running_instance_needs_no_download_and_no_resources() -> None:
         reuse={"anomaly-detector": Reusable("ad-1", 2)},
     )
     bid = one(answer)
-    assert (bid.time_s, bid.reuse, bid.units) == (0.0, "ad-1", 2)
-    assert bid.cost == pytest.approx(10 * 1.0), "its own end of the link costs nothing"
+    assert (bid.terms["T"], bid.reuse, bid.units) == (0.0, "ad-1", 2)
+    assert bid.terms["C"] == pytest.approx(10 * 1.0), "its own end of the link costs nothing"
 
 
 def test_a_running_instance_that_is_too_small_takes_the_difference() -> None:
@@ -89,9 +89,9 @@ def test_a_running_instance_that_is_too_small_takes_the_difference() -> None:
     goal = asked("5", traffic_mb_s=6)
     exactly = ANOMALY_DETECTOR.scaled(2)
     bid = one(ask("1", goal, ANOMALY_DETECTOR, unheld=exactly, reuse=reuse))
-    assert (bid.time_s, bid.reuse, bid.units) == (0.0, "ad-1", 3)
+    assert (bid.terms["T"], bid.reuse, bid.units) == (0.0, "ad-1", 3)
     consumed = cons_rsc_util(Resources(6, 6, 700), exactly)
-    assert bid.cost == pytest.approx(10 * (consumed + 1.0))
+    assert bid.terms["C"] == pytest.approx(10 * (consumed + 1.0))
     less = exactly - Resources(1, 0, 0)
     answer = ask("1", goal, ANOMALY_DETECTOR, unheld=less, reuse=reuse)
     assert answer == "needs 2 cores, 1 free"
@@ -154,7 +154,7 @@ def test_both_searches_can_be_asked() -> None:
     exact = one(ask("3", goal, RATE_LIMITER))
     published = one(ask("3", goal, RATE_LIMITER, method="published"))
     assert exact.path == published.path == ("3", "4", "6")
-    assert exact.cost == pytest.approx(published.cost)
+    assert exact.terms["C"] == pytest.approx(published.terms["C"])
 
 
 def test_bids_of_one_view_do_not_depend_on_who_asks_first() -> None:

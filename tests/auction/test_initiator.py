@@ -17,7 +17,7 @@ class Thing(Predicate, frozen=True):
 
 
 def bid(time_s, cost=1.0, latency_ms=1.0):
-    return Bid("vnf", 1, time_s, cost, latency_ms, ("x", "y"))
+    return Bid("vnf", 1, {"T": time_s, "C": cost, "D": latency_ms}, ("x", "y"))
 
 
 def auction(count, **options):

@@ -17,7 +17,7 @@ from auction_networks import (
 )
 
 from phalanx.auction.bidding import Reusable, make_bids
-from phalanx.auction.utility import rank
+from phalanx.auction.terms import rank
 from phalanx.auction.view import NetworkView
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal, Preferences
@@ -96,7 +96,9 @@ WINNERS = {
 @pytest.mark.parametrize("auction", TABLE)
 def test_utilities_follow_from_the_printed_components(auction: str) -> None:
     rows = TABLE[auction]
-    bids = [(pop, Bid("v", 1, t, c, d, (pop,))) for pop, (t, c, d, _) in rows.items()]
+    bids = [
+        (pop, Bid("v", 1, {"T": t, "C": c, "D": d}, (pop,))) for pop, (t, c, d, _) in rows.items()
+    ]
     ranking = rank(bids, PREFERENCES[auction])
     assert ranking[0].bidder == WINNERS[auction]
     for ranked in ranking:
@@ -191,16 +193,18 @@ def test_bids_of_the_topology_are_those_printed(auction: str) -> None:
     for pop, bid in bids:
         time, cost, _, _ = TABLE[auction][pop]
         cost = OTHER_COST.get((auction, pop), cost)
-        assert bid.cost == pytest.approx(cost, abs=0.0051), pop
-        assert bid.time_s == pytest.approx(TIME_OF_4[auction] if pop == "4" else time, abs=0.0051)
+        assert bid.terms["C"] == pytest.approx(cost, abs=0.0051), pop
+        assert bid.terms["T"] == pytest.approx(
+            TIME_OF_4[auction] if pop == "4" else time, abs=0.0051
+        )
 
 
 def test_28_of_30_costs_and_all_times_but_agent_4s_agree_to_the_printed_digits() -> None:
     costs = times = 0
     for auction, rows in TABLE.items():
         for pop, bid in _bids(auction)[0]:
-            costs += abs(bid.cost - rows[pop][1]) < 0.0051
-            times += abs(bid.time_s - rows[pop][0]) < 0.0051
+            costs += abs(bid.terms["C"] - rows[pop][1]) < 0.0051
+            times += abs(bid.terms["T"] - rows[pop][0]) < 0.0051
     assert (costs, times) == (28, 24)
 
 
@@ -226,7 +230,7 @@ def test_nobody_has_room_for_the_classifier_of_2_mb_s() -> None:
 def test_the_rate_limiter_that_runs_wins_the_flow_limits() -> None:
     bids, _ = _bids("flowRateLimited")
     winner = rank(bids, LIMIT)[0]
-    assert (winner.bidder, winner.bid.reuse, winner.bid.time_s) == ("5", "rl-1", 0.0)
+    assert (winner.bidder, winner.bid.reuse, winner.bid.terms["T"]) == ("5", "rl-1", 0.0)
 
 
 def test_the_loss_limit_decides_the_second_flow_record() -> None:
@@ -238,6 +242,6 @@ def test_the_loss_limit_decides_the_second_flow_record() -> None:
     for name, asked_for in (("8 %", goal), ("none", loose)):
         bids = make_bids(view, "2", asked_for, CATALOGUE, (vnfd,), state.free, {}, REPOSITORY)
         assert not isinstance(bids, str)
-        cost[name] = bids[0].path, round(bids[0].cost, 2)
+        cost[name] = bids[0].path, round(bids[0].terms["C"], 2)
     assert cost["none"] == (("2", "3", "4", "6", "5"), 16.57)
     assert cost["8 %"] == (("2", "1", "5"), 19.62)

@@ -90,6 +90,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     arguments = get_args(kind)
     if get_origin(kind) in (Union, UnionType):
         return st.one_of(*(st.none() if a is NoneType else values(a) for a in arguments))
+    if get_origin(kind) is dict:
+        return st.dictionaries(*map(values, arguments), max_size=3)
     assert get_origin(kind) is tuple, kind
     if arguments[1:] == (...,):
         return st.lists(values(arguments[0]), max_size=3).map(tuple)

@@ -96,7 +96,7 @@ def test_an_idle_instance_is_offered_to_one_auction_at_a_time():
     bench.cfp("elder", ANALYSE, since=1.0)
     bench.cfp("younger", find_out(AnomalousUsage("a>c")), since=2.0)
     assert bench.bids("elder")[0].reuse == instance.id
-    assert bench.bids("elder")[0].time_s == 0
+    assert bench.bids("elder")[0].terms["T"] == 0
     assert bench.bids("younger")[0].reuse is None
 
 
@@ -137,7 +137,7 @@ def test_awards_that_come_during_the_download_share_the_instance():
     (bid,) = bench.bids("z")
     (instance,) = bench.bidder.inventory
     assert bid.reuse == instance.id
-    assert bid.time_s == instance.due > 0
+    assert bid.terms["T"] == instance.due > 0
     bench.finish(Deploy)
     assert bench.said("x") == bench.said("y") == ["propose", "inform"]
     assert len(bench.site.measures) == 2

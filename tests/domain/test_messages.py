@@ -12,7 +12,7 @@ from phalanx.domain.predicates import AnomalousUsage
 
 TIMES = st.integers(-(10**6), 10**6).map(float)
 GOAL = ConstrainedGoal(want(AnomalousUsage("a>b")), Constraints(), Preferences())
-BID = Bid("classifier", 1, 0.0, 0.0, 0.0, ("pop1",))
+BID = Bid("classifier", 1, {"T": 0.0, "C": 0.0, "D": 0.0}, ("pop1",))
 
 
 def _message(content: CallForProposals | Award | Verdict) -> Message:

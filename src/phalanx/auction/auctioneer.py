@@ -26,6 +26,7 @@ from phalanx.auction.initiator import (
 )
 from phalanx.auction.outlook import Connected, Gone, Left, Outlook
 from phalanx.auction.settings import Settings
+from phalanx.auction.terms import judged
 from phalanx.bdi import (
     Agent,
     Capability,
@@ -40,7 +41,7 @@ from phalanx.bdi import (
 )
 from phalanx.bdi.steps import Adopt, Await, Believe, Body, Forget, Pause, PlanFailed, Steps
 from phalanx.domain.agents import AgentId
-from phalanx.domain.bids import RankedBid
+from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.goals import ConstrainedGoal, Goal, Mode, Predicate, want
 from phalanx.domain.messages import (
     CallForProposals,
@@ -194,14 +195,23 @@ class Auctioneer(Capability):
     def heard_proposal(self, me: Agent, message: Message) -> None:
         """Take a bid in."""
         auction = self.auctions.get(message.conversation)
-        content = message.content
+        content, sender = message.content, message.sender
         assert isinstance(content, Proposal)
-        if auction is not None:
-            reaction = auction.on_proposal(message.sender, content.bids, me.now)
-            self._react(me, message.conversation, auction, reaction)
-        else:  # the bidder is to give back what it holds
+        if auction is None:  # the bidder is to give back what it holds
             over = Verdict("the auction is over")
-            me.tell(Performative.REJECT, message.sender, message.conversation, over)
+            me.tell(Performative.REJECT, sender, message.conversation, over)
+            return
+        terms, view = self.settings.terms, me.capability(Outlook).view
+        answers = [judged(terms, view, sender, auction.call.goal, bid) for bid in content.bids]
+        bids = tuple(bid for bid in answers if isinstance(bid, Bid))
+        refusals = [reason for reason in answers if isinstance(reason, str)]
+        if refusals and not bids:
+            reason = "; ".join(dict.fromkeys(refusals))
+            me.tell(Performative.REJECT, sender, message.conversation, Verdict(reason))
+            reaction = auction.on_refusal(sender, reason, me.now)
+        else:
+            reaction = auction.on_proposal(sender, bids, me.now)
+        self._react(me, message.conversation, auction, reaction)
 
     @hears(Refusal)
     def heard_refusal(self, me: Agent, message: Message) -> None:
@@ -293,10 +303,14 @@ class Auctioneer(Capability):
         call = CallForProposals(constrained, me.now + settings.deadline_s, since, context)
         bidders = outlook.alive()
         auction = Initiator(
-            call, bidders, probe_s=settings.probe_s, probes=settings.probes, turn=turn
+            call,
+            bidders,
+            probe_s=settings.probe_s,
+            probes=settings.probes,
+            turn=turn,
+            terms=settings.terms,
         )
         self.auctions[conversation] = auction
-        constraints, preferences = policy.constraints, policy.preferences
         me.cause = me.record(
             "auction.called",
             auction=conversation,
@@ -304,12 +318,8 @@ class Auctioneer(Capability):
             round=turn,
             tap=goal.tap,
             traffic_mb_s=round(constrained.traffic_mb_s, 6),
-            constraints={
-                name: value
-                for name in constraints.__struct_fields__
-                if (value := getattr(constraints, name)) is not None
-            },
-            preferences={n: getattr(preferences, n) for n in preferences.__struct_fields__},
+            constraints=policy.constraints.row(),
+            preferences=policy.preferences.row(),
             bidders=len(bidders),
         )
         self._send(me, conversation, auction.begin())

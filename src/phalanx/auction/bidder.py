@@ -235,7 +235,9 @@ class Bidder(Capability):
             unheld,
             reusable,
             settings.repository,
-            method=settings.method,
+            settings.method,
+            bidder=me.name,
+            terms=settings.terms,
         )
         if isinstance(bids, str):
             return bids

@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from phalanx.auction.cost import Needs, rsc_eval, smallest
 from phalanx.auction.paths import TOLERANCE, download_time_s, lowest_cost_path, published_path
+from phalanx.auction.terms import BUILT_IN, BidTerm, Offer, bid_values
 from phalanx.auction.view import NetworkView
-from phalanx.domain.agents import AgentState
+from phalanx.domain.agents import AgentId, AgentState
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal
 from phalanx.domain.network import PopId
@@ -41,6 +42,9 @@ def make_bids(
     reusable: Mapping[str, Reusable],
     repository: PopId,
     method: Method = "exact",
+    *,
+    bidder: AgentId = "",
+    terms: Sequence[BidTerm] = BUILT_IN,
 ) -> tuple[Bid, ...] | str:
     """Return a bid for each VNF with which the agent of ``pop`` can achieve ``goal``.
 
@@ -62,6 +66,8 @@ def make_bids(
         reusable: instances that could be used, by the name of their VNF.
         repository: the PoP that images are downloaded from.
         method: how paths are searched.
+        bidder: the agent that bids; empty: it has the name of its PoP.
+        terms: the terms that it knows.
 
     """
     own = view.site(pop)
@@ -84,13 +90,15 @@ def make_bids(
             unheld=unheld,
             repository=repository,
             method=method,
+            bidder=bidder or pop,
+            terms=terms,
         )
         if isinstance(bid, Bid):
             bids.append(bid)
         else:
             reasons[vnfd.name] = bid
     if len(bids) > 1:
-        bids.sort(key=lambda bid: (bid.time_s, bid.cost, bid.vnf))
+        bids.sort(key=lambda bid: (bid.terms["T"], bid.terms["C"], bid.vnf))
     return tuple(bids) or _refusal(reasons)
 
 
@@ -112,6 +120,8 @@ def _bid(
     unheld: Resources,
     repository: PopId,
     method: Method,
+    bidder: AgentId,
+    terms: Sequence[BidTerm],
 ) -> Bid | str:
     wanted = goal.constraints.accuracy
     if wanted is not None and vnfd.accuracy < wanted - TOLERANCE:
@@ -133,12 +143,15 @@ def _bid(
     path = find(view, pop, source_cost, goal, needs)
     if isinstance(path, str):
         return path
+    figures = (time_s, path.cost, path.latency_ms)
+    offer = Offer(view, bidder, pop, goal, vnfd.name, units, path.path, *figures)
+    values = bid_values(terms, offer)
+    if isinstance(values, str):
+        return values
     return Bid(
         vnf=vnfd.name,
         units=units,
-        time_s=time_s,
-        cost=path.cost,
-        latency_ms=path.latency_ms,
+        terms=values,
         path=path.path,
         reuse=None if reuse is None else reuse.instance,
         accuracy=vnfd.accuracy,

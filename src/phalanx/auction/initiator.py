@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.auction.utility import rank
+from phalanx.auction.terms import BUILT_IN, BidTerm, rank
 from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.messages import (
@@ -91,6 +91,7 @@ class Initiator:
         "_proposals",
         "_ranking",
         "_refusals",
+        "_terms",
         "_transient",
         "_winner",
         "bidders",
@@ -108,6 +109,7 @@ class Initiator:
         probe_s: float = 5.0,
         probes: int = 3,
         turn: int = 1,
+        terms: Sequence[BidTerm] = BUILT_IN,
     ) -> None:
         self.call = call
         self.turn = turn
@@ -116,6 +118,7 @@ class Initiator:
         self.due: float | None = call.deadline
         """When ``on_time`` is wanted next."""
         self.over = False
+        self._terms = terms
         self._asked = frozenset(bidders)
         self._probe_s = probe_s
         self._probes = probes
@@ -271,7 +274,7 @@ class Initiator:
             retry = bool(silent) or self._transient
             return [], Exhausted(reason, dict(self._refusals), silent, retry)
         bids = [(bidder, bid) for bidder, own in self._proposals.items() for bid in own]
-        self._ranking = rank(bids, self.call.goal.preferences)
+        self._ranking = rank(bids, self.call.goal.preferences, self._terms)
         out = self._award(self._ranking[0], now)
         winner = self._ranking[0].bidder
         for bidder in self._proposals:

@@ -47,6 +47,14 @@ class Connected(Struct, frozen=True):
     up: bool
 
 
+class Assessment(Struct, frozen=True):
+    """Percept: what this agent found out about an agent or a PoP, for the terms of bids."""
+
+    subject: AgentId | PopId
+    properties: dict[str, float]
+    """By name, such as ``trust``."""
+
+
 class IncarnationMemory(Struct, frozen=True):
     """What is known of the latest incarnation of another agent."""
 
@@ -114,6 +122,11 @@ class Outlook(Capability):
         self.cut_off = not percept.up
         if percept.up:
             self._catch_up(me)
+
+    @perceives(Assessment)
+    def assessed(self, me: Agent, percept: Assessment) -> None:  # noqa: ARG002  # says it all
+        """Note what was found out about an agent or a PoP."""
+        self.view = self.view.described(percept.subject, percept.properties)
 
     @perceives(SiteState)
     def site_changed(self, me: Agent, percept: SiteState) -> None:

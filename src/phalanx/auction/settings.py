@@ -7,6 +7,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from phalanx.auction.terms import BUILT_IN, BidTerm
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Constraints, Goal, Preferences
 from phalanx.domain.network import PopId
@@ -30,6 +31,8 @@ class Settings(Struct):
     """Descriptors by name of their capability."""
     policies: Mapping[str, GoalPolicy] = field(default_factory=dict)
     """By name of the goal's predicate; ``default`` for all others."""
+    terms: tuple[BidTerm, ...] = BUILT_IN
+    """Terms that bids are made of and compared by; further ones as the policies name them."""
     method: Literal["exact", "published"] = "exact"
     """Path search of the bids: exact, or algorithm 1 as printed."""
     deadline_s: float = 2.0

@@ -9,7 +9,8 @@ agents that heard the same states hold the same view, and in one process the sam
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
+from copy import copy
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, ClassVar, TypeVar
@@ -82,6 +83,7 @@ class NetworkView:
         self.memo: dict[Hashable, Any] = {}
         """Results of searches on this view, for all agents that hold it; see ``remember``."""
         self._entries = entries
+        self._properties: dict[AgentId | PopId, Mapping[str, float]] = {}
         if agents is not None:
             self.__dict__["agents"] = agents
         self._views[digest] = self
@@ -111,10 +113,27 @@ class NetworkView:
         if not news:
             return self
         known = self._views.get(digest)
-        if known is not None:
-            return known
-        agents = None if grown else self.__dict__.get("agents")
-        return NetworkView(digest, {**entries, **news}, agents)
+        if known is None:
+            agents = None if grown else self.__dict__.get("agents")
+            known = NetworkView(digest, {**entries, **news}, agents)
+        return known._with(self._properties) if self._properties else known
+
+    def described(self, subject: AgentId | PopId, properties: Mapping[str, float]) -> NetworkView:
+        """Return the view that also knows ``properties`` of an agent or a PoP by name.
+
+        They are what this agent found out by itself, such as the trust score of another. They
+        are no part of the digest: agents that differ in them alone agree about the network.
+        """
+        return self._with({**self._properties, subject: {**self.properties(subject), **properties}})
+
+    def properties(self, subject: AgentId | PopId) -> Mapping[str, float]:
+        """Return the properties that are known of an agent or a PoP; empty if none are."""
+        return self._properties.get(subject, {})
+
+    def _with(self, properties: dict[AgentId | PopId, Mapping[str, float]]) -> NetworkView:
+        view = copy(self)
+        view._properties = properties
+        return view
 
     def get(self, agent: AgentId) -> AgentState | None:
         """Return what is believed of ``agent``; None if nothing was heard of it."""

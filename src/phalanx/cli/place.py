@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -33,8 +32,8 @@ def place(
         emit_json(_plain(answer))
         return
     asked = answer.goal
-    limits = [f"{k} {v:g}" for k, v in msgspec.structs.asdict(asked.constraints).items() if v]
-    weights = msgspec.structs.asdict(asked.preferences)
+    limits = [f"{k} {v:g}" for k, v in asked.constraints.row().items()]
+    weights = asked.preferences.row()
     say(out, f"{asked.goal}: {asked.traffic_mb_s:g} MB/s of traffic, taken at {asked.tap}")
     say(
         out,
@@ -45,22 +44,22 @@ def place(
 
 
 def _table(answer: WhatIf) -> Table:
-    titles = "agent", "VNF", "T (s)>", "C (MB/s)>", "D (ms)>", "utility>", "path"
+    terms = [f"{term.name} ({term.unit})" if term.unit else term.name for term in answer.terms]
+    titles = ("agent", "VNF", *(f"{title}>" for title in terms), "utility>", "path")
     table = table_of(*titles, framed=True)
     for index, ranked in enumerate(answer.ranking):
         bid = ranked.bid
         table.add_row(
             ranked.bidder,
             bid.vnf if bid.units == 1 else f"{bid.units} × {bid.vnf}",
-            amount(bid.time_s),
-            amount(bid.cost),
-            amount(bid.latency_ms),
+            *(amount(bid.terms[term.name]) for term in answer.terms),
             f"{ranked.utility:.3f}",
             " → ".join(bid.path),
             style="bold green" if index == 0 else "",
         )
     for agent, reason in answer.refusals.items():
-        table.add_row(agent, Text("refuses", style="dim"), "", "", "", "", Text(reason))
+        blank = [""] * (len(terms) + 1)
+        table.add_row(agent, Text("refuses", style="dim"), *blank, Text(reason))
     return table
 
 
@@ -69,17 +68,15 @@ def _plain(answer: WhatIf) -> dict[str, object]:
         "goal": str(answer.goal.goal),
         "tap": answer.goal.tap,
         "traffic_mb_s": answer.goal.traffic_mb_s,
-        "constraints": answer.goal.constraints,
-        "preferences": answer.goal.preferences,
+        "constraints": answer.goal.constraints.row(),
+        "preferences": answer.goal.preferences.row(),
         "winner": answer.ranking[0].bidder if answer.ranking else None,
         "ranking": [
             {
                 "agent": ranked.bidder,
                 "vnf": ranked.bid.vnf,
                 "units": ranked.bid.units,
-                "T": ranked.bid.time_s,
-                "C": ranked.bid.cost,
-                "D": ranked.bid.latency_ms,
+                **ranked.bid.terms,
                 "utility": ranked.utility,
                 "path": ranked.bid.path,
             }

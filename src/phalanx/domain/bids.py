@@ -18,12 +18,8 @@ class Bid(Struct, frozen=True):
     """Name of the capability whose VNF would do the work."""
     units: int
     """How many units of it (scaling)."""
-    time_s: float
-    """T: seconds to download the VNF from the repository; 0 if it is deployed."""
-    cost: float
-    """C: computational and network cost (eq. 4.3, 4.4), in MB/s."""
-    latency_ms: float
-    """D: accumulated latency of the path, in ms."""
+    terms: dict[str, float]
+    """Value of each term by its name: T, C and D, then those that the goal weighs or limits."""
     path: tuple[PopId, ...]
     """PoPs from the bidder to the tap, both included."""
     reuse: InstanceId | None = None
@@ -31,14 +27,15 @@ class Bid(Struct, frozen=True):
     accuracy: float = 1.0
     """Accuracy that the VNF claims."""
 
+    def __hash__(self) -> int:
+        return hash((self.vnf, self.units, self.path, self.reuse, frozenset(self.terms.items())))
+
     def row(self) -> dict[str, Any]:
         """Return the bid as the log shows it (a line of table 5.8)."""
         return {
             "vnf": self.vnf,
             "units": self.units,
-            "T": round(self.time_s, 6),
-            "C": round(self.cost, 6),
-            "D": round(self.latency_ms, 6),
+            **{name: round(value, 6) for name, value in self.terms.items()},
             "path": list(self.path),
             "reuse": self.reuse,
         }

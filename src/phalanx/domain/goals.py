@@ -11,7 +11,7 @@ from enum import Enum
 from typing import ClassVar
 
 from msgspec import Struct
-from msgspec.structs import astuple
+from msgspec.structs import asdict, astuple
 
 from phalanx.domain.network import PopId
 
@@ -81,14 +81,43 @@ class Constraints(Struct, frozen=True, forbid_unknown_fields=True):
     """Most links in the path."""
     accuracy: float | None = None
     """Least accuracy of the VNF."""
+    terms: dict[str, float] = {}
+    """Worst value of a bid's term, by the term's name: the most, or the least where a higher
+    value is better. A bid beyond it is refused."""
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.row().items()))
+
+    def row(self) -> dict[str, float]:
+        """Return all limits that are set, by name, as the log shows them."""
+        return _row(self)
 
 
 class Preferences(Struct, frozen=True, forbid_unknown_fields=True):
-    """Weights of the bid components (definition 8); they sum to 1."""
+    """Weights of the terms of a bid (definition 8); they sum to 1."""
 
     time: float = 1 / 3
     cost: float = 1 / 3
     decentralisation: float = 1 / 3
+    terms: dict[str, float] = {}
+    """Of all further terms, by name."""
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.row().items()))
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each term by its name."""
+        return {"T": self.time, "C": self.cost, "D": self.decentralisation, **self.terms}
+
+    def row(self) -> dict[str, float]:
+        """Return all weights by name, as the log shows them."""
+        return _row(self)
+
+
+def _row(of: Constraints | Preferences) -> dict[str, float]:
+    given = {name: value for name, value in asdict(of).items() if value is not None}
+    terms: dict[str, float] = given.pop("terms")
+    return {**given, **terms}
 
 
 class ConstrainedGoal(Struct, frozen=True):
@@ -101,3 +130,7 @@ class ConstrainedGoal(Struct, frozen=True):
     """Traffic to be processed: scales the VNF and is the path's bandwidth constraint."""
     tap: PopId = ""
     """The PoP where that traffic is taken: the far end of the bidder's path."""
+
+    def named_terms(self) -> dict[str, None]:
+        """Return the names of the terms beside T, C and D that are weighed or limited."""
+        return dict.fromkeys((*self.preferences.terms, *self.constraints.terms))

@@ -229,12 +229,19 @@ def _plan_ended(data: Mapping[str, Any]) -> str:
 
 
 _OFFER = "{vnf}[ × {units}], T {T} s, C {C} MB/s, D {D} ms"
+_OFFER_FIELDS = ("agent", "utility", "vnf", "units", "T", "C", "D", "path", "reuse")
+
+
+def _offer(bid: Mapping[str, Any]) -> str:
+    """Return a bid with its built-in terms, then the further ones by name."""
+    further = {name: value for name, value in bid.items() if name not in _OFFER_FIELDS}
+    return _fill(_OFFER, bid) + (f", {_text(further)}" if further else "")
 
 
 def _bid(data: Mapping[str, Any]) -> str:
     bids = data.get("bids")
     offers = [b for b in bids if isinstance(b, dict)] if isinstance(bids, list) else []
-    return _fill("bids for {goal}: ", data) + "; or ".join(_fill(_OFFER, bid) for bid in offers)
+    return _fill("bids for {goal}: ", data) + "; or ".join(map(_offer, offers))
 
 
 def _awarded(data: Mapping[str, Any]) -> str:
@@ -245,7 +252,7 @@ def _awarded(data: Mapping[str, Any]) -> str:
     if chosen is None:
         return words
     of = f", best of {len(ranked)}" if len(ranked) > 1 else ", the only bid"
-    return words + _fill(f" ({_OFFER}; utility {{utility}}{of})", chosen)
+    return words + f" ({_offer(chosen)}; " + _fill(f"utility {{utility}}{of})", chosen)
 
 
 def _contract_ended(data: Mapping[str, Any]) -> str:

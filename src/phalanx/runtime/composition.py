@@ -12,6 +12,7 @@ from phalanx import __version__
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import VnfInstance
 from phalanx.auction.settings import GoalPolicy, Settings
+from phalanx.auction.terms import load_terms
 from phalanx.auction.view import NetworkView
 from phalanx.bdi import Adopt, Agent, Instruction
 from phalanx.domain.actions import SiteState
@@ -30,11 +31,14 @@ MONITOR = "link-monitor"
 def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue) -> Settings:
     """Return the terms of all auctions, as the scenario sets them."""
     timing = scenario.timing
+    policies = {name: GoalPolicy(*scenario.terms(name)) for name in scenario.goals}
+    named = (t for p in policies.values() for t in (*p.preferences.terms, *p.constraints.terms))
     return Settings(
         peers=tuple(sorted(peers)),
         repository=scenario.network.repository,
         catalogue=dict(catalogue.vnfds),
-        policies={name: GoalPolicy(*scenario.terms(name)) for name in scenario.goals},
+        policies=policies,
+        terms=load_terms(named),
         method=scenario.bidding,
         deadline_s=timing.auction_deadline_s,
         lease_s=timing.lease_s,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from phalanx.auction.terms import BUILT_IN, installed_terms
 from phalanx.domain import predicates
 from phalanx.domain.network import link_ends, link_id
 from phalanx.loading import (
@@ -193,12 +194,25 @@ def _goals(scenario: Scenario) -> Iterator[Offence]:
         if name != "default" and name not in _GOALS and hint:
             yield f"goals.{name}", f"unknown goal{hint}"
         weights = goal.preferences
-        total = weights.time + weights.cost + weights.decentralisation
+        total = weights.time + weights.cost + weights.decentralisation + sum(weights.terms.values())
         if abs(total - 1) > _SUM_TOLERANCE:
             yield (
                 f"goals.{name}.preferences",
-                f"time, cost and decentralisation sum to {total:g}; they must sum to 1",
+                f"{_listed('time', 'cost', 'decentralisation', *weights.terms)} sum to {total:g}; "
+                "they must sum to 1",
             )
+        for part, named, own in (
+            ("preferences", weights.terms, ()),
+            ("constraints", goal.constraints.terms, [term.name for term in BUILT_IN]),
+        ):
+            known = [*own, *installed_terms()] if named else ()
+            for term in named:
+                if term not in known:
+                    yield f"goals.{name}.{part}.terms", unknown("bid term", term, known)
+
+
+def _listed(*names: str) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _timing(scenario: Scenario) -> Iterator[Offence]:

@@ -159,6 +159,8 @@ class PreferencesSpec(Struct, frozen=True, forbid_unknown_fields=True):
     time: Fraction
     cost: Fraction
     decentralisation: Fraction
+    terms: dict[Name, Fraction] = {}
+    """Weights of further terms, by the name of their entry point in ``phalanx.bid_terms``."""
 
 
 class ConstraintsSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,6 +170,8 @@ class ConstraintsSpec(Struct, frozen=True, forbid_unknown_fields=True):
     loss: Fraction | None = None
     hops: Annotated[int, Meta(ge=0, le=10_000)] | None = None
     accuracy: Fraction | None = None
+    terms: dict[Name, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}
+    """Worst values of the terms of bids; a bid beyond one is refused."""
 
 
 class GoalSpec(Struct, frozen=True, forbid_unknown_fields=True):

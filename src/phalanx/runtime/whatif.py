@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct, structs
 
 from phalanx.auction.bidding import make_bids
-from phalanx.auction.utility import rank
+from phalanx.auction.terms import BidTerm, judged, load_terms, rank
 from phalanx.auction.view import NetworkView
 from phalanx.bdi import Capability
 from phalanx.domain.agents import AgentState
@@ -28,6 +28,8 @@ class WhatIf(Struct, frozen=True):
 
     goal: ConstrainedGoal
     ranking: tuple[RankedBid, ...]
+    terms: tuple[BidTerm, ...]
+    """What the bids are compared by."""
     refusals: dict[str, str]
     """Agent to reason, in the order of the scenario's PoPs."""
 
@@ -65,6 +67,7 @@ def what_if(
     view = NetworkView.EMPTY.apply_all(_states(scenario, catalogue))
     vnfds = tuple(catalogue.vnfds.values())
     candidates = catalogue.achievers(wanted)
+    terms = load_terms(constrained.named_terms())
     bids: list[tuple[str, Bid]] = []
     refusals: dict[str, str] = {}
     for pop in pops:
@@ -79,12 +82,17 @@ def what_if(
             {},
             scenario.network.repository,
             scenario.bidding,
+            terms=terms,
         )
         if isinstance(answer, str):
             refusals[pop] = answer
-        else:
-            bids += [(pop, bid) for bid in answer]
-    return WhatIf(constrained, tuple(rank(bids, preferences)), refusals)
+            continue
+        answers = [judged(terms, view, pop, constrained, bid) for bid in answer]
+        made = [(pop, bid) for bid in answers if isinstance(bid, Bid)]
+        bids += made
+        if not made:
+            refusals[pop] = str(answers[0])
+    return WhatIf(constrained, tuple(rank(bids, preferences, terms)), terms, refusals)
 
 
 def _goal(scenario: Scenario, catalogue: Catalogue, text: str) -> Goal:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.auction.utility import rank
+from phalanx.auction.terms import rank
 from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.goals import Preferences
 
@@ -12,7 +12,7 @@ ALIKE = Preferences()
 
 
 def bid(t: float, c: float, d: float, vnf: str = "v", accuracy: float = 1.0) -> Bid:
-    return Bid(vnf, 1, t, c, d, ("p",), accuracy=accuracy)
+    return Bid(vnf, 1, {"T": t, "C": c, "D": d}, ("p",), accuracy=accuracy)
 
 
 def order(ranking: list[RankedBid]) -> list[str]:

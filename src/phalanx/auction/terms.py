@@ -1,0 +1,259 @@
+"""The terms of a bid: what bids are compared by (definitions 7 and 8, eq. 3.1), an open set.
+
+T, C and D are built in. Any installed distribution adds a term by an entry point in the group
+``phalanx.bid_terms``, which names a ``BidTerm``, or a function of an ``Offer`` whose least value
+is best::
+
+    def price(offer: Offer) -> float:
+        return RATES[offer.pop] * offer.units
+
+A goal decides what counts: its preferences weigh terms, its constraints set hard limits to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from math import isfinite
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from phalanx.auction.paths import TOLERANCE
+from phalanx.auction.view import NetworkView
+from phalanx.domain.agents import AgentId
+from phalanx.domain.bids import Bid, RankedBid
+from phalanx.domain.errors import ScenarioError
+from phalanx.domain.goals import ConstrainedGoal, Preferences
+from phalanx.domain.network import PopId
+
+GROUP = "phalanx.bid_terms"
+"""Entry point group in which terms are found."""
+
+_NOISE = 1e-9
+"""Values this close, relative to the larger, are one value: arithmetic, not a difference."""
+_DIGITS = 12
+"""Digits of a utility that count when two are compared."""
+_RESERVED = frozenset({"agent", "utility", *Bid.__struct_fields__})
+"""What stands beside the terms in a row of the log."""
+
+
+class Offer(Struct, frozen=True):
+    """What the value of a term is worked out from."""
+
+    view: NetworkView
+    """The network, and what is known of agents, as the agent that works it out believes."""
+    bidder: AgentId
+    pop: PopId
+    """Where the bidder stands."""
+    goal: ConstrainedGoal
+    vnf: str
+    """Name of the VNF that would do the work."""
+    units: int
+    path: tuple[PopId, ...]
+    """PoPs from the bidder to the tap, both included."""
+    time_s: float
+    """Seconds until the VNF is downloaded; 0 if it is deployed."""
+    cost: float
+    """Computational and network cost of the path (eq. 4.3, 4.4), in MB/s."""
+    latency_ms: float
+    """Accumulated latency of the path."""
+
+
+class BidTerm(Struct, frozen=True):
+    """One term: its name, how its value is found, and which of two values is better."""
+
+    name: str
+    value: Callable[[Offer], float | str]
+    """Returns the value, or why there can be no bid."""
+    higher_is_better: bool = False
+    unit: str = ""
+    by_auctioneer: bool = False
+    """Whether the auctioneer works the value out from its own view: what a bidder cannot be
+    asked about itself, such as how far it is trusted."""
+
+    def beyond(self, value: float, limit: float) -> str | None:
+        """Return how ``value`` breaks the hard ``limit``; None if it keeps it."""
+        excess, bound = (
+            (limit - value, "least") if self.higher_is_better else (value - limit, "most")
+        )
+        if excess <= TOLERANCE:
+            return None
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.name} {value:.6g}{unit}, at {bound} {limit:g} wanted"
+
+
+BUILT_IN = (
+    BidTerm("T", lambda offer: offer.time_s, unit="s"),
+    BidTerm("C", lambda offer: offer.cost, unit="MB/s"),
+    BidTerm("D", lambda offer: offer.latency_ms, higher_is_better=True, unit="ms"),
+)
+"""Download time, cost and decentralisation (section 4.2.2)."""
+
+
+# -- terms that are installed -----------------------------------------------------------------
+
+
+def installed_terms() -> dict[str, EntryPoint]:
+    """Return the installed terms beside the built-in ones, by name, not loaded yet."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def load_terms(names: Iterable[str]) -> tuple[BidTerm, ...]:
+    """Return the built-in terms, and those of ``names`` by their entry points.
+
+    Raises:
+        ScenarioError: if a term is unknown, cannot be loaded, or is no term of that name.
+
+    """
+    own = {term.name for term in BUILT_IN}
+    wanted = sorted({*names} - own)
+    points = installed_terms() if wanted else {}
+    return (*BUILT_IN, *(_load(name, points.get(name)) for name in wanted))
+
+
+def _load(name: str, point: EntryPoint | None) -> BidTerm:
+    if point is None:
+        raise ScenarioError(f"bid term {name!r}: there is none in the entry points {GROUP}")
+    try:
+        loaded = point.load()
+    except Exception as fault:
+        raise ScenarioError(
+            f"bid term {name!r}: cannot load {point.value}: {type(fault).__name__}: {fault}"
+        ) from fault
+    if callable(loaded) and not isinstance(loaded, BidTerm | type):
+        loaded = BidTerm(name, loaded)
+    if not isinstance(loaded, BidTerm) or loaded.name != name or name in _RESERVED:
+        raise ScenarioError(f"bid term {name!r}: {point.value} is no bid term of that name")
+    return loaded
+
+
+# -- the values of one bid --------------------------------------------------------------------
+
+
+def bid_values(terms: Sequence[BidTerm], offer: Offer) -> dict[str, float] | str:
+    """Return the values that a bidder's offer has, by term; or the reason to refuse.
+
+    They are those of the built-in terms, and of all others that the goal weighs or limits and
+    that are the bidder's to say.
+    """
+    values: dict[str, float] = {}
+    for term in _asked_for(terms, offer.goal):
+        if isinstance(term, str):
+            return term
+        if not term.by_auctioneer:
+            value = _value(term, offer)
+            if isinstance(value, str):
+                return value
+            values[term.name] = value
+    return _beyond(terms, offer.goal, values) or values
+
+
+def judged(
+    terms: Sequence[BidTerm], view: NetworkView, bidder: AgentId, goal: ConstrainedGoal, bid: Bid
+) -> Bid | str:
+    """Return a bid that came in with the terms that are the auctioneer's to say; or a refusal.
+
+    A bid that lacks a value which the goal asks for is refused, and so is one beyond a limit.
+    """
+    values: dict[str, float] = {}
+    offer: Offer | None = None
+    for term in _asked_for(terms, goal):
+        if isinstance(term, str):
+            return term
+        if term.by_auctioneer:
+            if not bid.path:
+                return "its bid has no path"
+            offer = offer or _offer_of(view, bidder, goal, bid)
+            value = _value(term, offer)
+            if isinstance(value, str):
+                return value
+        else:
+            value = bid.terms.get(term.name, float("nan"))
+            if not isfinite(value):
+                return f"its bid does not say {term.name}"
+        values[term.name] = value
+    return _beyond(terms, goal, values) or (bid if offer is None else replace(bid, terms=values))
+
+
+def _offer_of(view: NetworkView, bidder: AgentId, goal: ConstrainedGoal, bid: Bid) -> Offer:
+    figures = (bid.terms["T"], bid.terms["C"], bid.terms["D"])
+    return Offer(view, bidder, bid.path[0], goal, bid.vnf, bid.units, bid.path, *figures)
+
+
+def _asked_for(terms: Sequence[BidTerm], goal: ConstrainedGoal) -> Sequence[BidTerm | str]:
+    """Return the built-in terms and those that ``goal`` names; a reason for one unknown here."""
+    further = goal.named_terms()
+    if not further:
+        return BUILT_IN
+    known = {term.name: term for term in terms}
+    names = {**dict.fromkeys(term.name for term in BUILT_IN), **further}
+    return [known.get(name) or f"does not know the bid term {name!r}" for name in names]
+
+
+def _value(term: BidTerm, offer: Offer) -> float | str:
+    try:
+        value = term.value(offer)
+        if isinstance(value, str):
+            return value
+        number = float(value)
+    except Exception as fault:  # a term's fault must not end the agent
+        return f"fault in the bid term {term.name!r}: {type(fault).__name__}: {fault}"
+    return number if isfinite(number) else f"bid term {term.name!r}: {number} is no finite number"
+
+
+def _beyond(
+    terms: Sequence[BidTerm], goal: ConstrainedGoal, values: dict[str, float]
+) -> str | None:
+    limits = goal.constraints.terms
+    for term in terms if limits else ():
+        if term.name in limits and term.name in values:
+            refusal = term.beyond(values[term.name], limits[term.name])
+            if refusal is not None:
+                return refusal
+    return None
+
+
+# -- the comparison of all bids ---------------------------------------------------------------
+
+
+def rank(
+    bids: Sequence[tuple[AgentId, Bid]],
+    preferences: Preferences,
+    terms: Sequence[BidTerm] = BUILT_IN,
+) -> list[RankedBid]:
+    """Return all bids with their utility (eq. 3.1), the winner (least utility) first.
+
+    Each term is normalised to [0, 1] between its least and its largest value among all
+    ``bids``; one of which more is better counts the other way round, as (1 - D) does. A term in
+    which all bids are equal cannot tell them apart and adds 0, so a lone bid has utility 0.
+
+    Ties go to the bid that is better in T, then in C, D and the further terms in their order,
+    then to the largest accuracy, and then to the bidder and the VNF that come first by name.
+    """
+    if not bids:
+        return []
+    weights = preferences.weights()
+    weighed = [term for term in terms if term.name in weights]
+    signs = [-1.0 if term.higher_is_better else 1.0 for term in weighed]
+    rows = [
+        [sign * bid.terms[term.name] for term, sign in zip(weighed, signs, strict=True)]
+        for _, bid in bids
+    ]
+    columns = [_scale(column) for column in zip(*rows, strict=True)]
+    factors = [weights[term.name] for term in weighed]
+    ranked = []
+    for (bidder, bid), row, parts in zip(bids, rows, zip(*columns, strict=True), strict=True):
+        utility = sum(factor * part for factor, part in zip(factors, parts, strict=True))
+        entry = RankedBid(bidder, bid, round(utility, _DIGITS))
+        ranked.append((entry.utility, row, -bid.accuracy, bidder, bid.vnf, entry))
+    ranked.sort(key=lambda line: line[:-1])
+    return [line[-1] for line in ranked]
+
+
+def _scale(values: Sequence[float]) -> list[float]:
+    least, most = min(values), max(values)
+    spread = most - least
+    if spread <= _NOISE * max(abs(least), abs(most)):
+        return [0.0] * len(values)
+    return [(value - least) / spread for value in values]
