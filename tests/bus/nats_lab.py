@@ -30,7 +30,7 @@ from phalanx.bus.nats import (
     find_server,
     setup,
 )
-from phalanx.bus.nats.inbox import Reply
+from phalanx.bus.nats.dispatcher import Reply
 from phalanx.clock.wall import WallClock
 from phalanx.identity.names import Identity, Role
 

@@ -32,7 +32,7 @@ from nats_lab import (
 from phalanx.bus import subjects
 from phalanx.bus.client import Delivery, Stored
 from phalanx.bus.nats import BrokerAudit, BrokerRefusal, NatsClient, ServerLimits
-from phalanx.bus.nats.mapping import user_of
+from phalanx.bus.nats.config import user_of
 from phalanx.identity.names import Identity, Role
 
 needs_server()

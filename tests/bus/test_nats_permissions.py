@@ -12,7 +12,7 @@ from nats_lab import ALL, DOMAIN, KEEPER, Ground, Lab, needs_server, running
 from phalanx.bus import subjects
 from phalanx.bus.nats import protocol
 from phalanx.bus.nats.client import NatsClient
-from phalanx.bus.nats.mapping import CURSORS, bucket, permissions_of, user_of
+from phalanx.bus.nats.config import CURSORS, bucket, permissions_of, user_of
 from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import answers, covers, matches
 from phalanx.identity.names import Identity, Role
@@ -76,7 +76,7 @@ def violations(ground: Ground, exchange: NatsClient, frames: list[bytes]) -> set
     heard: list[str] = []
     exchange.on_error(heard.append)
     for frame in frames:
-        exchange._dispatcher.link.urge(frame)
+        exchange._dispatcher.connection.urge(frame)
     done: list[object] = []
     ground.rest(0.1)
     exchange._dispatcher.ask("$JS.API.NOTHING", {}, done.append)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from phalanx.bus.client import BrokerError
 from phalanx.bus.nats import protocol
 from phalanx.bus.nats.protocol import Arrived, Parser, ProtocolError, Said, read_headers
-from phalanx.bus.nats.reading import StreamPosition
+from phalanx.bus.nats.streams import StreamPosition
 
 HEADED = b"NATS/1.0\r\nn: 1\r\n\r\n"
 STREAM = (

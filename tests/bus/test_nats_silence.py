@@ -32,8 +32,7 @@ from nats_lab import (
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerError, Delivery, Unanswered
 from phalanx.bus.nats import NatsClient, NatsServer, setup
-from phalanx.bus.nats.liveness import LivenessCheck
-from phalanx.bus.nats.server_pool import ServerPool
+from phalanx.bus.nats.connection import LivenessCheck, ServerPool
 
 needs_server()
 pytestmark = pytest.mark.nats
@@ -89,7 +88,7 @@ def test_a_roster_needs_a_server() -> None:
 def server_of(ground: Ground, exchange: NatsClient) -> NatsServer:
     """Return the server that has the connection of ``exchange``."""
     servers: dict[tuple[str, int], NatsServer] = {s.address: s for s in ground.lab.servers}
-    return servers[exchange._dispatcher.link._server]
+    return servers[exchange._dispatcher.connection.server]
 
 
 @contextmanager

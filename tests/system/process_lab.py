@@ -22,7 +22,7 @@ import pytest
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerClient, Stored
 from phalanx.bus.nats import NatsClient, NatsServer, find_server
-from phalanx.bus.nats.inbox import Reply
+from phalanx.bus.nats.dispatcher import Reply
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.calls import CallClient, CallError

@@ -1,8 +1,9 @@
-"""The exchange: what lies below the bus where agents are processes of their own.
+"""The broker client: what lies below the bus where agents are processes of their own.
 
 It carries octets under subjects (``bus.subjects``) for one identity (``bus.permissions``):
 publish and subscribe, requests with answers, streams that survive a restart, and small
-tables that everybody sees. ``MemoryClient`` does it in memory, ``NatsClient`` over NATS.
+tables that every agent reads. ``MemoryClient`` does it in memory, ``NatsClient`` over NATS;
+``transports`` names them, and those of other packages, by URL.
 
 All calls return at once; handlers are called by the clock, one after the other. What is not
 allowed is refused here, before anything is sent, and refused again by the broker.
@@ -12,16 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from msgspec import Struct, field
 
+from phalanx.bus.permissions import grants
+from phalanx.bus.subjects import answers, matches
+from phalanx.bus.wire import MAX_OCTETS
 from phalanx.domain.errors import PhalanxError
 from phalanx.identity.names import Identity
 
+_REMEMBERED = 4096
+"""Subjects whose permission need not be looked up again."""
+
 
 class BrokerError(PhalanxError):
-    """The exchange cannot be had, or refuses; the text is one line."""
+    """The broker cannot be reached, or refuses; the text is one line."""
 
 
 class NotPermittedError(BrokerError):
@@ -83,12 +90,20 @@ class ClientCounters(Struct):
     """Not permitted or too large, by reason; what the broker refused too."""
     reconnects: int = 0
 
+    def drop(self, queue: str, count: int = 1) -> None:
+        """Count what a full queue dropped."""
+        self.shed[queue] = self.shed.get(queue, 0) + count
+
+    def refuse(self, reason: str) -> None:
+        """Count what was refused."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
 
 class Subscription(Protocol):
     """Something subscribed to, followed or watched."""
 
     def close(self) -> None:
-        """Hear no more; without effect the second time."""
+        """End it: its handler is not called again; without effect the second time."""
 
 
 Handler = Callable[[Delivery], None]
@@ -237,3 +252,82 @@ class BrokerClient(Protocol):
 
     def close(self) -> None:
         """Send what waits, then hear and say no more; without effect the second time."""
+
+
+class CheckedClient:
+    """What every client of this package refuses before anything is sent, and counts.
+
+    A base for implementations of ``BrokerClient``; the broker refuses the same once more.
+    """
+
+    def __init__(self, identity: Identity, counters: ClientCounters) -> None:
+        self._identity = identity
+        self._counters = counters
+        self._grants = grants(identity)
+        self._may: dict[str, bool] = {}
+        """Whether it may publish under a subject, as far as that was asked."""
+
+    @property
+    def identity(self) -> Identity:
+        """Who speaks and hears through it."""
+        return self._identity
+
+    @property
+    def counters(self) -> ClientCounters:
+        """What went through it."""
+        return self._counters
+
+    def _check_publish(self, subject: str, payload: bytes) -> None:
+        may = self._may.get(subject)
+        if may is None:
+            if len(self._may) >= _REMEMBERED:
+                self._may.clear()
+            may = self._may[subject] = self._grants.may_publish(subject)
+        if not may:
+            self._refuse("publish", f"publish under {subject}")
+        self._check_size(payload)
+
+    def _check_subscribe(self, pattern: str) -> None:
+        if not self._grants.may_subscribe(pattern):
+            self._refuse("subscribe", f"subscribe to {pattern}")
+
+    def _check_request(self, subject: str, payload: bytes) -> str:
+        """Return the pattern under which a request is answered."""
+        self._check_publish(subject, payload)
+        pattern = answers(subject)
+        if pattern is None:
+            self._refuse("request", f"ask under {subject}, where nobody answers")
+        return pattern
+
+    def _check_respond(self, delivery: Delivery, payload: bytes) -> str | None:
+        """Return where an answer goes; None: no answer is waited for, or not at such a place."""
+        pattern, reply = answers(delivery.subject), delivery.reply
+        if reply is None:
+            return None
+        if pattern is None or not matches(pattern, reply):
+            self._counters.refuse("reply")
+            return None
+        self._check_size(payload)
+        return reply
+
+    def _check_follow(self, stream: str) -> None:
+        if stream not in self._grants.follow:
+            self._refuse("follow", f"follow {stream}")
+
+    def _check_put(self, table: str, key: str, value: bytes) -> None:
+        if not self._grants.may_put(table, key):
+            self._refuse("put", f"write {key} of the table {table}")
+        self._check_size(value)
+
+    def _check_watch(self, table: str) -> None:
+        if table not in self._grants.watch:
+            self._refuse("watch", f"read the table {table}")
+
+    def _check_size(self, payload: bytes) -> None:
+        if len(payload) > MAX_OCTETS:
+            self._counters.refuse("oversize")
+            raise BrokerError(f"{len(payload)} octets, at most {MAX_OCTETS} can travel")
+
+    def _refuse(self, reason: str, what: str) -> NoReturn:
+        self._counters.refuse(reason)
+        raise NotPermittedError(f"{self._identity.uri} may not {what}")

@@ -1,4 +1,17 @@
-"""The broker in memory: all identities in one process, on any clock, without a socket."""
+"""The broker in memory: all identities in one process, on any clock, without a socket.
+
+``MemoryBroker(clock)`` works on virtual time as it does on the wall clock: every handler is
+called by ``clock.call_soon`` or ``clock.call_at``, so ``VirtualClock.run`` carries what was sent,
+in an order that the same seed repeats. ``broker.join(identity)`` returns the client of an
+identity, with the permissions that the identity has at a NATS server; the fabric's registry,
+calls and audit are made over it as over any other client::
+
+    clock = VirtualClock()
+    broker = MemoryBroker(clock)
+    client = broker.join(Identity("pop1", Role.AGENT, "edge"))
+    registry = Registry(client, clock)
+    clock.run(until=60.0)
+"""
 
 from __future__ import annotations
 
@@ -8,12 +21,11 @@ from functools import partial
 
 from phalanx.bus.client import (
     Answer,
-    BrokerError,
     CaughtUp,
+    CheckedClient,
     ClientCounters,
     Delivery,
     Handler,
-    NotPermittedError,
     Silence,
     Stored,
     StoredHandler,
@@ -21,29 +33,36 @@ from phalanx.bus.client import (
     Unanswered,
     Watcher,
 )
-from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import EVENTS, answers, matches
-from phalanx.bus.wire import MAX_OCTETS
 from phalanx.clock import Clock, Timer
 from phalanx.identity.names import Identity
 
+WINDOW_S = 120.0
+"""For how long a message id is kept once only, in seconds."""
+AHEAD = 256
+"""How many a follower is told of while it has acknowledged none of them."""
+
+Passage = Callable[[Identity, Identity, str], Sequence[float]]
+"""What becomes of something on its way from one identity to another under a subject: after how
+many seconds each copy of it arrives. ``(0.0,)``: at once; none: it is lost; two: it is doubled."""
+
 _NONE: Mapping[str, str] = {}
 _CLOSED = "the client was closed"
-_REMEMBERED = 10_000
+_KEPT = {"evt": EVENTS}
+"""Which stream keeps which kind of subject."""
 
 
-class MemoryClient:
-    """Octets under subjects for one identity, made by ``MemoryBroker.join``; a ``BrokerClient``."""
+class MemoryClient(CheckedClient):
+    """Octets under subjects for one identity, made by ``MemoryBroker.join``; a ``BrokerClient``.
+
+    See ``BrokerClient`` for what each call does and raises.
+    """
 
     def __init__(self, broker: MemoryBroker, identity: Identity) -> None:
-        self.identity = identity
-        self.counters = ClientCounters()
+        super().__init__(identity, ClientCounters())
         self.connected = True
         self._broker = broker
-        self._grants = grants(identity)
         self._answered = [p for p in map(answers, self._grants.subscribe) if p is not None]
-        self._may: dict[str, bool] = {}
-        """Whether it may publish under a subject, as far as that was asked."""
         self._waiting: deque[tuple[str, Callable[[], object], Callable[[str], None] | None]] = (
             deque()
         )
@@ -58,27 +77,15 @@ class MemoryClient:
     def publish(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send to whoever subscribes, at most once.
-
-        Raises:
-            NotPermittedError: if the identity may not publish there.
-            BrokerError: if the payload is longer than ``wire.MAX_OCTETS``.
-
-        """
-        self._check(subject, payload)
+        """Send to all that subscribe, at most once."""
+        self._check_publish(subject, payload)
         delivery = Delivery(subject, payload, headers or _NONE)
         self.counters.published += 1
         self._send(_kind(subject), partial(self._broker.publish, self, delivery))
 
     def subscribe(self, pattern: str, handler: Handler) -> Subscription:
-        """Hear what is published under ``pattern`` from now on.
-
-        Raises:
-            NotPermittedError: if the identity may not hear all of that.
-
-        """
-        if not self._grants.may_subscribe(pattern):
-            raise self._refusal(f"subscribe to {pattern}")
+        """Hear what is published under ``pattern`` from now on."""
+        self._check_subscribe(pattern)
         return self._broker.hear(self, pattern, handler)
 
     def request(
@@ -90,18 +97,8 @@ class MemoryClient:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Send, and call ``answer`` once: with the first answer, or with why there is none.
-
-        Raises:
-            NotPermittedError: if the identity may not publish there, or nobody answers what is
-                sent there (``subjects.answers``).
-            BrokerError: if the payload is longer than ``wire.MAX_OCTETS``.
-
-        """
-        self._check(subject, payload)
-        reply = answers(subject)
-        if reply is None:
-            raise self._refusal(f"ask under {subject}, where nobody answers")
+        """Send, and call ``answer`` once: with the first answer, or with why there is none."""
+        reply = self._check_request(subject, payload)
         self.counters.published += 1
         delivery = Delivery(subject, payload, headers or _NONE, reply)
         send, give_up = self._broker.request(self, delivery, answer, timeout_s)
@@ -110,19 +107,18 @@ class MemoryClient:
     def respond(
         self, delivery: Delivery, payload: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Answer a request; without effect if nobody waits for an answer. Once for each.
+        """Answer a request; without effect if no answer is waited for. Once for each.
 
         Raises:
             NotPermittedError: if the identity does not serve what was asked.
             BrokerError: if the payload is longer than ``wire.MAX_OCTETS``.
 
         """
-        reply = delivery.reply
+        reply = self._check_respond(delivery, payload)
         if reply is None:
             return
         if not any(matches(pattern, reply) for pattern in self._answered):
-            raise self._refusal(f"answer under {reply}")
-        self._check_size(payload)
+            self._refuse("respond", f"answer under {reply}")
         answer = Delivery(reply, payload, headers or _NONE)
         self.counters.published += 1
         self._send(_kind(reply), partial(self._broker.respond, self, reply, answer))
@@ -130,14 +126,8 @@ class MemoryClient:
     def append(
         self, subject: str, payload: bytes, message_id: str, done: Callable[[str | None], None]
     ) -> None:
-        """Send to the stream that keeps ``subject``; ``done`` gets None once it is kept.
-
-        Raises:
-            NotPermittedError: if the identity may not publish there.
-            BrokerError: if the payload is longer than ``wire.MAX_OCTETS``.
-
-        """
-        self._check(subject, payload)
+        """Send to the stream that keeps ``subject``; ``done`` gets None once it is kept."""
+        self._check_publish(subject, payload)
         delivery = Delivery(subject, payload, _NONE)
         self.counters.published += 1
         self._send(_kind(subject), partial(self._append, delivery, message_id, done), done)
@@ -153,61 +143,34 @@ class MemoryClient:
         since_s: float | None = None,
         caught_up: CaughtUp | None = None,
     ) -> Subscription:
-        """Read a stream in order and go on with what comes; see ``BrokerClient``.
-
-        Raises:
-            NotPermittedError: if the identity may not read it.
-
-        """
-        if stream not in self._grants.follow:
-            raise self._refusal(f"follow {stream}")
-        cursor = None if durable is None else (self.identity.name, durable)
+        """Read a stream in order and go on with what comes."""
+        self._check_follow(stream)
         kept = self._broker.stream(self.identity.domain, stream)
-        return kept.follow(
-            self,
-            handler,
-            pattern=pattern,
-            cursor=cursor,
-            new_only=new_only,
-            since_s=since_s,
-            caught_up=caught_up,
-        )
+        cursor = None if durable is None else (self.identity.name, durable)
+        start = kept.last if new_only else kept.before(since_s)
+        if cursor is not None:
+            start = kept.cursors.setdefault(cursor, start)
+        follower = MemoryFollower(kept, self, handler, pattern, cursor, start, caught_up)
+        return kept.join(follower)
 
     def put(self, table: str, key: str, value: bytes) -> None:
-        """Write a key of a table; the last value stays until it is dropped.
-
-        Raises:
-            NotPermittedError: if the identity may not write it.
-            BrokerError: if the value is longer than ``wire.MAX_OCTETS``.
-
-        """
-        self._check_size(value)
+        """Write a key of a table; the last value stays until it is dropped."""
         self._write(table, key, value)
 
     def drop(self, table: str, key: str) -> None:
-        """Remove a key from a table.
-
-        Raises:
-            NotPermittedError: as for ``put``.
-
-        """
+        """Remove a key from a table."""
         self._write(table, key, None)
 
     def watch(
         self, table: str, handler: Watcher, *, caught_up: CaughtUp | None = None
     ) -> Subscription:
-        """Tell ``handler`` of all keys of a table now, and of each change from then on.
-
-        Raises:
-            NotPermittedError: if the identity may not read it.
-
-        """
-        if table not in self._grants.watch:
-            raise self._refusal(f"watch {table}")
-        return self._broker.table(self.identity.domain, table).watch(self, handler, caught_up)
+        """Tell ``handler`` of all keys of a table now, and of each change from then on."""
+        self._check_watch(table)
+        kept = self._broker.table(self.identity.domain, table)
+        return kept.join(MemoryWatcher(kept, self, handler, self._broker.capacity, caught_up))
 
     def close(self) -> None:
-        """Hear and say no more; without effect the second time. What waits is shed if cut off."""
+        """End it; without effect the second time. What waits is shed if it is cut off."""
         if self._closed:
             return
         self._closed, self.connected = True, False
@@ -216,10 +179,10 @@ class MemoryClient:
         self._waiting.clear()
         self._broker.ended(self, _CLOSED)
 
-    # -- for the broker ------------------------------------------------------------------------
+    # -- for the broker -----------------------------------------------------------------------
 
     def switch(self, *, connected: bool) -> None:
-        """Cut or mend the connection."""
+        """Cut or restore the connection."""
         if connected == self.connected:
             return
         self.connected = connected
@@ -232,38 +195,12 @@ class MemoryClient:
             self._broker.regained()
 
     def die(self) -> None:
-        """End without a word."""
+        """End as a process that is killed: nothing is called or sent again."""
         self._closed, self.connected = True, False
         self._waiting.clear()
         self._broker.ended(self, None)
 
-    def shed(self, what: str) -> None:
-        """Count something that a full queue dropped."""
-        self.counters.shed[what] = self.counters.shed.get(what, 0) + 1
-
-    # -- on the way out ---------------------------------------------------------------------
-
-    def _check(self, subject: str, payload: bytes) -> None:
-        may = self._may.get(subject)
-        if may is None:
-            if len(self._may) >= _REMEMBERED:
-                self._may.clear()
-            may = self._may[subject] = self._grants.may_publish(subject)
-        if not may:
-            raise self._refusal(f"publish under {subject}")
-        self._check_size(payload)
-
-    def _check_size(self, payload: bytes) -> None:
-        if len(payload) > MAX_OCTETS:
-            self._refuse("oversize")
-            raise BrokerError(f"{len(payload)} octets are too many, at most {MAX_OCTETS} may go")
-
-    def _refusal(self, what: str) -> NotPermittedError:
-        self._refuse("not permitted")
-        return NotPermittedError(f"{self.identity.uri} may not {what}")
-
-    def _refuse(self, reason: str) -> None:
-        self.counters.refused[reason] = self.counters.refused.get(reason, 0) + 1
+    # -- on the way out -----------------------------------------------------------------------
 
     def _send(
         self, kind: str, send: Callable[[], object], give_up: Callable[[str], None] | None = None
@@ -277,7 +214,7 @@ class MemoryClient:
             self._waiting.append((kind, send, give_up))
 
     def _shed(self, kind: str, give_up: Callable[[str], None] | None) -> None:
-        self.shed(f"out.{kind}")
+        self.counters.drop(f"out.{kind}")
         if give_up is not None:
             reason = _CLOSED if self._closed else "too much waits to be sent"
             self._broker.clock.call_soon(partial(give_up, reason))
@@ -285,15 +222,12 @@ class MemoryClient:
     def _append(
         self, delivery: Delivery, message_id: str, done: Callable[[str | None], None]
     ) -> None:
-        if self._broker.publish(self, delivery, message_id):
-            reason = None
-        else:
-            reason = f"no stream keeps {delivery.subject}"
+        kept = self._broker.publish(self, delivery, message_id)
+        reason = None if kept else f"no stream keeps {delivery.subject}"
         self._broker.clock.call_soon(partial(done, reason))
 
     def _write(self, table: str, key: str, value: bytes | None) -> None:
-        if not self._grants.may_put(table, key):
-            raise self._refusal(f"write {key} of {table}")
+        self._check_put(table, key, value or b"")
         kept = self._broker.table(self.identity.domain, table)
         self._send(table, partial(kept.write, key, value))
 
@@ -302,15 +236,7 @@ def _kind(subject: str) -> str:
     return subject.split(".", 3)[2]
 
 
-Passage = Callable[[Identity, Identity, str], Sequence[float]]
-"""What becomes of something on its way from one identity to another under a subject: after how
-many seconds each copy of it arrives. ``(0.0,)``: at once; none: it is lost; two: it is doubled."""
-
-_KEPT = {"evt": EVENTS}
-"""Which stream keeps which kind of subject."""
-
-
-class Hearing:
+class MemorySubscription:
     """One subscription; implements ``Subscription``."""
 
     __slots__ = ("_broker", "closed", "handler", "member", "pattern", "waiting")
@@ -381,8 +307,8 @@ class MemoryBroker:
         self._keep = keep
         self._passage = passage
         self._members: dict[Identity, list[MemoryClient]] = {}
-        self._hearings: list[Hearing] = []
-        self._routes: dict[str, tuple[Hearing, ...]] = {}
+        self._hearings: list[MemorySubscription] = []
+        self._routes: dict[str, tuple[MemorySubscription, ...]] = {}
         self._streams: dict[tuple[str, str], Stream] = {}
         self._tables: dict[tuple[str, str], Table] = {}
         self._asked: dict[str, _Asked] = {}
@@ -429,14 +355,14 @@ class MemoryBroker:
             if reason is not None:
                 self.clock.call_soon(partial(asked.answer, Unanswered(Silence.CUT, reason)))
 
-    def hear(self, member: MemoryClient, pattern: str, handler: Handler) -> Hearing:
+    def hear(self, member: MemoryClient, pattern: str, handler: Handler) -> MemorySubscription:
         """Let a client hear what matches a pattern."""
-        hearing = Hearing(self, member, pattern, handler)
+        hearing = MemorySubscription(self, member, pattern, handler)
         self._hearings.append(hearing)
         self._routes.clear()
         return hearing
 
-    def leave(self, hearing: Hearing) -> None:
+    def leave(self, hearing: MemorySubscription) -> None:
         """Forget a subscription."""
         self._hearings.remove(hearing)
         self._routes.clear()
@@ -452,7 +378,7 @@ class MemoryBroker:
         """Return a table of a domain."""
         table = self._tables.get((domain, name))
         if table is None:
-            table = self._tables[domain, name] = Table(self.clock, self.capacity)
+            table = self._tables[domain, name] = Table(self.clock)
         return table
 
     def publish(
@@ -497,7 +423,7 @@ class MemoryBroker:
 
     # -- on the way ---------------------------------------------------------------------------
 
-    def _route(self, subject: str) -> tuple[Hearing, ...]:
+    def _route(self, subject: str) -> tuple[MemorySubscription, ...]:
         route = self._routes.get(subject)
         if route is None:
             route = tuple(one for one in self._hearings if matches(one.pattern, subject))
@@ -506,10 +432,10 @@ class MemoryBroker:
             self._routes[subject] = route
         return route
 
-    def _carry(self, sender: MemoryClient, hearing: Hearing, delivery: Delivery) -> None:
+    def _carry(self, sender: MemoryClient, hearing: MemorySubscription, delivery: Delivery) -> None:
         for delay in self._delays(sender, hearing.member, delivery.subject):
             if hearing.waiting >= self.capacity:
-                hearing.member.shed(hearing.pattern)
+                hearing.member.counters.drop(hearing.pattern)
                 continue
             hearing.waiting += 1
             self._after(delay, partial(self._hand, hearing, delivery))
@@ -530,7 +456,7 @@ class MemoryBroker:
         else:
             self.clock.call_soon(call)
 
-    def _hand(self, hearing: Hearing, delivery: Delivery) -> None:
+    def _hand(self, hearing: MemorySubscription, delivery: Delivery) -> None:
         hearing.waiting -= 1
         if hearing.closed or not hearing.member.connected:
             self.lost += 1
@@ -568,13 +494,7 @@ class MemoryBroker:
             asked.answer(Unanswered(why, reason))
 
 
-WINDOW_S = 120.0
-"""For how long a message id is kept once only, in seconds."""
-AHEAD = 256
-"""How many a follower is told of while it has acknowledged none of them."""
-
-
-class _Kept:
+class _Entry:
     """An entry of a stream."""
 
     __slots__ = ("headers", "payload", "received", "sequence", "subject")
@@ -594,26 +514,104 @@ class _Kept:
         self.received = received
 
 
-class Stream:
-    """Keeps what it is given; the oldest goes when there is too much, and is counted."""
+class _Reading:
+    """What a follower and a watcher have in common: they are told one thing in each turn."""
+
+    def __init__(self, kept: _Kept, member: MemoryClient, caught_up: CaughtUp | None) -> None:
+        self._kept = kept
+        self.member = member
+        """What it is told waits while this client is not connected."""
+        self._caught_up = caught_up
+        self._armed = False
+        self._closed = False
+
+    def close(self) -> None:
+        """End it; without effect the second time."""
+        self._closed = True
+        self._kept.leave(self)
+
+    def go_on(self) -> None:
+        """Tell of the next thing soon, if there is one and it may be told of."""
+        if self._closed or not self.member.connected:
+            return
+        if not self._armed and self._ready():
+            self._armed = True
+            self._kept.clock.call_soon(self._step)
+        if self._caught_up is not None and self._present():
+            self._kept.clock.call_soon(partial(self._say, self._caught_up))
+            self._caught_up = None
+
+    def _step(self) -> None:
+        self._armed = False
+        if not self._closed and self.member.connected and self._ready():
+            self._tell()
+
+    def _say(self, caught_up: CaughtUp) -> None:
+        if not self._closed:
+            caught_up()
+
+    def _ready(self) -> bool:
+        """Whether there is something that may be told now."""
+        raise NotImplementedError
+
+    def _present(self) -> bool:
+        """Whether all that was there at the beginning has been told."""
+        raise NotImplementedError
+
+    def _tell(self) -> None:
+        """Tell of the next thing."""
+        raise NotImplementedError
+
+
+class _Kept:
+    """What the broker keeps, and who reads it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._readings: list[_Reading] = []
+
+    def join(self, reading: _Reading) -> _Reading:
+        """Begin to tell a reading."""
+        self._readings.append(reading)
+        reading.go_on()
+        return reading
+
+    def leave(self, reading: _Reading) -> None:
+        """Tell a reading nothing more."""
+        if reading in self._readings:
+            self._readings.remove(reading)
+
+    def regained(self) -> None:
+        """Go on with the readings that can be told something again."""
+        for reading in self._readings:
+            reading.go_on()
+
+    def ended(self, member: MemoryClient) -> None:
+        """Tell a client nothing more."""
+        for reading in [one for one in self._readings if one.member is member]:
+            reading.close()
+
+
+class Stream(_Kept):
+    """Keeps what it is given, in order; the oldest goes when there is too much, and is counted."""
 
     def __init__(self, clock: Clock, capacity: int) -> None:
+        super().__init__(clock)
         self.discarded = 0
         """Entries that had to go."""
         self.cursors: dict[tuple[str, str], int] = {}
         """Up to where each durable follower has acknowledged, by (identity, name)."""
-        self._clock = clock
+        self.last = 0
+        """Sequence of the newest entry."""
         self._capacity = capacity
-        self._entries: deque[_Kept] = deque()
-        self._last = 0
+        self._entries: deque[_Entry] = deque()
         self._known: dict[str, float] = {}
-        self._followers: list[MemoryFollower] = []
 
     def keep(
         self, subject: str, payload: bytes, headers: Mapping[str, str], message_id: str | None
     ) -> None:
         """Keep an entry, unless the same message id was kept less than ``WINDOW_S`` ago."""
-        now = self._clock.now()
+        now = self.clock.now()
         if message_id is not None:
             known = self._known
             while known and next(iter(known.values())) <= now - WINDOW_S:
@@ -621,133 +619,72 @@ class Stream:
             if message_id in known:
                 return
             known[message_id] = now
-        self._last += 1
-        self._entries.append(_Kept(self._last, subject, payload, headers, now))
+        self.last += 1
+        self._entries.append(_Entry(self.last, subject, payload, headers, now))
         if len(self._entries) > self._capacity:
             self._entries.popleft()
             self.discarded += 1
         self.regained()
 
-    def follow(
-        self,
-        member: MemoryClient,
-        handler: StoredHandler,
-        *,
-        pattern: str | None,
-        cursor: tuple[str, str] | None,
-        new_only: bool,
-        since_s: float | None,
-        caught_up: CaughtUp | None,
-    ) -> MemoryFollower:
-        """Tell ``handler`` of what is kept, from the cursor, the end or the beginning on."""
-        start = self._last if new_only else self._before(since_s)
-        if cursor is not None:
-            start = self.cursors.setdefault(cursor, start)
-        following = MemoryFollower(
-            self, self._clock, member, handler, pattern, cursor, start, self._last, caught_up
-        )
-        self._followers.append(following)
-        following.go_on()
-        return following
-
-    def _before(self, since_s: float | None) -> int:
+    def before(self, since_s: float | None) -> int:
         """Return the sequence behind which everything was kept in the last ``since_s``."""
         if since_s is None:
             return 0
-        begin = self._clock.now() - since_s
-        return next((e.sequence - 1 for e in self._entries if e.received >= begin), self._last)
+        begin = self.clock.now() - since_s
+        return next((e.sequence - 1 for e in self._entries if e.received >= begin), self.last)
 
-    def leave(self, following: MemoryFollower) -> None:
-        """Tell a follower nothing more."""
-        if following in self._followers:
-            self._followers.remove(following)
-
-    def regained(self) -> None:
-        """Go on with the followers that can be told something again."""
-        for follower in self._followers:
-            follower.go_on()
-
-    def ended(self, member: MemoryClient) -> None:
-        """Tell a member nothing more."""
-        for follower in [one for one in self._followers if one.member is member]:
-            follower.close()
-
-    def after(self, sequence: int) -> _Kept | None:
+    def after(self, sequence: int) -> _Entry | None:
         """Return the first entry behind ``sequence``, None if there is none."""
-        if sequence >= self._last or not self._entries:
+        if sequence >= self.last or not self._entries:
             return None
         return self._entries[max(0, sequence + 1 - self._entries[0].sequence)]
 
 
-class MemoryFollower:
+class MemoryFollower(_Reading):
     """One follower of a stream; implements ``Subscription``."""
 
     def __init__(
         self,
         stream: Stream,
-        clock: Clock,
         member: MemoryClient,
         handler: StoredHandler,
         pattern: str | None,
         cursor: tuple[str, str] | None,
         start: int,
-        present: int,
         caught_up: CaughtUp | None,
     ) -> None:
+        super().__init__(stream, member, caught_up)
         self._stream = stream
-        self._clock = clock
-        self.member = member
         self._handler = handler
         self._pattern = pattern
         self._cursor = cursor
         self._place = start
-        self._present = present
-        self._caught_up = caught_up
+        self._last = stream.last
+        self._next: _Entry | None = None
         self._open: deque[int] = deque()
         """Sequences told and not acknowledged in one piece from the front."""
         self._acknowledged: set[int] = set()
-        self._armed = False
-        self._closed = False
 
-    def close(self) -> None:
-        """Hear no more; without effect the second time."""
-        self._closed = True
-        self._stream.leave(self)
-
-    def go_on(self) -> None:
-        """Tell of the next entry soon, if there is one and it may be told of."""
-        if self._armed:
-            return
-        if self._next() is not None:
-            self._armed = True
-            self._clock.call_soon(self._step)
-        if self._caught_up is not None and self.member.connected and self._place >= self._present:
-            self._clock.call_soon(partial(self._say, self._caught_up))
-            self._caught_up = None
-
-    def _next(self) -> _Kept | None:
-        """Return what is to be told next; pass over what the pattern does not cover."""
-        if self._closed or not self.member.connected or len(self._open) >= AHEAD:
-            return None
+    def _ready(self) -> bool:
+        """Find what is to be told next; pass over what the pattern does not cover."""
+        if len(self._open) >= AHEAD:
+            return False
         while (entry := self._stream.after(self._place)) is not None:
             if self._pattern is None or matches(self._pattern, entry.subject):
-                return entry
+                break
             self._place = entry.sequence
-        return None
+        self._next = entry
+        return entry is not None
 
-    def _say(self, caught_up: CaughtUp) -> None:
-        if not self._closed:
-            caught_up()
+    def _present(self) -> bool:
+        return self._place >= self._last
 
-    def _step(self) -> None:
-        self._armed = False
-        entry = self._next()
-        if entry is None:
-            return
+    def _tell(self) -> None:
+        entry = self._next
+        assert entry is not None
         self._place = entry.sequence
         self._open.append(entry.sequence)
         self.go_on()
-        acknowledge: Callable[[], None] = partial(self._acknowledge, entry.sequence)
         self._handler(
             Stored(
                 entry.sequence,
@@ -755,7 +692,7 @@ class MemoryFollower:
                 entry.payload,
                 entry.headers,
                 entry.received,
-                acknowledge,
+                partial(self._acknowledge, entry.sequence),
             )
         )
 
@@ -771,16 +708,14 @@ class MemoryFollower:
         self.go_on()
 
 
-class Table:
+class Table(_Kept):
     """Keys and their last values, each with the number of the change that wrote it."""
 
-    def __init__(self, clock: Clock, capacity: int) -> None:
-        self._clock = clock
-        self._capacity = capacity
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
         self.revision = 0
         """How many changes there were."""
         self._entries: dict[str, tuple[int, bytes | None]] = {}
-        self._watchers: list[MemoryWatcher] = []
 
     def write(self, key: str, value: bytes | None) -> None:
         """Write a key; None drops it."""
@@ -788,32 +723,9 @@ class Table:
             return
         self.revision += 1
         self._entries[key] = self.revision, value
-        for watcher in self._watchers:
+        for watcher in self._readings:
+            assert isinstance(watcher, MemoryWatcher)
             watcher.changed(self.revision, key, value)
-
-    def watch(
-        self, member: MemoryClient, handler: Watcher, caught_up: CaughtUp | None
-    ) -> MemoryWatcher:
-        """Tell ``handler`` of all keys now, and of what changes from then on."""
-        watching = MemoryWatcher(self, self._clock, member, handler, self._capacity, caught_up)
-        self._watchers.append(watching)
-        watching.go_on()
-        return watching
-
-    def leave(self, watching: MemoryWatcher) -> None:
-        """Tell a watcher nothing more."""
-        if watching in self._watchers:
-            self._watchers.remove(watching)
-
-    def regained(self) -> None:
-        """Go on with the watchers that can be told something again."""
-        for watcher in self._watchers:
-            watcher.go_on()
-
-    def ended(self, member: MemoryClient) -> None:
-        """Tell a member nothing more."""
-        for watcher in [one for one in self._watchers if one.member is member]:
-            watcher.close()
 
     def since(self, revision: int) -> list[tuple[int, str, bytes | None]]:
         """Return what was written last after ``revision``, in order."""
@@ -824,7 +736,7 @@ class Table:
         )
 
 
-class MemoryWatcher:
+class MemoryWatcher(_Reading):
     """One watcher of a table; implements ``Subscription``.
 
     It is told of each change while it keeps up, else of the last one of each key.
@@ -833,15 +745,13 @@ class MemoryWatcher:
     def __init__(
         self,
         table: Table,
-        clock: Clock,
         member: MemoryClient,
         handler: Watcher,
         capacity: int,
         caught_up: CaughtUp | None,
     ) -> None:
+        super().__init__(table, member, caught_up)
         self._table = table
-        self._clock = clock
-        self.member = member
         self._handler = handler
         self._capacity = capacity
         self._seen = table.revision
@@ -850,14 +760,6 @@ class MemoryWatcher:
         )
         self._left = len(self._queue)
         """How many of the keys that were there have not been told."""
-        self._caught_up = caught_up
-        self._armed = False
-        self._closed = False
-
-    def close(self) -> None:
-        """Hear no more; without effect the second time."""
-        self._closed = True
-        self._table.leave(self)
 
     def changed(self, revision: int, key: str, value: bytes | None) -> None:
         """Take note of a change, at once if it is the next one and there is room."""
@@ -866,27 +768,17 @@ class MemoryWatcher:
             self._queue.append((key, value))
         self.go_on()
 
-    def go_on(self) -> None:
-        """Tell of the next change soon, if there is one and it may be told of."""
+    def _ready(self) -> bool:
         if not self._queue:
             for revision, key, value in self._table.since(self._seen):
                 self._seen = revision
                 self._queue.append((key, value))
-        if self._queue and not self._armed and self.member.connected and not self._closed:
-            self._armed = True
-            self._clock.call_soon(self._step)
-        if self._caught_up is not None and not self._left and self.member.connected:
-            self._clock.call_soon(partial(self._say, self._caught_up))
-            self._caught_up = None
+        return bool(self._queue)
 
-    def _say(self, caught_up: CaughtUp) -> None:
-        if not self._closed:
-            caught_up()
+    def _present(self) -> bool:
+        return not self._left
 
-    def _step(self) -> None:
-        self._armed = False
-        if self._closed or not self.member.connected:
-            return
+    def _tell(self) -> None:
         key, value = self._queue.popleft()
         self._left = max(0, self._left - 1)
         self.go_on()

@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from phalanx.bus.client import BrokerError
 from phalanx.bus.nats.client import NatsClient
-from phalanx.bus.nats.inbox import Reply
-from phalanx.bus.nats.mapping import CURSORS, bucket, entry
+from phalanx.bus.nats.config import CURSORS, bucket, entry
+from phalanx.bus.nats.dispatcher import Reply
 from phalanx.bus.subjects import EVENTS, REGISTRY, pattern
 from phalanx.clock.wall import WallClock
 from phalanx.identity.names import Identity

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from phalanx.bus.client import BrokerClient
 from phalanx.bus.nats import NatsClient
-from phalanx.bus.nats.liveness import DEAF_S
+from phalanx.bus.nats.connection import DEAF_S
 from phalanx.clock.wall import WallClock
 from phalanx.fabric.access import STANDARD_POLICY, AccessPolicy, load_policy
 from phalanx.fabric.registration import END_TO_END, Area

@@ -1,4 +1,7 @@
-"""Appending to streams: many on their way at once, each sent again until it is acknowledged."""
+"""Reliable delivery to streams: publish with an acknowledgement, again until the outcome is known.
+
+Streams and tables are written by it alone. Many messages are on their way at once, in order.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,24 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from phalanx.bus.nats.inbox import Inbox, read_reply
-from phalanx.bus.nats.protocol import Arrived, publish
+from phalanx.bus.nats.protocol import publish
 
-Done = Callable[[str | None], None]
+Done = Callable[[str | None], object]
+"""Told None once a message is kept, else the reason; it may or may not be kept then."""
 Headers = Mapping[str, str] | None
 
-ON_THEIR_WAY = 1_000
+IN_FLIGHT = 1_000
 """Most that are sent and not acknowledged; a server may take in ten times as many."""
-_OCTETS_ON_THEIR_WAY = 4 << 20
+_OCTETS_IN_FLIGHT = 4 << 20
 _WAITING = 20_000
 _LOOK_S = 0.25
 _AGAIN_S = 3.0
 _GIVE_UP_S = 60.0
-_PASSING = 503
 
 
-class _Entry:
+class _Message:
     __slots__ = (
-        "done", "due_s", "end_s", "headers", "octets", "payload", "reply", "subject", "trouble",
+        "done", "due_s", "end_s", "headers", "payload", "reply", "subject", "trouble",
     )  # fmt: skip
 
     def __init__(
@@ -39,27 +41,38 @@ class _Entry:
         self.due_s = 0.0
         self.reply = ""
         self.trouble = "no answer"
-        self.octets = len(payload)
 
 
-class Appends:
-    """What is to be kept, until it is.
+class ReliablePublisher:
+    """Sends each message until it is acknowledged, refused or a minute old.
 
-    Nothing is sent again a minute after it was handed over, and the streams know a message
-    again for two: so none is kept twice because it was sent twice.
+    The streams know a message again for two minutes, so none is kept twice because it was sent
+    twice.
+
+    Args:
+        loop: runs the timers.
+        expect: returns the subject for an acknowledgement, and tells its argument the reason
+            why the message was not kept (None: it is kept), and whether that may pass.
+        forget: ends the wait for an acknowledgement.
+        send: takes the octets that publish.
+
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, inbox: Inbox, send: Callable[[bytes], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        expect: Callable[[Callable[[str | None, bool], None]], str],
+        forget: Callable[[str], None],
+        send: Callable[[bytes], None],
     ) -> None:
-        """Make a queue that sends by ``send`` while it is ``connected``."""
         self._loop = loop
-        self._inbox = inbox
+        self._expect = expect
+        self._forget = forget
         self._send = send
         self._up = False
         self._closed = False
-        self._waiting: deque[_Entry] = deque()
-        self._sent: dict[_Entry, None] = {}
+        self._waiting: deque[_Message] = deque()
+        self._sent: dict[_Message, None] = {}
         self._octets = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -69,11 +82,11 @@ class Appends:
         return len(self._waiting) + len(self._sent)
 
     def put(self, subject: str, payload: bytes, headers: Headers, done: Done) -> bool:
-        """Take something over, ``done`` is called later; return False if too much waits."""
+        """Accept a message, ``done`` is called later; return False if too much waits."""
         if self._closed or len(self._waiting) >= _WAITING:
             return False
         end_s = self._loop.time() + _GIVE_UP_S
-        self._waiting.append(_Entry(subject, payload, headers, done, end_s))
+        self._waiting.append(_Message(subject, payload, headers, done, end_s))
         self._pump()
         if self._timer is None:
             self._timer = self._loop.call_later(_LOOK_S, self._look)
@@ -83,19 +96,18 @@ class Appends:
         """Send again what was not acknowledged, in its order, once there is a connection."""
         self._up = up
         if up:
-            for entry in self._sent:
-                self._transmit(entry)
+            for message in self._sent:
+                self._transmit(message)
             self._pump()
 
     def close(self, reason: str) -> None:
-        """Give everything back, and take nothing more."""
+        """Give everything back with ``reason``, and accept nothing more."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        for entry in (*self._sent, *self._waiting):
-            self._inbox.forget(entry.reply)
-            entry.done(reason)
+        for message in (*self._sent, *self._waiting):
+            self._forget(message.reply)
+            message.done(reason)
         self._sent.clear()
         self._waiting.clear()
 
@@ -103,48 +115,47 @@ class Appends:
         while (
             self._up
             and self._waiting
-            and len(self._sent) < ON_THEIR_WAY
-            and self._octets < _OCTETS_ON_THEIR_WAY
+            and len(self._sent) < IN_FLIGHT
+            and self._octets < _OCTETS_IN_FLIGHT
         ):
-            entry = self._waiting.popleft()
-            self._sent[entry] = None
-            self._octets += entry.octets
-            self._transmit(entry)
+            message = self._waiting.popleft()
+            self._sent[message] = None
+            self._octets += len(message.payload)
+            self._transmit(message)
 
-    def _transmit(self, entry: _Entry) -> None:
-        self._inbox.forget(entry.reply)
-        entry.reply = self._inbox.expect(partial(self._answered, entry))
-        entry.due_s = self._loop.time() + _AGAIN_S
-        self._send(publish(entry.subject, entry.payload, entry.reply, entry.headers))
+    def _transmit(self, message: _Message) -> None:
+        self._forget(message.reply)
+        message.reply = self._expect(partial(self._answered, message))
+        message.due_s = self._loop.time() + _AGAIN_S
+        self._send(publish(message.subject, message.payload, message.reply, message.headers))
 
-    def _answered(self, entry: _Entry, message: Arrived) -> None:
-        fault = read_reply(message).error
-        if fault is not None and fault.code == _PASSING:  # as while a leader is elected
-            entry.due_s = self._loop.time() + _LOOK_S
-            entry.trouble = fault.description
-            return
-        self._finish(entry, None if fault is None else fault.description)
+    def _answered(self, message: _Message, reason: str | None, transient: bool) -> None:
+        if transient and reason is not None:
+            message.due_s = self._loop.time() + _LOOK_S
+            message.trouble = reason
+        else:
+            self._finish(message, reason)
 
-    def _finish(self, entry: _Entry, reason: str | None) -> None:
-        del self._sent[entry]
-        self._octets -= entry.octets
-        self._inbox.forget(entry.reply)
-        entry.done(reason)
+    def _finish(self, message: _Message, reason: str | None) -> None:
+        del self._sent[message]
+        self._octets -= len(message.payload)
+        self._forget(message.reply)
+        message.done(reason)
         self._pump()
 
     def _look(self) -> None:
         now = self._loop.time()
-        for entry in list(self._sent):
-            if now > entry.end_s:
-                self._finish(entry, f"not kept within {_GIVE_UP_S:g} s: {entry.trouble}")
-            elif self._up and now > entry.due_s:
-                self._transmit(entry)
+        for message in list(self._sent):
+            if now > message.end_s:
+                self._finish(message, f"not kept within {_GIVE_UP_S:g} s: {message.trouble}")
+            elif self._up and now > message.due_s:
+                self._transmit(message)
         while self._waiting and now > self._waiting[0].end_s:
             self._waiting.popleft().done(f"not sent within {_GIVE_UP_S:g} s")
         self._timer = self._loop.call_later(_LOOK_S, self._look) if self.open else None
 
 
-class Values:
+class NewestValues:
     """The keys of tables that are being written: of each one the newest value, in order."""
 
     def __init__(self, put: Callable[[str, bytes, Headers, Done], None]) -> None:
