@@ -513,7 +513,7 @@ def test_nobody_writes_the_key_of_another() -> None:
         a.put("registry", "b", b"lies")
     with pytest.raises(NotPermittedError, match="may not write b of the table registry"):
         a.drop("registry", "b")
-    with pytest.raises(NotPermittedError, match="may not watch secrets"):
+    with pytest.raises(NotPermittedError, match="may not read the table secrets"):
         a.watch("secrets", lambda *_: None)
 
 
