@@ -9,7 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from phalanx.bus.seal import OpenedFrame, RefusedFrame, Seal, SealLimits
+from phalanx.bus.seal import Seal
+from phalanx.bus.seal_frames import OpenedFrame, RefusedFrame, SealLimits
 from phalanx.identity import Credentials, Trust
 from phalanx.identity.certificates import authority_certificate, identity_certificate
 from phalanx.identity.names import Identity, Role

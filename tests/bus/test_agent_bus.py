@@ -10,8 +10,8 @@ from seal_lab import seal
 from phalanx.bus import Bus, subjects
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.memory_broker import MemoryBroker, MemoryClient
-from phalanx.bus.seal import Seal, SealLimits
-from phalanx.bus.seal.session import WINDOW
+from phalanx.bus.seal import Seal
+from phalanx.bus.seal_frames import WINDOW, SealLimits
 from phalanx.bus.wire import MAX_OCTETS, WireError, encode
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.messages import Message, Performative, Verdict

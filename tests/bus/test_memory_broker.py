@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
-from client_contract import ExchangeContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reading_contract import PRESENT, Story
 
 from phalanx.bus import subjects
 from phalanx.bus.client import (
@@ -27,32 +25,6 @@ NETWORK = Identity("network", Role.NETWORK, "edge")
 RECORDER = Identity("history", Role.RECORDER, "edge")
 TO_B = subjects.message("edge", "b", "a")
 CALL = subjects.call("edge", "b", "status", "agent", "a")
-
-
-class Ground:
-    """A hub, for what holds for every exchange."""
-
-    def __init__(self) -> None:
-        self._clock = VirtualClock()
-        self._hub = MemoryBroker(self._clock)
-
-    def join(self, identity: Identity) -> BrokerClient:
-        return self._hub.join(identity)
-
-    def until(self, true: Callable[[], bool]) -> None:
-        self._clock.run(self._clock.now() + 60.0, true)
-        assert true()
-
-    def rest(self) -> None:
-        self._clock.run(self._clock.now() + 0.1)
-
-
-class TestLocalExchange(ExchangeContract):
-    """The contract, in memory."""
-
-    @pytest.fixture
-    def ground(self) -> Ground:
-        return Ground()
 
 
 class Lab:
@@ -544,3 +516,19 @@ def test_a_watcher_ends_with_the_table_as_it_is(steps: list[str], capacity: int)
             case "run":
                 lab.run(0.1)
     assert (seen[-1][1] if seen else None) == value
+
+
+def test_who_is_cut_off_reaches_the_present_once_it_is_back() -> None:
+    clock = VirtualClock()
+    broker = MemoryBroker(clock)
+    recorder = Identity("history", Role.RECORDER, "edge")
+    client = broker.join(recorder)
+    broker.lose(recorder)
+    story = Story()
+    client.follow(subjects.EVENTS, story.tell, caught_up=story.caught_up)
+    client.watch(subjects.REGISTRY, lambda *_: None, caught_up=story.caught_up)
+    clock.run(clock.now() + 1.0)
+    assert story == []
+    broker.regain(recorder)
+    clock.run(clock.now() + 1.0)
+    assert story == [PRESENT, PRESENT]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from client_contract import kept
 from nats_lab import (
     DOMAIN,
     KEEPER,
@@ -21,6 +22,7 @@ from nats_lab import (
     needs_server,
     running,
 )
+from reading_contract import PRESENT, Story
 
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerError, Delivery, Stored, Unanswered
@@ -175,6 +177,21 @@ def test_a_follower_and_a_watcher_go_on_behind_what_they_had(ground: Ground) -> 
     a.put(subjects.REGISTRY, "a", b"2")
     up(ground, a, recorder)
     ground.until(lambda: got == [b"1", b"2"] and values == [b"1", b"2"])
+
+
+def test_a_server_that_is_away_on_the_way_holds_the_present_up(ground: Ground) -> None:
+    a, recorder = ground.join(A), ground.join(RECORDER)
+    kept(ground, a, *range(2_000))
+    story = Story()
+    recorder.follow(subjects.EVENTS, story.tell, caught_up=story.caught_up)
+    ground.until(lambda: len(story) >= 10)
+    assert PRESENT not in story
+    (server,) = ground.lab.servers
+    server.stop(within_s=5.0)
+    ground.until(lambda: not recorder.connected)
+    server.start()
+    ground.until(lambda: PRESENT in story)
+    assert story == [*range(2_000), PRESENT]
 
 
 def test_what_the_stream_discarded_unread_is_counted(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from seal_lab import Pair, credentials, other, seal, without
 
-from phalanx.bus.seal import HOSTILE, OVERHEAD, OpenedFrame, Reason, RefusedFrame, Seal, SealLimits
+from phalanx.bus.seal import Seal
+from phalanx.bus.seal_frames import HOSTILE, OVERHEAD, OpenedFrame, Reason, RefusedFrame, SealLimits
 from phalanx.identity import Credentials
 from phalanx.identity.names import Role
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from seal_lab import seal
 
-from phalanx.bus.seal import OpenedFrame, RefusedFrame, Seal, SealLimits
+from phalanx.bus.seal import Seal
+from phalanx.bus.seal_frames import OpenedFrame, RefusedFrame, SealLimits
 
 NAMES = ("alice", "bob", "carol")
 LIMITS = SealLimits(rekey_s=40.0, overlap_s=20.0, rekey_messages=6, hello_s=5.0)

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from phalanx.bus.seal import OpenedFrame, Seal
+from phalanx.bus.seal import Seal
+from phalanx.bus.seal_frames import OpenedFrame
 from phalanx.identity import Credentials, Trust
 
 VECTORS: dict[str, Any] = json.loads(Path(__file__).with_name("seal_vectors.json").read_text())

@@ -11,8 +11,8 @@ import pytest
 from bus_messages import Inbox, message
 from socket_bench import Bench, address, closed, frame, large
 
-from phalanx.bus import streams
-from phalanx.bus.streams import Frames
+from phalanx.bus import sockets as streams
+from phalanx.bus.sockets import Frames
 from phalanx.bus.wire import MAX_OCTETS, decode, encode
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.bus.streams import Frames, OversizeError
+from phalanx.bus.sockets import Frames, OversizeError
 
 
 def framed(payload: bytes) -> bytes:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.bus.seal.session import WINDOW, Window
+from phalanx.bus.seal_frames import WINDOW, Window
 
 
 @given(st.integers(0, 3), st.lists(st.integers(0, 3 * WINDOW) | st.integers(0, 1 << 64)))

@@ -29,7 +29,7 @@ from phalanx.bus import subjects
 from phalanx.bus.client import BrokerClient, Delivery
 from phalanx.bus.nats.protocol import Arrived, Parser
 from phalanx.bus.seal import Seal
-from phalanx.bus.seal.frames import SEALED
+from phalanx.bus.seal_frames import SEALED
 from phalanx.bus.wire import MAX_OCTETS, encode
 from phalanx.domain.messages import Message, Performative, Verdict
 from phalanx.fabric.calls import CallClient, CallRefused

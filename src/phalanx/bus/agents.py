@@ -7,7 +7,8 @@ from functools import partial
 
 from phalanx.bus import Handler, subjects
 from phalanx.bus.client import BrokerClient, BrokerError, Delivery, Subscription
-from phalanx.bus.seal import RefusedFrame, Seal
+from phalanx.bus.seal import Seal
+from phalanx.bus.seal_frames import RefusedFrame
 from phalanx.bus.wire import WireError, decode, encode
 from phalanx.clock import Clock, Timer
 from phalanx.domain.messages import Message, Performative, rebased

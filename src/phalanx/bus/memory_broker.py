@@ -8,7 +8,7 @@ calls and audit are made over it as over any other client::
 
     clock = VirtualClock()
     broker = MemoryBroker(clock)
-    client = broker.join(Identity("pop1", Role.AGENT, "edge"))
+    client = broker.join(Identity("alpha", Role.AGENT, "edge"))
     registry = Registry(client, clock)
     clock.run(until=60.0)
 """
@@ -21,6 +21,7 @@ from functools import partial
 
 from phalanx.bus.client import (
     Answer,
+    BrokerError,
     CaughtUp,
     CheckedClient,
     ClientCounters,
@@ -34,6 +35,7 @@ from phalanx.bus.client import (
     Watcher,
 )
 from phalanx.bus.subjects import EVENTS, answers, matches
+from phalanx.bus.transports import Access
 from phalanx.clock import Clock, Timer
 from phalanx.identity.names import Identity
 
@@ -314,7 +316,7 @@ class MemoryBroker:
         self._asked: dict[str, _Asked] = {}
         self._requests = 0
 
-    def join(self, identity: Identity) -> MemoryClient:
+    def join(self, identity: Identity, access: Access | None = None) -> MemoryClient:  # noqa: ARG002  # nothing is proven in one process
         """Return a client that speaks and hears for ``identity``, connected."""
         client = MemoryClient(self, identity)
         self._members.setdefault(identity, []).append(client)
@@ -783,3 +785,15 @@ class MemoryWatcher(_Reading):
         self._left = max(0, self._left - 1)
         self.go_on()
         self._handler(key, value)
+
+
+def open_memory(url: str, clock: Clock) -> MemoryBroker:
+    """Return a new broker in memory: the transport ``memory:``.
+
+    Raises:
+        BrokerError: if there is more in the URL than its scheme.
+
+    """
+    if url != "memory:":
+        raise BrokerError(f"{url!r} has a broker in memory say where; 'memory:' is all of its URL")
+    return MemoryBroker(clock)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from phalanx.bus.nats.audit import BrokerAudit, BrokerRefusal
+from phalanx.bus.nats.audit import BrokerAudit, BrokerRefusal, LogPosition
 from phalanx.bus.nats.client import NatsClient
 from phalanx.bus.nats.config import BrokerFiles, Cluster, ServerLimits, ServerSettings
 from phalanx.bus.nats.connection import SendBounds
-from phalanx.bus.nats.server import NatsServer, find_server
-from phalanx.bus.nats.server_log import LogPosition
-from phalanx.bus.nats.setup import StreamRetention, setup
+from phalanx.bus.nats.server import NatsServer, StreamRetention, find_server, setup
 
 __all__ = [
     "BrokerAudit",

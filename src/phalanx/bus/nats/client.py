@@ -22,10 +22,12 @@ from phalanx.bus.client import (
 )
 from phalanx.bus.nats import protocol
 from phalanx.bus.nats.config import CURSORS, cursor_key, entry
-from phalanx.bus.nats.connection import DEAF_S, DEFAULT_BOUNDS, SendBounds
+from phalanx.bus.nats.connection import DEAF_S, DEFAULT_BOUNDS, SendBounds, Server
 from phalanx.bus.nats.dispatcher import Dispatcher, NatsSubscription, Reply
 from phalanx.bus.nats.streams import StreamFollower, TableWatcher
 from phalanx.bus.subjects import answers
+from phalanx.bus.transports import Access
+from phalanx.clock import Clock
 from phalanx.clock.wall import WallClock
 from phalanx.identity.names import Identity
 
@@ -256,3 +258,47 @@ class NatsClient(CheckedClient):
         self._check_put(table, key, value)
         protocol.check_subject(entry(table, key))
         self._dispatcher.write(entry(table, key), value, headers)
+
+
+class NatsServers:
+    """The NATS servers of a domain; implements ``transports.Broker``."""
+
+    def __init__(self, servers: Sequence[Server], clock: WallClock) -> None:
+        self._servers = servers
+        self._clock = clock
+
+    def join(self, identity: Identity, access: Access | None = None) -> NatsClient:
+        """Return a client that connects as soon as the clock runs.
+
+        Raises:
+            BrokerError: if there is no ``access``: the servers take certificates alone.
+
+        """
+        if access is None:
+            raise BrokerError("NATS takes certificates alone; there are no credentials here")
+        return NatsClient(
+            identity,
+            self._clock,
+            self._servers,
+            access.tls,
+            secret=access.secret,
+            deaf_s=DEAF_S if access.deaf_s is None else access.deaf_s,
+        )
+
+
+def open_nats(url: str, clock: Clock) -> NatsServers:
+    """Return the servers at ``nats://HOST:PORT[,HOST:PORT…]``: the transport ``nats:``.
+
+    Raises:
+        BrokerError: if that is not the URL, or the clock is not the wall clock.
+
+    """
+    if not isinstance(clock, WallClock):
+        raise BrokerError("NATS keeps real time; on virtual time there is 'memory:'")
+    servers = []
+    for address in url.removeprefix("nats://").split(","):
+        host, colon, port = address.rpartition(":")
+        if not (url.startswith("nats://") and host and colon and port.isdigit()):
+            raise BrokerError(f"{url!r} is no address; expected nats://HOST:PORT[,HOST:PORT…]")
+        servers.append((host.strip("[]"), int(port)))
+    return NatsServers(servers, clock)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
-from phalanx.bus.seal.frames import (
+from phalanx.bus.seal_frames import (
     ANSWER,
     HELLO,
     LIMITS,
@@ -36,11 +36,13 @@ from phalanx.bus.seal.frames import (
     RefusedFrame,
     SealCounters,
     SealLimits,
+    SealSession,
+    agree,
+    derive,
     digest,
     greet,
     parse,
 )
-from phalanx.bus.seal.session import SealSession, agree, derive
 from phalanx.bus.subjects import message
 from phalanx.identity import Credentials, IdentityError
 from phalanx.identity.names import Identity
