@@ -105,7 +105,7 @@ class AgentBus:
 
         Raises:
             ValueError: if it is another's name, or attached already.
-            NotPermittedError: if the exchange does not let the agent hear its messages.
+            NotPermittedError: if the client does not let the agent hear its messages.
 
         """
         if address != self._name:

@@ -164,7 +164,7 @@ class MemoryBus:
 class PerAgentBus:
     """A bus for one agent, that speaks and hears in its own name only; implements ``Bus``.
 
-    It holds in memory what the exchange holds between processes (``bus.permissions``): what is
+    It holds in memory what the broker holds between processes (``bus.permissions``): what is
     sent in another's name is refused and counted, and goes nowhere.
     """
 

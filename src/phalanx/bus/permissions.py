@@ -1,6 +1,6 @@
 """Who may say and hear what: permissions that follow from an identity's role and name.
 
-They are written down once, here. A NATS server is configured from them, and the exchange in
+They are written down once, here. A NATS server is configured from them, and the broker in
 memory asks them. An agent cannot speak as another, nor read what was said to another.
 """
 

@@ -9,7 +9,7 @@ PhalanxError
 ├── MemoryUnusable          what an agent remembers cannot be taken up (bdi.memory)
 ├── WireError               a message came in that is none (bus.wire)
 ├── IdentityError           a certificate, a key or an authority is refused (identity)
-├── BrokerError           the exchange cannot be had, or refuses (bus.client)
+├── BrokerError           the broker cannot be reached, or refuses (bus.client)
 │   ├── NotPermittedError   the identity may not do this
 │   └── ProtocolError       a NATS server said what is no NATS (bus.nats.protocol)
 ├── EnvelopeError           something is no CloudEvent, or none of ours (fabric.times)

@@ -32,7 +32,7 @@ class Role(Enum):
     OBSERVER = "observer"
     """Looks, and changes nothing."""
     BROKER = "broker"
-    """Keeps the exchange itself: makes its streams and tables, and tells what it refused."""
+    """Keeps the broker itself: makes its streams and tables, and tells what it refused."""
 
 
 class Identity(Struct, frozen=True):
