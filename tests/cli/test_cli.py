@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from phalanx import __version__
 from phalanx.cli import run as run_module
 from phalanx.cli.main import app, main
 from phalanx.domain.events import Event
+from phalanx.domain.version import VERSION
 from phalanx.store.jsonl import read_jsonl
 from phalanx.store.sql import SqlEventStore
 
@@ -52,7 +52,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_version_and_help() -> None:
-    assert phalanx("--version") == (0, f"phalanx {__version__}\n", "")
+    assert phalanx("--version") == (0, f"phalanx {VERSION}\n", "")
     code, out, _ = phalanx("--help")
     assert code == 0
     for verb in ("run", "validate", "place", "explain", "report", "bench"):
@@ -332,5 +332,5 @@ def test_bench_says_where_benchmarks_come_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("phalanx.__file__", str(tmp_path / "a" / "b" / "c.py"))
+    monkeypatch.setattr("phalanx.cli.bench.__file__", str(tmp_path / "a" / "b" / "c" / "d.py"))
     assert "source checkout" in refused("bench")

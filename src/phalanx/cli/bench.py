@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-import phalanx
 from phalanx.cli.terminal import err, out, say
 from phalanx.domain.errors import PhalanxError
 from phalanx.loading.refusals import nearest
@@ -50,8 +49,7 @@ def benchmarks(places: list[Path]) -> dict[str, Path]:
 
 
 def _places() -> list[Path]:
-    # .../src/phalanx/__init__.py stands two folders below the checkout's.
-    checkout = Path(phalanx.__file__).resolve().parents[2]
+    checkout = Path(__file__).resolve().parents[3]
     return [Path.cwd() / "benchmarks", checkout / "benchmarks"]
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from phalanx import __version__
 from phalanx.cli.terminal import Group, out, say
+from phalanx.domain.version import VERSION
 
 VERBS = {
     "run": "run:run",
@@ -76,7 +76,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        say(out, f"phalanx {__version__}")
+        say(out, f"phalanx {VERSION}")
         raise typer.Exit
 
 

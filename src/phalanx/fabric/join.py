@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from phalanx import __version__
 from phalanx.bus.client import BrokerClient
 from phalanx.clock import Clock
+from phalanx.domain.version import VERSION
 from phalanx.fabric.access import STANDARD_POLICY, AccessPolicy, Gate, Resource
 from phalanx.fabric.audit import AccessAudit, AccessRefusal
 from phalanx.fabric.calls import CallClient
@@ -92,7 +92,7 @@ class Fabric:
                 capabilities,
                 area,
                 lease_s=lease_s,
-                version=__version__,
+                version=VERSION,
             ),
             health=self.checks,
             on_superseded=on_superseded,

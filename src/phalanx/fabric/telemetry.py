@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, TraceFlags
 
-from phalanx import __version__
+from phalanx.domain.version import VERSION
 from phalanx.fabric.tracing import Span, SpanRef
 
 ROOM = 20_000
@@ -24,7 +24,7 @@ FLUSH_S = 5.0
 """For how long what waits is still sent at the end."""
 _SCALARS = (str, int, float, bool)
 _LONGEST = 1000
-_SCOPE = InstrumentationScope("phalanx", __version__)
+_SCOPE = InstrumentationScope("phalanx", VERSION)
 _INT64 = range(-(1 << 63), 1 << 63)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from phalanx import __version__
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import VnfInstance
 from phalanx.auction.settings import GoalPolicy, Settings
@@ -21,6 +20,7 @@ from phalanx.domain.goals import want
 from phalanx.domain.network import LinkState, Network, Pop, PopId
 from phalanx.domain.predicates import Monitored
 from phalanx.domain.traffic import PROFILES
+from phalanx.domain.version import VERSION
 from phalanx.domain.vnf import InstanceId
 from phalanx.runtime.catalogue import Catalogue
 from phalanx.runtime.scenario import MonitorSpec, Scenario
@@ -101,7 +101,7 @@ def description(scenario: Scenario, seed: int, catalogue: Catalogue) -> dict[str
     return {
         "scenario": scenario.name,
         "seed": seed,
-        "version": __version__,
+        "version": VERSION,
         "duration_s": scenario.duration_s,
         "pops": [{"name": p.name, **asdict(p.total), "x": p.x, "y": p.y} for p in network.pops],
         "links": [asdict(link) for link in network.links],

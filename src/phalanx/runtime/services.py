@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
-import phalanx
 from phalanx.domain.errors import ScenarioError
 from phalanx.identity.names import Role
 from phalanx.identity.trust import REVOKED_FILE
@@ -160,7 +160,7 @@ def opened(
 
 def present_image() -> AgentImage:
     """Return what this installation is, as an image of agents."""
-    return image_of(Path(phalanx.__file__).parent, installed())
+    return image_of(Path(str(files("phalanx"))), installed())
 
 
 def read_asked(

@@ -21,12 +21,12 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from phalanx import __version__
 from phalanx.bus.nats import BrokerAudit, BrokerRefusal, LogPosition, NatsServer
 from phalanx.bus.nats.config import keys_in
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Recorder
+from phalanx.domain.version import VERSION
 from phalanx.fabric.audit import AccessAudit, AccessRefusal
 from phalanx.identity import Files, IdentityError, IssuedRecord, LiveCredentials, read_issued
 from phalanx.identity.names import Role
@@ -120,7 +120,7 @@ class _Witness:
             None,
             role=Role.BROKER.value,
             incarnation=incarnation,
-            version=__version__,
+            version=VERSION,
             process=os.getpid(),
         )
         Certificates(live, exchange, clock, self._record, self._started)

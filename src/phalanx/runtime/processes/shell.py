@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-from phalanx import __version__
 from phalanx.bus.client import BrokerClient
 from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Recorder
+from phalanx.domain.version import VERSION
 from phalanx.fabric.access import AccessPolicy
 from phalanx.fabric.join import LEASE_S, Fabric
 from phalanx.fabric.operations import STOP, Accepted, StopRequest
@@ -108,7 +108,7 @@ class Shell:
             cause,
             role=me.role.value,
             incarnation=self.incarnation,
-            version=__version__,
+            version=VERSION,
             process=os.getpid(),
         )
         self.fabric = Fabric(
