@@ -29,7 +29,8 @@ from phalanx.domain.goals import want
 from phalanx.domain.messages import Message
 from phalanx.domain.network import PopId
 from phalanx.infrastructure.simulated import SimulatedNetwork
-from phalanx.runtime.node import Node, make_agent
+from phalanx.runtime.composition import make_agent
+from phalanx.runtime.node import Node
 from phalanx.store.memory import EventLog
 
 EVENTS = 10_000

@@ -41,7 +41,8 @@ from phalanx.functions.load_balancer import LoadBalancer
 from phalanx.functions.rate_limiter import RateLimiter
 from phalanx.infrastructure.simulated import SimulatedNetwork
 from phalanx.runtime.catalogue import BUILT_IN
-from phalanx.runtime.node import Node, make_agent
+from phalanx.runtime.composition import make_agent
+from phalanx.runtime.node import Node
 from phalanx.store.memory import EventLog
 
 Ends = list[tuple[int, int]]

@@ -77,9 +77,10 @@ if TYPE_CHECKING:
     from phalanx.domain.version import VERSION
     from phalanx.domain.vnf import Vnfd
     from phalanx.reporting.explanation import Explanation, explain
+    from phalanx.runtime.course import RunResult
     from phalanx.runtime.loading import load_scenario
     from phalanx.runtime.scenario import FaultSpec, Scenario
-    from phalanx.runtime.system import RunResult, System, run_scenario
+    from phalanx.runtime.system import System, run_scenario
     from phalanx.runtime.whatif import what_if
 
 _HOMES = {
@@ -108,7 +109,8 @@ _HOMES = {
     "phalanx.reporting.explanation": "Explanation explain",
     "phalanx.runtime.loading": "load_scenario",
     "phalanx.runtime.scenario": "FaultSpec Scenario",
-    "phalanx.runtime.system": "RunResult System run_scenario",
+    "phalanx.runtime.course": "RunResult",
+    "phalanx.runtime.system": "System run_scenario",
     "phalanx.runtime.whatif": "what_if",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

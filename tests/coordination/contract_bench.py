@@ -58,7 +58,7 @@ from phalanx.domain.vnf import Vnfd
 from phalanx.functions.anomaly_detector import AnomalyDetector
 from phalanx.functions.link_monitor import LinkMonitor
 from phalanx.functions.rate_limiter import RateLimiter
-from phalanx.runtime.node import make_agent
+from phalanx.runtime.composition import make_agent
 
 ME, PEERS = "a", ("a", "b", "c")
 LIMITED = IpRateLimited("10.0.0.1")

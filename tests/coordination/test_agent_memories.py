@@ -25,7 +25,7 @@ from phalanx.domain.messages import (
     Welcome,
 )
 from phalanx.domain.resources import NOTHING
-from phalanx.runtime.node import make_agent
+from phalanx.runtime.composition import make_agent
 
 RETURN = f"{ME}.2/return"
 

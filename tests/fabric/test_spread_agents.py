@@ -15,8 +15,9 @@ from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.domain.events import Event
 from phalanx.fabric.network import NetworkCalls
 from phalanx.identity.names import Identity, Role
+from phalanx.infrastructure.remote import RemoteInfrastructure
 from phalanx.runtime.loading import load_scenario
-from phalanx.runtime.node import Node
+from phalanx.runtime.scenario import DeclaredAgent
 from phalanx.runtime.system import RunResult, System
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "ddos-resilience.yaml"
@@ -35,7 +36,7 @@ class Spread(System):
         self.lost = self.doubled = 0.0
         self.hub: MemoryBroker | None = None
         self.buses: dict[str, AgentBus] = {}
-        self.calls: dict[str, NetworkCalls] = {}
+        self.network_calls: dict[str, NetworkCalls] = {}
         super().__init__(load_scenario(SCENARIO), seed)
 
     def _passage(self, *_: object) -> Sequence[float]:
@@ -48,17 +49,23 @@ class Spread(System):
             return ()
         return delays if drawn < self.lost + self.doubled else delays[:1]
 
-    def _node(self, pop: str, incarnation: int) -> Node:
+    def ports(
+        self, declared: DeclaredAgent, incarnation: int
+    ) -> tuple[AgentBus, RemoteInfrastructure]:
+        pop = declared.name
         if self.hub is None:
             self.hub = MemoryBroker(self.clock, passage=self._passage)
             exchange = self.hub.join(NETWORK)
             self.provider, _ = serve(exchange, self.clock, self.infrastructure)
         exchange = self.hub.join(agent(pop))
         bus = self.buses[pop] = AgentBus(
-            exchange, self.clock, seal(pop, incarnation), peers=self.settings.peers
+            exchange,
+            self.clock,
+            seal(pop, incarnation),
+            peers=[a.name for a in self.scenario.all_agents()],
         )
-        self.calls[pop], port = remote(exchange, self.clock, pop, incarnation)
-        return Node(super()._node(pop, incarnation).agent, self.clock, bus, port)
+        self.network_calls[pop], port = remote(exchange, self.clock, pop, incarnation)
+        return bus, port
 
     def cut(self, who: Identity, at_s: float) -> None:
         assert self.hub is not None
@@ -95,7 +102,7 @@ def test_agents_far_apart_come_to_the_outcome_of_those_in_one_process() -> None:
     assert len(blocked(result.events)) == 8
     assert placements(result) == placements(System(load_scenario(SCENARIO), 1).run())
     assert all(bus.refused == {} for bus in spread.buses.values())
-    assert all(calls.actions.counters.given_up == 0 for calls in spread.calls.values())
+    assert all(calls.actions.counters.given_up == 0 for calls in spread.network_calls.values())
     assert [event for event in result.events if event.kind == "action.failed"] == []
 
 
@@ -119,7 +126,7 @@ def test_one_in_twenty_lost_and_one_in_twenty_doubled(seed: int) -> None:
 def test_each_is_cut_off_for_three_seconds(seed: int) -> None:
     spread = Spread(seed)
     rng = Random(seed)
-    for who in (NETWORK, *map(agent, spread.settings.peers)):
+    for who in (NETWORK, *map(agent, spread.agents)):
         for _ in range(2):
             spread.cut(who, rng.uniform(15.0, 250.0))
     check(spread.run())

@@ -17,7 +17,7 @@ from phalanx.fabric.calls import CallClient
 from phalanx.fabric.operations import Operation
 from phalanx.fabric.provider import Provider
 from phalanx.identity.names import Identity, Role
-from phalanx.runtime.processes import data
+from phalanx.runtime.processes import recorder as data
 from phalanx.store.history import EventQuery, History
 from phalanx.store.sql import SqlEventStore
 

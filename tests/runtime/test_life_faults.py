@@ -65,10 +65,8 @@ def test_an_agent_is_kept_before_it_speaks() -> None:
             assert kept[message.sender] == system.nodes[message.sender].agent.changes
             system.faulty_bus.send(message)
 
-    for pop, node in system.nodes.items():
-        system.nodes[pop] = Node(
-            node.agent, system.clock, Listening(), system.infrastructure, keep=keep
-        )
+    for agent in system.agents.values():
+        agent.node = Node(agent.agent, system.clock, Listening(), system.infrastructure, keep=keep)
     system.run(until=60)
     assert said > 100
 
@@ -83,7 +81,7 @@ def test_a_shell_is_told_when_its_agent_has_left() -> None:
         system.infrastructure,
         on_left=lambda: left.append("east"),
     )
-    system.nodes["east"] = node
+    system.agents["east"].node = node
     system.clock.call_at(5.0, lambda: system.drain("east"))
     system.run(until=10)
     assert left == ["east"]

@@ -19,7 +19,7 @@ from phalanx.identity import (
 )
 from phalanx.identity.names import Identity, Role
 from phalanx.identity.trust import pem
-from phalanx.runtime.processes.certificates import Certificates
+from phalanx.runtime.processes.process import Certificates
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 POP = Identity("pop1", Role.AGENT, "edge")

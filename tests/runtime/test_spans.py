@@ -7,7 +7,7 @@ import pytest
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.fabric.tracing import PATIENCE_S, Span
-from phalanx.runtime.processes.spans import Spans
+from phalanx.runtime.processes.recorder import Spans
 from phalanx.store.history import History
 from phalanx.store.sql import SqlEventStore
 

@@ -39,12 +39,12 @@ from phalanx.fabric.registration import ServiceState
 from phalanx.fabric.registry import Registry
 from phalanx.identity import Files, LiveCredentials
 from phalanx.identity.names import Identity, Role
+from phalanx.runtime.course import RESERVATIONS, ReservationsAnswer, ReservationsRequest
 from phalanx.runtime.domain import Bundle, read_bundle
 from phalanx.runtime.processes.ground import PHALANX, Ground
-from phalanx.runtime.processes.network import RESERVATIONS, ReservationsAnswer, ReservationsRequest
+from phalanx.runtime.processes.process import connected
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.spec import RunSpec
-from phalanx.runtime.processes.start import connected
 from tests.system.process_log import Heard, effect_of, holds, timeline
 from tests.system.process_plan import NETWORK, POPS, plan
 from tests.system.tcp_relay import Relay

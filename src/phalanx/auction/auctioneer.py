@@ -25,7 +25,7 @@ from phalanx.auction.initiator import (
     Reaction,
 )
 from phalanx.auction.outlook import Connected, Gone, Left, Outlook
-from phalanx.auction.settings import Settings
+from phalanx.auction.settings import Configured
 from phalanx.auction.terms import judged
 from phalanx.bdi import (
     Agent,
@@ -116,11 +116,10 @@ def _row(ranked: RankedBid) -> dict[str, Any]:
     }
 
 
-class Auctioneer(Capability):
+class Auctioneer(Configured, Capability):
     """Lets other agents, or this one, achieve what this agent wants."""
 
     name = "auctioneer"
-    settings: Settings
 
     def __init__(self) -> None:
         self.auctions: dict[str, Initiator] = {}

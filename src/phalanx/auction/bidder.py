@@ -24,7 +24,7 @@ from phalanx.auction.contracts import (
     VnfInventory,
 )
 from phalanx.auction.outlook import Gone, Left, Outlook
-from phalanx.auction.settings import Settings
+from phalanx.auction.settings import Configured
 from phalanx.bdi import (
     Adopt,
     Agent,
@@ -73,11 +73,10 @@ WAIT = 0.75
 """Share of the time to the deadline that a call waits for elder auctions to be decided."""
 
 
-class Bidder(Capability):
+class Bidder(Configured, Capability):
     """Bids for goals, works on what it won, and answers for what it keeps true."""
 
     name = "bidder"
-    settings: Settings
 
     def __init__(self) -> None:
         self.inventory = VnfInventory()

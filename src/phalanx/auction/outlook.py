@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.auction.settings import Settings
+from phalanx.auction.settings import Configured
 from phalanx.auction.view import NetworkView
 from phalanx.bdi import Agent, Capability, hears, perceives, recalls, remembers, starts
 from phalanx.bdi.steps import Believe, Forget, Perceive, Step, Steps
@@ -85,11 +85,10 @@ def _heard_of(known: AgentState | None, old: IncarnationMemory) -> AgentState:
     return replace(state, incarnation=old.incarnation, version=0, alive=old.alive, left=old.left)
 
 
-class Outlook(Capability):
+class Outlook(Configured, Capability):
     """Keeps the view, tells of the own PoP, and answers what is free here."""
 
     name = "outlook"
-    settings: Settings
 
     def __init__(self) -> None:
         self.view = NetworkView.EMPTY

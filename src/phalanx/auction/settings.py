@@ -64,3 +64,12 @@ class Settings(Struct):
         """Return constraints and preferences for ``goal``."""
         name = type(goal.predicate).__name__
         return self.policies.get(name) or self.policies.get("default") or GoalPolicy()
+
+
+class Configured:
+    """A capability that is given the terms of auctions before its agent starts.
+
+    Derive from this class beside ``Capability``; ``settings`` is set when the agent is composed.
+    """
+
+    settings: Settings

@@ -12,8 +12,8 @@ from phalanx.bus.nats import NatsClient
 from phalanx.cli.terminal import err, out, say
 from phalanx.runtime.processes.agent import open_agent
 from phalanx.runtime.processes.network import open_network
+from phalanx.runtime.processes.process import Process
 from phalanx.runtime.processes.recorder import open_recorder
-from phalanx.runtime.processes.shell import Shell
 from phalanx.runtime.processes.spec import AgentSpec, NetworkSpec, RecorderSpec, read_spec
 
 PATIENCE_S = 2.0
@@ -25,44 +25,44 @@ Config = Annotated[Path, typer.Option("--config", help="What to run (TOML).")]
 def agent(config: Config) -> None:
     """Run one agent until it is told to leave (SIGTERM) or to stop (SIGINT)."""
     spec = read_spec(AgentSpec, config)
-    process = open_agent(spec)
-    _run("agent", spec.bus, process.shell, process.run)
+    started = open_agent(spec)
+    _run("agent", spec.bus, started.process, started.run)
 
 
 def network(config: Config) -> None:
     """Run the network of a plan, simulated or of real packets, for the agents of its PoPs."""
     spec = read_spec(NetworkSpec, config)
-    process = open_network(spec, lambda line: say(out, line, "dim"))
-    _run("network", spec.bus, process.shell, process.run)
+    started = open_network(spec, lambda line: say(out, line, "dim"))
+    _run("network", spec.bus, started.process, started.run)
 
 
 def recorder(config: Config) -> None:
     """Record the events of a domain in a store."""
     spec = read_spec(RecorderSpec, config)
-    process = open_recorder(spec)
-    _run("recorder", spec.bus, process.shell, process.run)
+    started = open_recorder(spec)
+    _run("recorder", spec.bus, started.process, started.run)
 
 
-def _run(kind: str, bus: str, shell: Shell, run: Callable[[], None]) -> None:
+def _run(kind: str, bus: str, process: Process, run: Callable[[], None]) -> None:
     """Run a process; say its name, whether it is connected, and why it ended.
 
     Args:
         kind: what it is.
         bus: the file that names its brokers.
-        shell: its connection, clock and identity.
+        process: its connection, clock and identity.
         run: returns when it has ended.
 
     """
-    named = f"{kind} {shell.identity.name}"
-    say(out, f"{named} of the domain {shell.identity.domain}, life {shell.incarnation}", "dim")
-    _watch_connection(shell, bus)
+    named = f"{kind} {process.identity.name}"
+    say(out, f"{named} of the domain {process.identity.domain}, life {process.incarnation}", "dim")
+    _watch_connection(process, bus)
     run()
-    say(out, f"{named} ended: {shell.stopping}", "dim")
+    say(out, f"{named} ended: {process.stopping}", "dim")
 
 
-def _watch_connection(shell: Shell, bus: str) -> None:
+def _watch_connection(process: Process, bus: str) -> None:
     """Say when the brokers cannot be reached, once for each reason, and when they can."""
-    client, time, told = shell.exchange, shell.clock.loop.time, set[str]()
+    client, time, told = process.client, process.clock.loop.time, set[str]()
     begun = time()
 
     def changed(connected: bool) -> None:

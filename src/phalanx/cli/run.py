@@ -30,6 +30,7 @@ from phalanx.domain.events import Event, Sink
 from phalanx.reporting.event_text import IMPORTANT
 from phalanx.reporting.response import Response
 from phalanx.reporting.summary import Summary
+from phalanx.runtime.course import RunResult
 from phalanx.runtime.environment import Environment
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.system import run_scenario
@@ -149,8 +150,17 @@ def run(
         _print_summary(result.summary)
         for line in outputs.lines():
             say(out, line)
-    if watch.stopped:
+    _end(result, stopped=watch.stopped)
+
+
+def _end(result: RunResult, *, stopped: bool) -> None:
+    """End with the exit code of the run: 130 if it was interrupted, 1 if a function failed."""
+    for defect in result.defects:
+        say(err, f"function failed: {defect}", "red")
+    if stopped:
         raise typer.Exit(INTERRUPTED)
+    if result.defects:
+        raise typer.Exit(1)
 
 
 def _linux(console: Console, *, quiet: bool) -> Environment:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from phalanx.auction.auctioneer import Auctioneer, Delegated
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
-from phalanx.auction.settings import Settings
+from phalanx.auction.settings import Configured
 from phalanx.bdi import (
     Adopt,
     Agent,
@@ -65,11 +65,10 @@ class _Handover:
         self.candidate, self.turns, self.due = self.candidate + 1, 0, 0.0
 
 
-class Drain(Capability):
+class Drain(Configured, Capability):
     """Hands over before this agent leaves, and takes over from others that leave."""
 
     name = "drain"
-    settings: Settings
 
     def __init__(self) -> None:
         self._open: dict[str, _Handover] = {}

@@ -12,7 +12,7 @@ from functools import partial
 from msgspec import Struct
 
 from phalanx.auction.outlook import Connected, Outlook, known_since
-from phalanx.auction.settings import Settings
+from phalanx.auction.settings import Configured
 from phalanx.bdi import (
     Adopt,
     Agent,
@@ -101,11 +101,10 @@ def open_goals(me: Agent) -> tuple[OpenGoal, ...]:
     return tuple(open_goal(me, goal) for goal in own_goals(me))
 
 
-class Failover(Capability):
+class Failover(Configured, Capability):
     """Watches over one neighbour, is watched over by another, and takes goals over."""
 
     name = "failover"
-    settings: Settings
 
     def __init__(self) -> None:
         self.taken: dict[Goal, AgentId] = {}

@@ -12,7 +12,7 @@ from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import Contract, ContractFulfilled, InstanceState, VnfInstance
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.paths import download_time_s
-from phalanx.auction.settings import Settings
+from phalanx.auction.settings import Configured
 from phalanx.bdi import (
     Achieve,
     Act,
@@ -67,11 +67,10 @@ class Updated(Predicate, frozen=True):
     version: str
 
 
-class VnfLifecycle(Capability):
+class VnfLifecycle(Configured, Capability):
     """Downloads, starts, scales, replaces and ends the VNFs of its PoP."""
 
     name = "vnf-lifecycle"
-    settings: Settings
 
     @starts
     def begin(self, me: Agent) -> None:

@@ -51,6 +51,7 @@ class Fabric:
         area: Area = END_TO_END,
         lease_s: float = LEASE_S,
         appraise: Appraise = unattested,
+        registry: Registry | None = None,
         on_superseded: Callable[[Registration], None] | None = None,
     ) -> None:
         """Join; others find the identity once ``start`` was called.
@@ -66,6 +67,7 @@ class Fabric:
             area: the part of the network that it manages.
             lease_s: for how long its registration holds, in seconds of ``clock``.
             appraise: how far to trust the registration of another.
+            registry: one that others of this process share; None opens one of its own.
             on_superseded: told of the registration of a second process of this identity.
 
         Raises:
@@ -81,7 +83,10 @@ class Fabric:
             client, clock, self.gate.check, on_refused=self.audit, incarnation=incarnation
         )
         self.calls = CallClient(client, clock, life=str(incarnation))
-        self.registry = Registry(client, clock, appraise=appraise, on_refused=self._impostor)
+        self._own_registry = registry is None
+        self.registry = registry or Registry(
+            client, clock, appraise=appraise, on_refused=self._impostor
+        )
         self.registrar = Registrar(
             client,
             clock,
@@ -114,7 +119,16 @@ class Fabric:
     def leave(self) -> None:
         """Withdraw the entry, and neither watch nor serve any more."""
         self.registrar.withdraw()
-        self.registry.close()
+        self._close()
+
+    def abandon(self) -> None:
+        """Stop as a crash does: the entry stays until its lease has run out."""
+        self.registrar.abandon()
+        self._close()
+
+    def _close(self) -> None:
+        if self._own_registry:
+            self.registry.close()
         self.provider.close()
 
     def _impostor(self, refused: RejectedEntry) -> None:

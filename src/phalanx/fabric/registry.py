@@ -172,7 +172,8 @@ class Registrar:
         clock: makes the renewals.
         registration: what to say; its owner and role must be those of the exchange.
         health: asked before each renewal.
-        on_superseded: told of the other's entry when a second process took over.
+        on_superseded: told of the other's entry when a second process took over; None: it is not
+            watched for, as where one process has all identities.
 
     Raises:
         ValueError: if the registration is of another than the exchange's identity.
@@ -221,7 +222,8 @@ class Registrar:
         if self._active:
             return
         self._active = True
-        self._watch = self._exchange.watch(REGISTRY, self._told)
+        if self._on_superseded is not None:
+            self._watch = self._exchange.watch(REGISTRY, self._told)
         self._renew()
 
     def update(
@@ -258,6 +260,10 @@ class Registrar:
         """Remove the entry and renew it no more; without effect the second time."""
         if self._stop():
             self._exchange.drop(REGISTRY, token(self.registration.owner))
+
+    def abandon(self) -> None:
+        """Renew the entry no more; it stays until its lease has run out, as after a crash."""
+        self._stop()
 
     def _stop(self) -> bool:
         was, self._active = self._active, False

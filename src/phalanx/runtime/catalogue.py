@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from msgspec import Struct
@@ -11,19 +11,24 @@ from phalanx.analytics.detectors import DetectorError, load_detector
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
+from phalanx.auction.settings import Configured
 from phalanx.bdi import Capability, Library
 from phalanx.coordination.drain import Drain
 from phalanx.coordination.failover import Failover
 from phalanx.coordination.lifecycle import VnfLifecycle
 from phalanx.coordination.recovery import Recovery
+from phalanx.domain.agents import SCOPES, Scope
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import Goal, Mode, Predicate
 from phalanx.domain.rules import TrafficVerdict, listed
 from phalanx.domain.vnf import Vnfd
-from phalanx.runtime.scenario import Scenario
+from phalanx.loading import unknown
+from phalanx.runtime.scenario import DeclaredAgent, Scenario
 
 GROUP = "phalanx.capabilities"
 """Entry point group in which capabilities are found."""
+SCOPE_GROUP = "phalanx.scopes"
+"""Entry point group in which scopes of agents are found."""
 
 BUILT_IN: tuple[type[Capability], ...] = (
     Outlook,
@@ -43,6 +48,22 @@ class Catalogue(Struct, frozen=True):
     library: Library
     vnfds: dict[str, Vnfd]
     """Descriptors by capability, with what the scenario changes."""
+    scopes: dict[str, Scope]
+    """Scopes of agents by name, those of installed packages included."""
+    brought: dict[str, type[Capability]]
+    """Capabilities that some agents bring beside those that all know."""
+
+    def brought_by(self, agent: DeclaredAgent) -> tuple[str, ...]:
+        """Return the names of the capabilities that an agent has from its start on."""
+        return tuple(dict.fromkeys((*self.scopes[agent.scope].capabilities, *agent.capabilities)))
+
+    def library_of(self, agent: DeclaredAgent) -> Library:
+        """Return what an agent knows: what all know, and what it brings."""
+        known = self.library.capabilities
+        names = [name for name in self.brought_by(agent) if name not in known]
+        if not names:
+            return self.library
+        return Library([*known.values(), *(self.brought[name] for name in names)])
 
     def goals(self) -> dict[str, Goal]:
         """Return the kinds of goals that can be auctioned, by how they are written.
@@ -92,24 +113,19 @@ def load_catalogue(
             not known where the functions will run.
 
     Raises:
-        ScenarioError: if a function is unknown, cannot be loaded, is no network function, or
-            asks for a verdict that is not offered.
+        ScenarioError: if a function, capability or scope is unknown or cannot be used, or a
+            function asks for a verdict that is not offered.
 
     """
-    points = installed()
     own = {capability.name: capability for capability in extra}
     chosen: dict[str, type[Capability]] = {}
     for name in sorted({*scenario.functions, *own}):
-        if name in own:
-            chosen[name] = own[name]
-        elif name in points:
-            chosen[name] = _load(points[name])
-        else:
-            known = ", ".join(sorted({*points, *own}))
-            raise ScenarioError(f"functions.{name}: no such capability; known are {known}")
+        chosen[name] = _find(name, f"functions.{name}", own)
     vnfds: dict[str, Vnfd] = {}
     for name, capability in chosen.items():
-        if capability.vnfd is None or capability.name != name:
+        if capability.vnfd is None:
+            if name not in scenario.functions:
+                continue  # of an agent that brings it
             raise ScenarioError(f"functions.{name}: it is no network function of that name")
         spec = scenario.functions.get(name)
         vnfds[name] = capability.vnfd if spec is None else spec.applied_to(capability.vnfd)
@@ -124,16 +140,65 @@ def load_catalogue(
                     f"functions.{name}: nothing here can {verdict.value} traffic; "
                     f"offered are {listed(offered)}"
                 )
-    return Catalogue(Library([*BUILT_IN, *chosen.values()]), vnfds)
+    library = Library([*BUILT_IN, *(chosen[name] for name in vnfds)])
+    scopes = _scopes()
+    brought: dict[str, type[Capability]] = {}
+    for index, agent in enumerate(scenario.agents):
+        path = f"agents[{index}]"
+        if agent.scope not in scopes:
+            raise ScenarioError(f"{path}.scope: {unknown('scope', agent.scope, scopes)}")
+        for name in (*scopes[agent.scope].capabilities, *agent.capabilities):
+            if name not in library.capabilities:
+                brought[name] = _find(name, f"{path}.capabilities", own)
+    return Catalogue(library, vnfds, scopes, brought)
 
 
-def _load(point: EntryPoint) -> type[Capability]:
+def _find(name: str, path: str, own: Mapping[str, type[Capability]]) -> type[Capability]:
+    """Return the capability of a name, from ``own`` or the installed ones.
+
+    Raises:
+        ScenarioError: if there is none, or it cannot be used.
+
+    """
+    points = installed()
+    if name in own:
+        found = own[name]
+    elif name in points:
+        found = _load(points[name], path)
+    else:
+        known = ", ".join(sorted({*points, *own}))
+        raise ScenarioError(f"{path}: no such capability; known are {known}")
+    if found.name != name:
+        raise ScenarioError(f"{path}: {found.__qualname__} has the name {found.name!r}")
+    if "settings" in found.__annotations__ and not issubclass(found, Configured):
+        raise ScenarioError(
+            f"{path}: {found.__qualname__} is given no settings; derive it from "
+            "phalanx.auction.settings.Configured"
+        )
+    return found
+
+
+def _scopes() -> dict[str, Scope]:
+    scopes = dict(SCOPES)
+    for point in entry_points(group=SCOPE_GROUP):
+        try:
+            loaded = point.load()
+        except Exception as fault:
+            line = f"scope {point.name}: cannot load {point.value}: {fault}"
+            raise ScenarioError(line) from fault
+        if not isinstance(loaded, Scope):
+            raise ScenarioError(f"scope {point.name}: {point.value} is no Scope")
+        scopes[loaded.name] = loaded
+    return scopes
+
+
+def _load(point: EntryPoint, path: str) -> type[Capability]:
     try:
         loaded = point.load()
     except Exception as fault:
         raise ScenarioError(
-            f"functions.{point.name}: cannot load {point.value}: {type(fault).__name__}: {fault}"
+            f"{path}: cannot load {point.value}: {type(fault).__name__}: {fault}"
         ) from fault
     if not (isinstance(loaded, type) and issubclass(loaded, Capability)):
-        raise ScenarioError(f"functions.{point.name}: {point.value} is no Capability")
+        raise ScenarioError(f"{path}: {point.value} is no Capability")
     return loaded

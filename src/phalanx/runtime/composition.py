@@ -1,29 +1,71 @@
-"""What an agent is given before its life begins: terms of auctions, a first view, its monitors."""
+"""One agent with all that belongs to it, composed in the same way in every environment.
+
+An agent has a library of capabilities, a memory, a node that runs it on the ports, a place in
+the registry, operations that others may call, access control, audit and a status. A run on
+virtual time composes every agent over the broker in memory; the process of an agent composes
+one over NATS and the wall clock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import VnfInstance
-from phalanx.auction.settings import GoalPolicy, Settings
+from phalanx.auction.outlook import Outlook
+from phalanx.auction.settings import Configured, GoalPolicy, Settings
 from phalanx.auction.terms import load_terms
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import Adopt, Agent, Instruction
+from phalanx.bdi import Adopt, Agent, Belief, Instruction, Library
+from phalanx.bus import Bus
+from phalanx.clock import Clock
+from phalanx.coordination.lifecycle import NewVersion
 from phalanx.domain.actions import SiteState
-from phalanx.domain.agents import AgentState
-from phalanx.domain.goals import want
+from phalanx.domain.agents import POP, AgentId, AgentState, Scope
+from phalanx.domain.events import Sink
+from phalanx.domain.goals import Predicate, want
 from phalanx.domain.network import LinkState, Network, Pop, PopId
 from phalanx.domain.predicates import Monitored
 from phalanx.domain.traffic import PROFILES
 from phalanx.domain.version import VERSION
 from phalanx.domain.vnf import InstanceId
+from phalanx.fabric.directory import RegistryChange
+from phalanx.fabric.join import Fabric
+from phalanx.fabric.operations import (
+    BELIEFS,
+    DRAIN,
+    INVENTORY,
+    PROBE,
+    STATUS,
+    Accepted,
+    AgentCounters,
+    BeliefInfo,
+    BeliefsAnswer,
+    BeliefsRequest,
+    DrainRequest,
+    InstanceEntry,
+    InventoryAnswer,
+    InventoryRequest,
+    MeasureEntry,
+    Operation,
+    ProbeAnswer,
+    ProbeRequest,
+    StatusAnswer,
+    StatusRequest,
+)
+from phalanx.fabric.provider import Call
+from phalanx.fabric.registration import ServiceState
+from phalanx.identity.names import Role
+from phalanx.infrastructure import Infrastructure
 from phalanx.runtime.catalogue import Catalogue
-from phalanx.runtime.scenario import MonitorSpec, Scenario
+from phalanx.runtime.node import Node
+from phalanx.runtime.probes import Probes
+from phalanx.runtime.scenario import DeclaredAgent, MonitorSpec, Scenario
 
 MONITOR = "link-monitor"
 
@@ -93,6 +135,276 @@ def take_up(
         standing=True,
     )
     return partial(agent.take_on, goal)
+
+
+class VersionRequest(Struct, frozen=True):
+    """Tells that the repository offers another version of a function."""
+
+    function: str
+    version: str
+    event: str = ""
+    """The event that tells of it."""
+
+
+NEW_VERSION = Operation(
+    "new-version", VersionRequest, Accepted, True, "replace a function by another version"
+)
+
+
+class ComposedAgent:
+    """An agent on its node, found in the registry, and called by others.
+
+    It serves ``status``, ``beliefs``, ``inventory``, ``drain``, ``probe`` and ``new-version``.
+    It asks those agents for proposals that are registered with the same area as itself, beside
+    the ``peers`` that it was given, and forgets those that leave in order.
+    """
+
+    def __init__(
+        self,
+        declared: DeclaredAgent,
+        plan: Scenario,
+        catalogue: Catalogue,
+        fabric: Fabric,
+        *,
+        clock: Clock,
+        bus: Bus,
+        infrastructure: Infrastructure,
+        sink: Sink,
+        cause: str,
+        incarnation: int,
+        view: NetworkView,
+        peers: Sequence[str] = (),
+        keep: Callable[[Agent], None] | None = None,
+        on_left: Callable[[], None],
+        on_expired: Callable[[str], None],
+        counters: Callable[[], AgentCounters] | None = None,
+        events_waiting: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Compose the agent; it does nothing before ``start`` or ``node.restore``.
+
+        Args:
+            declared: its name, scope, PoP and capabilities.
+            plan: the network, the functions and the terms of auctions.
+            catalogue: the functions that it knows.
+            fabric: of its identity.
+            clock: makes all calls.
+            bus: carries its messages; it may speak in its own name only.
+            infrastructure: performs its actions.
+            sink: takes its events.
+            cause: root of what it does by itself.
+            incarnation: how often it was started.
+            view: the network as it knows it at the start.
+            peers: agents to ask before anything was read from the registry.
+            keep: see ``Node``.
+            on_left: called once it has left in order.
+            on_expired: called with the reason when it had to leave within a time and has not.
+            counters: what went through its bus; None counts messages alone.
+            events_waiting: how many of its events are not acknowledged yet.
+
+        """
+        self.name = declared.name
+        self.fabric = fabric
+        self.settings = settings_of(plan, {*peers, declared.name}, catalogue)
+        self._clock = clock
+        self._cause = cause
+        self._on_expired = on_expired
+        self._events_waiting = events_waiting
+        self.agent = make_agent(
+            declared.name,
+            catalogue.library_of(declared),
+            self.settings,
+            sink,
+            parameters=plan.parameters,
+            incarnation=incarnation,
+            pop=declared.pop,
+            scope=catalogue.scopes[declared.scope],
+        )
+        self.agent.active.update(catalogue.brought_by(declared))
+        self.outlook.view = view
+        self.probes = Probes(bus, self.name, clock, incarnation, cause)
+        self._counters = counters or self.probes.counters
+        self.node = Node(self.agent, clock, self.probes, infrastructure, keep=keep, on_left=on_left)
+        self._began = clock.now()
+        provider = fabric.provider
+        provider.serve(STATUS, self._status)
+        provider.serve(BELIEFS, self._beliefs)
+        provider.serve(INVENTORY, self._inventory)
+        provider.serve(DRAIN, self._drain)
+        provider.serve(PROBE, self._probe)
+        provider.serve(NEW_VERSION, self._new_version)
+        self._stop_watching = fabric.registry.watch(self._registered)
+
+    @property
+    def outlook(self) -> Outlook:
+        """What the agent knows of the network."""
+        return self.agent.capability(Outlook)
+
+    def pursue(self, monitors: Iterable[tuple[int, MonitorSpec]]) -> None:
+        """Pursue the goals of the plan's monitors that run at this agent, each with its number."""
+        for number, monitor in monitors:
+            pursue = take_up(self.agent, installed(number, monitor), monitor, self.settings)
+            self.agent.cause = self._cause
+            self.node.carry_out(pursue(self._clock.now()))
+
+    def drain(self, cause: str) -> None:
+        """Hand over and leave; ``on_left`` is called once that is done."""
+        if not self.agent.draining:
+            self.fabric.registrar.update(state=ServiceState.DRAINING)
+            self.node.drain(cause)
+
+    def offer(self, function: str, version: str, event: str) -> bool:
+        """Tell the agent of another version in the repository; whether it knows the function."""
+        old = self.settings.catalogue.get(function)
+        if old is None:
+            return False
+        vnfd = self.settings.catalogue[function] = replace(old, version=version)
+        self.node.tell(NewVersion(vnfd, event), event)
+        return True
+
+    def leave(self) -> None:
+        """Withdraw from the registry; the agent hears and says no more there."""
+        self._stop_watching()
+        self.fabric.leave()
+
+    def crash(self) -> None:
+        """End as kill -9 does: nothing is said, and the registry is not told."""
+        self.node.crash()
+        self._stop_watching()
+        self.fabric.abandon()
+
+    # -- the others -------------------------------------------------------------------------
+
+    def _registered(self, change: RegistryChange) -> None:
+        """Ask agents that are registered for the same area; forget those that have left."""
+        entry = change.entry
+        found, mine = entry.registration, self.fabric.registrar.registration
+        if found.role is not Role.AGENT or found.area != mine.area:
+            return
+        peers = {*self.settings.peers}
+        if entry.state is ServiceState.LEFT and entry.owner != self.name:
+            peers.discard(entry.owner)
+        else:
+            peers.add(entry.owner)
+        if peers != {*self.settings.peers}:
+            self.settings.peers = tuple(sorted(peers))
+            self.agent.changes += 1  # it remembers them, for a start without a registry
+
+    # -- operations -------------------------------------------------------------------------
+
+    def _status(self, call: Call[StatusRequest, StatusAnswer]) -> None:
+        agent, registration = self.agent, self.fabric.registrar.registration
+        now = self._clock.now()
+        call.done(
+            StatusAnswer(
+                agent.name,
+                agent.incarnation,
+                registration.state,
+                self.fabric.checks(),
+                up_s=max(now - self._began, 0.0),
+                area=registration.area,
+                load=self._load(),
+                goals=len(agent.open_goals()),
+                instances=sum(1 for _ in agent.capability(Bidder).inventory),
+                counters=self._counters(),
+                events_waiting=self._events_waiting(),
+                clock_s=now,
+            )
+        )
+
+    def _load(self) -> float | None:
+        """Return the share of the PoP's scarcest resource that is allocated."""
+        mine = self.outlook.view.get(self.name)
+        if mine is None:
+            return None
+        shares = [
+            1.0 - getattr(mine.free, name) / total
+            for name in mine.total.__struct_fields__
+            if (total := getattr(mine.total, name)) > 0
+        ]
+        return max(0.0, *shares) if shares else None
+
+    def _beliefs(self, call: Call[BeliefsRequest, BeliefsAnswer]) -> None:
+        request = call.request
+        found = sorted(
+            (_belief(predicate, belief) for predicate, belief in self.agent.beliefs),
+            key=lambda info: info.predicate,
+        )
+        found = [info for info in found if info.predicate.startswith(request.predicate)]
+        shown = tuple(found[: request.limit])
+        call.done(BeliefsAnswer(shown, more=len(found) - len(shown)))
+
+    def _inventory(self, call: Call[InventoryRequest, InventoryAnswer]) -> None:
+        inventory = self.agent.capability(Bidder).inventory
+        instances = tuple(
+            InstanceEntry(i.instance, i.vnf, i.version, i.units, i.state, i.goals)
+            for i in (instance.info() for instance in inventory)
+        )
+        measures = tuple(
+            MeasureEntry(measure, instance.id, str(effect))
+            for instance in inventory
+            for effect, measure in instance.measures.items()
+        )
+        call.done(InventoryAnswer(instances, measures))
+
+    def _drain(self, call: Call[DrainRequest, Accepted]) -> None:
+        within_s = call.request.within_s
+        self.drain(self._cause)
+        gives_up = partial(self._on_expired, f"it had {within_s:g} s to leave")
+        self._clock.call_at(self._clock.now() + within_s, gives_up)
+        call.done(Accepted("it hands over and leaves"))
+
+    def _probe(self, call: Call[ProbeRequest, ProbeAnswer]) -> None:
+        peer, within_s = call.request.peer, call.request.within_s
+        entry = self.fabric.registry.get(peer)
+        if entry is None or entry.registration.role is not Role.AGENT:
+            call.done(ProbeAnswer(None, "no agent of that name is registered"))
+            return
+
+        def reached(took_s: float | None) -> None:
+            if took_s is None:
+                call.done(ProbeAnswer(None, f"no answer within {within_s:g} s"))
+            else:
+                call.done(ProbeAnswer(round(1000 * took_s, 3)))
+
+        self.probes.probe(peer, within_s, reached)
+
+    def _new_version(self, call: Call[VersionRequest, Accepted]) -> None:
+        request = call.request
+        if self.offer(request.function, request.version, request.event or self._cause):
+            call.done(Accepted())
+        else:
+            call.fail(f"no function {request.function!r} here")
+
+
+def _belief(predicate: Predicate, belief: Belief) -> BeliefInfo:
+    return BeliefInfo(str(predicate), belief.value, belief.holder, belief.event)
+
+
+def make_agent(
+    name: AgentId,
+    library: Library,
+    settings: Settings,
+    sink: Sink,
+    *,
+    parameters: Mapping[str, float],
+    incarnation: int = 1,
+    pop: PopId | None = None,
+    scope: Scope = POP,
+) -> Agent:
+    """Return an agent whose configured capabilities know the terms of auctions."""
+    agent = Agent(
+        name,
+        library,
+        sink,
+        pop=pop,
+        scope=scope,
+        parameters=parameters,
+        incarnation=incarnation,
+    )
+    for capability in agent.capabilities.values():
+        if isinstance(capability, Configured):
+            capability.settings = settings
+    return agent
 
 
 def description(scenario: Scenario, seed: int, catalogue: Catalogue) -> dict[str, Any]:

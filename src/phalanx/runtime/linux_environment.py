@@ -92,12 +92,17 @@ class LinuxEnvironment:
         """Make the bus over the overlay."""
         testbed, overlay = self._testbed, self.overlay
         assert overlay is not None
-        pops = sorted(pop.name for pop in context.scenario.network.pops)
+        # An agent without a PoP speaks and hears where the VNF repository is.
+        repository = context.scenario.network.repository
+        places = {agent.name: agent.pop or repository for agent in context.scenario.all_agents()}
         bus = SocketBus(
             self.clock,
-            {pop: (overlay.address(pop), BUS_PORT) for pop in pops},
-            peers=tuple(pops),
-            enter=lambda agent: entered(testbed.namespace(agent)),
+            {
+                agent: (overlay.address(pop), BUS_PORT + (number if agent != pop else 0))
+                for number, (agent, pop) in enumerate(places.items(), 1)
+            },
+            peers=tuple(places),
+            enter=lambda agent: entered(testbed.namespace(places[agent])),
             on_shed=context.shed,
         )
         self._stack.callback(bus.close)

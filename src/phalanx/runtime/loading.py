@@ -11,6 +11,7 @@ from pathlib import Path
 
 from phalanx.auction.terms import BUILT_IN, installed_terms
 from phalanx.domain import predicates
+from phalanx.domain.agents import POP
 from phalanx.domain.network import link_ends, link_id
 from phalanx.loading import (
     MAX_BYTES,
@@ -30,7 +31,8 @@ __all__ = ["MAX_BYTES", "load_scenario", "offences", "parse_scenario"]
 MAX_SOURCES = 50_000
 _SUM_TOLERANCE = 1e-6
 _MONITOR = "link-monitor"
-_RESERVED = {"network", "run"}
+_RESERVED = {"network", "recorder", "run"}
+"""Names of identities that every run has."""
 _GOALS = tuple(name for name in vars(predicates) if name[0].isupper() and name != "Predicate")
 _OWN_FIELDS = {
     "crash": {"agent"},
@@ -78,6 +80,7 @@ def offences(scenario: Scenario) -> Iterator[Offence]:
     yield from _monitors(scenario)
     yield from _goals(scenario)
     yield from _timing(scenario)
+    yield from _agents(scenario)
     yield from _faults(scenario)
     yield from _updates(scenario)
 
@@ -169,6 +172,7 @@ def _monitors(scenario: Scenario) -> Iterator[Offence]:
     links = [link_id(*ends) for link in scenario.network.links for ends in _both(link.between)]
     links += [link_id(host.at, host.name) for host in scenario.hosts]
     known = dict.fromkeys(links)
+    standing = {agent.name: agent.pop for agent in scenario.all_agents()}
     yield from twice("monitors", (monitor.link for monitor in scenario.monitors), ".link")
     if scenario.monitors and _MONITOR not in scenario.functions:
         yield "functions", f"{_MONITOR} is missing; monitors need it"
@@ -181,6 +185,9 @@ def _monitors(scenario: Scenario) -> Iterator[Offence]:
         elif monitor.at not in link_ends(monitor.link):
             ends = " or ".join(end for end in link_ends(monitor.link) if end in pops)
             yield f"{path}.at", f"{monitor.link} cannot be read at {monitor.at}; {ends} is expected"
+        if monitor.agent is not None and standing.get(monitor.agent) != monitor.at:
+            there = [name for name, pop in standing.items() if pop == monitor.at]
+            yield f"{path}.agent", unknown(f"agent at {monitor.at}", monitor.agent, there)
 
 
 def _both(ends: tuple[str, str]) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -231,8 +238,25 @@ def _timing(scenario: Scenario) -> Iterator[Offence]:
         )
 
 
+def _agents(scenario: Scenario) -> Iterator[Offence]:
+    pops = {pop.name: None for pop in scenario.network.pops}
+    hosts = {host.name for host in scenario.hosts}
+    yield from twice("agents", (agent.name for agent in scenario.agents), ".name")
+    for index, agent in enumerate(scenario.agents):
+        path = f"agents[{index}]"
+        if agent.name in _RESERVED:
+            yield f"{path}.name", f"{show(agent.name)} is reserved; choose another name"
+        elif agent.name in pops or agent.name in hosts:
+            what = "an agent has the name of each PoP" if agent.name in pops else "it is a host"
+            yield f"{path}.name", f"{show(agent.name)} is taken: {what}; choose another name"
+        if agent.pop is not None and agent.pop not in pops:
+            yield f"{path}.pop", unknown("PoP", agent.pop, pops)
+        if agent.pop is None and agent.scope == POP.name:
+            yield f"{path}.pop", "missing; an agent of the scope pop stands at a PoP"
+
+
 def _faults(scenario: Scenario) -> Iterator[Offence]:
-    agents = {pop.name: None for pop in scenario.network.pops}
+    agents = {agent.name: None for agent in scenario.all_agents()}
     links = {end for link in scenario.network.links for end in _both(link.between)}
     for index, fault in enumerate(scenario.faults):
         path = f"faults[{index}]"

@@ -6,16 +6,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from phalanx.auction.settings import Settings
-from phalanx.bdi import Agent, Instruction, Library, Perform
+from phalanx.bdi import Agent, Instruction, Perform
 from phalanx.bdi.memory import Memory, restore
 from phalanx.bus import Bus
 from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import Failed, Outcome, Percept
-from phalanx.domain.agents import POP, AgentId, Scope
-from phalanx.domain.events import Sink
 from phalanx.domain.messages import Message
-from phalanx.domain.network import PopId
 from phalanx.infrastructure import Infrastructure
 
 
@@ -139,7 +135,8 @@ class Node:
                 answer = partial(self._answer, instruction.token)
                 pop = self.agent.pop
                 if pop is None:
-                    answer(Failed(f"{self.agent.name} stands at no PoP"))
+                    nowhere = Failed(f"{self.agent.name} stands at no PoP, so it cannot act on one")
+                    self._clock.call_soon(partial(answer, nowhere))
                 else:
                     action, cause = instruction.action, instruction.cause
                     self._infrastructure.perform(pop, action, cause, answer)
@@ -161,30 +158,3 @@ class Node:
             self._timer.cancel()
         self._due = due
         self._timer = self._clock.call_at(due, self._tick)
-
-
-def make_agent(
-    name: AgentId,
-    library: Library,
-    settings: Settings,
-    sink: Sink,
-    *,
-    parameters: Mapping[str, float],
-    incarnation: int = 1,
-    pop: PopId | None = None,
-    scope: Scope = POP,
-) -> Agent:
-    """Return an agent whose capabilities know the system's settings."""
-    agent = Agent(
-        name,
-        library,
-        sink,
-        pop=pop,
-        scope=scope,
-        parameters=parameters,
-        incarnation=incarnation,
-    )
-    for capability in agent.capabilities.values():
-        if "settings" in type(capability).__annotations__:
-            capability.settings = settings  # type: ignore[attr-defined]  # declared by its class
-    return agent

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct, structs
 
+from phalanx.domain.agents import POP
 from phalanx.domain.goals import Constraints, Preferences
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
@@ -126,6 +127,8 @@ class MonitorSpec(Struct, frozen=True, forbid_unknown_fields=True):
     threshold_mb_s: Positive
     connections: Count | None = None
     """More open TCP connections than this are a crowd; None: they are not counted."""
+    agent: Name | None = None
+    """The agent that watches, of those at the PoP; None: the one that has the PoP's name."""
 
 
 class FunctionSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -226,7 +229,7 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
         "reorder",
     ]
     agent: Name | None = None
-    """Whom a crash, restart or drain hits; whose messages alone are hit (None: everybody's)."""
+    """The agent that a crash, restart or drain hits, or whose messages alone are hit; None: all."""
     link: tuple[Name, Name] | None = None
     share: Fraction | None = None
     """Share of the messages that are hit."""
@@ -244,6 +247,19 @@ class UpdateSpec(Struct, frozen=True, forbid_unknown_fields=True):
     at_s: Seconds
     function: Name
     version: Version
+
+
+class DeclaredAgent(Struct, frozen=True, forbid_unknown_fields=True):
+    """An agent beside the one that stands at each PoP."""
+
+    name: Name
+    scope: Name = POP.name
+    """What it looks after: pop, network-function, sub-slice, slice, inter-slice, domain,
+    end-to-end, or a scope that an installed package brings."""
+    capabilities: tuple[Name, ...] = ()
+    """What it can do beside what every agent can; they work from its start."""
+    pop: Name | None = None
+    """Where it stands; None: at no PoP, so that it bids for nothing and has its goals auctioned."""
 
 
 class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
@@ -264,12 +280,19 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     parameters: dict[ParameterName, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}
     """Settings of functions, which know the names and the defaults."""
     timing: Timing = Timing()
+    agents: Annotated[tuple[DeclaredAgent, ...], Meta(max_length=10_000)] = ()
+    """Agents beside the one at each PoP, which has the PoP's name."""
     faults: Annotated[tuple[FaultSpec, ...], Meta(max_length=10_000)] = ()
     updates: Annotated[tuple[UpdateSpec, ...], Meta(max_length=1000)] = ()
     bidding: Literal["exact", "published"] = "exact"
     """``exact`` path search, or algorithm 1 as published."""
     notes: tuple[Text, ...] = ()
     """What was assumed; shown at the start of a run."""
+
+    def all_agents(self) -> tuple[DeclaredAgent, ...]:
+        """Return the agent of each PoP, which has its name, and the declared ones, by name."""
+        standing = (DeclaredAgent(pop.name, pop=pop.name) for pop in self.network.pops)
+        return tuple(sorted((*standing, *self.agents), key=lambda agent: agent.name))
 
     def to_network(self) -> Network:
         """Return what stands still: PoPs, links, hosts and the repository's place."""

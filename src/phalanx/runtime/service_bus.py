@@ -29,8 +29,8 @@ from phalanx.orchestration.iml.unit import UnitKind
 from phalanx.orchestration.journal import AUTHOR
 from phalanx.orchestration.workflow.context import Pair, Probed, Seen, TransientFault
 from phalanx.orchestration.workflow.model import ServiceMember
+from phalanx.runtime.course import RESERVATIONS, ReservationsAnswer, ReservationsRequest
 from phalanx.runtime.domain import Domain
-from phalanx.runtime.processes.network import RESERVATIONS, ReservationsAnswer, ReservationsRequest
 from phalanx.runtime.processes.operator import Operator
 
 SEND_S = 5.0

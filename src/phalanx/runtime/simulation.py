@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import networkx as nx
 
 from phalanx.bus.memory import MemoryBus
 from phalanx.clock.virtual import VirtualClock
 from phalanx.clock.wall import WallClock
-from phalanx.domain.network import Network
+from phalanx.domain.agents import AgentId
+from phalanx.domain.network import Network, PopId
 from phalanx.domain.rules import TrafficVerdict
 from phalanx.infrastructure.simulated import OFFERED, SimulatedNetwork
 from phalanx.runtime.environment import BuildContext
@@ -46,12 +47,13 @@ class SimulatedEnvironment:
 
     def bus(self, context: BuildContext) -> MemoryBus:
         """Make the bus in memory, as slow as the network's paths."""
-        network = context.scenario.to_network()
+        scenario = context.scenario
+        agents = {agent.name: agent.pop for agent in scenario.all_agents()}
         return MemoryBus(
             self.clock,
-            latency=_latency(network, context.scenario.timing.message_latency_ms),
+            latency=_latency(scenario.to_network(), agents, scenario.timing.message_latency_ms),
             on_shed=context.shed,
-            peers=tuple(sorted(pop.name for pop in network.pops)),
+            peers=tuple(agents),
         )
 
     def close(self) -> None:
@@ -60,8 +62,13 @@ class SimulatedEnvironment:
             self._network.shutdown()
 
 
-def _latency(network: Network, extra_ms: float) -> Callable[[str, str], float]:
-    """Return how long a message takes: the least-latency path, and a little for handling."""
+def _latency(
+    network: Network, agents: Mapping[AgentId, PopId | None], extra_ms: float
+) -> Callable[[AgentId, AgentId], float]:
+    """Return how long a message takes: the least-latency path, and a little for handling.
+
+    From and to an agent that stands at no PoP, it takes as long as the handling.
+    """
     graph: nx.Graph[str] = nx.Graph()
     graph.add_nodes_from(pop.name for pop in network.pops)
     graph.add_weighted_edges_from((link.a, link.b, link.latency_ms) for link in network.links)
@@ -70,8 +77,13 @@ def _latency(network: Network, extra_ms: float) -> Callable[[str, str], float]:
     def latency(sender: str, receiver: str) -> float:
         from_here = known.get(sender)
         if from_here is None:
-            lengths = nx.single_source_dijkstra_path_length(graph, sender)
-            from_here = known[sender] = {to: (ms + extra_ms) / 1e3 for to, ms in lengths.items()}
+            start = agents.get(sender)
+            lengths = {}
+            if start is not None:
+                lengths = nx.single_source_dijkstra_path_length(graph, start)
+            from_here = known[sender] = {
+                to: (lengths[pop] + extra_ms) / 1e3 for to, pop in agents.items() if pop in lengths
+            }
         return from_here.get(receiver, extra_ms / 1e3)
 
     return latency

@@ -1,48 +1,56 @@
-"""A whole system in one process: agents, bus and simulated network, made from a scenario."""
+"""All agents of a run in one process, on virtual time or the wall clock.
+
+The agents are composed as in processes of their own: each joins the fabric, here over the
+broker in memory. So they are in the registry, can be called and refuse calls, and what they
+refuse is in the log. Their messages go over the bus of the environment.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
-from phalanx.auction.outlook import Outlook
 from phalanx.bdi import Capability, GoalInstance, GoalOutcome
 from phalanx.bdi.memory import Memory, decode, encode, remember
+from phalanx.bus import Bus
 from phalanx.bus.memory import PerAgentBus
+from phalanx.bus.memory_broker import MemoryBroker, MemoryClient
 from phalanx.clock.wall import WallClock
 from phalanx.coordination.failover import open_goals
-from phalanx.coordination.lifecycle import NewVersion
+from phalanx.domain.agents import AgentId
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.messages import Message
 from phalanx.domain.network import PopId
-from phalanx.reporting.summary import Summary, summarise
+from phalanx.fabric.access import STANDARD_POLICY, AccessPolicy
+from phalanx.fabric.calls import CallClient
+from phalanx.fabric.join import Fabric
+from phalanx.fabric.operations import STOP, Accepted, StopRequest
+from phalanx.fabric.provider import Call
+from phalanx.fabric.registry import Registry
+from phalanx.identity.names import Identity, Role
+from phalanx.infrastructure import Infrastructure
+from phalanx.reporting.summary import summarise
 from phalanx.runtime.catalogue import load_catalogue
-from phalanx.runtime.composition import (
-    MONITOR,
-    description,
-    first_view,
-    installed,
-    settings_of,
-    take_up,
+from phalanx.runtime.composition import MONITOR, ComposedAgent, description, first_view, installed
+from phalanx.runtime.course import (
+    Course,
+    Progress,
+    RunResult,
+    defects,
+    record_end,
+    reservations_of,
 )
 from phalanx.runtime.environment import BuildContext, Environment, RunBus, RunNetwork, faulty
-from phalanx.runtime.node import Node, make_agent
-from phalanx.runtime.scenario import FaultSpec, Scenario, UpdateSpec
+from phalanx.runtime.node import Node
+from phalanx.runtime.scenario import DeclaredAgent, Scenario
 from phalanx.store.memory import EventLog
 
-Progress = Callable[[float], None]
-RESTART = "restart"
-DRAIN = "drain"
-
-
-class RunResult(Struct, frozen=True):
-    """What a run left behind."""
-
-    events: list[Event]
-    summary: Summary
+DOMAIN = "run"
+"""The domain that all agents of the run belong to."""
+LEASE_S = 6.0
+"""For how long an agent that says nothing stays in the registry, in seconds of the run."""
 
 
 class System:
@@ -59,6 +67,7 @@ class System:
         environment: Environment | None = None,
         keep_events: int | None = None,
         incarnation: int = 1,
+        policy: AccessPolicy = STANDARD_POLICY,
     ) -> None:
         """Compose the system; nothing happens before ``run``.
 
@@ -71,6 +80,7 @@ class System:
             environment: where to run; None: the simulated network, by ``realtime``.
             keep_events: how many events the log in memory holds; None: all.
             incarnation: of the agents; higher than in any earlier run at the same places.
+            policy: who may call what of the agents.
 
         Raises:
             ScenarioError: if the scenario names a function that cannot be had.
@@ -89,11 +99,6 @@ class System:
         self.cause = self.recorder.record(
             "run.started", None, **description(scenario, self.seed, self.catalogue)
         )
-        self.settings = settings_of(
-            scenario, (pop.name for pop in self.network.pops), self.catalogue
-        )
-        self.infrastructure: RunNetwork
-        self.bus: RunBus
         context = BuildContext(
             scenario,
             self.seed,
@@ -102,19 +107,40 @@ class System:
             self.cause,
             self._shed,
         )
-        self.infrastructure = self.environment.build(context)
-        self.bus = self.environment.bus(context)
+        self.infrastructure: RunNetwork = self.environment.build(context)
+        self.bus: RunBus = self.environment.bus(context)
         self.faulty_bus = faulty(self.bus, self.clock, scenario, self.seed)
-        self.view = first_view(
+        self.broker = MemoryBroker(self.clock)
+        self.registry = Registry(self.join("run", Role.OPERATOR), self.clock)
+        """The agents, as all of them see them: the broker in memory tells all at the same time."""
+        self._policy = policy
+        self._clients: dict[AgentId, MemoryClient] = {}
+        self._view = first_view(
             (pop.name, self.infrastructure.site(pop.name)) for pop in self.network.pops
         )
         self._free_at_start = self.infrastructure.free()
         self._orphans: dict[str, tuple[GoalInstance, str]] = {}
         """Goals of agents that died, which a guardian may take over, with their crash's event."""
-        self._memories: dict[PopId, bytes] = {}
+        self._memories: dict[AgentId, bytes] = {}
         """What agents knew when they died."""
         self.log.listen(self._note_taken_over)
-        self.nodes = {pop: self._node(pop, incarnation) for pop in self.settings.peers}
+        self._declared = {agent.name: agent for agent in scenario.all_agents()}
+        self.agents = {
+            name: self._compose(declared, incarnation) for name, declared in self._declared.items()
+        }
+
+    @property
+    def nodes(self) -> dict[AgentId, Node]:
+        """The nodes of the agents, by name."""
+        return {name: agent.node for name, agent in self.agents.items()}
+
+    def join(self, name: str, role: Role) -> MemoryClient:
+        """Return a client of the run's broker for an identity, such as that of a person."""
+        return self.broker.join(Identity(name, role, DOMAIN))
+
+    def calls(self, name: str = "operator", role: Role = Role.OPERATOR) -> CallClient:
+        """Return what invokes operations of agents in the name of an identity."""
+        return CallClient(self.join(name, role), self.clock, life="1")
 
     def run(
         self,
@@ -142,54 +168,117 @@ class System:
         should_stop: Callable[[], bool] | None,
     ) -> RunResult:
         end = self.scenario.duration_s if until is None else until
-        for node in self.nodes.values():
-            node.start(self.cause)
+        for agent in self.agents.values():
+            agent.node.start(self.cause)
+            agent.fabric.start()
+            agent.fabric.serving()
         self._install_monitors()
         self._free_at_start = self.infrastructure.free()
-        self._plan_faults()
+        self.course = Course(
+            self.scenario, self.catalogue.vnfds, self.clock, self.recorder, self.cause, self
+        )
         if on_progress is not None:
             self._report_progress(on_progress)
         self.clock.run(end, should_stop)
         self._finish("finished" if self.clock.now() >= end else "interrupted")
         events = self.log.events
-        return RunResult(events, summarise(events))
+        return RunResult(events, summarise(events), defects(events))
 
-    def crash(self, pop: PopId) -> None:
-        """Let an agent die as kill -9 does; its host notes it, and keeps its memory."""
-        node = self.nodes[pop]
-        if not node.alive:
-            return
-        self._memories[pop] = encode(remember(node.agent))
-        event = self.recorder.record("fault.injected", self.cause, fault="crash", agent=pop)
-        node.crash()
-        event = self.recorder.record("agent.crashed", event, pop=pop)
-        covered = {goal.id for goal in open_goals(node.agent)}
-        for goal in node.agent.open_goals():
+    # -- composition ------------------------------------------------------------------
+
+    def _compose(self, declared: DeclaredAgent, incarnation: int) -> ComposedAgent:
+        name, clock = declared.name, self.clock
+        client = self._clients[name] = self.join(name, Role.AGENT)
+        recorder = Recorder(name, self.log, clock.now, f"{name}.{incarnation}.0")
+        fabric = Fabric(
+            client,
+            clock,
+            recorder.record,
+            self.cause,
+            incarnation=incarnation,
+            policy=self._policy,
+            capabilities=tuple(
+                sorted({*self.catalogue.vnfds, *self.catalogue.brought_by(declared)})
+            ),
+            lease_s=LEASE_S,
+            registry=self.registry,
+        )
+        fabric.provider.serve(STOP, partial(self._stop, name))
+        bus, infrastructure = self.ports(declared, incarnation)
+        return ComposedAgent(
+            declared,
+            self.scenario,
+            self.catalogue,
+            fabric,
+            clock=clock,
+            bus=bus,
+            infrastructure=infrastructure,
+            sink=self.log,
+            cause=self.cause,
+            incarnation=incarnation,
+            view=self._view,
+            peers=tuple(self._declared),
+            on_left=partial(self._left, name),
+            on_expired=lambda _: self._end(name),
+        )
+
+    def ports(self, declared: DeclaredAgent, incarnation: int) -> tuple[Bus, Infrastructure]:  # noqa: ARG002
+        """Return what carries an agent's messages and what performs its actions."""
+        return PerAgentBus(self.faulty_bus, declared.name), self.infrastructure
+
+    def _install_monitors(self) -> None:
+        """Put the Link Monitors in place that the scenario starts with."""
+        for number, monitor in enumerate(self.scenario.monitors, 1):
+            self.infrastructure.install(
+                monitor.at,
+                installed(number, monitor),
+                self.catalogue.vnfds[MONITOR],
+                units=1,
+                ttl_s=self.scenario.timing.lease_s,
+                cause=self.cause,
+            )
+            self.agents[monitor.agent or monitor.at].pursue([(number, monitor)])
+
+    # -- what happens from outside ----------------------------------------------------
+
+    def lives(self, agent: AgentId) -> bool:
+        """Return whether the agent runs."""
+        return self.agents[agent].node.alive
+
+    def crash(self, agent: AgentId, cause: str | None = None) -> None:
+        """End an agent as kill -9 does; its host notes it, and keeps its memory."""
+        composed = self.agents[agent]
+        self._memories[agent] = encode(remember(composed.agent))
+        composed.crash()
+        self._clients[agent].close()
+        event = self.recorder.record("agent.crashed", cause or self.cause, pop=agent)
+        covered = {goal.id for goal in open_goals(composed.agent)}
+        for goal in composed.agent.open_goals():
             if goal.id in covered:
                 self._orphans[goal.id] = goal, event
             else:
                 self._end_goal(goal, event, GoalOutcome.FAILED, "its agent died")
 
-    def restart(self, pop: PopId, *, remembering: bool = False) -> None:
+    def restart(self, agent: AgentId, cause: str, *, remembering: bool = False) -> None:
         """Start an agent again that had crashed or left.
 
         Args:
-            pop: whose.
+            agent: its name.
+            cause: the event that says so.
             remembering: whether it goes on with what it knew when it crashed; else, or if it
                 left in order, it begins anew.
 
         """
-        old = self.nodes[pop]
-        if old.alive:
-            return
-        data = {"memory": True} if remembering else {}
-        event = self.recorder.record("fault.injected", self.cause, fault=RESTART, agent=pop, **data)
-        node = self.nodes[pop] = self._node(pop, old.agent.incarnation + 1)
-        octets = self._memories.pop(pop, None)
+        incarnation = self.agents[agent].agent.incarnation + 1
+        composed = self.agents[agent] = self._compose(self._declared[agent], incarnation)
+        octets = self._memories.pop(agent, None)
         if remembering and octets is not None:
-            node.restore(self._of_open_goals(decode(octets, self.catalogue.library)), event)
+            library = composed.agent.library
+            composed.node.restore(self._of_open_goals(decode(octets, library)), cause)
         else:
-            node.start(event)
+            composed.node.start(cause)
+        composed.fabric.start()
+        composed.fabric.serving()
 
     def _of_open_goals(self, memory: Memory) -> Memory:
         """Return a memory in which those goals have ended whose end the log has told already."""
@@ -199,13 +288,44 @@ class System:
             goals.append(goal if still_open else replace(goal, id=""))
         return replace(memory, goals=tuple(goals), lost=())
 
-    def drain(self, pop: PopId) -> None:
-        """Let an agent hand over what it does, and leave."""
-        node = self.nodes[pop]
-        if not node.alive:
-            return
-        event = self.recorder.record("fault.injected", self.cause, fault=DRAIN, agent=pop)
-        node.drain(event)
+    def drain(self, agent: AgentId, cause: str | None = None) -> None:
+        """Have an agent hand over what it does, and leave."""
+        self.agents[agent].drain(cause or self.cause)
+
+    def cut(self, a: PopId, b: PopId) -> None:
+        """Cut a link."""
+        self.infrastructure.fail_link(a, b)
+
+    def mend(self, a: PopId, b: PopId) -> None:
+        """Mend a link."""
+        self.infrastructure.restore_link(a, b)
+
+    def take_repository(self, *, away: bool) -> None:
+        """Take the VNF repository off the network, or bring it back."""
+        self.infrastructure.repository_away(away)
+
+    def update(self, function: str, version: str, cause: str) -> None:
+        """Tell the agents that the repository offers another version."""
+        for agent in self.agents.values():
+            agent.offer(function, version, cause)
+
+    def _left(self, agent: AgentId) -> None:
+        self.agents[agent].leave()
+        self._clients[agent].close()
+
+    def _stop(self, agent: AgentId, call: Call[StopRequest, Accepted]) -> None:
+        call.done(Accepted("it ends; what it holds stays under its leases"))
+        self.clock.call_soon(partial(self._end, agent))
+
+    def _end(self, agent: AgentId) -> None:
+        """End an agent in order, as a process that is told to."""
+        composed = self.agents[agent]
+        if composed.node.alive:
+            composed.agent.stop(self.clock.now(), self.cause)
+            composed.node.crash()
+            self._left(agent)
+
+    # -- the end ----------------------------------------------------------------------
 
     def _note_taken_over(self, event: Event) -> None:
         """End a dead agent's goal in the log once a guardian has taken it over."""
@@ -224,84 +344,6 @@ class System:
             reason=reason,
         )
 
-    # -- composition ------------------------------------------------------------------
-
-    def _node(self, pop: PopId, incarnation: int) -> Node:
-        agent = make_agent(
-            pop,
-            self.catalogue.library,
-            self.settings,
-            self.log,
-            parameters=self.scenario.parameters,
-            incarnation=incarnation,
-            pop=pop,
-        )
-        outlook: Outlook = agent.capability(Outlook)
-        outlook.view = self.view
-        return Node(agent, self.clock, PerAgentBus(self.faulty_bus, pop), self.infrastructure)
-
-    def _install_monitors(self) -> None:
-        """Put the Link Monitors in place that the scenario starts with."""
-        for number, monitor in enumerate(self.scenario.monitors, 1):
-            node, name = self.nodes[monitor.at], installed(number, monitor)
-            self.infrastructure.install(
-                monitor.at,
-                name,
-                self.catalogue.vnfds[MONITOR],
-                units=1,
-                ttl_s=self.settings.lease_s,
-                cause=self.cause,
-            )
-            pursue = take_up(node.agent, name, monitor, self.settings)
-            node.agent.cause = self.cause
-            node.carry_out(pursue(self.clock.now()))
-
-    # -- what happens from outside ----------------------------------------------------
-
-    def _plan_faults(self) -> None:
-        for fault in self.scenario.faults:
-            self.clock.call_at(fault.at_s, partial(self._inject, fault))
-        for update in self.scenario.updates:
-            self.clock.call_at(update.at_s, partial(self._update, update))
-
-    def _inject(self, fault: FaultSpec) -> None:
-        network = self.infrastructure
-        undo: Callable[[], None] | None = None
-        if fault.kind == "crash" and fault.agent is not None:
-            self.crash(fault.agent)
-            undo = partial(self.restart, fault.agent, remembering=bool(fault.memory))
-        elif fault.kind == RESTART and fault.agent is not None:
-            self.restart(fault.agent, remembering=bool(fault.memory))
-        elif fault.kind == DRAIN and fault.agent is not None:
-            self.drain(fault.agent)
-        elif fault.kind == "link-down" and fault.link is not None:
-            network.fail_link(*fault.link)
-            undo = partial(network.restore_link, *fault.link)
-        elif fault.kind == "link-up" and fault.link is not None:
-            network.restore_link(*fault.link)
-        elif fault.kind.startswith("repository"):
-            away = fault.kind == "repository-away"
-            network.repository_away(away)
-            undo = partial(network.repository_away, False) if away else None
-        else:
-            data = {n: v for n, v in asdict(fault).items() if v is not None and n != "kind"}
-            self.recorder.record("fault.injected", self.cause, fault=fault.kind, **data)
-        if fault.for_s is not None and undo is not None:
-            self.clock.call_at(self.clock.now() + fault.for_s, undo)
-
-    def _update(self, update: UpdateSpec) -> None:
-        """Offer another version in the repository, and let the agents know."""
-        old = self.settings.catalogue.get(update.function)
-        if old is None:
-            return
-        vnfd = replace(old, version=update.version)
-        self.settings.catalogue[update.function] = vnfd
-        event = self.recorder.record(
-            "repository.changed", self.cause, function=update.function, version=update.version
-        )
-        for node in self.nodes.values():
-            node.tell(NewVersion(vnfd, event), event)
-
     def _shed(self, message: Message) -> None:
         self.recorder.record(
             "message.shed",
@@ -319,28 +361,20 @@ class System:
 
     def _finish(self, reason: str) -> None:
         """End what is still open, so that the log has an end for every beginning."""
-        for node in self.nodes.values():
-            if node.alive:
-                node.agent.stop(self.clock.now(), self.cause)
+        for agent in self.agents.values():
+            if agent.node.alive:
+                agent.agent.stop(self.clock.now(), self.cause)
         for goal, cause in self._orphans.values():
-            reason = "its agent died and nobody took it over"
-            self._end_goal(goal, cause, GoalOutcome.FAILED, reason)
-        outcomes: dict[str, int] = {}
-        for event in self.log:
-            if event.kind == "goal.ended":
-                outcome = event.data["outcome"]
-                outcomes[outcome] = outcomes.get(outcome, 0) + 1
-        self.recorder.record(
-            "run.ended",
+            reason_ended = "its agent died and nobody took it over"
+            self._end_goal(goal, cause, GoalOutcome.FAILED, reason_ended)
+        record_end(
+            self.recorder,
             self.cause,
-            reason=reason,
+            reason,
+            self.log,
             messages={p.value: n for p, n in self.bus.sent.items()},
             shed=sum(self.bus.shed.values()),
-            reserved_mb_s=self.infrastructure.reserved_mb_s(),
-            given_back=self.infrastructure.free() == self._free_at_start,
-            free={pop: asdict(free) for pop, free in self.infrastructure.free().items()},
-            leases=list(self.infrastructure.leases()),
-            goals=dict(sorted(outcomes.items())),
+            reservations=reservations_of(self.infrastructure, self._free_at_start),
         )
 
 

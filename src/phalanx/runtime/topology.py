@@ -83,7 +83,7 @@ def read_topology(text: str, reserved: Iterable[str] = ()) -> Topology:
     graph = _read_graph(text)
     kept = max(nx.connected_components(nx.Graph(graph)), key=len)
     nodes = {node: data for node, data in graph.nodes(data=True) if node in kept}
-    names = _unique_names(nodes, {*reserved, "network", "run"})
+    names = _unique_names(nodes, {*reserved, "network", "recorder", "run"})
     located = {node: place for node, data in nodes.items() if (place := _place(data)) is not None}
     places = _spread_places(nodes, graph, located)
     links, link_notes = _links(graph, names, places)
@@ -263,7 +263,8 @@ def from_graphml(path: str | Path, like: Scenario) -> Scenario:
     """
     text = read_text(path, MAX_BYTES)
     try:
-        topology = read_topology(text, reserved=[host.name for host in like.hosts])
+        taken = [host.name for host in like.hosts] + [agent.name for agent in like.agents]
+        topology = read_topology(text, reserved=taken)
     except ScenarioError as error:
         raise ScenarioError(one_line(f"{path}: {error}")) from None
     scenario = _Move(like, topology).scenario(Path(path).name)
@@ -277,6 +278,7 @@ def roles(scenario: Scenario) -> tuple[str, ...]:
     named = {scenario.network.repository}
     named.update(host.at for host in scenario.hosts)
     named.update(pop for group in scenario.traffic for pop in group.at)
+    named.update(agent.pop for agent in scenario.agents if agent.pop is not None)
     for monitor in scenario.monitors:
         named.update((monitor.at, *link_ends(monitor.link)))
     for fault in scenario.faults:
@@ -314,6 +316,9 @@ class _Move:
                 for group in like.traffic
             ),
             monitors=tuple(self._monitor(monitor) for monitor in like.monitors),
+            agents=tuple(
+                structs.replace(agent, pop=agent.pop and node[agent.pop]) for agent in like.agents
+            ),
             faults=tuple(self._fault(fault) for fault in like.faults),
             notes=(
                 *like.notes,
@@ -351,7 +356,7 @@ class _Move:
     def _fault(self, fault: FaultSpec) -> FaultSpec:
         return structs.replace(
             fault,
-            agent=self._node[fault.agent] if fault.agent else None,
+            agent=self._node.get(fault.agent, fault.agent) if fault.agent else None,
             link=self._link(*fault.link) if fault.link else None,
         )
 

@@ -1,4 +1,4 @@
-"""One PoP's agent as a process: it joins, discovers, works, remembers, and leaves in order."""
+"""An agent as a process: it joins, discovers, works, remembers, and leaves in order."""
 
 from __future__ import annotations
 
@@ -8,31 +8,37 @@ import signal
 from functools import partial
 from typing import Any
 
-from phalanx.auction.outlook import Connected, Outlook
+from msgspec import Struct
+from msgspec.structs import replace
+
+from phalanx.auction.outlook import Connected
 from phalanx.bdi import Agent
 from phalanx.bdi.memory import Memory, MemoryUnusable, decode, encode, remember
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.seal import Seal
 from phalanx.clock import Timer
+from phalanx.domain.agents import POP
 from phalanx.domain.errors import ScenarioError, StoreError
-from phalanx.domain.network import PopId
 from phalanx.fabric.audit import AccessRefusal
-from phalanx.fabric.directory import RegistryChange
+from phalanx.fabric.directory import RegistryChange, RegistryEntry
 from phalanx.fabric.network import NetworkCalls
+from phalanx.fabric.operations import (
+    RELOAD,
+    Accepted,
+    AgentCounters,
+    ReloadRequest,
+)
+from phalanx.fabric.provider import Call
 from phalanx.fabric.registration import END_TO_END, HealthStatus, ServiceState
 from phalanx.identity.names import Role
 from phalanx.infrastructure.remote import RemoteInfrastructure
-from phalanx.runtime.catalogue import Catalogue
-from phalanx.runtime.composition import first_view, installed, planned_site, settings_of, take_up
+from phalanx.runtime.catalogue import Catalogue, load_catalogue
+from phalanx.runtime.composition import ComposedAgent, first_view, planned_site
 from phalanx.runtime.environment import faulty
-from phalanx.runtime.node import Node, make_agent
-from phalanx.runtime.processes.accord import Accord, read_plan
-from phalanx.runtime.processes.desk import Desk
-from phalanx.runtime.processes.probes import Probes
-from phalanx.runtime.processes.shell import Shell
+from phalanx.runtime.loading import load_scenario
+from phalanx.runtime.processes.process import Process, bundle_of
 from phalanx.runtime.processes.spec import AgentSpec
-from phalanx.runtime.processes.start import bundle_of, shell_of
-from phalanx.runtime.scenario import Scenario
+from phalanx.runtime.scenario import DeclaredAgent, Scenario, fingerprint
 
 PLAINLY = {
     "no-session": "no-session: said again, or before one of the two was restarted",
@@ -41,6 +47,55 @@ PLAINLY = {
 """Refusals that replays give rise to, and restarts as well: nobody can tell which it was."""
 AGAIN_S = 2.0
 """Before a memory that the disk did not take is written again."""
+_FIXED = ("functions", "goals", "parameters", "timing", "bidding")
+"""Fields of a plan that an agent takes up at its start alone."""
+_SCOPES = {"subslice": "sub-slice", "function": "network-function"}
+"""Names of scopes where they differ from the level of an area."""
+
+
+class FollowedPlan(Struct, frozen=True):
+    """A plan as one agent follows it."""
+
+    plan: Scenario
+    """With the functions that the agent can run."""
+    catalogue: Catalogue
+    version: str
+    """Fingerprint of the whole plan, also of functions that only others can run."""
+
+
+def read_plan(spec: AgentSpec) -> FollowedPlan:
+    """Return the plan that an agent's process is started with.
+
+    Raises:
+        ScenarioError: with one line, if it is not usable, or lacks a function that is asked for.
+
+    """
+    plan = load_scenario(spec.plan)
+    version = fingerprint(plan)
+    if spec.functions is not None:
+        unknown = sorted({*spec.functions} - plan.functions.keys())
+        if unknown:
+            known = ", ".join(sorted(plan.functions))
+            raise ScenarioError(f"{spec.plan}: functions: no {unknown[0]}; there are {known}")
+        plan = replace(plan, functions={n: plan.functions[n] for n in spec.functions})
+    return FollowedPlan(plan, load_catalogue(plan), version)
+
+
+def declared_in(plan: Scenario, name: str, spec: AgentSpec) -> DeclaredAgent:
+    """Return what the agent of a process is: as the plan declares it, else as its file does.
+
+    Raises:
+        ScenarioError: if the plan has no such PoP.
+
+    """
+    for agent in plan.all_agents():
+        if agent.name == name:
+            return agent
+    if spec.pop is not None and all(pop.name != spec.pop for pop in plan.network.pops):
+        raise ScenarioError(f"{spec.plan}: network.pops: there is no {spec.pop}")
+    level = (spec.scope or END_TO_END).level
+    scope = POP.name if spec.pop is not None and spec.scope is None else _SCOPES.get(level, level)
+    return DeclaredAgent(name, scope, spec.capabilities, spec.pop)
 
 
 def open_agent(spec: AgentSpec) -> AgentProcess:
@@ -52,104 +107,100 @@ def open_agent(spec: AgentSpec) -> AgentProcess:
     """
     bundle = bundle_of(spec, Role.AGENT)
     followed = read_plan(spec)
-    plan, catalogue = followed.plan, followed.catalogue
-    scope = END_TO_END if spec.scope is None else spec.scope
-    shell = shell_of(
+    declared = declared_in(followed.plan, bundle.identity.name, spec)
+    brought = followed.catalogue.brought_by(declared)
+    process = Process(
         spec,
         bundle,
-        capabilities=tuple(sorted(catalogue.vnfds)),
-        scope=scope,
-        silence_s=plan.timing.silence_s,
+        capabilities=tuple(sorted({*followed.catalogue.vnfds, *brought})),
+        area=spec.scope or END_TO_END,
+        silence_s=followed.plan.timing.silence_s,
     )
-    shell.registrar.update(plan=followed.mark)
-    seal = Seal(bundle.credentials, shell.incarnation)
+    process.fabric.registrar.update(plan=followed.version)
+    seal = Seal(bundle.credentials, process.incarnation)
     bundle.live.on_change(seal.use)
-    return AgentProcess(spec, plan, catalogue, shell, seal)
+    return AgentProcess(spec, declared, followed, process, seal)
 
 
 class AgentProcess:
-    """An agent, its memory on disk, and its place among the others.
+    """A composed agent, its memory on disk, and the plan that it follows.
 
-    It asks others for proposals that are registered as agents of the same scope. SIGTERM lets
-    it hand over what it does and leave; SIGINT and SIGHUP end it at once, so that its leases
-    and its memory bridge the gap until it is started again.
+    It says by its registration which version of the plan it follows, and records which agents
+    follow another. It asks those for bids as before: a bid by another plan may be a bad one,
+    but the infrastructure grants nothing that is not there; to ask no more would part the
+    agents in two whenever a plan is handed out site by site, or one file is wrong.
+
+    SIGTERM lets it hand over what it does and leave; SIGINT and SIGHUP end it at once, so that
+    its leases and its memory bridge the gap until it is started again.
     """
 
     def __init__(
-        self, spec: AgentSpec, plan: Scenario, catalogue: Catalogue, shell: Shell, seal: Seal
+        self,
+        spec: AgentSpec,
+        declared: DeclaredAgent,
+        followed: FollowedPlan,
+        process: Process,
+        seal: Seal,
     ) -> None:
         """Compose the process.
 
         Args:
             spec: what it was started with.
-            plan: the network, the functions and the terms of auctions.
-            catalogue: the functions that this agent knows.
-            shell: what it shares with every process.
+            declared: the agent.
+            followed: the network, the functions and the terms of auctions.
+            process: what it shares with every process.
             seal: protects its messages.
 
-        Raises:
-            ScenarioError: if the plan has no PoP of the agent's name.
-
         """
-        self.shell = shell
-        self.plan = plan
+        self.process = process
         self.spec = spec
-        self._name: PopId = shell.identity.name
-        network = plan.to_network()
-        pops = {pop.name: pop for pop in network.pops}
-        if self._name not in pops:
-            raise ScenarioError(
-                f"{spec.plan}: network.pops: there is no {self._name}, which is this agent's name"
-            )
-        self.settings = settings_of(plan, (self._name,), catalogue)
-        self._library = catalogue.library
-        clock = shell.clock
-        self.bus = AgentBus(shell.exchange, clock, seal, on_refused=self._refused)
-        self.infrastructure = RemoteInfrastructure(
-            NetworkCalls(shell.exchange, clock, shell.incarnation, shell.registry),
-            shell.identity.name,
-            self._name,
-            shell.incarnation,
-            clock,
-            on_refused=partial(self._refused, speaker=Role.NETWORK.value),
-        )
-        self.agent = make_agent(
-            self._name,
-            catalogue.library,
-            self.settings,
-            shell.stream,
-            parameters=plan.parameters,
-            incarnation=shell.incarnation,
-            pop=self._name,
-        )
-        self._outlook: Outlook = self.agent.capability(Outlook)
-        sites = [(pop.name, planned_site(network, pop)) for pop in network.pops]
-        self._outlook.view = first_view(sites)
+        self.plan = plan = followed.plan
+        self._declared = declared
+        self._name = declared.name
+        clock, network = process.clock, plan.to_network()
+        self.bus = AgentBus(process.client, clock, seal, on_refused=self._refused)
         seed = plan.seed if spec.run is None or spec.run.seed is None else spec.run.seed
-        self.probes = Probes(
-            faulty(self.bus, clock, plan, seed), self._name, clock, shell.incarnation, shell.cause
-        )
-        self.node = Node(
-            self.agent,
-            clock,
-            self.probes,
-            self.infrastructure,
+        self.composed = ComposedAgent(
+            declared,
+            plan,
+            followed.catalogue,
+            process.fabric,
+            clock=clock,
+            bus=faulty(self.bus, clock, plan, seed),
+            infrastructure=RemoteInfrastructure(
+                NetworkCalls(process.client, clock, process.incarnation, process.fabric.registry),
+                process.identity.name,
+                self._name,
+                process.incarnation,
+                clock,
+                on_refused=partial(self._refused, speaker=Role.NETWORK.value),
+            ),
+            sink=process.stream,
+            cause=process.cause,
+            incarnation=process.incarnation,
+            view=first_view((pop.name, planned_site(network, pop)) for pop in network.pops),
             keep=self._keep,
             on_left=self._left,
+            on_expired=process.end,
+            counters=self._counters,
+            events_waiting=lambda: process.stream.waiting,
         )
+        self.agent = self.composed.agent
         self._unkept: str | None = None
         """Why the memory could not be written; None: it was."""
         self._again: Timer | None = None
         self._lost_at = clock.now()
-        shell.checks.add("memory", lambda: self._unkept, HealthStatus.DEGRADED)
-        shell.checks.add("events", self._unsent)
-        shell.on_signal(signal.SIGTERM, self.drain)
-        shell.on_signal(signal.SIGINT, partial(shell.end, "interrupted"))
-        shell.on_signal(signal.SIGHUP, partial(shell.end, "to be started again"))
-        shell.figures = self._figures
-        self.accord = Accord(self)
-        Desk(self)
-        shell.registry.watch(self._discovered)
+        self._differing: dict[str, tuple[str, str]] = {}
+        """Agents of which was recorded that their plan differs: (theirs, ours)."""
+        checks = process.fabric.checks
+        checks.add("memory", lambda: self._unkept, HealthStatus.DEGRADED)
+        checks.add("events", self._unsent)
+        process.on_signal(signal.SIGTERM, partial(self.composed.drain, process.cause))
+        process.on_signal(signal.SIGINT, partial(process.end, "interrupted"))
+        process.on_signal(signal.SIGHUP, partial(process.end, "to be started again"))
+        process.figures = self._figures
+        process.fabric.provider.serve(RELOAD, self._reload)
+        process.fabric.registry.watch(self._changed)
         clock.call_at(max(clock.now(), 0.0), self._begin)
         if spec.run is not None:
             clock.call_at(plan.duration_s, self._finish)
@@ -158,115 +209,156 @@ class AgentProcess:
         """Live until the process is told to end."""
         gc.collect()
         gc.freeze()  # what was imported stays: looking through it takes 40 ms, maybe in an attack
-        self.shell.run()
-
-    def drain(self) -> None:
-        """Hand over and leave; what cannot be handed over in time is given up."""
-        if self.agent.draining:
-            return
-        self.shell.registrar.update(state=ServiceState.DRAINING)
-        self.node.drain(self.shell.cause)
+        self.process.run()
 
     # -- the beginning ----------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Live, as soon as there is a connection; with the memory of an earlier life."""
-        shell = self.shell
-        if shell.stopping is not None:
+        process, node = self.process, self.composed.node
+        if process.stopping is not None:
             return
-        if not shell.exchange.connected:
-            shell.clock.call_at(shell.clock.now() + 0.1, self._begin)
+        if not process.client.connected:
+            process.clock.call_at(process.clock.now() + 0.1, self._begin)
             return
         memory = self._memory()
         if memory is None:
-            self._begin_anew()
+            node.start(process.cause)
+            self.composed.pursue(
+                (number, monitor)
+                for number, monitor in enumerate(self.plan.monitors, 1)
+                if (monitor.agent or monitor.at) == self._name
+            )
         else:
-            self.node.restore(memory, shell.cause)
-        shell.exchange.on_change(self._connected)
-        shell.serving()
-
-    def _begin_anew(self) -> None:
-        """Live without a past, with the monitors that the plan has installed here."""
-        agent, shell = self.agent, self.shell
-        monitors = [
-            take_up(agent, installed(number, monitor), monitor, self.settings)
-            for number, monitor in enumerate(self.plan.monitors, 1)
-            if monitor.at == self._name
-        ]
-        self.node.start(shell.cause)
-        for pursue in monitors:
-            agent.cause = shell.cause
-            self.node.carry_out(pursue(shell.clock.now()))
+            node.restore(memory, process.cause)
+        process.client.on_change(self._connected)
+        process.fabric.serving()
 
     def _memory(self) -> Memory | None:
         """Return what an earlier life left behind, if it can be used."""
         try:
-            found = self.shell.state.load()
+            found = self.process.state.load()
             if found is None or not found.octets:  # it left in order: nothing is open
                 return None
-            return decode(found.octets, self._library)
+            return decode(found.octets, self.agent.library)
         except (StoreError, MemoryUnusable) as error:
-            self.shell.recorder.record("memory.unusable", self.shell.cause, reason=str(error))
+            self.process.recorder.record("memory.unusable", self.process.cause, reason=str(error))
             return None
 
-    # -- the others -------------------------------------------------------------------------
+    # -- the plan ---------------------------------------------------------------------------
 
-    def _discovered(self, change: RegistryChange) -> None:
-        """Speak with whoever registered as an agent of this scope; forget who has left."""
-        entry = change.entry
-        found = entry.registration
-        if found.role is not Role.AGENT or found.area != self.shell.registrar.registration.area:
+    def _reload(self, call: Call[ReloadRequest, Accepted]) -> None:
+        call.done(Accepted(self.reload()))
+
+    def reload(self) -> str:
+        """Read the plan again, take up its network, and return what came of it in a few words.
+
+        Raises:
+            ScenarioError: with one line, if it is not usable or differs in more than the
+                network; then nothing is changed.
+
+        """
+        spec, name, registrar = self.spec, self._name, self.process.fabric.registrar
+        found = read_plan(spec)
+        changed = [f for f in _FIXED if getattr(found.plan, f) != getattr(self.plan, f)]
+        if changed:
+            raise ScenarioError(
+                f"{spec.plan}: {', '.join(changed)}: differ from what {name} was started with; "
+                "only the network can change while it runs, for more it is started again"
+            )
+        network, pop = found.plan.to_network(), self._declared.pop
+        if pop is not None and all(known.name != pop for known in network.pops):
+            raise ScenarioError(f"{spec.plan}: network.pops: there is no {pop} any more")
+        outlook = self.composed.outlook
+        sites = ((known.name, planned_site(network, known)) for known in network.pops)
+        # What was heard of a PoP is newer than any plan, so only unknown PoPs are news.
+        outlook.view = outlook.view.apply_all(first_view(sites).states)
+        self.composed.settings.repository = network.repository
+        self.plan = found.plan
+        registrar.update(plan=found.version)
+        for entry in self.process.fabric.registry.entries():
+            self._compare(entry)
+        return f"it follows plan {found.version}, of {len(network.pops)} PoPs"
+
+    def _changed(self, change: RegistryChange) -> None:
+        self._compare(change.entry)
+
+    def _compare(self, entry: RegistryEntry) -> None:
+        """Record, once for each difference, that an agent of the same area has another plan."""
+        process = self.process
+        mine, other = process.fabric.registrar.registration, entry.registration
+        if other.role is not Role.AGENT or other.area != mine.area or other.owner == mine.owner:
             return
-        peers = {*self.settings.peers}
-        if entry.state is ServiceState.LEFT and entry.owner != self._name:
-            peers.discard(entry.owner)
-        else:
-            peers.add(entry.owner)
-        if peers != {*self.settings.peers}:
-            self.settings.peers = tuple(sorted(peers))
-            self.agent.changes += 1  # it remembers them, for a start without a registry
+        if entry.state is ServiceState.LEFT:
+            self._differing.pop(other.owner, None)
+        if not (entry.available and entry.confirmed):  # it may have died with that plan long ago
+            return
+        plans = other.plan, mine.plan
+        if not all(plans) or other.plan == mine.plan:
+            self._differing.pop(other.owner, None)
+        elif self._differing.get(other.owner) != plans:
+            self._differing[other.owner] = plans
+            process.recorder.record(
+                "agent.differs", process.cause, pop=other.owner, plan=other.plan, own=mine.plan
+            )
+
+    # -- the brokers, and what came over them -------------------------------------------------
 
     def _connected(self, up: bool) -> None:
-        """Let the agent know that it hears nobody, or somebody again."""
-        now, record = self.shell.clock.now(), self.shell.recorder.record
+        """Let the agent know that it hears nobody, or hears others again."""
+        process = self.process
+        now, record = process.clock.now(), process.recorder.record
         if not up:
             self._lost_at = now
-            cause = record("connection.lost", self.shell.cause)
+            cause = record("connection.lost", process.cause)
         else:
             seconds = round(now - self._lost_at, 3)
-            cause = record("connection.regained", self.shell.cause, seconds=seconds)
-        self.node.tell(Connected(up), cause)
+            cause = record("connection.regained", process.cause, seconds=seconds)
+        self.composed.node.tell(Connected(up), cause)
 
     def _refused(self, reason: str, subject: str, speaker: str) -> None:
         why = PLAINLY.get(reason, reason)
-        self.shell.audit(AccessRefusal(speaker, subject, self._name, why))
+        self.process.fabric.audit(AccessRefusal(speaker, subject, self._name, why))
+
+    def _counters(self) -> AgentCounters:
+        bus, client = self.bus, self.process.client.counters
+        refused = dict(bus.refused)
+        for reason, count in client.refused.items():
+            refused[reason] = refused.get(reason, 0) + count
+        return AgentCounters(
+            sent=sum(bus.sent.values()),
+            delivered=bus.delivered,
+            shed=dict(client.shed),
+            refused=refused,
+            lost=bus.lost,
+            reconnects=client.reconnects,
+        )
 
     # -- what is kept -----------------------------------------------------------------------
 
     def _keep(self, agent: Agent) -> None:
         """Write events and memory before anything is said that follows from them."""
-        self.shell.outbox.flush()
+        process = self.process
+        process.outbox.flush()
         if self._again is not None:
             self._again.cancel()
             self._again = None
         try:
-            self.shell.state.save(encode(remember(agent)))
+            process.state.save(encode(remember(agent)))
             self._unkept = None
         except StoreError as error:
             self._unkept = str(error)
-            clock = self.shell.clock
+            clock = process.clock
             self._again = clock.call_at(clock.now() + AGAIN_S, partial(self._keep_again, agent))
 
     def _keep_again(self, agent: Agent) -> None:
         self._again = None
-        if self.node.alive:
+        if self.composed.node.alive:
             self._keep(agent)
 
     def _unsent(self) -> str | None:
-        outbox = self.shell.outbox
-        if outbox.last_failure is not None:
-            return f"the disk does not take events: {outbox.last_failure}"
-        return None
+        failure = self.process.outbox.last_failure
+        return None if failure is None else f"the disk does not take events: {failure}"
 
     def _figures(self) -> dict[str, Any]:
         return {
@@ -278,12 +370,13 @@ class AgentProcess:
 
     def _left(self) -> None:
         with contextlib.suppress(StoreError):  # then it remembers that it has left
-            self.shell.state.save(b"")
-        self.shell.end("it has left")
+            self.process.state.save(b"")
+        self.process.end("it has left")
 
     def _finish(self) -> None:
         """End what is still open: the run is over."""
-        if self.node.alive:
-            self.agent.stop(self.shell.clock.now(), self.shell.cause)
-            self.node.crash()
-        self.shell.end("the run is over")
+        process = self.process
+        if self.composed.node.alive:
+            self.agent.stop(process.clock.now(), process.cause)
+            self.composed.node.crash()
+        process.end("the run is over")

@@ -32,9 +32,7 @@ from phalanx.identity import Files, IdentityError, IssuedRecord, LiveCredentials
 from phalanx.identity.names import Role
 from phalanx.runtime.domain import Bundle, Domain
 from phalanx.runtime.domain.brokers import Brokers
-from phalanx.runtime.processes.certificates import Certificates
-from phalanx.runtime.processes.start import connected
-from phalanx.runtime.processes.stream import PAUSE_S, EventStream
+from phalanx.runtime.processes.process import PAUSE_S, Certificates, EventStream, connected
 from phalanx.store.outbox import Outbox
 from phalanx.store.state import StateFile
 

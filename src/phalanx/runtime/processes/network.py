@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Recorder
@@ -20,6 +20,12 @@ from phalanx.fabric.provider import Call, Provider
 from phalanx.identity.names import Role
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.composition import MONITOR, installed
+from phalanx.runtime.course import (
+    RESERVATIONS,
+    ReservationsAnswer,
+    ReservationsRequest,
+    reservations_of,
+)
 from phalanx.runtime.environment import (
     LINUX_LEAD_S,
     BuildContext,
@@ -29,32 +35,14 @@ from phalanx.runtime.environment import (
     environment_of,
 )
 from phalanx.runtime.loading import load_scenario
-from phalanx.runtime.processes.shell import Shell
+from phalanx.runtime.processes.process import Process, bundle_of
 from phalanx.runtime.processes.spec import NetworkSpec, RunSpec
-from phalanx.runtime.processes.start import bundle_of, shell_of
 from phalanx.runtime.scenario import Scenario
 
 FIRST_LEASE_S = 60.0
 """How long the plan's monitors wait for their agents, from the begin of the run on."""
 ALONE_S = 60.0
 """After the end of its run nobody needs the network for longer than this, in real seconds."""
-
-
-class ReservationsRequest(Struct, frozen=True):
-    """Asks what is reserved and what is free."""
-
-
-class ReservationsAnswer(Struct, frozen=True):
-    """What is reserved and what is free, over the whole network."""
-
-    free: dict[str, dict[str, float]]
-    """Cores, memory and disk (GB) by PoP."""
-    reserved_mb_s: float
-    """Bandwidth reserved on all links together."""
-    leases: tuple[str, ...]
-    """Ids of holds, instances and measures."""
-    given_back: bool
-    """Whether as much is free as at the start, when only the plan's monitors ran."""
 
 
 class LinkRequest(Struct, frozen=True):
@@ -75,9 +63,6 @@ class Changed(Struct, frozen=True):
     """It is done."""
 
 
-RESERVATIONS = Operation(
-    "reservations", ReservationsRequest, ReservationsAnswer, False, "what is reserved and free"
-)
 LINK = Operation("link", LinkRequest, Changed, True, "cut or restore a link")
 REPOSITORY = Operation(
     "repository", RepositoryRequest, Changed, True, "take the VNF repository off, or bring it back"
@@ -105,8 +90,8 @@ def open_network(spec: NetworkSpec, say: Say = lambda _: None) -> NetworkProcess
     if spec.run is None:  # seconds of the plan count from the start of the process
         lead_s = LINUX_LEAD_S if spec.on == "linux" else 0.0
         spec = replace(spec, run=RunSpec(time.time() + lead_s))
-    shell = shell_of(spec, bundle, capabilities=("network",), silence_s=plan.timing.silence_s)
-    return NetworkProcess(spec, plan, shell, say)
+    process = Process(spec, bundle, capabilities=("network",), silence_s=plan.timing.silence_s)
+    return NetworkProcess(spec, plan, process, say)
 
 
 class NetworkProcess:
@@ -117,42 +102,44 @@ class NetworkProcess:
     whose beginner does not end it, it ends by itself some time after the plan's last second.
     """
 
-    def __init__(self, spec: NetworkSpec, plan: Scenario, shell: Shell, say: Say) -> None:
+    def __init__(self, spec: NetworkSpec, plan: Scenario, process: Process, say: Say) -> None:
         """Compose the process.
 
         Args:
             spec: what it was started with.
             plan: the network and its traffic.
-            shell: what it shares with every process.
+            process: what it shares with every process.
             say: told in one line what is made of real packets.
 
         """
-        self.shell = shell
+        self.process = process
         self._plan = plan
-        self._environment = environment_of(spec.on, shell.clock, Path(spec.state), say)
+        self._environment = environment_of(spec.on, process.clock, Path(spec.state), say)
         self._vnfds = load_catalogue(plan, offered=self._environment.verdicts).vnfds
         self._seed = plan.seed if spec.run is None or spec.run.seed is None else spec.run.seed
         self._network: RunNetwork
         self._free_at_start: dict[PopId, Resources]
-        # What stands on the clock's loop has to go before the clock, which the shell closes.
-        shell.on_close(self._environment.close)
+        # What stands on the clock's loop has to go before the clock, which the process closes.
+        process.on_close(self._environment.close)
         for ending in (signal.SIGTERM, signal.SIGINT):
-            shell.on_signal(ending, partial(shell.end, "interrupted"))
+            process.on_signal(ending, partial(process.end, "interrupted"))
         if spec.run is not None and spec.run.cause is not None:
             alone_s = ALONE_S * spec.run.speed
-            shell.clock.call_at(plan.duration_s + alone_s, partial(shell.end, "the run is over"))
-        shell.clock.call_soon(self._begin)
+            process.clock.call_at(
+                plan.duration_s + alone_s, partial(process.end, "the run is over")
+            )
+        process.clock.call_soon(self._begin)
 
     def run(self) -> None:
         """Serve until the process is told to end."""
-        self.shell.run()
+        self.process.run()
 
     def _begin(self) -> None:
         """Make the network, then serve it."""
-        shell, plan = self.shell, self._plan
-        context = BuildContext(plan, self._seed, self._vnfds, self._recorder, shell.cause)
+        process, plan = self.process, self._plan
+        context = BuildContext(plan, self._seed, self._vnfds, self._recorder, process.cause)
         network = self._network = self._environment.build(context)
-        lease_s = FIRST_LEASE_S + max(0.0, -shell.clock.now())
+        lease_s = FIRST_LEASE_S + max(0.0, -process.clock.now())
         for number, monitor in enumerate(plan.monitors, 1):
             network.install(
                 monitor.at,
@@ -160,34 +147,25 @@ class NetworkProcess:
                 self._vnfds[MONITOR],
                 units=1,
                 ttl_s=max(lease_s, plan.timing.lease_s),
-                cause=shell.cause,
+                cause=process.cause,
             )
         self._free_at_start = network.free()
         serve_infrastructure(
-            shell.provider, shell.exchange, shell.clock, network, shell.incarnation
+            process.fabric.provider, process.client, process.clock, network, process.incarnation
         )
-        shell.provider.serve(RESERVATIONS, self._reservations)
-        serve_faults(shell.provider, network)
-        shell.serving()
+        process.fabric.provider.serve(RESERVATIONS, self._reservations)
+        serve_faults(process.fabric.provider, network)
+        process.fabric.serving()
 
     def _recorder(self, about: str) -> Recorder:
-        shell = self.shell
-        life = f"{shell.identity.name}.{shell.incarnation}"
+        process = self.process
+        life = f"{process.identity.name}.{process.incarnation}"
         prefix = f"{life}.{about}" if about else life
-        return Recorder(shell.identity.name, shell.stream, shell.clock.now, prefix)
+        return Recorder(process.identity.name, process.stream, process.clock.now, prefix)
 
     def _reservations(self, call: Call[ReservationsRequest, ReservationsAnswer]) -> None:
-        network = self._network
-        network.check()
-        free = network.free()
-        call.done(
-            ReservationsAnswer(
-                {pop: asdict(resources) for pop, resources in free.items()},
-                network.reserved_mb_s(),
-                tuple(network.leases()),
-                free == self._free_at_start,
-            )
-        )
+        self._network.check()
+        call.done(reservations_of(self._network, self._free_at_start))
 
 
 def serve_faults(provider: Provider, network: RunNetwork) -> None:

@@ -1,9 +1,19 @@
-"""The recorder as a process: it keeps what all agents of a domain record."""
+"""The recorder as a process: it keeps what all agents of a domain record, and answers for it.
+
+Historical data and knowledge of the agents are provided as operations of the integration
+fabric (seed document 002, III.B.2). An answer is bounded; a caller that wants more asks again,
+from the place where the last one ended.
+"""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import islice
+from typing import Annotated, Any, TypeVar
+
+from msgspec import Meta, Struct
 
 from phalanx.bus import subjects
 from phalanx.bus.client import Delivery, Stored
@@ -12,15 +22,15 @@ from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.envelope import EnvelopeError, from_json, speaker, to_event
+from phalanx.fabric.operations import Operation
+from phalanx.fabric.provider import Call, Provider
 from phalanx.fabric.registration import END_TO_END
-from phalanx.fabric.tracing import Collector, open_tracing
+from phalanx.fabric.tracing import Collector, Tracer, open_tracing
 from phalanx.identity.names import Role
-from phalanx.runtime.processes.data import serve_history
-from phalanx.runtime.processes.shell import Shell
-from phalanx.runtime.processes.spans import Spans
+from phalanx.runtime.processes.process import Process, bundle_of
 from phalanx.runtime.processes.spec import RecorderSpec
-from phalanx.runtime.processes.start import bundle_of, shell_of
-from phalanx.store.history import History
+from phalanx.store.history import DECISIONS, EventQuery, History, Knowledge, StoredEvent
+from phalanx.store.rows import Sample
 from phalanx.store.sql import SqlEventStore
 
 BATCH = 500
@@ -28,6 +38,165 @@ WAIT_S = 0.25
 """How long an event waits for others, to be kept with them."""
 AGAIN_S = 2.0
 """Before a database that failed is tried again."""
+MOST = 500
+"""Rows of one answer: an event of a kilobyte each fits into a message twice over."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=300)]
+Limit = Annotated[int, Meta(ge=1, le=MOST)]
+
+
+class FindRequest(Struct, frozen=True):
+    """Asks for events; all that is given must hold."""
+
+    query: EventQuery = EventQuery()
+    after: Annotated[int, Meta(ge=-1)] = -1
+    """Only what the store got later than the entry with this ``seq``."""
+    decisions: bool = False
+    """Only events in which an agent chose."""
+    limit: Limit = 100
+
+
+class Entries(Struct, frozen=True):
+    """Events in the order in which the store got them."""
+
+    entries: tuple[StoredEvent, ...]
+    more: bool = False
+    """There are others: ask again, after the last of these."""
+
+
+class CausesRequest(Struct, frozen=True):
+    """Asks what led to an event, or followed from it."""
+
+    event: Id
+    limit: Limit = 100
+
+
+class Causes(Struct, frozen=True):
+    """What led to an event, from the first cause on; the last entry is the event itself."""
+
+    entries: tuple[StoredEvent, ...]
+    broken: str | None = None
+    """Where the chain does not reach its root, in words."""
+
+
+class FiguresRequest(Struct, frozen=True):
+    """Asks for the figures of one name."""
+
+    name: Id
+    query: EventQuery = EventQuery()
+    limit: Limit = 100
+
+
+class Figures(Struct, frozen=True):
+    """Figures by time."""
+
+    samples: tuple[Sample, ...]
+    more: bool = False
+
+
+class KnowledgeRequest(Struct, frozen=True):
+    """Asks what agents believe, as last heard of them."""
+
+    agent: str | None = None
+    scope: str | None = None
+    limit: Limit = 100
+
+
+class Beliefs(Struct, frozen=True):
+    """Beliefs by agent and predicate."""
+
+    beliefs: tuple[Knowledge, ...]
+    more: bool = False
+
+
+FIND = Operation("find", FindRequest, Entries, False, "events by slice, agent, time and kind")
+CAUSES = Operation("causes", CausesRequest, Causes, False, "what led to an event")
+EFFECTS = Operation("effects", CausesRequest, Entries, False, "what followed from an event")
+FIGURES = Operation("figures", FiguresRequest, Figures, False, "metrics by name and time")
+KNOWLEDGE = Operation("knowledge", KnowledgeRequest, Beliefs, False, "what agents believe")
+
+Q = TypeVar("Q", bound=Struct)
+A = TypeVar("A", bound=Struct)
+
+
+def serve_history(provider: Provider, history: History, run: str) -> None:
+    """Let ``provider`` answer questions to the history of ``run``.
+
+    What the store cannot tell (it is down, or knows no such run yet) is answered ``Failed``.
+
+    Raises:
+        ValueError: if the provider serves one of the operations already.
+
+    """
+
+    def find(ask: FindRequest) -> Entries:
+        query = ask.query
+        if ask.decisions and not query.kinds:
+            query = EventQuery(DECISIONS, *(getattr(query, f) for f in query.__struct_fields__[1:]))
+        later = (entry for entry in history.entries(run, query) if entry.seq > ask.after)
+        found = tuple(islice(later, ask.limit + 1))
+        return Entries(found[: ask.limit], len(found) > ask.limit)
+
+    def causes(ask: CausesRequest) -> Causes:
+        chain = history.causes(run, ask.event, ask.limit)
+        return Causes(chain.entries, None if chain.broken is None else str(chain.broken))
+
+    def effects(ask: CausesRequest) -> Entries:
+        found = history.effects(run, ask.event, ask.limit)
+        return Entries(tuple(effect.entry for effect in found.effects), found.more)
+
+    def figures(ask: FiguresRequest) -> Figures:
+        found = tuple(islice(history.metrics(run, ask.name, ask.query), ask.limit + 1))
+        samples = tuple(measurement.sample for measurement in found[: ask.limit])
+        return Figures(samples, len(found) > ask.limit)
+
+    def knowledge(ask: KnowledgeRequest) -> Beliefs:
+        found = tuple(islice(history.knowledge(run, ask.agent, ask.scope), ask.limit + 1))
+        return Beliefs(found[: ask.limit], len(found) > ask.limit)
+
+    _serve(provider, FIND, find)
+    _serve(provider, CAUSES, causes)
+    _serve(provider, EFFECTS, effects)
+    _serve(provider, FIGURES, figures)
+    _serve(provider, KNOWLEDGE, knowledge)
+
+
+def _serve(provider: Provider, operation: Operation[Q, A], answer: Callable[[Q], A]) -> None:
+    def handle(call: Call[Q, A]) -> None:
+        call.done(answer(call.request))
+
+    provider.serve(operation, handle)
+
+
+class Spans:
+    """Makes spans of the events of a domain; causes of long ago are found in its history."""
+
+    def __init__(self, domain: str, history: History, collector: Collector) -> None:
+        """Make spans for ``collector``, which is closed with this."""
+        self._domain = domain
+        self._history = history
+        self._collector = collector
+        self._tracer = Tracer(domain, collector.export, self._led_to)
+
+    def make(self, kept: Iterable[tuple[Event, float]]) -> None:
+        """Make spans of events, each with its receipt by the broker's clock."""
+        for event, received in kept:
+            self._tracer.take(event, received)
+
+    def figures(self) -> dict[str, Any]:
+        """Return how many spans were lost, and how many have no cause though they name one."""
+        return {"spans_lost": self._collector.lost, "spans_orphaned": self._tracer.orphans}
+
+    def close(self) -> None:
+        """Send what waits."""
+        self._tracer.close()
+        self._collector.close()
+
+    def _led_to(self, event_id: str) -> list[Event]:
+        try:
+            return [entry.event for entry in self._history.causes(self._domain, event_id).entries]
+        except StoreError:
+            return []  # then its effects wait for it, and begin a trace; no more depends on it
 
 
 def event_of(stored: Stored | Delivery, domain: str) -> Event:
@@ -54,7 +223,7 @@ def open_recorder(spec: RecorderSpec) -> RecorderProcess:
     bundle = bundle_of(spec, Role.RECORDER)
     domain = bundle.identity.domain
     collector = None if spec.tracing is None else open_tracing(domain, spec.tracing)
-    return RecorderProcess(spec, shell_of(spec, bundle, capabilities=("history",)), collector)
+    return RecorderProcess(spec, Process(spec, bundle, capabilities=("history",)), collector)
 
 
 class RecorderProcess:
@@ -67,42 +236,42 @@ class RecorderProcess:
     """
 
     def __init__(
-        self, spec: RecorderSpec, shell: Shell, collector: Collector | None = None
+        self, spec: RecorderSpec, process: Process, collector: Collector | None = None
     ) -> None:
         """Compose the process.
 
         Args:
             spec: what it was started with.
-            shell: what it shares with every process.
+            process: what it shares with every process.
             collector: takes spans; None: none are made.
 
         Raises:
             StoreError: if the store cannot be opened.
 
         """
-        self.shell = shell
-        self._domain = shell.identity.domain
+        self.process = process
+        self._domain = process.identity.domain
         self._store = SqlEventStore(spec.store)
         self._waiting: list[tuple[Event, Stored]] = []
         self._timer: Timer | None = None
         self._trouble: str | None = None
-        shell.checks.add("store", lambda: self._trouble)
+        process.fabric.checks.add("store", lambda: self._trouble)
         history = History(self._store.database)
         self._spans: Spans | None = None
         if collector is not None:
             self._spans = Spans(self._domain, history, collector)
-            shell.checks.add("tracing", lambda: collector.trouble)
-            shell.figures = self._spans.figures
+            process.fabric.checks.add("tracing", lambda: collector.trouble)
+            process.figures = self._spans.figures
         for number in (signal.SIGTERM, signal.SIGINT):
-            shell.on_signal(number, partial(shell.end, "interrupted"))
-        serve_history(shell.provider, history, self._domain)
-        shell.exchange.follow(subjects.EVENTS, self._stored, durable="history")
-        shell.clock.call_soon(shell.serving)
+            process.on_signal(number, partial(process.end, "interrupted"))
+        serve_history(process.fabric.provider, history, self._domain)
+        process.client.follow(subjects.EVENTS, self._stored, durable="history")
+        process.clock.call_soon(process.fabric.serving)
 
     def run(self) -> None:
         """Record until the process is told to end."""
         try:
-            self.shell.run()
+            self.process.run()
         finally:
             if self._spans is not None:
                 self._spans.close()
@@ -113,7 +282,7 @@ class RecorderProcess:
             event = event_of(stored, self._domain)
         except (EnvelopeError, ValueError) as error:
             who = subjects.speaker(stored.subject) or stored.subject
-            self.shell.audit(AccessRefusal(who, "record", self._domain, str(error)))
+            self.process.fabric.audit(AccessRefusal(who, "record", self._domain, str(error)))
             stored.acknowledge()
             return
         self._waiting.append((event, stored))
@@ -123,7 +292,7 @@ class RecorderProcess:
             self._soon(WAIT_S)
 
     def _soon(self, pause_s: float) -> None:
-        clock = self.shell.clock
+        clock = self.process.clock
         self._timer = clock.call_at(clock.now() + pause_s, self._keep)
 
     def _keep(self) -> None:
@@ -142,7 +311,7 @@ class RecorderProcess:
             return
         self._trouble, self._waiting = None, []
         for event_id, why in receipt.refused:
-            self.shell.audit(AccessRefusal(event_id, "record", self._domain, why))
+            self.process.fabric.audit(AccessRefusal(event_id, "record", self._domain, why))
         if self._spans is not None:
             refused = {event_id for event_id, _ in receipt.refused}
             self._spans.make((e, s.received) for e, s in waiting if e.id not in refused)
@@ -153,6 +322,6 @@ class RecorderProcess:
         """Return what the agents look after, as they have registered."""
         return {
             entry.owner: str(entry.registration.area)
-            for entry in self.shell.registry.entries()
+            for entry in self.process.fabric.registry.entries()
             if entry.registration.area != END_TO_END
         }

@@ -16,10 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import asdict
-
 from phalanx.bus import subjects
 from phalanx.bus.client import Stored
+from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.network import PopId
@@ -29,27 +28,25 @@ from phalanx.fabric.operations import DRAIN, Accepted, DrainRequest
 from phalanx.identity.names import Role
 from phalanx.reporting.summary import summarise
 from phalanx.runtime.catalogue import load_catalogue
-from phalanx.runtime.composition import description
-from phalanx.runtime.domain import read_bundle
-from phalanx.runtime.environment import LINUX_LEAD_S, Say, check_linux
-from phalanx.runtime.processes.desk import NEW_VERSION, VersionRequest
-from phalanx.runtime.processes.ground import Ground, check_all_live
-from phalanx.runtime.processes.network import (
-    LINK,
-    REPOSITORY,
+from phalanx.runtime.composition import NEW_VERSION, VersionRequest, description
+from phalanx.runtime.course import (
     RESERVATIONS,
-    LinkRequest,
-    RepositoryRequest,
+    Course,
+    Progress,
     ReservationsAnswer,
     ReservationsRequest,
+    RunResult,
+    defects,
+    record_end,
 )
+from phalanx.runtime.domain import read_bundle
+from phalanx.runtime.environment import LINUX_LEAD_S, Say, check_linux
+from phalanx.runtime.processes.ground import Ground, check_all_live
+from phalanx.runtime.processes.network import LINK, REPOSITORY, LinkRequest, RepositoryRequest
+from phalanx.runtime.processes.process import PAUSE_S, EventStream, connected, run_clock
 from phalanx.runtime.processes.recorder import event_of
-from phalanx.runtime.processes.shell import run_clock
 from phalanx.runtime.processes.spec import On, RunSpec
-from phalanx.runtime.processes.start import connected
-from phalanx.runtime.processes.stream import PAUSE_S, EventStream
-from phalanx.runtime.scenario import FaultSpec, Scenario, UpdateSpec
-from phalanx.runtime.system import Progress, RunResult
+from phalanx.runtime.scenario import Scenario
 from phalanx.store.outbox import Outbox
 from phalanx.store.state import StateFile
 
@@ -97,13 +94,13 @@ class Spread:
         self._made = 0
         """Lines of what the network's process has made that were told already."""
         self._say = say
-        self._pops = tuple(sorted(pop.name for pop in scenario.to_network().pops))
+        self._agents = tuple(agent.name for agent in scenario.all_agents())
         self._catalogue = load_catalogue(scenario)
         self._events: dict[str, Event] = {}
         self._told: set[str] = set()
         self._early: dict[str, list[Event]] = {}
         """Events that came before their cause, by that."""
-        self._books: ReservationsAnswer | None = None
+        self._reservations: ReservationsAnswer | None = None
         self._down: set[PopId] = set()
         """Agents that are not meant to run now."""
         self._ending = False
@@ -130,11 +127,11 @@ class Spread:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="phalanx-")))
             members = [(RUN, Role.OPERATOR), (NETWORK, Role.NETWORK)]
-            members += [(pop, Role.AGENT) for pop in self._pops]
+            members += [(name, Role.AGENT) for name in self._agents]
             self._ground = ground = Ground(folder, members)
             stack.callback(self._clear_testbed)
             stack.callback(ground.close)
-            allowance = START_S + START_EACH_S * len(self._pops)
+            allowance = START_S + START_EACH_S * len(self._agents)
             allowance += LINUX_LEAD_S if self._on == "linux" else 0.0
             self._run = RunSpec(time.time() + allowance, self._speed, f"{RUN}-1", self._seed)
             self._clock = run_clock(self._run)
@@ -165,18 +162,18 @@ class Spread:
         self._cause = self._recorder.record("run.started", None, **described)
         self._exchange.follow(subjects.EVENTS, self._heard)
         self._start(NETWORK)
-        for pop in self._pops:
-            self._start(pop)
-        self._say(f"a broker and {len(self._pops) + 1} processes, events by way of NATS")
-        self._plan_faults()
-        self._every(1.0, partial(self._look, on_progress))
-        self._clock.call_at(
-            end, partial(self._call, NETWORK, RESERVATIONS, ReservationsRequest(), self._counted)
+        for name in self._agents:
+            self._start(name)
+        self._say(f"a broker and {len(self._agents) + 1} processes, events by way of NATS")
+        Course(
+            self._scenario, self._catalogue.vnfds, self._clock, self._recorder, self._cause, self
         )
+        self._every(1.0, partial(self._look, on_progress))
+        self._clock.call_at(end, self._count)
         self._clock.run(end, should_stop)
         self._finish("finished" if self._clock.now() >= end else "interrupted")
         events = in_causal_order(self._events.values())
-        return RunResult(events, summarise(events))
+        return RunResult(events, summarise(events), defects(events))
 
     def _start(self, name: str) -> None:
         verb = "network" if name == NETWORK else "agent"
@@ -210,7 +207,9 @@ class Spread:
         now = self._clock.now()
         self._tell_testbed()
         if now < self._scenario.duration_s and not self._ending:
-            check_all_live(self._ground, (n for n in (NETWORK, *self._pops) if n not in self._down))
+            check_all_live(
+                self._ground, (n for n in (NETWORK, *self._agents) if n not in self._down)
+            )
         if on_progress is not None and now > 0:
             on_progress(now)
 
@@ -241,74 +240,47 @@ class Spread:
 
     # -- what happens from outside ----------------------------------------------------------
 
-    def _plan_faults(self) -> None:
-        for fault in self._scenario.faults:
-            self._clock.call_at(fault.at_s, partial(self._inject, fault))
-        for update in self._scenario.updates:
-            self._clock.call_at(update.at_s, partial(self._update, update))
+    def lives(self, agent: AgentId) -> bool:
+        """Return whether the process of the agent runs."""
+        return self._ground.lives(agent)
 
-    def _inject(self, fault: FaultSpec) -> None:
-        undo: Callable[[], None] | None = None
-        match fault.kind:
-            case "crash" if fault.agent is not None:
-                self._crash(fault.agent)
-                undo = partial(self._restart, fault.agent, bool(fault.memory))
-            case "restart" if fault.agent is not None:
-                self._restart(fault.agent, bool(fault.memory))
-            case "drain" if fault.agent is not None:
-                self._drain(fault.agent)
-            case "link-down" | "link-up" if fault.link is not None:
-                cut = fault.kind == "link-down"
-                self._call(NETWORK, LINK, LinkRequest(*fault.link, up=not cut))
-                mended = LinkRequest(*fault.link, up=True)
-                undo = partial(self._call, NETWORK, LINK, mended) if cut else None
-            case "repository-away" | "repository-back":
-                away = fault.kind == "repository-away"
-                self._call(NETWORK, REPOSITORY, RepositoryRequest(away))
-                back = RepositoryRequest(away=False)
-                undo = partial(self._call, NETWORK, REPOSITORY, back) if away else None
-            case _:  # of messages: the agents' processes do it themselves
-                data = {n: v for n, v in asdict(fault).items() if v is not None and n != "kind"}
-                self._recorder.record("fault.injected", self._cause, fault=fault.kind, **data)
-        if fault.for_s is not None and undo is not None:
-            self._clock.call_at(self._clock.now() + fault.for_s, undo)
-
-    def _crash(self, pop: PopId) -> None:
+    def crash(self, agent: AgentId, cause: str) -> None:
         """End the process of an agent by SIGKILL."""
-        if not self._ground.lives(pop):
-            return
-        event = self._recorder.record("fault.injected", self._cause, fault="crash", agent=pop)
-        self._down.add(pop)
-        self._ground.kill(pop)
-        self._recorder.record("agent.crashed", event, pop=pop)
+        self._down.add(agent)
+        self._ground.kill(agent)
+        self._recorder.record("agent.crashed", cause, pop=agent)
 
-    def _restart(self, pop: PopId, remembering: bool) -> None:
-        if self._ground.lives(pop):
-            return
-        data = {"memory": True} if remembering else {}
-        self._recorder.record("fault.injected", self._cause, fault="restart", agent=pop, **data)
+    def restart(self, agent: AgentId, cause: str, *, remembering: bool) -> None:  # noqa: ARG002
+        """Start the process of an agent again; of a life in processes, none has a cause."""
         if not remembering:
-            with StateFile(self._ground.state(pop)) as state:
+            with StateFile(self._ground.state(agent)) as state:
                 state.begin()
                 state.save(b"")
-        self._start(pop)
-        self._down.discard(pop)
+        self._start(agent)
+        self._down.discard(agent)
 
-    def _drain(self, pop: PopId) -> None:
-        event = self._recorder.record("fault.injected", self._cause, fault="drain", agent=pop)
-        self._down.add(pop)
+    def drain(self, agent: AgentId, cause: str) -> None:
+        """Have an agent hand over what it does, and leave."""
+        self._down.add(agent)
         within = self._scenario.timing.drain_s * 2
-        self._call(pop, DRAIN, DrainRequest(within), cause=event)
+        self._call(agent, DRAIN, DrainRequest(within), cause=cause)
 
-    def _update(self, update: UpdateSpec) -> None:
-        if update.function not in self._catalogue.vnfds:
-            return
-        event = self._recorder.record(
-            "repository.changed", self._cause, function=update.function, version=update.version
-        )
-        for pop in self._pops:
-            request = VersionRequest(update.function, update.version, event)
-            self._call(pop, NEW_VERSION, request, cause=event)
+    def cut(self, a: PopId, b: PopId) -> None:
+        """Cut a link."""
+        self._call(NETWORK, LINK, LinkRequest(a, b, up=False))
+
+    def mend(self, a: PopId, b: PopId) -> None:
+        """Mend a link."""
+        self._call(NETWORK, LINK, LinkRequest(a, b, up=True))
+
+    def take_repository(self, *, away: bool) -> None:
+        """Take the VNF repository off the network, or bring it back."""
+        self._call(NETWORK, REPOSITORY, RepositoryRequest(away))
+
+    def update(self, function: str, version: str, cause: str) -> None:
+        """Tell the agents that the repository offers another version."""
+        for name in self._agents:
+            self._call(name, NEW_VERSION, VersionRequest(function, version, cause), cause=cause)
 
     def _call(
         self,
@@ -334,20 +306,25 @@ class Spread:
 
     # -- the end ----------------------------------------------------------------------------
 
-    def _counted(self, found: ReservationsAnswer | CallError) -> None:
-        if isinstance(found, ReservationsAnswer):
-            self._books = found
+    def _count(self) -> None:
+        """Ask what is held and free."""
+
+        def counted(found: ReservationsAnswer | CallError) -> None:
+            if isinstance(found, ReservationsAnswer):
+                self._reservations = found
+
+        self._call(NETWORK, RESERVATIONS, ReservationsRequest(), counted)
 
     def _finish(self, reason: str) -> None:
         """Wait for everybody's last event, then record the end of the run."""
         clock, self._ending = self._clock, True
         if clock.now() < self._scenario.duration_s:  # else they end by themselves
-            for pop in self._pops:
-                self._ground.signal(pop, signal.SIGINT)
-        if self._books is None:
-            self._call(NETWORK, RESERVATIONS, ReservationsRequest(), self._counted)
+            for name in self._agents:
+                self._ground.signal(name, signal.SIGINT)
+        if self._reservations is None:
+            self._count()
         deadline = clock.now() + END_S * self._speed
-        clock.run(deadline, lambda: self._books is not None and self._all_said(self._pops))
+        clock.run(deadline, lambda: self._reservations is not None and self._all_said(self._agents))
         self._ground.signal(NETWORK, signal.SIGTERM)
         deadline = clock.now() + END_S * self._speed
         clock.run(deadline, lambda: self._all_said((NETWORK,)))
@@ -365,29 +342,21 @@ class Spread:
         return last >= {*names} - self._down
 
     def _record_end(self, reason: str) -> str:
-        outcomes: dict[str, int] = {}
         messages: dict[str, int] = {}
         shed = 0
         for event in self._events.values():
-            if event.kind == "goal.ended":
-                outcome = event.data["outcome"]
-                outcomes[outcome] = outcomes.get(outcome, 0) + 1
-            elif event.kind == "process.ended":
+            if event.kind == "process.ended":
                 shed += event.data.get("shed", 0)
                 for performative, count in event.data.get("messages", {}).items():
                     messages[performative] = messages.get(performative, 0) + count
-        books = self._books
-        return self._recorder.record(
-            "run.ended",
+        return record_end(
+            self._recorder,
             self._cause,
-            reason=reason,
+            reason,
+            self._events.values(),
             messages=dict(sorted(messages.items())),
             shed=shed,
-            reserved_mb_s=0.0 if books is None else books.reserved_mb_s,
-            given_back=books is not None and books.given_back,
-            free={} if books is None else books.free,
-            leases=[] if books is None else list(books.leases),
-            goals=dict(sorted(outcomes.items())),
+            reservations=self._reservations,
         )
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from phalanx.bus import Bus, Handler
 from phalanx.clock import Clock, Timer
 from phalanx.domain.messages import Inventory, Message, Performative, Query
+from phalanx.fabric.operations import AgentCounters
 
 AGAIN_S = 0.5
 """Pause before a question is said again: messages arrive at most once."""
@@ -42,8 +43,9 @@ class Probes:
         self._prefix = f"{name}.{life}/probe"
         self._cause = cause
         self._count = 0
+        self._sent = self._delivered = 0
         self._open: dict[str, _Probe] = {}
-        """By conversation; whoever calls bounds how many there are."""
+        """By conversation; the caller bounds how many there are."""
 
     def attach(self, address: str, handler: Handler) -> None:
         """Deliver messages for ``address`` from now on; see ``Bus``."""
@@ -55,7 +57,12 @@ class Probes:
 
     def send(self, message: Message) -> None:
         """Send a message of the agent; see ``Bus``."""
+        self._sent += 1
         self._bus.send(message)
+
+    def counters(self) -> AgentCounters:
+        """Return how many messages the agent has sent, and got."""
+        return AgentCounters(self._sent, self._delivered)
 
     def peers(self) -> tuple[str, ...]:
         """Return whom the bus was configured with; see ``Bus``."""
@@ -90,6 +97,7 @@ class Probes:
         probe.timer = self._clock.call_at(again, partial(self._ask, conversation, probe))
 
     def _hear(self, handler: Handler, message: Message) -> None:
+        self._delivered += 1
         probe = self._open.get(message.conversation)
         if probe is None or message.sender != probe.peer:
             # An answer that came twice, or too late, is about nothing that the agent knows.
