@@ -1,8 +1,8 @@
-"""Plain words for events: one line each, from the event's own data and nothing else.
+"""Event text: one line for each event, from the event's own data and nothing else.
 
-The agent and the time are not in the words; whoever shows them puts them beside. Words are
-safe to print: one line, no control characters. Data that is missing or of another shape than
-``docs/reference/events.md`` says leaves a gap in the words, never an error.
+The text does not hold the agent and the time; the caller shows them beside it. It is safe to
+print: one line, no control characters. Data that is missing or of another shape than
+``docs/reference/events.md`` says leaves a gap in the text, never an error.
 """
 
 from __future__ import annotations
@@ -22,59 +22,59 @@ TEMPLATES: dict[str, str] = {
     "[, {hosts:#host}]",
     "run.ended": "ends ({reason})[; {shed} messages shed][; still held: {leases}]",
     "lease.expired": "the lease of {what} {name} at {pop} ran out",
-    "lease.recovered": "{measure} at {pop}, which an earlier run left, holds for {seconds} s more",
+    "lease.recovered": "{measure} at {pop}, left by an earlier run, stays in force for {seconds} s",
     "instance.downloading": "{vnf} ({image_mb} MB) is on its way to {pop}[ over {path:path}]",
     "instance.started": "{vnf} {version} runs at {pop} as {instance}: {units:#unit}, "
     "{cores:#core}[, downloaded in {downloaded_s} s]",
     "instance.scaled": "{instance} at {pop} goes from {from_units:#unit} to {to_units:#unit}",
-    "vnf.crashed": "the process of {instance} ended by itself[: {how}]",
+    "vnf.crashed": "the process of {instance} ended unexpectedly[: {how}]",
     "driver.failed": "the machine of {pop} did not carry out {what}[: {reason}]",
     "instance.replaced": "{instance} at {pop} is replaced by {by}[, version {version}]",
     "chain.closed": "path {chain} is free again",
     "agent.started": "starts[ (life {incarnation})][ with {capabilities}]",
-    "agent.restored": "goes on with what it remembers[ (life {incarnation})][: {goals}]",
-    "agent.draining": "is about to leave, and hands over what it does",
+    "agent.restored": "continues from its saved state[ (life {incarnation})][: {goals}]",
+    "agent.draining": "prepares to leave and hands its work over",
     "function.failed": "contains an error in {capability}, {method}: {error}",
     "agent.left": "has left[, {handed_over} matters handed over][; ended: {ended}]",
-    "agent.crashed": "the agent of {pop} dies",
-    "agent.gone": "believes the agent of {pop} dead",
+    "agent.crashed": "the agent of {pop} crashes",
+    "agent.gone": "takes the agent of {pop} for lost",
     "agent.returned": "hears from the agent of {pop} again",
-    "agent.differs": "follows another plan ({own}) than {pop} ({plan}): their bids may not fit",
+    "agent.differs": "has another plan version ({own}) than {pop} ({plan}): their bids may not fit together",
     "goal.adopted": "wants {goal}[, with priority {priority}]",
     "goal.ended": "{goal}: {outcome}[ ({reason})]",
-    "goal.taken_over": "takes {goal} over",
+    "goal.taken_over": "takes over {goal}",
     "plan.started": "follows plan {plan}[ of {capability}] for {goal}",
     "action.failed": "{action} failed: {reason}",
     "auction.called": "calls for proposals: {goal}[, {traffic_mb_s} MB/s of traffic]"
     "[, taken at {tap}][, {bidders:#bidder}]",
     "auction.refused": "cannot bid for {goal}: {reason}",
-    "auction.failed": "finds nobody for {goal}[: {reason}][; {refusals}]",
-    "contract.accepted": "takes on {goal} for {initiator}[ with {vnf}]",
+    "auction.failed": "finds no agent for {goal}[: {reason}][; {refusals}]",
+    "contract.accepted": "accepts {goal} from {initiator}[ with {vnf}]",
     "repository.changed": "the repository offers {function} {version}",
     "message.shed": "a full queue dropped a {performative} for {receiver}",
     "service.requested": "change {revision} of the service begins: {change}",
     "service.step": "{figure} {step}[ of {subject}]: {state}[ ({detail})]",
     "service.deployed": "the service is deployed[, with {agents:#agent}]",
-    "service.reconfigured": "the service is changed[, with {agents:#agent} now]",
-    "service.rolled_back": "change {revision} is taken back[: {reason}]",
-    "service.restarted": "{process} at {site} had died and is started again[ (attempt {attempt})]",
-    "service.given_up": "{process} at {site} died {deaths} times in a row and is left so",
-    "service.removed": "the service is gone",
+    "service.reconfigured": "the service is reconfigured[, with {agents:#agent} now]",
+    "service.rolled_back": "change {revision} is rolled back[: {reason}]",
+    "service.restarted": "{process} at {site} had died and is restarted[ (attempt {attempt})]",
+    "service.given_up": "{process} at {site} died {deaths} times in a row and is not restarted",
+    "service.removed": "the service is removed",
     "process.started": "the process starts as {role}[ (life {incarnation})]",
     "process.ended": "the process ends[: {reason}]",
-    "certificate.holds": "its certificate holds until {until} ({days} days)",
-    "certificate.ends": "its certificate ends on {until}, in {days} days",
-    "certificate.unused": "does not use what stands in its files: {reason}",
-    "revocations.known": "knows the revocation list number {number}",
-    "identity.admitted": "lets {name} in[ as {role}]",
-    "identity.revoked": "lets {name} in no more[ as {role}]: its key was taken back",
-    "memory.unusable": "begins anew, since its memory cannot be used[: {reason}]",
-    "connection.lost": "is cut off from the others",
+    "certificate.holds": "its certificate is valid until {until} ({days} days)",
+    "certificate.ends": "its certificate expires on {until}, in {days} days",
+    "certificate.unused": "does not use the certificate or revocation list in its files: {reason}",
+    "revocations.known": "has loaded revocation list number {number}",
+    "identity.admitted": "admits {name}[ as {role}]",
+    "identity.revoked": "no longer admits {name}[ as {role}]: its key was revoked",
+    "memory.unusable": "starts afresh, since its saved state cannot be used[: {reason}]",
+    "connection.lost": "has lost its connection to the brokers",
     "connection.regained": "is connected again after {seconds} s",
-    "outbox.shed": "lets {count:#unacknowledged event} go, {first} to {last}[: {why}]",
+    "outbox.shed": "drops {count:#unacknowledged event}, {first} to {last}[: {why}]",
     "access.refused": "refuses {action} of {subject}[: {reason}][; and {suppressed} more like it]",
 }
-"""Words by kind. ``{field}`` is put in; what stands in ``[ ]`` falls away when a field of it is
+"""Text by kind. ``{field}`` is filled in; a part in ``[ ]`` is left out when a field of it is
 missing or empty; ``:#noun`` counts, ``:path`` draws arrows."""
 
 _FIELD = re.compile(r"\{(\w+)(?::(#?)(\w+))?\}")
@@ -85,7 +85,7 @@ _ALARMS = ("overUsage(", "connectionFlood(")
 
 
 def is_alarm(event: Event) -> bool:
-    """Whether ``event`` says that an agent has begun to believe that something is wrong."""
+    """Whether ``event`` says that an agent has begun to believe in an overload."""
     return (
         event.kind == "belief.changed"
         and event.data.get("value") is True
@@ -94,10 +94,10 @@ def is_alarm(event: Event) -> bool:
 
 
 def describe(event: Event) -> str:
-    """Return what ``event`` says, in one line of plain words."""
-    teller = _TELLERS.get(event.kind)
-    if teller is not None:
-        words = teller(event.data)
+    """Return what ``event`` says, in one line."""
+    writer = _WRITERS.get(event.kind)
+    if writer is not None:
+        words = writer(event.data)
     elif event.kind in TEMPLATES:
         words = _fill(TEMPLATES[event.kind], event.data)
     else:
@@ -164,7 +164,7 @@ def _sample(data: Mapping[str, Any]) -> str:
 
 def _traffic(data: Mapping[str, Any]) -> str:
     if not data.get("active"):
-        return _fill("{group} fall silent ({profile})", data)
+        return _fill("{group} stop sending ({profile})", data)
     return _fill("{group} send ({count} × {profile}[, {demand_mb_s} MB/s in all])", data)
 
 
@@ -187,7 +187,7 @@ def _measure(data: Mapping[str, Any]) -> str:
     rate = data.get("rate_mb_s")
     effect = str(data.get("effect", ""))
     if effect.startswith("handshakesProxied"):
-        end = ": whoever completes his handshake passes"
+        end = ": clients that complete the handshake pass"
     elif effect.startswith("split"):
         end = ", in {parts:#part}" if data.get("parts", 1) != 1 else ""
     else:
@@ -204,7 +204,7 @@ def _lifted(data: Mapping[str, Any]) -> str:
 
 
 def _reason(data: Mapping[str, Any], asked: str) -> str:
-    """Return the reason, unless it only says that somebody ``asked`` for it."""
+    """Return the reason, unless it only repeats that it was ``asked`` for."""
     return "" if data.get("reason") == asked else _fill("[: {reason}]", data)
 
 
@@ -269,7 +269,7 @@ def _analysis(data: Mapping[str, Any]) -> str:
     return _fill("looks at {flows:#flow}[ ({coverage} of the traffic)] for {goal}" + end, data)
 
 
-_TELLERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+_WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "network.sample": _sample,
     "traffic.changed": _traffic,
     "resources.changed": _resources,
