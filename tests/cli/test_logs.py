@@ -39,7 +39,7 @@ def test_a_store_is_told_in_words(store: Path) -> None:
     lines = [line.split(maxsplit=1)[1] for line in said.splitlines()]
     assert lines == [
         "a        the process starts as agent (life 1)",
-        "c        believes the agent of a dead",
+        "c        takes the agent of a for lost",
     ]
     assert "believes b(x)" in phalanx("logs", "--from", store, "a", "--all").stdout
     assert "believes b(x)" in phalanx("logs", "--from", store, "--kind", "belief").stdout

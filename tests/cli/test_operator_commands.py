@@ -144,9 +144,9 @@ def test_an_agent_that_is_killed_is_stale_and_believed_dead_until_it_returns(
         unanswered = command(lab, "stop", victim, code=1)
         assert f"{victim} does not answer: it does not run, or is cut off" in unanswered.stderr
         assert states(lab, code=1)[victim] == "stale"
-        follower.until(f"believes the agent of {victim} dead")
+        follower.until(f"takes the agent of {victim} for lost")
         lab.restart(victim)
-        follower.until(f"{victim} +goes on with what it remembers")
+        follower.until(f"{victim} +continues from its saved state")
         follower.until(f"hears from the agent of {victim} again")
         assert states(lab)[victim] == "serving"
         assert follower.end() == 0
@@ -166,7 +166,7 @@ def test_logs_go_on_when_the_broker_was_restarted(lab: Lab, tmp_path: Path) -> N
         follower.until("north +the process ends: told to by operator")
         assert lab.ground.wait("north", 20)
         lab.restart("north")
-        follower.until("north +goes on with what it remembers")
+        follower.until("north +continues from its saved state")
         assert follower.end() == 0
     finally:
         follower.kill()

@@ -55,7 +55,7 @@ def test_the_proxy_stands_where_the_server_is(result):
         f"handshakesProxied({SERVER})",
         "south",
     )
-    assert describe(proxied).endswith("whoever completes his handshake passes")
+    assert describe(proxied).endswith("clients that complete the handshake pass")
 
 
 def test_it_is_chosen_because_the_sources_are_believed_forged(result):

@@ -122,7 +122,7 @@ def test_a_newcomer_follows_the_page_from_one_machine_to_three(walk: Walk) -> No
     said = "\n".join(walk.said)
     blocked = r"flowRateLimited\(\S+, \S+\) is in force"
     assert len(re.findall(blocked, said)) >= 6, said  # two attackers, in each of three worlds
-    assert "goes on with what it remembers (life 2)" in said
+    assert "continues from its saved state (life 2)" in said
     walk.ended(1)
 
     for step in chapter("Three machines"):

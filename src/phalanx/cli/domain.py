@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.bus.client import BrokerError
-from phalanx.cli.terminal import Group, Stop, err, out, say, table_of
+from phalanx.cli.terminal import Group, StopSignal, err, out, say, table_of
 from phalanx.domain.errors import PhalanxError
 from phalanx.identity.credentials import VARIABLE, check_passphrase, read_passphrase
 from phalanx.runtime.domain import (
@@ -200,7 +200,7 @@ def up(
 ) -> None:
     """Run the brokers of this machine until stopped, and create the domain's streams there."""
     brokers = _brokers(_open(folder), broker)
-    with Stop(signal.SIGTERM) as stop:
+    with StopSignal(signal.SIGTERM) as stop:
         started = brokers.start()
         if len(started) < len(brokers.specs):
             brokers.reload()  # who belongs to the domain may have changed since they started
@@ -246,7 +246,7 @@ def down(folder: Folder, broker: Only = None) -> None:
         say(out, "no broker of this machine runs", "green")
 
 
-def _prepare(brokers: Brokers, stop: Stop, *, patient: bool) -> None:
+def _prepare(brokers: Brokers, stop: StopSignal, *, patient: bool) -> None:
     """Make the streams; a cluster whose other brokers do not run yet is waited for."""
     give_up = time.monotonic() + BEGIN_S
     told = False

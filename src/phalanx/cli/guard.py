@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from phalanx.cli.files import Outputs
-from phalanx.cli.terminal import Stop, emit, needs_linux, out, say
+from phalanx.cli.terminal import StopSignal, emit, needs_linux, out, say
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import IMPORTANT, describe
 from phalanx.runtime.site import SiteSpec, load_site
@@ -66,7 +66,7 @@ def _guard(spec: SiteSpec, outputs: Outputs, for_s: float) -> None:
     environment = GuardEnvironment(spec, lambda line: say(out, line, "dim"))
     environment.open_state()
     try:
-        with Stop(signal.SIGTERM) as stop:
+        with StopSignal(signal.SIGTERM) as stop:
             system: System = System(
                 spec.to_scenario(for_s),
                 sinks=outputs.sinks,

@@ -18,7 +18,7 @@ from phalanx.cli.files import Functions, Outputs, load_functions, open_scenario
 from phalanx.cli.terminal import (
     INTERRUPTED,
     AsJson,
-    Stop,
+    StopSignal,
     amount,
     emit_json,
     err,
@@ -211,7 +211,7 @@ class _Watch:
         *,
         quiet: bool,
     ) -> None:
-        self._stop = Stop(impatient=True)
+        self._stop = StopSignal(impatient=True)
         self.sinks = sinks if quiet else [*sinks, self._show]
         self._console = console
         self._active: set[object] = set()

@@ -120,7 +120,7 @@ def duration(text: str, *, m: bool = False) -> float:
     return float(found[1]) * _SECONDS[found[2]]
 
 
-class Stop:
+class StopSignal:
     """Whether Ctrl-C or another signal asked for the end, inside of a ``with``.
 
     Args:

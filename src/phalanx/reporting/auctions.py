@@ -240,6 +240,14 @@ class PlacedInstance(Struct, frozen=True):
     """Number of the auction that placed it; None: it was there without one."""
     ended: str = ""
 
+    @property
+    def short(self) -> str:
+        """Two letters for its VNF: ``RL`` for rate-limiter, ``Cl`` for classifier."""
+        words = [word for word in self.vnf.replace("_", "-").split("-") if word]
+        if len(words) > 1:
+            return "".join(word[0] for word in words[:2]).upper()
+        return self.vnf[:2].capitalize()
+
 
 class PlacedChain(Struct, frozen=True):
     """A path that traffic took to an instance; the same path of the same instance is one chain."""

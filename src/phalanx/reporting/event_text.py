@@ -39,7 +39,7 @@ TEMPLATES: dict[str, str] = {
     "agent.crashed": "the agent of {pop} crashes",
     "agent.gone": "takes the agent of {pop} for lost",
     "agent.returned": "hears from the agent of {pop} again",
-    "agent.differs": "has another plan version ({own}) than {pop} ({plan}): their bids may not fit together",
+    "agent.differs": "has plan version {own}, {pop} has {plan}: their bids may not fit together",
     "goal.adopted": "wants {goal}[, with priority {priority}]",
     "goal.ended": "{goal}: {outcome}[ ({reason})]",
     "goal.taken_over": "takes over {goal}",

@@ -21,7 +21,16 @@ from phalanx.reporting.log import Log, finite, names, number, rows, table, text
 from phalanx.reporting.network_map import map_of, on_at
 from phalanx.reporting.resources import ResourcesView
 from phalanx.reporting.response import ResponseView
-from phalanx.reporting.svg import clock, counted, figure
+from phalanx.reporting.svg import (
+    axis_clock,
+    clock,
+    coordinate,
+    counted,
+    figure,
+    line_path,
+    step_path,
+    time_ticks,
+)
 from phalanx.reporting.traffic import QUIET_SHARE, SERVED_SHARE, SETTLED_S, judge
 from phalanx.reporting.traffic_chart import traffic_charts
 
@@ -205,6 +214,15 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"clock": clock, "figure": figure, "on_at": on_at}
+    environment.filters |= {
+        "axis_clock": axis_clock,
+        "clock": clock,
+        "figure": figure,
+        "line_path": line_path,
+        "on_at": on_at,
+        "px": coordinate,
+        "step_path": step_path,
+        "time_ticks": time_ticks,
+    }
     environment.globals |= {"counted": counted}
     return environment

@@ -1,38 +1,16 @@
-"""The little that drawing needs: SVG elements that escape, scales, ticks, figures as text."""
+"""The little that drawing needs: paths, scales, ticks, figures as text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from markupsafe import Markup
 from msgspec import Struct
 
 Point = tuple[float, float]
 
 MINUTES_FROM_S = 1200.0
 """Times and time axes that reach so far are written in minutes (and hours), not in seconds."""
-
-
-def element(name: str, *children: str, **attributes: object) -> Markup:
-    """Return an SVG or HTML element; ``stroke_width`` becomes ``stroke-width``, None is left out.
-
-    Children and attribute values are escaped unless they are ``Markup``.
-    """
-    written = Markup().join(
-        Markup(' {}="{}"').format(
-            key.rstrip("_").replace("_", "-"),
-            coordinate(value) if isinstance(value, float) else value,
-        )
-        for key, value in attributes.items()
-        if value is not None
-    )
-    return Markup("<{0}{1}>{2}</{0}>").format(name, written, Markup().join(children))
-
-
-def group(children: Iterable[str], **attributes: object) -> Markup:
-    """Return a ``<g>`` around ``children``."""
-    return element("g", *children, **attributes)
 
 
 def coordinate(value: float) -> str:
