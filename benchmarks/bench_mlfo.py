@@ -24,7 +24,7 @@ from typing import Any
 from msgspec import Struct
 
 from phalanx.loading import read_text
-from phalanx.orchestration.descriptors.nsd import AgentSpec, Share
+from phalanx.orchestration.descriptors.nsd import AgentRequirements, Share
 from phalanx.orchestration.descriptors.service import Site, SiteLink
 from phalanx.orchestration.mlfo.model import Problem, build
 from phalanx.orchestration.mlfo.need import GuardedVnf, Need
@@ -113,7 +113,7 @@ def need(rng: random.Random, network: Map, vnfs: int) -> Need:
         )
         for name in names
     )
-    agent = AgentSpec("agent", cores=1, memory_gb=1, each_vnf=Share(cores=0.5))
+    agent = AgentRequirements("agent", cores=1, memory_gb=1, each_vnf=Share(cores=0.5))
     return Need("service", agent, tuple(guarded), tuple(pairs), sites, network.links, 40.0)
 
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise, product
+from pathlib import Path
 
 import numpy as np
 
-from phalanx.orchestration.descriptors.nsd import AgentSpec, Share
-from phalanx.orchestration.descriptors.service import Site, SiteLink, Weights
+from phalanx.orchestration.descriptors.nsd import AgentRequirements, Share
+from phalanx.orchestration.descriptors.service import Service, Site, SiteLink, Weights
 from phalanx.orchestration.mlfo.model import Problem
 from phalanx.orchestration.mlfo.need import GuardedVnf, Need
+from phalanx.runtime.services import read_asked
+
+FOLDER = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"
 
 DIGEST = "sha256:" + "a" * 64
-AGENT = AgentSpec("agent", cores=1, memory_gb=1, each_vnf=Share(cores=1))
+AGENT = AgentRequirements("agent", cores=1, memory_gb=1, each_vnf=Share(cores=1))
+
+
+def load(request: str = "request.yaml") -> Service:
+    """Read the example of a service."""
+    return read_asked(FOLDER, None, FOLDER / request).service()
 
 
 def site(name: str, **changes) -> Site:

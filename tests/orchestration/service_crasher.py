@@ -11,13 +11,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
+from watched_journal import WatchedJournal
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.orchestration.workflow.model import Asked
-from phalanx.runtime.services import opened
+from phalanx.runtime import services
 
 
 class Command(msgspec.Struct):
@@ -36,7 +38,8 @@ def hook(moment: str, step: str) -> None:
 
 
 def run(domain: Path, command: Command) -> None:
-    with opened(domain, hook=hook) as orchestrator:
+    vars(services)["ServiceJournal"] = partial(WatchedJournal, hook=hook)
+    with services.opened(domain) as orchestrator:
         if command.verb == "remove":
             orchestrator.remove(command.name)
         elif command.asked is None:

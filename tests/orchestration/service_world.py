@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from watched_journal import WatchedJournal
+
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 from phalanx.orchestration.descriptors.service import Service
 from phalanx.orchestration.iml.unit import ImlError, Running, Unit, UnitKind
-from phalanx.orchestration.journal import ServiceJournal
 from phalanx.orchestration.service import ServiceOrchestrator
 from phalanx.orchestration.workflow.context import (
     Pair,
@@ -55,7 +56,7 @@ def asked(request: str = "request.yaml", without: tuple[str, ...] = ()) -> Asked
 class World:
     """What an orchestrator acts on, and which moment of it ends or fails.
 
-    A moment is each call of the hook, and before and after each effect.
+    A moment is each step before and after it is written down, and before and after each effect.
     """
 
     crashes: list[int] = field(default_factory=list)
@@ -134,7 +135,7 @@ class World:
             sleep=self.sleep,
             monotonic=lambda: self.now,
         )
-        return ServiceOrchestrator(context, ServiceJournal(self.database), hook=self.tick)
+        return ServiceOrchestrator(context, WatchedJournal(self.database, self.tick))
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -171,9 +172,6 @@ class World:
 class FakeIml:
     def __init__(self, world: World, site: str) -> None:
         self.world, self.site = world, site
-
-    def images(self) -> dict[str, str]:
-        return {}
 
     def start(
         self, unit: Unit, files: dict[str, bytes], *, fence: int, state: bytes | None = None

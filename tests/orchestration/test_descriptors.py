@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import Struct, inspect
+from placements import FOLDER, load
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.resources import Resources
@@ -15,14 +16,13 @@ from phalanx.orchestration.descriptors.service import (
     Request,
     Service,
     Sites,
-    load_service,
     parse_service,
 )
 from phalanx.orchestration.mlfo.need import adjacent, need_of
 from phalanx.orchestration.mlfo.pipeline import PipelineDescriptor
 from phalanx.runtime.catalogue import installed
+from phalanx.runtime.services import read_asked
 
-FOLDER = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"
 FILES = {file.name: file.read_text(encoding="utf-8") for file in FOLDER.glob("*.yaml")}
 DESCRIPTORS = [name for name in sorted(FILES) if "vnfd" in name or "nsd" in name]
 
@@ -52,10 +52,9 @@ def refusal(files: dict[str, str], request: str = "request.yaml") -> str:
 
 def test_the_example_is_good_in_both_flavours() -> None:
     for request, count in (("request.yaml", 3), ("request-wide.yaml", 4)):
-        service = load_service(FOLDER, set(installed()), request)
+        service = load(request)
         assert service == parsed(FILES, request)
         assert len(service.flavour.vnf_profile) == count
-        assert service.notes == ()
 
 
 def test_resources_are_those_of_the_level() -> None:
@@ -122,12 +121,7 @@ def test_leaves_of_the_standard_are_passed_over_and_noted() -> None:
         "vnfd:\n",
         "vnfd:\n  vnfm-info: [any]\n  lifecycle-management-script: [{event: [x], script: y}]\n",
     )
-    notes = parsed(files).notes
-    assert notes == (
-        "access_vnfd.yaml: vnfd.vnfm-info",
-        "access_vnfd.yaml: vnfd.lifecycle-management-script",
-        "nsd.yaml: nsd.nsd[0].df[0].vnf-profile[1].service-availability-level",
-    )
+    assert parsed(files) == parsed(FILES)
 
 
 def test_descriptors_may_stand_in_one_file_as_sol006_has_it() -> None:
@@ -321,14 +315,7 @@ def test_folders_that_lack_something(tmp_path: Path, missing: str, says: str) ->
         if name != missing:
             (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(ScenarioError, match=re.escape(says)):
-        load_service(tmp_path)
-
-
-def test_what_is_no_folder_of_a_service_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ScenarioError, match="is no folder"):
-        load_service(tmp_path / "nothing")
-    with pytest.raises(ScenarioError, match=r"holds 0 files \*vnfd\*\.yaml"):
-        load_service(tmp_path)
+        read_asked(tmp_path, None, None).service()
 
 
 def fields(kind: type[Struct]) -> set[str]:

@@ -18,13 +18,11 @@ from phalanx.orchestration.journal import (
 )
 from phalanx.orchestration.supervisor import OnNotice, RestartPolicy, ServiceSupervisor
 from phalanx.orchestration.workflow.context import (
-    Hook,
     Seen,
     TransientFault,
     WorkflowContext,
     awaited,
     files_of,
-    no_hook,
 )
 from phalanx.orchestration.workflow.machine import (
     OnProgress,
@@ -109,7 +107,6 @@ class ServiceOrchestrator:
         context: what is acted on.
         journal: what was done, and is to be done.
         told: told of each step.
-        hook: see ``Hook``.
 
     """
 
@@ -119,12 +116,10 @@ class ServiceOrchestrator:
         journal: ServiceJournal,
         *,
         told: OnProgress | None = None,
-        hook: Hook = no_hook,
     ) -> None:
         self._context = context
         self._journal = journal
         self._told = told
-        self._hook = hook
 
     # -- changes ----------------------------------------------------------------------------------
 
@@ -325,7 +320,7 @@ class ServiceOrchestrator:
             claim.begin(kind.value, msgspec.json.encode(wanted), note)
             found = self._journal.read(claim.name)
             assert found is not None
-        workflow = Workflow(self._context, claim, found.change, told=self._told, hook=self._hook)
+        workflow = Workflow(self._context, claim, found.change, told=self._told)
         return workflow.run()
 
     def _claimed(self, name: str, work: Callable[[Claim], Deployment | None]) -> Deployment | None:

@@ -20,7 +20,7 @@ from phalanx.orchestration.iml.local import LocalProcesses
 from phalanx.orchestration.iml.unit import AgentImage, UnitKind, image_of
 from phalanx.orchestration.journal import AUTHOR, ServiceJournal
 from phalanx.orchestration.service import ServiceOrchestrator
-from phalanx.orchestration.workflow.context import Hook, StepRetryPolicy, WorkflowContext, no_hook
+from phalanx.orchestration.workflow.context import StepRetryPolicy, WorkflowContext
 from phalanx.orchestration.workflow.machine import OnProgress
 from phalanx.orchestration.workflow.model import Asked, Deployment, NoTrustServices, ServiceMember
 from phalanx.runtime.catalogue import installed
@@ -118,7 +118,6 @@ def opened(
     store: str | None = None,
     root: Path | None = None,
     told: OnProgress | None = None,
-    hook: Hook = no_hook,
     retry: StepRetryPolicy | None = None,
 ) -> Iterator[ServiceOrchestrator]:
     """Give the service orchestrator of a domain.
@@ -128,7 +127,6 @@ def opened(
         store: of the journal, as ``SqlEventStore`` takes it; None: ``services.db`` in ``folder``.
         root: the folder of the sites of this machine; None: ``sites`` in ``folder``.
         told: told of each step.
-        hook: see ``Hook``.
         retry: how long things may take; None: the usual.
 
     Raises:
@@ -153,7 +151,7 @@ def opened(
     try:
         with Database(where) as database:
             membership.reload()
-            yield ServiceOrchestrator(context, ServiceJournal(database), told=told, hook=hook)
+            yield ServiceOrchestrator(context, ServiceJournal(database), told=told)
     finally:
         watcher.close()
 

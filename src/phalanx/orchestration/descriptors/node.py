@@ -12,8 +12,6 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct, inspect
 
-from phalanx.loading.refusals import join
-
 Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
 Text = Annotated[str, Meta(max_length=4000)]
 Label = Annotated[str, Meta(max_length=200)]
@@ -36,28 +34,23 @@ class DescriptorNode(Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     """Standard leaves that may stand here and are not used."""
 
 
-def without_passed_over(data: Any, kind: type[Struct]) -> tuple[Any, tuple[str, ...]]:
-    """Return ``data`` as the schema ``kind`` takes it, and the paths that were left out."""
-    left_out: list[str] = []
-    return _pruned(data, inspect.type_info(kind), "", left_out), tuple(left_out)
+def without_passed_over(data: Any, kind: type[Struct]) -> Any:
+    """Return ``data`` as the schema ``kind`` takes it, without what is passed over."""
+    return _pruned(data, inspect.type_info(kind))
 
 
-def _pruned(value: Any, kind: inspect.Type, path: str, left_out: list[str]) -> Any:
+def _pruned(value: Any, kind: inspect.Type) -> Any:
     match kind:
         case inspect.UnionType():
             shape = next((t for t in kind.types if not isinstance(t, inspect.NoneType)), kind)
-            return _pruned(value, shape, path, left_out)
+            return _pruned(value, shape)
         case inspect.VarTupleType() if isinstance(value, list):
-            return [
-                _pruned(item, kind.item_type, f"{path}[{place}]", left_out)
-                for place, item in enumerate(value)
-            ]
+            return [_pruned(item, kind.item_type) for item in value]
         case inspect.StructType() if isinstance(value, dict):
             passed_over = getattr(kind.cls, "passed_over", ())
-            left_out += [join(path, key) for key in value if key in passed_over]
             types = {field.encode_name: field.type for field in kind.fields}
             return {
-                key: _pruned(item, types[key], join(path, key), left_out) if key in types else item
+                key: _pruned(item, types[key]) if key in types else item
                 for key, item in value.items()
                 if key not in passed_over
             }

@@ -37,7 +37,7 @@ class Share(DescriptorNode, frozen=True):
         return Resources(self.cores, self.memory_gb, self.disk_gb)
 
 
-class AgentSpec(DescriptorNode, frozen=True):
+class AgentRequirements(DescriptorNode, frozen=True):
     """What every agent of the pipeline boots, and what it takes of its site."""
 
     image: Id
@@ -69,7 +69,7 @@ class GuardSpec(DescriptorNode, frozen=True):
 class Security(DescriptorNode, frozen=True):
     """The security needs of a service."""
 
-    agent: AgentSpec
+    agent: AgentRequirements
     guards: Annotated[tuple[GuardSpec, ...], Meta(min_length=1, max_length=200)]
     latency_ms: Amount = 1000.0
     """Most latency between a VNF and its agent, one way."""

@@ -16,19 +16,15 @@ A descriptor file is ``vnfd: {…}`` or ``nsd: {nsd: [{…}]}`` as in packages o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from phalanx.domain.errors import ScenarioError
 from phalanx.domain.resources import Resources
 from phalanx.loading import (
     Offence,
     Tree,
-    one_line,
     parse_as,
-    read_text,
     refusal,
     show,
     twice,
@@ -118,9 +114,6 @@ class Sites(Struct, frozen=True, forbid_unknown_fields=True):
     links: Annotated[tuple[SiteLink, ...], Meta(max_length=20_000)] = ()
 
 
-MOST_FILES = 200
-
-
 class Nsds(DescriptorNode, frozen=True):
     """The NSDs of a file."""
 
@@ -164,8 +157,6 @@ class Service(Struct, frozen=True):
     vnfds: dict[str, VnfDescriptor]
     """By id."""
     sites: Sites
-    notes: tuple[str, ...] = ()
-    """Standard leaves that were passed over, as ``FILE: FIELD``."""
 
     @property
     def flavour(self) -> NsFlavour:
@@ -190,37 +181,6 @@ class _Parsed(Struct, frozen=True):
     tree: Tree
 
 
-def load_service(
-    folder: str | Path, functions: Collection[str] | None = None, request: str = "request.yaml"
-) -> Service:
-    """Return the service in ``folder``.
-
-    Args:
-        folder: where its files are.
-        functions: the capabilities that agents can have; None: any name is taken.
-        request: which request of the folder is meant.
-
-    Raises:
-        ScenarioError: with one line ``FILE: FIELD (line N): what is wrong; what is allowed``.
-
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ScenarioError(one_line(f"{folder}: is no folder; that of a service is expected"))
-    files = sorted(f for f in folder.glob("*.yaml") if "vnfd" in f.name or "nsd" in f.name)
-    if not files or len(files) > MOST_FILES:
-        why = f"holds {len(files)} files *vnfd*.yaml and *nsd*.yaml; 1 to {MOST_FILES} are expected"
-        raise ScenarioError(one_line(f"{folder}: {why}"))
-    texts = {str(file): read_text(file) for file in files}
-    own = {name: read_text(folder / name) for name in ("sites.yaml", request)}
-    return parse_service(
-        texts,
-        (str(folder / "sites.yaml"), own["sites.yaml"]),
-        (str(folder / request), own[request]),
-        functions,
-    )
-
-
 def parse_service(
     descriptors: dict[str, str],
     sites: tuple[str, str],
@@ -230,54 +190,44 @@ def parse_service(
     """Return the service in these texts, each with the name that stands for it in errors.
 
     Raises:
-        ScenarioError: as ``load_service``.
+        ScenarioError: with one line ``FILE: FIELD (line N): what is wrong; what is allowed``.
 
     """
-    parsed: list[_Parsed] = []
-    notes: list[str] = []
-    for name, text in descriptors.items():
-        document, left_out = parse_descriptors(text, name)
-        parsed.append(document)
-        notes += [f"{name}: {path}" for path in left_out]
+    parsed = [parse_descriptors(text, name) for name, text in descriptors.items()]
     vnfds, nsds = _checked(parsed, functions)
     known_sites = parse_sites(sites[1], sites[0])
     asked, tree = parse_as(Request, request[1], request[0])
     for field, why in _request_offences(asked, nsds, known_sites):
         raise refusal(request[0], tree, field, why)
-    service = Service(asked, nsds[asked.nsd], vnfds, known_sites, tuple(notes))
+    service = Service(asked, nsds[asked.nsd], vnfds, known_sites)
     for field, why in _room_offences(service):
         raise refusal(request[0], tree, field, why)
     return service
 
 
-def parse_descriptors(text: str, name: str) -> tuple[_Parsed, tuple[str, ...]]:
-    """Return the descriptors in ``text``, and the standard leaves that were passed over.
+def parse_descriptors(text: str, name: str) -> _Parsed:
+    """Return the descriptors in ``text``.
 
     Raises:
-        ScenarioError: as ``load_service``.
+        ScenarioError: as ``parse_service``.
 
     """
-    left_out: tuple[str, ...] = ()
-
-    def prepare(data: object) -> object:
-        nonlocal left_out
-        pruned, left_out = without_passed_over(data, Document)
-        return pruned
-
-    document, tree = parse_as(Document, text, name, prepare)
+    document, tree = parse_as(
+        Document, text, name, lambda data: without_passed_over(data, Document)
+    )
     if sum(part is not None for part in (document.nfv, document.vnfd, document.nsd)) != 1:
         raise refusal(name, tree, "", "one of nfv, vnfd and nsd is expected")
     for path, vnfd in document.vnfds():
         for field, why in vnfd_offences(vnfd, path):
             raise refusal(name, tree, field, why)
-    return _Parsed(name, document, tree), left_out
+    return _Parsed(name, document, tree)
 
 
 def parse_sites(text: str, name: str) -> Sites:
     """Return the sites in ``text``.
 
     Raises:
-        ScenarioError: as ``load_service``.
+        ScenarioError: as ``parse_service``.
 
     """
     sites, tree = parse_as(Sites, text, name)

@@ -229,10 +229,6 @@ class LocalProcesses:
         self._image = image
         self._command = command
 
-    def images(self) -> dict[str, str]:
-        """Return the digests of the images that can be started here, by name."""
-        return {self._image.name: self._image.digest}
-
     def start(
         self, unit: Unit, files: dict[str, bytes], *, fence: int, state: bytes | None = None
     ) -> Running:

@@ -62,9 +62,6 @@ class Iml(Protocol):
 
     """
 
-    def images(self) -> dict[str, str]:
-        """Return the digests of the images that can be started here, by name."""
-
     def start(
         self, unit: Unit, files: dict[str, bytes], *, fence: int, state: bytes | None = None
     ) -> Running:

@@ -38,7 +38,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from phalanx.domain.resources import Resources
-from phalanx.orchestration.descriptors.nsd import AgentSpec
+from phalanx.orchestration.descriptors.nsd import AgentRequirements
 from phalanx.orchestration.mlfo.need import Latencies, Need
 
 Floats = NDArray[np.float64]
@@ -120,7 +120,7 @@ def build(need: Need, latencies: Latencies, previous: Mapping[str, str] | None =
     return Problem(opening, serving, pairs, room.astype(np.int64), edges)
 
 
-def room_at(agent: AgentSpec, free: Resources, vnfs: int) -> int:
+def room_at(agent: AgentRequirements, free: Resources, vnfs: int) -> int:
     """Return how many VNFs, of ``vnfs``, an agent can serve with the resources ``free``."""
     left, each = free - agent.resources(), agent.each_vnf.resources()
     most = min(vnfs, agent.most_vnfs)

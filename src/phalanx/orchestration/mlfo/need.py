@@ -14,13 +14,12 @@ from itertools import combinations, pairwise, product
 
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.resources import Resources
 from phalanx.loading import one_line, unknown
-from phalanx.orchestration.descriptors.nsd import AgentSpec, NsDescriptor, NsFlavour
+from phalanx.orchestration.descriptors.nsd import AgentRequirements, NsDescriptor, NsFlavour
 from phalanx.orchestration.descriptors.service import Service, Site, SiteLink, Weights
 
 
@@ -72,7 +71,7 @@ class Need(Struct, frozen=True):
     """A placement to be computed."""
 
     service: str
-    agent: AgentSpec
+    agent: AgentRequirements
     vnfs: tuple[GuardedVnf, ...]
     neighbours: tuple[Pair, ...]
     sites: tuple[Site, ...]
@@ -99,24 +98,25 @@ class Need(Struct, frozen=True):
         return self.neighbours, _joins(self, latencies)
 
 
-class Change(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is different about a service that runs."""
+def need_of(service: Service, without: tuple[str, ...] = ()) -> Need:
+    """Return what ``service`` asks of the MLFO.
 
-    vnfs: dict[str, str] = {}
-    """VNF profiles that stand at another site now."""
-    without: tuple[str, ...] = ()
-    """Sites that may host no agent any more, such as one that is drained or lost."""
+    Args:
+        service: what is to be deployed.
+        without: sites that may host no agent, such as one that is drained or lost.
 
+    Raises:
+        ScenarioError: in one line, if no agents are asked for, or a site is unknown.
 
-NO_CHANGE = Change()
-
-
-def need_of(service: Service) -> Need:
-    """Return what ``service`` asks of the MLFO."""
+    """
     flavour = service.flavour
     security = flavour.phalanx
     if security is None:
         raise ScenarioError(f"{service.nsd.id}: flavour {flavour.id} asks for no agents")
+    sites = [site.name for site in service.sites.sites]
+    for name in without:
+        if name not in sites:
+            raise ScenarioError(one_line(f"without: {unknown('site', name, sites)}"))
     guarded = tuple(
         GuardedVnf(
             guard.vnf_profile_id,
@@ -138,27 +138,7 @@ def need_of(service: Service) -> Need:
         bandwidth_mb_s=security.bandwidth_mb_s,
         taken=service.taken(),
         weights=service.request.weights,
-    )
-
-
-def changed(need: Need, change: Change) -> Need:
-    """Return ``need`` after ``change``.
-
-    Raises:
-        ScenarioError: in one line, if it names a VNF or site that there is not.
-
-    """
-    names, sites = [vnf.name for vnf in need.vnfs], [site.name for site in need.sites]
-    for vnf in change.vnfs:
-        if vnf not in names:
-            raise ScenarioError(one_line(f"change: {unknown('guarded VNF', vnf, names)}"))
-    for site in (*change.vnfs.values(), *change.without):
-        if site not in sites:
-            raise ScenarioError(one_line(f"change: {unknown('site', site, sites)}"))
-    return replace(
-        need,
-        vnfs=tuple(replace(v, site=change.vnfs.get(v.name, v.site)) for v in need.vnfs),
-        without=(*need.without, *change.without),
+        without=without,
     )
 
 

@@ -1,30 +1,24 @@
 """The pipeline descriptor: what the MLFO returns (figure 2, step 1).
 
 It says where each agent stands, which image it boots, what it shall be able to do, which VNFs
-it serves, and who speaks with whom. It goes to and from YAML and JSON.
+it serves, and which agents speak with each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import msgspec
 import numpy as np
-import yaml
 from msgspec import Meta, Struct
 
-from phalanx.loading import Offence, parse_as, refusal, twice, unknown
 from phalanx.orchestration.descriptors.node import Amount, Digest, Id
 from phalanx.orchestration.mlfo.infeasible import why_none
 from phalanx.orchestration.mlfo.model import Places, build
 from phalanx.orchestration.mlfo.need import (
-    NO_CHANGE,
-    Change,
     Latencies,
     Need,
     PlacementError,
-    changed,
 )
 from phalanx.orchestration.mlfo.search import USUAL_EFFORT, Effort, SearchResult, solve
 
@@ -96,82 +90,27 @@ class PipelineDescriptor(Struct, frozen=True, forbid_unknown_fields=True):
         """Return the site of the agent of each VNF."""
         return {vnf: agent.site for agent in self.agents for vnf in agent.serves}
 
-    def to_json(self) -> bytes:
-        """Return the descriptor as JSON."""
-        return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
 
-    def to_yaml(self) -> str:
-        """Return the descriptor as YAML."""
-        return yaml.safe_dump(msgspec.to_builtins(self), sort_keys=False, width=100)
-
-
-def parse_pipeline(text: str, name: str) -> PipelineDescriptor:
-    """Return the pipeline that ``text`` (YAML or JSON) describes; ``name`` is its file's.
-
-    Raises:
-        ScenarioError: with one line ``FILE: FIELD (line N): what is wrong; what is allowed``.
-
-    """
-    pipeline, tree = parse_as(PipelineDescriptor, text, name)
-    for field, why in _offences(pipeline):
-        raise refusal(name, tree, field, why)
-    return pipeline
-
-
-def _offences(pipeline: PipelineDescriptor) -> Iterator[Offence]:
-    names = [agent.name for agent in pipeline.agents]
-    yield from twice("agents", names, ".name")
-    yield from twice("agents", (agent.site for agent in pipeline.agents), ".site")
-    server: dict[str, str] = {}
-    for place, agent in enumerate(pipeline.agents):
-        for number, vnf in enumerate(agent.serves):
-            if vnf in server:
-                yield f"agents[{place}].serves[{number}]", f"is served by {server[vnf]!r} already"
-            server[vnf] = agent.name
-    for place, connection in enumerate(pipeline.connections):
-        for end in connection.between:
-            if end not in names:
-                yield f"connections[{place}].between", unknown("agent", end, names)
-        if connection.between[0] == connection.between[1]:
-            yield f"connections[{place}].between", "connects an agent with itself"
-    pairs = ("–".join(sorted(connection.between)) for connection in pipeline.connections)
-    yield from twice("connections", pairs, ".between")
-
-
-def compute(need: Need, effort: Effort = USUAL_EFFORT) -> PipelineDescriptor:
+def compute(
+    need: Need, effort: Effort = USUAL_EFFORT, running: PipelineDescriptor | None = None
+) -> PipelineDescriptor:
     """Return the cheapest pipeline of agents for ``need`` (see ``model`` for the objective).
 
     It is the optimum unless ``effort`` ends first; ``placement`` says so, with a proven bound.
+
+    Args:
+        need: what the service asks.
+        effort: when the search ends.
+        running: the pipeline that runs. Its agents stay where they are unless that breaks a
+            limit, or moving saves more than the weights ``start`` and ``handover`` cost. VNFs
+            that are new in ``need`` are added, those that it has no more are left out.
 
     Raises:
         PlacementError: if no placement keeps the needs (which one, and what would do), or none
             was found in time.
 
     """
-    return _compute(need, effort, None)
-
-
-def recompute(
-    previous: PipelineDescriptor,
-    need: Need,
-    change: Change = NO_CHANGE,
-    effort: Effort = USUAL_EFFORT,
-) -> PipelineDescriptor:
-    """Return the cheapest pipeline for ``need`` after ``change``, moves included.
-
-    Agents stay where they are unless that breaks a limit, or moving saves more than the weights
-    ``start`` and ``handover`` cost. VNFs that ``need`` has and ``previous`` has not are added,
-    those that it has no more are left out.
-
-    Raises:
-        PlacementError: as ``compute``.
-        ScenarioError: if ``change`` names what there is not.
-
-    """
-    return _compute(changed(need, change), effort, previous.served_from())
-
-
-def _compute(need: Need, effort: Effort, previous: Mapping[str, str] | None) -> PipelineDescriptor:
+    previous = None if running is None else running.served_from()
     latencies = need.latencies()
     problem = build(need, latencies, previous)
     found = solve(problem, effort, _running(need, latencies, previous))

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.orchestration.iml.unit import BusyError
-from phalanx.orchestration.mlfo.need import Change, need_of
-from phalanx.orchestration.mlfo.pipeline import compute, recompute
+from phalanx.orchestration.mlfo.need import need_of
+from phalanx.orchestration.mlfo.pipeline import compute
 from phalanx.orchestration.workflow.context import (
     FILES_OF_IDENTITY,
     TransientFault,
@@ -113,14 +113,9 @@ class Actions:
     def _pipeline(self, _: str) -> str:
         context, current = self._context, self._current
         service = self._asked.service(context.writer.functions())
-        need = need_of(service)
-        change = Change(without=self._asked.without)
-        if current is None:
-            need = replace(need, without=(*need.without, *self._asked.without))
-            pipeline = compute(need, context.effort)
-        else:
-            pipeline = recompute(current.pipeline, need, change, context.effort)
-            need = replace(need, without=(*need.without, *self._asked.without))
+        need = need_of(service, self._asked.without)
+        running = None if current is None else current.pipeline
+        pipeline = compute(need, context.effort, running)
         target = arranged(self._asked, need, pipeline, current, self._revision)
         target = replace(
             target, plan=context.writer.plan(service, target, difference(current, target).removed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Literal, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -135,23 +135,6 @@ class StepRetryPolicy(Struct, frozen=True):
     """How long an agent may take to hand over."""
 
 
-class Sites(Protocol):
-    """Finds the IML of a site."""
-
-    def __call__(self, site: str) -> Iml:
-        """Return the IML of the site of this name."""
-
-
-Moment = Literal["before", "within", "after"]
-Hook = Callable[[Moment, str], None]
-"""Called before the intention of a step is written, between its work and its result, and after
-that; of a step that is taken back the name begins with ``undo``. For tests."""
-
-
-def no_hook(_moment: Moment, _step: str) -> None:
-    """Do nothing."""
-
-
 FILES_OF_IDENTITY = "identity"
 """Folder of a process's identity among its files."""
 _NAMED = 3
@@ -161,7 +144,8 @@ _NAMED = 3
 class WorkflowContext(Struct, frozen=True):
     """All that the workflow acts on."""
 
-    sites: Sites
+    sites: Callable[[str], Iml]
+    """Returns the IML of the site of a name."""
     membership: Membership
     writer: ConfigurationWriter
     watcher: Watcher

@@ -18,7 +18,7 @@ from msgspec import Struct
 from phalanx.domain.errors import PhalanxError
 from phalanx.orchestration.journal import ChangeRecord, ChangeStage, Claim, JournalNote, StepStage
 from phalanx.orchestration.workflow.actions import Actions, is_transient
-from phalanx.orchestration.workflow.context import Hook, WorkflowContext, no_hook
+from phalanx.orchestration.workflow.context import WorkflowContext
 from phalanx.orchestration.workflow.model import (
     COMMIT,
     PIPELINE,
@@ -86,7 +86,6 @@ class Workflow:
         change: ChangeRecord,
         *,
         told: OnProgress | None = None,
-        hook: Hook = no_hook,
     ) -> None:
         """Take up a change where the journal has it.
 
@@ -95,7 +94,6 @@ class Workflow:
             claim: the right to change the service.
             change: what the journal has of the change.
             told: told of each step.
-            hook: see ``Hook``.
 
         """
         wanted = msgspec.json.decode(change.request, type=Wanted)
@@ -105,7 +103,6 @@ class Workflow:
         self._kind = ChangeKind(change.kind)
         self._before = wanted.before
         self._told = told
-        self._hook = hook
         self._actions = Actions(
             context, wanted.asked, wanted.before, change.revision, claim.fence, claim.beat
         )
@@ -161,7 +158,6 @@ class Workflow:
             return failed
 
     def _do(self, step: WorkflowStep, place: int, of: int) -> str | None:
-        self._hook("before", step.name)
         self._mark(step, StepStage.INTENDED)
         self._tell(step, "begun", place, of)
         outcome = self._attempts(partial(self._perform, step), step, place, of)
@@ -170,7 +166,6 @@ class Workflow:
             note = self._note(step, "failed", outcome)
             self._mark(step, StepStage.INTENDED, note=note)
             return outcome
-        self._hook("within", step.name)
         if step == COMMIT:
             target = self._actions.target
             self._claim.deploy(None if target is None else msgspec.json.encode(target))
@@ -178,7 +173,6 @@ class Workflow:
         note = self._note(step, state, outcome.detail)
         self._mark(step, StepStage.DONE, msgspec.json.encode(outcome), note)
         self._tell(step, state, place, of, outcome.detail)
-        self._hook("after", step.name)
         return None
 
     def _perform(self, step: WorkflowStep) -> StepResult:
@@ -222,7 +216,6 @@ class Workflow:
         for place, step in reversed(tuple(enumerate(begun, 1))):
             if self._stages[step.name] is StepStage.UNDONE:
                 continue
-            self._hook("before", f"undo {step.name}")
             self._mark(step, StepStage.UNDOING)
             failed = self._attempts(partial(self._revert, step), step, place, len(begun))
             if isinstance(failed, str):
@@ -230,10 +223,8 @@ class Workflow:
                     f"{self._claim.name}: {step.name} cannot be taken back: {failed}; "
                     f"phalanx service resume {self._claim.name} tries it again"
                 )
-            self._hook("within", f"undo {step.name}")
             self._mark(step, StepStage.UNDONE, note=self._note(step, "undone", ""))
             self._tell(step, "undone", place, len(begun))
-            self._hook("after", f"undo {step.name}")
 
     def _revert(self, step: WorkflowStep) -> StepResult:
         self._actions.undo(step)
