@@ -77,7 +77,7 @@ class FakeSite:
         self.instances: dict[str, Deploy] = {}
         self.measures: dict[str, Enforce] = {}
         self.slow: set[type[Action]] = {Deploy, Observe}
-        self.refused: dict[type[Action], str] = {}
+        self.refused: dict[type[Action], str | Failed] = {}
         self.done: list[Action] = []
 
     @property
@@ -93,7 +93,7 @@ class FakeSite:
         self.done.append(action)
         refusal = self.refused.get(type(action))
         if refusal is not None:
-            return Failed(refusal)
+            return refusal if isinstance(refusal, Failed) else Failed(refusal)
         for carry_out in (self._hold_or_run, self._measure):
             outcome = carry_out(action)
             if outcome is not None:
@@ -146,6 +146,8 @@ class Bench:
         cores: float = 4,
         functions: Sequence[type[Capability]] = FUNCTIONS,
         parameters: dict[str, float] | None = None,
+        name: str = ME,
+        pop: str | None = ME,
     ) -> None:
         self.now = 0.0
         self.events: list[Event] = []
@@ -156,12 +158,12 @@ class Bench:
         self.settings = Settings(PEERS, "b", catalogue)
         built_in = (Outlook, Auctioneer, Bidder, VnfLifecycle)
         self.agent = make_agent(
-            ME,
+            name,
             Library([*built_in, *functions]),
             self.settings,
             self.events.append,
             parameters=parameters or {},
-            pop=ME,
+            pop=pop,
         )
         self.bidder: Bidder = self.agent.capability(Bidder)
         total = self.site.total
@@ -224,7 +226,13 @@ class Bench:
         self, performative: Performative, conversation: str, content: Content, sender: str = "b"
     ) -> None:
         message = Message(
-            f"{len(self.events)}", performative, sender, ME, conversation, content, "root"
+            f"{len(self.events)}",
+            performative,
+            sender,
+            self.agent.name,
+            conversation,
+            content,
+            "root",
         )
         self.carry_out(self.agent.receive(message, self.now))
 

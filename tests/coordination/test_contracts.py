@@ -1,12 +1,22 @@
 """A winner and its contracts: late, doubled and forgotten messages, leases, waiting, ends."""
 
+import pytest
 from contract_bench import ANALYSE, LIMIT, LIMITED, ME, OTHER, Bench, deployed, nothing_is_left
 
 from phalanx.auction.outlook import Gone
-from phalanx.bdi import Believe
-from phalanx.domain.actions import Deploy, Enforce, Hold, InstanceLost, Lift, Stop
+from phalanx.bdi import Adopt, Believe
+from phalanx.domain.actions import Deploy, Enforce, Failed, Hold, InstanceLost, Lift, Stop
 from phalanx.domain.goals import want
-from phalanx.domain.messages import Fact, Performative, Result, Verdict
+from phalanx.domain.messages import (
+    Award,
+    CallForProposals,
+    Fact,
+    Performative,
+    Proposal,
+    Refusal,
+    Result,
+    Verdict,
+)
 from phalanx.domain.predicates import FlowRecord
 from phalanx.functions.rate_limiter import RateLimiter
 
@@ -72,7 +82,7 @@ def test_an_award_after_the_hold_ran_out_is_tried_again():
     bid = bench.bids("x")[0]
     bench.site.holds.clear()
     bench.at(8.0)
-    assert not bench.bidder.contracts.held().cores
+    assert not bench.bidder.contracts.holding()
     bench.accept("x", call, bid)
     assert len([a for a in bench.site.done if isinstance(a, Hold)]) == 2
     bench.finish(Deploy)
@@ -209,3 +219,52 @@ def test_a_lost_instance_fails_its_work_and_ends_what_it_kept_true():
     assert bench.last("notice") == Result((Fact(LIMITED, value=False),))
     assert bench.agent.beliefs.denies(LIMITED)
     assert not {"rate-limiter", "anomaly-detector"} & bench.agent.active
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_a_final_failure_of_the_infrastructure_is_told_as_final(final):
+    bench = Bench()
+    bench.site.refused[Enforce] = Failed("no driver tarpits", final=final)
+    bench.win("x", LIMIT)
+    assert bench.last("x") == Verdict("no driver tarpits", final)
+
+
+@pytest.mark.parametrize(("final", "awarded"), [(False, ["b", "c"]), (True, ["b"])])
+def test_a_final_failure_ends_the_auction_without_a_next_best_bid_or_a_second_one(final, awarded):
+    bench = Bench()
+    ends = []
+    bench.cfp("other-work", OTHER)  # what the bids of a rate limiter look like
+    (bid,) = bench.bids("other-work")
+    bench.agent.adopt(Adopt(LIMIT)).waiters.append(ends.append)
+    bench.carry_out(bench.agent.take_on(Adopt(LIMIT), bench.now))
+    call = next(m for m in bench.sent if isinstance(m.content, CallForProposals))
+    for sender in ("b", "c"):
+        bench.hear(Performative.PROPOSE, call.conversation, Proposal((bid,)), sender)
+    bench.hear(Performative.REFUSE, call.conversation, Refusal("no room"), ME)
+    bench.hear(Performative.FAILURE, call.conversation, Verdict("no driver can", final), "b")
+    assert [m.receiver for m in bench.sent if isinstance(m.content, Award)] == awarded
+    bench.at(60.0)
+    auctions = {m.conversation for m in bench.sent if isinstance(m.content, CallForProposals)}
+    assert (len(auctions) == 1) == final
+    assert [(end.achieved, end.final) for end in ends] == [(False, final)]
+
+
+# -- agents that are no PoPs ----------------------------------------------------------------
+
+
+def test_an_agent_without_a_pop_calls_auctions_and_refuses_work_that_needs_a_place():
+    bench = Bench(name="slice-1", pop=None)
+    bench.settings.peers = ("b", "c", "slice-1")
+    bench.cfp("x")
+    assert bench.refusal("x").reason == "slice-1 has no PoP"
+    bench.carry_out(bench.agent.take_on(Adopt(LIMIT, tap="b"), bench.now))
+    called = [m for m in bench.sent if isinstance(m.content, CallForProposals)]
+    assert [m.receiver for m in called] == ["b", "c", "slice-1"]
+    assert {m.content.goal.tap for m in called} == {"b"}
+
+
+def test_a_second_agent_of_a_pop_bids_with_a_path_from_that_pop():
+    bench = Bench(name="a-2", pop=ME)
+    bench.cfp("x")
+    (bid,) = bench.bids("x")
+    assert bid.path == (ME,)

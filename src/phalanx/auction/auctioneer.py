@@ -236,9 +236,8 @@ class Auctioneer(Configured, Capability):
             me.resume(message.conversation, content)
         elif message.conversation == NOTICE:
             ended = [fact.predicate for fact in content.facts if not fact.value]
-            if message.performative is Performative.FAILURE:
-                return self.lost(me, message.sender, ended)
-            return self.ended(me, message.sender, ended)
+            failed = message.performative is Performative.FAILURE
+            return self.lost(me, message.sender, ended, anew=failed)
         return None
 
     @hears(Verdict)
@@ -425,28 +424,21 @@ class Auctioneer(Configured, Capability):
         assert isinstance(inventory, Inventory)
         if message.conversation == RELIED:
             kept = {goal for instance in inventory.instances for goal in instance.goals}
-            yield from self.lost(
-                me, message.sender, [p for p in self.delegated if str(p) not in kept]
-            )
+            ended = [p for p in self.delegated if str(p) not in kept]
+            yield from self.lost(me, message.sender, ended, anew=True)
 
-    def ended(self, me: Agent, holder: AgentId, effects: Iterable[Predicate]) -> Steps:
-        """Believe no more what ``holder`` kept achieved so far."""
-        for effect in self._of(me, holder, effects):
-            self.delegated.pop(effect, None)
-            yield Believe(effect, value=False)
-
-    def lost(self, me: Agent, holder: AgentId, effects: Iterable[Predicate]) -> Steps:
-        """Have made anew what ``holder`` kept achieved, and could not keep."""
-        for effect in self._of(me, holder, effects):
+    def lost(
+        self, me: Agent, holder: AgentId, effects: Iterable[Predicate], *, anew: bool
+    ) -> Steps:
+        """Believe no more what ``holder`` kept achieved; ``anew`` has it made again."""
+        for effect in list(effects):
+            belief = me.beliefs.get(effect)
+            if belief is None or not belief.value or belief.holder != holder:
+                continue
             delegated = self.delegated.pop(effect, None)
             yield Believe(effect, value=False)
-            if delegated is not None:
+            if delegated is not None and anew:
                 yield delegated.adopt
-
-    def _of(self, me: Agent, holder: AgentId, effects: Iterable[Predicate]) -> list[Predicate]:
-        """Return those of ``effects`` of which ``holder`` is believed to keep them so."""
-        beliefs = ((effect, me.beliefs.get(effect)) for effect in effects)
-        return [e for e, belief in beliefs if belief and belief.value and belief.holder == holder]
 
     def give_up_rest(self, me: Agent) -> None:
         """Cancel the work of winners that no goal waits for any more: its plan has fallen."""

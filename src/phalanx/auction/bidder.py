@@ -69,6 +69,7 @@ from phalanx.domain.vnf import InstanceId
 
 DRAINING = "draining"
 """Why an agent that is about to leave does not bid."""
+UNDECIDED = (ContractStage.BIDDING, ContractStage.WAITING, ContractStage.PROPOSED)
 WAIT = 0.75
 """Share of the time to the deadline that a call waits for elder auctions to be decided."""
 
@@ -92,7 +93,7 @@ class Bidder(Configured, Capability):
     @drains
     def drain(self, me: Agent) -> None:
         """Withdraw what was proposed, and have what is being worked on done by others."""
-        for contract in self.contracts.unfinished():
+        for contract in self.contracts.at(*UNDECIDED):
             self._withdraw(me, contract)
         for contract in self.contracts.working():
             self.abandon(me, contract, DRAINING)
@@ -176,7 +177,12 @@ class Bidder(Configured, Capability):
         open_proposals = self.contracts.holding()
         free = me.capability(Outlook).free
         offered = {bid.reuse for other in open_proposals for bid in other.bids}
-        bids = self._offer(me, contract.call, free - self.contracts.held(), offered)
+        bids = self._offer(
+            me,
+            contract.call,
+            free - sum((c.holds for c in open_proposals if c.holds), NOTHING),
+            offered,
+        )
         if not isinstance(bids, str):
             contract.bids = bids
             contract.stage = ContractStage.BIDDING
@@ -186,7 +192,6 @@ class Bidder(Configured, Capability):
         elif any(other.age > contract.age for other in open_proposals):
             self._refuse(me, contract, f"{bids} beside other proposals", transient=True)
         else:
-            self.contracts.wait(contract)
             if contract.stage is ContractStage.WAITING:
                 return
             contract.stage = ContractStage.WAITING
@@ -261,17 +266,17 @@ class Bidder(Configured, Capability):
     @perceives(SiteState)
     def _reconsider(self, me: Agent, _: SiteState | None = None) -> None:
         """Evaluate what waited, now that a hold or what is free has changed."""
-        for contract in self.contracts.waiting():
+        waiting = self.contracts.at(ContractStage.WAITING)
+        for contract in sorted(waiting, key=lambda contract: contract.age):
             me.cause = contract.cause
             self._evaluate(me, contract)
 
     def _hold(self, me: Agent, contract: Contract, then: partial[None]) -> None:
-        resources = self._needs(contract.bids)
+        resources = contract.holds = self._needs(contract.bids)
         traffic = contract.call.goal.traffic_mb_s
         path = contract.bids[0].path
         ttl = max(0.0, contract.deadline - me.now) + self.settings.grace_s
         hold = self.hold_id(me, contract)
-        self.contracts.hold(contract, resources)
         me.perform(Hold(hold, contract.conversation, resources, path, traffic, ttl), then)
         me.call_at(me.now + ttl, partial(self._expire, me, contract))
 
@@ -284,7 +289,7 @@ class Bidder(Configured, Capability):
             self._release(me, contract)
             return
         if not isinstance(outcome, Done):
-            self.contracts.release(contract)
+            contract.holds = None
             reason = getattr(outcome, "reason", "nothing could be held")
             self._refuse(me, contract, reason, transient=True)
             return
@@ -391,8 +396,7 @@ class Bidder(Configured, Capability):
             self.contracts.end(contract, ContractStage.DONE)
 
     def _withdraw(self, me: Agent, contract: Contract) -> None:
-        stages = (ContractStage.PROPOSED, ContractStage.BIDDING, ContractStage.WAITING)
-        if contract.stage in stages:
+        if contract.stage in UNDECIDED:
             self._release(me, contract)
             self.contracts.end(contract, ContractStage.OVER)
 
@@ -418,9 +422,9 @@ class Bidder(Configured, Capability):
 
     def _release(self, me: Agent, contract: Contract) -> None:
         """Give back what is held for a proposal."""
-        if contract.holds:
+        if contract.holds is not None:
             me.perform(Release(self.hold_id(me, contract)), lambda _: None)
-            self.contracts.release(contract)
+            contract.holds = None
             me.later(self._reconsider, me)
 
     def _reply(
@@ -515,7 +519,10 @@ class Bidder(Configured, Capability):
         for relying in part.dependants:
             self.dependants.setdefault(relying.effect, {})[relying.agent] = relying.goal
         for won in part.contracts:
-            self.contracts.recall(won.memory())
+            contract = won.memory()
+            self.contracts.add(contract)
+            if contract.stage is ContractStage.DONE:
+                self.contracts.end(contract, contract.stage)
         for instance in self.inventory:
             for measure in instance.temporary.values():
                 me.perform(Lift(measure), lambda _: None)

@@ -7,11 +7,11 @@ from typing import Literal
 
 from msgspec import Struct
 
-from phalanx.auction.cost import Needs, rsc_eval, smallest
+from phalanx.auction.cost import rsc_eval, smallest
 from phalanx.auction.paths import TOLERANCE, download_time_s, lowest_cost_path, published_path
 from phalanx.auction.terms import BUILT_IN, BidTerm, Offer, bid_values
 from phalanx.auction.view import NetworkView
-from phalanx.domain.agents import AgentId, AgentState
+from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal
 from phalanx.domain.network import PopId
@@ -76,83 +76,38 @@ def make_bids(
     if not candidates:
         return f"no capability achieves {goal.goal}"
     needs = smallest(tuple(catalogue))
-    bids: list[Bid] = []
-    reasons: dict[str, str] = {}
-    for vnfd in candidates:
-        bid = _bid(
-            view,
-            pop,
-            own,
-            goal,
-            vnfd,
-            reusable.get(vnfd.name),
-            needs=needs,
-            unheld=unheld,
-            repository=repository,
-            method=method,
-            bidder=bidder or pop,
-            terms=terms,
-        )
-        if isinstance(bid, Bid):
-            bids.append(bid)
-        else:
-            reasons[vnfd.name] = bid
-    if len(bids) > 1:
-        bids.sort(key=lambda bid: (bid.terms["T"], bid.terms["C"], bid.vnf))
-    return tuple(bids) or _refusal(reasons)
-
-
-def _refusal(reasons: Mapping[str, str]) -> str:
-    if len(set(reasons.values())) == 1:
-        return next(iter(reasons.values()))
-    return "; ".join(f"{vnf}: {reason}" for vnf, reason in reasons.items())
-
-
-def _bid(
-    view: NetworkView,
-    pop: PopId,
-    own: AgentState,
-    goal: ConstrainedGoal,
-    vnfd: Vnfd,
-    reuse: Reusable | None,
-    *,
-    needs: Needs,
-    unheld: Resources,
-    repository: PopId,
-    method: Method,
-    bidder: AgentId,
-    terms: Sequence[BidTerm],
-) -> Bid | str:
     wanted = goal.constraints.accuracy
-    if wanted is not None and vnfd.accuracy < wanted - TOLERANCE:
-        return f"accuracy {vnfd.accuracy:g}, at least {wanted:g} wanted"
-    units = vnfd.units_for(goal.traffic_mb_s)
-    missing = units if reuse is None else max(0, units - reuse.units)
-    required = vnfd.scaled(missing)
-    lacking = required.lacking(unheld)
-    if lacking is not None:
-        return lacking
-    if reuse is None:
-        time_s = download_time_s(view, repository, pop, vnfd.image_mb)
+    find = lowest_cost_path if method == "exact" else published_path
+
+    def bid_with(vnfd: Vnfd) -> Bid | str:
+        if wanted is not None and vnfd.accuracy < wanted - TOLERANCE:
+            return f"accuracy {vnfd.accuracy:g}, at least {wanted:g} wanted"
+        units, reuse = vnfd.units_for(goal.traffic_mb_s), reusable.get(vnfd.name)
+        required = vnfd.scaled(units if reuse is None else max(0, units - reuse.units))
+        lacking = required.lacking(unheld)
+        if lacking is not None:
+            return lacking
+        if reuse is None:
+            time_s = download_time_s(view, repository, pop, vnfd.image_mb)
+        else:
+            time_s = reuse.time_s
         if time_s is None:
             return f"{vnfd.name} cannot be downloaded: no bandwidth free from {repository}"
-    else:
-        time_s = reuse.time_s
-    source_cost = rsc_eval(own.total, own.free, required, needs)
-    find = lowest_cost_path if method == "exact" else published_path
-    path = find(view, pop, source_cost, goal, needs)
-    if isinstance(path, str):
-        return path
-    figures = (time_s, path.cost, path.latency_ms)
-    offer = Offer(view, bidder, pop, goal, vnfd.name, units, path.path, *figures)
-    values = bid_values(terms, offer)
-    if isinstance(values, str):
-        return values
-    return Bid(
-        vnf=vnfd.name,
-        units=units,
-        terms=values,
-        path=path.path,
-        reuse=None if reuse is None else reuse.instance,
-        accuracy=vnfd.accuracy,
-    )
+        path = find(view, pop, rsc_eval(own.total, own.free, required, needs), goal, needs)
+        if isinstance(path, str):
+            return path
+        figures = (time_s, path.cost, path.latency_ms)
+        offer = Offer(view, bidder or pop, pop, goal, vnfd.name, units, path.path, *figures)
+        values = bid_values(terms, offer)
+        if isinstance(values, str):
+            return values
+        instance = None if reuse is None else reuse.instance
+        return Bid(vnfd.name, units, values, path.path, instance, vnfd.accuracy)
+
+    answers = {vnfd.name: bid_with(vnfd) for vnfd in candidates}
+    bids = [answer for answer in answers.values() if isinstance(answer, Bid)]
+    if bids:
+        return tuple(sorted(bids, key=lambda bid: (bid.terms["T"], bid.terms["C"], bid.vnf)))
+    if len(set(answers.values())) == 1:
+        return next(str(reason) for reason in answers.values())
+    return "; ".join(f"{vnf}: {reason}" for vnf, reason in answers.items())

@@ -15,7 +15,7 @@ from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal, Predicate
 from phalanx.domain.messages import CallForProposals, Content, Fact, InstanceInfo, Performative
-from phalanx.domain.resources import NOTHING, Resources
+from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import InstanceId, Vnfd
 
 NOTICE = "notice"
@@ -69,8 +69,8 @@ class Contract(Struct):
     """The bid that was accepted."""
     deadline: float = 0.0
     """When the auction is decided, in seconds of the bidder's clock."""
-    holds: bool = False
-    """Whether the infrastructure holds something for the proposal."""
+    holds: Resources | None = None
+    """What the infrastructure holds for the proposal."""
     heard: float = 0.0
     """When the initiator was last heard of."""
     facts: tuple[Fact, ...] = ()
@@ -79,7 +79,7 @@ class Contract(Struct):
     def memory(self) -> Contract:
         """Return what is to be remembered of a conversation that was won."""
         call = replace(self.call, context=())  # which has become beliefs
-        return replace(self, call=call, bids=(), deadline=0.0, holds=False, heard=0.0)
+        return replace(self, call=call, bids=(), deadline=0.0, holds=None, heard=0.0)
 
     @property
     def age(self) -> tuple[float, str]:
@@ -90,82 +90,44 @@ class Contract(Struct):
 class Contracts:
     """All conversations of one bidder; ended ones are forgotten in the order of their end."""
 
-    __slots__ = ("_all", "_ended", "_held", "_waiting")
-
     def __init__(self) -> None:
-        self._held: dict[str, Resources] = {}
-        self._waiting: dict[str, Contract] = {}
-        self._all: dict[str, Contract] = {}
-        self._ended: dict[str, None] = {}
+        self._open: dict[str, Contract] = {}
+        self._ended: dict[str, Contract] = {}
 
     def get(self, conversation: str) -> Contract | None:
         """Return a conversation; None if it was never heard of or is forgotten."""
-        return self._all.get(conversation)
+        return self._open.get(conversation) or self._ended.get(conversation)
 
     def add(self, contract: Contract) -> None:
         """Begin to remember a conversation, or take an ended one up again."""
-        self._all[contract.conversation] = contract
         self._ended.pop(contract.conversation, None)
+        self._open[contract.conversation] = contract
 
     def end(self, contract: Contract, stage: ContractStage) -> None:
         """Note that a conversation came to its end."""
-        contract.stage = stage
-        self.release(contract)
-        self._waiting.pop(contract.conversation, None)
-        self._ended[contract.conversation] = None
-        while len(self._ended) > MEMORY:
-            oldest = next(iter(self._ended))
-            del self._ended[oldest]
-            self._all.pop(oldest, None)
+        contract.stage, contract.holds = stage, None
+        self._open.pop(contract.conversation, None)
+        self._ended.pop(contract.conversation, None)
+        self._ended[contract.conversation] = contract
+        if len(self._ended) > MEMORY:
+            del self._ended[next(iter(self._ended))]
 
-    def won(self) -> tuple[Contract, ...]:
-        """Return what to remember: the contracts at work, and the latest that are done."""
-        done = [c for n in self._ended if (c := self._all[n]).stage is ContractStage.DONE]
-        return tuple(contract.memory() for contract in (*done[-LASTING:], *self.working()))
-
-    def recall(self, contract: Contract) -> None:
-        """Take a conversation in that is remembered."""
-        self.add(contract)
-        if contract.stage is ContractStage.DONE:
-            self.end(contract, ContractStage.DONE)
-
-    def hold(self, contract: Contract, resources: Resources) -> None:
-        """Note that the infrastructure holds ``resources`` for a conversation."""
-        contract.holds = True
-        self._held[contract.conversation] = resources
-
-    def release(self, contract: Contract) -> None:
-        """Note that nothing is held for it any more."""
-        contract.holds = False
-        self._held.pop(contract.conversation, None)
-
-    def holding(self) -> list[Contract]:
-        """Return the conversations for which something is held."""
-        return [self._all[conversation] for conversation in self._held]
-
-    def wait(self, contract: Contract) -> None:
-        """Let a conversation wait until other proposals give back what they hold."""
-        self._waiting[contract.conversation] = contract
-
-    def waiting(self) -> list[Contract]:
-        """Return those that wait, the eldest first; they wait no more unless told so again."""
-        if not self._waiting:
-            return []
-        waiting, self._waiting = self._waiting, {}
-        return sorted(waiting.values(), key=lambda contract: contract.age)
-
-    def held(self) -> Resources:
-        """Return what all open proposals hold together."""
-        return sum(self._held.values(), NOTHING) if self._held else NOTHING
-
-    def unfinished(self) -> list[Contract]:
-        """Return those that are not decided yet."""
-        stages = (ContractStage.BIDDING, ContractStage.WAITING, ContractStage.PROPOSED)
-        return [c for c in self._all.values() if c.stage in stages]
+    def at(self, *stages: ContractStage) -> list[Contract]:
+        """Return those that are not ended and have come to one of the ``stages``."""
+        return [contract for contract in self._open.values() if contract.stage in stages]
 
     def working(self) -> list[Contract]:
         """Return the contracts that are being worked on."""
-        return [c for c in self._all.values() if c.stage is ContractStage.WORKING]
+        return self.at(ContractStage.WORKING)
+
+    def holding(self) -> list[Contract]:
+        """Return the conversations for which the infrastructure holds something."""
+        return [contract for contract in self._open.values() if contract.holds is not None]
+
+    def won(self) -> tuple[Contract, ...]:
+        """Return what to remember: the contracts at work, and the latest that are done."""
+        done = [c for c in self._ended.values() if c.stage is ContractStage.DONE]
+        return tuple(contract.memory() for contract in (*done[-LASTING:], *self.working()))
 
 
 # -- instances --------------------------------------------------------------------------------
@@ -216,19 +178,6 @@ class BidderMemory(Struct, frozen=True):
 
 class VnfInstance:
     """One VNF instance of this agent."""
-
-    __slots__ = (
-        "awaited",
-        "due",
-        "id",
-        "idle_since",
-        "jobs",
-        "measures",
-        "running",
-        "temporary",
-        "units",
-        "vnfd",
-    )
 
     def __init__(
         self, instance_id: InstanceId, vnfd: Vnfd, units: int, *, running: bool = False
@@ -292,8 +241,6 @@ class VnfInstance:
 
 class VnfInventory:
     """All VNF instances of one agent, in the order in which they came."""
-
-    __slots__ = ("_instances",)
 
     def __init__(self) -> None:
         self._instances: dict[InstanceId, VnfInstance] = {}

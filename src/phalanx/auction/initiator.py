@@ -82,25 +82,6 @@ _NOTHING: Reaction = ([], None)
 class Initiator:
     """One auction. Every call returns the messages to send and a decision, if one was taken."""
 
-    __slots__ = (
-        "_asked",
-        "_failed",
-        "_misses",
-        "_probe_s",
-        "_probes",
-        "_proposals",
-        "_ranking",
-        "_refusals",
-        "_terms",
-        "_transient",
-        "_winner",
-        "bidders",
-        "call",
-        "due",
-        "over",
-        "turn",
-    )
-
     def __init__(
         self,
         call: CallForProposals,

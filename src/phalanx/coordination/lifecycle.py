@@ -159,7 +159,7 @@ class VnfLifecycle(Configured, Capability):
         instance = VnfInstance(f"{me.new_id('vnf')}/{vnfd.name}", vnfd, bid.units)
         instance.jobs[contract.conversation] = str(contract.call.goal.goal)
         self._accepted(me, contract, instance)
-        bidder.contracts.release(contract)  # from here on it is the instance's
+        contract.holds = None  # from here on it is the instance's
         yield from self._start(me, instance, bidder.hold_id(me, contract))
         return instance
 
@@ -197,7 +197,7 @@ class VnfLifecycle(Configured, Capability):
         try:
             traffic = contract.call.goal.traffic_mb_s
             hold = bidder.hold_id(me, contract)
-            bidder.contracts.release(contract)
+            contract.holds = None
             if traffic > 0:
                 yield Act(Rechain(instance.id, hold))
             yield Act(Release(hold))
