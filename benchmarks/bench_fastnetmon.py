@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from tables import QUICK, console, extra, show
+from tables import QUICK, console, show
 
 ROUNDS = 1 if QUICK else 3
 RATES = (18_000,) if QUICK else (18_000, 150_000)
@@ -38,7 +38,6 @@ def lack() -> str | None:
     for tool, package in (("fastnetmon", "fastnetmon"), ("nginx", "nginx-light"), ("cc", "gcc")):
         if shutil.which(tool) is None:
             return f"{tool} is missing: install it (Debian: {package})"
-    extra("pyroute2")
     return None
 
 

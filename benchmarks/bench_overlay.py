@@ -36,8 +36,7 @@ def lack() -> str | None:
         return "needs root: network namespaces"
     if shutil.which("iperf3") is None:
         return "iperf3 is missing: install it (Debian: iperf3)"
-    for module in ("pyroute2", "vici"):
-        extra(module)
+    extra("vici")
     from phalanx.infrastructure.linux.overlay_node import missing  # noqa: PLC0415
 
     return missing()
@@ -48,9 +47,9 @@ if LACK is not None:
     console.print(f"skipped: {LACK}", style="yellow", soft_wrap=True)
     sys.exit(0)
 
-from pyroute2 import IPRoute  # noqa: E402
 
 from phalanx.infrastructure.linux.kernel import namespaces  # noqa: E402
+from phalanx.infrastructure.linux.kernel.links import ip  # noqa: E402
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix  # noqa: E402
 from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay  # noqa: E402
 from phalanx.infrastructure.linux.overlay_node import OverlaySite, Vxlan  # noqa: E402
@@ -72,17 +71,11 @@ class Pair:
             inside.call(_configure, address)
 
     def _link(self) -> None:
-        peer = {"ifname": "eth", "net_ns_fd": f"/run/netns/{self.names[1]}"}
-        with IPRoute() as ip:
-            ip.link("add", ifname="eth", kind="veth", peer=peer)
+        ip(f"link add name eth type veth peer name eth netns {self.names[1]}")
 
 
 def _configure(address: str) -> None:
-    with IPRoute() as ip:
-        for device in ("lo", "eth"):
-            ip.link("set", index=ip.link_lookup(ifname=device)[0], state="up")
-        eth = ip.link_lookup(ifname="eth")[0]
-        ip.addr("add", index=eth, address=address, prefixlen=24)
+    ip("link set dev lo up", "link set eth up", f"addr add {address}/24 dev eth")
 
 
 def throughput(pair: Pair, address: str) -> float:

@@ -17,9 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from threading import Event, Thread
 
-from pyroute2 import IPRoute
-
 from phalanx.infrastructure.linux.kernel import namespaces, runs
+from phalanx.infrastructure.linux.kernel.links import ip
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, enter, prefix
 from phalanx.testrange import workload
 from phalanx.testrange.processes import NamespaceProcess, NginxServer, end
@@ -84,14 +83,13 @@ class Gateway:
         subprocess.run(["cc", "-O2", "-o", self._flood, str(FLOOD)], check=True)  # noqa: S603, S607
 
     def _join(self) -> None:
-        with IPRoute() as ip:
-            for number, (device, place) in enumerate(((UPLINK, "street"), (DOWNLINK, "server")), 1):
-                peer = {"ifname": "eth", "net_ns_fd": f"/run/netns/{self.name(place)}"}
-                ip.link("add", ifname=device, kind="veth", peer=peer)
-                index = ip.link_lookup(ifname=device)[0]
-                ip.addr("add", index=index, address=f"10.8.{number}.1", prefixlen=24)
-                ip.link("set", index=index, state="up")
-            ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
+        for number, (device, place) in enumerate(((UPLINK, "street"), (DOWNLINK, "server")), 1):
+            ip(
+                f"link add name {device} type veth peer name eth netns {self.name(place)}",
+                f"addr add 10.8.{number}.1/24 dev {device}",
+                f"link set dev {device} up",
+            )
+        ip("link set dev lo up")
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
     @contextlib.contextmanager
@@ -181,10 +179,9 @@ class FirstPacket:
 
 
 def _configure(number: int, own: tuple[str, ...]) -> None:
-    with IPRoute() as ip:
-        for device in ("lo", "eth"):
-            ip.link("set", index=ip.link_lookup(ifname=device)[0], state="up")
-        eth = ip.link_lookup(ifname="eth")[0]
-        for address in (f"10.8.{number}.2", *own):
-            ip.addr("add", index=eth, address=address, prefixlen=24)
-        ip.route("add", dst="default", gateway=f"10.8.{number}.1")
+    ip(
+        "link set dev lo up",
+        "link set dev eth up",
+        *(f"addr add {address}/24 dev eth" for address in (f"10.8.{number}.2", *own)),
+        f"route add default via 10.8.{number}.1",
+    )

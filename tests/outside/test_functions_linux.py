@@ -10,7 +10,7 @@ from tests.system.linux_runs import Process, lacking, traces
 
 from phalanx.store.jsonl import read_jsonl
 
-pytest.importorskip("pyroute2", reason="not installed: pyroute2 (pip install 'phalanx[linux]')")
+pytest.importorskip("vici", reason="not installed: vici (pip install 'phalanx[linux]')")
 
 pytestmark = [pytest.mark.linux, pytest.mark.xdist_group("linux")]
 

@@ -9,24 +9,21 @@ import shutil
 import signal
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from phalanx.infrastructure.linux.journal import LeaseJournal
+from phalanx.infrastructure.linux.kernel import runs
+from phalanx.store.jsonl import read_jsonl
+from tests.system.guard_lab import ATTACKERS, GUARDED, SERVER, USER, Lab, end, said, until
+
 pytestmark = [
     pytest.mark.linux,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces"),
-    pytest.mark.skipif(find_spec("pyroute2") is None, reason="not installed: pyroute2"),
     pytest.mark.skipif(shutil.which("cc") is None, reason="not installed: cc (Debian: gcc)"),
     pytest.mark.skipif(shutil.which("nft") is None, reason="not installed: nft (Debian: nftables)"),
 ]
-
-if find_spec("pyroute2") is not None:
-    from phalanx.infrastructure.linux.journal import LeaseJournal
-    from phalanx.infrastructure.linux.kernel import runs
-    from phalanx.store.jsonl import read_jsonl
-    from tests.system.guard_lab import ATTACKERS, GUARDED, SERVER, USER, Lab, end, said, until
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tests.system.linux_runs import (
     traces,
 )
 
-pytest.importorskip("pyroute2", reason="not installed: pyroute2 (pip install 'phalanx[linux]')")
+pytest.importorskip("vici", reason="not installed: vici (pip install 'phalanx[linux]')")
 
 pytestmark = [pytest.mark.linux, pytest.mark.xdist_group("linux")]
 

@@ -28,7 +28,7 @@ from tests.system.linux_runs import Process, clean, lacking, traces
 from tests.system.linux_spread_plan import ATTACKERS, CRASH_S, KEEPER, LEASE_S, plan
 from tests.system.process_lab import processes
 
-pytest.importorskip("pyroute2", reason="not installed: pyroute2 (pip install 'phalanx[linux]')")
+pytest.importorskip("vici", reason="not installed: vici (pip install 'phalanx[linux]')")
 
 pytestmark = processes(pytest.mark.linux, pytest.mark.xdist_group("linux"))
 
@@ -146,7 +146,7 @@ def test_what_an_agent_held_that_was_killed_lapses_and_others_take_over(tmp_path
 
 
 def test_a_network_that_was_killed_is_cleared_by_its_next_life(tmp_path: Path) -> None:
-    from phalanx.runtime.linux_environment import made  # noqa: PLC0415  # needs pyroute2
+    from phalanx.runtime.linux_environment import made  # noqa: PLC0415  # needs vici
 
     scenario = tmp_path / "plan.yaml"
     scenario.write_text(json.dumps(plan()))

@@ -16,7 +16,6 @@ from tests.system.machines import Machines, heard
 from tests.system.process_lab import holds, processes
 from tests.system.sites_page import Step, asked_in_tables, steps
 
-pytest.importorskip("pyroute2")
 requires = pytest.importorskip("tests.infrastructure.linux.linux_needs")
 
 pytestmark = [

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pyroute2 import IPRoute
 from tests.infrastructure.linux.linux_needs import requires
 
 from phalanx.domain.traffic import PROFILES, Source
 from phalanx.infrastructure.linux.kernel import KernelError
-from phalanx.infrastructure.linux.kernel.namespaces import FOLDER, Inside, prefix
+from phalanx.infrastructure.linux.kernel.links import ip
+from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
 from phalanx.testrange import attackers
 from phalanx.testrange.sampler import Arrivals
 
@@ -130,20 +130,7 @@ def test_the_sender_sends_what_is_due_and_ends(
 def _join(near: str, far: str) -> None:
     """Lay a cable from ``near`` (10.3.0.1) to ``far`` (10.0.6.10)."""
     with Inside(near) as inside:
-        inside.call(_lay, far)
-        inside.call(_raise, "a", "10.3.0.1")
+        inside.call(ip, f"link add name a type veth peer name b netns {far}")
+        inside.call(ip, "addr add 10.3.0.1/8 dev a", "link set dev a up")
     with Inside(far) as inside:
-        inside.call(_raise, "b", "10.0.6.10")
-
-
-def _lay(far: str) -> None:
-    peer = {"ifname": "b", "net_ns_fd": str(FOLDER / far)}
-    with IPRoute() as kernel:
-        kernel.link("add", ifname="a", kind="veth", peer=peer)
-
-
-def _raise(device: str, address: str) -> None:
-    with IPRoute() as kernel:
-        number = kernel.link_lookup(ifname=device)[0]
-        kernel.addr("add", index=number, address=address, prefixlen=8)
-        kernel.link("set", index=number, state="up")
+        inside.call(ip, "addr add 10.0.6.10/8 dev b", "link set dev b up")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.infrastructure.linux.linux_needs import requires_netlink, requires_root
+from tests.infrastructure.linux.linux_needs import requires_root
 
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
@@ -22,7 +22,7 @@ from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.kernel.wire import compiler
 from phalanx.testrange import Testbed
 
-pytestmark = [pytest.mark.linux, requires_netlink, requires_root]
+pytestmark = [pytest.mark.linux, requires_root]
 
 delays = pytest.mark.skipif(
     not compiler() and (os.geteuid() != 0 or not has_netem()), reason="needs netem or a C compiler"

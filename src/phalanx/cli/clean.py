@@ -22,7 +22,7 @@ def clean(
         bool, typer.Option("--all", help="End runs that are alive, too.")
     ] = False,
 ) -> None:
-    """Remove what dead runs left: processes, namespaces, interfaces, rules, groups, folders.
+    """Remove what dead runs left: processes, namespaces, rules, control groups, folders.
 
     Only what carries the mark of Phalanx is touched.
     """

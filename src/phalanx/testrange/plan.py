@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain, count
 
 from msgspec import Struct
 
@@ -81,10 +82,12 @@ def draw(run: str, network: Network, sources: Sequence[Source]) -> Plan:
 
     """
     _check(network, sources)
-    name = _Names(run)
     number = {pop.name: n for n, pop in enumerate(network.pops, 1)}
-    namespaces = {pop.name: name(pop.name) for pop in network.pops}
-    count = dict.fromkeys(number, 0)
+    namespaces: dict[PopId, str] = {}
+    for pop_name in number:
+        namespaces[pop_name] = _namespace(run, pop_name, namespaces.values())
+    taken = dict.fromkeys(namespaces.values())
+    used = dict.fromkeys(number, 0)
     homes: dict[str, str] = {}
     devices: dict[LinkId, str] = {}
     ports: list[Port] = []
@@ -97,10 +100,12 @@ def draw(run: str, network: Network, sources: Sequence[Source]) -> Plan:
         rate: float | None = None,
         delay_ms: float = 0.0,
     ) -> Port:
-        count[pop] += 1
-        k = count[pop]
+        used[pop] += 1
+        k = used[pop]
+        space = _namespace(run, label, taken)
+        taken[space] = None
         mac = _mac(0x48, number[pop], k)
-        made = Port(pop, f"{letter}{k}", name(label), mac, tuple(addresses), rate, delay_ms)
+        made = Port(pop, f"{letter}{k}", space, mac, tuple(addresses), rate, delay_ms)
         ports.append(made)
         return made
 
@@ -139,21 +144,11 @@ def draw(run: str, network: Network, sources: Sequence[Source]) -> Plan:
     )
 
 
-class _Names:
-    """Names of namespaces: what would not do as the name of a file is replaced; none twice."""
-
-    def __init__(self, run: str) -> None:
-        self._run = run
-        self._taken: set[str] = set()
-
-    def __call__(self, label: str) -> str:
-        base = name = f"phx-{self._run}-{_UNFIT.sub('_', label)}"
-        n = 1
-        while name in self._taken:
-            n += 1
-            name = f"{base}.{n}"
-        self._taken.add(name)
-        return name
+def _namespace(run: str, label: str, taken: Iterable[str]) -> str:
+    """Return a name that is fit for a file and not ``taken``."""
+    base = f"phx-{run}-{_UNFIT.sub('_', label)}"
+    names = chain([base], (f"{base}.{n}" for n in count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def _households(sources: Sequence[Source]) -> dict[tuple[str, PopId], list[Source]]:

@@ -6,16 +6,23 @@ underlay addresses along the paths of least latency; hosts and sources hang on t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import ParamSpec
 
-from phalanx.domain.network import Link, LinkId, Network, PopId
+from phalanx.domain.network import LinkId, Network, PopId, link_id
 from phalanx.domain.traffic import Source
 from phalanx.infrastructure.linux.kernel import KernelError, cgroups, namespaces, runs
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
-from phalanx.infrastructure.linux.kernel.links import Links, configure, has_netem, ip, neighbour
+from phalanx.infrastructure.linux.kernel.links import (
+    configure,
+    has_netem,
+    ip,
+    neighbour,
+    shaping,
+    veth,
+)
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.kernel.wire import Strand, Wire
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
@@ -30,7 +37,6 @@ LEAST_DELAY_MS = 0.5
 _LINK_MTU = 1700  # a full packet of a host, with VXLAN and ESP around it
 _HOST_MTU = 1500
 _FAR = "eth0"
-_LINK_SCOPE = 253
 _QUIET = {"ipv6/conf/all/disable_ipv6": 1, "ipv6/conf/default/disable_ipv6": 1}
 _ROUTER = {
     "ipv4/ip_forward": 1,  # first, as it sets others back to a router's defaults
@@ -71,7 +77,14 @@ class Testbed:
         self._network = network
         self._plan = draw(run, network, sources)
         self._ports = {a: port for port in self._plan.ports for a in port.addresses}
-        self._routing = Routing(network, self._plan)
+        self._topology = Topology(network)
+        self._routes: dict[PopId, dict[str, str]] = {pop: {} for pop in self._plan.namespaces}
+        """Where each PoP sends packets for an address, in the words of ``ip-route(8)``."""
+        # The first address of a PoP is its own; the others hang on its switch.
+        self._addresses = {
+            pop: [self.underlay(pop), *(a for port in self._plan.at(pop) for a in port.addresses)]
+            for pop in self._routes
+        }
         self._groups: dict[PopId, Cgroup] = {}
         self._wire: Wire | None = None
 
@@ -163,15 +176,20 @@ class Testbed:
             KernelError: if the kernel refuses.
 
         """
-        link = self._routing.link(a, b)
+        link = self._topology.link(a, b)
         if link is None:
             raise KeyError(f"{a}>{b}")
         with Inside(None) as hands:
             for pop in (a, b):
                 hands.call(self._within, self.namespace(pop), self._switch, a, b, pop, up)
-            self._routing.switch(link, up=up)
-            for pop in self._routing.stale():
-                hands.call(self._within, self.namespace(pop), self._routing.install, pop)
+            self._topology.switch(link, up=up)
+            for pop, other in ((a, b), (b, a)):  # the kernel forgot them when it went down
+                lost = f"dev {self.device(link_id(pop, other))} "
+                table = self._routes[pop].items()
+                self._routes[pop] = {to: hop for to, hop in table if not hop.startswith(lost)}
+            for pop, routes in self._routes.items():
+                if routes != self._wanted(pop):
+                    hands.call(self._within, self.namespace(pop), self._route, pop)
 
     def _build(self) -> None:
         plan = self._plan
@@ -193,16 +211,33 @@ class Testbed:
         for name, namespace in plan.namespaces.items():
             self._within(namespace, finish_pop, plan, name, netem=netem)
         for name, namespace in plan.namespaces.items():
-            self._within(namespace, self._routing.install, name)
+            self._within(namespace, self._route, name)
 
     def _switch(self, a: PopId, b: PopId, pop: PopId, up: bool) -> None:
         """Take an end of a link down or up; the kernel forgets neighbours with it."""
         join = next(j for j in self._plan.joins if {j.a, j.b} == {a, b})
-        with Links() as links:
-            device, _ = ends(join, pop)
-            links.set(device, state="up" if up else "down")
+        device, _ = ends(join, pop)
+        ip(f"link set dev {device} {'up' if up else 'down'}")
         if up:
             ip(next_door(self._plan, join, pop))
+
+    def _route(self, pop: PopId) -> None:
+        """Bring the routes of ``pop`` up to date, inside its namespace."""
+        wanted, installed = self._wanted(pop), self._routes[pop]
+        new = [f"route replace {a} {hop}" for a, hop in wanted.items() if installed.get(a) != hop]
+        ip(*new, *(f"route del {address}" for address in installed.keys() - wanted.keys()))
+        self._routes[pop] = wanted
+
+    def _wanted(self, pop: PopId) -> dict[str, str]:
+        """Return the routes of least latency."""
+        source = f"src {self.underlay(pop)}"
+        table = dict.fromkeys(self._addresses[pop][1:], f"dev {SWITCH} {source}")
+        for target, addresses in self._addresses.items():
+            path = self._topology.route(pop, target)
+            if path is not None and target != pop:
+                device, via = self.device(link_id(pop, path[1])), self.underlay(path[1])
+                table.update(dict.fromkeys(addresses, f"dev {device} via {via} onlink {source}"))
+        return table
 
     @staticmethod
     def _within(
@@ -211,63 +246,6 @@ class Testbed:
         """Call ``function`` with the calling thread moved into ``namespace``."""
         namespaces.enter(namespace)
         function(*args, **kwargs)
-
-
-class Routing:
-    """The tables of all PoPs: what they should be, and what is in the kernels already."""
-
-    def __init__(self, network: Network, plan: Plan) -> None:
-        self._plan = plan
-        self._topology = Topology(network)
-        self._installed: dict[PopId, dict[str, str]] = {pop: {} for pop in plan.namespaces}
-        """Where each PoP sends packets for an address, in the words of ``ip-route(8)``."""
-        # The first of a PoP is its own; the others hang on its switch.
-        self._addresses = {
-            pop: [plan.underlay[pop], *(a for port in plan.at(pop) for a in port.addresses)]
-            for pop in plan.namespaces
-        }
-
-    def link(self, a: PopId, b: PopId) -> Link | None:
-        """Return the link that joins two PoPs, in whichever order."""
-        return self._topology.link(a, b)
-
-    def switch(self, link: Link, *, up: bool) -> None:
-        """Note that a link went down or came back.
-
-        The kernel forgot the routes over its interfaces when they went down.
-        """
-        self._topology.switch(link, up=up)
-        for pop, other in ((link.a, link.b), (link.b, link.a)):
-            lost = f"dev {self._plan.devices[f'{pop}>{other}']} "
-            table = self._installed[pop]
-            self._installed[pop] = {a: hop for a, hop in table.items() if not hop.startswith(lost)}
-
-    def stale(self) -> list[PopId]:
-        """Return the PoPs whose table is not as it should be."""
-        return [pop for pop in self._installed if self._wanted(pop) != self._installed[pop]]
-
-    def install(self, pop: PopId) -> None:
-        """Bring the table of ``pop`` up to date; call it inside the namespace of ``pop``.
-
-        Raises:
-            KernelError: if the kernel refuses.
-
-        """
-        wanted, installed = self._wanted(pop), self._installed[pop]
-        new = [f"route replace {a} {hop}" for a, hop in wanted.items() if installed.get(a) != hop]
-        ip(*new, *(f"route del {address}" for address in installed.keys() - wanted.keys()))
-        self._installed[pop] = wanted
-
-    def _wanted(self, pop: PopId) -> dict[str, str]:
-        own = self._plan.underlay[pop]
-        table = dict.fromkeys(self._addresses[pop][1:], f"dev {SWITCH} src {own}")
-        for target, addresses in self._addresses.items():
-            path = self._topology.route(pop, target)
-            if path is not None and target != pop:
-                device, via = self._plan.devices[f"{pop}>{path[1]}"], self._plan.underlay[path[1]]
-                hop = f"dev {device} via {via} onlink src {own}"
-                table.update(dict.fromkeys(addresses, hop))
-        return table
 
 
 def delayed(part: Port | Join) -> bool:
@@ -297,65 +275,74 @@ def strands(plan: Plan) -> list[Strand]:
 
 
 def begin_pop(plan: Plan, pop: str, *, wired: bool) -> None:
-    """Make a PoP's switch, and its ends of the links that no wire carries."""
+    """Make a PoP's switch, and its ends of the links that no wire carries.
+
+    The switch learns, and knows no spanning tree.
+    """
     configure(_ROUTER)
-    with Links() as links:
-        links.address(links.set("lo", state="up"), plan.underlay[pop])
-        links.address(links.bridge(SWITCH, SWITCH_MAC), GATEWAY, _LINK_SCOPE)
-        for port in plan.at(pop):
-            if not (wired and delayed(port)):
-                mac = f"fe{port.mac[2:]}"
-                links.veth(port.device, mac, _FAR, port.mac, port.namespace, _HOST_MTU)
-        for join in plan.joins:
-            if join.a == pop and not (wired and delayed(join)):
-                there = plan.namespaces[join.b]
-                links.veth(join.device_a, join.mac_a, join.device_b, join.mac_b, there, _LINK_MTU)
+    lines = [
+        "link set dev lo up",
+        f"addr add {plan.underlay[pop]}/32 dev lo",
+        f"link add {SWITCH} address {SWITCH_MAC} up type bridge stp_state 0 mcast_snooping 0",
+        f"addr add {GATEWAY}/32 dev {SWITCH} scope link",
+    ]
+    for port in plan.at(pop):
+        if not (wired and delayed(port)):
+            mac = f"fe{port.mac[2:]}"
+            lines.append(veth(port.device, mac, _FAR, port.mac, port.namespace, _HOST_MTU))
+    for join in plan.joins:
+        if join.a == pop and not (wired and delayed(join)):
+            near, far = (join.device_a, join.mac_a), (join.device_b, join.mac_b)
+            lines.append(veth(*near, *far, plan.namespaces[join.b], _LINK_MTU))
+    ip(*lines)
 
 
 def make_home(port: Port, *, netem: bool) -> None:
     """Set up the namespace behind a port: its addresses, and the way out."""
     configure(_HOST)
-    with Links() as links:
-        links.set("lo", state="up")
-        number = links.set(_FAR, address=port.mac, mtu=_HOST_MTU, state="up")
-        for address in port.addresses:
-            links.address(number, address)
-        if port.rate_mb_s is not None:
-            links.shape(number, port.rate_mb_s, port.delay_ms if netem and delayed(port) else 0.0)
     ip(
+        "link set dev lo up",
+        f"link set {_FAR} address {port.mac} mtu {_HOST_MTU} up",
+        *(f"addr add {address}/32 dev {_FAR}" for address in port.addresses),
         neighbour(GATEWAY, SWITCH_MAC, _FAR),
         f"route replace default dev {_FAR} via {GATEWAY} onlink",
     )
+    ip(*_limits(port, _FAR, netem=netem), program="tc")
 
 
 def finish_pop(plan: Plan, pop: str, *, netem: bool) -> None:
-    """Connect a PoP: ports to the switch, limits on all it sends, and who is a neighbour."""
-    lines = ["route replace blackhole default"]
+    """Connect a PoP: ports to the switch, limits on all it sends, and who is a neighbour.
+
+    The switch is told which station is at each port, so that it never floods to find out.
+    """
+    lines, stations, limits = ["route replace blackhole default"], list[str](), list[str]()
     lossy: dict[str, float] = {}
-    with Links() as links:
-        switch = links.set(SWITCH, state="up")
-        for port in plan.at(pop):
-            number = links.set(port.device, mtu=_HOST_MTU, master=switch, state="up")
-            links.pin(number, port.mac)
-            if port.rate_mb_s is not None:
-                delay = port.delay_ms if netem and delayed(port) else 0.0
-                links.shape(number, port.rate_mb_s, delay)
-            for address in port.addresses:
-                lines.append(neighbour(address, port.mac, SWITCH))
-        for join in plan.joins:
-            if pop in (join.a, join.b):
-                device, mac = ends(join, pop)
-                number = links.set(device, address=mac, mtu=_LINK_MTU, state="up")
-                if netem:
-                    delay = join.delay_ms if delayed(join) else 0.0
-                    links.shape(number, join.rate_mb_s, delay, join.loss)
-                else:
-                    links.shape(number, join.rate_mb_s)
-                    lossy[device] = join.loss
-                lines.append(next_door(plan, join, pop))
+    for port in plan.at(pop):
+        lines.append(f"link set dev {port.device} mtu {_HOST_MTU} master {SWITCH} up")
+        lines += (neighbour(address, port.mac, SWITCH) for address in port.addresses)
+        stations.append(f"fdb replace {port.mac} dev {port.device} master static")
+        limits += _limits(port, port.device, netem=netem)
+    for join in plan.joins:
+        if pop in (join.a, join.b):
+            device, mac = ends(join, pop)
+            lines.append(f"link set dev {device} address {mac} mtu {_LINK_MTU} up")
+            lines.append(next_door(plan, join, pop))
+            limits += _limits(join, device, netem=netem)
+            lossy[device] = 0.0 if netem else join.loss
     ip(*lines)
+    ip(*stations, program="bridge")
+    ip(*limits, program="tc")
     if any(lossy.values()):
         _lose(plan.namespaces[pop], lossy)
+
+
+def _limits(part: Port | Join, device: str, *, netem: bool) -> Iterable[str]:
+    """Return the lines for ``tc`` that give a device the rate, delay and loss of its link."""
+    if part.rate_mb_s is None:
+        return ()
+    delay = part.delay_ms if netem and delayed(part) else 0.0
+    loss = part.loss if netem and isinstance(part, Join) else 0.0
+    return shaping(device, part.rate_mb_s, delay, loss)
 
 
 def ends(join: Join, pop: str) -> tuple[str, str]:

@@ -6,17 +6,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 
 import pytest
 
 from phalanx.infrastructure.linux.kernel import namespaces
 
 requires_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
-
-requires_netlink = pytest.mark.skipif(
-    find_spec("pyroute2") is None, reason="not installed: pyroute2 (pip install 'phalanx[linux]')"
-)
 
 
 def requires(*tools: str) -> pytest.MarkDecorator:

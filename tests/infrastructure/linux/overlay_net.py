@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyroute2 import IPRoute
-
 from phalanx.infrastructure.linux.kernel import namespaces
+from phalanx.infrastructure.linux.kernel.links import ip
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay
 from phalanx.infrastructure.linux.overlay_node import OverlaySite
@@ -59,28 +58,22 @@ class Net:
         return made
 
     def _wire(self) -> None:
-        with IPRoute() as ip:
-            ip.link("add", ifname="br", kind="bridge")
-            bridge = ip.link_lookup(ifname="br")[0]
-            ip.link("set", index=bridge, state="up")
-            for name in (*POPS, ROGUE):
-                path = f"/run/netns/{self.namespace(name)}"
-                ip.link(
-                    "add",
-                    ifname=name,
-                    kind="veth",
-                    peer={"ifname": "eth", "net_ns_fd": path},
-                )
-                ip.link("set", index=ip.link_lookup(ifname=name)[0], master=bridge, state="up")
+        ip("link add name br up type bridge")
+        for name in (*POPS, ROGUE):
+            there = self.namespace(name)
+            ip(
+                f"link add name {name} type veth peer name eth netns {there}",
+                f"link set dev {name} master br up",
+            )
 
 
 def configure(address: str) -> None:
-    with IPRoute() as ip:
-        for device in ("lo", "eth"):
-            ip.link("set", index=ip.link_lookup(ifname=device)[0], state="up")
-        eth = ip.link_lookup(ifname="eth")[0]
-        ip.addr("add", index=eth, address=address, prefixlen=24)
-        ip.route("add", dst="0.0.0.0/0", oif=eth)  # a way out for what should have been encrypted
+    ip(
+        "link set dev lo up",
+        "link set dev eth up",
+        f"addr add {address}/24 dev eth",
+        "route add default dev eth",  # a way out for what should have been encrypted
+    )
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1", encoding="ascii")
 
 

@@ -8,11 +8,9 @@ from math import inf
 import pytest
 from linux_needs import requires_root
 
-pytest.importorskip("pyroute2", reason="needs the extra 'linux'")
-
 from phalanx.domain.actions import Observe
 from phalanx.infrastructure.linux.capture import Tap, mirror
-from phalanx.infrastructure.linux.kernel.links import Links
+from phalanx.infrastructure.linux.kernel.links import ip
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.vnf.nft import Nft
 
@@ -39,11 +37,6 @@ def test_nftables_takes_the_mirror(
         return nft.json("list counters table netdev phx_00000000")
 
     with Inside(netns("a")) as inside:
-        inside.call(_up)
+        inside.call(ip, "link set dev lo up")
         listed = inside.call(work)
     assert str(listed).count("'name': 'offered'") == 1
-
-
-def _up() -> None:
-    with Links() as links:
-        links.set("lo", state="up")

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from linux_needs import requires_netlink, requires_root
+from linux_needs import requires_root
 
 from phalanx.infrastructure.linux.kernel import KernelError, cgroups, namespaces, runs
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.kernel.runs import clean
 from phalanx.infrastructure.linux.vnf.nft import Nft
 
-pytestmark = [pytest.mark.linux, requires_netlink, requires_root]
+pytestmark = [pytest.mark.linux, requires_root]
 
 OWNER = """
 import os, subprocess, sys, time

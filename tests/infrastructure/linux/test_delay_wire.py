@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from linux_needs import requires, requires_netlink, requires_root
+from linux_needs import requires, requires_root
 
 from phalanx.infrastructure.linux.kernel import KernelError, runs
-from phalanx.infrastructure.linux.kernel.links import Links, configure
+from phalanx.infrastructure.linux.kernel.links import configure, ip
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.kernel.wire import Strand, Wire
 
-pytestmark = [pytest.mark.linux, requires_netlink, requires_root, requires("cc")]
+pytestmark = [pytest.mark.linux, requires_root, requires("cc")]
 
 PROTOCOL = 0x88B5  # IEEE: for local experiments
 HEADER = b"\xff" * 6 + b"\x02\x00\x00\x00\x00\x01" + PROTOCOL.to_bytes(2, "big")
@@ -31,8 +31,7 @@ def run() -> Iterator[str]:
 def ready() -> socket.socket:
     """Return a socket on ``tap0`` of the namespace in which this is called."""
     configure({"ipv6/conf/all/disable_ipv6": 1, "ipv6/conf/default/disable_ipv6": 1})
-    with Links() as links:
-        links.set("tap0", state="up")
+    ip("link set dev tap0 up")
     packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(PROTOCOL))
     packets.bind(("tap0", PROTOCOL))
     packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)

@@ -5,10 +5,6 @@ from __future__ import annotations
 import time
 
 import pytest
-from linux_needs import requires_netlink, requires_root
-
-pytest.importorskip("pyroute2", reason="needs the extra 'linux'")
-
 from driver_bench import (
     CLIENT,
     ETHERNET,
@@ -23,6 +19,7 @@ from driver_bench import (
     refused,
     watch,
 )
+from linux_needs import requires_root
 
 from phalanx.domain.actions import (
     Done,
@@ -38,7 +35,7 @@ from phalanx.domain.actions import (
     Transfer,
 )
 
-pytestmark = [pytest.mark.linux, requires_netlink, requires_root]
+pytestmark = [pytest.mark.linux, requires_root]
 
 ALL = 300
 """Datagrams of a test of a limit: 0.3 MB, at once."""

@@ -8,10 +8,6 @@ import time
 from itertools import pairwise
 
 import pytest
-from linux_needs import requires_netlink, requires_root
-
-pytest.importorskip("pyroute2", reason="needs the extra 'linux'")
-
 from driver_bench import (
     CLIENT,
     IMAGE_MB,
@@ -27,6 +23,7 @@ from driver_bench import (
     refused,
     watch,
 )
+from linux_needs import requires_root
 
 from phalanx.domain.actions import (
     Done,
@@ -42,7 +39,7 @@ from phalanx.domain.actions import (
     Stop,
 )
 
-pytestmark = [pytest.mark.linux, requires_netlink, requires_root]
+pytestmark = [pytest.mark.linux, requires_root]
 
 
 # -- images -------------------------------------------------------------------------------

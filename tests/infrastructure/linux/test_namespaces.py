@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from linux_needs import requires_netlink, requires_root
+from linux_needs import requires_root
 
 from phalanx.infrastructure.linux.kernel import KernelError, namespaces
-from phalanx.infrastructure.linux.kernel.links import Links
+from phalanx.infrastructure.linux.kernel.links import ip
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 
 pytestmark = [pytest.mark.linux, requires_root]
@@ -42,16 +42,11 @@ def test_a_thread_lives_in_the_namespace_and_the_process_stays_where_it_was(
     assert len({before, namespaces.identity(a), namespaces.identity(b)}) == 3
 
 
-@requires_netlink
 def test_what_is_made_inside_stays_inside(netns: Callable[[str], str]) -> None:
     a, b = netns("a"), netns("b")
 
-    def make() -> None:
-        with Links() as links:
-            links.bridge("phxt0", "02:00:00:00:00:01")
-
     with Inside(a) as first, Inside(b) as second:
-        first.call(make)
+        first.call(ip, "link add name phxt0 type bridge")
         assert "phxt0" in first.call(interfaces)
         assert "phxt0" not in second.call(interfaces)
     assert "phxt0" not in interfaces()

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from linux_needs import requires_root
 
-pytest.importorskip("pyroute2", reason="needs the extra 'linux'")
-
 from phalanx.clock.wall import WallClock
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources

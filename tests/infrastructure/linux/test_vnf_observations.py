@@ -128,9 +128,9 @@ def test_the_parts_of_the_sources_are_those_of_a_split(lab: Lab, tmp_path: Path)
 def test_a_mirror_of_both_directions_is_sorted_by_who_opens(
     lab: Lab, watch: Callable[..., Future[Any]]
 ) -> None:
-    lab.ip("pop", "link add m0 type veth peer name m1")
+    lab.ip("pop", "link add name m0 type veth peer name m1")
     for device in ("m0", "m1"):
-        lab.ip("pop", f"link set {device} up")
+        lab.ip("pop", f"link set dev {device} up")
     listener = lab.listen()
     seen = watch(devices=[{"device": "m1", "hook": "ingress"}])
     lab.nft("add table netdev mirror")

@@ -19,13 +19,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from phalanx.infrastructure.linux.kernel import KernelError, cgroups, namespaces
-from phalanx.infrastructure.linux.kernel.links import Links, has_kernel_esp, has_netem, index
+from phalanx.infrastructure.linux.kernel.links import has_kernel_esp, has_netem, ip, shaping
 from phalanx.infrastructure.linux.kernel.wire import compiler
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
 
 _CHARONS = (Path("/usr/lib/ipsec/charon"), Path("/usr/libexec/ipsec/charon"))
 _EXTRA = "pip install 'phalanx[linux]'"
-_WORKERS = {"nsenter": "util-linux", "ip": "iproute2"}
+_WORKERS = {"nsenter": "util-linux", "ip": "iproute2", "tc": "iproute2", "bridge": "iproute2"}
 _TOOLS = {
     "nginx": "the real server of a testbed",
     "hping3": "floods in a testbed",
@@ -89,11 +89,10 @@ def charon() -> Path | None:
 def _probe() -> Iterator[Feature]:
     root = os.geteuid() == 0
     able = _try(lambda: namespaces.aside(bool, True)) if root else None
-    netlink = importlib.util.find_spec("pyroute2") is not None
     library = _try(lambda: Nft().close())
 
-    def links(trial: Callable[[], object]) -> bool | None:
-        return _aside(trial) if able and netlink else None
+    def tried(trial: Callable[[], object]) -> bool | None:
+        return _aside(trial) if able else None
 
     def rules(script: str) -> bool | None:
         return _aside(partial(_rules, script)) if able and library else None
@@ -104,7 +103,6 @@ def _probe() -> Iterator[Feature]:
     yield _feature("network namespaces", able, use, install, needed=True)
     for name, package in _WORKERS.items():
         yield _tool(name, "work in namespaces", package, needed=True)
-    yield _feature("pyroute2", netlink, "links, addresses, queues", _EXTRA, needed=True)
 
     install = "a kernel with CONFIG_NF_TABLES" if library else "apt-get install libnftables1"
     works = rules("table inet phx_probe") if library else False
@@ -124,13 +122,13 @@ def _probe() -> Iterator[Feature]:
     yield _feature("SYNPROXY", proxy, use, "a kernel with CONFIG_NFT_SYNPROXY")
 
     install = "a kernel with CONFIG_NET_SCH_HTB"
-    yield _feature("HTB", links(_shape), "capacity of links", install, needed=True)
-    netem = links(has_netem)
+    yield _feature("HTB", tried(_shape), "capacity of links", install, needed=True)
+    netem = tried(has_netem)
     use = _instead("delay and loss on links", netem, "delay by TAP pairs, loss by nftables")
     yield _feature("netem", netem, use, "nothing; or a kernel with CONFIG_NET_SCH_NETEM")
     wired = netem is False
     use = "delay on links" if wired else "nothing, as netem delays links" if netem else "delay"
-    tap = _aside(_tap) if able else None
+    tap = tried(_tap)
     yield _feature("TUN/TAP", tap, use, "a kernel with CONFIG_TUN, /dev/net/tun", needed=wired)
     cc = compiler()
     install = "apt-get install gcc libc6-dev"
@@ -138,14 +136,14 @@ def _probe() -> Iterator[Feature]:
     yield _limits()
 
     use = "the agents' overlay; tunnels to other PoPs"
-    yield _feature("VXLAN", links(_vxlan), use, "a kernel with CONFIG_VXLAN", needed=True)
+    yield _feature("VXLAN", tried(_vxlan), use, "a kernel with CONFIG_VXLAN", needed=True)
     daemon = charon()
     install = "apt-get install strongswan-charon strongswan-swanctl"
     found = str(daemon) if daemon else None
     yield _feature("strongSwan", daemon is not None, "keys of the overlay", install, found)
     vici = importlib.util.find_spec("vici") is not None
     yield _feature("vici", vici, "drives strongSwan", _EXTRA)
-    kernel = _aside(has_kernel_esp) if able else None
+    kernel = tried(has_kernel_esp)
     use = _instead("encrypts the overlay", kernel, "strongSwan encrypts")
     yield _feature("kernel ESP", kernel, use, "nothing; or a kernel with CONFIG_INET_ESP")
     use = "nothing, as the kernel encrypts" if kernel else "encrypts the overlay in user space"
@@ -211,13 +209,11 @@ def _rules(script: str) -> None:
 
 
 def _shape() -> None:
-    with Links() as links:
-        links.shape(index("lo"), 1.0)
+    ip(*shaping("lo", 1.0), program="tc")
 
 
 def _vxlan() -> None:
-    with Links() as links:
-        links.vxlan("phx0", 1)
+    ip("link add name phx0 type vxlan id 1 dstport 4789")
 
 
 def _tap() -> None:

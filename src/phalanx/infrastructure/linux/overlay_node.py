@@ -157,7 +157,7 @@ class Vxlan:
         self._endpoints = endpoints
         self._inside.call(
             ip,
-            "link set lo up",
+            "link set dev lo up",
             *(f"addr add {endpoint}/32 dev lo" for endpoint in endpoints),
             f"link add {DEVICE} address {mac(self._address)} mtu {MTU} up"
             f" type vxlan id {self._vni} dstport {PORT} nolearning",

@@ -140,8 +140,9 @@ class Tunnels:
                 inside.call(
                     ip,
                     f"addr replace {end.address}/32 dev lo",
-                    f"link add {end.device} address {end.mac} mtu {MTU} up type vxlan id {number}"
-                    f" local {end.address} remote {other.address} dstport {PORT} nolearning",
+                    f"link add name {end.device} address {end.mac} mtu {MTU} up type vxlan"
+                    f" id {number} local {end.address} remote {other.address} dstport {PORT}"
+                    " nolearning",
                     neighbour(other.inner, other.mac, end.device),
                 )
                 inside.call(_settle, end.device)

@@ -30,7 +30,6 @@ from phalanx.infrastructure.linux.kernel.namespaces import prefix
 from phalanx.infrastructure.linux.kernel.runs import VARIABLE, note
 from phalanx.infrastructure.linux.repository import fetch
 from phalanx.infrastructure.linux.tasks import TaskError
-from phalanx.infrastructure.linux.topology import LinuxTopology
 from phalanx.infrastructure.linux.vnf.nft import owner_of
 from phalanx.infrastructure.linux.workers import DriverContext
 from phalanx.infrastructure.reservations.instances import Fail, Instance, Ready
@@ -215,51 +214,6 @@ class ForkServer:
                 started.set_exception(TaskError(reason))
 
 
-class ForkServers:
-    """The fork servers of a run, one in the namespace and control group of each PoP."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, linux: LinuxTopology) -> None:
-        """Start none yet."""
-        self._loop = loop
-        self._linux = linux
-        self._servers: dict[PopId, asyncio.Task[ForkServer]] = {}
-        self.folder = linux.folder / "vnf"
-        """Where they and their children run."""
-
-    async def at(self, pop: PopId) -> ForkServer:
-        """Return the one at ``pop``; a new one if there is none, or it is gone.
-
-        Raises:
-            OSError: if it cannot be started.
-            KernelError: if its control group does not take it.
-
-        """
-        task = self._servers.get(pop)
-        if task is None or (task.done() and (task.exception() or not task.result().alive)):
-            task = self._servers[pop] = self._loop.create_task(self._start(pop))
-        return await asyncio.shield(task)
-
-    async def close(self, patience_s: float) -> None:
-        """End them all, and any child that is left; see ``ForkServer.close``."""
-        tasks, self._servers = list(self._servers.values()), {}
-        for server in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(server, ForkServer):
-                await server.close(patience_s)
-
-    async def _start(self, pop: PopId) -> ForkServer:
-        namespace = self._linux.namespace(pop)
-        before = [] if namespace is None else prefix(namespace)
-        environment = {VARIABLE: self._linux.run, "PATH": os.environ.get("PATH", "")}
-        self.folder.mkdir(exist_ok=True)
-        server = await ForkServer.start(before, self.folder, environment)
-        try:
-            self._linux.cgroup(pop).enter(server.pid)  # its children are in it from the start
-        except BaseException:
-            await server.close(0.0)
-            raise
-        return server
-
-
 class SilentError(TaskError):
     """A VNF cannot be reached, or takes too long."""
 
@@ -418,7 +372,8 @@ class VnfProcesses:
         self.images = dict(images)
         self._crashed = crashed
         self._processes: dict[str, VnfProcess] = {}
-        self._servers = ForkServers(context.clock.loop, context.linux)
+        self._servers: dict[PopId, asyncio.Task[ForkServer]] = {}
+        self._folder = context.linux.folder / "vnf"
         self._ending: set[asyncio.Task[None]] = set()
         self._starting: dict[str, asyncio.Task[None]] = {}
         self.away = False
@@ -475,12 +430,12 @@ class VnfProcesses:
         if namespace is None:
             for family in ("netdev", "inet"):
                 note(self._linux.run, f"{family} phx_{name}")
-        path = self._servers.folder / f"{name}.sock"
+        path = self._folder / f"{name}.sock"
         client = VnfClient(path)
         process = VnfProcess(instance, pop, role, path, f"phx_{name}", client)
         self._processes[instance] = process
         arguments = ["--role", role, "--socket", str(path), "--table", process.table]
-        server = await self._servers.at(pop)
+        server = await self._server(pop)
         process.child = await server.fork(image, arguments, path.with_suffix(".log"))
         await self._answers(process)
         self._tasks.forget(self._watch(process), self._failure(pop, f"watch {instance}"))
@@ -570,11 +525,40 @@ class VnfProcesses:
         try:
             await asyncio.gather(*self._ending)
         finally:
-            await self._servers.close(END_S)
+            starts, self._servers = list(self._servers.values()), {}
+            for server in await asyncio.gather(*starts, return_exceptions=True):
+                if isinstance(server, ForkServer):
+                    await server.close(END_S)
 
     def prepare(self, pop: PopId) -> None:
         """Have a fork server at ``pop`` before the first VNF is wanted there."""
-        self._tasks.forget(self._servers.at(pop), self._failure(pop, "start a fork server"))
+        self._tasks.forget(self._server(pop), self._failure(pop, "start a fork server"))
+
+    async def _server(self, pop: PopId) -> ForkServer:
+        """Return the fork server at ``pop``; a new one if there is none, or it is gone.
+
+        Raises:
+            OSError: if it cannot be started.
+            KernelError: if its control group does not take it.
+
+        """
+        task = self._servers.get(pop)
+        if task is None or (task.done() and (task.exception() or not task.result().alive)):
+            task = self._servers[pop] = self._clock.loop.create_task(self._start_server(pop))
+        return await asyncio.shield(task)
+
+    async def _start_server(self, pop: PopId) -> ForkServer:
+        namespace = self._linux.namespace(pop)
+        before = [] if namespace is None else prefix(namespace)
+        environment = {VARIABLE: self._linux.run, "PATH": os.environ.get("PATH", "")}
+        self._folder.mkdir(exist_ok=True)
+        server = await ForkServer.start(before, self._folder, environment)
+        try:
+            self._linux.cgroup(pop).enter(server.pid)  # its children are in it from the start
+        except BaseException:
+            await server.close(0.0)
+            raise
+        return server
 
     async def _bring(self, instance: Instance, image: VnfImage) -> None:
         pop, vnfd = instance.pop, instance.vnfd
