@@ -1,4 +1,4 @@
-"""What holds for every exchange; run by subclassing ``ExchangeContract`` with a ``ground``."""
+"""What holds for every client; run by subclassing ``ClientContract`` with a ``ground``."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ NEWS = subjects.announcement(DOMAIN, "a", "alerts.ddos")
 
 
 class Ground(Protocol):
-    """Where exchanges of one domain meet, with nobody else there."""
+    """Where clients of one domain meet, with nobody else there."""
 
     def join(self, identity: Identity) -> BrokerClient:
-        """Return an exchange that is connected."""
+        """Return an client that is connected."""
 
     def until(self, true: Callable[[], bool]) -> None:
         """Run the clock until ``true`` holds; fail if it never does."""
@@ -50,17 +50,17 @@ def own(identity: Identity) -> str:
     return subjects.pattern(DOMAIN, "msg", identity.name, "*")
 
 
-def kept(ground: Ground, exchange: BrokerClient, *numbers: int) -> None:
+def kept(ground: Ground, client: BrokerClient, *numbers: int) -> None:
     """Append events, and wait until all are acknowledged."""
     done: list[str | None] = []
     for number in numbers:
-        subject = subjects.event(DOMAIN, exchange.identity.name, "goal.adopted")
-        exchange.append(subject, b"%d" % number, f"e{number}", done.append)
+        subject = subjects.event(DOMAIN, client.identity.name, "goal.adopted")
+        client.append(subject, b"%d" % number, f"e{number}", done.append)
     ground.until(lambda: len(done) == len(numbers))
     assert done == [None] * len(numbers)
 
 
-class ExchangeContract:
+class ClientContract:
     """The tests; a subclass has a fixture ``ground``."""
 
     # -- publish and subscribe ---------------------------------------------------------------

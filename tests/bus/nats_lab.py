@@ -30,7 +30,7 @@ from phalanx.bus.nats import (
     find_server,
     setup,
 )
-from phalanx.bus.nats.dispatcher import Reply
+from phalanx.bus.nats.dispatcher import JetStreamReply
 from phalanx.clock.wall import WallClock
 from phalanx.identity.names import Identity, Role
 
@@ -209,12 +209,12 @@ def running(lab: Lab) -> Iterator[Lab]:
 
 
 class Ground:
-    """Where exchanges of the lab meet, on one clock."""
+    """Where clients of the lab meet, on one clock."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.clock = WallClock()
-        self.exchanges: list[NatsClient] = []
+        self.clients: list[NatsClient] = []
 
     @classmethod
     @contextmanager
@@ -228,22 +228,22 @@ class Ground:
 
     @contextmanager
     def closing(self) -> Iterator[Ground]:
-        """Close the exchanges and the clock in the end."""
+        """Close the clients and the clock in the end."""
         try:
             yield self
         finally:
-            for exchange in self.exchanges:
-                exchange.finish(within_s=1.0)
+            for client in self.clients:
+                client.finish(within_s=1.0)
             self.clock.close()
 
     def join(self, identity: Identity, **options: Any) -> NatsClient:
-        """Return an exchange that is connected."""
-        exchange = NatsClient(
+        """Return an client that is connected."""
+        client = NatsClient(
             identity, self.clock, self.lab.addresses, self.lab.context(identity), **options
         )
-        self.exchanges.append(exchange)
-        exchange.ready()
-        return exchange
+        self.clients.append(client)
+        client.ready()
+        return client
 
     def until(self, true: Callable[[], bool], within_s: float = 10.0) -> None:
         """Run the clock until ``true`` holds; fail if it never does."""
@@ -265,7 +265,7 @@ def leader(ground: Ground) -> NatsServer:
     def ask() -> None:
         keeper.administer(f"STREAM.INFO.{subjects.EVENTS}", {}, take)
 
-    def take(reply: Reply) -> None:
+    def take(reply: JetStreamReply) -> None:
         name = reply.cluster.get("leader")
         if name:
             found.append(name)

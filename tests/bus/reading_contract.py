@@ -1,4 +1,4 @@
-"""What holds for reading streams and tables of every exchange: where it begins, and the present.
+"""What holds for reading streams and tables of every client: where it begins, and the present.
 
 Run by subclassing ``ReadingContract`` with a ``ground``.
 """

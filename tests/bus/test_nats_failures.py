@@ -44,19 +44,19 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
         yield made
 
 
-def down(ground: Ground, *exchanges: NatsClient) -> None:
+def down(ground: Ground, *clients: NatsClient) -> None:
     """Kill the server as a power cut would."""
     server = ground.lab.servers[0]
     pid = server.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     server.stop()
-    ground.until(lambda: not any(exchange.connected for exchange in exchanges))
+    ground.until(lambda: not any(client.connected for client in clients))
 
 
-def up(ground: Ground, *exchanges: NatsClient) -> None:
+def up(ground: Ground, *clients: NatsClient) -> None:
     ground.lab.servers[0].start()
-    ground.until(lambda: all(exchange.connected for exchange in exchanges))
+    ground.until(lambda: all(client.connected for client in clients))
 
 
 def test_what_is_sent_while_the_server_is_away_arrives_once_it_is_back(ground: Ground) -> None:
@@ -234,20 +234,20 @@ def test_without_a_server_it_says_where_and_why(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.add_servers(1)
     clock = WallClock()
-    exchange = NatsClient(A, clock, lab.addresses, lab.context(A))
+    client = NatsClient(A, clock, lab.addresses, lab.context(A))
     try:
         where = rf"127\.0\.0\.1:{lab.addresses[0][1]}"
         with pytest.raises(BrokerError, match=f"{where}: Connection refused"):
-            exchange.ready(within_s=0.3)
+            client.ready(within_s=0.3)
     finally:
-        exchange.finish()
+        client.finish()
         clock.close()
 
 
 def test_a_wrong_name_of_the_server_is_found_out(ground: Ground) -> None:
     port = ground.lab.addresses[0][1]
     impostor = NatsClient(A, ground.clock, [("localhost", port)], ground.lab.context(A))
-    ground.exchanges.append(impostor)
+    ground.clients.append(impostor)
     with pytest.raises(BrokerError, match="TLS"):
         impostor.ready(within_s=0.5)
 

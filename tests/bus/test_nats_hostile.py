@@ -171,7 +171,7 @@ def test_who_cannot_prove_an_identity_stays_out(
 ) -> None:
     complaints: list[str] = []
     outsider = NatsClient(A, ground.clock, ground.lab.addresses, context(ground))
-    ground.exchanges.append(outsider)
+    ground.clients.append(outsider)
     outsider.on_error(complaints.append)
     ground.until(lambda: bool(complaints))
     refused = told(ground, audit, lambda one: one.what == what)

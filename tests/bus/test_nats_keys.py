@@ -108,10 +108,10 @@ def test_who_is_certified_and_not_known_stays_out(lab: Lab) -> None:
     keys.of.pop(A)
     keys.reload()
     with Ground(lab).closing() as ground:
-        exchange = NatsClient(A, ground.clock, lab.addresses, lab.context(A))
-        ground.exchanges.append(exchange)
+        client = NatsClient(A, ground.clock, lab.addresses, lab.context(A))
+        ground.clients.append(client)
         with pytest.raises(BrokerError, match="no connection to NATS"):
-            exchange.ready(0.6)
+            client.ready(0.6)
         ground.join(B)
 
 
@@ -256,8 +256,8 @@ def test_expired_certificates_stay_out_whatever_their_key(lab: Lab) -> None:
     keys.reload()
     audit = BrokerAudit(lab.servers[0].settings.log)
     with Ground(lab).closing() as ground:
-        exchange = NatsClient(A, ground.clock, lab.addresses, context_of(expired))
-        ground.exchanges.append(exchange)
+        client = NatsClient(A, ground.clock, lab.addresses, context_of(expired))
+        ground.clients.append(client)
         assert read(audit, ground, "certificate").who is None
-        assert not exchange.connected
+        assert not client.connected
     audit.close()

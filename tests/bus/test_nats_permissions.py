@@ -71,15 +71,15 @@ class Bold(NatsClient):
         pass
 
 
-def violations(ground: Ground, exchange: NatsClient, frames: list[bytes]) -> set[str]:
+def violations(ground: Ground, client: NatsClient, frames: list[bytes]) -> set[str]:
     """Return the subjects that the server refuses among those of ``frames``."""
     heard: list[str] = []
-    exchange.on_error(heard.append)
+    client.on_error(heard.append)
     for frame in frames:
-        exchange._dispatcher.connection.urge(frame)
+        client._dispatcher.connection.urge(frame)
     done: list[object] = []
     ground.rest(0.1)
-    exchange._dispatcher.ask("$JS.API.NOTHING", {}, done.append)
+    client._dispatcher.ask("$JS.API.NOTHING", {}, done.append)
     ground.rest(0.1)
     return {text.split('"')[1] for text in heard}
 
@@ -89,14 +89,14 @@ def test_the_server_permits_what_is_granted_and_nothing_else(
     ground: Ground, identity: Identity
 ) -> None:
     granted = grants(identity)
-    exchange = ground.join(identity)
+    client = ground.join(identity)
     frames = [protocol.publish(subject, b"", None, None) for subject in SUBJECTS]
-    refused = violations(ground, exchange, frames)
+    refused = violations(ground, client, frames)
     allowed = {subject for subject in SUBJECTS if granted.may_publish(subject)}
     allowed |= {f"$KV.{table}.{key}" for table, key in granted.put}
     assert set(SUBJECTS) - refused == allowed & set(SUBJECTS)
     frames = [protocol.subscribe(pattern, 100 + sid) for sid, pattern in enumerate(PATTERNS)]
-    refused = violations(ground, exchange, frames)
+    refused = violations(ground, client, frames)
     assert set(PATTERNS) - refused == {
         pattern for pattern in PATTERNS if granted.may_subscribe(pattern)
     }

@@ -13,7 +13,6 @@ from nats_lab import ALL, HOST, KEEPER, A, B, Ground, Lab, needs_server, running
 from phalanx.bus.client import BrokerError
 from phalanx.bus.nats import (
     BrokerAudit,
-    BrokerRefusal,
     NatsServer,
     StreamRetention,
     find_server,
@@ -21,7 +20,6 @@ from phalanx.bus.nats import (
 )
 from phalanx.bus.nats.audit import Claims, read_line
 from phalanx.bus.nats.config import configuration
-from phalanx.clock.virtual import VirtualClock
 
 needs_server()
 pytestmark = pytest.mark.nats
@@ -265,21 +263,3 @@ def test_a_flood_is_told_in_few_words(tmp_path: Path) -> None:
     assert sum(one.count for one in found) == 3_005
     assert found[1].count == 6
     assert found[-1].who is None
-
-
-def test_it_is_read_again_and_again(tmp_path: Path) -> None:
-    clock = VirtualClock()
-    log = tmp_path / "nats.log"
-    log.write_text("")
-    audit = BrokerAudit(log)
-    found: list[BrokerRefusal] = []
-    timer = audit.every(clock, 0.5, found.append)
-    log.write_text(violation(1))
-    clock.run(until=1.2)
-    with log.open("a") as file:
-        file.write(violation(2))
-    clock.run(until=2.0)
-    assert [one.subject for one in found] == ["s1", "s2"]
-    timer.cancel()
-    assert clock.pending == 0
-    audit.close()

@@ -85,10 +85,10 @@ def test_a_roster_needs_a_server() -> None:
 # -- over real servers --------------------------------------------------------------------------
 
 
-def server_of(ground: Ground, exchange: NatsClient) -> NatsServer:
-    """Return the server that has the connection of ``exchange``."""
+def server_of(ground: Ground, client: NatsClient) -> NatsServer:
+    """Return the server that has the connection of ``client``."""
     servers: dict[tuple[str, int], NatsServer] = {s.address: s for s in ground.lab.servers}
-    return servers[exchange._dispatcher.connection.server]
+    return servers[client._dispatcher.connection.server]
 
 
 @contextmanager
@@ -190,21 +190,21 @@ def test_two_servers_that_say_nothing_do_not_keep_one_from_the_third(tmp_path: P
     lab.add_servers(1)
     with running(lab), Ground(lab).closing() as ground, deaf_and_dumb() as x, deaf_and_dumb() as y:
         for _ in range(3):  # the order is drawn
-            exchange = NatsClient(
+            client = NatsClient(
                 A, ground.clock, [x, y, *lab.addresses], lab.context(A), deaf_s=DEAF_S
             )
-            ground.exchanges.append(exchange)
-            exchange.ready()
-            exchange.close()
+            ground.clients.append(client)
+            client.ready()
+            client.close()
 
 
 def test_a_server_that_never_speaks_is_waited_for_longer_each_time(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     with Ground(lab).closing() as ground, deaf_and_dumb() as silent:
-        exchange = NatsClient(A, ground.clock, [silent], lab.context(A), deaf_s=0.2)
-        ground.exchanges.append(exchange)
+        client = NatsClient(A, ground.clock, [silent], lab.context(A), deaf_s=0.2)
+        ground.clients.append(client)
         complaints: list[str] = []
-        exchange.on_error(complaints.append)
+        client.on_error(complaints.append)
         ground.until(lambda: len(complaints) == 3)
         assert complaints == [f"no connection within {s:g} s" for s in (0.1, 0.2, 0.4)]
 
@@ -233,10 +233,10 @@ from phalanx.clock.wall import WallClock
 certificate, key, authority, port, deaf_s = sys.argv[1:]
 credentials = BrokerFiles(Path(certificate), Path(key), Path(authority))
 clock = WallClock()
-exchange = NatsClient(
+client = NatsClient(
     A, clock, [("127.0.0.1", int(port))], client_context(credentials), deaf_s=float(deaf_s)
 )
-exchange.on_change(lambda up: print("up" if up else "down", flush=True))
+client.on_change(lambda up: print("up" if up else "down", flush=True))
 clock.run(120.0)
 """
 

@@ -1,4 +1,4 @@
-"""The seal's octets: a recorded exchange, and its keys made again without the product's code."""
+"""The seal's octets: a recorded client, and its keys made again without the product's code."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from client_contract import ExchangeContract
+from client_contract import ClientContract
 from nats_lab import Ground as NatsGround
 from nats_lab import find_server
 from reading_contract import ReadingContract
@@ -44,7 +44,7 @@ class OverNats(NatsGround):
         hosts = ",".join(f"{host}:{port}" for host, port in self.lab.addresses)
         broker = open_broker(f"nats://{hosts}", self.clock)
         client = broker.join(identity, Access(self.lab.context(identity)))
-        self.exchanges.append(client)
+        self.clients.append(client)
         client.ready()
         return client
 
@@ -68,7 +68,7 @@ def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnVirtual
 
 
 @pytest.mark.nats
-class TestTransports(ExchangeContract, ReadingContract):
+class TestTransports(ClientContract, ReadingContract):
     """The contracts, over each."""
 
 
@@ -104,7 +104,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("outside")
-class TestOutside(ExchangeContract, ReadingContract):
+class TestOutside(ClientContract, ReadingContract):
     """The contracts, over a transport of another package."""
 
     @pytest.fixture

@@ -103,7 +103,7 @@ def test_nobody_there_times_out() -> None:
     client = CallClient(lab.join("pop2"), lab.clock, life="1")
     client.invoke("pop9", ADD, Add(1, 2), answers.append, timeout_s=3)
     lab.run(3)
-    assert answers == [CallTimedOut("nobody serves it now", unserved=True)]
+    assert answers == [CallTimedOut("no process serves it", unserved=True)]
 
 
 def test_who_is_too_slow_times_out_as_well() -> None:

@@ -22,7 +22,7 @@ import pytest
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerClient, Stored
 from phalanx.bus.nats import NatsClient, NatsServer, find_server
-from phalanx.bus.nats.dispatcher import Reply
+from phalanx.bus.nats.dispatcher import JetStreamReply
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.calls import CallClient, CallError
@@ -127,7 +127,7 @@ class Lab:
             tuple((b.host, b.port) for b in self.ground.domain.spec.brokers),
             LiveCredentials(files),
         )
-        replies: list[Reply] = []
+        replies: list[JetStreamReply] = []
         with connected(keeper, self.clock) as exchange:
             assert isinstance(exchange, NatsClient)
             self.until(lambda: exchange.connected, "the brokers answer")

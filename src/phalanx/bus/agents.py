@@ -50,7 +50,7 @@ class AgentBus:
         self.delivered = 0
         """Messages handed to the handler."""
         self.lost = 0
-        """Messages that could not be sent or came when nobody was attached."""
+        """Messages that could not be sent or came when no handler was attached."""
         self.refused: dict[str, int] = {}
         """What was not taken, by reason: ``forged`` (not its sender's, or not for this agent),
         ``garbage``, and the reasons of the seal, such as ``replayed`` and ``stale``."""
@@ -159,7 +159,7 @@ class AgentBus:
             self._read(outcome.payload, subject, peer, now)
 
     def _speaker(self, subject: str) -> str | None:
-        """Return who alone speaks under a subject, and remember it; None: nobody does."""
+        """Return the only agent that may speak under a subject; None: there is none."""
         try:
             peer = subjects.speaker(subject)
         except ValueError:

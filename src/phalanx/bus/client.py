@@ -42,7 +42,7 @@ class Delivery(Struct, frozen=True):
     payload: bytes
     headers: Mapping[str, str] = {}
     reply: str | None = None
-    """Where an answer goes; None: nobody waits for one. Used by ``respond`` alone."""
+    """Where an answer goes; None: no answer is expected. Used by ``respond`` alone."""
 
 
 class Stored(Struct, frozen=True):
@@ -63,7 +63,7 @@ class Silence(Enum):
     """Why no answer came."""
 
     UNSERVED = "unserved"
-    """Nobody serves the subject: the request reached no one."""
+    """The subject has no subscriber: the request reached no process."""
     LATE = "late"
     """The time ran out; it may have been carried out."""
     CUT = "cut"
@@ -136,7 +136,7 @@ class BrokerClient(Protocol):
     def publish(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send to whoever subscribes, at most once.
+        """Send to all that subscribe, at most once.
 
         Raises:
             NotPermittedError: if the identity may not publish there.
@@ -164,15 +164,15 @@ class BrokerClient(Protocol):
         """Send, and call ``answer`` once: with the first answer, or with why there is none.
 
         Raises:
-            NotPermittedError: if the identity may not publish there, or nobody answers what is
-                sent there (``subjects.answers``).
+            NotPermittedError: if the identity may not publish there, or what is sent there
+                has no answer (``subjects.answers``).
 
         """
 
     def respond(
         self, delivery: Delivery, payload: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Answer a request; without effect if nobody waits for an answer. Once for each."""
+        """Answer a request; without effect if no answer is expected. Once for each."""
 
     def append(
         self, subject: str, payload: bytes, message_id: str, done: Callable[[str | None], None]
@@ -296,7 +296,7 @@ class CheckedClient:
         self._check_publish(subject, payload)
         pattern = answers(subject)
         if pattern is None:
-            self._refuse("request", f"ask under {subject}, where nobody answers")
+            self._refuse("request", f"ask under {subject}, where no answer is given")
         return pattern
 
     def _check_respond(self, delivery: Delivery, payload: bytes) -> str | None:

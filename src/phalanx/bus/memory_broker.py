@@ -68,7 +68,7 @@ class MemoryClient(CheckedClient):
         self._waiting: deque[tuple[str, Callable[[], object], Callable[[str], None] | None]] = (
             deque()
         )
-        """What is to go out once it is connected: its kind, what sends it, whom to tell if not."""
+        """What is to go out once it is connected: its kind, what sends it, what to call if not."""
         self._on_change: list[Callable[[bool], None]] = []
         self._closed = False
 
@@ -389,7 +389,7 @@ class MemoryBroker:
         delivery: Delivery,
         message_id: str | None = None,
     ) -> bool:
-        """Carry something to whoever hears it; return whether a stream keeps it."""
+        """Carry something to its subscribers; return whether a stream keeps it."""
         subject = delivery.subject
         kept = _KEPT.get(subject.split(".", 3)[2])
         if kept is not None:
@@ -413,7 +413,7 @@ class MemoryBroker:
         return partial(self._ask, sender, sent), partial(self._give_up, reply, Silence.CUT)
 
     def respond(self, sender: MemoryClient, reply: str, answer: Delivery) -> None:
-        """Carry an answer to who waits for it, if somebody does."""
+        """Carry an answer to the client that waits for it, if it still does."""
         asked = self._asked.get(reply)
         if asked is None:
             return
@@ -472,8 +472,8 @@ class MemoryBroker:
             return  # it was over before the sender was connected again
         route = self._route(delivery.subject)
         if not any(hearing.member.connected for hearing in route):
-            nobody = "nobody serves it now"
-            self.clock.call_soon(partial(self._give_up, delivery.reply, Silence.UNSERVED, nobody))
+            reason = "no process serves it"
+            self.clock.call_soon(partial(self._give_up, delivery.reply, Silence.UNSERVED, reason))
         for hearing in route:
             self._carry(sender, hearing, delivery)
 

@@ -171,7 +171,7 @@ class SealCounters(Struct):
 
 
 class SealLimits(Struct, frozen=True):
-    """Bounds; times in seconds of the caller's clock, which need agree with nobody's."""
+    """Bounds; times in seconds of the caller's clock, which need not agree with any other."""
 
     rekey_s: float = 3600.0
     """Age at which the initiator of a session makes a new one; the responder 30 s later."""
@@ -210,7 +210,7 @@ WINDOW = 1024
 _ALL = (1 << WINDOW) - 1
 
 
-class Window:
+class ReplayWindow:
     """The window that lets no number in twice (RFC 4303, 3.4.3); numbers too old count as seen."""
 
     __slots__ = ("_highest", "_seen")
@@ -323,7 +323,7 @@ class SealSession:
         self.answer = answer
         """The frame that answered it, to be sent again if the hello comes again."""
         self.sent = 0
-        self.window = Window()
+        self.window = ReplayWindow()
 
     def seal(self, payload: bytes) -> bytes:
         """Return ``payload`` as a frame."""

@@ -253,13 +253,13 @@ class Outgoing:
         self._break()
 
     def _break(self) -> None:
-        """Meet the end of an open connection: what waits takes the next one."""
+        """Take the end of an open connection: what waits goes over the next one."""
         self._disconnect()
         if self._waiting:
             self._reopen()
 
     def _fail(self) -> None:
-        """Meet an attempt in vain: what waits would be stale before the peer is back."""
+        """Give up after a failed attempt: what waits would be stale before the peer is back."""
         self._disconnect()
         self._give_up()
 
@@ -287,7 +287,7 @@ class Outgoing:
 Enter = Callable[[str], AbstractContextManager[None]]
 """A context in which sockets are made that belong to an agent: it enters its network.
 
-It may raise ``OSError`` or ``PhalanxError``: then nobody is reached from there.
+It may raise ``OSError`` or ``PhalanxError``: then no peer is reached from there.
 """
 
 _BACKLOG = 128
@@ -387,7 +387,7 @@ class SocketBus:
     opened, what waited is lost and the next attempt comes after a pause, at most a second.
 
     Handlers are called by the clock, so that what they raise goes up to it. What the kernel
-    had taken when a connection broke is lost and not counted: nobody can know it.
+    had taken when a connection broke is lost and not counted: there is no way to know it.
     """
 
     def __init__(

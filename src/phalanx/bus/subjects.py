@@ -17,7 +17,7 @@ subject (behind ``phx.<domain>.``)        speaker     what goes over it
 ``done.<pop>.<id>``                       network     the answer to an ``act``
 ========================================  ==========  =========================================
 
-In a call the speaker's role stands before its name: the broker lets nobody call under another
+In a call the speaker's role stands before its name: the broker lets no caller use another
 one, so that a service can let in roles without knowing names. The last two follow from the
 subject of the request (``answers``): where an answer may go is not for the asker to say.
 """
@@ -139,7 +139,7 @@ def pattern(domain: str, kind: str, *parts: str) -> str:
 def answers(request: str) -> str | None:
     """Return the pattern under which a request, or what a pattern of them stands for, is answered.
 
-    None: nobody answers what is sent there.
+    None: no answer is given to what is sent there.
     """
     match request.split("."):
         case root, domain, "call", provider, _, _, caller:

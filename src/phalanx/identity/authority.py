@@ -1,16 +1,16 @@
-"""The certification authority of a domain: a directory that whoever keeps the domain keeps.
+"""The certification authority of a domain: a directory of the domain's keeper.
 
 ===============  ===================================================================
 file             holds
 ===============  ===================================================================
 ``ca.pem``       its certificate
-``ca-key.pem``   its key; whoever reads it can be anybody in the domain, unless it is
+``ca-key.pem``   its key; its reader can take any name in the domain, unless it is
                  sealed by a passphrase
 ``issued.json``  every certificate that it issued: serial, name, role, end, key
 ``crl.pem``      what it took back before its end (RFC 5280, 5), signed by it
 ===============  ===================================================================
 
-A certificate is listed before anybody gets it, so that every one can be revoked. To revoke a
+A certificate is listed before it is handed out, so that every one can be revoked. To revoke a
 name is to write one file.
 """
 
@@ -192,7 +192,7 @@ class Authority:
         """Return a certificate for the same identity, key and hosts, valid from now on.
 
         The key does not move: it may be on another machine, and one file is all that changes
-        there. Whoever fears that it leaked revokes the name and adds it again.
+        there. If the key may have leaked, revoke the name and add it again.
 
         Args:
             certificate: the present one, expired or not.
@@ -245,7 +245,7 @@ class Authority:
     def _sign(
         self, key: ec.EllipticCurvePublicKey, identity: Identity, hosts: Iterable[str], days: int
     ) -> x509.Certificate:
-        """Make a certificate, and list it before anybody has it."""
+        """Make a certificate, and list it before it is handed out."""
         certificate = certificates.identity_certificate(
             self._key, self.certificate, key, identity, hosts, self._time(), days
         )

@@ -93,7 +93,7 @@ def identity_certificate(
     if (identity.role is Role.BROKER) != bool(hosts):
         raise IdentityError(
             f"{identity.name} has the role {identity.role.value} and {len(hosts)} hosts; "
-            "a broker has at least one, and nobody else has any"
+            "a broker has at least one, and no other identity has any"
         )
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
     for host in hosts:

@@ -110,7 +110,7 @@ class Credentials:
 
     @property
     def secret(self) -> bytes:
-        """Octets that nobody else knows and that stay the same while the key does."""
+        """Octets that no other process knows and that stay the same while the key does."""
         return sha256(b"phalanx identity secret\0" + key_octets(self.key)).digest()
 
 
@@ -172,7 +172,7 @@ class LiveCredentials:
             self._check(fresh)
             tls_context(self.files)  # tried apart: one that fails leaves the one in use half new
             if _stamps(self.files) != stamps:
-                return False  # somebody is writing: the next look finds it whole
+                return False  # the files are being written: the next look finds them whole
             self.tls.load_cert_chain(self.files.certificate, self.files.key)
         except (IdentityError, OSError) as error:
             self.trouble = str(error)
@@ -223,7 +223,7 @@ def tls_context(files: Files) -> ssl.SSLContext:
 
 
 def read_key(path: Path, ask: Ask | None = None) -> ec.EllipticCurvePrivateKey:
-    """Return the key in a PEM file that nobody but its owner may read.
+    """Return the key in a PEM file that its owner alone may read.
 
     Args:
         path: the file.
@@ -290,7 +290,7 @@ def ask_environment() -> bytes:
 
 
 def read_passphrase(path: Path) -> bytes:
-    """Return the first line of a file that nobody but its owner may read.
+    """Return the first line of a file that its owner alone may read.
 
     Raises:
         IdentityError: if it cannot be read, others may read it, or it holds no passphrase.

@@ -55,7 +55,7 @@ def read(path: Path, *, secret: bool = False, what: str = "key") -> bytes:
         what: the secret in a word.
 
     Raises:
-        IdentityError: if it cannot be read or is too long; if it is secret and anybody but its
+        IdentityError: if it cannot be read or is too long; if it is secret and others than its
             owner may read it.
 
     """
@@ -107,7 +107,7 @@ def appearing(path: Path, mode: int = 0o700) -> Iterator[Path]:
 
 
 def vanish(path: Path) -> None:
-    """Remove a directory: as a whole to whoever looks, then from the disk."""
+    """Remove a directory: as a whole for its readers, then from the disk."""
     try:
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         path.rename(part)

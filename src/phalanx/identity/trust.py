@@ -31,7 +31,7 @@ def wall_time() -> datetime:
 
 
 class Trust:
-    """Tells whose a certificate is, or in one line why it is nobody's.
+    """Tells whose a certificate is, or in one line why it counts for none.
 
     Args:
         authority: certificate of the domain's authority.
@@ -105,7 +105,7 @@ class Trust:
         """Return whose certificate it is.
 
         Args:
-            certificate: what somebody shows; that he has its key is for the caller to find out.
+            certificate: what a peer shows; that it has the key is for the caller to find out.
             role: the role that is expected; None: any.
 
         Raises:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from io import BufferedReader
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
-
-from phalanx.clock import Clock, Timer
 
 _DISTINCT = 1_000
 
@@ -36,7 +34,7 @@ _LEFT = re.compile(
     r"TLS (route )?handshake error: .*"
     r"(EOF|reset by peer|closed network connection|certificate not pinned)$"
 )
-"""Whoever began to connect and went away was refused nothing; of a key the line before told."""
+"""A client that went away while connecting was refused nothing; a key was told before."""
 _KEY = re.compile(r"Failed pinned cert test for key id: (?P<key>[0-9a-f]{64})$")
 _KINDS = (
     ("publish", re.compile(r"Publish Violation")),
@@ -52,7 +50,7 @@ _KINDS = (
     ("protocol", re.compile(r"Client parser ERROR|process\w+ |message headers not supported")),
 )
 _NAMELESS = {"certificate", "timeout", "handshake", "identity"}
-"""Kinds where nobody has proven yet who it is."""
+"""Kinds where the client has not proven yet who it is."""
 
 
 class BrokerRefusal(Struct, frozen=True):
@@ -100,10 +98,10 @@ def read_line(line: str) -> BrokerRefusal | None:
 
 
 class Claims:
-    """Tells who names himself as another than his certificate does.
+    """Tells which client names another user than its certificate does.
 
-    The server says whom a certificate proves, and in its next word, without an address, if
-    another name was claimed. It takes the name that it gave somebody for a claim, too, when it
+    The server says which user a certificate proves, and in its next word, without an address, if
+    another name was claimed. It takes the name that it gave a client for a claim, too, when it
     looks at a connection a second time: when it reads its configuration anew, and also later at
     one that was being opened meanwhile. Such a name is the proven one.
     """
@@ -151,7 +149,7 @@ class BrokerAudit:
         """Return what was refused since the last call, the same things as one.
 
         A flood does not become one of reports: of more than a thousand different things the
-        rest are told as one, with nobody's name.
+        rest are told as one, without a name.
         """
         found: dict[tuple[object, ...], BrokerRefusal] = {}
         for octets in self._log.lines():
@@ -168,32 +166,9 @@ class BrokerAudit:
             found[key] = one if before is None else replace(before, count=before.count + 1)
         return list(found.values())
 
-    def every(
-        self, clock: Clock, seconds: float, handler: Callable[[BrokerRefusal], None]
-    ) -> Timer:
-        """Tell ``handler`` of what was refused, again and again; return the first timer."""
-
-        def look() -> None:
-            for one in self.read():
-                handler(one)
-            timer.inner = clock.call_at(clock.now() + seconds, look)
-
-        timer = _Repeated()
-        timer.inner = clock.call_at(clock.now() + seconds, look)
-        return timer
-
     def close(self) -> None:
         """Close the file."""
         self._log.close()
-
-
-class _Repeated:
-    """The timer of something that repeats."""
-
-    inner: Timer
-
-    def cancel(self) -> None:
-        self.inner.cancel()
 
 
 def _host(match: re.Match[str]) -> str:

@@ -23,7 +23,7 @@ from phalanx.bus.client import (
 from phalanx.bus.nats import protocol
 from phalanx.bus.nats.config import CURSORS, cursor_key, entry
 from phalanx.bus.nats.connection import DEAF_S, DEFAULT_BOUNDS, SendBounds, Server
-from phalanx.bus.nats.dispatcher import Dispatcher, NatsSubscription, Reply
+from phalanx.bus.nats.dispatcher import Dispatcher, JetStreamReply, NatsSubscription
 from phalanx.bus.nats.streams import StreamFollower, TableWatcher
 from phalanx.bus.subjects import answers
 from phalanx.bus.transports import Access
@@ -61,7 +61,7 @@ class NatsClient(CheckedClient):
             tls: of a client, with the identity's certificate and key.
             secret: known to the identity alone and the same after a restart, such as octets of
                 its private key. From it follow the ids by which a stream knows a message
-                again, so that nobody can use them first. None: a new one.
+                again, so that no other client can use them first. None: a new one.
             bounds: what may wait to be sent.
             capacity: deliveries that may wait for one handler; more are shed.
             deaf_s: seconds for which a server may say nothing though it was asked, before
@@ -197,7 +197,9 @@ class NatsClient(CheckedClient):
         self._dispatcher.begin(watcher)
         return watcher
 
-    def administer(self, operation: str, question: Any, answer: Callable[[Reply], None]) -> None:
+    def administer(
+        self, operation: str, question: Any, answer: Callable[[JetStreamReply], None]
+    ) -> None:
         """Ask JetStream to do something, such as ``STREAM.CREATE.EVENTS``; for a broker.
 
         Args:

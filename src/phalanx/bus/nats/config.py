@@ -4,7 +4,7 @@
 that is one of its users: each e-mail address of the subject alternative name, then each DNS
 name, then each URI, then the subject as a string. A certificate of an identity therefore has
 exactly one alternative name, the URI of ``user_of``, and no other: with a DNS name or an
-address it could be somebody else. The common name is for people to read and maps to nothing.
+address it could be mapped to another user. The common name is for people and maps to nothing.
 A certificate of a broker has its DNS names and addresses beside its URI, and no user is ever
 called as a host.
 
@@ -13,8 +13,8 @@ called as a host.
 - ``allow_responses`` lets a client publish wherever a request asks for the answer. Who sends a
   request to itself may then publish anywhere, also where it is denied. Answers have subjects
   of their own instead (``subjects.answers``).
-- Direct reads of a stream put what somebody wrote under the subject that the reader names, so
-  that it seems to be said by another. Nobody has them, and the tables forbid them.
+- Direct reads of a stream put what one client wrote under the subject that the reader names, so
+  that it seems to be said by another. No user has them, and the tables forbid them.
 - Who may read from a durable consumer of another takes what is meant for the other. Consumers
   have names that cannot be guessed; how far a follower has come is kept in a table.
 """
@@ -39,7 +39,7 @@ HEADER_OCTETS = 4096
 """Room for the headers of a message, which the server counts with its payload."""
 
 _ROUTE_PING, _ROUTE_PINGS = "1s", 3
-"""How often the servers of a cluster ask each other, and how often in vain before one is cut."""
+"""How often the servers of a cluster ask each other, and how many unanswered pings cut one."""
 
 _MIB = 1 << 20
 
@@ -67,7 +67,7 @@ class Cluster(Struct, frozen=True):
 
 
 class ServerLimits(Struct, frozen=True):
-    """What a server bears before it refuses or lets go."""
+    """What a server bears before it refuses or cuts a connection."""
 
     connections: int = 1024
     subscriptions: int = 1024
@@ -101,7 +101,7 @@ class ServerSettings(Struct, frozen=True):
     """Who may connect, the broker's own identity too."""
     keys: tuple[str, ...] | None = None
     """With which keys: the SHA-256 of each one's SubjectPublicKeyInfo, hexadecimal. A certificate
-    with another key is refused, whoever signed it. None: with any that the authority certified."""
+    with another key is refused. None: with any key that the authority certified."""
     cluster: Cluster | None = None
     monitor_port: int | None = None
     """Where it tells figures of itself, on the loopback; None: nowhere."""
@@ -228,7 +228,7 @@ def user_of(identity: Identity) -> str:
 
 
 def inbox_of(identity: Identity) -> str:
-    """Return the subject below which the server answers ``identity``, and nobody else hears."""
+    """Return the subject below which the server answers ``identity`` and no other user."""
     return f"_INBOX_{token(identity.name)}"
 
 

@@ -61,7 +61,7 @@ class Fault(Struct, frozen=True):
         return self.code == _TRANSIENT
 
 
-class Reply(Struct, frozen=True):
+class JetStreamReply(Struct, frozen=True):
     """The parts of all answers of JetStream that are read here."""
 
     error: Fault | None = None
@@ -75,19 +75,21 @@ class Reply(Struct, frozen=True):
     """Of a new consumer: ``stream_seq`` is the sequence before the first it will deliver."""
 
 
-_reply = msgspec.json.Decoder(Reply)
+_reply = msgspec.json.Decoder(JetStreamReply)
 
 
-def read_reply(message: Arrived) -> Reply:
+def read_reply(message: Arrived) -> JetStreamReply:
     """Return what the server answered; that the subject has no subscriber is a fault too."""
     if message.headers:
         status, _ = read_headers(message.headers)
         if status is not None:
-            return Reply(Fault(_TRANSIENT, f"nobody answers for it now (status {status})"))
+            return JetStreamReply(
+                Fault(_TRANSIENT, f"no server answers for it now (status {status})")
+            )
     try:
         return _reply.decode(message.payload)
     except msgspec.MsgspecError as error:
-        return Reply(Fault(500, f"the answer cannot be read: {error}"))
+        return JetStreamReply(Fault(500, f"the answer cannot be read: {error}"))
 
 
 class StreamReading(Protocol):
@@ -243,12 +245,12 @@ class Dispatcher:
 
     # -- one reply each ----------------------------------------------------------------------
 
-    def ask(self, subject: str, question: Any, answer: Callable[[Reply], None]) -> None:
+    def ask(self, subject: str, question: Any, answer: Callable[[JetStreamReply], None]) -> None:
         """Ask the server something; an answer comes within seconds, or a fault."""
 
         def late() -> None:
             self._forget(reply)
-            answer(Reply(Fault(504, f"no answer within {_ASK_S:g} s")))
+            answer(JetStreamReply(Fault(504, f"no answer within {_ASK_S:g} s")))
 
         def take(message: Arrived) -> None:
             timer.cancel()
@@ -276,14 +278,14 @@ class Dispatcher:
             self._unanswered(reply, Silence.CUT, "too much waits to be sent")
 
     def answered(self, message: Arrived) -> None:
-        """Take the answer to a request; one that nobody waits for is counted."""
+        """Take the answer to a request; one that is not expected is counted."""
         reply = message.subject
         if reply not in self._requests:
             self.counters.refuse("answer")
             return
         status, headers = read_headers(message.headers) if message.headers else (None, {})
         if status == NO_RESPONDERS:
-            self._unanswered(reply, Silence.UNSERVED, "nobody serves it")
+            self._unanswered(reply, Silence.UNSERVED, "no process serves it")
         elif status is not None:
             self._unanswered(reply, Silence.CUT, f"the server says {status}")
         else:
@@ -387,7 +389,7 @@ class Dispatcher:
     # -- what the connection tells -----------------------------------------------------------
 
     def _arrived(self, messages: list[Arrived]) -> None:
-        """Hand messages to their takers; the last ones of a closed subscription are let go.
+        """Hand messages to their takers; the last ones of a closed subscription are dropped.
 
         The calls that follow are made here and now, unless others wait for the clock already.
         """

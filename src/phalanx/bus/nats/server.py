@@ -22,7 +22,7 @@ from phalanx.bus.client import BrokerError
 from phalanx.bus.nats.audit import ServerLog
 from phalanx.bus.nats.client import NatsClient
 from phalanx.bus.nats.config import CURSORS, ServerSettings, bucket, configuration, entry
-from phalanx.bus.nats.dispatcher import Reply
+from phalanx.bus.nats.dispatcher import JetStreamReply
 from phalanx.bus.subjects import EVENTS, REGISTRY, pattern
 from phalanx.clock.wall import WallClock
 from phalanx.identity.names import Identity
@@ -280,8 +280,8 @@ def setup(
         clock.close()
 
 
-def _ask(exchange: NatsClient, clock: WallClock, operation: str, question: Any) -> Reply:
-    replies: list[Reply] = []
+def _ask(exchange: NatsClient, clock: WallClock, operation: str, question: Any) -> JetStreamReply:
+    replies: list[JetStreamReply] = []
     exchange.administer(operation, question, replies.append)
     clock.run(until=clock.now() + 10.0, stop=lambda: bool(replies))
     return replies[0]

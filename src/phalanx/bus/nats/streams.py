@@ -20,7 +20,7 @@ import msgspec
 from phalanx.bus.client import CaughtUp, Stored, StoredHandler, Watcher
 from phalanx.bus.nats.config import CURSORS, bucket, entry
 from phalanx.bus.nats.connection import LivenessCheck
-from phalanx.bus.nats.dispatcher import EPOCH, Dispatcher, Reply
+from phalanx.bus.nats.dispatcher import EPOCH, Dispatcher, JetStreamReply
 from phalanx.bus.nats.protocol import Arrived, read_headers
 
 BATCH = 500
@@ -182,7 +182,7 @@ class StreamReader:
         if not self._closed:
             self._timer = self._dispatcher.loop.call_later(_AGAIN_S, self.begin)
 
-    def _made(self, consumer: str, reply: Reply) -> None:
+    def _made(self, consumer: str, reply: JetStreamReply) -> None:
         if consumer != self._consumer:
             return
         if reply.error is not None:
@@ -244,7 +244,7 @@ class StreamReader:
         if status in (_NONE, _OVER):
             self._asked = max(0, self._asked - int(fields.get("Nats-Pending-Messages", 0)))
             self.more()
-        else:  # 409: the consumer or its leader is gone; 503: nobody knows it
+        else:  # 409: the consumer or its leader is gone; 503: no server knows it
             self._again()
 
 
