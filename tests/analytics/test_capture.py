@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from phalanx.analytics.capture import CaptureError, analyse
-from phalanx.analytics.fixed_rules import why_flow, why_target
 from tests.analytics import captures as make
 
 DATA = Path(os.environ.get("PHALANX_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
@@ -31,7 +30,7 @@ def look(tmp_path):
 
 
 def names(found):
-    return [(f.verdict.source, f.verdict.target, f.verdict.kind) for f in found.flows]
+    return [(f.finding.source, f.finding.target, f.finding.kind) for f in found.flows]
 
 
 FLOOD = [("6.6.6.6", "10.0.0.1", "syn flood")]
@@ -53,7 +52,7 @@ def test_formats(look, octets):
     found = look(octets)
     assert names(found) == FLOOD
     (target,) = found.targets
-    assert (target.verdict.ip, target.verdict.spoofed) == ("10.0.0.1", False)
+    assert (target.finding.target, target.finding.spoofed) == ("10.0.0.1", False)
     assert found.packets == found.analysed == len(MIXTURE)
     assert found.seconds == pytest.approx(MIXTURE[-1][0] - MIXTURE[0][0], abs=1e-5)
     assert found.octets == sum(len(frame) for _, frame in MIXTURE)
@@ -95,8 +94,8 @@ def test_fragments_count_for_their_addresses(look):
         packets += [(1 + i / 1000, first), (1 + i / 1000, later)]
     found = look(make.pcap([(t, make.ethernet(p)) for t, p in packets]))
     (flow,) = found.flows
-    assert flow.verdict.kind == "udp flood"
-    assert flow.verdict.evidence["packets_s"] == pytest.approx(2000, rel=0.01)
+    assert flow.finding.kind == "udp flood"
+    assert flow.finding.evidence["packets_s"] == pytest.approx(2000, rel=0.01)
 
 
 def test_random_sources_are_forged(look):
@@ -105,8 +104,8 @@ def test_random_sources_are_forged(look):
     found = look(make.pcap([(t, make.ethernet(p)) for t, p in packets]))
     assert found.flows == ()
     (target,) = found.targets
-    assert target.verdict.spoofed
-    assert "forged" in why_target(target.verdict)
+    assert target.finding.spoofed
+    assert "forged" in target.finding.reason
 
 
 def test_slow_connections(look):
@@ -116,7 +115,7 @@ def test_slow_connections(look):
         packets += make.handshake(1 + i / 100, "1.1.1.1", sport=2000 + i, close=False)
     found = look(make.pcap([(t, make.ethernet(p)) for t, p in sorted(packets)]))
     assert names(found) == [("6.6.6.6", "10.0.0.1", "slow connections")]
-    assert "held by 1 source" in why_target(found.targets[0].verdict)
+    assert "held by 1 source" in found.targets[0].finding.reason
 
 
 def test_a_server_that_only_sends_is_not_slow_at_its_users(look):
@@ -169,7 +168,7 @@ def test_windows(look):
     assert (flow.windows, found.windows) == (2, 2)
     assert flow.since_s == 0.0
     assert flow.until_s == pytest.approx(100.5, abs=0.01)
-    assert flow.verdict.evidence["syn_s"] in (500.0, pytest.approx(1000, rel=0.01))
+    assert flow.finding.evidence["syn_s"] in (500.0, pytest.approx(1000, rel=0.01))
 
 
 def test_a_clock_that_is_set_back_begins_a_new_window(look):
@@ -251,7 +250,7 @@ def _survives(look, octets, packets):
         assert found.analysed + sum(found.skipped.values()) == found.packets <= packets
         assert found.unlisted == 0
         for flow in found.flows:
-            assert why_flow(flow.verdict)
+            assert flow.finding.reason
         return
     assert "\n" not in refusal
 
@@ -290,7 +289,7 @@ def test_a_recorded_syn_flood():
     found = analyse(str(CIC))
     assert names(found) == [("172.16.0.5", "192.168.50.4", "syn flood")]
     (target,) = found.targets
-    assert (target.verdict.ip, target.verdict.kind) == ("192.168.50.4", "syn flood")
-    assert not target.verdict.spoofed
+    assert (target.finding.target, target.finding.kind) == ("192.168.50.4", "syn flood")
+    assert not target.finding.spoofed
     assert found.packets == 26_316
     assert found.unlisted == 0

@@ -5,15 +5,9 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.analytics.fixed_rules import (
-    anomalous_targets,
-    malicious_flows,
-    why_flow,
-    why_target,
-    wilson,
-)
-from phalanx.analytics.statistics import confidence, fewest
+from phalanx.analytics.statistics import confidence, fewest, wilson
 from phalanx.domain.actions import FlowStats
+from tests.analytics.findings import anomalous_targets, malicious_flows
 
 
 def flow(
@@ -47,7 +41,7 @@ def test_a_syn_flood_among_users():
     flows = [flooder("6.6.6.1"), flooder("6.6.6.2", port=81), user("1.1.1.1"), user("1.1.1.2")]
     assert [v.source for v in malicious_flows(flows, 10.0)] == ["6.6.6.1", "6.6.6.2"]
     (target,) = anomalous_targets(flows, 10.0)
-    assert target.ip == "10.0.0.1"
+    assert target.target == "10.0.0.1"
     assert target.evidence["flooding_sources"] == 2
     assert (target.kind, target.spoofed) == ("syn flood", False)
 
@@ -129,13 +123,12 @@ def test_connections_that_are_held_open_and_never_answered():
     flows = [slow("6.6.6.6", 300), user("1.1.1.1")]
     (verdict,) = malicious_flows(flows, 10.0)
     assert (verdict.source, verdict.kind) == ("6.6.6.6", "slow connections")
-    assert verdict.confidence > 0.9999
+    assert verdict.certainty > 0.9999
     (target,) = anomalous_targets(flows, 10.0)
     assert (target.kind, target.spoofed) == ("slow connections", False)
-    assert why_flow(verdict).startswith("holds 300 connections open, 0 of them answered")
+    assert verdict.reason.startswith("holds 300 connections open, 0 of them answered")
     assert (
-        why_target(target)
-        == "100 % of its open connections are held by 1 source that it never answers"
+        target.reason == "100 % of its open connections are held by 1 source that it never answers"
     )
 
 
@@ -195,6 +188,6 @@ def test_a_target_under_two_attacks_is_named_once():
 )
 def test_no_counts_upset_the_detectors(flows, seconds, unlisted):
     for verdict in malicious_flows(flows, seconds):
-        assert why_flow(verdict)
+        assert verdict.reason
     for target in anomalous_targets(flows, seconds, unlisted):
-        assert why_target(target)
+        assert target.reason

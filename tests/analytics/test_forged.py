@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.analytics.fixed_rules import anomalous_targets, malicious_flows
 from phalanx.domain.actions import FlowStats
+from tests.analytics.findings import anomalous_targets, malicious_flows
 
 TARGET = "10.0.0.1"
 RTO_S = 1.0
@@ -50,10 +50,10 @@ def test_random_sources_are_forged(seconds):
     flows = forged(rng, round(3000 * seconds)) + crowd(rng, 20, seconds, 0.5)
     assert malicious_flows(flows, seconds) == []
     (target,) = anomalous_targets(flows, seconds, unlisted=7)
-    assert (target.ip, target.kind, target.spoofed) == (TARGET, "syn flood", True)
+    assert (target.target, target.kind, target.spoofed) == (TARGET, "syn flood", True)
     assert target.evidence["silent_sources"] >= 3000 * seconds
     assert target.evidence["unlisted"] == 7
-    assert target.confidence > 0.998
+    assert target.certainty > 0.998
 
 
 @given(st.integers(0, 2000), st.floats(0.2, 10.0), st.floats(0.0, 0.5), st.integers(0, 2**32))
@@ -98,7 +98,7 @@ def test_each_target_is_judged_by_itself():
     rng = random.Random(1)
     other = [tcp(f"1.1.{i >> 8}.{i & 255}", done=1, target="10.0.0.2") for i in range(5000)]
     (target,) = anomalous_targets(forged(rng, 1000) + other, 1.0)
-    assert target.ip == TARGET
+    assert target.target == TARGET
 
 
 def test_random_udp_sources_are_forged():

@@ -37,10 +37,10 @@ def test_json(flood):
     found = json.loads(phalanx("detect", flood, "--json").stdout)
     (flow,) = found["flows"]
     assert (flow["source"], flow["target"], flow["kind"]) == ("6.6.6.6", "10.0.0.1", "syn flood")
-    assert flow["confidence"] > 0.9999
-    assert "completed 0" in flow["why"]
+    assert flow["certainty"] > 0.9999
+    assert "completed 0" in flow["reason"]
     (target,) = found["targets"]
-    assert (target["ip"], target["spoofed"], target["windows"]) == ("10.0.0.1", False, 1)
+    assert (target["target"], target["spoofed"], target["windows"]) == ("10.0.0.1", False, 1)
     assert found["problem"] is None
     assert found["packets_s"] > 0
 

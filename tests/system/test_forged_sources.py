@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from phalanx.analytics.fixed_rules import detect
 from phalanx.functions import anomaly_detector
+from phalanx.functions.classifier import examine
 from phalanx.reporting.event_text import describe
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
@@ -153,11 +153,10 @@ def test_the_search_for_who_sends_them_ends_and_says_why(datagrams):
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_classifier_that_finds_them_forged_has_them_proxied_too(monkeypatch, parts):
-    def blind(*seen):
-        found = detect(*seen)
-        return found._replace(targets=[replace(v, spoofed=False) for v in found.targets])
+    def blind(*seen, **more):
+        return [replace(found, spoofed=False) for found in examine(*seen, **more)]
 
-    monkeypatch.setattr(anomaly_detector, "detect", blind)
+    monkeypatch.setattr(anomaly_detector, "examine", blind)
     cores = 8 if parts == 1 else 3  # too few for a classifier of the whole
     pops = [pop(name, cores, 16) for name in ("north", "east", "south", "west")]
     many = attack(profile="syn-flood-spoofed", count=8, demand_mb_s=0.75)

@@ -9,29 +9,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from time import perf_counter
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.analytics.fixed_rules import FlowVerdict, TargetVerdict, detect
+from phalanx.analytics.detectors import Finding
+from phalanx.analytics.fixed_rules import FixedRules
 from phalanx.analytics.flow_table import CONNECTIONS, FlowTable, Windows
 from phalanx.analytics.packets import Capture, CaptureError, decode, known_link
 from phalanx.domain.actions import FlowRecords
+from phalanx.domain.series import TrafficWindow
 
 WINDOW_S = 5.0
 """Length of a window, in seconds."""
 MOST = 10_000
 """Findings of a sort that are kept; further ones are counted."""
 
-Verdict = TypeVar("Verdict", FlowVerdict, TargetVerdict)
 Key = TypeVar("Key")
 
 
-class CaptureFinding(Struct, Generic[Verdict], frozen=True):
-    """A verdict and the windows in which it was given."""
+class CaptureFinding(Struct, frozen=True):
+    """A finding and the windows in which it was made."""
 
-    verdict: Verdict
+    finding: Finding
     """The surest one."""
     since_s: float
     """Begin of the first such window, in seconds from the capture's first packet."""
@@ -44,8 +45,8 @@ class CaptureFindings(Struct, frozen=True):
     """What the detectors say about a capture, and what they did not look at."""
 
     file: str
-    targets: tuple[CaptureFinding[TargetVerdict], ...]
-    flows: tuple[CaptureFinding[FlowVerdict], ...]
+    targets: tuple[CaptureFinding, ...]
+    flows: tuple[CaptureFinding, ...]
     left_out: int
     """Findings beyond the ``MOST`` first."""
     packets: int
@@ -111,9 +112,9 @@ def analyse(
         findings.add(start - first, records)
     return CaptureFindings(
         file=path,
-        targets=tuple(sorted(findings.targets.values(), key=lambda f: f.verdict.ip)),
+        targets=tuple(sorted(findings.targets.values(), key=lambda f: f.finding.target)),
         flows=tuple(
-            sorted(findings.flows.values(), key=lambda f: (f.verdict.source, f.verdict.target))
+            sorted(findings.flows.values(), key=lambda f: (f.finding.source, f.finding.target))
         ),
         left_out=findings.left_out,
         packets=packets,
@@ -129,11 +130,11 @@ def analyse(
 
 
 class _Findings:
-    """Verdicts of all windows, the surest of each flow and target."""
+    """Findings of all windows, the surest of each flow and target."""
 
     def __init__(self) -> None:
-        self.targets: dict[str, CaptureFinding[TargetVerdict]] = {}
-        self.flows: dict[tuple[str, str, str], CaptureFinding[FlowVerdict]] = {}
+        self.targets: dict[str, CaptureFinding] = {}
+        self.flows: dict[tuple[str, str, str], CaptureFinding] = {}
         self.left_out = 0
         self.windows = 0
         self.unlisted = 0
@@ -143,29 +144,31 @@ class _Findings:
         span = start_s, start_s + records.seconds
         self.windows += 1
         self.unlisted += records.unlisted
-        verdicts = detect(records.flows, records.seconds, records.unlisted)
-        for flow in verdicts.flows:
-            self._note(self.flows, (flow.source, flow.target, flow.kind), flow, span)
-        for target in verdicts.targets:
-            self._note(self.targets, target.ip, target, span)
+        window = TrafficWindow(records.seconds, (), records.flows, records.unlisted)
+        for finding in FixedRules().examine(window):
+            if finding.source is None:
+                self._note(self.targets, finding.target, finding, span)
+            else:
+                key = finding.source, finding.target, finding.kind
+                self._note(self.flows, key, finding, span)
 
     def _note(
         self,
-        found: dict[Key, CaptureFinding[Verdict]],
+        found: dict[Key, CaptureFinding],
         key: Key,
-        verdict: Verdict,
+        finding: Finding,
         span: tuple[float, float],
     ) -> None:
         before = found.get(key)
         if before is not None:
-            surer = verdict.confidence > before.verdict.confidence
+            surer = finding.certainty > before.finding.certainty
             found[key] = replace(
                 before,
-                verdict=verdict if surer else before.verdict,
+                finding=finding if surer else before.finding,
                 until_s=span[1],
                 windows=before.windows + 1,
             )
         elif len(found) < MOST:
-            found[key] = CaptureFinding(verdict, *span, windows=1)
+            found[key] = CaptureFinding(finding, *span, windows=1)
         else:
             self.left_out += 1

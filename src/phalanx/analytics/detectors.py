@@ -14,7 +14,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from phalanx.domain.errors import PhalanxError
-from phalanx.domain.series import Window
+from phalanx.domain.series import TrafficWindow
 
 GROUP = "phalanx.detectors"
 SYN_FLOOD = "syn flood"
@@ -51,7 +51,7 @@ class Finding(Struct, frozen=True):
 class Detector(Protocol):
     """Finds attacks."""
 
-    def examine(self, window: Window) -> list[Finding]:
+    def examine(self, window: TrafficWindow) -> list[Finding]:
         """Return what is certain enough to act on, at most one finding for each target alone.
 
         Args:

@@ -1,4 +1,4 @@
-"""The fixed rules: attacks, told from flow counters (never from who sends them).
+"""The fixed rules: attacks, told from flow counters (never from addresses).
 
 A TCP source that asks for thousands of connections and completes none is flooding; a crowd
 completes what it begins, even when the network loses much of it. Sources that are many and
@@ -15,7 +15,7 @@ are watched. Each verdict errs for one honest source in 700 that lies just on it
 and for far fewer above it: of sources that complete a quarter of their handshakes (half of the
 packets lost, both ways), fewer than one in 10^20.
 
-Of sources that are forged, none does much, but together they are nobody. A crowd of honest
+Of sources that are forged, none does much, but together they are a flood. A crowd of honest
 users looks alike packet for packet: many sources that ask for one connection each. What tells
 them apart is that some of the crowd's handshakes complete, whatever the network loses.
 Assumption: of honest sources at least one in five gets through while watched (half of the
@@ -29,14 +29,13 @@ larger one with less.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from msgspec import Struct, field
 
 from phalanx.analytics.detectors import SLOW, SYN_FLOOD, UDP_FLOOD, Finding
 from phalanx.analytics.statistics import confidence, fewest, wilson
 from phalanx.domain.actions import FlowStats
-from phalanx.domain.series import Window
+from phalanx.domain.series import TrafficWindow
 
 
 class FlowAggregate(Struct):
@@ -94,7 +93,7 @@ def aggregate(flows: Iterable[FlowStats]) -> list[FlowAggregate]:
 COMPLETES = 0.05
 """A source that certainly completes less than this share of its handshakes is flooding."""
 REPLIED = 0.05
-"""A UDP source that gets certainly fewer replies than this a packet speaks to nobody."""
+"""A UDP source that gets certainly fewer replies than this a packet is flooding."""
 UDP_PACKETS_S = 200.0
 """Rate below which a one-way UDP flow is left alone, in packets/s."""
 ANSWERED = 1 / 3
@@ -104,26 +103,14 @@ ANSWER_S = 0.1
 """Time that a target may take to answer; connections as young as that say nothing yet."""
 
 
-class FlowVerdict(Struct, frozen=True):
-    """A flow that is malicious, and why."""
-
-    source: str
-    target: str
-    kind: str
-    """``syn flood``, ``udp flood`` or ``slow connections``."""
-    evidence: dict[str, float]
-    confidence: float
-    """1 minus the chance that an honest source on the threshold gives such counts."""
-
-
-def judge(one: FlowAggregate, seconds: float) -> FlowVerdict | None:
+def judge(one: FlowAggregate, seconds: float) -> Finding | None:
     """Return the verdict on a source that was watched for ``seconds``; None: nothing certain."""
     if one.protocol != "tcp":
         return _udp_flood(one, seconds)
     return _syn_flood(one, seconds) or _slow(one, seconds)
 
 
-def _syn_flood(one: FlowAggregate, seconds: float) -> FlowVerdict | None:
+def _syn_flood(one: FlowAggregate, seconds: float) -> Finding | None:
     if one.syn <= fewest(COMPLETES):
         return None
     most = wilson(one.established, one.syn)[1]
@@ -135,10 +122,14 @@ def _syn_flood(one: FlowAggregate, seconds: float) -> FlowVerdict | None:
         "completes_at_most": round(most, 6),
     }
     sure = confidence(one.established, one.syn, COMPLETES)
-    return FlowVerdict(one.source, one.target, SYN_FLOOD, evidence, sure)
+    reason = (
+        f"asks for {_number(evidence['syn_s'])} connections/s and completed "
+        f"{_number(one.established)}, certainly less than {_share(most)}"
+    )
+    return Finding(SYN_FLOOD, one.target, one.source, sure, reason, evidence)
 
 
-def _udp_flood(one: FlowAggregate, seconds: float) -> FlowVerdict | None:
+def _udp_flood(one: FlowAggregate, seconds: float) -> Finding | None:
     if one.packets <= fewest(REPLIED):
         return None
     most = wilson(one.replies, one.packets)[1]
@@ -149,10 +140,14 @@ def _udp_flood(one: FlowAggregate, seconds: float) -> FlowVerdict | None:
         "replied_at_most": round(most, 6),
     }
     sure = confidence(one.replies, one.packets, REPLIED)
-    return FlowVerdict(one.source, one.target, UDP_FLOOD, evidence, sure)
+    reason = (
+        f"sends {_number(evidence['packets_s'])} packets/s and gets replies to certainly fewer "
+        f"than {_share(most)} of them"
+    )
+    return Finding(UDP_FLOOD, one.target, one.source, sure, reason, evidence)
 
 
-def _slow(one: FlowAggregate, seconds: float) -> FlowVerdict | None:
+def _slow(one: FlowAggregate, seconds: float) -> Finding | None:
     """Slow headers or slow bodies: connections held open by a source that never finishes asking.
 
     A crowd behind one address is answered; a starving user has few connections.
@@ -170,7 +165,11 @@ def _slow(one: FlowAggregate, seconds: float) -> FlowVerdict | None:
         "answered_at_most": round(most, 6),
     }
     sure = confidence(one.answered, held, ANSWERED)
-    return FlowVerdict(one.source, one.target, SLOW, evidence, sure)
+    reason = (
+        f"holds {_number(one.open)} connections open, {_number(one.answered)} of them answered, "
+        f"certainly less than {_share(most)}"
+    )
+    return Finding(SLOW, one.target, one.source, sure, reason, evidence)
 
 
 FORGED = 0.9
@@ -178,7 +177,7 @@ FORGED = 0.9
 FORGED_S = 200.0
 """Rate of such packets below which they are left alone, in packets/s."""
 FEW_SYN = 16
-"""A silent source sent so many SYNs at most: who sends more can be judged by itself."""
+"""A silent source sent so many SYNs at most: one that sends more can be judged by itself."""
 FEW_PACKETS = 4
 """The same for UDP packets, fewer because one-way streams may be honest."""
 
@@ -268,93 +267,34 @@ FLOODED = 0.2
 there by slow ones, that makes it anomalous."""
 
 
-class TargetVerdict(Struct, frozen=True):
-    """An address whose traffic is anomalous, and why."""
-
-    ip: str
-    mb_s: float
-    """Traffic towards it that was seen, in MB/s."""
-    evidence: dict[str, float]
-    kind: str
-    """``syn flood``, ``udp flood`` or ``slow connections``: forged floods come first, then
-    floods by who sends most, then slow connections."""
-    spoofed: bool
-    """The sources of ``kind`` are forged: to block them one by one would be useless."""
-    confidence: float
-    """1 minus the chance of such counts from honest sources on the threshold."""
-
-
-def malicious_flows(flows: Iterable[FlowStats], seconds: float) -> list[FlowVerdict]:
-    """Return the flows that certainly are malicious, by source and target.
-
-    Args:
-        flows: records of ``seconds``; those of one source and target are merged.
-        seconds: time in which they were seen.
-
-    """
-    return detect(flows, seconds).flows
-
-
-def anomalous_targets(
-    flows: Iterable[FlowStats], seconds: float, unlisted: int = 0
-) -> list[TargetVerdict]:
-    """Return the addresses whose traffic is an attack to a good part, each once.
-
-    Args:
-        flows: records of ``seconds``.
-        seconds: time in which they were seen.
-        unlisted: packets of flows that the recorder had no room for.
-
-    """
-    return detect(flows, seconds, unlisted).targets
-
-
-class Verdicts(NamedTuple):
-    """What flow records say: ``malicious_flows`` and ``anomalous_targets`` at once."""
-
-    flows: list[FlowVerdict]
-    targets: list[TargetVerdict]
-
-
-def detect(flows: Iterable[FlowStats], seconds: float, unlisted: int = 0) -> Verdicts:
-    """Return both sorts of verdicts on the same records."""
-    aggregates = aggregate(flows)
-    named: list[FlowVerdict] = []
-    targets: dict[str, _Target] = {}
-    for each in aggregates:
-        target = targets.get(each.target)
-        if target is None:
-            target = targets[each.target] = _Target()
-        verdict = judge(each, seconds)
-        target.add(each, verdict)
-        if verdict is not None:
-            named.append(verdict)
-    forged = forgeries(aggregates, seconds, unlisted)
-    judged = (t.verdict(ip, seconds, forged.get(ip, [])) for ip, t in sorted(targets.items()))
-    return Verdicts(
-        sorted(named, key=lambda v: (v.source, v.target, v.kind)),
-        [verdict for verdict in judged if verdict is not None],
-    )
-
-
 class FixedRules:
     """Implements ``Detector``: looks at flow records alone."""
 
-    def examine(self, window: Window) -> list[Finding]:
-        """Return malicious flows, then anomalous targets, each sorted by address."""
-        verdicts = detect(window.flows, window.seconds, window.unlisted)
-        return [
-            *(
-                Finding(v.kind, v.target, v.source, v.confidence, why_flow(v), v.evidence)
-                for v in verdicts.flows
-            ),
-            *(
-                Finding(
-                    v.kind, v.ip, None, v.confidence, why_target(v), v.evidence, v.spoofed, v.mb_s
-                )
-                for v in verdicts.targets
-            ),
-        ]
+    def examine(self, window: TrafficWindow) -> list[Finding]:
+        """Return malicious flows, then anomalous targets, each sorted by address.
+
+        Flow records of one source and target are merged. A target is anomalous if a good part
+        of its traffic is an attack: forged floods come first, then floods by what they send,
+        then slow connections.
+        """
+        aggregates = aggregate(window.flows)
+        flows: list[Finding] = []
+        targets: dict[str, _Target] = {}
+        for each in aggregates:
+            target = targets.get(each.target)
+            if target is None:
+                target = targets[each.target] = _Target()
+            finding = judge(each, window.seconds)
+            target.add(each, finding)
+            if finding is not None:
+                flows.append(finding)
+        forged = forgeries(aggregates, window.seconds, window.unlisted)
+        judged = (
+            target.finding(ip, window.seconds, forged.get(ip, []))
+            for ip, target in sorted(targets.items())
+        )
+        flows.sort(key=lambda f: (f.source or "", f.target, f.kind))
+        return [*flows, *(finding for finding in judged if finding is not None)]
 
 
 class _Attack(Struct):
@@ -374,18 +314,18 @@ class _Target(Struct):
     open: int = 0
     attacks: dict[str, _Attack] = field(default_factory=dict)
 
-    def add(self, one: FlowAggregate, verdict: FlowVerdict | None) -> None:
+    def add(self, one: FlowAggregate, finding: Finding | None) -> None:
         self.octets += one.octets
         self.open += one.open
-        if verdict is not None:
-            attack = self.attacks.setdefault(verdict.kind, _Attack())
+        if finding is not None:
+            attack = self.attacks.setdefault(finding.kind, _Attack())
             attack.sources += 1
             attack.octets += one.octets
             attack.open += one.open
-            attack.confidence = max(attack.confidence, verdict.confidence)
+            attack.confidence = max(attack.confidence, finding.certainty)
 
-    def verdict(self, ip: str, seconds: float, forged: Sequence[Forgery]) -> TargetVerdict | None:
-        """Return the verdict on this target, given the forgeries that were found there."""
+    def finding(self, ip: str, seconds: float, forged: Sequence[Forgery]) -> Finding | None:
+        """Return what is certain of this target, given the forgeries that were found there."""
         reasons: list[tuple[str, float, dict[str, float]]] = [
             (forgery.kind, forgery.confidence, forgery.evidence) for forgery in forged
         ]
@@ -412,35 +352,15 @@ class _Target(Struct):
             merged |= evidence
         kind, sure, _ = reasons[0]
         mb_s = self.octets / seconds / 1e6
-        return TargetVerdict(ip, mb_s, merged, kind, bool(forged), sure)
+        why = _why(kind, merged)
+        return Finding(kind, ip, None, sure, why, merged, bool(forged), mb_s)
 
 
-def why_flow(verdict: FlowVerdict) -> str:
-    """Return why a source is malicious, as half a sentence about it."""
-    seen = verdict.evidence
-    if verdict.kind == SYN_FLOOD:
-        return (
-            f"asks for {_number(seen['syn_s'])} connections/s and completed "
-            f"{_number(seen['established'])}, certainly less than "
-            f"{_share(seen['completes_at_most'])}"
-        )
-    if verdict.kind == SLOW:
-        return (
-            f"holds {_number(seen['open'])} connections open, {_number(seen['answered'])} of them "
-            f"answered, certainly less than {_share(seen['answered_at_most'])}"
-        )
-    return (
-        f"sends {_number(seen['packets_s'])} packets/s and gets replies to certainly fewer than "
-        f"{_share(seen['replied_at_most'])} of them"
-    )
-
-
-def why_target(verdict: TargetVerdict) -> str:
+def _why(kind: str, seen: dict[str, float]) -> str:
     """Return why the traffic towards an address is an attack, as half a sentence about it."""
-    seen = verdict.evidence
     reasons = []
-    if verdict.spoofed:
-        asked = "SYNs" if verdict.kind == SYN_FLOOD else "UDP packets"
+    if "forged_share" in seen:
+        asked = "SYNs" if kind == SYN_FLOOD else "UDP packets"
         reasons.append(
             f"{_share(seen['forged_share'])} of its {asked} ({_number(seen['forged_s'])}/s) come "
             f"from {_number(seen['silent_sources'])} sources that never go on: they are forged"

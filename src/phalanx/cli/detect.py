@@ -12,7 +12,6 @@ from msgspec.structs import asdict
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from phalanx.analytics.capture import CaptureFinding, CaptureFindings, analyse
-from phalanx.analytics.fixed_rules import FlowVerdict, TargetVerdict, why_flow, why_target
 from phalanx.cli.terminal import AsJson, emit_json, err, out, say
 from phalanx.domain.errors import PhalanxError
 
@@ -55,24 +54,22 @@ def _verdicts(found: CaptureFindings) -> None:
     if not found.targets and not found.flows:
         say(out, "no attack found" if found.analysed else "no TCP or UDP packets to judge")
     for target in found.targets[:SHOWN]:
-        seen = target.verdict
-        say(out, f"attacked: {seen.ip}", "bold")
+        seen = target.finding
+        say(out, f"attacked: {seen.target}", "bold")
         kind = f"{seen.kind}, forged sources" if seen.spoofed else seen.kind
-        _reasons(f"{kind}, {seen.mb_s:.3g} MB/s", target, why_target(seen))
+        _reasons(f"{kind}, {seen.mb_s:.3g} MB/s", target)
     for flow in found.flows[:SHOWN]:
-        say(out, f"malicious: {flow.verdict.source} > {flow.verdict.target}", "bold")
-        _reasons(flow.verdict.kind, flow, why_flow(flow.verdict))
+        say(out, f"malicious: {flow.finding.source} > {flow.finding.target}", "bold")
+        _reasons(flow.finding.kind, flow)
     for name, findings in (("attacked", found.targets), ("malicious", found.flows)):
         if len(findings) > SHOWN:
             say(out, f"… and {len(findings) - SHOWN} more {name} (--json has them all)")
 
 
-def _reasons(
-    what: str, found: CaptureFinding[TargetVerdict] | CaptureFinding[FlowVerdict], why: str
-) -> None:
+def _reasons(what: str, found: CaptureFinding) -> None:
     when = f"second {found.since_s:.1f} to {found.until_s:.1f}"
-    say(out, f"  {what}; confidence {_sure(found.verdict.confidence)}; {when}")
-    say(out, f"  {why}")
+    say(out, f"  {what}; confidence {_sure(found.finding.certainty)}; {when}")
+    say(out, f"  {found.finding.reason}")
 
 
 def _figures(found: CaptureFindings) -> None:
@@ -101,14 +98,12 @@ def _sure(confidence: float) -> str:
 
 def _plain(found: CaptureFindings) -> dict[str, object]:
     span = "since_s", "until_s", "windows"
+
+    def plain(one: CaptureFinding) -> dict[str, object]:
+        return asdict(one.finding) | {k: getattr(one, k) for k in span}
+
     return asdict(found) | {
         "packets_s": found.packets / found.took_s,
-        "targets": [
-            asdict(t.verdict) | {k: getattr(t, k) for k in span} | {"why": why_target(t.verdict)}
-            for t in found.targets
-        ],
-        "flows": [
-            asdict(f.verdict) | {k: getattr(f, k) for k in span} | {"why": why_flow(f.verdict)}
-            for f in found.flows
-        ],
+        "targets": [plain(target) for target in found.targets],
+        "flows": [plain(flow) for flow in found.flows],
     }

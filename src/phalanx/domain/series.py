@@ -7,7 +7,7 @@ from msgspec import Struct
 from phalanx.domain.actions import FlowStats
 
 
-class Series(Struct, frozen=True):
+class TimeSeries(Struct, frozen=True):
     """One figure over time."""
 
     name: str
@@ -21,11 +21,11 @@ class Series(Struct, frozen=True):
     """As many as ``times``."""
 
 
-class Window(Struct, frozen=True):
+class TrafficWindow(Struct, frozen=True):
     """What was seen in a span of time: series, flow records, or both. A percept of its own."""
 
     seconds: float
-    series: tuple[Series, ...] = ()
+    series: tuple[TimeSeries, ...] = ()
     flows: tuple[FlowStats, ...] = ()
     unlisted: int = 0
     """Packets of flows that the recorder had no room for."""

@@ -39,14 +39,14 @@ from phalanx.domain.predicates import (
     Threat,
 )
 from phalanx.domain.resources import Resources
-from phalanx.domain.series import Series, Window
+from phalanx.domain.series import TimeSeries, TrafficWindow
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.classifier import FIXED_RULES, examine, reasons
 from phalanx.functions.syn_proxy import answer_for
 
 
 class AnomalyDetector(Capability):
-    """Looks at who is written to over a link, and how."""
+    """Finds the targets of attacks among the flows over a link."""
 
     name = "anomaly-detector"
     vnfd = Vnfd("anomaly-detector", Resources(1, 2, 10), handles_mb_s=2.0)
@@ -60,18 +60,18 @@ class AnomalyDetector(Capability):
     }
 
     def __init__(self) -> None:
-        self._series: dict[LinkId, tuple[Series, ...]] = {}
+        self._series: dict[LinkId, tuple[TimeSeries, ...]] = {}
         """What a monitor of this agent has seen of each link lately."""
 
-    @perceives(Window)
-    def note_series(self, me: Agent, window: Window) -> None:  # noqa: ARG002
+    @perceives(TrafficWindow)
+    def note_series(self, me: Agent, window: TrafficWindow) -> None:  # noqa: ARG002
         """Keep the latest window of each link for the detector."""
         for link in {series.subject for series in window.series}:
             self._series[link] = tuple(s for s in window.series if s.subject == link)
 
     @plan(AnomalousUsage, Mode.FIND_OUT)
     def analyse_link_statistics(self, me: Agent, goal: GoalInstance) -> Body:
-        """Plan ALS; with ``eager`` whom the flows convict already is limited at once.
+        """Plan ALS; with ``eager`` sources that are certain to attack are blocked at once.
 
         A classifier judges by the same counters. Where all flows of a flood were seen, for as
         long as it would look, it would name nobody else: then it is spared.
@@ -152,9 +152,9 @@ class AnomalyDetector(Capability):
             yield answer_for(me, target.target)
 
     def _find_out_who(self, me: Agent, goal: GoalInstance, target: Finding) -> Steps:
-        """Find out who sends to the target.
+        """Find out which sources attack the target.
 
-        Who forges his sources is not looked for: a proxy of handshakes ends a flood of forged
+        Forged sources are not looked for: a proxy of handshakes ends a flood of forged
         SYNs, and against other forged floods the limit is all there is.
         """
         ip = target.target

@@ -1,4 +1,4 @@
-"""Classifier: finds who attacks an address (dissertation, table 5.4)."""
+"""Classifier: finds the sources that attack an address (dissertation, table 5.4)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from phalanx.domain.actions import FlowRecords, Observe
 from phalanx.domain.goals import want
 from phalanx.domain.predicates import FlowRateLimited, FlowRecord, Spoofed, Threat
 from phalanx.domain.resources import Resources
-from phalanx.domain.series import Series, Window
+from phalanx.domain.series import TimeSeries, TrafficWindow
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.syn_proxy import answer_for
 
@@ -36,7 +36,7 @@ def examine(
     records: FlowRecords,
     *,
     sampling: float = 1.0,
-    series: tuple[Series, ...] = (),
+    series: tuple[TimeSeries, ...] = (),
 ) -> list[Finding]:
     """Return what the detector of the goal's VNF finds in flow records and series.
 
@@ -52,7 +52,7 @@ def examine(
 
     """
     seconds = effective_s(records, sampling)
-    window = Window(seconds, series, records.flows, records.unlisted)
+    window = TrafficWindow(seconds, series, records.flows, records.unlisted)
     return load_detector(_detector(me, goal)).examine(window)
 
 
@@ -86,7 +86,7 @@ class Classifier(Capability):
     def analyse_ip_flows(self, me: Agent, goal: GoalInstance) -> Body:
         """Plan AIPF; the goal is achieved when every threat that was found is limited.
 
-        Whoever forges his sources cannot be limited by them. A proxy of handshakes ends a flood
+        Forged sources cannot be limited one by one. A proxy of handshakes ends a flood
         of forged SYNs; where there is none, and against any other flood, the limit of the address
         stays, since the goal ends with the belief that the sources are forged.
         """

@@ -40,7 +40,7 @@ from phalanx.domain.predicates import (
     OverUsage,
 )
 from phalanx.domain.resources import Resources
-from phalanx.domain.series import Series, Window
+from phalanx.domain.series import TimeSeries, TrafficWindow
 from phalanx.domain.vnf import Vnfd
 
 SAMPLES = 60
@@ -72,16 +72,16 @@ class LinkMonitor(Capability):
         self._honest: set[LinkId] = set()
         """Links that were busy when their last verdict found their traffic honest."""
 
-    def _window(self, me: Agent, sample: LinkSample) -> Window:
+    def _window(self, me: Agent, sample: LinkSample) -> TrafficWindow:
         """Return the series of a link, of the last ``SAMPLES`` samples."""
         history = self._history.setdefault(sample.link, deque(maxlen=SAMPLES))
         history.append((me.now, sample.rate_mb_s, float(sample.connections)))
         times, rates, connections = zip(*history, strict=True)
-        return Window(
+        return TrafficWindow(
             times[-1] - times[0],
             (
-                Series("link rate", sample.link, "MB/s", times, rates),
-                Series("open connections", sample.link, "connections", times, connections),
+                TimeSeries("link rate", sample.link, "MB/s", times, rates),
+                TimeSeries("open connections", sample.link, "connections", times, connections),
             ),
         )
 

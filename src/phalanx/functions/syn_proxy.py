@@ -67,7 +67,7 @@ def _is_proxy(_: Agent, goal: GoalInstance) -> bool:
 
 
 class SynProxy(Capability):
-    """Lets only those through to an address who complete their handshakes."""
+    """Lets only sources through to an address that complete their handshakes."""
 
     name = "syn-proxy"
     vnfd = Vnfd("syn-proxy", Resources(1, 1, 2), shared=True)
@@ -113,7 +113,7 @@ class SynProxy(Capability):
 
     @plan(Quiet, local=True, applies=_is_proxy)
     def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
-        """Wait until no forged handshake came for a while, then let go."""
+        """Wait until no forged handshake came for a while, then lift the proxy."""
         quiet = goal.goal.predicate
         assert isinstance(quiet, Quiet)
         yield from lift_when_quiet(

@@ -143,7 +143,7 @@ class FunctionSpec(Struct, frozen=True, forbid_unknown_fields=True):
     boot_s: Seconds | None = None
     accuracy: Fraction | None = None
     shared: bool | None = None
-    detector: str | None = None
+    detector: Name | None = None
     """Name of an installed detector, for a function that uses one."""
 
     def applied_to(self, own: Vnfd) -> Vnfd:

@@ -48,7 +48,7 @@ class Instance:
     cause: str
     """The event that last changed its state; what ends it without being asked names this."""
     answer: Answer | None
-    """Whom to tell that it runs; None once told."""
+    """Called once it runs, or has failed; None after that."""
     asked: float
     """When it was asked for, in seconds."""
     downloaded_s: float = 0.0
@@ -113,7 +113,7 @@ def ttl_refusal(ttl_s: float) -> str | None:
 
 
 Ready = Callable[[Instance], None]
-Fail = Callable[[Instance, str, str], None]
+Fail = Callable[[Instance, str, str], object]
 """Told the instance, the reason, and the event that caused the failure."""
 
 

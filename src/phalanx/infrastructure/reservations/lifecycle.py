@@ -104,48 +104,6 @@ class Leases:
         self._arm()
 
 
-class Holds:
-    """What is held, each under its lease."""
-
-    def __init__(self, recorder: Recorder, reservations: Reservations, leases: Leases) -> None:
-        self._recorder = recorder
-        self._reservations = reservations
-        self._leases = leases
-        self._holds: dict[str, Held] = {}
-
-    def names(self) -> list[str]:
-        """Return the ids of all holds."""
-        return list(self._holds)
-
-    def grant(self, pop: PopId, action: Hold, cause: str) -> Outcome:
-        """Carry out ``Hold``."""
-        if action.hold in self._holds:
-            return Failed(f"hold {action.hold} exists already")
-        refusal = hold_refusal(action) or self._reservations.hold(pop, action)
-        if refusal is not None:
-            return Failed(refusal)
-        self._holds[action.hold] = Held(action, pop, cause)
-        self._leases.grant(("hold", action.hold), action.ttl_s)
-        return Done()
-
-    def find(self, hold: str, pop: PopId) -> Held | None:
-        """Return a hold of ``pop``."""
-        found = self._holds.get(hold)
-        return found if found is not None and found.pop == pop else None
-
-    def give_back(self, hold: str) -> None:
-        """End a hold."""
-        held = self._holds.pop(hold)
-        self._leases.drop(("hold", hold))
-        self._reservations.release(held.pop, held.hold)
-
-    def expire(self, hold: str) -> None:
-        """End a hold whose lease ran out, and tell of it."""
-        held = self._holds[hold]
-        self._recorder.record("lease.expired", held.cause, what="hold", name=hold, pop=held.pop)
-        self.give_back(hold)
-
-
 class Lifecycle:
     """All holds and instances, each under its lease."""
 
@@ -168,12 +126,12 @@ class Lifecycle:
         self._observer = observer
         self._percepts = percepts
         self._leases = Leases(clock, self._expire)
-        self._holds = Holds(recorder, reservations, self._leases)
+        self._holds: dict[str, Held] = {}
         self._instances: dict[str, Instance] = {}
 
     def names(self) -> list[str]:
         """Return the ids of all holds and instances."""
-        return sorted([*self._holds.names(), *self._instances])
+        return sorted([*self._holds, *self._instances])
 
     def has(self, instance: str) -> bool:
         """Whether there is an instance of that id."""
@@ -194,17 +152,24 @@ class Lifecycle:
 
     def hold(self, pop: PopId, action: Hold, cause: str) -> Outcome:
         """Carry out ``Hold``."""
-        return self._holds.grant(pop, action, cause)
+        if action.hold in self._holds:
+            return Failed(f"hold {action.hold} exists already")
+        refusal = hold_refusal(action) or self._reservations.hold(pop, action)
+        if refusal is not None:
+            return Failed(refusal)
+        self._holds[action.hold] = Held(action, pop, cause)
+        self._leases.grant(("hold", action.hold), action.ttl_s)
+        return Done()
 
     def release(self, pop: PopId, hold: str) -> Outcome:
         """Carry out ``Release``."""
-        if self._holds.find(hold, pop) is not None:
-            self._holds.give_back(hold)
+        if self._held(hold, pop) is not None:
+            self._give_back(hold)
         return Done()
 
     def deploy(self, pop: PopId, action: Deploy, cause: str, answer: Answer) -> None:
         """Carry out ``Deploy``."""
-        held = self._holds.find(action.hold, pop)
+        held = self._held(action.hold, pop)
         refusal: str | None
         if held is None:
             refusal = f"no hold {action.hold} at {pop}"
@@ -216,7 +181,7 @@ class Lifecycle:
             answer(Failed(str(refusal)))
             return
         hold, vnfd = held.hold, action.vnfd
-        self._holds.give_back(action.hold)
+        self._give_back(action.hold)
         chain = self._reservations.open(action.instance, pop, hold, cause)
         if isinstance(chain, str):
             answer(Failed(chain))
@@ -228,9 +193,9 @@ class Lifecycle:
         )
         self._instances[instance.id] = instance
         self._leases.grant(("instance", instance.id), action.ttl_s)
-        refusal = self._downloads.begin(instance, self._ready, self._failed)
+        refusal = self._downloads.begin(instance, self._ready, self._end)
         if refusal is not None:
-            self._failed(instance, refusal, cause)
+            self._end(instance, refusal, cause)
 
     def install(
         self, pop: PopId, instance_id: str, vnfd: Vnfd, *, units: int, ttl_s: float, cause: str
@@ -252,12 +217,12 @@ class Lifecycle:
 
     def rechain(self, pop: PopId, action: Rechain, cause: str) -> Outcome:
         """Carry out ``Rechain``."""
-        instance, held = self.running(action.instance, pop), self._holds.find(action.hold, pop)
+        instance, held = self.running(action.instance, pop), self._held(action.hold, pop)
         if isinstance(instance, str):
             return Failed(instance)
         if held is None:
             return Failed(f"no hold {action.hold} at {pop}")
-        self._holds.give_back(action.hold)
+        self._give_back(action.hold)
         chain = self._reservations.open(instance.id, pop, held.hold, cause)
         if isinstance(chain, str):
             return Failed(chain)
@@ -330,7 +295,7 @@ class Lifecycle:
             leases: list[Lease] = []
             if self._at(name, pop) is not None:
                 leases.append(("instance", name))
-            if self._holds.find(name, pop) is not None:
+            if self._held(name, pop) is not None:
                 leases.append(("hold", name))
             for lease in leases:
                 self._leases.grant(lease, action.ttl_s)
@@ -346,6 +311,15 @@ class Lifecycle:
 
         """
         self._lose(self._instances[instance], "crashed", cause)
+
+    def _held(self, hold: str, pop: PopId) -> Held | None:
+        found = self._holds.get(hold)
+        return found if found is not None and found.pop == pop else None
+
+    def _give_back(self, hold: str) -> None:
+        held = self._holds.pop(hold)
+        self._leases.drop(("hold", hold))
+        self._reservations.release(held.pop, held.hold)
 
     def _at(self, instance: str, pop: PopId) -> Instance | None:
         found = self._instances.get(instance)
@@ -369,13 +343,12 @@ class Lifecycle:
         if answer is not None:
             answer(Done(instance.cause))
 
-    def _failed(self, instance: Instance, reason: str, cause: str) -> None:
-        self._end(instance, reason, cause)
-
     def _expire(self, lease: Lease) -> None:
         what, name = lease
         if what == "hold":
-            self._holds.expire(name)
+            held = self._holds[name]
+            self._recorder.record("lease.expired", held.cause, what=what, name=name, pop=held.pop)
+            self._give_back(name)
             return
         instance = self._instances[name]
         event = self._recorder.record(

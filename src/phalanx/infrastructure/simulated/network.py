@@ -31,7 +31,7 @@ from phalanx.infrastructure.simulated.flows import Connections, Flows
 from phalanx.infrastructure.simulated.fluid import Fluid
 from phalanx.infrastructure.simulated.measures import SimulatedMeasures
 from phalanx.infrastructure.simulated.observations import SimulatedObserver
-from phalanx.infrastructure.simulated.sources import SourceSchedule, TrafficSampler
+from phalanx.infrastructure.simulated.sources import GroundTruthSampler, SourceSchedule
 
 
 class SimulatedNetwork(NetworkDriver):
@@ -99,7 +99,7 @@ class SimulatedNetwork(NetworkDriver):
             percepts=self._percepts,
         )
         self._schedule = SourceSchedule(clock, self._flows, self._engine, recorder, cause)
-        self._sampler = TrafficSampler(
+        self._sampler = GroundTruthSampler(
             clock,
             fluid=self._fluid,
             engine=self._engine,

@@ -20,7 +20,7 @@ _MOST_LINKS = 64
 _DIGITS = 6
 
 
-class TrafficSampler:
+class GroundTruthSampler:
     """Records averages over each period."""
 
     def __init__(
