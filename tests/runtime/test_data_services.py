@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec import Struct
+from sqlalchemy import delete
 
 from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
@@ -19,6 +20,7 @@ from phalanx.fabric.provider import Provider
 from phalanx.identity.names import Identity, Role
 from phalanx.runtime.processes import recorder as data
 from phalanx.store.history import EventQuery, History
+from phalanx.store.schema import RUNS
 from phalanx.store.sql import SqlEventStore
 
 EVENTS = [
@@ -110,7 +112,8 @@ def test_knowledge_is_what_was_last_believed(lab: Lab) -> None:
 
 
 def test_a_run_that_is_not_there_is_said_in_a_line(lab: Lab) -> None:
-    lab.store.forget("edge")
+    with lab.store.database.engine.begin() as connection:
+        connection.execute(delete(RUNS))
     answer = lab.ask(data.FIND, data.FindRequest())
     assert isinstance(answer, calls.CallFailed)
     assert "edge" in answer.reason

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from store_databases import in_postgresql, postgresql_schema
+from store_databases import forget, in_postgresql, postgresql_schema
 
 from phalanx.store.sql import SqlEventStore
 
@@ -31,5 +31,5 @@ def shared(url: str) -> Iterator[SqlEventStore]:
 def store(shared: SqlEventStore) -> SqlEventStore:
     """Give a store without runs."""
     for run in shared.runs():
-        shared.forget(run)
+        forget(shared, run)
     return shared

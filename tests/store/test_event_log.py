@@ -39,19 +39,13 @@ def test_a_listener_finds_the_event_in_the_log_and_may_append() -> None:
     events = chain(2)
 
     def follow(event: Event) -> None:
-        assert log.by_id(event.id) is event
+        assert log.causes(event.id)[-1] is event
         if event is events[1]:
             log(events[2])
 
     log.listen(follow)
     log(events[1])
     assert log.events == events
-
-
-def test_by_id() -> None:
-    log = EventLog(chain(3))
-    assert log.by_id("pop1-2") == chain(3)[2]
-    assert log.by_id("pop1-4") is None
 
 
 def test_causes_lead_from_the_root_to_the_event() -> None:
@@ -87,4 +81,4 @@ def test_a_bounded_log_forgets_the_oldest() -> None:
     for number in range(10):
         log(Event(f"e{number}", float(number), "a", "run.started", None, {}))
     assert [event.id for event in log] == ["e7", "e8", "e9"]
-    assert log.by_id("e0") is None
+    assert log.causes("e0") == []

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from store_databases import measure
 from store_events import ROOT, chain, logs
 
 from phalanx.domain.errors import StoreError
@@ -221,8 +222,8 @@ def test_metrics_come_from_events_and_by_themselves(
         "network.downloads",
     ]
     own = [Sample("a", "cpu", t, t, "cores", {"vnf": v}) for t in (3.0, 1.0) for v in "xy"]
-    store.measure("r", own)
-    store.measure("r", [*own[:1], Sample("a", "cpu", 1.0, 99.0, "cores", {"vnf": "x"})])
+    measure(store, "r", own)
+    measure(store, "r", [*own[:1], Sample("a", "cpu", 1.0, 99.0, "cores", {"vnf": "x"})])
     assert [m.sample.value for m in asked.metrics("r", "cpu", vnf="x")] == [1.0, 3.0]
     assert [m.sample.value for m in asked.metrics("r", "cpu")] == [1.0, 1.0, 3.0, 3.0]
     assert [m.sample.time for m in asked.metrics("r", "cpu", EventQuery(since=2.0), vnf="y")] == [
@@ -230,7 +231,7 @@ def test_metrics_come_from_events_and_by_themselves(
     ]
     assert list(asked.metrics("r", "cpu", vnf="z")) == []
     with pytest.raises(StoreError, match=r"metric 'cpu': nan at 1\.0 is no figure"):
-        store.measure("r", [Sample("a", "cpu", 1.0, float("nan"))])
+        measure(store, "r", [Sample("a", "cpu", 1.0, float("nan"))])
 
 
 def believed(number: int, belief: str, value: bool | None, incarnation: int = 1) -> Event:

@@ -202,10 +202,13 @@ def test_a_link_still_points_to_the_log(tmp_path: Path) -> None:
     assert read_jsonl(target) == [ROOT]
 
 
-def test_a_sink_shows_a_log_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_sink_shows_a_log_only_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phalanx.store.jsonl.FLUSH_EVERY", 2)
     path = tmp_path / "log.jsonl"
     events = chain(5)
-    with JsonlSink(path, flush_every=2) as sink:
+    with JsonlSink(path) as sink:
         for event in events[:5]:
             sink(event)
         assert not path.exists()

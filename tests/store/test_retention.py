@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_disk import small_disk
 from sqlalchemy import update
+from store_databases import forget, measure
 from store_events import chain
 
 from phalanx.domain.errors import StoreError
@@ -37,7 +38,7 @@ def filled(store: SqlEventStore, days: int = 10, run: str = "r", each: int = 10)
     for day in range(days):
         clocked = SqlEventStore(store.database, now=lambda day=day: (day + 1) * DAY)
         clocked.append(run, events[day * each : (day + 1) * each])
-        clocked.measure(run, [Sample("pop1", "load", float(day), 1.0)])
+        measure(store, run, [Sample("pop1", "load", float(day), 1.0)], (day + 1) * DAY)
     return events
 
 
@@ -181,7 +182,7 @@ def test_marks_hold_whatever_the_order_of_receipt(
     shared: SqlEventStore, seed: int, cut: float
 ) -> None:
     for run in shared.runs():
-        shared.forget(run)
+        forget(shared, run)
     order = random.Random(seed)
     events = chain(60) + [
         Event(f"x-{n}", 0.0, "x", "k", f"pop1-{order.randrange(1, 60)}", {}) for n in range(20)

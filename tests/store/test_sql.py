@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import create_engine
-from store_databases import in_postgresql, needs_postgresql, postgresql_schema
+from store_databases import forget, in_postgresql, needs_postgresql, postgresql_schema
 from store_events import ROOT, chain, logs
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
-from phalanx.store import EventStore, history
+from phalanx.store import EventStore, StoreSink, history
 from phalanx.store.history import History
-from phalanx.store.sql import SqlEventStore, StoreSink
+from phalanx.store.sql import SqlEventStore
 
 lasting = pytest.mark.parametrize("url", ["file", in_postgresql], indirect=True, scope="module")
 _number = count()
@@ -121,19 +121,6 @@ def test_a_run_has_a_name(store: EventStore) -> None:
         store.append("", [ROOT])
 
 
-def test_a_run_can_be_forgotten(store: SqlEventStore) -> None:
-    store.append("a", chain(40))
-    store.append("b", chain(2))
-    assert store.forget("a") == 41
-    assert store.runs() == ("b",)
-    assert list(store.events("a")) == []
-    store.append("a", chain(1))
-    assert list(store.events("a")) == chain(1)
-    with pytest.raises(StoreError, match="holds no run named 'c'"):
-        store.forget("c")
-    assert list(store.events("b")) == chain(2)
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(events=logs())
 def test_round_trip(shared: SqlEventStore, events: list[Event]) -> None:
@@ -231,7 +218,7 @@ def test_a_store_is_found_again(url: str) -> None:
         store.append(run, chain(3))
     with SqlEventStore(url) as store:
         assert list(store.events(run)) == chain(3)
-        store.forget(run)
+        forget(store, run)
 
 
 @lasting

@@ -27,7 +27,8 @@ def opened(path: Path) -> SqlEventStore:
 WRITER = """
 import sys
 from phalanx.domain.events import Recorder
-from phalanx.store.sql import SqlEventStore, StoreSink
+from phalanx.store import StoreSink
+from phalanx.store.sql import SqlEventStore
 sink = StoreSink(SqlEventStore(f"sqlite:///{sys.argv[1]}"), "r", batch=10)
 recorder = Recorder("pop1", sink, lambda: 0.0)
 cause = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import Annotated, Self
 
 import typer
 
@@ -19,10 +19,8 @@ from phalanx.domain.events import Event, Sink
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import Scenario
+from phalanx.store import StoreSink, open_store
 from phalanx.store.jsonl import JsonlSink
-
-if TYPE_CHECKING:
-    from phalanx.store.sql import StoreSink
 
 
 def open_scenario(
@@ -176,10 +174,7 @@ class Outputs:
             check_writable(path, *taken)
             taken.append(path)
         if store is not None:
-            # SQLAlchemy takes a quarter of a second to import, and most runs do without it.
-            from phalanx.store.sql import SqlEventStore, StoreSink  # noqa: PLC0415
-
-            opened = self._open.enter_context(SqlEventStore(store))
+            opened = self._open.enter_context(closing(open_store(store)))
             self._kept = _free_name(run, opened.runs())
             self._sink = StoreSink(opened, self._kept)
             self.sinks.append(self._sink)

@@ -99,7 +99,7 @@ def parse_url(url: str) -> URL:
 
     """
     try:
-        parsed = make_url(url)
+        parsed = make_url("sqlite://" if url == "memory:" else url)
         driver = _DRIVERS.get(parsed.drivername)
     except (ArgumentError, ValueError):
         driver = None

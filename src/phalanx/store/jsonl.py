@@ -22,6 +22,9 @@ from phalanx.domain.events import Event
 LONGEST_LINE = 16 * 1024 * 1024
 """Bytes that one line may have; a longer one is refused, not read."""
 
+FLUSH_EVERY = 256
+"""Events after which the operating system is given what there is."""
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
 
@@ -34,12 +37,11 @@ class JsonlSink:
     and discards the part if an exception ends the block.
     """
 
-    def __init__(self, path: Path, *, flush_every: int = 256) -> None:
+    def __init__(self, path: Path) -> None:
         """Open the part file, so that a path that cannot be written is refused now.
 
         Args:
             path: the log; a file that is there already is replaced by ``close``.
-            flush_every: events after which the operating system is given what there is.
 
         Raises:
             LogError: if nothing can be written there.
@@ -47,7 +49,6 @@ class JsonlSink:
         """
         self._name = path
         self._target = Path(os.path.realpath(path))
-        self._flush_every = max(1, flush_every)
         self._since_flush = 0
         if self._target.exists() and not self._target.is_file():
             raise LogError(f"{path}: is not a regular file")
@@ -69,7 +70,7 @@ class JsonlSink:
         try:
             self._file.write(line)
             self._since_flush += 1
-            if self._since_flush >= self._flush_every:
+            if self._since_flush >= FLUSH_EVERY:
                 self._file.flush()
                 self._since_flush = 0
         except OSError as error:

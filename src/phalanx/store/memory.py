@@ -66,10 +66,6 @@ class EventLog:
         """Tell ``listener`` of every event from now on."""
         self._listeners = (*self._listeners, listener)
 
-    def by_id(self, event_id: str) -> Event | None:
-        """Return the event of that id; None if there is none."""
-        return self._by_id.get(event_id)
-
     def causes(self, event_id: str) -> list[Event]:
         """Return the chain from the root cause to ``event_id``; empty if it is unknown.
 

@@ -12,18 +12,16 @@ from types import MappingProxyType
 from typing import Self
 
 from msgspec import Struct
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import select
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
-from phalanx.store import EventStore
 from phalanx.store.database import Database
 from phalanx.store.history import EventQuery, History, entries
-from phalanx.store.rows import OpenRun, Row, Sample, row_of, scope_of
-from phalanx.store.schema import EVENTS, RUNS
+from phalanx.store.rows import OpenRun, Row, row_of, scope_of
+from phalanx.store.schema import RUNS
 
 NO_SCOPES: Mapping[str, str] = MappingProxyType({})
-_LOCK = text("UPDATE runs SET length = length WHERE name = :name RETURNING run")
 
 
 class Receipt(Struct, frozen=True):
@@ -48,7 +46,7 @@ class SqlEventStore:
 
         Args:
             where: ``sqlite:///events.db`` (a relative path), ``sqlite:////var/lib/events.db``
-                (an absolute one), ``sqlite://`` (in memory, gone at the end) or
+                (an absolute one), ``memory:`` (gone at the end) or
                 ``postgresql+psycopg://user:password@host:port/database``; or a database that
                 is open already.
             now: the time of receipt, in seconds since 1970.
@@ -155,20 +153,6 @@ class SqlEventStore:
                 opened.add(list(new.values()), list(rows.values()))
             return Receipt(len(new), doubled, tuple(refused))
 
-    def measure(self, run: str, figures: Iterable[Sample]) -> None:
-        """Keep figures that no event tells of; of one series and time, the first stays.
-
-        Raises:
-            StoreError: if they could not be kept: then none was.
-
-        """
-        taken = list(figures)
-        with self.database.errors():
-            _check_name(run)
-            if taken:
-                with self.database.engine.begin() as connection:
-                    OpenRun(connection, run, self._now()).add_samples(taken)
-
     def events(
         self,
         run: str,
@@ -219,25 +203,6 @@ class SqlEventStore:
         with self.database.errors(), self.database.engine.connect() as connection:
             return tuple(sorted(connection.execute(select(RUNS.c.name)).scalars()))
 
-    def forget(self, run: str) -> int:
-        """Delete a run with all that is kept of it and return how many events there were.
-
-        SQLite uses their space again for later runs; the file does not shrink by itself.
-
-        Raises:
-            StoreError: if there is no such run, or it could not be deleted.
-
-        """
-        with self.database.errors(), self.database.engine.begin() as connection:
-            # A statement that writes comes first, so that SQLite waits for other writers.
-            key = connection.execute(_LOCK, {"name": run}).scalar()
-            if key is None:
-                raise StoreError(f"holds no run named {run!r}")
-            count = select(func.count()).select_from(EVENTS).where(EVENTS.c.run == key)
-            length = connection.execute(count).scalar_one()
-            connection.execute(delete(RUNS).where(RUNS.c.run == key))
-            return length
-
     def close(self) -> None:
         """Give back what the store holds open; it must not be used afterwards."""
         self.database.close()
@@ -247,55 +212,6 @@ class SqlEventStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class StoreSink:
-    """A ``Sink`` that keeps the events of one run in batches.
-
-    A process that is killed leaves the batches before. As a context manager it flushes at
-    the end, also after an exception: what happened is kept.
-    """
-
-    def __init__(self, store: EventStore, run: str, batch: int = 500) -> None:
-        """Make a sink.
-
-        Args:
-            store: keeps the events.
-            run: the name of the run.
-            batch: events that are kept in one transaction, at least 1.
-
-        """
-        self._store = store
-        self._run = run
-        self._batch = batch
-        self._waiting: list[Event] = []
-
-    def __call__(self, event: Event) -> None:
-        """Take one event; keep the batch if it is full.
-
-        Raises:
-            StoreError: if the batch could not be kept; it is tried again with the next.
-
-        """
-        self._waiting.append(event)
-        if len(self._waiting) >= self._batch:
-            self.flush()
-
-    def flush(self) -> None:
-        """Keep what waits.
-
-        Raises:
-            StoreError: if it could not be kept; it still waits.
-
-        """
-        self._store.append(self._run, self._waiting)
-        self._waiting = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.flush()
 
 
 def _check_name(run: str) -> None:
