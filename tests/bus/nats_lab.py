@@ -21,7 +21,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerError
 from phalanx.bus.nats import (
-    BrokerFiles,
     Cluster,
     NatsClient,
     NatsServer,
@@ -32,6 +31,7 @@ from phalanx.bus.nats import (
 )
 from phalanx.bus.nats.dispatcher import JetStreamReply
 from phalanx.clock.wall import WallClock
+from phalanx.identity import Files
 from phalanx.identity.names import Identity, Role
 
 DOMAIN = "lab"
@@ -82,7 +82,7 @@ class Authority:
         addresses: Sequence[str] = (),
         until: dt.datetime = NOW + DAY,
         common_name: str = "someone",
-    ) -> BrokerFiles:
+    ) -> Files:
         """Certify that the bearer is ``uri``; with names and addresses also a server."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)] if uri else []
@@ -99,7 +99,7 @@ class Authority:
         )
         place = self.directory / os.urandom(8).hex()
         place.mkdir()
-        made = BrokerFiles(place / "cert.pem", place / "key.pem", self.path)
+        made = Files(place / "cert.pem", place / "key.pem", self.path, place / "crl.pem")
         made.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         made.key.write_bytes(
             key.private_bytes(
@@ -110,7 +110,7 @@ class Authority:
         )
         return made
 
-    def certify(self, identity: Identity) -> BrokerFiles:
+    def certify(self, identity: Identity) -> Files:
         """Certify an identity as the product does."""
         return self.issue(identity.uri, common_name=identity.name)
 
@@ -132,7 +132,7 @@ class Authority:
         )
 
 
-def client_context(credentials: BrokerFiles) -> ssl.SSLContext:
+def client_context(credentials: Files) -> ssl.SSLContext:
     """Return the TLS of a client: version 1.3, the server's name checked."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -15,16 +15,16 @@ from cryptography import x509
 from nats_lab import ALL, DOMAIN, HOST, KEEPER, A, B, Ground, Lab, needs_server, running
 
 from phalanx.bus.client import BrokerError
-from phalanx.bus.nats import BrokerAudit, BrokerFiles, BrokerRefusal, NatsClient, NatsServer, setup
+from phalanx.bus.nats import BrokerAudit, BrokerRefusal, NatsClient, NatsServer, setup
 from phalanx.bus.nats.config import keys_in
-from phalanx.identity import fingerprint, read_certificate
+from phalanx.identity import Files, fingerprint, read_certificate
 from phalanx.identity.names import Identity
 
 needs_server()
 pytestmark = pytest.mark.nats
 
 
-def key_of(credentials: BrokerFiles) -> str:
+def key_of(credentials: Files) -> str:
     return fingerprint(read_certificate(credentials.certificate))
 
 
@@ -48,7 +48,7 @@ class Keys:
             server.reload(ALL, tuple(self.of.values()), routes)
 
 
-def context_of(credentials: BrokerFiles) -> ssl.SSLContext:
+def context_of(credentials: Files) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(credentials.authority)
     context.load_cert_chain(credentials.certificate, credentials.key)
@@ -126,8 +126,8 @@ def shown(server: NatsServer, context: ssl.SSLContext) -> int:
     return x509.load_der_x509_certificate(octets).serial_number
 
 
-def fresh_broker(lab: Lab, number: int = 0) -> BrokerFiles:
-    made: BrokerFiles = lab.authority.issue(
+def fresh_broker(lab: Lab, number: int = 0) -> Files:
+    made: Files = lab.authority.issue(
         f"phalanx://{DOMAIN}/broker/server{number}", dns=[HOST], addresses=[HOST]
     )
     return made

@@ -14,7 +14,7 @@ from phalanx.bus.nats import protocol
 from phalanx.bus.nats.client import NatsClient
 from phalanx.bus.nats.config import CURSORS, bucket, permissions_of, user_of
 from phalanx.bus.permissions import grants
-from phalanx.bus.subjects import answers, covers, matches
+from phalanx.bus.subjects import covers, matches
 from phalanx.identity.names import Identity, Role
 
 needs_server()
@@ -149,11 +149,3 @@ def test_no_permission_of_one_lets_it_speak_for_another(one: Identity, other: Id
         if CURSORS not in subject and not subject.startswith("$JS"):
             assert not any(covers(allowed, subject) for allowed in mine)
     assert user_of(one) != user_of(other)
-
-
-def test_an_answer_goes_where_the_request_says_who_asks() -> None:
-    asked = subjects.call(DOMAIN, "b", "status", "agent", "a")
-    assert answers(asked) == "phx.lab.ans.a.b.*"
-    assert answers(subjects.act(DOMAIN, "a")) == "phx.lab.done.a.*"
-    assert answers(subjects.message(DOMAIN, "b", "a")) is None
-    assert subjects.speaker("phx.lab.ans.a.b.1") == "b"

@@ -221,29 +221,6 @@ def read(audit: BrokerAudit) -> list[str | None]:
     return [one.subject for one in audit.read()]
 
 
-def test_a_log_is_followed_when_it_is_set_aside_or_truncated(tmp_path: Path) -> None:
-    log = tmp_path / "nats.log"
-    audit = BrokerAudit(log)
-    assert read(audit) == []
-    log.write_text(violation(1) + violation(2)[:50])
-    assert read(audit) == ["s1"]
-    with log.open("a") as file:
-        file.write(violation(2)[50:] + violation(3))
-    log.rename(tmp_path / "nats.log.1")
-    log.write_text(violation(4))
-    assert read(audit) == ["s2", "s3", "s4"]
-    log.write_text("")
-    assert read(audit) == []
-    with log.open("a") as file:
-        file.write(violation(5))
-    assert read(audit) == ["s5"]
-    log.unlink()
-    assert read(audit) == []
-    log.write_text(violation(6))
-    assert read(audit) == ["s6"]
-    audit.close()
-
-
 def test_what_stood_there_before_counts_if_asked_for(tmp_path: Path) -> None:
     log = tmp_path / "nats.log"
     log.write_text(violation(1))

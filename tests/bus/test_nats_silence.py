@@ -227,11 +227,12 @@ import sys
 from pathlib import Path
 
 from nats_lab import A, client_context
-from phalanx.bus.nats import BrokerFiles, NatsClient
+from phalanx.bus.nats import NatsClient
 from phalanx.clock.wall import WallClock
+from phalanx.identity import Files
 
 certificate, key, authority, port, deaf_s = sys.argv[1:]
-credentials = BrokerFiles(Path(certificate), Path(key), Path(authority))
+credentials = Files(Path(certificate), Path(key), Path(authority), Path("crl.pem"))
 clock = WallClock()
 client = NatsClient(
     A, clock, [("127.0.0.1", int(port))], client_context(credentials), deaf_s=float(deaf_s)

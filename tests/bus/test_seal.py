@@ -6,7 +6,7 @@ import pytest
 from seal_lab import Pair, credentials, other, seal, without
 
 from phalanx.bus.seal import Seal
-from phalanx.bus.seal_frames import HOSTILE, OVERHEAD, OpenedFrame, Reason, RefusedFrame, SealLimits
+from phalanx.bus.seal_frames import OVERHEAD, OpenedFrame, Reason, RefusedFrame, SealLimits
 from phalanx.identity import Credentials
 from phalanx.identity.names import Role
 
@@ -346,7 +346,3 @@ def test_no_frame_is_believed_with_an_octet_changed() -> None:
         altered[place] ^= 1 << place % 8
         assert isinstance(bob.open("alice", bytes(altered), 0.0), RefusedFrame)
     assert bob.open("alice", sealed, 0.0) == OpenedFrame(b"secret")
-
-
-def test_what_peace_brings_is_not_hostile() -> None:
-    assert {Reason.NO_SESSION, Reason.REPLAYED, Reason.UNASKED}.isdisjoint(HOSTILE)

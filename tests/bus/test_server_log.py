@@ -29,24 +29,6 @@ def test_a_reader_goes_on_where_an_earlier_one_stopped(tmp_path: Path) -> None:
     second.close()
 
 
-def test_files_set_aside_meanwhile_are_read_in_their_order(tmp_path: Path) -> None:
-    path = tmp_path / "nats.log"
-    (tmp_path / "nats.log.2026.01.01").write_text("long ago\n")
-    path.write_text("one\ntwo\n")
-    first = ServerLog(path, from_start=True)
-    assert said(first) == ["one", "two"]
-    place = first.place
-    path.rename(tmp_path / "nats.log.2026.01.02")
-    (tmp_path / "nats.log.2026.01.02").write_text("one\ntwo\nthree\n")
-    (tmp_path / "nats.log.2026.01.03").write_text("four\n")
-    path.write_text("five\n")
-    second = ServerLog(path, after=place)
-    for reader in (first, second):
-        assert said(reader) == ["three", "four", "five"]
-        assert said(reader) == []
-        reader.close()
-
-
 def test_if_its_file_is_gone_all_that_is_left_is_read(tmp_path: Path) -> None:
     path = tmp_path / "nats.log"
     (tmp_path / "nats.log.2026.01.03").write_text("four\n")

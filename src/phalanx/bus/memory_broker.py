@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from msgspec import Struct
+
 from phalanx.bus.client import (
     Answer,
     BrokerError,
@@ -238,38 +240,30 @@ def _kind(subject: str) -> str:
     return subject.split(".", 3)[2]
 
 
-class MemorySubscription:
+class MemorySubscription(Struct, eq=False):
     """One subscription; implements ``Subscription``."""
 
-    __slots__ = ("_broker", "closed", "handler", "member", "pattern", "waiting")
-
-    def __init__(
-        self, broker: MemoryBroker, member: MemoryClient, pattern: str, handler: Handler
-    ) -> None:
-        self._broker = broker
-        self.member = member
-        self.pattern = pattern
-        self.handler = handler
-        self.waiting = 0
-        """Deliveries on their way to it."""
-        self.closed = False
+    broker: MemoryBroker
+    member: MemoryClient
+    pattern: str
+    handler: Handler
+    waiting: int = 0
+    """Deliveries on their way to it."""
+    closed: bool = False
 
     def close(self) -> None:
         """Hear no more; without effect the second time."""
         if not self.closed:
             self.closed = True
-            self._broker.leave(self)
+            self.broker.leave(self)
 
 
-class _Asked:
+class _Asked(Struct, eq=False):
     """A request that waits for its answer."""
 
-    __slots__ = ("answer", "member", "timer")
-
-    def __init__(self, member: MemoryClient, answer: Answer, timer: Timer) -> None:
-        self.member = member
-        self.answer = answer
-        self.timer = timer
+    member: MemoryClient
+    answer: Answer
+    timer: Timer
 
 
 class MemoryBroker:
@@ -394,7 +388,7 @@ class MemoryBroker:
         kept = _KEPT.get(subject.split(".", 3)[2])
         if kept is not None:
             stream = self.stream(sender.identity.domain, kept)
-            stream.keep(subject, delivery.payload, delivery.headers, message_id)
+            stream.keep(delivery, message_id)
         for hearing in self._route(subject):
             self._carry(sender, hearing, delivery)
         return kept is not None
@@ -496,24 +490,12 @@ class MemoryBroker:
             asked.answer(Unanswered(why, reason))
 
 
-class _Entry:
+class _Entry(Struct, frozen=True):
     """An entry of a stream."""
 
-    __slots__ = ("headers", "payload", "received", "sequence", "subject")
-
-    def __init__(
-        self,
-        sequence: int,
-        subject: str,
-        payload: bytes,
-        headers: Mapping[str, str],
-        received: float,
-    ) -> None:
-        self.sequence = sequence
-        self.subject = subject
-        self.payload = payload
-        self.headers = headers
-        self.received = received
+    sequence: int
+    delivery: Delivery
+    received: float
 
 
 class _Reading:
@@ -609,9 +591,7 @@ class Stream(_Kept):
         self._entries: deque[_Entry] = deque()
         self._known: dict[str, float] = {}
 
-    def keep(
-        self, subject: str, payload: bytes, headers: Mapping[str, str], message_id: str | None
-    ) -> None:
+    def keep(self, delivery: Delivery, message_id: str | None) -> None:
         """Keep an entry, unless the same message id was kept less than ``WINDOW_S`` ago."""
         now = self.clock.now()
         if message_id is not None:
@@ -622,7 +602,7 @@ class Stream(_Kept):
                 return
             known[message_id] = now
         self.last += 1
-        self._entries.append(_Entry(self.last, subject, payload, headers, now))
+        self._entries.append(_Entry(self.last, delivery, now))
         if len(self._entries) > self._capacity:
             self._entries.popleft()
             self.discarded += 1
@@ -672,7 +652,7 @@ class MemoryFollower(_Reading):
         if len(self._open) >= AHEAD:
             return False
         while (entry := self._stream.after(self._place)) is not None:
-            if self._pattern is None or matches(self._pattern, entry.subject):
+            if self._pattern is None or matches(self._pattern, entry.delivery.subject):
                 break
             self._place = entry.sequence
         self._next = entry
@@ -687,15 +667,10 @@ class MemoryFollower(_Reading):
         self._place = entry.sequence
         self._open.append(entry.sequence)
         self.go_on()
+        sequence, kept = entry.sequence, entry.delivery
+        acknowledge = partial(self._acknowledge, sequence)
         self._handler(
-            Stored(
-                entry.sequence,
-                entry.subject,
-                entry.payload,
-                entry.headers,
-                entry.received,
-                partial(self._acknowledge, entry.sequence),
-            )
+            Stored(sequence, kept.subject, kept.payload, kept.headers, entry.received, acknowledge)
         )
 
     def _acknowledge(self, sequence: int) -> None:

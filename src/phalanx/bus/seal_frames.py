@@ -128,10 +128,6 @@ class Reason(Enum):
     """More hellos than a peer may have looked at."""
 
 
-HOSTILE = frozenset({Reason.GARBAGE, Reason.ALTERED, Reason.FORGED, Reason.IDENTITY})
-"""Reasons that loss, doubling, reordering and restarts never give rise to."""
-
-
 class OpenedFrame(Struct, frozen=True):
     """A frame that was believed."""
 
@@ -271,23 +267,6 @@ def agree(own: X25519PrivateKey, theirs: bytes) -> bytes | None:
 
 class SealSession:
     """One agreement: seals what goes out and opens what comes in, each number once."""
-
-    __slots__ = (
-        "_in_subject",
-        "_opener",
-        "_out_subject",
-        "_sealer",
-        "answer",
-        "born",
-        "certificate",
-        "ends",
-        "hello",
-        "id",
-        "incarnation",
-        "rekeys",
-        "sent",
-        "window",
-    )
 
     def __init__(
         self,

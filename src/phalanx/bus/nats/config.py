@@ -31,6 +31,7 @@ from msgspec import Struct
 from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import answers, token
 from phalanx.bus.wire import MAX_OCTETS
+from phalanx.identity import Files
 from phalanx.identity.names import Identity, Role
 
 CURSORS = "cursors"
@@ -42,15 +43,6 @@ _ROUTE_PING, _ROUTE_PINGS = "1s", 3
 """How often the servers of a cluster ask each other, and how many unanswered pings cut one."""
 
 _MIB = 1 << 20
-
-
-class BrokerFiles(Struct, frozen=True):
-    """Where a process keeps what proves its identity: files in PEM."""
-
-    certificate: Path
-    key: Path
-    authority: Path
-    """The certificates of those who may certify others."""
 
 
 class Cluster(Struct, frozen=True):
@@ -96,7 +88,7 @@ class ServerSettings(Struct, frozen=True):
     """Its own; holds its configuration, its log, its process id and what streams keep."""
     host: str
     port: int
-    credentials: BrokerFiles
+    credentials: Files
     identities: tuple[Identity, ...]
     """Who may connect, the broker's own identity too."""
     keys: tuple[str, ...] | None = None
@@ -188,7 +180,7 @@ def keys_in(path: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _tls(credentials: BrokerFiles, keys: tuple[str, ...] | None) -> dict[str, Any]:
+def _tls(credentials: Files, keys: tuple[str, ...] | None) -> dict[str, Any]:
     tls: dict[str, Any] = {
         "cert_file": str(credentials.certificate),
         "key_file": str(credentials.key),

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from msgspec import Struct
+
 from phalanx.bus.nats.protocol import publish
 
 Done = Callable[[str | None], object]
@@ -25,22 +27,19 @@ _AGAIN_S = 3.0
 _GIVE_UP_S = 60.0
 
 
-class _Message:
-    __slots__ = (
-        "done", "due_s", "end_s", "headers", "payload", "reply", "subject", "trouble",
-    )  # fmt: skip
+class _Message(Struct, eq=False):
+    """A message that is not acknowledged."""
 
-    def __init__(
-        self, subject: str, payload: bytes, headers: Headers, done: Done, end_s: float
-    ) -> None:
-        self.subject = subject
-        self.payload = payload
-        self.headers = headers
-        self.done = done
-        self.end_s = end_s
-        self.due_s = 0.0
-        self.reply = ""
-        self.trouble = "no answer"
+    subject: str
+    payload: bytes
+    headers: Headers
+    done: Done
+    end_s: float
+    """When it is given up, by the loop's clock."""
+    due_s: float = 0.0
+    """When it is sent again."""
+    reply: str = ""
+    trouble: str = "no answer"
 
 
 class ReliablePublisher:

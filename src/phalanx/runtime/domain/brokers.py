@@ -10,7 +10,6 @@ from msgspec import Struct
 
 from phalanx.bus.client import BrokerError
 from phalanx.bus.nats import (
-    BrokerFiles,
     Cluster,
     NatsServer,
     ServerLimits,
@@ -163,7 +162,7 @@ class Brokers:
                 directory=folder.resolve() / "server",
                 host=listen,
                 port=broker.port,
-                credentials=BrokerFiles(own.certificate, own.key, own.authority),
+                credentials=own,
                 identities=admission.identities,
                 keys=admission.keys,
                 cluster=cluster,
