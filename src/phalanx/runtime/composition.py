@@ -348,10 +348,10 @@ class ComposedAgent:
 
     def _drain(self, call: Call[DrainRequest, Accepted]) -> None:
         within_s = call.request.within_s
+        call.done(Accepted("it hands over and leaves"))  # it may have left at once
         self.drain(self._cause)
         gives_up = partial(self._on_expired, f"it had {within_s:g} s to leave")
         self._clock.call_at(self._clock.now() + within_s, gives_up)
-        call.done(Accepted("it hands over and leaves"))
 
     def _probe(self, call: Call[ProbeRequest, ProbeAnswer]) -> None:
         peer, within_s = call.request.peer, call.request.within_s

@@ -170,7 +170,7 @@ class AgentProcess:
             infrastructure=RemoteInfrastructure(
                 NetworkCalls(process.client, clock, process.incarnation, process.fabric.registry),
                 process.identity.name,
-                self._name,
+                declared.pop,
                 process.incarnation,
                 clock,
                 on_refused=partial(self._refused, speaker=Role.NETWORK.value),
