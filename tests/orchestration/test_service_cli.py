@@ -15,8 +15,7 @@ from phalanx.orchestration.mlfo.pipeline import compute
 from phalanx.orchestration.workflow.model import arranged
 from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
 from phalanx.runtime.loading import parse_scenario
-from phalanx.runtime.services import present_image, read_asked
-from phalanx.runtime.slices import plan_of
+from phalanx.runtime.services import plan_of, present_image, read_asked
 
 SERVICE = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"
 

@@ -71,3 +71,18 @@ def test_the_outcome_is_that_of_one_process(number: int) -> None:
     ends = [event for event in result.events if event.kind == "process.ended"]
     assert sorted(event.agent for event in ends) == ["network", *(f"pop{i}" for i in range(1, 7))]
     assert in_causal_order(reversed(result.events))[0].kind == "run.started"
+
+
+def test_an_agent_that_stands_at_no_pop_is_a_process_as_any_other(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    ring = SCENARIO.with_name("quickstart-ring.yaml").read_text(encoding="utf-8")
+    plan.write_text(f"{ring}agents: [{{name: camera-slice, scope: slice}}]\n", encoding="utf-8")
+    result = Spread(load_scenario(plan), plan).run(until=4.0)
+    (started,) = [
+        event
+        for event in result.events
+        if event.kind == "agent.started" and event.agent == "camera-slice"
+    ]
+    assert (started.data["scope"], started.data["pop"]) == ("slice", None)
+    ended = {e.agent for e in result.events if e.kind == "process.ended"}
+    assert ended == {"camera-slice", "east", "network", "north", "south", "west"}

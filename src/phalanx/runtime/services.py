@@ -1,34 +1,292 @@
-"""The service orchestrator with what it acts on: a domain's identities, its bus, its sites."""
+"""The service orchestrator with what it acts on: a domain's identities, its bus, its sites.
+
+The network of a service's slice is a plan: its agents stand at PoPs, and its hosts are the VNFs.
+Between two agents there is a link if a shortest way between their sites passes no third agent's
+site; it has the latency of that way, and the bandwidth of its narrowest link.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from msgspec.structs import replace
+import networkx as nx
+import yaml
+from msgspec.structs import asdict, replace
 
-from phalanx.domain.errors import ScenarioError
+from phalanx.bus import subjects
+from phalanx.bus.client import BrokerError
+from phalanx.domain.errors import PhalanxError, ScenarioError
+from phalanx.domain.events import Event
+from phalanx.fabric.calls import CallBusy, CallError, CallTimedOut
+from phalanx.fabric.envelope import from_event, to_json
+from phalanx.fabric.operations import (
+    PROBE,
+    RELOAD,
+    STATUS,
+    Accepted,
+    ProbeAnswer,
+    ProbeRequest,
+    ReloadRequest,
+    StatusAnswer,
+    StatusRequest,
+)
+from phalanx.fabric.registration import ServiceState
 from phalanx.identity.names import Role
 from phalanx.identity.trust import REVOKED_FILE
 from phalanx.loading import one_line, read_text
-from phalanx.orchestration.descriptors.service import Service
+from phalanx.orchestration.descriptors.service import Service, Site
 from phalanx.orchestration.iml.local import LocalProcesses
 from phalanx.orchestration.iml.unit import AgentImage, UnitKind, image_of
 from phalanx.orchestration.journal import AUTHOR, ServiceJournal
 from phalanx.orchestration.service import ServiceOrchestrator
-from phalanx.orchestration.workflow.context import StepRetryPolicy, WorkflowContext
+from phalanx.orchestration.workflow.context import (
+    Pair,
+    Probed,
+    Seen,
+    StepRetryPolicy,
+    TransientFault,
+    WorkflowContext,
+)
 from phalanx.orchestration.workflow.machine import OnProgress
 from phalanx.orchestration.workflow.model import Asked, Deployment, NoTrustServices, ServiceMember
 from phalanx.runtime.catalogue import installed
+from phalanx.runtime.composition import MONITOR
+from phalanx.runtime.course import RESERVATIONS, ReservationsAnswer, ReservationsRequest
 from phalanx.runtime.domain import Domain, Standing
 from phalanx.runtime.domain.brokers import Brokers, is_here
-from phalanx.runtime.service_bus import BusWatcher, passing
-from phalanx.runtime.slices import plan_of
+from phalanx.runtime.loading import parse_scenario
+from phalanx.runtime.processes.operator import Operator
 from phalanx.store.database import Database
+
+Graph: TypeAlias = "nx.Graph[str]"
+
+SHARE = 0.8
+"""A monitor finds a VNF overloaded above this share of what its access can carry."""
+ACCESS_MB_S = 1250.0
+"""What a VNF's access can carry at a site without links."""
+LEAST_MS = 0.1
+"""From a VNF to its agent at the same site."""
+
+
+def plan_of(service: Service, target: Deployment, leaving: tuple[ServiceMember, ...]) -> str:
+    """Return the plan of a slice's network (YAML).
+
+    Args:
+        service: what is deployed.
+        target: its agents, and where they stand.
+        leaving: agents that are about to leave; they keep their places.
+
+    Raises:
+        ScenarioError: if there can be no such network.
+
+    """
+    sites = {site.name: site for site in service.sites.sites}
+    graph: Graph = nx.Graph()
+    graph.add_nodes_from(sites)
+    for link in service.sites.links:
+        graph.add_edge(
+            *link.between, latency_ms=link.latency_ms, bandwidth_mb_s=link.bandwidth_mb_s
+        )
+    members = [*target.agents, *(m for m in leaving if m.serves and m.site in sites)]
+    # Agents that stay come first: what is installed for the plan is numbered by its order.
+    hosts = _hosts(service, target, graph)
+    plan: dict[str, Any] = {
+        "name": service.request.name,
+        "description": f"The network of the slice {service.request.name}.",
+        "duration_s": 604_800,
+        "network": {
+            "pops": [_pop(member, sites[member.site]) for member in members],
+            "repository": members[0].name,
+            "links": _links(members, graph),
+        },
+        "hosts": hosts,
+        "monitors": [
+            {
+                "link": f"{host['at']}>{host['name']}",
+                "at": host["at"],
+                "threshold_mb_s": SHARE * host["bandwidth_mb_s"],
+            }
+            for member in target.agents
+            for host in hosts
+            if host["name"] in member.serves and MONITOR in member.unit.capabilities
+        ],
+        "functions": {f: {} for f in sorted({f for m in members for f in m.unit.capabilities})},
+    }
+    text: str = yaml.safe_dump(plan, sort_keys=False, width=100)
+    parse_scenario(text, f"the slice of {service.request.name}")
+    return text
+
+
+def _pop(member: ServiceMember, site: Site) -> dict[str, Any]:
+    free = {name: round(value, 6) for name, value in asdict(site.free).items()}
+    places = {"x": site.longitude, "y": site.latitude}
+    return {"name": member.name} | free | {k: v for k, v in places.items() if v is not None}
+
+
+def _hosts(service: Service, target: Deployment, graph: Graph) -> list[dict[str, Any]]:
+    """Return the VNFs; those that nobody serves are on the switch of the nearest agent."""
+    serving = {vnf: member for member in target.agents for vnf in member.serves}
+    found = []
+    for number, (vnf, site) in enumerate(service.request.vnfs.items(), 1):
+        away = nx.single_source_dijkstra_path_length(graph, site, weight="latency_ms")
+        reached = [m for m in target.agents if m.site in away]
+        agent = serving.get(vnf) or min(reached, key=lambda m: away[m.site], default=None)
+        if agent is None:
+            continue  # nothing leads from there to any agent
+        links = (link["bandwidth_mb_s"] for _, _, link in graph.edges(agent.site, data=True))
+        found.append(
+            {
+                "name": vnf,
+                "at": agent.name,
+                "address": f"10.0.{number // 250}.{number % 250 + 1}",
+                "bandwidth_mb_s": max(links, default=ACCESS_MB_S),
+                "latency_ms": max(away.get(agent.site, 0.0), LEAST_MS),
+            }
+        )
+    return found
+
+
+def _links(members: list[ServiceMember], graph: Graph) -> list[dict[str, Any]]:
+    standing = {member.site for member in members}
+    found = []
+    for a, b in combinations(members, 2):
+        if not nx.has_path(graph, a.site, b.site):
+            continue
+        way = nx.dijkstra_path(graph, a.site, b.site, weight="latency_ms")
+        ms = nx.path_weight(graph, way, weight="latency_ms")
+        if standing & {*way[1:-1]}:
+            continue
+        narrowest = min(graph.edges[ends]["bandwidth_mb_s"] for ends in nx.utils.pairwise(way))
+        found.append({"between": [a.name, b.name], "bandwidth_mb_s": narrowest, "latency_ms": ms})
+    return found
+
+
+SEND_S = 5.0
+"""How long events may take to arrive."""
+GRACE_S = 1.0
+"""How much longer than what is asked for an answer may take."""
+
+
+class BusWatcher:
+    """Asks processes over the domain's brokers; implements ``Watcher``.
+
+    It connects, as the identity ``orchestrator``, when it is first asked for something.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self._operator: Operator | None = None
+
+    def look(self, members: Iterable[ServiceMember], within_s: float) -> dict[str, Seen]:
+        """Ask ``members`` how they are, and return what those said that answered, by name."""
+        operator = self._connected()
+        asked = {member.name: member.unit.kind for member in members}
+        answers: dict[str, Any] = {}
+        for name, kind in asked.items():
+            heard = partial(answers.__setitem__, name)
+            ask = partial(operator.client.invoke, name, answer=heard, timeout_s=within_s)
+            if kind is UnitKind.AGENT:
+                ask(STATUS, StatusRequest())
+            else:
+                ask(RESERVATIONS, ReservationsRequest())
+        operator.until(lambda: len(answers) == len(asked), within_s + GRACE_S)
+        found = ((name, _seen(answer)) for name, answer in sorted(answers.items()))
+        return {name: seen for name, seen in found if seen is not None}
+
+    def probe(self, pairs: Iterable[Pair], within_s: float) -> dict[Pair, Probed]:
+        """Have the first of each pair ask the second over the bus, all at the same time."""
+        operator = self._connected()
+        asked = tuple(pairs)
+        answers: dict[Pair, ProbeAnswer | CallError] = {}
+        for pair in asked:
+            prober, peer = pair
+            operator.client.invoke(
+                prober,
+                PROBE,
+                ProbeRequest(peer, within_s),
+                partial(answers.__setitem__, pair),
+                timeout_s=within_s + GRACE_S,
+            )
+        operator.until(lambda: len(answers) == len(asked), within_s + 2 * GRACE_S)
+        return {pair: _probed(answers.get(pair)) for pair in asked}
+
+    def reload(self, name: str) -> str:
+        """Have an agent read its plan again, and return what it says of that."""
+        answer = self._connected().call(name, RELOAD, ReloadRequest())
+        if isinstance(answer, Accepted):
+            return answer.detail
+        if isinstance(answer, CallTimedOut | CallBusy):
+            raise TransientFault(f"{name} does not read its plan again: {answer.reason}")
+        raise PhalanxError(answer.reason)
+
+    def forget(self, name: str) -> None:
+        """Withdraw the entry of an identity, as itself: nobody else may."""
+        folder = self._domain.bundle(name)
+        if folder.is_dir():
+            with passing(), Operator(folder) as operator:
+                operator.exchange.drop(subjects.REGISTRY, subjects.token(name))
+
+    def send(self, events: list[Event]) -> list[Event]:
+        """Append events to the stream that keeps all events; return those that are kept."""
+        operator = self._connected()
+        domain = self._domain.spec.name
+        outcomes: dict[str, str | None] = {}
+        for event in events:
+            subject = subjects.event(domain, AUTHOR, event.kind)
+            payload = to_json(from_event(event, domain))
+            done = partial(outcomes.__setitem__, event.id)
+            operator.exchange.append(subject, payload, event.id, done)
+        operator.until(lambda: len(outcomes) == len(events), SEND_S)
+        return [event for event in events if outcomes.get(event.id, "") is None]
+
+    def close(self) -> None:
+        """Give the connection back; whoever asks for something again connects anew."""
+        if self._operator is not None:
+            self._operator.close()
+            self._operator = None
+
+    def _connected(self) -> Operator:
+        if self._operator is None:
+            with passing():
+                self._operator = Operator(self._domain.bundle(AUTHOR)).__enter__()
+        return self._operator
+
+
+@contextmanager
+def passing() -> Iterator[None]:
+    """Let brokers that cannot be reached be what may be otherwise in a moment."""
+    try:
+        yield
+    except BrokerError as error:
+        raise TransientFault(str(error)) from error
+
+
+def _seen(answer: StatusAnswer | ReservationsAnswer | CallError) -> Seen | None:
+    match answer:
+        case StatusAnswer():
+            detail = "; ".join(answer.health.reasons) or answer.health.status.value
+            serving = answer.state is ServiceState.SERVING
+            return Seen(answer.incarnation, serving, answer.goals, detail)
+        case ReservationsAnswer():
+            return Seen(0, serving=True)
+    return None
+
+
+def _probed(answer: ProbeAnswer | CallError | None) -> Probed:
+    match answer:
+        case None:
+            return Probed(None, "it was not asked in time")
+        case ProbeAnswer(round_trip_ms=took, reason=reason):
+            return Probed(took, reason)
+    return Probed(None, f"it cannot be asked: {answer.reason}")
+
 
 _ROLES = {UnitKind.AGENT: Role.AGENT, UnitKind.NETWORK: Role.NETWORK}
 

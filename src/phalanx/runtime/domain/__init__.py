@@ -1,7 +1,6 @@
 """A domain: the agents that work together, their identities, and the brokers between them."""
 
-from phalanx.runtime.domain.keeper import Domain
-from phalanx.runtime.domain.members import Member, Standing
+from phalanx.runtime.domain.directory import Domain, Member, Standing
 from phalanx.runtime.domain.spec import (
     BrokerSpec,
     Bundle,

@@ -19,7 +19,7 @@ from phalanx.bus.nats import (
 )
 from phalanx.identity import Credentials, Files, IdentityError, tls_context
 from phalanx.identity.names import Identity, Role
-from phalanx.runtime.domain.keeper import Domain
+from phalanx.runtime.domain.directory import Domain
 from phalanx.runtime.domain.spec import BrokerSpec
 
 _GB = 1 << 30

@@ -17,7 +17,7 @@ from phalanx.bdi.memory import Memory, MemoryUnusable, decode, encode, remember
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.seal import Seal
 from phalanx.clock import Timer
-from phalanx.domain.agents import POP
+from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import ScenarioError, StoreError
 from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.directory import RegistryChange, RegistryEntry
@@ -56,6 +56,8 @@ _SCOPES = {"subslice": "sub-slice", "function": "network-function"}
 class FollowedPlan(Struct, frozen=True):
     """A plan as one agent follows it."""
 
+    declared: DeclaredAgent
+    """The agent; one that the plan does not declare stands at no PoP."""
     plan: Scenario
     """With the functions that the agent can run."""
     catalogue: Catalogue
@@ -63,8 +65,8 @@ class FollowedPlan(Struct, frozen=True):
     """Fingerprint of the whole plan, also of functions that only others can run."""
 
 
-def read_plan(spec: AgentSpec) -> FollowedPlan:
-    """Return the plan that an agent's process is started with.
+def read_plan(spec: AgentSpec, name: AgentId) -> FollowedPlan:
+    """Return the plan that the process of the agent ``name`` is started with.
 
     Raises:
         ScenarioError: with one line, if it is not usable, or lacks a function that is asked for.
@@ -78,24 +80,12 @@ def read_plan(spec: AgentSpec) -> FollowedPlan:
             known = ", ".join(sorted(plan.functions))
             raise ScenarioError(f"{spec.plan}: functions: no {unknown[0]}; there are {known}")
         plan = replace(plan, functions={n: plan.functions[n] for n in spec.functions})
-    return FollowedPlan(plan, load_catalogue(plan), version)
-
-
-def declared_in(plan: Scenario, name: str, spec: AgentSpec) -> DeclaredAgent:
-    """Return what the agent of a process is: as the plan declares it, else as its file does.
-
-    Raises:
-        ScenarioError: if the plan has no such PoP.
-
-    """
-    for agent in plan.all_agents():
-        if agent.name == name:
-            return agent
-    if spec.pop is not None and all(pop.name != spec.pop for pop in plan.network.pops):
-        raise ScenarioError(f"{spec.plan}: network.pops: there is no {spec.pop}")
-    level = (spec.scope or END_TO_END).level
-    scope = POP.name if spec.pop is not None and spec.scope is None else _SCOPES.get(level, level)
-    return DeclaredAgent(name, scope, spec.capabilities, spec.pop)
+    declared = {agent.name: agent for agent in plan.all_agents()}.get(name)
+    if declared is None:
+        level = (spec.scope or END_TO_END).level
+        declared = DeclaredAgent(name, _SCOPES.get(level, level), spec.capabilities)
+        plan = replace(plan, agents=(*plan.agents, declared))
+    return FollowedPlan(declared, plan, load_catalogue(plan), version)
 
 
 def open_agent(spec: AgentSpec) -> AgentProcess:
@@ -106,9 +96,8 @@ def open_agent(spec: AgentSpec) -> AgentProcess:
 
     """
     bundle = bundle_of(spec, Role.AGENT)
-    followed = read_plan(spec)
-    declared = declared_in(followed.plan, bundle.identity.name, spec)
-    brought = followed.catalogue.brought_by(declared)
+    followed = read_plan(spec, bundle.identity.name)
+    brought = followed.catalogue.brought_by(followed.declared)
     process = Process(
         spec,
         bundle,
@@ -119,7 +108,7 @@ def open_agent(spec: AgentSpec) -> AgentProcess:
     process.fabric.registrar.update(plan=followed.version)
     seal = Seal(bundle.credentials, process.incarnation)
     bundle.live.on_change(seal.use)
-    return AgentProcess(spec, declared, followed, process, seal)
+    return AgentProcess(spec, followed, process, seal)
 
 
 class AgentProcess:
@@ -137,7 +126,6 @@ class AgentProcess:
     def __init__(
         self,
         spec: AgentSpec,
-        declared: DeclaredAgent,
         followed: FollowedPlan,
         process: Process,
         seal: Seal,
@@ -146,8 +134,7 @@ class AgentProcess:
 
         Args:
             spec: what it was started with.
-            declared: the agent.
-            followed: the network, the functions and the terms of auctions.
+            followed: the agent, the network, the functions and the terms of auctions.
             process: what it shares with every process.
             seal: protects its messages.
 
@@ -155,7 +142,7 @@ class AgentProcess:
         self.process = process
         self.spec = spec
         self.plan = plan = followed.plan
-        self._declared = declared
+        self._declared = declared = followed.declared
         self._name = declared.name
         clock, network = process.clock, plan.to_network()
         self.bus = AgentBus(process.client, clock, seal, on_refused=self._refused)
@@ -259,7 +246,7 @@ class AgentProcess:
 
         """
         spec, name, registrar = self.spec, self._name, self.process.fabric.registrar
-        found = read_plan(spec)
+        found = read_plan(spec, name)
         changed = [f for f in _FIXED if getattr(found.plan, f) != getattr(self.plan, f)]
         if changed:
             raise ScenarioError(

@@ -150,8 +150,14 @@ class NetworkProcess:
                 cause=process.cause,
             )
         self._free_at_start = network.free()
+        standing = {agent.name: agent.pop for agent in plan.all_agents()}
         serve_infrastructure(
-            process.fabric.provider, process.client, process.clock, network, process.incarnation
+            process.fabric.provider,
+            process.client,
+            process.clock,
+            network,
+            process.incarnation,
+            lambda agent, pop: standing.get(agent) == pop,
         )
         process.fabric.provider.serve(RESERVATIONS, self._reservations)
         serve_faults(process.fabric.provider, network)

@@ -29,7 +29,7 @@ from phalanx.fabric.operations import STATUS, Operation, StatusAnswer, StatusReq
 from phalanx.fabric.registry import Registry
 from phalanx.identity import Files, tls_context
 from phalanx.runtime.domain import read_bundle
-from phalanx.runtime.domain.keeper import BUS_FILE, DOMAIN_FILE
+from phalanx.runtime.domain.directory import BUS_FILE, DOMAIN_FILE
 from phalanx.runtime.processes.recorder import event_of
 
 CALL_S = 5.0

@@ -55,10 +55,8 @@ class AgentSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What the agent looks after; it works with the agents of the same scope. None: end to end."""
     functions: tuple[Name, ...] | None = None
     """Those of the plan's functions that it can run; None: all."""
-    pop: Name | None = None
-    """Where it stands, if the plan declares no agent of its name; None: at no PoP."""
     capabilities: tuple[Name, ...] = ()
-    """What it brings beside, if the plan declares no agent of its name."""
+    """What it brings, if the plan declares no agent of its name; then it stands at no PoP."""
 
 
 class NetworkSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
