@@ -90,8 +90,8 @@ class TrafficRule(Struct, frozen=True):
             return f"cannot delay traffic by {given['delay_ms']:g} ms"
         if match.link is None and match.target is None:
             return "a rule needs a link or a target"
-        if verdict is TrafficVerdict.PROXY and match.target is None:
-            return "handshakes can only be proxied for a target"
+        if verdict is TrafficVerdict.PROXY and match != TrafficMatch(target=match.target):
+            return "handshakes can only be proxied for a target as a whole"
         if not 0 <= match.part < match.parts:
             return f"no part {match.part} of {match.parts}"
         if match.protocol not in (None, "tcp", "udp"):

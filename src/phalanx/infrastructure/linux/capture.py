@@ -29,6 +29,7 @@ from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.tunnels import Detours, Tunnel, Tunnels
 from phalanx.infrastructure.linux.vnf.links import LARGEST_RATE, LONGEST_S, SHORTEST_S
+from phalanx.infrastructure.linux.vnf.nft import HELD_MARK, share
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses, token
 from phalanx.infrastructure.linux.workers import DriverContext
 from phalanx.infrastructure.reservations.instances import Instance
@@ -50,8 +51,6 @@ _BARE = 100
 """Length of an IP packet, in octets, below which it carries hardly any data."""
 _TUPLE = "ip daddr . tcp dport . ip saddr . tcp sport"
 _TOLD = "type ipv4_addr . inet_service . ipv4_addr . inet_service; size 16384; flags dynamic"
-_SEED = "0x1"
-"""Of the hash that divides sources; VNFs use the same."""
 
 
 class Recorded(Struct, frozen=True):
@@ -242,16 +241,16 @@ def mirror(table: str, tap: Tap, to: str, action: Observe, limit_mb_s: float) ->
         f"ip length < {_BARE} goto copy; "
         f"{_TUPLE} != @told add @told {{ {_TUPLE} }} goto copy; }}",
     ]
+    fresh = f"meta protocol @lease meta mark != {HELD_MARK}"
     for number, (device, hook) in enumerate(tap.hooks()):
         address, source, then = (
             ("daddr", "saddr", "copy") if hook == "egress" else ("saddr", "daddr", "answers")
         )
         match = f"ip {address} {tap.address} " if tap.address is not None else ""
-        if action.parts > 1:
-            match += f"jhash ip {source} mod {action.parts} seed {_SEED} {action.part} "
+        match += share(f"ip {source}", action.parts, action.part)
         lines.append(
             f'chain tap{number} {{ type filter hook {hook} device "{device}" priority {_BEFORE}; '
-            f"policy accept; meta protocol @lease {match}goto {then}; }}"
+            f"policy accept; {fresh} {match} goto {then}; }}"
         )
     return "\n".join([*lines, "}"])
 
