@@ -33,6 +33,7 @@ _SECTIONS: tuple[type[Struct], ...] = (
     scenario.Timing,
     scenario.FaultSpec,
     scenario.UpdateSpec,
+    scenario.DeclaredAgent,
 )
 _NAMES = {
     scenario.NetworkSpec: "network",
@@ -48,6 +49,7 @@ _NAMES = {
     scenario.Timing: "timing",
     scenario.FaultSpec: "fault",
     scenario.UpdateSpec: "update",
+    scenario.DeclaredAgent: "agent",
     SiteSpec: "site",
     GuardedSpec: "guarded host",
 }
