@@ -19,7 +19,7 @@ from phalanx.runtime.processes.spec import AgentSpec, NetworkSpec, RecorderSpec,
 PATIENCE_S = 2.0
 """How long a connection may take before its absence is told, in real seconds."""
 
-Config = Annotated[Path, typer.Option("--config", help="What to run (TOML).")]
+Config = Annotated[Path, typer.Option("--config", help="Configuration of the process (TOML).")]
 
 
 def agent(config: Config) -> None:

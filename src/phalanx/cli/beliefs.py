@@ -33,7 +33,7 @@ def beliefs(
     prefix: Annotated[
         str,
         typer.Argument(
-            metavar="[PREFIX]", help="Only beliefs that begin with this, such as overUsage."
+            metavar="PREFIX", help="Only beliefs that begin with this, such as overUsage."
         ),
     ] = "",
     *,

@@ -16,10 +16,11 @@ from phalanx.loading.refusals import nearest
 
 def bench(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Which ones, such as 'paths'; all if none is named.")
+        list[str] | None,
+        typer.Argument(help="Names of benchmarks, such as 'paths'; by default all."),
     ] = None,
 ) -> None:
-    """Run benchmarks, which a source checkout has in its folder benchmarks/."""
+    """Run the benchmarks of a source checkout."""
     found = benchmarks(_places())
     if not found:
         raise PhalanxError(

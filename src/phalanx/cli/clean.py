@@ -13,18 +13,18 @@ from phalanx.domain.errors import PhalanxError
 def clean(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Which runs, such as 1a2b3c; all that are found if none is named."),
+        typer.Argument(help="Ids of runs, such as 1a2b3c; by default all that are found."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print what would be removed.")
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="End runs that are alive, too.")
+        bool, typer.Option("--all", help="Also end runs that are alive.")
     ] = False,
 ) -> None:
-    """Remove what dead runs left: processes, namespaces, rules, control groups, folders.
+    """Remove what ended runs left: processes, namespaces, rules, control groups, folders.
 
-    Only what carries the mark of Phalanx is touched.
+    Only what Phalanx has marked as its own is touched.
     """
     # ctypes and all that a Linux run stands on are of no use to the other verbs.
     from phalanx.infrastructure.linux.kernel.runs import clean as remove  # noqa: PLC0415

@@ -23,10 +23,12 @@ LONG = 50_000_000
 
 def detect(
     capture: Annotated[str, typer.Argument(help="Capture (pcap or pcapng); '-' is stdin.")],
-    window: Annotated[float, typer.Option(help="Seconds that are judged at a time.")] = 5.0,
+    window: Annotated[
+        float, typer.Option(help="Length of the windows that are judged, in seconds.")
+    ] = 5.0,
     as_json: AsJson = False,
 ) -> None:
-    """Find attacks in a recorded capture: who is attacked, by whom, how surely, and why."""
+    """Find attacks in a recorded capture: targets, sources, confidence and reasons."""
     if not 0.01 <= window <= 86_400:
         raise PhalanxError(f"--window: {window:g} is not between 0.01 and 86400 seconds")
     with _progress(capture) as advance:

@@ -19,8 +19,7 @@ _STYLES = {True: "green", False: "yellow", None: "dim"}
 def doctor(as_json: AsJson = False) -> None:
     """Show what a run on real packets would find and use here; exit code 1 if it cannot run.
 
-    Everything is tried in network namespaces that end with the trial; the machine's own
-    network is not touched.
+    Everything is tried in network namespaces of its own; the machine's network is not touched.
     """
     # ctypes and all that a Linux run stands on are of no use to the other verbs.
     from phalanx.infrastructure.linux.features import missing, probe  # noqa: PLC0415

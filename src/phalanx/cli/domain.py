@@ -83,7 +83,7 @@ def init(
     ] = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Make a domain: its authority, its brokers' certificates, an operator and a recorder."""
+    """Make a domain: its authority, its brokers' certificates, an operator, a recorder."""
     brokers = tuple(
         BrokerSpec(f"broker{number}", *split_server(server, f"--broker {server}"))
         for number, server in enumerate(broker or ["127.0.0.1"], 1)
@@ -132,7 +132,7 @@ def list_(folder: Folder) -> None:
 @app.command()
 def revoke(
     folder: Folder,
-    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Names of the identities.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names of the identities.")],
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Revoke identities: brokers disconnect them, agents refuse their messages."""
@@ -152,7 +152,7 @@ def renew(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME…]", help="Names of the identities; by default all of the domain."
+            metavar="NAME", help="Names of the identities; by default all of the domain."
         ),
     ] = None,
     passphrase_file: PassphraseFile = None,

@@ -55,7 +55,7 @@ Functions = Annotated[
     typer.Option(
         "--function",
         metavar="FILE.py:CLASS",
-        help="Add a network function that is not installed; may be given several times.",
+        help="Add a network function that is not installed; may be repeated.",
     ),
 ]
 

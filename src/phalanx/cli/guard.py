@@ -40,7 +40,14 @@ def guard(
         typer.Option(help="Keep all events here: sqlite:///FILE or postgresql+psycopg://…"),
     ] = None,
     for_s: Annotated[
-        float, typer.Option("--for", min=0, max=FOR_EVER_S, help="End after this many seconds.")
+        float,
+        typer.Option(
+            "--for",
+            min=0,
+            max=FOR_EVER_S,
+            help="End after this many seconds.",
+            show_default="until stopped",
+        ),
     ] = FOR_EVER_S,
 ) -> None:
     """Guard the hosts behind this machine's interfaces until stopped."""

@@ -27,7 +27,7 @@ _TURN_S = 3600.0
 def logs(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]…", help="Only events that these processes recorded."),
+        typer.Argument(metavar="NAME", help="Only events that these processes recorded."),
     ] = None,
     *,
     bus: Bus = None,
@@ -65,7 +65,7 @@ def logs(
 ) -> None:
     """Show what happened in a domain, one event a line, with the time of its receipt.
 
-    With --follow it begins with what happens now, or with --since some time ago.
+    With --follow it begins with new events, or with --since that long ago.
     """
     if store is not None and follow:
         raise typer.BadParameter("a store is not followed; leave --from out to follow the brokers")

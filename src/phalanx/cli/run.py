@@ -85,15 +85,15 @@ def run(
         bool,
         typer.Option(
             "--spread",
-            help="Each agent in a process of its own, over NATS, by the wall clock "
-            "(--realtime says how fast).",
+            help="Run each agent in its own process, over NATS and by the wall clock "
+            "(--realtime sets the speed).",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --on linux: say what would be made, and end.")
+        bool, typer.Option("--dry-run", help="With --on linux: print what would be made, and end.")
     ] = False,
 ) -> None:
-    """Run a scenario and say what happened, why, and how it ended."""
+    """Run a scenario; print what happens, and its figures at the end."""
     functions = load_functions(function)
     loaded = open_scenario(scenario, topology, functions)
     if on is RunOn.LINUX and realtime is not None:

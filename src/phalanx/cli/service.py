@@ -143,7 +143,7 @@ def remove(name: Name, domain: Domain, store: Store = None, root: Root = None) -
 @app.command()
 def resume(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Name of the service; by default all.")
+        str | None, typer.Argument(metavar="NAME", help="Name of the service; by default all.")
     ] = None,
     *,
     domain: Domain,
@@ -221,7 +221,7 @@ def image(
         typer.Option("--write", metavar="SITES", help="Write the digest into this file of sites."),
     ] = None,
 ) -> None:
-    """Show name and digest of this installation, for ``images`` in a file of sites."""
+    """Show name and digest of this installation, for the field images of a file of sites."""
     found = present_image()
     say(out, f"{found.name}: {found.digest}")
     say(out, f"capabilities: {', '.join(found.capabilities)}", "dim")

@@ -43,17 +43,17 @@ EXITS = {"well": 0, "attention": 1, "down": 3}
 
 def status(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]…", help="Only these.")
+        list[str] | None, typer.Argument(metavar="NAME", help="Only these processes.")
     ] = None,
     *,
     bus: Bus = None,
     domain: DomainFolder = None,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until Ctrl-C.")] = False,
 ) -> None:
-    """Show who runs where, how they are, and whether all is well.
+    """Show the processes of a domain, how they are, and whether all is well.
 
-    Ends with 0 if all is well, 1 if something needs a look, 3 if no agent serves.
+    The exit code is 0 if all is well, 1 if something needs attention, 3 if no agent serves.
     """
     with operator(bus, domain) as connected:
         view = _View(connected, tuple(names or ()), as_json=as_json)

@@ -41,24 +41,27 @@ _FAILED = 1
 
 
 def stop(
-    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Whom.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names of the processes.")],
     *,
     bus: Bus = None,
     domain: DomainFolder = None,
     now: Annotated[
         bool,
         typer.Option(
-            "--now", help="End the process at once; its leases and its memory stay for a restart."
+            "--now", help="End the process at once; its leases and its state stay for a restart."
         ),
     ] = False,
     within: Annotated[
         float,
         typer.Option(
-            metavar="S", min=1, max=3600, help="After so many seconds the rest is given up."
+            metavar="S",
+            min=1,
+            max=3600,
+            help="Seconds for handing over; what is left then is dropped.",
         ),
     ] = 60.0,
 ) -> None:
-    """Have agents hand over what they do and leave; tells how it goes, and when it is done."""
+    """Make agents hand over their work and leave; print how it goes until they are gone."""
     with operator(bus, domain) as connected:
         leaving = _Leaving(connected, now=now, within_s=within)
         leaving.check(names)
@@ -164,15 +167,15 @@ class _Leaving:
         if "agent.left" in told:
             data = told["agent.left"].data
             count, ended = data.get("handed_over", 0), data.get("ended") or ()
-            handed = f"{counted(count, 'matter')} handed over" if count else ""
+            handed = f"{counted(count, 'task')} handed over" if count else ""
             dropped = f"ended with it: {', '.join(map(str, ended))}" if ended else ""
             rest = "; ".join(filter(None, (handed, dropped))) or "there was nothing to hand over"
             say(out, f"{name} has left: {rest}", "green")
         elif self._now:
-            say(out, f"{name} has ended; started again, it goes on with what it remembers", "green")
+            say(out, f"{name} has ended; started again, it continues from its saved state", "green")
         else:
             ending = told.get("process.ended")
-            reason = "it did not say why" if ending is None else ending.data.get("reason")
+            reason = "it gave no reason" if ending is None else ending.data.get("reason")
             self._fail(f"{name} has ended before all was handed over: {reason}")
 
     def _fail(self, line: str) -> None:

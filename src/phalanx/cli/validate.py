@@ -17,7 +17,7 @@ def validate(
     scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).")],
     function: Functions = None,
 ) -> None:
-    """Check a scenario file and say in short what it holds."""
+    """Check a scenario file and print what it holds."""
     loaded = open_scenario(scenario, functions=load_functions(function))
     say(out, f"{scenario}: ok", "green")
     out.print(_table(loaded))

@@ -35,7 +35,7 @@ TEMPLATES: dict[str, str] = {
     "agent.restored": "continues from its saved state[ (life {incarnation})][: {goals}]",
     "agent.draining": "prepares to leave and hands its work over",
     "function.failed": "contains an error in {capability}, {method}: {error}",
-    "agent.left": "has left[, {handed_over} matters handed over][; ended: {ended}]",
+    "agent.left": "has left[, {handed_over:#task} handed over][; ended: {ended}]",
     "agent.crashed": "the agent of {pop} crashes",
     "agent.gone": "takes the agent of {pop} for lost",
     "agent.returned": "hears from the agent of {pop} again",
