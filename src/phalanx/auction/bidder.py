@@ -19,7 +19,7 @@ from phalanx.auction.contracts import (
     Contracts,
     ContractStage,
     DependantMemory,
-    Reply,
+    LastReply,
     VnfInstance,
     VnfInventory,
 )
@@ -392,7 +392,7 @@ class Bidder(Configured, Capability):
                 self._fail(me, contract, reason)
         elif contract.stage is not ContractStage.DONE:
             self._release(me, contract)
-            contract.reply = Reply(Performative.FAILURE, Verdict(reason))  # to a late award
+            contract.reply = LastReply(Performative.FAILURE, Verdict(reason))  # to a late award
             self.contracts.end(contract, ContractStage.DONE)
 
     def _withdraw(self, me: Agent, contract: Contract) -> None:
@@ -431,7 +431,7 @@ class Bidder(Configured, Capability):
         self, me: Agent, contract: Contract, performative: Performative, content: Content
     ) -> None:
         if performative is not Performative.AGREE:
-            contract.reply = Reply(performative, content)
+            contract.reply = LastReply(performative, content)
         me.tell(performative, contract.initiator, contract.conversation, content)
 
     def _repeat(self, me: Agent, contract: Contract) -> None:

@@ -49,7 +49,7 @@ class ContractStage(Enum):
     OVER = "over"
 
 
-class Reply(Struct, frozen=True):
+class LastReply(Struct, frozen=True):
     """The last answer in a conversation: repeated if the question is."""
 
     performative: Performative
@@ -74,7 +74,7 @@ class Contract(Struct):
     heard: float = 0.0
     """When the initiator was last heard of."""
     facts: tuple[Fact, ...] = ()
-    reply: Reply | None = None
+    reply: LastReply | None = None
 
     def memory(self) -> Contract:
         """Return what is to be remembered of a conversation that was won."""

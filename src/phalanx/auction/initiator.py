@@ -190,10 +190,8 @@ class Initiator:
         if self._winner is None or sender != self._winner.bidder or self.over:
             return _NOTHING
         if final:
-            self._close()
             why = f"{sender} failed ({reason}), as others would"
-            silent = self._silent()
-            return [], Exhausted(why, dict(self._refusals), silent, retry=False, final=True)
+            return [], self._exhausted(why, retry=False, final=True)
         return self._pass_on(reason, now)
 
     def on_gone(self, bidder: AgentId, now: float) -> Reaction:
@@ -247,13 +245,12 @@ class Initiator:
 
     def _decide(self, now: float) -> Reaction:
         if not self._proposals:
-            self._close()
             silent = self._silent()
             reason = "no bidder answered" if not self._refusals else "all bidders refused"
             if silent and self._refusals:
                 reason = "all bidders that answered refused"
             retry = bool(silent) or self._transient
-            return [], Exhausted(reason, dict(self._refusals), silent, retry)
+            return [], self._exhausted(reason, retry=retry)
         bids = [(bidder, bid) for bidder, own in self._proposals.items() for bid in own]
         self._ranking = rank(bids, self.call.goal.preferences, self._terms)
         out = self._award(self._ranking[0], now)
@@ -271,9 +268,11 @@ class Initiator:
         for ranked in self._ranking:
             if ranked.bidder not in self._failed:
                 return cancel + self._award(ranked, now), self._awarded(ranked, failed, reason)
+        return cancel, self._exhausted(f"{failed} failed ({reason}), nobody is left", retry=True)
+
+    def _exhausted(self, reason: str, *, retry: bool, final: bool = False) -> Exhausted:
         self._close()
-        why = f"{failed} failed ({reason}), nobody is left"
-        return cancel, Exhausted(why, dict(self._refusals), self._silent(), retry=True)
+        return Exhausted(reason, dict(self._refusals), self._silent(), retry, final)
 
     def _award(self, ranked: RankedBid, now: float) -> list[Outgoing]:
         self._winner = ranked

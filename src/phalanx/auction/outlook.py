@@ -55,20 +55,11 @@ class Assessment(Struct, frozen=True):
     """By name, such as ``trust``."""
 
 
-class IncarnationMemory(Struct, frozen=True):
-    """What is known of the latest incarnation of another agent."""
-
-    agent: AgentId
-    pop: PopId | None
-    incarnation: int
-    alive: bool
-    left: bool
-
-
 class OutlookMemory(Struct, frozen=True):
     """Of the view, only what changes beliefs; the rest is heard again."""
 
-    incarnations: tuple[IncarnationMemory, ...] = ()
+    states: tuple[AgentState, ...] = ()
+    """Of the other agents, without the resources and links of their PoPs."""
     peers: tuple[AgentId, ...] = ()
     """The agents that may be asked for proposals: a registry that cannot be read at the start
     says nothing."""
@@ -77,12 +68,6 @@ class OutlookMemory(Struct, frozen=True):
 def known_since(me: Agent) -> int:
     """Return what an agent tells others of its memory (``AgentState.remembers``)."""
     return me.remembers if me.remembers != me.incarnation else 0
-
-
-def _heard_of(known: AgentState | None, old: IncarnationMemory) -> AgentState:
-    """Return what a memory says of an agent; what that agent tells itself is newer."""
-    state = known or AgentState(old.agent, old.pop, old.incarnation, 0)
-    return replace(state, incarnation=old.incarnation, version=0, alive=old.alive, left=old.left)
 
 
 class Outlook(Configured, Capability):
@@ -222,12 +207,8 @@ class Outlook(Configured, Capability):
     def remember(self, me: Agent) -> OutlookMemory:
         """Return the agents that are known, each with its latest incarnation."""
         states = (state for state in self.view.states if state.agent != me.name)
-        return OutlookMemory(
-            tuple(
-                IncarnationMemory(s.agent, s.pop, s.incarnation, s.alive, s.left) for s in states
-            ),
-            self.settings.peers,
-        )
+        known = (replace(s, version=0, total=NOTHING, free=NOTHING, links=()) for s in states)
+        return OutlookMemory(tuple(known), self.settings.peers)
 
     @recalls
     def recall(self, me: Agent, part: OutlookMemory | None, shift: float) -> None:  # noqa: ARG002
@@ -235,9 +216,12 @@ class Outlook(Configured, Capability):
 
         An agent that is met again by other means later need not be known by then.
         """
-        known, peers = ((), ()) if part is None else (part.incarnations, part.peers)
-        self.settings.peers = tuple(sorted({*self.settings.peers, *peers}))
-        self.view = self.view.apply_all(_heard_of(self.view.get(old.agent), old) for old in known)
+        old = part or OutlookMemory()
+        self.settings.peers = tuple(sorted({*self.settings.peers, *old.peers}))
+        for state in old.states:  # what the agent says of its PoP itself is newer
+            known = self.view.get(state.agent) or state
+            site = {"total": known.total, "free": known.free, "links": known.links}
+            self.view = self.view.apply(replace(state, remembers=known.remembers, **site))
         self._catch_up(me)
 
     def _catch_up(self, me: Agent) -> None:

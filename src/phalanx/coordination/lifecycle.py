@@ -134,7 +134,10 @@ class VnfLifecycle(Configured, Capability):
             bidder.inventory.release(contract.conversation, me.now)
         if not end.achieved:
             raise PlanFailed(end.reason or end.outcome.value, final=end.final)
-        contract.facts = end.facts or self._known(me, call.goal.goal.predicate)
+        contract.facts = end.facts
+        known = me.beliefs.get(call.goal.goal.predicate)
+        if not end.facts and known is not None:
+            contract.facts = (Fact(call.goal.goal.predicate, known.value, known.holder),)
         yield Believe(ContractFulfilled(contract.conversation))
 
     def _at_hand(self, bidder: Bidder, contract: Contract) -> VnfInstance | None:
@@ -225,10 +228,6 @@ class VnfLifecycle(Configured, Capability):
             instance=instance.id,
             initiator=contract.initiator,
         )
-
-    def _known(self, me: Agent, predicate: Predicate) -> tuple[Fact, ...]:
-        belief = me.beliefs.get(predicate)
-        return () if belief is None else (Fact(predicate, belief.value, belief.holder),)
 
     # -- end of life ------------------------------------------------------------------
 
