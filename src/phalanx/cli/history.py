@@ -20,7 +20,7 @@ from phalanx.domain.errors import PhalanxError
 from phalanx.reporting.event_text import describe
 from phalanx.store.causes import CauseBreak, CauseChain
 from phalanx.store.database import Database
-from phalanx.store.history import EventQuery, History, Series, StoredEvent
+from phalanx.store.history import EventQuery, History, MetricSeries, StoredEvent
 from phalanx.store.retention import Retention, RetentionPolicy
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
@@ -338,7 +338,7 @@ class _View:
             ),
         )
 
-    def _names_of(self, series: tuple[Series, ...]) -> None:
+    def _names_of(self, series: tuple[MetricSeries, ...]) -> None:
         if self._as_json:
             for one in series:
                 emit_json(one)

@@ -229,7 +229,7 @@ class Measurement(Struct, frozen=True):
     """When the store got it, in seconds since 1970."""
 
 
-class Series(Struct, frozen=True):
+class MetricSeries(Struct, frozen=True):
     """The figures of one name, agent, scope and set of labels."""
 
     name: str
@@ -416,7 +416,7 @@ class History:
             sample = Sample(of.agent, of.name, at, value, of.unit, of.labels, of.scope)
             yield Measurement(sample, received)
 
-    def series(self, run: str, name: str | None = None) -> tuple[Series, ...]:
+    def series(self, run: str, name: str | None = None) -> tuple[MetricSeries, ...]:
         """Return what figures there are of ``run``, by name, agent and labels.
 
         Raises:
@@ -470,7 +470,7 @@ class History:
 
     def _series(
         self, run: str, name: str | None, agent: str | None, scope: str | None
-    ) -> list[tuple[int, Series]]:
+    ) -> list[tuple[int, MetricSeries]]:
         columns = SERIES.c
         query = (
             select(
@@ -489,6 +489,6 @@ class History:
                 query = query.where(column == value)
         with self._database.errors(), self._database.engine.connect() as connection:
             return [
-                (key, Series(of, by, unit, msgspec.json.decode(labels), at or None))
+                (key, MetricSeries(of, by, unit, msgspec.json.decode(labels), at or None))
                 for key, of, by, unit, labels, at in connection.execute(query)
             ]
