@@ -16,8 +16,8 @@ from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import ConstraintsSpec
-from phalanx.runtime.system import run_scenario
 from phalanx.runtime.whatif import what_if
+from phalanx.testing import FunctionBench
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tutorial.md"
@@ -35,8 +35,8 @@ def of_kind(events: list[Event], kind: str) -> list[dict[str, object]]:
 @pytest.fixture(scope="module")
 def events() -> list[Event]:
     scenario = load_scenario(ROOT / "scenarios" / "quickstart-ring.yaml")
-    bulletin = function("bulletin/bulletin.py:Bulletin")
-    return run_scenario(scenario, functions=[bulletin]).events
+    bench = FunctionBench(function("bulletin/bulletin.py:Bulletin"), scenario=scenario)
+    return bench.run().events
 
 
 def test_the_function_wins_an_auction_for_each_attacker(events: list[Event]) -> None:

@@ -16,7 +16,7 @@ from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes import spread as spreading
 from phalanx.runtime.processes.network import open_network
-from phalanx.runtime.processes.spec import NetworkSpec, RunSpec
+from phalanx.runtime.processes.spec import NetworkProcessSpec, RunSpec
 from phalanx.runtime.processes.spread import Spread
 from tests.system.linux_spread_plan import plan
 
@@ -33,12 +33,12 @@ def scenario(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def spec(tmp_path: Path, scenario: Path) -> NetworkSpec:
+def spec(tmp_path: Path, scenario: Path) -> NetworkProcessSpec:
     domain = Domain.create(
         tmp_path / "domain", DomainSpec("run", (BrokerSpec("broker1", "127.0.0.1", 4222),))
     )
     domain.add("network", Role.NETWORK)
-    return NetworkSpec(
+    return NetworkProcessSpec(
         bus=str(domain.bundle("network") / "bus.toml"),
         state=str(tmp_path / "state"),
         plan=str(scenario),
@@ -53,7 +53,7 @@ def unable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unable")
-def test_a_network_names_what_its_machine_lacks(spec: NetworkSpec) -> None:
+def test_a_network_names_what_its_machine_lacks(spec: NetworkProcessSpec) -> None:
     with pytest.raises(PhalanxError, match=r"^no real packets on this machine: root: no \(run as"):
         open_network(spec)
     assert not Path(spec.state).exists()
@@ -68,7 +68,7 @@ def test_a_run_names_it_before_it_makes_anything(
         Spread(load_scenario(scenario), scenario, on="linux").run()
 
 
-def test_real_packets_keep_real_time(spec: NetworkSpec) -> None:
+def test_real_packets_keep_real_time(spec: NetworkProcessSpec) -> None:
     hurried = replace(spec, run=RunSpec(time.time(), speed=2.0))
     with pytest.raises(PhalanxError, match=r"^real packets keep real time; the run's speed is 2$"):
         open_network(hurried)

@@ -14,7 +14,7 @@ from phalanx.runtime.processes.agent import open_agent
 from phalanx.runtime.processes.network import open_network
 from phalanx.runtime.processes.process import Process
 from phalanx.runtime.processes.recorder import open_recorder
-from phalanx.runtime.processes.spec import AgentSpec, NetworkSpec, RecorderSpec, read_spec
+from phalanx.runtime.processes.spec import AgentSpec, NetworkProcessSpec, RecorderSpec, read_spec
 
 PATIENCE_S = 2.0
 """How long a connection may take before its absence is told, in real seconds."""
@@ -31,7 +31,7 @@ def agent(config: Config) -> None:
 
 def network(config: Config) -> None:
     """Run the network of a plan, simulated or of real packets, for the agents of its PoPs."""
-    spec = read_spec(NetworkSpec, config)
+    spec = read_spec(NetworkProcessSpec, config)
     started = open_network(spec, lambda line: say(out, line, "dim"))
     _run("network", spec.bus, started.process, started.run)
 

@@ -64,7 +64,7 @@ Place = tuple[float, float]
 Graph: TypeAlias = "nx.MultiGraph[str] | nx.MultiDiGraph[str]"
 
 
-class Topology(Struct, frozen=True):
+class PlacedTopology(Struct, frozen=True):
     """A network without resources and roles, and what was assumed about it."""
 
     places: dict[str, Place | None]
@@ -73,7 +73,7 @@ class Topology(Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-def read_topology(text: str, reserved: Iterable[str] = ()) -> Topology:
+def read_topology(text: str, reserved: Iterable[str] = ()) -> PlacedTopology:
     """Return the largest connected part of a GraphML text; no PoP gets a ``reserved`` name.
 
     Raises:
@@ -96,7 +96,7 @@ def read_topology(text: str, reserved: Iterable[str] = ()) -> Topology:
             f"{unknown} nodes without coordinates, {placed} of them placed between their neighbours"
         )
     notes += link_notes
-    return Topology({names[node]: places.get(node) for node in nodes}, links, tuple(notes))
+    return PlacedTopology({names[node]: places.get(node) for node in nodes}, links, tuple(notes))
 
 
 def _read_graph(text: str) -> Graph:
@@ -289,7 +289,7 @@ def roles(scenario: Scenario) -> tuple[str, ...]:
 class _Move:
     """One scenario on its way to another network."""
 
-    def __init__(self, like: Scenario, topology: Topology) -> None:
+    def __init__(self, like: Scenario, topology: PlacedTopology) -> None:
         self._like = like
         self._topology = topology
         self._graph: nx.Graph[str] = nx.Graph()

@@ -36,7 +36,7 @@ from phalanx.runtime.environment import (
 )
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.process import Process, bundle_of
-from phalanx.runtime.processes.spec import NetworkSpec, RunSpec
+from phalanx.runtime.processes.spec import NetworkProcessSpec, RunSpec
 from phalanx.runtime.scenario import Scenario
 
 FIRST_LEASE_S = 60.0
@@ -69,7 +69,7 @@ REPOSITORY = Operation(
 )
 
 
-def open_network(spec: NetworkSpec, say: Say = lambda _: None) -> NetworkProcess:
+def open_network(spec: NetworkProcessSpec, say: Say = lambda _: None) -> NetworkProcess:
     """Return the process that serves a plan's network, ready to run.
 
     Args:
@@ -102,7 +102,9 @@ class NetworkProcess:
     whose beginner does not end it, it ends by itself some time after the plan's last second.
     """
 
-    def __init__(self, spec: NetworkSpec, plan: Scenario, process: Process, say: Say) -> None:
+    def __init__(
+        self, spec: NetworkProcessSpec, plan: Scenario, process: Process, say: Say
+    ) -> None:
         """Compose the process.
 
         Args:

@@ -59,7 +59,7 @@ class AgentSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What it brings, if the plan declares no agent of its name; then it stands at no PoP."""
 
 
-class NetworkSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class NetworkProcessSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The network of a plan, served to the agents of its PoPs."""
 
     plan: FilePath
