@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Self
@@ -31,7 +30,7 @@ from phalanx.reporting.event_text import IMPORTANT
 from phalanx.reporting.response import Response
 from phalanx.reporting.summary import Summary
 from phalanx.runtime.course import RunResult
-from phalanx.runtime.environment import Environment
+from phalanx.runtime.environment import Environment, infrastructures, open_environment
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.system import run_scenario
 
@@ -39,11 +38,11 @@ RESERVED = {"network", "run"}
 """Processes of a run that is spread out, besides the agents."""
 
 
-class RunOn(Enum):
-    """Values of ``--on``."""
-
-    SIMULATION = "simulation"
-    LINUX = "linux"
+def _known(on: str) -> str:
+    """Refuse an infrastructure that is not installed."""
+    if on not in (known := infrastructures()):
+        raise typer.BadParameter(f"{on!r} is not one of {', '.join(sorted(known))}")
+    return on
 
 
 def run(
@@ -79,8 +78,13 @@ def run(
         ),
     ] = None,
     on: Annotated[
-        RunOn, typer.Option(help="Simulated flows, or real packets on this machine (root).")
-    ] = RunOn.SIMULATION,
+        str,
+        typer.Option(
+            help="The infrastructure: simulation; linux, for real packets on this machine (root); "
+            "or another one that is installed.",
+            callback=_known,
+        ),
+    ] = "simulation",
     spread: Annotated[
         bool,
         typer.Option(
@@ -96,7 +100,7 @@ def run(
     """Run a scenario; print what happens, and its figures at the end."""
     functions = load_functions(function)
     loaded = open_scenario(scenario, topology, functions)
-    if on is RunOn.LINUX and realtime is not None:
+    if on == "linux" and realtime is not None:
         raise typer.BadParameter("real packets keep real time", param_hint="--realtime")
     if spread:
         _check_spread(topology, function, loaded)
@@ -127,7 +131,7 @@ def run(
                     chosen,
                     watch.sinks,
                     speed=realtime or 1.0,
-                    on=on.value,
+                    on=on,
                     say=tell,
                 )
                 result = spread_out.run(until, watch.advance, lambda: watch.stopped)
@@ -141,7 +145,7 @@ def run(
                     should_stop=lambda: watch.stopped,
                     realtime=realtime,
                     functions=functions,
-                    environment=_linux(console, quiet=quiet) if on is RunOn.LINUX else None,
+                    environment=_environment(on, console, quiet=quiet),
                 )
     outputs.write_report(result.events)
     if as_json:
@@ -163,16 +167,20 @@ def _end(result: RunResult, *, stopped: bool) -> None:
         raise typer.Exit(1)
 
 
-def _linux(console: Console, *, quiet: bool) -> Environment:
-    """Return the environment of real packets, which tells ``console`` what it makes.
+def _environment(on: str, console: Console, *, quiet: bool) -> Environment | None:
+    """Return the environment to run in, which tells ``console`` what it makes.
+
+    None is the simulated one, on the clock that the run asks for.
 
     Raises:
-        PhalanxError: with one line, if the extra packages are missing.
+        PhalanxError: with one line, if it cannot be loaded.
 
     """
-    with needs_linux():
-        from phalanx.runtime.linux_environment import LinuxEnvironment  # noqa: PLC0415  # an extra
-    return LinuxEnvironment((lambda _: None) if quiet else (lambda line: say(console, line, "dim")))
+    if on == "simulation":
+        return None
+    return open_environment(
+        on, (lambda _: None) if quiet else (lambda line: say(console, line, "dim"))
+    )
 
 
 def _check_spread(topology: Path | None, function: Functions, loaded: Scenario) -> None:
@@ -188,10 +196,10 @@ def _check_spread(topology: Path | None, function: Functions, loaded: Scenario) 
         raise typer.BadParameter(f"no PoP may be named {' or '.join(RESERVED)}", param_hint=hint)
 
 
-def _check_dry_run(on: RunOn, *, spread: bool) -> None:
+def _check_dry_run(on: str, *, spread: bool) -> None:
     """Refuse to say what would be made where nothing is, or something else."""
     hint = "--dry-run"
-    if on is not RunOn.LINUX:
+    if on != "linux":
         raise typer.BadParameter("a simulation touches nothing", param_hint=hint)
     if spread:
         raise typer.BadParameter(

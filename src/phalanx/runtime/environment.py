@@ -3,12 +3,20 @@
 ``SimulatedEnvironment`` (``simulation``) has flows as figures, ``LinuxEnvironment``
 (``linux_environment``) namespaces and real packets, ``GuardEnvironment`` (``guarding``) the
 interfaces of one real machine. Nothing else of a run knows where it takes place.
+
+An infrastructure of another package is a callable that makes such an environment
+(``OpenEnvironment``), under the entry point group ``phalanx.infrastructures``; its name is what
+``phalanx run --on`` and a process's ``on`` take::
+
+    [project.entry-points."phalanx.infrastructures"]
+    lab = "my_package.lab:LabEnvironment"
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol
 
@@ -27,12 +35,13 @@ from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficVerdict
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Infrastructure
-from phalanx.runtime.processes.spec import On
 from phalanx.runtime.scenario import FaultSpec, Scenario
 
 Say = Callable[[str], None]
 """Told in one line what is found or made."""
 
+GROUP = "phalanx.infrastructures"
+"""Of the entry points that name infrastructures."""
 LINUX_LEAD_S = 6.0
 """How long it may take to make a testbed of a few PoPs and some dozen sources, in seconds."""
 
@@ -144,24 +153,49 @@ class Environment(Protocol):
         """Take apart what was built; calling it again has no effect."""
 
 
-def environment_of(on: On, clock: WallClock, state: Path, say: Say) -> Environment:
-    """Return the environment of a network that a process serves.
+class OpenEnvironment(Protocol):
+    """Makes environments of one infrastructure; what an entry point names."""
 
-    Args:
-        on: simulated, or with real packets on this machine (see ``check_linux``).
-        clock: of the process.
-        state: directory of the process that serves it.
-        say: told in one line what is being made.
+    def __call__(
+        self, say: Say, *, clock: WallClock | None = None, state: Path | None = None
+    ) -> Environment:
+        """Return an environment of which nothing is made yet.
+
+        Args:
+            say: told in one line what is being made.
+            clock: of the process that serves the network; None takes one of its own.
+            state: directory of that process; None where agents live in this process as well.
+
+        """
+
+
+def infrastructures() -> dict[str, EntryPoint]:
+    """Return the infrastructures that are installed, by the name that ``--on`` takes."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def open_environment(
+    on: str, say: Say, *, clock: WallClock | None = None, state: Path | None = None
+) -> Environment:
+    """Return an environment of the infrastructure ``on``; see ``OpenEnvironment``.
+
+    Raises:
+        PhalanxError: with one line, if there is none of that name, or it cannot be loaded.
 
     """
-    if on == "simulation":
-        # numpy and networkx take 35 MB, which an agent on a real machine does without.
-        from phalanx.runtime.simulation import SimulatedEnvironment  # noqa: PLC0415
-
-        return SimulatedEnvironment(clock)
-    from phalanx.runtime.linux_environment import LinuxEnvironment  # noqa: PLC0415  # an extra
-
-    return LinuxEnvironment(say, clock=clock, state=state)
+    found = infrastructures()
+    if on not in found:
+        known = ", ".join(sorted(found))
+        raise PhalanxError(f"no infrastructure {on!r} is installed; there are {known}")
+    try:
+        make: OpenEnvironment = found[on].load()
+    except ModuleNotFoundError as absent:
+        hint = ": pip install 'phalanx[linux]'" if on == "linux" else ""
+        raise PhalanxError(f"the infrastructure {on} needs {absent.name}{hint}") from None
+    except (ImportError, AttributeError) as error:
+        reason = f"{found[on].value} cannot be loaded: {error}"
+        raise PhalanxError(f"the infrastructure {reason}") from None
+    return make(say, clock=clock, state=state)
 
 
 def check_linux() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import networkx as nx
 
@@ -13,14 +14,26 @@ from phalanx.domain.agents import AgentId
 from phalanx.domain.network import Network, PopId
 from phalanx.domain.rules import TrafficVerdict
 from phalanx.infrastructure.simulated import OFFERED, SimulatedNetwork
-from phalanx.runtime.environment import BuildContext
+from phalanx.runtime.environment import BuildContext, Say
 
 
 class SimulatedEnvironment:
     """The simulated network, a bus in memory, virtual time (or wall-clock time)."""
 
-    def __init__(self, clock: VirtualClock | WallClock | None = None) -> None:
-        """Make nothing yet; None takes a virtual clock."""
+    def __init__(
+        self,
+        _say: Say = lambda _: None,
+        *,
+        clock: VirtualClock | WallClock | None = None,
+        state: Path | None = None,  # noqa: ARG002  it leaves nothing behind
+    ) -> None:
+        """Make nothing yet.
+
+        Args:
+            clock: None takes a virtual clock.
+            state: of no use here.
+
+        """
         self.clock = VirtualClock() if clock is None else clock
         self._network: SimulatedNetwork | None = None
 

@@ -403,4 +403,4 @@ def simulated(realtime: float | None) -> Environment:
     # numpy and networkx take 35 MB, which an agent on a real machine does without.
     from phalanx.runtime.simulation import SimulatedEnvironment  # noqa: PLC0415
 
-    return SimulatedEnvironment(None if realtime is None else WallClock(speed=realtime))
+    return SimulatedEnvironment(clock=None if realtime is None else WallClock(speed=realtime))

@@ -32,7 +32,7 @@ from phalanx.runtime.environment import (
     RunNetwork,
     Say,
     check_linux,
-    environment_of,
+    open_environment,
 )
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.process import Process, bundle_of
@@ -116,7 +116,9 @@ class NetworkProcess:
         """
         self.process = process
         self._plan = plan
-        self._environment = environment_of(spec.on, process.clock, Path(spec.state), say)
+        self._environment = open_environment(
+            spec.on, say, clock=process.clock, state=Path(spec.state)
+        )
         self._vnfds = load_catalogue(plan, offered=self._environment.verdicts).vnfds
         self._seed = plan.seed if spec.run is None or spec.run.seed is None else spec.run.seed
         self._network: RunNetwork

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -12,7 +12,6 @@ from phalanx.fabric.registration import Area
 from phalanx.loading import read_toml
 from phalanx.runtime.scenario import Name
 
-On = Literal["simulation", "linux"]
 FilePath = Annotated[str, Meta(min_length=1, max_length=4000)]
 
 
@@ -64,8 +63,9 @@ class NetworkProcessSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, k
 
     plan: FilePath
     """The network and its traffic: a scenario file (YAML)."""
-    on: On = "simulation"
-    """Simulated flows, or real packets in namespaces of this machine (root)."""
+    on: Name = "simulation"
+    """Infrastructure: ``simulation``, ``linux`` (real packets in namespaces of this machine; needs
+    root), or one of another package."""
 
 
 class RecorderSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):

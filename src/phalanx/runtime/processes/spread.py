@@ -45,7 +45,7 @@ from phalanx.runtime.processes.ground import Ground, check_all_live
 from phalanx.runtime.processes.network import LINK, REPOSITORY, LinkRequest, RepositoryRequest
 from phalanx.runtime.processes.process import PAUSE_S, EventStream, connected, run_clock
 from phalanx.runtime.processes.recorder import event_of
-from phalanx.runtime.processes.spec import On, RunSpec
+from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.scenario import Scenario
 from phalanx.store.outbox import Outbox
 from phalanx.store.state import StateFile
@@ -70,7 +70,7 @@ class Spread:
         sinks: Sequence[Sink] = (),
         *,
         speed: float = 1.0,
-        on: On = "simulation",
+        on: str = "simulation",
         say: Say = lambda _: None,
     ) -> None:
         """Choose what to run; nothing happens before ``run``.
