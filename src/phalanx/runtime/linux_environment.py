@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from phalanx.bus.sockets import SocketBus
@@ -16,14 +13,15 @@ from phalanx.domain.rules import TrafficVerdict
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.enforcement import offered
 from phalanx.infrastructure.linux.journal import LeaseJournal
-from phalanx.infrastructure.linux.kernel import KernelError, runs
-from phalanx.infrastructure.linux.kernel.namespaces import entered, prefix
+from phalanx.infrastructure.linux.kernel import runs
+from phalanx.infrastructure.linux.kernel.namespaces import entered
 from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay
 from phalanx.infrastructure.linux.overlay_node import OverlaySite
-from phalanx.infrastructure.linux.repository import PORT, build_images
+from phalanx.infrastructure.linux.repository import build_images
 from phalanx.runtime.environment import BuildContext, Say
 from phalanx.runtime.scenario import Scenario
 from phalanx.testrange import Testbed, Workload
+from phalanx.testrange.processes import end, serve_images
 
 BUS_PORT = 7400
 VNI = 7
@@ -133,7 +131,10 @@ class LinuxEnvironment:
         if self._made is None:
             self.overlay = self._overlay(network)
         images = build_images(context.vnfds, home / "repository")
-        self._serve(network.repository, home)
+        at = network.repository
+        folder = home / "repository"
+        server = serve_images(self.run, testbed.namespace(at), testbed.underlay(at), folder)
+        stack.callback(end, [server])
         workload = Workload(
             testbed,
             network,
@@ -185,35 +186,6 @@ class LinuxEnvironment:
             with self._made.open("a") as file:
                 file.write(f"{line}\n")
         self._say(line)
-
-    def _serve(self, repository: str, home: Path) -> None:
-        """Start the VNF repository: a web server in the namespace of its PoP."""
-        server = subprocess.Popen(  # noqa: S603  # our own interpreter
-            [
-                *prefix(self._testbed.namespace(repository)),
-                *(sys.executable, "-m", "phalanx.infrastructure.linux.image_server"),
-                *(self._testbed.underlay(repository), str(PORT), str(home / "repository")),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, runs.VARIABLE: self.run},
-        )
-        self._stack.callback(_end, server)
-        assert server.stdout is not None
-        if server.stdout.readline() != b"ready\n":
-            raise KernelError(f"the VNF repository at {repository} does not start")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    if process.stdout is not None:
-        process.stdout.close()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(2)
-        return
-    process.kill()
-    process.wait()
 
 
 def made(state: Path) -> list[str]:

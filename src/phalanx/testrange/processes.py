@@ -10,14 +10,17 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import IO
 
+from phalanx.infrastructure.linux import image_server
 from phalanx.infrastructure.linux.kernel import KernelError, runs
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
+from phalanx.infrastructure.linux.repository import PORT
 
 _END_S = 2.0
 """What was asked to end is killed after this long, in seconds."""
@@ -149,6 +152,24 @@ def end(processes: Iterable[NamespaceProcess]) -> None:
             for process in left:
                 process.signal(signal.SIGKILL)
         time.sleep(_POLL_S)
+
+
+def serve_images(run: str, namespace: str, address: str, folder: Path) -> NamespaceProcess:
+    """Start the VNF repository: a web server for the images in ``folder``.
+
+    Raises:
+        KernelError: if it does not start.
+
+    """
+    words = [sys.executable, "-m", image_server.__name__, address, str(PORT), str(folder)]
+    complaints = folder.with_suffix(".stderr")
+    server = NamespaceProcess(
+        words, run=run, namespace=namespace, complaints=complaints, piped=True
+    )
+    if server.output.readline() != b"ready\n":
+        end([server])
+        raise KernelError(f"the VNF repository does not start: {server.complaint()}")
+    return server
 
 
 def configuration(address: str, ports: Iterable[int]) -> str:

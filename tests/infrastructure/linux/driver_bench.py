@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,12 +39,13 @@ from phalanx.functions.rate_limiter import RateLimiter
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.journal import LeaseJournal
 from phalanx.infrastructure.linux.kernel import runs
-from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
-from phalanx.infrastructure.linux.repository import PORT, build_images
+from phalanx.infrastructure.linux.kernel.namespaces import Inside
+from phalanx.infrastructure.linux.repository import build_images
 from phalanx.infrastructure.linux.vnf.nft import Nft
 from phalanx.infrastructure.linux.vnf_processes import token
 from phalanx.store.memory import EventLog
 from phalanx.testrange import Testbed
+from phalanx.testrange.processes import end, serve_images
 
 POPS = ("pop1", "pop2", "pop3")
 SERVER, OFFICE = "10.0.3.10", "10.0.3.20"
@@ -113,7 +111,9 @@ class Bench:
         stack.callback(self.clock.close)
         images = build_images(VNFDS, self.folder / "repository")
         self.images = {name: image for (name, _), image in images.items()}
-        self.shelf = self._serve()
+        space, address = self.testbed.namespace("pop2"), self.testbed.underlay("pop2")
+        self.server = serve_images(self.run, space, address, self.folder / "repository")
+        stack.callback(end, [self.server])
         journal = LeaseJournal(self.folder / "leases.db")
         stack.callback(journal.close)
         self.log = EventLog()
@@ -139,24 +139,6 @@ class Bench:
         }
         for inside in self.inside.values():
             stack.callback(inside.close)
-
-    def _serve(self) -> subprocess.Popen[bytes]:
-        shelf = subprocess.Popen(
-            [
-                *prefix(self.testbed.namespace("pop2")),
-                *(sys.executable, "-m", "phalanx.infrastructure.linux.image_server"),
-                *(self.testbed.underlay("pop2"), str(PORT), str(self.folder / "repository")),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PHALANX_RUN": self.run},
-        )
-        assert shelf.stdout is not None
-        self._stack.callback(shelf.stdout.close)
-        self._stack.callback(shelf.wait)
-        self._stack.callback(shelf.kill)
-        assert shelf.stdout.readline() == b"ready\n"
-        return shelf
 
     # -- the agent's side -------------------------------------------------------------
 

@@ -38,6 +38,7 @@ from phalanx.domain.actions import (
     SiteState,
     Stop,
 )
+from phalanx.testrange.processes import end
 
 pytestmark = [pytest.mark.linux, requires_root]
 
@@ -79,8 +80,7 @@ def test_an_image_that_does_not_come_fails_in_one_line(bench: Bench) -> None:
     bench.driver.repository_away(True)
     assert "away" in refused(bench.do("pop3", bench.ask("pop3", "rate-limiter")))
     bench.driver.repository_away(False)
-    bench.shelf.kill()
-    bench.shelf.wait()
+    end([bench.server])
     reason = refused(bench.do("pop3", bench.ask("pop3", "rate-limiter")))
     assert "refused" in reason
     bench.testbed.set_link("pop2", "pop3", up=False)
