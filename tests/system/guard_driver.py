@@ -8,7 +8,7 @@ import time
 from functools import partial
 
 from phalanx.domain.actions import Enforce
-from phalanx.domain.predicates import FlowRateLimited
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.runtime.guarding import GuardEnvironment
 from phalanx.runtime.site import load_site
@@ -34,7 +34,9 @@ def main() -> None:
         source, _, seconds = word.partition(":")
         ttl_s = float(seconds)
         network.install(site.pop, source, vnfd, units=1, ttl_s=ttl_s, cause=system.cause)
-        block = Enforce(f"block {source}", source, FlowRateLimited(source, sys.argv[2]), 0.0)
+        match = TrafficMatch(source=source, target=sys.argv[2])
+        rule = TrafficRule(match, TrafficVerdict.DROP)
+        block = Enforce(f"block {source}", source, rule, f"flowRateLimited({source})")
         answer = partial(told, source, ttl_s)
         work = partial(network.perform, site.pop, block, system.cause, answer)
         environment.clock.call_at(0.1, work)
