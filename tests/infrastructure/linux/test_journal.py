@@ -15,7 +15,7 @@ from phalanx.infrastructure.linux.journal import LeasedMeasure, LeaseJournal
 
 
 def entry(measure: str) -> LeasedMeasure:
-    body: dict[str, str | float | list[str]] = {"verdict": "drop", "devices": ["eth9"]}
+    body: dict[str, str | int | float | list[str]] = {"verdict": "drop", "devices": ["eth9"]}
     return LeasedMeasure(measure, "pop1/vnf", "rate-limiter", "pop1", body)
 
 

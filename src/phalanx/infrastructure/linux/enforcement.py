@@ -27,7 +27,7 @@ _TUN = Path("/dev/net/tun")
 _LATELY_S = 2.0
 """Seconds over which ``ReadMeasure`` averages."""
 
-Body = dict[str, str | float | list[str]]
+Body = dict[str, str | int | float | list[str]]
 
 
 class RulePlace(Struct, frozen=True):

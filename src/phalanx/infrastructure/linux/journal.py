@@ -34,7 +34,7 @@ class LeasedMeasure(Struct, frozen=True):
     instance: str
     role: str
     pop: PopId
-    body: dict[str, str | float | list[str]]
+    body: dict[str, str | int | float | list[str]]
     """What the VNF enforces, without the lease."""
 
 
