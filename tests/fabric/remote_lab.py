@@ -23,8 +23,8 @@ from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
 from phalanx.fabric.access import STANDARD_POLICY, Gate, Resource
 from phalanx.fabric.audit import AccessRefusal
+from phalanx.fabric.calls import RetryPolicy
 from phalanx.fabric.network import NetworkCalls, serve_infrastructure
-from phalanx.fabric.ordered import RetryPolicy
 from phalanx.fabric.provider import Provider
 from phalanx.identity.names import Identity, Role
 from phalanx.infrastructure import Answer, Infrastructure
@@ -99,7 +99,7 @@ def serve(
     """Serve an infrastructure to agents, as the process of the network does."""
     gate = Gate(STANDARD_POLICY, lambda: Resource(NETWORK.name, NETWORK.domain))
     provider = Provider(client, clock, gate.check, on_refused=on_refused, incarnation=incarnation)
-    return provider, serve_infrastructure(provider, client, clock, infrastructure, incarnation)
+    return provider, serve_infrastructure(provider, clock, infrastructure, incarnation)
 
 
 def remote(

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import random
 
-import pytest
-from fabric_lab import Lab, registration
+from fabric_lab import registration
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +16,6 @@ from phalanx.fabric.registration import (
     ServiceState,
     Tier,
 )
-from phalanx.fabric.registry import Registrar, Registry, wait_for
 from phalanx.identity.names import Role
 
 EDGE = Area(domain="edge")
@@ -127,52 +125,3 @@ def test_scopes_as_text() -> None:
         "domain:edge/slice:video/function:cache",
     ]
     assert [s.level for s in (END_TO_END, VIDEO, CACHE)] == ["end-to-end", "slice", "function"]
-
-
-@pytest.mark.parametrize(("after_s", "expected"), [(0.0, ["pop1"]), (3.0, ["pop1"]), (9.0, [])])
-def test_waiting_for_a_service(after_s: float, expected: list[str]) -> None:
-    lab = Lab()
-    registry = Registry(lab.join("watcher", Role.OPERATOR), lab.clock)
-    answers: list[tuple[float, list[str]]] = []
-    registrar = Registrar(
-        lab.join("pop1"), lab.clock, registration("pop1", state=ServiceState.SERVING, lease_s=2)
-    )
-    lab.clock.call_at(after_s, registrar.start)
-    wait_for(
-        registry,
-        lab.clock,
-        ServiceQuery(),
-        lambda found: answers.append((lab.clock.now(), [e.owner for e in found])),
-        timeout_s=5,
-    )
-    lab.run(20)
-    assert answers == [(after_s if expected else 5.0, expected)]
-
-
-def test_waiting_for_two_and_giving_up() -> None:
-    lab = Lab()
-    registry = Registry(lab.join("watcher", Role.OPERATOR), lab.clock)
-    answers: list[int] = []
-    given_up: list[int] = []
-    wait_for(
-        registry, lab.clock, ServiceQuery(), lambda f: answers.append(len(f)), timeout_s=50, count=2
-    )
-    give_up = wait_for(
-        registry,
-        lab.clock,
-        ServiceQuery(),
-        lambda f: given_up.append(len(f)),
-        timeout_s=50,
-        count=2,
-    )
-    for start, name in ((1.0, "pop1"), (4.0, "pop2")):
-        service = registration(name, state=ServiceState.SERVING)
-        registrar = Registrar(lab.join(name), lab.clock, service)
-        lab.clock.call_at(start, registrar.start)
-    lab.run(2)
-    give_up()
-    assert answers == []
-    lab.run(3)
-    assert answers == [2]
-    lab.run(60)
-    assert (answers, given_up) == ([2], [])

@@ -1,4 +1,4 @@
-"""Calls and announcements over the exchange in memory, on virtual time."""
+"""Calls over the exchange in memory, on virtual time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.access import STANDARD_POLICY, AccessDecision, Gate, Resource
-from phalanx.fabric.announcements import Announcement, Announcer, Topic, listen
 from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.calls import (
     CallBusy,
@@ -29,7 +28,7 @@ from phalanx.fabric.calls import (
     decode_reply,
     request_envelope,
 )
-from phalanx.fabric.envelope import Envelope, source, to_headers, to_json
+from phalanx.fabric.envelope import to_headers
 from phalanx.fabric.operations import STATUS, STOP, Operation, StopRequest
 from phalanx.fabric.provider import KEPT, WAITING, Call, Provider
 from phalanx.identity.names import Identity, Role
@@ -392,49 +391,3 @@ def test_any_payload_is_answered(payload: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_any_octets_are_a_reply(octets: bytes) -> None:
     assert decode_reply(octets) is not None
-
-
-# -- publish/subscribe ----------------------------------------------------------------------
-
-MOVED = Topic("slice.moved", Add, "a slice moved")
-
-
-def test_announcements_are_heard_by_who_listens() -> None:
-    lab = Lab()
-    heard: list[Announcement[Add]] = []
-    only: list[str] = []
-    listen(lab.join("guest", Role.OBSERVER), MOVED, heard.append)
-    listen(lab.join("pop2"), MOVED, lambda a: only.append(a.publisher), publisher="pop3")
-    announcers = [Announcer(lab.join(name), life="1") for name in ("pop1", "pop3")]
-    for announcer in announcers:
-        announcer.announce(MOVED, Add(1, 2), cause="e1")
-    lab.run()
-    assert heard == [
-        Announcement("pop1", "pop1.1-1", Add(1, 2), "e1"),
-        Announcement("pop3", "pop3.1-1", Add(1, 2), "e1"),
-    ]
-    assert only == ["pop3"]
-    with pytest.raises(NotPermittedError):
-        Announcer(lab.join("guest", Role.OBSERVER), life="1").announce(MOVED, Add(1, 2))
-
-
-@pytest.mark.parametrize(
-    "octets",
-    [
-        b"garbage",
-        to_json(Envelope("1", source(DOMAIN, "pop9"), "phalanx.slice.moved")),
-        to_json(Envelope("1", source(DOMAIN, "pop1"), "phalanx.slice.left")),
-        to_json(Envelope("1", source(DOMAIN, "pop1"), "phalanx.slice.moved")),
-    ],
-)
-def test_a_forged_or_garbled_announcement_is_refused_and_audited(octets: bytes) -> None:
-    lab = Lab()
-    heard: list[Announcement[Add]] = []
-    refused: list[AccessRefusal] = []
-    listen(lab.join("pop2"), MOVED, heard.append, on_refused=refused.append)
-    lab.join("pop1").publish(subjects.announcement(DOMAIN, "pop1", MOVED.name), octets)
-    lab.run()
-    assert heard == []
-    assert [(one.subject, one.action, one.resource) for one in refused] == [
-        ("pop1", "pub slice.moved", "pop2")
-    ]

@@ -109,3 +109,23 @@ def test_an_earlier_incarnation_learns_that_it_was_superseded(domain: Domain) ->
     domain.enter(domain.join("a"), incarnation=2)
     domain.run(1.0)
     assert told == [2]
+
+
+def test_an_agent_of_a_slice_without_a_pop_is_found_and_called(domain: Domain) -> None:
+    scopes = {"guard-1": ("slice", None), "pop1": ("pop", "pop1"), "pop1-ml": ("pop", "pop1")}
+    for name, (scope, pop) in scopes.items():
+        fabric = domain.enter(domain.join(name), scope=scope, pop=pop)
+        fabric.provider.serve(STOP, lambda call: call.done(Accepted()))
+        fabric.serving()
+    ops = domain.enter(domain.join("ops", Role.OPERATOR))
+    domain.run(1.0)
+
+    def owners(query: ServiceQuery) -> list[str]:
+        return [one.owner for one in find(ops.registry.entries(), query)]
+
+    assert owners(ServiceQuery(scope="slice")) == ["guard-1"]
+    assert owners(ServiceQuery(pop="pop1")) == ["pop1", "pop1-ml"]
+    answers: list[Accepted | CallError] = []
+    ops.calls.invoke("guard-1", STOP, StopRequest(), answers.append, timeout_s=1.0)
+    domain.run(1.0)
+    assert answers == [Accepted()]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from phalanx.domain.events import Event
 from phalanx.fabric import tracing
-from phalanx.fabric.tracing import PATIENCE_S, Span, Tracer, TracingError, open_tracing
+from phalanx.fabric.tracing import PATIENCE_S, Span, Tracer, TracingError
+from phalanx.runtime.processes.recorder import open_tracing
 
 DOMAIN = "edge"
 
@@ -166,7 +167,7 @@ def test_how_many_wait_and_are_remembered_is_bounded(monkeypatch: pytest.MonkeyP
         tracer.take(event(f"a-{number}", f"gone-{number % 7}"), 0.0)
     assert (tracer.waiting, tracer.orphans) == (10, 90)
     assert sum(map(len, tracer._effects.values())) == 10
-    assert len(tracer._traces._known) == 10
+    assert len(tracer._known) == 10
     tracer.close()
     assert (tracer.waiting, len(tracer._effects)) == (0, 0)
 

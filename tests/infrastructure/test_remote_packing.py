@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import Raw, Struct, structs
 
 from phalanx.domain.actions import Action, Done, Outcome, Percept
-from phalanx.infrastructure.remote import PackingError, Perform, pack, unpack
+from phalanx.infrastructure.remote import PackingError, PerformRequest, pack, unpack
 
 FAMILIES = {"action": Action, "outcome": Outcome, "percept": Percept}
 
@@ -44,8 +44,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 @given(st.data(), st.sampled_from(sorted(FAMILIES)))
 def test_values_survive(data: st.DataObject, family: str) -> None:
     value = data.draw(values(FAMILIES[family]))
-    request = msgspec.json.encode(Perform("a", pack(value)))
-    assert unpack(msgspec.json.decode(request, type=Perform).action, family) == value
+    request = msgspec.json.encode(PerformRequest("a", pack(value)))
+    assert unpack(msgspec.json.decode(request, type=PerformRequest).action, family) == value
 
 
 @pytest.mark.parametrize(

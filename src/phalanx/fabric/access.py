@@ -12,23 +12,19 @@ the registry never counts.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import call
-from phalanx.domain.errors import ScenarioError
 from phalanx.fabric.operations import Operation
 from phalanx.fabric.registration import END_TO_END, Area
 from phalanx.identity.names import Identity, Role
-from phalanx.loading import Offence, Tree, one_line, parse_as, read_text, refusal
-from phalanx.loading.refusals import first_offence, twice
+from phalanx.loading import Offence, Tree, parse_as, parse_toml_as, read_text, refusal, twice
 
 CallerRole = Literal["agent", "orchestrator", "operator"]
 CALLERS = (Role.AGENT, Role.ORCHESTRATOR, Role.OPERATOR)
@@ -230,24 +226,12 @@ def parse_policy(text: str, name: str) -> AccessPolicy:
 
     """
     if name.endswith(".toml"):
-        policy, tree = _parse_toml(text, name)
+        policy, tree = parse_toml_as(AccessPolicy, text, name), Tree({}, {})
     else:
         policy, tree = parse_as(AccessPolicy, text, name)
     for field, why in _offences(policy):
         raise refusal(name, tree, field, why)
     return policy
-
-
-def _parse_toml(text: str, name: str) -> tuple[AccessPolicy, Tree]:
-    try:
-        tree = Tree(tomllib.loads(text), {})
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ScenarioError(one_line(f"{name}: no TOML: {error}")) from None
-    try:
-        return msgspec.convert(tree.data, AccessPolicy), tree
-    except msgspec.ValidationError as error:
-        field, why = first_offence(tree.data, AccessPolicy) or ("", str(error))
-        raise refusal(name, tree, field, why) from None
 
 
 def _offences(policy: AccessPolicy) -> Iterator[Offence]:

@@ -14,6 +14,7 @@ from math import inf
 from msgspec import Struct
 from msgspec.structs import replace
 
+from phalanx.domain.network import PopId
 from phalanx.fabric.registration import (
     DECLARED,
     Appraisal,
@@ -201,6 +202,10 @@ class ServiceQuery(Struct, frozen=True):
     capability: str | None = None
     operation: str | None = None
     role: Role | None = None
+    scope: str | None = None
+    """Name of an agent's scope."""
+    pop: PopId | None = None
+    """Where an agent must stand."""
     area: Area | None = None
     """The area that the service must manage."""
     containing: bool = True
@@ -217,6 +222,8 @@ class ServiceQuery(Struct, frozen=True):
             and (self.capability is None or self.capability in service.capabilities)
             and (self.operation is None or self.operation in service.operations)
             and (self.role is None or self.role is service.role)
+            and (self.scope is None or self.scope == service.scope)
+            and (self.pop is None or self.pop == service.pop)
             and (self.area is None or self._in_area(service.area, self.area))
             and entry.trust.tier.rank >= self.least_trust.rank
             and _badness(service.health.status) <= _badness(self.least_health)

@@ -11,6 +11,7 @@ from typing import Any
 
 from phalanx.bus.client import BrokerClient
 from phalanx.clock import Clock
+from phalanx.domain.network import PopId
 from phalanx.domain.version import VERSION
 from phalanx.fabric.access import STANDARD_POLICY, AccessPolicy, Gate, Resource
 from phalanx.fabric.audit import AccessAudit, AccessRefusal
@@ -49,6 +50,8 @@ class Fabric:
         policy: AccessPolicy = STANDARD_POLICY,
         capabilities: tuple[str, ...] = (),
         area: Area = END_TO_END,
+        scope: str = "",
+        pop: PopId | None = None,
         lease_s: float = LEASE_S,
         appraise: Appraise = unattested,
         registry: Registry | None = None,
@@ -65,6 +68,8 @@ class Fabric:
             policy: who may call what.
             capabilities: what it is registered with.
             area: the part of the network that it manages.
+            scope: name of the scope of an agent; empty if it is none.
+            pop: where an agent stands; None if at no PoP.
             lease_s: for how long its registration holds, in seconds of ``clock``.
             appraise: how far to trust the registration of another.
             registry: one that others of this process share; None opens one of its own.
@@ -96,6 +101,8 @@ class Fabric:
                 incarnation,
                 capabilities,
                 area,
+                scope,
+                pop,
                 lease_s=lease_s,
                 version=VERSION,
             ),

@@ -13,7 +13,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError
+from phalanx.domain.network import PopId
 from phalanx.identity.names import Role
 
 AreaName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z|^\Z")]
@@ -153,7 +155,7 @@ class Registration(Struct, frozen=True):
 
     """
 
-    owner: Name
+    owner: Annotated[AgentId, Meta(min_length=1, max_length=255)]
     """The identity that provides the service, and the key of the table."""
     role: Role
     incarnation: Annotated[int, Meta(ge=0)]
@@ -162,6 +164,10 @@ class Registration(Struct, frozen=True):
     """What it can do: names of network functions, or of management services."""
     area: Area = END_TO_END
     """The part of the network that it manages."""
+    scope: Annotated[str, Meta(max_length=64)] = ""
+    """Name of the scope of an agent, such as ``pop`` or ``slice``; empty if it is no agent."""
+    pop: PopId | None = None
+    """Where an agent stands; None if at no PoP."""
     operations: Words = ()
     """The operations that may be invoked."""
     state: ServiceState = ServiceState.STARTING

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from phalanx.bus.client import BrokerClient, Subscription
 from phalanx.bus.subjects import REGISTRY, name, token
 from phalanx.clock import Clock, Timer
+from phalanx.domain.network import PopId
 from phalanx.fabric.directory import (
     FORGET_S,
     Appraise,
@@ -21,8 +22,6 @@ from phalanx.fabric.directory import (
     RegistryChange,
     RegistryEntry,
     RejectedEntry,
-    ServiceQuery,
-    find,
     unattested,
 )
 from phalanx.fabric.registration import (
@@ -235,8 +234,10 @@ class Registrar:
         load: float | None = None,
         attestation: str | None = None,
         plan: str | None = None,
+        scope: str | None = None,
+        pop: PopId | None = None,
     ) -> None:
-        """Say something else from now on, and say it at once; None: as it was.
+        """Change the entry, and write it at once if it is kept alive; None keeps the value.
 
         Raises:
             ValueError: if the state is one that an owner cannot say of itself.
@@ -250,6 +251,8 @@ class Registrar:
             "load": load,
             "attestation": attestation,
             "plan": plan,
+            "scope": scope,
+            "pop": pop,
         }
         changes = {field: value for field, value in given.items() if value is not None}
         self.registration = replace(self.registration, **changes)
@@ -305,43 +308,3 @@ class Registrar:
             self._stop()
             if self._on_superseded is not None:
                 self._on_superseded(found)
-
-
-def wait_for(
-    registry: Registry,
-    clock: Clock,
-    query: ServiceQuery,
-    answer: Callable[[tuple[RegistryEntry, ...]], None],
-    *,
-    timeout_s: float,
-    count: int = 1,
-) -> Callable[[], None]:
-    """Call ``answer`` once: when ``count`` services match, or with fewer when the time is over.
-
-    It is called by the clock, also if enough match already. Call what is returned to give up.
-    """
-    done = False
-
-    def end() -> None:
-        nonlocal done
-        done = True
-        timer.cancel()
-        stop_watching()
-
-    def finish() -> None:
-        if not done:
-            end()
-            answer(find(registry.entries(), query))
-
-    def changed(change: RegistryChange) -> None:
-        if query.matches(change.entry):
-            look()
-
-    def look() -> None:
-        if not done and len(find(registry.entries(), query)) >= count:
-            finish()
-
-    timer = clock.call_at(clock.now() + timeout_s, finish)
-    # What is there already is looked at once, by the clock, not while the watch begins.
-    stop_watching = registry.watch(lambda change: clock.call_soon(lambda: changed(change)))
-    return end

@@ -8,9 +8,10 @@ from enum import Enum
 import msgspec
 from msgspec import Struct
 
+from phalanx.domain.agents import POP
 from phalanx.fabric.directory import RegistryEntry
 from phalanx.fabric.operations import StatusAnswer
-from phalanx.fabric.registration import Health, HealthStatus, ServiceState, Tier
+from phalanx.fabric.registration import Health, HealthStatus, Registration, ServiceState, Tier
 from phalanx.identity.names import Role
 
 _NAMED = 4
@@ -121,7 +122,7 @@ def _row(entry: RegistryEntry, answer: StatusAnswer | None, now: float) -> Statu
     return StatusRow(
         agent=entry.owner,
         role=service.role.value,
-        scope=str(service.area),
+        scope=_scope(service),
         state=state.value,
         health=health.status.value if entry.available else "unknown",
         reasons=health.reasons,
@@ -134,6 +135,13 @@ def _row(entry: RegistryEntry, answer: StatusAnswer | None, now: float) -> Statu
         sheds=None if answer is None else sum(answer.counters.shed.values()),
         version=service.version,
         plan=service.plan,
+    )
+
+
+def _scope(service: Registration) -> str:
+    """Return the area that a service manages, behind an agent's scope if it is not a PoP."""
+    return " ".join(
+        filter(None, ("" if service.scope == POP.name else service.scope, str(service.area)))
     )
 
 

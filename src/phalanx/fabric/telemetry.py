@@ -31,7 +31,7 @@ _INT64 = range(-(1 << 63), 1 << 63)
 class Telemetry:
     """Makes OpenTelemetry's spans, and exports them in the background.
 
-    Implements ``tracing.Collector``; used from one thread.
+    Used from one thread.
 
     Args:
         domain: whose spans they are.
@@ -107,7 +107,7 @@ def readable(domain: str, span: Span) -> ReadableSpan:
 
 
 def open_telemetry(domain: str, endpoint: str) -> Telemetry:
-    """Return what exports to an OTLP/HTTP collector, in the background; see ``open_tracing``."""
+    """Return what exports to an OTLP/HTTP collector, in the background."""
     return Telemetry(domain, OTLPSpanExporter(endpoint=endpoint, timeout=ANSWER_S))
 
 

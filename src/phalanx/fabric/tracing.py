@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -69,64 +68,6 @@ class Span(Struct, frozen=True):
     place: SpanPosition
 
 
-class Known(Struct, frozen=True):
-    """What is remembered of an event."""
-
-    trace_id: int
-    life: bool
-    """Whether it is part of a life, and its effects begin traces."""
-
-
-class Traces:
-    """Finds the places of events, causes before effects; no I/O.
-
-    Args:
-        domain: whose events they are; in another one, events of the same ids are others.
-
-    """
-
-    def __init__(self, domain: str) -> None:
-        self._domain = domain
-        self._known: OrderedDict[str, Known] = OrderedDict()
-
-    def __contains__(self, event_id: str) -> bool:
-        """Whether the place of an event is remembered."""
-        return event_id in self._known
-
-    def place(self, event: Event) -> SpanPosition:
-        """Return where ``event`` stands, and remember it for its effects.
-
-        One whose cause is not remembered begins a trace.
-        """
-        cause = None if event.cause is None else self._known.get(event.cause)
-        life = event.kind in LIVES or (
-            event.kind in PURSUITS and (event.cause is None or (cause is not None and cause.life))
-        )
-        below = cause is not None and (life or not cause.life)
-        trace_id = cause.trace_id if cause is not None and below else self._trace(event.id)
-        self._known[event.id] = Known(trace_id, life)
-        self._known.move_to_end(event.id)
-        if len(self._known) > KNOWN:
-            self._known.popitem(last=False)
-        spot = SpanRef(trace_id, self._span(event.id))
-        if cause is None or event.cause is None:
-            return SpanPosition(spot)
-        parent_id = self._span(event.cause)
-        if below:
-            return SpanPosition(spot, parent_id)
-        return SpanPosition(spot, origin=SpanRef(cause.trace_id, parent_id))
-
-    def _trace(self, event_id: str) -> int:
-        return self._digest("trace", event_id, 16)
-
-    def _span(self, event_id: str) -> int:
-        return self._digest("span", event_id, 8)
-
-    def _digest(self, what: str, event_id: str, size: int) -> int:
-        text = f"{what}\0{self._domain}\0{event_id}".encode("utf-8", "replace")
-        return int.from_bytes(blake2b(text, digest_size=size).digest()) or 1
-
-
 class Tracer:
     """Makes spans of events that come in any order, each once its cause is known.
 
@@ -150,7 +91,9 @@ class Tracer:
     ) -> None:
         self.orphans = 0
         """Events that began a trace because their cause did not come."""
-        self._traces = Traces(domain)
+        self._domain = domain
+        self._known: OrderedDict[str, tuple[int, bool]] = OrderedDict()
+        """Trace, and whether it is part of a life so that its effects begin traces, by event."""
         self._export = export
         self._history = history
         self._waiting: OrderedDict[str, tuple[Event, float]] = OrderedDict()
@@ -189,10 +132,10 @@ class Tracer:
             self._give_up()
 
     def _finds(self, event_id: str) -> bool:
-        if event_id not in self._traces:
+        if event_id not in self._known:
             for event in self._history(event_id):
-                self._traces.place(event)
-        return event_id in self._traces
+                self._place(event)
+        return event_id in self._known
 
     def _give_up(self) -> None:
         event, received = self._waiting.popitem(last=False)[1]
@@ -209,45 +152,34 @@ class Tracer:
         settled = [(event, received)]
         while settled:
             event, received = settled.pop()
-            self._export(Span(event, received, self._traces.place(event)))
+            self._export(Span(event, received, self._place(event)))
             for effect in self._effects.pop(event.id, ()):
                 settled.append(self._waiting.pop(effect))
 
+    def _place(self, event: Event) -> SpanPosition:
+        """Return where ``event`` stands, and remember it for its effects.
 
-class Collector(Protocol):
-    """Takes spans."""
+        An event whose cause is not remembered begins a trace.
+        """
+        cause = event.cause
+        trace_id, of_life = (
+            (None, False) if cause is None else self._known.get(cause, (None, False))
+        )
+        life = event.kind in LIVES or (event.kind in PURSUITS and (cause is None or of_life))
+        below = trace_id is not None and (life or not of_life)
+        own_id = trace_id if trace_id is not None and below else self._id("trace", event.id, 16)
+        self._known[event.id] = own_id, life
+        self._known.move_to_end(event.id)
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+        spot = SpanRef(own_id, self._id("span", event.id, 8))
+        if trace_id is None or cause is None:
+            return SpanPosition(spot)
+        parent_id = self._id("span", cause, 8)
+        if below:
+            return SpanPosition(spot, parent_id)
+        return SpanPosition(spot, origin=SpanRef(trace_id, parent_id))
 
-    @property
-    def lost(self) -> int:
-        """Spans that the collector did not take, or for which there was no room."""
-
-    @property
-    def trouble(self) -> str | None:
-        """Why spans are being lost; None: they are not."""
-
-    def export(self, span: Span) -> None:
-        """Send a span, in the background."""
-
-    def close(self) -> None:
-        """Send what waits; without effect the second time."""
-
-
-def open_tracing(domain: str, endpoint: str) -> Collector:
-    """Return what exports spans to an OTLP/HTTP collector, in the background.
-
-    Args:
-        domain: whose spans they are.
-        endpoint: URL of the collector, such as ``http://127.0.0.1:4318/v1/traces``.
-
-    Raises:
-        TracingError: if the extra ``tracing`` is not installed.
-
-    """
-    try:
-        from phalanx.fabric.telemetry import open_telemetry  # noqa: PLC0415  # needs the extra
-    except ImportError as error:
-        missing = (error.name or "opentelemetry").partition(".")[0]
-        raise TracingError(
-            f"tracing needs {missing}, which is not installed: pip install 'phalanx[tracing]'"
-        ) from None
-    return open_telemetry(domain, endpoint)
+    def _id(self, what: str, event_id: str, octets: int) -> int:
+        text = f"{what}\0{self._domain}\0{event_id}".encode("utf-8", "replace")
+        return int.from_bytes(blake2b(text, digest_size=octets).digest()) or 1

@@ -1,10 +1,10 @@
 """The infrastructure over the network: one process serves it, agents in others use it.
 
 ``RemoteInfrastructure`` is the port as one agent has it; ``InfrastructureService`` carries out
-what agents ask. Actions are calls that are carried out once each, in order; percepts are one
-numbered stream per agent, in which gaps are noticed. How calls and percepts travel is left to
-``NetworkCaller`` and to the function ``push``: ``phalanx.fabric.network`` connects both to the
-fabric, which stands on a higher floor.
+what agents ask. Both actions and percepts are calls that are carried out once each, in order:
+a call for percepts is answered as soon as there are some, and says up to which number all
+earlier ones were received. How calls travel is left to ``NetworkCaller``:
+``phalanx.fabric.network`` implements it by the fabric, which stands on a higher floor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Annotated, Any, Protocol, get_args
 
 import msgspec
-from msgspec import Meta, Raw, Struct, field
+from msgspec import Meta, Raw, Struct
 
 from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import Action, Failed, InstanceLost, Outcome, Percept, SiteState
@@ -24,10 +24,8 @@ from phalanx.domain.network import PopId
 from phalanx.domain.tagged import UNREADABLE, reader
 from phalanx.infrastructure import Answer, Infrastructure
 
-RENEW_S = 2.0
-"""How often an agent asks for the percepts that it missed, and says what it has received."""
 RETRY_S = 0.5
-"""When it asks again if no answer came."""
+"""When an agent asks for percepts again after a call for them failed."""
 LOSSES = 10_000
 """Lost instances that are kept for an agent that does not ask for its percepts."""
 OUTDATED = "a later incarnation of this agent acts now"
@@ -43,7 +41,7 @@ class PackingError(PhalanxError):
     """A value cannot travel, or octets are no value of the family; the text is one line."""
 
 
-class Perform(Struct, frozen=True):
+class PerformRequest(Struct, frozen=True):
     """Request: carry out an action at a PoP."""
 
     pop: PopId
@@ -51,13 +49,13 @@ class Perform(Struct, frozen=True):
 
 
 class Performed(Struct, frozen=True):
-    """Answer to ``Perform``."""
+    """Answer to ``PerformRequest``."""
 
     outcome: Packed
 
 
-class Perceive(Struct, frozen=True):
-    """Request: begin, renew or end the stream of percepts of an agent."""
+class PerceiveRequest(Struct, frozen=True):
+    """Request: the percepts from the first that was not received, once there are some."""
 
     pop: PopId
     incarnation: Count
@@ -67,44 +65,27 @@ class Perceive(Struct, frozen=True):
     received: Count
     """Number up to which all percepts came in; the service may forget them."""
     wanted: bool
-    """False ends the stream."""
+    """False ends the percepts of this agent, and is answered at once."""
 
 
 class Perceived(Struct, frozen=True):
-    """Answer to ``Perceive``: the percepts that were not received, oldest first."""
+    """Answer to ``PerceiveRequest``: percepts, oldest first, as many as fit."""
 
     service: Count
-    percepts: tuple[tuple[Count, Packed], ...]
-    """(number, percept); a ``SiteState`` that a later one replaced is left out."""
-    upto: Count
-    """Number up to which nothing that matters is left out."""
-    last: Count
-    """Number of the last percept; if it is above ``upto`` there is more to ask for."""
-
-
-class PushedPercept(Struct, frozen=True):
-    """A percept as it is told; numbers count up by one from 1."""
-
-    service: Count
-    incarnation: Count
-    """Of the agent that it is for."""
-    number: Count
-    percept: Packed
+    percepts: tuple[tuple[Count, Packed], ...] = ()
+    """(number, percept), counted from 1; a ``SiteState`` that a later one replaced is left out."""
 
 
 class NetworkCaller(Protocol):
     """How an agent reaches the service."""
 
     def perform(
-        self, request: Perform, cause: str, answer: Callable[[Performed | str], None]
+        self, request: PerformRequest, cause: str, answer: Callable[[Performed | str], None]
     ) -> None:
         """Have an action carried out once, after all earlier ones; text says why it failed."""
 
-    def perceive(self, request: Perceive, answer: Callable[[Perceived | str | None], None]) -> None:
-        """Ask for percepts; text if the service refuses, None if no answer came."""
-
-    def listen(self, told: Callable[[bytes], None], connected: Callable[[], None]) -> None:
-        """Pass on percepts as they are told, and each new connection."""
+    def perceive(self, request: PerceiveRequest, answer: Callable[[Perceived | str], None]) -> None:
+        """Ask for percepts; text says why the call failed."""
 
     def close(self) -> None:
         """Send and pass on nothing more; what is not answered never is."""
@@ -114,7 +95,6 @@ _FAMILIES: dict[str, dict[str, type]] = {
     family: {kind.__name__: kind for kind in get_args(kinds)}
     for family, kinds in {"action": Action, "outcome": Outcome, "percept": Percept}.items()
 }
-_PUSHED = msgspec.json.Decoder(PushedPercept)
 
 
 def pack(value: Action | Outcome | Percept) -> Packed:
@@ -151,15 +131,6 @@ def unpack(packed: Packed, family: str) -> Any:
 # -- the agent's side -----------------------------------------------------------------------------
 
 
-class PerceptCounters(Struct):
-    """What came in over the stream of percepts."""
-
-    gaps: int = 0
-    """Percepts that came before an earlier one; the missing ones were asked for."""
-    refused: dict[str, int] = field(default_factory=dict)
-    """What was not taken: ``garbage``, ``stale`` (of another incarnation)."""
-
-
 class RemoteInfrastructure:
     """Implements ``Infrastructure`` for one agent.
 
@@ -193,7 +164,8 @@ class RemoteInfrastructure:
         """
         if incarnation < 1:
             raise ValueError(f"the incarnation is {incarnation}, allowed is 1 or more")
-        self.counters = PerceptCounters()
+        self.refused = 0
+        """Outcomes and percepts that could not be read."""
         self._caller = caller
         self._agent = agent
         self._pop = pop
@@ -201,16 +173,11 @@ class RemoteInfrastructure:
         self._clock = clock
         self._on_refused = on_refused
         self._perceive: Callable[[Percept], None] | None = None
-        self._settled = True
-        """Whether the service knows if percepts are wanted."""
         self._service = 0
         self._received = 0
         self._asked = 0
-        """Number of the last request for percepts."""
-        self._waits = False
-        """Whether that request waits for its answer."""
+        """Number of the last call for percepts."""
         self._timer: Timer | None = None
-        self._listens = self._outdated = False
 
     def attach(self, agent: AgentId, pop: PopId, perceive: Callable[[Percept], None]) -> None:
         """Tell the agent of changes from now on; begins with the ``SiteState`` of its PoP.
@@ -221,16 +188,13 @@ class RemoteInfrastructure:
         """
         if (agent, pop) != (self._agent, self._pop):
             raise ValueError(f"{self._agent} of {self._pop} cannot perceive {pop!r}")
-        if not self._listens:
-            self._listens = True
-            self._caller.listen(self._told, self._connected)
-        self._perceive, self._settled = perceive, False
+        self._perceive = perceive
         self._ask()
 
     def detach(self, agent: AgentId, pop: PopId) -> None:
         """Stop telling; what was asked for is still answered, leases go on."""
         if (agent, pop) == (self._agent, self._pop) and self._perceive is not None:
-            self._perceive, self._settled = None, False
+            self._perceive = None
             self._ask()
 
     def perform(self, pop: PopId, action: Action, cause: str, answer: Answer) -> None:
@@ -243,7 +207,7 @@ class RemoteInfrastructure:
             answer(Failed(f"{self._agent} stands at {place} and cannot act at {pop}"))
             return
         try:
-            request = Perform(pop, pack(action))
+            request = PerformRequest(pop, pack(action))
         except PackingError as error:
             answer(Failed(str(error)))
             return
@@ -251,9 +215,10 @@ class RemoteInfrastructure:
 
     def close(self) -> None:
         """Ask and receive nothing more; what is not answered never is."""
-        self._perceive, self._settled = None, True
-        self._caller.close()
+        self._perceive = None
+        self._asked += 1
         self._rest()
+        self._caller.close()
 
     def _performed(self, answer: Answer, performed: Performed | str) -> None:
         if isinstance(performed, str):
@@ -263,86 +228,54 @@ class RemoteInfrastructure:
         try:
             outcome = unpack(performed.outcome, "outcome")
         except PackingError as error:
-            self._refuse("garbage")
+            self._refuse()
             outcome = Failed(str(error))
         answer(outcome)
 
     def _ask(self) -> None:
-        """Ask for what was missed, and arrange for the next time."""
+        """Ask for percepts, or for their end."""
         self._rest()
-        if self._outdated or self._pop is None:
-            return
-        wanted = self._perceive is not None
-        if not wanted and self._settled:
-            return
-        self._asked += 1
-        self._waits = True
-        request = Perceive(self._pop, self._incarnation, self._service, self._received, wanted)
-        self._caller.perceive(request, partial(self._perceived, self._asked, wanted))
+        if self._pop is not None:
+            self._asked += 1
+            wanted = self._perceive is not None
+            request = PerceiveRequest(
+                self._pop, self._incarnation, self._service, self._received, wanted
+            )
+            self._caller.perceive(request, partial(self._perceived, self._asked, wanted))
 
-    def _perceived(self, asked: int, wanted: bool, answer: Perceived | str | None) -> None:
-        if asked != self._asked:
-            return  # a later request is on its way
-        self._waits = False
-        if isinstance(answer, Perceived):
-            self._settled = wanted == (self._perceive is not None)
-            if answer.service != self._service:
-                self._service, self._received = answer.service, 0
-            for number, percept in answer.percepts:
-                if number > self._received:
-                    self._received = number
-                    self._take(percept)
-            self._received = max(self._received, answer.upto)
-            if self._received < answer.last:
-                self._ask()
-                return
-        elif answer == OUTDATED:
-            self._outdated = True
+    def _perceived(self, asked: int, wanted: bool, answer: Perceived | str) -> None:
+        if asked != self._asked or answer == OUTDATED:
+            return  # a later call is on its way, or another incarnation perceives
+        if isinstance(answer, str):
+            self._timer = self._clock.call_at(self._clock.now() + RETRY_S, self._ask)
             return
-        pause = RETRY_S if answer is None else RENEW_S
-        if not self._waits:
-            self._timer = self._clock.call_at(self._clock.now() + pause, self._ask)
+        if answer.service != self._service:
+            self._service, self._received = answer.service, 0
+        for number, percept in answer.percepts:
+            if number > self._received:
+                self._received = number
+                self._take(percept)
+        if wanted and asked == self._asked:
+            self._ask()
 
     def _rest(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _connected(self) -> None:
-        """Ask at once for what may have been lost with a connection."""
-        self._ask()
-
-    def _told(self, octets: bytes) -> None:
-        try:
-            told = _PUSHED.decode(octets)
-        except UNREADABLE:
-            self._refuse("garbage")
-            return
-        if not self._service or self._perceive is None:
-            return  # the answer to the first request holds it too
-        if (told.service, told.incarnation) != (self._service, self._incarnation):
-            self._refuse("stale")
-        elif told.number == self._received + 1:
-            self._received = told.number
-            self._take(told.percept)
-        elif told.number > self._received:
-            self.counters.gaps += 1
-            if not self._waits:
-                self._ask()
-
     def _take(self, packed: Packed) -> None:
         try:
             percept: Percept = unpack(packed, "percept")
         except PackingError:
-            self._refuse("garbage")
+            self._refuse()
             return
         if self._perceive is not None:
             self._perceive(percept)
 
-    def _refuse(self, reason: str) -> None:
-        self.counters.refused[reason] = self.counters.refused.get(reason, 0) + 1
-        if self._on_refused is not None and reason != "stale":  # restarts lead to that
-            self._on_refused(reason, "percept")
+    def _refuse(self) -> None:
+        self.refused += 1
+        if self._on_refused is not None:
+            self._on_refused("garbage", "percept")
 
 
 # -- the service's side ---------------------------------------------------------------------------
@@ -357,47 +290,49 @@ class _PerceptStream:
         self.incarnation = incarnation
         self.open = False
         self.shed = 0
-        self.last = 0
+        self.call: Callable[[Perceived | str], None] | None = None
+        """Answers the call that waits for percepts."""
+        self._last = 0
         self._kept: dict[int, Percept] = {}
         self._site = 0
         """Number of the last ``SiteState``; an earlier one is not worth telling."""
 
-    def add(self, percept: Percept) -> int:
-        """Keep a percept; return its number."""
-        self.last += 1
+    def add(self, percept: Percept) -> None:
+        """Keep a percept until it was received."""
+        self._last += 1
         if isinstance(percept, SiteState):
             self._kept.pop(self._site, None)
-            self._site = self.last
-        self._kept[self.last] = percept
+            self._site = self._last
+        self._kept[self._last] = percept
         if len(self._kept) - (self._site in self._kept) > LOSSES:
             del self._kept[next(n for n, p in self._kept.items() if isinstance(p, InstanceLost))]
             self.shed += 1
-        return self.last
 
     def forget(self, upto: int) -> None:
         """Forget percepts that were received."""
         self._kept = {number: kept for number, kept in self._kept.items() if number > upto}
 
-    def missed(self, service: int) -> Perceived:
-        """Return what was not received, as much as fits in one answer."""
-        room, upto = _ROOM, self.last
+    def flush(self, service: int) -> None:
+        """Answer the call that waits, if there are percepts for it."""
+        if self.call is None or not self._kept:
+            return
         percepts: list[tuple[int, Packed]] = []
+        room = _ROOM
         for number, percept in self._kept.items():
             packed = pack(percept)
             room -= len(bytes(packed[1]))
             if percepts and room < 0:
-                upto = percepts[-1][0]
                 break
             percepts.append((number, packed))
-        return Perceived(service, tuple(percepts), upto, self.last)
+        answer, self.call = self.call, None
+        answer(Perceived(service, tuple(percepts)))
 
 
 class InfrastructureService:
     """Carries out what agents ask of an infrastructure, and tells them their percepts.
 
-    Calls are expected to come once each and in order, from agents that stand at the PoP that they
-    name. Streams of
-    percepts live in memory: agents of a restarted service begin again with a ``SiteState``.
+    Calls are expected to come once each and in order, from agents that stand at the PoP that
+    they name. Percepts live in memory: agents of a restarted service begin with a ``SiteState``.
     """
 
     def __init__(
@@ -405,7 +340,6 @@ class InfrastructureService:
         infrastructure: Infrastructure,
         clock: Clock,
         incarnation: int,
-        push: Callable[[AgentId, bytes], None],
     ) -> None:
         """Serve from now on.
 
@@ -413,7 +347,6 @@ class InfrastructureService:
             infrastructure: carries out the actions.
             clock: of the infrastructure.
             incarnation: of the service, from 1 on, another than in any earlier start.
-            push: sends a percept to an agent; it may be lost.
 
         Raises:
             ValueError: if ``incarnation`` is below 1.
@@ -424,7 +357,6 @@ class InfrastructureService:
         self._infrastructure = infrastructure
         self._clock = clock
         self._incarnation = incarnation
-        self._push = push
         self._streams: dict[AgentId, _PerceptStream] = {}
 
     @property
@@ -438,7 +370,7 @@ class InfrastructureService:
         return sum(stream.shed for stream in self._streams.values())
 
     def perform(
-        self, request: Perform, cause: str, answer: Callable[[Performed | str], None]
+        self, request: PerformRequest, cause: str, answer: Callable[[Performed | str], None]
     ) -> None:
         """Carry out an action; ``answer`` gets its outcome, or why it was not begun."""
         try:
@@ -456,9 +388,9 @@ class InfrastructureService:
         self._infrastructure.perform(request.pop, action, cause, carried_out)
 
     def perceive(
-        self, agent: AgentId, request: Perceive, answer: Callable[[Perceived | str], None]
+        self, agent: AgentId, request: PerceiveRequest, answer: Callable[[Perceived | str], None]
     ) -> None:
-        """Begin, renew or end an agent's stream; ``answer`` gets what it missed, or a refusal."""
+        """Answer with percepts once there are some, or with a refusal."""
         stream = self._streams.get(agent)
         if stream is not None and request.incarnation < stream.incarnation:
             answer(OUTDATED)
@@ -466,16 +398,21 @@ class InfrastructureService:
         if stream is None or (request.incarnation, request.pop) != (stream.incarnation, stream.pop):
             if stream is not None:
                 self._open(stream, wanted=False)
+                if stream.call is not None:
+                    stream.call(OUTDATED)
             stream = _PerceptStream(agent, request.pop, request.incarnation)
             self._streams[agent] = stream
         if request.service == self._incarnation:
             stream.forget(request.received)
-        begins = request.wanted and not stream.open
+        if stream.call is not None:
+            stream.call(Perceived(self._incarnation))
+        stream.call = answer
         self._open(stream, wanted=request.wanted)
-        if begins:  # later in this instant: an infrastructure begins with the state of the PoP
-            self._clock.call_soon(lambda: answer(stream.missed(self._incarnation)))
+        if request.wanted:
+            stream.flush(self._incarnation)
         else:
-            answer(stream.missed(self._incarnation))
+            stream.call = None
+            answer(Perceived(self._incarnation))
 
     def close(self) -> None:
         """Tell agents nothing more; actions that were begun go on."""
@@ -494,6 +431,6 @@ class InfrastructureService:
 
     def _tell(self, stream: _PerceptStream, percept: Percept) -> None:
         if stream.open:
-            number = stream.add(percept)
-            told = PushedPercept(self._incarnation, stream.incarnation, number, pack(percept))
-            self._push(stream.agent, msgspec.json.encode(told))
+            stream.add(percept)
+            # All percepts of one instant go in one answer.
+            self._clock.call_soon(partial(stream.flush, self._incarnation))

@@ -105,7 +105,8 @@ def open_agent(spec: AgentSpec) -> AgentProcess:
         area=spec.scope or END_TO_END,
         silence_s=followed.plan.timing.silence_s,
     )
-    process.fabric.registrar.update(plan=followed.version)
+    scope, pop = followed.declared.scope, followed.declared.pop
+    process.fabric.registrar.update(plan=followed.version, scope=scope, pop=pop)
     seal = Seal(bundle.credentials, process.incarnation)
     bundle.live.on_change(seal.use)
     return AgentProcess(spec, followed, process, seal)

@@ -157,7 +157,6 @@ class NetworkProcess:
         standing = {agent.name: agent.pop for agent in plan.all_agents()}
         serve_infrastructure(
             process.fabric.provider,
-            process.client,
             process.clock,
             network,
             process.incarnation,

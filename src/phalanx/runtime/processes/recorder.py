@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from msgspec import Meta, Struct
 
@@ -25,13 +25,16 @@ from phalanx.fabric.envelope import EnvelopeError, from_json, speaker, to_event
 from phalanx.fabric.operations import Operation
 from phalanx.fabric.provider import Call, Provider
 from phalanx.fabric.registration import END_TO_END
-from phalanx.fabric.tracing import Collector, Tracer, open_tracing
+from phalanx.fabric.tracing import Tracer, TracingError
 from phalanx.identity.names import Role
 from phalanx.runtime.processes.process import Process, bundle_of
 from phalanx.runtime.processes.spec import RecorderSpec
 from phalanx.store.history import DECISIONS, EventQuery, History, Knowledge, StoredEvent
 from phalanx.store.rows import Sample
 from phalanx.store.sql import SqlEventStore
+
+if TYPE_CHECKING:
+    from phalanx.fabric.telemetry import Telemetry
 
 BATCH = 500
 WAIT_S = 0.25
@@ -168,10 +171,31 @@ def _serve(provider: Provider, operation: Operation[Q, A], answer: Callable[[Q],
     provider.serve(operation, handle)
 
 
+def open_tracing(domain: str, endpoint: str) -> Telemetry:
+    """Return what exports spans to an OTLP/HTTP collector, in the background.
+
+    Args:
+        domain: whose spans they are.
+        endpoint: URL of the collector, such as ``http://127.0.0.1:4318/v1/traces``.
+
+    Raises:
+        TracingError: if the extra ``tracing`` is not installed.
+
+    """
+    try:
+        from phalanx.fabric.telemetry import open_telemetry  # noqa: PLC0415  # an extra
+    except ImportError as error:
+        missing = (error.name or "opentelemetry").partition(".")[0]
+        raise TracingError(
+            f"tracing needs {missing}, which is not installed: pip install 'phalanx[tracing]'"
+        ) from None
+    return open_telemetry(domain, endpoint)
+
+
 class Spans:
     """Makes spans of the events of a domain; causes of long ago are found in its history."""
 
-    def __init__(self, domain: str, history: History, collector: Collector) -> None:
+    def __init__(self, domain: str, history: History, collector: Telemetry) -> None:
         """Make spans for ``collector``, which is closed with this."""
         self._domain = domain
         self._history = history
@@ -236,7 +260,7 @@ class RecorderProcess:
     """
 
     def __init__(
-        self, spec: RecorderSpec, process: Process, collector: Collector | None = None
+        self, spec: RecorderSpec, process: Process, collector: Telemetry | None = None
     ) -> None:
         """Compose the process.
 
