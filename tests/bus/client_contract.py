@@ -195,21 +195,6 @@ class ClientContract:
         assert asked[0].headers["t"] == "1"
         assert asked[0].reply
 
-    def test_the_infrastructure_answers_late(self, ground: Ground) -> None:
-        a, network = ground.join(A), ground.join(NETWORK)
-        answers: list[Delivery | Unanswered] = []
-        asked: list[Delivery] = []
-        network.subscribe(subjects.pattern(DOMAIN, "act", "*"), asked.append)
-        ground.rest()
-        a.request(subjects.act(DOMAIN, "a"), b"block", answers.append, timeout_s=60)
-        ground.until(lambda: len(asked) == 1)
-        ground.rest()
-        assert answers == []
-        network.respond(asked[0], b"done")
-        ground.until(lambda: len(answers) == 1)
-        assert isinstance(answers[0], Delivery)
-        assert answers[0].payload == b"done"
-
     def test_without_anybody_serving_a_request_says_so(self, ground: Ground) -> None:
         a = ground.join(A)
         answers: list[Delivery | Unanswered] = []

@@ -210,8 +210,9 @@ def test_only_who_serves_may_answer() -> None:
     lab = Lab()
     a, b, network = lab.join(A, B, NETWORK)
     asked: list[Delivery] = []
-    network.subscribe(subjects.pattern("edge", "act", "*"), asked.append)
-    a.request(subjects.act("edge", "a"), b"", lambda _: None, timeout_s=1.0)
+    network.subscribe(subjects.calls("edge", NETWORK.name), asked.append)
+    called = subjects.call("edge", NETWORK.name, "perform", "agent", "a")
+    a.request(called, b"", lambda _: None, timeout_s=1.0)
     lab.run()
     with pytest.raises(NotPermittedError, match="may not answer"):
         b.respond(asked[0], b"forged")

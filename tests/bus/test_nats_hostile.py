@@ -15,7 +15,6 @@ import pytest
 from nats_lab import (
     DOMAIN,
     HOST,
-    NETWORK,
     NOW,
     OBSERVER,
     RECORDER,
@@ -244,14 +243,11 @@ def test_one_who_does_not_read_is_cut_and_nobody_waits(tmp_path: Path) -> None:
     "subject",
     [
         FORGED,
-        subjects.act(DOMAIN, "b"),
-        subjects.percept(DOMAIN, "b"),
         subjects.event(DOMAIN, "b", "x"),
         subjects.call(DOMAIN, "b", "x", "operator", "op"),
         subjects.call(DOMAIN, "b", "x", "operator", "a"),
         subjects.announcement(DOMAIN, "b", "x"),
         "phx.lab.ans.op.b.1",
-        "phx.lab.done.b.1",
         "phx.other.msg.b.a",
         "_INBOX_b.x",
         "$KV.registry.b",
@@ -293,9 +289,7 @@ def test_an_agent_may_not_hear_others(ground: Ground, audit: BrokerAudit) -> Non
         "*.lab.msg.a.*",
         "phx.lab.msg.b.*",
         "phx.lab.msg.*.*",
-        "phx.lab.percept.b",
         "phx.lab.evt.>",
-        "phx.lab.act.*",
         "phx.lab.ans.b.>",
         "_INBOX_b.>",
         "_INBOX_*.>",
@@ -345,8 +339,8 @@ def test_what_the_server_is_made_to_deliver_elsewhere_is_not_heard(
     """An agent reads the registry by a consumer, and names another's subject for what comes."""
     b = ground.join(B)
     got: list[Delivery] = []
-    percepts = subjects.percept(DOMAIN, "b")
-    b.subscribe(percepts, got.append)
+    exact = subjects.announcement(DOMAIN, "rec", "x")
+    b.subscribe(exact, got.append)
     b.subscribe(subjects.pattern(DOMAIN, "msg", "b", "*"), got.append)
     ground.rest(0.05)
     config = {
@@ -356,7 +350,7 @@ def test_what_the_server_is_made_to_deliver_elsewhere_is_not_heard(
         "deliver_policy": "all",
     }
     if how == "push":
-        config["deliver_subject"] = percepts
+        config["deliver_subject"] = exact
     question = msgspec.json.encode({"stream_name": "KV_registry", "config": config})
     creation = "$JS.API.CONSUMER.CREATE.KV_registry.c.$KV.registry.>"
     with Wild(ground) as wild:
@@ -448,20 +442,6 @@ def test_nobody_uses_the_id_of_another_s_event_first(ground: Ground) -> None:
     recorder.follow(subjects.EVENTS, got.append)
     ground.until(lambda: len(got) == 2)
     assert done == [None]
-
-
-def test_the_network_hears_what_agents_ask_and_agents_do_not(ground: Ground) -> None:
-    network = ground.join(NETWORK)
-    got: list[Delivery] = []
-    network.subscribe(subjects.pattern(DOMAIN, "act", "*"), got.append)
-    ground.rest()
-    with Wild(ground) as wild:
-        wild.publish(subjects.act(DOMAIN, "a"), b"", "phx.lab.done.a.1")
-        wild.publish(subjects.act(DOMAIN, "b"), b"")
-        wild.hear()
-    ground.until(lambda: bool(got))
-    ground.rest()
-    assert [one.subject for one in got] == [subjects.act(DOMAIN, "a")]
 
 
 def test_another_s_certificate_of_a_route_is_refused(tmp_path: Path) -> None:

@@ -29,8 +29,6 @@ SUBJECTS = sorted(
         for subject in (
             subjects.message(DOMAIN, other, one),
             subjects.event(DOMAIN, one, "goal.adopted"),
-            subjects.act(DOMAIN, one),
-            subjects.percept(DOMAIN, one),
             subjects.call(DOMAIN, other, "status", "agent", one),
             subjects.call(DOMAIN, other, "status", "operator", one),
             subjects.announcement(DOMAIN, one, "alerts"),
@@ -46,8 +44,6 @@ PATTERNS = sorted(
             subjects.pattern(DOMAIN, "msg", one, "*"),
             subjects.pattern(DOMAIN, "msg", "*", one),
             subjects.pattern(DOMAIN, "evt", one, ">"),
-            subjects.pattern(DOMAIN, "act", one),
-            subjects.pattern(DOMAIN, "percept", one),
             subjects.pattern(DOMAIN, "call", one, "*", "*", "*"),
             subjects.pattern(DOMAIN, "pub", one, ">"),
             f"$KV.{subjects.REGISTRY}.{one}",

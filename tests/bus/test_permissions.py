@@ -23,7 +23,6 @@ def test_nobody_speaks_as_another(me: str, other: str, third: str, role: Role) -
     forged = [
         subjects.message("edge", third, other),
         *(subjects.event("edge", other, kind) for kind in KINDS),
-        subjects.act("edge", other),
         *(subjects.call("edge", third, "status", any_.value, other) for any_ in Role),
         subjects.announcement("edge", other, "news"),
     ]
@@ -36,7 +35,6 @@ def test_nobody_reads_what_was_said_to_another(me: str, other: str, by: str, rol
     allowed = grants(Identity(me, role, "edge"))
     if me != other:
         assert not allowed.may_subscribe(subjects.message("edge", other, by))
-        assert not allowed.may_subscribe(subjects.percept("edge", other))
         assert not allowed.may_subscribe(subjects.call("edge", other, "status", "operator", by))
     for wide in ("*", ">"):
         assert not allowed.may_subscribe(subjects.pattern("edge", "msg", wide))
@@ -53,11 +51,9 @@ def test_domains_never_meet(me: str, role: Role) -> None:
 def test_an_agent_does_its_work() -> None:
     allowed = grants(Identity("pop1", Role.AGENT, "edge"))
     assert allowed.may_publish(subjects.message("edge", "pop2", "pop1"))
-    assert allowed.may_publish(subjects.act("edge", "pop1"))
     assert allowed.may_publish(subjects.event("edge", "pop1", "auction.bid"))
     assert allowed.may_publish(subjects.call("edge", "history", "find", "agent", "pop1"))
     assert allowed.may_subscribe(subjects.pattern("edge", "msg", "pop1", "*"))
-    assert allowed.may_subscribe(subjects.percept("edge", "pop1"))
     assert allowed.may_put(subjects.REGISTRY, "pop1")
     assert not allowed.follow, "an agent has no business with what others recorded"
 
@@ -68,12 +64,6 @@ def test_nobody_calls_in_a_role_that_is_not_its_own(me: str, role: Role) -> None
     for claimed in Role:
         called = allowed.may_publish(subjects.call("edge", "pop1", "stop", claimed.value, me))
         assert not called or claimed is role
-
-
-def test_only_the_network_tells_percepts() -> None:
-    for role in Role:
-        told = grants(Identity("x", role, "edge")).may_publish(subjects.percept("edge", "pop1"))
-        assert told == (role is Role.NETWORK)
 
 
 @pytest.mark.parametrize("role", [Role.OBSERVER])

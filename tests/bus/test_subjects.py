@@ -41,10 +41,8 @@ def test_what_no_name_was_made_into_is_refused(part: str) -> None:
 def test_the_speaker_stands_where_the_kind_says() -> None:
     assert subjects.speaker(subjects.message("edge", "pop2", "pop.1")) == "pop.1"
     assert subjects.speaker(subjects.event("edge", "pop1", "goal.ended")) == "pop1"
-    assert subjects.speaker(subjects.act("edge", "pop1")) == "pop1"
     assert subjects.speaker(subjects.call("edge", "history", "find", "operator", "op")) == "op"
     assert subjects.speaker(subjects.announcement("edge", "net", "a.b")) == "net"
-    assert subjects.speaker(subjects.percept("edge", "pop1")) is None
     assert subjects.speaker("other.subject") is None
     assert subjects.speaker("phx.edge.call.history") is None
 
@@ -54,7 +52,11 @@ def test_the_parts_of_a_call_are_read_from_its_subject(parts: tuple[str, str, st
     subject = subjects.call("edge", *parts)
     assert subjects.call_parts(subject) == parts
     assert subjects.matches(subjects.calls("edge", parts[0]), subject)
-    for other in (f"{subject}.x", subject.rpartition(".")[0], subjects.act("edge", parts[0])):
+    for other in (
+        f"{subject}.x",
+        subject.rpartition(".")[0],
+        subjects.message("edge", parts[0], "a"),
+    ):
         with pytest.raises(ValueError, match="no subject of a call"):
             subjects.call_parts(other)
 

@@ -54,13 +54,11 @@ def grants(identity: Identity) -> Grants:
                 publish=(
                     pattern(domain, "msg", "*", me),
                     own_events,
-                    pattern(domain, "act", me),
                     own_calls,
                     own_news,
                 ),
                 subscribe=(
                     pattern(domain, "msg", me, "*"),
-                    pattern(domain, "percept", me),
                     called,
                     news,
                 ),
@@ -69,8 +67,8 @@ def grants(identity: Identity) -> Grants:
             )
         case Role.NETWORK:
             return Grants(
-                publish=(pattern(domain, "percept", "*"), own_events, own_news),
-                subscribe=(pattern(domain, "act", "*"), called, news),
+                publish=(own_events, own_news),
+                subscribe=(called, news),
                 put=own_entry,
                 watch=(REGISTRY,),
             )

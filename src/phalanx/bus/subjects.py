@@ -9,16 +9,13 @@ subject (behind ``phx.<domain>.``)        speaker     what goes over it
 ========================================  ==========  =========================================
 ``msg.<receiver>.<sender>``               sender      messages between agents
 ``evt.<agent>.<kind…>``                   agent       events of the log of causes
-``act.<pop>``                             pop         what an agent asks of the infrastructure
-``percept.<pop>``                         network     what the infrastructure tells unasked
 ``call.<provider>.<op>.<role>.<caller>``  caller      an operation of a service
 ``pub.<publisher>.<topic…>``              publisher   announcements
 ``ans.<caller>.<provider>.<id>``          provider    the answer to a call
-``done.<pop>.<id>``                       network     the answer to an ``act``
 ========================================  ==========  =========================================
 
 In a call the speaker's role stands before its name: the broker lets no caller use another
-one, so that a service can let in roles without knowing names. The last two follow from the
+one, so that a service can let in roles without knowing names. The last follows from the
 subject of the request (``answers``): where an answer may go is not for the asker to say.
 """
 
@@ -91,16 +88,6 @@ def event(domain: str, agent: str, kind: str) -> str:
     return _subject(domain, "evt", agent, *kind.split("."))
 
 
-def act(domain: str, pop: str) -> str:
-    """Return the subject of what the agent of ``pop`` asks of the infrastructure."""
-    return _subject(domain, "act", pop)
-
-
-def percept(domain: str, pop: str) -> str:
-    """Return the subject of what the agent of ``pop`` is told by the infrastructure."""
-    return _subject(domain, "percept", pop)
-
-
 def call(domain: str, provider: str, operation: str, role: str, caller: str) -> str:
     """Return the subject of a call of a provider's operation by a caller of this role."""
     return _subject(domain, "call", provider, operation, role, caller)
@@ -144,12 +131,10 @@ def answers(request: str) -> str | None:
     match request.split("."):
         case root, domain, "call", provider, _, _, caller:
             return f"{root}.{domain}.ans.{caller}.{provider}.*"
-        case root, domain, "act", pop:
-            return f"{root}.{domain}.done.{pop}.*"
     return None
 
 
-_SPEAKER = {"msg": 4, "evt": 3, "act": 3, "call": 6, "pub": 3, "ans": 4}
+_SPEAKER = {"msg": 4, "evt": 3, "call": 6, "pub": 3, "ans": 4}
 
 
 def speaker(subject: str) -> str | None:
