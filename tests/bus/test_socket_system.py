@@ -22,7 +22,7 @@ class SocketEnvironment(SimulatedEnvironment):
 
     def __init__(self, speed: float) -> None:
         self.clock: WallClock
-        super().__init__(WallClock(speed))
+        super().__init__(clock=WallClock(speed))
         self.buses: list[SocketBus] = []
 
     def bus(self, context: BuildContext) -> SocketBus:  # type: ignore[override]

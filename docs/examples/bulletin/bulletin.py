@@ -21,7 +21,7 @@ class Bulletin(Capability):
 
     @when(Threat, always=True)
     def make_known(self, me, threat):
-        """Whoever comes to believe in a threat wants it published."""
+        """An agent that comes to believe in a threat wants it published."""
         yield Adopt(want(Published(threat.source)))
 
     @plan(Published)

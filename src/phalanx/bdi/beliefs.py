@@ -80,7 +80,7 @@ class BeliefBase:
         return [p for p, b in self if b.value and b.holder == holder]
 
     def facts(self) -> tuple[Fact, ...]:
-        """Return what travels in a cfp: measures that somebody can undo, and what explains them."""
+        """Return what travels in a cfp: measures that an agent can undo, and what explains them."""
         return tuple(
             Fact(p, True, b.holder)
             for p, b in self

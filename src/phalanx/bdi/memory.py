@@ -2,7 +2,7 @@
 
 A memory holds what cannot be found out again: beliefs, the agent's own goals, and what its
 capabilities add (a VNF's instance, a contract). What a plan was just doing is not in it: a plan
-begins anew. Times are those of the agent's clock; whoever restores a memory shifts them to its
+begins anew. Times are those of the agent's clock; restoring a memory shifts them to the new
 own, so the clocks of two lives need not agree.
 """
 

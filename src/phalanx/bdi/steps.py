@@ -108,7 +108,7 @@ class Pause(Struct, frozen=True):
 
 
 class Await(Struct, frozen=True):
-    """Wait until somebody calls ``Agent.resume`` with this key. Result: the value given."""
+    """Wait until ``Agent.resume`` is called with this key. Result: the value given."""
 
     key: str
 

@@ -252,7 +252,7 @@ class MemorySubscription(Struct, eq=False):
     closed: bool = False
 
     def close(self) -> None:
-        """Hear no more; without effect the second time."""
+        """End the subscription; calling it again has no effect."""
         if not self.closed:
             self.closed = True
             self.broker.leave(self)

@@ -20,7 +20,7 @@ from phalanx.runtime.processes.operator import Operator, Survey
 WIDE = 100
 """Terminals with so many columns have room between those of the table."""
 PIPED = 240
-"""Columns where there is no terminal: whoever reads it can cut it."""
+"""Columns where there is no terminal: the reader can cut it."""
 AGAIN_S = 1.0
 """How often those who are watched are asked."""
 _STYLES = {

@@ -105,7 +105,7 @@ class _Leaving:
     def ask(self, name: str) -> None:
         """Ask one to go; what it records from then on is told."""
         self._open[name] = {}
-        with suppress(NotPermittedError):  # whoever may not hear of it may not do it either
+        with suppress(NotPermittedError):  # an identity that may not read it may not do it either
             self._connected.hear(name, partial(self._heard, name))
         say(out, f"{name} is asked to {'end' if self._now else 'hand over and leave'}")
         if self._now:

@@ -5,14 +5,16 @@ PhalanxError
 ├── LogError                an event log is not usable
 ├── StoreError              the event store cannot be reached or written
 │   └── ClaimedError        another orchestrator works on the service (orchestration.journal)
+├── DetectorError           a detector is unknown or cannot be loaded (analytics.detectors)
 ├── CaptureError            a recorded capture is not usable (analytics.capture)
 ├── MemoryUnusable          what an agent remembers cannot be taken up (bdi.memory)
 ├── WireError               a message came in that is none (bus.wire)
 ├── IdentityError           a certificate, a key or an authority is refused (identity)
-├── BrokerError           the broker cannot be reached, or refuses (bus.client)
+├── BrokerError             the broker cannot be reached, or refuses (bus.client)
 │   ├── NotPermittedError   the identity may not do this
 │   └── ProtocolError       a NATS server said what is no NATS (bus.nats.protocol)
-├── EnvelopeError           something is no CloudEvent, or none of ours (fabric.times)
+├── EnvelopeError           something is no CloudEvent, or none of ours (fabric.envelope)
+├── PackingError            octets are no action or percept (infrastructure.remote)
 ├── RegistrationError       octets are no registration (fabric.registration)
 ├── TracingError            traces cannot be exported (fabric.tracing)
 ├── PlacementError          no pipeline keeps the needs of a service (orchestration.mlfo)
@@ -20,7 +22,7 @@ PhalanxError
 │   └── BusyError           it cannot do it now; it may be tried again
 ├── WorkflowError           a change of a service did not come to its end (orchestration.workflow)
 │   └── RolledBackError     it failed for good; everything is as it was before
-├── TransientFault            something did not work now, and may in a moment
+├── TransientFault          something did not work now, and may in a moment
 ├── NotAvailableError       nobody here does this step of the workflow
 ├── ImageError              the image of a VNF is unusable (infrastructure.linux.images)
 ├── TaskError               the Linux driver could not do what was asked (…linux.tasks)
@@ -28,7 +30,7 @@ PhalanxError
 ├── KernelError             this machine does not do what a run needs (infrastructure.linux.kernel)
 └── OverlayError            the agents' network cannot be set up or changed (…linux.overlay_node)
 
-What an agent asks of the network in vain is no error: it is answered with a reason
+A request that the network refuses is no error: it is answered with a reason
 (``domain.actions.Failed``), and the log keeps it.
 """
 

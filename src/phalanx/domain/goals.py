@@ -22,7 +22,7 @@ class Predicate(Struct, frozen=True, tag=True):
     at_tap: ClassVar[bool] = False
     """Whether only the agent at the tap of the traffic can make it true."""
     travels: ClassVar[bool] = False
-    """Whether a call for proposals carries such beliefs along to whoever will do the work."""
+    """Whether a call for proposals carries such beliefs along to the winner."""
     classes: ClassVar[int] = 0
     """How many classes of predicates were made so far."""
 

@@ -133,7 +133,7 @@ class Return(Struct, frozen=True, tag=True):
     """Content of a query-ref: I am back with my memory; what of it is yours now."""
 
     goals: tuple[OpenGoal, ...] = ()
-    """What the sender pursues, unless somebody took it over."""
+    """What the sender pursues, unless another agent took it over."""
     contracts: tuple[str, ...] = ()
     """Conversations in which it works for the receiver, unless that gave the work to another."""
     measures: tuple[Predicate, ...] = ()

@@ -29,7 +29,7 @@ class ConnectionFlood(Predicate, frozen=True):
 
 
 class Monitored(Predicate, frozen=True):
-    """Somebody watches ``link``; a standing goal, never finished."""
+    """An agent watches ``link``; a standing goal, never finished."""
 
     link: LinkId
     threshold_mb_s: float

@@ -1,6 +1,6 @@
 """Operations: what may be invoked, with typed requests and answers; those of every agent.
 
-The structs are the contract between ``phalanx status`` (and whoever else calls) and the
+The structs are the contract between ``phalanx status`` (and other callers) and the
 process of an agent, which carries the operations out.
 """
 

@@ -162,7 +162,7 @@ class _Kept(Struct, frozen=True):
 
 
 class Provider:
-    """Serves operations of one identity, to whom ``check`` lets in.
+    """Serves operations of one identity to the callers that ``check`` allows.
 
     Args:
         exchange: of the provider.

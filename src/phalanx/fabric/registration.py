@@ -90,7 +90,7 @@ class ServiceState(Enum):
 
 
 DECLARED = (ServiceState.STARTING, ServiceState.SERVING, ServiceState.DRAINING)
-"""What an owner may say of itself; the others are found by whoever watches."""
+"""What an owner may say of itself; the other states are found by those that watch."""
 
 
 class HealthStatus(Enum):

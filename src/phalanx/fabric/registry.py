@@ -1,4 +1,4 @@
-"""The registry: a live directory for whoever looks, and the keeper of one's own entry.
+"""The registry: a live directory, and what keeps an identity's own entry in it.
 
 Both are thin shells over the table ``registry`` of an exchange. Each owner writes its own key,
 which the broker lets nobody else write, so the registry has no server that could fail or lie.

@@ -128,7 +128,7 @@ class JournalNote(Struct, frozen=True):
 
 
 class Claim:
-    """The right to change one service, until ``release`` or until somebody takes it over.
+    """The right to change one service, until ``release`` or a takeover by another orchestrator.
 
     Raises:
         ClaimedError: by all of its methods, if the service was taken over: whatever this

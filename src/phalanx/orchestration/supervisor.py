@@ -1,7 +1,7 @@
 """Keeping a service as its journal says: what has died is started again, until it is removed.
 
-Nothing but the journal is remembered, so whoever keeps a service may be killed at any moment
-and started again: it looks at the processes, and goes on. Whoever changes the service goes
+Nothing but the journal is remembered, so a supervisor may be killed at any moment
+and started again: it looks at the processes, and goes on. A command that changes the service goes
 first; while a change is on its way nothing is touched.
 """
 

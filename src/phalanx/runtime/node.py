@@ -44,7 +44,7 @@ class Node:
         """Make a node that does nothing before ``start`` or ``restore``.
 
         Args:
-            agent: whom to run.
+            agent: the agent to run.
             clock: its time.
             bus: its messages.
             infrastructure: its PoP.

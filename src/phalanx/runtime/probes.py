@@ -65,7 +65,7 @@ class Probes:
         return AgentCounters(self._sent, self._delivered)
 
     def peers(self) -> tuple[str, ...]:
-        """Return whom the bus was configured with; see ``Bus``."""
+        """Return the peers that the bus was configured with; see ``Bus``."""
         return self._bus.peers()
 
     def probe(self, peer: str, within_s: float, reached: Reached) -> None:

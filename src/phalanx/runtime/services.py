@@ -247,7 +247,7 @@ class BusWatcher:
         return [event for event in events if outcomes.get(event.id, "") is None]
 
     def close(self) -> None:
-        """Give the connection back; whoever asks for something again connects anew."""
+        """Give the connection back; the next request connects anew."""
         if self._operator is not None:
             self._operator.close()
             self._operator = None

@@ -388,7 +388,7 @@ class History:
     def metrics(
         self, run: str, name: str, query: EventQuery = ALL, **labels: str
     ) -> Iterator[Measurement]:
-        """Yield the figures of one name by time, whoever measured them.
+        """Yield the figures of one name by time, of all agents that measured them.
 
         Args:
             run: its name.

@@ -22,7 +22,7 @@ _CHUNK = 1 << 16
 def build_images(vnfds: Mapping[str, Vnfd], folder: Path) -> dict[tuple[str, str], VnfImage]:
     """Build the image of each VNF into ``folder``; by name and version.
 
-    The digests stay with whoever builds: a PoP checks what it downloads against them.
+    The digests stay with the builder: a PoP checks what it downloads against them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return {(vnfd.name, vnfd.version): build(vnfd, folder) for vnfd in vnfds.values()}

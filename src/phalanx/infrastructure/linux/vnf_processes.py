@@ -491,7 +491,7 @@ class VnfProcesses:
             raise TaskError(f"instance {instance} does not run")
         asked = self._clock.loop.time()
         async with process.lock:
-            if process.silent > asked:  # one after the other, all would wait in vain
+            if process.silent > asked:  # one after the other, each would wait for its time-out
                 raise SilentError(f"the VNF does not answer {method} {resource}: nor others before")
             try:
                 return await self.ask(instance, method, resource, body() if body else None)

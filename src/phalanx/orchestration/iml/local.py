@@ -86,7 +86,7 @@ class SiteProcess(Struct, frozen=True):
 class Slot:
     """A place for one process, in a folder of its own.
 
-    Whoever starts the process holds the file ``lock``, and the process inherits the hold: even
+    The starter of the process holds the file ``lock``, and the process inherits the hold: even
     if its starter is killed in between, the place is taken as long as the process lives. The
     process writes down its number itself, so that it is never there without one for long.
     """

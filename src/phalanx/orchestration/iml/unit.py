@@ -54,7 +54,7 @@ class Running(Struct, frozen=True):
 class Iml(Protocol):
     """Starts and stops units at one site; each call may be repeated without harm.
 
-    ``fence`` is the fencing number of whoever calls: an order older than the last one for the
+    ``fence`` is the fencing number of the caller: an order older than the last one for the
     unit is refused (``ImlError``).
 
     Raises:

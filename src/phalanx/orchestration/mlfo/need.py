@@ -1,4 +1,4 @@
-"""What a service asks of the MLFO: VNFs to be guarded, who neighbours whom, limits, sites.
+"""What a service asks of the MLFO: VNFs to be guarded, which are neighbours, limits, sites.
 
 Two guarded VNFs are neighbours if they share a virtual link of the service, other than one for
 management; a link whose traffic a forwarding graph orders makes neighbours along the paths of

@@ -266,7 +266,7 @@ class Actions:
         return ""
 
     def _revocations(self, _: str) -> str:
-        """Hand those that stay the list of whom to believe no more."""
+        """Hand those that stay the list of identities that are revoked."""
         fresh = self._context.membership.revocations()
         files = {f"{FILES_OF_IDENTITY}/{name}": octets for name, octets in fresh.items()}
         for member in self._made.members:

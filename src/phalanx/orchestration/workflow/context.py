@@ -115,7 +115,7 @@ class Watcher(Protocol):
         """Send events to where all events go; return those that have arrived."""
 
     def close(self) -> None:
-        """Give the connection back; whoever asks for something again connects anew."""
+        """Give the connection back; the next request connects anew."""
 
 
 class StepRetryPolicy(Struct, frozen=True):

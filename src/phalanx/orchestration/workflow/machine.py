@@ -192,7 +192,7 @@ class Workflow:
             try:
                 return work()
             except PhalanxError as error:
-                self._claim.beat()  # and not on, if somebody else took over
+                self._claim.beat()  # and stop if another orchestrator took over
                 if left == 0 or not is_transient(error):
                     return str(error)
                 self._tell(step, "again", place, of, str(error))

@@ -309,7 +309,7 @@ class WorkflowStep(Struct, frozen=True):
     kind: str
     """What is done; see ``actions``."""
     subject: str = ""
-    """To whom: the name of a member, or of a step of trust."""
+    """What it concerns: the name of a member, or of a step of trust."""
 
     @property
     def name(self) -> str:

@@ -110,7 +110,7 @@ class Brokers:
     def reload(self) -> tuple[str, ...]:
         """Tell those that run who belongs to the domain now; return their names.
 
-        Whoever was revoked is cut off there, and the brokers show their own certificates as they
+        Revoked identities are cut off there, and the brokers show their own certificates as they
         are now.
 
         Raises:

@@ -184,7 +184,7 @@ class Domain:
             folder: the directory.
             spec: the domain.
             time: the time of day.
-            passphrase: seals the authority's key; None: whoever has its file can use it.
+            passphrase: seals the authority's key; None: anyone with its file can use it.
 
         Raises:
             IdentityError: if there is something already, it cannot be written, or the
@@ -260,7 +260,7 @@ class Domain:
             identity = Identity(name, role, self.spec.name)
         except ValueError as error:
             raise ScenarioError(str(error)) from None
-        authority = self._authority()  # which may wait for somebody to type
+        authority = self._authority()  # which may wait for a passphrase to be typed
         with self.alone():
             self._check_free(name)
             path, all_hosts = self.bundle(name), hosts

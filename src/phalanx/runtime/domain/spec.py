@@ -90,7 +90,7 @@ class BusSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bundle(Struct, frozen=True):
-    """All that a process needs to be somebody in a domain."""
+    """All that a process needs to act under an identity of a domain."""
 
     identity: Identity
     servers: tuple[tuple[str, int], ...]

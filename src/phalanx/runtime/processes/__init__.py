@@ -1,1 +1,1 @@
-"""Processes of their own: an agent, a simulated network, a recorder, and whoever starts them."""
+"""Processes of their own: an agent, a simulated network, a recorder, and what starts them."""

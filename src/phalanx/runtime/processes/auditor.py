@@ -1,6 +1,6 @@
-"""The auditor: tells the domain what the brokers of this machine refuse, and whom they let in.
+"""The auditor: tells the domain what the brokers of this machine refuse, and what they admit.
 
-A broker writes to its log alone whom it did not let in and what it did not let pass. The
+Only the log of a broker says which clients and messages it refused. The
 auditor runs beside it, as long as it does, and makes events of that (``access.refused``), with
 the broker's identity. A recorder has them like all others, wherever it runs.
 
@@ -41,7 +41,7 @@ LOOK_S = 0.5
 FOLDER = "audit"
 """Where the auditor keeps what is not told yet, beside the broker's certificate."""
 UNPROVEN = "?"
-"""Stands before the address of whoever has not proven who it is."""
+"""Stands before the address of a client that has not proven its identity."""
 
 
 class Told(Struct, frozen=True):
@@ -149,7 +149,7 @@ class _Witness:
             self._state.save(msgspec.json.encode(self._told))
 
     def _compare(self, before: frozenset[str] | None) -> frozenset[str]:
-        """Tell whom the broker lets in, or not any more, since ``before``."""
+        """Tell which identities the broker admits, or no longer admits, since ``before``."""
         keys = keys_in(self._server.settings.configuration)
         if before is not None:
             for kind, changed in (

@@ -114,7 +114,7 @@ class Ground:
                 stdout=said,
                 stderr=said,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,  # Ctrl-C is for whoever started the run
+                start_new_session=True,  # Ctrl-C is for the process that started the run
             )
 
     def lives(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A short-lived process with somebody's identity: what the commands of an operator are made of.
+"""A short-lived process under an operator's identity: what the operator's commands are made of.
 
 It keeps nothing, and is not in the registry. What it may do follows from its identity: an
 observer's can look, an operator's can also call.
@@ -135,7 +135,7 @@ class Operator:
 
 
 class Survey:
-    """Who is there and how they are: hears the registry, and asks whoever answers."""
+    """Reads the registry, and asks each agent that answers how it is."""
 
     def __init__(self, operator: Operator) -> None:
         self.answers: dict[str, StatusAnswer] = {}

@@ -224,7 +224,7 @@ class Spans:
 
 
 def event_of(stored: Stored | Delivery, domain: str) -> Event:
-    """Return the event that a stream keeps, or somebody publishes.
+    """Return the event that a stream keeps, or an agent publishes.
 
     Raises:
         EnvelopeError: if it is none, or of another than who sent it.

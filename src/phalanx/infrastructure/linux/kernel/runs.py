@@ -262,7 +262,7 @@ def sweep(run: str) -> Remains:
 def kill(run: str) -> None:
     """Kill the processes of ``run`` without asking, so that they take nothing with them.
 
-    What they have put in force stays, until it runs out or somebody else takes it over.
+    What they have put in force stays, until it runs out or another process takes it over.
     """
     end((process.pid for process in find(run).processes), grace_s=None)
 
