@@ -204,7 +204,7 @@ def beside_the_aim(size: int, measured: dict[str, Measured]) -> None:
     names = [TCP, *(name for name in measured if name not in (TCP, SPADE))]
     steps = [median(measured[name].processor_ms()) for name in names]
     whole = steps[-1]
-    words = ["asyncio and TLS", "the broker's way round", "the bus", "the seal", "the agents"]
+    words = ["asyncio and TLS", "the broker's way round", "the bus and its seal", "the agents"]
     shares = [steps[0], *(after - before for before, after in pairwise(steps))]
     told = ", ".join(
         f"{word} {share / whole:.0%}" for word, share in zip(words, shares, strict=True)

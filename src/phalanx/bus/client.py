@@ -330,4 +330,5 @@ class CheckedClient:
 
     def _refuse(self, reason: str, what: str) -> NoReturn:
         self._counters.refuse(reason)
-        raise NotPermittedError(f"{self._identity.uri} may not {what}")
+        who = f"{self._identity.role.value} {self._identity.name}"
+        raise NotPermittedError(f"{who} may not {what}")
