@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -153,3 +155,23 @@ def test_a_damaged_row_costs_only_itself(tmp_path: Path) -> None:
 def test_the_journal_is_for_its_owner_alone(tmp_path: Path) -> None:
     LeaseJournal(tmp_path / "leases.db")
     assert (tmp_path / "leases.db").stat().st_mode & 0o077 == 0
+
+
+def test_a_journal_that_closes_under_its_writers_ends_them_in_order(tmp_path: Path) -> None:
+    journal = LeaseJournal(tmp_path / "leases.db")
+    began = Barrier(5)
+
+    def write(number: int) -> str:
+        began.wait()
+        for _ in range(10_000):
+            try:
+                journal.put([(entry(f"m{number}"), 60)])
+            except OSError as error:
+                return str(error)
+        return "never closed"
+
+    with ThreadPoolExecutor(4) as threads:
+        ends = [threads.submit(write, number) for number in range(4)]
+        began.wait()
+        journal.close()
+        assert {end.result() for end in ends} == {"the journal of leases is closed"}

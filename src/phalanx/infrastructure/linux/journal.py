@@ -72,6 +72,7 @@ class LeaseJournal:
             raise ValueError(f"{path} is no journal of leases: {error}") from error
         path.chmod(0o600)
         self._lock = Lock()
+        self._closed = False
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def put(self, entries: Iterable[tuple[LeasedMeasure, float]]) -> None:
@@ -133,8 +134,10 @@ class LeaseJournal:
         return found
 
     def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+        """Close the file, once what is being written is written."""
+        with self._lock:
+            self._closed = True
+            self._db.close()
 
     def _until(self, ttl_s: float) -> tuple[str, float, float]:
         boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -143,6 +146,8 @@ class LeaseJournal:
     def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         """Make all changes in one transaction, which costs as much as one change."""
         with self._lock:
+            if self._closed:
+                raise OSError("the journal of leases is closed")
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._db.executemany(statement, rows)
