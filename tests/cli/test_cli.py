@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from phalanx.cli import run as run_module
-from phalanx.cli.main import app, main
+from phalanx.cli.main import VERBS, app
 from phalanx.domain.events import Event
 from phalanx.domain.version import VERSION
 from phalanx.store.jsonl import read_jsonl
@@ -51,20 +51,35 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def words(text: str) -> str:
+    return " ".join(text.replace("│", " ").split())
+
+
 def test_version_and_help() -> None:
     assert phalanx("--version") == (0, f"phalanx {VERSION}\n", "")
     code, out, _ = phalanx("--help")
     assert code == 0
-    for verb in ("run", "validate", "place", "explain", "report", "bench"):
-        assert verb in out
-        assert phalanx(verb, "--help")[0] == 0
+    for verb, line in VERBS.items():
+        assert words(f"{verb} {line}") in words(out)
+        assert line in words(phalanx(verb, "--help")[1])
+    code, _, err = phalanx("explian")
+    assert code == 2
+    assert "Did you mean 'explain'?" in err
 
 
-def test_main_is_the_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["phalanx", "--version"])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 0
+def test_the_list_of_verbs_imports_none() -> None:
+    code = """
+import sys
+from phalanx.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+assert sorted(name for name in sys.modules if name.startswith("phalanx.cli.")) == [
+    "phalanx.cli.main", "phalanx.cli.terminal"
+]
+"""
+    subprocess.run([sys.executable, "-c", code, "--help"], stdout=subprocess.DEVNULL, check=True)
 
 
 def test_validate_says_ok_and_what_there_is() -> None:
@@ -220,6 +235,8 @@ def test_a_report_replaces_no_log(tmp_path: Path, log: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
+        ("--help",),
+        ("explain", "--help"),
         ("run", RING, "--until", "60"),
         ("place", DDOS, "--goal", "linkRateLimited", "--auctioneer", "pop6", "--json"),
     ],
@@ -239,6 +256,17 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, words: tuple[str, .
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert words[0] != "run" or read_jsonl(log)[-1].kind == "run.ended"
+
+
+def test_a_run_whose_function_failed_ends_with_exit_code_1(tmp_path: Path) -> None:
+    example = FOLDER.parent / "docs" / "examples" / "bulletin" / "bulletin.py"
+    broken = tmp_path / "broken.py"
+    broken.write_text(example.read_text().replace("yield Note(", "yield 1 / 0, ("))
+    code, out, err = phalanx("run", RING, "--function", f"{broken}:Bulletin", "--until", "60")
+    assert code == 1
+    assert "finished at 60.0 s" in out, "the defect is contained"
+    assert err.startswith("function failed: bulletin.publish: ")
+    assert "division by zero" in err
 
 
 class CalledError(Exception):

@@ -30,7 +30,7 @@ def agent(config: Config) -> None:
 
 
 def network(config: Config) -> None:
-    """Run the network of a plan, simulated or of real packets, for the agents of its PoPs."""
+    """Run the network of a plan, simulated or real, for the agents of its PoPs."""
     spec = read_spec(NetworkProcessSpec, config)
     started = open_network(spec, lambda line: say(out, line, "dim"))
     _run("network", spec.bus, started.process, started.run)

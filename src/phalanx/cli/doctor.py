@@ -17,7 +17,7 @@ _STYLES = {True: "green", False: "yellow", None: "dim"}
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Show what a run on real packets would find and use here; exit code 1 if it cannot run.
+    """Show what a run on real packets would use here; exit code 1 if it cannot run.
 
     Everything is tried in network namespaces of its own; the machine's network is not touched.
     """

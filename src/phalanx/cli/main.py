@@ -6,34 +6,38 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from phalanx.cli.terminal import Group, out, say
 from phalanx.domain.version import VERSION
 
 VERBS = {
-    "run": "run:run",
-    "guard": "guard:guard",
-    "agent": "agent:agent",
-    "network": "agent:network",
-    "recorder": "agent:recorder",
-    "status": "status:status",
-    "logs": "logs:logs",
-    "stop": "stop:stop",
-    "beliefs": "beliefs:beliefs",
-    "inventory": "beliefs:inventory",
-    "validate": "validate:validate",
-    "place": "place:place",
-    "explain": "explain:explain",
-    "report": "report:report",
-    "detect": "detect:detect",
-    "bench": "bench:bench",
-    "doctor": "doctor:doctor",
-    "clean": "clean:clean",
-    "history": "history:app",
-    "domain": "domain:app",
-    "service": "service:app",
+    "run": "Run a scenario; print what happens, and its figures at the end.",
+    "guard": "Guard the hosts behind this machine's interfaces until stopped.",
+    "agent": "Run one agent until it is told to leave (SIGTERM) or to stop (SIGINT).",
+    "network": "Run the network of a plan, simulated or real, for the agents of its PoPs.",
+    "recorder": "Record the events of a domain in a store.",
+    "status": "Show the processes of a domain, how they are, and whether all is well.",
+    "logs": "Show what happened in a domain, one event a line, with the time of its receipt.",
+    "stop": "Make agents hand over their work and leave; print how it goes until they are gone.",
+    "beliefs": "Show what an agent believes now.",
+    "inventory": "Show the VNFs that an agent runs and the measures that it keeps in force.",
+    "validate": "Check a scenario file and print what it holds.",
+    "place": "Show what every agent would bid for a goal, and who would win. Nothing is run.",
+    "explain": "Show the chain of causes that led to an event, from the log alone.",
+    "report": "Write the report on a run as one self-contained HTML page.",
+    "detect": "Find attacks in a recorded capture: targets, sources, confidence and reasons.",
+    "bench": "Run the benchmarks of a source checkout.",
+    "doctor": "Show what a run on real packets would use here; exit code 1 if it cannot run.",
+    "clean": "Remove what ended runs left: processes, namespaces, rules, control groups, folders.",
+    "history": "Ask a store what happened, who decided it and why; retire what is old.",
+    "domain": "Make a domain, manage its identities, and run its brokers.",
+    "service": "Deploy the agents that guard a network service, change them, remove them.",
 }
-"""Where each verb is: a module of this package and a function or a group of verbs in it."""
+"""The verbs and their lines in the list of them: listing them imports none."""
+
+MODULES = {"network": "agent", "recorder": "agent", "inventory": "beliefs"}
+"""Where verbs are whose module has another name."""
 
 
 class VerbGroup(Group):
@@ -46,22 +50,29 @@ class VerbGroup(Group):
     def get_command(self, _ctx: Any, cmd_name: str) -> Any:
         """Return a verb by name; None if there is none."""
         if cmd_name in VERBS and cmd_name not in self.commands:
-            module, _, name = VERBS[cmd_name].partition(":")
-            app = getattr(import_module(f"phalanx.cli.{module}"), name)
-            if not isinstance(app, typer.Typer):
-                verb, app = app, typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-                app.command()(verb)
+            module = import_module(f"phalanx.cli.{MODULES.get(cmd_name, cmd_name)}")
+            app = getattr(module, "app", None)
+            if app is None:
+                app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+                app.command()(getattr(module, cmd_name))
             command = typer.main.get_command(app)
             command.name = cmd_name
             self.commands[cmd_name] = command
         return self.commands.get(cmd_name)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """List the verbs."""
+        self._name_only()
+        super().format_help(ctx, formatter)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the verb that ``args`` begin with; an unknown one is refused with a suggestion."""
         if args[0] not in VERBS:
-            for name in VERBS:
-                self.get_command(ctx, name)
+            self._name_only()
         return super().resolve_command(ctx, args)
+
+    def _name_only(self) -> None:
+        self.commands = {name: TyperCommand(name, help=line) for name, line in VERBS.items()}
 
 
 app = typer.Typer(
@@ -91,4 +102,9 @@ def _options(
 
 def main() -> None:
     """Run the command line; bad input ends it with exit code 2 and one line on stderr."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            raise SystemExit(0) from None  # the reader has what it wanted, as in ``| head``
+        raise

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.cli.bus_options import Bus, DomainFolder, operator, unknown
-from phalanx.cli.terminal import AsJson, counted, err, out
+from phalanx.cli.terminal import AsJson, counted, emit, err, out
 from phalanx.fabric.registration import END_TO_END
 from phalanx.fabric.status import OverallStatus, StatusReport, StatusRow, report, to_json
 from phalanx.runtime.processes.operator import Operator, Survey
@@ -88,7 +88,7 @@ class _View:
         self._settle()
         found = self._report()
         if self._as_json:
-            typer.echo(to_json(found).decode())
+            emit(to_json(found).decode())
         else:
             width = None if out.is_terminal else PIPED
             out.print(view(found, whole=not self._only), width=width, crop=False)
@@ -99,11 +99,12 @@ class _View:
         with suppress(KeyboardInterrupt):
             self._settle()
             if self._as_json:
-                while True:
-                    typer.echo(to_json(self._report(), indent=0).decode())
+                while not out.quiet:
+                    emit(to_json(self._report(), indent=0).decode())
                     self._ask_again()
+                return
             with Live(console=out, auto_refresh=False) as live:
-                while True:
+                while not out.quiet:
                     live.update(self._live(), refresh=True)
                     self._ask_again()
 
