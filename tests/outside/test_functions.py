@@ -136,7 +136,7 @@ def test_the_image_of_a_function_holds_its_file_and_runs_its_program(tmp_path: P
     process = subprocess.Popen([sys.executable, "-I", image.path, *words], cwd=tmp_path)
     try:
         until = time.monotonic() + 20
-        while not note.exists() and time.monotonic() < until:
+        while not (note.exists() and note.read_text()) and time.monotonic() < until:
             time.sleep(0.01)
         assert note.read_text() == "phx_00000001"
     finally:
