@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from phalanx.domain.errors import PhalanxError, ScenarioError
+from phalanx.fabric.calls import CallError
+from phalanx.fabric.operations import STATUS, StatusRequest
 from phalanx.identity import IdentityError, Trust, fingerprint, read_certificate
 from phalanx.identity.names import Identity, Role
 from phalanx.runtime.domain import (
@@ -26,7 +29,9 @@ from phalanx.runtime.domain import (
     read_domain,
     split_server,
 )
+from phalanx.runtime.domain.brokers import Brokers
 from phalanx.runtime.domain.spec import domain_text
+from phalanx.runtime.processes.operator import Operator
 
 SPEC = DomainSpec("edge", (BrokerSpec("broker1", "127.0.0.1", 4222),))
 
@@ -336,3 +341,37 @@ def test_servers_are_split_or_refused(text: str) -> None:
 )
 def test_servers_are_split(text: str, server: tuple[str, int]) -> None:
     assert split_server(text, "here") == server
+
+
+POSTBOX = """
+from phalanx.bus.memory_broker import MemoryBroker
+
+urls = []
+
+
+def open_postbox(url, clock):
+    urls.append(url)
+    return MemoryBroker(clock)
+"""
+
+
+def test_a_domain_may_be_carried_by_a_transport_of_another_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "postbox-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "postbox.py").write_text(POSTBOX)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: postbox\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[phalanx.transports]\npostbox = postbox:open_postbox\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    domain = Domain.create(tmp_path / "edge", replace(SPEC, transport="postbox"))
+    try:
+        assert Domain.open(domain.folder).spec == domain.spec
+        with Operator(domain.bundle("operator")) as operator:
+            answer = operator.call("pop1", STATUS, StatusRequest())
+        assert isinstance(answer, CallError)
+        assert sys.modules["postbox"].urls == ["postbox://127.0.0.1:4222"]
+    finally:
+        sys.modules.pop("postbox", None)
+    with pytest.raises(IdentityError, match="its transport is postbox, whose brokers are not st"):
+        Brokers(domain)

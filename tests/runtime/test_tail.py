@@ -28,8 +28,8 @@ class Lab(Operator):
         self.identity = EYE
         exchange = self.hub.join(EYE)
         self.complaints: list[Callable[[str], None]] = []
-        exchange.on_error = self.complaints.append  # type: ignore[attr-defined]  # as NATS has it
-        self.exchange = exchange  # type: ignore[assignment]  # likewise
+        exchange.on_error = self.complaints.append  # type: ignore[method-assign]
+        self.exchange = exchange
         self.agent = self.hub.join(Identity("pop1", Role.AGENT, DOMAIN))
         self.told: list[str] = []
 

@@ -130,6 +130,9 @@ class BrokerClient(Protocol):
     def connected(self) -> bool:
         """Whether what is sent now goes out now; if not, it waits, up to a bound."""
 
+    def on_error(self, handler: Callable[[str], None]) -> None:
+        """Tell ``handler`` what a broker refused, and why there is no connection."""
+
     def on_change(self, handler: Callable[[bool], None]) -> None:
         """Tell ``handler`` whether it is connected whenever that changes."""
 
@@ -252,6 +255,17 @@ class BrokerClient(Protocol):
 
     def close(self) -> None:
         """Send what waits, then hear and say no more; without effect the second time."""
+
+    def ready(self, within_s: float = 10.0) -> None:
+        """Run the clock until there is a connection; for the start of a command.
+
+        Raises:
+            BrokerError: if there is none in time; it goes on trying all the same.
+
+        """
+
+    def finish(self, within_s: float = 5.0) -> None:
+        """Run the clock until what waits is out, then close; for the end of a process."""
 
 
 class CheckedClient:

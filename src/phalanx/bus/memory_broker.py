@@ -74,6 +74,16 @@ class MemoryClient(CheckedClient):
         self._on_change: list[Callable[[bool], None]] = []
         self._closed = False
 
+    def on_error(self, handler: Callable[[str], None]) -> None:
+        """Do nothing: what is refused is refused by the call, and no connection fails."""
+
+    def ready(self, within_s: float = 10.0) -> None:
+        """Return at once: it is connected from the start."""
+
+    def finish(self, within_s: float = 5.0) -> None:  # noqa: ARG002  nothing is on its way
+        """End it."""
+        self.close()
+
     def on_change(self, handler: Callable[[bool], None]) -> None:
         """Tell ``handler`` whether it is connected whenever that changes."""
         self._on_change.append(handler)

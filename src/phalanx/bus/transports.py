@@ -40,7 +40,7 @@ class Access(Struct, frozen=True):
     secret: bytes | None = None
     """Octets that are known to the identity alone and stay the same after a restart."""
     deaf_s: float | None = None
-    """Seconds for which a server may be silent; None: as the transport has it."""
+    """Seconds for which a server may be silent at most; None: as the transport has it."""
 
 
 class Broker(Protocol):

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from phalanx.bus.nats import NatsClient
 from phalanx.cli.terminal import err, out, say
 from phalanx.runtime.processes.agent import open_agent
 from phalanx.runtime.processes.network import open_network
@@ -77,5 +76,4 @@ def _watch_connection(process: Process, bus: str) -> None:
             say(err, f"no connection to a broker of {bus}; tries go on: {reason}", "yellow")
 
     client.on_change(changed)
-    if isinstance(client, NatsClient):
-        client.on_error(failed)
+    client.on_error(failed)

@@ -284,7 +284,7 @@ class NatsServers:
             self._servers,
             access.tls,
             secret=access.secret,
-            deaf_s=DEAF_S if access.deaf_s is None else access.deaf_s,
+            deaf_s=DEAF_S if access.deaf_s is None else min(DEAF_S, access.deaf_s),
         )
 
 

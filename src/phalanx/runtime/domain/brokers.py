@@ -34,13 +34,18 @@ class Brokers:
         names: which of them; none: all whose address is one of this machine's.
 
     Raises:
-        IdentityError: if one has no certificate, there is none of a name, or none is of this
-            machine.
+        IdentityError: if one has no certificate, there is none of a name, none is of this
+            machine, or they are not NATS servers.
 
     """
 
     def __init__(self, domain: Domain, names: Sequence[str] = ()) -> None:
         self.domain = domain
+        if domain.spec.transport != "nats":
+            raise IdentityError(
+                f"{domain.folder}: its transport is {domain.spec.transport}, whose brokers are "
+                "not started here"
+            )
         known = {broker.name: broker for broker in domain.spec.brokers}
         for name in names:
             if name not in known:

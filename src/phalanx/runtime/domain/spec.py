@@ -24,6 +24,11 @@ RESERVED = ("operator", "recorder")
 """Identities that every domain has from the beginning; their roles have the same names."""
 
 
+def server_text(host: str, port: int) -> str:
+    """Return ``HOST:PORT``, or ``[IPv6]:PORT``."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class BrokerSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A broker: where the agents reach it, and the other brokers."""
 
@@ -49,7 +54,7 @@ class BrokerSpec(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def server(self) -> str:
         """Where agents connect to, as it stands in their files."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return server_text(self.host, self.port)
 
 
 class LimitsSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,6 +68,10 @@ class LimitsSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Size from which on the oldest events are dropped, at each broker that keeps them."""
 
 
+Transport = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9+.-]*\Z", max_length=64)]
+"""Scheme of a transport: ``nats``, or one of another package (``phalanx.bus.transports``)."""
+
+
 class DomainSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A domain: the set of agents that work together, and their brokers."""
 
@@ -72,6 +81,8 @@ class DomainSpec(Struct, frozen=True, forbid_unknown_fields=True):
     certificate_days: Annotated[int, Meta(ge=1, le=3650)] = DAYS
     """How long certificates are valid."""
     limits: LimitsSpec = LimitsSpec()
+    transport: Transport = "nats"
+    """What carries it. Brokers of another transport are started by their own means."""
 
 
 class BusSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,6 +98,7 @@ class BusSpec(Struct, frozen=True, forbid_unknown_fields=True):
     authority: FileName = "ca.pem"
     revoked: FileName = "crl.pem"
     """Certificates that were taken back; no such file: none were."""
+    transport: Transport = "nats"
 
 
 class Bundle(Struct, frozen=True):
@@ -96,6 +108,12 @@ class Bundle(Struct, frozen=True):
     servers: tuple[tuple[str, int], ...]
     """(host, port) of each broker."""
     live: LiveCredentials
+    transport: str = "nats"
+
+    @property
+    def url(self) -> str:
+        """The brokers, as ``open_broker`` takes them."""
+        return f"{self.transport}://{','.join(server_text(*server) for server in self.servers)}"
 
     @property
     def credentials(self) -> Credentials:
@@ -155,7 +173,7 @@ def read_bundle(path: Path) -> Bundle:
         split_server(server, f"{path}: servers[{place}]")
         for place, server in enumerate(spec.servers)
     )
-    return Bundle(identity, servers, live)
+    return Bundle(identity, servers, live, spec.transport)
 
 
 def split_server(text: str, where: str) -> tuple[str, int]:
@@ -186,6 +204,7 @@ def domain_text(spec: DomainSpec) -> str:
         "# After a change of the brokers: phalanx domain add, then phalanx domain up.",
         f"name = {_quoted(spec.name)}",
         f"certificate_days = {spec.certificate_days}",
+        *_transport_lines(spec),
     ]
     for broker in spec.brokers:
         lines += [
@@ -218,7 +237,8 @@ def bus_text(identity: Identity, spec: DomainSpec) -> str:
         f"name = {_quoted(identity.name)}\n"
         f"role = {_quoted(identity.role.value)}\n"
         f"servers = [{servers}]\n"
-        'certificate = "cert.pem"\n'
+        + "".join(f"{line}\n" for line in _transport_lines(spec))
+        + 'certificate = "cert.pem"\n'
         'key = "key.pem"\n'
         'authority = "ca.pem"\n'
         'revoked = "crl.pem"\n'
@@ -260,6 +280,10 @@ def _check(spec: DomainSpec, name: str) -> None:
             if use in seen:
                 raise ScenarioError(f"{name}: {field}: {use} is taken by {seen[use]}")
             seen[use] = field
+
+
+def _transport_lines(spec: DomainSpec) -> list[str]:
+    return [] if spec.transport == "nats" else [f"transport = {_quoted(spec.transport)}"]
 
 
 def _quoted(text: str) -> str:

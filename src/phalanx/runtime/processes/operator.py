@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,6 @@ from msgspec import Struct
 
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerError, CaughtUp, Delivery, Stored
-from phalanx.bus.nats import NatsClient
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event
@@ -27,9 +26,9 @@ from phalanx.fabric.directory import RegistryChange, RegistryEntry
 from phalanx.fabric.envelope import EnvelopeError
 from phalanx.fabric.operations import STATUS, Operation, StatusAnswer, StatusRequest
 from phalanx.fabric.registry import Registry
-from phalanx.identity import Files, tls_context
 from phalanx.runtime.domain import read_bundle
 from phalanx.runtime.domain.directory import BUS_FILE, DOMAIN_FILE
+from phalanx.runtime.processes.process import connected
 from phalanx.runtime.processes.recorder import event_of
 
 CALL_S = 5.0
@@ -77,10 +76,11 @@ class Operator:
     def __init__(self, bus: Path) -> None:
         path = bus / BUS_FILE if bus.is_dir() else bus
         bundle = read_bundle(path)
-        tls = tls_context(Files.of(path.parent))
         self.identity = bundle.identity
         self.clock = WallClock()
-        self.exchange = NatsClient(bundle.identity, self.clock, bundle.servers, tls)
+        self._stack = ExitStack()
+        self._stack.callback(self.clock.close)
+        self.exchange = self._stack.enter_context(connected(bundle, self.clock, flush_s=1.0))
         self.client = CallClient(self.exchange, self.clock, life=secrets.token_hex(4))
 
     def __enter__(self) -> Self:
@@ -101,8 +101,7 @@ class Operator:
 
     def close(self) -> None:
         """Say what waits to be said, and end the connection."""
-        self.exchange.finish(within_s=1.0)
-        self.clock.close()
+        self._stack.close()
 
     def until(self, true: Callable[[], bool], within_s: float) -> bool:
         """Run until ``true`` holds, and say whether it does; what a handler raises comes out."""

@@ -14,8 +14,7 @@ from typing import Any
 
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerClient
-from phalanx.bus.nats import NatsClient
-from phalanx.bus.nats.connection import DEAF_S
+from phalanx.bus.transports import Access, open_broker
 from phalanx.clock import Clock, Timer
 from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Event, Recorder
@@ -307,9 +306,7 @@ class Process:
         """What ``process.ended`` says besides."""
         policy = STANDARD_POLICY if spec.access is None else load_policy(spec.access)
         self._speed = speed = 1.0 if spec.run is None else spec.run.speed
-        deaf_s = DEAF_S
-        if silence_s is not None:
-            deaf_s = min(DEAF_S, max(LEAST_DEAF_S, silence_s / 2 / speed))
+        deaf_s = None if silence_s is None else max(LEAST_DEAF_S, silence_s / 2 / speed)
         self._stack = ExitStack()
         self._on_signal: dict[signal.Signals, Callable[[], None]] = {}
         self.clock = clock = run_clock(spec.run)
@@ -415,24 +412,24 @@ class Process:
 
 
 @contextmanager
-def connected(bundle: Bundle, clock: WallClock, deaf_s: float = DEAF_S) -> Iterator[BrokerClient]:
+def connected(
+    bundle: Bundle, clock: WallClock, deaf_s: float | None = None, *, flush_s: float = FLUSH_S
+) -> Iterator[BrokerClient]:
     """Have a client of an identity, which connects as soon as the clock runs.
 
-    Another broker is tried after ``deaf_s`` real seconds of silence. What waits to be sent at
-    the end is sent, if there is a connection.
+    Another broker is tried after ``deaf_s`` real seconds of silence, at most. What waits to be
+    sent at the end is sent within ``flush_s`` real seconds, if there is a connection.
+
+    Raises:
+        BrokerError: if the transport of its ``bus.toml`` is not installed, or refuses the servers.
+
     """
-    client = NatsClient(
-        bundle.identity,
-        clock,
-        bundle.servers,
-        bundle.live.tls,
-        secret=bundle.credentials.secret,
-        deaf_s=deaf_s,
-    )
+    access = Access(bundle.live.tls, bundle.credentials.secret, deaf_s)
+    client = open_broker(bundle.url, clock).join(bundle.identity, access)
     try:
         yield client
     finally:
-        client.finish()
+        client.finish(flush_s)
 
 
 def bundle_of(spec: ProcessSpec, role: Role) -> Bundle:
