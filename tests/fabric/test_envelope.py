@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -16,12 +17,9 @@ from phalanx.domain.events import Event
 from phalanx.fabric.envelope import (
     Envelope,
     EnvelopeError,
-    format_time,
     from_event,
     from_headers,
     from_json,
-    kind_of,
-    parse_time,
     source,
     speaker,
     to_event,
@@ -30,29 +28,23 @@ from phalanx.fabric.envelope import (
 )
 
 TEXT = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=20)
-ATTRIBUTES = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=20).filter(
-    lambda name: (
-        name
-        not in {"specversion", "id", "source", "type", "time", "subject", "datacontenttype"}
-        | {"dataschema", "data"}
-    )
-)
+NUMBERS = st.none() | st.integers(0, 2**31)
 JSONS = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e9, 1e9) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
-ENVELOPES = st.builds(
+CALLS = st.builds(
     Envelope,
+    specversion=st.just("1.0"),
     id=TEXT,
     source=TEXT,
     type=TEXT,
-    time=st.none() | st.floats(0, 4e9).map(format_time),
-    subject=st.none() | TEXT,
-    data=st.just(Raw()) | JSONS.map(lambda value: Raw(msgspec.json.encode(value))),
-    extensions=st.dictionaries(
-        ATTRIBUTES, TEXT | st.booleans() | st.integers(-(2**31), 2**31 - 1), max_size=4
-    ),
+    time=st.none() | st.datetimes(timezones=st.just(UTC)),
+    cause=st.none() | TEXT,
+    timeout_ms=st.none() | st.integers(1, 3_600_000),
+    incarnation=NUMBERS,
+    low_water=NUMBERS,
 )
 EVENTS = st.builds(
     Event,
@@ -65,27 +57,13 @@ EVENTS = st.builds(
 )
 
 
-@given(ENVELOPES)
-def test_structured_mode_keeps_everything(envelope: Envelope) -> None:
-    found = from_json(to_json(envelope))
-    assert bytes(found.data) == bytes(envelope.data)
-    assert msgspec.structs.replace(found, data=envelope.data) == envelope
-    assert json.loads(to_json(envelope))["specversion"] == "1.0"
-
-
-@given(ENVELOPES)
-def test_binary_mode_keeps_everything_as_text(envelope: Envelope) -> None:
+@given(CALLS)
+def test_binary_mode_keeps_everything(envelope: Envelope) -> None:
     headers = to_headers(envelope)
     assert all(value.isascii() and value.isprintable() for value in headers.values())
     assert not any(sign in value for value in headers.values() for sign in ' "')
-    found = from_headers({name.upper(): value for name, value in headers.items()}, envelope.data)
-    texts = {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in envelope.extensions.items()
-    }
-    assert msgspec.structs.replace(found, data=Raw()) == msgspec.structs.replace(
-        envelope, extensions=texts, data=Raw()
-    )
+    found = from_headers({name.upper(): value for name, value in headers.items()})
+    assert msgspec.structs.replace(found, data=envelope.data) == envelope
 
 
 @given(EVENTS, st.floats(0, 2e9))
@@ -111,6 +89,9 @@ def test_an_event_as_a_cloudevent() -> None:
     }
 
 
+TYPE = {"type": "phalanx.note"}
+
+
 def test_what_the_specification_shows_is_read() -> None:
     """The examples of CloudEvents' JSON format, 3.2 (with JSON data) and of a null attribute."""
     octets = b"""{
@@ -121,20 +102,22 @@ def test_what_the_specification_shows_is_read() -> None:
         "data" : { "appinfoA" : "abc", "appinfoB" : 123, "appinfoC" : true }
     }"""
     envelope = from_json(octets)
-    assert envelope.subject is None
-    assert envelope.extensions == {"comexampleextension1": "value", "comexampleothervalue": 5}
+    assert (envelope.id, envelope.time) == (
+        "C234-1234-1234",
+        datetime(2018, 4, 5, 17, 31, tzinfo=UTC),
+    )
     assert msgspec.json.decode(envelope.data)["appinfoB"] == 123
-    with pytest.raises(EnvelopeError, match="not as phalanx"):
-        kind_of(envelope)
-    with pytest.raises(EnvelopeError, match="not as /phalanx"):
-        speaker(envelope.source)
+    ours = {"elapsed": "1.5"}
+    for more, said in (({}, "elapsed"), (ours, "not as phalanx"), (TYPE | ours, "not as /phalanx")):
+        with pytest.raises(EnvelopeError, match=said):
+            to_event(from_json(json.dumps(json.loads(octets) | more).encode()))
 
 
 def test_header_values_are_escaped_as_the_specification_shows() -> None:
     """HTTP binding 3.1.3.2: its example, Euro € 😀."""
-    envelope = Envelope("1", "/s", "t", subject="Euro € 😀")
-    assert to_headers(envelope)["ce-subject"] == "Euro%20%E2%82%AC%20%F0%9F%98%80"
-    assert from_headers(to_headers(envelope), b"").subject == "Euro € 😀"
+    envelope = Envelope("1.0", "1", "/s", "t", cause="Euro € 😀")
+    assert to_headers(envelope)["ce-cause"] == "Euro%20%E2%82%AC%20%F0%9F%98%80"
+    assert from_headers(to_headers(envelope)).cause == "Euro € 😀"
 
 
 GOOD: dict[str, Any] = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
@@ -143,22 +126,15 @@ GOOD: dict[str, Any] = {"specversion": "1.0", "id": "1", "source": "/s", "type":
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        (GOOD | {"specversion": "0.3"}, "specversion must be '1.0'"),
-        ({k: v for k, v in GOOD.items() if k != "id"}, "id is missing"),
-        (GOOD | {"id": ""}, "id is empty"),
-        (GOOD | {"id": 5}, "id must be text"),
-        (GOOD | {"subject": ""}, "subject is empty"),
-        (GOOD | {"time": "yesterday"}, "not as in RFC 3339"),
-        (GOOD | {"time": "2023-02-30T00:00:00Z"}, "not as in RFC 3339"),
-        (GOOD | {"time": "2023-02-20T00:00:00"}, "not as in RFC 3339"),
-        (GOOD | {"Cause": "x"}, "'Cause' is no name of an extension"),
-        (GOOD | {"a" * 21: "x"}, "is no name of an extension"),
-        (GOOD | {"cause": 1.5}, "no envelope"),
-        (GOOD | {"cause": {}}, "no envelope"),
-        (GOOD | {"cause": 2**31}, "32 bits"),
-        (GOOD | {"cause": "a\nb"}, "no attribute may have"),
-        (GOOD | {"datacontenttype": "text/xml", "data": "x"}, "only application/json"),
-        (GOOD | {"data_base64": "AAAA"}, "data_base64 is not read here"),
+        (GOOD | {"specversion": "0.3"}, "Invalid enum value '0.3'"),
+        ({k: v for k, v in GOOD.items() if k != "id"}, "missing required field `id`"),
+        (GOOD | {"id": ""}, "length >= 1"),
+        (GOOD | {"id": 5}, "Expected `str`"),
+        (GOOD | {"time": "yesterday"}, "Invalid RFC3339"),
+        (GOOD | {"time": "2023-02-20T00:00:00"}, "with a timezone"),
+        (GOOD | {"cause": {}}, "Expected `str | null`"),
+        (GOOD | {"timeoutms": 3_600_001}, "<= 3600000"),
+        (GOOD | {"cause": "a\nb"}, "a character that it may not have"),
         ([], "no envelope"),
     ],
 )
@@ -196,7 +172,7 @@ def test_an_altered_event_is_one_or_one_line(event: Event, data: st.DataObject) 
 def test_any_headers_are_an_envelope_or_one_line(headers: dict[str, str]) -> None:
     said = ""
     try:
-        from_headers(headers | {"ce-specversion": "1.0"}, b"")
+        from_headers(headers | {"ce-specversion": "1.0"})
     except EnvelopeError as error:
         said = str(error)
     assert "\n" not in said
@@ -213,7 +189,7 @@ def test_too_long_is_refused() -> None:
     with pytest.raises(EnvelopeError, match="octets"):
         from_json(b" " * (1 << 21))
     with pytest.raises(EnvelopeError, match="octets"):
-        to_json(Envelope("1", "/s", "t", data=Raw(b'"' + b"x" * (1 << 20) + b'"')))
+        to_json(Envelope("1.0", "1", "/s", "t", data=Raw(b'"' + b"x" * (1 << 20) + b'"')))
 
 
 @pytest.mark.parametrize(
@@ -242,13 +218,3 @@ def test_a_source_names_who_speaks_without_doubt(domain: str, name: str) -> None
 def test_another_spelling_of_a_source_is_none(text: str) -> None:
     with pytest.raises(EnvelopeError):
         speaker(text)
-
-
-@given(st.floats(0, 4e9))
-def test_times_keep_their_microseconds(seconds: float) -> None:
-    assert abs(parse_time(format_time(seconds)) - seconds) < 2e-6
-
-
-def test_times_in_other_zones_and_lengths() -> None:
-    assert parse_time("1970-01-01T01:00:00.5+01:00") == 0.5
-    assert parse_time("1970-01-01t00:00:01.123456789z") == pytest.approx(1.123456)

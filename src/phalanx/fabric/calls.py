@@ -1,9 +1,7 @@
 """Calls: what an invocation is answered with, how both travel, and the caller's side of them.
 
 A request is a CloudEvent in binary mode: its id is the idempotency key, its data the request.
-Of its extensions, ``timeoutms`` says for how long the caller waits (a duration: clocks need not
-agree), ``cause`` what led to it. An answer is one JSON object, told apart by its ``type``. No
-traceback ever travels.
+An answer is one JSON object, told apart by its ``type``. No traceback ever travels.
 
 ``CallClient`` makes calls one by one. ``OrderedCalls`` makes calls that are carried out once
 each, in the order made: a call is sent again until it is answered; the provider knows it by its
@@ -32,11 +30,9 @@ from phalanx.bus.client import (
     Unanswered,
 )
 from phalanx.clock import Clock, Timer
-from phalanx.fabric.envelope import JSON, Attribute, Envelope, EnvelopeError, source, to_headers
+from phalanx.fabric.envelope import JSON, LONGEST_S, Envelope, EnvelopeError, source, to_headers
 from phalanx.fabric.operations import Operation
 
-LONGEST_S = 3600.0
-"""No caller waits longer."""
 _SHOWN = 300
 SILENT = "the provider does not answer"
 _SHARE = 0.6
@@ -141,26 +137,16 @@ def request_envelope(
         EnvelopeError: if the key is none.
 
     """
-    extensions: dict[str, Attribute] = {"timeoutms": max(round(timeout_s * 1000), 1)}
-    if cause is not None:
-        extensions["cause"] = cause
-    if order is not None:
-        extensions |= {name.replace("_", ""): value for name, value in asdict(order).items()}
-    return Envelope(key, source(domain, caller), f"phalanx.call.{operation}", extensions=extensions)
-
-
-def timeout_of(envelope: Envelope) -> float:
-    """Return for how long the caller waits, in seconds.
-
-    Raises:
-        EnvelopeError: if it does not say, or waits for longer than ``LONGEST_S``.
-
-    """
-    most = round(LONGEST_S * 1000)
-    milliseconds = _number(envelope, "timeoutms")
-    if milliseconds is not None and 0 < milliseconds <= most:
-        return milliseconds / 1000
-    raise EnvelopeError(f"timeoutms must be from 1 to {most}")
+    places = {} if order is None else asdict(order)
+    return Envelope(
+        "1.0",
+        key,
+        source(domain, caller),
+        f"phalanx.call.{operation}",
+        cause=cause,
+        timeout_ms=max(round(timeout_s * 1000), 1),
+        **places,
+    )
 
 
 def order_of(envelope: Envelope) -> CallOrder | None:
@@ -170,20 +156,11 @@ def order_of(envelope: Envelope) -> CallOrder | None:
         EnvelopeError: if only a part of it is there.
 
     """
-    fields = [_number(envelope, name.replace("_", "")) for name in CallOrder.__struct_fields__]
-    numbers = [number for number in fields if number is not None]
-    if not numbers:
-        return None
-    if len(numbers) < len(fields):
+    fields = [getattr(envelope, name) for name in CallOrder.__struct_fields__]
+    given = [number for number in fields if number is not None]
+    if given and len(given) < len(fields):
         raise EnvelopeError("an ordered call has incarnation, provider, sequence and lowwater")
-    return CallOrder(*numbers)
-
-
-def _number(envelope: Envelope, name: str) -> int | None:
-    text = envelope.extensions.get(name)
-    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 10:
-        return int(text)
-    return None
+    return CallOrder(*given) if given else None
 
 
 def shorten(text: str) -> str:

@@ -36,7 +36,6 @@ from phalanx.fabric.calls import (
     encode_reply,
     order_of,
     shorten,
-    timeout_of,
 )
 from phalanx.fabric.envelope import Envelope, EnvelopeError, from_headers, source
 from phalanx.fabric.operations import Operation
@@ -81,8 +80,7 @@ class Call(Generic[Q, A]):
         """Who calls, with its role; authenticated."""
         self.request = request
         self.key = envelope.id
-        cause = envelope.extensions.get("cause")
-        self.cause = cause if isinstance(cause, str) else None
+        self.cause = envelope.cause
         """Id of the event that led to the call, as the caller says."""
         self._finish = finish
 
@@ -244,8 +242,10 @@ class Provider:
         try:
             _, name, role, _ = subjects.call_parts(delivery.subject)
             caller = Identity(who, Role(role), domain)
-            envelope = from_headers(delivery.headers, delivery.payload)
-            timeout_s, order = timeout_of(envelope), order_of(envelope)
+            envelope = from_headers(delivery.headers)
+            order = order_of(envelope)
+            if envelope.timeout_ms is None:
+                raise EnvelopeError("timeoutms is missing")
         except (EnvelopeError, ValueError) as error:
             self._refuse(delivery, who, name, CallFailed(shorten(f"no call: {error}")))
             return
@@ -267,7 +267,9 @@ class Provider:
         if envelope.type != f"phalanx.call.{name}":
             self._refuse(delivery, who, name, CallFailed(f"its type is not phalanx.call.{name}"))
             return
-        arrival = _Arrival(delivery, operation, handler, caller, envelope, timeout_s)
+        arrival = _Arrival(
+            delivery, operation, handler, caller, envelope, envelope.timeout_ms / 1000
+        )
         if order is not None:
             self._take_turn(arrival, order)
         elif not self._again(arrival):
