@@ -276,7 +276,7 @@ def test_writers_are_not_held_up(tmp_path: Path) -> None:
 
 
 def test_all_events_of_a_table_have_a_place(store: SqlEventStore) -> None:
-    """Stamps of a migrated store are all the same: by size, it is the order of receipt."""
+    """Where all stamps are the same, it is by size the order of receipt that counts."""
     events = filled(store, each=100)
     with store.database.engine.begin() as connection:
         connection.execute(update(EVENTS).values(received=5.0))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, update
 from store_databases import forget, in_postgresql, needs_postgresql, postgresql_schema
 from store_events import ROOT, chain, logs
 
@@ -18,6 +18,7 @@ from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.store import EventStore, StoreSink, history
 from phalanx.store.history import History
+from phalanx.store.schema import SCHEMA
 from phalanx.store.sql import SqlEventStore
 
 lasting = pytest.mark.parametrize("url", ["file", in_postgresql], indirect=True, scope="module")
@@ -222,13 +223,16 @@ def test_a_store_is_found_again(url: str) -> None:
 
 
 @lasting
-def test_a_store_of_a_newer_schema_is_refused(url: str) -> None:
+@pytest.mark.parametrize("version", [1, 99])
+def test_a_store_of_another_schema_is_refused(url: str, version: int) -> None:
     SqlEventStore(url).close()
     engine = create_engine(url)
     try:
         with engine.begin() as connection:
-            connection.exec_driver_sql("UPDATE phalanx_schema SET version = 99")
-        with pytest.raises(StoreError, match=r"schema 99; this version of Phalanx reads 1 to 2$"):
+            connection.execute(update(SCHEMA).values(version=version))
+        with pytest.raises(
+            StoreError, match=rf"schema {version}; this version of Phalanx reads 2$"
+        ):
             SqlEventStore(url)
     finally:
         with engine.begin() as connection:

@@ -17,8 +17,6 @@ from phalanx.cli.terminal import AsJson, duration, emit_json, err, out, say
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import IMPORTANT
 from phalanx.runtime.processes.operator import Operator, Tail
-from phalanx.store.database import Database
-from phalanx.store.history import EventQuery, History
 
 _TURN_S = 3600.0
 """How long to wait at a time for what may never come."""
@@ -39,8 +37,7 @@ def logs(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Only events of the last 90s, 10m, 2h, 7d, by the brokers' clock; with --from, "
-            "counted back from the store's last event.",
+            help="Only events of the last 90s, 10m, 2h, 7d, by the brokers' clock.",
         ),
     ] = None,
     kind: Annotated[
@@ -54,30 +51,17 @@ def logs(
         bool, typer.Option("--all", help="Show every event, not only the important ones.")
     ] = False,
     as_json: AsJson = False,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="STORE",
-            help="Read a recorder's store instead of the brokers: an SQLite file or a URL.",
-        ),
-    ] = None,
 ) -> None:
     """Show what happened in a domain, one event a line, with the time of its receipt.
 
-    With --follow it begins with new events, or with --since that long ago.
+    With --follow it begins with new events, or with --since that long ago. What a recorder has
+    stored shows phalanx history.
     """
-    if store is not None and follow:
-        raise typer.BadParameter("a store is not followed; leave --from out to follow the brokers")
-
     since_s = None if since is None else duration(since, m=True)
     lines = _Lines(tuple(names or ()), tuple(kind or ()), everything, as_json)
-    if store is not None:
-        _from_store(store, lines, since_s)
-    else:
-        past = not follow or since is not None
-        with operator(bus, domain) as connected:
-            _from_brokers(connected, lines, follow=follow, past=past, since_s=since_s)
+    past = not follow or since is not None
+    with operator(bus, domain) as connected:
+        _from_brokers(connected, lines, follow=follow, past=past, since_s=since_s)
     if not (follow or lines.count or as_json):
         say(err, lines.nothing(), "dim")
 
@@ -173,34 +157,3 @@ def _follow(connected: Operator) -> None:
             while not connected.until(lambda: client.connected, _TURN_S):
                 pass
             say(err, "connected again", "dim")
-
-
-def _from_store(store: str, lines: _Lines, since_s: float | None) -> None:
-    """Tell the events of the run that a store got last.
-
-    Args:
-        store: a file of SQLite or a URL.
-        lines: prints them.
-        since_s: only those that came so many seconds before the last one, or later.
-
-    Raises:
-        StoreError: if it cannot be read.
-
-    """
-    agent = lines.names[0] if len(lines.names) == 1 else None
-    url = store if "://" in store else f"sqlite:///{store}"
-    with Database(url, create=False) as database:
-        history = History(database)
-        runs = history.names()
-        for run in runs[-1:]:
-            begin = None if since_s is None else _last(history, run) - since_s
-            for entry in history.entries(run, EventQuery(agent=agent, received_since=begin)):
-                lines.tell(entry.event, entry.received)
-        if len(runs) > 1:
-            others = f"of {runs[-1]}; phalanx history {store} shows the other runs"
-            say(err, others, "dim")
-
-
-def _last(history: History, run: str) -> float:
-    """Return when the last event of a run was received: by no other clock than the store's."""
-    return next((r.ended for r in history.runs() if r.name == run and r.ended is not None), 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,24 +10,18 @@ from typing import Self
 import msgspec
 from sqlalchemy import (
     URL,
-    Connection,
     Engine,
     create_engine,
     event,
     insert,
     make_url,
-    select,
-    text,
-    update,
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from phalanx.domain.errors import StoreError
-from phalanx.domain.events import Event
-from phalanx.store.rows import FIELDS, OpenRun, scope_of
-from phalanx.store.schema import CREATOR_LOCK, EVENTS, METADATA, RUNS, SCHEMA, VERSION, version_of
+from phalanx.store.schema import CREATOR_LOCK, METADATA, SCHEMA, VERSION, is_made
 
 _DRIVERS = {
     "sqlite": "sqlite+pysqlite",
@@ -46,7 +39,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, create: bool = True) -> None:
-        """Open the store; an older one is brought to the present schema, in place.
+        """Open the store.
 
         Args:
             url: as ``SqlEventStore`` takes it.
@@ -54,7 +47,7 @@ class Database:
 
         Raises:
             StoreError: if that is no such URL, the database cannot be opened, or it belongs
-                to another program or to a newer version of Phalanx.
+                to another program or to another version of Phalanx.
 
         """
         parsed = parse_url(url)
@@ -169,27 +162,23 @@ def _set_pragmas(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> No
 
 
 def _prepare(engine: Engine, *, create: bool = True) -> None:
-    """See to it that the database holds the tables of this version.
-
-    An empty one gets them; those of version 1 are converted, in one transaction.
+    """See to it that the database holds the tables of this version; an empty one gets them.
 
     Args:
         engine: of the database.
         create: make the tables if the database is empty; else that is an error.
 
     Raises:
-        StoreError: if it belongs to another program or to a newer version of Phalanx.
+        StoreError: if it belongs to another program or to another version of Phalanx.
         sqlalchemy.exc.SQLAlchemyError: if it cannot be read or written.
 
     """
     with engine.connect() as connection:
-        found = version_of(connection)
-    if found is None and not create:
+        made = is_made(connection)
+    if not made and not create:
         raise StoreError("is empty: no store of Phalanx")
-    if found is None:
+    if not made:
         _make_tables(engine)
-    elif found < VERSION:
-        _migrate(engine)
     if engine.dialect.name == "sqlite":
         # Stays with the file. SQLite does not wait for others here: where several processes
         # open a new store at once, the last one succeeds, and that is enough.
@@ -204,57 +193,7 @@ def _make_tables(engine: Engine) -> None:
             connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
         connection.commit()
         connection.exec_driver_sql(CREATOR_LOCK[engine.dialect.name])
-        if version_of(connection) is None:
+        if not is_made(connection):
             METADATA.create_all(connection)
             connection.execute(insert(SCHEMA).values(version=VERSION))
         connection.commit()
-
-
-def _migrate(engine: Engine) -> None:
-    """Convert the tables of version 1, in one transaction: all of it happens, or nothing.
-
-    Events get the time of the conversion as that of their receipt: when they came is not
-    known, and retention by age shall count from now. Other processes wait meanwhile, those
-    that use the old tables with an older version of Phalanx fail afterwards.
-
-    Raises:
-        sqlalchemy.exc.SQLAlchemyError: if it failed; the store is as it was.
-
-    """
-    with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            # Else dropping the old table would look up the effects of each of its rows. Is
-            # ignored inside of a transaction, and lasts as long as the connection.
-            connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
-        connection.commit()
-        connection.exec_driver_sql(CREATOR_LOCK[engine.dialect.name])
-        if version_of(connection) == 1:
-            _from_1(connection, time.time())
-        connection.commit()
-        connection.invalidate()
-
-
-def _from_1(connection: Connection, now: float) -> None:
-    """Drop the foreign key of causes, add the new columns and tables, and fill them."""
-    for column in ("received DOUBLE PRECISION DEFAULT 0", "retired BOOLEAN DEFAULT FALSE"):
-        connection.execute(text(f"ALTER TABLE runs ADD COLUMN {column} NOT NULL"))
-    connection.execute(text("ALTER TABLE events RENAME TO events_1"))
-    for name in ("events_kind", "events_agent", "events_time", "events_cause"):
-        connection.execute(text(f"DROP INDEX {name}"))
-    METADATA.create_all(connection)
-    connection.execute(
-        text(
-            "INSERT INTO events (run, seq, id, time, agent, kind, cause, data, received) "
-            "SELECT run, seq, id, time, agent, kind, cause, data, :now FROM events_1"
-        ),
-        {"now": now},
-    )
-    connection.execute(text("DROP TABLE events_1"))
-    connection.execute(update(RUNS).values(received=now))
-    for name in connection.execute(select(RUNS.c.name)).scalars().all():
-        run = OpenRun(connection, name, now)
-        query = select(*FIELDS).where(EVENTS.c.run == run.key).order_by(EVENTS.c.seq)
-        found = connection.execute(query, execution_options={"yield_per": 1_000})
-        for page in found.partitions():
-            run.derive((event, scope_of(event, {})) for event in (Event(*row) for row in page))
-    connection.execute(update(SCHEMA).values(version=VERSION))

@@ -276,7 +276,7 @@ class Retention:
                 cursor.close()
                 connection.commit()
                 if connection.execute(text("PRAGMA page_count")).scalar_one() == before:
-                    return  # made by version 1, whose files do not shrink
+                    return  # made by Phalanx 0.1.0, whose files do not shrink
                 self._pause(0.001)
 
 

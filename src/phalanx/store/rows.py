@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -210,20 +210,16 @@ class OpenRun:
         self.length += len(rows)
         done = {"run": self.key, "length": self.length, "received": self.received}
         self.connection.execute(_CLOSE, done)
-        self.derive(zip(events, (row["scope"] for row in rows), strict=True))
-
-    def derive(self, events: Iterable[tuple[Event, str | None]]) -> None:
-        """Add what the events, each with its scope, tell of figures and beliefs."""
         figures: list[Sample] = []
         revised: dict[tuple[str, str], Row] = {}
-        for event, scope in events:
-            figures += samples(event, scope)
+        for event, row in zip(events, rows, strict=True):
+            figures += samples(event, row["scope"])
             change = revision(event)
             if change is not None:
-                row = self._known_by(event, scope, change)
-                key = event.agent, row["predicate"]
-                if key not in revised or _place(revised[key]) <= _place(row):
-                    revised[key] = row
+                known = self._known_by(event, row["scope"], change)
+                key = event.agent, known["predicate"]
+                if key not in revised or _place(revised[key]) <= _place(known):
+                    revised[key] = known
         if revised:
             self.connection.execute(_REVISE, list(revised.values()))
         self.add_samples(figures)

@@ -121,21 +121,19 @@ CREATOR_LOCK = {
 }
 
 
-def version_of(connection: Connection) -> int | None:
-    """Return the version of the tables that are there; None if the database is empty.
+def is_made(connection: Connection) -> bool:
+    """Whether the tables of this version are there; False if the database is empty.
 
     Raises:
-        StoreError: if they are those of another program, or newer than this code.
+        StoreError: if they are those of another program, or of another version.
 
     """
     tables = inspect(connection).get_table_names()
     if not tables:
-        return None
+        return False
     if SCHEMA.name not in tables:
         raise StoreError("holds the tables of another program; Phalanx needs a database of its own")
     version: int | None = connection.execute(select(SCHEMA.c.version)).scalar()
-    if version is None or version not in range(1, VERSION + 1):
-        raise StoreError(
-            f"is a store of schema {version}; this version of Phalanx reads 1 to {VERSION}"
-        )
-    return version
+    if version != VERSION:
+        raise StoreError(f"is a store of schema {version}; this version of Phalanx reads {VERSION}")
+    return True

@@ -53,7 +53,7 @@ class SqlEventStore:
 
         Raises:
             StoreError: if that is no such URL, the database cannot be opened, or it belongs
-                to another program or to a newer version of Phalanx.
+                to another program or to another version of Phalanx.
 
         """
         self.database = Database(where) if isinstance(where, str) else where
