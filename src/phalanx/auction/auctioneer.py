@@ -139,13 +139,15 @@ class Auctioneer(Configured, Capability):
         reason, since, final = "", me.now, False
         left = self.left.pop(goal.goal, None)
         first = 1 if left is None else left.turn
-        for turn in range(first, settings.rounds + 1):
+        near = goal.goal.predicate.near_tap and left is None
+        turn = first
+        while turn <= settings.rounds:
             if left is not None:
                 conversation, auction = self._take_up(me, left)
                 since, left = left.call.since, None
             else:
                 conversation = me.new_id("auction")
-                auction = self._call(me, goal, conversation, turn, since)
+                auction = self._call(me, goal, conversation, turn, since, near=near)
             try:
                 decision = yield Await(conversation)
             finally:
@@ -157,10 +159,14 @@ class Auctioneer(Configured, Capability):
                     self.rely(goal, fact)
                 return
             reason, final = decision.reason, decision.final
+            if near and not final:  # nobody at the tap can: any other agent may
+                near = False
+                continue
             if not decision.retry:
                 break
             if turn < settings.rounds:
                 yield Pause(settings.backoff_s)
+            turn += 1
         raise PlanFailed(reason, final=final)
 
     @plan(Predicate, Mode.AVERT, rank=80, applies=_held_elsewhere)
@@ -289,7 +295,14 @@ class Auctioneer(Configured, Capability):
         return old.conversation, auction
 
     def _call(
-        self, me: Agent, goal: GoalInstance, conversation: str, turn: int, since: float
+        self,
+        me: Agent,
+        goal: GoalInstance,
+        conversation: str,
+        turn: int,
+        since: float,
+        *,
+        near: bool,
     ) -> Initiator:
         settings = self.settings
         policy = settings.policy(goal.goal)
@@ -300,6 +313,10 @@ class Auctioneer(Configured, Capability):
         context = me.beliefs.facts()
         call = CallForProposals(constrained, me.now + settings.deadline_s, since, context)
         bidders = outlook.alive()
+        if near:
+            states = ((bidder, outlook.view.get(bidder)) for bidder in bidders)
+            at_tap = [bidder for bidder, state in states if state and state.pop == goal.tap]
+            bidders = at_tap or bidders
         auction = Initiator(
             call,
             bidders,

@@ -137,6 +137,18 @@ class Observe(Struct, frozen=True):
     parts: int = 1
     sampling: float = 1.0
     """Share of the packets that the instance looks at."""
+    entry: PopId | None = None
+    """Of an address: only what enters the network at this PoP."""
+
+
+class ReadEntry(Struct, frozen=True):
+    """Read the traffic that enters the network at this PoP. Result: ``EntrySample``.
+
+    It is what the ports towards users count; no VNF is needed for it.
+    """
+
+    target: str
+    """Address that the traffic goes to."""
 
 
 Action = (
@@ -152,6 +164,7 @@ Action = (
     | Lift
     | ReadLink
     | ReadMeasure
+    | ReadEntry
     | Observe
 )
 
@@ -178,6 +191,13 @@ class LinkSample(Struct, frozen=True):
     bandwidth_mb_s: float
     connections: int = 0
     """TCP connections open towards the link's end, as far as they are counted."""
+
+
+class EntrySample(Struct, frozen=True):
+    """What enters the network at a PoP towards an address, before any measure."""
+
+    target: str
+    rate_mb_s: float
 
 
 class MeasureSample(Struct, frozen=True):
@@ -229,7 +249,7 @@ class Failed(Struct, frozen=True):
     """Whether it would fail wherever it is tried: there is no use in asking another agent."""
 
 
-Outcome = Done | Renewed | LinkSample | MeasureSample | FlowRecords | Failed
+Outcome = Done | Renewed | LinkSample | EntrySample | MeasureSample | FlowRecords | Failed
 
 
 class SiteState(Struct, frozen=True):

@@ -21,6 +21,8 @@ class Predicate(Struct, frozen=True, tag=True):
 
     at_tap: ClassVar[bool] = False
     """Whether only the agent at the tap of the traffic can make it true."""
+    near_tap: ClassVar[bool] = False
+    """Whether agents at the tap are asked first, and all others only where none of them can."""
     travels: ClassVar[bool] = False
     """Whether a call for proposals carries such beliefs along to the winner."""
     classes: ClassVar[int] = 0

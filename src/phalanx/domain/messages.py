@@ -193,6 +193,20 @@ class Inventory(Struct, frozen=True, tag=True):
     instances: tuple[InstanceInfo, ...]
 
 
+class AttackReport(Struct, frozen=True, tag=True):
+    """Content of an inform: what attacks an address, as seen where its service is watched.
+
+    The receiver blocks nothing on this word alone: it looks at what enters the network at its
+    own PoP.
+    """
+
+    target: str
+    kinds: tuple[str, ...] = ()
+    """Kinds of attacks that were found; empty: the service suffers, and it is not known why."""
+    sources: tuple[str, ...] = ()
+    """Addresses that were convicted and still arrive."""
+
+
 Content = (
     CallForProposals
     | Proposal
@@ -210,6 +224,7 @@ Content = (
     | Taken
     | Query
     | Inventory
+    | AttackReport
 )
 
 

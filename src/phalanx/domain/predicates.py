@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from phalanx.domain.goals import Predicate
-from phalanx.domain.network import LinkId
+from phalanx.domain.network import LinkId, PopId
 
 
 class OverUsage(Predicate, frozen=True):
@@ -123,3 +123,34 @@ class Quiet(Predicate, frozen=True):
     """The limit that makes ``measure`` true has had nothing to hold back for a while."""
 
     measure: Predicate
+
+
+class UnderAttack(Predicate, frozen=True):
+    """An attack on the address ``ip`` arrives where its service is watched."""
+
+    ip: str
+
+
+class ServiceBreached(Predicate, frozen=True):
+    """The users of ``ip`` get much less from it than usual."""
+
+    ip: str
+
+
+class EntryScreened(Predicate, frozen=True):
+    """What enters the network at ``entry`` towards ``ip`` was looked at, and attacks filtered.
+
+    ``entry`` is empty for all traffic towards ``ip``, wherever it enters.
+    """
+
+    near_tap: ClassVar[bool] = True
+    ip: str
+    entry: PopId
+
+
+class AttackFiltered(Predicate, frozen=True):
+    """An attack on ``ip`` that enters at ``entry`` is dropped; ``what`` names which packets."""
+
+    ip: str
+    entry: PopId
+    what: str

@@ -12,7 +12,7 @@ from math import inf
 
 from msgspec import Struct
 
-from phalanx.domain.network import LinkId
+from phalanx.domain.network import LinkId, PopId
 
 
 class TrafficVerdict(Enum):
@@ -46,6 +46,10 @@ class TrafficMatch(Struct, frozen=True):
     """Directed link that they pass."""
     source: str | None = None
     """Address that they come from."""
+    sources: tuple[str, ...] = ()
+    """Addresses that they come from, one of them; empty: any. One rule for many sources."""
+    entry: PopId | None = None
+    """PoP at which they enter the network."""
     target: str | None = None
     """Address that they go to."""
     port: int | None = None
@@ -90,8 +94,11 @@ class TrafficRule(Struct, frozen=True):
             return f"cannot delay traffic by {given['delay_ms']:g} ms"
         if match.link is None and match.target is None:
             return "a rule needs a link or a target"
-        if verdict is TrafficVerdict.PROXY and match != TrafficMatch(target=match.target):
+        whole = TrafficMatch(target=match.target, entry=match.entry)
+        if verdict is TrafficVerdict.PROXY and match != whole:
             return "handshakes can only be proxied for a target as a whole"
+        if match.sources and match.source is not None:
+            return "a rule names one source or several, not both"
         if not 0 <= match.part < match.parts:
             return f"no part {match.part} of {match.parts}"
         if match.protocol not in (None, "tcp", "udp"):

@@ -23,7 +23,7 @@ from phalanx.domain.goals import Goal, Mode, Predicate
 from phalanx.domain.rules import TrafficVerdict, listed
 from phalanx.domain.vnf import Vnfd
 from phalanx.loading import unknown
-from phalanx.runtime.scenario import DeclaredAgent, Scenario
+from phalanx.runtime.scenario import MONITORS, STRATEGIES, DeclaredAgent, Scenario
 
 GROUP = "phalanx.capabilities"
 """Entry point group in which capabilities are found."""
@@ -119,7 +119,9 @@ def load_catalogue(
     """
     own = {capability.name: capability for capability in extra}
     chosen: dict[str, type[Capability]] = {}
-    for name in sorted({*scenario.functions, *own}):
+    listed_names = {*scenario.functions, *own, *STRATEGIES[scenario.strategy]}
+    others = {name for strategy, name in MONITORS.items() if strategy != scenario.strategy}
+    for name in sorted(listed_names - others):
         chosen[name] = _find(name, f"functions.{name}", own)
     vnfds: dict[str, Vnfd] = {}
     for name, capability in chosen.items():

@@ -65,9 +65,7 @@ from phalanx.infrastructure import Infrastructure
 from phalanx.runtime.catalogue import Catalogue
 from phalanx.runtime.node import Node
 from phalanx.runtime.probes import Probes
-from phalanx.runtime.scenario import DeclaredAgent, MonitorSpec, Scenario
-
-MONITOR = "link-monitor"
+from phalanx.runtime.scenario import MONITORS, DeclaredAgent, MonitorSpec, Scenario
 
 
 def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue) -> Settings:
@@ -110,9 +108,9 @@ def first_view(sites: Iterable[tuple[PopId, SiteState]]) -> NetworkView:
     return NetworkView.EMPTY.apply_all(states)
 
 
-def installed(number: int, monitor: MonitorSpec) -> InstanceId:
+def installed(number: int, monitor: MonitorSpec, function: str) -> InstanceId:
     """Return the id of the instance behind the plan's monitor ``number``, counted from 1."""
-    return f"{monitor.at}/installed{number}/{MONITOR}"
+    return f"{monitor.at}/installed{number}/{function}"
 
 
 def take_up(
@@ -124,11 +122,12 @@ def take_up(
         a call that makes the agent pursue the goal at the time that it is given.
 
     """
-    instance = VnfInstance(instance_id, settings.catalogue[MONITOR], 1)
+    function = instance_id.rpartition("/")[2]
+    instance = VnfInstance(instance_id, settings.catalogue[function], 1)
     instance.running = True
     instance.jobs["installed"] = "monitor"
     agent.capability(Bidder).inventory.add(instance)
-    agent.active.add(MONITOR)
+    agent.active.add(function)
     goal = Adopt(
         want(Monitored(monitor.link, monitor.threshold_mb_s, monitor.connections or 0)),
         instance=instance.id,
@@ -205,6 +204,7 @@ class ComposedAgent:
         self.name = declared.name
         self.fabric = fabric
         self.settings = settings_of(plan, {*peers, declared.name}, catalogue)
+        self._monitor = MONITORS[plan.strategy]
         self._clock = clock
         self._cause = cause
         self._on_expired = on_expired
@@ -242,7 +242,8 @@ class ComposedAgent:
     def pursue(self, monitors: Iterable[tuple[int, MonitorSpec]]) -> None:
         """Pursue the goals of the plan's monitors that run at this agent, each with its number."""
         for number, monitor in monitors:
-            pursue = take_up(self.agent, installed(number, monitor), monitor, self.settings)
+            instance = installed(number, monitor, self._monitor)
+            pursue = take_up(self.agent, instance, monitor, self.settings)
             self.agent.cause = self._cause
             self.node.carry_out(pursue(self._clock.now()))
 

@@ -24,13 +24,12 @@ from phalanx.loading import (
     twice,
     unknown,
 )
-from phalanx.runtime.scenario import FaultSpec, Scenario
+from phalanx.runtime.scenario import MONITORS, STRATEGIES, FaultSpec, Scenario
 
 __all__ = ["MAX_BYTES", "load_scenario", "offences", "parse_scenario"]
 
 MAX_SOURCES = 50_000
 _SUM_TOLERANCE = 1e-6
-_MONITOR = "link-monitor"
 _RESERVED = {"network", "recorder", "run"}
 """Names of identities that every run has."""
 _GOALS = tuple(name for name in vars(predicates) if name[0].isupper() and name != "Predicate")
@@ -174,8 +173,9 @@ def _monitors(scenario: Scenario) -> Iterator[Offence]:
     known = dict.fromkeys(links)
     standing = {agent.name: agent.pop for agent in scenario.all_agents()}
     yield from twice("monitors", (monitor.link for monitor in scenario.monitors), ".link")
-    if scenario.monitors and _MONITOR not in scenario.functions:
-        yield "functions", f"{_MONITOR} is missing; monitors need it"
+    watching = MONITORS[scenario.strategy]
+    if scenario.monitors and watching not in {*scenario.functions, *STRATEGIES[scenario.strategy]}:
+        yield "functions", f"{watching} is missing; monitors need it"
     for index, monitor in enumerate(scenario.monitors):
         path = f"monitors[{index}]"
         if monitor.link not in known:

@@ -41,6 +41,14 @@ Count = Annotated[int, Meta(ge=1, le=10_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Seed = Annotated[int, Meta(ge=0, le=2**53)]
 
+MONITORS = {"service": "service-monitor", "published": "link-monitor"}
+"""The function that watches a link, by strategy."""
+STRATEGIES: dict[str, tuple[str, ...]] = {
+    "service": ("edge-filter", "service-monitor"),
+    "published": (),
+}
+"""Functions that a strategy brings beside those that the scenario lists."""
+
 _OCTETS = 8
 """Length of a plan's fingerprint: enough to tell plans apart by accident; it proves nothing."""
 
@@ -284,6 +292,9 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     """Agents beside the one at each PoP, which has the PoP's name."""
     faults: Annotated[tuple[FaultSpec, ...], Meta(max_length=10_000)] = ()
     updates: Annotated[tuple[UpdateSpec, ...], Meta(max_length=1000)] = ()
+    strategy: Literal["service", "published"] = "published"
+    """``service``: attacks are told from the service that users get, and filtered where they
+    enter the network. ``published``: the strategy of the dissertation, chapter 5."""
     bidding: Literal["exact", "published"] = "exact"
     """``exact`` path search, or algorithm 1 as published."""
     notes: tuple[Text, ...] = ()
@@ -362,6 +373,7 @@ def fingerprint(plan: Scenario) -> str:
         plan.goals,
         plan.parameters,
         plan.timing,
+        plan.strategy,
         plan.bidding,
     )
     octets = msgspec.json.encode(common, order="deterministic")

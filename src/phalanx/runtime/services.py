@@ -57,7 +57,6 @@ from phalanx.orchestration.workflow.context import (
 from phalanx.orchestration.workflow.machine import OnProgress
 from phalanx.orchestration.workflow.model import Asked, Deployment, NoTrustServices, ServiceMember
 from phalanx.runtime.catalogue import installed
-from phalanx.runtime.composition import MONITOR
 from phalanx.runtime.course import RESERVATIONS, ReservationsAnswer, ReservationsRequest
 from phalanx.runtime.domain import Domain, Standing
 from phalanx.runtime.domain.brokers import Brokers, is_here
@@ -101,6 +100,7 @@ def plan_of(service: Service, target: Deployment, leaving: tuple[ServiceMember, 
         "name": service.request.name,
         "description": f"The network of the slice {service.request.name}.",
         "duration_s": 604_800,
+        "strategy": "published",
         "network": {
             "pops": [_pop(member, sites[member.site]) for member in members],
             "repository": members[0].name,
@@ -115,7 +115,7 @@ def plan_of(service: Service, target: Deployment, leaving: tuple[ServiceMember, 
             }
             for member in target.agents
             for host in hosts
-            if host["name"] in member.serves and MONITOR in member.unit.capabilities
+            if host["name"] in member.serves and "link-monitor" in member.unit.capabilities
         ],
         "functions": {f: {} for f in sorted({f for m in members for f in m.unit.capabilities})},
     }

@@ -33,7 +33,7 @@ from phalanx.identity.names import Identity, Role
 from phalanx.infrastructure import Infrastructure
 from phalanx.reporting.summary import summarise
 from phalanx.runtime.catalogue import load_catalogue
-from phalanx.runtime.composition import MONITOR, ComposedAgent, description, first_view, installed
+from phalanx.runtime.composition import ComposedAgent, description, first_view, installed
 from phalanx.runtime.course import (
     Course,
     Progress,
@@ -44,7 +44,7 @@ from phalanx.runtime.course import (
 )
 from phalanx.runtime.environment import BuildContext, Environment, RunBus, RunNetwork, faulty
 from phalanx.runtime.node import Node
-from phalanx.runtime.scenario import DeclaredAgent, Scenario
+from phalanx.runtime.scenario import MONITORS, DeclaredAgent, Scenario
 from phalanx.store.memory import EventLog
 
 DOMAIN = "run"
@@ -228,11 +228,12 @@ class System:
 
     def _install_monitors(self) -> None:
         """Put the Link Monitors in place that the scenario starts with."""
+        watching = MONITORS[self.scenario.strategy]
         for number, monitor in enumerate(self.scenario.monitors, 1):
             self.infrastructure.install(
                 monitor.at,
-                installed(number, monitor),
-                self.catalogue.vnfds[MONITOR],
+                installed(number, monitor, watching),
+                self.catalogue.vnfds[watching],
                 units=1,
                 ttl_s=self.scenario.timing.lease_s,
                 cause=self.cause,

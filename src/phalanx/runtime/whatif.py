@@ -18,9 +18,7 @@ from phalanx.domain.network import LinkState
 from phalanx.domain.resources import Resources
 from phalanx.loading.refusals import nearest, show
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
-from phalanx.runtime.scenario import Scenario
-
-_MONITOR = "link-monitor"
+from phalanx.runtime.scenario import MONITORS, Scenario
 
 
 class WhatIf(Struct, frozen=True):
@@ -115,10 +113,11 @@ def _goal(scenario: Scenario, catalogue: Catalogue, text: str) -> Goal:
 def _states(scenario: Scenario, catalogue: Catalogue) -> list[AgentState]:
     network = scenario.to_network()
     used: dict[str, Resources] = {}
-    if _MONITOR in catalogue.vnfds:
+    watching = MONITORS[scenario.strategy]
+    if watching in catalogue.vnfds:
         for monitor in scenario.monitors:
             used[monitor.at] = (
-                used.get(monitor.at, Resources()) + catalogue.vnfds[_MONITOR].requires
+                used.get(monitor.at, Resources()) + catalogue.vnfds[watching].requires
             )
     links: dict[str, list[LinkState]] = {pop.name: [] for pop in network.pops}
     for link in network.links:

@@ -70,14 +70,23 @@ def applied(action: Enforce, instance: Instance) -> dict[str, Any]:
     """Return what ``measure.applied`` says of a rule that is in force through ``instance``."""
     rule = action.rule
     figures: dict[str, float] = {"rate_mb_s": rule.rate_mb_s, **rule.parameters}
+    match = rule.match
     if rule.verdict is TrafficVerdict.SPLIT:
-        figures["parts"] = rule.match.parts
+        figures["parts"] = match.parts
+    concerned: dict[str, Any] = {}
+    if match.entry is not None:
+        named = {"target": match.target, "protocol": match.protocol, "port": match.port}
+        concerned = {key: value for key, value in named.items() if value is not None}
+        concerned |= {"entry": match.entry, "verdict": rule.verdict.value}
+    if match.sources:
+        concerned["sources"] = list(match.sources)
     return {
         "measure": action.measure,
         "instance": instance.id,
         "pop": instance.pop,
         "effect": action.effect,
         **figures,
+        **concerned,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -153,13 +153,18 @@ class Flows:
             wants = self._running[row] and not self._kept_out[row]
             self._fluid.active[row] = wants and route is not None
 
-    def towards(self, ip: str, part: int, parts: int) -> Rows:
-        """Return the rows of the traffic towards ``ip`` from a share of the sources."""
+    def towards(self, ip: str, part: int, parts: int, entry: PopId | None = None) -> Rows:
+        """Return the rows of the traffic towards ``ip`` from a share of the sources.
+
+        ``entry``: only of those that stand at this PoP.
+        """
         return np.array(
             [
                 row
                 for row, source in enumerate(self.sources)
-                if source.target == ip and part_of(source.address, parts) == part
+                if source.target == ip
+                and entry in (None, source.at)
+                and part_of(source.address, parts) == part
             ],
             dtype=np.intp,
         )
@@ -231,15 +236,18 @@ class Flows:
         return Route(tuple(stages), behind)
 
     def _match(self, steering: AppliedRule) -> None:
+        named = frozenset(steering.rule.match.sources)
         for row, source in enumerate(self.sources):
-            if self._concerns(steering.rule, source):
+            if self._concerns(steering.rule, source, named):
                 self._steered[row].append(steering)
                 self._stale[row] = None
 
-    def _concerns(self, rule: TrafficRule, source: Source) -> bool:
+    def _concerns(self, rule: TrafficRule, source: Source, named: Collection[str]) -> bool:
         match, profile = rule.match, source.profile
         return (
             match.source in (None, source.address)
+            and (not named or (source.address in named and not profile.spoofed))
+            and match.entry in (None, source.at)
             and match.target in (None, source.target)
             and match.port in (None, source.port)
             and match.protocol in (None, profile.protocol)

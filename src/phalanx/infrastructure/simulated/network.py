@@ -10,11 +10,13 @@ from phalanx.domain.actions import (
     Action,
     Deploy,
     Enforce,
+    EntrySample,
     Failed,
     Lift,
     LinkSample,
     Observe,
     Outcome,
+    ReadEntry,
     ReadLink,
     ReadMeasure,
 )
@@ -192,6 +194,10 @@ class SimulatedNetwork(NetworkDriver):
                 return self._measures.read(action.measure, pop)
             case ReadLink():
                 return self._read(action)
+            case ReadEntry():
+                rows = self._flows.towards(action.target, 0, 1, pop)
+                self._engine.sync()
+                return EntrySample(action.target, float(self._fluid.sending[rows].sum()))
             case _:
                 return Failed(f"cannot carry out {type(action).__name__}")
 

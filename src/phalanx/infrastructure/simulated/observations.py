@@ -214,7 +214,7 @@ class SimulatedObserver:
             rows = flows.over(action.link, action.part, action.parts)
             routes = flows.until_link(rows, action.link)
         else:
-            rows = flows.towards(action.ip or "", action.part, action.parts)
+            rows = flows.towards(action.ip or "", action.part, action.parts, action.entry)
             routes = flows.until_pop(rows, observation.instance.chain.path[-1])
         observation.meter.aim(rows, routes)
 

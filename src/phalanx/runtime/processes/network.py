@@ -19,7 +19,7 @@ from phalanx.fabric.operations import Operation
 from phalanx.fabric.provider import Call, Provider
 from phalanx.identity.names import Role
 from phalanx.runtime.catalogue import load_catalogue
-from phalanx.runtime.composition import MONITOR, installed
+from phalanx.runtime.composition import installed
 from phalanx.runtime.course import (
     RESERVATIONS,
     ReservationsAnswer,
@@ -37,7 +37,7 @@ from phalanx.runtime.environment import (
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.process import Process, bundle_of
 from phalanx.runtime.processes.spec import NetworkProcessSpec, RunSpec
-from phalanx.runtime.scenario import Scenario
+from phalanx.runtime.scenario import MONITORS, Scenario
 
 FIRST_LEASE_S = 60.0
 """How long the plan's monitors wait for their agents, from the begin of the run on."""
@@ -144,11 +144,12 @@ class NetworkProcess:
         context = BuildContext(plan, self._seed, self._vnfds, self._recorder, process.cause)
         network = self._network = self._environment.build(context)
         lease_s = FIRST_LEASE_S + max(0.0, -process.clock.now())
+        watching = MONITORS[plan.strategy]
         for number, monitor in enumerate(plan.monitors, 1):
             network.install(
                 monitor.at,
-                installed(number, monitor),
-                self._vnfds[MONITOR],
+                installed(number, monitor, watching),
+                self._vnfds[watching],
                 units=1,
                 ttl_s=max(lease_s, plan.timing.lease_s),
                 cause=process.cause,

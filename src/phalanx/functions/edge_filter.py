@@ -1,0 +1,272 @@
+"""Edge Filter: drops attacks where they enter the network, and nothing else.
+
+An agent that hears of an attack reads how much enters towards the target at its own PoP. Where
+something does it has a filter placed there, which looks for itself before it drops anything:
+what others report directs its attention and shortens its look; only sources that it sees itself,
+and that do not contradict the report, are blocked. Forged sources cannot be told apart by
+address: their handshakes are answered in place of the target (SYN cookies, RFC 4987), and packets
+of a protocol that no user of the target speaks at this entry are dropped.
+
+It needs no image: a PoP's switch drops packets and samples flows by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from hashlib import blake2b
+from typing import ClassVar
+
+from msgspec import Struct
+
+from phalanx.analytics.detectors import Finding
+from phalanx.analytics.fixed_rules import COMPLETES, FlowAggregate, aggregate
+from phalanx.analytics.statistics import wilson
+from phalanx.auction.outlook import Outlook
+from phalanx.bdi import (
+    Act,
+    Adopt,
+    Agent,
+    Believe,
+    Body,
+    Capability,
+    Drop,
+    GoalInstance,
+    Note,
+    Steps,
+    hears,
+    plan,
+    when,
+)
+from phalanx.coordination.measures import (
+    LITTLE_MB_S,
+    PROTECT,
+    TIDY_UP,
+    enforce,
+    inventory_of,
+    lift,
+    lift_when_quiet,
+)
+from phalanx.domain.actions import EntrySample, FlowRecords, Observe, Outcome, ReadEntry
+from phalanx.domain.agents import AgentId
+from phalanx.domain.goals import Mode, want
+from phalanx.domain.messages import AttackReport, Message
+from phalanx.domain.network import PopId
+from phalanx.domain.predicates import AttackFiltered, EntryScreened, Quiet
+from phalanx.domain.resources import Resources
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
+from phalanx.domain.vnf import Vnfd
+from phalanx.functions.classifier import FIXED_RULES, examine, reasons
+
+FRESH_S = 15.0
+"""How long a report directs attention."""
+MOST_SOURCES = 4_096
+"""Sources of one rule."""
+LONGEST_HOLD = 16.0
+"""Most times the first hold-down that a filter stays after its last packet."""
+
+
+class _Heard(Struct):
+    """What was reported of attacks on one target lately."""
+
+    at: float
+    sources: frozenset[str]
+
+
+class _Return(Struct):
+    """How often an attack came back after its filter was lifted."""
+
+    lifted: float
+    times: int = 0
+
+
+def _is_filter(_: Agent, goal: GoalInstance) -> bool:
+    quiet = goal.goal.predicate
+    return isinstance(quiet, Quiet) and isinstance(quiet.measure, AttackFiltered)
+
+
+class EdgeFilter(Capability):
+    """Looks at what enters towards a target under attack, and drops the attack there."""
+
+    name = "edge-filter"
+    vnfd = Vnfd("edge-filter", Resources(0.1, 0.1, 0.0), image_mb=0.0, boot_s=0.2, shared=True)
+    observes = ("flows",)
+    enforces = (TrafficVerdict.DROP, TrafficVerdict.PROXY)
+    detector = FIXED_RULES
+    parameters: ClassVar = {"entry_look_s": 1.0, "hold_s": 60.0, "hold_interval_s": 5.0}
+
+    def __init__(self) -> None:
+        self._heard: dict[str, _Heard] = {}
+        self._returns: dict[tuple[str, PopId], _Return] = {}
+
+    @hears(AttackReport)
+    def heard_report(self, me: Agent, message: Message) -> Steps:
+        """Read what enters here towards the target, and at PoPs whose agents are gone."""
+        report = message.content
+        assert isinstance(report, AttackReport)
+        heard = self._heard.get(report.target)
+        sources = frozenset(report.sources[:MOST_SOURCES])
+        if heard is not None and me.now - heard.at < FRESH_S:
+            sources |= heard.sources
+        self._heard[report.target] = _Heard(me.now, sources)
+        if me.pop is not None and not me.draining:
+            me.perform(ReadEntry(report.target), partial(self._entering, me, report.target))
+        for pop in self._uncovered(me):
+            yield Adopt(want(EntryScreened(report.target, pop)), PROTECT, tap=pop, afresh=True)
+
+    def _entering(self, me: Agent, target: str, outcome: Outcome) -> Steps:
+        if isinstance(outcome, EntrySample) and outcome.rate_mb_s > LITTLE_MB_S:
+            screened = EntryScreened(target, me.pop or "")
+            yield Adopt(want(screened), PROTECT, traffic_mb_s=0.0, tap=screened.entry, afresh=True)
+
+    def _uncovered(self, me: Agent) -> Iterator[PopId]:
+        """Yield the PoPs whose agents are all gone, and that this agent is to cover.
+
+        Of each the next living agent in the order of names does, as guardians do.
+        """
+        outlook = me.capability(Outlook)
+        view, alive = outlook.view, outlook.alive()
+        staffed = {state.pop for agent in alive if (state := view.get(agent)) is not None}
+        for dead in sorted(view.dead):
+            state = view.get(dead)
+            pop = None if state is None else state.pop
+            if pop is not None and pop not in staffed and _next(dead, alive) == me.name:
+                yield pop
+
+    @plan(EntryScreened)
+    def screen(self, me: Agent, goal: GoalInstance) -> Body:
+        """Look at what enters, and drop the part of it that attacks the target."""
+        screened = goal.goal.predicate
+        assert isinstance(screened, EntryScreened)
+        assert goal.instance is not None
+        heard = self._heard.get(screened.ip)
+        reported = frozenset[str]() if heard is None else heard.sources
+        records: FlowRecords = yield Act(
+            Observe(
+                goal.instance,
+                me.parameter(self, "entry_look_s"),
+                ip=screened.ip,
+                entry=screened.entry or None,
+            )
+        )
+        findings = [f for f in examine(me, goal, records) if f.target == screened.ip]
+        seen = [one for one in aggregate(records.flows) if one.target == screened.ip]
+        blocked = _blocked(seen, findings, reported)
+        forged = [f for f in findings if f.source is None and f.spoofed]
+        yield Note(
+            "analysis.done",
+            {
+                "goal": str(goal.goal),
+                "instance": goal.instance,
+                "flows": len(records.flows),
+                "coverage": round(records.coverage, 6),
+                "found": [f"{source}>{screened.ip}" for source in blocked],
+                "forged": [f.target for f in forged],
+                "evidence": {
+                    f.target if f.source is None else f"{f.source}>{f.target}": f.evidence
+                    for f in findings
+                },
+                "reported": sorted(set(blocked) & reported),
+                **reasons(me, goal, findings),
+            },
+        )
+        for what, rule in _rules(screened, blocked, forged, seen):
+            effect = AttackFiltered(screened.ip, screened.entry, what)
+            if not me.beliefs.holds(effect):
+                yield from enforce(me, goal, effect, rule)
+        yield Believe(screened)
+
+    @plan(AttackFiltered, Mode.AVERT)
+    def filter_no_more(self, me: Agent, goal: GoalInstance) -> Body:
+        """Let everything pass again."""
+        effect = goal.goal.predicate
+        assert isinstance(effect, AttackFiltered)
+        key = effect.ip, effect.entry
+        times = self._returns[key].times if key in self._returns else 0
+        self._returns[key] = _Return(me.now, times)
+        yield from lift(me, effect)
+
+    @when(AttackFiltered)
+    def watch_own(self, me: Agent, effect: AttackFiltered) -> Steps:
+        """Find out when an own filter is no longer needed."""
+        if inventory_of(me).holder(effect) is not None:
+            yield Adopt(want(Quiet(effect)), TIDY_UP, afresh=True)
+
+    @when(AttackFiltered, value=False)
+    def watch_no_more(self, me: Agent, effect: AttackFiltered) -> Steps:  # noqa: ARG002
+        """A filter that is gone needs no watching."""
+        yield Drop(want(Quiet(effect)), "the filter is lifted")
+
+    @plan(Quiet, local=True, applies=_is_filter)
+    def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
+        """Wait until nothing was dropped for the hold-down, then lift the filter."""
+        quiet = goal.goal.predicate
+        assert isinstance(quiet, Quiet)
+        assert isinstance(quiet.measure, AttackFiltered)
+        yield from lift_when_quiet(
+            me,
+            quiet,
+            quiet_s=self._hold_s(me, quiet.measure),
+            interval_s=me.parameter(self, "hold_interval_s"),
+        )
+
+    def _hold_s(self, me: Agent, effect: AttackFiltered) -> float:
+        """Return how long a filter stays after its last packet.
+
+        It doubles each time that the attack comes back soon after the filter was lifted, and
+        halves for each stretch of peace as long as the last hold-down.
+        """
+        first = me.parameter(self, "hold_s")
+        back = self._returns.get((effect.ip, effect.entry))
+        if back is None:
+            return first
+        peace = int((me.now - back.lifted) / (4 * first * 2**back.times))
+        back.times = max(0, back.times - peace) if peace else back.times + 1
+        return first * min(2.0**back.times, LONGEST_HOLD)
+
+
+def _next(dead: AgentId, alive: list[AgentId]) -> AgentId | None:
+    later = [agent for agent in alive if agent > dead]
+    return min(later or alive, default=None)
+
+
+def _blocked(
+    seen: list[FlowAggregate], findings: list[Finding], reported: frozenset[str]
+) -> list[str]:
+    """Return the sources to block: seen here, and convicted here or by those who report.
+
+    A source that completes its handshakes here, or gets answers, contradicts the report.
+    """
+    own = {f.source for f in findings if f.source}
+    blocked = {one.source for one in seen if one.source in reported and not _served(one)}
+    return sorted(blocked | own)[:MOST_SOURCES]
+
+
+def _served(one: FlowAggregate) -> bool:
+    if one.protocol != "tcp":
+        return wilson(one.replies, one.packets)[0] >= COMPLETES
+    if one.open and not one.answered:
+        return False
+    return wilson(one.established, one.syn)[0] >= COMPLETES
+
+
+def _rules(
+    screened: EntryScreened,
+    blocked: list[str],
+    forged: list[Finding],
+    seen: list[FlowAggregate],
+) -> Iterator[tuple[str, TrafficRule]]:
+    """Yield what to filter, in words, with its rule."""
+    ip, entry = screened.ip, screened.entry or None
+    if blocked:
+        digest = blake2b(" ".join(blocked).encode(), digest_size=3).hexdigest()
+        match = TrafficMatch(sources=tuple(blocked), target=ip, entry=entry)
+        count = f"{len(blocked)} source{'s' * (len(blocked) != 1)}"
+        yield f"{count} {digest}", TrafficRule(match, TrafficVerdict.DROP)
+    if any(not f.kind.startswith("udp") for f in forged):
+        rule = TrafficRule(TrafficMatch(target=ip, entry=entry), TrafficVerdict.PROXY)
+        yield "handshakes never completed", rule
+    served = any(one.protocol == "udp" and one.replies for one in seen)
+    if any(f.kind.startswith("udp") for f in forged) and not served:
+        match = TrafficMatch(target=ip, entry=entry, protocol="udp")
+        yield "udp that nobody answers", TrafficRule(match, TrafficVerdict.DROP)

@@ -1,0 +1,308 @@
+"""Service Monitor: watches the service that users get over a link, and names what attacks it.
+
+It looks at flow samples all the time and does not wait for a link to fill: a flood that fills a
+link upstream of the monitored one shows in handshakes that nobody completes, long before any
+counter here exceeds a threshold. What it finds goes to all agents as an ``AttackReport``; those at
+whose PoP the attack enters filter it there (``EdgeFilter``).
+
+It needs no image: a switch samples flows by itself (sFlow, IPFIX), and the agent beside it judges.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import ClassVar
+
+from msgspec import Struct, field
+
+from phalanx.analytics.detectors import Finding
+from phalanx.auction.outlook import Outlook
+from phalanx.bdi import (
+    Act,
+    Adopt,
+    Agent,
+    Believe,
+    Body,
+    Capability,
+    GoalInstance,
+    Note,
+    Pause,
+    Perceive,
+    PlanFailed,
+    Steps,
+    plan,
+)
+from phalanx.coordination.measures import PROTECT
+from phalanx.coordination.scaling import effective_s
+from phalanx.domain.actions import FlowRecords, FlowStats, LinkSample, Observe, ReadLink
+from phalanx.domain.goals import want
+from phalanx.domain.messages import AttackReport, Performative
+from phalanx.domain.network import link_ends
+from phalanx.domain.predicates import EntryScreened, Monitored, ServiceBreached, UnderAttack
+from phalanx.domain.resources import Resources
+from phalanx.domain.series import TimeSeries
+from phalanx.domain.vnf import Vnfd
+from phalanx.functions.classifier import FIXED_RULES, examine, reasons
+
+ATTACK = "attack"
+"""Conversation of the reports."""
+BREACHED, RESTORED = 0.7, 0.9
+"""Shares of the usual goodput below which a service is breached, and above which it is back."""
+USUAL_WEIGHT = 0.1
+"""Weight of one look in what is usual."""
+LEARNED = 5
+"""Looks after which it is known what is usual."""
+IN_A_ROW = 2
+"""Looks with too little goodput that make a breach."""
+FEW_ASKED = 16
+"""A remembered offender is convicted again by so many SYNs or packets that got nothing."""
+MANY_FLOWS = 4_000
+"""Records of one look above which the next is sampled."""
+SAMPLES = 60
+"""Samples of a link that are kept for detectors."""
+
+
+class _Target(Struct):
+    """What is known of the traffic towards one address."""
+
+    usual_mb_s: float = 0.0
+    looks: int = 0
+    low: int = 0
+    """Looks in a row with much less goodput than usual."""
+    since: float | None = None
+    """When the present attack was first seen, in seconds; None: there is none."""
+    attacked: float = 0.0
+    """When it was seen last."""
+    reported: float = -1e9
+    named: frozenset[str] = frozenset()
+    """Sources in the last report."""
+
+
+class _Link(Struct):
+    """What was seen of one link lately."""
+
+    looks: deque[tuple[float, FlowRecords]] = field(default_factory=deque)
+    """(time, records as if nothing was sampled)."""
+    history: deque[tuple[float, float, float]] = field(
+        default_factory=lambda: deque(maxlen=SAMPLES)
+    )
+    """(time, rate in MB/s, connections) of the last samples."""
+    sampling: float = 1.0
+
+
+class ServiceMonitor(Capability):
+    """Watches links by what their users get; says which sources attack which address."""
+
+    name = "service-monitor"
+    vnfd = Vnfd("service-monitor", Resources(0.5, 0.5, 0.5), image_mb=0.0, shared=True)
+    observes = ("links", "flows")
+    detector = FIXED_RULES
+    parameters: ClassVar = {
+        "service_look_s": 2.0,
+        "service_memory_s": 10.0,
+        "offender_memory_s": 900.0,
+        "report_repeat_s": 4.0,
+        "entry_patience_s": 8.0,
+        "calm_s": 10.0,
+    }
+
+    def __init__(self) -> None:
+        self._links: dict[str, _Link] = {}
+        self._targets: dict[str, _Target] = {}
+        self._offenders: dict[tuple[str, str], float] = {}
+        """(source, target) of what was convicted, with the time when it was seen last."""
+
+    @plan(Monitored)
+    def watch(self, me: Agent, goal: GoalInstance) -> Body:
+        """Look at counters and flow samples of the link for as long as the goal stands."""
+        monitored = goal.goal.predicate
+        assert isinstance(monitored, Monitored)
+        link, seconds = monitored.link, me.parameter(self, "service_look_s")
+        seen = self._links.setdefault(link, _Link())
+        while True:
+            assert goal.instance is not None
+            look = Observe(goal.instance, seconds, link, sampling=seen.sampling)
+            try:
+                records: FlowRecords = yield Act(look)
+                sample: LinkSample = yield Act(ReadLink(link, seconds))
+            except PlanFailed:  # the next look may succeed: a cut link comes back
+                yield Pause(seconds)
+                continue
+            yield Perceive(sample)
+            yield from self._judge(me, goal, seen, sample, records)
+
+    def _judge(
+        self, me: Agent, goal: GoalInstance, seen: _Link, sample: LinkSample, records: FlowRecords
+    ) -> Steps:
+        """Find attacks in what was seen, and say what became of the service."""
+        whole_s = effective_s(records, seen.sampling)
+        many = len(records.flows) / seen.sampling + records.unlisted
+        seen.sampling = min(1.0, MANY_FLOWS / max(many, 1.0))
+        seen.history.append((me.now, sample.rate_mb_s, float(sample.connections)))
+        seen.looks.append((me.now, FlowRecords(records.flows, whole_s, 1.0, records.unlisted)))
+        while seen.looks[0][0] <= me.now - me.parameter(self, "service_memory_s"):
+            seen.looks.popleft()
+        findings = self._examine(me, goal, seen, sample)
+        convicted = self._convicted(me, records, findings)
+        attacked: dict[str, set[str]] = {f.target: set() for f in findings if f.source is None}
+        for source, target in convicted:
+            attacked.setdefault(target, set()).add(source)
+        news = [
+            target
+            for target, sources in attacked.items()
+            if not sources <= self._target(target).named or self._target(target).since is None
+        ]
+        if news:
+            yield self._note(me, goal, records, findings, convicted)
+        for target, sources in attacked.items():
+            kinds = {f.kind for f in findings if f.target == target}
+            yield from self._attacked(me, goal, target, sources, kinds)
+        yield from self._service(me, records, whole_s, convicted, attacked)
+
+    def _examine(
+        self, me: Agent, goal: GoalInstance, seen: _Link, sample: LinkSample
+    ) -> list[Finding]:
+        """Return the findings of the last look, then those that only all kept looks allow."""
+        times, rates, connections = zip(*seen.history, strict=True)
+        series = (
+            TimeSeries("link rate", sample.link, "MB/s", times, rates),
+            TimeSeries("open connections", sample.link, "connections", times, connections),
+        )
+        last = seen.looks[-1][1]
+        findings = examine(me, goal, last, series=series)
+        if len(seen.looks) == 1:
+            return findings
+        looks = [look for _, look in seen.looks]
+        together = FlowRecords(
+            tuple(flow for look in looks for flow in look.flows),
+            sum(look.seconds for look in looks),
+            1.0,
+            sum(look.unlisted for look in looks),
+        )
+        present = {(flow.source, flow.target) for flow in last.flows}
+        present -= {(f.source or "", f.target) for f in findings}
+        longer = examine(me, goal, together, series=series)
+        return findings + [f for f in longer if (f.source, f.target) in present]
+
+    def _convicted(
+        self, me: Agent, records: FlowRecords, findings: list[Finding]
+    ) -> dict[tuple[str, str], Finding | None]:
+        """Return (source, target) of what attacks, with its finding; None: it is remembered.
+
+        A source that attacked before is taken for an attacker again by much less evidence.
+        """
+        convicted: dict[tuple[str, str], Finding | None] = {
+            (f.source, f.target): f for f in findings if f.source is not None
+        }
+        for flow in records.flows:
+            key = flow.source, flow.target
+            if key in self._offenders and key not in convicted and _got_nothing(flow):
+                convicted[key] = None
+        self._offenders |= dict.fromkeys(convicted, me.now)
+        if len(self._offenders) > MANY_FLOWS or me.now - min(
+            self._offenders.values(), default=me.now
+        ) > me.parameter(self, "offender_memory_s"):
+            oldest = me.now - me.parameter(self, "offender_memory_s")
+            kept = sorted((t, key) for key, t in self._offenders.items() if t > oldest)
+            self._offenders = {key: t for t, key in kept[-MANY_FLOWS:]}
+        return convicted
+
+    def _note(
+        self,
+        me: Agent,
+        goal: GoalInstance,
+        records: FlowRecords,
+        findings: list[Finding],
+        convicted: dict[tuple[str, str], Finding | None],
+    ) -> Note:
+        targets = [f for f in findings if f.source is None]
+        return Note(
+            "analysis.done",
+            {
+                "goal": str(goal.goal),
+                "instance": goal.instance,
+                "flows": len(records.flows),
+                "coverage": round(records.coverage, 6),
+                "found": [f"{source}>{target}" for source, target in convicted],
+                "forged": [f.target for f in targets if f.spoofed],
+                "evidence": {f.target: f.evidence for f in targets}
+                | {f"{f.source}>{f.target}": f.evidence for f in convicted.values() if f},
+                "remembered": [f"{s}>{t}" for (s, t), found in convicted.items() if not found],
+                **reasons(me, goal, findings),
+            },
+        )
+
+    def _attacked(
+        self, me: Agent, goal: GoalInstance, target: str, sources: set[str], kinds: set[str]
+    ) -> Steps:
+        """Report an attack at once, and again while it arrives.
+
+        What still arrives after a while is filtered by this agent, before the monitored link.
+        """
+        known = self._target(target)
+        known.attacked = me.now
+        if known.since is None:
+            known.since = me.now
+            yield Believe(UnderAttack(target))
+        due = known.reported + me.parameter(self, "report_repeat_s")
+        if sources <= known.named and me.now < due:
+            return
+        known.reported, known.named = me.now, frozenset(sources)
+        self._tell(me, AttackReport(target, tuple(sorted(kinds)), tuple(sorted(sources))))
+        if me.now - known.since >= me.parameter(self, "entry_patience_s"):
+            monitored = goal.goal.predicate
+            assert isinstance(monitored, Monitored)
+            tap = link_ends(monitored.link)[0]
+            yield Adopt(want(EntryScreened(target, "")), PROTECT, tap=tap, afresh=True)
+
+    def _service(
+        self,
+        me: Agent,
+        records: FlowRecords,
+        seconds: float,
+        convicted: dict[tuple[str, str], Finding | None],
+        attacked: dict[str, set[str]],
+    ) -> Steps:
+        """Compare the goodput of each address with what is usual, and note the end of attacks."""
+        goodput = dict.fromkeys(self._targets, 0.0)
+        for flow in records.flows:
+            if flow.replies and (flow.source, flow.target) not in convicted:
+                octets = goodput.get(flow.target, 0.0) + flow.octets / seconds / 1e6
+                goodput[flow.target] = octets
+        for target, mb_s in goodput.items():
+            known, breached = self._target(target), ServiceBreached(target)
+            calm_s = me.now - known.attacked
+            if known.since is not None and calm_s > me.parameter(self, "calm_s"):
+                known.since, known.named = None, frozenset()
+                yield Believe(UnderAttack(target), value=False)
+            known.low = known.low + 1 if mb_s < BREACHED * known.usual_mb_s else 0
+            suffers = known.looks >= LEARNED and known.low >= IN_A_ROW
+            if suffers and not me.beliefs.holds(breached):
+                yield Believe(breached)
+            elif mb_s >= RESTORED * known.usual_mb_s and me.beliefs.holds(breached):
+                yield Believe(breached, value=False)
+            unexplained = me.beliefs.holds(breached) and target not in attacked
+            if unexplained and me.now >= known.reported + me.parameter(self, "report_repeat_s"):
+                known.reported = me.now  # agents where traffic enters may see more
+                self._tell(me, AttackReport(target))
+            if known.since is None and (not known.low or known.looks < LEARNED):
+                weight = max(USUAL_WEIGHT, 1 / (known.looks + 1))
+                known.usual_mb_s += (mb_s - known.usual_mb_s) * weight
+                known.looks += 1
+
+    def _tell(self, me: Agent, report: AttackReport) -> None:
+        for agent in me.capability(Outlook).alive():
+            me.tell(Performative.INFORM, agent, ATTACK, report)
+
+    def _target(self, target: str) -> _Target:
+        return self._targets.setdefault(target, _Target())
+
+
+def _got_nothing(flow: FlowStats) -> bool:
+    """Whether a source asked for a few things and got none of them."""
+    asked = flow.syn if flow.protocol == "tcp" else flow.packets
+    return (
+        asked > FEW_ASKED
+        and not (flow.established or flow.answered)
+        and not (flow.protocol == "udp" and flow.replies)
+    )
