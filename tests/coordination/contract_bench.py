@@ -249,6 +249,11 @@ class Bench:
         self.hear(Performative.CFP, conversation, call)
         return call
 
+    def offer(self, conversation: str) -> tuple[CallForProposals, Bid]:
+        """Call, and return the call with the first bid."""
+        call = self.cfp(conversation)
+        return call, self.bids(conversation)[0]
+
     def accept(self, conversation: str, call: CallForProposals, bid: Bid | None = None) -> None:
         bid = bid or self.bids(conversation)[0]
         self.hear(Performative.ACCEPT, conversation, Award(bid, call))

@@ -78,51 +78,60 @@ class Covered(Bench):
         return [action for action in self.site.done if isinstance(action, kind)]
 
 
+@pytest.fixture
+def bench():
+    return Covered()
+
+
+@pytest.fixture
+def holder(bench):
+    """An agent that holds a limit for another."""
+    bench.win("x", LIMIT)
+    return bench
+
+
+@pytest.fixture
+def restarted(holder):
+    """One that held it when it was restarted."""
+    holder.restart()
+    return holder
+
+
 def taken_over(goal, goal_id="b-1", holder=None):
     return OpenGoal(goal_id, goal, 20, "b", 0.0, False, "cause", holder)
 
 
-def test_leases_are_renewed_and_measures_looked_at_before_anybody_is_asked():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    bench.restart()
-    (instance,) = bench.bidder.inventory
-    assert bench.did(Renew)[0].instances == (instance.id,)
-    assert bench.did(ReadMeasure)[0].measure == f"a.1:{LIMITED}"
-    assert bench.bidder.inventory.holder(LIMITED) is instance
-    assert bench.asked("b").measures == (LIMITED,)
-    assert bench.asked("c").measures == ()
+def test_leases_are_renewed_and_measures_looked_at_before_anybody_is_asked(restarted):
+    (instance,) = restarted.bidder.inventory
+    assert restarted.did(Renew)[0].instances == (instance.id,)
+    assert restarted.did(ReadMeasure)[0].measure == f"a.1:{LIMITED}"
+    assert restarted.bidder.inventory.holder(LIMITED) is instance
+    assert restarted.asked("b").measures == (LIMITED,)
+    assert restarted.asked("c").measures == ()
 
 
-def test_who_was_met_before_is_asked_although_no_registry_can_be_read_yet():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    bench.restart(peers=(ME, "d"))
-    assert bench.settings.peers == (ME, "b", "c", "d")
-    assert bench.asked("b").measures == (LIMITED,)
+def test_who_was_met_before_is_asked_although_no_registry_can_be_read_yet(holder):
+    holder.restart(peers=(ME, "d"))
+    assert holder.settings.peers == (ME, "b", "c", "d")
+    assert holder.asked("b").measures == (LIMITED,)
 
 
-def test_a_measure_that_is_gone_is_believed_no_more():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    bench.site.refused[ReadMeasure] = "no such measure"
-    bench.restart()
-    assert bench.bidder.inventory.holder(LIMITED) is None
-    assert bench.agent.beliefs.denies(LIMITED)
+def test_a_measure_that_is_gone_is_believed_no_more(holder):
+    holder.site.refused[ReadMeasure] = "no such measure"
+    holder.restart()
+    assert holder.bidder.inventory.holder(LIMITED) is None
+    assert holder.agent.beliefs.denies(LIMITED)
 
 
-def test_what_the_infrastructure_ended_meanwhile_is_lost():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    bench.site.instances.clear()
-    bench.restart()
-    assert len(bench.bidder.inventory) == 0
-    assert bench.agent.beliefs.denies(LIMITED)
-    assert bench.asked("b").measures == ()
+def test_what_the_infrastructure_ended_meanwhile_is_lost(holder):
+    holder.site.instances.clear()
+    holder.restart()
+    assert len(holder.bidder.inventory) == 0
+    assert holder.agent.beliefs.denies(LIMITED)
+    assert holder.asked("b").measures == ()
 
 
-def test_a_contract_that_was_done_is_answered_as_before_and_not_worked_on_again():
-    bench = Covered()
+def test_a_contract_that_was_done_is_answered_as_before_and_not_worked_on_again(bench):
     call = bench.win("x", LIMIT)
     bid = bench.bidder.contracts.get("x").bid
     bench.restart()
@@ -131,8 +140,7 @@ def test_a_contract_that_was_done_is_answered_as_before_and_not_worked_on_again(
     assert bench.did(Deploy) == bench.did(Enforce) == []
 
 
-def test_a_vnf_that_did_not_run_yet_is_stopped_and_its_contract_fails_at_once():
-    bench = Covered()
+def test_a_vnf_that_did_not_run_yet_is_stopped_and_its_contract_fails_at_once(bench):
     call = bench.cfp("x")
     bench.accept("x", call)
     (deploy,) = [action for _, action in bench.waiting]
@@ -142,8 +150,7 @@ def test_a_vnf_that_did_not_run_yet_is_stopped_and_its_contract_fails_at_once():
     assert len(bench.bidder.inventory) == 0
 
 
-def test_a_measure_that_was_not_confirmed_yet_is_lifted_and_made_anew():
-    bench = Covered()
+def test_a_measure_that_was_not_confirmed_yet_is_lifted_and_made_anew(bench):
     bench.site.slow.add(Enforce)
     bench.win("x", LIMIT)
     bench.restart()
@@ -154,8 +161,7 @@ def test_a_measure_that_was_not_confirmed_yet_is_lifted_and_made_anew():
     assert bench.did(Deploy) == []
 
 
-def test_work_that_the_initiator_gave_to_another_is_left_alone():
-    bench = Covered()
+def test_work_that_the_initiator_gave_to_another_is_left_alone(bench):
     bench.site.slow.add(Enforce)
     bench.win("x", LIMIT)
     bench.restart()
@@ -167,8 +173,7 @@ def test_work_that_the_initiator_gave_to_another_is_left_alone():
     assert bench.last("x") == Verdict("b waits for it no longer")
 
 
-def test_without_an_answer_the_agent_goes_on_after_three_seconds():
-    bench = Covered()
+def test_without_an_answer_the_agent_goes_on_after_three_seconds(bench):
     bench.site.slow.add(Enforce)
     bench.win("x", LIMIT)
     bench.restart()
@@ -178,27 +183,20 @@ def test_without_an_answer_the_agent_goes_on_after_three_seconds():
     assert len(bench.did(Enforce)) == 1
 
 
-def test_a_measure_that_another_made_meanwhile_is_lifted():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    bench.restart()
-    bench.welcome("b", measures=(LIMITED,))
-    assert bench.bidder.inventory.holder(LIMITED) is None
-    assert bench.agent.beliefs.denies(LIMITED)
+def test_a_measure_that_another_made_meanwhile_is_lifted(restarted):
+    restarted.welcome("b", measures=(LIMITED,))
+    assert restarted.bidder.inventory.holder(LIMITED) is None
+    assert restarted.agent.beliefs.denies(LIMITED)
 
 
-def test_a_second_or_stray_welcome_changes_nothing():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    bench.restart()
-    bench.hear(Performative.INFORM, f"{ME}.1/return", Welcome(measures=(LIMITED,)), "b")
-    bench.welcome("b")
-    bench.welcome("b", measures=(LIMITED,))
-    assert bench.bidder.inventory.holder(LIMITED) is not None
+def test_a_second_or_stray_welcome_changes_nothing(restarted):
+    restarted.hear(Performative.INFORM, f"{ME}.1/return", Welcome(measures=(LIMITED,)), "b")
+    restarted.welcome("b")
+    restarted.welcome("b", measures=(LIMITED,))
+    assert restarted.bidder.inventory.holder(LIMITED) is not None
 
 
-def test_goals_wait_for_the_answers_and_keep_their_ids():
-    bench = Covered()
+def test_goals_wait_for_the_answers_and_keep_their_ids(bench):
     bench.carry_out(bench.agent.take_on(Adopt(OTHER), bench.now))
     (goal,) = bench.agent.open_goals()
     bench.restart()
@@ -210,8 +208,7 @@ def test_goals_wait_for_the_answers_and_keep_their_ids():
     assert [m for m in bench.sent if m.performative is Performative.CFP]
 
 
-def test_a_goal_that_a_guardian_has_taken_over_ends():
-    bench = Covered()
+def test_a_goal_that_a_guardian_has_taken_over_ends(bench):
     bench.carry_out(bench.agent.take_on(Adopt(OTHER), bench.now))
     (goal,) = bench.agent.open_goals()
     bench.restart()
@@ -224,8 +221,7 @@ def test_a_goal_that_a_guardian_has_taken_over_ends():
 # -- as one of the others -----------------------------------------------------------------
 
 
-def test_a_guardian_tells_who_is_back_what_it_goes_on_with():
-    bench = Covered()
+def test_a_guardian_tells_who_is_back_what_it_goes_on_with(bench):
     goals = (taken_over(LIMIT),)
     bench.hear(Performative.INFORM, "heartbeat", Heartbeat(1, goals), "c")
     bench.at(10.0)
@@ -244,8 +240,7 @@ def test_a_guardian_gives_up_what_its_owner_is_at_work_for_or_had_done_with():
         assert bench.agent.open_goals() == []
 
 
-def test_an_agent_that_comes_back_with_its_memory_is_not_taken_for_forgetful():
-    bench = Covered()
+def test_an_agent_that_comes_back_with_its_memory_is_not_taken_for_forgetful(bench):
     goals = (taken_over(LIMIT),)
     for incarnation, remembers, forgot in ((1, 0, False), (2, 1, False), (3, 3, True)):
         kept = goals if not forgot else ()
@@ -262,47 +257,40 @@ def test_what_a_state_says_of_its_memory(remembers, earlier, forgot):
     assert state.forgets(earlier) is forgot
 
 
-def test_a_handover_that_is_doubled_is_taken_once():
-    bench = Covered()
+def test_a_handover_that_is_doubled_is_taken_once(bench):
     for _ in range(2):
         bench.hear(Performative.REQUEST, "handover", Handover((taken_over(LIMIT),)), "c")
         assert bench.last("handover") == Taken(("b-1",))
     assert len([e for e in bench.events if e.kind == "goal.taken_over"]) == 1
 
 
-def test_who_leaves_itself_takes_nothing_over():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    bench.carry_out(bench.agent.drain(bench.now, "root"))
-    bench.hear(Performative.REQUEST, "handover", Handover((taken_over(OTHER),)), "c")
-    assert bench.last("handover") == Taken(declined=("b-1",))
+def test_who_leaves_itself_takes_nothing_over(holder):
+    holder.carry_out(holder.agent.drain(holder.now, "root"))
+    holder.hear(Performative.REQUEST, "handover", Handover((taken_over(OTHER),)), "c")
+    assert holder.last("handover") == Taken(declined=("b-1",))
 
 
-def test_a_measure_is_kept_until_another_holds_it():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    bench.carry_out(bench.agent.drain(bench.now, "root"))
-    (goal,) = next(m for m in bench.sent if type(m.content) is Handover).content.goals
+def test_a_measure_is_kept_until_another_holds_it(holder):
+    holder.carry_out(holder.agent.drain(holder.now, "root"))
+    (goal,) = next(m for m in holder.sent if type(m.content) is Handover).content.goals
     assert (goal.goal, goal.holder) == (LIMIT, ME)
-    bench.hear(Performative.INFORM, "handover", Taken(under_way=(goal.id,)), "b")
-    bench.at(bench.now + 60)
-    assert bench.bidder.inventory.holder(LIMITED) is not None
-    bench.hear(Performative.INFORM, "handover", Taken((goal.id,)), "b")
-    assert bench.bidder.inventory.holder(LIMITED) is None
-    bench.at(bench.now + 1)
-    assert bench.agent.drained
-    assert len(bench.site.instances) == 0
-    assert bench.events[-1].kind == "agent.left"
+    holder.hear(Performative.INFORM, "handover", Taken(under_way=(goal.id,)), "b")
+    holder.at(holder.now + 60)
+    assert holder.bidder.inventory.holder(LIMITED) is not None
+    holder.hear(Performative.INFORM, "handover", Taken((goal.id,)), "b")
+    assert holder.bidder.inventory.holder(LIMITED) is None
+    holder.at(holder.now + 1)
+    assert holder.agent.drained
+    assert len(holder.site.instances) == 0
+    assert holder.events[-1].kind == "agent.left"
 
 
-def test_after_its_time_an_agent_leaves_whatever_is_still_with_it():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    bench.carry_out(bench.agent.drain(bench.now, "root"))
-    bench.at(bench.now + bench.settings.drain_s + 1)
-    assert bench.agent.drained
-    assert bench.events[-1].data["ended"] == [str(LIMIT)]
-    assert bench.site.measures == {}
+def test_after_its_time_an_agent_leaves_whatever_is_still_with_it(holder):
+    holder.carry_out(holder.agent.drain(holder.now, "root"))
+    holder.at(holder.now + holder.settings.drain_s + 1)
+    assert holder.agent.drained
+    assert holder.events[-1].data["ended"] == [str(LIMIT)]
+    assert holder.site.measures == {}
 
 
 # -- octets -------------------------------------------------------------------------------
@@ -319,46 +307,36 @@ def test_octets_that_are_no_memory_are_refused_in_one_line(octets):
     assert "\n" not in str(refusal.value)
 
 
-def test_a_later_form_and_another_predicate_are_refused():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    octets = encode(remember(bench.agent))
+def test_a_later_form_and_another_predicate_are_refused(holder):
+    octets = encode(remember(holder.agent))
     with pytest.raises(MemoryUnusable, match="version 3, not 2"):
-        decode(octets.replace(b'"version":2,', b'"version":3,'), bench.library)
+        decode(octets.replace(b'"version":2,', b'"version":3,'), holder.library)
     with pytest.raises(MemoryUnusable, match="no predicate 'Unheard'"):
-        decode(octets.replace(b'"IpRateLimited"', b'"Unheard"'), bench.library)
+        decode(octets.replace(b'"IpRateLimited"', b'"Unheard"'), holder.library)
 
 
-def test_what_belongs_to_an_unknown_capability_is_passed_over():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    bare = Library([c for c in bench.library.capabilities.values() if c is not Failover])
-    memory = decode(encode(remember(bench.agent)), bare)
+def test_what_belongs_to_an_unknown_capability_is_passed_over(holder):
+    bare = Library([c for c in holder.library.capabilities.values() if c is not Failover])
+    memory = decode(encode(remember(holder.agent)), bare)
     assert "failover" not in memory.parts
     assert "bidder" in memory.parts
 
 
-def test_another_agents_memory_is_refused():
-    bench = Covered()
+def test_another_agents_memory_is_refused(bench):
     memory = remember(bench.agent)
     with pytest.raises(ValueError, match="incarnation 1 of a is no earlier one of a"):
         restore(bench.agent, memory, 1.0, "root")
 
 
-def test_an_infrastructure_that_does_not_answer_the_renewal_ends_nothing():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    bench.site.refused[Renew] = "not reached"
-    bench.restart()
-    assert bench.bidder.inventory.holder(LIMITED) is not None
-    assert bench.asked("b").measures == (LIMITED,)
-    assert isinstance(bench.site.perform(Renew((), 1.0)), Failed)
+def test_an_infrastructure_that_does_not_answer_the_renewal_ends_nothing(holder):
+    holder.site.refused[Renew] = "not reached"
+    holder.restart()
+    assert holder.bidder.inventory.holder(LIMITED) is not None
+    assert holder.asked("b").measures == (LIMITED,)
+    assert isinstance(holder.site.perform(Renew((), 1.0)), Failed)
 
 
-def test_undoing_works_in_the_next_life():
-    bench = Covered()
-    bench.win("x", LIMIT)
-    bench.restart()
-    bench.carry_out(bench.agent.take_on(Adopt(avert(LIMITED)), bench.now))
-    assert [action.measure for action in bench.did(Lift)] == ["a.1:" + str(LIMITED)]
-    assert bench.last("notice") == Result((Fact(LIMITED, False),))
+def test_undoing_works_in_the_next_life(restarted):
+    restarted.carry_out(restarted.agent.take_on(Adopt(avert(LIMITED)), restarted.now))
+    assert [action.measure for action in restarted.did(Lift)] == ["a.1:" + str(LIMITED)]
+    assert restarted.last("notice") == Result((Fact(LIMITED, False),))

@@ -112,8 +112,7 @@ def test_an_offered_instance_is_waited_for_where_there_is_no_room_for_another():
     assert bench.bids("younger")[0].reuse == instance.id
 
 
-def test_an_instance_used_again_gets_the_path_and_the_units_of_the_new_goal():
-    bench = Bench()
+def test_an_instance_used_again_gets_the_path_and_the_units_of_the_new_goal(bench):
     bench.win("x", ANALYSE, traffic_mb_s=2.0)
     bench.observe()
     (instance,) = bench.bidder.inventory
@@ -126,8 +125,7 @@ def test_an_instance_used_again_gets_the_path_and_the_units_of_the_new_goal():
     assert not bench.site.holds
 
 
-def test_awards_that_come_during_the_download_share_the_instance():
-    bench = Bench()
+def test_awards_that_come_during_the_download_share_the_instance(bench):
     first, second = bench.cfp("x", LIMIT), bench.cfp("y", OTHER)
     bench.accept("x", first)
     bench.accept("y", second)
@@ -143,8 +141,7 @@ def test_awards_that_come_during_the_download_share_the_instance():
     assert len(bench.site.measures) == 2
 
 
-def test_a_failed_download_fails_all_who_share_it():
-    bench = Bench()
+def test_a_failed_download_fails_all_who_share_it(bench):
     calls = {name: bench.cfp(name, goal) for name, goal in (("x", LIMIT), ("y", OTHER))}
     for name, call in calls.items():
         bench.accept(name, call)

@@ -23,18 +23,15 @@ from phalanx.functions.rate_limiter import RateLimiter
 # -- the conversation: doubled, late, forgotten -------------------------------------------
 
 
-def test_a_call_is_answered_with_a_proposal_that_is_held():
-    bench = Bench()
-    call = bench.cfp("x")
-    (bid,) = bench.bids("x")
+def test_a_call_is_answered_with_a_proposal_that_is_held(bench):
+    call, bid = bench.offer("x")
     assert (bid.vnf, bid.units, bid.reuse) == ("rate-limiter", 1, None)
     (hold,) = bench.site.holds.values()
     assert (hold.group, hold.resources) == ("x", RateLimiter.vnfd.requires)
     assert hold.ttl_s == call.deadline + bench.settings.grace_s
 
 
-def test_a_doubled_call_gets_the_same_proposal_and_holds_nothing_more():
-    bench = Bench()
+def test_a_doubled_call_gets_the_same_proposal_and_holds_nothing_more(bench):
     call = bench.cfp("x")
     bench.hear(Performative.CFP, "x", call)
     assert bench.said("x") == ["propose", "propose"]
@@ -43,10 +40,8 @@ def test_a_doubled_call_gets_the_same_proposal_and_holds_nothing_more():
     assert len(bench.site.holds) == 1
 
 
-def test_a_doubled_award_is_agreed_to_and_later_answered_with_the_result():
-    bench = Bench()
-    call = bench.cfp("x")
-    bid = bench.bids("x")[0]
+def test_a_doubled_award_is_agreed_to_and_later_answered_with_the_result(bench):
+    call, bid = bench.offer("x")
     bench.accept("x", call)
     assert bench.said("x") == ["propose"]
     bench.accept("x", call, bid)
@@ -58,28 +53,23 @@ def test_a_doubled_award_is_agreed_to_and_later_answered_with_the_result():
     assert deployed(bench) == ["rate-limiter"]
 
 
-def test_a_rejected_proposal_gives_back_what_it_held():
-    bench = Bench()
+def test_a_rejected_proposal_gives_back_what_it_held(bench):
     bench.cfp("x")
     bench.reject("x")
     assert nothing_is_left(bench)
     assert bench.said("x") == ["propose"]
 
 
-def test_an_award_after_the_rejection_is_tried_all_the_same():
-    bench = Bench()
-    call = bench.cfp("x")
-    bid = bench.bids("x")[0]
+def test_an_award_after_the_rejection_is_tried_all_the_same(bench):
+    call, bid = bench.offer("x")
     bench.reject("x")
     bench.accept("x", call, bid)
     bench.finish(Deploy)
     assert bench.facts("x").facts == (Fact(LIMITED, True, ME),)
 
 
-def test_an_award_after_the_hold_ran_out_is_tried_again():
-    bench = Bench()
-    call = bench.cfp("x")
-    bid = bench.bids("x")[0]
+def test_an_award_after_the_hold_ran_out_is_tried_again(bench):
+    call, bid = bench.offer("x")
     bench.site.holds.clear()
     bench.at(8.0)
     assert not bench.bidder.contracts.holding()
@@ -91,8 +81,7 @@ def test_an_award_after_the_hold_ran_out_is_tried_again():
 
 def test_a_late_award_fails_with_the_reason_where_others_have_the_room_now():
     bench = Bench(cores=1)
-    call = bench.cfp("x")
-    bid = bench.bids("x")[0]
+    call, bid = bench.offer("x")
     bench.reject("x")
     bench.win("y", OTHER)
     bench.accept("x", call, bid)
@@ -110,8 +99,7 @@ def test_an_award_for_a_call_never_heard_carries_all_that_is_needed():
     assert bench.facts("x").facts == (Fact(LIMITED, True, ME),)
 
 
-def test_a_refusal_is_repeated_and_holds_nothing():
-    bench = Bench()
+def test_a_refusal_is_repeated_and_holds_nothing(bench):
     call = bench.cfp("x", want(FlowRecord("10.0.0.1")))
     bench.hear(Performative.CFP, "x", call)
     assert bench.said("x") == ["refuse", "refuse"]
@@ -122,8 +110,7 @@ def test_a_refusal_is_repeated_and_holds_nothing():
 # -- cancelled, gone, lost ----------------------------------------------------------------
 
 
-def test_cancelled_during_the_download_everything_is_given_back():
-    bench = Bench()
+def test_cancelled_during_the_download_everything_is_given_back(bench):
     call = bench.cfp("x")
     bench.accept("x", call)
     assert bench.site.instances
@@ -134,8 +121,7 @@ def test_cancelled_during_the_download_everything_is_given_back():
     assert nothing_is_left(bench)
 
 
-def test_cancelled_while_a_measure_is_being_enforced_it_is_lifted():
-    bench = Bench()
+def test_cancelled_while_a_measure_is_being_enforced_it_is_lifted(bench):
     bench.site.slow.add(Enforce)
     bench.win("x", LIMIT)
     assert bench.site.measures
@@ -146,10 +132,8 @@ def test_cancelled_while_a_measure_is_being_enforced_it_is_lifted():
     assert not bench.agent.beliefs.holds(LIMITED)
 
 
-def test_cancelled_before_the_award_arrives_nothing_is_begun():
-    bench = Bench()
-    call = bench.cfp("x")
-    bid = bench.bids("x")[0]
+def test_cancelled_before_the_award_arrives_nothing_is_begun(bench):
+    call, bid = bench.offer("x")
     bench.cancel("x")
     bench.accept("x", call, bid)
     assert nothing_is_left(bench)
@@ -157,10 +141,8 @@ def test_cancelled_before_the_award_arrives_nothing_is_begun():
     assert bench.said("x") == ["propose", "failure"]
 
 
-def test_cancelled_while_a_late_hold_is_asked_for_it_is_given_back():
-    bench = Bench()
-    call = bench.cfp("x")
-    bid = bench.bids("x")[0]
+def test_cancelled_while_a_late_hold_is_asked_for_it_is_given_back(bench):
+    call, bid = bench.offer("x")
     bench.reject("x")
     bench.site.slow.add(Hold)
     bench.accept("x", call, bid)
@@ -170,8 +152,7 @@ def test_cancelled_while_a_late_hold_is_asked_for_it_is_given_back():
     assert deployed(bench) == []
 
 
-def test_nobody_works_for_the_dead():
-    bench = Bench()
+def test_nobody_works_for_the_dead(bench):
     bench.win("x", ANALYSE)
     assert bench.waiting
     bench.agent.do_step(Believe(Gone("b")))
@@ -183,8 +164,7 @@ def test_nobody_works_for_the_dead():
     assert ended.data["reason"] == "b is gone"
 
 
-def test_work_is_given_up_when_its_initiator_is_silent_for_long():
-    bench = Bench()
+def test_work_is_given_up_when_its_initiator_is_silent_for_long(bench):
     call = bench.win("x", ANALYSE)
     bid = bench.bidder.contracts.get("x").bid
     silence = bench.settings.probe_s * (bench.settings.probes + 2)
@@ -197,8 +177,7 @@ def test_work_is_given_up_when_its_initiator_is_silent_for_long():
     assert bench.last("x") == Verdict("b is silent")
 
 
-def test_a_refused_deployment_leaves_no_hold_behind():
-    bench = Bench()
+def test_a_refused_deployment_leaves_no_hold_behind(bench):
     bench.site.refused[Deploy] = "the repository is away"
     call = bench.cfp("x")
     bench.accept("x", call)
@@ -206,8 +185,7 @@ def test_a_refused_deployment_leaves_no_hold_behind():
     assert nothing_is_left(bench)
 
 
-def test_a_lost_instance_fails_its_work_and_ends_what_it_kept_true():
-    bench = Bench()
+def test_a_lost_instance_fails_its_work_and_ends_what_it_kept_true(bench):
     bench.win("x", LIMIT)
     bench.win("y", ANALYSE)
     limiter, detector = bench.bidder.inventory
@@ -222,16 +200,16 @@ def test_a_lost_instance_fails_its_work_and_ends_what_it_kept_true():
 
 
 @pytest.mark.parametrize("final", [False, True])
-def test_a_final_failure_of_the_infrastructure_is_told_as_final(final):
-    bench = Bench()
+def test_a_final_failure_of_the_infrastructure_is_told_as_final(bench, final):
     bench.site.refused[Enforce] = Failed("no driver tarpits", final=final)
     bench.win("x", LIMIT)
     assert bench.last("x") == Verdict("no driver tarpits", final)
 
 
 @pytest.mark.parametrize(("final", "awarded"), [(False, ["b", "c"]), (True, ["b"])])
-def test_a_final_failure_ends_the_auction_without_a_next_best_bid_or_a_second_one(final, awarded):
-    bench = Bench()
+def test_a_final_failure_ends_the_auction_without_a_next_best_bid_or_a_second_one(
+    bench, final, awarded
+):
     ends = []
     bench.cfp("other-work", OTHER)  # what the bids of a rate limiter look like
     (bid,) = bench.bids("other-work")

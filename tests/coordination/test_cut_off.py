@@ -66,15 +66,18 @@ class Talk(Bench):
         assert self.agent.beliefs.satisfies(goal)
 
 
-def test_a_silent_ward_is_gone():
-    bench = Talk()
+@pytest.fixture
+def bench():
+    return Talk()
+
+
+def test_a_silent_ward_is_gone(bench):
     bench.beat()
     bench.at(bench.settings.silence_s + 3.0)
     assert bench.gone() == [WARD]
 
 
-def test_who_is_cut_off_judges_nobody_and_listens_anew_afterwards():
-    bench = Talk()
+def test_who_is_cut_off_judges_nobody_and_listens_anew_afterwards(bench):
     bench.beat()
     bench.connected(False)
     bench.at(60.0)
@@ -86,8 +89,7 @@ def test_who_is_cut_off_judges_nobody_and_listens_anew_afterwards():
     assert bench.gone() == [WARD]
 
 
-def test_who_stood_still_judges_nobody_before_it_has_listened():
-    bench = Talk()
+def test_who_stood_still_judges_nobody_before_it_has_listened(bench):
     bench.beat()
     bench.now = 60.0  # nothing ran in between
     bench.carry_out(bench.agent.tick(bench.now))
@@ -96,8 +98,7 @@ def test_who_stood_still_judges_nobody_before_it_has_listened():
     assert bench.gone() == [WARD]
 
 
-def test_after_a_cut_one_peer_is_asked_for_all_news():
-    bench = Talk()
+def test_after_a_cut_one_peer_is_asked_for_all_news(bench):
     bench.connected(False)
     bench.sent.clear()
     bench.connected(True)
@@ -109,8 +110,7 @@ def test_after_a_cut_one_peer_is_asked_for_all_news():
 @pytest.mark.parametrize(
     "word", [Heartbeat(1), Digest(0), Advertisement(())], ids=["beats", "compares", "tells"]
 )
-def test_an_obituary_is_shown_to_whoever_speaks_all_the_same(word):
-    bench = Talk()
+def test_an_obituary_is_shown_to_whoever_speaks_all_the_same(bench, word):
     bench.beat()
     bench.at(bench.settings.silence_s + 3.0)
     bench.sent.clear()
@@ -120,8 +120,7 @@ def test_an_obituary_is_shown_to_whoever_speaks_all_the_same(word):
     assert (state.pop, state.alive) == (WARD, False)
 
 
-def test_who_contradicts_its_obituary_is_not_told_of_it_again():
-    bench = Talk()
+def test_who_contradicts_its_obituary_is_not_told_of_it_again(bench):
     bench.beat()
     bench.sent.clear()
     bench.beat()
@@ -135,8 +134,7 @@ def kept(*goals):
     return Inventory((InstanceInfo("b.1/vnf1", "rate-limiter", "1.0", 1, "active", goals),))
 
 
-def test_holders_are_asked_after_a_cut_and_what_they_lost_is_auctioned_anew():
-    bench = Talk()
+def test_holders_are_asked_after_a_cut_and_what_they_lost_is_auctioned_anew(bench):
     bench.delegate()
     bench.connected(False)
     bench.connected(True)
@@ -149,8 +147,7 @@ def test_holders_are_asked_after_a_cut_and_what_they_lost_is_auctioned_anew():
     assert bench.agent.beliefs.denies(LIMITED)
 
 
-def test_what_a_holder_still_keeps_stays_as_it_is():
-    bench = Talk()
+def test_what_a_holder_still_keeps_stays_as_it_is(bench):
     bench.delegate()
     bench.sent.clear()
     bench.hear(Performative.INFORM, RELIED, kept(str(LIMITED)), "b")
@@ -158,8 +155,7 @@ def test_what_a_holder_still_keeps_stays_as_it_is():
     assert bench.agent.beliefs.satisfies(LIMIT)
 
 
-def test_an_inventory_of_somebody_else_says_nothing_about_it():
-    bench = Talk()
+def test_an_inventory_of_somebody_else_says_nothing_about_it(bench):
     bench.delegate()
     bench.sent.clear()
     bench.hear(Performative.INFORM, RELIED, kept(), "c")
@@ -177,8 +173,7 @@ def test_a_measure_lost_by_mishap_is_auctioned_anew_and_one_that_was_lifted_is_n
         assert bench.agent.beliefs.denies(LIMITED)
 
 
-def test_who_loses_a_vnf_tells_those_who_rely_on_its_measures():
-    bench = Talk()
+def test_who_loses_a_vnf_tells_those_who_rely_on_its_measures(bench):
     bench.win("x", LIMIT)
     (instance,) = bench.bidder.inventory
     bench.carry_out(bench.agent.perceive(InstanceLost(instance.id, "it died", "event"), bench.now))

@@ -1,6 +1,6 @@
 """The instances of an agent: idle, replaced, lifted, told of."""
 
-from contract_bench import ANALYSE, LIMIT, LIMITED, OTHER, Bench, deployed, nothing_is_left
+from contract_bench import ANALYSE, LIMIT, LIMITED, OTHER, deployed, nothing_is_left
 from msgspec.structs import replace
 
 from phalanx.coordination.lifecycle import NewVersion
@@ -11,8 +11,7 @@ from phalanx.domain.predicates import Monitored
 from phalanx.functions.rate_limiter import RateLimiter
 
 
-def test_an_idle_instance_is_ended_and_its_resources_given_back():
-    bench = Bench()
+def test_an_idle_instance_is_ended_and_its_resources_given_back(bench):
     bench.win("x", ANALYSE)
     bench.observe()
     bench.at(bench.settings.idle_s - 1)
@@ -21,15 +20,13 @@ def test_an_idle_instance_is_ended_and_its_resources_given_back():
     assert nothing_is_left(bench)
 
 
-def test_an_instance_that_keeps_something_true_is_not_idle():
-    bench = Bench()
+def test_an_instance_that_keeps_something_true_is_not_idle(bench):
     bench.win("x", LIMIT)
     bench.at(3 * bench.settings.idle_s)
     assert len(bench.site.measures) == 1
 
 
-def test_who_shares_a_new_version_in_its_download_keeps_what_it_got_when_the_old_one_ends():
-    bench = Bench()
+def test_who_shares_a_new_version_in_its_download_keeps_what_it_got_when_the_old_one_ends(bench):
     bench.win("x", LIMIT)
     (old,) = bench.bidder.inventory
     newest = replace(RateLimiter.vnfd, version="2.0")
@@ -49,8 +46,7 @@ def test_who_shares_a_new_version_in_its_download_keeps_what_it_got_when_the_old
     assert len(bench.site.measures) == 1
 
 
-def test_a_lift_is_asked_for_and_told():
-    bench = Bench()
+def test_a_lift_is_asked_for_and_told(bench):
     bench.win("x", LIMIT)
     bench.hear(Performative.REQUEST, "undo", UndoRequest(avert(LIMITED)), sender="c")
     assert bench.facts("undo") == Result((Fact(LIMITED, value=False),))
@@ -60,8 +56,7 @@ def test_a_lift_is_asked_for_and_told():
     assert bench.facts("again") == Result((Fact(LIMITED, value=False),))
 
 
-def test_a_query_is_answered_with_the_inventory():
-    bench = Bench()
+def test_a_query_is_answered_with_the_inventory(bench):
     bench.win("x", LIMIT)
     bench.win("y", ANALYSE, traffic_mb_s=3.0)
     bench.cfp("z", want(Monitored("a>b", 1.0)))
@@ -78,8 +73,7 @@ def test_a_query_is_answered_with_the_inventory():
     assert bench.sent[-1].receiver == "c"
 
 
-def test_what_was_held_and_is_not_needed_is_released_before_the_work_begins():
-    bench = Bench()
+def test_what_was_held_and_is_not_needed_is_released_before_the_work_begins(bench):
     bench.win("x", LIMIT)
     call = bench.cfp("y", OTHER)
     assert bench.site.holds

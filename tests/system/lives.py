@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -13,6 +12,7 @@ from phalanx.domain.events import Event
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec, Scenario
 from phalanx.runtime.system import RunResult, System
+from tests.system.process_log import Heard, allocated_twice, enforced_twice
 
 RESILIENCE = load_scenario(Path(__file__).parents[2] / "scenarios" / "ddos-resilience.yaml")
 
@@ -35,38 +35,14 @@ def run(faults: Iterable[FaultSpec], scenario: Scenario = RESILIENCE) -> tuple[S
     return system, result
 
 
-def paid_twice(events: Sequence[Event]) -> list[tuple[float, str, Any]]:
-    """Return when two VNFs were at work for the same goal."""
-    at_work: dict[str, dict[str, str]] = defaultdict(dict)
-    found = []
-    for event in events:
-        data = event.data
-        if event.kind == "contract.accepted":
-            contracts = at_work[data["goal"]]
-            contracts[data["auction"]] = data["instance"]
-            if len(contracts) > 1:
-                found.append((event.time, data["goal"], dict(contracts)))
-        elif event.kind == "contract.ended":
-            at_work[data["goal"]].pop(data["auction"], None)
-        elif event.kind == "instance.stopped":
-            for contracts in at_work.values():
-                for auction, instance in list(contracts.items()):
-                    if instance == data["instance"]:
-                        del contracts[auction]
-    return found
+def heard(events: Sequence[Event]) -> list[Heard]:
+    """Return events as a stream tells them that is never late."""
+    return [Heard(event, event.time, 0) for event in events]
 
 
-def enforced_twice(events: Sequence[Event]) -> list[tuple[float, str]]:
-    """Return when the same effect was made twice."""
-    found = []
-    in_force: dict[str, int] = defaultdict(int)
-    for event in events:
-        if event.kind in ("measure.applied", "measure.lifted"):
-            effect = event.data["effect"]
-            in_force[effect] += 1 if event.kind == "measure.applied" else -1
-            if in_force[effect] > 1:
-                found.append((event.time, effect))
-    return found
+def doubled(events: Sequence[Event]) -> list[tuple[str, float]]:
+    """Return what two VNFs were at work for, or made, at the same time, and for how long."""
+    return allocated_twice(heard(events)) + enforced_twice(heard(events))
 
 
 def gaps(events: Sequence[Event], since: float, until: float) -> list[tuple[str, float, float]]:

@@ -4,7 +4,8 @@ import pytest
 
 from phalanx.runtime.scenario import FaultSpec
 from phalanx.runtime.system import System
-from tests.system.lives import blocked, gaps, left_behind, noise, paid_twice, run
+from tests.system.lives import blocked, gaps, heard, left_behind, noise, run
+from tests.system.process_log import allocated_twice
 from tests.system.rings import arriving, of, pop, ring
 from tests.system.test_plans import check_causes, check_goals
 
@@ -27,7 +28,7 @@ def check(result):
 def test_an_agent_leaves_in_the_midst_of_the_mitigation(agent):
     system, result = run([drain(agent, 220.0)])
     check(result)
-    assert paid_twice(result.events) == []
+    assert allocated_twice(heard(result.events)) == []
     assert gaps(result.events, 220, 420) == []
     assert len(blocked(result.events)) == 8
     assert result.summary.mitigated

@@ -15,11 +15,10 @@ from phalanx.runtime.system import System
 from tests.system.lives import (
     RESILIENCE,
     blocked,
-    enforced_twice,
+    doubled,
     gaps,
     left_behind,
     noise,
-    paid_twice,
     restored,
     run,
 )
@@ -61,8 +60,7 @@ def check(result, *, agents=()):
     check_goals(events)
     lives = [e.agent for e in of(result, "agent.restored")]
     assert sorted(lives) == sorted(agents)
-    assert paid_twice(events) == []
-    assert enforced_twice(events) == []
+    assert doubled(events) == []
     assert left_behind(result) == []
     assert len(blocked(events)) == 8
     assert result.summary.mitigated
@@ -144,7 +142,7 @@ def test_of_two_that_pursue_a_goal_one_goes_on(at_s, agent, away):
     assert len(goals) == len(set(goals)), seen
     watched_by = "pop1" if (agent, away) == ("pop6", 14.0) else "pop6"  # its lease has run out
     assert [pop for goal, pop in seen if goal.startswith("monitored")] == [watched_by]
-    assert enforced_twice([e for e in result.events if e.time > at_s + away + 1]) == []
+    assert doubled([e for e in result.events if e.time > at_s + away + 1]) == []
 
 
 def test_a_goal_that_a_guardian_took_over_stays_with_it():

@@ -12,27 +12,27 @@ from tests.system.conftest import SCENARIOS
 from tests.system.rings import about, attack, ring, users
 
 FAST = {"analysis_s": 0.4, "classify_s": 0.4, "monitor_interval_s": 0.1}
+SMALL = {"image_mb": 1, "boot_s": 0.25, "handles_mb_s": 50}
+
+
+def answered(**parameters):
+    """Return a run in which an attack is answered with small images and short looks."""
+    roles = ("rate-limiter", "anomaly-detector", "classifier", "load-balancer")
+    return run_scenario(
+        ring(
+            functions=dict.fromkeys(roles, SMALL),
+            traffic=[users(), attack(end_s=25)],
+            duration_s=60,
+            parameters={**FAST, "quiet_s": 5, **parameters},
+            timing={"tick_s": 0.01, "idle_timeout_s": 10},
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def runs():
     """The same attack, answered step by step and at once."""
-    functions = {
-        name: {"image_mb": 1, "boot_s": 0.25, "handles_mb_s": 50}
-        for name in ("rate-limiter", "anomaly-detector", "classifier", "load-balancer")
-    }
-    return [
-        run_scenario(
-            ring(
-                functions=functions,
-                traffic=[users(), attack(end_s=25)],
-                duration_s=60,
-                parameters={**FAST, "eager": eager, "quiet_s": 5},
-                timing={"tick_s": 0.01, "idle_timeout_s": 10},
-            )
-        )
-        for eager in (0, 1)
-    ]
+    return [answered(eager=eager) for eager in (0, 1)]
 
 
 def test_at_once_the_explanation_does_not_wait_for_the_limit(runs):
@@ -58,6 +58,21 @@ def test_the_aims_are_met_with_images_of_1_mb(runs):
     assert response.alarm_after_s <= 0.3
     assert response.throttle_after_s <= 0.6
     assert response.blocked_after_s <= 2
+
+
+def test_a_detector_that_saw_all_of_a_flood_spares_the_classifier(runs):
+    for result, spared in zip(
+        (*runs, answered(eager=1, classify_s=0.8)), (False, True, False), strict=True
+    ):
+        assert bool(about(result, "instance.downloading", "vnf", "classifier")) != spared
+        assert result.summary.response.attackers_limited == 2
+        assert result.summary.response.users_limited == 0
+        # The limits of link and address are lifted once the attackers are blocked.
+        blocked = max(e.time for e in about(result, "measure.applied", "effect", "flowRateLimited"))
+        for coarse in ("linkRateLimited", "ipRateLimited"):
+            lifted = max(e.time for e in about(result, "measure.lifted", "effect", coarse))
+            assert lifted < blocked + 2
+        assert result.summary.returned
 
 
 def test_times_and_counts_of_the_resilience_scenario(run):
