@@ -33,7 +33,7 @@ from phalanx.fabric.operations import (
 )
 from phalanx.fabric.registration import ServiceState
 from phalanx.identity.names import Role
-from phalanx.runtime.loading import load_scenario, parse_scenario
+from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import DeclaredAgent, FaultSpec, Scenario
 from phalanx.runtime.system import System
 
@@ -211,22 +211,6 @@ def test_an_agent_without_a_pop_has_its_goals_auctioned_and_bids_for_none(ring: 
     assert not any(event.agent == "camera" for event in of("vnf.started", result.events))
     again = System(scenario, functions=[SliceKeeper]).run(until=40)
     assert again.events == result.events
-
-
-@pytest.mark.parametrize(
-    ("agents", "why"),
-    [
-        ("[{name: east, scope: slice}]", r"agents\[0\].name.*taken"),
-        ("[{name: run, scope: slice}]", r"agents\[0\].name.*reserved"),
-        ("[{name: a, scope: slice, pop: eats}]", r"agents\[0\].pop.*eats.*east"),
-        ("[{name: a}]", r"agents\[0\].pop.*missing"),
-        ("[{name: a, scope: slice}, {name: a, scope: slice}]", r"agents\[1\].name"),
-    ],
-)
-def test_agents_that_cannot_be_are_refused(agents: str, why: str) -> None:
-    text = RING.read_text(encoding="utf-8") + f"agents: {agents}\n"
-    with pytest.raises(ScenarioError, match=why):
-        parse_scenario(text, "plan.yaml")
 
 
 def test_unknown_scopes_and_capabilities_of_agents_are_refused() -> None:

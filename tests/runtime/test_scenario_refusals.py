@@ -98,29 +98,43 @@ def test_the_field_and_the_reason_are_named(old: str, new: str, field: str, why:
 
 
 @pytest.mark.parametrize(
-    ("fault", "field", "why"),
+    ("added", "field", "why"),
     [
-        ("{at_s: 1, kind: crash, agent: pop7}", "faults[0].agent", "there is no agent 'pop7'"),
-        ("{at_s: 1, kind: crash}", "faults[0].agent", "missing; crash needs it"),
-        ("{at_s: 1, kind: crash, agent: pop1, share: 1}", "faults[0].share", "no meaning"),
-        ("{at_s: 1, kind: link-down, link: [pop1, pop3]}", "faults[0].link", "no link between"),
-        ("{at_s: 1, kind: lose, share: 1.5}", "faults[0].share", "from 0 to 1"),
-        ("{at_s: 1, kind: lose}", "faults[0].share", "missing"),
-        ("{at_s: 1, kind: restart, agent: pop1, for_s: 3}", "faults[0].for_s", "no meaning"),
-        ("{at_s: -1, kind: repository-away}", "faults[0].at_s", "-1 is not allowed"),
-        ("{at_s: 1, kind: explode}", "faults[0].kind", "one of crash"),
+        ("faults: [{at_s: 1, kind: crash, agent: pop7}]", "agent", "there is no agent 'pop7'"),
+        ("faults: [{at_s: 1, kind: crash}]", "agent", "missing; crash needs it"),
+        ("faults: [{at_s: 1, kind: crash, agent: pop1, share: 1}]", "share", "no meaning"),
+        ("faults: [{at_s: 1, kind: crash, agent: pop1, memory: true}]", "memory", "for_s"),
+        ("faults: [{at_s: 1, kind: drain}]", "agent", "missing; drain needs it"),
+        ("faults: [{at_s: 1, kind: drain, agent: pop1, for_s: 3}]", "for_s", "no meaning"),
+        ("faults: [{at_s: 1, kind: drain, agent: pop1, memory: true}]", "memory", "no meaning"),
+        ("faults: [{at_s: 1, kind: link-down, link: [pop1, pop3]}]", "link", "no link between"),
+        ("faults: [{at_s: 1, kind: lose, share: 1.5}]", "share", "from 0 to 1"),
+        ("faults: [{at_s: 1, kind: lose}]", "share", "missing"),
+        ("faults: [{at_s: 1, kind: lose, share: 1, memory: true}]", "memory", "no meaning"),
+        ("faults: [{at_s: 1, kind: restart, agent: pop1, for_s: 3}]", "for_s", "no meaning"),
+        ("faults: [{at_s: 1, kind: restart, agent: pop1, memory: yes please}]", "memory", "true"),
+        ("faults: [{at_s: -1, kind: repository-away}]", "at_s", "-1 is not allowed"),
+        ("faults: [{at_s: 1, kind: explode}]", "kind", "one of crash"),
+        (
+            "updates: [{at_s: 1, function: classifer, version: '2'}]",
+            "function",
+            "did you mean 'classifier'?",
+        ),
+        ("agents: [{name: pop1, scope: slice}]", "name", "taken"),
+        ("agents: [{name: run, scope: slice}]", "name", "reserved"),
+        ("agents: [{name: a, scope: slice, pop: popp1}]", "pop", "did you mean 'pop1'?"),
+        ("agents: [{name: a}]", "pop", "missing"),
     ],
 )
-def test_faults_are_checked(fault: str, field: str, why: str) -> None:
-    line = refusal(f"{GOOD}\nfaults: [{fault}]\n")
-    assert f" {field} " in line
+def test_faults_updates_and_agents_are_checked(added: str, field: str, why: str) -> None:
+    line = refusal(f"{GOOD}\n{added}\n")
+    assert f" {added.partition(':')[0]}[0].{field} " in line
     assert why in line
 
 
-def test_an_update_must_name_a_function_of_the_repository() -> None:
-    line = refusal(GOOD + "\nupdates: [{at_s: 1, function: classifer, version: '2'}]\n")
-    assert "updates[0].function" in line
-    assert "did you mean 'classifier'?" in line
+def test_two_agents_of_one_name_are_refused() -> None:
+    line = refusal(GOOD + "\nagents: [{name: a, scope: slice}, {name: a, scope: slice}]\n")
+    assert "agents[1].name" in line
 
 
 def test_good_faults_and_updates_are_taken() -> None:
@@ -128,7 +142,9 @@ def test_good_faults_and_updates_are_taken() -> None:
         GOOD
         + """
 faults:
-  - {at_s: 1, kind: crash, agent: pop1, for_s: 5}
+  - {at_s: 1, kind: crash, agent: pop1, for_s: 5, memory: true}
+  - {at_s: 5, kind: restart, agent: pop1, memory: true}
+  - {at_s: 9, kind: drain, agent: pop1}
   - {at_s: 1, kind: link-down, link: [pop5, pop1]}
   - {at_s: 1, kind: delay, share: 0.5, agent: pop2, delay_s: 3}
   - {at_s: 1, kind: repository-away}
@@ -136,7 +152,7 @@ updates: [{at_s: 9, function: classifier, version: 2.0-rc1}]
 """,
         "f.yaml",
     )
-    assert len(scenario.faults) == 4
+    assert [fault.memory for fault in scenario.faults] == [True, True, *[None] * 4]
     assert scenario.updates[0].version == "2.0-rc1"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.system.rings import FUNCTIONS, attack, pop, users
+
 KEEPER = "middle"
 """Its bids win: the images are there, and the traffic passes it."""
 ATTACKERS = 4
@@ -13,18 +15,14 @@ LEASE_S = 2.0
 
 def plan(**changes: Any) -> dict[str, Any]:
     """Return a flood from second 3 to 9 of a run of 17 seconds, as a scenario."""
-    functions = ("link-monitor", "rate-limiter", "anomaly-detector", "classifier", "load-balancer")
     sizes = {"cores": 1, "memory_gb": 1, "disk_gb": 1, "image_mb": 1, "boot_s": 0}
-    users = {"target": "server", "port": 8000, "at": ["far", "middle"]}
+    there = {"target": "server", "port": 8000, "at": ["far", "middle"]}
     return {
         "name": "small-testbed",
         "duration_s": 17,
         "network": {
             "repository": KEEPER,
-            "pops": [
-                {"name": pop, "cores": 4, "memory_gb": 8, "disk_gb": 100}
-                for pop in ("far", KEEPER, "near")
-            ],
+            "pops": [pop(name) for name in ("far", KEEPER, "near")],
             "links": [
                 {"between": ends, "bandwidth_mb_s": mb_s, "latency_ms": 0.2}
                 for ends, mb_s in (
@@ -36,19 +34,11 @@ def plan(**changes: Any) -> dict[str, Any]:
         },
         "hosts": [{"name": "server", "at": "near", "address": "10.0.3.10", "bandwidth_mb_s": 0.3}],
         "traffic": [
-            {"name": "users", "profile": "http", "count": 8, "demand_mb_s": 0.01, **users},
-            {
-                **users,
-                "name": "attackers",
-                "profile": "syn-flood",
-                "count": ATTACKERS,
-                "demand_mb_s": 0.135,
-                "start_s": 3,
-                "end_s": 9,
-            },
+            users(count=8, demand_mb_s=0.01, **there),
+            attack(3, 9, count=ATTACKERS, demand_mb_s=0.135, **there),
         ],
         "monitors": [{"link": "near>server", "at": "near", "threshold_mb_s": 0.18}],
-        "functions": {name: {**sizes, "handles_mb_s": 6} for name in functions},
+        "functions": {name: {**sizes, "handles_mb_s": 6} for name in FUNCTIONS},
         "goals": {"default": {"preferences": {"time": 0.5, "cost": 0.4, "decentralisation": 0.1}}},
         "parameters": {
             "link_rate_mb_s": 0.15,

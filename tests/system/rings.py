@@ -10,6 +10,8 @@ from phalanx.runtime.scenario import Scenario
 
 SERVER = "10.0.0.10"
 USERS_MB_S = 1.0
+POPS = ("north", "east", "south", "west")
+FUNCTIONS = ("link-monitor", "rate-limiter", "anomaly-detector", "classifier", "load-balancer")
 PREFERENCES = {"time": 0.6, "cost": 0.3, "decentralisation": 0.1}
 
 
@@ -21,7 +23,7 @@ def crash(agent: str, at_s: float, for_s: float | None = None) -> dict[str, Any]
     return {"at_s": at_s, "kind": "crash", "agent": agent, "for_s": for_s}
 
 
-def attack(start_s: float = 10, end_s: float = 130, **changes: Any) -> dict[str, Any]:
+def attack(start_s: float = 10, end_s: float | None = 130, **changes: Any) -> dict[str, Any]:
     return {
         "name": "attackers",
         "profile": "syn-flood",
@@ -49,51 +51,38 @@ def users(**changes: Any) -> dict[str, Any]:
     }
 
 
-def ring(**changes: Any) -> Scenario:
-    """Return the scenario with whole sections replaced by ``changes``.
+def document(**changes: Any) -> dict[str, Any]:
+    """Return the scenario as a file has it, with whole sections replaced by ``changes``.
 
     ``pops`` stands for the section of that name in ``network``; ``timing`` and ``functions``
     are merged into what is there.
     """
-    document: dict[str, Any] = {
+    timing = {"idle_timeout_s": 30, "lease_s": 9, "tick_s": 0.2, "sample_s": 1}
+    return {
         "name": "ring",
         "duration_s": 240,
         "network": {
             "repository": "north",
-            "pops": changes.pop("pops", [pop(n) for n in ("north", "east", "south", "west")]),
+            "pops": changes.pop("pops", [pop(n) for n in POPS]),
             "links": [
                 {"between": [a, b], "bandwidth_mb_s": 50, "latency_ms": ms}
-                for a, b, ms in (
-                    ("north", "east", 4),
-                    ("east", "south", 5),
-                    ("south", "west", 4),
-                    ("west", "north", 6),
-                )
+                for a, b, ms in zip(POPS, (*POPS[1:], POPS[0]), (4, 5, 4, 6), strict=True)
             ],
         },
         "hosts": [{"name": "shop", "at": "south", "address": SERVER, "bandwidth_mb_s": 6}],
         "traffic": [users(), attack()],
         "monitors": [{"link": "south>shop", "at": "south", "threshold_mb_s": 4.5}],
-        "functions": {
-            "link-monitor": {"image_mb": 50},
-            "rate-limiter": {"image_mb": 50},
-            "anomaly-detector": {"image_mb": 50},
-            "classifier": {"image_mb": 50},
-            "load-balancer": {"image_mb": 50},
-            **changes.pop("functions", {}),
-        },
+        "functions": {f: {"image_mb": 50} for f in FUNCTIONS} | changes.pop("functions", {}),
         "goals": {"default": {"preferences": PREFERENCES}},
         "parameters": {"analysis_s": 4, "classify_s": 4, "quiet_s": 10},
-        "timing": {
-            "idle_timeout_s": 30,
-            "lease_s": 9,
-            "tick_s": 0.2,
-            "sample_s": 1,
-            **changes.pop("timing", {}),
-        },
+        "timing": timing | changes.pop("timing", {}),
         **changes,
     }
-    return msgspec.convert(document, Scenario)
+
+
+def ring(**changes: Any) -> Scenario:
+    """Return the scenario of ``document``."""
+    return msgspec.convert(document(**changes), Scenario)
 
 
 def of(result: Any, kind: str, **data: Any) -> list[Any]:

@@ -1,49 +1,17 @@
-"""Faults of an agent's life: what a scenario may say of them, and what its shell does."""
+"""The shell of an agent: it keeps its memory before it speaks, and knows when it has left."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from phalanx.bdi import Agent
-from phalanx.domain.errors import ScenarioError
 from phalanx.domain.messages import Message
-from phalanx.runtime.loading import load_scenario, parse_scenario
+from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.node import Node
 from phalanx.runtime.system import System
 
 RING = Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml"
-
-
-@pytest.mark.parametrize(
-    ("fault", "field", "why"),
-    [
-        ("{at_s: 1, kind: drain}", "faults[0].agent", "missing; drain needs it"),
-        ("{at_s: 1, kind: drain, agent: east, for_s: 3}", "faults[0].for_s", "no meaning"),
-        ("{at_s: 1, kind: drain, agent: east, memory: true}", "faults[0].memory", "no meaning"),
-        ("{at_s: 1, kind: crash, agent: east, memory: true}", "faults[0].memory", "for_s"),
-        ("{at_s: 1, kind: lose, share: 1, memory: true}", "faults[0].memory", "no meaning"),
-        ("{at_s: 1, kind: restart, agent: east, memory: yes please}", "faults[0].memory", "true"),
-    ],
-)
-def test_faults_of_a_life_are_checked(fault: str, field: str, why: str) -> None:
-    with pytest.raises(ScenarioError) as refusal:
-        parse_scenario(f"{RING.read_text(encoding='utf-8')}\nfaults: [{fault}]\n", "f.yaml")
-    assert f" {field} " in str(refusal.value)
-    assert why in str(refusal.value)
-
-
-def test_good_faults_of_a_life_are_taken() -> None:
-    text = """
-faults:
-  - {at_s: 1, kind: crash, agent: east, for_s: 3, memory: true}
-  - {at_s: 5, kind: restart, agent: east, memory: true}
-  - {at_s: 9, kind: drain, agent: east}
-"""
-    scenario = parse_scenario(RING.read_text(encoding="utf-8") + text, "f.yaml")
-    assert [fault.memory for fault in scenario.faults] == [True, True, None]
 
 
 def test_an_agent_is_kept_before_it_speaks() -> None:
