@@ -13,11 +13,17 @@ from phalanx.cli.terminal import err, out, say
 from phalanx.domain.errors import PhalanxError
 from phalanx.loading.refusals import nearest
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+
+@app.command(context_settings={"ignore_unknown_options": True})
 def bench(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Names of benchmarks, such as 'paths'; by default all."),
+        typer.Argument(
+            help="Names of benchmarks, such as 'paths'; by default all. What follows the first "
+            "option, itself included, is for the benchmark: bench defence --quick."
+        ),
     ] = None,
 ) -> None:
     """Run the benchmarks of a source checkout."""
@@ -27,14 +33,16 @@ def bench(
             "no benchmarks/bench_*.py here: they come with the source checkout, not with the "
             "installed package; run this in a checkout"
         )
-    chosen = names or list(found)
+    words = names or []
+    own = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
+    chosen, options = words[:own] or list(found), words[own:]
     for name in chosen:
         if name not in found:
             raise PhalanxError(
                 f"there is no benchmark {name!r}{nearest(name, found)}; known are "
                 f"{', '.join(found)}"
             )
-    failed = [name for name in chosen if not _run(name, found[name])]
+    failed = [name for name in chosen if not _run(name, found[name], options)]
     if failed:
         say(err, f"failed: {', '.join(failed)}", "red")
         raise typer.Exit(1)
@@ -54,7 +62,7 @@ def _places() -> list[Path]:
     return [Path.cwd() / "benchmarks", checkout / "benchmarks"]
 
 
-def _run(name: str, file: Path) -> bool:
+def _run(name: str, file: Path, options: list[str]) -> bool:
     say(out, f"── {name}", "bold")
     # A process of its own: what one benchmark leaves behind does not slow the next.
-    return subprocess.run([sys.executable, str(file)], check=False).returncode == 0  # noqa: S603
+    return subprocess.run([sys.executable, file, *options], check=False).returncode == 0  # noqa: S603

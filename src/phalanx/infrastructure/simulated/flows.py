@@ -184,6 +184,10 @@ class Flows:
             dtype=np.intp,
         )
 
+    def ways(self, rows: Rows) -> NDArray[np.intp]:
+        """Return all stages that the flows of ``rows`` pass (hops x rows)."""
+        return _matrix([self._stages(row) for row in rows])
+
     def until_link(self, rows: Rows, link: LinkId) -> NDArray[np.intp]:
         """Return the stages before ``link`` (hops x rows)."""
         stage = self.stages[link]

@@ -168,6 +168,10 @@ class SimulatedNetwork(NetworkDriver):
         if refusal is not None:
             raise ValueError(f"{vnfd.name} cannot be installed at {pop}: {refusal}")
 
+    def denied_mb_s(self) -> dict[str, float]:
+        """Return what measures keep from honest sources now, in MB/s by host: the truth."""
+        return self._sampler.denied_mb_s()
+
     def leases(self) -> list[str]:
         """Return the ids of all holds, instances and measures, each kind sorted."""
         return [*self._lifecycle.names(), *self._measures.names()]

@@ -17,6 +17,8 @@ from phalanx.infrastructure.simulated.fluid import Fluid
 _BUSY = 0.01
 """Share of its bandwidth from which on a link is busy."""
 _MOST_LINKS = 64
+_LEAST_SHARE = 1e-3
+"""Share of what a source wants that counts when it is missing."""
 _DIGITS = 6
 
 
@@ -63,6 +65,27 @@ class GroundTruthSampler:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def denied_mb_s(self) -> dict[str, float]:
+        """Return what honest sources lack now because of measures, in MB/s by host.
+
+        What a source gets less than it wants counts as denied in the share that measures have
+        in the loss on its way (of the logarithms of what passes); random loss is left out.
+        """
+        flows, fluid = self._flows, self._fluid
+        rows = np.flatnonzero(~self._malicious & fluid.active[: len(self._malicious)])
+        lacking = np.maximum(self._demand[rows] - fluid.delivering[rows], 0.0)
+        short = lacking > _LEAST_SHARE * self._demand[rows]
+        rows, lacking = rows[short], lacking[short]
+        way = flows.ways(rows)
+        closed = -np.log(np.maximum(fluid.fitting[way], _LEAST_SHARE**3))
+        measured = np.sum(closed * ~fluid.queued[way], axis=0)
+        share = measured / np.maximum(np.sum(closed, axis=0), _LEAST_SHARE**3)
+        denied = np.bincount(self._host[rows], lacking * share, minlength=len(flows.hosts))
+        return {
+            host.name: float(mb_s)
+            for host, mb_s in zip(flows.hosts.values(), denied.round(_DIGITS), strict=True)
+        }
 
     def _next(self) -> None:
         self._count += 1
