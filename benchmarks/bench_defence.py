@@ -184,8 +184,8 @@ def unmitigated(rows: Rows) -> list[str]:
 
 LEGEND = f"""\
 none, publ., Phalanx, oracle: share in % of what users wanted that they got over the attack,
-  without defence, with the published strategy, with Phalanx as a scenario has it by default, and
-  with each attacker blocked at its entry at the instant at which it begins
+  without defence, with the published strategy, with the service strategy, and with each attacker
+  blocked at its entry at the instant at which it begins
 ratio: Phalanx relative to the oracle, in %
 1 s, 5 s: Phalanx minus no defence in its worst second during the attack, and in its worst window of
   {WINDOW_S} s in the run, in % of what users wanted; the attack's first {GRACE_S} s do not count
@@ -212,10 +212,10 @@ def report(given: argparse.Namespace) -> tuple[list[str], dict[str, Rows]]:
 PAGE = """\
 # What the defence is worth
 
-The table compares four answers to the same attack: none, the strategy as published, Phalanx by
-default, and an oracle that knows every attacker by its label. All four runs of a case have the same
-users, attackers and faults. A case is named by the attack, its shape, the topology with its number
-of PoPs, and what is out of the ordinary:
+The table compares four answers to the same attack: none, the strategy as published, Phalanx with
+its service strategy, and an oracle that knows every attacker by its label. All four runs of a case
+have the same users, attackers and faults. A case is named by the attack, its shape, the topology
+with its number of PoPs, and what is out of the ordinary:
 
 {words}
 

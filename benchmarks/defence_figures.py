@@ -38,7 +38,12 @@ def without_defence(plan: Scenario) -> Scenario:
 
 def published(plan: Scenario) -> Scenario:
     """Return the plan with the strategy of the dissertation."""
-    return replace(plan, strategy="published") if hasattr(plan, "strategy") else plan
+    return replace(plan, strategy="published")
+
+
+def phalanx(plan: Scenario) -> Scenario:
+    """Return the plan with the strategy that puts the users' service first."""
+    return replace(plan, strategy="service")
 
 
 def oracle(plan: Scenario) -> Scenario:
@@ -54,7 +59,7 @@ def oracle(plan: Scenario) -> Scenario:
 ARMS: dict[str, Callable[[Scenario], Scenario]] = {
     "none": without_defence,
     "published": published,
-    "phalanx": lambda plan: plan,
+    "phalanx": phalanx,
     "oracle": oracle,
 }
 """What defends a scenario, by name. Sources that two of them share are the same in both."""
