@@ -65,10 +65,16 @@ SAMPLES = 60
 class _Target(Struct):
     """What is known of the traffic towards one address."""
 
-    usual_mb_s: float = 0.0
+    usual_kb_s: float = 0.0
+    """What one source usually gets, in KB/s."""
     looks: int = 0
+    """How many looks that figure rests on."""
     low: int = 0
-    """Looks in a row with much less goodput than usual."""
+    """Looks in a row with much less than that."""
+    suffers: float | None = None
+    """Since when its users get much less than usual, in seconds; None: they do not."""
+    asked: int = 0
+    """How often others were asked to look, since then."""
     since: float | None = None
     """When the present attack was first seen, in seconds; None: there is none."""
     attacked: float = 0.0
@@ -104,6 +110,7 @@ class ServiceMonitor(Capability):
         "report_repeat_s": 4.0,
         "entry_patience_s": 8.0,
         "calm_s": 10.0,
+        "resigned_s": 120.0,
     }
 
     def __init__(self) -> None:
@@ -263,32 +270,51 @@ class ServiceMonitor(Capability):
         convicted: dict[tuple[str, str], Finding | None],
         attacked: dict[str, set[str]],
     ) -> Steps:
-        """Compare the goodput of each address with what is usual, and note the end of attacks."""
-        goodput = dict.fromkeys(self._targets, 0.0)
+        """Compare what a user of each address gets with what is usual; note the end of attacks.
+
+        Users who leave take nothing from those who stay, so the goodput is taken per source.
+        """
+        octets: dict[str, int] = dict.fromkeys(self._targets, 0)
+        users: dict[str, set[str]] = {}
         for flow in records.flows:
-            if flow.replies and (flow.source, flow.target) not in convicted:
-                octets = goodput.get(flow.target, 0.0) + flow.octets / seconds / 1e6
-                goodput[flow.target] = octets
-        for target, mb_s in goodput.items():
-            known, breached = self._target(target), ServiceBreached(target)
-            calm_s = me.now - known.attacked
-            if known.since is not None and calm_s > me.parameter(self, "calm_s"):
+            if (flow.source, flow.target) not in convicted:
+                users.setdefault(flow.target, set()).add(flow.source)
+                octets[flow.target] = octets.get(flow.target, 0) + flow.octets * (flow.replies > 0)
+        for target, total in octets.items():
+            known = self._target(target)
+            if known.since is not None and me.now - known.attacked > me.parameter(self, "calm_s"):
                 known.since, known.named = None, frozenset()
                 yield Believe(UnderAttack(target), value=False)
-            known.low = known.low + 1 if mb_s < BREACHED * known.usual_mb_s else 0
-            suffers = known.looks >= LEARNED and known.low >= IN_A_ROW
-            if suffers and not me.beliefs.holds(breached):
-                yield Believe(breached)
-            elif mb_s >= RESTORED * known.usual_mb_s and me.beliefs.holds(breached):
-                yield Believe(breached, value=False)
-            unexplained = me.beliefs.holds(breached) and target not in attacked
-            if unexplained and me.now >= known.reported + me.parameter(self, "report_repeat_s"):
-                known.reported = me.now  # agents where traffic enters may see more
+            each_kb_s = total / max(1, len(users.get(target, ()))) / seconds / 1e3
+            yield from self._breach(me, target, known, each_kb_s, explained=target in attacked)
+
+    def _breach(
+        self, me: Agent, target: str, known: _Target, each_kb_s: float, *, explained: bool
+    ) -> Steps:
+        """Notice that users get much less than usual, and that they get it again.
+
+        While it is not known why, agents where traffic enters are asked to look, ever more rarely.
+        What stays like that for long without an attack is usual from then on.
+        """
+        breached = ServiceBreached(target)
+        known.low = known.low + 1 if each_kb_s < BREACHED * known.usual_kb_s else 0
+        if known.looks >= LEARNED and known.low >= IN_A_ROW and known.suffers is None:
+            known.suffers, known.asked = me.now, 0
+            yield Believe(breached)
+        if known.suffers is not None and not explained:
+            due = known.suffers + me.parameter(self, "report_repeat_s") * (2**known.asked - 1)
+            if me.now - known.suffers > me.parameter(self, "resigned_s"):
+                known.usual_kb_s = each_kb_s
+            elif me.now >= due:
+                known.asked += 1
                 self._tell(me, AttackReport(target))
-            if known.since is None and (not known.low or known.looks < LEARNED):
-                weight = max(USUAL_WEIGHT, 1 / (known.looks + 1))
-                known.usual_mb_s += (mb_s - known.usual_mb_s) * weight
-                known.looks += 1
+        if known.suffers is not None and each_kb_s >= RESTORED * known.usual_kb_s:
+            known.suffers = None
+            yield Believe(breached, value=False)
+        if known.since is None and known.suffers is None and not known.low:
+            weight = max(USUAL_WEIGHT, 1 / (known.looks + 1))
+            known.usual_kb_s += (each_kb_s - known.usual_kb_s) * weight
+            known.looks += 1
 
     def _tell(self, me: Agent, report: AttackReport) -> None:
         for agent in me.capability(Outlook).alive():
