@@ -81,11 +81,11 @@ _FIELD = re.compile(r"\{(\w+)(?::(#?)(\w+))?\}")
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 
 
-_ALARMS = ("overUsage(", "connectionFlood(")
+_ALARMS = ("overUsage(", "connectionFlood(", "underAttack(", "serviceBreached(")
 
 
 def is_alarm(event: Event) -> bool:
-    """Whether ``event`` says that an agent has begun to believe in an overload."""
+    """Whether ``event`` says that an agent has begun to believe in an overload or an attack."""
     return (
         event.kind == "belief.changed"
         and event.data.get("value") is True
@@ -190,8 +190,11 @@ def _measure(data: Mapping[str, Any]) -> str:
         end = ": clients that complete the handshake pass"
     elif effect.startswith("split"):
         end = ", in {parts:#part}" if data.get("parts", 1) != 1 else ""
+    elif data.get("verdict") == "proxy":
+        end = ": clients that complete the handshake pass"
     else:
         end = ": nothing passes" if rate == 0 else "[: {rate_mb_s} MB/s pass]"
+        end += "[; {sources}]"
     return _fill("{effect} is in force at {pop}" + end, data)
 
 

@@ -15,7 +15,7 @@ from phalanx.reporting.log import Data, Lifetimes, names, number, predicate_of, 
 from phalanx.reporting.svg import counted
 from phalanx.reporting.traffic import Traffic
 
-_BLOCKS = {"flowRateLimited", "handshakesProxied"}
+_BLOCKS = {"flowRateLimited", "handshakesProxied", "attackFiltered"}
 """Effects that keep attackers out, and no users."""
 
 
@@ -54,6 +54,8 @@ Effect = tuple[str, tuple[str, ...]]
 
 class _Source(Struct, frozen=True):
     address: str
+    at: str
+    """PoP where it enters the network."""
     target: str
     """Address of the host that it writes to."""
     access: str
@@ -67,7 +69,9 @@ class _Source(Struct, frozen=True):
     def kept_out(self, effects: Set[Effect]) -> bool:
         """Whether a measure is about this attacker alone, or about all that forge sources."""
         if self.spoofed:
-            return self.handshakes and ("handshakesProxied", (self.target,)) in effects
+            kind = "handshakesProxied" if self.handshakes else "protocolDropped"
+            places = (self.target,), (self.target, self.at), (self.target, "")
+            return any((kind, place) in effects for place in places)
         return ("flowRateLimited", (self.address, self.target)) in effects
 
     def held_back(self, effects: Set[Effect]) -> bool:
@@ -114,11 +118,12 @@ class ResponseView:
             return None if event is None else round(event.time - start, 6)
 
         limits, blocks = self._answers(start, end)
-        answers = {_effect(event) for event in limits}
+        answers = {effect for event in limits for effect in _effects(event)}
         held = {
-            _effect(lifetime.begun)
+            effect
             for lifetime in self.measures.all
             if lifetime.begun.time < end <= (lifetime.ended.time if lifetime.ended else inf)
+            for effect in _effects(lifetime.begun)
         }
         sources = list(_sources(self._setting))
         attackers = [source for source in sources if source.malicious]
@@ -137,7 +142,7 @@ class ResponseView:
     def milestones(self, start: float) -> list[Milestone]:
         """Return the key times from ``start`` on: alarm, limit, target, attackers, all lifted."""
         limits, blocks = self._answers(start, inf)
-        flows = sum(_effect(event)[0] == "flowRateLimited" for event in blocks)
+        flows = sum(kind == "flowRateLimited" for event in blocks for kind, _ in _effects(event))
         known = _first(self._believed("anomalous"), start, inf) or _first(
             [event for event in self._analyses if names(event.data, "found")], start, inf
         )
@@ -171,6 +176,13 @@ class ResponseView:
 
     def _named(self, start: float, end: float) -> Event | None:
         """Return when the last attacker was named first, or else that sources are forged."""
+        first: dict[str, Event] = {}
+        for event in self._analyses:
+            if start <= event.time <= end and "remembered" in event.data:
+                for name in (*names(event.data, "found"), *names(event.data, "forged")):
+                    first.setdefault(name, event)
+        if first:
+            return _last(first.values())
         for predicate in ("threat", "spoofed"):
             formed: dict[str, Event] = {}
             for event in self._believed(predicate):
@@ -186,6 +198,19 @@ def _effect(applied: Event) -> Effect:
     return kind, tuple(fields.split(", "))
 
 
+def _effects(applied: Event) -> list[Effect]:
+    """Return what a measure does, source by source where it names some."""
+    kind, fields = _effect(applied)
+    if kind != "attackFiltered":
+        return [(kind, fields)]
+    data = applied.data
+    target = text(data, "target")
+    if data.get("sources"):
+        return [("flowRateLimited", (source, target)) for source in names(data, "sources")]
+    kind = "handshakesProxied" if data.get("verdict") == "proxy" else "protocolDropped"
+    return [(kind, (target, text(data, "entry")))]
+
+
 def _first(events: Iterable[Event], start: float, end: float) -> Event | None:
     return next((event for event in events if start <= event.time <= end), None)
 
@@ -198,9 +223,11 @@ def _sources(started: Data) -> Iterator[_Source]:
     hosts = {text(host, "name"): host for host in rows(started, "hosts")}
     for at, group in enumerate(rows(started, "sources"), 1):
         host, profile = hosts.get(text(group, "target"), {}), PROFILES.get(text(group, "profile"))
+        places = names(group, "at") or [""]
         for i in range(1, int(number(group, "count")) + 1):
             yield _Source(
                 address=source_address(at, i),
+                at=places[(i - 1) % len(places)],
                 target=text(host, "address"),
                 access=link_id(text(host, "at"), text(host, "name")),
                 malicious=group.get("malicious") is True,

@@ -137,7 +137,11 @@ class SummaryView:
         """Return the summary so far; of a run that has not ended, what there is."""
         ending, traffic = self._ending or {}, self._response.traffic
         limits = tuple(map(_applied, self._response.measures.all))
-        rates = [limit.time for limit in limits if "RateLimited" in limit.effect]
+        rates = [
+            limit.time
+            for limit in limits
+            if "RateLimited" in limit.effect or "Filtered" in limit.effect
+        ]
         began_s = None if traffic.began is None else traffic.began.time
         ended_s = self._now if traffic.ended_s is None else traffic.ended_s
         return Summary(

@@ -27,6 +27,7 @@ LANES = {
     "linkRateLimited": "Link limits",
     "ipRateLimited": "Address limits",
     "flowRateLimited": "Flow blocks",
+    "attackFiltered": "Filters at entries",
     "handshakesProxied": "Handshakes proxied",
     "splitTrafficLink": "Link splits",
     "splitTrafficTowardsIp": "Address splits",

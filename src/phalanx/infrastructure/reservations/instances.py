@@ -74,10 +74,10 @@ def applied(action: Enforce, instance: Instance) -> dict[str, Any]:
     if rule.verdict is TrafficVerdict.SPLIT:
         figures["parts"] = match.parts
     concerned: dict[str, Any] = {}
-    if match.entry is not None:
+    if match.entry is not None or match.sources:
         named = {"target": match.target, "protocol": match.protocol, "port": match.port}
         concerned = {key: value for key, value in named.items() if value is not None}
-        concerned |= {"entry": match.entry, "verdict": rule.verdict.value}
+        concerned |= {"entry": match.entry or "", "verdict": rule.verdict.value}
     if match.sources:
         concerned["sources"] = list(match.sources)
     return {
