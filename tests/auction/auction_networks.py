@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from phalanx.auction.cost import rsc_eval_hop, smallest
+from phalanx.auction.cost import Pricing, passing_cost, smallest
 from phalanx.auction.view import NetworkView
 from phalanx.domain.agents import AgentState
 from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences, want
@@ -159,7 +159,10 @@ def simple_paths(view: NetworkView, source: PopId, tap: PopId) -> Iterator[tuple
 
 
 def measured(
-    view: NetworkView, path: tuple[PopId, ...], source_cost: float
+    view: NetworkView,
+    path: tuple[PopId, ...],
+    source_cost: float,
+    pricing: Pricing = "published",
 ) -> tuple[float, float, float, float]:
     """Cost, latency, loss and least free bandwidth of a path, straight from the text."""
     cost, latency, kept, free = 0.0, 0.0, 1.0, float("inf")
@@ -170,8 +173,10 @@ def measured(
         link = next(x for x in here.links if x.to == v)
         back = next(x for x in there.links if x.to == u)
         left = link.bandwidth_mb_s - link.reserved_mb_s - back.reserved_mb_s
-        own = source_cost if u == path[0] else rsc_eval_hop(here.total, here.free, NEEDS)
-        cost += left * (own + rsc_eval_hop(there.total, there.free, NEEDS))
+        used = 1 - left / link.bandwidth_mb_s
+        price = left if pricing == "published" else link.bandwidth_mb_s * (1 + used)
+        own, other = (passing_cost(s.total, s.free, NEEDS, pricing) for s in (here, there))
+        cost += price * ((source_cost if u == path[0] else own) + other)
         latency += link.latency_ms
         kept *= 1 - link.loss
         free = min(free, left)

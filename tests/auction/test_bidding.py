@@ -10,15 +10,16 @@ from auction_networks import (
     REPOSITORY,
     asked,
     dissertation,
+    network,
 )
 from msgspec.structs import replace
 
 from phalanx.auction.bidding import Method, Reusable, make_bids
-from phalanx.auction.cost import cons_rsc_util
+from phalanx.auction.cost import Pricing, cons_rsc_util
 from phalanx.auction.paths import hop_costs
 from phalanx.auction.view import NetworkView
 from phalanx.domain.bids import Bid
-from phalanx.domain.goals import ConstrainedGoal
+from phalanx.domain.goals import ConstrainedGoal, Constraints
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
 
@@ -34,6 +35,8 @@ def ask(
     reuse: dict[str, Reusable] | None = None,
     view: NetworkView | None = None,
     method: Method = "exact",
+    pricing: Pricing = "published",
+    repository: str = REPOSITORY,
 ) -> tuple[Bid, ...] | str:
     return make_bids(
         view or dissertation(),
@@ -43,8 +46,9 @@ def ask(
         candidates,
         unheld,
         reuse or {},
-        REPOSITORY,
+        repository,
         method=method,
+        pricing=pricing,
     )
 
 
@@ -164,3 +168,53 @@ def test_bids_of_one_view_do_not_depend_on_who_asks_first() -> None:
     view.memo.clear()
     backwards = {pop: ask(pop, goal, CLASSIFIER, view=view) for pop in reversed(view.pops)}
     assert forwards == backwards
+
+
+def test_a_loaded_link_and_a_used_pop_make_a_bid_dearer_by_scarcity_alone() -> None:
+    empty, goal = dissertation(), asked("6")
+    loaded = dissertation(reserved={("6", "5"): 6.0})
+    used = dissertation(used={"5": Resources(2, 3, 200)})
+
+    def cost(view: NetworkView, pricing: Pricing) -> float:
+        return one(ask("5", goal, RATE_LIMITER, view=view, pricing=pricing)).terms["C"]
+
+    assert cost(loaded, "published") < cost(empty, "published")
+    assert cost(loaded, "scarcity") > cost(empty, "scarcity")
+    assert cost(used, "scarcity") > cost(empty, "scarcity")
+
+
+def test_a_path_avoids_a_full_pop_by_scarcity_and_seeks_it_by_the_published_prices() -> None:
+    pops = [(name, PLENTY, PLENTY) for name in ("a", "c", "z")]
+    view = network(
+        [*pops, ("b", PLENTY, Resources(0, 0, 0))],
+        [(u, v, 5.0, 1.0, 0.0, 0.0, 0.0) for u, v in ("ab", "bz", "ac", "cz")],
+    )
+    through: tuple[tuple[Pricing, str], ...] = (("published", "b"), ("scarcity", "c"))
+    for pricing, passed in through:
+        bid = one(ask("a", asked("z"), RATE_LIMITER, view=view, pricing=pricing, repository="a"))
+        assert bid.path == ("a", passed, "z")
+
+
+def test_a_bid_that_comes_after_the_deadline_is_refused_with_the_reason() -> None:
+    goal = asked("5")
+    late = replace(goal, constraints=Constraints(time_s=40))
+    in_time = replace(goal, constraints=Constraints(time_s=50, terms={"T": 60}))
+    assert ask("1", late, RATE_LIMITER) == "T 50 s, at most 40 wanted"
+    assert one(ask("1", in_time, RATE_LIMITER)).terms["T"] == 50
+    running = {"rate-limiter": Reusable("x", 1)}
+    assert one(ask("1", late, RATE_LIMITER, reuse=running)).terms["T"] == 0
+    assert late.constraints.row() == {"time_s": 40}
+
+
+def test_what_is_steered_must_have_room_on_every_link_of_the_path() -> None:
+    thin = network(
+        [(name, PLENTY, PLENTY) for name in "abc"],
+        [("a", "b", 0.25, 1.0, 0.0, 0.0, 0.0), ("b", "c", 9.0, 1.0, 0.0, 0.0, 0.0)],
+    )
+    for traffic, bids in ((0.2, ["a", "b", "c"]), (6.0, ["b", "c"])):
+        goal = asked("c", traffic_mb_s=traffic)
+        asks = {p: ask(p, goal, RATE_LIMITER, view=thin, repository=p) for p in "abc"}
+        assert [pop for pop, answer in asks.items() if not isinstance(answer, str)] == bids
+    assert ask("a", asked("c", traffic_mb_s=6), RATE_LIMITER, view=thin, repository="a") == (
+        "no path to c with 6 MB/s free"
+    )

@@ -8,6 +8,7 @@ from auction_networks import NEEDS, asked, measured, network, random_network, si
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from phalanx.auction.cost import Pricing
 from phalanx.auction.paths import (
     PathResult,
     download_time_s,
@@ -58,25 +59,36 @@ def random_goal(rng: random.Random, view: NetworkView, source: str, tap: str) ->
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 7), st.integers(0, 9))
-def test_exact_search_agrees_with_looking_at_every_path(seed: int, size: int, extra: int) -> None:
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 7),
+    st.integers(0, 9),
+    st.sampled_from(("published", "scarcity")),
+)
+def test_exact_search_agrees_with_looking_at_every_path(
+    seed: int, size: int, extra: int, pricing: Pricing
+) -> None:
     rng = random.Random(seed)
     view = random_network(rng, size, extra)
     tap = rng.choice(view.pops)
     goal = random_goal(rng, view, rng.choice(view.pops), tap)
     for source in view.pops:
         # The last is what only an outdated view can suggest: dearer than passing.
-        passing = hop_costs(view, NEEDS)[source]
+        passing = hop_costs(view, NEEDS, pricing)[source]
         for source_cost in (0.0, passing / 3, passing, passing + 0.25):
             best = min(
                 (
                     figures[0]
                     for path in simple_paths(view, source, tap)
-                    if within(goal, figures := measured(view, path, source_cost), len(path) - 1)
+                    if within(
+                        goal,
+                        figures := measured(view, path, source_cost, pricing),
+                        len(path) - 1,
+                    )
                 ),
                 default=None,
             )
-            found = lowest_cost_path(view, source, source_cost, goal, NEEDS)
+            found = lowest_cost_path(view, source, source_cost, goal, NEEDS, pricing)
             if best is None:
                 assert isinstance(found, str)
                 continue
@@ -84,7 +96,7 @@ def test_exact_search_agrees_with_looking_at_every_path(seed: int, size: int, ex
             assert found.cost == pytest.approx(best, rel=1e-9, abs=1e-9)
             assert (found.path[0], found.path[-1]) == (source, tap)
             assert len(set(found.path)) == len(found.path) == found.hops + 1
-            figures = measured(view, found.path, source_cost)
+            figures = measured(view, found.path, source_cost, pricing)
             assert (found.cost, found.latency_ms, found.loss) == pytest.approx(figures[:3])
             assert within(goal, figures, found.hops)
 

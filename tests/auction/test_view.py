@@ -147,17 +147,17 @@ def test_reservations_count_against_the_link_but_only_one_way_against_a_download
     view = NetworkView.EMPTY.apply_all(
         [state("a", 1, link("b", 8, reserved=4)), state("b", 1, link("a", 8, reserved=1))]
     )
-    assert view.outgoing["a"] == [("b", 3.0, 2.0, 0.1, 4.0)]
-    assert view.outgoing["b"] == [("a", 3.0, 2.0, 0.1, 7.0)]
-    assert view.incoming["b"] == [("a", 3.0, 2.0, 0.1, 4.0)]
+    assert view.outgoing["a"] == [("b", 3.0, 2.0, 0.1, 4.0, 8.0)]
+    assert view.outgoing["b"] == [("a", 3.0, 2.0, 0.1, 7.0, 8.0)]
+    assert view.incoming["b"] == [("a", 3.0, 2.0, 0.1, 4.0, 8.0)]
 
 
 def test_contradictory_states_never_yield_less_than_nothing() -> None:
     view = NetworkView.EMPTY.apply_all(
         [state("a", 1, link("b", 8, reserved=9)), state("b", 1, link("a", 8, reserved=4))]
     )
-    assert view.outgoing["a"] == [("b", 0.0, 2.0, 0.1, 0.0)]
-    assert view.outgoing["b"] == [("a", 0.0, 2.0, 0.1, 4.0)]
+    assert view.outgoing["a"] == [("b", 0.0, 2.0, 0.1, 0.0, 8.0)]
+    assert view.outgoing["b"] == [("a", 0.0, 2.0, 0.1, 4.0, 8.0)]
 
 
 def test_of_several_agents_at_a_pop_a_living_one_tells_of_it() -> None:

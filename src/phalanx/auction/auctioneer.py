@@ -25,6 +25,7 @@ from phalanx.auction.initiator import (
     Reaction,
 )
 from phalanx.auction.outlook import Connected, Gone, Left, Outlook
+from phalanx.auction.references import for_goal
 from phalanx.auction.settings import Configured
 from phalanx.auction.terms import judged
 from phalanx.bdi import (
@@ -317,6 +318,7 @@ class Auctioneer(Configured, Capability):
             states = ((bidder, outlook.view.get(bidder)) for bidder in bidders)
             at_tap = [bidder for bidder, state in states if state and state.pop == goal.tap]
             bidders = at_tap or bidders
+        references = for_goal(settings.references, policy.constraints)
         auction = Initiator(
             call,
             bidders,
@@ -324,6 +326,7 @@ class Auctioneer(Configured, Capability):
             probes=settings.probes,
             turn=turn,
             terms=settings.terms,
+            references=references,
         )
         self.auctions[conversation] = auction
         me.cause = me.record(
@@ -336,6 +339,7 @@ class Auctioneer(Configured, Capability):
             constraints=policy.constraints.row(),
             preferences=policy.preferences.row(),
             bidders=len(bidders),
+            **({} if references is None else {"references": dict(references)}),
         )
         self._send(me, conversation, auction.begin())
         self._set_timer(me, conversation, auction)

@@ -240,6 +240,7 @@ class Bidder(Configured, Capability):
             reusable,
             settings.repository,
             settings.method,
+            pricing=settings.pricing,
             bidder=me.name,
             terms=settings.terms,
         )

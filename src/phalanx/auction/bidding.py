@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from phalanx.auction.cost import rsc_eval, smallest
+from phalanx.auction.cost import Pricing, hosting_cost, smallest
 from phalanx.auction.paths import TOLERANCE, download_time_s, lowest_cost_path, published_path
 from phalanx.auction.terms import BUILT_IN, BidTerm, Offer, bid_values
 from phalanx.auction.view import NetworkView
@@ -43,6 +43,7 @@ def make_bids(
     repository: PopId,
     method: Method = "exact",
     *,
+    pricing: Pricing = "published",
     bidder: AgentId = "",
     terms: Sequence[BidTerm] = BUILT_IN,
 ) -> tuple[Bid, ...] | str:
@@ -65,7 +66,8 @@ def make_bids(
             fit into them (eq. 4.1).
         reusable: instances that could be used, by the name of their VNF.
         repository: the PoP that images are downloaded from.
-        method: how paths are searched.
+        method: how paths are searched; algorithm 1 as printed only with the published prices.
+        pricing: how PoPs and links are priced.
         bidder: the agent that bids; empty: it has the name of its PoP.
         terms: the terms that it knows.
 
@@ -77,7 +79,6 @@ def make_bids(
         return f"no capability achieves {goal.goal}"
     needs = smallest(tuple(catalogue))
     wanted = goal.constraints.accuracy
-    find = lowest_cost_path if method == "exact" else published_path
 
     def bid_with(vnfd: Vnfd) -> Bid | str:
         if wanted is not None and vnfd.accuracy < wanted - TOLERANCE:
@@ -93,7 +94,11 @@ def make_bids(
             time_s = reuse.time_s
         if time_s is None:
             return f"{vnfd.name} cannot be downloaded: no bandwidth free from {repository}"
-        path = find(view, pop, rsc_eval(own.total, own.free, required, needs), goal, needs)
+        source_cost = hosting_cost(own.total, own.free, required, needs, pricing)
+        if method == "published":
+            path = published_path(view, pop, source_cost, goal, needs)
+        else:
+            path = lowest_cost_path(view, pop, source_cost, goal, needs, pricing)
         if isinstance(path, str):
             return path
         figures = (time_s, path.cost, path.latency_ms)

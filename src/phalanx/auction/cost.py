@@ -1,8 +1,8 @@
 """What the use of a PoP costs: the functions and predicates of table 4.2 and eq. 4.3, 4.4.
 
-All results are shares of a PoP's resources, 0 to 1. ``needs`` stands for the catalogue: of
-each VNF that could be deployed some day the resources of one unit, without those that ask
-for at least as much as another (``smallest``), since they decide nothing.
+Results by the published prices are shares of a PoP's resources, 0 to 1. ``needs`` stands for the
+catalogue: of each VNF that could be deployed some day the resources of one unit, without those
+that ask for at least as much as another (``smallest``), since they decide nothing.
 
 The document leaves open: a resource of which the PoP has nothing, or nothing free, or of
 which the VNF takes nothing, makes the harmonic mean 0, its limit. So a VNF that runs already and
@@ -13,11 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Literal
 
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
 
 Needs = tuple[Resources, ...]
+
+Pricing = Literal["published", "scarcity"]
+"""How what is used is priced: by eq. 4.3 and 4.4 with the weights of algorithm 1 as printed; or
+by total capacity, dearer the less of it is free. As printed a full PoP is free and a loaded link
+cheap, so that auctions fill what is scarce first."""
 
 
 @lru_cache(maxsize=256)
@@ -85,3 +91,38 @@ def rsc_eval(total: Resources, free: Resources, required: Resources, needs: Need
     if any(can_deploy(free, other, needs) for other in needs):
         return free_rsc_util(total, free)
     return cons_rsc_util(total, required)
+
+
+# -- prices by total capacity -----------------------------------------------------------------
+
+
+@lru_cache(maxsize=1 << 16)
+def scarcity(total: Resources, free: Resources) -> float:
+    """Return how dear a PoP is: 1 if all of it is free, up to 2 if one resource is used up."""
+    return 2.0 - free_rsc_util(total, free)
+
+
+def passing_cost(total: Resources, free: Resources, needs: Needs, pricing: Pricing) -> float:
+    """Return the cost of passing a PoP: by eq. 4.3, or its scarcity."""
+    return rsc_eval_hop(total, free, needs) if pricing == "published" else scarcity(total, free)
+
+
+def hosting_cost(
+    total: Resources, free: Resources, required: Resources, needs: Needs, pricing: Pricing
+) -> float:
+    """Return the cost of deploying a VNF: by eq. 4.4; or eq. 4.4 in the empty PoP, times scarcity.
+
+    It is no more than passing the PoP costs, if the VNF has room there.
+    """
+    if pricing == "published":
+        return rsc_eval(total, free, required, needs)
+    return rsc_eval(total, total, required, needs) * scarcity(total, free)
+
+
+def link_weight(pricing: Pricing) -> tuple[float, float]:
+    """Return what a link's capacity and its free bandwidth count in its weight.
+
+    Published: what is free (algorithm 1, line 29). By scarcity: the capacity times 1 plus the
+    share of it that is used, so ``2 * capacity - free``.
+    """
+    return (0.0, 1.0) if pricing == "published" else (2.0, -1.0)

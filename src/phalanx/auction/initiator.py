@@ -8,7 +8,7 @@ goal on to the next best bid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -91,6 +91,7 @@ class Initiator:
         probes: int = 3,
         turn: int = 1,
         terms: Sequence[BidTerm] = BUILT_IN,
+        references: Mapping[str, float] | None = None,
     ) -> None:
         self.call = call
         self.turn = turn
@@ -100,6 +101,7 @@ class Initiator:
         """When ``on_time`` is wanted next."""
         self.over = False
         self._terms = terms
+        self._references = references
         self._asked = frozenset(bidders)
         self._probe_s = probe_s
         self._probes = probes
@@ -252,7 +254,8 @@ class Initiator:
             retry = bool(silent) or self._transient
             return [], self._exhausted(reason, retry=retry)
         bids = [(bidder, bid) for bidder, own in self._proposals.items() for bid in own]
-        self._ranking = rank(bids, self.call.goal.preferences, self._terms)
+        preferences = self.call.goal.preferences
+        self._ranking = rank(bids, preferences, self._terms, self._references)
         out = self._award(self._ranking[0], now)
         winner = self._ranking[0].bidder
         for bidder in self._proposals:

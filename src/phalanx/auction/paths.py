@@ -34,7 +34,7 @@ from math import inf
 
 from msgspec import Struct
 
-from phalanx.auction.cost import Needs, rsc_eval_hop
+from phalanx.auction.cost import Needs, Pricing, link_weight, passing_cost
 from phalanx.auction.view import Arc, NetworkView
 from phalanx.domain.goals import ConstrainedGoal
 from phalanx.domain.network import PopId
@@ -97,14 +97,17 @@ class PathLimits(Struct, frozen=True):
         return f"no path to {self.tap}{bandwidth}{within}"
 
 
-def hop_costs(view: NetworkView, needs: Needs) -> dict[PopId, float]:
-    """Return the cost of passing each PoP (eq. 4.3), kept with the view."""
-    key = ("hop costs", needs)
+def hop_costs(
+    view: NetworkView, needs: Needs, pricing: Pricing = "published"
+) -> dict[PopId, float]:
+    """Return the cost of passing each PoP (eq. 4.3, or its scarcity), kept with the view."""
+    key = ("hop costs", needs, pricing)
     known: dict[PopId, float] | None = view.memo.get(key)
     if known is not None:
         return known
     return view.remember(
-        key, {pop: rsc_eval_hop(s.total, s.free, needs) for pop, s in view.sites.items()}
+        key,
+        {pop: passing_cost(s.total, s.free, needs, pricing) for pop, s in view.sites.items()},
     )
 
 
@@ -189,7 +192,12 @@ _Label = tuple[float, float, float, int, tuple[PopId, ...]]
 
 
 def lowest_cost_path(
-    view: NetworkView, source: PopId, source_cost: float, goal: ConstrainedGoal, needs: Needs
+    view: NetworkView,
+    source: PopId,
+    source_cost: float,
+    goal: ConstrainedGoal,
+    needs: Needs,
+    pricing: Pricing = "published",
 ) -> PathResult | str:
     """Return the path of lowest cost from ``source`` to the goal's tap, or why there is none.
 
@@ -202,24 +210,28 @@ def lowest_cost_path(
         source_cost: what its VNF would consume (eq. 4.4).
         goal: names the tap, the traffic and the constraints.
         needs: the catalogue's requirements (``phalanx.auction.cost.smallest``).
+        pricing: how PoPs and links are priced.
 
     """
     limits = PathLimits.of(goal)
-    key = (limits, needs)
+    key = (limits, needs, pricing)
     search: _Search | None = view.memo.get(key)
     if search is None:
-        search = view.remember(key, _Search(view, limits, needs))
+        search = view.remember(key, _Search(view, limits, needs, pricing))
     return search.find(source, source_cost) or unreachable(view, source, limits)
 
 
 class _Search:
     """All that bidders share when they look for paths to one tap within the same limits."""
 
-    def __init__(self, view: NetworkView, limits: PathLimits, needs: Needs) -> None:
+    def __init__(
+        self, view: NetworkView, limits: PathLimits, needs: Needs, pricing: Pricing
+    ) -> None:
         # Not the view itself: it keeps this, and a circle of the two would outlive its use.
         self._outgoing = view.outgoing
         self._incoming = view.incoming
-        self._hop = hop_costs(view, needs)
+        self._hop = hop_costs(view, needs, pricing)
+        self._weight = link_weight(pricing)
         self.limits = limits
         self._found: dict[tuple[PopId, float], PathResult | str | None] = {}
         self._labels = self._lowest_costs()
@@ -248,6 +260,7 @@ class _Search:
     def _lowest_costs(self) -> dict[PopId, _Label]:
         """Find the path of least (cost, latency, loss, hops) to the tap from every PoP."""
         incoming, hop = self._incoming, self._hop
+        by_capacity, by_free = self._weight
         tap, least = self.limits.tap, self.limits.mb_s
         labels: dict[PopId, _Label] = {}
         costs: dict[PopId, float] = {}
@@ -264,10 +277,10 @@ class _Search:
             labels[pop] = cost, latency, loss, hops, path
             passing = hop[pop]
             hops += 1
-            for before, free, link_latency, link_loss, _ in incoming[pop]:
+            for before, free, link_latency, link_loss, _, capacity in incoming[pop]:
                 if free < least or before in labels:
                     continue
-                new = cost + free * (hop[before] + passing)
+                new = cost + (by_capacity * capacity + by_free * free) * (hop[before] + passing)
                 if new <= costs.get(before, inf):
                     costs[before] = new
                     new_loss = link_loss + (1.0 - link_loss) * loss
@@ -277,13 +290,14 @@ class _Search:
     def _first_link(self, source: PopId, source_cost: float) -> PathResult:
         """Choose the first link of a PoP that has a label; the rest is its label's path."""
         hop, labels, least = self._hop, self._labels, self.limits.mb_s
+        by_capacity, by_free = self._weight
         best: _Label = (inf, inf, inf, 0, ())
-        for to, free, link_latency, link_loss, _ in self._outgoing[source]:
+        for to, free, link_latency, link_loss, _, capacity in self._outgoing[source]:
             label = labels.get(to)
             if label is None or free < least:
                 continue
             cost, latency, loss, hops, path = label
-            cost += free * (source_cost + hop[to])
+            cost += (by_capacity * capacity + by_free * free) * (source_cost + hop[to])
             if cost <= best[0]:
                 loss = link_loss + (1.0 - link_loss) * loss
                 best = min(best, (cost, latency + link_latency, loss, hops + 1, path))
@@ -326,15 +340,19 @@ class _Search:
                 if new is None or _is_dominated(new, settled.get(to, ())):
                     continue
                 number += 1
-                total = cost + free * (passing + hop[to])
+                total = cost + self._price(arc) * (passing + hop[to])
                 heappush(queue, (total + labels[to][0], number, total, to, before, new))
         return None
+
+    def _price(self, arc: Arc) -> float:
+        by_capacity, by_free = self._weight
+        return by_capacity * arc[5] + by_free * arc[1]
 
     def _measure(self, path: tuple[PopId, ...], source_cost: float) -> PathResult:
         cost, latency, loss, passing = 0.0, 0.0, 0.0, source_cost
         for pop, after in pairwise(path):
             arc = next(arc for arc in self._outgoing[pop] if arc[0] == after)
-            cost += arc[1] * (passing + self._hop[after])
+            cost += self._price(arc) * (passing + self._hop[after])
             latency += arc[2]
             loss += (1.0 - loss) * arc[3]
             passing = self._hop[after]
@@ -417,7 +435,7 @@ def _algorithm_1(
                 path.append(prev[path[-1]])
             path.reverse()
             return PathResult(tuple(path), dist[tap], latency[tap], loss[tap], hops[tap])
-        for v, free, link_latency, link_loss, _ in outgoing[u]:
+        for v, free, link_latency, link_loss, *_ in outgoing[u]:
             latency[v] = link_latency + latency[u]
             loss[v] = loss[u] + (1.0 - loss[u]) * link_loss
             hops[v] = 1 + hops[u]
@@ -454,7 +472,7 @@ def throughputs(view: NetworkView, repository: PopId) -> dict[PopId, float]:
         if pop in reached:
             continue
         width = reached[pop] = -negated
-        for to, _, _, _, room in outgoing[pop]:
+        for to, _, _, _, room, _ in outgoing[pop]:
             if to not in reached and room > 0.0:
                 heappush(queue, (-min(width, room), to))
     return view.remember(key, reached)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from phalanx.auction.cost import Pricing
 from phalanx.auction.terms import BUILT_IN, BidTerm
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Constraints, Goal, Preferences
@@ -35,6 +36,11 @@ class Settings(Struct):
     """Terms that bids are made of and compared by; further ones as the policies name them."""
     method: Literal["exact", "published"] = "exact"
     """Path search of the bids: exact, or algorithm 1 as printed."""
+    pricing: Pricing = "published"
+    """How bids price PoPs and links."""
+    references: Mapping[str, float] | None = None
+    """What each term's value is divided by in a utility (``phalanx.auction.references``); None:
+    utilities by eq. 3.1."""
     deadline_s: float = 2.0
     """How long proposals are waited for."""
     grace_s: float = 5.0

@@ -12,7 +12,7 @@ A goal decides what counts: its preferences weigh terms, its constraints set har
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from math import isfinite
 
@@ -68,6 +68,8 @@ class BidTerm(Struct, frozen=True):
     """Returns the value, or why there can be no bid."""
     higher_is_better: bool = False
     unit: str = ""
+    reference: float = 1.0
+    """Difference of its values that counts as 1 where utilities have fixed references."""
     by_auctioneer: bool = False
     """Whether the auctioneer works the value out from its own view: what a bidder cannot be
     asked about itself, such as how far it is trusted."""
@@ -205,7 +207,7 @@ def _value(term: BidTerm, offer: Offer) -> float | str:
 def _beyond(
     terms: Sequence[BidTerm], goal: ConstrainedGoal, values: dict[str, float]
 ) -> str | None:
-    limits = goal.constraints.terms
+    limits = goal.constraints.term_limits()
     for term in terms if limits else ():
         if term.name in limits and term.name in values:
             refusal = term.beyond(values[term.name], limits[term.name])
@@ -221,12 +223,17 @@ def rank(
     bids: Sequence[tuple[AgentId, Bid]],
     preferences: Preferences,
     terms: Sequence[BidTerm] = BUILT_IN,
+    references: Mapping[str, float] | None = None,
 ) -> list[RankedBid]:
-    """Return all bids with their utility (eq. 3.1), the winner (least utility) first.
+    """Return all bids with their utility, the winner (least utility) first.
 
-    Each term is normalised to [0, 1] between its least and its largest value among all
-    ``bids``; one of which more is better counts the other way round, as (1 - D) does. A term in
-    which all bids are equal cannot tell them apart and adds 0, so a lone bid has utility 0.
+    Without ``references`` by eq. 3.1: each term is normalised to [0, 1] between its least and
+    its largest value among all ``bids``; one of which more is better counts the other way round,
+    as (1 - D) does. A term in which all bids are equal cannot tell them apart and adds 0, so a
+    lone bid has utility 0.
+
+    With them each value is divided by its term's reference, and counts 1 minus that where more
+    is better. So a utility depends on its own bid alone, and no losing bid changes the winner.
 
     Ties go to the bid that is better in T, then in C, D and the further terms in their order,
     then to the largest accuracy, and then to the bidder and the VNF that come first by name.
@@ -240,7 +247,16 @@ def rank(
         [sign * bid.terms[term.name] for term, sign in zip(weighed, signs, strict=True)]
         for _, bid in bids
     ]
-    columns = [_scale(column) for column in zip(*rows, strict=True)]
+    if references is None:
+        columns = [_scale(column) for column in zip(*rows, strict=True)]
+    else:
+        columns = [
+            [
+                term.higher_is_better + value / references.get(term.name, term.reference)
+                for value in column
+            ]
+            for term, column in zip(weighed, zip(*rows, strict=True), strict=True)
+        ]
     factors = [weights[term.name] for term in weighed]
     ranked = []
     for (bidder, bid), row, parts in zip(bids, rows, zip(*columns, strict=True), strict=True):

@@ -24,9 +24,10 @@ from phalanx.domain.resources import NOTHING
 
 T = TypeVar("T")
 
-Arc = tuple[PopId, float, float, float, float]
+Arc = tuple[PopId, float, float, float, float, float]
 """A usable link at one of its ends: the PoP at the other end, free MB/s of the link (both
-directions together), latency in ms, loss as a fraction, free MB/s in this direction."""
+directions together), latency in ms, loss as a fraction, free MB/s in this direction, capacity
+in MB/s."""
 
 MEMO_LIMIT = 1024
 """Results kept with one view; past that all are forgotten and found again when asked for."""
@@ -207,13 +208,14 @@ class NetworkView:
                 back = None if other is None else other.usable().get(pop)
                 if back is None:
                     continue
-                room = link.bandwidth_mb_s - link.reserved_mb_s
+                capacity = link.bandwidth_mb_s
+                room = capacity - link.reserved_mb_s
                 free = room - back.reserved_mb_s
                 if free < 0.0:  # states of different age can contradict each other
                     free, room = 0.0, max(room, 0.0)
                 latency, loss = link.latency_ms, link.loss
-                outgoing[pop].append((to, free, latency, loss, room))
-                incoming[to].append((pop, free, latency, loss, room))
+                outgoing[pop].append((to, free, latency, loss, room, capacity))
+                incoming[to].append((pop, free, latency, loss, room, capacity))
         return outgoing, incoming
 
     @property

@@ -83,12 +83,20 @@ class Constraints(Struct, frozen=True, forbid_unknown_fields=True):
     """Most links in the path."""
     accuracy: float | None = None
     """Least accuracy of the VNF."""
+    time_s: float | None = None
+    """Deadline: most seconds until the VNF is at hand (T). A bid that comes later is refused."""
     terms: dict[str, float] = {}
     """Worst value of a bid's term, by the term's name: the most, or the least where a higher
     value is better. A bid beyond it is refused."""
 
     def __hash__(self) -> int:
         return hash(frozenset(self.row().items()))
+
+    def term_limits(self) -> dict[str, float]:
+        """Return the worst value of each term that has a limit; of T the stricter of both."""
+        if self.time_s is None:
+            return self.terms
+        return {**self.terms, "T": min(self.time_s, self.terms.get("T", self.time_s))}
 
     def row(self) -> dict[str, float]:
         """Return all limits that are set, by name, as the log shows them."""

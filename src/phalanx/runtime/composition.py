@@ -18,6 +18,7 @@ from msgspec.structs import asdict, replace
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import VnfInstance
 from phalanx.auction.outlook import Outlook
+from phalanx.auction.references import references
 from phalanx.auction.settings import Configured, GoalPolicy, Settings
 from phalanx.auction.terms import load_terms
 from phalanx.auction.view import NetworkView
@@ -80,6 +81,8 @@ def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue
         policies=policies,
         terms=load_terms(named),
         method=scenario.bidding,
+        pricing=scenario.prices(),
+        references=references_of(scenario, catalogue),
         deadline_s=timing.auction_deadline_s,
         lease_s=timing.lease_s,
         idle_s=timing.idle_timeout_s,
@@ -89,6 +92,13 @@ def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue
         gossip_s=timing.gossip_s,
         drain_s=timing.drain_s,
     )
+
+
+def references_of(scenario: Scenario, catalogue: Catalogue) -> dict[str, float] | None:
+    """Return what the terms of bids are scaled against; None for utilities by eq. 3.1."""
+    if scenario.utilities() == "published":
+        return None
+    return references(scenario.to_network(), catalogue.vnfds.values())
 
 
 def planned_site(network: Network, pop: Pop) -> SiteState:

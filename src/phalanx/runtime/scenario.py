@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct, structs
 
+from phalanx.auction.cost import Pricing
 from phalanx.domain.agents import POP
 from phalanx.domain.goals import Constraints, Preferences
 from phalanx.domain.network import Host, Link, Network, Pop
@@ -181,6 +182,8 @@ class ConstraintsSpec(Struct, frozen=True, forbid_unknown_fields=True):
     loss: Fraction | None = None
     hops: Annotated[int, Meta(ge=0, le=10_000)] | None = None
     accuracy: Fraction | None = None
+    time_s: Amount | None = None
+    """Deadline: most seconds of a bid's T."""
     terms: dict[Name, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}
     """Worst values of the terms of bids; a bid beyond one is refused."""
 
@@ -297,6 +300,12 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     enter the network. ``published``: the strategy of the dissertation, chapter 5."""
     bidding: Literal["exact", "published"] = "exact"
     """``exact`` path search, or algorithm 1 as published."""
+    pricing: Pricing | None = None
+    """Prices of bids by eq. 4.3 and 4.4, or by total capacity, dearer the fuller; none given:
+    ``published`` with the published strategy or bidding, else ``scarcity``."""
+    utility: Literal["published", "reference"] | None = None
+    """Utilities by eq. 3.1, or against fixed references, so that losing bids do not matter; none
+    given: ``published`` with the published strategy, else ``reference``."""
     notes: tuple[Text, ...] = ()
     """What was assumed; shown at the start of a run."""
 
@@ -338,6 +347,16 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
             )
         )
 
+    def prices(self) -> Pricing:
+        """Return how bids are priced."""
+        published = "published" in (self.strategy, self.bidding)
+        return self.pricing or ("published" if published else "scarcity")
+
+    def utilities(self) -> Literal["published", "reference"]:
+        """Return how utilities are scaled."""
+        default: Literal["published", "reference"] = "reference"
+        return self.utility or ("published" if self.strategy == "published" else default)
+
     def terms(self, predicate: str) -> tuple[Constraints, Preferences]:
         """Return the constraints and preferences of goals over ``predicate`` (a class name)."""
         spec = self.goals.get(predicate) or self.goals.get("default") or GoalSpec()
@@ -375,6 +394,8 @@ def fingerprint(plan: Scenario) -> str:
         plan.timing,
         plan.strategy,
         plan.bidding,
+        plan.prices(),
+        plan.utilities(),
     )
     octets = msgspec.json.encode(common, order="deterministic")
     return blake2b(octets, digest_size=_OCTETS).hexdigest()

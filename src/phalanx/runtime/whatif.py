@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct, structs
 
 from phalanx.auction.bidding import make_bids
+from phalanx.auction.references import for_goal
 from phalanx.auction.terms import BidTerm, judged, load_terms, rank
 from phalanx.auction.view import NetworkView
 from phalanx.bdi import Capability
@@ -18,6 +19,7 @@ from phalanx.domain.network import LinkState
 from phalanx.domain.resources import Resources
 from phalanx.loading.refusals import nearest, show
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
+from phalanx.runtime.composition import references_of
 from phalanx.runtime.scenario import MONITORS, Scenario
 
 
@@ -80,6 +82,7 @@ def what_if(
             {},
             scenario.network.repository,
             scenario.bidding,
+            pricing=scenario.prices(),
             terms=terms,
         )
         if isinstance(answer, str):
@@ -90,7 +93,8 @@ def what_if(
         bids += made
         if not made:
             refusals[pop] = str(answers[0])
-    return WhatIf(constrained, tuple(rank(bids, preferences, terms)), terms, refusals)
+    scale = for_goal(references_of(scenario, catalogue), constraints)
+    return WhatIf(constrained, tuple(rank(bids, preferences, terms, scale)), terms, refusals)
 
 
 def _goal(scenario: Scenario, catalogue: Catalogue, text: str) -> Goal:
