@@ -209,6 +209,24 @@ def test_run_goes_on_another_network_and_says_what_is_assumed(tmp_path: Path) ->
     assert "no XML" in refused("run", RING, "--topology", str(graph))
 
 
+@pytest.mark.parametrize(
+    ("strategy", "monitor"), [("service", "service-monitor"), ("published", "link-monitor")]
+)
+def test_the_strategy_of_a_run_can_be_chosen(strategy: str, monitor: str) -> None:
+    code, out, _ = phalanx("run", RING, "--until", "1", "--strategy", strategy)
+    assert code == 0
+    assert f"{monitor} at south" in words(out)
+
+
+def test_a_strategy_that_the_scenario_does_not_fit_is_refused(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    text = Path(RING).read_text(encoding="utf-8").replace("  link-monitor: {}\n", "")
+    own.write_text("strategy: service\n" + text, encoding="utf-8")
+    assert phalanx("run", str(own), "--until", "1")[0] == 0
+    line = refused("run", str(own), "--strategy", "published")
+    assert "with --strategy published: functions: link-monitor is missing" in line
+
+
 @pytest.mark.parametrize("option", ["--log", "--report"])
 def test_no_output_replaces_what_is_read(tmp_path: Path, option: str) -> None:
     own = tmp_path / "own.yaml"

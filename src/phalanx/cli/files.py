@@ -9,22 +9,28 @@ from contextlib import ExitStack, closing
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import typer
+from msgspec import structs
 
 from phalanx.bdi import Capability
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.events import Event, Sink
 from phalanx.runtime.catalogue import load_catalogue
-from phalanx.runtime.loading import load_scenario
+from phalanx.runtime.loading import load_scenario, offences
 from phalanx.runtime.scenario import Scenario
 from phalanx.store import StoreSink, open_store
 from phalanx.store.jsonl import JsonlSink
 
+Strategy = Literal["service", "published"]
+
 
 def open_scenario(
-    path: Path, topology: Path | None = None, functions: Sequence[type[Capability]] = ()
+    path: Path,
+    topology: Path | None = None,
+    functions: Sequence[type[Capability]] = (),
+    strategy: Strategy | None = None,
 ) -> Scenario:
     """Return the scenario in ``path``, on another network if ``topology`` names a GraphML file.
 
@@ -32,12 +38,17 @@ def open_scenario(
         path: scenario file.
         topology: GraphML file; None: the scenario's own network.
         functions: capabilities beside the installed ones.
+        strategy: replaces the scenario's; None keeps that.
 
     Raises:
         ScenarioError: with one line, also if it names a function that cannot be had.
 
     """
     scenario = load_scenario(path)
+    if strategy is not None:
+        scenario = structs.replace(scenario, strategy=strategy)
+        for field, why in offences(scenario):
+            raise ScenarioError(f"{path} with --strategy {strategy}: {field}: {why}")
     try:
         load_catalogue(scenario, functions)
     except ScenarioError as error:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.cli.event_lines import styled
-from phalanx.cli.files import Functions, Outputs, load_functions, open_scenario
+from phalanx.cli.files import Functions, Outputs, Strategy, load_functions, open_scenario
 from phalanx.cli.terminal import (
     INTERRUPTED,
     AsJson,
@@ -58,6 +58,10 @@ def run(
     topology: Annotated[
         Path | None, typer.Option(help="Run on the network in this GraphML file.")
     ] = None,
+    strategy: Annotated[
+        Strategy | None,
+        typer.Option(help="How the agents defend; the scenario's strategy by default."),
+    ] = None,
     log: Annotated[Path | None, typer.Option(help="Write all events here (JSONL).")] = None,
     report: Annotated[Path | None, typer.Option(help="Write the report here (HTML).")] = None,
     store: Annotated[
@@ -99,11 +103,11 @@ def run(
 ) -> None:
     """Run a scenario; print what happens, and its figures at the end."""
     functions = load_functions(function)
-    loaded = open_scenario(scenario, topology, functions)
+    loaded = open_scenario(scenario, topology, functions, strategy)
     if on == "linux" and realtime is not None:
         raise typer.BadParameter("real packets keep real time", param_hint="--realtime")
     if spread:
-        _check_spread(topology, function, loaded)
+        _check_spread(topology, strategy, function, loaded)
     if dry_run:
         _check_dry_run(on, spread=spread)
         with needs_linux():
@@ -183,11 +187,14 @@ def _environment(on: str, console: Console, *, quiet: bool) -> Environment | Non
     )
 
 
-def _check_spread(topology: Path | None, function: Functions, loaded: Scenario) -> None:
+def _check_spread(
+    topology: Path | None, strategy: str | None, function: Functions, loaded: Scenario
+) -> None:
     """Refuse what processes of their own cannot be given."""
     hint = "--spread"
-    if topology is not None:
-        raise typer.BadParameter("write the network into the scenario file", param_hint=hint)
+    for given, what in (topology, "network"), (strategy, "strategy"):
+        if given is not None:
+            raise typer.BadParameter(f"write the {what} into the scenario file", param_hint=hint)
     if function:
         raise typer.BadParameter(
             "install the function, so that every process finds it", param_hint=hint
