@@ -6,7 +6,7 @@ from fabric_lab import registration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.fabric.directory import RegistryEntry, ServiceQuery, find
+from phalanx.fabric.directory import RegistryEntry, find
 from phalanx.fabric.registration import (
     END_TO_END,
     Appraisal,
@@ -16,7 +16,6 @@ from phalanx.fabric.registration import (
     ServiceState,
     Tier,
 )
-from phalanx.identity.names import Role
 
 EDGE = Area(domain="edge")
 VIDEO = Area(domain="edge", slice="video")
@@ -29,24 +28,21 @@ def entry(owner: str, trust: Tier = Tier.UNATTESTED, **fields: object) -> Regist
     return RegistryEntry(registration(owner, **fields), state, 0.0, True, Appraisal(trust))
 
 
-def names(entries: list[RegistryEntry], query: ServiceQuery) -> list[str]:
-    return [found.owner for found in find(entries, query)]
+def names(entries: list[RegistryEntry], *wanted: str, **fields: Area) -> list[str]:
+    return [found.owner for found in find(entries, *wanted, **fields)]  # type: ignore[arg-type]
 
 
-def test_by_capability_operation_and_role() -> None:
+def test_by_capability() -> None:
     known = [
-        entry("a", capabilities=("classifier",), operations=("status",)),
+        entry("a", capabilities=("classifier",)),
         entry("b", capabilities=("limiter", "classifier")),
     ]
-    assert names(known, ServiceQuery(capability="classifier")) == ["a", "b"]
-    assert names(known, ServiceQuery(capability="limiter")) == ["b"]
-    assert names(known, ServiceQuery(operation="status")) == ["a"]
-    assert names(known, ServiceQuery(role=Role.AGENT)) == ["a", "b"]
-    assert names(known, ServiceQuery(role=Role.NETWORK)) == []
-    assert names(known, ServiceQuery(capability="class")) == []
+    assert names(known, "classifier") == ["a", "b"]
+    assert names(known, "limiter") == ["b"]
+    assert names(known, "class") == []
 
 
-def test_by_scope_containing_or_exact_narrowest_first() -> None:
+def test_by_the_area_that_contains_it_narrowest_first() -> None:
     known = [
         entry("all", area=END_TO_END),
         entry("edge", area=EDGE),
@@ -54,29 +50,20 @@ def test_by_scope_containing_or_exact_narrowest_first() -> None:
         entry("cache", area=CACHE),
         entry("other", area=Area(domain="edge", slice="voice")),
     ]
-    assert names(known, ServiceQuery(area=VIDEO)) == ["video", "edge", "all"]
-    assert names(known, ServiceQuery(area=CACHE)) == ["cache", "video", "edge", "all"]
-    assert names(known, ServiceQuery(area=VIDEO, containing=False)) == ["video"]
-    assert names(known, ServiceQuery(area=END_TO_END)) == ["all"]
+    assert names(known, area=VIDEO) == ["video", "edge", "all"]
+    assert names(known, area=CACHE) == ["cache", "video", "edge", "all"]
+    assert names(known, area=END_TO_END) == ["all"]
 
 
-def test_by_trust_health_and_state() -> None:
+def test_what_is_not_to_be_called_is_left_out_and_the_trusted_come_first() -> None:
     known = [
-        entry("good", Tier.AFFIRMING),
         entry("plain"),
+        entry("good", Tier.AFFIRMING),
         entry("bad", Tier.CONTRAINDICATED),
         entry("sick", health=Health(HealthStatus.FAILING, ("no disk",))),
         entry("ending", state=ServiceState.DRAINING),
     ]
-    assert names(known, ServiceQuery()) == ["good", "plain"]
-    assert names(known, ServiceQuery(least_trust=Tier.AFFIRMING)) == ["good"]
-    assert names(known, ServiceQuery(least_trust=Tier.CONTRAINDICATED)) == ["good", "plain", "bad"]
-    assert names(known, ServiceQuery(least_health=HealthStatus.FAILING)) == [
-        "good",
-        "plain",
-        "sick",
-    ]
-    assert names(known, ServiceQuery(states=(ServiceState.DRAINING,))) == ["ending"]
+    assert names(known) == ["good", "plain"]
 
 
 def test_the_best_comes_first() -> None:
@@ -87,7 +74,7 @@ def test_the_best_comes_first() -> None:
         entry("a", load=0.9),
         entry("e", load=0.2),
     ]
-    assert names(known, ServiceQuery()) == ["e", "a", "b", "c", "d"]
+    assert names(known) == ["e", "a", "b", "c", "d"]
 
 
 @given(st.permutations(range(8)), st.integers(0, 1000))
@@ -102,7 +89,7 @@ def test_the_order_depends_on_nothing_else(order: list[int], seed: int) -> None:
         )
         for i in range(8)
     ]
-    assert find([known[i] for i in order], ServiceQuery()) == find(known, ServiceQuery())
+    assert find([known[i] for i in order]) == find(known)
 
 
 PART = st.sampled_from(("", "a", "b"))

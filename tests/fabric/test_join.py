@@ -12,7 +12,7 @@ from fabric_lab import Lab
 from phalanx.bus.client import BrokerClient
 from phalanx.domain.events import Event, Recorder
 from phalanx.fabric.calls import CallError, CallRefused
-from phalanx.fabric.directory import ServiceQuery, find
+from phalanx.fabric.directory import find
 from phalanx.fabric.join import LEASE_S, Fabric
 from phalanx.fabric.operations import STOP, Accepted, StopRequest
 from phalanx.fabric.registration import HealthStatus, ServiceState
@@ -63,7 +63,7 @@ def test_members_find_each_other_call_and_leave(domain: Domain) -> None:
     a.provider.serve(STOP, lambda call: call.done(Accepted(f"told by {call.caller.name}")))
     a.serving()
     domain.run(1.0)
-    (found,) = find(ops.registry.entries(), ServiceQuery(capability="link-monitor"))
+    (found,) = find(ops.registry.entries(), "link-monitor")
     assert (found.owner, found.registration.operations) == ("a", ("stop",))
     answers: list[Accepted | CallError] = []
     ops.calls.invoke("a", STOP, StopRequest(), answers.append, timeout_s=1.0)
@@ -120,11 +120,9 @@ def test_an_agent_of_a_slice_without_a_pop_is_found_and_called(domain: Domain) -
     ops = domain.enter(domain.join("ops", Role.OPERATOR))
     domain.run(1.0)
 
-    def owners(query: ServiceQuery) -> list[str]:
-        return [one.owner for one in find(ops.registry.entries(), query)]
-
-    assert owners(ServiceQuery(scope="slice")) == ["guard-1"]
-    assert owners(ServiceQuery(pop="pop1")) == ["pop1", "pop1-ml"]
+    entries = ops.registry.entries()
+    assert [one.owner for one in find(entries, scope="slice")] == ["guard-1"]
+    assert [one.owner for one in find(entries, pop="pop1")] == ["pop1", "pop1-ml"]
     answers: list[Accepted | CallError] = []
     ops.calls.invoke("guard-1", STOP, StopRequest(), answers.append, timeout_s=1.0)
     domain.run(1.0)

@@ -26,7 +26,6 @@ from phalanx.fabric.registration import (
     Tier,
     decode,
 )
-from phalanx.identity.names import Role
 
 GONE_LEASES = 3
 """An owner of which nothing was heard for so many leases is gone."""
@@ -196,64 +195,49 @@ def _same(entry: RegistryEntry, known: RegistryEntry) -> bool:
     )
 
 
-class ServiceQuery(Struct, frozen=True):
-    """What is looked for; each field that is given narrows it."""
+def find(
+    entries: Iterable[RegistryEntry],
+    capability: str | None = None,
+    *,
+    area: Area | None = None,
+    scope: str | None = None,
+    pop: PopId | None = None,
+) -> tuple[RegistryEntry, ...]:
+    """Return the services that can be called and fit all that is given, best first.
 
-    capability: str | None = None
-    operation: str | None = None
-    role: Role | None = None
-    scope: str | None = None
-    """Name of an agent's scope."""
-    pop: PopId | None = None
-    """Where an agent must stand."""
-    area: Area | None = None
-    """The area that the service must manage."""
-    containing: bool = True
-    """Whether a service with a larger area matches too; otherwise only the same area does."""
-    least_trust: Tier = Tier.UNATTESTED
-    least_health: HealthStatus = HealthStatus.DEGRADED
-    states: tuple[ServiceState, ...] = (ServiceState.SERVING,)
+    They serve, do not fail, and no verifier contradicts them. The order is: best health,
+    narrowest area, most trust, least load (unknown last), name.
 
-    def matches(self, entry: RegistryEntry) -> bool:
-        """Whether ``entry`` is one of those looked for."""
+    Args:
+        entries: the directory.
+        capability: what the service can do.
+        area: what it must manage, alone or within a larger area.
+        scope: name of an agent's scope.
+        pop: where an agent must stand.
+
+    """
+
+    def fits(entry: RegistryEntry) -> bool:
         service = entry.registration
         return (
-            entry.state in self.states
-            and (self.capability is None or self.capability in service.capabilities)
-            and (self.operation is None or self.operation in service.operations)
-            and (self.role is None or self.role is service.role)
-            and (self.scope is None or self.scope == service.scope)
-            and (self.pop is None or self.pop == service.pop)
-            and (self.area is None or self._in_area(service.area, self.area))
-            and entry.trust.tier.rank >= self.least_trust.rank
-            and _badness(service.health.status) <= _badness(self.least_health)
+            entry.state is ServiceState.SERVING
+            and service.health.status is not HealthStatus.FAILING
+            and entry.trust.tier is not Tier.CONTRAINDICATED
+            and (capability is None or capability in service.capabilities)
+            and (area is None or service.area.contains(area))
+            and (scope is None or scope == service.scope)
+            and (pop is None or pop == service.pop)
         )
 
-    def _in_area(self, found: Area, wanted: Area) -> bool:
-        return found.contains(wanted) if self.containing else found == wanted
-
-
-_HEALTH = tuple(HealthStatus)
-
-
-def _badness(status: HealthStatus) -> int:
-    return _HEALTH.index(status)
-
-
-def find(entries: Iterable[RegistryEntry], query: ServiceQuery) -> tuple[RegistryEntry, ...]:
-    """Return the entries that match, best first.
-
-    The order is: best health, narrowest area, most trust, least load (unknown last), name.
-    """
-    return tuple(sorted(filter(query.matches, entries), key=_order))
+    return tuple(sorted(filter(fits, entries), key=_order))
 
 
 def _order(entry: RegistryEntry) -> tuple[int, int, int, float, str]:
     service = entry.registration
     return (
-        _badness(service.health.status),
+        list(HealthStatus).index(service.health.status),
         -service.area.depth,
-        -entry.trust.tier.rank,
+        -list(Tier).index(entry.trust.tier),
         inf if service.load is None else service.load,
         entry.owner,
     )

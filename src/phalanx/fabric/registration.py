@@ -122,11 +122,6 @@ class Tier(Enum):
     WARNING = "warning"
     AFFIRMING = "affirming"
 
-    @property
-    def rank(self) -> int:
-        """Its place in the order, 0 for the least trusted."""
-        return list(Tier).index(self)
-
 
 _TRUST_WORDS = {
     Tier.CONTRAINDICATED: "contraindicated: a verifier found code or settings that must not be",

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from phalanx.bus.client import BrokerClient, Subscription
 from phalanx.bus.subjects import REGISTRY, name, token
 from phalanx.clock import Clock, Timer
-from phalanx.domain.network import PopId
 from phalanx.fabric.directory import (
     FORGET_S,
     Appraise,
@@ -28,7 +27,6 @@ from phalanx.fabric.registration import (
     Health,
     Registration,
     RegistrationError,
-    ServiceState,
     decode,
     encode,
 )
@@ -225,36 +223,18 @@ class Registrar:
             self._watch = self._exchange.watch(REGISTRY, self._told)
         self._renew()
 
-    def update(
-        self,
-        *,
-        state: ServiceState | None = None,
-        capabilities: tuple[str, ...] | None = None,
-        operations: tuple[str, ...] | None = None,
-        load: float | None = None,
-        attestation: str | None = None,
-        plan: str | None = None,
-        scope: str | None = None,
-        pop: PopId | None = None,
-    ) -> None:
-        """Change the entry, and write it at once if it is kept alive; None keeps the value.
+    def update(self, **changes: Any) -> None:
+        """Change fields of the entry, and write it at once if it is kept alive.
+
+        Args:
+            changes: new values by field; None keeps the present one.
 
         Raises:
             ValueError: if the state is one that an owner cannot say of itself.
             RegistrationError: if no reader would take the registration.
 
         """
-        given: dict[str, Any] = {
-            "state": state,
-            "capabilities": capabilities,
-            "operations": operations,
-            "load": load,
-            "attestation": attestation,
-            "plan": plan,
-            "scope": scope,
-            "pop": pop,
-        }
-        changes = {field: value for field, value in given.items() if value is not None}
+        changes = {field: value for field, value in changes.items() if value is not None}
         self.registration = replace(self.registration, **changes)
         if self._active:
             self._renew()
