@@ -75,6 +75,9 @@ class HostTopology:
         """Return the interface towards a guarded address."""
         return self._by_address[address].interface
 
+    def entry(self, pop: PopId) -> None:
+        """Return None: only interfaces towards guarded hosts are the site's to touch."""
+
     def cgroup(self, pop: PopId) -> Cgroup:  # noqa: ARG002
         """Return a group that limits nothing: the machine's operator does that."""
         return Cgroup()

@@ -151,6 +151,10 @@ class Testbed:
         """
         return self._ports[address].device
 
+    def entry(self, pop: PopId) -> str:  # noqa: ARG002
+        """Return the switch, to which all that hosts and sources send is addressed."""
+        return SWITCH
+
     def address(self, host: str) -> str | None:
         """Return the address of the host of that name; None if there is none."""
         return self._plan.hosts.get(host)

@@ -34,8 +34,10 @@ from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import PROFILES, Source
 from phalanx.functions.classifier import Classifier
+from phalanx.functions.edge_filter import EdgeFilter
 from phalanx.functions.link_monitor import LinkMonitor
 from phalanx.functions.rate_limiter import RateLimiter
+from phalanx.functions.service_monitor import ServiceMonitor
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.journal import LeaseJournal
 from phalanx.infrastructure.linux.kernel import runs
@@ -58,8 +60,8 @@ HEADERS, ETHERNET = 28, 14
 PATIENCE_S = 15.0
 SO_RCVBUFFORCE = 33
 VNFDS = {
-    kind.name: replace(kind.vnfd, requires=UNIT, image_mb=IMAGE_MB)
-    for kind in (RateLimiter, Classifier, LinkMonitor)
+    kind.name: replace(kind.vnfd, requires=UNIT, image_mb=min(IMAGE_MB, kind.vnfd.image_mb))
+    for kind in (RateLimiter, Classifier, LinkMonitor, EdgeFilter, ServiceMonitor)
     if kind.vnfd is not None
 }
 
@@ -199,6 +201,11 @@ class Bench:
         """Return the id of the process of an instance."""
         path = self.folder / "vnf" / f"{token(instance)}.sock"
         return int(call(path, "GET", "/health")[1]["pid"])
+
+    def measure(self, instance: str, name: str) -> dict[str, Any]:
+        """Return the counters of a measure, as its process tells them."""
+        path = self.folder / "vnf" / f"{token(instance)}.sock"
+        return dict(call(path, "GET", f"/measures/{name}")[1])
 
     def programs(self) -> int:
         """Return how many VNF processes of this run there are."""

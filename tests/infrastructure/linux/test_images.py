@@ -27,6 +27,12 @@ def test_the_same_inputs_give_the_same_image(tmp_path: Path, role: str) -> None:
     verify(first.path, first.sha256)
 
 
+def test_the_image_of_a_native_function_is_its_program(tmp_path: Path) -> None:
+    image = build(vnfd_of("edge-filter", image_mb=0), tmp_path)
+    assert 0 < image.octets == image.path.stat().st_size < OCTETS
+    assert image.observes == ("flows",)
+
+
 def test_an_image_is_hard_to_compress(tmp_path: Path) -> None:
     image = build(vnfd_of("classifier", image_mb=4), tmp_path)
     assert len(zlib.compress(image.path.read_bytes())) > 0.9 * image.octets

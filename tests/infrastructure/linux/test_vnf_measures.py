@@ -93,6 +93,41 @@ def test_an_address_is_blocked_and_others_are_not(lab: Lab, limiter: Vnf) -> Non
     assert limiter.call("DELETE", "/measures/m")[0] == 204
 
 
+def test_thousands_of_sources_make_one_rule(lab: Lab, limiter: Vnf) -> None:
+    listed = [f"10.{n >> 8}.{n & 255}.7" for n in range(5000)]
+    rule = {"verdict": "drop", "devices": [OUT], "target": SERVER}
+    limiter.put("m", sources=[*listed, CLIENTS[0]], **rule)
+    chains = lab.nft("list", "chain", "netdev", limiter.table, f"m{b'm'.hex()}_chain")
+    assert chains.count("@m6d_sources") == 2  # to reset connections, and to drop the rest
+    with (
+        lab.udp("client", CLIENTS[0]) as client,
+        lab.udp("client", CLIENTS[1]) as user,
+        lab.udp("server", SERVER, 9) as server,
+    ):
+        assert not arrives(client, server)
+        assert arrives(user, server)
+        assert limiter.get("m")["held_packets"] == 1
+        limiter.put("m", sources=[*listed, CLIENTS[1]], **rule)
+        assert arrives(client, server)
+        assert not arrives(user, server)
+        limiter.ask("DELETE", "/measures/m")
+        assert arrives(user, server)
+    for wrong in ([], ["10.0.0.1", "nobody"], "10.0.0.1", ["10.0.0.1"] * 20_000):
+        body = {**rule, "ttl_s": 20, "sources": wrong}
+        assert limiter.call("PUT", "/measures/m", body)[0] == 400
+
+
+def test_what_comes_in_by_a_device_can_be_dropped_there(lab: Lab, limiter: Vnf) -> None:
+    client, server = lab.udp("client", CLIENTS[0]), lab.udp("server", SERVER, 9)
+    limiter.put("m", verdict="drop", devices=["s0"], hook="ingress", target=SERVER)
+    assert arrives(client, server)  # it does not come from there
+    limiter.put("m", verdict="drop", devices=["c0"], hook="ingress", target=SERVER)
+    assert not arrives(client, server)
+    assert limiter.call(
+        "PUT", "/measures/n", {"verdict": "limit", "hook": "forward", "devices": ["c0"], "ttl_s": 1}
+    ) == (400, {"error": "hook must be one of egress, ingress"})
+
+
 @pytest.mark.parametrize("words", [b"x", b"X-a: b\r\n" * 100])
 def test_blocking_a_flow_resets_its_connections_at_the_server(
     lab: Lab, limiter: Vnf, words: bytes

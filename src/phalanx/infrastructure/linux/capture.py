@@ -30,11 +30,11 @@ from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.tunnels import Detours, Tunnel, Tunnels
 from phalanx.infrastructure.linux.vnf.links import LARGEST_RATE, LONGEST_S, SHORTEST_S
 from phalanx.infrastructure.linux.vnf.nft import HELD_MARK, share
+from phalanx.infrastructure.linux.vnf.server import LINKS
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses, token
 from phalanx.infrastructure.linux.workers import DriverContext
 from phalanx.infrastructure.reservations.instances import Instance
 
-ROLE = "link-monitor"
 TOLD_EVERY_S = 0.5
 """An agent that reads more often than this gets an unchanged rate only so often, in seconds."""
 SAME = 0.1
@@ -73,10 +73,13 @@ class Tap(Struct, frozen=True):
     """Device whose ingress the answers pass."""
     address: str | None
     """Where it goes to; None for the link between two PoPs."""
+    enters: bool = False
+    """Whether it is met where it enters the network: ingress and egress change places."""
 
-    def hooks(self) -> list[tuple[str, str]]:
-        """Return each device with the hook that sees the traffic."""
-        return [*((device, "egress") for device in self.towards), (self.back, "ingress")]
+    def hooks(self) -> list[tuple[str, str, bool]]:
+        """Return each device, the hook that sees the traffic, and whether that is answers."""
+        towards, back = ("ingress", "egress") if self.enters else ("egress", "ingress")
+        return [*((device, towards, False) for device in self.towards), (self.back, back, True)]
 
 
 class TrafficCapture:
@@ -152,6 +155,10 @@ class TrafficCapture:
         at = self._linux.host_at(ip)
         if at is None:
             return f"no host has the address {ip}"
+        if action.entry is not None:
+            entry = self._linux.entry(action.entry)
+            if entry is not None:
+                return Tap(action.entry, (entry,), entry, ip, enters=True)
         device = self._linux.host_device(ip)
         entries, all_of_it = self._detours.entries(ip)
         return Tap(at, tuple(entries if all_of_it else [*entries, device]), device, ip)
@@ -165,8 +172,9 @@ class TrafficCapture:
             "sampling": action.sampling,
         }
         if tap.pop == instance.pop:
-            devices = [{"device": device, "hook": hook} for device, hook in tap.hooks()]
-            return _records(await self._ask(instance, {**body, "devices": devices}), 1.0)
+            devices = [{"device": device, "hook": hook} for device, hook, _ in tap.hooks()]
+            body |= {"devices": devices, "enters": tap.enters}
+            return _records(await self._ask(instance, body), 1.0)
         tunnel = await self._tunnels.acquire(self._path(instance, tap.pop))
         try:
             return await self._mirrored(action, instance, tap, tunnel, body)
@@ -242,9 +250,9 @@ def mirror(table: str, tap: Tap, to: str, action: Observe, limit_mb_s: float) ->
         f"{_TUPLE} != @told add @told {{ {_TUPLE} }} goto copy; }}",
     ]
     fresh = f"meta protocol @lease meta mark != {HELD_MARK}"
-    for number, (device, hook) in enumerate(tap.hooks()):
+    for number, (device, hook, answers) in enumerate(tap.hooks()):
         address, source, then = (
-            ("daddr", "saddr", "copy") if hook == "egress" else ("saddr", "daddr", "answers")
+            ("saddr", "daddr", "answers") if answers else ("daddr", "saddr", "copy")
         )
         match = f"ip {address} {tap.address} " if tap.address is not None else ""
         match += share(f"ip {source}", action.parts, action.part)
@@ -268,7 +276,7 @@ class _Meter:
 
 
 class LinkMeters:
-    """Carries out ``ReadLink`` at PoPs where a Link Monitor runs.
+    """Carries out ``ReadLink`` at PoPs where a VNF that observes links runs.
 
     To ask its process ten times a second is most of what a quiet site costs, so the process
     holds back an answer that brings nothing new.
@@ -308,9 +316,9 @@ class LinkMeters:
         self._tasks.start(work, answer, lambda reason: answer(Failed(reason)))
 
     async def _sample(self, pop: PopId, action: ReadLink, device: str) -> LinkSample:
-        instance = self._processes.runs(pop, ROLE)
+        instance = self._processes.that_observes(pop, LINKS)
         if instance is None:
-            raise TaskError(f"no link monitor runs at {pop}")
+            raise TaskError(f"no VNF that reads links runs at {pop}")
         meter = self._meters.get(action.link)
         if meter is None or meter.instance != instance:
             resource = f"/links/{quote(action.link, safe='')}"

@@ -14,6 +14,7 @@ from phalanx.domain.actions import (
     Lift,
     Observe,
     Outcome,
+    ReadEntry,
     ReadLink,
     ReadMeasure,
     Renew,
@@ -26,6 +27,7 @@ from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.capture import LinkMeters, TrafficCapture
 from phalanx.infrastructure.linux.enforcement import Enforcement
+from phalanx.infrastructure.linux.entries import EntryCounters
 from phalanx.infrastructure.linux.images import VnfImage
 from phalanx.infrastructure.linux.journal import LeaseJournal, RemainingLease
 from phalanx.infrastructure.linux.tasks import Tasks
@@ -77,6 +79,7 @@ class LinuxNetwork(NetworkDriver):
         self._measures = Enforcement(context, self._processes, self._tunnels, detours, journal)
         self._capture = TrafficCapture(context, self._processes, self._tunnels, detours)
         self._meters = LinkMeters(context, self._processes, _bandwidth(network))
+        self._entries = EntryCounters(context, (host.address for host in network.hosts))
         self._lifecycle = Lifecycle(
             clock,
             recorder,
@@ -110,6 +113,8 @@ class LinuxNetwork(NetworkDriver):
                 self._measures.read(action.measure, pop, answer)
             case ReadLink():
                 self._meters.read(pop, action, answer)
+            case ReadEntry():
+                self._entries.read(pop, action, answer)
             case Lift():
                 answer(self._measures.lift(action.measure, pop, cause))
             case Renew():
@@ -186,6 +191,7 @@ class LinuxNetwork(NetworkDriver):
         self._lifecycle.shutdown()
         self._tasks.wait(self._processes.end_all())
         self._tasks.stop()
+        self._entries.close()
         self._workers.close()
 
     def _work(self, pop: PopId, action: Enforce | Observe, cause: str, answer: Answer) -> None:

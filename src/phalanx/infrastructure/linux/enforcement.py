@@ -37,6 +37,8 @@ class RulePlace(Struct, frozen=True):
     """PoP where the traffic is."""
     device: str
     """Device there that the traffic leaves by."""
+    enters: bool
+    """Whether it is met as it comes in by the device instead."""
     detour: Detour | None
     """How to bring it to another PoP; None: that cannot be done."""
 
@@ -217,9 +219,13 @@ class Enforcement:
             if at is None:
                 return f"no host has the address {target}"
             device = self._linux.host_device(target)
-        # Both directions of a proxied handshake pass only where the target is.
+        entry: tuple[PopId, str] | None = None
+        if match.entry is not None and (enters := self._linux.entry(match.entry)) is not None:
+            at, device = entry = match.entry, enters
+        # Both directions of a proxied handshake pass only where one of its ends is.
         bound = target is None or rule.verdict is TrafficVerdict.PROXY
-        return RulePlace(at, device, None if bound else Detour(str(target), match.source))
+        detour = None if bound else Detour(str(target), match.source, entry)
+        return RulePlace(at, device, entry is not None, detour)
 
     async def _put(self, measure: _Measure, target: RulePlace) -> None:
         instance = measure.instance
@@ -233,6 +239,8 @@ class Enforcement:
                 path = found
             measure.tunnel = await self._tunnels.acquire(path)
             device = measure.tunnel.near.device
+        elif target.enters:
+            measure.body["hook"] = "ingress"
         measure.body["devices"] = [device]
         await self._tell(measure, instance.id)
         if measure.tunnel is not None and target.detour is not None:
@@ -292,7 +300,9 @@ def offered() -> frozenset[TrafficVerdict]:
 def _body(rule: TrafficRule) -> Body:
     """Return what a VNF is told of a rule; the link is told by devices."""
     match = {name: value for name, value in asdict(rule.match).items() if value is not None}
-    match.pop("link", None)
+    for place in ("link", "entry"):
+        match.pop(place, None)
+    match["sources"] = list(rule.match.sources) or None
     return {"verdict": rule.verdict.value, **match, **rule.parameters}
 
 

@@ -48,6 +48,8 @@ class VnfImage(Struct, frozen=True):
     path: Path
     sha256: str
     octets: int
+    observes: tuple[str, ...] = ()
+    """What its VNF looks at, as its descriptor says."""
 
 
 class ImageError(PhalanxError):
@@ -57,6 +59,8 @@ class ImageError(PhalanxError):
 def build(vnfd: Vnfd, folder: Path) -> VnfImage:
     """Build the image of a VNF in ``folder``, exactly as long as its descriptor says.
 
+    That of a native VNF, of 0 MB, is as long as its program: every PoP has it already.
+
     Raises:
         ImageError: if that is too short or too long, or the function's files cannot be read.
 
@@ -64,7 +68,8 @@ def build(vnfd: Vnfd, folder: Path) -> VnfImage:
     sources = _sources(vnfd)
     empty = io.BytesIO()
     _write(empty, vnfd, sources, 0)
-    octets, least = round(vnfd.image_mb * 1e6), len(empty.getvalue())
+    least = len(empty.getvalue())
+    octets = round(vnfd.image_mb * 1e6) or least
     if not least <= octets <= LARGEST_OCTETS:
         raise ImageError(
             f"an image of {vnfd.name} has {least} to {LARGEST_OCTETS} octets, not {octets}"
@@ -72,7 +77,7 @@ def build(vnfd: Vnfd, folder: Path) -> VnfImage:
     path = folder / f"{vnfd.name}-{vnfd.version}.pyz"
     with path.open("wb") as file:
         _write(file, vnfd, sources, octets - least)
-    return VnfImage(path, digest(path), octets)
+    return VnfImage(path, digest(path), octets, vnfd.observes)
 
 
 def digest(path: Path) -> str:

@@ -46,6 +46,12 @@ class LinuxTopology(Protocol):
     def host_device(self, address: str) -> str:
         """Return the device towards ``address`` at its PoP."""
 
+    def entry(self, pop: PopId) -> str | None:
+        """Return the device by whose ingress users' packets enter the network at a PoP.
+
+        None where they are met only as they leave to their target.
+        """
+
     def cgroup(self, pop: PopId) -> Cgroup:
         """Return the control group of a PoP, which may limit nothing."""
 

@@ -209,6 +209,8 @@ class Detour(Struct, frozen=True):
     """Where it goes to."""
     source: str | None = None
     """Where it comes from; None: anywhere."""
+    entry: tuple[PopId, str] | None = None
+    """PoP of its sources, and device by which it comes in there; None: the PoP of its address."""
 
 
 class Detours:
@@ -269,7 +271,7 @@ class Detours:
         firsts = {
             detour: tunnels[0].far.device
             for detour, tunnels in self._detours.items()
-            if detour.address == address
+            if detour.address == address and detour.entry is None
         }
         return list(dict.fromkeys(firsts.values())), Detour(address) in firsts
 
@@ -294,7 +296,8 @@ class Detours:
         pop = once[0].far.pop
         tables = [self._tables[detour, tunnel] for tunnel in once]
         first = _ANY if detour.source is None else _SOURCE
-        rules = [(pop, f"{_match(detour)} lookup {tables[0]} pref {first}")]
+        comes = "" if detour.entry is None else f" iif {detour.entry[1]}"
+        rules = [(pop, f"{_match(detour)}{comes} lookup {tables[0]} pref {first}")]
         for tunnel, following in zip(once, [*tables[1:], _MAIN], strict=True):
             rules.append((pop, _onward(detour, tunnel.far.device, following)))
         return rules

@@ -385,11 +385,14 @@ class VnfProcesses:
         image = self.images.get((vnfd.name, vnfd.version))
         if image is None:
             return f"the VNF repository has no {vnfd.name} {vnfd.version}"
-        if self.away:
-            return "the VNF repository is away"
-        path = self._topology.route(self._repository, instance.pop)
-        if path is None:
-            return f"no path from the VNF repository at {self._repository} to {instance.pop}"
+        path: tuple[PopId, ...] = (self._repository,)
+        if vnfd.image_mb > 0:
+            if self.away:
+                return "the VNF repository is away"
+            found = self._topology.route(self._repository, instance.pop)
+            if found is None:
+                return f"no path from the VNF repository at {self._repository} to {instance.pop}"
+            path = found
         instance.cause = self._recorder.record(
             "instance.downloading",
             instance.cause,
@@ -499,10 +502,11 @@ class VnfProcesses:
                 process.silent = self._clock.loop.time()
                 raise
 
-    def runs(self, pop: PopId, role: str) -> str | None:
-        """Return an instance of ``role`` that runs at ``pop``."""
-        found = (p for p in self._processes.values() if p.pop == pop and p.role == role)
-        process = next(found, None)
+    def that_observes(self, pop: PopId, what: str) -> str | None:
+        """Return an instance at ``pop`` whose VNF observes ``what``, such as links."""
+        roles = {name for (name, _), image in self.images.items() if what in image.observes}
+        here = (p for p in self._processes.values() if p.pop == pop and p.role in roles)
+        process = next(here, None)
         return None if process is None else process.instance
 
     def kill(self, instance: str) -> bool:
@@ -567,7 +571,7 @@ class VnfProcesses:
         target = folder / f"{token(instance.id)}.pyz"
         address = self._linux.underlay(self._repository)
         inside = self._workers.inside(pop)
-        if pop == self._repository:
+        if pop == self._repository or vnfd.image_mb <= 0:
             await self._tasks.thread(verify, image.path, image.sha256)
             target = image.path
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Recorder
@@ -12,9 +12,11 @@ from phalanx.domain.network import PopId
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.tasks import TaskError, Tasks
 from phalanx.infrastructure.linux.topology import LinuxTopology
-from phalanx.infrastructure.linux.vnf.netlink import NETDEV, NetlinkReader
+from phalanx.infrastructure.linux.vnf.netlink import NETDEV, Element, NetlinkReader
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
 from phalanx.infrastructure.reservations.topology import Topology
+
+T = TypeVar("T")
 
 
 class NamespaceWorkers:
@@ -61,17 +63,18 @@ class NamespaceWorkers:
             TaskError: if there is no such counter.
 
         """
+        return self._read(
+            pop, lambda reader: [reader.counter(NETDEV, table, name)[0] for name in counters]
+        )
 
-        def work() -> list[int]:
-            reader = self._readers.get(pop)
-            if reader is None:
-                reader = self._readers[pop] = NetlinkReader()
-            return [reader.counter(NETDEV, table, name)[0] for name in counters]
+    def elements(self, pop: PopId, table: str, name: str) -> list[Element]:
+        """Return the elements of a set of a netdev table at ``pop``; blocking.
 
-        try:
-            return self.inside(pop).call(work)
-        except OSError as error:
-            raise TaskError(f"counters at {pop}: {error}") from error
+        Raises:
+            TaskError: if there is no such set.
+
+        """
+        return self._read(pop, lambda reader: reader.elements(NETDEV, table, name))
 
     def close(self) -> None:
         """End the threads."""
@@ -82,6 +85,18 @@ class NamespaceWorkers:
             inside.close()
         self._inside.clear()
         self._nft.clear()
+
+    def _read(self, pop: PopId, what: Callable[[NetlinkReader], T]) -> T:
+        def work() -> T:
+            reader = self._readers.get(pop)
+            if reader is None:
+                reader = self._readers[pop] = NetlinkReader()
+            return what(reader)
+
+        try:
+            return self.inside(pop).call(work)
+        except OSError as error:
+            raise TaskError(f"counters at {pop}: {error}") from error
 
     def _in_nft(self, pop: PopId, method: str, script: str) -> Any:
         def work() -> Any:

@@ -71,6 +71,13 @@ class RuleBundle:
         self.rules = rules
         """Chain and rule, in order."""
 
+    def among(self, sources: list[str]) -> RuleBundle:
+        """Add the set ``sources`` that its rules match with; nothing if that is empty."""
+        if sources:
+            elements = f"type ipv4_addr; elements = {{ {', '.join(sources)} }};"
+            self.parts[f"{self.prefix}sources"] = f"set {{ {elements} }}"
+        return self
+
     @property
     def delays(self) -> bool:
         """Whether it sends packets to a process that holds them."""
@@ -159,9 +166,19 @@ def found(nft: Nft, table: str) -> dict[str, RuleBundle]:
 # -- what passes a device --------------------------------------------------------------------
 
 
-def limit(own: str, devices: list[str], match: str, rate_mb_s: float) -> RuleBundle:
+class Place:
+    """Where packets are met: at a hook of devices."""
+
+    __slots__ = ("devices", "hook")
+
+    def __init__(self, devices: list[str], hook: str = "egress") -> None:
+        self.devices = devices
+        self.hook = hook
+
+
+def limit(own: str, place: Place, match: str, rate_mb_s: float) -> RuleBundle:
     """Let ``rate_mb_s`` of what ``match`` says pass; 0 drops it."""
-    parts = _basis(own, devices)
+    parts = _basis(own, place)
     held = f"counter name {own}held drop"
     if rate_mb_s > 0:
         rate = max(1, round(rate_mb_s * 1e6))
@@ -172,7 +189,7 @@ def limit(own: str, devices: list[str], match: str, rate_mb_s: float) -> RuleBun
     return RuleBundle("netdev", own, parts, _gated(own, match, rules))
 
 
-def block(own: str, devices: list[str], match: str) -> RuleBundle:
+def block(own: str, place: Place, match: str) -> RuleBundle:
     """Drop all that ``match`` says, and end the connections that it belongs to.
 
     A packet of an established connection becomes a reset: its sequence number is the one that
@@ -188,17 +205,17 @@ def block(own: str, devices: list[str], match: str) -> RuleBundle:
         f"add @{own}reset {{ {TUPLE} }} "
         f"tcp flags set rst | ack {held} accept"
     )
-    parts = once | _basis(own, devices)
+    parts = once | _basis(own, place)
     return RuleBundle("netdev", own, parts, _gated(own, match, [reset, f"{held} drop"]))
 
 
-def count(own: str, devices: list[str], match: str, parts: int) -> RuleBundle:
+def count(own: str, place: Place, match: str, parts: int) -> RuleBundle:
     """Let all pass, and count it; with several ``parts`` also each share of the sources."""
     numbers = range(parts) if parts > 1 else ()
     counters = {f"{own}part{n}": "counter" for n in numbers}
     rules = [f"counter name {own}passed"]
     rules += [f"{share('ip saddr', parts, n)} counter name {own}part{n}" for n in numbers]
-    basis = counters | _basis(own, devices)
+    basis = counters | _basis(own, place)
     return RuleBundle("netdev", own, basis, _gated(own, match, rules))
 
 
@@ -247,9 +264,9 @@ def drain(nft: Nft, table: str, own: str, rate_mb_s: float) -> None:
             nft.run(f"flush chain {here}\ndelete chain {here}")
 
 
-def _basis(own: str, devices: list[str]) -> dict[str, str]:
-    names = ", ".join(f'"{device}"' for device in devices)
-    hook = f"type filter hook egress devices = {{ {names} }} priority {PRIORITY};"
+def _basis(own: str, place: Place) -> dict[str, str]:
+    names = ", ".join(f'"{device}"' for device in place.devices)
+    hook = f"type filter hook {place.hook} devices = {{ {names} }} priority {PRIORITY};"
     return {
         f"{own}passed": "counter",
         f"{own}held": "counter",
@@ -302,10 +319,15 @@ def restore(settings: dict[str, str]) -> None:
         Path("/proc/sys", name).write_text(value)
 
 
-def proxy(own: str, address: str) -> RuleBundle:
-    """Answer the handshakes with ``address``; passed counts those completed."""
-    leased = f"{gate(own)} ip daddr {address}"
-    from_server = f"ip saddr {address}"
+def proxy(own: str, address: str, entries: list[str]) -> RuleBundle:
+    """Answer the handshakes with ``address``; passed counts those completed.
+
+    With ``entries``, only those of clients whose packets come in by one of these devices.
+    """
+    names = ", ".join(f'"{device}"' for device in entries)
+    comes, goes = (f"{way} {{ {names} }} " if entries else "" for way in ("iifname", "oifname"))
+    leased = f"{gate(own)} {comes}ip daddr {address}"
+    from_server = f"{goes}ip saddr {address}"
     unknown = f"{leased} ct state invalid"
     ask = f"limit rate {UNKNOWN_S}/second burst {UNKNOWN_S} packets accept"
     parts = {
@@ -319,7 +341,7 @@ def proxy(own: str, address: str) -> RuleBundle:
     }
     forward = [
         f"{from_server} {ATTESTED} ct state invalid update @{own}known {{ {TUPLE_BACK} }} accept",
-        f"ip daddr {address} {TUPLE} @{own}known ct state invalid accept",
+        f"{comes}ip daddr {address} {TUPLE} @{own}known ct state invalid accept",
         f"{unknown} {ENDS} {ask}",
         *with_payload(unknown, ask),
         f"{leased} meta l4proto tcp ct state invalid,untracked "

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from threading import BoundedSemaphore, Thread
 from typing import Any, NoReturn
 
-LARGEST_HEAD, LARGEST_BODY = 8_192, 65_536
+LARGEST_HEAD, LARGEST_BODY = 8_192, 1 << 23
 SILENT_S = 60.0
 """A connection on which nothing comes for this long is closed."""
 MOST = 32
@@ -87,13 +87,11 @@ class Fields:
 
     def address(self, name: str) -> str:
         """Return an IPv4 address."""
-        value = self._body.get(name)
-        try:
-            if isinstance(value, str):
-                return socket.inet_ntop(socket.AF_INET, socket.inet_pton(socket.AF_INET, value))
-        except (OSError, ValueError):  # ValueError: a character that no address has
-            pass
-        raise RefusedError(400, f"{name} must be an IPv4 address")
+        return _address(name, self._body.get(name))
+
+    def addresses(self, name: str, most: int) -> list[str]:
+        """Return 1 to ``most`` IPv4 addresses, sorted as text."""
+        return sorted({_address(name, value) for value in self.items(name, most)})
 
     def device(self, name: str) -> str:
         """Return the name of a network interface."""
@@ -109,6 +107,15 @@ class Fields:
         if not isinstance(value, list) or not 1 <= len(value) <= most:
             raise RefusedError(400, f"{name} must be a list of 1 to {most} entries")
         return value
+
+
+def _address(name: str, value: object) -> str:
+    try:
+        if isinstance(value, str):
+            return socket.inet_ntop(socket.AF_INET, socket.inet_pton(socket.AF_INET, value))
+    except (OSError, ValueError):  # ValueError: a character that no address has
+        pass
+    raise RefusedError(400, f"{name} must be an IPv4 address")
 
 
 def _device(name: str, value: object) -> str:

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from . import bundles
-from .bundles import RuleBundle
+from .bundles import Place, RuleBundle
 from .http import Fields, RefusedError
 from .netlink import NetlinkReader
 from .nft import Nft, NftError, share
@@ -24,13 +24,14 @@ LARGEST_RATE_MB_S = 1e6
 MOST = 1024
 """Measures that one process keeps at a time."""
 MOST_AT_ONCE = 32
-MOST_DEVICES, MOST_PARTS = 64, 64
+MOST_DEVICES, MOST_PARTS, MOST_SOURCES = 64, 64, 16_384
 SWEEP_EVERY_S = 1.0
 """Measures that have run out may lie in the kernel, without effect, for so much longer."""
 LONGEST_NAME = 100
 """Octets of a measure's name; in hexadecimal it must fit the names of nftables."""
 LONGEST_DELAY_MS = 60_000.0
-_MATCH = ("source", "target", "protocol", "port", "part", "parts")
+_HOOKS = ("egress", "ingress")
+_MATCH = ("source", "sources", "target", "protocol", "port", "part", "parts")
 _PARAMETERS: dict[str, tuple[str, ...]] = {
     "limit": ("rate_mb_s",),
     "drop": (),
@@ -259,7 +260,7 @@ class KernelMeasures:
         if not 1 <= len(name.encode()) <= LONGEST_NAME:
             raise RefusedError(400, f"the name of a measure has 1 to {LONGEST_NAME} octets")
         own = bundles.prefix(name)
-        every = ("verdict", "devices", "ttl_s", *_MATCH)
+        every = ("verdict", "devices", "hook", "ttl_s", *_MATCH)
         verdict = Fields(body, (*every, "rate_mb_s", "delay_ms")).choice(
             "verdict", tuple(_PARAMETERS)
         )
@@ -267,22 +268,30 @@ class KernelMeasures:
         if verdict not in self._verdicts:
             raise RefusedError(403, f"this VNF does not {verdict} traffic")
         ttl_s = fields.number("ttl_s", 0.01, LONGEST_TTL_S)
+        hook = fields.choice("hook", _HOOKS) if fields.has("hook") else "egress"
+        enters = hook == "ingress"
         if verdict == "proxy":
-            return _Wanted(bundles.proxy(own, fields.address("target")), ttl_s)
+            entries = fields.devices("devices", MOST_DEVICES) if enters else []
+            return _Wanted(bundles.proxy(own, fields.address("target"), entries), ttl_s)
         devices = fields.devices("devices", MOST_DEVICES)
+        place = Place(devices, hook)
         parts = fields.whole("parts", 1, MOST_PARTS, 1)
         part = fields.whole("part", 0, parts - 1, 0)
-        match = _match(fields)
+        sources = fields.addresses("sources", MOST_SOURCES) if fields.has("sources") else []
+        match = _match(fields, own)
         if verdict in ("split", "steer"):
             shares = parts if verdict == "split" else 1
-            return _Wanted(bundles.count(own, devices, match, shares), ttl_s)
+            return _Wanted(bundles.count(own, place, match, shares).among(sources), ttl_s)
         match = f"{match} {share('ip saddr', parts, part)}".strip()
         if verdict == "drop":
-            return _Wanted(bundles.block(own, devices, match), ttl_s)
+            return _Wanted(bundles.block(own, place, match).among(sources), ttl_s)
         optional = 0.0 if verdict == "delay" else None
         rate_mb_s = fields.number("rate_mb_s", 0.0, LARGEST_RATE_MB_S, optional)
         if verdict == "limit":
-            return _Wanted(bundles.limit(own, devices, match, rate_mb_s), ttl_s, rate_mb_s)
+            limited = bundles.limit(own, place, match, rate_mb_s).among(sources)
+            return _Wanted(limited, ttl_s, rate_mb_s)
+        if enters or sources:
+            raise RefusedError(400, "a delay is for what leaves, and names one source at most")
         delay_s = fields.number("delay_ms", 0.0, LONGEST_DELAY_MS) / 1e3
         from .delay import DelayLine  # noqa: PLC0415  # few measures need it
 
@@ -311,9 +320,11 @@ class KernelMeasures:
         return self._reader.counter(family, self._table, name)
 
 
-def _match(fields: Fields) -> str:
+def _match(fields: Fields, own: str) -> str:
     """Return the nftables match of a body's fields; empty: any packet."""
     words = []
+    if fields.has("sources"):
+        words.append(f"ip saddr @{own}sources")
     if fields.has("source"):
         words.append(f"ip saddr {fields.address('source')}")
     if fields.has("target"):

@@ -77,7 +77,9 @@ class Observations:
                 observed at a time.
 
         """
-        fields = Fields(body, ("devices", "seconds", "address", "part", "parts", "sampling"))
+        fields = Fields(
+            body, ("devices", "seconds", "address", "enters", "part", "parts", "sampling")
+        )
         seconds = fields.number("seconds", 0.01, LONGEST_S)
         with self._lock:
             self._count += 1
@@ -170,7 +172,9 @@ def _script(table: str, fields: Fields, seconds: float) -> str:
     ]
     towards = f"{share('ip saddr', parts, part)} goto towards"
     back = f"{share('ip daddr', parts, part)} goto back"
-    chains = {**_CHAINS, **_entries(address, {hook for _, hook in taps}, towards, back)}
+    hooks = {hook for _, hook in taps}
+    enters = fields.flag("enters")
+    chains = {**_CHAINS, **_entries(address, hooks, towards, back, enters=enters)}
     lines += [f"add chain {place} {chain}" for chain in chains]
     lines += [f"add rule {place} {chain} {rule}" for chain in chains for rule in chains[chain]]
     sample = ""
@@ -185,10 +189,15 @@ def _script(table: str, fields: Fields, seconds: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _entries(address: str | None, hooks: set[str], towards: str, back: str) -> dict[str, list[str]]:
+def _entries(
+    address: str | None, hooks: set[str], towards: str, back: str, *, enters: bool
+) -> dict[str, list[str]]:
     """Return the chains that tell packets towards the target from packets back."""
     if address is not None:
         rules = [f"ip daddr {address} {towards}", f"ip saddr {address} {back}"]
+        # Where sources are, the target's own packets may come in, and others' leave to it.
+        if enters:
+            return {"ingress": rules[:1], "egress": rules[1:]}
         return dict.fromkeys(HOOKS, rules)
     if len(hooks) == len(HOOKS):
         return {"egress": [towards], "ingress": [back]}
