@@ -67,27 +67,28 @@ def test_the_digest_is_put_into_a_file_of_sites(tmp_path: Path) -> None:
     assert "# Four sites" in (tmp_path / "sites.yaml").read_text()
 
 
-def test_the_slice_has_the_agents_as_pops_and_the_vnfs_as_hosts() -> None:
-
+def test_the_slice_has_the_sites_of_agents_as_pops_and_the_vnfs_as_hosts() -> None:
     asked = read_asked(SERVICE, None, None)
     service = asked.service()
     need = need_of(service)
     target = arranged(asked, need, compute(need), None, 1)
     plan = parse_scenario(plan_of(service, target, ()), "plan")
-    assert {pop.name: pop.cores for pop in plan.network.pops} == {
-        "edge-video-1.access.1": 19.2,
-        "edge-video-1.cache.1": 22.4,
-        "edge-video-1.origin.1": 16.0,
+    assert {p.name: p.cores for p in plan.network.pops} == {
+        "pop1": 19.2,
+        "pop2": 22.4,
+        "pop3": 16.0,
     }
-    # The shortest way from barcelona to madrid is that over zaragoza, where nobody stands.
+    # The shortest way from barcelona to madrid is that over zaragoza, at which no agent stands.
     assert {(*link.between, link.latency_ms) for link in plan.network.links} == {
-        ("edge-video-1.access.1", "edge-video-1.cache.1", 1.6),
-        ("edge-video-1.access.1", "edge-video-1.origin.1", 2.9),
-        ("edge-video-1.cache.1", "edge-video-1.origin.1", 1.7),
+        ("pop1", "pop2", 1.6),
+        ("pop1", "pop3", 2.9),
+        ("pop2", "pop3", 1.7),
     }
-    assert {host.name: host.at for host in plan.hosts} == {
-        vnf: f"edge-video-1.{vnf}.1" for vnf in ("access", "cache", "origin")
+    at = {"access": "pop1", "cache": "pop2", "origin": "pop3"}
+    assert {a.name: a.pop for a in plan.all_agents()} == {
+        f"edge-video-1.{vnf}.1": pop for vnf, pop in at.items()
     }
-    assert [monitor.link for monitor in plan.monitors] == [
-        f"edge-video-1.{vnf}.1>{vnf}" for vnf in ("access", "cache", "origin")
-    ]
+    assert {host.name: host.at for host in plan.hosts} == at
+    assert {m.link: m.agent for m in plan.monitors} == {
+        f"{pop}>{vnf}": f"edge-video-1.{vnf}.1" for vnf, pop in at.items()
+    }

@@ -255,7 +255,7 @@ def test_agents_whose_seals_do_not_agree_are_named_though_both_answer(
         return found
 
     monkeypatch.setattr(DomainMembership, "files", with_another_list)
-    retry = StepRetryPolicy(ready_s=4.0, look_s=1.0)
+    retry = StepRetryPolicy(ready_s=12.0, look_s=1.0)
     with (
         opened(domain.folder, retry=retry) as orchestrator,
         pytest.raises(RolledBackError) as refused,

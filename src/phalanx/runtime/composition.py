@@ -30,7 +30,7 @@ from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import POP, AgentId, AgentState, Scope
 from phalanx.domain.events import Sink
 from phalanx.domain.goals import Predicate, want
-from phalanx.domain.network import LinkState, Network, Pop, PopId
+from phalanx.domain.network import LinkState, Network, PopId
 from phalanx.domain.predicates import Monitored
 from phalanx.domain.traffic import PROFILES
 from phalanx.domain.version import VERSION
@@ -101,21 +101,23 @@ def references_of(scenario: Scenario, catalogue: Catalogue) -> dict[str, float] 
     return references(scenario.to_network(), catalogue.vnfds.values())
 
 
-def planned_site(network: Network, pop: Pop) -> SiteState:
-    """Return the state of a PoP as the plan of the network has it, with nothing in use."""
-    links = []
+def planned_sites(network: Network) -> dict[PopId, SiteState]:
+    """Return the state of each PoP as the plan of the network has it, with nothing in use."""
+    links: dict[PopId, list[LinkState]] = {pop.name: [] for pop in network.pops}
     for link in network.links:
         for here, there in ((link.a, link.b), (link.b, link.a)):
-            if here == pop.name:
-                state = LinkState(there, link.bandwidth_mb_s, link.latency_ms, link.loss)
-                links.append(state)
-    return SiteState(pop.total, pop.total, tuple(links))
+            links[here].append(LinkState(there, link.bandwidth_mb_s, link.latency_ms, link.loss))
+    return {p.name: SiteState(p.total, p.total, tuple(links[p.name])) for p in network.pops}
 
 
-def first_view(sites: Iterable[tuple[PopId, SiteState]]) -> NetworkView:
-    """Return what everybody knows before the first word is said."""
-    states = [AgentState(pop, pop, 1, 0, site.total, site.free, site.links) for pop, site in sites]
-    return NetworkView.EMPTY.apply_all(states)
+def first_view(plan: Scenario, sites: Mapping[PopId, SiteState]) -> NetworkView:
+    """Return what every agent knows at the start: each PoP, as an agent there would tell of it."""
+    tellers = {agent.pop: agent.name for agent in reversed(plan.all_agents())}
+    tellers |= {pop.name: pop.name for pop in plan.network.pops if pop.agent}
+    return NetworkView.EMPTY.apply_all(
+        AgentState(tellers.get(pop, pop), pop, 1, 0, site.total, site.free, site.links)
+        for pop, site in sites.items()
+    )
 
 
 def installed(number: int, monitor: MonitorSpec, function: str) -> InstanceId:

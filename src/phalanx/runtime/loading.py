@@ -187,9 +187,10 @@ def _monitors(scenario: Scenario) -> Iterator[Offence]:
         elif monitor.at not in link_ends(monitor.link):
             ends = " or ".join(end for end in link_ends(monitor.link) if end in pops)
             yield f"{path}.at", f"{monitor.link} cannot be read at {monitor.at}; {ends} is expected"
-        if monitor.agent is not None and standing.get(monitor.agent) != monitor.at:
+        watcher = monitor.agent or monitor.at
+        if monitor.at in pops and standing.get(watcher) != monitor.at:
             there = [name for name, pop in standing.items() if pop == monitor.at]
-            yield f"{path}.agent", unknown(f"agent at {monitor.at}", monitor.agent, there)
+            yield f"{path}.agent", unknown(f"agent at {monitor.at}", watcher, there)
 
 
 def _both(ends: tuple[str, str]) -> tuple[tuple[str, str], tuple[str, str]]:

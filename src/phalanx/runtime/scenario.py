@@ -63,6 +63,8 @@ class PopSpec(Struct, frozen=True, forbid_unknown_fields=True):
     disk_gb: Amount
     x: Coordinate | None = None
     y: Coordinate | None = None
+    agent: bool = True
+    """Whether an agent of the PoP's name stands here; without it, those of ``agents`` alone."""
 
 
 class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -292,7 +294,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of functions, which know the names and the defaults."""
     timing: Timing = Timing()
     agents: Annotated[tuple[DeclaredAgent, ...], Meta(max_length=10_000)] = ()
-    """Agents beside the one at each PoP, which has the PoP's name."""
+    """Agents beside those that have the name of their PoP."""
     faults: Annotated[tuple[FaultSpec, ...], Meta(max_length=10_000)] = ()
     updates: Annotated[tuple[UpdateSpec, ...], Meta(max_length=1000)] = ()
     strategy: Literal["service", "published"] = "published"
@@ -310,8 +312,8 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     """What was assumed; shown at the start of a run."""
 
     def all_agents(self) -> tuple[DeclaredAgent, ...]:
-        """Return the agent of each PoP, which has its name, and the declared ones, by name."""
-        standing = (DeclaredAgent(pop.name, pop=pop.name) for pop in self.network.pops)
+        """Return the agents that have the name of their PoP, and the declared ones, by name."""
+        standing = (DeclaredAgent(p.name, pop=p.name) for p in self.network.pops if p.agent)
         return tuple(sorted((*standing, *self.agents), key=lambda agent: agent.name))
 
     def to_network(self) -> Network:

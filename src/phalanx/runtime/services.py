@@ -1,8 +1,8 @@
 """The service orchestrator with what it acts on: a domain's identities, its bus, its sites.
 
-The network of a service's slice is a plan: its agents stand at PoPs, and its hosts are the VNFs.
-Between two agents there is a link if a shortest way between their sites passes no third agent's
-site; it has the latency of that way, and the bandwidth of its narrowest link.
+The network of a service's slice is a plan: its PoPs are those of the sites at which agents stand,
+and its hosts are the VNFs. Between two of them there is a link if a shortest way between their
+sites passes no third; it has the latency of that way, and the bandwidth of its narrowest link.
 """
 
 from __future__ import annotations
@@ -96,21 +96,24 @@ def plan_of(service: Service, target: Deployment, leaving: tuple[ServiceMember, 
     members = [*target.agents, *(m for m in leaving if m.serves and m.site in sites)]
     # Agents that stay come first: what is installed for the plan is numbered by its order.
     hosts = _hosts(service, target, graph)
+    standing = {sites[m.site].name: sites[m.site] for m in members}
     plan: dict[str, Any] = {
         "name": service.request.name,
         "description": f"The network of the slice {service.request.name}.",
         "duration_s": 604_800,
         "strategy": "published",
         "network": {
-            "pops": [_pop(member, sites[member.site]) for member in members],
-            "repository": members[0].name,
-            "links": _links(members, graph),
+            "pops": [_pop(site) for site in standing.values()],
+            "repository": sites[members[0].site].pop,
+            "links": _links([*standing.values()], graph),
         },
+        "agents": [{"name": m.name, "pop": sites[m.site].pop} for m in members],
         "hosts": hosts,
         "monitors": [
             {
                 "link": f"{host['at']}>{host['name']}",
                 "at": host["at"],
+                "agent": member.name,
                 "threshold_mb_s": SHARE * host["bandwidth_mb_s"],
             }
             for member in target.agents
@@ -124,14 +127,16 @@ def plan_of(service: Service, target: Deployment, leaving: tuple[ServiceMember, 
     return text
 
 
-def _pop(member: ServiceMember, site: Site) -> dict[str, Any]:
+def _pop(site: Site) -> dict[str, Any]:
     free = {name: round(value, 6) for name, value in asdict(site.free).items()}
     places = {"x": site.longitude, "y": site.latitude}
-    return {"name": member.name} | free | {k: v for k, v in places.items() if v is not None}
+    known = {k: v for k, v in places.items() if v is not None}
+    return {"name": site.pop, "agent": False} | free | known
 
 
 def _hosts(service: Service, target: Deployment, graph: Graph) -> list[dict[str, Any]]:
-    """Return the VNFs; those that nobody serves are on the switch of the nearest agent."""
+    """Return the VNFs; those that no agent serves are on the switch of the nearest agent's PoP."""
+    pops = {site.name: site.pop for site in service.sites.sites}
     serving = {vnf: member for member in target.agents for vnf in member.serves}
     found = []
     for number, (vnf, site) in enumerate(service.request.vnfs.items(), 1):
@@ -144,7 +149,7 @@ def _hosts(service: Service, target: Deployment, graph: Graph) -> list[dict[str,
         found.append(
             {
                 "name": vnf,
-                "at": agent.name,
+                "at": pops[agent.site],
                 "address": f"10.0.{number // 250}.{number % 250 + 1}",
                 "bandwidth_mb_s": max(links, default=ACCESS_MB_S),
                 "latency_ms": max(away.get(agent.site, 0.0), LEAST_MS),
@@ -153,18 +158,18 @@ def _hosts(service: Service, target: Deployment, graph: Graph) -> list[dict[str,
     return found
 
 
-def _links(members: list[ServiceMember], graph: Graph) -> list[dict[str, Any]]:
-    standing = {member.site for member in members}
+def _links(sites: list[Site], graph: Graph) -> list[dict[str, Any]]:
+    standing = {site.name for site in sites}
     found = []
-    for a, b in combinations(members, 2):
-        if not nx.has_path(graph, a.site, b.site):
+    for a, b in combinations(sites, 2):
+        if not nx.has_path(graph, a.name, b.name):
             continue
-        way = nx.dijkstra_path(graph, a.site, b.site, weight="latency_ms")
+        way = nx.dijkstra_path(graph, a.name, b.name, weight="latency_ms")
         ms = nx.path_weight(graph, way, weight="latency_ms")
         if standing & {*way[1:-1]}:
             continue
         narrowest = min(graph.edges[ends]["bandwidth_mb_s"] for ends in nx.utils.pairwise(way))
-        found.append({"between": [a.name, b.name], "bandwidth_mb_s": narrowest, "latency_ms": ms})
+        found.append({"between": [a.pop, b.pop], "bandwidth_mb_s": narrowest, "latency_ms": ms})
     return found
 
 

@@ -115,9 +115,8 @@ class System:
         """The agents, as all of them see them: the broker in memory tells all at the same time."""
         self._policy = policy
         self._clients: dict[AgentId, MemoryClient] = {}
-        self._view = first_view(
-            (pop.name, self.infrastructure.site(pop.name)) for pop in self.network.pops
-        )
+        sites = {pop.name: self.infrastructure.site(pop.name) for pop in self.network.pops}
+        self._view = first_view(scenario, sites)
         self._free_at_start = self.infrastructure.free()
         self._orphans: dict[str, tuple[GoalInstance, str]] = {}
         """Goals of agents that died, which a guardian may take over, with their crash's event."""

@@ -9,17 +9,14 @@ from msgspec import Struct, structs
 from phalanx.auction.bidding import make_bids
 from phalanx.auction.references import for_goal
 from phalanx.auction.terms import BidTerm, judged, load_terms, rank
-from phalanx.auction.view import NetworkView
 from phalanx.bdi import Capability
-from phalanx.domain.agents import AgentState
 from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import ConstrainedGoal, Goal
-from phalanx.domain.network import LinkState
 from phalanx.domain.resources import Resources
 from phalanx.loading.refusals import nearest, show
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
-from phalanx.runtime.composition import references_of
+from phalanx.runtime.composition import first_view, planned_sites, references_of
 from phalanx.runtime.scenario import MONITORS, Scenario
 
 
@@ -64,7 +61,13 @@ def what_if(
     wanted = _goal(scenario, catalogue, goal)
     constraints, preferences = scenario.terms(type(wanted.predicate).__name__)
     constrained = ConstrainedGoal(wanted, constraints, preferences, traffic_mb_s, auctioneer)
-    view = NetworkView.EMPTY.apply_all(_states(scenario, catalogue))
+    sites = planned_sites(scenario.to_network())
+    watching = catalogue.vnfds.get(MONITORS[scenario.strategy])
+    taken = Resources() if watching is None else watching.requires
+    for monitor in scenario.monitors:
+        free = sites[monitor.at].free - taken
+        sites[monitor.at] = structs.replace(sites[monitor.at], free=free)
+    view = first_view(scenario, sites)
     vnfds = tuple(catalogue.vnfds.values())
     candidates = catalogue.achievers(wanted)
     terms = load_terms(constrained.named_terms())
@@ -112,30 +115,3 @@ def _goal(scenario: Scenario, catalogue: Catalogue, text: str) -> Goal:
     about = {"link": link, "ip": address, "source": "any", "target": address, "part": 0, "parts": 1}
     given = {f: about[f] for f in goal.predicate.__struct_fields__ if f in about}
     return structs.replace(goal, predicate=structs.replace(goal.predicate, **given))
-
-
-def _states(scenario: Scenario, catalogue: Catalogue) -> list[AgentState]:
-    network = scenario.to_network()
-    used: dict[str, Resources] = {}
-    watching = MONITORS[scenario.strategy]
-    if watching in catalogue.vnfds:
-        for monitor in scenario.monitors:
-            used[monitor.at] = (
-                used.get(monitor.at, Resources()) + catalogue.vnfds[watching].requires
-            )
-    links: dict[str, list[LinkState]] = {pop.name: [] for pop in network.pops}
-    for link in network.links:
-        for source, target in ((link.a, link.b), (link.b, link.a)):
-            links[source].append(LinkState(target, link.bandwidth_mb_s, link.latency_ms, link.loss))
-    return [
-        AgentState(
-            agent=pop.name,
-            pop=pop.name,
-            incarnation=1,
-            version=1,
-            total=pop.total,
-            free=pop.total - used.get(pop.name, Resources()),
-            links=tuple(links[pop.name]),
-        )
-        for pop in network.pops
-    ]

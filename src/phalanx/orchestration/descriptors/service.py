@@ -79,7 +79,7 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Id
     pop: Id
-    """The PoP it belongs to: the name of the agent that stands here."""
+    """The PoP it belongs to, at which the agents of services stand."""
     cores: Amount
     memory_gb: Amount
     disk_gb: Amount

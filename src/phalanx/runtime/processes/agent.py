@@ -33,7 +33,7 @@ from phalanx.fabric.registration import END_TO_END, HealthStatus, ServiceState
 from phalanx.identity.names import Role
 from phalanx.infrastructure.remote import RemoteInfrastructure
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
-from phalanx.runtime.composition import ComposedAgent, first_view, planned_site
+from phalanx.runtime.composition import ComposedAgent, first_view, planned_sites
 from phalanx.runtime.environment import faulty
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.process import Process, bundle_of
@@ -166,7 +166,7 @@ class AgentProcess:
             sink=process.stream,
             cause=process.cause,
             incarnation=process.incarnation,
-            view=first_view((pop.name, planned_site(network, pop)) for pop in network.pops),
+            view=first_view(plan, planned_sites(network)),
             keep=self._keep,
             on_left=self._left,
             on_expired=process.end,
@@ -258,9 +258,9 @@ class AgentProcess:
         if pop is not None and all(known.name != pop for known in network.pops):
             raise ScenarioError(f"{spec.plan}: network.pops: there is no {pop} any more")
         outlook = self.composed.outlook
-        sites = ((known.name, planned_site(network, known)) for known in network.pops)
         # What was heard of a PoP is newer than any plan, so only unknown PoPs are news.
-        outlook.view = outlook.view.apply_all(first_view(sites).states)
+        news = first_view(found.plan, planned_sites(network)).states
+        outlook.view = outlook.view.apply_all(news)
         self.composed.settings.repository = network.repository
         self.plan = found.plan
         registrar.update(plan=found.version)
