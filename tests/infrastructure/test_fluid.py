@@ -176,6 +176,45 @@ def test_nothing_appears_and_nothing_vanishes(
         assert (fluid.delivering >= 0).all()
 
 
+loops = st.lists(
+    st.tuples(st.lists(st.integers(0, 5), min_size=1, max_size=9), st.floats(0.0, 20.0)),
+    min_size=2,
+    max_size=8,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(loops, st.lists(st.floats(0.1, 10.0), min_size=6, max_size=6))
+def test_routes_that_cross_or_return_send_no_more_than_links_carry(
+    plan: list[tuple[list[int], float]], capacities: list[float]
+) -> None:
+    """Way-points lead flows over the same stages in opposite order, and twice over one."""
+    fluid = Fluid()
+    links = stages(fluid, *capacities[:4]) + stages(fluid, *capacities[4:], queued=False)
+    ends = np.zeros(len(fluid.capacity))
+    rows = [flows(fluid, 1, demand, [links[i] for i in route])[0] for route, demand in plan]
+    for _ in range(30):
+        fluid.step(DT)
+        ends[:] = 0.0
+        for row, (route, _) in zip(rows, plan, strict=True):
+            ends[links[route[-1]]] += fluid.delivering[row]
+        assert (ends[1:] <= fluid.capacity[1:] * (1 + 1e-6)).all()
+        assert (fluid.arriving * fluid.fitting <= fluid.capacity * (1 + 1e-6))[1:].all()
+
+
+def test_two_flows_in_opposite_order_share_both_links() -> None:
+    fluid = Fluid()
+    first, second = stages(fluid, 10.0, 10.0)
+    there = flows(fluid, 1, 40.0, [first, second])
+    back = flows(fluid, 1, 40.0, [second, first])
+    settle(fluid)
+    # x arrives behind the other's first link: 10 x / (40 + x) = x, with x = 10 * 40 / (40 + x).
+    behind = (np.sqrt(40.0**2 + 4 * 400.0) - 40.0) / 2
+    share = 10.0 / (40.0 + behind)
+    assert fluid.delivering[there + back] == pytest.approx([behind * share] * 2)
+    assert fluid.passing[[first, second]] == pytest.approx([10.0] * 2)
+
+
 def test_compiled_routes_agree_with_a_plain_walk() -> None:
     rng = np.random.default_rng(7)
     fluid = Fluid()

@@ -164,8 +164,11 @@ _SMOOTHING_S = 1.0
 _DRAIN_S = 1.0
 """Time in which bulk transfers let a queue run empty that they found."""
 _SWEEPS = 16
+_DAMPED_SWEEPS = 48
 _TOLERANCE = 1e-9
 _STEADY = 1e-6
+_CONSERVED = 1e-6
+"""What a stage may send above its capacity or its arrivals, as a share: rounding."""
 
 
 class Fluid:
@@ -174,6 +177,9 @@ class Fluid:
     Stage arrays have one entry a stage, flow arrays one a row. Rates are in MB/s, volumes in
     MB, times in seconds, losses and shares are fractions.
     """
+
+    checked = False
+    """Whether each step asserts that traffic is conserved; tests turn it on."""
 
     def __init__(self) -> None:
         self.capacity: Floats = np.array([inf])
@@ -260,6 +266,8 @@ class Fluid:
         some = self.arriving > 0
         self.dropping = np.divide(lost, self.arriving, out=np.zeros_like(lost), where=some)
         self.passing = self.priority + self.arriving - lost - (self.queue - before[3]) / dt
+        if self.checked:
+            self._check(before[3], dt)
         after = self.sending, self.arriving, self.dropping, self.queue
         return not all(
             np.allclose(old, new, rtol=_STEADY, atol=_STEADY * 1e-3)
@@ -270,6 +278,26 @@ class Fluid:
         """Return what of the flows in ``rows`` is left behind ``routes`` (hops x rows), MB/s."""
         share = self.fitting * (1.0 - self.loss)
         return np.asarray(self.sending[rows] * np.prod(share[routes], axis=0))
+
+    def _check(self, queue: Floats, dt: float) -> None:
+        """Assert that what leaves a stage neither exceeds what came nor its capacity."""
+        most = self.capacity * (1.0 + _CONSERVED) + _CONSERVED
+        arrived = (self.priority + self.arriving) * (1.0 + _CONSERVED) + queue / dt + _CONSERVED
+        ends: Indices = np.array([route[-1] if route else 0 for route in self._routes], np.intp)
+        leaving = self.priority + self.arriving * self.fitting
+        ended = self.priority + _sums(ends, self.delivering, len(self.capacity))
+        ended[NOWHERE] = 0.0
+        for name, rate in (("passes", self.passing), ("hands on", leaving), ("ends", ended)):
+            bad = (rate > np.minimum(most, arrived)) | (rate < -_CONSERVED)
+            assert not bad.any(), (
+                f"stage {np.flatnonzero(bad)[0]} {name} {rate[bad][0]:g} MB/s, "
+                f"of {arrived[bad][0]:g} that came and a capacity of {self.capacity[bad][0]:g}"
+            )
+        total = float(np.sum(self.arriving * (1.0 - self.fitting * (1.0 - self.loss))))
+        total += float(np.sum(self.delivering)) - float(np.sum(self.sending))
+        assert abs(total) <= _CONSERVED * (1.0 + float(np.sum(self.sending))), (
+            f"{total:g} MB/s more came out than flows sent"
+        )
 
     def _compiled(self) -> Paths:
         if self._paths is None:
@@ -285,13 +313,21 @@ class Fluid:
         rates = np.zeros(paths.count)
         np.add.at(rates, self._path_of, self.sending)
         while True:
-            for _ in range(_SWEEPS):
+            settled = False
+            for sweep in range(_SWEEPS + _DAMPED_SWEEPS):
                 arriving = paths.at_tight(paths.left(rates, self.fitting))
                 fitting = np.divide(room, arriving, out=np.ones_like(room), where=arriving > room)
                 settled = np.allclose(fitting, self.fitting, rtol=0.0, atol=_TOLERANCE)
-                self.fitting = fitting
+                # Routes that cross in opposite order swing between two states: go halfway.
+                self.fitting = fitting if sweep < _SWEEPS else np.sqrt(fitting * self.fitting)
                 if settled:
                     break
+            if not settled:
+                # Shares can only sink below those that fit the arrivals they bring about, so no
+                # stage sends more than it can, even before the rates agree.
+                arriving = paths.at_tight(paths.left(rates, self.fitting))
+                fitting = np.divide(room, arriving, out=np.ones_like(room), where=arriving > room)
+                self.fitting = np.minimum(fitting, self.fitting)
             left = paths.left(rates, self.fitting)
             self.arriving = paths.at_all(left)
             missed = (self.arriving > room * (1 + _TOLERANCE)) & ~self._tight
