@@ -6,7 +6,8 @@ import pytest
 from small_network import AT_HAND, SERVER, World, attackers, limit, line, users
 
 from phalanx.domain.actions import Failed, FlowRecords, FlowStats, Observe
-from phalanx.domain.traffic import PROFILES
+from phalanx.domain.network import Host
+from phalanx.domain.traffic import PROFILES, UDP_FLOOD, Source
 from phalanx.infrastructure.simulated import part_of
 from phalanx.infrastructure.simulated.observations import record
 
@@ -161,3 +162,45 @@ def test_counters_are_unbiased() -> None:
     assert np.mean([flow.syn for flow in flows]) == pytest.approx(400, rel=0.03)
     assert np.mean([flow.established for flow in flows]) == pytest.approx(200, rel=0.04)
     assert np.mean([flow.replies for flow in flows]) == pytest.approx(2250, rel=0.02)
+
+
+def test_copies_do_not_cross_a_link_that_is_down() -> None:
+    world = attacked()
+    world.net.fail_link("pop5", "pop6")
+    (answer,) = (world.ask("pop5", Observe("vnf", 5.0, link="pop6>server")),)
+    world.run(30.0)
+    assert answer == [Failed("no copies arrived over pop5-pop6: a link is down or full")]
+
+
+def test_copies_lost_while_a_link_was_down_cost_coverage() -> None:
+    world = attacked()
+    answers = world.ask("pop5", Observe("vnf", 10.0, ip=SERVER))
+    world.run(24.0)
+    world.net.fail_link("pop5", "pop6")
+    world.run(30.0)
+    (records,) = answers
+    assert isinstance(records, FlowRecords)
+    assert records.coverage == pytest.approx(0.4, abs=0.02)
+
+
+def test_an_isolated_pop_sees_nothing_of_the_traffic_elsewhere() -> None:
+    world = World(line(mb_s=30.0), [*users(), *attackers(0.0)])
+    world.deploy("pop1")
+    world.run(10.0)
+    assert observed(world, Observe("vnf", 2.0, ip=SERVER), "pop1").flows
+    world.net.fail_link("pop1", "pop2")
+    world.run(20.0)
+    for action in (Observe("vnf", 2.0, ip=SERVER), Observe("vnf", 2.0, link="pop6>server")):
+        assert observed(world, action, "pop1").flows == ()
+
+
+def test_copies_without_a_reservation_share_a_full_link() -> None:
+    bulk = Source("b", "bulk", "pop6", "10.4.0.1", "10.0.1.1", 80, UDP_FLOOD, 24.0)
+    network = line(mb_s=8.0)
+    hosts = (*network.hosts, Host("sink", "pop1", "10.0.1.1", 50.0))
+    world = World(msgspec.structs.replace(network, hosts=hosts), [*users(), *attackers(0.0), bulk])
+    world.deploy("pop4", path=("pop4", "pop5", "pop6"))
+    world.run(20.0)
+    records = observed(world, Observe("vnf", 5.0, link="pop6>server"), "pop4")
+    assert records.coverage == pytest.approx(8.0 / (24.0 + 6.3), rel=0.1)
+    assert world.rate("pop6>pop5") == pytest.approx(8.0)

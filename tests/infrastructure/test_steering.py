@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from small_network import SERVER, World, attackers, drop, limit, line, users
 
-from phalanx.domain.actions import Done, Failed, Lift, MeasureSample, ReadMeasure
+from phalanx.domain.actions import Done, Enforce, Failed, Lift, MeasureSample, ReadMeasure
 from phalanx.domain.network import Host, Link, Network
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import UDP_FLOOD, Source
@@ -246,3 +246,40 @@ def test_a_measure_is_lifted_by_its_own_pop_alone() -> None:
     world.do("pop4", Lift("measure"))
     assert world.do("pop4", ReadMeasure("measure")) == Failed("no measure measure at pop4")
     assert world.net.leases() == ["vnf", "measure"]
+
+
+def test_steers_that_cross_deliver_no_more_than_the_links_carry() -> None:
+    sources = [sender("pop1", "a", 40.0), sender("pop6", "b", 40.0, target=OFFICE)]
+    network = line()
+    office = Host("office", "pop1", OFFICE, 50.0)
+    server = msgspec.structs.replace(network.hosts[0], bandwidth_mb_s=50.0)
+    world = World(msgspec.structs.replace(network, hosts=(server, office)), sources)
+    for pop, name in (("pop4", "vnf"), ("pop2", "other")):
+        world.deploy(pop, name)
+    world.run(1.0)
+    steer = TrafficRule(TrafficMatch(target=SERVER), TrafficVerdict.STEER)
+    back = TrafficRule(TrafficMatch(target=OFFICE), TrafficVerdict.STEER)
+    assert isinstance(world.enforce("there", steer, "pop4"), Done)
+    outcome = world.do("pop2", Enforce("back", "other", back, "effect"))
+    assert isinstance(outcome, Done)
+    world.run(30.0)
+    assert world.rate() <= 10.0 + 1e-6
+    for i in range(1, 6):
+        assert world.rate(f"pop{i}>pop{i + 1}") <= 10.0 + 1e-6
+        assert world.rate(f"pop{i + 1}>pop{i}") <= 10.0 + 1e-6
+
+
+def test_a_measure_at_a_pop_that_is_cut_off_holds_nothing_back_and_says_so() -> None:
+    world = limited(World(branch(), [sender("pop1", "a")]), limit(0.4, target=SERVER))
+    world.net.fail_link("pop2", "pop7")
+    world.run(30.0)
+    assert world.rate() == pytest.approx(1.0)
+    assert world.do("pop7", ReadMeasure("measure")) == MeasureSample(0.0, 0.0, cut_off=True)
+    refused = world.enforce("second", drop("a", SERVER), "pop7")
+    assert refused == Failed("pop7 is cut off: no traffic can be led there")
+    world.net.restore_link("pop2", "pop7")
+    world.run(60.0)
+    assert world.rate() == pytest.approx(0.4)
+    held = world.do("pop7", ReadMeasure("measure"))
+    assert isinstance(held, MeasureSample)
+    assert (held.held_back_mb_s, held.cut_off) == (pytest.approx(0.6), False)

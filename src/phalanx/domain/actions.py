@@ -205,6 +205,8 @@ class MeasureSample(Struct, frozen=True):
 
     passed_mb_s: float
     held_back_mb_s: float
+    cut_off: bool = False
+    """Whether the PoP is cut off, so that the traffic goes on without the measure."""
 
 
 class FlowStats(Struct, frozen=True):

@@ -7,7 +7,7 @@ changes nothing the engine sleeps until something wakes it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 
 import numpy as np
@@ -28,20 +28,36 @@ class Meter:
         flows: how many rows the fluid has for sources.
         mirror: stages of the path that the copies take; none if they stay at the PoP.
         limit: most that is copied, MB/s.
+        reserved: whether the path keeps that bandwidth for them; else they share it with all.
 
     """
 
-    def __init__(self, flows: int, mirror: NDArray[np.intp], limit: float) -> None:
-        self.mirror = mirror
+    def __init__(self, flows: int, mirror: Sequence[int], limit: float, *, reserved: bool) -> None:
+        self._path = mirror
+        self._reserved = reserved
         self.limit = limit
+        self.share = 1.0
+        """Share of the copies that the links of the mirror carry now."""
+        self.lost_s = 0.0
+        """Seconds for which nothing arrived; those in which a part did count in proportion."""
         self.volume = np.zeros(flows)
         """MB seen since the meter was installed, one entry a flow."""
         self.aim(np.zeros(0, dtype=np.intp), np.zeros((0, 0), dtype=np.intp))
 
-    def aim(self, rows: NDArray[np.intp], routes: NDArray[np.intp]) -> None:
-        """Count the flows of ``rows`` as they are behind ``routes`` (hops x rows)."""
+    def aim(
+        self,
+        rows: NDArray[np.intp],
+        routes: NDArray[np.intp],
+        detour: Sequence[int] = (),
+    ) -> None:
+        """Count the flows of ``rows`` as they are behind ``routes`` (hops x rows).
+
+        ``detour``: stages that the copies pass before the path that is meant for them.
+        """
         self.rows = rows
         self.routes = routes
+        self.mirror = np.array([*detour, *self._path], dtype=np.intp)
+        self.reserved = self._reserved and not detour
         self.rate = np.zeros(len(rows))
 
 
@@ -98,6 +114,7 @@ class TrafficEngine:
             self.delivered += fluid.delivering * elapsed
             for meter in self._meters:
                 meter.volume[meter.rows] += meter.rate * elapsed
+                meter.lost_s += (1.0 - meter.share) * elapsed
             self._synced = now
 
     def passed(self) -> Floats:
@@ -125,8 +142,8 @@ class TrafficEngine:
     def install(self, meter: Meter) -> None:
         """Begin to count."""
         self.sync()
-        meter.rate = self._fluid.through(meter.rows, meter.routes)
         self._meters.append(meter)
+        self._load()
         self.wake()
 
     def remove(self, meter: Meter) -> None:
@@ -150,13 +167,40 @@ class TrafficEngine:
     def _mirrored(self) -> bool:
         """Read the meters and load their mirrors; return whether that changes the fluid."""
         fluid = self._fluid
-        priority = np.zeros(len(fluid.capacity))
-        for meter in self._meters:
-            meter.rate = fluid.through(meter.rows, meter.routes)
-            priority[meter.mirror] += min(meter.limit, float(np.sum(meter.rate)))
+        priority = self._load()
         changed = not np.allclose(priority, fluid.priority, rtol=1e-6, atol=1e-9)
         fluid.priority = priority
         return changed
+
+    def _load(self) -> Floats:
+        """Read the meters; return what their mirrors put on each stage, in MB/s.
+
+        Copies with a reservation are served first, others like all traffic; a link that is
+        down carries none.
+        """
+        fluid = self._fluid
+        room = np.where(fluid.up, fluid.capacity, 0.0)
+        for meter in self._meters:
+            meter.rate = fluid.through(meter.rows, meter.routes)
+        copies = [min(meter.limit, float(np.sum(meter.rate))) for meter in self._meters]
+        kept = [np.ones(len(meter.mirror) + 1) for meter in self._meters]
+        priority = np.zeros(len(room))
+        for _ in range(max(map(len, kept), default=0)):
+            offered = {True: np.zeros(len(room)), False: np.zeros(len(room))}
+            for meter, rate, share in zip(self._meters, copies, kept, strict=True):
+                offered[meter.reserved][meter.mirror] += rate * share[:-1]
+            left = np.maximum(room - offered[True], 0.0)
+            served = {
+                True: _fitting(room, offered[True]) * fluid.up,
+                False: _fitting(left, fluid.arriving + offered[False]) * fluid.up,
+            }
+            priority = np.zeros(len(room))
+            for meter, rate, share in zip(self._meters, copies, kept, strict=True):
+                share[1:] = np.multiply.accumulate(served[meter.reserved][meter.mirror])
+                priority[meter.mirror] += rate * share[1:]
+        for meter, share in zip(self._meters, kept, strict=True):
+            meter.share = float(share[-1])
+        return np.minimum(priority, room)
 
     def _remember(self) -> None:
         history = self._history
@@ -178,6 +222,11 @@ class TrafficEngine:
                 )
             later = entry
         return 0.0, 0.0
+
+
+def _fitting(room: Floats, offered: Floats) -> Floats:
+    """Return the share of what is offered that there is room for."""
+    return np.divide(room, offered, out=np.ones_like(room), where=offered > room)
 
 
 def _between(early: Floats, late: Floats, stage: int, part: float) -> float:

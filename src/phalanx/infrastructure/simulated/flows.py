@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from phalanx.domain.network import Host, LinkId, Network, PopId, link_id
+from phalanx.domain.network import Host, LinkId, Network, PopId, link_ends, link_id
 from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import Source
 from phalanx.infrastructure.reservations.topology import Topology
@@ -119,6 +119,17 @@ class Flows:
         self._match(steering)
         return stage
 
+    def cut_off(self, rule: TrafficRule, pop: PopId) -> bool:
+        """Whether no links that are up join ``pop`` and where the traffic of ``rule`` goes."""
+        match = rule.match
+        if match.link is not None:
+            end = link_ends(match.link)[0]
+        elif match.target in self.hosts:
+            end = self.hosts[match.target].at
+        else:
+            return False
+        return self._topology.route(pop, end) is None
+
     def lift(self, measure: str) -> None:
         """Undo ``apply``."""
         steering = self._applied.pop(measure)
@@ -128,7 +139,13 @@ class Flows:
                 self._stale[row] = None
 
     def relink(self) -> None:
-        """Find all routes anew: a link went down or came back."""
+        """Find all routes anew: a link went down, with what waited there, or came back."""
+        for link in self._topology.links:
+            for a, b in _both(link.a, link.b):
+                stage, up = self.stages[link_id(a, b)], self._topology.is_up(link)
+                self._fluid.up[stage] = up
+                self._fluid.queue[stage] *= up
+                self._fluid.priority[stage] *= up
         self._direct.clear()
         self._stale = dict.fromkeys(range(len(self.sources)))
         for steered in self._steered:
@@ -207,6 +224,12 @@ class Flows:
             end = len(stages) - 1 if route is None else route.behind.get(pop, len(stages) - 1)
             routes.append(stages[:end])
         return _matrix(routes)
+
+    def passing(self, rows: Rows, pop: PopId) -> Rows:
+        """Return those of ``rows`` that pass ``pop`` as they are routed now."""
+        self.prepare()
+        routes = [(row, self._routes[row]) for row in rows]
+        return np.array([row for row, r in routes if r and pop in r.behind], dtype=np.intp)
 
     def _stages(self, row: int) -> tuple[int, ...]:
         route = self._routes[row]

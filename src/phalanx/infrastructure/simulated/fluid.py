@@ -186,6 +186,8 @@ class Fluid:
         self.loss: Floats = np.zeros(1)
         self.latency_s: Floats = np.zeros(1)
         self.queued: NDArray[np.bool_] = np.zeros(1, dtype=bool)
+        self.up: NDArray[np.bool_] = np.ones(1, dtype=bool)
+        """Whether the link carries anything; no flow is routed over one that is down."""
         self.priority: Floats = np.zeros(1)
         """Traffic that is served before all flows (mirrors on their reserved bandwidth)."""
         self.arriving: Floats = np.zeros(1)
@@ -219,6 +221,7 @@ class Fluid:
         self.latency_s = np.append(self.latency_s, latency_s)
         self.queued = np.append(self.queued, np.full(more, queued))
         self.fitting = np.append(self.fitting, np.ones(more))
+        self.up = np.append(self.up, np.ones(more, dtype=bool))
         for name in ("priority", "arriving", "passing", "dropping", "queue"):
             setattr(self, name, np.append(getattr(self, name), np.zeros(more)))
         self._paths = None
@@ -281,7 +284,7 @@ class Fluid:
 
     def _check(self, queue: Floats, dt: float) -> None:
         """Assert that what leaves a stage neither exceeds what came nor its capacity."""
-        most = self.capacity * (1.0 + _CONSERVED) + _CONSERVED
+        most = np.where(self.up, self.capacity, 0.0) * (1.0 + _CONSERVED) + _CONSERVED
         arrived = (self.priority + self.arriving) * (1.0 + _CONSERVED) + queue / dt + _CONSERVED
         ends: Indices = np.array([route[-1] if route else 0 for route in self._routes], np.intp)
         leaving = self.priority + self.arriving * self.fitting

@@ -8,6 +8,7 @@ from phalanx.clock import Clock
 from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample, Outcome
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
+from phalanx.domain.rules import TrafficRule
 from phalanx.infrastructure.reservations.instances import Instance, applied
 from phalanx.infrastructure.simulated.engine import TrafficEngine
 from phalanx.infrastructure.simulated.flows import OFFERED, Flows
@@ -19,6 +20,7 @@ _LATELY_S = 2.0
 @dataclass(slots=True, eq=False)
 class _Measure:
     instance: Instance
+    rule: TrafficRule
     effect: str
     stage: int
     since: float
@@ -50,8 +52,12 @@ class SimulatedMeasures:
             return Failed(problem, final=True)
         if rule.match.link is not None and rule.match.link not in self._flows.stages:
             return Failed(f"no link {rule.match.link}", final=True)
+        if self._flows.cut_off(rule, instance.pop):
+            return Failed(f"{instance.pop} is cut off: no traffic can be led there")
         stage = self._flows.apply(action.measure, rule, instance.pop)
-        self._measures[action.measure] = _Measure(instance, action.effect, stage, self._clock.now())
+        self._measures[action.measure] = _Measure(
+            instance, rule, action.effect, stage, self._clock.now()
+        )
         instance.measures[action.measure] = None
         self._engine.wake()
         return Done(self._recorder.record("measure.applied", cause, **applied(action, instance)))
@@ -82,7 +88,7 @@ class SimulatedMeasures:
             return Failed(f"no measure {measure} at {pop}")
         age = self._clock.now() - found.since
         passed, held_back = self._engine.averages(found.stage, min(age, _LATELY_S))
-        return MeasureSample(passed, held_back)
+        return MeasureSample(passed, held_back, self._flows.cut_off(found.rule, pop))
 
     def _end(self, measure: str, reason: str, cause: str) -> str:
         ended = self._measures.pop(measure)

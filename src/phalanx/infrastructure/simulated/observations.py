@@ -12,7 +12,7 @@ import numpy as np
 
 from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import Failed, FlowRecords, FlowStats, Observe
-from phalanx.domain.network import link_id
+from phalanx.domain.network import link_ends, link_id
 from phalanx.domain.traffic import Profile, Source
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.reservations.instances import Instance
@@ -23,6 +23,7 @@ from phalanx.infrastructure.simulated.fluid import Floats
 
 ROOM = 16_384
 """Flows that a recorder has room for; it counts the packets of any others together."""
+_ROUNDING = 1e-9
 _LOWEST, _HIGHEST = int(IPv4Address("11.0.0.0")), int(IPv4Address("224.0.0.0"))
 """Between these lie forged addresses."""
 
@@ -134,7 +135,8 @@ class SimulatedObserver:
     """Carries out ``Observe``.
 
     Of a link it sees what reaches that link, of an address what leaves the tap towards it:
-    both as the measures on the way have throttled them.
+    both as the measures on the way have throttled them. Of what avoids the tap it sees what
+    reaches the target's PoP, copied from there.
     """
 
     def __init__(
@@ -157,10 +159,11 @@ class SimulatedObserver:
             return
         path = instance.chain.path
         hops = list(pairwise(path))
-        mirror = [self._flows.stages[link_id(b, a)] for a, b in hops]
+        mirror = [self._flows.stages[link_id(b, a)] for a, b in reversed(hops)]
         losses = [self._topology.neighbours[a][b].loss for a, b in hops]
-        limit = instance.chain.mb_s if hops and instance.chain.mb_s > 0 else instance.handles_mb_s
-        meter = Meter(len(self._flows.sources), np.array(mirror, dtype=np.intp), limit)
+        reserved = bool(hops) and instance.chain.mb_s > 0
+        limit = instance.chain.mb_s if reserved else instance.handles_mb_s
+        meter = Meter(len(self._flows.sources), mirror, limit, reserved=reserved)
         observation = _Observation(
             action,
             instance,
@@ -210,13 +213,25 @@ class SimulatedObserver:
 
     def _aim(self, observation: _Observation) -> None:
         action, flows = observation.action, self._flows
+        detour: list[int] = []
+        tap = observation.instance.chain.path[-1]
         if action.link is not None:
-            rows = flows.over(action.link, action.part, action.parts)
+            seen = flows.over(action.link, action.part, action.parts)
+            ends = link_ends(action.link)
+            here, start = seen if tap in ends else seen[:0], ends[0]
+        else:
+            seen = flows.towards(action.ip or "", action.part, action.parts, action.entry)
+            host = flows.hosts.get(action.ip or "")
+            here, start = flows.passing(seen, tap), tap if host is None else host.at
+        leg = self._topology.route(start, tap) if len(here) < len(seen) else ()
+        if leg:  # What goes another way is copied where the link begins, or at the target's PoP.
+            detour = [flows.stages[link_id(a, b)] for a, b in pairwise(leg)]
+        rows = seen if leg else here
+        if action.link is not None:
             routes = flows.until_link(rows, action.link)
         else:
-            rows = flows.towards(action.ip or "", action.part, action.parts, action.entry)
-            routes = flows.until_pop(rows, observation.instance.chain.path[-1])
-        observation.meter.aim(rows, routes)
+            routes = flows.until_pop(rows, tap)
+        observation.meter.aim(rows, routes, detour)
 
     def _finish(self, observation: _Observation) -> None:
         self._end(observation)
@@ -224,7 +239,12 @@ class SimulatedObserver:
         seconds = self._clock.now() - observation.began
         traffic = float(np.sum(seen)) / seconds
         limit = observation.meter.limit
-        coverage = observation.intact * (limit / traffic if traffic > limit else 1.0)
+        arrived = 1.0 - observation.meter.lost_s / seconds
+        if arrived < _ROUNDING:
+            path = "-".join(observation.instance.chain.path)
+            observation.answer(Failed(f"no copies arrived over {path}: a link is down or full"))
+            return
+        coverage = observation.intact * arrived * (limit / traffic if traffic > limit else 1.0)
         delivered = self._delivered() - observation.delivered
         rng = np.random.default_rng((self._seed, self._count))
         self._count += 1
