@@ -7,7 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -178,9 +179,9 @@ def test_a_broker_that_cannot_take_what_is_new_is_told_of(edge: Path) -> None:
         Brokers(Domain.open(edge)).stop()
 
 
-@pytest.mark.nats
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_broker_in_the_foreground_ends_with_its_command(edge: Path, number: int) -> None:
+@contextmanager
+def in_the_foreground(edge: Path) -> Iterator[tuple[subprocess.Popen[str], Brokers, list[str]]]:
+    """Run the broker until the block ends; give the command, its brokers and what it said."""
     command = subprocess.Popen(
         [sys.executable, "-m", "phalanx", "domain", "up", edge],
         stdout=subprocess.PIPE,
@@ -190,39 +191,31 @@ def test_a_broker_in_the_foreground_ends_with_its_command(edge: Path, number: in
     brokers = Brokers(Domain.open(edge))
     try:
         assert command.stdout is not None
-        said = [command.stdout.readline() for _ in range(2)]
+        yield command, brokers, [command.stdout.readline() for _ in range(2)]
+    finally:
+        command.kill()
+        command.communicate()
+        brokers.stop()
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_broker_in_the_foreground_ends_with_its_command(edge: Path, number: int) -> None:
+    with in_the_foreground(edge) as (command, brokers, said):
         assert "broker1 runs at" in said[0]
         assert "Ctrl-C ends it" in said[1]
         assert brokers.running == ("broker1",)
         command.send_signal(number)
         assert command.wait(15) == 0
         assert brokers.running == ()
-    finally:
-        command.kill()
-        command.communicate()
-        brokers.stop()
 
 
 @pytest.mark.nats
 def test_a_broker_that_dies_ends_its_command_with_a_line(edge: Path) -> None:
-    command = subprocess.Popen(
-        [sys.executable, "-m", "phalanx", "domain", "up", edge],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    brokers = Brokers(Domain.open(edge))
-    try:
-        end = time.monotonic() + 15
-        while not (pid := brokers.servers[0].pid) and time.monotonic() < end:
-            time.sleep(0.05)
+    with in_the_foreground(edge) as (command, brokers, _):
+        pid = brokers.servers[0].pid
         assert pid
-        assert command.stdout is not None
-        [command.stdout.readline() for _ in range(2)]
         os.kill(pid, signal.SIGKILL)
         assert command.wait(15) == 2
+        assert command.stdout is not None
         assert "broker1 ended by itself; see" in command.stdout.read()
-    finally:
-        command.kill()
-        command.communicate()
-        brokers.stop()

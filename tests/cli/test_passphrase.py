@@ -28,20 +28,20 @@ def phalanx(*arguments: object, code: int = 0, told: str | None = None) -> str:
     return result.output
 
 
+def private(path: Path, line: str) -> Path:
+    path.touch(mode=0o600)
+    path.write_text(f"{line}\n")
+    return path
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "secret"
-    path.touch(mode=0o600)
-    path.write_text(f"{SECRET}\n")
-    return path
+    return private(tmp_path / "secret", SECRET)
 
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    path = tmp_path / "other"
-    path.touch(mode=0o600)
-    path.write_text(f"{OTHER}\n")
-    return path
+    return private(tmp_path / "other", OTHER)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -49,6 +49,9 @@ BOOK = Operation("book", Add, Sum, True, "adds up")
 
 def allow(_caller: Identity, _operation: Operation[Any, Any]) -> AccessDecision:
     return AccessDecision(True, "all may")
+
+
+Passage = Callable[[Identity, Identity, str], Sequence[float]]
 
 
 class Bench(Lab):
@@ -251,32 +254,39 @@ def test_calls_at_the_same_time_are_bounded() -> None:
     assert bench.provider.outcomes == {"CallBusy": 2, "CallFailed": 1}
 
 
-def test_a_lost_answer_is_asked_for_again_and_the_call_is_made_once() -> None:
-    lost = {"ans": 2}
-
-    def passage(_one: Identity, _other: Identity, subject: str) -> Sequence[float]:
-        kind = subject.split(".")[2]
-        if lost.get(kind, 0):
-            lost[kind] -= 1
-            return ()
-        return (0.01,)
-
-    clock = VirtualClock()
+def lossy(
+    passage: Passage, work_s: float = 0.0
+) -> tuple[VirtualClock, Provider, CallClient, list[int]]:
+    """Return a provider of ``book`` behind such a passage, its client, and the calls it made."""
+    clock, made = VirtualClock(), list[int]()
     hub = MemoryBroker(clock, passage=passage)
-    made: list[Call[Add, Sum]] = []
 
     def book(call: Call[Add, Sum]) -> None:
-        made.append(call)
-        call.done(Sum(3))
+        made.append(call.request.a)
+        clock.call_at(clock.now() + work_s, lambda: call.done(Sum(call.request.a)))
 
     provider = Provider(hub.join(Identity("pop1", Role.AGENT, DOMAIN)), clock, allow)
     provider.serve(BOOK, book)
-    answers: list[object] = []
     client = CallClient(hub.join(Identity("pop2", Role.AGENT, DOMAIN)), clock, life="1")
-    client.invoke("pop1", BOOK, Add(1, 2), answers.append, timeout_s=9, attempts=3)
+    return clock, provider, client, made
+
+
+def test_a_lost_answer_is_asked_for_again_and_the_call_is_made_once() -> None:
+    lost = ["ans", "ans"]
+
+    def passage(_one: Identity, _other: Identity, subject: str) -> Sequence[float]:
+        kind = subject.split(".")[2]
+        if kind in lost:
+            lost.remove(kind)
+            return ()
+        return (0.01,)
+
+    clock, provider, client, made = lossy(passage)
+    answers: list[object] = []
+    client.invoke("pop1", BOOK, Add(3, 0), answers.append, timeout_s=9, attempts=3)
     clock.run(until=20)
     assert answers == [Sum(3)]
-    assert len(made) == 1
+    assert made == [3]
     assert provider.outcomes == {"CallDone": 1, "Again": 2}
 
 
@@ -294,17 +304,7 @@ def test_whatever_is_lost_or_doubled_a_call_is_made_at_most_once_and_answered_on
     def passage(_one: Identity, _other: Identity, _subject: str) -> Sequence[float]:
         return left.pop() if left else (0.01,)
 
-    clock = VirtualClock()
-    hub = MemoryBroker(clock, passage=passage)
-    made: list[int] = []
-
-    def book(call: Call[Add, Sum]) -> None:
-        made.append(call.request.a)
-        clock.call_at(clock.now() + work_s, lambda: call.done(Sum(call.request.a)))
-
-    provider = Provider(hub.join(Identity("pop1", Role.AGENT, DOMAIN)), clock, allow)
-    provider.serve(BOOK, book)
-    client = CallClient(hub.join(Identity("pop2", Role.AGENT, DOMAIN)), clock, life="1")
+    clock, provider, client, made = lossy(passage, work_s)
     answers: dict[int, list[object]] = {number: [] for number in range(4)}
     for number, heard in answers.items():
         client.invoke("pop1", BOOK, Add(number, 0), heard.append, timeout_s=6, attempts=attempts)

@@ -13,9 +13,9 @@ from phalanx.bus.client import BrokerClient
 from phalanx.domain.events import Event, Recorder
 from phalanx.fabric.calls import CallError, CallRefused
 from phalanx.fabric.directory import find
-from phalanx.fabric.join import LEASE_S, Fabric
+from phalanx.fabric.join import Fabric
 from phalanx.fabric.operations import STOP, Accepted, StopRequest
-from phalanx.fabric.registration import HealthStatus, ServiceState
+from phalanx.fabric.registration import ServiceState
 from phalanx.identity.names import Role
 
 
@@ -72,23 +72,6 @@ def test_members_find_each_other_call_and_leave(domain: Domain) -> None:
     a.leave()
     domain.run(1.0)
     assert states(ops)["a"] is ServiceState.LEFT
-
-
-def test_leases_are_renewed_and_run_out_on_the_clock_alone(domain: Domain) -> None:
-    exchange = domain.join("a")
-    a, b = domain.enter(exchange), domain.enter(domain.join("b"))
-    a.serving()
-    a.checks.add("disk", lambda: "it is full", HealthStatus.FAILING)
-    domain.run(100 * LEASE_S)
-    entry = b.registry.get("a")
-    assert entry is not None
-    assert (entry.state, entry.confirmed) == (ServiceState.SERVING, True)
-    assert entry.registration.health.reasons == ("disk: it is full",)
-    domain.hub.kill(exchange.identity)
-    domain.run(LEASE_S)
-    assert states(b)["a"] is ServiceState.STALE
-    domain.run(3 * LEASE_S)
-    assert states(b)["a"] is ServiceState.GONE
 
 
 def test_a_refused_call_is_in_the_log_with_its_cause(domain: Domain) -> None:

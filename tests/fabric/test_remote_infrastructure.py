@@ -395,16 +395,6 @@ def test_a_loss_of_which_nothing_was_heard_is_told_when_the_agent_asks_again(lab
     assert losses(lab) == ["vnf1"]
 
 
-def test_news_that_come_twice_or_in_another_order_are_told_once_in_order(lab: Lab) -> None:
-    lab.attach()
-    lab.run()
-    lab.weather(Random(3), lost=0.0, doubled=1.0, late_s=0.3)
-    for number in range(50):
-        lab.site.lose(f"vnf{number}")
-    lab.run(5.0)
-    assert losses(lab) == [f"vnf{number}" for number in range(50)]
-
-
 def test_more_losses_than_are_kept_are_counted(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("phalanx.infrastructure.remote.LOSSES", 3)
     lab.attach()

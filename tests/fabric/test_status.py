@@ -20,13 +20,16 @@ from phalanx.identity.names import Role
 
 
 def entry(
-    owner: str, state: ServiceState = ServiceState.SERVING, **fields: object
+    owner: str,
+    state: ServiceState = ServiceState.SERVING,
+    trust: Appraisal = Appraisal(),  # noqa: B008  # frozen
+    **fields: object,
 ) -> RegistryEntry:
     declared = (
         state if state in (ServiceState.SERVING, ServiceState.DRAINING) else ServiceState.SERVING
     )
     return RegistryEntry(
-        registration(owner, state=declared, lease_s=6, **fields), state, 10.0, True
+        registration(owner, state=declared, lease_s=6, **fields), state, 10.0, True, trust
     )
 
 
@@ -107,20 +110,8 @@ def test_who_gave_no_sign_of_life_is_named() -> None:
 
 
 def test_attested_agents_are_told_apart() -> None:
-    good = RegistryEntry(
-        registration("pop1", state=ServiceState.SERVING),
-        ServiceState.SERVING,
-        10.0,
-        True,
-        Appraisal(Tier.AFFIRMING, "verifier1"),
-    )
-    bad = RegistryEntry(
-        registration("pop2", state=ServiceState.SERVING),
-        ServiceState.SERVING,
-        10.0,
-        True,
-        Appraisal(Tier.CONTRAINDICATED, "verifier1"),
-    )
+    good = entry("pop1", trust=Appraisal(Tier.AFFIRMING, "verifier1"))
+    bad = entry("pop2", trust=Appraisal(Tier.CONTRAINDICATED, "verifier1"))
     found = report([good, bad], {}, 12.0)
     assert found.notes == ()
     assert row(found, "pop1").trust.endswith("(says verifier1)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
+from identity_bundles import BROKER, NOW, POP, bundle, shake
 
 from phalanx.identity import (
     BACKDATED,
@@ -32,10 +33,6 @@ from phalanx.identity import (
 )
 from phalanx.identity.names import Identity, Role
 
-NOW = datetime.now(UTC).replace(microsecond=0)
-POP = Identity("pop1", Role.AGENT, "edge")
-BROKER = Identity("broker1", Role.BROKER, "edge")
-
 
 def at(when: datetime) -> Callable[[], datetime]:
     return lambda: when
@@ -44,18 +41,6 @@ def at(when: datetime) -> Callable[[], datetime]:
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority.create(tmp_path / "ca", "edge", at(NOW))
-
-
-def bundle(
-    authority: Authority, tmp_path: Path, identity: Identity = POP, hosts: tuple[str, ...] = ()
-) -> Path:
-    folder = tmp_path / identity.name
-    folder.mkdir()
-    issued = authority.issue(identity, hosts)
-    write_credentials(folder, issued.certificate, issued.key)
-    for name in ("ca.pem", "crl.pem"):
-        (folder / name).write_bytes((tmp_path / "ca" / name).read_bytes())
-    return folder
 
 
 def trust_at(tmp_path: Path, when: datetime) -> Trust:
@@ -262,37 +247,14 @@ def test_without_a_revocation_list_nothing_is_revoked(authority: Authority, tmp_
 # -- TLS ------------------------------------------------------------------------------------
 
 
-def shake(client: ssl.SSLContext, server_folder: Path, host: str) -> str | None:
-    """Return the protocol that client and server agree on, without a network."""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(server_folder / "cert.pem", server_folder / "key.pem")
-    server.load_verify_locations(server_folder / "ca.pem")
-    server.verify_mode = ssl.CERT_REQUIRED
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [
-        client.wrap_bio(to_client, to_server, server_hostname=host),
-        server.wrap_bio(to_server, to_client, server_side=True),
-    ]
-    waiting = list(ends)
-    for _ in range(10):
-        for end in tuple(waiting):
-            try:
-                end.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            waiting.remove(end)
-    assert not waiting
-    return ends[0].version()
-
-
 def test_tls_takes_a_broker_by_its_host_and_nobody_else(
     authority: Authority, tmp_path: Path
 ) -> None:
     broker = bundle(authority, tmp_path, BROKER, ("10.0.0.1", "nats.example"))
     pop = bundle(authority, tmp_path)
     client = tls_context(Files.of(pop))
-    assert shake(client, broker, "10.0.0.1") == "TLSv1.3"
-    assert shake(client, broker, "nats.example") == "TLSv1.3"
+    assert shake(client, broker, "10.0.0.1")[0].version() == "TLSv1.3"
+    assert shake(client, broker, "nats.example")[0].version() == "TLSv1.3"
     with pytest.raises(ssl.SSLCertVerificationError, match="match"):
         shake(client, broker, "10.0.0.2")
     with pytest.raises(ssl.SSLCertVerificationError):

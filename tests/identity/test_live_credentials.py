@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from identity_bundles import BROKER, NOW, POP, bundle, shake
 
 from phalanx.identity import (
     Authority,
@@ -25,10 +25,6 @@ from phalanx.identity.credentials import read_key
 from phalanx.identity.names import Identity, Role
 from phalanx.identity.trust import pem
 
-NOW = datetime.now(UTC).replace(microsecond=0)
-POP = Identity("pop1", Role.AGENT, "edge")
-BROKER = Identity("broker1", Role.BROKER, "edge")
-
 
 class Place:
     """An authority, and the bundle of an agent that runs."""
@@ -36,20 +32,11 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.authority = Authority.create(folder / "ca", "edge")
-        self.broker = self.bundle(BROKER, ("h",))
-        self.pop = self.bundle(POP)
+        self.broker = bundle(self.authority, folder, BROKER, ("h",))
+        self.pop = bundle(self.authority, folder)
         self.live = LiveCredentials(Files.of(self.pop))
         self.told: list[Credentials] = []
         self.live.on_change(self.told.append)
-
-    def bundle(self, identity: Identity, hosts: tuple[str, ...] = ()) -> Path:
-        folder = self.folder / identity.name
-        folder.mkdir()
-        issued = self.authority.issue(identity, hosts)
-        write_credentials(folder, issued.certificate, issued.key)
-        for name in ("ca.pem", "crl.pem"):
-            (folder / name).write_bytes((self.folder / "ca" / name).read_bytes())
-        return folder
 
     def renew(self) -> x509.Certificate:
         """Write a renewed certificate into the bundle."""
@@ -63,25 +50,7 @@ class Place:
 
     def shown(self) -> int:
         """Return the serial number that a broker sees on the next connection."""
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server.load_cert_chain(self.broker / "cert.pem", self.broker / "key.pem")
-        server.load_verify_locations(self.broker / "ca.pem")
-        server.verify_mode = ssl.CERT_REQUIRED
-        there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-        ends = [
-            self.live.tls.wrap_bio(back, there, server_hostname="h"),
-            server.wrap_bio(there, back, server_side=True),
-        ]
-        waiting = list(ends)
-        for _ in range(10):
-            for end in tuple(waiting):
-                try:
-                    end.do_handshake()
-                except ssl.SSLWantReadError:
-                    continue
-                waiting.remove(end)
-        assert not waiting
-        shown = ends[1].getpeercert(binary_form=True)
+        shown = shake(self.live.tls, self.broker, "h")[1].getpeercert(binary_form=True)
         assert shown is not None
         return x509.load_der_x509_certificate(shown).serial_number
 
@@ -160,7 +129,7 @@ def a_key_that_others_may_read(place: Place) -> None:
 
 
 def the_certificate_of_another(place: Place) -> None:
-    other = place.bundle(Identity("pop2", Role.AGENT, "edge"))
+    other = bundle(place.authority, place.folder, Identity("pop2", Role.AGENT, "edge"))
     for name in ("cert.pem", "key.pem"):
         (place.pop / name).write_bytes((other / name).read_bytes())
 

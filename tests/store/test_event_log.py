@@ -58,17 +58,6 @@ def test_causes_lead_from_the_root_to_the_event() -> None:
     assert log.causes("unknown") == []
 
 
-def test_causes_of_a_part_of_a_log_end_where_it_ends() -> None:
-    events = chain(4)
-    assert EventLog(events[2:]).causes("pop1-4") == events[2:]
-
-
-def test_causes_that_go_in_a_circle_end() -> None:
-    a = Event("a", 0.0, "x", "k", "b", {})
-    b = Event("b", 0.0, "x", "k", "a", {})
-    assert EventLog([a, b]).causes("a") == [b, a]
-
-
 def test_an_id_is_there_once() -> None:
     log = EventLog([ROOT])
     with pytest.raises(LogError, match="'run-1' is in the log already"):

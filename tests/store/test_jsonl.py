@@ -43,13 +43,6 @@ def test_one_object_a_line_with_fields_in_order(tmp_path: Path) -> None:
     )
 
 
-def test_nothing_is_a_log(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    write_jsonl([], path)
-    assert path.read_bytes() == b""
-    assert read_jsonl(path) == []
-
-
 def test_the_last_line_may_lack_its_end(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     write_jsonl(chain(2), path)
@@ -186,12 +179,6 @@ def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> Non
 def test_what_is_no_file_is_not_replaced(path: Path) -> None:
     with pytest.raises(LogError, match=f"^{path}: is not a regular file$"):
         write_jsonl([ROOT], path)
-
-
-def test_a_missing_log_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "none.jsonl"
-    with pytest.raises(LogError, match=f"^{path}: No such file or directory$"):
-        read_jsonl(path)
 
 
 def test_a_link_still_points_to_the_log(tmp_path: Path) -> None:

@@ -164,11 +164,6 @@ def test_the_incarnation_is_in_the_file_itself_once_a_life_has_begun(tmp_path: P
         assert kept.begin() == 10, "without the write-ahead log, which a power failure may cost"
 
 
-def test_a_folder_that_was_restored_from_a_copy_is_told(tmp_path: Path) -> None:
-    with StateFile(tmp_path) as kept:
-        assert kept.begin(at_least=41) == 42
-
-
 def test_another_program_s_database_and_a_second_process_are_refused(tmp_path: Path) -> None:
     file = tmp_path / FILE
     with (
