@@ -56,8 +56,9 @@ def run() -> Iterator[str]:
 
 
 @pytest.fixture
-def testbed(run: str) -> Iterator[Testbed]:
-    made = Testbed(run, triangle(), SOURCES)
+def testbed(run: str, request: pytest.FixtureRequest) -> Iterator[Testbed]:
+    """A testbed of the triangle, with the properties that a test gives as its parameter."""
+    made = Testbed(run, triangle(**getattr(request, "param", {})), SOURCES)
     made.build()
     yield made
     made.destroy()
@@ -161,42 +162,30 @@ def test_it_says_who_is_where(testbed: Testbed) -> None:
     assert testbed.host_device(SERVER) == testbed.device("pop3>server")
 
 
-def test_a_link_carries_no_more_than_its_bandwidth(run: str) -> None:
-    testbed = Testbed(run, triangle(server_mb_s=0.05), SOURCES)
-    try:
-        testbed.build()
-        # 20 wait in the queue; the others would take ten seconds, and come in no time.
-        assert 20 <= send(testbed, "u-1", 400, 1400) < 200
-    finally:
-        testbed.destroy()
+@pytest.mark.parametrize("testbed", [{"server_mb_s": 0.05}], indirect=True)
+def test_a_link_carries_no_more_than_its_bandwidth(testbed: Testbed) -> None:
+    # 20 wait in the queue; the others would take ten seconds, and come in no time.
+    assert 20 <= send(testbed, "u-1", 400, 1400) < 200
 
 
-def test_a_share_of_the_packets_is_lost(run: str) -> None:
-    testbed = Testbed(run, triangle(loss=0.5), SOURCES)
-    try:
-        testbed.build()
-        assert 100 < send(testbed, "u-1", 400, pause_s=0.0005) < 300
-    finally:
-        testbed.destroy()
+@pytest.mark.parametrize("testbed", [{"loss": 0.5}], indirect=True)
+def test_a_share_of_the_packets_is_lost(testbed: Testbed) -> None:
+    assert 100 < send(testbed, "u-1", 400, pause_s=0.0005) < 300
 
 
 @delays
-def test_packets_take_the_latency_of_each_link(run: str) -> None:
-    testbed = Testbed(run, triangle(latency_ms=30.0), SOURCES)
-    try:
-        testbed.build()
-        start = time.monotonic()
-        assert send(testbed, "u-1", 1) == 1
-        assert time.monotonic() - start >= 0.03
-        assert send(testbed, "u-1", 200) == 200
-        testbed.set_link("pop1", "pop3", up=False)
-        start = time.monotonic()
-        assert send(testbed, "u-1", 1) == 1
-        assert time.monotonic() - start >= 0.06
-        testbed.set_link("pop1", "pop3", up=True)
-        assert send(testbed, "u-1", 20) == 20
-    finally:
-        testbed.destroy()
+@pytest.mark.parametrize("testbed", [{"latency_ms": 30.0}], indirect=True)
+def test_packets_take_the_latency_of_each_link(testbed: Testbed) -> None:
+    start = time.monotonic()
+    assert send(testbed, "u-1", 1) == 1
+    assert time.monotonic() - start >= 0.03
+    assert send(testbed, "u-1", 200) == 200
+    testbed.set_link("pop1", "pop3", up=False)
+    start = time.monotonic()
+    assert send(testbed, "u-1", 1) == 1
+    assert time.monotonic() - start >= 0.06
+    testbed.set_link("pop1", "pop3", up=True)
+    assert send(testbed, "u-1", 20) == 20
 
 
 def test_processes_of_a_pop_are_under_its_limits(testbed: Testbed) -> None:

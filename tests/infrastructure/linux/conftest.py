@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 from linux_needs import netns, requires, requires_root
+from vnf_lab import Lab, lab_in
 
 if TYPE_CHECKING:
     from driver_bench import Bench
 
 __all__ = ["netns", "requires", "requires_root"]
+
+
+@pytest.fixture
+def lab(netns: Callable[[str], str]) -> Iterator[Lab]:  # a fixture
+    """A PoP between clients and a server."""
+    with lab_in(netns) as made:
+        yield made
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ class Bench:
     def sent(self, pop: str, to: str) -> int:
         """Return the octets that have left ``pop`` by its link to ``to``."""
         device = self.testbed.device(f"{pop}>{to}")
-        return self.inside[pop].call(_sent, device)
+        return int(self.inside[pop].call(counters, device)[8])
 
     # -- the packets ------------------------------------------------------------------
 
@@ -340,9 +340,10 @@ def watch(bench: Bench, instance: str, **how: Any) -> FlowRecords:
     return records
 
 
-def _sent(device: str) -> int:
+def counters(device: str) -> list[str]:
+    """Return what the kernel counts of a device: octets and packets received, octets sent at 8."""
     for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
         name, _, figures = line.partition(":")
         if name.strip() == device:
-            return int(figures.split()[8])
+            return figures.split()
     raise AssertionError(f"no device {device}")

@@ -101,7 +101,7 @@ def alive(pid: int) -> bool:
 
 
 def test_nothing_is_left_of_a_run_that_was_killed() -> None:
-    with owner() as (process, run):
+    with owner() as (process, run), bystander(run) as other:
         children = built(process)
         assert len(children) == 4
         process.kill()
@@ -118,6 +118,18 @@ def test_nothing_is_left_of_a_run_that_was_killed() -> None:
         assert traces(run) == []
         assert not any(map(alive, children))
         assert clean([run]) == []
+        assert other.poll() is None, "it only names the run"
+
+
+@contextlib.contextmanager
+def bystander(run: str) -> Iterator[subprocess.Popen[bytes]]:
+    words = [f"/run/phalanx/{run}", f"PHALANX_RUN={run}", "phx"]
+    command = [sys.executable, "-c", "input()", *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("attempt", range(5))
@@ -141,23 +153,6 @@ def test_a_living_run_is_left_alone_unless_all_are_meant() -> None:
         assert removed[0].startswith(f"process {process.pid}, ")
         assert process.wait(5) == -signal.SIGTERM
         assert traces(run) == []
-
-
-def test_a_process_that_only_names_a_run_is_left_alone() -> None:
-    with owner() as (process, run):
-        bystander = subprocess.Popen(
-            [sys.executable, "-c", "input()", f"/run/phalanx/{run}", f"PHALANX_RUN={run}", "phx"],
-            stdin=subprocess.PIPE,
-        )
-        try:
-            built(process)
-            process.kill()
-            process.wait()
-            clean([run])
-            assert bystander.poll() is None
-        finally:
-            bystander.kill()
-            bystander.communicate()
 
 
 @pytest.mark.parametrize("alive", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,13 @@ def frame(number: int, size: int) -> bytes:
     return HEADER + number.to_bytes(4, "big") + bytes(size - 18)
 
 
-def test_frames_arrive_late_and_in_order_in_both_directions(
-    netns: Callable[[str], str], run: str
-) -> None:
+@contextmanager
+def joined(
+    netns: Callable[[str], str], run: str, delay_ms: float, mb_s: float
+) -> Iterator[tuple[Wire, socket.socket, socket.socket]]:
+    """Lay a wire between two namespaces; give a socket at each end."""
     a, b = netns("a"), netns("b")
-    wire = Wire(run, [Strand(a, "tap0", b, "tap0", 50.0, 100.0)])
+    wire = Wire(run, [Strand(a, "tap0", b, "tap0", delay_ms, mb_s)])
     try:
         with (
             Inside(a) as at_a,
@@ -64,41 +67,38 @@ def test_frames_arrive_late_and_in_order_in_both_directions(
             at_a.call(ready) as left,
             at_b.call(ready) as right,
         ):
-            for one, other in ((left, right), (right, left)):
-                start = time.monotonic()
-                for number in range(400):
-                    # Sizes that do not fit the ring evenly, more than once around.
-                    one.send(frame(number, 60 + number * 37 % 1400))
-                assert int.from_bytes(other.recv(2048)[14:18], "big") == 0
-                assert time.monotonic() - start >= 0.05
-                assert received(other) == list(range(1, 400))
-            assert wire.shed() == 0
+            yield wire, left, right
     finally:
         wire.close()
+
+
+def test_frames_arrive_late_and_in_order_in_both_directions(
+    netns: Callable[[str], str], run: str
+) -> None:
+    with joined(netns, run, 50.0, 100.0) as (wire, left, right):
+        for one, other in ((left, right), (right, left)):
+            start = time.monotonic()
+            for number in range(400):
+                # Sizes that do not fit the ring evenly, more than once around.
+                one.send(frame(number, 60 + number * 37 % 1400))
+            assert int.from_bytes(other.recv(2048)[14:18], "big") == 0
+            assert time.monotonic() - start >= 0.05
+            assert received(other) == list(range(1, 400))
+        assert wire.shed() == 0
 
 
 def test_the_queue_is_bounded_and_what_it_sheds_is_counted(
     netns: Callable[[str], str], run: str
 ) -> None:
-    a, b = netns("a"), netns("b")
-    wire = Wire(run, [Strand(a, "tap0", b, "tap0", 400.0, 0.001)])
-    try:
-        with (
-            Inside(a) as at_a,
-            Inside(b) as at_b,
-            at_a.call(ready) as left,
-            at_b.call(ready) as right,
-        ):
-            for turn in range(3):  # around the ring, which holds 256 KiB
-                for number in range(300):
-                    left.send(frame(number, 1500))
-                    time.sleep(0.0002)
-                found = received(right)
-                assert found == sorted(found)
-                assert 100 < len(found) < 300
-                assert wire.shed() == (turn + 1) * (300 - len(found))
-    finally:
-        wire.close()
+    with joined(netns, run, 400.0, 0.001) as (wire, left, right):
+        for turn in range(3):  # around the ring, which holds 256 KiB
+            for number in range(300):
+                left.send(frame(number, 1500))
+                time.sleep(0.0002)
+            found = received(right)
+            assert found == sorted(found)
+            assert 100 < len(found) < 300
+            assert wire.shed() == (turn + 1) * (300 - len(found))
 
 
 def test_it_ends_when_its_stdin_does_and_the_interfaces_with_it(

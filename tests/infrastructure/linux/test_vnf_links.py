@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from linux_needs import requires
-from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange, lab_in
+from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange
 
 from phalanx.infrastructure.linux.vnf.links import COUNT_EVERY_S, MOST_HELD
 
 pytestmark = [pytest.mark.linux, requires("ip", "nft", "nsenter")]
-
-
-@pytest.fixture
-def lab(netns: Callable[[str], str]) -> Iterator[Lab]:
-    with lab_in(netns) as made:
-        yield made
 
 
 @pytest.fixture

@@ -6,23 +6,17 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from linux_needs import requires
-from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange, lab_in
+from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange
 
 from phalanx.infrastructure.linux.vnf.measures import MOST_AT_ONCE
 
 pytestmark = [pytest.mark.linux, requires("ip", "nft", "nsenter")]
-
-
-@pytest.fixture
-def lab(netns: Callable[[str], str]) -> Iterator[Lab]:
-    with lab_in(netns) as made:
-        yield made
 
 
 @pytest.fixture

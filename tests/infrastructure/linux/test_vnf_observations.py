@@ -11,17 +11,11 @@ from typing import Any
 
 import pytest
 from linux_needs import requires
-from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange, lab_in
+from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange
 
 pytestmark = [pytest.mark.linux, requires("ip", "nft", "nsenter")]
 
 BOTH = [{"device": OUT, "hook": hook} for hook in ("egress", "ingress")]
-
-
-@pytest.fixture
-def lab(netns: Callable[[str], str]) -> Iterator[Lab]:
-    with lab_in(netns) as made:
-        yield made
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from linux_needs import requires
-from vnf_lab import CLIENTS, SERVER, Lab, Vnf, exchange, lab_in
+from vnf_lab import CLIENTS, SERVER, Lab, Vnf, exchange
 
 from phalanx.infrastructure.linux.vnf.netlink import INET, NetlinkReader
 from phalanx.infrastructure.linux.vnf.nft import Nft
@@ -17,12 +17,6 @@ from phalanx.infrastructure.linux.vnf.nft import Nft
 pytestmark = [pytest.mark.linux, requires("ip", "nft", "nsenter")]
 
 FLOOD = f"hping3 -S -p 80 --rand-source -i u200 -c 2000 -q {SERVER}"
-
-
-@pytest.fixture
-def lab(netns: Callable[[str], str]) -> Iterator[Lab]:
-    with lab_in(netns) as made:
-        yield made
 
 
 @pytest.fixture
