@@ -245,6 +245,21 @@ def test_a_limit_that_nobody_could_confirm_does_not_stay_for_ever(end_s):
     check(result)
 
 
+@pytest.mark.parametrize("away_s", [6, 60])
+def test_a_protective_goal_outlasts_the_absence_of_the_repository(away_s):
+    away = {"at_s": 9, "kind": "repository-away", "for_s": away_s}
+    images = {"edge-filter": {"image_mb": 50}}
+    result = run_scenario(ring(strategy="service", functions=images, faults=[away]))
+    applied = [e.time for e in of(result, "measure.applied")]
+    back = 9 + away_s
+    assert back < min(applied) < back + 15, "a pause of at most 10 s, then download and look"
+    calls = [e.time for e in about(result, "auction.called", "goal", "entryScreened")]
+    assert len([when for when in calls if when < back]) < 2 * away_s + 20
+    assert max(arriving(result, "malicious", back + 16, 130)) < 0.01
+    assert result.summary.mitigated
+    check(result)
+
+
 # -- many at once -------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ also after a crash of this agent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from phalanx.auction.outlook import Connected, Gone, Left, Outlook
 from phalanx.auction.references import for_goal
 from phalanx.auction.settings import Configured
 from phalanx.auction.terms import judged
+from phalanx.auction.waiting import Change
 from phalanx.bdi import (
     Agent,
     Capability,
@@ -40,11 +41,13 @@ from phalanx.bdi import (
     remembers,
     when,
 )
-from phalanx.bdi.steps import Adopt, Await, Believe, Body, Forget, Pause, PlanFailed, Steps
+from phalanx.bdi.steps import Adopt, Await, Believe, Body, Forget, Pause, PlanFailed, Step, Steps
+from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.goals import ConstrainedGoal, Goal, Mode, Predicate, want
 from phalanx.domain.messages import (
+    Advertisement,
     CallForProposals,
     Fact,
     Inventory,
@@ -59,6 +62,8 @@ from phalanx.domain.messages import (
 )
 from phalanx.domain.network import PopId
 
+LONGEST_BACKOFF = 5.0
+"""Most times the first pause that a goal waits which is never given up."""
 RELIED = "relied"
 """Conversation in which an agent asks whether what it relies on is still so."""
 
@@ -130,19 +135,42 @@ class Auctioneer(Configured, Capability):
         self.cancelled: dict[str, AgentId] = {}
         """Winners that were told lately that their work is not wanted any more."""
         self._undoing: set[str] = set()
+        self._changes: dict[Goal, Change] = {}
+        """What goals wait for that are never given up."""
 
     # -- plans ----------------------------------------------------------------------
 
     @plan(Predicate, mode=None, rank=80, applies=_auctionable)
     def goal_request(self, me: Agent, goal: GoalInstance) -> Body:
-        """Auction the goal; after a failure that chance may mend, auction it again."""
+        """Auction the goal; after a failure that chance may mend, auction it again.
+
+        A protective goal is not given up, if the settings say so.
+        """
+        least = self.settings.persistent_from
+        if least is None or goal.priority < least:
+            yield from self._request(me, goal, None)
+            return
+        catalogue, traffic = self.settings.catalogue, goal.traffic_now()
+        able = (catalogue.get(c.name) for c in me.library.achievers(goal.goal))
+        needs = [vnfd.scaled(vnfd.units_for(traffic)) for vnfd in able if vnfd is not None]
+        change = self._changes[goal.goal] = Change(me.new_id("change"), needs)
+        try:
+            yield from self._request(me, goal, change)
+        finally:
+            self._changes.pop(goal.goal, None)
+
+    def _request(
+        self, me: Agent, goal: GoalInstance, change: Change | None
+    ) -> Generator[Step, Any, None]:
         settings = self.settings
         reason, since, final = "", me.now, False
         left = self.left.pop(goal.goal, None)
         first = 1 if left is None else left.turn
         near = goal.goal.predicate.near_tap and left is None
-        turn = first
-        while turn <= settings.rounds:
+        turn, waits = first, 0
+        while turn <= settings.rounds or change is not None:
+            if change is not None:
+                change.begin(me.capability(Outlook).view)
             if left is not None:
                 conversation, auction = self._take_up(me, left)
                 since, left = left.call.since, None
@@ -163,10 +191,13 @@ class Auctioneer(Configured, Capability):
             if near and not final:  # nobody at the tap can: any other agent may
                 near = False
                 continue
-            if not decision.retry:
-                break
-            if turn < settings.rounds:
+            if decision.retry and turn < settings.rounds:
                 yield Pause(settings.backoff_s)
+            elif change is not None and not final:
+                yield from self._wait(me, goal, conversation, decision, change, waits)
+                near, waits = goal.goal.predicate.near_tap, waits + 1
+            else:
+                break
             turn += 1
         raise PlanFailed(reason, final=final)
 
@@ -286,7 +317,45 @@ class Auctioneer(Configured, Capability):
             if delegated is not None:
                 yield delegated.adopt
 
+    @hears(Advertisement)
+    def heard_of(self, me: Agent, message: Message) -> None:  # noqa: ARG002
+        """Look again whether what goals wait for has come, once the view has changed."""
+        self.site_changed(me)
+
+    @perceives(SiteState)
+    def site_changed(self, me: Agent, percept: SiteState | None = None) -> None:  # noqa: ARG002
+        """Look again whether what goals wait for has come, once the view has changed."""
+        if self._changes:
+            me.later(self._compare, me)
+
     # -- inside ---------------------------------------------------------------------
+
+    def _compare(self, me: Agent) -> None:
+        view = me.capability(Outlook).view
+        for change in list(self._changes.values()):
+            if change.see(view):
+                me.resume(change.key)
+
+    def _wait(
+        self,
+        me: Agent,
+        goal: GoalInstance,
+        conversation: str,
+        ended: Exhausted,
+        change: Change,
+        waits: int,
+    ) -> Generator[Step, Any, None]:
+        """Wait until another auction may end differently, longer from time to time.
+
+        If all refused, until something came that could change that, but not for ever; else, where
+        winners failed or agents were silent, only for a while: what ailed them is in no view.
+        """
+        settings = self.settings
+        me.record("auction.waiting", auction=conversation, goal=str(goal.goal), reason=ended.reason)
+        yield Pause(settings.backoff_s * min(2.0**waits, LONGEST_BACKOFF))
+        if not ended.retry and not change.came:
+            me.call_at(me.now + settings.retry_s, partial(me.resume, change.key))
+            yield Await(change.key)
 
     def _take_up(self, me: Agent, old: AuctionMemory) -> tuple[str, Initiator]:
         settings = self.settings

@@ -6,7 +6,7 @@ keeps true, and goes on with all of that after a crash.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from functools import partial
 
 from phalanx.auction.bidding import Reusable, make_bids
@@ -125,15 +125,17 @@ class Bidder(Configured, Capability):
             contract = self._open(me, message, award.cfp)
             contract.stage = ContractStage.OVER
         contract.heard = me.now
-        if contract.stage is ContractStage.PROPOSED:
+        if contract.stage is ContractStage.PROPOSED and not contract.evicts:
             self._work(me, contract, award)
+        elif contract.stage is ContractStage.PROPOSED:
+            contract.stage = ContractStage.BIDDING
+            self._make_room(me, contract, award)
         elif contract.stage in (ContractStage.OVER, ContractStage.REFUSED) and me.draining:
             self._reply(me, contract, Performative.FAILURE, Verdict(DRAINING))
         elif contract.stage in (ContractStage.OVER, ContractStage.REFUSED):
             self.contracts.add(contract)
             contract.stage = ContractStage.BIDDING
-            contract.bids = (award.bid,)
-            self._hold(me, contract, partial(self._work_late, me, contract, award))
+            self._hold_late(me, contract, award)
         elif contract.stage is ContractStage.WORKING:
             self._reply(me, contract, Performative.AGREE, Verdict("at work"))
         else:
@@ -176,7 +178,9 @@ class Bidder(Configured, Capability):
         """
         open_proposals = self.contracts.holding()
         free = me.capability(Outlook).free
+        evicting = [c for c in self.contracts.at(ContractStage.PROPOSED) if c.evicts]
         offered = {bid.reuse for other in open_proposals for bid in other.bids}
+        offered.update(name for other in evicting for name in other.evicts)
         bids = self._offer(
             me,
             contract.call,
@@ -187,6 +191,13 @@ class Bidder(Configured, Capability):
             contract.bids = bids
             contract.stage = ContractStage.BIDDING
             self._hold(me, contract, partial(self._propose, me, contract))
+        elif self._evict(me, contract, offered):
+            contract.stage = ContractStage.BIDDING
+            self._propose(me, contract, Done())
+            ttl = max(0.0, contract.deadline - me.now) + self.settings.grace_s
+            me.call_at(me.now + ttl, partial(self._expire, me, contract))
+        elif evicting:
+            self._refuse(me, contract, f"{bids} beside other proposals", transient=True)
         elif not open_proposals or isinstance(self._offer(me, contract.call, free), str):
             self._refuse(me, contract, bids)
         elif any(other.age > contract.age for other in open_proposals):
@@ -197,6 +208,52 @@ class Bidder(Configured, Capability):
             contract.stage = ContractStage.WAITING
             wait_s = (contract.deadline - me.now) * WAIT
             me.call_at(me.now + wait_s, partial(self._waited, me, contract, bids))
+
+    def _evict(self, me: Agent, contract: Contract, offered: set[InstanceId | None]) -> bool:
+        """Bid with the room of idle instances, as few as will do; whether that is possible.
+
+        They are stopped on the award. Nothing is held until then: an instance that is taken into
+        use meanwhile stays, and the award fails.
+        """
+        if self.settings.persistent_from is None:
+            return False
+        held = (c.holds for c in self.contracts.holding() if c.holds)
+        unheld = me.capability(Outlook).free - sum(held, NOTHING)
+        names: list[InstanceId] = []
+        for instance in self.inventory.idle(offered):
+            names.append(instance.id)
+            unheld += instance.vnfd.scaled(instance.units)
+            bids = self._offer(me, contract.call, unheld, {*offered, *names})
+            if not isinstance(bids, str) and not any(bid.reuse in names for bid in bids):
+                contract.bids, contract.evicts = bids, tuple(names)
+                return True
+        return False
+
+    def _make_room(
+        self, me: Agent, contract: Contract, award: Award, _: ActionOutcome | None = None
+    ) -> None:
+        """Stop the idle instances that were to give way, one by one; then hold and work."""
+        idle = [i for i in self.inventory.idle() if i.id in contract.evicts]
+        if idle:
+            reason = f"gives way to {contract.call.goal.goal}"
+            self.stop(me, idle[0], reason, partial(self._make_room, me, contract, award))
+        else:
+            contract.evicts = ()
+            self._hold_late(me, contract, award)
+
+    def stop(
+        self,
+        me: Agent,
+        instance: VnfInstance,
+        reason: str,
+        then: Callable[[ActionOutcome], None] = lambda _: None,
+    ) -> None:
+        """End an instance; ``then`` is called once it is stopped."""
+        me.changes += 1
+        self.inventory.remove(instance.id)
+        me.perform(Stop(instance.id, reason), then)
+        if not self.inventory.runs(instance.vnfd.name):
+            me.active.discard(instance.vnfd.name)
 
     def _offer(
         self,
@@ -337,6 +394,10 @@ class Bidder(Configured, Capability):
         fulfilled = want(ContractFulfilled(contract.conversation))
         goal = me.adopt(Adopt(fulfilled, contract=contract.conversation))
         goal.waiters.append(partial(self._ended, me, contract))
+
+    def _hold_late(self, me: Agent, contract: Contract, award: Award) -> None:
+        contract.bids = (award.bid,)
+        self._hold(me, contract, partial(self._work_late, me, contract, award))
 
     def _work_late(
         self, me: Agent, contract: Contract, award: Award, outcome: ActionOutcome

@@ -71,6 +71,8 @@ class Contract(Struct):
     """When the auction is decided, in seconds of the bidder's clock."""
     holds: Resources | None = None
     """What the infrastructure holds for the proposal."""
+    evicts: tuple[InstanceId, ...] = ()
+    """Idle instances that are stopped for it if it is awarded; nothing is held until then."""
     heard: float = 0.0
     """When the initiator was last heard of."""
     facts: tuple[Fact, ...] = ()
@@ -79,7 +81,7 @@ class Contract(Struct):
     def memory(self) -> Contract:
         """Return what is to be remembered of a conversation that was won."""
         call = replace(self.call, context=())  # which has become beliefs
-        return replace(self, call=call, bids=(), deadline=0.0, holds=None, heard=0.0)
+        return replace(self, call=call, bids=(), evicts=(), deadline=0.0, holds=None, heard=0.0)
 
     @property
     def age(self) -> tuple[float, str]:
@@ -273,6 +275,11 @@ class VnfInventory:
             ):
                 return instance
         return None
+
+    def idle(self, but: Container[InstanceId | None] = ()) -> list[VnfInstance]:
+        """Return the idle instances, the longest idle first, without those in ``but``."""
+        idle = (i for i in self if i.state is InstanceState.IDLE and i.id not in but)
+        return sorted(idle, key=lambda i: (i.idle_since is None, i.idle_since or 0.0, i.id))
 
     def holder(self, effect: Predicate) -> VnfInstance | None:
         """Return the instance that keeps ``effect`` true."""

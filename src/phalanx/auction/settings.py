@@ -53,6 +53,12 @@ class Settings(Struct):
     """How many auctions a goal is worth."""
     backoff_s: float = 2.0
     """Pause before another auction for the same goal."""
+    persistent_from: int | None = None
+    """Goals of this priority and above are never given up: each waits for what could change the
+    answer, and is auctioned again. Idle instances then give way to goals that need their room.
+    None: every goal is given up in the end, and no instance gives way."""
+    retry_s: float = 60.0
+    """How long such a goal waits at most, after all have refused."""
     lease_s: float = 15.0
     """How long the infrastructure keeps what an agent does not renew."""
     idle_s: float = 90.0

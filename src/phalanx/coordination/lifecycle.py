@@ -262,10 +262,7 @@ class VnfLifecycle(Configured, Capability):
                 yield Believe(effect, value=False)
 
     def _end(self, me: Agent, instance: VnfInstance, reason: str) -> None:
-        me.changes += 1
-        me.capability(Bidder).inventory.remove(instance.id)
-        me.perform(Stop(instance.id, reason), lambda _: None)
-        self._retire(me, instance)
+        me.capability(Bidder).stop(me, instance, reason)
 
     def _retire(self, me: Agent, instance: VnfInstance) -> None:
         if not me.capability(Bidder).inventory.runs(instance.vnfd.name):

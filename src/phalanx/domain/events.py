@@ -51,6 +51,7 @@ KINDS: dict[str, str] = {
     "auction.refused": "a bidder refuses, with its reason",
     "auction.awarded": "an auctioneer chose a winner; all bids with their utility",
     "auction.failed": "nobody could achieve the auctioned goal",
+    "auction.waiting": "a goal is not given up: it waits for what could change the answer",
     "contract.accepted": "a winner begins its work",
     "contract.ended": "a winner reports success or failure",
     "analysis.done": "an analyser looked at traffic; what it saw and concluded",

@@ -49,6 +49,7 @@ TEMPLATES: dict[str, str] = {
     "[, taken at {tap}][, {bidders:#bidder}]",
     "auction.refused": "cannot bid for {goal}: {reason}",
     "auction.failed": "finds no agent for {goal}[: {reason}][; {refusals}]",
+    "auction.waiting": "does not give {goal} up, and waits[: {reason}]",
     "contract.accepted": "accepts {goal} from {initiator}[ with {vnf}]",
     "repository.changed": "the repository offers {function} {version}",
     "message.shed": "a full queue dropped a {performative} for {receiver}",

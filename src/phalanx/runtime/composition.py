@@ -26,6 +26,7 @@ from phalanx.bdi import Adopt, Agent, Belief, Instruction, Library
 from phalanx.bus import Bus
 from phalanx.clock import Clock
 from phalanx.coordination.lifecycle import NewVersion
+from phalanx.coordination.measures import PROTECT
 from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import POP, AgentId, AgentState, Scope
 from phalanx.domain.events import Sink
@@ -82,6 +83,7 @@ def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue
         terms=load_terms(named),
         method=scenario.bidding,
         pricing=scenario.prices(),
+        persistent_from=None if scenario.strategy == "published" else PROTECT,
         references=references_of(scenario, catalogue),
         deadline_s=timing.auction_deadline_s,
         lease_s=timing.lease_s,
