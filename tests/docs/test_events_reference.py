@@ -50,6 +50,7 @@ PROCESSES = {
 SERVICES = {kind for kind in KINDS if kind.startswith("service.")}
 """Kinds that only an orchestrator writes."""
 UNSEEN = {
+    "auction.waiting",
     "message.shed",
     "action.failed",
     "function.failed",
