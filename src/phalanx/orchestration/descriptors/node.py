@@ -8,9 +8,13 @@ services, physical functions), and is refused.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any, ClassVar, Protocol
 
 from msgspec import Meta, Struct, inspect
+from msgspec.structs import fields
+
+from phalanx.loading import Offence, twice, unknown
 
 Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
 Text = Annotated[str, Meta(max_length=4000)]
@@ -32,6 +36,64 @@ class DescriptorNode(Struct, frozen=True, forbid_unknown_fields=True, rename="ke
 
     passed_over: ClassVar[tuple[str, ...]] = ()
     """Standard leaves that may stand here and are not used."""
+    key: ClassVar[str] = "id"
+    """Field by which the nodes of a list are told apart, as the standard's ``key`` has it."""
+
+
+class Instances(Protocol):
+    """How many there may be of something."""
+
+    @property
+    def min_number_of_instances(self) -> int:
+        """At least."""
+
+    @property
+    def max_number_of_instances(self) -> int:
+        """At most."""
+
+
+def doubled(node: DescriptorNode, at: str) -> Iterator[Offence]:
+    """Yield the keys and values that stand twice in a list below ``node``, whose path is ``at``.
+
+    A YANG list tells its nodes apart by a key, a leaf-list has each value once (RFC 7950, 7.7
+    and 7.8).
+    """
+    for leaf in fields(node):
+        path, value = f"{at}.{leaf.encode_name}", getattr(node, leaf.name)
+        if isinstance(value, DescriptorNode):
+            yield from doubled(value, path)
+        if not isinstance(value, tuple) or not value:
+            continue
+        first = value[0]
+        if not isinstance(first, DescriptorNode):
+            yield from twice(path, value)
+        elif hasattr(first, first.key):
+            key = f".{first.key.replace('_', '-')}"
+            yield from twice(path, (getattr(item, item.key) for item in value), key)
+        for place, item in enumerate(value):
+            if isinstance(item, DescriptorNode):
+                yield from doubled(item, f"{path}[{place}]")
+
+
+def refers(at: str, what: str, name: str | None, known: Collection[str]) -> Iterator[Offence]:
+    """Yield that ``name`` at the path ``at`` leads nowhere; None is no reference."""
+    if name is not None and name not in known:
+        yield at, unknown(what, name, known)
+
+
+def bounds(at: str, profile: Instances) -> Iterator[Offence]:
+    """Yield that a profile has a least number of instances above its greatest."""
+    low, high = profile.min_number_of_instances, profile.max_number_of_instances
+    if low > high:
+        yield f"{at}.min-number-of-instances", f"{low} is above max-number-of-instances ({high})"
+
+
+def within(at: str, number: int, profile: Instances) -> Iterator[Offence]:
+    """Yield that a level has a number of instances that its profile does not allow."""
+    low, high = profile.min_number_of_instances, profile.max_number_of_instances
+    if not low <= number <= high:
+        why = f"{number} is not from {low} to {high}, as the profile has it"
+        yield f"{at}.number-of-instances", why
 
 
 def without_passed_over(data: Any, kind: type[Struct]) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta, field
 
 from phalanx.domain.resources import Resources
-from phalanx.loading import Offence, twice, unknown
+from phalanx.loading import Offence
 from phalanx.orchestration.descriptors.node import (
     AFFINITY,
     CPD,
@@ -21,6 +21,10 @@ from phalanx.orchestration.descriptors.node import (
     Id,
     Label,
     Text,
+    bounds,
+    doubled,
+    refers,
+    within,
 )
 from phalanx.orchestration.descriptors.vnfd import VnfDescriptor
 
@@ -57,6 +61,7 @@ class AgentRequirements(DescriptorNode, frozen=True):
 class GuardSpec(DescriptorNode, frozen=True):
     """A VNF that an agent shall guard; limits left out are those of the service."""
 
+    key: ClassVar = "vnf_profile_id"
     vnf_profile_id: Id
     functions: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=50)]
     """Capabilities that the VNF's agent needs, such as ``rate-limiter``."""
@@ -178,6 +183,7 @@ class ConstituentCpdId(DescriptorNode, frozen=True):
 class VirtualLinkConnectivity(DescriptorNode, frozen=True):
     """What a VNF profile has on one link."""
 
+    key: ClassVar = "virtual_link_profile_id"
     virtual_link_profile_id: Id
     constituent_cpd_id: Annotated[tuple[ConstituentCpdId, ...], Meta(min_length=1)]
 
@@ -216,6 +222,7 @@ class VirtualLinkProfile(DescriptorNode, frozen=True):
 class VnfToLevelMapping(DescriptorNode, frozen=True):
     """How many of a VNF profile a level has."""
 
+    key: ClassVar = "vnf_profile_id"
     vnf_profile_id: Id
     number_of_instances: Count = 1
 
@@ -305,13 +312,10 @@ def nsd_offences(
     The first is to be refused: what follows takes for granted that names before it lead somewhere.
     ``functions`` are the capabilities that agents can have; None: any name is taken.
     """
+    yield from doubled(nsd, at)
     for place, name in enumerate(nsd.vnfd_id):
-        if name not in vnfds:
-            yield f"{at}.vnfd-id[{place}]", unknown("VNFD", name, vnfds)
-    yield from twice(f"{at}.vnfd-id", nsd.vnfd_id)
-    yield from _links(nsd, at)
+        yield from refers(f"{at}.vnfd-id[{place}]", "VNFD", name, vnfds)
     yield from _access_points(nsd, vnfds, at)
-    yield from twice(f"{at}.df", (df.id for df in nsd.flavours), ".id")
     for place, flavour in enumerate(nsd.flavours):
         path = f"{at}.df[{place}]"
         yield from _profiles(nsd, flavour, vnfds, path)
@@ -322,30 +326,18 @@ def nsd_offences(
     yield from graph_offences(nsd, vnfds, at)
 
 
-def _links(nsd: NsDescriptor, at: str) -> Iterator[Offence]:
-    yield from twice(f"{at}.virtual-link-desc", (v.id for v in nsd.virtual_link_desc), ".id")
-    for place, link in enumerate(nsd.virtual_link_desc):
-        path = f"{at}.virtual-link-desc[{place}].df"
-        yield from twice(path, (df.id for df in link.flavours), ".id")
-
-
 def _access_points(nsd: NsDescriptor, vnfds: Vnfds, at: str) -> Iterator[Offence]:
     links = [link.id for link in nsd.virtual_link_desc]
-    yield from twice(f"{at}.sapd", (sap.id for sap in nsd.sapd), ".id")
     for place, sap in enumerate(nsd.sapd):
-        path = f"{at}.sapd[{place}]"
-        if sap.virtual_link_desc is not None and sap.associated_cpd is not None:
+        path, link = f"{at}.sapd[{place}]", sap.virtual_link_desc
+        if link is not None and sap.associated_cpd is not None:
             yield path, "has both virtual-link-desc and associated-cpd; one is allowed"
-        if sap.virtual_link_desc is not None and sap.virtual_link_desc not in links:
-            why = unknown("virtual-link-desc", sap.virtual_link_desc, links)
-            yield f"{path}.virtual-link-desc", why
+        yield from refers(f"{path}.virtual-link-desc", "virtual-link-desc", link, links)
         if (cpd := sap.associated_cpd) is not None:
-            if cpd.vnfd_id not in nsd.vnfd_id:
-                why = unknown("vnfd-id", cpd.vnfd_id, nsd.vnfd_id)
-                yield f"{path}.associated-cpd.vnfd-id", why
-            elif cpd.vnf_ext_cpd not in (points := _points(vnfds[cpd.vnfd_id])):
-                why = unknown("ext-cpd", cpd.vnf_ext_cpd, points)
-                yield f"{path}.associated-cpd.vnf-ext-cpd", why
+            path += ".associated-cpd"
+            yield from refers(f"{path}.vnfd-id", "vnfd-id", cpd.vnfd_id, nsd.vnfd_id)
+            points = _points(vnfds[cpd.vnfd_id])
+            yield from refers(f"{path}.vnf-ext-cpd", "ext-cpd", cpd.vnf_ext_cpd, points)
 
 
 def _points(vnfd: VnfDescriptor) -> list[str]:
@@ -353,25 +345,16 @@ def _points(vnfd: VnfDescriptor) -> list[str]:
 
 
 def _profiles(nsd: NsDescriptor, flavour: NsFlavour, vnfds: Vnfds, at: str) -> Iterator[Offence]:
-    yield from twice(f"{at}.vnf-profile", (p.id for p in flavour.vnf_profile), ".id")
     for place, profile in enumerate(flavour.vnf_profile):
         path = f"{at}.vnf-profile[{place}]"
-        low, high = profile.min_number_of_instances, profile.max_number_of_instances
-        if low > high:
-            why = f"{low} is above max-number-of-instances ({high})"
-            yield f"{path}.min-number-of-instances", why
-        if profile.vnfd_id not in nsd.vnfd_id:
-            yield f"{path}.vnfd-id", unknown("vnfd-id", profile.vnfd_id, nsd.vnfd_id)
-            continue
+        yield from bounds(path, profile)
+        yield from refers(f"{path}.vnfd-id", "vnfd-id", profile.vnfd_id, nsd.vnfd_id)
         vnfd = vnfds[profile.vnfd_id]
         names = [df.id for df in vnfd.flavours]
-        if profile.flavour_id is not None and profile.flavour_id not in names:
-            yield f"{path}.flavour-id", unknown(f"df of {vnfd.id}", profile.flavour_id, names)
-            continue
+        yield from refers(f"{path}.flavour-id", f"df of {vnfd.id}", profile.flavour_id, names)
         levels = [v.id for v in vnfd.flavour(profile.flavour_id).instantiation_level]
-        if profile.instantiation_level is not None and profile.instantiation_level not in levels:
-            why = unknown("instantiation-level", profile.instantiation_level, levels)
-            yield f"{path}.instantiation-level", why
+        here, level = f"{path}.instantiation-level", profile.instantiation_level
+        yield from refers(here, "instantiation-level", level, levels)
         yield from _connectivity(nsd, flavour, profile, _points(vnfd), path)
 
 
@@ -380,39 +363,26 @@ def _connectivity(
 ) -> Iterator[Offence]:
     # OSM leaves the link profiles out, and names the links themselves.
     links = [p.id for p in flavour.virtual_link_profile] or [d.id for d in nsd.virtual_link_desc]
-    path = f"{at}.virtual-link-connectivity"
-    connected = profile.virtual_link_connectivity
-    yield from twice(
-        path, (c.virtual_link_profile_id for c in connected), ".virtual-link-profile-id"
-    )
-    for place, connectivity in enumerate(connected):
-        here = f"{path}[{place}]"
-        if (link := connectivity.virtual_link_profile_id) not in links:
-            yield f"{here}.virtual-link-profile-id", unknown("virtual link", link, links)
+    for place, connectivity in enumerate(profile.virtual_link_connectivity):
+        here = f"{at}.virtual-link-connectivity[{place}]"
+        link = connectivity.virtual_link_profile_id
+        yield from refers(f"{here}.virtual-link-profile-id", "virtual link", link, links)
         for number, cpd in enumerate(connectivity.constituent_cpd_id):
             entry = f"{here}.constituent-cpd-id[{number}]"
             if cpd.constituent_base_element_id != profile.id:
                 why = f"is {cpd.constituent_base_element_id!r}; this vnf-profile is {profile.id!r}"
                 yield f"{entry}.constituent-base-element-id", why
-            if cpd.constituent_cpd_id not in points:
-                why = unknown("ext-cpd", cpd.constituent_cpd_id, points)
-                yield f"{entry}.constituent-cpd-id", why
+            point = cpd.constituent_cpd_id
+            yield from refers(f"{entry}.constituent-cpd-id", "ext-cpd", point, points)
 
 
 def _link_profiles(nsd: NsDescriptor, flavour: NsFlavour, at: str) -> Iterator[Offence]:
     links = {link.id: link for link in nsd.virtual_link_desc}
-    path = f"{at}.virtual-link-profile"
-    yield from twice(path, (p.id for p in flavour.virtual_link_profile), ".id")
     for place, profile in enumerate(flavour.virtual_link_profile):
-        here = f"{path}[{place}]"
-        link = links.get(profile.virtual_link_desc_id)
-        if link is None:
-            why = unknown("virtual-link-desc", profile.virtual_link_desc_id, links)
-            yield f"{here}.virtual-link-desc-id", why
-        elif profile.flavour_id is not None:
-            names = [df.id for df in link.flavours]
-            if profile.flavour_id not in names:
-                yield f"{here}.flavour-id", unknown(f"df of {link.id}", profile.flavour_id, names)
+        here, name = f"{at}.virtual-link-profile[{place}]", profile.virtual_link_desc_id
+        yield from refers(f"{here}.virtual-link-desc-id", "virtual-link-desc", name, links)
+        names = [df.id for df in links[name].flavours]
+        yield from refers(f"{here}.flavour-id", f"df of {name}", profile.flavour_id, names)
         low, high = profile.min_bitrate_requirements, profile.max_bitrate_requirements
         if low is not None and high is not None and low.root > high.root:
             why = f"{low.root:g} Mbit/s is above max-bitrate-requirements ({high.root:g} Mbit/s)"
@@ -421,80 +391,52 @@ def _link_profiles(nsd: NsDescriptor, flavour: NsFlavour, at: str) -> Iterator[O
 
 def _levels(flavour: NsFlavour, at: str) -> Iterator[Offence]:
     profiles = {profile.id: profile for profile in flavour.vnf_profile}
-    levels = [level.id for level in flavour.ns_instantiation_level]
-    yield from twice(f"{at}.ns-instantiation-level", levels, ".id")
+    path = f"{at}.ns-instantiation-level"
     for place, level in enumerate(flavour.ns_instantiation_level):
-        path = f"{at}.ns-instantiation-level[{place}].vnf-to-level-mapping"
-        mapped = level.vnf_to_level_mapping
-        yield from twice(path, (m.vnf_profile_id for m in mapped), ".vnf-profile-id")
-        for number, mapping in enumerate(mapped):
-            here = f"{path}[{number}]"
-            profile = profiles.get(mapping.vnf_profile_id)
-            if profile is None:
-                why = unknown("vnf-profile", mapping.vnf_profile_id, profiles)
-                yield f"{here}.vnf-profile-id", why
-                continue
-            low, high = profile.min_number_of_instances, profile.max_number_of_instances
-            if not low <= mapping.number_of_instances <= high:
-                why = f"{mapping.number_of_instances} is not from {low} to {high}"
-                yield f"{here}.number-of-instances", f"{why}, as the profile has it"
+        for number, mapping in enumerate(level.vnf_to_level_mapping):
+            here, name = f"{path}[{place}].vnf-to-level-mapping[{number}]", mapping.vnf_profile_id
+            yield from refers(f"{here}.vnf-profile-id", "vnf-profile", name, profiles)
+            yield from within(here, mapping.number_of_instances, profiles[name])
+    levels = [level.id for level in flavour.ns_instantiation_level]
     default = flavour.default_instantiation_level
-    if default is not None and default not in levels:
-        why = unknown("ns-instantiation-level", default, levels)
-        yield f"{at}.default-instantiation-level", why
+    yield from refers(
+        f"{at}.default-instantiation-level", "ns-instantiation-level", default, levels
+    )
 
 
 def _security(flavour: NsFlavour, functions: Collection[str] | None, at: str) -> Iterator[Offence]:
-    if flavour.phalanx is None:
-        return
-    profiles = [profile.id for profile in flavour.vnf_profile]
-    path = f"{at}.phalanx.guards"
-    guards = flavour.phalanx.guards
-    yield from twice(path, (guard.vnf_profile_id for guard in guards), ".vnf-profile-id")
-    for place, guard in enumerate(guards):
-        here = f"{path}[{place}]"
-        if guard.vnf_profile_id not in profiles:
-            why = unknown("vnf-profile", guard.vnf_profile_id, profiles)
-            yield f"{here}.vnf-profile-id", why
-        yield from twice(f"{here}.functions", guard.functions)
-        for number, name in enumerate(guard.functions):
-            if functions is not None and name not in functions:
-                yield f"{here}.functions[{number}]", unknown("function", name, sorted(functions))
+    profiles, known = [profile.id for profile in flavour.vnf_profile], sorted(functions or ())
+    for place, guard in enumerate(flavour.phalanx.guards if flavour.phalanx else ()):
+        here = f"{at}.phalanx.guards[{place}]"
+        yield from refers(f"{here}.vnf-profile-id", "vnf-profile", guard.vnf_profile_id, profiles)
+        for number, name in enumerate(guard.functions if functions is not None else ()):
+            yield from refers(f"{here}.functions[{number}]", "function", name, known)
 
 
-def graph_offences(
-    nsd: NsDescriptor, vnfds: Mapping[str, VnfDescriptor], at: str
-) -> Iterator[Offence]:
+def graph_offences(nsd: NsDescriptor, vnfds: Vnfds, at: str) -> Iterator[Offence]:
     """Yield what is wrong with the forwarding graphs (``vnffgd``)."""
     # A graph may name the profiles of any flavour; what a flavour lacks, its paths skip.
     profiles = {p.id: p for flavour in nsd.flavours for p in flavour.vnf_profile}
     links = [p.id for flavour in nsd.flavours for p in flavour.virtual_link_profile]
     links = links or [link.id for link in nsd.virtual_link_desc]
-    yield from twice(f"{at}.vnffgd", (graph.id for graph in nsd.vnffgd), ".id")
     for place, graph in enumerate(nsd.vnffgd):
-        path = f"{at}.vnffgd[{place}]"
-        link = graph.virtual_link_profile_id
-        if link is not None and link not in links:
-            yield f"{path}.virtual-link-profile-id", unknown("virtual link", link, links)
+        path, link = f"{at}.vnffgd[{place}]", graph.virtual_link_profile_id
+        yield from refers(f"{path}.virtual-link-profile-id", "virtual link", link, links)
         for number, name in enumerate(graph.vnf_profile_id):
-            if name not in profiles:
-                yield f"{path}.vnf-profile-id[{number}]", unknown("vnf-profile", name, profiles)
-        elements = graph.nfp_position_element
-        yield from twice(f"{path}.nfp-position-element", (e.id for e in elements), ".id")
-        for number, element in enumerate(elements):
+            yield from refers(f"{path}.vnf-profile-id[{number}]", "vnf-profile", name, profiles)
+        for number, element in enumerate(graph.nfp_position_element):
             here = f"{path}.nfp-position-element[{number}].desc"
-            profile = profiles.get(element.desc.vnf_profile.vnf_profile_id)
-            if profile is None:
-                why = unknown("vnf-profile", element.desc.vnf_profile.vnf_profile_id, profiles)
-                yield f"{here}.vnf-profile.vnf-profile-id", why
-            elif (cpd := element.desc.vnf) is not None:
-                points = [p.id for p in vnfds[profile.vnfd_id].ext_cpd]
-                if cpd.vnfd_id != profile.vnfd_id:
-                    why = f"is {cpd.vnfd_id!r}; that of the vnf-profile is {profile.vnfd_id!r}"
-                    yield f"{here}.vnf.vnfd-id", why
-                elif cpd.cpd_id not in points:
-                    yield f"{here}.vnf.cpd-id", unknown("ext-cpd", cpd.cpd_id, points)
-        yield from twice(f"{path}.nfpd", (nfpd.id for nfpd in graph.nfpd), ".id")
+            name, cpd = element.desc.vnf_profile.vnf_profile_id, element.desc.vnf
+            yield from refers(f"{here}.vnf-profile.vnf-profile-id", "vnf-profile", name, profiles)
+            vnfd_id = profiles[name].vnfd_id
+            if cpd is not None and cpd.vnfd_id != vnfd_id:
+                yield (
+                    f"{here}.vnf.vnfd-id",
+                    f"is {cpd.vnfd_id!r}; that of the vnf-profile is {vnfd_id!r}",
+                )
+            elif cpd is not None:
+                points = _points(vnfds[vnfd_id])
+                yield from refers(f"{here}.vnf.cpd-id", "ext-cpd", cpd.cpd_id, points)
         for number, nfpd in enumerate(graph.nfpd):
             yield from _path(graph, nfpd, f"{path}.nfpd[{number}].position-desc")
 
@@ -504,14 +446,11 @@ def _path(graph: Vnffgd, nfpd: Nfpd, at: str) -> Iterator[Offence]:
         element.id: element.desc.vnf_profile.vnf_profile_id
         for element in graph.nfp_position_element
     }
-    yield from twice(at, (position.id for position in nfpd.position_desc), ".id")
     last_at: dict[str, int] = {}
     for place, position in enumerate(nfpd.position_desc):
         for number, name in enumerate(position.nfp_position_element_id):
             path = f"{at}[{place}].nfp-position-element-id[{number}]"
-            if name not in at_element:
-                yield path, unknown("nfp-position-element", name, at_element)
-                continue
+            yield from refers(path, "nfp-position-element", name, at_element)
             # In and out of the same VNF are two positions in a row; later it is a loop.
             before = last_at.get(at_element[name], place)
             if place - before > 1:
@@ -523,13 +462,12 @@ def dependency_offences(flavour: NsFlavour, at: str) -> Iterator[Offence]:
     """Yield what is wrong with the order in which the VNFs are instantiated."""
     profiles = [profile.id for profile in flavour.vnf_profile]
     path = f"{at}.dependencies"
-    yield from twice(path, (dependency.id for dependency in flavour.dependencies), ".id")
     after: dict[str, list[str]] = {}
     for place, dependency in enumerate(flavour.dependencies):
         first, second = dependency.primary_vnf_profile, dependency.secondary_vnf_profile
         for leaf, name in (("primary", first), ("secondary", second)):
-            if name not in profiles:
-                yield f"{path}[{place}].{leaf}-vnf-profile", unknown("vnf-profile", name, profiles)
+            here = f"{path}[{place}].{leaf}-vnf-profile"
+            yield from refers(here, "vnf-profile", name, profiles)
         if first == second or _leads(after, second, first):
             yield f"{path}[{place}]", f"{first!r} would have to come before itself: a cycle"
             return
