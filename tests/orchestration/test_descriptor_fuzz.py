@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.mutations import mutated
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.orchestration.descriptors.service import parse_service
@@ -23,60 +23,6 @@ TREES: dict[str, Any] = {
 }
 TEXTS = {name: json.dumps(tree) for name, tree in TREES.items()}
 FEW = settings(max_examples=70, deadline=None, suppress_health_check=list(HealthCheck))
-ODD = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 300),
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.text(max_size=12),
-    st.sampled_from(
-        ["access", "cache", "origin", "mgmt", "default", "madrid", "pop1", "a>b", "1.0"]
-    ),
-    st.lists(st.integers(0, 3), max_size=2),
-    st.dictionaries(st.sampled_from(["id", "df", "x"]), st.integers(0, 3), max_size=2),
-)
-
-
-def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the paths of all nodes below ``node``."""
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    found = []
-    for key, value in items:
-        found.append((*path, key))
-        if isinstance(value, dict | list):
-            found += places(value, (*path, key))
-    return found
-
-
-PLACES = {name: places(tree) for name, tree in TREES.items()}
-
-
-@st.composite
-def mutated(draw: st.DrawFn) -> tuple[str, str]:
-    """Return a file's name and its text with a few nodes changed, doubled, moved or gone."""
-    name = draw(st.sampled_from(sorted(TREES)))
-    tree = copy.deepcopy(TREES[name])
-    for _ in range(draw(st.integers(1, 3))):
-        *way, last = draw(st.sampled_from(PLACES[name]))
-        node = tree
-        try:
-            for key in way:
-                node = node[key]
-            match draw(st.sampled_from(["set", "drop", "double", "rename", "swap"])):
-                case "set":
-                    node[last] = draw(ODD)
-                case "drop":
-                    del node[last]
-                case "double" if isinstance(node, list):
-                    node.append(copy.deepcopy(node[last]))
-                case "rename" if isinstance(node, dict):
-                    node[draw(st.text(max_size=8))] = node.pop(last)
-                case _:
-                    first = list(node)[0] if isinstance(node, dict) else 0  # noqa: RUF015  # an empty one: IndexError
-                    node[first], node[last] = node[last], node[first]
-        except (KeyError, IndexError, TypeError):
-            continue  # an earlier mutation took this place away
-    return name, json.dumps(tree)
 
 
 def read(texts: dict[str, str], request: str) -> None:
@@ -96,10 +42,9 @@ def read(texts: dict[str, str], request: str) -> None:
 
 
 @FEW
-@given(mutated(), st.sampled_from(["request.yaml", "request-wide.yaml"]))
-def test_mutated_files(mutation: tuple[str, str], request: str) -> None:
-    name, text = mutation
-    read({**TEXTS, name: text}, request)
+@given(st.data(), st.sampled_from(sorted(TREES)), st.sampled_from(["", "-wide"]))
+def test_mutated_files(data: st.DataObject, name: str, which: str) -> None:
+    read({**TEXTS, name: json.dumps(data.draw(mutated(TREES[name])))}, f"request{which}.yaml")
 
 
 @FEW

@@ -80,6 +80,10 @@ def test_the_registry_lists_the_agents_and_each_says_how_it_is(ring: Scenario) -
             "south", PROBE, ProbeRequest("north"), lambda a: answers.setdefault("!", a), timeout_s=5
         )
 
+        calls.invoke(
+            "south", PROBE, ProbeRequest("x"), lambda a: answers.setdefault("x", a), timeout_s=5
+        )
+
     system.clock.call_at(30.0, ask)
     system.run(until=35)
     for name in POPS:
@@ -95,23 +99,26 @@ def test_the_registry_lists_the_agents_and_each_says_how_it_is(ring: Scenario) -
     assert beliefs.beliefs
     assert isinstance(probed, ProbeAnswer)
     assert probed.round_trip_ms is not None
+    assert answers["x"] == ProbeAnswer(None, "no agent of that name is registered")
 
 
 def test_a_caller_without_the_right_is_refused_and_that_is_in_the_log(ring: Scenario) -> None:
     system = System(ring)
     answers: list[object] = []
     calls = system.calls("east2", Role.AGENT)
-    system.clock.call_at(
-        5.0,
-        lambda: calls.invoke("south", STOP, StopRequest(), answers.append, timeout_s=2.0),
-    )
+
+    def ask() -> None:
+        calls.invoke("south", STOP, StopRequest(), answers.append, timeout_s=2.0)
+        calls.invoke("south", PROBE, ProbeRequest("north"), answers.append, timeout_s=2.0)
+
+    system.clock.call_at(5.0, ask)
     result = system.run(until=10)
-    (answer,) = answers
-    assert isinstance(answer, CallRefused)
-    (refused,) = of("access.refused", result.events)
-    assert refused.agent == "south"
-    assert "east2" in refused.data.values()
-    assert "stop" in refused.data.values()
+    assert [type(answer) for answer in answers] == [CallRefused] * 2
+    refused = of("access.refused", result.events)
+    assert {(e.agent, e.data["subject"], e.data["action"]) for e in refused} == {
+        ("south", "east2", "stop"),
+        ("south", "east2", "probe"),
+    }
     assert system.lives("south")
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.mutations import mutated
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.runtime.loading import MAX_BYTES, load_scenario, parse_scenario
@@ -245,53 +246,10 @@ def test_random_text(text: str) -> None:
     only_scenario_errors(text)
 
 
-LEAVES = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=8)
-    | st.sampled_from(["pop1", "8 MB", "a>b", "default", "server"])
-)
-VALUES = st.recursive(
-    LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=8) | st.sampled_from(list(TREE)), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
 @FEW
-@given(st.dictionaries(st.sampled_from(list(TREE)), VALUES))
-def test_random_structures(data: dict[str, Any]) -> None:
-    only_scenario_errors(json.dumps({**TREE, **data}))
-
-
-def spots(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    children = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    return [path, *(spot for key, item in children for spot in spots(item, (*path, key)))]
-
-
-def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    if not path:
-        return new
-    copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[path[0]] = replaced(value[path[0]], path[1:], new)
-    return copy
-
-
-@FEW
-@given(st.sampled_from(spots(TREE)), VALUES)
-def test_one_value_replaced_anywhere(path: tuple[Any, ...], new: Any) -> None:
-    only_scenario_errors(json.dumps(replaced(TREE, path, new)))
+@given(mutated(TREE))
+def test_values_changed_anywhere(tree: Any) -> None:
+    only_scenario_errors(json.dumps(tree))
 
 
 @FEW
