@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -33,9 +34,11 @@ from phalanx.fabric.operations import (
 )
 from phalanx.fabric.registration import ServiceState
 from phalanx.identity.names import Role
+from phalanx.runtime.history import CAUSES, FIND, CausesRequest, FindRequest
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import DeclaredAgent, FaultSpec, Scenario
 from phalanx.runtime.system import System
+from phalanx.store.history import EventQuery
 
 RING = Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml"
 POPS = ("east", "north", "south", "west")
@@ -170,6 +173,28 @@ def test_agents_leave_and_stop_when_they_are_told_to(ring: Scenario) -> None:
         assert entry.state is ServiceState.LEFT
         assert not system.lives(name)
     assert "west" not in system.agents["south"].settings.peers
+
+
+def test_the_history_of_a_run_answers_while_it_lasts(ring: Scenario) -> None:
+    system = System(ring)
+    system.keep_history()
+    answers: list[Any] = []
+
+    def ask() -> None:
+        calls = system.calls()
+        wanted = FindRequest(EventQuery(kinds=("measure.applied",)))
+        calls.invoke("recorder", FIND, wanted, answers.append, timeout_s=2.0)
+        first = system.log.events[-1].id
+        calls.invoke("recorder", CAUSES, CausesRequest(first), answers.append, timeout_s=2.0)
+
+    system.clock.call_at(60.0, ask)
+    result = system.run(until=61)
+    found, chain = answers
+    applied = [e for e in result.events if e.kind == "measure.applied" and e.time <= 60.0]
+    assert applied
+    assert [entry.event.id for entry in found.entries] == [event.id for event in applied]
+    assert chain.entries[0].event.kind == "run.started"
+    assert chain.broken is None
 
 
 # -- agents beside the one at each PoP ---------------------------------------------------------

@@ -18,7 +18,7 @@ from phalanx.fabric.calls import CallClient
 from phalanx.fabric.operations import Operation
 from phalanx.fabric.provider import Provider
 from phalanx.identity.names import Identity, Role
-from phalanx.runtime.processes import recorder as data
+from phalanx.runtime import history as data
 from phalanx.store.history import EventQuery, History
 from phalanx.store.schema import RUNS
 from phalanx.store.sql import SqlEventStore
@@ -51,7 +51,7 @@ class Lab:
         gate = Gate(STANDARD_POLICY, lambda: Resource("recorder", "edge"))
         identity = Identity("recorder", Role.RECORDER, "edge")
         provider = Provider(self.hub.join(identity), self.clock, gate.check)
-        data.serve_history(provider, History(self.store.database), "edge")
+        data.serve_history(provider, lambda: History(self.store.database), "edge")
         asker = self.hub.join(Identity("pop2", Role.AGENT, "edge"))
         self.client = CallClient(asker, self.clock, life="1")
 

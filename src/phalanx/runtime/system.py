@@ -8,6 +8,7 @@ refuse is in the log. Their messages go over the bus of the environment.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 from msgspec.structs import replace
@@ -114,6 +115,7 @@ class System:
         self.registry = Registry(self.join("run", Role.OPERATOR), self.clock)
         """The agents, as all of them see them: the broker in memory tells all at the same time."""
         self._policy = policy
+        self._stack = ExitStack()
         self._clients: dict[AgentId, MemoryClient] = {}
         sites = {pop.name: self.infrastructure.site(pop.name) for pop in self.network.pops}
         self._view = first_view(scenario, sites)
@@ -141,6 +143,41 @@ class System:
         """Return what invokes operations of agents in the name of an identity."""
         return CallClient(self.join(name, role), self.clock, life="1")
 
+    def keep_history(self) -> None:
+        """Keep the history of the run from now on, and answer for it as a domain's recorder does.
+
+        The identity ``recorder`` serves the operations of ``phalanx.runtime.history``; what they
+        ask goes by a database in memory.
+        """
+        # The database takes 30 MB, which a run without a history does without.
+        from phalanx.runtime.history import serve_history  # noqa: PLC0415
+        from phalanx.store.history import History  # noqa: PLC0415
+        from phalanx.store.sql import SqlEventStore  # noqa: PLC0415
+
+        store = self._stack.enter_context(SqlEventStore("memory:"))
+        waiting = list(self.log.events)
+        self.log.listen(waiting.append)
+
+        def history() -> History:
+            store.receive(DOMAIN, waiting)
+            waiting.clear()
+            return History(store.database)
+
+        fabric = Fabric(
+            self.join("recorder", Role.RECORDER),
+            self.clock,
+            Recorder("recorder", self.log, self.clock.now).record,
+            self.cause,
+            incarnation=1,
+            policy=self._policy,
+            capabilities=("history",),
+            lease_s=LEASE_S,
+            registry=self.registry,
+        )
+        serve_history(fabric.provider, history, DOMAIN)
+        fabric.start()
+        fabric.serving()
+
     def run(
         self,
         until: float | None = None,
@@ -158,6 +195,7 @@ class System:
         try:
             return self._run(until, on_progress, should_stop)
         finally:
+            self._stack.close()
             self.environment.close()
 
     def _run(

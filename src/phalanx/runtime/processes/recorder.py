@@ -1,19 +1,11 @@
-"""The recorder as a process: it keeps what all agents of a domain record, and answers for it.
-
-Historical data and knowledge of the agents are provided as operations of the integration
-fabric (seed document 002, III.B.2). An answer is bounded; a caller that wants more asks again,
-from the place where the last one ended.
-"""
+"""The recorder as a process: it keeps what all agents of a domain record, and answers for it."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-
-from msgspec import Meta, Struct
+from typing import TYPE_CHECKING, Any
 
 from phalanx.bus import subjects
 from phalanx.bus.client import Delivery, Stored
@@ -22,15 +14,13 @@ from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.envelope import EnvelopeError, from_json, speaker, to_event
-from phalanx.fabric.operations import Operation
-from phalanx.fabric.provider import Call, Provider
 from phalanx.fabric.registration import END_TO_END
 from phalanx.fabric.tracing import Tracer, TracingError
 from phalanx.identity.names import Role
+from phalanx.runtime.history import serve_history
 from phalanx.runtime.processes.process import Process, bundle_of
 from phalanx.runtime.processes.spec import RecorderSpec
-from phalanx.store.history import DECISIONS, EventQuery, History, Knowledge, StoredEvent
-from phalanx.store.rows import Sample
+from phalanx.store.history import History
 from phalanx.store.sql import SqlEventStore
 
 if TYPE_CHECKING:
@@ -41,134 +31,6 @@ WAIT_S = 0.25
 """How long an event waits for others, to be kept with them."""
 AGAIN_S = 2.0
 """Before a database that failed is tried again."""
-MOST = 500
-"""Rows of one answer: an event of a kilobyte each fits into a message twice over."""
-
-Id = Annotated[str, Meta(min_length=1, max_length=300)]
-Limit = Annotated[int, Meta(ge=1, le=MOST)]
-
-
-class FindRequest(Struct, frozen=True):
-    """Asks for events; all that is given must hold."""
-
-    query: EventQuery = EventQuery()
-    after: Annotated[int, Meta(ge=-1)] = -1
-    """Only what the store got later than the entry with this ``seq``."""
-    decisions: bool = False
-    """Only events in which an agent chose."""
-    limit: Limit = 100
-
-
-class Entries(Struct, frozen=True):
-    """Events in the order in which the store got them."""
-
-    entries: tuple[StoredEvent, ...]
-    more: bool = False
-    """There are others: ask again, after the last of these."""
-
-
-class CausesRequest(Struct, frozen=True):
-    """Asks what led to an event, or followed from it."""
-
-    event: Id
-    limit: Limit = 100
-
-
-class Causes(Struct, frozen=True):
-    """What led to an event, from the first cause on; the last entry is the event itself."""
-
-    entries: tuple[StoredEvent, ...]
-    broken: str | None = None
-    """Where the chain does not reach its root, in words."""
-
-
-class FiguresRequest(Struct, frozen=True):
-    """Asks for the figures of one name."""
-
-    name: Id
-    query: EventQuery = EventQuery()
-    limit: Limit = 100
-
-
-class Figures(Struct, frozen=True):
-    """Figures by time."""
-
-    samples: tuple[Sample, ...]
-    more: bool = False
-
-
-class KnowledgeRequest(Struct, frozen=True):
-    """Asks what agents believe, as last heard of them."""
-
-    agent: str | None = None
-    scope: str | None = None
-    limit: Limit = 100
-
-
-class Beliefs(Struct, frozen=True):
-    """Beliefs by agent and predicate."""
-
-    beliefs: tuple[Knowledge, ...]
-    more: bool = False
-
-
-FIND = Operation("find", FindRequest, Entries, False, "events by slice, agent, time and kind")
-CAUSES = Operation("causes", CausesRequest, Causes, False, "what led to an event")
-EFFECTS = Operation("effects", CausesRequest, Entries, False, "what followed from an event")
-FIGURES = Operation("figures", FiguresRequest, Figures, False, "metrics by name and time")
-KNOWLEDGE = Operation("knowledge", KnowledgeRequest, Beliefs, False, "what agents believe")
-
-Q = TypeVar("Q", bound=Struct)
-A = TypeVar("A", bound=Struct)
-
-
-def serve_history(provider: Provider, history: History, run: str) -> None:
-    """Let ``provider`` answer questions to the history of ``run``.
-
-    What the store cannot tell (it is down, or knows no such run yet) is answered ``Failed``.
-
-    Raises:
-        ValueError: if the provider serves one of the operations already.
-
-    """
-
-    def find(ask: FindRequest) -> Entries:
-        query = ask.query
-        if ask.decisions and not query.kinds:
-            query = EventQuery(DECISIONS, *(getattr(query, f) for f in query.__struct_fields__[1:]))
-        later = (entry for entry in history.entries(run, query) if entry.seq > ask.after)
-        found = tuple(islice(later, ask.limit + 1))
-        return Entries(found[: ask.limit], len(found) > ask.limit)
-
-    def causes(ask: CausesRequest) -> Causes:
-        chain = history.causes(run, ask.event, ask.limit)
-        return Causes(chain.entries, None if chain.broken is None else str(chain.broken))
-
-    def effects(ask: CausesRequest) -> Entries:
-        found = history.effects(run, ask.event, ask.limit)
-        return Entries(tuple(effect.entry for effect in found.effects), found.more)
-
-    def figures(ask: FiguresRequest) -> Figures:
-        found = tuple(islice(history.metrics(run, ask.name, ask.query), ask.limit + 1))
-        samples = tuple(measurement.sample for measurement in found[: ask.limit])
-        return Figures(samples, len(found) > ask.limit)
-
-    def knowledge(ask: KnowledgeRequest) -> Beliefs:
-        found = tuple(islice(history.knowledge(run, ask.agent, ask.scope), ask.limit + 1))
-        return Beliefs(found[: ask.limit], len(found) > ask.limit)
-
-    _serve(provider, FIND, find)
-    _serve(provider, CAUSES, causes)
-    _serve(provider, EFFECTS, effects)
-    _serve(provider, FIGURES, figures)
-    _serve(provider, KNOWLEDGE, knowledge)
-
-
-def _serve(provider: Provider, operation: Operation[Q, A], answer: Callable[[Q], A]) -> None:
-    def handle(call: Call[Q, A]) -> None:
-        call.done(answer(call.request))
-
-    provider.serve(operation, handle)
 
 
 def open_tracing(domain: str, endpoint: str) -> Telemetry:
@@ -288,7 +150,7 @@ class RecorderProcess:
             process.figures = self._spans.figures
         for number in (signal.SIGTERM, signal.SIGINT):
             process.on_signal(number, partial(process.end, "interrupted"))
-        serve_history(process.fabric.provider, history, self._domain)
+        serve_history(process.fabric.provider, lambda: history, self._domain)
         process.client.follow(subjects.EVENTS, self._stored, durable="history")
         process.clock.call_soon(process.fabric.serving)
 
