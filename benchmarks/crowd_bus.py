@@ -22,7 +22,7 @@ from phalanx.domain.messages import Message, Performative
 from phalanx.identity import Files, tls_context
 from phalanx.identity.names import Role
 from phalanx.runtime.domain import Bundle, read_bundle
-from phalanx.runtime.processes.ground import Ground
+from phalanx.runtime.processes.testbed import ProcessTestbed
 
 FOR_EVER_S = 1e9
 
@@ -33,19 +33,21 @@ class Nats:
     def __init__(self, folder: Path, size: int) -> None:
         self.names = bidders(size)
         self.samples = samples(folder.parent)
-        self._ground = Ground(folder, [(name, Role.AGENT) for name in (AUCTIONEER, *self.names)])
+        self._testbed = ProcessTestbed(
+            folder, [(name, Role.AGENT) for name in (AUCTIONEER, *self.names)]
+        )
 
     def servers(self) -> Iterable[int]:
         """Return the servers; see ``crowd.Way``."""
-        return [server.pid for server in self._ground.brokers.servers if server.pid is not None]
+        return [server.pid for server in self._testbed.brokers.servers if server.pid is not None]
 
     def close(self) -> None:
         """Stop them; see ``crowd.Way``."""
-        self._ground.close()
+        self._testbed.close()
 
     def join(self, name: str) -> tuple[WallClock, NatsClient, Bundle]:
         """Return a connected exchange of an identity, with its clock and what it is known by."""
-        path = self._ground.bus(name)
+        path = self._testbed.bus(name)
         bundle, clock = read_bundle(path), WallClock()
         tls = tls_context(Files.of(path.parent))
         exchange = NatsClient(bundle.identity, clock, bundle.servers, tls)

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from phalanx.runtime.processes.ground import PHALANX
 from typer.testing import CliRunner
 
 from phalanx.cli.main import app
 from phalanx.identity.names import Role
-from phalanx.runtime.processes.ground import PHALANX
 from tests.system.interrupts import heed_ctrl_c
 from tests.system.process_lab import Lab, processes
 from tests.system.process_plan import POPS, plan
@@ -35,7 +35,7 @@ class Follower:
         self._said = folder / f"{words[0]}.txt"
         with self._said.open("wb") as said:
             self._process = subprocess.Popen(
-                [*PHALANX, *words, "--domain", str(lab.ground.domain.folder)],
+                [*PHALANX, *words, "--domain", str(lab.testbed.domain.folder)],
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 preexec_fn=heed_ctrl_c,  # noqa: PLW1509  # nothing here has threads
@@ -67,9 +67,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 def command(lab: Lab, *words: str, by: str | None = None, code: int = 0) -> Result:
     """Run a command of the operator, or of another identity, to its end."""
-    who = ["--domain", str(lab.ground.domain.folder)]
+    who = ["--domain", str(lab.testbed.domain.folder)]
     if by is not None:
-        who = ["--bus", str(lab.ground.bus(by))]
+        who = ["--bus", str(lab.testbed.bus(by))]
     done = CliRunner(env={"COLUMNS": "120"}).invoke(app, [*words, *who])
     assert done.exit_code == code, done.output
     return done
@@ -140,7 +140,7 @@ def test_an_agent_that_is_killed_is_stale_and_believed_dead_until_it_returns(
     follower = Follower(lab, tmp_path, "logs", "--follow")
     try:
         follower.until("from now on")
-        lab.ground.kill(victim)
+        lab.testbed.kill(victim)
         unanswered = command(lab, "stop", victim, code=1)
         assert f"{victim} does not answer: it does not run, or is cut off" in unanswered.stderr
         assert states(lab, code=1)[victim] == "stale"
@@ -158,13 +158,13 @@ def test_logs_go_on_when_the_broker_was_restarted(lab: Lab, tmp_path: Path) -> N
     follower = Follower(lab, tmp_path, "logs", "--follow", "--since", "1s")
     try:
         follower.until("Ctrl-C ends it")
-        lab.ground.brokers.stop()
+        lab.testbed.brokers.stop()
         follower.until("no connection to the brokers")
-        lab.ground.brokers.start()
+        lab.testbed.brokers.start()
         follower.until("connected again")
         command(lab, "stop", "north", "--now")
         follower.until("north +the process ends: told to by operator")
-        assert lab.ground.wait("north", 20)
+        assert lab.testbed.wait("north", 20)
         lab.restart("north")
         follower.until("north +continues from its saved state")
         assert follower.end() == 0
@@ -180,7 +180,7 @@ def test_stop_hands_over_what_an_agent_holds_and_it_leaves(lab: Lab) -> None:
     assert re.search(rf"^{holder} has left: ", said, re.M)
     assert holder not in states(lab)
     lab.until(lab.held_off, "others hold the attack off")
-    assert lab.ground.wait(holder, 20)
+    assert lab.testbed.wait(holder, 20)
     lab.restart(holder)
     assert len(lab.of("agent.restored", agent=holder)) == restored, "it begins anew"
 

@@ -79,6 +79,8 @@ def check_in_order(lab: Lab, since: float, *, gone: Collection[str] = ()) -> Non
     assert spell <= RENEGOTIATED_S, f"nothing held the attack off for {spell:g} s\n{told()}"
     for doubled in (enforced_twice(happened), allocated_twice(happened)):
         assert [d for d in doubled if d[1] > LEASE_S + 1.0] == [], told()
-    assert set(lab.ground.ended()) == {*gone}, lab.story()
+    assert set(lab.testbed.ended()) == {*gone}, lab.story()
     for name in (*lab.pops, NETWORK):
-        assert "Traceback" not in lab.ground.log(name).read_text(), lab.ground.log(name).read_text()
+        assert "Traceback" not in lab.testbed.log(name).read_text(), lab.testbed.log(
+            name
+        ).read_text()

@@ -41,10 +41,10 @@ from phalanx.identity import Files, LiveCredentials
 from phalanx.identity.names import Identity, Role
 from phalanx.runtime.course import RESERVATIONS, ReservationsAnswer, ReservationsRequest
 from phalanx.runtime.domain import Bundle, read_bundle
-from phalanx.runtime.processes.ground import PHALANX, Ground
 from phalanx.runtime.processes.process import connected
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.spec import RunSpec
+from phalanx.runtime.processes.testbed import PHALANX, ProcessTestbed
 from tests.system.process_log import Heard, effect_of, holds, timeline
 from tests.system.process_plan import NETWORK, POPS, plan
 from tests.system.tcp_relay import Relay
@@ -87,8 +87,8 @@ class Lab:
         members = [("lab", Role.OPERATOR), (NETWORK, Role.NETWORK), *others]
         members += [(pop, Role.AGENT) for pop in self.pops]
         self._stack = ExitStack()
-        self.ground = Ground(folder, members, brokers=brokers)
-        self._stack.callback(self.ground.close, within_s=5.0)
+        self.testbed = ProcessTestbed(folder, members, brokers=brokers)
+        self._stack.callback(self.testbed.close, within_s=5.0)
         self._stack.callback(self._wake)
         self.clock = WallClock()
         self._stack.callback(self.clock.close)
@@ -105,26 +105,26 @@ class Lab:
 
     def join(self, name: str) -> BrokerClient:
         """Return the exchange of a member, in this process and on the lab's clock."""
-        path = self.ground.bus(name)
+        path = self.testbed.bus(name)
         return self._stack.enter_context(connected(read_bundle(path), self.clock))
 
     def relay(self, *pops: str) -> None:
         """Let the agents of ``pops`` reach the only broker by relays from their next start on."""
-        (server,) = self.ground.brokers.servers
+        (server,) = self.testbed.brokers.servers
         for pop in pops:
             relay = self.relays[pop] = Relay(self.clock.loop, server.address)
             self._stack.callback(relay.close)
-            path = self.ground.bus(pop)
+            path = self.testbed.bus(pop)
             host, port = server.address
             path.write_text(path.read_text().replace(f"{host}:{port}", f"{host}:{relay.port}"))
 
     def leader(self) -> str:
         """Return the broker that leads the stream of events."""
-        name = self.ground.brokers.running[0]
-        files = Files.of(self.ground.domain.broker(name))
+        name = self.testbed.brokers.running[0]
+        files = Files.of(self.testbed.domain.broker(name))
         keeper = Bundle(
-            Identity(name, Role.BROKER, self.ground.domain.spec.name),
-            tuple((b.host, b.port) for b in self.ground.domain.spec.brokers),
+            Identity(name, Role.BROKER, self.testbed.domain.spec.name),
+            tuple((b.host, b.port) for b in self.testbed.domain.spec.brokers),
             LiveCredentials(files),
         )
         replies: list[JetStreamReply] = []
@@ -138,7 +138,7 @@ class Lab:
 
     def broker(self, name: str) -> NatsServer:
         """Return a broker by its name."""
-        servers = self.ground.brokers.servers
+        servers = self.testbed.brokers.servers
         return next(server for server in servers if server.settings.name == name)
 
     def __enter__(self) -> Self:
@@ -149,8 +149,8 @@ class Lab:
 
     def _wake(self) -> None:
         for name in (*self.pops, NETWORK):
-            self.ground.signal(name, signal.SIGCONT)
-        for server in self.ground.brokers.servers:
+            self.testbed.signal(name, signal.SIGCONT)
+        for server in self.testbed.brokers.servers:
             if server.pid is not None:
                 os.kill(server.pid, signal.SIGCONT)
 
@@ -165,12 +165,12 @@ class Lab:
             program = (sys.executable, str(SKEWED), str(skew_s))
         for pop in pops:
             told = {"plan": str(self.plan), **(settings or {})}
-            self.ground.start("agent", pop, told, program=program)
+            self.testbed.start("agent", pop, told, program=program)
 
     def start_network(self) -> None:
         """Start the network; its traffic begins now."""
         run = RunSpec(time.time() + 1.0)
-        self.ground.start(NETWORK, NETWORK, {"plan": str(self.plan)}, run)
+        self.testbed.start(NETWORK, NETWORK, {"plan": str(self.plan)}, run)
 
     def start_all(self, **skewed: float) -> None:
         """Start the agents, and the network once all of them are there."""
@@ -231,8 +231,8 @@ class Lab:
             + ", ".join(str(value) for value in h.event.data.values())[:80]
             for h in told[-last:]
         ]
-        for name, code in self.ground.ended().items():
-            lines.append(f"{name} ended ({code}): {self.ground.last_words(name)}")
+        for name, code in self.testbed.ended().items():
+            lines.append(f"{name} ended ({code}): {self.testbed.last_words(name)}")
         return "\n".join(lines)
 
     # -- asking -----------------------------------------------------------------------------

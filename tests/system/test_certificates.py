@@ -35,7 +35,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def auditor(lab: Lab) -> Iterator[int]:
     """Have the auditor run, and killed in the end."""
     lives = len(lab.of("process.started", agent="broker1"))
-    pid = start_auditor(lab.ground.domain, lab.ground.brokers.running)
+    pid = start_auditor(lab.testbed.domain, lab.testbed.brokers.running)
     try:
         lab.until(
             lambda: len(lab.of("process.started", agent="broker1")) > lives, "the auditor runs"
@@ -59,12 +59,12 @@ def thief(lab: Lab, folder: Path) -> Iterator[NatsClient]:
 
 def copied(lab: Lab, name: str) -> Path:
     folder = lab.folder / "stolen" / name
-    shutil.copytree(lab.ground.bus(name).parent, folder)
+    shutil.copytree(lab.testbed.bus(name).parent, folder)
     return folder
 
 
 def certificate_of(lab: Lab, name: str) -> Path:
-    return lab.ground.bus(name).parent / "cert.pem"
+    return lab.testbed.bus(name).parent / "cert.pem"
 
 
 def test_an_agent_takes_its_new_certificate_while_it_runs(lab: Lab) -> None:
@@ -74,7 +74,7 @@ def test_an_agent_takes_its_new_certificate_while_it_runs(lab: Lab) -> None:
     assert 89 < held.event.data["days"] <= 90
     pids = {h.event.data["process"] for h in lab.of("process.started", agent="north")}
 
-    soon = Authority.open(lab.ground.domain.folder / "authority", "run")
+    soon = Authority.open(lab.testbed.domain.folder / "authority", "run")
     path = certificate_of(lab, "north")
     path.write_bytes(pem(soon.renew(read_certificate(path), days=1)))  # in place, as tar does
     lab.until(lambda: len(lab.of("certificate.holds", agent="north")) == 2, "it is in use")
@@ -90,10 +90,10 @@ def test_an_agent_takes_its_new_certificate_while_it_runs(lab: Lab) -> None:
     )
     path.write_bytes(octets)
     lab.eventually(lambda: lab.status("north").health.status is HealthStatus.OK, "all is well")
-    lab.ground.domain.renew("north")
+    lab.testbed.domain.renew("north")
     lab.until(lambda: len(lab.of("certificate.holds", agent="north")) == 3, "the last is in use")
 
-    (server,) = lab.ground.brokers.servers
+    (server,) = lab.testbed.brokers.servers
     server.stop()
     server.start()
     lab.until(lambda: lab.serving("north"), "north serves after the broker's restart")
@@ -109,8 +109,8 @@ def test_a_revoked_agent_is_out_at_once_and_its_name_comes_back_with_a_new_key(l
         stolen = copied(lab, victim)
         key = fingerprint(read_certificate(stolen / "cert.pem"))
 
-        lab.ground.domain.revoke(victim)
-        lab.ground.brokers.reload()
+        lab.testbed.domain.revoke(victim)
+        lab.testbed.brokers.reload()
         lab.until(lambda: lab.of("identity.revoked", name=victim, key=key), "the broker tells it")
         lab.until(
             lambda: {h.event.agent for h in lab.of("revocations.known")} >= {*others},
@@ -127,8 +127,8 @@ def test_a_revoked_agent_is_out_at_once_and_its_name_comes_back_with_a_new_key(l
                 ],
                 "who comes with the old key is told by name",
             )
-            lab.ground.domain.add(victim, Role.AGENT)
-            lab.ground.brokers.reload()
+            lab.testbed.domain.add(victim, Role.AGENT)
+            lab.testbed.brokers.reload()
             lab.until(lambda: lab.of("identity.admitted", name=victim), "the broker tells it")
             lab.until(lambda: lab.serving(victim), "its process has taken the new key")
             lab.rest(1.0)
@@ -145,14 +145,14 @@ def test_an_auditor_goes_on_where_it_was_killed(lab: Lab) -> None:
         return len(lab.of("access.refused", subject=GUEST))
 
     with auditor(lab):
-        lab.ground.domain.revoke(GUEST)
-        lab.ground.brokers.reload()
+        lab.testbed.domain.revoke(GUEST)
+        lab.testbed.brokers.reload()
         lab.until(lambda: lab.of("identity.revoked", name=GUEST), "the broker tells it")
     assert refusals() == 0
     with thief(lab, stolen):
         lab.rest(1.0)
-    lab.ground.domain.add(GUEST, Role.AGENT)
-    lab.ground.brokers.reload()
+    lab.testbed.domain.add(GUEST, Role.AGENT)
+    lab.testbed.brokers.reload()
     with auditor(lab):
         lab.until(refusals, "what happened while there was no auditor is told")
         lab.until(lambda: lab.of("identity.admitted", name=GUEST), "and who was let in")

@@ -53,7 +53,7 @@ AUDIT_WINDOW_S = 2.0
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     with Lab(tmp_path, others=((MALLORY, Role.AGENT),)) as made:
-        auditor = start_auditor(made.ground.domain, made.ground.brokers.running)
+        auditor = start_auditor(made.testbed.domain, made.testbed.brokers.running)
         try:
             made.start(*made.pops)
             made.until(lambda: made.serving(*made.pops), "all agents serve")
@@ -88,7 +88,7 @@ class Wild:
     """A client that says what it likes."""
 
     def __init__(self, lab: Lab, context: ssl.SSLContext) -> None:
-        (server,) = lab.ground.brokers.servers
+        (server,) = lab.testbed.brokers.servers
         with ExitStack() as stack:
             plain = stack.enter_context(socket.create_connection(server.address, timeout=5.0))
             wrapped = context.wrap_socket(plain, server_hostname=server.address[0])
@@ -127,7 +127,7 @@ class Wild:
 
 
 def folder_of(lab: Lab, name: str) -> Path:
-    return lab.ground.bus(name).parent
+    return lab.testbed.bus(name).parent
 
 
 def of_another_with_ones_own_key(lab: Lab) -> ssl.SSLContext:
@@ -156,7 +156,7 @@ def test_what_the_broker_refuses_is_in_the_log_and_harms_nobody(lab: Lab) -> Non
     unproven = ("? 127.0.0.1", "certificate")
     found = audited(lab, lambda d: (d["subject"], d["action"]) == unproven, "an unproven identity")
     assert found.event.agent == "broker1"
-    (server,) = lab.ground.brokers.servers
+    (server,) = lab.testbed.brokers.servers
     with socket.create_connection(server.address) as plain, suppress(OSError):
         plain.sendall(b"\x16\x03\x01" + b"\xff" * 600)
         plain.recv(100)
@@ -241,7 +241,7 @@ def test_a_flood_of_calls_leaves_room_for_others(lab: Lab) -> None:
 
 def compromise(lab: Lab) -> Path:
     """Let the identity of the broker itself say and hear all; return its folder."""
-    (server,) = lab.ground.brokers.servers
+    (server,) = lab.testbed.brokers.servers
     path = server.settings.configuration
     tree = json.loads(path.read_text())
     for user in tree["accounts"]["run"]["users"]:
@@ -251,7 +251,7 @@ def compromise(lab: Lab) -> Path:
     assert server.pid is not None
     os.kill(server.pid, signal.SIGHUP)
     lab.rest(1.0)
-    return lab.ground.domain.broker("broker1")
+    return lab.testbed.domain.broker("broker1")
 
 
 def altered(frame: bytes) -> bytes:
@@ -263,7 +263,7 @@ def altered(frame: bytes) -> bytes:
 
 def speak_for(lab: Lab, mallory: BrokerClient, to: str, name: str) -> None:
     """Come to an agreement with an agent as oneself, and then say something in another's name."""
-    seal = Seal(read_bundle(lab.ground.bus(MALLORY)).credentials, 1)
+    seal = Seal(read_bundle(lab.testbed.bus(MALLORY)).credentials, 1)
     subject = subjects.message("run", to, MALLORY)
 
     def say(frames: Iterable[bytes]) -> None:

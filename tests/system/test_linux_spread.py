@@ -22,7 +22,7 @@ import pytest
 from phalanx.domain.events import Event
 from phalanx.identity.names import Role
 from phalanx.reporting.summary import summarise
-from phalanx.runtime.processes.ground import Ground
+from phalanx.runtime.processes.testbed import ProcessTestbed
 from phalanx.store.jsonl import read_jsonl
 from tests.system.linux_runs import Process, clean, lacking, traces
 from tests.system.linux_spread_plan import ATTACKERS, CRASH_S, KEEPER, LEASE_S, plan
@@ -150,36 +150,36 @@ def test_a_network_that_was_killed_is_cleared_by_its_next_life(tmp_path: Path) -
 
     scenario = tmp_path / "plan.yaml"
     scenario.write_text(json.dumps(plan()))
-    ground = Ground(tmp_path, [("network", Role.NETWORK)])
+    testbed = ProcessTestbed(tmp_path, [("network", Role.NETWORK)])
     marks: list[str] = []
 
     def standing() -> list[str]:
         """Return the mark of the testbed that stands, if another does than those before."""
-        found = re.findall(r"testbed (\w+):|(ready)", "\n".join(made(ground.state("network"))))
+        found = re.findall(r"testbed (\w+):|(ready)", "\n".join(made(testbed.state("network"))))
         return [found[0][0]] if len(found) == 2 and found[0][0] not in marks else []
 
     def start() -> str:
         told = {"plan": str(scenario), "on": "linux"}
-        ground.start("network", "network", told)
-        until(standing, ground.last_words("network"))
+        testbed.start("network", "network", told)
+        until(standing, testbed.last_words("network"))
         marks.extend(standing())
         return marks[-1]
 
     try:
         first = start()
-        ground.kill("network")
+        testbed.kill("network")
         assert len(traces(first)) > len(plan()["network"]["pops"])
         second = start()
         assert traces(first) == []
         cleared = f"cleared testbed {first} of an earlier life, with 0 measures in force"
-        assert cleared in ground.log("network").read_text()
-        ground.signal("network", signal.SIGTERM)
-        assert ground.wait("network", PATIENCE_S)
-        assert ground.ended()["network"] == 0, ground.log("network").read_text()
+        assert cleared in testbed.log("network").read_text()
+        testbed.signal("network", signal.SIGTERM)
+        assert testbed.wait("network", PATIENCE_S)
+        assert testbed.ended()["network"] == 0, testbed.log("network").read_text()
         assert traces(second) == []
-        assert made(ground.state("network")) == []
+        assert made(testbed.state("network")) == []
     finally:
-        ground.close()
+        testbed.close()
         for mark in marks:
             clean(mark)
 

@@ -63,7 +63,7 @@ def test_a_network_names_what_its_machine_lacks(spec: NetworkProcessSpec) -> Non
 def test_a_run_names_it_before_it_makes_anything(
     scenario: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(spreading, "Ground")
+    monkeypatch.delattr(spreading, "ProcessTestbed")
     with pytest.raises(PhalanxError, match=r"^no real packets on this machine: root: no"):
         Spread(load_scenario(scenario), scenario, on="linux").run()
 

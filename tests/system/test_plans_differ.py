@@ -47,7 +47,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def findings(lab: Lab, code: int) -> list[str]:
-    who = ["--domain", str(lab.ground.domain.folder)]
+    who = ["--domain", str(lab.testbed.domain.folder)]
     done = CliRunner().invoke(app, ["status", "--json", *who])
     assert done.exit_code == code, done.output
     found: list[str] = json.loads(done.stdout)["findings"]
@@ -77,11 +77,11 @@ def test_an_agent_that_stands_still_is_not_reached(lab: Lab) -> None:
         assert isinstance(answer, ProbeAnswer), answer
         return answer
 
-    lab.ground.signal("east", signal.SIGSTOP)
+    lab.testbed.signal("east", signal.SIGSTOP)
     try:
         assert probe(1.0) == ProbeAnswer(None, "no answer within 1 s")
     finally:
-        lab.ground.signal("east", signal.SIGCONT)
+        lab.testbed.signal("east", signal.SIGCONT)
     assert probe(3.0).round_trip_ms is not None
 
 

@@ -59,7 +59,7 @@ def test_an_agent_is_killed_while(lab: Lab, kind: str, again: bool) -> None:
     lab.until(lambda: lab.of(kind), kind)
     found = lab.of(kind)[0]
     victim = STAGES[kind][1](found)
-    lab.ground.kill(victim)
+    lab.testbed.kill(victim)
     if again:
         lab.restart(victim)
     check_in_order(lab, found.at, gone=() if again else (victim,))
@@ -73,7 +73,7 @@ def test_the_brokers_lose_their_leader_and_then_one_that_comes_back(tmp_path: Pa
         assert leader.pid is not None
         os.kill(leader.pid, signal.SIGKILL)
         victim = lab.holder()
-        lab.ground.kill(victim)  # what follows takes auctions, over two brokers
+        lab.testbed.kill(victim)  # what follows takes auctions, over two brokers
         lab.restart(victim)
         check_in_order(lab, since)
         lab.until(lambda: leader.pid is None, "the broker is gone")
@@ -97,21 +97,21 @@ def test_an_agent_at_work(tmp_path: Path, how: str) -> None:
         if how == "is cut off":
             lab.relays[victim].cut()
         else:
-            lab.ground.signal(victim, signal.SIGSTOP)
+            lab.testbed.signal(victim, signal.SIGSTOP)
         lab.rest(10.0)
         assert lab.holder() != victim, lab.story()
         if how == "is cut off":
             lab.relays[victim].heal()
         else:
-            lab.ground.signal(victim, signal.SIGCONT)
+            lab.testbed.signal(victim, signal.SIGCONT)
         lab.until(lambda: lab.serving(victim), f"{victim} is back")
         lab.eventually(lambda: lab.status(victim).events_waiting == 0, "its events are kept")
         check_in_order(lab, since)
 
 
 def test_who_does_not_read_holds_nobody_up(lab: Lab) -> None:
-    (server,) = lab.ground.brokers.servers
-    context = tls_context(Files.of(lab.ground.bus("operator").parent))
+    (server,) = lab.testbed.brokers.servers
+    context = tls_context(Files.of(lab.testbed.bus("operator").parent))
     with socket.create_connection(server.address) as plain:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with context.wrap_socket(plain, server_hostname=server.address[0]) as deaf:
@@ -132,15 +132,15 @@ def test_who_does_not_read_holds_nobody_up(lab: Lab) -> None:
 
 def test_full_disks_lose_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path, 4 << 20) as disk, Lab(tmp_path) as lab:
-        lab.ground.state("north").parent.mkdir()
-        lab.ground.state("north").symlink_to(disk)
+        lab.testbed.state("north").parent.mkdir()
+        lab.testbed.state("north").symlink_to(disk)
         store = f"sqlite:///{disk / 'history.db'}"
-        lab.ground.start("recorder", "recorder", {"store": store})
+        lab.testbed.start("recorder", "recorder", {"store": store})
         lab.start_all()
         since = blocked(lab)
         filler = fill(disk)
         victim = next(pop for pop in lab.pops if pop not in ("north", lab.holder()))
-        lab.ground.kill(victim)  # so that there is something to say, and to remember
+        lab.testbed.kill(victim)  # so that there is something to say, and to remember
         lab.restart(victim)
 
         def healths() -> list[HealthStatus]:
@@ -150,12 +150,12 @@ def test_full_disks_lose_nothing(tmp_path: Path) -> None:
         lab.eventually(lambda: healths() == [HealthStatus.DEGRADED] * 2, "both say what they lack")
         filler.unlink()
         lab.eventually(lambda: healths() == [HealthStatus.OK] * 2, "both have recovered")
-        lab.ground.kill("north")
+        lab.testbed.kill("north")
         lab.restart("north")
         check_in_order(lab, since)
         lab.rest(1.0)
-        lab.ground.signal("recorder", signal.SIGINT)
-        assert lab.ground.wait("recorder", 10.0)
+        lab.testbed.signal("recorder", signal.SIGINT)
+        assert lab.testbed.wait("recorder", 10.0)
         with SqlEventStore(store) as history:
             kept = {event.id for event in history.events("run")}
         assert {one.event.id for one in lab.heard if one.at < lab.last - 2.0} <= kept
@@ -166,7 +166,7 @@ def test_clocks_that_are_five_minutes_off(tmp_path: Path) -> None:
         lab.start_all(south=300.0, west=-300.0)
         lab.until(lambda: lab.of("auction.called", agent="south"), "it calls for proposals")
         since = lab.last
-        lab.ground.kill("south")  # what others hold for it runs out, by their clocks
+        lab.testbed.kill("south")  # what others hold for it runs out, by their clocks
         lab.restart("south", skew_s=-300.0)
         blocked(lab)
         lab.rest(3 * LEASE_S)
@@ -179,8 +179,8 @@ def test_clocks_that_are_five_minutes_off(tmp_path: Path) -> None:
 def test_each_agent_is_restarted_in_turn(lab: Lab, number: signal.Signals) -> None:
     since = blocked(lab)
     for pop in lab.pops:
-        lab.ground.signal(pop, number)
-        lab.until(lambda pop=pop: not lab.ground.lives(pop), f"{pop} ends")
+        lab.testbed.signal(pop, number)
+        lab.until(lambda pop=pop: not lab.testbed.lives(pop), f"{pop} ends")
         lab.restart(pop)
         lab.until(lab.held_off, "the attack is held off")
     check_in_order(lab, since)

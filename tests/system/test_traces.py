@@ -96,7 +96,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 def record(lab: Lab, collector: Collector) -> None:
     """Start the recorder, with traces."""
     store = f"sqlite:///{lab.folder / 'history.db'}"
-    lab.ground.start(RECORDER, RECORDER, {"store": store, "tracing": collector.url})
+    lab.testbed.start(RECORDER, RECORDER, {"store": store, "tracing": collector.url})
     lab.until(lambda: lab.serving(RECORDER), "the recorder serves")
 
 
@@ -116,9 +116,9 @@ def test_each_attack_is_one_trace_over_its_agents(tmp_path: Path, collector: Col
         lab.start_all(east=-3600.0)
         lab.until(lambda: len(blocks(lab)) >= 2 * ATTACKERS, "all attackers are blocked")
         blocked = blocks(lab)
-        lab.ground.signal(RECORDER, signal.SIGTERM)
-        lab.until(lambda: not lab.ground.lives(RECORDER), "the recorder has ended")
-        lab.ground.kill("west")
+        lab.testbed.signal(RECORDER, signal.SIGTERM)
+        lab.until(lambda: not lab.testbed.lives(RECORDER), "the recorder has ended")
+        lab.testbed.kill("west")
         lab.restart("west")
         record(lab, collector)
         wanted = {h.event.id for h in lab.heard if h.event.kind != "network.sample"}
@@ -158,9 +158,9 @@ def test_a_collector_that_is_away_costs_spans_and_no_events(
         collector.working = True
         lab.start("north")
         lab.until(lambda: health().status is HealthStatus.OK, "the recorder is well again")
-        lab.ground.signal(RECORDER, signal.SIGTERM)
+        lab.testbed.signal(RECORDER, signal.SIGTERM)
         lab.until(lambda: lab.of("process.ended", agent=RECORDER), "the recorder has ended")
         (ended,) = lab.of("process.ended", agent=RECORDER)
         assert ended.event.data["spans_lost"] > 0
-        lab.until(lambda: not lab.ground.lives(RECORDER), "its process, too")
-        assert lab.ground.ended()[RECORDER] == 0
+        lab.until(lambda: not lab.testbed.lives(RECORDER), "its process, too")
+        assert lab.testbed.ended()[RECORDER] == 0

@@ -41,11 +41,11 @@ from phalanx.runtime.course import (
 )
 from phalanx.runtime.domain import read_bundle
 from phalanx.runtime.environment import LINUX_LEAD_S, Say, check_linux
-from phalanx.runtime.processes.ground import Ground, check_all_live
 from phalanx.runtime.processes.network import LINK, REPOSITORY, LinkRequest, RepositoryRequest
 from phalanx.runtime.processes.process import PAUSE_S, EventStream, connected, run_clock
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.spec import RunSpec
+from phalanx.runtime.processes.testbed import ProcessTestbed, check_all_live
 from phalanx.runtime.scenario import Scenario
 from phalanx.store.outbox import Outbox
 from phalanx.store.state import StateFile
@@ -128,15 +128,15 @@ class Spread:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="phalanx-")))
             members = [(RUN, Role.OPERATOR), (NETWORK, Role.NETWORK)]
             members += [(name, Role.AGENT) for name in self._agents]
-            self._ground = ground = Ground(folder, members)
+            self._processes = processes = ProcessTestbed(folder, members)
             stack.callback(self._clear_testbed)
-            stack.callback(ground.close)
+            stack.callback(processes.close)
             allowance = START_S + START_EACH_S * len(self._agents)
             allowance += LINUX_LEAD_S if self._on == "linux" else 0.0
             self._run = RunSpec(time.time() + allowance, self._speed, f"{RUN}-1", self._seed)
             self._clock = run_clock(self._run)
             stack.callback(self._clock.close)
-            bundle = read_bundle(ground.bus(RUN))
+            bundle = read_bundle(processes.bus(RUN))
             state = stack.enter_context(StateFile(folder / "run"))
             outbox = stack.enter_context(Outbox(state))
             self._exchange = stack.enter_context(connected(bundle, self._clock))
@@ -178,7 +178,7 @@ class Spread:
     def _start(self, name: str) -> None:
         verb = "network" if name == NETWORK else "agent"
         where = {"on": self._on} if name == NETWORK else {}
-        self._ground.start(verb, name, {"plan": str(self._plan), **where}, self._run)
+        self._processes.start(verb, name, {"plan": str(self._plan), **where}, self._run)
 
     def _heard(self, stored: Stored) -> None:
         stored.acknowledge()
@@ -208,7 +208,7 @@ class Spread:
         self._tell_testbed()
         if now < self._scenario.duration_s and not self._ending:
             check_all_live(
-                self._ground, (n for n in (NETWORK, *self._agents) if n not in self._down)
+                self._processes, (n for n in (NETWORK, *self._agents) if n not in self._down)
             )
         if on_progress is not None and now > 0:
             on_progress(now)
@@ -218,7 +218,7 @@ class Spread:
         if self._on == "linux":
             from phalanx.runtime.linux_environment import made  # noqa: PLC0415  # an extra
 
-            lines = made(self._ground.state(NETWORK))
+            lines = made(self._processes.state(NETWORK))
             for line in lines[self._made :]:
                 self._say(line)
             self._made = max(self._made, len(lines))
@@ -228,7 +228,7 @@ class Spread:
         if self._on == "linux":
             from phalanx.runtime.linux_environment import clear  # noqa: PLC0415  # an extra
 
-            if (cleared := clear(self._ground.state(NETWORK))) is not None:
+            if (cleared := clear(self._processes.state(NETWORK))) is not None:
                 self._say(cleared)
 
     def _every(self, period_s: float, call: Callable[[], None]) -> None:
@@ -242,18 +242,18 @@ class Spread:
 
     def lives(self, agent: AgentId) -> bool:
         """Return whether the process of the agent runs."""
-        return self._ground.lives(agent)
+        return self._processes.lives(agent)
 
     def crash(self, agent: AgentId, cause: str) -> None:
         """End the process of an agent by SIGKILL."""
         self._down.add(agent)
-        self._ground.kill(agent)
+        self._processes.kill(agent)
         self._recorder.record("agent.crashed", cause, pop=agent)
 
     def restart(self, agent: AgentId, cause: str, *, remembering: bool) -> None:  # noqa: ARG002
         """Start the process of an agent again; of a life in processes, none has a cause."""
         if not remembering:
-            with StateFile(self._ground.state(agent)) as state:
+            with StateFile(self._processes.state(agent)) as state:
                 state.begin()
                 state.save(b"")
         self._start(agent)
@@ -320,15 +320,15 @@ class Spread:
         clock, self._ending = self._clock, True
         if clock.now() < self._scenario.duration_s:  # else they end by themselves
             for name in self._agents:
-                self._ground.signal(name, signal.SIGINT)
+                self._processes.signal(name, signal.SIGINT)
         if self._reservations is None:
             self._count()
         deadline = clock.now() + END_S * self._speed
         clock.run(deadline, lambda: self._reservations is not None and self._all_said(self._agents))
-        self._ground.signal(NETWORK, signal.SIGTERM)
+        self._processes.signal(NETWORK, signal.SIGTERM)
         deadline = clock.now() + END_S * self._speed
         clock.run(deadline, lambda: self._all_said((NETWORK,)))
-        self._ground.wait(NETWORK, END_S)  # it may have much to take apart
+        self._processes.wait(NETWORK, END_S)  # it may have much to take apart
         ended = self._record_end(reason)
         deadline = clock.now() + END_S * self._speed
         clock.run(deadline, lambda: ended in self._events)

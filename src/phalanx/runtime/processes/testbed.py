@@ -1,4 +1,4 @@
-"""What processes of one run on this machine stand on: a domain of their own and its brokers."""
+"""A testbed of processes on this machine: a domain of their own and its brokers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PHALANX = (sys.executable, "-m", "phalanx")
 """The program of every process."""
 
 
-class Ground:
+class ProcessTestbed:
     """A throw-away domain with brokers on the loopback, and processes that belong to it."""
 
     def __init__(
@@ -162,7 +162,7 @@ class Ground:
         self.brokers.stop()
 
 
-def check_all_live(ground: Ground, names: Iterable[str]) -> None:
+def check_all_live(testbed: ProcessTestbed, names: Iterable[str]) -> None:
     """Refuse to go on where a process has ended that should run.
 
     Raises:
@@ -170,9 +170,9 @@ def check_all_live(ground: Ground, names: Iterable[str]) -> None:
 
     """
     for name in names:
-        if not ground.lives(name):
-            code = ground.ended().get(name, 0)
-            how = f"signal {-code}" if code < 0 else ground.last_words(name)
+        if not testbed.lives(name):
+            code = testbed.ended().get(name, 0)
+            how = f"signal {-code}" if code < 0 else testbed.last_words(name)
             raise PhalanxError(f"the process of {name} ended: {how}")
 
 
