@@ -235,7 +235,7 @@ server behind 6 MB/s, and attackers send 6 MB/s. The table and this page are wri
 
 def page(given: argparse.Namespace, lines: Sequence[str]) -> str:
     """Return the page with a report on it."""
-    known = (cases.SHAPES, cases.AIMS, cases.RESOURCES, cases.FAULTS)
+    known = (cases.PEACE, cases.SHAPES, cases.AIMS, cases.RESOURCES, cases.FAULTS)
     words = "\n".join(f"- `{word}`: {what}" for group in known for word, what in group.items())
     command = " ".join(
         [COMMAND]

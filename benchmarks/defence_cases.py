@@ -50,7 +50,11 @@ ATTACKS = {
     "udp-forged": "udp-flood-spoofed",
     "slow": "slow-http",
 }
-"""Profiles by the name of the attack. ``crowd`` is none; ``+crowd`` adds one to an attack."""
+"""Profiles by the name of the attack."""
+PEACE = {
+    "crowd": "no attack, but 200 users more than usual; with `+crowd` 60 more beside an attack",
+    "calm": "nothing out of the ordinary but what the rest of the name says",
+}
 SHAPES = {
     "steady": "from second 20 to 140",
     "ramp": "as steady, but one source after another within 60 s",
@@ -64,6 +68,8 @@ AIMS = {
     "upstream": "30 MB/s, which the server's own link could carry and those before it cannot",
     "15mb": "15 MB/s on a server behind 6 MB/s",
     "60mb": "60 MB/s on a server behind 6 MB/s",
+    "swarm": "6 MB/s from 200 sources",
+    "inside": "all attackers stand at the server's own PoP",
 }
 RESOURCES = {
     "scarce": "1 or 2 cores and 1.5 to 3 GB at each PoP",
@@ -76,6 +82,9 @@ FAULTS = {
     "away": "the repository is away from second 15 to 75",
     "cut": "a link on the attack's way is down from second 40 to 80",
     "lossy": "10 % of the agents' messages are lost",
+    "blackout": "the agents at all PoPs where the attack enters die as it begins",
+    "split": "all links of the server's PoP are down from second 40 to 60",
+    "noisy": "every link loses 3 % of all packets",
 }
 _EXTRAS = {"aim": AIMS, "resources": RESOURCES, "fault": FAULTS}
 
@@ -120,7 +129,7 @@ def named(name: str) -> Case:
     """
     attack, shape, topology, *extras = [*name.split("/"), "", ""][: max(3, name.count("/") + 1)]
     kind = attack.removesuffix("+crowd")
-    _known("attack", kind, [*ATTACKS, "crowd"])
+    _known("attack", kind, [*ATTACKS, *PEACE])
     _known("shape", shape, list(SHAPES))
     family, _, size = topology.partition("-")
     _known("topology", family, ["demo", *FAMILIES])
@@ -144,9 +153,9 @@ def _known(what: str, word: str, words: list[str]) -> None:
 def random_case(rng: random.Random) -> Case:
     """Draw a case of 3 to 40 PoPs, of which nobody has seen how it ends."""
     topology = f"{rng.choice(FAMILIES)}-{rng.randint(3, 40)}"
-    attack, shape = rng.choice([*ATTACKS, "crowd"]), rng.choice(list(SHAPES))
+    attack, shape = rng.choice([*ATTACKS, *PEACE]), rng.choice(list(SHAPES))
     extras = [rng.choice(["", "", *words]) for words in _EXTRAS.values()]
-    if attack == "crowd":
+    if attack in PEACE:
         return Case(attack, rng.choice(["steady", "ramp"]), topology, "", *extras[1:])
     if rng.random() < 0.2:
         attack += "+crowd"
@@ -218,6 +227,8 @@ class _Builder:
         self._server = rng.choice(self._pops)
         others = [pop for pop in self._pops if pop != self._server]
         self._entries = rng.sample(others, min(4, len(others)))
+        if case.aim == "inside":
+            self._entries = [self._server]
         self._late = rng.sample(others, min(4, len(others)))
         self._second = rng.choice(others)
         self._repository = rng.choice(self._pops)
@@ -238,7 +249,7 @@ class _Builder:
             name="case",
             description=case.name,
             seed=self._seed,
-            duration_s=max(ends) + AFTERMATH_S,
+            duration_s=max(ends, default=END_S) + AFTERMATH_S,
             network=self._network(),
             hosts=self._hosts(),
             traffic=traffic,
@@ -265,7 +276,8 @@ class _Builder:
             pops.append(PopSpec("depot", 1, 1, 100, -1.0, -1.0))
             links.append(LinkSpec(("depot", repository), 0.5, 20.0))
             repository = "depot"
-        return NetworkSpec(tuple(pops), repository, tuple(links), 0.001)
+        loss = 0.03 if self._case.fault == "noisy" else 0.001
+        return NetworkSpec(tuple(pops), repository, tuple(links), loss)
 
     def _pop(self, pop: str) -> PopSpec:
         rng = self._rng
@@ -299,7 +311,9 @@ class _Builder:
             targets.append("shop")
             users.append(TrafficSpec("buyers", "http", 20, at, "shop", 443, 0.04, spread_s=5))
         if self._case.crowded:
-            count = 60 if self._case.profile else 200
+            count = (
+                60 if self._case.profile else {"15mb": 375, "60mb": 1500}.get(self._case.aim, 200)
+            )
             spread = 60.0 if self._case.shape == "ramp" else 10.0
             users.append(
                 TrafficSpec("crowd", "http", count, at, "server", 443, 0.04, START_S, END_S, spread)
@@ -315,6 +329,7 @@ class _Builder:
             "upstream": (12, 30.0),
             "15mb": (8, 15.0),
             "60mb": (24, 60.0),
+            "swarm": (200, 6.0),
         }.get(case.aim, (8, 6.0))
         assert case.profile is not None
         name = "attackers" if target != "shop" else "shop-attackers"
@@ -354,6 +369,14 @@ class _Builder:
                 return (FaultSpec(15.0, "repository-away", for_s=60.0),)
             case "lossy":
                 return (FaultSpec(0.0, "lose", share=0.1),)
+            case "blackout":
+                return tuple(FaultSpec(START_S + 1, "crash", agent=pop) for pop in self._entries)
+            case "split":
+                return tuple(
+                    FaultSpec(40.0, "link-down", link=(a, b), for_s=20.0)
+                    for a, b in self._graph.edges
+                    if self._server in (a, b)
+                )
             case "cut":
                 return (FaultSpec(40.0, "link-down", link=self._on_the_way(), for_s=40.0),)
         return ()
@@ -429,6 +452,14 @@ TABLE = _listed("""
     syn/steady/ring-6/restart  udp/steady/mesh-24/restart  slow/steady/ring-6/restart
     syn/steady/ring-6/away  udp/steady/mesh-24/away  syn/pulses/tree-15/away
     syn/steady/ring-6/cut  udp/steady/mesh-24/cut  syn/steady/mesh-24/60mb/cut
+    calm/steady/ring-6/lossy  calm/steady/tree-15/split  calm/steady/mesh-24/noisy
+    calm/steady/line-6/scarce/restart  crowd/steady/tree-15/15mb  crowd/steady/mesh-24/60mb
+    crowd/steady/mesh-24/noisy  crowd/ramp/line-6/split
+    syn/steady/mesh-24/swarm  udp/steady/ring-6/swarm  slow/steady/star-8/swarm
+    syn/steady/ring-6/inside  udp-forged/steady/mesh-24/inside  slow/steady/tree-15/inside
+    syn/steady/ring-6/blackout  udp/steady/mesh-24/blackout  syn-forged/steady/tree-15/blackout
+    syn/steady/ring-6/split  syn-forged/steady/mesh-24/split
+    syn/steady/mesh-24/noisy  slow/steady/ring-6/noisy  udp-forged/pulses/line-6/noisy
     syn/steady/ring-6/lossy  udp/steady/mesh-24/lossy  slow/steady/star-8/lossy
 """)
 """The cases of the table."""

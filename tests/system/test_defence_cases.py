@@ -32,6 +32,7 @@ def test_the_table_has_cases_of_every_kind_and_each_is_a_valid_scenario():
     assert len(set(names)) == len(names) >= 60
     for words in (
         cases.ATTACKS,
+        cases.PEACE,
         cases.SHAPES,
         cases.FAMILIES,
         cases.AIMS,
