@@ -455,7 +455,7 @@ TABLE = _listed("""
     calm/steady/ring-6/lossy  calm/steady/tree-15/split  calm/steady/mesh-24/noisy
     calm/steady/line-6/scarce/restart  crowd/steady/tree-15/15mb  crowd/steady/mesh-24/60mb
     crowd/steady/mesh-24/noisy  crowd/ramp/line-6/split
-    syn/steady/mesh-24/swarm  udp/steady/ring-6/swarm  slow/steady/star-8/swarm
+    syn/steady/ring-24/swarm  udp/steady/ring-6/swarm  slow/steady/star-8/swarm
     syn/steady/ring-6/inside  udp-forged/steady/mesh-24/inside  slow/steady/tree-15/inside
     syn/steady/ring-6/blackout  udp/steady/mesh-24/blackout  syn-forged/steady/tree-15/blackout
     syn/steady/ring-6/split  syn-forged/steady/mesh-24/split
