@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar
 
 from phalanx.analytics.detectors import SYN_FLOOD, Finding, load_detector
+from phalanx.analytics.fixed_rules import aggregate
 from phalanx.bdi import (
     AchieveAll,
     Adopt,
@@ -19,7 +21,7 @@ from phalanx.bdi import (
 )
 from phalanx.coordination.measures import PROTECT, inventory_of
 from phalanx.coordination.scaling import effective_s, fit_to_traffic
-from phalanx.domain.actions import FlowRecords, Observe
+from phalanx.domain.actions import FlowRecords, FlowStats, Observe
 from phalanx.domain.goals import want
 from phalanx.domain.predicates import FlowRateLimited, FlowRecord, Spoofed, Threat
 from phalanx.domain.resources import Resources
@@ -28,6 +30,8 @@ from phalanx.domain.vnf import Vnfd
 from phalanx.functions.syn_proxy import answer_for
 
 FIXED_RULES = "fixed-rules"
+MOST_PASSED = 64
+"""Sources that are not blocked, of which one analysis says in the log what they did."""
 
 
 def examine(
@@ -62,6 +66,26 @@ def reasons(me: Agent, goal: GoalInstance, findings: list[Finding]) -> dict[str,
     if name == FIXED_RULES:
         return {}
     return {"detector": name, "reasons": {f.source or f.target: f.reason for f in findings}}
+
+
+def passed(
+    flows: Iterable[FlowStats], blocked: Collection[str], first: Collection[str] = ()
+) -> dict[str, dict[str, int]]:
+    """Return what sources that are not blocked were seen to do, for the log.
+
+    Args:
+        flows: that were seen.
+        blocked: sources to leave out.
+        first: sources to list before those that sent the most packets, of ``MOST_PASSED``.
+
+    """
+    others = [one for one in aggregate(flows) if one.source not in blocked]
+    others.sort(key=lambda one: (one.source not in first, -one.packets, one.source))
+    return {
+        one.source: {"packets": one.packets, "replies": one.replies}
+        | ({"syn": one.syn, "established": one.established} if one.protocol == "tcp" else {})
+        for one in others[:MOST_PASSED]
+    }
 
 
 def _detector(me: Agent, goal: GoalInstance) -> str:

@@ -56,7 +56,7 @@ from phalanx.domain.predicates import AttackFiltered, EntryScreened, Quiet
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.classifier import FIXED_RULES, examine, reasons
+from phalanx.functions.classifier import FIXED_RULES, examine, passed, reasons
 
 FRESH_S = 15.0
 """How long a report directs attention."""
@@ -167,6 +167,7 @@ class EdgeFilter(Capability):
                     for f in findings
                 },
                 "reported": sorted(set(blocked) & reported),
+                "passed": passed(records.flows, blocked, reported),
                 **reasons(me, goal, findings),
             },
         )

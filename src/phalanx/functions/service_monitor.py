@@ -42,7 +42,7 @@ from phalanx.domain.predicates import EntryScreened, Monitored, ServiceBreached,
 from phalanx.domain.resources import Resources
 from phalanx.domain.series import TimeSeries
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.classifier import FIXED_RULES, examine, reasons
+from phalanx.functions.classifier import FIXED_RULES, examine, passed, reasons
 
 ATTACK = "attack"
 """Conversation of the reports."""
@@ -234,6 +234,7 @@ class ServiceMonitor(Capability):
                 "forged": [f.target for f in targets if f.spoofed],
                 "evidence": {f.target: f.evidence for f in targets}
                 | {f"{f.source}>{f.target}": f.evidence for f in convicted.values() if f},
+                "passed": passed(records.flows, {source for source, _ in convicted}),
                 "remembered": [f"{s}>{t}" for (s, t), found in convicted.items() if not found],
                 **reasons(me, goal, findings),
             },
