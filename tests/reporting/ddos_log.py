@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from msgspec import structs
 
@@ -16,20 +17,28 @@ SCENARIO = Path(__file__).parents[2] / "scenarios" / "ddos-resilience.yaml"
 
 
 @cache
-def _run() -> tuple[Event, ...]:
-    return tuple(run_scenario(load_scenario(SCENARIO)).events)
+def _run(strategy: Literal["service", "published"]) -> tuple[Event, ...]:
+    scenario = structs.replace(load_scenario(SCENARIO), strategy=strategy)
+    return tuple(run_scenario(scenario).events)
 
 
-def ddos_log(pops: int = 6, *, until: float | None = None, positions: bool = True) -> list[Event]:
+def ddos_log(
+    pops: int = 6,
+    *,
+    until: float | None = None,
+    positions: bool = True,
+    strategy: Literal["service", "published"] = "published",
+) -> list[Event]:
     """Return the log of the run.
 
     Args:
         pops: PoPs of its network; those beyond six take no part.
         until: breaks it off then, as a killed run would, in seconds.
         positions: whether it says where the PoPs stand.
+        strategy: of the run.
 
     """
-    first, *rest = _run()
+    first, *rest = _run(strategy)
     known = list(first.data["pops"])
     known += [known[at % 6] | {"name": f"pop{at + 1}"} for at in range(6, pops)]
     for at, pop in enumerate(known[6:], 6):

@@ -267,6 +267,31 @@ def rank(
     return [line[-1] for line in ranked]
 
 
+def normalised(
+    bids: Sequence[Mapping[str, float]], terms: Sequence[BidTerm]
+) -> list[tuple[float, ...]]:
+    """Return what ``rank`` multiplies with the weights: the terms of each bid, from 0 (the best).
+
+    Args:
+        bids: the values of each bid, by the name of the term.
+        terms: those that are weighed.
+
+    """
+    return _normalised(_signed(bids, terms))
+
+
+def _signed(bids: Sequence[Mapping[str, float]], terms: Sequence[BidTerm]) -> list[list[float]]:
+    signs = [-1.0 if term.higher_is_better else 1.0 for term in terms]
+    return [
+        [sign * bid[term.name] for term, sign in zip(terms, signs, strict=True)] for bid in bids
+    ]
+
+
+def _normalised(rows: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+    columns = [_scale(column) for column in zip(*rows, strict=True)]
+    return list(zip(*columns, strict=True)) or [()] * len(rows)
+
+
 def _scale(values: Sequence[float]) -> list[float]:
     least, most = min(values), max(values)
     spread = most - least

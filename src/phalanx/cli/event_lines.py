@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.domain.events import Event
-from phalanx.reporting.event_text import describe
+from phalanx.reporting.event_text import describe, describe_whole
 
 _DEEPEST = 24
 _STYLES = {
@@ -49,6 +49,6 @@ def event_grid() -> Table:
 
 def event_cells(event: Event, depth: int = 0, note: str = "") -> tuple[str, Text, Text, Text]:
     """Return time, agent, id and text of an event, the text indented and followed by a note."""
-    text = Text(" " * min(depth, _DEEPEST) + describe(event))
+    text = Text(" " * min(depth, _DEEPEST) + describe_whole(event))
     text.append(note, style="dim")
     return f"{event.time:.1f} s", Text(event.agent), Text(event.id), text

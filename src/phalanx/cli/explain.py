@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from phalanx.cli.event_lines import event_cells, event_grid
 from phalanx.cli.terminal import out, say
@@ -20,14 +21,27 @@ def explain(
     what: Annotated[
         str,
         typer.Argument(
-            help="An event's id, 'last', 'attack', or a part of a goal, measure, instance, "
-            "agent or auction."
+            help="An event's id, an address, an auction, 'last', 'attack', or a whole word of a "
+            "goal, measure, instance or agent."
         ),
     ] = "last",
+    why_not: Annotated[
+        str,
+        typer.Option(
+            metavar="AGENT", help="Why this agent did not win the auction WHAT, or did not bid."
+        ),
+    ] = "",
 ) -> None:
     """Show the chain of causes that led to an event, from the log alone."""
-    answer = explain_log(read_jsonl(log), what)
+    answer = explain_log(read_jsonl(log), what, why_not)
     say(out, answer.title, "bold")
+    for sentence in answer.words:
+        say(out, sentence)
+    if answer.table:
+        table = Table(*answer.table[0])
+        for row in answer.table[1:]:
+            table.add_row(*row)
+        out.print(table)
     grid = event_grid()
     for line in answer.lines:
         grid.add_row(*event_cells(line.event, line.depth))

@@ -19,6 +19,7 @@ from phalanx.reporting.log import (
     text,
 )
 from phalanx.reporting.svg import figure
+from phalanx.reporting.utility import Comparison, TermShare, comparison
 
 _KINDS = {
     "auction.called",
@@ -43,6 +44,8 @@ class BidRow(Struct, frozen=True):
     path: tuple[str, ...]
     reuse: str
     won: bool
+    shares: tuple[TermShare, ...] = ()
+    """What each weighed term adds to the utility; empty if the bid was not ranked."""
 
 
 class Auction(Struct, frozen=True):
@@ -57,6 +60,8 @@ class Auction(Struct, frozen=True):
     closed_s: float | None
     event: str
     """Id of the event that closed it, or that called it while it is open."""
+    events: tuple[str, ...]
+    """Ids of all its events."""
     traffic_mb_s: float
     tap: str
     constraints: tuple[tuple[str, str], ...]
@@ -69,8 +74,12 @@ class Auction(Struct, frozen=True):
     bids: tuple[BidRow, ...]
     refusals: tuple[tuple[str, str], ...]
     silent: tuple[str, ...]
-    earlier: tuple[str, ...]
-    """Winners that failed before this award."""
+    earlier: tuple[tuple[str, str], ...]
+    """Winners that failed before this award, and why."""
+    asked: int
+    """Agents that were called; 0 where the log does not say."""
+    comparison: Comparison
+    """Of the ranked bids, which come first in ``bids``."""
     fallback: str = ""
     """Goal adopted because this auction failed."""
     fallback_event: str = ""
@@ -138,6 +147,8 @@ def _auction(log: Log, place: int, events: list[Event]) -> Auction:
     winner = text(data, "winner")
     fallback = _fallback(log, close) if close and outcome == "failed" else None
     goal = text(call.data, "goal")
+    ranking = rows(data, "ranking")
+    compared = comparison(call.data, ranking)
     return Auction(
         place,
         text(call.data, "auction"),
@@ -147,6 +158,7 @@ def _auction(log: Log, place: int, events: list[Event]) -> Auction:
         call.time,
         close.time if close else None,
         (close or call).id,
+        tuple(event.id for event in events),
         number(call.data, "traffic_mb_s"),
         text(call.data, "tap"),
         tuple(_constraint(k, v) for k, v in table(call.data, "constraints").items() if v),
@@ -154,10 +166,14 @@ def _auction(log: Log, place: int, events: list[Event]) -> Auction:
         outcome,
         winner,
         text(data, "reason"),
-        _bids(events, rows(data, "ranking"), winner),
+        _bids(events, ranking, compared, winner),
         tuple(sorted(refusals.items(), key=lambda item: natural(item[0]))),
         names(data, "silent"),
-        tuple(text(e.data, "after") for e in closing if text(e.data, "after")),
+        tuple(
+            (text(e.data, "after"), text(e.data, "reason")) for e in closing if "after" in e.data
+        ),
+        int(number(call.data, "bidders")),
+        compared,
         text(fallback.data, "goal") if fallback else "",
         fallback.id if fallback else "",
     )
@@ -187,7 +203,9 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [*parts, (int(word[:15]) if word.isdecimal() else -1, word)]
 
 
-def _bids(events: list[Event], ranking: list[Data], winner: str) -> tuple[BidRow, ...]:
+def _bids(
+    events: list[Event], ranking: list[Data], compared: Comparison, winner: str
+) -> tuple[BidRow, ...]:
     ranked = [_bid(text(row, "agent"), row) for row in ranking]
     best = next((at for at, bid in enumerate(ranked) if bid.agent == winner), None)
     listed = {(bid.agent, bid.vnf, bid.units) for bid in ranked}
@@ -198,10 +216,12 @@ def _bids(events: list[Event], ranking: list[Data], winner: str) -> tuple[BidRow
         for bid in (_bid(event.agent, row) for row in rows(event.data, "bids"))
         if (bid.agent, bid.vnf, bid.units) not in listed
     ]
-    return (*(_bid(b.agent, ranking[i], won=i == best) for i, b in enumerate(ranked)), *unranked)
+    rated = zip(ranked, compared.shares(), strict=True)
+    won = (structs.replace(b, won=i == best, shares=s) for i, (b, s) in enumerate(rated))
+    return (*won, *unranked)
 
 
-def _bid(agent: str, row: Data, *, won: bool = False) -> BidRow:
+def _bid(agent: str, row: Data) -> BidRow:
     return BidRow(
         agent,
         text(row, "vnf"),
@@ -212,7 +232,7 @@ def _bid(agent: str, row: Data, *, won: bool = False) -> BidRow:
         number(row, "utility") if "utility" in row else None,
         names(row, "path"),
         text(row, "reuse"),
-        won,
+        won=False,
     )
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from phalanx.domain.events import KINDS, Event
 from phalanx.loading.refusals import one_line
 
 _LONGEST = 240
-_MOST_ITEMS = 6
+_MOST_ITEMS = ContextVar("items of a list that are written out", default=6)
 
 TEMPLATES: dict[str, str] = {
     "run.started": "begins {scenario} with seed {seed}: {pops:#PoP}, {links:#link}"
@@ -94,17 +95,30 @@ def is_alarm(event: Event) -> bool:
     )
 
 
+def describe_whole(event: Event) -> str:
+    """Return what ``event`` says, however long it is: no list and no reason is cut."""
+    token = _MOST_ITEMS.set(1_000_000)
+    try:
+        return _words(event)
+    finally:
+        _MOST_ITEMS.reset(token)
+
+
 def describe(event: Event) -> str:
-    """Return what ``event`` says, in one line."""
+    """Return what ``event`` says, in one line of at most 240 characters."""
+    words = _words(event)
+    return words if len(words) <= _LONGEST else words[: _LONGEST - 1] + "…"
+
+
+def _words(event: Event) -> str:
     writer = _WRITERS.get(event.kind)
     if writer is not None:
         words = writer(event.data)
     elif event.kind in TEMPLATES:
         words = _fill(TEMPLATES[event.kind], event.data)
     else:
-        words = f"{event.kind}: {_text(event.data)}" if event.data else event.kind
-    words = one_line(words)
-    return words if len(words) <= _LONGEST else words[: _LONGEST - 1] + "…"
+        words = f"{event.kind}: {written(event.data)}" if event.data else event.kind
+    return one_line(words)
 
 
 def _fill(template: str, data: Mapping[str, Any]) -> str:
@@ -117,12 +131,13 @@ def _fill(template: str, data: Mapping[str, Any]) -> str:
         value = data.get(name)
         if count:
             return _count(value, form)
-        return _path(value) if form == "path" else _text(value)
+        return _path(value) if form == "path" else written(value)
 
     return _FIELD.sub(field, _OPTIONAL.sub(optional, template))
 
 
-def _text(value: Any) -> str:
+def written(value: Any) -> str:
+    """Return a value of an event's data in words."""
     match value:
         case None:
             return "?"
@@ -131,24 +146,27 @@ def _text(value: Any) -> str:
         case float():
             return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
         case dict():
-            return _some([f"{key} {_text(item)}" for key, item in value.items()])
+            return _some([f"{key} {written(item)}" for key, item in value.items()])
         case list() | tuple():
-            return _some([_text(item) for item in value])
+            return _some([written(item) for item in value])
     return str(value)
 
 
 def _some(items: list[str]) -> str:
-    more = len(items) - _MOST_ITEMS
-    return ", ".join(items[:_MOST_ITEMS]) + (f" and {more} more" if more > 0 else "")
+    most = _MOST_ITEMS.get()
+    more = len(items) - most
+    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _count(value: Any, noun: str) -> str:
     number = len(value) if isinstance(value, list | tuple | dict) else value
-    return f"{_text(number)} {noun}{'' if number == 1 else 's'}"
+    return f"{written(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def _path(value: Any) -> str:
-    return " → ".join(_text(item) for item in value) if isinstance(value, list) else _text(value)
+    return (
+        " → ".join(written(item) for item in value) if isinstance(value, list) else written(value)
+    )
 
 
 def _sample(data: Mapping[str, Any]) -> str:
@@ -177,7 +195,7 @@ def _resources(data: Mapping[str, Any]) -> str:
 
 def _fault(data: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in data.items() if key != "fault"}
-    return _fill("the test bench injects {fault}", data) + (f": {_text(rest)}" if rest else "")
+    return _fill("the test bench injects {fault}", data) + (f": {written(rest)}" if rest else "")
 
 
 def _link(data: Mapping[str, Any]) -> str:
@@ -239,7 +257,7 @@ _OFFER_FIELDS = ("agent", "utility", "vnf", "units", "T", "C", "D", "path", "reu
 def _offer(bid: Mapping[str, Any]) -> str:
     """Return a bid with its built-in terms, then the further ones by name."""
     further = {name: value for name, value in bid.items() if name not in _OFFER_FIELDS}
-    return _fill(_OFFER, bid) + (f", {_text(further)}" if further else "")
+    return _fill(_OFFER, bid) + (f", {written(further)}" if further else "")
 
 
 def _bid(data: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ steps, and everything that its alarms and faults led to.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,9 +15,17 @@ from msgspec import Struct
 
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
-from phalanx.reporting.event_text import IMPORTANT, describe, is_alarm
-from phalanx.reporting.log import predicate_of, text
+from phalanx.reporting.event_text import IMPORTANT, describe, describe_whole, is_alarm
+from phalanx.reporting.log import Log, predicate_of, text
 from phalanx.reporting.svg import counted
+from phalanx.reporting.why_not import (
+    Answer,
+    about_address,
+    about_auction,
+    auctions_of,
+    whole_word,
+    why_not_agent,
+)
 from phalanx.store.causes import CauseIndex
 
 MOST_ROWS = 4000
@@ -62,26 +71,40 @@ class Explanation(Struct, frozen=True):
     lines: tuple[ExplanationLine, ...]
     others: tuple[str, ...] = ()
     """Ids of events that match as well, latest first."""
+    words: tuple[str, ...] = ()
+    """The answer in sentences, where there is more to say than the causes."""
+    table: tuple[tuple[str, ...], ...] = ()
+    """Utilities taken apart: rows of cells, the head first."""
 
 
-def explain(events: Iterable[Event] | CauseIndex, what: str) -> Explanation:
-    """Explain ``what``: an event's id, ``last``, ``attack``, or a fragment of an event's words.
+def explain(events: Iterable[Event] | Log, what: str, why_not: str = "") -> Explanation:
+    """Explain ``what``: an event's id, an address, an auction, ``last``, ``attack``, or a name.
 
-    ``attack`` gives what the first malicious traffic, or else the first alarm, led to; all
-    others give the chain of causes from the root to the event.
+    An address of a source is answered with why it is blocked, or is not; an auction with its
+    bids taken apart; ``attack`` with what the first malicious traffic, or else the first alarm,
+    led to; all others with the chain of causes from the root to the event.
 
     Args:
         events: a log, or its index where one grows with it.
-        what: the question.
+        what: the question. A name (of a goal, measure, instance or agent) counts as a whole word.
+        why_not: an agent; the answer then says why it did not win the auction ``what``.
 
     Raises:
         LogError: if nothing in the log matches.
 
     """
-    log = events if isinstance(events, CauseIndex) else CauseIndex(events)
+    log = events if isinstance(events, Log) else Log(events)
+    if why_not:
+        return _answered(log, why_not_agent(log, what, why_not))
     known = log.get(what)
     if known is not None:
         return _chain(log, known)
+    answer = about_address(log, what)
+    if answer is not None:
+        return _answered(log, answer)
+    auction = next((a for a in auctions_of(log)[::-1] if a.auction == what), None)
+    if auction is not None:
+        return _answered(log, about_auction(auction))
     if what == "attack":
         return _attack(log)
     if what == "last":
@@ -89,38 +112,45 @@ def explain(events: Iterable[Event] | CauseIndex, what: str) -> Explanation:
         if not chosen:
             raise LogError("the log has no event to explain")
         return _chain(log, chosen[0])
-    matches = [event for event in log.events if _matches(event, what.casefold())]
+    word = whole_word(what)
+    matches = [event for event in log.events if _matches(event, word)]
     if not matches:
         raise LogError(
-            f"no event matches {what!r}; give an event's id, 'last', 'attack', or a part of a "
-            "goal, measure, instance, agent or auction"
+            f"no event matches {what!r}; give an event's id, an address, 'last', 'attack', or a "
+            "whole word of a goal, measure, instance, agent or auction"
         )
     ranked = ([event for event in matches if event.kind == kind] for kind in _ANSWERS)
     last = next(filter(None, ranked), matches)[-1]
     return _chain(log, last, tuple(event.id for event in reversed(matches) if event is not last))
 
 
-def _matches(event: Event, fragment: str) -> bool:
+def _matches(event: Event, word: re.Pattern[str]) -> bool:
     if event.kind in _NOT_LAST:
         return False
-    return fragment in event.agent.casefold() or _holds(event.data, fragment)
+    return word.search(event.agent) is not None or _holds(event.data, word)
 
 
-def _holds(value: Any, fragment: str) -> bool:
+def _holds(value: Any, word: re.Pattern[str]) -> bool:
     if isinstance(value, dict):
-        return any(_holds(item, fragment) for item in value.values())
+        return any(_holds(item, word) for item in value.values())
     if isinstance(value, list):
-        return any(_holds(item, fragment) for item in value)
-    return isinstance(value, str) and fragment in value.casefold()
+        return any(_holds(item, word) for item in value)
+    return isinstance(value, str) and word.search(value) is not None
 
 
-def _chain(log: CauseIndex, last: Event, others: tuple[str, ...] = ()) -> Explanation:
+def _answered(log: Log, answer: Answer) -> Explanation:
+    event = log.get(answer.event)
+    lines = () if event is None else _chain(log, event).lines
+    return Explanation(answer.title, lines, (), answer.words, answer.table)
+
+
+def _chain(log: Log, last: Event, others: tuple[str, ...] = ()) -> Explanation:
     chain = [last, *log.causes(last)]
     lines = tuple(ExplanationLine(0, event) for event in reversed(chain))
-    return Explanation(f"Why {last.id}: {describe(last)}", lines, others)
+    return Explanation(f"Why {last.id}: {describe_whole(last)}", lines, others)
 
 
-def _attack(log: CauseIndex) -> Explanation:
+def _attack(log: Log) -> Explanation:
     starts = [e for e in log.events if e.kind == "traffic.changed" and e.data.get("malicious")]
     alarms = [event for event in log.events if is_alarm(event)]
     roots = [e for e in (*starts, *alarms) if log.effects(e.id)] or starts or alarms

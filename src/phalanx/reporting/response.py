@@ -52,7 +52,10 @@ Effect = tuple[str, tuple[str, ...]]
 """Name of a predicate, such as ``flowRateLimited``, and its fields."""
 
 
-class _Source(Struct, frozen=True):
+class PlannedSource(Struct, frozen=True):
+    """A source of traffic, as the scenario plans it."""
+
+    group: str
     address: str
     at: str
     """PoP where it enters the network."""
@@ -125,7 +128,7 @@ class ResponseView:
             if lifetime.begun.time < end <= (lifetime.ended.time if lifetime.ended else inf)
             for effect in _effects(lifetime.begun)
         }
-        sources = list(_sources(self._setting))
+        sources = list(sources_of(self._setting))
         attackers = [source for source in sources if source.malicious]
         users = [s for s in sources if not s.malicious and s.start_s < end <= s.end_s]
         return Response(
@@ -219,13 +222,15 @@ def _last(events: Iterable[Event]) -> Event | None:
     return max(events, key=lambda event: event.time, default=None)
 
 
-def _sources(started: Data) -> Iterator[_Source]:
+def sources_of(started: Data) -> Iterator[PlannedSource]:
+    """Yield the sources of a run, from the data of its ``run.started``."""
     hosts = {text(host, "name"): host for host in rows(started, "hosts")}
     for at, group in enumerate(rows(started, "sources"), 1):
         host, profile = hosts.get(text(group, "target"), {}), PROFILES.get(text(group, "profile"))
         places = names(group, "at") or [""]
         for i in range(1, int(number(group, "count")) + 1):
-            yield _Source(
+            yield PlannedSource(
+                group=text(group, "group"),
                 address=source_address(at, i),
                 at=places[(i - 1) % len(places)],
                 target=text(host, "address"),
