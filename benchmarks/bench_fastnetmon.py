@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from msgspec import Struct
 
@@ -121,11 +122,6 @@ def middle(values: Sequence[float | None]) -> float | None:
     return None if found == float("inf") else found
 
 
-def times(theirs: float | None, ours: float | None) -> str:
-    """Return how many times the first is of the second."""
-    return f"{theirs / ours:.1f}" if theirs and ours else "–"
-
-
 def seconds(value: float | None) -> str:
     """Return a time, or that it never came."""
     return "never" if value is None else f"{value:.2f}"
@@ -134,7 +130,8 @@ def seconds(value: float | None) -> str:
 def main() -> None:
     tools: dict[str, Callable[[Gateway], Defender]] = {
         "FastNetMon": FastNetMon,
-        "Phalanx": Phalanx,
+        "Phalanx, published": partial(Phalanx, strategy="published"),
+        "Phalanx, service": partial(Phalanx, strategy="service"),
     }
     for rate in RATES:
         found: dict[str, list[Figures]] = {name: [] for name in tools}
@@ -146,30 +143,28 @@ def main() -> None:
 
 def table(rate: int, found: dict[str, list[Figures]]) -> None:
     """Print what came of the floods of one rate."""
-    theirs, ours = found.values()
     rows: list[list[str]] = []
 
     def row(
         what: str, of: Callable[[Figures], float | None], words: Callable[[float | None], str]
     ) -> None:
-        a, b = middle([of(f) for f in theirs]), middle([of(f) for f in ours])
-        rows.append([what, words(a), words(b), times(a, b)])
+        rows.append([what, *(words(middle([of(f) for f in one])) for one in found.values())])
 
     row("first packet to alarm, s", lambda f: f.alarm_s, seconds)
     row("first packet to first throttle, s", lambda f: f.throttle_s, seconds)
     row("first packet to all attackers named, s", lambda f: f.named_s, seconds)
     row("first packet to last block, s", lambda f: f.block_s, seconds)
-    rows.append(["who is named", theirs[-1].whom, ours[-1].whom, ""])
+    rows.append(["who is named", *(one[-1].whom for one in found.values())])
     row("processor time over the flood, s", lambda f: f.cpu_s, seconds)
     row("… of a core in its second half", lambda f: f.late_cpu, lambda v: f"{v:.1%}")
     row("most memory, MB", lambda f: f.own_mb, lambda v: f"{v:.0f}")
     row("… with its children, MB", lambda f: f.all_mb, lambda v: f"{v:.0f}")
     row("users served before the flood", lambda f: f.served_before, lambda v: f"{v:.0%}")
     row("users served at its end", lambda f: f.served, lambda v: f"{v:.0%}")
-    arrived = statistics.median(f.packets_s for f in (*theirs, *ours))
+    arrived = statistics.median(f.packets_s for one in found.values() for f in one)
     show(
         f"SYN flood, {arrived:,.0f} packets/s ({rate:,} asked for), medians of {ROUNDS}",
-        ("", *found, "ratio"),
+        ("", *found),
         rows,
         f"Load of the {os.cpu_count()} cores in the last minute: {os.getloadavg()[0]:.1f}. "
         "FastNetMon leaves it to its script to do something.\nMemory with children adds up what "

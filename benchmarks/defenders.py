@@ -70,6 +70,7 @@ guards:
     interface: {DOWNLINK}
     bandwidth_mb_s: {LINK_MB_S}
     threshold_mb_s: {0.6 * LINK_MB_S:g}
+strategy: {{strategy}}
 """
 
 
@@ -131,11 +132,11 @@ class FastNetMon:
 class Phalanx:
     """``phalanx guard`` for the interface towards the server."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, strategy: str) -> None:
         folder = gateway.folder / "phalanx"
         folder.mkdir()
         self._log, self._says = folder / "log.jsonl", folder / "says"
-        (folder / "site.yaml").write_text(_SITE.format(folder=folder))
+        (folder / "site.yaml").write_text(_SITE.format(folder=folder, strategy=strategy))
         with self._says.open("wb") as says:
             self.process = subprocess.Popen(  # noqa: S603
                 [
@@ -165,11 +166,16 @@ class Phalanx:
                 if (threat := _source(data["belief"], "threat")) and threat not in threats:
                     told.named = now
                     threats.add(threat)
+            elif event.kind == "analysis.done":
+                found = {pair.partition(">")[0] for pair in data["found"]}
+                told.named = now if found - threats else told.named
+                threats |= found
             elif event.kind == "measure.applied":
                 told.throttle = told.throttle or now
-                if flow := _source(data["effect"], "flowRateLimited"):
+                flow = _source(data["effect"], "flowRateLimited")
+                if sources := set(data.get("sources", [flow] if flow else [])):
                     told.last_block = now
-                    blocked.add(flow)
+                    blocked |= sources
         told.whom = f"{len(blocked & set(ATTACKERS))} of {len(ATTACKERS)} sources"
         if others := blocked - set(ATTACKERS):
             told.whom += f", {len(others)} others"

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import typer
 from msgspec import structs
@@ -19,11 +19,9 @@ from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.events import Event, Sink
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.loading import load_scenario, offences
-from phalanx.runtime.scenario import Scenario
+from phalanx.runtime.scenario import Scenario, Strategy
 from phalanx.store import StoreSink, open_store
 from phalanx.store.jsonl import JsonlSink
-
-Strategy = Literal["service", "published"]
 
 
 def open_scenario(

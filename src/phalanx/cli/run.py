@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.cli.event_lines import styled
-from phalanx.cli.files import Functions, Outputs, Strategy, load_functions, open_scenario
+from phalanx.cli.files import Functions, Outputs, load_functions, open_scenario
 from phalanx.cli.terminal import (
     INTERRUPTED,
     AsJson,
@@ -31,7 +31,7 @@ from phalanx.reporting.response import Response
 from phalanx.reporting.summary import Summary
 from phalanx.runtime.course import RunResult
 from phalanx.runtime.environment import Environment, infrastructures, open_environment
-from phalanx.runtime.scenario import Scenario
+from phalanx.runtime.scenario import Scenario, Strategy
 from phalanx.runtime.system import run_scenario
 
 RESERVED = {"network", "run"}

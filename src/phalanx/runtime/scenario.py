@@ -42,6 +42,7 @@ Count = Annotated[int, Meta(ge=1, le=10_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Seed = Annotated[int, Meta(ge=0, le=2**53)]
 
+Strategy = Literal["service", "published"]
 MONITORS = {"service": "service-monitor", "published": "link-monitor"}
 """The function that watches a link, by strategy."""
 STRATEGIES: dict[str, tuple[str, ...]] = {
@@ -297,7 +298,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     """Agents beside those that have the name of their PoP."""
     faults: Annotated[tuple[FaultSpec, ...], Meta(max_length=10_000)] = ()
     updates: Annotated[tuple[UpdateSpec, ...], Meta(max_length=1000)] = ()
-    strategy: Literal["service", "published"] = "published"
+    strategy: Strategy = "published"
     """``service``: attacks are told from the service that users get, and filtered where they
     enter the network. ``published``: the strategy of the dissertation, chapter 5."""
     bidding: Literal["exact", "published"] = "exact"

@@ -24,6 +24,7 @@ from phalanx.runtime.scenario import (
     PopSpec,
     Positive,
     Scenario,
+    Strategy,
     Timing,
 )
 
@@ -49,6 +50,9 @@ PARAMETERS = {
     "verdict_valid_s": 2.0,
     "alarm_repeat_s": 2.0,
     "quiet_interval_s": 5.0,
+    "service_look_s": 0.4,
+    "report_repeat_s": 1.0,
+    "entry_look_s": 0.4,
 }
 """Counters of the kernel can be read often, and a look at them may be short."""
 LIMIT = 0.5
@@ -83,6 +87,8 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     state: Annotated[str, Meta(min_length=1, max_length=1000)] = "/var/lib/phalanx"
     """Directory in which leases survive restarts."""
     functions: dict[Name, FunctionSpec] = field(default_factory=FUNCTIONS.copy)
+    strategy: Strategy = "published"
+    """As in a [scenario](scenario.md); here all traffic enters at the guarded interface."""
     goals: dict[GoalName, GoalSpec] = {}
     parameters: dict[ParameterName, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}
     timing: Timing = Timing(auction_deadline_s=0.3)
@@ -106,6 +112,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
                 for g in self.guards
             ),
             goals=self.goals,
+            strategy=self.strategy,
             parameters={**self._own_parameters(), **self.parameters},
             timing=self.timing,
         )

@@ -42,7 +42,7 @@ SAME = 0.1
 _GRACE_S = 5.0
 """A request of a VNF may take this much longer than the observation, in seconds."""
 _BEFORE = -20
-"""Priority of the chains that copy: limits have -10."""
+"""Priority of the chains that copy: limits have -10, blocks -30."""
 _BOTH_WAYS = 2
 """A path holds bandwidth for the traffic towards an address; copies of its answers come on top."""
 _LEAST_MB_S = 1.0

@@ -17,11 +17,13 @@ from phalanx.infrastructure.linux.workers import DriverContext
 
 WINDOW_S = 2.0
 """A rate is that over at most so long."""
-LEAST_S = 0.5
+LEAST_S = 0.1
 """A rate is not told from less than this, in seconds."""
+NOTHING_S = 0.5
+"""That nothing comes in is told after this long, in seconds."""
 KEPT_S = 60
 """Counters that are not read for so long stop, in seconds."""
-_BEFORE = -20
+_BEFORE = -40
 """Priority: before any measure."""
 
 
@@ -77,11 +79,12 @@ class EntryCounters:
             script = _counters(table, device, hook, self._hosts) + script
         await self._tasks.thread(self._workers.nft, pop, script)
         self._tables[pop, device] = table
-        octets, age_s = await self._read(pop, table, target)
-        if age_s < LEAST_S:
-            await asyncio.sleep(LEAST_S - age_s)
+        until = asyncio.get_running_loop().time() + NOTHING_S
+        while True:
             octets, age_s = await self._read(pop, table, target)
-        return octets / max(age_s, LEAST_S) / 1e6
+            if age_s >= LEAST_S or asyncio.get_running_loop().time() >= until:
+                return octets / max(age_s, LEAST_S) / 1e6
+            await asyncio.sleep(LEAST_S / 2)
 
     async def _read(self, pop: PopId, table: str, target: str) -> tuple[int, float]:
         """Return the octets counted and for how long, in seconds."""

@@ -29,8 +29,9 @@ from .nft import (
 
 FAMILIES = {"netdev": NETDEV, "inet": INET}
 _KINDS = ("set", "counter", "limit", "chain")
-PRIORITY = -10
-"""Before the analysers (0), so that these see what limits leave."""
+PRIORITY, BLOCKS = -10, -30
+"""Before the counters of links (0), so that these see what limits leave. Observations stand between
+them: they see what limits hold back, and nothing of what is blocked already."""
 RESETS_S = 1000
 """Connections of a blocked flow that are reset in a second, at most."""
 AGAIN_S = 10
@@ -205,7 +206,7 @@ def block(own: str, place: Place, match: str) -> RuleBundle:
         f"add @{own}reset {{ {TUPLE} }} "
         f"tcp flags set rst | ack {held} accept"
     )
-    parts = once | _basis(own, place)
+    parts = once | _basis(own, place, BLOCKS)
     return RuleBundle("netdev", own, parts, _gated(own, match, [reset, f"{held} drop"]))
 
 
@@ -244,17 +245,17 @@ def drain(nft: Nft, table: str, own: str, rate_mb_s: float) -> None:
     here = f"netdev {table} {own}drain"
     marker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with marker:
-        marker.bind(("127.0.0.1", 0))
-        port = marker.getsockname()[1]
-        ours = f"ip daddr 127.0.0.1 udp sport {port} udp dport {_DRAIN_PORT}"
-        charge = f"add rule {here} {ours} limit name {own}rate\n"
-        # "rate over" matches only what is too much, so each rule is a charge of its own.
         try:
+            marker.bind(("127.0.0.1", 0))
+            port = marker.getsockname()[1]
+            ours = f"ip daddr 127.0.0.1 udp sport {port} udp dport {_DRAIN_PORT}"
+            charge = f"add rule {here} {ours} limit name {own}rate\n"
+            # "rate over" matches only what is too much, so each rule is a charge of its own.
             nft.run(
                 f'add chain {here} {{ type filter hook egress device "lo" priority 0; }}\n'
                 + charge * _CHARGES
             )
-        except NftError:
+        except (NftError, OSError):
             return  # no loopback here: the limit begins with a full bucket
         try:
             with contextlib.suppress(OSError):
@@ -264,9 +265,9 @@ def drain(nft: Nft, table: str, own: str, rate_mb_s: float) -> None:
             nft.run(f"flush chain {here}\ndelete chain {here}")
 
 
-def _basis(own: str, place: Place) -> dict[str, str]:
+def _basis(own: str, place: Place, priority: int = PRIORITY) -> dict[str, str]:
     names = ", ".join(f'"{device}"' for device in place.devices)
-    hook = f"type filter hook {place.hook} devices = {{ {names} }} priority {PRIORITY};"
+    hook = f"type filter hook {place.hook} devices = {{ {names} }} priority {priority};"
     return {
         f"{own}passed": "counter",
         f"{own}held": "counter",

@@ -38,7 +38,8 @@ MOST = 8
 MOST_TAPS, MOST_PARTS = 64, 4096
 HOOKS = ("egress", "ingress")
 PRIORITY = -20
-"""Before the limits, which have -10: a flood shows only in what is offered."""
+"""Before the limits, which have -10: a flood shows only in what is offered. After blocks, -30: what
+is blocked already is no news."""
 PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 
 _PER_MILLION = 1_000_000
