@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from phalanx.runtime.processes.ground import PHALANX
 from typer.testing import CliRunner
 
 from phalanx.cli.main import app
 from phalanx.identity.names import Role
+from phalanx.runtime.processes.testbed import PHALANX
 from tests.system.interrupts import heed_ctrl_c
 from tests.system.process_lab import Lab, processes
 from tests.system.process_plan import POPS, plan

@@ -8,7 +8,7 @@ from phalanx.bus.faults import FaultRule, FaultyBus
 from phalanx.bus.memory import MemoryBus
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.messages import Inventory, Message, Performative, Query
-from phalanx.runtime.probes import Probes
+from phalanx.runtime.node import Probes
 
 
 class Pair:

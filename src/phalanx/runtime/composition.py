@@ -65,8 +65,7 @@ from phalanx.fabric.registration import ServiceState
 from phalanx.identity.names import Role
 from phalanx.infrastructure import Infrastructure
 from phalanx.runtime.catalogue import Catalogue
-from phalanx.runtime.node import Node
-from phalanx.runtime.probes import Probes
+from phalanx.runtime.node import Node, Probes
 from phalanx.runtime.scenario import MONITORS, DeclaredAgent, MonitorSpec, Scenario
 
 

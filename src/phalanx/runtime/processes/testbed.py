@@ -72,7 +72,7 @@ class ProcessTestbed:
         return self.folder / "state" / name
 
     def log(self, name: str) -> Path:
-        """Return the file with what a member's process said."""
+        """Return the log file of a member's process."""
         return self.folder / f"{name}.log"
 
     def start(
@@ -89,14 +89,14 @@ class ProcessTestbed:
         Args:
             verb: what it is.
             name: of the member.
-            settings: what it is told beside who it is and where it keeps its state.
+            settings: fields of its config beside its identity and state.
             run: that it is part of, if any.
             program: what takes the verb and ``--config``.
 
         """
         config = self.folder / f"{name}.toml"
-        told = {"bus": str(self.bus(name)), "state": str(self.state(name)), **settings}
-        lines = [f"{field} = {json.dumps(value)}" for field, value in told.items()]
+        fields = {"bus": str(self.bus(name)), "state": str(self.state(name)), **settings}
+        lines = [f"{field} = {json.dumps(value)}" for field, value in fields.items()]
         if run is not None:
             agreed = {field: value for field, value in asdict(run).items() if value is not None}
             lines += [
@@ -107,12 +107,12 @@ class ProcessTestbed:
         former = self._processes.get(name)
         if former is not None:
             former.wait()  # it has ended
-        with self.log(name).open("ab") as said:
+        with self.log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(  # noqa: S603  # our own interpreter
                 [*program, verb, "--config", str(config)],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=log,
+                stderr=log,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # Ctrl-C is for the process that started the run
             )
@@ -131,7 +131,7 @@ class ProcessTestbed:
         return {n: c for n, p in self._processes.items() if (c := p.poll()) is not None}
 
     def last_words(self, name: str) -> str:
-        """Return the last line that a member's process said."""
+        """Return the last line in the log of a member's process."""
         lines = self.log(name).read_text(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
 
@@ -166,7 +166,7 @@ def check_all_live(testbed: ProcessTestbed, names: Iterable[str]) -> None:
     """Refuse to go on where a process has ended that should run.
 
     Raises:
-        PhalanxError: with the last line that it said, or the signal that ended it.
+        PhalanxError: with the last line of its log, or the signal that ended it.
 
     """
     for name in names:
