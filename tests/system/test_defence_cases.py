@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,23 @@ def test_honest_traffic_that_a_limit_drops_is_counted(traces):
     worst = max(range(len(trace.times)), key=lambda second: trace.denied[second])
     _, got, wanted = trace.rows()[worst]
     assert 0.1 < trace.denied[worst] <= wanted - 0.5 * got
+
+
+ALL = int(os.environ.get("PHALANX_PLANS", "100")) > 100
+JUDGED = (
+    [*cases.TABLE, *cases.LARGE]
+    if ALL
+    else [*cases.QUICK, *map(cases.named, ["udp/steady/ring-6/swarm"])]
+)
+
+
+@pytest.mark.parametrize("name", [case.name for case in JUDGED])
+def test_users_are_never_worse_off_than_without_defence_and_nearly_as_well_as_with_an_oracle(name):
+    plan = cases.scenario(cases.named(name), 1)
+    case = figures(plan, {arm: run_arm(plan, arm) for arm in ("none", "phalanx", "oracle")})
+    assert case.violations == ()
+    assert case.of_oracle > bench_defence.AIM_TENTH
+    assert case.denied < 0.01
 
 
 def dipped(trace: Trace, first: int, last: int, host: str) -> Trace:

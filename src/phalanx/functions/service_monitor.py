@@ -11,11 +11,12 @@ It needs no image: a switch samples flows by itself (sFlow, IPFIX), and the agen
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 from typing import ClassVar
 
 from msgspec import Struct, field
 
-from phalanx.analytics.detectors import Finding
+from phalanx.analytics.detectors import UDP_FLOOD, Finding
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi import (
     Act,
@@ -54,6 +55,8 @@ LEARNED = 5
 """Looks after which it is known what is usual."""
 IN_A_ROW = 2
 """Looks with too little goodput that make a breach."""
+CROWDED = 0.2
+"""Share of a link's octets from which one-way UDP that came with a breach is its cause."""
 FEW_ASKED = 16
 """A remembered offender is convicted again by so many SYNs or packets that got nothing."""
 MANY_FLOWS = 4_000
@@ -82,6 +85,8 @@ class _Target(Struct):
     reported: float = -1e9
     named: frozenset[str] = frozenset()
     """Sources in the last report."""
+    familiar: set[str] = field(default_factory=set)
+    """Sources of one-way UDP that users were served beside."""
 
 
 class _Link(Struct):
@@ -205,6 +210,7 @@ class ServiceMonitor(Capability):
             key = flow.source, flow.target
             if key in self._offenders and key not in convicted and _got_nothing(flow):
                 convicted[key] = None
+        convicted |= self._strangers(records, convicted)
         self._offenders |= dict.fromkeys(convicted, me.now)
         if len(self._offenders) > MANY_FLOWS or me.now - min(
             self._offenders.values(), default=me.now
@@ -213,6 +219,34 @@ class ServiceMonitor(Capability):
             kept = sorted((t, key) for key, t in self._offenders.items() if t > oldest)
             self._offenders = {key: t for t, key in kept[-MANY_FLOWS:]}
         return convicted
+
+    def _strangers(
+        self, records: FlowRecords, convicted: Container[tuple[str, str]]
+    ) -> dict[tuple[str, str], Finding]:
+        """Return sources of UDP that nobody answers, which came with a breach that they explain.
+
+        Each of a swarm sends too little to be judged by itself.
+        """
+        crowds: dict[str, dict[str, int]] = {}
+        for flow in records.flows:
+            known = self._targets.get(flow.target)
+            if known is None or known.suffers is None or not _one_way(flow):
+                continue
+            if flow.source not in known.familiar and (flow.source, flow.target) not in convicted:
+                crowd = crowds.setdefault(flow.target, {})
+                crowd[flow.source] = crowd.get(flow.source, 0) + flow.octets
+        octets = sum(flow.octets for flow in records.flows)
+        found = {}
+        for target, crowd in crowds.items():
+            share = sum(crowd.values()) / octets
+            if share >= CROWDED:
+                evidence = {"sources": len(crowd), "share": round(share, 6)}
+                reason = f"one of {len(crowd)} unanswered sources that came as service fell"
+                for source in crowd:
+                    found[source, target] = Finding(
+                        UDP_FLOOD, target, source, share, reason, evidence
+                    )
+        return found
 
     def _note(
         self,
@@ -288,6 +322,12 @@ class ServiceMonitor(Capability):
                 yield Believe(UnderAttack(target), value=False)
             each_kb_s = total / max(1, len(users.get(target, ()))) / seconds / 1e3
             yield from self._breach(me, target, known, each_kb_s, explained=target in attacked)
+            if known.suffers is None and not known.low and len(known.familiar) < MANY_FLOWS:
+                known.familiar.update(
+                    flow.source
+                    for flow in records.flows
+                    if flow.target == target and _one_way(flow)
+                )
 
     def _breach(
         self, me: Agent, target: str, known: _Target, each_kb_s: float, *, explained: bool
@@ -323,6 +363,10 @@ class ServiceMonitor(Capability):
 
     def _target(self, target: str) -> _Target:
         return self._targets.setdefault(target, _Target())
+
+
+def _one_way(flow: FlowStats) -> bool:
+    return flow.protocol == "udp" and not flow.replies
 
 
 def _got_nothing(flow: FlowStats) -> bool:
