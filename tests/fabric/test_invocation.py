@@ -76,8 +76,17 @@ class Bench(Lab):
         self.run()
 
 
-def test_a_call_is_answered() -> None:
-    bench = Bench()
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.fixture
+def lab() -> Lab:
+    return Lab()
+
+
+def test_a_call_is_answered(bench: Bench) -> None:
     bench.client.invoke("pop1", ADD, Add(2, 3), bench.answers.append, timeout_s=1, cause="e7")
     assert bench.answers == []  # the clock calls, not the call
     bench.run()
@@ -93,14 +102,12 @@ def test_a_call_is_answered() -> None:
     assert bench.provider.running == 0
 
 
-def test_an_unknown_operation_is_not_found() -> None:
-    bench = Bench()
+def test_an_unknown_operation_is_not_found(bench: Bench) -> None:
     bench.invoke(STATUS)
     assert bench.answers == [OperationUnknown("no operation 'status'; there is add, book")]
 
 
-def test_nobody_there_times_out() -> None:
-    lab = Lab()
+def test_nobody_there_times_out(lab: Lab) -> None:
     answers: list[object] = []
     client = CallClient(lab.join("pop2"), lab.clock, life="1")
     client.invoke("pop9", ADD, Add(1, 2), answers.append, timeout_s=3)
@@ -108,8 +115,7 @@ def test_nobody_there_times_out() -> None:
     assert answers == [CallTimedOut("no process serves it", unserved=True)]
 
 
-def test_who_is_too_slow_times_out_as_well() -> None:
-    bench = Bench()
+def test_who_is_too_slow_times_out_as_well(bench: Bench) -> None:
     bench.invoke(timeout_s=3)
     bench.run(3)
     (late,) = bench.answers
@@ -117,8 +123,7 @@ def test_who_is_too_slow_times_out_as_well() -> None:
     assert not late.unserved
 
 
-def test_who_may_not_is_refused_and_audited() -> None:
-    lab = Lab()
+def test_who_may_not_is_refused_and_audited(lab: Lab) -> None:
     refused: list[AccessRefusal] = []
     gate = Gate(STANDARD_POLICY, lambda: Resource("pop1", DOMAIN))
     provider = Provider(lab.join("pop1"), lab.clock, gate.check, on_refused=refused.append)
@@ -135,8 +140,7 @@ def test_who_may_not_is_refused_and_audited() -> None:
     assert refused == [AccessRefusal("pop2", "stop", "pop1", why)]
 
 
-def test_who_may_not_call_at_all_is_refused_without_sending() -> None:
-    lab = Lab()
+def test_who_may_not_call_at_all_is_refused_without_sending(lab: Lab) -> None:
     answers: list[object] = []
     client = CallClient(lab.join("guest", Role.OBSERVER), lab.clock, life="1")
     client.invoke("pop1", ADD, Add(1, 2), answers.append, timeout_s=5)
@@ -170,8 +174,7 @@ def test_failures_are_data_and_no_traceback_travels() -> None:
         bench.provider.serve(ADD, defect)
 
 
-def test_a_request_of_another_shape_is_refused_in_words() -> None:
-    bench = Bench()
+def test_a_request_of_another_shape_is_refused_in_words(bench: Bench) -> None:
     other = Operation("add", StopRequest, Sum, False, "")
     bench.client.invoke("pop1", other, StopRequest(), bench.answers.append, timeout_s=5)
     bench.invoke(Operation("add", Add, Wrong, False, ""))
@@ -182,8 +185,7 @@ def test_a_request_of_another_shape_is_refused_in_words() -> None:
     ]
 
 
-def test_an_answer_that_is_too_long_is_a_failure() -> None:
-    bench = Bench()
+def test_an_answer_that_is_too_long_is_a_failure(bench: Bench) -> None:
     listing = Operation("list", Add, Wrong, True, "")
     bench.provider.serve(listing, lambda call: call.done(Wrong("x" * (1 << 20))))
     bench.invoke(listing, key="k")
@@ -196,8 +198,9 @@ class Wrong(Struct, frozen=True):
     total: str
 
 
-def test_a_call_that_takes_too_long_times_out_and_its_result_is_there_for_who_asks_again() -> None:
-    bench = Bench()
+def test_a_call_that_takes_too_long_times_out_and_its_result_is_there_for_who_asks_again(
+    bench: Bench,
+) -> None:
     bench.invoke(key="k1", timeout_s=2)
     bench.run(2)
     assert [type(answer) for answer in bench.answers] == [CallTimedOut]
@@ -207,8 +210,7 @@ def test_a_call_that_takes_too_long_times_out_and_its_result_is_there_for_who_as
     assert len(bench.calls) == 1
 
 
-def test_the_same_key_joins_what_runs_and_gets_what_it_came_to() -> None:
-    bench = Bench()
+def test_the_same_key_joins_what_runs_and_gets_what_it_came_to(bench: Bench) -> None:
     bench.invoke(key="k1")
     bench.invoke(key="k1")
     bench.calls[0].done(Sum(3))
@@ -225,8 +227,7 @@ def test_the_same_key_joins_what_runs_and_gets_what_it_came_to() -> None:
     assert len(bench.calls) == 2  # another caller's key is another key
 
 
-def test_what_is_kept_for_who_asks_again_is_bounded() -> None:
-    bench = Bench()
+def test_what_is_kept_for_who_asks_again_is_bounded(bench: Bench) -> None:
     bench.provider.serve(
         Operation("note", Add, Sum, True, ""), lambda call: call.done(Sum(call.request.a))
     )
@@ -316,8 +317,7 @@ def test_whatever_is_lost_or_doubled_a_call_is_made_at_most_once_and_answered_on
     assert provider.running == 0
 
 
-def test_bad_arguments_are_refused_at_the_door() -> None:
-    bench = Bench()
+def test_bad_arguments_are_refused_at_the_door(bench: Bench) -> None:
     with pytest.raises(ValueError, match="timeout_s is 0"):
         bench.invoke(timeout_s=0)
     with pytest.raises(ValueError, match="attempts is 0"):
@@ -345,8 +345,9 @@ def headers(caller: str = "pop2", operation: str = "add", timeout_s: float = 5) 
         (headers() | {"ce-sequence": "1"}, "an ordered call has incarnation"),
     ],
 )
-def test_hostile_headers_are_refused_and_audited(sent: dict[str, str], said: str) -> None:
-    bench = Bench()
+def test_hostile_headers_are_refused_and_audited(
+    bench: Bench, sent: dict[str, str], said: str
+) -> None:
     heard: list[Delivery | Unanswered] = []
     subject = subjects.call(DOMAIN, "pop1", "add", "agent", "pop2")
     bench.exchange.request(subject, b'{"a":1,"b":2}', heard.append, timeout_s=1, headers=sent)
@@ -360,8 +361,7 @@ def test_hostile_headers_are_refused_and_audited(sent: dict[str, str], said: str
     ]
 
 
-def test_a_subject_that_no_name_makes_is_refused() -> None:
-    bench = Bench()
+def test_a_subject_that_no_name_makes_is_refused(bench: Bench) -> None:
     good = subjects.call(DOMAIN, "pop1", "add", "agent", "pop2")
     bench.exchange.publish(good.replace(".add.", ".=zz."), b"", headers())
     bench.run()
@@ -369,8 +369,7 @@ def test_a_subject_that_no_name_makes_is_refused() -> None:
 
 
 @pytest.mark.parametrize("role", [Role.OPERATOR, Role.ORCHESTRATOR, Role.BROKER])
-def test_nobody_calls_in_a_role_that_is_not_its_own(role: Role) -> None:
-    bench = Bench()
+def test_nobody_calls_in_a_role_that_is_not_its_own(bench: Bench, role: Role) -> None:
     claimed = subjects.call(DOMAIN, "pop1", "add", role.value, "pop2")
     with pytest.raises(NotPermittedError):
         bench.exchange.request(claimed, b"", bench.answers.append, timeout_s=1, headers=headers())

@@ -28,6 +28,16 @@ from phalanx.identity.names import Identity, Role
 LEASE = 6.0
 
 
+@pytest.fixture
+def lab() -> Lab:
+    return Lab()
+
+
+@pytest.fixture
+def registry(lab: Lab) -> Registry:
+    return Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
+
+
 def serve(lab: Lab, name: str, **fields: object) -> Registrar:
     registrar = Registrar(
         lab.join(name),
@@ -42,9 +52,7 @@ def states(registry: Registry) -> dict[str, str]:
     return {entry.owner: entry.state.value for entry in registry.entries()}
 
 
-def test_a_service_is_seen_and_stays_while_it_is_renewed() -> None:
-    lab = Lab()
-    registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
+def test_a_service_is_seen_and_stays_while_it_is_renewed(lab: Lab, registry: Registry) -> None:
     serve(lab, "pop1", capabilities=("classifier",))
     changes: list[RegistryChange] = []
     registry.watch(changes.append)
@@ -61,8 +69,7 @@ def test_a_service_is_seen_and_stays_while_it_is_renewed() -> None:
     assert 0 < entry.lease_left_s(lab.clock.now()) <= LEASE
 
 
-def test_a_service_that_falls_silent_is_stale_then_gone_then_forgotten() -> None:
-    lab = Lab()
+def test_a_service_that_falls_silent_is_stale_then_gone_then_forgotten(lab: Lab) -> None:
     registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock, forget_s=100)
     serve(lab, "pop1")
     lab.run(2 * LEASE)
@@ -79,9 +86,7 @@ def test_a_service_that_falls_silent_is_stale_then_gone_then_forgotten() -> None
     assert states(registry) == {}
 
 
-def test_who_withdraws_has_left_at_once() -> None:
-    lab = Lab()
-    registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
+def test_who_withdraws_has_left_at_once(lab: Lab, registry: Registry) -> None:
     registrar = serve(lab, "pop1")
     lab.run(1)
     registrar.update(state=ServiceState.DRAINING)
@@ -116,8 +121,7 @@ def test_clocks_five_minutes_apart_make_no_difference(off_s: float) -> None:
     assert states(registry) == states(other) == {"pop1": "stale"}
 
 
-def test_a_watcher_that_comes_late_does_not_take_the_dead_for_living() -> None:
-    lab = Lab()
+def test_a_watcher_that_comes_late_does_not_take_the_dead_for_living(lab: Lab) -> None:
     serve(lab, "pop1")
     serve(lab, "pop2")
     lab.run(1)
@@ -152,8 +156,7 @@ def test_a_value_told_again_is_no_sign_of_life() -> None:
     assert [change.entry.state for change in directory.tick(LEASE)] == [ServiceState.STALE]
 
 
-def test_a_split_makes_others_stale_but_not_gone_and_heals() -> None:
-    lab = Lab()
+def test_a_split_makes_others_stale_but_not_gone_and_heals(lab: Lab) -> None:
     watcher = Identity("watcher", Role.OBSERVER, DOMAIN)
     registry = Registry(lab.hub.join(watcher), lab.clock)
     serve(lab, "pop1")
@@ -169,9 +172,9 @@ def test_a_split_makes_others_stale_but_not_gone_and_heals() -> None:
     assert ServiceState.GONE not in seen
 
 
-def test_an_owner_that_is_cut_off_is_back_as_soon_as_it_is_connected() -> None:
-    lab = Lab()
-    registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
+def test_an_owner_that_is_cut_off_is_back_as_soon_as_it_is_connected(
+    lab: Lab, registry: Registry
+) -> None:
     registrar = serve(lab, "pop1")
     owner = Identity("pop1", Role.AGENT, DOMAIN)
     lab.run(LEASE)
@@ -205,8 +208,7 @@ def test_a_higher_incarnation_wins_and_an_earlier_one_is_refused() -> None:
     assert (entry.registration.incarnation, entry.state) == (3, ServiceState.STARTING)
 
 
-def test_a_second_process_under_the_same_identity_ends_the_first_one_s_entry() -> None:
-    lab = Lab()
+def test_a_second_process_under_the_same_identity_ends_the_first_one_s_entry(lab: Lab) -> None:
     superseded: list[Registration] = []
     first = Registrar(
         lab.join("pop1"),
@@ -227,8 +229,7 @@ def test_a_second_process_under_the_same_identity_ends_the_first_one_s_entry() -
     assert registry.entries()[0].registration.incarnation == 2
 
 
-def test_nobody_can_write_another_s_entry() -> None:
-    lab = Lab()
+def test_nobody_can_write_another_s_entry(lab: Lab) -> None:
     serve(lab, "pop1")
     for name, role in (("evil", Role.AGENT), ("eve", Role.OPERATOR), ("net", Role.NETWORK)):
         exchange = lab.join(name, role)
@@ -242,8 +243,7 @@ def test_nobody_can_write_another_s_entry() -> None:
         Registrar(lab.join("evil2"), lab.clock, registration("pop1"))
 
 
-def test_an_entry_that_names_another_or_nothing_is_refused() -> None:
-    lab = Lab()
+def test_an_entry_that_names_another_or_nothing_is_refused(lab: Lab) -> None:
     refused: list[RejectedEntry] = []
     registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock, on_refused=refused.append)
     evil = lab.join("evil")
@@ -259,8 +259,7 @@ def test_an_entry_that_names_another_or_nothing_is_refused() -> None:
     assert registry.directory.refused == {"impostor": 1, "unreadable": 1}
 
 
-def test_nobody_makes_itself_trusted() -> None:
-    lab = Lab()
+def test_nobody_makes_itself_trusted(lab: Lab) -> None:
     plain = Registry(lab.join("one", Role.OBSERVER), lab.clock)
     judging = Registry(
         lab.join("two", Role.OBSERVER),
@@ -276,8 +275,7 @@ def test_nobody_makes_itself_trusted() -> None:
     assert str(plain.entries()[0].trust).startswith("unattested: nobody has checked")
 
 
-def test_health_checks_are_reported_with_their_reasons() -> None:
-    lab = Lab()
+def test_health_checks_are_reported_with_their_reasons(lab: Lab) -> None:
     checks = HealthChecks()
     disk: list[str] = []
     checks.add("store", lambda: disk[0] if disk else None, HealthStatus.FAILING)

@@ -24,7 +24,6 @@ from phalanx.domain.actions import (
     SiteState,
     Stop,
 )
-from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.fabric.calls import (
     SILENT,
     CallBusy,
@@ -140,15 +139,6 @@ def test_an_agent_acts_and_perceives_at_its_own_pop_only(lab: Lab) -> None:
     assert lab.site.done == []
 
 
-def test_traffic_rules_travel(lab: Lab) -> None:
-    match = TrafficMatch(target="10.0.0.2", port=80, protocol="tcp")
-    rule = TrafficRule(match, TrafficVerdict.DELAY, {"delay_ms": 300.0})
-    action = Enforce("m", "vnf", rule, "tarpitted(10.0.0.2)")
-    lab.ask(action)
-    lab.run()
-    assert lab.site.done == [("a", action)]
-
-
 # -- what cannot travel ---------------------------------------------------------------------------
 
 
@@ -227,15 +217,22 @@ def test_garbage_from_the_service_is_counted(lab: Lab, monkeypatch: pytest.Monke
 # -- silence ---------------------------------------------------------------------------------------
 
 
-def test_without_a_service_an_action_fails_after_a_while_and_once(lab: Lab) -> None:
+@pytest.mark.parametrize("under_way", [False, True])
+def test_without_a_service_an_action_fails_after_a_while_and_once(
+    lab: Lab, under_way: bool
+) -> None:
+    if under_way:
+        answers = lab.ask(slow(1))
+        lab.run(1.0)
     lab.hub.lose(NETWORK)
-    answers = lab.ask(quick(1))
-    lab.run(9.0)
+    if not under_way:
+        answers = lab.ask(quick(1))
+    lab.run(8.0)
     assert answers == []
-    lab.run(2.0)
+    lab.run(4.0)
     assert answers == [Failed(SILENT)]
     lab.hub.regain(NETWORK)
-    lab.run(20.0)
+    lab.run(30.0)
     assert answers == [Failed(SILENT)]
     assert lab.calls.actions.counters.given_up == 1
     assert lab.clock.pending == 0
@@ -254,19 +251,6 @@ def test_what_was_given_up_is_not_carried_out_after_a_later_one(lab: Lab) -> Non
     lab.run(30.0)
     assert lab.site.reasons == ["0", "2"]
     assert lab.provider.outcomes["CallFailed"] == 1
-
-
-def test_what_is_under_way_fails_once_the_service_is_silent_for_too_long(lab: Lab) -> None:
-    answers = lab.ask(slow(1))
-    lab.run(1.0)
-    lab.hub.lose(NETWORK)
-    lab.run(8.0)
-    assert answers == []
-    lab.run(4.0)
-    assert answers == [Failed(SILENT)]
-    lab.hub.regain(NETWORK)
-    lab.run(30.0)
-    assert answers == [Failed(SILENT)]
 
 
 def test_a_cut_of_seconds_is_survived_by_all_that_is_asked(lab: Lab) -> None:

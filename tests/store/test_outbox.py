@@ -38,13 +38,12 @@ def waiting(outbox: Outbox, after: int = 0) -> list[Event]:
 
 
 def test_what_waits_is_found_again_in_order(tmp_path: Path) -> None:
-    path = tmp_path
-    with opened(path) as outbox:
+    with opened(tmp_path) as outbox:
         for each in chain(600):
             outbox(each)
         assert waiting(outbox) == chain(600), "on disk and in memory"
         assert len(outbox) == 601
-    with opened(path) as outbox:
+    with opened(tmp_path) as outbox:
         assert waiting(outbox) == chain(600)
         outbox(event(1))
         assert waiting(outbox) == [*chain(600), event(1)]
@@ -53,8 +52,7 @@ def test_what_waits_is_found_again_in_order(tmp_path: Path) -> None:
 
 
 def test_what_is_acknowledged_is_gone_wherever_it_stood(tmp_path: Path) -> None:
-    path = tmp_path
-    with opened(path) as outbox:
+    with opened(tmp_path) as outbox:
         for each in chain(9):
             outbox(each)
         outbox.acknowledge(["pop1-2"])
@@ -64,7 +62,7 @@ def test_what_is_acknowledged_is_gone_wherever_it_stood(tmp_path: Path) -> None:
         left = [e for e in chain(9) if e.id not in {"run-1", "pop1-2", "pop1-3"}]
         assert waiting(outbox) == left
         assert len(outbox) == len(left)
-    with opened(path) as outbox:
+    with opened(tmp_path) as outbox:
         assert waiting(outbox) == left
         outbox.acknowledge([e.id for e in left])
         assert (len(outbox), outbox.octets) == (0, 0)
@@ -228,16 +226,15 @@ def test_a_damaged_file_is_put_aside(tmp_path: Path, at: int) -> None:
 
 
 def test_a_line_that_is_no_event_is_shed(tmp_path: Path) -> None:
-    path = tmp_path
-    with opened(path) as outbox:
+    with opened(tmp_path) as outbox:
         for each in chain(2):
             outbox(each)
-    connection = sqlite3.connect(path / FILE)
+    connection = sqlite3.connect(tmp_path / FILE)
     connection.execute("UPDATE outbox SET event = x'ff' WHERE id = 'pop1-1'")
     connection.commit()
     connection.close()
     told: list[Shed] = []
-    with opened(path, on_shed=told.append) as outbox:
+    with opened(tmp_path, on_shed=told.append) as outbox:
         assert waiting(outbox) == [chain(2)[0], chain(2)[2]]
         outbox.flush()
         assert [(s.count, s.first, s.why) for s in told] == [(1, "pop1-1", "damaged")]

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -230,27 +228,14 @@ def test_the_tables_of_another_program_are_left_alone_in_postgresql() -> None:
     assert next(schemas, None) is None
 
 
-@needs_postgresql
-def test_data_can_be_asked_for_as_json_in_postgresql() -> None:
-    schemas = postgresql_schema()
-    url = next(schemas)
-    engine = create_engine(url)
-    with SqlEventStore(url) as store, engine.connect() as connection:
-        store.append("r", [ROOT])
-        found = connection.exec_driver_sql("SELECT data->>'scenario' FROM events").scalar()
-    engine.dispose()
-    assert found == "ddos"
-    assert next(schemas, None) is None
-
-
-def test_data_can_be_asked_for_as_json_in_sqlite(tmp_path: Path) -> None:
-    path = tmp_path / "events.db"
-    with SqlEventStore(f"sqlite:///{path}") as store:
-        store.append("r", [ROOT])
-    connection = sqlite3.connect(path)
-    found = connection.execute("SELECT data ->> '$.scenario' FROM events").fetchall()
-    connection.close()
-    assert found == [("ddos",)]
+def test_data_can_be_asked_for_with_the_databases_own_means(store: SqlEventStore) -> None:
+    store.append("r", [ROOT])
+    query = {
+        "sqlite": "SELECT data ->> '$.scenario' FROM events",
+        "postgresql": "SELECT data ->> 'scenario' FROM events",
+    }[store.database.dialect]
+    with store.database.engine.connect() as connection:
+        assert connection.exec_driver_sql(query).scalar() == "ddos"
 
 
 def test_a_missing_driver_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

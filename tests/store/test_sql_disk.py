@@ -20,6 +20,11 @@ from phalanx.domain.events import Event
 from phalanx.store.sql import SqlEventStore
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.db"
+
+
 def opened(path: Path) -> SqlEventStore:
     return SqlEventStore(f"sqlite:///{path}")
 
@@ -39,8 +44,7 @@ for number in range(1_000_000):
 """
 
 
-def test_a_writer_that_is_killed_leaves_whole_batches(tmp_path: Path) -> None:
-    path = tmp_path / "events.db"
+def test_a_writer_that_is_killed_leaves_whole_batches(path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"writing\n"
@@ -55,8 +59,7 @@ def test_a_writer_that_is_killed_leaves_whole_batches(tmp_path: Path) -> None:
         assert len(store.causes("r", "next")) == len(events) + 1
 
 
-def test_a_full_disk_refuses_a_batch_and_keeps_the_others(tmp_path: Path) -> None:
-    path = tmp_path / "events.db"
+def test_a_full_disk_refuses_a_batch_and_keeps_the_others(path: Path) -> None:
     events = chain(2_000)
 
     def shrink(connection: Any, _: object) -> None:
@@ -79,8 +82,7 @@ def test_a_full_disk_refuses_a_batch_and_keeps_the_others(tmp_path: Path) -> Non
         assert len(list(store.events("r"))) == len(kept) + 1
 
 
-def test_bytes_that_are_no_database(tmp_path: Path) -> None:
-    path = tmp_path / "events.db"
+def test_bytes_that_are_no_database(path: Path) -> None:
     path.write_bytes(b"no database, but long enough to be read as the head of one" * 40)
     before = path.read_bytes()
     with pytest.raises(StoreError, match=f"^{path}: file is not a database$"):
@@ -88,8 +90,7 @@ def test_bytes_that_are_no_database(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_database_that_was_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "events.db"
+def test_a_database_that_was_damaged(path: Path) -> None:
     with opened(path) as store:
         store.append("r", chain(500))
     whole = path.read_bytes()
@@ -110,8 +111,7 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
-    path = tmp_path / "events.db"
+def test_an_empty_file_becomes_a_store(path: Path) -> None:
     path.touch()
     with opened(path) as store:
         store.append("r", [ROOT])
@@ -126,8 +126,7 @@ def test_a_path_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
         opened(path)
 
 
-def test_a_store_that_another_process_holds_is_refused_in_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "events.db"
+def test_a_store_that_another_process_holds_is_refused_in_one_line(path: Path) -> None:
 
     def be_impatient(connection: Any, _: object) -> None:
         connection.execute("PRAGMA busy_timeout=1")
@@ -161,8 +160,7 @@ store.close()
 """
 
 
-def test_processes_that_make_a_store_at_the_same_time(tmp_path: Path) -> None:
-    path = tmp_path / "events.db"
+def test_processes_that_make_a_store_at_the_same_time(path: Path) -> None:
     names = ["a", "b", "c"]
     makers = [
         subprocess.Popen(
@@ -191,8 +189,7 @@ def test_processes_that_make_a_store_at_the_same_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_file_that_may_not_be_written_can_be_read(tmp_path: Path) -> None:
-    path = tmp_path / "events.db"
+def test_a_file_that_may_not_be_written_can_be_read(path: Path) -> None:
     with opened(path) as store:
         store.append("r", [ROOT])
     path.chmod(0o444)

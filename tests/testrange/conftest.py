@@ -1,5 +1,5 @@
 """What the tests over a real kernel share."""
 
-from tests.infrastructure.linux.linux_needs import netns
+from tests.infrastructure.linux.linux_needs import netns, run
 
-__all__ = ["netns"]
+__all__ = ["netns", "run"]

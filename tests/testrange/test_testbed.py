@@ -16,7 +16,7 @@ from tests.infrastructure.linux.linux_needs import requires_root
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import HTTP, SYN_FLOOD, Source
-from phalanx.infrastructure.linux.kernel import KernelError, namespaces, runs
+from phalanx.infrastructure.linux.kernel import KernelError, namespaces
 from phalanx.infrastructure.linux.kernel.links import has_netem
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.kernel.wire import compiler
@@ -46,13 +46,6 @@ def triangle(*, latency_ms: float = 0.1, loss: float = 0.0, server_mb_s: float =
         Link("pop1", "pop3", 8.0, latency_ms, loss),
     )
     return Network(pops, links, (Host("server", "pop3", SERVER, server_mb_s),), "pop2")
-
-
-@pytest.fixture
-def run() -> Iterator[str]:
-    name = runs.new_run()
-    yield name
-    runs.remove(runs.folder(name))
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from linux_needs import netns, requires, requires_root
+from linux_needs import netns, requires, requires_root, run
 from vnf_lab import Lab, lab_in
 
 if TYPE_CHECKING:
     from driver_bench import Bench
 
-__all__ = ["netns", "requires", "requires_root"]
+__all__ = ["netns", "requires", "requires_root", "run"]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from phalanx.infrastructure.linux.kernel import namespaces
+from phalanx.infrastructure.linux.kernel import namespaces, runs
 
 requires_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
 
@@ -39,3 +39,11 @@ def netns() -> Iterator[Callable[[str], str]]:
     finally:
         for name in made:
             namespaces.delete(name)
+
+
+@pytest.fixture
+def run() -> Iterator[str]:
+    """The id of a new run, whose folder is removed at the end."""
+    name = runs.new_run()
+    yield name
+    runs.remove(runs.folder(name))

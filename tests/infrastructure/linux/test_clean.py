@@ -194,29 +194,21 @@ def test_of_tables_only_those_that_a_dead_run_has_noted_are_removed(
             runs.remove(runs.folder(run))
 
 
-def test_a_run_belongs_to_the_process_that_made_it() -> None:
-    run = runs.new_run()
-    try:
-        assert runs.noted(run) == set()
-        assert runs.folder(run).stat().st_mode & 0o777 == 0o700
-        assert runs.owner(run) == runs.RunOwner(os.getpid(), runs.owner(run).started)
-    finally:
-        runs.remove(runs.folder(run))
+def test_a_run_belongs_to_the_process_that_made_it(run: str) -> None:
+    assert runs.noted(run) == set()
+    assert runs.folder(run).stat().st_mode & 0o777 == 0o700
+    assert runs.owner(run) == runs.RunOwner(os.getpid(), runs.owner(run).started)
+    runs.remove(runs.folder(run))
     assert run not in runs.known()
 
 
-def test_a_later_process_with_the_same_id_is_not_the_owner() -> None:
-    run = runs.new_run()
-    try:
-        found = runs.owner(run)
-        assert found is not None
-        file = runs.folder(run) / "owner"
-        file.write_text(f'{{"pid": {found.pid}, "started": {found.started - 1}}}')
+def test_a_later_process_with_the_same_id_is_not_the_owner(run: str) -> None:
+    found = runs.owner(run)
+    assert found is not None
+    file = runs.folder(run) / "owner"
+    for text in (f'{{"pid": {found.pid}, "started": {found.started - 1}}}', "{"):
+        file.write_text(text)
         assert runs.owner(run) is None
-        file.write_text("{")
-        assert runs.owner(run) is None
-    finally:
-        runs.remove(runs.folder(run))
 
 
 @pytest.mark.parametrize("wrong", ["..", ".", "", "phx", "1a2b3g", "1a2b3c/.."])
@@ -256,14 +248,10 @@ def test_it_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
         clean([])
 
 
-def test_groups_of_a_run_are_listed_from_below() -> None:
-    run = runs.new_run()
-    try:
-        made = cgroups.create(run, "pop1", 1.0, 0.1)
-        listed = cgroups.groups(run)
-        assert all(folder in listed for folder in made.folders)
-        for group in listed:
-            cgroups.remove(group)
-        assert cgroups.groups(run) == []
-    finally:
-        runs.remove(runs.folder(run))
+def test_groups_of_a_run_are_listed_from_below(run: str) -> None:
+    made = cgroups.create(run, "pop1", 1.0, 0.1)
+    listed = cgroups.groups(run)
+    assert all(folder in listed for folder in made.folders)
+    for group in listed:
+        cgroups.remove(group)
+    assert cgroups.groups(run) == []

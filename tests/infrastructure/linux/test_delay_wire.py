@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from linux_needs import requires, requires_root
 
-from phalanx.infrastructure.linux.kernel import KernelError, runs
+from phalanx.infrastructure.linux.kernel import KernelError
 from phalanx.infrastructure.linux.kernel.links import configure, ip
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.kernel.wire import Strand, Wire
@@ -20,13 +20,6 @@ pytestmark = [pytest.mark.linux, requires_root, requires("cc")]
 
 PROTOCOL = 0x88B5  # IEEE: for local experiments
 HEADER = b"\xff" * 6 + b"\x02\x00\x00\x00\x00\x01" + PROTOCOL.to_bytes(2, "big")
-
-
-@pytest.fixture
-def run() -> Iterator[str]:
-    name = runs.new_run()
-    yield name
-    runs.remove(runs.folder(name))
 
 
 def ready() -> socket.socket:
