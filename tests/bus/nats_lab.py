@@ -29,7 +29,6 @@ from phalanx.bus.nats import (
     find_server,
     setup,
 )
-from phalanx.bus.nats.dispatcher import JetStreamReply
 from phalanx.clock.wall import WallClock
 from phalanx.identity import Files
 from phalanx.identity.names import Identity, Role
@@ -265,8 +264,8 @@ def leader(ground: Ground) -> NatsServer:
     def ask() -> None:
         keeper.administer(f"STREAM.INFO.{subjects.EVENTS}", {}, take)
 
-    def take(reply: JetStreamReply) -> None:
-        name = reply.cluster.get("leader")
+    def take(reply: dict[str, Any]) -> None:
+        name = reply.get("cluster", {}).get("leader")
         if name:
             found.append(name)
         else:

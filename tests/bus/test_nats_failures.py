@@ -26,7 +26,7 @@ from reading_contract import PRESENT, Story
 
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerError, Delivery, Stored, Unanswered
-from phalanx.bus.nats import NatsClient, SendBounds, StreamRetention, setup
+from phalanx.bus.nats import NatsClient, SendBounds, ServerLimits, StreamRetention, setup
 from phalanx.clock.wall import WallClock
 
 needs_server()
@@ -250,6 +250,21 @@ def test_a_wrong_name_of_the_server_is_found_out(ground: Ground) -> None:
     ground.clients.append(impostor)
     with pytest.raises(BrokerError, match="TLS"):
         impostor.ready(within_s=0.5)
+
+
+def test_what_a_server_refuses_ends_no_connection(tmp_path: Path) -> None:
+    with Ground.of_one(tmp_path, ServerLimits(subscriptions=8)) as ground:
+        a, b = ground.join(A), ground.join(B)
+        complaints: list[str] = []
+        got: list[bytes] = []
+        b.on_error(complaints.append)
+        for _ in range(10):
+            b.subscribe(OWN_B, lambda delivery: got.append(delivery.payload))
+        ground.until(lambda: "maximum subscriptions exceeded" in complaints)
+        a.publish(TO_B, b"heard")
+        ground.until(lambda: b"heard" in got)
+        assert b.connected
+        assert b.counters.reconnects == 0
 
 
 # -- a cluster of three -------------------------------------------------------------------------

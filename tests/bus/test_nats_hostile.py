@@ -372,6 +372,7 @@ HEADINGS = [
     b"garbage\r\n\r\n",
     b"NATS/1.0 409 Consumer Deleted\r\n\r\n",
     b"NATS/1.0\xff\r\n\xfe:\r\n\r\n",
+    b"NATS/1.0 100\r\nx: \xff\r\n\r\n",
 ]
 
 
@@ -388,10 +389,12 @@ def test_garbage_that_the_server_passes_on_cuts_nobody_off(ground: Ground) -> No
         for heading in HEADINGS:
             wild.say(with_headers(b"phx.lab.pub.a.x", heading))
         wild.say(b"PUB phx.lab.pub.a.\xff\xfe 0\r\n\r\n", b"PUB phx.lab.pub.a.x \xff 0\r\n\r\n")
+        for octet in b"\x0b\x0c\r":  # space to some, but no end of a word to the server
+            wild.say(b"PUB phx.lab.pub.a.x%c1%c1 0\r\n\r\n" % (octet, octet))
         wild.publish("phx.lab.pub.a.last")
         wild.hear()
     ground.until(lambda: bool(got) and got[-1].subject == "phx.lab.pub.a.last")
-    assert sum(b.counters.refused.values()) == 4
+    assert sum(b.counters.refused.values()) == 8
     assert b.connected
     assert b.counters.reconnects == 0
 
@@ -404,11 +407,12 @@ def test_garbage_that_a_stream_keeps_stops_no_follower(ground: Ground) -> None:
     with Wild(ground) as wild:
         for heading in HEADINGS:
             wild.say(with_headers(b"phx.lab.evt.a.x", heading))
+        wild.say(b"PUB phx.lab.evt.a.\xff\x0b1 0\r\n\r\n")
         wild.publish("phx.lab.evt.a.last")
         wild.hear()
     recorder.follow(subjects.EVENTS, got.append)
     ground.until(lambda: bool(got) and got[-1].subject == "phx.lab.evt.a.last")
-    assert [one.sequence for one in got] == [1, 2, 3, 4]
+    assert [one.sequence for one in got] == [1, 2, 3, 4, 5, 6]
     assert complaints == []
 
 

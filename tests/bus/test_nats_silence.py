@@ -13,8 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from nats_lab import (
     DOMAIN,
     HOST,
@@ -30,9 +28,8 @@ from nats_lab import (
 )
 
 from phalanx.bus import subjects
-from phalanx.bus.client import BrokerError, Delivery, Unanswered
+from phalanx.bus.client import Delivery, Unanswered
 from phalanx.bus.nats import NatsClient, NatsServer, setup
-from phalanx.bus.nats.connection import LivenessCheck, ServerPool
 
 needs_server()
 pytestmark = pytest.mark.nats
@@ -40,46 +37,6 @@ pytestmark = pytest.mark.nats
 CALL_B = subjects.call(DOMAIN, "b", "status", "agent", "a")
 EVENT = subjects.event(DOMAIN, "a", "goal.adopted")
 DEAF_S = 1.2
-SERVERS = [("a", 1), ("b", 1), ("c", 1)]
-
-
-# -- without I/O --------------------------------------------------------------------------------
-
-
-@given(st.lists(st.booleans(), max_size=40))
-def test_only_turns_without_a_word_in_a_row_make_a_silence(heard: list[bool]) -> None:
-    check = LivenessCheck(6.0)
-    quiet = 0
-    for each in heard:
-        check.turn(each)
-        quiet = 0 if each else quiet + 1
-        assert check.over == (quiet * check.turn_s >= 5.0)
-
-
-@pytest.mark.parametrize("deaf_s", [0.0, -1.0, float("inf"), float("nan")])
-def test_silence_takes_a_time(deaf_s: float) -> None:
-    with pytest.raises(BrokerError, match="positive time"):
-        LivenessCheck(deaf_s)
-
-
-def test_servers_take_turns_and_those_in_doubt_come_last() -> None:
-    pool = ServerPool(SERVERS)
-    order = [pool.next(0.0) for _ in SERVERS]
-    assert sorted(order) == SERVERS
-    first, second, third = order
-    pool.doubt(first, 0.0)
-    assert [pool.next(1.0) for _ in range(4)] == [second, third, second, third]
-    pool.doubt(second, 1.0)
-    pool.doubt(third, 1.0)
-    assert [pool.next(2.0) for _ in range(3)] == [first, second, third]
-    pool.trust(second)
-    assert [pool.next(3.0) for _ in range(2)] == [second, second]
-    assert pool.next(100.0) == first
-
-
-def test_a_roster_needs_a_server() -> None:
-    with pytest.raises(BrokerError, match="no server is named"):
-        ServerPool([])
 
 
 # -- over real servers --------------------------------------------------------------------------
@@ -87,8 +44,10 @@ def test_a_roster_needs_a_server() -> None:
 
 def server_of(ground: Ground, client: NatsClient) -> NatsServer:
     """Return the server that has the connection of ``client``."""
-    servers: dict[tuple[str, int], NatsServer] = {s.address: s for s in ground.lab.servers}
-    return servers[client._dispatcher.connection.server]
+    servers = {server.address[1]: server for server in ground.lab.servers}
+    url = client._connection.nats.connected_url
+    assert url is not None
+    return servers[url.port]
 
 
 @contextmanager
@@ -148,7 +107,7 @@ def test_who_was_on_a_server_that_hangs_is_on_another_soon(tmp_path: Path) -> No
             # It still takes connections: it is not gone back to, also if the next one ends.
             second = server_of(ground, a)
             second.stop()
-            ground.until(lambda: server_of(ground, a) not in (hanging, second) and a.connected)
+            ground.until(lambda: a.connected and server_of(ground, a) not in (hanging, second))
             ask(ground, a)
         ask(ground, a)
 

@@ -22,7 +22,6 @@ import pytest
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerClient, Stored
 from phalanx.bus.nats import NatsClient, NatsServer, find_server
-from phalanx.bus.nats.dispatcher import JetStreamReply
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.calls import CallClient, CallError
@@ -127,13 +126,13 @@ class Lab:
             tuple((b.host, b.port) for b in self.testbed.domain.spec.brokers),
             LiveCredentials(files),
         )
-        replies: list[JetStreamReply] = []
+        replies: list[dict[str, Any]] = []
         with connected(keeper, self.clock) as exchange:
             assert isinstance(exchange, NatsClient)
             self.until(lambda: exchange.connected, "the brokers answer")
             exchange.administer(f"STREAM.INFO.{subjects.EVENTS}", {}, replies.append)
             self.until(lambda: replies, "the brokers know their leader")
-        found: str = replies[0].cluster["leader"]
+        found: str = replies[0]["cluster"]["leader"]
         return found
 
     def broker(self, name: str) -> NatsServer:

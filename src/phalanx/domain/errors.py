@@ -11,8 +11,7 @@ PhalanxError
 ├── WireError               a message came in that is none (bus.wire)
 ├── IdentityError           a certificate, a key or an authority is refused (identity)
 ├── BrokerError             the broker cannot be reached, or refuses (bus.client)
-│   ├── NotPermittedError   the identity may not do this
-│   └── ProtocolError       a NATS server said what is no NATS (bus.nats.protocol)
+│   └── NotPermittedError   the identity may not do this
 ├── EnvelopeError           something is no CloudEvent, or none of ours (fabric.envelope)
 ├── PackingError            octets are no action or percept (infrastructure.remote)
 ├── RegistrationError       octets are no registration (fabric.registration)

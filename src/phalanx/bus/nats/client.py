@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
+
+import msgspec
+from nats import errors
+from nats.aio.msg import Msg
 
 from phalanx.bus.client import (
     Answer,
@@ -16,20 +22,81 @@ from phalanx.bus.client import (
     CheckedClient,
     Delivery,
     Handler,
+    Silence,
     StoredHandler,
     Subscription,
+    Unanswered,
     Watcher,
 )
-from phalanx.bus.nats import protocol
 from phalanx.bus.nats.config import CURSORS, cursor_key, entry
-from phalanx.bus.nats.connection import DEAF_S, DEFAULT_BOUNDS, SendBounds, Server
-from phalanx.bus.nats.dispatcher import Dispatcher, JetStreamReply, NatsSubscription
-from phalanx.bus.nats.streams import StreamFollower, TableWatcher
-from phalanx.bus.subjects import answers
+from phalanx.bus.nats.connection import (
+    DEAF_S,
+    DEFAULT_BOUNDS,
+    Address,
+    NatsConnection,
+    NatsListener,
+    SendBounds,
+    why,
+)
+from phalanx.bus.nats.delivery import Headers, NewestValues, ReliablePublisher
+from phalanx.bus.nats.streams import StreamFollower, StreamReader, TableWatcher
+from phalanx.bus.subjects import answers, matches
 from phalanx.bus.transports import Access
 from phalanx.clock import Clock
 from phalanx.clock.wall import WallClock
 from phalanx.identity.names import Identity
+
+_ASK_S = 2.0
+_OF_THE_SERVER = (b'{"type":"io.nats.jetstream.', b'{"stream":"')
+"""How the answers of JetStream begin. A requester may name any subject for them."""
+_OURS = re.compile(r"[A-Za-z0-9_=$-]+(\.[A-Za-z0-9_=$-]+)*")
+"""What our subjects consist of; the server takes any octets."""
+_REMEMBERED = 4096
+_NO_RESPONDERS = "503"
+"""Status of a message in place of an answer: the subject has no subscriber."""
+
+
+class NatsSubscription(NatsListener):
+    """A pattern that a handler hears; implements ``Subscription``."""
+
+    def __init__(
+        self, connection: NatsConnection, pattern: str, handler: Handler, capacity: int
+    ) -> None:
+        """Hear ``pattern`` from now on; at most ``capacity`` messages wait for ``handler``."""
+        super().__init__(connection, pattern, self._check, capacity)
+        self._handler = handler
+        self._shedding = False
+        self._ours: set[str] = set()
+        """Subjects that were looked at, and are of the pattern."""
+
+    def _check(self, message: Msg) -> None:
+        subject, headers = message.subject, message.headers or {}
+        known = subject in self._ours
+        self._shedding = False
+        if not (known or _OURS.fullmatch(subject)):
+            self._connection.counters.refuse("garbage")
+        elif (
+            "Status" in headers
+            or message.data.startswith(_OF_THE_SERVER)
+            or not (known or matches(self._pattern, subject))
+        ):  # another client had the server send what was not meant for this one
+            self._connection.counters.refuse("misdirected")
+        else:
+            if not known and len(self._ours) < _REMEMBERED:
+                self._ours.add(subject)
+            delivery = Delivery(subject, message.data, headers, message.reply or None)
+            self._connection.clock.call_now(partial(self._hand, delivery))
+
+    def _hand(self, delivery: Delivery) -> None:
+        if not self._closed:
+            self._connection.counters.delivered += 1
+            self._handler(delivery)
+
+    def _shed(self) -> None:
+        super()._shed()
+        if not self._shedding:
+            self._shedding = True
+            self._connection.complained(f"too slow for {self._pattern}: more than waits is shed")
 
 
 class NatsClient(CheckedClient):
@@ -72,34 +139,39 @@ class NatsClient(CheckedClient):
             BrokerError: if no server is named, or ``deaf_s`` is not positive.
 
         """
-        self._clock = clock
         self._servers = tuple(servers)
+        self._connection = NatsConnection(identity, clock, self._servers, tls, bounds, deaf_s)
+        super().__init__(identity, self._connection.counters)
+        self._clock = clock
         self._secret = hashlib.sha256(secret or secrets.token_bytes(32)).digest()
         self._capacity = capacity
-        self._closed = False
-        self._dispatcher = Dispatcher(identity, clock, self._servers, tls, bounds, deaf_s)
-        super().__init__(identity, self._dispatcher.counters)
+        self._readings: list[StreamReader] = []
+        self._run = secrets.token_hex(8)
+        self._count = 0
+        self._requests: dict[str, tuple[Answer, Callable[[], None]]] = {}
+        """Requests that wait for an answer, and what stops their timers."""
+        self._publisher = ReliablePublisher(self._connection)
+        self._values = NewestValues(self._keep)
         for pattern in sorted({*filter(None, map(answers, self._grants.publish))}):
-            self._dispatcher.hear(pattern, self._dispatcher.answered)
-        self._dispatcher.connection.open()
+            NatsListener(self._connection, pattern, self._answered, capacity)
 
     @property
     def connected(self) -> bool:
         """Whether what is sent now goes out now; if not, it waits, up to a bound."""
-        return self._dispatcher.connection.up
+        return self._connection.up
 
     @property
     def waiting(self) -> int:
         """How many messages wait to be sent, or to be acknowledged by a stream."""
-        return self._dispatcher.connection.waiting + self._dispatcher.publisher.open
+        return self._connection.waiting + self._publisher.open
 
     def on_change(self, handler: Callable[[bool], None]) -> None:
         """Tell ``handler`` whether it is connected whenever that changes."""
-        self._dispatcher.on_change.append(handler)
+        self._connection.on_change.append(handler)
 
     def on_error(self, handler: Callable[[str], None]) -> None:
         """Tell ``handler`` what a server refused, what was shed, and why there is no connection."""
-        self._dispatcher.on_error.append(handler)
+        self._connection.on_error.append(handler)
 
     # -- see ``BrokerClient`` ----------------------------------------------------------------
 
@@ -108,12 +180,12 @@ class NatsClient(CheckedClient):
     ) -> None:
         """Send to all that subscribe, at most once."""
         self._check_publish(subject, payload)
-        self._dispatcher.publish(subject, protocol.publish(subject, payload, None, headers))
+        self._connection.publish(subject, payload, headers)
 
     def subscribe(self, pattern: str, handler: Handler) -> Subscription:
         """Hear what is published under ``pattern`` from now on."""
         self._check_subscribe(pattern)
-        return NatsSubscription(self._dispatcher, pattern, handler, self._capacity)
+        return NatsSubscription(self._connection, pattern, handler, self._capacity)
 
     def request(
         self,
@@ -126,7 +198,12 @@ class NatsClient(CheckedClient):
     ) -> None:
         """Send, and call ``answer`` once."""
         pattern = self._check_request(subject, payload)
-        self._dispatcher.request(subject, pattern, payload, answer, timeout_s, headers)
+        self._count += 1
+        reply = f"{pattern[:-1]}{self._run}{self._count:x}"
+        late = partial(self._unanswered, reply, Silence.LATE, f"no answer within {timeout_s:g} s")
+        self._requests[reply] = answer, self._clock.call_later(timeout_s, late).cancel
+        if not self._connection.publish(subject, payload, headers, reply):
+            self._unanswered(reply, Silence.CUT, "too much waits to be sent")
 
     def respond(
         self, delivery: Delivery, payload: bytes, headers: Mapping[str, str] | None = None
@@ -138,7 +215,7 @@ class NatsClient(CheckedClient):
         """
         reply = self._check_respond(delivery, payload)
         if reply is not None:
-            self._dispatcher.publish(reply, protocol.publish(reply, payload, None, headers))
+            self._connection.publish(reply, payload, headers)
 
     def append(
         self, subject: str, payload: bytes, message_id: str, done: Callable[[str | None], None]
@@ -146,7 +223,7 @@ class NatsClient(CheckedClient):
         """Send to the stream that keeps ``subject``."""
         self._check_publish(subject, payload)
         known = hmac.digest(self._secret, message_id.encode(), "sha256").hex()[:32]
-        self._dispatcher.keep(subject, payload, {"Nats-Msg-Id": known}, done)
+        self._keep(subject, payload, {"Nats-Msg-Id": known}, done)
 
     def follow(
         self,
@@ -168,7 +245,7 @@ class NatsClient(CheckedClient):
         if durable is not None:
             cursor = entry(CURSORS, cursor_key(self._identity, stream, durable))
         follower = StreamFollower(
-            self._dispatcher,
+            self._connection,
             stream,
             handler,
             pattern,
@@ -176,8 +253,9 @@ class NatsClient(CheckedClient):
             new_only=new_only,
             since_s=since_s,
             caught_up=caught_up,
+            remember=self._put,
         )
-        self._dispatcher.begin(follower)
+        self._readings.append(follower)
         return follower
 
     def put(self, table: str, key: str, value: bytes) -> None:
@@ -193,24 +271,32 @@ class NatsClient(CheckedClient):
     ) -> Subscription:
         """Tell ``handler`` of all keys of a table."""
         self._check_watch(table)
-        watcher = TableWatcher(self._dispatcher, table, handler, caught_up)
-        self._dispatcher.begin(watcher)
+        watcher = TableWatcher(self._connection, table, handler, caught_up)
+        self._readings.append(watcher)
         return watcher
 
     def administer(
-        self, operation: str, question: Any, answer: Callable[[JetStreamReply], None]
+        self, operation: str, question: Any, answer: Callable[[dict[str, Any]], None]
     ) -> None:
         """Ask JetStream to do something, such as ``STREAM.CREATE.EVENTS``; for a broker.
 
         Args:
             operation: the end of a subject of its interface.
             question: encoded as JSON.
-            answer: called once, with a fault if the connection or the right is missing.
+            answer: called once, with an ``error`` if the connection or the right is missing.
 
         """
-        self._dispatcher.ask(
-            f"$JS.API.{operation}", question, lambda reply: self._dispatcher.soon(answer, reply)
-        )
+
+        async def ask() -> None:
+            octets = msgspec.json.encode(question)
+            try:
+                reply = await self._connection.nats.request(f"$JS.API.{operation}", octets, _ASK_S)
+                said = msgspec.json.decode(reply.data)
+            except (TimeoutError, errors.Error, msgspec.MsgspecError) as error:
+                said = {"error": {"description": why(error)}}
+            self._clock.call_soon(partial(answer, said))
+
+        self._connection.spawn(ask())
 
     # -- the life of the client ------------------------------------------------------------
 
@@ -224,48 +310,89 @@ class NatsClient(CheckedClient):
         self._run_until(lambda: self.connected, within_s)
         if not self.connected:
             where = ", ".join(f"{host}:{port}" for host, port in self._servers)
-            raise BrokerError(f"no connection to NATS at {where}: {self._dispatcher.trouble}")
+            raise BrokerError(f"no connection to NATS at {where}: {self._connection.trouble}")
 
     def finish(self, within_s: float = 5.0) -> None:
         """Run the clock until what waits is out, close, and see it closed; for a process's end."""
         end = self._clock.now() + within_s
         self._run_until(lambda: not self.waiting or not self.connected, within_s)
         self.close()
-        self._run_until(
-            lambda: self._dispatcher.connection.finished, max(0.5, end - self._clock.now())
-        )
+        self._run_until(lambda: self._connection.finished, max(0.5, end - self._clock.now()))
+        if not self._connection.finished:
+            self._connection.nats.tls.abort()
+            self._run_until(lambda: self._connection.finished, 0.5)
 
     def close(self) -> None:
         """Send what waits, then end.
 
         The clock's loop must run on for that: ``finish`` sees to it.
         """
-        if not self._closed:
-            self._closed = True
-            self._dispatcher.close("the client was closed")
+        reason = "the client was closed"
+        for reading in self._readings:
+            reading.close()
+        for reply in list(self._requests):
+            self._unanswered(reply, Silence.CUT, reason)
+        self._publisher.close(reason)
+        self._connection.close()
+
+    # -- what is kept ------------------------------------------------------------------------
+
+    def _write(self, table: str, key: str, value: bytes, headers: Headers = None) -> None:
+        self._check_put(table, key, value)
+        self._put(entry(table, key), value, headers)
+
+    def _put(self, subject: str, value: bytes, headers: Headers = None) -> None:
+        self._values.write(subject, value, headers, self._written)
+
+    def _written(self, reason: str | None) -> None:
+        if reason is not None:
+            self._counters.refuse("put")
+            self._connection.complained(f"a value was not kept: {reason}")
+
+    def _keep(
+        self, subject: str, payload: bytes, headers: Headers, done: Callable[[str | None], object]
+    ) -> None:
+        def finished(reason: str | None) -> None:
+            self._clock.call_soon(partial(done, reason))  # type: ignore[arg-type]
+
+        if self._publisher.put(subject, payload, headers, finished):
+            self._counters.published += 1
+        else:
+            self._counters.drop(f"out.{subject.split('.')[2]}")
+            finished("too much waits to be kept")
+
+    # -- what comes in -----------------------------------------------------------------------
+
+    def _answered(self, message: Msg) -> None:
+        """Take the answer to a request; one that is not expected is counted."""
+        reply, headers = message.subject, message.headers or {}
+        if reply not in self._requests:
+            self._counters.refuse("answer")
+        elif "Status" not in headers:
+            self._end(reply, Delivery(reply, message.data, headers))
+        elif headers["Status"] == _NO_RESPONDERS:
+            self._unanswered(reply, Silence.UNSERVED, "no process serves it")
+        else:
+            self._unanswered(reply, Silence.CUT, f"the server says {headers['Status']}")
+
+    def _unanswered(self, reply: str, silence: Silence, reason: str) -> None:
+        self._end(reply, Unanswered(silence, reason))
+
+    def _end(self, reply: str, outcome: Delivery | Unanswered) -> None:
+        answer, cancel = self._requests.pop(reply)
+        cancel()
+        self._clock.call_soon(partial(answer, outcome))
 
     def _run_until(self, true: Callable[[], bool], within_s: float) -> None:
         end = self._clock.now() + within_s
         while not true() and self._clock.now() < end:
             self._clock.run(until=min(end, self._clock.now() + 0.02), stop=true)
 
-    def _check_publish(self, subject: str, payload: bytes) -> None:
-        if subject not in self._may:
-            protocol.check_subject(subject)
-        super()._check_publish(subject, payload)
-
-    def _write(
-        self, table: str, key: str, value: bytes, headers: Mapping[str, str] | None = None
-    ) -> None:
-        self._check_put(table, key, value)
-        protocol.check_subject(entry(table, key))
-        self._dispatcher.write(entry(table, key), value, headers)
-
 
 class NatsServers:
     """The NATS servers of a domain; implements ``transports.Broker``."""
 
-    def __init__(self, servers: Sequence[Server], clock: WallClock) -> None:
+    def __init__(self, servers: Sequence[Address], clock: WallClock) -> None:
         self._servers = servers
         self._clock = clock
 

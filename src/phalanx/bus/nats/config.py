@@ -168,6 +168,7 @@ def configuration(settings: ServerSettings) -> str:
             "routes": [f"nats://{host}:{port}" for host, port in cluster.routes],
             "ping_interval": _ROUTE_PING,
             "ping_max": _ROUTE_PINGS,
+            "no_advertise": True,  # clients know the servers by the names in their certificates
         }
     return json.dumps(tree, indent=1) + "\n"
 

@@ -9,22 +9,26 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from msgspec import Struct
+from nats.js import errors
 
-from phalanx.bus.nats.protocol import publish
+from phalanx.bus.nats.connection import NatsConnection, why
 
 Done = Callable[[str | None], object]
 """Told None once a message is kept, else the reason; it may or may not be kept then."""
 Headers = Mapping[str, str] | None
 
 IN_FLIGHT = 1_000
-"""Most that are sent and not acknowledged; a server may take in ten times as many."""
+"""Most that are sent and not acknowledged; nats-py takes four, a server ten times as many."""
 _OCTETS_IN_FLIGHT = 4 << 20
 _WAITING = 20_000
 _LOOK_S = 0.25
 _AGAIN_S = 3.0
 _GIVE_UP_S = 60.0
+_TRANSIENT = (errors.NoStreamResponseError, errors.ServiceUnavailableError)
+"""The same may succeed later, as while a leader is elected."""
 
 
 class _Message(Struct, eq=False):
@@ -38,7 +42,7 @@ class _Message(Struct, eq=False):
     """When it is given up, by the loop's clock."""
     due_s: float = 0.0
     """When it is sent again."""
-    reply: str = ""
+    acknowledged: asyncio.Future[Any] | None = None
     trouble: str = "no answer"
 
 
@@ -47,33 +51,17 @@ class ReliablePublisher:
 
     The streams know a message again for two minutes, so none is kept twice because it was sent
     twice.
-
-    Args:
-        loop: runs the timers.
-        expect: returns the subject for an acknowledgement, and tells its argument the reason
-            why the message was not kept (None: it is kept), and whether that may pass.
-        forget: ends the wait for an acknowledgement.
-        send: takes the octets that publish.
-
     """
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        expect: Callable[[Callable[[str | None, bool], None]], str],
-        forget: Callable[[str], None],
-        send: Callable[[bytes], None],
-    ) -> None:
-        self._loop = loop
-        self._expect = expect
-        self._forget = forget
-        self._send = send
-        self._up = False
+    def __init__(self, connection: NatsConnection) -> None:
+        self._connection = connection
+        self._loop = connection.loop
         self._closed = False
         self._waiting: deque[_Message] = deque()
         self._sent: dict[_Message, None] = {}
         self._octets = 0
         self._timer: asyncio.TimerHandle | None = None
+        connection.changed.append(self._connected)
 
     @property
     def open(self) -> int:
@@ -91,28 +79,26 @@ class ReliablePublisher:
             self._timer = self._loop.call_later(_LOOK_S, self._look)
         return True
 
-    def connected(self, up: bool) -> None:
-        """Send again what was not acknowledged, in its order, once there is a connection."""
-        self._up = up
-        if up:
-            for message in self._sent:
-                self._transmit(message)
-            self._pump()
-
     def close(self, reason: str) -> None:
         """Give everything back with ``reason``, and accept nothing more."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for message in (*self._sent, *self._waiting):
-            self._forget(message.reply)
             message.done(reason)
         self._sent.clear()
         self._waiting.clear()
 
+    def _connected(self, up: bool) -> None:
+        """Send again what was not acknowledged, in its order, over a new connection."""
+        if up:
+            for message in self._sent:
+                self._transmit(message)
+            self._pump()
+
     def _pump(self) -> None:
         while (
-            self._up
+            self._connection.up
             and self._waiting
             and len(self._sent) < IN_FLIGHT
             and self._octets < _OCTETS_IN_FLIGHT
@@ -123,22 +109,35 @@ class ReliablePublisher:
             self._transmit(message)
 
     def _transmit(self, message: _Message) -> None:
-        self._forget(message.reply)
-        message.reply = self._expect(partial(self._answered, message))
         message.due_s = self._loop.time() + _AGAIN_S
-        self._send(publish(message.subject, message.payload, message.reply, message.headers))
+        self._connection.send(partial(self._publish, message), bounded=False)
 
-    def _answered(self, message: _Message, reason: str | None, transient: bool) -> None:
-        if transient and reason is not None:
+    async def _publish(self, message: _Message) -> None:
+        if message.acknowledged is not None:
+            message.acknowledged.cancel()
+        if message in self._sent:
+            message.acknowledged = await self._connection.jetstream.publish_async(
+                message.subject,
+                message.payload,
+                headers=message.headers,  # type: ignore[arg-type]
+            )
+            message.acknowledged.add_done_callback(partial(self._answered, message))
+
+    def _answered(self, message: _Message, acknowledged: asyncio.Future[Any]) -> None:
+        error = None if acknowledged.cancelled() else acknowledged.exception()
+        if acknowledged is not message.acknowledged or message not in self._sent:
+            return
+        if isinstance(error, _TRANSIENT):
             message.due_s = self._loop.time() + _LOOK_S
-            message.trouble = reason
-        else:
-            self._finish(message, reason)
+            message.trouble = why(error)
+        elif not acknowledged.cancelled():
+            self._finish(message, None if error is None else why(error))
 
     def _finish(self, message: _Message, reason: str | None) -> None:
         del self._sent[message]
         self._octets -= len(message.payload)
-        self._forget(message.reply)
+        if message.acknowledged is not None:
+            message.acknowledged.cancel()
         message.done(reason)
         self._pump()
 
@@ -147,7 +146,7 @@ class ReliablePublisher:
         for message in list(self._sent):
             if now > message.end_s:
                 self._finish(message, f"not kept within {_GIVE_UP_S:g} s: {message.trouble}")
-            elif self._up and now > message.due_s:
+            elif self._connection.up and now > message.due_s:
                 self._transmit(message)
         while self._waiting and now > self._waiting[0].end_s:
             self._waiting.popleft().done(f"not sent within {_GIVE_UP_S:g} s")

@@ -22,7 +22,6 @@ from phalanx.bus.client import BrokerError
 from phalanx.bus.nats.audit import ServerLog
 from phalanx.bus.nats.client import NatsClient
 from phalanx.bus.nats.config import CURSORS, ServerSettings, bucket, configuration, entry
-from phalanx.bus.nats.dispatcher import JetStreamReply
 from phalanx.bus.subjects import EVENTS, REGISTRY, pattern
 from phalanx.clock.wall import WallClock
 from phalanx.identity.names import Identity
@@ -266,22 +265,22 @@ def setup(
         pending = list(_streams(keeper.domain, replicas, retention))
         while pending:
             name = pending[0]["name"]
-            there = _ask(exchange, clock, f"STREAM.INFO.{name}", {}).error is None
+            there = "error" not in _ask(exchange, clock, f"STREAM.INFO.{name}", {})
             operation = "UPDATE" if there else "CREATE"
             reply = _ask(exchange, clock, f"STREAM.{operation}.{name}", pending[0])
-            if reply.error is None:
+            if "error" not in reply:
                 pending.pop(0)
                 continue
             if clock.now() > within_s:
-                raise BrokerError(f"{name} cannot be made at NATS: {reply.error.description}")
+                raise BrokerError(f"{name} cannot be made at NATS: {reply['error']['description']}")
             clock.run(until=clock.now() + _AGAIN_S)
     finally:
         exchange.finish()
         clock.close()
 
 
-def _ask(exchange: NatsClient, clock: WallClock, operation: str, question: Any) -> JetStreamReply:
-    replies: list[JetStreamReply] = []
+def _ask(exchange: NatsClient, clock: WallClock, operation: str, question: Any) -> dict[str, Any]:
+    replies: list[dict[str, Any]] = []
     exchange.administer(operation, question, replies.append)
     clock.run(until=clock.now() + 10.0, stop=lambda: bool(replies))
     return replies[0]
