@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from math import inf
 
 from phalanx.bus import Bus, Handler
 from phalanx.clock import Clock
 from phalanx.domain.messages import Message, Performative
 
 Latency = Callable[[str, str], float]
-"""Seconds that a message needs from a sender to a receiver; 0 or less: at once."""
+"""Seconds that a message needs from a sender to a receiver; 0 or less: at once; inf: it is lost."""
 
 
 class _Mailbox:
@@ -32,8 +33,8 @@ class MemoryBus:
     the order sent: a constant latency keeps the order of each pair of agents.
 
     Every message that was sent is counted: ``sent`` in sum equals ``delivered`` +
-    ``lost_detached`` + ``shed`` in sum + ``queued``. An exception of a handler goes up to
-    the clock; the messages behind it are delivered nevertheless.
+    ``lost_detached`` + ``lost_on_path`` + ``shed`` in sum + ``queued``. An exception of a
+    handler goes up to the clock; the messages behind it are delivered nevertheless.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class MemoryBus:
         """Messages handed to a handler."""
         self.lost_detached = 0
         """Messages whose receiver was not attached, or left before they arrived."""
+        self.lost_on_path = 0
+        """Messages for which the latency is infinite."""
         self.shed: dict[str, int] = {}
         """Messages that a full queue dropped, by receiver."""
         self._clock = clock
@@ -122,6 +125,9 @@ class MemoryBus:
                 self._on_shed(message)
             return
         delay = 0.0 if self._latency is None else self._latency(message.sender, receiver)
+        if delay == inf:
+            self.lost_on_path += 1
+            return
         if delay > 0.0:
             self._clock.call_at(self._clock.now() + delay, partial(self._hand, box, message))
             box.waiting += 1

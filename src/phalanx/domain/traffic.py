@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import inf
+from typing import Literal
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -26,6 +30,12 @@ class Profile(Struct, frozen=True):
     """Connections that a source has open at a time."""
     holds: bool = False
     """Whether it keeps them open without ever finishing a request, so that no answer comes."""
+    source_port: int = 0
+    """Port that its packets come from; 0: any."""
+    reset_share: float = 0.0
+    """Packets for each of which the target answers that it knows no such connection."""
+    syn_ack_share: float = 0.0
+    """Share of packets that answer a request for a connection, which nobody made."""
     spoofed: bool = False
     """Whether nearly every packet carries another source address, none of them its own."""
     malicious: bool = False
@@ -65,6 +75,12 @@ SLOW_HTTP = Profile(
     holds=True,
     malicious=True,
 )
+DNS_REFLECTION = replace(UDP_FLOOD, name="dns-reflection", packet_octets=1400.0, source_port=53)
+NTP_REFLECTION = replace(UDP_FLOOD, name="ntp-reflection", packet_octets=482.0, source_port=123)
+ACK_FLOOD = replace(SYN_FLOOD, name="ack-flood", syn_share=0.0, reply_share=0.95, reset_share=0.95)
+ACK_FLOOD_SPOOFED = replace(ACK_FLOOD, name="ack-flood-spoofed", spoofed=True)
+SYN_ACK_FLOOD = replace(ACK_FLOOD, name="syn-ack-flood", source_port=443, syn_ack_share=1.0)
+SYN_ACK_FLOOD_SPOOFED = replace(SYN_ACK_FLOOD, name="syn-ack-flood-spoofed", spoofed=True)
 PROFILES = {
     p.name: p
     for p in (
@@ -74,9 +90,56 @@ PROFILES = {
         SYN_FLOOD_SPOOFED,
         UDP_FLOOD,
         UDP_FLOOD_SPOOFED,
+        DNS_REFLECTION,
+        NTP_REFLECTION,
+        ACK_FLOOD,
+        ACK_FLOOD_SPOOFED,
+        SYN_ACK_FLOOD,
+        SYN_ACK_FLOOD_SPOOFED,
         SLOW_HTTP,
     )
 }
+
+
+class Shape(Struct, frozen=True):
+    """How what a source sends changes over time."""
+
+    ramp_s: float = 0.0
+    """It grows to its full strength for this long."""
+    on_s: float = 0.0
+    off_s: float = 0.0
+    """It sends for ``on_s`` and rests for ``off_s``, in turn; 0: it never rests."""
+
+    def levels(self, start_s: float, end_s: float | None) -> Iterator[tuple[float, float]]:
+        """Yield the times at which the strength changes, and the strength from then on, 0 to 1."""
+        end = inf if end_s is None else end_s
+        time, edge, on = start_s, inf, True
+        if self.on_s > 0 and self.off_s > 0:
+            edge = start_s + self.on_s
+        while time < end:
+            level = 1.0
+            if self.ramp_s > 0:
+                level = min(1.0, (time - start_s + RAMP_STEP_S) / self.ramp_s)
+            yield time, level if on else 0.0
+            time = min(edge, end, time + RAMP_STEP_S if level < 1 else inf)
+            if time == edge:
+                on = not on
+                edge += self.on_s if on else self.off_s
+        if start_s < end < inf:
+            yield end, 0.0
+
+
+STEADY = Shape()
+RAMP_STEP_S = 1.0
+"""A ramp grows in steps of this length."""
+
+
+class SourcePlace(Struct, frozen=True):
+    """Where a source sends from, and to which port."""
+
+    at: PopId
+    address: str
+    port: int
 
 
 class Source(Struct, frozen=True):
@@ -96,6 +159,13 @@ class Source(Struct, frozen=True):
     start_s: float = 0.0
     end_s: float | None = None
     """When it stops; None: never."""
+    shape: Shape = STEADY
+    adapt: Literal["", "quiet", "move"] = ""
+    """What it does once much less of it gets through: rest a while, or go to its next place."""
+    places: tuple[SourcePlace, ...] = ()
+    """Where it moves to, in order."""
+    asymmetric: bool = False
+    """Whether what the target answers takes another way: no recorder but at the target sees it."""
 
 
 def source_address(group: int, number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
+from itertools import product
 from math import inf
 
 from msgspec import Struct
@@ -226,9 +227,10 @@ def sources_of(started: Data) -> Iterator[PlannedSource]:
     """Yield the sources of a run, from the data of its ``run.started``."""
     hosts = {text(host, "name"): host for host in rows(started, "hosts")}
     for at, group in enumerate(rows(started, "sources"), 1):
-        host, profile = hosts.get(text(group, "target"), {}), PROFILES.get(text(group, "profile"))
+        profile = PROFILES.get(text(group, "profile"))
         places = names(group, "at") or [""]
-        for i in range(1, int(number(group, "count")) + 1):
+        targets = [hosts.get(name, {}) for name in names(group, "target")]
+        for i, host in product(range(1, int(number(group, "count")) + 1), targets):
             yield PlannedSource(
                 group=text(group, "group"),
                 address=source_address(at, i),

@@ -437,7 +437,7 @@ def description(scenario: Scenario, seed: int, catalogue: Catalogue) -> dict[str
             {
                 "group": group.name,
                 "at": list(group.at),
-                "target": group.target,
+                "target": group.target if len(group.targets) == 1 else list(group.targets),
                 "profile": group.profile,
                 "malicious": PROFILES[group.profile].malicious,
                 "count": group.count,

@@ -13,7 +13,7 @@ from phalanx.domain.rules import TrafficVerdict
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.enforcement import offered
 from phalanx.infrastructure.linux.journal import LeaseJournal
-from phalanx.infrastructure.linux.kernel import runs
+from phalanx.infrastructure.linux.kernel import KernelError, runs
 from phalanx.infrastructure.linux.kernel.namespaces import entered
 from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay
 from phalanx.infrastructure.linux.overlay_node import OverlaySite
@@ -116,6 +116,8 @@ class LinuxEnvironment:
     def _build(self, context: BuildContext) -> LinuxNetwork:
         scenario, stack, clock = context.scenario, self._stack, self.clock
         network, sources = scenario.to_network(), scenario.to_sources(context.seed)
+        if scenario.control == "in-band":
+            raise KernelError("messages of agents have a network of their own on a testbed")
         self.run = runs.new_run()
         home = runs.folder(self.run)
         if self._made is not None:

@@ -13,6 +13,7 @@ from phalanx.auction.terms import BUILT_IN, installed_terms
 from phalanx.domain import predicates
 from phalanx.domain.agents import POP
 from phalanx.domain.network import link_ends, link_id
+from phalanx.domain.traffic import PROFILES
 from phalanx.loading import (
     MAX_BYTES,
     Offence,
@@ -24,11 +25,12 @@ from phalanx.loading import (
     twice,
     unknown,
 )
-from phalanx.runtime.scenario import MONITORS, STRATEGIES, FaultSpec, Scenario
+from phalanx.runtime.scenario import MONITORS, STRATEGIES, FaultSpec, Scenario, TrafficSpec
 
 __all__ = ["MAX_BYTES", "load_scenario", "offences", "parse_scenario"]
 
 MAX_SOURCES = 50_000
+_SHORTEST_PULSE_S = 0.1
 _SUM_TOLERANCE = 1e-6
 _RESERVED = {"network", "recorder", "run"}
 """Names of identities that every run has."""
@@ -154,8 +156,11 @@ def _traffic(scenario: Scenario) -> Iterator[Offence]:
         for position, pop in enumerate(group.at):
             if pop not in pops:
                 yield f"{path}.at[{position}]", unknown("PoP", pop, pops)
-        if group.target not in hosts:
-            yield f"{path}.target", unknown("host", group.target, hosts)
+        for position, target in enumerate(group.targets):
+            if target not in hosts:
+                where = "" if isinstance(group.target, str) else f"[{position}]"
+                yield f"{path}.target{where}", unknown("host", target, hosts)
+        yield from _behaviour(group, path)
         last_start = group.start_s + group.spread_s
         if group.end_s is not None and group.end_s <= last_start:
             yield (
@@ -163,9 +168,21 @@ def _traffic(scenario: Scenario) -> Iterator[Offence]:
                 f"{group.end_s:g} is not after the last start "
                 f"(start_s + spread_s = {last_start:g}); a later time is expected",
             )
-    total = sum(group.count for group in scenario.traffic)
+    total = sum(group.count * len(group.targets) for group in scenario.traffic)
     if total > MAX_SOURCES:
         yield "traffic", f"{total} sources in all; at most {MAX_SOURCES} are allowed"
+
+
+def _behaviour(group: TrafficSpec, path: str) -> Iterator[Offence]:
+    shape = group.shape
+    if (shape.on_s > 0) != (shape.off_s > 0):
+        yield f"{path}.shape", "on_s and off_s belong together; give both or neither"
+    if 0 < shape.on_s < _SHORTEST_PULSE_S or 0 < shape.off_s < _SHORTEST_PULSE_S:
+        yield f"{path}.shape", f"on_s and off_s are at least {_SHORTEST_PULSE_S:g} s"
+    if len(set(group.targets)) < len(group.targets):
+        yield f"{path}.target", "names a host twice"
+    if group.adapt is not None and not PROFILES[group.profile].malicious:
+        yield f"{path}.adapt", f"is what attackers do; {group.profile} is none"
 
 
 def _monitors(scenario: Scenario) -> Iterator[Offence]:

@@ -8,6 +8,7 @@ there under the same name. Ranges are part of the types; what one field says abo
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from phalanx.domain.agents import POP
 from phalanx.domain.goals import Constraints, Preferences
 from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
-from phalanx.domain.traffic import PROFILES, Source, source_address
+from phalanx.domain.traffic import PROFILES, Shape, Source, SourcePlace, source_address
 from phalanx.domain.vnf import Vnfd
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
@@ -51,6 +52,8 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
 }
 """Functions that a strategy brings beside those that the scenario lists."""
 
+_ADDRESSES = 65_535
+"""Addresses that a group of sources has."""
 _OCTETS = 8
 """Length of a plan's fingerprint: enough to tell plans apart by accident; it proves nothing."""
 
@@ -96,6 +99,16 @@ class HostSpec(Struct, frozen=True, forbid_unknown_fields=True):
     latency_ms: Annotated[float, Meta(ge=0, le=1e6)] = 0.1
 
 
+class ShapeSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """How what a source sends changes over time, counted from its start."""
+
+    ramp_s: Seconds = 0.0
+    """Grows to its full strength for this long, in steps of a second."""
+    on_s: Seconds = 0.0
+    """Sends for this long, then rests for ``off_s``, and again; 0: never rests."""
+    off_s: Seconds = 0.0
+
+
 class TrafficSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A group of sources that start and stop together."""
 
@@ -107,13 +120,19 @@ class TrafficSpec(Struct, frozen=True, forbid_unknown_fields=True):
         "syn-flood-spoofed",
         "udp-flood",
         "udp-flood-spoofed",
+        "dns-reflection",
+        "ntp-reflection",
+        "ack-flood",
+        "ack-flood-spoofed",
+        "syn-ack-flood",
+        "syn-ack-flood-spoofed",
         "slow-http",
     ]
     count: Count
     at: Annotated[tuple[Name, ...], Meta(min_length=1)]
     """PoPs that the sources stand at, dealt round robin."""
-    target: Name
-    """Name of a host."""
+    target: Name | Annotated[tuple[Name, ...], Meta(min_length=1, max_length=256)]
+    """Name of a host; of several, each source sends an equal part to all of them."""
     port: Port | Annotated[tuple[Port, ...], Meta(min_length=1, max_length=100)]
     """Of several, each serves an equal block of the sources, in order."""
     demand_mb_s: Amount
@@ -123,6 +142,20 @@ class TrafficSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """None: never stops."""
     spread_s: Seconds = 0.0
     """Sources start within this long after ``start_s``, drawn by the seed."""
+    jitter: Fraction = 0.0
+    """Each source wants up to this share more or less than ``demand_mb_s``, drawn by the seed."""
+    shape: ShapeSpec = ShapeSpec()
+    adapt: Literal["quiet", "move"] | None = None
+    """What a source does once less than half of its best gets through for 3 s: it sends nothing
+    for 30 s, or moves, up to 16 times, to a new address at the next PoP of ``at``, and to the
+    next port of ``port``."""
+    asymmetric: bool = False
+    """Answers take another way back: only recorders at the target's PoP see them."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of hosts, one or several."""
+        return (self.target,) if isinstance(self.target, str) else self.target
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -309,6 +342,9 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     utility: Literal["published", "reference"] | None = None
     """Utilities by eq. 3.1, or against fixed references, so that losing bids do not matter; none
     given: ``published`` with the published strategy, else ``reference``."""
+    control: Literal["out-of-band", "in-band"] = "out-of-band"
+    """Whether messages of agents have a network of their own, or take the links beside the
+    traffic: there they wait and are lost with it, and cross no link that is down."""
     notes: tuple[Text, ...] = ()
     """What was assumed; shown at the start of a run."""
 
@@ -345,9 +381,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(
             source
             for number, group in enumerate(self.traffic, 1)
-            for source in _sources(
-                group, number, addresses[group.target], self.seed if seed is None else seed
-            )
+            for source in _sources(group, number, addresses, self.seed if seed is None else seed)
         )
 
     def prices(self) -> Pricing:
@@ -404,21 +438,51 @@ def fingerprint(plan: Scenario) -> str:
     return blake2b(octets, digest_size=_OCTETS).hexdigest()
 
 
-def _sources(group: TrafficSpec, number: int, target: str, seed: int) -> list[Source]:
+_MOVES = 16
+"""Places to which an attacker that adapts may move."""
+
+
+def _sources(
+    group: TrafficSpec, number: int, addresses: Mapping[str, str], seed: int
+) -> Iterator[Source]:
     # A generator of its own: another group's size does not shift this one's starts.
     rng = random.Random(f"{seed}/{group.name}")
-    return [
-        Source(
-            name=f"{group.name}-{i + 1}",
-            group=group.name,
-            at=group.at[i % len(group.at)],
-            address=source_address(number, i + 1),
-            target=target,
-            port=group.ports[i * len(group.ports) // group.count],
-            profile=PROFILES[group.profile],
-            demand_mb_s=group.demand_mb_s,
-            start_s=round(group.start_s + rng.uniform(0.0, group.spread_s), 3),
-            end_s=group.end_s,
+    shape = Shape(*structs.astuple(group.shape))
+    several = len(group.targets) > 1
+    for i in range(group.count):
+        name = f"{group.name}-{i + 1}"
+        start_s = round(group.start_s + rng.uniform(0.0, group.spread_s), 3)
+        demand = group.demand_mb_s
+        if group.jitter:
+            spread = random.Random(f"{seed}/{name}").uniform(-group.jitter, group.jitter)
+            demand *= 1.0 + spread
+        for target in group.targets:
+            yield Source(
+                name=f"{name}@{target}" if several else name,
+                group=group.name,
+                at=group.at[i % len(group.at)],
+                address=source_address(number, i + 1),
+                target=addresses[target],
+                port=group.ports[i * len(group.ports) // group.count],
+                profile=PROFILES[group.profile],
+                demand_mb_s=demand / len(group.targets),
+                start_s=start_s,
+                end_s=group.end_s,
+                shape=shape,
+                adapt=group.adapt or "",
+                places=_places(group, number, i) if group.adapt == "move" else (),
+                asymmetric=group.asymmetric,
+            )
+
+
+def _places(group: TrafficSpec, number: int, i: int) -> tuple[SourcePlace, ...]:
+    """Return where source ``i`` of a group moves to: addresses that no other source has."""
+    moves = min(_MOVES, _ADDRESSES // group.count - 1)
+    return tuple(
+        SourcePlace(
+            at=group.at[(i + move) % len(group.at)],
+            address=source_address(number, i + 1 + move * group.count),
+            port=group.ports[(i * len(group.ports) // group.count + move) % len(group.ports)],
         )
-        for i in range(group.count)
-    ]
+        for move in range(1, moves + 1)
+    )

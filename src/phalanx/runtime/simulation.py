@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
+from random import Random
 
 import networkx as nx
 
@@ -15,6 +17,10 @@ from phalanx.domain.network import Network, PopId
 from phalanx.domain.rules import TrafficVerdict
 from phalanx.infrastructure.simulated import OFFERED, SimulatedNetwork
 from phalanx.runtime.environment import BuildContext, Say
+
+_TIMEOUT_S = 0.2
+"""First retransmission timeout of TCP, as in Linux; each further one is twice as long."""
+_TRIES = 7
 
 
 class SimulatedEnvironment:
@@ -62,12 +68,47 @@ class SimulatedEnvironment:
         """Make the bus in memory, as slow as the network's paths."""
         scenario = context.scenario
         agents = {agent.name: agent.pop for agent in scenario.all_agents()}
+        extra_ms = scenario.timing.message_latency_ms
+        if scenario.control == "in-band" and self._network is not None:
+            latency = self._in_band(self._network, agents, extra_ms, context.seed)
+        else:
+            latency = _latency(scenario.to_network(), agents, extra_ms)
         return MemoryBus(
             self.clock,
-            latency=_latency(scenario.to_network(), agents, scenario.timing.message_latency_ms),
+            latency=latency,
             on_shed=context.shed,
             peers=tuple(agents),
         )
+
+    def _in_band(
+        self,
+        network: SimulatedNetwork,
+        agents: Mapping[AgentId, PopId | None],
+        extra_ms: float,
+        seed: int,
+    ) -> Callable[[AgentId, AgentId], float]:
+        """Return how long a message takes over the links, as they are then, beside all traffic.
+
+        As over a TCP connection it is sent again when it is lost, and overtakes none; after
+        ``_TRIES`` it is given up.
+        """
+        rng = Random(f"{seed}/control")
+        latest: dict[tuple[AgentId, AgentId], float] = {}
+
+        def latency(sender: str, receiver: str) -> float:
+            here, there = agents.get(sender), agents.get(receiver)
+            delay, kept = 0.0, 1.0
+            if here is not None and there is not None:
+                delay, kept = network.way(here, there)
+            tries = next((n for n in range(_TRIES) if rng.random() < kept), None)
+            if tries is None:
+                return inf
+            now = self.clock.now()
+            due = now + delay + extra_ms / 1e3 + _TIMEOUT_S * float(2**tries - 1)
+            due = latest[sender, receiver] = max(due, latest.get((sender, receiver), 0.0))
+            return due - now
+
+        return latency
 
     def close(self) -> None:
         """Let nothing happen any more."""

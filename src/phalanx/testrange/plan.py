@@ -10,7 +10,7 @@ from itertools import chain, count
 from msgspec import Struct
 
 from phalanx.domain.network import Host, LinkId, Network, PopId, link_id
-from phalanx.domain.traffic import Source
+from phalanx.domain.traffic import STEADY, Source
 from phalanx.infrastructure.linux.kernel import KernelError
 
 SWITCH = "sw"
@@ -176,8 +176,20 @@ def _check(network: Network, sources: Sequence[Source]) -> None:
         for block in _RESERVED:
             if address in block:
                 raise KernelError(f"{thing.name}: {address} is reserved, with all of {block}")
+        if isinstance(thing, Source) and not _played(thing):
+            raise KernelError(
+                f"{thing.name}: a testbed plays no {thing.profile.name} like this; it knows no "
+                "shape, adapt or asymmetric, no reflection, and no ACK or SYN-ACK flood"
+            )
         if seen.setdefault(thing.address, thing.name) != thing.name:
             raise KernelError(f"{thing.name} and {seen[thing.address]} both have {address}")
+
+
+def _played(source: Source) -> bool:
+    """Whether the tools of the testbed can play this source."""
+    profile = source.profile
+    plain = source.shape == STEADY and not source.adapt and not source.asymmetric
+    return plain and not (profile.source_port or profile.reset_share)
 
 
 def _underlay(number: int) -> str:

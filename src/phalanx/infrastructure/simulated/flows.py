@@ -9,11 +9,12 @@ from math import inf
 from zlib import crc32
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from phalanx.domain.network import Host, LinkId, Network, PopId, link_ends, link_id
 from phalanx.domain.rules import TrafficRule, TrafficVerdict
-from phalanx.domain.traffic import Source
+from phalanx.domain.traffic import Source, SourcePlace
 from phalanx.infrastructure.reservations.topology import Topology
 from phalanx.infrastructure.simulated.fluid import NOWHERE, Fluid
 
@@ -66,7 +67,7 @@ class Flows:
     def __init__(
         self, network: Network, topology: Topology, sources: Sequence[Source], fluid: Fluid
     ) -> None:
-        self.sources = tuple(sources)
+        self.sources = list(sources)
         self.hosts = {host.address: host for host in network.hosts}
         self._topology = topology
         self._fluid = fluid
@@ -78,7 +79,9 @@ class Flows:
             np.array([source.demand_mb_s for source in sources]),
             np.array([source.profile.responsive for source in sources], dtype=bool),
         )
-        self._running = [False] * len(self.sources)
+        self.level = np.zeros(len(self.sources))
+        """How strongly each source wants to send now, 0 (not at all) to 1."""
+        self._resting = np.zeros(len(self.sources), dtype=bool)
         self._kept_out = np.zeros(len(self.sources), dtype=bool)
         self._routes: list[Route | None] = [None] * len(self.sources)
         self._steered: list[list[AppliedRule]] = [[] for _ in self.sources]
@@ -89,14 +92,34 @@ class Flows:
         self._stale: dict[int, None] = dict.fromkeys(range(len(self.sources)))
         self._direct: dict[tuple[PopId, str], Route | None] = {}
 
-    def start(self, row: int, *, running: bool) -> None:
-        """Let a source begin or end to send."""
-        self._running[row] = running
+    def start(self, row: int, level: float) -> None:
+        """Let a source send at this share of its demand from now on; 0 ends it."""
+        self.level[row] = level
+        if level > 0:
+            self._fluid.demand[self._row_of[row]] = self.sources[row].demand_mb_s * level
+        self._stale[row] = None
+
+    def rest(self, row: int, *, resting: bool) -> None:
+        """Let a source send nothing for a while, whatever it wants, or end that."""
+        self._resting[row] = resting
+        self._stale[row] = None
+
+    def move(self, row: int, place: SourcePlace) -> None:
+        """Let a source send from another place, which no rule of its old address matches."""
+        source = structs.replace(
+            self.sources[row], at=place.at, address=place.address, port=place.port
+        )
+        self.sources[row] = source
+        self._steered[row] = [
+            steering
+            for steering in self._applied.values()
+            if self._concerns(steering.rule, source, frozenset(steering.rule.match.sources))
+        ]
         self._stale[row] = None
 
     def is_running(self, row: int) -> bool:
         """Whether a source wants to send now."""
-        return self._running[row]
+        return bool(self.level[row] > 0)
 
     def keep_out(self, rows: NDArray[np.bool_]) -> None:
         """Keep the sources whose rows are true, and no others, from sending."""
@@ -167,7 +190,7 @@ class Flows:
                 known[key] = self._route(source.at, self.hosts[source.target], steered)
             route = self._routes[row] = known[key]
             self._fluid.route(row, () if route is None else route.stages)
-            wants = self._running[row] and not self._kept_out[row]
+            wants = self.is_running(row) and not (self._kept_out[row] or self._resting[row])
             self._fluid.active[row] = wants and route is not None
 
     def towards(self, ip: str, part: int, parts: int, entry: PopId | None = None) -> Rows:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import inf
+
+import numpy as np
 
 from phalanx.clock import Clock
 from phalanx.domain.actions import (
@@ -21,7 +24,7 @@ from phalanx.domain.actions import (
     ReadMeasure,
 )
 from phalanx.domain.events import Recorder
-from phalanx.domain.network import Link, LinkId, Network, PopId
+from phalanx.domain.network import Link, LinkId, Network, PopId, link_id
 from phalanx.domain.traffic import Source
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
@@ -33,7 +36,11 @@ from phalanx.infrastructure.simulated.flows import Connections, Flows
 from phalanx.infrastructure.simulated.fluid import Fluid
 from phalanx.infrastructure.simulated.measures import SimulatedMeasures
 from phalanx.infrastructure.simulated.observations import SimulatedObserver
-from phalanx.infrastructure.simulated.sources import GroundTruthSampler, SourceSchedule
+from phalanx.infrastructure.simulated.sources import (
+    AdaptiveSources,
+    GroundTruthSampler,
+    SourceSchedule,
+)
 
 
 class SimulatedNetwork(NetworkDriver):
@@ -101,6 +108,7 @@ class SimulatedNetwork(NetworkDriver):
             percepts=self._percepts,
         )
         self._schedule = SourceSchedule(clock, self._flows, self._engine, recorder, cause)
+        self._adaptive = AdaptiveSources(clock, self._flows, self._fluid, self._engine)
         self._sampler = GroundTruthSampler(
             clock,
             fluid=self._fluid,
@@ -172,6 +180,22 @@ class SimulatedNetwork(NetworkDriver):
         """Return what measures keep from honest sources now, in MB/s by host: the truth."""
         return self._sampler.denied_mb_s()
 
+    def way(self, a: PopId, b: PopId) -> tuple[float, float]:
+        """Return how a packet fares from PoP ``a`` to ``b`` now, beside the traffic of the links.
+
+        Returns:
+            its latency in seconds, queues included, and the chance that it arrives.
+
+        """
+        path = self._topology.route(a, b)
+        if path is None:
+            return inf, 0.0
+        fluid = self._fluid
+        stages = [self._flows.stages[link_id(*hop)] for hop in pairwise(path)]
+        queues = fluid.queue[stages] / fluid.capacity[stages]
+        kept = (1.0 - fluid.loss[stages]) * (1.0 - fluid.dropping[stages])
+        return float(np.sum(fluid.latency_s[stages] + queues)), float(np.prod(kept))
+
     def leases(self) -> list[str]:
         """Return the ids of all holds, instances and measures, each kind sorted."""
         return [*self._lifecycle.names(), *self._measures.names()]
@@ -179,6 +203,7 @@ class SimulatedNetwork(NetworkDriver):
     def shutdown(self) -> None:
         """Stop all timers; what is under way is never answered."""
         self._schedule.stop()
+        self._adaptive.stop()
         self._sampler.stop()
         self._observer.stop()
         self._transfers.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -106,9 +107,6 @@ class GroundTruthSampler:
         self._next()
 
     def _hosts(self, rates: np.ndarray) -> dict[str, dict[str, float]]:
-        running = np.array(
-            [self._flows.is_running(row) for row in range(len(rates))], dtype=np.float64
-        )
         count = len(self._flows.hosts)
 
         def total(weights: np.ndarray) -> np.ndarray:
@@ -116,7 +114,7 @@ class GroundTruthSampler:
 
         legitimate = total(rates * ~self._malicious)
         malicious = total(rates * self._malicious)
-        wanted = total(self._demand * running * ~self._malicious)
+        wanted = total(self._demand * self._flows.level * ~self._malicious)
         figures = {
             host.name: {
                 "legitimate_mb_s": float(legitimate[index]),
@@ -157,15 +155,12 @@ class SourceSchedule:
         self._engine = engine
         self._recorder = recorder
         self._cause = cause
-        self._changes: dict[float, list[tuple[int, bool]]] = {}
         self._groups: dict[str, list[int]] = {}
+        self._levels = [s.shape.levels(s.start_s, s.end_s) for s in flows.sources]
+        self._due: list[tuple[float, int, float]] = []
         for row, source in enumerate(flows.sources):
             self._groups.setdefault(source.group, []).append(row)
-            if source.end_s is None or source.end_s > source.start_s:
-                self._changes.setdefault(source.start_s, []).append((row, True))
-                if source.end_s is not None:
-                    self._changes.setdefault(source.end_s, []).append((row, False))
-        self._times = sorted(self._changes, reverse=True)
+            self._plan(row)
         self._clock = clock
         self._timer: Timer | None = None
         self._next()
@@ -177,13 +172,22 @@ class SourceSchedule:
             self._timer = None
 
     def _next(self) -> None:
-        self._timer = self._clock.call_at(self._times[-1], self._change) if self._times else None
+        self._timer = self._clock.call_at(self._due[0][0], self._change) if self._due else None
+
+    def _plan(self, row: int) -> None:
+        following = next(self._levels[row], None)
+        if following is not None:
+            heappush(self._due, (following[0], row, following[1]))
 
     def _change(self) -> None:
         changed: dict[str, None] = {}
-        for row, running in self._changes[self._times.pop()]:
-            self._flows.start(row, running=running)
-            changed[self._flows.sources[row].group] = None
+        now = self._due[0][0]
+        while self._due and self._due[0][0] == now:
+            _, row, level = heappop(self._due)
+            if (level > 0) != self._flows.is_running(row) or level == 1:
+                changed[self._flows.sources[row].group] = None  # Not each step of a ramp.
+            self._flows.start(row, level)
+            self._plan(row)
         for group in changed:
             rows = [row for row in self._groups[group] if self._flows.is_running(row)]
             profile = self._flows.sources[self._groups[group][0]].profile
@@ -194,8 +198,77 @@ class SourceSchedule:
                 profile=profile.name,
                 count=len(rows),
                 active=bool(rows),
-                demand_mb_s=round(sum(self._flows.sources[row].demand_mb_s for row in rows), 6),
+                demand_mb_s=round(
+                    sum(
+                        self._flows.sources[row].demand_mb_s * float(self._flows.level[row])
+                        for row in rows
+                    ),
+                    6,
+                ),
                 malicious=profile.malicious,
             )
         self._engine.wake()
         self._next()
+
+
+ADAPT_S = 1.0
+"""Pause between two looks of an attacker at what gets through."""
+_PATIENCE = 3
+"""Looks in a row at which little got through, before it does something about it."""
+_LITTLE = 0.5
+"""Share of the best that got through ever since it began or moved."""
+_REST_S = 30.0
+
+
+class AdaptiveSources:
+    """Attackers that watch what of theirs gets through, and rest or move when it is little."""
+
+    def __init__(self, clock: Clock, flows: Flows, fluid: Fluid, engine: TrafficEngine) -> None:
+        self._clock = clock
+        self._flows = flows
+        self._fluid = fluid
+        self._engine = engine
+        self._rows = [row for row, source in enumerate(flows.sources) if source.adapt]
+        self._best = np.zeros(len(flows.sources))
+        self._looks = np.zeros(len(flows.sources), dtype=np.intp)
+        self._moves = np.zeros(len(flows.sources), dtype=np.intp)
+        self._timer: Timer | None = None
+        if self._rows:
+            self._next()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _next(self) -> None:
+        self._timer = self._clock.call_at(self._clock.now() + ADAPT_S, self._look)
+
+    def _look(self) -> None:
+        for row in self._rows:
+            sent = float(self._fluid.sending[row])
+            if not (self._fluid.active[row] and sent > 0):
+                continue
+            share = float(self._fluid.delivering[row]) / sent
+            self._best[row] = max(self._best[row], share)
+            little = share < _LITTLE * self._best[row] or share == 0.0
+            self._looks[row] = self._looks[row] + 1 if little else 0
+            if self._looks[row] >= _PATIENCE:
+                self._looks[row], self._best[row] = 0, 0.0
+                self._react(row)
+        self._next()
+
+    def _react(self, row: int) -> None:
+        source, moves = self._flows.sources[row], int(self._moves[row])
+        if source.adapt == "quiet":
+            self._flows.rest(row, resting=True)
+            self._clock.call_at(self._clock.now() + _REST_S, lambda: self._resume(row))
+        elif moves < len(source.places):
+            self._flows.move(row, source.places[moves])
+            self._moves[row] += 1
+        self._engine.wake()
+
+    def _resume(self, row: int) -> None:
+        self._flows.rest(row, resting=False)
+        self._engine.wake()
