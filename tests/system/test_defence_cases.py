@@ -96,7 +96,10 @@ ALL = int(os.environ.get("PHALANX_PLANS", "100")) > 100
 JUDGED = (
     [*cases.TABLE, *cases.LARGE]
     if ALL
-    else [*cases.QUICK, *map(cases.named, ["udp/steady/ring-6/swarm"])]
+    else [
+        *cases.QUICK,
+        *map(cases.named, ["udp/steady/ring-6/swarm", "syn/steady/ring-6/neighbour"]),
+    ]
 )
 
 

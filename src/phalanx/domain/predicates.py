@@ -148,6 +148,13 @@ class EntryScreened(Predicate, frozen=True):
     entry: PopId
 
 
+class LinkScreened(Predicate, frozen=True):
+    """What passes ``link`` was looked at, and attacks in it reported, whatever their target."""
+
+    near_tap: ClassVar[bool] = True
+    link: LinkId
+
+
 class AttackFiltered(Predicate, frozen=True):
     """An attack on ``ip`` that enters at ``entry`` is dropped; ``what`` names which packets."""
 

@@ -47,19 +47,31 @@ from phalanx.coordination.measures import (
     lift,
     lift_when_quiet,
 )
-from phalanx.domain.actions import EntrySample, FlowRecords, Observe, Outcome, ReadEntry
+from phalanx.domain.actions import (
+    EntrySample,
+    FlowRecords,
+    LinkSample,
+    Observe,
+    Outcome,
+    ReadEntry,
+    ReadLink,
+)
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Mode, want
 from phalanx.domain.messages import AttackReport, Message
-from phalanx.domain.network import PopId
-from phalanx.domain.predicates import AttackFiltered, EntryScreened, Quiet
+from phalanx.domain.network import PopId, link_id
+from phalanx.domain.predicates import AttackFiltered, EntryScreened, LinkScreened, Quiet
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.classifier import FIXED_RULES, examine, passed, reasons
+from phalanx.functions.service_monitor import report_attack
 
 FRESH_S = 15.0
 """How long a report directs attention."""
+FULL = 0.9
+"""Share of its bandwidth from which a link is full."""
+FULL_FOR_S = 2.0
 MOST_SOURCES = 4_096
 """Sources of one rule."""
 LONGEST_HOLD = 16.0
@@ -111,6 +123,8 @@ class EdgeFilter(Capability):
         self._heard[report.target] = _Heard(me.now, sources)
         if me.pop is not None and not me.draining:
             me.perform(ReadEntry(report.target), partial(self._entering, me, report.target))
+            if not report.kinds:
+                self._read_links(me)
         for pop in self._uncovered(me):
             yield Adopt(want(EntryScreened(report.target, pop)), PROTECT, tap=pop, afresh=True)
 
@@ -118,6 +132,39 @@ class EdgeFilter(Capability):
         if isinstance(outcome, EntrySample) and outcome.rate_mb_s > LITTLE_MB_S:
             screened = EntryScreened(target, me.pop or "")
             yield Adopt(want(screened), PROTECT, traffic_mb_s=0.0, tap=screened.entry, afresh=True)
+
+    def _read_links(self, me: Agent) -> None:
+        """Look for the cause of a breach that nobody can explain: an attack may be on another host.
+
+        It costs users what it takes of a full link, and shows where that link begins.
+        """
+        state = me.capability(Outlook).view.get(me.name)
+        for link in state.links if state is not None and me.pop is not None else ():
+            if link.up:
+                read = ReadLink(link_id(me.pop or "", link.to), FULL_FOR_S)
+                me.perform(read, partial(self._busy, me))
+
+    def _busy(self, me: Agent, outcome: Outcome) -> Steps:
+        if isinstance(outcome, LinkSample) and outcome.rate_mb_s >= FULL * outcome.bandwidth_mb_s:
+            screened = LinkScreened(outcome.link)
+            yield Adopt(want(screened), PROTECT, traffic_mb_s=0.0, tap=me.pop or "", afresh=True)
+
+    @plan(LinkScreened)
+    def screen_link(self, me: Agent, goal: GoalInstance) -> Body:
+        """Look at what passes a full link, and report the attacks in it to all agents."""
+        screened = goal.goal.predicate
+        assert isinstance(screened, LinkScreened)
+        assert goal.instance is not None
+        look_s = me.parameter(self, "entry_look_s")
+        records: FlowRecords = yield Act(Observe(goal.instance, look_s, screened.link))
+        findings = examine(me, goal, records)
+        found = [f"{f.source}>{f.target}" for f in findings if f.source]
+        yield _note(me, goal, records, findings, found=found)
+        for target in sorted({f.target for f in findings}):
+            kinds = sorted({f.kind for f in findings if f.target == target})
+            sources = sorted({f.source for f in findings if f.source and f.target == target})
+            report_attack(me, AttackReport(target, tuple(kinds), tuple(sources)))
+        yield Believe(screened)
 
     def _uncovered(self, me: Agent) -> Iterator[PopId]:
         """Yield the PoPs whose agents are all gone, and that this agent is to cover.
@@ -153,23 +200,15 @@ class EdgeFilter(Capability):
         seen = [one for one in aggregate(records.flows) if one.target == screened.ip]
         blocked = _blocked(seen, findings, reported)
         forged = [f for f in findings if f.source is None and f.spoofed]
-        yield Note(
-            "analysis.done",
-            {
-                "goal": str(goal.goal),
-                "instance": goal.instance,
-                "flows": len(records.flows),
-                "coverage": round(records.coverage, 6),
-                "found": [f"{source}>{screened.ip}" for source in blocked],
-                "forged": [f.target for f in forged],
-                "evidence": {
-                    f.target if f.source is None else f"{f.source}>{f.target}": f.evidence
-                    for f in findings
-                },
-                "reported": sorted(set(blocked) & reported),
-                "passed": passed(records.flows, blocked, reported),
-                **reasons(me, goal, findings),
-            },
+        found = [f"{source}>{screened.ip}" for source in blocked]
+        yield _note(
+            me,
+            goal,
+            records,
+            findings,
+            found=found,
+            reported=sorted(set(blocked) & reported),
+            passed=passed(records.flows, blocked, reported),
         )
         for what, rule in _rules(screened, blocked, forged, seen):
             effect = AttackFiltered(screened.ip, screened.entry, what)
@@ -224,6 +263,27 @@ class EdgeFilter(Capability):
         peace = int((me.now - back.lifted) / (4 * first * 2**back.times))
         back.times = max(0, back.times - peace) if peace else back.times + 1
         return first * min(2.0**back.times, LONGEST_HOLD)
+
+
+def _note(
+    me: Agent, goal: GoalInstance, records: FlowRecords, findings: list[Finding], **more: object
+) -> Note:
+    return Note(
+        "analysis.done",
+        {
+            "goal": str(goal.goal),
+            "instance": goal.instance,
+            "flows": len(records.flows),
+            "coverage": round(records.coverage, 6),
+            "forged": [f.target for f in findings if f.source is None and f.spoofed],
+            "evidence": {
+                f.target if f.source is None else f"{f.source}>{f.target}": f.evidence
+                for f in findings
+            },
+            **more,
+            **reasons(me, goal, findings),
+        },
+    )
 
 
 def _next(dead: AgentId, alive: list[AgentId]) -> AgentId | None:

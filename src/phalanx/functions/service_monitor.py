@@ -290,7 +290,7 @@ class ServiceMonitor(Capability):
         if sources <= known.named and me.now < due:
             return
         known.reported, known.named = me.now, frozenset(sources)
-        self._tell(me, AttackReport(target, tuple(sorted(kinds)), tuple(sorted(sources))))
+        report_attack(me, AttackReport(target, tuple(sorted(kinds)), tuple(sorted(sources))))
         if me.now - known.since >= me.parameter(self, "entry_patience_s"):
             monitored = goal.goal.predicate
             assert isinstance(monitored, Monitored)
@@ -348,7 +348,7 @@ class ServiceMonitor(Capability):
                 known.usual_kb_s = each_kb_s
             elif me.now >= due:
                 known.asked += 1
-                self._tell(me, AttackReport(target))
+                report_attack(me, AttackReport(target))
         if known.suffers is not None and each_kb_s >= RESTORED * known.usual_kb_s:
             known.suffers = None
             yield Believe(breached, value=False)
@@ -357,12 +357,14 @@ class ServiceMonitor(Capability):
             known.usual_kb_s += (each_kb_s - known.usual_kb_s) * weight
             known.looks += 1
 
-    def _tell(self, me: Agent, report: AttackReport) -> None:
-        for agent in me.capability(Outlook).alive():
-            me.tell(Performative.INFORM, agent, ATTACK, report)
-
     def _target(self, target: str) -> _Target:
         return self._targets.setdefault(target, _Target())
+
+
+def report_attack(me: Agent, report: AttackReport) -> None:
+    """Tell all living agents of an attack."""
+    for agent in me.capability(Outlook).alive():
+        me.tell(Performative.INFORM, agent, ATTACK, report)
 
 
 def _one_way(flow: FlowStats) -> bool:
