@@ -176,17 +176,18 @@ class Observed:
         return there
 
 
-def observe(scenario: str, begins: str, folder: Path) -> Observed:
+def observe(scenario: str, begins: str, folder: Path, *options: str) -> Observed:
     """Run a scenario to its end, with a visitor.
 
     Args:
         scenario: its file, below the folder of scenarios.
         begins: group of sources whose coming matters: attackers, or a crowd.
         folder: for the log.
+        options: of the run.
 
     """
     log = folder / "log.jsonl"
-    with Process(scenario, "--log", str(log)) as process:
+    with Process(scenario, "--log", str(log), *options) as process:
         run = process.run()
         process.line("server and users are ready")
         visitor = Visitor(run, "web-users-pop2", "http://10.0.6.10:8000/")

@@ -36,7 +36,8 @@ SPAN_S = 2.0
 """Length of the spans over which users are looked at."""
 SETTLED_S = 2.0
 """When all users have come."""
-FLOODS = ["ddos-linux.yaml", "linux/udp-flood.yaml"]
+FILTERED = "ddos-linux.yaml --strategy service"
+FLOODS = ["ddos-linux.yaml", FILTERED, "linux/udp-flood.yaml"]
 NAMED = [*FLOODS, "linux/slow-http.yaml"]
 ATTACKS = [*NAMED, "linux/spoofed.yaml"]
 CROWD = "linux/flash-crowd.yaml"
@@ -62,7 +63,8 @@ def run(request: pytest.FixtureRequest, runs: dict[str, Observed], tmp_path: Pat
     scenario = request.param
     if scenario not in runs:
         begins = "crowd" if scenario == CROWD else "attackers"
-        runs[scenario] = observe(scenario, begins, tmp_path)
+        file, *options = scenario.split()
+        runs[scenario] = observe(file, begins, tmp_path, *options)
     return runs[scenario]
 
 
@@ -109,6 +111,18 @@ def test_each_attacker_is_blocked_and_no_user_is_held_back_at_the_end(run: Obser
     assert response.users_limited == 0
 
 
+@of(FILTERED)
+def test_each_attacker_is_dropped_where_it_enters_and_users_are_not_limited(run: Observed) -> None:
+    applied = [e.data for e in run.events if e.kind == "measure.applied"]
+    assert {data["verdict"] for data in applied} == {"drop"}
+    assert all(data["pop"] == data["entry"] for data in applied)
+    entries = {source: data["entry"] for data in applied for source in data["sources"]}
+    assert entries == {f"10.4.0.{n}": f"pop{(n - 1) % 4 + 1}" for n in range(1, 9)}
+    assert run.count("measure.lifted") == 0 or run.ends < min(
+        e.time for e in run.events if e.kind == "measure.lifted"
+    )
+
+
 @of("linux/spoofed.yaml")
 def test_against_forged_sources_handshakes_are_answered_by_a_proxy(run: Observed) -> None:
     effects = [limit.effect for limit in run.summary.limits]
@@ -117,7 +131,7 @@ def test_against_forged_sources_handshakes_are_answered_by_a_proxy(run: Observed
     assert run.summary.response.users_limited == 0
 
 
-@of("ddos-linux.yaml")
+@of("ddos-linux.yaml", FILTERED)
 def test_a_neighbour_of_the_target_feels_nothing(run: Observed) -> None:
     shares = [run.share(*span, "office") for span in spans(SETTLED_S, run.events[-1].time)]
     assert min(shares) >= 0.8  # four users: one page is 2 % of a span
