@@ -15,10 +15,7 @@ from msgspec import Struct
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from placement import Edge, Path, Problem
-
-LEFT_OUT = 1e5
-"""Price of a request that is not placed: more than all that are."""
+from placement import LEFT_OUT, Edge, Path, Problem
 
 
 class Optimum(Struct, frozen=True):

@@ -174,7 +174,8 @@ def measured(
         back = next(x for x in there.links if x.to == u)
         left = link.bandwidth_mb_s - link.reserved_mb_s - back.reserved_mb_s
         used = 1 - left / link.bandwidth_mb_s
-        price = left if pricing == "published" else link.bandwidth_mb_s * (1 + used)
+        whole = link.bandwidth_mb_s
+        price = {"published": left, "capacity": whole, "scarcity": whole * (1 + used)}[pricing]
         own, other = (passing_cost(s.total, s.free, NEEDS, pricing) for s in (here, there))
         cost += price * ((source_cost if u == path[0] else own) + other)
         latency += link.latency_ms

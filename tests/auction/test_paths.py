@@ -63,7 +63,7 @@ def random_goal(rng: random.Random, view: NetworkView, source: str, tap: str) ->
     st.integers(0, 2**32),
     st.integers(1, 7),
     st.integers(0, 9),
-    st.sampled_from(("published", "scarcity")),
+    st.sampled_from(("published", "capacity", "scarcity")),
 )
 def test_exact_search_agrees_with_looking_at_every_path(
     seed: int, size: int, extra: int, pricing: Pricing

@@ -20,10 +20,10 @@ from phalanx.domain.vnf import Vnfd
 
 Needs = tuple[Resources, ...]
 
-Pricing = Literal["published", "scarcity"]
+Pricing = Literal["published", "capacity", "scarcity"]
 """How what is used is priced: by eq. 4.3 and 4.4 with the weights of algorithm 1 as printed; or
-by total capacity, dearer the less of it is free. As printed a full PoP is free and a loaded link
-cheap, so that auctions fill what is scarce first."""
+by total capacity; or so, and dearer the less of it is free. As printed a full PoP is free and a
+loaded link cheap, so that auctions fill what is scarce first."""
 
 
 @lru_cache(maxsize=256)
@@ -103,20 +103,22 @@ def scarcity(total: Resources, free: Resources) -> float:
 
 
 def passing_cost(total: Resources, free: Resources, needs: Needs, pricing: Pricing) -> float:
-    """Return the cost of passing a PoP: by eq. 4.3, or its scarcity."""
-    return rsc_eval_hop(total, free, needs) if pricing == "published" else scarcity(total, free)
+    """Return the cost of passing a PoP: by eq. 4.3, or 1, or its scarcity."""
+    if pricing == "published":
+        return rsc_eval_hop(total, free, needs)
+    return scarcity(total, free) if pricing == "scarcity" else 1.0
 
 
 def hosting_cost(
     total: Resources, free: Resources, required: Resources, needs: Needs, pricing: Pricing
 ) -> float:
-    """Return the cost of deploying a VNF: by eq. 4.4; or eq. 4.4 in the empty PoP, times scarcity.
+    """Return the cost of deploying a VNF: eq. 4.4; or that in the empty PoP times passing it.
 
     It is no more than passing the PoP costs, if the VNF has room there.
     """
     if pricing == "published":
         return rsc_eval(total, free, required, needs)
-    return rsc_eval(total, total, required, needs) * scarcity(total, free)
+    return rsc_eval(total, total, required, needs) * passing_cost(total, free, needs, pricing)
 
 
 def link_weight(pricing: Pricing) -> tuple[float, float]:
@@ -125,4 +127,4 @@ def link_weight(pricing: Pricing) -> tuple[float, float]:
     Published: what is free (algorithm 1, line 29). By scarcity: the capacity times 1 plus the
     share of it that is used, so ``2 * capacity - free``.
     """
-    return (0.0, 1.0) if pricing == "published" else (2.0, -1.0)
+    return {"published": (0.0, 1.0), "capacity": (1.0, 0.0), "scarcity": (2.0, -1.0)}[pricing]

@@ -100,7 +100,7 @@ class PathLimits(Struct, frozen=True):
 def hop_costs(
     view: NetworkView, needs: Needs, pricing: Pricing = "published"
 ) -> dict[PopId, float]:
-    """Return the cost of passing each PoP (eq. 4.3, or its scarcity), kept with the view."""
+    """Return the cost of passing each PoP, kept with the view."""
     key = ("hop costs", needs, pricing)
     known: dict[PopId, float] | None = view.memo.get(key)
     if known is not None:

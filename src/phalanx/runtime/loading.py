@@ -81,7 +81,7 @@ def offences(scenario: Scenario) -> Iterator[Offence]:
     yield from _monitors(scenario)
     yield from _goals(scenario)
     if scenario.bidding == "published" and scenario.prices() != "published":
-        yield "pricing", "scarcity; bidding as published needs published prices"
+        yield "pricing", f"{scenario.prices()}; bidding as published needs published prices"
     yield from _timing(scenario)
     yield from _agents(scenario)
     yield from _faults(scenario)

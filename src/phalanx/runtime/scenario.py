@@ -337,8 +337,9 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     bidding: Literal["exact", "published"] = "exact"
     """``exact`` path search, or algorithm 1 as published."""
     pricing: Pricing | None = None
-    """Prices of bids by eq. 4.3 and 4.4, or by total capacity, dearer the fuller; none given:
-    ``published`` with the published strategy or bidding, else ``scarcity``."""
+    """Prices of bids by eq. 4.3 and 4.4; or by total ``capacity``; or so, and dearer the fuller
+    (``scarcity``). None given: ``published`` with the published strategy or bidding, else
+    ``scarcity``."""
     utility: Literal["published", "reference"] | None = None
     """Utilities by eq. 3.1, or against fixed references, so that losing bids do not matter; none
     given: ``published`` with the published strategy, else ``reference``."""
