@@ -69,7 +69,7 @@ class GuardedSpec(Struct, frozen=True, forbid_unknown_fields=True):
     bandwidth_mb_s: Positive
     """What the link to the host carries."""
     threshold_mb_s: Positive
-    """More traffic than this out of the interface, towards whomever, is looked into."""
+    """More traffic than this out of the interface, whatever its destination, is looked into."""
     connections: Count | None = None
     """More open TCP connections than this are looked into; None: they are not counted."""
 

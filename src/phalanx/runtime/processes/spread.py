@@ -203,7 +203,7 @@ class Spread:
                 self._early.setdefault(turn.cause, []).append(turn)
 
     def _look(self, on_progress: Progress | None) -> None:
-        """See that everybody lives who should, and tell the time."""
+        """Check that every process that should run does, and report the time."""
         now = self._clock.now()
         self._tell_testbed()
         if now < self._scenario.duration_s and not self._ending:
@@ -316,7 +316,7 @@ class Spread:
         self._call(NETWORK, RESERVATIONS, ReservationsRequest(), counted)
 
     def _finish(self, reason: str) -> None:
-        """Wait for everybody's last event, then record the end of the run."""
+        """Wait for the last event of each process, then record the end of the run."""
         clock, self._ending = self._clock, True
         if clock.now() < self._scenario.duration_s:  # else they end by themselves
             for name in self._agents:
