@@ -11,9 +11,9 @@ from ddos_log import ddos_log
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
 from phalanx.reporting.explanation import explain
-from phalanx.reporting.log import Log
+from phalanx.reporting.log import Log, whole_word
 from phalanx.reporting.utility import comparison, utility
-from phalanx.reporting.why_not import auctions_of, whole_word
+from phalanx.reporting.why_not import auctions_of
 
 LOG = Log(ddos_log())
 

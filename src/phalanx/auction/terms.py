@@ -242,24 +242,11 @@ def rank(
         return []
     weights = preferences.weights()
     weighed = [term for term in terms if term.name in weights]
-    signs = [-1.0 if term.higher_is_better else 1.0 for term in weighed]
-    rows = [
-        [sign * bid.terms[term.name] for term, sign in zip(weighed, signs, strict=True)]
-        for _, bid in bids
-    ]
-    if references is None:
-        columns = [_scale(column) for column in zip(*rows, strict=True)]
-    else:
-        columns = [
-            [
-                term.higher_is_better + value / references.get(term.name, term.reference)
-                for value in column
-            ]
-            for term, column in zip(weighed, zip(*rows, strict=True), strict=True)
-        ]
+    rows = _signed([bid.terms for _, bid in bids], weighed)
+    columns = _normalised(rows, weighed, references)
     factors = [weights[term.name] for term in weighed]
     ranked = []
-    for (bidder, bid), row, parts in zip(bids, rows, zip(*columns, strict=True), strict=True):
+    for (bidder, bid), row, parts in zip(bids, rows, columns, strict=True):
         utility = sum(factor * part for factor, part in zip(factors, parts, strict=True))
         entry = RankedBid(bidder, bid, round(utility, _DIGITS))
         ranked.append((entry.utility, row, -bid.accuracy, bidder, bid.vnf, entry))
@@ -268,16 +255,19 @@ def rank(
 
 
 def normalised(
-    bids: Sequence[Mapping[str, float]], terms: Sequence[BidTerm]
+    bids: Sequence[Mapping[str, float]],
+    terms: Sequence[BidTerm],
+    references: Mapping[str, float] | None = None,
 ) -> list[tuple[float, ...]]:
-    """Return what ``rank`` multiplies with the weights: the terms of each bid, from 0 (the best).
+    """Return what ``rank`` multiplies with the weights: the terms of each bid, less being better.
 
     Args:
         bids: the values of each bid, by the name of the term.
         terms: those that are weighed.
+        references: as in ``rank``.
 
     """
-    return _normalised(_signed(bids, terms))
+    return _normalised(_signed(bids, terms), terms, references)
 
 
 def _signed(bids: Sequence[Mapping[str, float]], terms: Sequence[BidTerm]) -> list[list[float]]:
@@ -287,8 +277,21 @@ def _signed(bids: Sequence[Mapping[str, float]], terms: Sequence[BidTerm]) -> li
     ]
 
 
-def _normalised(rows: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
-    columns = [_scale(column) for column in zip(*rows, strict=True)]
+def _normalised(
+    rows: Sequence[Sequence[float]],
+    terms: Sequence[BidTerm],
+    references: Mapping[str, float] | None,
+) -> list[tuple[float, ...]]:
+    if references is None:
+        columns = [_scale(column) for column in zip(*rows, strict=True)]
+    else:
+        columns = [
+            [
+                term.higher_is_better + value / references.get(term.name, term.reference)
+                for value in column
+            ]
+            for term, column in zip(terms, zip(*rows, strict=True), strict=True)
+        ]
     return list(zip(*columns, strict=True)) or [()] * len(rows)
 
 

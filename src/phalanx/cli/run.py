@@ -38,6 +38,10 @@ RESERVED = {"network", "run"}
 """Processes of a run that is spread out, besides the agents."""
 
 
+_RETURNED = {True: "all given back", False: "not all given back", None: "in use, as the attack is"}
+_MITIGATED = {True: ": mitigated", False: ": not mitigated", None: ": no host was reached"}
+
+
 def _known(on: str) -> str:
     """Refuse an infrastructure that is not installed."""
     if on not in (known := infrastructures()):
@@ -101,7 +105,11 @@ def run(
         bool, typer.Option("--dry-run", help="With --on linux: print what would be made, and end.")
     ] = False,
 ) -> None:
-    """Run a scenario; print what happens, and its figures at the end."""
+    """Run a scenario; print what happens, and its figures at the end.
+
+    The exit code says whether the run went well, not the defence: it is 0 also where an attack was
+    not mitigated. --json has mitigated, and for each host its verdict and the causes.
+    """
     functions = load_functions(function)
     loaded = open_scenario(scenario, topology, functions, strategy)
     if on == "linux" and realtime is not None:
@@ -284,6 +292,11 @@ def _print_summary(summary: Summary) -> None:
     """Print how the hosts fared, and what the agents did."""
     if summary.hosts:
         out.print(_hosts(summary))
+    for host in summary.hosts:
+        if host.mitigated is False:
+            say(out, host.reason)
+            for cause in host.causes:
+                say(out, f"- {cause}")
     out.print(_facts(summary))
 
 
@@ -293,19 +306,23 @@ def _hosts(summary: Summary) -> Table:
     if summary.attack_start_s is None:
         titles = ["users, at the end"]
     else:
-        titles = ["users before", "least", "late", "attack peak", "late"]
-        table.caption = "least: during the attack; late: in its last 10 s"
+        titles = ["users before", "late", "attack peak", "late", "worst", "mean"]
+        table.caption = (
+            "late: in the attack's last 10 s; worst (second) and mean: share of what users wanted "
+            "that they got while it lasted"
+        )
     for title in titles:
         table.add_column(title, justify="right")
     for host in summary.hosts:
-        figures = (
+        rates = (
             host.before_mb_s,
-            host.worst_mb_s,
             host.after_mb_s,
             host.attack_peak_mb_s,
             host.attack_after_mb_s,
         )
-        table.add_row(host.host, *(amount(figure) for figure in figures[: len(titles)]))
+        shares = ("–" if s is None else f"{s:.1%}" for s in (host.worst_share, host.mean_share))
+        cells = (*map(amount, rates), *shares)
+        table.add_row(host.host, *cells[: len(titles)])
     return table
 
 
@@ -328,7 +345,7 @@ def _facts(summary: Summary) -> Table:
             f"{summary.failed_auctions} without a winner",
         ),
         ("measures", f"{len(summary.limits)} applied, {lifted} lifted"),
-        ("resources", "all given back" if summary.returned else "not all given back"),
+        ("resources", _RETURNED[summary.returned]),
         (
             "messages",
             f"{sum(summary.messages.values())} sent, {summary.shed} shed; {summary.events} events",
@@ -351,7 +368,7 @@ def _attack(summary: Summary) -> str:
     ):
         if time is not None:
             moments.append(f"{words} at {time:.1f} s")
-    return ", ".join(moments) + (": mitigated" if summary.mitigated else ": not mitigated")
+    return ", ".join(moments) + _MITIGATED[summary.mitigated]
 
 
 def _response(response: Response) -> str:

@@ -288,6 +288,9 @@ class PlacedMeasure(Struct, frozen=True):
     pop: str
     instance: str
     rate_mb_s: float
+    verdict: str
+    sources: tuple[str, ...]
+    """Addresses that it is about; empty where it names none."""
     span: Span
     auction: int | None
 
@@ -368,6 +371,8 @@ class PlacedView:
                 text(lifetime.begun.data, "pop"),
                 text(lifetime.begun.data, "instance"),
                 number(lifetime.begun.data, "rate_mb_s"),
+                text(lifetime.begun.data, "verdict"),
+                names(lifetime.begun.data, "sources"),
                 lifetime.span,
                 auction_of(lifetime.begun),
             )

@@ -16,14 +16,13 @@ from msgspec import Struct
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import IMPORTANT, describe, describe_whole, is_alarm
-from phalanx.reporting.log import Log, predicate_of, text
+from phalanx.reporting.log import Log, predicate_of, text, whole_word
 from phalanx.reporting.svg import counted
 from phalanx.reporting.why_not import (
     Answer,
     about_address,
     about_auction,
     auctions_of,
-    whole_word,
     why_not_agent,
 )
 from phalanx.store.causes import CauseIndex

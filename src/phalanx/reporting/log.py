@@ -6,6 +6,7 @@ missing or of another type reads as nothing; the report then shows less, but alw
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -63,6 +64,13 @@ def names(data: Data, key: str) -> tuple[str, ...]:
 def predicate_of(effect: str) -> str:
     """Return the name before the bracket: ``ipRateLimited`` of ``ipRateLimited(10.0.6.10)``."""
     return effect.partition("(")[0].lstrip("¬?")
+
+
+def whole_word(what: str) -> re.Pattern[str]:
+    """Return what finds ``what`` as a name of its own: ``10.2.0.1`` is not in ``10.2.0.12``."""
+    dotted = re.fullmatch(r"[\d.]+", what) is not None
+    before, after = (r"(?<![\w.])", r"(?!\w|\.\d)") if dotted else (r"(?<!\w)", r"(?!\w)")
+    return re.compile(before + re.escape(what) + after, re.IGNORECASE)
 
 
 class Log(CauseIndex):

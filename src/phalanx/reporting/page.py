@@ -31,8 +31,19 @@ from phalanx.reporting.svg import (
     step_path,
     time_ticks,
 )
-from phalanx.reporting.traffic import QUIET_SHARE, SERVED_SHARE, SETTLED_S, judge
+from phalanx.reporting.traffic import QUIET_SHARE, SERVED_SHARE, SETTLED_S, outcomes
 from phalanx.reporting.traffic_chart import traffic_charts
+
+
+class Look(Struct, frozen=True):
+    """One analysis: who looked at what, and whom it found."""
+
+    time: float
+    agent: str
+    goal: str
+    flows: int
+    found: tuple[str, ...]
+    forged: tuple[str, ...]
 
 
 class Report:
@@ -67,7 +78,8 @@ class Report:
     def render(self) -> str:
         """Return the page as HTML."""
         log, traffic = self._log, self._response.traffic
-        outcome = judge(traffic, log.end_s)
+        judged = outcomes(traffic, log.end_s)
+        outcome = judged[0]
         auctions = self._auctions.result()
         placed = self._placed.result(auctions)
         charts, markers = traffic_charts(log, traffic.hosts(), self._response.measures)
@@ -89,6 +101,8 @@ class Report:
                 pops=len(rows(log.setting, "pops")),
                 links=len(rows(log.setting, "links")),
                 outcome=outcome,
+                outcomes=judged,
+                why={each.host: self._response.causes(each) for each in judged},
                 milestones=self._response.milestones(outcome.began_s or 0.0),
                 sent_peak=traffic.sent_peak,
                 rules={"quiet": QUIET_SHARE, "served": SERVED_SHARE, "window": SETTLED_S},
@@ -96,6 +110,7 @@ class Report:
                 markers=markers,
                 map=map_of(log, placed),
                 placed=placed,
+                looks=[_look(event) for event in log.of("analysis.done")],
                 auctions=auctions,
                 resources=resources,
                 untouched=untouched,
@@ -112,6 +127,12 @@ def render_report(events: Iterable[Event]) -> str:
     for event in events:
         report.add(event)
     return report.render()
+
+
+def _look(event: Event) -> Look:
+    found, forged = (names(event.data, key) for key in ("found", "forged"))
+    flows = int(number(event.data, "flows"))
+    return Look(event.time, event.agent, text(event.data, "goal"), flows, found, forged)
 
 
 def write_report(events: Iterable[Event], path: Path) -> None:

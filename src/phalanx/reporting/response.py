@@ -11,13 +11,27 @@ from msgspec import Struct
 from phalanx.domain.events import Event
 from phalanx.domain.network import link_id
 from phalanx.domain.traffic import PROFILES, source_address
-from phalanx.reporting.event_text import is_alarm
-from phalanx.reporting.log import Data, Lifetimes, names, number, predicate_of, rows, text
-from phalanx.reporting.svg import counted
-from phalanx.reporting.traffic import Traffic
+from phalanx.reporting.event_text import describe, is_alarm, written
+from phalanx.reporting.log import (
+    Data,
+    Lifetimes,
+    names,
+    number,
+    predicate_of,
+    rows,
+    table,
+    text,
+    whole_word,
+)
+from phalanx.reporting.svg import clock, counted, figure
+from phalanx.reporting.traffic import AttackOutcome, Traffic
 
 _BLOCKS = {"flowRateLimited", "handshakesProxied", "attackFiltered"}
 """Effects that keep attackers out, and no users."""
+FULL_SHARE = 0.98
+"""A link counts as full from this share of its bandwidth."""
+MOST_NAMED = 8
+"""Addresses or links that one sentence names."""
 
 
 class Response(Struct, frozen=True):
@@ -98,6 +112,9 @@ class ResponseView:
         self._alarms: list[Event] = []
         self._beliefs: list[Event] = []
         self._analyses: list[Event] = []
+        self._failures: list[Event] = []
+        self._troubles: list[Event] = []
+        self._links: Data = {}
 
     def add(self, event: Event) -> None:
         """Take the next event of the log."""
@@ -108,6 +125,13 @@ class ResponseView:
             self._setting = self._setting or event.data
         elif event.kind == "analysis.done":
             self._analyses.append(event)
+        elif event.kind == "auction.failed":
+            self._failures.append(event)
+        elif event.kind in {"agent.crashed", "function.failed", "link.changed"}:
+            self._troubles.append(event)
+        elif event.kind == "network.sample":
+            if self.traffic.began is not None and self.traffic.ended_s is None:
+                self._links = table(event.data, "links")
         elif is_alarm(event):
             self._alarms.append(event)
         elif event.kind == "belief.changed" and event.data.get("value") is True:
@@ -142,6 +166,84 @@ class ResponseView:
             users=len(users),
             users_limited=sum(user.held_back(held) for user in users),
         )
+
+    def causes(self, outcome: AttackOutcome) -> tuple[str, ...]:
+        """Return why an attack was not mitigated, in the order of what should have come.
+
+        Empty if it was, or if there was none.
+        """
+        if outcome.verdict not in {"contained", "not mitigated"} or outcome.began_s is None:
+            return ()
+        hosts = {text(row, "name"): row for row in rows(self._setting, "hosts")}
+        address = text(hosts.get(outcome.host, {}), "address", outcome.host)
+        end = self._now if self.traffic.ended_s is None else self.traffic.ended_s
+        return tuple(self._causes(address, outcome.host, outcome.began_s, end))
+
+    def _causes(self, address: str, host: str, start: float, end: float) -> Iterator[str]:
+        words = whole_word(address), whole_word(host)
+
+        def about(events: Iterable[Event]) -> list[Event]:
+            """Return those about the host while it was attacked."""
+            return [
+                event
+                for event in events
+                if start <= event.time <= end
+                and any(word.search(written(event.data)) for word in words)
+            ]
+
+        alarms, looks = about(self._alarms), about(self._analyses)
+        if alarms:
+            after = clock(alarms[0].time - start, exact=True)
+            yield f"The alarm came {after} after the attack began, from {alarms[0].agent}."
+        else:
+            yield f"No agent raised an alarm about {host}."
+        attackers = [s for s in sources_of(self._setting) if s.malicious and s.target == address]
+        found = {pair.partition(">")[0] for look in looks for pair in names(look.data, "found")}
+        unnamed = [s.address for s in attackers if not s.spoofed and s.address not in found]
+        if not looks:
+            yield "No analysis of its traffic was finished."
+        elif unnamed:
+            yield (
+                f"{len(attackers) - len(unnamed)} of {counted(len(attackers), 'attacker')} were "
+                f"named, in {counted(len(looks), 'analysis', 'analyses')}; not {_some(unnamed)}."
+            )
+        yield from _refused(about(self._failures))
+        lives = [life for life in self.measures.all if start <= life.begun.time <= end]
+        held = {
+            effect
+            for life in lives
+            if life.ended is None or life.ended.time >= end
+            for effect in _effects(life.begun)
+        }
+        if not lives:
+            yield "No measure was ever in force."
+        free = [source.address for source in attackers if not source.kept_out(held)]
+        if lives and free:
+            yield (
+                f"{len(attackers) - len(free)} of {counted(len(attackers), 'attacker')} were kept "
+                f"out when the attack ended or the log did; not {_some(free)}."
+            )
+        for life in lives:
+            if life.ended is not None and life.ended.time < end:
+                what, lifted = text(life.begun.data, "effect"), clock(life.ended.time, exact=True)
+                yield f"{what} was lifted at {lifted}, during the attack."
+        if lives and not free:
+            last = max(life.begun.time for life in lives)
+            yield (
+                f"The last measure came {clock(last - start, exact=True)} after the attack began "
+                f"and {clock(end - last, exact=True)} before it ended."
+            )
+        full = [
+            f"{link} ({figure(number(row, 'bandwidth_mb_s'))} MB/s)"
+            for link, row in self._links.items()
+            if isinstance(row, dict)
+            and number(row, "mb_s") >= FULL_SHARE * number(row, "bandwidth_mb_s") > 0
+        ]
+        if full:
+            yield f"Links that were full in the end: {_some(full)}."
+        for event in self._troubles:
+            if event.time <= end and event.data.get("up") is not True:
+                yield f"At {clock(event.time, exact=True)} {event.agent} {describe(event)}."
 
     def milestones(self, start: float) -> list[Milestone]:
         """Return the key times from ``start`` on: alarm, limit, target, attackers, all lifted."""
@@ -213,6 +315,23 @@ def _effects(applied: Event) -> list[Effect]:
         return [("flowRateLimited", (source, target)) for source in names(data, "sources")]
     kind = "handshakesProxied" if data.get("verdict") == "proxy" else "protocolDropped"
     return [(kind, (target, text(data, "entry")))]
+
+
+def _refused(failures: list[Event]) -> Iterator[str]:
+    """Yield what nobody could take, with every refusal; the same one once."""
+    alike: dict[str, list[Event]] = {}
+    for event in failures:
+        why = [f"{agent}: {reason}" for agent, reason in table(event.data, "refusals").items()]
+        said = "; ".join([text(event.data, "reason"), *why])
+        alike.setdefault(f"{predicate_of(text(event.data, 'goal'))}: {said}", []).append(event)
+    for said, events in alike.items():
+        since = clock(events[0].time, exact=True)
+        yield f"No agent for {said} ({counted(len(events), 'auction')}, the first at {since})."
+
+
+def _some(items: list[str]) -> str:
+    more = len(items) - MOST_NAMED
+    return ", ".join(items[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _first(events: Iterable[Event], start: float, end: float) -> Event | None:

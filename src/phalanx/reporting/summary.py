@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -11,13 +11,25 @@ from phalanx.domain.events import Event
 from phalanx.reporting.event_text import is_alarm
 from phalanx.reporting.log import Data, Lifetime, number, table, text
 from phalanx.reporting.response import Response, ResponseView
-from phalanx.reporting.traffic import QUIET_SHARE, SERVED_SHARE, SETTLED_S, TrafficSample, mean
+from phalanx.reporting.traffic import SETTLED_S, AttackOutcome, mean, outcomes
 
 
 class HostSummary(Struct, frozen=True):
     """How one host fared, in MB/s arriving at it."""
 
     host: str
+    verdict: str
+    """As in the report: ``mitigated``, ``contained``, ``not mitigated`` or ``no attack``."""
+    mitigated: bool | None
+    """None: no attack reached it."""
+    reason: str
+    """The verdict with its figures, in a sentence."""
+    causes: tuple[str, ...]
+    """Why the attack was not mitigated, step by step; empty if it was."""
+    worst_share: float | None
+    """Least share of what users wanted that they got in any second of the attack."""
+    mean_share: float | None
+    """The same over the whole attack."""
     before_mb_s: float
     """Legitimate traffic before the first attack."""
     worst_mb_s: float
@@ -31,20 +43,6 @@ class HostSummary(Struct, frozen=True):
     """What legitimate users asked for before the attack."""
     wanted_after_mb_s: float
     """What they asked for in its last seconds."""
-
-    @property
-    def recovered(self) -> float:
-        """Share of what users want that they get at the end of the attack, relative to before."""
-        if not self.before_mb_s or not self.wanted_after_mb_s:
-            return 1.0
-        return (self.after_mb_s / self.wanted_after_mb_s) / (
-            self.before_mb_s / self.wanted_before_mb_s
-        )
-
-    @property
-    def left(self) -> float:
-        """Attack traffic at the end of the attack relative to its peak."""
-        return self.attack_after_mb_s / self.attack_peak_mb_s if self.attack_peak_mb_s else 0.0
 
 
 class StartedInstance(Struct, frozen=True):
@@ -87,21 +85,11 @@ class Summary(Struct, frozen=True):
     failed_auctions: int
     messages: dict[str, int]
     shed: int
-    returned: bool
-    """Whether all resources are what they were at the start."""
+    mitigated: bool | None
+    """Whether every attacked host was mitigated; None if no attack reached any."""
+    returned: bool | None
+    """Whether all resources are what they were at the start; None while an attack goes on."""
     events: int
-
-    @property
-    def mitigated(self) -> bool:
-        """Whether the attack still goes on, and no host feels it any more.
-
-        At least 95 % of the legitimate traffic is back, and at most 1 % of the peak is left.
-        """
-        return all(
-            host.recovered >= SERVED_SHARE and host.left <= QUIET_SHARE
-            for host in self.hosts
-            if host.attack_peak_mb_s > 0
-        )
 
 
 class SummaryView:
@@ -144,6 +132,14 @@ class SummaryView:
         ]
         began_s = None if traffic.began is None else traffic.began.time
         ended_s = self._now if traffic.ended_s is None else traffic.ended_s
+        hosts = tuple(
+            self._host(outcome, self._now if began_s is None else began_s, ended_s)
+            for outcome in outcomes(traffic, self._now)
+            if outcome.host
+        )
+        judged = [host.mitigated for host in hosts if host.mitigated is not None]
+        under_way = began_s is not None and traffic.ended_s is None
+        given_back = bool(ending.get("given_back")) and not ending.get("reserved_mb_s")
         return Summary(
             scenario=text(self._setting, "scenario"),
             seed=self._setting.get("seed", 0),
@@ -155,10 +151,7 @@ class SummaryView:
             first_limit_s=min(rates, default=None),
             last_limit_s=max(rates, default=None),
             response=self._response.result(),
-            hosts=tuple(
-                _host(host, samples, self._now if began_s is None else began_s, ended_s)
-                for host, samples in traffic.samples.items()
-            ),
+            hosts=hosts,
             placements=tuple(self._placements),
             limits=limits,
             auctions=self._kinds["auction.called"],
@@ -166,8 +159,30 @@ class SummaryView:
             failed_auctions=self._kinds["auction.failed"],
             messages=dict(table(ending, "messages")),
             shed=int(number(ending, "shed")),
-            returned=bool(ending.get("given_back")) and not ending.get("reserved_mb_s"),
+            mitigated=all(judged) if judged else None,
+            returned=None if under_way else given_back,
             events=self._kinds.total(),
+        )
+
+    def _host(self, outcome: AttackOutcome, start: float, end: float) -> HostSummary:
+        samples = self._response.traffic.samples[outcome.host]
+        before = [s for s in samples if start - SETTLED_S <= s.time < start]
+        late = [s for s in samples if end - SETTLED_S <= s.time < end]
+        return HostSummary(
+            outcome.host,
+            outcome.verdict,
+            outcome.mitigated,
+            outcome.sentence,
+            self._response.causes(outcome),
+            outcome.worst_share,
+            outcome.mean_share,
+            _mean(s.legitimate for s in before),
+            min((s.legitimate for s in samples if start < s.time <= end), default=0.0),
+            _mean(s.legitimate for s in late),
+            max((s.malicious for s in samples), default=0.0),
+            _mean(s.malicious for s in late),
+            _mean(s.wanted for s in before),
+            _mean(s.wanted for s in late),
         )
 
 
@@ -182,21 +197,6 @@ def summarise(events: Iterable[Event]) -> Summary:
 def _applied(measure: Lifetime) -> AppliedMeasure:
     data, (time, lifted) = measure.begun.data, measure.span
     return AppliedMeasure(time, text(data, "effect"), text(data, "pop"), lifted)
-
-
-def _host(host: str, samples: Sequence[TrafficSample], start: float, end: float) -> HostSummary:
-    before = [s for s in samples if start - SETTLED_S <= s.time < start]
-    late = [s for s in samples if end - SETTLED_S <= s.time < end]
-    return HostSummary(
-        host,
-        _mean(s.legitimate for s in before),
-        min((s.legitimate for s in samples if start < s.time <= end), default=0.0),
-        _mean(s.legitimate for s in late),
-        max((s.malicious for s in samples), default=0.0),
-        _mean(s.malicious for s in late),
-        _mean(s.wanted for s in before),
-        _mean(s.wanted for s in late),
-    )
 
 
 def _mean(values: Iterable[float]) -> float:

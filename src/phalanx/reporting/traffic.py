@@ -104,7 +104,10 @@ class AttackOutcome(Struct, frozen=True):
     sentence: str
     host: str = ""
     before: float | None = None
-    worst: float | None = None
+    worst_share: float | None = None
+    """Least share of what users wanted that they got in a second of the attack."""
+    mean_share: float | None = None
+    """The same over the whole attack."""
     after: float | None = None
     served: float | None = None
     """Share of the users' demand that was served after mitigation."""
@@ -112,6 +115,11 @@ class AttackOutcome(Struct, frozen=True):
     now: float | None = None
     began_s: float | None = None
     mitigated_s: float | None = None
+
+    @property
+    def mitigated(self) -> bool | None:
+        """None: there is no verdict, or no attack reached the host."""
+        return None if self.verdict in {"no attack", "no samples"} else self.verdict == "mitigated"
 
 
 def attack_span(traffic: Traffic, end_s: float) -> tuple[float, float] | None:
@@ -127,12 +135,21 @@ def attack_span(traffic: Traffic, end_s: float) -> tuple[float, float] | None:
 
 
 def judge(traffic: Traffic, end_s: float) -> AttackOutcome:
-    """Judge the most attacked host from what arrived there until ``end_s``, by the rules above."""
-    host = next(iter(traffic.hosts()), None)
+    """Judge the most attacked host from what arrived there until ``end_s``."""
+    return outcomes(traffic, end_s)[0]
+
+
+def outcomes(traffic: Traffic, end_s: float) -> list[AttackOutcome]:
+    """Judge every host from what arrived there until ``end_s``, the most attacked one first."""
     span = attack_span(traffic, end_s)
-    if host is None or not host.samples:
-        return AttackOutcome("no samples", "The log holds no traffic samples to judge by.")
+    judged = [_judge(host, span) for host in traffic.hosts() if host.samples]
+    nothing = "The log holds no traffic samples to judge by."
+    return judged or [AttackOutcome("no samples", nothing)]
+
+
+def _judge(host: HostTraffic, span: tuple[float, float] | None) -> AttackOutcome:
     now = host.samples[-1].malicious
+    during = [s for s in host.samples if span is None or span[0] <= s.time < span[1]]
     if span is None or not host.attacked:
         goodput, served = _served(host.samples)
         return AttackOutcome(
@@ -140,6 +157,8 @@ def judge(traffic: Traffic, end_s: float) -> AttackOutcome:
             f"No attack reached {host.host}: its users got {figure(goodput)} MB/s, "
             f"{served:.0%} of what they asked for.",
             host=host.host,
+            worst_share=min(_by_second(during), default=None),
+            mean_share=_served(during)[1],
             after=goodput,
             served=served,
             peak=0.0,
@@ -147,7 +166,6 @@ def judge(traffic: Traffic, end_s: float) -> AttackOutcome:
         )
     began, ended = span
     before = [s.legitimate for s in host.samples if began - SETTLED_S <= s.time < began]
-    during = [s for s in host.samples if began <= s.time < ended]
     if not during:
         nothing = "No traffic was sampled while the attack lasted."
         return AttackOutcome("no samples", nothing, host.host)
@@ -183,7 +201,8 @@ def judge(traffic: Traffic, end_s: float) -> AttackOutcome:
         sentence,
         host=host.host,
         before=mean(before) if before else None,
-        worst=min(s.legitimate for s in during),
+        worst_share=min(_by_second(during), default=None),
+        mean_share=_served(during)[1],
         after=after,
         served=served,
         peak=host.attacked,
@@ -197,6 +216,14 @@ def _served(samples: Sequence[TrafficSample]) -> tuple[float, float]:
     """Return what users got on average in MB/s, and its share of what they wanted."""
     got, wanted = mean(s.legitimate for s in samples), mean(s.wanted for s in samples)
     return got, got / wanted if wanted else 1.0
+
+
+def _by_second(samples: Sequence[TrafficSample]) -> list[float]:
+    """Return second by second the share of what users wanted that they got."""
+    seconds: dict[int, list[TrafficSample]] = {}
+    for sample in samples:
+        seconds.setdefault(int(sample.time), []).append(sample)
+    return [min(1.0, _served(each)[1]) for each in seconds.values()]
 
 
 def _mitigated(during: Sequence[TrafficSample], peak: float) -> int | None:

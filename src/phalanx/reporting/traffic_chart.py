@@ -82,7 +82,8 @@ def _chart(
     lanes: tuple[tuple[str, Sequence[tuple[float, float]], list[Marker]], ...],
 ) -> TrafficChart:
     samples = _thin(host.samples)
-    most = max((max(s.legitimate + s.malicious, s.wanted) for s in samples), default=0.0)
+    # What users get may come over the link's other direction, so nothing is stacked.
+    most = max((max(s.legitimate, s.malicious, s.wanted) for s in samples), default=0.0)
     most = max(most, host.access_mb_s if host.access_mb_s < 1.6 * most else 0.0, 1e-3) * 1.06
     top = 20.0 + _LANE * len(lanes)
     y = LinearScale(0.0, most, top + _PLOT, top + 14.0)
@@ -91,11 +92,12 @@ def _chart(
         return [(x(s.time), y(height(s))) for s in samples]
 
     legitimate, wanted = edge(lambda s: s.legitimate), edge(lambda s: s.wanted)
-    total, zero = edge(lambda s: s.legitimate + s.malicious), edge(lambda _: 0.0)
+    malicious = edge(lambda s: s.malicious)
+    ground = [(x(s.time), y.start) for s in (samples[-1:] + samples[:1])]
     lines = (
-        ("area malicious", total + legitimate[::-1]),
-        ("area legitimate", legitimate + zero[::-1]),
-        ("edge malicious", total),
+        ("area malicious", malicious + ground),
+        ("area legitimate", legitimate + ground),
+        ("edge malicious", malicious),
         ("edge legitimate", legitimate),
         ("edge wanted", wanted),
     )

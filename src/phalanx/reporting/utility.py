@@ -10,6 +10,7 @@ from phalanx.auction.terms import BidTerm, load_terms, normalised
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import Preferences
 from phalanx.reporting.log import Data, finite, number
+from phalanx.reporting.svg import figure
 
 _BISECTIONS = 60
 
@@ -36,13 +37,22 @@ class Comparison(Struct, frozen=True):
     Args:
         bids: the value of each term, bid by bid.
         weights: of the terms, by name.
-        references: what values are divided by; empty: the range of the bids (eq. 3.1).
+        references: what values are divided by; None: the range of the bids (eq. 3.1).
 
     """
 
     bids: tuple[Mapping[str, float], ...]
     weights: Mapping[str, float]
-    references: Mapping[str, float] = {}
+    references: Mapping[str, float] | None = None
+
+    @property
+    def scale(self) -> str:
+        """How values are normalised, in words; empty: over the range of the bids (eq. 3.1)."""
+        if not self.references:
+            return ""
+        units = {term.name: term.unit for term in self._terms()}
+        by = (f"{n} {figure(v)} {units.get(n, '')}".rstrip() for n, v in self.references.items())
+        return f"Values are divided by the references {', '.join(by)}; of D, 1 minus that counts."
 
     def shares(self) -> list[tuple[TermShare, ...]]:
         """Return the weighed terms of each bid; none if a term is not installed here."""
@@ -95,7 +105,7 @@ class Comparison(Struct, frozen=True):
         ]
 
     def _parts(self, terms: Sequence[BidTerm]) -> list[tuple[float, ...]]:
-        return normalised(self.bids, terms)
+        return normalised(self.bids, terms, self.references)
 
 
 def utility(shares: Sequence[TermShare]) -> float:
@@ -121,5 +131,7 @@ def comparison(call: Data, ranking: Sequence[Data]) -> Comparison:
     by_term = preferences.weights()
     bids = tuple({name: number(row, name) for name in by_term if name in row} for row in ranking)
     references = call.get("references")
-    references = references if isinstance(references, dict) else {}
-    return Comparison(bids, by_term, {k: finite(v, 1.0) for k, v in references.items()})
+    if not isinstance(references, dict):
+        return Comparison(bids, by_term)
+    scale = {name: finite(value) or 1.0 for name, value in references.items()}
+    return Comparison(bids, by_term, scale)

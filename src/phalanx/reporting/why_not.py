@@ -16,7 +16,16 @@ from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
 from phalanx.reporting.auctions import Auction, AuctionsView, BidRow
 from phalanx.reporting.event_text import describe, written
-from phalanx.reporting.log import Lifetimes, Log, names, number, predicate_of, table, text
+from phalanx.reporting.log import (
+    Lifetimes,
+    Log,
+    names,
+    number,
+    predicate_of,
+    table,
+    text,
+    whole_word,
+)
 from phalanx.reporting.response import PlannedSource, sources_of
 from phalanx.reporting.svg import clock, figure
 from phalanx.reporting.utility import TermShare, utility
@@ -36,13 +45,6 @@ class Answer(Struct, frozen=True):
     """Empty: the log has no event that the answer is about."""
     table: tuple[tuple[str, ...], ...] = ()
     """Rows of cells, the head first."""
-
-
-def whole_word(what: str) -> re.Pattern[str]:
-    """Return what finds ``what`` as a name of its own: ``10.2.0.1`` is not in ``10.2.0.12``."""
-    dotted = re.fullmatch(r"[\d.]+", what) is not None
-    before, after = (r"(?<![\w.])", r"(?!\w|\.\d)") if dotted else (r"(?<!\w)", r"(?!\w)")
-    return re.compile(before + re.escape(what) + after, re.IGNORECASE)
 
 
 def auctions_of(log: Log) -> list[Auction]:
@@ -72,6 +74,8 @@ def about_auction(auction: Auction) -> Answer:
     rows = [(bid.agent, *map(_cell, bid.shares), figure(utility(bid.shares), 6)) for bid in rated]
     if len(rows) > MOST_BIDS:
         words.append(f"{len(rows) - MOST_BIDS} more bids came after those of the table.")
+    if rated and auction.comparison.scale:
+        words.append(auction.comparison.scale)
     head = [("bid of", *terms, "utility")] if rows else []
     return Answer(title, tuple(words), auction.event, (*head, *rows[:MOST_BIDS]))
 
@@ -99,6 +103,8 @@ def why_not_agent(log: Log, what: str, agent: str) -> Answer:
     if agent not in known:
         raise LogError(f"the log knows no agent {agent!r}")
     words, rows = _contrast(log, auction, agent)
+    if rows and auction.comparison.scale:
+        words.append(auction.comparison.scale)
     rival = auction.winner or "nobody"
     title = f"Why {rival} and not {agent}: {auction.goal} ({auction.auction})"
     if rival == agent:
