@@ -66,6 +66,27 @@ def test_flood(lab, tmp_path):
     assert blocked == set(ATTACKERS)
 
 
+def test_flood_under_the_service_strategy(lab, tmp_path):
+    lab.serve()
+    before = lab.touched()
+    lab.site.write_text(f"{lab.site.read_text()}strategy: service\n")
+    guard = lab.guard("--log", str(tmp_path / "log.jsonl"))
+    said(guard, "second 0 of the log")
+    lab.flood(10)
+    said(guard, "nothing passes")
+
+    assert lab.reachable()
+    rules = lab.inside("gate", "nft", "list", "ruleset")
+    assert set(re.findall(r'devices? (?:= )?\{? ?"?(\w+)"?', rules)) == {GUARDED}
+    end(guard)
+    assert lab.touched() == before
+    applied = [e.data for e in read_jsonl(tmp_path / "log.jsonl") if e.kind == "measure.applied"]
+    assert {data["verdict"] for data in applied} == {"drop"}
+    blocked = {source for data in applied for source in data["sources"]}
+    assert blocked
+    assert blocked <= set(ATTACKERS)
+
+
 def test_dry_run_touches_nothing(lab):
     before = lab.touched()
     guard = lab.guard("--dry-run")
