@@ -19,6 +19,7 @@ from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
 from phalanx.infrastructure.linux.repository import build_images
 from phalanx.runtime.environment import BuildContext, Say
+from phalanx.runtime.scenario import MONITORS, STRATEGIES
 from phalanx.runtime.site import SiteSpec
 
 LOOPBACK = "127.0.0.1"
@@ -185,20 +186,23 @@ class GuardEnvironment:
 def plan(site: SiteSpec) -> list[str]:
     """Return in words what a guard would touch and what it might do."""
     interfaces = sorted({guarded.interface for guarded in site.guards})
+    others = set(MONITORS.values()) - {MONITORS[site.strategy]}
+    functions = sorted({*site.functions, *STRATEGIES[site.strategy]} - others)
     lines = [
         f"state directory {site.state}, run-time files below {runs.ROOT}",
-        f"VNF processes, at most {site.cores:g} cores' worth: {', '.join(sorted(site.functions))}",
+        f"VNF processes, at most {site.cores:g} cores' worth: {', '.join(functions)}",
         "nftables tables named phx_<8 hexadecimal digits> of the families netdev and inet, "
         "every rule under a lease of "
         f"{site.timing.lease_s:g} s that the kernel itself ends",
     ]
     lines += [f"counters on {name}, both directions" for name in interfaces]
     for guarded in site.guards:
-        lines.append(
-            f"above {guarded.threshold_mb_s:g} MB/s towards {guarded.address}"
-            + (f" or {guarded.connections} connections" if guarded.connections else "")
-            + f": limits, blocks of sources or a SYN proxy at {guarded.interface}"
-        )
+        when = f"as attacks on {guarded.address} are found: "
+        if site.strategy != "service":
+            when = f"above {guarded.threshold_mb_s:g} MB/s towards {guarded.address}"
+            when += f" or {guarded.connections} connections" if guarded.connections else ""
+            when += ": limits, "
+        lines.append(f"{when}blocks of sources or a SYN proxy at {guarded.interface}")
     lines.append(
         "from the first SYN proxy until its VNF ends: chains at prerouting, forward and output for "
         "the guarded address, net.ipv4.tcp_syncookies=1, "
