@@ -28,6 +28,7 @@ KINDS: dict[str, str] = {
     "driver.failed": "the machine did not do what the driver asked of it",
     "measure.applied": "a limit, block or split is in force",
     "measure.lifted": "a limit, block or split is gone",
+    "measure.withdrawn": "a measure cost users their service, and its agent lifts it",
     "chain.opened": "traffic is steered or mirrored over a path to a VNF",
     "chain.closed": "a path is free again",
     "agent.started": "an agent begins its life",

@@ -12,7 +12,7 @@ It needs no image: a PoP's switch drops packets and samples flows by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from hashlib import blake2b
 from typing import ClassVar
@@ -33,6 +33,7 @@ from phalanx.bdi import (
     Drop,
     GoalInstance,
     Note,
+    PlanFailed,
     Steps,
     hears,
     plan,
@@ -47,6 +48,7 @@ from phalanx.coordination.measures import (
     lift,
     lift_when_quiet,
 )
+from phalanx.coordination.scaling import effective_s
 from phalanx.domain.actions import (
     EntrySample,
     FlowRecords,
@@ -57,10 +59,10 @@ from phalanx.domain.actions import (
     ReadLink,
 )
 from phalanx.domain.agents import AgentId
-from phalanx.domain.goals import Mode, want
+from phalanx.domain.goals import Mode, avert, want
 from phalanx.domain.messages import AttackReport, Message
 from phalanx.domain.network import PopId, link_id
-from phalanx.domain.predicates import AttackFiltered, EntryScreened, LinkScreened, Quiet
+from phalanx.domain.predicates import AttackFiltered, EntryScreened, LinkScreened, Quiet, Threat
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
@@ -74,6 +76,12 @@ FULL = 0.9
 FULL_FOR_S = 2.0
 MOST_SOURCES = 4_096
 """Sources of one rule."""
+HARM = 0.5
+"""A filter is harmful if users who were served before it get less than this share after it."""
+HARM_LOOKS = 2
+"""Looks in a row that have to show it."""
+FEW_SERVED = 3
+"""Fewer served sources than this are no measure of harm: each of them may just have paused."""
 LONGEST_HOLD = 16.0
 """Most times the first hold-down that a filter stays after its last packet."""
 
@@ -105,11 +113,20 @@ class EdgeFilter(Capability):
     observes = ("flows",)
     enforces = (TrafficVerdict.DROP, TrafficVerdict.PROXY)
     detector = FIXED_RULES
-    parameters: ClassVar = {"entry_look_s": 1.0, "hold_s": 60.0, "hold_interval_s": 5.0}
+    parameters: ClassVar = {
+        "entry_look_s": 1.0,
+        "hold_s": 60.0,
+        "hold_interval_s": 5.0,
+        "harm_pause_s": 10.0,
+    }
 
     def __init__(self) -> None:
         self._heard: dict[str, _Heard] = {}
         self._returns: dict[tuple[str, PopId], _Return] = {}
+        self._served: dict[AttackFiltered, float] = {}
+        """What served sources got through each filter's entry before it, in MB/s."""
+        self._harmful: dict[tuple[str, PopId, str], tuple[float, float]] = {}
+        """(time until which a filter of this kind is not tried again, its length in seconds)."""
 
     @hears(AttackReport)
     def heard_report(self, me: Agent, message: Message) -> Steps:
@@ -210,9 +227,13 @@ class EdgeFilter(Capability):
             reported=sorted(set(blocked) & reported),
             passed=passed(records.flows, blocked, reported),
         )
+        for source in blocked:
+            yield Believe(Threat(source, screened.ip))
         for what, rule in _rules(screened, blocked, forged, seen):
             effect = AttackFiltered(screened.ip, screened.entry, what)
-            if not me.beliefs.holds(effect):
+            until, _ = self._harmful.get(_kind(effect), (me.now, 0.0))
+            if until <= me.now and not me.beliefs.holds(effect):
+                self._served[effect] = _served_mb_s(records, screened.ip, blocked)
                 yield from enforce(me, goal, effect, rule)
         yield Believe(screened)
 
@@ -239,16 +260,48 @@ class EdgeFilter(Capability):
 
     @plan(Quiet, local=True, applies=_is_filter)
     def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
-        """Wait until nothing was dropped for the hold-down, then lift the filter."""
+        """Wait until nothing was dropped for the hold-down, then lift the filter.
+
+        A filter is a hypothesis: if those who were served before it are not any more, it is
+        lifted at once, and tried again after a time that doubles with each such failure.
+        """
         quiet = goal.goal.predicate
         assert isinstance(quiet, Quiet)
         assert isinstance(quiet.measure, AttackFiltered)
+        yield from self._check_harm(me, quiet.measure)
         yield from lift_when_quiet(
             me,
             quiet,
             quiet_s=self._hold_s(me, quiet.measure),
             interval_s=me.parameter(self, "hold_interval_s"),
         )
+
+    def _check_harm(self, me: Agent, effect: AttackFiltered) -> Body:
+        before = self._served.pop(effect, 0.0)
+        now = before
+        for _ in range(HARM_LOOKS):
+            instance = inventory_of(me).holder(effect)
+            if instance is None or before <= LITTLE_MB_S:
+                return
+            look_s = me.parameter(self, "entry_look_s")
+            entry = effect.entry or None
+            records = yield Act(Observe(instance.id, look_s, ip=effect.ip, entry=entry))
+            now = _served_mb_s(records, effect.ip)
+            if now >= HARM * before:
+                return
+        _, last_s = self._harmful.get(_kind(effect), (0.0, me.parameter(self, "harm_pause_s") / 2))
+        self._harmful[_kind(effect)] = me.now + 2 * last_s, 2 * last_s
+        yield Note(
+            "measure.withdrawn",
+            {
+                "effect": str(effect),
+                "before_mb_s": round(before, 6),
+                "after_mb_s": round(now, 6),
+                "pause_s": 2 * last_s,
+            },
+        )
+        yield Adopt(avert(effect), PROTECT)
+        raise PlanFailed("it cost users their service")
 
     def _hold_s(self, me: Agent, effect: AttackFiltered) -> float:
         """Return how long a filter stays after its last packet.
@@ -301,6 +354,22 @@ def _blocked(
     own = {f.source for f in findings if f.source}
     blocked = {one.source for one in seen if one.source in reported and not _served(one)}
     return sorted(blocked | own)[:MOST_SOURCES]
+
+
+def _kind(effect: AttackFiltered) -> tuple[str, PopId, str]:
+    """Return what filters alike have in common: which sources they name does not count."""
+    words = effect.what.split()
+    return effect.ip, effect.entry, "sources" if words[0].isdigit() else effect.what
+
+
+def _served_mb_s(records: FlowRecords, ip: str, without: Collection[str] = ()) -> float:
+    """Return what sources that complete handshakes send towards ``ip``; 0 if they are too few."""
+    octets = [
+        one.octets
+        for one in aggregate(records.flows)
+        if one.target == ip and one.source not in without and (one.answered or one.established)
+    ]
+    return sum(octets) / effective_s(records) / 1e6 if len(octets) >= FEW_SERVED else 0.0
 
 
 def _served(one: FlowAggregate) -> bool:

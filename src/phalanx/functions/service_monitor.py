@@ -290,6 +290,8 @@ class ServiceMonitor(Capability):
         if sources <= known.named and me.now < due:
             return
         known.reported, known.named = me.now, frozenset(sources)
+        belief = me.beliefs.get(UnderAttack(target))
+        me.cause = me.cause if belief is None else belief.event
         report_attack(me, AttackReport(target, tuple(sorted(kinds)), tuple(sorted(sources))))
         if me.now - known.since >= me.parameter(self, "entry_patience_s"):
             monitored = goal.goal.predicate

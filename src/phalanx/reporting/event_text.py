@@ -32,6 +32,8 @@ TEMPLATES: dict[str, str] = {
     "driver.failed": "the machine of {pop} did not carry out {what}[: {reason}]",
     "instance.replaced": "{instance} at {pop} is replaced by {by}[, version {version}]",
     "chain.closed": "path {chain} is free again",
+    "measure.withdrawn": "takes {effect} back: users got {after_mb_s} MB/s after it, "
+    "{before_mb_s} before[; tries it again in {pause_s} s at the earliest]",
     "agent.started": "starts[ (life {incarnation})][ with {capabilities}]",
     "agent.restored": "continues from its saved state[ (life {incarnation})][: {goals}]",
     "agent.draining": "prepares to leave and hands its work over",
