@@ -12,7 +12,7 @@ demo: .venv/base
 	$(BIN)/phalanx run $(SCENARIO) --log out/ddos-resilience.jsonl --report out/ddos-resilience.html
 	@echo
 	@echo "The report is out/ddos-resilience.html. Why did that happen? Try:"
-	@echo "  $(BIN)/phalanx explain out/ddos-resilience.jsonl flowRateLimited"
+	@echo "  $(BIN)/phalanx explain out/ddos-resilience.jsonl attackFiltered"
 
 # What needs root or much real time is left out; the next two run that, one test after the other.
 test: .venv/dev

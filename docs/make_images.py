@@ -103,6 +103,13 @@ def _marks(events: Sequence[Event]) -> list[tuple[float, str]]:
         if event.kind == "measure.applied" and "RateLimited" in data["effect"]:
             kind = data["effect"].partition("RateLimited")[0]
             limits.setdefault(kind, []).append((event.time, data["pop"], data["rate_mb_s"]))
+    filters = [e for e in events if e.kind == "measure.applied" and "entry" in e.data]
+    if filters:
+        alarm = next(e for e in events if str(e.data.get("belief")).startswith("underAttack("))
+        pops, last = len({e.data["pop"] for e in filters}), filters[-1].time
+        marks.append((alarm.time, f"{alarm.agent} tells who attacks the server"))
+        marks.append((last, f"{pops} PoPs drop what enters there of the attack"))
+        return sorted(marks)
     for kind, words in (("link", "the link"), ("ip", "the server's address")):
         time, pop, rate = limits[kind][0]
         marks.append((time, f"{pop} limits {words} to {rate:g} MB/s"))

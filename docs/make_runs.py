@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
@@ -28,9 +28,9 @@ _SHOWN = ("legitimate_mb_s", "malicious_mb_s", "wanted_mb_s")
 
 
 @cache
-def ddos_events() -> list[Event]:
+def ddos_events(strategy: Literal["service", "published"] = "service") -> list[Event]:
     """Return the log of the scenario of the dissertation with its own seed."""
-    return run_scenario(load_scenario(SCENARIO)).events
+    return run_scenario(replace(load_scenario(SCENARIO), strategy=strategy)).events
 
 
 @cache

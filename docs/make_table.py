@@ -82,7 +82,7 @@ def table() -> str:
     """Return the bids of each auction: what is printed / what Phalanx bids; winners are bold."""
     awards = {
         event.data["goal"]: {row["agent"].removeprefix("pop"): row for row in event.data["ranking"]}
-        for event in ddos_events()
+        for event in ddos_events("published")
         if event.kind == "auction.awarded"
     }
     lines = [

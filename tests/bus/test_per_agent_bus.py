@@ -4,13 +4,13 @@ from random import Random
 
 import pytest
 from bus_messages import Inbox, message
+from tests.published import load_published
 from tests.system.conftest import SCENARIOS
 
 from phalanx.bus import Bus
 from phalanx.bus.faults import FaultyBus
 from phalanx.bus.memory import MemoryBus, PerAgentBus
 from phalanx.clock.virtual import VirtualClock
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import System
 
 
@@ -61,7 +61,7 @@ def test_nobody_hears_or_leaves_as_another(world: tuple[VirtualClock, Bus]) -> N
 
 
 def test_the_agents_of_a_system_stand_behind_doors() -> None:
-    system = System(load_scenario(SCENARIOS / "quickstart-ring.yaml"))
+    system = System(load_published(SCENARIOS / "quickstart-ring.yaml"))
     one, another = list(system.nodes)[:2]
     inbox = Inbox()
     system.faulty_bus.attach(another, inbox)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from socket_bench import address, descriptors
+from tests.published import parse_published
 
 from phalanx.bus.sockets import SocketBus
 from phalanx.clock.wall import WallClock
 from phalanx.domain.messages import Performative
 from phalanx.runtime.environment import BuildContext
-from phalanx.runtime.loading import parse_scenario
 from phalanx.runtime.simulation import SimulatedEnvironment
 from phalanx.runtime.system import System
 
@@ -50,7 +50,7 @@ def test_agents_that_talk_over_sockets_block_the_attackers() -> None:
         text = text.replace(old, new)
     before = descriptors()
     environment = SocketEnvironment(speed=6)
-    system = System(parse_scenario(text, "short-ring.yaml"), environment=environment)
+    system = System(parse_published(text, "short-ring.yaml"), environment=environment)
     blocked = set[str]()
 
     def done() -> bool:

@@ -122,8 +122,19 @@ def test_an_unknown_function_is_refused_with_the_file(tmp_path: Path) -> None:
     assert refused("validate", str(path)).startswith(f"{path}: functions.clasifier: ")
 
 
-def test_place_shows_bids_and_refusals() -> None:
-    call = ["place", DDOS, "--goal", "?AnomalousUsage", "--auctioneer", "pop6", "--traffic", "4"]
+def test_place_shows_bids_and_refusals(tmp_path: Path) -> None:
+    published = tmp_path / "published.yaml"
+    published.write_text(Path(DDOS).read_text(encoding="utf-8") + "strategy: published\n")
+    call = [
+        "place",
+        str(published),
+        "--goal",
+        "?AnomalousUsage",
+        "--auctioneer",
+        "pop6",
+        "--traffic",
+        "4",
+    ]
     code, out, err = phalanx(*call)
     assert (code, err) == (0, "")
     assert "6.555" in out
@@ -155,7 +166,7 @@ def test_run_tells_the_story_and_ends_with_figures(log: Path) -> None:
     code, out, _ = phalanx("run", RING, "--until", "60")
     assert code == 0
     assert "attackers send (2 × syn-flood, 6 MB/s in all)" in out
-    assert "awards linkRateLimited(south>shop)" in out
+    assert "awards entryScreened(10.0.0.10, east) to east" in out
     assert "users before" in out
     assert out.count("customers send") == 2, "of a group that grows, begin and end are shown"
     assert read_jsonl(log)[-1].kind == "run.ended"
@@ -359,12 +370,12 @@ def test_the_second_interrupt_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_explain_tells_the_chain(log: Path) -> None:
-    code, out, err = phalanx("explain", str(log), "linkRateLimited")
+    code, out, err = phalanx("explain", str(log), "attackFiltered")
     assert (code, err) == (0, "")
     assert "run-1" in out
-    assert "believes overUsage(south>shop)" in " ".join(out.split())
+    assert "of service-monitor for monitored(south>shop, 4.5, 0)" in " ".join(out.split())
     assert phalanx("explain", str(log))[0] == 0
-    assert "linkRateLimited(south>shop)" in phalanx("explain", str(log), "attack")[1]
+    assert "attackFiltered(10.0.0.10, east" in phalanx("explain", str(log), "attack")[1]
 
 
 def test_explain_refuses_what_it_cannot_read_or_find(log: Path, tmp_path: Path) -> None:

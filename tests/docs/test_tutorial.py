@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from tests.published import load_published
 from typer.testing import CliRunner
 
 from phalanx.bdi import Capability
@@ -14,7 +15,6 @@ from phalanx.cli.files import load_functions
 from phalanx.cli.main import app
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import ConstraintsSpec
 from phalanx.runtime.whatif import what_if
 from phalanx.testing import FunctionBench
@@ -34,7 +34,7 @@ def of_kind(events: list[Event], kind: str) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def events() -> list[Event]:
-    scenario = load_scenario(ROOT / "scenarios" / "quickstart-ring.yaml")
+    scenario = load_published(ROOT / "scenarios" / "quickstart-ring.yaml")
     bench = FunctionBench(function("bulletin/bulletin.py:Bulletin"), scenario=scenario)
     return bench.run().events
 
@@ -65,7 +65,7 @@ def test_the_function_is_deployed_and_ended_as_any_other(events: list[Event]) ->
 
 
 def test_the_quick_classifier_beats_the_other_unless_certainty_is_asked_for() -> None:
-    scenario = load_scenario(ROOT / "scenarios" / "ddos-resilience.yaml")
+    scenario = load_published(ROOT / "scenarios" / "ddos-resilience.yaml")
     quick = function("quick_classifier.py:QuickClassifier")
     without = what_if(scenario, "flowRecord", "pop5", 2.0)
     assert without.ranking == ()

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from remote_lab import remote, serve
 from tests.bus.seal_lab import seal
+from tests.published import load_published
 
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.memory_broker import MemoryBroker
@@ -16,7 +17,6 @@ from phalanx.domain.events import Event
 from phalanx.fabric.network import NetworkCalls
 from phalanx.identity.names import Identity, Role
 from phalanx.infrastructure.remote import RemoteInfrastructure
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import DeclaredAgent
 from phalanx.runtime.system import RunResult, System
 
@@ -37,7 +37,7 @@ class Spread(System):
         self.hub: MemoryBroker | None = None
         self.buses: dict[str, AgentBus] = {}
         self.network_calls: dict[str, NetworkCalls] = {}
-        super().__init__(load_scenario(SCENARIO), seed)
+        super().__init__(load_published(SCENARIO), seed)
 
     def _passage(self, *_: object) -> Sequence[float]:
         """Let all take a few milliseconds, as between sites; lose and double a share."""
@@ -100,7 +100,7 @@ def test_agents_far_apart_come_to_the_outcome_of_those_in_one_process() -> None:
     result = spread.run()
     check(result)
     assert len(blocked(result.events)) == 8
-    assert placements(result) == placements(System(load_scenario(SCENARIO), 1).run())
+    assert placements(result) == placements(System(load_published(SCENARIO), 1).run())
     assert all(bus.refused == {} for bus in spread.buses.values())
     assert all(calls.actions.counters.given_up == 0 for calls in spread.network_calls.values())
     assert [event for event in result.events if event.kind == "action.failed"] == []

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from tests.published import parse_published
 
 from phalanx.auction.outlook import Assessment
 from phalanx.domain.errors import ScenarioError
 from phalanx.reporting.event_text import describe
-from phalanx.runtime.loading import parse_scenario
 from phalanx.runtime.system import System
 from phalanx.runtime.whatif import what_if
 
@@ -39,7 +39,7 @@ def ring(weights="", limits=""):
         text = text.replace(PREFERENCES, f"preferences: {preferences}")
     if limits:
         text = text.replace(CONSTRAINTS, f"constraints: {{latency_ms: 100, terms: {{{limits}}}}}")
-    return parse_scenario(text, "ring.yaml")
+    return parse_published(text, "ring.yaml")
 
 
 def first_award(scenario, prepare=lambda system: None):

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.published import load_published
 from typer.testing import CliRunner
 
 from phalanx.analytics.detectors import load_detector
 from phalanx.cli.main import app
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
 
 HERE = Path(__file__).parent
@@ -50,7 +50,7 @@ def with_detector(folder: Path, name: str) -> Path:
 
 @pytest.mark.usefixtures("installed")
 def test_a_scenario_names_a_detector_and_its_findings_are_acted_on(tmp_path: Path) -> None:
-    events = run_scenario(load_scenario(with_detector(tmp_path, "heavy-senders"))).events
+    events = run_scenario(load_published(with_detector(tmp_path, "heavy-senders"))).events
     done = [e.data for e in events if e.kind == "analysis.done"]
     assert {d["detector"] for d in done} == {"heavy-senders"}
     found = {what: why for d in done for what, why in d["reasons"].items()}

@@ -8,6 +8,7 @@ import time
 import zipfile
 from pathlib import Path
 
+from tests.published import load_published
 from typer.testing import CliRunner
 
 from phalanx.bdi import Capability
@@ -15,7 +16,6 @@ from phalanx.cli.files import load_functions
 from phalanx.cli.main import app
 from phalanx.domain.events import Event
 from phalanx.infrastructure.linux.images import build
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
 
 HERE = Path(__file__).parent
@@ -59,7 +59,7 @@ def copier(folder: Path, declared: str = "") -> str:
 
 def run(*functions: str) -> list[Event]:
     loaded: list[type[Capability]] = load_functions(list(functions))
-    return run_scenario(load_scenario(RING), functions=loaded).events
+    return run_scenario(load_published(RING), functions=loaded).events
 
 
 def about(events: list[Event], kind: str, what: str) -> list[Event]:

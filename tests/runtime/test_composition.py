@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from tests.published import load_published
 
 from phalanx.bdi import Act, Adopt, Agent, Capability, PlanFailed, Steps, plan, starts
 from phalanx.domain.actions import ReadLink
@@ -35,7 +36,6 @@ from phalanx.fabric.operations import (
 from phalanx.fabric.registration import ServiceState
 from phalanx.identity.names import Role
 from phalanx.runtime.history import CAUSES, FIND, CausesRequest, FindRequest
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import DeclaredAgent, FaultSpec, Scenario
 from phalanx.runtime.system import System
 from phalanx.store.history import EventQuery
@@ -52,7 +52,7 @@ def ring(monkeypatch: pytest.MonkeyPatch) -> Scenario:
         raise AssertionError("a run on virtual time opens no socket")
 
     monkeypatch.setattr(socket, "socket", refuse)
-    return load_scenario(RING)
+    return load_published(RING)
 
 
 def of(kind: str, events: list[Event]) -> list[Event]:
@@ -246,7 +246,7 @@ def test_an_agent_without_a_pop_has_its_goals_auctioned_and_bids_for_none(ring: 
 
 
 def test_unknown_scopes_and_capabilities_of_agents_are_refused() -> None:
-    ring = load_scenario(RING)
+    ring = load_published(RING)
     for agent, why in (
         (DeclaredAgent("a", "slise"), r"agents\[0\].scope: there is no scope"),
         (DeclaredAgent("a", "slice", ("nothing",)), r"agents\[0\].capabilities: no such"),
@@ -265,7 +265,7 @@ class Unset(Capability):
 def test_settings_that_nothing_would_set_are_refused_at_load() -> None:
     agent = DeclaredAgent("a", "slice", ("unset",))
     with pytest.raises(ScenarioError, match=r"derive it from phalanx\.auction\.settings"):
-        System(replace(load_scenario(RING), agents=(agent,)), functions=[Unset])
+        System(replace(load_published(RING), agents=(agent,)), functions=[Unset])
 
 
 class Broken(Capability):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.published import load_published
+
 from phalanx.bdi import Agent
 from phalanx.domain.messages import Message
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.node import Node
 from phalanx.runtime.system import System
 
@@ -16,7 +17,7 @@ RING = Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml"
 
 def test_an_agent_is_kept_before_it_speaks() -> None:
     """Whatever others hear from an agent, its memory on disk knows already."""
-    system = System(load_scenario(RING))
+    system = System(load_published(RING))
     kept: dict[str, int] = {}
     said = 0
 
@@ -40,7 +41,7 @@ def test_an_agent_is_kept_before_it_speaks() -> None:
 
 
 def test_a_shell_is_told_when_its_agent_has_left() -> None:
-    system = System(load_scenario(RING))
+    system = System(load_published(RING))
     left: list[str] = []
     node = Node(
         system.nodes["east"].agent,

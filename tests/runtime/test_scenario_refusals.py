@@ -86,7 +86,6 @@ def changed(old: str, new: str) -> str:
         ("count: 42", "count: 0", "traffic[1].count", "from 1 to 10000"),
         ("link: pop6>server", "link: pop5>server", "monitors[0].link", "no link 'pop5>server'"),
         ("r, at: pop6, thr", "r, at: pop1, thr", "monitors[0].at", "pop6 is expected"),
-        ("link-monitor: {", "link-watcher: {", "functions", "link-monitor is missing"),
         ("cost: 0.2", "cost: 0.3", "goals.FlowRecord.preferences", "sum to 1.1"),
         ("cost: 0.2", "cost: 2", "goals.FlowRecord.preferences.cost", "from 0 to 1"),
         ("IpRateLimited:", "IpRatLimited:", "goals.IpRatLimited", "'IpRateLimited'?"),
@@ -136,6 +135,12 @@ def test_faults_updates_and_agents_are_checked(added: str, field: str, why: str)
     line = refusal(f"{GOOD}\n{added}\n")
     assert f" {added.partition(':')[0]}[0].{field} " in line
     assert why in line
+
+
+def test_the_published_strategy_needs_a_link_monitor() -> None:
+    line = refusal(GOOD.replace("link-monitor: {", "link-watcher: {") + "\nstrategy: published\n")
+    assert " functions" in line
+    assert "link-monitor is missing" in line
 
 
 def test_two_agents_of_one_name_are_refused() -> None:

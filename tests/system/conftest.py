@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
+from tests.published import load_published
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
 
 @pytest.fixture(scope="session")
 def resilience():
-    return load_scenario(SCENARIOS / "ddos-resilience.yaml")
+    return load_published(SCENARIOS / "ddos-resilience.yaml")
 
 
 @pytest.fixture(scope="session", params=[1, 2, 77])

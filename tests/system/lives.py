@@ -9,12 +9,12 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from phalanx.domain.events import Event
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec, Scenario
 from phalanx.runtime.system import RunResult, System
+from tests.published import load_published
 from tests.system.process_log import Heard, allocated_twice, enforced_twice
 
-RESILIENCE = load_scenario(Path(__file__).parents[2] / "scenarios" / "ddos-resilience.yaml")
+RESILIENCE = load_published(Path(__file__).parents[2] / "scenarios" / "ddos-resilience.yaml")
 
 
 def restored(agent: str, at_s: float, for_s: float) -> FaultSpec:

@@ -81,6 +81,7 @@ def random_plan(seed: int) -> Scenario:
                 else []
             ),
         ],
+        "strategy": "published",
         "monitors": [{"link": f"{server}>server", "at": server, "threshold_mb_s": 0.75 * capacity}],
         "functions": {
             name: {"image_mb": rng.choice([1, 10, 40]), "boot_s": rng.uniform(0, 2)}

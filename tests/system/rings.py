@@ -71,6 +71,7 @@ def document(**changes: Any) -> dict[str, Any]:
         },
         "hosts": [{"name": "shop", "at": "south", "address": SERVER, "bandwidth_mb_s": 6}],
         "traffic": [users(), attack()],
+        "strategy": "published",
         "monitors": [{"link": "south>shop", "at": "south", "threshold_mb_s": 4.5}],
         "functions": {f: {"image_mb": 50} for f in FUNCTIONS} | changes.pop("functions", {}),
         "goals": {"default": {"preferences": PREFERENCES}},

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec
 from phalanx.runtime.system import System, run_scenario
+from tests.published import load_published
 from tests.system.rings import about, arriving, attack, causes, crash, of, pop, ring, users
 from tests.system.test_plans import check_causes, check_goals
 
@@ -24,7 +24,7 @@ def check(result):
 
 
 def test_what_a_dead_agent_held_runs_out_and_is_negotiated_anew():
-    plain = load_scenario(SCENARIOS / "ddos-resilience.yaml")
+    plain = load_published(SCENARIOS / "ddos-resilience.yaml")
     result = run_scenario(replace(plain, faults=(FaultSpec(220.0, "crash", agent="pop5"),)))
     (gone,) = of(result, "agent.gone")
     assert gone.data["pop"] == "pop5"

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from phalanx.functions import anomaly_detector
 from phalanx.functions.classifier import examine
 from phalanx.reporting.event_text import describe
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
+from tests.published import load_published
 from tests.system.conftest import SCENARIOS
 from tests.system.rings import (
     PREFERENCES,
@@ -46,7 +46,7 @@ def in_force(result, effect, time):
 
 @pytest.fixture(scope="module")
 def result():
-    return run_scenario(load_scenario(SCENARIOS / "forged-flood.yaml"))
+    return run_scenario(load_published(SCENARIOS / "forged-flood.yaml"))
 
 
 def test_the_proxy_stands_where_the_server_is(result):

@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from phalanx.reporting.summary import summarise
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
+from tests.published import load_published
 from tests.system.conftest import SCENARIOS
 from tests.system.rings import about, attack, ring, users
 
@@ -95,7 +95,7 @@ def test_users_behind_a_limit_are_counted_while_it_is_in_force(run):
 
 
 def test_a_crowd_is_no_attack_and_nobody_is_limited_at_the_end():
-    crowd = load_scenario(SCENARIOS / "flash-crowd.yaml")
+    crowd = load_published(SCENARIOS / "flash-crowd.yaml")
     response = run_scenario(replace(crowd, duration_s=200.0)).summary.response
     assert response.alarm_after_s is None
     assert response.attackers == 0

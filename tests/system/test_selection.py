@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
+from tests.published import load_published
 from tests.system.rings import about, arriving, of, pop, ring
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -53,7 +53,7 @@ def test_preferences_and_constraints_choose_the_vnf(preferences, constraints, ch
 
 @pytest.fixture(scope="module")
 def selection():
-    return load_scenario(SCENARIOS / "selection.yaml")
+    return load_published(SCENARIOS / "selection.yaml")
 
 
 def test_the_lite_classifier_wins_where_it_is_accurate_enough(selection):
@@ -76,7 +76,7 @@ def test_only_the_least_accuracy_differs_and_the_full_classifier_wins(selection)
 
 
 def test_a_flash_crowd_is_served_and_nobody_is_blocked():
-    result = run_scenario(load_scenario(SCENARIOS / "flash-crowd.yaml"))
+    result = run_scenario(load_published(SCENARIOS / "flash-crowd.yaml"))
     effects = {e.data["effect"] for e in of(result, "measure.applied")}
     assert effects == {"linkRateLimited(pop6>server)"}
     assert all(e.data["found"] == [] for e in of(result, "analysis.done"))
@@ -99,7 +99,7 @@ def test_a_flash_crowd_is_served_and_nobody_is_blocked():
 
 
 def test_the_quickstart_ends_well():
-    result = run_scenario(load_scenario(SCENARIOS / "quickstart-ring.yaml"))
+    result = run_scenario(load_published(SCENARIOS / "quickstart-ring.yaml"))
     blocked = about(result, "measure.applied", "effect", "flowRateLimited")
     assert len(blocked) == 2
     assert max(arriving(result, "malicious", 60, 105)) < 0.01

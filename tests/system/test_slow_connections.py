@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
+from tests.published import load_published
 from tests.system.conftest import SCENARIOS
 from tests.system.rings import USERS_MB_S, about, arriving, attack, of, ring, users
 
 
 @pytest.fixture(scope="module")
 def result():
-    return run_scenario(load_scenario(SCENARIOS / "slow-http.yaml"))
+    return run_scenario(load_published(SCENARIOS / "slow-http.yaml"))
 
 
 def test_the_server_starves_although_its_link_is_almost_empty(result):

@@ -331,7 +331,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     """Agents beside those that have the name of their PoP."""
     faults: Annotated[tuple[FaultSpec, ...], Meta(max_length=10_000)] = ()
     updates: Annotated[tuple[UpdateSpec, ...], Meta(max_length=1000)] = ()
-    strategy: Strategy = "published"
+    strategy: Strategy = "service"
     """``service``: attacks are told from the service that users get, and filtered where they
     enter the network. ``published``: the strategy of the dissertation, chapter 5."""
     bidding: Literal["exact", "published"] = "exact"

@@ -1,0 +1,173 @@
+"""The service strategy: users keep their service, whatever attacks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from phalanx.domain.messages import AttackReport, Performative
+from phalanx.runtime.system import RunResult, System, run_scenario
+from tests.system.rings import POPS, SERVER, attack, crash, of, pop, ring, users
+
+START_S, END_S = 10.0, 130.0
+
+
+def service(**changes: Any) -> RunResult:
+    return run_scenario(ring(strategy="service", duration_s=150, **changes))
+
+
+def shares(result: RunResult, host: str = "shop", since: float = START_S + 10) -> list[float]:
+    """Return the share of what users want that they get, second by second of the attack."""
+    samples = (e for e in of(result, "network.sample") if since <= e.time <= END_S)
+    seen = (e.data["hosts"][host] for e in samples)
+    return [s["legitimate_mb_s"] / s["wanted_mb_s"] for s in seen if s["wanted_mb_s"] > 0]
+
+
+def filters(result: RunResult) -> Iterator[tuple[str, list[str]]]:
+    """Yield the PoP and the sources of each filter."""
+    for event in of(result, "measure.applied"):
+        yield event.data["pop"], event.data.get("sources", [])
+
+
+def test_attackers_are_blocked_where_they_enter_and_nobody_else_is() -> None:
+    result = service()
+    assert min(shares(result)) > 0.9
+    assert dict(filters(result)) == {"east": ["10.2.0.1"], "west": ["10.2.0.2"]}
+    assert not [e for e in of(result, "instance.started") if e.data["vnf"] == "classifier"]
+
+
+def test_a_flood_that_fills_a_link_upstream_is_found() -> None:
+    """The monitored link never carries more than 2 MB/s, and its threshold is 4.5."""
+    links = [{"between": ["east", "south"], "bandwidth_mb_s": 2, "latency_ms": 5}]
+    links += [
+        {"between": [a, b], "bandwidth_mb_s": 50, "latency_ms": 5}
+        for a, b in (("north", "east"), ("south", "west"), ("west", "north"))
+    ]
+    pops = [pop(name) for name in POPS]
+    result = service(
+        network={"repository": "north", "pops": pops, "links": links},
+        traffic=[users(at=["east"]), attack(at=["east"], count=1, demand_mb_s=20)],
+    )
+    assert min(shares(result)) > 0.9
+
+
+def test_a_flood_larger_than_the_inner_links_does_not_reach_them() -> None:
+    result = service(traffic=[users(), attack(demand_mb_s=80)])
+    assert min(shares(result)) > 0.9
+
+
+def test_pulses_do_not_win() -> None:
+    pulses = [
+        attack(start_s=start, end_s=start + 20, name=f"pulse{start:.0f}")
+        for start in (10.0, 50.0, 90.0)
+    ]
+    result = service(traffic=[users(), *pulses])
+    assert sum(shares(result, since=START_S)) / len(shares(result, since=START_S)) > 0.95
+
+
+def test_the_same_source_is_blocked_in_its_next_pulse_before_it_costs_anything() -> None:
+    on_off = [attack(start_s=t, end_s=t + 15, name=f"attackers{t}") for t in (10, 45)]
+    result = service(traffic=[users(), on_off[0], {**on_off[1], "count": 2}])
+    assert min(shares(result, since=50)) > 0.9
+
+
+def test_two_victims_are_served_at_once() -> None:
+    hosts = [
+        {"name": "shop", "at": "south", "address": SERVER, "bandwidth_mb_s": 6},
+        {"name": "bank", "at": "west", "address": "10.0.0.20", "bandwidth_mb_s": 6},
+    ]
+    result = service(
+        hosts=hosts,
+        traffic=[
+            users(),
+            users(name="clients", target="bank"),
+            attack(),
+            attack(name="robbers", target="bank", at=["north", "south"]),
+        ],
+        monitors=[
+            {"link": "south>shop", "at": "south", "threshold_mb_s": 4.5},
+            {"link": "west>bank", "at": "west", "threshold_mb_s": 4.5},
+        ],
+    )
+    assert min(shares(result)) > 0.9
+    assert min(shares(result, "bank")) > 0.9
+
+
+@pytest.mark.parametrize("profile", ["syn-flood-spoofed", "udp-flood", "udp-flood-spoofed"])
+def test_forged_and_udp_floods_are_filtered_at_the_entries(profile: str) -> None:
+    result = service(traffic=[users(), attack(profile=profile)])
+    assert min(shares(result)) > 0.9
+    assert {place for place, _ in filters(result)} == {"east", "west"}
+
+
+def test_slow_connections_are_filtered() -> None:
+    slow = attack(profile="slow-http", count=6, demand_mb_s=0.004)
+    result = service(traffic=[users(), slow])
+    assert min(shares(result)) > 0.9
+
+
+def test_a_crowd_is_left_alone() -> None:
+    crowd = users(name="crowd", count=60, start_s=20, end_s=90)
+    result = service(traffic=[users(), crowd])
+    assert not list(filters(result))
+
+
+def test_an_entry_without_room_is_covered_by_another_pop() -> None:
+    pops = [pop(n, cores=0.05 if n == "east" else 4) for n in POPS]
+    result = service(pops=pops)
+    assert min(shares(result)) > 0.9
+    covering = {source: place for place, sources in filters(result) for source in sources}
+    assert covering["10.2.0.1"] != "east"
+
+
+def test_an_entry_whose_agent_is_dead_is_covered() -> None:
+    result = service(faults=[crash("east", 2)])
+    assert min(shares(result, since=START_S + 25)) > 0.9
+
+
+def test_lost_messages_delay_and_do_not_prevent() -> None:
+    result = service(faults=[{"at_s": 1, "kind": "lose", "share": 0.3}])
+    assert min(shares(result, since=START_S + 30)) > 0.9
+
+
+def test_the_repository_is_not_needed() -> None:
+    result = service(faults=[{"at_s": 1, "kind": "repository-away"}])
+    assert min(shares(result)) > 0.9
+
+
+def test_a_false_report_blocks_no_honest_source() -> None:
+    """An agent with a real name says that all users attack."""
+    system = System(ring(strategy="service", traffic=[users()], duration_s=40))
+    sources = tuple(f"10.1.0.{i}" for i in range(1, 11))
+    report = AttackReport(SERVER, ("syn flood",), sources)
+
+    liar = system.agents["south"]
+
+    def lie() -> None:
+        liar.agent.cause = system.cause
+        for name in POPS:
+            liar.agent.tell(Performative.INFORM, name, "attack", report)
+        liar.node.carry_out(liar.agent.settle())
+
+    system.clock.call_at(20.0, lie)
+    result = system.run()
+    assert of(result, "analysis.done")
+    assert not list(filters(result))
+
+
+def test_a_filter_after_which_nobody_is_served_is_taken_back() -> None:
+    """Users of one entry leave in the moment in which its filter begins."""
+    traffic = [users(at=["north"]), users(name="leaving", at=["east"], end_s=13.1), attack()]
+    result = service(traffic=traffic)
+    (withdrawn,) = of(result, "measure.withdrawn")
+    assert withdrawn.data["after_mb_s"] < withdrawn.data["before_mb_s"] / 2
+    assert of(result, "measure.lifted", effect=withdrawn.data["effect"])
+    assert min(shares(result, since=START_S + 15)) > 0.9, "filtered elsewhere meanwhile"
+
+
+def test_filters_end_after_the_attack_and_all_is_given_back() -> None:
+    result = run_scenario(ring(strategy="service", duration_s=400))
+    assert result.summary.returned
+    assert len(of(result, "measure.applied")) == len(of(result, "measure.lifted"))
