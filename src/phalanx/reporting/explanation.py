@@ -1,7 +1,7 @@
 """Answers to why something happened, from the log of causes alone.
 
-``explain`` answers one question; ``StoryView`` and ``CauseTree`` follow a whole run: its main
-steps, and everything that its alarms and faults led to.
+``explain`` answers one question; ``CauseTree`` follows a whole run: everything that its alarms
+and faults led to.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from phalanx.store.causes import CauseIndex
 MOST_ROWS = 4000
 """Rows of the tree on one page; further events are counted, never left out unsaid."""
 _DEEPEST = 16
-_TOGETHER_S = 20.0
 _ABOUT = ("effect", "goal", "group", "belief", "vnf", "pop", "winner", "reason")
 
 _ANSWERS = (
@@ -51,9 +50,6 @@ _LEAVES = {
     "message.shed": ("shed message", "shed messages"),
 }
 """Events that are counted beside their cause; the tables of the report show each of them."""
-_BELIEFS = {"overUsage", "anomalous", "anomalousUsage"}
-"""Predicates of the beliefs that belong to the story."""
-_STORY = IMPORTANT - {"run.started", "contract.ended"}
 
 
 class ExplanationLine(Struct, frozen=True):
@@ -165,66 +161,6 @@ def _attack(log: Log) -> Explanation:
         if shown:
             lines.append(ExplanationLine(depth, event))
     return Explanation(f"What came of {root.id}: {describe(root)}", tuple(lines))
-
-
-class StoryStep(Struct, frozen=True):
-    """A step of the story: one event, or several alike within a short time."""
-
-    event: str
-    kind: str
-    agent: str
-    time: float
-    until: float
-    words: str
-    more: int
-    hostile: bool
-    """Whether it is attack traffic."""
-
-
-class StoryView:
-    """The main steps in order of time, event by event; events alike within 20 s are one step.
-
-    What several agents come to believe is told of the first.
-    """
-
-    def __init__(self) -> None:
-        self._groups: list[list[Event]] = []
-        self._latest: dict[tuple[str, ...], list[Event]] = {}
-        self._believed: dict[str, object] = {}
-
-    def add(self, event: Event) -> None:
-        """Take the next event of the log."""
-        if event.kind == "belief.changed":
-            belief, value = text(event.data, "belief"), event.data.get("value")
-            known = predicate_of(belief) in _BELIEFS and isinstance(value, bool)
-            if not known or self._believed.get(belief) == value:
-                return
-            self._believed[belief] = value
-        elif event.kind not in _STORY:
-            return
-        key = (event.agent, *_alike(event))
-        group = self._latest.get(key)
-        if group is None or event.time - group[-1].time > _TOGETHER_S:
-            group = self._latest[key] = []
-            self._groups.append(group)
-        group.append(event)
-
-    def result(self) -> list[StoryStep]:
-        """Return the steps so far."""
-        return [
-            StoryStep(
-                group[0].id,
-                group[0].kind,
-                group[0].agent,
-                group[0].time,
-                group[-1].time,
-                words,
-                more,
-                group[0].data.get("malicious") is True,
-            )
-            for group in self._groups
-            for words, more in summed_up(group)
-        ]
 
 
 def summed_up(events: Sequence[Event]) -> tuple[tuple[str, int], ...]:

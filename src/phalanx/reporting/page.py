@@ -16,7 +16,7 @@ from msgspec import Struct
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 from phalanx.reporting.auctions import AuctionsView, PlacedView, natural
-from phalanx.reporting.explanation import CauseTree, StoryView
+from phalanx.reporting.explanation import CauseTree
 from phalanx.reporting.log import Log, finite, names, number, rows, table, text
 from phalanx.reporting.network_map import map_of, on_at
 from phalanx.reporting.resources import ResourcesView
@@ -59,7 +59,6 @@ class Report:
         self._auctions = AuctionsView(self._log)
         self._placed = PlacedView(self._log, self._response.measures)
         self._resources = ResourcesView()
-        self._story = StoryView()
         self._tree = CauseTree(self._log)
 
     def add(self, event: Event) -> None:
@@ -70,7 +69,6 @@ class Report:
             self._auctions,
             self._placed,
             self._resources,
-            self._story,
             self._tree,
         ):
             view.add(event)
@@ -114,7 +112,6 @@ class Report:
                 auctions=auctions,
                 resources=resources,
                 untouched=untouched,
-                story=self._story.result(),
                 causes=self._tree.result(),
                 closing=closing_of(log),
             )
