@@ -229,6 +229,12 @@ class FlowStats(Struct, frozen=True):
     """Connections on which the target sent data."""
     open: int = 0
     """Connections that were established, or used, and not ended while they were watched."""
+    source_port: int = 0
+    """Port that all its packets came from; 0: several."""
+    resets: int = 0
+    """Replies that say that the target knows no such connection (TCP RST)."""
+    syn_acks: int = 0
+    """Packets that accept a connection for which the target was not seen to ask."""
 
 
 class FlowRecords(Struct, frozen=True):

@@ -50,6 +50,19 @@ class Link(Struct, frozen=True):
     """Fraction of packets lost, 0 to below 1."""
 
 
+class HostLimits(Struct, frozen=True):
+    """What a server can take before a flood exhausts it."""
+
+    backlog: int = 4096
+    """Connections that may be half open at a time."""
+    syn_cookies: bool = True
+    """Whether connections are opened without the backlog once it is full (RFC 4987, 3.6)."""
+    connections: int = 512
+    """Connections served at a time."""
+    packets_s: float = 300_000.0
+    """Packets a second that its processor handles; the rest is dropped."""
+
+
 class Host(Struct, frozen=True):
     """A machine on a PoP's switch that is no PoP itself: a server or a group of clients."""
 
@@ -58,6 +71,8 @@ class Host(Struct, frozen=True):
     address: str
     bandwidth_mb_s: float
     latency_ms: float = 0.1
+    limits: HostLimits | None = None
+    """None: only its link and its room for connections limit it."""
 
 
 class Network(Struct, frozen=True):

@@ -32,10 +32,10 @@ class Profile(Struct, frozen=True):
     """Whether it keeps them open without ever finishing a request, so that no answer comes."""
     source_port: int = 0
     """Port that its packets come from; 0: any."""
-    reset_share: float = 0.0
-    """Packets for each of which the target answers that it knows no such connection."""
-    syn_ack_share: float = 0.0
-    """Share of packets that answer a request for a connection, which nobody made."""
+    unconnected: bool = False
+    """Whether its packets belong to no connection, so that the target answers with resets."""
+    syn_acks: bool = False
+    """Whether its packets answer requests for connections, which the target never made."""
     spoofed: bool = False
     """Whether nearly every packet carries another source address, none of them its own."""
     malicious: bool = False
@@ -77,9 +77,9 @@ SLOW_HTTP = Profile(
 )
 DNS_REFLECTION = replace(UDP_FLOOD, name="dns-reflection", packet_octets=1400.0, source_port=53)
 NTP_REFLECTION = replace(UDP_FLOOD, name="ntp-reflection", packet_octets=482.0, source_port=123)
-ACK_FLOOD = replace(SYN_FLOOD, name="ack-flood", syn_share=0.0, reply_share=0.95, reset_share=0.95)
+ACK_FLOOD = replace(SYN_FLOOD, name="ack-flood", syn_share=0.0, reply_share=0.95, unconnected=True)
 ACK_FLOOD_SPOOFED = replace(ACK_FLOOD, name="ack-flood-spoofed", spoofed=True)
-SYN_ACK_FLOOD = replace(ACK_FLOOD, name="syn-ack-flood", source_port=443, syn_ack_share=1.0)
+SYN_ACK_FLOOD = replace(ACK_FLOOD, name="syn-ack-flood", source_port=443, syn_acks=True)
 SYN_ACK_FLOOD_SPOOFED = replace(SYN_ACK_FLOOD, name="syn-ack-flood-spoofed", spoofed=True)
 PROFILES = {
     p.name: p

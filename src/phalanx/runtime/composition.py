@@ -431,7 +431,10 @@ def description(scenario: Scenario, seed: int, catalogue: Catalogue) -> dict[str
         "duration_s": scenario.duration_s,
         "pops": [{"name": p.name, **asdict(p.total), "x": p.x, "y": p.y} for p in network.pops],
         "links": [asdict(link) for link in network.links],
-        "hosts": [{k: v for k, v in asdict(h).items() if k != "latency_ms"} for h in network.hosts],
+        "hosts": [
+            {k: v for k, v in asdict(h).items() if k != "latency_ms" and v is not None}
+            for h in network.hosts
+        ],
         "repository": network.repository,
         "sources": [
             {

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct, structs
 from phalanx.auction.cost import Pricing
 from phalanx.domain.agents import POP
 from phalanx.domain.goals import Constraints, Preferences
-from phalanx.domain.network import Host, Link, Network, Pop
+from phalanx.domain.network import Host, HostLimits, Link, Network, Pop
 from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import PROFILES, Shape, Source, SourcePlace, source_address
 from phalanx.domain.vnf import Vnfd
@@ -89,6 +89,21 @@ class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
     default_link_loss: Loss = 0.0
 
 
+class LimitsSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a server can take before a flood exhausts it."""
+
+    backlog: Annotated[int, Meta(ge=1, le=10_000_000)] = 4096
+    """Connections that may be half open at a time: ``net.core.somaxconn`` since Linux 5.4. One
+    that is never completed is given up after 63 s (five times the SYN-ACK is sent again)."""
+    syn_cookies: bool = True
+    """Whether connections are opened without the backlog once it is full, as Linux does by
+    default; if not, users get nothing through while it is full (RFC 4987)."""
+    connections: Annotated[int, Meta(ge=1, le=10_000_000)] = 512
+    """Connections served at a time: what nginx gives a worker by default."""
+    packets_s: Positive = 300_000.0
+    """Packets a second that its processor handles, of whatever size (assumed)."""
+
+
 class HostSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A machine on a PoP's switch. Its access link is named ``pop>host``."""
 
@@ -97,6 +112,8 @@ class HostSpec(Struct, frozen=True, forbid_unknown_fields=True):
     address: Address
     bandwidth_mb_s: Positive
     latency_ms: Annotated[float, Meta(ge=0, le=1e6)] = 0.1
+    limits: LimitsSpec | None = None
+    """None: floods exhaust its link alone, and slow clients its 512 connections."""
 
 
 class ShapeSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -369,7 +386,13 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
             )
             for link in spec.links
         )
-        hosts = (Host(h.name, h.at, h.address, h.bandwidth_mb_s, h.latency_ms) for h in self.hosts)
+        hosts = (
+            Host(
+                *(h.name, h.at, h.address, h.bandwidth_mb_s, h.latency_ms),
+                None if h.limits is None else HostLimits(*structs.astuple(h.limits)),
+            )
+            for h in self.hosts
+        )
         return Network(tuple(pops), tuple(links), tuple(hosts), spec.repository)
 
     def to_sources(self, seed: int | None = None) -> tuple[Source, ...]:

@@ -189,7 +189,7 @@ def _played(source: Source) -> bool:
     """Whether the tools of the testbed can play this source."""
     profile = source.profile
     plain = source.shape == STEADY and not source.adapt and not source.asymmetric
-    return plain and not (profile.source_port or profile.reset_share)
+    return plain and not (profile.source_port or profile.unconnected)
 
 
 def _underlay(number: int) -> str:

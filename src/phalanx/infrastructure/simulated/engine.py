@@ -69,7 +69,7 @@ class TrafficEngine:
         clock: Clock,
         fluid: Fluid,
         tick_s: float,
-        prepare: Callable[[], None],
+        prepare: Callable[[], bool],
         react: Callable[[], None],
     ) -> None:
         self._clock = clock
@@ -156,8 +156,8 @@ class TrafficEngine:
         self._timer = None
         self.sync()
         self._remember()
-        self._prepare()
-        changed = self._fluid.step(self._tick_s)
+        changed = self._prepare()
+        changed |= self._fluid.step(self._tick_s)
         if self._mirrored():
             changed = True
         self._react()

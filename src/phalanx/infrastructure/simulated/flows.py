@@ -16,7 +16,7 @@ from phalanx.domain.network import Host, LinkId, Network, PopId, link_ends, link
 from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import Source, SourcePlace
 from phalanx.infrastructure.reservations.topology import Topology
-from phalanx.infrastructure.simulated.fluid import NOWHERE, Fluid
+from phalanx.infrastructure.simulated.fluid import NOWHERE, Floats, Fluid
 
 Rows = NDArray[np.intp]
 
@@ -59,6 +59,8 @@ class Route:
 
     stages: tuple[int, ...]
     behind: dict[PopId, int]
+    before_access: int = 0
+    """How many stages come before the access link of the target."""
 
 
 class Flows:
@@ -74,6 +76,12 @@ class Flows:
         self._check(network)
         self.stages = self._links(network)
         self.names: dict[int, LinkId] = {stage: name for name, stage in self.stages.items()}
+        limited = [host for host in network.hosts if host.limits is not None]
+        added = fluid.add_stages(*np.full((3, len(limited)), [[inf], [0], [0]]), queued=False)
+        self.processors = {
+            host.address: int(stage) for host, stage in zip(limited, added, strict=True)
+        }
+        """Stages behind the access links of hosts with limits, by address."""
         self.policers: list[int] = []
         self._row_of = fluid.add_rows(
             np.array([source.demand_mb_s for source in sources]),
@@ -244,7 +252,7 @@ class Flows:
         for row in rows:
             route = self._routes[row]
             stages = self._stages(row)
-            end = len(stages) - 1 if route is None else route.behind.get(pop, len(stages) - 1)
+            end = 0 if route is None else route.behind.get(pop, route.before_access)
             routes.append(stages[:end])
         return _matrix(routes)
 
@@ -282,8 +290,11 @@ class Flows:
                 stages.append(self.stages[link_id(a, b)])
                 arrive(b)
             here = pop
+        before_access = len(stages)
         stages.append(self.stages[link_id(host.at, host.name)])
-        return Route(tuple(stages), behind)
+        if host.address in self.processors:
+            stages.append(self.processors[host.address])
+        return Route(tuple(stages), behind, before_access)
 
     def _match(self, steering: AppliedRule) -> None:
         named = frozenset(steering.rule.match.sources)
@@ -357,7 +368,15 @@ def _matrix(routes: Sequence[Sequence[int]]) -> NDArray[np.intp]:
 
 
 ROOM = 512
-"""Connections that a host serves at a time."""
+"""Connections that a host serves at a time if it states no limits."""
+HALF_OPEN_S = 63.0
+"""Time until a host gives up a connection that is never completed: five SYN-ACKs more, after
+1, 2, 4, 8 and 16 s, and 32 s of waiting for the last (Linux, RFC 4987)."""
+SYN_RETRY_S = 2.0
+"""Mean pause of a user between two requests for a connection that is not answered."""
+_SERVED = 0.2
+"""Share of requests that find room in a full backlog, from which on users are served: with
+three tries each one of two gets through."""
 
 
 class Connections:
@@ -367,25 +386,80 @@ class Connections:
     profile ``holds`` its own never finishes a request, so that they stay. While such sources
     hold all the room of a host, honest TCP sources get nothing across. Connections end at once
     when nothing of their source gets through any more.
+
+    Of a host with limits, requests that are never completed fill the backlog, too, with the same
+    effect unless it has SYN cookies; and its processor drops packets that are too many for it.
     """
 
-    def __init__(self, flows: Flows, fluid: Fluid) -> None:
+    def __init__(self, flows: Flows, fluid: Fluid, now: float) -> None:
         self._flows = flows
         self._fluid = fluid
         profiles = [source.profile for source in flows.sources]
         hosts = list(flows.hosts)
+        limits = [host.limits for host in flows.hosts.values()]
         self._open = np.array([profile.connections for profile in profiles], dtype=np.int64)
         self._holds = np.array([profile.holds for profile in profiles], dtype=bool)
-        self._kept_out = ~self._holds & np.array([p.protocol == "tcp" for p in profiles], bool)
+        self._kept_out = ~self._holds & np.array(
+            [p.protocol == "tcp" and not p.unconnected for p in profiles], bool
+        )
         self._host = np.array([hosts.index(s.target) for s in flows.sources], dtype=np.intp)
         self._over: dict[LinkId, tuple[int, Rows]] = {}
         """Rows over a link, and the version of the routes for which that is so."""
+        self._room = np.array([ROOM if each is None else each.connections for each in limits])
+        self._backlog = np.array(
+            [inf if each is None or each.syn_cookies else each.backlog for each in limits]
+        )
+        self._completes = np.array([profile.establishes for profile in profiles], dtype=bool)
+        self._packets = np.array([1e6 / profile.packet_octets for profile in profiles])
+        self._asks = self._packets * [profile.syn_share for profile in profiles] * ~self._completes
+        self._half_open = np.zeros(len(hosts))
+        self._full = np.zeros(len(hosts), dtype=bool)
+        self._limited = [
+            (index, each.packets_s, flows.processors[address])
+            for index, (address, each) in enumerate(zip(hosts, limits, strict=True))
+            if each is not None
+        ]
+        self._settled = now
+        self._refused = np.zeros(len(profiles))
 
-    def settle(self) -> None:
-        """Keep honest sources out where there is no room; to be called before each tick."""
-        if self._holds.any():
-            held = np.bincount(self._host, self._now_open() * self._holds)
-            self._flows.keep_out((held[self._host] >= ROOM) & self._kept_out)
+    def settle(self, now: float) -> bool:
+        """Keep honest sources out where there is no room; to be called before each tick.
+
+        Returns:
+            Whether a backlog fills or empties, so that this changes without the fluid.
+
+        """
+        refused = self.refused_s(now)
+        filling = self._limited and self._exhaust(now - self._settled)
+        self._refused, self._settled = refused, now
+        if self._holds.any() or self._limited:
+            held = np.bincount(self._host, self._now_open() * self._holds, len(self._room))
+            full = (held >= self._room) | self._full
+            self._flows.keep_out(full[self._host] & self._kept_out & self._completes)
+        return bool(filling)
+
+    def refused_s(self, now: float) -> Floats:
+        """Return for how long each source was kept out by a full backlog so far, in s."""
+        out = self._full[self._host] & self._kept_out & self._completes & (self._flows.level > 0)
+        return np.asarray(self._refused + out * (now - self._settled), dtype=np.float64)
+
+    def _exhaust(self, elapsed: float) -> bool:
+        """Bring the backlogs up to date, and the processors' shares of what arrives."""
+        delivering = self._fluid.delivering[: len(self._open)]
+        asked = np.bincount(self._host, delivering * self._asks, len(self._room))
+        steady = np.minimum(asked * HALF_OPEN_S, self._backlog)
+        grown = asked * HALF_OPEN_S
+        grown += (self._half_open - grown) * np.exp(-elapsed / HALF_OPEN_S)
+        self._half_open = np.minimum(grown, self._backlog)
+        finite = np.isfinite(self._backlog)
+        crowded = asked * HALF_OPEN_S * _SERVED > self._backlog
+        self._full = finite & crowded & (self._half_open >= 0.999 * self._backlog)
+        mb = np.bincount(self._host, delivering, len(self._room))
+        packets = np.bincount(self._host, delivering * self._packets, len(self._room))
+        for index, packets_s, stage in self._limited:
+            mean = mb[index] / packets[index] if packets[index] > 0 else inf
+            self._fluid.capacity[stage] = packets_s * mean
+        return bool((finite & (np.abs(self._half_open - steady) > 1.0)).any())
 
     def over(self, link: LinkId) -> int:
         """Return how many connections are open over ``link``."""

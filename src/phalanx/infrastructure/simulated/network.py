@@ -82,7 +82,7 @@ class SimulatedNetwork(NetworkDriver):
             raise ValueError(f"the repository's PoP {network.repository} is not in the network")
         self._fluid = Fluid()
         self._flows = Flows(network, self._topology, sources, self._fluid)
-        self._connections = Connections(self._flows, self._fluid)
+        self._connections = Connections(self._flows, self._fluid, clock.now())
         unknown = [link for link in watched if link not in self._flows.stages]
         if unknown:
             raise ValueError(f"no link {unknown[0]} to watch")
@@ -97,7 +97,9 @@ class SimulatedNetwork(NetworkDriver):
             repository=network.repository,
         )
         self._measures = SimulatedMeasures(clock, self._flows, self._engine, recorder)
-        self._observer = SimulatedObserver(clock, self._topology, self._engine, self._flows, seed)
+        self._observer = SimulatedObserver(
+            clock, self._topology, self._engine, self._flows, self._connections, seed
+        )
         self._lifecycle = Lifecycle(
             clock,
             recorder,
@@ -253,10 +255,11 @@ class SimulatedNetwork(NetworkDriver):
         if not up:
             self._downloads.cut(link.a, link.b, event)
 
-    def _prepare(self) -> None:
-        self._connections.settle()
+    def _prepare(self) -> bool:
+        filling = self._connections.settle(self._clock.now())
         self._flows.prepare()
         self._observer.prepare()
+        return filling
 
     def _react(self) -> None:
         self._transfers.react()

@@ -9,6 +9,7 @@ from itertools import pairwise
 from math import inf, prod
 
 import numpy as np
+from msgspec.structs import replace
 
 from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import Failed, FlowRecords, FlowStats, Observe
@@ -18,9 +19,10 @@ from phalanx.infrastructure import Answer
 from phalanx.infrastructure.reservations.instances import Instance
 from phalanx.infrastructure.reservations.topology import Topology
 from phalanx.infrastructure.simulated.engine import Meter, TrafficEngine
-from phalanx.infrastructure.simulated.flows import Flows
+from phalanx.infrastructure.simulated.flows import SYN_RETRY_S, Connections, Flows
 from phalanx.infrastructure.simulated.fluid import Floats
 
+SYN_OCTETS = 60
 ROOM = 16_384
 """Flows that a recorder has room for; it counts the packets of any others together."""
 _ROUNDING = 1e-9
@@ -77,6 +79,9 @@ def _flow(
     syn = int(rng.binomial(packets, profile.syn_share))
     established = int(rng.binomial(syn, delivered)) if profile.establishes else 0
     still_open = round(profile.connections * looked_at) if delivered > 0 else 0
+    replies = int(rng.poisson(packets * delivered * profile.reply_share))
+    unseen = source.asymmetric
+    replies = 0 if unseen else replies
     return FlowStats(
         source=source.address,
         target=source.target,
@@ -86,9 +91,12 @@ def _flow(
         octets=round(packets * profile.packet_octets),
         syn=syn,
         established=established,
-        replies=int(rng.poisson(packets * delivered * profile.reply_share)),
-        answered=0 if profile.holds else max(established, still_open),
+        replies=replies,
+        answered=0 if profile.holds or unseen else max(established, still_open),
         open=still_open,
+        source_port=profile.source_port,
+        resets=replies if profile.unconnected else 0,
+        syn_acks=packets if profile.syn_acks else 0,
     )
 
 
@@ -98,7 +106,7 @@ def _forged(
     profile = source.profile
     addresses = rng.integers(_LOWEST, _HIGHEST, packets)
     syn = rng.binomial(1, profile.syn_share, packets)
-    replies = rng.poisson(delivered * profile.reply_share, packets)
+    replies = rng.poisson(0.0 if source.asymmetric else delivered * profile.reply_share, packets)
     return [
         FlowStats(
             source=str(IPv4Address(address)),
@@ -110,6 +118,9 @@ def _forged(
             syn=asks,
             established=0,
             replies=replied,
+            source_port=profile.source_port,
+            resets=replied if profile.unconnected else 0,
+            syn_acks=1 if profile.syn_acks else 0,
         )
         for address, asks, replied in zip(
             addresses.tolist(), syn.tolist(), replies.tolist(), strict=True
@@ -128,6 +139,8 @@ class _Observation:
     began: float
     delivered: Floats
     """What each flow had delivered when the observation began, MB."""
+    refused: Floats
+    """For how long each had been kept out by then, s."""
     timer: Timer | None = None
 
 
@@ -140,12 +153,19 @@ class SimulatedObserver:
     """
 
     def __init__(
-        self, clock: Clock, topology: Topology, engine: TrafficEngine, flows: Flows, seed: int
+        self,
+        clock: Clock,
+        topology: Topology,
+        engine: TrafficEngine,
+        flows: Flows,
+        connections: Connections,
+        seed: int,
     ) -> None:
         self._clock = clock
         self._topology = topology
         self._engine = engine
         self._flows = flows
+        self._connections = connections
         self._seed = seed
         self._count = 0
         self._version = 0
@@ -172,6 +192,7 @@ class SimulatedObserver:
             prod(1.0 - loss for loss in losses),
             self._clock.now(),
             self._delivered(),
+            self._connections.refused_s(self._clock.now()),
         )
         self._aim(observation)
         self._engine.install(meter)
@@ -251,12 +272,43 @@ class SimulatedObserver:
         flows, unlisted = record(
             rng,
             [
-                (self._flows.sources[row], seen[row], min(1.0, float(delivered[row] / seen[row])))
+                (
+                    self._as_seen(row, observation),
+                    seen[row],
+                    min(1.0, float(delivered[row] / seen[row])),
+                )
                 for row in map(int, np.flatnonzero(seen > 0))
             ],
             coverage * action.sampling,
         )
+        flows += self._refusals(rng, observation, coverage * action.sampling)
         observation.answer(FlowRecords(flows, seconds, coverage, unlisted))
+
+    def _as_seen(self, row: int, observation: _Observation) -> Source:
+        """Return a source, whose answers are seen at its target whatever way they take."""
+        source = self._flows.sources[row]
+        if (
+            source.asymmetric
+            and self._flows.hosts[source.target].at == observation.instance.chain.path[-1]
+        ):
+            return replace(source, asymmetric=False)
+        return source
+
+    def _refusals(
+        self, rng: np.random.Generator, observation: _Observation, looked_at: float
+    ) -> tuple[FlowStats, ...]:
+        """Return the requests of users that a full backlog keeps out."""
+        rows = observation.meter.rows
+        out = (self._connections.refused_s(self._clock.now()) - observation.refused)[rows]
+        tries = {
+            int(row): int(rng.poisson(s / SYN_RETRY_S * looked_at))
+            for row, s in zip(rows[out > 0], out[out > 0], strict=True)
+        }
+        sources = [(self._flows.sources[row], count) for row, count in tries.items() if count]
+        return tuple(
+            FlowStats(s.address, s.target, s.port, "tcp", n, n * SYN_OCTETS, n, 0, 0)
+            for s, n in sources
+        )
 
     def _delivered(self) -> Floats:
         self._engine.sync()
