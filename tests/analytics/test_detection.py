@@ -116,7 +116,11 @@ def test_confidence_and_interval_agree(threshold, trials, share):
 
 
 def slow(source, held, answered=0, new=0, **more):
-    return flow(source, packets=held * 2, done=new, held=held, answered=answered, **more)
+    """The target acknowledges what it gets, and says nothing else."""
+    packets = held * 2
+    return flow(
+        source, packets=packets, done=new, replies=packets, held=held, answered=answered, **more
+    )
 
 
 def test_connections_that_are_held_open_and_never_answered():

@@ -19,6 +19,9 @@ from phalanx.domain.series import TrafficWindow
 GROUP = "phalanx.detectors"
 SYN_FLOOD = "syn flood"
 UDP_FLOOD = "udp flood"
+ACK_FLOOD = "ack flood"
+SYN_ACK_FLOOD = "syn-ack flood"
+REFLECTION = "reflection"
 SLOW = "slow connections"
 """Kinds of attacks that functions treat in ways of their own; any other is taken for a flood."""
 
@@ -31,7 +34,7 @@ class Finding(Struct, frozen=True):
     """An attack that a detector found."""
 
     kind: str
-    """What it is: ``SYN_FLOOD``, ``UDP_FLOOD``, ``SLOW`` or a kind of the detector's own."""
+    """What it is: one of the kinds above or one of the detector's own."""
     target: str
     """The address that is attacked."""
     source: str | None

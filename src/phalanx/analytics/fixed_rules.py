@@ -24,6 +24,13 @@ service that is down for all is taken for forged, as counters cannot tell. The t
 sources, not packets, since the packets of one source are lost together. The verdict needs 82
 sources at least; such a crowd on the assumption's edge is blamed with a chance of 10^-8, a
 larger one with less.
+
+Packets of no connection (ACK and SYN-ACK floods) are told by what the target answers: resets, to
+nearly all of them. Assumption: an honest client whose connection is reset asks for another one.
+Reflection is told by the port of a service that amplifies, by answers larger than honest ones
+are on average, and by a target that was not seen to ask. Where only one way of the traffic is
+seen, no reset and no request is: connections that complete without one reply show that, and
+then nothing is said of UDP, nor of connections that are not answered.
 """
 
 from __future__ import annotations
@@ -32,7 +39,15 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct, field
 
-from phalanx.analytics.detectors import SLOW, SYN_FLOOD, UDP_FLOOD, Finding
+from phalanx.analytics.detectors import (
+    ACK_FLOOD,
+    REFLECTION,
+    SLOW,
+    SYN_ACK_FLOOD,
+    SYN_FLOOD,
+    UDP_FLOOD,
+    Finding,
+)
 from phalanx.analytics.statistics import confidence, fewest, wilson
 from phalanx.domain.actions import FlowStats
 from phalanx.domain.series import TrafficWindow
@@ -53,6 +68,10 @@ class FlowAggregate(Struct):
     established: int = 0
     replies: int = 0
     answered: int = 0
+    resets: int = 0
+    syn_acks: int = 0
+    source_port: int = -1
+    """-1: there is no record yet."""
     open_at: dict[int, int] | None = None
     """Open connections by port; None: there are none."""
 
@@ -68,6 +87,12 @@ class FlowAggregate(Struct):
         self.established += flow.established
         self.replies += flow.replies
         self.answered += flow.answered
+        self.resets += flow.resets
+        self.syn_acks += flow.syn_acks
+        if self.source_port in (-1, flow.source_port):
+            self.source_port = flow.source_port
+        else:
+            self.source_port = 0
         if flow.open:
             self.open_at = self.open_at or {}
             self.open_at[flow.port] = max(flow.open, self.open_at.get(flow.port, 0))
@@ -107,7 +132,7 @@ def judge(one: FlowAggregate, seconds: float) -> Finding | None:
     """Return the verdict on a source that was watched for ``seconds``; None: nothing certain."""
     if one.protocol != "tcp":
         return _udp_flood(one, seconds)
-    return _syn_flood(one, seconds) or _slow(one, seconds)
+    return _syn_flood(one, seconds) or _unconnected(one, seconds) or _slow(one, seconds)
 
 
 def _syn_flood(one: FlowAggregate, seconds: float) -> Finding | None:
@@ -172,6 +197,87 @@ def _slow(one: FlowAggregate, seconds: float) -> Finding | None:
     return Finding(SLOW, one.target, one.source, sure, reason, evidence)
 
 
+RESET = 0.9
+"""A source of which certainly a larger share of the replies are resets has no connection."""
+UNCONNECTED_S = 200.0
+"""Rate below which packets of no connection are left alone, in packets/s."""
+ASKS = 0.05
+"""A source that asks for connections with a larger share of its packets is judged by those."""
+
+
+def _unconnected(one: FlowAggregate, seconds: float) -> Finding | None:
+    rate = one.packets / seconds
+    if one.established or one.syn > ASKS * one.packets or rate <= UNCONNECTED_S:
+        return None
+    least = wilson(one.resets, one.replies)[0]
+    if least <= RESET:
+        return None
+    kind = SYN_ACK_FLOOD if 2 * one.syn_acks > one.packets else ACK_FLOOD
+    evidence = {
+        "packets_s": round(rate, 3),
+        "resets": one.resets,
+        "reset_at_least": round(least, 6),
+    }
+    what = "SYN-ACKs" if kind == SYN_ACK_FLOOD else "packets"
+    reason = (
+        f"sends {_number(evidence['packets_s'])} {what}/s of no connection: certainly more than "
+        f"{_share(least)} of the replies are resets"
+    )
+    sure = confidence(one.resets, one.replies, RESET)
+    return Finding(kind, one.target, one.source, sure, reason, evidence)
+
+
+AMPLIFIED = {
+    19: 100.0,  # character generator
+    53: 512.0,  # DNS: most answers fit what the protocol allows without an extension
+    123: 200.0,  # NTP: a time is told in 90 octets, the list of clients takes 482
+    161: 512.0,  # SNMP
+    389: 512.0,  # LDAP without connections
+    1900: 200.0,  # SSDP
+    11211: 512.0,  # memcached
+}
+"""UDP ports of services that amplify (US-CERT alert TA14-017A), and the mean octets of a packet
+from which on their answers are larger than those to honest requests."""
+
+
+def reflections(aggregates: Iterable[FlowAggregate], seconds: float) -> list[Finding]:
+    """Return the reflectors that certainly flood a target with answers it did not ask for.
+
+    What is certain is that all together are unasked for (counts as of one source, see
+    ``_udp_flood``); then each of them that sends large answers and gets nothing is named.
+    """
+    groups: dict[tuple[str, int], list[FlowAggregate]] = {}
+    for one in aggregates:
+        large = AMPLIFIED.get(one.source_port)
+        if one.protocol == "udp" and large is not None and one.octets > large * one.packets:
+            groups.setdefault((one.target, one.source_port), []).append(one)
+    found = []
+    for (target, port), group in groups.items():
+        packets, replies = sum(o.packets for o in group), sum(o.replies for o in group)
+        most = wilson(replies, packets)[1]
+        rate = packets / seconds
+        if packets <= fewest(REPLIED) or rate <= UDP_PACKETS_S or most >= REPLIED:
+            continue
+        sure = confidence(replies, packets, REPLIED)
+        for one in group:
+            if one.replies:
+                continue
+            evidence = {
+                "source_port": port,
+                "packets_s": round(one.packets / seconds, 3),
+                "packet_octets": round(one.octets / one.packets, 1),
+                "reflected_s": round(rate, 3),
+                "reflectors": len(group),
+            }
+            reason = (
+                f"sends {_number(evidence['packets_s'])} answers/s of "
+                f"{_number(evidence['packet_octets'])} octets from port {port} that nothing was "
+                f"seen to ask for, one of {_sources(len(group))} with {_number(rate)}/s in all"
+            )
+            found.append(Finding(REFLECTION, target, one.source, sure, reason, evidence))
+    return found
+
+
 FORGED = 0.9
 """Share of a target's SYNs (or UDP packets) from silent sources that makes them forged."""
 FORGED_S = 200.0
@@ -186,7 +292,7 @@ class Forgery(Struct, frozen=True):
     """The certainty that the sources of a target's traffic of one protocol are forged."""
 
     kind: str
-    """``syn flood`` or ``udp flood``."""
+    """``SYN_FLOOD``, ``UDP_FLOOD``, ``ACK_FLOOD`` or ``SYN_ACK_FLOOD``."""
     evidence: dict[str, float]
     confidence: float
 
@@ -227,13 +333,19 @@ def forgeries(
         listed += one.packets
         tcp = one.protocol == "tcp"
         asked = one.syn if tcp else one.packets
-        if not asked:
-            continue
-        if tcp:
+        kind = SYN_FLOOD if tcp else UDP_FLOOD
+        if tcp and not asked:
+            # Of packets without a request, each source that is answered counts once.
+            if not one.replies:
+                continue
+            asked, kind = 1, SYN_ACK_FLOOD if one.syn_acks else ACK_FLOOD
+            silent = one.packets <= FEW_PACKETS and 0 < one.resets == one.replies
+        elif tcp:
             silent = asked <= FEW_SYN and not (one.established or one.answered)
         else:
             silent = asked <= FEW_PACKETS and not one.replies
-        kind = SYN_FLOOD if tcp else UDP_FLOOD
+        if not asked:
+            continue
         crowds.setdefault((one.target, kind), _Crowd()).add(asked, silent=silent)
     found: dict[str, list[Forgery]] = {}
     scale = 1 + unlisted / listed if listed else 1.0
@@ -267,6 +379,35 @@ FLOODED = 0.2
 there by slow ones, that makes it anomalous."""
 
 
+def _judged(aggregates: list[FlowAggregate]) -> list[FlowAggregate]:
+    """Return what can be judged, with what a target asked of a UDP source among its replies.
+
+    Of targets of which only one way of the traffic is seen (connections to them are open, and
+    not one packet comes back), UDP traffic and open connections are left out.
+    """
+    seen: dict[str, list[int]] = {}
+    sent: dict[tuple[str, str], int] = {}
+    for one in aggregates:
+        if one.protocol == "tcp":
+            total = seen.setdefault(one.target, [0, 0])
+            total[0] += one.established + one.open
+            total[1] += one.replies
+        else:
+            sent[one.source, one.target] = one.packets
+    judged = []
+    for one in aggregates:
+        connected, replies = seen.get(one.target, (0, 0))
+        blind = connected > 0 and replies == 0
+        if one.protocol == "tcp":
+            one.open_at = None if blind else one.open_at
+        elif blind:
+            continue
+        else:
+            one.replies += sent.get((one.target, one.source), 0)
+        judged.append(one)
+    return judged
+
+
 class FixedRules:
     """Implements ``Detector``: looks at flow records alone."""
 
@@ -277,7 +418,8 @@ class FixedRules:
         of its traffic is an attack: forged floods come first, then floods by what they send,
         then slow connections.
         """
-        aggregates = aggregate(window.flows)
+        aggregates = _judged(aggregate(window.flows))
+        reflected = {(f.source, f.target): f for f in reflections(aggregates, window.seconds)}
         flows: list[Finding] = []
         targets: dict[str, _Target] = {}
         for each in aggregates:
@@ -285,6 +427,8 @@ class FixedRules:
             if target is None:
                 target = targets[each.target] = _Target()
             finding = judge(each, window.seconds)
+            if each.protocol == "udp":
+                finding = reflected.get((each.source, each.target), finding)
             target.add(each, finding)
             if finding is not None:
                 flows.append(finding)
@@ -356,11 +500,20 @@ class _Target(Struct):
         return Finding(kind, ip, None, sure, why, merged, bool(forged), mb_s)
 
 
+_ASKED = {
+    SYN_FLOOD: "SYNs",
+    UDP_FLOOD: "UDP packets",
+    ACK_FLOOD: "senders of ACKs",
+    SYN_ACK_FLOOD: "senders of SYN-ACKs",
+}
+"""What the share of a forgery is of."""
+
+
 def _why(kind: str, seen: dict[str, float]) -> str:
     """Return why the traffic towards an address is an attack, as half a sentence about it."""
     reasons = []
     if "forged_share" in seen:
-        asked = "SYNs" if kind == SYN_FLOOD else "UDP packets"
+        asked = _ASKED.get(kind, "packets")
         reasons.append(
             f"{_share(seen['forged_share'])} of its {asked} ({_number(seen['forged_s'])}/s) come "
             f"from {_number(seen['silent_sources'])} sources that never go on: they are forged"

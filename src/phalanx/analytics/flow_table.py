@@ -23,8 +23,8 @@ END = (KEY - 1) // 2
 """Octets of an address and a port."""
 
 # A connection's record: counters, and what happened on it as bits.
-PACKETS, OCTETS, ASKED, REPLIES, BITS = range(5)
-KNOWN, COMPLETED, SENT, ANSWERED, ENDED = 1, 2, 4, 8, 16
+PACKETS, OCTETS, ASKED, REPLIES, BITS, RESETS, REFUSALS, REPLY_OCTETS = range(8)
+KNOWN, COMPLETED, SENT, ANSWERED, ENDED, ACCEPTED = 1, 2, 4, 8, 16, 32
 
 
 class FlowTable:
@@ -33,6 +33,10 @@ class FlowTable:
     The source of a connection is who asks: the sender of the SYN, or the other end of a known
     server; where neither was seen, the end with the higher TCP port or the first that sends
     UDP. A connection whose ends were guessed never counts as held open.
+
+    A connection that began with a SYN-ACK nobody asked for, and of which nothing came but resets
+    from the end that it went to, is told the other way round: who sent the SYN-ACK is its source.
+    One on which the target sent nothing but resets was never established.
     """
 
     def __init__(self, connections: int = CONNECTIONS) -> None:
@@ -58,43 +62,55 @@ class FlowTable:
             back = key[END:-1] + key[:END] + key[-1:]
             record = table.get(back)
             if record is not None:
-                self._back(record, flag, data)
+                self._back(record, flag, data, size)
                 continue
             if len(table) >= self._most:
                 self._unlisted += 1
                 continue
             known, reply = self._ends(key, flag)
             if reply:
-                record = table[back] = [0, 0, 0, 0, known]
-                self._back(record, flag, data)
+                accepted = ACCEPTED if flag & SYN else 0
+                record = table[back] = [0, 0, 0, 0, known | accepted, 0, 0, 0]
+                self._back(record, flag, data, size)
             else:
-                record = table[key] = [0, 0, 0, 0, known]
+                record = table[key] = [0, 0, 0, 0, known, 0, 0, 0]
                 self._forth(record, flag, data, size)
 
     def close(self, seconds: float) -> FlowRecords:
         """Return the records of the window that ends, which took ``seconds``; begin the next."""
         flows: dict[bytes, tuple[int, ...]] = {}
-        for key, (packets, octets, asked, replies, bits) in self._table.items():
+        ports: dict[bytes, bytes] = {}
+        for key, record in self._table.items():
+            packets, octets, asked, replies, bits, resets, refusals, reply_octets = record
             if not packets:
                 continue  # only the target's side was seen: nobody sent anything to it
-            # By source, target, its port and protocol: the source's port does not matter.
-            name = key[: END - 2] + key[END:]
-            held = bits & KNOWN and bits & (COMPLETED | SENT) and not bits & ENDED
-            one = (
-                packets,
-                octets,
-                asked,
-                1 if bits & COMPLETED else 0,
-                replies,
-                1 if bits & ANSWERED else 0,
-                1 if held else 0,
-            )
+            if bits & ACCEPTED and packets == refusals:
+                key = key[END:-1] + key[:END] + key[-1:]  # noqa: PLW2901
+                one = (replies, reply_octets, 0, 0, packets, 0, 0, refusals, replies)
+            else:
+                refused = 0 < replies == resets and not asked
+                held = bits & KNOWN and bits & (COMPLETED | SENT) and not bits & ENDED
+                one = (
+                    packets,
+                    octets,
+                    asked,
+                    1 if bits & COMPLETED and not refused else 0,
+                    replies,
+                    1 if bits & ANSWERED else 0,
+                    1 if held else 0,
+                    resets,
+                    0,
+                )
+            # By source, target, its port and protocol: of the source's port, only whether it
+            # was the same for all.
+            name, port = key[: END - 2] + key[END:], key[END - 2 : END]
+            ports[name] = port if ports.get(name, port) == port else b""
             flow = flows.get(name)
             flows[name] = one if flow is None else tuple(map(add, flow, one))
         unlisted, self._unlisted = self._unlisted, 0
         self._table.clear()
         return FlowRecords(
-            tuple(_stats(key, counters) for key, counters in flows.items()),
+            tuple(_stats(key, counters, ports[key]) for key, counters in flows.items()),
             seconds,
             unlisted=unlisted,
         )
@@ -107,11 +123,15 @@ class FlowTable:
             record[BITS] |= KNOWN
         elif flag & RST:
             record[BITS] |= ENDED
+            record[REFUSALS] += 1
         elif flag & ACK:
             record[BITS] |= COMPLETED | (SENT if data else 0) | (ENDED if flag & FIN else 0)
 
-    def _back(self, record: list[int], flag: int, data: int) -> None:
+    def _back(self, record: list[int], flag: int, data: int, size: int) -> None:
         record[REPLIES] += 1
+        record[REPLY_OCTETS] += size
+        if flag & RST:
+            record[RESETS] += 1
         if flag & (FIN | RST):
             record[BITS] |= ENDED
         if data:
@@ -133,10 +153,17 @@ class FlowTable:
         return 0, source[-2:] < target[-2:]
 
 
-def _stats(key: bytes, counters: tuple[int, ...]) -> FlowStats:
+def _stats(key: bytes, counters: tuple[int, ...], source_port: bytes) -> FlowStats:
     source, target, port = key[: END - 2], key[END - 2 : -3], int.from_bytes(key[-3:-1])
     protocol = "tcp" if key[-1] == TCP else "udp"
-    return FlowStats(_address(source), _address(target), port, protocol, *counters)
+    packets, octets, syn, done, replies, answered, held, resets, syn_acks = counters
+    return FlowStats(
+        *(_address(source), _address(target), port, protocol),
+        *(packets, octets, syn, done, replies, answered, held),
+        source_port=int.from_bytes(source_port),
+        resets=resets,
+        syn_acks=syn_acks,
+    )
 
 
 def _address(octets: bytes) -> str:

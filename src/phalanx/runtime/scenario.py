@@ -89,7 +89,7 @@ class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
     default_link_loss: Loss = 0.0
 
 
-class LimitsSpec(Struct, frozen=True, forbid_unknown_fields=True):
+class HostLimitsSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """What a server can take before a flood exhausts it."""
 
     backlog: Annotated[int, Meta(ge=1, le=10_000_000)] = 4096
@@ -112,7 +112,7 @@ class HostSpec(Struct, frozen=True, forbid_unknown_fields=True):
     address: Address
     bandwidth_mb_s: Positive
     latency_ms: Annotated[float, Meta(ge=0, le=1e6)] = 0.1
-    limits: LimitsSpec | None = None
+    limits: HostLimitsSpec | None = None
     """None: floods exhaust its link alone, and slow clients its 512 connections."""
 
 
