@@ -284,9 +284,12 @@ class _Builder:
         cores, memory = rng.choice([4.0, 6.0, 8.0]), rng.choice([8.0, 12.0, 16.0])
         if self._case.resources == "scarce":
             cores, memory = rng.choice([1.0, 2.0]), rng.choice([1.5, 2.0, 3.0])
-            if pop in (self._server, self._second):
+            if pop in (self._server, self._second):  # their monitors run from the start
                 cores, memory = 2.0, 2.0
-        elif self._case.resources == "full" and pop in self._entries:
+        elif self._case.resources == "full" and pop in {*self._entries} - {
+            self._server,
+            self._second,
+        }:
             cores, memory = 0.2, 0.2
         return PopSpec(pop, cores, memory, 300.0, *self._places[pop])
 
