@@ -55,6 +55,8 @@ _REMEMBERED = 4096
 _NO_RESPONDERS = "503"
 """Status of a message in place of an answer: the subject has no subscriber."""
 
+CLOSED = "the client was closed"
+
 
 class NatsSubscription(NatsListener):
     """A pattern that a handler hears; implements ``Subscription``."""
@@ -327,7 +329,7 @@ class NatsClient(CheckedClient):
 
         The clock's loop must run on for that: ``finish`` sees to it.
         """
-        reason = "the client was closed"
+        reason = CLOSED
         for reading in self._readings:
             reading.close()
         for reply in list(self._requests):
@@ -347,6 +349,7 @@ class NatsClient(CheckedClient):
     def _written(self, reason: str | None) -> None:
         if reason is not None:
             self._counters.refuse("put")
+        if reason not in (None, CLOSED):  # the caller that closes it needs no complaint
             self._connection.complained(f"a value was not kept: {reason}")
 
     def _keep(
