@@ -24,6 +24,7 @@ from phalanx.runtime.scenario import (
     FaultSpec,
     FunctionSpec,
     GoalSpec,
+    HostLimitsSpec,
     HostSpec,
     LinkSpec,
     MonitorSpec,
@@ -31,6 +32,7 @@ from phalanx.runtime.scenario import (
     PopSpec,
     PreferencesSpec,
     Scenario,
+    ShapeSpec,
     TrafficSpec,
 )
 from phalanx.runtime.topology import from_graphml
@@ -49,6 +51,12 @@ ATTACKS = {
     "udp": "udp-flood",
     "udp-forged": "udp-flood-spoofed",
     "slow": "slow-http",
+    "dns": "dns-reflection",
+    "ntp": "ntp-reflection",
+    "ack": "ack-flood",
+    "ack-forged": "ack-flood-spoofed",
+    "syn-ack": "syn-ack-flood",
+    "syn-ack-forged": "syn-ack-flood-spoofed",
 }
 """Profiles by the name of the attack."""
 PEACE = {
@@ -59,6 +67,10 @@ SHAPES = {
     "steady": "from second 20 to 140",
     "ramp": "as steady, but one source after another within 60 s",
     "pulses": "three times 40 s, each with other sources, with pauses of 40 s",
+    "beats": "five times 20 s by the same sources, with pauses of 20 s",
+    "quiet": "as steady, but a source that gets little through sends nothing for 30 s",
+    "move": "as steady, but a source that gets little through moves to another address and PoP",
+    "oneway": "as steady, but answers take another way, where only the target's PoP sees them",
     "waves": "from second 20 to 140, and from 80 to 200 from other sources and PoPs",
 }
 FAMILIES = ("ring", "star", "tree", "mesh", "line")
@@ -69,6 +81,7 @@ AIMS = {
     "15mb": "15 MB/s on a server behind 6 MB/s",
     "60mb": "60 MB/s on a server behind 6 MB/s",
     "swarm": "6 MB/s from 200 sources",
+    "fragile": "a server without SYN cookies, with a backlog of 1,024 and 20,000 packets/s",
     "inside": "all attackers stand at the server's own PoP",
 }
 RESOURCES = {
@@ -294,8 +307,10 @@ class _Builder:
         return PopSpec(pop, cores, memory, 300.0, *self._places[pop])
 
     def _hosts(self) -> tuple[HostSpec, ...]:
+        fragile = HostLimitsSpec(backlog=1024, syn_cookies=False, packets_s=20_000)
+        limits = fragile if self._case.aim == "fragile" else None
         hosts = [
-            HostSpec("server", self._server, "10.0.0.10", self._access_mb_s),
+            HostSpec("server", self._server, "10.0.0.10", self._access_mb_s, limits=limits),
             HostSpec("office", self._server, "10.0.0.20", ACCESS_MB_S),
         ]
         if self._case.aim == "two":
@@ -350,6 +365,14 @@ class _Builder:
         match case.shape:
             case "ramp":
                 return [replace(group, spread_s=60.0)]
+            case "beats":
+                return [replace(group, end_s=200.0, shape=ShapeSpec(on_s=20.0, off_s=20.0))]
+            case "quiet":
+                return [replace(group, adapt="quiet")]
+            case "move":
+                return [replace(group, adapt="move")]
+            case "oneway":
+                return [replace(group, asymmetric=True)]
             case "waves":
                 late = replace(
                     group, name=f"late-{name}", at=tuple(self._late), start_s=80.0, end_s=200.0
@@ -458,6 +481,13 @@ TABLE = _listed("""
     calm/steady/ring-6/lossy  calm/steady/tree-15/split  calm/steady/mesh-24/noisy
     calm/steady/line-6/scarce/restart  crowd/steady/tree-15/15mb  crowd/steady/mesh-24/60mb
     crowd/steady/mesh-24/noisy  crowd/ramp/line-6/split
+    dns/steady/ring-6  dns/steady/mesh-24/15mb  ntp/steady/star-8  ntp/pulses/tree-15
+    ack/steady/ring-6  ack-forged/steady/mesh-24  syn-ack/steady/tree-15
+    syn-ack-forged/steady/star-8  ack-forged/steady/ring-6/upstream  dns+crowd/steady/ring-6
+    syn/beats/ring-6  udp/beats/mesh-24  syn-forged/beats/tree-15  slow/beats/star-8
+    syn/quiet/mesh-24  udp/quiet/ring-6  syn/move/ring-6  udp/move/mesh-24  ack/move/star-8
+    syn/oneway/mesh-24  udp/oneway/ring-6  syn-forged/oneway/tree-15
+    syn/steady/ring-6/fragile  syn-forged/steady/mesh-24/fragile  ack/steady/star-8/fragile
     syn/steady/ring-24/swarm  udp/steady/ring-6/swarm  slow/steady/star-8/swarm
     syn/steady/ring-6/inside  udp-forged/steady/mesh-24/inside  slow/steady/tree-15/inside
     syn/steady/ring-6/blackout  udp/steady/mesh-24/blackout  syn-forged/steady/tree-15/blackout

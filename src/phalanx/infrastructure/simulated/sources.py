@@ -80,7 +80,7 @@ class GroundTruthSampler:
         rows, lacking = rows[short], lacking[short]
         way = flows.ways(rows)
         closed = -np.log(np.maximum(fluid.fitting[way], _LEAST_SHARE**3))
-        measured = np.sum(closed * ~fluid.queued[way], axis=0)
+        measured = np.sum(closed * np.isin(way, flows.policers), axis=0)
         share = measured / np.maximum(np.sum(closed, axis=0), _LEAST_SHARE**3)
         denied = np.bincount(self._host[rows], lacking * share, minlength=len(flows.hosts))
         return {
