@@ -97,7 +97,7 @@ JUDGED = (
     [*cases.TABLE, *cases.LARGE]
     if ALL
     else [
-        *cases.QUICK,
+        *cases.QUICK[::2],
         *map(cases.named, ["udp/steady/ring-6/swarm", "syn/steady/ring-6/neighbour"]),
     ]
 )
