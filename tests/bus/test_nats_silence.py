@@ -168,6 +168,7 @@ def test_a_server_that_never_speaks_is_waited_for_longer_each_time(tmp_path: Pat
         assert complaints == [f"no connection within {s:g} s" for s in (0.1, 0.2, 0.4)]
 
 
+@pytest.mark.processes
 def test_a_process_that_was_busy_for_long_keeps_its_connection(tmp_path: Path) -> None:
     with Ground.of_one(tmp_path) as ground:
         a = ground.join(A, deaf_s=DEAF_S)
@@ -201,6 +202,7 @@ clock.run(120.0)
 """
 
 
+@pytest.mark.processes
 def test_a_process_that_was_stopped_for_long_keeps_its_connection(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.add_servers(1)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 
 import msgspec
+from msgspec.structs import replace
 
 from phalanx.runtime.scenario import Scenario
 
 ATTACK_ENDS_S = 60.0
 FAULTS_END_S = 90.0
 DURATION_S = 420.0
+LATE_ATTACK_ENDS_S = 220.0
 
 
 def random_plan(seed: int) -> Scenario:
@@ -118,6 +120,22 @@ def random_plan(seed: int) -> Scenario:
         "faults": [_fault(rng, pops, links) for _ in range(rng.randint(0, 6))],
     }
     return msgspec.convert(document, Scenario)
+
+
+def service_plan(seed: int) -> Scenario:
+    """Return the same with the service strategy, and an attack that outlasts all faults."""
+    plan = random_plan(seed)
+    traffic = [
+        replace(group, end_s=LATE_ATTACK_ENDS_S) if group.name == "attackers" else group
+        for group in plan.traffic
+    ]
+    return replace(
+        plan,
+        strategy="service",
+        traffic=tuple(traffic),
+        duration_s=LATE_ATTACK_ENDS_S,
+        timing=replace(plan.timing, sample_s=1.0),
+    )
 
 
 def _fault(rng: random.Random, pops: list[str], links: list[tuple[str, str]]) -> dict[str, object]:

@@ -115,9 +115,9 @@ class Failover(Configured, Capability):
 
     @starts
     def begin(self, me: Agent) -> None:
-        """Tell the guardian at once, then regularly."""
+        """Tell the guardian at once, with the goals that the agent is given now; then regularly."""
         self._beaten = me.now
-        self._beat(me)
+        me.call_at(me.now, partial(self._beat, me))
 
     def take_over(self, me: Agent, owner: AgentId, goals: tuple[OpenGoal, ...]) -> Steps:
         """Pursue from now on what ``owner`` pursued."""

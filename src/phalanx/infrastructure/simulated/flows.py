@@ -29,9 +29,12 @@ def _rank(rule: TrafficRule) -> int:
     """Return where a rule stands in the order in which traffic meets them.
 
     What blocks a single flow or a forged handshake comes before what throttles many, so that
-    what is blocked uses up no one's limit.
+    what is blocked uses up no one's limit. What is dropped where it enters comes before all, so
+    that it makes no way to another filter.
     """
     verdict, match = rule.verdict, rule.match
+    if match.entry is not None and verdict in _BLOCKING:
+        return -1
     if match.source is not None or verdict in _BLOCKING:
         return 0
     throttles = verdict in (TrafficVerdict.LIMIT, TrafficVerdict.DELAY)
