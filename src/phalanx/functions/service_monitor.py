@@ -59,6 +59,8 @@ CROWDED = 0.2
 """Share of a link's octets from which one-way UDP that came with a breach is its cause."""
 FEW_ASKED = 16
 """A remembered offender is convicted again by so many SYNs or packets that got nothing."""
+FEW_LOOKS = 2
+"""Looks that are judged together as well, beside the last one and all that are kept."""
 MANY_FLOWS = 4_000
 """Records of one look above which the next is sampled."""
 SAMPLES = 60
@@ -174,27 +176,31 @@ class ServiceMonitor(Capability):
     def _examine(
         self, me: Agent, goal: GoalInstance, seen: _Link, sample: LinkSample
     ) -> list[Finding]:
-        """Return the findings of the last look, then those that only all kept looks allow."""
+        """Return the findings of the last look, then those that only several together allow.
+
+        A rate is taken over the looks that are judged together, so few of them show what has just
+        begun, and all that are kept show what does little at a time.
+        """
         times, rates, connections = zip(*seen.history, strict=True)
         series = (
             TimeSeries("link rate", sample.link, "MB/s", times, rates),
             TimeSeries("open connections", sample.link, "connections", times, connections),
         )
-        last = seen.looks[-1][1]
-        findings = examine(me, goal, last, series=series)
-        if len(seen.looks) == 1:
-            return findings
         looks = [look for _, look in seen.looks]
-        together = FlowRecords(
-            tuple(flow for look in looks for flow in look.flows),
-            sum(look.seconds for look in looks),
-            1.0,
-            sum(look.unlisted for look in looks),
-        )
-        present = {(flow.source, flow.target) for flow in last.flows}
-        present -= {(f.source or "", f.target) for f in findings}
-        longer = examine(me, goal, together, series=series)
-        return findings + [f for f in longer if (f.source, f.target) in present]
+        findings = examine(me, goal, looks[-1], series=series)
+        present = {(flow.source, flow.target) for flow in looks[-1].flows}
+        for count in sorted({min(FEW_LOOKS, len(looks)), len(looks)} - {1}):
+            some = looks[-count:]
+            together = FlowRecords(
+                tuple(flow for look in some for flow in look.flows),
+                sum(look.seconds for look in some),
+                1.0,
+                sum(look.unlisted for look in some),
+            )
+            present -= {(f.source or "", f.target) for f in findings}
+            longer = examine(me, goal, together, series=series)
+            findings += [f for f in longer if (f.source, f.target) in present]
+        return findings
 
     def _convicted(
         self, me: Agent, records: FlowRecords, findings: list[Finding]
