@@ -159,7 +159,7 @@ def test_a_false_report_blocks_no_honest_source() -> None:
 
 def test_a_filter_after_which_nobody_is_served_is_taken_back() -> None:
     """Users of one entry leave in the moment in which its filter begins."""
-    traffic = [users(at=["north"]), users(name="leaving", at=["east"], end_s=13.1), attack()]
+    traffic = [users(at=["north"]), users(name="leaving", at=["east"], end_s=12.6), attack()]
     result = service(traffic=traffic)
     (withdrawn,) = of(result, "measure.withdrawn")
     assert withdrawn.data["after_mb_s"] < withdrawn.data["before_mb_s"] / 2

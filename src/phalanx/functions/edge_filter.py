@@ -205,10 +205,11 @@ class EdgeFilter(Capability):
         assert goal.instance is not None
         heard = self._heard.get(screened.ip)
         reported = frozenset[str]() if heard is None else heard.sources
+        look_s = me.parameter(self, "entry_look_s") / (2 if reported else 1)
         records: FlowRecords = yield Act(
             Observe(
                 goal.instance,
-                me.parameter(self, "entry_look_s"),
+                look_s,
                 ip=screened.ip,
                 entry=screened.entry or None,
             )
