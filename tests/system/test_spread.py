@@ -51,7 +51,7 @@ def outcome(result: RunResult) -> dict[str, object]:
         "goals": {how: end.data["goals"].get(how, 0) for how in ("achieved", "failed")},
         "given back": end.data["given_back"],
         "shed": end.data["shed"],
-        "recovered": {h.host: h.recovered > 0.95 for h in summary.hosts},
+        "mitigated": {h.host: h.mitigated for h in summary.hosts},
     }
 
 
