@@ -300,9 +300,10 @@ def offered() -> frozenset[TrafficVerdict]:
 def _body(rule: TrafficRule) -> Body:
     """Return what a VNF is told of a rule; the link is told by devices."""
     match = {name: value for name, value in asdict(rule.match).items() if value is not None}
-    for place in ("link", "entry"):
+    for place in ("link", "entry", "sources"):
         match.pop(place, None)
-    match["sources"] = list(rule.match.sources) or None
+    if rule.match.sources:
+        match["sources"] = list(rule.match.sources)
     return {"verdict": rule.verdict.value, **match, **rule.parameters}
 
 
