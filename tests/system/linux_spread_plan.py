@@ -37,6 +37,7 @@ def plan(**changes: Any) -> dict[str, Any]:
             users(count=8, demand_mb_s=0.01, **there),
             attack(3, 9, count=ATTACKERS, demand_mb_s=0.135, **there),
         ],
+        "strategy": "published",
         "monitors": [{"link": "near>server", "at": "near", "threshold_mb_s": 0.18}],
         "functions": {name: {**sizes, "handles_mb_s": 6} for name in FUNCTIONS},
         "goals": {"default": {"preferences": {"time": 0.5, "cost": 0.4, "decentralisation": 0.1}}},
