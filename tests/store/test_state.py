@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from small_disk import fill, small_disk
 
@@ -63,6 +63,8 @@ def test_a_memory_that_is_too_large_is_refused(
     cut=st.booleans(),
     noise=st.binary(min_size=1, max_size=30),
 )
+@example(saved=[b""], at=0.2483930032049644, cut=False, noise=b"\x80")  # no text: the schema
+@example(saved=[b""], at=0.24609375, cut=False, noise=b"\x80")
 def test_a_damaged_file_is_never_taken_for_a_memory(
     tmp_path_factory: pytest.TempPathFactory,
     saved: list[bytes],

@@ -164,6 +164,7 @@ class Failover(Configured, Capability):
         peer = self._protected.get(pop)
         if peer is None:
             self._protected[pop] = _ProtectedPeer(me.now)
+            me.changes += 1
             return None
         if peer.gone:
             self._returned(me, pop, peer)

@@ -215,10 +215,11 @@ class StateFile:
                 connection.execute("COMMIT")
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
-                damage = sqlite3.DatabaseError(found)
-                damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-                raise damage
+                raise _damage(found)
             self._remember(connection)
+        except UnicodeDecodeError as error:  # damage in the text of a name or an error of SQLite
+            connection.close()
+            raise _damage(str(error)) from error
         except BaseException:
             connection.close()
             raise
@@ -259,6 +260,12 @@ class StateFile:
                 with suppress(sqlite3.Error):
                     found = aside.execute("SELECT * FROM memory WHERE slot = ?", (slot,))
                     connection.executemany(_KEEP, found.fetchall())
+
+
+def _damage(text: str) -> sqlite3.DatabaseError:
+    damage = sqlite3.DatabaseError(text)
+    damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return damage
 
 
 def _seal(generation: object, incarnation: object, octets: object) -> bytes:
