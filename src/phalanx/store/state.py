@@ -38,6 +38,9 @@ _TABLES = (
 _KEEP = "INSERT OR REPLACE INTO memory VALUES (?, ?, ?, ?, ?)"
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+"""What reading a damaged file raises: its names and the errors about them are text, too."""
+
 
 class Recollection(Struct, frozen=True):
     """A memory that was found on disk."""
@@ -217,7 +220,7 @@ class StateFile:
             if found != "ok":
                 raise _damage(found)
             self._remember(connection)
-        except UnicodeDecodeError as error:  # damage in the text of a name or an error of SQLite
+        except UnicodeDecodeError as error:
             connection.close()
             raise _damage(str(error)) from error
         except BaseException:
@@ -253,11 +256,11 @@ class StateFile:
             return
         self.damaged = f"{asides[-1].name} is damaged"
         aside = sqlite3.connect(f"file:{asides[-1]}?immutable=1", uri=True)
-        with closing(aside), suppress(sqlite3.Error):
+        with closing(aside), suppress(*_UNREADABLE):
             (incarnation,) = aside.execute("PRAGMA user_version").fetchone()
             connection.execute(f"PRAGMA user_version={max(incarnation, 0):d}")
             for slot in (0, 1):
-                with suppress(sqlite3.Error):
+                with suppress(*_UNREADABLE):
                     found = aside.execute("SELECT * FROM memory WHERE slot = ?", (slot,))
                     connection.executemany(_KEEP, found.fetchall())
 
