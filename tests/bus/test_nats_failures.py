@@ -270,6 +270,7 @@ def test_what_a_server_refuses_ends_no_connection(tmp_path: Path) -> None:
 # -- a cluster of three -------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_a_cluster_of_three_loses_no_event_with_its_leader(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.add_servers(3)

@@ -127,6 +127,7 @@ def test_servers_cut_one_of_them_that_hangs(tmp_path: Path) -> None:
         ask(ground, a)
 
 
+@pytest.mark.processes
 def test_a_follower_goes_on_when_what_it_reads_from_hangs(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.add_servers(3)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from phalanx.domain.messages import AttackReport, Performative
+from phalanx.domain.predicates import Threat
 from phalanx.runtime.system import RunResult, System, run_scenario
 from tests.system.rings import POPS, SERVER, attack, crash, of, pop, ring, users
 
@@ -167,7 +168,18 @@ def test_a_filter_after_which_nobody_is_served_is_taken_back() -> None:
     assert min(shares(result, since=START_S + 15)) > 0.9, "filtered elsewhere meanwhile"
 
 
+def test_a_filter_that_is_cut_off_does_not_take_silence_for_peace() -> None:
+    cut = {"at_s": 20, "kind": "link-down", "for_s": 90}
+    links = (["north", "east"], ["east", "south"])
+    result = service(faults=[{**cut, "link": link} for link in links])
+    assert not of(result, "measure.lifted", pop="east")
+    assert of(result, "measure.applied", pop="east")
+
+
 def test_filters_end_after_the_attack_and_all_is_given_back() -> None:
-    result = run_scenario(ring(strategy="service", duration_s=400))
+    system = System(ring(strategy="service", duration_s=400))
+    result = system.run()
+    believed = (p for agent in system.agents.values() for p, _ in agent.agent.beliefs)
+    assert not [p for p in believed if isinstance(p, Threat)], "nothing is kept of what is over"
     assert result.summary.returned
     assert len(of(result, "measure.applied")) == len(of(result, "measure.lifted"))

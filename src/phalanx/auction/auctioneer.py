@@ -318,12 +318,8 @@ class Auctioneer(Configured, Capability):
                 yield delegated.adopt
 
     @hears(Advertisement)
-    def heard_of(self, me: Agent, message: Message) -> None:  # noqa: ARG002
-        """Look again whether what goals wait for has come, once the view has changed."""
-        self.site_changed(me)
-
     @perceives(SiteState)
-    def site_changed(self, me: Agent, percept: SiteState | None = None) -> None:  # noqa: ARG002
+    def site_changed(self, me: Agent, news: object) -> None:  # noqa: ARG002  # the view has it
         """Look again whether what goals wait for has come, once the view has changed."""
         if self._changes:
             me.later(self._compare, me)

@@ -85,7 +85,9 @@ def lift_when_quiet(
         if instance is None:
             return
         sample = yield Act(ReadMeasure(instance.measures[quiet.measure]))
-        if sample.held_back_mb_s > LITTLE_MB_S:
+        if sample.cut_off:
+            since = me.now  # it sees nothing, which does not mean that nothing comes
+        elif sample.held_back_mb_s > LITTLE_MB_S:
             since = me.now
             if overdue(since - began):
                 yield Adopt(avert(quiet.measure), TIDY_UP)

@@ -60,6 +60,28 @@ def examine(
     return load_detector(_detector(me, goal)).examine(window)
 
 
+def analysis(
+    me: Agent, goal: GoalInstance, records: FlowRecords, findings: list[Finding], **more: Any
+) -> Note:
+    """Return the note of what was seen and found; ``more`` are further fields of the event."""
+    return Note(
+        "analysis.done",
+        {
+            "goal": str(goal.goal),
+            "instance": goal.instance,
+            "flows": len(records.flows),
+            "coverage": round(records.coverage, 6),
+            "forged": [f.target for f in findings if f.source is None and f.spoofed],
+            "evidence": {
+                f.target if f.source is None else f"{f.source}>{f.target}": f.evidence
+                for f in findings
+            },
+            **more,
+            **reasons(me, goal, findings),
+        },
+    )
+
+
 def reasons(me: Agent, goal: GoalInstance, findings: list[Finding]) -> dict[str, Any]:
     """Return the texts of findings for the log; the fixed rules' follow from their figures."""
     name = _detector(me, goal)

@@ -31,6 +31,7 @@ from phalanx.bdi import (
     Body,
     Capability,
     Drop,
+    Forget,
     GoalInstance,
     Note,
     PlanFailed,
@@ -66,7 +67,7 @@ from phalanx.domain.predicates import AttackFiltered, EntryScreened, LinkScreene
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.classifier import FIXED_RULES, examine, passed, reasons
+from phalanx.functions.classifier import FIXED_RULES, analysis, examine, passed
 from phalanx.functions.service_monitor import report_attack
 
 FRESH_S = 15.0
@@ -74,6 +75,8 @@ FRESH_S = 15.0
 FULL = 0.9
 """Share of its bandwidth from which a link is full."""
 FULL_FOR_S = 2.0
+MOST_TARGETS = 1_024
+"""Targets of which reports are kept in mind."""
 MOST_SOURCES = 4_096
 """Sources of one rule."""
 HARM = 0.5
@@ -125,6 +128,8 @@ class EdgeFilter(Capability):
         self._returns: dict[tuple[str, PopId], _Return] = {}
         self._served: dict[AttackFiltered, float] = {}
         """What served sources got through each filter's entry before it, in MB/s."""
+        self._sources: dict[AttackFiltered, list[str]] = {}
+        """What each filter that names sources drops."""
         self._harmful: dict[tuple[str, PopId, str], tuple[float, float]] = {}
         """(time until which a filter of this kind is not tried again, its length in seconds)."""
 
@@ -137,6 +142,9 @@ class EdgeFilter(Capability):
         sources = frozenset(report.sources[:MOST_SOURCES])
         if heard is not None and me.now - heard.at < FRESH_S:
             sources |= heard.sources
+        if len(self._heard) >= MOST_TARGETS:
+            fresh = {t: h for t, h in self._heard.items() if me.now - h.at < FRESH_S}
+            self._heard = fresh if len(fresh) < MOST_TARGETS else {}
         self._heard[report.target] = _Heard(me.now, sources)
         if me.pop is not None and not me.draining:
             me.perform(ReadEntry(report.target), partial(self._entering, me, report.target))
@@ -176,7 +184,7 @@ class EdgeFilter(Capability):
         records: FlowRecords = yield Act(Observe(goal.instance, look_s, screened.link))
         findings = examine(me, goal, records)
         found = [f"{f.source}>{f.target}" for f in findings if f.source]
-        yield _note(me, goal, records, findings, found=found)
+        yield analysis(me, goal, records, findings, found=found)
         for target in sorted({f.target for f in findings}):
             kinds = sorted({f.kind for f in findings if f.target == target})
             sources = sorted({f.source for f in findings if f.source and f.target == target})
@@ -219,7 +227,7 @@ class EdgeFilter(Capability):
         blocked = _blocked(seen, findings, reported)
         forged = [f for f in findings if f.source is None and f.spoofed]
         found = [f"{source}>{screened.ip}" for source in blocked]
-        yield _note(
+        yield analysis(
             me,
             goal,
             records,
@@ -228,13 +236,14 @@ class EdgeFilter(Capability):
             reported=sorted(set(blocked) & reported),
             passed=passed(records.flows, blocked, reported),
         )
-        for source in blocked:
-            yield Believe(Threat(source, screened.ip))
         for what, rule in _rules(screened, blocked, forged, seen):
             effect = AttackFiltered(screened.ip, screened.entry, what)
             until, _ = self._harmful.get(_kind(effect), (me.now, 0.0))
             if until <= me.now and not me.beliefs.holds(effect):
                 self._served[effect] = _served_mb_s(records, screened.ip, blocked)
+                self._sources[effect] = list(rule.match.sources)
+                for source in rule.match.sources:
+                    yield Believe(Threat(source, screened.ip))
                 yield from enforce(me, goal, effect, rule)
         yield Believe(screened)
 
@@ -256,8 +265,10 @@ class EdgeFilter(Capability):
 
     @when(AttackFiltered, value=False)
     def watch_no_more(self, me: Agent, effect: AttackFiltered) -> Steps:  # noqa: ARG002
-        """A filter that is gone needs no watching."""
+        """A filter that is gone needs no watching, and its sources are no threat for now."""
         yield Drop(want(Quiet(effect)), "the filter is lifted")
+        for source in self._sources.pop(effect, ()):
+            yield Forget(Threat(source, effect.ip))
 
     @plan(Quiet, local=True, applies=_is_filter)
     def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
@@ -317,27 +328,6 @@ class EdgeFilter(Capability):
         peace = int((me.now - back.lifted) / (4 * first * 2**back.times))
         back.times = max(0, back.times - peace) if peace else back.times + 1
         return first * min(2.0**back.times, LONGEST_HOLD)
-
-
-def _note(
-    me: Agent, goal: GoalInstance, records: FlowRecords, findings: list[Finding], **more: object
-) -> Note:
-    return Note(
-        "analysis.done",
-        {
-            "goal": str(goal.goal),
-            "instance": goal.instance,
-            "flows": len(records.flows),
-            "coverage": round(records.coverage, 6),
-            "forged": [f.target for f in findings if f.source is None and f.spoofed],
-            "evidence": {
-                f.target if f.source is None else f"{f.source}>{f.target}": f.evidence
-                for f in findings
-            },
-            **more,
-            **reasons(me, goal, findings),
-        },
-    )
 
 
 def _next(dead: AgentId, alive: list[AgentId]) -> AgentId | None:

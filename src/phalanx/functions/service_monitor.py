@@ -26,7 +26,6 @@ from phalanx.bdi import (
     Body,
     Capability,
     GoalInstance,
-    Note,
     Pause,
     Perceive,
     PlanFailed,
@@ -43,7 +42,7 @@ from phalanx.domain.predicates import EntryScreened, Monitored, ServiceBreached,
 from phalanx.domain.resources import Resources
 from phalanx.domain.series import TimeSeries
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.classifier import FIXED_RULES, examine, passed, reasons
+from phalanx.functions.classifier import FIXED_RULES, analysis, examine, passed
 
 ATTACK = "attack"
 """Conversation of the reports."""
@@ -172,7 +171,15 @@ class ServiceMonitor(Capability):
             if not sources <= self._target(target).named or self._target(target).since is None
         ]
         if news:
-            yield self._note(me, goal, records, findings, convicted)
+            yield analysis(
+                me,
+                goal,
+                records,
+                [*findings, *(f for f in convicted.values() if f is not None)],
+                found=[f"{source}>{target}" for source, target in convicted],
+                passed=passed(records.flows, {source for source, _ in convicted}),
+                remembered=[f"{s}>{t}" for (s, t), found in convicted.items() if found is None],
+            )
         for target, sources in attacked.items():
             kinds = {f.kind for f in findings if f.target == target}
             yield from self._attacked(me, goal, target, sources, kinds)
@@ -258,32 +265,6 @@ class ServiceMonitor(Capability):
                         UDP_FLOOD, target, source, share, reason, evidence
                     )
         return found
-
-    def _note(
-        self,
-        me: Agent,
-        goal: GoalInstance,
-        records: FlowRecords,
-        findings: list[Finding],
-        convicted: dict[tuple[str, str], Finding | None],
-    ) -> Note:
-        targets = [f for f in findings if f.source is None]
-        return Note(
-            "analysis.done",
-            {
-                "goal": str(goal.goal),
-                "instance": goal.instance,
-                "flows": len(records.flows),
-                "coverage": round(records.coverage, 6),
-                "found": [f"{source}>{target}" for source, target in convicted],
-                "forged": [f.target for f in targets if f.spoofed],
-                "evidence": {f.target: f.evidence for f in targets}
-                | {f"{f.source}>{f.target}": f.evidence for f in convicted.values() if f},
-                "passed": passed(records.flows, {source for source, _ in convicted}),
-                "remembered": [f"{s}>{t}" for (s, t), found in convicted.items() if not found],
-                **reasons(me, goal, findings),
-            },
-        )
 
     def _attacked(
         self, me: Agent, goal: GoalInstance, target: str, sources: set[str], kinds: set[str]

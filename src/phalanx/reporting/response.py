@@ -263,6 +263,7 @@ class ResponseView:
             ("attackers blocked", _last(blocks), counted(flows, "flow") if flows else ""),
             ("all lifted", None if held else lifted, f"{held} still in force" if held else ""),
         ]
+        steps.sort(key=lambda step: inf if step[1] is None else step[1].time)
         return [
             Milestone(label, event.time if event else None, event.id if event else "", note)
             for label, event, note in steps

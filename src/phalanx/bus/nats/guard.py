@@ -1,8 +1,8 @@
 """What is our own of the NATS client: nats-py, kept going whatever hostile clients and servers do.
 
 nats-py 2.16 parses, connects and reconnects, and keeps subscriptions and acknowledgements. Private
-methods of it are overridden, so its version is pinned. Each fault was seen, and a test fails
-without its cure:
+methods of it are overridden, so its version is pinned. Each fault was seen; tests fail without
+the cures, but for that of attempts that failed:
 
 - A subject, or the subject for an answer, may hold any octets. One that is no UTF-8 ends the task
   that reads, and the client does not notice; the same goes for the octets of a status. A subject
