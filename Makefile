@@ -16,7 +16,7 @@ demo: .venv/base
 
 # What needs root or much real time is left out; the next two run that, one test after the other.
 test: .venv/dev
-	$(BIN)/python -m pytest -n auto -m "not linux and not processes"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not linux and not processes"
 
 test-linux: .venv/dev
 	$(BIN)/python -m pytest -n 0 -m linux -rs
@@ -32,8 +32,12 @@ lint: .venv/dev
 	$(BIN)/python scripts/rooms.py
 
 nightly: .venv/dev
-	PHALANX_PLANS=1000 $(BIN)/python -m pytest -n auto -m "not linux and not processes" tests/system
+	PHALANX_PLANS=1000 PHALANX_MUTATIONS=500 $(BIN)/python -m pytest -n auto --dist worksteal \
+		--hypothesis-profile=nightly -m "not linux and not processes"
+	$(BIN)/phalanx fuzz --plans 3000 --jobs 2 --shrink --keep out/fuzz
 	PHALANX_SPREAD_RUNS=10 $(BIN)/python -m pytest -n 0 tests/system/test_spread.py
+	PHALANX_KILLS=500 $(BIN)/python -m pytest -n 0 -s tests/system/test_kills.py
+	$(BIN)/python benchmarks/bench_endurance.py --hours 720
 
 bench: .venv/bench
 	@mkdir -p out

@@ -69,8 +69,9 @@ def _beside_the_aim(figures: list[Figure], theirs: dict[int, float]) -> None:
         slowest = max(f[3] for f in figures if f[0] == size)
         line += f" At least {AIM_SPADE} times faster than SPADE; now {theirs[size] / slowest:.1f}."
     console.print(
-        f"{line}\nWhat stands in the way: some 80 µs of Python a bidder, spread evenly over "
-        "evaluating,\nholding, recording and four messages; no part of it is large."
+        f"{line}\nWhat stands in the way: some 360 calls of Python functions a bidder, of which "
+        "evaluating takes 20 %,\nholding 15 %, the auctioneer's part 13 %, recording 11 %, and "
+        "four passes through bus, node and agent the rest."
     )
 
 

@@ -31,6 +31,8 @@ INSTANCES = 3 if QUICK else 10
 PATIENCE_S = 20.0
 MOST = 3
 """Requests of one exchange."""
+MOST_UNBROKEN = 4
+"""The same where nothing stops: fewer exchanges are possible then, so larger ones count."""
 
 Solver = Callable[[Problem], tuple[Placed, int]]
 """Returns what was placed, and the messages it took."""
@@ -43,7 +45,7 @@ def in_sequence(pricing: Pricing, *, improved: bool = False, unbroken: bool = Tr
         sequence = Sequence(case)
         sequence.run(cheapest, pricing)
         if improved:
-            sequence.improve(MOST, unbroken=unbroken)
+            sequence.improve(MOST_UNBROKEN if unbroken else MOST, unbroken=unbroken)
         return sequence.placed, sequence.messages
 
     return solve

@@ -2,8 +2,9 @@
 
 One auctioneer and N bidders, each a process of its own on this machine. An auction is a cfp to
 each bidder, N proposals, one accept-proposal, N - 1 reject-proposals and one inform: 3N + 1
-messages. All ways run side by side and take turns, so that whatever else the machine does meets
-them alike; what is told are medians and ranges of the rounds, and ratios within a round.
+messages. Over the bus the calls are one publication, and so are the rejections. All ways run
+side by side and take turns, so that whatever else the machine does meets them alike; what is told
+are medians and ranges of the rounds, and ratios within a round.
 
 ====================  =========================================================================
 way                   is

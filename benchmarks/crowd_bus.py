@@ -89,7 +89,7 @@ class Bare(Nats):
             if answer is not None:
                 exchange.publish(to, headed(answer, auction, self.samples[answer]))
 
-        exchange.subscribe(subjects.pattern(domain, "msg", name, "*"), hear)
+        exchange.subscribe(subjects.pattern(domain, "msg", name, subjects.ONE), hear)
         live(clock, exchange, orders)
 
     def auctioneer(self, orders: Connection) -> None:
@@ -118,7 +118,7 @@ class Bare(Nats):
                 say(sayings)
 
         holding = Holding(lambda number: say(caller.begin(number)), orders, lambda: messages)
-        exchange.subscribe(subjects.pattern(domain, "msg", AUCTIONEER, "*"), hear)
+        exchange.subscribe(subjects.pattern(domain, "msg", AUCTIONEER, subjects.ONE), hear)
         live(clock, exchange, orders, holding.hold)
 
 

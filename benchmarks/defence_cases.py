@@ -44,6 +44,8 @@ AFTERMATH_S = 30.0
 """How long a run goes on after the attack."""
 ACCESS_MB_S = 6.0
 IMAGE_MB = 100.0
+PREFIX = tuple(f"guest{number}" for number in range(1, 25))
+"""Hosts of a prefix that is attacked as a whole."""
 
 ATTACKS = {
     "syn": "syn-flood",
@@ -81,7 +83,9 @@ AIMS = {
     "15mb": "15 MB/s on a server behind 6 MB/s",
     "60mb": "60 MB/s on a server behind 6 MB/s",
     "swarm": "6 MB/s from 200 sources",
+    "carpet": "20 MB/s spread over the 24 addresses of a prefix, whose links to others are watched",
     "fragile": "a server without SYN cookies, with a backlog of 1,024 and 20,000 packets/s",
+    "uneven": "each user wants up to 60 % more or less than others, by the seed",
     "inside": "all attackers stand at the server's own PoP",
 }
 RESOURCES = {
@@ -254,6 +258,12 @@ class _Builder:
         traffic = self._traffic()
         ends = [group.end_s for group in traffic if group.end_s is not None]
         monitors = [MonitorSpec(f"{server}>server", server, 0.75 * self._access_mb_s, 256)]
+        if case.aim == "carpet":  # the flood is on no single host's link
+            monitors = [
+                MonitorSpec(f"{a if b == server else b}>{server}", server, 6.0)
+                for a, b in self._graph.edges
+                if server in (a, b)
+            ]
         if case.aim == "two":
             monitors.append(MonitorSpec(f"{self._second}>shop", self._second, 4.5, 256))
         proxied = GoalSpec(PreferencesSpec(0.6, 0.3, 0.1), ConstraintsSpec(hops=0))
@@ -313,6 +323,11 @@ class _Builder:
             HostSpec("server", self._server, "10.0.0.10", self._access_mb_s, limits=limits),
             HostSpec("office", self._server, "10.0.0.20", ACCESS_MB_S),
         ]
+        if self._case.aim == "carpet":
+            hosts += [
+                HostSpec(name, self._server, f"10.0.1.{number}", ACCESS_MB_S)
+                for number, name in enumerate(PREFIX, 1)
+            ]
         if self._case.aim == "two":
             hosts.append(HostSpec("shop", self._second, "10.0.0.30", ACCESS_MB_S))
         return tuple(hosts)
@@ -324,7 +339,12 @@ class _Builder:
             TrafficSpec("viewers", "video", 4, at, "server", 8080, 0.05, spread_s=5),
             TrafficSpec("office-users", "http", 5, at, "office", 443, 0.05, spread_s=5),
         ]
-        targets = ["office" if self._case.aim == "neighbour" else "server"]
+        if self._case.aim == "uneven":
+            users = [replace(group, jitter=0.6) for group in users]
+        aimed: dict[str, str | tuple[str, ...]] = {"neighbour": "office", "carpet": PREFIX}
+        targets = [aimed.get(self._case.aim, "server")]
+        if self._case.aim == "carpet":
+            users.append(TrafficSpec("guests", "http", 24, at, PREFIX, 443, 0.04, spread_s=5))
         if self._case.aim == "two":
             targets.append("shop")
             users.append(TrafficSpec("buyers", "http", 20, at, "shop", 443, 0.04, spread_s=5))
@@ -340,7 +360,7 @@ class _Builder:
             return tuple(users)
         return (*users, *(group for target in targets for group in self._attackers(target)))
 
-    def _attackers(self, target: str) -> list[TrafficSpec]:
+    def _attackers(self, target: str | tuple[str, ...]) -> list[TrafficSpec]:
         case = self._case
         count, total = {
             "neighbour": (12, 24.0),
@@ -348,6 +368,7 @@ class _Builder:
             "15mb": (8, 15.0),
             "60mb": (24, 60.0),
             "swarm": (200, 6.0),
+            "carpet": (24, 20.0),
         }.get(case.aim, (8, 6.0))
         assert case.profile is not None
         name = "attackers" if target != "shop" else "shop-attackers"
@@ -467,6 +488,9 @@ TABLE = _listed("""
     slow/steady/star-8/two
     syn/steady/ring-6/neighbour  udp/steady/mesh-24/neighbour
     udp-forged/steady/tree-15/neighbour
+    syn/steady/ring-8/carpet  udp/steady/mesh-24/carpet  udp-forged/steady/star-8/carpet
+    dns/steady/tree-15/carpet  syn-forged/steady/mesh-24/carpet  syn/pulses/ring-8/carpet
+    syn/steady/mesh-12/uneven  udp/ramp/tree-15/uneven  crowd/steady/ring-8/full
     syn/steady/ring-6/upstream  udp/steady/mesh-24/upstream  udp-forged/steady/line-6/upstream
     syn/steady/ring-6/15mb  udp/steady/tree-15/15mb  syn-forged/steady/mesh-24/15mb
     syn/steady/mesh-24/60mb  udp/steady/ring-24/60mb  udp-forged/steady/star-8/60mb

@@ -213,7 +213,8 @@ def _differences(
     """Return (end, difference, share, share without defence) of each window of so many seconds.
 
     Windows that overlap the first ``GRACE_S`` of the attack are left out, and those in which
-    nobody wants anything.
+    nobody wants anything. Who starved and catches up gets more than is wanted now: that is no
+    service which the others lack.
     """
     sums = [
         [0.0, *accumulate(column)]
@@ -227,6 +228,7 @@ def _differences(
             continue
         got, had, wanted = (column[last] - column[first] for column in sums)
         if wanted > 0:
+            had = min(had, wanted)
             found.append((end, (got - had) / wanted, got / wanted, had / wanted))
     return found
 

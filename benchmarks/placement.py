@@ -145,6 +145,7 @@ class Sequence:
         self.moves: Moves = []
         """What improvement has moved, in order."""
         self._views: dict[frozenset[tuple[int, Path]], NetworkView] = {}
+        self._leasts: dict[tuple[int, frozenset[tuple[int, Path]]], tuple[float, Path | None]] = {}
 
     def run(self, choose: Choose = cheapest, pricing: Pricing = "published") -> Placed:
         """Place the requests one after the other; leave out those that no PoP can take."""
@@ -221,11 +222,12 @@ class Sequence:
         return self.problem.cost({number: path}) + TIE * carried
 
     def _least(self, number: int, placed: Placed) -> tuple[float, Path | None]:
-        bids = self.bids(number, placed, "capacity")
-        if not bids:
-            return LEFT_OUT, None
-        path = cheapest(bids).path
-        return self._price(number, path), path
+        key = number, frozenset(placed.items())
+        if key not in self._leasts:
+            bids = self.bids(number, placed, "capacity")
+            path = cheapest(bids).path if bids else None
+            self._leasts[key] = self._price(number, path), path
+        return self._leasts[key]
 
     def _exchange(
         self, alone: list[tuple[float, Path | None]], most: int, *, unbroken: bool

@@ -1,4 +1,4 @@
-"""The scenario of figure 5.6: the resilience strategy on a ring of any size, without limits."""
+"""The scenario of figure 5.6: the published strategy on a ring of any size, without limits."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def ring_scenario(size: int) -> Scenario:
     return replace(
         strategy,
         name=f"ring-{size}",
+        strategy="published",
         duration_s=LIMIT_S,
         network=NetworkSpec(
             pops=tuple(PopSpec(name, UNLIMITED, UNLIMITED, UNLIMITED) for name in names),

@@ -237,7 +237,7 @@ FILES = [
     make.pcap([(t, f[14:]) for t, f in MIXTURE[:60]], link_type=make.RAW),
     make.pcap([(t, make.ethernet(f[14:], tags=(0x8100,))) for t, f in MIXTURE[:60]]),
 ]
-FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def _survives(look, octets, packets):

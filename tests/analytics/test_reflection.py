@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -84,7 +84,6 @@ def test_answers_that_the_target_asked_for_are_none() -> None:
     assert [f.kind for f in malicious_flows(flows[:1], 5.0)] == ["reflection"]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 60),
     st.integers(1, 3000),
@@ -103,7 +102,6 @@ def test_resolvers_that_a_target_asks_are_never_blamed(resolvers, asked, octets,
     assert malicious_flows(flows, 5.0) == anomalous_targets(flows, 5.0) == []
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 200), st.floats(0.1, 1.0), st.floats(0.01, 2.0), st.integers(0, 2**32))
 def test_a_crowd_seen_one_way_only_is_never_blamed(count, delivered, mb, seed):
     """Of an asymmetric route recorders see no reply, of whatever service of the target."""
@@ -120,7 +118,6 @@ def test_a_crowd_seen_one_way_only_is_never_blamed(count, delivered, mb, seed):
     assert malicious_flows(flows, 5.0) == anomalous_targets(flows, 5.0) == []
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 400), st.integers(1, 40), st.integers(0, 2**32))
 def test_clients_of_a_server_that_starts_again_are_never_blamed(clients, connections, seed):
     """Each connection is reset once; the clients ask for new ones."""

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 from auction_networks import NEEDS, asked, measured, network, random_network, simple_paths
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from phalanx.auction.cost import Pricing
@@ -20,6 +20,9 @@ from phalanx.auction.paths import (
 from phalanx.auction.view import NetworkView
 from phalanx.domain.goals import ConstrainedGoal
 from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import Vnfd
+
+IMAGE = Vnfd("function", Resources(1.0, 1.0, 1.0), image_mb=500.0)
 
 ROOM = Resources(4, 4, 4)
 """Total and free alike: passing such a PoP costs 1."""
@@ -58,7 +61,6 @@ def random_goal(rng: random.Random, view: NetworkView, source: str, tap: str) ->
     )
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     st.integers(0, 2**32),
     st.integers(1, 7),
@@ -101,7 +103,6 @@ def test_exact_search_agrees_with_looking_at_every_path(
             assert within(goal, figures, found.hops)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 7), st.integers(0, 9))
 def test_widest_path_agrees_with_looking_at_every_path(seed: int, size: int, extra: int) -> None:
     rng = random.Random(seed)
@@ -114,7 +115,7 @@ def test_widest_path_agrees_with_looking_at_every_path(seed: int, size: int, ext
             for path in simple_paths(view, repository, pop)
         )
         assert throughputs(view, repository)[pop] == width
-        assert download_time_s(view, repository, pop, 500.0) == 500.0 / width
+        assert download_time_s(view, repository, pop, IMAGE) == 500.0 / width
 
 
 def test_downloads_from_nowhere_over_nothing_and_at_home() -> None:
@@ -122,11 +123,11 @@ def test_downloads_from_nowhere_over_nothing_and_at_home() -> None:
         [("a", ROOM, ROOM), ("b", ROOM, ROOM), ("c", ROOM, ROOM)],
         [("a", "b", 4.0, 1.0, 0.0, 4.0, 0.0)],
     )
-    assert download_time_s(view, "a", "a", 500.0) == 0.0
-    assert download_time_s(view, "a", "b", 500.0) is None, "all of a>b is reserved"
-    assert download_time_s(view, "b", "a", 500.0) == 125.0, "b>a is free"
-    assert download_time_s(view, "a", "c", 500.0) is None
-    assert download_time_s(view, "gone", "a", 500.0) is None
+    assert download_time_s(view, "a", "a", IMAGE) == 0.0
+    assert download_time_s(view, "a", "b", IMAGE) is None, "all of a>b is reserved"
+    assert download_time_s(view, "b", "a", IMAGE) == 125.0, "b>a is free"
+    assert download_time_s(view, "a", "c", IMAGE) is None
+    assert download_time_s(view, "gone", "a", IMAGE) is None
 
 
 def test_the_path_at_the_tap_is_empty() -> None:
@@ -240,7 +241,6 @@ def test_published_breaks_a_limit() -> None:
     assert exact.path == ("s", "x", "a", "d")
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(2, 7), st.integers(0, 9))
 @example(seed=1, size=7, extra=9)
 def test_published_is_right_where_nothing_is_limited(seed: int, size: int, extra: int) -> None:

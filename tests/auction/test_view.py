@@ -13,6 +13,9 @@ from phalanx.auction.view import NetworkView
 from phalanx.domain.agents import AgentState
 from phalanx.domain.network import LinkState
 from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import Vnfd
+
+IMAGE = Vnfd("function", Resources(1.0, 1.0, 1.0), image_mb=1.0)
 
 TOTAL = Resources(4, 8, 100)
 POPS = ("a", "b", "c")
@@ -120,7 +123,7 @@ def test_views_that_nobody_holds_are_forgotten_at_once() -> None:
         )
         assert isinstance(lowest_cost_path(view, "here", 0.0, asked("b"), NEEDS), PathResult)
         assert isinstance(published_path(view, "here", 0.0, asked("b"), NEEDS), PathResult)
-        assert download_time_s(view, "b", "here", 1.0) == 0.1
+        assert download_time_s(view, "b", "here", IMAGE) == 0.1
         digest = view.digest
         assert digest in NetworkView._views
         del view

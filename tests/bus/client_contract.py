@@ -17,6 +17,7 @@ from phalanx.bus.client import (
     Stored,
     Unanswered,
 )
+from phalanx.bus.subjects import ONE, REST
 from phalanx.bus.wire import MAX_OCTETS
 from phalanx.identity.names import Identity, Role
 
@@ -47,7 +48,7 @@ class Ground(Protocol):
 
 
 def own(identity: Identity) -> str:
-    return subjects.pattern(DOMAIN, "msg", identity.name, "*")
+    return subjects.pattern(DOMAIN, "msg", identity.name, ONE)
 
 
 def kept(ground: Ground, client: BrokerClient, *numbers: int) -> None:
@@ -100,8 +101,11 @@ class ClientContract:
         a, b = ground.join(A), ground.join(B)
         got: list[str] = []
         b.subscribe(NEWS, lambda _: got.append("exact"))
-        b.subscribe(subjects.pattern(DOMAIN, "pub", "*", ">"), lambda _: got.append("all"))
-        b.subscribe(subjects.pattern(DOMAIN, "pub", "c", ">"), lambda _: got.append("other"))
+        b.subscribe(
+            subjects.pattern(DOMAIN, "pub", ONE, REST),
+            lambda _: got.append("all"),
+        )
+        b.subscribe(subjects.pattern(DOMAIN, "pub", "c", REST), lambda _: got.append("other"))
         ground.rest()
         a.publish(NEWS, b"")
         ground.until(lambda: len(got) == 2)
@@ -111,7 +115,7 @@ class ClientContract:
     def test_one_who_subscribes_hears_oneself(self, ground: Ground) -> None:
         a = ground.join(A)
         got: list[Delivery] = []
-        a.subscribe(subjects.pattern(DOMAIN, "pub", "*", ">"), got.append)
+        a.subscribe(subjects.pattern(DOMAIN, "pub", ONE, REST), got.append)
         ground.rest()
         a.publish(NEWS, b"x")
         ground.until(lambda: len(got) == 1)
@@ -254,7 +258,7 @@ class ClientContract:
     def test_an_appended_event_is_heard_by_subscribers_too(self, ground: Ground) -> None:
         a, observer = ground.join(A), ground.join(OBSERVER)
         got: list[Delivery] = []
-        observer.subscribe(subjects.pattern(DOMAIN, "evt", "*", ">"), got.append)
+        observer.subscribe(subjects.pattern(DOMAIN, "evt", ONE, REST), got.append)
         ground.rest()
         kept(ground, a, 1)
         ground.until(lambda: len(got) == 1)
@@ -269,7 +273,7 @@ class ClientContract:
         recorder.follow(
             subjects.EVENTS,
             lambda stored: got.append(stored.payload),
-            pattern=subjects.pattern(DOMAIN, "evt", "b", ">"),
+            pattern=subjects.pattern(DOMAIN, "evt", "b", REST),
         )
         ground.until(lambda: len(got) == 1)
         kept(ground, b, 4)

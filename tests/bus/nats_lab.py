@@ -200,7 +200,7 @@ def running(lab: Lab) -> Iterator[Lab]:
     """Start the lab's servers, and end them by their ids."""
     try:
         for server in lab.servers:
-            server.start()
+            server.start(within_s=60.0)
         yield lab
     finally:
         for server in lab.servers:
@@ -241,10 +241,10 @@ class Ground:
             identity, self.clock, self.lab.addresses, self.lab.context(identity), **options
         )
         self.clients.append(client)
-        client.ready()
+        client.ready(60.0)
         return client
 
-    def until(self, true: Callable[[], bool], within_s: float = 10.0) -> None:
+    def until(self, true: Callable[[], bool], within_s: float = 60.0) -> None:
         """Run the clock until ``true`` holds; fail if it never does."""
         end = self.clock.now() + within_s
         while not true() and self.clock.now() < end:
@@ -252,7 +252,11 @@ class Ground:
         assert true()
 
     def rest(self, seconds: float = 0.15) -> None:
-        """Run the clock for a while."""
+        """Run the clock until the servers have taken what they were sent, and a while longer."""
+        links = [c._connection for c in self.clients if c.connected]
+        sent = [link.nats.flush(60) for link in links if not link._closing]
+        taken = [self.clock.loop.create_task(each) for each in sent]
+        self.until(lambda: all(each.done() for each in taken))
         self.clock.run(until=self.clock.now() + seconds)
 
 

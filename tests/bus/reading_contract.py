@@ -52,7 +52,7 @@ class ReadingContract:
             subjects.EVENTS,
             story.tell,
             new_only=new_only,
-            pattern=subjects.pattern(DOMAIN, "evt", "b", ">"),
+            pattern=subjects.pattern(DOMAIN, "evt", "b", subjects.REST),
             caught_up=story.caught_up,
         )
         ground.until(lambda: PRESENT in story)
@@ -70,7 +70,7 @@ class ReadingContract:
         recorder.follow(
             subjects.EVENTS,
             story.tell,
-            pattern=subjects.pattern(DOMAIN, "evt", "a", ">"),
+            pattern=subjects.pattern(DOMAIN, "evt", "a", subjects.REST),
             caught_up=story.caught_up,
         )
         ground.until(lambda: PRESENT in story)

@@ -39,7 +39,7 @@ class Lab:
     def start(self, name: str, incarnation: int = 1) -> AgentBus:
         self.broker.kill(identity(name))
         client = self.clients[name] = self.broker.join(identity(name))
-        pattern = subjects.pattern("edge", "msg", name, "*")
+        pattern = subjects.pattern("edge", "msg", name, subjects.ONE)
         client.subscribe(pattern, lambda got: self.frames.append((got.subject, got.payload)))
         self.seals[name] = seal(name, incarnation)
         bus = AgentBus(

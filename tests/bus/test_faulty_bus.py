@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 from bus_messages import message
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phalanx.bus import Bus
@@ -159,7 +159,6 @@ RULES = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(
     plan=st.lists(RULES, max_size=4),
     seed=st.integers(),

@@ -236,5 +236,5 @@ class NothingVanishes(RuleBasedStateMachine):
         self.all_are_counted()
 
 
-NothingVanishes.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+NothingVanishes.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestNothingVanishes = NothingVanishes.TestCase

@@ -12,7 +12,7 @@ from nats_lab import ALL, DOMAIN, KEEPER, Ground, Lab, needs_server, running
 
 from phalanx.bus import subjects
 from phalanx.bus.nats.client import NatsClient
-from phalanx.bus.nats.config import CURSORS, bucket, permissions_of, user_of
+from phalanx.bus.nats.config import CURSORS, bucket, heard_by, permissions_of, user_of
 from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import covers, matches
 from phalanx.identity.names import Identity, Role
@@ -28,6 +28,7 @@ SUBJECTS = sorted(
         for other in ("a", "op", one)
         for subject in (
             subjects.message(DOMAIN, other, one),
+            subjects.multicast(DOMAIN, one),
             subjects.event(DOMAIN, one, "goal.adopted"),
             subjects.call(DOMAIN, other, "status", "agent", one),
             subjects.call(DOMAIN, other, "status", "operator", one),
@@ -41,11 +42,12 @@ PATTERNS = sorted(
         pattern
         for one in (*NAMES, "*")
         for pattern in (
-            subjects.pattern(DOMAIN, "msg", one, "*"),
-            subjects.pattern(DOMAIN, "msg", "*", one),
-            subjects.pattern(DOMAIN, "evt", one, ">"),
-            subjects.pattern(DOMAIN, "call", one, "*", "*", "*"),
-            subjects.pattern(DOMAIN, "pub", one, ">"),
+            subjects.pattern(DOMAIN, "msg", one, subjects.ONE),
+            subjects.pattern(DOMAIN, "msg", subjects.ONE, one),
+            subjects.pattern(DOMAIN, "mcast", one),
+            subjects.pattern(DOMAIN, "evt", one, subjects.REST),
+            subjects.pattern(DOMAIN, "call", one, subjects.ONE, subjects.ONE, subjects.ONE),
+            subjects.pattern(DOMAIN, "pub", one, subjects.REST),
             f"$KV.{subjects.REGISTRY}.{one}",
         )
     }
@@ -94,9 +96,10 @@ def test_the_server_permits_what_is_granted_and_nothing_else(
     allowed = {subject for subject in SUBJECTS if granted.may_publish(subject)}
     allowed |= {f"$KV.{table}.{key}" for table, key in granted.put}
     assert set(SUBJECTS) - refused == allowed & set(SUBJECTS)
-    refused = violations(ground, client, nats.subscribe, PATTERNS)
-    assert set(PATTERNS) - refused == {
-        pattern for pattern in PATTERNS if granted.may_subscribe(pattern)
+    root = heard_by(identity)
+    heard = [f"{root}.{pattern}" for pattern in PATTERNS]
+    assert set(heard) - violations(ground, client, nats.subscribe, heard) == {
+        f"{root}.{pattern}" for pattern in PATTERNS if granted.may_subscribe(pattern)
     }
 
 
@@ -106,8 +109,8 @@ def test_streams_and_tables_are_read_by_whom_it_is_granted(
 ) -> None:
     granted = grants(identity)
     wanted = {
-        subjects.EVENTS: f"$JS.API.CONSUMER.CREATE.{subjects.EVENTS}.x",
-        subjects.REGISTRY: f"$JS.API.CONSUMER.CREATE.{bucket(subjects.REGISTRY)}.x.$KV.registry.>",
+        subjects.EVENTS: f"$JS.API.DIRECT.GET.{subjects.EVENTS}",
+        subjects.REGISTRY: f"$JS.API.DIRECT.GET.{bucket(subjects.REGISTRY)}",
     }
     client = ground.join(identity)
     refused = violations(ground, client, client._connection.nats.publish, [*wanted.values()])
@@ -125,7 +128,7 @@ def test_only_the_keeper_has_the_interface_of_the_server() -> None:
         assert not any(
             word in subject
             for subject in permissions.publish
-            for word in ("STREAM.", "DIRECT", "DELETE", "PURGE", "$JS.ACK", "DURABLE")
+            for word in ("STREAM.", "CONSUMER", "DELETE", "PURGE", "$JS.ACK", "SNAPSHOT")
         )
 
 

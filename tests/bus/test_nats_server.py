@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import stat
@@ -100,7 +99,7 @@ def test_the_configuration_is_accepted_readable_by_us_alone_and_holds_no_key(lab
 
 
 def test_it_listens_only_where_it_is_told(lab: Lab) -> None:
-    tree = json.loads(configuration(lab.servers[0].settings))
+    tree = configuration(lab.servers[0].settings)
     assert "http" not in tree
     assert tree["listen"] == f"{HOST}:{lab.servers[0].settings.port}"
     assert tree["tls"]["verify_and_map"] is True

@@ -136,6 +136,5 @@ TestNetwork = Network.TestCase
 TestNetwork.settings = settings(
     max_examples=40,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phalanx.bus.nats.audit import LogPosition, ServerLog
@@ -59,7 +59,6 @@ def test_a_line_without_an_end_stops_nothing(tmp_path: Path) -> None:
     log.close()
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["line", "half", "rotate", "read", "anew"]), max_size=40))
 def test_each_line_is_given_once_whatever_happens_in_between(steps: list[str]) -> None:
     with TemporaryDirectory() as folder:

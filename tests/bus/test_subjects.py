@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from phalanx.bus import subjects
@@ -47,6 +47,7 @@ def test_the_speaker_stands_where_the_kind_says() -> None:
     assert subjects.speaker("phx.edge.call.history") is None
 
 
+@example((">", "*", "*", ">"))
 @given(st.tuples(NAMES, NAMES, NAMES, NAMES))
 def test_the_parts_of_a_call_are_read_from_its_subject(parts: tuple[str, str, str, str]) -> None:
     subject = subjects.call("edge", *parts)

@@ -12,6 +12,7 @@ from client_contract import ClientContract
 from nats_lab import Ground as NatsGround
 from nats_lab import find_server
 from reading_contract import ReadingContract
+from tests.installed import install
 
 from phalanx.bus.client import BrokerClient, BrokerError
 from phalanx.bus.transports import Access, Broker, open_broker, transports
@@ -90,17 +91,9 @@ def open_counting(url, clock):
 
 
 @pytest.fixture
-def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Install a package of one file, as pip would."""
-    (tmp_path / "counting_bus.py").write_text(OUTSIDE)
-    installed = tmp_path / "counting_bus-1.0.dist-info"
-    installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: counting-bus\nVersion: 1.0\n")
-    entry = "[phalanx.transports]\ncounting = counting_bus:open_counting\nlost = nowhere:none\n"
-    (installed / "entry_points.txt").write_text(entry)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("counting_bus", None)
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = "[phalanx.transports]\ncounting = counting_bus:open_counting\nlost = nowhere:none\n"
+    install(monkeypatch, tmp_path, "counting_bus", OUTSIDE, entries)
 
 
 @pytest.mark.usefixtures("outside")

@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct, structs
 
@@ -101,7 +101,6 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 MESSAGES = values(Message)
 
 
-@settings(deadline=None, max_examples=200)
 @given(MESSAGES)
 def test_every_message_survives(message: Message) -> None:
     assert decode(encode(message)) == message
@@ -280,13 +279,11 @@ def heard(octets: bytes) -> None:
     hash(message)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.booleans())
 def test_garbage(octets: bytes, headed: bool) -> None:
     heard(HEAD + octets if headed else octets)
 
 
-@settings(deadline=None, max_examples=300)
 @given(MESSAGES, st.data())
 def test_truncated_flipped_and_doubled(message: Message, data: st.DataObject) -> None:
     octets = bytearray(encode(message))
@@ -311,7 +308,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
 @given(MESSAGES, JSON, st.data())
 def test_anything_in_any_place(message: Message, junk: Any, data: st.DataObject) -> None:
     tree = msgspec.to_builtins(message)

@@ -11,11 +11,11 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def quick(name: str) -> str:
+def quick(name: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "phalanx", "bench", name],
         cwd=CHECKOUT,
-        env={**os.environ, "PHALANX_BENCH_QUICK": "1"},
+        env={**os.environ, "PHALANX_BENCH_QUICK": "1", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -32,12 +32,26 @@ def test_a_quick_benchmark_runs_and_counts_the_messages_of_an_auction() -> None:
     assert counted == {bidders: 3 * bidders + 1 for bidders in (6, 24)}
 
 
-@pytest.mark.skipif(find_spec("scipy") is None, reason="scipy is not installed: make bench")
+needs_scipy = pytest.mark.skipif(
+    find_spec("scipy") is None, reason="scipy is not installed: make bench"
+)
+
+
+@needs_scipy
 def test_a_quick_benchmark_finds_the_optimum_no_dearer_than_the_auctions() -> None:
     rows = [line for line in quick("optimum").splitlines() if "requests: " in line]
     assert len(rows) == 7
     (optimum,) = (row for row in rows if " optimum " in row)
     assert " 0.0% " in optimum
+
+
+@needs_scipy
+def test_without_graphs_to_place_on_a_quick_benchmark_takes_some_of_its_own(tmp_path: Path) -> None:
+    told = quick("mlfo", PHALANX_DATA=str(tmp_path))
+    assert "random ones are taken" in told
+    rows = [line for line in told.splitlines() if "random-" in line]
+    assert len(rows) == 2
+    assert all("0.00%" in row for row in rows)
 
 
 @pytest.mark.nats

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -17,8 +19,9 @@ from phalanx.cli import run as run_module
 from phalanx.cli.main import VERBS, app
 from phalanx.domain.events import Event
 from phalanx.domain.version import VERSION
-from phalanx.store.jsonl import read_jsonl
+from phalanx.store.jsonl import read_jsonl, read_log
 from phalanx.store.sql import SqlEventStore
+from tests.store.small_disk import small_disk
 
 FOLDER = Path(__file__).parents[2] / "scenarios"
 RING = str(FOLDER / "quickstart-ring.yaml")
@@ -180,15 +183,6 @@ def test_run_is_the_same_for_a_seed_and_another_for_another(log: Path, tmp_path:
     assert logs[1].read_bytes() != log.read_bytes()
 
 
-def test_json_is_one_object_and_nothing_else() -> None:
-    code, out, err = phalanx("run", RING, "--until", "20", "--json")
-    assert (code, err) == (0, "")
-    assert out.count("\n") == 1
-    summary = json.loads(out)
-    assert summary["scenario"] == "quickstart-ring"
-    assert summary["ended_s"] == 20
-
-
 def test_report_and_store_are_written(tmp_path: Path, log: Path) -> None:
     url = f"sqlite:///{tmp_path}/events.db"
     page = tmp_path / "page.html"
@@ -222,9 +216,11 @@ def test_run_goes_on_another_network_and_says_what_is_assumed(tmp_path: Path) ->
 
 def test_an_attack_that_is_not_mitigated_is_said_with_its_causes() -> None:
     run = ("run", RING, "--until", "20", "--strategy", "published")
-    code, out, _ = phalanx(*run, "--json")
+    code, out, err = phalanx(*run, "--json")
     summary = json.loads(out)
-    assert (code, summary["mitigated"], summary["returned"]) == (0, False, None)
+    assert (code, err, out.count("\n")) == (0, "", 1), "one object and nothing else"
+    assert (summary["scenario"], summary["ended_s"]) == ("quickstart-ring", 20)
+    assert (summary["mitigated"], summary["returned"]) == (False, None)
     (shop,) = summary["hosts"]
     assert shop["verdict"] == "not mitigated"
     assert shop["worst_share"] < shop["mean_share"] < 1
@@ -252,35 +248,13 @@ def test_a_strategy_that_the_scenario_does_not_fit_is_refused(tmp_path: Path) ->
     assert "with --strategy published: functions: link-monitor is missing" in line
 
 
-@pytest.mark.parametrize("option", ["--log", "--report"])
-def test_no_output_replaces_what_is_read(tmp_path: Path, option: str) -> None:
-    own = tmp_path / "own.yaml"
-    own.write_bytes(Path(RING).read_bytes())
-    line = refused("run", str(own), option, str(tmp_path / "." / "own.yaml"))
-    assert line.endswith(
-        "own.yaml: would be overwritten, and is needed; name another file for the output\n"
-    )
-    assert own.read_bytes() == Path(RING).read_bytes()
-
-
-def test_a_report_replaces_no_log(tmp_path: Path, log: Path) -> None:
-    own = tmp_path / "l.jsonl"
-    own.write_bytes(log.read_bytes())
-    link = tmp_path / "link.html"
-    link.symlink_to(own)
-    for page in (own, link):
-        assert "would be overwritten" in refused("report", str(own), str(page))
-    assert own.read_bytes() == log.read_bytes()
-    both = str(tmp_path / "both")
-    assert "would be overwritten" in refused("run", RING, "--log", both, "--report", both)
-
-
 @pytest.mark.parametrize(
     "words",
     [
         ("--help",),
         ("explain", "--help"),
-        ("run", RING, "--until", "60"),
+        ("run", RING, "--until", "20"),
+        ("run", RING, "--until", "20", "--json"),
         ("place", DDOS, "--goal", "linkRateLimited", "--auctioneer", "pop6", "--json"),
     ],
 )
@@ -387,6 +361,36 @@ def test_explain_refuses_what_it_cannot_read_or_find(log: Path, tmp_path: Path) 
     assert "line 1" in refused("explain", str(broken))
 
 
+def test_a_log_that_was_cut_or_damaged_is_read_as_far_as_it_is_whole(
+    log: Path, tmp_path: Path
+) -> None:
+    octets = log.read_bytes()
+    cut, page = tmp_path / "cut.jsonl", tmp_path / "page.html"
+    random = Random(1)
+    harmed = [octets[: len(octets) - 20]]
+    for _ in range(10):
+        damaged = bytearray(octets[: random.randrange(2_000, len(octets))])
+        for _ in range(random.choice([1, 5, 50])):
+            damaged[random.randrange(len(damaged))] ^= 1 << random.randrange(8)
+        harmed.append(bytes(damaged))
+    for octets in harmed:
+        cut.write_bytes(octets)
+        for words in ("explain", str(cut), "last"), ("report", str(cut), str(page)):
+            code, _, err = phalanx(*words)
+            note, *more = err.splitlines()
+            assert note.startswith(f"{cut}: ")
+            assert "left out (" in note
+            assert "Traceback" not in err
+            if code == 2:  # damage made another key or value of one
+                assert [line.startswith(f"{cut}: an event does not hold") for line in more] == [
+                    True
+                ]
+            else:
+                assert (code, more) == (0, [])
+    cut.write_bytes(harmed[0])
+    assert phalanx("explain", str(cut), "last")[0] == 0
+
+
 def test_bench_runs_what_the_checkout_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "benchmarks"
     folder.mkdir()
@@ -405,3 +409,74 @@ def test_bench_says_where_benchmarks_come_from(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("phalanx.cli.bench.__file__", str(tmp_path / "a" / "b" / "c" / "d.py"))
     assert "source checkout" in refused("bench")
+
+
+SCENARIO = ("run", RING, "--seed", "7")
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "phalanx", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def enough(folder: Path, url: str) -> bool:
+    """Whether a run has written to its log, and more than five events to its store."""
+    with SqlEventStore(url) as store:
+        kept = [len(list(store.events(name))) for name in store.runs()]
+    return max(kept, default=0) > 5 and any(
+        b"\n" in part.read_bytes() for part in folder.glob("log.jsonl.part-*")
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_short_run_that_is_ended_leaves_its_history(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    log, store = tmp_path / "log.jsonl", f"sqlite:///{tmp_path / 'h.db'}"
+    words = (*SCENARIO, "--realtime", "1", "--log", str(log), "--store", store)
+    with start(*words) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()  # something has happened
+        while number == signal.SIGKILL and process.poll() is None and not enough(tmp_path, store):
+            time.sleep(0.1)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    written = log if number != signal.SIGKILL else next(tmp_path.glob("log.jsonl.part-*"))
+    events = read_jsonl(written)
+    assert events[0].kind == "run.started"
+    with SqlEventStore(store) as opened:
+        (name,) = opened.runs()
+        kept = list(opened.events(name))
+    if number == signal.SIGKILL:
+        assert kept[0] == events[0]
+    else:
+        assert process.returncode == 130
+        assert events[-1].kind == "run.ended"
+        assert kept == events
+
+
+@pytest.mark.parametrize("kind", ["--log", "--store"])
+def test_a_full_disk_ends_no_run_and_deletes_nothing(tmp_path: Path, kind: str) -> None:
+    size = 60_000 if kind == "--log" else 260_000  # the tables alone take 100 kB
+    with small_disk(tmp_path, size) as disk:
+        path = disk / "history"
+        code, out, err = phalanx(
+            *SCENARIO, kind, f"sqlite:///{path}" if kind == "--store" else str(path)
+        )
+        assert code == 4
+        assert "finished at 240.0 s" in out
+        first, *_, last = err.splitlines()
+        assert "the run goes on" in first
+        if kind == "--log":
+            (part,) = disk.glob("history.part-*")
+            assert str(part) in last
+            events = read_log(part).events
+        else:
+            assert "the store is incomplete" in last
+            with SqlEventStore(f"sqlite:///{path}") as store:
+                events = list(store.events("quickstart-ring-7"))
+    code, _, _ = phalanx(*SCENARIO, "--log", str(tmp_path / "whole"))
+    assert code == 0
+    whole = read_jsonl(tmp_path / "whole")
+    assert 0 < len(events) < len(whole)
+    assert events == whole[: len(events)]

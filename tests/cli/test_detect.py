@@ -91,7 +91,7 @@ def test_nothing_found(tmp_path):
 def test_a_truncated_capture_is_judged_with_a_warning(flood):
     flood.write_bytes(flood.read_bytes()[:-3])
     result = phalanx("detect", flood)
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert "6.6.6.6 > 10.0.0.1" in result.stdout
     assert "reading ended early" in result.stderr
 

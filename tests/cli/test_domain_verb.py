@@ -116,7 +116,7 @@ def edge(tmp_path: Path) -> Path:
     return tmp_path / "edge"
 
 
-def connects(folder: Path) -> bool:
+def connects(folder: Path, within_s: float = 60.0) -> bool:
     """Whether the process that this bundle is for gets through to the broker."""
     bundle, clock = read_bundle(folder / "bus.toml"), WallClock()
     exchange = NatsClient(
@@ -127,7 +127,7 @@ def connects(folder: Path) -> bool:
         secret=bundle.credentials.secret,
     )
     try:
-        exchange.ready(3.0)
+        exchange.ready(within_s)
     except BrokerError:
         return False
     finally:
@@ -152,10 +152,10 @@ def test_a_detached_broker_takes_and_cuts_off_identities(edge: Path) -> None:
             (thief / file.name).write_bytes(file.read_bytes())
             (thief / file.name).chmod(0o600)
         phalanx("revoke", edge, "pop1")
-        assert not connects(thief)
+        assert not connects(thief, 3.0)
         assert "broker1 loaded the change" in phalanx("add", edge, "pop1")
         assert connects(pop1)
-        assert not connects(thief)
+        assert not connects(thief, 3.0)
         assert connects(edge / "identities" / "operator")
         assert "broker1 was stopped" in phalanx("down", edge)
         assert "no broker of this machine runs" in phalanx("down", edge)
@@ -206,7 +206,7 @@ def test_a_broker_in_the_foreground_ends_with_its_command(edge: Path, number: in
         assert "Ctrl-C ends it" in said[1]
         assert brokers.running == ("broker1",)
         command.send_signal(number)
-        assert command.wait(15) == 0
+        assert command.wait(60) == 0
         assert brokers.running == ()
 
 
@@ -216,6 +216,6 @@ def test_a_broker_that_dies_ends_its_command_with_a_line(edge: Path) -> None:
         pid = brokers.servers[0].pid
         assert pid
         os.kill(pid, signal.SIGKILL)
-        assert command.wait(15) == 2
+        assert command.wait(60) == 2
         assert command.stdout is not None
         assert "broker1 ended by itself; see" in command.stdout.read()

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from phalanx.cli.main import app
+from phalanx.cli.terminal import duration
 from phalanx.domain.events import Event
 from phalanx.store.sql import SqlEventStore
 
@@ -128,13 +130,13 @@ def test_retain(tmp_path: Path) -> None:
     with SqlEventStore(f"sqlite:///{path}", now=lambda: 1_700_000_000.0) as kept:
         kept.receive("ring", LOG)
     dry = told("retain", path, "--keep", "7d", "--dry-run")
-    assert dry.startswith("5 events, 1 figures and 0 forgotten beliefs would be retired\n")
+    assert dry.startswith("5 events would be retired\n")
     assert len(lines(path)) == 5
     (done,) = lines("retain", path, "--keep", "7d", "--decisions", "5200w", "--size", "1GB")
-    assert (done["events"], done["marked"]) == (3, 1)
-    assert [line["id"] for line in lines(path)] == ["a.1-2", "b.1-1"]
+    assert (done["events"], done["marked"]) == (2, 1)
+    assert [line["id"] for line in lines(path)] == ["a.1-1", "a.1-2", "b.1-1"]
     assert "(its cause was retired)" in told(path)
-    assert "a.1-1, the cause of a.1-2, has been retired" in told(path, "--causes", "a.1-2")
+    assert "run-1, the cause of a.1-1, has been retired" in told(path, "--causes", "a.1-2")
 
 
 @pytest.mark.parametrize(
@@ -183,3 +185,24 @@ def test_help_tells_both_verbs() -> None:
     assert "show" in out
     assert "retain" in out
     assert "--decisions" in told("show", "--help")
+
+
+# -- durations --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("1.5 h", 5400), (" 15min ", 900), ("7d", 604_800), ("4w", 2_419_200)],
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "-5s", "s", "5 years", "1e3s", "5s5s", "٥s", "3m"])
+def test_what_is_none_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is no duration such as 90s"):
+        duration(text)
+
+
+def test_m_are_minutes_only_where_nobody_is_hurt_by_meaning_months() -> None:
+    assert duration("3m", m=True) == 180

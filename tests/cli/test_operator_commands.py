@@ -50,7 +50,7 @@ class Follower:
 
     def end(self) -> int:
         self._process.send_signal(signal.SIGINT)
-        return self._process.wait(10)
+        return self._process.wait(60)
 
     def kill(self) -> None:
         self._process.kill()
@@ -164,7 +164,7 @@ def test_logs_go_on_when_the_broker_was_restarted(lab: Lab, tmp_path: Path) -> N
         follower.until("connected again")
         command(lab, "stop", "north", "--now")
         follower.until("north +the process ends: told to by operator")
-        assert lab.testbed.wait("north", 20)
+        assert lab.testbed.wait("north", 60)
         lab.restart("north")
         follower.until("north +continues from its saved state")
         assert follower.end() == 0
@@ -180,7 +180,7 @@ def test_stop_hands_over_what_an_agent_holds_and_it_leaves(lab: Lab) -> None:
     assert re.search(rf"^{holder} has left: ", said, re.M)
     assert holder not in states(lab)
     lab.until(lab.held_off, "others hold the attack off")
-    assert lab.testbed.wait(holder, 20)
+    assert lab.testbed.wait(holder, 60)
     lab.restart(holder)
     assert len(lab.of("agent.restored", agent=holder)) == restored, "it begins anew"
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from phalanx.cli.main import app
@@ -46,7 +47,7 @@ def test_an_agent_without_a_broker_says_so_and_ends_in_order(config: Path) -> No
         assert process.stderr is not None
         line = process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        said, rest = process.communicate(timeout=20)
+        said, rest = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
@@ -78,3 +79,24 @@ def test_an_agent_that_cannot_start_says_why_in_a_line(
     assert done.exit_code == 2
     assert why in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+# -- commands of an operator, before they connect ---------------------------------------------
+
+
+def phalanx(*words: object, code: int = 0) -> Result:
+    done = CliRunner(env={"PHALANX_DOMAIN": None}).invoke(app, [*map(str, words)])
+    assert done.exit_code == code, done.output
+    return done
+
+
+@pytest.mark.parametrize("words", [("status",), ("logs",), ("stop", "a"), ("beliefs", "a")])
+def test_without_a_domain_one_line_says_what_to_do(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = phalanx(*words, code=2)
+    assert refused.stderr.startswith("which domain? Give --domain DIR or --bus FILE")
+    assert refused.stderr.count("\n") == 1
+    assert "is no domain's directory" in phalanx(*words, "--domain", ".", code=2).stderr
+    assert "cannot be read" in phalanx(*words, "--bus", "bus.toml", code=2).stderr

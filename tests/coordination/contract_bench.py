@@ -289,9 +289,10 @@ class Bench:
         return content
 
     def facts(self, conversation: str) -> Result:
+        """Return the facts of the last answer without their mandates."""
         content = self.last(conversation)
         assert isinstance(content, Result), content
-        return content
+        return Result(tuple(replace(fact, mandate="") for fact in content.facts))
 
 
 def deployed(bench: Bench) -> list[str]:

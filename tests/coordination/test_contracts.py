@@ -2,22 +2,42 @@
 
 import pytest
 from contract_bench import ANALYSE, LIMIT, LIMITED, ME, OTHER, Bench, deployed, nothing_is_left
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from phalanx.auction.contracts import ContractStage
 from phalanx.auction.outlook import Gone
 from phalanx.bdi import Adopt, Believe
-from phalanx.domain.actions import Deploy, Enforce, Failed, Hold, InstanceLost, Lift, Stop
-from phalanx.domain.goals import want
+from phalanx.coordination.lifecycle import NewVersion
+from phalanx.domain.actions import (
+    Deploy,
+    Enforce,
+    Failed,
+    Hold,
+    InstanceLost,
+    Lift,
+    Prefetch,
+    Rechain,
+    Release,
+    Scale,
+    Stop,
+)
+from phalanx.domain.goals import avert, find_out, want
 from phalanx.domain.messages import (
     Award,
     CallForProposals,
     Fact,
+    Inventory,
     Performative,
     Proposal,
+    Query,
     Refusal,
     Result,
+    UndoRequest,
     Verdict,
 )
-from phalanx.domain.predicates import FlowRecord
+from phalanx.domain.predicates import AnomalousUsage, FlowRecord, IpRateLimited, Monitored
 from phalanx.functions.rate_limiter import RateLimiter
 
 # -- the conversation: doubled, late, forgotten -------------------------------------------
@@ -130,6 +150,18 @@ def test_cancelled_while_a_measure_is_being_enforced_it_is_lifted(bench):
     assert isinstance(bench.site.done[-1], Lift)
     bench.finish(Enforce)
     assert not bench.agent.beliefs.holds(LIMITED)
+
+
+def test_two_contracts_for_one_effect_share_its_measure(bench):
+    """As two auctioneers award them that both took over the goal of an agent that died."""
+    bench.site.slow.add(Enforce)
+    bench.win("x", LIMIT)
+    bench.win("y", LIMIT)
+    bench.finish(Enforce)
+    bench.at(bench.now + 2.0)
+    assert [type(action) for action in bench.site.done].count(Enforce) == 1
+    assert len(bench.site.measures) == 1
+    assert bench.said("x") == bench.said("y") == ["propose", "inform"]
 
 
 def test_cancelled_before_the_award_arrives_nothing_is_begun(bench):
@@ -246,3 +278,275 @@ def test_a_second_agent_of_a_pop_bids_with_a_path_from_that_pop():
     bench.cfp("x")
     (bid,) = bench.bids("x")
     assert bid.path == (ME,)
+
+
+def test_what_is_asked_for_twice_is_brought_before_it_is_wanted_again(bench):
+    def brought():
+        return [action.vnfd.name for action in bench.site.done if isinstance(action, Prefetch)]
+
+    bench.settings.foreseen = ()
+    bench.cfp("x")
+    assert brought() == []
+    bench.cfp("y")
+    assert brought() == ["rate-limiter"]
+    bench.cfp("z")
+    assert brought() == ["rate-limiter"], "one try a minute"
+
+
+def test_nothing_is_brought_where_nothing_is_foreseen(bench):
+    for name in ("x", "y", "z"):
+        bench.cfp(name)
+    assert not [action for action in bench.site.done if isinstance(action, Prefetch)]
+
+
+# -- several calls at once: who bids, who waits, who is refused -------------------------------
+
+
+# -- several auctions at once -------------------------------------------------------------
+
+
+def test_the_younger_of_two_waits_and_bids_when_the_elder_was_rejected():
+    bench = Bench(cores=1)
+    bench.cfp("elder", LIMIT, since=1.0)
+    bench.cfp("younger", OTHER, since=2.0)
+    assert (bench.said("elder"), bench.said("younger")) == (["propose"], [])
+    bench.reject("elder")
+    assert bench.said("younger") == ["propose"]
+
+
+def test_the_younger_is_refused_for_good_when_the_elder_took_the_room():
+    bench = Bench(cores=1)
+    call = bench.cfp("elder", ANALYSE, since=1.0)
+    bench.cfp("younger", OTHER, since=2.0)
+    bench.accept("elder", call)
+    assert bench.refusal("younger").reason == "needs 1 core, 0 free"
+    assert not bench.refusal("younger").transient
+
+
+def test_the_elder_does_not_wait_for_the_younger():
+    bench = Bench(cores=1)
+    bench.cfp("younger", LIMIT, since=2.0)
+    bench.cfp("elder", OTHER, since=1.0)
+    assert bench.refusal("elder").transient
+    assert bench.refusal("elder").reason == "needs 1 core, 0 free beside other proposals"
+
+
+def test_who_waits_is_answered_before_the_deadline():
+    bench = Bench(cores=1)
+    bench.cfp("elder", LIMIT, since=1.0)
+    call = bench.cfp("younger", OTHER, since=2.0)
+    bench.at(0.7 * call.deadline)
+    assert bench.said("younger") == []
+    bench.at(0.8 * call.deadline)
+    assert bench.refusal("younger").transient
+
+
+@given(
+    st.integers(1, 4),
+    st.permutations(range(6)),
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["accept", "reject", "cancel"]))),
+)
+def test_waiting_never_goes_in_circles(cores, arrivals, decisions):
+    bench = Bench(cores=cores)
+    calls: dict[int, CallForProposals] = {}
+
+    def check():
+        contracts = [bench.bidder.contracts.get(str(age)) for age in calls]
+        holding = [c.age for c in contracts if c.holds]
+        for contract in contracts:
+            if contract.stage is ContractStage.WAITING:
+                assert min(holding, default=contract.age) < contract.age, "waits for no elder"
+        assert not bench.site.unheld.lacking(bench.site.total)
+        assert bench.site.unheld.cores >= 0
+
+    for age in arrivals:
+        goal = ANALYSE if age % 2 else want(IpRateLimited(f"10.0.0.{age}"))
+        calls[age] = bench.cfp(str(age), goal, since=float(age))
+        check()
+    for age, decision in decisions:
+        contract = bench.bidder.contracts.get(str(age))
+        if contract.stage is ContractStage.PROPOSED:
+            if decision == "accept":
+                bench.accept(str(age), calls[age], contract.bids[0])
+            else:
+                getattr(bench, decision)(str(age))
+            check()
+    bench.at(2.0)
+    for age in calls:
+        assert bench.said(str(age)), "left without an answer"
+
+
+# -- what is at hand is used again --------------------------------------------------------
+
+
+def test_an_idle_instance_is_offered_to_one_auction_at_a_time():
+    bench = Bench(cores=2)
+    bench.win("x", ANALYSE)
+    bench.observe()
+    (instance,) = bench.bidder.inventory
+    bench.cfp("elder", ANALYSE, since=1.0)
+    bench.cfp("younger", find_out(AnomalousUsage("a>c")), since=2.0)
+    assert bench.bids("elder")[0].reuse == instance.id
+    assert bench.bids("elder")[0].terms["T"] == 0
+    assert bench.bids("younger")[0].reuse is None
+
+
+def test_an_offered_instance_is_waited_for_where_there_is_no_room_for_another():
+    bench = Bench(cores=1)
+    bench.win("x", ANALYSE)
+    bench.observe()
+    (instance,) = bench.bidder.inventory
+    bench.cfp("elder", ANALYSE, since=1.0)
+    bench.cfp("younger", find_out(AnomalousUsage("a>c")), since=2.0)
+    assert bench.said("younger") == []
+    bench.reject("elder")
+    assert bench.bids("younger")[0].reuse == instance.id
+
+
+def test_an_instance_used_again_gets_the_path_and_the_units_of_the_new_goal(bench):
+    bench.win("x", ANALYSE, traffic_mb_s=2.0)
+    bench.observe()
+    (instance,) = bench.bidder.inventory
+    call = bench.cfp("y", ANALYSE, traffic_mb_s=6.0)
+    assert bench.bids("y")[0].units == 3
+    bench.accept("y", call)
+    again = [a for a in bench.site.done if isinstance(a, Rechain | Scale)]
+    assert [type(a) for a in again] == [Rechain, Scale]
+    assert (instance.units, again[1].units, again[1].mb_s) == (3, 3, 6.0)
+    assert not bench.site.holds
+
+
+def test_awards_that_come_during_the_download_share_the_instance(bench):
+    first, second = bench.cfp("x", LIMIT), bench.cfp("y", OTHER)
+    bench.accept("x", first)
+    bench.accept("y", second)
+    assert deployed(bench) == ["rate-limiter"]
+    assert not bench.site.holds
+    bench.cfp("z", want(IpRateLimited("10.0.0.3")))
+    (bid,) = bench.bids("z")
+    (instance,) = bench.bidder.inventory
+    assert bid.reuse == instance.id
+    assert bid.terms["T"] == instance.due > 0
+    bench.finish(Deploy)
+    assert bench.said("x") == bench.said("y") == ["propose", "inform"]
+    assert len(bench.site.measures) == 2
+
+
+def test_a_failed_download_fails_all_who_share_it(bench):
+    calls = {name: bench.cfp(name, goal) for name, goal in (("x", LIMIT), ("y", OTHER))}
+    for name, call in calls.items():
+        bench.accept(name, call)
+    bench.finish(Deploy, Failed("the link broke"))
+    assert bench.last("x") == Verdict("the link broke")
+    assert bench.last("y") == Verdict("the instance that was to be shared did not start")
+    assert nothing_is_left(bench)
+
+
+# -- the instances of an agent: idle, replaced, lifted, told of -------------------------------
+
+
+def test_an_idle_instance_is_ended_and_its_resources_given_back(bench):
+    bench.win("x", ANALYSE)
+    bench.observe()
+    bench.at(bench.settings.idle_s - 1)
+    assert bench.site.instances
+    bench.at(bench.settings.idle_s + bench.settings.lease_s)
+    assert nothing_is_left(bench)
+
+
+def test_an_instance_that_keeps_something_true_is_not_idle(bench):
+    bench.win("x", LIMIT)
+    bench.at(3 * bench.settings.idle_s)
+    assert len(bench.site.measures) == 1
+
+
+def test_who_shares_a_new_version_in_its_download_keeps_what_it_got_when_the_old_one_ends(bench):
+    bench.win("x", LIMIT)
+    (old,) = bench.bidder.inventory
+    newest = replace(RateLimiter.vnfd, version="2.0")
+    bench.settings.catalogue["rate-limiter"] = newest
+    bench.carry_out(bench.agent.perceive(NewVersion(newest), bench.now))
+    call = bench.cfp("y", OTHER)
+    bench.accept("y", call)
+    assert deployed(bench) == ["rate-limiter", "rate-limiter"]
+    bench.finish(Deploy)
+    (new,) = bench.bidder.inventory
+    assert (new.vnfd.version, old.id in bench.site.instances) == ("2.0", False)
+    assert set(new.measures) == {LIMITED, OTHER.predicate}
+    assert {m.instance for m in bench.site.measures.values()} == {new.id}
+    assert len(bench.site.measures) == 2
+    assert bench.said("y") == ["propose", "inform"]
+    bench.hear(Performative.REQUEST, "undo", UndoRequest(avert(LIMITED)))
+    assert len(bench.site.measures) == 1
+
+
+def test_a_lift_is_asked_for_and_told(bench):
+    bench.win("x", LIMIT)
+    (fact,) = bench.last("x").facts
+    request = UndoRequest(avert(LIMITED), fact.mandate)
+    bench.hear(Performative.REQUEST, "undo", request, sender="c")
+    assert bench.facts("undo") == Result((Fact(LIMITED, value=False),))
+    assert bench.facts("notice") == Result((Fact(LIMITED, value=False),))
+    assert not bench.site.measures
+    bench.hear(Performative.REQUEST, "again", UndoRequest(avert(LIMITED)), sender="c")
+    assert bench.facts("again") == Result((Fact(LIMITED, value=False),))
+
+
+def test_a_lift_is_refused_to_agents_without_a_mandate(bench):
+    refused = []
+    bench.bidder.refused = lambda *data: refused.append(data)
+    bench.win("x", LIMIT)
+    for wrong in ("", "guessed"):
+        bench.hear(Performative.REQUEST, "undo", UndoRequest(avert(LIMITED), wrong), sender="c")
+        assert bench.last("undo").final
+    bench.hear(Performative.CANCEL, "x", Verdict("stop"), sender="c")
+    assert [data[:2] for data in refused] == [("c", "undo"), ("c", "undo"), ("c", "cancel")]
+    assert len(bench.site.measures) == 1
+    bench.hear(Performative.REQUEST, "mine", UndoRequest(avert(LIMITED)), sender="b")
+    assert not bench.site.measures
+    assert len(refused) == 3
+
+
+def test_proposals_and_work_are_stopped_by_their_auctioneer_alone(bench):
+    refused = []
+    bench.bidder.refused = lambda *data: refused.append(data[:2])
+    call, bid = bench.offer("x")
+    bench.hear(Performative.REJECT, "x", Verdict("no"), sender="c")
+    bench.hear(Performative.ACCEPT, "x", Award(bid, call), sender="c")
+    assert bench.said("x") == ["propose"]
+    assert len(bench.site.holds) == 1
+    bench.accept("x", call, bid)
+    bench.hear(Performative.CANCEL, "x", Verdict("stop"), sender="c")
+    bench.finish(Deploy)
+    assert bench.said("x") == ["propose", "inform"]
+    assert refused == [("c", "reject-proposal"), ("c", "accept-proposal"), ("c", "cancel")]
+
+
+def test_a_query_is_answered_with_the_inventory(bench):
+    bench.win("x", LIMIT)
+    bench.win("y", ANALYSE, traffic_mb_s=3.0)
+    bench.cfp("z", want(Monitored("a>b", 1.0)))
+    bench.accept("z", bench.bidder.contracts.get("z").call)
+    bench.hear(Performative.QUERY, "q", Query(), sender="c")
+    answer = bench.last("q")
+    assert isinstance(answer, Inventory)
+    told = [(i.vnf, i.version, i.units, i.state, i.goals) for i in answer.instances]
+    assert told == [
+        ("rate-limiter", "1.0", 1, "busy", ("ipRateLimited(10.0.0.1)",)),
+        ("anomaly-detector", "1.0", 2, "busy", ("?anomalousUsage(a>b, 0, 1)",)),
+        ("link-monitor", "1.0", 1, "deploying", ("monitored(a>b, 1.0, 0)",)),
+    ]
+    assert bench.sent[-1].receiver == "c"
+
+
+def test_what_was_held_and_is_not_needed_is_released_before_the_work_begins(bench):
+    bench.win("x", LIMIT)
+    call = bench.cfp("y", OTHER)
+    assert bench.site.holds
+    bench.accept("y", call)
+    assert not bench.site.holds
+    assert [type(a) for a in bench.site.done if isinstance(a, Release | Enforce)][-2:] == [
+        Release,
+        Enforce,
+    ]
+    assert bench.said("y") == ["propose", "inform"]

@@ -8,6 +8,7 @@ from phalanx.auction.auctioneer import RELIED
 from phalanx.auction.contracts import NOTICE
 from phalanx.auction.outlook import Connected, Outlook
 from phalanx.bdi import Adopt, Believe
+from phalanx.coordination.duties import Duties
 from phalanx.coordination.failover import Failover
 from phalanx.coordination.recovery import Recovery
 from phalanx.domain.actions import InstanceLost, LinkSample, ReadMeasure
@@ -37,7 +38,7 @@ class Talk(Bench):
     """A bench whose agent covers its neighbour, and wins and loses auctions of its own."""
 
     def __init__(self, **options):
-        super().__init__(functions=(*ALL, Failover, Recovery), **options)
+        super().__init__(functions=(*ALL, Duties, Failover, Recovery), **options)
 
     def beat(self, sender=WARD):
         self.hear(Performative.INFORM, "heartbeat", Heartbeat(1), sender)

@@ -41,6 +41,7 @@ PROCESSES = {
     "connection.lost",
     "connection.regained",
     "outbox.shed",
+    "history.gap",
     "access.refused",
     "agent.restored",
     "agent.draining",
@@ -56,10 +57,14 @@ UNSEEN = {
     "action.failed",
     "function.failed",
     "agent.returned",
+    "goal.taken_over",
     *REAL,
     *PROCESSES,
     *SERVICES,
     "measure.withdrawn",
+    "image.prefetching",
+    "image.cached",
+    "image.evicted",
 }
 """Kinds that these runs need not write; their own tests see them."""
 
@@ -75,7 +80,9 @@ def described() -> dict[str, tuple[set[str], set[str]]]:
                 pass
             fields = re.findall(r"`(\w+)`(\??)", words)
             fields = {f for f, mark in fields if not mark}, {f for f, mark in fields if mark}
-            found |= dict.fromkeys(re.findall(r"`([a-z._]+)`", kinds), fields)
+            for kind in re.findall(r"`([a-z._]+)`", kinds):
+                assert kind not in found, f"{kind} is described twice"
+                found[kind] = fields
     return found
 
 

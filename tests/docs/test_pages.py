@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -9,12 +11,14 @@ from pathlib import Path
 import make
 import make_consoles
 import pytest
+from tests.system.sites_page import PAGE as SITES
+from tests.system.sites_page import asked_in_tables, steps
 from typer.main import get_command
 
 from phalanx.bus import Bus
+from phalanx.bus.wire import VERSION, decode, encode
 from phalanx.cli.main import app
 from phalanx.clock import Clock
-from phalanx.domain.events import KINDS
 from phalanx.infrastructure import Infrastructure
 from phalanx.store import EventStore
 
@@ -61,12 +65,27 @@ def test_commands_print_what_the_page_shows(page: Path) -> None:
     assert make_consoles.with_real_consoles(text) == text, "run: .venv/bin/python docs/make.py"
 
 
-def test_the_examples_of_the_library_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    page = make.DOCS / "reference" / "python.md"
+@pytest.mark.parametrize(
+    ("name", "least"), [("python", 5), ("fabric", 6), ("bus", 2), ("stores", 2), ("wire", 2)]
+)
+def test_the_examples_of_a_reference_hold(
+    name: str, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT if name == "python" else tmp_path)
+    page = make.DOCS / "reference" / f"{name}.md"
     examples = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(examples) >= 5
-    exec(compile("\n".join(examples), str(page), "exec"), {"__name__": "python_reference"})
+    assert len(examples) >= least
+    # Tests that run beside this one have loopback addresses of their own.
+    net = f"127.{os.getpid() >> 8 & 127 | 128}.{os.getpid() & 255}"
+    code = "\n".join(examples).replace("127.0.0", net)
+    exec(compile(code, str(page), "exec", dont_inherit=True), {"__name__": "reference"})
+
+
+def test_the_message_on_the_page_of_the_wire_is_one() -> None:
+    page = (make.DOCS / "reference" / "wire.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    octets = encode(decode(bytes((VERSION,)) + shown.encode()))
+    assert json.loads(octets[1:]) == json.loads(shown)
 
 
 @pytest.mark.parametrize("image", make.IMAGES)
@@ -114,13 +133,6 @@ def test_commands_that_a_page_names_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_events_are_described_once_each() -> None:
-    page = (make.DOCS / "reference" / "events.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ((?:`[a-z._]+`(?:, )?)+) \|", page, re.MULTILINE)
-    kinds = [kind for row in rows for kind in re.findall(r"`([a-z._]+)`", row)]
-    assert sorted(kinds) == sorted(KINDS)
-
-
 @pytest.mark.parametrize("port", [Bus, Clock, EventStore, Infrastructure])
 def test_the_ports_are_in_the_architecture(port: type) -> None:
     assert f"`{port.__name__}`" in (make.DOCS / "architecture.md").read_text(encoding="utf-8")
@@ -135,3 +147,20 @@ def test_the_changelog_knows_this_version() -> None:
 def test_pages_tell_nothing_of_the_machine_they_were_written_on(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.search(r"/work/|/home/|/tmp/|/root/|\.\./shared", text)
+
+
+# -- docs/sites.md, which tests/system/test_three_machines.py walks ---------------------------
+
+
+def test_every_block_has_a_mark_and_only_what_cannot_be_run_is_left_out() -> None:
+    found = steps()
+    blocks = re.findall(r"^```sh$", SITES.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len([step for step in found if step.commands]) == len(blocks)
+    assert len([step for step in found if step.event == "skip"]) == 3
+    assert [step.machines for step in found if step.event == "lose"] == [(3,)]
+
+
+def test_the_table_of_symptoms_asks_something_in_each_row() -> None:
+    section = SITES.read_text(encoding="utf-8").partition("### When something is wrong")[2]
+    rows = re.findall(r"^\|.*\|$", section.partition("\n### ")[0], re.MULTILINE)[2:]
+    assert len(asked_in_tables()) == len(rows) >= 8

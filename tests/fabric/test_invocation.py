@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 from fabric_lab import DOMAIN, Lab
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
 from phalanx.bus import subjects
-from phalanx.bus.client import Delivery, NotPermittedError, Unanswered
+from phalanx.bus.client import BrokerClient, Delivery, NotPermittedError, Unanswered
 from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.errors import PhalanxError
+from phalanx.domain.events import Event, Recorder
 from phalanx.fabric.access import STANDARD_POLICY, AccessDecision, Gate, Resource
 from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.calls import (
     CallBusy,
     CallClient,
+    CallError,
     CallFailed,
     CallRefused,
     CallTimedOut,
@@ -28,9 +31,12 @@ from phalanx.fabric.calls import (
     decode_reply,
     request_envelope,
 )
+from phalanx.fabric.directory import find
 from phalanx.fabric.envelope import to_headers
-from phalanx.fabric.operations import STATUS, STOP, Operation, StopRequest
+from phalanx.fabric.join import Fabric
+from phalanx.fabric.operations import STATUS, STOP, Accepted, Operation, StopRequest
 from phalanx.fabric.provider import KEPT, WAITING, Call, Provider
+from phalanx.fabric.registration import ServiceState
 from phalanx.identity.names import Identity, Role
 
 
@@ -291,7 +297,6 @@ def test_a_lost_answer_is_asked_for_again_and_the_call_is_made_once() -> None:
     assert provider.outcomes == {"CallDone": 1, "Again": 2}
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from(((), (0.0,), (0.1,), (0.0, 0.3), (1.5,))), max_size=40),
     st.integers(1, 6),
@@ -390,3 +395,99 @@ def test_any_payload_is_answered(payload: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_any_octets_are_a_reply(octets: bytes) -> None:
     assert decode_reply(octets) is not None
+
+
+# -- joining the fabric on virtual time -------------------------------------------------------
+
+
+class Domain(Lab):
+    """Members of one domain, and the log of what was refused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[Event] = []
+
+    def enter(self, exchange: BrokerClient, incarnation: int = 1, **options: Any) -> Fabric:
+        name = exchange.identity.name
+        record = Recorder(name, self.log.append, self.clock.now, f"{name}.{incarnation}").record
+        fabric = Fabric(
+            exchange,
+            self.clock,
+            record,
+            record("agent.started", None),
+            incarnation=incarnation,
+            **options,
+        )
+        fabric.start()
+        return fabric
+
+
+@pytest.fixture
+def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Domain]:
+    made = Domain()
+
+    def no_socket(*_: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket.socket, "connect", no_socket)
+        yield made
+
+
+def states(fabric: Fabric) -> dict[str, ServiceState]:
+    return {entry.owner: entry.state for entry in fabric.registry.entries()}
+
+
+def test_members_find_each_other_call_and_leave(domain: Domain) -> None:
+    a = domain.enter(domain.join("a"), capabilities=("link-monitor",))
+    ops = domain.enter(domain.join("ops", Role.OPERATOR))
+    a.provider.serve(STOP, lambda call: call.done(Accepted(f"told by {call.caller.name}")))
+    a.serving()
+    domain.run(1.0)
+    (found,) = find(ops.registry.entries(), "link-monitor")
+    assert (found.owner, found.registration.operations) == ("a", ("stop",))
+    answers: list[Accepted | CallError] = []
+    ops.calls.invoke("a", STOP, StopRequest(), answers.append, timeout_s=1.0)
+    domain.run(1.0)
+    assert answers == [Accepted("told by ops")]
+    a.leave()
+    domain.run(1.0)
+    assert states(ops)["a"] is ServiceState.LEFT
+
+
+def test_a_refused_call_is_in_the_log_with_its_cause(domain: Domain) -> None:
+    a, b = domain.enter(domain.join("a")), domain.enter(domain.join("b"))
+    a.provider.serve(STOP, lambda call: call.done(Accepted()))
+    answers: list[Accepted | CallError] = []
+    b.calls.invoke("a", STOP, StopRequest(), answers.append, timeout_s=1.0)
+    domain.run(1.0)
+    assert isinstance(answers[0], CallRefused)
+    started, refused = (event for event in domain.log if event.agent == "a")
+    assert (refused.kind, refused.cause) == ("access.refused", started.id)
+
+
+def test_an_earlier_incarnation_learns_that_it_was_superseded(domain: Domain) -> None:
+    told: list[int] = []
+    domain.enter(domain.join("a"), on_superseded=lambda other: told.append(other.incarnation))
+    domain.run(1.0)
+    domain.enter(domain.join("a"), incarnation=2)
+    domain.run(1.0)
+    assert told == [2]
+
+
+def test_an_agent_of_a_slice_without_a_pop_is_found_and_called(domain: Domain) -> None:
+    scopes = {"guard-1": ("slice", None), "pop1": ("pop", "pop1"), "pop1-ml": ("pop", "pop1")}
+    for name, (scope, pop) in scopes.items():
+        fabric = domain.enter(domain.join(name), scope=scope, pop=pop)
+        fabric.provider.serve(STOP, lambda call: call.done(Accepted()))
+        fabric.serving()
+    ops = domain.enter(domain.join("ops", Role.OPERATOR))
+    domain.run(1.0)
+
+    entries = ops.registry.entries()
+    assert [one.owner for one in find(entries, scope="slice")] == ["guard-1"]
+    assert [one.owner for one in find(entries, pop="pop1")] == ["pop1", "pop1-ml"]
+    answers: list[Accepted | CallError] = []
+    ops.calls.invoke("guard-1", STOP, StopRequest(), answers.append, timeout_s=1.0)
+    domain.run(1.0)
+    assert answers == [Accepted()]

@@ -481,11 +481,11 @@ class OnceOnly(RuleBasedStateMachine):
         assert self.lab.calls.actions.pending == 0
 
 
-OnceOnly.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+OnceOnly.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestOnceOnly = OnceOnly.TestCase
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_with_a_third_lost_everything_is_done_in_order(seed: int) -> None:
     lab = Lab(RetryPolicy(give_up_s=1e6))

@@ -90,6 +90,32 @@ def test_no_agent_serves() -> None:
     assert found.findings[0] == "no agent serves"
 
 
+def test_a_duty_that_nobody_sees_to_is_the_worst_there_is() -> None:
+    entries = [entry("pop1"), entry("pop2")]
+    answers = {
+        name: StatusAnswer(name, 1, ServiceState.SERVING, Health(), 5.0, duties=duties)
+        for name, duties in (
+            ("pop1", {"monitored(a)": True, "monitored(b)": False}),
+            ("pop2", {"monitored(a)": False, "monitored(b)": False}),
+        )
+    }
+    found = report(entries, answers, 12.0)
+    assert found.verdict is OverallStatus.DOWN
+    assert found.findings[0] == "nobody sees to monitored(b)"
+    assert report(entries, answers, 12.0, only=("pop1",)).verdict is OverallStatus.WELL
+    del answers["pop2"].duties["monitored(b)"]
+    answers["pop1"].duties["monitored(b)"] = True
+    assert report(entries, answers, 12.0).verdict is OverallStatus.WELL
+
+
+def test_what_is_wrong_with_the_streams_is_said_first() -> None:
+    wrong = ("the brokers do not keep KV_registry: stream not found",)
+    found = report([entry("pop1")], {}, 12.0, storage=wrong)
+    assert (found.verdict, found.findings) == (OverallStatus.ATTENTION, wrong)
+    found = report([], {}, 12.0, storage=wrong)
+    assert (found.verdict, found.findings[0]) == (OverallStatus.DOWN, wrong[0])
+
+
 def test_an_answer_of_an_earlier_life_does_not_count() -> None:
     answer = StatusAnswer("pop1", 1, ServiceState.DRAINING, Health(), 5.0)
     found = report([entry("pop1", incarnation=2)], {"pop1": answer}, 12.0)

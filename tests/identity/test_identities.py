@@ -27,9 +27,7 @@ from phalanx.identity import (
     fingerprint,
     hosts_of,
     identity_of,
-    read_certificate,
     tls_context,
-    write_credentials,
 )
 from phalanx.identity.names import Identity, Role
 
@@ -163,15 +161,6 @@ def test_revoking_takes_back_every_valid_certificate_of_a_name(authority: Author
     assert [record.name for record in authority.issued()] == ["pop1", "pop1", "pop2"]
 
 
-def test_a_revocation_list_of_another_authority_is_refused(
-    authority: Authority, tmp_path: Path
-) -> None:
-    Authority.create(tmp_path / "other", "edge", at(NOW))
-    (tmp_path / "ca" / "crl.pem").write_bytes((tmp_path / "other" / "crl.pem").read_bytes())
-    with pytest.raises(IdentityError, match="list is not signed by the authority"):
-        trust_at(tmp_path, NOW)
-
-
 def test_an_authority_is_made_once_and_opened_again(authority: Authority, tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="exists already"):
         Authority.create(tmp_path / "ca", "edge")
@@ -202,37 +191,6 @@ def test_a_key_that_others_may_read_is_refused(
     (tmp_path / "ca" / "ca-key.pem").chmod(mode)
     with pytest.raises(IdentityError, match="others may read this key"):
         Authority.open(tmp_path / "ca", "edge")
-
-
-@pytest.mark.parametrize(
-    ("file", "octets", "line"),
-    [
-        ("cert.pem", b"nonsense", "cert.pem: is no certificate in PEM"),
-        ("key.pem", b"nonsense", "key.pem: is no EC key in PEM"),
-        ("ca.pem", b"", "ca.pem: is no certificate in PEM"),
-        ("crl.pem", b"-----BEGIN", "crl.pem: is no revocation list in PEM"),
-        ("cert.pem", bytes(2 << 20), "cert.pem: is larger than 1024 KiB"),
-        ("cert.pem", None, "cert.pem: cannot be read: No such file"),
-    ],
-)
-def test_damaged_files_are_refused_in_one_line(
-    authority: Authority, tmp_path: Path, file: str, octets: bytes | None, line: str
-) -> None:
-    folder = bundle(authority, tmp_path)
-    if octets is None:
-        (folder / file).unlink()
-    else:
-        (folder / file).write_bytes(octets)
-    with pytest.raises(IdentityError, match=line) as caught:
-        Credentials.read(Files.of(folder), at(NOW))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_key_of_another_is_refused(authority: Authority, tmp_path: Path) -> None:
-    folder = bundle(authority, tmp_path)
-    write_credentials(folder, read_certificate(folder / "cert.pem"), authority.issue(POP).key)
-    with pytest.raises(IdentityError, match=r"key.pem: is not the key of .*cert.pem"):
-        Credentials.read(Files.of(folder), at(NOW))
 
 
 def test_without_a_revocation_list_nothing_is_revoked(authority: Authority, tmp_path: Path) -> None:

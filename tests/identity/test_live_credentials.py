@@ -102,27 +102,6 @@ def test_the_same_files_written_again_change_nothing(place: Place) -> None:
     assert place.told == []
 
 
-def half_a_certificate(place: Place) -> None:
-    octets = pem(place.authority.renew(place.live.present.certificate))
-    (place.pop / "cert.pem").write_bytes(octets[: len(octets) // 2])
-
-
-def nothing_in_the_certificate(place: Place) -> None:
-    (place.pop / "cert.pem").write_bytes(b"")
-
-
-def no_certificate(place: Place) -> None:
-    (place.pop / "cert.pem").unlink()
-
-
-def garbage_for_a_key(place: Place) -> None:
-    (place.pop / "key.pem").write_bytes(b"\0\xff" * 200)
-
-
-def a_key_of_another(place: Place) -> None:
-    (place.pop / "key.pem").write_bytes((place.broker / "key.pem").read_bytes())
-
-
 def a_key_that_others_may_read(place: Place) -> None:
     place.renew()
     (place.pop / "key.pem").chmod(0o644)
@@ -151,10 +130,6 @@ def an_expired_certificate(place: Place) -> None:
     (place.pop / "cert.pem").write_bytes(pem(expired))
 
 
-def garbage_for_a_list(place: Place) -> None:
-    (place.pop / "crl.pem").write_bytes(b"-----BEGIN X509 CRL-----\ngarbage")
-
-
 def a_list_of_another_authority(place: Place) -> None:
     Authority.create(place.folder / "other", "edge")
     (place.pop / "crl.pem").write_bytes((place.folder / "other" / "crl.pem").read_bytes())
@@ -177,26 +152,38 @@ def a_list_that_revokes_oneself(place: Place) -> None:
     (place.pop / "crl.pem").write_bytes((place.folder / "ca" / "crl.pem").read_bytes())
 
 
+def writes(file: str, octets: Callable[[Place], bytes]) -> Callable[[Place], object]:
+    return lambda place: (place.pop / file).write_bytes(octets(place))
+
+
+def half_renewed(place: Place) -> bytes:
+    octets = pem(place.authority.renew(place.live.present.certificate))
+    return octets[: len(octets) // 2]
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (half_a_certificate, "is no certificate in PEM"),
-        (nothing_in_the_certificate, "is no certificate in PEM"),
-        (no_certificate, "cert.pem: cannot be read"),
-        (garbage_for_a_key, "is no EC key in PEM"),
-        (a_key_of_another, "is not the key of"),
+        (writes("cert.pem", half_renewed), "cert.pem: is no certificate in PEM"),
+        (writes("cert.pem", lambda _: b""), "cert.pem: is no certificate in PEM"),
+        (writes("cert.pem", lambda _: bytes(2 << 20)), "cert.pem: is larger than 1024 KiB"),
+        (lambda p: (p.pop / "cert.pem").unlink(), "cert.pem: cannot be read: No such file"),
+        (writes("ca.pem", lambda _: b""), "ca.pem: is no certificate in PEM"),
+        (writes("key.pem", lambda _: b"\0\xff" * 200), "key.pem: is no EC key in PEM"),
+        (writes("key.pem", lambda p: (p.broker / "key.pem").read_bytes()), "is not the key of"),
         (a_key_that_others_may_read, "chmod 600"),
         (the_certificate_of_another, "phalanx://edge/agent/pop2; this process is "),
         (another_authority, "is another authority"),
         (an_expired_certificate, "expired on"),
-        (garbage_for_a_list, "is no revocation list in PEM"),
+        (writes("crl.pem", lambda _: b"-----BEGIN"), "crl.pem: is no revocation list in PEM"),
+        (writes("crl.pem", lambda _: b"-----BEGIN X509 CRL-----\n"), "is no revocation list in"),
         (a_list_of_another_authority, "is not signed by the authority"),
         (a_list_that_ended, "the revocation list ended on"),
         (a_list_that_revokes_oneself, "of pop1 was revoked"),
     ],
 )
 def test_what_is_not_usable_is_told_and_what_was_in_use_stays(
-    place: Place, spoil: Callable[[Place], None], why: str
+    place: Place, spoil: Callable[[Place], object], why: str
 ) -> None:
     before = {path.name: path.read_bytes() for path in place.pop.iterdir()}
     present = place.live.present

@@ -87,6 +87,7 @@ class World:
     sources: Sequence[Source] = ()
     watched: Sequence[str] = ()
     seed: int = 1
+    keep_images: bool = False
     clock: VirtualClock = field(default_factory=VirtualClock)
     events: list[Event] = field(default_factory=list)
     percepts: dict[str, list[Percept]] = field(default_factory=dict)
@@ -101,6 +102,7 @@ class World:
             seed=self.seed,
             cause="run-1",
             watched=self.watched,
+            keep_images=self.keep_images,
         )
 
     def run(self, until: float) -> None:

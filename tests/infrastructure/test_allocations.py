@@ -135,7 +135,7 @@ def _stop(instance: tuple[PopId, str]) -> tuple[PopId, Stop]:
 
 
 TestBooks = Books.TestCase
-TestBooks.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestBooks.settings = settings(max_examples=40, stateful_step_count=30)
 
 
 def test_refusals_name_what_lacks() -> None:

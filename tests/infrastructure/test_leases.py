@@ -15,6 +15,7 @@ from phalanx.domain.actions import (
     SiteState,
     Stop,
 )
+from phalanx.domain.errors import ScenarioError
 
 
 def test_a_hold_runs_out_and_says_so() -> None:
@@ -24,8 +25,8 @@ def test_a_hold_runs_out_and_says_so() -> None:
     assert world.net.leases() == ["h"]
     world.run(5.0)
     assert world.net.leases() == []
-    (event,) = world.of_kind("lease.expired")
-    assert (event.time, event.cause) == (5.0, "why")
+    (granted,), (event,) = world.of_kind("hold.granted"), world.of_kind("lease.expired")
+    assert (event.time, event.cause, granted.cause) == (5.0, granted.id, "why")
     assert event.data == {"what": "hold", "name": "h", "pop": "pop5"}
 
 
@@ -93,9 +94,9 @@ def test_a_stopped_instance_does_not_expire_later() -> None:
 def test_installed_instances_live_under_a_lease_too() -> None:
     world = World(line())
     world.net.install("pop6", "monitor", AT_HAND, units=1, ttl_s=5.0, cause="run-1")
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ScenarioError, match="exists already"):
         world.net.install("pop6", "monitor", AT_HAND, units=1, ttl_s=5.0, cause="run-1")
-    with pytest.raises(ValueError, match="needs 7 cores, 5 free"):
+    with pytest.raises(ScenarioError, match="needs 7 cores, 5 free"):
         world.net.install("pop6", "more", AT_HAND, units=7, ttl_s=5.0, cause="run-1")
     assert isinstance(world.do("pop6", ReadMeasure("none")), Failed)
     world.run(5.0)

@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw, Struct, structs
 
@@ -40,7 +40,6 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     return st.from_type(kind)
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.data(), st.sampled_from(sorted(FAMILIES)))
 def test_values_survive(data: st.DataObject, family: str) -> None:
     value = data.draw(values(FAMILIES[family]))
@@ -67,7 +66,6 @@ def test_what_is_no_action_is_refused(packed: tuple[str, Raw], reason: str) -> N
         unpack(packed, "action")
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.data(), st.sampled_from(sorted(FAMILIES)))
 def test_truncated_and_flipped_values_are_read_or_refused(data: st.DataObject, family: str) -> None:
     name, raw = pack(data.draw(values(FAMILIES[family])))

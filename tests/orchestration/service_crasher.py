@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-from watched_journal import WatchedJournal
+from service_world import WatchedJournal
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.orchestration.workflow.model import Asked

@@ -6,13 +6,13 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from watched_journal import WatchedJournal
+from typing import Any
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 from phalanx.orchestration.descriptors.service import Service
 from phalanx.orchestration.iml.unit import ImlError, Running, Unit, UnitKind
+from phalanx.orchestration.journal import Claim, ServiceJournal, StepStage
 from phalanx.orchestration.service import ServiceOrchestrator
 from phalanx.orchestration.workflow.context import (
     Pair,
@@ -38,6 +38,34 @@ NAME = "edge-video-1"
 
 class Crash(BaseException):
     """The orchestrator's process ends here."""
+
+
+Hook = Callable[[str, str], None]
+"""Called with ``before`` and ``begun`` around the intention of a step, with ``within`` and
+``after`` around its result; of a step that is taken back the name begins with ``undo``."""
+
+
+class WatchedJournal(ServiceJournal):
+    def __init__(self, database: Database, hook: Hook) -> None:
+        super().__init__(database)
+        self.hook = hook
+
+    def claim(self, name: str) -> Claim:
+        claim, hook = super().claim(name), self.hook
+        write = claim.step
+
+        def step(
+            revision: int, name: str, stage: StepStage, result: Any = None, note: Any = None
+        ) -> None:
+            begins = stage in (StepStage.INTENDED, StepStage.UNDOING)
+            first, last = ("before", "begun") if begins else ("within", "after")
+            undo = "undo " if stage in (StepStage.UNDOING, StepStage.UNDONE) else ""
+            hook(first, f"{undo}{name}")
+            write(revision, name, stage, result, note)
+            hook(last, f"{undo}{name}")
+
+        vars(claim).update(step=step)
+        return claim
 
 
 def asked(request: str = "request.yaml", without: tuple[str, ...] = ()) -> Asked:

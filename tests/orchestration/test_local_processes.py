@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def wait_for(site: LocalProcesses, name: str, words: str) -> None:
-    for _ in range(1000):
+    for _ in range(6000):
         if words in site.logs(name):
             return
         time.sleep(0.01)
@@ -100,7 +100,7 @@ def test_a_starter_that_is_killed_leaves_no_second_process(root: Path) -> None:
         pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
         return [pid for pid in pids if _log_of(pid) == said]
 
-    for _ in range(200):  # what the starting shell runs has the same log for a moment
+    for _ in range(6000):  # what the starting shell runs has the same log for a moment
         if running() == [found.pid]:
             break
         time.sleep(0.01)

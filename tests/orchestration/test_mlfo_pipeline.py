@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from placements import AGENT, FOLDER, line, load, need, site, vnf
+from placements import AGENT, FOLDER, least_cost, line, load, need, random_problem, site, vnf
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.orchestration.descriptors.nsd import Share
 from phalanx.orchestration.descriptors.service import SiteLink, Weights
+from phalanx.orchestration.mlfo.bound import Relaxation, forests, stepped
+from phalanx.orchestration.mlfo.model import Problem
 from phalanx.orchestration.mlfo.need import Need, PlacementError, need_of, shortest
 from phalanx.orchestration.mlfo.pipeline import PipelineDescriptor, compute
-from phalanx.orchestration.mlfo.search import Effort
+from phalanx.orchestration.mlfo.search import Effort, SearchResult, solve
 
 CHAIN = [("x", "y"), ("y", "z")]
 
@@ -109,7 +112,7 @@ def test_parts_of_a_service_are_joined_by_the_nearest() -> None:
     assert found == {("pop-a", "pop-b"): "neighbours", ("pop-b", "pop-d"): "joins"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6))
 def test_agents_are_connected_whatever_the_service(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -178,7 +181,7 @@ def test_moving_is_free_where_it_costs_nothing() -> None:
     assert where(recompute(running, three(weights=weights))) == where(fresh)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6))
 def test_a_pipeline_that_still_fits_is_never_made_dearer_by_staying(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -269,3 +272,100 @@ def test_a_search_without_time_says_so() -> None:
 def test_a_site_that_there_is_not_cannot_be_left_out() -> None:
     with pytest.raises(ScenarioError, match="without: there is no site 'q'"):
         need_of(load(), without=("q",))
+
+
+# -- the search for the optimum ---------------------------------------------------------------
+
+
+WHOLE = Effort(seconds=None)
+
+
+def fits(problem: Problem, found: SearchResult, least: float) -> None:
+    """Hold what was found against the least cost that there is."""
+    close = 1e-6 * (1 + abs(least)) if math.isfinite(least) else 0.0
+    assert found.bound <= least + close
+    if found.places is None:
+        assert found.objective == math.inf
+        return
+    assert found.objective == pytest.approx(problem.cost(found.places))
+    assert least - close <= found.objective
+    assert found.objective <= least + found.gap * abs(least) + close
+
+
+@pytest.mark.parametrize(
+    ("seeds", "sizes"),
+    [*((range(n, n + 40), (5, 7)) for n in range(0, 400, 40)), (range(10), (8, 18))],
+)
+def test_the_integer_program_finds_the_same(seeds: range, sizes: tuple[int, int]) -> None:
+    optimum = pytest.importorskip("agents_optimum", reason="scipy is not installed").optimum
+    for seed in seeds:
+        problem = random_problem(seed, *sizes)
+        best = optimum(problem)
+        assert best.proven
+        found = solve(problem, WHOLE)
+        fits(problem, found, best.objective)
+        assert found.optimal == math.isfinite(best.objective), seed
+        assert math.isinf(found.bound) == math.isinf(best.objective), seed
+
+
+@given(st.integers(0, 10**6), st.integers(0, 3))
+def test_a_search_that_ends_early_claims_no_more_than_it_has(seed: int, nodes: int) -> None:
+    problem = random_problem(seed, most_vnfs=4, most_sites=5)
+    fits(problem, solve(problem, Effort(seconds=None, nodes=nodes)), least_cost(problem))
+
+
+def test_time_ends_the_search() -> None:
+    ticks = iter(range(10**6))
+    for seed in range(200, 220):
+        problem = random_problem(seed, most_vnfs=5, most_sites=5)
+        found = solve(problem, Effort(seconds=3.0, now=lambda: float(next(ticks))))
+        assert found.nodes <= 3
+        fits(problem, found, least_cost(problem))
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6))
+def test_any_prices_bound_the_cost_with_each_vnf_held_anywhere(seed: int, other: int) -> None:
+    problem = random_problem(seed, most_vnfs=4, most_sites=5)
+    allowed = np.isfinite(problem.serving)
+    assume(allowed.any(axis=1).all())
+    split = forests(len(problem.serving), problem.edges)
+    relaxation = Relaxation(problem, split, problem.too_much)
+    rng = np.random.default_rng(other)
+    prices = relaxation.fresh()
+    forced = np.zeros(len(problem.opening), dtype=bool)
+    for _ in range(3):
+        found = relaxation.evaluate(prices, allowed, forced)
+        prices = stepped(prices, found, found.value + rng.uniform(0, 50), 1.0, relaxation.member)
+    found = relaxation.evaluate(prices, allowed, forced)
+    least = least_cost(problem)
+    assert found.value <= least + 1e-6
+    for v, s in np.argwhere(allowed):
+        held = problem.serving.copy()
+        held[v] = math.inf
+        held[v, s] = problem.serving[v, s]
+        only = Problem(problem.opening, held, problem.pairs, problem.room, problem.edges)
+        if math.isfinite(with_it := least_cost(only)):
+            assert found.value + found.held[v, s] <= with_it + 1e-6
+
+
+def test_forests_have_every_pair_once_and_no_cycle() -> None:
+    for seed in range(100):
+        problem = random_problem(seed, most_vnfs=6)
+        split = forests(len(problem.serving), problem.edges)
+        links = [tuple(sorted(link)) for forest in split for link in forest.links]
+        assert sorted(links) == sorted(problem.edges)
+        assert sorted(split[0].members) == list(range(len(problem.serving)))
+        for forest in split:
+            assert len(forest.links) + len(forest.roots) == len(forest.members)
+
+
+def test_the_same_problem_has_the_same_answer() -> None:
+    for seed in range(20):
+        problem = random_problem(seed)
+        first, second = solve(problem, WHOLE), solve(problem, WHOLE)
+        assert (first.objective, first.bound, first.nodes) == (
+            second.objective,
+            second.bound,
+            second.nodes,
+        )
+        assert first.places is None or (first.places == second.places).all()

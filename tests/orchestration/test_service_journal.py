@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -12,38 +11,22 @@ from subprocess import PIPE
 
 import pytest
 from service_world import NAME, World, asked
-from sqlalchemy import create_engine, make_url
+from tests.store.store_databases import in_postgresql, postgresql_schema
 
 from phalanx.domain.errors import StoreError
 from phalanx.orchestration.journal import ClaimedError, JournalNote, ServiceJournal, StepStage
 from phalanx.store.database import Database
 from phalanx.store.sql import SqlEventStore
 
-POSTGRESQL = os.environ.get("PHALANX_POSTGRESQL")
-"""URL of a database in which the tests may make and drop schemas."""
 RESULT = '{"detail": "é"}'.encode()
-needs_postgresql = pytest.mark.skipif(
-    POSTGRESQL is None, reason="PHALANX_POSTGRESQL names no database to test with"
-)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgresql)])
+@pytest.fixture(params=["sqlite", in_postgresql])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'services.db'}"
-        return
-    base = make_url(str(POSTGRESQL)).set(drivername="postgresql+psycopg")
-    engine = create_engine(base)
-    schema = f"phalanx_services_{os.getpid()}"
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
-    try:
-        own = base.update_query_dict({"options": f"-csearch_path={schema}"})
-        yield own.render_as_string(hide_password=False)
-    finally:
-        with engine.begin() as connection:
-            connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
-        engine.dispose()
+    else:
+        yield from postgresql_schema()
 
 
 def test_a_service_lives_in_either_database(url: str) -> None:

@@ -231,7 +231,7 @@ def test_another_one_who_keeps_it_is_no_harm() -> None:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_keeper_may_be_killed_at_any_moment(crashes: list[int]) -> None:
     world = deployed()
     world.kill(ORIGIN)

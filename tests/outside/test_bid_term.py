@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from tests.installed import install
 from tests.published import parse_published
 
 from phalanx.auction.outlook import Assessment
@@ -20,15 +21,9 @@ CONSTRAINTS = "constraints: {latency_ms: 100}"
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path, monkeypatch):
-    """Install the file beside this one as a distribution with entry points."""
-    info = tmp_path / "price-1.0.dist-info"
-    info.mkdir()
-    (tmp_path / "price.py").write_text((HERE / "price.py").read_text())
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: price\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[phalanx.bid_terms]\nprice = price:price\ntrust = price:TRUST\nbroken = price:broken\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
+    entries = "price = price:price\ntrust = price:TRUST\nbroken = price:broken\n"
+    source = (HERE / "price.py").read_text()
+    install(monkeypatch, tmp_path, "price", source, f"[phalanx.bid_terms]\n{entries}")
 
 
 def ring(weights="", limits=""):

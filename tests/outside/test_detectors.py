@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.installed import install
 from tests.published import load_published
 from typer.testing import CliRunner
 
@@ -20,16 +21,9 @@ RING = HERE.parents[1] / "scenarios" / "quickstart-ring.yaml"
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Install the detector as pip would."""
-    metadata = tmp_path / "heavy_senders-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: heavy-senders\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
-        "[phalanx.detectors]\nheavy-senders = heavy_senders:HeavySenders\n"
-    )
+    entry = "[phalanx.detectors]\nheavy-senders = heavy_senders:HeavySenders\n"
     source = (HERE / "heavy_senders.py").read_text(encoding="utf-8")
-    (tmp_path / "heavy_senders.py").write_text(source, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    install(monkeypatch, tmp_path, "heavy_senders", source, entry)
     load_detector.cache_clear()
     yield
     load_detector.cache_clear()

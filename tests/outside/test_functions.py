@@ -135,11 +135,11 @@ def test_the_image_of_a_function_holds_its_file_and_runs_its_program(tmp_path: P
     words = ["--role", "bringer", "--socket", str(socket), "--table", "phx_00000001"]
     process = subprocess.Popen([sys.executable, "-I", image.path, *words], cwd=tmp_path)
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not (note.exists() and note.read_text()) and time.monotonic() < until:
             time.sleep(0.01)
         assert note.read_text() == "phx_00000001"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
     assert note.read_text() == "ended"

@@ -32,6 +32,7 @@ def test_functions_from_outside_work_in_processes_of_their_own(tmp_path: Path) -
     figures = "{cores: 2, memory_gb: 4, disk_gb: 10, image_mb: 1, boot_s: 0, handles_mb_s: 4}"
     text = text.replace(f"  classifier: {figures}", f"  quick-classifier: {figures}\n  TARPIT")
     text = text.replace("TARPIT", "tarpit: {image_mb: 1, boot_s: 0}")
+    text += "\nstrategy: published\n"  # the service strategy asks for no classifier
     plan, log = tmp_path / "plan.yaml", tmp_path / "log.jsonl"
     plan.write_text(text, encoding="utf-8")
     functions = ["--function", f"{QUICK}:QuickClassifier", "--function", f"{TARPIT}:Tarpit"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.installed import install
 from typer.testing import CliRunner
 
 from phalanx.cli.main import app
@@ -18,18 +18,9 @@ RING = HERE.parents[1] / "scenarios" / "quickstart-ring.yaml"
 
 
 @pytest.fixture(autouse=True)
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Install the file beside this one as a distribution with entry points."""
-    info = tmp_path / "lab-1.0.dist-info"
-    info.mkdir()
-    (tmp_path / "lab.py").write_text((HERE / "lab.py").read_text())
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[phalanx.infrastructures]\nlab = lab:LabEnvironment\nlost = nowhere:Environment\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("lab", None)
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = "[phalanx.infrastructures]\nlab = lab:LabEnvironment\nlost = nowhere:Environment\n"
+    install(monkeypatch, tmp_path, "lab", (HERE / "lab.py").read_text(), entries)
 
 
 def test_a_scenario_runs_on_it_by_its_name() -> None:

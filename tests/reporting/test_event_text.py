@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ddos_log import ddos_log
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phalanx.domain.events import KINDS, Event
@@ -114,7 +114,6 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.sampled_from([*KINDS, "other"]), st.dictionaries(FIELDS, JSON, max_size=5))
 def test_no_data_is_an_error(kind: str, data: dict[str, Any]) -> None:
     line = words(kind, **data)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 from ddos_log import ddos_log
+from msgspec import structs
+from tests.system.rings import ring
 
 from phalanx.domain.events import Event
 from phalanx.reporting.page import render_report
 from phalanx.reporting.summary import HostSummary, Summary, summarise
 from phalanx.reporting.utility import comparison, utility
+from phalanx.runtime.system import run_scenario
 
 
 def event(name: str, time: float, kind: str, **data: object) -> Event:
@@ -167,3 +170,19 @@ def test_utilities_with_references_are_taken_apart_by_them() -> None:
     assert "T 10 s, C 4 MB/s, D 20 ms" in compared.scale
     assert compared.needed(1, 0, "C") == pytest.approx(3.0)
     assert comparison({"preferences": call["preferences"]}, rows).scale == ""
+
+
+@pytest.mark.parametrize("ahead_s", [-1.5, 1.5])
+def test_a_network_whose_clock_is_off_leaves_no_time_of_the_response_out(ahead_s: float) -> None:
+    """Over processes each clock is its own; the events are read in the order of their times."""
+    events = run_scenario(ring()).events
+    usual = summarise(events).response
+    moved = [
+        structs.replace(e, time=max(0.0, e.time + ahead_s)) if e.agent == "network" else e
+        for e in events
+    ]
+    seen = summarise(sorted(moved, key=lambda event: event.time)).response
+    assert usual.alarm_after_s is not None
+    for field in ("alarm_after_s", "throttle_after_s", "named_after_s", "blocked_after_s"):
+        assert getattr(seen, field) == pytest.approx(getattr(usual, field), abs=2.0)
+    assert seen.attackers_limited == usual.attackers_limited

@@ -13,10 +13,12 @@ from tests.published import load_published
 from phalanx.bdi import Act, Adopt, Agent, Capability, PlanFailed, Steps, plan, starts
 from phalanx.domain.actions import ReadLink
 from phalanx.domain.errors import ScenarioError
-from phalanx.domain.events import Event
+from phalanx.domain.events import Event, Recorder
 from phalanx.domain.goals import Predicate, want
 from phalanx.domain.predicates import IpRateLimited
+from phalanx.fabric.access import STANDARD_POLICY
 from phalanx.fabric.calls import CallRefused, CallTimedOut
+from phalanx.fabric.join import Fabric
 from phalanx.fabric.operations import (
     BELIEFS,
     DRAIN,
@@ -35,10 +37,11 @@ from phalanx.fabric.operations import (
 )
 from phalanx.fabric.registration import ServiceState
 from phalanx.identity.names import Role
-from phalanx.runtime.history import CAUSES, FIND, CausesRequest, FindRequest
+from phalanx.runtime.history import CAUSES, FIND, CausesRequest, FindRequest, serve_history
 from phalanx.runtime.scenario import DeclaredAgent, FaultSpec, Scenario
 from phalanx.runtime.system import System
-from phalanx.store.history import EventQuery
+from phalanx.store.history import EventQuery, History
+from phalanx.store.sql import SqlEventStore
 
 RING = Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml"
 POPS = ("east", "north", "south", "west")
@@ -175,9 +178,36 @@ def test_agents_leave_and_stop_when_they_are_told_to(ring: Scenario) -> None:
     assert "west" not in system.agents["south"].settings.peers
 
 
+def keep_history(system: System, store: SqlEventStore) -> None:
+    """Answer for the history of a run as a domain's recorder does, from a database in memory."""
+    waiting = list(system.log.events)
+    system.log.listen(waiting.append)
+
+    def history() -> History:
+        store.receive("run", waiting)
+        waiting.clear()
+        return History(store.database)
+
+    fabric = Fabric(
+        system.join("recorder", Role.RECORDER),
+        system.clock,
+        Recorder("recorder", system.log, system.clock.now).record,
+        system.cause,
+        incarnation=1,
+        policy=STANDARD_POLICY,
+        capabilities=("history",),
+        lease_s=6.0,
+        registry=system.registry,
+    )
+    serve_history(fabric.provider, history, "run")
+    fabric.start()
+    fabric.serving()
+
+
 def test_the_history_of_a_run_answers_while_it_lasts(ring: Scenario) -> None:
     system = System(ring)
-    system.keep_history()
+    store = SqlEventStore("memory:")
+    keep_history(system, store)
     answers: list[Any] = []
 
     def ask() -> None:
@@ -189,6 +219,7 @@ def test_the_history_of_a_run_answers_while_it_lasts(ring: Scenario) -> None:
 
     system.clock.call_at(60.0, ask)
     result = system.run(until=61)
+    store.close()
     found, chain = answers
     applied = [e for e in result.events if e.kind == "measure.applied" and e.time <= 60.0]
     assert applied

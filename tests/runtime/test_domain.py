@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from tests.installed import install
 
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.fabric.calls import CallError
@@ -358,20 +359,13 @@ def open_postbox(url, clock):
 def test_a_domain_may_be_carried_by_a_transport_of_another_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    info = tmp_path / "postbox-1.0.dist-info"
-    info.mkdir()
-    (tmp_path / "postbox.py").write_text(POSTBOX)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: postbox\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[phalanx.transports]\npostbox = postbox:open_postbox\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    entry = "[phalanx.transports]\npostbox = postbox:open_postbox\n"
+    install(monkeypatch, tmp_path, "postbox", POSTBOX, entry)
     domain = Domain.create(tmp_path / "edge", replace(SPEC, transport="postbox"))
-    try:
-        assert Domain.open(domain.folder).spec == domain.spec
-        with Operator(domain.bundle("operator")) as operator:
-            answer = operator.call("pop1", STATUS, StatusRequest())
-        assert isinstance(answer, CallError)
-        assert sys.modules["postbox"].urls == ["postbox://127.0.0.1:4222"]
-    finally:
-        sys.modules.pop("postbox", None)
+    assert Domain.open(domain.folder).spec == domain.spec
+    with Operator(domain.bundle("operator")) as operator:
+        answer = operator.call("pop1", STATUS, StatusRequest())
+    assert isinstance(answer, CallError)
+    assert sys.modules["postbox"].urls == ["postbox://127.0.0.1:4222"]
     with pytest.raises(IdentityError, match="its transport is postbox, whose brokers are not st"):
         Brokers(domain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from tests.mutations import mutated
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.runtime.loading import MAX_BYTES, load_scenario, parse_scenario
+from phalanx.runtime.site import load_site
 
 FOLDER = Path(__file__).parents[2] / "scenarios"
 GOOD = (FOLDER / "ddos-resilience.yaml").read_text(encoding="utf-8")
 TREE: dict[str, Any] = yaml.safe_load(GOOD)
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 def refusal(text: str) -> str:
@@ -120,6 +122,23 @@ def test_the_field_and_the_reason_are_named(old: str, new: str, field: str, why:
         ("faults: [{at_s: 1, kind: restart, agent: pop1, memory: yes please}]", "memory", "true"),
         ("faults: [{at_s: -1, kind: repository-away}]", "at_s", "-1 is not allowed"),
         ("faults: [{at_s: 1, kind: explode}]", "kind", "one of crash"),
+        ("faults: [{at_s: 1, kind: partition}]", "groups", "missing; partition needs it"),
+        ("faults: [{at_s: 1, kind: partition, groups: []}]", "groups", "at least 1"),
+        ("faults: [{at_s: 1, kind: partition, groups: [[pop7]]}]", "groups", "no agent 'pop7'"),
+        (
+            "faults: [{at_s: 1, kind: partition, groups: [[pop1], [pop1]]}]",
+            "groups[1]",
+            "already that of",
+        ),
+        ("faults: [{at_s: 1, kind: degrade, link: [pop1, pop2]}]", "share", "missing"),
+        ("faults: [{at_s: 1, kind: degrade, link: [pop1, pop2], share: 0}]", "share", "down"),
+        ("faults: [{at_s: 1, kind: degrade, share: 1}]", "link", "missing"),
+        ("faults: [{at_s: 1, kind: drift, agent: pop1}]", "rate", "needs a rate"),
+        ("faults: [{at_s: 1, kind: drift, agent: pop1, rate: 0}]", "rate", "from 0.1 to 10"),
+        ("faults: [{at_s: 1, kind: drift, agent: pop1, jump_s: -1}]", "jump_s", "-1 is not"),
+        ("faults: [{at_s: 1, kind: full-disk}]", "agent", "missing"),
+        ("faults: [{at_s: 1, kind: full-disk, agent: pop1, delay_s: 3}]", "delay_s", "no meaning"),
+        ("faults: [{at_s: 1, kind: crash, agent: pop1, loss: 0.5}]", "loss", "no meaning"),
         (
             "updates: [{at_s: 1, function: classifer, version: '2'}]",
             "function",
@@ -266,3 +285,62 @@ def test_values_changed_anywhere(tree: Any) -> None:
 @given(st.integers(0, len(GOOD)), st.integers(0, 30), st.text(max_size=5))
 def test_good_text_damaged_anywhere(at: int, gone: int, put: str) -> None:
     only_scenario_errors(GOOD[:at] + put + GOOD[at + gone :])
+
+
+# -- files of a guarded site ------------------------------------------------------------------
+
+
+SITE = """
+pop: gate
+cores: 2
+memory_gb: 1
+disk_gb: 1
+guards:
+  - {name: web, address: 10.0.0.2, interface: lan0, bandwidth_mb_s: 100, threshold_mb_s: 60}
+  - {name: mail, address: 10.0.0.3, interface: lan0, bandwidth_mb_s: 10, threshold_mb_s: 5}
+"""
+
+
+def site(folder, text):
+    path = folder / "site.yaml"
+    path.write_text(text)
+    return load_site(path)
+
+
+def test_defaults_suit_the_smallest_guarded_host(tmp_path):
+    scenario = site(tmp_path, SITE).to_scenario(60)
+    assert scenario.parameters["link_rate_mb_s"] == 5
+    assert scenario.parameters["monitor_interval_s"] == 0.1
+    assert [monitor.link for monitor in scenario.monitors] == ["gate>web", "gate>mail"]
+    network = scenario.to_network()
+    assert [pop.name for pop in network.pops] == ["gate"]
+    assert {host.name: host.bandwidth_mb_s for host in network.hosts} == {"web": 100, "mail": 10}
+
+
+def test_all_functions_fit_together_by_default(tmp_path):
+    made = site(tmp_path, SITE)
+    booked = [made.functions[name] for name in made.functions]
+    assert sum(function.cores for function in booked) <= made.cores
+    assert sum(function.memory_gb for function in booked) <= made.memory_gb
+
+
+def test_what_the_file_says_wins(tmp_path):
+    text = SITE + "parameters: {link_rate_mb_s: 7}\n"
+    parameters = site(tmp_path, text).to_scenario(60).parameters
+    assert parameters["link_rate_mb_s"] == 7
+    assert parameters["ip_rate_mb_s"] == 5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("name: mail", "name: web", "two have the name web"),
+        ("10.0.0.3", "10.0.0.2", "two have the address 10.0.0.2"),
+        ("interface: lan0", "interface: ../lan0", "interface"),
+        ("cores: 2", "core: 2", "core"),
+    ],
+)
+def test_refusals_say_where_and_why(tmp_path, old, new, says):
+    with pytest.raises(ScenarioError, match=re.escape(says)) as caught:
+        site(tmp_path, SITE.replace(old, new))
+    assert "\n" not in str(caught.value)

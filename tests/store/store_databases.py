@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import count
 
 import pytest
 from sqlalchemy import create_engine, delete, make_url
 
-from phalanx.store.rows import OpenRun, Sample
 from phalanx.store.schema import RUNS
 from phalanx.store.sql import SqlEventStore
 
@@ -38,12 +37,6 @@ def postgresql_schema() -> Iterator[str]:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
         engine.dispose()
-
-
-def measure(store: SqlEventStore, run: str, figures: Iterable[Sample], now: float = 0.0) -> None:
-    """Keep figures of which no event tells."""
-    with store.database.engine.begin() as connection:
-        OpenRun(connection, run, now).add_samples(list(figures))
 
 
 def forget(store: SqlEventStore, run: str) -> None:

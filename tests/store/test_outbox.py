@@ -51,27 +51,10 @@ def test_what_waits_is_found_again_in_order(tmp_path: Path) -> None:
         assert waiting(outbox, after=last.seq) == [event(1)]
 
 
-def test_what_is_acknowledged_is_gone_wherever_it_stood(tmp_path: Path) -> None:
-    with opened(tmp_path) as outbox:
-        for each in chain(9):
-            outbox(each)
-        outbox.acknowledge(["pop1-2"])
-        outbox.flush()
-        outbox.acknowledge(["pop1-3", "unknown", "run-1"])
-        outbox.acknowledge(["pop1-3"])
-        left = [e for e in chain(9) if e.id not in {"run-1", "pop1-2", "pop1-3"}]
-        assert waiting(outbox) == left
-        assert len(outbox) == len(left)
-    with opened(tmp_path) as outbox:
-        assert waiting(outbox) == left
-        outbox.acknowledge([e.id for e in left])
-        assert (len(outbox), outbox.octets) == (0, 0)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(
-        st.tuples(st.sampled_from(["add", "flush", "acknowledge", "again"]), st.integers(0, 50)),
+        st.tuples(st.sampled_from(["add", "flush", "acknowledge", "again"]), st.integers(0, 12)),
         max_size=60,
     )
 )
@@ -98,6 +81,7 @@ def test_it_is_a_queue(tmp_path_factory: pytest.TempPathFactory, steps: list[Any
             outbox = Outbox(state, batch=7)
         assert waiting(outbox) == list(model.values())
         assert len(outbox) == len(model)
+        assert model or outbox.octets == 0
     outbox.close()
     state.close()
 
@@ -187,7 +171,7 @@ while True:
 """
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
 @given(pause=st.floats(0, 0.1))
 def test_a_writer_that_is_killed_loses_nothing_that_was_flushed(
     tmp_path_factory: pytest.TempPathFactory, pause: float

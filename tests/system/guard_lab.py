@@ -10,17 +10,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 from phalanx.infrastructure.linux.kernel import namespaces, runs
-from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
+from phalanx.infrastructure.linux.kernel.namespaces import Inside, enter, prefix
 from phalanx.testrange import workload
 
 SERVER, PORT = "10.8.2.2", 8000
 ATTACKERS = tuple(f"10.8.1.{n}" for n in range(11, 19))
 USER = "10.8.1.21"
+CROWD = tuple(f"10.8.1.{n}" for n in range(31, 37))
 GUARDED, OTHER = "server", "street"
 """Interfaces of the gateway."""
 
@@ -60,7 +63,7 @@ class Lab:
             self._ip(place, f"addr add 10.8.{number}.2/24 dev eth")
             self._ip(place, "link set eth up")
             self._ip(place, f"route add default via 10.8.{number}.1")
-        for address in (*ATTACKERS, USER):
+        for address in (*ATTACKERS, USER, *CROWD):
             self._ip("street", f"addr add {address}/24 dev eth")
         self._street = self._made.enter_context(Inside(self.name("street")))
         self._server = self._made.enter_context(Inside(self.name("server")))
@@ -163,6 +166,45 @@ class Lab:
         subprocess.run(["ip", *words], check=True)  # noqa: S607
 
 
+class Visitors:
+    """Clients on the street, each of which asks for a page again and again."""
+
+    def __init__(self, lab: Lab, *addresses: str) -> None:
+        self._visits: list[tuple[float, str, bool]] = []
+        self._over = threading.Event()
+        street = lab.name("street")
+        self._threads = [threading.Thread(target=self._visit, args=(street, a)) for a in addresses]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def served(self, since: float, until: float = inf) -> dict[str, float]:
+        """Return what share of its visits that began in a span was served, by address."""
+        asked: dict[str, list[bool]] = {}
+        for begun, address, answered in list(self._visits):
+            if since <= begun < until:
+                asked.setdefault(address, []).append(answered)
+        return {address: sum(visits) / len(visits) for address, visits in asked.items()}
+
+    def _visit(self, namespace: str, address: str) -> None:
+        enter(namespace)
+        while not self._over.wait(_PAUSE_S):
+            begun, answered = time.monotonic(), False
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection = http.client.HTTPConnection(
+                    SERVER, PORT, timeout=3, source_address=(address, 0)
+                )
+                with contextlib.closing(connection):
+                    connection.request("HEAD", "/")
+                    answered = connection.getresponse().status == 200
+            self._visits.append((begun, address, answered))
+
+
+_PAUSE_S = 0.05
 _PROCESSES = (
     "own=$(readlink /proc/self/ns/net); for p in /proc/[0-9]*; do "
     '[ "$(readlink $p/ns/net)" = "$own" ] && [ $p != /proc/$$ ] && cat $p/comm; done; true'

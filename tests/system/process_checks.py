@@ -69,8 +69,8 @@ def check_in_order(lab: Lab, since: float, *, gone: Collection[str] = ()) -> Non
     lab.rest(1.0)
     caught_up(lab, alive)
     # What is on its way arrives; what was lost never does.
-    lab.until(lambda: not missing(one.event for one in lab.heard), "no event is missing", 10.0)
-    lab.until(lambda: not causes_lost(lab.heard, gone), "no cause is missing", 10.0)
+    lab.until(lambda: not missing(one.event for one in lab.heard), "no event is missing")
+    lab.until(lambda: not causes_lost(lab.heard, gone), "no cause is missing")
     ids = [one.event.id for one in lab.heard]
     assert len({*ids}) == len(ids), "an event is in the stream twice"
     happened = timeline(lab.heard)

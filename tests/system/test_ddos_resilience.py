@@ -10,17 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from phalanx.checking import check as log_check
 from phalanx.domain.events import KINDS
+from phalanx.runtime.system import run_scenario
+from phalanx.runtime.topology import from_graphml
 from tests.system.conftest import SCENARIOS
-from tests.system.test_plans import check_causes, check_goals
+from tests.system.rings import of
 
 SOURCES = Path(__file__).parents[2] / "src" / "phalanx"
-
-
-def of(run, kind, **data):
-    return [
-        e for e in run.events if e.kind == kind and all(e.data.get(k) == v for k, v in data.items())
-    ]
 
 
 def predicate(text):
@@ -125,8 +122,7 @@ def test_everything_is_given_back(run):
 
 
 def test_every_event_has_a_cause_and_a_documented_kind(run):
-    check_causes(run.events)
-    check_goals(run.events)
+    assert not log_check(run.events)
     assert {e.kind for e in run.events} <= set(KINDS)
 
 
@@ -136,31 +132,26 @@ def test_no_name_of_a_pop_stands_in_the_code():
             assert not re.search(r"""["']pop\d""", line), f"{source.name}:{number}: {line}"
 
 
-def phalanx(*arguments, hashseed):
-    environment = {**os.environ, "PYTHONHASHSEED": hashseed}
-    subprocess.run(
-        [sys.executable, "-m", "phalanx", *map(str, arguments)],
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
+def test_the_same_seed_gives_the_same_bytes_in_any_process(tmp_path):
+    logs = [tmp_path / hashseed for hashseed in ("0", "12345")]
+    plan, until = SCENARIOS / "ddos-resilience.yaml", "250"  # all is blocked by then
+    command = [sys.executable, "-m", "phalanx", "run", plan, "--until", until, "--log"]
+    for log in logs:
+        environment = {**os.environ, "PYTHONHASHSEED": log.name}
+        subprocess.run([*command, log], env=environment, check=True, capture_output=True)
+    assert logs[0].read_bytes() == logs[1].read_bytes()
 
 
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("logs")
-    scenario = SCENARIOS / "ddos-resilience.yaml"
-    runs = {"a": ("1", "0"), "b": ("1", "12345"), "c": ("2", "0")}
-    for name, (seed, hashseed) in runs.items():
-        phalanx(
-            "run", scenario, "--seed", seed, "--log", folder / name, "--json", hashseed=hashseed
-        )
-    return {name: (folder / name).read_bytes() for name in runs}
+# -- on real networks (Internet Topology Zoo), where the data is at hand ----------------------
 
 
-def test_the_same_seed_gives_the_same_bytes_in_any_process(logs):
-    assert logs["a"] == logs["b"]
+DATA = Path(os.environ.get("PHALANX_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+GRAPHS = sorted((DATA / "topologies").glob("*.graphml"))
 
 
-def test_another_seed_gives_another_run(logs):
-    assert logs["a"] != logs["c"]
+@pytest.mark.skipif(not GRAPHS, reason=f"no GraphML files in {DATA / 'topologies'}")
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda p: p.stem)
+def test_mitigated_on(path, resilience):
+    result = run_scenario(from_graphml(path, like=resilience))
+    assert result.summary.mitigated, result.summary
+    assert result.summary.returned

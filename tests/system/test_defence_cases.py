@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from phalanx.runtime.loading import offences
+from phalanx.runtime.system import System
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -18,6 +19,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import bench_defence  # noqa: E402
 import defence_cases as cases  # noqa: E402
 from defence_figures import ARMS, Trace, attack_span, figures, run_arm  # noqa: E402
+from rings import mitigate, ring_scenario  # noqa: E402
 
 SMALL = "syn/steady/line-4"
 
@@ -112,6 +114,15 @@ def test_users_are_never_worse_off_than_without_defence_and_nearly_as_well_as_wi
     assert case.denied < 0.01
 
 
+TWO = ("phalanx", "oracle")
+
+
+def test_two_hundred_agents_hold_an_attack_off_within_seconds():
+    plan = replace(cases.scenario(cases.named("syn/steady/mesh-200"), 1), duration_s=50.0)
+    ours, theirs = (sum(got for _, got, _ in run_arm(plan, arm).rows()[30:]) for arm in TWO)
+    assert ours > 0.95 * theirs > 0
+
+
 def dipped(trace: Trace, first: int, last: int, host: str) -> Trace:
     """Return a trace in which a host's users get nothing for some seconds."""
     own = tuple(
@@ -165,3 +176,7 @@ def test_one_case_is_run_again_by_its_name(tmp_path):
     assert row in page.read_text(encoding="utf-8")
     assert f"phalanx bench defence --case {SMALL} --page docs/defence.md" in page.read_text()
     assert b'"run.ended"' in log.read_bytes()
+
+
+def test_the_attack_of_the_memory_benchmark_is_stopped() -> None:
+    mitigate(System(ring_scenario(6)))  # raises otherwise

@@ -25,11 +25,15 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from phalanx.bus import subjects
+from phalanx.bus.agents import AgentBus
 from phalanx.bus.client import BrokerClient, Delivery
 from phalanx.bus.seal import Seal
 from phalanx.bus.seal_frames import SEALED
 from phalanx.bus.wire import MAX_OCTETS, encode
-from phalanx.domain.messages import Message, Performative, Verdict
+from phalanx.domain.goals import avert
+from phalanx.domain.messages import Message, Performative, UndoRequest, Verdict
+from phalanx.domain.predicates import FlowRateLimited, IpRateLimited, LinkRateLimited
+from phalanx.fabric.audit import BURST
 from phalanx.fabric.calls import CallClient, CallRefused
 from phalanx.fabric.operations import DRAIN, STATUS, DrainRequest, StatusRequest
 from phalanx.identity import Credentials, Files, tls_context
@@ -39,7 +43,7 @@ from phalanx.runtime.domain import read_bundle
 from phalanx.runtime.processes.auditor import start_auditor
 from tests.system.process_checks import check_in_order
 from tests.system.process_lab import Lab, processes
-from tests.system.process_log import Heard
+from tests.system.process_log import Heard, effect_of
 
 pytestmark = processes()
 
@@ -174,7 +178,7 @@ def test_what_the_broker_refuses_is_in_the_log_and_harms_nobody(lab: Lab) -> Non
     audited(lab, lambda data: data["action"] == "handshake", "garbage instead of TLS")
     forbidden = [
         ("publish", subjects.event("run", "recorder", "auction.awarded")),
-        ("subscribe", subjects.pattern("run", "msg", "north", "*")),
+        ("subscribe", subjects.pattern("run", "msg", "north", subjects.ONE)),
     ]
     with Wild.of(lab, folder_of(lab, MALLORY)) as client:
         client.publish(forbidden[0][1], b"believe me")
@@ -188,6 +192,29 @@ def test_what_the_broker_refuses_is_in_the_log_and_harms_nobody(lab: Lab) -> Non
     for action in (*map(" ".join, forbidden), "protocol"):
         audited(lab, lambda d, w=(MALLORY, action): (d["subject"], d["action"]) == w, action)
     still_works(lab)
+
+
+def test_no_restart_of_a_broker_is_told_as_an_attack(tmp_path: Path) -> None:
+    with Lab(tmp_path) as lab:
+        (server,) = lab.testbed.brokers.servers
+        start_auditor(lab.testbed.domain, lab.testbed.brokers.running)
+        lab.start_all()
+        lab.until(lab.held_off, "the attack is held off")
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        server.stop()
+        lab.rest(9.0)
+        server.start(detached=True)
+        auditor = start_auditor(lab.testbed.domain, lab.testbed.brokers.running)
+        try:
+            lab.until(lambda: len(lab.of("process.started", agent="broker1")) > 1, "it audits")
+            lab.until(lambda: lab.serving(*lab.pops), "all agents serve")
+            lab.rest(8.0)
+            refused = [(h.event.agent, h.event.data) for h in lab.of("access.refused")]
+            assert refused == []
+        finally:
+            os.kill(auditor, signal.SIGKILL)
+            os.waitpid(auditor, 0)
 
 
 # -- what a member may say ----------------------------------------------------------------------
@@ -247,6 +274,38 @@ def test_a_flood_of_calls_leaves_room_for_others(lab: Lab) -> None:
     still_works(lab)
 
 
+def test_a_measure_is_not_undone_for_a_member_that_did_not_ask_for_it(lab: Lab) -> None:
+    mallory = lab.join(MALLORY)
+    lab.start_network()
+    lab.until(lab.held_off, "the attack is held off")
+    seal = Seal(read_bundle(lab.testbed.bus(MALLORY)).credentials, 1)
+    bus = AgentBus(mallory, lab.clock, seal, peers=lab.pops)
+    heard: list[Message] = []
+    bus.attach(MALLORY, heard.append)
+    lab.rest(0.5)
+    known = [IpRateLimited("10.0.0.10"), LinkRateLimited("south>shop")]
+    known += [FlowRateLimited(f"10.{a}.0.{b}", "10.0.0.10") for a in range(9) for b in range(9)]
+    holder = lab.holder()
+    kept = {effect_of(m) for m in lab.in_force() if m.startswith(f"{holder}.")}
+    effect = next(e for e in known if str(e) in kept)
+    for number in range(100):
+        request = UndoRequest(avert(effect), "0123456789abcdef")
+        name = f"undo-{number}"
+        bus.send(Message(name, Performative.REQUEST, MALLORY, holder, name, request, name))
+    audited(lab, lambda d: (d["subject"], d["action"]) == (MALLORY, "undo"), "an undo")
+    lab.until(lambda: len(heard) >= 100, "each is answered")
+    assert all(isinstance(m.content, Verdict) and m.content.final for m in heard)
+    assert lab.held_off()
+    lab.until(
+        lambda: (
+            sum(1 + h.event.data["suppressed"] for h in lab.of("access.refused", agent=holder))
+            >= 100
+        ),
+        "all are counted",
+    )
+    assert len(lab.of("access.refused", agent=holder)) <= 2 * (BURST + 1)
+
+
 # -- what a compromised broker can do -----------------------------------------------------------
 
 
@@ -293,7 +352,7 @@ def speak_for(lab: Lab, mallory: BrokerClient, to: str, name: str) -> None:
 
 def test_replayed_and_altered_proposals_are_not_believed(lab: Lab) -> None:
     with Wild.of(lab, compromise(lab)) as broker:
-        broker.say(f"SUB {subjects.pattern('run', 'msg', '>')} 1\r\n".encode())
+        broker.say(f"SUB {subjects.pattern('run', 'msg', subjects.REST)} 1\r\n".encode())
         lab.start_network()
         lab.until(lambda: lab.of("auction.awarded"), "an auction is held")
         found = lab.of("auction.awarded")[0].event

@@ -161,7 +161,7 @@ def test_a_network_that_was_killed_is_cleared_by_its_next_life(tmp_path: Path) -
     def start() -> str:
         told = {"plan": str(scenario), "on": "linux"}
         testbed.start("network", "network", told)
-        until(standing, testbed.last_words("network"))
+        until(standing, testbed.end_of("network"))
         marks.extend(standing())
         return marks[-1]
 

@@ -65,6 +65,24 @@ def test_an_agent_is_killed_while(lab: Lab, kind: str, again: bool) -> None:
     check_in_order(lab, found.at, gone=() if again else (victim,))
 
 
+def test_the_duty_of_an_agent_that_is_killed_with_its_guardian_is_another_s(lab: Lab) -> None:
+    home, guardian = "south", "west"
+    for victim in (home, guardian):
+        lab.testbed.kill(victim)
+    left = [pop for pop in lab.pops if pop not in (home, guardian)]
+
+    def owners() -> list[str]:
+        return [pop for pop in left if any(lab.status(pop).duties.values())]
+
+    lab.until(lambda: len(owners()) == 1, "one of those who live sees to it")
+    for victim in (guardian, home):
+        lab.restart(victim)
+    lab.until(
+        lambda: any(lab.status(home).duties.values()) and not owners(),
+        "its home sees to it again, alone",
+    )
+
+
 def test_the_brokers_lose_their_leader_and_then_one_that_comes_back(tmp_path: Path) -> None:
     with Lab(tmp_path, brokers=3) as lab:
         lab.start_all()
@@ -116,7 +134,8 @@ def test_who_does_not_read_holds_nobody_up(lab: Lab) -> None:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with context.wrap_socket(plain, server_hostname=server.address[0]) as deaf:
             deaf.sendall(
-                b"CONNECT {}\r\nSUB phx.run.evt.*.> 1\r\nSUB phx.run.pub.*.> 2\r\nPING\r\n"
+                b"CONNECT {}\r\nSUB in_operator.phx.run.evt.*.> 1\r\n"
+                b"SUB in_operator.phx.run.pub.*.> 2\r\nPING\r\n"
             )
             lab.rest(0.5)
             noise = subjects.announcement("run", "lab", "noise")
@@ -155,7 +174,7 @@ def test_full_disks_lose_nothing(tmp_path: Path) -> None:
         check_in_order(lab, since)
         lab.rest(1.0)
         lab.testbed.signal("recorder", signal.SIGINT)
-        assert lab.testbed.wait("recorder", 10.0)
+        assert lab.testbed.wait("recorder", 60.0)
         with SqlEventStore(store) as history:
             kept = {event.id for event in history.events("run")}
         assert {one.event.id for one in lab.heard if one.at < lab.last - 2.0} <= kept

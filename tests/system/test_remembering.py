@@ -8,10 +8,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from phalanx.bdi.memory import decode, encode, remember
+from phalanx.checking import check as log_check
+from phalanx.checking.fuzz import judge
+from phalanx.checking.plans import random_plan
+from phalanx.cli.fuzz import run_plan
+from phalanx.coordination.duties import Duties
 from phalanx.coordination.failover import own_goals
 from phalanx.runtime.node import Node
 from phalanx.runtime.scenario import FaultSpec
 from phalanx.runtime.system import System
+from tests.nightly import NIGHTLY, sample
 from tests.system.lives import (
     RESILIENCE,
     blocked,
@@ -22,11 +28,11 @@ from tests.system.lives import (
     restored,
     run,
 )
-from tests.system.plans import FAULTS_END_S, random_plan
 from tests.system.rings import crash, of, ring
-from tests.system.test_plans import check_causes, check_end, check_goals
 
 AWAY_S = 3.0
+SETTLED_S = 6.0
+"""Two agents that pursue one goal have settled which of them goes on."""
 MOMENTS = {
     "the limit is auctioned": (21.01, "pop6"),
     "bids are in": (21.05, "pop6"),
@@ -56,8 +62,7 @@ MOMENTS = {
 
 def check(result, *, agents=()):
     events = result.events
-    check_causes(events)
-    check_goals(events)
+    assert not log_check(events)
     lives = [e.agent for e in of(result, "agent.restored")]
     assert sorted(lives) == sorted(agents)
     assert doubled(events) == []
@@ -66,8 +71,9 @@ def check(result, *, agents=()):
     assert result.summary.mitigated
 
 
-@pytest.mark.parametrize(("at_s", "agent"), MOMENTS.values(), ids=MOMENTS.keys())
-def test_an_agent_goes_on_after_a_crash_while(at_s, agent):
+@pytest.mark.parametrize("moment", sample(MOMENTS, 2))
+def test_an_agent_goes_on_after_a_crash_while(moment):
+    at_s, agent = MOMENTS[moment]
     _, result = run([restored(agent, at_s, AWAY_S)])
     check(result, agents=[agent])
     assert gaps(result.events, at_s, at_s + 30) == []
@@ -81,7 +87,6 @@ def test_an_agent_goes_on_after_a_crash_while(at_s, agent):
 
 @settings(
     max_examples=4,
-    deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
@@ -130,19 +135,21 @@ def test_of_two_that_pursue_a_goal_one_goes_on(at_s, agent, away):
 
     def look():
         for node in system.nodes.values():
-            seen.extend((str(g.goal), node.agent.name) for g in own_goals(node.agent))
+            duties = node.agent.capability(Duties).pursued(node.agent)
+            own = [*own_goals(node.agent), *duties]
+            seen.extend((str(g.goal), node.agent.name) for g in own)
 
-    system.clock.call_at(at_s + away + 1.0, look)
+    system.clock.call_at(at_s + away + SETTLED_S, look)
     result = system.run(on_progress=lambda _: system.infrastructure.check())
-    check_causes(result.events)
-    check_goals(result.events)
+    assert not log_check(result.events)
     assert left_behind(result) == []
     assert of(result, "agent.gone", pop=agent)
-    goals = [goal for goal, _ in seen]
+    goals = [goal for goal, _ in seen if not goal.startswith("monitored")]
     assert len(goals) == len(set(goals)), seen
-    watched_by = "pop1" if (agent, away) == ("pop6", 14.0) else "pop6"  # its lease has run out
-    assert [pop for goal, pop in seen if goal.startswith("monitored")] == [watched_by]
-    assert doubled([e for e in result.events if e.time > at_s + away + 1]) == []
+    # Its lease has run out: who watches meanwhile goes on until the home's new VNF runs.
+    watching = {"pop3", "pop6"} if (agent, away) == ("pop6", 14.0) else {"pop6"}
+    assert {pop for goal, pop in seen if goal.startswith("monitored")} == watching
+    assert doubled([e for e in result.events if e.time > at_s + away + SETTLED_S]) == []
 
 
 def test_a_goal_that_a_guardian_took_over_stays_with_it():
@@ -216,8 +223,7 @@ def _without_traffic(memory):
 
 
 @settings(
-    max_examples=8,
-    deadline=None,
+    max_examples=80 if NIGHTLY else 4,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
@@ -226,16 +232,9 @@ def _without_traffic(memory):
 def test_random_plans_with_memory(seed):
     rng = random.Random(f"memory/{seed}")
     plan = random_plan(seed)
-    agents = [pop.name for pop in plan.network.pops]
-    faults = [f for f in plan.faults if f.kind != "crash"]
+    agents = [pop["name"] for pop in plan["network"]["pops"] if pop.get("agent", True)]
+    faults = [fault for fault in plan["faults"] if fault["kind"] != "crash"]
     for _ in range(rng.randint(1, 4)):
-        at_s = round(rng.uniform(1, FAULTS_END_S - 20), 3)
-        faults.append(restored(rng.choice(agents), at_s, round(rng.uniform(0.1, 15), 3)))
-    if rng.random() < 0.5:
-        faults.append(FaultSpec(round(rng.uniform(1, 60), 3), "drain", agent=rng.choice(agents)))
-    system = System(replace(plan, faults=tuple(faults)))
-    result = system.run(on_progress=lambda _: system.infrastructure.check())
-    system.infrastructure.check()
-    check_causes(result.events)
-    check_goals(result.events)
-    check_end(result.events, system)
+        dies = {"at_s": round(rng.uniform(1, 50), 3), "for_s": round(rng.uniform(0.1, 15), 3)}
+        faults.append(dies | {"kind": "crash", "agent": rng.choice(agents), "memory": True})
+    assert judge(plan | {"faults": faults}, "safety", run_plan).failures == ()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
 
 from phalanx.reporting.summary import summarise
 from phalanx.runtime.system import run_scenario
-from tests.published import load_published
-from tests.system.conftest import SCENARIOS
 from tests.system.rings import about, attack, ring, users
 
 FAST = {"analysis_s": 0.4, "classify_s": 0.4, "monitor_interval_s": 0.1}
@@ -92,11 +89,3 @@ def test_users_behind_a_limit_are_counted_while_it_is_in_force(run):
     assert response.attackers_limited == 0
     assert response.named_after_s is None
     assert response.blocked_after_s is None
-
-
-def test_a_crowd_is_no_attack_and_nobody_is_limited_at_the_end():
-    crowd = load_published(SCENARIOS / "flash-crowd.yaml")
-    response = run_scenario(replace(crowd, duration_s=200.0)).summary.response
-    assert response.alarm_after_s is None
-    assert response.attackers == 0
-    assert (response.users, response.users_limited) == (55, 0)

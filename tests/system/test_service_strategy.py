@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from phalanx.domain.messages import AttackReport, Performative
 from phalanx.domain.predicates import Threat
+from phalanx.runtime.loading import load_scenario
+from phalanx.runtime.scenario import HostLimitsSpec, Scenario, ShapeSpec
 from phalanx.runtime.system import RunResult, System, run_scenario
 from tests.system.rings import POPS, SERVER, attack, crash, of, pop, ring, users
 
@@ -59,15 +63,6 @@ def test_a_flood_larger_than_the_inner_links_does_not_reach_them() -> None:
     assert min(shares(result)) > 0.9
 
 
-def test_pulses_do_not_win() -> None:
-    pulses = [
-        attack(start_s=start, end_s=start + 20, name=f"pulse{start:.0f}")
-        for start in (10.0, 50.0, 90.0)
-    ]
-    result = service(traffic=[users(), *pulses])
-    assert sum(shares(result, since=START_S)) / len(shares(result, since=START_S)) > 0.95
-
-
 def test_the_same_source_is_blocked_in_its_next_pulse_before_it_costs_anything() -> None:
     on_off = [attack(start_s=t, end_s=t + 15, name=f"attackers{t}") for t in (10, 45)]
     result = service(traffic=[users(), on_off[0], {**on_off[1], "count": 2}])
@@ -96,7 +91,7 @@ def test_two_victims_are_served_at_once() -> None:
     assert min(shares(result, "bank")) > 0.9
 
 
-@pytest.mark.parametrize("profile", ["syn-flood-spoofed", "udp-flood", "udp-flood-spoofed"])
+@pytest.mark.parametrize("profile", ["udp-flood", "udp-flood-spoofed"])
 def test_forged_and_udp_floods_are_filtered_at_the_entries(profile: str) -> None:
     result = service(traffic=[users(), attack(profile=profile)])
     assert min(shares(result)) > 0.9
@@ -183,3 +178,50 @@ def test_filters_end_after_the_attack_and_all_is_given_back() -> None:
     assert not [p for p in believed if isinstance(p, Threat)], "nothing is kept of what is over"
     assert result.summary.returned
     assert len(of(result, "measure.applied")) == len(of(result, "measure.lifted"))
+
+
+# -- attacks without a handshake and servers that they exhaust --------------------------------
+
+
+RING = load_scenario(Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml")
+NO_COOKIES = HostLimitsSpec(syn_cookies=False)
+
+
+def attacked(profile: str, seed: int = 1, **more: object) -> Scenario:
+    users, bots = RING.traffic
+    bots = replace(bots, profile=profile, count=8, demand_mb_s=1.0, jitter=0.2, **more)
+    hosts = (replace(RING.hosts[0], limits=NO_COOKIES),)
+    return replace(RING, strategy="service", seed=seed, hosts=hosts, traffic=(users, bots))
+
+
+def served(plan: Scenario) -> list[float]:
+    """Return the share of what users want that they get, for each second of the attack."""
+    result = System(plan).run()
+    samples = [event for event in result.events if event.kind == "network.sample"]
+    shop = [event.data["hosts"]["shop"] for event in samples if 15 < event.time <= 105]
+    return [figures["legitimate_mb_s"] / figures["wanted_mb_s"] for figures in shop]
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        "syn-flood-spoofed",
+        "dns-reflection",
+        "ntp-reflection",
+        "ack-flood",
+        "ack-flood-spoofed",
+        "syn-ack-flood",
+        "syn-ack-flood-spoofed",
+    ],
+)
+def test_users_are_served_again_within_ten_seconds(profile: str) -> None:
+    shares = served(attacked(profile))
+    assert min(shares) < 0.9, "the attack does harm"
+    assert min(shares[10:]) > 0.95
+
+
+def test_pulses_and_attackers_that_move_do_less_and_less_harm() -> None:
+    plain = served(attacked("syn-flood", shape=ShapeSpec(on_s=20.0, off_s=10.0)))
+    assert sum(plain[30:]) / len(plain[30:]) > 0.95
+    moving = served(attacked("ack-flood", adapt="move"))
+    assert sum(moving) / len(moving) > 0.5

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from phalanx.domain.errors import PhalanxError
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.spread import Spread, in_causal_order
 from phalanx.runtime.system import RunResult, run_scenario
+from tests.system.rings import attack, document, users
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "ddos-resilience.yaml"
 SPEED = 5.0
@@ -86,3 +89,28 @@ def test_an_agent_that_stands_at_no_pop_is_a_process_as_any_other(tmp_path: Path
     assert (started.data["scope"], started.data["pop"]) == ("slice", None)
     ended = {e.agent for e in result.events if e.kind == "process.ended"}
     assert ended == {"camera-slice", "east", "network", "north", "south", "west"}
+
+
+def test_the_run_goes_on_without_an_agent_whose_process_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "ring.yaml"
+    path.write_text(json.dumps(document(duration_s=60, traffic=[users(), attack(30, 55)])))
+    said: list[str] = []
+    spread = Spread(load_scenario(path), path, speed=2.0, say=said.append)
+    killed: list[float] = []
+
+    def kill(now: float) -> None:
+        if now > 8 and not killed:
+            os.kill(spread._processes.pid("south"), signal.SIGKILL)
+            killed.append(now)
+
+    result = spread.run(on_progress=kill)
+    line = "the process of south ended: signal 9; the others go on without it"
+    assert [text for text in said if "south" in text] == [line]
+    (crashed,) = [e for e in result.events if e.kind == "agent.crashed"]
+    assert crashed.data["pop"] == "south"
+    assert [e for e in result.events if e.kind == "duty.taken_up"]
+    applied = [e for e in result.events if e.kind == "measure.applied"]
+    assert applied
+    assert "south" not in {e.agent for e in result.events if e.time > crashed.time + 3}
+    end = result.events[-1]
+    assert (end.kind, end.data["reason"]) == ("run.ended", "finished")

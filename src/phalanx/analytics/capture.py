@@ -11,6 +11,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TypeVar
 
+import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -56,6 +57,8 @@ class CaptureFindings(Struct, frozen=True):
     """Of all packets, on the wire."""
     seconds: float
     """From the first packet to the last."""
+    backwards: int
+    """Packets with an earlier time than the one before them."""
     windows: int
     skipped: dict[str, int]
     """Packets that were passed over, by reason."""
@@ -93,10 +96,13 @@ def analyse(
     findings = _Findings()
     skipped: Counter[str] = Counter()
     packets = analysed = octets = 0
-    first = last = 0.0
+    first = last = before = 0.0
+    backwards = 0
     for batch in capture.batches():
         if not packets:
-            first = float(batch.time[0])
+            first = before = float(batch.time[0])
+        backwards += int((np.diff(batch.time, prepend=before) < 0).sum())
+        before = float(batch.time[-1])
         packets += len(batch.time)
         octets += int(batch.length.sum())
         last = max(last, float(batch.time.max()))
@@ -121,6 +127,7 @@ def analyse(
         analysed=analysed,
         octets=octets,
         seconds=max(0.0, last - first),
+        backwards=backwards,
         windows=findings.windows,
         skipped={reason: count for reason, count in sorted(skipped.items()) if count},
         unlisted=findings.unlisted,

@@ -160,10 +160,7 @@ def _udp_flood(one: FlowAggregate, seconds: float) -> Finding | None:
     most = wilson(one.replies, one.packets)[1]
     if one.packets / seconds <= UDP_PACKETS_S or most >= REPLIED:
         return None
-    evidence = {
-        "packets_s": round(one.packets / seconds, 3),
-        "replied_at_most": round(most, 6),
-    }
+    evidence = {"packets_s": round(one.packets / seconds, 3), "replied_at_most": round(most, 6)}
     sure = confidence(one.replies, one.packets, REPLIED)
     reason = (
         f"sends {_number(evidence['packets_s'])} packets/s and gets replies to certainly fewer "
@@ -184,11 +181,7 @@ def _slow(one: FlowAggregate, seconds: float) -> Finding | None:
     most = wilson(one.answered, held)[1]
     if most >= ANSWERED:
         return None
-    evidence = {
-        "open": one.open,
-        "answered": one.answered,
-        "answered_at_most": round(most, 6),
-    }
+    evidence = {"open": one.open, "answered": one.answered, "answered_at_most": round(most, 6)}
     sure = confidence(one.answered, held, ANSWERED)
     reason = (
         f"holds {_number(one.open)} connections open, {_number(one.answered)} of them answered, "
@@ -484,10 +477,7 @@ class _Target(Struct):
             reasons.append((kind, self.attacks[kind].confidence, evidence))
         slow = self.attacks.get(SLOW)
         if slow is not None and slow.open / self.open >= FLOODED:
-            evidence = {
-                "held_share": round(slow.open / self.open, 6),
-                "slow_sources": slow.sources,
-            }
+            evidence = {"held_share": round(slow.open / self.open, 6), "slow_sources": slow.sources}
             reasons.append((SLOW, slow.confidence, evidence))
         if not reasons:
             return None

@@ -173,7 +173,7 @@ def _address(octets: bytes) -> str:
 
 
 SHORTEST_S = 1e-3
-"""A window counts as so long at least, so that rates stay finite."""
+"""A window whose packets lie closer together than this tells no rate; it counts as a whole one."""
 
 
 class Windows:
@@ -187,18 +187,19 @@ class Windows:
         self.seconds = seconds
         self._table = table
         self._start: float | None = None
-        self._last = 0.0
+        self._elapsed = 0.0
 
     def add(self, packets: Decoded) -> Iterator[tuple[float, FlowRecords]]:
         """Count packets; yield each window that they end: when it began, what it held."""
         keys, flags, payload, octets, time = astuple(packets)
         while len(time):
             if self._start is None:
-                self._start = self._last = float(time[0])
-            outside = np.flatnonzero(np.abs(time - self._start) >= self.seconds)
+                self._start, self._elapsed = float(time[0]), 0.0
+            since = np.abs(time - self._start)
+            outside = np.flatnonzero(since >= self.seconds)
             count = int(outside[0]) if len(outside) else len(time)
             if count:
-                self._last = max(self._last, float(time[:count].max()))
+                self._elapsed = max(self._elapsed, float(since[:count].max()))
                 self._table.add(
                     keys[:count].view(f"V{KEY}").ravel().tolist(),
                     flags[:count].tolist(),
@@ -207,7 +208,7 @@ class Windows:
                 )
             if count < len(time):
                 later = float(time[count]) > self._start
-                yield self._start, self._table.close(self.seconds if later else self._elapsed())
+                yield self._start, self._table.close(self.seconds if later else self._length())
                 self._start = None
             keys, flags, payload, octets, time = (
                 column[count:] for column in (keys, flags, payload, octets, time)
@@ -216,9 +217,8 @@ class Windows:
     def end(self) -> Iterator[tuple[float, FlowRecords]]:
         """Yield the window that is still open."""
         if self._start is not None:
-            yield self._start, self._table.close(self._elapsed())
+            yield self._start, self._table.close(self._length())
             self._start = None
 
-    def _elapsed(self) -> float:
-        assert self._start is not None
-        return max(SHORTEST_S, self._last - self._start)
+    def _length(self) -> float:
+        return self._elapsed if self._elapsed >= SHORTEST_S else self.seconds

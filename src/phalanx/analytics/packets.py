@@ -6,6 +6,7 @@ its time resolutions, and pcapng; it bounds what a broken file can make it alloc
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from phalanx.domain.errors import PhalanxError
+from phalanx.loading import open_file
 
 HEAD = 128
 """Octets of each packet that are kept: link header, two VLAN tags, IP with options, TCP."""
@@ -58,8 +60,10 @@ class Capture:
         self.problem: str | None = None
         """Why reading ended before the capture did; None: it did not."""
         try:
+            if path != "-":
+                open_file(path).close()  # libpcap would wait for a named pipe
             self._reader: Any = pcapy.open_offline(path)
-        except (pcapy.PcapError, ValueError) as error:
+        except (pcapy.PcapError, OSError, ValueError) as error:
             raise CaptureError(f"{path}: {_why(error, path)}") from None
         self.link_type: int = self._reader.datalink()
         """DLT number of the link layer."""
@@ -98,8 +102,11 @@ def _batch(heads: list[bytes], figures: list[tuple[int, int, int, int]]) -> Pack
 
 def _why(error: Exception, path: str) -> str:
     """Return libpcap's words on one line, without the file's name."""
-    words = " ".join(str(error).split()).removeprefix(f"{path}: ")
+    words = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    words = words.removeprefix(f"{path}: ")
     if "unknown file format" in words:
+        if path.endswith(".gz"):
+            return f"is compressed; try: zcat {shlex.quote(path)} | phalanx detect -"
         return "is neither a pcap nor a pcapng capture"
     if "only got 0" in words and "header" in words:
         return "is empty"

@@ -144,10 +144,10 @@ class Auctioneer(Configured, Capability):
     def goal_request(self, me: Agent, goal: GoalInstance) -> Body:
         """Auction the goal; after a failure that chance may mend, auction it again.
 
-        A protective goal is not given up, if the settings say so.
+        A standing goal is not given up; nor a protective one, if the settings say so.
         """
         least = self.settings.persistent_from
-        if least is None or goal.priority < least:
+        if not goal.standing and (least is None or goal.priority < least):
             yield from self._request(me, goal, None)
             return
         catalogue, traffic = self.settings.catalogue, goal.traffic_now()
@@ -184,7 +184,7 @@ class Auctioneer(Configured, Capability):
                 self.auctions.pop(conversation, None)
             if isinstance(decision, Fulfilled):
                 for fact in decision.facts:
-                    yield Believe(fact.predicate, fact.value, fact.holder)
+                    yield Believe(fact.predicate, fact.value, fact.holder, fact.mandate)
                     self.rely(goal, fact)
                 return
             reason, final = decision.reason, decision.final
@@ -211,7 +211,8 @@ class Auctioneer(Configured, Capability):
                 return
             conversation = me.new_id("undo")
             self._undoing.add(conversation)
-            me.tell(Performative.REQUEST, belief.holder, conversation, UndoRequest(goal.goal))
+            request = UndoRequest(goal.goal, belief.mandate)
+            me.tell(Performative.REQUEST, belief.holder, conversation, request)
             me.call_at(
                 me.now + 2 * self.settings.deadline_s, partial(me.resume, conversation, None)
             )
@@ -224,6 +225,8 @@ class Auctioneer(Configured, Capability):
                 if now is not None and now.holder == belief.holder:
                     yield Believe(predicate, value=False)
                 return  # else another agent has made it true again meanwhile, and holds it
+            if isinstance(answer, Verdict) and answer.final:
+                break
         raise PlanFailed("its holder does not undo it")
 
     # -- messages -------------------------------------------------------------------
@@ -285,7 +288,7 @@ class Auctioneer(Configured, Capability):
         content = message.content
         assert isinstance(content, Verdict)
         if message.performative is Performative.AGREE and auction is not None:
-            auction.on_agree(message.sender, me.now)
+            auction.on_agree(message.sender, me.now, running=content.running)
             self._set_timer(me, message.conversation, auction)
         elif message.performative is Performative.FAILURE:
             if auction is not None:
@@ -309,7 +312,9 @@ class Auctioneer(Configured, Capability):
     @when(Left)
     def agent_gone(self, me: Agent, gone: Gone | Left) -> Steps:
         """Pass on what a lost agent worked on, and pursue anew what it kept true."""
+        cause = me.cause
         for conversation, auction in list(self.auctions.items()):
+            me.cause = cause  # not what came of the auction before
             self._react(me, conversation, auction, auction.on_gone(gone.agent, me.now))
         for predicate in me.beliefs.held_by(gone.agent):
             delegated = self.delegated.pop(predicate, None)
@@ -381,7 +386,7 @@ class Auctioneer(Configured, Capability):
         bidders = outlook.alive()
         if near:
             states = ((bidder, outlook.view.get(bidder)) for bidder in bidders)
-            at_tap = [bidder for bidder, state in states if state and state.pop == goal.tap]
+            at_tap = tuple(agent for agent, state in states if state and state.pop == goal.tap)
             bidders = at_tap or bidders
         references = for_goal(settings.references, policy.constraints)
         auction = Initiator(
@@ -553,15 +558,16 @@ class Auctioneer(Configured, Capability):
         left = self.left.values()
         return any(a.conversation == conversation and a.winner.bidder == agent for a in left)
 
-    def take_back(self, me: Agent, effect: Predicate, holder: AgentId) -> bool:
-        """Rely on ``holder`` again, which came back and keeps ``effect`` true as before.
+    def take_back(self, me: Agent, fact: Fact, holder: AgentId) -> bool:
+        """Rely on ``holder`` again, which came back and keeps ``fact`` true as before.
 
         False if that is not wanted any more: another keeps it true now, or it was to end.
         """
+        effect = fact.predicate
         belief = me.beliefs.get(effect)
         if belief is not None and (not belief.value or belief.holder not in (None, holder)):
             return False
-        me.do_step(Believe(effect, holder=holder))
+        me.do_step(Believe(effect, holder=holder, mandate=fact.mandate))
         anew = me.open_goal(want(effect))
         if anew is not None:
             self.rely(anew, Fact(effect, True, holder))

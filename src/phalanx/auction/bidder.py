@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from functools import partial
 
+from msgspec.structs import replace
+
 from phalanx.auction.bidding import Reusable, make_bids
 from phalanx.auction.contracts import (
     NOTICE,
@@ -84,6 +86,8 @@ class Bidder(Configured, Capability):
         self.contracts = Contracts()
         self.dependants: dict[Predicate, dict[AgentId, ConstrainedGoal]] = {}
         """The agents that rely on what is kept true here, and the goal that each auctioned."""
+        self.refused: Callable[[AgentId, str, str], None] = lambda *_: None
+        """Called with an agent, what it asked for without a right to it, and why it has none."""
 
     @starts
     def begin(self, me: Agent) -> None:
@@ -124,6 +128,8 @@ class Bidder(Configured, Capability):
         if contract is None:  # forgotten, or won before a restart: try all the same
             contract = self._open(me, message, award.cfp)
             contract.stage = ContractStage.OVER
+        elif self._foreign(contract, message):
+            return
         contract.heard = me.now
         if contract.stage is ContractStage.PROPOSED and not contract.evicts:
             self._work(me, contract, award)
@@ -137,7 +143,8 @@ class Bidder(Configured, Capability):
             contract.stage = ContractStage.BIDDING
             self._hold_late(me, contract, award)
         elif contract.stage is ContractStage.WORKING:
-            self._reply(me, contract, Performative.AGREE, Verdict("at work"))
+            runs = self.inventory.at_work(contract.conversation) is not None
+            self._reply(me, contract, Performative.AGREE, Verdict(running=runs))
         else:
             self._repeat(me, contract)
 
@@ -146,12 +153,21 @@ class Bidder(Configured, Capability):
         """Stop: the proposal was rejected, or the work is cancelled."""
         contract = self.contracts.get(message.conversation)
         content = message.content
-        if contract is None or not isinstance(content, Verdict):
+        stops = message.performative in (Performative.REJECT, Performative.CANCEL)
+        if contract is None or not stops or self._foreign(contract, message):
             return
         if message.performative is Performative.REJECT:
             self._withdraw(me, contract)
-        elif message.performative is Performative.CANCEL:
+        elif isinstance(content, Verdict):
             self.abandon(me, contract, content.reason or "cancelled")
+
+    def _foreign(self, contract: Contract, message: Message) -> bool:
+        """Whether a message is from another agent than the contract is made with."""
+        if message.sender == contract.initiator:
+            return False
+        reason = f"{contract.conversation} is an auction of {contract.initiator}"
+        self.refused(message.sender, message.performative.value, reason)
+        return True
 
     def _open(self, me: Agent, message: Message, call: CallForProposals) -> Contract:
         contract = Contract(message.conversation, message.sender, call, message.cause)
@@ -177,18 +193,15 @@ class Bidder(Configured, Capability):
         refused at once, and asked again by its auctioneer. So no two wait for each other.
         """
         open_proposals = self.contracts.holding()
-        free = me.capability(Outlook).free
+        free = unheld = me.capability(Outlook).free
         evicting = [c for c in self.contracts.at(ContractStage.PROPOSED) if c.evicts]
-        offered = {bid.reuse for other in open_proposals for bid in other.bids}
-        offered.update(name for other in evicting for name in other.evicts)
-        bids = self._offer(
-            me,
-            contract.call,
-            free - sum((c.holds for c in open_proposals if c.holds), NOTHING),
-            offered,
-        )
+        offered = {name for other in evicting for name in other.evicts}
+        for other in open_proposals:
+            unheld -= other.holds or NOTHING
+            offered.update(bid.reuse for bid in other.bids if bid.reuse is not None)
+        bids = self.offer(me, contract.call, unheld, offered)
         if not isinstance(bids, str):
-            contract.bids = bids
+            contract.bids, contract.seen = bids, me.capability(Outlook).view.along(bids[0].path)
             contract.stage = ContractStage.BIDDING
             self._hold(me, contract, partial(self._propose, me, contract))
         elif self._evict(me, contract, offered):
@@ -198,7 +211,7 @@ class Bidder(Configured, Capability):
             me.call_at(me.now + ttl, partial(self._expire, me, contract))
         elif evicting:
             self._refuse(me, contract, f"{bids} beside other proposals", transient=True)
-        elif not open_proposals or isinstance(self._offer(me, contract.call, free), str):
+        elif not open_proposals or isinstance(self.offer(me, contract.call, free), str):
             self._refuse(me, contract, bids)
         elif any(other.age > contract.age for other in open_proposals):
             self._refuse(me, contract, f"{bids} beside other proposals", transient=True)
@@ -209,7 +222,7 @@ class Bidder(Configured, Capability):
             wait_s = (contract.deadline - me.now) * WAIT
             me.call_at(me.now + wait_s, partial(self._waited, me, contract, bids))
 
-    def _evict(self, me: Agent, contract: Contract, offered: set[InstanceId | None]) -> bool:
+    def _evict(self, me: Agent, contract: Contract, offered: set[InstanceId]) -> bool:
         """Bid with the room of idle instances, as few as will do; whether that is possible.
 
         They are stopped on the award. Nothing is held until then: an instance that is taken into
@@ -223,9 +236,10 @@ class Bidder(Configured, Capability):
         for instance in self.inventory.idle(offered):
             names.append(instance.id)
             unheld += instance.vnfd.scaled(instance.units)
-            bids = self._offer(me, contract.call, unheld, {*offered, *names})
+            bids = self.offer(me, contract.call, unheld, {*offered, *names})
             if not isinstance(bids, str) and not any(bid.reuse in names for bid in bids):
                 contract.bids, contract.evicts = bids, tuple(names)
+                contract.seen = me.capability(Outlook).view.along(bids[0].path)
                 return True
         return False
 
@@ -255,12 +269,12 @@ class Bidder(Configured, Capability):
         if not self.inventory.runs(instance.vnfd.name):
             me.active.discard(instance.vnfd.name)
 
-    def _offer(
+    def offer(
         self,
         me: Agent,
         call: CallForProposals,
         unheld: Resources,
-        offered: Container[InstanceId | None] = (),
+        offered: Container[InstanceId] = (),
     ) -> tuple[Bid, ...] | str:
         """Return the bids for ``call``, best first, or the reason to refuse.
 
@@ -358,7 +372,9 @@ class Bidder(Configured, Capability):
             auction=contract.conversation,
             goal=str(contract.call.goal.goal),
             bids=[bid.row() for bid in contract.bids],
+            **contract.seen,
         )
+        contract.seen = {}
         self._reply(me, contract, Performative.PROPOSE, Proposal(contract.bids))
 
     def _refuse(
@@ -380,6 +396,8 @@ class Bidder(Configured, Capability):
         contract.stage = ContractStage.WORKING
         contract.bid = award.bid
         contract.cause = me.cause
+        if award.cfp.context:  # with mandates, which the call was without
+            contract.call = replace(contract.call, context=award.cfp.context)
         self.pursue(me, contract)
 
     def pursues(self, me: Agent, contract: Contract) -> bool:
@@ -430,8 +448,10 @@ class Bidder(Configured, Capability):
 
     def _fail(self, me: Agent, contract: Contract, reason: str, *, final: bool = False) -> None:
         """Tell the initiator that the work has failed, so that it asks another bidder."""
+        cause = me.cause
         self._record_end(me, contract, fulfilled=False, **({"reason": reason} if reason else {}))
         self._reply(me, contract, Performative.FAILURE, Verdict(reason, final))
+        me.cause = cause  # other contracts may end for the same one
 
     def _record_end(self, me: Agent, contract: Contract, *, fulfilled: bool, **data: str) -> None:
         me.cause = me.record(
@@ -520,10 +540,21 @@ class Bidder(Configured, Capability):
 
     @hears(UndoRequest)
     def heard_undo(self, me: Agent, message: Message) -> None:
-        """Undo a measure of this agent, and say so."""
+        """Undo a measure of this agent, and say so, for an agent with a mandate only.
+
+        That is the agent that asked for it, an agent that took its goals over, or the winner of
+        an auction of theirs. What is not so here need not be undone: that is no secret.
+        """
         request = message.content
         assert isinstance(request, UndoRequest)
         predicate = request.goal.predicate
+        kept = me.beliefs.get(predicate)
+        asked_for_it = message.sender in self.dependants.get(predicate, ())
+        if kept and kept.value and not asked_for_it and request.mandate != kept.mandate:
+            self.refused(message.sender, "undo", f"{predicate} is not kept for it")
+            refusal = Verdict("it is kept for others", final=True)
+            me.tell(Performative.FAILURE, message.sender, message.conversation, refusal)
+            return
 
         def ended(end: GoalEnd) -> None:
             me.cause = end.event

@@ -88,12 +88,10 @@ def make_bids(
         lacking = required.lacking(unheld)
         if lacking is not None:
             return lacking
-        if reuse is None:
-            time_s = download_time_s(view, repository, pop, vnfd.image_mb)
-        else:
-            time_s = reuse.time_s
+        time_s = reuse.time_s if reuse else download_time_s(view, repository, pop, vnfd)
         if time_s is None:
-            return f"{vnfd.name} cannot be downloaded: no bandwidth free from {repository}"
+            holders = ", ".join((repository, *view.holders.get(vnfd.image, ())))
+            return f"{vnfd.name} cannot be downloaded: no bandwidth free from {holders}"
         source_cost = hosting_cost(own.total, own.free, required, needs, pricing)
         if method == "published":
             path = published_path(view, pop, source_cost, goal, needs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from enum import Enum
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -65,6 +66,8 @@ class Contract(Struct):
     cause: str
     stage: ContractStage = ContractStage.BIDDING
     bids: tuple[Bid, ...] = ()
+    seen: dict[str, Any] = {}
+    """What the bids were priced by, as the log shows it; until it does."""
     bid: Bid | None = None
     """The bid that was accepted."""
     deadline: float = 0.0
@@ -108,6 +111,8 @@ class Contracts:
     def end(self, contract: Contract, stage: ContractStage) -> None:
         """Note that a conversation came to its end."""
         contract.stage, contract.holds = stage, None
+        if stage is ContractStage.DONE:  # nothing can be awarded any more
+            contract.bids, contract.call = (), replace(contract.call, context=())
         self._open.pop(contract.conversation, None)
         self._ended.pop(contract.conversation, None)
         self._ended[contract.conversation] = contract
@@ -259,9 +264,7 @@ class VnfInventory:
         """Forget an instance and return it."""
         return self._instances.pop(instance_id, None)
 
-    def available(
-        self, vnfd: Vnfd, offered: Container[InstanceId | None] = ()
-    ) -> VnfInstance | None:
+    def available(self, vnfd: Vnfd, offered: Container[InstanceId] = ()) -> VnfInstance | None:
         """Return the instance of ``vnfd`` to use again: the first that can take a goal.
 
         One that is ``offered`` to another auction counts only if it serves several goals.
@@ -276,7 +279,7 @@ class VnfInventory:
                 return instance
         return None
 
-    def idle(self, but: Container[InstanceId | None] = ()) -> list[VnfInstance]:
+    def idle(self, but: Container[InstanceId] = ()) -> list[VnfInstance]:
         """Return the idle instances, the longest idle first, without those in ``but``."""
         idle = (i for i in self if i.state is InstanceState.IDLE and i.id not in but)
         return sorted(idle, key=lambda i: (i.idle_since is None, i.idle_since or 0.0, i.id))

@@ -100,6 +100,8 @@ class Initiator:
         self.due: float | None = call.deadline
         """When ``on_time`` is wanted next."""
         self.over = False
+        self.running = False
+        """Whether the winner has said that its VNF runs."""
         self._terms = terms
         self._references = references
         self._asked = frozenset(bidders)
@@ -146,7 +148,7 @@ class Initiator:
 
     def begin(self) -> list[Outgoing]:
         """Return the calls for proposals."""
-        call = self.call
+        call = replace(self.call, context=tuple(replace(f, mandate="") for f in self.call.context))
         return [(Performative.CFP, bidder, call) for bidder in self.bidders]
 
     def on_proposal(self, sender: AgentId, bids: tuple[Bid, ...], now: float) -> Reaction:
@@ -171,9 +173,10 @@ class Initiator:
         self._transient = self._transient or transient
         return self._when_complete(now)
 
-    def on_agree(self, sender: AgentId, now: float) -> Reaction:
-        """The winner says that it is at work."""
+    def on_agree(self, sender: AgentId, now: float, *, running: bool = False) -> Reaction:
+        """The winner says how far it is."""
         if self._winner is not None and sender == self._winner.bidder and not self.over:
+            self.running = running
             self._misses = 0
             self.due = now + self._probe_s
         return _NOTHING
@@ -233,7 +236,8 @@ class Initiator:
         self._close()
         if self._winner is not None:
             return [(Performative.CANCEL, self._winner.bidder, Verdict(reason))]
-        return [(Performative.REJECT, bidder, Verdict(reason)) for bidder in self._proposals]
+        verdict = Verdict(reason)  # one for all: the bus sends it once
+        return [(Performative.REJECT, bidder, verdict) for bidder in self._proposals]
 
     @property
     def winner(self) -> AgentId | None:
@@ -257,10 +261,10 @@ class Initiator:
         preferences = self.call.goal.preferences
         self._ranking = rank(bids, preferences, self._terms, self._references)
         out = self._award(self._ranking[0], now)
-        winner = self._ranking[0].bidder
+        winner, verdict = self._ranking[0].bidder, Verdict(OVERTAKEN)
         for bidder in self._proposals:
             if bidder != winner:
-                out.append((Performative.REJECT, bidder, Verdict(OVERTAKEN)))
+                out.append((Performative.REJECT, bidder, verdict))
         return out, self._awarded(self._ranking[0])
 
     def _pass_on(self, reason: str, now: float) -> Reaction:
@@ -280,6 +284,7 @@ class Initiator:
     def _award(self, ranked: RankedBid, now: float) -> list[Outgoing]:
         self._winner = ranked
         self._misses = 0
+        self.running = False
         self.due = now + self._probe_s
         return [self._accept(ranked)]
 

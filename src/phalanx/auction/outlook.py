@@ -95,10 +95,10 @@ class Outlook(Configured, Capability):
             state = AgentState(me.name, None, me.incarnation, version, remembers=known_since(me))
             self._publish(me, state)
 
-    def alive(self) -> list[AgentId]:
-        """Return the peers that are not believed dead, in order."""
+    def alive(self) -> tuple[AgentId, ...]:
+        """Return the peers that are not believed dead, sorted."""
         peers, dead = self.settings.peers, self.view.dead
-        return [peer for peer in peers if peer not in dead] if dead else list(peers)
+        return tuple(peer for peer in peers if peer not in dead) if dead else peers
 
     @perceives(Connected)
     def connection_changed(self, me: Agent, percept: Connected) -> None:
@@ -118,8 +118,8 @@ class Outlook(Configured, Capability):
         self.free = percept.free
         mine = self.view.get(me.name)
         if mine is not None and mine.incarnation == me.incarnation:
-            known = (mine.total, mine.free, mine.links, mine.alive)
-            if known == (percept.total, percept.free, percept.links, True):
+            known = (mine.total, mine.free, mine.links, mine.images, mine.alive)
+            if known == (percept.total, percept.free, percept.links, percept.images, True):
                 return
         self._publish(
             me,
@@ -132,6 +132,7 @@ class Outlook(Configured, Capability):
                 percept.free,
                 percept.links,
                 remembers=known_since(me),
+                images=percept.images,
             ),
         )
 
@@ -207,7 +208,8 @@ class Outlook(Configured, Capability):
     def remember(self, me: Agent) -> OutlookMemory:
         """Return the agents that are known, each with its latest incarnation."""
         states = (state for state in self.view.states if state.agent != me.name)
-        known = (replace(s, version=0, total=NOTHING, free=NOTHING, links=()) for s in states)
+        bare = {"total": NOTHING, "free": NOTHING, "links": (), "images": ()}
+        known = (replace(state, version=0, **bare) for state in states)
         return OutlookMemory(tuple(known), self.settings.peers)
 
     @recalls
@@ -220,7 +222,7 @@ class Outlook(Configured, Capability):
         self.settings.peers = tuple(sorted({*self.settings.peers, *old.peers}))
         for state in old.states:  # what the agent says of its PoP itself is newer
             known = self.view.get(state.agent) or state
-            site = {"total": known.total, "free": known.free, "links": known.links}
+            site = {name: getattr(known, name) for name in ("total", "free", "links", "images")}
             self.view = self.view.apply(replace(state, remembers=known.remembers, **site))
         self._catch_up(me)
 

@@ -1,4 +1,4 @@
-"""Paths: the one of lowest cost from a bidder to the tap, and the widest from the repository.
+"""Paths: the one of lowest cost from a bidder to the tap, and the widest for an image.
 
 The weights are those of algorithm 1 (line 29): link (u, v) costs its free bandwidth times
 the sum of its ends' costs, where the bidder's own end counts what its VNF would consume
@@ -38,6 +38,7 @@ from phalanx.auction.cost import Needs, Pricing, link_weight, passing_cost
 from phalanx.auction.view import Arc, NetworkView
 from phalanx.domain.goals import ConstrainedGoal
 from phalanx.domain.network import PopId
+from phalanx.domain.vnf import Vnfd
 
 TOLERANCE = 1e-9
 """How far a figure may exceed its limit: sums of floating-point numbers are not exact."""
@@ -57,7 +58,7 @@ class PathResult(Struct, frozen=True):
     hops: int
 
 
-class PathLimits(Struct, frozen=True):
+class PathLimits(Struct, frozen=True, cache_hash=True):
     """The hard constraints of a path, with a tolerance; ``inf`` where there is none."""
 
     tap: PopId
@@ -453,20 +454,20 @@ def _algorithm_1(
 # -- downloads ------------------------------------------------------------------------------
 
 
-def throughputs(view: NetworkView, repository: PopId) -> dict[PopId, float]:
-    """Return the highest throughput from ``repository`` to each PoP, in MB/s.
+def throughputs(view: NetworkView, *sources: PopId) -> dict[PopId, float]:
+    """Return the highest throughput from one of ``sources`` to each PoP, in MB/s.
 
     That is the bottleneck of the widest path, over what is free in the direction of the
-    download. PoPs that nothing can reach are left out; the repository's own has ``inf``.
+    download. PoPs that nothing can reach are left out; the sources' own have ``inf``.
     One pass serves all PoPs and all agents that hold the view.
     """
-    key = ("throughputs", repository)
+    key = ("throughputs", sources)
     known: dict[PopId, float] | None = view.memo.get(key)
     if known is not None:
         return known
     outgoing = view.outgoing
     reached: dict[PopId, float] = {}
-    queue = [(-inf, repository)] if repository in outgoing else []
+    queue = [(-inf, source) for source in sources if source in outgoing]
     while queue:
         negated, pop = heappop(queue)
         if pop in reached:
@@ -478,12 +479,12 @@ def throughputs(view: NetworkView, repository: PopId) -> dict[PopId, float]:
     return view.remember(key, reached)
 
 
-def download_time_s(
-    view: NetworkView, repository: PopId, pop: PopId, image_mb: float
-) -> float | None:
-    """Return how long an image of ``image_mb`` MB takes from ``repository`` to ``pop``, in s.
+def download_time_s(view: NetworkView, repository: PopId, pop: PopId, vnfd: Vnfd) -> float | None:
+    """Return how long the image of ``vnfd`` takes to ``pop`` from the best source, in s.
 
-    0 at the repository's own PoP; None if no bandwidth is free or the PoP is cut off.
+    Sources are ``repository`` and all PoPs that are known to have it: 0 at each of these. None
+    if no bandwidth is free or the PoP is cut off.
     """
-    width = throughputs(view, repository).get(pop)
-    return None if width is None else image_mb / width
+    holders = view.holders.get(vnfd.image, ()) if vnfd.image_mb > 0 else ()
+    width = throughputs(view, repository, *holders).get(pop)
+    return None if width is None else vnfd.image_mb / width

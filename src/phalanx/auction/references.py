@@ -8,10 +8,9 @@ minutes. References depend on the planned network and the goal alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from heapq import heappop, heappush
 
 from phalanx.domain.goals import Constraints
-from phalanx.domain.network import Link, Network, PopId
+from phalanx.domain.network import Link, Network
 from phalanx.domain.vnf import Vnfd
 
 LEAST_TIME_S = 10.0
@@ -44,25 +43,7 @@ def for_goal(known: Mapping[str, float] | None, limits: Constraints) -> Mapping[
 def _span(network: Network, length: Callable[[Link], float]) -> float:
     if not network.pops:
         return 0.0
-    beside: dict[PopId, list[tuple[PopId, float]]] = {pop.name: [] for pop in network.pops}
-    for link in network.links:
-        beside[link.a].append((link.b, length(link)))
-        beside[link.b].append((link.a, length(link)))
-    _, far = _farthest(beside, network.pops[0].name)
-    return _farthest(beside, far)[0]
-
-
-def _farthest(beside: dict[PopId, list[tuple[PopId, float]]], start: PopId) -> tuple[float, PopId]:
-    reached: dict[PopId, float] = {}
-    queue = [(0.0, start)]
-    last = queue[0]
-    while queue:
-        distance, pop = heappop(queue)
-        if pop in reached:
-            continue
-        reached[pop] = distance
-        last = distance, pop
-        for other, length in beside[pop]:
-            if other not in reached:
-                heappush(queue, (distance + length, other))
-    return last
+    search = network.distances(length)
+    *_, (far, _) = search(network.pops[0].name)
+    *_, (_, distance) = search(far)
+    return distance

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from phalanx.auction.cost import Pricing
 from phalanx.auction.terms import BUILT_IN, BidTerm
 from phalanx.domain.agents import AgentId
-from phalanx.domain.goals import Constraints, Goal, Preferences
+from phalanx.domain.goals import Constraints, Duty, Goal, Preferences
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import Vnfd
 
@@ -30,6 +30,8 @@ class Settings(Struct):
     repository: PopId
     catalogue: dict[str, Vnfd]
     """Descriptors by name of their capability."""
+    duties: Mapping[Goal, Duty] = field(default_factory=dict)
+    """What some agent must see to at any time, as the plan declares it."""
     policies: Mapping[str, GoalPolicy] = field(default_factory=dict)
     """By name of the goal's predicate; ``default`` for all others."""
     terms: tuple[BidTerm, ...] = BUILT_IN
@@ -59,6 +61,9 @@ class Settings(Struct):
     None: every goal is given up in the end, and no instance gives way."""
     retry_s: float = 60.0
     """How long such a goal waits at most, after all have refused."""
+    foreseen: tuple[str, ...] | None = None
+    """Functions that the strategy needs wherever an attack enters: agents bring their images, and
+    those of functions that are asked for again, before they are wanted. None: they do not."""
     lease_s: float = 15.0
     """How long the infrastructure keeps what an agent does not renew."""
     idle_s: float = 90.0

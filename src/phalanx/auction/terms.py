@@ -139,10 +139,11 @@ def bid_values(terms: Sequence[BidTerm], offer: Offer) -> dict[str, float] | str
     They are those of the built-in terms, and of all others that the goal weighs or limits and
     that are the bidder's to say.
     """
+    asked = _asked_for(terms, offer.goal)
+    if isinstance(asked, str):
+        return asked
     values: dict[str, float] = {}
-    for term in _asked_for(terms, offer.goal):
-        if isinstance(term, str):
-            return term
+    for term in asked:
         if not term.by_auctioneer:
             value = _value(term, offer)
             if isinstance(value, str):
@@ -158,11 +159,12 @@ def judged(
 
     A bid that lacks a value which the goal asks for is refused, and so is one beyond a limit.
     """
+    asked = _asked_for(terms, goal)
+    if isinstance(asked, str):
+        return asked
     values: dict[str, float] = {}
     offer: Offer | None = None
-    for term in _asked_for(terms, goal):
-        if isinstance(term, str):
-            return term
+    for term in asked:
         if term.by_auctioneer:
             if not bid.path:
                 return "its bid has no path"
@@ -183,14 +185,17 @@ def _offer_of(view: NetworkView, bidder: AgentId, goal: ConstrainedGoal, bid: Bi
     return Offer(view, bidder, bid.path[0], goal, bid.vnf, bid.units, bid.path, *figures)
 
 
-def _asked_for(terms: Sequence[BidTerm], goal: ConstrainedGoal) -> Sequence[BidTerm | str]:
-    """Return the built-in terms and those that ``goal`` names; a reason for one unknown here."""
+def _asked_for(terms: Sequence[BidTerm], goal: ConstrainedGoal) -> Sequence[BidTerm] | str:
+    """Return the built-in terms and those that ``goal`` names; a reason if one is unknown here."""
     further = goal.named_terms()
     if not further:
         return BUILT_IN
     known = {term.name: term for term in terms}
     names = {**dict.fromkeys(term.name for term in BUILT_IN), **further}
-    return [known.get(name) or f"does not know the bid term {name!r}" for name in names]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        return f"does not know the bid term {unknown!r}"
+    return [known[name] for name in names]
 
 
 def _value(term: BidTerm, offer: Offer) -> float | str:
@@ -282,7 +287,7 @@ def _normalised(
     terms: Sequence[BidTerm],
     references: Mapping[str, float] | None,
 ) -> list[tuple[float, ...]]:
-    if references is None:
+    if references is None or not rows:
         columns = [_scale(column) for column in zip(*rows, strict=True)]
     else:
         columns = [

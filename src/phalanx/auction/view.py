@@ -13,10 +13,12 @@ from collections.abc import Hashable, Iterable, Mapping
 from copy import copy
 from functools import cached_property
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
+from msgspec.structs import asdict
 
 from phalanx.domain.agents import AgentId, AgentState
 from phalanx.domain.network import LinkState, PopId
@@ -49,13 +51,12 @@ class _Entry:
     def usable(self) -> dict[PopId, LinkState]:
         """Return the links that are up by the neighbour they lead to.
 
-        Those of a PoP whose agent is gone too, as it last told of them: a switch, and a
-        repository on it, outlive the agent beside them. A link that went down since then is
-        known from its other end.
+        All of a PoP whose agent is gone: a switch, and a repository on it, outlive the agent
+        beside them. Whether such a link is up now is known from its other end.
         """
         if self.links is None:
-            own = self.state.pop
-            self.links = {link.to: link for link in self.state.links if link.up and link.to != own}
+            links, own, gone = self.state.links, self.state.pop, not self.state.alive
+            self.links = {link.to: link for link in links if (link.up or gone) and link.to != own}
         return self.links
 
 
@@ -127,6 +128,13 @@ class NetworkView:
         """
         return self._with({**self._properties, subject: {**self.properties(subject), **properties}})
 
+    def along(self, path: tuple[PopId, ...]) -> dict[str, Any]:
+        """Return what is free at the PoPs and links of ``path``, as the log shows it."""
+        if len(path) < 2:
+            return {}
+        rooms = [next(arc[1] for arc in self.outgoing[a] if arc[0] == b) for a, b in pairwise(path)]
+        return {"free": [asdict(self.sites[pop].free) for pop in path], "free_mb_s": rooms}
+
     def properties(self, subject: AgentId | PopId) -> Mapping[str, float]:
         """Return the properties that are known of an agent or a PoP; empty if none are."""
         return self._properties.get(subject, {})
@@ -175,6 +183,18 @@ class NetworkView:
     def sites(self) -> dict[PopId, AgentState]:
         """The state of each PoP, by its name in order."""
         return {pop: entry.state for pop, entry in self._sites.items()}
+
+    @cached_property
+    def holders(self) -> dict[str, list[PopId]]:
+        """The PoPs that have an image, sorted, by its name (``Vnfd.image``).
+
+        Those whose agents are gone too: their images outlive them as their switches do.
+        """
+        found: dict[str, list[PopId]] = {}
+        for pop, state in self.sites.items():
+            for image in state.images:
+                found.setdefault(image, []).append(pop)
+        return found
 
     @cached_property
     def pops(self) -> tuple[PopId, ...]:

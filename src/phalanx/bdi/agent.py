@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from phalanx.bdi.beliefs import Belief, BeliefBase
 from phalanx.bdi.capability import Capability, Library, PlanSpec
@@ -434,7 +435,7 @@ class Agent:
         """Pursue a goal no further, and keep it open."""
         goal.suspended = True
         if goal.intention is not None and goal.end is None:
-            self._give_up(goal.intention, goal)
+            self._give_up(goal.intention, goal, "it is suspended")
             goal.intention, goal.running = None, False
 
     def go_on_with(self, goal: GoalInstance) -> None:
@@ -454,7 +455,7 @@ class Agent:
         """End a goal from outside its plan (contract cancelled, taken over)."""
         if goal.end is None:
             if goal.intention is not None:
-                self._give_up(goal.intention, goal)
+                self._give_up(goal.intention, goal, reason)
             self._finish(goal, outcome, reason)
 
     # -- beliefs and options --------------------------------------------------------------
@@ -462,12 +463,15 @@ class Agent:
     def _believe(self, step: Believe) -> None:
         old = self.beliefs.get(step.predicate)
         if old is not None and old.value == step.value and old.holder in (step.holder, self.name):
+            if step.mandate and old.holder == step.holder:
+                self.beliefs.put(step.predicate, replace(old, mandate=step.mandate))
             return  # no news, or hearsay about what this agent keeps true itself
         data: dict[str, Any] = {"belief": str(step.predicate), "value": step.value}
         if step.holder is not None:
             data["holder"] = step.holder
         event = self.record("belief.changed", **data)
-        self.beliefs.put(step.predicate, Belief(step.value, step.holder, event, self.now))
+        belief = Belief(step.value, step.holder, event, self.now, step.mandate)
+        self.beliefs.put(step.predicate, belief)
         self._agenda.append((self._generate, (step.predicate, step.value, event)))
 
     def _forget(self, predicate: Predicate) -> None:
@@ -612,7 +616,8 @@ class Agent:
                 return
             value = self.do_step(step)
             if type(step) is Believe:
-                intention.facts.append(Fact(step.predicate, step.value, step.holder))
+                fact = Fact(step.predicate, step.value, step.holder, step.mandate)
+                intention.facts.append(fact)
             elif type(step) is Note:
                 intention.cause = self.cause
 
@@ -687,9 +692,14 @@ class Agent:
             child.waiters.append(partial(ended, index))
             goal.children.append(child)
 
-    def _give_up(self, intention: Intention, goal: GoalInstance) -> None:
+    def _give_up(self, intention: Intention, goal: GoalInstance, reason: str) -> None:
         """End a plan from outside, and the goals that only it waits for."""
+        if not intention.open:
+            return
+        cause = self.cause
         intention.close()
+        self.cause = cause
+        self._record_plan_end(intention, goal, reason)
         if intention.awaited is not None:
             self._waiting.pop(intention.awaited, None)
         children, goal.children = goal.children, []
@@ -697,20 +707,24 @@ class Agent:
             if len(child.waiters) == 1:
                 self.end_goal(child, GoalOutcome.DROPPED, "nobody waits for it any more")
 
+    def _record_plan_end(
+        self, intention: Intention, goal: GoalInstance, failure: str | None
+    ) -> str:
+        return self.record(
+            "plan.ended",
+            plan=intention.plan,
+            goal=str(goal.goal),
+            goal_id=goal.id,
+            succeeded=failure is None,
+            **({} if failure is None else {"reason": failure}),
+        )
+
     def _plan_ended(self, intention: Intention, goal: GoalInstance, ended: PlanEnded) -> None:
         """Judge a plan that ended: done, or on to the next candidate, the fallback, the end."""
         intention.end()
         failure = ended.failure
-        data: dict[str, Any] = {
-            "plan": intention.plan,
-            "goal": str(goal.goal),
-            "goal_id": goal.id,
-            "succeeded": failure is None,
-        }
-        if failure is not None:
-            data["reason"] = failure
         self.cause = intention.cause
-        intention.cause = self.record("plan.ended", **data)
+        intention.cause = self._record_plan_end(intention, goal, failure)
         if ended.fault:
             self._fault(intention.capability, intention.plan, failure)
         goal.running = False

@@ -24,6 +24,8 @@ class Belief(Struct, frozen=True):
     """The ``belief.changed`` event that tells of it."""
     since: float
     """When it was formed, in seconds of the run."""
+    mandate: str = ""
+    """As in ``Fact``."""
 
 
 class BeliefBase:
@@ -82,7 +84,7 @@ class BeliefBase:
     def facts(self) -> tuple[Fact, ...]:
         """Return what travels in a cfp: measures that an agent can undo, and what explains them."""
         return tuple(
-            Fact(p, True, b.holder)
+            Fact(p, True, b.holder, b.mandate)
             for p, b in self
             if b.value and (b.holder is not None or type(p).travels)
         )

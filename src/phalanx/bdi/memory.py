@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from phalanx.bdi.agent import Agent, Instruction
 from phalanx.bdi.beliefs import Belief
@@ -33,13 +34,10 @@ class MemoryUnusable(PhalanxError):  # noqa: N818  # as ``MemoryError`` is taken
 
 
 class BeliefMemory(Struct, frozen=True):
-    """A belief; see ``bdi.beliefs.Belief``."""
+    """What is believed of a predicate."""
 
     predicate: Predicate
-    value: bool
-    holder: AgentId | None
-    event: str
-    since: float
+    belief: Belief
 
 
 class GoalMemory(Struct, frozen=True):
@@ -146,10 +144,7 @@ def remember(agent: Agent) -> Memory:
         incarnation=agent.incarnation,
         remembers=agent.remembers,
         time=agent.now,
-        beliefs=tuple(
-            BeliefMemory(predicate, b.value, b.holder, b.event, b.since)
-            for predicate, b in agent.beliefs
-        ),
+        beliefs=tuple(BeliefMemory(*entry) for entry in agent.beliefs),
         goals=tuple(own),
         lost=tuple(lost),
         parts=parts,
@@ -184,7 +179,7 @@ def restore(agent: Agent, memory: Memory, now: float, cause: str) -> list[Instru
     )
     shift = agent.now - memory.time
     for old in memory.beliefs:
-        belief = Belief(old.value, old.holder, old.event, old.since + shift)
+        belief = replace(old.belief, since=old.belief.since + shift)
         agent.beliefs.put(old.predicate, belief)
     for gone in memory.lost:
         agent.record(

@@ -37,6 +37,8 @@ class Believe(Struct, frozen=True):
     value: bool = True
     holder: AgentId | None = None
     """Who keeps it true and can undo it; None: plain knowledge."""
+    mandate: str = ""
+    """As in ``Fact``."""
 
 
 class Perceive(Struct, frozen=True):

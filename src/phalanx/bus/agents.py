@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from phalanx.bus import Handler, subjects
 from phalanx.bus.client import BrokerClient, BrokerError, Delivery, Subscription
 from phalanx.bus.seal import Seal
 from phalanx.bus.seal_frames import RefusedFrame
 from phalanx.bus.wire import WireError, decode, encode
 from phalanx.clock import Clock, Timer
-from phalanx.domain.messages import Message, Performative, rebased
+from phalanx.domain.messages import ANY, Message, Performative, rebased
 
 OnRefused = Callable[[str, str, str], None]
 """Told why something was refused, its subject, and who spoke."""
 
+_TO_MANY = (Performative.CFP, Performative.REJECT)
 _REMEMBERED = 4096
 """Subjects whose speaker need not be read again."""
 
@@ -64,9 +67,15 @@ class AgentBus:
         self._sent: dict[str, int] = {}
         self._subjects: dict[str, str] = {}
         self._speakers: dict[str, str] = {}
-        self._pattern = subjects.pattern(self._domain, "msg", self._name, "*")
+        self._patterns = (
+            subjects.pattern(self._domain, "msg", self._name, subjects.ONE),
+            subjects.pattern(self._domain, "mcast", subjects.ONE),
+        )
+        self._multicast = subjects.multicast(self._domain, self._name)
+        self._gathered: list[Message] = []
+        """Messages to many that say the same, and are sent at the end of this turn."""
         self._handler: Handler | None = None
-        self._subscription: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
         self._timer: Timer | None = None
         self._due: float | None = None
 
@@ -81,8 +90,8 @@ class AgentBus:
         exchange = self._exchange.counters.shed
         counted = {
             "seal": self._seal.counters.shed,
-            "out": exchange.get("out.msg", 0),
-            "in": exchange.get(self._pattern, 0),
+            "out": exchange.get("out.msg", 0) + exchange.get("out.mcast", 0),
+            "in": sum(exchange.get(pattern, 0) for pattern in self._patterns),
         }
         return {where: count for where, count in counted.items() if count}
 
@@ -112,20 +121,25 @@ class AgentBus:
             raise ValueError(f"{self._name!r} cannot hear what is said to {address!r}")
         if self._handler is not None:
             raise ValueError(f"{address!r} is attached already; detach it first")
-        self._subscription = self._exchange.subscribe(self._pattern, self._hear)
+        for pattern in self._patterns:
+            self._subscriptions.append(self._exchange.subscribe(pattern, self._hear))
         self._handler = handler
 
     def detach(self, address: str) -> None:
         """Stop delivering; what is on its way is lost."""
-        if address == self._name and self._subscription is not None:
-            self._subscription.close()
-            self._subscription = self._handler = None
+        if address == self._name and self._handler is not None:
+            while self._subscriptions:
+                self._subscriptions.pop().close()
+            self._handler = None
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = self._due = None
 
     def send(self, message: Message) -> None:
         """Send to the message's receiver; shed, lose, refuse and count it if that cannot be.
+
+        Calls for proposals and rejections go to many: those that say the same in one turn of the
+        clock are one publication.
 
         Raises:
             WireError: if the message cannot be written or is too long, a fault of its sender.
@@ -138,9 +152,29 @@ class AgentBus:
             self._refuse("forged", self._subject(receiver), message.sender)
         elif receiver == self._name:
             self._clock.call_soon(partial(self._deliver, message))
+        elif message.performative in _TO_MANY:
+            if not (self._gathered and _same(message, self._gathered[0])):
+                self._send_gathered()
+                self._clock.call_soon(self._send_gathered)
+            self._gathered.append(message)
         else:
+            self._send_gathered()
             now = self._clock.now()
             self._say(receiver, self._seal.wrap(receiver, encode(rebased(message, -now)), now))
+
+    def _send_gathered(self) -> None:
+        """Send what says the same to many, sealed and published once for those with keys."""
+        if not self._gathered:
+            return
+        messages, self._gathered = self._gathered, []
+        now, receivers = self._clock.now(), [message.receiver for message in messages]
+        octets = encode(rebased(replace(messages[0], receiver=ANY), -now))
+        frame, others = self._seal.share(receivers, octets, now)
+        if frame is not None:
+            self._publish(self._multicast, frame)
+        for receiver, alone in others:
+            self._publish(self._subject(receiver), alone)
+        self._arm()
 
     # -- what comes in ----------------------------------------------------------------------
 
@@ -149,6 +183,8 @@ class AgentBus:
         peer = self._speakers.get(subject) or self._speaker(subject)
         if peer is None:
             self._refuse("garbage", subject, "")
+            return
+        if peer == self._name:  # the broker shows a sender its own messages to many
             return
         now = self._clock.now()
         outcome = self._seal.open(peer, delivery.payload, now)
@@ -174,10 +210,10 @@ class AgentBus:
         except WireError:
             self._refuse("garbage", subject, peer)
             return
-        if message.sender != peer or message.receiver != self._name:
+        if message.sender != peer or message.receiver not in (self._name, ANY):
             self._refuse("forged", subject, peer)
-        else:
-            self._deliver(rebased(message, now))
+        else:  # the seal was for this agent, whatever others it was for
+            self._deliver(rebased(replace(message, receiver=self._name), now))
 
     def _deliver(self, message: Message) -> None:
         if self._handler is None:
@@ -203,11 +239,14 @@ class AgentBus:
     def _say(self, receiver: str, frames: Sequence[bytes]) -> None:
         """Send what the seal has made."""
         for frame in frames:
-            try:
-                self._exchange.publish(self._subject(receiver), frame)
-            except BrokerError:  # counted there, with the reason
-                self.lost += 1
+            self._publish(self._subject(receiver), frame)
         self._arm()
+
+    def _publish(self, subject: str, frame: bytes) -> None:
+        try:
+            self._exchange.publish(subject, frame)
+        except BrokerError:  # counted there, with the reason
+            self.lost += 1
 
     def _arm(self) -> None:
         """Set the timer by which the seal wants to be asked."""
@@ -224,3 +263,13 @@ class AgentBus:
         for peer, frame in self._seal.tick(self._clock.now()):
             self._say(peer, (frame,))
         self._arm()
+
+
+def _same(message: Message, other: Message) -> bool:
+    """Whether two messages of this agent differ in nothing but their receivers."""
+    return (
+        message.content is other.content
+        and message.performative is other.performative
+        and message.conversation == other.conversation
+        and message.cause == other.cause
+    )

@@ -253,6 +253,12 @@ class BrokerClient(Protocol):
 
         """
 
+    def storage(self, tell: Callable[[tuple[str, ...]], None]) -> None:
+        """Tell once, in words, what is wrong with the streams and tables; nothing if all is well.
+
+        For a role that follows streams.
+        """
+
     def close(self) -> None:
         """Send what waits, then hear and say no more; without effect the second time."""
 
@@ -290,6 +296,10 @@ class CheckedClient:
     def counters(self) -> ClientCounters:
         """What went through it."""
         return self._counters
+
+    def storage(self, tell: Callable[[tuple[str, ...]], None]) -> None:
+        """See ``BrokerClient``; for one whose streams and tables are there as long as it is."""
+        tell(())
 
     def _check_publish(self, subject: str, payload: bytes) -> None:
         may = self._may.get(subject)

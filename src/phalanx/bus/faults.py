@@ -38,6 +38,9 @@ class FaultRule(Struct, frozen=True, forbid_unknown_fields=True):
     """Only messages from or to this agent; None: all."""
     delay_s: float = 1.0
     """Seconds, above 0; used by ``delay`` and ``reorder``."""
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Of a partition: only messages from one group to another; all agents that are in none are
+    one more group."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(FaultKind):
@@ -57,7 +60,11 @@ class FaultRule(Struct, frozen=True, forbid_unknown_fields=True):
             self.start_s <= now
             and (self.end_s is None or now < self.end_s)
             and (self.agent is None or self.agent in (message.sender, message.receiver))
+            and (not self.groups or self._group(message.sender) != self._group(message.receiver))
         )
+
+    def _group(self, agent: str) -> int:
+        return next((n for n, group in enumerate(self.groups) if agent in group), -1)
 
 
 class _Held:

@@ -9,7 +9,7 @@ from math import inf
 
 from phalanx.bus import Bus, Handler
 from phalanx.clock import Clock
-from phalanx.domain.messages import Message, Performative
+from phalanx.domain.messages import Message, Performative, rebased
 
 Latency = Callable[[str, str], float]
 """Seconds that a message needs from a sender to a receiver; 0 or less: at once; inf: it is lost."""
@@ -83,6 +83,11 @@ class MemoryBus:
     def sent(self) -> dict[Performative, int]:
         """Messages sent, by performative; whatever became of them."""
         return {Performative(value): count for value, count in sorted(self._sent.items())}
+
+    @property
+    def lost(self) -> int:
+        """Messages that found no receiver, or no way to it."""
+        return self.lost_detached + self.lost_on_path
 
     @property
     def queued(self) -> int:
@@ -174,10 +179,14 @@ class PerAgentBus:
     sent in another's name is refused and counted, and goes nowhere.
     """
 
-    __slots__ = ("_bus", "_name", "_on_refused", "refused")
+    __slots__ = ("_bus", "_fast_s", "_name", "_on_refused", "refused")
 
     def __init__(
-        self, bus: Bus, name: str, on_refused: Callable[[Message], None] | None = None
+        self,
+        bus: Bus,
+        name: str,
+        on_refused: Callable[[Message], None] | None = None,
+        fast_s: Callable[[], float] | None = None,
     ) -> None:
         """Open a door.
 
@@ -185,6 +194,7 @@ class PerAgentBus:
             bus: what all agents share.
             name: the agent that stands behind the door.
             on_refused: told of each message that it may not send.
+            fast_s: how far the agent's clock is ahead now, in seconds; None: it never is.
 
         """
         self.refused = 0
@@ -192,6 +202,7 @@ class PerAgentBus:
         self._bus = bus
         self._name = name
         self._on_refused = on_refused
+        self._fast_s = fast_s
 
     def attach(self, address: str, handler: Handler) -> None:
         """Deliver messages for ``address``, which is the agent's name, from now on.
@@ -201,7 +212,11 @@ class PerAgentBus:
 
         """
         self._check(address)
-        self._bus.attach(address, handler)
+        fast_s = self._fast_s
+        if fast_s is None:
+            self._bus.attach(address, handler)
+        else:
+            self._bus.attach(address, lambda message: handler(rebased(message, fast_s())))
 
     def detach(self, address: str) -> None:
         """Stop delivering, as the bus does.
@@ -216,7 +231,8 @@ class PerAgentBus:
     def send(self, message: Message) -> None:
         """Send to the message's receiver, if the sender is the agent; else refuse and count it."""
         if message.sender == self._name:
-            self._bus.send(message)
+            fast_s = self._fast_s
+            self._bus.send(message if fast_s is None else rebased(message, -fast_s()))
         else:
             self.refused += 1
             if self._on_refused is not None:

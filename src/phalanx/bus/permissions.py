@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from phalanx.bus.subjects import EVENTS, REGISTRY, calls, covers, matches, pattern, token
+from phalanx.bus.subjects import EVENTS, ONE, REGISTRY, REST, calls, covers, matches, pattern, token
 from phalanx.identity.names import Identity, Role
 
 
@@ -41,54 +41,23 @@ class Grants(Struct, frozen=True):
 def grants(identity: Identity) -> Grants:
     """Return what an identity may do."""
     domain, me, role = identity.domain, identity.name, identity.role
-    own_events = pattern(domain, "evt", me, ">")
-    own_calls = pattern(domain, "call", "*", "*", role.value, me)
-    called = calls(domain, me)
-    own_news = pattern(domain, "pub", me, ">")
-    news = pattern(domain, "pub", "*", ">")
-    events = pattern(domain, "evt", "*", ">")
-    own_entry = ((REGISTRY, token(me)),)
+    own = (pattern(domain, "evt", me, REST), pattern(domain, "pub", me, REST))
+    own_calls = pattern(domain, "call", ONE, ONE, role.value, me)
+    served = (calls(domain, me), pattern(domain, "pub", ONE, REST))
+    events = pattern(domain, "evt", ONE, REST)
+    put, watch = ((REGISTRY, token(me)),), (REGISTRY,)
     match role:
         case Role.AGENT:
-            return Grants(
-                publish=(
-                    pattern(domain, "msg", "*", me),
-                    own_events,
-                    own_calls,
-                    own_news,
-                ),
-                subscribe=(
-                    pattern(domain, "msg", me, "*"),
-                    called,
-                    news,
-                ),
-                put=own_entry,
-                watch=(REGISTRY,),
-            )
+            sent = (pattern(domain, "msg", ONE, me), pattern(domain, "mcast", me))
+            heard = (pattern(domain, "msg", me, ONE), pattern(domain, "mcast", ONE))
+            return Grants((*sent, *own, own_calls), (*heard, *served), put=put, watch=watch)
         case Role.NETWORK:
-            return Grants(
-                publish=(own_events, own_news),
-                subscribe=(called, news),
-                put=own_entry,
-                watch=(REGISTRY,),
-            )
+            return Grants(own, served, put=put, watch=watch)
         case Role.RECORDER:
-            return Grants(
-                publish=(own_events, own_news),
-                subscribe=(events, called, news),
-                follow=(EVENTS,),
-                put=own_entry,
-                watch=(REGISTRY,),
-            )
+            return Grants(own, (events, *served), (EVENTS,), put, watch)
         case Role.ORCHESTRATOR | Role.OPERATOR:
-            return Grants(
-                publish=(own_calls, own_events, own_news),
-                subscribe=(events, called, news),
-                follow=(EVENTS,),
-                put=own_entry,
-                watch=(REGISTRY,),
-            )
+            return Grants((*own, own_calls), (events, *served), (EVENTS,), put, watch)
         case Role.OBSERVER:
-            return Grants(publish=(), subscribe=(events, news), follow=(EVENTS,), watch=(REGISTRY,))
+            return Grants((), (events, served[1]), (EVENTS,), watch=watch)
         case Role.BROKER:
-            return Grants(publish=(own_events,), subscribe=())
+            return Grants(own[:1], ())

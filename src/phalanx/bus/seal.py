@@ -16,8 +16,9 @@ pending    answered, but the peer has not shown yet that it lives: an old hello,
 
 from __future__ import annotations
 
+import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -30,6 +31,7 @@ from phalanx.bus.seal_frames import (
     LIMITS,
     OVERHEAD,
     SEALED,
+    SHARED,
     Greeting,
     OpenedFrame,
     Reason,
@@ -41,7 +43,11 @@ from phalanx.bus.seal_frames import (
     derive,
     digest,
     greet,
+    mark,
+    open_shared,
     parse,
+    share,
+    shared_slot,
 )
 from phalanx.bus.subjects import message
 from phalanx.identity import Credentials, IdentityError
@@ -68,7 +74,7 @@ class Handshake:
         me = own.credentials.identity
         self._own = own
         self._name = name
-        self._subjects = (
+        self.subjects = (
             message(me.domain, name, me.name).encode(),
             message(me.domain, me.name, name).encode(),
         )
@@ -82,7 +88,7 @@ class Handshake:
             return RefusedFrame(Reason.IDENTITY, str(error))
         if identity != Identity(self._name, me.role, me.domain):
             return RefusedFrame(Reason.IDENTITY, f"the certificate is that of {identity.uri}")
-        if not greeting.signed_by(key, self._subjects[1]):
+        if not greeting.signed_by(key, self.subjects[1]):
             return RefusedFrame(Reason.FORGED)
         if greeting.incarnation < least:
             return RefusedFrame(
@@ -96,7 +102,7 @@ class Handshake:
         credentials = self._own.credentials
         return greet(
             credentials.key,
-            self._subjects[0],
+            self.subjects[0],
             credentials.certificate.public_bytes(Encoding.DER),
             self._own.incarnation,
             key.public_key().public_bytes_raw(),
@@ -131,7 +137,7 @@ class Handshake:
         return SealSession(
             derive(shared, hello + answer),
             initiator=not answered,
-            subjects=self._subjects,
+            subjects=self.subjects,
             born=now,
             rekeys=now + limits.rekey_s + waits,
             ends=now + limits.rekey_s + limits.overlap_s,
@@ -165,6 +171,7 @@ class Peer:
         """When ``tick`` has something to do."""
         self._own = own
         self._handshake = Handshake(own, name)
+        self._mark = mark(self._handshake.subjects[1])
         self._incarnation = 0
         """The highest that a living peer has shown."""
         self._current: SealSession | None = None
@@ -193,11 +200,24 @@ class Peer:
             return [*self._ask(now), frame]
         return [frame]
 
+    def lasting(self, now: float) -> SealSession | None:
+        """Return the session to send under; None if there is none that needs no new one soon."""
+        session, limits = self._current, self._own.limits
+        if session is None or now >= min(session.ends, session.rekeys):
+            return None
+        return session if session.sent < limits.rekey_messages else None
+
     def open(self, frame: bytes, now: float) -> OpenedFrame | RefusedFrame:
         """Return what a frame of the peer was."""
         kind = frame[0] if frame else 0
+        if kind == SHARED:
+            try:
+                found = shared_slot(frame, self._mark)
+            except struct.error:
+                return RefusedFrame(Reason.GARBAGE)
+            return OpenedFrame(None) if found is None else self._open_sealed(*found, now)
         if kind == SEALED and len(frame) >= OVERHEAD:
-            return self._open_sealed(frame, now)
+            return self._open_sealed(frame, b"", now)
         greeting = parse(frame) if kind in (HELLO, ANSWER) else None
         if greeting is None:
             return RefusedFrame(Reason.GARBAGE)
@@ -238,7 +258,7 @@ class Peer:
 
     # -- sealed frames ----------------------------------------------------------------------
 
-    def _open_sealed(self, frame: bytes, now: float) -> OpenedFrame | RefusedFrame:
+    def _open_sealed(self, frame: bytes, shared: bytes, now: float) -> OpenedFrame | RefusedFrame:
         name = frame[1:9]
         session = self._believed.get(name)
         pending = session is None
@@ -246,7 +266,9 @@ class Peer:
             session = self._pending.get(name)
         if session is None or now >= session.ends:
             return RefusedFrame(Reason.NO_SESSION, replies=self._unknown(now))
-        payload = session.open(frame)
+        payload = session.open(frame, digest(shared) if shared else b"")
+        if shared and not isinstance(payload, Reason):
+            payload = open_shared(payload, shared)
         if isinstance(payload, Reason):
             return RefusedFrame(payload)
         replies = tuple(self._establish(session)) if pending else ()
@@ -422,6 +444,26 @@ class Seal:
         frames = state.wrap(payload, now)
         self._due = min(self._due, state.due)
         return frames
+
+    def share(
+        self, peers: Sequence[str], payload: bytes, now: float
+    ) -> tuple[bytes | None, list[tuple[str, bytes]]]:
+        """Return one frame for many peers, and what to send to each of the others now.
+
+        The others are those without lasting keys: what is said of ``wrap`` holds for them. There
+        is no frame for many where most peers would have to look at it in vain.
+        """
+        sessions = {
+            name: session
+            for name in peers
+            if (state := self._peers.get(name)) and (session := state.lasting(now))
+        }
+        if len(sessions) < 2 or 2 * len(sessions) < len(self._peers):
+            sessions.clear()
+        self.counters.wrapped += len(sessions)
+        rest = [name for name in peers if name not in sessions]
+        alone = [(name, frame) for name in rest for frame in self.wrap(name, payload, now)]
+        return (share(list(sessions.values()), payload) if sessions else None), alone
 
     def open(self, peer: str, frame: bytes, now: float) -> OpenedFrame | RefusedFrame:
         """Return what a frame was that came in as ``peer``'s, and what to send back.

@@ -7,6 +7,8 @@ hello   ``0x11`` · incarnation 8 · ephemeral key 32 · length 2 · certificate
 answer  ``0x12`` · incarnation 8 · ephemeral key 32 · hello's digest 32 · length 2 ·
         certificate · signature
 sealed  ``0x13`` · session 8 · number 8 · ciphertext · tag 16
+shared  ``0x14`` · slots 2 · for each receiver a slot: its mark 8 · session 8 · number 8 ·
+        sealed key 32 · tag 16; then ciphertext · tag 16
 ======  =====================================================================================
 
 Numbers are big-endian. A signature is that of the certificate's key (ECDSA, SHA-256, DER) over
@@ -16,6 +18,7 @@ all octets before it, with what it is for and the subject it travels under in fr
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from enum import Enum
 from hashlib import sha256
 
@@ -27,12 +30,18 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct, field
 
-HELLO, ANSWER, SEALED = 0x11, 0x12, 0x13
+HELLO, ANSWER, SEALED, SHARED = 0x11, 0x12, 0x13, 0x14
 """First octets: the version of the protocol and the kind of frame."""
 HEADER = struct.Struct(">B8sQ")
 """Of a sealed frame: kind, session, number."""
+MARK = 8
+"""Octets by which a receiver knows its slot in a shared frame."""
 OVERHEAD = HEADER.size + 16
 """Octets by which a sealed frame is longer than its payload."""
+SLOTS = struct.Struct(">BH")
+"""Head of a shared frame: kind, how many slots follow."""
+SLOT = MARK + HEADER.size - 1 + 32 + 16
+"""Octets of a slot."""
 MAX_HANDSHAKE = 4096
 """No hello or answer is longer."""
 
@@ -287,6 +296,7 @@ class SealSession:
             mine, theirs = theirs, mine
         self._sealer, self._opener = ChaCha20Poly1305(mine), ChaCha20Poly1305(theirs)
         self._out_subject, self._in_subject = subjects
+        self._out_mark = mark(subjects[0])
         self.id = keys.session
         self.born = born
         self.rekeys = rekeys
@@ -311,20 +321,71 @@ class SealSession:
         header = HEADER.pack(SEALED, self.id, number)
         return header + self._sealer.encrypt(_nonce(number), payload, header + self._out_subject)
 
-    def open(self, frame: bytes) -> bytes | Reason:
-        """Return the payload of a frame of this session, once."""
+    def slot(self, key: bytes, binds: bytes) -> bytes:
+        """Return the slot of a shared frame that lets the peer read what has digest ``binds``."""
+        number = self.sent
+        self.sent = number + 1
+        header = HEADER.pack(SHARED, self.id, number)
+        sealed = self._sealer.encrypt(_nonce(number), key, header + self._out_subject + binds)
+        return self._out_mark + header[1:] + sealed
+
+    def open(self, frame: bytes, binds: bytes = b"") -> bytes | Reason:
+        """Return the payload of a frame of this session, or the key in its slot, once."""
         number = int.from_bytes(frame[9:17])
         if not self.window.fresh(number):
             return Reason.REPLAYED
         header = frame[: HEADER.size]
         try:
             payload = self._opener.decrypt(
-                _nonce(number), frame[HEADER.size :], header + self._in_subject
+                _nonce(number), frame[HEADER.size :], header + self._in_subject + binds
             )
         except InvalidTag:
             return Reason.ALTERED
         self.window.mark(number)
         return payload
+
+
+def mark(subject: bytes) -> bytes:
+    """Return how the receiver of messages under ``subject`` knows its slot in a shared frame."""
+    return digest(subject)[:MARK]
+
+
+def share(sessions: Sequence[SealSession], payload: bytes) -> bytes:
+    """Return ``payload`` as one frame that the peers of all sessions can open, and no other.
+
+    It is encrypted once, under a key of its own. Each slot holds that key, sealed for one peer
+    together with the digest of the ciphertext: who can read it still cannot change it for others.
+    """
+    key = ChaCha20Poly1305.generate_key()
+    sealed = ChaCha20Poly1305(key).encrypt(_nonce(0), payload, None)
+    binds = digest(sealed)
+    slots = b"".join([session.slot(key, binds) for session in sessions])
+    return SLOTS.pack(SHARED, len(sessions)) + slots + sealed
+
+
+def shared_slot(frame: bytes, own: bytes) -> tuple[bytes, bytes] | None:
+    """Return the slot of the mark ``own`` as a sealed frame of its kind, and the ciphertext.
+
+    None if the frame holds no such slot. Raises ``struct.error`` if it is no shared frame.
+    """
+    _, count = SLOTS.unpack_from(frame)
+    end = SLOTS.size + count * SLOT
+    if not count or len(frame) < end + 16:
+        raise struct.error("a shared frame is cut short")
+    place = frame.find(own, SLOTS.size, end)
+    while place >= 0 and (place - SLOTS.size) % SLOT:
+        place = frame.find(own, place + 1, end)
+    if place < 0:
+        return None
+    return frame[:1] + frame[place + MARK : place + SLOT], frame[end:]
+
+
+def open_shared(key: bytes, sealed: bytes) -> bytes | Reason:
+    """Return the payload of a shared frame, by the key in a slot and the ciphertext."""
+    try:
+        return ChaCha20Poly1305(key).decrypt(_nonce(0), sealed, None)
+    except (InvalidTag, ValueError):
+        return Reason.ALTERED
 
 
 def _nonce(number: int) -> bytes:

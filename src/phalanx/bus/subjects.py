@@ -8,6 +8,7 @@ who said it without asking.
 subject (behind ``phx.<domain>.``)        speaker     what goes over it
 ========================================  ==========  =========================================
 ``msg.<receiver>.<sender>``               sender      messages between agents
+``mcast.<sender>``                        sender      one message to many agents
 ``evt.<agent>.<kind…>``                   agent       events of the log of causes
 ``call.<provider>.<op>.<role>.<caller>``  caller      an operation of a service
 ``pub.<publisher>.<topic…>``              publisher   announcements
@@ -22,12 +23,25 @@ subject of the request (``answers``): where an answer may go is not for the aske
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from functools import lru_cache
 
 EVENTS = "EVENTS"
 """The stream that keeps ``evt.>``."""
 REGISTRY = "registry"
 """The table of registrations; its keys are the names of their owners."""
+
+
+class Wildcard(StrEnum):
+    """A part of a pattern that stands for others; a name that reads the same is none."""
+
+    ONE = "*"
+    """Any one part."""
+    REST = ">"
+    """One part or more, at the end."""
+
+
+ONE, REST = Wildcard.ONE, Wildcard.REST
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
@@ -83,6 +97,11 @@ def message(domain: str, receiver: str, sender: str) -> str:
     return _subject(domain, "msg", receiver, sender)
 
 
+def multicast(domain: str, sender: str) -> str:
+    """Return the subject of an agent's messages to many."""
+    return _subject(domain, "mcast", sender)
+
+
 def event(domain: str, agent: str, kind: str) -> str:
     """Return the subject of an agent's events of one kind; its dots stay."""
     return _subject(domain, "evt", agent, *kind.split("."))
@@ -95,7 +114,7 @@ def call(domain: str, provider: str, operation: str, role: str, caller: str) -> 
 
 def calls(domain: str, provider: str) -> str:
     """Return the pattern of all calls of a provider's operations."""
-    return pattern(domain, "call", provider, "*", "*", "*")
+    return pattern(domain, "call", provider, ONE, ONE, ONE)
 
 
 def call_parts(subject: str) -> tuple[str, str, str, str]:
@@ -118,8 +137,8 @@ def announcement(domain: str, publisher: str, topic: str) -> str:
 
 
 def pattern(domain: str, kind: str, *parts: str) -> str:
-    """Return a pattern; ``*`` as a part stands for any one, ``>`` at the end for one or more."""
-    kept = (part if part in ("*", ">") else token(part) for part in parts)
+    """Return a pattern of names and wildcards."""
+    kept = (part if isinstance(part, Wildcard) else token(part) for part in parts)
     return ".".join(("phx", token(domain), kind, *kept))
 
 
@@ -134,7 +153,7 @@ def answers(request: str) -> str | None:
     return None
 
 
-_SPEAKER = {"msg": 4, "evt": 3, "call": 6, "pub": 3, "ans": 4}
+_SPEAKER = {"msg": 4, "mcast": 3, "evt": 3, "call": 6, "pub": 3, "ans": 4}
 
 
 def speaker(subject: str) -> str | None:

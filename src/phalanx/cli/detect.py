@@ -28,16 +28,22 @@ def detect(
     ] = 5.0,
     as_json: AsJson = False,
 ) -> None:
-    """Find attacks in a recorded capture: targets, sources, confidence and reasons."""
+    """Find attacks in a recorded capture: targets, sources, confidence and reasons.
+
+    The exit code is 1 if the capture ends early; what was read until then is judged.
+    """
     if not 0.01 <= window <= 86_400:
         raise PhalanxError(f"--window: {window:g} is not between 0.01 and 86400 seconds")
     with _progress(capture) as advance:
         found = analyse(capture, window, progress=advance)
     if as_json:
         emit_json(_plain(found))
-        return
-    _verdicts(found)
-    _figures(found)
+    else:
+        _verdicts(found)
+        _figures(found, window)
+    if found.problem:
+        say(err, f"{found.file}: reading ended early: {found.problem}", "yellow")
+        raise typer.Exit(1)
 
 
 @contextmanager
@@ -74,7 +80,7 @@ def _reasons(what: str, found: CaptureFinding) -> None:
     say(out, f"  {found.finding.reason}")
 
 
-def _figures(found: CaptureFindings) -> None:
+def _figures(found: CaptureFindings, window: float) -> None:
     rate = found.packets / found.took_s
     say(
         out,
@@ -88,9 +94,10 @@ def _figures(found: CaptureFindings) -> None:
         say(out, f"packets of connections beyond the flow table's room: {found.unlisted:,}")
     if found.left_out:
         say(out, f"findings left out, beyond the first: {found.left_out:,}")
-    if found.problem:
-        line = f"{found.file}: reading ended early: {found.problem}"
-        say(err, line, "yellow")
+    if found.packets > 1 and not found.seconds and not found.backwards:
+        say(out, f"all packets have the same time: they count as spread over {window:g} s")
+    if found.backwards:
+        say(out, f"packets with an earlier time than the one before: {found.backwards:,}")
 
 
 def _sure(confidence: float) -> str:

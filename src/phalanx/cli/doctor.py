@@ -40,6 +40,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 def _table(features: tuple[Feature, ...]) -> Table:
     table = table_of("feature", "found", "what a run uses it for", "what to install")
+    table.columns[0].no_wrap = True
     for feature in features:
         bad = feature.needed and feature.works is False
         table.add_row(

@@ -125,8 +125,9 @@ def add(
 def list_(folder: Folder) -> None:
     """Show the identities of the domain and how long their certificates are valid."""
     domain = _open(folder)
+    table = _table(domain.members())
     say(out, f"domain {domain.spec.name}")
-    out.print(_table(domain.members()))
+    out.print(table)
 
 
 @app.command()

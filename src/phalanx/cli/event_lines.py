@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from phalanx.cli.terminal import ReadableTable
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import describe, describe_whole
 
@@ -39,7 +40,7 @@ def styled(event: Event) -> Text:
 
 def event_grid() -> Table:
     """Return a grid for rows of time, agent, id and text."""
-    grid = Table.grid(padding=(0, 1))
+    grid = ReadableTable.grid(padding=(0, 1))
     grid.add_column(justify="right", style="dim", no_wrap=True)
     grid.add_column(style="cyan", no_wrap=True)
     grid.add_column(style="dim", no_wrap=True)

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from phalanx.cli.event_lines import event_cells, event_grid
-from phalanx.cli.terminal import out, say
+from phalanx.cli.files import open_log
+from phalanx.cli.terminal import ReadableTable, out, say
 from phalanx.reporting.explanation import explain as explain_log
-from phalanx.store.jsonl import read_jsonl
 
 _OTHERS = 8
 
@@ -33,18 +32,19 @@ def explain(
     ] = "",
 ) -> None:
     """Show the chain of causes that led to an event, from the log alone."""
-    answer = explain_log(read_jsonl(log), what, why_not)
+    with open_log(log) as events:
+        answer = explain_log(events, what, why_not)
+        grid = event_grid()
+        for line in answer.lines:
+            grid.add_row(*event_cells(line.event, line.depth))
     say(out, answer.title, "bold")
     for sentence in answer.words:
         say(out, sentence)
     if answer.table:
-        table = Table(*answer.table[0])
+        table = ReadableTable(*answer.table[0])
         for row in answer.table[1:]:
             table.add_row(*row)
         out.print(table)
-    grid = event_grid()
-    for line in answer.lines:
-        grid.add_row(*event_cells(line.event, line.depth))
     out.print(grid)
     if answer.others:
         shown = ", ".join(answer.others[:_OTHERS]) + (" …" if len(answer.others) > _OTHERS else "")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import TracebackType
@@ -15,13 +15,15 @@ import typer
 from msgspec import structs
 
 from phalanx.bdi import Capability
-from phalanx.domain.errors import PhalanxError, ScenarioError
+from phalanx.cli.terminal import counted, err, say
+from phalanx.domain.errors import LogError, PhalanxError, ScenarioError
 from phalanx.domain.events import Event, Sink
+from phalanx.loading import nearest, not_a_file
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.loading import load_scenario, offences
 from phalanx.runtime.scenario import Scenario, Strategy
-from phalanx.store import StoreSink, open_store
-from phalanx.store.jsonl import JsonlSink
+from phalanx.store import HistorySink, open_store
+from phalanx.store.jsonl import JsonlSink, decode_line, read_log
 
 
 def open_scenario(
@@ -59,6 +61,60 @@ def open_scenario(
     return from_graphml(topology, scenario)
 
 
+@contextmanager
+def open_log(path: Path) -> Iterator[list[Event]]:
+    """Give the events of a log as far as its lines are whole; say on stderr what is left out.
+
+    Raises:
+        LogError: with one line, if it cannot be read, no line is an event, or an event does not
+            hold what the block looks for: one octet may have been another key.
+
+    """
+    reading = read_log(path)
+    if (note := reading.note(path)) is not None:
+        say(err, note, "yellow")
+    try:
+        yield reading.events
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise LogError(f"{path}: an event does not hold what its kind needs ({why})") from error
+
+
+def scenarios() -> dict[str, Path]:
+    """Return the scenarios that come with Phalanx, by name such as ``linux/slow-http``."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "scenarios", package.parents[1] / "scenarios"):  # or in a checkout
+        if folder.is_dir():
+            files = sorted(f for f in folder.rglob("*.yaml") if "services" not in f.parts)
+            return {str(file.relative_to(folder).with_suffix("")): file for file in files}
+    return {}
+
+
+def _named(given: Path) -> Path:
+    if given.suffix or len(given.parts) > 2 or os.path.exists(given):  # noqa: PTH110  # never raises
+        return given
+    found = scenarios()
+    if str(given) not in found:
+        raise PhalanxError(
+            f"there is no file and no scenario {str(given)!r}{nearest(str(given), found)}; "
+            f"the scenarios are {', '.join(found)}"
+        )
+    return found[str(given)]
+
+
+ScenarioFile = Annotated[
+    Path,
+    typer.Argument(
+        help="Scenario file (YAML), or the name of one that comes with Phalanx.",
+        callback=_named,
+        autocompletion=lambda incomplete: [n for n in scenarios() if n.startswith(incomplete)],
+    ),
+]
+
+LogFile = Annotated[Path | None, typer.Option(help="Write all events here (JSONL).")]
+StoreUrl = Annotated[
+    str | None, typer.Option(help="Keep all events here: sqlite:///FILE or postgresql+psycopg://…")
+]
 Functions = Annotated[
     list[str] | None,
     typer.Option(
@@ -82,6 +138,11 @@ def load_functions(names: list[str] | None) -> list[type[Capability]]:
         if found.setdefault(function.name, function) is not function:
             raise PhalanxError(f"--function {name}: there is another function {function.name!r}")
     return list(found.values())
+
+
+def function_files(names: list[str] | None) -> list[Path]:
+    """Return the files that ``load_functions`` reads."""
+    return [Path(name.rpartition(":")[0]) for name in names or ()]
 
 
 def _load(name: str) -> type[Capability]:
@@ -121,8 +182,19 @@ def _module(path: Path) -> object:
     return module
 
 
-def check_writable(path: Path, *inputs: Path) -> None:
-    """Refuse a path at which no file can be written, or that is one of the files to be read.
+_SQLITE = "sqlite:///"
+LOG = b'{"id":'
+PAGE = b"<!doctype html>"
+"""What a log and a page begin with: only such files, and empty ones, are replaced."""
+
+
+def check_writable(path: Path, begins: bytes, *inputs: Path) -> None:
+    """Refuse a path at which no file can be written, or where one stands that must stay.
+
+    Args:
+        path: of a file to be written.
+        begins: what the files begin with that may be replaced.
+        inputs: files that are read, or written too; also under another name.
 
     Raises:
         PhalanxError: with one line.
@@ -130,14 +202,18 @@ def check_writable(path: Path, *inputs: Path) -> None:
     """
     folder = path.parent
     try:
-        if path.is_dir():
-            why = "is a directory; a file is expected"
+        there = path.exists()
+        if there and not path.is_file():
+            why = not_a_file(path.stat().st_mode)
         elif not folder.is_dir():
             why = f"the directory {folder} does not exist"
-        elif not os.access(path if path.exists() else folder, os.W_OK):
+        elif not os.access(path if there else folder, os.W_OK):
             why = "cannot be written: permission denied"
-        elif any(path.resolve() == file.resolve() for file in inputs):
+        elif any(_same(path, file) for file in inputs):
             why = "would be overwritten, and is needed; name another file for the output"
+        elif there and not begins.startswith(_beginning(path, len(begins))):
+            what = "log" if begins == LOG else "page"
+            why = f"is there already and is no {what}; name another file for the output"
         else:
             return
     except (OSError, ValueError) as error:
@@ -145,11 +221,21 @@ def check_writable(path: Path, *inputs: Path) -> None:
     raise PhalanxError(f"{path}: {why}")
 
 
+def _same(path: Path, other: Path) -> bool:
+    both = path.exists() and other.exists()
+    return path.samefile(other) if both else path.resolve() == other.resolve()
+
+
+def _beginning(path: Path, octets: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(octets)
+
+
 class Outputs:
     """Opens everything at once, so that what cannot be written is refused before the run.
 
-    The log appears whole and the store gets the rest when the block ends in order; after an
-    exception the log is discarded, and the store keeps the batches that it got.
+    The log gets its name when the block ends in order and nothing is missing at its end; else
+    what was written stays in its part.
     """
 
     def __init__(
@@ -159,6 +245,8 @@ class Outputs:
         store: str | None,
         run: str,
         inputs: Iterable[Path] = (),
+        *,
+        patient: bool = False,
     ) -> None:
         """Open the outputs; None: not wanted.
 
@@ -168,6 +256,7 @@ class Outputs:
             store: URL of an event store.
             run: name of the run in the store; a number is added if it is taken.
             inputs: files that the run reads, which no output may replace.
+            patient: the run waits for a slow disk.
 
         Raises:
             PhalanxError: if one of them cannot be written.
@@ -175,21 +264,36 @@ class Outputs:
         """
         self.report = report
         self.sinks: list[Sink] = []
+        self.incomplete: list[str] = []
+        """What is missing in the log and in the store, a line each; known at the end."""
         self._open = ExitStack()
         self._kept = ""
-        self._sink: StoreSink | None = None
+        self._log: JsonlSink | None = None
+        self._histories: list[tuple[str, HistorySink]] = []
         taken = list(inputs)
-        for path in filter(None, (log, report)):
-            check_writable(path, *taken)
-            taken.append(path)
+        if store is not None and store.startswith(_SQLITE):
+            taken.append(Path(store.removeprefix(_SQLITE)))
+        for path, begins in ((log, LOG), (report, PAGE)):
+            if path is not None:
+                check_writable(path, begins, *taken)
+                taken.append(path)
         if store is not None:
             opened = self._open.enter_context(closing(open_store(store)))
             self._kept = _free_name(run, opened.runs())
-            self._sink = StoreSink(opened, self._kept)
-            self.sinks.append(self._sink)
+
+            def append(lines: list[bytes]) -> None:
+                opened.append(self._kept, map(decode_line, lines))
+
+            self._keep("the store", append, patient=patient)
         if log is not None:
-            self.sinks.append(self._open.enter_context(JsonlSink(log)))
+            self._log = JsonlSink(log)
+            self._keep(str(log), self._log.write, patient=patient)
         self.log = log
+
+    def _keep(self, name: str, keep: Callable[[list[bytes]], None], *, patient: bool) -> None:
+        sink = HistorySink(keep, patient=patient, say=lambda line: say(err, line, "red"))
+        self._histories.append((name, sink))
+        self.sinks.append(sink)
 
     def write_report(self, events: Sequence[Event]) -> None:
         """Write the report, if one is wanted."""
@@ -211,12 +315,31 @@ class Outputs:
     def __exit__(
         self,
         kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
     ) -> None:
-        if self._sink is not None and kind is None:
-            self._open.callback(self._sink.flush)
-        self._open.__exit__(kind, error, trace)
+        with self._open:
+            for name, sink in self._histories:
+                sink.close()
+                if sink.missing or sink.gaps:
+                    why = sink.trouble or f"{sink.gaps} gaps are marked"
+                    missing = counted(sink.missing, "event")
+                    self.incomplete.append(f"{name} is incomplete: {missing} missing ({why})")
+            if self._log is not None:
+                self._end_log(self._log, named=kind is None and not self._histories[-1][1].trouble)
+        for line in self.incomplete:
+            say(err, line, "red")
+
+    def _end_log(self, log: JsonlSink, *, named: bool) -> None:
+        try:
+            if named:
+                log.close()
+        except LogError as error:
+            self.incomplete.append(str(error))
+        log.leave()
+        if log.part.exists():
+            self.incomplete.append(f"what was written of {self.log} is in {log.part}")
+            self.log = None
 
 
 def _free_name(name: str, taken: Sequence[str]) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from phalanx.cli.files import Outputs
-from phalanx.cli.terminal import StopSignal, emit, needs_linux, out, say
+from phalanx.cli.files import LogFile, Outputs, StoreUrl
+from phalanx.cli.terminal import INCOMPLETE, StopSignal, emit, needs_linux, out, say
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import IMPORTANT, describe
 from phalanx.runtime.site import SiteSpec, load_site
@@ -34,11 +34,8 @@ def guard(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be touched and done, and end.")
     ] = False,
-    log: Annotated[Path | None, typer.Option(help="Write all events here (JSONL).")] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(help="Keep all events here: sqlite:///FILE or postgresql+psycopg://…"),
-    ] = None,
+    log: LogFile = None,
+    store: StoreUrl = None,
     for_s: Annotated[
         float,
         typer.Option(
@@ -64,6 +61,8 @@ def guard(
         _guard(spec, outputs, for_s)
     for line in outputs.lines():
         say(out, line)
+    if outputs.incomplete:
+        raise typer.Exit(INCOMPLETE)
 
 
 def _guard(spec: SiteSpec, outputs: Outputs, for_s: float) -> None:

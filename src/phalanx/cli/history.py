@@ -168,7 +168,7 @@ def retain(
     ] = None,
     decisions: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Keep decisions of agents for this time instead."),
+        typer.Option(metavar="TIME", help="Keep decisions and beliefs for this time instead."),
     ] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="TIME", help="Keep metrics for this time instead.")
@@ -201,11 +201,7 @@ def retain(
         emit_json(retired)
         return
     verb = "would be retired" if dry_run else "retired"
-    say(
-        out,
-        f"{retired.events} events, {retired.metrics} figures and {retired.knowledge} forgotten "
-        f"beliefs {verb}",
-    )
+    say(out, f"{retired.events} events {verb}")
     if retired.marked:
         say(out, f"{retired.marked} events were marked: their cause was retired")
     before, after = retired.octets_before / 1e6, retired.octets_after / 1e6

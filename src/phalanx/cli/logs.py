@@ -36,8 +36,7 @@ def logs(
     since: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME",
-            help="Only events of the last 90s, 10m, 2h, 7d, by the brokers' clock.",
+            metavar="TIME", help="Only events of the last 90s, 10m, 2h, 7d, by the brokers' clock."
         ),
     ] = None,
     kind: Annotated[

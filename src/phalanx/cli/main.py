@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from phalanx.cli.terminal import Group, out, say
+from phalanx.cli.terminal import Group, out, readable, say
 from phalanx.domain.version import VERSION
 
 VERBS = {
@@ -23,10 +23,12 @@ VERBS = {
     "beliefs": "Show what an agent believes now.",
     "inventory": "Show the VNFs that an agent runs and the measures that it keeps in force.",
     "validate": "Check a scenario file and print what it holds.",
-    "place": "Show what every agent would bid for a goal, and who would win. Nothing is run.",
+    "place": "Show what every agent would bid for a goal, and who would win.",
     "explain": "Show the chain of causes that led to an event, from the log alone.",
     "report": "Write the report on a run as one self-contained HTML page.",
+    "check": "Look in a log for what a correct run can never have recorded.",
     "detect": "Find attacks in a recorded capture: targets, sources, confidence and reasons.",
+    "fuzz": "Run random plans against the rules of phalanx check.",
     "bench": "Run the benchmarks of a source checkout.",
     "doctor": "Show what a run on real packets would use here; exit code 1 if it cannot run.",
     "clean": "Remove what ended runs left: processes, namespaces, rules, control groups, folders.",
@@ -58,7 +60,7 @@ class VerbGroup(Group):
             command = typer.main.get_command(app)
             command.name = cmd_name
             self.commands[cmd_name] = command
-        return self.commands.get(cmd_name)
+        return readable(self.commands.get(cmd_name))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """List the verbs."""
@@ -71,6 +73,11 @@ class VerbGroup(Group):
             self._name_only()
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Complete the name of a verb."""
+        self._name_only()
+        return super().shell_complete(ctx, incomplete)
+
     def _name_only(self) -> None:
         self.commands = {name: TyperCommand(name, help=line) for name, line in VERBS.items()}
 
@@ -79,7 +86,6 @@ app = typer.Typer(
     name="phalanx",
     cls=VerbGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Autonomous agents that keep network services alive under attack.",
 )

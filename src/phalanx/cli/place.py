@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from phalanx.cli.files import Functions, load_functions, open_scenario
+from phalanx.cli.files import Functions, ScenarioFile, load_functions, open_scenario
 from phalanx.cli.terminal import AsJson, amount, emit_json, out, say, table_of
 from phalanx.runtime.whatif import WhatIf, what_if
 
 
 def place(
-    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).")],
-    goal: Annotated[str, typer.Option(help="Goal, such as linkRateLimited.")],
+    scenario: ScenarioFile,
+    goal: Annotated[str, typer.Option(help="Goal: linkRateLimited, or as a log prints it.")],
     auctioneer: Annotated[str, typer.Option(help="PoP that asks; the traffic is taken there.")],
     traffic: Annotated[
         float, typer.Option(min=0, max=1e9, help="Traffic to be processed, in MB/s.")
     ] = 0.0,
+    at_s: Annotated[
+        float,
+        typer.Option(
+            "--at", min=0, max=604_800, help="Ask at this second of the run, which is run so far."
+        ),
+    ] = 0.0,
     function: Functions = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what every agent would bid for a goal, and who would win. Nothing is run."""
+    """Show what every agent would bid for a goal, and who would win.
+
+    It is asked at the start of the scenario, or at a later second of its run.
+    """
     functions = load_functions(function)
     loaded = open_scenario(scenario, functions=functions)
-    answer = what_if(loaded, goal, auctioneer, traffic, functions)
+    answer = what_if(loaded, goal, auctioneer, traffic, functions, at_s)
     if as_json:
         emit_json(_plain(answer))
         return

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from phalanx.cli.files import check_writable
+from phalanx.cli.files import PAGE, check_writable, open_log
 from phalanx.cli.terminal import out, say
 from phalanx.reporting.page import write_report
-from phalanx.store.jsonl import read_jsonl
 
 
 def report(
@@ -18,6 +17,7 @@ def report(
     output: Annotated[Path, typer.Argument(help="Page to write (HTML).")],
 ) -> None:
     """Write the report on a run as one self-contained HTML page."""
-    check_writable(output, log)
-    write_report(read_jsonl(log), output)
+    check_writable(output, PAGE, log)
+    with open_log(log) as events:
+        write_report(events, output)
     say(out, f"report: {output}")

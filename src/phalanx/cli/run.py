@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Self
@@ -13,10 +14,21 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.cli.event_lines import styled
-from phalanx.cli.files import Functions, Outputs, load_functions, open_scenario
+from phalanx.cli.files import (
+    Functions,
+    LogFile,
+    Outputs,
+    ScenarioFile,
+    StoreUrl,
+    function_files,
+    load_functions,
+    open_scenario,
+)
 from phalanx.cli.terminal import (
+    INCOMPLETE,
     INTERRUPTED,
     AsJson,
+    ReadableTable,
     StopSignal,
     amount,
     emit_json,
@@ -30,7 +42,7 @@ from phalanx.reporting.event_text import IMPORTANT
 from phalanx.reporting.response import Response
 from phalanx.reporting.summary import Summary
 from phalanx.runtime.course import RunResult
-from phalanx.runtime.environment import Environment, infrastructures, open_environment
+from phalanx.runtime.environment import Environment, check_linux, infrastructures, open_environment
 from phalanx.runtime.scenario import Scenario, Strategy
 from phalanx.runtime.system import run_scenario
 
@@ -50,7 +62,7 @@ def _known(on: str) -> str:
 
 
 def run(
-    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).")],
+    scenario: ScenarioFile,
     *,
     function: Functions = None,
     seed: Annotated[
@@ -66,12 +78,9 @@ def run(
         Strategy | None,
         typer.Option(help="How the agents defend; the scenario's strategy by default."),
     ] = None,
-    log: Annotated[Path | None, typer.Option(help="Write all events here (JSONL).")] = None,
+    log: LogFile = None,
     report: Annotated[Path | None, typer.Option(help="Write the report here (HTML).")] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(help="Keep all events here: sqlite:///FILE or postgresql+psycopg://…"),
-    ] = None,
+    store: StoreUrl = None,
     as_json: AsJson = False,
     until: Annotated[
         float | None,
@@ -126,8 +135,10 @@ def run(
     chosen = loaded.seed if seed is None else seed
     console = err if as_json else out
     quiet = as_json and not err.is_terminal
-    inputs = [file for file in (scenario, topology) if file is not None]
-    with Outputs(log, report, store, f"{loaded.name}-{chosen}", inputs) as outputs:
+    inputs = [scenario, *filter(None, [topology]), *function_files(function)]
+    name = f"{loaded.name}-{chosen}"
+    patient = realtime is None and on == "simulation" and not spread
+    with Outputs(log, report, store, name, inputs, patient=patient) as outputs:
         if not quiet:
             for note in loaded.notes:
                 say(console, f"note: {note}", "dim")
@@ -138,13 +149,7 @@ def run(
 
                 tell = partial(say, console, style="dim")
                 spread_out = Spread(
-                    loaded,
-                    scenario,
-                    chosen,
-                    watch.sinks,
-                    speed=realtime or 1.0,
-                    on=on,
-                    say=tell,
+                    loaded, scenario, chosen, watch.sinks, speed=realtime or 1.0, on=on, say=tell
                 )
                 result = spread_out.run(until, watch.advance, lambda: watch.stopped)
             else:
@@ -166,13 +171,15 @@ def run(
         _print_summary(result.summary)
         for line in outputs.lines():
             say(out, line)
-    _end(result, stopped=watch.stopped)
+    _end(result, stopped=watch.stopped, incomplete=bool(outputs.incomplete))
 
 
-def _end(result: RunResult, *, stopped: bool) -> None:
-    """End with the exit code of the run: 130 if it was interrupted, 1 if a function failed."""
+def _end(result: RunResult, *, stopped: bool, incomplete: bool) -> None:
+    """End with the exit code: 4, history is missing; 130, interrupted; 1, a function failed."""
     for defect in result.defects:
         say(err, f"function failed: {defect}", "red")
+    if incomplete:
+        raise typer.Exit(INCOMPLETE)
     if stopped:
         raise typer.Exit(INTERRUPTED)
     if result.defects:
@@ -190,6 +197,8 @@ def _environment(on: str, console: Console, *, quiet: bool) -> Environment | Non
     """
     if on == "simulation":
         return None
+    if on == "linux":
+        check_linux(overlay=True)
     return open_environment(
         on, (lambda _: None) if quiet else (lambda line: say(console, line, "dim"))
     )
@@ -234,7 +243,7 @@ class _Watch:
         *,
         quiet: bool,
     ) -> None:
-        self._stop = StopSignal(impatient=True)
+        self._stop = StopSignal(signal.SIGTERM, impatient=True)
         self.sinks = sinks if quiet else [*sinks, self._show]
         self._console = console
         self._active: set[object] = set()
@@ -301,7 +310,7 @@ def _print_summary(summary: Summary) -> None:
 
 
 def _hosts(summary: Summary) -> Table:
-    table = Table(title="Traffic that reached the hosts, in MB/s")
+    table = ReadableTable(title="Traffic that reached the hosts, in MB/s")
     table.add_column("host")
     if summary.attack_start_s is None:
         titles = ["users, at the end"]
@@ -314,12 +323,7 @@ def _hosts(summary: Summary) -> Table:
     for title in titles:
         table.add_column(title, justify="right")
     for host in summary.hosts:
-        rates = (
-            host.before_mb_s,
-            host.after_mb_s,
-            host.attack_peak_mb_s,
-            host.attack_after_mb_s,
-        )
+        rates = (host.before_mb_s, host.after_mb_s, host.attack_peak_mb_s, host.attack_after_mb_s)
         shares = ("–" if s is None else f"{s:.1%}" for s in (host.worst_share, host.mean_share))
         cells = (*map(amount, rates), *shares)
         table.add_row(host.host, *cells[: len(titles)])
@@ -327,7 +331,7 @@ def _hosts(summary: Summary) -> Table:
 
 
 def _facts(summary: Summary) -> Table:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = ReadableTable(show_header=False, box=None, padding=(0, 2, 0, 0))
     placed = [
         f"{p.vnf} at {p.pop}" + (f" ({p.units} units)" if p.units > 1 else "")
         for p in summary.placements
@@ -348,7 +352,8 @@ def _facts(summary: Summary) -> Table:
         ("resources", _RETURNED[summary.returned]),
         (
             "messages",
-            f"{sum(summary.messages.values())} sent, {summary.shed} shed; {summary.events} events",
+            f"{sum(summary.messages.values())} sent, {summary.lost} lost, {summary.shed} shed; "
+            f"{summary.events} events",
         ),
     ):
         if text:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.cli.bus_options import Bus, DomainFolder, operator, unknown
-from phalanx.cli.terminal import AsJson, counted, emit, err, out
+from phalanx.cli.terminal import AsJson, ReadableTable, counted, emit, err, out
 from phalanx.fabric.registration import END_TO_END
 from phalanx.fabric.status import OverallStatus, StatusReport, StatusRow, report, to_json
 from phalanx.runtime.processes.operator import Operator, Survey
@@ -53,7 +53,8 @@ def status(
 ) -> None:
     """Show the processes of a domain, how they are, and whether all is well.
 
-    The exit code is 0 if all is well, 1 if something needs attention, 3 if no agent serves.
+    The exit code is 0 if all is well, 1 if something needs attention, 3 if no agent
+    serves, or nobody sees to a duty.
     """
     with operator(bus, domain) as connected:
         view = _View(connected, tuple(names or ()), as_json=as_json)
@@ -117,7 +118,8 @@ class _View:
 
     def _report(self) -> StatusReport:
         entries, now = self._survey.registry.entries(), self._connected.clock.now()
-        return report(entries, self._survey.answers, now, only=self._only)
+        storage = self._survey.storage
+        return report(entries, self._survey.answers, now, only=self._only, storage=storage)
 
     def _ask_again(self) -> None:
         self._survey.ask()
@@ -140,7 +142,7 @@ def view(found: StatusReport, *, whole: bool = True) -> Group:
 
 def _table(rows: tuple[StatusRow, ...]) -> Table:
     gap = 2 if out.width >= WIDE else 1
-    table = Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
+    table = ReadableTable(box=None, padding=(0, gap, 0, 0), header_style="bold")
     scopes = any(row.scope != str(END_TO_END) for row in rows)
     for column in ("name", "role", "state", "health"):
         table.add_column(column, no_wrap=True)

@@ -8,12 +8,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Annotated, Any, Self
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
@@ -22,6 +25,11 @@ from phalanx.domain.errors import PhalanxError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+INCOMPLETE = 4
+"""The run went on, but not all of its history could be kept."""
+NARROW = 60
+"""Terminals with fewer columns get tables as lines, and help without panels."""
+_ANY_WIDTH = 10_000
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
@@ -41,8 +49,79 @@ out = Terminal(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+class ReadableTable(Table):
+    """A table; where a terminal is too narrow for its words, some lines for each row."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Give what is printed."""
+        unbounded = options.update(max_width=_ANY_WIDTH)
+        least = Measurement.get(console, unbounded, self).minimum
+        if least <= options.max_width:
+            self._fit(console, unbounded, options.max_width - least)
+        if options.max_width >= NARROW or least <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        if self.title:
+            yield Text(str(self.title), style="italic")
+        heads = [str(column.header) for column in self.columns]
+        for row in zip(*(column.cells for column in self.columns), strict=True):
+            cells = [console.render_str(c) if isinstance(c, str) else c for c in row]
+            if not self.show_header:  # the last one is a sentence
+                yield Text(" ").join(cells[:-1])
+                yield Padding(cells[-1], (0, 0, 0, 2))
+                continue
+            yield Text.assemble((f"{heads[0]}: ", "bold"), cells[0])
+            for head, cell in zip(heads[1:], cells[1:], strict=True):
+                if cell.plain:
+                    yield Padding(Text.assemble((f"{head}: ", "bold"), cell), (0, 0, 0, 2))
+        if self.caption:
+            yield Text(str(self.caption), style="dim")
+
+    def _fit(self, console: Console, unbounded: ConsoleOptions, spare: int) -> None:
+        """Give each column its longest word, and what is spare where most is missing.
+
+        Rich would break words of one column before it wraps another one further.
+        """
+        wanted = {}
+        for column in self.columns:
+            cells = (column.header, *column.cells) if self.show_header else column.cells
+            sizes = [Measurement.get(console, unbounded, cell) for cell in cells]
+            wanted[id(column)] = max((size.maximum for size in sizes), default=0)
+            column.width = max((size.minimum for size in sizes), default=0)
+            if column.no_wrap:
+                spare -= wanted[id(column)] - column.width
+                column.width = wanted[id(column)]
+        for _ in range(spare):
+            column = max(self.columns, key=lambda each: wanted[id(each)] - (each.width or 0))
+            column.width = min((column.width or 0) + 1, wanted[id(column)])
+
+
+def readable(command: Any) -> Any:
+    """Return a command whose help is plain text on a terminal too narrow for panels."""
+    if command is not None and out.width < NARROW:
+        command.rich_markup_mode = None
+        plain = command.format_help
+
+        def format_help(ctx: Any, formatter: Any) -> None:
+            formatter.width = out.width
+            formatter.write_dl = partial(formatter.write_dl, col_max=2)
+            plain(ctx, formatter)
+
+        command.format_help = format_help
+        command.get_short_help_str = lambda _=0: (command.help or "").partition("\n\n")[0]
+    return command
+
+
 class Group(TyperGroup):
     """Turns what verbs raise on purpose into one line and an exit code."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        readable(self)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by name; None if there is none."""
+        return readable(super().get_command(ctx, cmd_name))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen verb."""
@@ -80,9 +159,11 @@ def emit_json(value: Any) -> None:
     emit(msgspec.json.encode(value).decode())
 
 
-def table_of(*columns: str, framed: bool = False) -> Table:
+def table_of(*columns: str, framed: bool = False) -> ReadableTable:
     """Return a table with these columns; those whose title ends with > stand to the right."""
-    table = Table() if framed else Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    padding = (0, 2, 0, 0)
+    plain = ReadableTable(box=None, padding=padding, header_style="bold")
+    table = ReadableTable() if framed else plain
     for column in columns:
         right = column.endswith(">")
         table.add_column(

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
 from rich.table import Table
 
-from phalanx.cli.files import Functions, load_functions, open_scenario
-from phalanx.cli.terminal import out, say
+from phalanx.cli.files import Functions, ScenarioFile, load_functions, open_scenario
+from phalanx.cli.terminal import ReadableTable, out, say
 from phalanx.runtime.scenario import Scenario
 
 
-def validate(
-    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).")],
-    function: Functions = None,
-) -> None:
+def validate(scenario: ScenarioFile, function: Functions = None) -> None:
     """Check a scenario file and print what it holds."""
     loaded = open_scenario(scenario, functions=load_functions(function))
     say(out, f"{scenario}: ok", "green")
@@ -28,7 +21,7 @@ def _table(scenario: Scenario) -> Table:
     sources = scenario.to_sources()
     users = [source for source in sources if not source.profile.malicious]
     attackers = [source for source in sources if source.profile.malicious]
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = ReadableTable(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, text in (
         ("scenario", scenario.name),
         ("duration", f"{scenario.duration_s:g} s, seed {scenario.seed}"),

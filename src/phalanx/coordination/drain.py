@@ -27,6 +27,7 @@ from phalanx.bdi import (
     drains,
     hears,
 )
+from phalanx.coordination.duties import Duties
 from phalanx.coordination.failover import KEPT_IN_MIND, Failover, open_goal, own_goals
 from phalanx.coordination.lifecycle import VnfLifecycle
 from phalanx.coordination.measures import PROTECT
@@ -101,7 +102,7 @@ class Drain(Configured, Capability):
     def _here(self, me: Agent) -> dict[str, OpenGoal]:
         """Return what is still with this agent: goals, its measures, and those made for it."""
         here: dict[str, OpenGoal] = {}
-        for goal in own_goals(me):
+        for goal in [*own_goals(me), *me.capability(Duties).pursued(me)]:
             if goal.instance is None:
                 me.suspend(goal)
             here[goal.id] = replace(open_goal(me, goal), holder=None)
@@ -123,6 +124,7 @@ class Drain(Configured, Capability):
                         False,
                         me.cause,
                         other.holder,
+                        "" if (held := me.beliefs.get(effect)) is None else held.mandate,
                     )
         return here
 
@@ -157,6 +159,9 @@ class Drain(Configured, Capability):
         ring = me.capability(Outlook).alive()
         place = ring.index(me.name) if me.name in ring else -1
         others = [*ring[place + 1 :], *ring[: max(place, 0)]]
+        duty = self.settings.duties.get(goal.goal)
+        if duty is not None and others:
+            others.insert(0, duty.heir(others))
         if goal.holder != me.name:
             return others
         if goal.goal.predicate.at_tap:
@@ -220,7 +225,7 @@ class Drain(Configured, Capability):
             elif goal.holder is None:
                 if goal.id not in self._received:  # else the answer was lost
                     self._received[goal.id] = None
-                    yield from me.capability(Failover).take_over(me, sender, (goal,))
+                    yield from self._take_over(me, sender, goal)
                 done.append(goal.id)
             elif goal.holder != sender:
                 yield from self._watch_over(me, goal)
@@ -235,6 +240,12 @@ class Drain(Configured, Capability):
         content = Taken(tuple(done), tuple(under_way), tuple(declined))
         me.tell(Performative.INFORM, sender, HANDOVER, content)
 
+    def _take_over(self, me: Agent, sender: AgentId, goal: OpenGoal) -> Steps:
+        duty = self.settings.duties.get(goal.goal)
+        if duty is None:
+            return me.capability(Failover).take_over(me, sender, (goal,))
+        return me.capability(Duties).take_up(me, duty)
+
     def _holder(self, me: Agent, goal: OpenGoal) -> AgentId | None:
         belief = me.beliefs.get(goal.goal.predicate)
         return belief.holder if belief is not None and belief.value else None
@@ -243,7 +254,7 @@ class Drain(Configured, Capability):
         """Rely on what a third agent keeps true, as the one that leaves did."""
         effect = goal.goal.predicate
         if me.beliefs.get(effect) is None:
-            yield Believe(effect, holder=goal.holder)
+            yield Believe(effect, holder=goal.holder, mandate=goal.mandate)
         holder = self._holder(me, goal)
         if holder not in (None, me.name):
             delegated = me.capability(Auctioneer).delegated

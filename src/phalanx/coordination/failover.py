@@ -2,11 +2,12 @@
 
 An agent tells the next living one (its guardian, in the order of names) that it is alive and
 which goals it pursues. When it falls silent the guardian tells all others, and takes its
-open goals over.
+open goals over. Duties need no guardian: every agent knows them (``Duties``).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import partial
 
 from msgspec import Struct
@@ -25,6 +26,7 @@ from phalanx.bdi import (
     remembers,
     starts,
 )
+from phalanx.coordination.duties import Duties
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal, Mode
 from phalanx.domain.messages import Heartbeat, Message, OpenGoal, Performative
@@ -48,6 +50,8 @@ class TakenMemory(Struct, frozen=True):
 
     goal: Goal
     owner: AgentId
+    settled: bool = False
+    """Whether the owner came back and left it to this agent."""
 
 
 class FailoverMemory(Struct, frozen=True):
@@ -71,12 +75,14 @@ class _ProtectedPeer:
 
 
 def own_goals(me: Agent) -> list[GoalInstance]:
-    """Return the agent's own goals that others can achieve as well."""
+    """Return the agent's own goals that others can achieve as well, without its duties."""
+    duties = me.capability(Duties).settings.duties
     return [
         g
         for g in me.open_goals()
         if g.contract is None
         and not g.child
+        and g.goal not in duties
         and g.goal.mode is not Mode.AVERT
         and me.library.achievers(g.goal)
     ]
@@ -107,7 +113,7 @@ class Failover(Configured, Capability):
     name = "failover"
 
     def __init__(self) -> None:
-        self.taken: dict[Goal, AgentId] = {}
+        self.taken: dict[Goal, TakenMemory] = {}
         """Goals that this agent took over, and their former owners."""
         self._protected: dict[AgentId, _ProtectedPeer] = {}
         self._beaten = 0.0
@@ -123,7 +129,7 @@ class Failover(Configured, Capability):
         """Pursue from now on what ``owner`` pursued."""
         for taken in goals:
             self.taken.pop(taken.goal, None)
-            self.taken[taken.goal] = owner
+            self.taken[taken.goal] = TakenMemory(taken.goal, owner)
             if len(self.taken) > KEPT_IN_MIND:
                 del self.taken[next(iter(self.taken))]
             me.changes += 1
@@ -142,8 +148,8 @@ class Failover(Configured, Capability):
         self._beaten = me.now
         ring = me.capability(Outlook).alive()
         steps: Steps | None = None
-        if len(ring) > 1 and me.name in ring:
-            place = ring.index(me.name)
+        place = bisect_left(ring, me.name)
+        if len(ring) > 1 and ring[place : place + 1] == (me.name,):
             heartbeat = Heartbeat(me.incarnation, open_goals(me), known_since(me))
             me.tell(Performative.INFORM, ring[(place + 1) % len(ring)], HEARTBEAT, heartbeat)
             steps = self._watch(me, ring[place - 1])
@@ -212,7 +218,7 @@ class Failover(Configured, Capability):
                 PeerMemory(pop, peer.incarnation, peer.goals, peer.gone)
                 for pop, peer in self._protected.items()
             ),
-            tuple(TakenMemory(goal, owner) for goal, owner in self.taken.items()),
+            tuple(self.taken.values()),
         )
 
     @recalls
@@ -223,4 +229,4 @@ class Failover(Configured, Capability):
         for old in part.protected:
             peer = self._protected[old.pop] = _ProtectedPeer(me.now)
             peer.incarnation, peer.goals, peer.gone = old.incarnation, old.goals, old.gone
-        self.taken = {old.goal: old.owner for old in part.taken}
+        self.taken = {old.goal: old for old in part.taken}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from phalanx.bdi import (
     PlanFailed,
     Step,
     Steps,
+    hears,
     perceives,
     plan,
     starts,
@@ -36,21 +38,27 @@ from phalanx.domain.actions import (
     Deploy,
     Hold,
     InstanceLost,
+    Prefetch,
     Rechain,
     Release,
     Renew,
     Renewed,
     Scale,
+    SiteState,
     Stop,
     Transfer,
 )
 from phalanx.domain.actions import Outcome as ActionOutcome
 from phalanx.domain.goals import Predicate, want
-from phalanx.domain.messages import Fact
+from phalanx.domain.messages import AttackReport, CallForProposals, Fact, Message
 from phalanx.domain.vnf import InstanceId, Vnfd
 
 RENEWALS = 3
 """Renewals within one lease: two may be lost."""
+
+
+OFTEN = 2
+"""Calls for proposals after which a function is expected to be needed again."""
 
 
 class NewVersion(Struct, frozen=True):
@@ -71,6 +79,14 @@ class VnfLifecycle(Configured, Capability):
     """Downloads, starts, scales, replaces and ends the VNFs of its PoP."""
 
     name = "vnf-lifecycle"
+
+    def __init__(self) -> None:
+        self._images: tuple[str, ...] = ()
+        """That are at this PoP."""
+        self._called: Counter[str] = Counter()
+        """How often each function was asked for."""
+        self._tried: dict[str, float] = {}
+        """When an image may be asked for again, in seconds."""
 
     @starts
     def begin(self, me: Agent) -> None:
@@ -110,7 +126,7 @@ class VnfLifecycle(Configured, Capability):
         call = contract.call
         for fact in call.context:
             if fact.holder != me.name and me.beliefs.get(fact.predicate) is None:
-                yield Believe(fact.predicate, fact.value, fact.holder)
+                yield Believe(fact.predicate, fact.value, fact.holder, fact.mandate)
         instance = bidder.inventory.at_work(
             contract.conversation
         )  # since before a restart of this agent
@@ -137,7 +153,8 @@ class VnfLifecycle(Configured, Capability):
         contract.facts = end.facts
         known = me.beliefs.get(call.goal.goal.predicate)
         if not end.facts and known is not None:
-            contract.facts = (Fact(call.goal.goal.predicate, known.value, known.holder),)
+            fact = Fact(call.goal.goal.predicate, known.value, known.holder, known.mandate)
+            contract.facts = (fact,)
         yield Believe(ContractFulfilled(contract.conversation))
 
     def _at_hand(self, bidder: Bidder, contract: Contract) -> VnfInstance | None:
@@ -170,7 +187,7 @@ class VnfLifecycle(Configured, Capability):
         """Turn a hold into a running instance; give all back if that fails or is given up."""
         inventory, vnfd = me.capability(Bidder).inventory, instance.vnfd
         view, repository = me.capability(Outlook).view, self.settings.repository
-        takes = download_time_s(view, repository, me.pop or "", vnfd.image_mb)
+        takes = download_time_s(view, repository, me.pop or "", vnfd)
         instance.due = me.now + (takes or 0.0)
         inventory.add(instance)
         try:
@@ -228,6 +245,42 @@ class VnfLifecycle(Configured, Capability):
             instance=instance.id,
             initiator=contract.initiator,
         )
+
+    # -- images that may be needed ----------------------------------------------------
+
+    @perceives(SiteState)
+    def site_changed(self, me: Agent, percept: SiteState) -> None:
+        """Bring what the strategy needs at an entry, as long as it is not here."""
+        self._images = percept.images
+        self._foresee(me, self.settings.foreseen or (), "attacks that enter here need it")
+
+    @hears(AttackReport)
+    def attack_reported(self, me: Agent, message: Message) -> None:
+        """Try again what could not be brought: an attack may come to enter here."""
+        assert isinstance(message.content, AttackReport)
+        reason = f"an attack on {message.content.target} is reported"
+        self._foresee(me, self.settings.foreseen or (), reason)
+
+    @hears(CallForProposals)
+    def called(self, me: Agent, message: Message) -> None:
+        """Bring what is asked for again and again."""
+        assert isinstance(message.content, CallForProposals)
+        for function in me.library.achievers(message.content.goal.goal):
+            self._called[function.name] += 1
+            if self._called[function.name] >= OFTEN:
+                reason = f"it was asked for {self._called[function.name]} times"
+                self._foresee(me, (function.name,), reason)
+
+    def _foresee(self, me: Agent, functions: Iterable[str], reason: str) -> None:
+        if me.pop is None or me.draining or self.settings.foreseen is None:
+            return
+        for name in functions:
+            vnfd = self.settings.catalogue.get(name)
+            if vnfd is None or vnfd.image_mb <= 0 or vnfd.image in self._images:
+                continue
+            if me.now >= self._tried.get(vnfd.image, 0.0):
+                self._tried[vnfd.image] = me.now + self.settings.retry_s
+                me.perform(Prefetch(vnfd, reason), lambda _: None)
 
     # -- end of life ------------------------------------------------------------------
 

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from secrets import token_hex
 from typing import Any
 
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import VnfInventory
-from phalanx.bdi import Act, Adopt, Agent, Believe, GoalInstance, Pause, PlanFailed, Step
+from phalanx.bdi import (
+    Act,
+    Adopt,
+    Agent,
+    Believe,
+    Drop,
+    GoalInstance,
+    Pause,
+    PlanFailed,
+    Step,
+    Steps,
+    when,
+)
 from phalanx.domain.actions import Enforce, Lift, ReadMeasure
-from phalanx.domain.goals import Predicate, avert
+from phalanx.domain.goals import Predicate, avert, want
 from phalanx.domain.predicates import Quiet
 from phalanx.domain.rules import TrafficRule
 
 PROTECT, FIND_OUT, TIDY_UP = 20, 10, 0
 """Priorities of goals: protect first, find out after (dissertation, 5.1)."""
 
+TOGETHER_S = 0.1
+"""Before a plan looks again whether another one has put its measure into force."""
 LITTLE_MB_S = 1e-5
 """A measure that holds back less than ten octets a second has nothing to do. Slow attackers
 send hardly more than that."""
@@ -31,9 +46,14 @@ def inventory_of(me: Agent) -> VnfInventory:
 
 def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rule: TrafficRule) -> Part:
     """Make ``effect`` true by ``rule``, through the goal's instance, and believe it."""
-    instance = inventory_of(me).get(goal.instance)
+    inventory = inventory_of(me)
+    while any(effect in each.temporary for each in inventory):
+        yield Pause(TOGETHER_S)  # for another goal, of another contract
+    instance = inventory.get(goal.instance)
     if instance is None:
         raise PlanFailed("the instance is gone")
+    if inventory.holder(effect) is not None:
+        return
     measure = f"{me.name}.{me.incarnation}:{effect}"
     instance.temporary[effect] = measure
     me.changes += 1
@@ -43,9 +63,10 @@ def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rule: TrafficRule)
         me.perform(Lift(measure), lambda _: None)
         raise
     finally:
-        instance.temporary.pop(effect, None)
+        for each in inventory:  # another version may have taken its place
+            each.temporary.pop(effect, None)
     instance.measures[effect] = measure
-    yield Believe(effect, holder=me.name)
+    yield Believe(effect, holder=me.name, mandate=token_hex(8))
 
 
 def lift(me: Agent, effect: Predicate) -> Part:
@@ -55,6 +76,43 @@ def lift(me: Agent, effect: Predicate) -> Part:
         yield Act(Lift(instance.measures[effect]))
         instance.measures.pop(effect, None)
     yield Believe(effect, value=False)
+
+
+Rule = Callable[[Any, Agent, Any], Steps]
+
+
+def watching(*kinds: type[Predicate], gone: str) -> tuple[Rule, Rule]:
+    """Return the rules ``watch_own`` and ``watch_no_more`` of a capability.
+
+    They have the agent find out when a measure of its own is no longer needed.
+
+    Args:
+        kinds: predicates that its measures make true.
+        gone: why nobody watches a measure that was lifted.
+
+    """
+
+    def watch_own(_: object, me: Agent, measure: Predicate) -> Steps:
+        if inventory_of(me).holder(measure) is not None:
+            yield Adopt(want(Quiet(measure)), TIDY_UP, afresh=True)
+
+    def watch_no_more(_: object, __: Agent, measure: Predicate) -> Steps:
+        yield Drop(want(Quiet(measure)), gone)
+
+    for kind in kinds:
+        when(kind)(watch_own)
+        when(kind, value=False)(watch_no_more)
+    return watch_own, watch_no_more
+
+
+def quiet_of(*kinds: type[Predicate]) -> Callable[[Agent, GoalInstance], bool]:
+    """Return the precondition of plans that wait until a measure of ``kinds`` is quiet."""
+
+    def applies(_: Agent, goal: GoalInstance) -> bool:
+        quiet = goal.goal.predicate
+        return isinstance(quiet, Quiet) and isinstance(quiet.measure, kinds)
+
+    return applies
 
 
 def lift_when_quiet(

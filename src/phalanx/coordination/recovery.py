@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from msgspec.structs import replace
+
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Missed, Outlook
@@ -34,7 +36,7 @@ from phalanx.coordination.lifecycle import VnfLifecycle
 from phalanx.coordination.measures import TIDY_UP
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import avert
-from phalanx.domain.messages import Message, OpenGoal, Performative, Return, Welcome
+from phalanx.domain.messages import Fact, Message, OpenGoal, Performative, Return, Welcome
 
 ASK_S = 0.5
 """Pause before agents that have not answered are asked again."""
@@ -78,10 +80,11 @@ class Recovery(Capability):
         goals = open_goals(me)
         for peer in self._unheard:
             contracts = (c.conversation for c in bidder.contracts.working() if c.initiator == peer)
+            kept = ((e, me.beliefs.get(e)) for e, on in bidder.dependants.items() if peer in on)
             measures = (
-                effect
-                for effect, agents in bidder.dependants.items()
-                if peer in agents and bidder.inventory.holder(effect) is not None
+                Fact(effect, holder=me.name, mandate="" if belief is None else belief.mandate)
+                for effect, belief in kept
+                if bidder.inventory.holder(effect) is not None
             )
             content = Return(goals, tuple(contracts), tuple(measures))
             me.tell(Performative.QUERY, peer, _conversation(me), content)
@@ -97,7 +100,11 @@ class Recovery(Capability):
         kept = tuple(g.id for g in back.goals if self._keeps(me, message.sender, g))
         self._drop_ended(me, message.sender, back.goals)
         given = (c for c in back.contracts if not auctioneer.works_for_me(c, message.sender))
-        anew = tuple(m for m in back.measures if not auctioneer.take_back(me, m, message.sender))
+        anew = tuple(
+            fact.predicate
+            for fact in back.measures
+            if not auctioneer.take_back(me, fact, message.sender)
+        )
         content = Welcome(kept, tuple(given), anew)
         me.tell(Performative.INFORM, message.sender, message.conversation, content)
         auctioneer.remind(me, message.sender)
@@ -108,10 +115,13 @@ class Recovery(Capability):
     def _keeps(self, me: Agent, owner: AgentId, goal: OpenGoal) -> bool:
         """Whether this agent goes on with what it took over from ``owner``; else it gives it up."""
         taken = me.capability(Failover).taken
-        if taken.get(goal.goal) != owner:
+        known = taken.get(goal.goal)
+        if known is None or known.owner != owner:
             return False
         mine = me.open_goal(goal.goal)
         if goal.holder != owner and (mine is not None or me.beliefs.satisfies(goal.goal)):
+            taken[goal.goal] = replace(known, settled=True)
+            me.changes += 1
             return True
         del taken[goal.goal]
         me.changes += 1
@@ -120,10 +130,14 @@ class Recovery(Capability):
         return False
 
     def _drop_ended(self, me: Agent, owner: AgentId, goals: tuple[OpenGoal, ...]) -> None:
-        """Give up what had ended before ``owner`` was lost, which its guardian could not know."""
+        """Give up what had ended before ``owner`` was lost, which its guardian could not know.
+
+        What it left to this agent in an earlier life is none of that: it ended there alone.
+        """
         still_open = {goal.goal for goal in goals}
         taken = me.capability(Failover).taken
-        for goal in [g for g, o in taken.items() if o == owner and g not in still_open]:
+        known = [t for t in taken.values() if t.owner == owner and not t.settled]
+        for goal in [t.goal for t in known if t.goal not in still_open]:
             del taken[goal]
             me.changes += 1
             mine = me.open_goal(goal)

@@ -50,6 +50,17 @@ class Deploy(Struct, frozen=True):
     ttl_s: float
 
 
+class Prefetch(Struct, frozen=True):
+    """Bring an image to this PoP with bandwidth that nothing else uses. Result: ``Done``, at once.
+
+    It is given up where the PoP has no free disk for it.
+    """
+
+    vnfd: Vnfd
+    reason: str
+    """Why it may be needed, as the log tells it."""
+
+
 class Rechain(Struct, frozen=True):
     """Give a running instance the path of ``hold`` instead of its own. Result: ``Done``."""
 
@@ -155,6 +166,7 @@ Action = (
     Hold
     | Release
     | Deploy
+    | Prefetch
     | Rechain
     | Scale
     | Transfer
@@ -267,6 +279,8 @@ class SiteState(Struct, frozen=True):
     free: Resources
     """Not allocated to instances; holds are not subtracted."""
     links: tuple[LinkState, ...] = ()
+    images: tuple[str, ...] = ()
+    """Images that it has (``Vnfd.image``), sorted."""
 
 
 class InstanceLost(Struct, frozen=True):

@@ -67,6 +67,8 @@ class AgentState(Struct, frozen=True):
     """The earliest incarnation whose actions it still knows; 0: only its present one."""
     left: bool = False
     """Whether it left in order: nothing that it did is missing."""
+    images: tuple[str, ...] = ()
+    """Images that its PoP has (``Vnfd.image``), sorted."""
 
     @property
     def stamp(self) -> tuple[int, int]:

@@ -25,7 +25,8 @@ PhalanxError
 ├── NotAvailableError       nobody here does this step of the workflow
 ├── ImageError              the image of a VNF is unusable (infrastructure.linux.images)
 ├── TaskError               the Linux driver could not do what was asked (…linux.tasks)
-│   └── SilentError         a VNF cannot be reached, or takes too long
+│   ├── SilentError         a VNF cannot be reached, or takes too long
+│   └── DiskFullError       there is no disk space for an image (…linux.repository)
 ├── KernelError             this machine does not do what a run needs (infrastructure.linux.kernel)
 └── OverlayError            the agents' network cannot be set up or changed (…linux.overlay_node)
 

@@ -7,16 +7,19 @@ whether it holds (?b): dissertation, section 5.1, below table 5.2.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
+from hashlib import sha256
 from typing import ClassVar
 
 from msgspec import Struct
 from msgspec.structs import asdict, astuple
 
+from phalanx.domain.agents import AgentId
 from phalanx.domain.network import PopId
 
 
-class Predicate(Struct, frozen=True, tag=True):
+class Predicate(Struct, frozen=True, tag=True, cache_hash=True):
     """Base of all predicates; subclass it with typed, hashable fields."""
 
     at_tap: ClassVar[bool] = False
@@ -44,7 +47,7 @@ class Mode(Enum):
     FIND_OUT = "?"
 
 
-class Goal(Struct, frozen=True):
+class Goal(Struct, frozen=True, cache_hash=True):
     """What an agent wants to be true of its beliefs."""
 
     predicate: Predicate
@@ -52,6 +55,20 @@ class Goal(Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.mode.value}{self.predicate}"
+
+
+class Duty(Struct, frozen=True):
+    """A goal that some agent must see to at any time, whoever lives."""
+
+    goal: Goal
+    home: AgentId
+    """Who sees to it while it lives."""
+    tap: PopId
+    """Where the traffic is that it is about."""
+
+    def heir(self, agents: Iterable[AgentId]) -> AgentId:
+        """Return which of ``agents`` sees to it without its home: rendezvous hashing."""
+        return max(agents, key=lambda agent: sha256(f"{self.goal} {agent}".encode()).digest())
 
 
 def want(predicate: Predicate) -> Goal:

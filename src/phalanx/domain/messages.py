@@ -36,6 +36,9 @@ class Fact(Struct, frozen=True):
     value: bool = True
     holder: AgentId | None = None
     """The agent whose measure makes it true and who can undo it; None: plain knowledge."""
+    mandate: str = ""
+    """What the holder asks for before it undoes it. A call for proposals, which goes to many,
+    leaves it out; the award and the result have it."""
 
 
 class CallForProposals(Struct, frozen=True, tag=True):
@@ -72,11 +75,13 @@ class Award(Struct, frozen=True, tag=True):
 
 
 class Verdict(Struct, frozen=True, tag=True):
-    """Content of a reject-proposal, of an agree or of a failure: a reason in words."""
+    """Content of a reject-proposal, of an agree or of a failure."""
 
     reason: str = ""
     final: bool = False
     """Of a failure: no other bidder would fare better."""
+    running: bool = False
+    """Of an agree: the winner's VNF runs."""
 
 
 class Result(Struct, frozen=True, tag=True):
@@ -89,6 +94,7 @@ class UndoRequest(Struct, frozen=True, tag=True):
     """Content of a request: bring about a goal that only the receiver can (undo a measure)."""
 
     goal: Goal
+    mandate: str = ""
 
 
 class Advertisement(Struct, frozen=True, tag=True):
@@ -118,6 +124,8 @@ class OpenGoal(Struct, frozen=True):
     cause: str
     holder: AgentId | None = None
     """Who keeps it achieved; None: nobody does yet."""
+    mandate: str = ""
+    """Of the fact that a third agent keeps."""
 
 
 class Heartbeat(Struct, frozen=True, tag=True):
@@ -136,7 +144,7 @@ class Return(Struct, frozen=True, tag=True):
     """What the sender pursues, unless another agent took it over."""
     contracts: tuple[str, ...] = ()
     """Conversations in which it works for the receiver, unless that gave the work to another."""
-    measures: tuple[Predicate, ...] = ()
+    measures: tuple[Fact, ...] = ()
     """What it keeps true for the receiver, unless another does so now."""
 
 
@@ -172,6 +180,16 @@ class Taken(Struct, frozen=True, tag=True):
     """Those that it cannot see to."""
 
 
+class Pursued(Struct, frozen=True, tag=True):
+    """Duties that the sender sees to.
+
+    As a query-ref to whose duties they are: are you at work for them? As the inform that answers
+    it: for these I am.
+    """
+
+    goals: tuple[Goal, ...]
+
+
 class Query(Struct, frozen=True, tag=True):
     """Content of a query-ref: which VNFs run at the receiver."""
 
@@ -205,6 +223,8 @@ class AttackReport(Struct, frozen=True, tag=True):
     """Kinds of attacks that were found; empty: the service suffers, and it is not known why."""
     sources: tuple[str, ...] = ()
     """Addresses that were convicted and still arrive."""
+    shared: tuple[str, ...] = ()
+    """Those of them behind which users are, too: the target answered some of what they asked."""
 
 
 Content = (
@@ -222,10 +242,15 @@ Content = (
     | Welcome
     | Handover
     | Taken
+    | Pursued
     | Query
     | Inventory
     | AttackReport
 )
+
+
+ANY = ""
+"""The receiver of a message that is sealed for many: each of them."""
 
 
 class Message(Struct, frozen=True):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
+
 from msgspec import Struct
 
 from phalanx.domain.resources import Resources
@@ -83,6 +86,34 @@ class Network(Struct, frozen=True):
     hosts: tuple[Host, ...]
     repository: PopId
     """The PoP whose switch the VNF repository hangs on."""
+
+    def distances(
+        self, length: Callable[[Link], float]
+    ) -> Callable[[PopId], Iterator[tuple[PopId, float]]]:
+        """Return a search that yields the PoPs reached from one, nearest first, with distances.
+
+        Distances are least sums of the ``length`` of links (Dijkstra's algorithm); a search does
+        no more than its caller asks for.
+        """
+        beside: dict[PopId, list[tuple[PopId, float]]] = {pop.name: [] for pop in self.pops}
+        for link in self.links:
+            beside[link.a].append((link.b, length(link)))
+            beside[link.b].append((link.a, length(link)))
+
+        def search(start: PopId) -> Iterator[tuple[PopId, float]]:
+            reached: set[PopId] = set()
+            queue = [(0.0, start)]
+            while queue:
+                distance, pop = heappop(queue)
+                if pop in reached:
+                    continue
+                reached.add(pop)
+                yield pop, distance
+                for other, far in beside[pop]:
+                    if other not in reached:
+                        heappush(queue, (distance + far, other))
+
+        return search
 
 
 class LinkState(Struct, frozen=True):

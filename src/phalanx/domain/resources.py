@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Resources(Struct, frozen=True):
+class Resources(Struct, frozen=True, cache_hash=True):
     """An amount of computational resources (dissertation, table 4.1)."""
 
     cores: float = 0.0

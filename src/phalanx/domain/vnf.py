@@ -14,7 +14,7 @@ InstanceId = str
 _TOLERANCE = 1e-6
 
 
-class Vnfd(Struct, frozen=True):
+class Vnfd(Struct, frozen=True, cache_hash=True):
     """A VNF descriptor: what one unit needs and what it can do (table 5.6)."""
 
     name: str
@@ -42,6 +42,11 @@ class Vnfd(Struct, frozen=True):
     """Name of the detector that it runs; empty: none."""
     program: str = ""
     """File of a program of its own that its process runs; see ``Capability.program``."""
+
+    @property
+    def image(self) -> str:
+        """Name of its image: that of another version is another image."""
+        return f"{self.name} {self.version}"
 
     def units_for(self, traffic_mb_s: float) -> int:
         """Return how many units process ``traffic_mb_s`` (scaling of 5.4.1), at least one."""

@@ -68,6 +68,8 @@ class StatusAnswer(Struct, frozen=True):
     """Recorded, and not acknowledged by the stream yet."""
     clock_s: float = 0.0
     """Its clock, to be read beside its events; says nothing about any other clock."""
+    duties: dict[str, bool] = {}
+    """Standing goals of its plan that some agent must see to; whether it is the one."""
 
 
 class DrainRequest(Struct, frozen=True):

@@ -52,7 +52,7 @@ class OverallStatus(Enum):
     ATTENTION = "attention"
     """It works; something needs a look."""
     DOWN = "down"
-    """No agent serves, or none of those that were asked about."""
+    """No agent serves, or none of those that were asked about; or nobody sees to a duty."""
 
 
 class StatusReport(Struct, frozen=True):
@@ -72,6 +72,7 @@ def report(
     now: float,
     *,
     only: Collection[str] = (),
+    storage: tuple[str, ...] = (),
 ) -> StatusReport:
     """Return what is to be shown.
 
@@ -80,6 +81,7 @@ def report(
         answers: what agents said of themselves just now, by name; may lack some or all.
         now: the watcher's clock, in seconds.
         only: the services that it is about; none: all, of which an agent must serve.
+        storage: what is wrong with the brokers' streams and tables; it is said first.
 
     """
     everybody = tuple(entries)
@@ -97,11 +99,14 @@ def report(
         for row in rows
         if only or row.role == Role.AGENT.value
     )
+    unowned = [] if only else _unowned(answers[row.agent] for row in rows if row.agent in answers)
+    findings[:0] = [f"nobody sees to {duty}" for duty in unowned]
     if not serving and not only:
         findings.insert(0, "no agent serves")
+    findings[:0] = storage
     verdict = OverallStatus.ATTENTION if findings else OverallStatus.WELL
     return StatusReport(
-        verdict if serving else OverallStatus.DOWN,
+        verdict if serving and not unowned else OverallStatus.DOWN,
         tuple(findings),
         tuple(_notes(known, rows)),
         rows,
@@ -156,6 +161,16 @@ def _findings(row: StatusRow, tier: Tier) -> list[str]:
     if tier in (Tier.CONTRAINDICATED, Tier.WARNING):
         found.append(f"{row.agent} is {row.trust}")
     return found
+
+
+def _unowned(answers: Iterable[StatusAnswer]) -> list[str]:
+    """Return the duties that none of those who answered sees to."""
+    duties: dict[tuple[str, str], bool] = {}
+    for answer in answers:
+        for duty, mine in answer.duties.items():
+            key = str(answer.area), duty
+            duties[key] = mine or duties.get(key, False)
+    return [duty for (_, duty), owned in duties.items() if not owned]
 
 
 def _differing_plans(entries: Iterable[RegistryEntry], only: Collection[str]) -> list[str]:

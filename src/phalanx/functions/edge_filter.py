@@ -12,15 +12,15 @@ It needs no image: a PoP's switch drops packets and samples flows by itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import ClassVar
 
 from msgspec import Struct
 
-from phalanx.analytics.detectors import Finding
-from phalanx.analytics.fixed_rules import COMPLETES, FlowAggregate, aggregate
+from phalanx.analytics.detectors import SLOW, Finding
+from phalanx.analytics.fixed_rules import ANSWERED, COMPLETES, FlowAggregate, aggregate
 from phalanx.analytics.statistics import wilson
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi import (
@@ -30,7 +30,6 @@ from phalanx.bdi import (
     Believe,
     Body,
     Capability,
-    Drop,
     Forget,
     GoalInstance,
     Note,
@@ -43,11 +42,12 @@ from phalanx.bdi import (
 from phalanx.coordination.measures import (
     LITTLE_MB_S,
     PROTECT,
-    TIDY_UP,
     enforce,
     inventory_of,
     lift,
     lift_when_quiet,
+    quiet_of,
+    watching,
 )
 from phalanx.coordination.scaling import effective_s
 from phalanx.domain.actions import (
@@ -60,15 +60,15 @@ from phalanx.domain.actions import (
     ReadLink,
 )
 from phalanx.domain.agents import AgentId
-from phalanx.domain.goals import Mode, avert, want
-from phalanx.domain.messages import AttackReport, Message
+from phalanx.domain.goals import Mode, Predicate, avert, want
+from phalanx.domain.messages import AttackReport, Message, Performative
 from phalanx.domain.network import PopId, link_id
 from phalanx.domain.predicates import AttackFiltered, EntryScreened, LinkScreened, Quiet, Threat
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.classifier import FIXED_RULES, analysis, examine, passed
-from phalanx.functions.service_monitor import report_attack
+from phalanx.functions.service_monitor import ATTACK, report_attack
 
 FRESH_S = 15.0
 """How long a report directs attention."""
@@ -93,7 +93,9 @@ class _Heard(Struct):
     """What was reported of attacks on one target lately."""
 
     at: float
-    sources: frozenset[str]
+    sources: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
+    """Sources behind which users are, too."""
 
 
 class _Return(Struct):
@@ -101,11 +103,6 @@ class _Return(Struct):
 
     lifted: float
     times: int = 0
-
-
-def _is_filter(_: Agent, goal: GoalInstance) -> bool:
-    quiet = goal.goal.predicate
-    return isinstance(quiet, Quiet) and isinstance(quiet.measure, AttackFiltered)
 
 
 class EdgeFilter(Capability):
@@ -120,6 +117,7 @@ class EdgeFilter(Capability):
         "entry_look_s": 1.0,
         "hold_s": 60.0,
         "hold_interval_s": 5.0,
+        "harm_look_s": 1.0,
         "harm_pause_s": 10.0,
     }
 
@@ -128,8 +126,8 @@ class EdgeFilter(Capability):
         self._returns: dict[tuple[str, PopId], _Return] = {}
         self._served: dict[AttackFiltered, float] = {}
         """What served sources got through each filter's entry before it, in MB/s."""
-        self._sources: dict[AttackFiltered, list[str]] = {}
-        """What each filter that names sources drops."""
+        self._reports: dict[AttackFiltered, AttackReport] = {}
+        """What each filter was made for, with the sources that it names."""
         self._harmful: dict[tuple[str, PopId, str], tuple[float, float]] = {}
         """(time until which a filter of this kind is not tried again, its length in seconds)."""
 
@@ -139,13 +137,13 @@ class EdgeFilter(Capability):
         report = message.content
         assert isinstance(report, AttackReport)
         heard = self._heard.get(report.target)
-        sources = frozenset(report.sources[:MOST_SOURCES])
+        sources, shared = frozenset(report.sources[:MOST_SOURCES]), frozenset(report.shared)
         if heard is not None and me.now - heard.at < FRESH_S:
-            sources |= heard.sources
+            sources, shared = sources | heard.sources, shared | heard.shared
         if len(self._heard) >= MOST_TARGETS:
             fresh = {t: h for t, h in self._heard.items() if me.now - h.at < FRESH_S}
             self._heard = fresh if len(fresh) < MOST_TARGETS else {}
-        self._heard[report.target] = _Heard(me.now, sources)
+        self._heard[report.target] = _Heard(me.now, sources, shared)
         if me.pop is not None and not me.draining:
             me.perform(ReadEntry(report.target), partial(self._entering, me, report.target))
             if not report.kinds:
@@ -198,6 +196,8 @@ class EdgeFilter(Capability):
         """
         outlook = me.capability(Outlook)
         view, alive = outlook.view, outlook.alive()
+        if not view.dead:
+            return
         staffed = {state.pop for agent in alive if (state := view.get(agent)) is not None}
         for dead in sorted(view.dead):
             state = view.get(dead)
@@ -211,9 +211,8 @@ class EdgeFilter(Capability):
         screened = goal.goal.predicate
         assert isinstance(screened, EntryScreened)
         assert goal.instance is not None
-        heard = self._heard.get(screened.ip)
-        reported = frozenset[str]() if heard is None else heard.sources
-        look_s = me.parameter(self, "entry_look_s") / (2 if reported else 1)
+        look_s = me.parameter(self, "entry_look_s")
+        look_s /= 2 if self._report(screened.ip).sources else 1
         records: FlowRecords = yield Act(
             Observe(
                 goal.instance,
@@ -222,6 +221,8 @@ class EdgeFilter(Capability):
                 entry=screened.entry or None,
             )
         )
+        heard = self._report(screened.ip)  # there may be news since the look began
+        reported = heard.sources
         findings = [f for f in examine(me, goal, records) if f.target == screened.ip]
         seen = [one for one in aggregate(records.flows) if one.target == screened.ip]
         blocked = _blocked(seen, findings, reported)
@@ -236,16 +237,36 @@ class EdgeFilter(Capability):
             reported=sorted(set(blocked) & reported),
             passed=passed(records.flows, blocked, reported),
         )
-        for what, rule in _rules(screened, blocked, forged, seen):
+        slow = {f.source for f in findings if f.kind == SLOW}
+        shared = {o.source for o in seen if o.answered > ANSWERED * o.open} | heard.shared
+        shared = {source for source in blocked if source in shared and source not in slow}
+        for what, rule in _rules(screened, blocked, shared, forged, seen):
             effect = AttackFiltered(screened.ip, screened.entry, what)
             until, _ = self._harmful.get(_kind(effect), (me.now, 0.0))
-            if until <= me.now and not me.beliefs.holds(effect):
-                self._served[effect] = _served_mb_s(records, screened.ip, blocked)
-                self._sources[effect] = list(rule.match.sources)
+            if until <= me.now and not self._filtered(me, effect):
+                # A burst that a short look happened to see is no rate.
+                least_s = me.parameter(self, "harm_look_s") / 2
+                self._served[effect] = _served_mb_s(records, screened.ip, blocked, least_s)
+                kinds = tuple(sorted({f.kind for f in findings})) or ("remembered",)
+                self._reports[effect] = AttackReport(
+                    screened.ip, kinds, rule.match.sources, tuple(sorted(shared))
+                )
                 for source in rule.match.sources:
                     yield Believe(Threat(source, screened.ip))
                 yield from enforce(me, goal, effect, rule)
         yield Believe(screened)
+
+    @staticmethod
+    def _filtered(me: Agent, effect: AttackFiltered) -> bool:
+        """Whether ``effect`` holds, and at its entry if this agent stands there.
+
+        A filter that another PoP has in its place leaves the links between the two full.
+        """
+        here = inventory_of(me).holder(effect) is not None
+        return here or (me.pop != effect.entry and me.beliefs.holds(effect))
+
+    def _report(self, ip: str) -> _Heard:
+        return self._heard.get(ip) or _Heard(0.0)
 
     @plan(AttackFiltered, Mode.AVERT)
     def filter_no_more(self, me: Agent, goal: GoalInstance) -> Body:
@@ -257,20 +278,16 @@ class EdgeFilter(Capability):
         self._returns[key] = _Return(me.now, times)
         yield from lift(me, effect)
 
-    @when(AttackFiltered)
-    def watch_own(self, me: Agent, effect: AttackFiltered) -> Steps:
-        """Find out when an own filter is no longer needed."""
-        if inventory_of(me).holder(effect) is not None:
-            yield Adopt(want(Quiet(effect)), TIDY_UP, afresh=True)
+    watch_own, watch_no_more = watching(AttackFiltered, gone="the filter is lifted")
 
     @when(AttackFiltered, value=False)
-    def watch_no_more(self, me: Agent, effect: AttackFiltered) -> Steps:  # noqa: ARG002
-        """A filter that is gone needs no watching, and its sources are no threat for now."""
-        yield Drop(want(Quiet(effect)), "the filter is lifted")
-        for source in self._sources.pop(effect, ()):
+    def forget_threats(self, me: Agent, effect: AttackFiltered) -> Steps:  # noqa: ARG002
+        """The sources of a filter that is gone are no threat for now."""
+        report = self._reports.pop(effect, None)
+        for source in () if report is None else report.sources:
             yield Forget(Threat(source, effect.ip))
 
-    @plan(Quiet, local=True, applies=_is_filter)
+    @plan(Quiet, local=True, applies=quiet_of(AttackFiltered))
     def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
         """Wait until nothing was dropped for the hold-down, then lift the filter.
 
@@ -286,7 +303,23 @@ class EdgeFilter(Capability):
             quiet,
             quiet_s=self._hold_s(me, quiet.measure),
             interval_s=me.parameter(self, "hold_interval_s"),
+            overdue=lambda _: self._hand_on(me, quiet.measure),
         )
+
+    def _hand_on(self, me: Agent, effect: Predicate) -> bool:
+        """Tell the agents where an attack enters, or may enter, that is filtered here instead.
+
+        They could not be reached as it began, and filter it where it takes nothing of the links.
+        """
+        assert isinstance(effect, AttackFiltered)
+        outlook: Outlook = me.capability(Outlook)
+        report = self._reports.get(effect)
+        report = report or AttackReport(effect.ip, ("remembered",))  # after a restart
+        for agent in outlook.alive():
+            state = outlook.view.get(agent)
+            if agent != me.name and state and effect.entry in ("", state.pop):
+                me.tell(Performative.INFORM, agent, ATTACK, report)
+        return False
 
     def _check_harm(self, me: Agent, effect: AttackFiltered) -> Body:
         before = self._served.pop(effect, 0.0)
@@ -295,7 +328,7 @@ class EdgeFilter(Capability):
             instance = inventory_of(me).holder(effect)
             if instance is None or before <= LITTLE_MB_S:
                 return
-            look_s = me.parameter(self, "entry_look_s")
+            look_s = me.parameter(self, "harm_look_s")
             entry = effect.entry or None
             records = yield Act(Observe(instance.id, look_s, ip=effect.ip, entry=entry))
             now = _served_mb_s(records, effect.ip)
@@ -330,7 +363,7 @@ class EdgeFilter(Capability):
         return first * min(2.0**back.times, LONGEST_HOLD)
 
 
-def _next(dead: AgentId, alive: list[AgentId]) -> AgentId | None:
+def _next(dead: AgentId, alive: Sequence[AgentId]) -> AgentId | None:
     later = [agent for agent in alive if agent > dead]
     return min(later or alive, default=None)
 
@@ -353,20 +386,26 @@ def _kind(effect: AttackFiltered) -> tuple[str, PopId, str]:
     return effect.ip, effect.entry, "sources" if words[0].isdigit() else effect.what
 
 
-def _served_mb_s(records: FlowRecords, ip: str, without: Collection[str] = ()) -> float:
-    """Return what sources that complete handshakes send towards ``ip``; 0 if they are too few."""
+def _served_mb_s(
+    records: FlowRecords, ip: str, without: Collection[str] = (), least_s: float = 0.0
+) -> float:
+    """Return what sources that complete handshakes send towards ``ip``; 0 if they are too few.
+
+    The rate is that over ``least_s`` seconds at least.
+    """
     octets = [
         one.octets
         for one in aggregate(records.flows)
         if one.target == ip and one.source not in without and (one.answered or one.established)
     ]
-    return sum(octets) / effective_s(records) / 1e6 if len(octets) >= FEW_SERVED else 0.0
+    seconds = max(effective_s(records), least_s)
+    return sum(octets) / seconds / 1e6 if len(octets) >= FEW_SERVED else 0.0
 
 
 def _served(one: FlowAggregate) -> bool:
     if one.protocol != "tcp":
         return wilson(one.replies, one.packets)[0] >= COMPLETES
-    if one.open and not one.answered:
+    if one.open and one.answered < ANSWERED * one.open:  # slow attackers get a few answers
         return False
     return wilson(one.established, one.syn)[0] >= COMPLETES
 
@@ -374,17 +413,28 @@ def _served(one: FlowAggregate) -> bool:
 def _rules(
     screened: EntryScreened,
     blocked: list[str],
+    shared: Collection[str],
     forged: list[Finding],
     seen: list[FlowAggregate],
 ) -> Iterator[tuple[str, TrafficRule]]:
-    """Yield what to filter, in words, with its rule."""
+    """Yield what to filter, in words, with its rule.
+
+    Of sources behind which users are, too (``shared``), only the protocol that attacks is
+    filtered: UDP is dropped, and TCP handshakes are answered for the target.
+    """
     ip, entry = screened.ip, screened.entry or None
-    if blocked:
-        digest = blake2b(" ".join(blocked).encode(), digest_size=3).hexdigest()
-        match = TrafficMatch(sources=tuple(blocked), target=ip, entry=entry)
-        count = f"{len(blocked)} source{'s' * (len(blocked) != 1)}"
-        yield f"{count} {digest}", TrafficRule(match, TrafficVerdict.DROP)
-    if any(not f.kind.startswith("udp") for f in forged):
+    hostile = {(one.source, one.protocol) for one in seen if not _served(one)}
+    alone = [source for source in blocked if source not in shared]
+    udp = [source for source in blocked if source in shared and (source, "udp") in hostile]
+    for sources, protocol in (alone, None), (udp, "udp"):
+        if sources:
+            digest = blake2b(" ".join(sources).encode(), digest_size=3).hexdigest()
+            match = TrafficMatch(sources=tuple(sources), target=ip, entry=entry, protocol=protocol)
+            of = f"{protocol} of " if protocol else ""
+            count = f"{len(sources)} {of}source{'s' * (len(sources) != 1)}"
+            yield f"{count} {digest}", TrafficRule(match, TrafficVerdict.DROP)
+    mixed = any((source, "tcp") in hostile for source in shared)
+    if mixed or any(not f.kind.startswith("udp") for f in forged):
         rule = TrafficRule(TrafficMatch(target=ip, entry=entry), TrafficVerdict.PROXY)
         yield "handshakes never completed", rule
     served = any(one.protocol == "udp" and one.replies for one in seen)

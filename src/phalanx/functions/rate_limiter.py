@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from phalanx.bdi import Adopt, Agent, Body, Capability, Drop, GoalInstance, Steps, plan, when
+from phalanx.bdi import Adopt, Agent, Body, Capability, GoalInstance, plan
 from phalanx.coordination.measures import (
     PROTECT,
-    TIDY_UP,
     enforce,
-    inventory_of,
     lift,
     lift_when_quiet,
+    quiet_of,
+    watching,
 )
-from phalanx.domain.goals import Mode, Predicate, avert, want
+from phalanx.domain.goals import Mode, avert
 from phalanx.domain.predicates import (
     FlowRateLimited,
     IpRateLimited,
@@ -26,11 +26,7 @@ from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 
-
-def _is_limit(_: Agent, goal: GoalInstance) -> bool:
-    quiet = goal.goal.predicate
-    limits = LinkRateLimited | IpRateLimited | FlowRateLimited
-    return isinstance(quiet, Quiet) and isinstance(quiet.measure, limits)
+LIMITS = LinkRateLimited, IpRateLimited, FlowRateLimited
 
 
 def _limit(rate_mb_s: float, *, link: str | None = None, target: str | None = None) -> TrafficRule:
@@ -94,22 +90,9 @@ class RateLimiter(Capability):
         """Let a flow pass again that has nothing left to block."""
         yield from lift(me, goal.goal.predicate)
 
-    @when(LinkRateLimited)
-    @when(IpRateLimited)
-    @when(FlowRateLimited)
-    def watch_own(self, me: Agent, measure: Predicate) -> Steps:
-        """Find out when an own limit is no longer needed."""
-        if inventory_of(me).holder(measure) is not None:
-            yield Adopt(want(Quiet(measure)), TIDY_UP, afresh=True)
+    watch_own, watch_no_more = watching(*LIMITS, gone="the limit is lifted")
 
-    @when(LinkRateLimited, value=False)
-    @when(IpRateLimited, value=False)
-    @when(FlowRateLimited, value=False)
-    def watch_no_more(self, me: Agent, measure: Predicate) -> Steps:  # noqa: ARG002
-        """A limit that is gone needs no watching."""
-        yield Drop(want(Quiet(measure)), "the limit is lifted")
-
-    @plan(Quiet, local=True, applies=_is_limit)
+    @plan(Quiet, local=True, applies=quiet_of(*LIMITS))
     def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
         """Wait until the limit held nothing back for a while, then lift it.
 

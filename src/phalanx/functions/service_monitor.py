@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container
+from functools import partial
 from typing import ClassVar
 
 from msgspec import Struct, field
 
-from phalanx.analytics.detectors import UDP_FLOOD, Finding
+from phalanx.analytics.detectors import SLOW, UDP_FLOOD, Finding
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi import (
     Act,
@@ -34,7 +35,7 @@ from phalanx.bdi import (
 )
 from phalanx.coordination.measures import PROTECT
 from phalanx.coordination.scaling import effective_s
-from phalanx.domain.actions import FlowRecords, FlowStats, LinkSample, Observe, ReadLink
+from phalanx.domain.actions import FlowRecords, FlowStats, LinkSample, Observe, Outcome, ReadLink
 from phalanx.domain.goals import want
 from phalanx.domain.messages import AttackReport, Performative
 from phalanx.domain.network import link_ends
@@ -59,9 +60,17 @@ CROWDED = 0.2
 FEW_ASKED = 16
 """A remembered offender is convicted again by so many SYNs or packets that got nothing."""
 FEW_LOOKS = 2
-"""Looks that are judged together as well, beside the last one and all that are kept."""
+RECENT_S = 1.0
+"""So many looks, and all of the last second, are judged together as well, beside the last one and
+all that are kept."""
 MANY_FLOWS = 4_000
 """Records of one look above which the next is sampled."""
+MOST_KEPT = 2 * MANY_FLOWS
+"""Records of all looks that are kept, but for the last ``FEW_LOOKS``."""
+MANY_OPEN = 20
+"""Connections of a link below which none of its sources is certain to hold too many."""
+RATE_S = 0.5
+"""The rate of a link is that over so long at least; a look may be shorter."""
 SAMPLES = 60
 """Samples of a link that are kept for detectors."""
 
@@ -86,6 +95,10 @@ class _Target(Struct):
     reported: float = -1e9
     named: frozenset[str] = frozenset()
     """Sources in the last report."""
+    shared: set[str] = field(default_factory=set)
+    """Those of them behind which users were seen as well."""
+    slow: bool = False
+    """Whether the attack holds connections: it is answered now and then, as users are."""
     familiar: set[str] = field(default_factory=set)
     """Sources of one-way UDP that users were served beside."""
 
@@ -100,6 +113,12 @@ class _Link(Struct):
     )
     """(time, rate in MB/s, connections) of the last samples."""
     sampling: float = 1.0
+    watched: bool = False
+    """Whether its open connections are being looked at."""
+    targets: dict[str, None] = field(default_factory=dict)
+    """Addresses that traffic went to: of others the link says nothing."""
+    slow: list[Finding] = field(default_factory=list)
+    """What that look has found and nobody was told yet."""
 
 
 class ServiceMonitor(Capability):
@@ -111,6 +130,7 @@ class ServiceMonitor(Capability):
     detector = FIXED_RULES
     parameters: ClassVar = {
         "service_look_s": 2.0,
+        "slow_look_s": 0.0,
         "service_memory_s": 10.0,
         "offender_memory_s": 900.0,
         "report_repeat_s": 4.0,
@@ -142,12 +162,26 @@ class ServiceMonitor(Capability):
             look = Observe(goal.instance, seconds, link, sampling=seen.sampling)
             try:
                 records: FlowRecords = yield Act(look)
-                sample: LinkSample = yield Act(ReadLink(link, seconds))
+                sample: LinkSample = yield Act(ReadLink(link, max(seconds, RATE_S)))
             except PlanFailed:  # the next look may succeed: a cut link comes back
                 yield Pause(seconds)
                 continue
             yield Perceive(sample)
+            slow_s = me.parameter(self, "slow_look_s")
+            if slow_s > seconds and sample.connections >= MANY_OPEN and not seen.watched:
+                seen.watched = True
+                slow_look = Observe(goal.instance, slow_s, link)
+                me.perform(slow_look, partial(self._slow, me, goal, seen))
             yield from self._judge(me, goal, seen, sample, records)
+
+    def _slow(self, me: Agent, goal: GoalInstance, seen: _Link, outcome: Outcome) -> None:
+        """Keep what a long look at open connections found; short ones show few of those.
+
+        A recorder of packets knows a connection only by what passes while it looks.
+        """
+        seen.watched = False
+        if isinstance(outcome, FlowRecords) and goal.instance is not None:
+            seen.slow = [f for f in examine(me, goal, outcome) if f.kind == SLOW]
 
     def _judge(
         self, me: Agent, goal: GoalInstance, seen: _Link, sample: LinkSample, records: FlowRecords
@@ -158,9 +192,13 @@ class ServiceMonitor(Capability):
         seen.sampling = min(1.0, MANY_FLOWS / max(many, 1.0))
         seen.history.append((me.now, sample.rate_mb_s, float(sample.connections)))
         seen.looks.append((me.now, FlowRecords(records.flows, whole_s, 1.0, records.unlisted)))
-        while seen.looks[0][0] <= me.now - me.parameter(self, "service_memory_s"):
-            seen.looks.popleft()
-        findings = self._examine(me, goal, seen, sample)
+        kept = sum(len(look.flows) for _, look in seen.looks)
+        while seen.looks[0][0] <= me.now - me.parameter(self, "service_memory_s") or (
+            kept > MOST_KEPT and len(seen.looks) > FEW_LOOKS
+        ):
+            kept -= len(seen.looks.popleft()[1].flows)
+        findings = self._examine(me, goal, seen, sample) + seen.slow
+        seen.slow = []
         convicted = self._convicted(me, records, findings)
         attacked: dict[str, set[str]] = {f.target: set() for f in findings if f.source is None}
         for source, target in convicted:
@@ -182,8 +220,8 @@ class ServiceMonitor(Capability):
             )
         for target, sources in attacked.items():
             kinds = {f.kind for f in findings if f.target == target}
-            yield from self._attacked(me, goal, target, sources, kinds)
-        yield from self._service(me, records, whole_s, convicted, attacked)
+            yield from self._attacked(me, goal, seen, target, sources, kinds)
+        yield from self._service(me, seen, records, whole_s, convicted, attacked)
 
     def _examine(
         self, me: Agent, goal: GoalInstance, seen: _Link, sample: LinkSample
@@ -201,7 +239,8 @@ class ServiceMonitor(Capability):
         looks = [look for _, look in seen.looks]
         findings = examine(me, goal, looks[-1], series=series)
         present = {(flow.source, flow.target) for flow in looks[-1].flows}
-        for count in sorted({min(FEW_LOOKS, len(looks)), len(looks)} - {1}):
+        recent = sum(at > me.now - RECENT_S for at, _ in seen.looks)
+        for count in sorted({min(FEW_LOOKS, len(looks)), recent, len(looks)} - {1}):
             some = looks[-count:]
             together = FlowRecords(
                 tuple(flow for look in some for flow in look.flows),
@@ -267,7 +306,13 @@ class ServiceMonitor(Capability):
         return found
 
     def _attacked(
-        self, me: Agent, goal: GoalInstance, target: str, sources: set[str], kinds: set[str]
+        self,
+        me: Agent,
+        goal: GoalInstance,
+        seen: _Link,
+        target: str,
+        sources: set[str],
+        kinds: set[str],
     ) -> Steps:
         """Report an attack at once, and again while it arrives.
 
@@ -284,7 +329,17 @@ class ServiceMonitor(Capability):
         known.reported, known.named = me.now, frozenset(sources)
         belief = me.beliefs.get(UnderAttack(target))
         me.cause = me.cause if belief is None else belief.event
-        report_attack(me, AttackReport(target, tuple(sorted(kinds)), tuple(sorted(sources))))
+        known.slow = known.slow or SLOW in kinds
+        known.shared &= set() if known.slow else sources
+        known.shared |= {
+            flow.source
+            for _, look in seen.looks
+            for flow in look.flows
+            if flow.answered and flow.target == target and flow.source in sources
+            if not known.slow
+        }
+        names = tuple(sorted(sources)), tuple(sorted(known.shared))
+        report_attack(me, AttackReport(target, tuple(sorted(kinds)), *names))
         if me.now - known.since >= me.parameter(self, "entry_patience_s"):
             monitored = goal.goal.predicate
             assert isinstance(monitored, Monitored)
@@ -294,6 +349,7 @@ class ServiceMonitor(Capability):
     def _service(
         self,
         me: Agent,
+        seen: _Link,
         records: FlowRecords,
         seconds: float,
         convicted: dict[tuple[str, str], Finding | None],
@@ -303,16 +359,17 @@ class ServiceMonitor(Capability):
 
         Users who leave take nothing from those who stay, so the goodput is taken per source.
         """
-        octets: dict[str, int] = dict.fromkeys(self._targets, 0)
+        octets: dict[str, int] = dict.fromkeys([*seen.targets, *attacked], 0)
         users: dict[str, set[str]] = {}
         for flow in records.flows:
             if (flow.source, flow.target) not in convicted:
                 users.setdefault(flow.target, set()).add(flow.source)
                 octets[flow.target] = octets.get(flow.target, 0) + flow.octets * (flow.replies > 0)
+        seen.targets |= dict.fromkeys(octets)
         for target, total in octets.items():
             known = self._target(target)
             if known.since is not None and me.now - known.attacked > me.parameter(self, "calm_s"):
-                known.since, known.named = None, frozenset()
+                known.since, known.named, known.slow = None, frozenset(), False
                 yield Believe(UnderAttack(target), value=False)
             each_kb_s = total / max(1, len(users.get(target, ()))) / seconds / 1e3
             yield from self._breach(me, target, known, each_kb_s, explained=target in attacked)

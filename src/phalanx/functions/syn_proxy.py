@@ -16,7 +16,6 @@ from phalanx.bdi import (
     Agent,
     Body,
     Capability,
-    Drop,
     GoalInstance,
     PlanFailed,
     Steps,
@@ -25,11 +24,11 @@ from phalanx.bdi import (
 )
 from phalanx.coordination.measures import (
     PROTECT,
-    TIDY_UP,
     enforce,
-    inventory_of,
     lift,
     lift_when_quiet,
+    quiet_of,
+    watching,
 )
 from phalanx.domain.goals import Mode, avert, want
 from phalanx.domain.network import PopId, link_ends
@@ -59,11 +58,6 @@ def _last_pop(me: Agent, ip: str) -> PopId:
         if view.site(end) is None:  # no PoP, hence the host itself
             return here
     return here
-
-
-def _is_proxy(_: Agent, goal: GoalInstance) -> bool:
-    quiet = goal.goal.predicate
-    return isinstance(quiet, Quiet) and isinstance(quiet.measure, HandshakesProxied)
 
 
 class SynProxy(Capability):
@@ -100,18 +94,9 @@ class SynProxy(Capability):
         if me.beliefs.holds(HandshakesProxied(limited.ip)):
             yield from _relief(me, limited.ip)
 
-    @when(HandshakesProxied)
-    def watch_own(self, me: Agent, proxied: HandshakesProxied) -> Steps:
-        """Find out when an own proxy is no longer needed."""
-        if inventory_of(me).holder(proxied) is not None:
-            yield Adopt(want(Quiet(proxied)), TIDY_UP, afresh=True)
+    watch_own, watch_no_more = watching(HandshakesProxied, gone="the proxy is gone")
 
-    @when(HandshakesProxied, value=False)
-    def watch_no_more(self, me: Agent, proxied: HandshakesProxied) -> Steps:  # noqa: ARG002
-        """A proxy that is gone needs no watching."""
-        yield Drop(want(Quiet(proxied)), "the proxy is gone")
-
-    @plan(Quiet, local=True, applies=_is_proxy)
+    @plan(Quiet, local=True, applies=quiet_of(HandshakesProxied))
     def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
         """Wait until no forged handshake came for a while, then lift the proxy."""
         quiet = goal.goal.predicate

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from phalanx.identity.names import IdentityError
+from phalanx.loading import open_file
 
 MAX_OCTETS = 1 << 20
 """No certificate, key or revocation list is longer."""
@@ -60,7 +61,7 @@ def read(path: Path, *, secret: bool = False, what: str = "key") -> bytes:
 
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             mode = os.fstat(file.fileno()).st_mode
             if secret and mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise IdentityError(
@@ -127,4 +128,5 @@ def sync(folder: Path) -> None:
 
 
 def _unusable(path: Path, done: str, error: OSError) -> IdentityError:
-    return IdentityError(f"{path}: cannot be {done}: {error.strerror or error}")
+    why = f"cannot be {done}: {error.strerror}" if error.strerror else str(error)
+    return IdentityError(f"{path}: {why}")

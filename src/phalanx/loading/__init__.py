@@ -6,6 +6,8 @@ and says in ``Offence`` words what the fields say about each other.
 
 from phalanx.loading.files import (
     MAX_BYTES,
+    not_a_file,
+    open_file,
     parse_as,
     parse_toml_as,
     read_text,
@@ -20,7 +22,9 @@ __all__ = [
     "Offence",
     "Tree",
     "nearest",
+    "not_a_file",
     "one_line",
+    "open_file",
     "parse_as",
     "parse_toml_as",
     "read_text",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -90,15 +92,12 @@ def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
     """
     name = str(path)
     try:
-        file = Path(path)
-        if file.is_dir():
-            raise _error(name, "", 0, "is a directory; a file is expected")
         # No more than the limit is read, whatever the file claims (or grows) to be.
-        with file.open("rb") as stream:
+        with open_file(path) as stream:
             raw = stream.read(limit + 1)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise _error(name, "", 0, f"cannot be read: {why}") from None
+        why = getattr(error, "strerror", None)
+        raise _error(name, "", 0, f"cannot be read: {why}" if why else str(error)) from None
     if len(raw) > limit:
         raise _error(name, "", 0, f"is larger than {limit // 1024} KiB, the most allowed")
     if not raw.strip():
@@ -110,6 +109,29 @@ def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
     if "\0" in text:
         raise _error(name, "", 0, f"byte {raw.index(0)} is zero; text is expected")
     return text
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file to read; a device, and a named pipe that nothing may ever write to, is refused.
+
+    A pipe that the shell passes, as ``<(zcat run.jsonl.gz)`` or ``/dev/stdin``, is opened.
+
+    Raises:
+        OSError: if it cannot be opened; without ``strerror`` if it is no file.
+
+    """
+    mode = Path(path).stat().st_mode
+    passed = stat.S_ISFIFO(mode) and os.path.realpath(path).startswith("/proc/")
+    if not (stat.S_ISREG(mode) or passed):
+        raise OSError(not_a_file(mode))
+    return Path(path).open("rb")
+
+
+def not_a_file(mode: int) -> str:
+    """Return what stands where a file is expected, from its ``st_mode``."""
+    kinds = (stat.S_ISDIR, "directory"), (stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket")
+    kind = next((word for test, word in kinds if test(mode)), "device")
+    return f"is a {kind}; a file is expected"
 
 
 def _line(tree: Tree, field: str) -> int:

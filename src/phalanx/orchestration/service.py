@@ -111,11 +111,7 @@ class ServiceOrchestrator:
     """
 
     def __init__(
-        self,
-        context: WorkflowContext,
-        journal: ServiceJournal,
-        *,
-        told: OnProgress | None = None,
+        self, context: WorkflowContext, journal: ServiceJournal, *, told: OnProgress | None = None
     ) -> None:
         self._context = context
         self._journal = journal

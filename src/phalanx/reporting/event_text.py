@@ -18,19 +18,28 @@ from phalanx.loading.refusals import one_line
 _LONGEST = 240
 _MOST_ITEMS = ContextVar("items of a list that are written out", default=6)
 
+_WAY = (
+    "[ over {path:path}][, once {awaits} has it][, in {takes_s} s][; it takes longer from {others}]"
+    "[; {reason}]"
+)
 TEMPLATES: dict[str, str] = {
     "run.started": "begins {scenario} with seed {seed}: {pops:#PoP}, {links:#link}"
     "[, {hosts:#host}]",
     "run.ended": "ends ({reason})[; {shed} messages shed][; still held: {leases}]",
     "lease.expired": "the lease of {what} {name} at {pop} ran out",
     "lease.recovered": "{measure} at {pop}, left by an earlier run, stays in force for {seconds} s",
-    "instance.downloading": "{vnf} ({image_mb} MB) is on its way to {pop}[ over {path:path}]",
+    "instance.downloading": "{vnf} ({image_mb} MB) is on its way to {pop}" + _WAY,
+    "image.prefetching": "{vnf} ({image_mb} MB) is brought to {pop} with idle bandwidth" + _WAY,
+    "image.cached": "{pop} keeps the image of {vnf} {version} ({image_mb} MB)",
+    "image.evicted": "{pop} does not keep the image of {vnf} {version}[: {reason}]",
     "instance.started": "{vnf} {version} runs at {pop} as {instance}: {units:#unit}, "
     "{cores:#core}[, downloaded in {downloaded_s} s]",
     "instance.scaled": "{instance} at {pop} goes from {from_units:#unit} to {to_units:#unit}",
     "vnf.crashed": "the process of {instance} ended unexpectedly[: {how}]",
     "driver.failed": "the machine of {pop} did not carry out {what}[: {reason}]",
     "instance.replaced": "{instance} at {pop} is replaced by {by}[, version {version}]",
+    "hold.granted": "{pop} holds {cores:#core}[ and {mb_s} MB/s over {path}] for {ttl_s} s",
+    "hold.ended": "{pop} holds {hold} no more: {reason}",
     "chain.closed": "path {chain} is free again",
     "measure.withdrawn": "takes {effect} back: users got {after_mb_s} MB/s after it, "
     "{before_mb_s} before[; tries it again in {pause_s} s at the earliest]",
@@ -46,6 +55,7 @@ TEMPLATES: dict[str, str] = {
     "goal.adopted": "wants {goal}[, with priority {priority}]",
     "goal.ended": "{goal}: {outcome}[ ({reason})]",
     "goal.taken_over": "takes over {goal}",
+    "duty.taken_up": "sees to {goal} from now on",
     "plan.started": "follows plan {plan}[ of {capability}] for {goal}",
     "action.failed": "{action} failed: {reason}",
     "auction.called": "calls for proposals: {goal}[, {traffic_mb_s} MB/s of traffic]"
@@ -76,6 +86,7 @@ TEMPLATES: dict[str, str] = {
     "connection.lost": "has lost its connection to the brokers",
     "connection.regained": "is connected again after {seconds} s",
     "outbox.shed": "drops {count:#unacknowledged event}, {first} to {last}[: {why}]",
+    "history.gap": "stands for {count:#event} that could not be kept, {first} to {last}[: {why}]",
     "access.refused": "refuses {action} of {subject}[: {reason}][; and {suppressed} more like it]",
 }
 """Text by kind. ``{field}`` is filled in; a part in ``[ ]`` is left out when a field of it is
@@ -314,7 +325,12 @@ _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 IMPORTANT = KINDS.keys() - {
     "network.sample",
     "resources.changed",
+    "hold.granted",
+    "hold.ended",
     "instance.downloading",
+    "image.prefetching",
+    "image.cached",
+    "image.evicted",
     "chain.opened",
     "chain.closed",
     "agent.started",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
@@ -13,8 +14,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from msgspec import Struct
 
-from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
+from phalanx.identity.files import write
 from phalanx.reporting.auctions import AuctionsView, PlacedView, natural
 from phalanx.reporting.explanation import CauseTree
 from phalanx.reporting.log import Log, finite, names, number, rows, table, text
@@ -140,13 +141,7 @@ def write_report(events: Iterable[Event], path: Path) -> None:
 
     """
     page = render_report(events).encode("utf-8", "replace")
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(page)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise PhalanxError(f"{path}: the report cannot be written: {error.strerror}") from error
+    write(Path(os.path.realpath(path)), page)
 
 
 class Bar(Struct, frozen=True):

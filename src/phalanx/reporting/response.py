@@ -101,6 +101,11 @@ class PlannedSource(Struct, frozen=True):
         )
 
 
+CLOCKS_S = 2.0
+"""Most by which the clock of the network may be ahead of that of an agent, in seconds: an alarm so
+long before the attack counts as raised when it began."""
+
+
 class ResponseView:
     """Follows an attack and the answers to it, event by event."""
 
@@ -143,7 +148,7 @@ class ResponseView:
         end = self._now if self.traffic.ended_s is None else self.traffic.ended_s
 
         def after(event: Event | None) -> float | None:
-            return None if event is None else round(event.time - start, 6)
+            return None if event is None else round(max(0.0, event.time - start), 6)
 
         limits, blocks = self._answers(start, end)
         answers = {effect for event in limits for effect in _effects(event)}
@@ -157,7 +162,7 @@ class ResponseView:
         attackers = [source for source in sources if source.malicious]
         users = [s for s in sources if not s.malicious and s.start_s < end <= s.end_s]
         return Response(
-            alarm_after_s=after(_first(self._alarms, start, end)),
+            alarm_after_s=after(_first(self._alarms, start - CLOCKS_S, end)),
             throttle_after_s=after(_first(limits, start, end)),
             named_after_s=after(self._named(start, end)),
             blocked_after_s=after(_last(blocks)),

@@ -84,6 +84,8 @@ class Summary(Struct, frozen=True):
     awarded: int
     failed_auctions: int
     messages: dict[str, int]
+    lost: int
+    """Messages that no agent heard: by a fault, without a path, or to an agent that was dead."""
     shed: int
     mitigated: bool | None
     """Whether every attacked host was mitigated; None if no attack reached any."""
@@ -158,6 +160,7 @@ class SummaryView:
             awarded=self._kinds["auction.awarded"],
             failed_auctions=self._kinds["auction.failed"],
             messages=dict(table(ending, "messages")),
+            lost=int(number(ending, "lost") + number(ending, "lost_by_faults")),
             shed=int(number(ending, "shed")),
             mitigated=all(judged) if judged else None,
             returned=None if under_way else given_back,

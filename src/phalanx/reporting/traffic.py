@@ -165,7 +165,7 @@ def _judge(host: HostTraffic, span: tuple[float, float] | None) -> AttackOutcome
             now=now,
         )
     began, ended = span
-    before = [s.legitimate for s in host.samples if began - SETTLED_S <= s.time < began]
+    before = [s for s in host.samples if began - SETTLED_S <= s.time < began]
     if not during:
         nothing = "No traffic was sampled while the attack lasted."
         return AttackOutcome("no samples", nothing, host.host)
@@ -196,11 +196,15 @@ def _judge(host: HostTraffic, span: tuple[float, float] | None) -> AttackOutcome
             f"The attack on {host.host} was not mitigated: {figure(left)} MB/s of it arrive "
             f"(peak {peak}), and its users get {figures}."
         )
+    goodput, usual = _served(before)
+    quiet = left <= QUIET_SHARE * host.attacked
+    if start is None and quiet and SERVED_SHARE * usual <= served < SERVED_SHARE > usual:
+        sentence += f" Before it began they got {usual:.0%}: the network carries no more to them."
     return AttackOutcome(
         verdict,
         sentence,
         host=host.host,
-        before=mean(before) if before else None,
+        before=goodput if before else None,
         worst_share=min(_by_second(during), default=None),
         mean_share=_served(during)[1],
         after=after,

@@ -14,6 +14,7 @@ from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import Configured
 from phalanx.bdi import Capability, Library
 from phalanx.coordination.drain import Drain
+from phalanx.coordination.duties import Duties
 from phalanx.coordination.failover import Failover
 from phalanx.coordination.lifecycle import VnfLifecycle
 from phalanx.coordination.recovery import Recovery
@@ -35,6 +36,7 @@ BUILT_IN: tuple[type[Capability], ...] = (
     Bidder,
     Auctioneer,
     VnfLifecycle,
+    Duties,
     Failover,
     Drain,
     Recovery,

@@ -8,7 +8,8 @@ one over NATS and the wall clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,17 +26,19 @@ from phalanx.auction.view import NetworkView
 from phalanx.bdi import Adopt, Agent, Belief, Instruction, Library
 from phalanx.bus import Bus
 from phalanx.clock import Clock
+from phalanx.coordination.duties import Duties
 from phalanx.coordination.lifecycle import NewVersion
 from phalanx.coordination.measures import PROTECT
 from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import POP, AgentId, AgentState, Scope
 from phalanx.domain.events import Sink
-from phalanx.domain.goals import Predicate, want
+from phalanx.domain.goals import Duty, Predicate, want
 from phalanx.domain.network import LinkState, Network, PopId
 from phalanx.domain.predicates import Monitored
 from phalanx.domain.traffic import PROFILES
 from phalanx.domain.version import VERSION
 from phalanx.domain.vnf import InstanceId
+from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.directory import RegistryChange
 from phalanx.fabric.join import Fabric
 from phalanx.fabric.operations import (
@@ -66,7 +69,13 @@ from phalanx.identity.names import Role
 from phalanx.infrastructure import Infrastructure
 from phalanx.runtime.catalogue import Catalogue
 from phalanx.runtime.node import Node, Probes
-from phalanx.runtime.scenario import MONITORS, DeclaredAgent, MonitorSpec, Scenario
+from phalanx.runtime.scenario import (
+    MONITORS,
+    STRATEGIES,
+    DeclaredAgent,
+    MonitorSpec,
+    Scenario,
+)
 
 
 def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue) -> Settings:
@@ -78,11 +87,13 @@ def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue
         peers=tuple(sorted(peers)),
         repository=scenario.network.repository,
         catalogue=dict(catalogue.vnfds),
+        duties={duty.goal: duty for duty in map(duty_of, scenario.monitors)},
         policies=policies,
         terms=load_terms(named),
         method=scenario.bidding,
         pricing=scenario.prices(),
         persistent_from=None if scenario.strategy == "published" else PROTECT,
+        foreseen=None if scenario.strategy == "published" else STRATEGIES[scenario.strategy],
         references=references_of(scenario, catalogue),
         deadline_s=timing.auction_deadline_s,
         lease_s=timing.lease_s,
@@ -93,6 +104,12 @@ def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue
         gossip_s=timing.gossip_s,
         drain_s=timing.drain_s,
     )
+
+
+def duty_of(monitor: MonitorSpec) -> Duty:
+    """Return the duty that a monitor of the plan stands for."""
+    watched = Monitored(monitor.link, monitor.threshold_mb_s, monitor.connections or 0)
+    return Duty(want(watched), monitor.agent or monitor.at, monitor.at)
 
 
 def references_of(scenario: Scenario, catalogue: Catalogue) -> dict[str, float] | None:
@@ -141,11 +158,7 @@ def take_up(
     instance.jobs["installed"] = "monitor"
     agent.capability(Bidder).inventory.add(instance)
     agent.active.add(function)
-    goal = Adopt(
-        want(Monitored(monitor.link, monitor.threshold_mb_s, monitor.connections or 0)),
-        instance=instance.id,
-        standing=True,
-    )
+    goal = Adopt(duty_of(monitor).goal, instance=instance.id, standing=True)
     return partial(agent.take_on, goal)
 
 
@@ -168,7 +181,7 @@ class ComposedAgent:
 
     It serves ``status``, ``beliefs``, ``inventory``, ``drain``, ``probe`` and ``new-version``.
     It asks those agents for proposals that are registered with the same area as itself, beside
-    the ``peers`` that it was given, and forgets those that leave in order.
+    the peers of its settings, and forgets those that leave in order.
     """
 
     def __init__(
@@ -176,6 +189,7 @@ class ComposedAgent:
         declared: DeclaredAgent,
         plan: Scenario,
         catalogue: Catalogue,
+        settings: Settings,
         fabric: Fabric,
         *,
         clock: Clock,
@@ -185,7 +199,6 @@ class ComposedAgent:
         cause: str,
         incarnation: int,
         view: NetworkView,
-        peers: Sequence[str] = (),
         keep: Callable[[Agent], None] | None = None,
         on_left: Callable[[], None],
         on_expired: Callable[[str], None],
@@ -196,8 +209,10 @@ class ComposedAgent:
 
         Args:
             declared: its name, scope, PoP and capabilities.
-            plan: the network, the functions and the terms of auctions.
+            plan: the network, the functions and the strategy.
             catalogue: the functions that it knows.
+            settings: the terms of auctions; its own, since it changes them. The peers are those
+                to ask before anything was read from the registry.
             fabric: of its identity.
             clock: makes all calls.
             bus: carries its messages; it may speak in its own name only.
@@ -206,7 +221,6 @@ class ComposedAgent:
             cause: root of what it does by itself.
             incarnation: how often it was started.
             view: the network as it knows it at the start.
-            peers: agents to ask before anything was read from the registry.
             keep: see ``Node``.
             on_left: called once it has left in order.
             on_expired: called with the reason when it had to leave within a time and has not.
@@ -216,7 +230,7 @@ class ComposedAgent:
         """
         self.name = declared.name
         self.fabric = fabric
-        self.settings = settings_of(plan, {*peers, declared.name}, catalogue)
+        self.settings = settings
         self._monitor = MONITORS[plan.strategy]
         self._clock = clock
         self._cause = cause
@@ -234,6 +248,7 @@ class ComposedAgent:
         )
         self.agent.active.update(catalogue.brought_by(declared))
         self.outlook.view = view
+        self.agent.capability(Bidder).refused = self._refused
         self.probes = Probes(bus, self.name, clock, incarnation, cause)
         self._counters = counters or self.probes.counters
         self.node = Node(self.agent, clock, self.probes, infrastructure, keep=keep, on_left=on_left)
@@ -286,21 +301,22 @@ class ComposedAgent:
         self._stop_watching()
         self.fabric.abandon()
 
+    def _refused(self, speaker: AgentId, action: str, reason: str) -> None:
+        self.fabric.audit(AccessRefusal(speaker, action, self.name, reason))
+
     # -- the others -------------------------------------------------------------------------
 
     def _registered(self, change: RegistryChange) -> None:
         """Ask agents that are registered for the same area; forget those that have left."""
-        entry = change.entry
-        found, mine = entry.registration, self.fabric.registrar.registration
-        if found.role is not Role.AGENT or found.area != mine.area:
+        peers, owner = self.settings.peers, change.entry.owner
+        left = change.entry.state is ServiceState.LEFT and owner != self.name
+        place = bisect_left(peers, owner)
+        if (peers[place : place + 1] == (owner,)) is not left:
             return
-        peers = {*self.settings.peers}
-        if entry.state is ServiceState.LEFT and entry.owner != self.name:
-            peers.discard(entry.owner)
-        else:
-            peers.add(entry.owner)
-        if peers != {*self.settings.peers}:
-            self.settings.peers = tuple(sorted(peers))
+        found, mine = change.entry.registration, self.fabric.registrar.registration
+        if found.role is Role.AGENT and found.area == mine.area:
+            here = () if left else (owner,)
+            self.settings.peers = (*peers[:place], *here, *peers[place + left :])
             self.agent.changes += 1  # it remembers them, for a start without a registry
 
     # -- operations -------------------------------------------------------------------------
@@ -308,6 +324,7 @@ class ComposedAgent:
     def _status(self, call: Call[StatusRequest, StatusAnswer]) -> None:
         agent, registration = self.agent, self.fabric.registrar.registration
         now = self._clock.now()
+        pursued = {goal.goal for goal in agent.capability(Duties).pursued(agent)}
         call.done(
             StatusAnswer(
                 agent.name,
@@ -322,6 +339,7 @@ class ComposedAgent:
                 counters=self._counters(),
                 events_waiting=self._events_waiting(),
                 clock_s=now,
+                duties={str(goal): goal in pursued for goal in self.settings.duties},
             )
         )
 
@@ -460,5 +478,8 @@ def description(scenario: Scenario, seed: int, catalogue: Catalogue) -> dict[str
             }
             for v in catalogue.vnfds.values()
         ],
+        "timing": asdict(scenario.timing),
+        "bidding": scenario.bidding,
+        "pricing": scenario.prices(),
         "notes": list(scenario.notes),
     }

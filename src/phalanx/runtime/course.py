@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
@@ -96,6 +97,9 @@ class Breakable(Protocol):
     def take_repository(self, *, away: bool) -> None:
         """Take the VNF repository off the network, or bring it back."""
 
+    def degrade(self, fault: FaultSpec, *, ends: bool) -> None:
+        """Make a link, an agent's clock or its disk worse, as the fault says, or as it was."""
+
     def update(self, function: str, version: str, cause: str) -> None:
         """Tell the agents that the repository offers another version."""
 
@@ -155,11 +159,23 @@ class Course:
                 undo = partial(target.take_repository, away=False)
             case "repository-back":
                 target.take_repository(away=False)
+            case "degrade" | "drift" | "slow-disk" | "full-disk":
+                self._told(fault)
+                target.degrade(fault, ends=False)
+                undo = partial(target.degrade, fault, ends=True)
             case _:  # of messages: the agents' buses do it themselves
-                data = {n: v for n, v in asdict(fault).items() if v is not None and n != "kind"}
-                self._recorder.record("fault.injected", self._cause, fault=fault.kind, **data)
+                self._told(fault)
         if fault.for_s is not None and undo is not None:
             self._clock.call_at(self._clock.now() + fault.for_s, undo)
+
+    def _told(self, fault: FaultSpec) -> None:
+        plain = msgspec.to_builtins(fault)
+        data = {n: v for n, v in plain.items() if v not in (None, 0.0) and n != "kind"}
+        if fault.kind not in ("delay", "reorder", "slow-disk"):
+            data.pop("delay_s", None)
+        if fault.kind != "drift":
+            data.pop("rate")
+        self._recorder.record("fault.injected", self._cause, fault=fault.kind, **data)
 
     def crash(self, agent: AgentId) -> None:
         """End an agent as kill -9 does, unless it has ended."""
@@ -198,6 +214,8 @@ def record_end(
     *,
     messages: Mapping[str, int],
     shed: int,
+    planned_s: float,
+    delivery: Mapping[str, int],
     reservations: ReservationsAnswer | None,
 ) -> str:
     """Record the end of a run, and return the id of the event.
@@ -209,6 +227,8 @@ def record_end(
         events: all of the run.
         messages: how many were sent, by performative.
         shed: how many full queues dropped.
+        planned_s: when it was to end.
+        delivery: what else became of messages; empty: it is not known.
         reservations: what is held and free; None: it is not known.
 
     """
@@ -222,8 +242,10 @@ def record_end(
         "run.ended",
         cause,
         reason=reason,
+        planned_s=planned_s,
         messages=dict(messages),
         shed=shed,
+        **delivery,
         reserved_mb_s=known.reserved_mb_s,
         given_back=known.given_back,
         free=known.free,

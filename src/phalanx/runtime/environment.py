@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -96,6 +96,14 @@ class RunNetwork(Infrastructure, Protocol):
         """
 
 
+@runtime_checkable
+class DegradableNetwork(Protocol):
+    """A network whose links can get worse without going down."""
+
+    def degrade(self, a: PopId, b: PopId, share: float, latency_ms: float, loss: float) -> None:
+        """Leave a link a share of its bandwidth, with more latency and loss; 1, 0, 0: its own."""
+
+
 class RunBus(Bus, Protocol):
     """A bus that counts."""
 
@@ -106,6 +114,18 @@ class RunBus(Bus, Protocol):
     @property
     def shed(self) -> Mapping[str, int]:
         """Messages dropped by full queues, by receiver."""
+
+    @property
+    def queued(self) -> int:
+        """Messages that wait or are on their way."""
+
+    @property
+    def delivered(self) -> int:
+        """Messages handed over."""
+
+    @property
+    def lost(self) -> int:
+        """Messages to agents that did not live, or that no path led to."""
 
 
 class BuildContext(Struct, frozen=True):
@@ -198,8 +218,8 @@ def open_environment(
     return make(say, clock=clock, state=state)
 
 
-def check_linux() -> None:
-    """Refuse real packets where this machine cannot have them.
+def check_linux(*, overlay: bool = False) -> None:
+    """Refuse real packets where this machine cannot have them, or not the agents' overlay.
 
     Raises:
         PhalanxError: with one line that says what is missing, and how to get it.
@@ -212,7 +232,7 @@ def check_linux() -> None:
         raise PhalanxError(
             f"real packets need {absent.name}: pip install 'phalanx[linux]'"
         ) from None
-    if lacking := missing(probe()):
+    if lacking := missing(probe(), overlay=overlay):
         raise PhalanxError(f"no real packets on this machine: {'; '.join(lacking)}")
 
 
@@ -223,8 +243,10 @@ def faulty(bus: Bus, clock: Clock, scenario: Scenario, seed: int) -> FaultyBus:
 
 
 def _fault_rule(fault: FaultSpec) -> FaultRule | None:
-    if fault.kind not in ("lose", "duplicate", "delay", "reorder"):
+    if fault.kind not in ("lose", "duplicate", "delay", "reorder", "partition"):
         return None
+    kind = "lose" if fault.kind == "partition" else fault.kind
     end = None if fault.for_s is None else fault.at_s + fault.for_s
     share = 1.0 if fault.share is None else fault.share
-    return FaultRule(fault.kind, share, fault.at_s, end, fault.agent, fault.delay_s)
+    groups = fault.groups or ()
+    return FaultRule(kind, share, fault.at_s, end, fault.agent, fault.delay_s, groups)

@@ -18,11 +18,14 @@ from phalanx.infrastructure.linux.journal import LeaseJournal
 from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
 from phalanx.infrastructure.linux.repository import build_images
+from phalanx.infrastructure.linux.vnf_processes import token
 from phalanx.runtime.environment import BuildContext, Say
 from phalanx.runtime.scenario import MONITORS, STRATEGIES
 from phalanx.runtime.site import SiteSpec
 
 LOOPBACK = "127.0.0.1"
+LOOK_S = 1.0
+"""Between looks at the interfaces, in seconds."""
 
 
 class HostTopology:
@@ -105,6 +108,10 @@ class GuardEnvironment:
         self._stack = ExitStack()
         self._state = Path(site.state)
         self.incarnation = 1
+        self._former = ""
+        """The run of an earlier guard with this state, which was killed."""
+        self._gone: set[str] = set()
+        """Interfaces that have disappeared."""
 
     @property
     def verdicts(self) -> frozenset[TrafficVerdict]:
@@ -138,7 +145,7 @@ class GuardEnvironment:
                 if runs.owner(run) is not None:
                     raise PhalanxError(f"{self._state}: a guard with this state is running")
                 runs.kill(run)  # before they could take their rules with them
-                runs.remove(runs.folder(run))
+                self._former = run
             self.incarnation = int(_text(self._state / "incarnation") or 0) + 1
             _write(self._state / "incarnation", str(self.incarnation))
         except (OSError, ValueError) as error:
@@ -157,7 +164,13 @@ class GuardEnvironment:
         stack.callback(self.clock.close)
         run = runs.new_run()
         stack.callback(runs.remove, runs.folder(run))
+        stack.callback(lambda: runs.remove_tables(runs.noted(run)))
+        former = runs.noted(self._former) if self._former else set()
+        for table in former:  # what the one before has made is ours to remove from here on
+            runs.note(run, table)
         _write(self._state / "run", run)
+        if self._former:
+            runs.remove(runs.folder(self._former))
         topology = HostTopology(run, self.site)
         images = build_images(context.vnfds, topology.folder / "repository")
         try:
@@ -173,14 +186,31 @@ class GuardEnvironment:
             images=images,
             journal=journal,
             cause=context.cause,
+            keep_images=context.scenario.strategy != "published",
         )
         stack.callback(_forget, journal)  # once the VNFs have taken their rules along
         stack.callback(driver.shutdown)
         remaining = journal.remaining()
+        kept_tables = {f"phx_{token(kept.entry.instance)}" for kept in remaining}
+        runs.remove_tables({t for t in former if t.partition(" ")[2] not in kept_tables})
         driver.recover(remaining)
+        self._watch_interfaces(context)
         for kept in remaining:
             self._say(f"still in force for {kept.seconds:.0f} s: {kept.entry.measure}")
         return driver
+
+    def _watch_interfaces(self, context: BuildContext) -> None:
+        """Tell when an interface disappears, and when it is back."""
+        here = {name for _, name in socket.if_nameindex()}
+        for guarded in self.site.guards:
+            up = guarded.interface in here
+            if up == (guarded.name in self._gone):
+                self._gone ^= {guarded.name}
+                there = "is back" if up else f"is gone: {guarded.name} is not guarded"
+                self._say(f"interface {guarded.interface} {there}")
+                link = link_id(self.site.pop, guarded.name)
+                context.recorder("site").record("link.changed", context.cause, link=link, up=up)
+        self.clock.call_at(self.clock.now() + LOOK_S, lambda: self._watch_interfaces(context))
 
 
 def plan(site: SiteSpec) -> list[str]:

@@ -14,8 +14,8 @@ from msgspec import Meta, Struct
 
 from phalanx.fabric.operations import Operation
 from phalanx.fabric.provider import Call, Provider
+from phalanx.store.derived import Sample
 from phalanx.store.history import DECISIONS, EventQuery, History, Knowledge, StoredEvent
-from phalanx.store.rows import Sample
 
 MOST = 500
 """Rows of one answer: an event of a kilobyte each fits into a message twice over."""

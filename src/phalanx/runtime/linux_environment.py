@@ -160,6 +160,7 @@ class LinuxEnvironment:
             images=images,
             journal=journal,
             cause=context.cause,
+            keep_images=scenario.strategy != "published",
         )
         stack.callback(driver.shutdown)
         workload.start()

@@ -45,7 +45,21 @@ _OWN_FIELDS = {
     "duplicate": {"share"},
     "delay": {"share"},
     "reorder": {"share"},
+    "partition": {"groups"},
+    "degrade": {"link", "share"},
+    "drift": {"agent"},
+    "slow-disk": {"agent"},
+    "full-disk": {"agent"},
 }
+_MESSAGES = {"lose", "duplicate", "delay", "reorder"}
+_FIGURES: dict[str, tuple[float, set[str]]] = {
+    "delay_s": (1.0, {"delay", "reorder", "slow-disk"}),
+    "latency_ms": (0.0, {"degrade"}),
+    "loss": (0.0, {"degrade"}),
+    "rate": (1.0, {"drift"}),
+    "jump_s": (0.0, {"drift"}),
+}
+"""Figures of faults: their defaults, and the kinds that they mean something for."""
 _ENDING = {"restart", "drain", "link-up", "repository-back"}
 """Faults that end another, or by themselves: they do not last."""
 
@@ -285,17 +299,29 @@ def _faults(scenario: Scenario) -> Iterator[Offence]:
             yield f"{path}.agent", unknown("agent", fault.agent, agents)
         if fault.link is not None and fault.link not in links:
             yield f"{path}.link", f"there is no link between {' and '.join(fault.link)}"
+        named = [agent for group in fault.groups or () for agent in group]
+        yield from twice(f"{path}.groups", named)
+        for agent in named:
+            if agent not in agents:
+                yield f"{path}.groups", unknown("agent", agent, agents)
 
 
 def _fault_fields(fault: FaultSpec, path: str) -> Iterator[Offence]:
     needed = _OWN_FIELDS.get(fault.kind, set())
-    allowed = needed | ({"agent"} if "share" in needed else set())
-    for field in ("agent", "link", "share"):
+    allowed = needed | ({"agent"} if fault.kind in _MESSAGES else set())
+    for field in ("agent", "link", "share", "groups"):
         given = getattr(fault, field) is not None
         if given and field not in allowed:
             yield f"{path}.{field}", f"has no meaning for {fault.kind}; leave it out"
         if not given and field in needed:
             yield f"{path}.{field}", f"missing; {fault.kind} needs it"
+    for field, (default, kinds) in _FIGURES.items():
+        if getattr(fault, field) != default and fault.kind not in kinds:
+            yield f"{path}.{field}", f"has no meaning for {fault.kind}; leave it out"
+    if fault.kind == "degrade" and fault.share == 0:
+        yield f"{path}.share", "leaves nothing; a link without bandwidth is one that is down"
+    if fault.kind == "drift" and fault.rate == 1 and not fault.jump_s:
+        yield f"{path}.rate", "missing; drift needs a rate, jump_s or both"
     if fault.kind in _ENDING and fault.for_s is not None:
         yield f"{path}.for_s", f"has no meaning for {fault.kind}; leave it out"
     if fault.memory is not None and fault.kind not in ("restart", "crash"):

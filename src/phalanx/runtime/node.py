@@ -28,6 +28,7 @@ class Node:
     __slots__ = (
         "_bus",
         "_clock",
+        "_disk_free_at",
         "_due",
         "_infrastructure",
         "_keep",
@@ -36,6 +37,7 @@ class Node:
         "_timer",
         "agent",
         "alive",
+        "disk_delay_s",
     )
 
     def __init__(
@@ -62,6 +64,9 @@ class Node:
         """
         self.agent = agent
         self.alive = True
+        self.disk_delay_s = 0.0
+        """How long the disk takes to keep what is to be said or done."""
+        self._disk_free_at = -1.0
         self._keep = keep
         self._on_left = on_left
         self._kept = -1
@@ -137,6 +142,19 @@ class Node:
         if self._keep is not None and self.agent.changes != self._kept:
             self._kept = self.agent.changes
             self._keep(self.agent)
+        now = self._clock.now()
+        if self.disk_delay_s or now <= self._disk_free_at:
+            self._disk_free_at = max(now + self.disk_delay_s, self._disk_free_at)
+            self._clock.call_at(self._disk_free_at, partial(self._kept_late, instructions))
+            self._set_timer()
+        else:
+            self._execute(instructions)
+
+    def _kept_late(self, instructions: list[Instruction]) -> None:
+        if self.alive:
+            self._execute(instructions)
+
+    def _execute(self, instructions: list[Instruction]) -> None:
         for instruction in instructions:
             if isinstance(instruction, Perform):
                 answer = partial(self._answer, instruction.token)

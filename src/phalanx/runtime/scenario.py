@@ -26,7 +26,9 @@ from phalanx.domain.vnf import Vnfd
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
 Address = Annotated[
     str,
-    Meta(pattern=r"^((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(?!\Z)|\Z)){4}"),
+    Meta(
+        pattern=r"^(?!0+\.|22[4-9]\.|2[3-5][0-9]\.)((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(?!\Z)|\Z)){4}"
+    ),
 ]
 LinkName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+>[A-Za-z0-9._-]+\Z", max_length=129)]
 GoalName = Annotated[str, Meta(pattern=r"^([A-Z][A-Za-z0-9]*|default)\Z", max_length=64)]
@@ -291,16 +293,34 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
         "duplicate",
         "delay",
         "reorder",
+        "partition",
+        "degrade",
+        "drift",
+        "slow-disk",
+        "full-disk",
     ]
     agent: Name | None = None
-    """The agent that a crash, restart or drain hits, or whose messages alone are hit; None: all."""
+    """The agent that is hit, or whose messages alone are hit; None: the messages of all."""
     link: tuple[Name, Name] | None = None
     share: Fraction | None = None
-    """Share of the messages that are hit."""
+    """Share of the messages that are hit; of a degraded link, of its bandwidth that is left."""
     for_s: Seconds | None = None
-    """Undone after this long (crash, link-down, repository-away, messages); None: never."""
+    """Undone after this long (not of a restart or a drain); None: never."""
     delay_s: Seconds = 1.0
-    """How late a delayed message is."""
+    """How late a delayed message is; of a slow disk, how long each write takes."""
+    groups: Annotated[tuple[tuple[Name, ...], ...], Meta(min_length=1, max_length=100)] | None = (
+        None
+    )
+    """Of a partition: agents that reach those of their own group alone. All agents that are in
+    none are one more group."""
+    latency_ms: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    """Of a degraded link: added to its latency."""
+    loss: Loss = 0.0
+    """Of a degraded link: loss beside its own."""
+    rate: Annotated[float, Meta(ge=0.1, le=10)] = 1.0
+    """Of a drift: seconds of the agent's clock in a second."""
+    jump_s: Seconds = 0.0
+    """Of a drift: how far the agent's clock jumps ahead at its begin; no clock goes back."""
     memory: bool | None = None
     """Of a restart, or a crash with ``for_s``: whether the agent goes on with what it remembers."""
 
@@ -432,9 +452,9 @@ def fingerprint(plan: Scenario) -> str:
 
     Agents do not tell each other by which terms they bid: they have them from their plans. So
     everything that bids rest on is in the fingerprint: PoPs, links and the repository's place,
-    the functions, the goals' terms, parameters, timing, the path search. What only one process
-    acts on (a PoP's monitors; hosts, traffic and faults of the network) is not in it, nor is
-    text for people.
+    the functions, the goals' terms, parameters, timing, the path search; and the duties, which
+    any agent may have to take up. What only one process acts on (hosts, traffic and faults of
+    the network) is not in it, nor is text for people.
 
     How a file is laid out does not count, nor whether it states a default, nor the order of
     PoPs and links.
@@ -457,6 +477,7 @@ def fingerprint(plan: Scenario) -> str:
         plan.bidding,
         plan.prices(),
         plan.utilities(),
+        sorted(plan.monitors, key=lambda monitor: (monitor.link, monitor.at)),
     )
     octets = msgspec.json.encode(common, order="deterministic")
     return blake2b(octets, digest_size=_OCTETS).hexdigest()

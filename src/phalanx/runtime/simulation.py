@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from pathlib import Path
 from random import Random
-
-import networkx as nx
 
 from phalanx.bus.memory import MemoryBus
 from phalanx.clock.virtual import VirtualClock
@@ -61,6 +59,7 @@ class SimulatedEnvironment:
             tick_s=timing.tick_s,
             sample_s=timing.sample_s,
             watched=tuple(m.link for m in scenario.monitors),
+            keep_images=scenario.strategy != "published",
         )
         return self._network
 
@@ -114,6 +113,8 @@ class SimulatedEnvironment:
         """Let nothing happen any more."""
         if self._network is not None:
             self._network.shutdown()
+        if isinstance(self.clock, WallClock):
+            self.clock.close()
 
 
 def _latency(
@@ -123,21 +124,19 @@ def _latency(
 
     From and to an agent that stands at no PoP, it takes as long as the handling.
     """
-    graph: nx.Graph[str] = nx.Graph()
-    graph.add_nodes_from(pop.name for pop in network.pops)
-    graph.add_weighted_edges_from((link.a, link.b, link.latency_ms) for link in network.links)
-    known: dict[str, dict[str, float]] = {}
+    search = network.distances(lambda link: link.latency_ms)
+    known: dict[AgentId, tuple[dict[PopId, float], Iterator[tuple[PopId, float]]]] = {}
 
-    def latency(sender: str, receiver: str) -> float:
-        from_here = known.get(sender)
-        if from_here is None:
-            start = agents.get(sender)
-            lengths = {}
-            if start is not None:
-                lengths = nx.single_source_dijkstra_path_length(graph, start)
-            from_here = known[sender] = {
-                to: (lengths[pop] + extra_ms) / 1e3 for to, pop in agents.items() if pop in lengths
-            }
-        return from_here.get(receiver, extra_ms / 1e3)
+    def latency(sender: AgentId, receiver: AgentId) -> float:
+        start, end = agents.get(sender), agents.get(receiver)
+        if start is None or end is None:
+            return extra_ms / 1e3
+        if sender not in known:
+            known[sender] = {}, search(start)
+        reached, others = known[sender]
+        while end not in reached:
+            pop, distance_ms = next(others, (end, 0.0))
+            reached[pop] = (distance_ms + extra_ms) / 1e3
+        return reached[end]
 
     return latency

@@ -50,9 +50,11 @@ PARAMETERS = {
     "verdict_valid_s": 2.0,
     "alarm_repeat_s": 2.0,
     "quiet_interval_s": 5.0,
-    "service_look_s": 0.4,
+    "service_look_s": 0.2,
+    "slow_look_s": 4.0,
+    "service_memory_s": 5.0,
     "report_repeat_s": 1.0,
-    "entry_look_s": 0.4,
+    "entry_look_s": 0.2,
 }
 """Counters of the kernel can be read often, and a look at them may be short."""
 LIMIT = 0.5
@@ -87,7 +89,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     state: Annotated[str, Meta(min_length=1, max_length=1000)] = "/var/lib/phalanx"
     """Directory in which leases survive restarts."""
     functions: dict[Name, FunctionSpec] = field(default_factory=FUNCTIONS.copy)
-    strategy: Strategy = "published"
+    strategy: Strategy = "service"
     """As in a [scenario](scenario.md); here all traffic enters at the guarded interface."""
     goals: dict[GoalName, GoalSpec] = {}
     parameters: dict[ParameterName, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}

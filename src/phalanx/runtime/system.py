@@ -8,7 +8,6 @@ refuse is in the log. Their messages go over the bus of the environment.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 
 from msgspec.structs import replace
@@ -18,9 +17,12 @@ from phalanx.bdi.memory import Memory, decode, encode, remember
 from phalanx.bus import Bus
 from phalanx.bus.memory import PerAgentBus
 from phalanx.bus.memory_broker import MemoryBroker, MemoryClient
+from phalanx.clock.drifting import DriftingClock
+from phalanx.clock.virtual import VirtualClock
 from phalanx.clock.wall import WallClock
 from phalanx.coordination.failover import open_goals
 from phalanx.domain.agents import AgentId
+from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.messages import Message
 from phalanx.domain.network import PopId
@@ -34,7 +36,13 @@ from phalanx.identity.names import Identity, Role
 from phalanx.infrastructure import Infrastructure
 from phalanx.reporting.summary import summarise
 from phalanx.runtime.catalogue import load_catalogue
-from phalanx.runtime.composition import ComposedAgent, description, first_view, installed
+from phalanx.runtime.composition import (
+    ComposedAgent,
+    description,
+    first_view,
+    installed,
+    settings_of,
+)
 from phalanx.runtime.course import (
     Course,
     Progress,
@@ -43,9 +51,16 @@ from phalanx.runtime.course import (
     record_end,
     reservations_of,
 )
-from phalanx.runtime.environment import BuildContext, Environment, RunBus, RunNetwork, faulty
+from phalanx.runtime.environment import (
+    BuildContext,
+    DegradableNetwork,
+    Environment,
+    RunBus,
+    RunNetwork,
+    faulty,
+)
 from phalanx.runtime.node import Node
-from phalanx.runtime.scenario import MONITORS, DeclaredAgent, Scenario
+from phalanx.runtime.scenario import MONITORS, DeclaredAgent, FaultSpec, Scenario
 from phalanx.store.memory import EventLog
 
 DOMAIN = "run"
@@ -97,9 +112,10 @@ class System:
             self.log.listen(sink)
         self.clock = self.environment.clock
         self.recorder = Recorder("run", self.log, self.clock.now)
-        self.cause = self.recorder.record(
-            "run.started", None, **description(scenario, self.seed, self.catalogue)
-        )
+        about = description(scenario, self.seed, self.catalogue)
+        if isinstance(self.clock, VirtualClock):
+            about["clocks"] = 1
+        self.cause = self.recorder.record("run.started", None, **about)
         context = BuildContext(
             scenario,
             self.seed,
@@ -115,7 +131,6 @@ class System:
         self.registry = Registry(self.join("run", Role.OPERATOR), self.clock)
         """The agents, as all of them see them: the broker in memory tells all at the same time."""
         self._policy = policy
-        self._stack = ExitStack()
         self._clients: dict[AgentId, MemoryClient] = {}
         sites = {pop.name: self.infrastructure.site(pop.name) for pop in self.network.pops}
         self._view = first_view(scenario, sites)
@@ -126,6 +141,16 @@ class System:
         """What agents knew when they died."""
         self.log.listen(self._note_taken_over)
         self._declared = {agent.name: agent for agent in scenario.all_agents()}
+        drifting = [fault.agent for fault in scenario.faults if fault.kind == "drift"]
+        self._clocks = {name: DriftingClock(self.clock) for name in drifting if name}
+        """Of agents whose clock will not be that of the run."""
+        self._disks: dict[AgentId, FaultSpec] = {}
+        """Agents whose disk is slow or full now."""
+        if any(f.kind == "degrade" for f in scenario.faults) and not isinstance(
+            self.infrastructure, DegradableNetwork
+        ):
+            raise ScenarioError("faults: degrade exists on the simulated network alone")
+        self._settings = settings_of(scenario, self._declared, self.catalogue)
         self.agents = {
             name: self._compose(declared, incarnation) for name, declared in self._declared.items()
         }
@@ -142,41 +167,6 @@ class System:
     def calls(self, name: str = "operator", role: Role = Role.OPERATOR) -> CallClient:
         """Return what invokes operations of agents in the name of an identity."""
         return CallClient(self.join(name, role), self.clock, life="1")
-
-    def keep_history(self) -> None:
-        """Keep the history of the run from now on, and answer for it as a domain's recorder does.
-
-        The identity ``recorder`` serves the operations of ``phalanx.runtime.history``; what they
-        ask goes by a database in memory.
-        """
-        # The database takes 30 MB, which a run without a history does without.
-        from phalanx.runtime.history import serve_history  # noqa: PLC0415
-        from phalanx.store.history import History  # noqa: PLC0415
-        from phalanx.store.sql import SqlEventStore  # noqa: PLC0415
-
-        store = self._stack.enter_context(SqlEventStore("memory:"))
-        waiting = list(self.log.events)
-        self.log.listen(waiting.append)
-
-        def history() -> History:
-            store.receive(DOMAIN, waiting)
-            waiting.clear()
-            return History(store.database)
-
-        fabric = Fabric(
-            self.join("recorder", Role.RECORDER),
-            self.clock,
-            Recorder("recorder", self.log, self.clock.now).record,
-            self.cause,
-            incarnation=1,
-            policy=self._policy,
-            capabilities=("history",),
-            lease_s=LEASE_S,
-            registry=self.registry,
-        )
-        serve_history(fabric.provider, history, DOMAIN)
-        fabric.start()
-        fabric.serving()
 
     def run(
         self,
@@ -195,7 +185,6 @@ class System:
         try:
             return self._run(until, on_progress, should_stop)
         finally:
-            self._stack.close()
             self.environment.close()
 
     def _run(
@@ -217,16 +206,17 @@ class System:
         if on_progress is not None:
             self._report_progress(on_progress)
         self.clock.run(end, should_stop)
-        self._finish("finished" if self.clock.now() >= end else "interrupted")
+        self._finish("finished" if self.clock.now() >= end else "interrupted", end)
         events = self.log.events
         return RunResult(events, summarise(events), defects(events))
 
     # -- composition ------------------------------------------------------------------
 
     def _compose(self, declared: DeclaredAgent, incarnation: int) -> ComposedAgent:
-        name, clock = declared.name, self.clock
+        name = declared.name
+        clock = self._clocks.get(name, self.clock)
         client = self._clients[name] = self.join(name, Role.AGENT)
-        recorder = Recorder(name, self.log, clock.now, f"{name}.{incarnation}.0")
+        recorder = Recorder(name, self.log, self.clock.now, f"{name}.{incarnation}.0")
         fabric = Fabric(
             client,
             clock,
@@ -242,26 +232,35 @@ class System:
         )
         fabric.provider.serve(STOP, partial(self._stop, name))
         bus, infrastructure = self.ports(declared, incarnation)
-        return ComposedAgent(
+        composed = ComposedAgent(
             declared,
             self.scenario,
             self.catalogue,
+            replace(self._settings, catalogue=dict(self.catalogue.vnfds)),
             fabric,
             clock=clock,
             bus=bus,
             infrastructure=infrastructure,
-            sink=self.log,
+            sink=self._in_true_time if name in self._clocks else self.log,
             cause=self.cause,
             incarnation=incarnation,
             view=self._view,
-            peers=tuple(self._declared),
             on_left=partial(self._left, name),
             on_expired=lambda _: self._end(name),
         )
+        if (slow := self._disks.get(name)) is not None and slow.kind == "slow-disk":
+            composed.node.disk_delay_s = slow.delay_s
+        return composed
+
+    def _in_true_time(self, event: Event) -> None:
+        """Log an event of an agent whose clock drifts at the time at which it happened."""
+        self.log(replace(event, time=self.clock.now()))
 
     def ports(self, declared: DeclaredAgent, incarnation: int) -> tuple[Bus, Infrastructure]:  # noqa: ARG002
         """Return what carries an agent's messages and what performs its actions."""
-        return PerAgentBus(self.faulty_bus, declared.name), self.infrastructure
+        clock = self._clocks.get(declared.name)
+        fast_s = None if clock is None else clock.fast_s
+        return PerAgentBus(self.faulty_bus, declared.name, fast_s=fast_s), self.infrastructure
 
     def _install_monitors(self) -> None:
         """Put the Link Monitors in place that the scenario starts with."""
@@ -286,7 +285,8 @@ class System:
     def crash(self, agent: AgentId, cause: str | None = None) -> None:
         """End an agent as kill -9 does; its host notes it, and keeps its memory."""
         composed = self.agents[agent]
-        self._memories[agent] = encode(remember(composed.agent))
+        if agent not in self._disks or self._disks[agent].kind != "full-disk":
+            self._memories[agent] = encode(remember(composed.agent))
         composed.crash()
         self._clients[agent].close()
         event = self.recorder.record("agent.crashed", cause or self.cause, pop=agent)
@@ -341,6 +341,28 @@ class System:
     def take_repository(self, *, away: bool) -> None:
         """Take the VNF repository off the network, or bring it back."""
         self.infrastructure.repository_away(away)
+
+    def degrade(self, fault: FaultSpec, *, ends: bool) -> None:
+        """Make a link, an agent's clock or its disk worse, or as it was."""
+        agent = fault.agent or ""
+        match fault.kind:
+            case "degrade":
+                assert fault.link is not None
+                assert isinstance(self.infrastructure, DegradableNetwork)
+                figures = fault.share or 0.0, fault.latency_ms, fault.loss
+                self.infrastructure.degrade(*fault.link, *((1.0, 0.0, 0.0) if ends else figures))
+            case "drift":
+                jump_s = 0.0 if ends else fault.jump_s
+                self._clocks[agent].adjust(1.0 if ends else fault.rate, jump_s)
+            case _ if ends:
+                self._disks.pop(agent, None)
+                self.agents[agent].node.disk_delay_s = 0.0
+            case _:
+                self._disks[agent] = fault
+                if fault.kind == "slow-disk":
+                    self.agents[agent].node.disk_delay_s = fault.delay_s
+                elif self.lives(agent):  # what it learns from now on is in no memory
+                    self._memories[agent] = encode(remember(self.agents[agent].agent))
 
     def update(self, function: str, version: str, cause: str) -> None:
         """Tell the agents that the repository offers another version."""
@@ -397,7 +419,7 @@ class System:
 
         self.clock.call_soon(tick)
 
-    def _finish(self, reason: str) -> None:
+    def _finish(self, reason: str, planned_s: float) -> None:
         """End what is still open, so that the log has an end for every beginning."""
         for agent in self.agents.values():
             if agent.node.alive:
@@ -412,6 +434,13 @@ class System:
             self.log,
             messages={p.value: n for p, n in self.bus.sent.items()},
             shed=sum(self.bus.shed.values()),
+            planned_s=planned_s,
+            delivery={
+                "delivered": self.bus.delivered,
+                "queued": self.bus.queued,
+                "lost": self.bus.lost,
+                "lost_by_faults": self.faulty_bus.counts["lose"],
+            },
             reservations=reservations_of(self.infrastructure, self._free_at_start),
         )
 

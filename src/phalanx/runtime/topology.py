@@ -21,6 +21,7 @@ functions and traffic stay as they are.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import statistics
@@ -38,7 +39,7 @@ from msgspec import Struct, structs
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.network import link_ends, link_id
 from phalanx.loading import read_text
-from phalanx.loading.refusals import one_line
+from phalanx.loading.refusals import one_line, show
 from phalanx.runtime.loading import offences
 from phalanx.runtime.scenario import (
     FaultSpec,
@@ -156,16 +157,18 @@ def _unique_names(nodes: dict[str, dict[str, Any]], taken: set[str]) -> dict[str
     return names
 
 
-def _number(value: object) -> float | None:
-    try:
-        number = float(str(value))
-    except ValueError:
+def _number(data: dict[str, Any], key: str) -> float | None:
+    value = data.get(key)
+    if value is None or not str(value).strip():
         return None
-    return number if math.isfinite(number) else None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(str(value))):
+            return number
+    raise ScenarioError(f"{key} {show(value)} is no number")
 
 
 def _place(data: dict[str, Any]) -> Place | None:
-    longitude, latitude = _number(data.get("Longitude")), _number(data.get("Latitude"))
+    longitude, latitude = _number(data, "Longitude"), _number(data, "Latitude")
     if longitude is None or latitude is None or abs(longitude) > 180 or abs(latitude) > 90:
         return None
     return longitude, latitude
@@ -250,7 +253,7 @@ def _links(
 
 
 def _speed(data: dict[str, Any]) -> float | None:
-    raw = _number(data.get("LinkSpeedRaw"))
+    raw = _number(data, "LinkSpeedRaw")
     return raw / _BITS_PER_MB if raw is not None and 0 < raw / _BITS_PER_MB <= 1e9 else None
 
 
@@ -282,7 +285,8 @@ def roles(scenario: Scenario) -> tuple[str, ...]:
     for monitor in scenario.monitors:
         named.update((monitor.at, *link_ends(monitor.link)))
     for fault in scenario.faults:
-        named.update(filter(None, (fault.agent, *(fault.link or ()))))
+        groups = (agent for group in fault.groups or () for agent in group)
+        named.update(filter(None, (fault.agent, *(fault.link or ()), *groups)))
     return tuple(pop.name for pop in scenario.network.pops if pop.name in named)
 
 
@@ -358,6 +362,9 @@ class _Move:
             fault,
             agent=self._node.get(fault.agent, fault.agent) if fault.agent else None,
             link=self._link(*fault.link) if fault.link else None,
+            groups=tuple(tuple(self._node.get(a, a) for a in group) for group in fault.groups)
+            if fault.groups
+            else None,
         )
 
     def _link(self, source: str, target: str) -> tuple[str, str]:

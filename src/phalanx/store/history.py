@@ -15,14 +15,15 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Column, ColumnElement, Connection, Row, Select, func, literal, select, tuple_
+from sqlalchemy import Column, ColumnElement, Connection, Row, func, literal, select
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.store.causes import LONGEST, CauseChain, climb, unfold
 from phalanx.store.database import Database
-from phalanx.store.rows import FIELDS, MOST_IDS, Sample, in_parts
-from phalanx.store.schema import EVENTS, KNOWLEDGE, METRICS, RUNS, SERIES
+from phalanx.store.derived import BELIEVED, MEASURED, Revision, Sample, revision, samples
+from phalanx.store.rows import FIELDS, MOST_IDS, in_parts
+from phalanx.store.schema import EVENTS, RUNS
 
 DECISIONS = (
     "goal.adopted",
@@ -251,7 +252,7 @@ class Knowledge(Struct, frozen=True):
     """Whose measure keeps it true; None: plain knowledge."""
     scope: str | None
     event: str
-    """Id of the ``belief.changed`` that says so; it may have been retired."""
+    """Id of the ``belief.changed`` that says so."""
     cause: str | None
     """What that event named as its cause."""
     received: float
@@ -388,42 +389,39 @@ class History:
     def metrics(
         self, run: str, name: str, query: EventQuery = ALL, **labels: str
     ) -> Iterator[Measurement]:
-        """Yield the figures of one name by time, of all agents that measured them.
+        """Yield the figures of one name, of all agents that measured them, as they came.
 
         Args:
             run: its name.
             name: of the figures, such as ``host.legitimate_mb_s``.
-            query: narrows them; figures have no ``kinds``.
+            query: narrows them; its ``kinds`` are those of the events that tell of figures.
             labels: only series with these labels, among others.
 
         Raises:
             StoreError: if there is no such run, or they could not be read.
 
         """
-        wanted = {
-            key: series
-            for key, series in self._series(run, name, query.agent, query.scope)
-            if labels.items() <= series.labels.items()
-        }
-        found = (
-            select(METRICS.c.time, METRICS.c.series, METRICS.c.value, METRICS.c.received)
-            .where(METRICS.c.series.in_(list(wanted)))
-            .where(*within(METRICS.c.time, query.since, query.until))
-            .where(*within(METRICS.c.received, query.received_since, query.received_until))
-        )
-        for at, key, value, received in self._pages(found):
-            of = wanted[key]
-            sample = Sample(of.agent, of.name, at, value, of.unit, of.labels, of.scope)
-            yield Measurement(sample, received)
+        for found in self._figures(run, query):
+            sample = found.sample
+            if sample.name == name and labels.items() <= sample.labels.items():
+                yield found
 
     def series(self, run: str, name: str | None = None) -> tuple[MetricSeries, ...]:
-        """Return what figures there are of ``run``, by name, agent and labels.
+        """Return what figures there are of ``run``, by name, agent and labels; it reads all.
 
         Raises:
             StoreError: if there is no such run, or they could not be read.
 
         """
-        return tuple(series for _, series in self._series(run, name, None, None))
+        of = (found.sample for found in self._figures(run, ALL))
+        series = {
+            (s.name, s.agent, *s.labels.values(), s.scope or ""): MetricSeries(
+                s.name, s.agent, s.unit, s.labels, s.scope
+            )
+            for s in of
+            if name in (None, s.name)
+        }
+        return tuple(series[key] for key in sorted(series))
 
     def knowledge(
         self, run: str, agent: str | None = None, scope: str | None = None
@@ -431,64 +429,35 @@ class History:
         """Yield what agents believe, as last heard of them, by agent and predicate.
 
         What an agent has said to know no longer is left out. Of an agent that died it is what
-        it believed then.
+        it believed then. An event that came late changes nothing that was said after it.
 
         Raises:
             StoreError: if there is no such run, or it could not be read.
 
         """
-        columns = KNOWLEDGE.c
-        found = select(
-            columns.agent,
-            columns.predicate,
-            columns.value,
-            columns.since,
-            columns.holder,
-            columns.scope,
-            columns.event,
-            columns.cause,
-            columns.received,
-        ).where(columns.run == run_key(self._database, run), columns.value.is_not(None))
-        if agent is not None:
-            found = found.where(columns.agent == agent)
-        if scope is not None:
-            found = found.where(columns.scope == scope)
-        yield from (Knowledge(*row) for row in self._pages(found))
+        last: dict[tuple[str, str], tuple[Revision, StoredEvent]] = {}
+        for entry in self.entries(run, EventQuery(BELIEVED, agent, scope)):
+            said = revision(entry.event)
+            if said is not None:
+                key = entry.event.agent, said.predicate
+                if key not in last or last[key][0].place <= said.place:
+                    last[key] = said, entry
+        for (who, predicate), (said, entry) in sorted(last.items(), key=lambda item: item[0]):
+            if said.value is not None:
+                event = entry.event
+                yield Knowledge(
+                    who,
+                    predicate,
+                    said.value,
+                    event.time,
+                    said.holder,
+                    entry.scope,
+                    event.id,
+                    event.cause,
+                    entry.received,
+                )
 
-    def _pages(self, query: Select[*tuple[Any, ...]]) -> Iterator[Row[*tuple[Any, ...]]]:
-        """Yield the rows of ``query``, whose first two columns are its key and its order."""
-        key = tuple_(*list(query.selected_columns)[:2])
-        query = query.order_by(*list(query.selected_columns)[:2]).limit(PAGE)
-        rest = query
-        while True:
-            with self._database.errors(), self._database.engine.connect() as connection:
-                page = connection.execute(rest).all()
-            yield from page
-            if len(page) < PAGE:
-                return
-            rest = query.where(key > tuple_(*page[-1][:2]))
-
-    def _series(
-        self, run: str, name: str | None, agent: str | None, scope: str | None
-    ) -> list[tuple[int, MetricSeries]]:
-        columns = SERIES.c
-        query = (
-            select(
-                columns.series,
-                columns.name,
-                columns.agent,
-                columns.unit,
-                columns.labels,
-                columns.scope,
-            )
-            .where(columns.run == run_key(self._database, run))
-            .order_by(columns.name, columns.agent, columns.labels, columns.scope)
-        )
-        for column, value in ((columns.name, name), (columns.agent, agent), (columns.scope, scope)):
-            if value is not None:
-                query = query.where(column == value)
-        with self._database.errors(), self._database.engine.connect() as connection:
-            return [
-                (key, MetricSeries(of, by, unit, msgspec.json.decode(labels), at or None))
-                for key, of, by, unit, labels, at in connection.execute(query)
-            ]
+    def _figures(self, run: str, query: EventQuery) -> Iterator[Measurement]:
+        for entry in self.entries(run, replace(query, kinds=MEASURED)):
+            for sample in samples(entry.event, entry.scope):
+                yield Measurement(sample, entry.received)

@@ -10,20 +10,22 @@ import contextlib
 import math
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Self
 
 import msgspec
+from msgspec import Struct
 
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
+from phalanx.loading import open_file
 
 LONGEST_LINE = 16 * 1024 * 1024
-"""Bytes that one line may have; a longer one is refused, not read."""
+"""Bytes that one line may have; a longer one is left out."""
 
-FLUSH_EVERY = 256
-"""Events after which the operating system is given what there is."""
+MOST_SHOWN = 20
+"""Of the lines that were left out, so many are kept with the reason."""
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
@@ -32,9 +34,9 @@ _decoder = msgspec.json.Decoder(Event)
 class JsonlSink:
     """Writes events to a file while they happen; ``path`` appears whole, by ``close``.
 
-    Until then they stand in ``PATH.part-XXXXXXXX`` beside it, so that a run that was killed
-    leaves its events up to the last flush there. As a context manager it closes at the end,
-    and discards the part if an exception ends the block.
+    Until then they stand in ``PATH.part-XXXXXXXX`` beside it, each event as soon as it was
+    written. As a context manager it closes at the end; if an exception ends the block, the part
+    stays unless it is empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,13 +51,14 @@ class JsonlSink:
         """
         self._name = path
         self._target = Path(os.path.realpath(path))
-        self._since_flush = 0
+        self._size = 0
         if self._target.exists() and not self._target.is_file():
             raise LogError(f"{path}: is not a regular file")
         # Not a name that can be foreseen: in a shared folder, it could be taken by a link.
-        self._part = self._target.with_name(f"{self._target.name}.part-{secrets.token_hex(4)}")
+        self.part = self._target.with_name(f"{self._target.name}.part-{secrets.token_hex(4)}")
+        """Where the events stand until ``close``."""
         try:
-            self._file: BinaryIO = self._part.open("xb")
+            self._file = self.part.open("xb", buffering=0)
         except OSError as error:
             raise _named(path, error) from error
 
@@ -66,41 +69,50 @@ class JsonlSink:
             LogError: if it is not JSON, or the file cannot take it.
 
         """
-        line = encode_line(event)
+        self.write([encode_line(event)])
+
+    def write(self, lines: Iterable[bytes]) -> None:
+        """Write lines, all or none; they survive a process that is killed.
+
+        Raises:
+            LogError: if the file cannot take them.
+
+        """
+        rest = memoryview(b"".join(lines))
+        size = self._size + len(rest)
         try:
-            self._file.write(line)
-            self._since_flush += 1
-            if self._since_flush >= FLUSH_EVERY:
-                self._file.flush()
-                self._since_flush = 0
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.seek(self._size)
+                self._file.truncate()
             raise _named(self._name, error) from error
+        self._size = size
 
     def close(self) -> None:
         """Bring everything to the disk and give the log its name.
 
         Raises:
-            LogError: if that failed; what was at ``path`` is still there, the part is not.
+            LogError: if that failed; what was at ``path`` is still there, and so is the part.
 
         """
         if self._file.closed:
             return
         try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._part.replace(self._target)
+            with self._file:
+                os.fsync(self._file.fileno())
+            self.part.replace(self._target)
         except OSError as error:
-            self.discard()
             raise _named(self._name, error) from error
         with contextlib.suppress(OSError):  # not every file system can sync a folder
             _sync_folder(self._target.parent)
 
-    def discard(self) -> None:
-        """Give up: remove the part and leave ``path`` as it was."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-        self._part.unlink(missing_ok=True)
+    def leave(self) -> None:
+        """End without giving the log its name: the part stays, unless it is empty."""
+        self._file.close()
+        if not self._size:
+            self.part.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +121,7 @@ class JsonlSink:
         if kind is None:
             self.close()
         else:
-            self.discard()
+            self.leave()
 
 
 def encode_line(event: Event) -> bytes:
@@ -135,41 +147,110 @@ def write_jsonl(events: Iterable[Event], path: Path) -> None:
 
     """
     with JsonlSink(path) as sink:
-        for event in events:
-            sink(event)
+        sink.write(map(encode_line, events))
+
+
+class LogReading(Struct, frozen=True):
+    """What could be read of an event log."""
+
+    events: list[Event]
+    """Of all whole lines, in order; an id that comes again is left out."""
+    left_out: tuple[str, ...] = ()
+    """Why a line was left out, as ``line N: why``: the first ``MOST_SHOWN`` of them."""
+    lines: int = 0
+    """How many lines were left out."""
+    octets: int = 0
+    """Of the lines that were left out."""
+    uncaused: tuple[str, ...] = ()
+    """Of events whose cause is no line above, as ``left_out``; a gap or damage explains them."""
+
+    def note(self, path: Path) -> str | None:
+        """Return one line that says what was left out; None if the log is whole."""
+        parts = []
+        if self.lines:
+            what = "1 line was" if self.lines == 1 else f"{self.lines} lines were"
+            parts.append(f"{what} left out ({self.octets} octets): {self.left_out[0]}")
+        if self.uncaused:
+            count = len(self.uncaused)
+            what = "1 event names" if count == 1 else f"{count} events name"
+            parts.append(f"{what} a cause that is not there: {self.uncaused[0]}")
+        return f"{path}: {'; '.join(parts)}" if parts else None
+
+
+def read_log(path: Path) -> LogReading:
+    """Read a log as far as its lines are whole, such as that of a process that was killed.
+
+    A line that was cut or damaged, in the middle too, is left out, and what comes after it is
+    read. Memory is bounded by the events and ``LONGEST_LINE``.
+
+    Raises:
+        LogError: if the file cannot be read, or has lines and none of them is an event.
+
+    """
+    events: dict[str, Event] = {}
+    left_out: list[str] = []
+    uncaused: list[str] = []
+    lines = octets = 0
+    try:
+        with open_file(path) as file:
+            for number, (line, size) in enumerate(_lines(file), 1):
+                try:
+                    event = decode_line(line)
+                    if event.id in events:
+                        raise LogError(f"the id {event.id!r} is taken by a line above")
+                except LogError as error:
+                    lines, octets = lines + 1, octets + size
+                    if lines <= MOST_SHOWN:
+                        left_out.append(f"line {number}: {error}")
+                    continue
+                if event.cause is not None and event.cause not in events:
+                    uncaused.append(f"line {number}: the cause {event.cause!r} is no line above")
+                events[event.id] = event
+    except (OSError, ValueError) as error:
+        raise _named(path, error) from error
+    if lines and not events:
+        raise LogError(f"{path}: {left_out[0]}")
+    return LogReading(list(events.values()), tuple(left_out), lines, octets, tuple(uncaused))
 
 
 def read_jsonl(path: Path) -> list[Event]:
-    """Read a log and check that its ids are unique and each cause stands before its effect.
+    """Read a log that must be whole: each line an event, each cause above its effect.
 
     Raises:
         LogError: with one line ``FILE: line N: what`` for the first thing that is wrong.
 
     """
-    events: dict[str, Event] = {}
-    try:
-        with path.open("rb") as file:
-            lines = iter(lambda: file.readline(LONGEST_LINE + 1), b"")
-            for number, line in enumerate(lines, 1):
-                try:
-                    event = _decode(line)
-                    _check_place(event, events)
-                except LogError as error:
-                    raise LogError(f"{path}: line {number}: {error}") from error
-                events[event.id] = event
-    except OSError as error:
-        raise _named(path, error) from error
-    return list(events.values())
+    reading = read_log(path)
+    for wrong in reading.left_out + reading.uncaused:
+        raise LogError(f"{path}: {wrong}")
+    return reading.events
 
 
-def _decode(line: bytes) -> Event:
+def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yield each line and its octets; of one that is too long only the beginning."""
+    while line := file.readline(LONGEST_LINE + 1):
+        size, rest = len(line), line
+        while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(LONGEST_LINE + 1)
+            size += len(rest)
+        yield line, size
+
+
+def decode_line(line: bytes) -> Event:
+    """Return the event of one line of a log.
+
+    Raises:
+        LogError: if it is none.
+
+    """
     if len(line) > LONGEST_LINE:
         raise LogError(f"longer than {LONGEST_LINE} bytes")
     try:
         line.decode()  # first: the JSON decoder looks at the encoding only inside of strings
         return _decoder.decode(line)
     except UnicodeDecodeError as error:
-        raise LogError(f"not UTF-8 at byte {error.start + 1}") from error
+        hint = "; a file of gzip must be unpacked first" if line.startswith(b"\x1f\x8b") else ""
+        raise LogError(f"not UTF-8 at byte {error.start + 1}{hint}") from error
     except msgspec.ValidationError as error:
         raise LogError(f"not an event: {error}") from error
     except msgspec.DecodeError as error:
@@ -178,15 +259,8 @@ def _decode(line: bytes) -> Event:
         raise LogError("nested too deeply") from error
 
 
-def _check_place(event: Event, before: Mapping[str, Event]) -> None:
-    if event.id in before:
-        raise LogError(f"the id {event.id!r} is taken by a line above")
-    if event.cause is not None and event.cause not in before:
-        raise LogError(f"the cause {event.cause!r} is no line above")
-
-
-def _named(path: Path, error: OSError) -> LogError:
-    return LogError(f"{path}: {error.strerror or error}")
+def _named(path: Path, error: OSError | ValueError) -> LogError:
+    return LogError(f"{path}: {getattr(error, 'strerror', None) or error}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -24,8 +24,9 @@ from sqlalchemy import ColumnElement, Connection, delete, func, select, text, tu
 
 from phalanx.domain.errors import StoreError
 from phalanx.store.database import Database
+from phalanx.store.derived import BELIEVED, MEASURED
 from phalanx.store.history import DECISIONS
-from phalanx.store.schema import EVENTS, KNOWLEDGE, METRICS, RUNS
+from phalanx.store.schema import EVENTS, RUNS
 
 BATCH = 500
 """Rows that one transaction deletes at most."""
@@ -40,18 +41,14 @@ _USED = {
 
 
 class RetentionPolicy(Struct, frozen=True):
-    """What a store keeps. None: no limit.
-
-    Knowledge is what is known last: it stays, but for what agents know no longer, which goes
-    with the events.
-    """
+    """What a store keeps. None: no limit."""
 
     events_s: float | None = None
     """How long events are kept, in seconds since their receipt."""
     decisions_s: float | None = None
-    """How long those of the kinds ``DECISIONS`` are kept instead; None: like all events."""
+    """How long what agents decided and believe is kept instead; None: like all events."""
     metrics_s: float | None = None
-    """How long figures are kept; None: like events."""
+    """How long what tells of figures is kept instead; None: like all events."""
     octets: int | None = None
     """Most that all may take; what was received first goes first, whatever it is."""
 
@@ -60,8 +57,6 @@ class Retired(Struct, frozen=True):
     """What was retired, or would be."""
 
     events: int
-    metrics: int
-    knowledge: int
     marked: int
     """Events that say from now on that their cause was retired; 0 in a dry run."""
     octets_before: int
@@ -100,7 +95,7 @@ class Retention:
         self._policy = policy
         self._now = now
         self._pause = pause
-        self._events = self._metrics = self._knowledge = self._marked = 0
+        self._events = self._marked = 0
 
     def run(self) -> Retired:
         """Retire what is too old, then what there is no room for.
@@ -109,16 +104,11 @@ class Retention:
             StoreError: if the database failed; what was retired before stays so.
 
         """
-        self._events = self._metrics = self._knowledge = self._marked = 0
+        self._events = self._marked = 0
         with self._database.errors():
             before = self._octets()
             for condition in self._too_old():
                 self._retire_events(condition)
-            metrics_until, knowledge_until = self._metrics_until(), self._until()
-            if metrics_until is not None:
-                self._retire_metrics(metrics_until)
-            if knowledge_until is not None:
-                self._retire_knowledge(knowledge_until)
             if self._policy.octets is not None:
                 self._make_room(self._policy.octets)
             self._give_back()
@@ -134,52 +124,33 @@ class Retention:
         with self._database.errors(), self._database.engine.connect() as connection:
             before = self._octets()
             total = connection.execute(select(func.count()).select_from(EVENTS)).scalar_one()
-            samples = connection.execute(select(func.count()).select_from(METRICS)).scalar_one()
             self._events = sum(
                 connection.execute(select(func.count()).where(condition)).scalar_one()
                 for condition in self._too_old()
             )
-            until = self._metrics_until()
-            if until is not None:
-                query = select(func.count()).where(METRICS.c.received < until)
-                self._metrics = connection.execute(query).scalar_one()
-            until = self._until()
-            if until is not None:
-                query = select(func.count()).where(*_forgotten(until))
-                self._knowledge = connection.execute(query).scalar_one()
-            left = total - self._events + samples - self._metrics
-            after = before * left // max(total + samples, 1)
+            after = before * (total - self._events) // max(total, 1)
             limit = self._policy.octets
             if limit is not None and after > limit:
-                share = 1 - limit / after
-                self._events += ceil((total - self._events) * share)
-                self._metrics += ceil((samples - self._metrics) * share)
+                self._events += ceil((total - self._events) * (1 - limit / after))
                 after = limit
             return self._retired(before, after)
 
     def _retired(self, before: int, after: int) -> Retired:
-        return Retired(self._events, self._metrics, self._knowledge, self._marked, before, after)
+        return Retired(self._events, self._marked, before, after)
 
     # -- what goes --------------------------------------------------------------------
 
-    def _until(self) -> float | None:
-        keep = self._policy.events_s
-        return None if keep is None else self._now() - keep
-
-    def _metrics_until(self) -> float | None:
-        keep = self._policy.metrics_s
-        return self._until() if keep is None else self._now() - keep
-
     def _too_old(self) -> Iterator[ColumnElement[bool]]:
-        until, keep = self._until(), self._policy.decisions_s
-        decided = EVENTS.c.kind.in_(DECISIONS)
-        if keep is None:
-            if until is not None:
-                yield EVENTS.c.received < until
-            return
-        yield (EVENTS.c.received < self._now() - keep) & decided
-        if until is not None:
-            yield (EVENTS.c.received < until) & ~decided
+        policy, kind = self._policy, EVENTS.c.kind
+        decided, measured = kind.in_((*DECISIONS, *BELIEVED)), kind.in_(MEASURED)
+        for of, own_s in (
+            (decided, policy.decisions_s),
+            (measured, policy.metrics_s),
+            (~decided & ~measured, None),
+        ):
+            keep = policy.events_s if own_s is None else own_s
+            if keep is not None:
+                yield (EVENTS.c.received < self._now() - keep) & of
 
     def _make_room(self, limit: int) -> None:
         """Retire what was received first until at most ``limit`` octets are taken."""
@@ -191,10 +162,8 @@ class Retention:
                 oldest = select(*_PLACE).order_by(*_PLACE).offset(min(excess, total) - 1).limit(1)
                 last = connection.execute(oldest).first() if total else None
             if last is None:
-                self._retire_metrics(None)
                 return
             self._retire_events(tuple_(*_PLACE) <= tuple_(*last))
-            self._retire_metrics(last.received)
 
     # -- how it goes ------------------------------------------------------------------
 
@@ -226,20 +195,6 @@ class Retention:
             self._events += gone.rowcount
             self._marked += marked.rowcount
 
-    def _retire_metrics(self, until: float | None) -> None:
-        """Retire figures received before ``until``; None: all."""
-        key = METRICS.c.series, METRICS.c.time
-        oldest = select(*key).limit(BATCH)
-        if until is not None:
-            oldest = oldest.where(METRICS.c.received < until)
-        query = delete(METRICS).where(tuple_(*key).in_(oldest))
-        while (gone := self._in_transaction(lambda c: c.execute(query).rowcount)) > 0:
-            self._metrics += gone
-
-    def _retire_knowledge(self, until: float) -> None:
-        query = delete(KNOWLEDGE).where(*_forgotten(until))
-        self._knowledge += self._in_transaction(lambda c: c.execute(query).rowcount)
-
     def _in_transaction(self, work: Callable[[Connection], Any]) -> Any:
         """Do a part of the work, then leave writers as much time as it took."""
         began = time.perf_counter()
@@ -251,17 +206,14 @@ class Retention:
     # -- how much there is --------------------------------------------------------------
 
     def _octets(self) -> int:
-        """Return what events, figures and knowledge take, in octets."""
+        """Return what events take, in octets."""
         with self._database.engine.connect() as connection:
             if self._database.dialect == "sqlite":
                 pages = connection.execute(text(_USED["sqlite"])).scalar_one()
                 size = connection.execute(text("PRAGMA page_size")).scalar_one()
                 return int(pages) * int(size)
-            query = _USED["postgresql"]
-            names = EVENTS.name, METRICS.name, KNOWLEDGE.name
-            return sum(
-                int(connection.execute(text(query.format(name))).scalar_one()) for name in names
-            )
+            query = _USED["postgresql"].format(EVENTS.name)
+            return int(connection.execute(text(query)).scalar_one())
 
     def _give_back(self) -> None:
         """Let SQLite shorten its file, a part at a time; PostgreSQL uses the space again."""
@@ -281,7 +233,3 @@ class Retention:
 
 
 _PLACE = (EVENTS.c.received, EVENTS.c.run, EVENTS.c.seq)
-
-
-def _forgotten(until: float) -> tuple[ColumnElement[bool], ...]:
-    return KNOWLEDGE.c.value.is_(None), KNOWLEDGE.c.received < until

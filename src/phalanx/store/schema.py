@@ -70,49 +70,6 @@ Index(
     postgresql_where=EVENTS.c.scope.is_not(None),
 )
 
-SERIES = Table(
-    "series",
-    METADATA,
-    Column("series", Integer, primary_key=True),
-    Column("run", ForeignKey(RUNS.c.run, ondelete="CASCADE"), nullable=False),
-    Column("agent", String, nullable=False),
-    Column("name", String, nullable=False),
-    Column("labels", String, nullable=False),  # a JSON object, its keys sorted
-    Column("scope", String, nullable=False),  # "": none; NULLs would not be unique
-    Column("unit", String, nullable=False),
-    UniqueConstraint("run", "name", "agent", "labels", "scope"),
-)
-
-METRICS = Table(
-    "metrics",
-    METADATA,
-    Column("series", ForeignKey(SERIES.c.series, ondelete="CASCADE"), primary_key=True),
-    Column("time", Double, primary_key=True),
-    Column("value", Double, nullable=False),
-    Column("received", Double, nullable=False),
-    sqlite_with_rowid=False,
-)
-Index("metrics_received", METRICS.c.received)
-
-KNOWLEDGE = Table(
-    "knowledge",
-    METADATA,
-    Column("run", ForeignKey(RUNS.c.run, ondelete="CASCADE"), primary_key=True),
-    Column("agent", String, primary_key=True),
-    Column("predicate", String, primary_key=True),
-    Column("value", Boolean),  # NULL: was forgotten
-    Column("holder", String),
-    Column("scope", String),
-    Column("since", Double, nullable=False),
-    Column("event", String, nullable=False),
-    Column("cause", String),
-    # Place of the event among those of its agent, so that a late one changes nothing.
-    Column("incarnation", Integer, nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("received", Double, nullable=False),
-)
-Index("knowledge_received", KNOWLEDGE.c.received)
-
 # What keeps two processes from making the tables of one database at the same time. The
 # number is arbitrary: that of all makers of a store.
 CREATOR_LOCK = {

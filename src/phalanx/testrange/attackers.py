@@ -48,7 +48,7 @@ def tool(source: Source) -> str:
     """Return the name of the program that plays ``source``."""
     if source.profile.holds:
         return "slowhttptest"
-    if source.profile.protocol == "tcp" and packets_s(source) > HPING_PACKETS_S:
+    if source.profile.syn_share and packets_s(source) > HPING_PACKETS_S:
         return "flood"
     return "hping3"
 
@@ -67,9 +67,13 @@ def command(source: Source, program: str) -> list[str]:
 
 
 def _hping(source: Source, rate: float, seconds: float) -> list[str]:
-    octets = max(0, round(source.profile.packet_octets) - _HEADERS)
-    kind = f"--udp --data {octets}" if source.profile.protocol == "udp" else "--syn"
-    origin = "--rand-source" if source.profile.spoofed else f"--spoof {source.address}"
+    profile = source.profile
+    kind = "--syn" if profile.syn_share else "--syn --ack" if profile.syn_acks else "--ack"
+    if profile.protocol == "udp":
+        kind = f"--udp --data {max(0, round(profile.packet_octets) - _HEADERS)}"
+    if profile.source_port:
+        kind += f" --baseport {profile.source_port} --keep"
+    origin = "--rand-source" if profile.spoofed else f"--spoof {source.address}"
     pause_us = max(1, round(1e6 / rate) - _HPING_LATE_US)
     return (
         f"{kind} --quiet --numeric --destport {source.port} {origin} --interval u{pause_us}"

@@ -176,20 +176,13 @@ def _check(network: Network, sources: Sequence[Source]) -> None:
         for block in _RESERVED:
             if address in block:
                 raise KernelError(f"{thing.name}: {address} is reserved, with all of {block}")
-        if isinstance(thing, Source) and not _played(thing):
+        if isinstance(thing, Source) and (thing.shape != STEADY or thing.adapt or thing.asymmetric):
             raise KernelError(
                 f"{thing.name}: a testbed plays no {thing.profile.name} like this; it knows no "
-                "shape, adapt or asymmetric, no reflection, and no ACK or SYN-ACK flood"
+                "shape, adapt or asymmetric"
             )
         if seen.setdefault(thing.address, thing.name) != thing.name:
             raise KernelError(f"{thing.name} and {seen[thing.address]} both have {address}")
-
-
-def _played(source: Source) -> bool:
-    """Whether the tools of the testbed can play this source."""
-    profile = source.profile
-    plain = source.shape == STEADY and not source.adapt and not source.asymmetric
-    return plain and not (profile.source_port or profile.unconnected)
 
 
 def _underlay(number: int) -> str:

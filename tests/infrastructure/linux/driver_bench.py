@@ -129,6 +129,7 @@ class Bench:
             images=images,
             journal=journal,
             cause=self.root,
+            keep_images=True,
         )
         stack.callback(self.driver.shutdown)
         self.percepts: list[Percept] = []

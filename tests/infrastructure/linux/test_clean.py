@@ -16,6 +16,7 @@ import pytest
 from linux_needs import requires_root
 
 from phalanx.infrastructure.linux.kernel import KernelError, cgroups, namespaces, runs
+from phalanx.infrastructure.linux.kernel.links import ip
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.kernel.runs import clean
 from phalanx.infrastructure.linux.vnf.nft import Nft
@@ -170,7 +171,6 @@ def test_of_tables_only_those_that_a_dead_run_has_noted_are_removed(
         assert runs.noted(other) >= {"inet phx_00000002", "netdev phx_00000002"}
         for run in [dead] if alive else [dead, other]:
             (runs.folder(run) / "owner").unlink()
-        monkeypatch.setattr(runs, "_clear_empty", lambda *, everything: None)
         monkeypatch.setattr(runs, "marked", lambda: {dead, other})
         # What the living one has noted too, after a dead one had, is the living one's.
         gone = sorted(ours if alive else [*ours, *others])
@@ -255,3 +255,25 @@ def test_groups_of_a_run_are_listed_from_below(run: str) -> None:
     for group in listed:
         cgroups.remove(group)
     assert cgroups.groups(run) == []
+
+
+def test_what_merely_has_a_name_like_ours_is_left_alone(run: str) -> None:
+    strangers = "phx-abc123-uplink", "phxuplink"
+    group = next(tree.top for tree in cgroups.trees()) / "phalanx" / "abc123"
+    for name in strangers:
+        namespaces.create(name)
+    group.mkdir(parents=True)
+    try:
+        with Inside(strangers[1]) as machine:
+            machine.call(ip, "link add name phxuplink type veth peer name phxother")
+            nft = machine.call(Nft)
+            machine.call(nft.run, "table netdev phx_custom")
+            assert machine.call(clean) == []
+            assert "phx_custom" in str(machine.call(nft.json, "list tables"))
+            machine.call(ip, "link show phxuplink")
+        assert {*strangers} <= {*namespaces.names("phx")}
+        assert group.is_dir()
+    finally:
+        for name in strangers:
+            namespaces.delete(name)
+        group.rmdir()

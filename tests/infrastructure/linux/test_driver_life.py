@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from driver_bench import (
     PAYLOAD,
     POPS,
     SERVER,
+    VNFDS,
     Bench,
     drop,
     enforce,
@@ -24,10 +26,13 @@ from driver_bench import (
     watch,
 )
 from linux_needs import requires_root
+from msgspec.structs import replace
 
 from phalanx.domain.actions import (
+    Deploy,
     Done,
     Enforce,
+    Hold,
     InstanceLost,
     Observe,
     ReadMeasure,
@@ -38,6 +43,7 @@ from phalanx.domain.actions import (
     SiteState,
     Stop,
 )
+from phalanx.domain.resources import Resources
 from phalanx.testrange.processes import end
 
 pytestmark = [pytest.mark.linux, requires_root]
@@ -69,7 +75,7 @@ def test_an_image_with_a_wrong_digest_never_runs(bench: Bench) -> None:
         assert "rate-limiter" in reason
         assert bench.programs() == 0
         assert bench.driver.leases() == []
-        assert not list((bench.folder / "images" / pop).iterdir())
+        assert not list((bench.folder / "images" / pop).glob("*"))
         image[-1000] ^= 1
         path.write_bytes(image)
         bench.do(pop, Stop(bench.deploy(pop, "rate-limiter")))
@@ -97,6 +103,64 @@ def test_a_download_that_is_stopped_midway_leaves_nothing(bench: Bench) -> None:
     bench.rest(0.5)
     assert bench.programs() == 0
     assert bench.driver.leases() == []
+
+
+def test_an_image_that_is_here_is_used_again_and_serves_others(bench: Bench) -> None:
+    bench.do("pop3", Stop(bench.deploy("pop3", "rate-limiter")))
+    bench.driver.repository_away(True)
+    before = bench.sent("pop2", "pop3")
+    bench.deploy("pop3", "rate-limiter")
+    assert bench.sent("pop2", "pop3") - before < IMAGE_MB * 1e5, "nothing was downloaded"
+    before = bench.sent("pop3", "pop1")
+    bench.deploy("pop1", "rate-limiter")
+    assert bench.sent("pop3", "pop1") - before >= IMAGE_MB * 1e6, "pop3 has sent it"
+    assert "away" in refused(bench.do("pop3", bench.ask("pop3", "classifier")))
+
+
+def test_a_damaged_image_is_fetched_anew(bench: Bench) -> None:
+    bench.do("pop3", Stop(bench.deploy("pop3", "rate-limiter")))
+    (file,) = (bench.folder / "images" / "pop3").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1000] + bytes(1000))
+    before = bench.sent("pop2", "pop3")
+    bench.deploy("pop3", "rate-limiter")
+    assert bench.sent("pop2", "pop3") - before >= IMAGE_MB * 1e6
+    assert file.read_bytes() == whole
+    assert any("digest" in e.data["reason"] for e in bench.log if e.kind == "image.evicted")
+
+
+def test_a_source_that_sends_something_else_is_not_used(bench: Bench) -> None:
+    bench.deploy("pop3", "rate-limiter")
+    (file,) = (bench.folder / "images" / "pop3").iterdir()
+    file.write_bytes(bytes(len(file.read_bytes())))
+    bench.deploy("pop1", "rate-limiter")  # from the repository, though pop3 is as near
+    (fetched,) = (bench.folder / "images" / "pop1").iterdir()
+    assert fetched.read_bytes() == bench.images["rate-limiter"].path.read_bytes()
+
+
+def test_an_image_gives_way_to_what_needs_its_disk(bench: Bench) -> None:
+    bench.do("pop3", Stop(bench.deploy("pop3", "rate-limiter")))
+    big = replace(VNFDS["edge-filter"], requires=Resources(1, 1, 99.9999))
+    hold = Hold("big", "big", big.requires, ("pop3",), 0.0, 30.0)
+    assert isinstance(bench.do("pop3", hold), Done)
+    assert isinstance(bench.do("pop3", Deploy("pop3/big", "big", big, 1, 30.0)), Done)
+    assert bench.driver.site("pop3").images == ()
+    assert not list((bench.folder / "images" / "pop3").iterdir())
+
+
+def test_images_that_are_not_used_give_way_when_the_disk_itself_is_full(bench: Bench) -> None:
+    folder = bench.folder / "images" / "pop3"
+    folder.mkdir(parents=True)
+    subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=400k", "images", folder], check=True)
+    try:
+        bench.do("pop3", Stop(bench.deploy("pop3", "rate-limiter")))
+        instance = bench.deploy("pop3", "classifier")
+        assert bench.driver.site("pop3").images == ("classifier 1.0",)
+        assert "No space" in refused(bench.do("pop3", bench.ask("pop3", "rate-limiter")))
+        bench.do("pop3", Stop(instance))
+        bench.wait(lambda: bench.programs() == 0)
+    finally:
+        subprocess.run(["/bin/umount", "--lazy", folder], check=True)
 
 
 # -- paths and leases ---------------------------------------------------------------------

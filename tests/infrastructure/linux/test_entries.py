@@ -160,9 +160,22 @@ def test_a_native_function_starts_without_the_repository(bench: Bench) -> None:
 
 @pytest.mark.parametrize("role", ["link-monitor", "service-monitor"])
 def test_a_link_is_read_through_any_function_that_observes_links(bench: Bench, role: str) -> None:
-    assert "links" in refused(bench.do("pop3", ReadLink("pop3>server")))
     monitor = bench.deploy("pop3", role)
     assert bench.udp(DATAGRAMS) == DATAGRAMS
     sample = bench.do("pop3", ReadLink("pop3>server", 0.5))
     assert isinstance(sample, LinkSample)
     assert isinstance(bench.do("pop3", Stop(monitor)), Done)
+
+
+def test_where_nothing_observes_links_the_counter_of_the_device_tells_the_rate(
+    bench: Bench,
+) -> None:
+    samples: list[object] = []
+    bench.driver.perform("pop3", ReadLink("pop3>server", 1.0), bench.root, samples.append)
+    bench.rest(0.1)
+    assert bench.udp(DATAGRAMS) == DATAGRAMS
+    bench.wait(lambda: bool(samples))
+    (sample,) = samples
+    assert isinstance(sample, LinkSample)
+    sent_mb = DATAGRAMS * (PAYLOAD + HEADERS) / 1e6
+    assert 0.5 * sent_mb < sample.rate_mb_s < 1.5 * sent_mb

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from threading import Barrier
 
@@ -111,10 +112,20 @@ def test_a_file_that_is_no_journal_is_refused_in_one_line(tmp_path: Path) -> Non
         LeaseJournal(path)
 
 
-def test_a_disk_that_fails_is_an_error_of_the_machine(journal: LeaseJournal) -> None:
+def test_what_a_full_disk_does_not_take_is_kept_and_written_later(tmp_path: Path) -> None:
+    journal = LeaseJournal(tmp_path / "leases.db")
     journal._db.execute("PRAGMA max_page_count = 1")
-    with pytest.raises(OSError, match="cannot be written"):
-        _fill(journal)
+    _fill(journal)
+    assert journal.problem == "database or disk is full"
+    journal.drop(["m1"])
+    assert len(names(journal)) == 999
+    with closing(LeaseJournal(tmp_path / "leases.db")) as other:
+        assert len(names(other)) < 999
+    journal._db.execute("PRAGMA max_page_count = 1000000")
+    journal.renew(["m2"], 60)
+    assert journal.problem is None
+    with closing(LeaseJournal(tmp_path / "leases.db")) as other:
+        assert names(other) == names(journal)
 
 
 def _fill(journal: LeaseJournal) -> None:
@@ -129,18 +140,20 @@ def test_changes_that_come_together_are_made_all_or_none(journal: LeaseJournal) 
         "CREATE TRIGGER no BEFORE INSERT ON lease WHEN NEW.measure = 'd' "
         "BEGIN SELECT RAISE(FAIL, 'no'); END"
     )
-    with pytest.raises(OSError, match="cannot be written"):
-        journal.put([(entry("c"), 60), (entry("d"), 60)])
-    assert names(journal) == ["a", "b"]
-    journal.put([(entry("c"), 60)])
-    assert names(journal) == ["a", "b", "c"]
+    journal.put([(entry("c"), 60), (entry("d"), 60)])
+    assert journal.problem == "no"
+    count = "SELECT count(*) FROM lease"
+    assert journal._db.execute(count).fetchone() == (2,)
+    journal.drop(["d"])
+    assert journal.problem is None
+    assert journal._db.execute(count).fetchone() == (3,)
 
 
-def test_a_damaged_row_costs_only_itself(journal: LeaseJournal) -> None:
+def test_a_damaged_row_costs_only_itself(tmp_path: Path, journal: LeaseJournal) -> None:
     journal.put([(entry("a"), 60)])
     journal.put([(entry("b"), 60)])
     journal._db.execute("UPDATE lease SET entry = '{' WHERE measure = 'a'")
-    assert names(journal) == ["b"]
+    assert names(LeaseJournal(tmp_path / "leases.db")) == ["b"]
 
 
 def test_the_journal_is_for_its_owner_alone(tmp_path: Path) -> None:

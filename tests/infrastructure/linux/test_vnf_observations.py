@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,21 @@ pytestmark = [pytest.mark.linux, requires("ip", "nft", "nsenter")]
 BOTH = [{"device": OUT, "hook": hook} for hook in ("egress", "ingress")]
 
 
+MIRRORED = [{"device": "m1", "hook": "ingress"}]
+
+
+def mirror(lab: Lab) -> None:
+    """Copy both directions of what passes ``OUT`` to one device."""
+    lab.ip("pop", "link add name m0 type veth peer name m1")
+    for device in ("m0", "m1"):
+        lab.ip("pop", f"link set dev {device} up")
+    lab.nft("add table netdev mirror")
+    for hook in ("egress", "ingress"):
+        kind = f"type filter hook {hook} device {OUT} priority 1"
+        lab.nft(f"add chain netdev mirror {hook} {{ {kind}; }}")
+        lab.nft(f"add rule netdev mirror {hook} meta l4proto {{ tcp, udp }} dup to m0")
+
+
 @pytest.fixture
 def classifier(lab: Lab, tmp_path: Path) -> Iterator[Vnf]:
     with Vnf(lab, "classifier", tmp_path) as vnf:
@@ -32,7 +48,7 @@ def watch(lab: Lab, classifier: Vnf) -> Iterator[Callable[..., Future[Any]]]:
         def begin(**body: Any) -> Future[Any]:
             body = {"devices": BOTH, "seconds": 0.8, **body}
             future = pool.submit(classifier.ask, "POST", "/observations", body)
-            while not future.done() and "hook" not in lab.nft("list", "ruleset"):
+            while not future.done() and "phx_" not in lab.nft("list", "ruleset"):
                 time.sleep(0.01)
             return future
 
@@ -122,20 +138,75 @@ def test_the_parts_of_the_sources_are_those_of_a_split(lab: Lab, tmp_path: Path)
 def test_a_mirror_of_both_directions_is_sorted_by_who_opens(
     lab: Lab, watch: Callable[..., Future[Any]]
 ) -> None:
-    lab.ip("pop", "link add name m0 type veth peer name m1")
-    for device in ("m0", "m1"):
-        lab.ip("pop", f"link set dev {device} up")
     listener = lab.listen()
-    seen = watch(devices=[{"device": "m1", "hook": "ingress"}])
-    lab.nft("add table netdev mirror")
-    for hook in ("egress", "ingress"):
-        kind = f"type filter hook {hook} device {OUT} priority 1"
-        lab.nft(f"add chain netdev mirror {hook} {{ {kind}; }}")
-        lab.nft(f"add rule netdev mirror {hook} meta l4proto tcp dup to m0")
+    mirror(lab)
+    seen = watch(devices=MIRRORED)
     exchange(lab.connect(), lab.accept(listener))
     (flow,) = seen.result()["flows"]
     assert (flow["source"], flow["target"], flow["port"]) == (CLIENTS[0], SERVER, 80)
     assert (flow["syn"], flow["established"], flow["answered"], flow["open"]) == (1, 1, 1, 1)
+
+
+def test_a_mirrored_packet_counts_once(lab: Lab, watch: Callable[..., Future[Any]]) -> None:
+    client, server = lab.udp("client", CLIENTS[1]), lab.udp("server", SERVER, 53)
+    mirror(lab)
+    seen = watch(devices=MIRRORED)
+    for _ in range(3):
+        client.sendto(b"?", (SERVER, 53))
+    assert server.recv(1)
+    server.sendto(b"!", client.getsockname())
+    (flow,) = seen.result()["flows"]
+    assert (flow["packets"], flow["replies"]) == (3, 1)
+
+
+def test_answers_that_a_target_asked_for_have_their_question_among_the_replies(
+    lab: Lab, watch: Callable[..., Future[Any]]
+) -> None:
+    resolver = lab.udp("client", CLIENTS[0], 53)
+    askers = [lab.udp("server", SERVER) for _ in range(3)]
+    seen = watch(address=SERVER)
+    for asker in askers:
+        asker.sendto(b"?", (CLIENTS[0], 53))
+        resolver.recv(1)
+        resolver.sendto(b"!" * 600, asker.getsockname())
+    asked = seen.result()["flows"]
+    assert [(f["source_port"], f["packets"], f["replies"]) for f in asked] == [(53, 1, 1)] * 3
+    seen = watch(address=SERVER)
+    for asker in askers:
+        resolver.sendto(b"!" * 600, asker.getsockname())
+    unasked = seen.result()["flows"]
+    assert [(f["source_port"], f["packets"], f["replies"]) for f in unasked] == [(53, 1, 0)] * 3
+
+
+@requires("hping3")
+@pytest.mark.parametrize("flags", ["-A", "-SA"])
+def test_packets_of_no_connection_are_answered_by_resets(
+    lab: Lab, watch: Callable[..., Future[Any]], flags: str
+) -> None:
+    lab.listen()
+    seen = watch(address=SERVER)
+    lab.start(f"hping3 {flags} -s 443 -k -p 80 -i u1000 -c 100 -q {SERVER}").wait(10)
+    (flow,) = seen.result()["flows"]
+    assert flow["packets"] > 50
+    assert flow["resets"] == flow["replies"] > 50
+    assert flow["syn_acks"] == (flow["packets"] if flags == "-SA" else 0)
+    assert (flow["source_port"], flow["syn"], flow["established"]) == (443, 0, 0)
+
+
+def test_who_accepts_a_connection_that_the_target_asked_for_sends_no_syn_ack_flood(
+    lab: Lab, watch: Callable[..., Future[Any]]
+) -> None:
+    listener = lab.made.enter_context(
+        lab.inside["client"].call(socket.create_server, (CLIENTS[0], 8080))
+    )
+    seen = watch(address=SERVER)
+    for _ in range(3):
+        near = lab.inside["server"].call(socket.create_connection, (CLIENTS[0], 8080), 5)
+        lab.made.enter_context(near)
+        far, _ = listener.accept()
+        lab.made.enter_context(far)
+    flows = seen.result()["flows"]
+    assert [(f["source_port"], f["syn_acks"], f["resets"]) for f in flows] == [(8080, 0, 0)] * 3
 
 
 @requires("hping3")

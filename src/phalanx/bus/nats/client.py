@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from nats import errors
-from nats.aio.msg import Msg
 
 from phalanx.bus.client import (
     Answer,
@@ -28,7 +28,7 @@ from phalanx.bus.client import (
     Unanswered,
     Watcher,
 )
-from phalanx.bus.nats.config import CURSORS, cursor_key, entry
+from phalanx.bus.nats.config import CURSORS, INFO, STREAMS, cursor_key, entry
 from phalanx.bus.nats.connection import (
     DEAF_S,
     DEFAULT_BOUNDS,
@@ -39,19 +39,18 @@ from phalanx.bus.nats.connection import (
     why,
 )
 from phalanx.bus.nats.delivery import Headers, NewestValues, ReliablePublisher
-from phalanx.bus.nats.streams import StreamFollower, StreamReader, TableWatcher
-from phalanx.bus.subjects import answers, matches
+from phalanx.bus.nats.streams import StreamFollower, StreamReader, TableWatcher, fault_of
+from phalanx.bus.subjects import answers
 from phalanx.bus.transports import Access
 from phalanx.clock import Clock
 from phalanx.clock.wall import WallClock
 from phalanx.identity.names import Identity
 
 _ASK_S = 2.0
-_OF_THE_SERVER = (b'{"type":"io.nats.jetstream.', b'{"stream":"')
-"""How the answers of JetStream begin. A requester may name any subject for them."""
 _OURS = re.compile(r"[A-Za-z0-9_=$-]+(\.[A-Za-z0-9_=$-]+)*")
 """What our subjects consist of; the server takes any octets."""
-_REMEMBERED = 4096
+_ANSWER = "Phx-Answer"
+"""Header with the last part of the subject that a request is answered under."""
 _NO_RESPONDERS = "503"
 """Status of a message in place of an answer: the subject has no subscriber."""
 
@@ -61,44 +60,25 @@ CLOSED = "the client was closed"
 class NatsSubscription(NatsListener):
     """A pattern that a handler hears; implements ``Subscription``."""
 
-    def __init__(
-        self, connection: NatsConnection, pattern: str, handler: Handler, capacity: int
-    ) -> None:
-        """Hear ``pattern`` from now on; at most ``capacity`` messages wait for ``handler``."""
-        super().__init__(connection, pattern, self._check, capacity)
+    def __init__(self, connection: NatsConnection, pattern: str, handler: Handler) -> None:
+        """Hear ``pattern`` from now on."""
+        super().__init__(connection, f"{connection.heard}.{pattern}", self._check)
         self._handler = handler
-        self._shedding = False
-        self._ours: set[str] = set()
-        """Subjects that were looked at, and are of the pattern."""
 
-    def _check(self, message: Msg) -> None:
-        subject, headers = message.subject, message.headers or {}
-        known = subject in self._ours
-        self._shedding = False
-        if not (known or _OURS.fullmatch(subject)):
+    def _check(self, delivery: Delivery) -> None:
+        if "Status" in delivery.headers or not _OURS.fullmatch(delivery.subject):
             self._connection.counters.refuse("garbage")
-        elif (
-            "Status" in headers
-            or message.data.startswith(_OF_THE_SERVER)
-            or not (known or matches(self._pattern, subject))
-        ):  # another client had the server send what was not meant for this one
-            self._connection.counters.refuse("misdirected")
-        else:
-            if not known and len(self._ours) < _REMEMBERED:
-                self._ours.add(subject)
-            delivery = Delivery(subject, message.data, headers, message.reply or None)
-            self._connection.clock.call_now(partial(self._hand, delivery))
+            return
+        if delivery.reply is not None:  # the server's own name for the way back
+            pattern, called = answers(delivery.subject), delivery.headers.get(_ANSWER)
+            reply = f"{pattern[:-1]}{called}" if pattern and called else None
+            delivery = replace(delivery, reply=reply)
+        self._connection.clock.call_now(partial(self._hand, delivery))
 
     def _hand(self, delivery: Delivery) -> None:
         if not self._closed:
             self._connection.counters.delivered += 1
             self._handler(delivery)
-
-    def _shed(self) -> None:
-        super()._shed()
-        if not self._shedding:
-            self._shedding = True
-            self._connection.complained(f"too slow for {self._pattern}: more than waits is shed")
 
 
 class NatsClient(CheckedClient):
@@ -118,7 +98,6 @@ class NatsClient(CheckedClient):
         *,
         secret: bytes | None = None,
         bounds: SendBounds = DEFAULT_BOUNDS,
-        capacity: int = 10_000,
         deaf_s: float = DEAF_S,
     ) -> None:
         """Make a client that connects as soon as the clock runs.
@@ -132,7 +111,6 @@ class NatsClient(CheckedClient):
                 its private key. From it follow the ids by which a stream knows a message
                 again, so that no other client can use them first. None: a new one.
             bounds: what may wait to be sent.
-            capacity: deliveries that may wait for one handler; more are shed.
             deaf_s: seconds for which a server may say nothing though it was asked, before
                 another one is tried; what is less than a lease lets leases be renewed. Time for
                 which this process was stopped or busy does not count.
@@ -146,7 +124,6 @@ class NatsClient(CheckedClient):
         super().__init__(identity, self._connection.counters)
         self._clock = clock
         self._secret = hashlib.sha256(secret or secrets.token_bytes(32)).digest()
-        self._capacity = capacity
         self._readings: list[StreamReader] = []
         self._run = secrets.token_hex(8)
         self._count = 0
@@ -155,7 +132,7 @@ class NatsClient(CheckedClient):
         self._publisher = ReliablePublisher(self._connection)
         self._values = NewestValues(self._keep)
         for pattern in sorted({*filter(None, map(answers, self._grants.publish))}):
-            NatsListener(self._connection, pattern, self._answered, capacity)
+            NatsListener(self._connection, f"{self._connection.heard}.{pattern}", self._answered)
 
     @property
     def connected(self) -> bool:
@@ -187,7 +164,7 @@ class NatsClient(CheckedClient):
     def subscribe(self, pattern: str, handler: Handler) -> Subscription:
         """Hear what is published under ``pattern`` from now on."""
         self._check_subscribe(pattern)
-        return NatsSubscription(self._connection, pattern, handler, self._capacity)
+        return NatsSubscription(self._connection, pattern, handler)
 
     def request(
         self,
@@ -201,10 +178,12 @@ class NatsClient(CheckedClient):
         """Send, and call ``answer`` once."""
         pattern = self._check_request(subject, payload)
         self._count += 1
-        reply = f"{pattern[:-1]}{self._run}{self._count:x}"
+        called = f"{self._run}{self._count:x}"
+        reply, headers = f"{pattern[:-1]}{called}", {**(headers or {}), _ANSWER: called}
         late = partial(self._unanswered, reply, Silence.LATE, f"no answer within {timeout_s:g} s")
         self._requests[reply] = answer, self._clock.call_later(timeout_s, late).cancel
-        if not self._connection.publish(subject, payload, headers, reply):
+        aim = f"{self._connection.heard}.{reply}"
+        if not self._connection.publish(subject, payload, headers, aim):
             self._unanswered(reply, Silence.CUT, "too much waits to be sent")
 
     def respond(
@@ -288,17 +267,33 @@ class NatsClient(CheckedClient):
             answer: called once, with an ``error`` if the connection or the right is missing.
 
         """
+        self._inquire(f"$JS.API.{operation}", question, answer)
 
+    def _inquire(
+        self, subject: str, question: Any, answer: Callable[[dict[str, Any]], None]
+    ) -> None:
         async def ask() -> None:
             octets = msgspec.json.encode(question)
             try:
-                reply = await self._connection.nats.request(f"$JS.API.{operation}", octets, _ASK_S)
+                reply = await self._connection.nats.request(subject, octets, _ASK_S)
                 said = msgspec.json.decode(reply.data)
             except (TimeoutError, errors.Error, msgspec.MsgspecError) as error:
                 said = {"error": {"description": why(error)}}
             self._clock.call_soon(partial(answer, said))
 
         self._connection.spawn(ask())
+
+    def storage(self, tell: Callable[[tuple[str, ...]], None]) -> None:
+        """Tell once, in words, what is wrong with the streams and tables."""
+        found: dict[str, str | None] = {}
+
+        def take(stream: str, said: dict[str, Any]) -> None:
+            found[stream] = fault_of(stream, said)
+            if len(found) == len(STREAMS):
+                tell(tuple(filter(None, (found[stream] for stream in STREAMS))))
+
+        for stream in STREAMS:
+            self._inquire(f"{INFO}.{stream}", {}, partial(take, stream))
 
     # -- the life of the client ------------------------------------------------------------
 
@@ -366,17 +361,17 @@ class NatsClient(CheckedClient):
 
     # -- what comes in -----------------------------------------------------------------------
 
-    def _answered(self, message: Msg) -> None:
+    def _answered(self, delivery: Delivery) -> None:
         """Take the answer to a request; one that is not expected is counted."""
-        reply, headers = message.subject, message.headers or {}
+        reply, status = delivery.subject, delivery.headers.get("Status")
         if reply not in self._requests:
             self._counters.refuse("answer")
-        elif "Status" not in headers:
-            self._end(reply, Delivery(reply, message.data, headers))
-        elif headers["Status"] == _NO_RESPONDERS:
+        elif status is None:
+            self._end(reply, replace(delivery, reply=None))
+        elif status == _NO_RESPONDERS:
             self._unanswered(reply, Silence.UNSERVED, "no process serves it")
         else:
-            self._unanswered(reply, Silence.CUT, f"the server says {headers['Status']}")
+            self._unanswered(reply, Silence.CUT, f"the server says {status}")
 
     def _unanswered(self, reply: str, silence: Silence, reason: str) -> None:
         self._end(reply, Unanswered(silence, reason))

@@ -8,41 +8,61 @@ address it could be mapped to another user. The common name is for people and ma
 A certificate of a broker has its DNS names and addresses beside its URI, and no user is ever
 called as a host.
 
-**What is not granted.** Three powers of NATS look harmless and are not; tests hold each:
+**Accounts.** The account of the domain holds the streams, and only the brokers' own identities
+are users of it. Every other identity has an account for itself. It has no JetStream, and what
+leaves or enters it are its imports from the account of the domain, which are exactly its
+permissions. A subject for an answer counts in the account of who asks: wherever a client aims an
+answer of the server, it stays in the client's own account, or goes on as a message that the
+client may send anyway. Of the interface of JetStream nothing is imported but direct reads, and
+how streams are (STREAM.INFO).
 
-- ``allow_responses`` lets a client publish wherever a request asks for the answer. Who sends a
-  request to itself may then publish anywhere, also where it is denied. Answers have subjects
-  of their own instead (``subjects.answers``).
-- Direct reads of a stream put what one client wrote under the subject that the reader names, so
-  that it seems to be said by another. No user has them, and the tables forbid them.
-- Who may read from a durable consumer of another takes what is meant for the other. Consumers
-  have names that cannot be guessed; how far a follower has come is kept in a table.
+What a client hears is imported under a prefix of its own (``heard_by``), so that what it sends does
+not come back to it inside of its account as well, and servers tell the interest of one identity
+from that of others.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from phalanx.bus.permissions import grants
-from phalanx.bus.subjects import answers, token
+from phalanx.bus.subjects import EVENTS, REGISTRY, answers, token
 from phalanx.bus.wire import MAX_OCTETS
 from phalanx.identity import Files
 from phalanx.identity.names import Identity, Role
 
 CURSORS = "cursors"
 """The table of how far each durable follower has come; its keys are ``<follower>.<name>``."""
+STREAMS = (EVENTS, f"KV_{REGISTRY}", f"KV_{CURSORS}")
+"""The streams of a domain, those behind tables too."""
+HEARD = "in_"
+"""Begins what stands before each subject that a client hears of the others."""
+DIRECT_GET = "$JS.API.DIRECT.GET"
+INFO = "info"
+"""What an identity calls ``STREAM.INFO``: as that its own account would answer it as well."""
+_STREAM_INFO = "$JS.API.STREAM.INFO"
+NOW = "$SYS.REQ.USER.INFO"
+"""Asks the server for what it knows of the client; its answer has the server's time."""
+_KEPT, _SAID = "kept", "said"
+"""Begin, in the domain's account, what streams tell, and what comes from an identity's account. The
+server would find a circle if that had the subjects under which it goes on to others."""
 HEADER_OCTETS = 4096
 """Room for the headers of a message, which the server counts with its payload."""
 
 _ROUTE_PING, _ROUTE_PINGS = "1s", 3
 """How often the servers of a cluster ask each other, and how many unanswered pings cut one."""
 
+_ANSWERED_S = 10
+"""How long the server keeps the way back for an answer that does not come."""
+
+_HANDSHAKE_S = 5.0
 _MIB = 1 << 20
+Tree = dict[str, Any]
 
 
 class Cluster(Struct, frozen=True):
@@ -62,21 +82,16 @@ class ServerLimits(Struct, frozen=True):
     """What a server bears before it refuses or cuts a connection."""
 
     connections: int = 1024
+    connections_each: int = 32
+    """Of one identity, so that a stolen key does not keep the others out."""
     subscriptions: int = 1024
     """For each connection."""
     waiting_octets: int = 16 * _MIB
     """What may wait for one connection before it is cut as a slow consumer."""
     write_s: float = 5.0
     """How long a connection may take nothing before it is cut."""
-    handshake_s: float = 5.0
-    memory_octets: int = 64 * _MIB
-    """Of the streams in memory, which hold where readers stand."""
     file_octets: int = 4096 * _MIB
     """Of the streams in files."""
-    log_octets: int = 16 * _MIB
-    """A longer log is set aside, and a new one begun."""
-    logs: int = 5
-    """So many logs are kept."""
 
 
 class ServerSettings(Struct, frozen=True):
@@ -115,10 +130,10 @@ class ServerSettings(Struct, frozen=True):
         return self.directory / "nats.pid"
 
 
-def configuration(settings: ServerSettings) -> str:
-    """Return the text of the configuration file; it holds no secret."""
+def configuration(settings: ServerSettings) -> Tree:
+    """Return the configuration, which the server reads as JSON; it holds no secret."""
     limits = settings.limits
-    tree: dict[str, Any] = {
+    tree: Tree = {
         "server_name": settings.name,
         "listen": f"{settings.host}:{settings.port}",
         "tls": _tls(settings.credentials, settings.keys)
@@ -126,17 +141,17 @@ def configuration(settings: ServerSettings) -> str:
             "verify_and_map": True,
             "handshake_first": True,
             "min_version": "1.3",
-            "timeout": limits.handshake_s,
+            "timeout": _HANDSHAKE_S,
         },
-        "authorization": {"timeout": limits.handshake_s},
+        "authorization": {"timeout": _HANDSHAKE_S},
         "accounts": {
-            settings.domain: {"jetstream": "enabled", "users": _users(settings.identities)},
+            **_accounts(settings),
             "SYS": {"users": []},
         },
         "system_account": "SYS",
         "jetstream": {
             "store_dir": str(settings.directory / "jetstream"),
-            "max_memory_store": limits.memory_octets,
+            "max_memory_store": 0,
             "max_file_store": limits.file_octets,
         },
         "max_payload": MAX_OCTETS + HEADER_OCTETS,
@@ -151,8 +166,8 @@ def configuration(settings: ServerSettings) -> str:
         "lame_duck_duration": "30s",
         "pid_file": str(settings.pid_file),
         "log_file": str(settings.log),
-        "logfile_size_limit": limits.log_octets,
-        "logfile_max_num": limits.logs,
+        "logfile_size_limit": 16 * _MIB,
+        "logfile_max_num": 5,
         "logtime_utc": True,
         "debug": True,  # what comes in and is not TLS is told at no other level
     }
@@ -164,13 +179,41 @@ def configuration(settings: ServerSettings) -> str:
             "name": settings.domain,
             "listen": f"{cluster.host}:{cluster.port}",
             "tls": _tls(settings.credentials, cluster.keys)
-            | {"verify_cert_and_check_known_urls": True, "timeout": limits.handshake_s},
+            | {"verify_cert_and_check_known_urls": True, "timeout": _HANDSHAKE_S},
             "routes": [f"nats://{host}:{port}" for host, port in cluster.routes],
             "ping_interval": _ROUTE_PING,
             "ping_max": _ROUTE_PINGS,
             "no_advertise": True,  # clients know the servers by the names in their certificates
         }
-    return json.dumps(tree, indent=1) + "\n"
+    return tree
+
+
+def declared(before: Tree, after: Tree) -> Tree | None:
+    """Return the configuration between two of a running server; None: there is no need of one.
+
+    An account that comes at a reload has no imports until it is there at the next one
+    (nats-server 2.15, ``configureAccounts``). Until a server knows an account it ignores the
+    subscriptions that others name for it, also for later; it is told of those again that it
+    refused, once it does no more (``reloadClusterPermissions``).
+    """
+    fresh = after["accounts"].keys() - before["accounts"].keys()
+    if not fresh:
+        return None
+    between = before | {"accounts": before["accounts"] | {name: {} for name in sorted(fresh)}}
+    if "cluster" in before:
+        names = sorted(name.rpartition("/")[2] for name in fresh)
+        refused = {"export": {"deny": [f"{HEARD}{name}.>" for name in names]}}
+        between["cluster"] = before["cluster"] | {"permissions": refused}
+    return between
+
+
+def kept_accounts(before: Tree, after: Tree) -> Tree:
+    """Return ``after`` with all accounts of ``before``, without users.
+
+    A server forgets with an account what others subscribed to in it, but not that they did: of
+    an account that comes back it would take no subscription from them.
+    """
+    return after | {"accounts": {name: {} for name in before["accounts"]} | after["accounts"]}
 
 
 def keys_in(path: Path) -> frozenset[str]:
@@ -192,20 +235,51 @@ def _tls(credentials: Files, keys: tuple[str, ...] | None) -> dict[str, Any]:
     return tls
 
 
-def _users(identities: Iterable[Identity]) -> list[dict[str, Any]]:
-    users = []
-    for identity in sorted(identities, key=user_of):
+def _accounts(settings: ServerSettings) -> dict[str, Any]:
+    """Return the account of the domain, and one for each identity that is no broker."""
+    domain, accounts = settings.domain, {}
+    users, heard = [], []
+    messages = f"phx.{token(domain)}.>"
+    for identity in sorted(settings.identities, key=user_of):
         permissions = permissions_of(identity)
-        users.append(
-            {
-                "user": user_of(identity),
-                "permissions": {
-                    "publish": {"allow": list(permissions.publish)},
-                    "subscribe": {"allow": list(permissions.subscribe)},
-                },
-            }
-        )
-    return users
+        allowed = {verb: {"allow": patterns} for verb, patterns in asdict(permissions).items()}
+        user = {"user": user_of(identity), "permissions": allowed}
+        if identity.role is Role.BROKER:
+            users.append(user)
+            continue
+        name, imports, exports = f"{identity.role.value}/{token(identity.name)}", [], []
+        for subject in permissions.publish:
+            inner = subject.replace(f"{INFO}.", f"{_STREAM_INFO}.")
+            if subject.startswith("phx."):
+                inner = f"{_SAID}.{subject}"
+            if subject != NOW:  # which every account has
+                service = {"account": domain, "subject": inner}
+                imports.append({"service": service, "to": subject})
+        for local in permissions.subscribe:
+            root, _, subject = local.partition(".")
+            if subject.startswith("phx."):
+                exports.append({"service": local, "accounts": [domain]})
+                heard.append({"service": {"account": name, "subject": local}, "to": subject})
+            elif root == heard_by(identity):
+                told = {"account": domain, "subject": subject}
+                imports.append({"stream": told, "prefix": root})
+        limits = {"max_connections": settings.limits.connections_each}
+        accounts[name] = {"users": [user], "limits": limits, "exports": exports, "imports": imports}
+    each = {"threshold": f"{_ANSWERED_S}s"}
+    accounts[domain] = {
+        "jetstream": "enabled",
+        "users": users,
+        "mappings": {f"{_SAID}.{messages}": messages},
+        "imports": heard,
+        "exports": [
+            {"stream": f"{_KEPT}.>"},
+            {"service": f"{_SAID}.{messages}"} | each,
+            {"service": "$KV.>"} | each,
+            {"service": f"{_STREAM_INFO}.*"} | each,
+            {"service": f"{DIRECT_GET}.>", "response": "stream"} | each,
+        ],
+    }
+    return accounts
 
 
 class Permissions(Struct, frozen=True):
@@ -225,6 +299,11 @@ def inbox_of(identity: Identity) -> str:
     return f"_INBOX_{token(identity.name)}"
 
 
+def heard_by(identity: Identity) -> str:
+    """Return what stands before each subject that ``identity`` hears of the others."""
+    return f"{HEARD}{token(identity.name)}"
+
+
 def bucket(table: str) -> str:
     """Return the name of the stream behind a table (a bucket of the NATS key-value store)."""
     return f"KV_{table}"
@@ -240,27 +319,25 @@ def cursor_key(identity: Identity, stream: str, durable: str) -> str:
     return f"{token(identity.name)}.{token(stream)}-{token(durable)}"
 
 
+def kept(stream: str) -> str:
+    """Return the pattern under which the server tells what a stream has taken."""
+    return f"{_KEPT}.{stream}.>"
+
+
 def permissions_of(identity: Identity) -> Permissions:
     """Return the permissions that ``identity`` needs for what it is granted, and no more."""
     granted = grants(identity)
-    publish = list(granted.publish)
-    publish += filter(None, map(answers, granted.subscribe))
+    publish = [*granted.publish, *filter(None, map(answers, granted.subscribe))]
     publish += (entry(table, key) for table, key in granted.put)
-    for table in granted.watch:
-        publish += _reading(bucket(table), entry(table, ">"))
-    for stream in granted.follow:
-        publish += _reading(stream)
+    read = [*map(bucket, granted.watch), *granted.follow]
+    publish += (f"{DIRECT_GET}.{stream}" for stream in read)
     if granted.follow:
         own = entry(CURSORS, f"{token(identity.name)}.*")
-        publish += (own, *_reading(bucket(CURSORS), own))
+        publish += (f"{INFO}.{stream}" for stream in STREAMS)
+        publish += (own, NOW, f"{DIRECT_GET}.{bucket(CURSORS)}.{own}")
     if identity.role is Role.BROKER:
         publish.append("$JS.API.>")
-    subscribe = (*granted.subscribe, *filter(None, map(answers, granted.publish)))
-    return Permissions(tuple(publish), (*subscribe, f"{inbox_of(identity)}.>"))
-
-
-def _reading(stream: str, only: str | None = None) -> tuple[str, ...]:
-    """Return what reading a stream takes; with ``only``, no more than those subjects."""
-    create = f"$JS.API.CONSUMER.CREATE.{stream}.*"
-    creations = (create, f"{create}.>") if only is None else (f"{create}.{only}",)
-    return (*creations, f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*")
+    heard = (*granted.subscribe, *filter(None, map(answers, granted.publish)), *map(kept, read))
+    root = heard_by(identity)
+    subscribe = (*(f"{root}.{subject}" for subject in heard), f"{inbox_of(identity)}.>")
+    return Permissions(tuple(publish), subscribe)

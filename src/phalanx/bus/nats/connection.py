@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -16,18 +17,19 @@ from typing import Any
 from msgspec import Struct
 from nats import errors
 from nats.aio.client import Server
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.errors import APIError
 
-from phalanx.bus.client import BrokerError, ClientCounters
-from phalanx.bus.nats.config import inbox_of
+from phalanx.bus.client import BrokerError, ClientCounters, Delivery
+from phalanx.bus.nats.config import heard_by, inbox_of
 from phalanx.bus.nats.guard import GuardedClient
 from phalanx.clock.wall import WallClock
 from phalanx.identity.names import Identity
 
 Address = tuple[str, int]
 """Host and port."""
+_Call = tuple[str, bytes, str] | Callable[[], Awaitable[Any]]
+"""A message (subject, payload, subject for an answer), or a call of nats-py."""
 
 DEAF_S = 5.0
 """How long a server may say nothing, though it was asked, unless told otherwise."""
@@ -38,6 +40,7 @@ Turns of our own loop are counted, not time: a process that was stopped, or had 
 finds all its timers late at once, while what came in waits in its socket.
 """
 
+_SPACE = re.compile(r"[ \t\r\n]")
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 2.0
 _CONNECT_S, _CONNECT_MOST_S = 3.0, 10.0
 """How long each step of opening a connection may take; twice as long after each failure."""
@@ -80,6 +83,8 @@ class NatsConnection:
         self.clock = clock
         self.loop = clock.loop
         self.counters = ClientCounters()
+        self.inbox, self.heard = inbox_of(identity), heard_by(identity)
+        """The subjects below which the server answers, and below which others are heard."""
         self.finished = False
         """Closed for good, and the last octets are out."""
         self.trouble = "the clock did not run"
@@ -90,12 +95,10 @@ class NatsConnection:
         self.on_error: list[Callable[[str], None]] = []
         self.turn_s = deaf_s / (TURNS + 1)
         """How long after one question to a server that says nothing the next is asked."""
-        self.shed: dict[int, Callable[[], None]] = {}
-        """Called for each message that too many wait for, by nats-py's number of subscriptions."""
-        self.nats = GuardedClient(tls)
+        self.nats = GuardedClient(tls, self._gathered)
         self.jetstream = self.nats.jetstream()
         self._bounds = bounds
-        self._queue: deque[tuple[Callable[[], Awaitable[Any]], int]] = deque()
+        self._queue: deque[tuple[_Call, int]] = deque()
         self._octets = 0
         self._wake = asyncio.Event()
         self._up = self._closing = self._gathering = False
@@ -110,7 +113,7 @@ class NatsConnection:
         connecting = self.nats.connect(
             [f"nats://{f'[{host}]' if ':' in host else host}:{port}" for host, port in servers],
             name=identity.name,
-            inbox_prefix=inbox_of(identity),
+            inbox_prefix=self.inbox,
             tls=tls,
             tls_handshake_first=True,
             **times,
@@ -144,19 +147,21 @@ class NatsConnection:
         reply: str = "",
     ) -> bool:
         """Send as soon as that is possible; return False if too much waits, or it is closed."""
-        call = partial(
-            self.nats.publish, subject, payload, reply, dict(headers) if headers else None
-        )
+        message = (subject, payload, reply)
+        call: _Call = message
+        if headers or _SPACE.search(subject + reply):  # nats-py refuses what is no subject
+            call = partial(self.nats.publish, *message, dict(headers) if headers else None)
         if self.send(call, len(payload)):
             self.counters.published += 1
             return True
         self.counters.drop(f"out.{subject.split('.')[2]}")
         return False
 
-    def send(
-        self, call: Callable[[], Awaitable[Any]], octets: int = 0, *, bounded: bool = True
-    ) -> bool:
-        """Make a call of nats-py in its turn, once there is a connection; or return False."""
+    def send(self, call: _Call, octets: int = 0, *, bounded: bool = True) -> bool:
+        """Publish, or make a call of nats-py, in its turn once there is a connection.
+
+        Returns False if too much waits, or it is closed.
+        """
         bounds = self._bounds
         full = len(self._queue) >= bounds.messages or self._octets + octets > bounds.octets
         if self._closing or (bounded and full):
@@ -167,28 +172,43 @@ class NatsConnection:
             self._wake.set()
         return True
 
-    async def hand(self, take: Callable[[Msg], None], message: Msg) -> None:
-        """Have a message taken, and what is sent meanwhile written at once."""
+    def gather(self, take: Callable[[Delivery], None], message: Delivery) -> None:
+        """Have a message taken ; what is sent meanwhile waits for what came with it."""
         self._gathering = True
-        try:
-            take(message)
-        finally:
-            self._gathering = False
-        await self._pump()
+        take(message)
+
+    def _gathered(self) -> None:
+        """Write the messages that were sent while others were taken."""
+        self._gathering = False
         if self._queue:
-            self._wake.set()
+            self.nats.cork()
+            self._write()
+            self.nats.uncork()
+            if self._queue:
+                self._wake.set()
+
+    def _write(self) -> None:
+        """Write the messages that wait, up to a call of nats-py, as far as there is room."""
+        while self._queue and isinstance(self._queue[0][0], tuple) and self.nats.has_room:
+            message, octets = self._queue.popleft()
+            assert isinstance(message, tuple)
+            self._octets -= octets
+            self.nats.put(*message)
 
     async def _pump(self) -> None:
         """Send what waits, as far as the connection has room; nothing in it takes a turn."""
         self.nats.cork()
         try:
+            self._write()
             while self._queue and self.nats.has_room:
                 call, octets = self._queue.popleft()
+                assert not isinstance(call, tuple)
                 self._octets -= octets
                 try:
                     await call()
                 except errors.Error as error:
                     self.complained(why(error))
+                self._write()
         finally:
             self.nats.uncork()
 
@@ -259,9 +279,7 @@ class NatsConnection:
         return min(servers, key=lambda server: server.reconnects), pause_s
 
     async def _failed(self, error: Exception) -> None:
-        if isinstance(error, errors.SlowConsumerError):
-            self.shed.get(error.sid, lambda: None)()
-        elif isinstance(error, TimeoutError) and not self.nats.is_connected:
+        if isinstance(error, TimeoutError) and not self.nats.is_connected:
             limit_s = self.nats.options["connect_timeout"]
             self.nats.options["connect_timeout"] = min(2 * limit_s, _CONNECT_MOST_S)
             self.complained(f"no connection within {limit_s:g} s")
@@ -286,17 +304,12 @@ class NatsListener:
     """Takes what comes under a pattern; made and ended in the order in which that was asked for."""
 
     def __init__(
-        self,
-        connection: NatsConnection,
-        pattern: str,
-        take: Callable[[Msg], None],
-        capacity: int,
+        self, connection: NatsConnection, pattern: str, take: Callable[[Delivery], None]
     ) -> None:
-        """Subscribe as soon as there is a connection; at most ``capacity`` messages wait."""
+        """Subscribe as soon as there is a connection."""
         self._connection = connection
         self._take = take
         self._pattern = pattern
-        self._capacity = capacity
         self._closed = False
         self._made: Subscription | None = None
         connection.send(self._begin, bounded=False)
@@ -307,24 +320,19 @@ class NatsListener:
             self._closed = True
             self._connection.send(self._end, bounded=False)
 
-    def _shed(self) -> None:
-        """Take note that a message was dropped, because too many wait."""
-        self._connection.counters.drop(self._pattern)
-
     async def _begin(self) -> None:
-        self._made = await self._connection.nats.subscribe(
-            self._pattern, cb=self._heard, pending_msgs_limit=self._capacity
-        )
-        self._connection.shed[self._made._id] = self._shed
+        nats = self._connection.nats
+        self._made = await nats.subscribe(self._pattern)
+        nats.direct[b"%d" % self._made._id] = self._heard
 
     async def _end(self) -> None:
         if self._made is not None:
-            self._connection.shed.pop(self._made._id)
+            self._connection.nats.direct.pop(b"%d" % self._made._id)
             await self._made.unsubscribe()
 
-    async def _heard(self, message: Msg) -> None:
+    def _heard(self, delivery: Delivery) -> None:
         if not self._closed:
-            await self._connection.hand(self._take, message)
+            self._connection.gather(self._take, delivery)
 
 
 def why(error: BaseException) -> str:

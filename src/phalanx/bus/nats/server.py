@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -21,8 +22,18 @@ from msgspec.structs import replace
 from phalanx.bus.client import BrokerError
 from phalanx.bus.nats.audit import ServerLog
 from phalanx.bus.nats.client import NatsClient
-from phalanx.bus.nats.config import CURSORS, ServerSettings, bucket, configuration, entry
-from phalanx.bus.subjects import EVENTS, REGISTRY, pattern
+from phalanx.bus.nats.config import (
+    CURSORS,
+    ServerSettings,
+    Tree,
+    bucket,
+    configuration,
+    declared,
+    entry,
+    kept,
+    kept_accounts,
+)
+from phalanx.bus.subjects import EVENTS, ONE, REGISTRY, REST, pattern
 from phalanx.clock.wall import WallClock
 from phalanx.identity.names import Identity
 
@@ -93,7 +104,7 @@ class NatsServer:
             host, port = self.address
             raise BrokerError(f"something else already answers at {host}:{port}")
         program = find_server()
-        self._write()
+        self._write(configuration(self.settings))
         said = self.settings.directory / "nats.out"
         with said.open("wb") as out:
             self._child = subprocess.Popen(  # noqa: S603  # the arguments are our own
@@ -139,7 +150,7 @@ class NatsServer:
             identities: who may connect.
             keys: with which keys; see ``ServerSettings.keys``.
             route_keys: with which keys other members of the cluster may.
-            within_s: how long it may take.
+            within_s: how long each of two steps may take.
 
         Raises:
             BrokerError: if it does not run, or did not take it: then it goes on as before.
@@ -155,6 +166,19 @@ class NatsServer:
             keys=keys,
             cluster=None if cluster is None else replace(cluster, keys=route_keys),
         )
+        before = json.loads(self.settings.configuration.read_bytes())
+        after = configuration(self.settings)
+        between = declared(before, after)
+        try:
+            if between is not None:
+                self._take(between, pid, within_s)
+            self._take(kept_accounts(before, after), pid, within_s)
+        except BrokerError:
+            self._write(before)
+            raise
+
+    def _take(self, tree: Tree, pid: int, within_s: float) -> None:
+        """Have the process read ``tree``, and wait until it says so."""
         log = ServerLog(self.settings.log)
         said: list[str] = []
 
@@ -167,7 +191,7 @@ class NatsServer:
             return bool(said)
 
         try:
-            self._write()
+            self._write(tree)
             os.kill(pid, signal.SIGHUP)
             if not _until(answered, within_s):
                 raise BrokerError(
@@ -179,12 +203,12 @@ class NatsServer:
         if not said[0].startswith(_TAKEN):
             raise BrokerError(f"the NATS server {self.settings.name} goes on as before: {said[0]}")
 
-    def _write(self) -> None:
+    def _write(self, tree: Tree) -> None:
         directory, path = self.settings.directory, self.settings.configuration
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = path.with_suffix(".new")
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(configuration(self.settings))
+            file.write(json.dumps(tree, indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
@@ -290,7 +314,7 @@ def _streams(domain: str, replicas: int, retention: StreamRetention) -> list[dic
     """Return the configurations of all streams (NATS, "JetStream API").
 
     Nothing may be taken out of one by those who write to it: no deletion, no purge, also not by
-    a header that rolls up (it would empty the stream), and no direct reads (``mapping``).
+    a header that rolls up (it would empty the stream). What a stream took it tells (``kept``).
     """
     every: dict[str, Any] = {
         "retention": "limits",
@@ -298,12 +322,12 @@ def _streams(domain: str, replicas: int, retention: StreamRetention) -> list[dic
         "num_replicas": replicas,
         "deny_delete": True,
         "allow_rollup_hdrs": False,
-        "allow_direct": False,
+        "allow_direct": True,
         "duplicate_window": int(DUPLICATES_S * 1e9),
     }
     events = every | {
         "name": EVENTS,
-        "subjects": [pattern(domain, "evt", "*", ">")],
+        "subjects": [pattern(domain, "evt", ONE, REST)],
         "discard": "old",
         "max_age": int(retention.age_s * 1e9),
         "max_bytes": retention.octets,
@@ -320,4 +344,4 @@ def _streams(domain: str, replicas: int, retention: StreamRetention) -> list[dic
         }
         for table in (REGISTRY, CURSORS)
     ]
-    return [events, *tables]
+    return [s | {"republish": {"src": ">", "dest": kept(s["name"])}} for s in (events, *tables)]

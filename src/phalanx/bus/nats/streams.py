@@ -1,45 +1,45 @@
 """Reading streams and tables in order, whatever becomes of the connection and of the servers.
 
-A reader keeps where it stands. The consumer at the server is temporary: it is in memory, has a
-name that cannot be guessed and acknowledges nothing; when it, its server or the connection is
-lost, or something is missing, the next one begins behind the last message that came.
-
-nats-py makes the consumers. It does not pull for them: its ``fetch`` returns when a batch is full
-or its time is over, and makes a task for each message. Its ordered consumers are pushed to, so
-that what is too much is dropped and read again.
+A reader keeps where it stands; a server keeps nothing of it. What is there it gets in batches
+(NATS, "Direct Get"), which any server that has the stream gives. What comes then the stream
+tells to all at once (``republish``), with the sequence that it has: what is the next one is
+taken, and what is not shows that something is missing, which is got. Both answers name the
+subject, sequence and time behind the headers of who sent it, so that the last of a name counts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from nats import errors
-from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 
-from phalanx.bus.client import CaughtUp, Stored, StoredHandler, Watcher
-from phalanx.bus.nats.config import CURSORS, bucket, entry
-from phalanx.bus.nats.connection import TURNS, NatsConnection, why
+from phalanx.bus.client import CaughtUp, Delivery, Stored, StoredHandler, Watcher
+from phalanx.bus.nats.config import CURSORS, DIRECT_GET, NOW, bucket, entry, kept
+from phalanx.bus.nats.connection import TURNS, NatsConnection, NatsListener, why
+from phalanx.bus.subjects import matches
 
 BATCH = 500
-"""Most messages that are asked for and have not come."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NEXT = "$JS.API.CONSUMER.MSG.NEXT"
-_EXPIRES_S = 30.0
+"""Most messages that are got at once, and that may come meanwhile."""
+_BATCH_OCTETS = 1 << 20
+_LOOK_S = 2.0
+"""How often a quiet stream is looked at, should it have told something that did not come."""
 _AGAIN_S = 0.25
-_ASK_S = 2.0
-_UNUSED_S = 60.0
+_SURE_S = 5.0
+"""How long a stream must lack what was read before it is another one; servers may be behind."""
 _LONGEST_S = 1e10
 _UNACKNOWLEDGED = 1_000
 _REMEMBER_S = 0.1
-_BEAT, _NONE, _EXPIRED = "100", "404", "408"
+_END, _NONE = "204", "404"
 
 
 class StreamReader:
@@ -50,7 +50,6 @@ class StreamReader:
         connection: NatsConnection,
         stream: str,
         only: str | None,
-        policy: DeliverPolicy,
         caught_up: CaughtUp | None,
     ) -> None:
         """Read from the connection that there is, and from each that follows.
@@ -59,7 +58,6 @@ class StreamReader:
             connection: of the client.
             stream: its name.
             only: a pattern of subjects; None: all.
-            policy: where to begin: all, new or the last of each subject.
             caught_up: called once all that was there is told; None: not of interest.
 
         """
@@ -67,20 +65,25 @@ class StreamReader:
         self._clock = connection.clock
         self._stream = stream
         self._only = only
-        self._policy = policy
         self._caught_up = caught_up
-        self._left = 0
-        """How many of those that were there have not come."""
         self._last = 0
-        """The sequence behind which to begin; 0: as ``policy`` says."""
-        self._start: datetime | None = None
-        self._inbox = ""
-        self._consumer = ""
-        """Of the consumer that is there; empty: there is none."""
-        self._count = self._asked = 0
-        self._heard = self._closed = False
+        """The sequence up to which it has read; 0: nothing."""
+        self._placed = False
+        """Whether it is known where to begin."""
+        self._inbox = f"{connection.inbox}.{secrets.token_hex(8)}"
+        self._get = f"{DIRECT_GET}.{stream}"
+        self._asked = 0
+        self._getting = self._heard = self._batch = self._closed = False
+        self._word: Delivery | None = None
+        self._ahead: deque[tuple[int, Delivery]] = deque(maxlen=BATCH)
+        """What the stream told while it was read."""
         self._over = asyncio.Event()
+        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._listeners = [
+            NatsListener(connection, f"{connection.heard}.{kept(stream)}", self._told_of),
+            NatsListener(connection, f"{self._inbox}.*", self._arrived),
+        ]
         connection.changed.append(self._begin)
         self._begin(connection.up)
 
@@ -90,11 +93,13 @@ class StreamReader:
             self._closed = True
             self._connection.changed.remove(self._begin)
             self._begin(False)
+            for listener in self._listeners:
+                listener.close()
 
     # -- what is read, and where it begins ---------------------------------------------------
 
     async def _locate(self) -> None:
-        """Find out where to begin."""
+        """Find out where to begin, the first time."""
 
     def _anew(self) -> None:
         """Take note that the stream is another one than that which was read."""
@@ -106,130 +111,163 @@ class StreamReader:
         """Return how many more can be taken now."""
         return BATCH
 
-    def _take(self, message: Msg) -> None:
+    def _take(self, message: Stored) -> None:
         """Take a message."""
         raise NotImplementedError
 
     # -- reading -----------------------------------------------------------------------------
 
     def _begin(self, up: bool) -> None:
-        self._consumer = ""
+        self._getting = True  # until it is known what is missing
         if self._task is not None:
             self._task.cancel()
         self._task = self._connection.spawn(self._run()) if up else None
 
     async def _run(self) -> None:
-        """Read by one consumer after the other."""
+        """Read what is there, and whatever is found to be missing then."""
         while True:
-            nats = self._connection.nats
-            self._inbox = inbox = nats.new_inbox()
-            self._count = self._asked = 0
-            self._over.clear()
             try:
-                listening = await nats.subscribe(inbox, cb=partial(self._arrived, inbox))
-                try:
+                if not self._placed:
                     await self._locate()
+                    self._placed = True
+                await self._whole()
+                while True:
                     await self._read()
-                finally:
-                    await listening.unsubscribe()
+                    self._wake.clear()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._wake.wait(), _LOOK_S)
+                    if not self._wake.is_set():
+                        await self._whole()
             except (TimeoutError, errors.Error) as error:
                 self._connection.complained(f"stream {self._stream}: {why(error)}")
-            self._consumer = ""
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _whole(self) -> None:
+        """See to it that the stream is the one that was read, and not another of its name."""
+        end = time.monotonic() + _SURE_S
+        while await self._head() < self._last:
+            if time.monotonic() > end:
+                self._last = 0
+                self._connection.complained(f"stream {self._stream} has begun anew")
+                self._anew()
+                return
             await asyncio.sleep(_AGAIN_S)
 
     async def _read(self) -> None:
-        """Make a consumer behind what was read, and read until something is lost."""
-        consumer = await self._create(self._stream, self._only, self._policy)
-        before = consumer.delivered.stream_seq if consumer.delivered is not None else 0
-        if before < self._last:  # fewer are there than were read: another stream of that name
-            self._last = 0
-            self._connection.complained(f"stream {self._stream} has begun anew")
-            self._anew()
+        """Get what is behind the last message, as far as there is room."""
+        self._getting = True
+        head = await self._head() if self._only is not None else 0
+        while (room := min(self._room(), BATCH)) > 0:
+            question: dict[str, Any] = {
+                "seq": self._last + 1,
+                "batch": room,
+                "max_bytes": _BATCH_OCTETS,
+            }
+            if self._only is not None:
+                question["next_by_subj"] = self._only
+            end = await self._ask(self._get, question)
+            if int(end.headers.get("Nats-Num-Pending", 0)):
+                continue
+            self._last = max(self._last, head)
+            self._getting = False
+            ahead = sorted(self._ahead, key=lambda one: one[0])
+            self._ahead.clear()
+            for _, delivery in ahead:
+                self._told_of(delivery)
+            if self._caught_up is not None:
+                self._clock.call_soon(self._tell_present)
             return
-        whole = self._policy is DeliverPolicy.ALL or self._last
-        if self._only is None and whole and before > self._last:
-            self._missed(before - self._last)
-        if self._policy in (DeliverPolicy.NEW, DeliverPolicy.BY_START_TIME):
-            self._last = before
-        self._consumer = consumer.name
-        self._reached(consumer.num_pending or 0)
-        self._more()
+
+    async def _head(self) -> int:
+        """Return the sequence of the last message that the stream took; 0: there is none."""
+        last = await self._ask(self._get, {"last_by_subj": ">"})
+        return int(last.headers.get("Nats-Sequence", 0))
+
+    async def _ask(self, subject: str, question: dict[str, Any]) -> Delivery:
+        """Ask, and return the last word of the answer; what comes of a batch is read.
+
+        Raises:
+            errors.Error: if the server says that it cannot.
+            TimeoutError: if it says nothing.
+
+        """
+        self._asked += 1
+        self._batch, self._word = "batch" in question, None
+        octets = msgspec.json.encode(question) if question else b""
+        self._connection.send((subject, octets, f"{self._inbox}.{self._asked}"), bounded=False)
         quiet = 0
-        while quiet < TURNS and not self._over.is_set():
+        while self._word is None:
+            self._over.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), self._connection.turn_s)
-            quiet = 0 if self._heard or not self._asked else quiet + 1
+            quiet = 0 if self._heard else quiet + 1
             self._heard = False
+            if quiet >= TURNS:
+                raise TimeoutError
+        status = self._word.headers.get("Status")
+        if status not in (None, _END, _NONE):
+            none = status == "503"
+            raise errors.Error("no server has it" if none else f"the server says {status}")
+        return self._word
 
-    async def _create(self, stream: str, only: str | None, policy: DeliverPolicy) -> ConsumerInfo:
-        config = ConsumerConfig(
-            name=secrets.token_hex(12),
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE if self._last else policy,
-            opt_start_seq=self._last + 1 if self._last else None,
-            opt_start_time=None if self._last else self._start,
-            ack_policy=AckPolicy.NONE,
-            filter_subject=only,
-            inactive_threshold=_UNUSED_S,
-            mem_storage=True,
-            num_replicas=1,
-        )
-        return await self._connection.jetstream.add_consumer(stream, config, _ASK_S)
-
-    def _more(self) -> None:
-        """Ask for more if there is room."""
-        room = min(self._room(), BATCH)
-        if self._consumer and self._asked <= room // 2 and room > self._asked:
-            question = {
-                "batch": room - self._asked,
-                "expires": int(_EXPIRES_S * 1e9),
-                "idle_heartbeat": int(2e9 * self._connection.turn_s),
-            }
-            self._asked = room
-            subject, octets = (
-                f"{_NEXT}.{self._stream}.{self._consumer}",
-                msgspec.json.encode(question),
-            )
-            call = partial(self._connection.nats.publish, subject, octets, self._inbox)
-            self._connection.send(call, bounded=False)
-
-    async def _arrived(self, inbox: str, message: Msg) -> None:
-        if inbox == self._inbox and self._consumer and not self._over.is_set():
-            self._heard = True
-            await self._connection.hand(self._read_one, message)
-
-    def _read_one(self, message: Msg) -> None:
-        if message.subject == self._inbox:  # the server's own; what it kept has its own subject
-            self._status(message.headers or {})
+    def _arrived(self, answer: Delivery) -> None:
+        if self._closed or not answer.subject.endswith(f".{self._asked}"):
             return
-        position = message.metadata
-        self._count += 1
-        if position.sequence.consumer != self._count:
-            self._over.set()
-            return
-        self._asked -= 1
-        self._last = position.sequence.stream
-        self._take(message)
-        if self._caught_up is not None:  # what was discarded meanwhile is not waited for
-            self._reached(min(self._left - 1, position.num_pending))
-        self._more()
-
-    def _status(self, fields: dict[str, str]) -> None:
-        status = fields.get("Status")
-        if status in (_NONE, _EXPIRED):
-            self._asked = max(0, self._asked - int(fields.get("Nats-Pending-Messages", 0)))
-            self._more()
-        elif status != _BEAT:  # 409: the consumer or its leader is gone; 503: no server knows it
+        self._heard = True
+        if self._batch and "Nats-Sequence" in answer.headers:
+            self._next(int(answer.headers["Nats-Sequence"]), answer)
+        else:
+            self._word = answer
             self._over.set()
 
-    def _reached(self, left: int) -> None:
-        self._left = left
-        if left <= 0 and self._caught_up is not None:
-            self._clock.call_soon(self._tell_present)
+    def _told_of(self, told: Delivery) -> None:
+        """Take what the stream has just taken, if it is the next, or look for what is missing."""
+        sequence = int(told.headers.get("Nats-Sequence", 0))
+        if self._getting:
+            self._ahead.append((sequence, told))
+        elif sequence == self._last + 1 and self._room() > 0:
+            self._next(sequence, told)
+        elif sequence > self._last:
+            self._wake.set()
+
+    def _next(self, sequence: int, message: Delivery) -> None:
+        if sequence <= self._last:
+            return
+        whole = self._only is None and (self._last or self._placed)
+        if whole and sequence > self._last + 1:
+            self._missed(sequence - self._last - 1)
+        self._last = sequence
+        headers = message.headers
+        subject = headers.get("Nats-Subject", "")
+        if self._only is None or matches(self._only, subject):
+            received = _seconds(headers["Nats-Time-Stamp"])
+            self._take(Stored(sequence, subject, message.payload, headers, received, _nothing))
 
     def _tell_present(self) -> None:
         caught_up, self._caught_up = self._caught_up, None
         if caught_up is not None and not self._closed:
             caught_up()
+
+
+def fault_of(stream: str, said: dict[str, Any]) -> str | None:
+    """Return in words what is wrong with a stream, by the answer to STREAM.INFO; None: nothing."""
+    if "error" in said:
+        return f"the brokers do not keep {stream}: {said['error']['description']}"
+    cluster, wanted = said.get("cluster", {}), said["config"]["num_replicas"]
+    replicas = cluster.get("replicas", ())
+    there = 1 + sum(replica["current"] and not replica.get("offline") for replica in replicas)
+    if wanted > 1 and not cluster.get("leader"):
+        return f"{stream} has no leader: nothing is kept"
+    return f"{stream} is whole on {there} of {wanted} brokers" if there < wanted else None
+
+
+def _seconds(text: str) -> float:
+    """Return seconds since 1970 of a moment as a server writes it."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _nothing() -> None:
+    """Acknowledge nothing."""
 
 
 class StreamFollower(StreamReader):
@@ -255,15 +293,14 @@ class StreamFollower(StreamReader):
         """Follow ``stream``; ``remember`` keeps the place under the subject ``cursor``."""
         self._handler = handler
         self._cursor = cursor
-        self._located = cursor is None
+        self._new_only = new_only
         self._since_s = since_s
         self._remember_at = remember
         self._told: deque[int] = deque()
         """Sequences that are not acknowledged, or come after one that is not."""
         self._acknowledged: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
-        policy = DeliverPolicy.NEW if new_only else DeliverPolicy.ALL
-        super().__init__(connection, stream, pattern, policy, caught_up)
+        super().__init__(connection, stream, pattern, caught_up)
 
     def close(self) -> None:
         """Follow no more; without effect the second time."""
@@ -272,21 +309,20 @@ class StreamFollower(StreamReader):
             super().close()
 
     async def _locate(self) -> None:
-        if not self._located and self._cursor is not None:
-            table = bucket(CURSORS)
-            found = await self._create(table, self._cursor, DeliverPolicy.LAST_PER_SUBJECT)
-            if found.num_pending:
-                subject = f"{_NEXT}.{table}.{found.name}"
-                kept = await self._connection.nats.request(subject, b"1", _ASK_S, old_style=True)
-                if "Status" in (kept.headers or ()):
-                    raise errors.TimeoutError
-                self._last = int(kept.data) if kept.data.isdigit() else 0
-            self._located = True
-        if self._since_s is not None and self._start is None and not self._last:
-            now = await self._create(self._stream, self._only, DeliverPolicy.NEW)
-            ago = timedelta(seconds=min(self._since_s, _LONGEST_S))
-            self._start = max(_EPOCH, now.created - ago)
-            self._policy = DeliverPolicy.BY_START_TIME
+        if self._cursor is not None:
+            found = await self._ask(f"{DIRECT_GET}.{bucket(CURSORS)}.{self._cursor}", {})
+            self._last = int(found.payload) if found.payload.isdigit() else 0
+        if self._last > 0:
+            return
+        if self._new_only:
+            self._last = await self._head()
+        elif self._since_s is not None:
+            now = msgspec.json.decode((await self._ask(NOW, {})).payload)["server"]["time"]
+            begin = max(0.0, _seconds(now) - min(self._since_s, _LONGEST_S))
+            start = datetime.fromtimestamp(begin, UTC).isoformat()
+            head = await self._head()
+            await self._ask(self._get, {"start_time": start, "batch": 1})
+            self._last = self._last or head
 
     def _missed(self, count: int) -> None:
         self._connection.counters.drop(self._stream, count)
@@ -294,20 +330,15 @@ class StreamFollower(StreamReader):
     def _room(self) -> int:
         return _UNACKNOWLEDGED - len(self._told)
 
-    def _take(self, message: Msg) -> None:
+    def _take(self, message: Stored) -> None:
         if self._cursor is not None:
-            self._told.append(message.metadata.sequence.stream)
-        self._clock.call_now(partial(self._hand, message))
+            self._told.append(message.sequence)
+        acknowledge = partial(self._acknowledge, message.sequence)
+        self._clock.call_now(partial(self._hand, replace(message, acknowledge=acknowledge)))
 
-    def _hand(self, message: Msg) -> None:
+    def _hand(self, message: Stored) -> None:
         if not self._closed:
-            position = message.metadata
-            sequence, received = position.sequence.stream, position.timestamp.timestamp()
-            acknowledge = partial(self._acknowledge, sequence)
-            headers = message.headers or {}
-            self._handler(
-                Stored(sequence, message.subject, message.data, headers, received, acknowledge)
-            )
+            self._handler(message)
 
     def _acknowledge(self, sequence: int) -> None:
         if self._cursor is None or self._closed:
@@ -329,7 +360,7 @@ class StreamFollower(StreamReader):
             self._acknowledged.remove(last)
         if last is not None and self._cursor is not None:
             self._remember_at(self._cursor, b"%d" % last)
-            self._more()
+            self._wake.set()
 
 
 class TableWatcher(StreamReader):
@@ -346,16 +377,15 @@ class TableWatcher(StreamReader):
         self._handler = handler
         self._prefix = len(entry(table, ""))
         self._known: set[str] = set()
-        policy = DeliverPolicy.LAST_PER_SUBJECT
-        super().__init__(connection, bucket(table), entry(table, ">"), policy, caught_up)
+        super().__init__(connection, bucket(table), None, caught_up)
 
     def _anew(self) -> None:
         for key in sorted(self._known):
             self._tell(key, None)
 
-    def _take(self, message: Msg) -> None:
-        dropped = "KV-Operation" in (message.headers or ())
-        self._tell(message.subject[self._prefix :], None if dropped else message.data)
+    def _take(self, message: Stored) -> None:
+        dropped = "KV-Operation" in message.headers
+        self._tell(message.subject[self._prefix :], None if dropped else message.payload)
 
     def _tell(self, key: str, value: bytes | None) -> None:
         if value is not None:

@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from math import inf
+from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
-from phalanx.domain.actions import (
-    Failed,
-    FlowRecords,
-    FlowStats,
-    LinkSample,
-    Observe,
-    ReadLink,
-)
+from phalanx.domain.actions import Failed, FlowRecords, FlowStats, LinkSample, Observe, ReadLink
 from phalanx.domain.network import LinkId, PopId, link_ends
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.tasks import TaskError
@@ -33,7 +28,7 @@ from phalanx.infrastructure.linux.vnf.nft import HELD_MARK, share
 from phalanx.infrastructure.linux.vnf.server import LINKS
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses, token
 from phalanx.infrastructure.linux.workers import DriverContext
-from phalanx.infrastructure.reservations.instances import Instance
+from phalanx.infrastructure.reservations.instances import Instance, observe_refusal
 
 TOLD_EVERY_S = 0.5
 """An agent that reads more often than this gets an unchanged rate only so often, in seconds."""
@@ -86,11 +81,7 @@ class TrafficCapture:
     """Carries out ``Observe``; implements ``Observer``."""
 
     def __init__(
-        self,
-        context: DriverContext,
-        processes: VnfProcesses,
-        tunnels: Tunnels,
-        detours: Detours,
+        self, context: DriverContext, processes: VnfProcesses, tunnels: Tunnels, detours: Detours
     ) -> None:
         self._tasks = context.tasks
         self._linux = context.linux
@@ -133,14 +124,9 @@ class TrafficCapture:
 
     def _place(self, action: Observe) -> Tap | str:
         """Return where the traffic passes; as text why that is nowhere."""
-        if (action.link is None) == (action.ip is None):
-            return "an observation needs either a link or an address"
-        if not 0 < action.seconds < inf:
-            return f"cannot observe for {action.seconds:g} s"
-        if not 0 < action.sampling <= 1:
-            return f"cannot sample a share of {action.sampling:g}"
-        if not 0 <= action.part < action.parts:
-            return f"no part {action.part} of {action.parts}"
+        refusal = observe_refusal(action)
+        if refusal is not None:
+            return refusal
         ip = action.ip
         if action.link is not None:
             pop, end = link_ends(action.link)
@@ -182,12 +168,7 @@ class TrafficCapture:
             await asyncio.shield(self._tunnels.release(tunnel))
 
     async def _mirrored(
-        self,
-        action: Observe,
-        instance: Instance,
-        tap: Tap,
-        tunnel: Tunnel,
-        body: dict[str, object],
+        self, action: Observe, instance: Instance, tap: Tap, tunnel: Tunnel, body: dict[str, object]
     ) -> FlowRecords:
         self._mirrors += 1
         table = f"phx_{token(f'mirror {instance.id} {self._mirrors}')}"
@@ -276,20 +257,20 @@ class _Meter:
 
 
 class LinkMeters:
-    """Carries out ``ReadLink`` at PoPs where a VNF that observes links runs.
+    """Carries out ``ReadLink``: through a VNF that observes links where one runs.
 
-    To ask its process ten times a second is most of what a quiet site costs, so the process
-    holds back an answer that brings nothing new.
+    Elsewhere the counter of the device is read twice, which tells the rate alone.
+
+    To ask a process ten times a second is most of what a quiet site costs, so the process holds
+    back an answer that brings nothing new.
     """
 
     def __init__(
-        self,
-        context: DriverContext,
-        processes: VnfProcesses,
-        bandwidth_mb_s: dict[LinkId, float],
+        self, context: DriverContext, processes: VnfProcesses, bandwidth_mb_s: dict[LinkId, float]
     ) -> None:
         self._tasks = context.tasks
         self._linux = context.linux
+        self._workers = context.workers
         self._processes = processes
         self._bandwidth_mb_s = bandwidth_mb_s
         self._meters: dict[LinkId, _Meter] = {}
@@ -318,7 +299,7 @@ class LinkMeters:
     async def _sample(self, pop: PopId, action: ReadLink, device: str) -> LinkSample:
         instance = self._processes.that_observes(pop, LINKS)
         if instance is None:
-            raise TaskError(f"no VNF that reads links runs at {pop}")
+            return await self._count(pop, action, device)
         meter = self._meters.get(action.link)
         if meter is None or meter.instance != instance:
             resource = f"/links/{quote(action.link, safe='')}"
@@ -334,3 +315,21 @@ class LinkMeters:
         found = await self._processes.ask(instance, "POST", meter.resource, body)
         meter.told = found["rate"]
         return LinkSample(action.link, found["rate"] / 1e6, bandwidth, found["connections"])
+
+    async def _count(self, pop: PopId, action: ReadLink, device: str) -> LinkSample:
+        count = partial(self._workers.inside(pop).call, _octets_sent, device)
+        time = asyncio.get_running_loop().time
+        before, began = await self._tasks.thread(count), time()
+        await asyncio.sleep(action.seconds)
+        octets = await self._tasks.thread(count) - before
+        rate_mb_s = octets / (time() - began) / 1e6
+        return LinkSample(action.link, rate_mb_s, self._bandwidth_mb_s[action.link])
+
+
+def _octets_sent(device: str) -> int:
+    """Return what a device of this thread's namespace has sent."""
+    rows = Path("/proc/thread-self/net/dev").read_text().splitlines()
+    row = next((row for row in rows if row.strip().startswith(f"{device}:")), None)
+    if row is None:
+        raise TaskError(f"no device {device}")
+    return int(row.partition(":")[2].split()[8])

@@ -21,6 +21,7 @@ from phalanx.domain.actions import (
     Renewed,
 )
 from phalanx.domain.agents import AgentId
+from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import Link, LinkId, Network, PopId, link_id
 from phalanx.domain.vnf import InstanceId, Vnfd
@@ -53,6 +54,7 @@ class LinuxNetwork(NetworkDriver):
         images: Mapping[tuple[str, str], VnfImage],
         journal: LeaseJournal,
         cause: str,
+        keep_images: bool = False,
     ) -> None:
         """Take over what ``linux`` has prepared.
 
@@ -64,16 +66,19 @@ class LinuxNetwork(NetworkDriver):
             images: of the VNFs in the repository, by name and version.
             journal: where leases are kept.
             cause: the event that is the root cause of the run.
+            keep_images: whether PoPs keep the images that they downloaded, for each other too.
 
         """
-        super().__init__(network, clock, recorder, cause)
+        super().__init__(network, clock, recorder, cause, keep_images=keep_images)
         self._linux = linux
         self._tasks = Tasks(clock)
         self._workers = NamespaceWorkers(linux)
         self._context = context = DriverContext(
             clock, self._tasks, recorder, linux, self._workers, self._topology, cause
         )
-        self._processes = VnfProcesses(context, network.repository, images, self._crashed)
+        self._processes = VnfProcesses(
+            context, network.repository, images, self._images, self._crashed
+        )
         self._tunnels = Tunnels(linux, self._workers, self._tasks)
         detours = Detours(self._workers, self._tasks)
         self._measures = Enforcement(context, self._processes, self._tunnels, detours, journal)
@@ -88,6 +93,7 @@ class LinuxNetwork(NetworkDriver):
             measures=self._measures,
             observer=self._capture,
             percepts=self._percepts,
+            images=self._images,
         )
 
     def attach(self, agent: AgentId, pop: PopId, perceive: Perceive) -> None:
@@ -132,7 +138,8 @@ class LinuxNetwork(NetworkDriver):
         that does not start has crashed.
 
         Raises:
-            ValueError: if there is no such VNF, or the PoP has no room for it.
+            ValueError: if there is no such VNF.
+            ScenarioError: if the PoP has no room for it.
             TaskError: if its process does not start.
 
         """
@@ -143,7 +150,7 @@ class LinuxNetwork(NetworkDriver):
             pop, instance, vnfd, units=units, ttl_s=ttl_s, cause=cause
         )
         if refusal is not None:
-            raise ValueError(f"{vnfd.name} cannot be installed at {pop}: {refusal}")
+            raise ScenarioError(f"monitors: {vnfd.name} cannot be installed at {pop}: {refusal}")
         self._measures.lease(instance, ttl_s)
         start = self._processes.start(instance, pop, vnfd.name, image.path)
         if self._context.clock.loop.is_running():
@@ -167,7 +174,7 @@ class LinuxNetwork(NetworkDriver):
         """Refuse new downloads from the VNF repository, or allow them again."""
         fault = "repository-away" if away else "repository-back"
         self._recorder.record("fault.injected", self._cause, fault=fault)
-        self._processes.away = away
+        self._processes.store.away = away
 
     def kill_instance(self, instance: str) -> None:
         """Let an instance crash: its process gets SIGKILL.

@@ -20,7 +20,7 @@ from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.tunnels import Detour, Detours, Tunnel, Tunnels
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
 from phalanx.infrastructure.linux.workers import DriverContext
-from phalanx.infrastructure.reservations.instances import Instance, applied
+from phalanx.infrastructure.reservations.instances import Instance, MeasureLedger, applied
 
 _TUN = Path("/dev/net/tun")
 """What holds delayed packets needs it."""
@@ -55,8 +55,8 @@ class _Measure:
     """(time, octets passed, octets held back), cumulative."""
 
 
-class Enforcement:
-    """Implements ``Measures``; each measure belongs to an instance and ends with it."""
+class Enforcement(MeasureLedger[_Measure]):
+    """Implements ``Measures``."""
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class Enforcement:
         detours: Detours,
         journal: LeaseJournal,
     ) -> None:
+        super().__init__(context.recorder)
         self._context = context
         self._clock = context.clock
         self._tasks = context.tasks
-        self._recorder = context.recorder
         self._linux = context.linux
         self._topology = context.topology
         self._processes = processes
@@ -78,12 +78,9 @@ class Enforcement:
         self._journal = journal
         self._rules = RuleBatcher(context.tasks, processes, journal)
         self._offered = offered()
-        self._measures: dict[str, _Measure] = {}
         self._ttl_s: dict[str, float] = {}
-
-    def names(self) -> list[str]:
-        """Return the ids of all measures in force."""
-        return sorted(self._measures)
+        self._problem: str | None = None
+        """Of the journal, as it was told last."""
 
     def lease(self, instance: str, ttl_s: float) -> None:
         """Note how long the measures of an instance outlive its agent, in seconds."""
@@ -101,36 +98,26 @@ class Enforcement:
 
         def done(_: None) -> None:
             if self._measures.get(action.measure) is not measure:
-                self._undo(measure)
+                self._undo(action.measure, measure)
                 answer(Failed("it was lifted before it was in force"))
                 return
             event = self._recorder.record("measure.applied", cause, **applied(action, instance))
+            self._tell_of_journal(measure.instance.pop)
             answer(Done(event))
 
         def failed(reason: str) -> None:
             if self._measures.get(action.measure) is measure:
                 del self._measures[action.measure]
                 measure.instance.measures.pop(action.measure, None)
-            self._undo(measure)
+            self._undo(action.measure, measure)
             answer(Failed(reason))
 
         self._tasks.start(self._put(measure, target), done, failed)
 
-    def lift(self, measure: str, pop: PopId, cause: str) -> Done:
-        """Lift a measure of ``pop`` because its agent asks to."""
-        found = self._measures.get(measure)
-        if found is None or found.instance.pop != pop:
-            return Done()
-        self._undo(found)
-        return Done(self._end(measure, "lifted", cause))
-
     def lift_all(self, instance: Instance, reason: str, cause: str) -> None:
         """Lift what ``instance`` enforces; its process has been told to end already."""
         self._ttl_s.pop(instance.id, None)
-        for measure in list(instance.measures):
-            found = self._measures[measure]
-            self._undo(found, process_ends=True)
-            self._end(measure, f"its instance ended: {reason}", cause)
+        super().lift_all(instance, reason, cause)
 
     def move(self, instance: Instance, to: Instance) -> None:
         """Hand the measures of one instance to another: first there, then no longer here."""
@@ -156,8 +143,8 @@ class Enforcement:
 
     def read(self, measure: str, pop: PopId, answer: Answer) -> None:
         """Answer with what a measure passed and held back lately, MB/s."""
-        found = self._measures.get(measure)
-        if found is None or found.instance.pop != pop:
+        found = self._at(measure, pop)
+        if found is None:
             answer(Failed(f"no measure {measure} at {pop}"))
             return
 
@@ -252,11 +239,18 @@ class Enforcement:
         entry = LeasedMeasure(measure.id, instance, kept.vnfd.name, kept.pop, measure.body)
         await self._rules.put(entry, self._ttl_s.get(instance, 1.0))
 
+    def _tell_of_journal(self, pop: PopId) -> None:
+        """Record that leases are not kept on disk, once."""
+        before, self._problem = self._problem, self._journal.problem
+        if self._problem not in (None, before):
+            note = self._context.failure(pop, "writing the journal of leases")
+            note(f"{self._problem}; what is in force is known in memory alone")
+
     async def _hand_over(self, measure: _Measure, instance: str, to: str) -> None:
         await self._tell(measure, to)
         await self._processes.change(instance, "DELETE", _resource(measure.id))
 
-    def _undo(self, measure: _Measure, *, process_ends: bool = False) -> None:
+    def _undo(self, name: str, measure: _Measure, *, process_ends: bool = False) -> None:
         instance = measure.instance.id
         # Taken out at once: a measure that is lifted while it is put in force is undone twice.
         tunnel, measure.tunnel = measure.tunnel, None
@@ -267,25 +261,13 @@ class Enforcement:
                 if tunnel is not None and detour is not None:
                     await self._detours.remove(detour, tunnel)
                 if not process_ends:
-                    await self._processes.change(instance, "DELETE", _resource(measure.id))
+                    await self._processes.change(instance, "DELETE", _resource(name))
             finally:
                 if tunnel is not None:
                     await self._tunnels.release(tunnel)
-                await self._tasks.thread(self._journal.drop, [measure.id])
+                await self._tasks.thread(self._journal.drop, [name])
 
         self._tasks.forget(work(), self._note(measure))
-
-    def _end(self, measure: str, reason: str, cause: str) -> str:
-        ended = self._measures.pop(measure)
-        del ended.instance.measures[measure]
-        return self._recorder.record(
-            "measure.lifted",
-            cause,
-            measure=measure,
-            pop=ended.instance.pop,
-            effect=ended.effect,
-            reason=reason,
-        )
 
     def _note(self, measure: _Measure) -> Callable[[str], None]:
         return self._context.failure(measure.instance.pop, f"measure {measure.id}")

@@ -17,7 +17,7 @@ from phalanx.infrastructure.linux.workers import DriverContext
 
 WINDOW_S = 2.0
 """A rate is that over at most so long."""
-LEAST_S = 0.1
+LEAST_S = 0.04
 """A rate is not told from less than this, in seconds."""
 NOTHING_S = 0.5
 """That nothing comes in is told after this long, in seconds."""

@@ -24,10 +24,11 @@ from phalanx.infrastructure.linux.kernel.wire import compiler
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
 
 _CHARONS = (Path("/usr/lib/ipsec/charon"), Path("/usr/libexec/ipsec/charon"))
+OVERLAY = {"strongSwan", "vici", "kernel-libipsec"}
+"""What only agents in one process need, whose messages go over it."""
 _EXTRA = "pip install 'phalanx[linux]'"
 _WORKERS = {"nsenter": "util-linux", "ip": "iproute2", "tc": "iproute2", "bridge": "iproute2"}
 _TOOLS = {
-    "nginx": "the real server of a testbed",
     "hping3": "floods in a testbed",
     "slowhttptest": "slow HTTP attacks in a testbed",
     "tcpdump": "captures of what is on the wire",
@@ -68,12 +69,14 @@ def probe() -> tuple[Feature, ...]:
     return tuple(_probe())
 
 
-def missing(features: tuple[Feature, ...]) -> list[str]:
+def missing(features: tuple[Feature, ...], *, overlay: bool = True) -> list[str]:
     """Return what a run lacks, a line each; empty if a run is possible.
 
-    What could not be tried for want of something else is left out.
+    What could not be tried for want of something else is left out; and what the overlay alone
+    needs, where agents do without.
     """
     needed = [feature for feature in features if feature.needed and feature.works is not True]
+    needed = [feature for feature in needed if overlay or feature.name not in OVERLAY]
     absent = [feature for feature in needed if feature.works is False] or needed
     return [
         f"{feature.name}: {feature.found}" + (f" ({feature.install})" if feature.install else "")
@@ -138,17 +141,21 @@ def _probe() -> Iterator[Feature]:
     use = "the agents' overlay; tunnels to other PoPs"
     yield _feature("VXLAN", tried(_vxlan), use, "a kernel with CONFIG_VXLAN", needed=True)
     daemon = charon()
-    install = "apt-get install strongswan-charon strongswan-swanctl"
-    found = str(daemon) if daemon else None
-    yield _feature("strongSwan", daemon is not None, "keys of the overlay", install, found)
+    lacking = [] if any(map(Path.exists, _CHARONS)) else ["strongswan-charon"]
+    install = f"apt-get install {' '.join([*lacking, 'strongswan-swanctl'])}"
+    found = str(daemon) if daemon else None if lacking else "charon without its plugin vici"
+    use = "keys of the overlay"
+    yield _feature("strongSwan", daemon is not None, use, install, found, needed=True)
     vici = importlib.util.find_spec("vici") is not None
-    yield _feature("vici", vici, "drives strongSwan", _EXTRA)
+    yield _feature("vici", vici, "drives strongSwan", _EXTRA, needed=True)
     kernel = tried(has_kernel_esp)
     use = _instead("encrypts the overlay", kernel, "strongSwan encrypts")
     yield _feature("kernel ESP", kernel, use, "nothing; or a kernel with CONFIG_INET_ESP")
     use = "nothing, as the kernel encrypts" if kernel else "encrypts the overlay in user space"
     plugin = any(_plugin(path, "kernel-libipsec") for path in _CHARONS)
-    yield _feature("kernel-libipsec", plugin, use, "apt-get install libcharon-extra-plugins")
+    install = "apt-get install libcharon-extra-plugins"
+    yield _feature("kernel-libipsec", plugin, use, install, needed=kernel is False)
+    yield _tool("nginx", "the real server of a testbed", "nginx-light", needed=True)
     for name, use in _TOOLS.items():
         yield _tool(name, use, name)
 

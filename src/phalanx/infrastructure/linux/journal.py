@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -54,7 +55,10 @@ CREATE TABLE IF NOT EXISTS lease (
 
 
 class LeaseJournal:
-    """Leases on disk; every change is on the disk before it returns."""
+    """Leases on disk; every change is on the disk before it returns, as long as that takes it.
+
+    What the disk does not take is kept in memory, and written with the next change.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open or create the journal at ``path``.
@@ -63,14 +67,20 @@ class LeaseJournal:
             ValueError: if the file is no journal.
 
         """
+        self._full: str | None = None
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute(_SCHEMA)
+            self._db = _connect(path)
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{path} is no journal of leases: {error}") from error
-        path.chmod(0o600)
+            if "full" not in str(error):
+                raise ValueError(f"{path} is no journal of leases: {error}") from error
+            self._full = str(error)
+            self._db = _connect(":memory:")
+        self.problem = self._full
+        """Why the last change is not on the disk; None: it is."""
+        if not self._full:
+            path.chmod(0o600)
+        self._rows = {row[0]: tuple(row[1:]) for row in self._db.execute("SELECT * FROM lease")}
+        self._changed: set[str] = set()
         self._lock = Lock()
         self._closed = False
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -79,46 +89,40 @@ class LeaseJournal:
         """Note that measures are in force, each for so many seconds from now.
 
         Raises:
-            OSError: if the disk does not take it.
+            OSError: if the journal is closed.
 
         """
         self._write(
-            "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                (entry.measure, msgspec.json.encode(entry).decode(), ttl_s, *self._until(ttl_s))
+            {
+                entry.measure: (msgspec.json.encode(entry).decode(), *self._until(ttl_s))
                 for entry, ttl_s in entries
-            ),
+            }
         )
 
     def renew(self, measures: list[str], ttl_s: float) -> None:
         """Note that measures are in force for ``ttl_s`` seconds from now.
 
         Raises:
-            OSError: if the disk does not take it.
+            OSError: if the journal is closed.
 
         """
-        until = (ttl_s, *self._until(ttl_s))
-        self._write(
-            "UPDATE lease SET ttl_s = ?, boot = ?, until_boottime = ?, until_wall = ? "
-            "WHERE measure = ?",
-            ((*until, measure) for measure in measures),
-        )
+        until, rows = self._until(ttl_s), self._rows
+        self._write({name: (rows[name][0], *until) for name in measures if name in rows})
 
     def drop(self, measures: list[str]) -> None:
         """Note that measures have ended.
 
         Raises:
-            OSError: if the disk does not take it.
+            OSError: if the journal is closed.
 
         """
-        self._write("DELETE FROM lease WHERE measure = ?", ((name,) for name in measures))
+        self._write(dict.fromkeys(measures))
 
     def remaining(self) -> list[RemainingLease]:
         """Return the measures that should hold now, and forget those whose lease ran out."""
         boottime, wall = time.clock_gettime(time.CLOCK_BOOTTIME), time.time()
         found, over = [], []
-        rows = self._db.execute("SELECT * FROM lease ORDER BY measure").fetchall()
-        for measure, text, ttl_s, boot, until_boottime, until_wall in rows:
+        for measure, (text, ttl_s, boot, until_boottime, until_wall) in sorted(self._rows.items()):
             left = until_boottime - boottime if boot == self._boot else until_wall - wall
             left = min(left, ttl_s)
             try:
@@ -139,23 +143,38 @@ class LeaseJournal:
             self._closed = True
             self._db.close()
 
-    def _until(self, ttl_s: float) -> tuple[str, float, float]:
+    def _until(self, ttl_s: float) -> tuple[float, str, float, float]:
         boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
-        return self._boot, boottime + ttl_s, time.time() + ttl_s
+        return ttl_s, self._boot, boottime + ttl_s, time.time() + ttl_s
 
-    def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
-        """Make all changes in one transaction, which costs as much as one change."""
+    def _write(self, rows: Mapping[str, tuple[Any, ...] | None]) -> None:
+        """Make all changes in one transaction, which costs as much as one change; None: gone."""
         with self._lock:
             if self._closed:
                 raise OSError("the journal of leases is closed")
+            self._rows = {m: r for m, r in ({**self._rows, **rows}).items() if r is not None}
+            self._changed |= rows.keys()
+            gone = [(name,) for name in self._changed if name not in self._rows]
+            kept = [(name, *self._rows[name]) for name in self._changed if name in self._rows]
             try:
                 self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany(statement, rows)
+                self._db.executemany("DELETE FROM lease WHERE measure = ?", gone)
+                self._db.executemany("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?)", kept)
                 self._db.execute("COMMIT")
+                self._changed.clear()
+                self.problem = self._full
             except sqlite3.Error as error:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                raise OSError(f"the journal of leases cannot be written: {error}") from error
+                self.problem = str(error)
+
+
+def _connect(path: Path | str) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    database.execute(_SCHEMA)
+    return database
 
 
 class _Order(Struct, eq=False):
@@ -183,7 +202,7 @@ class RuleBatcher:
         """Put a measure in force for ``ttl_s`` seconds, and note that on disk.
 
         Raises:
-            TaskError: if its VNF refuses, or does not answer, or the disk does not take it.
+            TaskError: if its VNF refuses or does not answer.
 
         """
         order = _Order(entry, ttl_s, asyncio.get_running_loop().create_future())

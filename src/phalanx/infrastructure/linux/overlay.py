@@ -249,11 +249,7 @@ class Overlay:
     """
 
     def __init__(
-        self,
-        run_folder: Path,
-        vni: int,
-        sites: Sequence[OverlaySite],
-        keys: LocalKeys,
+        self, run_folder: Path, vni: int, sites: Sequence[OverlaySite], keys: LocalKeys
     ) -> None:
         self.engine = EspEngine.USER_SPACE
         self._folder = run_folder

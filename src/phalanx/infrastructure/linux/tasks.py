@@ -32,10 +32,7 @@ class Tasks:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(
-        self,
-        work: Coroutine[Any, Any, T],
-        done: Callable[[T], None],
-        failed: Callable[[str], None],
+        self, work: Coroutine[Any, Any, T], done: Callable[[T], None], failed: Callable[[str], None]
     ) -> asyncio.Task[None]:
         """Do ``work``, then call ``done`` with its result, or ``failed`` with one line.
 
@@ -68,10 +65,7 @@ class Tasks:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _do(
-        self,
-        work: Coroutine[Any, Any, T],
-        done: Callable[[T], None],
-        failed: Callable[[str], None],
+        self, work: Coroutine[Any, Any, T], done: Callable[[T], None], failed: Callable[[str], None]
     ) -> None:
         try:
             result = await work

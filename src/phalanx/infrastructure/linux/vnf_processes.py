@@ -25,13 +25,14 @@ from msgspec import Struct
 from phalanx.domain.network import PopId
 from phalanx.infrastructure.linux import forkserver
 from phalanx.infrastructure.linux.forkserver import LARGEST
-from phalanx.infrastructure.linux.images import VnfImage, verify
+from phalanx.infrastructure.linux.images import VnfImage
 from phalanx.infrastructure.linux.kernel.namespaces import prefix
 from phalanx.infrastructure.linux.kernel.runs import VARIABLE, note
-from phalanx.infrastructure.linux.repository import fetch
+from phalanx.infrastructure.linux.repository import ImageStore
 from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.vnf.nft import owner_of
 from phalanx.infrastructure.linux.workers import DriverContext
+from phalanx.infrastructure.reservations.images import ImageCache
 from phalanx.infrastructure.reservations.instances import Fail, Instance, Ready
 
 BOOT_S = 5.0
@@ -147,16 +148,18 @@ class ForkServer:
         """End it, and any child that is left: asked first, killed after ``patience_s``."""
         with contextlib.suppress(TaskError, asyncio.CancelledError):
             await asyncio.gather(*self._starting)
-        left = list(self._children.values())
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            waiting = [child for child in left if child.returncode is None]
-            for child in waiting:
-                child.send_signal(number)
-            if waiting:
-                ends = [asyncio.ensure_future(child.wait()) for child in waiting]
-                await asyncio.wait(ends, timeout=patience_s)
-        self._lost("it was closed")
-        await self._process.wait()
+        waiting = [child for child in self._children.values() if child.returncode is None]
+        for child in waiting:
+            child.send_signal(signal.SIGTERM)
+        if waiting:
+            ends = [asyncio.ensure_future(child.wait()) for child in waiting]
+            await asyncio.wait(ends, timeout=patience_s)
+        self._lost("it was closed")  # which kills what is left
+        try:
+            await asyncio.wait_for(self._process.wait(), patience_s)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
 
     def send(self, packet: dict[str, object]) -> None:
         """Send a packet to the server; it is lost if that is gone, as all its children are."""
@@ -350,6 +353,7 @@ class VnfProcesses:
         context: DriverContext,
         repository: PopId,
         images: Mapping[tuple[str, str], VnfImage],
+        cache: ImageCache,
         crashed: Callable[[str, str], None],
     ) -> None:
         """Make an empty set of processes.
@@ -358,6 +362,7 @@ class VnfProcesses:
             context: what every part of the driver works with.
             repository: PoP that the images come from.
             images: by VNF and version.
+            cache: decides which images PoPs keep.
             crashed: told the instance and the reason when a process ends by itself.
 
         """
@@ -366,9 +371,8 @@ class VnfProcesses:
         self._recorder = context.recorder
         self._linux = context.linux
         self._workers = context.workers
-        self._topology = context.topology
         self._failure = context.failure
-        self._repository = repository
+        self.store = ImageStore(context, cache, repository)
         self.images = dict(images)
         self._crashed = crashed
         self._processes: dict[str, VnfProcess] = {}
@@ -376,8 +380,6 @@ class VnfProcesses:
         self._folder = context.linux.folder / "vnf"
         self._ending: set[asyncio.Task[None]] = set()
         self._starting: dict[str, asyncio.Task[None]] = {}
-        self.away = False
-        """Whether the repository cannot be reached (a fault)."""
 
     def begin(self, instance: Instance, ready: Ready, fail: Fail) -> str | None:
         """Download, check and start; see ``Downloads``."""
@@ -385,23 +387,20 @@ class VnfProcesses:
         image = self.images.get((vnfd.name, vnfd.version))
         if image is None:
             return f"the VNF repository has no {vnfd.name} {vnfd.version}"
-        path: tuple[PopId, ...] = (self._repository,)
-        if vnfd.image_mb > 0:
-            if self.away:
-                return "the VNF repository is away"
-            found = self._topology.route(self._repository, instance.pop)
-            if found is None:
-                return f"no path from the VNF repository at {self._repository} to {instance.pop}"
-            path = found
-        instance.cause = self._recorder.record(
-            "instance.downloading",
-            instance.cause,
-            instance=instance.id,
-            vnf=vnfd.name,
-            pop=instance.pop,
-            image_mb=vnfd.image_mb,
-            path=list(path),
-        )
+        routes = self.store.routes(instance.pop, vnfd)
+        if not routes:
+            away = "the VNF repository is away" if self.store.away else ""
+            return away or f"no path from the VNF repository to {instance.pop}"
+        if routes[0][0] != instance.pop:
+            instance.cause = self._recorder.record(
+                "instance.downloading",
+                instance.cause,
+                instance=instance.id,
+                vnf=vnfd.name,
+                pop=instance.pop,
+                image_mb=vnfd.image_mb,
+                path=list(routes[0]),
+            )
 
         def done(_: None) -> None:
             if self._starting.pop(instance.id, None) is not None:
@@ -533,6 +532,7 @@ class VnfProcesses:
             for server in await asyncio.gather(*starts, return_exceptions=True):
                 if isinstance(server, ForkServer):
                     await server.close(END_S)
+            await self.store.close()
 
     def prepare(self, pop: PopId) -> None:
         """Have a fork server at ``pop`` before the first VNF is wanted there."""
@@ -566,16 +566,7 @@ class VnfProcesses:
 
     async def _bring(self, instance: Instance, image: VnfImage) -> None:
         pop, vnfd = instance.pop, instance.vnfd
-        folder = self._linux.folder / "images" / pop
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{token(instance.id)}.pyz"
-        address = self._linux.underlay(self._repository)
-        inside = self._workers.inside(pop)
-        if pop == self._repository or vnfd.image_mb <= 0:
-            await self._tasks.thread(verify, image.path, image.sha256)
-            target = image.path
-        else:
-            await self._tasks.thread(fetch, inside, address, image, target)
+        target = await self.store.bring(instance, image)
         instance.downloaded_s = self._clock.now() - instance.asked
         if vnfd.boot_s > 0 and vnfd.image_mb > 0:  # a native one boots as fast as it does
             await asyncio.sleep(vnfd.boot_s)
@@ -620,8 +611,10 @@ class VnfProcesses:
         try:
             await asyncio.wait_for(child.wait(), END_S)
         except TimeoutError:
-            child.send_signal(signal.SIGKILL)
-            await child.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)  # its fork server may be stopped as well
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(child.wait(), END_S)
             await self._wipe(process)
         process.socket.unlink(missing_ok=True)
 

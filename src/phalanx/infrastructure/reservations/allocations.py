@@ -7,6 +7,7 @@ they are exactly what they were at the start once every claim is gone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from phalanx.domain.agents import AgentId
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import Link, LinkState, PopId
 from phalanx.domain.resources import NOTHING, Resources
+from phalanx.domain.vnf import Vnfd
 from phalanx.infrastructure.reservations.instances import ReservedPath
 from phalanx.infrastructure.reservations.topology import Edge, Path, Topology
 
@@ -31,6 +33,17 @@ def _sum(amounts: Iterable[Resources]) -> Resources:
     return sum(amounts, NOTHING)
 
 
+@dataclass(slots=True, eq=False)
+class KeptImage:
+    """An image on the disk of a PoP."""
+
+    vnfd: Vnfd
+    needed: float
+    """When it was needed last, in seconds."""
+    users: dict[str, None]
+    """Instances that were made from it: its octets are among what they have allocated."""
+
+
 class ComputeAllocations:
     """Cores, memory and disk of the PoPs."""
 
@@ -38,6 +51,12 @@ class ComputeAllocations:
         self.totals = dict(totals)
         self._allocated: dict[PopId, dict[str, Resources]] = {pop: {} for pop in totals}
         self._held: dict[PopId, dict[str, Resources]] = {pop: {} for pop in totals}
+        self.images: dict[PopId, dict[str, KeptImage]] = {pop: {} for pop in totals}
+        """By name. Those without users lie on free disk, and are in nobody's way there."""
+
+    def unused_mb(self, pop: PopId) -> float:
+        """Return the size of all images without users, in MB."""
+        return sum(kept.vnfd.image_mb for kept in self.images[pop].values() if not kept.users)
 
     def free(self, pop: PopId) -> Resources:
         """Return what is not allocated; holds are not subtracted."""
@@ -82,6 +101,8 @@ class ComputeAllocations:
             lacking = NOTHING.lacking(self._rounded(self.unheld(pop)))
             if lacking is not None:
                 raise InvariantError(f"{pop} is over-committed: {lacking}")
+            if self.unused_mb(pop) > (self.free(pop).disk_gb + _ROUNDING) * 1e3:
+                raise InvariantError(f"{pop} keeps {self.unused_mb(pop):g} MB of images")
 
     @staticmethod
     def _rounded(amount: Resources) -> Resources:
@@ -119,6 +140,9 @@ class LinkAllocations:
         for link in topology.links:  # one entry for both directions
             self._claims[link.a, link.b] = self._claims[link.b, link.a] = {}
         self._directed: dict[Edge, dict[str, float]] = {}
+        self._ways: dict[tuple[str, float, Path], int] = {}
+        """By group, MB/s and way: how many hold that way, or reach it over one link. Bidders of
+        one auction share the ways to its tap, so that most add one link."""
 
     def free(self, link: Link) -> float:
         """Return the bandwidth that nobody holds or has."""
@@ -140,9 +164,15 @@ class LinkAllocations:
         """Hold ``mb_s`` on the links of ``path``; return why not if it does not fit."""
         if mb_s <= 0.0:
             return None
-        claims, grown = self._claims, []
-        for ends in pairwise(path):
-            groups = claims[ends]
+        ways, way, grown = self._ways, path, []
+        while len(way) > 1:
+            key = group, mb_s, way
+            known = ways.get(key, 0)
+            ways[key] = known + 1
+            if known:
+                break
+            ends = way[0], way[1]
+            groups = self._claims[ends]
             claim = groups.get(group)
             if claim is None:
                 claim = groups[group] = _Group()
@@ -152,6 +182,7 @@ class LinkAllocations:
             else:
                 held[mb_s] = 1
                 grown.append(ends)
+            way = way[1:]
         refusal = self._refusal(grown, mb_s)
         if refusal is not None:
             self.release(group, path, mb_s)
@@ -161,9 +192,15 @@ class LinkAllocations:
         """Give a hold back."""
         if mb_s <= 0.0:
             return
-        claims = self._claims
-        for ends in pairwise(path):
-            groups = claims[ends]
+        ways, way = self._ways, path
+        while len(way) > 1:
+            key = group, mb_s, way
+            others = ways[key] - 1
+            if others:
+                ways[key] = others
+                break
+            del ways[key]
+            groups = self._claims[way[0], way[1]]
             held = groups[group].held
             left = held[mb_s] - 1
             if left:
@@ -171,6 +208,7 @@ class LinkAllocations:
             else:
                 del held[mb_s]
                 self._tidy(groups, group)
+            way = way[1:]
 
     def commit(self, key: str, group: str, path: Path, mb_s: float) -> str | None:
         """Reserve ``mb_s`` for traffic from the end of ``path`` to its start.
@@ -282,6 +320,7 @@ class Percepts:
                 )
                 for neighbour, link in self._topology.neighbours[pop].items()
             ),
+            images=tuple(sorted(self._compute.images[pop])),
         )
 
     def _flush(self) -> None:
@@ -340,7 +379,7 @@ class Reservations:
         """Allocate ``amount`` to ``key`` instead of what it has; return why not."""
         refusal = self._compute.allocate(pop, key, amount)
         if refusal is None:
-            self._tell(pop, cause)
+            self._tell(pop, key, amount, cause)
         return refusal
 
     def fits(self, pop: PopId, key: str, amount: Resources) -> str | None:
@@ -350,7 +389,7 @@ class Reservations:
     def free_up(self, pop: PopId, key: str, cause: str) -> None:
         """Take back what ``key`` was allocated."""
         self._compute.free_up(pop, key)
-        self._tell(pop, cause)
+        self._tell(pop, key, NOTHING, cause)
 
     def open(self, instance: str, pop: PopId, hold: Hold, cause: str) -> ReservedPath | str:
         """Reserve the path of ``hold``, given back before; return why not as text."""
@@ -402,16 +441,14 @@ class Reservations:
             instance=instance,
             path=list(chain.path),
             mb_s=chain.mb_s,
+            group=chain.group,
         )
         return ReservedPath(chain.id, chain.group, chain.path, chain.mb_s, event)
 
-    def _tell(self, pop: PopId, cause: str) -> None:
-        data: dict[str, Any] = {
-            "pop": pop,
-            "free": as_data(self._compute.free(pop)),
-            "total": as_data(self._compute.totals[pop]),
-        }
-        self._recorder.record("resources.changed", cause, **data)
+    def _tell(self, pop: PopId, key: str, amount: Resources, cause: str) -> None:
+        free, total = as_data(self._compute.free(pop)), as_data(self._compute.totals[pop])
+        data: dict[str, Any] = {"instance": key, "has": as_data(amount)}
+        self._recorder.record("resources.changed", cause, pop=pop, free=free, total=total, **data)
         self._percepts.changed((pop,))
 
     def _path_refusal(self, pop: PopId, path: Path) -> str | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from phalanx.domain.actions import Deploy, Enforce, Hold
+from phalanx.domain.actions import Deploy, Done, Enforce, Hold, Observe
+from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
 from phalanx.domain.rules import TrafficVerdict
 from phalanx.domain.vnf import InstanceId, Vnfd
@@ -116,6 +117,19 @@ def deploy_refusal(deploy: Deploy, held: Held) -> str | None:
     return ttl_refusal(deploy.ttl_s)
 
 
+def observe_refusal(observe: Observe) -> str | None:
+    """Return what is wrong with the figures of ``observe``; None if nothing is."""
+    if (observe.link is None) == (observe.ip is None):
+        return "an observation needs either a link or an address"
+    if not 0 < observe.seconds < inf:
+        return f"cannot observe for {observe.seconds:g} s"
+    if not 0 < observe.sampling <= 1:
+        return f"cannot sample a share of {observe.sampling:g}"
+    if not 0 <= observe.part < observe.parts:
+        return f"no part {observe.part} of {observe.parts}"
+    return None
+
+
 def ttl_refusal(ttl_s: float) -> str | None:
     """Return what is wrong with the length of a lease; None if nothing is."""
     return None if 0 < ttl_s < inf else f"a lease of {ttl_s:g} s is not possible"
@@ -156,3 +170,50 @@ class Observer(Protocol):
 
     def lost(self, instance: Instance, reason: str) -> None:
         """Fail what ``instance`` was observing."""
+
+
+class _InForce(Protocol):
+    instance: Instance
+    effect: str
+
+
+M = TypeVar("M", bound=_InForce)
+
+
+class MeasureLedger(Generic[M]):
+    """The measures in force; each belongs to an instance and ends with it."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._measures: dict[str, M] = {}
+
+    def names(self) -> list[str]:
+        """Return the ids of all measures in force."""
+        return sorted(self._measures)
+
+    def lift(self, measure: str, pop: PopId, cause: str) -> Done:
+        """Lift a measure of ``pop`` because its agent asks to."""
+        found = self._at(measure, pop)
+        return Done() if found is None else Done(self._end(measure, "lifted", cause))
+
+    def lift_all(self, instance: Instance, reason: str, cause: str) -> None:
+        """Lift what ``instance`` enforces; it has been told to end already."""
+        for measure in list(instance.measures):
+            self._end(measure, f"its instance ended: {reason}", cause, process_ends=True)
+
+    def _at(self, measure: str, pop: PopId) -> M | None:
+        found = self._measures.get(measure)
+        return found if found is not None and found.instance.pop == pop else None
+
+    def _end(self, measure: str, reason: str, cause: str, *, process_ends: bool = False) -> str:
+        ended = self._measures.pop(measure)
+        del ended.instance.measures[measure]
+        self._undo(measure, ended, process_ends=process_ends)
+        pop, effect = ended.instance.pop, ended.effect
+        return self._recorder.record(
+            "measure.lifted", cause, measure=measure, pop=pop, effect=effect, reason=reason
+        )
+
+    def _undo(self, name: str, measure: M, *, process_ends: bool = False) -> None:
+        """Take the rule of a measure out of force."""
+        raise NotImplementedError

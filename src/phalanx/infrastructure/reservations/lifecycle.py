@@ -25,6 +25,7 @@ from phalanx.domain.network import PopId
 from phalanx.domain.vnf import Vnfd
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.reservations.allocations import Percepts, Reservations, as_data
+from phalanx.infrastructure.reservations.images import ImageCache
 from phalanx.infrastructure.reservations.instances import (
     Downloads,
     Held,
@@ -117,6 +118,7 @@ class Lifecycle:
         measures: Measures,
         observer: Observer,
         percepts: Percepts,
+        images: ImageCache,
     ) -> None:
         self._clock = clock
         self._recorder = recorder
@@ -125,6 +127,7 @@ class Lifecycle:
         self._measures = measures
         self._observer = observer
         self._percepts = percepts
+        self._images = images
         self._leases = Leases(clock, self._expire)
         self._holds: dict[str, Held] = {}
         self._instances: dict[str, Instance] = {}
@@ -157,14 +160,25 @@ class Lifecycle:
         refusal = hold_refusal(action) or self._reservations.hold(pop, action)
         if refusal is not None:
             return Failed(refusal)
-        self._holds[action.hold] = Held(action, pop, cause)
+        event = self._recorder.record(
+            "hold.granted",
+            cause,
+            hold=action.hold,
+            pop=pop,
+            **as_data(action.resources),
+            path=list(action.path),
+            mb_s=action.mb_s,
+            group=action.group,
+            ttl_s=action.ttl_s,
+        )
+        self._holds[action.hold] = Held(action, pop, event)
         self._leases.grant(("hold", action.hold), action.ttl_s)
         return Done()
 
     def release(self, pop: PopId, hold: str) -> Outcome:
         """Carry out ``Release``."""
         if self._held(hold, pop) is not None:
-            self._give_back(hold)
+            self._give_back(hold, "released")
         return Done()
 
     def deploy(self, pop: PopId, action: Deploy, cause: str, answer: Answer) -> None:
@@ -181,13 +195,15 @@ class Lifecycle:
             answer(Failed(str(refusal)))
             return
         hold, vnfd = held.hold, action.vnfd
-        self._give_back(action.hold)
+        self._give_back(action.hold, "used")
         chain = self._reservations.open(action.instance, pop, hold, cause)
         if isinstance(chain, str):
             answer(Failed(chain))
             return
+        self._images.use(pop, vnfd, action.instance)
         # Never refused: it is part of what the hold has just given back.
         self._reservations.allocate(pop, action.instance, vnfd.scaled(action.units), cause)
+        self._images.give_way(pop, cause)
         instance = Instance(
             action.instance, pop, vnfd, action.units, chain, cause, answer, self._clock.now()
         )
@@ -208,10 +224,12 @@ class Lifecycle:
         )
         if refusal is not None:
             return refusal
+        self._images.give_way(pop, cause)
         chain = ReservedPath("", "", (pop,), 0.0)
         instance = Instance(instance_id, pop, vnfd, units, chain, cause, None, self._clock.now())
         self._instances[instance_id] = instance
         self._leases.grant(("instance", instance_id), ttl_s)
+        self._images.keep(pop, vnfd, cause, instance_id)
         self._ready(instance)
         return None
 
@@ -222,7 +240,7 @@ class Lifecycle:
             return Failed(instance)
         if held is None:
             return Failed(f"no hold {action.hold} at {pop}")
-        self._give_back(action.hold)
+        self._give_back(action.hold, "used")
         chain = self._reservations.open(instance.id, pop, held.hold, cause)
         if isinstance(chain, str):
             return Failed(chain)
@@ -247,6 +265,7 @@ class Lifecycle:
             return Failed(chain)
         instance.chain, instance.units = chain, action.units
         self._reservations.allocate(pop, instance.id, amount, cause)
+        self._images.give_way(pop, cause)
         event = self._recorder.record(
             "instance.scaled",
             cause,
@@ -316,8 +335,9 @@ class Lifecycle:
         found = self._holds.get(hold)
         return found if found is not None and found.pop == pop else None
 
-    def _give_back(self, hold: str) -> None:
+    def _give_back(self, hold: str, reason: str) -> None:
         held = self._holds.pop(hold)
+        self._recorder.record("hold.ended", held.cause, hold=hold, pop=held.pop, reason=reason)
         self._leases.drop(("hold", hold))
         self._reservations.release(held.pop, held.hold)
 
@@ -348,7 +368,7 @@ class Lifecycle:
         if what == "hold":
             held = self._holds[name]
             self._recorder.record("lease.expired", held.cause, what=what, name=name, pop=held.pop)
-            self._give_back(name)
+            self._give_back(name, "expired")
             return
         instance = self._instances[name]
         event = self._recorder.record(
@@ -379,6 +399,7 @@ class Lifecycle:
         self._measures.lift_all(instance, reason, cause)
         self._reservations.close(instance.chain, cause)
         self._reservations.free_up(instance.pop, instance.id, cause)
+        self._images.release(instance, cause)
         self._observer.lost(instance, f"instance {instance.id} ended: {reason}")
         answer, instance.answer = instance.answer, None
         if answer is not None:

@@ -26,6 +26,7 @@ from phalanx.infrastructure.reservations.allocations import (
     Percepts,
     Reservations,
 )
+from phalanx.infrastructure.reservations.images import ImageCache
 from phalanx.infrastructure.reservations.lifecycle import Lifecycle
 from phalanx.infrastructure.reservations.topology import Topology
 
@@ -38,6 +39,7 @@ class NetworkDriver:
         clock: when things happen.
         recorder: where events go; its agent should be ``network``.
         cause: the event that is the root cause of the run.
+        keep_images: whether PoPs keep the images that they downloaded, for each other too.
 
     Raises:
         ValueError: if the network contradicts itself.
@@ -47,7 +49,15 @@ class NetworkDriver:
     _lifecycle: Lifecycle
     """Made by the driver, from its workers."""
 
-    def __init__(self, network: Network, clock: Clock, recorder: Recorder, cause: str) -> None:
+    def __init__(
+        self,
+        network: Network,
+        clock: Clock,
+        recorder: Recorder,
+        cause: str,
+        *,
+        keep_images: bool = False,
+    ) -> None:
         self._clock = clock
         self._recorder = recorder
         self._cause = cause
@@ -55,6 +65,7 @@ class NetworkDriver:
         self._compute = ComputeAllocations({pop.name: pop.total for pop in network.pops})
         self._links = LinkAllocations(self._topology)
         self._percepts = Percepts(clock, self._topology, self._compute, self._links)
+        self._images = ImageCache(clock, recorder, self._compute, self._percepts, keeps=keep_images)
         self._reservations = Reservations(
             self._topology, self._compute, self._links, self._percepts, recorder
         )

@@ -85,7 +85,7 @@ class Topology:
             The PoPs of the path; None if there is none of a bandwidth above 0.
 
         """
-        narrowest = self._widest_bandwidth(source, target, width)
+        narrowest = self.widths(target, width).get(source, 0.0)
         if narrowest <= 0:
             return None
         # Two passes, as bandwidth and latency in one label would not be exact: a narrower
@@ -120,22 +120,22 @@ class Topology:
                     following[neighbour] = pop
         return following
 
-    def _widest_bandwidth(
-        self, source: PopId, target: PopId, width: Callable[[PopId, PopId], float]
-    ) -> float:
-        best = {source: inf}
-        heap = [(-inf, source)]
+    def widths(self, target: PopId, width: Callable[[PopId, PopId], float]) -> dict[PopId, float]:
+        """Return from each PoP the bandwidth of the widest path to ``target``, in MB/s.
+
+        It is ``inf`` from ``target`` itself; PoPs without a path are left out.
+        """
+        best = {target: inf}
+        heap = [(-inf, target)]
         while heap:
             negative, pop = heappop(heap)
-            if pop == target:
-                return -negative
             if -negative < best[pop]:
                 continue
             for neighbour, link in self.neighbours[pop].items():
                 if not self.is_up(link):
                     continue
-                through = min(-negative, width(pop, neighbour))
+                through = min(-negative, width(neighbour, pop))
                 if through > best.get(neighbour, 0.0):
                     best[neighbour] = through
                     heappush(heap, (-through, neighbour))
-        return 0.0
+        return best

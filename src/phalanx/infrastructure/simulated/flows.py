@@ -86,6 +86,8 @@ class Flows:
         }
         """Stages behind the access links of hosts with limits, by address."""
         self.policers: list[int] = []
+        self._spare: list[int] = []
+        """Policers of measures that were lifted, for the next ones."""
         self._row_of = fluid.add_rows(
             np.array([source.demand_mb_s for source in sources]),
             np.array([source.profile.responsive for source in sources], dtype=bool),
@@ -142,11 +144,15 @@ class Flows:
         rate = rule.parameters.get("rate_mb_s", 0.0 if rule.verdict in _BLOCKING else inf)
         # The way back takes as long as the way there, in this model: half of the delay each.
         latency_s = rule.parameters.get("delay_ms", 0.0) / 2e3
-        added = self._fluid.add_stages(
-            np.array([rate]), np.zeros(1), np.array([latency_s]), queued=False
-        )
-        stage = int(added[0])
-        self.policers.append(stage)
+        if self._spare:
+            stage = self._spare.pop()
+            self._fluid.reshape([stage], rate, 0.0, latency_s)
+        else:
+            added = self._fluid.add_stages(
+                np.array([rate]), np.zeros(1), np.array([latency_s]), queued=False
+            )
+            stage = int(added[0])
+            self.policers.append(stage)
         self._count += 1
         steering = AppliedRule(rule, pop, stage, (_rank(rule), self._count))
         self._applied[measure] = steering
@@ -167,6 +173,7 @@ class Flows:
     def lift(self, measure: str) -> None:
         """Undo ``apply``."""
         steering = self._applied.pop(measure)
+        self._spare.append(steering.stage)
         for row, steered in enumerate(self._steered):
             if steering in steered:
                 steered.remove(steering)

@@ -157,6 +157,8 @@ QUEUE_S = 0.2
 """Longest queueing delay of a link, in seconds."""
 BULK_LEAST_SHARE = 0.1
 """Share of a link that bulk transfers take even if others would use it."""
+BACKGROUND_MOST = 0.8
+"""Share of a link that background transfers fill up to, with all else that is on it."""
 NOWHERE = 0
 """A stage that stands for none: it passes everything."""
 _SMOOTHING_S = 1.0
@@ -203,6 +205,8 @@ class Fluid:
         self.active: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self.responsive: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self.bulk: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self.background: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        """Which of the bulk transfers take what all others, bulk transfers too, leave idle."""
         self.sending: Floats = np.zeros(0)
         self.delivering: Floats = np.zeros(0)
         self._started: NDArray[np.bool_] = np.zeros(0, dtype=bool)
@@ -227,6 +231,12 @@ class Fluid:
         self._paths = None
         return np.arange(len(self.capacity) - more, len(self.capacity))
 
+    def reshape(self, stages: Sequence[int], capacity: float, loss: float, latency: float) -> None:
+        """Give links another capacity, loss and latency (s) from the next step on."""
+        rows = list(stages)
+        self.capacity[rows], self.loss[rows], self.latency_s[rows] = capacity, loss, latency
+        self._paths = None
+
     def add_rows(
         self, demand: Floats, responsive: NDArray[np.bool_], *, bulk: bool = False
     ) -> Indices:
@@ -236,6 +246,7 @@ class Fluid:
         self.active = np.append(self.active, np.zeros(more, dtype=bool))
         self.responsive = np.append(self.responsive, responsive)
         self.bulk = np.append(self.bulk, np.full(more, bulk))
+        self.background = np.append(self.background, np.zeros(more, dtype=bool))
         self.sending = np.append(self.sending, np.zeros(more))
         self.delivering = np.append(self.delivering, np.zeros(more))
         self._started = np.append(self._started, np.zeros(more, dtype=bool))
@@ -349,9 +360,16 @@ class Fluid:
         if len(rows):
             sending[rows] = self._tcp(paths, rows, dt)
         self._started = self.active.copy()
-        bulk = np.flatnonzero(self.bulk & self.active)
+        bulk = np.flatnonzero(self.bulk & self.active & ~self.background)
         if len(bulk):
             sending[bulk] = self._paced(bulk)
+        idle = np.flatnonzero(self.background & self.active)
+        if len(idle):
+            rates = np.zeros(paths.count)
+            np.add.at(rates, self._path_of, sending)
+            others = paths.at_all(paths.left(rates, self.fitting))  # in this very step
+            room = BACKGROUND_MOST * self.capacity - self.priority - others
+            sending[idle] = self._shared(idle, np.maximum(room - self.queue / _DRAIN_S, 0.0))
         return sending
 
     def _tcp(self, paths: Paths, rows: Indices, dt: float) -> Floats:
@@ -365,7 +383,7 @@ class Fluid:
         aim = np.minimum(wanted, pftk_mb_s(loss, rtt))
         weight = 1.0 - np.exp(-dt / np.maximum(4.0 * rtt, _SMOOTHING_S))
         last = self.sending[rows]
-        adjusted = last + (aim - last) * weight
+        adjusted = np.minimum(last + (aim - last) * weight, wanted)  # nothing else to send
         first = np.minimum(wanted, first_mb_s(rtt))
         return np.asarray(np.where(self._started[rows], adjusted, first))
 
@@ -377,12 +395,16 @@ class Fluid:
             stages = list(self._routes[row])
             before = np.append(1.0, np.multiply.accumulate(through[stages])[:-1])
             own[stages] += self.sending[row] * before
+        left = self.capacity - self.priority - (self.arriving - own) - self.queue / _DRAIN_S
+        return self._shared(rows, np.maximum(left, BULK_LEAST_SHARE * self.capacity))
+
+    def _shared(self, rows: Indices, room: Floats) -> Floats:
+        """Return for each bulk transfer its part of ``room``, MB/s by stage, on its route."""
         routes = [list(self._routes[row]) for row in rows]
         transfers = np.zeros_like(self.capacity)
         for stages in routes:
             transfers[stages] += 1.0
-        left = self.capacity - self.priority - (self.arriving - own) - self.queue / _DRAIN_S
-        fair = np.maximum(left, BULK_LEAST_SHARE * self.capacity) / np.maximum(transfers, 1.0)
+        fair = room / np.maximum(transfers, 1.0)
         kept = [np.multiply.accumulate(1.0 - self.loss[stages]) for stages in routes]
         return np.array(
             [

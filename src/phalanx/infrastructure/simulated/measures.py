@@ -9,7 +9,7 @@ from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample, Outcome
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
 from phalanx.domain.rules import TrafficRule
-from phalanx.infrastructure.reservations.instances import Instance, applied
+from phalanx.infrastructure.reservations.instances import Instance, MeasureLedger, applied
 from phalanx.infrastructure.simulated.engine import TrafficEngine
 from phalanx.infrastructure.simulated.flows import OFFERED, Flows
 
@@ -26,21 +26,16 @@ class _Measure:
     since: float
 
 
-class SimulatedMeasures:
+class SimulatedMeasures(MeasureLedger[_Measure]):
     """The measures in force; each belongs to an instance and ends with it."""
 
     def __init__(
         self, clock: Clock, flows: Flows, engine: TrafficEngine, recorder: Recorder
     ) -> None:
+        super().__init__(recorder)
         self._clock = clock
         self._flows = flows
         self._engine = engine
-        self._recorder = recorder
-        self._measures: dict[str, _Measure] = {}
-
-    def names(self) -> list[str]:
-        """Return the ids of all measures in force."""
-        return sorted(self._measures)
 
     def enforce(self, action: Enforce, instance: Instance, cause: str) -> Outcome:
         """Put a measure into force."""
@@ -62,18 +57,6 @@ class SimulatedMeasures:
         self._engine.wake()
         return Done(self._recorder.record("measure.applied", cause, **applied(action, instance)))
 
-    def lift(self, measure: str, pop: PopId, cause: str) -> Outcome:
-        """Lift a measure of ``pop`` because its agent asks to."""
-        found = self._measures.get(measure)
-        if found is None or found.instance.pop != pop:
-            return Done()
-        return Done(self._end(measure, "lifted", cause))
-
-    def lift_all(self, instance: Instance, reason: str, cause: str) -> None:
-        """Lift what ``instance`` enforces."""
-        for measure in list(instance.measures):
-            self._end(measure, f"its instance ended: {reason}", cause)
-
     def move(self, instance: Instance, to: Instance) -> None:
         """Hand the measures of one instance to another of the same PoP; traffic is not told."""
         for measure in instance.measures:
@@ -83,23 +66,13 @@ class SimulatedMeasures:
 
     def read(self, measure: str, pop: PopId) -> Outcome:
         """Return what a measure of ``pop`` passed and held back over the last 2 s, or its life."""
-        found = self._measures.get(measure)
-        if found is None or found.instance.pop != pop:
+        found = self._at(measure, pop)
+        if found is None:
             return Failed(f"no measure {measure} at {pop}")
         age = self._clock.now() - found.since
         passed, held_back = self._engine.averages(found.stage, min(age, _LATELY_S))
         return MeasureSample(passed, held_back, self._flows.cut_off(found.rule, pop))
 
-    def _end(self, measure: str, reason: str, cause: str) -> str:
-        ended = self._measures.pop(measure)
-        del ended.instance.measures[measure]
-        self._flows.lift(measure)
+    def _undo(self, name: str, measure: _Measure, *, process_ends: bool = False) -> None:  # noqa: ARG002
+        self._flows.lift(name)
         self._engine.wake()
-        return self._recorder.record(
-            "measure.lifted",
-            cause,
-            measure=measure,
-            pop=ended.instance.pop,
-            effect=ended.effect,
-            reason=reason,
-        )

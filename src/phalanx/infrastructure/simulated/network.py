@@ -19,10 +19,12 @@ from phalanx.domain.actions import (
     LinkSample,
     Observe,
     Outcome,
+    Prefetch,
     ReadEntry,
     ReadLink,
     ReadMeasure,
 )
+from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import Link, LinkId, Network, PopId, link_id
 from phalanx.domain.traffic import Source
@@ -56,6 +58,7 @@ class SimulatedNetwork(NetworkDriver):
         tick_s: step of the traffic model, in seconds.
         sample_s: period of ``network.sample``, in seconds.
         watched: links that every sample shows, busy or not.
+        keep_images: whether PoPs keep the images that they downloaded, for each other too.
 
     Raises:
         ValueError: if network and sources do not fit together.
@@ -74,8 +77,9 @@ class SimulatedNetwork(NetworkDriver):
         tick_s: float = 0.1,
         sample_s: float = 1.0,
         watched: Sequence[LinkId] = (),
+        keep_images: bool = False,
     ) -> None:
-        super().__init__(network, clock, recorder, cause)
+        super().__init__(network, clock, recorder, cause, keep_images=keep_images)
         if not (0 < tick_s < inf and 0 < sample_s < inf):
             raise ValueError(f"a tick of {tick_s} s, samples of {sample_s} s are not possible")
         if network.repository not in self._topology.pops:
@@ -93,6 +97,7 @@ class SimulatedNetwork(NetworkDriver):
             recorder,
             topology=self._topology,
             links=self._links,
+            images=self._images,
             transfers=self._transfers,
             repository=network.repository,
         )
@@ -108,6 +113,7 @@ class SimulatedNetwork(NetworkDriver):
             measures=self._measures,
             observer=self._observer,
             percepts=self._percepts,
+            images=self._images,
         )
         self._schedule = SourceSchedule(clock, self._flows, self._engine, recorder, cause)
         self._adaptive = AdaptiveSources(clock, self._flows, self._fluid, self._engine)
@@ -137,6 +143,8 @@ class SimulatedNetwork(NetworkDriver):
                 self._lifecycle.deploy(pop, action, cause, answer)
             case Observe():
                 self._observe(pop, action, answer)
+            case Prefetch():
+                answer(self._downloads.prefetch(pop, action, cause))
             case _:
                 answer(self._reserved(pop, action, cause) or self._of_traffic(pop, action, cause))
 
@@ -169,14 +177,14 @@ class SimulatedNetwork(NetworkDriver):
         """Put an instance in place that runs from the start, without a download.
 
         Raises:
-            ValueError: if the PoP has no room for it.
+            ScenarioError: if the PoP has no room for it.
 
         """
         refusal = self._lifecycle.install(
             pop, instance, vnfd, units=units, ttl_s=ttl_s, cause=cause
         )
         if refusal is not None:
-            raise ValueError(f"{vnfd.name} cannot be installed at {pop}: {refusal}")
+            raise ScenarioError(f"monitors: {vnfd.name} cannot be installed at {pop}: {refusal}")
 
     def denied_mb_s(self) -> dict[str, float]:
         """Return what measures keep from honest sources now, in MB/s by host: the truth."""
@@ -197,6 +205,18 @@ class SimulatedNetwork(NetworkDriver):
         queues = fluid.queue[stages] / fluid.capacity[stages]
         kept = (1.0 - fluid.loss[stages]) * (1.0 - fluid.dropping[stages])
         return float(np.sum(fluid.latency_s[stages] + queues)), float(np.prod(kept))
+
+    def degrade(self, a: PopId, b: PopId, share: float, latency_ms: float, loss: float) -> None:
+        """Leave a link a share of its bandwidth, with more latency and loss; 1, 0, 0: its own.
+
+        Nobody is told: reservations, prices and paths go by what the link is meant to be.
+        """
+        link = self._topology.neighbours[a][b]
+        stages = [self._flows.stages[link_id(*ends)] for ends in ((a, b), (b, a))]
+        kept = (1.0 - link.loss) * (1.0 - loss)
+        latency_s = (link.latency_ms + latency_ms) / 1e3
+        self._fluid.reshape(stages, link.bandwidth_mb_s * share, 1.0 - kept, latency_s)
+        self._engine.wake()
 
     def leases(self) -> list[str]:
         """Return the ids of all holds, instances and measures, each kind sorted."""

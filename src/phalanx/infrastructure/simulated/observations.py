@@ -6,17 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from itertools import pairwise
-from math import inf, prod
+from math import prod
 
 import numpy as np
 from msgspec.structs import replace
 
 from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import Failed, FlowRecords, FlowStats, Observe
-from phalanx.domain.network import link_ends, link_id
+from phalanx.domain.network import PopId, link_ends, link_id
 from phalanx.domain.traffic import Profile, Source
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.reservations.instances import Instance
+from phalanx.infrastructure.reservations.instances import Instance, observe_refusal
 from phalanx.infrastructure.reservations.topology import Topology
 from phalanx.infrastructure.simulated.engine import Meter, TrafficEngine
 from phalanx.infrastructure.simulated.flows import SYN_RETRY_S, Connections, Flows
@@ -132,6 +132,8 @@ def _forged(
 class _Observation:
     action: Observe
     instance: Instance
+    path: tuple[PopId, ...]
+    """PoPs from the instance to the tap, both included."""
     answer: Answer
     meter: Meter
     intact: float
@@ -177,16 +179,22 @@ class SimulatedObserver:
         if refusal is not None:
             answer(Failed(refusal))
             return
-        path = instance.chain.path
+        path, kept = instance.chain.path, True
+        if action.entry not in (None, path[-1]):  # the instance serves several goals
+            path, kept = self._topology.route(instance.pop, action.entry) or (), False
+        if not path:
+            answer(Failed(f"no path from {instance.pop} to {action.entry}"))
+            return
         hops = list(pairwise(path))
         mirror = [self._flows.stages[link_id(b, a)] for a, b in reversed(hops)]
         losses = [self._topology.neighbours[a][b].loss for a, b in hops]
-        reserved = bool(hops) and instance.chain.mb_s > 0
+        reserved = kept and bool(hops) and instance.chain.mb_s > 0
         limit = instance.chain.mb_s if reserved else instance.handles_mb_s
         meter = Meter(len(self._flows.sources), mirror, limit, reserved=reserved)
         observation = _Observation(
             action,
             instance,
+            path,
             answer,
             meter,
             prod(1.0 - loss for loss in losses),
@@ -220,22 +228,14 @@ class SimulatedObserver:
             self._end(observation)
 
     def _refusal(self, action: Observe) -> str | None:
-        if (action.link is None) == (action.ip is None):
-            return "an observation needs either a link or an address"
         if action.link is not None and action.link not in self._flows.stages:
             return f"no link {action.link}"
-        if not 0 < action.seconds < inf:
-            return f"cannot observe for {action.seconds:g} s"
-        if not 0 < action.sampling <= 1:
-            return f"cannot sample a share of {action.sampling:g}"
-        if not 0 <= action.part < action.parts:
-            return f"no part {action.part} of {action.parts}"
-        return None
+        return observe_refusal(action)
 
     def _aim(self, observation: _Observation) -> None:
         action, flows = observation.action, self._flows
         detour: list[int] = []
-        tap = observation.instance.chain.path[-1]
+        tap = observation.path[-1]
         if action.link is not None:
             seen = flows.over(action.link, action.part, action.parts)
             ends = link_ends(action.link)
@@ -262,7 +262,7 @@ class SimulatedObserver:
         limit = observation.meter.limit
         arrived = 1.0 - observation.meter.lost_s / seconds
         if arrived < _ROUNDING:
-            path = "-".join(observation.instance.chain.path)
+            path = "-".join(observation.path)
             observation.answer(Failed(f"no copies arrived over {path}: a link is down or full"))
             return
         coverage = observation.intact * arrived * (limit / traffic if traffic > limit else 1.0)
@@ -287,10 +287,7 @@ class SimulatedObserver:
     def _as_seen(self, row: int, observation: _Observation) -> Source:
         """Return a source, whose answers are seen at its target whatever way they take."""
         source = self._flows.sources[row]
-        if (
-            source.asymmetric
-            and self._flows.hosts[source.target].at == observation.instance.chain.path[-1]
-        ):
+        if source.asymmetric and self._flows.hosts[source.target].at == observation.path[-1]:
             return replace(source, asymmetric=False)
         return source
 

@@ -21,15 +21,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from phalanx.domain.resources import Resources
-from phalanx.loading import (
-    Offence,
-    Tree,
-    parse_as,
-    refusal,
-    show,
-    twice,
-    unknown,
-)
+from phalanx.loading import Offence, Tree, parse_as, refusal, show, twice, unknown
 from phalanx.orchestration.descriptors.node import (
     Amount,
     DescriptorNode,

@@ -15,11 +15,7 @@ from msgspec import Meta, Struct
 from phalanx.orchestration.descriptors.node import Amount, Digest, Id
 from phalanx.orchestration.mlfo.infeasible import why_none
 from phalanx.orchestration.mlfo.model import Places, build
-from phalanx.orchestration.mlfo.need import (
-    Latencies,
-    Need,
-    PlacementError,
-)
+from phalanx.orchestration.mlfo.need import Latencies, Need, PlacementError
 from phalanx.orchestration.mlfo.search import USUAL_EFFORT, Effort, SearchResult, solve
 
 Cost = Annotated[float, Meta(ge=0, le=1e18)]

@@ -207,8 +207,7 @@ def arranged(
     # Those that stay come first and in their order: the numbers of their monitors stay.
     order = {m.key: place for place, m in enumerate(current.agents if current else ())}
     ordered = sorted(
-        pipeline.agents,
-        key=lambda a: order[same[a.name].key] if a.name in same else len(order),
+        pipeline.agents, key=lambda a: order[same[a.name].key] if a.name in same else len(order)
     )
     for agent in ordered:
         before = same.get(agent.name)
@@ -216,13 +215,7 @@ def arranged(
         taken.add(key)
         name = before.name if before is not None else identity_of(service, key, revision)
         unit = Unit(
-            name,
-            service,
-            UnitKind.AGENT,
-            revision,
-            agent.image,
-            agent.digest,
-            agent.capabilities,
+            name, service, UnitKind.AGENT, revision, agent.image, agent.digest, agent.capabilities
         )
         member = ServiceMember(key, agent.site, unit, agent.serves, _why(agent, need))
         if before is not None and before.made == member.made:

@@ -33,7 +33,7 @@ from phalanx.fabric.registration import END_TO_END, HealthStatus, ServiceState
 from phalanx.identity.names import Role
 from phalanx.infrastructure.remote import RemoteInfrastructure
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
-from phalanx.runtime.composition import ComposedAgent, first_view, planned_sites
+from phalanx.runtime.composition import ComposedAgent, first_view, planned_sites, settings_of
 from phalanx.runtime.environment import faulty
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.process import Process, bundle_of
@@ -152,6 +152,7 @@ class AgentProcess:
             declared,
             plan,
             followed.catalogue,
+            settings_of(plan, {declared.name}, followed.catalogue),
             process.fabric,
             clock=clock,
             bus=faulty(self.bus, clock, plan, seed),

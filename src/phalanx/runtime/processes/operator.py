@@ -129,7 +129,7 @@ class Operator:
             with suppress(EnvelopeError, ValueError):  # the recorder has it in the audit
                 tell(event_of(delivery, self.identity.domain))
 
-        events = subjects.pattern(self.identity.domain, "evt", agent, ">")
+        events = subjects.pattern(self.identity.domain, "evt", agent, subjects.REST)
         self.exchange.subscribe(events, heard)
 
 
@@ -139,6 +139,8 @@ class Survey:
     def __init__(self, operator: Operator) -> None:
         self.answers: dict[str, StatusAnswer] = {}
         """What services said of themselves when they were asked last, by name."""
+        self.storage: tuple[str, ...] = ()
+        """What is wrong with the streams and tables, as far as it was asked."""
         self._operator = operator
         self._asked: set[tuple[str, int]] = set()
         self._open = 0
@@ -153,7 +155,13 @@ class Survey:
     def settle(self, wanted: Iterable[str] = ()) -> bool:
         """Run until it is known of all who live, or of those who are ``wanted``; whether it is."""
         names = frozenset(wanted)
+        self.look()
         return self._operator.until(partial(self._settled, names), SETTLE_S)
+
+    def look(self) -> None:
+        """Ask how the streams and tables are."""
+        self._open += 1
+        self._operator.exchange.storage(self._looked)
 
     def read(self) -> bool:
         """Run until the registry has been read; whether there is anybody in it."""
@@ -162,6 +170,7 @@ class Survey:
 
     def ask(self) -> None:
         """Ask all again."""
+        self.look()
         self._asked.clear()
         for entry in self.registry.entries():
             self._question(entry)
@@ -190,6 +199,10 @@ class Survey:
         self._operator.client.invoke(
             service.owner, STATUS, StatusRequest(), heard, timeout_s=CALL_S
         )
+
+    def _looked(self, found: tuple[str, ...]) -> None:
+        self._open -= 1
+        self.storage = found
 
     def _answered(self, owner: str, answer: StatusAnswer | CallError) -> None:
         self._open -= 1
@@ -240,7 +253,9 @@ class Tail:
         exchange.follow(
             subjects.EVENTS,
             self._stored,
-            pattern=None if agent is None else subjects.pattern(domain, "evt", agent, ">"),
+            pattern=None
+            if agent is None
+            else subjects.pattern(domain, "evt", agent, subjects.REST),
             new_only=not past,
             since_s=since_s,
             caught_up=self._caught_up,

@@ -7,6 +7,7 @@ beginning and the end, breaks what the scenario breaks, and reads everything fro
 
 from __future__ import annotations
 
+import resource
 import signal
 import tempfile
 import time
@@ -19,7 +20,7 @@ from typing import Any
 from phalanx.bus import subjects
 from phalanx.bus.client import Stored
 from phalanx.domain.agents import AgentId
-from phalanx.domain.errors import PhalanxError
+from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.network import PopId
 from phalanx.fabric.calls import CallClient, CallError
@@ -45,8 +46,8 @@ from phalanx.runtime.processes.network import LINK, REPOSITORY, LinkRequest, Rep
 from phalanx.runtime.processes.process import PAUSE_S, EventStream, connected, run_clock
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.spec import RunSpec
-from phalanx.runtime.processes.testbed import ProcessTestbed, check_all_live
-from phalanx.runtime.scenario import Scenario
+from phalanx.runtime.processes.testbed import ProcessTestbed
+from phalanx.runtime.scenario import FaultSpec, Scenario
 from phalanx.store.outbox import Outbox
 from phalanx.store.state import StateFile
 
@@ -85,6 +86,10 @@ class Spread:
             say: told in one line what is being made.
 
         """
+        for number, fault in enumerate(scenario.faults):
+            if fault.kind in ("degrade", "drift", "slow-disk"):
+                where = f"{plan}: faults[{number}].kind"
+                raise ScenarioError(f"{where}: {fault.kind} needs a simulation in one process")
         self._scenario = scenario
         self._plan = plan.absolute()
         self._seed = scenario.seed if seed is None else seed
@@ -119,7 +124,8 @@ class Spread:
             should_stop: asked often; the run ends in order once it says true.
 
         Raises:
-            PhalanxError: with one line, if a process cannot be had or ends before its time.
+            PhalanxError: with one line, if a process cannot be had, or that of the network ends
+                before its time.
 
         """
         if self._on == "linux":
@@ -171,7 +177,7 @@ class Spread:
         self._every(1.0, partial(self._look, on_progress))
         self._clock.call_at(end, self._count)
         self._clock.run(end, should_stop)
-        self._finish("finished" if self._clock.now() >= end else "interrupted")
+        self._finish("finished" if self._clock.now() >= end else "interrupted", end)
         events = in_causal_order(self._events.values())
         return RunResult(events, summarise(events), defects(events))
 
@@ -203,13 +209,18 @@ class Spread:
                 self._early.setdefault(turn.cause, []).append(turn)
 
     def _look(self, on_progress: Progress | None) -> None:
-        """Check that every process that should run does, and report the time."""
+        """Check that the network's process runs, note which agents do not, and report the time."""
         now = self._clock.now()
         self._tell_testbed()
         if now < self._scenario.duration_s and not self._ending:
-            check_all_live(
-                self._processes, (n for n in (NETWORK, *self._agents) if n not in self._down)
-            )
+            for name in (NETWORK, *self._agents):
+                if name in self._down or self._processes.lives(name):
+                    continue
+                ended = f"the process of {name} ended: {self._processes.end_of(name)}"
+                if name == NETWORK:
+                    raise PhalanxError(ended)
+                self._say(f"{ended}; the others go on without it")
+                self._lost(name, self._cause)
         if on_progress is not None and now > 0:
             on_progress(now)
 
@@ -246,8 +257,11 @@ class Spread:
 
     def crash(self, agent: AgentId, cause: str) -> None:
         """End the process of an agent by SIGKILL."""
-        self._down.add(agent)
         self._processes.kill(agent)
+        self._lost(agent, cause)
+
+    def _lost(self, agent: AgentId, cause: str) -> None:
+        self._down.add(agent)
         self._recorder.record("agent.crashed", cause, pop=agent)
 
     def restart(self, agent: AgentId, cause: str, *, remembering: bool) -> None:  # noqa: ARG002
@@ -276,6 +290,14 @@ class Spread:
     def take_repository(self, *, away: bool) -> None:
         """Take the VNF repository off the network, or bring it back."""
         self._call(NETWORK, REPOSITORY, RepositoryRequest(away))
+
+    def degrade(self, fault: FaultSpec, *, ends: bool) -> None:
+        """Let the process of an agent write no more to its disk, or write again."""
+        agent = fault.agent or ""
+        if self.lives(agent):
+            room = resource.RLIM_INFINITY if ends else 0
+            limits = room, resource.RLIM_INFINITY
+            resource.prlimit(self._processes.pid(agent), resource.RLIMIT_FSIZE, limits)
 
     def update(self, function: str, version: str, cause: str) -> None:
         """Tell the agents that the repository offers another version."""
@@ -315,7 +337,7 @@ class Spread:
 
         self._call(NETWORK, RESERVATIONS, ReservationsRequest(), counted)
 
-    def _finish(self, reason: str) -> None:
+    def _finish(self, reason: str, planned_s: float) -> None:
         """Wait for the last event of each process, then record the end of the run."""
         clock, self._ending = self._clock, True
         if clock.now() < self._scenario.duration_s:  # else they end by themselves
@@ -329,7 +351,7 @@ class Spread:
         deadline = clock.now() + END_S * self._speed
         clock.run(deadline, lambda: self._all_said((NETWORK,)))
         self._processes.wait(NETWORK, END_S)  # it may have much to take apart
-        ended = self._record_end(reason)
+        ended = self._record_end(reason, planned_s)
         deadline = clock.now() + END_S * self._speed
         clock.run(deadline, lambda: ended in self._events)
         for event in in_causal_order(e for early in self._early.values() for e in early):
@@ -341,7 +363,7 @@ class Spread:
         last = {e.agent for e in self._events.values() if e.kind == "process.ended"}
         return last >= {*names} - self._down
 
-    def _record_end(self, reason: str) -> str:
+    def _record_end(self, reason: str, planned_s: float) -> str:
         messages: dict[str, int] = {}
         shed = 0
         for event in self._events.values():
@@ -356,6 +378,8 @@ class Spread:
             self._events.values(),
             messages=dict(sorted(messages.items())),
             shed=shed,
+            planned_s=planned_s,
+            delivery={},
             reservations=self._reservations,
         )
 

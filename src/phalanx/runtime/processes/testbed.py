@@ -130,8 +130,11 @@ class ProcessTestbed:
         """Return the exit codes of the processes that have ended, by member."""
         return {n: c for n, p in self._processes.items() if (c := p.poll()) is not None}
 
-    def last_words(self, name: str) -> str:
-        """Return the last line in the log of a member's process."""
+    def end_of(self, name: str) -> str:
+        """Return the signal that ended a member's process, else the last line of its log."""
+        code = self.ended().get(name, 0)
+        if code < 0:
+            return f"signal {-code}"
         lines = self.log(name).read_text(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
 
@@ -160,20 +163,6 @@ class ProcessTestbed:
             if not self.wait(name, within_s):
                 self.kill(name)
         self.brokers.stop()
-
-
-def check_all_live(testbed: ProcessTestbed, names: Iterable[str]) -> None:
-    """Refuse to go on where a process has ended that should run.
-
-    Raises:
-        PhalanxError: with the last line of its log, or the signal that ended it.
-
-    """
-    for name in names:
-        if not testbed.lives(name):
-            code = testbed.ended().get(name, 0)
-            how = f"signal {-code}" if code < 0 else testbed.last_words(name)
-            raise PhalanxError(f"the process of {name} ended: {how}")
 
 
 def _free_ports(count: int) -> list[int]:

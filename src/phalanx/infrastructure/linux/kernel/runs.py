@@ -54,8 +54,7 @@ def new_run() -> str:
 
     """
     try:
-        ROOT.mkdir(mode=0o755, exist_ok=True)
-        making = Path(tempfile.mkdtemp(prefix=_MAKING, dir=ROOT))
+        making = _new_folder()
         owner = RunOwner(os.getpid(), _started(os.getpid()) or 0)
         (making / "owner").write_bytes(msgspec.json.encode(owner))
         while True:
@@ -66,6 +65,13 @@ def new_run() -> str:
     except OSError as error:
         raise KernelError(f"{ROOT}: no folder for a run can be made: {error.strerror}") from None
     return run
+
+
+def _new_folder() -> Path:
+    while True:
+        ROOT.mkdir(mode=0o755, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another run has removed it, the last one
+            return Path(tempfile.mkdtemp(prefix=_MAKING, dir=ROOT))
 
 
 def folder(run: str) -> Path:
@@ -138,6 +144,9 @@ def remove(path: Path) -> None:
             shutil.rmtree(path)
     except OSError as error:
         raise KernelError(f"{path} cannot be removed: {error.strerror}") from None
+    for shared in (ROOT, *cgroups.roots()):
+        with contextlib.suppress(OSError):  # other runs use it
+            shared.rmdir()
 
 
 def _entries() -> list[Path]:
@@ -199,14 +208,12 @@ class Remains(Struct, frozen=True):
 
 
 def marked() -> set[str]:
-    """Return every run of which something is left on this machine."""
-    roots = cgroups.roots()
-    found = {
-        *known(),
-        *(_run_of(name) for name in namespaces.names(PREFIX)),
-        *(group.name for group in cgroups.groups() if group.parent in roots),
-        *(_run_in_environment(pid) for pid in _pids()),
-    }
+    """Return every run of which something is left on this machine.
+
+    A run has a folder, which goes last, or processes with its mark in their environment: what
+    merely has a name like ours (a namespace, a control group) is somebody else's.
+    """
+    found = {*known(), *(_run_in_environment(pid) for pid in _pids())}
     return {run for run in found if run is not None and is_run(run)}
 
 
@@ -384,11 +391,11 @@ def clean(
         except KernelError as error:
             left.append(str(error))
     try:
-        lines += [f"table {table}" for table in _remove_tables(ours, dry_run=dry_run)]
+        lines += [f"table {table}" for table in remove_tables(ours, dry_run=dry_run)]
     except KernelError as error:
         left.append(str(error))
-    if not dry_run:
-        _clear_empty(everything=runs is None)
+    for path in unfinished() if runs is None and not dry_run else ():
+        remove(path)
     if left:
         raise KernelError("; ".join(left))
     return lines
@@ -419,7 +426,7 @@ def _noted(runs: Iterable[str]) -> set[str]:
     return {table for run in runs for table in noted(run)}
 
 
-def _remove_tables(ours: Collection[str], *, dry_run: bool) -> list[str]:
+def remove_tables(ours: Collection[str], *, dry_run: bool = False) -> list[str]:
     """Remove the tables in this process's namespace that ``ours`` names, and their observations'.
 
     Raises:
@@ -444,13 +451,3 @@ def _remove_tables(ours: Collection[str], *, dry_run: bool) -> list[str]:
     except NftError as error:
         raise KernelError(f"nftables tables cannot be removed: {error}") from None
     return found
-
-
-def _clear_empty(*, everything: bool) -> None:
-    """Remove what several runs share and none uses any more."""
-    if everything:
-        for path in unfinished():
-            remove(path)
-    for shared in (ROOT, *cgroups.roots()):
-        with contextlib.suppress(OSError):  # still in use
-            shared.rmdir()

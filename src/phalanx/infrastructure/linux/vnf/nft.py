@@ -17,6 +17,8 @@ SEED = "0x1"
 """Seed of the hash that divides sources; the same in splits and in observations."""
 
 SYN = "tcp flags & (fin | syn | rst | ack) == syn"
+SYN_ACK = "tcp flags & (fin | syn | rst | ack) == syn | ack"
+RESET = "tcp flags & rst != 0"
 ATTESTED = "tcp flags & (syn | rst | ack) == ack"
 """From a server: a packet of a connection that it holds to be established."""
 ENDS = "tcp flags & (fin | rst) != 0"
@@ -54,7 +56,7 @@ class Nft:
         try:
             library = ctypes.CDLL("libnftables.so.1")
         except OSError as error:
-            raise NftError("libnftables.so.1 is missing: install nftables") from error
+            raise NftError("libnftables.so.1 is missing: apt-get install libnftables1") from error
         library.nft_ctx_new.restype = ctypes.c_void_p
         for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
             getattr(library, name).restype = ctypes.c_char_p

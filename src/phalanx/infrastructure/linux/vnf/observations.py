@@ -15,12 +15,14 @@ from threading import BoundedSemaphore, Lock
 from typing import Any
 
 from .http import Fields, RefusedError
-from .netlink import NETDEV, NetlinkReader
+from .netlink import NETDEV, Element, NetlinkReader
 from .nft import (
     ATTESTED,
     ENDS,
     HELD_MARK,
+    RESET,
     SYN,
+    SYN_ACK,
     TUPLE,
     TUPLE_BACK,
     TUPLE_TYPE,
@@ -44,12 +46,19 @@ PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 
 _PER_MILLION = 1_000_000
 _FLOW_TYPE = "type ipv4_addr . ipv4_addr . inet_service . inet_proto; flags dynamic"
+_FROM_TYPE = _FLOW_TYPE.replace(";", " . inet_service;")
 _TUPLE_TYPE = f"{TUPLE_TYPE}; flags dynamic"
 _FLOW = "ip saddr . ip daddr . th dport . meta l4proto"
 _FLOW_BACK = "ip daddr . ip saddr . th sport . meta l4proto"
 _FLOW_KEY = struct.Struct("!4s4sHxxB3x")
-_COUNTED = ("flows", "syn", "replies", "established", "answered", "ended")
-"""Sets with a counter for each flow."""
+_PORT = struct.Struct("!Hxx")
+_COUNTED = (
+    *("flows", "syn", "replies", "established", "answered", "ended", "resets", "syn_acks"),
+    "asked",  # datagrams of the target before the flow's first packet
+)
+"""Sets with a counter for each flow. A look-up counts as well, so these are never looked up."""
+_LISTED = ("known", "several", "askers")
+"""Sets of flows: all; those from several ports; those that the target began."""
 _ONCE = ("acked", "spoke", "closed")
 """Sets of connections of which something has been counted."""
 
@@ -58,17 +67,13 @@ class Observations:
     """Observations of one process, each in a table of its own with the process's as prefix."""
 
     def __init__(self, table: str) -> None:
-        """Remove what an earlier process of that table left."""
+        """Observe nothing yet; what an earlier process of that table left is without effect."""
         self._table = table
         self._room = BoundedSemaphore(MOST)
         self._lock = Lock()
         self._count = 0
-        self._active: set[str] = set()
-        nft = Nft()
-        for item in nft.json("list tables netdev")["nftables"]:
-            name = item.get("table", {}).get("name", "")
-            if name.startswith(f"{table}_"):
-                nft.run(f"delete table netdev {name}")
+        # To close a netlink socket takes the kernel 20 ms, so they are used again.
+        self._idle: list[tuple[Nft, NetlinkReader]] = []
 
     def observe(self, body: object) -> dict[str, Any]:
         """Watch for as long as ``body`` says and return the flows seen.
@@ -85,27 +90,31 @@ class Observations:
         with self._lock:
             self._count += 1
             table = f"{self._table}_{self._count}"
-        script = _script(table, fields, seconds)
+        script = _removal(table) + _script(table, fields, seconds)
         if not self._room.acquire(blocking=False):
             raise RefusedError(503, f"{MOST} observations are under way already")
-        self._active.add(table)
         try:
-            return _observe(table, script, seconds)
+            handles = self._idle.pop() if self._idle else (Nft(), NetlinkReader())
+            result = _observe(table, script, seconds, *handles)
+            self._idle.append(handles)  # one that failed is in no known state
+            return result
         except (NftError, OSError) as error:
             raise RefusedError(409, f"the observation was refused: {error}") from error
         finally:
-            self._active.discard(table)
             self._room.release()
 
     def close(self) -> None:
-        """End all observations."""
+        """End all observations, and remove what an earlier process left."""
         nft = Nft()
-        for table in list(self._active):
-            nft.run(_removal(table))
+        for item in nft.json("list tables netdev")["nftables"]:
+            name = item.get("table", {}).get("name", "")
+            if name.startswith(f"{self._table}_"):
+                nft.run(_removal(name))
 
 
-def _observe(table: str, script: str, seconds: float) -> dict[str, Any]:
-    nft, reader = Nft(), NetlinkReader()  # of its own: a long listing holds nobody up
+def _observe(
+    table: str, script: str, seconds: float, nft: Nft, reader: NetlinkReader
+) -> dict[str, Any]:
     begin = time.monotonic()
     nft.run(script)
     try:
@@ -116,35 +125,58 @@ def _observe(table: str, script: str, seconds: float) -> dict[str, Any]:
         counts = {
             name: {e.key: e for e in reader.elements(NETDEV, table, name)} for name in _COUNTED
         }
+        several = {e.key for e in reader.elements(NETDEV, table, "several")}
+        first = [e.key for e in reader.elements(NETDEV, table, "first")]
         packets, octets = reader.counter(NETDEV, table, "seen")
         unlisted, _ = reader.counter(NETDEV, table, "unlisted")
     finally:
         nft.run(_removal(table))
-        reader.close()
-        nft.close()
+    ports = {k[: _FLOW_KEY.size]: _PORT.unpack_from(k, _FLOW_KEY.size)[0] for k in first}
+    replies = _replies(counts)
     flows = []
     for key, flow in counts["flows"].items():
         source, target, port, protocol = _FLOW_KEY.unpack(key)
         of = {name: (e.packets if (e := counts[name].get(key)) else 0) for name in _COUNTED[1:]}
+        open_ = max(0, of["established"] - of.pop("ended"))
+        del of["asked"]
         flows.append(
-            {
+            of
+            | {
                 "source": socket.inet_ntoa(source),
                 "target": socket.inet_ntoa(target),
                 "port": port,
                 "protocol": PROTOCOLS[protocol],
                 "packets": flow.packets,
                 "octets": flow.octets,
-                "syn": of["syn"],
-                "established": of["established"],
-                "replies": of["replies"],
-                "answered": of["answered"],
-                "open": max(0, of["established"] - of["ended"]),
+                "replies": replies.get(key, 0),
+                "open": open_,
+                "source_port": 0 if key in several else ports.get(key, 0),
             }
         )
     return {
         "seconds": watched, "octets": octets, "packets": packets, "unlisted": unlisted,
         "flows": flows,
     }  # fmt: skip
+
+
+def _replies(counts: dict[str, dict[bytes, Element]]) -> dict[bytes, int]:
+    """Return what the target sent back, by flow.
+
+    What it sent before the first packet of a flow came counts, too: it may have asked for that.
+    A question of which no answer has come yet stands for an earlier one of the same source.
+    """
+    replies = {key: e.packets for key, e in counts["replies"].items()}
+    any_flow = {_pair(key): key for key in counts["flows"]}
+    for key, asked in counts["asked"].items():
+        flow = key if key in counts["flows"] else any_flow.get(_pair(key))
+        if flow is not None:
+            replies[flow] = replies.get(flow, 0) + asked.packets
+    return replies
+
+
+def _pair(key: bytes) -> tuple[bytes, bytes, int]:
+    source, target, _, protocol = _FLOW_KEY.unpack(key)
+    return source, target, protocol
 
 
 def _removal(table: str) -> str:
@@ -169,6 +201,8 @@ def _script(table: str, fields: Fields, seconds: float) -> str:
         f"add set {place} lease {{ type ether_type; flags timeout; {until}; }}",
         *(f"add counter {place} {name}" for name in ("seen", "unlisted")),
         *(f"add set {place} {n} {{ {_FLOW_TYPE}; size {FLOWS}; counter; }}" for n in _COUNTED),
+        *(f"add set {place} {n} {{ {_FLOW_TYPE}; size {FLOWS}; }}" for n in _LISTED),
+        f"add set {place} first {{ {_FROM_TYPE}; size {FLOWS}; }}",
         *(f"add set {place} {n} {{ {_TUPLE_TYPE}; size {TUPLES}; }}" for n in _ONCE),
     ]
     towards = f"{share('ip saddr', parts, part)} goto towards"
@@ -206,8 +240,8 @@ def _entries(
     # the first packet seen decides.
     rules = [
         f"{SYN} {towards}",
-        f"{_FLOW} @flows {towards}",
-        f"{_FLOW_BACK} @flows {back}",
+        f"{_FLOW} @known {towards}",
+        f"{_FLOW_BACK} @known {back}",
         towards,
     ]
     return dict.fromkeys(HOOKS, rules)
@@ -217,18 +251,26 @@ _CHAINS = {
     "towards": [
         "counter name seen",
         "meta l4proto != { tcp, udp } accept",
+        f"{_FLOW} != @known add @known {{ {_FLOW} }} add @first {{ {_FLOW} . th sport }}",
         f"add @flows {{ {_FLOW} }} goto listed",
         "counter name unlisted",
     ],
     "listed": [
         f"{SYN} add @syn {{ {_FLOW} }}",
+        f"{SYN_ACK} {_FLOW} != @askers add @syn_acks {{ {_FLOW} }}",
+        f"{_FLOW} . th sport != @first add @several {{ {_FLOW} }}",
         f"{ENDS} {TUPLE} @acked {TUPLE} != @closed "
         f"add @closed {{ {TUPLE} }} add @ended {{ {_FLOW} }}",
     ],
     "back": [
         "meta l4proto != { tcp, udp } accept",
-        f"{_FLOW_BACK} != @flows accept",
+        f"{SYN} add @askers {{ {_FLOW_BACK} }}",
+        f"{_FLOW_BACK} @known goto reply",
+        f"meta l4proto udp add @asked {{ {_FLOW_BACK} }}",
+    ],
+    "reply": [
         f"add @replies {{ {_FLOW_BACK} }}",
+        f"{RESET} add @resets {{ {_FLOW_BACK} }}",
         f"{ATTESTED} {TUPLE_BACK} != @acked "
         f"add @acked {{ {TUPLE_BACK} }} add @established {{ {_FLOW_BACK} }}",
         f"{ENDS} {TUPLE_BACK} @acked {TUPLE_BACK} != @closed "

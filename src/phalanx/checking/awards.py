@@ -1,0 +1,389 @@
+"""Rules about auctions: what is awarded follows from what was offered, and prices from the network.
+
+Utilities (eq. 3.1), prices (eq. 4.3 and 4.4), latencies and losses are worked out anew here, from
+what the events record, and not by the code that made them.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import isfinite
+from typing import Any, ClassVar
+
+from msgspec import Struct
+
+from phalanx.checking.resources import Amounts, amounts
+from phalanx.checking.rules import RuleGroup
+from phalanx.domain.events import Event
+
+BUILT_IN = {"T", "C", "D"}
+WEIGHTS = {"time": "T", "cost": "C", "decentralisation": "D"}
+KEPT = 1000
+"""So many of the latest auctions are remembered, besides those with a contract."""
+ROUNDED = 2e-6
+"""Most by which a figure of a bid may differ: the log has six digits."""
+
+
+def harmonic(part: Amounts, total: Amounts) -> float:
+    """Return the harmonic mean of the shares that ``part`` has of ``total``; 0 at a limit."""
+    if min(part) <= 0 or min(total) <= 0:
+        return 0.0
+    return 3.0 / sum(whole / some for some, whole in zip(part, total, strict=True))
+
+
+class PriceList:
+    """What using a PoP or a link costs (eq. 4.3 and 4.4, or by total capacity)."""
+
+    def __init__(self, pricing: str, needs: list[Amounts]) -> None:
+        self.pricing = pricing
+        self._needs = needs
+
+    def passing(self, total: Amounts, free: Amounts) -> float:
+        """Return the cost of passing a PoP."""
+        if self.pricing == "published":
+            return harmonic(free, total) if self._fits(free) else 0.0
+        return 2.0 - harmonic(free, total) if self.pricing == "scarcity" else 1.0
+
+    def hosting(self, total: Amounts, free: Amounts, takes: Amounts) -> float:
+        """Return the cost of deploying at a PoP what takes so much."""
+        if self.pricing == "published":
+            return self._consumed(total, free, takes)
+        return self._consumed(total, total, takes) * self.passing(total, free)
+
+    def link(self, bandwidth: float, free: float) -> float:
+        """Return the weight of a link."""
+        if self.pricing == "published":
+            return free
+        return 2.0 * bandwidth - free if self.pricing == "scarcity" else bandwidth
+
+    def _fits(self, free: Amounts) -> bool:
+        return any(all(n <= f for n, f in zip(need, free, strict=True)) for need in self._needs)
+
+    def _after(self, free: Amounts, takes: Amounts) -> bool:
+        cores, memory, disk = (f - t for f, t in zip(free, takes, strict=True))
+        return self._fits((cores, memory, disk))
+
+    def _consumed(self, total: Amounts, free: Amounts, takes: Amounts) -> float:
+        if not self._after(free, takes) and any(self._after(free, need) for need in self._needs):
+            return harmonic(free, total)
+        return harmonic(takes, total)
+
+
+class _Auction(Struct):
+    agent: str
+    called: float
+    data: dict[str, Any]
+    bids: dict[str, list[dict[str, Any]]] = {}
+    awarded: list[str] = []
+    refused: dict[str, str] = {}
+    failed: bool = False
+    decided: bool = False
+
+
+class AuctionRules(RuleGroup):
+    """Auctions are decided in time, by what was offered, and what was offered is true."""
+
+    rules: ClassVar = {
+        "auctions": "An auction is called once; it is decided when all have answered or at its "
+        "deadline, unless its plan ends before; after it has failed nothing is awarded.",
+        "bids": "A bid is for an auction that was called, over links that exist, from the PoP of "
+        "its agent to the tap, with the units that the traffic needs; D is the latency of the "
+        "path, and no image arrives faster than the links of the PoP allow (T).",
+        "prices": "C is the price of the path by eq. 4.3 and 4.4, or by total capacity, from what "
+        "the bid says was free.",
+        "limits": "A bid keeps the limits of latency, loss, hops, time and bandwidth.",
+        "utilities": "Utilities follow from the values of all bids by eq. 3.1, or from the fixed "
+        "references, and the ranking is in their order.",
+        "awards": "The winner is the best of the ranking that has not failed; the ranking has what "
+        "its agents bid, and all who were asked are in it, refused, or were silent.",
+        "contracts": "Only an agent that an auction was awarded to accepts a contract, once, and "
+        "while it lives it ends each that it accepted.",
+    }
+
+    def begin(self) -> None:
+        """Know no auction yet."""
+        self._auctions: dict[str, _Auction] = {}
+        self._waiting: dict[str, None] = {}
+        self._links: dict[tuple[str, str], dict[str, Any]] = {}
+        self._pops: dict[str, Amounts] = {}
+        self._functions: dict[str, dict[str, Any]] = {}
+        self._at: dict[str, str] = {}
+        self._degraded: set[tuple[str, str]] = set()
+        self._prices = PriceList("", [])
+        self._images: set[tuple[str, str]] = set()
+        self._units: dict[str, int] = {}
+        self._contracts: dict[tuple[str, str], bool] = {}
+        """By agent and auction: contracts that it has accepted; whether it lived on since."""
+        self._most = 2 * KEPT
+
+    def on_run_started(self, event: Event) -> None:
+        """Learn the network and the catalogue."""
+        data = event.data
+        for link in data["links"]:
+            self._links[link["a"], link["b"]] = self._links[link["b"], link["a"]] = link
+        self._pops = {pop["name"]: amounts(pop) for pop in data["pops"]}
+        self._functions = {function["name"]: function for function in data["functions"]}
+        self._prices = PriceList(data["pricing"], [amounts(f) for f in data["functions"]])
+
+    def on_agent_started(self, event: Event) -> None:
+        """Learn where an agent stands."""
+        self._at[event.agent] = event.data["pop"]
+
+    def on_agent_crashed(self, event: Event) -> None:
+        """Expect no decision of an agent that died, nor an end of its contracts."""
+        dead = event.data["pop"]
+        self._contracts.update({at: False for at in self._contracts if at[0] == dead})
+        for name in [n for n in self._waiting if self._auctions[n].agent == event.data["pop"]]:
+            del self._waiting[name]
+
+    def on_plan_ended(self, event: Event) -> None:
+        """Expect no decision about a goal that its plan pursues no longer."""
+        for name in list(self._waiting):
+            auction = self._auctions[name]
+            if (auction.agent, auction.data["goal"]) == (event.agent, event.data["goal"]):
+                del self._waiting[name]
+
+    def on_image_cached(self, event: Event) -> None:
+        """Note where an image is."""
+        self._images.add((event.data["pop"], event.data["vnf"]))
+
+    def on_instance_started(self, event: Event) -> None:
+        """Note its units."""
+        self._units[event.data["instance"]] = event.data["units"]
+
+    def on_instance_scaled(self, event: Event) -> None:
+        """Note its units."""
+        self._units[event.data["instance"]] = event.data["to_units"]
+
+    def on_instance_stopped(self, event: Event) -> None:
+        """Forget it."""
+        self._units.pop(event.data["instance"], None)
+
+    def on_fault_injected(self, event: Event) -> None:
+        """Expect other latencies and losses of a link from now on."""
+        if event.data["fault"] == "degrade":
+            a, b = event.data["link"]
+            self._degraded |= {(a, b), (b, a)}
+
+    # -- conversations ------------------------------------------------------------------
+
+    def always(self, event: Event) -> None:
+        """Look for auctions that nobody decides."""
+        deadline = self.run.timing("auction_deadline_s")
+        while self._waiting and deadline is not None and self.run.one_clock:
+            name = next(iter(self._waiting))  # the oldest
+            if event.time <= self._auctions[name].called + deadline + ROUNDED:
+                return
+            del self._waiting[name]
+            self.broken("auctions", event, f"{name} is not decided at its deadline")
+
+    def on_auction_called(self, event: Event) -> None:
+        """Note an auction."""
+        name = event.data["auction"]
+        self.require(name not in self._auctions, "auctions", event, f"{name} is called twice")
+        self._auctions[name] = _Auction(event.agent, event.time, event.data)
+        self._waiting[name] = None
+        if len(self._auctions) > self._most:
+            used = {*self._waiting, *(auction for _, auction in self._contracts)}
+            for old in [*self._auctions][:-KEPT]:
+                if old not in used:
+                    del self._auctions[old]
+            self._most = len(self._auctions) + KEPT
+
+    def on_auction_bid(self, event: Event) -> None:
+        """Work out what a bid says."""
+        auction = self._auctions.get(event.data["auction"])
+        if auction is None:
+            self.broken("bids", event, f"{event.data['auction']} was not called")
+            return
+        auction.bids.setdefault(event.agent, []).extend(event.data["bids"])
+        for bid in event.data["bids"] if self.run.one_clock else ():
+            self._true(event, auction.data, bid)
+
+    def _true(self, event: Event, call: dict[str, Any], bid: dict[str, Any]) -> None:
+        path, vnf = bid["path"], self._functions[bid["vnf"]]
+        links = [self._links.get(ends) for ends in pairwise(path)]
+        if path[0] != self._at[event.agent] or path[-1] != call["tap"] or None in links:
+            self.broken("bids", event, f"a path over {path} to {call['tap']}")
+            return
+        exact = self.run.started["bidding"] == "exact"  # algorithm 1 loses its own sums
+        exact = exact and self._degraded.isdisjoint(pairwise(path))
+        known = [link for link in links if link is not None]
+        latency, loss = sum(link["latency_ms"] for link in known), 0.0
+        for link in known:
+            loss += (1.0 - loss) * link["loss"]
+        if exact and abs(bid["D"] - latency) > ROUNDED:
+            self.broken("bids", event, f"D is {bid['D']}, the latency of the path {latency:.6f}")
+        traffic, each = call["traffic_mb_s"], vnf["handles_mb_s"]
+        needed = 1 if each is None else max(1, -int(-(traffic - ROUNDED) // each))
+        self.require(bid["units"] >= needed, "bids", event, f"{needed} units are needed")
+        self.require(bid["units"] <= needed + 1, "bids", event, f"{needed} units are enough")
+        here = path[0] == self.run.started["repository"] or (path[0], bid["vnf"]) in self._images
+        widest = max(
+            (at["bandwidth_mb_s"] for (a, _), at in self._links.items() if a == path[0]),
+            default=0.0,
+        )
+        if (
+            not here
+            and bid["reuse"] is None
+            and bid["T"] * widest < vnf["image_mb"] - ROUNDED * 1e3
+        ):
+            self.broken("bids", event, f"{vnf['image_mb']} MB in {bid['T']} s, {widest} MB/s")
+        limits = call["constraints"]
+        values = {
+            **bid,
+            "latency_ms": latency,
+            "loss": loss,
+            "hops": len(known),
+            "time_s": bid["T"],
+        }
+        for name in ("latency_ms", "loss", "hops", "time_s", "T", "C"):
+            if exact and name in limits and values[name] > limits[name] + ROUNDED:
+                text = f"{name} is {values[name]:g}, at most {limits[name]:g} wanted"
+                self.broken("limits", event, text)
+        if known:
+            self._priced(event, call, bid, known)
+        elif bid["C"] != 0:
+            self.broken("prices", event, f"C is {bid['C']} at the tap itself")
+
+    def _priced(
+        self, event: Event, call: dict[str, Any], bid: dict[str, Any], links: list[dict[str, Any]]
+    ) -> None:
+        path, free_mb_s = bid["path"], event.data["free_mb_s"]
+        free = [amounts(at) for at in event.data["free"]]
+        if min(free_mb_s) < call["traffic_mb_s"] - ROUNDED:
+            self.broken("limits", event, f"{free_mb_s} MB/s are free for {call['traffic_mb_s']}")
+        units = bid["units"]
+        if bid["reuse"] is not None:
+            units = max(0, units - self._units.get(bid["reuse"], units))
+        cores, memory, disk = (units * n for n in amounts(self._functions[bid["vnf"]]))
+        totals = [self._pops[pop] for pop in path]
+        prices = self._prices
+        costs = [prices.passing(*pop) for pop in zip(totals, free, strict=True)]
+        costs[0] = prices.hosting(totals[0], free[0], (cores, memory, disk))
+        price = sum(
+            prices.link(link["bandwidth_mb_s"], room) * sum(ends)
+            for link, room, ends in zip(links, free_mb_s, pairwise(costs), strict=True)
+        )
+        if abs(price - bid["C"]) > ROUNDED * max(1.0, price):
+            self.broken("prices", event, f"C is {bid['C']}, the path costs {price:.6f}")
+
+    # -- decisions ----------------------------------------------------------------------
+
+    def on_auction_awarded(self, event: Event) -> None:
+        """Work out who wins."""
+        data = event.data
+        auction = self._auctions.get(data["auction"])
+        if auction is None:
+            self.broken("auctions", event, f"{data['auction']} was not called")
+            return
+        self.require(event.agent == auction.agent, "auctions", event, f"of {auction.agent}")
+        self.require(not auction.failed, "auctions", event, "it has failed before")
+        self._waiting.pop(data["auction"], None)
+        lost, ranking = auction.awarded, data["ranking"]
+        after = data.get("after")
+        if bool(lost) != (after is not None) or (lost and after != lost[-1]):
+            self.broken("awards", event, f"after {after}, awarded so far: {lost}")
+        self._decided(event, auction, {row["agent"] for row in ranking})
+        left = [row["agent"] for row in ranking if row["agent"] not in lost]
+        if data["winner"] not in left or (not lost and data["winner"] != left[0]):
+            self.broken("awards", event, f"{data['winner']} wins, {left[:3]} are left")
+        auction.awarded.append(data["winner"])
+        for row in ranking:
+            bid = {name: value for name, value in row.items() if name not in ("agent", "utility")}
+            offered = auction.bids.get(row["agent"], [])
+            if self.run.one_clock and not any(one.items() <= bid.items() for one in offered):
+                self.broken("awards", event, f"{row['agent']} did not bid {bid}")
+        self._utilities(event, auction.data, ranking)
+
+    def _decided(self, event: Event, auction: _Auction, offered: set[str]) -> None:
+        refused, silent = set(event.data["refusals"]), set(event.data["silent"])
+        for agent, reason in event.data["refusals"].items():
+            known = auction.refused.get(agent)
+            by_terms = known is None and agent in auction.bids  # of the auctioneer, on bids
+            if self.run.one_clock and not by_terms and reason not in (known, "is gone"):
+                self.broken("awards", event, f"{agent} refuses ({reason}), and said {known}")
+        heard = sorted(silent & (auction.bids.keys() | auction.refused.keys()))
+        if heard and not self.run.faulty:
+            self.suspect(event, "awards", f"{heard} answered and count as silent")
+        answered = len(offered | refused | silent)
+        if answered != auction.data["bidders"]:
+            self.broken("awards", event, f"{answered} of {auction.data['bidders']} are named")
+        deadline = self.run.timing("auction_deadline_s")
+        if not auction.decided and silent and deadline is not None and self.run.one_clock:
+            early = event.time < auction.called + deadline - ROUNDED
+            self.require(not early, "auctions", event, f"decided before {sorted(silent)} answered")
+        auction.decided = True
+
+    def _utilities(self, event: Event, call: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        weights = {WEIGHTS.get(name, name): w for name, w in call["preferences"].items()}
+        if not {name for name, weight in weights.items() if weight} <= BUILT_IN:
+            return  # which of two values of another term is better is not in the log
+        references, doubt = call.get("references"), 0.0
+        columns: dict[str, list[float]] = {}
+        for name in BUILT_IN:
+            values = [row[name] for row in rows]
+            if references is not None:
+                scaled = [value / references[name] for value in values]
+                doubt += ROUNDED / references[name]
+            else:
+                least, spread = min(values), max(values) - min(values)
+                if 0 < spread < 1e3 * ROUNDED:
+                    return  # rounded away
+                scaled = [(value - least) / spread if spread else 0.0 for value in values]
+                doubt += 2 * ROUNDED / spread if spread else 0.0
+            flat = references is None and not any(scaled)
+            columns[name] = [1 - s if name == "D" and not flat else s for s in scaled]
+        for index, row in enumerate(rows):
+            worth = sum(weights[name] * columns[name][index] for name in BUILT_IN)
+            if not isfinite(worth) or abs(worth - row["utility"]) > ROUNDED + doubt:
+                text = f"{row['agent']} has {row['utility']}, eq. 3.1 yields {worth:.6f}"
+                self.broken("utilities", event, text)
+        ordered = all(a["utility"] <= b["utility"] + ROUNDED for a, b in pairwise(rows))
+        self.require(ordered, "utilities", event, "the ranking is not in its order")
+
+    def on_auction_failed(self, event: Event) -> None:
+        """See that nobody was left."""
+        data = event.data
+        auction = self._auctions.get(data["auction"])
+        if auction is None or auction.failed:
+            self.broken("auctions", event, f"{data['auction']} fails, which is not open")
+            return
+        self._waiting.pop(data["auction"], None)
+        auction.failed = True
+        self._decided(event, auction, set(auction.bids) if auction.awarded else set())
+
+    def on_contract_accepted(self, event: Event) -> None:
+        """See that its agent has won."""
+        auction = self._auctions.get(event.data["auction"])
+        won = auction is not None and event.agent in auction.awarded
+        self.require(won, "contracts", event, f"{event.agent} did not win")
+        at = event.agent, event.data["auction"]
+        self.require(not self._contracts.get(at), "contracts", event, "it is accepted already")
+        self._contracts[at] = True
+        if auction is not None:
+            same = (auction.agent, auction.data["goal"]) == (
+                event.data["initiator"],
+                event.data["goal"],
+            )
+            self.require(same, "contracts", event, f"{auction.agent} called it")
+
+    def on_contract_ended(self, event: Event) -> None:
+        """Forget a contract."""
+        known = self._contracts.pop((event.agent, event.data["auction"]), None)
+        if known is None and self.run.started and event.data["fulfilled"]:
+            self.broken("contracts", event, "it is fulfilled, and was not accepted")
+
+    def end(self, last: Event) -> None:
+        """Look for contracts that never end."""
+        for (agent, auction), lived in self._contracts.items() if self.run.ended else ():
+            if lived and agent in self.run.life:
+                self.broken("contracts", last, f"{agent} never ends that of {auction}")
+
+    def on_auction_refused(self, event: Event) -> None:
+        """Note a refusal."""
+        auction = self._auctions.get(event.data["auction"])
+        if auction is None:
+            self.broken("bids", event, f"{event.data['auction']} was not called")
+        else:
+            auction.refused[event.agent] = event.data["reason"]

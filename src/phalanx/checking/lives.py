@@ -1,0 +1,315 @@
+"""Rules about causes, the lives of agents, and what agents pursue."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any, ClassVar
+
+from msgspec import Struct
+
+from phalanx.checking.rules import RuleGroup
+from phalanx.domain.events import Event
+
+CAUSED_BY = {
+    "agent.crashed": {"fault.injected"},
+    "auction.bid": {"auction.called"},
+    "auction.refused": {"auction.called"},
+    "contract.accepted": {"plan.started"},
+    "hold.ended": {"hold.granted"},
+    "lease.expired": {"hold.granted", "instance.downloading", "instance.started"},
+    "link.changed": {"fault.injected"},
+    "measure.applied": {"analysis.done", "measure.applied", "plan.started"},
+    "network.sample": {"run.started"},
+    "plan.started": {"goal.adopted", "plan.ended"},
+    "run.ended": {"run.started"},
+    "traffic.changed": {"run.started"},
+}
+"""By kind of event: the kinds that its cause can have, in a run in one process."""
+SAME = {
+    "auction.bid": ("auction", "auction"),
+    "auction.refused": ("auction", "auction"),
+    "hold.ended": ("hold", "hold"),
+    "plan.started": ("goal_id", "instance_id"),
+}
+"""By kind of event: the fields of it and of its cause that name the same thing."""
+RECENT = 5000
+"""So many events are remembered to look at causes."""
+PATIENCE_S = 30.0
+"""A duty may be without an owner for so long besides the time to find agents dead."""
+OUTCOMES = ("achieved", "failed", "dropped", "taken over")
+
+
+def numbered(event_id: str) -> tuple[str, int]:
+    """Return who recorded an event, and its number there; number 0 if the id has none."""
+    prefix, _, number = event_id.rpartition("-")
+    return (prefix, int(number)) if number.isdecimal() else (event_id, 0)
+
+
+class CauseRules(RuleGroup):
+    """Every event has one place in the log, and a cause before it."""
+
+    rules: ClassVar = {
+        "ids": "An id stands for one event, and those of one recorder count up without gaps.",
+        "causes": "The cause of an event stands before it; run.started alone has none. In a part "
+        "of a log this holds for causes of the same recorder.",
+        "kinds": "What an event says is what its cause can bring about, and of the same auction, "
+        "hold or goal.",
+        "times": "Times are finite and never go back: in a run in one process at all, else in "
+        "the events of one recorder.",
+        "run": "run.started is the first event of a run, and run.ended the last; a run that "
+        "finished lasts as long as planned.",
+    }
+
+    def begin(self) -> None:
+        """Know nothing yet."""
+        self._last: dict[str, tuple[int, float]] = {}
+        self._time = 0.0
+        self._shed = False
+        self._first = True
+        self._recent: dict[str, Event] = {}
+
+    def always(self, event: Event) -> None:
+        """Check id, cause and time."""
+        run = self.run
+        prefix, number = numbered(event.id)
+        before, since = self._last.get(prefix, (0, 0.0))
+        whole = bool(run.started)
+        if number <= before or (whole and not self._shed and number != before + 1):
+            self.broken("ids", event, f"id {event.id} after {prefix}-{before}")
+        self._last[prefix] = (max(number, before), event.time)
+        if not isfinite(event.time) or event.time < 0:
+            self.broken("times", event, f"its time is {event.time}")
+        elif event.time < (self._time if run.one_clock else since):
+            earlier = self._time if run.one_clock else since
+            self.broken("times", event, f"at {event.time} s, after an event at {earlier} s")
+        self._time = max(self._time, event.time)
+        self.require(not run.ended, "run", event, "an event after run.ended")
+        if self._first:
+            self._first = False
+        elif event.kind == "run.started":
+            self.broken("run", event, "a second beginning")
+        if event.cause is None:
+            root = event.kind in ("run.started", "process.started")
+            self.require(root or not whole, "causes", event, f"{event.kind} has no cause")
+        else:
+            cause, at = numbered(event.cause)
+            known = self._last.get(cause, (0, 0.0))[0]
+            if at > known - (event.id == event.cause) and (whole or cause == prefix):
+                self.broken("causes", event, f"its cause {event.cause} is no event above")
+            before_it = self._recent.get(event.cause)
+            if run.one_clock and before_it is not None:
+                self._follows(event, before_it)
+        if event.kind != "network.sample":
+            self._recent[event.id] = event
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+
+    def _follows(self, event: Event, cause: Event) -> None:
+        """Compare an event with its cause."""
+        if cause.kind not in CAUSED_BY.get(event.kind, (cause.kind,)):
+            self.broken("kinds", event, f"its cause {cause.id} is {cause.kind}")
+        elif event.kind in SAME:
+            own, its = SAME[event.kind]
+            known = cause.data.get(its, event.data[own])
+            self.require(known == event.data[own], "kinds", event, f"its cause is about {known}")
+
+    def on_run_started(self, event: Event) -> None:
+        """Learn what the run is."""
+        self.run.started = event.data
+        self.run.one_clock = event.data.get("clocks") == 1
+
+    def on_outbox_shed(self, event: Event) -> None:  # noqa: ARG002
+        """Expect gaps from now on: the log says itself that events are lost."""
+        self._shed = True
+
+    on_history_gap = on_outbox_shed
+
+    def on_run_ended(self, event: Event) -> None:
+        """Compare how long it lasted with the plan."""
+        self.run.ended = True
+        data, planned = event.data, event.data["planned_s"]
+        if self.run.one_clock and data.get("messages") and not data.get("lost"):
+            for found in self.run.suspects if not self.run.faulty else ():
+                self._report(found)
+        if event.data["reason"] == "finished" and self.run.one_clock:
+            self.require(event.time == planned, "run", event, f"{event.time} s of {planned} s")
+
+    def end(self, last: Event) -> None:
+        """A run that began has an end."""
+        whole = bool(self.run.started)
+        self.require(self.run.ended or not whole, "run", last, "the log ends before the run")
+
+
+class LifeRules(RuleGroup):
+    """Agents begin, die and return in turn, and do nothing while dead."""
+
+    rules: ClassVar = {
+        "lives": "An agent starts once before it dies or leaves, and each life has a higher "
+        "number than the one before.",
+        "beliefs": "A belief that changes was another before, and only what is believed is "
+        "removed, but for what an agent remembers of an earlier life.",
+        "dead": "A dead agent records nothing until it starts again.",
+        "gone": "No agent takes another for dead that lives, unless something was broken or lost.",
+    }
+
+    def begin(self) -> None:
+        """Know nothing yet."""
+        self._dead: dict[str, int] = {}
+        """By agent that is dead: the number of its last life."""
+        self._beliefs: dict[str, dict[str, tuple[Any, Any]]] = {}
+
+    def always(self, event: Event) -> None:
+        """Look for events of the dead."""
+        if event.agent in self._dead and event.kind not in ("agent.started", "agent.restored"):
+            self.broken("dead", event, f"{event.kind} of {event.agent}, which is dead")
+
+    def on_agent_started(self, event: Event) -> None:
+        """Note that an agent lives."""
+        agent, incarnation = event.agent, event.data["incarnation"]
+        before = self._dead.pop(agent, None)
+        known = self.run.life.get(agent)
+        if known is not None and self.run.one_clock:
+            self.broken("lives", event, f"{agent} starts while it lives")
+        if before is not None and incarnation <= before:
+            self.broken("lives", event, f"{agent} starts life {incarnation} after {before}")
+        self.run.life[agent] = incarnation
+        if event.kind == "agent.started" and self.run.one_clock:
+            self._beliefs[agent] = {}
+
+    on_agent_restored = on_agent_started
+
+    def on_belief_changed(self, event: Event) -> None:
+        """Compare a belief with what was believed."""
+        known, name = self._beliefs.get(event.agent), event.data["belief"]
+        if known is None:
+            return
+        now = event.data["value"], event.data.get("holder")
+        before = known.pop(name, (None, None))
+        self.require(before != now, "beliefs", event, f"{name} is {now[0]} already")
+        if now[0] is not None:
+            known[name] = now
+
+    def on_fault_injected(self, event: Event) -> None:
+        """Note that durations of an agent are not those of the run any more."""
+        self.run.faulty = True
+        self.run.quiet = max(self.run.quiet, event.time + event.data.get("for_s", 0.0))
+        self.run.skewed |= event.data["fault"] in ("drift", "slow-disk", "full-disk")
+
+    def on_agent_crashed(self, event: Event) -> None:
+        """Note that an agent died."""
+        self._ended(event, event.data["pop"])
+
+    def on_agent_gone(self, event: Event) -> None:
+        """See that there is a reason to believe that."""
+        if event.data["pop"] in self.run.life and not self.run.faulty:
+            self.suspect(event, "gone", f"{event.data['pop']} lives")
+
+    def on_agent_left(self, event: Event) -> None:
+        """Note that an agent left."""
+        self._ended(event, event.agent)
+
+    def _ended(self, event: Event, agent: str) -> None:
+        life = self.run.life.pop(agent, None)
+        self._beliefs.pop(agent, None)
+        self.run.quiet = max(self.run.quiet, event.time)
+        if not self.run.one_clock:
+            return
+        if life is None:
+            self.broken("lives", event, f"{agent} ends, which does not live")
+        else:
+            self._dead[agent] = life
+
+
+class _Plan(Struct):
+    """A goal that is open, and the plan that an agent follows for it."""
+
+    agent: str
+    goal: str
+    plan: str | None = None
+    succeeded: bool | None = None
+
+
+class GoalRules(RuleGroup):
+    """Goals and plans begin once and end once."""
+
+    rules: ClassVar = {
+        "goals": "A goal that is adopted ends once, with a known outcome, and none is open at "
+        "the end of a run.",
+        "plans": "A plan is for an open goal of its agent, alone; it ends once, before its goal.",
+        "duties": "Each goal that an agent has from the start of a run is a goal of an agent that "
+        "lives, within a bound after the last death or fault.",
+        "achieved": "A goal is achieved by a plan that succeeded, or the event says how else.",
+    }
+
+    def begin(self) -> None:
+        """Know nothing yet."""
+        self._open: dict[str, _Plan] = {}
+        self._duties: dict[str, float] = {}
+        """When they had an owner last."""
+
+    def on_goal_adopted(self, event: Event) -> None:
+        """Open a goal."""
+        name = event.data["instance_id"]
+        self.require(name not in self._open, "goals", event, f"{name} is adopted twice")
+        self._open[name] = _Plan(event.agent, event.data["goal"])
+        if event.time == 0:
+            self._duties[event.data["goal"]] = 0.0
+
+    def on_goal_ended(self, event: Event) -> None:
+        """Close a goal."""
+        data = event.data
+        goal = self._open.pop(data["instance_id"], None)
+        outcome = data["outcome"]
+        self.require(outcome in OUTCOMES, "goals", event, f"unknown outcome {outcome}")
+        if goal is None:
+            self.broken("goals", event, f"{data['instance_id']} ends, which is not open")
+            return
+        self.require(goal.goal == data["goal"], "goals", event, f"it was {goal.goal}")
+        if goal.plan is not None:
+            self.broken("plans", event, f"plan {goal.plan!r} does not end before its goal")
+        if outcome == "achieved" and not goal.succeeded and not data.get("reason"):
+            self.broken("achieved", event, f"{goal.goal} is achieved without a plan")
+
+    def on_plan_started(self, event: Event) -> None:
+        """Open a plan."""
+        goal = self._open.get(event.data["goal_id"])
+        if goal is None:
+            self.broken("plans", event, f"for {event.data['goal_id']}, which is not open")
+            return
+        self.require(goal.agent == event.agent, "plans", event, f"a goal of {goal.agent}")
+        self.require(goal.plan is None, "plans", event, f"beside the plan {goal.plan!r}")
+        goal.plan = event.data["plan"]
+
+    def on_plan_ended(self, event: Event) -> None:
+        """Close a plan."""
+        data = event.data
+        goal = self._open.get(data["goal_id"])
+        if goal is None or goal.plan != data["plan"]:
+            self.broken("plans", event, f"plan {data['plan']!r} ends, which is not followed")
+            return
+        goal.plan, goal.succeeded = None, data["succeeded"]
+
+    def on_agent_crashed(self, event: Event) -> None:
+        """End the plans of an agent that died: they are in its memory alone."""
+        for goal in self._open.values():
+            if goal.agent == event.data["pop"]:
+                goal.plan = None
+
+    def on_network_sample(self, event: Event) -> None:
+        """Look for duties without an owner."""
+        run, now = self.run, event.time
+        silence, beat = run.timing("silence_s"), run.timing("heartbeat_s")
+        if silence is None or beat is None or not run.one_clock:
+            return
+        lives = {f"{agent}.{life}" for agent, life in run.life.items()}
+        alive = [goal for name, goal in self._open.items() if name.partition("/")[0] in lives]
+        self._duties.update({g.goal: now for g in alive if g.goal in self._duties})
+        bound = (silence + 2 * beat) * (2 + len(run.started["pops"])) + PATIENCE_S
+        for duty, since in self._duties.items():
+            if run.life and now > max(since, run.quiet) + bound:
+                self.broken("duties", event, f"{duty} has no owner since {since:g} s")
+
+    def end(self, last: Event) -> None:
+        """Look for goals that never end."""
+        for name, goal in self._open.items() if self.run.ended else ():
+            self.broken("goals", last, f"{goal.goal} ({name} of {goal.agent}) never ends")

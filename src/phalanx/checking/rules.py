@@ -1,0 +1,90 @@
+"""What a group of rules is: it sees the events of a log one by one, and reports violations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite
+from typing import Any, ClassVar
+
+from msgspec import Struct
+
+from phalanx.domain.events import Event
+
+ROUNDING = 1e-6
+"""Most by which figures that an event gives may differ from the same figures worked out anew."""
+
+
+class Violation(Struct, frozen=True):
+    """A rule that a log breaks."""
+
+    rule: str
+    """Name of the rule, as in ``RULES``."""
+    event: str
+    """Id of the event that breaks it."""
+    time: float
+    """Time of that event, in seconds of the run."""
+    text: str
+    """What is wrong, with figures."""
+
+
+class RunFacts:
+    """What all rules must know of the run that a log tells of."""
+
+    def __init__(self) -> None:
+        self.started: dict[str, Any] = {}
+        """What ``run.started`` says; empty: the log is a part, or that of a domain."""
+        self.one_clock = False
+        """Whether all times are those of one virtual clock: the agents run in one process."""
+        self.skewed = False
+        """Whether the clock of an agent, or its disk, was made to differ from the others."""
+        self.faulty = False
+        """Whether the test bench has broken something, or a queue was full."""
+        self.quiet = 0.0
+        """When the last fault was over, or the last agent ended."""
+        self.suspects: list[Violation] = []
+        """What breaks a rule unless messages were lost, which the end of the run says."""
+        self.life: dict[str, int] = {}
+        """By agent that lives: its incarnation."""
+        self.ended = False
+
+    def timing(self, name: str) -> float | None:
+        """Return a duration of the run's settings in seconds; None if the log does not say it.
+
+        Also None once an agent is on another clock: then it does not last so long.
+        """
+        if self.skewed:
+            return None
+        known = self.started.get("timing", {}).get(name)
+        return known if isinstance(known, int | float) and isfinite(known) else None
+
+
+class RuleGroup:
+    """Rules about one subject. A method ``on_KIND`` sees the events of a kind, ``_`` for ``.``."""
+
+    rules: ClassVar[dict[str, str]] = {}
+    """What each rule says, by its name."""
+
+    def __init__(self, run: RunFacts, report: Callable[[Violation], None]) -> None:
+        self.run = run
+        self._report = report
+        self.begin()
+
+    def begin(self) -> None:
+        """Prepare what the group remembers."""
+
+    def broken(self, rule: str, event: Event, text: str) -> None:
+        """Report that ``event`` breaks a rule of this group."""
+        assert rule in self.rules, rule
+        self._report(Violation(rule, event.id, event.time, text))
+
+    def suspect(self, event: Event, rule: str, text: str) -> None:
+        """Report a violation at the end of a run in which no message was lost."""
+        self.run.suspects.append(Violation(rule, event.id, event.time, text))
+
+    def require(self, so: bool, rule: str, event: Event, text: str) -> None:
+        """Report that ``event`` breaks a rule unless ``so``."""
+        if not so:
+            self.broken(rule, event, text)
+
+    def end(self, last: Event) -> None:
+        """Look at what is still open after the last event of a log."""

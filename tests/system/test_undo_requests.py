@@ -1,0 +1,100 @@
+"""Who may have a measure undone: the agents that it was made for, and those that they award."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+
+from phalanx.auction.bidder import Bidder
+from phalanx.bus.memory import MemoryBus
+from phalanx.domain.goals import avert
+from phalanx.domain.messages import (
+    Award,
+    CallForProposals,
+    Message,
+    Performative,
+    Result,
+    UndoRequest,
+    Verdict,
+)
+from phalanx.runtime.loading import parse_scenario
+from phalanx.runtime.system import System
+from tests.system.process_plan import plan
+
+MALLORY = "mallory"
+
+
+def ring(**changes: object) -> System:
+    document = plan(duration_s=40) | changes
+    return System(parse_scenario(json.dumps(document), "ring.yaml"))
+
+
+def kept(system: System) -> list[tuple[str, object]]:
+    """Return the holders of measures in force, with what each keeps true."""
+    return [
+        (name, effect)
+        for name, agent in system.agents.items()
+        for instance in agent.agent.capability(Bidder).inventory
+        for effect in instance.measures
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["published", "service"])
+def test_an_agent_that_keeps_to_no_rule_has_nothing_undone(strategy: str) -> None:
+    system = ring(strategy=strategy)
+    asked: list[tuple[str, object]] = []
+
+    def ask() -> None:
+        for holder, effect in kept(system):
+            for mandate in ("", "0123456789abcdef"):
+                request = UndoRequest(avert(effect), mandate)  # type: ignore[arg-type]
+                name = f"lie{len(asked)}"
+                system.bus.send(
+                    Message(name, Performative.REQUEST, MALLORY, holder, name, request, name)
+                )
+                asked.append((holder, effect))
+        still = kept(system)
+        system.clock.call_at(system.clock.now() + 0.5, partial(check, still))
+
+    def check(before: list[tuple[str, object]]) -> None:
+        assert set(before) <= set(kept(system))
+
+    system.clock.call_at(35.0, ask)
+    events = system.run().events
+    assert asked
+    refused = [e for e in events if e.kind == "access.refused"]
+    assert {(e.data["subject"], e.data["action"]) for e in refused} == {(MALLORY, "undo")}
+    assert sum(1 + e.data["suppressed"] for e in refused) == len(asked)
+    known = {e.id for e in events}
+    assert all(e.cause in known for e in refused)
+
+
+def test_mandates_stand_in_results_and_awards_and_in_no_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[Message] = []
+    send = MemoryBus.send
+
+    def spy(bus: MemoryBus, message: Message) -> None:
+        sent.append(message)
+        send(bus, message)
+
+    monkeypatch.setattr(MemoryBus, "send", spy)
+    spread = {"default": {"preferences": {"time": 0, "cost": 0, "decentralisation": 1}}}
+    events = ring(strategy="published", goals=spread).run().events
+    contents = [message.content for message in sent]
+    calls = [c.context for c in contents if isinstance(c, CallForProposals)]
+    awards = [c.cfp.context for c in contents if isinstance(c, Award)]
+    results = [c.facts for c in contents if isinstance(c, Result)]
+    assert any(calls)
+    assert not any(fact.mandate for context in calls for fact in context)
+    for told in (*awards, *results):
+        assert all(fact.mandate for fact in told if fact.value and fact.holder is not None)
+    assert any(fact.mandate for context in awards for fact in context)
+    undone = [m for m in sent if isinstance(m.content, UndoRequest)]
+    assert len({m.receiver for m in undone}) == 2
+    refusals = [m for m in sent if isinstance(m.content, Verdict) and m.content.final]
+    assert not {m.conversation for m in undone} & {m.conversation for m in refusals}
+    assert not [e for e in events if e.kind == "access.refused"]
