@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 SCENARIO := scenarios/ddos-resilience.yaml
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test test-linux test-processes lint bench docs web lock nightly clean
+.PHONY: demo test test-linux test-processes lint bench docs web lock nightly mutants clean
 
 demo: .venv/base
 	@mkdir -p out
@@ -38,6 +38,11 @@ nightly: .venv/dev
 	PHALANX_SPREAD_RUNS=10 $(BIN)/python -m pytest -n 0 tests/system/test_spread.py
 	PHALANX_KILLS=500 $(BIN)/python -m pytest -n 0 -s tests/system/test_kills.py
 	$(BIN)/python benchmarks/bench_endurance.py --hours 720
+	$(MAKE) mutants
+
+# Faults planted in the product one by one: which share of them do the checks find?
+mutants: .venv/dev
+	timeout 3600 $(BIN)/python -m scripts.mutants
 
 bench: .venv/bench
 	@mkdir -p out
