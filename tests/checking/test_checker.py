@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from typer.testing import CliRunner
 
 from phalanx.checking import RULES, Checker, check
 from phalanx.checking.awards import KEPT, AuctionRules
+from phalanx.cli.main import app
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
+from phalanx.store.jsonl import encode_line
+from phalanx.store.memory import EventLog
 
 ROOT = Path(__file__).parents[2]
 
@@ -188,3 +192,16 @@ def test_auctions_of_long_ago_are_forgotten(log):
         checker.see(replace(call, **at, kind="auction.failed", data={**ended, "refusals": {}}))
     rules = next(group for group in checker._groups if isinstance(group, AuctionRules))
     assert len(rules._auctions) <= 2 * KEPT
+
+
+def test_verb_says_what_is_left_out_and_what_led_to_the_first_violation(log, tmp_path):
+    path = tmp_path / "log.jsonl"
+    at = first(log, "measure.applied")
+    lines = [encode_line(event) for event in log]
+    path.write_bytes(b"".join([*lines[: at + 1], lines[at], b"{\n", *lines[at + 1 :]]))
+    done = CliRunner().invoke(app, ["check", str(path)])
+    assert done.exit_code == 1
+    told = " ".join(done.stdout.split())
+    assert f"ids: id {log[at].id} after {log[at].id}" in told
+    assert all(event.id in told for event in EventLog(log).causes(log[at].id)[-5:])
+    assert "1 line was left out (2 octets)" in done.stderr

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from store_events import ROOT, chain
 
@@ -62,6 +64,12 @@ def test_a_bounded_log_forgets_the_oldest() -> None:
         log(Event(f"e{number}", float(number), "a", "run.started", None, {}))
     assert [event.id for event in log] == ["e7", "e8", "e9"]
     assert log.causes("e0") == []
+
+
+@pytest.mark.parametrize("keep", [-1, 0, 1.5, True, "9"])
+def test_how_many_events_are_kept_is_a_whole_number(keep: Any) -> None:
+    with pytest.raises(ValueError, match="a whole number from 1 on, or None for all"):
+        EventLog(keep=keep)
 
 
 # -- the walker of the log of causes ----------------------------------------------------------

@@ -9,15 +9,18 @@ from typing import Annotated
 import typer
 from msgspec.structs import asdict
 
-from phalanx.checking import RULES, Checker, Violation
+from phalanx.checking import RULES, Checker
 from phalanx.cli.event_lines import event_cells, event_grid
-from phalanx.cli.files import open_log
-from phalanx.cli.terminal import AsJson, emit_json, out, say
+from phalanx.cli.files import damage_named
+from phalanx.cli.terminal import AsJson, emit_json, err, out, say
 from phalanx.domain.events import Event
-from phalanx.store.memory import EventLog
+from phalanx.store.causes import climb
+from phalanx.store.jsonl import LogStream
 
 _SHOWN = 20
 _LONGEST_CHAIN = 12
+_RECENT = 5000
+"""So many events are kept, to tell what led to the first violation."""
 
 
 def check(
@@ -31,34 +34,52 @@ def check(
     """
     broken = False
     for path in logs:
-        with open_log(path) as events:
-            checker = Checker()
-            for event in events:
+        checker, recent = Checker(), dict[str, Event]()
+        causes: list[Event] = []
+        stream = LogStream(path)
+        with damage_named(path):
+            for event in stream:
+                recent[event.id] = event
+                if len(recent) > _RECENT:
+                    del recent[next(iter(recent))]
                 checker.see(event)
+                if checker.violations and not causes:
+                    causes = _causes(checker, recent)
             violations = checker.end()
+        if (note := stream.reading().note(path)) is not None:
+            say(err, note, "yellow")
         broken = broken or bool(violations)
         if as_json:
             found = [asdict(violation) for violation in violations]
-            emit_json({"log": str(path), "events": len(events), "violations": found})
+            emit_json({"log": str(path), "events": checker.events, "violations": found})
         else:
-            _print(path, events, violations)
+            _print(path, checker, causes or _causes(checker, recent))
     if broken:
         raise typer.Exit(1)
 
 
-def _print(path: Path, events: Sequence[Event], violations: Sequence[Violation]) -> None:
+def _causes(checker: Checker, recent: dict[str, Event]) -> list[Event]:
+    """Return what led to the first violation, as far as it is recent."""
+
+    def read(event_id: str) -> tuple[Event, ...]:
+        return (recent[event_id],) if event_id in recent else ()
+
+    first = [violation.event for violation in checker.violations[:1]]
+    return [cause for event in first for cause in climb(event, read).entries[-_LONGEST_CHAIN:]]
+
+
+def _print(path: Path, checker: Checker, causes: Sequence[Event]) -> None:
+    violations = checker.violations
     for found in violations[:_SHOWN]:
         say(out, f"{path}: {found.time:.3f} s, {found.event}: {found.rule}: {found.text}", "red")
     if len(violations) > _SHOWN:
         say(out, f"{path}: and {len(violations) - _SHOWN} more")
     if violations:
         grid = event_grid()
-        for depth, event in enumerate(
-            EventLog(events).causes(violations[0].event)[-_LONGEST_CHAIN:]
-        ):
+        for depth, event in enumerate(causes):
             grid.add_row(*event_cells(event, depth))
         say(out, "the causes of the first:")
         out.print(grid)
     broken = len({violation.rule for violation in violations})
     verdict = f"{broken} broken, in {len(violations)} places" if violations else "no violation"
-    say(out, f"{path}: {len(events)} events, {len(RULES)} rules: {verdict}")
+    say(out, f"{path}: {checker.events} events, {len(RULES)} rules: {verdict}")

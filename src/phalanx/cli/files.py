@@ -73,8 +73,15 @@ def open_log(path: Path) -> Iterator[list[Event]]:
     reading = read_log(path)
     if (note := reading.note(path)) is not None:
         say(err, note, "yellow")
-    try:
+    with damage_named(path):
         yield reading.events
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Raise LogError, with one line, for what the block raises over an event of a damaged log."""
+    try:
+        yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise LogError(f"{path}: an event does not hold what its kind needs ({why})") from error

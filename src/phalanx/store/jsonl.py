@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -177,40 +177,75 @@ class LogReading(Struct, frozen=True):
         return f"{path}: {'; '.join(parts)}" if parts else None
 
 
-def read_log(path: Path) -> LogReading:
-    """Read a log as far as its lines are whole, such as that of a process that was killed.
+class LogStream:
+    """Yields the events of a log one by one, as far as its lines are whole.
 
     A line that was cut or damaged, in the middle too, is left out, and what comes after it is
-    read. Memory is bounded by the events and ``LONGEST_LINE``.
+    read. Memory is bounded by ``LONGEST_LINE``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._size = 0
+        self._left_out: list[str] = []
+        self._lines = self._octets = 0
+        self.number = 0
+        """Of the line that was read last, from 1."""
+
+    def __iter__(self) -> Iterator[Event]:
+        """Read the file.
+
+        Raises:
+            LogError: if it cannot be read, or has lines and none of them is an event.
+
+        """
+        whole = False
+        try:
+            with open_file(self._path) as file:
+                for self.number, (line, self._size) in enumerate(_lines(file), 1):
+                    try:
+                        event = decode_line(line)
+                    except LogError as error:
+                        self.leave_out(str(error))
+                        continue
+                    whole = True
+                    yield event
+        except (OSError, ValueError) as error:
+            raise _named(self._path, error) from error
+        if self._lines and not whole:
+            raise LogError(f"{self._path}: {self._left_out[0]}")
+
+    def leave_out(self, why: str) -> None:
+        """Count the last line as left out."""
+        self._lines, self._octets = self._lines + 1, self._octets + self._size
+        if self._lines <= MOST_SHOWN:
+            self._left_out.append(f"line {self.number}: {why}")
+
+    def reading(self, events: Sequence[Event] = (), uncaused: Sequence[str] = ()) -> LogReading:
+        """Return what was read so far, with those of its events that the caller kept."""
+        return LogReading(
+            list(events), tuple(self._left_out), self._lines, self._octets, tuple(uncaused)
+        )
+
+
+def read_log(path: Path) -> LogReading:
+    """Read a whole log into memory, as ``LogStream`` does; of events with one id the first.
 
     Raises:
         LogError: if the file cannot be read, or has lines and none of them is an event.
 
     """
     events: dict[str, Event] = {}
-    left_out: list[str] = []
     uncaused: list[str] = []
-    lines = octets = 0
-    try:
-        with open_file(path) as file:
-            for number, (line, size) in enumerate(_lines(file), 1):
-                try:
-                    event = decode_line(line)
-                    if event.id in events:
-                        raise LogError(f"the id {event.id!r} is taken by a line above")
-                except LogError as error:
-                    lines, octets = lines + 1, octets + size
-                    if lines <= MOST_SHOWN:
-                        left_out.append(f"line {number}: {error}")
-                    continue
-                if event.cause is not None and event.cause not in events:
-                    uncaused.append(f"line {number}: the cause {event.cause!r} is no line above")
-                events[event.id] = event
-    except (OSError, ValueError) as error:
-        raise _named(path, error) from error
-    if lines and not events:
-        raise LogError(f"{path}: {left_out[0]}")
-    return LogReading(list(events.values()), tuple(left_out), lines, octets, tuple(uncaused))
+    stream = LogStream(path)
+    for event in stream:
+        if event.id in events:
+            stream.leave_out(f"the id {event.id!r} is taken by a line above")
+            continue
+        if event.cause is not None and event.cause not in events:
+            uncaused.append(f"line {stream.number}: the cause {event.cause!r} is no line above")
+        events[event.id] = event
+    return stream.reading(list(events.values()), uncaused)
 
 
 def read_jsonl(path: Path) -> list[Event]:

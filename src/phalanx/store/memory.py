@@ -27,8 +27,11 @@ class EventLog:
 
         Raises:
             LogError: if two of them have the same id.
+            ValueError: if ``keep`` is no whole number from 1 on.
 
         """
+        if keep is not None and (type(keep) is not int or keep < 1):
+            raise ValueError(f"events to keep: {keep!r}; a whole number from 1 on, or None for all")
         # A dict keeps the order of insertion: one container is the log and its index.
         self._by_id: dict[str, Event] = {}
         self._listeners: tuple[Sink, ...] = ()
