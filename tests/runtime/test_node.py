@@ -6,6 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+from msgspec.structs import replace
 from tests.published import load_published
 
 from phalanx.bdi import Agent
@@ -14,6 +16,7 @@ from phalanx.bus.memory import MemoryBus
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.messages import Inventory, Message, Performative, Query
 from phalanx.runtime.node import Node, Probes
+from phalanx.runtime.scenario import FaultSpec
 from phalanx.runtime.system import System
 
 RING = Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml"
@@ -42,6 +45,23 @@ def test_an_agent_is_kept_before_it_speaks() -> None:
         agent.node = Node(agent.agent, system.clock, Listening(), system.infrastructure, keep=keep)
     system.run(until=60)
     assert said > 100
+
+
+def test_what_waits_for_a_slow_disk_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = FaultSpec(at_s=5.0, kind="slow-disk", agent="east", delay_s=2.5)
+    system = System(replace(load_published(RING), faults=(slow,)))
+    said: list[str] = []
+    send = system.faulty_bus.send
+
+    def listen(message: Message) -> None:
+        if message.sender == "east":
+            said.append(message.id)
+        send(message)
+
+    monkeypatch.setattr(system.faulty_bus, "send", listen)
+    system.run(until=60)
+    assert len(said) > 10
+    assert len(said) == len(set(said))
 
 
 def test_a_shell_is_told_when_its_agent_has_left() -> None:

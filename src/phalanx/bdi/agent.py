@@ -243,9 +243,7 @@ class Agent:
             call(*arguments)
             if self.drained:
                 agenda.clear()
-        out = self._out
-        if out:
-            self._out = []
+        out, self._out = self._out, []  # whoever keeps the list for later keeps no more than this
         return out
 
     # -- what plans and rules use ---------------------------------------------------------
