@@ -90,6 +90,14 @@ def test_the_last_agent_alive_sees_to_everything():
     assert not watch.unowned(20 + 3 * SILENCE_S + 4 * HEARTBEAT_S)
 
 
+@pytest.mark.parametrize("end", ["crash", "drain"])
+def test_who_begins_anew_sees_to_the_duties_of_those_that_went_before(end):
+    gone = [fault("crash", 10, name) for name in ("north", "west")]
+    watch = Watch(*gone, fault(end, 40, HOME), fault("crash", 41, "east", 20))
+    assert watch.last == ["east"]
+    assert not watch.unowned(61 + 4 * (SILENCE_S + HEARTBEAT_S))
+
+
 def test_a_duty_is_handed_over_before_its_agent_leaves():
     watch = Watch(fault("drain", 20, HOME))
     assert not watch.unowned()

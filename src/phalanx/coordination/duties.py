@@ -51,10 +51,12 @@ class Duties(Configured, Capability):
         return [goal for goal in found if goal is not None]
 
     def owner(self, me: Agent, duty: Duty) -> AgentId:
-        """Return who sees to a duty, as far as this agent knows who lives."""
-        if duty.home not in me.capability(Outlook).view.dead:
-            return duty.home
-        return duty.heir(me.capability(Outlook).alive())
+        """Return who sees to a duty, as far as this agent knows who lives.
+
+        An agent that left is no peer of one that was started later, which never heard of it.
+        """
+        alive = me.capability(Outlook).alive()
+        return duty.home if duty.home in alive else duty.heir(alive)
 
     def take_up(self, me: Agent, duty: Duty) -> Steps:
         """See to a duty from now on."""
@@ -64,14 +66,17 @@ class Duties(Configured, Capability):
     @when(Gone)
     @when(Left)
     def agent_gone(self, me: Agent, gone: Gone | Left) -> Steps:
-        """Take up at once what falls to this agent now."""
+        """Take up at once what falls to this agent now.
+
+        While it is about to leave it may have handed a duty to the one that is gone, and has to
+        find another for it.
+        """
         for duty in self.settings.duties.values():
-            if duty.home == gone.agent:
+            if duty.home == gone.agent or me.draining:
                 yield from self._fallen(me, duty)
 
     def _fallen(self, me: Agent, duty: Duty) -> Steps:
-        ours = not me.draining and self.owner(me, duty) == me.name
-        if ours and me.open_goal(duty.goal) is None:
+        if self.owner(me, duty) == me.name and me.open_goal(duty.goal) is None:
             yield from self.take_up(me, duty)
 
     def _next(self, me: Agent) -> None:
@@ -86,7 +91,8 @@ class Duties(Configured, Capability):
         for goal, duty in self.settings.duties.items():
             owner = self.owner(me, duty)
             if owner == me.name:
-                yield from self._fallen(me, duty)
+                if not me.draining:
+                    yield from self._fallen(me, duty)
             elif me.open_goal(goal) is not None:
                 theirs.setdefault(owner, []).append(goal)
         for owner, goals in theirs.items():
@@ -101,7 +107,7 @@ class Duties(Configured, Capability):
         duties = [duty for duty in known if duty is not None]
         if message.performative is Performative.QUERY:
             ours = [duty for duty in duties if self.owner(me, duty) == me.name]
-            for duty in ours:
+            for duty in ours if not me.draining else ():
                 yield from self._fallen(me, duty)
             ready = tuple(duty.goal for duty in ours if self._at_work(me, duty.goal))
             if ready and not me.draining:
