@@ -20,7 +20,8 @@ MEMORIES = (
     "Bid.",
     "CallForProposals.",
     "BeliefBase.",  # what was believed of measures that are gone
-    "EdgeFilter._returns",  # attackers that may return
+    "EdgeFilter._relapses",  # attackers that may return
+    "EdgeFilter._seen",
     "Intention.facts",
     "Route.",
     "Fluid._routes",

@@ -155,7 +155,8 @@ def test_a_false_report_blocks_no_honest_source() -> None:
 
 def test_a_filter_after_which_nobody_is_served_is_taken_back() -> None:
     """Users of one entry leave in the moment in which its filter begins."""
-    traffic = [users(at=["north"]), users(name="leaving", at=["east"], end_s=12.6), attack()]
+    forged = attack(profile="syn-flood-spoofed")
+    traffic = [users(at=["north"]), users(name="leaving", at=["east"], end_s=12.6), forged]
     result = service(traffic=traffic)
     (withdrawn,) = of(result, "measure.withdrawn")
     assert withdrawn.data["after_mb_s"] < withdrawn.data["before_mb_s"] / 2
@@ -218,6 +219,21 @@ def test_users_are_served_again_within_ten_seconds(profile: str) -> None:
     shares = served(attacked(profile))
     assert min(shares) < 0.9, "the attack does harm"
     assert min(shares[10:]) > 0.95
+
+
+def test_attackers_that_attack_in_turns_are_one_attack() -> None:
+    """One half is quiet while the other attacks; the hold-down grows for both."""
+    pulses = {"shape": {"on_s": 5, "off_s": 40}, "count": 1, "end_s": 260}
+    turns = [
+        attack(15, name="first", at=["east"], **pulses),
+        attack(37, name="second", at=["west"], **pulses),
+    ]
+    plan = ring(
+        strategy="service", traffic=[users(), *turns], duration_s=260, parameters={"hold_s": 10}
+    )
+    result = run_scenario(plan)
+    assert len(of(result, "measure.applied", pop="east")) <= 3
+    assert len(of(result, "measure.applied", pop="west")) == 2, "the third comes to a filter"
 
 
 def test_pulses_and_attackers_that_move_do_less_and_less_harm() -> None:

@@ -129,7 +129,7 @@ def owed(document: Document) -> bool:
     if images[0]:
         ways = ("repository-away", "link-down", "degrade")
         first = [fault["at_s"] for fault in faults if fault["kind"] in ways]
-        begin = min(first + [group["start_s"] for group in attacks])
+        begin = min(first + [group["start_s"] for group in attacks], default=1e9)
         due_s = len(network["pops"]) * sum(images) / slowest
         scarce = any(pop["disk_gb"] * 1e3 < sum(images) for pop in network["pops"])
         timed = "time_s" in document["goals"]["default"].get("constraints", ())

@@ -119,16 +119,17 @@ def lift_when_quiet(
     me: Agent,
     quiet: Quiet,
     *,
-    quiet_s: float,
+    quiet_s: Callable[[], float],
     interval_s: float,
     overdue: Callable[[float], bool] = lambda _: False,
 ) -> Part:
-    """Wait until a measure of this agent held nothing back for ``quiet_s``, then lift it.
+    """Wait until a measure of this agent held nothing back for a time, then lift it.
 
     Args:
         me: the agent.
         quiet: names the measure.
-        quiet_s: how long it must have had nothing to do.
+        quiet_s: returns for how many seconds it must have had nothing to do; asked again and
+            again, since more may be known of the attack by then.
         interval_s: pause between two readings.
         overdue: told for how many seconds the measure has held traffic back; says whether to
             lift it all the same.
@@ -138,7 +139,7 @@ def lift_when_quiet(
 
     """
     began = since = me.now
-    while me.now - since < quiet_s:
+    while me.now - since < quiet_s():
         instance = inventory_of(me).holder(quiet.measure)
         if instance is None:
             return

@@ -79,6 +79,8 @@ MOST_TARGETS = 1_024
 """Targets of which reports are kept in mind."""
 MOST_SOURCES = 4_096
 """Sources of one rule."""
+MOST_SEEN = 16 * MOST_SOURCES
+"""Sources whose reports are kept in mind, of all targets."""
 HARM = 0.5
 """A filter is harmful if users who were served before it get less than this share after it."""
 HARM_LOOKS = 2
@@ -98,11 +100,11 @@ class _Heard(Struct):
     """Sources behind which users are, too."""
 
 
-class _Return(Struct):
-    """How often an attack came back after its filter was lifted."""
+class _Relapses(Struct):
+    """How often sources came back to attack one target, wherever they enter."""
 
-    lifted: float
     times: int = 0
+    last: float = 0.0
 
 
 class EdgeFilter(Capability):
@@ -123,13 +125,18 @@ class EdgeFilter(Capability):
 
     def __init__(self) -> None:
         self._heard: dict[str, _Heard] = {}
-        self._returns: dict[tuple[str, PopId], _Return] = {}
+        self._relapses: dict[str, _Relapses] = {}
+        self._seen: dict[tuple[str, str], float] = {}
+        """When each (target, source) was reported last; "" stands for sources without names."""
         self._served: dict[AttackFiltered, float] = {}
-        """What served sources got through each filter's entry before it, in MB/s."""
+        """What served sources got through each filter's entry before it, in MB/s.
+
+        Of filters that name their sources it says nothing: what others get less of is not theirs.
+        """
         self._reports: dict[AttackFiltered, AttackReport] = {}
         """What each filter was made for, with the sources that it names."""
-        self._harmful: dict[tuple[str, PopId, str], tuple[float, float]] = {}
-        """(time until which a filter of this kind is not tried again, its length in seconds)."""
+        self._harmful: dict[AttackFiltered, tuple[float, float]] = {}
+        """(time until which a filter is not tried again, its length in seconds)."""
 
     @hears(AttackReport)
     def heard_report(self, me: Agent, message: Message) -> Steps:
@@ -144,12 +151,35 @@ class EdgeFilter(Capability):
             fresh = {t: h for t, h in self._heard.items() if me.now - h.at < FRESH_S}
             self._heard = fresh if len(fresh) < MOST_TARGETS else {}
         self._heard[report.target] = _Heard(me.now, sources, shared)
+        self._count_relapse(me, report)
         if me.pop is not None and not me.draining:
             me.perform(ReadEntry(report.target), partial(self._entering, me, report.target))
             if not report.kinds:
                 self._read_links(me)
         for pop in self._uncovered(me):
             yield Adopt(want(EntryScreened(report.target, pop)), PROTECT, tap=pop, afresh=True)
+
+    def _count_relapse(self, me: Agent, report: AttackReport) -> None:
+        """Count that sources are back that were quiet, or filtered, for a while.
+
+        Attackers that go quiet in turns are one attack: what some of them do is held against all.
+        Each stretch of peace that is four times as long as the last hold-down takes one count off.
+        """
+        hold_s = me.parameter(self, "hold_s")
+        seen = dict.fromkeys(
+            ((report.target, source) for source in report.sources[:MOST_SOURCES] or ("",)), me.now
+        )
+        back = any(hold_s < me.now - self._seen.get(each, me.now) for each in seen)
+        if len(self._seen) >= MOST_SEEN:
+            self._seen.clear()
+        self._seen |= seen
+        if len(self._relapses) >= MOST_TARGETS:
+            self._relapses.clear()
+        known = self._relapses.setdefault(report.target, _Relapses())
+        if back and me.now - known.last > hold_s:
+            peace_s = 4 * hold_s * 2.0**known.times
+            known.times = max(0, known.times - int((me.now - known.last) / peace_s)) + 1
+            known.last = me.now
 
     def _entering(self, me: Agent, target: str, outcome: Outcome) -> Steps:
         if isinstance(outcome, EntrySample) and outcome.rate_mb_s > LITTLE_MB_S:
@@ -242,11 +272,12 @@ class EdgeFilter(Capability):
         shared = {source for source in blocked if source in shared and source not in slow}
         for what, rule in _rules(screened, blocked, shared, forged, seen):
             effect = AttackFiltered(screened.ip, screened.entry, what)
-            until, _ = self._harmful.get(_kind(effect), (me.now, 0.0))
+            until, _ = self._harmful.get(effect, (me.now, 0.0))
             if until <= me.now and not self._filtered(me, effect):
-                # A burst that a short look happened to see is no rate.
-                least_s = me.parameter(self, "harm_look_s") / 2
-                self._served[effect] = _served_mb_s(records, screened.ip, blocked, least_s)
+                if not rule.match.sources:
+                    # A burst that a short look happened to see is no rate.
+                    least_s = me.parameter(self, "harm_look_s") / 2
+                    self._served[effect] = _served_mb_s(records, screened.ip, blocked, least_s)
                 kinds = tuple(sorted({f.kind for f in findings})) or ("remembered",)
                 self._reports[effect] = AttackReport(
                     screened.ip, kinds, rule.match.sources, tuple(sorted(shared))
@@ -273,9 +304,6 @@ class EdgeFilter(Capability):
         """Let everything pass again."""
         effect = goal.goal.predicate
         assert isinstance(effect, AttackFiltered)
-        key = effect.ip, effect.entry
-        times = self._returns[key].times if key in self._returns else 0
-        self._returns[key] = _Return(me.now, times)
         yield from lift(me, effect)
 
     watch_own, watch_no_more = watching(AttackFiltered, gone="the filter is lifted")
@@ -301,7 +329,7 @@ class EdgeFilter(Capability):
         yield from lift_when_quiet(
             me,
             quiet,
-            quiet_s=self._hold_s(me, quiet.measure),
+            quiet_s=partial(self._hold_s, me, quiet.measure.ip),
             interval_s=me.parameter(self, "hold_interval_s"),
             overdue=lambda _: self._hand_on(me, quiet.measure),
         )
@@ -334,8 +362,8 @@ class EdgeFilter(Capability):
             now = _served_mb_s(records, effect.ip)
             if now >= HARM * before:
                 return
-        _, last_s = self._harmful.get(_kind(effect), (0.0, me.parameter(self, "harm_pause_s") / 2))
-        self._harmful[_kind(effect)] = me.now + 2 * last_s, 2 * last_s
+        _, last_s = self._harmful.get(effect, (0.0, me.parameter(self, "harm_pause_s") / 2))
+        self._harmful[effect] = me.now + 2 * last_s, 2 * last_s
         yield Note(
             "measure.withdrawn",
             {
@@ -348,19 +376,11 @@ class EdgeFilter(Capability):
         yield Adopt(avert(effect), PROTECT)
         raise PlanFailed("it cost users their service")
 
-    def _hold_s(self, me: Agent, effect: AttackFiltered) -> float:
-        """Return how long a filter stays after its last packet.
-
-        It doubles each time that the attack comes back soon after the filter was lifted, and
-        halves for each stretch of peace as long as the last hold-down.
-        """
-        first = me.parameter(self, "hold_s")
-        back = self._returns.get((effect.ip, effect.entry))
-        if back is None:
-            return first
-        peace = int((me.now - back.lifted) / (4 * first * 2**back.times))
-        back.times = max(0, back.times - peace) if peace else back.times + 1
-        return first * min(2.0**back.times, LONGEST_HOLD)
+    def _hold_s(self, me: Agent, ip: str) -> float:
+        """Return how long a filter stays after its last packet: twice as long for each relapse."""
+        relapses = self._relapses.get(ip)
+        times = 0 if relapses is None else relapses.times
+        return me.parameter(self, "hold_s") * min(2.0**times, LONGEST_HOLD)
 
 
 def _next(dead: AgentId, alive: Sequence[AgentId]) -> AgentId | None:
@@ -378,12 +398,6 @@ def _blocked(
     own = {f.source for f in findings if f.source}
     blocked = {one.source for one in seen if one.source in reported and not _served(one)}
     return sorted(blocked | own)[:MOST_SOURCES]
-
-
-def _kind(effect: AttackFiltered) -> tuple[str, PopId, str]:
-    """Return what filters alike have in common: which sources they name does not count."""
-    words = effect.what.split()
-    return effect.ip, effect.entry, "sources" if words[0].isdigit() else effect.what
 
 
 def _served_mb_s(
