@@ -141,9 +141,9 @@ def message(src: Path) -> Figures:
     bus_messages, nats_lab, seal_lab = map(import_module, ("bus_messages", "nats_lab", "seal_lab"))
     agent_bus = import_module("phalanx.bus.agents").AgentBus
     limits = getattr(seal_lab, "SealLimits", None) or seal_lab.Limits
-    meeting = next(kind for kind in vars(nats_lab).values() if hasattr(kind, "of_one"))
+    meeting = next(kind for kind in vars(nats_lab).values() if hasattr(kind, "at_servers"))
     trace = Trace(src)
-    with tempfile.TemporaryDirectory() as folder, meeting.of_one(Path(folder)) as ground:
+    with tempfile.TemporaryDirectory() as folder, meeting.at_servers(Path(folder)) as ground:
         buses, inbox = {}, bus_messages.Inbox()
         for identity in (nats_lab.A, nats_lab.B):
             own = seal_lab.credentials(identity.name, domain=identity.domain, signed_by="lab")

@@ -160,7 +160,7 @@ class ClientContract:
             a.request(
                 subjects.call(DOMAIN, "b", "x", "agent", "b"), b"", lambda _: None, timeout_s=1
             )
-        with pytest.raises(NotPermittedError):
+        with pytest.raises(NotPermittedError, match="where no answer is given"):
             a.request(TO_B, b"", lambda _: None, timeout_s=1)
         with pytest.raises(NotPermittedError):
             a.append(subjects.event(DOMAIN, "b", "x"), b"", "1", lambda _: None)

@@ -21,14 +21,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerError
 from phalanx.bus.nats import (
+    BrokerAudit,
+    BrokerRefusal,
     Cluster,
     NatsClient,
     NatsServer,
     ServerLimits,
     ServerSettings,
+    StreamRetention,
     find_server,
     setup,
 )
+from phalanx.bus.nats.server import DEFAULT_RETENTION
 from phalanx.clock.wall import WallClock
 from phalanx.identity import Files
 from phalanx.identity.names import Identity, Role
@@ -217,12 +221,28 @@ class Ground:
 
     @classmethod
     @contextmanager
-    def of_one(cls, directory: Path, limits: ServerLimits | None = None) -> Iterator[Ground]:
-        """Meet at one server that was set up."""
-        lab = Lab(directory)
-        lab.add_servers(1, limits)
+    def at_servers(
+        cls,
+        directory: Path,
+        count: int = 1,
+        *,
+        limits: ServerLimits | None = None,
+        identities: Iterable[Identity] = ALL,
+        retention: StreamRetention = DEFAULT_RETENTION,
+        streams: bool = True,
+    ) -> Iterator[Ground]:
+        """Meet at so many servers; unless told otherwise their streams were set up."""
+        lab = Lab(directory, identities)
+        lab.add_servers(count, limits)
         with running(lab), cls(lab).closing() as ground:
-            setup(KEEPER, lab.addresses, lab.context(KEEPER))
+            if streams:
+                setup(
+                    KEEPER,
+                    lab.addresses,
+                    lab.context(KEEPER),
+                    retention=retention,
+                    replicas=count,
+                )
             yield ground
 
     @contextmanager
@@ -237,12 +257,27 @@ class Ground:
 
     def join(self, identity: Identity, **options: Any) -> NatsClient:
         """Return an client that is connected."""
-        client = NatsClient(
-            identity, self.clock, self.lab.addresses, self.lab.context(identity), **options
-        )
-        self.clients.append(client)
+        client = self.client(identity, **options)
         client.ready(60.0)
         return client
+
+    def client(
+        self,
+        identity: Identity,
+        addresses: Sequence[tuple[str, int]] = (),
+        context: ssl.SSLContext | None = None,
+        **options: Any,
+    ) -> NatsClient:
+        """Return a client that begins to connect."""
+        made = NatsClient(
+            identity,
+            self.clock,
+            addresses or self.lab.addresses,
+            context or self.lab.context(identity),
+            **options,
+        )
+        self.clients.append(made)
+        return made
 
     def until(self, true: Callable[[], bool], within_s: float = 60.0) -> None:
         """Run the clock until ``true`` holds; fail if it never does."""
@@ -258,6 +293,20 @@ class Ground:
         taken = [self.clock.loop.create_task(each) for each in sent]
         self.until(lambda: all(each.done() for each in taken))
         self.clock.run(until=self.clock.now() + seconds)
+
+
+def told(
+    ground: Ground, audit: BrokerAudit, fits: Callable[[BrokerRefusal], bool]
+) -> BrokerRefusal:
+    """Wait until the audit tells of something."""
+    found: list[BrokerRefusal] = []
+
+    def look() -> bool:
+        found.extend(one for one in audit.read() if fits(one))
+        return bool(found)
+
+    ground.until(look)
+    return found[0]
 
 
 def leader(ground: Ground) -> NatsServer:

@@ -26,15 +26,12 @@ from nats_lab import (
     A,
     B,
     Ground,
-    Lab,
     needs_server,
-    running,
 )
 from test_nats_hostile import Wild
 
 from phalanx.bus import subjects
 from phalanx.bus.client import Delivery, Stored
-from phalanx.bus.nats import setup
 from phalanx.bus.nats.config import permissions_of
 from phalanx.bus.subjects import REGISTRY, matches
 from phalanx.identity.names import Identity, Role
@@ -324,10 +321,8 @@ class Domain:
 
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Domain]:
-    lab = Lab(tmp_path_factory.mktemp("lab"), (*ALL, KEEPSAKE))
-    lab.add_servers(1)
-    with running(lab), Ground(lab).closing() as ground:
-        setup(KEEPER, lab.addresses, lab.context(KEEPER))
+    place = tmp_path_factory.mktemp("lab")
+    with Ground.at_servers(place, identities=(*ALL, KEEPSAKE)) as ground:
         yield Domain(ground)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,13 @@ from nats_lab import (
     Lab,
     leader,
     needs_server,
-    running,
 )
 from reading_contract import PRESENT, Story
 
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerError, Delivery, Stored, Unanswered
-from phalanx.bus.nats import NatsClient, SendBounds, ServerLimits, StreamRetention, setup
+from phalanx.bus.nats import NatsClient, SendBounds, ServerLimits, StreamRetention
 from phalanx.bus.nats.config import STREAMS
-from phalanx.clock.wall import WallClock
 
 needs_server()
 pytestmark = pytest.mark.nats
@@ -37,12 +34,6 @@ TO_B = subjects.message(DOMAIN, "b", "a")
 CALL_B = subjects.call(DOMAIN, "b", "status", "agent", "a")
 EVENT = subjects.event(DOMAIN, "a", "goal.adopted")
 OWN_B = subjects.pattern(DOMAIN, "msg", "b", subjects.ONE)
-
-
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    with Ground.of_one(tmp_path) as made:
-        yield made
 
 
 def down(ground: Ground, *clients: NatsClient) -> None:
@@ -194,11 +185,8 @@ def test_a_server_that_is_away_on_the_way_holds_the_present_up(ground: Ground) -
 
 
 def test_what_the_stream_discarded_unread_is_counted(tmp_path: Path) -> None:
-    lab = Lab(tmp_path)
-    lab.add_servers(1)
-    with running(lab), Ground(lab).closing() as ground:
-        small = StreamRetention(octets=64 << 10)
-        setup(KEEPER, lab.addresses, lab.context(KEEPER), retention=small)
+    small = StreamRetention(octets=64 << 10)
+    with Ground.at_servers(tmp_path, retention=small) as ground:
         a, recorder = ground.join(A), ground.join(RECORDER)
         done: list[str | None] = []
         for number in range(200):
@@ -213,9 +201,7 @@ def test_what_the_stream_discarded_unread_is_counted(tmp_path: Path) -> None:
 
 
 def test_what_no_stream_keeps_is_given_back(tmp_path: Path) -> None:
-    lab = Lab(tmp_path)
-    lab.add_servers(1)
-    with running(lab), Ground(lab).closing() as ground:
+    with Ground.at_servers(tmp_path, streams=False) as ground:
         a, recorder = ground.join(A), ground.join(RECORDER)
         done: list[str | None] = []
         complaints: list[str] = []
@@ -232,27 +218,22 @@ def test_what_no_stream_keeps_is_given_back(tmp_path: Path) -> None:
 def test_without_a_server_it_says_where_and_why(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.add_servers(1)
-    clock = WallClock()
-    client = NatsClient(A, clock, lab.addresses, lab.context(A))
-    try:
+    with Ground(lab).closing() as ground:
+        client = ground.client(A)
         where = rf"127\.0\.0\.1:{lab.addresses[0][1]}"
         with pytest.raises(BrokerError, match=f"{where}: Connection refused"):
             client.ready(within_s=0.3)
-    finally:
-        client.finish()
-        clock.close()
 
 
 def test_a_wrong_name_of_the_server_is_found_out(ground: Ground) -> None:
     port = ground.lab.addresses[0][1]
-    impostor = NatsClient(A, ground.clock, [("localhost", port)], ground.lab.context(A))
-    ground.clients.append(impostor)
+    impostor = ground.client(A, [("localhost", port)])
     with pytest.raises(BrokerError, match="TLS"):
         impostor.ready(within_s=0.5)
 
 
 def test_what_a_server_refuses_ends_no_connection(tmp_path: Path) -> None:
-    with Ground.of_one(tmp_path, ServerLimits(subscriptions=8)) as ground:
+    with Ground.at_servers(tmp_path, limits=ServerLimits(subscriptions=8)) as ground:
         a, b = ground.join(A), ground.join(B)
         complaints: list[str] = []
         got: list[bytes] = []
@@ -295,10 +276,7 @@ def test_a_stream_that_is_gone_is_told_of(ground: Ground) -> None:
 
 @pytest.mark.processes
 def test_a_cluster_of_three_loses_no_event_with_its_leader(tmp_path: Path) -> None:
-    lab = Lab(tmp_path)
-    lab.add_servers(3)
-    with running(lab), Ground(lab).closing() as ground:
-        setup(KEEPER, lab.addresses, lab.context(KEEPER), replicas=3)
+    with Ground.at_servers(tmp_path, 3) as ground:
         a, recorder, observer = ground.join(A), ground.join(RECORDER), ground.join(OBSERVER)
         got: list[bytes] = []
         values: list[bytes | None] = []
@@ -330,10 +308,8 @@ def test_a_cluster_of_three_loses_no_event_with_its_leader(tmp_path: Path) -> No
 
 @pytest.mark.processes
 def test_streams_that_lack_a_broker_are_told_of(tmp_path: Path) -> None:
-    lab = Lab(tmp_path)
-    third = lab.add_servers(3)[2]
-    with running(lab), Ground(lab).closing() as ground:
-        setup(KEEPER, lab.addresses, lab.context(KEEPER), replicas=3)
+    with Ground.at_servers(tmp_path, 3) as ground:
+        third = ground.lab.servers[2]
         observer = ground.join(OBSERVER)
         await_storage(ground, observer, ())
         third.stop()

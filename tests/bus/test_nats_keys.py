@@ -12,7 +12,20 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from nats_lab import ALL, DOMAIN, HOST, KEEPER, A, B, Ground, Lab, needs_server, running
+from nats_lab import (
+    ALL,
+    DOMAIN,
+    HOST,
+    KEEPER,
+    A,
+    B,
+    Ground,
+    Lab,
+    client_context,
+    needs_server,
+    running,
+    told,
+)
 
 from phalanx.bus.client import BrokerError
 from phalanx.bus.nats import BrokerAudit, BrokerRefusal, NatsClient, NatsServer, setup
@@ -41,18 +54,11 @@ class Keys:
         """Give an identity a key, another one if it has one."""
         credentials = self.lab.authority.certify(identity)
         self.of[identity] = key_of(credentials)
-        self.lab._contexts[identity] = context_of(credentials)
+        self.lab._contexts[identity] = client_context(credentials)
 
     def reload(self, *servers: NatsServer, routes: tuple[str, ...] | None = None) -> None:
         for server in servers or self.lab.servers:
             server.reload(ALL, tuple(self.of.values()), routes)
-
-
-def context_of(credentials: Files) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(credentials.authority)
-    context.load_cert_chain(credentials.certificate, credentials.key)
-    return context
 
 
 @pytest.fixture
@@ -61,18 +67,6 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     made.add_servers(1)
     with running(made):
         yield made
-
-
-def read(audit: BrokerAudit, ground: Ground, what: str) -> BrokerRefusal:
-    """Return the next refusal of a kind."""
-    found: list[BrokerRefusal] = []
-
-    def came() -> bool:
-        found.extend(one for one in audit.read() if one.what == what)
-        return bool(found)
-
-    ground.until(came)
-    return found[0]
 
 
 def test_a_revoked_key_is_cut_off_and_its_name_goes_on_with_another(lab: Lab) -> None:
@@ -87,10 +81,10 @@ def test_a_revoked_key_is_cut_off_and_its_name_goes_on_with_another(lab: Lab) ->
         keys.certify(A)
         keys.reload()
         ground.until(lambda: not old.connected)
-        cut = read(audit, ground, "key")
+        cut = told(ground, audit, lambda one: one.what == "key")
         assert (cut.who, cut.key) == (A.uri, revoked)
         new = ground.join(A)
-        tried = read(audit, ground, "key")
+        tried = told(ground, audit, lambda one: one.what == "key")
         assert (tried.who, tried.key, tried.address) == (None, revoked, HOST)
         ground.rest(0.5)
         assert (old.connected, new.connected, other.connected) == (False, True, True)
@@ -108,8 +102,7 @@ def test_who_is_certified_and_not_known_stays_out(lab: Lab) -> None:
     keys.of.pop(A)
     keys.reload()
     with Ground(lab).closing() as ground:
-        client = NatsClient(A, ground.clock, lab.addresses, lab.context(A))
-        ground.clients.append(client)
+        client = ground.client(A)
         with pytest.raises(BrokerError, match="no connection to NATS"):
             client.ready(0.6)
         ground.join(B)
@@ -185,16 +178,14 @@ def test_a_broker_that_says_nothing_to_a_reload_is_named(lab: Lab) -> None:
 
 
 def test_a_broker_that_was_revoked_is_out_of_the_cluster(tmp_path: Path) -> None:
-    lab = Lab(tmp_path)
-    lab.add_servers(3)
-    routes = tuple(key_of(server.settings.credentials) for server in lab.servers)
-    with running(lab), Ground(lab).closing() as ground:
-        setup(KEEPER, lab.addresses, lab.context(KEEPER), replicas=3)
+    with Ground.at_servers(tmp_path, 3) as ground:
+        lab = ground.lab
+        routes = tuple(key_of(server.settings.credentials) for server in lab.servers)
         first, _, last = lab.servers
         audit = BrokerAudit(first.settings.log)
         for server in lab.servers[:2]:
             server.reload(ALL, None, routes[:2])
-        refused = read(audit, ground, "key")
+        refused = told(ground, audit, lambda one: one.what == "key")
         assert (refused.who, refused.key) == (None, routes[2])
         # What is left is a cluster: who is at one of the two hears who is at the other.
         lab.servers.remove(last)
@@ -242,7 +233,7 @@ def test_a_claim_is_told_with_the_name_that_was_proven(lab: Lab) -> None:
         Ground(lab).closing() as ground,
     ):
         tls.sendall(b'CONNECT {"user":"%b"}\r\nPING\r\n' % B.uri.encode())
-        claim = read(audit, ground, "identity")
+        claim = told(ground, audit, lambda one: one.what == "identity")
     assert (claim.who, claim.address) == (A.uri, HOST)
     assert B.uri in claim.detail
     audit.close()
@@ -256,8 +247,7 @@ def test_expired_certificates_stay_out_whatever_their_key(lab: Lab) -> None:
     keys.reload()
     audit = BrokerAudit(lab.servers[0].settings.log)
     with Ground(lab).closing() as ground:
-        client = NatsClient(A, ground.clock, lab.addresses, context_of(expired))
-        ground.clients.append(client)
-        assert read(audit, ground, "certificate").who is None
+        client = ground.client(A, context=client_context(expired))
+        assert told(ground, audit, lambda one: one.what == "certificate").who is None
         assert not client.connected
     audit.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bus_messages import Inbox
-from nats_lab import DOMAIN, KEEPER, Ground, Lab, needs_server, running
+from nats_lab import DOMAIN, KEEPER, Ground, needs_server
 from seal_lab import credentials
 
 from phalanx.bus import subjects
@@ -22,9 +22,7 @@ AGENTS = [Identity(name, Role.AGENT, DOMAIN) for name in "abcd"]
 
 
 def test_a_call_is_one_publication_that_others_can_neither_read_nor_use(tmp_path: Path) -> None:
-    lab = Lab(tmp_path, [KEEPER, *AGENTS])
-    lab.add_servers(1)
-    with running(lab), Ground(lab).closing() as ground:
+    with Ground.at_servers(tmp_path, identities=[KEEPER, *AGENTS]) as ground:
         clients = {identity.name: ground.join(identity) for identity in AGENTS}
         buses, inboxes = {}, {name: Inbox() for name in clients}
         for name, client in clients.items():

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nats_lab import ALL, DOMAIN, KEEPER, Ground, Lab, needs_server, running
+from nats_lab import ALL, DOMAIN, KEEPER, Ground, needs_server
 
 from phalanx.bus import subjects
 from phalanx.bus.nats.client import NatsClient
@@ -56,17 +56,8 @@ PATTERNS = sorted(
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    lab = Lab(tmp_path_factory.mktemp("lab"))
-    lab.add_servers(1)
-    with running(lab), Ground(lab).closing() as made:
+    with Ground.at_servers(tmp_path_factory.mktemp("lab"), streams=False) as made:
         yield made
-
-
-class Bold(NatsClient):
-    """Leaves refusing to the server."""
-
-    def _check(self, subject: str, payload: bytes) -> None:
-        pass
 
 
 def violations(

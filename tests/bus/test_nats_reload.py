@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 
@@ -10,20 +9,17 @@ import pytest
 from nats_lab import (
     ALL,
     DOMAIN,
-    KEEPER,
     ORCHESTRATOR,
     RECORDER,
     A,
     B,
     Ground,
-    Lab,
     needs_server,
-    running,
 )
 
 from phalanx.bus import subjects
 from phalanx.bus.client import Delivery, Stored
-from phalanx.bus.nats import NatsClient, setup
+from phalanx.bus.nats import NatsClient
 from phalanx.bus.subjects import REGISTRY
 from phalanx.identity.names import Identity, Role
 
@@ -88,12 +84,6 @@ def check(ground: Ground, agents: list[Agent], octets: bytes) -> None:
     assert set(kept) == {None}
 
 
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    with Ground.of_one(tmp_path) as ground:
-        yield ground
-
-
 def test_an_identity_that_comes_at_a_reload_is_served(ground: Ground) -> None:
     a, b = Agent(ground.join(A)), Agent(ground.join(B))
     check(ground, [a, b], b"1")
@@ -107,6 +97,7 @@ def test_an_identity_that_comes_back_is_served(ground: Ground) -> None:
     for octets in (b"1", b"2", b"3"):
         server.reload(tuple(one for one in ALL if one != A))
         ground.until(lambda: not a.client.connected)
+        assert b.client.connected
         server.reload(ALL)
         ground.until(lambda: a.client.connected)
         check(ground, [a, b], octets)
@@ -118,19 +109,12 @@ def test_brokers_that_are_reloaded_one_after_another_serve_all(
     tmp_path: Path, order: tuple[int, ...]
 ) -> None:
     """A newcomer connects to the first broker that knows it, while the others do not."""
-    lab = Lab(tmp_path)
-    servers = lab.add_servers(3)
-    first, *others = (servers[number] for number in order)
-    with running(lab), Ground(lab).closing() as ground:
-        setup(KEEPER, lab.addresses, lab.context(KEEPER), replicas=3)
+    with Ground.at_servers(tmp_path, 3) as ground:
+        servers = ground.lab.servers
+        first, *others = (servers[number] for number in order)
 
         def at(identity: Identity, number: int) -> Agent:
-            client = NatsClient(
-                identity, ground.clock, [servers[number].address], lab.context(identity)
-            )
-            ground.clients.append(client)
-            client.ready()
-            return Agent(client)
+            return Agent(ground.join(identity, addresses=[servers[number].address]))
 
         a, b = at(A, order[1]), at(B, order[2])
         for octets in (b"1", b"2"):  # a second time it comes back

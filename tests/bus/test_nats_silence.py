@@ -16,7 +16,6 @@ import pytest
 from nats_lab import (
     DOMAIN,
     HOST,
-    KEEPER,
     RECORDER,
     A,
     B,
@@ -29,7 +28,7 @@ from nats_lab import (
 
 from phalanx.bus import subjects
 from phalanx.bus.client import Delivery, Unanswered
-from phalanx.bus.nats import NatsClient, NatsServer, setup
+from phalanx.bus.nats import NatsClient, NatsServer
 
 needs_server()
 pytestmark = pytest.mark.nats
@@ -89,16 +88,14 @@ def ask(ground: Ground, a: NatsClient) -> None:
 
 
 def test_who_was_on_a_server_that_hangs_is_on_another_soon(tmp_path: Path) -> None:
-    lab = Lab(tmp_path)
-    lab.add_servers(3)
-    with running(lab), Ground(lab).closing() as ground:
+    with Ground.at_servers(tmp_path, 3, streams=False) as ground:
         a, b = ground.join(A, deaf_s=DEAF_S), ground.join(B, deaf_s=DEAF_S)
         complaints: list[str] = []
         a.on_error(complaints.append)
         b.subscribe(subjects.calls(DOMAIN, "b"), lambda asked: b.respond(asked, b"!"))
         ask(ground, a)
         hanging = server_of(ground, a)
-        others = [server for server in lab.servers if server is not hanging]
+        others = [server for server in ground.lab.servers if server is not hanging]
         with stopped(hanging):
             ground.until(lambda: a.counters.reconnects == 1 and a.connected, within_s=4 * DEAF_S)
             assert complaints[0] == "the server is silent"
@@ -113,11 +110,8 @@ def test_who_was_on_a_server_that_hangs_is_on_another_soon(tmp_path: Path) -> No
 
 
 def test_servers_cut_one_of_them_that_hangs(tmp_path: Path) -> None:
-    lab = Lab(tmp_path)
-    lab.add_servers(3)
-    with running(lab), Ground(lab).closing() as ground:
-        setup(KEEPER, lab.addresses, lab.context(KEEPER), replicas=3)
-        first, *others = lab.servers
+    with Ground.at_servers(tmp_path, 3) as ground:
+        first, *others = ground.lab.servers
         with stopped(first):
             ground.until(
                 lambda: all("Stale" in s.settings.log.read_text() for s in others), within_s=20.0
@@ -129,10 +123,7 @@ def test_servers_cut_one_of_them_that_hangs(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_a_follower_goes_on_when_what_it_reads_from_hangs(tmp_path: Path) -> None:
-    lab = Lab(tmp_path)
-    lab.add_servers(3)
-    with running(lab), Ground(lab).closing() as ground:
-        setup(KEEPER, lab.addresses, lab.context(KEEPER), replicas=3)
+    with Ground.at_servers(tmp_path, 3) as ground:
         a, recorder = ground.join(A, deaf_s=DEAF_S), ground.join(RECORDER, deaf_s=DEAF_S)
         got: list[bytes] = []
         done: list[str | None] = []
@@ -146,23 +137,16 @@ def test_a_follower_goes_on_when_what_it_reads_from_hangs(tmp_path: Path) -> Non
 
 
 def test_two_servers_that_say_nothing_do_not_keep_one_from_the_third(tmp_path: Path) -> None:
-    lab = Lab(tmp_path)
-    lab.add_servers(1)
-    with running(lab), Ground(lab).closing() as ground, deaf_and_dumb() as x, deaf_and_dumb() as y:
+    with Ground.at_servers(tmp_path) as ground, deaf_and_dumb() as x, deaf_and_dumb() as y:
         for _ in range(3):  # the order is drawn
-            client = NatsClient(
-                A, ground.clock, [x, y, *lab.addresses], lab.context(A), deaf_s=DEAF_S
-            )
-            ground.clients.append(client)
-            client.ready()
+            client = ground.join(A, addresses=[x, y, *ground.lab.addresses], deaf_s=DEAF_S)
             client.close()
 
 
 def test_a_server_that_never_speaks_is_waited_for_longer_each_time(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     with Ground(lab).closing() as ground, deaf_and_dumb() as silent:
-        client = NatsClient(A, ground.clock, [silent], lab.context(A), deaf_s=0.2)
-        ground.clients.append(client)
+        client = ground.client(A, [silent], deaf_s=0.2)
         complaints: list[str] = []
         client.on_error(complaints.append)
         ground.until(lambda: len(complaints) == 3)
@@ -170,17 +154,16 @@ def test_a_server_that_never_speaks_is_waited_for_longer_each_time(tmp_path: Pat
 
 
 @pytest.mark.processes
-def test_a_process_that_was_busy_for_long_keeps_its_connection(tmp_path: Path) -> None:
-    with Ground.of_one(tmp_path) as ground:
-        a = ground.join(A, deaf_s=DEAF_S)
-        changes: list[bool] = []
-        a.on_change(changes.append)
-        for rest_s in (0.0, 0.1, 0.3):  # whether it has just asked the server, or not
-            ground.rest(rest_s)
-            ground.clock.call_soon(lambda: time.sleep(3 * DEAF_S))
-            ground.rest(2 * DEAF_S)
-        assert a.connected
-        assert not changes
+def test_a_process_that_was_busy_for_long_keeps_its_connection(ground: Ground) -> None:
+    a = ground.join(A, deaf_s=DEAF_S)
+    changes: list[bool] = []
+    a.on_change(changes.append)
+    for rest_s in (0.0, 0.1, 0.3):  # whether it has just asked the server, or not
+        ground.rest(rest_s)
+        ground.clock.call_soon(lambda: time.sleep(3 * DEAF_S))
+        ground.rest(2 * DEAF_S)
+    assert a.connected
+    assert not changes
 
 
 CLIENT = """

@@ -22,6 +22,7 @@ def test_nobody_speaks_as_another(me: str, other: str, third: str, role: Role) -
         return
     forged = [
         subjects.message("edge", third, other),
+        subjects.multicast("edge", other),
         *(subjects.event("edge", other, kind) for kind in KINDS),
         *(subjects.call("edge", third, "status", any_.value, other) for any_ in Role),
         subjects.announcement("edge", other, "news"),

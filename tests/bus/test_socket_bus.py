@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,6 @@ from phalanx.bus.sockets import SocketBus
 from phalanx.bus.wire import MAX_OCTETS, WireError, encode
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.messages import Message, Performative
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    with ExitStack() as stack:
-        yield Bench(stack)
 
 
 def test_messages_arrive_in_order_and_are_counted(bench: Bench) -> None:

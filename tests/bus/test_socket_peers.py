@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -14,13 +14,6 @@ from socket_bench import Bench, address, closed, frame, large
 from phalanx.bus import sockets as streams
 from phalanx.bus.sockets import Frames
 from phalanx.bus.wire import MAX_OCTETS, decode, encode
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    with ExitStack() as stack:
-        yield Bench(stack)
-
 
 # -- peers that die, hang or come back ---------------------------------------------------------
 

@@ -59,7 +59,7 @@ def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnVirtual
             find_server()
         except BrokerError as error:
             pytest.skip(str(error))
-        with OverNats.of_one(tmp_path) as made:
+        with OverNats.at_servers(tmp_path) as made:
             yield made
         return
     url = {"memory": "memory:"}.get(scheme) or os.environ.get(f"PHALANX_TEST_{scheme.upper()}_URL")
