@@ -108,15 +108,9 @@ def test_validate_says_ok_and_what_there_is() -> None:
     ],
 )
 def test_validate_refuses_every_malformed_file_in_one_line(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "bad.yaml"
+    path = tmp_path / ("x" * 100 + ".yaml")  # a long line is not wrapped
     path.write_bytes(content)
     assert refused("validate", str(path)).startswith(f"{path}: ")
-
-
-def test_long_refusals_are_not_wrapped(tmp_path: Path) -> None:
-    path = tmp_path / ("x" * 100 + ".yaml")
-    path.write_text("hello")
-    assert "expected a mapping" in refused("validate", str(path))
 
 
 def test_an_unknown_function_is_refused_with_the_file(tmp_path: Path) -> None:
@@ -128,16 +122,8 @@ def test_an_unknown_function_is_refused_with_the_file(tmp_path: Path) -> None:
 def test_place_shows_bids_and_refusals(tmp_path: Path) -> None:
     published = tmp_path / "published.yaml"
     published.write_text(Path(DDOS).read_text(encoding="utf-8") + "strategy: published\n")
-    call = [
-        "place",
-        str(published),
-        "--goal",
-        "?AnomalousUsage",
-        "--auctioneer",
-        "pop6",
-        "--traffic",
-        "4",
-    ]
+    where = ("--auctioneer", "pop6", "--traffic", "4")
+    call = ["place", str(published), "--goal", "?AnomalousUsage", *where]
     code, out, err = phalanx(*call)
     assert (code, err) == (0, "")
     assert "6.555" in out
@@ -262,13 +248,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, words: tuple[str, .
     reading, writing = os.pipe()
     os.close(reading)
     log = tmp_path / "log"
-    command = [
-        sys.executable,
-        "-m",
-        "phalanx",
-        *words,
-        *(["--log", str(log)] * (words[0] == "run")),
-    ]
+    kept = ["--log", str(log)] * (words[0] == "run")
+    command = [sys.executable, "-m", "phalanx", *words, *kept]
     with os.fdopen(writing, "wb") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

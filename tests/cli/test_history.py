@@ -180,13 +180,6 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert "the store must be" in refused("mysql://user:secret@host/db")
 
 
-def test_help_tells_both_verbs() -> None:
-    out = told("--help")
-    assert "show" in out
-    assert "retain" in out
-    assert "--decisions" in told("show", "--help")
-
-
 # -- durations --------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import pty
 import shutil
@@ -140,34 +141,41 @@ def words(text: str) -> list[str]:
     return [word for word in text.translate(frames).split() if word.isalnum()]
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        "run {own}",
-        "place {own} --goal flowRecord --auctioneer south --traffic 2",
-        "explain {log} attack",
-        "doctor",
-        "run --help",
-        "domain --help",
-        "--help",
-    ],
+CALLS = (
+    "run {own}",
+    "place {own} --goal flowRecord --auctioneer south --traffic 2",
+    "explain {log} attack",
+    "doctor",
+    "run --help",
+    "domain --help",
+    "--help",
 )
-def test_forty_columns_lose_no_word(own: Path, log: Path, call: str) -> None:
-    calls = call.format(own=own, log=log).split()
+PRINT_ALL = """
+import json, sys
+from typer.testing import CliRunner
+from phalanx.cli.main import app
+print(json.dumps([CliRunner().invoke(app, call.split()).stdout for call in sys.argv[1:]]))
+"""
 
-    def printed(columns: int) -> str:
-        # In a process of its own: commands stay narrow once they were.
-        return subprocess.run(
-            [sys.executable, "-m", "phalanx", *calls],
+
+def test_forty_columns_lose_no_word(own: Path, log: Path) -> None:
+    calls = [call.format(own=own, log=log) for call in CALLS]
+
+    def printed(columns: int) -> list[str]:
+        # Each width in a process of its own: commands stay narrow once they were.
+        done = subprocess.run(
+            [sys.executable, "-c", PRINT_ALL, *calls],
             capture_output=True,
             text=True,
-            check=False,
+            check=True,
             env={**os.environ, "COLUMNS": str(columns)},
-        ).stdout
+        )
+        return json.loads(done.stdout)
 
-    narrow, usual, wide = map(printed, (40, 80, 300))
-    assert narrow.count("…") == usual.count("…") == wide.count("…")
-    assert {*words(wide)} - {*words(narrow)} == {*words(wide)} - {*words(usual)} == set()
+    for call, narrow, usual, wide in zip(calls, *map(printed, (40, 80, 300)), strict=True):
+        assert words(wide), call
+        assert narrow.count("…") == usual.count("…") == wide.count("…"), call
+        assert {*words(wide)} - {*words(narrow)} == {*words(wide)} - {*words(usual)} == set(), call
 
 
 def test_a_goal_is_placed_as_the_log_prints_it(own: Path, log: Path) -> None:
