@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from bus_messages import Inbox
 from seal_lab import seal
+from tests.fabric.fabric_lab import OffClock
 
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.memory_broker import MemoryBroker
-from phalanx.clock import Timer
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences, want
 from phalanx.domain.messages import CallForProposals, Message, Performative
@@ -20,28 +18,11 @@ from phalanx.identity.names import Identity, Role
 GOAL = ConstrainedGoal(want(AnomalousUsage("a>b")), Constraints(), Preferences())
 
 
-class Wrong:
-    """A clock that is off by so many seconds."""
-
-    def __init__(self, clock: VirtualClock, by_s: float) -> None:
-        self._clock = clock
-        self._by_s = by_s
-
-    def now(self) -> float:
-        return self._clock.now() + self._by_s
-
-    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
-        return self._clock.call_at(when - self._by_s, call)
-
-    def call_soon(self, call: Callable[[], None]) -> None:
-        self._clock.call_soon(call)
-
-
 @pytest.mark.parametrize("by_s", [0.0, 300.0, -300.0])
 def test_a_deadline_is_as_far_away_by_the_clock_of_the_receiver(by_s: float) -> None:
     true = VirtualClock()
     broker = MemoryBroker(true)
-    clocks = {"a": Wrong(true, 0.0), "b": Wrong(true, by_s)}
+    clocks = {"a": OffClock(true, 0.0), "b": OffClock(true, by_s)}
     inboxes = {name: Inbox() for name in clocks}
     buses = {}
     for name, clock in clocks.items():

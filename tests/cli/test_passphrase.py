@@ -102,12 +102,22 @@ def test_what_is_no_passphrase_makes_no_domain(
     assert not (tmp_path / "edge").exists()
 
 
+DOMAIN = """
+import sys
+from phalanx.cli.main import main
+from phalanx.identity import credentials
+credentials._ROUNDS = 2  # as tests/conftest.py has it
+sys.argv.insert(1, "domain")
+main()
+"""
+
+
 def typed(command: Sequence[str], *lines: str) -> tuple[int, str]:
     """Run a command on a terminal and type a line at each question; return (code, what it said)."""
     child, terminal = pty.fork()
     if child == 0:
         os.environ.pop("PHALANX_PASSPHRASE_FILE", None)
-        program = [sys.executable, "-m", "phalanx", "domain", *command]
+        program = [sys.executable, "-c", DOMAIN, *command]
         os.execv(sys.executable, program)  # noqa: S606  # the arguments are our own
     said, waiting, end = "", list(lines), time.monotonic() + 60
     try:

@@ -87,11 +87,6 @@ def bench() -> Bench:
     return Bench()
 
 
-@pytest.fixture
-def lab() -> Lab:
-    return Lab()
-
-
 def test_a_call_is_answered(bench: Bench) -> None:
     bench.client.invoke("pop1", ADD, Add(2, 3), bench.answers.append, timeout_s=1, cause="e7")
     assert bench.answers == []  # the clock calls, not the call

@@ -8,6 +8,7 @@ import pytest
 from fabric_lab import DOMAIN, Lab, OffClock, registration
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.one_line import taken_or_refused
 
 from phalanx.bus.client import NotPermittedError
 from phalanx.bus.subjects import REGISTRY, token
@@ -37,11 +38,6 @@ from phalanx.fabric.registry import Registrar, Registry
 from phalanx.identity.names import Identity, Role
 
 LEASE = 6.0
-
-
-@pytest.fixture
-def lab() -> Lab:
-    return Lab()
 
 
 @pytest.fixture
@@ -320,12 +316,7 @@ def test_bounds_are_kept_at_the_door() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_octets_are_a_registration_or_one_line(octets: bytes) -> None:
-    said = ""
-    try:
-        decode(octets)
-    except RegistrationError as error:
-        said = str(error)
-    assert "\n" not in said
+    taken_or_refused(RegistrationError, lambda: decode(octets))
 
 
 STEPS = st.tuples(

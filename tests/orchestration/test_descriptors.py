@@ -293,10 +293,7 @@ def test_the_reference_names_every_field(kind: type[Struct]) -> None:
 # -- whatever a file holds, it is taken or refused in one line --------------------------------
 
 
-FOLDER = Path(__file__).parents[2] / "scenarios" / "services" / "edge-video"
-TREES: dict[str, Any] = {
-    file.name: yaml.safe_load(file.read_text(encoding="utf-8")) for file in FOLDER.glob("*.yaml")
-}
+TREES: dict[str, Any] = {name: yaml.safe_load(text) for name, text in FILES.items()}
 TEXTS = {name: json.dumps(tree) for name, tree in TREES.items()}
 FEW = settings(max_examples=70, suppress_health_check=list(HealthCheck))
 
@@ -304,12 +301,7 @@ FEW = settings(max_examples=70, suppress_health_check=list(HealthCheck))
 def read(texts: dict[str, str], request: str) -> None:
     """Read a service and place its agents, or be told in one line why not."""
     try:
-        service = parse_service(
-            {name: text for name, text in texts.items() if "vnfd" in name or "nsd" in name},
-            ("sites.yaml", texts["sites.yaml"]),
-            (request, texts[request]),
-        )
-        pipeline = compute(need_of(service), Effort(seconds=None, nodes=20))
+        pipeline = compute(need_of(parsed(texts, request)), Effort(seconds=None, nodes=20))
         assert isinstance(pipeline, PipelineDescriptor)
     except (ScenarioError, PlacementError) as error:
         line = str(error)

@@ -7,7 +7,7 @@ from store_events import ROOT, chain
 
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event, Recorder
-from phalanx.store.causes import CauseBreak, CauseIndex, climb, unfold
+from phalanx.store.causes import CauseIndex
 from phalanx.store.memory import EventLog
 
 
@@ -101,17 +101,3 @@ def test_a_cause_that_comes_late_or_twice_is_none() -> None:
     assert index.cause(late) is early
     assert not index.effects("b")
     assert index.place(index.events[2]) == 0, "the first of an id counts"
-
-
-def test_chains_end_at_circles_and_gaps() -> None:
-    events = {"a": event("a", "b"), "b": event("b", "a"), "c": event("c", "x")}
-    found = climb("a", lambda name: [events[name]] if name in events else [])
-    assert ([e.id for e in found.entries], found.broken) == (
-        ["b", "a"],
-        CauseBreak("b", "a", "circle"),
-    )
-    assert climb("c", lambda name: [events[name]] if name in events else []).broken == CauseBreak(
-        "c", "x", "missing"
-    )
-    below = {"a": [events["b"]], "b": [events["a"]]}
-    assert [e.id for _, e in unfold("a", lambda name: below.get(name, []))] == ["b"]

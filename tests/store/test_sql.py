@@ -21,7 +21,6 @@ from store_events import ROOT, chain, logs
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.store import EventStore, history
-from phalanx.store.causes import CauseBreak
 from phalanx.store.history import EventQuery, History
 from phalanx.store.schema import SCHEMA
 from phalanx.store.sql import SqlEventStore
@@ -102,15 +101,6 @@ def test_a_batch_is_kept_whole_or_not_at_all(store: EventStore, wrong: Event, wh
     assert list(store.events("r")) == chain(1)
     store.append("r", chain(3)[2:])
     assert list(store.events("r")) == chain(3)
-
-
-def test_a_cause_that_was_not_kept_is_named_as_missing(store: SqlEventStore) -> None:
-    store.append("a", chain(1))
-    assert store.runs() == ("a",)
-    store.append("r", chain(1)[1:])
-    assert History(store.database).causes("r", "pop1-1").broken == CauseBreak(
-        "pop1-1", "run-1", "missing"
-    )
 
 
 def test_no_events_make_no_run(store: EventStore) -> None:
