@@ -16,6 +16,6 @@ def taken_or_refused(
         return read()
     except error as refusal:
         said = str(refusal)
-        assert "\n" not in said
+        assert said.isprintable()
         assert 0 < len(said) < at_most
         return None

@@ -186,8 +186,9 @@ TIME_OF_4 = dict.fromkeys(TABLE, 71.43) | {"second flowRecord": 83.33}
 
 
 @pytest.mark.parametrize("auction", TABLE)
-def test_bids_of_the_topology_are_those_printed(auction: str) -> None:
+def test_bids_of_the_topology_are_those_printed_and_the_printed_agent_wins(auction: str) -> None:
     bids, refusals = _bids(auction)
+    assert rank(bids, PREFERENCES[auction])[0].bidder == WINNERS[auction]
     assert {pop for pop, _ in bids} == TABLE[auction].keys()
     assert refusals.keys() == {"1", "2", "3", "4", "5", "6"} - TABLE[auction].keys()
     for pop, bid in bids:
@@ -197,21 +198,6 @@ def test_bids_of_the_topology_are_those_printed(auction: str) -> None:
         assert bid.terms["T"] == pytest.approx(
             TIME_OF_4[auction] if pop == "4" else time, abs=0.0051
         )
-
-
-def test_28_of_30_costs_and_all_times_but_agent_4s_agree_to_the_printed_digits() -> None:
-    costs = times = 0
-    for auction, rows in TABLE.items():
-        for pop, bid in _bids(auction)[0]:
-            costs += abs(bid.terms["C"] - rows[pop][1]) < 0.0051
-            times += abs(bid.terms["T"] - rows[pop][0]) < 0.0051
-    assert (costs, times) == (28, 24)
-
-
-@pytest.mark.parametrize("auction", TABLE)
-def test_the_printed_agents_win(auction: str) -> None:
-    bids, _ = _bids(auction)
-    assert rank(bids, PREFERENCES[auction])[0].bidder == WINNERS[auction]
 
 
 def test_nobody_has_room_for_the_classifier_of_2_mb_s() -> None:

@@ -1,20 +1,15 @@
 from __future__ import annotations
 
 import tracemalloc
-from enum import Enum
-from functools import cache
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Struct, structs
+from tests.struct_values import values
 
-from phalanx.auction.contracts import ContractFulfilled
-from phalanx.auction.outlook import Gone
 from phalanx.bus.memory import MemoryBus
 from phalanx.bus.wire import MAX_OCTETS, VERSION, WireError, decode, encode
 from phalanx.domain import predicates
@@ -34,12 +29,6 @@ from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import System
 
 ROOT = Path(__file__).parents[2]
-PREDICATES = [
-    *(k for k in vars(predicates).values() if isinstance(k, type) and issubclass(k, Predicate)),
-    Gone,
-    ContractFulfilled,
-]
-PREDICATES.remove(Predicate)
 HEAD = bytes((VERSION,))
 
 
@@ -69,33 +58,6 @@ def test_a_run_over_the_wire_is_the_run_in_memory(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(MemoryBus, "send", send_over_the_wire)
     assert System(scenario).run().events == plain.events
     assert {"Award", "Proposal", "Advertisement", "Heartbeat"} <= {k.__name__ for k in spoken}
-
-
-@cache
-def values(kind: Any) -> st.SearchStrategy[Any]:
-    """Return a strategy of values of a type that messages use."""
-    if kind is Predicate:
-        return st.deferred(lambda: st.one_of(*map(values, PREDICATES)))
-    if kind in (str, bool):
-        return st.from_type(kind)
-    if kind is int:
-        return st.integers(-(2**63), 2**63 - 1)
-    if kind is float:
-        return st.floats(allow_nan=False, allow_infinity=False)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return st.sampled_from(kind)
-    if isinstance(kind, type) and issubclass(kind, Struct):
-        fields = {field.name: values(field.type) for field in structs.fields(kind)}
-        return st.builds(kind, **fields)
-    arguments = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        return st.one_of(*(st.none() if a is NoneType else values(a) for a in arguments))
-    if get_origin(kind) is dict:
-        return st.dictionaries(*map(values, arguments), max_size=3)
-    assert get_origin(kind) is tuple, kind
-    if arguments[1:] == (...,):
-        return st.lists(values(arguments[0]), max_size=3).map(tuple)
-    return st.tuples(*map(values, arguments))
 
 
 MESSAGES = values(Message)

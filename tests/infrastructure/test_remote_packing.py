@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from enum import Enum
-from functools import cache
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Raw, Struct, structs
+from msgspec import Raw
+from tests.struct_values import values
 
 from phalanx.domain.actions import Action, Done, Outcome, Percept
 from phalanx.infrastructure.remote import PackingError, PerformRequest, pack, unpack
 
 FAMILIES = {"action": Action, "outcome": Outcome, "percept": Percept}
-
-
-@cache
-def values(kind: Any) -> st.SearchStrategy[Any]:
-    """Return a strategy of values of a type that actions, outcomes and percepts use."""
-    if kind is int:
-        return st.integers(-(2**63), 2**63 - 1)
-    if kind is float:
-        return st.floats(allow_nan=False, allow_infinity=False)
-    if isinstance(kind, type) and issubclass(kind, Struct):
-        return st.builds(kind, **{one.name: values(one.type) for one in structs.fields(kind)})
-    arguments = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        return st.one_of(*(st.none() if a is NoneType else values(a) for a in arguments))
-    if get_origin(kind) is tuple:
-        return st.lists(values(arguments[0]), max_size=3).map(tuple)
-    if get_origin(kind) is dict:
-        return st.dictionaries(*map(values, arguments), max_size=3)
-    assert kind in (str, bool) or issubclass(kind, Enum)
-    return st.from_type(kind)
 
 
 @given(st.data(), st.sampled_from(sorted(FAMILIES)))

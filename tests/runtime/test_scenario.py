@@ -45,17 +45,6 @@ functions: {rate-limiter: {}}
 """
 
 
-def test_the_scenarios_that_are_named_are_there() -> None:
-    assert {file.stem for file in SCENARIOS} >= {
-        "ddos-resilience",
-        "selection",
-        "flash-crowd",
-        "forged-flood",
-        "quickstart-ring",
-        "slow-http",
-    }
-
-
 @pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
 def test_every_scenario_loads_and_is_named_after_its_file(file: Path) -> None:
     scenario = load_scenario(file)

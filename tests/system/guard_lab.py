@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +17,8 @@ import time
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
+
+import pytest
 
 from phalanx.infrastructure.linux.kernel import namespaces, runs
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, enter, prefix
@@ -40,6 +44,15 @@ guards:
     bandwidth_mb_s: 0.3
     threshold_mb_s: 0.1
 """
+
+
+GATEWAY = [
+    pytest.mark.linux,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces"),
+    pytest.mark.skipif(shutil.which("cc") is None, reason="not installed: cc (Debian: gcc)"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="not installed: nft (Debian: nftables)"),
+]
+"""The marks of tests that need such a machine."""
 
 
 class Lab:

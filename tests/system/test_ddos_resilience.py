@@ -132,14 +132,23 @@ def test_no_name_of_a_pop_stands_in_the_code():
             assert not re.search(r"""["']pop\d""", line), f"{source.name}:{number}: {line}"
 
 
-def test_the_same_seed_gives_the_same_bytes_in_any_process(tmp_path):
-    logs = [tmp_path / hashseed for hashseed in ("0", "12345")]
-    plan, until = SCENARIOS / "ddos-resilience.yaml", "250"  # all is blocked by then
-    command = [sys.executable, "-m", "phalanx", "run", plan, "--until", until, "--log"]
-    for log in logs:
-        environment = {**os.environ, "PYTHONHASHSEED": log.name}
-        subprocess.run([*command, log], env=environment, check=True, capture_output=True)
-    assert logs[0].read_bytes() == logs[1].read_bytes()
+def test_the_same_seed_gives_the_same_log_and_report_in_any_process(tmp_path):
+    plan, until = tmp_path / "plan.yaml", "250"  # all is blocked by then
+    cut = "faults: [{at_s: 60, kind: link-down, link: [pop3, pop4], for_s: 5}]\n"
+    plan.write_text((SCENARIOS / "ddos-resilience.yaml").read_text(encoding="utf-8") + cut)
+    written = []
+    for hashseed in ("0", "12345"):
+        log, page = tmp_path / f"{hashseed}.jsonl", tmp_path / f"{hashseed}.html"
+        command = [sys.executable, "-m", "phalanx", "run", plan, "--until", until]
+        subprocess.run(
+            [*command, "--log", log, "--report", page],
+            env={**os.environ, "PYTHONHASHSEED": hashseed},
+            check=True,
+            capture_output=True,
+        )
+        written.append((log.read_bytes(), page.read_bytes()))
+    assert written[0] == written[1]
+    assert b'"link.changed"' in written[0][0]
 
 
 # -- on real networks (Internet Topology Zoo), where the data is at hand ----------------------

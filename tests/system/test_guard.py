@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import signal
 import sys
 import time
@@ -16,14 +14,9 @@ import pytest
 from phalanx.infrastructure.linux.journal import LeaseJournal
 from phalanx.infrastructure.linux.kernel import runs
 from phalanx.store.jsonl import read_jsonl
-from tests.system.guard_lab import ATTACKERS, GUARDED, SERVER, USER, Lab, end, said, until
+from tests.system.guard_lab import ATTACKERS, GATEWAY, GUARDED, SERVER, USER, Lab, end, said, until
 
-pytestmark = [
-    pytest.mark.linux,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces"),
-    pytest.mark.skipif(shutil.which("cc") is None, reason="not installed: cc (Debian: gcc)"),
-    pytest.mark.skipif(shutil.which("nft") is None, reason="not installed: nft (Debian: nftables)"),
-]
+pytestmark = GATEWAY
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +10,9 @@ import pytest
 
 from phalanx.domain.events import Event
 from phalanx.store.jsonl import read_jsonl
-from tests.system.guard_lab import ATTACKERS, CROWD, USER, Lab, Visitors, end, said
+from tests.system.guard_lab import ATTACKERS, CROWD, GATEWAY, USER, Lab, Visitors, end, said
 
-pytestmark = [
-    pytest.mark.linux,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces"),
-    pytest.mark.skipif(shutil.which("cc") is None, reason="not installed: cc (Debian: gcc)"),
-    pytest.mark.skipif(shutil.which("nft") is None, reason="not installed: nft (Debian: nftables)"),
-]
+pytestmark = GATEWAY
 
 FLOOD_S = 9
 SETTLED_S = 4

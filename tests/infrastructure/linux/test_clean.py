@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from linux_needs import requires_root
+from tests.system.linux_runs import traces
 
 from phalanx.infrastructure.linux.kernel import KernelError, cgroups, namespaces, runs
 from phalanx.infrastructure.linux.kernel.links import ip
@@ -73,25 +74,6 @@ def built(process: subprocess.Popen[str]) -> list[int]:
     """Wait until the testbed stands; return the processes that were started in it."""
     assert process.stdout is not None
     return [int(pid) for pid in process.stdout.readline().split()]
-
-
-def traces(run: str) -> list[str]:
-    """Return what is left of a run, looked for in another way than ``clean`` does."""
-    listed = subprocess.check_output(["ip", "netns"], text=True)  # noqa: S607
-    names = listed.splitlines()
-    return [
-        *(name for name in names if run in name),
-        *map(str, Path("/sys/fs/cgroup").glob(f"*/phalanx/{run}")),
-        *map(str, Path("/run/phalanx").glob(run)),
-        *(str(p) for p in Path("/proc").glob("[0-9]*/environ") if holds(p, f"PHALANX_RUN={run}")),
-    ]
-
-
-def holds(file: Path, text: str) -> bool:
-    try:
-        return text.encode() in file.read_bytes()
-    except OSError:
-        return False
 
 
 def alive(pid: int) -> bool:
