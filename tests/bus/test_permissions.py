@@ -56,7 +56,9 @@ def test_an_agent_does_its_work() -> None:
     assert allowed.may_publish(subjects.call("edge", "history", "find", "agent", "pop1"))
     assert allowed.may_subscribe(subjects.pattern("edge", "msg", "pop1", subjects.ONE))
     assert allowed.may_put(subjects.REGISTRY, "pop1")
-    assert not allowed.follow, "an agent has no business with what others recorded"
+    everything = subjects.pattern("edge", "evt", subjects.ONE, subjects.REST)
+    assert not allowed.may_subscribe(everything), "an agent has no business with what others do"
+    assert not allowed.follow, "nor with what they recorded"
 
 
 @given(NAMES, ROLES)

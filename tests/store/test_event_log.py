@@ -7,7 +7,7 @@ from store_events import ROOT, chain
 
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event, Recorder
-from phalanx.store.causes import CauseIndex
+from phalanx.store.causes import CauseIndex, unfold
 from phalanx.store.memory import EventLog
 
 
@@ -101,3 +101,8 @@ def test_a_cause_that_comes_late_or_twice_is_none() -> None:
     assert index.cause(late) is early
     assert not index.effects("b")
     assert index.place(index.events[2]) == 0, "the first of an id counts"
+
+
+def test_effects_in_a_circle_are_told_once() -> None:
+    below = {"a": [event("b", "a")], "b": [event("a", "b")]}
+    assert [effect.id for _, effect in unfold("a", below.__getitem__)] == ["b"]
