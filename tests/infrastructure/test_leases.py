@@ -72,6 +72,17 @@ def test_a_shorter_renewal_takes_nothing_away() -> None:
     assert world.net.leases() == ["h"]
 
 
+def test_a_hold_is_there_once() -> None:
+    world = World(line())
+    world.do("pop5", Hold("h", "g", SMALL, (), 0.0, 10.0))
+    free = world.net.free()
+    again = world.do("pop5", Hold("h", "g", SMALL, (), 0.0, 99.0))
+    assert again == Failed("hold h exists already")
+    assert world.net.free() == free
+    world.run(10.0)
+    assert world.net.leases() == []
+
+
 @pytest.mark.parametrize("ttl", [0.0, -1.0, float("nan"), float("inf")])
 def test_leases_have_a_length(ttl: float) -> None:
     world = World(line())

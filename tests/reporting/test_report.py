@@ -115,7 +115,7 @@ def assert_closed_to_the_outside(page: str, parsed: Page) -> None:
     [
         DDOS,
         ddos_log(20, positions=True),
-        ddos_log(until=120),
+        ddos_log(8, until=150),
         ddos_log(until=0),
         DDOS[:1],
         [],
