@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from phalanx.clock.virtual import VirtualClock, VirtualTimer
 from phalanx.clock.wall import WallClock
+from phalanx.runtime.processes.process import run_clock
+from phalanx.runtime.processes.spec import RunSpec
 
 
 def _fail() -> None:
@@ -130,6 +132,21 @@ def test_a_clock_begins_where_it_is_told() -> None:
         assert seen[0] == -1.0, "what is past is made at once"
         assert seen[1] >= 251.0
         assert clock.now() >= 252.0
+    finally:
+        clock.close()
+
+
+def test_the_clock_of_a_process_goes_from_the_moment_at_which_its_begin_was_true() -> None:
+    """What a process sets up before its clock runs would put it behind the others."""
+    clock = run_clock(RunSpec(epoch_s=0.0, speed=2.0))
+    try:
+        began, now = clock.now(), clock.loop.time()
+        clock.loop.time = lambda: now + 3.0  # type: ignore[method-assign]
+        assert clock.now() >= began + 5.9
+        seen: list[float] = []
+        clock.call_at(clock.now() - 1.0, lambda: seen.append(clock.now()))
+        clock.run(stop=lambda: bool(seen))
+        assert seen == [clock.now()]
     finally:
         clock.close()
 

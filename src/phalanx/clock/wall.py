@@ -47,19 +47,21 @@ class WallTimer:
 class WallClock:
     """Seconds since ``run`` was first called, times ``speed``; implements ``Clock``.
 
-    Processes of one run that start at different times agree on the time by ``begin``. A step
-    of the machine's clock does not move this one.
+    Processes of one run that start at different times agree on the time by ``begin``, if their
+    clocks go from the moment at which that was true. A step of the machine's clock does not move
+    this one.
 
     The clock owns its event loop (``loop``), which transports may use for their I/O. Close
     the clock when done with it.
     """
 
-    def __init__(self, speed: float = 1.0, begin: float = 0.0) -> None:
-        """Make a clock that stands.
+    def __init__(self, speed: float = 1.0, begin: float = 0.0, *, going: bool = False) -> None:
+        """Make a clock.
 
         Args:
             speed: seconds of this clock per second.
-            begin: the time that it shows until it runs, in seconds.
+            begin: the time that it shows first, in seconds.
+            going: whether it goes from now on; else it stands until it runs.
 
         Raises:
             ValueError: if the speed is not positive, or a figure not finite.
@@ -72,7 +74,7 @@ class WallClock:
         self.loop = asyncio.new_event_loop()
         self._speed = speed
         self._begin = begin
-        self._started: float | None = None
+        self._started = self.loop.time() if going else None
         self._early: list[WallTimer] = []
         self._pending = 0
         self._bounded = False

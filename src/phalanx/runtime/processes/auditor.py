@@ -82,7 +82,7 @@ def audit(brokers: Brokers) -> None:
         IdentityError: if a broker's certificate is not usable.
 
     """
-    clock = WallClock(begin=time.time())
+    clock = WallClock(begin=time.time(), going=True)
     with ExitStack() as stack:
         stack.callback(clock.close)
         witnesses = [_Witness(server, brokers.domain, clock, stack) for server in brokers.servers]

@@ -267,8 +267,8 @@ def run_clock(run: RunSpec | None) -> WallClock:
     It is read from the machine's clock once; later steps of that one do not move it.
     """
     if run is None:
-        return WallClock(begin=time.time())
-    return WallClock(run.speed, (time.time() - run.epoch_s) * run.speed)
+        return WallClock(begin=time.time(), going=True)
+    return WallClock(run.speed, (time.time() - run.epoch_s) * run.speed, going=True)
 
 
 class Process:
