@@ -28,17 +28,20 @@ class SimulatedEnvironment:
         self,
         _say: Say = lambda _: None,
         *,
-        clock: VirtualClock | WallClock | None = None,
+        clock: WallClock | None = None,
+        realtime: float | None = None,
         state: Path | None = None,  # noqa: ARG002  it leaves nothing behind
     ) -> None:
         """Make nothing yet.
 
         Args:
-            clock: None takes a virtual clock.
+            clock: of the process, which closes it; None takes one of its own.
+            realtime: seconds of the clock of its own per second; None: that one is virtual.
             state: of no use here.
 
         """
-        self.clock = VirtualClock() if clock is None else clock
+        self._own = WallClock(speed=realtime) if realtime is not None else None
+        self.clock = clock or self._own or VirtualClock()
         self._network: SimulatedNetwork | None = None
 
     @property
@@ -113,8 +116,8 @@ class SimulatedEnvironment:
         """Let nothing happen any more."""
         if self._network is not None:
             self._network.shutdown()
-        if isinstance(self.clock, WallClock):
-            self.clock.close()
+        if self._own is not None:
+            self._own.close()
 
 
 def _latency(

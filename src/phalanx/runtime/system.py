@@ -19,7 +19,6 @@ from phalanx.bus.memory import PerAgentBus
 from phalanx.bus.memory_broker import MemoryBroker, MemoryClient
 from phalanx.clock.drifting import DriftingClock
 from phalanx.clock.virtual import VirtualClock
-from phalanx.clock.wall import WallClock
 from phalanx.coordination.failover import open_goals
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import ScenarioError
@@ -470,4 +469,4 @@ def simulated(realtime: float | None) -> Environment:
     # numpy and networkx take 35 MB, which an agent on a real machine does without.
     from phalanx.runtime.simulation import SimulatedEnvironment  # noqa: PLC0415
 
-    return SimulatedEnvironment(clock=None if realtime is None else WallClock(speed=realtime))
+    return SimulatedEnvironment(realtime=realtime)
