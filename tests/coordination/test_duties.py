@@ -192,3 +192,20 @@ def test_every_duty_of_a_random_plan_has_one_owner_in_the_end(seed):
     system.clock.call_at(plan.duration_s - 1, count)
     system.run()
     assert sum(counts[0]) == len(plan.monitors)
+
+
+def test_an_agent_that_dies_before_anyone_heard_of_it_inherits_nothing():
+    """It stands in no plan of PoPs: nothing but its own words makes it known to the others."""
+    duties = System(replace(ring(), strategy="service")).agents["north"].agent.capability(Duties)
+    (duty,) = duties.settings.duties.values()
+    rest = [name for name in NAMES if name != HOME]
+    apart = next(f"apart{n}" for n in range(99) if duty.heir([*rest, f"apart{n}"])[0] == "a")
+    mute = fault("lose", 0, apart, share=1.0)
+    watch = Watch(
+        mute,
+        fault("crash", 1, apart),
+        fault("crash", 20, HOME),
+        agents=[{"name": apart, "pop": "east"}],
+    )
+    assert not watch.unowned(20 + 2 * SILENCE_S + 2 * HEARTBEAT_S)
+    assert len(of(watch.result, "agent.gone", pop=apart)) <= 1

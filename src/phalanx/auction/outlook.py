@@ -193,8 +193,9 @@ class Outlook(Configured, Capability):
 
     def declare_dead(self, me: Agent, agent: AgentId) -> None:
         """Tell all other agents that an agent is gone."""
-        state = self.view.get(agent)
-        if state is not None and state.alive:
+        # One that ended before it told of itself is not in the view, and counts as living there.
+        state = self.view.get(agent) or AgentState(agent, None, 0, 0)
+        if state.alive:
             self._publish(me, replace(state, version=state.version + 1, alive=False))
             me.do_step(Believe(Gone(agent)))
 
