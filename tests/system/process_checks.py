@@ -6,12 +6,11 @@ import time
 from collections.abc import Collection
 from functools import partial
 
+from phalanx.checking import Violation, check
 from tests.system.process_lab import Lab
 from tests.system.process_log import (
     allocated_twice,
-    causes_lost,
     enforced_twice,
-    missing,
     timeline,
     unprotected,
 )
@@ -48,6 +47,12 @@ def caught_up(lab: Lab, alive: Collection[str]) -> None:
     )
 
 
+def incomplete(lab: Lab) -> list[Violation]:
+    """Return what shows that events are missing in what was heard, or there twice."""
+    found = check([one.event for one in lab.heard], whole=True)
+    return [violation for violation in found if violation.rule in ("ids", "causes")]
+
+
 def check_in_order(lab: Lab, since: float, *, gone: Collection[str] = ()) -> None:
     """Check what no fault may cost, once everything has come to rest.
 
@@ -69,10 +74,7 @@ def check_in_order(lab: Lab, since: float, *, gone: Collection[str] = ()) -> Non
     lab.rest(1.0)
     caught_up(lab, alive)
     # What is on its way arrives; what was lost never does.
-    lab.until(lambda: not missing(one.event for one in lab.heard), "no event is missing")
-    lab.until(lambda: not causes_lost(lab.heard, gone), "no cause is missing")
-    ids = [one.event.id for one in lab.heard]
-    assert len({*ids}) == len(ids), "an event is in the stream twice"
+    lab.until(lambda: not incomplete(lab), "no event and no cause is missing")
     happened = timeline(lab.heard)
     spell = max(unprotected(happened, since, happened[-1].at), default=0.0)
     told = partial(lab.story, 80, TELLING)

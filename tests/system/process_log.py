@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.domain.events import Event
+from phalanx.domain.events import Event, numbered
 
 _MEASURE = re.compile(r"(?P<pop>[^.]+)\.\d+:(?P<effect>.*)")
-_ID = re.compile(r"(?P<life>.+)-(?P<number>\d+)")
 
 
 class Heard(Struct, frozen=True):
@@ -35,10 +34,10 @@ def timeline(heard: Iterable[Heard]) -> list[Heard]:
     known = [*heard]
     ahead: dict[str, float] = defaultdict(lambda: inf)
     for one in known:
-        life = split(one.event.id)[0]
+        life = numbered(one.event.id)[0]
         ahead[life] = min(ahead[life], one.at - one.event.time)
-    known = [replace(one, at=one.event.time + ahead[split(one.event.id)[0]]) for one in known]
-    return sorted(known, key=lambda one: (one.at, split(one.event.id)))
+    known = [replace(one, at=one.event.time + ahead[numbered(one.event.id)[0]]) for one in known]
+    return sorted(known, key=lambda one: (one.at, numbered(one.event.id)))
 
 
 def effect_of(measure: str) -> str:
@@ -129,48 +128,3 @@ def allocated_twice(heard: Sequence[Heard]) -> list[tuple[str, float]]:
             elif goal in since:
                 found.append((goal, one.at - since.pop(goal)))
     return found + [(goal, inf) for goal in since]
-
-
-def missing(events: Iterable[Event]) -> list[str]:
-    """Return the ids that the stream lacks: those of one life are counted without gaps."""
-    numbers: dict[str, set[int]] = defaultdict(set)
-    for event in events:
-        life, number = split(event.id)
-        numbers[life].add(number)
-    return [
-        f"{life}-{number}"
-        for life, known in sorted(numbers.items())
-        for number in range(1, max(known) + 1)
-        if number not in known
-    ]
-
-
-def causes_lost(heard: Sequence[Heard], gone: Collection[str] = ()) -> list[str]:
-    """Return the causes that events name and the stream lacks.
-
-    What a life had not written yet when it was killed was never kept, nor acknowledged: of a
-    life that another followed, and of who is ``gone``, whatever comes after its last event.
-    """
-    ids = {one.event.id for one in heard}
-    last: dict[str, int] = defaultdict(int)
-    lives: dict[str, str] = {}
-    for one in heard:
-        life, number = split(one.event.id)
-        last[life] = max(number, last[life])
-        if one.event.kind == "process.started" and one.event.agent not in gone:
-            lives[one.event.agent] = life.rpartition(".")[0]
-    present = {*lives.values()}
-    lost = []
-    for cause in {one.event.cause for one in heard} - {None} - ids:
-        assert cause is not None
-        life, number = split(cause)
-        if present & {life, life.rpartition(".")[0]} or number <= last[life]:
-            lost.append(cause)
-    return sorted(lost)
-
-
-def split(event_id: str) -> tuple[str, int]:
-    """Return the life in which an event was recorded, and its number there."""
-    match = _ID.fullmatch(event_id)
-    assert match is not None, event_id
-    return match["life"], int(match["number"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from phalanx.checking.awards import AuctionRules
 from phalanx.checking.lives import CauseRules, GoalRules, LifeRules
 from phalanx.checking.measures import MeasureRules, TrafficRules
 from phalanx.checking.resources import ReservationRules
 from phalanx.checking.rules import RuleGroup, RunFacts, Violation
-from phalanx.domain.events import Event
+from phalanx.domain.events import Event, in_causal_order
 
 GROUPS: tuple[type[RuleGroup], ...] = (
     CauseRules,
@@ -27,14 +27,23 @@ RULES: dict[str, str] = {
 }
 """What each rule says, by its name."""
 
+APART_S = 2.0
+"""Most by which the clocks of two processes differ, in seconds, unless a caller knows better."""
+
 
 class Checker:
-    """Sees the events of one log in their order; ``violations`` has what was found so far."""
+    """Sees the events of one log in their order; ``violations`` has what was found so far.
 
-    def __init__(self) -> None:
+    Args:
+        apart_s: most by which the clocks of two processes differ, in seconds.
+        whole: whether a log without ``run.started`` has every event of its domain.
+
+    """
+
+    def __init__(self, *, apart_s: float = APART_S, whole: bool = False) -> None:
         self.violations: list[Violation] = []
         self.events = 0
-        run = RunFacts()
+        run = RunFacts(apart_s, whole=whole)
         self._groups = [group(run, self.violations.append) for group in GROUPS]
         self._handlers: dict[str, tuple[Callable[[Event], None], ...]] = {}
         self._last: Event | None = None
@@ -64,9 +73,31 @@ class Checker:
         return self.violations
 
 
-def check(events: Iterable[Event]) -> list[Violation]:
-    """Return the rules that a log breaks, in the order in which that shows; empty: none."""
-    checker = Checker()
-    for event in events:
+def as_seen(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield the events of a log in the order in which a ``Checker`` sees them.
+
+    Those of several processes stand in the order of their causes, of a run otherwise in that of
+    their times, of others in that of the log; all are held for that.
+    """
+    stream = iter(events)
+    for first in stream:
+        if first.kind == "run.started" and first.data.get("clocks") == 1:
+            yield first
+            yield from stream
+            return
+        several = [first, *stream]
+        run = any(event.kind == "run.started" for event in several)
+        yield from in_causal_order(sorted(several, key=lambda e: e.time if run else 0.0))
+
+
+def check(
+    events: Iterable[Event], *, apart_s: float = APART_S, whole: bool = False
+) -> list[Violation]:
+    """Return the rules that a log breaks, in the order in which that shows; empty: none.
+
+    Arguments are those of ``Checker``.
+    """
+    checker = Checker(apart_s=apart_s, whole=whole)
+    for event in as_seen(events):
         checker.see(event)
     return checker.end()

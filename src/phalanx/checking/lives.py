@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, ClassVar
 
 from msgspec import Struct
 
-from phalanx.checking.rules import RuleGroup
-from phalanx.domain.events import Event
+from phalanx.checking.rules import RuleGroup, Violation
+from phalanx.domain.events import Event, numbered
 
 CAUSED_BY = {
     "agent.crashed": {"fault.injected"},
@@ -34,15 +34,11 @@ SAME = {
 """By kind of event: the fields of it and of its cause that name the same thing."""
 RECENT = 5000
 """So many events are remembered to look at causes."""
+EPOCHS_S = 1e9
+"""Times apart by more have two beginnings: 1970, and the start of a domain's network."""
 PATIENCE_S = 30.0
 """A duty may be without an owner for so long besides the time to find agents dead."""
 OUTCOMES = ("achieved", "failed", "dropped", "taken over")
-
-
-def numbered(event_id: str) -> tuple[str, int]:
-    """Return who recorded an event, and its number there; number 0 if the id has none."""
-    prefix, _, number = event_id.rpartition("-")
-    return (prefix, int(number)) if number.isdecimal() else (event_id, 0)
 
 
 class CauseRules(RuleGroup):
@@ -50,12 +46,14 @@ class CauseRules(RuleGroup):
 
     rules: ClassVar = {
         "ids": "An id stands for one event, and those of one recorder count up without gaps.",
-        "causes": "The cause of an event stands before it; run.started alone has none. In a part "
-        "of a log this holds for causes of the same recorder.",
+        "causes": "The cause of an event stands before it; run.started alone has none, and in "
+        "processes process.started. A life that did not end in order may have died before it "
+        "kept its last events. In a part of a log this holds for causes of the same recorder.",
         "kinds": "What an event says is what its cause can bring about, and of the same auction, "
         "hold or goal.",
         "times": "Times are finite and never go back: in a run in one process at all, else in "
-        "the events of one recorder.",
+        "the events of one recorder, and from a cause to its effect by no more than clocks are "
+        "apart.",
         "run": "run.started is the first event of a run, and run.ended the last; a run that "
         "finished lasts as long as planned.",
     }
@@ -67,20 +65,27 @@ class CauseRules(RuleGroup):
         self._shed = False
         self._first = True
         self._recent: dict[str, Event] = {}
+        self._gaps: list[Violation] = []
+        self._unknown: dict[str, Event] = {}
+        """By cause that is not above: an event of another recorder that names it."""
+        self._ended: list[str] = []
+        """Lives that ended in order."""
 
     def always(self, event: Event) -> None:
         """Check id, cause and time."""
         run = self.run
         prefix, number = numbered(event.id)
-        before, since = self._last.get(prefix, (0, 0.0))
-        whole = bool(run.started)
-        if number <= before or (whole and not self._shed and number != before + 1):
+        before, since = self._last.get(prefix, (0, 0.0 if run.one_clock else -inf))
+        if number <= before:
             self.broken("ids", event, f"id {event.id} after {prefix}-{before}")
+        elif run.whole and number != before + 1:
+            text = f"id {event.id} after {prefix}-{before}"
+            self._gaps.append(Violation("ids", event.id, event.time, text))
         self._last[prefix] = (max(number, before), event.time)
-        if not isfinite(event.time) or event.time < 0:
+        earlier = self._time if run.one_clock else since
+        if not isfinite(event.time):
             self.broken("times", event, f"its time is {event.time}")
-        elif event.time < (self._time if run.one_clock else since):
-            earlier = self._time if run.one_clock else since
+        elif event.time < earlier:
             self.broken("times", event, f"at {event.time} s, after an event at {earlier} s")
         self._time = max(self._time, event.time)
         self.require(not run.ended, "run", event, "an event after run.ended")
@@ -90,19 +95,30 @@ class CauseRules(RuleGroup):
             self.broken("run", event, "a second beginning")
         if event.cause is None:
             root = event.kind in ("run.started", "process.started")
-            self.require(root or not whole, "causes", event, f"{event.kind} has no cause")
+            self.require(root or not run.whole, "causes", event, f"{event.kind} has no cause")
         else:
-            cause, at = numbered(event.cause)
-            known = self._last.get(cause, (0, 0.0))[0]
-            if at > known - (event.id == event.cause) and (whole or cause == prefix):
-                self.broken("causes", event, f"its cause {event.cause} is no event above")
-            before_it = self._recent.get(event.cause)
-            if run.one_clock and before_it is not None:
-                self._follows(event, before_it)
+            self._caused(event, event.cause, prefix)
         if event.kind != "network.sample":
             self._recent[event.id] = event
         if len(self._recent) > RECENT:
             del self._recent[next(iter(self._recent))]
+
+    def _caused(self, event: Event, cause: str, prefix: str) -> None:
+        run, (recorder, at) = self.run, numbered(cause)
+        known = self._last.get(recorder, (0, 0.0))[0]
+        if at > known - (event.id == cause):
+            if run.one_clock or recorder == prefix:
+                self.broken("causes", event, f"its cause {cause} is no event above")
+            elif run.whole:
+                self._unknown[cause] = event
+        if (late := self._unknown.pop(event.id, None)) is not None:
+            self.broken("causes", late, f"its cause {event.id} is no event above")
+        if (before_it := self._recent.get(cause)) is None:
+            return
+        if run.one_clock:
+            self._follows(event, before_it)
+        elif run.apart_s < (early := before_it.time - event.time) < EPOCHS_S:
+            self.broken("times", event, f"{early:g} s before its cause")
 
     def _follows(self, event: Event, cause: Event) -> None:
         """Compare an event with its cause."""
@@ -115,11 +131,15 @@ class CauseRules(RuleGroup):
 
     def on_run_started(self, event: Event) -> None:
         """Learn what the run is."""
-        self.run.started = event.data
+        self.run.started, self.run.whole = event.data, True
         self.run.one_clock = event.data.get("clocks") == 1
 
+    def on_process_ended(self, event: Event) -> None:
+        """Note that a life has told all that it had to."""
+        self._ended.append(numbered(event.id)[0].removesuffix(".0"))
+
     def on_outbox_shed(self, event: Event) -> None:  # noqa: ARG002
-        """Expect gaps from now on: the log says itself that events are lost."""
+        """Expect gaps: the log says itself that events are lost."""
         self._shed = True
 
     on_history_gap = on_outbox_shed
@@ -135,9 +155,18 @@ class CauseRules(RuleGroup):
             self.require(event.time == planned, "run", event, f"{event.time} s of {planned} s")
 
     def end(self, last: Event) -> None:
-        """A run that began has an end."""
-        whole = bool(self.run.started)
-        self.require(self.run.ended or not whole, "run", last, "the log ends before the run")
+        """A run that began has an end, and a log that is whole lacks no event."""
+        over = self.run.ended or not self.run.started
+        self.require(over, "run", last, "the log ends before the run")
+        if self._shed:
+            return
+        for gap in self._gaps:
+            self._report(gap)
+        for cause, event in self._unknown.items():
+            recorder, number = numbered(cause)
+            in_order = any(f"{recorder}.".startswith(f"{life}.") for life in self._ended)
+            if in_order or number <= self._last.get(recorder, (0, 0.0))[0]:
+                self.broken("causes", event, f"its cause {cause} is no event")
 
 
 class LifeRules(RuleGroup):
@@ -255,6 +284,11 @@ class GoalRules(RuleGroup):
         if event.time == 0:
             self._duties[event.data["goal"]] = 0.0
 
+    def on_agent_started(self, event: Event) -> None:
+        """Forget what a process pursued whose memory was lost."""
+        if not self.run.one_clock:
+            self._open = {n: g for n, g in self._open.items() if g.agent != event.agent}
+
     def on_goal_ended(self, event: Event) -> None:
         """Close a goal."""
         data = event.data
@@ -291,9 +325,12 @@ class GoalRules(RuleGroup):
 
     def on_agent_crashed(self, event: Event) -> None:
         """End the plans of an agent that died: they are in its memory alone."""
+        agent = event.data["pop"] if event.kind == "agent.crashed" else event.agent
         for goal in self._open.values():
-            if goal.agent == event.data["pop"]:
+            if goal.agent == agent:
                 goal.plan = None
+
+    on_agent_restored = on_agent_crashed
 
     def on_network_sample(self, event: Event) -> None:
         """Look for duties without an owner."""
@@ -311,5 +348,8 @@ class GoalRules(RuleGroup):
 
     def end(self, last: Event) -> None:
         """Look for goals that never end."""
-        for name, goal in self._open.items() if self.run.ended else ():
-            self.broken("goals", last, f"{goal.goal} ({name} of {goal.agent}) never ends")
+        run = self.run
+        whole_length = run.one_clock or last.time >= run.started.get("duration_s", inf)
+        for name, goal in self._open.items() if run.ended and whole_length else ():
+            if run.one_clock or goal.agent in run.life:  # else it went with its process
+                self.broken("goals", last, f"{goal.goal} ({name} of {goal.agent}) never ends")

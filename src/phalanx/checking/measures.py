@@ -47,10 +47,15 @@ class MeasureRules(RuleGroup):
         self._due: dict[str, tuple[float, frozenset[str]]] = {}
         """By agent that died: when its leases have ended, and those that it had."""
 
+    def on_process_started(self, event: Event) -> None:
+        """Forget what was there with an earlier life of the network."""
+        if event.data["role"] == "network" and not self.run.started:
+            self.begin()
+
     def always(self, event: Event) -> None:
         """Look for what stays in force without what it needs."""
         now = event.time
-        if self._stopped is not None and now > self._stopped[1].time:
+        if self._stopped is not None and self.passed(self._stopped[1], event):
             (name, stopped), self._stopped = self._stopped, None
             left = [m for m, of in self._in_force.items() if of.instance == name]
             self.require(not left, "measures", stopped, f"{name} stops, {left[:3]} stay in force")

@@ -81,9 +81,14 @@ class ReservationRules(RuleGroup):
             ]
         self._needs = {f["name"]: amounts(f) for f in event.data["functions"]}
 
+    def on_process_started(self, event: Event) -> None:
+        """Forget what was there with an earlier life of the network."""
+        if event.data["role"] == "network" and not self.run.started:
+            self.begin()
+
     def always(self, event: Event) -> None:
         """See that what a stopped instance had is given back before time goes on."""
-        if self._stopped is not None and event.time > self._stopped[1].time:
+        if self._stopped is not None and self.passed(self._stopped[1], event):
             (name, stopped), self._stopped = self._stopped, None
             if any(name in has for has in self._has.values()):
                 self.broken("instances", stopped, f"{name} stops and keeps its resources")

@@ -30,7 +30,11 @@ class Violation(Struct, frozen=True):
 class RunFacts:
     """What all rules must know of the run that a log tells of."""
 
-    def __init__(self) -> None:
+    def __init__(self, apart_s: float, *, whole: bool) -> None:
+        self.apart_s = apart_s
+        """Most by which the clocks of two processes differ, in seconds."""
+        self.whole = whole
+        """Whether the log has every event; that of a run does."""
         self.started: dict[str, Any] = {}
         """What ``run.started`` says; empty: the log is a part, or that of a domain."""
         self.one_clock = False
@@ -85,6 +89,12 @@ class RuleGroup:
         """Report that ``event`` breaks a rule unless ``so``."""
         if not so:
             self.broken(rule, event, text)
+
+    def passed(self, since: Event, now: Event) -> bool:
+        """Whether time went on after an event; a process takes a while for all that follows."""
+        if self.run.one_clock:
+            return now.time > since.time
+        return now.agent == since.agent and now.time > since.time + self.run.apart_s
 
     def end(self, last: Event) -> None:
         """Look at what is still open after the last event of a log."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from msgspec.structs import asdict
 
-from phalanx.checking import RULES, Checker
+from phalanx.checking import APART_S, RULES, Checker, as_seen
 from phalanx.cli.event_lines import event_cells, event_grid
 from phalanx.cli.files import damage_named
-from phalanx.cli.terminal import AsJson, emit_json, err, out, say
+from phalanx.cli.terminal import AsJson, duration, emit_json, err, out, say
 from phalanx.domain.events import Event
 from phalanx.store.causes import climb
+from phalanx.store.database import Database
+from phalanx.store.history import EventQuery, History
 from phalanx.store.jsonl import LogStream
 
 _SHOWN = 20
@@ -24,21 +26,28 @@ _RECENT = 5000
 
 
 def check(
-    logs: Annotated[list[Path], typer.Argument(metavar="LOG...", help="Event logs (JSONL).")],
+    logs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LOG...", help="Event logs (JSONL); or stores: FILE.db (SQLite), or a URL."
+        ),
+    ],
     *,
+    apart: Annotated[
+        str, typer.Option(metavar="DURATION", help="Most by which clocks of processes differ.")
+    ] = f"{APART_S:g}s",
     as_json: AsJson = False,
 ) -> None:
     """Look in a log for what a correct run can never have recorded.
 
     Exit code 1 if a rule is broken. The rules are in docs/reference/checks.md.
     """
-    broken = False
-    for path in logs:
-        checker, recent = Checker(), dict[str, Event]()
+    apart_s, broken = duration(apart), False
+    for path, events, whole in (each for log in logs for each in _runs(log)):
+        checker, recent = Checker(apart_s=apart_s, whole=whole), dict[str, Event]()
         causes: list[Event] = []
-        stream = LogStream(path)
         with damage_named(path):
-            for event in stream:
+            for event in as_seen(events):
                 recent[event.id] = event
                 if len(recent) > _RECENT:
                     del recent[next(iter(recent))]
@@ -46,7 +55,7 @@ def check(
                 if checker.violations and not causes:
                     causes = _causes(checker, recent)
             violations = checker.end()
-        if (note := stream.reading().note(path)) is not None:
+        if isinstance(events, LogStream) and (note := events.reading().note(path)) is not None:
             say(err, note, "yellow")
         broken = broken or bool(violations)
         if as_json:
@@ -56,6 +65,20 @@ def check(
             _print(path, checker, causes or _causes(checker, recent))
     if broken:
         raise typer.Exit(1)
+
+
+def _runs(log: str) -> Iterator[tuple[Path, Iterable[Event], bool]]:
+    """Yield the name and events of a log, or of each run of a store, and whether it has all."""
+    path = Path(log)
+    store = f"sqlite:///{log}" if path.suffix == ".db" else log
+    if "://" not in store:
+        yield path, LogStream(path), False
+        return
+    with Database(store, create=False) as database:
+        history = History(database)
+        for run in history.runs():
+            entries = history.entries(run.name, EventQuery())
+            yield path / run.name, (entry.event for entry in entries), not run.retired
 
 
 def _causes(checker: Checker, recent: dict[str, Event]) -> list[Event]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -127,3 +128,40 @@ class Recorder:
         event_id = f"{self.prefix}-{self._count}"
         self._sink(Event(event_id, self._now(), self.agent, kind, cause, data))
         return event_id
+
+
+def numbered(event_id: str) -> tuple[str, int]:
+    """Return who recorded an event, and its number there; number 0 if the id has none."""
+    prefix, _, number = event_id.rpartition("-")
+    return (prefix, int(number)) if number.isdecimal() else (event_id, 0)
+
+
+def in_causal_order(events: Iterable[Event]) -> list[Event]:
+    """Return events as they stand, but each after its cause and what its recorder said before.
+
+    A log that was merged from several processes has the events of each in the order in which they
+    arrived, or by clocks that differ a little.
+    """
+    known: dict[str, list[Event]] = defaultdict(list)
+    for event in events:
+        known[event.id].append(event)
+    before: dict[str, str] = {}
+    last: dict[str, str] = {}
+    for event_id in sorted(known, key=numbered):
+        recorder = numbered(event_id)[0]
+        if recorder in last:
+            before[event_id] = last[recorder]
+        last[recorder] = event_id
+    ordered: dict[str, None] = {}
+    for event_id in known:
+        line = {event_id: None}  # each waits for the next
+        while line:
+            at = next(reversed(line))
+            for needed in (known[at][0].cause, before.get(at)):
+                if needed in known and needed not in ordered and needed not in line:
+                    line[needed] = None
+                    break
+            else:
+                del line[at]
+                ordered[at] = None
+    return [event for event_id in ordered for event in known[event_id]]
