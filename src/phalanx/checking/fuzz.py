@@ -52,6 +52,8 @@ class Trial(Struct, frozen=True):
     rare: dict[str, int]
     """How often each rare state was reached."""
     events: int
+    log: Sequence[Event] = ()
+    """Of processes that failed: no other run has the same."""
 
 
 def judge(document: Document, mode: Mode, run: Run) -> Trial:
@@ -65,7 +67,8 @@ def judge(document: Document, mode: Mode, run: Run) -> Trial:
     if mode == "liveness" and not failures and owed(document):
         rare["service is owed"] += 1
         failures += _without_service(document, ran.events, run)
-    return Trial(tuple(failures), dict(rare), len(ran.events))
+    log = ran.events if failures and mode == "processes" else ()
+    return Trial(tuple(failures), dict(rare), len(ran.events), log)
 
 
 def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:

@@ -12,14 +12,15 @@ from typing import Any, Literal
 
 Document = dict[str, Any]
 """A scenario as plain data: what its YAML file holds."""
-Mode = Literal["safety", "liveness"]
+Mode = Literal["safety", "liveness", "processes"]
 
-FAULTS_END_S = 70.0
-ATTACK_ENDS_S = 50.0
-DURATION_S = 260.0
-"""Of a plan in safety mode: leases and goals have the time to end after attack and faults."""
-LIVE_UNTIL_S = 180.0
-"""End of a plan in liveness mode: its attack lasts to the end."""
+
+TIMES: dict[Mode, tuple[float, float, float, float]] = {
+    "safety": (50.0, 50.0, 70.0, 260.0),  # leases and goals have the time to end
+    "liveness": (180.0, 50.0, 70.0, 180.0),  # the attack lasts to the end
+    "processes": (40.0, 30.0, 45.0, 75.0),  # in real time
+}
+"""When the attack ends, the last fault begins, faults are over and a plan ends, in seconds."""
 
 FLOODS = (
     "syn-flood",
@@ -50,6 +51,8 @@ FAULTS = {
     "full-disk": 1,
 }
 """Kinds of faults, with how often they are drawn."""
+IN_ONE_PROCESS = {"degrade", "drift", "slow-disk"}
+"""Faults that processes cannot do."""
 _VNFS = (
     "link-monitor",
     "rate-limiter",
@@ -91,7 +94,7 @@ _FEATURES = (
 def random_plan(seed: int, mode: Mode = "safety") -> Document:
     """Return the plan of a number: the same number, the same plan, everywhere.
 
-    In liveness mode the strategy is ``service``, every fault is over by ``FAULTS_END_S``, and the
+    In liveness mode the strategy is ``service``, every fault is over by second 70, and the
     attack lasts until the end; whether service must return then says ``owed``.
     """
     return _Draw(seed, mode).document()
@@ -153,16 +156,19 @@ class _Draw:
 
     def __init__(self, seed: int, mode: Mode) -> None:
         self._seed = seed
-        self._live = mode == "liveness"
+        self._live, self._spread = mode == "liveness", mode == "processes"
+        self._end_s, self._last_fault_s, self._faults_end_s, self._duration_s = TIMES[mode]
         self._rng = rng = random.Random(f"phalanx/{mode}/{seed}")
         share = rng.choice([0.1, 0.3, 0.5])
         self._on = {feature for feature in _FEATURES if rng.random() < share}
-        self._kinds = [kind for kind in FAULTS if rng.random() < rng.choice([0.2, 0.6])]
-        count = rng.randint(2, 6)
+        faults = [kind for kind in FAULTS if not self._spread or kind not in IN_ONE_PROCESS]
+        self._kinds = [kind for kind in faults if rng.random() < rng.choice([0.2, 0.6])]
+        if self._spread and rng.random() < 0.5:
+            self._kinds.append("broker-down")
+        count = rng.randint(2, 4 if self._spread else 6)
         self._pops = [f"pop{i}" for i in range(1, count + 1)]
         self._agents = list(self._pops)
         self._links = self._topology()
-        self._end_s = LIVE_UNTIL_S if self._live else ATTACK_ENDS_S
 
     def _between(self, low: float, high: float) -> float:
         return round(self._rng.uniform(low, high), 3)
@@ -175,7 +181,7 @@ class _Draw:
         second = self._second(hosts)
         document: Document = {
             "name": "random-plan",
-            "duration_s": LIVE_UNTIL_S if self._live else DURATION_S,
+            "duration_s": self._duration_s,
             "seed": self._seed,
             "strategy": "published" if published else "service",
             "network": self._network(hosts),
@@ -204,7 +210,7 @@ class _Draw:
         if "updates" in on:
             document["updates"] = [
                 {
-                    "at_s": self._between(5, 80),
+                    "at_s": self._between(5, 40 if self._spread else 80),
                     "function": rng.choice(list(document["functions"])),
                     "version": f"2.{number}",
                 }
@@ -450,12 +456,12 @@ class _Draw:
 
     def _fault(self) -> Document:
         rng = self._rng
-        kind = rng.choices(self._kinds, [FAULTS[kind] for kind in self._kinds])[0]
-        at_s = self._between(0, 50)
+        kind = rng.choices(self._kinds, [FAULTS.get(kind, 2) for kind in self._kinds])[0]
+        at_s = self._between(0, self._last_fault_s)
         fault: Document = {"at_s": at_s, "kind": kind}
         lasting = not self._live and kind == "crash" and rng.random() < 0.4
         if kind not in ("restart", "drain") and not lasting:
-            fault["for_s"] = self._between(0.5, FAULTS_END_S - at_s)
+            fault["for_s"] = self._between(0.5, self._faults_end_s - at_s)
         agents = self._agents
         match kind:
             case "crash" | "restart" | "drain":
@@ -481,6 +487,8 @@ class _Draw:
                 fault |= {"agent": rng.choice(agents), "delay_s": self._between(0.01, 3)}
             case "full-disk":
                 fault["agent"] = rng.choice(agents)
+            case "broker-down":
+                fault["broker"] = rng.randint(1, 3)
             case "lose" | "duplicate" | "delay" | "reorder":
                 fault["share"] = rng.choice([0.05, 0.3, 1.0])
                 if rng.random() < 0.3:

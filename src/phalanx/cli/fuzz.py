@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -33,13 +36,21 @@ from phalanx.checking.fuzz import (
 from phalanx.checking.plans import Document, Mode, random_plan
 from phalanx.cli.terminal import amount, duration, emit_json, err, out, say, table_of
 from phalanx.domain.errors import PhalanxError, ScenarioError
+from phalanx.domain.events import Event
 from phalanx.infrastructure.reservations.allocations import InvariantError
-from phalanx.runtime.loading import offences
+from phalanx.reporting.event_text import describe
+from phalanx.runtime.loading import load_scenario, offences
+from phalanx.runtime.processes.spread import Spread
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.system import System
+from phalanx.store.jsonl import write_jsonl
 
 LIMIT_S = 120
 """Seconds of the processor after which a plan hangs."""
+SPEED = 2.0
+"""Seconds of a run over processes in a second."""
+SETTLING_S = 20.0
+"""In the last seconds of such a run, so many, agents and network must come to agree."""
 
 
 class Modes(Enum):
@@ -86,6 +97,9 @@ def fuzz(
     topologies: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run every other plan on a GraphML file.")
     ] = None,
+    processes: Annotated[
+        bool, typer.Option("--processes", help="In real time: agents are processes, over NATS.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Run random plans against the rules of phalanx check.
@@ -94,8 +108,11 @@ def fuzz(
 
     In safety mode nothing may be over-committed, be lost, hang or raise an error. In liveness mode
     users must be served again while the attack goes on, once all faults are over. A plan is drawn
-    from one number, and every run of it is the same.
+    from one number, and every run of it is the same; not so with --processes, where agents and
+    brokers are killed (kill -9) in real time.
     """
+    if processes and (shrinking or topologies is not None or mode is not Modes.BOTH):
+        raise typer.BadParameter("goes with no --shrink, --topologies and --mode")
     if plans is not None and lasting is not None:
         raise typer.BadParameter("give --plans or --for", param_hint="--for")
     graphs = _graphs(topologies)
@@ -104,7 +121,8 @@ def fuzz(
             keep.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PhalanxError(f"--keep: {keep}: {error.strerror}") from None
-    modes: tuple[Mode, ...] = ("safety", "liveness") if mode is Modes.BOTH else (mode.value,)
+    usual: tuple[Mode, ...] = ("processes",) if processes else ("safety", "liveness")
+    modes = usual if mode is Modes.BOTH else (mode.value,)
     first = secrets.randbelow(2**40) if seed is None else seed
     if replay is not None:
         work: Iterator[tuple[int, Mode]] = iter([(replay, each) for each in modes])
@@ -137,9 +155,8 @@ def fuzz(
                 description=f"{ran.total()} plans, {len(found)} failed, {speed:.0f} a minute",
             )
     seconds = time.monotonic() - began
-    digests = (
-        {each: _replayed(replay, each, graphs) for each in modes} if replay is not None else {}
-    )
+    again = () if replay is None or processes else modes
+    digests = {each: _replayed(replay or 0, each, graphs) for each in again}
     _report(first if replay is None else replay, ran, found, rare, seconds, digests, as_json)
     if found:
         raise typer.Exit(1)
@@ -182,7 +199,8 @@ def _trials(
 
 def trial(seed: int, mode: Mode, graphs: tuple[str, ...] = ()) -> Trial:
     """Draw, run and judge one plan."""
-    return judge(plan_of(seed, mode, graphs), mode, run_plan)
+    run = run_processes if mode == "processes" else run_plan
+    return judge(plan_of(seed, mode, graphs), mode, run)
 
 
 def plan_of(seed: int, mode: Mode, graphs: tuple[str, ...] = ()) -> Document:
@@ -248,6 +266,41 @@ def run_plan(document: Document) -> Ran:
     return Ran(result.events, tuple(_after(system, result.defects)))
 
 
+def run_processes(document: Document) -> Ran:
+    """Run a plan over processes, in real time; what is left of them is a failure of it."""
+    failures: list[Failure] = []
+    events: list[Event] = []
+    usual = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="phalanx-fuzz-", ignore_cleanup_errors=True) as place:
+        tempfile.tempdir = place
+        plan = Path(place) / "plan.yaml"
+        plan.write_text(as_yaml(document))
+        try:
+            scenario, told = load_scenario(plan), (events.append,)
+            result = Spread(scenario, plan, None, told, speed=SPEED, settling_s=SETTLING_S).run()
+            failures += [Failure("traceback", defect) for defect in result.defects]
+            failures += [Failure("measures", line) for line in result.unsettled]
+        except Exception as error:
+            failures.append(Failure("run", f"{type(error).__name__}: {error}"))
+        finally:
+            tempfile.tempdir = usual
+        failures += [Failure("left behind", each) for each in _left_in(Path(place), plan)]
+    crashes = [e for e in events if e.kind == "agent.crashed" and e.cause == events[0].id]
+    failures += [Failure("crash", f"{e.data['pop']} ended by itself", e.time) for e in crashes]
+    return Ran(events, tuple(failures))
+
+
+def _left_in(place: Path, plan: Path) -> Iterator[str]:
+    """Find what a run left whose files stand in ``place``; end its processes."""
+    for process in Path("/proc").glob("[0-9]*"):  # each has the path of its file as an argument
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().decode(errors="replace")
+            if str(place) in words:
+                yield f"process {process.name}: {words!r}"
+                os.kill(int(process.name), signal.SIGKILL)
+    yield from (str(file) for file in place.iterdir() if file != plan)
+
+
 def _hangs(_number: int, _frame: FrameType | None) -> None:
     raise _HangError
 
@@ -286,6 +339,11 @@ def _keep(
     if folder is not None:
         path = folder / f"{mode}-{seed}.yaml"
         about = "".join(f"# {each.rule}: {each.text}\n" for each in failed.failures[:5])
+        if failed.log:  # what happened when differs from run to run
+            write_jsonl(failed.log, path.with_suffix(".jsonl"))
+            faults = [e for e in failed.log if e.kind == "fault.injected"]
+            about += "".join(f"# at {e.time:.3f} s: {describe(e)}\n" for e in faults)
+            about += f"# again: phalanx run {path.name} --spread --realtime {SPEED:g}\n"
         path.write_text(about + as_yaml(document))
     return Found(seed, mode, failed.failures, None if path is None else str(path))
 

@@ -33,7 +33,9 @@ class RunResult(Struct, frozen=True):
     events: list[Event]
     summary: Summary
     defects: tuple[str, ...] = ()
-    """Plans of functions that raised something, each in a line: the function has a defect."""
+    """Plans of functions that raised something, and processes, each in a line: a defect."""
+    unsettled: tuple[str, ...] = ()
+    """How agents and network disagree on what is held, if that was asked."""
 
 
 class ReservationsRequest(Struct, frozen=True):
@@ -98,7 +100,7 @@ class Breakable(Protocol):
         """Take the VNF repository off the network, or bring it back."""
 
     def degrade(self, fault: FaultSpec, *, ends: bool) -> None:
-        """Make a link, an agent's clock or its disk worse, as the fault says, or as it was."""
+        """Make a link, an agent's clock or disk, or a broker worse, or as it was."""
 
     def update(self, function: str, version: str, cause: str) -> None:
         """Tell the agents that the repository offers another version."""
@@ -159,7 +161,7 @@ class Course:
                 undo = partial(target.take_repository, away=False)
             case "repository-back":
                 target.take_repository(away=False)
-            case "degrade" | "drift" | "slow-disk" | "full-disk":
+            case "degrade" | "drift" | "slow-disk" | "full-disk" | "broker-down":
                 self._told(fault)
                 target.degrade(fault, ends=False)
                 undo = partial(target.degrade, fault, ends=True)

@@ -50,6 +50,7 @@ _OWN_FIELDS = {
     "drift": {"agent"},
     "slow-disk": {"agent"},
     "full-disk": {"agent"},
+    "broker-down": {"broker"},
 }
 _MESSAGES = {"lose", "duplicate", "delay", "reorder"}
 _FIGURES: dict[str, tuple[float, set[str]]] = {
@@ -309,7 +310,7 @@ def _faults(scenario: Scenario) -> Iterator[Offence]:
 def _fault_fields(fault: FaultSpec, path: str) -> Iterator[Offence]:
     needed = _OWN_FIELDS.get(fault.kind, set())
     allowed = needed | ({"agent"} if fault.kind in _MESSAGES else set())
-    for field in ("agent", "link", "share", "groups"):
+    for field in ("agent", "link", "broker", "share", "groups"):
         given = getattr(fault, field) is not None
         if given and field not in allowed:
             yield f"{path}.{field}", f"has no meaning for {fault.kind}; leave it out"

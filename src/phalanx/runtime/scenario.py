@@ -298,10 +298,13 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
         "drift",
         "slow-disk",
         "full-disk",
+        "broker-down",
     ]
     agent: Name | None = None
     """The agent that is hit, or whose messages alone are hit; None: the messages of all."""
     link: tuple[Name, Name] | None = None
+    broker: Annotated[int, Meta(ge=1, le=3)] | None = None
+    """Of three, which is killed, and started again after ``for_s``; in a run over processes."""
     share: Fraction | None = None
     """Share of the messages that are hit; of a degraded link, of its bandwidth that is left."""
     for_s: Seconds | None = None

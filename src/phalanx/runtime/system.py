@@ -149,6 +149,8 @@ class System:
             self.infrastructure, DegradableNetwork
         ):
             raise ScenarioError("faults: degrade exists on the simulated network alone")
+        if any(f.kind == "broker-down" for f in scenario.faults):
+            raise ScenarioError("faults: broker-down needs phalanx run --spread")
         self._settings = settings_of(scenario, self._declared, self.catalogue)
         self.agents = {
             name: self._compose(declared, incarnation) for name, declared in self._declared.items()

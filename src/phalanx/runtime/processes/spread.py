@@ -7,10 +7,12 @@ beginning and the end, breaks what the scenario breaks, and reads everything fro
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -21,11 +23,11 @@ from phalanx.bus import subjects
 from phalanx.bus.client import Stored
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError, ScenarioError
-from phalanx.domain.events import Event, Recorder, Sink
+from phalanx.domain.events import Event, Recorder, Sink, in_causal_order
 from phalanx.domain.network import PopId
+from phalanx.fabric import operations as ops
 from phalanx.fabric.calls import CallClient, CallError
 from phalanx.fabric.envelope import EnvelopeError
-from phalanx.fabric.operations import DRAIN, Accepted, DrainRequest
 from phalanx.identity.names import Role
 from phalanx.reporting.summary import summarise
 from phalanx.runtime.catalogue import load_catalogue
@@ -73,6 +75,7 @@ class Spread:
         speed: float = 1.0,
         on: str = "simulation",
         say: Say = lambda _: None,
+        settling_s: float = 0.0,
     ) -> None:
         """Choose what to run; nothing happens before ``run``.
 
@@ -84,6 +87,8 @@ class Spread:
             speed: seconds of the run per second.
             on: where the network stands.
             say: told in one line what is being made.
+            settling_s: at some moment of the last seconds, so many, agents and network must agree
+                on what is held; else the result says how they do not. 0: nobody asks.
 
         """
         for number, fault in enumerate(scenario.faults):
@@ -106,6 +111,8 @@ class Spread:
         self._early: dict[str, list[Event]] = {}
         """Events that came before their cause, by that."""
         self._reservations: ReservationsAnswer | None = None
+        self._settling_s = settling_s
+        self._unsettled: tuple[str, ...] = ("not all have answered",) if settling_s else ()
         self._down: set[PopId] = set()
         """Agents that are not meant to run now."""
         self._ending = False
@@ -134,7 +141,8 @@ class Spread:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="phalanx-")))
             members = [(RUN, Role.OPERATOR), (NETWORK, Role.NETWORK)]
             members += [(name, Role.AGENT) for name in self._agents]
-            self._processes = processes = ProcessTestbed(folder, members)
+            brokers = 3 if any(f.kind == "broker-down" for f in self._scenario.faults) else 1
+            self._processes = processes = ProcessTestbed(folder, members, brokers=brokers)
             stack.callback(self._clear_testbed)
             stack.callback(processes.close)
             allowance = START_S + START_EACH_S * len(self._agents)
@@ -176,10 +184,13 @@ class Spread:
         )
         self._every(1.0, partial(self._look, on_progress))
         self._clock.call_at(end, self._count)
+        if self._settling_s:
+            self._clock.call_at(end - self._settling_s, partial(self._survey, end))
         self._clock.run(end, should_stop)
         self._finish("finished" if self._clock.now() >= end else "interrupted", end)
         events = in_causal_order(self._events.values())
-        return RunResult(events, summarise(events), defects(events))
+        found = defects(events) + self._processes.tracebacks()
+        return RunResult(events, summarise(events), found, self._unsettled)
 
     def _start(self, name: str) -> None:
         verb = "network" if name == NETWORK else "agent"
@@ -277,7 +288,7 @@ class Spread:
         """Have an agent hand over what it does, and leave."""
         self._down.add(agent)
         within = self._scenario.timing.drain_s * 2
-        self._call(agent, DRAIN, DrainRequest(within), cause=cause)
+        self._call(agent, ops.DRAIN, ops.DrainRequest(within), cause=cause)
 
     def cut(self, a: PopId, b: PopId) -> None:
         """Cut a link."""
@@ -292,9 +303,15 @@ class Spread:
         self._call(NETWORK, REPOSITORY, RepositoryRequest(away))
 
     def degrade(self, fault: FaultSpec, *, ends: bool) -> None:
-        """Let the process of an agent write no more to its disk, or write again."""
+        """Let the process of an agent write no more to its disk, or kill a broker, or undo it."""
         agent = fault.agent or ""
-        if self.lives(agent):
+        if fault.kind == "broker-down":
+            server = self._processes.brokers.servers[(fault.broker or 1) - 1]
+            if ends and server.pid is None:
+                server.start(detached=True)
+            elif not ends and server.pid is not None:
+                os.kill(server.pid, signal.SIGKILL)
+        elif self.lives(agent):
             room = resource.RLIM_INFINITY if ends else 0
             limits = room, resource.RLIM_INFINITY
             resource.prlimit(self._processes.pid(agent), resource.RLIMIT_FSIZE, limits)
@@ -312,7 +329,7 @@ class Spread:
         answer: Callable[[Any], None] | None = None,
         cause: str | None = None,
     ) -> None:
-        def answered(found: Accepted | CallError) -> None:
+        def answered(found: ops.Accepted | CallError) -> None:
             if answer is not None:
                 answer(found)
 
@@ -327,6 +344,26 @@ class Spread:
         )
 
     # -- the end ----------------------------------------------------------------------------
+
+    def _survey(self, end: float) -> None:
+        """Ask who lives what it holds, and the network what is held, until they agree."""
+        living = [name for name in self._agents if name not in self._down]
+        asked = (ops.STATUS, ops.StatusRequest()), (ops.INVENTORY, ops.InventoryRequest())
+        answers: dict[str, Any] = {}
+
+        def answered(about: str, found: Any) -> None:
+            answers[about] = found
+            if len(answers) < 2 * len(living) + 1:
+                return
+            self._unsettled = disagreements(answers.values()) if living else ()
+            if self._unsettled and self._clock.now() + 1.0 < end:
+                self._clock.call_at(self._clock.now() + 1.0, partial(self._survey, end))
+
+        self._call(NETWORK, RESERVATIONS, ReservationsRequest(), partial(answered, NETWORK))
+        for name in living:
+            for operation, request in asked:
+                about = f"{operation.name} of {name}"
+                self._call(name, operation, request, partial(answered, about))
 
     def _count(self) -> None:
         """Ask what is held and free."""
@@ -364,13 +401,12 @@ class Spread:
         return last >= {*names} - self._down
 
     def _record_end(self, reason: str, planned_s: float) -> str:
-        messages: dict[str, int] = {}
+        messages: Counter[str] = Counter()
         shed = 0
         for event in self._events.values():
             if event.kind == "process.ended":
                 shed += event.data.get("shed", 0)
-                for performative, count in event.data.get("messages", {}).items():
-                    messages[performative] = messages.get(performative, 0) + count
+                messages.update(event.data.get("messages", {}))
         return record_end(
             self._recorder,
             self._cause,
@@ -384,19 +420,35 @@ class Spread:
         )
 
 
-def in_causal_order(events: Iterable[Event]) -> list[Event]:
-    """Return events by their time, but each after its cause: clocks differ a little."""
-    waiting = sorted(events, key=lambda event: event.time)
-    known = {event.id: event for event in waiting}
-    ordered: dict[str, Event] = {}
-    for event in waiting:
-        line = []
-        at: Event | None = event
-        while at is not None and at.id not in ordered:
-            line.append(at)
-            at = known.get(at.cause) if at.cause is not None else None
-            if at is not None and at in line:
-                break
-        for one in reversed(line):
-            ordered.setdefault(one.id, one)
-    return list(ordered.values())
+def disagreements(answers: Iterable[Any]) -> tuple[str, ...]:
+    """Return what is wrong with what agents and network of a domain say they hold, a line each.
+
+    Each lease is that of an agent that knows it, what agents keep in force is in force, no effect
+    is made twice, and somebody sees to each duty.
+
+    Args:
+        answers: a ``ReservationsAnswer``, and each agent's inventory and status, or errors.
+
+    """
+    leases: set[str] = set()
+    held: set[str] = set()
+    duties: dict[str, bool] = {}
+    wrong = []
+    for answer in answers:
+        match answer:
+            case ReservationsAnswer():
+                leases = {*answer.leases}
+            case ops.InventoryAnswer(instances, measures):
+                held |= {i.instance for i in instances} | {m.measure for m in measures}
+            case ops.StatusAnswer():
+                for duty, mine in answer.duties.items():
+                    duties[duty] = duties.get(duty, False) or mine
+            case _:
+                wrong.append(f"no answer: {answer}")
+    in_force = {name for name in leases if ":" in name}
+    effects = Counter(name.partition(":")[2] for name in in_force)
+    wrong += [f"{name} is leased to nobody" for name in leases - held if "/installed" not in name]
+    wrong += [f"{name} is not in force" for name in held - in_force if ":" in name]
+    wrong += [f"{effect} is made twice" for effect, count in effects.items() if count > 1]
+    wrong += [f"nobody sees to {duty}" for duty, owned in duties.items() if not owned]
+    return tuple(sorted(wrong))

@@ -138,6 +138,11 @@ class ProcessTestbed:
         lines = self.log(name).read_text(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
 
+    def tracebacks(self) -> tuple[str, ...]:
+        """Return the last words of each member whose process has told of an error in its code."""
+        told = ((name, self.log(name).read_text(errors="replace")) for name in self._processes)
+        return tuple(f"{n}: {' '.join(t.split())[-800:]}" for n, t in told if "Traceback" in t)
+
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to the process of a member, if it runs."""
         if self.lives(name):
