@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from phalanx.bus.nats import find_server
+from phalanx.checking import check
 from phalanx.domain.errors import PhalanxError
+from phalanx.domain.events import in_causal_order
 from phalanx.runtime.loading import load_scenario
-from phalanx.runtime.processes.spread import Spread, in_causal_order
+from phalanx.runtime.processes.spread import Spread
 from phalanx.runtime.system import RunResult, run_scenario
 from tests.system.rings import attack, document, users
 
@@ -89,6 +91,8 @@ def test_an_agent_that_stands_at_no_pop_is_a_process_as_any_other(tmp_path: Path
     assert (started.data["scope"], started.data["pop"]) == ("slice", None)
     ended = {e.agent for e in result.events if e.kind == "process.ended"}
     assert ended == {"camera-slice", "east", "network", "north", "south", "west"}
+    assert result.defects == (), "no process ends with a traceback"
+    assert check(result.events) == []
 
 
 def test_the_run_goes_on_without_an_agent_whose_process_is_killed(tmp_path: Path) -> None:
