@@ -20,6 +20,7 @@ MEMORIES = (
     "Bid.",
     "CallForProposals.",
     "BeliefBase.",  # what was believed of measures that are gone
+    "EdgeFilter._clean",  # what entered at a look, for each target
     "EdgeFilter._relapses",  # attackers that may return
     "EdgeFilter._seen",
     "Intention.facts",

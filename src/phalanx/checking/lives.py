@@ -133,6 +133,7 @@ class CauseRules(RuleGroup):
         """Learn what the run is."""
         self.run.started, self.run.whole = event.data, True
         self.run.one_clock = event.data.get("clocks") == 1
+        self.run.faulty = event.data.get("control") == "in-band"
 
     def on_process_ended(self, event: Event) -> None:
         """Note that a life has told all that it had to."""

@@ -42,7 +42,8 @@ class RunFacts:
         self.skewed = False
         """Whether the clock of an agent, or its disk, was made to differ from the others."""
         self.faulty = False
-        """Whether the test bench has broken something, or a queue was full."""
+        """Whether the test bench has broken something, a queue was full, or messages share the
+        links with all traffic, which delays them."""
         self.quiet = 0.0
         """When the last fault was over, or the last agent ended."""
         self.suspects: list[Violation] = []

@@ -75,6 +75,10 @@ FRESH_S = 15.0
 FULL = 0.9
 """Share of its bandwidth from which a link is full."""
 FULL_FOR_S = 2.0
+CLEAN_S = 4.0
+"""After a look that found nothing the next waits so long, unless more enters than then."""
+MORE = 1.2
+"""Rate, in shares of that of the clean look, from which more enters."""
 MOST_TARGETS = 1_024
 """Targets of which reports are kept in mind."""
 MOST_SOURCES = 4_096
@@ -125,6 +129,8 @@ class EdgeFilter(Capability):
 
     def __init__(self) -> None:
         self._heard: dict[str, _Heard] = {}
+        self._clean: dict[str, tuple[float, float]] = {}
+        """(time of the last look at this PoP that found nothing, rate before it in MB/s)."""
         self._relapses: dict[str, _Relapses] = {}
         self._seen: dict[tuple[str, str], float] = {}
         """When each (target, source) was reported last; "" stands for sources without names."""
@@ -150,6 +156,7 @@ class EdgeFilter(Capability):
         if len(self._heard) >= MOST_TARGETS:
             fresh = {t: h for t, h in self._heard.items() if me.now - h.at < FRESH_S}
             self._heard = fresh if len(fresh) < MOST_TARGETS else {}
+            self._clean.clear()
         self._heard[report.target] = _Heard(me.now, sources, shared)
         self._count_relapse(me, report)
         if me.pop is not None and not me.draining:
@@ -183,6 +190,10 @@ class EdgeFilter(Capability):
 
     def _entering(self, me: Agent, target: str, outcome: Outcome) -> Steps:
         if isinstance(outcome, EntrySample) and outcome.rate_mb_s > LITTLE_MB_S:
+            clean_at, rate = self._clean.get(target, (-CLEAN_S, 0.0))
+            if me.now - clean_at < CLEAN_S and outcome.rate_mb_s < MORE * rate:
+                return
+            self._clean[target] = -CLEAN_S, outcome.rate_mb_s
             screened = EntryScreened(target, me.pop or "")
             yield Adopt(want(screened), PROTECT, traffic_mb_s=0.0, tap=screened.entry, afresh=True)
 
@@ -267,6 +278,8 @@ class EdgeFilter(Capability):
             reported=sorted(set(blocked) & reported),
             passed=passed(records.flows, blocked, reported),
         )
+        if not blocked and not findings and screened.entry == me.pop and screened.ip in self._clean:
+            self._clean[screened.ip] = me.now, self._clean[screened.ip][1]
         slow = {f.source for f in findings if f.kind == SLOW}
         shared = {o.source for o in seen if o.answered > ANSWERED * o.open} | heard.shared
         shared = {source for source in blocked if source in shared and source not in slow}

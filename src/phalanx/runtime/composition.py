@@ -480,6 +480,7 @@ def description(scenario: Scenario, seed: int, catalogue: Catalogue) -> dict[str
         ],
         "timing": asdict(scenario.timing),
         "bidding": scenario.bidding,
+        "control": scenario.control,
         "pricing": scenario.prices(),
         "notes": list(scenario.notes),
     }
