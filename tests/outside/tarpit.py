@@ -59,4 +59,4 @@ class Tarpit(Capability):
     @plan(Quiet, local=True, applies=of_tarpit)
     def wait_for_quiet(self, me, goal):
         """Lift the tarpit once nothing has run into it for two seconds."""
-        yield from lift_when_quiet(me, goal.goal.predicate, quiet_s=lambda: 2.0, interval_s=0.5)
+        yield from lift_when_quiet(me, goal.goal.predicate, quiet_s=2.0, interval_s=0.5)

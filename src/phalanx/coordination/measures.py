@@ -119,7 +119,7 @@ def lift_when_quiet(
     me: Agent,
     quiet: Quiet,
     *,
-    quiet_s: Callable[[], float],
+    quiet_s: float | Callable[[], float],
     interval_s: float,
     overdue: Callable[[float], bool] = lambda _: False,
 ) -> Part:
@@ -128,8 +128,8 @@ def lift_when_quiet(
     Args:
         me: the agent.
         quiet: names the measure.
-        quiet_s: returns for how many seconds it must have had nothing to do; asked again and
-            again, since more may be known of the attack by then.
+        quiet_s: for how many seconds it must have had nothing to do; a callable is asked again
+            and again, since more may be known of the attack by then.
         interval_s: pause between two readings.
         overdue: told for how many seconds the measure has held traffic back; says whether to
             lift it all the same.
@@ -139,7 +139,7 @@ def lift_when_quiet(
 
     """
     began = since = me.now
-    while me.now - since < quiet_s():
+    while me.now - since < (quiet_s() if callable(quiet_s) else quiet_s):
         instance = inventory_of(me).holder(quiet.measure)
         if instance is None:
             return

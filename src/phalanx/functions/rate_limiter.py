@@ -113,7 +113,7 @@ class RateLimiter(Capability):
         yield from lift_when_quiet(
             me,
             quiet,
-            quiet_s=lambda: me.parameter(self, "quiet_s"),
+            quiet_s=me.parameter(self, "quiet_s"),
             interval_s=me.parameter(self, "quiet_interval_s"),
             overdue=overdue,
         )
