@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 
 from phalanx.checking import RULES, Checker, check
 from phalanx.checking.awards import KEPT, AuctionRules
+from phalanx.checking.plans import random_plan
+from phalanx.cli.fuzz import run_plan
 from phalanx.cli.main import app
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
@@ -20,6 +22,26 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def log():
     return run_scenario(load_scenario(ROOT / "scenarios" / "ddos-resilience.yaml")).events
+
+
+@pytest.fixture(scope="module")
+def busy():
+    """A run in which an agent dies for a while, one leaves, and functions are updated."""
+    plan = random_plan(204, "safety") | {"strategy": "published", "bidding": "exact"}
+    home = plan["hosts"][0]["at"]
+    other = next(p["name"] for p in plan["network"]["pops"] if p["name"] != home)
+    plan["faults"] = [
+        {"at_s": 24.0, "kind": "crash", "agent": home, "for_s": 3.0, "memory": True},
+        {"at_s": 56.0, "kind": "drain", "agent": other},
+    ]
+    return run_plan(plan).events
+
+
+@pytest.fixture(scope="module")
+def calm():
+    """A run in which nothing is broken, and bids come over links."""
+    plan = random_plan(109, "safety") | {"faults": [], "strategy": "published", "bidding": "exact"}
+    return run_plan(plan).events
 
 
 def broken(events):
@@ -177,6 +199,113 @@ def test_duty_that_loses_its_owner(log):
     }
     end = replace(log[at], id="other-1", agent=duty.agent, kind="goal.ended", data=data)
     assert "duties" in broken([*log[:at], end, *log[at:]])
+
+
+def test_correct_runs_with_failures_and_over_links_break_no_rule(busy, calm):
+    assert check(busy) == []
+    assert check(calm) == []
+
+
+def other(log, at):
+    """Return a log in which an event is of a kind that no rule knows."""
+    return [*log[:at], replace(log[at], kind="other"), *log[at + 1 :]]
+
+
+@pytest.mark.parametrize("fault", ["crash", "drain", "link-down", "lose"])
+def test_fault_that_does_not_happen(log, fault):
+    agent = log[first(log, "agent.started")].agent
+    planned = {"at_s": 5.0, "kind": fault, "agent": agent}
+    assert "planned" in broken(changed(log, 0, faults=[planned]))
+
+
+def test_fault_that_is_not_planned(busy):
+    at = first(busy, "fault.injected", fault="crash")
+    assert "planned" in broken(changed(busy, at, fault="link-down"))
+
+
+def test_agent_that_does_not_begin(log):
+    agents = [*log[0].data["agents"], "pop99"]
+    assert "planned" in broken(changed(log, 0, agents=agents))
+
+
+def test_run_without_its_last_samples(log):
+    early = [e for e in log if e.kind != "network.sample" or e.time < log[-1].time - 5]
+    assert "samples" in broken(early)
+
+
+def test_link_with_another_bandwidth(log):
+    at = first(log, "network.sample")
+    links = {"pop1>pop2": {"mb_s": 0.0, "bandwidth_mb_s": 0.5, "queue_ms": 0.0}}
+    assert "samples" in broken(changed(log, at, links=links))
+
+
+@pytest.mark.parametrize("content", ["Heartbeat", "Digest"])
+@pytest.mark.parametrize("times", [0.1, 10])
+def test_agents_that_tell_too_seldom_or_too_often_that_they_live(log, content, times):
+    contents = log[-1].data["contents"]
+    few = {**contents, content: int(times * contents[content])}
+    assert broken(changed(log, len(log) - 1, contents=few)) == {"beats"}
+
+
+def test_agent_that_is_about_to_leave_and_does_not(busy):
+    assert "drains" in broken(other(busy, first(busy, "agent.left")))
+
+
+def test_agent_that_is_about_to_leave_and_bids(busy):
+    at = first(busy, "auction.bid")
+    leaves = replace(busy[at], id="other-1", kind="agent.draining", data={})
+    assert "drains" in broken([*busy[:at], leaves, *busy[at:]])
+
+
+def test_instance_that_ends_as_idle_and_has_work(calm):
+    at = first(calm, "contract.accepted")
+    name = calm[at].data["instance"]
+    start = first(calm, "instance.started", instance=name)
+    data = {"instance": name, "vnf": "", "pop": calm[start].data["pop"], "reason": "idle for 5 s"}
+    stop = replace(calm[start], id="other-1", kind="instance.stopped", data=data)
+    assert "idle" in broken([*calm[: start + 1], stop, *calm[start + 1 :]])
+
+
+def test_instance_that_is_not_updated(calm):
+    at = first(calm, "instance.started")
+    data = {"function": calm[at].data["vnf"], "version": "9.0"}
+    offered = replace(calm[at], id="other-1", agent="run", kind="repository.changed", data=data)
+    assert "updates" in broken([*calm[: at + 1], offered, *calm[at + 1 :]])
+
+
+def test_bid_for_a_path_that_is_not_the_cheapest(calm):
+    at = next(
+        i
+        for i, e in enumerate(calm)
+        if e.kind == "auction.bid" and len(e.data["bids"][0]["path"]) > 1
+    )
+    bids = [{**bid, "C": bid["C"] + 1.0} for bid in calm[at].data["bids"]]
+    assert {"paths", "prices"} <= broken(changed(calm, at, bids=bids))
+
+
+def test_refusal_for_want_of_a_path_that_there_is(calm):
+    at = next(
+        i
+        for i, e in enumerate(calm)
+        if e.kind == "auction.bid" and len(e.data["bids"][0]["path"]) > 1
+    )
+    bid = calm[at]
+    data = {"auction": bid.data["auction"], "goal": bid.data["goal"], "reason": "no path to pop1"}
+    assert "paths" in broken([*calm[:at], replace(bid, kind="auction.refused", data=data)])
+
+
+def test_what_fails_without_a_reason(busy):
+    at = first(busy, "goal.ended", outcome="dropped")
+    assert "achieved" in broken(changed(busy, at, reason=None))
+    at = first(busy, "contract.ended")
+    assert "achieved" in broken(changed(busy, at, fulfilled=False))
+
+
+def test_goal_that_is_pursued_for_a_contract_that_has_ended(log):
+    at = next(i for i, e in enumerate(log) if e.kind == "goal.adopted" and e.data.get("contract"))
+    end = first(log, "contract.ended", auction=log[at].data["contract"])
+    over = replace(log[end], id="other-1", time=log[at].time)
+    assert "goals" in broken([*log[: at + 1], over, *log[at + 1 :]])
 
 
 def test_auctions_of_long_ago_are_forgotten(log):

@@ -75,6 +75,8 @@ class MemoryBus:
         self._on_shed = on_shed
         self._peers = set(peers)
         self._sent: dict[str, int] = {}
+        self.contents: dict[str, int] = {}
+        """Messages sent, by what they hold."""
         self._boxes: dict[str, _Mailbox] = {}
         self._due: deque[tuple[_Mailbox, Message]] = deque()
         self._draining = False
@@ -119,6 +121,8 @@ class MemoryBus:
         performative = message.performative._value_
         sent = self._sent
         sent[performative] = sent.get(performative, 0) + 1
+        content = type(message.content).__name__
+        self.contents[content] = self.contents.get(content, 0) + 1
         receiver = message.receiver
         box = self._boxes.get(receiver)
         if box is None:

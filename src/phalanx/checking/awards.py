@@ -6,8 +6,9 @@ what the events record, and not by the code that made them.
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from itertools import pairwise
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, ClassVar
 
 from msgspec import Struct
@@ -20,6 +21,8 @@ BUILT_IN = {"T", "C", "D"}
 WEIGHTS = {"time": "T", "cost": "C", "decentralisation": "D"}
 KEPT = 1000
 """So many of the latest auctions are remembered, besides those with a contract."""
+CALM_S = 1.0
+"""So long after a change all agents know of it."""
 ROUNDED = 2e-6
 """Most by which a figure of a bid may differ: the log has six digits."""
 
@@ -91,6 +94,9 @@ class AuctionRules(RuleGroup):
         "path, and no image arrives faster than the links of the PoP allow (T).",
         "prices": "C is the price of the path by eq. 4.3 and 4.4, or by total capacity, from what "
         "the bid says was free.",
+        "paths": "Where nothing was broken, and nothing changed for a while, no path that keeps "
+        "the limits is cheaper than that of a bid, no image comes faster than T, and who refuses "
+        "since no path keeps them is right (exact bidding).",
         "limits": "A bid keeps the limits of latency, loss, hops, time and bandwidth.",
         "utilities": "Utilities follow from the values of all bids by eq. 3.1, or from the fixed "
         "references, and the ranking is in their order.",
@@ -111,10 +117,19 @@ class AuctionRules(RuleGroup):
         self._degraded: set[tuple[str, str]] = set()
         self._prices = PriceList("", [])
         self._images: set[tuple[str, str]] = set()
+        """By PoP and VNF: that were there in any version, and that are."""
+        self._here: set[tuple[str, str]] = set()
         self._units: dict[str, int] = {}
         self._contracts: dict[tuple[str, str], bool] = {}
         """By agent and auction: contracts that it has accepted; whether it lived on since."""
         self._most = 2 * KEPT
+        self._free: dict[str, Amounts] = {}
+        self._taken: dict[str, tuple[list[str], float]] = {}
+        """By chain that is open: its path and MB/s."""
+        self._fetched: set[str] = set()
+        """Instances and images that are being downloaded."""
+        self._stirred = 0.0
+        """When the network, or who lives, changed last."""
 
     def on_run_started(self, event: Event) -> None:
         """Learn the network and the catalogue."""
@@ -128,6 +143,22 @@ class AuctionRules(RuleGroup):
     def on_agent_started(self, event: Event) -> None:
         """Learn where an agent stands."""
         self._at[event.agent] = event.data["pop"]
+        self._stirred = event.time
+
+    def on_resources_changed(self, event: Event) -> None:
+        """Learn what is free."""
+        self._free[event.data["pop"]] = amounts(event.data["free"])
+        self._stirred = event.time
+
+    def on_chain_opened(self, event: Event) -> None:
+        """Learn what is reserved."""
+        self._taken[event.data["chain"]] = event.data["path"], event.data["mb_s"]
+        self._stirred = event.time
+
+    def on_chain_closed(self, event: Event) -> None:
+        """Learn what is free."""
+        self._taken.pop(event.data["chain"], None)
+        self._stirred = event.time
 
     def on_agent_crashed(self, event: Event) -> None:
         """Expect no decision of an agent that died, nor an end of its contracts."""
@@ -146,10 +177,29 @@ class AuctionRules(RuleGroup):
     def on_image_cached(self, event: Event) -> None:
         """Note where an image is."""
         self._images.add((event.data["pop"], event.data["vnf"]))
+        self._here.add((event.data["pop"], event.data["vnf"]))
+        self._fetch(event, on=False)
+
+    def on_image_evicted(self, event: Event) -> None:
+        """Note where an image is no more."""
+        self._here.discard((event.data["pop"], event.data["vnf"]))
+        self._fetch(event, on=False)
+
+    def on_instance_downloading(self, event: Event) -> None:
+        """Note a download."""
+        self._fetch(event, on=True)
+
+    on_image_prefetching = on_instance_downloading
+
+    def _fetch(self, event: Event, *, on: bool) -> None:
+        name = event.data.get("instance") or f"{event.data['pop']}/{event.data['vnf']}"
+        (self._fetched.add if on else self._fetched.discard)(name)
+        self._stirred = event.time
 
     def on_instance_started(self, event: Event) -> None:
         """Note its units."""
         self._units[event.data["instance"]] = event.data["units"]
+        self._fetch(event, on=False)
 
     def on_instance_scaled(self, event: Event) -> None:
         """Note its units."""
@@ -158,6 +208,12 @@ class AuctionRules(RuleGroup):
     def on_instance_stopped(self, event: Event) -> None:
         """Forget it."""
         self._units.pop(event.data["instance"], None)
+        self._fetch(event, on=False)
+
+    def on_repository_changed(self, event: Event) -> None:
+        """Note that no PoP has the image of another version."""
+        self._here = {at for at in self._here if at[1] != event.data["function"]}
+        self._stirred = event.time
 
     def on_fault_injected(self, event: Event) -> None:
         """Expect other latencies and losses of a link from now on."""
@@ -229,6 +285,11 @@ class AuctionRules(RuleGroup):
             and bid["T"] * widest < vnf["image_mb"] - ROUNDED * 1e3
         ):
             self.broken("bids", event, f"{vnf['image_mb']} MB in {bid['T']} s, {widest} MB/s")
+        if bid["reuse"] is None and self._calm(event) and not self._fetched:
+            wide = self._widest(bid["vnf"], path[0])
+            least_s = vnf["image_mb"] / wide if wide else inf
+            if bid["T"] > least_s + ROUNDED * max(1.0, least_s):
+                self.broken("paths", event, f"T is {bid['T']} s, {least_s:.6f} s are possible")
         limits = call["constraints"]
         values = {
             **bid,
@@ -243,8 +304,82 @@ class AuctionRules(RuleGroup):
                 self.broken("limits", event, text)
         if known:
             self._priced(event, call, bid, known)
+            least = self._cheapest(event, call, bid) if exact else None
+            if least is not None and bid["C"] > least + ROUNDED * max(1.0, least):
+                self.broken("paths", event, f"C is {bid['C']}, another path costs {least:.6f}")
         elif bid["C"] != 0:
             self.broken("prices", event, f"C is {bid['C']} at the tap itself")
+
+    # -- what a bidder could have found ---------------------------------------------------
+
+    def _calm(self, event: Event) -> bool:
+        """Whether every agent knows what is free everywhere."""
+        unchanged = not (self.run.faulty or self.run.quiet)  # no agent has left either
+        calm = event.time > self._stirred + CALM_S and unchanged
+        return calm and self.run.started.get("bidding") == "exact" and self.run.one_clock
+
+    def _widest(self, vnf: str, pop: str) -> float:
+        """Return the most MB/s from the repository, or a PoP that has the image, to a PoP."""
+        rooms = self._rooms()
+        sources = {self.run.started["repository"], *(p for p, name in self._here if name == vnf)}
+        waiting, reached = [(-inf, source) for source in sources], set[str]()
+        while waiting:
+            width, at = heappop(waiting)
+            if at == pop:
+                return -width
+            if at not in reached:
+                reached.add(at)
+                for (here, to), room in rooms.items():
+                    if here == at and room > 0:
+                        heappush(waiting, (max(width, -room), to))
+        return 0.0
+
+    def _rooms(self) -> dict[tuple[str, str], float]:
+        rooms = {ends: link["bandwidth_mb_s"] for ends, link in self._links.items()}
+        for path, mb_s in self._taken.values():
+            for a, b in pairwise(path):
+                rooms[a, b] -= mb_s
+                rooms[b, a] -= mb_s
+        return rooms
+
+    def _cheapest(self, event: Event, call: dict[str, Any], bid: dict[str, Any]) -> float | None:
+        """Return what the cheapest path from a bidder to the tap costs within all limits."""
+        if not self._calm(event):
+            return None
+        source = self._at[event.agent]
+        takes = amounts(self._functions[bid["vnf"]])
+        units = bid["units"]
+        if bid["reuse"] is not None:
+            units = max(0, units - self._units.get(bid["reuse"], units))
+        free = {pop: self._free.get(pop, total) for pop, total in self._pops.items()}
+        costs = {p: self._prices.passing(total, free[p]) for p, total in self._pops.items()}
+        cores, memory, disk = (units * amount for amount in takes)
+        own = self._prices.hosting(self._pops[source], free[source], (cores, memory, disk))
+        rooms = self._rooms()
+        wanted, limits = call["traffic_mb_s"], call["constraints"]
+        most = tuple(limits.get(name, inf) for name in ("latency_ms", "loss", "hops"))
+        waiting = [(0.0, source, (0.0, 0.0, 0.0))]
+        best: dict[str, list[tuple[float, ...]]] = {}
+        while waiting:
+            cost, pop, used = heappop(waiting)
+            if pop == call["tap"]:
+                return cost
+            known = best.setdefault(pop, [])
+            if any(all(map(float.__le__, one, used)) for one in known):
+                continue
+            known.append(used)
+            for (here, to), link in self._links.items():
+                room = rooms[here, to]
+                if here != pop or to == source or room < wanted - ROUNDED:
+                    continue
+                latency, loss, hops = used
+                after = (latency + link["latency_ms"], loss + (1 - loss) * link["loss"], hops + 1.0)
+                if all(map(float.__le__, after, (each + 1e-9 for each in most))):
+                    ends = (own if pop == source else costs[pop]) + costs[to]
+                    price = self._prices.link(link["bandwidth_mb_s"], room) * ends
+                    waiting_for = tuple(a * (m < inf) for a, m in zip(after, most, strict=True))
+                    heappush(waiting, (cost + price, to, waiting_for))
+        return None
 
     def _priced(
         self, event: Event, call: dict[str, Any], bid: dict[str, Any], links: list[dict[str, Any]]
@@ -386,4 +521,8 @@ class AuctionRules(RuleGroup):
         if auction is None:
             self.broken("bids", event, f"{event.data['auction']} was not called")
         else:
-            auction.refused[event.agent] = event.data["reason"]
+            auction.refused[event.agent] = reason = event.data["reason"]
+            bid = {"vnf": next(iter(self._functions)), "units": 0, "reuse": None}
+            if reason.startswith("no path to ") and ";" not in reason:
+                least = self._cheapest(event, auction.data, bid)
+                self.require(least is None, "paths", event, f"a path keeps all limits ({reason})")

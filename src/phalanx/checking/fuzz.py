@@ -62,6 +62,8 @@ def judge(document: Document, mode: Mode, run: Run) -> Trial:
     failures = list(ran.failures)
     if not failures:
         failures += [Failure(v.rule, v.text, v.time) for v in check(ran.events)]
+        if ran.events[-1].data.get("reason") != "finished":
+            failures.append(Failure("run", "it did not finish"))
         failures += _unrest(document, ran.events) if mode == "safety" else ()
     rare = rare_states(ran.events)
     if mode == "liveness" and not failures and owed(document):

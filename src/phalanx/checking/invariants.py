@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from phalanx.checking.awards import AuctionRules
-from phalanx.checking.lives import CauseRules, GoalRules, LifeRules
+from phalanx.checking.lives import CauseRules, CourseRules, GoalRules, LifeRules
 from phalanx.checking.measures import MeasureRules, TrafficRules
 from phalanx.checking.resources import ReservationRules
 from phalanx.checking.rules import RuleGroup, RunFacts, Violation
@@ -13,6 +13,7 @@ from phalanx.domain.events import Event, in_causal_order
 
 GROUPS: tuple[type[RuleGroup], ...] = (
     CauseRules,
+    CourseRules,
     LifeRules,
     GoalRules,
     AuctionRules,

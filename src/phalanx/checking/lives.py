@@ -36,6 +36,9 @@ RECENT = 5000
 """So many events are remembered to look at causes."""
 EPOCHS_S = 1e9
 """Times apart by more have two beginnings: 1970, and the start of a domain's network."""
+UNDONE = {"crash": "restart", "link-down": "link-up", "repository-away": "repository-back"}
+"""By fault that a run plans: the fault that takes it back."""
+OF_AGENTS = ("crash", "drain", "restart")
 PATIENCE_S = 30.0
 """A duty may be without an owner for so long besides the time to find agents dead."""
 OUTCOMES = ("achieved", "failed", "dropped", "taken over")
@@ -170,6 +173,96 @@ class CauseRules(RuleGroup):
                 self.broken("causes", event, f"its cause {cause} is no event")
 
 
+def _hit(fault: dict[str, Any]) -> Any:
+    """Return the agent or the link that a fault hits."""
+    return fault.get("agent") or tuple(fault.get("link", ()))
+
+
+class CourseRules(RuleGroup):
+    """What a run plans happens, at its time and no other."""
+
+    rules: ClassVar = {
+        "planned": "Each fault and update that run.started plans happens at its time, and ends at "
+        "its time, unless its agent has ended, or lives, already; and no other happens. The agents "
+        "that it names begin to live at once.",
+    }
+
+    def begin(self) -> None:
+        """Know of no plan."""
+        self._due: list[tuple[float, str, Any]] = []
+        self._done: list[tuple[float, str, Any]] = []
+        self._lately: set[str] = set()
+        """Agents that began or ended to live in this moment."""
+        self._now = 0.0
+
+    def on_run_started(self, event: Event) -> None:
+        """Learn what is planned."""
+        data = event.data
+        if data.get("clocks") != 1:
+            return
+        for fault in data["faults"]:
+            kind, about = fault["kind"], _hit(fault)
+            self._due.append((fault["at_s"], kind, about))
+            if kind in UNDONE and "for_s" in fault:
+                self._due.append((fault["at_s"] + fault["for_s"], UNDONE[kind], about))
+        known = {function["name"] for function in data["functions"]}
+        self._due += [
+            (update["at_s"], update["version"], update["function"])
+            for update in data["updates"]
+            if update["function"] in known
+        ]
+        self._due.sort(key=lambda due: due[0])
+
+    def always(self, event: Event) -> None:
+        """Look for what did not happen."""
+        if event.time <= self._now or not self.run.one_clock:
+            return
+        if self._now == 0.0:
+            asleep = sorted({*self.run.started["agents"]} - self.run.life.keys() - self._lately)
+            self.require(not asleep, "planned", event, f"{asleep} do not begin")
+        self._missed(event, event.time)
+        self._now, self._lately, self._done = event.time, set(), []
+
+    def _missed(self, event: Event, until: float) -> None:
+        while self._due and self._due[0][0] < until:
+            at, what, about = due = self._due.pop(0)
+            lives = about in self.run.life
+            idle = what in OF_AGENTS and (lives == (what == "restart") or about in self._lately)
+            if due in self._done:
+                self._done.remove(due)
+            elif not idle:
+                self.broken("planned", event, f"no {what} of {about} at {at:g} s")
+
+    def _happens(self, event: Event, what: str, about: Any) -> None:
+        due = next((d for d in self._due if d[1:] == (what, about) and d[0] == event.time), None)
+        if self.run.one_clock and self.run.started["faults"]:  # else a test breaks things by hand
+            self.require(due is not None, "planned", event, f"{what} of {about} is not planned")
+        if due is not None:
+            self._done.append(due)
+
+    def on_fault_injected(self, event: Event) -> None:
+        """Compare a fault with the plan."""
+        self._happens(event, event.data["fault"], _hit(event.data))
+
+    def on_repository_changed(self, event: Event) -> None:
+        """Compare an update with the plan."""
+        self._happens(event, event.data["version"], event.data["function"])
+
+    def on_agent_started(self, event: Event) -> None:
+        """Note that an agent began to live just now."""
+        self._lately.add(event.agent)
+
+    on_agent_restored = on_agent_left = on_agent_started
+
+    def on_agent_crashed(self, event: Event) -> None:
+        """Note that an agent died just now."""
+        self._lately.add(event.data["pop"])
+
+    def on_run_ended(self, event: Event) -> None:
+        """Look for what was due before the end."""
+        self._missed(event, event.time)
+
+
 class LifeRules(RuleGroup):
     """Agents begin, die and return in turn, and do nothing while dead."""
 
@@ -255,8 +348,11 @@ class _Plan(Struct):
 
     agent: str
     goal: str
+    contract: str | None = None
     plan: str | None = None
     succeeded: bool | None = None
+    runs: bool = False
+    """Whether a VNF of its agent is at work for it."""
 
 
 class GoalRules(RuleGroup):
@@ -266,24 +362,23 @@ class GoalRules(RuleGroup):
         "goals": "A goal that is adopted ends once, with a known outcome, and none is open at "
         "the end of a run.",
         "plans": "A plan is for an open goal of its agent, alone; it ends once, before its goal.",
-        "duties": "Each goal that an agent has from the start of a run is a goal of an agent that "
-        "lives, within a bound after the last death or fault.",
-        "achieved": "A goal is achieved by a plan that succeeded, or the event says how else.",
+        "duties": "Each duty is a goal of its home while that lives, else of another agent, and "
+        "of no further one once its VNF runs, within a bound after the last death or fault.",
+        "achieved": "A goal is achieved by a plan that succeeded, or the event says how else; what "
+        "fails says why.",
     }
 
     def begin(self) -> None:
         """Know nothing yet."""
         self._open: dict[str, _Plan] = {}
         self._duties: dict[str, float] = {}
-        """When they had an owner last."""
+        """When the right agent alone saw to them last."""
 
     def on_goal_adopted(self, event: Event) -> None:
         """Open a goal."""
         name = event.data["instance_id"]
         self.require(name not in self._open, "goals", event, f"{name} is adopted twice")
-        self._open[name] = _Plan(event.agent, event.data["goal"])
-        if event.time == 0:
-            self._duties[event.data["goal"]] = 0.0
+        self._open[name] = _Plan(event.agent, event.data["goal"], event.data.get("contract"))
 
     def on_agent_started(self, event: Event) -> None:
         """Forget what a process pursued whose memory was lost."""
@@ -302,8 +397,8 @@ class GoalRules(RuleGroup):
         self.require(goal.goal == data["goal"], "goals", event, f"it was {goal.goal}")
         if goal.plan is not None:
             self.broken("plans", event, f"plan {goal.plan!r} does not end before its goal")
-        if outcome == "achieved" and not goal.succeeded and not data.get("reason"):
-            self.broken("achieved", event, f"{goal.goal} is achieved without a plan")
+        if (outcome != "achieved" or not goal.succeeded) and not data.get("reason"):
+            self.broken("achieved", event, f"{goal.goal} is {outcome} without a plan or a reason")
 
     def on_plan_started(self, event: Event) -> None:
         """Open a plan."""
@@ -313,7 +408,7 @@ class GoalRules(RuleGroup):
             return
         self.require(goal.agent == event.agent, "plans", event, f"a goal of {goal.agent}")
         self.require(goal.plan is None, "plans", event, f"beside the plan {goal.plan!r}")
-        goal.plan = event.data["plan"]
+        goal.plan, goal.runs = event.data["plan"], "instance" in event.data
 
     def on_plan_ended(self, event: Event) -> None:
         """Close a plan."""
@@ -322,7 +417,22 @@ class GoalRules(RuleGroup):
         if goal is None or goal.plan != data["plan"]:
             self.broken("plans", event, f"plan {data['plan']!r} ends, which is not followed")
             return
-        goal.plan, goal.succeeded = None, data["succeeded"]
+        goal.plan, goal.succeeded, goal.runs = None, data["succeeded"], False
+        why = goal.succeeded or data.get("reason")
+        self.require(bool(why), "achieved", event, f"plan {data['plan']!r} fails without a reason")
+
+    def on_agent_draining(self, event: Event) -> None:
+        """Let an agent that leaves hand its duties over."""
+        lasts = self.run.timing("drain_s") or 0.0
+        self.run.quiet = max(self.run.quiet, event.time + lasts)
+
+    def on_contract_ended(self, event: Event) -> None:
+        """See that nothing is pursued for a contract that has ended."""
+        of = event.agent, event.data["auction"]
+        left = [goal.goal for goal in self._open.values() if (goal.agent, goal.contract) == of]
+        self.require(not left, "goals", event, f"{left} are pursued for it still")
+        why = event.data["fulfilled"] or event.data.get("reason")
+        self.require(bool(why), "achieved", event, "a contract fails without a reason")
 
     def on_agent_crashed(self, event: Event) -> None:
         """End the plans of an agent that died: they are in its memory alone."""
@@ -334,18 +444,28 @@ class GoalRules(RuleGroup):
     on_agent_restored = on_agent_crashed
 
     def on_network_sample(self, event: Event) -> None:
-        """Look for duties without an owner."""
+        """Look for duties without an owner, or with more than one."""
         run, now = self.run, event.time
         silence, beat = run.timing("silence_s"), run.timing("heartbeat_s")
         if silence is None or beat is None or not run.one_clock:
             return
         lives = {f"{agent}.{life}" for agent, life in run.life.items()}
-        alive = [goal for name, goal in self._open.items() if name.partition("/")[0] in lives]
-        self._duties.update({g.goal: now for g in alive if g.goal in self._duties})
+        owners: dict[str, dict[str, bool]] = {}
+        for name, goal in self._open.items():
+            if name.partition("/")[0] in lives:
+                owners.setdefault(goal.goal, {})[goal.agent] = goal.runs
         bound = (silence + 2 * beat) * (2 + len(run.started["pops"])) + PATIENCE_S
-        for duty, since in self._duties.items():
-            if run.life and now > max(since, run.quiet) + bound:
-                self.broken("duties", event, f"{duty} has no owner since {since:g} s")
+        for duty in run.started["duties"] if run.life else ():
+            goal, home = duty["goal"], duty["home"]
+            seen = owners.get(goal, {})
+            right = len(seen) == 1 or not seen.get(home, sum(seen.values()) > 1)
+            right = right and (home in seen if home in run.life else bool(seen))
+            since = self._duties.setdefault(goal, now)
+            if right:
+                self._duties[goal] = now
+            elif now > max(since, run.quiet) + bound:
+                text = f"{goal} of {home} is seen to by {sorted(seen)} since {since:g} s"
+                self.broken("duties", event, text)
 
     def end(self, last: Event) -> None:
         """Look for goals that never end."""

@@ -150,6 +150,8 @@ class ReservationRules(RuleGroup):
         self.require(reason in ("used", "released", "expired"), "holds", event, f"it is {reason}")
         if reason == "expired" and age < held.ttl_s - ROUNDING:
             self.broken("holds", event, f"expires after {age:g} of {held.ttl_s:g} s")
+        elif reason == "expired" and not self.run.faulty:
+            self.suspect(event, "holds", "it expires, and was neither used nor released")
         self._give_back(f"hold {data['hold']}", held.path, held.group)
 
     def on_auction_bid(self, event: Event) -> None:

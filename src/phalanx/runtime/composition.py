@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
@@ -483,4 +484,11 @@ def description(scenario: Scenario, seed: int, catalogue: Catalogue) -> dict[str
         "control": scenario.control,
         "pricing": scenario.prices(),
         "notes": list(scenario.notes),
+        "agents": [agent.name for agent in scenario.all_agents()],
+        "duties": [{"goal": str(d.goal), "home": d.home} for d in map(duty_of, scenario.monitors)],
+        "faults": [
+            {n: v for n, v in msgspec.to_builtins(fault).items() if v is not None}
+            for fault in scenario.faults
+        ],
+        "updates": [asdict(update) for update in scenario.updates],
     }

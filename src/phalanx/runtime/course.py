@@ -217,7 +217,7 @@ def record_end(
     messages: Mapping[str, int],
     shed: int,
     planned_s: float,
-    delivery: Mapping[str, int],
+    delivery: Mapping[str, object],
     reservations: ReservationsAnswer | None,
 ) -> str:
     """Record the end of a run, and return the id of the event.
@@ -230,7 +230,7 @@ def record_end(
         messages: how many were sent, by performative.
         shed: how many full queues dropped.
         planned_s: when it was to end.
-        delivery: what else became of messages; empty: it is not known.
+        delivery: what they held, and what became of them; empty: it is not known.
         reservations: what is held and free; None: it is not known.
 
     """

@@ -441,6 +441,7 @@ class System:
                 "queued": self.bus.queued,
                 "lost": self.bus.lost,
                 "lost_by_faults": self.faulty_bus.counts["lose"],
+                "contents": dict(sorted(getattr(self.bus, "contents", {}).items())),
             },
             reservations=reservations_of(self.infrastructure, self._free_at_start),
         )
