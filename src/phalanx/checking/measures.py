@@ -167,7 +167,9 @@ class MeasureRules(RuleGroup):
         name = event.data["instance"]
         idle = self.run.timing("idle_timeout_s")
         if event.data["reason"].startswith("idle") and idle is not None and name in self._busy:
-            early = self._works(name) or event.time < self._busy[name] + idle - ROUNDING
+            # What its agent gives up ends in the network at the next tick.
+            least_s = idle - (self.run.timing("tick_s") or 0.0) - ROUNDING
+            early = self._works(name) or event.time < self._busy[name] + least_s
             self.require(not early, "idle", event, f"it had work at {self._busy[name]:g} s")
         for known in (self._running, self._busy, self._kinds):
             known.pop(name, None)
