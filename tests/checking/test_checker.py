@@ -44,6 +44,16 @@ def calm():
     return run_plan(plan).events
 
 
+def test_any_part_of_a_log_is_read_without_an_error(busy):
+    """As that of a domain is, which has no first event with the network."""
+    at = first(busy, "auction.bid")
+    why = {"auction": busy[at].data["auction"], "goal": "", "reason": "no path to pop1"}
+    told = [*busy[:at], replace(busy[at], kind="auction.refused", data=why), *busy[at + 1 :]]
+    for start in (0, 1, 97, 998):
+        part = [event for event in told[start:] if event.kind != "run.started"]
+        assert len(check(part)) < len(part)
+
+
 def broken(events):
     return {violation.rule for violation in check(events)}
 

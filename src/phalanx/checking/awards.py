@@ -522,7 +522,7 @@ class AuctionRules(RuleGroup):
             self.broken("bids", event, f"{event.data['auction']} was not called")
         else:
             auction.refused[event.agent] = reason = event.data["reason"]
-            bid = {"vnf": next(iter(self._functions)), "units": 0, "reuse": None}
-            if reason.startswith("no path to ") and ";" not in reason:
+            if reason.startswith("no path to ") and ";" not in reason and self._calm(event):
+                bid = {"vnf": next(iter(self._functions)), "units": 0, "reuse": None}
                 least = self._cheapest(event, auction.data, bid)
                 self.require(least is None, "paths", event, f"a path keeps all limits ({reason})")
