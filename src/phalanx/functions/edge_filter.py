@@ -30,6 +30,7 @@ from phalanx.bdi import (
     Believe,
     Body,
     Capability,
+    Drop,
     Forget,
     GoalInstance,
     Note,
@@ -75,6 +76,8 @@ FRESH_S = 15.0
 FULL = 0.9
 """Share of its bandwidth from which a link is full."""
 FULL_FOR_S = 2.0
+STALE_S = 60.0
+"""So long after the last report a look that found no agent yet is not wanted any more."""
 CLEAN_S = 4.0
 """After a look that found nothing the next waits so long, unless more enters than then."""
 MORE = 1.2
@@ -150,6 +153,8 @@ class EdgeFilter(Capability):
         report = message.content
         assert isinstance(report, AttackReport)
         heard = self._heard.get(report.target)
+        if heard is None or me.now - heard.at >= STALE_S:
+            me.call_at(me.now + STALE_S, partial(self._give_up, me, report.target))
         sources, shared = frozenset(report.sources[:MOST_SOURCES]), frozenset(report.shared)
         if heard is not None and me.now - heard.at < FRESH_S:
             sources, shared = sources | heard.sources, shared | heard.shared
@@ -165,6 +170,18 @@ class EdgeFilter(Capability):
                 self._read_links(me)
         for pop in self._uncovered(me):
             yield Adopt(want(EntryScreened(report.target, pop)), PROTECT, tap=pop, afresh=True)
+
+    def _give_up(self, me: Agent, target: str) -> Steps:
+        """Want no looks any more at an attack of which nothing was heard for long."""
+        due = self._report(target).at + STALE_S
+        if due > me.now:
+            me.call_at(due, partial(self._give_up, me, target))
+            return
+        for goal in me.open_goals():
+            screened = goal.goal.predicate
+            waits = goal.instance is None and goal.contract is None
+            if waits and isinstance(screened, EntryScreened) and screened.ip == target:
+                yield Drop(goal.goal, "nothing was reported any more")
 
     def _count_relapse(self, me: Agent, report: AttackReport) -> None:
         """Count that sources are back that were quiet, or filtered, for a while.
