@@ -296,7 +296,7 @@ class VnfInventory:
         """Note that nothing works for ``conversation`` any more."""
         for instance in self._instances.values():  # another version may have taken the job over
             if instance.jobs.pop(conversation, None) is not None:
-                instance.idle_since = now
+                instance.idle_since = now if instance.state is InstanceState.IDLE else None
 
     def runs(self, vnf: str) -> bool:
         """Whether an instance of ``vnf`` is running."""
