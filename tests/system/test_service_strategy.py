@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 
 from phalanx.domain.messages import AttackReport, Performative
 from phalanx.domain.predicates import Threat
+from phalanx.functions.edge_filter import EdgeFilter
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import HostLimitsSpec, Scenario, ShapeSpec
 from phalanx.runtime.system import RunResult, System, run_scenario
@@ -219,6 +221,15 @@ def test_users_are_served_again_within_ten_seconds(profile: str) -> None:
     shares = served(attacked(profile))
     assert min(shares) < 0.9, "the attack does harm"
     assert min(shares[10:]) > 0.95
+
+
+def test_the_hold_down_of_an_attack_that_always_returns_stays_finite() -> None:
+    me: Any = SimpleNamespace(now=0.0, parameter=lambda *_: 10.0)
+    edge = EdgeFilter()
+    for _ in range(2_000):  # 2.0**1024 is no float
+        me.now += 20.0
+        edge._count_relapse(me, AttackReport(SERVER, (), ("10.2.0.1",)))
+    assert edge._hold_s(me, SERVER) == 160.0
 
 
 def test_attackers_that_attack_in_turns_are_one_attack() -> None:

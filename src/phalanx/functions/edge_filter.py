@@ -94,8 +94,8 @@ HARM_LOOKS = 2
 """Looks in a row that have to show it."""
 FEW_SERVED = 3
 """Fewer served sources than this are no measure of harm: each of them may just have paused."""
-LONGEST_HOLD = 16.0
-"""Most times the first hold-down that a filter stays after its last packet."""
+MOST_RELAPSES = 4
+"""With so many the hold-down grows no more: it is 16 times the first."""
 
 
 class _Heard(Struct):
@@ -201,8 +201,8 @@ class EdgeFilter(Capability):
             self._relapses.clear()
         known = self._relapses.setdefault(report.target, _Relapses())
         if back and me.now - known.last > hold_s:
-            peace_s = 4 * hold_s * 2.0**known.times
-            known.times = max(0, known.times - int((me.now - known.last) / peace_s)) + 1
+            calm = int((me.now - known.last) / (4 * hold_s * 2.0**known.times))
+            known.times = min(max(0, known.times - calm) + 1, MOST_RELAPSES)
             known.last = me.now
 
     def _entering(self, me: Agent, target: str, outcome: Outcome) -> Steps:
@@ -410,7 +410,7 @@ class EdgeFilter(Capability):
         """Return how long a filter stays after its last packet: twice as long for each relapse."""
         relapses = self._relapses.get(ip)
         times = 0 if relapses is None else relapses.times
-        return me.parameter(self, "hold_s") * min(2.0**times, LONGEST_HOLD)
+        return me.parameter(self, "hold_s") * 2.0**times
 
 
 def _next(dead: AgentId, alive: Sequence[AgentId]) -> AgentId | None:
