@@ -1,0 +1,1 @@
+"""The ledger: a record of who vouched for whom that no single party can change; a port."""
