@@ -316,7 +316,8 @@ class ServiceMonitor(Capability):
     ) -> Steps:
         """Report an attack at once, and again while it arrives.
 
-        What still arrives after a while is filtered by this agent, before the monitored link.
+        What still arrives after a while is filtered by this agent, before the monitored link; where
+        an agent is gone, and with it the filters that it had, at once.
         """
         known = self._target(target)
         known.attacked = me.now
@@ -340,7 +341,8 @@ class ServiceMonitor(Capability):
         }
         names = tuple(sorted(sources)), tuple(sorted(known.shared))
         report_attack(me, AttackReport(target, tuple(sorted(kinds)), *names))
-        if me.now - known.since >= me.parameter(self, "entry_patience_s"):
+        gone = me.capability(Outlook).view.dead
+        if gone or me.now - known.since >= me.parameter(self, "entry_patience_s"):
             monitored = goal.goal.predicate
             assert isinstance(monitored, Monitored)
             tap = link_ends(monitored.link)[0]
