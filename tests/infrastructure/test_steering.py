@@ -72,6 +72,16 @@ def test_a_flow_limit_is_about_one_flow() -> None:
     assert world.do("pop7", ReadMeasure("measure")) == MeasureSample(0.0, pytest.approx(1.0))
 
 
+def test_a_burst_between_two_readings_is_counted_in_the_second() -> None:
+    source = msgspec.structs.replace(sender("pop1", "a"), end_s=17.0)
+    world = limited(World(branch(), [source]), drop("a", SERVER))
+    world.do("pop7", ReadMeasure("measure"))
+    world.run(20.0)
+    assert world.do("pop7", ReadMeasure("measure")) == MeasureSample(0.0, pytest.approx(0.4))
+    world.run(30.0)
+    assert world.do("pop7", ReadMeasure("measure")) == MeasureSample(0.0, 0.0)
+
+
 @pytest.mark.parametrize(
     "match",
     [

@@ -25,7 +25,7 @@ from phalanx.infrastructure.reservations.instances import Instance, MeasureLedge
 _TUN = Path("/dev/net/tun")
 """What holds delayed packets needs it."""
 _LATELY_S = 2.0
-"""Seconds over which ``ReadMeasure`` averages."""
+"""Seconds over which ``ReadMeasure`` averages at least."""
 
 Body = dict[str, str | int | float | list[str]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from phalanx.clock import Clock
 from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample, Outcome
@@ -14,7 +15,7 @@ from phalanx.infrastructure.simulated.engine import TrafficEngine
 from phalanx.infrastructure.simulated.flows import OFFERED, Flows
 
 _LATELY_S = 2.0
-"""Seconds over which ``ReadMeasure`` averages."""
+"""Seconds over which ``ReadMeasure`` averages at least."""
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +25,8 @@ class _Measure:
     effect: str
     stage: int
     since: float
+    read: float = inf
+    """When it was read last; inf: never."""
 
 
 class SimulatedMeasures(MeasureLedger[_Measure]):
@@ -65,12 +68,17 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
         instance.measures.clear()
 
     def read(self, measure: str, pop: PopId) -> Outcome:
-        """Return what a measure of ``pop`` passed and held back over the last 2 s, or its life."""
+        """Return what a measure of ``pop`` passed and held back since it was last read.
+
+        Or over the last 2 s, or its life: of two readings 5 s apart none misses a short burst.
+        """
         found = self._at(measure, pop)
         if found is None:
             return Failed(f"no measure {measure} at {pop}")
-        age = self._clock.now() - found.since
-        passed, held_back = self._engine.averages(found.stage, min(age, _LATELY_S))
+        now = self._clock.now()
+        span = min(now - found.since, max(now - found.read, _LATELY_S))
+        found.read = now
+        passed, held_back = self._engine.averages(found.stage, span)
         return MeasureSample(passed, held_back, self._flows.cut_off(found.rule, pop))
 
     def _undo(self, name: str, measure: _Measure, *, process_ends: bool = False) -> None:  # noqa: ARG002
