@@ -141,7 +141,7 @@ def test_goals_that_a_killed_agent_leaves_behind(log):
 def test_measure_that_stays_when_its_instance_has_stopped(log):
     at = first(log, "measure.lifted")
     other = replace(log[at], kind="other")
-    assert "measures" in broken([*log[:at], other, *log[at + 1 :]])
+    assert "instances" in broken([*log[:at], other, *log[at + 1 :]])
 
 
 def domain(*lives):

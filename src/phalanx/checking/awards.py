@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 
-from phalanx.checking.resources import Amounts, amounts
-from phalanx.checking.rules import RuleGroup
+from phalanx.checking.resources import amounts
+from phalanx.checking.rules import Amounts, RuleGroup
 from phalanx.domain.events import Event
 
 BUILT_IN = {"T", "C", "D"}
@@ -110,33 +110,23 @@ class AuctionRules(RuleGroup):
         """Know no auction yet."""
         self._auctions: dict[str, _Auction] = {}
         self._waiting: dict[str, None] = {}
-        self._links: dict[tuple[str, str], dict[str, Any]] = {}
-        self._pops: dict[str, Amounts] = {}
         self._functions: dict[str, dict[str, Any]] = {}
         self._at: dict[str, str] = {}
-        self._degraded: set[tuple[str, str]] = set()
         self._prices = PriceList("", [])
         self._images: set[tuple[str, str]] = set()
         """By PoP and VNF: that were there in any version, and that are."""
         self._here: set[tuple[str, str]] = set()
-        self._units: dict[str, int] = {}
         self._contracts: dict[tuple[str, str], bool] = {}
         """By agent and auction: contracts that it has accepted; whether it lived on since."""
         self._most = 2 * KEPT
-        self._free: dict[str, Amounts] = {}
-        self._taken: dict[str, tuple[list[str], float]] = {}
-        """By chain that is open: its path and MB/s."""
         self._fetched: set[str] = set()
         """Instances and images that are being downloaded."""
         self._stirred = 0.0
         """When the network, or who lives, changed last."""
 
     def on_run_started(self, event: Event) -> None:
-        """Learn the network and the catalogue."""
+        """Learn the catalogue."""
         data = event.data
-        for link in data["links"]:
-            self._links[link["a"], link["b"]] = self._links[link["b"], link["a"]] = link
-        self._pops = {pop["name"]: amounts(pop) for pop in data["pops"]}
         self._functions = {function["name"]: function for function in data["functions"]}
         self._prices = PriceList(data["pricing"], [amounts(f) for f in data["functions"]])
 
@@ -146,25 +136,15 @@ class AuctionRules(RuleGroup):
         self._stirred = event.time
 
     def on_resources_changed(self, event: Event) -> None:
-        """Learn what is free."""
-        self._free[event.data["pop"]] = amounts(event.data["free"])
+        """Note that other bids may be best now."""
         self._stirred = event.time
 
-    def on_chain_opened(self, event: Event) -> None:
-        """Learn what is reserved."""
-        self._taken[event.data["chain"]] = event.data["path"], event.data["mb_s"]
-        self._stirred = event.time
+    on_chain_opened = on_chain_closed = on_resources_changed
 
-    def on_chain_closed(self, event: Event) -> None:
-        """Learn what is free."""
-        self._taken.pop(event.data["chain"], None)
-        self._stirred = event.time
-
-    def on_agent_crashed(self, event: Event) -> None:
+    def gone(self, event: Event, agent: str) -> None:  # noqa: ARG002
         """Expect no decision of an agent that died, nor an end of its contracts."""
-        dead = event.data["pop"]
-        self._contracts.update({at: False for at in self._contracts if at[0] == dead})
-        for name in [n for n in self._waiting if self._auctions[n].agent == event.data["pop"]]:
+        self._contracts.update({at: False for at in self._contracts if at[0] == agent})
+        for name in [n for n in self._waiting if self._auctions[n].agent == agent]:
             del self._waiting[name]
 
     def on_plan_ended(self, event: Event) -> None:
@@ -197,29 +177,15 @@ class AuctionRules(RuleGroup):
         self._stirred = event.time
 
     def on_instance_started(self, event: Event) -> None:
-        """Note its units."""
-        self._units[event.data["instance"]] = event.data["units"]
+        """Note the end of a download."""
         self._fetch(event, on=False)
 
-    def on_instance_scaled(self, event: Event) -> None:
-        """Note its units."""
-        self._units[event.data["instance"]] = event.data["to_units"]
-
-    def on_instance_stopped(self, event: Event) -> None:
-        """Forget it."""
-        self._units.pop(event.data["instance"], None)
-        self._fetch(event, on=False)
+    on_instance_stopped = on_instance_started
 
     def on_repository_changed(self, event: Event) -> None:
         """Note that no PoP has the image of another version."""
         self._here = {at for at in self._here if at[1] != event.data["function"]}
         self._stirred = event.time
-
-    def on_fault_injected(self, event: Event) -> None:
-        """Expect other latencies and losses of a link from now on."""
-        if event.data["fault"] == "degrade":
-            a, b = event.data["link"]
-            self._degraded |= {(a, b), (b, a)}
 
     # -- conversations ------------------------------------------------------------------
 
@@ -258,12 +224,12 @@ class AuctionRules(RuleGroup):
 
     def _true(self, event: Event, call: dict[str, Any], bid: dict[str, Any]) -> None:
         path, vnf = bid["path"], self._functions[bid["vnf"]]
-        links = [self._links.get(ends) for ends in pairwise(path)]
+        links = [self.run.links.get(ends) for ends in pairwise(path)]
         if path[0] != self._at[event.agent] or path[-1] != call["tap"] or None in links:
             self.broken("bids", event, f"a path over {path} to {call['tap']}")
             return
         exact = self.run.started["bidding"] == "exact"  # algorithm 1 loses its own sums
-        exact = exact and self._degraded.isdisjoint(pairwise(path))
+        exact = exact and self.run.degraded.isdisjoint(pairwise(path))
         known = [link for link in links if link is not None]
         latency, loss = sum(link["latency_ms"] for link in known), 0.0
         for link in known:
@@ -276,7 +242,7 @@ class AuctionRules(RuleGroup):
         self.require(bid["units"] <= needed + 1, "bids", event, f"{needed} units are enough")
         here = path[0] == self.run.started["repository"] or (path[0], bid["vnf"]) in self._images
         widest = max(
-            (at["bandwidth_mb_s"] for (a, _), at in self._links.items() if a == path[0]),
+            (at["bandwidth_mb_s"] for (a, _), at in self.run.links.items() if a == path[0]),
             default=0.0,
         )
         if (
@@ -335,8 +301,8 @@ class AuctionRules(RuleGroup):
         return 0.0
 
     def _rooms(self) -> dict[tuple[str, str], float]:
-        rooms = {ends: link["bandwidth_mb_s"] for ends, link in self._links.items()}
-        for path, mb_s in self._taken.values():
+        rooms = {ends: link["bandwidth_mb_s"] for ends, link in self.run.links.items()}
+        for path, _, mb_s in self.run.chains.values():
             for a, b in pairwise(path):
                 rooms[a, b] -= mb_s
                 rooms[b, a] -= mb_s
@@ -347,14 +313,9 @@ class AuctionRules(RuleGroup):
         if not self._calm(event):
             return None
         source = self._at[event.agent]
-        takes = amounts(self._functions[bid["vnf"]])
-        units = bid["units"]
-        if bid["reuse"] is not None:
-            units = max(0, units - self._units.get(bid["reuse"], units))
-        free = {pop: self._free.get(pop, total) for pop, total in self._pops.items()}
-        costs = {p: self._prices.passing(total, free[p]) for p, total in self._pops.items()}
-        cores, memory, disk = (units * amount for amount in takes)
-        own = self._prices.hosting(self._pops[source], free[source], (cores, memory, disk))
+        totals, free = self.run.total, self.run.free
+        costs = {pop: self._prices.passing(total, free[pop]) for pop, total in totals.items()}
+        own = self._prices.hosting(totals[source], free[source], self._takes(bid))
         rooms = self._rooms()
         wanted, limits = call["traffic_mb_s"], call["constraints"]
         most = tuple(limits.get(name, inf) for name in ("latency_ms", "loss", "hops"))
@@ -368,7 +329,7 @@ class AuctionRules(RuleGroup):
             if any(all(map(float.__le__, one, used)) for one in known):
                 continue
             known.append(used)
-            for (here, to), link in self._links.items():
+            for (here, to), link in self.run.links.items():
                 room = rooms[here, to]
                 if here != pop or to == source or room < wanted - ROUNDED:
                     continue
@@ -381,6 +342,13 @@ class AuctionRules(RuleGroup):
                     heappush(waiting, (cost + price, to, waiting_for))
         return None
 
+    def _takes(self, bid: dict[str, Any]) -> Amounts:
+        """Return what a bid needs beside what the instance has that it uses again."""
+        runs = self.run.running.get(bid["reuse"])
+        units = max(0, bid["units"] - (runs.units if runs else bid["units"] * bool(bid["reuse"])))
+        cores, memory, disk = amounts(self._functions[bid["vnf"]])
+        return units * cores, units * memory, units * disk
+
     def _priced(
         self, event: Event, call: dict[str, Any], bid: dict[str, Any], links: list[dict[str, Any]]
     ) -> None:
@@ -388,14 +356,10 @@ class AuctionRules(RuleGroup):
         free = [amounts(at) for at in event.data["free"]]
         if min(free_mb_s) < call["traffic_mb_s"] - ROUNDED:
             self.broken("limits", event, f"{free_mb_s} MB/s are free for {call['traffic_mb_s']}")
-        units = bid["units"]
-        if bid["reuse"] is not None:
-            units = max(0, units - self._units.get(bid["reuse"], units))
-        cores, memory, disk = (units * n for n in amounts(self._functions[bid["vnf"]]))
-        totals = [self._pops[pop] for pop in path]
+        totals = [self.run.total[pop] for pop in path]
         prices = self._prices
         costs = [prices.passing(*pop) for pop in zip(totals, free, strict=True)]
-        costs[0] = prices.hosting(totals[0], free[0], (cores, memory, disk))
+        costs[0] = prices.hosting(totals[0], free[0], self._takes(bid))
         price = sum(
             prices.link(link["bandwidth_mb_s"], room) * sum(ends)
             for link, room, ends in zip(links, free_mb_s, pairwise(costs), strict=True)

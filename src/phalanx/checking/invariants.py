@@ -17,8 +17,8 @@ GROUPS: tuple[type[RuleGroup], ...] = (
     LifeRules,
     GoalRules,
     AuctionRules,
-    ReservationRules,
     MeasureRules,
+    ReservationRules,  # it keeps what runs, after the others have seen what stops
     TrafficRules,
 )
 

@@ -252,11 +252,11 @@ class CourseRules(RuleGroup):
         """Note that an agent began to live just now."""
         self._lately.add(event.agent)
 
-    on_agent_restored = on_agent_left = on_agent_started
+    on_agent_restored = on_agent_started
 
-    def on_agent_crashed(self, event: Event) -> None:
-        """Note that an agent died just now."""
-        self._lately.add(event.data["pop"])
+    def gone(self, event: Event, agent: str) -> None:  # noqa: ARG002
+        """Note that an agent ended just now."""
+        self._lately.add(agent)
 
     def on_run_ended(self, event: Event) -> None:
         """Look for what was due before the end."""
@@ -317,21 +317,17 @@ class LifeRules(RuleGroup):
         self.run.faulty = True
         self.run.quiet = max(self.run.quiet, event.time + event.data.get("for_s", 0.0))
         self.run.skewed |= event.data["fault"] in ("drift", "slow-disk", "full-disk")
-
-    def on_agent_crashed(self, event: Event) -> None:
-        """Note that an agent died."""
-        self._ended(event, event.data["pop"])
+        if event.data["fault"] == "degrade":
+            a, b = event.data["link"]
+            self.run.degraded |= {(a, b), (b, a)}
 
     def on_agent_gone(self, event: Event) -> None:
         """See that there is a reason to believe that."""
         if event.data["pop"] in self.run.life and not self.run.faulty:
             self.suspect(event, "gone", f"{event.data['pop']} lives")
 
-    def on_agent_left(self, event: Event) -> None:
-        """Note that an agent left."""
-        self._ended(event, event.agent)
-
-    def _ended(self, event: Event, agent: str) -> None:
+    def gone(self, event: Event, agent: str) -> None:
+        """Note that an agent died or left."""
         life = self.run.life.pop(agent, None)
         self._beliefs.pop(agent, None)
         self.run.quiet = max(self.run.quiet, event.time)
@@ -434,14 +430,13 @@ class GoalRules(RuleGroup):
         why = event.data["fulfilled"] or event.data.get("reason")
         self.require(bool(why), "achieved", event, "a contract fails without a reason")
 
-    def on_agent_crashed(self, event: Event) -> None:
+    def gone(self, event: Event, agent: str) -> None:  # noqa: ARG002
         """End the plans of an agent that died: they are in its memory alone."""
-        agent = event.data["pop"] if event.kind == "agent.crashed" else event.agent
         for goal in self._open.values():
             if goal.agent == agent:
                 goal.plan = None
 
-    on_agent_restored = on_agent_crashed
+    on_agent_restored = RuleGroup.on_agent_left
 
     def on_network_sample(self, event: Event) -> None:
         """Look for duties without an owner, or with more than one."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from msgspec import Struct
-
 from phalanx.checking.resources import near
-from phalanx.checking.rules import ROUNDING, RuleGroup
+from phalanx.checking.rules import ROUNDING, MeasureInForce, RuleGroup
 from phalanx.domain.events import Event
 
 UPDATE_S = 5.0
@@ -25,18 +23,12 @@ def owner(instance: str) -> str:
     return name if name and number.isdecimal() else life
 
 
-class _InForce(Struct):
-    instance: str
-    pop: str
-    effect: str
-
-
 class MeasureRules(RuleGroup):
     """Measures have a reason, an instance with a lease, and an end."""
 
     rules: ClassVar = {
         "measures": "A measure is applied once before it is lifted, through an instance that runs "
-        "at its PoP, and is lifted when that one stops.",
+        "at its PoP.",
         "reasons": "A measure is applied for an agent that lives and pursues a goal, which says "
         "what it saw or wants; what a measure was applied for is lifted under the same name.",
         "leases": "A lease runs out only after its agent died or left, and not later than its "
@@ -51,20 +43,14 @@ class MeasureRules(RuleGroup):
 
     def begin(self) -> None:
         """Know of nothing in force."""
-        self._in_force: dict[str, _InForce] = {}
-        self._running: dict[str, str] = {}
-        self._stopped: tuple[str, Event] | None = None
+        self.run.in_force = {}
         self._goals: dict[str, str] = {}
         self._down: dict[str, float] = {}
         """When the last life of an agent ended that did not go on."""
         self._jobs: dict[str, str] = {}
         """By contract that is open, of an agent: the instance that works for it."""
-        self._busy: dict[str, float] = {}
-        """By instance that runs: when it had work last."""
         self._old: dict[str, tuple[float, str]] = {}
         """By instance that is to be updated: when that was known, and the version."""
-        self._kinds: dict[str, tuple[str, str]] = {}
-        """By instance that runs: its VNF and the version."""
         self._leaving: dict[str, float] = {}
         """By agent that is about to leave: when it has left."""
         self._due: dict[str, tuple[float, frozenset[str]]] = {}
@@ -78,13 +64,9 @@ class MeasureRules(RuleGroup):
     def always(self, event: Event) -> None:
         """Look for what stays in force without what it needs."""
         now = event.time
-        if self._stopped is not None and self.passed(self._stopped[1], event):
-            (name, stopped), self._stopped = self._stopped, None
-            left = [m for m, of in self._in_force.items() if of.instance == name]
-            self.require(not left, "measures", stopped, f"{name} stops, {left[:3]} stay in force")
         for agent in [a for a, (due, _) in self._due.items() if now > due + ROUNDING]:
             due, had = self._due.pop(agent)
-            left = sorted(had & self._running.keys())
+            left = sorted(had & self.run.running.keys())
             self.require(not left, "leases", event, f"{left} outlive the lease of {agent}, {due} s")
 
         for agent in [a for a, due in self._leaving.items() if now > due]:
@@ -92,7 +74,7 @@ class MeasureRules(RuleGroup):
         for name in [n for n, (since, _) in self._old.items() if now > since + UPDATE_S]:
             _, version = self._old.pop(name)
             lives = owner(name) in self.run.life and owner(name) not in self._leaving
-            if name in self._running and lives and not self.run.faulty:
+            if name in self.run.running and lives and not self.run.faulty:
                 self.broken("updates", event, f"{name} is not to be updated to {version}")
 
     # -- work, updates and leaving -----------------------------------------------------------
@@ -102,12 +84,12 @@ class MeasureRules(RuleGroup):
         idle, lease = self.run.timing("idle_timeout_s"), self.run.timing("lease_s")
         if idle is None or lease is None or self.run.faulty or not self.run.one_clock:
             return
-        for name, since in self._busy.items():
-            if not self._works(name) and event.time > since + idle + lease + ROUNDING:
-                self.broken("idle", event, f"{name} has nothing to do since {since:g} s")
+        for name, known in self.run.running.items():
+            if not self._works(name) and event.time > known.busy + idle + lease + ROUNDING:
+                self.broken("idle", event, f"{name} has nothing to do since {known.busy:g} s")
 
     def _works(self, name: str) -> bool:
-        held = any(measure.instance == name for measure in self._in_force.values())
+        held = any(measure.instance == name for measure in self.run.in_force.values())
         return held or name in self._jobs.values() or "/installed" in name
 
     def on_contract_accepted(self, event: Event) -> None:
@@ -117,9 +99,11 @@ class MeasureRules(RuleGroup):
 
     def on_contract_ended(self, event: Event) -> None:
         """Note what works for it no longer."""
-        name = self._jobs.pop(f"{event.agent} {event.data['auction']}", None)
-        if name in self._busy:
-            self._busy[name] = event.time
+        self._rests(event, self._jobs.pop(f"{event.agent} {event.data['auction']}", None))
+
+    def _rests(self, event: Event, instance: str | None) -> None:
+        if instance in self.run.running:
+            self.run.running[instance].busy = event.time
 
     def _offers(self, event: Event) -> None:
         self.require(event.agent not in self._leaving, "drains", event, "it is about to leave")
@@ -135,8 +119,8 @@ class MeasureRules(RuleGroup):
     def on_repository_changed(self, event: Event) -> None:
         """Expect the instances of that function to be updated."""
         function, version = event.data["function"], event.data["version"]
-        for name, (vnf, known) in self._kinds.items() if self.run.one_clock else ():
-            if vnf == function and known != version:
+        for name, known in self.run.running.items() if self.run.one_clock else ():
+            if known.vnf == function and known.version != version:
                 self._old[name] = event.time, version
 
     # -- what measures need -------------------------------------------------------------
@@ -147,37 +131,27 @@ class MeasureRules(RuleGroup):
         name, _, version = event.data["goal"].removeprefix("updated(").rpartition(", ")
         if event.data["goal"].startswith("updated("):
             self._old.pop(name, None)
-            known = self._kinds.get(name)
-            if self.run.one_clock and known is not None and known[1] == version[:-1]:
+            known = self.run.running.get(name)
+            if self.run.one_clock and known is not None and known.version == version[:-1]:
                 self.broken("updates", event, f"{name} has that version")
 
     def on_goal_ended(self, event: Event) -> None:
         """Note that a goal is over."""
         self._goals.pop(event.data["instance_id"], None)
 
-    def on_instance_started(self, event: Event) -> None:
-        """Note what runs."""
-        name = event.data["instance"]
-        self._running[name] = event.data["pop"]
-        self._busy[name] = event.time
-        self._kinds[name] = event.data["vnf"], event.data["version"]
-
     def on_instance_stopped(self, event: Event) -> None:
-        """Expect its measures to end."""
-        name = event.data["instance"]
-        idle = self.run.timing("idle_timeout_s")
-        if event.data["reason"].startswith("idle") and idle is not None and name in self._busy:
+        """See that it had nothing to do if it ends for that."""
+        name, idle = event.data["instance"], self.run.timing("idle_timeout_s")
+        known = self.run.running.get(name)
+        if event.data["reason"].startswith("idle") and idle is not None and known is not None:
             # What its agent gives up ends in the network at the next tick.
             least_s = idle - (self.run.timing("tick_s") or 0.0) - ROUNDING
-            early = self._works(name) or event.time < self._busy[name] + least_s
-            self.require(not early, "idle", event, f"it had work at {self._busy[name]:g} s")
-        for known in (self._running, self._busy, self._kinds):
-            known.pop(name, None)
-        self._stopped = name, event
+            early = self._works(name) or event.time < known.busy + least_s
+            self.require(not early, "idle", event, f"it had work at {known.busy:g} s")
 
     def on_instance_replaced(self, event: Event) -> None:
         """Give its measures to another."""
-        for measure in self._in_force.values():
+        for measure in self.run.in_force.values():
             if measure.instance == event.data["instance"]:
                 measure.instance = event.data["by"]
         if "/installed" in event.data["instance"]:  # works for a duty, without a contract
@@ -190,9 +164,11 @@ class MeasureRules(RuleGroup):
         """Note a measure in force, and look for its reason."""
         data = event.data
         name, instance, effect = data["measure"], data["instance"], data["effect"]
-        self.require(name not in self._in_force, "measures", event, f"{name} is in force already")
-        self._in_force[name] = _InForce(instance, data["pop"], effect)
-        if self._running.get(instance) != data["pop"] and self.run.started:
+        known = name in self.run.in_force
+        self.require(not known, "measures", event, f"{name} is in force already")
+        self.run.in_force[name] = MeasureInForce(instance, data["pop"], effect)
+        runs = self.run.running.get(instance)
+        if (runs is None or runs.pop != data["pop"]) and self.run.started:
             self.broken("measures", event, f"{instance} does not run at {data['pop']}")
         if self.run.one_clock:
             agent = owner(name)
@@ -203,9 +179,8 @@ class MeasureRules(RuleGroup):
     def on_measure_lifted(self, event: Event) -> None:
         """Note that a measure is gone."""
         data = event.data
-        known = self._in_force.pop(data["measure"], None)
-        if known is not None and known.instance in self._busy:
-            self._busy[known.instance] = event.time
+        known = self.run.in_force.pop(data["measure"], None)
+        self._rests(event, None if known is None else known.instance)
         if known is None:
             self.broken("measures", event, f"{data['measure']} is lifted, not in force")
         elif (known.pop, known.effect) != (data["pop"], data["effect"]):
@@ -213,25 +188,17 @@ class MeasureRules(RuleGroup):
 
     # -- leases -------------------------------------------------------------------------
 
-    def _ended(self, event: Event, agent: str) -> None:
+    def gone(self, event: Event, agent: str) -> None:
+        """Expect its leases to end, at once if it left."""
         lease = self.run.timing("lease_s")
         self._down[agent] = event.time
         self._leaving.pop(agent, None)
         for contract in [c for c in self._jobs if c.partition(" ")[0] == agent]:
             del self._jobs[contract]
         if lease is not None and self.run.one_clock:
-            had = frozenset(name for name in self._running if owner(name) == agent)
-            self._due[agent] = event.time + lease, had
-
-    def on_agent_crashed(self, event: Event) -> None:
-        """Expect its leases to end."""
-        self._ended(event, event.data["pop"])
-
-    def on_agent_left(self, event: Event) -> None:
-        """Expect its leases to end at once."""
-        self._ended(event, event.agent)
-        if event.agent in self._due:
-            self._due[event.agent] = event.time + 1.0, self._due[event.agent][1]
+            had = frozenset(name for name in self.run.running if owner(name) == agent)
+            lasts = 1.0 if event.kind == "agent.left" else lease
+            self._due[agent] = event.time + lasts, had
 
     def on_agent_restored(self, event: Event) -> None:
         """Let it renew what it remembers."""
@@ -263,12 +230,10 @@ class TrafficRules(RuleGroup):
 
     def begin(self) -> None:
         """Know nothing of the network yet."""
-        self._degraded: set[str] = set()
         self._hosts: dict[str, float] = {}
         self._users: dict[str, tuple[float, float, float]] = {}
         """By host: the sums of what its users got and wanted, and the most that they wanted."""
         self._sampled = 0.0
-        self._bandwidth: dict[frozenset[str], float] = {}
         self._degraded_by: dict[frozenset[str], list[tuple[float, float]]] = {}
         """By link: when it is degraded, or mended, and the share of its bandwidth from then on."""
         self._lives: dict[str, float] = {}
@@ -284,8 +249,6 @@ class TrafficRules(RuleGroup):
         """Learn what hosts can take."""
         self._hosts = {host["name"]: host["bandwidth_mb_s"] for host in event.data["hosts"]}
         self._deaf = event.data.get("control") == "in-band"
-        for link in event.data["links"]:
-            self._bandwidth[frozenset((link["a"], link["b"]))] = link["bandwidth_mb_s"]
         for fault in event.data["faults"]:
             if fault["kind"] == "degrade":
                 turns = self._degraded_by.setdefault(frozenset(fault["link"]), [])
@@ -295,12 +258,12 @@ class TrafficRules(RuleGroup):
 
     def _bandwidth_of(self, name: str, now: float) -> float | None:
         """Return the bandwidth of a link between PoPs; None if it changes just now."""
-        ends = frozenset(name.split(">"))
-        turns = sorted(self._degraded_by.get(ends, ()))
-        if ends not in self._bandwidth or any(abs(at - now) < ROUNDING for at, _ in turns):
+        a, _, b = name.partition(">")
+        turns = sorted(self._degraded_by.get(frozenset((a, b)), ()))
+        if (a, b) not in self.run.links or any(abs(at - now) < ROUNDING for at, _ in turns):
             return None
-        share = next((share for at, share in reversed(turns) if at < now), 1.0)
-        return share * self._bandwidth[ends] or None
+        share: float = next((share for at, share in reversed(turns) if at < now), 1.0)
+        return share * self.run.links[a, b]["bandwidth_mb_s"] or None
 
     def on_network_sample(self, event: Event) -> None:
         """Compare rates with bandwidths."""
@@ -316,7 +279,8 @@ class TrafficRules(RuleGroup):
             if known is not None and not near(link["bandwidth_mb_s"], known):
                 text = f"{name} has {link['bandwidth_mb_s']:g} MB/s, not {known:g}"
                 self.broken("samples", event, text)
-            if name not in self._degraded:  # the rate is a mean, the bandwidth that of the moment
+            # The rate is a mean, the bandwidth that of the moment.
+            if tuple(name.split(">")) not in self.run.degraded:
                 self._within(event, name, link["mb_s"], link["bandwidth_mb_s"])
         for name, host in event.data["hosts"].items():
             if "answered" in host:  # measured on real packets
@@ -330,10 +294,7 @@ class TrafficRules(RuleGroup):
             self._within(event, f"users of {name}, in all", got, wanted + 2 * most)
 
     def on_fault_injected(self, event: Event) -> None:
-        """Expect other bandwidths of a link from now on."""
-        if event.data["fault"] == "degrade":
-            a, b = event.data["link"]
-            self._degraded |= {f"{a}>{b}", f"{b}>{a}"}
+        """Note that messages are hit."""
         self._deaf |= event.data["fault"] in MESSAGES
 
     def _within(self, event: Event, name: str, mb_s: float, most: float) -> None:
@@ -346,18 +307,11 @@ class TrafficRules(RuleGroup):
 
     on_agent_restored = on_agent_started
 
-    def _dead(self, event: Event, agent: str) -> None:
+    def gone(self, event: Event, agent: str) -> None:
+        """Note how long a life lasted."""
         self._lived.append(event.time - self._lives.pop(agent, event.time))
         self._ended = True
         self._alone |= len(self._lives) < 2
-
-    def on_agent_crashed(self, event: Event) -> None:
-        """Note how long a life lasted."""
-        self._dead(event, event.data["pop"])
-
-    def on_agent_left(self, event: Event) -> None:
-        """Note how long a life lasted."""
-        self._dead(event, event.agent)
 
     def _beaten(self, event: Event) -> None:
         """Compare how often agents told that they live with how long they did."""

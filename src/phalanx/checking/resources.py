@@ -7,12 +7,10 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 
-from phalanx.checking.rules import ROUNDING, RuleGroup
+from phalanx.checking.rules import ROUNDING, Amounts, RuleGroup, RunningVnf
 from phalanx.domain.events import Event
 
 AMOUNTS = ("cores", "memory_gb", "disk_gb")
-
-Amounts = tuple[float, float, float]
 
 
 def amounts(data: dict[str, Any]) -> Amounts:
@@ -50,35 +48,27 @@ class ReservationRules(RuleGroup):
         "chains": "A chain is opened once before it is closed, for an instance that has resources "
         "at the PoP where it begins.",
         "instances": "An instance has the resources that its VNF needs before it starts; it starts "
-        "and stops once, and gives them back at the same time.",
+        "and stops once, and gives them back and has its measures lifted at the same time.",
         "ends": "run.ended says what the log shows: what is free, reserved and leased.",
     }
 
     def begin(self) -> None:
         """Know nothing of the network yet."""
-        self._total: dict[str, Amounts] = {}
-        self._free: dict[str, Amounts] = {}
+        self.run.total, self.run.free, self.run.chains, self.run.running = {}, {}, {}, {}
         self._has: dict[str, dict[str, Amounts]] = {}
         self._held: dict[str, dict[str, _Held]] = {}
-        self._bandwidth: dict[tuple[str, str], float] = {}
         self._claims: dict[tuple[str, str], dict[str, dict[str, tuple[bool, float]]]] = {}
         """By link and group: the holds (True) and chains, with their MB/s."""
-        self._chains: dict[str, tuple[list[str], str, float]] = {}
-        self._running: dict[str, tuple[str, str, int]] = {}
-        """By instance that runs: its PoP, its VNF and its units."""
         self._stopped: tuple[str, Event] | None = None
-        self._in_force: set[str] = set()
         self._needs: dict[str, Amounts] = {}
         self._at_start: dict[str, Amounts] | None = None
 
     def on_run_started(self, event: Event) -> None:
         """Learn what there is."""
         for pop in event.data["pops"]:
-            self._total[pop["name"]] = self._free[pop["name"]] = amounts(pop)
+            self.run.total[pop["name"]] = self.run.free[pop["name"]] = amounts(pop)
         for link in event.data["links"]:
-            self._bandwidth[min(link["a"], link["b"]), max(link["a"], link["b"])] = link[
-                "bandwidth_mb_s"
-            ]
+            self.run.links[link["a"], link["b"]] = self.run.links[link["b"], link["a"]] = link
         self._needs = {f["name"]: amounts(f) for f in event.data["functions"]}
 
     def on_process_started(self, event: Event) -> None:
@@ -92,10 +82,11 @@ class ReservationRules(RuleGroup):
             (name, stopped), self._stopped = self._stopped, None
             if any(name in has for has in self._has.values()):
                 self.broken("instances", stopped, f"{name} stops and keeps its resources")
-            left = [chain for chain, (_, of, _) in self._chains.items() if of == name]
+            left = [chain for chain, (_, of, _) in self.run.chains.items() if of == name]
+            left += [measure for measure, of in self.run.in_force.items() if of.instance == name]
             self.require(not left, "instances", stopped, f"{name} stops and keeps {left}")
         if self._at_start is None and event.time > 0:
-            self._at_start = dict(self._free)
+            self._at_start = dict(self.run.free)
 
     # -- PoPs ---------------------------------------------------------------------------
 
@@ -108,10 +99,10 @@ class ReservationRules(RuleGroup):
             has[name] = now
         elif has.pop(name, None) is None:
             self.broken("resources", event, f"{name} gives back what it does not have")
-        total = self._total.setdefault(pop, amounts(data["total"]))
+        total = self.run.total.setdefault(pop, amounts(data["total"]))
         self.require(total == amounts(data["total"]), "resources", event, f"{pop} has {total}")
-        self._free[pop] = amounts(data["free"])
-        for index, free in enumerate(self._free[pop]):
+        self.run.free[pop] = amounts(data["free"])
+        for index, free in enumerate(self.run.free[pop]):
             left = total[index] - sum(amount[index] for amount in has.values())
             if not near(left, free):
                 text = f"{pop} says {free:g} {AMOUNTS[index]} are free, not {left:g}"
@@ -121,7 +112,7 @@ class ReservationRules(RuleGroup):
     def _fits(self, event: Event, pop: str) -> None:
         taken = [*self._has.get(pop, {}).values()]
         taken += [held.amounts for held in self._held.get(pop, {}).values()]
-        for index, total in enumerate(self._total.get(pop, ())):
+        for index, total in enumerate(self.run.total.get(pop, ())):
             wanted = sum(amount[index] for amount in taken)
             if wanted > total + ROUNDING:
                 text = f"{pop} has {total:g} {AMOUNTS[index]}, {wanted:g} are promised"
@@ -158,13 +149,13 @@ class ReservationRules(RuleGroup):
         """See that what is offered was free and is held."""
         data, run = event.data, self.run
         pop, own = data["bids"][0]["path"][0], f"@{data['auction']}"
-        if not run.one_clock or run.faulty or pop not in self._total:
+        if not run.one_clock or run.faulty or pop not in self.run.total:
             return
         holds = self._held.get(pop, {})
         taken = [held.amounts for name, held in holds.items() if not name.endswith(own)]
         taken += self._has.get(pop, {}).values()
         left = []
-        for index, total in enumerate(self._total[pop]):
+        for index, total in enumerate(self.run.total[pop]):
             left.append(total - sum(each[index] for each in taken))
             said = amounts(data["free"][0])[index] if "free" in data else total
             if not left[index] - ROUNDING <= said <= total:
@@ -198,9 +189,10 @@ class ReservationRules(RuleGroup):
             for claims in groups.values():
                 held = max((most for holds, most in claims.values() if holds), default=0.0)
                 wanted += max(held, sum(most for holds, most in claims.values() if not holds))
-            room = self._bandwidth.get(ends)
-            if room is None:
-                self.require(not self._bandwidth, "links", event, f"no link joins {a} and {b}")
+            link = self.run.links.get(ends)
+            room = 0.0 if link is None else link["bandwidth_mb_s"]
+            if link is None:
+                self.require(not self.run.links, "links", event, f"no link joins {a} and {b}")
             elif wanted > room + ROUNDING:
                 text = f"link {a}-{b} has {room:g} MB/s, {wanted:g} are promised"
                 self.broken("links", event, text)
@@ -216,17 +208,17 @@ class ReservationRules(RuleGroup):
         """Note a chain, and see whether it fits."""
         data = event.data
         name, path, instance = data["chain"], data["path"], data["instance"]
-        self.require(name not in self._chains, "chains", event, f"{name} is open already")
-        self._chains[name] = path, instance, data["mb_s"]
+        self.require(name not in self.run.chains, "chains", event, f"{name} is open already")
+        self.run.chains[name] = path, instance, data["mb_s"]
         purpose = "mirror" if data["mb_s"] > 0 else "steer"
         self.require(data["purpose"] == purpose, "chains", event, f"{data['mb_s']} MB/s")
-        if instance in self._running and self._running[instance][0] != path[0]:
+        if instance in self.run.running and self.run.running[instance].pop != path[0]:
             self.broken("chains", event, f"{instance} does not run at {path[0]}")
         self._claim(event, name, path, data["group"], data["mb_s"], False)
 
     def on_chain_closed(self, event: Event) -> None:
         """Forget a chain."""
-        chain = self._chains.pop(event.data["chain"], None)
+        chain = self.run.chains.pop(event.data["chain"], None)
         if chain is None:
             self.broken("chains", event, f"{event.data['chain']} is closed, not open")
             return
@@ -239,9 +231,9 @@ class ReservationRules(RuleGroup):
     def on_instance_started(self, event: Event) -> None:
         """Note that an instance runs."""
         data = event.data
-        name, pop, vnf = data["instance"], data["pop"], data["vnf"]
-        self.require(name not in self._running, "instances", event, f"{name} runs already")
-        self._running[name] = pop, vnf, data["units"]
+        name, pop, running = data["instance"], data["pop"], self.run.running
+        self.require(name not in running, "instances", event, f"{name} runs already")
+        running[name] = RunningVnf(pop, data["vnf"], data["version"], data["units"], event.time)
         self._sized(event, name)
         has = self._has.get(pop, {}).get(name, (0.0, 0.0, 0.0))
         if not all(map(near, has, amounts(data))):
@@ -250,40 +242,27 @@ class ReservationRules(RuleGroup):
     def on_instance_scaled(self, event: Event) -> None:
         """Note another size."""
         name = event.data["instance"]
-        pop, vnf, units = self._running[name]
-        said = event.data["from_units"]
-        self.require(units == said, "instances", event, f"{name} had {units} units, not {said}")
-        self._running[name] = pop, vnf, event.data["to_units"]
+        known, said = self.run.running[name], event.data["from_units"]
+        self.require(known.units == said, "instances", event, f"{name} had {known.units} units")
+        known.units = event.data["to_units"]
         self._sized(event, name)
 
     def _sized(self, event: Event, name: str) -> None:
-        pop, vnf, units = self._running[name]
-        needs = self._needs.get(vnf)
-        has = self._has.get(pop, {}).get(name, (0.0, 0.0, 0.0))
-        if needs is not None and not all(
-            near(h, n * units) for h, n in zip(has, needs, strict=True)
-        ):
-            self.broken("instances", event, f"{name} has {has}, {units} × {needs} are needed")
+        known = self.run.running[name]
+        needs = [known.units * need for need in self._needs.get(known.vnf, ())]
+        has = self._has.get(known.pop, {}).get(name, (0.0, 0.0, 0.0))
+        if not all(map(near, has, needs)):
+            self.broken("instances", event, f"{name} has {has}, {needs} are needed")
 
     def on_instance_stopped(self, event: Event) -> None:
         """Note that an instance is gone."""
         name = event.data["instance"]
-        if self._running.pop(name, None) is None and not self._has.get(event.data["pop"], {}).get(
-            name
-        ):
-            needs = self._needs.get(event.data["vnf"], (0.0,))
-            self.require(not any(needs), "instances", event, f"{name} stops, which was not there")
+        had = self.run.running.pop(name, None) or self._has.get(event.data["pop"], {}).get(name)
+        if not had and any(self._needs.get(event.data["vnf"], ())):
+            self.broken("instances", event, f"{name} stops, which was not there")
         self._stopped = name, event
 
     # -- the end ------------------------------------------------------------------------
-
-    def on_measure_applied(self, event: Event) -> None:
-        """Count what is in force."""
-        self._in_force.add(event.data["measure"])
-
-    def on_measure_lifted(self, event: Event) -> None:
-        """Count what is in force."""
-        self._in_force.discard(event.data["measure"])
 
     def on_run_ended(self, event: Event) -> None:
         """Compare what the end says with what the log shows."""
@@ -291,14 +270,14 @@ class ReservationRules(RuleGroup):
         if not self.run.one_clock:
             return
         for pop, free in data["free"].items():
-            known = self._free.get(pop)
+            known = self.run.free.get(pop)
             if known is not None and not all(map(near, known, amounts(free))):
                 self.broken("ends", event, f"{pop} has {known} free")
-        chains = sum(mb_s * (len(path) - 1) for path, _, mb_s in self._chains.values())
+        chains = sum(mb_s * (len(path) - 1) for path, _, mb_s in self.run.chains.values())
         self.require(near(chains, data["reserved_mb_s"]), "ends", event, f"{chains} MB/s reserved")
-        back = self._free == (self._at_start or self._free)
+        back = self.run.free == (self._at_start or self.run.free)
         self.require(back == data["given_back"], "ends", event, f"given back: {back}")
         leased = {name for held in self._held.values() for name in held}
-        leased |= {name for has in self._has.values() for name in has} | {*self._running}
-        wrong = sorted((leased | self._in_force) ^ {*data["leases"]})
+        leased |= {name for has in self._has.values() for name in has} | {*self.run.running}
+        wrong = sorted((leased | self.run.in_force.keys()) ^ {*data["leases"]})
         self.require(not wrong, "ends", event, f"leases not as in the log: {wrong[:4]}")

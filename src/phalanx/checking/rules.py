@@ -14,6 +14,29 @@ ROUNDING = 1e-6
 """Most by which figures that an event gives may differ from the same figures worked out anew."""
 
 
+Amounts = tuple[float, float, float]
+"""Cores, memory and disk."""
+
+
+class RunningVnf(Struct):
+    """An instance that runs."""
+
+    pop: str
+    vnf: str
+    version: str
+    units: int
+    busy: float
+    """When it had work last."""
+
+
+class MeasureInForce(Struct):
+    """A measure in force."""
+
+    instance: str
+    pop: str
+    effect: str
+
+
 class Violation(Struct, frozen=True):
     """A rule that a log breaks."""
 
@@ -50,6 +73,18 @@ class RunFacts:
         """What breaks a rule unless messages were lost, which the end of the run says."""
         self.life: dict[str, int] = {}
         """By agent that lives: its incarnation."""
+        self.cause: Event | None = None
+        """The cause of the event that is seen now, if it is one of the last few thousand."""
+        self.links: dict[tuple[str, str], dict[str, Any]] = {}
+        """What ``run.started`` says of the link from a PoP to another, and back."""
+        self.degraded: set[tuple[str, str]] = set()
+        """Links that were made worse, and perhaps mended since."""
+        self.total: dict[str, Amounts] = {}
+        self.free: dict[str, Amounts] = {}
+        self.chains: dict[str, tuple[list[str], str, float]] = {}
+        """By chain that is open: its path, the instance that it is for, and its MB/s."""
+        self.running: dict[str, RunningVnf] = {}
+        self.in_force: dict[str, MeasureInForce] = {}
         self.ended = False
 
     def timing(self, name: str) -> float | None:
@@ -96,6 +131,17 @@ class RuleGroup:
         if self.run.one_clock:
             return now.time > since.time
         return now.agent == since.agent and now.time > since.time + self.run.apart_s
+
+    def on_agent_crashed(self, event: Event) -> None:
+        """Note that an agent died."""
+        self.gone(event, event.data["pop"])
+
+    def on_agent_left(self, event: Event) -> None:
+        """Note that an agent left."""
+        self.gone(event, event.agent)
+
+    def gone(self, event: Event, agent: str) -> None:
+        """Note that the life of an agent is over."""
 
     def end(self, last: Event) -> None:
         """Look at what is still open after the last event of a log."""
