@@ -13,6 +13,8 @@ PhalanxError
 ├── IdentityError           a certificate, a key or an authority is refused (identity)
 ├── BrokerError             the broker cannot be reached, or refuses (bus.client)
 │   └── NotPermittedError   the identity may not do this
+├── LedgerError             the ledger cannot be opened or asked, or its answer is none (ledger)
+│   └── RpcError            a node does not do what it was asked (ledger.chain)
 ├── EnvelopeError           something is no CloudEvent, or none of ours (fabric.envelope)
 ├── PackingError            octets are no action or percept (infrastructure.remote)
 ├── RegistrationError       octets are no registration (fabric.registration)

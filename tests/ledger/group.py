@@ -1,0 +1,142 @@
+"""A group of agents on a ledger, on virtual time, for tests."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+from phalanx.clock.virtual import VirtualClock
+from phalanx.domain.trust import AttestationResult, Deviation, TrustTier
+from phalanx.ledger import Confirmed, Ledger, LedgerNode, RecordedEntry, Refused, open_ledger
+from phalanx.ledger.election import assigned, commitment
+from phalanx.ledger.entries import (
+    Attested,
+    Drawn,
+    Enrolled,
+    Entry,
+    Planned,
+    Revealed,
+    RoundOpened,
+)
+
+PERIOD_S = 10.0
+
+
+def secret(name: str) -> bytes:
+    """Return the private key of an agent's account."""
+    return sha256(name.encode()).digest()
+
+
+def digest(text: str) -> str:
+    """Return some digest in hexadecimal."""
+    return sha256(text.encode()).hexdigest()
+
+
+def result(
+    attester: str,
+    verifier: str,
+    number: int = 0,
+    tier: TrustTier = TrustTier.AFFIRMING,
+    root: str = "secaas",
+    **others: Any,
+) -> Attested:
+    """Return a verifier's result."""
+    fields = {"at_s": 12.5, "evidence": digest(f"{attester} {verifier} {number}")} | others
+    return Attested(AttestationResult(attester, verifier, tier, number, root=root, **fields))
+
+
+DEVIATION = Deviation("text-altered", "agent.so .text", "page 7: other octets")
+
+
+class Group:
+    """Agents ``a0``, ``a1``, … and the operator ``secaas``, with what each was answered."""
+
+    def __init__(
+        self,
+        count: int = 5,
+        url: str = "memory:",
+        clock: Any = None,
+        node: LedgerNode | None = None,
+    ) -> None:
+        self.clock = clock or VirtualClock()
+        self.node = node or open_ledger(url, self.clock)
+        self.operator_account = self.node.found(secret("secaas"), "secaas")
+        self.names = [f"a{n}" for n in range(count)]
+        self.ledgers: dict[str, Ledger] = {
+            name: self.node.join(secret(name)) for name in ["secaas", *self.names]
+        }
+        self.seen: list[RecordedEntry] = []
+        self.gone: list[RecordedEntry] = []
+        self.ledgers["secaas"].follow(self.seen.append, gone=self.gone.append)
+
+    def wait(self, seconds: float = 3.0) -> None:
+        """Let time pass."""
+        self.clock.run(until=self.clock.now() + seconds)
+
+    def submit(self, author: str, *entries: Entry) -> list[Confirmed | Refused]:
+        """Submit entries and wait for their answers."""
+        answers: list[Confirmed | Refused] = []
+        for entry in entries:
+            self.ledgers[author].submit(entry, answers.append)
+        for _ in range(100):
+            if len(answers) == len(entries):
+                return answers
+            self.wait(1.0)
+        raise AssertionError(f"no answer: {self.ledgers[author].status()}")
+
+    def accept(self, author: str, *entries: Entry) -> list[Confirmed]:
+        """Submit entries that the rules allow."""
+        answers = self.submit(author, *entries)
+        assert all(isinstance(answer, Confirmed) for answer in answers), answers
+        return answers  # type: ignore[return-value]
+
+    def refuse(self, author: str, entry: Entry) -> str:
+        """Submit an entry that the rules forbid; return why."""
+        before = len(self.seen)
+        (answer,) = self.submit(author, entry)
+        assert isinstance(answer, Refused), answer
+        assert len(self.seen) == before
+        return answer.reason
+
+    def enrolment(self, name: str, role: str = "agent") -> Enrolled:
+        account = self.node.join(secret(name)).account
+        return Enrolled(name, account, role, "agent 1.0", digest("reference"), digest(name))
+
+    def verified(self, verifiers: int = 3, misses: int = 0) -> Group:
+        """Enrol all, verify them in a chain, and set the plan."""
+        self.accept("secaas", *(self.enrolment(name) for name in self.names))
+        root = "secaas"
+        for name in self.names:
+            self.accept(root, result(name, root, root=root))
+            root = name
+        self.accept("secaas", Planned(PERIOD_S, verifiers, misses))
+        return self
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What is recorded."""
+        return [recorded.entry for recorded in self.seen]
+
+    def last(self, kind: type) -> Any:
+        """Return the latest entry of a kind."""
+        return next(entry for entry in reversed(self.entries) if isinstance(entry, kind))
+
+    def draw(self, number: int, *names: str) -> None:
+        """Commit to shares of a round's seed and reveal them."""
+        for name in names:
+            share = digest(f"{name} {number}")
+            self.accept(name, Drawn(number, name, commitment(name, number, share)))
+        self.wait(PERIOD_S / 2)
+        for name in names:
+            self.accept(name, Revealed(number, name, digest(f"{name} {number}")))
+
+    def open(self, number: int, by: str = "a0") -> str:
+        """Open a round; return its seed."""
+        self.wait(PERIOD_S)
+        self.accept(by, RoundOpened(number))
+        seed: str = self.last(RoundOpened).seed
+        return seed
+
+    def elected(self, attester: str, verifiers: int = 3) -> tuple[str, ...]:
+        """Return who verifies an attester in the present round."""
+        return assigned(self.last(RoundOpened).seed, attester, self.names, verifiers)
