@@ -44,6 +44,12 @@ def calm():
     return run_plan(plan).events
 
 
+@pytest.fixture(scope="module")
+def passed_on():
+    """A run in which a winner fails, and another of several bidders is next."""
+    return run_plan(random_plan(97000200, "safety")).events
+
+
 def test_any_part_of_a_log_is_read_without_an_error(busy):
     """As that of a domain is, which has no first event with the network."""
     at = first(busy, "auction.bid")
@@ -302,6 +308,22 @@ def test_refusal_for_want_of_a_path_that_there_is(calm):
     bid = calm[at]
     data = {"auction": bid.data["auction"], "goal": bid.data["goal"], "reason": "no path to pop1"}
     assert "paths" in broken([*calm[:at], replace(bid, kind="auction.refused", data=data)])
+
+
+def test_award_that_skips_an_agent_which_lives(passed_on):
+    assert check(passed_on) == []
+    at = next(
+        i
+        for i, e in enumerate(passed_on)
+        if "after" in e.data and len({row["agent"] for row in e.data["ranking"]}) > 2
+    )
+    award = passed_on[at].data
+    last = next(
+        row["agent"]
+        for row in reversed(award["ranking"])
+        if row["agent"] not in (award["winner"], award["after"])
+    )
+    assert "awards" in broken(changed(passed_on, at, winner=last))
 
 
 def test_what_fails_without_a_reason(busy):

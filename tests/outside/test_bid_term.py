@@ -1,5 +1,6 @@
 """A term of the bid from one file outside the package: found, weighed, limited, shown."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from tests.installed import install
 from tests.published import parse_published
 
 from phalanx.auction.outlook import Assessment
+from phalanx.checking import check
 from phalanx.domain.errors import ScenarioError
 from phalanx.reporting.event_text import describe
 from phalanx.runtime.system import System
@@ -55,6 +57,32 @@ def test_price_decides_who_wins_and_the_log_shows_it():
     assert events[0].data["preferences"]["price"] == 1.0
     assert "price 1;" in describe(award)
     assert any("price 9" in describe(e) for e in events if e.kind == "auction.bid")
+
+
+@pytest.mark.parametrize("utility", ["published", "reference"])
+@pytest.mark.parametrize("lie", ["price", "trust", "utility", "terms"])
+def test_the_checker_works_out_utilities_with_further_terms(utility, lie):
+    scenario = replace(ring("price: 0.5, trust: 0.5"), utility=utility, duration_s=60.0)
+    system = System(scenario)
+    for agent, trust in {"north": 0.9, "east": 0.1}.items():
+        told = Assessment(agent, {"trust": trust})
+        system.clock.call_at(1.0, partial(system.nodes["south"].tell, told, "run-1"))
+    events = system.run().events
+    assert check(events) == []
+    at = next(
+        i
+        for i, e in enumerate(events)
+        if e.kind == ("auction.called" if lie == "terms" else "auction.awarded")
+    )
+    data = events[at].data
+    if lie == "terms":
+        turned = {name: how | {"higher_is_better": True} for name, how in data["terms"].items()}
+        data = data | {"terms": turned}
+    else:
+        best, *others = data["ranking"]
+        data = data | {"ranking": [best | {lie: best[lie] + 0.5}, *others]}
+    lies = [*events[:at], replace(events[at], data=data), *events[at + 1 :]]
+    assert "utilities" in {violation.rule for violation in check(lies)}
 
 
 def test_a_bid_beyond_the_hard_limit_is_refused():

@@ -389,6 +389,11 @@ class Auctioneer(Configured, Capability):
             at_tap = tuple(agent for agent, state in states if state and state.pop == goal.tap)
             bidders = at_tap or bidders
         references = for_goal(settings.references, policy.constraints)
+        further = {
+            term.name: {"higher_is_better": term.higher_is_better, "reference": term.reference}
+            for term in settings.terms
+            if term.name in policy.preferences.terms
+        }
         auction = Initiator(
             call,
             bidders,
@@ -410,6 +415,7 @@ class Auctioneer(Configured, Capability):
             preferences=policy.preferences.row(),
             bidders=len(bidders),
             **({} if references is None else {"references": dict(references)}),
+            **({"terms": further} if further else {}),
         )
         self._send(me, conversation, auction.begin())
         self._set_timer(me, conversation, auction)

@@ -17,7 +17,6 @@ from phalanx.checking.resources import amounts
 from phalanx.checking.rules import Amounts, RuleGroup
 from phalanx.domain.events import Event
 
-BUILT_IN = {"T", "C", "D"}
 WEIGHTS = {"time": "T", "cost": "C", "decentralisation": "D"}
 KEPT = 1000
 """So many of the latest auctions are remembered, besides those with a contract."""
@@ -99,8 +98,10 @@ class AuctionRules(RuleGroup):
         "since no path keeps them is right (exact bidding).",
         "limits": "A bid keeps the limits of latency, loss, hops, time and bandwidth.",
         "utilities": "Utilities follow from the values of all bids by eq. 3.1, or from the fixed "
-        "references, and the ranking is in their order.",
-        "awards": "The winner is the best of the ranking that has not failed; the ranking has what "
+        "references, further terms with the direction and the reference that the call says, and "
+        "the ranking is in their order.",
+        "awards": "The winner is the best of the ranking that has not failed and that the "
+        "auctioneer never took for dead; the ranking has what "
         "its agents bid, and all who were asked are in it, refused, or were silent.",
         "contracts": "Only an agent that an auction was awarded to accepts a contract, once, and "
         "while it lives it ends each that it accepted.",
@@ -121,6 +122,8 @@ class AuctionRules(RuleGroup):
         self._most = 2 * KEPT
         self._fetched: set[str] = set()
         """Instances and images that are being downloaded."""
+        self._doubted: set[tuple[str, str]] = set()
+        """An agent, and another that it has ever taken for dead."""
         self._stirred = 0.0
         """When the network, or who lives, changed last."""
 
@@ -186,6 +189,12 @@ class AuctionRules(RuleGroup):
         """Note that no PoP has the image of another version."""
         self._here = {at for at in self._here if at[1] != event.data["function"]}
         self._stirred = event.time
+
+    def on_belief_changed(self, event: Event) -> None:
+        """Note which agent is taken for dead."""
+        kind, _, agent = event.data["belief"][:-1].partition("(")
+        if kind in ("gone", "left"):
+            self._doubted.add((event.agent, agent))
 
     # -- conversations ------------------------------------------------------------------
 
@@ -385,7 +394,9 @@ class AuctionRules(RuleGroup):
             self.broken("awards", event, f"after {after}, awarded so far: {lost}")
         self._decided(event, auction, {row["agent"] for row in ranking})
         left = [row["agent"] for row in ranking if row["agent"] not in lost]
-        if data["winner"] not in left or (not lost and data["winner"] != left[0]):
+        if self.run.whole and lost:
+            left = [agent for agent in left if (event.agent, agent) not in self._doubted]
+        if data["winner"] != next(iter(left), None):
             self.broken("awards", event, f"{data['winner']} wins, {left[:3]} are left")
         auction.awarded.append(data["winner"])
         for row in ranking:
@@ -415,26 +426,29 @@ class AuctionRules(RuleGroup):
         auction.decided = True
 
     def _utilities(self, event: Event, call: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        weights = {WEIGHTS.get(name, name): w for name, w in call["preferences"].items()}
-        if not {name for name, weight in weights.items() if weight} <= BUILT_IN:
-            return  # which of two values of another term is better is not in the log
+        further = {"D": {"higher_is_better": True}, **call.get("terms", {})}
         references, doubt = call.get("references"), 0.0
-        columns: dict[str, list[float]] = {}
-        for name in BUILT_IN:
+        worths = [0.0] * len(rows)
+        for what, weight in call["preferences"].items():
+            name = WEIGHTS.get(what, what)
+            if not weight:
+                continue
             values = [row[name] for row in rows]
             if references is not None:
-                scaled = [value / references[name] for value in values]
-                doubt += ROUNDED / references[name]
+                unit = references[name] if name in references else further[name]["reference"]
+                scaled = [value / unit for value in values]
+                doubt += ROUNDED / unit
             else:
                 least, spread = min(values), max(values) - min(values)
                 if 0 < spread < 1e3 * ROUNDED:
                     return  # rounded away
                 scaled = [(value - least) / spread if spread else 0.0 for value in values]
                 doubt += 2 * ROUNDED / spread if spread else 0.0
+            more = further.get(name, {}).get("higher_is_better", False)
             flat = references is None and not any(scaled)
-            columns[name] = [1 - s if name == "D" and not flat else s for s in scaled]
-        for index, row in enumerate(rows):
-            worth = sum(weights[name] * columns[name][index] for name in BUILT_IN)
+            better = [1 - s if more and not flat else s for s in scaled]
+            worths = [w + weight * b for w, b in zip(worths, better, strict=True)]
+        for row, worth in zip(rows, worths, strict=True):
             if not isfinite(worth) or abs(worth - row["utility"]) > ROUNDED + doubt:
                 text = f"{row['agent']} has {row['utility']}, eq. 3.1 yields {worth:.6f}"
                 self.broken("utilities", event, text)
