@@ -50,6 +50,12 @@ def passed_on():
     return run_plan(random_plan(97000200, "safety")).events
 
 
+@pytest.fixture(scope="module")
+def undone():
+    """A run in which agents ask others to undo measures."""
+    return run_plan(random_plan(97000211, "safety")).events
+
+
 def test_any_part_of_a_log_is_read_without_an_error(busy):
     """As that of a domain is, which has no first event with the network."""
     at = first(busy, "auction.bid")
@@ -324,6 +330,35 @@ def test_award_that_skips_an_agent_which_lives(passed_on):
         if row["agent"] not in (award["winner"], award["after"])
     )
     assert "awards" in broken(changed(passed_on, at, winner=last))
+
+
+def test_undo_that_is_asked_for_by_an_agent_which_was_never_told(undone):
+    assert check(undone) == []
+    known = {event.id: event for event in undone}
+    asked = next(
+        e
+        for e in undone
+        if e.kind == "goal.adopted"
+        and known[e.cause].data.get("plan") == "request undo"
+        and known[e.cause].agent != e.agent
+    )
+    name = asked.data["goal"].removeprefix("¬")
+    told = [
+        i
+        for i, e in enumerate(undone)
+        if e.kind == "belief.changed"
+        and (e.data["belief"], e.data.get("holder")) == (name, asked.agent)
+        and e.agent == known[asked.cause].agent
+    ]
+    lies = list(undone)
+    for at in told:
+        lies[at] = replace(undone[at], kind="other")
+    assert "undo" in broken(lies)
+    called = next(e for e in undone if e.kind == "auction.called")
+    for at in told:
+        lies = [*undone[:at], called, *undone[at:]]
+        lies[at : at + 2] = [replace(undone[at], cause=called.id)]
+    assert "undo" in broken(lies), "a call for proposals gives no mandate"
 
 
 def test_what_fails_without_a_reason(busy):

@@ -77,6 +77,7 @@ class CauseRules(RuleGroup):
     def always(self, event: Event) -> None:
         """Check id, cause and time."""
         run = self.run
+        run.cause = self._recent.get(event.cause or "")
         prefix, number = numbered(event.id)
         before, since = self._last.get(prefix, (0, 0.0 if run.one_clock else -inf))
         if number <= before:
@@ -116,7 +117,7 @@ class CauseRules(RuleGroup):
                 self._unknown[cause] = event
         if (late := self._unknown.pop(event.id, None)) is not None:
             self.broken("causes", late, f"its cause {event.id} is no event above")
-        if (before_it := self._recent.get(cause)) is None:
+        if (before_it := run.cause) is None:
             return
         if run.one_clock:
             self._follows(event, before_it)
@@ -271,6 +272,9 @@ class LifeRules(RuleGroup):
         "number than the one before.",
         "beliefs": "A belief that changes was another before, and only what is believed is "
         "removed, but for what an agent remembers of an earlier life.",
+        "undo": "An agent that asks another one to undo a measure has believed that it keeps that: "
+        "it asked for it, took it over, or works for an agent that did. Calls for proposals tell "
+        "nobody so.",
         "dead": "A dead agent records nothing until it starts again.",
         "gone": "No agent takes another for dead that lives, unless something was broken or lost.",
     }
@@ -280,6 +284,8 @@ class LifeRules(RuleGroup):
         self._dead: dict[str, int] = {}
         """By agent that is dead: the number of its last life."""
         self._beliefs: dict[str, dict[str, tuple[Any, Any]]] = {}
+        self._told: set[tuple[str, str, str]] = set()
+        """A measure, its holder, and an agent that was told so by more than a call."""
 
     def always(self, event: Event) -> None:
         """Look for events of the dead."""
@@ -311,6 +317,23 @@ class LifeRules(RuleGroup):
         self.require(before != now, "beliefs", event, f"{name} is {now[0]} already")
         if now[0] is not None:
             known[name] = now
+        cause, holder = self.run.cause, now[1]
+        if now[0] and holder not in (None, event.agent):
+            if cause is None or cause.kind != "auction.called":
+                self._told.add((name, holder, event.agent))
+        elif not now[0]:
+            over = [each for each in self._told if each[0] == name and event.agent in each]
+            self._told.difference_update(over)
+
+    def on_goal_adopted(self, event: Event) -> None:
+        """See that what another agent asks for is its to ask."""
+        asks, name = self.run.cause, event.data["goal"].removeprefix("¬")
+        if asks is None or asks.agent == event.agent or asks.data.get("plan") != "request undo":
+            return
+        known = self._beliefs.get(event.agent, {}).get(name) == (True, event.agent)
+        if known and asks.agent in self._beliefs and self.run.one_clock:
+            so = (name, event.agent, asks.agent) in self._told
+            self.require(so, "undo", event, f"{asks.agent} was never told of {name}")
 
     def on_fault_injected(self, event: Event) -> None:
         """Note that durations of an agent are not those of the run any more."""
