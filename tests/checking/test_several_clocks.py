@@ -120,6 +120,11 @@ def test_cause_that_a_life_had_not_kept_when_it_was_killed(log):
     assert broken(unheard) == {"causes"}  # that life ended in order
     killed = [e for e in unheard if (e.kind, e.agent) != ("process.ended", cause.agent)]
     assert broken(killed) == set()
+    crash = replace(log[0], id="run-2", kind="agent.crashed", cause="run-1")
+    crash = replace(crash, data={"pop": cause.agent}, time=effect.time + 2.9)
+    dead = [e for e in killed if e.agent != cause.agent or e.time < effect.time]
+    assert "kept" not in broken([*dead, crash])
+    assert "kept" in broken([*dead, replace(crash, time=effect.time + 3.1)])
 
 
 def test_goal_of_an_agent_that_ended_in_order_and_is_open(log):

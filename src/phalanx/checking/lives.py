@@ -32,6 +32,8 @@ SAME = {
     "plan.started": ("goal_id", "instance_id"),
 }
 """By kind of event: the fields of it and of its cause that name the same thing."""
+KEPT_S = 1.0
+"""A process that is killed has kept what is older."""
 RECENT = 5000
 """So many events are remembered to look at causes."""
 EPOCHS_S = 1e9
@@ -52,6 +54,8 @@ class CauseRules(RuleGroup):
         "causes": "The cause of an event stands before it; run.started alone has none, and in "
         "processes process.started. A life that did not end in order may have died before it "
         "kept its last events. In a part of a log this holds for causes of the same recorder.",
+        "kept": "What a process did not keep when it was killed, and others built on, it had "
+        "recorded at most 1 s before.",
         "kinds": "What an event says is what its cause can bring about, and of the same auction, "
         "hold or goal.",
         "times": "Times are finite and never go back: in a run in one process at all, else in "
@@ -73,6 +77,7 @@ class CauseRules(RuleGroup):
         """By cause that is not above: an event of another recorder that names it."""
         self._ended: list[str] = []
         """Lives that ended in order."""
+        self._killed: list[tuple[str, float]] = []
 
     def always(self, event: Event) -> None:
         """Check id, cause and time."""
@@ -143,6 +148,10 @@ class CauseRules(RuleGroup):
         """Note that a life has told all that it had to."""
         self._ended.append(numbered(event.id)[0].removesuffix(".0"))
 
+    def on_agent_crashed(self, event: Event) -> None:
+        """Note when a process was killed."""
+        self._killed.append((event.data["pop"], event.time))
+
     def on_outbox_shed(self, event: Event) -> None:  # noqa: ARG002
         """Expect gaps: the log says itself that events are lost."""
         self._shed = True
@@ -172,6 +181,12 @@ class CauseRules(RuleGroup):
             in_order = any(f"{recorder}.".startswith(f"{life}.") for life in self._ended)
             if in_order or number <= self._last.get(recorder, (0, 0.0))[0]:
                 self.broken("causes", event, f"its cause {cause} is no event")
+            apart_s = self.run.apart_s
+            for agent, at in self._killed:
+                if recorder.startswith(f"{agent}.") and at > event.time - apart_s:
+                    text = f"{cause} is lost, {at - event.time:g} s before {agent} was killed"
+                    self.require(at <= event.time + KEPT_S + apart_s, "kept", event, text)
+                    break
 
 
 def _hit(fault: dict[str, Any]) -> Any:
