@@ -84,6 +84,8 @@ class NetworkView:
         """128 bits; equal for views of equal content, however they came about."""
         self.memo: dict[Hashable, Any] = {}
         """Results of searches on this view, for all agents that hold it; see ``remember``."""
+        self._logged: tuple[dict[PopId, Any], dict[tuple[PopId, PopId], float]] = {}, {}
+        """What is free of the PoPs and links that bids have shown so far, as ``along`` does."""
         self._entries = entries
         self._properties: dict[AgentId | PopId, Mapping[str, float]] = {}
         if agents is not None:
@@ -132,8 +134,15 @@ class NetworkView:
         """Return what is free at the PoPs and links of ``path``, as the log shows it."""
         if len(path) < 2:
             return {}
-        rooms = [next(arc[1] for arc in self.outgoing[a] if arc[0] == b) for a, b in pairwise(path)]
-        return {"free": [asdict(self.sites[pop].free) for pop in path], "free_mb_s": rooms}
+        sites, rooms = self._logged  # on a ring all paths share what they have of it
+        for pop in path:
+            if pop not in sites:
+                sites[pop] = asdict(self.sites[pop].free)
+        ends = [*pairwise(path)]
+        for a, b in ends:
+            if (a, b) not in rooms:
+                rooms[a, b] = next(arc[1] for arc in self.outgoing[a] if arc[0] == b)
+        return {"free": [sites[pop] for pop in path], "free_mb_s": [rooms[link] for link in ends]}
 
     def properties(self, subject: AgentId | PopId) -> Mapping[str, float]:
         """Return the properties that are known of an agent or a PoP; empty if none are."""
