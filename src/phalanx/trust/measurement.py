@@ -32,6 +32,10 @@ DUBIOUS = frozenset(
     {"stopped", "stalled", "starved", "version-old", "object-deleted", "core-dumps-allowed"}
 )
 """Deviations after which nothing is known to be altered: WARNING; after others CONTRAINDICATED."""
+UNREADY = "unready"
+"""Digest of a native class that was not used yet; it gets its members with its first use."""
+MOST_MISSING = 3
+"""Names that a module lacks which are told one by one."""
 MOST_DEVIATIONS = 50
 """More of them say nothing new, and would fill the ledger."""
 
@@ -365,6 +369,8 @@ def _module(name: str, seen: ProcessMeasurement, reference: ReferenceValues) -> 
         if digest in known.code.get(path, known.file_code):
             continue
         genuine = _is_known(digest, reference.modules or {})
+        if genuine and not known.seen:  # imported from a module that is known
+            continue
         kind = "function-rebound" if genuine else "code-altered"
         yield Deviation(kind, f"{name}.{path}", _expected(digest, known.code.get(path, ())))
     if not known.seen:  # its file says what code it has, not what its names are bound to
@@ -373,12 +379,17 @@ def _module(name: str, seen: ProcessMeasurement, reference: ReferenceValues) -> 
         allowed = known.bindings.get(path)
         if allowed is None:
             yield Deviation("binding-unlisted", f"{name}.{path}", "is bound and not listed")
-        elif digest not in allowed:
+        elif digest not in allowed and digest != UNREADY:
             yield Deviation("binding-altered", f"{name}.{path}", _expected(digest, allowed))
     optional = set(known.optional)
-    for listed, there in ((known.code, detail.code), (known.bindings, detail.bindings)):
-        for path in sorted(listed.keys() - there.keys() - optional):
-            yield Deviation("binding-missing", f"{name}.{path}", "is listed and not bound")
+    lazy = "__getattr__" in known.code  # its names are bound when they are first asked for
+    there = {*detail.code, *detail.bindings}
+    roots = {path.partition(".")[0] for path in there}
+    listed = {*known.code, *known.bindings}
+    missing = [p for p in listed - there - optional if not lazy or p.partition(".")[0] in roots]
+    for path in sorted(missing)[:MOST_MISSING]:
+        what = f"is listed and not bound, as are {len(missing) - 1} other names of the module"
+        yield Deviation("binding-missing", f"{name}.{path}", what)
 
 
 def _is_known(digest: str, modules: Mapping[str, ModuleReference]) -> bool:

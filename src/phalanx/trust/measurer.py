@@ -1,0 +1,180 @@
+"""The measurer of a live process: a look from outside, in full or at its mappings alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from msgspec.structs import replace
+
+from phalanx.trust.measurement import (
+    SHORTEST_S,
+    Activity,
+    MappedObject,
+    MeasurementError,
+    ProcessMeasurement,
+    PythonDetail,
+    ReferenceValues,
+)
+from phalanx.trust.processes import (
+    Mapping,
+    ProcessFiles,
+    activity,
+    mapped_objects,
+    started,
+    unbacked,
+)
+from phalanx.trust.python_objects import PythonObjects
+
+
+class ProcessMeasurer:
+    """Measures one process, and remembers what can only be judged by comparing looks.
+
+    It runs outside the measured process, better with more rights than that has: as root, or as the
+    same user as long as the process is dumpable. Close it, or use it in a ``with`` statement.
+    """
+
+    def __init__(self, pid: int, software: str, version: str) -> None:
+        """Begin to measure.
+
+        Args:
+            pid: of the process.
+            software: name of its package, as it was started under.
+            version: of the package.
+
+        Raises:
+            MeasurementError: if there is no such process.
+
+        """
+        self._files = ProcessFiles(pid)
+        self._software, self._version = software, version
+        self._started = started(self._files)
+        self._constants: dict[str, tuple[int, str]] = {}
+        """By object: octets mapped read-only, and digest of the private pages among these."""
+        self._turned: tuple[int | None, float] = (None, 0.0)
+        """The counter of the loop, and when it was first seen so."""
+        self._waited: tuple[float, float] | None = None
+        """When the share of a core was looked at last, and the waiting until then."""
+        self._starved = 0.0
+        self._python: PythonObjects | None = None
+
+    def __enter__(self) -> ProcessMeasurer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files of the process."""
+        self._files.close()
+
+    def look(
+        self,
+        *,
+        thin: bool = False,
+        details: Collection[str] = (),
+        reference: ReferenceValues | None = None,
+    ) -> ProcessMeasurement:
+        """Measure the process once; it runs on meanwhile.
+
+        Args:
+            thin: look at mappings, pages and activity alone, for a tenth of the cost.
+            details: modules whose parts are wanted by name.
+            reference: modules that are not as listed there are given with their parts, too; None:
+                those alone that changed since the first look.
+
+        Raises:
+            MeasurementError: if the process has ended. What cannot be read of a living one is
+                named in ``gaps``.
+
+        """
+        at_s, cpu_s, gaps = time.monotonic(), time.thread_time(), list[str]()
+        files = self._files
+        maps, status = files.mappings(), files.status()
+        seen = ProcessMeasurement(
+            software=self._software,
+            version=self._version,
+            pid=files.pid,
+            started=self._started,
+            at_s=at_s,
+            activity=activity(files, maps),
+            objects={},
+            unbacked=unbacked(maps),
+            tracer=int(status.get("TracerPid", "0")),
+            dumpable=self._dumpable(status),
+            core_limit=files.core_limit(),
+            seccomp=int(status.get("Seccomp", "0")),
+            no_new_privileges=status.get("NoNewPrivs") == "1",
+            thin=thin,
+        )
+        environment: dict[str, str] = {}
+        objects: dict[str, MappedObject] = {}
+        modules, found = None, dict[str, PythonDetail]()
+        try:
+            environment = files.environment()
+        except MeasurementError as error:
+            gaps.append(str(error))
+        try:
+            objects = self._objects(maps, thin=thin)
+        except MeasurementError as error:
+            gaps.append(str(error))
+        if not thin and _is_python(maps):
+            try:
+                self._python = self._python or PythonObjects(files, maps)
+                modules, found = self._python.look(details, reference)
+            except MeasurementError as error:
+                gaps.append(str(error))
+        return replace(
+            seen,
+            activity=self._compared(seen),
+            environment=environment,
+            objects=objects,
+            modules=modules,
+            details=found,
+            gaps=tuple(gaps),
+            took_s=time.monotonic() - at_s,
+            cpu_s=time.thread_time() - cpu_s,
+        )
+
+    def details(self) -> dict[str, PythonDetail]:
+        """Return the parts of all Python modules, as of the last full look."""
+        return self._python.details() if self._python is not None else {}
+
+    def _objects(self, maps: tuple[Mapping, ...], *, thin: bool) -> dict[str, MappedObject]:
+        found: dict[str, MappedObject] = {}
+        for path, thing, readable in mapped_objects(self._files, maps, contents=not thin):
+            if not thin:
+                before, constants = self._constants.get(path, (-1, ""))
+                if readable > before:  # an object that is being loaded: its RELRO comes last
+                    self._constants[path] = readable, thing.constants
+                elif constants != thing.constants:
+                    thing = replace(thing, rewritten=True)  # noqa: PLW2901
+            twice = found.get(path)
+            if twice is not None:  # the file was replaced, and both are mapped
+                thing = replace(thing, text="", deleted=True)  # noqa: PLW2901
+            found[path] = thing
+        return found
+
+    def _compared(self, seen: ProcessMeasurement) -> Activity:
+        now, at_s = seen.activity, seen.at_s
+        if now.progress != self._turned[0] or now.progress is None:
+            self._turned = now.progress, at_s
+        if self._waited is None:
+            self._waited = at_s, now.waiting_s
+        elif at_s - self._waited[0] >= SHORTEST_S:
+            passed, waited = at_s - self._waited[0], now.waiting_s - self._waited[1]
+            self._starved, self._waited = max(0.0, waited / passed), (at_s, now.waiting_s)
+        return replace(now, starved=self._starved, still_s=at_s - self._turned[1])
+
+    def _dumpable(self, status: dict[str, str]) -> bool | None:
+        user = int(status["Uid"].split()[1])
+        return None if user == 0 else self._files.owner() == user
+
+
+def _is_python(maps: tuple[Mapping, ...]) -> bool:
+    return any("x" in m.permissions and _named_python(m.path) for m in maps)
+
+
+def _named_python(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.startswith(("libpython3", "python3"))

@@ -1,0 +1,375 @@
+"""Processes seen through proc(5): mappings, pages, memory, limits, activity; and what guards them.
+
+All is read from outside the process, which runs on meanwhile and takes no part. That needs the
+same user, and for a process that is not dumpable (``harden_process``) root or CAP_SYS_PTRACE.
+What may be claimed for these readings: they show what the kernel shows. A kernel that lies, or
+whoever may change it, is not seen (seed 000, II).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import resource
+import struct
+from array import array
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import NamedTuple
+
+from phalanx.trust.measurement import Activity, MappedObject, MeasurementError
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+PROGRESS = "phalanx-progress"
+"""Name of the memory file with the counter of an agent's own loop."""
+HARMLESS = frozenset(
+    {"PYTHONUNBUFFERED", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "PYTHONUTF8"}
+)
+"""Variables of Python that change nothing of what is loaded."""
+_WATCHED = ("LD_", "PYTHON", "GLIBC_TUNABLES", "GCONV_PATH", "MALLOC_", "OPENSSL_", "SSLKEYLOGFILE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PRESENT, _SWAPPED, _FILE_PAGE = 1 << 63, 1 << 62, 1 << 61
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_DELETED = " (deleted)"
+
+
+class Mapping(NamedTuple):
+    """One line of ``/proc/PID/maps``."""
+
+    start: int
+    end: int
+    permissions: str
+    offset: int
+    inode: int
+    path: str
+    """Without the kernel's mark of a deleted file."""
+    deleted: bool
+
+    @property
+    def backed(self) -> bool:
+        """Whether a file on a disk stands, or stood, behind it."""
+        return self.inode != 0 and not self.path.startswith(("/memfd:", "/dev/zero", "/SYSV"))
+
+
+class ProcessFiles:
+    """The files of one life of a process: a PID that is used again is not taken for it."""
+
+    def __init__(self, pid: int) -> None:
+        """Open what proc(5) has of process ``pid``.
+
+        Raises:
+            MeasurementError: if there is none.
+
+        """
+        self.pid = pid
+        try:
+            self._folder = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise MeasurementError(f"process {pid}: {error.strerror}") from None
+        self._open: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Close all files."""
+        for number in (*self._open.values(), self._folder):
+            os.close(number)
+        self._open.clear()
+
+    def text(self, name: str) -> str:
+        """Return the text of a file such as ``status``.
+
+        Raises:
+            MeasurementError: if it cannot be read, as when the process has ended.
+
+        """
+        try:
+            number = os.open(name, os.O_RDONLY, dir_fd=self._folder)
+            with open(number, "rb") as file:  # noqa: PTH123  # a descriptor, not a path
+                return file.read().decode("utf-8", "surrogateescape")
+        except OSError as error:
+            raise self._unreadable(name, error) from None
+
+    def read(self, name: str, start: int, length: int) -> bytes:
+        """Return octets of ``mem`` or ``pagemap``.
+
+        Raises:
+            MeasurementError: if not all of them can be read.
+
+        """
+        octets = bytearray(length)
+        self._fill(name, octets, start)
+        return bytes(octets)
+
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill a buffer with octets of ``mem``, as ``read`` does."""
+        self._fill("mem", buffer, start)
+
+    def owner(self) -> int:
+        """Return the user that proc(5) says owns the process: root where it is not dumpable."""
+        return os.fstat(self._folder).st_uid
+
+    def mappings(self) -> tuple[Mapping, ...]:
+        """Return the mappings of the process, by address."""
+        return tuple(_mapping(line) for line in self.text("maps").splitlines())
+
+    def status(self) -> dict[str, str]:
+        """Return the fields of ``status``."""
+        pairs = (line.partition(":") for line in self.text("status").splitlines())
+        return {name: value.strip() for name, _, value in pairs}
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables, of those that change what is loaded, that it was started with."""
+        pairs = (item.partition("=") for item in self.text("environ").split("\0"))
+        return {name: value for name, _, value in pairs if is_watched(name)}
+
+    def core_limit(self) -> int:
+        """Return the octets that a core file may have; -1: any number."""
+        for line in self.text("limits").splitlines():
+            if line.startswith("Max core file size"):
+                soft = line.split()[4]
+                return -1 if soft == "unlimited" else int(soft)
+        return -1
+
+    def _fill(self, name: str, buffer: bytearray | memoryview, start: int) -> None:
+        try:
+            if name not in self._open:
+                self._open[name] = os.open(name, os.O_RDONLY, dir_fd=self._folder)
+            count = os.preadv(self._open[name], [buffer], start)
+        except (OSError, OverflowError, ValueError) as error:
+            raise self._unreadable(name, error) from None
+        if count != len(buffer):
+            raise MeasurementError(
+                f"process {self.pid}: {name} ends before {start + len(buffer):#x}"
+            )
+
+    def _unreadable(self, name: str, error: Exception) -> MeasurementError:
+        if isinstance(error, PermissionError):
+            why = (
+                "may not be read: the measurer must be root, or the same user while it is dumpable"
+            )
+        elif isinstance(error, FileNotFoundError | ProcessLookupError):
+            why = "is gone: the process has ended"
+        else:
+            why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        return MeasurementError(f"process {self.pid}: {name} {why}")
+
+
+def is_watched(name: str) -> bool:
+    """Whether a variable of the environment changes what a process loads, or gives keys away."""
+    return name.startswith(_WATCHED) and name not in HARMLESS
+
+
+def started(files: ProcessFiles) -> int:
+    """Return when the process began, in clock ticks since the machine did."""
+    return int(_stat(files)[19])
+
+
+def activity(files: ProcessFiles, maps: tuple[Mapping, ...]) -> Activity:
+    """Return how a process runs: CPU, waiting for a core, memory, the counter of its loop."""
+    fields = _stat(files)
+    try:
+        waiting_s = int(files.text("schedstat").split()[1]) / 1e9
+    except (MeasurementError, IndexError, ValueError):  # a kernel without these figures
+        waiting_s = 0.0
+    return Activity(
+        state=fields[0],
+        cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS,
+        waiting_s=waiting_s,
+        memory_mb=int(fields[21]) * PAGE / 1e6,
+        load=os.getloadavg()[0] / (os.cpu_count() or 1),
+        progress=_progress(files, maps),
+    )
+
+
+def mapped_objects(
+    files: ProcessFiles, maps: tuple[Mapping, ...], *, contents: bool
+) -> Iterator[tuple[str, MappedObject, int]]:
+    """Measure the files whose segments a process may execute.
+
+    Args:
+        files: of the process.
+        maps: its mappings.
+        contents: whether to read them, or to look at the flags of their pages alone.
+
+    Yields:
+        Path, measurement, and how many octets are mapped read-only: that grows once, when an
+        object has been relocated.
+
+    Raises:
+        MeasurementError: if its pages or its memory cannot be read.
+
+    """
+    parts: dict[tuple[str, bool], list[Mapping]] = {}
+    for mapping in maps:
+        if mapping.backed:
+            parts.setdefault((mapping.path, mapping.deleted), []).append(mapping)
+    for (path, deleted), those in parts.items():
+        texts = [m for m in those if "x" in m.permissions]
+        if not texts:
+            continue
+        text, constants, written, readable = sha256(), sha256(), 0, 0
+        for mapping in texts:
+            text.update(_part(mapping))
+            written += len(_private(files, mapping))
+            if contents:
+                text.update(files.read("mem", mapping.start, mapping.end - mapping.start))
+        for mapping in those:
+            if mapping.permissions == "r--p":
+                readable += mapping.end - mapping.start
+                for page in _private(files, mapping) if contents else ():
+                    start = mapping.start + page * PAGE
+                    constants.update(start.to_bytes(8, "little") + files.read("mem", start, PAGE))
+        thing = MappedObject(
+            text.hexdigest() if contents else "",
+            written,
+            constants.hexdigest() if contents else "",
+            deleted=deleted,
+        )
+        yield path, thing, readable
+
+
+def unbacked(maps: tuple[Mapping, ...]) -> tuple[str, ...]:
+    """Return the executable mappings that no file backs, but for those that the kernel makes."""
+    found = (m for m in maps if "x" in m.permissions and not m.backed)
+    return tuple(
+        f"{m.path or 'anonymous'} {m.permissions} {m.end - m.start}"
+        for m in found
+        if m.path not in ("[vdso]", "[vsyscall]", "[uprobes]")
+    )
+
+
+def text_digest(path: str) -> str:
+    """Return the digest that the executable segments of an ELF file will have in memory.
+
+    Raises:
+        MeasurementError: if it cannot be read, or is no ELF file of 64 bits.
+
+    """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  # a path as maps has it
+            octets = file.read()
+        segments = sorted(_segments(octets))
+    except (OSError, struct.error, ValueError, OverflowError) as error:
+        raise MeasurementError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    digest = sha256()
+    for offset, size, first in segments:
+        begin = offset - offset % PAGE
+        end = -(-(offset + size) // PAGE) * PAGE
+        digest.update(_place(begin, end - begin, first))
+        digest.update(octets[begin:end].ljust(end - begin, b"\0"))
+    return digest.hexdigest()
+
+
+def harden_process() -> tuple[str, ...]:
+    """Keep the memory of this process from other processes of its user, and from core files.
+
+    ``PR_SET_DUMPABLE`` 0: no other process of the same user may trace it or read its memory, no
+    core file is left; ``RLIMIT_CORE`` 0; ``no_new_privs``; memory that is used from now on is kept
+    out of the swap as far as the limit for locked memory allows. A measurer then needs root.
+
+    Returns:
+        What could not be done, one line each.
+
+    """
+    libc, missing = ctypes.CDLL(None, use_errno=True), []
+    for option, value, what in (
+        (_PR_SET_DUMPABLE, 0, "PR_SET_DUMPABLE"),
+        (_PR_SET_NO_NEW_PRIVS, 1, "PR_SET_NO_NEW_PRIVS"),
+    ):
+        if libc.prctl(option, value, 0, 0, 0) != 0:
+            missing.append(f"{what}: {os.strerror(ctypes.get_errno())}")
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (OSError, ValueError) as error:
+        missing.append(f"RLIMIT_CORE: {error}")
+    return tuple(missing)
+
+
+def lock_memory(octets: bytearray) -> bool:
+    """Keep a key out of the swap and, after a fork, out of the child; whether that was done."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    there = (ctypes.c_char * len(octets)).from_buffer(octets)
+    return bool(libc.mlock(ctypes.byref(there), ctypes.c_size_t(len(octets))) == 0)
+
+
+class ProgressCounter:
+    """The counter of an agent's own loop, in a shared mapping that a measurer finds by name.
+
+    A function of the loop calls ``turn`` at least every ``measurement.STALL_S`` seconds.
+    """
+
+    def __init__(self) -> None:
+        number = os.memfd_create(PROGRESS)
+        try:
+            os.ftruncate(number, PAGE)
+            self._memory = mmap.mmap(number, PAGE)
+        finally:
+            os.close(number)
+        self._turns = 0
+
+    def turn(self) -> None:
+        """Count one turn of the loop."""
+        self._turns += 1
+        struct.pack_into("<Q", self._memory, 0, self._turns)
+
+
+def _mapping(line: str) -> Mapping:
+    fields = line.split(maxsplit=5)
+    start, _, end = fields[0].partition("-")
+    path = fields[5] if len(fields) > 5 else ""
+    deleted = path.endswith(_DELETED)
+    return Mapping(
+        int(start, 16),
+        int(end, 16),
+        fields[1],
+        int(fields[2], 16),
+        int(fields[4]),
+        path.removesuffix(_DELETED),
+        deleted,
+    )
+
+
+def _stat(files: ProcessFiles) -> list[str]:
+    return files.text("stat").rpartition(")")[2].split()
+
+
+def _progress(files: ProcessFiles, maps: tuple[Mapping, ...]) -> int | None:
+    for mapping in maps:
+        if mapping.path == f"/memfd:{PROGRESS}" and mapping.permissions == "rw-s":
+            try:
+                return int.from_bytes(files.read("mem", mapping.start, 8), "little")
+            except MeasurementError:
+                return None
+    return None
+
+
+def _private(files: ProcessFiles, mapping: Mapping) -> list[int]:
+    """Return which pages of a private file mapping are no longer the file's: they were written."""
+    count = (mapping.end - mapping.start) // PAGE
+    flags = array("Q", files.read("pagemap", mapping.start // PAGE * 8, count * 8))
+    written = {f for f in set(flags) if f & (_PRESENT | _SWAPPED) and not f & _FILE_PAGE}
+    return [number for number, f in enumerate(flags) if f in written] if written else []
+
+
+def _place(offset: int, length: int, permissions: str) -> bytes:
+    return f"{offset:x} {length:x} {permissions}\n".encode()
+
+
+def _part(mapping: Mapping) -> bytes:
+    return _place(mapping.offset, mapping.end - mapping.start, mapping.permissions)
+
+
+def _segments(octets: bytes) -> Iterator[tuple[int, int, str]]:
+    """Yield offset, length and permissions of the executable segments of an ELF file."""
+    if octets[:6] != b"\x7fELF\x02\x01":
+        raise ValueError("is no ELF file of 64 bits, little endian")
+    (table,) = struct.unpack_from("<Q", octets, 32)
+    size, count = struct.unpack_from("<HH", octets, 54)
+    for number in range(count):
+        kind, flags, offset = struct.unpack_from("<IIQ", octets, table + number * size)
+        (length,) = struct.unpack_from("<Q", octets, table + number * size + 32)
+        if kind == 1 and flags & 1:
+            letters = "".join(
+                c if flags & bit else "-" for c, bit in (("r", 4), ("w", 2), ("x", 1))
+            )
+            yield offset, length, f"{letters}p"

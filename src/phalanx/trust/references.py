@@ -1,0 +1,276 @@
+"""Reference values of a package: from its files, and from a fresh start that is trusted.
+
+Files tell which native code may be mapped and which Python code may stand in a module. What names
+are bound to, and code that is made while modules are imported, exists only live; so a model of the
+agent is started, which imports every module of the package and does nothing else, and measured
+with the same walk that measures agents later (seed 001, 3.B, step 4).
+
+The model is started from the files that are there: what was altered before is taken for genuine.
+Make references where the package was built, and sign them (``hardening``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+
+from msgspec.structs import replace
+
+from phalanx.trust.measurement import (
+    MeasurementError,
+    ModuleReference,
+    ProcessMeasurement,
+    PythonDetail,
+    ReferenceValues,
+)
+from phalanx.trust.measurer import ProcessMeasurer
+from phalanx.trust.processes import is_watched, text_digest
+from phalanx.trust.python_layout import code_digest
+
+_LOADER = "/lib64/ld-linux-x86-64.so.2"
+_NOT_WANTED = {
+    "test", "tests", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "pydoc_data",
+    "site-packages", "__pycache__", "antigravity", "this", "lib-dynload", "__phello__", "turtle",
+    "__main__",
+}  # fmt: skip
+"""Folders of the standard library that no agent imports from."""
+
+
+def reference_of(
+    package: str,
+    version: str,
+    *,
+    minimum_version: str = "",
+    path: Path | None = None,
+    late: Iterable[str] | None = None,
+) -> ReferenceValues:
+    """Return the reference values of a Python package on this machine's interpreter.
+
+    Args:
+        package: what is imported, such as ``phalanx``.
+        version: of the package.
+        minimum_version: the oldest one that is not out of date.
+        path: folder that the package is imported from; None: it is installed.
+        late: modules that an agent may import beside those that the package does; None: all of
+            the standard library, which makes reference values twice as long.
+
+    Raises:
+        MeasurementError: if it cannot be imported, or the model cannot be measured.
+
+    """
+    names = library() if late is None else late
+    with _model(package, path, names) as (model, folders):
+        seen = model.look()
+        empty = ReferenceValues(package, version, minimum_version)
+        reference = learned(empty, seen, model.details())
+    modules = {n: m for n, m in (reference.modules or {}).items() if n != "__main__"}
+    objects = dict(reference.objects)
+    for folder, name, compiled in _trees(package, folders):
+        for module, file in _sources(folder, name):
+            if module not in modules:
+                digests = tuple(sorted(_file_code(module, file, compiled=compiled)))
+                modules[module] = ModuleReference(file_code=digests)
+        for file in folder.rglob("*.so"):
+            objects.setdefault(str(file), (text_digest(str(file)),))
+    main = modules.get(f"{package}.__main__", ModuleReference())
+    return replace(reference, modules={**modules, "__main__": main}, objects=objects)
+
+
+def reference_of_program(
+    path: Path, software: str, version: str, *, minimum_version: str = "", counts: bool = True
+) -> ReferenceValues:
+    """Return the reference values of a native program and the libraries that it needs.
+
+    Args:
+        path: of the ELF file.
+        software: its name.
+        version: its version.
+        minimum_version: the oldest one that is not out of date.
+        counts: whether it has a progress counter.
+
+    Raises:
+        MeasurementError: if a file cannot be read, or a library is missing.
+
+    """
+    program = str(path.resolve())
+    environment = {n: v for n, v in os.environ.items() if not is_watched(n)}
+    told = subprocess.run(  # noqa: S603  # the loader lists libraries and runs nothing
+        [_LOADER, "--list", program], capture_output=True, text=True, check=False, env=environment
+    )
+    names = {program, os.path.realpath(_LOADER)}
+    for line in told.stdout.splitlines():
+        found = line.partition("=>")[2].split()
+        if found and found[0].startswith("/"):
+            names.add(os.path.realpath(found[0]))
+        elif "not found" in line:
+            raise MeasurementError(f"{path}: {line.strip()}")
+    objects: dict[str, tuple[str, ...]] = {n: (text_digest(n),) for n in sorted(names)}
+    return ReferenceValues(software, version, minimum_version, objects, counts=counts)
+
+
+def learned(
+    reference: ReferenceValues, seen: ProcessMeasurement, details: Mapping[str, PythonDetail]
+) -> ReferenceValues:
+    """Return reference values to which a trusted process was added.
+
+    Args:
+        reference: what is known.
+        seen: a full look at a process that is known to be genuine.
+        details: ``ProcessMeasurer.details`` after that look.
+
+    Raises:
+        MeasurementError: if the look was thin, or could not see all.
+
+    """
+    if seen.thin or seen.gaps:
+        raise MeasurementError(f"nothing is learned of a look with gaps: {', '.join(seen.gaps)}")
+    objects = dict(reference.objects)
+    for path, thing in seen.objects.items():
+        objects[path] = _with(objects.get(path, ()), thing.text)
+    modules = reference.modules
+    if seen.modules is not None:
+        modules = dict(modules or {})
+        for name, module in seen.modules.items():
+            known = modules.get(name, ModuleReference())
+            if module not in known.seen:
+                detail = details[name]
+                modules[name] = replace(
+                    known,
+                    seen=(*known.seen, module),
+                    code=_merged(known.code, detail.code),
+                    bindings=_merged(known.bindings, detail.bindings),
+                    optional=_optional(known, detail),
+                )
+    unbacked = tuple(sorted({*reference.unbacked, *seen.unbacked}))
+    return replace(reference, objects=objects, modules=modules, unbacked=unbacked)
+
+
+class _model:  # noqa: N801  # used as a function
+    """A process that imports a package and waits; a measurer of it, and the package's folders."""
+
+    def __init__(self, package: str, path: Path | None, late: Iterable[str]) -> None:
+        environment = {n: v for n, v in os.environ.items() if not is_watched(n)}
+        self._package = package
+        self._process = subprocess.Popen(  # noqa: S603  # our own interpreter
+            [sys.executable, "-c", _PROGRAM, str(path or ""), package, *late],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def __enter__(self) -> tuple[ProcessMeasurer, list[Path]]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self.__exit__()
+            raise MeasurementError(f"{self._package}: cannot be imported, or is no package")
+        self._measurer = ProcessMeasurer(self._process.pid, self._package, "")
+        return self._measurer, [Path(folder) for folder in line.rstrip("\n").split(os.pathsep)]
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self, "_measurer"):
+            self._measurer.close()
+        self._process.communicate()
+
+
+_PROGRAM = """
+import sys
+sys.path[0:1] = filter(None, sys.argv[1:2])
+from phalanx.trust.references import import_all
+print(import_all(sys.argv[2], sys.argv[3:]), flush=True)
+sys.stdin.read()
+"""
+
+
+def import_all(package: str, late: Iterable[str]) -> str:
+    """Import every module of a package that can be, and others; return the package's folders."""
+    root = importlib.import_module(package)
+    folders = list(getattr(root, "__path__", []))
+    parts = pkgutil.walk_packages(folders, f"{package}.", onerror=lambda _: None)
+    for name in (*(found.name for found in parts), *late):
+        if not name.endswith("__main__"):
+            with contextlib.suppress(Exception):  # an extra that is not installed
+                importlib.import_module(name)
+    modules: list[object] = list(sys.modules.values())  # whatever was put there
+    for module in modules:
+        for thing in list(vars(module).values()) if isinstance(module, ModuleType) else ():
+            if isinstance(thing, type):
+                getattr(thing, "__mro__", None)  # native classes get their members with this
+    return os.pathsep.join(folders)
+
+
+def library() -> tuple[str, ...]:
+    """Return the modules of the standard library that an agent may import."""
+    found = [name for name, _ in _sources(Path(sysconfig.get_path("stdlib")), "")]
+    found += sys.stdlib_module_names
+    return tuple(sorted({n for n in found if n.split(".")[0] not in _NOT_WANTED}))
+
+
+def _trees(package: str, folders: Iterable[Path]) -> Iterator[tuple[Path, str, bool]]:
+    """Yield folders of Python files, the name that they are imported under, whether compiled."""
+    yield from ((folder, package, False) for folder in folders)
+    yield Path(sysconfig.get_path("stdlib")), "", True
+
+
+def _sources(folder: Path, package: str) -> Iterator[tuple[str, Path]]:
+    for file in sorted(folder.rglob("*.py")):
+        parts = list(file.relative_to(folder).with_suffix("").parts)
+        if _NOT_WANTED.isdisjoint(parts):
+            if parts[-1] == "__init__":
+                parts.pop()
+            yield ".".join([package, *parts] if package else parts), file
+
+
+def _file_code(module: str, file: Path, *, compiled: bool) -> set[str]:
+    """Return the digests of all code in a source file.
+
+    Args:
+        module: its name.
+        file: where it is.
+        compiled: whether a cached .pyc is taken for it.
+
+    """
+    loader = SourceFileLoader(module, str(file))
+    try:
+        if compiled:
+            code = loader.get_code(module)
+        else:
+            code = loader.source_to_code(loader.get_data(str(file)), str(file))
+    except (ImportError, SyntaxError, ValueError, OSError):
+        return set()
+    return set(map(code_digest, _all_code(code))) if isinstance(code, CodeType) else set()
+
+
+def _all_code(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _all_code(constant)
+
+
+def _with(known: tuple[str, ...], one: str) -> tuple[str, ...]:
+    return known if one in known else (*known, one)
+
+
+def _merged(
+    known: Mapping[str, tuple[str, ...]], seen: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    return {**known, **{path: _with(known.get(path, ()), one) for path, one in seen.items()}}
+
+
+def _optional(known: ModuleReference, detail: PythonDetail) -> tuple[str, ...]:
+    """Return the names that some trusted process had and another had not."""
+    if not known.seen:
+        return known.optional
+    before, now = {*known.code, *known.bindings}, {*detail.code, *detail.bindings}
+    return tuple(sorted({*known.optional, *(before ^ now)}))
