@@ -11,8 +11,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from phalanx.ledger.ethereum import keccak
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "contracts"
@@ -24,12 +27,39 @@ SETTINGS = {
     "evmVersion": "paris",  # older nodes know no later instruction
     "optimizer": {"enabled": True, "runs": 200},
     "metadata": {"bytecodeHash": "none", "appendCBOR": False},
-    "outputSelection": {"*": {"*": ["abi", "evm.bytecode.object"]}},
+    "outputSelection": {"*": {"*": ["abi", "evm.bytecode.object", "evm.methodIdentifiers"]}},
 }
 _COMPILE = """
 const solc = require(process.argv[1] + "/node_modules/solc");
 process.stdout.write(solc.compile(require("fs").readFileSync(0, "utf8")));
 """
+
+
+def forms(made: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield how each kind of entry travels: function that takes it, event that tells it, types."""
+    for name, contract in made.items():
+        hashes = contract["evm"]["methodIdentifiers"]
+        for part in contract["abi"]:
+            if part["type"] == "event":
+                kind = part["name"].removesuffix("Entry")
+                fields = [spelled(field) for field in part["inputs"][1]["components"]]
+                whole = f"({','.join(fields)})"
+                topic = keccak(f"{part['name']}(address,{whole})".encode())
+                yield (
+                    kind,
+                    {
+                        "contract": name,
+                        "selector": hashes[f"{kind[0].lower()}{kind[1:]}({whole})"],
+                        "topic": "0x" + topic.hex(),
+                        "fields": fields,
+                    },
+                )
+
+
+def spelled(part: dict[str, Any]) -> str:
+    """Return a type of the ABI as signatures of functions have it."""
+    name: str = part["type"]
+    return name.replace("tuple", f"({','.join(map(spelled, part.get('components', ())))})")
 
 
 def compiled() -> str:
@@ -59,6 +89,7 @@ def compiled() -> str:
     artefacts = {
         "compiler": VERSION,
         "bytecode": made["Attestation"]["evm"]["bytecode"]["object"],
+        "forms": dict(forms(made)),
         "abi": {
             name: [part for part in contract["abi"] if part["type"] != "constructor"]
             for name, contract in made.items()

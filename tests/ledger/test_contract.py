@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import pytest
-from group import DEVIATION, PERIOD_S, Group, digest, result, secret
+from ledger_group import DEVIATION, Group, digest, result, secret
 
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.trust import TrustTier
@@ -23,18 +22,6 @@ from phalanx.ledger.entries import (
     Rotated,
     RoundOpened,
 )
-
-KINDS = ["memory", "evm"]
-
-
-@pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return {"memory": "memory:", "evm": f"evm:{tmp_path / 'chain.db'}"}[request.param]
-
-
-@pytest.fixture
-def group(url: str) -> Group:
-    return Group(5, url)
 
 
 def key(agent: str, epoch: int = 1, by: str = "secaas") -> KeyHandedOut:
@@ -68,7 +55,7 @@ def test_every_kind_of_entry_is_told_as_it_was_submitted(group):
     accounts = {name: ledger.account for name, ledger in group.ledgers.items()}
     assert [it.author for it in group.seen[-len(own) :]] == [accounts[name] for name, _ in own]
     assert group.entries[0] == Enrolled("secaas", accounts["secaas"], "operator", "", "")
-    assert Planned(PERIOD_S, 2, 4) in group.entries
+    assert Planned(group.period_s, 2, 4) in group.entries
     positions = [it.position for it in group.seen]
     assert positions == sorted(set(positions))
 
@@ -126,8 +113,8 @@ def test_a_refusal_does_not_hold_up_what_follows(group):
         Revoked(None, "", 0),
     ],
 )
-def test_what_cannot_be_kept_is_refused_in_one_line(group, entry):
-    (answer,) = group.submit("secaas", entry)
+def test_what_cannot_be_kept_is_refused_in_one_line(entry):
+    (answer,) = Group().submit("secaas", entry)
     assert isinstance(answer, Refused)
     assert "\n" not in answer.reason
     assert len(answer.reason) < 200
@@ -159,10 +146,10 @@ def test_accounts_of_one_ledger_agree_on_its_heads(group):
     assert answers[head] is True
 
 
-def test_the_same_input_makes_the_same_ledger(url):
+def test_the_same_input_makes_the_same_ledger():
     heads = []
-    for kind in ("memory:", "memory:"):
-        group = Group(4, kind).verified()
+    for _ in range(2):
+        group = Group(4).verified()
         group.open(1)
         heads.append((group.ledgers["a0"].status().head, group.seen))
     assert heads[0] == heads[1]
@@ -171,7 +158,7 @@ def test_the_same_input_makes_the_same_ledger(url):
 def test_founding_again_changes_nothing(group):
     group.verified()
     before = list(group.seen)
-    group.node.found(secret("secaas"), "secaas")
+    group.node.found(secret("secaas", group.salt), "secaas")
     group.wait()
     assert group.seen == before
     with pytest.raises(LedgerError, match="another operator"):
@@ -184,9 +171,9 @@ def test_secrets_that_are_none_are_refused(group):
             group.node.join(octets)
 
 
-def test_without_a_founder_it_says_so(url):
+def test_without_a_founder_it_says_so():
     clock = VirtualClock()
-    node = open_ledger(url, clock)
+    node = open_ledger("memory:", clock)
     ledger = node.join(secret("a0"))
     answers = []
     ledger.submit(RoundOpened(1), answers.append)

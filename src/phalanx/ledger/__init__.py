@@ -15,7 +15,8 @@ URL                                 ledger
 
 After ``?`` may stand ``operator=0x…``, the account that founded the ledger; needed where another
 process did. Chains take ``interval=S``, how long a block waits for entries (1 s), and nodes
-``poll=S`` (1 s) and ``confirmations=N`` (0): how many later blocks an entry must have.
+``poll=S`` (1 s), ``confirmations=N`` (0), how many later blocks an entry must have, and
+``gas_price=N``, what gas is paid with where the node's own suggestion is not wanted.
 
 Nothing here is waited for: entries are submitted, and the answer comes by a call of the clock.
 What every ledger must do is the contract in ``tests/ledger/test_contract.py``.
@@ -103,7 +104,7 @@ class Ledger(Protocol):
         """The account that signs what is submitted here."""
 
     def submit(self, entry: Entry, answer: Answer = ...) -> None:
-        """Record ``entry``; ``answer`` is called once, later.
+        """Record ``entry``; ``answer`` is called once, later, after followers were told.
 
         Entries of an account are recorded in the order in which they were submitted. While the
         ledger cannot be reached they wait, and it is tried again; that is no refusal. Once this

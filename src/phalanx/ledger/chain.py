@@ -20,15 +20,8 @@ from msgspec import Struct
 
 from phalanx.clock import Clock
 from phalanx.ledger import LedgerError
-from phalanx.ledger.ethereum import (
-    Transaction,
-    contract_address,
-    decode,
-    keccak,
-    octets_of,
-    read_transaction,
-    rlp,
-)
+from phalanx.ledger import ethereum as eth
+from phalanx.ledger.ethereum import Transaction, keccak, octets_of, rlp
 
 CHAIN_ID = 7466
 """Of every embedded chain."""
@@ -118,37 +111,40 @@ class EmbeddedChain:
             RpcError: if the node refuses it.
 
         """
-        answer = _METHODS.get(method)
-        if answer is None:
+        if method not in METHODS:
             raise RpcError(f"the method {method[:40]!r} does not exist")
         try:
-            return answer(self, *params)
+            return getattr(self, method)(*params)
         except (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError):
             raise RpcError(f"invalid params of {method}") from None
 
     # -- methods -------------------------------------------------------------------------------
 
-    def _chain_id(self) -> str:
+    def eth_chainId(self) -> str:  # noqa: N802
+        """Return the number of the chain."""
         return hex(CHAIN_ID)
 
-    def _gas_price(self) -> str:
+    def eth_gasPrice(self) -> str:  # noqa: N802
+        """Return what gas costs: nothing."""
         return "0x0"
 
-    def _count(self, account: str, tag: str = "latest") -> str:
+    def eth_getTransactionCount(self, account: str, tag: str = "latest") -> str:  # noqa: N802
+        """Return how many transactions an account has sent."""
         known = self._nonces.get(account.lower(), 0)
         if tag == "pending":
             known += sum(sender == account.lower() for _, _, sender in self._pending.values())
         return hex(known)
 
-    def _send(self, text: str) -> str:
+    def eth_sendRawTransaction(self, text: str) -> str:  # noqa: N802
+        """Take a signed transaction for the next block; return its hash."""
         raw = octets_of(text)
         if len(raw) > LONGEST:
             raise RpcError("oversized data")
-        tx, sender = read_transaction(raw, CHAIN_ID)
+        tx, sender = eth.read_transaction(raw, CHAIN_ID)
         name = "0x" + keccak(raw).hex()
         if name in self._pending or name in self._receipts:
             raise RpcError("already known")
-        due = int(self._count(sender, "pending"), 16)
+        due = int(self.eth_getTransactionCount(sender, "pending"), 16)
         if tx.nonce != due:
             raise RpcError("nonce too low" if tx.nonce < due else "nonce too high")
         if tx.gas > GAS_LIMIT:
@@ -158,10 +154,12 @@ class EmbeddedChain:
         self._pending[name] = raw, tx, sender
         return name
 
-    def _receipt(self, name: str) -> dict[str, Any] | None:
+    def eth_getTransactionReceipt(self, name: str) -> dict[str, Any] | None:  # noqa: N802
+        """Return what became of a transaction; None: no block has it."""
         return self._receipts.get(name)
 
-    def _block(self, tag: str, _full: bool = False) -> dict[str, Any] | None:
+    def eth_getBlockByNumber(self, tag: str, _: bool = False) -> dict[str, Any] | None:  # noqa: N802
+        """Return a block by its number or ``latest``; None: there is none."""
         number = self.height if tag == "latest" else int(tag, 16)
         if not 0 <= number <= self.height:
             return None
@@ -173,17 +171,20 @@ class EmbeddedChain:
             "timestamp": hex(it.timestamp),
         }
 
-    def _logs(self, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    def eth_getLogs(self, wanted: dict[str, Any]) -> list[dict[str, Any]]:  # noqa: N802
+        """Return what contracts told in some blocks."""
         first, last = int(wanted["fromBlock"], 16), int(wanted["toBlock"], 16)
         addresses = {address.lower() for address in wanted["address"]}
         blocks = self._blocks[max(first, 0) : last + 1]
         return [log for block in blocks for log in block.logs if log["address"] in addresses]
 
-    def _code(self, address: str, _tag: str = "latest") -> str:
+    def eth_getCode(self, address: str, _tag: str = "latest") -> str:  # noqa: N802
+        """Return a contract's code."""
         code = self._evm.basic(address).code or b""
         return "0x" + code.rstrip(b"\0").hex()
 
-    def _call(self, call: dict[str, str], _tag: str = "latest") -> str:
+    def eth_call(self, call: dict[str, str], _tag: str = "latest") -> str:
+        """Return what a view function of a contract says."""
         try:
             octets = self._evm.message_call(
                 call.get("from", "0x" + bytes(20).hex()),
@@ -277,14 +278,14 @@ class EmbeddedChain:
         """Make a contract; revm counts a nonce of its own, which is the accounts' here."""
         self._evm.insert_account_info(sender, pyrevm.AccountInfo(nonce=nonce))
         self._evm.deploy(sender, tx.data, gas=tx.gas)
-        return contract_address(sender, nonce)
+        return eth.contract_address(sender, nonce)
 
     def _reopen(self, file: sqlite3.Connection) -> None:
         rows = file.execute("select number, timestamp, hash, transactions from blocks order by 1")
         for number, timestamp, digest, octets in rows:
             try:
                 raws = msgspec.msgpack.decode(octets, type=list[bytes])
-                pending = [read_transaction(raw, CHAIN_ID) for raw in raws]
+                pending = [eth.read_transaction(raw, CHAIN_ID) for raw in raws]
                 sound = number == self.height + 1
                 sound = sound and octets_of(self._run(timestamp, raws, pending).hash) == digest
             except (msgspec.MsgspecError, LedgerError):
@@ -303,20 +304,11 @@ def reason_of(octets: str) -> str:
     try:
         held = octets_of(octets)
         if held[:4] == _REVERT:
-            return str(decode(["string"], held[4:])[0])
+            return str(eth.decode(["string"], held[4:])[0])
     except LedgerError:
         pass
     return "the contracts forbid it"
 
 
-_METHODS: dict[str, Callable[..., Any]] = {
-    "eth_chainId": EmbeddedChain._chain_id,
-    "eth_gasPrice": EmbeddedChain._gas_price,
-    "eth_getTransactionCount": EmbeddedChain._count,
-    "eth_sendRawTransaction": EmbeddedChain._send,
-    "eth_getTransactionReceipt": EmbeddedChain._receipt,
-    "eth_getBlockByNumber": EmbeddedChain._block,
-    "eth_getLogs": EmbeddedChain._logs,
-    "eth_getCode": EmbeddedChain._code,
-    "eth_call": EmbeddedChain._call,
-}
+METHODS = {name for name in vars(EmbeddedChain) if name.startswith("eth_")}
+"""Methods of JSON-RPC that the embedded chain has."""

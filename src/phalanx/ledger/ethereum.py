@@ -186,13 +186,6 @@ def _address(key: PublicKey) -> str:
 # -- ABI ------------------------------------------------------------------------------------
 
 
-def spelled(part: dict[str, Any]) -> str:
-    """Return a type of a contract's ABI in JSON as signatures of functions have it."""
-    name: str = part["type"]
-    inner = ",".join(map(spelled, part.get("components", ())))
-    return name.replace("tuple", f"({inner})")
-
-
 def encode(kinds: Sequence[str], values: Sequence[Any]) -> bytes:
     """Return the ABI encoding of ``values``.
 

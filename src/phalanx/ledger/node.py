@@ -10,7 +10,6 @@ recorded of an answer that fails: the status says why in one line, and it is ask
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Generator
@@ -35,18 +34,9 @@ from phalanx.ledger import (
     Refused,
 )
 from phalanx.ledger import entries as kinds
+from phalanx.ledger import ethereum as eth
 from phalanx.ledger.chain import EmbeddedChain, RpcError, reason_of
 from phalanx.ledger.entries import Address, Entry
-from phalanx.ledger.ethereum import (
-    Account,
-    Transaction,
-    contract_address,
-    decode,
-    encode,
-    keccak,
-    octets_of,
-    spelled,
-)
 
 GAS = 5_000_000
 """Of a transaction: an election among 1,000 agents takes about half."""
@@ -118,47 +108,36 @@ class EmbeddedCarrier:
 class _Form(Struct, frozen=True):
     """How an entry travels."""
 
-    selector: bytes
+    contract: str
+    selector: str
     """Of the function that takes it."""
-    kinds: tuple[str, ...]
+    topic: str
+    """Of the event that tells it."""
+    fields: tuple[str, ...]
     """Types of its fields."""
-    is_key: bool
-    """Whether it is the key contract's."""
 
     @property
     def whole(self) -> str:
         """Type of all of it."""
-        return f"({','.join(self.kinds)})"
+        return f"({','.join(self.fields)})"
 
 
 class _Artefacts(Struct, frozen=True):
-    bytecode: bytes
-    forms: dict[type, _Form]
-    topics: dict[str, type]
+    bytecode: str
+    forms: dict[str, _Form]
 
 
 @cache
 def _artefacts() -> _Artefacts:
     """Read what ``scripts/contracts.py`` wrote."""
-    made = json.loads(files("phalanx.ledger").joinpath("contracts.json").read_text())
-    forms: dict[type, _Form] = {}
-    topics: dict[str, type] = {}
-    for contract, parts in made["abi"].items():
-        for part in parts:
-            if part["type"] != "event":
-                continue
-            name = part["name"].removesuffix("Entry")
-            fields = part["inputs"][1]
-            function = f"{name[0].lower()}{name[1:]}({spelled(fields)})"
-            entry = getattr(kinds, name)
-            forms[entry] = _Form(
-                keccak(function.encode())[:4],
-                tuple(map(spelled, fields["components"])),
-                contract == "Keys",
-            )
-            signature = f"{part['name']}(address,{spelled(fields)})"
-            topics["0x" + keccak(signature.encode()).hex()] = entry
-    return _Artefacts(bytes.fromhex(made["bytecode"]), forms, topics)
+    octets = files("phalanx.ledger").joinpath("contracts.json").read_bytes()
+    return msgspec.json.decode(octets, type=_Artefacts)
+
+
+@cache
+def _entry_types() -> dict[str, type]:
+    """Return the kinds of entries by the topic of their events."""
+    return {form.topic: getattr(kinds, name) for name, form in _artefacts().forms.items()}
 
 
 _TIERS = list(TrustTier)
@@ -212,16 +191,16 @@ def calldata(entry: Entry) -> bytes:
         LedgerError: if no chain can keep it, in one line for whoever submitted it.
 
     """
-    form = _artefacts().forms.get(type(entry))
+    form = _artefacts().forms.get(type(entry).__name__)
     if form is None:
         raise LedgerError(f"a chain records no {type(entry).__name__}")
     held = entry.result if isinstance(entry, kinds.Attested) else entry
     try:
         values = [
             _outward(kind, value)
-            for kind, value in zip(form.kinds, structs.astuple(held), strict=True)
+            for kind, value in zip(form.fields, structs.astuple(held), strict=True)
         ]
-        octets = form.selector + encode([form.whole], [values])
+        octets = bytes.fromhex(form.selector) + eth.encode([form.whole], [values])
     except (ValueError, TypeError, AttributeError, LedgerError) as error:
         raise LedgerError(f"no {type(entry).__name__} that can be recorded: {error}") from None
     if len(octets) > LONGEST:
@@ -236,20 +215,20 @@ def entry_of(topics: list[str], data: bytes) -> tuple[Entry, Address]:
         LedgerError: if it is none.
 
     """
-    entry = _artefacts().topics.get(topics[0]) if len(topics) == 2 else None
+    entry = _entry_types().get(topics[0]) if len(topics) == 2 else None
     if entry is None or len(data) > LONGEST_LOG:
         raise LedgerError("the node answered with an event that the contracts do not have")
-    form = _artefacts().forms[entry]
-    values = decode([form.whole], data)[0]
+    form = _artefacts().forms[entry.__name__]
+    values = eth.decode([form.whole], data)[0]
     made = AttestationResult if entry is kinds.Attested else entry
     types = [field.type for field in structs.fields(made)]
     try:
-        held = made(*map(_inward, form.kinds, types, values))
+        held = made(*map(_inward, form.fields, types, values))
         # Such as the kinds of faults: what a contract lets through is still checked.
         msgspec.convert(held, made)
     except (IndexError, msgspec.ValidationError):
         raise LedgerError("the node answered with an entry of wrong values") from None
-    author = octets_of(topics[1])
+    author = eth.octets_of(topics[1])
     if len(author) != 32 or any(author[:12]):
         raise LedgerError("the node answered with an entry of nobody")
     return (entry(held) if made is not entry else held), "0x" + author[12:].hex()
@@ -313,7 +292,7 @@ class EthereumNode:
             url: as the status shows it.
             clock: makes all calls.
             carrier: brings questions to the node.
-            options: ``operator`` and ``confirmations``.
+            options: ``operator``, ``confirmations`` and ``gas_price``.
 
         Raises:
             LedgerError: if an option is wrong.
@@ -325,14 +304,11 @@ class EthereumNode:
         self.operator: Address | None = None
         if "operator" in options:
             self._of(options["operator"].lower())
-        depth = options.get("confirmations", "0")
-        if not depth.isdecimal() or len(depth) > 3:
-            raise LedgerError(f"confirmations={depth[:10]} is no number of blocks")
-        self._depth = int(depth)
+        self._depth = _count_of(options, "confirmations", 0)
         self.ready = False
         """Whether the contracts are there."""
         self.chain = 0
-        self.gas_price = 0
+        self.gas_price = _count_of(options, "gas_price", -1)
         self.answered: float | None = None
         self.trouble = ""
         self.blocks: list[Head] = []
@@ -349,18 +325,18 @@ class EthereumNode:
 
     def found(self, secret: bytes, name: AgentId) -> Address:
         """Make the contracts with the operator's first transaction, unless they are there."""
-        account = Account(secret)
+        account = eth.Account(secret)
         if self.operator not in (None, account.address):
             raise LedgerError("another operator has founded this ledger")
         self._of(account.address)
-        data = _artefacts().bytecode + encode(["string"], [name])
+        data = bytes.fromhex(_artefacts().bytecode) + eth.encode(["string"], [name])
         self.join(secret).deploy(data)
         self.poll()
         return account.address
 
     def join(self, secret: bytes) -> EthereumLedger:
         """Return the ledger for an account."""
-        account = Account(secret)
+        account = eth.Account(secret)
         for ledger in self.accounts:
             if ledger.account == account.address:
                 return ledger
@@ -407,8 +383,8 @@ class EthereumNode:
     def address(self, *, of_keys: bool) -> str:
         """Return the address of a contract, which follows from the operator's account."""
         assert self.operator is not None
-        attestation = contract_address(self.operator, 0)
-        return contract_address(attestation, 1) if of_keys else attestation
+        attestation = eth.contract_address(self.operator, 0)
+        return eth.contract_address(attestation, 1) if of_keys else attestation
 
     @property
     def head(self) -> Head | None:
@@ -418,7 +394,7 @@ class EthereumNode:
     def follow(self, follower: _Follower) -> Callable[[], None]:
         """Tell a follower what is recorded, and what will be."""
         self._followers.append(follower)
-        self._tell_later(follower)
+        self.clock.call_soon(lambda: follower.tell(self.recorded))
         return follower.end
 
     def poll(self) -> None:
@@ -431,7 +407,7 @@ class EthereumNode:
     # -- reading -----------------------------------------------------------------------
 
     def _of(self, operator: Address) -> None:
-        if len(octets_of(operator)) != 20:
+        if len(eth.octets_of(operator)) != 20:
             raise LedgerError(f"operator={operator[:50]} is no account")
         self.operator = operator
 
@@ -448,7 +424,8 @@ class EthereumNode:
     def _read(self) -> _Steps:
         if not self.chain:
             chain = _number((yield _Question("eth_chainId", [], str)), 2**53)
-            self.gas_price = 2 * _number((yield _Question("eth_gasPrice", [], str)), 2**60)
+            if self.gas_price < 0:
+                self.gas_price = 2 * _number((yield _Question("eth_gasPrice", [], str)), 2**60)
             self.chain = chain
         if self.operator is None:
             self.note("nobody has founded the ledger here, and its URL names no operator")
@@ -501,7 +478,7 @@ class EthereumNode:
             if place <= position or log.removed or log.address.lower() not in addresses:
                 raise LedgerError("the node answered with entries that are out of order or foreign")
             position = place
-            entry, author = entry_of(log.topics, octets_of(log.data))
+            entry, author = entry_of(log.topics, eth.octets_of(log.data))
             at_s = float(_number(before.timestamp, 2**53))
             found.append(
                 (RecordedEntry(position, at_s, author, entry), log.transactionHash.lower())
@@ -513,12 +490,13 @@ class EthereumNode:
             raise LedgerError("the node contradicts itself about a block")
         self.blocks.append(Head(last, end.hash))
         del self.blocks[:-REMEMBERED]
+        self.recorded += [recorded for recorded, _ in found]
+        for follower in self._followers:
+            follower.tell(self.recorded)
+        # Whoever submitted an entry is answered once it was told.
         for recorded, transaction in found:
-            self.recorded.append(recorded)
             if self.awaited.get(transaction, recorded) is None:
                 self.awaited[transaction] = recorded
-        for follower in self._followers:
-            self._tell_later(follower)
 
     def _rewind(self, known: Head) -> None:
         """Forget a block that is no longer there, and tell what was in it or after it."""
@@ -530,9 +508,6 @@ class EthereumNode:
                 follower.lose(recorded, len(self.recorded))
         for ledger in self.accounts:
             ledger.rewritten()
-
-    def _tell_later(self, follower: _Follower) -> None:
-        self.clock.call_soon(partial(follower.tell, self.recorded))
 
 
 class _Follower:
@@ -576,7 +551,7 @@ class _Waiting(Struct):
     data: bytes
     answer: Answer
     is_deployment: bool = False
-    is_key: bool = False
+    of_keys: bool = False
     nonce: int = -1
     raw: str = ""
     hash: str = ""
@@ -590,7 +565,7 @@ _SENT_ALREADY = ("already known", "nonce too low", "already imported", "known tr
 class EthereumLedger:
     """Implements ``Ledger``: one account's queue."""
 
-    def __init__(self, node: EthereumNode, account: Account) -> None:
+    def __init__(self, node: EthereumNode, account: eth.Account) -> None:
         self._node = node
         self._account = account
         self._queue: deque[_Waiting] = deque()
@@ -613,8 +588,8 @@ class EthereumLedger:
         except LedgerError as error:
             self._node.clock.call_soon(partial(answer, Refused(str(error))))
             return
-        form = _artefacts().forms[type(entry)]
-        self._queue.append(_Waiting(data, answer, is_key=form.is_key))
+        of_keys = _artefacts().forms[type(entry).__name__].contract == "Keys"
+        self._queue.append(_Waiting(data, answer, of_keys=of_keys))
         self.pump()
 
     def follow(
@@ -717,11 +692,11 @@ class EthereumLedger:
         return _number((yield _Question("eth_getTransactionCount", asked, str)), 2**53)
 
     def _sign(self, it: _Waiting, nonce: int) -> None:
-        to = b"" if it.is_deployment else octets_of(self._node.address(of_keys=it.is_key))
+        to = b"" if it.is_deployment else eth.octets_of(self._node.address(of_keys=it.of_keys))
         gas = DEPLOY_GAS if it.is_deployment else GAS
-        transaction = Transaction(nonce, self._node.gas_price, gas, to, it.data)
+        transaction = eth.Transaction(nonce, self._node.gas_price, gas, to, it.data)
         raw = self._account.sign_transaction(transaction, self._node.chain)
-        it.nonce, it.raw, it.hash = nonce, "0x" + raw.hex(), "0x" + keccak(raw).hex()
+        it.nonce, it.raw, it.hash = nonce, "0x" + raw.hex(), "0x" + eth.keccak(raw).hex()
 
     def _send(self, it: _Waiting) -> _Steps:
         self._node.awaited.setdefault(it.hash, None)
@@ -762,7 +737,7 @@ class EthereumLedger:
 
     def _why(self, it: _Waiting) -> Generator[_Question, Any, str]:
         """Ask for the reason of a refusal, from a node whose receipts do not give it."""
-        to = self._node.address(of_keys=it.is_key)
+        to = self._node.address(of_keys=it.of_keys)
         call = {"from": self.account, "to": to, "data": "0x" + it.data.hex()}
         try:
             yield _Question("eth_call", [call, "latest"], str)
@@ -815,6 +790,13 @@ def seconds(options: dict[str, str], name: str, default: float) -> float:
     if not 0 < value < math.inf:
         raise LedgerError(f"{name}={options[name][:20]} is no number of seconds")
     return value
+
+
+def _count_of(options: dict[str, str], name: str, default: int) -> int:
+    given = options.get(name, str(default))
+    if name in options and (not given.isdecimal() or len(given) > 18):
+        raise LedgerError(f"{name}={given[:20]} is no number")
+    return int(given)
 
 
 def open_embedded(url: str, clock: Clock) -> EthereumNode:

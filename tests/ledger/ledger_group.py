@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from phalanx.clock.virtual import VirtualClock
+from phalanx.clock.wall import WallClock
 from phalanx.domain.trust import AttestationResult, Deviation, TrustTier
 from phalanx.ledger import Confirmed, Ledger, LedgerNode, RecordedEntry, Refused, open_ledger
 from phalanx.ledger.election import assigned, commitment
@@ -19,12 +20,10 @@ from phalanx.ledger.entries import (
     RoundOpened,
 )
 
-PERIOD_S = 10.0
 
-
-def secret(name: str) -> bytes:
+def secret(name: str, salt: str = "") -> bytes:
     """Return the private key of an agent's account."""
-    return sha256(name.encode()).digest()
+    return sha256((name + salt).encode()).digest()
 
 
 def digest(text: str) -> str:
@@ -51,19 +50,34 @@ DEVIATION = Deviation("text-altered", "agent.so .text", "page 7: other octets")
 class Group:
     """Agents ``a0``, ``a1``, … and the operator ``secaas``, with what each was answered."""
 
+    period_s = 10.0
+    """Of a round."""
+
     def __init__(
         self,
         count: int = 5,
         url: str = "memory:",
-        clock: Any = None,
+        clock: VirtualClock | WallClock | None = None,
         node: LedgerNode | None = None,
+        salt: str = "",
     ) -> None:
+        """Found a ledger and join it.
+
+        Args:
+            count: of agents.
+            url: of the ledger.
+            clock: virtual time by default.
+            node: the ledger, if it is open.
+            salt: makes other accounts of the same names, for nodes that remember the last test.
+
+        """
         self.clock = clock or VirtualClock()
         self.node = node or open_ledger(url, self.clock)
-        self.operator_account = self.node.found(secret("secaas"), "secaas")
+        self.salt = salt
+        self.node.found(secret("secaas", salt), "secaas")
         self.names = [f"a{n}" for n in range(count)]
         self.ledgers: dict[str, Ledger] = {
-            name: self.node.join(secret(name)) for name in ["secaas", *self.names]
+            name: self.node.join(secret(name, salt)) for name in ["secaas", *self.names]
         }
         self.seen: list[RecordedEntry] = []
         self.gone: list[RecordedEntry] = []
@@ -78,11 +92,10 @@ class Group:
         answers: list[Confirmed | Refused] = []
         for entry in entries:
             self.ledgers[author].submit(entry, answers.append)
-        for _ in range(100):
-            if len(answers) == len(entries):
-                return answers
-            self.wait(1.0)
-        raise AssertionError(f"no answer: {self.ledgers[author].status()}")
+        end = self.clock.now() + 100.0
+        self.clock.run(end, stop=lambda: len(answers) == len(entries))
+        assert len(answers) == len(entries), self.ledgers[author].status()
+        return answers
 
     def accept(self, author: str, *entries: Entry) -> list[Confirmed]:
         """Submit entries that the rules allow."""
@@ -99,7 +112,7 @@ class Group:
         return answer.reason
 
     def enrolment(self, name: str, role: str = "agent") -> Enrolled:
-        account = self.node.join(secret(name)).account
+        account = self.node.join(secret(name, self.salt)).account
         return Enrolled(name, account, role, "agent 1.0", digest("reference"), digest(name))
 
     def verified(self, verifiers: int = 3, misses: int = 0) -> Group:
@@ -109,7 +122,7 @@ class Group:
         for name in self.names:
             self.accept(root, result(name, root, root=root))
             root = name
-        self.accept("secaas", Planned(PERIOD_S, verifiers, misses))
+        self.accept("secaas", Planned(self.period_s, verifiers, misses))
         return self
 
     @property
@@ -126,13 +139,13 @@ class Group:
         for name in names:
             share = digest(f"{name} {number}")
             self.accept(name, Drawn(number, name, commitment(name, number, share)))
-        self.wait(PERIOD_S / 2)
+        self.wait(self.period_s / 2)
         for name in names:
             self.accept(name, Revealed(number, name, digest(f"{name} {number}")))
 
     def open(self, number: int, by: str = "a0") -> str:
         """Open a round; return its seed."""
-        self.wait(PERIOD_S)
+        self.wait(self.period_s)
         self.accept(by, RoundOpened(number))
         seed: str = self.last(RoundOpened).seed
         return seed

@@ -1,0 +1,101 @@
+"""``phalanx ledger``: shows a ledger, and serves one to the processes of this machine."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phalanx.cli.terminal import AsJson, Group, StopSignal, emit_json, out, say, table_of
+from phalanx.clock.wall import WallClock
+from phalanx.ledger import RecordedEntry, open_ledger
+
+WAIT_S = 5.0
+"""For which a ledger may be silent."""
+LOOK_S = 0.2
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Show a ledger, or serve one to the processes of this machine.",
+)
+
+
+@app.command()
+def status(
+    url: Annotated[
+        str, typer.Argument(help="Such as http://127.0.0.1:8545?operator=0x…, or evm:FILE?….")
+    ],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a ledger is and what it holds; the exit code is 1 if something is wrong."""
+    clock = WallClock(begin=time.time())
+    node = open_ledger(url, clock)
+    try:
+        # Any account can read; this one signs nothing.
+        ledger = node.join(secrets.token_bytes(32))
+        seen: list[RecordedEntry] = []
+        ledger.follow(seen.append)
+        end, found = clock.now() + WAIT_S, ledger.status()
+        while clock.now() < end:
+            before = found
+            clock.run(clock.now() + LOOK_S)
+            found = ledger.status()
+            if found.head is not None and found.head == before.head:
+                break  # all of it is read
+    finally:
+        node.close()
+        clock.close()
+    kinds = Counter(type(recorded.entry).__name__ for recorded in seen)
+    if as_json:
+        emit_json({"status": found, "kinds": kinds})
+    else:
+        table = table_of("ledger", "height", "hash", "entries", "wrong")
+        head = found.head
+        table.add_row(
+            found.url,
+            "-" if head is None else f"{head.height:,}",
+            "-" if head is None else head.hash[:18],
+            f"{found.entries:,}",
+            found.reason or "-",
+        )
+        out.print(table)
+        for kind, count in sorted(kinds.items()):
+            say(out, f"{count:>8,} {kind}")
+    if found.reason or found.head is None:
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    file: Annotated[
+        Path | None, typer.Argument(help="SQLite file that keeps the chain; without it, nothing.")
+    ] = None,
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any.")] = 8545,
+    interval: Annotated[
+        float, typer.Option(min=0.01, help="How long a block waits for entries, in seconds.")
+    ] = 1.0,
+) -> None:
+    """Run an Ethereum chain that answers JSON-RPC on loopback, until stopped."""
+    # Its libraries are of no use to the other verbs.
+    from phalanx.ledger.chain import EmbeddedChain  # noqa: PLC0415
+    from phalanx.ledger.rpc import ChainServer  # noqa: PLC0415
+
+    clock = WallClock(begin=time.time())
+    chain = EmbeddedChain(clock, str(file or ""), interval)
+    server = ChainServer(chain, clock, port)
+    say(out, f"the ledger is at {server.url}, block {chain.height}; Ctrl-C ends it")
+    with StopSignal(signal.SIGTERM) as stop:
+        while not stop.wanted:
+            clock.run(clock.now() + LOOK_S)
+    server.close()
+    chain.close()
+    clock.close()
