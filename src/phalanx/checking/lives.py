@@ -5,9 +5,7 @@ from __future__ import annotations
 from math import inf, isfinite
 from typing import Any, ClassVar
 
-from msgspec import Struct
-
-from phalanx.checking.rules import RuleGroup, Violation
+from phalanx.checking.rules import PursuedGoal, RuleGroup, Violation
 from phalanx.domain.events import Event, numbered
 
 CAUSED_BY = {
@@ -207,8 +205,6 @@ class CourseRules(RuleGroup):
         """Know of no plan."""
         self._due: list[tuple[float, str, Any]] = []
         self._done: list[tuple[float, str, Any]] = []
-        self._lately: set[str] = set()
-        """Agents that began or ended to live in this moment."""
         self._now = 0.0
 
     def on_run_started(self, event: Event) -> None:
@@ -234,16 +230,17 @@ class CourseRules(RuleGroup):
         if event.time <= self._now or not self.run.one_clock:
             return
         if self._now == 0.0:
-            asleep = sorted({*self.run.started["agents"]} - self.run.life.keys() - self._lately)
+            asleep = sorted({*self.run.started["agents"]} - self.run.turned.keys())
             self.require(not asleep, "planned", event, f"{asleep} do not begin")
         self._missed(event, event.time)
-        self._now, self._lately, self._done = event.time, set(), []
+        self._now, self._done = event.time, []
 
     def _missed(self, event: Event, until: float) -> None:
         while self._due and self._due[0][0] < until:
             at, what, about = due = self._due.pop(0)
             lives = about in self.run.life
-            idle = what in OF_AGENTS and (lives == (what == "restart") or about in self._lately)
+            now = self.run.turned.get(about) == self._now
+            idle = what in OF_AGENTS and (lives == (what == "restart") or now)
             if due in self._done:
                 self._done.remove(due)
             elif not idle:
@@ -263,16 +260,6 @@ class CourseRules(RuleGroup):
     def on_repository_changed(self, event: Event) -> None:
         """Compare an update with the plan."""
         self._happens(event, event.data["version"], event.data["function"])
-
-    def on_agent_started(self, event: Event) -> None:
-        """Note that an agent began to live just now."""
-        self._lately.add(event.agent)
-
-    on_agent_restored = on_agent_started
-
-    def gone(self, event: Event, agent: str) -> None:  # noqa: ARG002
-        """Note that an agent ended just now."""
-        self._lately.add(agent)
 
     def on_run_ended(self, event: Event) -> None:
         """Look for what was due before the end."""
@@ -317,6 +304,7 @@ class LifeRules(RuleGroup):
         if before is not None and incarnation <= before:
             self.broken("lives", event, f"{agent} starts life {incarnation} after {before}")
         self.run.life[agent] = incarnation
+        self.run.turned[agent] = event.time
         if event.kind == "agent.started" and self.run.one_clock:
             self._beliefs[agent] = {}
 
@@ -369,24 +357,13 @@ class LifeRules(RuleGroup):
         life = self.run.life.pop(agent, None)
         self._beliefs.pop(agent, None)
         self.run.quiet = max(self.run.quiet, event.time)
+        self.run.turned[agent] = event.time
         if not self.run.one_clock:
             return
         if life is None:
             self.broken("lives", event, f"{agent} ends, which does not live")
         else:
             self._dead[agent] = life
-
-
-class _Plan(Struct):
-    """A goal that is open, and the plan that an agent follows for it."""
-
-    agent: str
-    goal: str
-    contract: str | None = None
-    plan: str | None = None
-    succeeded: bool | None = None
-    runs: bool = False
-    """Whether a VNF of its agent is at work for it."""
 
 
 class GoalRules(RuleGroup):
@@ -404,25 +381,26 @@ class GoalRules(RuleGroup):
 
     def begin(self) -> None:
         """Know nothing yet."""
-        self._open: dict[str, _Plan] = {}
         self._duties: dict[str, float] = {}
         """When the right agent alone saw to them last."""
 
     def on_goal_adopted(self, event: Event) -> None:
         """Open a goal."""
         name = event.data["instance_id"]
-        self.require(name not in self._open, "goals", event, f"{name} is adopted twice")
-        self._open[name] = _Plan(event.agent, event.data["goal"], event.data.get("contract"))
+        self.require(name not in self.run.goals, "goals", event, f"{name} is adopted twice")
+        self.run.goals[name] = PursuedGoal(
+            event.agent, event.data["goal"], event.data.get("contract")
+        )
 
     def on_agent_started(self, event: Event) -> None:
         """Forget what a process pursued whose memory was lost."""
         if not self.run.one_clock:
-            self._open = {n: g for n, g in self._open.items() if g.agent != event.agent}
+            self.run.goals = {n: g for n, g in self.run.goals.items() if g.agent != event.agent}
 
     def on_goal_ended(self, event: Event) -> None:
         """Close a goal."""
         data = event.data
-        goal = self._open.pop(data["instance_id"], None)
+        goal = self.run.goals.pop(data["instance_id"], None)
         outcome = data["outcome"]
         self.require(outcome in OUTCOMES, "goals", event, f"unknown outcome {outcome}")
         if goal is None:
@@ -436,7 +414,7 @@ class GoalRules(RuleGroup):
 
     def on_plan_started(self, event: Event) -> None:
         """Open a plan."""
-        goal = self._open.get(event.data["goal_id"])
+        goal = self.run.goals.get(event.data["goal_id"])
         if goal is None:
             self.broken("plans", event, f"for {event.data['goal_id']}, which is not open")
             return
@@ -447,7 +425,7 @@ class GoalRules(RuleGroup):
     def on_plan_ended(self, event: Event) -> None:
         """Close a plan."""
         data = event.data
-        goal = self._open.get(data["goal_id"])
+        goal = self.run.goals.get(data["goal_id"])
         if goal is None or goal.plan != data["plan"]:
             self.broken("plans", event, f"plan {data['plan']!r} ends, which is not followed")
             return
@@ -463,14 +441,14 @@ class GoalRules(RuleGroup):
     def on_contract_ended(self, event: Event) -> None:
         """See that nothing is pursued for a contract that has ended."""
         of = event.agent, event.data["auction"]
-        left = [goal.goal for goal in self._open.values() if (goal.agent, goal.contract) == of]
+        left = [goal.goal for goal in self.run.goals.values() if (goal.agent, goal.contract) == of]
         self.require(not left, "goals", event, f"{left} are pursued for it still")
         why = event.data["fulfilled"] or event.data.get("reason")
         self.require(bool(why), "achieved", event, "a contract fails without a reason")
 
     def gone(self, event: Event, agent: str) -> None:  # noqa: ARG002
         """End the plans of an agent that died: they are in its memory alone."""
-        for goal in self._open.values():
+        for goal in self.run.goals.values():
             if goal.agent == agent:
                 goal.plan = None
 
@@ -484,7 +462,7 @@ class GoalRules(RuleGroup):
             return
         lives = {f"{agent}.{life}" for agent, life in run.life.items()}
         owners: dict[str, dict[str, bool]] = {}
-        for name, goal in self._open.items():
+        for name, goal in self.run.goals.items():
             if name.partition("/")[0] in lives:
                 owners.setdefault(goal.goal, {})[goal.agent] = goal.runs
         bound = (silence + 2 * beat) * (2 + len(run.started["pops"])) + PATIENCE_S
@@ -504,6 +482,6 @@ class GoalRules(RuleGroup):
         """Look for goals that never end."""
         run = self.run
         whole_length = run.one_clock or last.time >= run.started.get("duration_s", inf)
-        for name, goal in self._open.items() if run.ended and whole_length else ():
+        for name, goal in self.run.goals.items() if run.ended and whole_length else ():
             if run.one_clock or goal.agent in run.life:  # else it went with its process
                 self.broken("goals", last, f"{goal.goal} ({name} of {goal.agent}) never ends")

@@ -44,7 +44,6 @@ class MeasureRules(RuleGroup):
     def begin(self) -> None:
         """Know of nothing in force."""
         self.run.in_force = {}
-        self._goals: dict[str, str] = {}
         self._down: dict[str, float] = {}
         """When the last life of an agent ended that did not go on."""
         self._jobs: dict[str, str] = {}
@@ -126,18 +125,13 @@ class MeasureRules(RuleGroup):
     # -- what measures need -------------------------------------------------------------
 
     def on_goal_adopted(self, event: Event) -> None:
-        """Note which agent pursues something."""
-        self._goals[event.data["instance_id"]] = event.agent
+        """See that what is to be updated is of another version."""
         name, _, version = event.data["goal"].removeprefix("updated(").rpartition(", ")
         if event.data["goal"].startswith("updated("):
             self._old.pop(name, None)
             known = self.run.running.get(name)
             if self.run.one_clock and known is not None and known.version == version[:-1]:
                 self.broken("updates", event, f"{name} has that version")
-
-    def on_goal_ended(self, event: Event) -> None:
-        """Note that a goal is over."""
-        self._goals.pop(event.data["instance_id"], None)
 
     def on_instance_stopped(self, event: Event) -> None:
         """See that it had nothing to do if it ends for that."""
@@ -173,7 +167,7 @@ class MeasureRules(RuleGroup):
         if self.run.one_clock:
             agent = owner(name)
             self.require(agent in self.run.life, "reasons", event, f"{agent} does not live")
-            pursued = agent in self._goals.values()
+            pursued = any(goal.agent == agent for goal in self.run.goals.values())
             self.require(pursued, "reasons", event, f"{agent} pursues no goal")
 
     def on_measure_lifted(self, event: Event) -> None:

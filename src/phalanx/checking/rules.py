@@ -37,6 +37,18 @@ class MeasureInForce(Struct):
     effect: str
 
 
+class PursuedGoal(Struct):
+    """A goal that is open, and the plan that an agent follows for it."""
+
+    agent: str
+    goal: str
+    contract: str | None = None
+    plan: str | None = None
+    succeeded: bool | None = None
+    runs: bool = False
+    """Whether a VNF of its agent is at work for it."""
+
+
 class Violation(Struct, frozen=True):
     """A rule that a log breaks."""
 
@@ -73,6 +85,10 @@ class RunFacts:
         """What breaks a rule unless messages were lost, which the end of the run says."""
         self.life: dict[str, int] = {}
         """By agent that lives: its incarnation."""
+        self.turned: dict[str, float] = {}
+        """When each agent began or ended to live last."""
+        self.goals: dict[str, PursuedGoal] = {}
+        """By the id of a goal that is open."""
         self.cause: Event | None = None
         """The cause of the event that is seen now, if it is one of the last few thousand."""
         self.links: dict[tuple[str, str], dict[str, Any]] = {}
