@@ -394,9 +394,9 @@ class AuctionRules(RuleGroup):
             self.broken("awards", event, f"after {after}, awarded so far: {lost}")
         self._decided(event, auction, {row["agent"] for row in ranking})
         left = [row["agent"] for row in ranking if row["agent"] not in lost]
-        if self.run.whole and lost:
-            left = [agent for agent in left if (event.agent, agent) not in self._doubted]
-        if data["winner"] != next(iter(left), None):
+        ahead = left[: left.index(data["winner"])] if data["winner"] in left else left
+        lives = [a for a in ahead if not lost or (event.agent, a) not in self._doubted]
+        if data["winner"] not in left or (lives and (self.run.whole or not lost)):
             self.broken("awards", event, f"{data['winner']} wins, {left[:3]} are left")
         auction.awarded.append(data["winner"])
         for row in ranking:
