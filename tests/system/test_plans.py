@@ -159,6 +159,14 @@ def test_service_is_owed_where_an_agent_with_room_stands_at_each_entry():
     assert owed(plan), "what nobody filters fits into the links"
 
 
+def test_service_is_not_owed_where_nobody_watches_or_the_attack_has_just_begun():
+    """Else a plan that fails shrinks to one that says nothing."""
+    plan = filtered_at("east")
+    assert owed(plan)
+    assert not owed(plan | {"monitors": []})
+    assert not owed(plan | {"duration_s": 40})
+
+
 def test_service_is_not_owed_where_a_filter_cannot_be_fetched_in_time():
     plan = filtered_at("east", functions={"edge-filter": {"image_mb": 1}})
     assert owed(plan)

@@ -53,6 +53,8 @@ FAULTS = {
 """Kinds of faults, with how often they are drawn."""
 IN_ONE_PROCESS = {"degrade", "drift", "slow-disk"}
 """Faults that processes cannot do."""
+SETTLED_S = 45.0
+"""An attack is held off so long after it begins: the last 30 s of that are looked at."""
 _VNFS = (
     "link-monitor",
     "rate-limiter",
@@ -103,13 +105,14 @@ def random_plan(seed: int, mode: Mode = "safety") -> Document:
 def owed(document: Document) -> bool:
     """Whether a plan in liveness mode owes users their service at its end.
 
-    It does if an agent stays beside each host, and what can never be filtered where it enters fits
-    into every link beside the users. An attack can be filtered at a PoP that has an agent which
-    does not leave, and room for a filter. A filter's image must be there before the first attack
-    or fault, since nothing can be fetched over full links later, and must not be deleted for want
-    of disk space. Sources that pulse and move are new ones with each pulse.
+    It does if each host is watched for a while, by an agent that stays beside it, and what can
+    never be filtered where it enters fits into every link beside the users. An attack can be
+    filtered at a PoP that has an agent which does not leave, and room for a filter. A filter's
+    image must be there before the first attack or fault, since nothing can be fetched over full
+    links later, and must not be deleted for want of disk space. Sources that pulse and move are
+    new ones with each pulse.
     """
-    network, faults = document["network"], document.get("faults", ())
+    network, hosts, faults = document["network"], document["hosts"], document.get("faults", ())
     attacks = [group for group in document["traffic"] if group["profile"] in ATTACKS]
     if any("adapt" in group and "on_s" in group.get("shape", ()) for group in attacks):
         return False
@@ -117,7 +120,10 @@ def owed(document: Document) -> bool:
     agents = [(pop["name"], pop["name"]) for pop in network["pops"] if pop.get("agent", True)]
     agents += [(each["name"], each.get("pop")) for each in document.get("agents", ())]
     staffed = {pop for name, pop in agents if name not in left}
-    if not staffed >= {host["at"] for host in document["hosts"]}:
+    watched = {monitor["link"] for monitor in document["monitors"]}
+    if any(h["at"] not in staffed or f"{h['at']}>{h['name']}" not in watched for h in hosts):
+        return False
+    if any(group["start_s"] + SETTLED_S > document["duration_s"] for group in attacks):
         return False
     able = {
         pop["name"]
@@ -140,8 +146,8 @@ def owed(document: Document) -> bool:
             return False
     if not unfiltered:
         return True
-    slowest = min(slowest, *(host["bandwidth_mb_s"] for host in document["hosts"]))
-    return unfiltered < slowest / 2 and not any("limits" in host for host in document["hosts"])
+    slowest = min(slowest, *(host["bandwidth_mb_s"] for host in hosts))
+    return unfiltered < slowest / 2 and not any("limits" in host for host in hosts)
 
 
 def _most(group: Document, place: str) -> float:
