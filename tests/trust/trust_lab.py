@@ -177,3 +177,55 @@ def until(true: Callable[[], bool], within_s: float = 20.0) -> None:
 
 def kinds(found: Sequence[Deviation]) -> set[str]:
     return {deviation.kind for deviation in found}
+
+
+PROGRAM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+__attribute__((noinline)) int judge(int source) { return source == 1 ? 1 : 0; }
+static int allowed = 1;                       /* data: no measurement covers it */
+int (*const table[])(int) = {judge};          /* relocated: RELRO */
+
+int main(void) {
+  char line[256], *text = (char *)((uintptr_t)judge & ~4095UL);
+  int number = memfd_create("phalanx-progress", 0), hang = 0;
+  volatile uint64_t *turns;
+  if (ftruncate(number, 4096)) return 1;
+  turns = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, number, 0);
+  printf("ready\n");
+  fflush(stdout);
+  for (;;) {
+    struct pollfd ask = {0, POLLIN, 0};
+    if (!hang) ++*turns;
+    if (poll(&ask, 1, 2) == 0) continue;
+    if (!fgets(line, sizeof line, stdin)) return table[0](allowed) == 1 ? 0 : 3;
+    line[strcspn(line, "\n")] = 0;
+    if (!strncmp(line, "load ", 5) && !dlopen(line + 5, RTLD_NOW)) return 2;
+    if (!strcmp(line, "execute"))
+      mmap(0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (!strcmp(line, "memfd"))
+      mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, number, 0);
+    if (!strcmp(line, "forget")) madvise(text, 4096, MADV_DONTNEED);
+    if (!strcmp(line, "hang")) hang = 1;
+    if (!strcmp(line, "spin")) for (hang = 1;; ++*turns) ;
+    if (!strcmp(line, "data")) allowed = 0;
+    printf("done\n");
+    fflush(stdout);
+  }
+}
+"""
+
+
+def compiled(folder: Path, name: str, text: str, *options: str) -> Path:
+    (folder / f"{name}.c").write_text(text)
+    command = ["cc", "-O1", "-o", str(folder / name), str(folder / f"{name}.c"), *options]
+    subprocess.run(command, check=True)
+    return folder / name

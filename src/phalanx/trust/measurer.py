@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -14,6 +15,7 @@ from phalanx.trust.measurement import (
     MeasurementError,
     ProcessMeasurement,
     PythonDetail,
+    PythonModule,
     ReferenceValues,
 )
 from phalanx.trust.processes import (
@@ -25,6 +27,9 @@ from phalanx.trust.processes import (
     unbacked,
 )
 from phalanx.trust.python_objects import PythonObjects
+
+T = TypeVar("T")
+Parts = tuple[dict[str, PythonModule] | None, dict[str, PythonDetail]]
 
 
 class ProcessMeasurer:
@@ -88,49 +93,42 @@ class ProcessMeasurer:
                 named in ``gaps``.
 
         """
-        at_s, cpu_s, gaps = time.monotonic(), time.thread_time(), list[str]()
-        files = self._files
-        maps, status = files.mappings(), files.status()
-        seen = ProcessMeasurement(
+        at_s, cpu_s, files = time.monotonic(), time.thread_time(), self._files
+        gaps: list[str] = []
+
+        def tried(read: Callable[[], T], otherwise: T) -> T:
+            try:
+                return read()
+            except MeasurementError as error:
+                gaps.append(str(error))
+                return otherwise
+
+        status = files.status()
+        no_maps: tuple[Mapping, ...] = ()
+        no_objects: dict[str, MappedObject] = {}
+        python: Parts = (None, {})
+        maps = tried(files.mappings, no_maps)
+        objects = tried(lambda: self._objects(maps, thin=thin), no_objects)
+        if not thin and any("x" in m.permissions and _named_python(m.path) for m in maps):
+            python = tried(lambda: self._python_parts(maps, details, reference), python)
+        return ProcessMeasurement(
             software=self._software,
             version=self._version,
             pid=files.pid,
             started=self._started,
             at_s=at_s,
-            activity=activity(files, maps),
-            objects={},
+            activity=self._compared(activity(files, maps), at_s),
+            objects=objects,
             unbacked=unbacked(maps),
+            environment=tried(files.environment, {}),
             tracer=int(status.get("TracerPid", "0")),
             dumpable=self._dumpable(status),
-            core_limit=files.core_limit(),
+            core_limit=tried(files.core_limit, -1),
             seccomp=int(status.get("Seccomp", "0")),
             no_new_privileges=status.get("NoNewPrivs") == "1",
+            modules=python[0],
+            details=python[1],
             thin=thin,
-        )
-        environment: dict[str, str] = {}
-        objects: dict[str, MappedObject] = {}
-        modules, found = None, dict[str, PythonDetail]()
-        try:
-            environment = files.environment()
-        except MeasurementError as error:
-            gaps.append(str(error))
-        try:
-            objects = self._objects(maps, thin=thin)
-        except MeasurementError as error:
-            gaps.append(str(error))
-        if not thin and _is_python(maps):
-            try:
-                self._python = self._python or PythonObjects(files, maps)
-                modules, found = self._python.look(details, reference)
-            except MeasurementError as error:
-                gaps.append(str(error))
-        return replace(
-            seen,
-            activity=self._compared(seen),
-            environment=environment,
-            objects=objects,
-            modules=modules,
-            details=found,
             gaps=tuple(gaps),
             took_s=time.monotonic() - at_s,
             cpu_s=time.thread_time() - cpu_s,
@@ -155,8 +153,17 @@ class ProcessMeasurer:
             found[path] = thing
         return found
 
-    def _compared(self, seen: ProcessMeasurement) -> Activity:
-        now, at_s = seen.activity, seen.at_s
+    def _python_parts(
+        self,
+        maps: tuple[Mapping, ...],
+        details: Collection[str],
+        reference: ReferenceValues | None,
+    ) -> Parts:
+        if self._python is None:
+            self._python = PythonObjects(self._files, maps)
+        return self._python.look(details, reference)
+
+    def _compared(self, now: Activity, at_s: float) -> Activity:
         if now.progress != self._turned[0] or now.progress is None:
             self._turned = now.progress, at_s
         if self._waited is None:
@@ -169,10 +176,6 @@ class ProcessMeasurer:
     def _dumpable(self, status: dict[str, str]) -> bool | None:
         user = int(status["Uid"].split()[1])
         return None if user == 0 else self._files.owner() == user
-
-
-def _is_python(maps: tuple[Mapping, ...]) -> bool:
-    return any("x" in m.permissions and _named_python(m.path) for m in maps)
 
 
 def _named_python(path: str) -> bool:

@@ -105,8 +105,11 @@ class ProcessFiles:
         self._fill("mem", buffer, start)
 
     def owner(self) -> int:
-        """Return the user that proc(5) says owns the process: root where it is not dumpable."""
-        return os.fstat(self._folder).st_uid
+        """Return the user that owns the process's files: root where it is not dumpable."""
+        try:
+            return os.stat("maps", dir_fd=self._folder).st_uid
+        except OSError as error:
+            raise self._unreadable("maps", error) from None
 
     def mappings(self) -> tuple[Mapping, ...]:
         """Return the mappings of the process, by address."""
