@@ -148,8 +148,8 @@ contract Attestation {
     mapping(bytes20 => Agent) public agents;
     mapping(address => bytes20) public agentOf;
     /// Who may be elected: 20 octets of id, 6 of the round in which it was verified (it counts from
-    /// the next), 6 of the round in which it left (it counts to the end of that; 0: it is here). The
-    /// verifiers of a round are so the same from its opening to its end.
+    /// the next), 6 of the round after that in which it left (it counts no more; 0: it is here). So
+    /// the verifiers of a round are the same from its opening to its end.
     uint256[] public members;
 
     Planned public plan;
@@ -257,7 +257,7 @@ contract Attestation {
         );
         require(id != founder, "the founder of the ledger cannot be removed");
         agent.state = State.GONE;
-        if (agent.member != 0) members[agent.member - 1] |= round;
+        if (agent.member != 0) members[agent.member - 1] |= round + 1;
         agent.member = 0;
         if (lastVerified == id) lastVerified = founder;
         return keys.advance();
@@ -300,7 +300,7 @@ contract Attestation {
         uint256 count = members.length;
         for (uint256 n = count; n > 0; n--) {
             uint64 left = uint48(members[n - 1]);
-            if (left != 0 && left < round) {
+            if (left != 0 && left <= round) {
                 uint256 moved = members[count - 1];
                 members[n - 1] = moved;
                 Agent storage agent = agents[bytes20(uint160(moved >> 96))];
@@ -366,7 +366,7 @@ contract Attestation {
     /// Whether a word of `members` stands for one that was verified when a round opened.
     function counts(uint256 word, uint64 number) private pure returns (bool) {
         uint256 left = uint48(word);
-        return uint48(word >> 48) < number && (left == 0 || left >= number);
+        return uint48(word >> 48) < number && (left == 0 || left > number);
     }
 
     function attested(Attested calldata entry) external {

@@ -9,7 +9,7 @@ from phalanx.clock.virtual import VirtualClock
 from phalanx.clock.wall import WallClock
 from phalanx.domain.trust import AttestationResult, Deviation, TrustTier
 from phalanx.ledger import Confirmed, Ledger, LedgerNode, RecordedEntry, Refused, open_ledger
-from phalanx.ledger.election import assigned, commitment
+from phalanx.ledger.election import agent_key, assigned, commitment
 from phalanx.ledger.entries import (
     Attested,
     Drawn,
@@ -19,6 +19,7 @@ from phalanx.ledger.entries import (
     Revealed,
     RoundOpened,
 )
+from phalanx.ledger.ethereum import decode, encode, keccak
 
 
 def secret(name: str, salt: str = "") -> bytes:
@@ -153,3 +154,20 @@ class Group:
     def elected(self, attester: str, verifiers: int = 3) -> tuple[str, ...]:
         """Return who verifies an attester in the present round."""
         return assigned(self.last(RoundOpened).seed, attester, self.names, verifiers)
+
+    def ask(self, function: str, kinds: list[str], *values: object) -> bytes:
+        """Ask the attestation contract on the embedded chain, as any node may."""
+        data = keccak(f"{function}({','.join(kinds)})".encode())[:4] + encode(kinds, values)
+        call = {"to": self.node.address(of_keys=False), "data": "0x" + data.hex()}
+        return bytes.fromhex(self.node.carrier.chain.ask("eth_call", [call, "latest"])[2:])
+
+    def is_elected(self, number: int, attester: str, verifier: str) -> bool:
+        """Return whether the contract has elected a verifier."""
+        kinds = ["uint64", "bytes20", "bytes20"]
+        octets = self.ask("elected", kinds, number, agent_key(attester), agent_key(verifier))
+        return bool(decode(["bool"], octets)[0])
+
+    def last_verified(self) -> bytes:
+        """Return the key of the root of trust."""
+        found: bytes = decode(["bytes20"], self.ask("lastVerified", []))[0]
+        return found
