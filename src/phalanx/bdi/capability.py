@@ -28,7 +28,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from phalanx.domain.goals import Goal, Mode, Predicate
-from phalanx.domain.rules import TrafficVerdict
+from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -264,6 +264,14 @@ class Capability:
         cls.plans = tuple(sorted(plans, key=lambda spec: spec.rank))
         cls.rules, cls.percepts = tuple(rules), tuple(percepts)
         cls.handlers, cls.fallbacks = tuple(handlers), tuple(fallbacks)
+
+    @classmethod
+    def confirms(cls, effect: str, rule: TrafficRule) -> bool | None:  # noqa: ARG003
+        """Whether ``rule`` is what makes ``effect`` true, as the log writes it; None: cannot tell.
+
+        Other agents ask it of the rules that the network carries out for an agent.
+        """
+        return None
 
     @classmethod
     def achieves(cls, goal: Goal) -> bool:

@@ -12,6 +12,7 @@ from msgspec import Struct
 from phalanx.domain.network import LinkId, LinkState, PopId
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficRule
+from phalanx.domain.trust import Evidence
 from phalanx.domain.vnf import InstanceId, Vnfd
 
 HoldId = str
@@ -162,6 +163,12 @@ class ReadEntry(Struct, frozen=True):
     """Address that the traffic goes to."""
 
 
+class ReadRules(Struct, frozen=True):
+    """Read which rules are in force at a PoP, also at another. Result: ``RulesInForce``."""
+
+    pop: PopId
+
+
 Action = (
     Hold
     | Release
@@ -177,6 +184,7 @@ Action = (
     | ReadLink
     | ReadMeasure
     | ReadEntry
+    | ReadRules
     | Observe
 )
 
@@ -219,6 +227,21 @@ class MeasureSample(Struct, frozen=True):
     held_back_mb_s: float
     cut_off: bool = False
     """Whether the PoP is cut off, so that the traffic goes on without the measure."""
+
+
+class RuleInForce(Struct, frozen=True):
+    """One rule, as the network carries it out."""
+
+    instance: InstanceId
+    effect: str
+    """What it is said to make true."""
+    rule: TrafficRule
+
+
+class RulesInForce(Struct, frozen=True):
+    """The rules that the instances of one PoP have put in force."""
+
+    rules: tuple[RuleInForce, ...] = ()
 
 
 class FlowStats(Struct, frozen=True):
@@ -269,7 +292,17 @@ class Failed(Struct, frozen=True):
     """Whether it would fail wherever it is tried: there is no use in asking another agent."""
 
 
-Outcome = Done | Renewed | LinkSample | EntrySample | MeasureSample | FlowRecords | Failed
+Outcome = (
+    Done
+    | Renewed
+    | LinkSample
+    | EntrySample
+    | MeasureSample
+    | RulesInForce
+    | FlowRecords
+    | Evidence
+    | Failed
+)
 
 
 class SiteState(Struct, frozen=True):

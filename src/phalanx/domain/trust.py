@@ -7,6 +7,7 @@ from enum import Enum
 from msgspec import Struct
 
 from phalanx.domain.agents import AgentId
+from phalanx.domain.goals import Predicate
 
 
 class TrustTier(Enum):
@@ -48,3 +49,74 @@ class AttestationResult(Struct, frozen=True):
     root: AgentId
     """Root of trust: the agent verified last before, that vouches for the verifier."""
     deviations: tuple[Deviation, ...] = ()
+    cause: str = ""
+    """Event of the verifier's log that tells of it, from which what others do about it follows."""
+
+
+class Distrusted(Predicate, frozen=True):
+    """No agent deals with ``agent``: it is not genuine, not honest, or shows no evidence."""
+
+    agent: AgentId
+
+
+class Evidence(Struct, frozen=True, tag=True):
+    """What an attester shows of itself, in the shape of an entity attestation token (RFC 9711)."""
+
+    agent: AgentId
+    nonce: str
+    """Of the challenge, in hexadecimal: evidence is good for one challenge."""
+    software: str
+    """Name and version of the package that runs."""
+    measurement: bytes
+    """What the measurer saw of the process, as ``phalanx.trust.measurement`` writes it."""
+    modelled: bool
+    """Whether the measurer is a model, as where all agents share one process."""
+    signature: str = ""
+    """Ed25519, in hexadecimal, of the measurer over all that stands above."""
+
+
+class Measure(Struct, frozen=True):
+    """Action: look at the agent's own process from outside it. Result: ``Evidence``."""
+
+    nonce: str
+
+
+class Submit(Struct, frozen=True):
+    """Action: write an entry into the ledger. Result: ``Done``, once it cannot be undone."""
+
+    entry: Struct
+
+
+class Scored(Struct, frozen=True):
+    """Percept: how far agents are to be trusted now, from 0 to 1."""
+
+    scores: dict[AgentId, float]
+
+
+class UseKey(Struct, frozen=True):
+    """Action: protect what agents say to each other with a secret. Result: ``Done``."""
+
+    epoch: int
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"UseKey({self.epoch}, …)"
+
+
+TrustAction = Measure | Submit | UseKey
+"""What an agent asks of what stands beside its PoP: the measurer, the ledger, the overlay."""
+
+
+class Challenge(Struct, frozen=True, tag=True):
+    """Content of a request: show that you are genuine, now."""
+
+    nonce: str
+    round: int
+
+
+class EvidenceReply(Struct, frozen=True, tag=True):
+    """Content of the inform that answers a challenge: evidence, or why there is none."""
+
+    nonce: str
+    evidence: Evidence | None = None
+    reason: str = ""

@@ -247,6 +247,11 @@ class EdgeFilter(Capability):
             report_attack(me, AttackReport(target, tuple(kinds), tuple(sources)))
         yield Believe(screened)
 
+    @classmethod
+    def confirms(cls, effect: str, rule: TrafficRule) -> bool:
+        """Whether a rule filters what the effect names, no more and no less."""
+        return effect == str(_effect(rule))
+
     def _uncovered(self, me: Agent) -> Iterator[PopId]:
         """Yield the PoPs whose agents are all gone, and that this agent is to cover.
 
@@ -254,10 +259,10 @@ class EdgeFilter(Capability):
         """
         outlook = me.capability(Outlook)
         view, alive = outlook.view, outlook.alive()
-        if not view.dead:
+        if not outlook.out:
             return
         staffed = {state.pop for agent in alive if (state := view.get(agent)) is not None}
-        for dead in sorted(view.dead):
+        for dead in sorted(outlook.out):
             state = view.get(dead)
             pop = None if state is None else state.pop
             if pop is not None and pop not in staffed and _next(dead, alive) == me.name:
@@ -300,8 +305,8 @@ class EdgeFilter(Capability):
         slow = {f.source for f in findings if f.kind == SLOW}
         shared = {o.source for o in seen if o.answered > ANSWERED * o.open} | heard.shared
         shared = {source for source in blocked if source in shared and source not in slow}
-        for what, rule in _rules(screened, blocked, shared, forged, seen):
-            effect = AttackFiltered(screened.ip, screened.entry, what)
+        for rule in _rules(screened, blocked, shared, forged, seen):
+            effect = _effect(rule)
             until, _ = self._harmful.get(effect, (me.now, 0.0))
             if until <= me.now and not self._filtered(me, effect):
                 if not rule.match.sources:
@@ -460,8 +465,8 @@ def _rules(
     shared: Collection[str],
     forged: list[Finding],
     seen: list[FlowAggregate],
-) -> Iterator[tuple[str, TrafficRule]]:
-    """Yield what to filter, in words, with its rule.
+) -> Iterator[TrafficRule]:
+    """Yield what to filter.
 
     Of sources behind which users are, too (``shared``), only the protocol that attacks is
     filtered: UDP is dropped, and TCP handshakes are answered for the target.
@@ -472,16 +477,29 @@ def _rules(
     udp = [source for source in blocked if source in shared and (source, "udp") in hostile]
     for sources, protocol in (alone, None), (udp, "udp"):
         if sources:
-            digest = blake2b(" ".join(sources).encode(), digest_size=3).hexdigest()
             match = TrafficMatch(sources=tuple(sources), target=ip, entry=entry, protocol=protocol)
-            of = f"{protocol} of " if protocol else ""
-            count = f"{len(sources)} {of}source{'s' * (len(sources) != 1)}"
-            yield f"{count} {digest}", TrafficRule(match, TrafficVerdict.DROP)
+            yield TrafficRule(match, TrafficVerdict.DROP)
     mixed = any((source, "tcp") in hostile for source in shared)
     if mixed or any(not f.kind.startswith("udp") for f in forged):
-        rule = TrafficRule(TrafficMatch(target=ip, entry=entry), TrafficVerdict.PROXY)
-        yield "handshakes never completed", rule
+        yield TrafficRule(TrafficMatch(target=ip, entry=entry), TrafficVerdict.PROXY)
     served = any(one.protocol == "udp" and one.replies for one in seen)
     if any(f.kind.startswith("udp") for f in forged) and not served:
         match = TrafficMatch(target=ip, entry=entry, protocol="udp")
-        yield "udp that nobody answers", TrafficRule(match, TrafficVerdict.DROP)
+        yield TrafficRule(match, TrafficVerdict.DROP)
+
+
+def _effect(rule: TrafficRule) -> AttackFiltered:
+    match = rule.match
+    return AttackFiltered(match.target or "", match.entry or "", _words(rule))
+
+
+def _words(rule: TrafficRule) -> str:
+    """Return what a rule filters: so much that another rule has other words."""
+    match = rule.match
+    if rule.verdict is TrafficVerdict.PROXY:
+        return "handshakes never completed"
+    if not match.sources:
+        return "udp that nobody answers" if match.protocol == "udp" else "everything"
+    digest = blake2b(" ".join(match.sources).encode(), digest_size=3).hexdigest()
+    of = f"{match.protocol} of " if match.protocol else ""
+    return f"{len(match.sources)} {of}source{'s' * (len(match.sources) != 1)} {digest}"

@@ -48,6 +48,16 @@ class RateLimiter(Capability):
         "review_s": 300.0,
     }
 
+    @classmethod
+    def confirms(cls, effect: str, rule: TrafficRule) -> bool:
+        """Whether a rule limits the link, the address or the flow that the effect names."""
+        match = rule.match
+        if rule.verdict is TrafficVerdict.DROP:
+            return effect == str(FlowRateLimited(match.source or "", match.target or ""))
+        if match.link is not None:
+            return effect == str(LinkRateLimited(match.link)) and rule.rate_mb_s > 0
+        return effect == str(IpRateLimited(match.target or "")) and rule.rate_mb_s > 0
+
     @plan(LinkRateLimited)
     def limit_link(self, me: Agent, goal: GoalInstance) -> Body:
         """Plan LL."""

@@ -17,6 +17,7 @@ from phalanx.domain.actions import (
     ReadEntry,
     ReadLink,
     ReadMeasure,
+    ReadRules,
     Renew,
     Renewed,
 )
@@ -121,6 +122,8 @@ class LinuxNetwork(NetworkDriver):
                 self._meters.read(pop, action, answer)
             case ReadEntry():
                 self._entries.read(pop, action, answer)
+            case ReadRules():
+                answer(self._measures.rules(action.pop))
             case Lift():
                 answer(self._measures.lift(action.measure, pop, cause))
             case Renew():

@@ -48,6 +48,7 @@ class _Measure:
     id: str
     instance: Instance
     effect: str
+    rule: TrafficRule
     body: Body
     tunnel: Tunnel | None
     detour: Detour | None
@@ -92,7 +93,8 @@ class Enforcement(MeasureLedger[_Measure]):
         if isinstance(target, Failed):
             answer(target)
             return
-        measure = _Measure(action.measure, instance, action.effect, _body(action.rule), None, None)
+        rule = action.rule
+        measure = _Measure(action.measure, instance, action.effect, rule, _body(rule), None, None)
         self._measures[action.measure] = measure
         instance.measures[action.measure] = None
 

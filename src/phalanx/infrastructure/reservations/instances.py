@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
-from phalanx.domain.actions import Deploy, Done, Enforce, Hold, Observe
+from phalanx.domain.actions import Deploy, Done, Enforce, Hold, Observe, RuleInForce, RulesInForce
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
-from phalanx.domain.rules import TrafficVerdict
+from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.reservations.topology import Path
@@ -175,6 +175,7 @@ class Observer(Protocol):
 class _InForce(Protocol):
     instance: Instance
     effect: str
+    rule: TrafficRule
 
 
 M = TypeVar("M", bound=_InForce)
@@ -190,6 +191,11 @@ class MeasureLedger(Generic[M]):
     def names(self) -> list[str]:
         """Return the ids of all measures in force."""
         return sorted(self._measures)
+
+    def rules(self, pop: PopId) -> RulesInForce:
+        """Return the rules in force at ``pop``."""
+        here = (each for each in self._measures.values() if each.instance.pop == pop)
+        return RulesInForce(tuple(RuleInForce(m.instance.id, m.effect, m.rule) for m in here))
 
     def lift(self, measure: str, pop: PopId, cause: str) -> Done:
         """Lift a measure of ``pop`` because its agent asks to."""

@@ -23,6 +23,7 @@ from phalanx.domain.actions import (
     ReadEntry,
     ReadLink,
     ReadMeasure,
+    ReadRules,
 )
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Recorder
@@ -245,6 +246,8 @@ class SimulatedNetwork(NetworkDriver):
                 return self._measures.read(action.measure, pop)
             case ReadLink():
                 return self._read(action)
+            case ReadRules():
+                return self._measures.rules(action.pop)
             case ReadEntry():
                 rows = self._flows.towards(action.target, 0, 1, pop)
                 self._engine.sync()
