@@ -61,6 +61,7 @@ contract Attestation {
         bytes evidence;
         string root;
         Deviation[] deviations;
+        string cause; // event of the verifier's log
     }
 
     struct Faulted {

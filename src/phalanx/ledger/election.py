@@ -8,19 +8,21 @@ known, which halves or doubles the choice for each agent that does; that is reco
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import lru_cache
 
 from phalanx.domain.agents import AgentId
 from phalanx.ledger.ethereum import keccak
 
 
+@lru_cache(maxsize=4096)
 def agent_key(agent: AgentId) -> bytes:
     """Return what stands for an agent in the contracts: 20 octets."""
     return keccak(agent.encode())[:20]
 
 
+@lru_cache(maxsize=4096)  # agents of one process ask the same
 def assigned(
-    seed: str, attester: AgentId, members: Iterable[AgentId], verifiers: int
+    seed: str, attester: AgentId, members: frozenset[AgentId], verifiers: int
 ) -> tuple[AgentId, ...]:
     """Return who verifies an attester: those with the lowest hash of seed, attester and name.
 
@@ -35,7 +37,7 @@ def assigned(
 
     """
     head = bytes.fromhex(seed) + agent_key(attester)
-    others = (member for member in set(members) if member != attester)
+    others = (member for member in members if member != attester)
     return tuple(sorted(others, key=lambda it: keccak(head + agent_key(it)))[:verifiers])
 
 
