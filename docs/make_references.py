@@ -36,6 +36,7 @@ _SECTIONS: tuple[type[Struct], ...] = (
     scenario.FaultSpec,
     scenario.UpdateSpec,
     scenario.DeclaredAgent,
+    scenario.TrustSpec,
 )
 _NAMES = {
     scenario.NetworkSpec: "network",
@@ -54,6 +55,7 @@ _NAMES = {
     scenario.FaultSpec: "fault",
     scenario.UpdateSpec: "update",
     scenario.DeclaredAgent: "agent",
+    scenario.TrustSpec: "trust",
     SiteSpec: "site",
     GuardedSpec: "guarded host",
 }

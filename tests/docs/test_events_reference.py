@@ -62,6 +62,8 @@ UNSEEN = {
     *PROCESSES,
     *SERVICES,
     "measure.withdrawn",
+    "key.unusable",
+    "ledger.refused",
     "image.prefetching",
     "image.cached",
     "image.evicted",
@@ -95,7 +97,8 @@ def events() -> list[Event]:
     update = UpdateSpec(40, "rate-limiter", "2.0")
     updated = run_scenario(replace(attack, updates=(update,)), until=80).events
     filtered = run_scenario(load_scenario(ROOT / "scenarios" / "quickstart-ring.yaml")).events
-    return [*broken, *crowd, *updated, *filtered]
+    attested = run_scenario(load_scenario(ROOT / "scenarios" / "infected-agent.yaml"), until=80)
+    return [*attested.events, *broken, *crowd, *updated, *filtered]
 
 
 def test_events_have_the_fields_of_the_reference(events: list[Event]) -> None:

@@ -153,7 +153,7 @@ class Group:
 
     def elected(self, attester: str, verifiers: int = 3) -> tuple[str, ...]:
         """Return who verifies an attester in the present round."""
-        return assigned(self.last(RoundOpened).seed, attester, frozenset(self.names), verifiers)
+        return assigned(self.last(RoundOpened).seed, attester, self.names, verifiers)
 
     def ask(self, function: str, kinds: list[str], *values: object) -> bytes:
         """Ask the attestation contract on the embedded chain, as any node may."""

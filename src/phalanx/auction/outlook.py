@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from phalanx.auction.settings import Configured
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import Agent, Capability, hears, perceives, recalls, remembers, starts
+from phalanx.bdi import Agent, Capability, hears, perceives, recalls, remembers, starts, when
 from phalanx.bdi.steps import Believe, Forget, Perceive, Step, Steps
 from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import AgentId, AgentState
@@ -21,6 +21,7 @@ from phalanx.domain.goals import Predicate
 from phalanx.domain.messages import Advertisement, Digest, Message, Performative
 from phalanx.domain.network import PopId
 from phalanx.domain.resources import NOTHING, Resources
+from phalanx.domain.trust import Distrusted, Scored
 
 GOSSIP = "gossip"
 
@@ -78,9 +79,9 @@ class Outlook(Configured, Capability):
     def __init__(self) -> None:
         self.view = NetworkView.EMPTY
         self.free: Resources = NOTHING
-        self.cut_off = False
-        """Whether no other agent can be heard: then their silence says nothing about them."""
+        self._connected = True
         self._turn = 0
+        self._distrusted: frozenset[AgentId] = frozenset()
 
     @starts
     def begin(self, me: Agent) -> None:
@@ -96,14 +97,42 @@ class Outlook(Configured, Capability):
             self._publish(me, state)
 
     def alive(self) -> tuple[AgentId, ...]:
-        """Return the peers that are not believed dead, sorted."""
-        peers, dead = self.settings.peers, self.view.dead
-        return tuple(peer for peer in peers if peer not in dead) if dead else peers
+        """Return the peers that can be dealt with, sorted: neither believed dead nor distrusted."""
+        peers, out = self.settings.peers, self.out
+        return tuple(peer for peer in peers if peer not in out) if out else peers
+
+    def cut_off(self, me: Agent) -> bool:
+        """Whether no other agent speaks to this one: then their silence says nothing about them."""
+        return not self._connected or me.name in self._distrusted
+
+    @property
+    def out(self) -> frozenset[AgentId]:
+        """The agents that cannot be dealt with: believed dead, or distrusted."""
+        dead, distrusted = self.view.dead, self._distrusted
+        return dead | distrusted if distrusted else dead
+
+    @when(Distrusted)
+    def distrusted(self, me: Agent, belief: Distrusted) -> Steps:
+        """Deal with an agent as with one that is gone, and do not listen to it."""
+        self._distrusted |= {belief.agent}
+        if belief.agent != me.name:
+            me.shunned.add(belief.agent)
+            yield Believe(Gone(belief.agent))
+
+    @when(Distrusted, None)
+    def trusted_again(self, me: Agent, belief: Distrusted) -> Steps:
+        """Deal with an agent again."""
+        self._distrusted -= {belief.agent}
+        me.shunned.discard(belief.agent)
+        if belief.agent == me.name:
+            self._catch_up(me)
+        elif belief.agent not in self.view.dead:
+            yield Forget(Gone(belief.agent))
 
     @perceives(Connected)
     def connection_changed(self, me: Agent, percept: Connected) -> None:
         """Note whether this agent is cut off; afterwards compare at once what was missed."""
-        self.cut_off = not percept.up
+        self._connected = percept.up
         if percept.up:
             self._catch_up(me)
 
@@ -111,6 +140,12 @@ class Outlook(Configured, Capability):
     def assessed(self, me: Agent, percept: Assessment) -> None:  # noqa: ARG002  # says it all
         """Note what was found out about an agent or a PoP."""
         self.view = self.view.described(percept.subject, percept.properties)
+
+    @perceives(Scored)
+    def scored(self, me: Agent, percept: Scored) -> None:  # noqa: ARG002  # says it all
+        """Note how far agents are to be trusted, as a term of their bids."""
+        for agent, score in percept.scores.items():
+            self.view = self.view.described(agent, {"trust": score})
 
     @perceives(SiteState)
     def site_changed(self, me: Agent, percept: SiteState) -> None:
@@ -181,7 +216,7 @@ class Outlook(Configured, Capability):
         forgetful = old.alive and new.forgets(old.incarnation)
         if forgetful or (old.alive and not new.alive):
             yield Believe(Left(new.agent) if new.left else Gone(new.agent))
-        if new.alive and (forgetful or not old.alive):
+        if new.agent not in self._distrusted and new.alive and (forgetful or not old.alive):
             yield Forget(Gone(new.agent))
             yield Forget(Left(new.agent))
 
@@ -219,6 +254,8 @@ class Outlook(Configured, Capability):
 
         An agent that is met again by other means later need not be known by then.
         """
+        self._distrusted = frozenset(p.agent for p in me.beliefs.matching(Distrusted))
+        me.shunned |= self._distrusted - {me.name}
         old = part or OutlookMemory()
         self.settings.peers = tuple(sorted({*self.settings.peers, *old.peers}))
         for state in old.states:  # what the agent says of its PoP itself is newer
@@ -270,7 +307,7 @@ class Outlook(Configured, Capability):
         return 1
 
     def _gossip(self, me: Agent) -> None:
-        peers = self.settings.peers
+        peers = tuple(peer for peer in self.settings.peers if peer not in self._distrusted)
         if len(peers) > 1:
             self._turn = (self._turn + 1) % len(peers)
             if peers[self._turn] == me.name:

@@ -34,6 +34,8 @@ _NOISE = 1e-9
 """Values this close, relative to the larger, are one value: arithmetic, not a difference."""
 _DIGITS = 12
 """Digits of a utility that count when two are compared."""
+NO_EXPERIENCE = 0.5
+"""Trust in an agent of which no ledger tells anything."""
 _RESERVED = frozenset({"agent", "utility", *Bid.__struct_fields__})
 """What stands beside the terms in a row of the log."""
 
@@ -91,6 +93,14 @@ BUILT_IN = (
     BidTerm("D", lambda offer: offer.latency_ms, higher_is_better=True, unit="ms"),
 )
 """Download time, cost and decentralisation (section 4.2.2)."""
+
+TRUST = BidTerm(
+    "trust",
+    lambda offer: offer.view.properties(offer.bidder).get("trust", NO_EXPERIENCE),
+    higher_is_better=True,
+    by_auctioneer=True,
+)
+"""How far the bidder is trusted, from 0 to 1, as its auctioneer knows from the ledger."""
 
 
 # -- terms that are installed -----------------------------------------------------------------

@@ -43,6 +43,7 @@ from phalanx.domain.events import Recorder, Sink
 from phalanx.domain.goals import Goal, Predicate
 from phalanx.domain.messages import Content, Fact, Message, Performative
 from phalanx.domain.network import PopId
+from phalanx.domain.trust import EvidenceReply, TrustAction
 
 C = TypeVar("C", bound=Capability)
 
@@ -68,7 +69,7 @@ class Perform(Struct, frozen=True):
     """Instruction to the shell: ask the infrastructure, and answer with the token."""
 
     token: int
-    action: Action
+    action: Action | TrustAction
     cause: str
 
 
@@ -108,6 +109,7 @@ class Agent:
         "pop",
         "remembers",
         "scope",
+        "shunned",
     )
 
     def __init__(
@@ -140,6 +142,8 @@ class Agent:
         self.now = 0.0
         self.cause = ""
         """The event that the present step follows from."""
+        self.shunned: set[AgentId] = set()
+        """Agents that are not listened to: all but evidence of themselves is ignored."""
         self.beliefs = BeliefBase()
         self.capabilities = {n: c() for n, c in library.capabilities.items()}
         self.active = {n for n, c in self.capabilities.items() if c.vnfd is None}
@@ -191,6 +195,8 @@ class Agent:
     def receive(self, message: Message, now: float) -> list[Instruction]:
         """Take a message in."""
         self.now = now
+        if message.sender in self.shunned and type(message.content) is not EvidenceReply:
+            return []
         for name, method in self.library.handlers(message.content):
             self.cause = message.cause
             self._call(name, method, message)
@@ -281,7 +287,7 @@ class Agent:
 
     def perform(
         self,
-        action: Action,
+        action: Action | TrustAction,
         then: Callable[[ActionOutcome], Steps | None],
         cause: str | None = None,
     ) -> None:
@@ -652,7 +658,7 @@ class Agent:
         intention: Intention,
         goal: GoalInstance,
         turn: int,
-        action: Action,
+        action: Action | TrustAction,
         outcome: ActionOutcome,
     ) -> None:
         if turn != intention.turn:

@@ -15,6 +15,7 @@ from phalanx.domain.actions import Action
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal, Predicate
 from phalanx.domain.network import PopId
+from phalanx.domain.trust import TrustAction
 from phalanx.domain.vnf import InstanceId
 
 
@@ -100,7 +101,7 @@ class AchieveAll(Struct, frozen=True):
 class Act(Struct, frozen=True):
     """Ask the infrastructure. Result: its outcome; ``PlanFailed`` is raised if it failed."""
 
-    action: Action
+    action: Action | TrustAction
 
 
 class Pause(Struct, frozen=True):

@@ -126,6 +126,12 @@ class AuctionRules(RuleGroup):
         """An agent, and another that it has ever taken for dead."""
         self._stirred = 0.0
         """When the network, or who lives, changed last."""
+        self._liars: set[str] = set()
+
+    def on_fault_injected(self, event: Event) -> None:
+        """Note whose bids are false from now on."""
+        if event.data["fault"] == "lie":
+            self._liars.add(event.data["agent"])
 
     def on_run_started(self, event: Event) -> None:
         """Learn the catalogue."""
@@ -402,7 +408,9 @@ class AuctionRules(RuleGroup):
         for row in ranking:
             bid = {name: value for name, value in row.items() if name not in ("agent", "utility")}
             offered = auction.bids.get(row["agent"], [])
-            if self.run.one_clock and not any(one.items() <= bid.items() for one in offered):
+            if row["agent"] in self._liars or not self.run.one_clock:
+                continue
+            if not any(one.items() <= bid.items() for one in offered):
                 self.broken("awards", event, f"{row['agent']} did not bid {bid}")
         self._utilities(event, auction.data, ranking)
 

@@ -31,8 +31,8 @@ class MeasureRules(RuleGroup):
         "at its PoP.",
         "reasons": "A measure is applied for an agent that lives and pursues a goal, which says "
         "what it saw or wants; what a measure was applied for is lifted under the same name.",
-        "leases": "A lease runs out only after its agent died or left, and not later than its "
-        "length after that, unless the agent goes on with what it remembers.",
+        "leases": "A lease runs out only after its agent died, left or was distrusted, and at most "
+        "its length after it died or left, unless the agent goes on with what it remembers.",
         "idle": "An instance ends as idle only after idle_timeout_s without a contract or a "
         "measure, and not much later than that unless something is broken.",
         "updates": "Where another version is offered, the agent of each instance that runs of an "
@@ -45,6 +45,8 @@ class MeasureRules(RuleGroup):
         """Know of nothing in force."""
         self.run.in_force = {}
         self._down: dict[str, float] = {}
+        self._distrusted: set[str] = set()
+        """Agents that were ever refused: the network does not renew what such an agent holds."""
         """When the last life of an agent ended that did not go on."""
         self._jobs: dict[str, str] = {}
         """By contract that is open, of an agent: the instance that works for it."""
@@ -198,13 +200,18 @@ class MeasureRules(RuleGroup):
         """Let it renew what it remembers."""
         self._due.pop(event.agent, None)
 
+    def on_trust_changed(self, event: Event) -> None:
+        """Note whether the network still serves an agent."""
+        if event.data["standing"] in ("silent", "quarantined"):
+            self._distrusted.add(event.data["agent"])
+
     def on_lease_expired(self, event: Event) -> None:
         """See that its agent did not live."""
         data = event.data
         if data["what"] != "instance" or not self.run.one_clock or self.run.skewed:
             return
         agent = owner(data["name"])
-        if agent not in self._down:
+        if agent not in self._down and agent not in self._distrusted:
             self.broken("leases", event, f"the lease of {data['name']} ends while {agent} lives")
 
 
@@ -295,9 +302,14 @@ class TrafficRules(RuleGroup):
         if not -ROUNDING <= mb_s <= most * (1 + ROUNDING) + 2 * ROUNDING:
             self.broken("traffic", event, f"{name}: {mb_s:g} MB/s of {most:g}")
 
+    def on_trust_changed(self, event: Event) -> None:
+        """Note that an agent has nobody to tell that it lives."""
+        self._ended |= event.data["standing"] in ("silent", "quarantined")
+
     def on_agent_started(self, event: Event) -> None:
-        """Note when a life begins."""
-        self._lives[event.agent] = event.time
+        """Note when a life begins, of agents that work with others."""
+        if event.agent in self.run.started["agents"]:
+            self._lives[event.agent] = event.time
 
     on_agent_restored = on_agent_started
 

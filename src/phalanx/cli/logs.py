@@ -15,7 +15,7 @@ from phalanx.cli.bus_options import Bus, DomainFolder, operator
 from phalanx.cli.event_lines import styled
 from phalanx.cli.terminal import AsJson, duration, emit_json, err, out, say
 from phalanx.domain.events import Event
-from phalanx.reporting.event_text import IMPORTANT
+from phalanx.reporting.event_text import is_important
 from phalanx.runtime.processes.operator import Operator, Tail
 
 _TURN_S = 3600.0
@@ -99,7 +99,7 @@ class _Lines:
             return False
         if self._kinds:
             return any(event.kind == k or event.kind.startswith(f"{k}.") for k in self._kinds)
-        return self._everything or event.kind in IMPORTANT
+        return self._everything or is_important(event)
 
     def _print(self, event: Event, received: float) -> None:
         moment = datetime.fromtimestamp(received, UTC).astimezone()

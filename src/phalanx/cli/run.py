@@ -38,7 +38,7 @@ from phalanx.cli.terminal import (
     say,
 )
 from phalanx.domain.events import Event, Sink
-from phalanx.reporting.event_text import IMPORTANT
+from phalanx.reporting.event_text import is_important
 from phalanx.reporting.response import Response
 from phalanx.reporting.summary import Summary
 from phalanx.runtime.course import RunResult
@@ -279,7 +279,7 @@ class _Watch:
         self._progress.update(self._task, completed=now)
 
     def _show(self, event: Event) -> None:
-        if event.kind not in IMPORTANT or self._is_ramp(event):
+        if not is_important(event) or self._is_ramp(event):
             return
         begin = (f"{event.time:8.1f} s  ", "dim"), (f"{event.agent:<10} ", "bold")
         self._console.print(Text.assemble(*begin, styled(event)), soft_wrap=True)

@@ -85,7 +85,7 @@ class Duties(Configured, Capability):
     def _look(self, me: Agent) -> Steps:
         """Take up what fell to this agent; ask the owners of what is another's."""
         self._next(me)
-        if me.capability(Outlook).cut_off:  # who lives is not known
+        if me.capability(Outlook).cut_off(me):  # who lives is not known
             return
         theirs: dict[AgentId, list[Goal]] = {}
         for goal, duty in self.settings.duties.items():

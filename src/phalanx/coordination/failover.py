@@ -25,11 +25,13 @@ from phalanx.bdi import (
     recalls,
     remembers,
     starts,
+    when,
 )
 from phalanx.coordination.duties import Duties
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal, Mode
 from phalanx.domain.messages import Heartbeat, Message, OpenGoal, Performative
+from phalanx.domain.trust import Distrusted
 
 HEARTBEAT = "heartbeat"
 KEPT_IN_MIND = 512
@@ -156,6 +158,20 @@ class Failover(Configured, Capability):
         me.call_at(me.now + self.settings.heartbeat_s, partial(self._beat, me))
         return steps
 
+    @when(Distrusted, None)
+    def trusted_again(self, me: Agent, belief: Distrusted) -> None:
+        """Judge no agent by its silence while nobody spoke to this one."""
+        if belief.agent == me.name:
+            self._listen_anew(me)
+
+    @when(Distrusted)
+    def distrusted(self, me: Agent, belief: Distrusted) -> Steps | None:
+        """Take over at once what a protected agent pursued that nobody trusts any more."""
+        peer = self._protected.pop(belief.agent, None)
+        if peer is None or peer.gone or me.draining:
+            return None
+        return self.take_over(me, belief.agent, peer.goals)
+
     @perceives(Connected)
     def connection_changed(self, me: Agent, percept: Connected) -> None:
         """Judge no agent by a silence in which no agent could be heard."""
@@ -175,7 +191,7 @@ class Failover(Configured, Capability):
         if peer.gone:
             self._returned(me, pop, peer)
         outlook: Outlook = me.capability(Outlook)
-        if outlook.cut_off or me.now - peer.heard <= self.settings.silence_s:
+        if outlook.cut_off(me) or me.now - peer.heard <= self.settings.silence_s:
             return None
         goals, peer.goals, peer.gone = peer.goals, (), True
         me.cause = me.record("agent.gone", pop=pop)

@@ -13,6 +13,7 @@ PhalanxError
 ├── IdentityError           a certificate, a key or an authority is refused (identity)
 ├── BrokerError             the broker cannot be reached, or refuses (bus.client)
 │   └── NotPermittedError   the identity may not do this
+├── SealedKeyError          a key that was handed out cannot be opened (trust.keys)
 ├── LedgerError             the ledger cannot be opened or asked, or its answer is none (ledger)
 │   └── RpcError            a node does not do what it was asked (ledger.chain)
 ├── EnvelopeError           something is no CloudEvent, or none of ours (fabric.envelope)

@@ -11,6 +11,7 @@ from phalanx.domain.agents import AgentId, AgentState
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal, Goal, Predicate
 from phalanx.domain.network import PopId
+from phalanx.domain.trust import Challenge, EvidenceReply
 
 
 class Performative(Enum):
@@ -246,6 +247,8 @@ Content = (
     | Query
     | Inventory
     | AttackReport
+    | Challenge
+    | EvidenceReply
 )
 
 

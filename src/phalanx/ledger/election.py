@@ -8,6 +8,7 @@ known, which halves or doubles the choice for each agent that does; that is reco
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from phalanx.domain.agents import AgentId
@@ -20,9 +21,8 @@ def agent_key(agent: AgentId) -> bytes:
     return keccak(agent.encode())[:20]
 
 
-@lru_cache(maxsize=4096)  # agents of one process ask the same
 def assigned(
-    seed: str, attester: AgentId, members: frozenset[AgentId], verifiers: int
+    seed: str, attester: AgentId, members: Iterable[AgentId], verifiers: int
 ) -> tuple[AgentId, ...]:
     """Return who verifies an attester: those with the lowest hash of seed, attester and name.
 
@@ -36,6 +36,13 @@ def assigned(
         The verifiers, in the order of their hashes.
 
     """
+    return _assigned(seed, attester, frozenset(members), verifiers)
+
+
+@lru_cache(maxsize=4096)  # agents of one process ask the same
+def _assigned(
+    seed: str, attester: AgentId, members: frozenset[AgentId], verifiers: int
+) -> tuple[AgentId, ...]:
     head = bytes.fromhex(seed) + agent_key(attester)
     others = (member for member in members if member != attester)
     return tuple(sorted(others, key=lambda it: keccak(head + agent_key(it)))[:verifiers])

@@ -74,6 +74,11 @@ TEMPLATES: dict[str, str] = {
     "service.restarted": "{process} at {site} had died and is restarted[ (attempt {attempt})]",
     "service.given_up": "{process} at {site} died {deaths} times in a row and is not restarted",
     "service.removed": "the service is removed",
+    "trust.enrolled": "enrols {agent}, which runs {software}",
+    "trust.changed": "{agent} is {standing} from now on[: {reason}]",
+    "key.installed": "uses the overlay's key of epoch {epoch} from now on, handed out by {by}",
+    "key.unusable": "cannot use the key of epoch {epoch} that {by} handed out: {reason}",
+    "ledger.refused": "the ledger refuses {entry}: {reason}",
     "process.started": "the process starts as {role}[ (life {incarnation})]",
     "process.ended": "the process ends[: {reason}]",
     "certificate.holds": "its certificate is valid until {until} ({days} days)",
@@ -304,6 +309,21 @@ def _analysis(data: Mapping[str, Any]) -> str:
     return _fill("looks at {flows:#flow}[ ({coverage} of the traffic)] for {goal}" + end, data)
 
 
+_TIERS = {
+    "affirming": "finds {attester} genuine",
+    "warning": "finds {attester} genuine, but not well",
+    "contraindicated": "finds {attester} not genuine",
+    "none": "cannot say whether {attester} is genuine",
+}
+
+
+def _attested(data: Mapping[str, Any]) -> str:
+    found = _TIERS.get(str(data.get("tier")), "verifies {attester}")
+    modelled = " (modelled)" if data.get("modelled") else ""
+    first = ", to begin with" if data.get("round") == 0 else ""
+    return _fill(found + first + modelled + "[: {deviations}]", data)
+
+
 _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "network.sample": _sample,
     "traffic.changed": _traffic,
@@ -320,6 +340,7 @@ _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "auction.awarded": _awarded,
     "contract.ended": _contract_ended,
     "analysis.done": _analysis,
+    "attestation.result": _attested,
 }
 
 IMPORTANT = KINDS.keys() - {
@@ -350,3 +371,10 @@ IMPORTANT = KINDS.keys() - {
     "revocations.known",
 }
 """Kinds that tell the story of a run; the others are its details."""
+
+
+def is_important(event: Event) -> bool:
+    """Whether ``event`` tells the story of a run: no detail, and nothing that is as ever."""
+    data = event.data
+    as_ever = event.kind == "attestation.result" and data.get("tier") == "affirming"
+    return event.kind in IMPORTANT and not (as_ever and data.get("round"))

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
-from phalanx.reporting.event_text import IMPORTANT, describe, describe_whole, is_alarm
+from phalanx.reporting.event_text import describe, describe_whole, is_alarm, is_important
 from phalanx.reporting.log import Log, predicate_of, text, whole_word
 from phalanx.reporting.svg import counted
 from phalanx.reporting.why_not import (
@@ -156,7 +156,7 @@ def _attack(log: Log) -> Explanation:
     depths = {root.id: 1}
     for _, event in log.below(root.id):
         depth = depths[event.cause or ""]
-        shown = event.kind in IMPORTANT or event.kind == "goal.adopted"
+        shown = is_important(event) or event.kind == "goal.adopted"
         depths[event.id] = depth + shown
         if shown:
             lines.append(ExplanationLine(depth, event))

@@ -13,6 +13,7 @@ from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import Configured
 from phalanx.bdi import Capability, Library
+from phalanx.coordination.conduct import Conduct
 from phalanx.coordination.drain import Drain
 from phalanx.coordination.duties import Duties
 from phalanx.coordination.failover import Failover
@@ -25,6 +26,8 @@ from phalanx.domain.rules import TrafficVerdict, listed
 from phalanx.domain.vnf import Vnfd
 from phalanx.loading import unknown
 from phalanx.runtime.scenario import MONITORS, STRATEGIES, DeclaredAgent, Scenario
+from phalanx.trust.attestation import Attestation
+from phalanx.trust.keys import KeyKeeping
 
 GROUP = "phalanx.capabilities"
 """Entry point group in which capabilities are found."""
@@ -42,6 +45,8 @@ BUILT_IN: tuple[type[Capability], ...] = (
     Recovery,
 )
 """What every agent can do (dissertation, 5.1: the VnfLifecycle and Auction capabilities)."""
+TRUST: tuple[type[Capability], ...] = (Attestation, Conduct, KeyKeeping)
+"""What every agent can do beside it, where agents attest each other."""
 
 
 class Catalogue(Struct, frozen=True):
@@ -119,12 +124,12 @@ def load_catalogue(
             function asks for a verdict that is not offered.
 
     """
-    own = {capability.name: capability for capability in extra}
+    given = {capability.name: capability for capability in extra}
     chosen: dict[str, type[Capability]] = {}
-    listed_names = {*scenario.functions, *own, *STRATEGIES[scenario.strategy]}
+    listed_names = {*scenario.functions, *given, *STRATEGIES[scenario.strategy]}
     others = {name for strategy, name in MONITORS.items() if strategy != scenario.strategy}
     for name in sorted(listed_names - others):
-        chosen[name] = _find(name, f"functions.{name}", own)
+        chosen[name] = _find(name, f"functions.{name}", given)
     vnfds: dict[str, Vnfd] = {}
     for name, capability in chosen.items():
         if capability.vnfd is None:
@@ -144,7 +149,10 @@ def load_catalogue(
                     f"functions.{name}: nothing here can {verdict.value} traffic; "
                     f"offered are {listed(offered)}"
                 )
-    library = Library([*BUILT_IN, *(chosen[name] for name in vnfds)])
+    own_abilities = (
+        (*BUILT_IN, Attestation, Conduct, KeyKeeping) if scenario.trust is not None else BUILT_IN
+    )
+    library = Library([*own_abilities, *(chosen[name] for name in vnfds)])
     scopes = _scopes()
     brought: dict[str, type[Capability]] = {}
     for index, agent in enumerate(scenario.agents):
@@ -153,7 +161,7 @@ def load_catalogue(
             raise ScenarioError(f"{path}.scope: {unknown('scope', agent.scope, scopes)}")
         for name in (*scopes[agent.scope].capabilities, *agent.capabilities):
             if name not in library.capabilities:
-                brought[name] = _find(name, f"{path}.capabilities", own)
+                brought[name] = _find(name, f"{path}.capabilities", given)
     return Catalogue(library, vnfds, scopes, brought)
 
 

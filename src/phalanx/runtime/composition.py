@@ -69,7 +69,7 @@ from phalanx.fabric.registration import ServiceState
 from phalanx.identity.names import Role
 from phalanx.infrastructure import Infrastructure
 from phalanx.runtime.catalogue import Catalogue
-from phalanx.runtime.node import Node, Probes
+from phalanx.runtime.node import Node, Probes, Service
 from phalanx.runtime.scenario import (
     MONITORS,
     STRATEGIES,
@@ -77,20 +77,23 @@ from phalanx.runtime.scenario import (
     MonitorSpec,
     Scenario,
 )
+from phalanx.trust.attestation import Attestation, TrustTerms
+from phalanx.trust.keys import KeyKeeping
 
 
 def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue) -> Settings:
     """Return the terms of all auctions, as the scenario sets them."""
     timing = scenario.timing
-    policies = {name: GoalPolicy(*scenario.terms(name)) for name in scenario.goals}
-    named = (t for p in policies.values() for t in (*p.preferences.terms, *p.constraints.terms))
+    named = {*scenario.goals, *(("default",) if scenario.trust is not None else ())}
+    policies = {name: GoalPolicy(*scenario.terms(name)) for name in sorted(named)}
+    weighed = (t for p in policies.values() for t in (*p.preferences.terms, *p.constraints.terms))
     return Settings(
         peers=tuple(sorted(peers)),
         repository=scenario.network.repository,
         catalogue=dict(catalogue.vnfds),
         duties={duty.goal: duty for duty in map(duty_of, scenario.monitors)},
         policies=policies,
-        terms=load_terms(named),
+        terms=load_terms(weighed),
         method=scenario.bidding,
         pricing=scenario.prices(),
         persistent_from=None if scenario.strategy == "published" else PROTECT,
@@ -204,6 +207,8 @@ class ComposedAgent:
         on_left: Callable[[], None],
         on_expired: Callable[[str], None],
         counters: Callable[[], AgentCounters] | None = None,
+        trust: TrustTerms | None = None,
+        services: Mapping[type, Service] | None = None,
         events_waiting: Callable[[], int] = lambda: 0,
     ) -> None:
         """Compose the agent; it does nothing before ``start`` or ``node.restore``.
@@ -226,6 +231,8 @@ class ComposedAgent:
             on_left: called once it has left in order.
             on_expired: called with the reason when it had to leave within a time and has not.
             counters: what went through its bus; None counts messages alone.
+            trust: the terms by which it attests itself and others; None: it does not.
+            services: see ``Node``.
             events_waiting: how many of its events are not acknowledged yet.
 
         """
@@ -252,7 +259,18 @@ class ComposedAgent:
         self.agent.capability(Bidder).refused = self._refused
         self.probes = Probes(bus, self.name, clock, incarnation, cause)
         self._counters = counters or self.probes.counters
-        self.node = Node(self.agent, clock, self.probes, infrastructure, keep=keep, on_left=on_left)
+        if trust is not None:
+            self.agent.capability(Attestation).terms = trust
+            self.agent.capability(KeyKeeping).exchange = trust.exchange
+        self.node = Node(
+            self.agent,
+            clock,
+            self.probes,
+            infrastructure,
+            keep=keep,
+            on_left=on_left,
+            services=services,
+        )
         self._began = clock.now()
         provider = fabric.provider
         provider.serve(STATUS, self._status)

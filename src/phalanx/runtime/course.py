@@ -102,6 +102,9 @@ class Breakable(Protocol):
     def degrade(self, fault: FaultSpec, *, ends: bool) -> None:
         """Make a link, an agent's clock or disk, or a broker worse, or as it was."""
 
+    def corrupt(self, agent: AgentId, how: str, cause: str) -> None:
+        """Alter the agent's program while it runs (``infect``), or what it says (``lie``)."""
+
     def update(self, function: str, version: str, cause: str) -> None:
         """Tell the agents that the repository offers another version."""
 
@@ -161,6 +164,8 @@ class Course:
                 undo = partial(target.take_repository, away=False)
             case "repository-back":
                 target.take_repository(away=False)
+            case "infect" | "lie":
+                target.corrupt(agent, fault.kind, self._injected(fault.kind, agent))
             case "degrade" | "drift" | "slow-disk" | "full-disk" | "broker-down":
                 self._told(fault)
                 target.degrade(fault, ends=False)

@@ -32,7 +32,7 @@ __all__ = ["MAX_BYTES", "load_scenario", "offences", "parse_scenario"]
 MAX_SOURCES = 50_000
 _SHORTEST_PULSE_S = 0.1
 _SUM_TOLERANCE = 1e-6
-_RESERVED = {"network", "recorder", "run"}
+_RESERVED = {"network", "recorder", "run", "secaas"}
 """Names of identities that every run has."""
 _GOALS = tuple(name for name in vars(predicates) if name[0].isupper() and name != "Predicate")
 _OWN_FIELDS = {
@@ -51,6 +51,8 @@ _OWN_FIELDS = {
     "slow-disk": {"agent"},
     "full-disk": {"agent"},
     "broker-down": {"broker"},
+    "infect": {"agent"},
+    "lie": {"agent"},
 }
 _MESSAGES = {"lose", "duplicate", "delay", "reorder"}
 _FIGURES: dict[str, tuple[float, set[str]]] = {

@@ -18,8 +18,12 @@ from phalanx.bus import Bus, Handler
 from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import Failed, Outcome, Percept
 from phalanx.domain.messages import Inventory, Message, Performative, Query
+from phalanx.domain.trust import TrustAction
 from phalanx.fabric.operations import AgentCounters
 from phalanx.infrastructure import Infrastructure
+
+Service = Callable[[Any, str, Callable[[Outcome], None]], None]
+"""Carries out an action that an agent takes for a cause, and calls with its outcome."""
 
 
 class Node:
@@ -34,6 +38,7 @@ class Node:
         "_keep",
         "_kept",
         "_on_left",
+        "_services",
         "_timer",
         "agent",
         "alive",
@@ -49,6 +54,7 @@ class Node:
         *,
         keep: Callable[[Agent], None] | None = None,
         on_left: Callable[[], None] | None = None,
+        services: Mapping[type, Service] | None = None,
     ) -> None:
         """Make a node that does nothing before ``start`` or ``restore``.
 
@@ -60,6 +66,7 @@ class Node:
             keep: called when the agent's memory may have changed, before anything is said or
                 done that follows from it: then what others know of it, its memory knows.
             on_left: called once the agent has left in order.
+            services: what carries out actions that need no PoP, by the type of the action.
 
         """
         self.agent = agent
@@ -73,6 +80,7 @@ class Node:
         self._clock = clock
         self._bus = bus
         self._infrastructure = infrastructure
+        self._services = services or {}
         self._timer: Timer | None = None
         self._due: float | None = None
 
@@ -158,12 +166,14 @@ class Node:
         for instruction in instructions:
             if isinstance(instruction, Perform):
                 answer = partial(self._answer, instruction.token)
-                pop = self.agent.pop
-                if pop is None:
+                pop, action, cause = self.agent.pop, instruction.action, instruction.cause
+                service = self._services.get(type(action))
+                if service is not None:
+                    service(action, cause, answer)
+                elif isinstance(action, TrustAction) or pop is None:
                     nowhere = Failed(f"{self.agent.name} stands at no PoP, so it cannot act on one")
                     self._clock.call_soon(partial(answer, nowhere))
                 else:
-                    action, cause = instruction.action, instruction.cause
                     self._infrastructure.perform(pop, action, cause, answer)
             else:
                 self._bus.send(instruction)

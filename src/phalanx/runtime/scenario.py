@@ -299,6 +299,8 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
         "slow-disk",
         "full-disk",
         "broker-down",
+        "infect",
+        "lie",
     ]
     agent: Name | None = None
     """The agent that is hit, or whose messages alone are hit; None: the messages of all."""
@@ -349,6 +351,21 @@ class DeclaredAgent(Struct, frozen=True, forbid_unknown_fields=True):
     """Where it stands; None: at no PoP, so that it bids for nothing and has its goals auctioned."""
 
 
+class TrustSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """How agents attest each other."""
+
+    ledger: Text = "memory:"
+    """URL of the ledger (``phalanx.ledger``)."""
+    period_s: Annotated[float, Meta(ge=1, le=86_400)] = 20.0
+    """Of a round, in which each agent is verified once by each of its verifiers."""
+    verifiers: Annotated[int, Meta(ge=2, le=100)] = 3
+    """Drawn for each agent in each round; a majority of them, two at least, decides."""
+    misses: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """Rounds without evidence after which an agent has to be enrolled anew; 0: none does."""
+    least: Fraction = 0.2
+    """Trust score below which no bid of an agent is taken."""
+
+
 class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that a run needs but the code."""
 
@@ -386,6 +403,8 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     control: Literal["out-of-band", "in-band"] = "out-of-band"
     """Whether messages of agents have a network of their own, or take the links beside the
     traffic: there they wait and are lost with it, and cross no link that is down."""
+    trust: TrustSpec | None = None
+    """How agents attest each other; None: they do not."""
     notes: tuple[Text, ...] = ()
     """What was assumed; shown at the start of a run."""
 
@@ -444,8 +463,10 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     def terms(self, predicate: str) -> tuple[Constraints, Preferences]:
         """Return the constraints and preferences of goals over ``predicate`` (a class name)."""
         spec = self.goals.get(predicate) or self.goals.get("default") or GoalSpec()
+        limits = {"trust": self.trust.least} if self.trust is not None else {}
+        constraints = structs.replace(spec.constraints, terms={**limits, **spec.constraints.terms})
         return (
-            Constraints(*structs.astuple(spec.constraints)),
+            Constraints(*structs.astuple(constraints)),
             Preferences(*structs.astuple(spec.preferences)),
         )
 
@@ -482,7 +503,8 @@ def fingerprint(plan: Scenario) -> str:
         plan.utilities(),
         sorted(plan.monitors, key=lambda monitor: (monitor.link, monitor.at)),
     )
-    octets = msgspec.json.encode(common, order="deterministic")
+    agreed = common if plan.trust is None else (*common, plan.trust)
+    octets = msgspec.json.encode(agreed, order="deterministic")
     return blake2b(octets, digest_size=_OCTETS).hexdigest()
 
 

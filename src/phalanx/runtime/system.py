@@ -20,6 +20,7 @@ from phalanx.bus.memory_broker import MemoryBroker, MemoryClient
 from phalanx.clock.drifting import DriftingClock
 from phalanx.clock.virtual import VirtualClock
 from phalanx.coordination.failover import open_goals
+from phalanx.domain.actions import Outcome, ReadRules, RulesInForce, Stop
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event, Recorder, Sink
@@ -60,6 +61,7 @@ from phalanx.runtime.environment import (
 )
 from phalanx.runtime.node import Node
 from phalanx.runtime.scenario import MONITORS, DeclaredAgent, FaultSpec, Scenario
+from phalanx.runtime.trusting import SECAAS, ModelledTrust
 from phalanx.store.memory import EventLog
 
 DOMAIN = "run"
@@ -152,6 +154,18 @@ class System:
         if any(f.kind == "broker-down" for f in scenario.faults):
             raise ScenarioError("faults: broker-down needs phalanx run --spread")
         self._settings = settings_of(scenario, self._declared, self.catalogue)
+        self.trust: ModelledTrust | None = None
+        if scenario.trust is not None:
+            self.trust = ModelledTrust(
+                scenario.trust,
+                tuple(self._declared),
+                self.seed,
+                self.clock,
+                PerAgentBus(self.faulty_bus, SECAAS),
+                self.log,
+                self.cause,
+                self._expelled,
+            )
         self.agents = {
             name: self._compose(declared, incarnation) for name, declared in self._declared.items()
         }
@@ -186,6 +200,8 @@ class System:
         try:
             return self._run(until, on_progress, should_stop)
         finally:
+            if self.trust is not None:
+                self.trust.close()
             self.environment.close()
 
     def _run(
@@ -199,6 +215,10 @@ class System:
             agent.node.start(self.cause)
             agent.fabric.start()
             agent.fabric.serving()
+        if self.trust is not None:
+            for name, agent in self.agents.items():
+                self.trust.follow(name, agent.node)
+            self.trust.start()
         self._install_monitors()
         self._free_at_start = self.infrastructure.free()
         self.course = Course(
@@ -248,6 +268,8 @@ class System:
             view=self._view,
             on_left=partial(self._left, name),
             on_expired=lambda _: self._end(name),
+            trust=None if self.trust is None else self.trust.terms(name),
+            services=None if self.trust is None else self.trust.services(name),
         )
         if (slow := self._disks.get(name)) is not None and slow.kind == "slow-disk":
             composed.node.disk_delay_s = slow.delay_s
@@ -261,7 +283,12 @@ class System:
         """Return what carries an agent's messages and what performs its actions."""
         clock = self._clocks.get(declared.name)
         fast_s = None if clock is None else clock.fast_s
-        return PerAgentBus(self.faulty_bus, declared.name, fast_s=fast_s), self.infrastructure
+        bus: Bus = PerAgentBus(self.faulty_bus, declared.name, fast_s=fast_s)
+        network: Infrastructure = self.infrastructure
+        if self.trust is not None:
+            bus = self.trust.bus(declared.name, bus)
+            network = self.trust.guarded(declared.name, network)
+        return bus, network
 
     def _install_monitors(self) -> None:
         """Put the Link Monitors in place that the scenario starts with."""
@@ -277,6 +304,22 @@ class System:
             )
             self.agents[monitor.agent or monitor.at].pursue([(number, monitor)])
 
+    def _expelled(self, agent: AgentId, cause: str) -> None:
+        """End what an agent has put in force that is not to be trusted."""
+        pop = self._declared[agent].pop
+        if pop is None:
+            return
+        network = self.infrastructure
+
+        def stop(found: Outcome) -> None:
+            own = f"{agent}."
+            rules = found.rules if isinstance(found, RulesInForce) else ()
+            for instance in sorted({r.instance for r in rules if r.instance.startswith(own)}):
+                reason = f"{agent} is not trusted any more"
+                network.perform(pop, Stop(instance, reason), cause, lambda _: None)
+
+        network.perform(pop, ReadRules(pop), cause, stop)
+
     # -- what happens from outside ----------------------------------------------------
 
     def lives(self, agent: AgentId) -> bool:
@@ -290,6 +333,8 @@ class System:
             self._memories[agent] = encode(remember(composed.agent))
         composed.crash()
         self._clients[agent].close()
+        if self.trust is not None:
+            self.trust.unfollow(agent)
         event = self.recorder.record("agent.crashed", cause or self.cause, pop=agent)
         covered = {goal.id for goal in open_goals(composed.agent)}
         for goal in composed.agent.open_goals():
@@ -318,6 +363,9 @@ class System:
             composed.node.start(cause)
         composed.fabric.start()
         composed.fabric.serving()
+        if self.trust is not None:
+            self.trust.follow(agent, composed.node)
+            self.trust.deployed(agent, cause)
 
     def _of_open_goals(self, memory: Memory) -> Memory:
         """Return a memory in which those goals have ended whose end the log has told already."""
@@ -365,6 +413,11 @@ class System:
                 elif self.lives(agent):  # what it learns from now on is in no memory
                     self._memories[agent] = encode(remember(self.agents[agent].agent))
 
+    def corrupt(self, agent: AgentId, how: str, cause: str) -> None:  # noqa: ARG002  # others find it
+        """Alter an agent's program while it runs, or make it bid and enforce falsely."""
+        if self.trust is not None:
+            self.trust.corrupt(agent, how)
+
     def update(self, function: str, version: str, cause: str) -> None:
         """Tell the agents that the repository offers another version."""
         for agent in self.agents.values():
@@ -373,6 +426,8 @@ class System:
     def _left(self, agent: AgentId) -> None:
         self.agents[agent].leave()
         self._clients[agent].close()
+        if self.trust is not None:
+            self.trust.unfollow(agent)
 
     def _stop(self, agent: AgentId, call: Call[StopRequest, Accepted]) -> None:
         call.done(Accepted("it ends; what it holds stays under its leases"))

@@ -92,7 +92,7 @@ class Spread:
 
         """
         for number, fault in enumerate(scenario.faults):
-            if fault.kind in ("degrade", "drift", "slow-disk"):
+            if fault.kind in ("degrade", "drift", "infect", "lie", "slow-disk"):
                 where = f"{plan}: faults[{number}].kind"
                 raise ScenarioError(f"{where}: {fault.kind} needs a simulation in one process")
         self._scenario = scenario
@@ -315,6 +315,9 @@ class Spread:
             room = resource.RLIM_INFINITY if ends else 0
             limits = room, resource.RLIM_INFINITY
             resource.prlimit(self._processes.pid(agent), resource.RLIMIT_FSIZE, limits)
+
+    def corrupt(self, agent: AgentId, how: str, cause: str) -> None:
+        """Refused before the run."""
 
     def update(self, function: str, version: str, cause: str) -> None:
         """Tell the agents that the repository offers another version."""

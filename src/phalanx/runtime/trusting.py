@@ -1,0 +1,291 @@
+"""Trust in one run: the ledger, what enrols the agents, and a measurer for each of them.
+
+Agents that share one process cannot measure each other honestly: whoever can write into one can
+write into all. So the measurer of such a run is a model, which sees what the test bench did to an
+agent, and every result says ``modelled``. All else is as with processes: keys, signatures,
+challenges, the ledger and its rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from hashlib import sha256
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec.structs import replace
+
+from phalanx.bdi import Agent, Library
+from phalanx.bus import Bus
+from phalanx.clock import Clock
+from phalanx.domain.actions import Done, Enforce, Failed, Outcome
+from phalanx.domain.agents import AgentId, Scope
+from phalanx.domain.events import Sink
+from phalanx.domain.messages import Message, Proposal
+from phalanx.domain.network import PopId
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
+from phalanx.domain.trust import Evidence, Measure, Submit, UseKey
+from phalanx.domain.version import VERSION
+from phalanx.infrastructure import Answer, Infrastructure
+from phalanx.ledger import Ledger, RecordedEntry, Refused, open_ledger
+from phalanx.ledger.entries import Attested, Enrolled, Planned
+from phalanx.runtime.node import Node, Service
+from phalanx.runtime.scenario import TrustSpec
+from phalanx.trust.attestation import Attestation, TrustTerms
+from phalanx.trust.evidence import Enrolment, public, signed
+from phalanx.trust.measurement import Activity, MappedObject, ProcessMeasurement, ReferenceValues
+from phalanx.trust.register import EXCLUDED, TrustRegister, TrustStanding
+from phalanx.trust.secaas import Deployed, Secaas
+
+SECAAS = "secaas"
+"""Name of what hardens and enrols the agents of a run."""
+_SCOPE = Scope("domain", "one administrative domain")
+_SOFTWARE = "phalanx-agent"
+
+
+class ModelledTrust:
+    """Enrols the agents of a run, and gives each what it needs to attest itself and others."""
+
+    def __init__(
+        self,
+        plan: TrustSpec,
+        agents: tuple[AgentId, ...],
+        seed: int,
+        clock: Clock,
+        bus: Bus,
+        sink: Sink,
+        cause: str,
+        expelled: Callable[[AgentId, str], None],
+    ) -> None:
+        """Open the ledger; nothing happens before ``start``.
+
+        ``expelled`` is called with an agent that is not genuine, or not honest, and the cause: what
+        it has put in force is to end.
+
+        Raises:
+            PhalanxError: if the ledger cannot be opened.
+
+        """
+        self._clock = clock
+        self._cause = cause
+        self._expelled = expelled
+        self._found: dict[AgentId, str] = {}
+        """By agent the event of the last result about it."""
+        self._seed = seed
+        self._plan = plan
+        self._infected: set[AgentId] = set()
+        self._liars: set[AgentId] = set()
+        self.keys: dict[AgentId, UseKey] = {}
+        """What protects the words of each agent: the simulated overlay has nothing to encrypt."""
+        self._follows: dict[AgentId, Callable[[], None]] = {}
+        self.ledger = open_ledger(plan.ledger, clock)
+        self.ledger.found(self._secret(SECAAS, "account"), SECAAS)
+        self._accounts: dict[AgentId, Ledger] = {
+            name: self.ledger.join(self._secret(name, "account")) for name in (*agents, SECAAS)
+        }
+        self._keys = {
+            name: Ed25519PrivateKey.from_private_bytes(self._secret(name, "measurer"))
+            for name in agents
+        }
+        self._enrolments = {name: self._enrolment(name) for name in agents}
+        self.register = TrustRegister()
+        """As the infrastructure reads the ledger: it serves no agent that is out."""
+        library = Library([Attestation, Secaas])
+        secaas = Agent(SECAAS, library, sink, scope=_SCOPE)
+        secaas.capability(Attestation).terms = self.terms(SECAAS)
+        self._secaas = Node(secaas, clock, bus, _Nowhere(), services=self.services(SECAAS))
+
+    def start(self) -> None:
+        """Enrol all agents, and let the group attest itself from now on."""
+        plan = self._plan
+        self._accounts[SECAAS].follow(self._read)
+        self._secaas.start(self._cause)
+        self.follow(SECAAS, self._secaas)
+        for name in self._enrolments:
+            self.deployed(name, self._cause)
+        self._secaas.tell(Planned(plan.period_s, plan.verifiers, plan.misses), self._cause)
+
+    def _read(self, recorded: RecordedEntry) -> None:
+        entry = recorded.entry
+        if isinstance(entry, Attested):
+            self._found[entry.result.attester] = entry.result.cause
+        for change in self.register.apply(recorded):
+            if change.now is TrustStanding.QUARANTINED:
+                self._expelled(change.agent, self._found.get(change.agent) or self._cause)
+
+    def deployed(self, agent: AgentId, cause: str) -> None:
+        """Enrol an agent that was deployed, if it is not of the group; it is genuine again."""
+        member = self.register.members.get(agent)
+        out = member is None or member.standing in (
+            TrustStanding.QUARANTINED,
+            TrustStanding.RETIRED,
+        )
+        if not out and agent not in self._infected | self._liars:
+            return
+        self._infected.discard(agent)
+        self._liars.discard(agent)
+        enrolment = self._enrolments[agent]
+        entry = Enrolled(
+            agent,
+            self._accounts[agent].account,
+            "agent",
+            enrolment.software,
+            enrolment.digest(),
+            enrolment.exchange,
+        )
+        self._secaas.tell(Deployed(entry), cause)
+
+    def follow(self, agent: AgentId, node: Node) -> None:
+        """Tell an agent what the ledger records, from the beginning on."""
+        self.unfollow(agent)
+        self._follows[agent] = self._accounts[agent].follow(
+            lambda recorded: node.tell(recorded, self._cause)
+        )
+
+    def unfollow(self, agent: AgentId) -> None:
+        """Tell an agent nothing more, as it has ended."""
+        end = self._follows.pop(agent, None)
+        if end is not None:
+            end()
+
+    def corrupt(self, agent: AgentId, how: str) -> None:
+        """Alter the program of an agent, as its measurer can tell (``infect``); or make it lie.
+
+        A liar's program is genuine. It offers every VNF at once and for nothing, and drops all
+        traffic to the target of whatever it is to put in force.
+        """
+        (self._infected if how == "infect" else self._liars).add(agent)
+
+    def get(self, agent: AgentId) -> Enrolment | None:
+        """Return what was enrolled of an agent; see ``Repository``."""
+        return self._enrolments.get(agent)
+
+    def terms(self, agent: AgentId) -> TrustTerms:
+        """Return the terms of an agent's attestation."""
+        exchange = X25519PrivateKey.from_private_bytes(self._secret(agent, "exchange"))
+        return TrustTerms(self, self._secret(agent, "looks"), frozenset({SECAAS}), exchange)
+
+    def services(self, agent: AgentId) -> Mapping[type, Service]:
+        """Return what measures an agent, and what writes into the ledger for it."""
+        return {
+            Submit: partial(_submit, self._accounts[agent]),
+            Measure: partial(self._measure, agent),
+            UseKey: partial(self._use_key, agent),
+        }
+
+    def guarded(self, agent: AgentId, infrastructure: Infrastructure) -> Infrastructure:
+        """Return an infrastructure that serves the agent for as long as it is not out."""
+        return _Guarded(
+            infrastructure,
+            lambda: self.register.standing(agent) in EXCLUDED,
+            lambda: agent in self._liars,
+        )
+
+    def bus(self, agent: AgentId, bus: Bus) -> Bus:
+        """Return a bus over which the agent's bids are false while it is a liar."""
+        return _Biased(bus, lambda: agent in self._liars)
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self.ledger.close()
+
+    def _secret(self, name: str, purpose: str) -> bytes:
+        return sha256(f"{self._seed}/{name}/{purpose}".encode()).digest()
+
+    def _enrolment(self, agent: AgentId) -> Enrolment:
+        reference = ReferenceValues(
+            _SOFTWARE, VERSION, objects={_SOFTWARE: (_GENUINE,)}, counts=False
+        )
+        exchange = X25519PrivateKey.from_private_bytes(self._secret(agent, "exchange"))
+        octets = exchange.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        key = public(self._keys[agent])
+        return Enrolment(agent, f"{_SOFTWARE} {VERSION}", reference, key, octets.hex())
+
+    def _use_key(self, agent: AgentId, action: UseKey, cause: str, answer: Answer) -> None:  # noqa: ARG002
+        self.keys[agent] = action
+        answer(Done())
+
+    def _measure(self, agent: AgentId, action: Measure, cause: str, answer: Answer) -> None:  # noqa: ARG002
+        now = self._clock.now()
+        text = _ALTERED if agent in self._infected else _GENUINE
+        measured = ProcessMeasurement(
+            _SOFTWARE,
+            VERSION,
+            pid=1,
+            started=0,
+            at_s=now,
+            activity=Activity("S", now, 0.0, 0.0, 0.0),
+            objects={_SOFTWARE: MappedObject(text)},
+        )
+        evidence = Evidence(
+            agent, action.nonce, f"{_SOFTWARE} {VERSION}", measured.encode(), modelled=True
+        )
+        answer(signed(evidence, self._keys[agent]))
+
+
+_GENUINE, _ALTERED = (sha256(text.encode()).hexdigest() for text in ("genuine", "altered"))
+
+
+def _submit(ledger: Ledger, action: Submit, cause: str, answer: Callable[[Outcome], None]) -> None:  # noqa: ARG001
+    def answered(outcome: object) -> None:
+        answer(Failed(outcome.reason) if isinstance(outcome, Refused) else Done())
+
+    ledger.submit(action.entry, answered)  # type: ignore[arg-type]
+
+
+class _Guarded:
+    """An infrastructure that serves one agent while that is not out."""
+
+    def __init__(
+        self, infrastructure: Infrastructure, out: Callable[[], bool], lies: Callable[[], bool]
+    ) -> None:
+        self._infrastructure = infrastructure
+        self._out = out
+        self._lies = lies
+        self.attach = infrastructure.attach
+        self.detach = infrastructure.detach
+
+    def perform(self, pop: PopId, action: object, cause: str, answer: Answer) -> None:
+        """Carry out an action, unless the agent is out; see ``Infrastructure``."""
+        if self._out():
+            answer(Failed("the agent is not trusted any more"))
+        elif isinstance(action, Enforce) and self._lies():
+            rule = TrafficRule(TrafficMatch(target=action.rule.match.target), TrafficVerdict.DROP)
+            self._infrastructure.perform(pop, replace(action, rule=rule), cause, answer)
+        else:
+            self._infrastructure.perform(pop, action, cause, answer)  # type: ignore[arg-type]
+
+
+class _Biased:
+    """The bus of one agent, over which it bids falsely while it lies."""
+
+    def __init__(self, bus: Bus, lies: Callable[[], bool]) -> None:
+        self._bus = bus
+        self._lies = lies
+        self.attach = bus.attach
+        self.detach = bus.detach
+        self.peers = bus.peers
+
+    def send(self, message: Message) -> None:
+        """Send a message; see ``Bus``."""
+        content = message.content
+        if isinstance(content, Proposal) and self._lies():
+            bids = (replace(b, terms={**b.terms, "T": 0.0, "C": 0.0}) for b in content.bids)
+            message = replace(message, content=Proposal(tuple(bids)))
+        self._bus.send(message)
+
+
+class _Nowhere:
+    """The infrastructure of an agent that stands at no PoP."""
+
+    def attach(self, *_: object) -> None:
+        """Tell nothing."""
+
+    def detach(self, *_: object) -> None:
+        """Tell nothing more."""
+
+    def perform(self, pop: PopId, action: object, cause: str, answer: Answer) -> None:  # noqa: ARG002
+        """Refuse."""
+        answer(Failed("there is no PoP here"))

@@ -1,0 +1,118 @@
+"""Evidence: what an attester signs, and what a verifier makes of it (RFC 9334, 9711).
+
+The measurer signs with a key of its own, which was enrolled with the reference values, so
+evidence of another agent, of another challenge, or changed on its way is none. An error
+anywhere ends as "nothing can be said", never as trust.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Protocol
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Struct
+from msgspec.structs import replace
+
+from phalanx.domain.agents import AgentId
+from phalanx.domain.trust import Deviation, Evidence, TrustTier
+from phalanx.trust.measurement import ProcessMeasurement, ReferenceValues, appraise
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+class Enrolment(Struct, frozen=True):
+    """What was enrolled of an agent; its digest stands in the ledger."""
+
+    agent: AgentId
+    software: str
+    """Name and version of its package."""
+    reference: ReferenceValues
+    key: str
+    """Of the measurer: Ed25519, in hexadecimal."""
+    exchange: str = ""
+    """Of the agent: X25519, in hexadecimal; secrets are sealed to it."""
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all that it says, in hexadecimal."""
+        return sha256(_encode(self)).hexdigest()
+
+
+class Repository(Protocol):
+    """Where enrolments are kept; the ledger says which is the right one."""
+
+    def get(self, agent: AgentId) -> Enrolment | None:
+        """Return what was enrolled of an agent; None: it cannot be had now."""
+
+
+def public(key: Ed25519PrivateKey) -> str:
+    """Return the public key, in hexadecimal."""
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+
+
+def signed(evidence: Evidence, key: Ed25519PrivateKey) -> Evidence:
+    """Return evidence with the measurer's signature over all that it says."""
+    return replace(evidence, signature=key.sign(_signed_part(evidence)).hex())
+
+
+def digest(evidence: Evidence | None) -> str:
+    """Return the SHA-256 of evidence in hexadecimal; empty: there is none."""
+    return "" if evidence is None else sha256(_encode(evidence)).hexdigest()
+
+
+def verify(
+    evidence: Evidence,
+    nonce: str,
+    agent: AgentId,
+    reference: str,
+    enrolment: Enrolment | None,
+    earlier: ProcessMeasurement | None = None,
+) -> tuple[TrustTier, tuple[Deviation, ...], ProcessMeasurement | None]:
+    """Appraise evidence.
+
+    Args:
+        evidence: as it came in.
+        nonce: of the challenge.
+        agent: that was challenged.
+        reference: digest of its enrolment, as the ledger has it.
+        enrolment: as the repository has it.
+        earlier: what was seen of it before.
+
+    Returns:
+        the tier, what differs from the reference values, and what was measured if that much
+        can be believed.
+
+    """
+    if enrolment is None or enrolment.digest() != reference or enrolment.agent != agent:
+        return _nothing(
+            "reference-missing", agent, "the repository does not have what the ledger says"
+        )
+    if evidence.nonce != nonce:
+        return _nothing("evidence-old", agent, "it answers another challenge")
+    if evidence.agent != agent:
+        return _nothing("evidence-foreign", agent, f"it is about {evidence.agent}")
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(enrolment.key))
+        key.verify(bytes.fromhex(evidence.signature), _signed_part(evidence))
+    except (ValueError, InvalidSignature):
+        return _nothing("signature-wrong", agent, "not signed by the enrolled measurer")
+    if evidence.software != enrolment.software:
+        what = f"enrolled is {enrolment.software}, it runs {evidence.software}"
+        return TrustTier.CONTRAINDICATED, (Deviation("software-other", agent, what),), None
+    try:
+        measured = ProcessMeasurement.decode(evidence.measurement)
+        tier, deviations = appraise(measured, enrolment.reference, earlier)
+    except Exception as fault:  # whatever is wrong with it, it is no reason to trust
+        return _nothing("evidence-unreadable", agent, f"{type(fault).__name__}")
+    return tier, deviations, measured
+
+
+def _signed_part(evidence: Evidence) -> bytes:
+    return _encode(replace(evidence, signature=""))
+
+
+def _nothing(kind: str, where: str, what: str) -> tuple[TrustTier, tuple[Deviation, ...], None]:
+    return TrustTier.NONE, (Deviation(kind, where, what),), None

@@ -1,0 +1,327 @@
+"""Agents that attest each other, in whole runs on virtual time: what is found, and what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from phalanx.domain.events import Event
+from phalanx.domain.messages import Performative
+from phalanx.domain.trust import Deviation, Evidence, EvidenceReply, Measure, TrustTier
+from phalanx.ledger.entries import Attested, Entry, KeyHandedOut, RoundOpened
+from phalanx.runtime.loading import load_scenario
+from phalanx.runtime.scenario import FaultSpec, Scenario, TrustSpec
+from phalanx.runtime.system import RunResult, System
+from phalanx.trust.attestation import Attestation
+from phalanx.trust.evidence import signed
+from phalanx.trust.keys import KeyKeeping
+from phalanx.trust.register import TrustStanding
+from tests.system.rings import ring
+
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+INFECTED = load_scenario(SCENARIOS / "infected-agent.yaml")
+LYING = load_scenario(SCENARIOS / "lying-agent.yaml")
+PERIOD_S = 10.0
+
+
+def quiet(*faults: FaultSpec, until: float = 120, verifiers: int = 3) -> Scenario:
+    """Return a run without an attack."""
+    trust = TrustSpec(period_s=PERIOD_S, verifiers=verifiers)
+    return replace(INFECTED, traffic=(), faults=faults, duration_s=until, trust=trust)
+
+
+def of(events: Iterable[Event], kind: str, **data: Any) -> list[Event]:
+    return [e for e in events if e.kind == kind and data.items() <= e.data.items()]
+
+
+def shares(result: RunResult, since: float = 0.0, until: float = 1e9) -> list[float]:
+    """Return the share of what users want that they get, second by second."""
+    seen = (e for e in result.events if e.kind == "network.sample" and since <= e.time < until)
+    hosts = (e.data["hosts"]["server"] for e in seen)
+    return [h["legitimate_mb_s"] / h["wanted_mb_s"] for h in hosts if h["wanted_mb_s"]]
+
+
+def standings(system: System) -> dict[str, TrustStanding]:
+    assert system.trust is not None
+    return {name: member.standing for name, member in system.trust.register.members.items()}
+
+
+def entries(system: System) -> list[Entry]:
+    """Return what the ledger records of a run, filled as it runs."""
+    assert system.trust is not None
+    found: list[Entry] = []
+    ledger = system.trust.ledger.join(bytes([7] * 32))
+    ledger.follow(lambda recorded: found.append(recorded.entry))
+    return found
+
+
+def attestation(system: System, agent: str) -> Attestation:
+    return system.agents[agent].agent.capability(Attestation)
+
+
+# -- the two scenarios ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def infected() -> tuple[System, RunResult, list[Entry]]:
+    system = System(INFECTED)
+    found = entries(system)
+    return system, system.run(), found
+
+
+Ran = tuple[System, RunResult, list[Entry]]
+
+
+def test_agents_are_verified_in_a_chain_before_anything_else(infected: Ran) -> None:
+    _, result, _ = infected
+    chain = of(result.events, "attestation.result", round=0)[:6]
+    assert [e.data["attester"] for e in chain] == [f"pop{n}" for n in range(1, 7)]
+    assert [e.agent for e in chain] == ["secaas", *(f"pop{n}" for n in range(1, 6))]
+    assert all(e.data["modelled"] for e in chain)
+
+
+def test_an_infected_agent_is_found_and_expelled_by_all(infected: Ran) -> None:
+    _, result, _ = infected
+    infection = of(result.events, "fault.injected", fault="infect")[0].time
+    believed = of(result.events, "belief.changed", belief="distrusted(pop1)", value=True)
+    others = [e for e in believed if e.agent != "pop1"]
+    assert {e.agent for e in others} >= {f"pop{n}" for n in range(2, 7)}
+    assert max(e.time for e in others) <= infection + PERIOD_S + 2
+    known = max(e.time for e in others)
+    awards = [e for e in of(result.events, "auction.awarded") if known < e.time < 122]
+    assert awards
+    assert all(e.data["winner"] != "pop1" for e in awards if e.agent != "pop1")
+
+
+def test_what_others_do_about_it_follows_from_the_result_that_found_it(infected: Ran) -> None:
+    _, result, _ = infected
+    results = {e.id for e in of(result.events, "attestation.result", tier="contraindicated")}
+    for belief in of(result.events, "belief.changed", belief="distrusted(pop1)", value=True):
+        assert belief.cause in results or any(
+            e.id == belief.cause and e.cause in results for e in result.events
+        )
+
+
+def test_its_functions_are_taken_over_and_users_keep_their_service(infected: Ran) -> None:
+    _, result, _ = infected
+    ended = of(result.events, "measure.lifted", pop="pop1")[0].time
+    again = [e for e in result.events if e.kind == "measure.applied" and e.time > ended]
+    assert again[0].time < ended + 4
+    assert again[0].data["effect"].startswith("attackFiltered(10.0.6.10, pop1")
+    worse = [share for share in shares(result, 30.0) if share < 0.9]
+    assert len(worse) <= 3
+    assert sum(shares(result, 30.0)) / len(shares(result, 30.0)) > 0.98
+
+
+def test_the_others_get_another_key_and_it_does_not(infected: Ran) -> None:
+    _, result, found = infected
+    handed = [entry for entry in found if isinstance(entry, KeyHandedOut)]
+    first, second = ({e.agent for e in handed if e.epoch == epoch} for epoch in (1, 2))
+    assert first == {f"pop{n}" for n in range(1, 7)}
+    assert "pop1" not in {e.agent for e in handed[6:11]}
+    installed = of(result.events, "key.installed", epoch=2)
+    assert {e.agent for e in installed if e.time < 100} == {f"pop{n}" for n in range(2, 7)}
+    assert second >= {f"pop{n}" for n in range(2, 7)}
+
+
+def test_all_members_hold_one_secret_and_it_stands_nowhere_in_clear(infected: Ran) -> None:
+    system, result, found = infected
+    secrets = {a.agent.capability(KeyKeeping).secret for a in system.agents.values()}
+    assert len(secrets) == 1
+    secret = secrets.pop()
+    assert secret is not None
+    public = [*(repr(e) for e in result.events), *(repr(e) for e in found)]
+    assert not any(secret.hex() in text or repr(secret)[2:-1] in text for text in public)
+    assert all(secret not in e.ciphertext for e in found if isinstance(e, KeyHandedOut))
+
+
+def test_deployed_anew_it_is_verified_and_works_again(infected: Ran) -> None:
+    system, result, _ = infected
+    assert set(standings(system).values()) == {TrustStanding.TRUSTED}
+    last = [e for e in result.events if e.kind == "measure.applied"][-1]
+    assert last.data["pop"] == "pop1"
+
+
+def test_the_same_seed_gives_the_same_log(infected: Ran) -> None:
+    _, result, _ = infected
+    again = System(INFECTED).run(60)
+    first = [event for event in result.events if event.time < 60]
+    assert [event for event in again.events if event.time < 60] == first
+
+
+def test_a_liar_passes_every_measurement_and_is_found_by_its_deeds() -> None:
+    system = System(LYING)
+    result = system.run()
+    applied = of(result.events, "measure.applied", pop="pop4")[0]
+    found = of(result.events, "attestation.result", attester="pop4", tier="contraindicated")
+    assert found
+    assert all(d.startswith("rule-other ") for e in found for d in e.data["deviations"])
+    lifted = of(result.events, "measure.lifted", pop="pop4")[0]
+    assert lifted.time <= applied.time + PERIOD_S + 3
+    assert min(shares(result, lifted.time + 4)) > 0.9
+    assert standings(system)["pop4"] is TrustStanding.TRUSTED  # deployed anew at 120 s
+
+
+# -- false alarms -----------------------------------------------------------------------------
+
+
+def test_agents_that_crash_and_come_back_are_never_called_infected() -> None:
+    faults = (
+        FaultSpec(30, "crash", agent="pop2", for_s=25),
+        FaultSpec(50, "crash", agent="pop5", for_s=3, memory=True),
+        FaultSpec(60, "crash", agent="pop3", for_s=1),
+        FaultSpec(70, "lose", share=0.3, for_s=10),
+        FaultSpec(90, "drift", agent="pop4", rate=1.3, for_s=10),
+    )
+    system = System(quiet(*faults, until=160))
+    result = system.run()
+    assert not of(result.events, "attestation.result", tier="contraindicated")
+    assert set(standings(system).values()) == {TrustStanding.TRUSTED}
+
+
+def test_an_agent_that_leaves_in_order_is_not_missed() -> None:
+    system = System(quiet(FaultSpec(30, "drain", agent="pop2")))
+    result = system.run()
+    assert standings(system).pop("pop2") is TrustStanding.RETIRED
+    assert not of(result.events, "attestation.result", attester="pop2", tier="none")
+
+
+def test_who_is_cut_off_for_long_is_silent_and_comes_back() -> None:
+    alone = ("pop3",)
+    system = System(quiet(FaultSpec(20, "partition", groups=(alone,), for_s=50), until=130))
+    result = system.run()
+    assert of(result.events, "trust.changed", agent="pop3", standing="silent")
+    assert set(standings(system).values()) == {TrustStanding.TRUSTED}
+
+
+# -- hostile agents with real keys ------------------------------------------------------------
+
+
+def accuse(verifier: Attestation, victim: str) -> None:
+    """Let a verifier find one agent not genuine, whatever that shows."""
+    honest = verifier._conclude
+
+    def conclude(me: Any, attester: str, look: Any, *said: Any) -> None:
+        untrue = TrustTier.CONTRAINDICATED, (Deviation("text-altered", victim, "no"),)
+        honest(me, attester, look, *(untrue if attester == victim else said))
+
+    verifier._conclude = conclude  # type: ignore[method-assign]
+
+
+def test_one_that_accuses_the_innocent_expels_nobody() -> None:
+    system = System(quiet(until=160))
+    accuse(attestation(system, "pop2"), "pop5")
+    result = system.run()
+    assert of(result.events, "attestation.result", attester="pop5", tier="contraindicated")
+    assert standings(system)["pop5"] is TrustStanding.TRUSTED
+    assert system.trust is not None
+    scores = {name: m.score for name, m in system.trust.register.members.items()}
+    assert min(scores, key=lambda name: scores[name]) == "pop2"
+
+
+def test_one_that_vouches_for_an_infected_agent_hides_it_from_nobody() -> None:
+    system = System(quiet(FaultSpec(30, "infect", agent="pop5"), until=90))
+    colluding = attestation(system, "pop2")
+    honest = colluding._conclude
+
+    def conclude(me: Any, attester: str, look: Any, *said: Any) -> None:
+        honest(me, attester, look, TrustTier.AFFIRMING, ())
+
+    colluding._conclude = conclude  # type: ignore[method-assign]
+    system.run()
+    assert standings(system)["pop5"] is TrustStanding.QUARANTINED
+
+
+def serve(system: System, agent: str, reply: Any) -> None:
+    """Let something else answer for an agent's measurer."""
+    services = system.agents[agent].node._services
+    honest = services[Measure]
+    services[Measure] = partial(reply, honest)  # type: ignore[index]
+
+
+def test_evidence_that_is_replayed_is_no_evidence() -> None:
+    system = System(quiet())
+    shown: list[Evidence] = []
+
+    def replayed(honest: Any, action: Measure, cause: str, answer: Any) -> None:
+        if not shown:
+            honest(action, cause, shown.append)
+        answer(shown[0])
+
+    serve(system, "pop6", replayed)
+    result = system.run()
+    found = of(result.events, "attestation.result", attester="pop6", tier="none")
+    assert any("evidence-old" in e.data["deviations"][0] for e in found)
+    assert standings(system)["pop6"] is TrustStanding.SILENT
+
+
+def test_evidence_of_another_agent_is_none() -> None:
+    system = System(quiet())
+    other = system.agents["pop1"].node._services[Measure]
+
+    def borrowed(_: Any, action: Measure, cause: str, answer: Any) -> None:
+        other(action, cause, answer)  # a relayed challenge
+
+    serve(system, "pop6", borrowed)
+    result = system.run()
+    assert of(result.events, "attestation.result", attester="pop6", tier="none")
+    assert TrustStanding.TRUSTED is not standings(system)["pop6"]
+
+
+def test_evidence_signed_with_another_key_is_none() -> None:
+    system = System(quiet())
+    assert system.trust is not None
+    key = system.trust._keys["pop1"]
+
+    def forged(honest: Any, action: Measure, cause: str, answer: Any) -> None:
+        honest(action, cause, lambda evidence: answer(signed(evidence, key)))
+
+    serve(system, "pop6", forged)
+    result = system.run()
+    found = of(result.events, "attestation.result", attester="pop6", tier="none")
+    assert any("signature-wrong" in e.data["deviations"][0] for e in found)
+
+
+def test_answers_that_nobody_asked_for_and_nonsense_change_nothing() -> None:
+    system = System(quiet(until=60))
+    agent = system.agents["pop2"].agent
+
+    def shout() -> None:
+        for peer in system.agents:
+            reply = EvidenceReply("00" * 16, None, "x" * 1000)
+            agent.tell(Performative.INFORM, peer, "attestation", reply)
+        agent.call_at(agent.now + 0.5, shout)
+
+    agent.call_at(5.0, shout)
+    result = system.run()
+    assert not of(result.events, "attestation.result", tier="contraindicated")
+    assert set(standings(system).values()) == {TrustStanding.TRUSTED}
+
+
+# -- the plan ---------------------------------------------------------------------------------
+
+
+def test_every_agent_is_verified_as_often_as_the_plan_says() -> None:
+    system = System(quiet(until=300))
+    found = entries(system)
+    system.run()
+    rounds = max(e.round for e in found if isinstance(e, RoundOpened))
+    assert rounds >= 20
+    said: dict[tuple[int, str], set[str]] = {}
+    for entry in found:
+        if isinstance(entry, Attested) and 0 < entry.result.round < rounds:
+            key = entry.result.round, entry.result.attester
+            said.setdefault(key, set()).add(entry.result.verifier)
+    assert len(said) == 6 * (rounds - 1)
+    assert {len(verifiers) for verifiers in said.values()} == {3}
+    assert all(attester not in verifiers for (_, attester), verifiers in said.items())
+
+
+def test_without_trust_nothing_of_it_is_there() -> None:
+    result = System(ring()).run(20)
+    assert not [e for e in result.events if e.kind.startswith(("trust.", "attestation.", "key."))]

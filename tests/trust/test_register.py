@@ -1,0 +1,248 @@
+"""The register: whom to trust, as it follows from the ledger's entries alone."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phalanx.domain.trust import AttestationResult, Deviation, TrustTier
+from phalanx.ledger import RecordedEntry
+from phalanx.ledger.entries import (
+    AgentRetired,
+    Attested,
+    Enrolled,
+    Entry,
+    KeyHandedOut,
+    Planned,
+    Revoked,
+    RoundOpened,
+)
+from phalanx.trust.register import TrustRegister, TrustStanding, unseen
+
+AGENTS = tuple(f"a{number}" for number in range(7))
+GOOD, BAD, NONE, WARNING = (
+    TrustTier.AFFIRMING,
+    TrustTier.CONTRAINDICATED,
+    TrustTier.NONE,
+    TrustTier.WARNING,
+)
+
+
+class Ledger:
+    """Entries one after the other into a register."""
+
+    def __init__(self, verifiers: int = 3) -> None:
+        self.register = TrustRegister()
+        self.position = 0
+        self.add(Enrolled("secaas", "0x0", "operator", "", ""))
+        for name in AGENTS:
+            self.add(Enrolled(name, f"0x{name}", "agent", "phalanx 1", ""))
+        self.add(Planned(10.0, verifiers))
+
+    def add(self, entry: Entry) -> None:
+        self.position += 1
+        self.register.apply(RecordedEntry(self.position, float(self.position), "0x", entry))
+
+    def attest(self, attester: str, verifier: str, tier: TrustTier, number: int = 0) -> None:
+        found = (Deviation("text-altered", "agent", "other"),) if tier is BAD else ()
+        root = self.register.root
+        result = AttestationResult(attester, verifier, tier, number, 0.0, "", root, found)
+        self.add(Attested(result))
+
+    def chain(self) -> None:
+        verifier = "secaas"
+        for name in AGENTS:
+            self.attest(name, verifier, GOOD)
+            verifier = name
+
+    def open(self, number: int) -> None:
+        self.add(RoundOpened(number, f"{number:064x}"))
+
+    def round(self, number: int, of: str, *tiers: TrustTier | None) -> tuple[str, ...]:
+        """Open a round in which the verifiers of one agent say this; all others are genuine."""
+        self.open(number)
+        for attester in AGENTS:
+            said = tiers if attester == of else [GOOD] * 3
+            for verifier, tier in zip(self.register.verifiers_of(attester), said, strict=False):
+                if tier is not None:
+                    self.attest(attester, verifier, tier, number)
+        return self.register.verifiers_of(of)
+
+    def standing(self, agent: str) -> TrustStanding | None:
+        return self.register.standing(agent)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    made = Ledger()
+    made.chain()
+    return made
+
+
+def test_the_chain_makes_each_agent_the_root_of_trust_for_the_next(ledger: Ledger) -> None:
+    assert ledger.register.with_standing(TrustStanding.TRUSTED) == AGENTS
+    assert ledger.register.root == AGENTS[-1]
+
+
+def test_an_agent_that_nobody_verified_vouches_for_nobody() -> None:
+    ledger = Ledger()
+    ledger.attest("a1", "a0", GOOD)
+    assert ledger.standing("a1") is TrustStanding.ENROLLED
+
+
+def test_one_word_against_an_agent_in_the_chain_is_not_enough() -> None:
+    ledger = Ledger()
+    ledger.attest("a0", "secaas", GOOD)
+    ledger.attest("a1", "a0", BAD)
+    assert ledger.standing("a1") is TrustStanding.ENROLLED
+    ledger.attest("a1", "secaas", GOOD)  # now it is one against one
+    assert ledger.standing("a1") is TrustStanding.ENROLLED
+    ledger.attest("a2", "a0", GOOD)
+    ledger.attest("a1", "a2", BAD)
+    assert ledger.standing("a1") is TrustStanding.QUARANTINED
+
+
+@pytest.mark.parametrize(
+    ("said", "standing"),
+    [
+        ((BAD, BAD, GOOD), TrustStanding.QUARANTINED),
+        ((BAD, GOOD, GOOD), TrustStanding.TRUSTED),
+        ((BAD, None, None), TrustStanding.TRUSTED),
+        ((NONE, NONE, GOOD), TrustStanding.SILENT),
+        ((NONE, BAD, GOOD), TrustStanding.TRUSTED),
+        ((WARNING, WARNING, WARNING), TrustStanding.TRUSTED),
+    ],
+)
+def test_the_majority_of_the_elected_decides(
+    ledger: Ledger, said: tuple[TrustTier | None, ...], standing: TrustStanding
+) -> None:
+    ledger.round(1, "a3", *said)
+    assert ledger.standing("a3") is standing
+
+
+def test_who_was_not_elected_has_no_say(ledger: Ledger) -> None:
+    ledger.open(1)
+    others = set(AGENTS) - {"a3", *ledger.register.verifiers_of("a3")}
+    for verifier in others:
+        ledger.attest("a3", verifier, BAD, 1)
+    assert ledger.standing("a3") is TrustStanding.TRUSTED
+
+
+def test_a_result_of_an_earlier_round_says_nothing(ledger: Ledger) -> None:
+    elected = ledger.round(1, "", GOOD)
+    elected = ledger.register.verifiers_of("a3")
+    ledger.open(2)
+    for verifier in elected:
+        ledger.attest("a3", verifier, BAD, 1)
+    assert ledger.standing("a3") is TrustStanding.TRUSTED
+
+
+def test_a_silent_agent_is_trusted_again_once_a_majority_has_seen_it(ledger: Ledger) -> None:
+    ledger.round(1, "a3", NONE, NONE, NONE)
+    assert ledger.standing("a3") is TrustStanding.SILENT
+    ledger.round(2, "a3", GOOD, GOOD, GOOD)
+    assert ledger.standing("a3") is TrustStanding.TRUSTED
+
+
+def test_an_expelled_agent_stays_out_until_it_is_enrolled_anew(ledger: Ledger) -> None:
+    ledger.round(1, "a3", BAD, BAD, BAD)
+    ledger.round(2, "a3", GOOD, GOOD, GOOD)
+    assert ledger.standing("a3") is TrustStanding.QUARANTINED
+    ledger.add(Enrolled("a3", "0xnew", "agent", "phalanx 1", ""))
+    assert ledger.standing("a3") is TrustStanding.ENROLLED
+    ledger.attest("a3", ledger.register.root, GOOD)
+    assert ledger.standing("a3") is TrustStanding.TRUSTED
+
+
+def test_an_accuser_of_the_innocent_loses_trust(ledger: Ledger) -> None:
+    accuser = ""
+    for number in range(1, 9):
+        ledger.open(number)
+        for attester in AGENTS:
+            for verifier in ledger.register.verifiers_of(attester):
+                accuser = accuser or verifier
+                ledger.attest(attester, verifier, BAD if verifier == accuser else GOOD, number)
+    scores = {name: member.score for name, member in ledger.register.members.items()}
+    honest = [score for name, score in scores.items() if name != accuser]
+    assert set(ledger.register.with_standing(TrustStanding.TRUSTED)) >= {*AGENTS} - {accuser}
+    assert scores[accuser] < 0.35
+    assert min(honest) > 0.8
+
+
+def test_a_verifier_that_says_nothing_loses_trust(ledger: Ledger) -> None:
+    mute = AGENTS[2]
+    for number in range(1, 10):
+        ledger.open(number)
+        for attester in AGENTS:
+            for verifier in ledger.register.verifiers_of(attester):
+                if verifier != mute:
+                    ledger.attest(attester, verifier, GOOD, number)
+    scores = {name: member.score for name, member in ledger.register.members.items()}
+    assert scores[mute] < 0.25
+    assert min(score for name, score in scores.items() if name != mute) > 0.8
+
+
+def test_nobody_is_blamed_for_a_round_that_the_ledger_missed(ledger: Ledger) -> None:
+    for number in range(1, 10):
+        ledger.open(number)
+    scores = {member.score for member in ledger.register.members.values()}
+    assert min(scores) > 0.6
+
+
+def test_an_epoch_of_keys_ends_when_an_agent_leaves_or_is_expelled(ledger: Ledger) -> None:
+    register = ledger.register
+    ledger.add(KeyHandedOut("a1", 1, b"", "a0"))
+    assert (register.epoch, register.keeper, register.holders) == (1, "a0", {"a1"})
+    ledger.add(Revoked("a3", "found out", 2))
+    assert (register.epoch, register.keeper, register.holders) == (2, "", set())
+    ledger.add(AgentRetired("a4", "leaves"))
+    assert register.epoch == 3
+    assert register.standing("a4") is TrustStanding.RETIRED
+
+
+TIERS = st.sampled_from([GOOD, BAD, NONE, WARNING])
+WORDS = st.tuples(st.sampled_from(AGENTS), st.sampled_from(AGENTS), TIERS, st.integers(0, 3))
+
+
+@given(st.lists(st.one_of(WORDS, st.just(None)), max_size=60))
+def test_whatever_is_said_all_readers_agree_and_nobody_expels_alone(
+    said: list[tuple[str, str, TrustTier, int] | None],
+) -> None:
+    first, second = Ledger(), Ledger()
+    number = 0
+    for ledger in (first, second):
+        ledger.chain()
+        number = 0
+        for word in said:
+            if word is None:
+                number += 1
+                ledger.open(number)
+            else:
+                ledger.attest(*word)
+    assert {n: (m.standing, m.score) for n, m in first.register.members.items()} == {
+        n: (m.standing, m.score) for n, m in second.register.members.items()
+    }
+    accusers: dict[str, set[str]] = {}
+    for word in said:
+        if word is not None and word[2] is BAD:
+            accusers.setdefault(word[0], set()).add(word[1])
+    for name, member in first.register.members.items():
+        assert 0.0 <= member.score <= 1.0
+        if member.standing is TrustStanding.QUARANTINED:
+            assert len(accusers[name]) >= 2
+
+
+@pytest.mark.parametrize("infected", [1, 3, 6, 9])
+def test_how_long_an_infected_group_stays_unseen_is_as_the_formula_says(infected: int) -> None:
+    random, members, verifiers, rounds = Random(7), 20, 3, 2
+    trials, unfound = 4000, 0
+    for _ in range(trials):
+        unfound += all(
+            sum(v >= infected for v in random.sample(range(1, members), verifiers)) < 2
+            for _ in range(rounds)
+        )
+    expected = unseen(members, infected, verifiers, rounds)
+    assert unfound / trials == pytest.approx(expected, abs=0.025)
