@@ -114,7 +114,9 @@ class Group:
 
     def enrolment(self, name: str, role: str = "agent") -> Enrolled:
         account = self.node.join(secret(name, self.salt)).account
-        return Enrolled(name, account, role, "agent 1.0", digest("reference"), digest(name))
+        return Enrolled(
+            name, account, role, "agent 1.0", digest("reference"), digest(f"key {name}")
+        )
 
     def verified(self, verifiers: int = 3, misses: int = 0) -> Group:
         """Enrol all, verify them in a chain, and set the plan."""

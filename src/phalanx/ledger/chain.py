@@ -78,13 +78,14 @@ class EmbeddedChain:
         self._file: sqlite3.Connection | None = None
         if path:
             try:
-                self._file = sqlite3.connect(path, isolation_level=None)
+                self._file = sqlite3.connect(path, timeout=1.0, isolation_level=None)
                 self._file.execute("pragma locking_mode=exclusive")
                 self._file.execute("begin exclusive")
                 self._file.execute(_SCHEMA)
                 self._file.execute("commit")
                 self._reopen(self._file)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, LedgerError) as error:
+                self.close()
                 raise LedgerError(f"the file of the ledger cannot be used: {error}") from None
         # A clock that begins anew does not take the chain's time back.
         self._zero = max(0, self._blocks[-1].timestamp - int(clock.now()))
@@ -291,7 +292,7 @@ class EmbeddedChain:
             except (msgspec.MsgspecError, LedgerError):
                 sound = False
             if not sound:
-                raise LedgerError(f"the file of the ledger was altered at block {number}")
+                raise LedgerError(f"it was altered at block {number}")
 
 
 def _revert(text: str) -> str:
@@ -304,7 +305,7 @@ def reason_of(octets: str) -> str:
     try:
         held = octets_of(octets)
         if held[:4] == _REVERT:
-            return str(eth.decode(["string"], held[4:])[0])
+            return eth.one_line(eth.decode(["string"], held[4:])[0])
     except LedgerError:
         pass
     return "the contracts forbid it"

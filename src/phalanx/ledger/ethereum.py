@@ -28,6 +28,11 @@ def keccak(octets: bytes) -> bytes:
     return _keccak.new(digest_bits=256, data=octets).digest()
 
 
+def one_line(text: str) -> str:
+    """Return what a node said, fit to be shown: one line of printable characters."""
+    return "".join(c if c.isprintable() else " " for c in text[:200]).strip()
+
+
 def octets_of(text: str) -> bytes:
     """Return the octets that ``0x…`` stands for.
 

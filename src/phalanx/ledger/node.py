@@ -742,7 +742,7 @@ class EthereumLedger:
         try:
             yield _Question("eth_call", [call, "latest"], str)
         except RpcError as error:
-            return str(error).rpartition("reverted: ")[2][:200]
+            return str(error).rpartition("reverted: ")[2]
         return "the contracts forbade it"
 
     def _send_again(self) -> _Steps:

@@ -22,6 +22,7 @@ from phalanx.clock import Clock
 from phalanx.clock.wall import WallClock
 from phalanx.ledger import LedgerError
 from phalanx.ledger.chain import EmbeddedChain, RpcError
+from phalanx.ledger.ethereum import one_line
 from phalanx.ledger.node import Answered, EthereumNode, options_of, seconds
 
 TIMEOUT_S = 5.0
@@ -114,7 +115,7 @@ class HttpCarrier:
             octets = response.read(LONGEST + 1)
         except (OSError, http.client.HTTPException) as error:
             self._wire.close()  # the next question opens it again
-            return LedgerError(f"the node cannot be reached: {error}"[:150])
+            return LedgerError(one_line(f"the node cannot be reached: {error}"))
         if len(octets) > LONGEST:
             self._wire.close()
             return LedgerError(f"the node's answer to {method} is larger than {LONGEST} octets")
@@ -123,7 +124,7 @@ class HttpCarrier:
             if reply.id != number:
                 raise ValueError
             if reply.error is not None:
-                return RpcError(" ".join(reply.error.message.split())[:200])
+                return RpcError(one_line(reply.error.message))
             return msgspec.json.decode(reply.result)
         except (ValueError, RecursionError):  # msgspec's errors are of the first kind
             self._wire.close()
