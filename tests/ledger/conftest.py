@@ -65,6 +65,7 @@ def real_time(url: str) -> Iterator[Group]:
         "memory",
         "evm",
         "http",
+        "witness",
         pytest.param("anvil", marks=pytest.mark.processes),
         pytest.param("PHALANX_LEDGER_RPC", marks=pytest.mark.processes),
     ]
@@ -76,6 +77,8 @@ def group(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Group]:
             yield Group()
         case "evm":
             yield Group(url=f"evm:{tmp_path / 'chain.db'}")
+        case "witness":
+            yield Group(url="witness:?witnesses=2")
         case "http":
             with served() as (url, clock):
                 group = Group(url=url, clock=clock)

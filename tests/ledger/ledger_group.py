@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -90,13 +91,13 @@ class Group:
 
     def submit(self, author: str, *entries: Entry) -> list[Confirmed | Refused]:
         """Submit entries and wait for their answers."""
-        answers: list[Confirmed | Refused] = []
-        for entry in entries:
-            self.ledgers[author].submit(entry, answers.append)
+        answers: dict[int, Confirmed | Refused] = {}
+        for n, entry in enumerate(entries):
+            self.ledgers[author].submit(entry, partial(answers.__setitem__, n))
         end = self.clock.now() + 100.0
         self.clock.run(end, stop=lambda: len(answers) == len(entries))
         assert len(answers) == len(entries), self.ledgers[author].status()
-        return answers
+        return [answers[n] for n in range(len(entries))]
 
     def accept(self, author: str, *entries: Entry) -> list[Confirmed]:
         """Submit entries that the rules allow."""

@@ -31,13 +31,13 @@ def key(agent: str, epoch: int = 1, by: str = "secaas") -> KeyHandedOut:
 def test_every_kind_of_entry_is_told_as_it_was_submitted(group):
     group.verified(verifiers=2, misses=4)
     group.draw(1, "a0", "a1")
-    group.open(1)
+    group.open(1, "secaas")
     verifier = group.elected("a3", 2)[0]
     tier = TrustTier.WARNING
     found = result("a3", verifier, 1, tier, at_s=123.456789, deviations=(DEVIATION,) * 3)
     group.accept(verifier, found)
     silent = group.elected("a3", 2)[1]
-    group.open(2)
+    group.open(2, "secaas")
     own = [
         (verifier, Faulted(1, "a3", silent, "silent")),
         ("a0", Associated("a0", "a1", 20.5, 0.01)),
@@ -91,10 +91,10 @@ def test_entries_of_an_account_are_recorded_in_the_order_submitted(group):
 
 def test_a_refusal_does_not_hold_up_what_follows(group):
     group.verified()
-    plans = [Planned(20.0, 1), Planned(0.5, 1), Planned(30.0, 1)]
-    answers = group.submit("secaas", *plans)
+    levels = [Associated("a0", "a1", latency, 0.5) for latency in (20.0, 30.0)]
+    answers = group.submit("a0", levels[0], Planned(20.0, 1), levels[1])
     assert [type(it) for it in answers] == [Confirmed, Refused, Confirmed]
-    assert group.entries[-2:] == [plans[0], plans[2]]
+    assert group.entries[-2:] == levels
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_what_cannot_be_kept_is_refused_in_one_line(entry):
 def test_the_status_tells_how_far_it_is_and_what_waits(group):
     assert group.ledgers["a1"].status().head is None
     assert group.ledgers["a1"].status().age_s is None
-    group.verified()
-    group.ledgers["a1"].submit(RoundOpened(1))
+    group.verified().wait()
+    group.ledgers["a1"].submit(Associated("a0", "a1", 20.0, 0.5))
     status = group.ledgers["a1"].status()
     assert (status.waiting, status.entries, status.reason) == (1, len(group.seen), "")
     assert status.head.height > 0

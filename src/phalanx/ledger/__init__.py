@@ -16,7 +16,8 @@ URL                                 ledger
 After ``?`` may stand ``operator=0x…``, the account that founded the ledger; needed where another
 process did. Chains take ``interval=S``, how long a block waits for entries (1 s), and nodes
 ``poll=S`` (1 s), ``confirmations=N`` (0), how many later blocks an entry must have, and
-``gas_price=N``, what gas is paid with where the node's own suggestion is not wanted.
+``gas_price=N``, what gas is paid with where the node's own suggestion is not wanted. Without a
+chain, ``witnesses=N`` (1) says how many must co-sign an entry.
 
 Nothing here is waited for: entries are submitted, and the answer comes by a call of the clock.
 What every ledger must do is the contract in ``tests/ledger/test_contract.py``.

@@ -149,19 +149,6 @@ class Revoked(Struct, frozen=True, tag=True):
     """The one that begins; the ledger fills it in."""
 
 
-class CheckpointSigned(Struct, frozen=True, tag=True):
-    """A witness signed how far another's log goes; only where there is no chain."""
-
-    author: Address
-    """Of the log."""
-    size: int
-    """Entries."""
-    root: str
-    """Of the Merkle tree over them (RFC 9162, section 2.1), SHA-256."""
-    signature: str = ""
-    """Of the log's author over size and root, so that two of these expose a split view."""
-
-
 Entry = (
     Enrolled
     | AgentRetired
@@ -176,5 +163,4 @@ Entry = (
     | KeyHandedOut
     | Rotated
     | Revoked
-    | CheckpointSigned
 )

@@ -304,11 +304,11 @@ class EthereumNode:
         self.operator: Address | None = None
         if "operator" in options:
             self._of(options["operator"].lower())
-        self._depth = _count_of(options, "confirmations", 0)
+        self._depth = count_of(options, "confirmations", 0)
         self.ready = False
         """Whether the contracts are there."""
         self.chain = 0
-        self.gas_price = _count_of(options, "gas_price", -1)
+        self.gas_price = count_of(options, "gas_price", -1)
         self.answered: float | None = None
         self.trouble = ""
         self.blocks: list[Head] = []
@@ -317,7 +317,7 @@ class EthereumNode:
         self.awaited: dict[str, RecordedEntry | None] = {}
         """What became of transactions that an account here waits for, by hash."""
         self.accounts: list[EthereumLedger] = []
-        self._followers: list[_Follower] = []
+        self._followers: list[Follower] = []
         self._reading = self._changed = self._closed = False
         carrier.watch(self.poll)
 
@@ -391,7 +391,7 @@ class EthereumNode:
         """The latest block that is read."""
         return self.blocks[-1] if self.blocks else None
 
-    def follow(self, follower: _Follower) -> Callable[[], None]:
+    def follow(self, follower: Follower) -> Callable[[], None]:
         """Tell a follower what is recorded, and what will be."""
         self._followers.append(follower)
         self.clock.call_soon(lambda: follower.tell(self.recorded))
@@ -510,8 +510,8 @@ class EthereumNode:
             ledger.rewritten()
 
 
-class _Follower:
-    """Tells one follower each entry once."""
+class Follower:
+    """Tells one who follows each entry once."""
 
     def __init__(
         self,
@@ -600,7 +600,7 @@ class EthereumLedger:
         since: int = -1,
     ) -> Callable[[], None]:
         """Tell every confirmed entry in the one order, from the beginning on."""
-        return self._node.follow(_Follower(seen, gone, since))
+        return self._node.follow(Follower(seen, gone, since))
 
     def status(self) -> LedgerStatus:
         """Return how the ledger is."""
@@ -792,7 +792,13 @@ def seconds(options: dict[str, str], name: str, default: float) -> float:
     return value
 
 
-def _count_of(options: dict[str, str], name: str, default: int) -> int:
+def count_of(options: dict[str, str], name: str, default: int) -> int:
+    """Return an option that is a number from 0.
+
+    Raises:
+        LedgerError: if it is none.
+
+    """
     given = options.get(name, str(default))
     if name in options and (not given.isdecimal() or len(given) > 18):
         raise LedgerError(f"{name}={given[:20]} is no number")
