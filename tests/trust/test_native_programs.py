@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from trust_lab import NEEDS_C, PROGRAM, Agent, compiled, kinds, running, started, until
 
 from phalanx.domain.trust import TrustTier
+from phalanx.trust.elf import text_digest
 from phalanx.trust.measurement import MeasurementError, ReferenceValues, appraise
 from phalanx.trust.measurer import ProcessMeasurer
 from phalanx.trust.processes import (
@@ -26,7 +27,6 @@ from phalanx.trust.processes import (
     ProgressCounter,
     harden_process,
     lock_memory,
-    text_digest,
 )
 from phalanx.trust.references import reference_of_program
 

@@ -30,6 +30,7 @@ VERBS = {
     "detect": "Find attacks in a recorded capture: targets, sources, confidence and reasons.",
     "fuzz": "Run random plans against the rules of phalanx check.",
     "bench": "Run the benchmarks of a source checkout.",
+    "harden": "Make the protected variant of an agent: signed, checked at load, measured.",
     "doctor": "Show what a run on real packets would use here; exit code 1 if it cannot run.",
     "clean": "Remove what ended runs left: processes, namespaces, rules, control groups, folders.",
     "ledger": "Show a ledger, or serve one to the processes of this machine.",

@@ -8,6 +8,7 @@ PhalanxError
 ├── DetectorError           a detector is unknown or cannot be loaded (analytics.detectors)
 ├── CaptureError            a recorded capture is not usable (analytics.capture)
 ├── MemoryUnusable          what an agent remembers cannot be taken up (bdi.memory)
+├── HardeningError          a program cannot be hardened, or a variant is refused (trust.hardening)
 ├── MeasurementError        a process cannot be measured (trust.measurement)
 ├── WireError               a message came in that is none (bus.wire)
 ├── IdentityError           a certificate, a key or an authority is refused (identity)

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import NamedTuple
 
+from phalanx.trust.elf import PAGE, place
 from phalanx.trust.measurement import Activity, MappedObject, MeasurementError
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
 PROGRESS = "phalanx-progress"
 """Name of the memory file with the counter of an agent's own loop."""
 HARMLESS = frozenset(
@@ -241,28 +241,6 @@ def unbacked(maps: tuple[Mapping, ...]) -> tuple[str, ...]:
     )
 
 
-def text_digest(path: str) -> str:
-    """Return the digest that the executable segments of an ELF file will have in memory.
-
-    Raises:
-        MeasurementError: if it cannot be read, or is no ELF file of 64 bits.
-
-    """
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123  # a path as maps has it
-            octets = file.read()
-        segments = sorted(_segments(octets))
-    except (OSError, struct.error, ValueError, OverflowError) as error:
-        raise MeasurementError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    digest = sha256()
-    for offset, size, first in segments:
-        begin = offset - offset % PAGE
-        end = -(-(offset + size) // PAGE) * PAGE
-        digest.update(_place(begin, end - begin, first))
-        digest.update(octets[begin:end].ljust(end - begin, b"\0"))
-    return digest.hexdigest()
-
-
 def harden_process() -> tuple[str, ...]:
     """Keep the memory of this process from other processes of its user, and from core files.
 
@@ -354,25 +332,5 @@ def _private(files: ProcessFiles, mapping: Mapping) -> list[int]:
     return [number for number, f in enumerate(flags) if f in written] if written else []
 
 
-def _place(offset: int, length: int, permissions: str) -> bytes:
-    return f"{offset:x} {length:x} {permissions}\n".encode()
-
-
 def _part(mapping: Mapping) -> bytes:
-    return _place(mapping.offset, mapping.end - mapping.start, mapping.permissions)
-
-
-def _segments(octets: bytes) -> Iterator[tuple[int, int, str]]:
-    """Yield offset, length and permissions of the executable segments of an ELF file."""
-    if octets[:6] != b"\x7fELF\x02\x01":
-        raise ValueError("is no ELF file of 64 bits, little endian")
-    (table,) = struct.unpack_from("<Q", octets, 32)
-    size, count = struct.unpack_from("<HH", octets, 54)
-    for number in range(count):
-        kind, flags, offset = struct.unpack_from("<IIQ", octets, table + number * size)
-        (length,) = struct.unpack_from("<Q", octets, table + number * size + 32)
-        if kind == 1 and flags & 1:
-            letters = "".join(
-                c if flags & bit else "-" for c, bit in (("r", 4), ("w", 2), ("x", 1))
-            )
-            yield offset, length, f"{letters}p"
+    return place(mapping.offset, mapping.end - mapping.start, mapping.permissions)

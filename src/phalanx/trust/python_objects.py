@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 from numpy.typing import NDArray
 
+from phalanx.trust.elf import PAGE
 from phalanx.trust.measurement import (
     UNREADY,
     MeasurementError,
@@ -32,7 +33,7 @@ from phalanx.trust.measurement import (
     ReferenceValues,
     short,
 )
-from phalanx.trust.processes import PAGE, Mapping, ProcessFiles
+from phalanx.trust.processes import Mapping, ProcessFiles
 from phalanx.trust.python_layout import (
     Layout,
     code_fields,

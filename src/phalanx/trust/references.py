@@ -25,6 +25,7 @@ from types import CodeType, ModuleType
 
 from msgspec.structs import replace
 
+from phalanx.trust.elf import text_digest
 from phalanx.trust.measurement import (
     MeasurementError,
     ModuleReference,
@@ -33,7 +34,7 @@ from phalanx.trust.measurement import (
     ReferenceValues,
 )
 from phalanx.trust.measurer import ProcessMeasurer
-from phalanx.trust.processes import is_watched, text_digest
+from phalanx.trust.processes import is_watched
 from phalanx.trust.python_layout import code_digest
 
 _LOADER = "/lib64/ld-linux-x86-64.so.2"
@@ -52,6 +53,7 @@ def reference_of(
     minimum_version: str = "",
     path: Path | None = None,
     late: Iterable[str] | None = None,
+    options: Iterable[str] = (),
 ) -> ReferenceValues:
     """Return the reference values of a Python package on this machine's interpreter.
 
@@ -62,13 +64,14 @@ def reference_of(
         path: folder that the package is imported from; None: it is installed.
         late: modules that an agent may import beside those that the package does; None: all of
             the standard library, which makes reference values twice as long.
+        options: of the interpreter that agents are started with, such as ``-I``.
 
     Raises:
         MeasurementError: if it cannot be imported, or the model cannot be measured.
 
     """
     names = library() if late is None else late
-    with _model(package, path, names) as (model, folders):
+    with _model(package, path, names, options) as (model, folders):
         seen = model.look()
         empty = ReferenceValues(package, version, minimum_version)
         reference = learned(empty, seen, model.details())
@@ -157,11 +160,13 @@ def learned(
 class _model:  # noqa: N801  # used as a function
     """A process that imports a package and waits; a measurer of it, and the package's folders."""
 
-    def __init__(self, package: str, path: Path | None, late: Iterable[str]) -> None:
+    def __init__(
+        self, package: str, path: Path | None, late: Iterable[str], options: Iterable[str]
+    ) -> None:
         environment = {n: v for n, v in os.environ.items() if not is_watched(n)}
         self._package = package
         self._process = subprocess.Popen(  # noqa: S603  # our own interpreter
-            [sys.executable, "-c", _PROGRAM, str(path or ""), package, *late],
+            [sys.executable, *options, "-c", _PROGRAM, str(path or ""), package, *late],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
