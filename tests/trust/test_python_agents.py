@@ -137,3 +137,15 @@ def test_an_honest_agent_is_affirmed_while_it_works(target: Agent) -> None:
     target.exploit("gc.collect()")
     target.exploit("core.LIMIT += 1")
     assert target.verdict() == (TrustTier.AFFIRMING, set())
+
+
+def test_missed_data_of_a_python_agent(target: Agent) -> None:
+    for code in (
+        "core.ALLOWED.add('10.0.0.2')",  # a set that decides
+        "core.LIMIT = 0",
+        "core.handlers = [lambda s: True]",  # a function in a list
+        "core.guard = core.Guard()",
+        "core.guard.judge = lambda s: 'pass'",  # a method of one instance
+    ):
+        target.exploit(code)
+    assert target.verdict() == (TrustTier.AFFIRMING, set())

@@ -27,7 +27,7 @@ from typing import NoReturn
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -37,8 +37,6 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
 )
 from msgspec import Struct
 
@@ -94,7 +92,7 @@ class SealedReference(Struct, frozen=True, forbid_unknown_fields=True):
     octets: bytes
 
 
-class Finding(Struct, frozen=True):
+class HardeningStep(Struct, frozen=True):
     """One line of the table of what was found and what was done."""
 
     what: str
@@ -111,7 +109,7 @@ def harden(
     version: str,
     minimum_version: str = "",
     recipients: Sequence[ec.EllipticCurvePublicKey] = (),
-) -> tuple[ReferenceValues, tuple[Finding, ...]]:
+) -> tuple[ReferenceValues, tuple[HardeningStep, ...]]:
     """Make the protected variant of a program, as a whole or not at all.
 
     Args:
@@ -136,7 +134,9 @@ def harden(
             kind, entry = "python", source.name
             ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
             shutil.copytree(source, part / PACKAGE / entry, ignore=ignored, symlinks=False)
-            findings = [Finding("bytecode", "may be altered apart from its source", "left out")]
+            findings = [
+                HardeningStep("bytecode", "may be altered apart from its source", "left out")
+            ]
             reference = reference_of(
                 entry,
                 version,
@@ -158,9 +158,14 @@ def harden(
             (part / REFERENCE).write_bytes(seal(reference, recipients))
         manifest = Manifest(software, version, kind, entry, _digests(part), reference.digest())
         (part / MANIFEST).write_bytes(signed(manifest, key))
-    findings.append(Finding("manifest", f"{len(manifest.files)} files", "signed with Ed25519"))
+    findings.append(
+        HardeningStep("manifest", f"{len(manifest.files)} files", "signed with Ed25519")
+    )
     sealed = f"sealed for {len(recipients)}" if recipients else "not written: no recipient"
-    return reference, (*findings, Finding("reference values", reference.digest()[:16], sealed))
+    return reference, (
+        *findings,
+        HardeningStep("reference values", reference.digest()[:16], sealed),
+    )
 
 
 def signed(manifest: Manifest, key: Ed25519PrivateKey) -> bytes:
@@ -291,13 +296,17 @@ def signing_key(path: Path) -> Ed25519PrivateKey:
     """
     if not path.exists():
         key = Ed25519PrivateKey.generate()
-        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        private = key.private_bytes(
+            Encoding.PEM,
+            PrivateFormat.PKCS8,
+            NoEncryption(),
+        )
         files.write(path, private, secret=True)
         public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         files.write(path.with_name(f"{path.name}.pub"), public)
         return key
     try:
-        found = load_pem_private_key(files.read(path, secret=True), None)
+        found = serialization.load_pem_private_key(files.read(path, secret=True), None)
     except (ValueError, TypeError):
         found = None
     if not isinstance(found, Ed25519PrivateKey):
@@ -314,7 +323,7 @@ def trusted_key(path: Path) -> Ed25519PublicKey:
 
     """
     try:
-        found = load_pem_public_key(files.read(path))
+        found = serialization.load_pem_public_key(files.read(path))
     except (ValueError, TypeError):
         found = None
     if not isinstance(found, Ed25519PublicKey):
@@ -350,7 +359,7 @@ def _moved(reference: ReferenceValues, part: Path, out: Path) -> ReferenceValues
     return msgspec.structs.replace(reference, objects=objects)
 
 
-def _harden_program(source: Path, part: Path, named: str) -> list[Finding]:
+def _harden_program(source: Path, part: Path, named: str) -> list[HardeningStep]:
     """Write the protected variant of an ELF program; return what was found and done."""
     if importlib.util.find_spec("lief") is None:
         raise HardeningError(_NO_LIEF)
@@ -369,8 +378,10 @@ def _harden_program(source: Path, part: Path, named: str) -> list[Finding]:
         raise HardeningError(f"{source}: its program text would change; it is not hardened")
     added = f"{LIBRARY} added" if library else "left out: no C compiler"
     found = msgspec.json.decode(done.stdout, type=list[tuple[str, bool, str]])
-    findings = [Finding(w, "yes" if there else "no", "" if there else r) for w, there, r in found]
-    return [*findings, Finding("start library", "none", added)]
+    findings = [
+        HardeningStep(w, "yes" if there else "no", "" if there else r) for w, there, r in found
+    ]
+    return [*findings, HardeningStep("start library", "none", added)]
 
 
 def _library(path: Path) -> bool:

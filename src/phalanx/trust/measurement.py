@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from math import isfinite
+from typing import Self
 
 import msgspec
 from msgspec import Struct
@@ -42,6 +43,27 @@ MOST_DEVIATIONS = 50
 
 class MeasurementError(PhalanxError):
     """A process cannot be measured, or octets are no measurement; the text is one clear line."""
+
+
+class _Travelling(Struct, frozen=True):
+    """What travels as canonical JSON: the same contents, the same octets."""
+
+    def encode(self) -> bytes:
+        """Return it as octets."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    @classmethod
+    def decode(cls, octets: bytes) -> Self:
+        """Return what octets hold.
+
+        Raises:
+            MeasurementError: if that is something else.
+
+        """
+        try:
+            return msgspec.json.decode(octets, type=cls)
+        except (ValueError, RecursionError) as error:
+            raise MeasurementError(f"no {cls.__name__}: {error}") from None
 
 
 class MappedObject(Struct, frozen=True):
@@ -101,7 +123,7 @@ class Activity(Struct, frozen=True):
     """How long the measurer has seen that counter stand still, in seconds."""
 
 
-class ProcessMeasurement(Struct, frozen=True):
+class ProcessMeasurement(_Travelling, frozen=True):
     """What one look at a live process saw; nothing in it is a judgement."""
 
     software: str
@@ -140,23 +162,6 @@ class ProcessMeasurement(Struct, frozen=True):
     cpu_s: float = 0.0
     """CPU time that the measurer took for this look."""
 
-    def encode(self) -> bytes:
-        """Return it as canonical JSON: the same measurement, the same octets."""
-        return msgspec.json.encode(self, order="deterministic")
-
-    @classmethod
-    def decode(cls, octets: bytes) -> ProcessMeasurement:
-        """Return the measurement in ``octets``.
-
-        Raises:
-            MeasurementError: if they hold none.
-
-        """
-        try:
-            return msgspec.json.decode(octets, type=cls)
-        except (ValueError, RecursionError) as error:
-            raise MeasurementError(f"no measurement: {error}") from None
-
 
 class ModuleReference(Struct, frozen=True):
     """What may stand in one module."""
@@ -172,7 +177,7 @@ class ModuleReference(Struct, frozen=True):
     """Digests of all code in its file, for modules that no trusted start has imported."""
 
 
-class ReferenceValues(Struct, frozen=True):
+class ReferenceValues(_Travelling, frozen=True):
     """What a genuine process of one package and version looks like (RFC 9334, 8.3)."""
 
     software: str
@@ -196,23 +201,6 @@ class ReferenceValues(Struct, frozen=True):
     def digest(self) -> str:
         """Return the SHA-256 of all of it, hexadecimal."""
         return sha256(self.encode()).hexdigest()
-
-    def encode(self) -> bytes:
-        """Return it as canonical JSON."""
-        return msgspec.json.encode(self, order="deterministic")
-
-    @classmethod
-    def decode(cls, octets: bytes) -> ReferenceValues:
-        """Return the reference values in ``octets``.
-
-        Raises:
-            MeasurementError: if they hold none.
-
-        """
-        try:
-            return msgspec.json.decode(octets, type=cls)
-        except (ValueError, RecursionError) as error:
-            raise MeasurementError(f"no reference values: {error}") from None
 
 
 def appraise(

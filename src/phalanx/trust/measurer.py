@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from phalanx.trust import processes
 from phalanx.trust.measurement import (
     SHORTEST_S,
     Activity,
@@ -18,17 +19,10 @@ from phalanx.trust.measurement import (
     PythonModule,
     ReferenceValues,
 )
-from phalanx.trust.processes import (
-    Mapping,
-    ProcessFiles,
-    activity,
-    mapped_objects,
-    started,
-    unbacked,
-)
 from phalanx.trust.python_objects import PythonObjects
 
 T = TypeVar("T")
+Maps = tuple[processes.Mapping, ...]
 Parts = tuple[dict[str, PythonModule] | None, dict[str, PythonDetail]]
 
 
@@ -51,9 +45,9 @@ class ProcessMeasurer:
             MeasurementError: if there is no such process.
 
         """
-        self._files = ProcessFiles(pid)
+        self._files = processes.ProcessFiles(pid)
         self._software, self._version = software, version
-        self._started = started(self._files)
+        self._started = processes.started(self._files)
         self._constants: dict[str, tuple[int, str]] = {}
         """By object: octets mapped read-only, and digest of the private pages among these."""
         self._turned: tuple[int | None, float] = (None, 0.0)
@@ -104,7 +98,7 @@ class ProcessMeasurer:
                 return otherwise
 
         status = files.status()
-        no_maps: tuple[Mapping, ...] = ()
+        no_maps: Maps = ()
         no_objects: dict[str, MappedObject] = {}
         python: Parts = (None, {})
         maps = tried(files.mappings, no_maps)
@@ -117,9 +111,9 @@ class ProcessMeasurer:
             pid=files.pid,
             started=self._started,
             at_s=at_s,
-            activity=self._compared(activity(files, maps), at_s),
+            activity=self._compared(processes.activity(files, maps), at_s),
             objects=objects,
-            unbacked=unbacked(maps),
+            unbacked=processes.unbacked(maps),
             environment=tried(files.environment, {}),
             tracer=int(status.get("TracerPid", "0")),
             dumpable=self._dumpable(status),
@@ -138,9 +132,9 @@ class ProcessMeasurer:
         """Return the parts of all Python modules, as of the last full look."""
         return self._python.details() if self._python is not None else {}
 
-    def _objects(self, maps: tuple[Mapping, ...], *, thin: bool) -> dict[str, MappedObject]:
+    def _objects(self, maps: Maps, *, thin: bool) -> dict[str, MappedObject]:
         found: dict[str, MappedObject] = {}
-        for path, thing, readable in mapped_objects(self._files, maps, contents=not thin):
+        for path, thing, readable in processes.mapped_objects(self._files, maps, contents=not thin):
             if not thin:
                 before, constants = self._constants.get(path, (-1, ""))
                 if readable > before:  # an object that is being loaded: its RELRO comes last
@@ -155,7 +149,7 @@ class ProcessMeasurer:
 
     def _python_parts(
         self,
-        maps: tuple[Mapping, ...],
+        maps: Maps,
         details: Collection[str],
         reference: ReferenceValues | None,
     ) -> Parts:

@@ -9,6 +9,7 @@ refused, in one line.
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import dis
 import functools
@@ -19,11 +20,12 @@ import re
 import struct
 import sys
 import types
+from array import array
 from collections.abc import Iterable
-from hashlib import sha256
 from types import CodeType
 from typing import Any, NamedTuple
 
+from phalanx.trust.elf import text_digest
 from phalanx.trust.measurement import MeasurementError, short
 from phalanx.trust.processes import Mapping, ProcessFiles
 
@@ -33,7 +35,14 @@ _SEARCHED = 1 << 19
 _TYPE = int(type.__dict__["__basicsize__"].__get__(type))
 _HEADER = CodeType.__basicsize__
 """Octets of a code object before its instructions."""
-_CACHED_LOCAL, _CACHED_CELL, _CACHED_FREE = 0x20, 0x40, 0x80
+_LOCAL, _CELL, _FREE = 0x20, 0x40, 0x80
+_ARGUMENTS = {"a": 67, "b": 30, "c": 53}
+"""Positional-only, other and keyword arguments: numbers found nowhere else in a code object."""
+_TEXTS = "co_name", "co_qualname", "co_exceptiontable", "co_linetable"
+_NUMBERS = (
+    "co_flags", "co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_stacksize",
+    "co_firstlineno",
+)  # fmt: skip
 
 
 class Units(NamedTuple):
@@ -75,7 +84,6 @@ class Layout(NamedTuple):
     type_dict: int
     type_mro: int
     type_name: int
-    type_qualname: int
     type_flags: int
     code: tuple[int, ...]
     """Consts, names, names of locals, their kinds, name, qualname, exception and line table."""
@@ -96,45 +104,22 @@ class Layout(NamedTuple):
 
 def code_digest(code: CodeType) -> str:
     """Return the digest of a code object of this process, as the walk of another's gives it."""
-    return short(
-        repr(
-            code_fields(
-                code.co_code,
-                tuple(map(_plain, code.co_consts)),
-                code.co_names,
-                (code.co_varnames, code.co_cellvars, code.co_freevars),
-                (code.co_name, code.co_qualname, code.co_exceptiontable, code.co_linetable),
-                (
-                    code.co_flags,
-                    code.co_argcount,
-                    code.co_posonlyargcount,
-                    code.co_kwonlyargcount,
-                    code.co_stacksize,
-                    code.co_firstlineno,
-                ),
-            )
-        ).encode()
-    )
+    variables = code.co_varnames, code.co_cellvars, code.co_freevars
+    consts = tuple(map(_plain, code.co_consts))
+    texts, numbers = (tuple(getattr(code, n) for n in names) for names in (_TEXTS, _NUMBERS))
+    return fields_digest(code.co_code, consts, code.co_names, variables, texts, numbers)
 
 
-def code_fields(
-    instructions: bytes,
-    consts: tuple[object, ...],
-    names: tuple[str, ...],
-    variables: tuple[tuple[str, ...], ...],
-    texts: tuple[object, ...],
-    numbers: tuple[int, ...],
-) -> tuple[object, ...]:
-    """Return what a digest of code is made of; its file's name is left out: a package may move."""
-    return instructions, consts, names, variables, texts, numbers
+def fields_digest(*fields: object) -> str:
+    """Return the digest of code; its file's name is not in it, since a package may move."""
+    return short(repr(fields).encode("utf-8", "surrogatepass"))
 
 
 def local_names(names: Iterable[str], kinds: bytes) -> tuple[tuple[str, ...], ...]:
     """Return the names of local, cell and free variables, from those of all and their kinds."""
     pairs = list(zip(names, kinds, strict=True))
     return tuple(
-        tuple(name for name, kind in pairs if kind & bit)
-        for bit in (_CACHED_LOCAL, _CACHED_CELL, _CACHED_FREE)
+        tuple(name for name, kind in pairs if kind & bit) for bit in (_LOCAL, _CELL, _FREE)
     )
 
 
@@ -143,39 +128,24 @@ def unordered(values: Iterable[object]) -> tuple[object, ...]:
     return ("frozenset", *sorted(map(repr, values)))
 
 
-def runtime_of(maps: tuple[Mapping, ...], own: tuple[Mapping, ...]) -> tuple[int, Mapping, Mapping]:
-    """Return where ``_PyRuntime`` of a target is, and the first mappings of the two libraries.
-
-    Args:
-        maps: mappings of the target.
-        own: of this process.
+def runtime_of(maps: tuple[Mapping, ...]) -> int:
+    """Return where ``_PyRuntime`` of a target is, from its mappings.
 
     Raises:
-        MeasurementError: if the target has no library or program of that name.
+        MeasurementError: if its CPython is another build than ours.
 
     """
-    address = runtime_address()
-    here = next(m for m in own if m.start <= address < m.end or _before(m, own, address))
-    mine = next(m for m in own if m.path == here.path)
+    address, files = runtime_address(), ProcessFiles(os.getpid())
+    heads = [m for m in files.mappings() if m.backed and m.offset == 0 and m.start <= address]
+    files.close()
+    mine = max(heads, key=lambda m: m.start)  # the library's data follow its first mapping
     name = mine.path.rpartition("/")[2]
-    for mapping in maps:
-        if mapping.path.rpartition("/")[2] == name and mapping.offset == 0:
-            return mapping.start + address - mine.start, mapping, mine
-    raise MeasurementError(f"its CPython is another than ours: it maps no {name}")
-
-
-def same_build(files: ProcessFiles, theirs: Mapping, own: Mapping) -> bool:
-    """Whether the target's CPython is the same file as ours, or has the same program text."""
-    if (theirs.inode, theirs.path) == (own.inode, own.path):
-        return True
-    digests = []
-    for seen in (files, ProcessFiles(os.getpid())):
-        digest, path = sha256(), (theirs if seen is files else own).path
-        for mapping in seen.mappings():
-            if mapping.path == path and "x" in mapping.permissions:
-                digest.update(seen.read("mem", mapping.start, mapping.end - mapping.start))
-        digests.append(digest.digest())
-    return digests[0] == digests[1]
+    for theirs in maps:
+        if theirs.path.rpartition("/")[2] == name and theirs.offset == 0:
+            same = (theirs.inode, theirs.path) == (mine.inode, mine.path)
+            if same or text_digest(theirs.path) == text_digest(mine.path):
+                return theirs.start + address - mine.start
+    raise MeasurementError(f"its CPython is another build than ours ({name}): not measured")
 
 
 def runtime_address() -> int:
@@ -202,46 +172,52 @@ def layout() -> Layout:
 def _found() -> Layout:
     if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
         raise LookupError("known is CPython with its lock")
-    runtime = runtime_address()
-
-    def outer(a: Any, b: Any = 1, /, *c: Any, d: Any = 2) -> Any:
-        return lambda: (a, b, c, d)
-
-    code, lru = outer.__code__, functools.lru_cache(outer)
-    made = type("Made", (), {"__qualname__": f"made {id(code)}"})
-    main = ctypes.pythonapi.PyInterpreterState_Main
-    main.restype = ctypes.c_void_p
-    state = main()
-    tables: list[Any] = [
-        code.co_consts, code.co_names, None, None,
-        code.co_name, code.co_qualname, code.co_exceptiontable, code.co_linetable,
-    ]  # fmt: skip
-    # The tuple of local names is no attribute of its own; kinds and file name follow it.
-    file_name = _place_of(id(code), id(code.co_filename), _HEADER)
-    offsets = [_place_of(id(code), id(t), _HEADER) if t is not None else 0 for t in tables]
-    offsets[2], offsets[3] = file_name - 2 * WORD, file_name - WORD
+    runtime, made, main = (
+        runtime_address(),
+        type("Made", (), {}),
+        _native("PyInterpreterState_Main"),
+    )
+    state = ctypes.CFUNCTYPE(ctypes.c_void_p)(main)() or 0
+    listed = (
+        [f"a{n}" for n in range(67)],
+        [f"b{n}" for n in range(30)],
+        [f"c{n}" for n in range(53)],
+    )
+    plain, either, keyword = map(",".join, listed)
+    function = eval(f"lambda {plain},/,{either},*,{keyword}: 'a constant'")  # noqa: S307  # our own
+    code = function.__code__.replace(co_stacksize=1237, co_firstlineno=77_777)
+    lru = functools.lru_cache(function)
+    kinds = _place_of(id(code), id(code.co_filename), _HEADER) - WORD  # they have no attribute
+    consts, names, *texts = (
+        _place_of(id(code), id(getattr(code, name)), _HEADER)
+        for name in ("co_consts", "co_names", *_TEXTS)
+    )
+    numbers = struct.unpack(f"<{_HEADER // 4}i", ctypes.string_at(id(code), _HEADER))
     return Layout(
         types={id(t) - runtime: str(t.__name__) for t in _KINDS},
         singletons={id(v) - runtime: repr(v) for v in (None, True, False, ...)},
         interpreter=_place_of(runtime, state, _SEARCHED),
         modules=_place_of(state, id(sys.modules), _SEARCHED),
-        builtins=_place_of(state, id(vars(__import__("builtins"))), _SEARCHED),
+        builtins=_place_of(state, id(vars(builtins)), _SEARCHED),
         module_dict=_place_of(id(sys), id(vars(sys)), 64),
         type_dict=_place_of(id(made), id(gc.get_referents(made.__dict__)[0]), _TYPE),
         type_mro=_place_of(id(made), id(made.__mro__), _TYPE),
         type_name=24,
-        type_qualname=_place_of(id(made), id(made.__qualname__), _TYPE),
         type_flags=_place_of(id(made), made.__flags__, _TYPE),
-        code=tuple(offsets),
-        numbers=_number_places(code),
+        code=(consts, names, kinds - WORD, kinds, *texts),
+        numbers=tuple(4 * numbers.index(getattr(code, name), 6) for name in _NUMBERS),
         instructions=_HEADER,
-        vectorcall=_vectorcall(outer, _only),
-        lru_function=_place_of(id(lru), id(outer), type(lru).__basicsize__),
+        vectorcall=_place_of(id(function), _native("_PyFunction_Vectorcall"), 200),
+        lru_function=_place_of(id(lru), id(function), type(lru).__basicsize__),
         tuple_items=tuple.__basicsize__,
         **_string_states(),
         tagged=_words(id(5), 3)[2] != 1,
         units=_units(),
     )
+
+
+def _native(name: str) -> int:
+    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
 
 
 _KINDS = (
@@ -250,33 +226,6 @@ _KINDS = (
     types.GetSetDescriptorType, types.ClassMethodDescriptorType, property, staticmethod,
     classmethod, dict, tuple, str, bytes, int, float, complex, frozenset, type,
 )  # fmt: skip
-
-
-def _number_places(code: CodeType) -> tuple[int, ...]:
-    """Return where numbers stand, from a code object with numbers that are found nowhere else."""
-    marked = code.replace(co_stacksize=1237, co_firstlineno=77_777, co_flags=code.co_flags)
-    header = ctypes.string_at(id(marked), _HEADER)
-    first = _only(header, struct.pack("<i", 77_777))
-    stack = _only(header, struct.pack("<i", 1237))
-    flags = _only(header, struct.pack("<i", code.co_flags), below=stack)
-    counts = struct.pack("<iii", code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
-    argument = _only(header, counts, below=stack)
-    return flags, argument, argument + 4, argument + 8, stack, first
-
-
-def _only(octets: bytes, wanted: bytes, below: int | None = None) -> int:
-    place = octets.find(wanted, 24, below)
-    if place < 0:
-        raise LookupError("a code object does not have its numbers")
-    return place
-
-
-def _vectorcall(function: object, another: object) -> int:
-    """Return where a function keeps the address of what calls it: all functions have the same."""
-    mine = _words(id(function), types.FunctionType.__basicsize__ // WORD)
-    other = _words(id(another), len(mine))
-    plausible = {m for m in range(10, len(mine)) if mine[m] == other[m] and mine[m] > 1 << 32}
-    return WORD * max(plausible, default=0)
 
 
 def _string_states() -> dict[str, Any]:
@@ -317,7 +266,7 @@ def _units() -> Units:
     with_cache = [b"(" + _any_of(by_count[n]) + b"." * (1 + 2 * n) + b")" for n in counts]
     pattern = re.compile(b"(?s)((?:" + _any_of(plain) + b".)*)(?:" + b"|".join(with_cache) + b")?")
     units = Units(bytes(general), pattern, dict(enumerate(counts, 2)))
-    for example in (_units, _only, _found, local_names):
+    for example in (_units, _found, local_names):
         code = example.__code__
         adaptive: bytes = code._co_code_adaptive  # type: ignore[attr-defined]
         if units.normal(adaptive) != code.co_code:
@@ -333,38 +282,16 @@ def _place_of(start: int, wanted: int, length: int) -> int:
     """Return where, from ``start``, the word ``wanted`` stands.
 
     Raises:
-        LookupError: if it stands nowhere there.
+        ValueError: if it stands nowhere there.
 
     """
-    files = ProcessFiles(os.getpid())
-    try:
-        for begin in range(0, length, 4096):
-            size = min(4096, length - begin) // WORD * WORD
-            try:
-                octets = files.read("mem", start + begin, size)
-            except MeasurementError:
-                break
-            words = struct.unpack(f"<{size // WORD}Q", octets)
-            if wanted in words:
-                return begin + words.index(wanted) * WORD
-    finally:
-        files.close()
-    raise LookupError("an object does not point where it should")
+    with open("/proc/self/mem", "rb") as memory:  # noqa: PTH123  # ends where our memory does
+        octets = os.pread(memory.fileno(), length, start)
+    return array("Q", octets[: len(octets) // WORD * WORD]).index(wanted) * WORD
 
 
 def _words(start: int, count: int) -> tuple[int, ...]:
     return struct.unpack(f"<{count}Q", ctypes.string_at(start, count * WORD))
-
-
-def _before(mapping: Mapping, maps: tuple[Mapping, ...], address: int) -> bool:
-    """Whether an address is in the zeroed data (bss) that follows a library's last mapping."""
-    following = maps[maps.index(mapping) + 1 :][:1]
-    return bool(
-        mapping.path
-        and following
-        and not following[0].path
-        and mapping.end == following[0].start <= address < following[0].end
-    )
 
 
 def _plain(value: object) -> object:

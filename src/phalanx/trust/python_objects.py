@@ -15,7 +15,6 @@ dictionaries. An attack on data alone is not found here.
 
 from __future__ import annotations
 
-import os
 import struct
 from array import array
 from bisect import bisect_right
@@ -36,11 +35,10 @@ from phalanx.trust.measurement import (
 from phalanx.trust.processes import Mapping, ProcessFiles
 from phalanx.trust.python_layout import (
     Layout,
-    code_fields,
+    fields_digest,
     layout,
     local_names,
     runtime_of,
-    same_build,
     unordered,
 )
 
@@ -401,18 +399,14 @@ class _Walk:
         octets = memory.octets(address + known.instructions, 2 * memory.word(address + 16))
         normal = known.units.normal(octets)
         memory.instructions.append((address + known.instructions, normal))
-        fields = code_fields(
+        found = self._codes[address] = fields_digest(
             normal,
             tuple(self.constant(item, depth + 1) for item in self._tuple(consts)),
             self._texts(names),
             local_names(self._texts(variables), self._bytes(kinds)),
             tuple(self.constant(text) for text in texts),
-            tuple(
-                int.from_bytes(memory.kept(address + o, 4), "little", signed=True)
-                for o in known.numbers
-            ),
+            tuple(int.from_bytes(memory.kept(address + o, 4), "little") for o in known.numbers),
         )
-        found = self._codes[address] = short(repr(fields).encode("utf-8", "surrogatepass"))
         return found
 
     def _name(self, detail: PythonDetail, module: str, key: str, address: int, kind: str) -> None:
@@ -421,7 +415,7 @@ class _Walk:
             genuine = address == self._builtins or self._names.get(address) == "builtins"
             detail.bindings[key] = "genuine" if genuine else "other"
         elif kind == "type" and self._module_of(address) == module:
-            self._class(detail, key, address, module)
+            self._class(detail, key, address)
         elif kind == "module" and self._names.get(address) == f"{module}.{key}":
             pass  # a submodule stands in its package once it was imported
         elif kind not in _DATA:
@@ -510,19 +504,14 @@ class _Walk:
             return f"class {self._class_name(address)}"
         return repr(self.constant(address)) if kind in _DATA else kind
 
-    def _class(self, detail: PythonDetail, path: str, address: int, module: str) -> None:
+    def _class(self, detail: PythonDetail, path: str, address: int) -> None:
         """Measure a class with its members, where it is at home."""
         while path in detail.bindings:
             path += "'"
-        if path.count(".") > _DEEPEST:
-            raise _Garbage
         detail.bindings[path] = self._line_of(address)
         for name, value, kind in self._members(address):
-            inner = f"{path}.{name}"
-            if kind == "type" and value != address and self._nested(value, address, module):
-                self._class(detail, inner, value, module)
-            elif kind not in _DATA:
-                self._enter(detail, inner, value, kind)
+            if kind not in _DATA:
+                self._enter(detail, f"{path}.{name}", value, kind)
 
     def _class_digest(self, address: int) -> str:
         """Return the digest of a class elsewhere; of classes among its members the name."""
@@ -562,16 +551,6 @@ class _Walk:
             if name == "__module__" and kind == "str":
                 return self.string(value)
         return ""
-
-    def _nested(self, inner: int, outer: int, module: str) -> bool:
-        """Whether a class was made in the body of another: then it is measured there."""
-        return self._module_of(inner) == module and self._qualified(inner).startswith(
-            f"{self._qualified(outer)}."
-        )
-
-    def _qualified(self, address: int) -> str:
-        named = self._memory.word(address + self._known.type_qualname)
-        return self.string(named) if self.kind(named) == "str" else ""
 
     def _kind_of_type(self, of: int) -> str:
         flags = self._memory.peek(of + self._known.type_flags)
@@ -655,13 +634,7 @@ class PythonObjects:
                 understood.
 
         """
-        own = ProcessFiles(os.getpid())
-        try:
-            self._runtime, theirs, mine = runtime_of(maps, own.mappings())
-        finally:
-            own.close()
-        if not same_build(files, theirs, mine):
-            raise MeasurementError("its CPython is another build than ours: not measured")
+        self._runtime = runtime_of(maps)
         self._files = files
         self._layout = layout()
         self._snapshot: _Snapshot | None = None

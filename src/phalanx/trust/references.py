@@ -19,7 +19,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.machinery import SourceFileLoader
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -75,17 +75,9 @@ def reference_of(
         seen = model.look()
         empty = ReferenceValues(package, version, minimum_version)
         reference = learned(empty, seen, model.details())
-    modules = {n: m for n, m in (reference.modules or {}).items() if n != "__main__"}
-    objects = dict(reference.objects)
-    for folder, name, compiled in _trees(package, folders):
-        for module, file in _sources(folder, name):
-            if module not in modules:
-                digests = tuple(sorted(_file_code(module, file, compiled=compiled)))
-                modules[module] = ModuleReference(file_code=digests)
-        for file in folder.rglob("*.so"):
-            objects.setdefault(str(file), (text_digest(str(file)),))
-    main = modules.get(f"{package}.__main__", ModuleReference())
-    return replace(reference, modules={**modules, "__main__": main}, objects=objects)
+    main = _file_code(Path(folder) / "__main__.py" for folder in folders)
+    modules = {**(reference.modules or {}), "__main__": ModuleReference(file_code=main)}
+    return replace(reference, modules=modules)
 
 
 def reference_of_program(
@@ -157,35 +149,23 @@ def learned(
     return replace(reference, objects=objects, modules=modules, unbacked=unbacked)
 
 
-class _model:  # noqa: N801  # used as a function
-    """A process that imports a package and waits; a measurer of it, and the package's folders."""
-
-    def __init__(
-        self, package: str, path: Path | None, late: Iterable[str], options: Iterable[str]
-    ) -> None:
-        environment = {n: v for n, v in os.environ.items() if not is_watched(n)}
-        self._package = package
-        self._process = subprocess.Popen(  # noqa: S603  # our own interpreter
-            [sys.executable, *options, "-c", _PROGRAM, str(path or ""), package, *late],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def __enter__(self) -> tuple[ProcessMeasurer, list[Path]]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+@contextmanager
+def _model(
+    package: str, path: Path | None, late: Iterable[str], options: Iterable[str]
+) -> Iterator[tuple[ProcessMeasurer, list[str]]]:
+    """Run a process that imports a package and waits; give its measurer, the package's folders."""
+    words = [sys.executable, *options, "-c", _PROGRAM, str(path or ""), package, *late]
+    environment = {n: v for n, v in os.environ.items() if not is_watched(n)}
+    with subprocess.Popen(  # noqa: S603  # our own interpreter
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        line = process.stdout.readline()
         if not line:
-            self.__exit__()
-            raise MeasurementError(f"{self._package}: cannot be imported, or is no package")
-        self._measurer = ProcessMeasurer(self._process.pid, self._package, "")
-        return self._measurer, [Path(folder) for folder in line.rstrip("\n").split(os.pathsep)]
-
-    def __exit__(self, *_: object) -> None:
-        if hasattr(self, "_measurer"):
-            self._measurer.close()
-        self._process.communicate()
+            raise MeasurementError(f"{package}: cannot be imported, or is no package")
+        with ProcessMeasurer(process.pid, package, "") as measurer, process.stdin:
+            yield measurer, line.rstrip("\n").split(os.pathsep)
 
 
 _PROGRAM = """
@@ -216,44 +196,24 @@ def import_all(package: str, late: Iterable[str]) -> str:
 
 def library() -> tuple[str, ...]:
     """Return the modules of the standard library that an agent may import."""
-    found = [name for name, _ in _sources(Path(sysconfig.get_path("stdlib")), "")]
-    found += sys.stdlib_module_names
-    return tuple(sorted({n for n in found if n.split(".")[0] not in _NOT_WANTED}))
+    folder, found = Path(sysconfig.get_path("stdlib")), set(sys.stdlib_module_names)
+    for file in folder.rglob("*.py"):
+        found.add(".".join(file.relative_to(folder).with_suffix("").parts))
+    return tuple(sorted(n.removesuffix(".__init__") for n in found if _wanted(n)))
 
 
-def _trees(package: str, folders: Iterable[Path]) -> Iterator[tuple[Path, str, bool]]:
-    """Yield folders of Python files, the name that they are imported under, whether compiled."""
-    yield from ((folder, package, False) for folder in folders)
-    yield Path(sysconfig.get_path("stdlib")), "", True
+def _wanted(module: str) -> bool:
+    return _NOT_WANTED.isdisjoint(module.split("."))
 
 
-def _sources(folder: Path, package: str) -> Iterator[tuple[str, Path]]:
-    for file in sorted(folder.rglob("*.py")):
-        parts = list(file.relative_to(folder).with_suffix("").parts)
-        if _NOT_WANTED.isdisjoint(parts):
-            if parts[-1] == "__init__":
-                parts.pop()
-            yield ".".join([package, *parts] if package else parts), file
-
-
-def _file_code(module: str, file: Path, *, compiled: bool) -> set[str]:
-    """Return the digests of all code in a source file.
-
-    Args:
-        module: its name.
-        file: where it is.
-        compiled: whether a cached .pyc is taken for it.
-
-    """
-    loader = SourceFileLoader(module, str(file))
-    try:
-        if compiled:
-            code = loader.get_code(module)
-        else:
-            code = loader.source_to_code(loader.get_data(str(file)), str(file))
-    except (ImportError, SyntaxError, ValueError, OSError):
-        return set()
-    return set(map(code_digest, _all_code(code))) if isinstance(code, CodeType) else set()
+def _file_code(files: Iterable[Path]) -> tuple[str, ...]:
+    """Return the digests of all code in source files, of those that are there."""
+    found: set[str] = set()
+    for file in files:
+        if file.is_file():
+            code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+            found.update(map(code_digest, _all_code(code)))
+    return tuple(sorted(found))
 
 
 def _all_code(code: CodeType) -> Iterator[CodeType]:
