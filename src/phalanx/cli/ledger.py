@@ -6,6 +6,8 @@ import secrets
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +15,7 @@ import typer
 
 from phalanx.cli.terminal import AsJson, Group, StopSignal, emit_json, out, say, table_of
 from phalanx.clock.wall import WallClock
-from phalanx.ledger import RecordedEntry, open_ledger
+from phalanx.ledger import Ledger, LedgerError, RecordedEntry, open_ledger
 
 WAIT_S = 5.0
 """For which a ledger may be silent."""
@@ -27,6 +29,54 @@ app = typer.Typer(
 )
 
 
+@contextmanager
+def reading(
+    url: str, secret: bytes | None = None
+) -> Iterator[tuple[Ledger, list[RecordedEntry], Iterator[float]]]:
+    """Open a ledger, and read it to its head, or for ``WAIT_S``.
+
+    Args:
+        url: of the ledger; a file has to be there.
+        secret: of the account that signs; None: one that signs nothing, as anybody can read.
+
+    Yields:
+        the ledger, its entries, and an iterator that lets time pass and yields how much has, in
+        seconds.
+
+    Raises:
+        LedgerError: if there is none.
+
+    """
+    kept = url.removeprefix("evm:").partition("?")[0]
+    if url.startswith("evm:") and kept and not Path(kept).is_file():
+        raise LedgerError(f"there is no ledger {kept}")
+    clock = WallClock(begin=time.time())
+    try:
+        node = open_ledger(url, clock)
+        try:
+            ledger = node.join(secrets.token_bytes(32) if secret is None else secret)
+            seen: list[RecordedEntry] = []
+            ledger.follow(seen.append, gone=seen.remove)
+            before = ledger.status().head
+            for waited_s in _passing(clock):
+                head = ledger.status().head
+                if waited_s > WAIT_S or (head is not None and head == before):
+                    break  # all of it is read
+                before = head
+            yield ledger, seen, _passing(clock)
+        finally:
+            node.close()
+    finally:
+        clock.close()
+
+
+def _passing(clock: WallClock) -> Iterator[float]:
+    begun = clock.now()
+    while True:
+        clock.run(clock.now() + LOOK_S)
+        yield clock.now() - begun
+
+
 @app.command()
 def status(
     url: Annotated[
@@ -36,23 +86,8 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how far a ledger is and what it holds; the exit code is 1 if something is wrong."""
-    clock = WallClock(begin=time.time())
-    node = open_ledger(url, clock)
-    try:
-        # Any account can read; this one signs nothing.
-        ledger = node.join(secrets.token_bytes(32))
-        seen: list[RecordedEntry] = []
-        ledger.follow(seen.append)
-        end, found = clock.now() + WAIT_S, ledger.status()
-        while clock.now() < end:
-            before = found
-            clock.run(clock.now() + LOOK_S)
-            found = ledger.status()
-            if found.head is not None and found.head == before.head:
-                break  # all of it is read
-    finally:
-        node.close()
-        clock.close()
+    with reading(url) as (ledger, seen, _):
+        found = ledger.status()
     kinds = Counter(type(recorded.entry).__name__ for recorded in seen)
     if as_json:
         emit_json({"status": found, "kinds": kinds})

@@ -34,6 +34,7 @@ VERBS = {
     "doctor": "Show what a run on real packets would use here; exit code 1 if it cannot run.",
     "clean": "Remove what ended runs left: processes, namespaces, rules, control groups, folders.",
     "ledger": "Show a ledger, or serve one to the processes of this machine.",
+    "trust": "Show who is trusted and why, as a ledger has it; enrol and revoke agents.",
     "history": "Ask a store what happened, who decided it and why; retire what is old.",
     "domain": "Make a domain, manage its identities, and run its brokers.",
     "service": "Deploy the agents that guard a network service, change them, remove them.",

@@ -74,6 +74,8 @@ class EmbeddedChain:
         self._nonces: dict[str, int] = {}
         self._receipts: dict[str, dict[str, Any]] = {}
         self._blocks = [Block(0, "0x" + bytes(32).hex(), "0x" + bytes(32).hex(), 0)]
+        self.founder = ""
+        """Account that made the first contract; empty: there is none."""
         self._closed = False
         self._file: sqlite3.Connection | None = None
         if path:
@@ -279,6 +281,7 @@ class EmbeddedChain:
         """Make a contract; revm counts a nonce of its own, which is the accounts' here."""
         self._evm.insert_account_info(sender, pyrevm.AccountInfo(nonce=nonce))
         self._evm.deploy(sender, tx.data, gas=tx.gas)
+        self.founder = self.founder or sender
         return eth.contract_address(sender, nonce)
 
     def _reopen(self, file: sqlite3.Connection) -> None:

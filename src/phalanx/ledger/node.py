@@ -817,4 +817,6 @@ def open_embedded(url: str, clock: Clock) -> EthereumNode:
     if (scheme == "evm" and not path) or (scheme == "memory" and path):
         raise LedgerError("the embedded ledger is memory: or evm:PATH")
     chain = EmbeddedChain(clock, path, seconds(options, "interval", 1.0))
+    if chain.founder:  # who has the file could have written another in any case
+        options.setdefault("operator", chain.founder)
     return EthereumNode(bare, clock, EmbeddedCarrier(chain, clock), options)

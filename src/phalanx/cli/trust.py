@@ -1,0 +1,350 @@
+"""``phalanx trust``: who is trusted by what a ledger holds, who said so, and who verifies whom.
+
+All of it follows from the ledger alone, so everybody who can read it sees what the agents see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from msgspec import Struct
+from msgspec.structs import astuple
+from rich.text import Text
+
+from phalanx.cli.ledger import reading
+from phalanx.cli.terminal import AsJson, Group, counted, emit_json, out, refuse, say, table_of
+from phalanx.domain.agents import AgentId
+from phalanx.domain.errors import PhalanxError
+from phalanx.domain.events import Event
+from phalanx.domain.trust import TrustTier
+from phalanx.identity import files
+from phalanx.ledger import Confirmed, Ledger, RecordedEntry, Refused
+from phalanx.ledger.entries import AgentRetired, Attested, Enrolled, Entry, Faulted, Revoked
+from phalanx.loading.files import parse_as, read_text
+from phalanx.loading.refusals import one_line, unknown
+from phalanx.reporting.event_text import describe
+from phalanx.trust.register import OPERATOR, TrustRegister, TrustStanding, unseen
+
+CONFIRMED_S = 30.0
+"""How long an entry may take to be recorded."""
+EPOCH_S = 1e9
+"""Ledgers of real time count seconds since 1970; those of a simulation, since its start."""
+ROUNDS = (1, 5, 10)
+"""After which the probability of staying unseen is printed."""
+STYLES = {"trusted": "green", "silent": "yellow", "quarantined": "red"}
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Show who is trusted and why, as a ledger has it; enrol and revoke agents.",
+)
+
+Url = Annotated[
+    str, typer.Option("--ledger", metavar="URL", help="Such as evm:FILE, or http://HOST:PORT….")
+]
+Key = Annotated[
+    Path, typer.Option("--key", help="Key of an operator: 64 hexadecimal digits, mode 0600.")
+]
+
+
+class _EnrolmentFile(Enrolled, frozen=True, tag=False, forbid_unknown_fields=True):
+    """What an operator writes of an agent."""
+
+
+class _Told(Struct, frozen=True):
+    """An entry about one agent, in words."""
+
+    position: int
+    time_s: float
+    agent: AgentId
+    text: str
+    standing: TrustStanding | None
+    """What the agent is from then on; None: as before."""
+
+
+class _Verified(Struct, frozen=True):
+    """Who verified an agent last, and which entry settled it."""
+
+    position: int
+    time_s: float
+    by: tuple[AgentId, ...]
+
+
+class _AgentRow(Struct, frozen=True):
+    """One agent, as ``status`` shows it."""
+
+    agent: AgentId
+    standing: TrustStanding
+    score: float
+    verified: _Verified | None
+    software: str
+    results: dict[TrustTier, int]
+    enrolments: int
+
+
+class _PlanRow(Struct, frozen=True):
+    """Who verifies one agent in the open round, and what was found."""
+
+    agent: AgentId
+    verifiers: tuple[AgentId, ...]
+    said: dict[AgentId, TrustTier]
+
+
+class _Reader:
+    """What a ledger says of trust.
+
+    Raises:
+        typer.Exit: with code 1, if not all of the ledger can be read; nothing is shown then.
+
+    """
+
+    def __init__(self, ledger: Ledger, seen: list[RecordedEntry]) -> None:
+        found = ledger.status()
+        if found.reason or found.head is None:
+            refuse(f"the ledger cannot be read: {found.reason or 'it does not answer'}")
+            raise typer.Exit(1)
+        self.register = TrustRegister()
+        self.verified: dict[AgentId, _Verified] = {}
+        self.told: list[_Told] = []
+        self._names: dict[str, AgentId] = {}
+        for recorded in seen:
+            self._take(recorded, recorded.entry)
+
+    def require(self, agent: AgentId) -> None:
+        """Refuse an agent that was never enrolled."""
+        if agent not in self.register.members:
+            raise PhalanxError(unknown("agent", agent, self.register.members))
+
+    def _take(self, recorded: RecordedEntry, entry: Entry) -> None:
+        if isinstance(entry, Enrolled):
+            self._names[entry.account] = entry.agent
+        changes = self.register.apply(recorded)
+        if isinstance(entry, Attested):
+            agent = entry.result.attester
+            member = self.register.members.get(agent)
+            if member is not None and member.verified == recorded.position:
+                said = self.register.said.get(agent, {}).items()
+                good = (name for name, each in said if each.tier is TrustTier.AFFIRMING)
+                by = tuple(good) if entry.result.round else (entry.result.verifier,)
+                self.verified[agent] = _Verified(recorded.position, recorded.time_s, by)
+        about, text = _words(entry, self._names.get(recorded.author, recorded.author))
+        if text:
+            now = next((change.now for change in changes if change.agent == about), None)
+            self.told.append(_Told(recorded.position, recorded.time_s, about, one_line(text), now))
+
+
+def _words(entry: Entry, author: str) -> tuple[AgentId, str]:
+    """Return which agent an entry is about and what it says; empty where it is about none."""
+    match entry:
+        case Enrolled() if entry.agent == author:
+            return author, f"{author} founds the ledger"
+        case Enrolled():
+            text = f"{author} enrols {entry.agent} as {entry.role}, which runs {entry.software}"
+            return entry.agent, text
+        case AgentRetired():
+            return entry.agent, f"{entry.agent} retires: {entry.reason}"
+        case Revoked():
+            reason = f"{entry.reason}; epoch {entry.epoch} of keys begins"
+            return entry.agent, f"{author} revokes {entry.agent}: {reason}"
+        case Faulted():
+            text = f"{entry.verifier} is at fault in round {entry.round}: {entry.fault}"
+            return entry.verifier, f"{text} {entry.attester}".rstrip()
+        case Attested(result):
+            data = {
+                "attester": result.attester,
+                "tier": result.tier.value,
+                "deviations": [f"{d.kind} {d.where}: {d.what}" for d in result.deviations],
+            }
+            found = describe(Event("", 0.0, result.verifier, "attestation.result", None, data))
+            when = f"round {result.round}" if result.round else f"chain, root {result.root}"
+            return result.attester, f"{when}: {result.verifier} {found}"
+    return "", ""
+
+
+def _moment(time_s: float) -> str:
+    if time_s < EPOCH_S:
+        return f"{time_s:.0f} s"
+    return f"{datetime.fromtimestamp(time_s, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _styled(standing: TrustStanding) -> Text:
+    return Text(standing.value, style=STYLES.get(standing.value, ""))
+
+
+@app.command()
+def status(*, url: Url, as_json: AsJson = False) -> None:
+    """Show each agent's standing and score, who verified it, the open round, the keys."""
+    with reading(url) as (ledger, seen, _):
+        reader = _Reader(ledger, seen)
+    register = reader.register
+    rows = [
+        _AgentRow(
+            member.agent,
+            member.standing,
+            round(member.score, 3),
+            reader.verified.get(member.agent),
+            member.software,
+            member.results,
+            member.enrolments,
+        )
+        for member in register.members.values()
+    ]
+    if as_json:
+        shown = {name: getattr(register, name) for name in ("round", "root", "epoch", "keeper")}
+        emit_json({"agents": rows, **shown, "holders": sorted(register.holders)})
+        return
+    columns = "agent", "standing", "score>", "verified by", "at>", "entry>", "software", "results"
+    table = table_of(*columns)
+    for row in rows:
+        last = row.verified
+        table.add_row(
+            Text(row.agent),
+            _styled(row.standing),
+            f"{row.score:.3f}",
+            Text(", ".join(sorted(last.by)) if last else "nobody"),
+            _moment(last.time_s) if last else "–",
+            str(last.position) if last else "–",
+            Text(row.software),
+            ", ".join(f"{count} {tier.value}" for tier, count in row.results.items()),
+        )
+    out.print(table)
+    opened = f"round {register.round} is open" if register.round else "no round was opened yet"
+    keys = "not handed out yet"
+    if register.keeper:
+        given = f"{len(register.holders)} of {counted(len(rows), 'agent')}"
+        keys = f"handed out by {register.keeper} to {given}"
+    say(out, f"{opened}; keys of epoch {register.epoch}, {keys}")
+
+
+@app.command()
+def history(
+    agent: Annotated[str, typer.Argument(help="Only what is about this agent.")] = "",
+    *,
+    url: Url,
+    as_json: AsJson = False,
+) -> None:
+    """Show all enrolments, results and revocations, in the order of the ledger."""
+    with reading(url) as (ledger, seen, _):
+        reader = _Reader(ledger, seen)
+    if agent:
+        reader.require(agent)
+    for told in reader.told:
+        if agent in ("", told.agent) and as_json:
+            emit_json(told)
+        elif agent in ("", told.agent):
+            begin = f"{_moment(told.time_s):>8}  {told.position:>12}  ", "dim"
+            line = Text.assemble(begin, told.text)
+            if told.standing:
+                line.append(f" → {told.agent} is ").append_text(_styled(told.standing))
+            out.print(line, soft_wrap=True)
+
+
+@app.command()
+def plan(
+    *,
+    url: Url,
+    infected: Annotated[
+        int, typer.Option(min=0, help="Print how likely one of so many stays unseen.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show who verifies whom in the open round, and who has done so."""
+    with reading(url) as (ledger, seen, _):
+        register = _Reader(ledger, seen).register
+    rows = [
+        _PlanRow(name, by, {v: r.tier for v, r in register.said.get(name, {}).items()})
+        for name in register.members
+        if (by := register.verifiers_of(name))
+    ]
+    if infected > len(rows):
+        raise typer.BadParameter(f"{counted(len(rows), 'agent')} in all", param_hint="--infected")
+    drawn = register.plan.verifiers if register.plan else 0
+    chances = [unseen(len(rows), infected, drawn, n) for n in ROUNDS] if infected else []
+    if as_json:
+        emit_json({"round": register.round, "plan": rows, "unseen": chances})
+        return
+    if register.plan is None or not rows:
+        say(out, "no round was opened yet: the agents are verified in a chain first")
+        return
+    table = table_of("agent", "verified by", "found so far")
+    for row in rows:
+        found = ", ".join(f"{tier.value} ({name})" for name, tier in row.said.items())
+        table.add_row(Text(row.agent), Text(", ".join(row.verifiers)), Text(found))
+    out.print(table)
+    period = f"{register.plan.period_s:g} s"
+    say(out, f"round {register.round}; a round takes {period}, {register.quorum} verifiers decide")
+    if chances:
+        shown = ", ".join(f"{p:.3g} after {n}" for n, p in zip(ROUNDS, chances, strict=True))
+        say(out, f"if {infected} infected agents vouch for each other, one of them is unseen with")
+        say(out, f"probability {shown} rounds")
+
+
+@app.command()
+def revoke(
+    agent: Annotated[str, typer.Argument(help="Name of the agent.")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why; the ledger keeps it.")],
+    url: Url,
+    key: Key,
+) -> None:
+    """Expel an agent: nobody deals with it any more, and a new epoch of keys begins."""
+    with reading(url, _secret(key)) as (ledger, seen, passing):
+        _Reader(ledger, seen).require(agent)
+        _submit(ledger, Revoked(agent, reason), passing)
+    say(out, f"{agent} is revoked")
+
+
+@app.command()
+def enrol(
+    file: Annotated[
+        Path, typer.Argument(help="YAML or JSON: agent, account, role, software, reference, ….")
+    ],
+    *,
+    url: Url,
+    key: Key,
+) -> None:
+    """Enrol an agent; it is trusted once it was verified."""
+    written, _ = parse_as(_EnrolmentFile, read_text(file), str(file))
+    with reading(url, _secret(key)) as (ledger, seen, passing):
+        _Reader(ledger, seen)
+        _submit(ledger, Enrolled(*astuple(written)), passing)
+    more = "" if written.role == OPERATOR else ", and to be verified"
+    say(out, f"{written.agent} is enrolled{more}")
+
+
+def _secret(path: Path) -> bytes:
+    """Return the private key in a file.
+
+    Raises:
+        PhalanxError: if there is none, or others may read it.
+
+    """
+    try:
+        secret = bytes.fromhex(files.read(path, secret=True).decode("ascii").strip())
+    except ValueError:
+        secret = b""
+    if len(secret) != 32:
+        raise PhalanxError(f"{path}: is no key of an account; 64 hexadecimal digits are expected")
+    return secret
+
+
+def _submit(ledger: Ledger, entry: Entry, passing: Iterator[float]) -> None:
+    """Record an entry; the exit code is 1 if the ledger refuses it, or does not answer."""
+    answers: list[Confirmed | Refused] = []
+    ledger.submit(entry, answers.append)
+    while not answers and next(passing) < CONFIRMED_S:
+        pass
+    match answers:
+        case [Confirmed()]:
+            return
+        case [Refused(reason)]:
+            refuse(f"the ledger refuses it: {reason}")
+        case _:
+            why = ledger.status().reason or "it does not answer"
+            refuse(f"not recorded after {CONFIRMED_S:.0f} s: {why}")
+    raise typer.Exit(1)
