@@ -70,7 +70,7 @@ class Forger:
 
 @pytest.fixture
 def group() -> Group:
-    group = witnesses()
+    group = witnesses(4, 3)
     group.accept("a0", link(1.0))
     group.wait()
     return group

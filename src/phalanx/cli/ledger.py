@@ -93,14 +93,8 @@ def status(
         emit_json({"status": found, "kinds": kinds})
     else:
         table = table_of("ledger", "height", "hash", "entries", "wrong")
-        head = found.head
-        table.add_row(
-            found.url,
-            "-" if head is None else f"{head.height:,}",
-            "-" if head is None else head.hash[:18],
-            f"{found.entries:,}",
-            found.reason or "-",
-        )
+        place = ["-", "-"] if found.head is None else [f"{found.head.height:,}", found.head.hash]
+        table.add_row(found.url, place[0], place[1][:18], f"{found.entries:,}", found.reason or "-")
         out.print(table)
         for kind, count in sorted(kinds.items()):
             say(out, f"{count:>8,} {kind}")

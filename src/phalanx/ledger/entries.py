@@ -149,18 +149,8 @@ class Revoked(Struct, frozen=True, tag=True):
     """The one that begins; the ledger fills it in."""
 
 
-Entry = (
-    Enrolled
-    | AgentRetired
-    | Planned
-    | RoundOpened
-    | Drawn
-    | Revealed
-    | Attested
-    | Faulted
-    | Associated
-    | Breached
-    | KeyHandedOut
-    | Rotated
-    | Revoked
-)
+_OfMembers = Enrolled | AgentRetired | Revoked
+_OfRounds = Planned | RoundOpened | Drawn | Revealed | Attested | Faulted
+_OfLinks = Associated | Breached
+_OfKeys = KeyHandedOut | Rotated
+Entry = _OfMembers | _OfRounds | _OfLinks | _OfKeys

@@ -24,15 +24,7 @@ from msgspec import Struct, structs
 from phalanx.clock import Clock
 from phalanx.domain.agents import AgentId
 from phalanx.domain.trust import AttestationResult, Deviation, TrustTier
-from phalanx.ledger import (
-    Answer,
-    Confirmed,
-    Head,
-    LedgerError,
-    LedgerStatus,
-    RecordedEntry,
-    Refused,
-)
+from phalanx.ledger import Confirmed, Head, LedgerError, LedgerStatus, RecordedEntry, Refused
 from phalanx.ledger import entries as kinds
 from phalanx.ledger import ethereum as eth
 from phalanx.ledger.chain import EmbeddedChain, RpcError, reason_of
@@ -61,7 +53,7 @@ _MILLION = 1_000_000
 
 T = TypeVar("T")
 Answered = Callable[[Any], None]
-"""Takes the result of a question, or a LedgerError."""
+"""Takes an answer: of a node, a result or a LedgerError."""
 
 
 class Carrier(Protocol):
@@ -549,7 +541,7 @@ class _Waiting(Struct):
     """An entry that has no answer yet."""
 
     data: bytes
-    answer: Answer
+    answer: Answered
     is_deployment: bool = False
     of_keys: bool = False
     nonce: int = -1
@@ -581,7 +573,7 @@ class EthereumLedger:
         """The account that signs what is submitted here."""
         return self._account.address
 
-    def submit(self, entry: Entry, answer: Answer = lambda _: None) -> None:
+    def submit(self, entry: Entry, answer: Answered = lambda _: None) -> None:
         """Record ``entry``; ``answer`` is called once, later."""
         try:
             data = calldata(entry)

@@ -28,28 +28,25 @@ from msgspec.structs import replace
 
 from phalanx.clock import Clock
 from phalanx.domain.agents import AgentId
-from phalanx.ledger import (
-    Answer,
-    Confirmed,
-    Head,
-    LedgerError,
-    LedgerStatus,
-    RecordedEntry,
-    Refused,
-)
+from phalanx.ledger import Confirmed, Head, LedgerError, LedgerStatus, RecordedEntry, Refused
 from phalanx.ledger import entries as kinds
 from phalanx.ledger.election import assigned
 from phalanx.ledger.entries import OPERATOR, Address, Entry
 from phalanx.ledger.ethereum import Account, one_line, signer
-from phalanx.ledger.node import Follower, count_of, options_of
+from phalanx.ledger.node import Answered, Follower, count_of, options_of
 
 AGAIN_S = 10.0
 """After which what has too few co-signatures is shown again, in seconds."""
+DELAY_S = 0.001
+"""Of a message within a process, in seconds."""
+PAUSE_S = 1.0
+"""Before a log is asked for again, in seconds."""
 LONGEST = 64 << 10
 """Octets of a message."""
 _ZERO = "00" * 32
 _OPERATORS_ONLY = (kinds.Enrolled, kinds.Planned, kinds.RoundOpened, kinds.Revoked)
 _signer = lru_cache(1 << 14)(signer)
+_assigned = lru_cache(1 << 12)(assigned)
 
 
 class SignedRecord(Struct, frozen=True, tag=True):
@@ -65,11 +62,15 @@ class SignedRecord(Struct, frozen=True, tag=True):
     """Of the Merkle tree over the log, this record included."""
     signature: bytes = b""
     """Of the author, over author, size and root."""
+    again: bool = False
+    """Too few witnesses signed it: now all shall. Not signed itself."""
 
     @property
     def digest(self) -> str:
         """Digest of what is signed by way of the root."""
-        return sha256(msgspec.json.encode(replace(self, root="", signature=b""))).hexdigest()
+        return sha256(
+            msgspec.json.encode(replace(self, root="", signature=b"", again=False))
+        ).hexdigest()
 
     @property
     def checkpoint(self) -> SignedCheckpoint:
@@ -101,7 +102,10 @@ class WantedRecords(Struct, frozen=True, tag=True):
     """A witness lacks the records of a log from an index on."""
 
     author: Address
+    """Empty: all logs, or of each its own."""
     index: int
+    of: Address = ""
+    """Who shall show them; empty: each."""
 
 
 _READ: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
@@ -156,9 +160,12 @@ class MemoryHub:
         return partial(self._send, receive)
 
     def _send(self, sender: Callable[[bytes], None], octets: bytes) -> None:
+        self._clock.call_at(self._clock.now() + DELAY_S, partial(self._give, sender, octets))
+
+    def _give(self, sender: Callable[[bytes], None], octets: bytes) -> None:
         for receive in self._receivers:
-            if receive is not sender:
-                self._clock.call_soon(partial(receive, octets))
+            if receive != sender:
+                receive(octets)
 
 
 class WitnessNode:
@@ -188,7 +195,8 @@ class WitnessNode:
         """Return the ledger for an account."""
         account = Account(secret)
         if account.address not in self._joined:
-            self._joined[account.address] = WitnessLedger(self, account)
+            sibling = next(iter(self._joined), "")
+            self._joined[account.address] = WitnessLedger(self, account, sibling)
         return self._joined[account.address]
 
     def close(self) -> None:
@@ -199,34 +207,37 @@ class WitnessNode:
 class WitnessLedger:
     """Implements ``Ledger``: one account's log, and its copies of the others'."""
 
-    def __init__(self, node: WitnessNode, account: Account) -> None:
+    def __init__(self, node: WitnessNode, account: Account, sibling: Address) -> None:
         self.logs: dict[Address, MerkleLog] = defaultdict(MerkleLog)
         self.exposed: dict[Address, tuple[SignedCheckpoint, SignedCheckpoint]] = {}
         """Authors that showed their log differently, with what proves it to anybody."""
         self._node = node
         self._account = account
         self._agents: dict[Address, kinds.Enrolled] = {}
+        self._members: tuple[AgentId, ...] = ()
         self._seed = _ZERO
         self._epoch = 1
-        self._cosigned: dict[Address, dict[Address, int]] = defaultdict(dict)
-        """By author and witness: how much of the author's log the witness has signed."""
+        self._cosigned: dict[Address, dict[Address, SignedCheckpoint]] = defaultdict(dict)
+        """By author and witness: what the witness has signed of the author's log at last."""
         self._early: dict[Address, list[SignedCheckpoint]] = defaultdict(list)
+        self._asked: dict[Address, float] = {}
+        self._shown: dict[Address, tuple[float, int]] = {}
         self._told: dict[Address, int] = defaultdict(int)
         self._recorded: list[RecordedEntry] = []
         self._followers: list[Follower] = []
-        self._answers: dict[int, Answer] = {}
+        self._answers: dict[int, Answered] = {}
         self._heard: float | None = None
         self._trouble = ""
         self._armed = False
         self._send = node.hub.attach(self.receive)
-        self._say(WantedRecords("", 0))
+        self._say(WantedRecords("", 0, sibling))
 
     @property
     def account(self) -> Address:
         """The account that signs what is submitted here."""
         return self._account.address
 
-    def submit(self, entry: Entry, answer: Answer = lambda _: None) -> None:
+    def submit(self, entry: Entry, answer: Answered = lambda _: None) -> None:
         """Record ``entry``; ``answer`` is called once, later."""
         soon, log = self._node.clock.call_soon, self.logs[self.account]
         if reason := self._forbidden(self.account, entry):
@@ -253,7 +264,7 @@ class WitnessLedger:
         log.append(record)
         self._answers[record.index] = answer
         self._say(record)
-        soon(self._confirm)
+        soon(partial(self._confirm, self.account))
         self._arm()
 
     def follow(
@@ -302,9 +313,8 @@ class WitnessLedger:
                 self._take(message)
             elif isinstance(message, SignedCheckpoint):
                 self._hear(message)
-            elif message.author in self.logs or not message.author:
-                for record in self.logs[message.author or self.account].records[message.index :]:
-                    self._say(record)
+            elif message.of == self.account or not (message.of or message.author):
+                self._show(message)
         except (LedgerError, ValueError, RecursionError) as error:
             self._trouble = self._trouble or one_line(f"a peer said what is none: {error}")
 
@@ -312,31 +322,61 @@ class WitnessLedger:
         if not self._node.closed:
             self._send(msgspec.json.encode(message))
 
+    def _show(self, asked: WantedRecords) -> None:
+        """Show records, and who has co-signed them; once for all who ask at one time."""
+        authors = [asked.author or self.account]
+        if asked.of and not asked.author:
+            authors = sorted(self.logs)
+        for author in authors:
+            shown = self._node.clock.now(), asked.index
+            if self._shown.get(author) != shown:
+                self._shown[author] = shown
+                for record in self.logs[author].records[asked.index :]:
+                    self._say(record)
+                for cosigned in self._cosigned[author].values():
+                    self._say(cosigned)
+
+    def _with_signature(self, seen: SignedCheckpoint) -> SignedCheckpoint:
+        return replace(seen, witness=self._account.sign(sha256(b"witness" + seen.signed).digest()))
+
+    def _want(self, author: Address, of: Address) -> None:
+        """Ask for what is missing of a log, though not for each record that shows it."""
+        now = self._node.clock.now()
+        if self._asked.get(author, -PAUSE_S) + PAUSE_S <= now:
+            self._asked[author] = now
+            self._say(WantedRecords(author, len(self.logs[author].records), of))
+
     def _take(self, record: SignedRecord) -> None:
         log = self.logs[record.author]
         record.checkpoint.check()
         if record.index > len(log.records):
-            self._say(WantedRecords(record.author, len(log.records)))
+            self._want(record.author, record.author)
             return
-        again = record.index < len(log.records)
-        if again:
+        if record.index < len(log.records):
             self._hold_against(record.checkpoint)
         else:
             log.append(record)
-        if record.author != self.account and record.author not in self.exposed:
-            names = {it.agent: account for account, it in self._agents.items()}
-            author = self._agents.get(record.author)
-            name = author.agent if author else ""
-            chosen = assigned(record.root, name, names, self._node.witnesses)
-            # What is shown again found too few witnesses: then each signs it.
-            if again or self.account in {names[it] for it in chosen}:
-                seen = record.checkpoint
-                mine = self._account.sign(sha256(b"witness" + seen.signed).digest())
-                self._say(replace(seen, witness=mine))
-                self._cosigned[record.author][self.account] = len(log.records)
+        if self._cosigns(record):
+            mine = self._with_signature(record.checkpoint)
+            self._cosigned[record.author][self.account] = mine
+            self._say(mine)
         for early in self._early.pop(record.author, []):
             self._hear(early)
-        self._confirm()
+        self._confirm(record.author)
+
+    def _cosigns(self, record: SignedRecord) -> bool:
+        """Whether this account signs that it was shown a record; once each at most."""
+        author, signed = record.author, self._cosigned[record.author].get(self.account)
+        if author == self.account or author in self.exposed:
+            return False
+        if signed is not None and signed.size > record.index:
+            return False
+        if record.again:
+            return True
+        known = self._agents.get(author)
+        name, number = known.agent if known else "", self._node.witnesses
+        own = self._agents.get(self.account)
+        return own is not None and own.agent in _assigned(record.root, name, self._members, number)
 
     def _hear(self, seen: SignedCheckpoint) -> None:
         """Hold what another witness was shown against what was shown here."""
@@ -344,11 +384,12 @@ class WitnessLedger:
         witness = _signer(sha256(b"witness" + seen.signed).digest(), seen.witness)
         if seen.size > len(self.logs[seen.author].records):
             self._early[seen.author] = [*self._early[seen.author][-99:], seen]
-            self._say(WantedRecords(seen.author, len(self.logs[seen.author].records)))
+            self._want(seen.author, witness)
         elif seen.size > 0 and self._hold_against(seen):
             cosigned = self._cosigned[seen.author]
-            cosigned[witness] = max(seen.size, cosigned.get(witness, 0))
-            self._confirm()
+            if witness not in cosigned or cosigned[witness].size < seen.size:
+                cosigned[witness] = seen
+            self._confirm(seen.author)
 
     def _hold_against(self, seen: SignedCheckpoint) -> bool:
         own = self.logs[seen.author].records[seen.size - 1].checkpoint
@@ -358,25 +399,29 @@ class WitnessLedger:
             self.exposed[seen.author] = own, seen
             self._trouble = f"{seen.author} has shown two logs of {seen.size} entries"
             for shown in (own, seen):  # the proof, for all who hear it
-                mine = self._account.sign(sha256(b"witness" + shown.signed).digest())
-                self._say(replace(shown, witness=mine))
+                self._say(self._with_signature(shown))
         return False
 
     # -- confirmation --------------------------------------------------------------------------
 
-    def _confirm(self) -> None:
-        """Tell what has enough co-signatures; one entry may let others in."""
-        while any(self._confirm_next(author) for author in sorted(self.logs)):
-            pass
+    def _confirm(self, author: Address) -> None:
+        """Tell what has enough co-signatures."""
+        waiting = [author]
+        while waiting:
+            if not self._confirm_next(waiting[-1]):
+                waiting.pop()
+            elif self._recorded and isinstance(self._recorded[-1].entry, kinds.Enrolled):
+                waiting = sorted(self.logs)  # another one who may record, or who witnessed
 
     def _confirm_next(self, author: Address) -> bool:
         records, index = self.logs[author].records, self._told[author]
-        known = author in self._agents or author == self._node.operator
-        if index == len(records) or author in self.exposed or not known:
+        if index == len(records) or author in self.exposed or not self._counts(author):
             return False
-        others = [it for it in {*self._agents, self._node.operator} if it != author]
-        signed = sum(self._cosigned[author].get(it or "", 0) > index for it in others)
-        if signed < min(self._node.witnesses, len(set(self._agents) - {author})):
+        signed = sum(
+            it.size > index and witness != author and self._counts(witness)
+            for witness, it in self._cosigned[author].items()
+        )
+        if signed < min(self._node.witnesses, len(self._agents) - (author in self._agents)):
             return False
         self._told[author] += 1
         record = records[index]
@@ -392,6 +437,9 @@ class WitnessLedger:
             made = Refused(reason) if reason else Confirmed(position, record.time_s)
             self._answers.pop(index)(made)
         return True
+
+    def _counts(self, account: Address) -> bool:
+        return account in self._agents or account == self._node.operator
 
     def _forbidden(self, author: Address, entry: Entry) -> str:
         """Return why an author may not record an entry; empty: it may."""
@@ -427,6 +475,7 @@ class WitnessLedger:
                 self._epoch = entry.epoch
             case kinds.RoundOpened():
                 self._seed = entry.seed
+        self._members = tuple(sorted(it.agent for it in self._agents.values()))
 
     def _operators_head(self) -> Head | None:
         log = self.logs[self._node.operator or ""].records
@@ -440,7 +489,7 @@ class WitnessLedger:
     def _show_again(self) -> None:
         self._armed = False
         for record in self.logs[self.account].records[self._told[self.account] :]:
-            self._say(record)
+            self._say(replace(record, again=True))
         self._arm()
 
 
