@@ -48,6 +48,7 @@ class ProcessMeasurer:
         self._files = processes.ProcessFiles(pid)
         self._software, self._version = software, version
         self._started = processes.started(self._files)
+        self._texts: dict[object, str] = {}
         self._constants: dict[str, tuple[int, str]] = {}
         """By object: octets mapped read-only, and digest of the private pages among these."""
         self._turned: tuple[int | None, float] = (None, 0.0)
@@ -130,11 +131,12 @@ class ProcessMeasurer:
 
     def details(self) -> dict[str, PythonDetail]:
         """Return the parts of all Python modules, as of the last full look."""
-        return self._python.details() if self._python is not None else {}
+        return self._python.details if self._python is not None else {}
 
     def _objects(self, maps: Maps, *, thin: bool) -> dict[str, MappedObject]:
         found: dict[str, MappedObject] = {}
-        for path, thing, readable in processes.mapped_objects(self._files, maps, contents=not thin):
+        looked = processes.mapped_objects(self._files, maps, self._texts, contents=not thin)
+        for path, thing, readable in looked:
             if not thin:
                 before, constants = self._constants.get(path, (-1, ""))
                 if readable > before:  # an object that is being loaded: its RELRO comes last

@@ -16,6 +16,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 from hashlib import sha256
+from random import SystemRandom
 from typing import NamedTuple
 
 from phalanx.trust.elf import PAGE, place
@@ -27,6 +28,9 @@ HARMLESS = frozenset(
     {"PYTHONUNBUFFERED", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "PYTHONUTF8"}
 )
 """Variables of Python that change nothing of what is loaded."""
+ANEW = 0.1
+"""Share of looks that hash program text again although nothing tells of a change."""
+_RANDOM = SystemRandom()
 _WATCHED = ("LD_", "PYTHON", "GLIBC_TUNABLES", "GCONV_PATH", "MALLOC_", "OPENSSL_", "SSLKEYLOGFILE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PRESENT, _SWAPPED, _FILE_PAGE = 1 << 63, 1 << 62, 1 << 61
@@ -185,13 +189,20 @@ def activity(files: ProcessFiles, maps: tuple[Mapping, ...]) -> Activity:
 
 
 def mapped_objects(
-    files: ProcessFiles, maps: tuple[Mapping, ...], *, contents: bool
+    files: ProcessFiles,
+    maps: tuple[Mapping, ...],
+    texts_known: dict[object, str],
+    *,
+    contents: bool,
 ) -> Iterator[tuple[str, MappedObject, int]]:
     """Measure the files whose segments a process may execute.
 
     Args:
         files: of the process.
         maps: its mappings.
+        texts_known: digests of program text by mappings and file, kept from look to look. One is
+            used again if no page was written and the file has the same times, and now and then
+            made anew whatever these say.
         contents: whether to read them, or to look at the flags of their pages alone.
 
     Yields:
@@ -210,12 +221,13 @@ def mapped_objects(
         texts = [m for m in those if "x" in m.permissions]
         if not texts:
             continue
-        text, constants, written, readable = sha256(), sha256(), 0, 0
-        for mapping in texts:
-            text.update(_part(mapping))
-            written += len(_private(files, mapping))
-            if contents:
-                text.update(files.read("mem", mapping.start, mapping.end - mapping.start))
+        constants, readable, text = sha256(), 0, ""
+        written = sum(len(_private(files, mapping)) for mapping in texts)
+        if contents:
+            state = _file_state(path, texts[0].inode)
+            text = texts_known.get((*texts, *state), "") if state else ""
+            if not text or written or _RANDOM.random() < ANEW:
+                text = texts_known[*texts, *state] = _text_in_memory(files, texts)
         for mapping in those:
             if mapping.permissions == "r--p":
                 readable += mapping.end - mapping.start
@@ -223,12 +235,30 @@ def mapped_objects(
                     start = mapping.start + page * PAGE
                     constants.update(start.to_bytes(8, "little") + files.read("mem", start, PAGE))
         thing = MappedObject(
-            text.hexdigest() if contents else "",
+            text,
             written,
             constants.hexdigest() if contents else "",
             deleted=deleted,
         )
         yield path, thing, readable
+
+
+def _text_in_memory(files: ProcessFiles, texts: list[Mapping]) -> str:
+    digest = sha256()
+    for mapping in texts:
+        digest.update(place(mapping.offset, mapping.end - mapping.start, mapping.permissions))
+        digest.update(files.read("mem", mapping.start, mapping.end - mapping.start))
+    return digest.hexdigest()
+
+
+def _file_state(path: str, inode: int) -> tuple[object, ...]:
+    """Return what changes with a file; empty: it cannot be seen from here."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # a path as maps has it
+    except OSError:
+        return ()
+    same = found.st_ino == inode
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns) if same else ()
 
 
 def unbacked(maps: tuple[Mapping, ...]) -> tuple[str, ...]:
@@ -330,7 +360,3 @@ def _private(files: ProcessFiles, mapping: Mapping) -> list[int]:
     flags = array("Q", files.read("pagemap", mapping.start // PAGE * 8, count * 8))
     written = {f for f in set(flags) if f & (_PRESENT | _SWAPPED) and not f & _FILE_PAGE}
     return [number for number, f in enumerate(flags) if f in written] if written else []
-
-
-def _part(mapping: Mapping) -> bytes:
-    return place(mapping.offset, mapping.end - mapping.start, mapping.permissions)

@@ -50,8 +50,6 @@ _SHIFT = 16
 _WINDOW = 1 << _SHIFT
 _GAP = 4
 """Pages that are read in vain rather than with one more call."""
-_AT_ONCE = 1 << 15
-"""Words that are compared at a time."""
 _DEEPEST = 12
 _MOST_ITEMS, _MOST_OCTETS, _MOST_READS, _MOST_WINDOWS = 1 << 20, 1 << 24, 1 << 25, 1 << 15
 _ONE = struct.Struct("<Q")
@@ -163,51 +161,40 @@ class _Snapshot:
     """What a walk relied on, in a form that is compared quickly."""
 
     def __init__(self, memory: _Memory, known: Layout) -> None:
-        single = np.unique(np.frombuffer(memory.relied_words, np.uint64)).astype(np.int64)
-        pairs = np.frombuffer(memory.relied, np.uint64).astype(np.int64).reshape(-1, 2)
-        pairs = np.unique(pairs[pairs[:, 1] > 0], axis=0)
-        data = np.unique(np.frombuffer(memory.data, np.uint64)).astype(np.int64)
-        codes = np.array([(a, len(octets)) for a, octets in memory.instructions], np.int64)
-        codes = codes.reshape(-1, 2)
-        starts = np.concatenate((single, pairs[:, 0]))
-        ends = np.concatenate((single + 8, pairs.sum(axis=1)))
-        # Pages in which something begins or ends, and those between: few things are that long.
-        firsts = np.concatenate((starts, data, codes[:, 0])) // PAGE
-        lasts = np.concatenate((ends, data + 8, codes.sum(axis=1)))
-        lasts = (np.maximum(lasts, firsts * PAGE + 1) - 1) // PAGE
-        pages = [firsts, lasts]
-        for number in np.flatnonzero(lasts - firsts > 1):
-            pages.append(np.arange(firsts[number], lasts[number]))
-        page = np.unique(np.concatenate(pages))
+        pairs = _integers(memory.relied).reshape(-1, 2)
+        codes = np.array([(a, len(o)) for a, o in memory.instructions], np.int64).reshape(-1, 2)
+        data, small = _integers(memory.data), pairs[pairs[:, 1] < 8]
+        # Whole words: what else is in them belongs to the same object and does not change.
+        pairs = pairs[pairs[:, 1] >= 8]
+        first = pairs[:, 0] // 8
+        words = _ranges(first, (pairs.sum(axis=1) + 7) // 8 - first)
+        words = np.concatenate((_integers(memory.relied_words) // 8, words))
+        first = codes[:, 0] // 8
+        units = _ranges(first, (codes.sum(axis=1) + 7) // 8 - first)
+        page = np.concatenate((words, units, data // 8, small[:, 0] // 8)) // (PAGE // 8)
+        page = np.unique(page[np.flatnonzero(np.diff(page, prepend=-1))])
         breaks = np.flatnonzero(np.diff(page) > _GAP) + 1
         self._begins = page[np.concatenate(([0], breaks))] * PAGE
         lengths = (page[np.concatenate((breaks - 1, [-1]))] + 1) * PAGE - self._begins
-        self._lengths = lengths
         self._bases = np.concatenate(([0], np.cumsum(lengths)))
-        size = int(self._bases[-1])
-        self._buffer = np.zeros(size, np.uint8)
-        edges = np.zeros(size + 1, np.int16)  # few ranges overlap: all are different
-        np.add.at(edges, self._index(starts), 1)
-        np.add.at(edges, self._index(ends - 1) + 1, -1)
-        np.cumsum(edges, out=edges)
-        mask = (edges[:-1] > 0).astype(np.uint8) * np.uint8(255)
-        expected = np.frombuffer(
-            b"".join(
-                memory.octets(int(begin), int(length))
-                for begin, length in zip(self._begins, lengths, strict=True)
-            ),
-            np.uint8,
-        )
-        self._mask = mask.view(np.uint64)
-        self._expected = (expected & mask).view(np.uint64)
+        self._buffer = np.zeros(int(self._bases[-1]), np.uint8)
+        mask = np.zeros(len(self._buffer) // 8, np.uint64)
+        mask[self._index(words * 8) // 8] = np.uint64(0xFFFFFFFFFFFFFFFF)
+        mask.view(np.uint8)[_ranges(self._index(small[:, 0]), small[:, 1])] = 0xFF
+        runs = zip(self._begins, lengths, strict=True)
+        read = b"".join(memory.octets(int(begin), int(length)) for begin, length in runs)
+        expected = np.frombuffer(read, np.uint64)
+        self._checked = np.flatnonzero(mask)
+        self._mask = mask[self._checked]
+        self._expected = expected[self._checked] & self._mask
+        self._found = np.empty_like(self._expected)
         self._data = self._index(data) // 8
-        self._values = expected.view(np.uint64)[self._data]
+        self._values = expected[self._data]
         whole = np.frombuffer(b"".join(octets for _, octets in memory.instructions), np.uint16)
-        counts = codes[:, 1] // 2
-        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        places = np.repeat(self._index(codes[:, 0]) // 2, counts) + within
+        places = _ranges(self._index(codes[:, 0]) // 2, codes[:, 1] // 2)
         real = (whole & 0xFF) != 0  # the rest are caches, which change while code runs
         self._units, self._places = whole[real], places[real]
+        self._specialised, self._undone = np.empty_like(self._units), np.empty_like(self._units)
         general = np.frombuffer(known.units.general, np.uint8).astype(np.uint16)
         every = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
         self._general = general[every & 0xFF] | (every & 0xFF00)
@@ -227,13 +214,13 @@ class _Snapshot:
                 files.read_into(octets[base:end], int(begin))
         except MeasurementError:
             return False
-        for first in range(0, len(words), _AT_ONCE):  # small enough to stay in the cache
-            part = words[first : first + _AT_ONCE] ^ self._expected[first : first + _AT_ONCE]
-            part &= self._mask[first : first + _AT_ONCE]
-            if part.any():
-                return False
-        units = self._general[self._buffer.view(np.uint16)[self._places]]
-        if not np.array_equal(units, self._units):
+        found = np.take(words, self._checked, out=self._found, mode="clip")
+        found &= self._mask
+        if not np.array_equal(found, self._expected):
+            return False
+        np.take(self._buffer.view(np.uint16), self._places, out=self._specialised, mode="clip")
+        np.take(self._general, self._specialised, out=self._undone, mode="clip")
+        if not np.array_equal(self._undone, self._units):
             return False
         values = words[self._data]
         for place in np.flatnonzero(values != self._values):
@@ -245,6 +232,16 @@ class _Snapshot:
     def _index(self, addresses: NDArray[np.int64]) -> NDArray[np.int64]:
         run = np.searchsorted(self._begins, addresses, side="right") - 1
         return np.asarray(self._bases[run] + addresses - self._begins[run], np.int64)
+
+
+def _integers(words: array[int]) -> NDArray[np.int64]:
+    return np.frombuffer(words, np.uint64).astype(np.int64)
+
+
+def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers from each start, as many as its count, one range after the other."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
 
 
 class _Walk:
@@ -263,6 +260,7 @@ class _Walk:
         self._codes: dict[int, str] = {}
         self._functions: dict[int, PythonDetail] = {}
         self._classes: dict[int, str] = {}
+        self._class_names: dict[int, str] = {}
         self._names: dict[int, str] = {}
         """Of modules, by address of the module and of its dictionary."""
         self._stack: list[int] = []
@@ -543,8 +541,10 @@ class _Walk:
         return short("\n".join(names).encode("utf-8", "surrogatepass"))
 
     def _class_name(self, address: int) -> str:
-        module = self._module_of(address)
-        return f"{module}:{self._memory.text(self._memory.word(address + self._known.type_name))}"
+        if address not in self._class_names:
+            named = self._memory.text(self._memory.word(address + self._known.type_name))
+            self._class_names[address] = f"{self._module_of(address)}:{named}"
+        return self._class_names[address]
 
     def _module_of(self, address: int) -> str:
         for name, value, kind in self._members(address):
@@ -638,12 +638,11 @@ class PythonObjects:
         self._files = files
         self._layout = layout()
         self._snapshot: _Snapshot | None = None
-        self._details: dict[str, PythonDetail] = {}
+        self.details: dict[str, PythonDetail] = {}
+        """Parts of all modules, as of the last look."""
         self._modules: dict[str, PythonModule] = {}
         self._first: dict[str, PythonModule] | None = None
         self._looks = 0
-        self.walks = 0
-        """How many looks had to walk."""
 
     def look(
         self, wanted: Collection[str] = (), reference: ReferenceValues | None = None
@@ -671,11 +670,7 @@ class PythonObjects:
         named = {
             n for n, m in self._modules.items() if n in wanted or self._differs(n, m, reference)
         }
-        return self._modules, {name: self._details[name] for name in named}
-
-    def details(self) -> dict[str, PythonDetail]:
-        """Return the parts of all modules, as of the last look."""
-        return self._details
+        return self._modules, {name: self.details[name] for name in named}
 
     def _differs(self, name: str, module: PythonModule, reference: ReferenceValues | None) -> bool:
         if reference is not None:
@@ -685,7 +680,6 @@ class PythonObjects:
 
     def _walk(self) -> None:
         for _ in range(ATTEMPTS):
-            self.walks += 1
             memory = _Memory(self._files, self._files.mappings())
             try:
                 details = _Walk(memory, self._layout, self._runtime).modules()
@@ -693,7 +687,7 @@ class PythonObjects:
             except _UNREADABLE:
                 continue
             if self._unchanged():
-                self._details = details
+                self.details = details
                 self._modules = {name: detail.digests() for name, detail in details.items()}
                 return
         self._snapshot = None
