@@ -140,6 +140,14 @@ def test_all_members_hold_one_secret_and_it_stands_nowhere_in_clear(infected: Ra
     assert all(secret not in e.ciphertext for e in found if isinstance(e, KeyHandedOut))
 
 
+def test_an_agent_that_is_out_verifies_nobody(infected: Ran) -> None:
+    _, result, _ = infected
+    out = of(result.events, "trust.changed", agent="pop1", standing="quarantined")[0].time
+    said = [e for e in of(result.events, "attestation.result") if e.agent == "pop1"]
+    assert not [e for e in said if out < e.time < 122]
+    assert [e for e in said if e.time > 130]
+
+
 def test_deployed_anew_it_is_verified_and_works_again(infected: Ran) -> None:
     system, result, _ = infected
     assert set(standings(system).values()) == {TrustStanding.TRUSTED}

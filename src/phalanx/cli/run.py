@@ -342,6 +342,7 @@ def _facts(summary: Summary) -> Table:
         ("attack", _attack(summary)),
         ("response", _response(summary.response)),
         ("limited", _limited(summary.response)),
+        ("trust", summary.trust.line if summary.trust else ""),
         ("placements", ", ".join(placed) or "none"),
         (
             "auctions",

@@ -376,5 +376,11 @@ IMPORTANT = KINDS.keys() - {
 def is_important(event: Event) -> bool:
     """Whether ``event`` tells the story of a run: no detail, and nothing that is as ever."""
     data = event.data
-    as_ever = event.kind == "attestation.result" and data.get("tier") == "affirming"
-    return event.kind in IMPORTANT and not (as_ever and data.get("round"))
+    match event.kind:
+        case "attestation.result":
+            return data.get("tier") != "affirming" or not data.get("round")
+        case "trust.changed":
+            # The agent and who verified it both tell it: of one that is silent, only who looked.
+            own = event.agent == data.get("agent")
+            return data.get("standing") != ("silent" if own else "quarantined")
+    return event.kind in IMPORTANT

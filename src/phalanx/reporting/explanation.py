@@ -12,12 +12,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import describe, describe_whole, is_alarm, is_important
 from phalanx.reporting.log import Log, predicate_of, text, whole_word
 from phalanx.reporting.svg import counted
+from phalanx.reporting.trust import OUT, TrustView
 from phalanx.reporting.why_not import (
     Answer,
     about_address,
@@ -114,6 +116,9 @@ def explain(events: Iterable[Event] | Log, what: str, why_not: str = "") -> Expl
             f"no event matches {what!r}; give an event's id, an address, 'last', 'attack', or a "
             "whole word of a goal, measure, instance, agent or auction"
         )
+    trust = _trust(log, what)
+    if trust is not None:
+        return trust
     ranked = ([event for event in matches if event.kind == kind] for kind in _ANSWERS)
     last = next(filter(None, ranked), matches)[-1]
     return _chain(log, last, tuple(event.id for event in reversed(matches) if event is not last))
@@ -143,6 +148,20 @@ def _chain(log: Log, last: Event, others: tuple[str, ...] = ()) -> Explanation:
     chain = [last, *log.causes(last)]
     lines = tuple(ExplanationLine(0, event) for event in reversed(chain))
     return Explanation(f"Why {last.id}: {describe_whole(last)}", lines, others)
+
+
+def _trust(log: Log, what: str) -> Explanation | None:
+    """Tell why an agent of this name was expelled or silent; None: it never was."""
+    view = TrustView()
+    for event in log.of("attestation.result", "trust.changed"):
+        view.add(event)
+    story = view.result()
+    agent = next((a for a in story.agents if a.agent == what and a.story), None) if story else None
+    out = next((step.event for step in agent.steps if step.standing in OUT), "") if agent else ""
+    last = log.get(out)
+    if agent is None or last is None:
+        return None
+    return replace(_chain(log, last), words=(f"{what} is {agent.story}",))
 
 
 def _attack(log: Log) -> Explanation:

@@ -34,6 +34,7 @@ from phalanx.reporting.svg import (
 )
 from phalanx.reporting.traffic import QUIET_SHARE, SERVED_SHARE, SETTLED_S, outcomes
 from phalanx.reporting.traffic_chart import traffic_charts
+from phalanx.reporting.trust import TrustView
 
 
 class Look(Struct, frozen=True):
@@ -61,6 +62,7 @@ class Report:
         self._placed = PlacedView(self._log, self._response.measures)
         self._resources = ResourcesView()
         self._tree = CauseTree(self._log)
+        self._trust = TrustView()
 
     def add(self, event: Event) -> None:
         """Take the next event of the log."""
@@ -71,6 +73,7 @@ class Report:
             self._placed,
             self._resources,
             self._tree,
+            self._trust,
         ):
             view.add(event)
 
@@ -114,6 +117,7 @@ class Report:
                 resources=resources,
                 untouched=untouched,
                 causes=self._tree.result(),
+                trust=self._trust.result(),
                 closing=closing_of(log),
             )
         )

@@ -12,6 +12,7 @@ from phalanx.reporting.event_text import is_alarm
 from phalanx.reporting.log import Data, Lifetime, number, table, text
 from phalanx.reporting.response import Response, ResponseView
 from phalanx.reporting.traffic import SETTLED_S, AttackOutcome, mean, outcomes
+from phalanx.reporting.trust import TrustStory, TrustView
 
 
 class HostSummary(Struct, frozen=True):
@@ -92,6 +93,8 @@ class Summary(Struct, frozen=True):
     returned: bool | None
     """Whether all resources are what they were at the start; None while an attack goes on."""
     events: int
+    trust: TrustStory | None = None
+    """Who verified whom; None: nobody."""
 
 
 class SummaryView:
@@ -99,6 +102,7 @@ class SummaryView:
 
     def __init__(self) -> None:
         self._response = ResponseView()
+        self._trust = TrustView()
         self._kinds: Counter[str] = Counter()
         self._placements: list[StartedInstance] = []
         self._alarm_s: float | None = None
@@ -109,6 +113,7 @@ class SummaryView:
     def add(self, event: Event) -> None:
         """Take the next event of the log."""
         self._response.add(event)
+        self._trust.add(event)
         self._kinds[event.kind] += 1
         self._now = event.time
         data = event.data
@@ -165,6 +170,7 @@ class SummaryView:
             mitigated=all(judged) if judged else None,
             returned=None if under_way else given_back,
             events=self._kinds.total(),
+            trust=self._trust.result(),
         )
 
     def _host(self, outcome: AttackOutcome, start: float, end: float) -> HostSummary:

@@ -200,6 +200,8 @@ class Attestation(Capability):
                 position=recorded.position,
             )
         self._looks.pop(agent, None)
+        if agent == me.name and member.standing is TrustStanding.QUARANTINED:
+            self._looks.clear()  # nobody takes its word any more
         distrusted = me.beliefs.holds(Distrusted(agent))
         if member.standing in EXCLUDED and not distrusted:
             yield Believe(Distrusted(agent))
@@ -310,7 +312,8 @@ class Attestation(Capability):
         over = number != CHAIN and (number != register.round or me.name in said)
         if attester in self._looks or over or attester == me.name:
             return
-        if register.standing(attester) in (TrustStanding.QUARANTINED, TrustStanding.RETIRED):
+        out = TrustStanding.QUARANTINED, TrustStanding.RETIRED
+        if register.standing(attester) in out or register.standing(me.name) in out:
             return
         nonce = f"{int(self._draw() * 2**64):016x}{int(self._draw() * 2**64):016x}"
         look = self._looks[attester] = _Look(number, nonce, me.cause)
