@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-pragma solidity ^0.8.20;
+pragma solidity 0.8.37;
 
 import {IAttestation, Keys} from "./Keys.sol";
 
@@ -268,7 +268,10 @@ contract Attestation {
 
     function planned(Planned calldata entry) external onlyOperator {
         require(entry.period_s >= MILLION, "a period is a second or more");
-        require(entry.verifiers > 0, "an attester needs a verifier");
+        require(
+            entry.verifiers > 0 && entry.verifiers <= 1000, "an attester needs 1 to 1000 verifiers"
+        );
+        require(entry.misses <= 255, "255 misses are the most");
         plan = entry;
         if (rounds[round].openedAt == 0) rounds[round].openedAt = uint64(block.timestamp);
         emit PlannedEntry(msg.sender, entry);
@@ -352,8 +355,8 @@ contract Attestation {
         if (verifier == attester) return false;
         bytes32 seed = rounds[number].seed;
         bytes32 mark = keccak256(abi.encodePacked(seed, attester, verifier));
-        uint256 lower;
-        uint256 present;
+        uint256 lower = 0;
+        uint256 present = 0;
         for (uint256 n; n < members.length; n++) {
             uint256 word = members[n];
             if (!counts(word, number)) continue;

@@ -143,6 +143,14 @@ def test_without_a_plan_there_are_no_rounds():
     assert "no plan" in group.refuse("secaas", RoundOpened(1))
 
 
+def test_plans_have_bounds(group):
+    """Counters of the contract hold what a plan asks for: beyond, one accusation would be enough."""
+    assert "verifier" in group.refuse("secaas", Planned(10.0, 0))
+    assert "verifier" in group.refuse("secaas", Planned(10.0, 131_072))
+    assert "misses" in group.refuse("secaas", Planned(10.0, 3, 256))
+    assert "second" in group.refuse("secaas", Planned(0.99, 3))
+
+
 def test_shares_are_committed_before_they_are_shown(group):
     share = digest("mine")
     other = commitment("a1", 1, share)
