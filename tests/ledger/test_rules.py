@@ -144,7 +144,7 @@ def test_without_a_plan_there_are_no_rounds():
 
 
 def test_plans_have_bounds(group):
-    """Counters of the contract hold what a plan asks for: beyond, one accusation would be enough."""
+    """The contract counts no further: beyond, one accusation would be enough."""
     assert "verifier" in group.refuse("secaas", Planned(10.0, 0))
     assert "verifier" in group.refuse("secaas", Planned(10.0, 131_072))
     assert "misses" in group.refuse("secaas", Planned(10.0, 3, 256))

@@ -79,7 +79,7 @@ def fields_of(octets: bytes) -> list[bytes]:
     """
     start, end = _span(octets, 0, 0xC0)
     fields: list[bytes] = []
-    while start < end:
+    while start < end == len(octets):
         first, last = _span(octets, start, 0x80)
         fields.append(octets[first:last])
         start = last
