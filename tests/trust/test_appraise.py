@@ -85,7 +85,7 @@ def test_what_was_altered_is_contraindicated(seen: ProcessMeasurement, kind: str
     [
         (activity(state="T"), "stopped"),
         (activity(still_s=6.0), "stalled"),
-        (activity(starved=0.8), "starved"),
+        (activity(starved=0.9), "starved"),
         (binary(deleted=True), "object-deleted"),
         (replace(GOOD, core_limit=-1), "core-dumps-allowed"),
     ],
@@ -105,7 +105,7 @@ def test_two_looks_tell_what_one_cannot() -> None:
     later = replace(GOOD, at_s=20.0)
     kinds = {d.kind for d in appraise(later, REFERENCE, GOOD)[1]}
     assert kinds == {"stalled"}
-    waited = replace(activity(progress=9, waiting_s=8.0), at_s=20.0)
+    waited = replace(activity(progress=9, waiting_s=9.0), at_s=20.0)
     assert {d.kind for d in appraise(waited, REFERENCE, GOOD)[1]} == {"starved"}
     back = replace(activity(progress=1), at_s=11.0)
     assert {d.kind for d in appraise(back, REFERENCE, GOOD)[1]} == {"activity-forged"}

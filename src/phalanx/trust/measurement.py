@@ -25,9 +25,9 @@ from phalanx.domain.trust import Deviation, TrustTier
 
 STALL_S = 5.0
 """An agent's loop turns at least once in this time, however little there is to do, in seconds."""
-STARVED = 0.5
+STARVED = 0.8
 """Share of the time that the main thread may wait for a core, between two looks."""
-SHORTEST_S = 0.2
+SHORTEST_S = 1.0
 """Looks closer together than this say nothing of the share of a core, in seconds."""
 DUBIOUS = frozenset(
     {"stopped", "stalled", "starved", "version-old", "object-deleted", "core-dumps-allowed"}
