@@ -17,6 +17,7 @@ from phalanx.runtime import scenario
 from phalanx.runtime.catalogue import BUILT_IN, installed
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.site import DEVICE, GuardedSpec, SiteSpec
+from phalanx.trust.register import unseen
 
 _SECTIONS: tuple[type[Struct], ...] = (
     Scenario,
@@ -241,10 +242,26 @@ _EXAMPLES = (
     "quick_classifier.py",
     "site.yaml",
 )
+
+
+def chances() -> str:
+    """Return how likely an infected agent stays unseen, by how many there are and by rounds."""
+    rounds = (1, 5, 10)
+    lines = [
+        "| infected | " + " | ".join(f"unseen after {n}" for n in rounds) + " |",
+        "|---" * 4 + "|",
+    ]
+    for infected in (1, 2, 4, 8, 12, 16):
+        cells = (f"{unseen(20, infected, 3, n):.2g}" for n in rounds)
+        lines.append(f"| {infected} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "schema": schema,
     "site": site,
     "functions": functions,
     "plans": plans,
+    "unseen": chances,
     **{name: _source(name) for name in _EXAMPLES},
 }

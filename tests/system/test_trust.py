@@ -12,7 +12,9 @@ from msgspec.structs import replace
 
 from phalanx.domain.events import Event
 from phalanx.domain.messages import Performative
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.trust import Deviation, Evidence, EvidenceReply, Measure, TrustTier
+from phalanx.functions.edge_filter import EdgeFilter, _effect
 from phalanx.ledger.entries import Attested, Entry, KeyHandedOut, RoundOpened
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec, Scenario, TrustSpec
@@ -175,6 +177,41 @@ def test_a_liar_passes_every_measurement_and_is_found_by_its_deeds() -> None:
     assert standings(system)["pop4"] is TrustStanding.TRUSTED  # deployed anew at 120 s
 
 
+def test_a_rule_that_was_weakened_behind_an_agents_back_is_found() -> None:
+    system = System(replace(INFECTED, faults=(), duration_s=70))
+    measures: Any = system.infrastructure._measures  # type: ignore[attr-defined]
+
+    def weaken() -> None:
+        found = next(m for m in measures._measures.values() if m.instance.pop == "pop2")
+        match = replace(found.rule.match, sources=found.rule.match.sources[:1])
+        found.rule = replace(found.rule, match=match)
+
+    system.clock.call_at(40.0, weaken)
+    result = system.run()
+    found = of(result.events, "attestation.result", attester="pop2", tier="contraindicated")
+    assert 40 < found[0].time < 40 + PERIOD_S + 3
+    assert all(d.startswith("rule-other ") for e in found for d in e.data["deviations"])
+    # Whoever did it: an agent that cannot keep its PoP's rules is dealt with no longer.
+    assert standings(system)["pop2"] is TrustStanding.QUARANTINED
+
+
+# -- what cannot be seen --------------------------------------------------------------------------
+
+
+def test_missed_an_infected_agent_among_verifiers_that_all_vouch_for_it() -> None:
+    system = System(quiet(FaultSpec(30, "infect", agent="pop5"), until=90))
+    for name in ("pop1", "pop2", "pop3", "pop4", "pop6"):
+        vouch(attestation(system, name))
+    system.run()
+    assert standings(system)["pop5"] is TrustStanding.TRUSTED
+
+
+def test_missed_a_filter_of_innocent_sources_that_says_what_it_is() -> None:
+    match = TrafficMatch(target="10.0.6.10", sources=("10.1.0.1",))  # a user of the server
+    rule = TrafficRule(match, TrafficVerdict.DROP)
+    assert EdgeFilter.confirms(str(_effect(rule)), rule)
+
+
 # -- false alarms -----------------------------------------------------------------------------
 
 
@@ -221,6 +258,16 @@ def accuse(verifier: Attestation, victim: str) -> None:
     verifier._conclude = conclude  # type: ignore[method-assign]
 
 
+def vouch(verifier: Attestation) -> None:
+    """Let a verifier find every agent genuine, whatever that shows."""
+    honest = verifier._conclude
+
+    def conclude(me: Any, attester: str, look: Any, *said: Any) -> None:
+        honest(me, attester, look, TrustTier.AFFIRMING, ())
+
+    verifier._conclude = conclude  # type: ignore[method-assign]
+
+
 def test_one_that_accuses_the_innocent_expels_nobody() -> None:
     system = System(quiet(until=160))
     accuse(attestation(system, "pop2"), "pop5")
@@ -234,13 +281,7 @@ def test_one_that_accuses_the_innocent_expels_nobody() -> None:
 
 def test_one_that_vouches_for_an_infected_agent_hides_it_from_nobody() -> None:
     system = System(quiet(FaultSpec(30, "infect", agent="pop5"), until=90))
-    colluding = attestation(system, "pop2")
-    honest = colluding._conclude
-
-    def conclude(me: Any, attester: str, look: Any, *said: Any) -> None:
-        honest(me, attester, look, TrustTier.AFFIRMING, ())
-
-    colluding._conclude = conclude  # type: ignore[method-assign]
+    vouch(attestation(system, "pop2"))
     system.run()
     assert standings(system)["pop5"] is TrustStanding.QUARANTINED
 
