@@ -1,5 +1,6 @@
 """Attacks on a live Python agent, made by the exploited agent itself, and what finds them."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from trust_lab import Agent, agent, write_agent
 
 from phalanx.domain.trust import TrustTier
 from phalanx.trust.measurement import ReferenceValues
+from phalanx.trust.python_layout import code_digest
 from phalanx.trust.references import reference_of
 
 
@@ -149,3 +151,10 @@ def test_missed_data_of_a_python_agent(target: Agent) -> None:
     ):
         target.exploit(code)
     assert target.verdict() == (TrustTier.AFFIRMING, set())
+
+
+def test_code_is_digested_alike_from_files_and_from_memory(reference: ReferenceValues) -> None:
+    for function in (json.JSONDecoder.raw_decode, json.JSONEncoder.iterencode, json.loads):
+        name = function.__qualname__
+        listed = (reference.modules or {})[function.__module__].code[name]
+        assert listed == (code_digest(function.__code__),)

@@ -38,6 +38,8 @@ _HEADER = CodeType.__basicsize__
 _LOCAL, _CELL, _FREE = 0x20, 0x40, 0x80
 _ARGUMENTS = {"a": 67, "b": 30, "c": 53}
 """Positional-only, other and keyword arguments: numbers found nowhere else in a code object."""
+_ARGUMENTS = {"a": 67, "b": 30, "c": 53}
+"""Positional-only, other and keyword arguments: numbers found nowhere else in a code object."""
 _TEXTS = "co_name", "co_qualname", "co_exceptiontable", "co_linetable"
 _NUMBERS = (
     "co_flags", "co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_stacksize",
@@ -172,20 +174,18 @@ def layout() -> Layout:
 def _found() -> Layout:
     if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
         raise LookupError("known is CPython with its lock")
-    runtime, made, main = (
-        runtime_address(),
-        type("Made", (), {}),
-        _native("PyInterpreterState_Main"),
+    runtime, made = runtime_address(), type("Made", (), {})
+    state = ctypes.cast(ctypes.pythonapi.PyInterpreterState_Main, ctypes.c_void_p).value or 0
+    state = ctypes.CFUNCTYPE(ctypes.c_void_p)(state)() or 0
+    one, two, three = (",".join(f"{c}{n}" for n in range(m)) for c, m in _ARGUMENTS.items())
+    function = eval(f"lambda {one},/,{two},*,{three}: 'a constant'")  # noqa: S307  # our own text
+    marks = {"co_stacksize": 1237, "co_firstlineno": 77_777, "co_qualname": f"a name {runtime}"}
+    code = function.__code__.replace(**marks)
+    # What all functions have, and stands last: the address of what calls them.
+    mine, other = (
+        _words(id(f), types.FunctionType.__basicsize__ // WORD) for f in (function, _found)
     )
-    state = ctypes.CFUNCTYPE(ctypes.c_void_p)(main)() or 0
-    listed = (
-        [f"a{n}" for n in range(67)],
-        [f"b{n}" for n in range(30)],
-        [f"c{n}" for n in range(53)],
-    )
-    plain, either, keyword = map(",".join, listed)
-    function = eval(f"lambda {plain},/,{either},*,{keyword}: 'a constant'")  # noqa: S307  # our own
-    code = function.__code__.replace(co_stacksize=1237, co_firstlineno=77_777)
+    call = max(n for n, word in enumerate(mine) if word == other[n] and word >> 32)
     lru = functools.lru_cache(function)
     kinds = _place_of(id(code), id(code.co_filename), _HEADER) - WORD  # they have no attribute
     consts, names, *texts = (
@@ -207,17 +207,13 @@ def _found() -> Layout:
         code=(consts, names, kinds - WORD, kinds, *texts),
         numbers=tuple(4 * numbers.index(getattr(code, name), 6) for name in _NUMBERS),
         instructions=_HEADER,
-        vectorcall=_place_of(id(function), _native("_PyFunction_Vectorcall"), 200),
+        vectorcall=call * WORD,
         lru_function=_place_of(id(lru), id(function), type(lru).__basicsize__),
         tuple_items=tuple.__basicsize__,
         **_string_states(),
         tagged=_words(id(5), 3)[2] != 1,
         units=_units(),
     )
-
-
-def _native(name: str) -> int:
-    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
 
 
 _KINDS = (
