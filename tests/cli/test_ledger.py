@@ -16,6 +16,7 @@ from phalanx.cli.main import app
 from phalanx.clock.virtual import VirtualClock
 from phalanx.clock.wall import WallClock
 from phalanx.ledger import RecordedEntry, open_ledger
+from phalanx.ledger.entries import Planned
 
 SECRET = bytes(31) + b"\x05"
 runner = CliRunner()
@@ -65,25 +66,39 @@ def test_a_ledger_that_is_away_is_said_to_be(monkeypatch):
     assert "cannot be reached" in json.loads(shown.stdout)["status"]["reason"]
 
 
+def serve(file: Path, port: str) -> tuple[subprocess.Popen[str], str]:
+    command = [sys.executable, "-m", "phalanx", "ledger", "serve", str(file)]
+    server = subprocess.Popen(
+        [*command, "--port", port, "--interval", "0.1"], stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    server.stdout.close()
+    return server, re.search(r"http://\S+?(?=,)", line)[0]
+
+
 @pytest.mark.processes
-def test_a_served_ledger_is_there_again_after_kill_9(tmp_path):
-    command = [sys.executable, "-m", "phalanx", "ledger", "serve", str(tmp_path / "chain.db")]
-    for end in (signal.SIGKILL, signal.SIGTERM):
-        server = subprocess.Popen(
-            [*command, "--port", "0", "--interval", "0.1"], stdout=subprocess.PIPE, text=True
-        )
-        assert server.stdout is not None
-        url = re.search(r"http://\S+?(?=,)", server.stdout.readline())[0]
-        clock = WallClock(begin=time.time())
-        node = open_ledger(f"{url}?poll=0.05", clock)
-        node.found(SECRET, "secaas")
-        ledger = node.join(SECRET)
-        seen: list[RecordedEntry] = []
-        ledger.follow(seen.append)
-        clock.run(clock.now() + 20.0, stop=partial(bool, seen))
-        assert len(seen) == 1
-        node.close()
-        clock.close()
-        server.send_signal(end)
-        assert server.wait(10) == (0 if end is signal.SIGTERM else -signal.SIGKILL)
-        server.stdout.close()
+def test_a_served_ledger_that_is_killed_is_there_again_and_nothing_is_lost(tmp_path):
+    server, url = serve(tmp_path / "chain.db", "0")
+    clock = WallClock(begin=time.time())
+    node = open_ledger(f"{url}?poll=0.05", clock)
+    node.found(SECRET, "secaas")
+    ledger = node.join(SECRET)
+    seen: list[RecordedEntry] = []
+    ledger.follow(seen.append)
+    clock.run(clock.now() + 20.0, stop=partial(bool, seen))
+    server.send_signal(signal.SIGKILL)
+    server.wait(10)
+    plans = [Planned(float(n), 1) for n in range(1, 20)]
+    for plan in plans:
+        ledger.submit(plan)
+    clock.run(clock.now() + 1.0)
+    assert ledger.status().waiting == len(plans)
+    assert "cannot be reached" in ledger.status().reason
+    server, _ = serve(tmp_path / "chain.db", url.rpartition(":")[2])
+    clock.run(clock.now() + 30.0, stop=lambda: len(seen) > len(plans))
+    assert [it.entry for it in seen[1:]] == plans
+    node.close()
+    clock.close()
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(10) == 0

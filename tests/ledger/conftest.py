@@ -51,6 +51,13 @@ def anvil() -> Iterator[str]:
         node.wait()
 
 
+@pytest.fixture
+def anvil_url() -> Iterator[str]:
+    """Give the URL of an anvil node of the test's own."""
+    with anvil() as url:
+        yield url
+
+
 def real_time(url: str) -> Iterator[Group]:
     clock = WallClock()
     group = Group(5, url, clock, salt=secrets.token_hex(4))

@@ -85,6 +85,10 @@ class Group:
         self.gone: list[RecordedEntry] = []
         self.ledgers["secaas"].follow(self.seen.append, gone=self.gone.append)
 
+    def secret(self, name: str) -> bytes:
+        """Return the private key of an agent's account."""
+        return secret(name, self.salt)
+
     def wait(self, seconds: float = 3.0) -> None:
         """Let time pass."""
         self.clock.run(until=self.clock.now() + seconds)

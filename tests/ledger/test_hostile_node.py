@@ -449,3 +449,43 @@ def test_heads_of_heights_that_cannot_be_are_not_compared():
     group.wait()
     assert answers == [None, None]
     assert math.isfinite(group.ledgers["a0"].status().age_s)
+
+
+def test_an_entry_is_confirmed_once_so_many_blocks_are_behind_it():
+    clock = VirtualClock()
+    carrier = EmbeddedCarrier(EmbeddedChain(clock), clock)
+    group = Group(clock=clock, node=EthereumNode("x:", clock, carrier, {"confirmations": "2"}))
+    answers: list[Any] = []
+    group.ledgers["secaas"].submit(Planned(5.0, 1), answers.append)
+    for n in range(2, 5):
+        group.wait(3.0)
+        assert (len(group.seen), len(answers)) == ({2: 0, 3: 1, 4: 2}[n], int(n == 4))
+        carrier.chain.eth_sendRawTransaction(raw_transaction(group, carrier, "a3", n))
+    group.wait(3.0)
+    assert group.entries[1] == Planned(5.0, 1)
+
+
+# -- a real node that is rolled back -----------------------------------------------------------
+
+
+@pytest.mark.processes
+def test_a_real_node_that_is_rolled_back_is_found_out(anvil_url):
+    clock = WallClock()
+    group = Group(2, anvil_url, clock, salt="rolled back")
+    asked: list[Any] = []
+    group.accept("secaas", group.enrolment("a0"))
+    group.node.carrier.ask("evm_snapshot", [], asked.append)
+    group.wait(0.5)
+    group.accept("secaas", group.enrolment("a1"))
+    group.ledgers["secaas"]._kept.clear()  # its author will not send it again
+    group.node.carrier.ask("evm_revert", [asked[0]], asked.append)
+    group.wait(0.5)
+    assert asked[1] is True
+    assert "older than it was" in group.ledgers["a0"].status().reason
+    group.node.carrier.ask("evm_mine", [], asked.append)
+    group.wait(1.0)
+    assert [it.entry.agent for it in group.gone] == ["a1"]
+    assert group.ledgers["a0"].status().reason == ""
+    group.accept("secaas", group.enrolment("a1"))
+    group.node.close()
+    clock.close()

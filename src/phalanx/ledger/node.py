@@ -742,7 +742,8 @@ class EthereumLedger:
         count = yield from self._count()
         self._rewritten = False
         lost = [it for it in self._kept if it.nonce >= count]
-        if (self._sent and count > self._sent[0].nonce) or (lost and count < lost[0].nonce):
+        known = [*lost, *self._sent]
+        if not known or known[0].nonce != count:
             # The same account is used elsewhere, or more was lost than is kept here.
             for it in reversed(self._sent):
                 self._node.awaited.pop(it.hash, None)
@@ -750,10 +751,10 @@ class EthereumLedger:
             self._sent.clear()
             self._nonce = None
             return
-        for it in [*lost, *self._sent]:
+        for it in known:
             yield from self._send(it)
-            if it in lost:
-                self._node.awaited.pop(it.hash, None)  # it was answered
+        for it in lost:
+            self._node.awaited.pop(it.hash, None)  # it was answered
 
 
 # -- opening -------------------------------------------------------------------------------
