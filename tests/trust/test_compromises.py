@@ -1,14 +1,18 @@
 """Random compromises, one change each, are all found; once undone, and in honest work, no alarm."""
 
 import os
+import signal
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
 from trust_lab import Agent, agent, write_agent
 
 from phalanx.domain.trust import TrustTier
+from phalanx.trust.measurement import appraise
 from phalanx.trust.references import reference_of
 
 LATE = ("wave", "fractions", "http.client", "json", "email.message", "argparse", "textwrap")
@@ -115,3 +119,31 @@ def test_honest_work_raises_no_alarm(target: Agent) -> None:
     for _ in range(10 * CHANGES):
         target.exploit("import gc\ngc.collect()\ncore.work()")
         assert target.verdict() == (TrustTier.AFFIRMING, set())
+
+
+@pytest.mark.processes
+def test_garbage_in_memory_is_survived_and_never_affirmed(target: Agent) -> None:
+    random, pid = Random(4), target.process.pid
+    target.process.send_signal(signal.SIGSTOP)
+    number = os.open(f"/proc/{pid}/mem", os.O_RDWR)
+    python = target.measurer._python
+    assert python
+    assert python._snapshot
+    snapshot = python._snapshot
+    places = [
+        int(snapshot._begins[run] + 8 * word - snapshot._bases[run])
+        for word in random.sample(list(snapshot._checked), 5 * CHANGES)
+        for run in [int(np.searchsorted(snapshot._bases, 8 * word, side="right")) - 1]
+    ]
+    try:
+        for place in places:
+            before = os.pread(number, 8, place)
+            os.pwrite(number, random.randbytes(8), place)
+            tier, found = appraise(target.look(), target.reference)
+            assert tier in (TrustTier.CONTRAINDICATED, TrustTier.WARNING), found
+            os.pwrite(number, before, place)
+    finally:
+        os.close(number)
+        target.process.send_signal(signal.SIGCONT)
+    kinds = {kind for _, kind in target.verdict()[1]}
+    assert kinds <= {"constants-written"}  # pages of the library that were written stay private

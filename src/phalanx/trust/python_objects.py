@@ -60,7 +60,10 @@ class _Garbage(Exception):  # noqa: N818  # no error: the target has changed und
     """What was read is no object of the kind expected."""
 
 
-_UNREADABLE = (_Garbage, struct.error, UnicodeError, RecursionError, MeasurementError)
+_UNREADABLE = (
+    _Garbage, struct.error, ValueError, LookupError, OverflowError, RecursionError,
+    MeasurementError,
+)  # fmt: skip
 
 
 class _Memory:
@@ -87,31 +90,36 @@ class _Memory:
 
     def word(self, address: int) -> int:
         """Return a word that is relied on."""
+        found = self.peek(address)  # what cannot be read is not relied on
         self.relied_words.append(address)
-        return self.peek(address)
+        return found
 
     def peek(self, address: int) -> int:
         """Return a word that is not relied on."""
         window, begin = self._windows.get(address >> _SHIFT), address & (_WINDOW - 1)
-        if window is None or begin > _WINDOW - 8:
+        if begin & 7:  # no field of any object stands there
+            raise _Garbage
+        if window is None:
             window, begin = self.octets(address, 8), 0
         return int(_ONE.unpack_from(window, begin)[0])
 
     def words(self, address: int, count: int) -> tuple[int, ...]:
         """Return words that are not relied on."""
-        if count > _MOST_ITEMS:
+        if count > _MOST_ITEMS or address & 7:
             raise _Garbage
         return struct.unpack(f"<{count}Q", self.octets(address, 8 * count))
 
     def take(self, address: int, count: int) -> tuple[int, ...]:
         """Return words that are relied on."""
+        found = self.words(address, count)
         self.rely(address, 8 * count)
-        return self.words(address, count)
+        return found
 
     def kept(self, address: int, length: int) -> bytes:
         """Return octets that are relied on."""
+        found = self.octets(address, length)
         self.rely(address, length)
-        return self.octets(address, length)
+        return found
 
     def octets(self, address: int, length: int) -> bytes:
         """Return octets that are not relied on."""
