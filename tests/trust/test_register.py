@@ -147,6 +147,22 @@ def test_a_silent_agent_is_trusted_again_once_a_majority_has_seen_it(ledger: Led
     assert ledger.standing("a3") is TrustStanding.TRUSTED
 
 
+def test_agents_that_are_silent_themselves_silence_nobody(ledger: Ledger) -> None:
+    # As after a partition: whoever is cut off finds all others silent, and is found so by them.
+    for number in range(1, 30):
+        ledger.open(number)
+        for attester in AGENTS:
+            for verifier in ledger.register.verifiers_of(attester):
+                ledger.attest(attester, verifier, NONE, number)
+    assert len(ledger.register.with_standing(TrustStanding.TRUSTED)) >= 2
+    for number in range(30, 90):  # it heals: those that were left bring all others back
+        ledger.open(number)
+        for attester in AGENTS:
+            for verifier in ledger.register.verifiers_of(attester):
+                ledger.attest(attester, verifier, GOOD, number)
+    assert ledger.register.with_standing(TrustStanding.TRUSTED) == AGENTS
+
+
 def test_an_expelled_agent_stays_out_until_it_is_enrolled_anew(ledger: Ledger) -> None:
     ledger.round(1, "a3", BAD, BAD, BAD)
     ledger.round(2, "a3", GOOD, GOOD, GOOD)

@@ -204,6 +204,7 @@ class MeasureRules(RuleGroup):
         """Note whether the network still serves an agent."""
         if event.data["standing"] in ("silent", "quarantined"):
             self._distrusted.add(event.data["agent"])
+            self.run.quiet = max(self.run.quiet, event.time)  # nobody hears how its PoP is
 
     def on_lease_expired(self, event: Event) -> None:
         """See that its agent did not live."""

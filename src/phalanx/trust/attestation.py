@@ -200,8 +200,8 @@ class Attestation(Capability):
                 position=recorded.position,
             )
         self._looks.pop(agent, None)
-        if agent == me.name and member.standing is TrustStanding.QUARANTINED:
-            self._looks.clear()  # nobody takes its word any more
+        if agent == me.name and member.standing in EXCLUDED:
+            self._looks.clear()
         distrusted = me.beliefs.holds(Distrusted(agent))
         if member.standing in EXCLUDED and not distrusted:
             yield Believe(Distrusted(agent))
@@ -312,9 +312,10 @@ class Attestation(Capability):
         over = number != CHAIN and (number != register.round or me.name in said)
         if attester in self._looks or over or attester == me.name:
             return
-        out = TrustStanding.QUARANTINED, TrustStanding.RETIRED
-        if register.standing(attester) in out or register.standing(me.name) in out:
+        if register.standing(attester) in (TrustStanding.QUARANTINED, TrustStanding.RETIRED):
             return
+        if register.standing(me.name) in EXCLUDED:
+            return  # nobody answers it, and nobody takes its word
         nonce = f"{int(self._draw() * 2**64):016x}{int(self._draw() * 2**64):016x}"
         look = self._looks[attester] = _Look(number, nonce, me.cause)
         self._ask(me, attester, look)
@@ -455,7 +456,7 @@ class Attestation(Capability):
     @drains
     def leave(self, me: Agent) -> None:
         """Tell the ledger that this agent leaves in order: its silence is no sign of anything."""
-        if self.register.standing(me.name) is TrustStanding.TRUSTED:
+        if self.register.standing(me.name) in (TrustStanding.TRUSTED, TrustStanding.SILENT):
             self._submit(me, AgentRetired(me.name, "leaves"))
 
     def _draw(self) -> float:

@@ -273,6 +273,8 @@ class TrustRegister:
             return self._chained(member, result, recorded)
         if result.round != self.round or result.verifier not in self.verifiers_of(result.attester):
             return []  # too late, or not drawn
+        if self.standing(result.verifier) is not TrustStanding.TRUSTED:
+            return []  # nobody answers it, so it would find all others silent
         said = self.said.setdefault(result.attester, {})
         if result.verifier in said:
             return []
