@@ -60,6 +60,12 @@ def test_every_kind_of_entry_is_told_as_it_was_submitted(group):
     assert positions == sorted(set(positions))
 
 
+def test_whole_numbers_are_kept_as_what_they_are(group):
+    group.verified()
+    group.accept("secaas", Planned(20, 1))
+    assert group.entries[-1] == Planned(20.0, 1)
+
+
 def test_answers_tell_the_position_that_followers_see(group):
     group.verified()
     (receipt,) = group.accept("secaas", Planned(20.0, 1))

@@ -189,8 +189,10 @@ def calldata(entry: Entry) -> bytes:
     held = entry.result if isinstance(entry, kinds.Attested) else entry
     try:
         values = [
-            _outward(kind, value)
-            for kind, value in zip(form.fields, structs.astuple(held), strict=True)
+            _outward(kind, float(value) if field.type is float else value)
+            for kind, field, value in zip(
+                form.fields, structs.fields(held), structs.astuple(held), strict=True
+            )
         ]
         octets = bytes.fromhex(form.selector) + eth.encode([form.whole], [values])
     except (ValueError, TypeError, AttributeError, LedgerError) as error:
