@@ -15,7 +15,7 @@ from phalanx.domain.messages import Performative
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.trust import Deviation, Evidence, EvidenceReply, Measure, TrustTier
 from phalanx.functions.edge_filter import EdgeFilter, _effect
-from phalanx.ledger.entries import Attested, Entry, KeyHandedOut, RoundOpened
+from phalanx.ledger.entries import AgentRetired, Attested, Entry, KeyHandedOut, RoundOpened
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec, Scenario, TrustSpec
 from phalanx.runtime.system import RunResult, System
@@ -204,6 +204,21 @@ def test_missed_an_infected_agent_among_verifiers_that_all_vouch_for_it() -> Non
         vouch(attestation(system, name))
     system.run()
     assert standings(system)["pop5"] is TrustStanding.TRUSTED
+
+
+def test_missed_an_agent_that_says_that_it_leaves_and_goes_on() -> None:
+    system = System(quiet(FaultSpec(30, "infect", agent="pop5"), until=90))
+    agent = system.agents["pop5"].agent
+    leave = AgentRetired("pop5", "leaves")
+    agent.call_at(25.0, lambda: attestation(system, "pop5")._submit(agent, leave))
+    result = system.run()
+    assert standings(system)["pop5"] is TrustStanding.RETIRED
+    assert not of(result.events, "attestation.result", attester="pop5", tier="contraindicated")
+    assert not of(result.events, "belief.changed", belief="distrusted(pop5)", value=True)
+    # Its score is none, so it wins nothing; and it gets no key of the epoch that begins.
+    assert system.trust is not None
+    assert system.trust.register.members["pop5"].score == 0.0
+    assert "pop5" not in system.trust.register.holders
 
 
 def test_missed_a_filter_of_innocent_sources_that_says_what_it_is() -> None:
