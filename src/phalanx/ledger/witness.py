@@ -252,9 +252,11 @@ class WitnessLedger:
         record = SignedRecord(self.account, len(log.records), previous, now, entry)
         try:
             # As others will read it.
-            sound = _READ.decode(msgspec.json.encode(record)) == record
-            if not sound or len(msgspec.json.encode(entry)) > LONGEST // 2:
+            read = _READ.decode(msgspec.json.encode(record))
+            if read != record or len(msgspec.json.encode(entry)) > LONGEST // 2:
                 raise ValueError("its values are none, or too long")
+            assert isinstance(read, SignedRecord)
+            record = read
         except (ValueError, TypeError, RecursionError) as error:
             soon(partial(answer, Refused(one_line(f"no entry that can be recorded: {error}"))))
             return
