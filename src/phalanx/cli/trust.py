@@ -198,19 +198,17 @@ def status(*, url: Url, as_json: AsJson = False) -> None:
         shown = {name: getattr(register, name) for name in ("round", "root", "epoch", "keeper")}
         emit_json({"agents": rows, **shown, "holders": sorted(register.holders)})
         return
-    columns = "agent", "standing", "score>", "verified by", "at>", "entry>", "software", "results"
-    table = table_of(*columns)
+    table = table_of("agent", "standing", "score>", "genuine>", "at last by", "at>", "software")
     for row in rows:
         last = row.verified
         table.add_row(
             Text(row.agent),
             _styled(row.standing),
             f"{row.score:.3f}",
+            f"{row.results.get(TrustTier.AFFIRMING, 0)} of {sum(row.results.values())}",
             Text(", ".join(sorted(last.by)) if last else "nobody"),
             _moment(last.time_s) if last else "–",
-            str(last.position) if last else "–",
             Text(row.software),
-            ", ".join(f"{count} {tier.value}" for tier, count in row.results.items()),
         )
     out.print(table)
     opened = f"round {register.round} is open" if register.round else "no round was opened yet"
