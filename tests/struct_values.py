@@ -30,6 +30,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return st.deferred(lambda: st.one_of(*map(values, PREDICATES)))
     if kind in (str, bool):
         return st.from_type(kind)
+    if kind is bytes:
+        return st.binary(max_size=40)
     if kind is int:
         return st.integers(-(2**63), 2**63 - 1)
     if kind is float:

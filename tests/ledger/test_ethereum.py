@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import suppress
+from importlib import import_module
 
 import pytest
-from eth_account import Account as Reference
 from hypothesis import given
 from hypothesis import strategies as st
 from ledger_group import secret
@@ -26,6 +26,11 @@ from phalanx.ledger.ethereum import (
     rlp,
     signer,
 )
+
+# One of its libraries lets every later test of the process recurse until the stack is full.
+LIMIT = sys.getrecursionlimit()
+Reference = import_module("eth_account").Account
+sys.setrecursionlimit(LIMIT)
 
 SECRETS = st.integers(1, 2**255).map(lambda number: number.to_bytes(32, "big"))
 TRANSACTIONS = st.builds(
