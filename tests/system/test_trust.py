@@ -177,6 +177,18 @@ def test_a_liar_passes_every_measurement_and_is_found_by_its_deeds() -> None:
     assert standings(system)["pop4"] is TrustStanding.TRUSTED  # deployed anew at 120 s
 
 
+def test_without_a_chain_whoever_enrolled_the_agents_opens_the_rounds() -> None:
+    trust = TrustSpec(ledger="witness:", period_s=PERIOD_S)
+    system = System(replace(quiet(FaultSpec(30, "infect", agent="pop1")), trust=trust))
+    found = entries(system)
+    result = system.run(80)
+    assert sum(isinstance(entry, RoundOpened) for entry in found) >= 4
+    expelled = of(result.events, "trust.changed", agent="pop1", standing="quarantined")
+    assert expelled[0].time < 30 + 2 * PERIOD_S
+    others = {name: standing for name, standing in standings(system).items() if name != "pop1"}
+    assert set(others.values()) == {TrustStanding.TRUSTED}
+
+
 def test_a_rule_that_was_weakened_behind_an_agents_back_is_found() -> None:
     system = System(replace(INFECTED, faults=(), duration_s=70))
     measures: Any = system.infrastructure._measures  # type: ignore[attr-defined]

@@ -75,6 +75,8 @@ SHARES = 3
 """Agents that give shares of a seed: while one of them is honest, nobody can choose it."""
 REVEALED_AT = 0.6
 """Share of a round after which shares are revealed; the ledger takes them after one half."""
+OPENERS = 3
+"""Agents whose turn it is to open a round before whoever enrolled them does."""
 TURN_S = 2.0
 """How long the next one waits for the one whose turn it is to open a round."""
 
@@ -244,11 +246,14 @@ class Attestation(Capability):
             outside = me.name in terms.outsiders
             return max(self._went_on + patience, rested) if outside else None
         trusted = register.with_standing(TrustStanding.TRUSTED)
-        if me.name not in trusted:
-            return None
         if len(trusted) < 2:
             return None
-        place = turn_order(register.seed, register.round + 1, trusted).index(me.name)
+        if me.name in terms.outsiders:  # some ledgers take rounds from operators alone
+            place = min(len(trusted), OPENERS)
+        elif me.name in trusted:
+            place = turn_order(register.seed, register.round + 1, trusted).index(me.name)
+        else:
+            return None
         return self._went_on + register.plan.period_s + place * TURN_S
 
     def _next_of_chain(self, me: Agent) -> tuple[AgentId, float]:
