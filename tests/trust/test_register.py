@@ -112,6 +112,7 @@ def test_one_word_against_an_agent_in_the_chain_is_not_enough() -> None:
         ((BAD, GOOD, GOOD), TrustStanding.TRUSTED),
         ((BAD, None, None), TrustStanding.TRUSTED),
         ((NONE, NONE, GOOD), TrustStanding.SILENT),
+        ((NONE, NONE, NONE), TrustStanding.SILENT),
         ((NONE, BAD, GOOD), TrustStanding.TRUSTED),
         ((WARNING, WARNING, WARNING), TrustStanding.TRUSTED),
     ],
@@ -120,7 +121,17 @@ def test_the_majority_of_the_elected_decides(
     ledger: Ledger, said: tuple[TrustTier | None, ...], standing: TrustStanding
 ) -> None:
     ledger.round(1, "a3", *said)
+    ledger.open(2)
     assert ledger.standing("a3") is standing
+
+
+def test_where_most_are_silent_it_is_not_they_who_are_at_fault(ledger: Ledger) -> None:
+    for number in range(1, 4):
+        ledger.open(number)
+        for attester in AGENTS:
+            for verifier in ledger.register.verifiers_of(attester):
+                ledger.attest(attester, verifier, NONE, number)
+    assert ledger.register.with_standing(TrustStanding.TRUSTED) == AGENTS
 
 
 def test_who_was_not_elected_has_no_say(ledger: Ledger) -> None:
@@ -142,8 +153,9 @@ def test_a_result_of_an_earlier_round_says_nothing(ledger: Ledger) -> None:
 
 def test_a_silent_agent_is_trusted_again_once_a_majority_has_seen_it(ledger: Ledger) -> None:
     ledger.round(1, "a3", NONE, NONE, NONE)
+    ledger.open(2)
     assert ledger.standing("a3") is TrustStanding.SILENT
-    ledger.round(2, "a3", GOOD, GOOD, GOOD)
+    ledger.round(3, "a3", GOOD, GOOD, GOOD)
     assert ledger.standing("a3") is TrustStanding.TRUSTED
 
 

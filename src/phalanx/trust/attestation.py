@@ -190,6 +190,9 @@ class Attestation(Capability):
     ) -> Steps:
         agent, entry = member.agent, recorded.entry
         decided = isinstance(entry, Attested) and entry.result.verifier == me.name
+        if isinstance(entry, RoundOpened):
+            trusted = self.register.with_standing(TrustStanding.TRUSTED)
+            decided = turn_order(self.register.seed, entry.round, trusted)[:1] == [me.name]
         quiet = member.standing is TrustStanding.ENROLLED
         if not self._caught_up:  # an agent that begins anew: what it was before is no news
             quiet = member.standing is not TrustStanding.TRUSTED
@@ -361,7 +364,7 @@ class Attestation(Capability):
             look.nonce,
             attester,
             member.reference,
-            self.terms.repository.get(attester),
+            self.terms.repository,
             self._seen.get(attester),
         )
         if measured is not None:

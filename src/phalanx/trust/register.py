@@ -150,6 +150,11 @@ class TrustRegister:
         member = self.members.get(agent)
         return None if member is None else member.standing
 
+    def belongs(self, agent: AgentId) -> bool:
+        """Whether an agent is enrolled, and neither expelled nor retired."""
+        out = None, TrustStanding.QUARANTINED, TrustStanding.RETIRED
+        return self.standing(agent) not in out
+
     def with_standing(self, *standings: TrustStanding) -> tuple[AgentId, ...]:
         """Return the agents of some standings, in the order of their enrolment."""
         return tuple(m.agent for m in self.members.values() if m.standing in standings)
@@ -221,7 +226,7 @@ class TrustRegister:
         return [StandingChange(entry.agent, old.standing, TrustStanding.ENROLLED, "enrolled anew")]
 
     def _opened(self, entry: RoundOpened) -> list[StandingChange]:
-        self._closed()
+        changes = self._closed()
         self.round, self.seed = entry.round, entry.seed
         self.said = {}
         self._verifiers = self.plan.verifiers if self.plan is not None else 0
@@ -230,10 +235,30 @@ class TrustRegister:
             attester: assigned(entry.seed, attester, present, self._verifiers)
             for attester in present
         }
-        return []
+        return changes
 
-    def _closed(self) -> None:
-        """Judge the round that ends: who was found genuine, who said nothing, who said untruth."""
+    def _closed(self) -> list[StandingChange]:
+        """Judge the round that ends: who was found genuine, who said nothing, who said untruth.
+
+        Where more than half of the group seems silent it is the measurers or the network that do
+        not work, and nobody is refused for it: without all those there would be no defence.
+        """
+        changes: list[StandingChange] = []
+        trusted = self.with_standing(TrustStanding.TRUSTED)
+        silent = [name for name in trusted if self._showed_nothing(name)]
+        for name in silent if 2 * len(silent) <= len(trusted) else ():
+            by = ", ".join(sorted(self.said[name]))
+            self.members[name].against += _NO_EVIDENCE
+            reason = f"no evidence (found so by {by})"
+            changes += self._changed(name, TrustStanding.SILENT, reason)
+        self._judge_verifiers()
+        return changes
+
+    def _showed_nothing(self, agent: AgentId) -> bool:
+        said = [result.tier for result in self.said.get(agent, {}).values()]
+        return said.count(TrustTier.NONE) >= self.quorum
+
+    def _judge_verifiers(self) -> None:
         said_nothing: set[AgentId] = set()
         said_something: set[AgentId] = set()
         for attester, verifiers in self._assigned.items():
@@ -297,10 +322,6 @@ class TrustRegister:
             case TrustTier.CONTRAINDICATED:
                 reason = f"{_named(result)} ({by})"
                 return self._changed(member.agent, TrustStanding.QUARANTINED, reason)
-            case TrustTier.NONE:
-                member.against += _NO_EVIDENCE
-                reason = f"no evidence ({by})"
-                return self._changed(member.agent, TrustStanding.SILENT, reason)
             case TrustTier.AFFIRMING:
                 member.verified = recorded.position
                 if member.standing is TrustStanding.SILENT:
