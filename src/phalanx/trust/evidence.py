@@ -7,7 +7,9 @@ anywhere ends as "nothing can be said", never as trust.
 
 from __future__ import annotations
 
+import os
 from hashlib import sha256
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -19,7 +21,12 @@ from msgspec.structs import replace
 
 from phalanx.domain.agents import AgentId
 from phalanx.domain.trust import Deviation, Evidence, TrustTier
-from phalanx.trust.measurement import ProcessMeasurement, ReferenceValues, appraise
+from phalanx.trust.measurement import (
+    MeasurementError,
+    ProcessMeasurement,
+    ReferenceValues,
+    appraise,
+)
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -30,7 +37,8 @@ class Enrolment(Struct, frozen=True):
     agent: AgentId
     software: str
     """Name and version of its package."""
-    reference: ReferenceValues
+    reference: str
+    """SHA-256 of its reference values, in hexadecimal."""
     key: str
     """Of the measurer: Ed25519, in hexadecimal."""
     exchange: str = ""
@@ -46,6 +54,51 @@ class Repository(Protocol):
 
     def get(self, agent: AgentId) -> Enrolment | None:
         """Return what was enrolled of an agent; None: it cannot be had now."""
+
+    def values(self, reference: str) -> ReferenceValues | None:
+        """Return the reference values that have a digest; None: they cannot be had now."""
+
+
+class RepositoryFolder:
+    """A ``Repository`` in a folder: ``NAME.json`` for each agent, ``DIGEST.values`` beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._values: dict[str, ReferenceValues] = {}
+
+    def put(self, enrolment: Enrolment, values: ReferenceValues) -> None:
+        """Keep what was enrolled of an agent, readable for this user alone."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._write(f"{enrolment.reference}.values", values.encode())
+        self._write(f"{enrolment.agent}.json", msgspec.json.encode(enrolment))
+
+    def get(self, agent: AgentId) -> Enrolment | None:
+        """Return what was enrolled of an agent; see ``Repository``."""
+        try:
+            octets = (self._folder / f"{agent}.json").read_bytes()
+            return msgspec.json.decode(octets, type=Enrolment)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def values(self, reference: str) -> ReferenceValues | None:
+        """Return reference values, if they are what their digest says; see ``Repository``."""
+        if reference not in self._values:
+            try:
+                octets = (self._folder / f"{reference}.values").read_bytes()
+                found = ReferenceValues.decode(octets)
+            except (OSError, MeasurementError):
+                return None
+            if found.digest() != reference:
+                return None
+            self._values[reference] = found
+        return self._values[reference]
+
+    def _write(self, name: str, octets: bytes) -> None:
+        path = self._folder / name
+        new = path.with_suffix(".new")
+        with open(new, "wb", opener=lambda file, flags: os.open(file, flags, 0o600)) as file:
+            file.write(octets)
+        new.replace(path)
 
 
 def public(key: Ed25519PrivateKey) -> str:
@@ -68,7 +121,7 @@ def verify(
     nonce: str,
     agent: AgentId,
     reference: str,
-    enrolment: Enrolment | None,
+    repository: Repository,
     earlier: ProcessMeasurement | None = None,
 ) -> tuple[TrustTier, tuple[Deviation, ...], ProcessMeasurement | None]:
     """Appraise evidence.
@@ -78,7 +131,7 @@ def verify(
         nonce: of the challenge.
         agent: that was challenged.
         reference: digest of its enrolment, as the ledger has it.
-        enrolment: as the repository has it.
+        repository: has what was enrolled, and the reference values.
         earlier: what was seen of it before.
 
     Returns:
@@ -86,7 +139,10 @@ def verify(
         can be believed.
 
     """
-    if enrolment is None or enrolment.digest() != reference or enrolment.agent != agent:
+    enrolment = repository.get(agent)
+    known = enrolment is not None and enrolment.digest() == reference
+    values = repository.values(enrolment.reference) if known and enrolment is not None else None
+    if enrolment is None or values is None or enrolment.agent != agent:
         return _nothing(
             "reference-missing", agent, "the repository does not have what the ledger says"
         )
@@ -104,7 +160,7 @@ def verify(
         return TrustTier.CONTRAINDICATED, (Deviation("software-other", agent, what),), None
     try:
         measured = ProcessMeasurement.decode(evidence.measurement)
-        tier, deviations = appraise(measured, enrolment.reference, earlier)
+        tier, deviations = appraise(measured, values, earlier)
     except Exception as fault:  # whatever is wrong with it, it is no reason to trust
         return _nothing("evidence-unreadable", agent, f"{type(fault).__name__}")
     return tier, deviations, measured

@@ -103,6 +103,7 @@ class ProcessMeasurer:
         no_objects: dict[str, MappedObject] = {}
         python: Parts = (None, {})
         maps = tried(files.mappings, no_maps)
+        now = self._compared(processes.activity(files, maps), at_s)  # the rest takes its time
         objects = tried(lambda: self._objects(maps, thin=thin), no_objects)
         if not thin and any("x" in m.permissions and _named_python(m.path) for m in maps):
             python = tried(lambda: self._python_parts(maps, details, reference), python)
@@ -112,7 +113,7 @@ class ProcessMeasurer:
             pid=files.pid,
             started=self._started,
             at_s=at_s,
-            activity=self._compared(processes.activity(files, maps), at_s),
+            activity=now,
             objects=objects,
             unbacked=processes.unbacked(maps),
             environment=tried(files.environment, {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import signal
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from phalanx.auction.outlook import Connected
 from phalanx.bdi import Agent
 from phalanx.bdi.memory import Memory, MemoryUnusable, decode, encode, remember
+from phalanx.bus import Bus
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.seal import Seal
 from phalanx.clock import Timer
@@ -31,6 +33,7 @@ from phalanx.fabric.operations import (
 from phalanx.fabric.provider import Call
 from phalanx.fabric.registration import END_TO_END, HealthStatus, ServiceState
 from phalanx.identity.names import Role
+from phalanx.infrastructure import Infrastructure
 from phalanx.infrastructure.remote import RemoteInfrastructure
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
 from phalanx.runtime.composition import ComposedAgent, first_view, planned_sites, settings_of
@@ -38,13 +41,18 @@ from phalanx.runtime.environment import faulty
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.process import Process, bundle_of
 from phalanx.runtime.processes.spec import AgentSpec
+from phalanx.runtime.processes.trusting import ProcessTrust
 from phalanx.runtime.scenario import DeclaredAgent, Scenario, fingerprint
+from phalanx.runtime.trusting import BiasedBus, GuardedInfrastructure
+from phalanx.trust.processes import ProgressCounter, harden_process
 
 PLAINLY = {
     "no-session": "no-session: said again, or before one of the two was restarted",
     "stale": "stale: of an earlier life of its sender, or said again",
 }
 """Refusals that replays give rise to, and restarts as well: nobody can tell which it was."""
+TURN_S = 1.0
+"""How often the loop counts its turns, in real seconds."""
 AGAIN_S = 2.0
 """Before a memory that the disk did not take is written again."""
 _FIXED = ("functions", "goals", "parameters", "timing", "bidding")
@@ -148,6 +156,21 @@ class AgentProcess:
         clock, network = process.clock, plan.to_network()
         self.bus = AgentBus(process.client, clock, seal, on_refused=self._refused)
         seed = plan.seed if spec.run is None or spec.run.seed is None else spec.run.seed
+        self._trust = None if spec.trust is None else ProcessTrust(spec.trust, clock)
+        bus_of_agent: Bus = faulty(self.bus, clock, plan, seed)
+        infrastructure: Infrastructure = RemoteInfrastructure(
+            NetworkCalls(process.client, clock, process.incarnation, process.fabric.registry),
+            process.identity.name,
+            declared.pop,
+            process.incarnation,
+            clock,
+            on_refused=partial(self._refused, speaker=Role.NETWORK.value),
+        )
+        lies = [f.at_s for f in plan.faults if f.kind == "lie" and f.agent == declared.name]
+        if lies and process.incarnation == 1:  # deployed anew it is honest
+            lying = partial(self._lies, min(lies))
+            bus_of_agent = BiasedBus(bus_of_agent, lying)
+            infrastructure = GuardedInfrastructure(infrastructure, lambda: False, lying)
         self.composed = ComposedAgent(
             declared,
             plan,
@@ -155,15 +178,8 @@ class AgentProcess:
             settings_of(plan, {declared.name}, followed.catalogue),
             process.fabric,
             clock=clock,
-            bus=faulty(self.bus, clock, plan, seed),
-            infrastructure=RemoteInfrastructure(
-                NetworkCalls(process.client, clock, process.incarnation, process.fabric.registry),
-                process.identity.name,
-                declared.pop,
-                process.incarnation,
-                clock,
-                on_refused=partial(self._refused, speaker=Role.NETWORK.value),
-            ),
+            bus=bus_of_agent,
+            infrastructure=infrastructure,
             sink=process.stream,
             cause=process.cause,
             incarnation=process.incarnation,
@@ -172,6 +188,8 @@ class AgentProcess:
             on_left=self._left,
             on_expired=process.end,
             counters=self._counters,
+            trust=None if self._trust is None else self._trust.terms,
+            services=None if self._trust is None else self._trust.services,
             events_waiting=lambda: process.stream.waiting,
         )
         self.agent = self.composed.agent
@@ -181,6 +199,11 @@ class AgentProcess:
         self._lost_at = clock.now()
         self._differing: dict[str, tuple[str, str]] = {}
         """Agents of which was recorded that their plan differs: (theirs, ours)."""
+        if self._trust is not None and os.geteuid() == 0:  # else nobody here could measure it
+            harden_process()
+        self._speed = 1.0 if spec.run is None else spec.run.speed
+        if self._trust is not None:
+            process.on_close(self._trust.close)
         checks = process.fabric.checks
         checks.add("memory", lambda: self._unkept, HealthStatus.DEGRADED)
         checks.add("events", self._unsent)
@@ -222,6 +245,19 @@ class AgentProcess:
             node.restore(memory, process.cause)
         process.client.on_change(self._connected)
         process.fabric.serving()
+        if self._trust is not None:
+            self._progress = ProgressCounter()
+            self._turn()
+            self._trust.follow(lambda recorded: node.tell(recorded, process.cause))
+
+    def _turn(self) -> None:
+        """Count a turn of the loop, for whoever measures the process."""
+        self._progress.turn()
+        clock = self.process.clock
+        clock.call_at(clock.now() + TURN_S * self._speed, self._turn)
+
+    def _lies(self, since_s: float) -> bool:
+        return self.process.clock.now() >= since_s
 
     def _memory(self) -> Memory | None:
         """Return what an earlier life left behind, if it can be used."""

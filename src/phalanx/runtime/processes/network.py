@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
@@ -37,7 +38,9 @@ from phalanx.runtime.environment import (
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.process import Process, bundle_of
 from phalanx.runtime.processes.spec import NetworkProcessSpec, RunSpec
+from phalanx.runtime.processes.trusting import ProcessTrust
 from phalanx.runtime.scenario import MONITORS, Scenario
+from phalanx.runtime.trusting import ExpelledAgents, end_doings
 
 FIRST_LEASE_S = 60.0
 """How long the plan's monitors wait for their agents, from the begin of the run on."""
@@ -123,6 +126,9 @@ class NetworkProcess:
         self._seed = plan.seed if spec.run is None or spec.run.seed is None else spec.run.seed
         self._network: RunNetwork
         self._free_at_start: dict[PopId, Resources]
+        self._trust = None if spec.trust is None else ProcessTrust(spec.trust, process.clock)
+        if self._trust is not None:
+            process.on_close(self._trust.close)
         # What stands on the clock's loop has to go before the clock, which the process closes.
         process.on_close(self._environment.close)
         for ending in (signal.SIGTERM, signal.SIGINT):
@@ -156,13 +162,21 @@ class NetworkProcess:
             )
         self._free_at_start = network.free()
         standing = {agent.name: agent.pop for agent in plan.all_agents()}
+
+        def expel(agent: AgentId, cause: str) -> None:
+            if (pop := standing.get(agent)) is not None:
+                end_doings(network, agent, pop, cause)
+
+        expelled = ExpelledAgents(expel, process.cause)
         serve_infrastructure(
             process.fabric.provider,
             process.clock,
             network,
             process.incarnation,
-            lambda agent, pop: standing.get(agent) == pop,
+            lambda agent, pop: standing.get(agent) == pop and not expelled.out(agent),
         )
+        if self._trust is not None:
+            self._trust.follow(expelled.read)
         process.fabric.provider.serve(RESERVATIONS, self._reservations)
         serve_faults(process.fabric.provider, network)
         process.fabric.serving()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -31,6 +31,19 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Of everything random; None: the plan's."""
 
 
+class TrustFiles(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a process finds what it attests itself and others with."""
+
+    ledger: Annotated[str, Meta(min_length=1, max_length=4000)]
+    """URL of the ledger (``phalanx.ledger``)."""
+    secret: FilePath
+    """File of 32 octets in hexadecimal, for this process alone: its keys follow from it."""
+    repository: FilePath
+    """Folder of enrolments and reference values."""
+    measurer: FilePath
+    """Unix socket of what measures the process from outside."""
+
+
 class ProcessSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What every process is told."""
 
@@ -43,6 +56,8 @@ class ProcessSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     operators and orchestrators may call all, and agents may read."""
     run: RunSpec | None = None
     """Only where a run spans several processes."""
+    trust: TrustFiles | None = None
+    """None: the process takes no part in attestation."""
 
 
 class AgentSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -87,9 +102,13 @@ def read_spec(kind: type[S], path: str | Path) -> S:
     """
     spec = read_toml(kind, path)
     folder = Path(path).parent.absolute()
-    anchored = {
+    anchored: dict[str, Any] = {
         name: str(folder / value)
         for name in ("bus", "state", "access", "plan")
         if (value := getattr(spec, name, None)) is not None
     }
+    trust = getattr(spec, "trust", None)
+    if trust is not None:
+        files = ("secret", "repository", "measurer")
+        anchored["trust"] = replace(trust, **{n: str(folder / getattr(trust, n)) for n in files})
     return replace(spec, **anchored)

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from phalanx.bus import subjects
+from phalanx.bus.agents import AgentBus
 from phalanx.bus.client import Stored
+from phalanx.bus.seal import Seal
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.events import Event, Recorder, Sink, in_causal_order
@@ -49,7 +51,9 @@ from phalanx.runtime.processes.process import PAUSE_S, EventStream, connected, r
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.processes.testbed import ProcessTestbed
+from phalanx.runtime.processes.trusting import TrustTestbed, genuine
 from phalanx.runtime.scenario import FaultSpec, Scenario
+from phalanx.runtime.trusting import SECAAS
 from phalanx.store.outbox import Outbox
 from phalanx.store.state import StateFile
 
@@ -57,6 +61,8 @@ RUN = "run"
 NETWORK = "network"
 START_S, START_EACH_S = 4.0, 0.5
 """Real seconds from starting the processes to second 0, and how many more for each of them."""
+MEASURED_S = 4.0
+"""How long the first look at an agent takes, in real seconds."""
 CALL_S = 5.0
 END_S = 10.0
 """How long processes may take to say their last events, in real seconds."""
@@ -92,7 +98,7 @@ class Spread:
 
         """
         for number, fault in enumerate(scenario.faults):
-            if fault.kind in ("degrade", "drift", "infect", "lie", "slow-disk"):
+            if fault.kind in ("degrade", "drift", "slow-disk"):
                 where = f"{plan}: faults[{number}].kind"
                 raise ScenarioError(f"{where}: {fault.kind} needs a simulation in one process")
         self._scenario = scenario
@@ -141,12 +147,19 @@ class Spread:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="phalanx-")))
             members = [(RUN, Role.OPERATOR), (NETWORK, Role.NETWORK)]
             members += [(name, Role.AGENT) for name in self._agents]
+            if self._scenario.trust is not None:
+                members.append((SECAAS, Role.AGENT))
             brokers = 3 if any(f.kind == "broker-down" for f in self._scenario.faults) else 1
             self._processes = processes = ProcessTestbed(folder, members, brokers=brokers)
             stack.callback(self._clear_testbed)
             stack.callback(processes.close)
             allowance = START_S + START_EACH_S * len(self._agents)
+            if self._scenario.trust is not None:
+                allowance += MEASURED_S * len(self._agents)
             allowance += LINUX_LEAD_S if self._on == "linux" else 0.0
+            reference = None
+            if self._scenario.trust is not None:
+                reference = genuine(folder / "rehearsal", self._plan, self._say)
             self._run = RunSpec(time.time() + allowance, self._speed, f"{RUN}-1", self._seed)
             self._clock = run_clock(self._run)
             stack.callback(self._clock.close)
@@ -163,6 +176,23 @@ class Spread:
             )
             self._client = CallClient(self._exchange, self._clock, life="1")
             self._recorder = Recorder(RUN, self._stream, self._clock.now)
+            self._trust: TrustTestbed | None = None
+            if reference is not None and self._scenario.trust is not None:
+                self._trust = TrustTestbed(
+                    self._scenario.trust, self._agents, processes, self._clock, reference
+                )
+                stack.callback(self._trust.close)
+                secaas = read_bundle(processes.bus(SECAAS))
+                client = stack.enter_context(connected(secaas, self._clock))
+                self._secaas = AgentBus(client, self._clock, Seal(secaas.credentials, 1))
+                kept = stack.enter_context(StateFile(folder / SECAAS))
+                self._told_by_secaas = EventStream(
+                    client,
+                    stack.enter_context(Outbox(kept)),
+                    self._clock,
+                    epoch_s=self._run.epoch_s,
+                    pause_s=PAUSE_S * self._speed,
+                )
             return self._go(until, on_progress, should_stop)
 
     def _go(
@@ -183,6 +213,9 @@ class Spread:
             self._scenario, self._catalogue.vnfds, self._clock, self._recorder, self._cause, self
         )
         self._every(1.0, partial(self._look, on_progress))
+        if self._trust is not None:
+            begin = partial(self._trust.start, self._secaas, self._told_by_secaas, self._cause)
+            self._clock.call_at(0.0, begin)
         self._clock.call_at(end, self._count)
         if self._settling_s:
             self._clock.call_at(end - self._settling_s, partial(self._survey, end))
@@ -195,7 +228,9 @@ class Spread:
     def _start(self, name: str) -> None:
         verb = "network" if name == NETWORK else "agent"
         where = {"on": self._on} if name == NETWORK else {}
-        self._processes.start(verb, name, {"plan": str(self._plan), **where}, self._run)
+        trust = None if self._trust is None else self._trust.config(name)
+        settings = {"plan": str(self._plan), **where}
+        self._processes.start(verb, name, settings, self._run, trust=trust)
 
     def _heard(self, stored: Stored) -> None:
         stored.acknowledge()
@@ -205,6 +240,8 @@ class Spread:
             raise PhalanxError(f"{stored.subject}: {error}") from None
         if event.id not in self._events:
             self._events[event.id] = event
+            if self._trust is not None and event.kind == "process.started":
+                self._trust.started(event.agent)
             self._tell(event)
 
     def _tell(self, event: Event) -> None:
@@ -275,7 +312,7 @@ class Spread:
         self._down.add(agent)
         self._recorder.record("agent.crashed", cause, pop=agent)
 
-    def restart(self, agent: AgentId, cause: str, *, remembering: bool) -> None:  # noqa: ARG002
+    def restart(self, agent: AgentId, cause: str, *, remembering: bool) -> None:
         """Start the process of an agent again; of a life in processes, none has a cause."""
         if not remembering:
             with StateFile(self._processes.state(agent)) as state:
@@ -283,6 +320,8 @@ class Spread:
                 state.save(b"")
         self._start(agent)
         self._down.discard(agent)
+        if self._trust is not None:
+            self._trust.deployed(agent, cause)
 
     def drain(self, agent: AgentId, cause: str) -> None:
         """Have an agent hand over what it does, and leave."""
@@ -316,8 +355,10 @@ class Spread:
             limits = room, resource.RLIM_INFINITY
             resource.prlimit(self._processes.pid(agent), resource.RLIMIT_FSIZE, limits)
 
-    def corrupt(self, agent: AgentId, how: str, cause: str) -> None:
-        """Refused before the run."""
+    def corrupt(self, agent: AgentId, how: str, cause: str) -> None:  # noqa: ARG002
+        """Write into an agent's memory from another process; a liar lies by its plan."""
+        if self._trust is not None and how == "infect" and self.lives(agent):
+            self._trust.infect(agent)
 
     def update(self, function: str, version: str, cause: str) -> None:
         """Tell the agents that the repository offers another version."""

@@ -82,6 +82,7 @@ class ProcessTestbed:
         settings: Mapping[str, str],
         run: RunSpec | None = None,
         *,
+        trust: Mapping[str, str] | None = None,
         program: Sequence[str] = PHALANX,
     ) -> None:
         """Start the process of a member; its config stands in a file of its own.
@@ -91,6 +92,7 @@ class ProcessTestbed:
             name: of the member.
             settings: fields of its config beside its identity and state.
             run: that it is part of, if any.
+            trust: fields of its ``TrustFiles``, if it takes part in attestation.
             program: what takes the verb and ``--config``.
 
         """
@@ -103,6 +105,8 @@ class ProcessTestbed:
                 "[run]",
                 *(f"{field} = {json.dumps(value)}" for field, value in agreed.items()),
             ]
+        if trust is not None:
+            lines += ["[trust]", *(f"{field} = {json.dumps(v)}" for field, v in trust.items())]
         config.write_text("\n".join(lines) + "\n")
         former = self._processes.get(name)
         if former is not None:
