@@ -379,6 +379,26 @@ def test_answers_that_nobody_asked_for_and_nonsense_change_nothing() -> None:
     assert set(standings(system).values()) == {TrustStanding.TRUSTED}
 
 
+def test_an_agent_that_is_altered_beyond_measure_is_expelled_all_the_same() -> None:
+    """What was found of it would be more than the ledger takes."""
+    system = System(quiet(until=60))
+    for name in system.agents:
+        verifier = attestation(system, name)
+        honest = verifier._conclude
+        found = tuple(Deviation("code-altered", f"{n}" * 300, "x" * 4000) for n in range(50))
+        bad = TrustTier.CONTRAINDICATED, found
+
+        def conclude(
+            me: Any, attester: str, look: Any, *said: Any, honest: Any = honest, bad: Any = bad
+        ) -> None:
+            honest(me, attester, look, *(bad if attester == "pop5" and look.round else said))
+
+        verifier._conclude = conclude  # type: ignore[method-assign]
+    result = system.run()
+    assert not of(result.events, "ledger.refused")
+    assert standings(system)["pop5"] is TrustStanding.QUARANTINED
+
+
 # -- the plan ---------------------------------------------------------------------------------
 
 

@@ -71,6 +71,8 @@ CHAIN = 0
 """Round of the initial attestation."""
 REST_S = 10.0
 """Before an agent that showed no evidence in the chain is asked again."""
+NAMED, TEXT = 8, 160
+"""Deviations that a result names, and characters of each of their texts."""
 SHARES = 3
 """Agents that give shares of a seed: while one of them is honest, nobody can choose it."""
 REVEALED_AT = 0.6
@@ -127,6 +129,8 @@ class Attestation(Capability):
         """What was measured of others last, for what only a second look shows."""
         self._shown: tuple[AgentId, str, EvidenceReply] | None = None
         """The last evidence: a challenge that comes twice is measured once."""
+        self._said: set[tuple[int, AgentId]] = set()
+        """By round and attester: results that were submitted."""
         self._resting: dict[AgentId, float] = {}
         self._drawn = 0
         self._went_on = 0.0
@@ -154,6 +158,7 @@ class Attestation(Capability):
             case RoundOpened():
                 self._went_on = me.now
                 self._looks = {a: look for a, look in self._looks.items() if look.round == CHAIN}
+                self._said.clear()
                 me.later(self._plan_looks, me)
                 me.later(self._plan_share, me)
             case Attested(result) if result.round == CHAIN:
@@ -317,7 +322,8 @@ class Attestation(Capability):
         register, terms = self.register, self.terms
         assert terms is not None
         said = register.said.get(attester, {})
-        over = number != CHAIN and (number != register.round or me.name in said)
+        said_it = me.name in said or (number, attester) in self._said
+        over = number != CHAIN and (number != register.round or said_it)
         if attester in self._looks or over or attester == me.name:
             return
         if register.standing(attester) in (TrustStanding.QUARANTINED, TrustStanding.RETIRED):
@@ -411,6 +417,7 @@ class Attestation(Capability):
             self._resting[attester] = me.now + REST_S
             self._plan_turn(me)
             return  # it may not have been started yet: nothing is said against it
+        self._said.add((look.round, attester))  # the ledger will tell of it later
         result = AttestationResult(
             attester,
             me.name,
@@ -419,7 +426,7 @@ class Attestation(Capability):
             round(me.now, 3),
             digest(evidence),
             self.register.root,
-            deviations,
+            in_short(deviations),
             me.cause,
         )
         self._submit(me, Attested(result))
@@ -473,6 +480,14 @@ class Attestation(Capability):
         self._drawn += 1
         octets = keyed(self.terms.secret, self._drawn.to_bytes(8, "big"), "sha256")
         return int.from_bytes(octets[:8], "big") / 2**64
+
+
+def in_short(deviations: Sequence[Deviation]) -> tuple[Deviation, ...]:
+    """Return so much of what was found that the ledger takes it, however much there is."""
+    return tuple(
+        Deviation(found.kind[:TEXT], found.where[:TEXT], found.what[:TEXT])
+        for found in deviations[:NAMED]
+    )
 
 
 def turn_order(seed: str, number: int, agents: Sequence[AgentId]) -> list[AgentId]:
