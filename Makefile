@@ -11,8 +11,12 @@ demo: .venv/base
 	@mkdir -p out
 	$(BIN)/phalanx run $(SCENARIO) --log out/ddos-resilience.jsonl --report out/ddos-resilience.html
 	@echo
-	@echo "The report is out/ddos-resilience.html. Why did that happen? Try:"
+	@echo "One of the agents is infected during an attack: the others find it, expel it, and take over."
+	$(BIN)/phalanx run infected-agent --log out/infected-agent.jsonl --report out/infected-agent.html
+	@echo
+	@echo "The reports are out/ddos-resilience.html and out/infected-agent.html. Why did that happen? Try:"
 	@echo "  $(BIN)/phalanx explain out/ddos-resilience.jsonl attackFiltered"
+	@echo "  $(BIN)/phalanx explain out/infected-agent.jsonl pop1"
 
 # What needs root or much real time is left out; the next two run that, one test after the other.
 test: .venv/dev
