@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,21 @@ from phalanx.domain.trust import Deviation, Evidence, EvidenceReply, Measure, Tr
 from phalanx.functions.edge_filter import EdgeFilter, _effect
 from phalanx.ledger.entries import AgentRetired, Attested, Entry, KeyHandedOut, RoundOpened
 from phalanx.runtime.loading import load_scenario
-from phalanx.runtime.scenario import FaultSpec, Scenario, TrustSpec
+from phalanx.runtime.scenario import (
+    FaultSpec,
+    FunctionSpec,
+    LinkSpec,
+    NetworkSpec,
+    PopSpec,
+    Scenario,
+    TrustSpec,
+)
 from phalanx.runtime.system import RunResult, System
 from phalanx.trust.attestation import Attestation
 from phalanx.trust.evidence import signed
 from phalanx.trust.keys import KeyKeeping
 from phalanx.trust.register import TrustStanding
+from tests.nightly import NIGHTLY
 from tests.system.rings import ring
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -416,6 +426,36 @@ def test_every_agent_is_verified_as_often_as_the_plan_says() -> None:
     assert len(said) == 6 * (rounds - 1)
     assert {len(verifiers) for verifiers in said.values()} == {3}
     assert all(attester not in verifiers for (_, attester), verifiers in said.items())
+
+
+def test_a_group_is_verified_whole_and_then_as_often_as_the_plan_says() -> None:
+    """At night a hundred agents and an hour; else fewer, and as many rounds."""
+    count, period_s = (100, 60.0) if NIGHTLY else (24, 30.0)
+    until = period_s * 60 if NIGHTLY else period_s * 8
+    names = [f"p{number:02}" for number in range(count)]
+    around = zip(names, [*names[1:], names[0]], strict=True)
+    network = NetworkSpec(
+        tuple(PopSpec(name, 4, 8, 100) for name in names),
+        names[0],
+        tuple(LinkSpec(ends, 10, 2) for ends in around),
+    )
+    trust = TrustSpec(period_s=period_s)
+    plan = Scenario("group", until, network, {"rate-limiter": FunctionSpec()}, trust=trust)
+    system = System(plan, keep_events=1000)
+    found = entries(system)
+    system.run()
+    assert set(standings(system).values()) == {TrustStanding.TRUSTED}
+    first = [e.result.attester for e in found if isinstance(e, Attested) and e.result.round == 0]
+    assert sorted(first) == names
+    rounds = max(e.round for e in found if isinstance(e, RoundOpened))
+    assert rounds >= 0.7 * until / period_s - 3  # the chain takes a second an agent
+    said = Counter(
+        (e.result.round, e.result.attester)
+        for e in found
+        if isinstance(e, Attested) and 0 < e.result.round < rounds
+    )
+    assert len(said) == count * (rounds - 1)
+    assert set(said.values()) == {3}
 
 
 def test_without_trust_nothing_of_it_is_there() -> None:
