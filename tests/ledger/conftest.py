@@ -23,8 +23,8 @@ FREE = "gas_price=0&poll=0.05"
 
 @contextmanager
 def served(path: str = "") -> Iterator[tuple[str, WallClock]]:
-    """Serve an embedded chain over HTTP, in the same process, forty times as fast as real time."""
-    clock = WallClock(speed=40.0)
+    """Serve an embedded chain over HTTP, in the same process, eight times as fast as real time."""
+    clock = WallClock(speed=8.0)
     chain = EmbeddedChain(clock, path)
     server = ChainServer(chain, clock, 0)
     try:
@@ -71,7 +71,7 @@ def real_time(url: str) -> Iterator[Group]:
     params=[
         "memory",
         "evm",
-        "http",
+        pytest.param("http", marks=pytest.mark.processes),  # halves of a round in real time
         "witness",
         pytest.param("anvil", marks=pytest.mark.processes),
         pytest.param("PHALANX_LEDGER_RPC", marks=pytest.mark.processes),

@@ -40,7 +40,7 @@ def served(folder: Path, pid: int | None) -> Iterator[tuple[WallClock, Path]]:
     sockets = MeasurerSocket(path, agents, REFERENCE)
     serving = clock.loop.create_task(sockets.serve())
     try:
-        clock.run(clock.now() + 0.1)
+        clock.run(clock.now() + 60, lambda: path.exists() and path.stat().st_mode & 0o777 == 0o600)
         yield clock, path
     finally:
         serving.cancel()
