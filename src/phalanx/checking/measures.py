@@ -319,7 +319,7 @@ class TrafficRules(RuleGroup):
 
     def on_agent_started(self, event: Event) -> None:
         """Note when a life begins, of agents that work with others."""
-        if event.agent in self.run.started["agents"]:
+        if event.agent in self.run.started.get("agents", ()):  # a domain's log does not say
             self._lives[event.agent] = event.time
 
     on_agent_restored = on_agent_started
