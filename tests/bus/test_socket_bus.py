@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import resource
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from bus_messages import Inbox, message
-from socket_bench import Bench, descriptors, frame, large
+from socket_bench import Bench, address, descriptors, frame, large
 
 from phalanx.bus import Bus
 from phalanx.bus.sockets import SocketBus
@@ -94,6 +95,28 @@ def test_peers_are_those_configured(bench: Bench) -> None:
     assert bench.bus(peers=["b", "a", "b"]).peers() == ("a", "b")
 
 
+def test_agents_that_share_an_address_are_heard_each_and_strangers_in_their_name_are_not(
+    bench: Bench,
+) -> None:
+    shared = address(9)[0]
+    addresses = {"a": (shared, 1), "b": (shared, 2), "c": address(3)}
+    bus, inbox = SocketBus(bench.clock, addresses), Inbox()
+    try:
+        for name in addresses:
+            bus.attach(name, inbox)
+        for number, (sender, receiver) in enumerate(["ac", "bc", "ca", "cb", "ab"]):
+            bus.send(message(number, sender, receiver))
+        bench.until(lambda: sorted(inbox.ids) == [f"m{n}" for n in range(5)])
+        with socket.socket() as forger:
+            forger.bind((addresses["c"][0], 0))
+            forger.connect(addresses["b"])
+            forger.sendall(frame(encode(message(9, "a", "b"))))
+            bench.until(lambda: bus.refused == {"forged": 1})
+        assert len(inbox) == 5
+    finally:
+        bus.close()
+
+
 def test_what_makes_no_sense_is_refused(bench: Bench) -> None:
     bus = bench.bus()
     bus.attach("a", Inbox())
@@ -103,8 +126,8 @@ def test_what_makes_no_sense_is_refused(bench: Bench) -> None:
         bus.attach("z", Inbox())
     with pytest.raises(ValueError, match="capacity is 0"):
         bench.bus(capacity=0)
-    with pytest.raises(ValueError, match="share an address"):
-        SocketBus(bench.clock, {"a": ("127.0.0.1", 1), "b": ("127.0.0.1", 2)})
+    with pytest.raises(ValueError, match="share an address and a port"):
+        SocketBus(bench.clock, {"a": ("127.0.0.1", 1), "b": ("127.0.0.1", 1)})
     with pytest.raises(OSError, match="in use"):
         bench.bus().attach("a", Inbox())
 

@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from phalanx.bus import Handler
@@ -307,7 +307,7 @@ class _Agent:
         self.name = name
         self.handler: Handler | None = handler
         self.incoming: dict[str, Incoming] = {}
-        """The newest connection of each peer."""
+        """The newest connection of each peer; where several share an address, all of them."""
         self._bus = bus
         self._listener = listener
         self._loop = bus.clock.loop
@@ -322,19 +322,20 @@ class _Agent:
 
     def _accept(self) -> None:
         try:
-            connection, (host, _) = self._listener.accept()
+            connection, (host, port) = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError:  # out of descriptors: the caller stays ready, so look again later
             self._loop.remove_reader(self._listener)
             self._loop.call_later(_REST_S, self._listen_again)
             return
-        peer = self._bus.agent_at(host)
-        if peer is None:
+        peers = self._bus.agents_at(host)
+        if not peers:
             self._bus.refuse("stranger")
             connection.close()
             return
         prepare(connection)
+        peer = peers[0] if len(peers) == 1 else f"{host}:{port}"
         older = self.incoming.get(peer)
         if older is not None:  # its sender has given it up, or it would not have opened another
             older.close()
@@ -342,7 +343,7 @@ class _Agent:
             self._loop,
             connection,
             self._bus.limit,
-            lambda payload: self._read(peer, payload),
+            lambda payload: self._read(peers, payload),
             lambda ended, reason: self._end(peer, ended, reason),
         )
 
@@ -350,14 +351,14 @@ class _Agent:
         if self.handler is not None:
             self._loop.add_reader(self._listener, self._accept)
 
-    def _read(self, peer: str, payload: bytes) -> bool:
+    def _read(self, peers: Sequence[str], payload: bytes) -> bool:
         """Take one frame; return whether the connection may go on."""
         try:
             message = decode(payload)
         except WireError:
             self._bus.refuse("garbage")
             return False
-        if message.sender != peer or message.receiver != self.name:
+        if message.sender not in peers or message.receiver != self.name:
             self._bus.refuse("forged")
         else:
             self._bus.clock.call_soon(lambda: self._hand(message))
@@ -382,9 +383,11 @@ class SocketBus:
 
     An agent listens at its address and sends from it; a connection is its sender's by the
     address that it comes from, so what keeps agents from forging messages is what keeps
-    them from forging addresses (the overlay). Nothing waits for a peer: each has a queue of
-    its own, and a connection is opened when there is something to send. When it cannot be
-    opened, what waited is lost and the next attempt comes after a pause, at most a second.
+    them from forging addresses (the overlay). Agents that share an address, as those at one
+    PoP do, are not kept from speaking in each other's names. Nothing waits for a peer: each has
+    a queue of its own, and a connection is opened when there is something to send. When it
+    cannot be opened, what waited is lost and the next attempt comes after a pause, at most a
+    second.
 
     Handlers are called by the clock, so that what they raise goes up to it. What the kernel
     had taken when a connection broke is lost and not counted: there is no way to know it.
@@ -405,7 +408,7 @@ class SocketBus:
 
         Args:
             clock: makes the deliveries; its loop carries the traffic.
-            addresses: (IPv4 address, port) of each agent; no two share an IPv4 address.
+            addresses: (IPv4 address, port) of each agent; no two share both.
             peers: the agents to speak of; None: all that have an address.
             enter: entered while sockets of the agent that it is given are made.
             limit: octets of the largest message, at most ``MAX_OCTETS``.
@@ -413,7 +416,7 @@ class SocketBus:
             on_shed: is told of each message that was shed because of ``capacity``.
 
         Raises:
-            ValueError: if two agents share an IPv4 address, or ``capacity`` is below 1.
+            ValueError: if two agents share address and port, or ``capacity`` is below 1.
 
         """
         if capacity < 1:
@@ -430,9 +433,11 @@ class SocketBus:
         """What came in and was not taken: connections by ``stranger``; frames that are
         ``oversize``, ``garbage`` or ``forged`` (another sender or receiver than theirs)."""
         self._addresses = dict(addresses)
-        self._names = {host: name for name, (host, _) in addresses.items()}
-        if len(self._names) < len(self._addresses):
-            raise ValueError("two agents share an address, by which they could not be told")
+        self._names: dict[str, list[str]] = {}
+        for name, (host, _) in addresses.items():
+            self._names.setdefault(host, []).append(name)
+        if len(set(addresses.values())) < len(addresses):
+            raise ValueError("two agents share an address and a port")
         self._peers = tuple(sorted(addresses if peers is None else set(peers)))
         self._enter = enter
         self._capacity = capacity
@@ -526,9 +531,9 @@ class SocketBus:
 
     # -- for the connections ----------------------------------------------------------------
 
-    def agent_at(self, host: str) -> str | None:
-        """Return the agent whose IPv4 address is ``host``."""
-        return self._names.get(host)
+    def agents_at(self, host: str) -> Sequence[str]:
+        """Return the agents whose IPv4 address is ``host``."""
+        return self._names.get(host, ())
 
     def refuse(self, reason: str) -> None:
         """Count something that came in and is not taken."""
