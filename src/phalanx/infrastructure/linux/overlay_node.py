@@ -8,6 +8,9 @@ A missing security association must never mean clear text, and VXLAN itself take
 any sender. So VXLAN enters and leaves a PoP only through the encryption, the overlay's addresses
 are reached only through its device, and the PoP forwards nothing into either: else a machine
 at the PoP's switch could use the router to speak in the overlay.
+
+Of a PoP that is revoked all is dropped that has to do with the overlay: what comes from its
+addresses in there, and IKE and ESP of its own. What else goes by way of it is users' traffic.
 """
 
 from __future__ import annotations
@@ -79,15 +82,20 @@ table inet {table} {{
   counter clear {{ }}
   counter revoked {{ }}
   set revoked {{ type ipv4_addr; }}
+  set revoked_ends {{ type ipv4_addr; }}
   chain input {{
     type filter hook input priority -300; policy accept;
     ip saddr @revoked counter name revoked drop
+    ip saddr @revoked_ends meta l4proto esp counter name revoked drop
+    ip saddr @revoked_ends udp dport {{ 500, 4500, {port} }} counter name revoked drop
     {unprotected_in} udp dport {port} counter name outside drop
     iifname != {{ "{device}", "lo" }} ip daddr {overlay} counter name outside drop
   }}
   chain output {{
     type filter hook output priority -300; policy accept;
     ip daddr @revoked counter name revoked drop
+    ip daddr @revoked_ends meta l4proto esp counter name revoked drop
+    ip daddr @revoked_ends udp dport {{ 500, 4500, {port} }} counter name revoked drop
     {unprotected_out} udp dport {port} counter name clear drop
     oifname != {{ "{device}", "lo" }} ip daddr {overlay} counter name clear drop
   }}
@@ -220,15 +228,26 @@ class OverlayGuard:
             )
         )
 
-    def shut_out(self, addresses: Iterable[str]) -> None:
-        """Drop all that comes from or goes to ``addresses`` from now on.
+    def shut_out(self, underlay: str, within: Iterable[str], *, back: bool = False) -> None:
+        """Drop what comes from or goes to a PoP in the overlay from now on, or let it in again.
+
+        Args:
+            underlay: the PoP's address, of which IKE, ESP and VXLAN are dropped.
+            within: its other addresses, of which all is.
+            back: whether to let it in, also if it was not shut out.
 
         Raises:
             OverlayError: if nftables refuses.
 
         """
-        elements = ", ".join(addresses)
-        self._change(f"add element inet {self._table} revoked {{ {elements} }}")
+        sets = {"revoked": ", ".join(within), "revoked_ends": underlay}
+        self._change(
+            "\n".join(
+                f"{verb} element inet {self._table} {name} {{ {elements} }}"
+                for verb in (("add", "delete") if back else ("add",))
+                for name, elements in sets.items()
+            )
+        )
 
     def dropped(self) -> int:
         """Return how many packets the rules have dropped.
@@ -434,9 +453,10 @@ class OverlayNode:
         self.device.create(self.endpoints)
         self.daemon.start(engine)
 
-    def shut_out(self, other: OverlayNode) -> None:
-        """Drop at once all that comes from or goes to ``other``."""
-        self.guard.shut_out((other.site.underlay, other.site.address, *other.endpoints))
+    def shut_out(self, other: OverlayNode, *, back: bool = False) -> None:
+        """Drop at once all of the overlay that comes from or goes to ``other``, or no more."""
+        within = (other.site.address, *other.endpoints)
+        self.guard.shut_out(other.site.underlay, within, back=back)
 
     def down(self) -> None:
         """Take it all away, the rules last; for good."""
