@@ -26,7 +26,8 @@ FAULTS = (
     FaultSpec(110, "crash", agent="west", for_s=1, memory=True),
     FaultSpec(120, "drain", agent="west"),
 )
-REAL = {"lease.recovered", "vnf.crashed", "driver.failed"}
+REAL = {kind for kind in KINDS if kind.startswith("overlay.")}
+REAL |= {"lease.recovered", "vnf.crashed", "driver.failed"}
 """Kinds that only runs over real packets write."""
 PROCESSES = {
     "process.started",

@@ -103,6 +103,21 @@ class UseKey(Struct, frozen=True):
         return f"UseKey({self.epoch}, …)"
 
 
+class GroupKeys(Struct, frozen=True):
+    """What protects the words of a group now, as its ledger and its agents say."""
+
+    epoch: int
+    expelled: frozenset[AgentId] = frozenset()
+    """Agents that nobody may speak with."""
+    retired: frozenset[AgentId] = frozenset()
+    """Agents that have left in order, and may still hand over what they did."""
+    secrets: dict[AgentId, bytes] = {}
+    """Of the epoch, by the agents of the group that have it."""
+
+    def __repr__(self) -> str:
+        return f"GroupKeys({self.epoch}, {sorted(self.secrets)})"
+
+
 TrustAction = Measure | Submit | UseKey
 """What an agent asks of what stands beside its PoP: the measurer, the ledger, the overlay."""
 

@@ -33,6 +33,7 @@ from phalanx.domain.messages import Message, Performative
 from phalanx.domain.network import PopId
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficVerdict
+from phalanx.domain.trust import GroupKeys
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Infrastructure
 from phalanx.runtime.scenario import FaultSpec, Scenario
@@ -102,6 +103,14 @@ class DegradableNetwork(Protocol):
 
     def degrade(self, a: PopId, b: PopId, share: float, latency_ms: float, loss: float) -> None:
         """Leave a link a share of its bandwidth, with more latency and loss; 1, 0, 0: its own."""
+
+
+@runtime_checkable
+class KeyedEnvironment(Protocol):
+    """An environment whose bus can be protected by keys that agents hand out."""
+
+    def rekey(self, keys: GroupKeys, cause: str) -> None:
+        """Protect what agents say to each other with ``keys`` from now on; does not block."""
 
 
 class RunBus(Bus, Protocol):

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from phalanx.bus.sockets import SocketBus
 from phalanx.clock.wall import WallClock
-from phalanx.domain.network import Network
+from phalanx.domain.agents import AgentId
+from phalanx.domain.network import Network, PopId
 from phalanx.domain.rules import TrafficVerdict
+from phalanx.domain.trust import GroupKeys
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.enforcement import offered
 from phalanx.infrastructure.linux.journal import LeaseJournal
 from phalanx.infrastructure.linux.kernel import KernelError, runs
 from phalanx.infrastructure.linux.kernel.namespaces import entered
-from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay
+from phalanx.infrastructure.linux.overlay import Overlay
 from phalanx.infrastructure.linux.overlay_node import OverlaySite
 from phalanx.infrastructure.linux.repository import build_images
+from phalanx.infrastructure.linux.tasks import Tasks
 from phalanx.runtime.environment import BuildContext, Say
+from phalanx.runtime.overlay_keying import LedgerKeys, OverlayKeying
 from phalanx.runtime.scenario import Scenario
+from phalanx.runtime.trusting import SECAAS
 from phalanx.testrange import Testbed, Workload
 from phalanx.testrange.processes import end, serve_images
 
@@ -59,6 +65,7 @@ class LinuxEnvironment:
         self.clock = WallClock() if clock is None else clock
         self.run = ""
         self.overlay: Overlay | None = None
+        self._keying: OverlayKeying | None = None
         self._say = say
         self._made = None if state is None else state / _MADE
         self._stack = ExitStack()
@@ -90,21 +97,26 @@ class LinuxEnvironment:
         """Make the bus over the overlay."""
         testbed, overlay = self._testbed, self.overlay
         assert overlay is not None
-        # An agent without a PoP speaks and hears where the VNF repository is.
-        repository = context.scenario.network.repository
-        places = {agent.name: agent.pop or repository for agent in context.scenario.all_agents()}
+        places = _places(context.scenario)
+        peers = tuple(places)
+        places[SECAAS] = context.scenario.network.repository
         bus = SocketBus(
             self.clock,
             {
                 agent: (overlay.address(pop), BUS_PORT + (number if agent != pop else 0))
                 for number, (agent, pop) in enumerate(places.items(), 1)
             },
-            peers=tuple(places),
+            peers=peers,
             enter=lambda agent: entered(testbed.namespace(places[agent])),
             on_shed=context.shed,
         )
         self._stack.callback(bus.close)
         return bus
+
+    def rekey(self, keys: GroupKeys, cause: str) -> None:
+        """Protect what agents say to each other with ``keys`` from now on, beside the run."""
+        if self._keying is not None:
+            self._keying.take(keys, cause)
 
     def close(self) -> None:
         """Stop everything and leave nothing behind; signals are not heard meanwhile."""
@@ -131,7 +143,7 @@ class LinuxEnvironment:
         stack.callback(testbed.destroy)
         testbed.build()
         if self._made is None:
-            self.overlay = self._overlay(network)
+            self.overlay = self._overlay(network, context)
         images = build_images(context.vnfds, home / "repository")
         at = network.repository
         folder = home / "repository"
@@ -166,8 +178,8 @@ class LinuxEnvironment:
         workload.start()
         return driver
 
-    def _overlay(self, network: Network) -> Overlay:
-        """Make the encrypted overlay among the PoPs."""
+    def _overlay(self, network: Network, context: BuildContext) -> Overlay:
+        """Make the encrypted overlay among the PoPs, or among those at which agents stand."""
         pops = sorted(pop.name for pop in network.pops)
         sites = [
             OverlaySite(
@@ -178,9 +190,21 @@ class LinuxEnvironment:
             )
             for i, pop in enumerate(pops)
         ]
-        overlay = Overlay(runs.folder(self.run), VNI, sites, LocalKeys(pops))
+        places = _places(context.scenario)
+        if network.repository not in places.values():
+            places[SECAAS] = network.repository  # it alone stands there, and is never expelled
+        keys = LedgerKeys(places)
+        overlay = Overlay(runs.folder(self.run), VNI, sites, keys)
         self._stack.callback(overlay.down)
         overlay.up()
+        tasks = Tasks(self.clock)
+        self._stack.callback(tasks.stop)
+
+        def aside(work: Callable[[], str], done: Callable[[str], None]) -> None:
+            tasks.start(tasks.thread(work), done, done)
+
+        record = context.recorder("overlay").record
+        self._keying = OverlayKeying(overlay, keys, self.clock, aside, record)
         self._say(f"overlay: VXLAN, {overlay.engine.value}")
         return overlay
 
@@ -189,6 +213,12 @@ class LinuxEnvironment:
             with self._made.open("a") as file:
                 file.write(f"{line}\n")
         self._say(line)
+
+
+def _places(scenario: Scenario) -> dict[AgentId, PopId]:
+    """Return where agents speak and hear: at their PoP, else where the VNF repository is."""
+    repository = scenario.network.repository
+    return {agent.name: agent.pop or repository for agent in scenario.all_agents()}
 
 
 def made(state: Path) -> list[str]:

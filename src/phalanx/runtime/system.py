@@ -25,6 +25,7 @@ from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.messages import Message
 from phalanx.domain.network import PopId
+from phalanx.domain.trust import GroupKeys
 from phalanx.fabric.access import STANDARD_POLICY, AccessPolicy
 from phalanx.fabric.calls import CallClient
 from phalanx.fabric.join import Fabric
@@ -54,6 +55,7 @@ from phalanx.runtime.environment import (
     BuildContext,
     DegradableNetwork,
     Environment,
+    KeyedEnvironment,
     RunBus,
     RunNetwork,
     faulty,
@@ -164,6 +166,7 @@ class System:
                 self.log,
                 self.cause,
                 self._expelled,
+                self._rekeyed,
             )
         self.agents = {
             name: self._compose(declared, incarnation) for name, declared in self._declared.items()
@@ -308,6 +311,11 @@ class System:
         pop = self._declared[agent].pop
         if pop is not None:
             end_doings(self.infrastructure, agent, pop, cause)
+
+    def _rekeyed(self, keys: GroupKeys, cause: str) -> None:
+        """Protect what agents say with other keys, where that is protected."""
+        if isinstance(self.environment, KeyedEnvironment):
+            self.environment.rekey(keys, cause)
 
     # -- what happens from outside ----------------------------------------------------
 

@@ -26,7 +26,7 @@ from phalanx.domain.events import Sink
 from phalanx.domain.messages import Message, Proposal
 from phalanx.domain.network import PopId
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
-from phalanx.domain.trust import Evidence, Measure, Submit, UseKey
+from phalanx.domain.trust import Evidence, GroupKeys, Measure, Submit, UseKey
 from phalanx.domain.version import VERSION
 from phalanx.infrastructure import Answer, Infrastructure
 from phalanx.ledger import Ledger, RecordedEntry, Refused, open_ledger
@@ -58,11 +58,13 @@ class ModelledTrust:
         sink: Sink,
         cause: str,
         expelled: Callable[[AgentId, str], None],
+        keyed: Callable[[GroupKeys, str], None],
     ) -> None:
         """Open the ledger; nothing happens before ``start``.
 
         ``expelled`` is called with an agent that is not genuine, or not honest, and the cause: what
-        it has put in force is to end.
+        it has put in force is to end. ``keyed`` is called with what protects the words of all, each
+        time that it changes, and the cause.
 
         Raises:
             PhalanxError: if the ledger cannot be opened.
@@ -74,8 +76,11 @@ class ModelledTrust:
         self._plan = plan
         self._infected: set[AgentId] = set()
         self._liars: set[AgentId] = set()
-        self.keys: dict[AgentId, UseKey] = {}
-        """What protects the words of each agent: the simulated overlay has nothing to encrypt."""
+        self._keyed = keyed
+        self._used: dict[AgentId, UseKey] = {}
+        """What protects the words of each agent."""
+        self.keys = GroupKeys(1)
+        """As the ledger and all agents together have them."""
         self._follows: dict[AgentId, Callable[[], None]] = {}
         self.ledger = open_ledger(plan.ledger, clock)
         self.ledger.found(self._secret(SECAAS, "account"), SECAAS)
@@ -98,7 +103,7 @@ class ModelledTrust:
     def start(self) -> None:
         """Enrol all agents, and let the group attest itself from now on."""
         plan = self._plan
-        self._accounts[SECAAS].follow(self._watch.read)
+        self._accounts[SECAAS].follow(self._read)
         self._secaas.start(self._cause)
         self.follow(SECAAS, self._secaas)
         for name in self._enrolments:
@@ -161,7 +166,7 @@ class ModelledTrust:
         return {
             Submit: partial(submit, self._accounts[agent]),
             Measure: partial(self._measure, agent),
-            UseKey: partial(use_key, partial(self.keys.__setitem__, agent)),
+            UseKey: partial(use_key, partial(self._use, agent)),
         }
 
     def guarded(self, agent: AgentId, infrastructure: Infrastructure) -> Infrastructure:
@@ -179,6 +184,31 @@ class ModelledTrust:
     def close(self) -> None:
         """Close the ledger."""
         self.ledger.close()
+
+    def _read(self, recorded: RecordedEntry) -> None:
+        self._watch.read(recorded)
+        entry = recorded.entry
+        self._rekey((entry.result.cause if isinstance(entry, Attested) else "") or self._cause)
+
+    def _use(self, agent: AgentId, key: UseKey, cause: str) -> None:
+        self._used[agent] = key
+        self._rekey(cause)
+
+    def _rekey(self, cause: str) -> None:
+        register = self.register
+        keys = GroupKeys(
+            register.epoch,
+            frozenset(register.with_standing(TrustStanding.QUARANTINED)),
+            frozenset(register.with_standing(TrustStanding.RETIRED)),
+            {
+                name: key.secret
+                for name, key in self._used.items()
+                if key.epoch == register.epoch and name in register.holders
+            },
+        )
+        if keys != self.keys:
+            self.keys = keys
+            self._keyed(keys, cause)
 
     def _secret(self, name: str, purpose: str) -> bytes:
         return sha256(f"{self._seed}/{name}/{purpose}".encode()).digest()
@@ -221,13 +251,13 @@ def submit(ledger: Ledger, action: Submit, cause: str, answer: Callable[[Outcome
 
 
 def use_key(
-    use: Callable[[UseKey], None],
+    use: Callable[[UseKey, str], None],
     action: UseKey,
-    cause: str,  # noqa: ARG001
+    cause: str,
     answer: Callable[[Outcome], None],
 ) -> None:
     """Hand a key to what protects an agent's words."""
-    use(action)
+    use(action, cause)
     answer(Done())
 
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 pytest.importorskip("vici", reason="vici is not installed")
 
 import vici
-from overlay_net import POPS, ROGUE, LateKeys, Net, overlay, pid_of, remove_rules
+from overlay_net import POPS, ROGUE, VNI, LateKeys, Net, overlay, pid_of, remove_rules
 from overlay_traffic import (
     Capture,
     Echo,
@@ -31,6 +32,7 @@ from overlay_traffic import (
 )
 from vici.exception import CommandException
 
+from phalanx.domain.trust import GroupKeys
 from phalanx.infrastructure.linux.kernel.links import ip
 from phalanx.infrastructure.linux.overlay import Overlay
 from phalanx.infrastructure.linux.overlay_node import (
@@ -41,6 +43,8 @@ from phalanx.infrastructure.linux.overlay_node import (
     missing,
 )
 from phalanx.infrastructure.linux.vnf.nft import Nft
+from phalanx.runtime.overlay_keying import LedgerKeys
+from phalanx.trust.keys import pair_secret
 
 LACK = "needs root: network namespaces" if os.geteuid() != 0 else missing()
 if LACK is not None:
@@ -236,6 +240,153 @@ def test_a_revocation_waits_for_no_rotation_and_none_brings_the_revoked_back(
         say(net, "pop4", made.address("pop1"), b"back again")
         say(net, "pop2", made.address("pop1"), b"still here")
         assert hears(ear) == [b"still here"]
+
+
+def test_a_pop_that_is_readmitted_speaks_again_and_with_nothing_of_before(net: Net, up: Up) -> None:
+    made, keys = up
+    assert all_hear_each_other(net, made.address, POPS)
+    for pop in ("pop4", "pop3"):
+        keys.revoke(pop)
+        made.revoke(pop)
+    assert made.revoked == {"pop3", "pop4"}
+    before = pid_of(net, "pop4")
+    old = keys.secret("pop1", "pop2")
+    keys.admit("pop4")
+    made.readmit("pop4")
+    assert pid_of(net, "pop4") != before
+    assert keys.secret("pop1", "pop2") == old
+    assert all_hear_each_other(net, made.address, ("pop1", "pop2", "pop4"))
+    with listener(net, "pop3", made.address("pop3")) as ear:  # it alone came back
+        say(net, "pop4", made.address("pop3"), b"still out")
+        assert hears(ear) == []
+    keys.admit("pop3")
+    made.readmit("pop3")
+    assert all_hear_each_other(net, made.address, POPS)
+    keys.rotate()
+    made.rotate()
+    assert all_hear_each_other(net, made.address, POPS)
+
+
+def test_a_revoked_pop_still_forwards_what_is_no_part_of_the_overlay(net: Net, up: Up) -> None:
+    made, keys = up
+    keys.revoke("pop4")
+    made.revoke("pop4")
+    with listener(net, "pop1", "10.254.0.1") as ear:
+        say(net, "pop4", "10.254.0.1", b"a user's")
+        assert hears(ear) == [b"a user's"]
+
+
+def _speaks(net: Net, pop: str) -> socket.socket:
+    channel = socket.socket(socket.AF_UNIX)
+    channel.connect(str(net.folder / "ike" / str(POPS.index(pop) + 1) / "charon.vici"))
+    return channel
+
+
+def test_an_epochs_secret_opens_nothing_once_it_is_over(net: Net) -> None:
+    """A member that is expelled knows the secret of its epoch, and with it that of each pair."""
+    keys = LedgerKeys({pop: pop for pop in POPS})
+    first, second = secrets.token_bytes(32), secrets.token_bytes(32)
+    keys.take(GroupKeys(1, secrets=dict.fromkeys(POPS, first)))
+
+    def proves(group: bytes) -> bool:
+        """Whether who has a secret of the group can speak to pop1 as if it were pop2."""
+        with _speaks(net, "pop4") as rogue, _speaks(net, "pop1") as daemon:
+            session = vici.Session(rogue)
+            (name,) = (
+                n.decode() for n in vici.Session(daemon).get_conns()["conns"] if b"1-2-" in n
+            )
+            own, other = (f"fqdn:10.254.0.{number}.{name}" for number in (2, 1))
+            secret = pair_secret(group, "overlay pop1", "overlay pop2")
+            session.load_shared({"id": "x", "type": "IKE", "data": secret, "owners": [own, other]})
+            child = {"local_ts": ["10.253.0.2/32[udp]"], "remote_ts": ["10.253.0.1/32[udp]"]}
+            child |= {"mode": "tunnel", "esp_proposals": ["aes128gcm16"]}
+            session.load_conn(
+                {
+                    "x": {
+                        "version": "2",
+                        "local_addrs": ["10.254.0.2"],
+                        "remote_addrs": ["10.254.0.1"],
+                        "proposals": ["aes128gcm16-prfsha256-x25519"],
+                        "local": {"auth": "psk", "id": own},
+                        "remote": {"auth": "psk", "id": other},
+                        "children": {"vxlan": child},
+                    }
+                }
+            )
+            said = b""
+            with suppress(CommandException):  # whether it gets an association matters not
+                for told in session.initiate({"ike": "x", "child": "vxlan", "timeout": "3000"}):
+                    said += told["msg"]
+            assert b"AUTHENTICATION_FAILED" in said or b"successful" in said
+            return b"with pre-shared key successful" in said
+
+    made = Overlay(net.folder, VNI, net.places(), keys)
+    made.up()
+    try:
+        keys.take(GroupKeys(2, frozenset({"pop4"}), secrets=dict.fromkeys(POPS[:3], second)))
+        made.rotate()
+        for pop in POPS:
+            remove_rules(net, pop)
+        # Its daemon takes the address of a member; the switch brings it the answers.
+        net.inside["pop2"].call(ip, "addr del 10.254.0.2/24 dev eth")
+        net.inside["pop4"].call(ip, "addr add 10.254.0.2/24 dev eth")
+        net.inside["pop1"].call(ip, "neigh flush dev eth")
+        assert not proves(first)
+        assert proves(second), "it fails for another reason than the secret"
+    finally:
+        net.inside["pop4"].call(ip, "addr del 10.254.0.2/24 dev eth")
+        net.inside["pop2"].call(ip, "addr add 10.254.0.2/24 dev eth")
+        made.down()
+        net.folder.rmdir()
+
+
+def test_a_turn_of_the_ledgers_epoch_loses_no_packet(net: Net) -> None:
+    keys = LedgerKeys({pop: pop for pop in POPS})
+    made = Overlay(net.folder, VNI, net.places(), keys)
+    made.up()
+    try:
+        stream = Stream(net, ("pop1", made.address("pop1")), ("pop2", made.address("pop2")))
+        _, lost = stream.run(1.0)
+
+        def turn() -> None:
+            for epoch in (1, 2, 3):
+                secret = secrets.token_bytes(32)
+                held = {"pop1": secret, "pop2": secret}  # to the others it comes late
+                keys.take(GroupKeys(epoch, secrets=held))
+                made.rotate()
+                keys.take(GroupKeys(epoch, secrets=dict.fromkeys(POPS, secret)))
+                keys.settle(epoch)
+                made.rotate()
+
+        with ThreadPoolExecutor(1) as aside:
+            turning = aside.submit(turn)
+            _, lost_then = stream.run(3.0)
+            turning.result()
+        stream.close()
+        assert set(made.generations()) == {7}
+        assert lost_then <= lost
+        assert all_hear_each_other(net, made.address, POPS)
+    finally:
+        made.down()
+        net.folder.rmdir()
+
+
+def test_a_daemon_that_hangs_holds_up_its_own_pairs_alone(net: Net, up: Up) -> None:
+    made, keys = up
+    begin = made.generations()
+    os.kill(pid_of(net, "pop4"), signal.SIGSTOP)
+    try:
+        keys.rotate()
+        with pytest.raises(OverlayError) as error:
+            made.rotate()
+    finally:
+        os.kill(pid_of(net, "pop4"), signal.SIGCONT)
+    assert {pop for pop in POPS if pop in str(error.value)} == set(POPS)
+    assert "pop1 and pop2" not in str(error.value)
+    assert sorted(made.generations()) == sorted([*begin[:3], *(g + 1 for g in begin[3:])])
+    made.rotate()
+    assert set(made.generations()) == {begin[0] + 1}
+    assert all_hear_each_other(net, made.address, POPS)
 
 
 def test_a_rogue_packet_from_outside_is_dropped_and_counted(net: Net, up: Up) -> None:

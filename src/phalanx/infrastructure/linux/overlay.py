@@ -10,17 +10,19 @@ still on the way arrives by the old one, which is removed after that.
 from __future__ import annotations
 
 import contextlib
-import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
+from vici.exception import CommandException
+
 from phalanx.domain.network import PopId
 from phalanx.infrastructure.linux.kernel.links import has_kernel_esp
+from phalanx.infrastructure.linux.overlay_keys import KeyProvider, PairKey
 from phalanx.infrastructure.linux.overlay_node import (
     EspEngine,
     OverlayError,
@@ -31,6 +33,8 @@ from phalanx.infrastructure.linux.overlay_node import (
 _IKE = "aes128gcm16-prfsha256-x25519"
 _ESP = "aes128gcm16"
 _PATIENCE_S = 6.0
+_ANSWER_S = 3.0
+"""How long a daemon may take for a command, which takes it some ms."""
 _CHILD = "vxlan"
 DRAIN_S = 0.25
 """How long packets may be on their way by an old association before it is removed."""
@@ -43,17 +47,22 @@ T = TypeVar("T")
 class Channel:
     """What two PoPs share. Its methods block, and may be called from several threads.
 
+    Args:
+        a: one end.
+        b: the other.
+        serials: tell its connections from all others of the overlay.
+
     Attributes:
-        epoch: of the secret that protects it; 0 before the first.
+        generation: of the secret that protects it; -1: none does, and nothing passes.
         name: of the connection in use, at both IKE daemons.
 
     """
 
-    def __init__(self, a: OverlayNode, b: OverlayNode) -> None:
+    def __init__(self, a: OverlayNode, b: OverlayNode, serials: Iterator[int]) -> None:
         self.ends = (a, b)
-        self.epoch = 0
+        self.generation = -1
         self.name = ""
-        self._serial = 0
+        self._serials = serials
         self._half = 0
         self._made: list[str] = []
         self._ended = False
@@ -64,21 +73,37 @@ class Channel:
         """Whether it was cut for good."""
         return self._ended
 
-    @property
-    def replaces(self) -> bool:
-        """Whether an association made earlier is still there beside the one in use."""
-        return len(self._made) > 1
-
-    def make(self, secret: bytes, epoch: int) -> None:
-        """Make a new association with ``secret`` beside the one in use, which goes on.
+    def renew(self, key: PairKey) -> None:
+        """Bring a new secret in beside the one in use, turn to it, and forget the old one.
 
         Raises:
-            OverlayError: if the other side does not answer, or does not prove the secret.
+            OverlayError: if the other side does not answer, or does not prove the secret; what
+                was in use stays so.
 
         """
+        self._make(key)
+        self._turn()
+        if len(self._made) > 1:
+            time.sleep(DRAIN_S)
+        with self._lock:
+            for name in [] if self._ended else self._made[:-1]:
+                self._remove(name)
+
+    def suspend(self) -> None:
+        """Let nothing pass until the next secret is in use."""
         a, b = self.ends
-        self._serial += 1
-        name = f"{a.number}-{b.number}-{self._serial}"
+        with self._lock:
+            if not self._ended:
+                a.device.disconnect(b.site.address)
+                b.device.disconnect(a.site.address)
+                self.generation = -1
+                for name in list(self._made):
+                    self._remove(name)
+
+    def _make(self, key: PairKey) -> None:
+        """Make a new association beside the one in use, which goes on."""
+        a, b = self.ends
+        name = f"{a.number}-{b.number}-{next(self._serials)}"
         half = 1 - self._half
         try:
             with self._lock:
@@ -86,7 +111,7 @@ class Channel:
                     return
                 self._made.append(name)
                 for own, other in ((a, b), (b, a)):
-                    _load(own, other, name, half, secret)
+                    _load(own, other, name, half, key.secret)
             with a.daemon.session(_PATIENCE_S + 1) as session:
                 patience = str(round(1e3 * _PATIENCE_S))
                 # The answers are the daemon's log lines; all must be read to know its verdict.
@@ -95,21 +120,15 @@ class Channel:
             with self._lock:
                 self._remove(name)
             raise
-        self.epoch, self.name, self._half = epoch, name, half
+        self.generation, self.name, self._half = key.generation, name, half
 
-    def turn(self) -> None:
+    def _turn(self) -> None:
         """Send by the association made last, both ways."""
         a, b = self.ends
         with self._lock:
             if not self._ended:
                 a.device.connect(b.site.address, b.endpoints[self._half])
                 b.device.connect(a.site.address, a.endpoints[self._half])
-
-    def release(self) -> None:
-        """Remove all associations but the one in use, and their secrets."""
-        with self._lock:
-            for name in [] if self._ended else self._made[:-1]:
-                self._remove(name)
 
     def cut(self, revoked: OverlayNode) -> None:
         """End it for good at the other side of ``revoked``, which is asked for nothing."""
@@ -134,17 +153,19 @@ def _identity(node: OverlayNode, name: str) -> str:
 
 def _unload(node: OverlayNode, name: str) -> None:
     """Forget a connection, its secret and its association, as far as ``node`` has them."""
-    with contextlib.suppress(OverlayError), node.daemon.session() as session:
-        session.unload_shared({"id": name})
-    with contextlib.suppress(OverlayError), node.daemon.session() as session:
-        session.unload_conn({"name": name})
-    with contextlib.suppress(OverlayError), node.daemon.session() as session:
-        # Forced and without waiting: the peer is told once, and may be dead.
-        list(session.terminate({"ike": name, "force": "yes", "timeout": "-1"}))
+    # One that does not answer is not asked again.
+    with contextlib.suppress(OverlayError), node.daemon.session(_ANSWER_S) as session:
+        with contextlib.suppress(CommandException):
+            session.unload_shared({"id": name})
+        with contextlib.suppress(CommandException):
+            session.unload_conn({"name": name})
+        with contextlib.suppress(CommandException):
+            # Forced and without waiting: the peer is told once, and may be dead.
+            list(session.terminate({"ike": name, "force": "yes", "timeout": "-1"}))
 
 
 def _load(own: OverlayNode, other: OverlayNode, name: str, half: int, secret: bytes) -> None:
-    with own.daemon.session() as session:
+    with own.daemon.session(_ANSWER_S) as session:
         session.load_shared(
             {
                 "id": name,
@@ -180,58 +201,6 @@ def _load(own: OverlayNode, other: OverlayNode, name: str, half: int, secret: by
         )
 
 
-class LocalKeys:
-    """Random secrets of 32 octets, kept in this process's memory and nowhere else.
-
-    Safe to use from several threads.
-    """
-
-    def __init__(self, members: Iterable[PopId]) -> None:
-        self._members = frozenset(members)
-        self._epoch = 1
-        self._secrets: dict[frozenset[PopId], bytes] = {}
-        self._lock = Lock()
-
-    def epoch(self) -> int:
-        """Return the number of the secrets that hold now, from 1."""
-        return self._epoch
-
-    def members(self) -> frozenset[PopId]:
-        """Return the PoPs that are authorised now."""
-        return self._members
-
-    def secret(self, a: PopId, b: PopId) -> bytes:
-        """Return the secret of a pair at the current epoch, the same in either order.
-
-        Raises:
-            KeyError: if one of them is not authorised, or both are the same.
-
-        """
-        pair = frozenset((a, b))
-        with self._lock:
-            if len(pair) != 2 or not pair <= self._members:
-                raise KeyError(f"{a} and {b} share no secret")
-            if pair not in self._secrets:
-                self._secrets[pair] = secrets.token_bytes(32)
-            return self._secrets[pair]
-
-    def rotate(self) -> int:
-        """Forget all secrets, begin the next epoch and return its number."""
-        with self._lock:
-            self._secrets.clear()
-            self._epoch += 1
-            return self._epoch
-
-    def revoke(self, pop: PopId) -> None:
-        """Take the authorisation of ``pop`` away, and forget what it shares with others."""
-        with self._lock:
-            self._members -= {pop}
-            self._secrets = {p: secret for p, secret in self._secrets.items() if pop not in p}
-
-    def __repr__(self) -> str:
-        return f"LocalKeys({sorted(self._members)}, epoch {self._epoch})"
-
-
 class Overlay:
     """A VXLAN among PoPs with IPsec below (seeds III.C and 3.B). Its methods block.
 
@@ -249,7 +218,7 @@ class Overlay:
     """
 
     def __init__(
-        self, run_folder: Path, vni: int, sites: Sequence[OverlaySite], keys: LocalKeys
+        self, run_folder: Path, vni: int, sites: Sequence[OverlaySite], keys: KeyProvider
     ) -> None:
         self.engine = EspEngine.USER_SPACE
         self._folder = run_folder
@@ -260,6 +229,16 @@ class Overlay:
         self._channels: list[Channel] = []
         self._revoked: set[PopId] = set()
         self._changing = Lock()
+        self._serials = count(1)
+
+    @property
+    def revoked(self) -> frozenset[PopId]:
+        """The PoPs that all others have shut out."""
+        return frozenset(self._revoked)
+
+    def generations(self) -> list[int]:
+        """Return the generation of each pair's secret, of those that are not revoked."""
+        return [channel.generation for channel in self._channels if not channel.ended]
 
     def address(self, pop: PopId) -> str:
         """Return the address of a PoP in the overlay."""
@@ -280,10 +259,11 @@ class Overlay:
             raise
 
     def rotate(self) -> None:
-        """Bring in the keys' present epoch: make, turn, then remove what was before.
+        """Bring in what protects each pair now: make, turn, then remove what was before.
 
         Who is no member any more is revoked first. A pair that cannot agree on the new secret
-        keeps the old one and is tried again by the next call; all others have moved on.
+        keeps the old one, if that may still be used, and is tried again by the next call; no
+        other one waits for it.
 
         Raises:
             OverlayError: naming those pairs.
@@ -293,11 +273,10 @@ class Overlay:
         for pop in self._nodes.keys() - members - self._revoked:
             self.revoke(pop)
         with self._changing:
-            epoch = self._keys.epoch()
-            self._renew([c for c in self._channels if c.epoch != epoch])
+            self._renew(self._channels)
 
     def revoke(self, pop: PopId) -> None:
-        """Have all others drop, forget and disconnect ``pop``; it cannot come back.
+        """Have all others drop, forget and disconnect ``pop``, until it is readmitted.
 
         Its own daemon is not asked: it may go on with the old secrets, which open nothing.
 
@@ -307,8 +286,32 @@ class Overlay:
 
         """
         revoked = self._nodes[pop]
-        self._revoked.add(pop)
         self._all(lambda channel: channel.cut(revoked), self._of(pop))
+        self._revoked.add(pop)
+
+    def readmit(self, pop: PopId) -> None:
+        """Join a PoP that was revoked with the others again, under new secrets.
+
+        Its daemon is started anew, so that nothing is left of what it knew.
+
+        Raises:
+            KeyError: if there is no such PoP.
+            OverlayError: naming the pairs that could not be joined, which the next rotation
+                tries again; or if it stays revoked, as a part cannot be set up.
+
+        """
+        with self._changing:
+            node = self._nodes[pop]
+            others = [n for p, n in self._nodes.items() if p not in self._revoked | {pop}]
+            node.daemon.stop()
+            node.daemon.start(self.engine)
+            for other in others:
+                other.shut_out(node, back=True)
+                node.shut_out(other, back=True)
+            new = [Channel(node, other, self._serials) for other in others]
+            self._channels = [c for c in self._channels if not c.ended] + new
+            self._revoked.discard(pop)
+            self._renew(new)
 
     def dropped(self) -> dict[PopId, int]:
         """Return the packets that each PoP's rules have dropped since ``up``.
@@ -335,31 +338,31 @@ class Overlay:
             if site.pop in members:
                 self._nodes[site.pop] = OverlayNode(site, number, self._folder, self._vni)
         self._all(lambda node: node.up(engine), self._nodes.values())
-        self._channels = [Channel(a, b) for a, b in combinations(self._nodes.values(), 2)]
+        pairs = combinations(self._nodes.values(), 2)
+        self._channels = [Channel(a, b, self._serials) for a, b in pairs]
         self._renew(self._channels)
 
     def _renew(self, channels: Iterable[Channel]) -> None:
-        epoch = self._keys.epoch()
-        wanted = [channel for channel in channels if not channel.ended]
+        refused = self._all(self._renewed, [c for c in channels if not c.ended])
+        if any(refused):
+            failures = "; ".join(filter(None, refused))
+            raise OverlayError(f"no new association between {failures}")
 
-        def make(channel: Channel) -> str | None:
-            a, b = (node.site.pop for node in channel.ends)
-            try:
-                channel.make(self._keys.secret(a, b), epoch)
-            except (OverlayError, KeyError) as error:
-                # Of a PoP that was revoked meanwhile nothing else is to be expected.
-                return None if channel.ended else f"{a} and {b} ({error})"
-            return None
-
-        refused = self._all(make, wanted)
-        made = [c for c, why in zip(wanted, refused, strict=True) if why is None]
-        self._all(Channel.turn, made)
-        if any(channel.replaces for channel in made):
-            time.sleep(DRAIN_S)
-        self._all(Channel.release, made)
-        failures = [why for why in refused if why is not None]
-        if failures:
-            raise OverlayError(f"no new association between {'; '.join(failures)}")
+    def _renewed(self, channel: Channel) -> str:
+        """Give a pair what protects it now; return why that cannot be, empty if it has it."""
+        a, b = (node.site.pop for node in channel.ends)
+        has, least = channel.generation, 0
+        try:
+            key = self._keys.key(a, b)
+            least = key.least
+            if has != key.generation and not (key.late and has >= least):
+                channel.renew(key)
+        except (OverlayError, KeyError) as error:
+            if 0 <= has < least:
+                channel.suspend()
+            # Of a PoP that was revoked meanwhile nothing else is to be expected.
+            return "" if channel.ended else f"{a} and {b} ({error})"
+        return ""
 
     def _of(self, pop: PopId) -> list[Channel]:
         return [c for c in self._channels if any(node.site.pop == pop for node in c.ends)]

@@ -101,7 +101,7 @@ class ProcessTrust:
         self.services: Mapping[type, Service] = {
             Submit: partial(submit, ledger),
             Measure: MeasurerClient(Path(files.measurer), clock),
-            UseKey: partial(use_key, self.keys.append),
+            UseKey: partial(use_key, lambda key, _: self.keys.append(key)),
         }
 
     def follow(self, seen: Callable[[RecordedEntry], None]) -> None:
