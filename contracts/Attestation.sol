@@ -391,8 +391,16 @@ contract Attestation {
         require(entry.round == round, "the round is not open");
         require(elected(round, attester, verifier), "the verifier was not elected");
         bytes32 key = keccak256(abi.encodePacked(round, attester, verifier));
-        require(results[key] == 0, "the verifier has given its result already");
+        uint8 before = results[key];
+        // A verifier may find something later in the round; it cannot take that back.
+        require(
+            before == 0 || (entry.tier == CONTRAINDICATED && before != CONTRAINDICATED + 1),
+            "the verifier has given its result already"
+        );
         results[key] = entry.tier + 1;
+        if (before != 0 && before != NONE + 1) {
+            tallies[keccak256(abi.encodePacked(round, attester))].sound--;
+        }
         emit AttestedEntry(msg.sender, entry);
         tallyUp(agent, attester, entry);
     }

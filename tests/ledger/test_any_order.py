@@ -104,7 +104,11 @@ class Judge:
                 assert it.verifier in self.verified
                 assert it.attester in self.enrolled
                 assert it.verifier in self.elected(it.attester)
-                assert (it.attester, it.verifier) not in self.results
+                bad, before = (
+                    TrustTier.CONTRAINDICATED,
+                    self.results.get((it.attester, it.verifier)),
+                )
+                assert before is None or (it.tier is bad and before is not bad)
                 self.results[it.attester, it.verifier] = it.tier
             case Faulted(attester=attester, verifier=verifier, fault="silent"):
                 seed, members, results = self.before

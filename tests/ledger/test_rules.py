@@ -202,9 +202,22 @@ def test_only_elected_verifiers_are_heard_once_and_in_the_open_round(group):
             assert "not elected" in group.refuse(name, result("a1", name, 1))
     assert "not open" in group.refuse(elected[0], result("a1", elected[0], 2))
     group.accept(elected[0], result("a1", elected[0], 1))
-    assert "already" in group.refuse(elected[0], result("a1", elected[0], 1, BAD))
+    assert "already" in group.refuse(elected[0], result("a1", elected[0], 1))
     group.open(2)
     assert "not open" in group.refuse(elected[1], result("a1", elected[1], 1))
+
+
+def test_what_a_verifier_finds_later_in_a_round_counts_and_is_not_taken_back(group):
+    group.open(1)
+    one, other = group.elected("a1")[:2]
+    group.accept(one, result("a1", one, 1))
+    group.accept(one, result("a1", one, 1, BAD))
+    for tier in (SOUND, BAD):
+        assert "already" in group.refuse(one, result("a1", one, 1, tier))
+    assert not [e for e in group.entries if isinstance(e, Revoked)]  # one alone expels nobody
+    group.accept(other, result("a1", other, 1))
+    group.accept(other, result("a1", other, 1, BAD))
+    assert [e.agent for e in group.entries if isinstance(e, Revoked)] == ["a1"]
 
 
 @given(

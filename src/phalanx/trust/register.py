@@ -301,8 +301,9 @@ class TrustRegister:
         if self.standing(result.verifier) is not TrustStanding.TRUSTED:
             return []  # nobody answers it, so it would find all others silent
         said = self.said.setdefault(result.attester, {})
-        if result.verifier in said:
-            return []
+        before, worse = said.get(result.verifier), TrustTier.CONTRAINDICATED
+        if before is not None and (result.tier is not worse or before.tier is worse):
+            return []  # what is found later in the round counts; nothing is taken back
         said[result.verifier] = result
         member.results[result.tier] = member.results.get(result.tier, 0) + 1
         return self._decided(member, said, result, recorded)
