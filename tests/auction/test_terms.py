@@ -3,10 +3,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from phalanx.auction.terms import rank
+from phalanx.auction.terms import BUILT_IN, judged, rank
+from phalanx.auction.view import NetworkView
 from phalanx.domain.bids import Bid, RankedBid
-from phalanx.domain.goals import Preferences
+from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences, want
+from phalanx.domain.predicates import LinkRateLimited
 
 ALIKE = Preferences()
 
@@ -87,3 +90,12 @@ def test_utilities_are_ordered_and_between_0_and_1(received: list[tuple[str, Bid
     utilities = [r.utility for r in rank(received, ALIKE)]
     assert utilities == sorted(utilities)
     assert all(0 <= u <= 1 for u in utilities)
+
+
+def test_a_bid_whose_path_leads_elsewhere_is_refused() -> None:
+    goal = ConstrainedGoal(want(LinkRateLimited("a>b")), Constraints(), Preferences(), tap="x")
+    there, elsewhere = replace(bid(1, 1, 1), path=("b", "x")), replace(bid(1, 1, 1), path=("b",))
+    assert judged(BUILT_IN, NetworkView.EMPTY, "b", goal, there) == there
+    for wrong in (elsewhere, replace(there, path=())):
+        refusal = judged(BUILT_IN, NetworkView.EMPTY, "b", goal, wrong)
+        assert refusal == "its path does not lead to x"

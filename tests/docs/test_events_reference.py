@@ -99,7 +99,8 @@ def events() -> list[Event]:
     updated = run_scenario(replace(attack, updates=(update,)), until=80).events
     filtered = run_scenario(load_scenario(ROOT / "scenarios" / "quickstart-ring.yaml")).events
     attested = run_scenario(load_scenario(ROOT / "scenarios" / "infected-agent.yaml"), until=80)
-    return [*attested.events, *broken, *crowd, *updated, *filtered]
+    lied = run_scenario(load_scenario(ROOT / "scenarios" / "lying-agent.yaml"), until=30)
+    return [*attested.events, *lied.events, *broken, *crowd, *updated, *filtered]
 
 
 def test_events_have_the_fields_of_the_reference(events: list[Event]) -> None:

@@ -11,10 +11,20 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from phalanx.domain.bids import Bid
 from phalanx.domain.events import Event
-from phalanx.domain.messages import Performative
+from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences, want
+from phalanx.domain.messages import Award, CallForProposals, Performative
+from phalanx.domain.predicates import EntryScreened
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
-from phalanx.domain.trust import Deviation, Evidence, EvidenceReply, Measure, TrustTier
+from phalanx.domain.trust import (
+    Deviation,
+    Evidence,
+    EvidenceReply,
+    Measure,
+    Suspicion,
+    TrustTier,
+)
 from phalanx.functions.edge_filter import EdgeFilter, _effect
 from phalanx.ledger.entries import AgentRetired, Attested, Entry, KeyHandedOut, RoundOpened
 from phalanx.runtime.loading import load_scenario
@@ -177,14 +187,165 @@ def test_the_same_seed_gives_the_same_log(infected: Ran) -> None:
 def test_a_liar_passes_every_measurement_and_is_found_by_its_deeds() -> None:
     system = System(LYING)
     result = system.run()
-    applied = of(result.events, "measure.applied", pop="pop4")[0]
-    found = of(result.events, "attestation.result", attester="pop4", tier="contraindicated")
-    assert found
-    assert all(d.startswith("rule-other ") for e in found for d in e.data["deviations"])
-    lifted = of(result.events, "measure.lifted", pop="pop4")[0]
-    assert lifted.time <= applied.time + PERIOD_S + 3
-    assert min(shares(result, lifted.time + 4)) > 0.9
+    won = [e for e in of(result.events, "auction.awarded", winner="pop4") if e.agent != "pop4"]
+    assert found(result, "pop4") == {"bid-false"}
+    out = of(result.events, "trust.changed", agent="pop4", standing="quarantined")[0]
+    assert won[0].time < out.time < won[0].time + 2
+    assert not [e for e in of(result.events, "measure.applied", pop="pop4") if e.time < 120]
+    assert min(shares(result, out.time + 4)) > 0.9
     assert standings(system)["pop4"] is TrustStanding.TRUSTED  # deployed anew at 120 s
+
+
+# -- deeds ----------------------------------------------------------------------------------------
+
+
+def found(result: RunResult, agent: str) -> set[str]:
+    """Return the kinds of what verifiers found of an agent."""
+    bad = of(result.events, "attestation.result", attester=agent, tier="contraindicated")
+    return {d.split()[0] for e in bad for d in e.data["deviations"]}
+
+
+def lying(agent: str, how: str, at_s: float = 15.0) -> tuple[System, RunResult]:
+    """Run the scenario in which pop1 dies and filters are auctioned, with a liar of some kind."""
+    faults = (LYING.faults[0], FaultSpec(at_s, "lie", agent=agent))
+    system = System(replace(LYING, faults=faults, duration_s=70))
+    trust = system.trust
+    assert trust is not None
+    corrupt = trust.corrupt
+    trust.corrupt = lambda agent, _: corrupt(agent, how)  # type: ignore[method-assign]
+    return system, system.run()
+
+
+def test_a_rule_that_is_another_is_found_at_once_by_the_agent_that_had_it_made() -> None:
+    """It bids truly, wins, and drops all that goes to the server."""
+    _, result = lying("pop6", "lie", 22.1)  # after the awards
+    applied = of(result.events, "measure.applied", pop="pop6")[0]
+    assert "rule-other" in found(result, "pop6")
+    assert of(result.events, "trust.suspected", agent="pop6")[0].time < applied.time + 0.5
+    lifted = of(result.events, "measure.lifted", pop="pop6")[0]
+    assert lifted.time < applied.time + 2
+
+
+def test_a_false_bid_that_is_followed_by_honest_work_is_found() -> None:
+    system, result = lying("pop4", "bid")
+    assert found(result, "pop4") == {"bid-false"}
+    assert standings(system)["pop4"] is TrustStanding.QUARANTINED
+    others = {name: standing for name, standing in standings(system).items() if name > "pop1"}
+    assert {n for n, standing in others.items() if standing is not TrustStanding.TRUSTED} == {
+        "pop4"
+    }
+
+
+def test_a_bid_of_which_the_bidders_pop_knows_another_wins_nothing() -> None:
+    """Nobody but the auctioneer heard it, so that is no proof for others: no one is expelled."""
+    system, result = lying("pop4", "propose")
+    taken = [e for e in of(result.events, "auction.awarded", after="pop4") if e.agent == "pop2"]
+    assert taken
+    assert taken[0].data["reason"] == "its PoP knows of another bid"
+    assert not of(result.events, "measure.applied", pop="pop4")
+    assert standings(system)["pop4"] is TrustStanding.TRUSTED
+
+
+def test_a_rule_that_was_reported_and_never_put_in_force_is_found() -> None:
+    system, result = lying("pop2", "idle")
+    assert not of(result.events, "measure.applied", pop="pop2")
+    assert found(result, "pop2") == {"rule-missing"}
+    assert standings(system)["pop2"] is TrustStanding.QUARANTINED
+    out = of(result.events, "trust.changed", agent="pop2", standing="quarantined")[0]
+    assert out.time < 22.7 + PERIOD_S + 3
+
+
+def test_a_rule_that_was_removed_behind_an_agents_back_is_found() -> None:
+    system = System(replace(INFECTED, faults=(), duration_s=70))
+    measures: Any = system.infrastructure._measures  # type: ignore[attr-defined]
+
+    def remove() -> None:
+        name = next(n for n, m in measures._measures.items() if m.instance.pop == "pop2")
+        measures._end(name, "the PoP's root removed it", system.cause)
+
+    system.clock.call_at(40.0, remove)
+    result = system.run()
+    assert found(result, "pop2") == {"rule-missing"}
+    bad = of(result.events, "attestation.result", attester="pop2", tier="contraindicated")
+    assert 40 < bad[0].time < 40 + PERIOD_S + 3
+    assert standings(system)["pop2"] is TrustStanding.QUARANTINED
+
+
+def test_a_rule_that_is_lifted_while_it_is_looked_at_is_no_deviation() -> None:
+    """What the agent says it keeps is older than what is read: the second look clears it."""
+    system = System(replace(INFECTED, faults=(), duration_s=60))
+    late: list[str] = []
+
+    def wrap(attested: Attestation) -> None:
+        honest = attested.kept
+
+        def kept(me: Any) -> tuple[str, ...]:
+            if me.name in late:
+                return honest(me)
+            late.append(me.name)
+            return (*honest(me), "attackFiltered(lifted just now)")
+
+        attested.kept = kept
+
+    for name in system.agents:
+        system.clock.call_at(30.0, partial(wrap, attestation(system, name)))
+    result = system.run()
+    assert len(late) == 6
+    assert not of(result.events, "attestation.result", tier="contraindicated")
+    assert set(standings(system).values()) == {TrustStanding.TRUSTED}
+
+
+def test_false_suspicions_cost_bounded_looks_and_expel_nobody() -> None:
+    system = System(quiet(until=60))
+    liar = system.agents["pop2"].agent
+
+    def suspect() -> None:
+        for victim in system.agents:
+            for peer in system.agents:
+                liar.tell(Performative.REQUEST, peer, "attestation", Suspicion(victim))
+        liar.call_at(liar.now + 0.1, suspect)
+
+    liar.call_at(20.0, suspect)
+    asked: Counter[tuple[str, str, int]] = Counter()
+    for name in system.agents:
+        attested = attestation(system, name)
+        honest = attested._ask
+
+        def ask(me: Any, attester: str, look: Any, honest: Any = honest) -> None:
+            asked[me.name, attester, look.round] += 1
+            honest(me, attester, look)
+
+        attested._ask = ask  # type: ignore[method-assign]
+    result = system.run()
+    assert max(count for (*_, number), count in asked.items() if number) == 2
+    assert not of(result.events, "attestation.result", tier="contraindicated")
+    assert set(standings(system).values()) == {TrustStanding.TRUSTED}
+
+
+def test_who_has_itself_looked_at_early_is_looked_at_again_in_the_round() -> None:
+    system = System(quiet(until=60))
+    looked: list[tuple[float, bool]] = []
+    for name in system.agents:
+        attested = attestation(system, name)
+        honest = attested._ask
+
+        def ask(me: Any, attester: str, look: Any, honest: Any = honest) -> None:
+            if attester == "pop5" and look.round:
+                looked.append((me.now, look.in_turn))
+            honest(me, attester, look)
+
+        attested._ask = ask  # type: ignore[method-assign]
+    agent = system.agents["pop5"].agent
+
+    def early() -> None:
+        for peer in attestation(system, "pop5").register.verifiers_of("pop5"):
+            agent.tell(Performative.REQUEST, peer, "attestation", Suspicion("pop5"))
+
+    # Right after a round began, before its looks.
+    system.clock.call_at(20.4, early)
+    system.run()
+    assert [at for at, in_turn in looked if not in_turn]
+    assert sum(in_turn for _, in_turn in looked) >= 3 * 3
 
 
 def test_without_a_chain_whoever_enrolled_the_agents_opens_the_rounds() -> None:
@@ -241,6 +402,24 @@ def test_missed_an_agent_that_says_that_it_leaves_and_goes_on() -> None:
     assert system.trust is not None
     assert system.trust.register.members["pop5"].score == 0.0
     assert "pop5" not in system.trust.register.holders
+
+
+def test_missed_an_agent_that_tells_its_auctioneer_and_its_verifiers_different_things() -> None:
+    faults = (LYING.faults[0], FaultSpec(22.1, "lie", agent="pop6"))  # it has won pop1's entry
+    system = System(replace(LYING, faults=faults, duration_s=60))
+    trust = system.trust
+    assert trust is not None
+    corrupt = trust.corrupt
+
+    def idle(agent: str, _: str) -> None:
+        corrupt(agent, "idle")
+        attestation(system, agent).kept = lambda _: ()
+
+    trust.corrupt = idle  # type: ignore[method-assign]
+    result = system.run()
+    assert of(result.events, "trust.suspected", agent="pop6")
+    assert not of(result.events, "measure.applied", pop="pop6")
+    assert standings(system)["pop6"] is TrustStanding.TRUSTED
 
 
 def test_missed_a_filter_of_innocent_sources_that_says_what_it_is() -> None:
@@ -314,6 +493,36 @@ def test_one_that_accuses_the_innocent_expels_nobody() -> None:
     assert system.trust is not None
     scores = {name: m.score for name, m in system.trust.register.members.items()}
     assert min(scores, key=lambda name: scores[name]) == "pop2"
+
+
+def test_what_an_auctioneer_sees_alone_expels_nobody() -> None:
+    """It says that its winner keeps something in force that is not there."""
+    system = System(quiet(until=60))
+    accuser = system.agents["pop2"].agent
+    said = (Deviation("rule-missing", "attackFiltered(10.0.6.10)", "no"),)
+    accuser.call_at(25.0, lambda: attestation(system, "pop2").suspect(accuser, "pop5", said))
+    result = system.run()
+    assert of(result.events, "trust.suspected", agent="pop5")
+    assert not of(result.events, "attestation.result", tier="contraindicated")
+    assert standings(system)["pop5"] is TrustStanding.TRUSTED
+
+
+def test_an_award_that_was_forged_makes_nobody_a_false_bidder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of what others say that an agent has bid its PoP is told nothing."""
+    monkeypatch.setattr("tests.conftest.check", lambda _: [])  # it shows what was forged
+    system = System(quiet(until=60))
+    forger = system.agents["pop2"].agent
+    bid = Bid("edge-filter", 1, {"T": 0.0, "C": 0.0, "D": 0.0}, ("pop5", "pop1"))
+    wanted = want(EntryScreened("10.0.6.10", "pop1"))
+    goal = ConstrainedGoal(wanted, Constraints(), Preferences(), tap="pop1")
+    award = Award(bid, CallForProposals(goal, 100.0))
+    forger.call_at(22.0, lambda: forger.tell(Performative.ACCEPT, "pop5", "pop2.1/forged", award))
+    result = system.run()
+    assert of(result.events, "hold.granted", pop="pop5", path=["pop5", "pop1"])
+    assert not of(result.events, "attestation.result", tier="contraindicated")
+    assert standings(system)["pop5"] is TrustStanding.TRUSTED
 
 
 def test_one_that_vouches_for_an_infected_agent_hides_it_from_nobody() -> None:

@@ -13,6 +13,7 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
+from phalanx.cli.fuzz import plan_of, run_plan
 from phalanx.domain.events import Event
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec, Scenario, TrustSpec, UpdateSpec
@@ -20,6 +21,7 @@ from phalanx.runtime.system import System
 from phalanx.trust.register import TrustStanding
 
 RUNS = 40 if "PHALANX_PLANS" in os.environ else 7
+DRAWN = 200 if "PHALANX_PLANS" in os.environ else 24
 BEGUN_S, OVER_S = 15.0, 65.0
 """Faults begin after the chain, and end long before the run does."""
 AGENTS = tuple(f"pop{number}" for number in range(1, 7))
@@ -97,3 +99,19 @@ def test_one_that_is_not_honest_is_expelled_in_time(number: int) -> None:
     assert begun < expelled <= begun + limit_s
     others = {standing for name, standing in standings.items() if name != agent}
     assert others == {TrustStanding.TRUSTED}
+
+
+@pytest.mark.parametrize("number", range(DRAWN))
+def test_no_plan_makes_an_honest_agent_a_liar(number: int) -> None:
+    """Networks, attacks and accidents as ``phalanx fuzz`` draws them, with attestation."""
+    random = Random(f"plan {number}")
+    document = plan_of(number, random.choice(["safety", "liveness"]))
+    period_s, verifiers = random.uniform(6.0, 14.0), random.randint(2, 4)
+    ran = run_plan({**document, "trust": {"period_s": period_s, "verifiers": verifiers}})
+    assert ran.failures == ()
+    results = [e for e in ran.events if e.kind == "attestation.result"]
+    assert results
+    assert not [e for e in results if e.data["tier"] == "contraindicated"]
+    # A report that comes late may tell of a rule that was lifted; then verifiers look, and no more.
+    suspected = [e for e in ran.events if e.kind == "trust.suspected"]
+    assert all(d.startswith("rule-missing ") for e in suspected for d in e.data["deviations"])

@@ -78,4 +78,5 @@ def test_a_liar_whose_program_is_genuine_is_expelled_for_what_it_does(tmp_path: 
     assert result.defects == ()
     assert expelled(result) == {"west"}
     found = of(result, "attestation.result", attester="west", tier="contraindicated")
-    assert all(d.startswith("rule-other ") for e in found for d in e.data["deviations"])
+    lies = ("bid-false ", "rule-other ")
+    assert all(d.startswith(lies) for e in found for d in e.data["deviations"])

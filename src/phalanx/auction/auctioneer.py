@@ -7,7 +7,7 @@ also after a crash of this agent.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any
 
@@ -134,6 +134,8 @@ class Auctioneer(Configured, Capability):
         """Auctions before a crash whose winners are at work, and whose goals are not yet."""
         self.cancelled: dict[str, AgentId] = {}
         """Winners that were told lately that their work is not wanted any more."""
+        self.awarded: Callable[[Agent, str, RankedBid], None] = lambda *_: None
+        """Called with an auction and the bid that won it."""
         self._undoing: set[str] = set()
         self._changes: dict[Goal, Change] = {}
         """What goals wait for that are never given up."""
@@ -452,6 +454,7 @@ class Auctioneer(Configured, Capability):
         self._send(me, conversation, out)
         if isinstance(decision, Awarded):
             self._set_timer(me, conversation, auction)
+            self.awarded(me, conversation, decision.winner)
         else:
             me.resume(conversation, decision)
 
@@ -462,6 +465,12 @@ class Auctioneer(Configured, Capability):
     def _set_timer(self, me: Agent, conversation: str, auction: Initiator) -> None:
         if auction.due is not None:
             me.call_at(auction.due, partial(self._on_time, me, conversation))
+
+    def reject_winner(self, me: Agent, conversation: str, winner: AgentId, reason: str) -> None:
+        """Take an award back: the goal goes to the next best bid."""
+        auction = self.auctions.get(conversation)
+        if auction is not None:
+            self._react(me, conversation, auction, auction.on_failure(winner, reason, me.now))
 
     def remind(self, me: Agent, winner: AgentId) -> None:
         """Tell an agent that is back what it has won and this agent still waits for."""

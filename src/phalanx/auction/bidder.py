@@ -203,7 +203,7 @@ class Bidder(Configured, Capability):
         if not isinstance(bids, str):
             contract.bids, contract.seen = bids, me.capability(Outlook).view.along(bids[0].path)
             contract.stage = ContractStage.BIDDING
-            self._hold(me, contract, partial(self._propose, me, contract))
+            self._hold(me, contract, partial(self._propose, me, contract), contract.bids)
         elif self._evict(me, contract, offered):
             contract.stage = ContractStage.BIDDING
             self._propose(me, contract, Done())
@@ -343,13 +343,21 @@ class Bidder(Configured, Capability):
             me.cause = contract.cause
             self._evaluate(me, contract)
 
-    def _hold(self, me: Agent, contract: Contract, then: partial[None]) -> None:
+    def _hold(
+        self,
+        me: Agent,
+        contract: Contract,
+        then: partial[None],
+        proposed: tuple[Bid, ...] = (),
+    ) -> None:
+        """Hold what a contract's bids need; those that are ``proposed`` can be read by others."""
         resources = contract.holds = self._needs(contract.bids)
         traffic = contract.call.goal.traffic_mb_s
         path = contract.bids[0].path
         ttl = max(0.0, contract.deadline - me.now) + self.settings.grace_s
         hold = self.hold_id(me, contract)
-        me.perform(Hold(hold, contract.conversation, resources, path, traffic, ttl), then)
+        conversation = contract.conversation
+        me.perform(Hold(hold, conversation, resources, path, traffic, ttl, proposed), then)
         me.call_at(me.now + ttl, partial(self._expire, me, contract))
 
     def hold_id(self, me: Agent, contract: Contract) -> str:

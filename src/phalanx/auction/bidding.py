@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Literal
 
 from msgspec import Struct
@@ -11,11 +12,12 @@ from phalanx.auction.cost import Pricing, hosting_cost, smallest
 from phalanx.auction.paths import TOLERANCE, download_time_s, lowest_cost_path, published_path
 from phalanx.auction.terms import BUILT_IN, BidTerm, Offer, bid_values
 from phalanx.auction.view import NetworkView
+from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal
 from phalanx.domain.network import PopId
-from phalanx.domain.resources import Resources
+from phalanx.domain.resources import NOTHING, Resources
 from phalanx.domain.vnf import InstanceId, Vnfd
 
 Method = Literal["exact", "published"]
@@ -114,3 +116,53 @@ def make_bids(
     if len(set(answers.values())) == 1:
         return next(str(reason) for reason in answers.values())
     return "; ".join(f"{vnf}: {reason}" for vnf, reason in answers.items())
+
+
+def contradiction(
+    bid: Bid,
+    pop: PopId,
+    site: SiteState,
+    vnfd: Vnfd,
+    catalogue: Sequence[Vnfd],
+    repository: PopId,
+    pricing: Pricing,
+) -> str | None:
+    """Return what in a bid cannot be so at the bidder's PoP; None: it may be as it says.
+
+    A bidder prices by its view, which may be old, and wrong where others lie. So a bid is held
+    only against what the bidder knows at first hand and what does not change: the least that the
+    first link of its path can cost and the shortest time over its widest link.
+
+    Args:
+        bid: what was said.
+        pop: where the bidder stands.
+        site: that PoP, with all images that it ever had.
+        vnfd: what is offered.
+        catalogue: as of ``make_bids``.
+        repository: the PoP that images are downloaded from.
+        pricing: how PoPs and links are priced.
+
+    """
+    if bid.path[:1] != (pop,) or not {"T", "C"} <= bid.terms.keys():
+        return f"it lacks T, C or a path from {pop}"
+    slack = 1.0 - TOLERANCE
+    widest = max((link.bandwidth_mb_s for link in site.links), default=0.0)
+    version = f"{vnfd.name} "  # whichever it was: there may be another one by now
+    fetched = bid.reuse is None and pop != repository and vnfd.image_mb > 0
+    if fetched and not any(image.startswith(version) for image in site.images):
+        least_s = vnfd.image_mb / widest if widest > 0 else inf
+        if not bid.terms["T"] >= least_s * slack:
+            return f"T {bid.terms['T']:g} s, its image takes {least_s:.3g} s at least"
+    if len(bid.path) < 2:
+        return None
+    first = next((link for link in site.links if link.to == bid.path[1]), None)
+    if first is None:
+        return f"no link leads to {bid.path[1]}"
+    if pricing != "published":  # there a link, or a PoP, in full use costs nothing
+        required = NOTHING if bid.reuse else vnfd.scaled(bid.units)
+        needs = smallest(tuple(catalogue))
+        hosting = hosting_cost(site.total, site.total, required, needs, pricing)
+        least = first.bandwidth_mb_s * (hosting + 1.0)
+        if not bid.terms["C"] >= least * slack:
+            return f"C {bid.terms['C']:g}, the way to {first.to} costs {least:.4g} at least"
+    return None

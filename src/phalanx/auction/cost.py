@@ -99,7 +99,7 @@ def rsc_eval(total: Resources, free: Resources, required: Resources, needs: Need
 @lru_cache(maxsize=1 << 16)
 def scarcity(total: Resources, free: Resources) -> float:
     """Return how dear a PoP is: 1 if all of it is free, up to 2 if one resource is used up."""
-    return 2.0 - free_rsc_util(total, free)
+    return 2.0 - min(free_rsc_util(total, free), 1.0)
 
 
 def passing_cost(total: Resources, free: Resources, needs: Needs, pricing: Pricing) -> float:

@@ -167,17 +167,18 @@ def judged(
 ) -> Bid | str:
     """Return a bid that came in with the terms that are the auctioneer's to say; or a refusal.
 
-    A bid that lacks a value which the goal asks for is refused, and so is one beyond a limit.
+    A bid that lacks a value which the goal asks for is refused, and so are one beyond a limit and
+    one whose path does not lead to the tap.
     """
     asked = _asked_for(terms, goal)
     if isinstance(asked, str):
         return asked
+    if bid.path[-1:] != (goal.tap,):
+        return f"its path does not lead to {goal.tap}"
     values: dict[str, float] = {}
     offer: Offer | None = None
     for term in asked:
         if term.by_auctioneer:
-            if not bid.path:
-                return "its bid has no path"
             offer = offer or _offer_of(view, bidder, goal, bid)
             value = _value(term, offer)
             if isinstance(value, str):

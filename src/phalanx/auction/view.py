@@ -238,8 +238,9 @@ class NetworkView:
                 if back is None:
                     continue
                 capacity = link.bandwidth_mb_s
-                room = capacity - link.reserved_mb_s
-                free = room - back.reserved_mb_s
+                # No download is faster than either end says, and no end gives bandwidth back.
+                room = min(capacity, back.bandwidth_mb_s) - max(link.reserved_mb_s, 0.0)
+                free = room - max(back.reserved_mb_s, 0.0)
                 if free < 0.0:  # states of different age can contradict each other
                     free, room = 0.0, max(room, 0.0)
                 latency, loss = link.latency_ms, link.loss

@@ -1,8 +1,11 @@
 """Conduct: whether an agent does what it says, as its peers can see it from outside.
 
-A liar passes every measurement of its program. But what its PoP enforces is no secret: whoever
-carries rules out tells which are in force, and each effect names what its rule is. So a verifier
-compares the two, with the code of the function that owns the effect.
+A liar passes every measurement of its program. But what its PoP enforces, and what was bid for
+what it has, is no secret: whoever carries rules out and grants holds tells of them. So a verifier
+compares the rules in force with their names, and both with what the agent itself says that it
+keeps in force; and it holds bids against what cannot have been otherwise at the bidder's PoP. An
+auctioneer looks at its winners in the same way, and an agent whose service suffers at all; what
+they find is proof for nobody else, so they have those look who are drawn to verify the agent.
 
 An agent that names what it enforces, and should not enforce it, is not found so: a filter of
 innocent sources is what it says it is. That costs users their service, and those who watch the
@@ -11,45 +14,170 @@ service see it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
+from phalanx.auction.auctioneer import Auctioneer
+from phalanx.auction.bidder import Bidder
+from phalanx.auction.bidding import contradiction
 from phalanx.auction.outlook import Outlook
-from phalanx.bdi import Agent, Capability, starts
-from phalanx.domain.actions import Outcome, ReadRules, RuleInForce, RulesInForce
+from phalanx.auction.settings import Configured
+from phalanx.bdi import Agent, Capability, hears, starts, when
+from phalanx.domain.actions import HeldBids, Outcome, ReadRules, RuleInForce, RulesInForce
 from phalanx.domain.agents import AgentId
+from phalanx.domain.bids import Bid, RankedBid
+from phalanx.domain.messages import Message, Result
+from phalanx.domain.network import PopId
+from phalanx.domain.predicates import ServiceBreached
 from phalanx.domain.trust import Deviation
-from phalanx.trust.attestation import Attestation, Audited
+from phalanx.trust.attestation import RULE_MISSING, Attestation, Audited
+
+MOST_KEPT = 1_024
+"""Effects that an agent names to its verifiers."""
+AT_ONCE_S = 1.0
+"""Between two looks of one agent at another that nobody drew it for."""
 
 
-class Conduct(Capability):
-    """Compares what agents have put in force with what they say of it."""
+class Conduct(Configured, Capability):
+    """Compares what agents do with what they say."""
 
     name = "conduct"
 
+    def __init__(self) -> None:
+        self._checked: dict[AgentId, float] = {}
+        """When another agent was looked at last, without being drawn."""
+
     @starts
     def begin(self, me: Agent) -> None:
-        """Have the doings of agents looked at together with their evidence."""
+        """Have the doings of agents looked at together with their evidence, and when they win."""
         me.capability(Attestation).audit = self._audit
+        me.capability(Attestation).kept = self._kept
+        me.capability(Auctioneer).awarded = self._awarded
 
-    def _audit(self, me: Agent, agent: AgentId, audited: Audited) -> None:
-        state = me.capability(Outlook).view.get(agent)
-        if me.pop is None or state is None or state.pop is None:
+    def _kept(self, me: Agent) -> tuple[str, ...]:
+        kept = (str(effect) for each in me.capability(Bidder).inventory for effect in each.measures)
+        return tuple(sorted(kept)[:MOST_KEPT])
+
+    # -- as a verifier ----------------------------------------------------------------------
+
+    def _audit(self, me: Agent, agent: AgentId, kept: tuple[str, ...], audited: Audited) -> None:
+        pop = self._pop(me, agent)
+        if pop is None:
             audited(())
-        else:
-            me.perform(ReadRules(state.pop), partial(self._compare, me, agent, audited))
+            return
 
-    def _compare(self, me: Agent, agent: AgentId, audited: Audited, outcome: Outcome) -> None:
-        rules = outcome.rules if isinstance(outcome, RulesInForce) else ()
-        audited(tuple(d for rule in rules if (d := self._deviation(me, agent, rule)) is not None))
+        def compare(outcome: Outcome) -> None:
+            there = outcome if isinstance(outcome, RulesInForce) else None
+            audited(None if there is None else tuple(self._deviations(me, agent, pop, kept, there)))
 
-    def _deviation(self, me: Agent, agent: AgentId, there: RuleInForce) -> Deviation | None:
-        life, _, rest = there.instance.partition("/")
-        function = me.library.capabilities.get(rest.rpartition("/")[2])
-        if life.rpartition(".")[0] != agent or function is None:
-            return None
-        if function.confirms(there.effect, there.rule) is not False:
-            return None
-        match, verdict = there.rule.match, there.rule.verdict.value
-        sources = f" of {len(match.sources)} sources" if match.sources else ""
-        what = f"in force is to {verdict} what goes to {match.target or match.link}{sources}"
-        return Deviation("rule-other", there.effect, what)
+        me.perform(ReadRules(pop), compare)
+
+    # -- as an auctioneer, or as one that suffers -------------------------------------------
+
+    def _awarded(self, me: Agent, conversation: str, winner: RankedBid) -> None:
+        self._look(me, winner.bidder, (), partial(self._compare_award, me, conversation, winner))
+
+    @hears(Result)
+    def heard_result(self, me: Agent, message: Message) -> None:
+        """Look whether what an agent says that it keeps in force is there."""
+        result, agent = message.content, message.sender
+        assert isinstance(result, Result)
+        effects = {str(f.predicate) for f in result.facts if f.value and f.holder == agent}
+        if effects and me.now - self._checked.get(agent, -AT_ONCE_S) >= AT_ONCE_S:
+            self._checked[agent] = me.now
+            self._look(me, agent, effects)
+
+    @when(ServiceBreached)
+    def service_breached(self, me: Agent, breached: ServiceBreached) -> None:  # noqa: ARG002
+        """Look at what all others have in force."""
+        for agent in me.capability(Outlook).alive():
+            self._look(me, agent, ())
+
+    def _look(
+        self,
+        me: Agent,
+        agent: AgentId,
+        kept: Collection[str],
+        also: Callable[[RulesInForce], None] = lambda _: None,
+    ) -> None:
+        pop = self._pop(me, agent)
+        if pop is None or agent == me.name:
+            return
+
+        def compare(outcome: Outcome) -> None:
+            if isinstance(outcome, RulesInForce):
+                found = tuple(self._deviations(me, agent, pop, kept, outcome))
+                if found:
+                    me.capability(Attestation).suspect(me, agent, found)
+                also(outcome)
+
+        me.perform(ReadRules(pop), compare)
+
+    def _compare_award(
+        self, me: Agent, conversation: str, winner: RankedBid, there: RulesInForce
+    ) -> None:
+        """Take an award back if another bid was held for than the one that was heard."""
+        mine = (o for o in there.bids if o.hold.endswith(f"@{conversation}"))
+        held = [bid for offer in mine if _of(offer, winner.bidder) for bid in offer.bids]
+        if held and not any(_same(bid, winner.bid) for bid in held):
+            reason = "its PoP knows of another bid"
+            me.capability(Auctioneer).reject_winner(me, conversation, winner.bidder, reason)
+
+    def _pop(self, me: Agent, agent: AgentId) -> PopId | None:
+        """Return where an agent stands, if this one can look there."""
+        state = me.capability(Outlook).view.get(agent)
+        return None if me.pop is None or state is None else state.pop
+
+    # -- what is compared -------------------------------------------------------------------
+
+    def _deviations(
+        self, me: Agent, agent: AgentId, pop: PopId, kept: Collection[str], there: RulesInForce
+    ) -> Iterator[Deviation]:
+        own = [rule for rule in there.rules if _life(rule.instance.partition("/")[0]) == agent]
+        for rule in own:
+            yield from self._of_rule(me, rule)
+        for effect in sorted({*kept} - {rule.effect for rule in own}):
+            yield Deviation(RULE_MISSING, effect, "said to be in force, and is not")
+        enrolled_s = me.now - me.capability(Attestation).enrolled.get(agent, me.now)
+        for offer in there.bids:
+            if _of(offer, agent) and offer.age_s < enrolled_s:
+                yield from self._of_bids(offer, pop, there)
+
+    def _of_rule(self, me: Agent, there: RuleInForce) -> Iterator[Deviation]:
+        function = me.library.capabilities.get(there.instance.rpartition("/")[2])
+        if function is not None and function.confirms(there.effect, there.rule) is False:
+            match, verdict = there.rule.match, there.rule.verdict.value
+            sources = f" of {len(match.sources)} sources" if match.sources else ""
+            what = f"in force is to {verdict} what goes to {match.target or match.link}{sources}"
+            yield Deviation("rule-other", there.effect, what)
+
+    def _of_bids(self, offer: HeldBids, pop: PopId, there: RulesInForce) -> Iterator[Deviation]:
+        settings, conversation = self.settings, offer.hold.partition("@")[2]
+        catalogue = tuple(settings.catalogue.values())
+        for instance in offer.unknown:
+            what = f"{instance} was to be used again, and was not there"
+            yield Deviation("bid-false", conversation, what)
+        for bid in offer.bids:
+            vnfd = settings.catalogue.get(bid.vnf)
+            if there.site is None or vnfd is None:
+                continue
+            figures = settings.repository, settings.pricing
+            wrong = contradiction(bid, pop, there.site, vnfd, catalogue, *figures)
+            if wrong is not None:
+                yield Deviation("bid-false", conversation, wrong)
+
+
+def _life(name: str) -> AgentId:
+    """Return the agent of a life, as ids begin with."""
+    return name.rpartition(".")[0]
+
+
+def _of(offer: HeldBids, agent: AgentId) -> bool:
+    return _life(offer.hold.partition("@")[0]) == agent
+
+
+def _same(held: Bid, heard: Bid) -> bool:
+    """Whether a bid is the one that was heard, but for the terms that are the auctioneer's."""
+    terms = all(heard.terms.get(name) == value for name, value in held.terms.items())
+    said = (heard.vnf, heard.units, heard.path, heard.reuse)
+    return terms and (held.vnf, held.units, held.path, held.reuse) == said

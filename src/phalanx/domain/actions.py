@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from phalanx.domain.bids import Bid
 from phalanx.domain.network import LinkId, LinkState, PopId
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficRule
@@ -33,6 +34,8 @@ class Hold(Struct, frozen=True):
     """PoPs from this PoP to the tap; the traffic comes the other way."""
     mb_s: float
     ttl_s: float
+    bids: tuple[Bid, ...] = ()
+    """What is proposed with it; others may read it, to tell whether it can be so."""
 
 
 class Release(Struct, frozen=True):
@@ -164,7 +167,7 @@ class ReadEntry(Struct, frozen=True):
 
 
 class ReadRules(Struct, frozen=True):
-    """Read which rules are in force at a PoP, also at another. Result: ``RulesInForce``."""
+    """Read what agents do at a PoP, also at another: rules and bids. Result: ``RulesInForce``."""
 
     pop: PopId
 
@@ -238,10 +241,25 @@ class RuleInForce(Struct, frozen=True):
     rule: TrafficRule
 
 
+class HeldBids(Struct, frozen=True):
+    """Bids for which a PoP held resources."""
+
+    hold: HoldId
+    bids: tuple[Bid, ...]
+    age_s: float
+    """How long ago that was, in seconds."""
+    unknown: tuple[InstanceId, ...] = ()
+    """Instances that they would use again, and that the PoP did not have."""
+
+
 class RulesInForce(Struct, frozen=True):
-    """The rules that the instances of one PoP have put in force."""
+    """The rules that the instances of one PoP have put in force, and what was bid there."""
 
     rules: tuple[RuleInForce, ...] = ()
+    bids: tuple[HeldBids, ...] = ()
+    """The latest."""
+    site: SiteState | None = None
+    """The PoP, with all images that it ever had."""
 
 
 class FlowStats(Struct, frozen=True):

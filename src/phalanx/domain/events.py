@@ -74,6 +74,7 @@ KINDS: dict[str, str] = {
     "service.removed": "a service is gone",
     "trust.enrolled": "an agent was deployed from a protected image, and is to be enrolled",
     "trust.changed": "the ledger changes what an agent is trusted with",
+    "trust.suspected": "an agent asks verifiers to look at another, which does otherwise than said",
     "attestation.result": "a verifier appraised the evidence of an agent",
     "key.installed": "an agent uses the secret of an epoch, handed out by way of the ledger",
     "key.unusable": "what was handed out to an agent is no secret for it",

@@ -11,7 +11,7 @@ from phalanx.domain.agents import AgentId, AgentState
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal, Goal, Predicate
 from phalanx.domain.network import PopId
-from phalanx.domain.trust import Challenge, EvidenceReply
+from phalanx.domain.trust import Challenge, EvidenceReply, Suspicion
 
 
 class Performative(Enum):
@@ -249,6 +249,7 @@ Content = (
     | AttackReport
     | Challenge
     | EvidenceReply
+    | Suspicion
 )
 
 

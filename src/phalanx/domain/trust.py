@@ -135,3 +135,11 @@ class EvidenceReply(Struct, frozen=True, tag=True):
     nonce: str
     evidence: Evidence | None = None
     reason: str = ""
+    kept: tuple[str, ...] = ()
+    """What it keeps in force, as the log writes effects; only with evidence."""
+
+
+class Suspicion(Struct, frozen=True, tag=True):
+    """Content of a request to a verifier: look at an agent now."""
+
+    agent: AgentId

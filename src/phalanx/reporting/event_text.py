@@ -75,6 +75,7 @@ TEMPLATES: dict[str, str] = {
     "service.given_up": "{process} at {site} died {deaths} times in a row and is not restarted",
     "service.removed": "the service is removed",
     "trust.enrolled": "enrols {agent}, which runs {software}",
+    "trust.suspected": "suspects {agent}: {deviations}",
     "trust.changed": "{agent} is {standing} from now on[: {reason}]",
     "key.installed": "uses the overlay's key of epoch {epoch} from now on, handed out by {by}",
     "key.unusable": "cannot use the key of epoch {epoch} that {by} handed out: {reason}",

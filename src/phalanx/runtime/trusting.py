@@ -20,8 +20,18 @@ from msgspec.structs import replace
 from phalanx.bdi import Agent, Library
 from phalanx.bus import Bus
 from phalanx.clock import Clock
-from phalanx.domain.actions import Done, Enforce, Failed, Outcome, ReadRules, RulesInForce, Stop
+from phalanx.domain.actions import (
+    Done,
+    Enforce,
+    Failed,
+    Hold,
+    Outcome,
+    ReadRules,
+    RulesInForce,
+    Stop,
+)
 from phalanx.domain.agents import AgentId, Scope
+from phalanx.domain.bids import Bid
 from phalanx.domain.events import Sink
 from phalanx.domain.messages import Message, Proposal
 from phalanx.domain.network import PopId
@@ -75,7 +85,8 @@ class ModelledTrust:
         self._seed = seed
         self._plan = plan
         self._infected: set[AgentId] = set()
-        self._liars: set[AgentId] = set()
+        self._liars: dict[AgentId, str] = {}
+        """How each lies; see ``corrupt``."""
         self._keyed = keyed
         self._used: dict[AgentId, UseKey] = {}
         """What protects the words of each agent."""
@@ -112,10 +123,10 @@ class ModelledTrust:
 
     def deployed(self, agent: AgentId, cause: str) -> None:
         """Enrol an agent that was deployed, if it is not of the group; it is genuine again."""
-        if self.register.belongs(agent) and agent not in self._infected | self._liars:
+        if self.register.belongs(agent) and agent not in {*self._infected, *self._liars}:
             return
         self._infected.discard(agent)
-        self._liars.discard(agent)
+        self._liars.pop(agent, None)
         enrolment = self._enrolments[agent]
         entry = Enrolled(
             agent,
@@ -143,10 +154,14 @@ class ModelledTrust:
     def corrupt(self, agent: AgentId, how: str) -> None:
         """Alter the program of an agent, as its measurer can tell (``infect``); or make it lie.
 
-        A liar's program is genuine. It offers every VNF at once and for nothing, and drops all
-        traffic to the target of whatever it is to put in force.
+        A liar's program is genuine. ``lie`` offers every VNF at once and for nothing, and drops all
+        traffic to the target of whatever it is to put in force. ``bid`` lies in its bids alone,
+        ``propose`` to auctioneers alone, and ``idle`` puts nothing in force that it says it does.
         """
-        (self._infected if how == "infect" else self._liars).add(agent)
+        if how == "infect":
+            self._infected.add(agent)
+        else:
+            self._liars[agent] = how
 
     def get(self, agent: AgentId) -> Enrolment | None:
         """Return what was enrolled of an agent; see ``Repository``."""
@@ -174,12 +189,12 @@ class ModelledTrust:
         return GuardedInfrastructure(
             infrastructure,
             partial(self._watch.out, agent),
-            lambda: agent in self._liars,
+            lambda: self._liars.get(agent, ""),
         )
 
     def bus(self, agent: AgentId, bus: Bus) -> Bus:
         """Return a bus over which the agent's bids are false while it is a liar."""
-        return BiasedBus(bus, lambda: agent in self._liars)
+        return BiasedBus(bus, lambda: self._liars.get(agent, ""))
 
     def close(self) -> None:
         """Close the ledger."""
@@ -303,8 +318,9 @@ class GuardedInfrastructure:
     """An infrastructure that serves one agent while that is not out."""
 
     def __init__(
-        self, infrastructure: Infrastructure, out: Callable[[], bool], lies: Callable[[], bool]
+        self, infrastructure: Infrastructure, out: Callable[[], bool], lies: Callable[[], str]
     ) -> None:
+        """Guard an infrastructure; ``lies`` says how the agent lies, see ``corrupt``."""
         self._infrastructure = infrastructure
         self._out = out
         self._lies = lies
@@ -313,9 +329,15 @@ class GuardedInfrastructure:
 
     def perform(self, pop: PopId, action: object, cause: str, answer: Answer) -> None:
         """Carry out an action, unless the agent is out; see ``Infrastructure``."""
+        how = self._lies()
         if self._out():
             answer(Failed("the agent is not trusted any more"))
-        elif isinstance(action, Enforce) and self._lies():
+        elif isinstance(action, Hold) and how in ("lie", "bid"):
+            false = replace(action, bids=_false(action.bids))
+            self._infrastructure.perform(pop, false, cause, answer)
+        elif isinstance(action, Enforce) and how == "idle":
+            answer(Done())
+        elif isinstance(action, Enforce) and how == "lie":
             rule = TrafficRule(TrafficMatch(target=action.rule.match.target), TrafficVerdict.DROP)
             self._infrastructure.perform(pop, replace(action, rule=rule), cause, answer)
         else:
@@ -325,7 +347,7 @@ class GuardedInfrastructure:
 class BiasedBus:
     """The bus of one agent, over which it bids falsely while it lies."""
 
-    def __init__(self, bus: Bus, lies: Callable[[], bool]) -> None:
+    def __init__(self, bus: Bus, lies: Callable[[], str]) -> None:
         self._bus = bus
         self._lies = lies
         self.attach = bus.attach
@@ -335,10 +357,13 @@ class BiasedBus:
     def send(self, message: Message) -> None:
         """Send a message; see ``Bus``."""
         content = message.content
-        if isinstance(content, Proposal) and self._lies():
-            bids = (replace(b, terms={**b.terms, "T": 0.0, "C": 0.0}) for b in content.bids)
-            message = replace(message, content=Proposal(tuple(bids)))
+        if isinstance(content, Proposal) and self._lies() in ("lie", "bid", "propose"):
+            message = replace(message, content=Proposal(_false(content.bids)))
         self._bus.send(message)
+
+
+def _false(bids: tuple[Bid, ...]) -> tuple[Bid, ...]:
+    return tuple(replace(bid, terms={**bid.terms, "T": 0.0, "C": 0.0}) for bid in bids)
 
 
 class Nowhere:

@@ -42,6 +42,7 @@ from phalanx.domain.trust import (
     Measure,
     Scored,
     Submit,
+    Suspicion,
     TrustTier,
 )
 from phalanx.ledger import RecordedEntry
@@ -50,6 +51,7 @@ from phalanx.ledger.entries import (
     AgentRetired,
     Attested,
     Drawn,
+    Enrolled,
     Entry,
     Planned,
     Revealed,
@@ -81,6 +83,11 @@ OPENERS = 3
 """Agents whose turn it is to open a round before whoever enrolled them does."""
 TURN_S = 2.0
 """How long the next one waits for the one whose turn it is to open a round."""
+RULE_MISSING = "rule-missing"
+"""Deviation: what an agent says that it keeps in force is not there. It may have been lifted
+meanwhile, so it counts once a second look shows the same."""
+AGAIN_S = 1.0
+"""Before that second look."""
 
 
 class TrustTerms(Struct, frozen=True):
@@ -100,8 +107,10 @@ class TrustTerms(Struct, frozen=True):
     """Share of a round over which its looks are spread."""
 
 
-Audited = Callable[[tuple[Deviation, ...]], None]
-"""Told what an agent does otherwise than it says."""
+Audited = Callable[[tuple[Deviation, ...] | None], None]
+"""Told what an agent does otherwise than it says; None: nobody could see it."""
+Audit = Callable[[Agent, AgentId, tuple[str, ...], Audited], None]
+"""Compares what an agent does with what it says, and says that it keeps in force."""
 
 
 class _Look(Struct):
@@ -111,6 +120,10 @@ class _Look(Struct):
     nonce: str
     cause: str
     tries: int = 1
+    in_turn: bool = True
+    """Whether the plan asks for it; of another one only what is not genuine is told."""
+    doubted: frozenset[Deviation] = frozenset()
+    """What the first look showed, if a second one has to confirm it."""
 
 
 class Attestation(Capability):
@@ -122,13 +135,20 @@ class Attestation(Capability):
         self.terms: TrustTerms | None = None
         """Set before the agent lives; None: it takes no part."""
         self.register = TrustRegister()
-        self.audit: Callable[[Agent, AgentId, Audited], None] | None = None
-        """Compares what an agent does with what it says; None: nothing does."""
+        self.audit: Audit | None = None
+        """None: nothing compares what agents do with what they say."""
+        self.kept: Callable[[Agent], tuple[str, ...]] = lambda _: ()
+        """Returns what this agent keeps in force."""
+        self.enrolled: dict[AgentId, float] = {}
+        """When this agent read of the last enrolment of each."""
         self._looks: dict[AgentId, _Look] = {}
         self._seen: dict[AgentId, ProcessMeasurement] = {}
         """What was measured of others last, for what only a second look shows."""
         self._shown: tuple[AgentId, str, EvidenceReply] | None = None
         """The last evidence: a challenge that comes twice is measured once."""
+        self._accused: set[AgentId] = set()
+        self._suspected: set[AgentId] = set()
+        """In this round: of whom this agent told others, and whom it looked at out of turn."""
         self._said: set[tuple[int, AgentId]] = set()
         """By round and attester: results that were submitted."""
         self._resting: dict[AgentId, float] = {}
@@ -155,8 +175,12 @@ class Attestation(Capability):
             self._changes[change.agent] = change, recorded
         entry = recorded.entry
         match entry:
+            case Enrolled():
+                self.enrolled[entry.agent] = me.now
             case RoundOpened():
                 self._went_on = me.now
+                self._accused.clear()
+                self._suspected.clear()
                 self._looks = {a: look for a, look in self._looks.items() if look.round == CHAIN}
                 self._said.clear()
                 me.later(self._plan_looks, me)
@@ -168,6 +192,8 @@ class Attestation(Capability):
                 if me.name in self.register.verifiers_of(result.attester):
                     me.cause = result.cause or me.cause
                     me.call_at(me.now, partial(self._look, me, result.attester, result.round))
+                    if result.tier is TrustTier.CONTRAINDICATED:
+                        me.call_at(me.now, partial(self._look_out_of_turn, me, result.attester))
             case Planned():
                 self._went_on = me.now
         if not self._settling:
@@ -317,22 +343,75 @@ class Attestation(Capability):
         if entry.round == self.register.round + 1:
             self._submit(me, entry)
 
-    def _look(self, me: Agent, attester: AgentId, number: int) -> None:
+    def suspect(self, me: Agent, agent: AgentId, deviations: Sequence[Deviation]) -> None:
+        """Have the verifiers of an agent look at it now, since it does not do what it says.
+
+        What this agent saw is no proof for others, so it accuses nobody.
+        """
+        verifiers = self.register.verifiers_of(agent)
+        if not verifiers or agent in self._accused:
+            return
+        self._accused.add(agent)
+        found = [f"{d.kind} {d.where}: {d.what}" for d in in_short(deviations)]
+        me.cause = me.record("trust.suspected", agent=agent, deviations=found)
+        for verifier in verifiers:
+            if verifier != me.name:
+                me.tell(Performative.REQUEST, verifier, ATTESTATION, Suspicion(agent))
+        self._look_out_of_turn(me, agent)
+
+    @hears(Suspicion)
+    def heard_suspicion(self, me: Agent, message: Message) -> None:
+        """Look at an agent at once, if a member asks; however often it does, once a round."""
+        suspicion = message.content
+        assert isinstance(suspicion, Suspicion)
+        if self.register.standing(message.sender) is TrustStanding.TRUSTED:
+            self._look_out_of_turn(me, suspicion.agent)
+
+    def _look_out_of_turn(self, me: Agent, attester: AgentId) -> None:
+        """Look once more in this round; the look that the plan asks for comes all the same.
+
+        So nobody can have its verifiers look early, and be unseen for the rest of the round.
+        """
+        if me.name in self.register.verifiers_of(attester) and attester not in self._suspected:
+            self._suspected.add(attester)
+            self._look(me, attester, self.register.round, in_turn=False)
+
+    def _look(self, me: Agent, attester: AgentId, number: int, *, in_turn: bool = True) -> None:
         """Challenge an agent, unless that was done or is no longer wanted."""
         register, terms = self.register, self.terms
         assert terms is not None
         said = register.said.get(attester, {})
-        said_it = me.name in said or (number, attester) in self._said
+        said_it = in_turn and (me.name in said or (number, attester) in self._said)
         over = number != CHAIN and (number != register.round or said_it)
+        if attester in self._looks and not over:
+            self._looks[attester].in_turn |= in_turn
         if attester in self._looks or over or attester == me.name:
+            return
+        if me.name in said and said[me.name].tier is TrustTier.CONTRAINDICATED:
             return
         if register.standing(attester) in (TrustStanding.QUARANTINED, TrustStanding.RETIRED):
             return
         if register.standing(me.name) in EXCLUDED:
             return  # nobody answers it, and nobody takes its word
-        nonce = f"{int(self._draw() * 2**64):016x}{int(self._draw() * 2**64):016x}"
-        look = self._looks[attester] = _Look(number, nonce, me.cause)
+        look = self._looks[attester] = _Look(number, self._nonce(), me.cause, in_turn=in_turn)
         self._ask(me, attester, look)
+
+    def _look_again(self, me: Agent, attester: AgentId, doubted: tuple[Deviation, ...]) -> None:
+        """Challenge an agent a second time in one look, to see whether what was found lasts."""
+        first = self._looks[attester]
+        look = self._looks[attester] = _Look(
+            first.round,
+            self._nonce(),
+            first.cause,
+            in_turn=first.in_turn,
+            doubted=frozenset(doubted),
+        )
+
+        def ask() -> None:
+            if self._looks.get(attester) is look:
+                self._ask(me, attester, look)
+
+        me.call_at(me.now + AGAIN_S, ask)
 
     def _ask(self, me: Agent, attester: AgentId, look: _Look) -> None:
         assert self.terms is not None
@@ -378,18 +457,32 @@ class Attestation(Capability):
         conclude = partial(self._conclude, me, attester, look)
         if tier is TrustTier.AFFIRMING and self.audit is not None:
             # Its program is genuine; what it does has to agree with what it says, too.
-            self.audit(me, attester, partial(self._audited, conclude, reply.evidence))
+            audited = partial(self._audited, me, attester, look, reply.evidence)
+            self.audit(me, attester, reply.kept, audited)
         else:
             conclude(tier, deviations, reply.evidence)
 
     def _audited(
         self,
-        conclude: Callable[..., None],
+        me: Agent,
+        attester: AgentId,
+        look: _Look,
         evidence: Evidence,
-        deviations: tuple[Deviation, ...],
+        deviations: tuple[Deviation, ...] | None,
     ) -> None:
-        tier = TrustTier.CONTRAINDICATED if deviations else TrustTier.AFFIRMING
-        conclude(tier, deviations, evidence)
+        if self._looks.get(attester) is not look:
+            return
+        if deviations is None:
+            unseen = Deviation("unseen", attester, "nobody tells what its PoP has in force")
+            self._conclude(me, attester, look, TrustTier.NONE, (unseen,), evidence)
+            return
+        sure = (d for d in deviations if d.kind != RULE_MISSING or d in look.doubted)
+        found = tuple(sure)
+        if deviations and not found:
+            self._look_again(me, attester, deviations)
+            return
+        tier = TrustTier.CONTRAINDICATED if found else TrustTier.AFFIRMING
+        self._conclude(me, attester, look, tier, found, evidence)
 
     def _conclude(
         self,
@@ -403,6 +496,8 @@ class Attestation(Capability):
         if self._looks.get(attester) is not look:
             return  # while its doings were looked at, it was found out, or the round ended
         del self._looks[attester]
+        if not look.in_turn and tier is not TrustTier.CONTRAINDICATED:
+            return  # the look that the plan asks for is still to come, or was
         known = self.register.standing(attester) is TrustStanding.SILENT
         if not (known and tier is TrustTier.NONE):
             me.cause = me.record(
@@ -461,7 +556,7 @@ class Attestation(Capability):
 
     def _measured(self, me: Agent, asker: AgentId, nonce: str, outcome: Outcome) -> None:
         if isinstance(outcome, Evidence):
-            reply = EvidenceReply(nonce, outcome)
+            reply = EvidenceReply(nonce, outcome, kept=self.kept(me))
         else:
             reason = outcome.reason if isinstance(outcome, Failed) else "no evidence"
             reply = EvidenceReply(nonce, None, reason)
@@ -473,6 +568,9 @@ class Attestation(Capability):
         """Tell the ledger that this agent leaves in order: its silence is no sign of anything."""
         if self.register.standing(me.name) in (TrustStanding.TRUSTED, TrustStanding.SILENT):
             self._submit(me, AgentRetired(me.name, "leaves"))
+
+    def _nonce(self) -> str:
+        return f"{int(self._draw() * 2**64):016x}{int(self._draw() * 2**64):016x}"
 
     def _draw(self) -> float:
         """Return a number in [0, 1) that nobody foresees who does not have the secret."""

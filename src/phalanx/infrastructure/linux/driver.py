@@ -123,7 +123,7 @@ class LinuxNetwork(NetworkDriver):
             case ReadEntry():
                 self._entries.read(pop, action, answer)
             case ReadRules():
-                answer(self._measures.rules(action.pop))
+                answer(self._deeds(action.pop, self._measures.rules(action.pop)))
             case Lift():
                 answer(self._measures.lift(action.measure, pop, cause))
             case Renew():

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from msgspec.structs import replace
+
 from phalanx.clock import Clock
 from phalanx.domain.actions import Hold, Percept, SiteState
 from phalanx.domain.agents import AgentId
@@ -282,6 +284,8 @@ class Percepts:
         self._agents: dict[PopId, dict[AgentId, Perceive]] = {}
         self._told: dict[AgentId, SiteState] = {}
         self._changed: dict[PopId, None] = {}
+        self._had: dict[PopId, set[str]] = {}
+        """Images that agents were ever told of."""
 
     def attach(self, agent: AgentId, pop: PopId, perceive: Perceive) -> None:
         """Tell ``agent`` from now on, beginning with the state of ``pop``."""
@@ -323,6 +327,11 @@ class Percepts:
             images=tuple(sorted(self._compute.images[pop])),
         )
 
+    def ever(self, pop: PopId) -> SiteState:
+        """Return the state of ``pop``, with all images that its agents ever knew there."""
+        state = self.state(pop)
+        return replace(state, images=tuple(sorted(self._had.get(pop, set()).union(state.images))))
+
     def _flush(self) -> None:
         changed, self._changed = self._changed, {}
         for pop in changed:
@@ -330,6 +339,7 @@ class Percepts:
             if not agents:
                 continue
             state = self.state(pop)
+            self._had.setdefault(pop, set()).update(state.images)
             for agent, perceive in list(agents.items()):
                 if state != self._told.get(agent):
                     self._told[agent] = state

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
+
+from msgspec.structs import replace
 
 from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import (
     Deploy,
     Done,
     Failed,
+    HeldBids,
     Hold,
     InstanceLost,
     Outcome,
@@ -37,6 +41,11 @@ from phalanx.infrastructure.reservations.instances import (
     hold_refusal,
     ttl_refusal,
 )
+
+OFFERS = 64
+"""Holds of a PoP whose bids can be read, the latest."""
+ENDED = 1024
+"""Instances of which it is known that they were there, beside those that are."""
 
 Lease = tuple[str, str]
 """What it is for (``hold`` or ``instance``), and the id of that."""
@@ -131,6 +140,9 @@ class Lifecycle:
         self._leases = Leases(clock, self._expire)
         self._holds: dict[str, Held] = {}
         self._instances: dict[str, Instance] = {}
+        self._offers: dict[PopId, deque[tuple[float, HeldBids]]] = {}
+        self._ended: deque[str] = deque(maxlen=ENDED)
+        """Of agents that do not know it yet, too, and those that were refused."""
 
     def names(self) -> list[str]:
         """Return the ids of all holds and instances."""
@@ -173,7 +185,18 @@ class Lifecycle:
         )
         self._holds[action.hold] = Held(action, pop, event)
         self._leases.grant(("hold", action.hold), action.ttl_s)
+        if action.bids:
+            again = (bid.reuse for bid in action.bids if bid.reuse is not None)
+            unknown = (i for i in again if i not in self._instances and i not in self._ended)
+            offer = HeldBids(action.hold, action.bids, 0.0, tuple(unknown))
+            offers = self._offers.setdefault(pop, deque(maxlen=OFFERS))
+            offers.append((self._clock.now(), offer))
         return Done()
+
+    def offers(self, pop: PopId) -> tuple[HeldBids, ...]:
+        """Return the bids of the latest holds at ``pop``, the oldest first."""
+        now = self._clock.now()
+        return tuple(replace(each, age_s=now - at) for at, each in self._offers.get(pop, ()))
 
     def release(self, pop: PopId, hold: str) -> Outcome:
         """Carry out ``Release``."""
@@ -192,12 +215,14 @@ class Lifecycle:
         else:
             refusal = deploy_refusal(action, held)
         if held is None or refusal is not None:
+            self._ended.append(action.instance)
             answer(Failed(str(refusal)))
             return
         hold, vnfd = held.hold, action.vnfd
         self._give_back(action.hold, "used")
         chain = self._reservations.open(action.instance, pop, hold, cause)
         if isinstance(chain, str):
+            self._ended.append(action.instance)
             answer(Failed(chain))
             return
         self._images.use(pop, vnfd, action.instance)
@@ -386,6 +411,7 @@ class Lifecycle:
     def _end(self, instance: Instance, reason: str, cause: str) -> str:
         """Undo all that belongs to an instance and return the event that tells of its end."""
         del self._instances[instance.id]
+        self._ended.append(instance.id)
         self._leases.drop(("instance", instance.id))
         self._downloads.abort(instance)
         event = self._recorder.record(

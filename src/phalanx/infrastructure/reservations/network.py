@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from phalanx.clock import Clock
 from phalanx.domain.actions import (
     Action,
@@ -10,6 +12,7 @@ from phalanx.domain.actions import (
     Rechain,
     Release,
     Renew,
+    RulesInForce,
     Scale,
     SiteState,
     Stop,
@@ -139,6 +142,12 @@ class NetworkDriver:
                 return lifecycle.renew(pop, action)
             case _:
                 return None
+
+    def _deeds(self, pop: PopId, rules: RulesInForce) -> RulesInForce:
+        """Return ``rules`` with the bids that were made at ``pop``, and what it has for them."""
+        if pop not in self._topology.pops:
+            return rules
+        return replace(rules, bids=self._lifecycle.offers(pop), site=self._percepts.ever(pop))
 
     def _switch(self, a: PopId, b: PopId, *, up: bool) -> None:
         link = self._topology.link(a, b)

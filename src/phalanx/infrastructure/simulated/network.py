@@ -247,7 +247,7 @@ class SimulatedNetwork(NetworkDriver):
             case ReadLink():
                 return self._read(action)
             case ReadRules():
-                return self._measures.rules(action.pop)
+                return self._deeds(action.pop, self._measures.rules(action.pop))
             case ReadEntry():
                 rows = self._flows.towards(action.target, 0, 1, pop)
                 self._engine.sync()

@@ -256,8 +256,8 @@ class AgentProcess:
         clock = self.process.clock
         clock.call_at(clock.now() + TURN_S * self._speed, self._turn)
 
-    def _lies(self, since_s: float) -> bool:
-        return self.process.clock.now() >= since_s
+    def _lies(self, since_s: float) -> str:
+        return "lie" if self.process.clock.now() >= since_s else ""
 
     def _memory(self) -> Memory | None:
         """Return what an earlier life left behind, if it can be used."""
