@@ -74,10 +74,10 @@ def test_the_duty_of_an_agent_that_is_killed_with_its_guardian_is_another_s(lab:
     def owners() -> list[str]:
         return [pop for pop in left if any(lab.status(pop).duties.values())]
 
-    lab.until(lambda: len(owners()) == 1, "one of those who live sees to it")
+    lab.eventually(lambda: len(owners()) == 1, "one of those who live sees to it")
     for victim in (guardian, home):
         lab.restart(victim)
-    lab.until(
+    lab.eventually(
         lambda: any(lab.status(home).duties.values()) and not owners(),
         "its home sees to it again, alone",
     )

@@ -40,7 +40,8 @@ def served(folder: Path, pid: int | None) -> Iterator[tuple[WallClock, Path]]:
     sockets = MeasurerSocket(path, agents, REFERENCE)
     serving = clock.loop.create_task(sockets.serve())
     try:
-        clock.run(clock.now() + 60, lambda: path.exists() and path.stat().st_mode & 0o777 == 0o600)
+        while not (path.exists() and path.stat().st_mode & 0o777 == 0o600):
+            clock.run(clock.now() + 0.01)
         yield clock, path
     finally:
         serving.cancel()
@@ -76,7 +77,8 @@ def test_another_process_gets_no_evidence_of_an_agent(tmp_path: Path) -> None:
         other = subprocess.Popen(
             [sys.executable, "-c", ASK, str(path), NONCE], stdout=subprocess.PIPE, text=True
         )
-        clock.run(clock.now() + 30, lambda: other.poll() is not None)
+        while other.poll() is None:
+            clock.run(clock.now() + 0.01)
         said, _ = other.communicate()
     assert "is no agent that is measured here" in said
     assert isinstance(refused, Failed)
