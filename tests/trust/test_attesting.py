@@ -25,6 +25,7 @@ REFERENCE = ReferenceValues("agent", "1.0", counts=False)
 NONCE = "5a" * 16
 ASK = """
 import socket, sys
+sys.stdin.readline()
 peer = socket.socket(socket.AF_UNIX)
 peer.connect(sys.argv[1])
 peer.sendall(sys.argv[2].encode() + b"\\n")
@@ -58,28 +59,44 @@ def asked(clock: WallClock, path: Path, nonce: str = NONCE) -> Outcome:
     return answers[0]
 
 
+@contextmanager
+def asking(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a process that asks for evidence once it is told to."""
+    command = [sys.executable, "-c", ASK, str(folder / "measurer.sock"), NONCE]
+    with (folder / "answer").open("w") as answer:  # a pipe might not hold it
+        other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=answer, text=True)
+    try:
+        yield other
+    finally:
+        other.kill()
+        other.wait()
+
+
+def answered(other: subprocess.Popen[str], clock: WallClock, folder: Path) -> str:
+    """Return what the measurer answers to another process, which asks now."""
+    assert other.stdin is not None
+    other.stdin.close()
+    while other.poll() is None:
+        clock.run(clock.now() + 0.01)
+    return (folder / "answer").read_text()
+
+
 @pytest.mark.processes
 def test_evidence_is_of_the_process_that_asks_and_signed(tmp_path: Path) -> None:
-    with served(tmp_path, os.getpid()) as (clock, path):
+    with asking(tmp_path) as other, served(tmp_path, other.pid) as (clock, path):
         assert path.stat().st_mode & 0o777 == 0o600
-        evidence = asked(clock, path)
-    assert isinstance(evidence, Evidence)
+        evidence = msgspec.json.decode(answered(other, clock, tmp_path), type=Evidence)
     assert (evidence.agent, evidence.nonce, evidence.modelled) == ("pop1", NONCE, False)
-    assert ProcessMeasurement.decode(evidence.measurement).pid == os.getpid()
+    assert ProcessMeasurement.decode(evidence.measurement).pid == other.pid
     unsigned = msgspec.structs.replace(evidence, signature="")
     octets = msgspec.msgpack.Encoder(order="deterministic").encode(unsigned)
     KEY.public_key().verify(bytes.fromhex(evidence.signature), octets)
 
 
 def test_another_process_gets_no_evidence_of_an_agent(tmp_path: Path) -> None:
-    with served(tmp_path, 1) as (clock, path):
+    with asking(tmp_path) as other, served(tmp_path, 1) as (clock, path):
         refused = asked(clock, path)
-        other = subprocess.Popen(
-            [sys.executable, "-c", ASK, str(path), NONCE], stdout=subprocess.PIPE, text=True
-        )
-        while other.poll() is None:
-            clock.run(clock.now() + 0.01)
-        said, _ = other.communicate()
+        said = answered(other, clock, tmp_path)
     assert "is no agent that is measured here" in said
     assert isinstance(refused, Failed)
 
