@@ -460,6 +460,18 @@ def test_who_is_cut_off_for_long_is_silent_and_comes_back() -> None:
     assert set(standings(system).values()) == {TrustStanding.TRUSTED}
 
 
+def test_who_is_silent_for_a_while_still_looks_after_what_it_has_in_force() -> None:
+    """Else its filter stayed for good: the goal that watches it failed, and the lease held."""
+    alone = FaultSpec(40, "partition", groups=(("pop2",),), for_s=12)
+    users, flood = INFECTED.traffic
+    traffic = (users, replace(flood, end_s=80))
+    result = System(replace(INFECTED, faults=(alone,), traffic=traffic)).run()
+    assert of(result.events, "trust.changed", agent="pop2", standing="silent")
+    (applied,) = of(result.events, "measure.applied", pop="pop2")
+    (lifted,) = of(result.events, "measure.lifted", pop="pop2", measure=applied.data["measure"])
+    assert lifted.data["reason"] == "lifted"
+
+
 # -- hostile agents with real keys ------------------------------------------------------------
 
 

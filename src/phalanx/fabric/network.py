@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from phalanx.bus.client import BrokerClient
 from phalanx.clock import Clock
@@ -99,6 +100,7 @@ def serve_infrastructure(
     infrastructure: Infrastructure,
     incarnation: int,
     stands_at: Callable[[AgentId, PopId], bool] = lambda agent, pop: agent == pop,
+    may: Callable[[AgentId, object], bool] = lambda agent, action: True,  # noqa: ARG005
 ) -> InfrastructureService:
     """Serve an infrastructure to agents by calls of ``provider``; return the service.
 
@@ -108,6 +110,7 @@ def serve_infrastructure(
         infrastructure: carries out the actions.
         incarnation: of the service, from 1 on.
         stands_at: whether an agent may act at a PoP; by default only at that of its own name.
+        may: whether it may do just this.
 
     Raises:
         ValueError: if the provider serves it already, or ``incarnation`` is below 1.
@@ -123,7 +126,7 @@ def serve_infrastructure(
                 call.done(result)
 
         if stands_at(call.caller.name, call.request.pop):
-            service.perform(call.request, call.cause or "", answer)
+            service.perform(call.request, call.cause or "", answer, partial(may, call.caller.name))
         else:
             call.refuse(f"{call.caller.name} does not stand at {call.request.pop}")
 

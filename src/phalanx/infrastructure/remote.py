@@ -370,7 +370,11 @@ class InfrastructureService:
         return sum(stream.shed for stream in self._streams.values())
 
     def perform(
-        self, request: PerformRequest, cause: str, answer: Callable[[Performed | str], None]
+        self,
+        request: PerformRequest,
+        cause: str,
+        answer: Callable[[Performed | str], None],
+        may: Callable[[object], bool] = lambda action: True,  # noqa: ARG005
     ) -> None:
         """Carry out an action; ``answer`` gets its outcome, or why it was not begun."""
         try:
@@ -385,7 +389,10 @@ class InfrastructureService:
             except PackingError as error:
                 answer(str(error))
 
-        self._infrastructure.perform(request.pop, action, cause, carried_out)
+        if may(action):
+            self._infrastructure.perform(request.pop, action, cause, carried_out)
+        else:
+            carried_out(Failed("the agent is not trusted any more"))
 
     def perceive(
         self, agent: AgentId, request: PerceiveRequest, answer: Callable[[Perceived | str], None]

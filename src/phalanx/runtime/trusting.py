@@ -25,8 +25,13 @@ from phalanx.domain.actions import (
     Enforce,
     Failed,
     Hold,
+    Lift,
     Outcome,
+    ReadEntry,
+    ReadLink,
+    ReadMeasure,
     ReadRules,
+    Release,
     RulesInForce,
     Stop,
 )
@@ -188,7 +193,7 @@ class ModelledTrust:
         """Return an infrastructure that serves the agent for as long as it is not out."""
         return GuardedInfrastructure(
             infrastructure,
-            partial(self._watch.out, agent),
+            partial(self._watch.may, agent),
             lambda: self._liars.get(agent, ""),
         )
 
@@ -252,6 +257,7 @@ class ModelledTrust:
         answer(signed(evidence, self._keys[agent]))
 
 
+_BEGINS_NOTHING = (Release, Stop, Lift, ReadEntry, ReadLink, ReadMeasure, ReadRules)
 _GENUINE, _ALTERED = (sha256(text.encode()).hexdigest() for text in ("genuine", "altered"))
 _VALUES = ReferenceValues(_SOFTWARE, VERSION, objects={_SOFTWARE: (_GENUINE,)}, counts=False)
 
@@ -310,19 +316,33 @@ class ExpelledAgents:
                 self._expelled(change.agent, self._found.get(change.agent) or self._cause)
 
     def out(self, agent: AgentId) -> bool:
-        """Whether an agent is not served."""
-        return self.register.standing(agent) in EXCLUDED
+        """Whether an agent is served nothing any more, not even for what it has in force."""
+        return self.register.standing(agent) is TrustStanding.QUARANTINED
+
+    def may(self, agent: AgentId, action: object) -> bool:
+        """Whether an agent is served an action.
+
+        One that is silent may come back, so it looks after what it has in force, and may end that;
+        it begins nothing, and its leases run out.
+        """
+        standing = self.register.standing(agent)
+        return standing not in EXCLUDED or (
+            standing is TrustStanding.SILENT and isinstance(action, _BEGINS_NOTHING)
+        )
 
 
 class GuardedInfrastructure:
     """An infrastructure that serves one agent while that is not out."""
 
     def __init__(
-        self, infrastructure: Infrastructure, out: Callable[[], bool], lies: Callable[[], str]
+        self,
+        infrastructure: Infrastructure,
+        may: Callable[[object], bool],
+        lies: Callable[[], str],
     ) -> None:
         """Guard an infrastructure; ``lies`` says how the agent lies, see ``corrupt``."""
         self._infrastructure = infrastructure
-        self._out = out
+        self._may = may
         self._lies = lies
         self.attach = infrastructure.attach
         self.detach = infrastructure.detach
@@ -330,7 +350,7 @@ class GuardedInfrastructure:
     def perform(self, pop: PopId, action: object, cause: str, answer: Answer) -> None:
         """Carry out an action, unless the agent is out; see ``Infrastructure``."""
         how = self._lies()
-        if self._out():
+        if not self._may(action):
             answer(Failed("the agent is not trusted any more"))
         elif isinstance(action, Hold) and how in ("lie", "bid"):
             false = replace(action, bids=_false(action.bids))

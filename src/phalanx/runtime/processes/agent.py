@@ -170,7 +170,7 @@ class AgentProcess:
         if lies and process.incarnation == 1:  # deployed anew it is honest
             lying = partial(self._lies, min(lies))
             bus_of_agent = BiasedBus(bus_of_agent, lying)
-            infrastructure = GuardedInfrastructure(infrastructure, lambda: False, lying)
+            infrastructure = GuardedInfrastructure(infrastructure, lambda _: True, lying)
         self.composed = ComposedAgent(
             declared,
             plan,

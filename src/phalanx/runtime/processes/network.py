@@ -174,6 +174,7 @@ class NetworkProcess:
             network,
             process.incarnation,
             lambda agent, pop: standing.get(agent) == pop and not expelled.out(agent),
+            expelled.may,
         )
         if self._trust is not None:
             self._trust.follow(expelled.read)
