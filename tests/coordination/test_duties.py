@@ -9,6 +9,7 @@ from msgspec import convert
 from msgspec.structs import replace
 from tests.system.rings import of, ring
 
+from phalanx.auction.outlook import Outlook
 from phalanx.checking.plans import random_plan
 from phalanx.coordination.duties import Duties
 from phalanx.domain.goals import Duty, want
@@ -209,3 +210,12 @@ def test_an_agent_that_dies_before_anyone_heard_of_it_inherits_nothing():
     )
     assert not watch.unowned(20 + 2 * SILENCE_S + 2 * HEARTBEAT_S)
     assert len(of(watch.result, "agent.gone", pop=apart)) <= 1
+
+
+def test_an_agent_that_is_left_alone_and_is_not_trusted_sees_to_its_duties_itself():
+    system = System(replace(ring(), strategy="service"))
+    system.run(until=1.0)
+    me = system.agents[HOME].agent
+    me.capability(Outlook)._distrusted = frozenset(NAMES)
+    duty = Duty(want(Monitored("10.0.0.10", 1.0)), "north", HOME)
+    assert me.capability(Duties).owner(me, duty) == HOME

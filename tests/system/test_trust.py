@@ -472,6 +472,30 @@ def test_who_is_silent_for_a_while_still_looks_after_what_it_has_in_force() -> N
     assert lifted.data["reason"] == "lifted"
 
 
+def test_who_was_never_enrolled_is_not_listened_to_until_it_is_verified() -> None:
+    """It is of the same program, with a place on the bus and at a PoP."""
+    system = System(replace(INFECTED, faults=()))
+    assert system.trust is not None
+    enrolment = system.trust._enrolments.pop("pop2")
+
+    def enrol() -> None:
+        assert system.trust is not None
+        system.trust._enrolments["pop2"] = enrolment
+        system.trust.deployed("pop2", "")
+
+    system.clock.call_at(60.0, enrol)
+    result = system.run(until=110)
+    first = of(result.events, "attestation.result", round=1)[0].time
+    (verified,) = [e.time for e in of(result.events, "trust.changed", agent="pop2")]
+    assert 60 < verified < 75
+    out = [e for e in result.events if first + 1 < e.time < verified]
+    assert not [e for e in of(out, "auction.awarded", winner="pop2") if e.agent != "pop2"]
+    assert not of(out, "measure.applied", pop="pop2")
+    assert of(out, "measure.applied"), "the others defend"
+    again = [e for e in result.events if e.time > verified]
+    assert of(again, "measure.applied", pop="pop2"), "and it with them, from then on"
+
+
 # -- hostile agents with real keys ------------------------------------------------------------
 
 

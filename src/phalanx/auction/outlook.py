@@ -113,17 +113,15 @@ class Outlook(Configured, Capability):
 
     @when(Distrusted)
     def distrusted(self, me: Agent, belief: Distrusted) -> Steps:
-        """Deal with an agent as with one that is gone, and do not listen to it."""
+        """Deal with an agent as with one that is gone."""
         self._distrusted |= {belief.agent}
         if belief.agent != me.name:
-            me.shunned.add(belief.agent)
             yield Believe(Gone(belief.agent))
 
     @when(Distrusted, None)
     def trusted_again(self, me: Agent, belief: Distrusted) -> Steps:
         """Deal with an agent again."""
         self._distrusted -= {belief.agent}
-        me.shunned.discard(belief.agent)
         if belief.agent == me.name:
             self._catch_up(me)
         elif belief.agent not in self.view.dead:
@@ -255,7 +253,6 @@ class Outlook(Configured, Capability):
         An agent that is met again by other means later need not be known by then.
         """
         self._distrusted = frozenset(p.agent for p in me.beliefs.matching(Distrusted))
-        me.shunned |= self._distrusted - {me.name}
         old = part or OutlookMemory()
         self.settings.peers = tuple(sorted({*self.settings.peers, *old.peers}))
         for state in old.states:  # what the agent says of its PoP itself is newer

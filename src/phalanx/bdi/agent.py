@@ -101,6 +101,7 @@ class Agent:
         "changes",
         "drained",
         "draining",
+        "heeds",
         "incarnation",
         "library",
         "name",
@@ -109,7 +110,6 @@ class Agent:
         "pop",
         "remembers",
         "scope",
-        "shunned",
     )
 
     def __init__(
@@ -142,8 +142,8 @@ class Agent:
         self.now = 0.0
         self.cause = ""
         """The event that the present step follows from."""
-        self.shunned: set[AgentId] = set()
-        """Agents that are not listened to: all but evidence of themselves is ignored."""
+        self.heeds: Callable[[AgentId], bool] = lambda _: True
+        """Whether this agent listens to another: else all but evidence of itself is ignored."""
         self.beliefs = BeliefBase()
         self.capabilities = {n: c() for n, c in library.capabilities.items()}
         self.active = {n for n, c in self.capabilities.items() if c.vnfd is None}
@@ -195,7 +195,7 @@ class Agent:
     def receive(self, message: Message, now: float) -> list[Instruction]:
         """Take a message in."""
         self.now = now
-        if message.sender in self.shunned and type(message.content) is not EvidenceReply:
+        if not self.heeds(message.sender) and type(message.content) is not EvidenceReply:
             return []
         for name, method in self.library.handlers(message.content):
             self.cause = message.cause

@@ -288,6 +288,8 @@ class LifeRules(RuleGroup):
         self._beliefs: dict[str, dict[str, tuple[Any, Any]]] = {}
         self._told: set[tuple[str, str, str]] = set()
         """A measure, its holder, and an agent that was told so by more than a call."""
+        self._trusted: set[str] = set()
+        """Agents that were verified, if agents attest each other."""
 
     def always(self, event: Event) -> None:
         """Look for events of the dead."""
@@ -349,8 +351,15 @@ class LifeRules(RuleGroup):
 
     def on_agent_gone(self, event: Event) -> None:
         """See that there is a reason to believe that."""
-        if event.data["pop"] in self.run.life and not self.run.faulty:
-            self.suspect(event, "gone", f"{event.data['pop']} lives")
+        pop = event.data["pop"]
+        strange = bool(self._trusted) and not {pop, event.agent} <= self._trusted
+        if pop in self.run.life and not self.run.faulty and not strange:
+            self.suspect(event, "gone", f"{pop} lives")
+
+    def on_trust_changed(self, event: Event) -> None:
+        """Note who is verified: one that is not yet is not listened to."""
+        if event.data["standing"] == "trusted":
+            self._trusted.add(event.data["agent"])
 
     def gone(self, event: Event, agent: str) -> None:
         """Note that an agent died or left."""

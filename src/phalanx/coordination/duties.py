@@ -56,7 +56,7 @@ class Duties(Configured, Capability):
         An agent that left is no peer of one that was started later, which never heard of it.
         """
         alive = me.capability(Outlook).alive()
-        return duty.home if duty.home in alive else duty.heir(alive)
+        return duty.home if duty.home in alive else duty.heir(alive or (me.name,))
 
     def take_up(self, me: Agent, duty: Duty) -> Steps:
         """See to a duty from now on."""

@@ -260,7 +260,9 @@ class ComposedAgent:
         self.probes = Probes(bus, self.name, clock, incarnation, cause)
         self._counters = counters or self.probes.counters
         if trust is not None:
-            self.agent.capability(Attestation).terms = trust
+            attestation = self.agent.capability(Attestation)
+            attestation.terms = trust
+            self.agent.heeds = partial(attestation.heeds, self.agent)
             self.agent.capability(KeyKeeping).exchange = trust.exchange
         self.node = Node(
             self.agent,

@@ -51,7 +51,7 @@ from phalanx.runtime.scenario import TrustSpec
 from phalanx.trust.attestation import Attestation, TrustTerms
 from phalanx.trust.evidence import Enrolment, public, signed
 from phalanx.trust.measurement import Activity, MappedObject, ProcessMeasurement, ReferenceValues
-from phalanx.trust.register import EXCLUDED, TrustRegister, TrustStanding
+from phalanx.trust.register import TrustRegister, TrustStanding
 from phalanx.trust.secaas import Deployed, Secaas
 
 SECAAS = "secaas"
@@ -322,13 +322,12 @@ class ExpelledAgents:
     def may(self, agent: AgentId, action: object) -> bool:
         """Whether an agent is served an action.
 
-        One that is silent may come back, so it looks after what it has in force, and may end that;
-        it begins nothing, and its leases run out.
+        One that is silent or not yet verified may come back, so it looks after what it has in
+        force, and may end that; it begins nothing, and its leases run out.
         """
-        standing = self.register.standing(agent)
-        return standing not in EXCLUDED or (
-            standing is TrustStanding.SILENT and isinstance(action, _BEGINS_NOTHING)
-        )
+        if self.register.excluded(agent):
+            return not self.out(agent) and isinstance(action, _BEGINS_NOTHING)
+        return True
 
 
 class GuardedInfrastructure:

@@ -200,6 +200,13 @@ class Attestation(Capability):
             self._settling = True
             me.call_at(me.now, partial(self._settle, me))
 
+    def heeds(self, me: Agent, sender: AgentId) -> bool:
+        """Whether another agent is listened to: it is trusted, or has enrolled the group."""
+        assert self.terms is not None
+        return sender in self.terms.outsiders or not (
+            self.register.excluded(sender) or me.beliefs.holds(Distrusted(sender))
+        )
+
     def _settle(self, me: Agent) -> Steps:
         """Believe what the ledger says by now, and see whose turn it is."""
         self._settling = False
@@ -238,10 +245,10 @@ class Attestation(Capability):
         self._looks.pop(agent, None)
         if agent == me.name and member.standing in EXCLUDED:
             self._looks.clear()
-        distrusted = me.beliefs.holds(Distrusted(agent))
-        if member.standing in EXCLUDED and not distrusted:
+        distrusted, excluded = me.beliefs.holds(Distrusted(agent)), self.register.excluded(agent)
+        if excluded and not distrusted:
             yield Believe(Distrusted(agent))
-        elif member.standing not in EXCLUDED and distrusted:
+        elif distrusted and not excluded:
             yield Forget(Distrusted(agent))
         if member.standing is TrustStanding.ENROLLED:
             self._seen.pop(agent, None)

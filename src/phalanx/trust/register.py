@@ -150,6 +150,15 @@ class TrustRegister:
         member = self.members.get(agent)
         return None if member is None else member.standing
 
+    def excluded(self, agent: AgentId) -> bool:
+        """Whether nobody deals with an agent: it is out, or not verified after the chain.
+
+        Until the first round all are dealt with, or nobody could speak before all are verified.
+        """
+        standing = self.standing(agent)
+        unverified = standing is None or standing is TrustStanding.ENROLLED
+        return standing in EXCLUDED or (unverified and self.round > 0)
+
     def belongs(self, agent: AgentId) -> bool:
         """Whether an agent is enrolled, and neither expelled nor retired."""
         out = None, TrustStanding.QUARANTINED, TrustStanding.RETIRED
