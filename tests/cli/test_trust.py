@@ -225,3 +225,23 @@ def test_an_enrolment_that_no_ledger_can_keep_is_refused(ledger: str, tmp_path: 
     file.write_text("{agent: a, account: b, role: agent, software: d, reference: e}")
     said = refused("enrol", file, "--ledger", ledger, "--key", key(tmp_path), code=1)
     assert "no Enrolled that can be recorded" in said
+
+
+def test_an_agent_is_attested_as_its_verifiers_find_it(
+    ledger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No agent runs any more, so what is printed is what was found in the round that is open."""
+    monkeypatch.setattr("phalanx.cli.trust.ATTEST_S", 0.5)
+    signed = ("--ledger", ledger, "--key", key(tmp_path))
+    (before,) = rows("plan", "--ledger", ledger)
+    said = {row["agent"]: row["said"] for row in before["plan"]}
+    agent = next(name for name, found in said.items() if len(found) >= 2)
+    line = told("attest", agent, *signed)
+    assert line.startswith(f"{agent} is trusted; round {before['round']}: affirming (pop")
+    code, out, err = phalanx("attest", "pop1", *signed)
+    assert (code, err) == (1, "")
+    assert out == f"pop1 is quarantined; round {before['round']}: nobody has looked\n"
+    stranger = ("--ledger", ledger, "--key", key(tmp_path, bytes(range(1, 33))))
+    code, _, err = phalanx("attest", agent, *stranger)
+    assert (code, err) == (1, "the ledger refuses it: only an operator may do this\n")
+    assert "agent 'pop9'" in refused("attest", "pop9", *signed, code=2)

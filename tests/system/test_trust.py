@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from functools import partial
@@ -26,7 +27,14 @@ from phalanx.domain.trust import (
     TrustTier,
 )
 from phalanx.functions.edge_filter import EdgeFilter, _effect
-from phalanx.ledger.entries import AgentRetired, Attested, Entry, KeyHandedOut, RoundOpened
+from phalanx.ledger.entries import (
+    AgentRetired,
+    Attested,
+    Entry,
+    KeyHandedOut,
+    Planned,
+    RoundOpened,
+)
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import (
     FaultSpec,
@@ -529,6 +537,42 @@ def test_one_that_accuses_the_innocent_expels_nobody() -> None:
     assert system.trust is not None
     scores = {name: m.score for name, m in system.trust.register.members.items()}
     assert min(scores, key=lambda name: scores[name]) == "pop2"
+
+
+def test_an_operator_has_all_agents_looked_at_at_once() -> None:
+    """By recording the plan anew; the rounds go on as before."""
+    system = System(quiet(until=90))
+    assert system.trust is not None
+    trust, found = system.trust, entries(system)
+    again = Planned(PERIOD_S, 3, 0)
+    opened: list[float] = []
+    trust.ledger.join(bytes([8] * 32)).follow(
+        lambda recorded: (
+            opened.append(recorded.time_s) if isinstance(recorded.entry, RoundOpened) else None
+        )
+    )
+
+    def ask() -> None:
+        at = system.clock.now()
+        trust._secaas.tell(again, trust._cause)
+
+        def looked() -> None:
+            number = max(e.round for e in found if isinstance(e, RoundOpened))
+            said = Counter(
+                e.result.attester
+                for e in found
+                if isinstance(e, Attested) and e.result.round == number
+            )
+            assert set(said.values()) == {3}, at
+            assert len(said) == 6
+
+        system.clock.call_at(at + 2.5, looked)
+
+    system.clock.call_at(40.0, lambda: system.clock.call_at(opened[-1] + PERIOD_S + 1.5, ask))
+    result = system.run()
+    assert len([e for e in found if isinstance(e, Planned)]) == 2
+    assert max(b - a for a, b in itertools.pairwise(opened)) < PERIOD_S + 3
+    assert not of(result.events, "attestation.result", tier="contraindicated")
 
 
 def test_what_an_auctioneer_sees_alone_expels_nobody() -> None:

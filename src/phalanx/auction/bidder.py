@@ -344,11 +344,7 @@ class Bidder(Configured, Capability):
             self._evaluate(me, contract)
 
     def _hold(
-        self,
-        me: Agent,
-        contract: Contract,
-        then: partial[None],
-        proposed: tuple[Bid, ...] = (),
+        self, me: Agent, contract: Contract, then: partial[None], proposed: tuple[Bid, ...] = ()
     ) -> None:
         """Hold what a contract's bids need; those that are ``proposed`` can be read by others."""
         resources = contract.holds = self._needs(contract.bids)
@@ -356,8 +352,7 @@ class Bidder(Configured, Capability):
         path = contract.bids[0].path
         ttl = max(0.0, contract.deadline - me.now) + self.settings.grace_s
         hold = self.hold_id(me, contract)
-        conversation = contract.conversation
-        me.perform(Hold(hold, conversation, resources, path, traffic, ttl, proposed), then)
+        me.perform(Hold(hold, contract.conversation, resources, path, traffic, ttl, proposed), then)
         me.call_at(me.now + ttl, partial(self._expire, me, contract))
 
     def hold_id(self, me: Agent, contract: Contract) -> str:

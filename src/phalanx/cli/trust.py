@@ -29,6 +29,8 @@ from phalanx.loading.refusals import one_line, unknown
 from phalanx.reporting.event_text import describe
 from phalanx.trust.register import OPERATOR, TrustRegister, TrustStanding, unseen
 
+ATTEST_S = 10.0
+"""How long ``attest`` waits for what verifiers find."""
 CONFIRMED_S = 30.0
 """How long an entry may take to be recorded."""
 EPOCH_S = 1e9
@@ -280,6 +282,34 @@ def plan(
         shown = ", ".join(f"{p:.3g} after {n}" for n, p in zip(ROUNDS, chances, strict=True))
         say(out, f"if {infected} infected agents vouch for each other, one of them is unseen with")
         say(out, f"probability {shown} rounds")
+
+
+@app.command()
+def attest(
+    agent: Annotated[str, typer.Argument(help="Name of the agent.")], *, url: Url, key: Key
+) -> None:
+    """Have all agents looked at now, so that none knows who is meant; print what is found of one.
+
+    The exit code is 1 unless a majority of its verifiers has found it genuine in this round.
+    """
+    with reading(url, _secret(key)) as (ledger, seen, passing):
+        (reader := _Reader(ledger, seen)).require(agent)
+        register = reader.register
+        if register.plan is None or not register.round:
+            raise PhalanxError("no round was opened yet: the agents are verified in a chain first")
+        asked = len(reader.told)
+        _submit(ledger, register.plan, passing)
+        until, looked = next(passing) + ATTEST_S, 0
+        while next(passing) < until and looked < register.quorum:
+            register = (reader := _Reader(ledger, seen)).register
+            looked = sum(told.agent == agent for told in reader.told[asked:])
+    tiers = {name: result.tier for name, result in register.said.get(agent, {}).items()}
+    found = ", ".join(f"{tier.value} ({name})" for name, tier in tiers.items())
+    standing = register.members[agent].standing
+    say(out, f"{agent} is {standing.value}; round {register.round}: {found or 'nobody has looked'}")
+    affirmed = [*tiers.values()].count(TrustTier.AFFIRMING) >= register.quorum
+    if standing is not TrustStanding.TRUSTED or not affirmed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
+from msgspec.structs import replace
+
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.bidding import contradiction
@@ -34,18 +36,16 @@ from phalanx.trust.attestation import RULE_MISSING, Attestation, Audited
 
 MOST_KEPT = 1_024
 """Effects that an agent names to its verifiers."""
-AT_ONCE_S = 1.0
-"""Between two looks of one agent at another that nobody drew it for."""
+
+_Found = tuple[Deviation, ...] | None
+"""What an agent does otherwise than it says; None: nobody tells what it does."""
+_Told = Callable[[_Found, RulesInForce], None]
 
 
 class Conduct(Configured, Capability):
     """Compares what agents do with what they say."""
 
     name = "conduct"
-
-    def __init__(self) -> None:
-        self._checked: dict[AgentId, float] = {}
-        """When another agent was looked at last, without being drawn."""
 
     @starts
     def begin(self, me: Agent) -> None:
@@ -61,16 +61,7 @@ class Conduct(Configured, Capability):
     # -- as a verifier ----------------------------------------------------------------------
 
     def _audit(self, me: Agent, agent: AgentId, kept: tuple[str, ...], audited: Audited) -> None:
-        pop = self._pop(me, agent)
-        if pop is None:
-            audited(())
-            return
-
-        def compare(outcome: Outcome) -> None:
-            there = outcome if isinstance(outcome, RulesInForce) else None
-            audited(None if there is None else tuple(self._deviations(me, agent, pop, kept, there)))
-
-        me.perform(ReadRules(pop), compare)
+        self._look(me, agent, kept, lambda found, _: audited(found))
 
     # -- as an auctioneer, or as one that suffers -------------------------------------------
 
@@ -83,52 +74,46 @@ class Conduct(Configured, Capability):
         result, agent = message.content, message.sender
         assert isinstance(result, Result)
         effects = {str(f.predicate) for f in result.facts if f.value and f.holder == agent}
-        if effects and me.now - self._checked.get(agent, -AT_ONCE_S) >= AT_ONCE_S:
-            self._checked[agent] = me.now
-            self._look(me, agent, effects)
+        if effects:
+            self._look(me, agent, effects, partial(self._suspect, me, agent))
 
     @when(ServiceBreached)
     def service_breached(self, me: Agent, breached: ServiceBreached) -> None:  # noqa: ARG002
         """Look at what all others have in force."""
         for agent in me.capability(Outlook).alive():
-            self._look(me, agent, ())
+            self._look(me, agent, (), partial(self._suspect, me, agent))
 
-    def _look(
-        self,
-        me: Agent,
-        agent: AgentId,
-        kept: Collection[str],
-        also: Callable[[RulesInForce], None] = lambda _: None,
-    ) -> None:
-        pop = self._pop(me, agent)
-        if pop is None or agent == me.name:
-            return
-
-        def compare(outcome: Outcome) -> None:
-            if isinstance(outcome, RulesInForce):
-                found = tuple(self._deviations(me, agent, pop, kept, outcome))
-                if found:
-                    me.capability(Attestation).suspect(me, agent, found)
-                also(outcome)
-
-        me.perform(ReadRules(pop), compare)
+    def _suspect(self, me: Agent, agent: AgentId, found: _Found, _: RulesInForce) -> None:
+        if found and agent != me.name:
+            me.capability(Attestation).suspect(me, agent, found)
 
     def _compare_award(
-        self, me: Agent, conversation: str, winner: RankedBid, there: RulesInForce
+        self, me: Agent, conversation: str, winner: RankedBid, found: _Found, there: RulesInForce
     ) -> None:
         """Take an award back if another bid was held for than the one that was heard."""
+        self._suspect(me, winner.bidder, found, there)
         mine = (o for o in there.bids if o.hold.endswith(f"@{conversation}"))
         held = [bid for offer in mine if _of(offer, winner.bidder) for bid in offer.bids]
         if held and not any(_same(bid, winner.bid) for bid in held):
             reason = "its PoP knows of another bid"
             me.capability(Auctioneer).reject_winner(me, conversation, winner.bidder, reason)
 
-    def _pop(self, me: Agent, agent: AgentId) -> PopId | None:
-        """Return where an agent stands, if this one can look there."""
-        state = me.capability(Outlook).view.get(agent)
-        return None if me.pop is None or state is None else state.pop
-
     # -- what is compared -------------------------------------------------------------------
+
+    def _look(self, me: Agent, agent: AgentId, kept: Collection[str], told: _Told) -> None:
+        """Compare what an agent does with what it says; ``told`` that, and what there is."""
+        state = me.capability(Outlook).view.get(agent)
+        if me.pop is None or state is None or (pop := state.pop) is None:
+            told((), RulesInForce())
+            return
+
+        def compare(outcome: Outcome) -> None:
+            if isinstance(outcome, RulesInForce):
+                told(tuple(self._deviations(me, agent, pop, kept, outcome)), outcome)
+            else:
+                told(None, RulesInForce())
+
+        me.perform(ReadRules(pop), compare)
 
     def _deviations(
         self, me: Agent, agent: AgentId, pop: PopId, kept: Collection[str], there: RulesInForce
@@ -178,6 +163,4 @@ def _of(offer: HeldBids, agent: AgentId) -> bool:
 
 def _same(held: Bid, heard: Bid) -> bool:
     """Whether a bid is the one that was heard, but for the terms that are the auctioneer's."""
-    terms = all(heard.terms.get(name) == value for name, value in held.terms.items())
-    said = (heard.vnf, heard.units, heard.path, heard.reuse)
-    return terms and (held.vnf, held.units, held.path, held.reuse) == said
+    return held.terms.items() <= heard.terms.items() and replace(heard, terms=held.terms) == held

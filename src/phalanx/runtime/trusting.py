@@ -349,16 +349,15 @@ class GuardedInfrastructure:
     def perform(self, pop: PopId, action: object, cause: str, answer: Answer) -> None:
         """Carry out an action, unless the agent is out; see ``Infrastructure``."""
         how = self._lies()
-        if not self._may(action):
-            answer(Failed("the agent is not trusted any more"))
-        elif isinstance(action, Hold) and how in ("lie", "bid"):
-            false = replace(action, bids=_false(action.bids))
-            self._infrastructure.perform(pop, false, cause, answer)
-        elif isinstance(action, Enforce) and how == "idle":
-            answer(Done())
+        if isinstance(action, Hold) and how in ("lie", "bid"):
+            action = replace(action, bids=_false(action.bids))
         elif isinstance(action, Enforce) and how == "lie":
             rule = TrafficRule(TrafficMatch(target=action.rule.match.target), TrafficVerdict.DROP)
-            self._infrastructure.perform(pop, replace(action, rule=rule), cause, answer)
+            action = replace(action, rule=rule)
+        if not self._may(action):
+            answer(Failed("the agent is not trusted any more"))
+        elif isinstance(action, Enforce) and how == "idle":
+            answer(Done())
         else:
             self._infrastructure.perform(pop, action, cause, answer)  # type: ignore[arg-type]
 

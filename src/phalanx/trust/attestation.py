@@ -17,6 +17,7 @@ from hmac import digest as keyed
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec import Struct
+from msgspec.structs import replace
 
 from phalanx.bdi import (
     Agent,
@@ -192,10 +193,12 @@ class Attestation(Capability):
                 if me.name in self.register.verifiers_of(result.attester):
                     me.cause = result.cause or me.cause
                     me.call_at(me.now, partial(self._look, me, result.attester, result.round))
-                    if result.tier is TrustTier.CONTRAINDICATED:
-                        me.call_at(me.now, partial(self._look_out_of_turn, me, result.attester))
-            case Planned():
+            case Planned() if not self.register.round:
                 self._went_on = me.now
+            case Planned() if self._caught_up:  # an operator wants all to be looked at now
+                for attester in (*self.register.members,):
+                    if me.name in self.register.verifiers_of(attester):
+                        me.later(self._look, me, attester, self.register.round)
         if not self._settling:
             self._settling = True
             me.call_at(me.now, partial(self._settle, me))
@@ -361,10 +364,8 @@ class Attestation(Capability):
         self._accused.add(agent)
         found = [f"{d.kind} {d.where}: {d.what}" for d in in_short(deviations)]
         me.cause = me.record("trust.suspected", agent=agent, deviations=found)
-        for verifier in verifiers:
-            if verifier != me.name:
-                me.tell(Performative.REQUEST, verifier, ATTESTATION, Suspicion(agent))
-        self._look_out_of_turn(me, agent)
+        for verifier in verifiers:  # of which it may be one
+            me.tell(Performative.REQUEST, verifier, ATTESTATION, Suspicion(agent))
 
     @hears(Suspicion)
     def heard_suspicion(self, me: Agent, message: Message) -> None:
@@ -384,12 +385,12 @@ class Attestation(Capability):
             self._look(me, attester, self.register.round, in_turn=False)
 
     def _look(self, me: Agent, attester: AgentId, number: int, *, in_turn: bool = True) -> None:
-        """Challenge an agent, unless that was done or is no longer wanted."""
+        """Challenge an agent; out of turn, if this agent has said in the round what it found."""
         register, terms = self.register, self.terms
         assert terms is not None
         said = register.said.get(attester, {})
-        said_it = in_turn and (me.name in said or (number, attester) in self._said)
-        over = number != CHAIN and (number != register.round or said_it)
+        said_it = number != CHAIN and (me.name in said or (number, attester) in self._said)
+        in_turn, over = in_turn and not said_it, number not in (CHAIN, register.round)
         if attester in self._looks and not over:
             self._looks[attester].in_turn |= in_turn
         if attester in self._looks or over or attester == me.name:
@@ -406,13 +407,8 @@ class Attestation(Capability):
     def _look_again(self, me: Agent, attester: AgentId, doubted: tuple[Deviation, ...]) -> None:
         """Challenge an agent a second time in one look, to see whether what was found lasts."""
         first = self._looks[attester]
-        look = self._looks[attester] = _Look(
-            first.round,
-            self._nonce(),
-            first.cause,
-            in_turn=first.in_turn,
-            doubted=frozenset(doubted),
-        )
+        doubts = frozenset(doubted)
+        look = self._looks[attester] = replace(first, nonce=self._nonce(), tries=1, doubted=doubts)
 
         def ask() -> None:
             if self._looks.get(attester) is look:
@@ -483,8 +479,7 @@ class Attestation(Capability):
             unseen = Deviation("unseen", attester, "nobody tells what its PoP has in force")
             self._conclude(me, attester, look, TrustTier.NONE, (unseen,), evidence)
             return
-        sure = (d for d in deviations if d.kind != RULE_MISSING or d in look.doubted)
-        found = tuple(sure)
+        found = tuple(d for d in deviations if d.kind != RULE_MISSING or d in look.doubted)
         if deviations and not found:
             self._look_again(me, attester, deviations)
             return
