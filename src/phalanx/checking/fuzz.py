@@ -65,6 +65,11 @@ def judge(document: Document, mode: Mode, run: Run) -> Trial:
         if ran.events[-1].data.get("reason") != "finished":
             failures.append(Failure("run", "it did not finish"))
         failures += _unrest(document, ran.events) if mode == "safety" else ()
+        failures += [
+            Failure("trust", f"{event.data['agent']} is expelled though genuine", event.time)
+            for event in ran.events
+            if event.kind == "trust.changed" and event.data["standing"] == "quarantined"
+        ]
     rare = rare_states(ran.events)
     if mode == "liveness" and not failures and owed(document):
         rare["service is owed"] += 1
@@ -152,6 +157,9 @@ _STATES: dict[str, Callable[[dict[str, Any]], bool]] = {
     "plan.ended: an action failed": lambda d: not d["succeeded"],
     "action.failed: refused by the infrastructure": lambda _: True,
     "message.shed: a full queue": lambda _: True,
+    "attestation.result: an agent is genuine": lambda d: d["tier"] == "affirming",
+    "trust.changed: an agent is silent": lambda d: d["standing"] == "silent",
+    "trust.changed: an agent comes back": lambda d: d["reason"].startswith("genuine again"),
 }
 """Rare states that one event shows: its kind, and what its data says."""
 _TWICE = {
@@ -222,7 +230,7 @@ def rare_states(events: Sequence[Event]) -> Counter[str]:
 # -- shrinking ----------------------------------------------------------------------------------
 
 _LISTS = ("faults", "updates", "traffic", "agents", "monitors", "hosts")
-_OPTIONAL = ("goals", "control", "bidding", "parameters", "timing")
+_OPTIONAL = ("goals", "control", "bidding", "parameters", "timing", "trust")
 
 
 def shrink(document: Document, fails: Callable[[Document], bool], *, tries: int = 400) -> Document:

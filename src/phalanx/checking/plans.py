@@ -93,6 +93,10 @@ _FEATURES = (
 )
 
 
+ATTESTED = 0.15
+"""Share of the plans in which agents attest each other; in one process, since it takes root."""
+
+
 def random_plan(seed: int, mode: Mode = "safety") -> Document:
     """Return the plan of a number: the same number, the same plan, everywhere.
 
@@ -222,6 +226,13 @@ class _Draw:
                 }
                 for number in range(rng.randint(1, 2))
             ]
+        trust = random.Random(f"phalanx/{self._seed}/trust")  # so that plans without it stay
+        if not self._spread and trust.random() < ATTESTED:
+            document["trust"] = {
+                "period_s": trust.choice([5.0, 8.0, 15.0]),
+                "verifiers": trust.choice([2, 3, 4]),
+                "ledger": trust.choice(["memory:", "memory:", "witness:"]),
+            }
         return document
 
     # -- the network ------------------------------------------------------------------------
