@@ -36,9 +36,9 @@ sys.stdout.write(peer.makefile().readline())
 @contextmanager
 def served(folder: Path, pid: int | None) -> Iterator[tuple[WallClock, Path]]:
     clock = WallClock()
-    agents = {"pop1": Measured("pop1", lambda: pid, KEY)}
+    agents = {"pop1": Measured("pop1", lambda: pid, KEY, REFERENCE)}
     path = folder / "measurer.sock"
-    sockets = MeasurerSocket(path, agents, REFERENCE)
+    sockets = MeasurerSocket(path, agents)
     serving = clock.loop.create_task(sockets.serve())
     try:
         while not (path.exists() and path.stat().st_mode & 0o777 == 0o600):

@@ -108,19 +108,22 @@ def serve(
         Path | None, typer.Argument(help="SQLite file that keeps the chain; without it, nothing.")
     ] = None,
     *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any.")] = 8545,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any.")] = 8545,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; whoever reaches it may read and submit.")
+    ] = "127.0.0.1",
     interval: Annotated[
         float, typer.Option(min=0.01, help="How long a block waits for entries, in seconds.")
     ] = 1.0,
 ) -> None:
-    """Run an Ethereum chain that answers JSON-RPC on loopback, until stopped."""
+    """Run an Ethereum chain that answers JSON-RPC, until stopped."""
     # Its libraries are of no use to the other verbs.
     from phalanx.ledger.chain import EmbeddedChain  # noqa: PLC0415
     from phalanx.ledger.rpc import ChainServer  # noqa: PLC0415
 
     clock = WallClock(begin=time.time())
     chain = EmbeddedChain(clock, str(file or ""), interval)
-    server = ChainServer(chain, clock, port)
+    server = ChainServer(chain, clock, port, host)
     say(out, f"the ledger is at {server.url}, block {chain.height}; Ctrl-C ends it")
     with StopSignal(signal.SIGTERM) as stop:
         while not stop.wanted:

@@ -13,7 +13,9 @@ from rich.text import Text
 
 from phalanx.cli.bus_options import Bus, DomainFolder, operator, unknown
 from phalanx.cli.terminal import AsJson, ReadableTable, counted, emit, err, out
-from phalanx.fabric.registration import END_TO_END
+from phalanx.domain.errors import PhalanxError
+from phalanx.fabric.directory import Appraise, unattested
+from phalanx.fabric.registration import END_TO_END, Appraisal, Registration, Tier
 from phalanx.fabric.status import OverallStatus, StatusReport, StatusRow, report, to_json
 from phalanx.runtime.processes.operator import Operator, Survey
 
@@ -38,6 +40,8 @@ _STYLES = {
     "failing": "red",
     "unknown": "dim",
 }
+TIERS = {"trusted": Tier.AFFIRMING, "silent": Tier.WARNING, "quarantined": Tier.CONTRAINDICATED}
+"""By the standing that an agent has by a ledger; any other is unattested."""
 EXITS = {"well": 0, "attention": 1, "down": 3}
 
 
@@ -50,19 +54,41 @@ def status(
     domain: DomainFolder = None,
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until Ctrl-C.")] = False,
+    ledger: Annotated[
+        str | None, typer.Option(metavar="URL", help="Show who is trusted by this ledger, too.")
+    ] = None,
 ) -> None:
     """Show the processes of a domain, how they are, and whether all is well.
 
     The exit code is 0 if all is well, 1 if something needs attention, 3 if no agent
     serves, or nobody sees to a duty.
     """
+    if watch and ledger is not None:
+        raise PhalanxError("--ledger is read once; it does not go with --watch")
+    appraise = unattested if ledger is None else _appraise_by(ledger)
     with operator(bus, domain) as connected:
-        view = _View(connected, tuple(names or ()), as_json=as_json)
+        view = _View(connected, tuple(names or ()), appraise, as_json=as_json)
         if watch:
             view.watch()
             return
         verdict = view.show()
     raise typer.Exit(EXITS[verdict.value])
+
+
+def _appraise_by(url: str) -> Appraise:
+    """Return how far services are to be trusted by what a ledger says now."""
+    from phalanx.cli.ledger import reading  # noqa: PLC0415  # slow, and seldom asked
+    from phalanx.cli.trust import LedgerReader  # noqa: PLC0415
+
+    with reading(url) as (ledger, seen, _):
+        found = LedgerReader(ledger, seen)
+
+    def appraise(service: Registration) -> Appraisal:
+        member, last = found.register.members.get(service.owner), found.verified.get(service.owner)
+        tier = None if member is None else TIERS.get(member.standing.value)
+        return Appraisal() if tier is None else Appraisal(tier, ", ".join(last.by if last else ()))
+
+    return appraise
 
 
 class _View:
@@ -71,6 +97,7 @@ class _View:
     Args:
         connected: whose identity asks.
         only: the services that it is about; none: all.
+        appraise: how far to trust a service.
         as_json: print JSON, nothing else.
 
     Raises:
@@ -78,11 +105,13 @@ class _View:
 
     """
 
-    def __init__(self, connected: Operator, only: tuple[str, ...], *, as_json: bool) -> None:
+    def __init__(
+        self, connected: Operator, only: tuple[str, ...], appraise: Appraise, *, as_json: bool
+    ) -> None:
         self._connected = connected
         self._only = only
         self._as_json = as_json
-        self._survey = Survey(connected)
+        self._survey = Survey(connected, appraise)
 
     def show(self) -> OverallStatus:
         """Print how they are now, once there were signs of life, and return the verdict."""

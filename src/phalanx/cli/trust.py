@@ -5,8 +5,10 @@ All of it follows from the ledger alone, so everybody who can read it sees what 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +18,23 @@ from msgspec.structs import astuple
 from rich.text import Text
 
 from phalanx.cli.ledger import reading
-from phalanx.cli.terminal import AsJson, Group, counted, emit_json, out, refuse, say, table_of
+from phalanx.cli.terminal import (
+    AsJson,
+    Group,
+    StopSignal,
+    counted,
+    emit,
+    emit_json,
+    out,
+    refuse,
+    say,
+    table_of,
+)
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 from phalanx.domain.trust import TrustTier
-from phalanx.identity import files
+from phalanx.identity.files import read_secret
 from phalanx.ledger import Confirmed, Ledger, RecordedEntry, Refused
 from phalanx.ledger.entries import AgentRetired, Attested, Enrolled, Entry, Faulted, Revoked
 from phalanx.loading.files import parse_as, read_text
@@ -51,6 +64,9 @@ Url = Annotated[
 ]
 Key = Annotated[
     Path, typer.Option("--key", help="Key of an operator: 64 hexadecimal digits, mode 0600.")
+]
+MeasurerConfig = Annotated[
+    Path, typer.Option("--config", help="Configuration of the measurer (TOML).")
 ]
 
 
@@ -97,7 +113,7 @@ class _PlanRow(Struct, frozen=True):
     said: dict[AgentId, TrustTier]
 
 
-class _Reader:
+class LedgerReader:
     """What a ledger says of trust.
 
     Raises:
@@ -182,7 +198,7 @@ def _styled(standing: TrustStanding) -> Text:
 def status(*, url: Url, as_json: AsJson = False) -> None:
     """Show each agent's standing and score, who verified it, the open round, the keys."""
     with reading(url) as (ledger, seen, _):
-        reader = _Reader(ledger, seen)
+        reader = LedgerReader(ledger, seen)
     register = reader.register
     rows = [
         _AgentRow(
@@ -230,7 +246,7 @@ def history(
 ) -> None:
     """Show all enrolments, results and revocations, in the order of the ledger."""
     with reading(url) as (ledger, seen, _):
-        reader = _Reader(ledger, seen)
+        reader = LedgerReader(ledger, seen)
     if agent:
         reader.require(agent)
     for told in reader.told:
@@ -255,7 +271,7 @@ def plan(
 ) -> None:
     """Show who verifies whom in the open round, and who has done so."""
     with reading(url) as (ledger, seen, _):
-        register = _Reader(ledger, seen).register
+        register = LedgerReader(ledger, seen).register
     rows = [
         _PlanRow(name, by, {v: r.tier for v, r in register.said.get(name, {}).items()})
         for name in register.members
@@ -292,8 +308,8 @@ def attest(
 
     The exit code is 1 unless a majority of its verifiers has found it genuine in this round.
     """
-    with reading(url, _secret(key)) as (ledger, seen, passing):
-        (reader := _Reader(ledger, seen)).require(agent)
+    with reading(url, read_secret(key)) as (ledger, seen, passing):
+        (reader := LedgerReader(ledger, seen)).require(agent)
         register = reader.register
         if register.plan is None or not register.round:
             raise PhalanxError("no round was opened yet: the agents are verified in a chain first")
@@ -301,7 +317,7 @@ def attest(
         _submit(ledger, register.plan, passing)
         until, looked = next(passing) + ATTEST_S, 0
         while next(passing) < until and looked < register.quorum:
-            register = (reader := _Reader(ledger, seen)).register
+            register = (reader := LedgerReader(ledger, seen)).register
             looked = sum(told.agent == agent for told in reader.told[asked:])
     tiers = {name: result.tier for name, result in register.said.get(agent, {}).items()}
     found = ", ".join(f"{tier.value} ({name})" for name, tier in tiers.items())
@@ -321,44 +337,96 @@ def revoke(
     key: Key,
 ) -> None:
     """Expel an agent: nobody deals with it any more, and a new epoch of keys begins."""
-    with reading(url, _secret(key)) as (ledger, seen, passing):
-        _Reader(ledger, seen).require(agent)
+    with reading(url, read_secret(key)) as (ledger, seen, passing):
+        LedgerReader(ledger, seen).require(agent)
         _submit(ledger, Revoked(agent, reason), passing)
     say(out, f"{agent} is revoked")
 
 
 @app.command()
-def enrol(
-    file: Annotated[
-        Path, typer.Argument(help="YAML or JSON: agent, account, role, software, reference, ….")
-    ],
+def found(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="Scenario with trust.")],
     *,
     url: Url,
     key: Key,
 ) -> None:
-    """Enrol an agent; it is trusted once it was verified."""
+    """Begin a ledger, say how its agents attest each other, and print the URL for all others."""
+    from phalanx.runtime.loading import load_scenario  # noqa: PLC0415  # other verbs do without
+    from phalanx.runtime.processes import secaas  # noqa: PLC0415
+
+    trust = load_scenario(plan_file).trust
+    if trust is None:
+        raise PhalanxError(f"{plan_file}: trust: is missing: nothing says how agents attest")
+    emit(secaas.found(url, key, trust))
+
+
+@app.command()
+def learn(
+    configs: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Configurations of agents.")
+    ],
+    *,
+    config: MeasurerConfig,
+    values: Annotated[
+        Path | None, typer.Option(help="Reference values that were learned elsewhere.")
+    ] = None,
+) -> None:
+    """Learn what genuine agents of this machine look like, and write what is to be enrolled."""
+    from phalanx.runtime.processes import measurer  # noqa: PLC0415
+
+    measurer.learn(config, configs, values, partial(say, out))
+
+
+@app.command()
+def measure(*, config: MeasurerConfig) -> None:
+    """Measure the agents of this machine and give them evidence, until stopped."""
+    from phalanx.runtime.processes import measurer  # noqa: PLC0415
+
+    with StopSignal(signal.SIGTERM) as stop:
+        measurer.measure(config, partial(say, out), lambda: stop.wanted)
+
+
+@app.command()
+def enrol(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="YAML or JSON: agent, account, role, software, reference, …; or a folder of "
+            "enrolments: then those agents are verified, too."
+        ),
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="AGENT", help="Of a folder: enrol these anew; else those that never were."
+        ),
+    ] = None,
+    *,
+    url: Url,
+    key: Key,
+    within: Annotated[
+        float, typer.Option(min=1, help="How long agents may take to be verified, in seconds.")
+    ] = 120.0,
+) -> None:
+    """Enrol agents; each is trusted once it was verified."""
+    if file.is_dir():
+        from phalanx.runtime.processes import secaas  # noqa: PLC0415
+
+        tell = partial(say, out, style="dim")
+        standings = secaas.enrol(url, key, file, names or (), within, tell)
+        for name, standing in standings.items():
+            say(out, f"{name} is {standing.value if standing else 'not enrolled'}")
+        if set(standings.values()) != {TrustStanding.TRUSTED}:
+            raise typer.Exit(1)
+        return
+    if names:
+        raise PhalanxError(f"{file}: names one agent itself; AGENT is for folders")
     written, _ = parse_as(_EnrolmentFile, read_text(file), str(file))
-    with reading(url, _secret(key)) as (ledger, seen, passing):
-        _Reader(ledger, seen)
+    with reading(url, read_secret(key)) as (ledger, seen, passing):
+        LedgerReader(ledger, seen)
         _submit(ledger, Enrolled(*astuple(written)), passing)
     more = "" if written.role == OPERATOR else ", and to be verified"
     say(out, f"{written.agent} is enrolled{more}")
-
-
-def _secret(path: Path) -> bytes:
-    """Return the private key in a file.
-
-    Raises:
-        PhalanxError: if there is none, or others may read it.
-
-    """
-    try:
-        secret = bytes.fromhex(files.read(path, secret=True).decode("ascii").strip())
-    except ValueError:
-        secret = b""
-    if len(secret) != 32:
-        raise PhalanxError(f"{path}: is no key of an account; 64 hexadecimal digits are expected")
-    return secret
 
 
 def _submit(ledger: Ledger, entry: Entry, passing: Iterator[float]) -> None:

@@ -76,6 +76,22 @@ def read(path: Path, *, secret: bool = False, what: str = "key") -> bytes:
     return octets
 
 
+def read_secret(path: Path) -> bytes:
+    """Return the 32 octets that a file holds in hexadecimal, such as the key of an account.
+
+    Raises:
+        IdentityError: if there are none, or others may read them.
+
+    """
+    try:
+        secret = bytes.fromhex(read(path, secret=True).decode("ascii").strip())
+    except ValueError:
+        secret = b""
+    if len(secret) != 32:
+        raise IdentityError(f"{path}: is no key of an account; 64 hexadecimal digits are expected")
+    return secret
+
+
 @contextmanager
 def appearing(path: Path, mode: int = 0o700) -> Iterator[Path]:
     """Give a directory to fill, which then appears at ``path`` as a whole, or not at all.

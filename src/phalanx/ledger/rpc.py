@@ -156,13 +156,15 @@ class _Server(ThreadingHTTPServer):
 
 
 class ChainServer:
-    """Serves an embedded chain's JSON-RPC on loopback while the clock runs."""
+    """Serves an embedded chain's JSON-RPC while the clock runs."""
 
-    def __init__(self, chain: EmbeddedChain, clock: WallClock, port: int) -> None:
+    def __init__(
+        self, chain: EmbeddedChain, clock: WallClock, port: int, host: str = "127.0.0.1"
+    ) -> None:
         """Listen; 0 takes any port.
 
         Raises:
-            LedgerError: if the port is taken.
+            LedgerError: if the port is taken, or the address is none of this machine.
 
         """
 
@@ -199,10 +201,10 @@ class ChainServer:
 
         loop: asyncio.AbstractEventLoop = clock.loop
         try:
-            self._server = _Server(("127.0.0.1", port), Handler)
+            self._server = _Server((host, port), Handler)
         except (OSError, OverflowError) as error:
             raise LedgerError(f"port {port} cannot be used: {error}") from None
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"http://{host}:{self._server.server_port}"
         serving = partial(self._server.serve_forever, poll_interval=0.05)
         Thread(target=serving, name="ledger", daemon=True).start()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from collections.abc import Callable, Mapping
@@ -50,6 +51,8 @@ class Measured(Struct, frozen=True):
     """Returns the number of its process now; None: it does not run."""
     key: Ed25519PrivateKey
     """Signs the evidence of this agent."""
+    reference: ReferenceValues
+    """What a genuine process looks like: what differs is told in detail."""
 
 
 class NoEvidence(Struct, frozen=True, tag=True):
@@ -62,19 +65,19 @@ class MeasurerSocket:
     """Serves evidence on a Unix socket."""
 
     def __init__(
-        self, path: Path, agents: Mapping[AgentId, Measured], reference: ReferenceValues
+        self, path: Path, agents: Mapping[AgentId, Measured], group: int | None = None
     ) -> None:
         """Serve nothing yet.
 
         Args:
-            path: of the socket; made readable for this user alone.
+            path: of the socket; made usable for this user alone.
             agents: those to measure, by name.
-            reference: what genuine processes look like: what differs is told in detail.
+            group: number of the group that may ask as well; None: there is none.
 
         """
         self._path = path
         self._agents = agents
-        self._reference = reference
+        self._group = group
         self._measurers: dict[int, ProcessMeasurer] = {}
         # One look after the other, and beside the loop: the first at a process takes seconds.
         self._looking = ThreadPoolExecutor(1)
@@ -89,13 +92,15 @@ class MeasurerSocket:
         pid = measured.pid()
         if pid is not None:
             with contextlib.suppress(MeasurementError):
-                self._look(pid)
+                self._look(pid, measured.reference)
 
     async def serve(self) -> None:
         """Answer until cancelled."""
         self._path.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._answer, self._path, limit=LONGEST)
-        self._path.chmod(0o600)
+        if self._group is not None:
+            os.chown(self._path, -1, self._group)
+        self._path.chmod(0o600 if self._group is None else 0o660)
         async with server:
             await server.serve_forever()
 
@@ -135,7 +140,7 @@ class MeasurerSocket:
             found = next((each for each in self._agents.values() if each.pid() == pid), None)
             if found is None:
                 raise MeasurementError(f"process {pid} is no agent that is measured here")
-            measured = self._look(pid)
+            measured = self._look(pid, found.reference)
         except MeasurementError as error:
             for _, answer in asked:
                 answer.set_result(NoEvidence(str(error)))
@@ -147,14 +152,17 @@ class MeasurerSocket:
             evidence = Evidence(found.agent, nonce, software, octets, modelled=False)
             answer.set_result(signed(evidence, found.key))
 
-    def _look(self, pid: int) -> ProcessMeasurement:
-        reference = self._reference
+    def _look(self, pid: int, reference: ReferenceValues) -> ProcessMeasurement:
         if pid not in self._measurers:
             for old in [p for p in self._measurers if not Path(f"/proc/{p}").exists()]:
                 self._measurers.pop(old).close()
             measurer = ProcessMeasurer(pid, reference.software, reference.version)
             self._measurers[pid] = measurer
-        return self._measurers[pid].look(reference=reference)
+        try:
+            return self._measurers[pid].look(reference=reference)
+        except MeasurementError:  # it has ended, and another may have its number
+            self._measurers.pop(pid).close()
+            raise
 
 
 _reader = msgspec.json.Decoder(Evidence | NoEvidence)

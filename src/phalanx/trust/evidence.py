@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from phalanx.domain.agents import AgentId
 from phalanx.domain.trust import Deviation, Evidence, TrustTier
+from phalanx.ledger.entries import Address, Enrolled
 from phalanx.trust.measurement import (
     MeasurementError,
     ProcessMeasurement,
@@ -31,7 +32,7 @@ from phalanx.trust.measurement import (
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
-class Enrolment(Struct, frozen=True):
+class Enrolment(Struct, frozen=True, omit_defaults=True):
     """What was enrolled of an agent; its digest stands in the ledger."""
 
     agent: AgentId
@@ -43,6 +44,14 @@ class Enrolment(Struct, frozen=True):
     """Of the measurer: Ed25519, in hexadecimal."""
     exchange: str = ""
     """Of the agent: X25519, in hexadecimal; secrets are sealed to it."""
+    account: Address = ""
+    """Of the agent, in the ledger; empty: whoever enrols it knows."""
+
+    def entry(self) -> Enrolled:
+        """Return what the ledger records of it."""
+        return Enrolled(
+            self.agent, self.account, "agent", self.software, self.digest(), self.exchange
+        )
 
     def digest(self) -> str:
         """Return the SHA-256 of all that it says, in hexadecimal."""
@@ -71,6 +80,10 @@ class RepositoryFolder:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._write(f"{enrolment.reference}.values", values.encode())
         self._write(f"{enrolment.agent}.json", msgspec.json.encode(enrolment))
+
+    def agents(self) -> tuple[AgentId, ...]:
+        """Return of whom there is an enrolment, by name."""
+        return tuple(sorted(path.stem for path in self._folder.glob("*.json")))
 
     def get(self, agent: AgentId) -> Enrolment | None:
         """Return what was enrolled of an agent; see ``Repository``."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ from phalanx.runtime.domain.spec import (
 AUTHORITY, BROKERS, IDENTITIES = "authority", "brokers", "identities"
 """Folders of a domain's directory."""
 DOMAIN_FILE, BUS_FILE = "domain.toml", "bus.toml"
+TRUST_FILE = "trust.secret"
+"""Of an agent or a network: the keys that it attests itself and reads the ledger with follow."""
 
 
 class Standing(Enum):
@@ -273,6 +276,9 @@ class Domain:
             issued = authority.issue(identity, all_hosts, self.spec.certificate_days)
             with files.appearing(path) as part:
                 write_credentials(part, issued.certificate, issued.key)
+                if role in (Role.AGENT, Role.NETWORK):
+                    secret = secrets.token_hex(32).encode()
+                    files.write(part / TRUST_FILE, secret, secret=True)
                 self._complete(part, identity)
         return path
 

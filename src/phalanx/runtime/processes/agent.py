@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -59,6 +60,14 @@ _FIXED = ("functions", "goals", "parameters", "timing", "bidding")
 """Fields of a plan that an agent takes up at its start alone."""
 _SCOPES = {"subslice": "sub-slice", "function": "network-function"}
 """Names of scopes where they differ from the level of an area."""
+
+
+def _own(measurer: Path) -> bool:
+    """Whether a measurer is of this user, and not root: it could not read a hardened process."""
+    try:
+        return os.geteuid() != 0 and measurer.stat().st_uid == os.geteuid()
+    except OSError:  # it is not there yet: it may well be root's
+        return False
 
 
 class FollowedPlan(Struct, frozen=True):
@@ -199,7 +208,7 @@ class AgentProcess:
         self._lost_at = clock.now()
         self._differing: dict[str, tuple[str, str]] = {}
         """Agents of which was recorded that their plan differs: (theirs, ours)."""
-        if self._trust is not None and os.geteuid() == 0:  # else nobody here could measure it
+        if spec.trust is not None and not _own(Path(spec.trust.measurer)):
             harden_process()
         self._speed = 1.0 if spec.run is None else spec.run.speed
         if self._trust is not None:

@@ -22,7 +22,7 @@ from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event
 from phalanx.fabric.calls import CallClient, CallError
-from phalanx.fabric.directory import RegistryChange, RegistryEntry
+from phalanx.fabric.directory import Appraise, RegistryChange, RegistryEntry, unattested
 from phalanx.fabric.envelope import EnvelopeError
 from phalanx.fabric.operations import STATUS, Operation, StatusAnswer, StatusRequest
 from phalanx.fabric.registry import Registry
@@ -134,9 +134,15 @@ class Operator:
 
 
 class Survey:
-    """Reads the registry, and asks each agent that answers how it is."""
+    """Reads the registry, and asks each agent that answers how it is.
 
-    def __init__(self, operator: Operator) -> None:
+    Args:
+        operator: whose identity asks.
+        appraise: how far to trust a service.
+
+    """
+
+    def __init__(self, operator: Operator, appraise: Appraise = unattested) -> None:
         self.answers: dict[str, StatusAnswer] = {}
         """What services said of themselves when they were asked last, by name."""
         self.storage: tuple[str, ...] = ()
@@ -144,7 +150,7 @@ class Survey:
         self._operator = operator
         self._asked: set[tuple[str, int]] = set()
         self._open = 0
-        self.registry = Registry(operator.exchange, operator.clock)
+        self.registry = Registry(operator.exchange, operator.clock, appraise=appraise)
         self.registry.watch(self._changed)
 
     @property

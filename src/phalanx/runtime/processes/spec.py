@@ -15,7 +15,7 @@ from phalanx.runtime.scenario import Name
 FilePath = Annotated[str, Meta(min_length=1, max_length=4000)]
 
 
-S = TypeVar("S", bound="ProcessSpec")
+S = TypeVar("S", bound=Struct)
 
 
 class RunSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,6 +93,20 @@ class RecorderSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only
     ``http://127.0.0.1:4318/v1/traces``; needs the extra ``tracing``."""
 
 
+class MeasurerSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """What measures the agents of one machine from outside."""
+
+    state: FilePath
+    """Directory of its key and of what it learned; of its user alone, which no agent runs as."""
+    socket: FilePath
+    """Where agents ask it: the ``measurer`` of their ``TrustFiles``."""
+    agents: Annotated[dict[Name, FilePath], Meta(min_length=1)]
+    """By name of an agent its systemd unit; or, with a slash in it, the file of its process's
+    number, which nobody but the measurer's user may write."""
+    group: Name | None = None
+    """Group whose processes may ask; None: only its own user's may."""
+
+
 def read_spec(kind: type[S], path: str | Path) -> S:
     """Return the process that the file describes, with paths that do not depend on the place.
 
@@ -104,11 +118,16 @@ def read_spec(kind: type[S], path: str | Path) -> S:
     folder = Path(path).parent.absolute()
     anchored: dict[str, Any] = {
         name: str(folder / value)
-        for name in ("bus", "state", "access", "plan")
+        for name in ("bus", "state", "access", "plan", "socket")
         if (value := getattr(spec, name, None)) is not None
     }
     trust = getattr(spec, "trust", None)
     if trust is not None:
         files = ("secret", "repository", "measurer")
         anchored["trust"] = replace(trust, **{n: str(folder / getattr(trust, n)) for n in files})
+    if isinstance(spec, MeasurerSpec):
+        anchored["agents"] = {
+            name: str(folder / found) if "/" in found else found
+            for name, found in spec.agents.items()
+        }
     return replace(spec, **anchored)

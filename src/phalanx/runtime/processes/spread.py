@@ -20,9 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from phalanx.bus import subjects
-from phalanx.bus.agents import AgentBus
 from phalanx.bus.client import Stored
-from phalanx.bus.seal import Seal
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.events import Event, Recorder, Sink, in_causal_order
@@ -49,6 +47,7 @@ from phalanx.runtime.environment import LINUX_LEAD_S, Say, check_linux
 from phalanx.runtime.processes.network import LINK, REPOSITORY, LinkRequest, RepositoryRequest
 from phalanx.runtime.processes.process import PAUSE_S, EventStream, connected, run_clock
 from phalanx.runtime.processes.recorder import event_of
+from phalanx.runtime.processes.secaas import SecaasIdentity
 from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.processes.testbed import ProcessTestbed
 from phalanx.runtime.processes.trusting import TrustTestbed, genuine
@@ -182,16 +181,8 @@ class Spread:
                     self._scenario.trust, self._agents, processes, self._clock, reference
                 )
                 stack.callback(self._trust.close)
-                secaas = read_bundle(processes.bus(SECAAS))
-                client = stack.enter_context(connected(secaas, self._clock))
-                self._secaas = AgentBus(client, self._clock, Seal(secaas.credentials, 1))
-                kept = stack.enter_context(StateFile(folder / SECAAS))
-                self._told_by_secaas = EventStream(
-                    client,
-                    stack.enter_context(Outbox(kept)),
-                    self._clock,
-                    epoch_s=self._run.epoch_s,
-                    pause_s=PAUSE_S * self._speed,
+                self._secaas = stack.enter_context(
+                    SecaasIdentity(processes.bus(SECAAS), folder / SECAAS, self._clock, self._run)
                 )
             return self._go(until, on_progress, should_stop)
 
@@ -214,7 +205,8 @@ class Spread:
         )
         self._every(1.0, partial(self._look, on_progress))
         if self._trust is not None:
-            begin = partial(self._trust.start, self._secaas, self._told_by_secaas, self._cause)
+            secaas = self._secaas
+            begin = partial(self._trust.start, secaas.bus, secaas.stream, self._cause)
             self._clock.call_at(0.0, begin)
         self._clock.call_at(end, self._count)
         if self._settling_s:

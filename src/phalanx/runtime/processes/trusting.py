@@ -13,7 +13,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -27,19 +27,21 @@ from phalanx.bus import Bus
 from phalanx.clock import Clock
 from phalanx.clock.wall import WallClock
 from phalanx.domain.agents import AgentId
-from phalanx.domain.errors import PhalanxError, ScenarioError
+from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Sink
 from phalanx.domain.trust import Measure, Submit, UseKey
 from phalanx.domain.version import VERSION
+from phalanx.identity.files import read_secret
 from phalanx.identity.names import Role
-from phalanx.ledger import RecordedEntry, open_ledger
+from phalanx.ledger import Ledger, RecordedEntry, open_ledger
 from phalanx.ledger.chain import EmbeddedChain
-from phalanx.ledger.entries import Enrolled, Planned
+from phalanx.ledger.entries import Planned
+from phalanx.ledger.ethereum import Account
 from phalanx.ledger.rpc import ChainServer
 from phalanx.runtime.environment import Say
 from phalanx.runtime.node import Node, Service
 from phalanx.runtime.processes.spec import TrustFiles
-from phalanx.runtime.processes.testbed import ProcessTestbed
+from phalanx.runtime.processes.testbed import PHALANX, ProcessTestbed
 from phalanx.runtime.scenario import TrustSpec
 from phalanx.runtime.trusting import SECAAS, SECAAS_SCOPE, Nowhere, submit, use_key
 from phalanx.trust.attestation import Attestation, TrustTerms
@@ -71,6 +73,11 @@ with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
 """Writes into another process: the last octet of its interpreter's code, which nothing runs."""
 
 
+def write_into(pid: int) -> None:
+    """Have another process alter the code of process ``pid``, which runs on."""
+    subprocess.run([sys.executable, "-c", _ALTER, str(pid)], check=False)  # noqa: S603
+
+
 class ProcessTrust:
     """What one process attests itself and others with, or only reads the ledger by."""
 
@@ -81,12 +88,7 @@ class ProcessTrust:
             PhalanxError: with one line, if a file is not usable.
 
         """
-        try:
-            secret = bytes.fromhex(Path(files.secret).read_text(encoding="ascii").strip())
-        except (OSError, ValueError):
-            secret = b""
-        if len(secret) != 32:
-            raise ScenarioError(f"{files.secret}: not 32 octets in hexadecimal")
+        secret = read_secret(Path(files.secret))
         self._node = open_ledger(files.ledger, clock)
         ledger = self._node.join(derived(secret, "account"))
         self._follow = ledger.follow
@@ -116,6 +118,70 @@ class ProcessTrust:
 def derived(secret: bytes, purpose: str) -> bytes:
     """Return a key of 32 octets for one purpose."""
     return sha256(secret + b"/" + purpose.encode()).digest()
+
+
+def enrolment_of(
+    agent: AgentId, secret: bytes, measurer: str, reference: ReferenceValues
+) -> Enrolment:
+    """Return what is to be enrolled of an agent.
+
+    Args:
+        agent: its name.
+        secret: that its ``TrustFiles`` name.
+        measurer: public key of what measures it, in hexadecimal.
+        reference: what it looks like while it is genuine.
+
+    """
+    exchange = X25519PrivateKey.from_private_bytes(derived(secret, "exchange"))
+    octets = exchange.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    software = f"{reference.software} {reference.version}"
+    account = Account(derived(secret, "account")).address
+    return Enrolment(agent, software, reference.digest(), measurer, octets.hex(), account)
+
+
+class SecaasNode:
+    """What enrols agents with an operator's account, and verifies the first of the chain."""
+
+    def __init__(
+        self, ledger: Ledger, repository: RepositoryFolder, clock: Clock, bus: Bus, sink: Sink,
+        cause: str, incarnation: int = 1,
+    ) -> None:  # fmt: skip
+        """Begin to follow the ledger.
+
+        Args:
+            ledger: for the operator's account.
+            repository: of enrolments and reference values.
+            clock: makes all calls.
+            bus: of the identity ``SECAAS``.
+            sink: told of what it records.
+            cause: the event that it does all this for.
+            incarnation: how often it has begun.
+
+        """
+        library = Library([Attestation, Secaas])
+        agent = Agent(SECAAS, library, sink, scope=SECAAS_SCOPE, incarnation=incarnation)
+        attestation = agent.capability(Attestation)
+        attestation.terms = TrustTerms(
+            repository, secrets.token_bytes(32), frozenset({SECAAS}), answer_s=ANSWER_S
+        )
+        self.register = attestation.register
+        services: dict[type, Service] = {Submit: partial(submit, ledger)}
+        self._node = Node(agent, clock, bus, Nowhere(), services=services)
+        self._node.start(cause)
+        ledger.follow(lambda recorded: self._node.tell(recorded, cause))
+
+    def enrol(self, enrolment: Enrolment, cause: str) -> None:
+        """Enrol an agent, anew if it is of the group; it is to be verified then."""
+        self._node.tell(Deployed(enrolment.entry()), cause)
+
+    def plan(self, plan: TrustSpec, cause: str) -> None:
+        """Say how the group attests itself from now on."""
+        self._node.tell(planned(plan), cause)
+
+
+def planned(plan: TrustSpec) -> Planned:
+    """Return what the ledger records of how the group attests itself."""
+    return Planned(plan.period_s, plan.verifiers, plan.misses)
 
 
 class TrustTestbed:
@@ -154,7 +220,7 @@ class TrustTestbed:
         self._node = founder
         self.url = f"{self._server.url}?operator={address}"
         repository = RepositoryFolder(self.folder / "repository")
-        self._enrolled: dict[AgentId, Enrolled] = {}
+        self._enrolled: dict[AgentId, Enrolment] = {}
         measured: dict[AgentId, Measured] = {}
         for name in (*agents, "network"):
             secret = secrets.token_bytes(32)
@@ -164,17 +230,10 @@ class TrustTestbed:
             if name == "network":
                 continue
             key = Ed25519PrivateKey.generate()
-            exchange = X25519PrivateKey.from_private_bytes(derived(secret, "exchange"))
-            octets = exchange.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-            software = f"{reference.software} {reference.version}"
-            enrolment = Enrolment(name, software, reference.digest(), public(key), octets.hex())
-            repository.put(enrolment, reference)
-            account = founder.join(derived(secret, "account")).account
-            self._enrolled[name] = Enrolled(
-                name, account, "agent", software, enrolment.digest(), enrolment.exchange
-            )
-            measured[name] = Measured(name, partial(self._pid, name), key)
-        self._measurer = MeasurerSocket(self.folder / "measurer.sock", measured, reference)
+            self._enrolled[name] = enrolment_of(name, secret, public(key), reference)
+            repository.put(self._enrolled[name], reference)
+            measured[name] = Measured(name, partial(self._pid, name), key, reference)
+        self._measurer = MeasurerSocket(self.folder / "measurer.sock", measured)
         self._serving = clock.loop.create_task(self._measurer.serve())
         self._repository = repository
 
@@ -193,18 +252,10 @@ class TrustTestbed:
     def start(self, bus: Bus, sink: Sink, cause: str) -> None:
         """Enrol all agents; then the group attests itself."""
         ledger = self._node.join(self._operator)
-        agent = Agent(SECAAS, Library([Attestation, Secaas]), sink, scope=SECAAS_SCOPE)
-        agent.capability(Attestation).terms = TrustTerms(
-            self._repository, secrets.token_bytes(32), frozenset({SECAAS}), answer_s=ANSWER_S
-        )
-        services: dict[type, Service] = {Submit: partial(submit, ledger)}
-        self._secaas = Node(agent, self._clock, bus, Nowhere(), services=services)
-        self._secaas.start(cause)
-        ledger.follow(lambda recorded: self._secaas.tell(recorded, cause))
-        for entry in self._enrolled.values():
-            self._secaas.tell(Deployed(entry), cause)
-        plan = self._plan
-        self._secaas.tell(Planned(plan.period_s, plan.verifiers, plan.misses), cause)
+        self._secaas = SecaasNode(ledger, self._repository, self._clock, bus, sink, cause)
+        for enrolment in self._enrolled.values():
+            self._secaas.enrol(enrolment, cause)
+        self._secaas.plan(self._plan, cause)
 
     def started(self, name: str) -> None:
         """Look at a process that has loaded its program: the first look takes seconds."""
@@ -213,14 +264,12 @@ class TrustTestbed:
 
     def deployed(self, agent: AgentId, cause: str) -> None:
         """Enrol an agent anew that was started again, if it is not of the group."""
-        register = self._secaas.agent.capability(Attestation).register
-        if not register.belongs(agent):
-            self._secaas.tell(Deployed(self._enrolled[agent]), cause)
+        if not self._secaas.register.belongs(agent):
+            self._secaas.enrol(self._enrolled[agent], cause)
 
     def infect(self, agent: AgentId) -> None:
         """Have another process write into the code of the agent's, while it runs."""
-        pid = str(self._processes.pid(agent))
-        subprocess.run([sys.executable, "-c", _ALTER, pid], check=False)  # noqa: S603
+        write_into(self._processes.pid(agent))
 
     def close(self) -> None:
         """End what was begun, while the clock is still there."""
@@ -233,10 +282,18 @@ class TrustTestbed:
         self._chain.close()
 
 
-def genuine(folder: Path, plan: Path, say: Say) -> ReferenceValues:
+def genuine(
+    folder: Path, plan: Path, say: Say, program: Sequence[str] = PHALANX
+) -> ReferenceValues:
     """Return the reference values of an agent: of its files, and of one that is started for it.
 
     That one belongs to a domain of its own, so that no other agent ever hears of it.
+
+    Args:
+        folder: is made for that domain.
+        plan: that the agent follows.
+        say: told in one line what is done.
+        program: what agents are started by, before its verb.
 
     Raises:
         PhalanxError: with one line, if it cannot be started or measured.
@@ -247,7 +304,7 @@ def genuine(folder: Path, plan: Path, say: Say) -> ReferenceValues:
     folder.mkdir()
     processes = ProcessTestbed(folder, [("rehearsal", Role.AGENT)])
     try:
-        processes.start("agent", "rehearsal", {"plan": str(plan)})
+        processes.start("agent", "rehearsal", {"plan": str(plan)}, program=program)
         end = time.monotonic() + REHEARSAL_S
         while time.monotonic() < end:
             time.sleep(0.1)
