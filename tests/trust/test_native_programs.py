@@ -134,6 +134,14 @@ def test_code_that_nobody_listed(program: Path, target: Agent, order: str, kind:
     assert found(target, thin=True) == (TrustTier.CONTRAINDICATED, {kind})
 
 
+def test_a_library_that_is_linked_by_its_path_is_listed(program: Path, tmp_path: Path) -> None:
+    needs = program.parent / "extra.so"
+    options = "-Wl,--no-as-needed", str(needs)
+    made = compiled(tmp_path, "linked", "int main(void) { return 0; }", *options)
+    reference = reference_of_program(made, "linked", "1.0")
+    assert reference.objects[str(needs)] == (text_digest(str(needs)),)
+
+
 TRACER = """
 import ctypes, sys
 libc = ctypes.CDLL(None, use_errno=True)

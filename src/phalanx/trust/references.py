@@ -103,7 +103,7 @@ def reference_of_program(
     )
     names = {program, os.path.realpath(_LOADER)}
     for line in told.stdout.splitlines():
-        found = line.partition("=>")[2].split()
+        found = line.rpartition("=>")[2].split()  # without it: linked by its path
         if found and found[0].startswith("/"):
             names.add(os.path.realpath(found[0]))
         elif "not found" in line:
