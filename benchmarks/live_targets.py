@@ -30,6 +30,9 @@ def may_pass(source, limit=LIMIT, *, strict=True):
 def deny(source, limit=LIMIT, *, strict=True):
     return False
 
+def weigh(source, *, factor=30000):
+    return factor
+
 @lru_cache
 def weight(number):
     return number * 3 + 1

@@ -120,6 +120,17 @@ def test_all_are_found_at_once(target: Agent) -> None:
         assert (where, kind) in found, name
 
 
+def test_a_number_as_keyword_default_is_found_in_the_next_look_and_its_undoing_too(
+    target: Agent,
+) -> None:
+    for _ in range(2):
+        assert target.verdict() == (TrustTier.AFFIRMING, set())
+        target.exploit("core.weigh.__kwdefaults__['factor'] = 70000")
+        expected = {("sentry.core.weigh", "binding-altered")}
+        assert target.verdict() == (TrustTier.CONTRAINDICATED, expected)
+        target.exploit("core.weigh.__kwdefaults__['factor'] = 30000")
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_each_is_found(target: Agent, attack: str) -> None:

@@ -314,8 +314,11 @@ class _Walk:
             self._memory.relied_words.append(address + 8)
         return found
 
-    def items(self, address: int) -> list[tuple[str, int, str]]:
-        """Return name, address and kind of the values of a dictionary; of none: no dictionary."""
+    def items(self, address: int, *, all_count: bool = False) -> list[tuple[str, int, str]]:
+        """Return name, address and kind of the values of a dictionary; of none: no dictionary.
+
+        Which data a name leads to matters where ``all_count`` says so, as in defaults of keywords.
+        """
         found = self._items.get(address)
         if found is not None:
             return found
@@ -334,7 +337,7 @@ class _Walk:
             key, value = words[number * width + width - 2 : number * width + width]
             slot = start + 8 * (number * width + width - 1)
             kind = self.kind(value) if value else ""
-            if value and kind in _DATA and value not in self._singletons:
+            if value and kind in _DATA and value not in self._singletons and not all_count:
                 memory.relied_words.append(slot - 8)
                 memory.data.append(slot)
             else:
@@ -490,7 +493,7 @@ class _Walk:
         ]
         if defaults:
             facts += map(self._described, self._tuple(defaults))
-        for name, value, _ in self.items(keywords) if keywords else ():
+        for name, value, _ in self.items(keywords, all_count=True) if keywords else ():
             facts.append(f"{name}={self._described(value)}")
         self._stack.append(address)
         for number, cell in enumerate(self._tuple(closure) if closure else ()):
