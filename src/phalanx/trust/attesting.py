@@ -83,6 +83,7 @@ class MeasurerSocket:
         self._looking = ThreadPoolExecutor(1)
         self._asked: dict[int, list[tuple[str, Future[Evidence | NoEvidence]]]] = {}
         """By process: who asked for evidence of it, and is answered by its next look."""
+        self._answering: set[asyncio.Task[None]] = set()
 
     def expect(self, agent: AgentId) -> None:
         """Look at an agent that was just started, so that later looks are quick."""
@@ -97,12 +98,17 @@ class MeasurerSocket:
     async def serve(self) -> None:
         """Answer until cancelled."""
         self._path.unlink(missing_ok=True)
-        server = await asyncio.start_unix_server(self._answer, self._path, limit=LONGEST)
+        server = await asyncio.start_unix_server(self._accept, self._path, limit=LONGEST)
         if self._group is not None:
             os.chown(self._path, -1, self._group)
         self._path.chmod(0o600 if self._group is None else 0o660)
-        async with server:
-            await server.serve_forever()
+        try:
+            async with server:
+                await server.serve_forever()
+        finally:  # nobody waits for a look that takes seconds
+            for task in self._answering:
+                task.cancel()
+            await asyncio.gather(*self._answering, return_exceptions=True)
 
     def close(self) -> None:
         """Close what was opened of the processes."""
@@ -111,7 +117,20 @@ class MeasurerSocket:
             measurer.close()
         self._path.unlink(missing_ok=True)
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._answer(reader, writer))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._exchange(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, ValueError):  # whoever asked has gone, or says too much
             line = await asyncio.wait_for(reader.readline(), ANSWER_S)
             peer = writer.get_extra_info("socket")
@@ -119,7 +138,6 @@ class MeasurerSocket:
             pid, _, _ = _CREDENTIALS.unpack(octets)
             writer.write(msgspec.json.encode(await self._evidence(pid, line)) + b"\n")
             await writer.drain()
-        writer.close()
 
     async def _evidence(self, pid: int, line: bytes) -> Evidence | NoEvidence:
         try:
