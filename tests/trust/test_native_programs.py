@@ -22,6 +22,7 @@ from phalanx.trust.elf import text_digest
 from phalanx.trust.measurement import MeasurementError, ReferenceValues, appraise
 from phalanx.trust.measurer import ProcessMeasurer
 from phalanx.trust.processes import (
+    PROGRESS,
     Mapping,
     ProcessFiles,
     ProgressCounter,
@@ -313,3 +314,22 @@ def test_the_counter_of_a_loop_is_found() -> None:
     counter.turn()
     with ProcessMeasurer(os.getpid(), "x", "1") as measurer:
         assert measurer.look(thin=True).activity.progress == 1
+
+
+def test_the_counter_of_a_loop_never_seems_to_go_back() -> None:
+    """Written octet by octet it did, seldom: who looked just then called a genuine agent forged."""
+    count = "from phalanx.trust.processes import ProgressCounter\nc = ProgressCounter()\n"
+    loop = f"{count}print(flush=True)\nwhile True:\n    c.turn()\n"
+    other = subprocess.Popen([sys.executable, "-c", loop], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        files = ProcessFiles(other.pid)
+        (start,) = [mapping.start for mapping in files.mappings() if PROGRESS in mapping.path]
+        seen = [int.from_bytes(files.read("mem", start, 8), "little") for _ in range(100_000)]
+        files.close()
+    finally:
+        other.kill()
+        other.communicate()
+    assert seen == sorted(seen)
+    assert seen[0] < seen[-1]

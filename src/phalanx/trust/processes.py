@@ -12,7 +12,7 @@ import ctypes
 import mmap
 import os
 import resource
-import struct
+import sys
 from array import array
 from collections.abc import Iterator
 from hashlib import sha256
@@ -313,15 +313,14 @@ class ProgressCounter:
         number = os.memfd_create(PROGRESS)
         try:
             os.ftruncate(number, PAGE)
-            self._memory = mmap.mmap(number, PAGE)
+            # One store of eight octets: a measurer must never read half a number.
+            self._turns = memoryview(mmap.mmap(number, PAGE)).cast("Q")
         finally:
             os.close(number)
-        self._turns = 0
 
     def turn(self) -> None:
         """Count one turn of the loop."""
-        self._turns += 1
-        struct.pack_into("<Q", self._memory, 0, self._turns)
+        self._turns[0] += 1
 
 
 def _mapping(line: str) -> Mapping:
@@ -348,7 +347,7 @@ def _progress(files: ProcessFiles, maps: tuple[Mapping, ...]) -> int | None:
     for mapping in maps:
         if mapping.path == f"/memfd:{PROGRESS}" and mapping.permissions == "rw-s":
             try:
-                return int.from_bytes(files.read("mem", mapping.start, 8), "little")
+                return int.from_bytes(files.read("mem", mapping.start, 8), sys.byteorder)
             except MeasurementError:
                 return None
     return None
