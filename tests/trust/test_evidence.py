@@ -64,6 +64,12 @@ def test_genuine_evidence_is_affirmed() -> None:
         pytest.param(signed(evidence(), OTHER), id="wrong key"),
         pytest.param(replace(evidence(), signature=""), id="unsigned"),
         pytest.param(replace(evidence(), signature="zz"), id="no signature"),
+        pytest.param(
+            replace(evidence(), signature=evidence().signature.upper()), id="signature in capitals"
+        ),
+        pytest.param(
+            replace(evidence(), signature=f"{evidence().signature} "), id="signature with a space"
+        ),
         pytest.param(replace(evidence(), measurement=measured("00" * 32)), id="changed later"),
         pytest.param(evidence(measurement=b"{"), id="no measurement"),
     ],

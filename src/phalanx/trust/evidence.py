@@ -165,7 +165,10 @@ def verify(
         return _nothing("evidence-foreign", agent, f"it is about {evidence.agent}")
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(enrolment.key))
-        key.verify(bytes.fromhex(evidence.signature), _signed_part(evidence))
+        signature = bytes.fromhex(evidence.signature)
+        if signature.hex() != evidence.signature:  # one signature has one text
+            raise ValueError
+        key.verify(signature, _signed_part(evidence))
     except (ValueError, InvalidSignature):
         return _nothing("signature-wrong", agent, "not signed by the enrolled measurer")
     if evidence.software != enrolment.software:
