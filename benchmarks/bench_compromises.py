@@ -40,7 +40,7 @@ from phalanx.trust.processes import Mapping, ProcessFiles
 from phalanx.trust.references import learned, reference_of_program
 from tables import QUICK, console, show
 
-CHANGES = 33 if QUICK else 1000
+CHANGES = 52 if QUICK else 1000
 SHARE = 0.02
 """Of a core, for looks at one process."""
 MOST_LOOKS = 60
@@ -380,7 +380,7 @@ def main() -> None:
         ended = natives = 0
         if shutil.which("cc") and shutil.which("readelf"):
             native = NativeChanges(folder, random)
-            natives = options.changes * len(native.kinds) // (len(native.kinds) + 21)
+            natives = options.changes * 6 // 10  # a process each, which costs milliseconds
             for number in range(natives):
                 results.append(native.draw([*native.kinds][number % len(native.kinds)]))
                 say()
