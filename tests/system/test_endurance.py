@@ -28,6 +28,9 @@ MEMORIES = (
     "Fluid._routes",
     "_Entry.",
     "VnfLifecycle._called",
+    "Lifecycle._ended",  # the latest 1,024 instances, for whoever bids for them again
+    "Lifecycle._offers",  # the latest 64 bids of a PoP, for whoever attests its agents
+    "HeldBids.",
 )
 """What remembers on purpose; all else is as large after the last attack as after the third."""
 
