@@ -42,6 +42,8 @@ nightly: .venv/dev
 	PHALANX_SPREAD_RUNS=10 $(BIN)/python -m pytest -n 0 tests/system/test_spread.py
 	PHALANX_KILLS=500 $(BIN)/python -m pytest -n 0 -s tests/system/test_kills.py
 	$(BIN)/python benchmarks/bench_endurance.py --hours 720
+	$(BIN)/phalanx bench answers
+	$(BIN)/phalanx bench compromises
 	$(MAKE) mutants
 
 # Faults planted in the product one by one: which share of them do the checks find?
