@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+# One more than cores: some tests wait for real time to pass.
+WORKERS = $(shell $(BIN)/python -c "import os; print((os.cpu_count() or 1) + 1)")
 SCENARIO := scenarios/ddos-resilience.yaml
 export PIP_NO_INPUT := 1
 
@@ -20,7 +22,7 @@ demo: .venv/base
 
 # What needs root or much real time is left out; the next two run that, one test after the other.
 test: .venv/dev
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not linux and not processes"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not linux and not processes"
 
 test-linux: .venv/dev
 	$(BIN)/python -m pytest -n 0 -m linux -rs
