@@ -20,7 +20,7 @@ demo: .venv/base
 	@echo "  $(BIN)/phalanx explain out/ddos-resilience.jsonl attackFiltered"
 	@echo "  $(BIN)/phalanx explain out/infected-agent.jsonl pop1"
 
-# What needs root or much real time is left out; the next two run that, one test after the other.
+# What needs root or much real time is left out; the next two run that.
 test: .venv/dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not linux and not processes"
 
