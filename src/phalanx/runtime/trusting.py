@@ -14,7 +14,6 @@ from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec.structs import replace
 
 from phalanx.bdi import Agent, Library
@@ -45,11 +44,12 @@ from phalanx.domain.trust import Evidence, GroupKeys, Measure, Submit, UseKey
 from phalanx.domain.version import VERSION
 from phalanx.infrastructure import Answer, Infrastructure
 from phalanx.ledger import Ledger, RecordedEntry, Refused, open_ledger
-from phalanx.ledger.entries import Attested, Enrolled, Planned
+from phalanx.ledger.entries import Attested, Planned
 from phalanx.runtime.node import Node, Service
 from phalanx.runtime.scenario import TrustSpec
 from phalanx.trust.attestation import Attestation, TrustTerms
 from phalanx.trust.evidence import Enrolment, public, signed
+from phalanx.trust.keys import exchange_of
 from phalanx.trust.measurement import Activity, MappedObject, ProcessMeasurement, ReferenceValues
 from phalanx.trust.register import TrustRegister, TrustStanding
 from phalanx.trust.secaas import Deployed, Secaas
@@ -118,13 +118,12 @@ class ModelledTrust:
 
     def start(self) -> None:
         """Enrol all agents, and let the group attest itself from now on."""
-        plan = self._plan
         self._accounts[SECAAS].follow(self._read)
         self._secaas.start(self._cause)
         self.follow(SECAAS, self._secaas)
         for name in self._enrolments:
             self.deployed(name, self._cause)
-        self._secaas.tell(Planned(plan.period_s, plan.verifiers, plan.misses), self._cause)
+        self._secaas.tell(planned(self._plan), self._cause)
 
     def deployed(self, agent: AgentId, cause: str) -> None:
         """Enrol an agent that was deployed, if it is not of the group; it is genuine again."""
@@ -132,16 +131,7 @@ class ModelledTrust:
             return
         self._infected.discard(agent)
         self._liars.pop(agent, None)
-        enrolment = self._enrolments[agent]
-        entry = Enrolled(
-            agent,
-            self._accounts[agent].account,
-            "agent",
-            enrolment.software,
-            enrolment.digest(),
-            enrolment.exchange,
-        )
-        self._secaas.tell(Deployed(entry), cause)
+        self._secaas.tell(Deployed(self._enrolments[agent].entry()), cause)
 
     def follow(self, agent: AgentId, node: Node) -> None:
         """Tell an agent what the ledger records, from the beginning on."""
@@ -235,9 +225,14 @@ class ModelledTrust:
 
     def _enrolment(self, agent: AgentId) -> Enrolment:
         exchange = X25519PrivateKey.from_private_bytes(self._secret(agent, "exchange"))
-        octets = exchange.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        key = public(self._keys[agent])
-        return Enrolment(agent, f"{_SOFTWARE} {VERSION}", _VALUES.digest(), key, octets.hex())
+        return Enrolment(
+            agent,
+            f"{_SOFTWARE} {VERSION}",
+            _VALUES.digest(),
+            public(self._keys[agent]),
+            exchange_of(exchange),
+            self._accounts[agent].account,
+        )
 
     def _measure(self, agent: AgentId, action: Measure, cause: str, answer: Answer) -> None:  # noqa: ARG002
         now = self._clock.now()
@@ -260,6 +255,11 @@ class ModelledTrust:
 _BEGINS_NOTHING = (Release, Stop, Lift, ReadEntry, ReadLink, ReadMeasure, ReadRules)
 _GENUINE, _ALTERED = (sha256(text.encode()).hexdigest() for text in ("genuine", "altered"))
 _VALUES = ReferenceValues(_SOFTWARE, VERSION, objects={_SOFTWARE: (_GENUINE,)}, counts=False)
+
+
+def planned(plan: TrustSpec) -> Planned:
+    """Return what the ledger records of how the group attests itself."""
+    return Planned(plan.period_s, plan.verifiers, plan.misses)
 
 
 def submit(ledger: Ledger, action: Submit, cause: str, answer: Callable[[Outcome], None]) -> None:  # noqa: ARG001

@@ -44,6 +44,11 @@ class SealedKeyError(PhalanxError):
     """A ciphertext is not for this agent and epoch, or was changed; the text is one line."""
 
 
+def exchange_of(key: X25519PrivateKey) -> str:
+    """Return the public key to which an agent's secrets are sealed, in hexadecimal."""
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+
+
 def seal_key(secret: bytes, receiver: str, agent: AgentId, epoch: int, fresh: bytes) -> bytes:
     """Return ``secret`` so that the owner of ``receiver`` alone can open it.
 

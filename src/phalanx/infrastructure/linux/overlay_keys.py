@@ -54,10 +54,6 @@ class LocalKeys:
         self._secrets: dict[frozenset[PopId], bytes] = {}
         self._lock = Lock()
 
-    def epoch(self) -> int:
-        """Return the number of the secrets that hold now, from 1."""
-        return self._epoch
-
     def members(self) -> frozenset[PopId]:
         """Return the PoPs that are authorised now."""
         return self._members
@@ -77,12 +73,11 @@ class LocalKeys:
                 self._secrets[pair] = secrets.token_bytes(32)
             return self._secrets[pair]
 
-    def rotate(self) -> int:
-        """Forget all secrets, begin the next epoch and return its number."""
+    def rotate(self) -> None:
+        """Forget all secrets, and begin the next epoch."""
         with self._lock:
             self._secrets.clear()
             self._epoch += 1
-            return self._epoch
 
     def key(self, a: PopId, b: PopId) -> PairKey:
         """Return what protects a pair now; see ``KeyProvider``."""

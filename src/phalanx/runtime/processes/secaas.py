@@ -29,9 +29,9 @@ from phalanx.runtime.domain.directory import BUS_FILE
 from phalanx.runtime.environment import Say
 from phalanx.runtime.processes.process import FLUSH_S, PAUSE_S, EventStream, connected, run_clock
 from phalanx.runtime.processes.spec import RunSpec
-from phalanx.runtime.processes.trusting import SecaasNode, planned
+from phalanx.runtime.processes.trusting import SecaasNode
 from phalanx.runtime.scenario import TrustSpec
-from phalanx.runtime.trusting import SECAAS
+from phalanx.runtime.trusting import SECAAS, planned
 from phalanx.store.outbox import Outbox
 from phalanx.store.state import StateFile
 from phalanx.trust.evidence import Enrolment, RepositoryFolder
@@ -128,7 +128,7 @@ def enrol(
         key: file of the operator's account, in the bundle of the identity ``SECAAS``.
         folder: repository of enrolments and reference values.
         names: the agents: those of them that are out, or run something else than was enrolled,
-            are enrolled anew. None: those of the repository that never were.
+            are enrolled anew. Empty: those of the repository that never were.
         within_s: how long to wait for them, in seconds.
         say: told in one line what is done.
 

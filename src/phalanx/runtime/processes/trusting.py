@@ -20,7 +20,6 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from phalanx.bdi import Agent, Library
 from phalanx.bus import Bus
@@ -35,7 +34,6 @@ from phalanx.identity.files import read_secret
 from phalanx.identity.names import Role
 from phalanx.ledger import Ledger, RecordedEntry, open_ledger
 from phalanx.ledger.chain import EmbeddedChain
-from phalanx.ledger.entries import Planned
 from phalanx.ledger.ethereum import Account
 from phalanx.ledger.rpc import ChainServer
 from phalanx.runtime.environment import Say
@@ -43,10 +41,11 @@ from phalanx.runtime.node import Node, Service
 from phalanx.runtime.processes.spec import TrustFiles
 from phalanx.runtime.processes.testbed import PHALANX, ProcessTestbed
 from phalanx.runtime.scenario import TrustSpec
-from phalanx.runtime.trusting import SECAAS, SECAAS_SCOPE, Nowhere, submit, use_key
+from phalanx.runtime.trusting import SECAAS, SECAAS_SCOPE, Nowhere, planned, submit, use_key
 from phalanx.trust.attestation import Attestation, TrustTerms
 from phalanx.trust.attesting import Measured, MeasurerClient, MeasurerSocket
 from phalanx.trust.evidence import Enrolment, RepositoryFolder, public
+from phalanx.trust.keys import exchange_of
 from phalanx.trust.measurement import MeasurementError, ReferenceValues
 from phalanx.trust.measurer import ProcessMeasurer
 from phalanx.trust.references import learned, reference_of
@@ -133,19 +132,24 @@ def enrolment_of(
 
     """
     exchange = X25519PrivateKey.from_private_bytes(derived(secret, "exchange"))
-    octets = exchange.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     software = f"{reference.software} {reference.version}"
     account = Account(derived(secret, "account")).address
-    return Enrolment(agent, software, reference.digest(), measurer, octets.hex(), account)
+    return Enrolment(agent, software, reference.digest(), measurer, exchange_of(exchange), account)
 
 
 class SecaasNode:
     """What enrols agents with an operator's account, and verifies the first of the chain."""
 
     def __init__(
-        self, ledger: Ledger, repository: RepositoryFolder, clock: Clock, bus: Bus, sink: Sink,
-        cause: str, incarnation: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        ledger: Ledger,
+        repository: RepositoryFolder,
+        clock: Clock,
+        bus: Bus,
+        sink: Sink,
+        cause: str,
+        incarnation: int = 1,
+    ) -> None:
         """Begin to follow the ledger.
 
         Args:
@@ -177,11 +181,6 @@ class SecaasNode:
     def plan(self, plan: TrustSpec, cause: str) -> None:
         """Say how the group attests itself from now on."""
         self._node.tell(planned(plan), cause)
-
-
-def planned(plan: TrustSpec) -> Planned:
-    """Return what the ledger records of how the group attests itself."""
-    return Planned(plan.period_s, plan.verifiers, plan.misses)
 
 
 class TrustTestbed:
