@@ -37,12 +37,14 @@ from phalanx.ledger.entries import (
     Revoked,
     RoundOpened,
 )
-from phalanx.ledger.node import EthereumNode
+from phalanx.ledger.node import EmbeddedCarrier, EthereumNode
 from phalanx.ledger.rpc import ChainServer
+from phalanx.trust.register import TrustRegister
 from tables import QUICK, console, milliseconds, show
 
 AGENTS = 6 if QUICK else 20
 ROUNDS = 1 if QUICK else 4
+LONG = 3_000 if QUICK else 100_000
 SIZES = (10,) if QUICK else (10, 100, 1000)
 VERIFIERS = 3
 ANVIL = shutil.which("anvil") or Path("out/anvil/node_modules/.bin/anvil")
@@ -184,7 +186,7 @@ def rates() -> None:
         begin = time.perf_counter()
         chain = EmbeddedChain(VirtualClock(), path)
         again = time.perf_counter() - begin
-        count = sum(len(block.logs) for block in chain._blocks)
+        count = sum(block.entries for block in chain._blocks)
         chain.close()
     rows.append(rate("witness: (virtual time)", "witness:?witnesses=2", VirtualClock(), 10.0))
     with served() as (url, clock):
@@ -199,6 +201,48 @@ def rates() -> None:
         f"The file of the embedded chain opens again at {count / again:,.0f} entries/s. "
         "Modelled: blocks come 1 s after the first entry that waits, messages of witnesses "
         "take 1 ms.",
+    )
+
+
+def starts() -> None:
+    """Print what it costs an agent to start on a long ledger, which a node has at hand."""
+    clock = VirtualClock()
+    bench, register = Bench("memory:", clock, AGENTS, 10.0), TrustRegister()
+
+    def apply(recorded: RecordedEntry) -> None:
+        register.apply(recorded)
+
+    bench.ledgers["a0"].follow(apply)
+    bench.begin()
+    number = 0
+    while len(bench.seen) < LONG:
+        number += 1
+        bench.record(bench.open(number))
+        if len(bench.seen) < LONG - 100:
+            since, before = bench.ledgers["a0"].checkpoint(), register.copied()
+    assert isinstance(bench.node, EthereumNode)
+    rows = []
+    for what, checkpoint in (("from the beginning", None), ("from a checkpoint", since)):
+        begin = time.process_time()
+        carrier = EmbeddedCarrier(bench.node.carrier.chain, clock)  # type: ignore[attr-defined]
+        operator = {"operator": bench.ledgers["secaas"].account}
+        node = EthereumNode("memory:", clock, carrier, operator)
+        read: list[RecordedEntry] = []
+        reached = TrustRegister()
+        if checkpoint is not None:
+            node.resume(checkpoint)
+            reached = before.copied()
+        node.join(bench.secret("a0")).follow(read.append, since=checkpoint)
+        clock.run(clock.now() + 60.0, stop=lambda: node.head == bench.node.head)  # type: ignore[attr-defined]  # noqa: B023
+        for recorded in read:
+            reached.apply(recorded)
+        assert reached == register
+        rows.append([what, f"{len(read):,}", f"{time.process_time() - begin:.2f} s"])
+    show(
+        f"An agent starts on a ledger of {len(bench.seen):,} entries, {AGENTS} agents",
+        ["reads", "entries", "processor"],
+        rows,
+        "Both end in the same register.",
     )
 
 
@@ -272,6 +316,7 @@ def gas_by_size(url: str, size: int) -> list[str]:
 
 def main() -> None:
     rates()
+    starts()
     with anvil() as url:
         clock = WallClock(going=True) if url.startswith("http") else VirtualClock()
         kind = "anvil" if url.startswith("http") else "the embedded chain"

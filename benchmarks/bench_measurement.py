@@ -6,6 +6,9 @@ on, and walk again only if that has changed. From the cost of looks follow, for 
 the times in which a change that stays is found (``trust.looks``); they are also drawn, and tried on
 the Python target, which changes a function of its own at a random time.
 
+Then what it costs to sample the calls of a Python process, how long code has to run to be seen,
+and after how many samples most calls were seen of a process that runs the demo again and again.
+
 Run it with ``python benchmarks/bench_measurement.py [--quick]``.
 """
 
@@ -24,7 +27,7 @@ from random import Random
 from phalanx.trust.looks import Looks
 from phalanx.trust.measurement import ProcessMeasurement
 from phalanx.trust.measurer import ProcessMeasurer
-from phalanx.trust.processes import ProcessFiles
+from phalanx.trust.processes import ProcessFiles, activity
 from tables import QUICK, show
 
 LOOKS, TRIALS, LIVE = (5, 200, 2) if QUICK else (40, 20_000, 20)
@@ -41,6 +44,37 @@ print("ready", flush=True)
 for line in sys.stdin:
     scenario.probe = changed if line.strip() == "change" else genuine
     print("done", flush=True)
+"""
+RATES = (1, 10, 100)
+RUN_S, TURNS, GRAPH_S = (0.5, 1, 5.0) if QUICK else (4.0, 5, 120.0)
+BUSY_MS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 10.0)
+WORKER = """
+import sys, time
+from phalanx.trust.processes import ProgressCounter
+counter = ProgressCounter()
+def leaf(number): return number + 1
+def work(): return sum(leaf(number) for number in range(200))
+def busy(until):
+    while time.perf_counter() < until: pass
+busy_s = float(sys.argv[1])
+print("ready", flush=True)
+while True:
+    if busy_s:
+        time.sleep(0.001)
+        busy(time.perf_counter() + busy_s)
+    else:
+        work()
+    counter.turn()
+"""
+DEMO = """
+import contextlib, os, tempfile
+from phalanx.cli.main import app
+print("ready", flush=True)
+log = os.path.join(tempfile.mkdtemp(), "log.jsonl")
+with open(os.devnull, "w") as none, contextlib.redirect_stdout(none):
+    while True:
+        with contextlib.suppress(SystemExit):
+            app(["run", "ddos-resilience", "--log", log])
 """
 NATIVE = shutil.which("nats-server") or shutil.which("sleep") or sys.executable
 
@@ -174,6 +208,99 @@ def live(process: subprocess.Popen[str], full_s: float, thin_s: float) -> None:
     )  # fmt: skip
 
 
+def sampling_cost() -> None:
+    """Print what samples cost, and by how much they slow a process that calls all the time."""
+    rows = []
+    with running([sys.executable, "-c", WORKER, "0"]) as worker:
+        files = ProcessFiles(worker.pid)
+        with ProcessMeasurer(worker.pid, "worker", "1") as measurer:
+            sampler = measurer.sampler()
+            sampler.sample()
+            ratios: dict[int, list[float]] = {rate: [] for rate in RATES}
+            spent: dict[int, float] = dict.fromkeys(RATES, 0.0)
+            for rate in RATES * TURNS:
+                speeds = []
+                for each in (0, rate, 0):  # the machine's own changes are in both
+                    before, begin, cpu = worked(files), time.monotonic(), time.thread_time()
+                    while (left := begin + RUN_S - time.monotonic()) > 0:
+                        time.sleep(min(left, Random().expovariate(each) if each else left))
+                        if each:
+                            sampler.sample()
+                    after = worked(files)
+                    speeds.append((after[0] - before[0]) / (after[1] - before[1]))
+                    spent[rate] += time.thread_time() - cpu
+                ratios[rate].append(2 * speeds[1] / (speeds[0] + speeds[2]))
+    for rate in RATES:
+        slow = [1 - ratio for ratio in ratios[rate]]
+        rows.append(
+            [str(rate), f"{spent[rate] / (RUN_S * TURNS):.2%}", f"{statistics.median(slow):.2%}",
+             f"{min(slow):.1%} to {max(slow):.1%}"]
+        )  # fmt: skip
+    show(
+        "Samples of calls: what they cost",
+        ("samples a second", "share of a core", "agent slower by", "from, to"),
+        rows,
+        f"a process that does nothing but call; turns for its CPU time, {TURNS} times {RUN_S:g} s",
+    )
+
+
+def worked(files: ProcessFiles) -> tuple[int, float]:
+    """Return how often a process has turned, and its CPU time in seconds."""
+    now = activity(files, files.mappings())
+    return now.progress or 0, now.cpu_s
+
+
+def seen_shares() -> None:
+    """Print how often a function is seen that runs for some time, and what follows from it."""
+    rows = []
+    for busy_ms in BUSY_MS:
+        with running([sys.executable, "-c", WORKER, str(busy_ms / 1e3)]) as worker:
+            files = ProcessFiles(worker.pid)
+            with ProcessMeasurer(worker.pid, "worker", "1") as measurer:
+                sampler, samples, hits = measurer.sampler(), 0, 0
+                before, begin = worked(files)[0], time.monotonic()
+                while time.monotonic() < begin + RUN_S * TURNS / 2:
+                    calls = sampler.sample()
+                    samples += 1
+                    hits += any(":busy:" in sampler.names[callee] for _, callee in calls)
+                    time.sleep(0.0007 * (1 + Random().random()))
+                each_s = (worked(files)[0] - before) / (time.monotonic() - begin)
+        share = min(1.0, hits / samples / (each_s * busy_ms / 1e3))
+        waits = [
+            f"{4.605 / (rate * share * busy_ms / 1e3):.0f}" if hits else "never" for rate in RATES
+        ]
+        rows.append([f"{busy_ms:g}", str(samples), f"{share:.0%}", *waits])
+    show(
+        "Code that runs once a second: within how many seconds it is seen (99 %)",
+        ("runs for ms", "samples", "seen of its time", *(f"{rate} a second" for rate in RATES)),
+        rows,
+        "seen of its time: share of the samples in it that two readings show alike",
+    )
+
+
+def whole_graph() -> None:
+    """Print after how many samples the calls were seen that a busy process makes."""
+    first: dict[tuple[str, str], int] = {}
+    words = [sys.executable, "-c", DEMO]
+    with running(words) as demo, ProcessMeasurer(demo.pid, "demo", "1") as measurer:
+        sampler, samples, end = measurer.sampler(), 0, time.monotonic() + GRAPH_S
+        while time.monotonic() < end:
+            samples += 1
+            for call in sampler.sample():
+                first.setdefault(call, samples)
+            time.sleep(0.001)
+    order = sorted(first.values())
+    show(
+        "Calls of a process that runs the demo again and again",
+        ("samples", "calls seen", "half seen after", "90 %", "99 %", "new in the last tenth"),
+        [
+            [str(samples), str(len(order))]
+            + [str(order[max(0, int(part * len(order)) - 1)]) for part in (0.5, 0.9, 0.99)]
+            + [str(sum(at > 0.9 * samples for at in order))]
+        ],
+    )
+
+
 def main() -> None:
     """Print the tables."""
     with running([NATIVE, "1000"] if NATIVE.endswith("sleep") else [NATIVE, "-p", "0"]) as native:
@@ -188,6 +315,9 @@ def main() -> None:
         curve("native program", *native_costs)
         curve("Python agent", *python_costs)
         live(agent, *python_costs)
+    sampling_cost()
+    seen_shares()
+    whole_graph()
 
 
 if __name__ == "__main__":

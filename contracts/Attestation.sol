@@ -384,8 +384,8 @@ contract Attestation {
             "the attester is not enrolled"
         );
         if (entry.round == 0) {
-            initial(agent, attester, verifier, entry);
             emit AttestedEntry(msg.sender, entry);
+            initial(agent, attester, verifier, entry);
             return;
         }
         require(entry.round == round, "the round is not open");
@@ -415,6 +415,10 @@ contract Attestation {
             "it is another agent's turn to verify"
         );
         require(idOf(entry.root) == lastVerified, "the root of trust is the agent verified last");
+        // The root's word alone expels nobody; an operator may remove an agent anyway.
+        if (entry.tier == CONTRAINDICATED && operates(msg.sender)) {
+            revoke(entry.attester, "contraindicated by an operator");
+        }
         if (entry.tier != 0) return;
         agent.state = State.VERIFIED;
         lastVerified = attester;

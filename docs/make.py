@@ -12,14 +12,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from make_consoles import with_real_consoles
+from make_figures import figures
 from make_images import real_svg, simulated_svg
-from make_references import PARTS
+from make_references import PARTS, agreement_schema
 from make_runs import real_figures
 from make_table import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 GENERATED = PARTS | TABLE | {"real run": real_figures}
+SCHEMAS = {"tla.schema.json": agreement_schema}
 IMAGES = {"ddos-resilience.svg": simulated_svg, "ddos-linux.svg": real_svg}
 
 
@@ -42,6 +44,12 @@ def main() -> None:
     """Write all pages, documents and pictures anew."""
     for name, draw in IMAGES.items():
         (DOCS / "images" / name).write_text(draw(), encoding="utf-8")
+    for name, make in SCHEMAS.items():
+        (DOCS / "reference" / name).write_text(make(), encoding="utf-8")
+    drawn, pictures = figures()
+    (DOCS / "figures.md").write_text(drawn, encoding="utf-8")
+    for name, picture in pictures.items():
+        (DOCS / "images" / name).write_text(picture, encoding="utf-8")
     for page in pages():
         text = page.read_text(encoding="utf-8")
         made = with_real_consoles(with_parts(text))

@@ -12,12 +12,17 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec import inspect as types
 
+from phalanx.analytics.prometheus import load_queries
+from phalanx.domain import trust
 from phalanx.domain.goals import Mode
 from phalanx.runtime import scenario
 from phalanx.runtime.catalogue import BUILT_IN, installed
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.site import DEVICE, GuardedSpec, SiteSpec
+from phalanx.slices import agreements
+from phalanx.slices import model as slices
 from phalanx.trust.register import unseen
+from phalanx.trust.score import AttributeTerms
 
 _SECTIONS: tuple[type[Struct], ...] = (
     Scenario,
@@ -38,6 +43,19 @@ _SECTIONS: tuple[type[Struct], ...] = (
     scenario.UpdateSpec,
     scenario.DeclaredAgent,
     scenario.TrustSpec,
+    scenario.ForecastSpec,
+    trust.ServiceLevel,
+    slices.SlicesSpec,
+    slices.ManagedFunction,
+    slices.NetworkSliceSubnet,
+    slices.NetworkSlice,
+    slices.SNssai,
+    agreements.TrustAgreement,
+    agreements.AgreedAttributes,
+    AttributeTerms,
+    agreements.AgreedLocations,
+    agreements.AgreedPop,
+    agreements.Certificate,
 )
 _NAMES = {
     scenario.NetworkSpec: "network",
@@ -57,6 +75,19 @@ _NAMES = {
     scenario.UpdateSpec: "update",
     scenario.DeclaredAgent: "agent",
     scenario.TrustSpec: "trust",
+    scenario.ForecastSpec: "forecast",
+    trust.ServiceLevel: "service level",
+    slices.SlicesSpec: "slices",
+    slices.ManagedFunction: "managed function",
+    slices.NetworkSliceSubnet: "network slice subnet",
+    slices.NetworkSlice: "network slice",
+    slices.SNssai: "s-nssai",
+    agreements.TrustAgreement: "agreement",
+    agreements.AgreedAttributes: "attributes",
+    AttributeTerms: "attribute",
+    agreements.AgreedLocations: "locations",
+    agreements.AgreedPop: "agreed pop",
+    agreements.Certificate: "certificate",
     SiteSpec: "site",
     GuardedSpec: "guarded host",
 }
@@ -65,6 +96,14 @@ _NAMES = {
 def schema() -> str:
     """Return a table for every struct of a scenario file: field, type and range, default, note."""
     return "\n".join(_section(kind) for kind in _SECTIONS)
+
+
+def agreement_schema() -> str:
+    """Return the JSON schema of a Trust Level Agreement."""
+    found = msgspec.json.schema(agreements.TrustAgreement)
+    found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    text = msgspec.json.format(msgspec.json.encode(found), indent=1).decode()
+    return text.replace("\\\\Z", "$") + "\n"  # the end, in the regular expressions of JSON
 
 
 def site() -> str:
@@ -77,12 +116,15 @@ def _section(kind: type[Struct]) -> str:
     title = _NAMES.get(kind, "scenario")
     info = types.type_info(kind)
     assert isinstance(info, types.StructType)
-    notes = dict(_notes(kind))
+    own = [base for base in reversed(kind.__mro__) if base.__module__.startswith("phalanx.")]
+    notes = {name: text for base in own for name, text in _notes(base)}
     lines = [f"## {title.capitalize()}", "", (kind.__doc__ or "").replace("``", "`"), ""]
     lines += ["| field | type and range | default | |", "|---|---|---|---|"]
     for field in info.fields:
         about = notes.get(field.name, "")
-        lines.append(f"| `{field.name}` | {_words(field.type)} | {_default(field)} | {about} |")
+        lines.append(
+            f"| `{field.encode_name}` | {_words(field.type)} | {_default(field)} | {about} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -143,6 +185,7 @@ def _words(kind: types.Type) -> str:
 def _text(kind: types.StrType) -> str:
     words = {
         scenario.Name: "name",
+        agreements.Day: "date",
         scenario.Address: "IPv4 address",
         scenario.LinkName: "directed link",
         scenario.GoalName: "goal",
@@ -257,7 +300,20 @@ def chances() -> str:
     return "\n".join(lines) + "\n"
 
 
+def queries() -> str:
+    """Return the metrics that are known, and the PromQL of each."""
+    lines = ["| metric | of a service | of a node |", "|---|---|---|"]
+    found = load_queries("service"), load_queries("node")
+    for name in sorted({*found[0], *found[1]}):
+        cells = (
+            f"`{each[name].replace('|', chr(92) + '|')}`" if name in each else "–" for each in found
+        )
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "queries": queries,
     "schema": schema,
     "site": site,
     "functions": functions,

@@ -2,8 +2,15 @@
 
 The log of every run in one process is checked, whatever the test asks of it. Property tests
 draw the same examples every time, so that a change is judged by what it changed; ``make
-nightly`` draws others, and more.
+nightly`` draws others, and more. What a verb prints is as wide as the test says, not as the
+terminal it is run from.
 """
+
+# ruff: noqa: E402 - the terminal is measured once, on import
+import os
+
+for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(_name, None)
 
 from hypothesis import settings
 

@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from hypothesis import strategies as st
-from msgspec import Struct, structs
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from phalanx.auction.contracts import ContractFulfilled
 from phalanx.auction.outlook import Gone
@@ -30,6 +30,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return st.deferred(lambda: st.one_of(*map(values, PREDICATES)))
     if kind in (str, bool):
         return st.from_type(kind)
+    if kind is UnsetType:
+        return st.just(UNSET)
     if kind is bytes:
         return st.binary(max_size=40)
     if kind is int:

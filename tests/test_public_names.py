@@ -14,14 +14,13 @@ NAMES = re.findall(
     """
 Achieve AchieveAll Act Adopt Agent AgentId Anomalous AnomalousUsage Await Believe Capability
 ConnectionFlood Drop Enforce Event Explanation Failed FaultSpec FlowRateLimited FlowRecord
-FlowRecords
-Forget Goal GoalEnd GoalInstance HandshakesProxied IpRateLimited Library Lift LinkId LinkIp
-LinkRateLimited LinkSample LogError MeasureSample Mode Monitored Note Observe OverUsage Pause
-Perceive Perform PhalanxError PlanFailed PopId Predicate Quiet ReadLink ReadMeasure Resources
-RunResult Scenario ScenarioError Scope SplitTrafficLink SplitTrafficTowardsIp Spoofed StoreError
-System Threat TrafficMatch TrafficRule TrafficVerdict VERSION Vnfd avert drains explain find_out
-hears instead_of load_scenario perceives plan recalls remembers run_scenario starts want what_if
-when
+FlowRecords Forget Goal GoalEnd GoalInstance HandshakesProxied IpRateLimited Library Lift LinkId
+LinkIp LinkRateLimited LinkSample LogError MeasureSample Mode Monitored Note Observe OverUsage
+Pause Perceive Perform PhalanxError PlanFailed PopId Predicate Quiet ReadLink ReadMeasure
+Resources RunLog RunResult Scenario ScenarioError Scope SplitTrafficLink SplitTrafficTowardsIp
+Spoofed StoreError System Threat TrafficMatch TrafficRule TrafficVerdict VERSION Vnfd avert
+drains explain find_out hears instead_of load_scenario perceives plan read_log recalls remembers
+run_scenario starts want what_if when
 """,
 )
 

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from phalanx.domain.version import VERSION
     from phalanx.domain.vnf import Vnfd
     from phalanx.reporting.explanation import Explanation, explain
+    from phalanx.reporting.frames import RunLog, read_log
     from phalanx.runtime.course import RunResult
     from phalanx.runtime.loading import load_scenario
     from phalanx.runtime.scenario import FaultSpec, Scenario
@@ -107,6 +108,7 @@ _HOMES = {
     "phalanx.domain.version": "VERSION",
     "phalanx.domain.vnf": "Vnfd",
     "phalanx.reporting.explanation": "Explanation explain",
+    "phalanx.reporting.frames": "RunLog read_log",
     "phalanx.runtime.loading": "load_scenario",
     "phalanx.runtime.scenario": "FaultSpec Scenario",
     "phalanx.runtime.course": "RunResult",

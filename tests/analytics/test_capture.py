@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from phalanx.analytics.capture import CaptureError, analyse
+from phalanx.analytics.flow_table import FlowTable
+from phalanx.analytics.packets import TCP
 from tests.analytics import captures as make
 
 DATA = Path(os.environ.get("PHALANX_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
@@ -106,6 +108,21 @@ def test_random_sources_are_forged(look):
     (target,) = found.targets
     assert target.finding.spoofed
     assert "forged" in target.finding.reason
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["from its SYN on", "from its SYN-ACK on"])
+def test_the_server_of_a_connection_is_known_in_later_windows(asked):
+    client, server = (socket.inet_pton(socket.AF_INET6, a) for a in ("::a", "::b"))
+    there = client + (4000).to_bytes(2, "big") + server + (50_000).to_bytes(2, "big") + bytes([TCP])
+    back = there[18:36] + there[:18] + there[36:]
+    table = FlowTable()
+    begun = [(there, make.SYN), (back, make.SYN | make.ACK), (there, make.ACK)][not asked :]
+    table.add(*zip(*((key, flags, 0, 40) for key, flags in begun), strict=True))
+    table.close(1.0)
+    table.add([back, there], [make.ACK, make.ACK], [1, 0], [100, 40])
+    (flow,) = table.close(1.0).flows
+    assert (flow.source, flow.target, flow.port) == ("::a", "::b", 50_000)
+    assert (flow.packets, flow.replies) == (1, 1)
 
 
 def test_slow_connections(look):

@@ -403,3 +403,22 @@ def test_verb_says_what_is_left_out_and_what_led_to_the_first_violation(log, tmp
     assert f"ids: id {log[at].id} after {log[at].id}" in told
     assert all(event.id in told for event in EventLog(log).causes(log[at].id)[-5:])
     assert "1 line was left out (2 octets)" in done.stderr
+
+
+def test_success_that_the_winner_did_not_report(busy):
+    by_id = {event.id: at for at, event in enumerate(busy)}
+
+    def reported(event):
+        cause = busy[by_id[event.cause]] if event.cause else event
+        held = event.data.get("holder") not in (None, event.agent)
+        return event.kind == "belief.changed" and held and cause.kind == "contract.ended"
+
+    believed = next(event for event in busy if reported(event))
+    at = by_id[believed.cause]
+    assert "contracts" in broken(changed(busy, at, fulfilled=False, reason="it failed"))
+    called = first(busy, "auction.called", auction=busy[at].data["auction"])
+    said = [
+        v.text
+        for v in check([*busy[:called], replace(busy[called], agent="none"), *busy[called + 1 :]])
+    ]
+    assert any("did not report" in text for text in said)

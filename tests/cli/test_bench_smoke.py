@@ -7,6 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from phalanx.cli.main import app
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -60,3 +63,20 @@ def test_a_quick_benchmark_holds_auctions_among_processes() -> None:
     told = quick("processes")
     rows = [line.split("│") for line in told.splitlines() if line.rstrip().endswith(" 19 │")]
     assert len(rows) == 4, told
+
+
+def test_evaluate_has_models_attacked_by_the_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr("phalanx.cli.evaluate.bench", asked.append)
+    monkeypatch.setattr("phalanx.cli.evaluate.needed", lambda _: None)
+    words = ["--data", str(tmp_path), "--seeds", "2", "--share", "0.1", "--share", "0.3"]
+    told = CliRunner().invoke(app, ["evaluate", "--robustness", *words])
+    assert told.exit_code == 0, told.output
+    assert asked == [["robustness", *words]]
+
+
+@pytest.mark.parametrize("name", ["robustness", "explanations"])
+def test_without_data_a_benchmark_of_models_says_what_it_needs(name: str) -> None:
+    assert "--data DIR: a folder of runs, SERVICE/RUN" in quick(name)

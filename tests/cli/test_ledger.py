@@ -48,7 +48,7 @@ def test_the_status_of_a_ledger_is_shown(kept):
     [
         ("ftp://x", "must be a URL of"),
         ("evm:/nowhere/at/all", "no ledger"),
-        ("http://", "URL of an Ethereum node"),
+        ("http://", "URL of the node"),
         ("memory:?operator=0x12", "no account"),
     ],
 )

@@ -148,6 +148,10 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "c.pcap").write_bytes(
         captures.pcap([(t, captures.ethernet(packet)) for t, packet in packets])
     )
+    rows = (
+        f"2026-01-31T08:00:{s:02},{s % 3},{s}{',' if s % 7 else '.5,'}{s % 2}" for s in range(60)
+    )
+    (folder / "m.csv").write_text("\n".join(["time,cpu,requests,label", *rows]))
     store = f"sqlite:///{folder / 'events.db'}"
     assert (
         check(folder, "run", RING, "--until", 20, "--log", folder / "l.jsonl", "--store", store)
@@ -170,6 +174,10 @@ def verbs(folder: Path, kind: str) -> tuple[list[object], ...]:
             return ["explain", file], ["explain", file, "attack"], ["report", file, out]
         case "pcap":
             return (["detect", file],)
+        case "csv":
+            made = folder / "made.csv"
+            step = "--step", 5, "--counter", "requests"
+            return ["collect", file, made], ["collect", file, made, *step]
         case "db":
             return ["history", file], ["history", file, "--kind", "measure"]
     match kind.partition("/")[0]:
@@ -190,7 +198,16 @@ def verbs(folder: Path, kind: str) -> tuple[list[object], ...]:
 
 
 KINDS = (
-    *("own.yaml", "site.yaml", "net.graphml", "l.jsonl", "c.pcap", "events.db", "agent.toml"),
+    *(
+        "own.yaml",
+        "site.yaml",
+        "net.graphml",
+        "l.jsonl",
+        "c.pcap",
+        "m.csv",
+        "events.db",
+        "agent.toml",
+    ),
     *(f"service/{name}.yaml" for name in ("nsd", "access_vnfd", "request", "sites")),
     *("try/domain.toml", "try/authority/ca-key.pem", "try/authority/ca.pem"),
     *("pop1/bus.toml", "pop1/key.pem", "pop1/cert.pem"),
@@ -215,6 +232,7 @@ def test_a_damaged_file(valid: Path, tmp_path: Path, kind: str) -> None:
         shutil.rmtree(folder)
 
 
+SERVER = "collect", "http://127.0.0.1:1", "{service}.csv", "--service"
 TEXTS: dict[str, Callable[[str], list[object]]] = {
     "--seed": lambda odd: ["run", RING, "--until", 0, "--seed", odd],
     "--until": lambda odd: ["run", RING, "--until", odd],
@@ -225,6 +243,18 @@ TEXTS: dict[str, Callable[[str], list[object]]] = {
     "--store": lambda odd: ["run", RING, "--until", 0, "--store", odd],
     "--log": lambda odd: ["run", RING, "--until", 0, "--log", odd],
     "--window": lambda odd: ["detect", "c.pcap", "--window", odd],
+    "--step": lambda odd: ["collect", "m.csv", "made.csv", "--step", odd],
+    "--hold": lambda odd: ["collect", "m.csv", "made.csv", "--step", 5, "--hold", odd],
+    "--row-step": lambda odd: ["collect", "m.csv", "made.csv", "--row-step", odd],
+    "--counter": lambda odd: ["collect", "m.csv", "made.csv", "--step", 5, "--counter", odd],
+    "source": lambda odd: ["collect", odd, "made.csv"],
+    "output": lambda odd: ["collect", "m.csv", odd],
+    "--from": lambda odd: [*SERVER, "shop", "--from", odd],
+    "--to": lambda odd: [*SERVER, "shop", "--to", odd],
+    "--service": lambda odd: [*SERVER, odd],
+    "--queries": lambda odd: [*SERVER, "shop", "--queries", odd],
+    "--credentials": lambda odd: [*SERVER, "shop", "--credentials", odd],
+    "--ca": lambda odd: [*SERVER, "shop", "--ca", odd],
     "--since": lambda odd: ["logs", "--since", odd, "--bus", "pop1"],
     "goal": lambda odd: ["place", RING, "--goal", odd, "--auctioneer", "west"],
     "auctioneer": lambda odd: ["place", RING, "--goal", "monitored", "--auctioneer", odd],

@@ -116,12 +116,14 @@ def test_what_is_no_file_is_refused_at_once(
         ["explain", odd],
         ["report", odd, tmp_path / "o.html"],
         ["detect", odd],
+        ["collect", odd, tmp_path / "o.csv"],
         ["run", own, "--topology", odd],
         ["agent", "--config", odd],
         *([] if kind == "directory" else [["status", "--bus", odd]]),
         ["report", log, odd],
         ["run", own, "--until", 1, "--log", odd],
         ["run", own, "--until", 1, "--report", odd],
+        *([] if kind == "directory" else [["collect", own, odd]]),
     ):
         line = refused(*call)
         assert f"is a {kind}; a file is expected" in line, call
@@ -222,8 +224,8 @@ def test_scenarios_are_known_by_name_and_an_unknown_one_lists_them() -> None:
     assert all(name in line for name in scenarios())
 
 
-def test_the_wheel_brings_the_scenarios(tmp_path: Path) -> None:
-    """Build the wheel, unpack it into an empty environment, and run a scenario by name there."""
+def test_the_wheel_brings_scenarios_and_benchmarks_of_models(tmp_path: Path) -> None:
+    """Build the wheel, unpack it into an empty environment, and ask for some by name there."""
     here = Path.cwd()
     os.chdir(ROOT)
     try:
@@ -236,22 +238,20 @@ def test_the_wheel_brings_the_scenarios(tmp_path: Path) -> None:
     shutil.unpack_archive(wheel, site, "zip")
     libraries = next(p for p in sys.path if p.endswith("site-packages"))
     # What it depends on; the checkout is found by a .pth file, which is not read of this path.
-    done = subprocess.run(
-        [
-            python,
-            "-c",
-            f"import sys; sys.path.append({libraries!r});"
-            "import phalanx.cli.main as m; assert 'empty' in m.__file__; m.main()",
-            "run",
-            "quickstart-ring",
-            "--until",
-            "5",
-        ],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "finished at 5.0 s" in done.stdout
+    there = {**os.environ, "PYTHONPATH": libraries}
+    main = "import phalanx.cli.main as m; assert 'empty' in m.__file__; m.main()"
+    for asked, said in (
+        ("run quickstart-ring --until 5", "finished at 5.0 s"),
+        ("bench robustness", "--data DIR: a folder of runs"),
+    ):
+        done = subprocess.run(
+            [python, "-c", main, *asked.split()],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=there,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert said in done.stdout

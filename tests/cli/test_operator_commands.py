@@ -163,6 +163,7 @@ def test_logs_go_on_when_the_broker_was_restarted(lab: Lab, tmp_path: Path) -> N
         follower.until("no connection to the brokers")
         lab.testbed.brokers.start()
         follower.until("connected again")
+        caught_up(lab, lab.pops)  # each process connects again by itself, in its own time
         command(lab, "stop", "north", "--now")
         follower.until("north +the process ends: told to by operator")
         assert lab.testbed.wait("north", 60)

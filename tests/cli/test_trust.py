@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from hashlib import sha256
@@ -13,7 +14,9 @@ import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
+from phalanx.cli import ledger as ledger_options
 from phalanx.cli.main import app
+from phalanx.domain.trust import ServiceLevel
 from phalanx.ledger.ethereum import Account
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec, TrustSpec
@@ -97,6 +100,27 @@ def test_history_tells_enrolment_results_and_revocation_in_the_ledgers_order(ran
     assert {e["agent"] for e in every} == {"secaas", *(f"pop{n}" for n in range(1, 7))}
 
 
+def test_service_levels_are_shown_with_the_words_of_both_sides(tmp_path: Path) -> None:
+    url = f"evm:{tmp_path / 'ledger.db'}"
+    trust = TrustSpec(url, 10.0, service_levels=ServiceLevel(100.0, 0.02))
+    lost = FaultSpec(30, "lose", agent="pop4", share=0.5)
+    System(
+        replace(load_scenario(SCENARIO), traffic=(), faults=(lost,), trust=trust, duration_s=600)
+    ).run()
+    said = " ".join(told("status", "--ledger", url).split())  # columns are folded
+    assert re.search(r"pop\d: \d×, last 0 ms", said)
+    assert " never " in said
+    (found,) = rows("status", "--ledger", url)
+    broken = [each for each in found["associations"] if each["breaches"]]
+    assert broken
+    assert all("pop4" in (each["level"]["a"], each["level"]["b"]) for each in broken)
+    lines = told("history", "pop4", "--ledger", url).splitlines()
+    assert any("is for a service level of 100 ms and a loss of 2 % at most" in x for x in lines)
+    assert any(
+        re.search(r"says that the service level between .*pop4.* is broken: ", x) for x in lines
+    )
+
+
 def test_plan_shows_who_verifies_whom_and_how_likely_the_infected_stay_unseen(ran: Path) -> None:
     said = told("plan", "--ledger", f"evm:{ran}", "--infected", 2)
     assert "a round takes 10 s, 2 verifiers decide" in said
@@ -151,8 +175,9 @@ VERBS = (
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
 def test_a_ledger_that_is_not_there_is_refused_by_every_verb(
-    verb: tuple[str, ...], tmp_path: Path
+    verb: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ledger_options, "WAIT_S", 0.3)
     words: list[object] = [*verb]
     if verb[-1] == "--key":
         words.append(key(tmp_path))
@@ -169,7 +194,8 @@ def test_a_ledger_that_is_not_there_is_refused_by_every_verb(
     assert "nobody has founded the ledger" in refused(*words, *silent, code=1)
 
 
-def test_a_node_that_cannot_be_reached_is_said_to_be_so() -> None:
+def test_a_node_that_cannot_be_reached_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_options, "WAIT_S", 0.3)
     url = f"http://127.0.0.1:1?operator=0x{'11' * 20}"
     assert "the ledger cannot be read: " in refused("status", "--ledger", url, code=1)
 

@@ -442,6 +442,16 @@ def test_a_failed_download_fails_all_who_share_it(bench):
     assert nothing_is_left(bench)
 
 
+def test_what_fails_before_it_can_be_waited_for_fails_who_would_share_it(bench):
+    bench.site.slow.add(Release)
+    calls = {name: bench.cfp(name, goal) for name, goal in (("x", LIMIT), ("y", OTHER))}
+    for name, call in calls.items():
+        bench.accept(name, call)
+    bench.finish(Deploy, Failed("the link broke"))
+    bench.finish(Release)
+    assert bench.last("y") == Verdict("the instance that was to be shared did not start")
+
+
 # -- the instances of an agent: idle, replaced, lifted, told of -------------------------------
 
 

@@ -174,6 +174,14 @@ def test_a_measure_lost_by_mishap_is_auctioned_anew_and_one_that_was_lifted_is_n
         assert bench.agent.beliefs.denies(LIMITED)
 
 
+def test_a_late_word_of_its_own_does_not_end_what_an_agent_keeps_true_since(bench):
+    bench.win("x", LIMIT)
+    assert bench.agent.beliefs.get(LIMITED).holder == ME
+    for performative in (Performative.INFORM, Performative.FAILURE):
+        bench.hear(performative, NOTICE, Result((Fact(LIMITED, value=False),)), ME)
+        assert bench.agent.beliefs.satisfies(LIMIT)
+
+
 def test_who_loses_a_vnf_tells_those_who_rely_on_its_measures(bench):
     bench.win("x", LIMIT)
     (instance,) = bench.bidder.inventory

@@ -66,12 +66,16 @@ def test_commands_print_what_the_page_shows(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("python", 5), ("fabric", 6), ("bus", 2), ("stores", 2), ("wire", 2)]
+    ("name", "least"),
+    [
+        *(("python", 5), ("frames", 2), ("fabric", 6), ("forecasts", 3)),
+        *(("bus", 2), ("stores", 2), ("wire", 2)),
+    ],
 )
 def test_the_examples_of_a_reference_hold(
     name: str, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT if name == "python" else tmp_path)
+    monkeypatch.chdir(ROOT if name in ("python", "frames", "forecasts") else tmp_path)
     page = make.DOCS / "reference" / f"{name}.md"
     examples = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert len(examples) >= least
@@ -86,6 +90,12 @@ def test_the_message_on_the_page_of_the_wire_is_one() -> None:
     (shown,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     octets = encode(decode(bytes((VERSION,)) + shown.encode()))
     assert json.loads(octets[1:]) == json.loads(shown)
+
+
+@pytest.mark.parametrize("schema", make.SCHEMAS)
+def test_schemas_are_those_of_the_types(schema: str) -> None:
+    written = (make.DOCS / "reference" / schema).read_text(encoding="utf-8")
+    assert make.SCHEMAS[schema]() == written, "run: .venv/bin/python docs/make.py"
 
 
 @pytest.mark.parametrize("image", make.IMAGES)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 from ledger_group import DEVIATION, Group, digest, result, secret
 
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.trust import TrustTier
-from phalanx.ledger import Confirmed, Head, LedgerError, Refused, open_ledger
+from phalanx.ledger import Checkpoint, Confirmed, Head, LedgerError, Refused, open_ledger
 from phalanx.ledger.entries import (
     AgentRetired,
     Associated,
@@ -74,17 +75,29 @@ def test_answers_tell_the_position_that_followers_see(group):
 
 
 def test_all_accounts_see_one_order_from_whenever_they_follow(group):
-    early, late, later = [], [], []
+    early, late = [], []
     group.ledgers["a1"].follow(early.append)
     group.verified()
-    group.ledgers["a2"].follow(late.append)
-    end = group.ledgers["a3"].follow(later.append, since=group.seen[5].position)
+    end = group.ledgers["a2"].follow(late.append)
     group.wait()
     assert early == late == group.seen
-    assert later == group.seen[6:]
     end()
     group.accept("secaas", Planned(20.0, 1))
-    assert later == group.seen[6:-1]
+    assert late == group.seen[:-1]
+
+
+def test_reading_goes_on_after_a_checkpoint_or_begins_anew_where_there_is_none(group):
+    group.verified()
+    since = group.ledgers["a3"].checkpoint()
+    already = [it for it in group.seen if since is not None and it.position <= since.position]
+    group.accept("secaas", Planned(20.0, 1))
+    asked = since or Checkpoint(group.ledgers["secaas"].account, Head(1, "0x"), 1)
+    told: list[Any] = []
+    group.ledgers["a3"].follow(told.append, since=asked, begins=told.append)
+    group.accept("secaas", Planned(30.0, 1))
+    group.wait()
+    assert told == [since is not None, *group.seen[len(already) :]]
+    assert since is None or already == group.seen[:-2]
 
 
 def test_entries_of_an_account_are_recorded_in_the_order_submitted(group):

@@ -115,14 +115,23 @@ def test_the_initial_chain_goes_from_each_verified_agent_to_the_next():
     assert "itself" in group.refuse("a1", result("a1", "a1", root="a1"))
 
 
-def test_an_agent_that_failed_its_initial_attestation_is_not_trusted():
+def test_an_agent_that_an_operator_finds_altered_at_first_is_removed_until_enrolled_anew():
     group = Group(2)
     group.accept("secaas", *(group.enrolment(name) for name in group.names))
     group.accept("secaas", result("a0", "secaas", tier=BAD))
     assert "not verified" in group.refuse("a0", result("a1", "a0", root="a0"))
-    assert "not verified" in group.refuse("secaas", key("a0", 1, "secaas"))
+    assert "not verified" in group.refuse("secaas", key("a0", 2, "secaas"))
+    assert "not enrolled" in group.refuse("secaas", result("a0", "secaas"))
+    group.accept("secaas", group.enrolment("a0"), result("a0", "secaas"), key("a0", 2, "secaas"))
+
+
+def test_the_root_of_trust_alone_keeps_nobody_out_of_the_chain():
+    group = Group(3)
+    group.accept("secaas", *(group.enrolment(name) for name in group.names))
     group.accept("secaas", result("a0", "secaas"))
-    group.accept("secaas", key("a0", 1, "secaas"))
+    group.accept("a0", result("a1", "a0", root="a0", tier=BAD))
+    group.accept("secaas", result("a1", "secaas", root="a0"))
+    group.accept("a1", result("a2", "a1", root="a1"))
 
 
 # -- rounds and their seeds --------------------------------------------------------------------

@@ -282,9 +282,14 @@ def fields(kind: type[Struct]) -> set[str]:
     return found
 
 
+PAGES = ("services.md", "scenario.md")
+"""The second has the parts that scenarios have, too."""
+
+
 @pytest.mark.parametrize("kind", [Document, Sites, Request, PipelineDescriptor])
 def test_the_reference_names_every_field(kind: type[Struct]) -> None:
-    page = (FOLDER.parents[2] / "docs" / "reference" / "services.md").read_text(encoding="utf-8")
+    pages = (FOLDER.parents[2] / "docs" / "reference" / name for name in PAGES)
+    page = "\n".join(each.read_text(encoding="utf-8") for each in pages)
     quoted = re.findall(r"`[^`]+`", re.sub(r"```.*?```", "", page, flags=re.DOTALL))
     words = set(re.findall(r"[a-z][a-z0-9_-]*", " ".join(quoted)))
     assert fields(kind) <= words

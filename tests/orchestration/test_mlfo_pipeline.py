@@ -20,6 +20,7 @@ from phalanx.orchestration.mlfo.model import Problem
 from phalanx.orchestration.mlfo.need import Need, PlacementError, need_of, shortest
 from phalanx.orchestration.mlfo.pipeline import PipelineDescriptor, compute
 from phalanx.orchestration.mlfo.search import Effort, SearchResult, solve
+from phalanx.slices.agreements import AgreedLocations, AgreedPop, Certificate, TrustAgreement
 
 CHAIN = [("x", "y"), ("y", "z")]
 
@@ -272,6 +273,40 @@ def test_a_search_without_time_says_so() -> None:
 def test_a_site_that_there_is_not_cannot_be_left_out() -> None:
     with pytest.raises(ScenarioError, match="without: there is no site 'q'"):
         need_of(load(), without=("q",))
+
+
+def test_no_agent_stands_where_the_agreement_does_not_let_it() -> None:
+    day = "2026-01-01"
+    pops = tuple(AgreedPop(s.pop, "ES", "north") for s in load().sites.sites)
+    agreed = TrustAgreement("core", day, pops=pops)
+    base = load()
+    used = {agent.site for agent in compute(need_of(base)).agents}
+
+    def placed(agreement: TrustAgreement) -> Need:
+        asked = need_of(replace(base, sites=replace(base.sites, agreement=agreement)))
+        return replace(asked, vnfs=tuple(replace(v, least_trust=0.6) for v in asked.vnfs))
+
+    assert {agent.site for agent in compute(placed(agreed)).agents} == used
+    gone = next(site for site in base.sites.sites if site.name in used)
+    others = tuple(s.pop for s in base.sites.sites if s is not gone)
+    moved = replace(agreed, locations=AgreedLocations(pops=others))
+    assert gone.name not in {agent.site for agent in compute(placed(moved)).agents}
+    nowhere = placed(replace(agreed, locations=AgreedLocations(pops=("elsewhere",))))
+    assert " is in ES; the agreement core allows elsewhere" in refusal(nowhere)
+
+
+def test_an_agreement_makes_sites_less_trusted_and_never_more() -> None:
+    base = load()
+    asked = TrustAgreement("core", "2026-01-01", standards=("ISO/IEC 27001",))
+    judged = need_of(replace(base, sites=replace(base.sites, agreement=asked))).sites
+    assert {site.trust for site in judged} == {1 / 3}  # one standard, attested by nobody
+    certified = tuple(
+        Certificate(s.pop, "ISO/IEC 27001", "kiwa", "2026-01-01", "2099-01-01")
+        for s in base.sites.sites
+    )
+    sites = replace(base.sites, agreement=replace(asked, certificates=certified))
+    judged = need_of(replace(base, sites=sites)).sites
+    assert [site.trust for site in judged] == [min(2 / 3, s.trust) for s in base.sites.sites]
 
 
 # -- the search for the optimum ---------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,9 +16,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.bus.nats_lab import free_ports
+from typer.testing import CliRunner
 
 from phalanx.bus.client import BrokerError
 from phalanx.bus.nats import find_server
+from phalanx.cli.main import app
 from phalanx.fabric.operations import STATUS, StatusAnswer, StatusRequest
 from phalanx.identity.names import Role
 from phalanx.identity.trust import REVOKED_FILE
@@ -266,3 +269,35 @@ def test_agents_whose_seals_do_not_agree_are_named_though_both_answer(
     monkeypatch.undo()
     assert crashed(domain, "", "deploy", read_asked(folder, None, None)) == 0
     assert sorted(processes(domain))[0] == f"{NAME}.access.2"
+
+
+def test_slices_are_deployed_with_their_loops_and_removed(domain: Domain, folder: Path) -> None:
+    def run(*words: str, code: int = 0) -> str:
+        done = CliRunner(env={"COLUMNS": "100"}).invoke(app, [*words, "--domain", where])
+        assert done.exit_code == code, done.output
+        return done.stdout
+
+    def loops() -> dict[str, str]:
+        return {loop["name"]: loop["state"] for loop in json.loads(run("loops", "--json"))}
+
+    where = str(domain.folder)
+    run("slice", "deploy", str(folder))
+    assert "video  1-000001  non-shared" in run("slice", "list")
+    found = loops()
+    wanted = ("e2e", "nsi-video", "nssi-delivery", "sem-cache", "sem-origin", "domain-CN")
+    assert found.keys() >= {f"{NAME}.{loop}.1" for loop in wanted}
+    assert set(found.values()) == {""}
+    gone = f"{NAME}.nssi-delivery.1"
+    (pid,) = processes(domain)[gone]
+    os.kill(pid, signal.SIGKILL)
+    assert {name for name, state in loops().items() if state} == {gone}
+    assert "does not run" in run("slice", "show", "video")
+    run("slice", "deploy", str(folder))  # starts what has died
+    assert set(loops().values()) == {""}
+    descriptor = folder / "slices.yaml"
+    descriptor.write_text(descriptor.read_text().replace("kind: UPF", "kind: AMF"))
+    run("slice", "deploy", str(folder))
+    assert "(AMF access at pop1, for video)" in run("loops")
+    run("slice", "remove", "video")
+    assert not processes(domain)
+    assert run("slice", "list") == "no slice is deployed\n"

@@ -11,7 +11,7 @@ from tests.installed import install
 from tests.published import load_published
 from typer.testing import CliRunner
 
-from phalanx.analytics.detectors import load_detector
+from phalanx.analytics.detectors import detector_class
 from phalanx.cli.main import app
 from phalanx.runtime.system import run_scenario
 
@@ -24,9 +24,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     entry = "[phalanx.detectors]\nheavy-senders = heavy_senders:HeavySenders\n"
     source = (HERE / "heavy_senders.py").read_text(encoding="utf-8")
     install(monkeypatch, tmp_path, "heavy_senders", source, entry)
-    load_detector.cache_clear()
+    detector_class.cache_clear()
     yield
-    load_detector.cache_clear()
+    detector_class.cache_clear()
 
 
 def with_detector(folder: Path, name: str) -> Path:

@@ -88,7 +88,7 @@ def test_a_verdict_that_is_not_offered_is_refused_as_the_function_is_loaded(
     assert (done.exit_code, done.stdout) == (2, "")
     assert (
         "functions.copier: nothing here can mirror traffic; "
-        "offered are limit, drop, proxy, split, steer, delay"
+        "offered are limit, drop, proxy, split, steer, serve, enlarge, delay"
     ) in " ".join(done.stderr.split())
     assert not log.exists()
 

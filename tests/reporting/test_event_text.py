@@ -38,6 +38,17 @@ def words(kind: str, **data: Any) -> str:
             "awards g to b (v × 2, T 0 s, C 1.5 MB/s, D 3 ms; utility 0, best of 2)",
         ),
         ("auction.refused", {"goal": "g", "reason": "full"}, "cannot bid for g: full"),
+        (
+            "attestation.result",
+            {
+                "attester": "a",
+                "tier": "warning",
+                "deviations": ["stopped"],
+                "root": "tpm",
+                "activity": {"state": "T", "memory_mb": 74.5, "starved": 0.0},
+            },
+            "finds a genuine, but not well (its tpm vouches): stopped; it has 74.5 MB",
+        ),
         ("belief.changed", {"belief": "b", "value": True}, "believes b"),
         ("belief.changed", {"belief": "b", "value": False}, "believes ¬b"),
         ("belief.changed", {"belief": "b", "value": None}, "forgets b"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from phalanx.domain.actions import ReadLink
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event, Recorder
 from phalanx.domain.goals import Predicate, want
+from phalanx.domain.messages import SecurityPolicy
 from phalanx.domain.predicates import IpRateLimited
 from phalanx.fabric.access import STANDARD_POLICY
 from phalanx.fabric.calls import CallRefused, CallTimedOut
@@ -22,6 +24,7 @@ from phalanx.fabric.join import Fabric
 from phalanx.fabric.operations import (
     BELIEFS,
     DRAIN,
+    POLICY,
     PROBE,
     STATUS,
     STOP,
@@ -40,6 +43,13 @@ from phalanx.identity.names import Role
 from phalanx.runtime.history import CAUSES, FIND, CausesRequest, FindRequest, serve_history
 from phalanx.runtime.scenario import DeclaredAgent, FaultSpec, Scenario
 from phalanx.runtime.system import System
+from phalanx.slices.model import (
+    ManagedFunction,
+    NetworkSlice,
+    NetworkSliceSubnet,
+    SlicesSpec,
+    SNssai,
+)
 from phalanx.store.history import EventQuery, History
 from phalanx.store.sql import SqlEventStore
 
@@ -176,6 +186,24 @@ def test_agents_leave_and_stop_when_they_are_told_to(ring: Scenario) -> None:
         assert entry.state is ServiceState.LEFT
         assert not system.lives(name)
     assert "west" not in system.agents["south"].settings.peers
+
+
+def test_an_operator_has_a_manager_issue_a_policy_to_its_loops(ring: Scenario) -> None:
+    functions = (ManagedFunction("amf", "AMF", "shop"),)
+    core = NetworkSliceSubnet("core", "CN", ("amf",))
+    slices = SlicesSpec(functions, (core,), (NetworkSlice("iot", SNssai(3), ("core",)),))
+    system = System(replace(ring, slices=slices))
+    answers: list[object] = []
+    calls, said = system.calls(), SecurityPolicy("iot", precedence=("throttle", "isolate"))
+    for name in ("domain-CN", "sem-amf"):
+        invoke = partial(calls.invoke, name, POLICY, said, answers.append, timeout_s=2.0)
+        system.clock.call_at(5.0, invoke)
+    system.run(until=10)
+    assert isinstance(answers[0], Accepted) or isinstance(answers[1], Accepted)
+    assert sum(isinstance(answer, Accepted) for answer in answers) == 1  # a SEM is no manager
+    taken = [e for e in system.log.events if e.kind == "policy.taken"]
+    assert {e.agent for e in taken} == {"nsi-iot", "nssi-core", "sem-amf"}
+    assert system.agents["sem-amf"].settings.loops["sem-amf"].precedence == ("throttle", "isolate")
 
 
 def keep_history(system: System, store: SqlEventStore) -> None:

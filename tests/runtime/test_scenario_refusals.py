@@ -71,6 +71,14 @@ def changed(old: str, new: str) -> str:
         ("10.0.6.20", "10.0.6.256", "hosts[1].address", "an IPv4 address"),
         ("10.0.6.20", "10.5.6.20", "hosts[1].address", "belongs to the sources of traffic[4]"),
         ("name: office,", "name: pop3,", "hosts[1].name", "a PoP already"),
+        ("name: office,", "name: office, calls: {x: 0.5},", "hosts[1].calls.x", "no host 'x'"),
+        (
+            "name: office,",
+            "name: office, calls: {server: 2},",
+            "hosts[1].calls.server",
+            "2 is not allowed",
+        ),
+        ("name: office,", "name: office, calls: {office: 1},", "hosts", "office calls office"),
         ("target: server", "target: servr", "traffic[0].target", "did you mean 'server'?"),
         ("[8000, 8080]", "[8000, 0]", "traffic[4].port[1]", "from 1 to 65535"),
         ("[8000, 8080]", "http", "traffic[4].port", "a whole number from 1 to 65535 or a list"),
@@ -89,6 +97,12 @@ def changed(old: str, new: str) -> str:
         ("count: 42", "count: 0", "traffic[1].count", "from 1 to 10000"),
         ("link: pop6>server", "link: pop5>server", "monitors[0].link", "no link 'pop5>server'"),
         ("r, at: pop6, thr", "r, at: pop1, thr", "monitors[0].at", "pop6 is expected"),
+        (
+            "threshold_mb_s: 4.5}",
+            "threshold_mb_s: 4.5, service: true}",
+            "functions",
+            "service-analyst",
+        ),
         ("cost: 0.2", "cost: 0.3", "goals.FlowRecord.preferences", "sum to 1.1"),
         ("cost: 0.2", "cost: 2", "goals.FlowRecord.preferences.cost", "from 0 to 1"),
         ("IpRateLimited:", "IpRatLimited:", "goals.IpRatLimited", "'IpRateLimited'?"),
@@ -340,3 +354,22 @@ def test_refusals_say_where_and_why(tmp_path, old, new, says):
     with pytest.raises(ScenarioError, match=re.escape(says)) as caught:
         site(tmp_path, SITE.replace(old, new))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "why"),
+    [
+        ("load: 0.7", "load: 0.8", "forecast.under_anomaly.default", "sum to 1.1"),
+        ("load: 0.7", "lode: 0.7", "forecast.under_anomaly.default.terms", "'load'"),
+        ("    default: {time: 0.1", "    Replicate: {time: 0.1", "forecast.under_anomaly", "goal"),
+        ("every_s: 5", "every_s: 1", "forecast.every_s", "5"),
+        ("ahead: 4 ", "ahead: 40 ", "forecast.ahead", "20"),
+        ("idle_w: 60", "idle_w: -60", "network.pops[0].idle_w", "0"),
+    ],
+)
+def test_what_is_wrong_with_forecasts_is_named(old: str, new: str, field: str, why: str) -> None:
+    text = (FOLDER / "forecast-placement.yaml").read_text(encoding="utf-8")
+    assert old in text
+    line = refusal(text.replace(old, new, 1))
+    assert line.startswith(f"f.yaml: {field}")
+    assert why in line

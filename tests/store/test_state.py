@@ -194,7 +194,9 @@ print(life, flush=True)
 number = 0
 while True:
     number += 1
-    kept.save(b"%d " % number * (number % 50 * 100 + 1))
+    octets = b"%d " % number * (number % 50 * 100 + 1)
+    kept.save(octets)
+    kept.put("other", octets)
 """
 
 
@@ -221,6 +223,26 @@ def test_a_writer_that_is_killed_leaves_a_whole_memory(
                 assert set(words) == {words[0]}
                 assert len(words) == int(words[0]) % 50 * 100 + 1
                 generation = found.generation
+            other = kept.get("other")
+            if other is not None:
+                words = other.split()
+                assert set(words) == {words[0]}
+                assert len(words) == int(words[0]) % 50 * 100 + 1
+
+
+def test_a_file_of_an_earlier_version_keeps_things_by_name_as_well(tmp_path: Path) -> None:
+    with StateFile(tmp_path) as kept:
+        kept.begin()
+        kept.save(b"memory")
+        kept.connection.execute("DROP TABLE other")
+    with StateFile(tmp_path) as kept:
+        assert kept.get("register") is None
+        kept.put("register", b"first")
+        kept.put("register", b"second")
+    with StateFile(tmp_path) as kept:
+        found = kept.load()
+        assert found is not None
+        assert (found.octets, kept.get("register")) == (b"memory", b"second")
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:

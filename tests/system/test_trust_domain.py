@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from phalanx.identity.names import Role
 from phalanx.runtime.processes.testbed import PHALANX, _free_ports
 from phalanx.runtime.processes.trusting import write_into
+from phalanx.trust.processes import HASH_SEED, new_hash_seed
 from tests.system.process_lab import Lab, processes
 from tests.system.process_plan import NETWORK, POPS, plan
 
@@ -31,7 +33,7 @@ SECAAS = "secaas"
 class Site(Lab):
     """The processes of a domain, what measures its agents, and its ledger."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, measurer: str = "") -> None:
         document = plan(traffic=[], trust={"period_s": PERIOD_S})
         super().__init__(folder, document=document, others=[(SECAAS, Role.AGENT)])
         self.programs: dict[str, subprocess.Popen[bytes]] = {}
@@ -43,7 +45,7 @@ class Site(Lab):
         agents = "".join(f'{pop} = "pids/{pop}.pid"\n' for pop in POPS)
         self.measurer = folder / "measurer.toml"
         self.measurer.write_text(
-            f'state = "measurer"\nsocket = "measurer.sock"\n[agents]\n{agents}'
+            f'state = "measurer"\nsocket = "measurer.sock"\n{measurer}[agents]\n{agents}'
         )
 
     def run(self, name: str) -> None:
@@ -110,9 +112,14 @@ class Site(Lab):
         return max((h.event.data["round"] for h in self.of("attestation.result")), default=0)
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site(tmp_path_factory.mktemp("site")) as site:
+@contextmanager
+def attesting(folder: Path, measurer: str = "", *learn: str) -> Iterator[Site]:
+    """Give a site all of whose agents are verified.
+
+    ``measurer`` goes into the measurer's file, ``learn`` to the command that learns the agents.
+    """
+    with pytest.MonkeyPatch.context() as patch, Site(folder, measurer) as site:
+        patch.setenv(HASH_SEED, new_hash_seed())  # of all agents, as their units have it
         site.run("ledger")
         log = site.folder / "ledger.log"
         site.eventually(lambda: "is at" in log.read_text(), "the ledger")
@@ -123,7 +130,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             site.testbed.start("agent", pop, {"plan": str(site.plan)}, trust=site.trust(pop))
             site.testbed.kill(pop)
             configs.append(site.folder / f"{pop}.toml")
-        site.ask("trust", "learn", *configs, "--config", site.measurer)
+        site.ask("trust", "learn", *configs, "--config", site.measurer, *learn)
         site.start(*POPS)
         site.until(lambda: site.serving(*POPS), "all agents serve")
         site.testbed.start(NETWORK, NETWORK, {"plan": str(site.plan)}, trust=site.trust(NETWORK))
@@ -134,6 +141,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     assert site.testbed.tracebacks() == ()
     for name in ("ledger", "measurer"):
         assert "Traceback" not in (site.folder / f"{name}.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with attesting(tmp_path_factory.mktemp("site")) as site:
+        yield site
 
 
 def test_all_are_verified_in_a_chain_and_the_status_shows_it(site: Site) -> None:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from phalanx.bus.nats import find_server
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
-from phalanx.ledger.entries import KeyHandedOut
+from phalanx.ledger.entries import Associated, Breached, KeyHandedOut
 from phalanx.reporting.page import render_report
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.spread import Spread
@@ -47,10 +47,12 @@ pytestmark = [
 ]
 
 
-def prepared(folder: Path, *faults: dict[str, object], until: float = 130.0) -> Spread:
+def prepared(
+    folder: Path, *faults: dict[str, object], until: float = 130.0, **trust: object
+) -> Spread:
     """Return a run of the ring over processes; its flood begins once all agents are verified."""
     plan = yaml.safe_load(RING.read_text(encoding="utf-8"))
-    plan |= {"duration_s": until, "trust": {"period_s": PERIOD_S}, "faults": [*faults]}
+    plan |= {"duration_s": until, "trust": {"period_s": PERIOD_S} | trust, "faults": [*faults]}
     plan["traffic"][1] |= {"start_s": 50, "end_s": None}
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump(plan), encoding="utf-8")
@@ -75,6 +77,8 @@ def test_an_agent_into_which_another_process_writes_is_expelled(tmp_path: Path) 
     first = of(result, "attestation.result", round=0, tier="affirming")
     assert {e.data["attester"] for e in first} == {"north", "east", "south", "west"}
     assert not any(e.data["modelled"] for e in result.events if e.kind == "attestation.result")
+    activities = [e.data["activity"] for e in first]
+    assert all(20 < a["memory_mb"] < 2000 and a["cpu_s"] > 0.1 for a in activities), activities
     assert expelled(result) == {"east"}
     found = of(result, "attestation.result", attester="east", tier="contraindicated")
     assert min(e.time for e in found) > 60
@@ -95,6 +99,26 @@ def test_a_liar_whose_program_is_genuine_is_expelled_for_what_it_does(tmp_path: 
     found = of(result, "attestation.result", attester="west", tier="contraindicated")
     lies = ("bid-false ", "rule-other ")
     assert all(d.startswith(lies) for e in found for d in e.data["deviations"])
+
+
+def test_agents_agree_on_a_level_and_see_that_no_way_is_so_short(tmp_path: Path) -> None:
+    """Of 0.01 ms there and back, beside what measuring takes."""
+    level = {"max_latency_ms": 0.01, "max_loss": 0.5}
+    run = prepared(tmp_path, until=200.0, period_s=15.0, service_levels=level)
+    result = run.run()
+    assert result.defects == ()
+    agreed = {frozenset((e.agent, e.data["agent"])) for e in of(result, "association.agreed")}
+    assert len(agreed) == 6
+    seen = of(result, "association.breached")
+    assert seen
+    assert all(e.data["loss"] == 0 for e in seen)
+    assert all(0.01 < e.data["latency_ms"] < 2_000 for e in seen)
+    assert run._trust is not None
+    recorded = [each.entry for each in run._trust._node.recorded]
+    assert sum(isinstance(entry, Associated) for entry in recorded) <= 12
+    said = [entry for entry in recorded if isinstance(entry, Breached)]
+    assert len(said) in (len(seen), len(seen) - 1)  # the last one may still be on its way
+    assert not expelled(result)
 
 
 class Secrets:

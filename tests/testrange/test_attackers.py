@@ -56,7 +56,9 @@ def test_hping3_plays_what_it_does_well(profile: str, demand_mb_s: float, tool: 
     assert attackers.tool(source(profile, demand_mb_s)) == tool
 
 
-@pytest.mark.parametrize("profile", [p.name for p in PROFILES.values() if p.malicious])
+@pytest.mark.parametrize(
+    "profile", [p.name for p in PROFILES.values() if p.malicious and (p.holds or not p.establishes)]
+)
 def test_every_attack_is_bounded_in_time(profile: str) -> None:
     words = attackers.command(source(profile, 0.03), "/usr/sbin/tool")
     assert words[:4] == ["timeout", "--kill-after=1", "10.0", "/usr/sbin/tool"]
@@ -96,6 +98,8 @@ def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         attackers.programs([source("slow-http", 0.004)], tmp_path)
     with pytest.raises(KernelError, match="cc"):
         attackers.programs([source("syn-flood", 0.3)], tmp_path)
+    with pytest.raises(KernelError, match="curl"):
+        attackers.programs([source("http-flood", 0.3)], tmp_path)
 
 
 @requires_cc
@@ -134,3 +138,13 @@ def _join(near: str, far: str) -> None:
         inside.call(ip, "addr add 10.3.0.1/8 dev a", "link set dev a up")
     with Inside(far) as inside:
         inside.call(ip, "addr add 10.0.6.10/8 dev b", "link set dev b up")
+
+
+def test_a_flood_of_requests_makes_a_connection_for_each() -> None:
+    attack = source("http-flood", 0.3)  # 750 packets a second, 8 % of them requests
+    assert attackers.tool(attack) == "curl"
+    words = attackers.command(attack, "curl")
+    assert value(words, "--rate") == "60/s"
+    assert value(words, "--interface") == "10.3.0.1"
+    assert value(words, "-H") == "Connection:close"
+    assert words[-1] == "http://10.0.6.10:8000/?[1-300]"

@@ -129,3 +129,11 @@ def test_a_user_that_is_over_asks_no_more(server: Any) -> None:
 def test_a_stream_is_asked_for_at_its_rate(server: Any) -> None:
     run(server, lambda read: total(read, "octets") >= len(PAGE), profile="video", mb_s=0.0125)
     assert server.seen[0][1] == "/stream?rate=12500"
+
+
+def test_a_viewer_asks_for_a_clip_and_for_each_segment_once(server: Any) -> None:
+    playlist, segment = "/live/10000.m3u8", f"/live/{PAGE.decode()}"
+    run(server, lambda _: len(server.seen) > 3, profile="live", mb_s=0.01)
+    paths = [path for _, path in server.seen]
+    assert paths[:4] == ["/intro", playlist, segment, playlist]
+    assert paths.count(segment) == 1

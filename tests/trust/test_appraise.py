@@ -136,6 +136,17 @@ def test_an_error_is_never_affirmed() -> None:
     assert (tier, found[0].kind) == (TrustTier.NONE, "appraisal-failed")
 
 
+def test_a_module_that_binds_names_when_they_are_asked_for_has_at_least_its_own() -> None:
+    """``f`` is of another module and may come later; ``g`` is its own and was bound at once."""
+    code = {"__getattr__": ("c0",), "f": ("c1",), "g": ("c2",)}
+    lazy = ModuleReference((DETAIL.digests(),), code, {})
+    listed = {"m": lazy, "other": ModuleReference(code={"f": ("c1",)})}
+    reference = replace(REFERENCE, modules=listed)
+    assert appraise(with_detail({"__getattr__": "c0", "g": "c2"}, {}), reference)[1] == ()
+    tier, found = appraise(with_detail({"__getattr__": "c0"}, {}), reference)
+    assert (tier, [d.where for d in found]) == (TrustTier.CONTRAINDICATED, ["m.g"])
+
+
 def test_modules_known_from_their_files_alone_may_have_the_code_of_these() -> None:
     listed = {"m": ModuleReference(file_code=("c1", "c2"))}
     reference = replace(REFERENCE, modules=listed)

@@ -2,14 +2,16 @@
 
 A detector is a class without arguments, found by its entry point in the group
 ``phalanx.detectors``. A network function names the one that it uses (``Capability.detector``),
-and a scenario may name another (``functions.<name>.detector``).
+and a scenario may name another (``functions.<name>.detector``). Of a name with a colon, such as
+``model:vcdn``, the entry point is called with what comes after it, and returns such a class.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -23,6 +25,8 @@ ACK_FLOOD = "ack flood"
 SYN_ACK_FLOOD = "syn-ack flood"
 REFLECTION = "reflection"
 SLOW = "slow connections"
+HTTP_FLOOD = "http flood"
+SIGNALLING_STORM = "signalling storm"
 """Kinds of attacks that functions treat in ways of their own; any other is taken for a flood."""
 
 
@@ -64,21 +68,36 @@ class Detector(Protocol):
         """
 
 
-@cache
 def load_detector(name: str) -> Detector:
-    """Return the installed detector of that name; the same each time.
+    """Return a new detector of that name: what it learns of a service is its caller's alone.
 
     Raises:
         DetectorError: if there is none, or it cannot be loaded.
 
     """
+    return detector_class(name)()
+
+
+@cache
+def detector_class(name: str) -> Callable[[], Detector]:
+    """Return what makes the detectors of that name; ``cache_clear()``: files are read anew.
+
+    Raises:
+        DetectorError: as ``load_detector``.
+
+    """
     points = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in points:
+    entry, _, argument = name.partition(":")
+    if entry not in points:
         raise DetectorError(f"no detector {name!r}; known are {', '.join(sorted(points))}")
     try:
-        detector: Detector = points[name].load()()
+        made: Callable[..., Any] = points[entry].load()
+        make: Callable[[], Detector] = made(argument) if argument else made
+        make()
+    except PhalanxError as fault:
+        raise DetectorError(f"detector {name!r} cannot be loaded: {fault}") from None
     except Exception as fault:  # whatever a foreign module does as it is imported
         raise DetectorError(
             f"detector {name!r} cannot be loaded: {type(fault).__name__}: {fault}"
         ) from fault
-    return detector
+    return make

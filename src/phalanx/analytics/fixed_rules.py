@@ -35,12 +35,14 @@ then nothing is said of UDP, nor of connections that are not answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import sqrt
 
 from msgspec import Struct, field
 
 from phalanx.analytics.detectors import (
     ACK_FLOOD,
+    HTTP_FLOOD,
     REFLECTION,
     SLOW,
     SYN_ACK_FLOOD,
@@ -190,6 +192,31 @@ def _slow(one: FlowAggregate, seconds: float) -> Finding | None:
     return Finding(SLOW, one.target, one.source, sure, reason, evidence)
 
 
+REQUESTS_S = 20.0
+"""Requests a second that no user makes for long."""
+FEW_REQUESTS = 20
+"""Fewer requests than this that were seen are no rate."""
+
+
+def request_floods(
+    aggregates: Iterable[FlowAggregate], seconds: float, usual: Mapping[str, float] | None = None
+) -> list[Finding]:
+    """Return the sources that certainly ask for far more requests a second than a user does.
+
+    They are answered as users are, and a proxy with many users behind it does the same: to be
+    asked only of a service that cannot answer all. ``usual``: requests/s that are known of proxies.
+    """
+    found = []
+    for one in aggregates:
+        limit = max(REQUESTS_S, 2 * (usual or {}).get(one.source, 0.0))
+        least = (one.syn - 2 * sqrt(one.syn)) / seconds
+        if one.protocol == "tcp" and one.syn > FEW_REQUESTS and least > limit:
+            evidence = {"requests_s": round(one.syn / seconds, 3), "users_at_most": limit}
+            reason = f"makes {_number(evidence['requests_s'])} requests/s, users {_number(limit)}"
+            found.append(Finding(HTTP_FLOOD, one.target, one.source, 0.977, reason, evidence))
+    return found
+
+
 RESET = 0.9
 """A source of which certainly a larger share of the replies are resets has no connection."""
 UNCONNECTED_S = 200.0
@@ -218,6 +245,28 @@ def _unconnected(one: FlowAggregate, seconds: float) -> Finding | None:
     )
     sure = confidence(one.resets, one.replies, RESET)
     return Finding(kind, one.target, one.source, sure, reason, evidence)
+
+
+UNANSWERED_S = 1_000.0
+"""Rate of packets without one reply, in packets/s, that no sender reaches: it waits for some."""
+
+
+def unanswered_floods(aggregates: Iterable[FlowAggregate], seconds: float) -> list[Finding]:
+    """Return the sources that send packets of no connection, and get no reply at all.
+
+    Where handshakes are answered in the target's place, such packets are dropped without a reset.
+    To be asked only where replies to others are seen: they may take another way.
+    """
+    found = []
+    for one in aggregates:
+        rate, none = one.packets / seconds, not (one.replies or one.established or one.open)
+        if one.protocol == "tcp" and none and rate > UNANSWERED_S and one.syn <= ASKS * one.packets:
+            kind = SYN_ACK_FLOOD if 2 * one.syn_acks > one.packets else ACK_FLOOD
+            evidence = {"packets_s": round(rate, 3), "replies": 0}
+            reason = f"sends {_number(rate)} packets/s of no connection, and nothing answers"
+            sure = 1 - UNANSWERED_S / (2 * rate)
+            found.append(Finding(kind, one.target, one.source, sure, reason, evidence))
+    return found
 
 
 AMPLIFIED = {

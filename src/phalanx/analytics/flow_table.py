@@ -62,6 +62,8 @@ class FlowTable:
             back = key[END:-1] + key[:END] + key[-1:]
             record = table.get(back)
             if record is not None:
+                if flag & SYN and flag & ACK:
+                    self._note_server(key)
                 self._back(record, flag, data, size)
                 continue
             if len(table) >= self._most:
@@ -137,14 +139,19 @@ class FlowTable:
         if data:
             record[BITS] |= ANSWERED
 
+    def _note_server(self, key: bytes) -> None:
+        """Remember who sent a SYN-ACK; a SYN alone tells only that somebody asks for a server."""
+        if len(self._servers) < SERVICES:
+            self._servers.add(key[:END])
+
     def _ends(self, key: bytes, flag: int) -> tuple[int, bool]:
         """Return whether the ends are known (``KNOWN`` or 0), and whether this is a reply."""
         source, target = key[:END], key[END:-1]
         if key[-1] != TCP:
             return 0, False
         if flag & SYN:
-            if flag & ACK and len(self._servers) < SERVICES:
-                self._servers.add(source)
+            if flag & ACK:
+                self._note_server(key)
             return KNOWN, bool(flag & ACK)
         if target in self._servers:
             return KNOWN, False

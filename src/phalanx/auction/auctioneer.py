@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import NOTICE, RESTARTED
 from phalanx.auction.initiator import (
     AuctionMemory,
@@ -136,6 +137,8 @@ class Auctioneer(Configured, Capability):
         """Winners that were told lately that their work is not wanted any more."""
         self.awarded: Callable[[Agent, str, RankedBid], None] = lambda *_: None
         """Called with an auction and the bid that won it."""
+        self.accepts: Callable[[Agent, Message], bool] = lambda *_: True
+        """Whether the report of a winner counts; if not, it has failed."""
         self._undoing: set[str] = set()
         self._changes: dict[Goal, Change] = {}
         """What goals wait for that are never given up."""
@@ -244,7 +247,8 @@ class Auctioneer(Configured, Capability):
             me.tell(Performative.REJECT, sender, message.conversation, over)
             return
         terms, view = self.settings.terms, me.capability(Outlook).view
-        answers = [judged(terms, view, sender, auction.call.goal, bid) for bid in content.bids]
+        goal, offered = auction.call.goal, self.settings.catalogue
+        answers = [judged(terms, view, sender, goal, bid, offered) for bid in content.bids]
         bids = tuple(bid for bid in answers if isinstance(bid, Bid))
         refusals = [reason for reason in answers if isinstance(reason, str)]
         if refusals and not bids:
@@ -273,7 +277,11 @@ class Auctioneer(Configured, Capability):
         assert isinstance(content, Result)
         auction = self.auctions.get(message.conversation)
         if auction is not None:
-            reaction = auction.on_result(message.sender, content.facts)
+            if self.accepts(me, message):
+                reaction = auction.on_result(message.sender, content.facts)
+            else:
+                why = "it does not stand by what it reports"
+                reaction = auction.on_failure(message.sender, why, me.now)
             self._react(me, message.conversation, auction, reaction)
         elif message.conversation in self._undoing:
             me.resume(message.conversation, content)
@@ -378,8 +386,10 @@ class Auctioneer(Configured, Capability):
         near: bool,
     ) -> Initiator:
         settings = self.settings
-        policy = settings.policy(goal.goal)
         outlook: Outlook = me.capability(Outlook)
+        policy = settings.policy(goal.goal)
+        anomaly = outlook.view.properties(me.pop or me.name).get("anomaly", 0.0)
+        policy, why = policy.under(anomaly, settings.forecast)
         constrained = ConstrainedGoal(
             goal.goal, policy.constraints, policy.preferences, goal.traffic_now(), goal.tap
         )
@@ -396,6 +406,8 @@ class Auctioneer(Configured, Capability):
             for term in settings.terms
             if term.name in policy.preferences.terms
         }
+        asked = constrained.named_terms()
+        bounded = [term.name for term in settings.terms if term.least and term.name in asked]
         auction = Initiator(
             call,
             bidders,
@@ -418,6 +430,8 @@ class Auctioneer(Configured, Capability):
             bidders=len(bidders),
             **({} if references is None else {"references": dict(references)}),
             **({"terms": further} if further else {}),
+            **({"bounded": bounded} if bounded else {}),
+            **({"weighed": why} if why else {}),
         )
         self._send(me, conversation, auction.begin())
         self._set_timer(me, conversation, auction)
@@ -536,10 +550,16 @@ class Auctioneer(Configured, Capability):
     def lost(
         self, me: Agent, holder: AgentId, effects: Iterable[Predicate], *, anew: bool
     ) -> Steps:
-        """Believe no more what ``holder`` kept achieved; ``anew`` has it made again."""
+        """Believe no more what ``holder`` kept achieved; ``anew`` has it made again.
+
+        What this agent keeps true itself it knows: a late word of its own is about a measure that
+        it has made again since.
+        """
         for effect in list(effects):
             belief = me.beliefs.get(effect)
             if belief is None or not belief.value or belief.holder != holder:
+                continue
+            if holder == me.name and me.capability(Bidder).inventory.holder(effect) is not None:
                 continue
             delegated = self.delegated.pop(effect, None)
             yield Believe(effect, value=False)

@@ -67,6 +67,7 @@ from phalanx.domain.messages import (
 )
 from phalanx.domain.predicates import Quiet
 from phalanx.domain.resources import NOTHING, Resources
+from phalanx.domain.trust import SignedReport
 from phalanx.domain.vnf import InstanceId
 
 DRAINING = "draining"
@@ -88,6 +89,8 @@ class Bidder(Configured, Capability):
         """The agents that rely on what is kept true here, and the goal that each auctioned."""
         self.refused: Callable[[AgentId, str, str], None] = lambda *_: None
         """Called with an agent, what it asked for without a right to it, and why it has none."""
+        self.signed: Callable[[Agent, Contract], SignedReport | None] = lambda *_: None
+        """Returns what this agent stands by of the facts of a contract that it has fulfilled."""
 
     @starts
     def begin(self, me: Agent) -> None:
@@ -290,6 +293,8 @@ class Bidder(Configured, Capability):
         if call.goal.goal.predicate.at_tap and call.goal.tap != me.pop:
             return f"only {call.goal.tap} can, where the traffic is"
         settings = self.settings
+        if me.pop in settings.outside:
+            return settings.outside[me.pop]
         catalogue = settings.catalogue
         able = me.library.achievers(call.goal.goal)
         candidates = [catalogue[c.name] for c in able if c.name in catalogue]
@@ -447,7 +452,8 @@ class Bidder(Configured, Capability):
                 if fact.holder == me.name and fact.value:
                     relying = self.dependants.setdefault(fact.predicate, {})
                     relying[contract.initiator] = contract.call.goal
-            self._reply(me, contract, Performative.INFORM, Result(contract.facts))
+            result = Result(contract.facts, self.signed(me, contract))
+            self._reply(me, contract, Performative.INFORM, result)
 
     def _fail(self, me: Agent, contract: Contract, reason: str, *, final: bool = False) -> None:
         """Tell the initiator that the work has failed, so that it asks another bidder."""
@@ -522,7 +528,10 @@ class Bidder(Configured, Capability):
     def _repeat(self, me: Agent, contract: Contract) -> None:
         last = contract.reply
         if last is not None and contract.stage is not ContractStage.OVER:
-            me.tell(last.performative, contract.initiator, contract.conversation, last.content)
+            content = last.content
+            if isinstance(content, Result):  # what it stands by now
+                content = replace(content, report=self.signed(me, contract))
+            me.tell(last.performative, contract.initiator, contract.conversation, content)
 
     # -- what is kept true ------------------------------------------------------------
 

@@ -102,7 +102,8 @@ def make_bids(
         if isinstance(path, str):
             return path
         figures = (time_s, path.cost, path.latency_ms)
-        offer = Offer(view, bidder or pop, pop, goal, vnfd.name, units, path.path, *figures)
+        who = bidder or pop, pop
+        offer = Offer(view, *who, goal, vnfd.name, units, path.path, *figures, required)
         values = bid_values(terms, offer)
         if isinstance(values, str):
             return values

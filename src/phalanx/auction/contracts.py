@@ -215,7 +215,7 @@ class VnfInstance:
     @property
     def available(self) -> bool:
         """Whether it can take on another goal: one to be shared even before it runs."""
-        return self.vnfd.shared or (self.running and not self.jobs)
+        return self.vnfd.shared or self.state is InstanceState.IDLE
 
     def memory(self) -> InstanceMemory:
         """Return what is to be remembered of it."""

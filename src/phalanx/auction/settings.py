@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from phalanx.auction.cost import Pricing
 from phalanx.auction.terms import BUILT_IN, BidTerm
-from phalanx.domain.agents import AgentId
+from phalanx.domain.agents import AgentId, Loop
 from phalanx.domain.goals import Constraints, Duty, Goal, Preferences
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import Vnfd
@@ -20,6 +21,32 @@ class GoalPolicy(Struct, frozen=True):
 
     constraints: Constraints = Constraints()
     preferences: Preferences = Preferences()
+    under_anomaly: Preferences | None = None
+    """Preferences while an anomaly is likely at the auctioneer's PoP; None: the same."""
+
+    def under(self, anomaly: float, forecast: ForecastTerms | None) -> tuple[GoalPolicy, str]:
+        """Return what holds at a likelihood of an anomaly, and in words why; empty: it is as ever.
+
+        What is expected to be stable may be placed for its cost or energy; otherwise what stays up
+        counts (deliverable D3.3, 4.2).
+        """
+        if self.under_anomaly is None or forecast is None:
+            return self, ""
+        if anomaly < forecast.likely:
+            return self, f"an anomaly is unlikely here ({anomaly:.0%}): as usual"
+        weighed = replace(self, preferences=self.under_anomaly)
+        return weighed, f"an anomaly is likely here ({anomaly:.0%}): for resilience"
+
+
+class ForecastTerms(Struct, frozen=True):
+    """How agents forecast the load of their PoPs."""
+
+    every_s: Annotated[float, Meta(ge=5, le=600)] = 5.0
+    """Pause between two looks at a PoP and its links, each of which makes a forecast."""
+    ahead: Annotated[int, Meta(ge=0, le=20)] = 4
+    """How many looks ahead is told; 0: bids tell how full a PoP is now."""
+    likely: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """Likelihood of an anomaly at the auctioneer's PoP from which on ``under_anomaly`` counts."""
 
 
 class Settings(Struct):
@@ -32,6 +59,8 @@ class Settings(Struct):
     """Descriptors by name of their capability."""
     duties: Mapping[Goal, Duty] = field(default_factory=dict)
     """What some agent must see to at any time, as the plan declares it."""
+    loops: Mapping[AgentId, Loop] = field(default_factory=dict)
+    """The closed loops of slices that this agent may know of, by name, itself included."""
     policies: Mapping[str, GoalPolicy] = field(default_factory=dict)
     """By name of the goal's predicate; ``default`` for all others."""
     terms: tuple[BidTerm, ...] = BUILT_IN
@@ -40,6 +69,8 @@ class Settings(Struct):
     """Path search of the bids: exact, or algorithm 1 as printed."""
     pricing: Pricing = "published"
     """How bids price PoPs and links."""
+    outside: Mapping[PopId, str] = field(default_factory=dict)
+    """PoPs at which nothing may begin to run, and why."""
     references: Mapping[str, float] | None = None
     """What each term's value is divided by in a utility (``phalanx.auction.references``); None:
     utilities by eq. 3.1."""
@@ -64,6 +95,8 @@ class Settings(Struct):
     foreseen: tuple[str, ...] | None = None
     """Functions that the strategy needs wherever an attack enters: agents bring their images, and
     those of functions that are asked for again, before they are wanted. None: they do not."""
+    forecast: ForecastTerms | None = None
+    """How the load of PoPs is forecast; None: it is not."""
     lease_s: float = 15.0
     """How long the infrastructure keeps what an agent does not renew."""
     idle_s: float = 90.0

@@ -26,12 +26,17 @@ from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import ConstrainedGoal, Preferences
 from phalanx.domain.network import PopId
+from phalanx.domain.resources import NOTHING, Resources
+from phalanx.domain.series import INDICATORS
+from phalanx.domain.vnf import Vnfd
 
 GROUP = "phalanx.bid_terms"
 """Entry point group in which terms are found."""
 
 _NOISE = 1e-9
 """Values this close, relative to the larger, are one value: arithmetic, not a difference."""
+_SHOWN = 1e-6
+"""So are values that the log shows alike: beside 0 all of them are far apart, relatively."""
 _DIGITS = 12
 """Digits of a utility that count when two are compared."""
 NO_EXPERIENCE = 0.5
@@ -60,6 +65,8 @@ class Offer(Struct, frozen=True):
     """Computational and network cost of the path (eq. 4.3, 4.4), in MB/s."""
     latency_ms: float
     """Accumulated latency of the path."""
+    requires: Resources = NOTHING
+    """What it would take at the bidder's PoP beside what is in use there."""
 
 
 class BidTerm(Struct, frozen=True):
@@ -75,6 +82,9 @@ class BidTerm(Struct, frozen=True):
     by_auctioneer: bool = False
     """Whether the auctioneer works the value out from its own view: what a bidder cannot be
     asked about itself, such as how far it is trusted."""
+    least: Callable[[Offer], float] | None = None
+    """Returns the best that the auctioneer believes, from its own view, of what a bidder says;
+    a better value counts as that. None: all is believed."""
 
     def beyond(self, value: float, limit: float) -> str | None:
         """Return how ``value`` breaks the hard ``limit``; None if it keeps it."""
@@ -101,6 +111,55 @@ TRUST = BidTerm(
     by_auctioneer=True,
 )
 """How far the bidder is trusted, from 0 to 1, as its auctioneer knows from the ledger."""
+
+IDLE_W, BUSY_W = 100.0, 200.0
+"""Power of a PoP's servers, in W, where the scenario says nothing: a server without work takes
+about half of what it takes at full load (Fan, Weber and Barroso, ISCA 2007)."""
+
+
+def allocated_load(offer: Offer) -> float:
+    """Return the share of the PoP's scarcest resource that would be allocated with the offer."""
+    site = offer.view.site(offer.pop)
+    if site is None:
+        return 0.0
+    return max((site.total - site.free + offer.requires).shares(site.total).values())
+
+
+def expected_load(offer: Offer) -> float:
+    """Return the share of the PoP's scarcest resource that will be in use while the VNF runs.
+
+    From T on until as far as the PoP's forecast looks; where there is none, what is allocated.
+    So a forecast may make a PoP look fuller, and no emptier than it is going to be by T.
+    """
+    known, site = offer.view.properties(offer.pop), offer.view.site(offer.pop)
+    ahead_s = known.get("ahead_s", 0.0)
+    until = min(offer.time_s / ahead_s, 1.0) if ahead_s > 0 else 1.0
+    new = {} if site is None else offer.requires.shares(site.total)
+    loads = [allocated_load(offer)]
+    for name in INDICATORS:
+        now, then = known.get(name, 0.0), known.get(f"{name}_expected", 0.0)
+        loads.append(max(now + (then - now) * until, then) + new.get(name, 0.0))
+    return max(loads)
+
+
+def more_power(offer: Offer) -> float:
+    """Return how much more power the PoP would take, in W: P = idle + (busy - idle) * use.
+
+    A PoP in which nothing runs is taken to be asleep, and would have to be woken.
+    """
+    known, site = offer.view.properties(offer.pop), offer.view.site(offer.pop)
+    if site is None or offer.requires == NOTHING:
+        return 0.0
+    idle, busy = known.get("idle_w", IDLE_W), known.get("busy_w", BUSY_W)
+    more = (busy - idle) * offer.requires.shares(site.total)["cores"]
+    return more + (idle if site.free == site.total else 0.0)
+
+
+LOAD = BidTerm("load", expected_load, least=allocated_load)
+"""How full the PoP will be, from 0 to 1. The bidder says it, since it alone sees its links; but
+nothing below what it advertised as allocated is believed."""
+ENERGY = BidTerm("energy", more_power, unit="W", reference=100.0, by_auctioneer=True)
+"""Power that the PoP would take more, as follows from the plan and from what it advertised."""
 
 
 # -- terms that are installed -----------------------------------------------------------------
@@ -163,12 +222,18 @@ def bid_values(terms: Sequence[BidTerm], offer: Offer) -> dict[str, float] | str
 
 
 def judged(
-    terms: Sequence[BidTerm], view: NetworkView, bidder: AgentId, goal: ConstrainedGoal, bid: Bid
+    terms: Sequence[BidTerm],
+    view: NetworkView,
+    bidder: AgentId,
+    goal: ConstrainedGoal,
+    bid: Bid,
+    catalogue: Mapping[str, Vnfd] = {},
 ) -> Bid | str:
     """Return a bid that came in with the terms that are the auctioneer's to say; or a refusal.
 
-    A bid that lacks a value which the goal asks for is refused, and so are one beyond a limit and
-    one whose path does not lead to the tap.
+    What a bidder says is taken for no better than can be (``BidTerm.least``); what its VNF
+    requires is known from the ``catalogue``. A bid that lacks a value which the goal asks for is
+    refused, and so are one beyond a limit and one whose path does not lead to the tap.
     """
     asked = _asked_for(terms, goal)
     if isinstance(asked, str):
@@ -178,22 +243,27 @@ def judged(
     values: dict[str, float] = {}
     offer: Offer | None = None
     for term in asked:
-        if term.by_auctioneer:
-            offer = offer or _offer_of(view, bidder, goal, bid)
-            value = _value(term, offer)
-            if isinstance(value, str):
-                return value
-        else:
-            value = bid.terms.get(term.name, float("nan"))
-            if not isfinite(value):
-                return f"its bid does not say {term.name}"
+        said = bid.terms.get(term.name, float("nan"))
+        if not (term.by_auctioneer or isfinite(said)):
+            return f"its bid does not say {term.name}"
+        value: float | str = said
+        if term.by_auctioneer or term.least:
+            offer = offer or _offer_of(view, bidder, goal, bid, catalogue.get(bid.vnf))
+            value = _value(term if term.least is None else replace(term, value=term.least), offer)
+        if isinstance(value, str):
+            return value
+        if term.least:
+            value = min(said, value) if term.higher_is_better else max(said, value)
         values[term.name] = value
     return _beyond(terms, goal, values) or (bid if offer is None else replace(bid, terms=values))
 
 
-def _offer_of(view: NetworkView, bidder: AgentId, goal: ConstrainedGoal, bid: Bid) -> Offer:
+def _offer_of(
+    view: NetworkView, bidder: AgentId, goal: ConstrainedGoal, bid: Bid, vnfd: Vnfd | None
+) -> Offer:
     figures = (bid.terms["T"], bid.terms["C"], bid.terms["D"])
-    return Offer(view, bidder, bid.path[0], goal, bid.vnf, bid.units, bid.path, *figures)
+    needs = NOTHING if vnfd is None or bid.reuse is not None else vnfd.scaled(bid.units)
+    return Offer(view, bidder, bid.path[0], goal, bid.vnf, bid.units, bid.path, *figures, needs)
 
 
 def _asked_for(terms: Sequence[BidTerm], goal: ConstrainedGoal) -> Sequence[BidTerm] | str:
@@ -314,6 +384,6 @@ def _normalised(
 def _scale(values: Sequence[float]) -> list[float]:
     least, most = min(values), max(values)
     spread = most - least
-    if spread <= _NOISE * max(abs(least), abs(most)):
+    if spread <= max(_SHOWN, _NOISE * max(abs(least), abs(most))):
         return [0.0] * len(values)
     return [(value - least) / spread for value in values]

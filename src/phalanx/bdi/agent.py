@@ -58,6 +58,7 @@ FLEETING = frozenset(
         "auction.refused",
         "plan.ended",
         "plan.started",
+        "workload.forecast",
     }
 )
 """Kinds of events after which an agent remembers nothing more than before."""

@@ -104,7 +104,8 @@ class AuctionRules(RuleGroup):
         "auctioneer never took for dead; the ranking has what "
         "its agents bid, and all who were asked are in it, refused, or were silent.",
         "contracts": "Only an agent that an auction was awarded to accepts a contract, once, and "
-        "while it lives it ends each that it accepted.",
+        "while it lives it ends each that it accepted. What an auctioneer believes of it "
+        "that another keeps so, the winner has reported to it as fulfilled.",
     }
 
     def begin(self) -> None:
@@ -197,10 +198,18 @@ class AuctionRules(RuleGroup):
         self._stirred = event.time
 
     def on_belief_changed(self, event: Event) -> None:
-        """Note which agent is taken for dead."""
+        """Note which agent is taken for dead; compare a success with what the winner says."""
         kind, _, agent = event.data["belief"][:-1].partition("(")
         if kind in ("gone", "left"):
             self._doubted.add((event.agent, agent))
+        ended = self.run.cause
+        held = event.data["value"] and event.data.get("holder") not in (None, event.agent)
+        if held and ended is not None and ended.kind == "contract.ended":
+            auction = self._auctions.get(ended.data["auction"])
+            own = auction is None or auction.agent == event.agent
+            said = bool(ended.data["fulfilled"]) and own
+            text = f"{ended.agent} did not report {event.data['belief']} to {event.agent}"
+            self.require(said, "contracts", event, text)
 
     # -- conversations ------------------------------------------------------------------
 
@@ -410,6 +419,9 @@ class AuctionRules(RuleGroup):
             offered = auction.bids.get(row["agent"], [])
             if row["agent"] in self._liars or not self.run.one_clock:
                 continue
+            lifted = {*auction.data.get("bounded", ())}  # may count as worse than was said
+            for name in lifted & bid.keys():
+                offered = [one | {name: bid[name]} for one in offered]
             if not any(one.items() <= bid.items() for one in offered):
                 self.broken("awards", event, f"{row['agent']} did not bid {bid}")
         self._utilities(event, auction.data, ranking)

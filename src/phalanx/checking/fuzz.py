@@ -16,7 +16,7 @@ from phalanx.checking.invariants import check
 from phalanx.checking.plans import ATTACKS, Document, Mode, owed
 from phalanx.domain.events import Event
 
-MANY_EVENTS = 60_000
+MANY_EVENTS = 200_000
 """A run with more events than this never comes to rest."""
 RETURNED = 0.9
 """Share of what users get without an attack that they get at the end of one."""

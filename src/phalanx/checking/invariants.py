@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from phalanx.checking.awards import AuctionRules
 from phalanx.checking.lives import CauseRules, CourseRules, GoalRules, LifeRules
+from phalanx.checking.loops import LoopRules
 from phalanx.checking.measures import MeasureRules, TrafficRules
 from phalanx.checking.resources import ReservationRules
 from phalanx.checking.rules import RuleGroup, RunFacts, Violation
@@ -17,6 +18,7 @@ GROUPS: tuple[type[RuleGroup], ...] = (
     LifeRules,
     GoalRules,
     AuctionRules,
+    LoopRules,
     MeasureRules,
     ReservationRules,  # it keeps what runs, after the others have seen what stops
     TrafficRules,

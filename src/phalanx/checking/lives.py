@@ -39,6 +39,8 @@ EPOCHS_S = 1e9
 UNDONE = {"crash": "restart", "link-down": "link-up", "repository-away": "repository-back"}
 """By fault that a run plans: the fault that takes it back."""
 OF_AGENTS = ("crash", "drain", "restart")
+ENROLLER = "secaas"
+"""The name that hardens and enrols agents: it verifies, and takes over nothing."""
 PATIENCE_S = 30.0
 """A duty may be without an owner for so long besides the time to find agents dead."""
 OUTCOMES = ("achieved", "failed", "dropped", "taken over")
@@ -326,9 +328,13 @@ class LifeRules(RuleGroup):
         if now[0] and holder not in (None, event.agent):
             if cause is None or cause.kind != "auction.called":
                 self._told.add((name, holder, event.agent))
-        elif not now[0]:
-            over = [each for each in self._told if each[0] == name and event.agent in each]
-            self._told.difference_update(over)
+        elif not now[0]:  # who believes in it still is not told again if it is done again
+            self._told -= {
+                (told, holder, to)
+                for told, holder, to in self._told
+                if told == name and event.agent in (holder, to)
+                if self._beliefs.get(to, {}).get(name) != (True, holder)
+            }
 
     def on_goal_adopted(self, event: Event) -> None:
         """See that what another agent asks for is its to ask."""
@@ -475,7 +481,7 @@ class GoalRules(RuleGroup):
             if name.partition("/")[0] in lives:
                 owners.setdefault(goal.goal, {})[goal.agent] = goal.runs
         bound = (silence + 2 * beat) * (2 + len(run.started["pops"])) + PATIENCE_S
-        for duty in run.started["duties"] if run.life else ():
+        for duty in run.started["duties"] if run.life.keys() - {ENROLLER} else ():
             goal, home = duty["goal"], duty["home"]
             seen = owners.get(goal, {})
             right = len(seen) == 1 or not seen.get(home, sum(seen.values()) > 1)

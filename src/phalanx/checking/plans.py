@@ -263,7 +263,7 @@ class _Draw:
         rich = rng.random() < 0.2
         least = 6 if rich else 3 if self._live else 1
         most = 24 if rich else 8
-        pops = [
+        pops: list[Document] = [
             {
                 "name": pop,
                 "cores": rng.randint(max(least, 4 if pop in homes else 1), most),
@@ -272,6 +272,11 @@ class _Draw:
             }
             for pop in self._pops
         ]
+        watches = {p: sum(host["at"] == p for host in hosts) + 1 for p in self._pops}
+        for pop in pops:
+            if pop["name"] in homes:  # what watches there has room
+                needs = watches[pop["name"]]
+                pop |= {what: max(pop[what], needs) for what in ("cores", "memory_gb")}
         if "starved" in self._on:
             for pop in pops:
                 if pop["name"] not in homes and rng.random() < 0.6:
@@ -279,8 +284,7 @@ class _Draw:
         if "small-disks" in self._on:
             self._on.add("images")
             for pop in pops:
-                watches = sum(host["at"] == pop["name"] for host in hosts) + 1
-                least_gb = 2.0 * watches if pop["name"] in homes else 0
+                least_gb = 2.0 * watches[pop["name"]] if pop["name"] in homes else 0
                 pop["disk_gb"] = round(least_gb + rng.choice([0.03, 0.1, 0.6]), 3)
         for pop in pops:
             if pop["name"] not in self._agents:

@@ -161,13 +161,17 @@ class ReservationRules(RuleGroup):
             if not left[index] - ROUNDING <= said <= total:
                 text = f"the bid counts on {said:g} {AMOUNTS[index]}, {left[index]:g} are left"
                 self.broken("resources", event, text)
-        fresh = [bid for bid in data["bids"] if bid["reuse"] is None]
-        needs = [[bid["units"] * need for need in self._needs[bid["vnf"]]] for bid in fresh]
+        needs = []
+        for bid in data["bids"]:
+            reused = run.running.get(bid["reuse"])
+            units = bid["units"] - (0 if reused is None else reused.units)
+            if bid["reuse"] is None or reused is not None:
+                needs.append([max(0, units) * need for need in self._needs[bid["vnf"]]])
         most = [max(each) for each in zip(*needs, strict=True)]  # one hold for all that it offers
-        if most and all(map(float.__ge__, left, most)):
+        if any(most) and all(map(float.__ge__, left, most)):
             held = (one.amounts for name, one in holds.items() if name.endswith(own))
             known = any(all(map(near, one, most)) for one in held)
-            self.require(known, "holds", event, f"no hold for {fresh[0]['vnf']} at {pop}")
+            self.require(known, "holds", event, f"no hold at {pop} for what is offered")
 
     def on_network_sample(self, event: Event) -> None:
         """Look for holds that are overdue."""

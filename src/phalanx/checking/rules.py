@@ -113,6 +113,11 @@ class RunFacts:
         known = self.started.get("timing", {}).get(name)
         return known if isinstance(known, int | float) and isfinite(known) else None
 
+    def telling(self) -> set[str]:
+        """Return the agents that tell others that they live; a domain's log does not say."""
+        loops = {loop["name"] for loop in self.started.get("loops", ())}
+        return {*self.started.get("agents", ())} - loops
+
 
 class RuleGroup:
     """Rules about one subject. A method ``on_KIND`` sees the events of a kind, ``_`` for ``.``."""

@@ -42,7 +42,7 @@ def beliefs(
     as_json: AsJson = False,
 ) -> None:
     """Show what an agent believes now."""
-    answer = _ask(name, BELIEFS, BeliefsRequest(prefix), bus, domain)
+    answer = ask(name, BELIEFS, BeliefsRequest(prefix), bus, domain)
     if as_json:
         emit_json(answer)
         return
@@ -66,7 +66,7 @@ def inventory(
     name: Name, *, bus: Bus = None, domain: DomainFolder = None, as_json: AsJson = False
 ) -> None:
     """Show the VNFs that an agent runs and the measures that it keeps in force."""
-    answer = _ask(name, INVENTORY, InventoryRequest(), bus, domain)
+    answer = ask(name, INVENTORY, InventoryRequest(), bus, domain)
     if as_json:
         emit_json(answer)
         return
@@ -93,7 +93,7 @@ def inventory(
         out.print(measures)
 
 
-def _ask(
+def ask(
     name: str, operation: Operation[Q, A], request: Q, bus: Path | None, domain: Path | None
 ) -> A:
     """Return an agent's answer.

@@ -1,4 +1,4 @@
-"""``phalanx bench``: the benchmarks of a source checkout."""
+"""``phalanx bench``: the benchmarks of a source checkout, or those that come with the package."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Run the benchmarks of a source checkout."""
+    """Run the benchmarks of a source checkout, or of models.
+
+    Those of models come with the package, too.
+    """
     found = benchmarks(_places())
     if not found:
         raise PhalanxError(
-            "no benchmarks/bench_*.py here: they come with the source checkout, not with the "
-            "installed package; run this in a checkout"
+            "no benchmarks/bench_*.py here: they come with the source checkout; run this in one"
         )
     words = names or []
     own = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
@@ -58,8 +60,9 @@ def benchmarks(places: list[Path]) -> dict[str, Path]:
 
 
 def _places() -> list[Path]:
-    checkout = Path(__file__).resolve().parents[3]
-    return [Path.cwd() / "benchmarks", checkout / "benchmarks"]
+    package = Path(__file__).resolve().parents[1]
+    checkouts = Path.cwd(), package.parents[1]
+    return [folder / "benchmarks" for folder in (*checkouts, package)]
 
 
 def _run(name: str, file: Path, options: list[str]) -> bool:

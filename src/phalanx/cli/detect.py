@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from msgspec.structs import asdict
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from phalanx.analytics.capture import CaptureFinding, CaptureFindings, analyse
-from phalanx.cli.terminal import AsJson, emit_json, err, out, say
+from phalanx.cli.terminal import AsJson, emit_json, err, file_progress, out, say
 from phalanx.domain.errors import PhalanxError
 
 SHOWN = 40
 """Findings of a sort that are printed; ``--json`` has all."""
-LONG = 50_000_000
-"""Octets from which on a file takes long enough for a progress bar."""
 
 
 def detect(
@@ -34,7 +28,7 @@ def detect(
     """
     if not 0.01 <= window <= 86_400:
         raise PhalanxError(f"--window: {window:g} is not between 0.01 and 86400 seconds")
-    with _progress(capture) as advance:
+    with file_progress(capture) as advance:
         found = analyse(capture, window, progress=advance)
     if as_json:
         emit_json(_plain(found))
@@ -44,18 +38,6 @@ def detect(
     if found.problem:
         say(err, f"{found.file}: reading ended early: {found.problem}", "yellow")
         raise typer.Exit(1)
-
-
-@contextmanager
-def _progress(capture: str) -> Iterator[Callable[[int], None] | None]:
-    size = Path(capture).stat().st_size if capture != "-" and Path(capture).is_file() else None
-    if not err.is_terminal or (size is not None and size < LONG):
-        yield None
-        return
-    columns = BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=size)
-        yield lambda octets: bar.advance(task, octets)
 
 
 def _verdicts(found: CaptureFindings) -> None:

@@ -192,7 +192,8 @@ def _module(path: Path) -> object:
 _SQLITE = "sqlite:///"
 LOG = b'{"id":'
 PAGE = b"<!doctype html>"
-"""What a log and a page begin with: only such files, and empty ones, are replaced."""
+CSV, PARQUET = b"time,", b"PAR1"
+"""What these begin with: only such files, and empty ones, are replaced."""
 
 
 def check_writable(path: Path, begins: bytes, *inputs: Path) -> None:
@@ -219,7 +220,7 @@ def check_writable(path: Path, begins: bytes, *inputs: Path) -> None:
         elif any(_same(path, file) for file in inputs):
             why = "would be overwritten, and is needed; name another file for the output"
         elif there and not begins.startswith(_beginning(path, len(begins))):
-            what = "log" if begins == LOG else "page"
+            what = {LOG: "log", PAGE: "page"}.get(begins, "table of metrics")
             why = f"is there already and is no {what}; name another file for the output"
         else:
             return

@@ -71,8 +71,8 @@ class Found(msgspec.Struct, frozen=True):
     """The plan, shrunk if that was asked for."""
 
 
-class _HangError(Exception):
-    """A plan took too long."""
+class _HangError(BaseException):
+    """A plan took too long; no error of a function, which an agent would contain."""
 
 
 def fuzz(

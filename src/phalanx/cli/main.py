@@ -22,26 +22,38 @@ VERBS = {
     "stop": "Make agents hand over their work and leave; print how it goes until they are gone.",
     "beliefs": "Show what an agent believes now.",
     "inventory": "Show the VNFs that an agent runs and the measures that it keeps in force.",
+    "loops": "Show the closed loops of slices: what each does, and what it passed on and why.",
     "validate": "Check a scenario file and print what it holds.",
     "place": "Show what every agent would bid for a goal, and who would win.",
     "explain": "Show the chain of causes that led to an event, from the log alone.",
     "report": "Write the report on a run as one self-contained HTML page.",
     "check": "Look in a log for what a correct run can never have recorded.",
     "detect": "Find attacks in a recorded capture: targets, sources, confidence and reasons.",
+    "collect": "Collect metrics of services into CSV or Parquet, from Prometheus or from CSV.",
+    "evaluate": "Train models on some runs of a data set, and judge them on the others.",
+    "train": "Train a model of services on recorded runs.",
+    "forecast": "Forecast the load of a service from its latest metrics, with intervals.",
     "fuzz": "Run random plans against the rules of phalanx check.",
-    "bench": "Run the benchmarks of a source checkout.",
+    "bench": "Run the benchmarks of a source checkout, or of models.",
     "harden": "Make the protected variant of an agent: signed, checked at load, measured.",
     "doctor": "Show what a run on real packets would use here; exit code 1 if it cannot run.",
     "clean": "Remove what ended runs left: processes, namespaces, rules, control groups, folders.",
     "ledger": "Show a ledger, or serve one to the processes of this machine.",
     "trust": "Show who is trusted and why, as a ledger has it; enrol and revoke agents.",
+    "tla": "Check a Trust Level Agreement (TLA), and show what it asks and attests.",
     "history": "Ask a store what happened, who decided it and why; retire what is old.",
     "domain": "Make a domain, manage its identities, and run its brokers.",
+    "slice": "Deploy network slices with their closed loops, change them, remove them.",
     "service": "Deploy the agents that guard a network service, change them, remove them.",
 }
 """The verbs and their lines in the list of them: listing them imports none."""
 
-MODULES = {"network": "agent", "recorder": "agent", "inventory": "beliefs"}
+MODULES = {
+    "forecast": "train",
+    "inventory": "beliefs",
+    "network": "agent",
+    "recorder": "agent",
+}
 """Where verbs are whose module has another name."""
 
 

@@ -351,6 +351,7 @@ def _facts(summary: Summary) -> Table:
         ),
         ("measures", f"{len(summary.limits)} applied, {lifted} lifted"),
         ("resources", _RETURNED[summary.returned]),
+        ("energy", "" if summary.energy_wh is None else f"{summary.energy_wh:.1f} Wh"),
         (
             "messages",
             f"{sum(summary.messages.values())} sent, {summary.lost} lost, {summary.shed} shed; "

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from phalanx.cli.terminal import BAD_INPUT, Group, err, out, refuse, say, table_of
 from phalanx.loading import read_text
+from phalanx.orchestration.iml.unit import UnitKind
 from phalanx.orchestration.service import AgentView, ServiceOrchestrator, ServiceView
 from phalanx.orchestration.supervisor import RestartPolicy, SupervisorNotice
 from phalanx.orchestration.workflow.machine import OnProgress, WorkflowError
@@ -83,14 +84,14 @@ def deploy(
 ) -> None:
     """Deploy a service. After a crash, the same command goes on where it stopped."""
     asked = read_asked(nsd, sites, request, without or ())
-    with _opened(domain, store, root) as orchestrator:
-        _placed(orchestrator, orchestrator.deploy(asked))
+    with opened_services(domain, store, root) as orchestrator:
+        placed(orchestrator, orchestrator.deploy(asked))
 
 
 @app.command("list")
 def list_(domain: Domain, store: Store = None, root: Root = None) -> None:
     """Show the services that are deployed or unfinished."""
-    with _opened(domain, store, root) as orchestrator:
+    with opened_services(domain, store, root) as orchestrator:
         views = orchestrator.list()
     if not views:
         say(out, "no service is deployed", "green")
@@ -106,8 +107,8 @@ def list_(domain: Domain, store: Store = None, root: Root = None) -> None:
 @app.command()
 def show(name: Name, domain: Domain, store: Store = None, root: Root = None) -> None:
     """Show a service: what runs where, why there, and whether it is attested."""
-    with _opened(domain, store, root) as orchestrator:
-        _shown(orchestrator.show(name))
+    with opened_services(domain, store, root) as orchestrator:
+        shown(orchestrator.show(name))
 
 
 @app.command()
@@ -126,16 +127,16 @@ def reconfigure(
     root: Root = None,
 ) -> None:
     """Change a running service; agents that stay as they are keep running."""
-    with _opened(domain, store, root) as orchestrator:
+    with opened_services(domain, store, root) as orchestrator:
         before = orchestrator.asked(name)
         asked = changed_asked(before, nsd, sites, request, without)
-        _placed(orchestrator, orchestrator.reconfigure(name, asked))
+        placed(orchestrator, orchestrator.reconfigure(name, asked))
 
 
 @app.command()
 def remove(name: Name, domain: Domain, store: Store = None, root: Root = None) -> None:
     """Remove a service: its processes, identities and files."""
-    with _opened(domain, store, root) as orchestrator:
+    with opened_services(domain, store, root) as orchestrator:
         orchestrator.remove(name)
     say(out, f"{name} is removed; its events stay in the history", "green")
 
@@ -152,7 +153,7 @@ def resume(
 ) -> None:
     """Finish unfinished changes, and restart processes that have died."""
     failed = False
-    with _opened(domain, store, root) as orchestrator:
+    with opened_services(domain, store, root) as orchestrator:
         names = [view.name for view in orchestrator.list()] if name is None else [name]
         for each in names:
             try:
@@ -190,7 +191,7 @@ def watch(
     def told(notice: SupervisorNotice) -> None:
         say(out, notice.line, _KEPT.get(notice.what, ""))
 
-    with suppress(KeyboardInterrupt), _opened(domain, store, root) as orchestrator:
+    with suppress(KeyboardInterrupt), opened_services(domain, store, root) as orchestrator:
         orchestrator.keep(name, told, RestartPolicy(attempts=attempts))
 
 
@@ -208,7 +209,7 @@ def logs(
     root: Root = None,
 ) -> None:
     """Show the last lines that a process of a service printed."""
-    with _opened(domain, store, root) as orchestrator:
+    with opened_services(domain, store, root) as orchestrator:
         said = orchestrator.logs(name, process, lines)
     for line in said.splitlines():
         say(out, line)
@@ -233,7 +234,10 @@ def image(
 
 
 @contextmanager
-def _opened(domain: Path, store: str | None, root: Path | None) -> Iterator[ServiceOrchestrator]:
+def opened_services(
+    domain: Path, store: str | None, root: Path | None
+) -> Iterator[ServiceOrchestrator]:
+    """Give the orchestrator of a domain, whose steps are shown."""
     with _stepping() as told, opened(domain, store=store, root=root, told=told) as orchestrator:
         yield orchestrator
 
@@ -269,17 +273,19 @@ def _line(step: Stepped) -> None:
     say(err, f"{name}{state}{detail}", _STYLES.get(step.state, ""))
 
 
-def _placed(orchestrator: ServiceOrchestrator, deployment: Deployment) -> None:
+def placed(orchestrator: ServiceOrchestrator, deployment: Deployment) -> None:
     """Print what runs now."""
     say(out, f"{deployment.service} runs", "green")
     for member in deployment.agents:
         say(out, f"  {member.name} at {member.site}, for {', '.join(member.serves)}")
+    for loop in deployment.loops:
+        say(out, f"  {loop.name} at {loop.site}, a closed loop {loop.why[0]}")
     say(out, f"  {deployment.network.name} at {deployment.network.site}: the slice's network")
     for standing in orchestrator.standings(deployment):
         say(out, f"  trust: {standing}", "yellow")
 
 
-def _shown(view: ServiceView) -> None:
+def shown(view: ServiceView) -> None:
     """Print a service with its processes."""
     say(out, f"{view.name}: {view.state} (change {view.revision})")
     if view.deployment is None:
@@ -291,7 +297,7 @@ def _shown(view: ServiceView) -> None:
             agent.member.name,
             agent.member.site,
             "–" if agent.pid is None else str(agent.pid),
-            str(agent.seen.incarnation) if agent.seen and agent.member.serves else "–",
+            str(agent.seen.incarnation) if agent.seen and agent.trust else "–",
             agent.trust.partition(":")[0],
             Text(says, style=style),
         )
@@ -317,7 +323,7 @@ def _says(agent: AgentView) -> tuple[str, str]:
         return "red", "does not run"
     if agent.seen is None:
         return "yellow", "does not answer"
-    if not agent.member.serves:
+    if agent.member.unit.kind is UnitKind.NETWORK:
         return "green", "serves"
     if not agent.seen.serving:
         return "yellow", f"not serving: {agent.seen.detail}"

@@ -6,8 +6,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import FrameType
 from typing import Annotated, Any, Self
@@ -29,6 +29,8 @@ INCOMPLETE = 4
 """The run went on, but not all of its history could be kept."""
 NARROW = 60
 """Terminals with fewer columns get tables as lines, and help without panels."""
+LONG = 20_000_000
+"""Octets from which on reading a file takes long enough for a progress bar."""
 _ANY_WIDTH = 10_000
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -199,6 +201,25 @@ def duration(text: str, *, m: bool = False) -> float:
     if found is None or (found[2] == "m" and not m):
         raise typer.BadParameter(f"{text!r} is no duration such as 90s, 15min, 12h, 7d or 4w")
     return float(found[1]) * _SECONDS[found[2]]
+
+
+@contextmanager
+def progress(total: float | None) -> Iterator[Callable[[float], None] | None]:
+    """Draw a bar on a terminal; give what moves it on. 0: no end is known; None: no bar."""
+    if total is None or not err.is_terminal:
+        yield None
+        return
+    from rich.progress import Progress  # noqa: PLC0415  # most verbs do without it
+
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("", total=total or None)
+        yield lambda more: bar.advance(task, more)
+
+
+def file_progress(path: str) -> AbstractContextManager[Callable[[float], None] | None]:
+    """Draw a bar while a file is read, by octets; none for one that takes no second."""
+    size = os.path.getsize(path) if os.path.isfile(path) else 0  # noqa: PTH113, PTH202  # never raises
+    return progress(size if not size or size >= LONG else None)
 
 
 class StopSignal:

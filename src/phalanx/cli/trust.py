@@ -6,15 +6,16 @@ All of it follows from the ledger alone, so everybody who can read it sees what 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from msgspec import Struct
 from msgspec.structs import astuple
+from rich.table import Table
 from rich.text import Text
 
 from phalanx.cli.ledger import reading
@@ -36,11 +37,25 @@ from phalanx.domain.events import Event
 from phalanx.domain.trust import TrustTier
 from phalanx.identity.files import read_secret
 from phalanx.ledger import Confirmed, Ledger, RecordedEntry, Refused
-from phalanx.ledger.entries import AgentRetired, Attested, Enrolled, Entry, Faulted, Revoked
+from phalanx.ledger.entries import (
+    AgentRetired,
+    Associated,
+    Attested,
+    Breached,
+    Enrolled,
+    Entry,
+    Faulted,
+    Revoked,
+)
 from phalanx.loading.files import parse_as, read_text
 from phalanx.loading.refusals import one_line, unknown
 from phalanx.reporting.event_text import describe
-from phalanx.trust.register import OPERATOR, TrustRegister, TrustStanding, unseen
+from phalanx.slices.agreements import Scores, SubjectKind, agent_score, scores
+from phalanx.trust.register import OPERATOR, Association, TrustRegister, TrustStanding, unseen
+from phalanx.trust.score import TrustScore
+
+if TYPE_CHECKING:
+    from phalanx.runtime.scenario import Scenario
 
 ATTEST_S = 10.0
 """How long ``attest`` waits for what verifiers find."""
@@ -65,6 +80,10 @@ Url = Annotated[
 Key = Annotated[
     Path, typer.Option("--key", help="Key of an operator: 64 hexadecimal digits, mode 0600.")
 ]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", metavar="FILE", help="Scenario whose agreement counts (agreement:)."),
+]
 MeasurerConfig = Annotated[
     Path, typer.Option("--config", help="Configuration of the measurer (TOML).")
 ]
@@ -83,6 +102,8 @@ class _Told(Struct, frozen=True):
     text: str
     standing: TrustStanding | None
     """What the agent is from then on; None: as before."""
+    score: TrustScore | None = None
+    """Its score then; None: it has none."""
 
 
 class _Verified(Struct, frozen=True):
@@ -105,6 +126,14 @@ class _AgentRow(Struct, frozen=True):
     enrolments: int
 
 
+class _ScoreRow(Struct, frozen=True):
+    """The score of something, and what it follows from."""
+
+    kind: SubjectKind
+    name: str
+    score: TrustScore
+
+
 class _PlanRow(Struct, frozen=True):
     """Who verifies one agent in the open round, and what was found."""
 
@@ -121,17 +150,34 @@ class LedgerReader:
 
     """
 
-    def __init__(self, ledger: Ledger, seen: list[RecordedEntry]) -> None:
+    def __init__(
+        self, ledger: Ledger, seen: list[RecordedEntry], plan: Scenario | None = None
+    ) -> None:
+        self.plan = plan
+        """Whose agreement counts in scores; None: the ledger alone does."""
+        agreement = None if plan is None else plan.agreement
+        self._score: Callable[[AgentId], TrustScore] = lambda name: (
+            self.register.members[name].scored
+        )
+        if plan is not None and agreement is not None:
+            at, given = plan.standing(), agreement
+            self._score = lambda name: agent_score(given, name, at.get(name), self.register)
         found = ledger.status()
         if found.reason or found.head is None:
             refuse(f"the ledger cannot be read: {found.reason or 'it does not answer'}")
             raise typer.Exit(1)
-        self.register = TrustRegister()
+        self.register = TrustRegister(half_lives=agreement.half_lives() if agreement else {})
         self.verified: dict[AgentId, _Verified] = {}
         self.told: list[_Told] = []
         self._names: dict[str, AgentId] = {}
         for recorded in seen:
             self._take(recorded, recorded.entry)
+
+    def scores(self) -> Scores:
+        """Return the scores of all agents, and of what else the plan's agreement is about."""
+        if self.plan is not None and self.plan.agreement is not None:
+            return scores(self.plan.agreement, self.plan.trusted(), self.register)
+        return {("agent", name): self._score(name) for name in self.register.members}
 
     def require(self, agent: AgentId) -> None:
         """Refuse an agent that was never enrolled."""
@@ -153,7 +199,9 @@ class LedgerReader:
         about, text = _words(entry, self._names.get(recorded.author, recorded.author))
         if text:
             now = next((change.now for change in changes if change.agent == about), None)
-            self.told.append(_Told(recorded.position, recorded.time_s, about, one_line(text), now))
+            score = self._score(about) if about in self.register.members else None
+            line = one_line(text)
+            self.told.append(_Told(recorded.position, recorded.time_s, about, line, now, score))
 
 
 def _words(entry: Entry, author: str) -> tuple[AgentId, str]:
@@ -181,7 +229,17 @@ def _words(entry: Entry, author: str) -> tuple[AgentId, str]:
             found = describe(Event("", 0.0, result.verifier, "attestation.result", None, data))
             when = f"round {result.round}" if result.round else f"chain, root {result.root}"
             return result.attester, f"{when}: {result.verifier} {found}"
+        case Associated(a, b, latency_ms, loss):
+            text = f"{author} is for a service level of {_figures(latency_ms, loss)} at most"
+            return b if a == author else a, f"{text}, between {a} and {b}"
+        case Breached(a, b, latency_ms, loss):
+            text = f"{author} says that the service level between {a} and {b} is broken"
+            return b if a == author else a, f"{text}: {_figures(latency_ms, loss)}"
     return "", ""
+
+
+def _figures(latency_ms: float, loss: float) -> str:
+    return f"{latency_ms:.3g} ms and a loss of {100 * loss:.3g} %"
 
 
 def _moment(time_s: float) -> str:
@@ -195,16 +253,19 @@ def _styled(standing: TrustStanding) -> Text:
 
 
 @app.command()
-def status(*, url: Url, as_json: AsJson = False) -> None:
-    """Show each agent's standing and score, who verified it, the open round, the keys."""
+def status(*, url: Url, plan_file: PlanFile = None, as_json: AsJson = False) -> None:
+    """Show each agent's standing and score, who verified it, the open round, the keys.
+
+    With a plan that has an agreement, PoPs, operators, functions and services have scores, too.
+    """
     with reading(url) as (ledger, seen, _):
-        reader = LedgerReader(ledger, seen)
-    register = reader.register
+        reader = LedgerReader(ledger, seen, _planned(plan_file))
+    register, scored = reader.register, reader.scores()
     rows = [
         _AgentRow(
             member.agent,
             member.standing,
-            round(member.score, 3),
+            round(scored["agent", member.agent].value, 3),
             reader.verified.get(member.agent),
             member.software,
             member.results,
@@ -212,9 +273,12 @@ def status(*, url: Url, as_json: AsJson = False) -> None:
         )
         for member in register.members.values()
     ]
+    associations = [*register.associations.values()]
     if as_json:
         shown = {name: getattr(register, name) for name in ("round", "root", "epoch", "keeper")}
-        emit_json({"agents": rows, **shown, "holders": sorted(register.holders)})
+        shown |= {"holders": sorted(register.holders), "associations": associations}
+        parts = [_ScoreRow(*key, score) for key, score in scored.items()]
+        emit_json({"agents": rows, **shown, "scores": parts})
         return
     table = table_of("agent", "standing", "score>", "genuine>", "at last by", "at>", "software")
     for row in rows:
@@ -229,6 +293,9 @@ def status(*, url: Url, as_json: AsJson = False) -> None:
             Text(row.software),
         )
     out.print(table)
+    out.print(score_table(scored))
+    if associations:
+        out.print(_associations(associations))
     opened = f"round {register.round} is open" if register.round else "no round was opened yet"
     keys = "not handed out yet"
     if register.keeper:
@@ -237,16 +304,68 @@ def status(*, url: Url, as_json: AsJson = False) -> None:
     say(out, f"{opened}; keys of epoch {register.epoch}, {keys}")
 
 
+def score_table(scored: Scores) -> Table:
+    """Return each score, with its parts and the evidence that each of them rests on."""
+    table = table_of("score of", "", "score>", "value>", "weight>", "attribute", "evidence")
+    for (kind, name), score in scored.items():
+        begin = [kind, Text(name), f"{score.value:.3f}"]
+        for part in score.parts:
+            figures = f"{part.value:.3f}", f"{part.weight:g}"
+            counts = f"{part.seen_for:.3g} for, {part.against:.3g} against"
+            evidence = Text(f"{counts}: {part.evidence}")
+            table.add_row(*begin, *figures, part.attribute.value, evidence)
+            begin = ["", "", ""]
+        if score.reason or not score.parts:
+            why = Text(score.reason or "nothing was seen yet", style="yellow")
+            table.add_row(*begin, "", "", "", why)
+    return table
+
+
+def _parts(score: TrustScore) -> str:
+    """Return a score with its parts and their evidence, in one line."""
+    parts = (
+        f"{p.attribute.value} {p.seen_for:.3g} for, {p.against:.3g} against ({p.evidence})"
+        for p in score.parts
+    )
+    return ": ".join(filter(None, (f"score {score.value:.3f}", ", ".join(parts))))
+
+
+def _planned(file: Path | None) -> Scenario | None:
+    from phalanx.runtime.loading import load_scenario  # noqa: PLC0415  # other verbs do without
+
+    return None if file is None else load_scenario(file)
+
+
+def _associations(found: list[Association]) -> Table:
+    """Return what was agreed between two agents, with the words of both of them."""
+    table = table_of("between", "service level at most", "broken, as they say")
+    for each in found:
+        level = _figures(each.level.max_latency_ms, each.level.max_loss)
+        said = (
+            f"{by}: {count}×, last {_figures(last.latency_ms, last.loss)}"
+            for by, (count, last) in sorted(each.breaches.items())
+        )
+        level += "" if each.agreed else f", said by {each.proposer} alone"
+        pair = f"{each.level.a} and {each.level.b}"
+        table.add_row(Text(pair), Text(level), Text("; ".join(said) or "never"))
+    return table
+
+
 @app.command()
 def history(
     agent: Annotated[str, typer.Argument(help="Only what is about this agent.")] = "",
     *,
     url: Url,
+    plan_file: PlanFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show all enrolments, results and revocations, in the order of the ledger."""
+    """Show all enrolments, results and revocations, in the order of the ledger.
+
+    Where an entry finds an agent's score changed, the score is shown with its parts.
+    """
     with reading(url) as (ledger, seen, _):
-        reader = LedgerReader(ledger, seen)
+        reader = LedgerReader(ledger, seen, _planned(plan_file))
+    shown: dict[AgentId, TrustScore | None] = {}
     if agent:
         reader.require(agent)
     for told in reader.told:
@@ -257,6 +376,9 @@ def history(
             line = Text.assemble(begin, told.text)
             if told.standing:
                 line.append(f" → {told.agent} is ").append_text(_styled(told.standing))
+            elif told.score is not None and told.score != shown.get(told.agent):
+                line.append(f"; {_parts(told.score)}", "dim")
+                shown[told.agent] = told.score
             out.print(line, soft_wrap=True)
 
 
@@ -370,11 +492,20 @@ def learn(
     values: Annotated[
         Path | None, typer.Option(help="Reference values that were learned elsewhere.")
     ] = None,
+    control_flow: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="S",
+            help="Learn for so many seconds which function calls which, of an agent that is "
+            "started for it and then of each that runs. 0: it is not measured.",
+        ),
+    ] = 0.0,
 ) -> None:
     """Learn what genuine agents of this machine look like, and write what is to be enrolled."""
     from phalanx.runtime.processes import measurer  # noqa: PLC0415
 
-    measurer.learn(config, configs, values, partial(say, out))
+    measurer.learn(config, configs, values, partial(say, out), control_flow)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from phalanx.cli.files import Functions, ScenarioFile, load_functions, open_scenario
-from phalanx.cli.terminal import ReadableTable, out, say
+from phalanx.cli.terminal import ReadableTable, counted, out, say
 from phalanx.runtime.scenario import Scenario
 
 
@@ -40,7 +40,13 @@ def _table(scenario: Scenario) -> Table:
         ("watched", ", ".join(monitor.link for monitor in scenario.monitors) or "nothing"),
         ("functions", ", ".join(scenario.functions)),
         ("bidding", scenario.bidding),
+        *_slices(scenario),
         ("test bench", f"{len(scenario.faults)} faults, {len(scenario.updates)} updates"),
     ):
         table.add_row(name, text)
     return table
+
+
+def _slices(scenario: Scenario) -> list[tuple[str, str]]:
+    names = ", ".join(each.name for each in scenario.slices.slices) if scenario.slices else ""
+    return [("slices", f"{names}; {counted(len(scenario.loops()), 'loop')}")] if names else []

@@ -22,16 +22,17 @@ from msgspec.structs import replace
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.bidding import contradiction
+from phalanx.auction.contracts import Contract
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import Configured
 from phalanx.bdi import Agent, Capability, hears, starts, when
 from phalanx.domain.actions import HeldBids, Outcome, ReadRules, RuleInForce, RulesInForce
 from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid, RankedBid
-from phalanx.domain.messages import Message, Result
+from phalanx.domain.messages import Fact, Message, Result
 from phalanx.domain.network import PopId
 from phalanx.domain.predicates import ServiceBreached
-from phalanx.domain.trust import Deviation
+from phalanx.domain.trust import Deviation, SignedReport
 from phalanx.trust.attestation import RULE_MISSING, Attestation, Audited
 
 MOST_KEPT = 1_024
@@ -53,10 +54,27 @@ class Conduct(Configured, Capability):
         me.capability(Attestation).audit = self._audit
         me.capability(Attestation).kept = self._kept
         me.capability(Auctioneer).awarded = self._awarded
+        me.capability(Auctioneer).accepts = self._accepts
+        me.capability(Bidder).signed = self._signed
 
     def _kept(self, me: Agent) -> tuple[str, ...]:
         kept = (str(effect) for each in me.capability(Bidder).inventory for effect in each.measures)
         return tuple(sorted(kept)[:MOST_KEPT])
+
+    def _signed(self, me: Agent, contract: Contract) -> SignedReport | None:
+        """Stand by so much of what was achieved as is still in force."""
+        effects = _kept_by(me.name, contract.facts) & {*self._kept(me)}
+        return me.capability(Attestation).stand_by(me, contract.conversation, sorted(effects))
+
+    def _accepts(self, me: Agent, message: Message) -> bool:
+        """Whether a winner stands by all that it says it keeps in force: so others can be shown."""
+        result, agent = message.content, message.sender
+        assert isinstance(result, Result)
+        effects, report = _kept_by(agent, result.facts), result.report
+        if not effects or agent == me.name:
+            return True
+        stands_by = report is not None and effects <= {*report.effects}
+        return stands_by and me.capability(Attestation).is_signed(agent, report, 1)
 
     # -- as a verifier ----------------------------------------------------------------------
 
@@ -73,9 +91,10 @@ class Conduct(Configured, Capability):
         """Look whether what an agent says that it keeps in force is there."""
         result, agent = message.content, message.sender
         assert isinstance(result, Result)
-        effects = {str(f.predicate) for f in result.facts if f.value and f.holder == agent}
-        if effects:
-            self._look(me, agent, effects, partial(self._suspect, me, agent))
+        effects = _kept_by(agent, result.facts)
+        if effects and agent != me.name:
+            suspect, report = me.capability(Attestation).suspect, result.report
+            self._look(me, agent, effects, lambda found, _: suspect(me, agent, found, report))
 
     @when(ServiceBreached)
     def service_breached(self, me: Agent, breached: ServiceBreached) -> None:  # noqa: ARG002
@@ -123,6 +142,12 @@ class Conduct(Configured, Capability):
             yield from self._of_rule(me, rule)
         for effect in sorted({*kept} - {rule.effect for rule in own}):
             yield Deviation(RULE_MISSING, effect, "said to be in force, and is not")
+        attestation = me.capability(Attestation)
+        since_s = me.now - attestation.openings[0]
+        known = {*(rule.effect for rule in own), *there.ended}
+        for effect in sorted(attestation.reported(agent) - known):
+            if 0.0 < since_s < there.remembers_s:
+                yield Deviation("report-false", effect, "signed as in force, and it never was")
         enrolled_s = me.now - me.capability(Attestation).enrolled.get(agent, me.now)
         for offer in there.bids:
             if _of(offer, agent) and offer.age_s < enrolled_s:
@@ -150,6 +175,11 @@ class Conduct(Configured, Capability):
             wrong = contradiction(bid, pop, there.site, vnfd, catalogue, *figures)
             if wrong is not None:
                 yield Deviation("bid-false", conversation, wrong)
+
+
+def _kept_by(agent: AgentId, facts: tuple[Fact, ...]) -> set[str]:
+    """Return what an agent keeps true, as it says."""
+    return {str(fact.predicate) for fact in facts if fact.value and fact.holder == agent}
 
 
 def _life(name: str) -> AgentId:

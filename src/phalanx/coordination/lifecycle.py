@@ -222,9 +222,10 @@ class VnfLifecycle(Configured, Capability):
                 yield Act(Rechain(instance.id, hold))
             yield Act(Release(hold))
             if not instance.running:
-                key = f"{contract.conversation}/{instance.id}"
-                instance.awaited.append(key)
-                yield Await(key)
+                if bidder.inventory.get(instance.id) is not None:  # its start has not failed yet
+                    key = f"{contract.conversation}/{instance.id}"
+                    instance.awaited.append(key)
+                    yield Await(key)
                 if not instance.running:
                     raise PlanFailed("the instance that was to be shared did not start")
             if bid.units > instance.units:

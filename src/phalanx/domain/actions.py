@@ -166,6 +166,27 @@ class ReadEntry(Struct, frozen=True):
     """Address that the traffic goes to."""
 
 
+class ReadService(Struct, frozen=True):
+    """Read what the exporters of a service tell now. Result: ``ServiceSample``."""
+
+    target: str
+    """Address of the service."""
+
+
+class RestartService(Struct, frozen=True):
+    """Start the service of a host of this PoP anew. Result: ``Done``, at once.
+
+    From then on the PoP does so by itself as soon as it takes more than ``memory_share``.
+    """
+
+    target: str
+    """Address of the service."""
+    most: int
+    """How often it may have been started anew, since the beginning; its metric ``restarts``."""
+    memory_share: float = 1.0
+    """Share of its memory that it may take."""
+
+
 class ReadRules(Struct, frozen=True):
     """Read what agents do at a PoP, also at another: rules and bids. Result: ``RulesInForce``."""
 
@@ -187,6 +208,8 @@ Action = (
     | ReadLink
     | ReadMeasure
     | ReadEntry
+    | ReadService
+    | RestartService
     | ReadRules
     | Observe
 )
@@ -221,6 +244,17 @@ class EntrySample(Struct, frozen=True):
 
     target: str
     rate_mb_s: float
+
+
+class ServiceSample(Struct, frozen=True):
+    """Metrics of a service."""
+
+    target: str
+    metrics: dict[str, float]
+    """By name, with the unit in the name."""
+    entries: dict[PopId, tuple[float, float]] = {}
+    """What comes in at each PoP, in MB/s, and how long it is on its way there and back, queues
+    included, in ms."""
 
 
 class MeasureSample(Struct, frozen=True):
@@ -260,6 +294,10 @@ class RulesInForce(Struct, frozen=True):
     """The latest."""
     site: SiteState | None = None
     """The PoP, with all images that it ever had."""
+    ended: tuple[str, ...] = ()
+    """Effects of rules that are in force no more, the latest."""
+    remembers_s: float = 0.0
+    """How far back that goes, in seconds."""
 
 
 class FlowStats(Struct, frozen=True):
@@ -315,6 +353,7 @@ Outcome = (
     | Renewed
     | LinkSample
     | EntrySample
+    | ServiceSample
     | MeasureSample
     | RulesInForce
     | FlowRecords

@@ -45,6 +45,42 @@ SCOPES: dict[str, Scope] = {
 """The built-in scopes by name; the entry-point group ``phalanx.scopes`` adds others."""
 
 
+class Loop(Struct, frozen=True):
+    """A closed loop of a slice: an agent, what it looks after, and whom it deals with.
+
+    Monitoring, analytics, decision and enforcement are what every agent has: percepts and rules,
+    goals, plans. Loops follow from a slice's descriptor (``phalanx.slices.model``).
+    """
+
+    name: AgentId
+    scope: str
+    """Name of a ``Scope``: network-function, sub-slice, slice, domain or end-to-end."""
+    entity: str
+    """The function, subnet, slice or domain that it looks after."""
+    slices: tuple[str, ...]
+    """Slices that use the entity, sorted: of these it may know, and of no other."""
+    pop: PopId | None = None
+    """Of the function's host; None: it stands at no PoP."""
+    above: tuple[AgentId, ...] = ()
+    """Loops that it may escalate to, sorted."""
+    below: tuple[AgentId, ...] = ()
+    """Loops that it may delegate to, sorted."""
+    beside: tuple[AgentId, ...] = ()
+    """Peers: loops of the same subnet or slice, sorted."""
+    managers: tuple[AgentId, ...] = ()
+    """Those that deploy and inform it, sorted; they command nothing."""
+    capabilities: tuple[str, ...] = ()
+    """What it can do beside what its scope brings."""
+    kind: str = ""
+    """Of a function, such as AMF; of a subnet, its domain."""
+    host: str = ""
+    """Of a function: the host that it runs on."""
+    address: str = ""
+    """Of a function: its host's."""
+    precedence: tuple[str, ...] = ()
+    """Order of actions on the entity, as its slices declare it; empty: the default."""
+
+
 class AgentState(Struct, frozen=True):
     """What an agent tells the others of itself and its PoP: an advertisement, allowed to be old."""
 

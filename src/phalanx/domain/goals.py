@@ -65,10 +65,20 @@ class Duty(Struct, frozen=True):
     """Who sees to it while it lives."""
     tap: PopId
     """Where the traffic is that it is about."""
+    among: tuple[AgentId, ...] = ()
+    """The agents that may see to it; empty: any."""
 
     def heir(self, agents: Iterable[AgentId]) -> AgentId:
-        """Return which of ``agents`` sees to it without its home: rendezvous hashing."""
-        return max(agents, key=lambda agent: sha256(f"{self.goal} {agent}".encode()).digest())
+        """Return which of ``agents`` sees to it without its home: rendezvous hashing.
+
+        Where none of them may, it stays with its home.
+        """
+        able = (agent for agent in agents if not self.among or agent in self.among)
+
+        def weight(agent: AgentId) -> bytes:
+            return sha256(f"{self.goal} {agent}".encode()).digest()
+
+        return max(able, key=weight, default=self.home)
 
 
 def want(predicate: Predicate) -> Goal:
@@ -105,6 +115,8 @@ class Constraints(Struct, frozen=True, forbid_unknown_fields=True):
     terms: dict[str, float] = {}
     """Worst value of a bid's term, by the term's name: the most, or the least where a higher
     value is better. A bid beyond it is refused."""
+    encrypted: bool | None = None
+    """Whether what is led around must cross links that are not trusted encrypted."""
 
     def __hash__(self) -> int:
         return hash(frozenset(self.row().items()))

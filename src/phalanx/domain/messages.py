@@ -11,7 +11,7 @@ from phalanx.domain.agents import AgentId, AgentState
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal, Goal, Predicate
 from phalanx.domain.network import PopId
-from phalanx.domain.trust import Challenge, EvidenceReply, Suspicion
+from phalanx.domain.trust import Challenge, EvidenceReply, SignedReport, Suspicion
 
 
 class Performative(Enum):
@@ -89,6 +89,8 @@ class Result(Struct, frozen=True, tag=True):
     """Content of an inform: the facts that achieving the goal brought about."""
 
     facts: tuple[Fact, ...] = ()
+    report: SignedReport | None = None
+    """Of a winner, where agents attest each other: what of that it keeps in force."""
 
 
 class UndoRequest(Struct, frozen=True, tag=True):
@@ -228,6 +230,84 @@ class AttackReport(Struct, frozen=True, tag=True):
     """Those of them behind which users are, too: the target answered some of what they asked."""
 
 
+class PassedGoal(Struct, frozen=True, tag=True):
+    """Content of a request: see to this, which the sender alone cannot or may not.
+
+    Upwards it is an escalation, downwards a delegation. It is said again until it is answered: by
+    an agree, then by an inform with a result or by a failure.
+    """
+
+    goal: Goal
+    slice: str
+    """The slice that it is about; nobody hears of it who does not serve that slice."""
+    reason: str
+    """Why it is passed on, in words."""
+    trail: tuple[AgentId, ...] = ()
+    """The loops that it came through, the sender last; it is passed to none of them again."""
+    tried: tuple[str, ...] = ()
+    """What has failed so far, in words."""
+    instead_of: AgentId = ""
+    """The loop that does not answer, whose duty falls to the receiver; empty: the receiver's."""
+
+
+class Insight(Struct, frozen=True, tag=True):
+    """Content of an inform: what a loop sees that is no trouble of its own, such as a rate."""
+
+    slice: str
+    entity: str
+    kind: str
+    """Such as ``signalling-requests``; the set is open."""
+    value: float
+    unit: str = ""
+    reason: str = ""
+    """What it means, in words; empty: the figure says it all."""
+
+
+class ActionClaim(Struct, frozen=True, tag=True):
+    """Content of a request to the loop of an entity: the sender acts on it, or wants to.
+
+    It is said again until it is answered, and while it is in force: that renews its lease. The
+    answer is an agree or a refuse; a cancel withdraws it, or tells its holder that it is over.
+    """
+
+    entity: str
+    action: str
+    slice: str
+    because: str
+    """Why, in words."""
+    level: int = 0
+    """How far from the entity the loop stands that wants it: 0 at the entity itself."""
+    goal: str = ""
+    """What it is for, as the log writes goals."""
+
+
+class SecurityPolicy(Struct, frozen=True, tag=True):
+    """Content of a request to a loop: go by this for a slice, until its issuer says otherwise.
+
+    The answer is an agree or a refuse. What is left out stays as the issuer's last one had it not.
+    """
+
+    slice: str
+    number: int = 0
+    """Of the issuer, growing; none is taken after a later one."""
+    precedence: tuple[str, ...] = ()
+    """Order of actions on what the loop looks after; empty: as it is declared."""
+    limits: tuple[tuple[str, float], ...] = ()
+    """Figures of loops, each with its name; others are as they are declared."""
+    inform: tuple[AgentId, ...] = ()
+    """Who is told of the slice's troubles beside the managers."""
+    reason: str = ""
+
+
+class TroubleReport(Struct, frozen=True, tag=True):
+    """Content of an inform to a manager: a trouble stands, or is over."""
+
+    slice: str
+    entity: str
+    kind: str
+    stands: bool
+
+
 Content = (
     CallForProposals
     | Proposal
@@ -247,6 +327,11 @@ Content = (
     | Query
     | Inventory
     | AttackReport
+    | PassedGoal
+    | Insight
+    | ActionClaim
+    | SecurityPolicy
+    | TroubleReport
     | Challenge
     | EvidenceReply
     | Suspicion

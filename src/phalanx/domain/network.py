@@ -51,6 +51,8 @@ class Link(Struct, frozen=True):
     latency_ms: float
     loss: float = 0.0
     """Fraction of packets lost, 0 to below 1."""
+    trusted: bool = True
+    """Whether traffic may be led over it in the clear."""
 
 
 class HostLimits(Struct, frozen=True):
@@ -64,6 +66,12 @@ class HostLimits(Struct, frozen=True):
     """Connections served at a time."""
     packets_s: float = 300_000.0
     """Packets a second that its processor handles; the rest is dropped."""
+    requests_s: float | None = None
+    """Requests a second that its application serves; None: any, and it tells no metrics."""
+    leak_share_s: float = 0.0
+    """Share of its memory that its application loses in a second; without any left it stops."""
+    leak_share_request: float = 0.0
+    """Share of its memory that its application loses by each request that it answers."""
 
 
 class Host(Struct, frozen=True):
@@ -76,6 +84,9 @@ class Host(Struct, frozen=True):
     latency_ms: float = 0.1
     limits: HostLimits | None = None
     """None: only its link and its room for connections limit it."""
+    calls: dict[str, float] | None = None
+    """Names of other hosts, each with the share of the requests answered here for which it is asked
+    as well."""
 
 
 class Network(Struct, frozen=True):

@@ -161,3 +161,90 @@ class AttackFiltered(Predicate, frozen=True):
     ip: str
     entry: PopId
     what: str
+
+
+class ServiceWatched(Predicate, frozen=True):
+    """An agent watches the metrics of the service at ``ip``, behind ``link``; never finished."""
+
+    link: LinkId
+    ip: str
+
+
+class ServiceTrouble(Predicate, frozen=True):
+    """The service at ``ip`` is in trouble of this ``kind``; ``entry``: for what enters there."""
+
+    ip: str
+    kind: str
+    entry: PopId = ""
+
+
+class Replicated(Predicate, frozen=True):
+    """A replica of the service at ``ip`` answers share ``part`` of ``parts`` of its sources."""
+
+    ip: str
+    part: int
+    parts: int
+
+
+class ScaledUp(Predicate, frozen=True):
+    """The service at ``ip`` has more of its PoP's processors than of its own, ``step`` times."""
+
+    at_tap: ClassVar[bool] = True
+    ip: str
+    step: int
+
+
+class PlacedNear(Predicate, frozen=True):
+    """A replica of the service at ``ip`` answers what enters the network at ``entry``, near it."""
+
+    near_tap: ClassVar[bool] = True
+    ip: str
+    entry: PopId
+
+
+class Rerouted(Predicate, frozen=True):
+    """What enters at ``entry`` towards ``ip`` takes another way, which is faster."""
+
+    ip: str
+    entry: PopId
+
+
+class OfEntity(Predicate, frozen=True):
+    """Base of what is said of one part of a slice: a function, a subnet, the slice itself."""
+
+    slice: str
+    entity: str
+
+
+class Managed(OfEntity, frozen=True):
+    """A loop looks after it; a duty of that loop, and of its heir while it does not answer."""
+
+
+class EntityTrouble(OfEntity, frozen=True):
+    """A part of a slice is in trouble of this ``kind``; the set of kinds is open."""
+
+    kind: str
+
+
+class AttackLoad(OfEntity, frozen=True):
+    """Attackers make the load of a part of a slice."""
+
+
+class ClaimHeld(OfEntity, frozen=True):
+    """The agent may act so on a part of a slice, as the loop of that part has agreed."""
+
+    action: str
+    effect: str
+    """What the action brings about, as the log writes it; empty: the action says it all."""
+    because: str
+
+
+OVERLOADED = "overloaded"
+"""Kind of a trouble: a function has more to do than it can."""
+
+
+class SignallingWatched(Predicate, frozen=True):
+    """An agent counts what devices ask the AMF at ``ip`` for that enters at ``entry``."""
+
+    ip: str
+    entry: PopId

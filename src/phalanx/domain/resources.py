@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 
 class Resources(Struct, frozen=True, cache_hash=True):
@@ -32,6 +33,11 @@ class Resources(Struct, frozen=True, cache_hash=True):
     def times(self, units: int) -> Resources:
         """Return these resources for ``units`` instances."""
         return Resources(self.cores * units, self.memory_gb * units, self.disk_gb * units)
+
+    def shares(self, total: Resources) -> dict[str, float]:
+        """Return what share of ``total`` each resource is; 0 of what there is none of."""
+        pairs = zip(("cores", "memory", "disk"), astuple(self), astuple(total), strict=True)
+        return {name: mine / most if most > 0 else 0.0 for name, mine, most in pairs}
 
     def within(self, limit: Resources) -> bool:
         """Whether every resource is at most that of ``limit`` (eq. 4.1)."""

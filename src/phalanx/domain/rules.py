@@ -29,13 +29,25 @@ class TrafficVerdict(Enum):
     MIRROR = "mirror"
     """The instance gets copies."""
     STEER = "steer"
-    """Everything passes the instance, and nothing else happens to it."""
+    """Everything passes the instance; with ``encrypted`` (1) nobody reads it on the way there, and
+    none of it crosses a link that is not trusted after that."""
+    SERVE = "serve"
+    """The instance answers in place of the target, at most ``rate_mb_s`` (MB/s)."""
+    ENLARGE = "enlarge"
+    """The target itself, at the instance's PoP, has its units as well: it answers ``rate_mb_s``
+    (MB/s) more."""
     DELAY = "delay"
     """Every packet is held for ``delay_ms`` (ms); at most ``rate_mb_s`` (MB/s), if given, pass."""
 
 
-_NEEDED = {TrafficVerdict.LIMIT: {"rate_mb_s"}, TrafficVerdict.DELAY: {"delay_ms"}}
+_NEEDED = {
+    TrafficVerdict.LIMIT: {"rate_mb_s"},
+    TrafficVerdict.SERVE: {"rate_mb_s"},
+    TrafficVerdict.ENLARGE: {"rate_mb_s"},
+    TrafficVerdict.DELAY: {"delay_ms"},
+}
 _ALLOWED = {**_NEEDED, TrafficVerdict.DELAY: {"delay_ms", "rate_mb_s"}}
+_ALLOWED[TrafficVerdict.STEER] = {"encrypted"}
 LONGEST_DELAY_MS = 60_000.0
 
 

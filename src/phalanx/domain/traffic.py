@@ -38,6 +38,8 @@ class Profile(Struct, frozen=True):
     """Whether its packets answer requests for connections, which the target never made."""
     spoofed: bool = False
     """Whether nearly every packet carries another source address, none of them its own."""
+    retry_s: float = 0.0
+    """Mean pause after which a request that was not answered is made again; 0: it is not."""
     malicious: bool = False
     """The truth, for evaluation only: no agent and no detector ever sees it."""
 
@@ -75,12 +77,25 @@ SLOW_HTTP = Profile(
     holds=True,
     malicious=True,
 )
+HTTP_FLOOD = replace(HTTP, name="http-flood", responsive=False, malicious=True)
 DNS_REFLECTION = replace(UDP_FLOOD, name="dns-reflection", packet_octets=1400.0, source_port=53)
 NTP_REFLECTION = replace(UDP_FLOOD, name="ntp-reflection", packet_octets=482.0, source_port=123)
 ACK_FLOOD = replace(SYN_FLOOD, name="ack-flood", syn_share=0.0, reply_share=0.95, unconnected=True)
 ACK_FLOOD_SPOOFED = replace(ACK_FLOOD, name="ack-flood-spoofed", spoofed=True)
 SYN_ACK_FLOOD = replace(ACK_FLOOD, name="syn-ack-flood", source_port=443, syn_acks=True)
 SYN_ACK_FLOOD_SPOOFED = replace(SYN_ACK_FLOOD, name="syn-ack-flood-spoofed", spoofed=True)
+SIGNALLING = Profile(
+    "signalling",
+    responsive=False,
+    packet_octets=150.0,
+    syn_share=0.1,
+    retry_s=25.0,
+)
+"""A device that registers and asks for sessions: ten messages of 150 octets a request. One that is
+not answered is made again after T3510 and T3511: 15 s and 10 s (3GPP TS 24.501, table 10.2.1)."""
+SIGNALLING_STORM = replace(SIGNALLING, name="signalling-storm", malicious=True)
+CALLS = replace(SIGNALLING, name="calls", packet_octets=1000.0, syn_share=0.5, retry_s=0.0)
+"""What one network function asks of another for the requests that it answers."""
 PROFILES = {
     p.name: p
     for p in (
@@ -97,6 +112,9 @@ PROFILES = {
         SYN_ACK_FLOOD,
         SYN_ACK_FLOOD_SPOOFED,
         SLOW_HTTP,
+        HTTP_FLOOD,
+        SIGNALLING,
+        SIGNALLING_STORM,
     )
 }
 
@@ -166,6 +184,8 @@ class Source(Struct, frozen=True):
     """Where it moves to, in order."""
     asymmetric: bool = False
     """Whether what the target answers takes another way: no recorder but at the target sees it."""
+    dealt_by: str = ""
+    """What it is dealt to shares of the sources by; empty: its address."""
 
 
 def source_address(group: int, number: int) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Predicate
@@ -59,6 +60,15 @@ class Distrusted(Predicate, frozen=True):
     agent: AgentId
 
 
+class RootQuote(Struct, frozen=True):
+    """What hardware says of evidence (``phalanx.trust.roots``)."""
+
+    kind: str
+    """Of the hardware: ``tpm``."""
+    octets: bytes
+    """Over all of the evidence but this and the signature."""
+
+
 class Evidence(Struct, frozen=True, tag=True):
     """What an attester shows of itself, in the shape of an entity attestation token (RFC 9711)."""
 
@@ -71,8 +81,15 @@ class Evidence(Struct, frozen=True, tag=True):
     """What the measurer saw of the process, as ``phalanx.trust.measurement`` writes it."""
     modelled: bool
     """Whether the measurer is a model, as where all agents share one process."""
+    quote: RootQuote | UnsetType = UNSET
+    """Unset: no hardware vouches."""
     signature: str = ""
     """Ed25519, in hexadecimal, of the measurer over all that stands above."""
+
+    @property
+    def root(self) -> str:
+        """Kind of the root of trust: ``software``, the measurer's key alone; or ``tpm``."""
+        return self.quote.kind if self.quote else "software"
 
 
 class Measure(Struct, frozen=True):
@@ -85,6 +102,15 @@ class Submit(Struct, frozen=True):
     """Action: write an entry into the ledger. Result: ``Done``, once it cannot be undone."""
 
     entry: Struct
+
+
+class ServiceLevel(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the communication of agents that verify each other is to keep."""
+
+    max_latency_ms: Annotated[float, Meta(gt=0, le=1e9)]
+    """Of a challenge and its answer together, without the time that measuring takes."""
+    max_loss: Annotated[float, Meta(gt=0, lt=1)]
+    """Share of the messages."""
 
 
 class Scored(Struct, frozen=True):
@@ -127,6 +153,8 @@ class Challenge(Struct, frozen=True, tag=True):
 
     nonce: str
     round: int
+    tried: int = 1
+    """How often it was sent by now: messages arrive at most once."""
 
 
 class EvidenceReply(Struct, frozen=True, tag=True):
@@ -137,9 +165,27 @@ class EvidenceReply(Struct, frozen=True, tag=True):
     reason: str = ""
     kept: tuple[str, ...] = ()
     """What it keeps in force, as the log writes effects; only with evidence."""
+    tried: int = 1
+    """Of the challenge that this answers."""
+    held_s: float = 0.0
+    """Between that challenge and this, in seconds of the attester's clock."""
+
+
+class SignedReport(Struct, frozen=True):
+    """What an agent tells its auctioneer that it keeps in force, so that it stands by it."""
+
+    conversation: str
+    effects: tuple[str, ...]
+    """As the log writes them."""
+    round: int
+    """Of the group's plan, in which it was said."""
+    signature: str = ""
+    """Of the agent's account over its name and all that stands above, in hexadecimal."""
 
 
 class Suspicion(Struct, frozen=True, tag=True):
     """Content of a request to a verifier: look at an agent now."""
 
     agent: AgentId
+    report: SignedReport | None = None
+    """What it has reported, and is not so."""

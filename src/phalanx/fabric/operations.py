@@ -10,6 +10,9 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from msgspec import Meta, Struct
 
+from phalanx.domain.agents import Loop
+from phalanx.domain.messages import SecurityPolicy
+from phalanx.domain.series import WorkloadForecast
 from phalanx.fabric.registration import END_TO_END, Area, Health, Name, ServiceState
 from phalanx.identity.names import Role
 
@@ -70,6 +73,8 @@ class StatusAnswer(Struct, frozen=True):
     """Its clock, to be read beside its events; says nothing about any other clock."""
     duties: dict[str, bool] = {}
     """Standing goals of its plan that some agent must see to; whether it is the one."""
+    loop: Loop | None = None
+    """What it looks after, as a closed loop of slices."""
 
 
 class DrainRequest(Struct, frozen=True):
@@ -172,21 +177,31 @@ class InventoryAnswer(Struct, frozen=True):
     measures: tuple[MeasureEntry, ...] = ()
 
 
+class ForecastRequest(Struct, frozen=True):
+    """Asks what the agent expects of its PoP's load."""
+
+
 STATUS = Operation("status", StatusRequest, StatusAnswer, False, "how the agent is")
 BELIEFS = Operation("beliefs", BeliefsRequest, BeliefsAnswer, False, "what the agent believes")
 INVENTORY = Operation(
     "inventory", InventoryRequest, InventoryAnswer, False, "the VNFs and measures that it keeps"
+)
+FORECAST = Operation(
+    "forecast", ForecastRequest, WorkloadForecast, False, "what it expects of its PoP's load"
 )
 DRAIN = Operation("drain", DrainRequest, Accepted, True, "hand over and leave")
 STOP = Operation("stop", StopRequest, Accepted, True, "end the process now")
 RELOAD = Operation("reload", ReloadRequest, Accepted, True, "read the plan again")
 PROBE = Operation("probe", ProbeRequest, ProbeAnswer, True, "whether it reaches another agent")
 """It makes the agent speak: so it is no mere read, and agents do not have each other do it."""
+POLICY = Operation("policy", SecurityPolicy, Accepted, True, "issue a policy to the loops it has")
+"""Of managers of closed loops alone."""
 
 AGENT_OPERATIONS: tuple[Operation[Any, Any], ...] = (
     STATUS,
     BELIEFS,
     INVENTORY,
+    FORECAST,
     DRAIN,
     STOP,
     RELOAD,

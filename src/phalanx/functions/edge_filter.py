@@ -19,8 +19,21 @@ from typing import ClassVar
 
 from msgspec import Struct
 
-from phalanx.analytics.detectors import SLOW, Finding
-from phalanx.analytics.fixed_rules import ANSWERED, COMPLETES, FlowAggregate, aggregate
+from phalanx.analytics.detectors import (
+    HTTP_FLOOD,
+    SIGNALLING_STORM,
+    SLOW,
+    Finding,
+    load_detector,
+)
+from phalanx.analytics.fixed_rules import (
+    ANSWERED,
+    COMPLETES,
+    FlowAggregate,
+    aggregate,
+    request_floods,
+    unanswered_floods,
+)
 from phalanx.analytics.statistics import wilson
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi import (
@@ -40,6 +53,7 @@ from phalanx.bdi import (
     plan,
     when,
 )
+from phalanx.coordination.arbitration import BLOCK, claims_at, holding
 from phalanx.coordination.measures import (
     LITTLE_MB_S,
     PROTECT,
@@ -64,13 +78,27 @@ from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Mode, Predicate, avert, want
 from phalanx.domain.messages import AttackReport, Message, Performative
 from phalanx.domain.network import PopId, link_id
-from phalanx.domain.predicates import AttackFiltered, EntryScreened, LinkScreened, Quiet, Threat
+from phalanx.domain.predicates import (
+    AttackFiltered,
+    ClaimHeld,
+    EntryScreened,
+    LinkScreened,
+    Quiet,
+    Threat,
+)
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
+from phalanx.domain.series import TrafficWindow
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.classifier import FIXED_RULES, analysis, examine, passed
 from phalanx.functions.service_monitor import ATTACK, report_attack
 
+SIGNALLING_RULES = "signalling-rules"
+"""The detector of devices that ask too often."""
+ANSWERED_AS_USERS = {HTTP_FLOOD, SIGNALLING_STORM}
+"""Kinds of attacks whose sources are answered: who reports and who looks must both name them."""
+STORM_LOOKS = 3
+"""So many times as long is a look for devices that ask too often."""
 FRESH_S = 15.0
 """How long a report directs attention."""
 FULL = 0.9
@@ -82,12 +110,20 @@ CLEAN_S = 4.0
 """After a look that found nothing the next waits so long, unless more enters than then."""
 MORE = 1.2
 """Rate, in shares of that of the clean look, from which more enters."""
+PULSE_S = 5.0
+"""So long after a look that missed what was reported, a report of the same is of another pulse."""
+PULSES = 1.5
+"""So many times as long as from pulse to pulse a look waits for the next one ..."""
+MOST_PULSE_S = 60.0
+"""... but not longer than this."""
 MOST_TARGETS = 1_024
 """Targets of which reports are kept in mind."""
 MOST_SOURCES = 4_096
 """Sources of one rule."""
 MOST_SEEN = 16 * MOST_SOURCES
 """Sources whose reports are kept in mind, of all targets."""
+REPLIED_S = 300.0
+"""So long after replies were seen at an entry, they are expected to pass there."""
 HARM = 0.5
 """A filter is harmful if users who were served before it get less than this share after it."""
 HARM_LOOKS = 2
@@ -105,6 +141,7 @@ class _Heard(Struct):
     sources: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
     """Sources behind which users are, too."""
+    kinds: frozenset[str] = frozenset()
 
 
 class _Relapses(Struct):
@@ -132,8 +169,12 @@ class EdgeFilter(Capability):
 
     def __init__(self) -> None:
         self._heard: dict[str, _Heard] = {}
+        self._replied = -REPLIED_S
+        """When replies to users of TCP were seen here last, of whatever target."""
         self._clean: dict[str, tuple[float, float]] = {}
         """(time of the last look at this PoP that found nothing, rate before it in MB/s)."""
+        self._missed: dict[str, tuple[float, frozenset[str]]] = {}
+        """(time of the last look here that saw none of them, sources reported) of each target."""
         self._relapses: dict[str, _Relapses] = {}
         self._seen: dict[tuple[str, str], float] = {}
         """When each (target, source) was reported last; "" stands for sources without names."""
@@ -156,13 +197,15 @@ class EdgeFilter(Capability):
         if heard is None or me.now - heard.at >= STALE_S:
             me.call_at(me.now + STALE_S, partial(self._give_up, me, report.target))
         sources, shared = frozenset(report.sources[:MOST_SOURCES]), frozenset(report.shared)
+        kinds = frozenset(report.kinds)
         if heard is not None and me.now - heard.at < FRESH_S:
             sources, shared = sources | heard.sources, shared | heard.shared
+            kinds |= heard.kinds
         if len(self._heard) >= MOST_TARGETS:
             fresh = {t: h for t, h in self._heard.items() if me.now - h.at < FRESH_S}
             self._heard = fresh if len(fresh) < MOST_TARGETS else {}
             self._clean.clear()
-        self._heard[report.target] = _Heard(me.now, sources, shared)
+        self._heard[report.target] = _Heard(me.now, sources, shared, kinds)
         self._count_relapse(me, report)
         if me.pop is not None and not me.draining:
             me.perform(ReadEntry(report.target), partial(self._entering, me, report.target))
@@ -177,6 +220,7 @@ class EdgeFilter(Capability):
         if due > me.now:
             me.call_at(due, partial(self._give_up, me, target))
             return
+        self._missed.pop(target, None)
         for goal in me.open_goals():
             screened = goal.goal.predicate
             waits = goal.instance is None and goal.contract is None
@@ -274,21 +318,23 @@ class EdgeFilter(Capability):
         screened = goal.goal.predicate
         assert isinstance(screened, EntryScreened)
         assert goal.instance is not None
+        heard = self._report(screened.ip)
         look_s = me.parameter(self, "entry_look_s")
-        look_s /= 2 if self._report(screened.ip).sources else 1
-        records: FlowRecords = yield Act(
-            Observe(
-                goal.instance,
-                look_s,
-                ip=screened.ip,
-                entry=screened.entry or None,
-            )
-        )
-        heard = self._report(screened.ip)  # there may be news since the look began
-        reported = heard.sources
-        findings = [f for f in examine(me, goal, records) if f.target == screened.ip]
-        seen = [one for one in aggregate(records.flows) if one.target == screened.ip]
-        blocked = _blocked(seen, findings, reported)
+        look_s /= 2 if heard.sources and not heard.kinds & ANSWERED_AS_USERS else 1
+        look_s *= STORM_LOOKS if SIGNALLING_STORM in heard.kinds else 1
+        until = me.now + self._pulse_s(me, screened.ip)
+        while True:
+            look = Observe(goal.instance, look_s, ip=screened.ip, entry=screened.entry or None)
+            records: FlowRecords = yield Act(look)
+            heard = self._report(screened.ip)  # there may be news since the look began
+            reported = heard.sources
+            findings, seen = self._findings(me, goal, records)
+            if SIGNALLING_STORM in heard.kinds:  # not to be answered convicts no device
+                reported = frozenset()
+            blocked = _blocked(seen, findings, reported)
+            if blocked or findings or me.now >= until:
+                break
+        self._note_missed(me, screened.ip, seen, reported)
         forged = [f for f in findings if f.source is None and f.spoofed]
         found = [f"{source}>{screened.ip}" for source in blocked]
         yield analysis(
@@ -302,9 +348,9 @@ class EdgeFilter(Capability):
         )
         if not blocked and not findings and screened.entry == me.pop and screened.ip in self._clean:
             self._clean[screened.ip] = me.now, self._clean[screened.ip][1]
-        slow = {f.source for f in findings if f.kind == SLOW}
+        served = {f.source for f in findings if f.kind in {SLOW, *ANSWERED_AS_USERS}}
         shared = {o.source for o in seen if o.answered > ANSWERED * o.open} | heard.shared
-        shared = {source for source in blocked if source in shared and source not in slow}
+        shared = {source for source in blocked if source in shared and source not in served}
         for rule in _rules(screened, blocked, shared, forged, seen):
             effect = _effect(rule)
             until, _ = self._harmful.get(effect, (me.now, 0.0))
@@ -320,7 +366,53 @@ class EdgeFilter(Capability):
                 for source in rule.match.sources:
                     yield Believe(Threat(source, screened.ip))
                 yield from enforce(me, goal, effect, rule)
+                for claim in _claims(me, effect):
+                    yield Adopt(want(claim), PROTECT)
         yield Believe(screened)
+
+    def _findings(
+        self, me: Agent, goal: GoalInstance, records: FlowRecords
+    ) -> tuple[list[Finding], list[FlowAggregate]]:
+        """Return what a look found of attacks on the goal's target, and what it saw of it."""
+        screened = goal.goal.predicate
+        assert isinstance(screened, EntryScreened)
+        heard, reported = self._report(screened.ip), self._report(screened.ip).sources
+        findings = [f for f in examine(me, goal, records) if f.target == screened.ip]
+        seen = [one for one in aggregate(records.flows) if one.target == screened.ip]
+        if HTTP_FLOOD in heard.kinds:  # it is answered as users are: both must say so
+            flooding = request_floods(seen, effective_s(records))
+            findings += [f for f in flooding if f.source in reported]
+        if SIGNALLING_STORM in heard.kinds:  # so are these
+            window = TrafficWindow(effective_s(records), (), records.flows)
+            asking = load_detector(SIGNALLING_RULES).examine(window)
+            findings += [f for f in asking if f.source in reported and f.target == screened.ip]
+        if any(one.protocol == "tcp" and one.replies > one.resets for one in seen):
+            self._replied = me.now
+        if me.now - self._replied < REPLIED_S:
+            known = {f.source for f in findings}
+            silent = unanswered_floods(seen, effective_s(records))
+            findings += [f for f in silent if f.source not in known]
+        return findings, seen
+
+    def _pulse_s(self, me: Agent, ip: str) -> float:
+        """Return how long to wait for reported sources that the last look came too late for.
+
+        What floods for less than a report and a look take together is gone before it is seen
+        here, each time. Nobody is blocked unseen, so the next look lies in wait for it.
+        """
+        at, sources = self._missed.get(ip, (-MOST_PULSE_S, frozenset()))
+        since_s = me.now - at
+        again = sources & self._report(ip).sources and PULSE_S <= since_s <= MOST_PULSE_S
+        return min(PULSES * since_s, MOST_PULSE_S) if again else 0.0
+
+    def _note_missed(
+        self, me: Agent, ip: str, seen: Collection[FlowAggregate], reported: frozenset[str]
+    ) -> None:
+        self._missed.pop(ip, None)
+        if reported and reported.isdisjoint(one.source for one in seen):
+            if len(self._missed) >= MOST_TARGETS:
+                self._missed.clear()
+            self._missed[ip] = me.now, reported
 
     @staticmethod
     def _filtered(me: Agent, effect: AttackFiltered) -> bool:
@@ -344,11 +436,20 @@ class EdgeFilter(Capability):
     watch_own, watch_no_more = watching(AttackFiltered, gone="the filter is lifted")
 
     @when(AttackFiltered, value=False)
-    def forget_threats(self, me: Agent, effect: AttackFiltered) -> Steps:  # noqa: ARG002
+    def forget_threats(self, me: Agent, effect: AttackFiltered) -> Steps:
         """The sources of a filter that is gone are no threat for now."""
         report = self._reports.pop(effect, None)
         for source in () if report is None else report.sources:
             yield Forget(Threat(source, effect.ip))
+        for claim in _claims(me, effect):
+            yield Drop(want(claim), "the filter is lifted")
+
+    @when(ClaimHeld, value=False)
+    def overruled(self, me: Agent, held: ClaimHeld) -> Steps:
+        """Lift a filter that the loop of the target does not agree to."""
+        for effect in me.beliefs.matching(AttackFiltered):
+            if str(effect) == held.effect and inventory_of(me).holder(effect) is not None:
+                yield Adopt(avert(effect), PROTECT)
 
     @plan(Quiet, local=True, applies=quiet_of(AttackFiltered))
     def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
@@ -416,6 +517,12 @@ class EdgeFilter(Capability):
         relapses = self._relapses.get(ip)
         times = 0 if relapses is None else relapses.times
         return me.parameter(self, "hold_s") * 2.0**times
+
+
+def _claims(me: Agent, effect: AttackFiltered) -> list[ClaimHeld]:
+    """Return what a filter claims at the loops of the functions that it protects."""
+    because = "an attack on it enters the network"
+    return [holding(sem, BLOCK, because, str(effect)) for sem in claims_at(me, effect.ip)]
 
 
 def _next(dead: AgentId, alive: Sequence[AgentId]) -> AgentId | None:

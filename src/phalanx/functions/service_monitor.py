@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container
 from functools import partial
+from statistics import median
 from typing import ClassVar
 
 from msgspec import Struct, field
@@ -49,16 +50,23 @@ ATTACK = "attack"
 """Conversation of the reports."""
 BREACHED, RESTORED = 0.7, 0.9
 """Shares of the usual goodput below which a service is breached, and above which it is back."""
-USUAL_WEIGHT = 0.1
-"""Weight of one look in what is usual."""
+USUAL_LOOKS = 20
+"""Looks whose median is what is usual: a flood that is served does not change it in a few."""
 LEARNED = 5
 """Looks after which it is known what is usual."""
 IN_A_ROW = 2
 """Looks with too little goodput that make a breach."""
 CROWDED = 0.2
 """Share of a link's octets from which one-way UDP that came with a breach is its cause."""
+FAMILIAR_WEIGHT = 0.1
+"""Weight of one look in what a source of one-way UDP usually sends."""
+GROWN = 1.5
+"""A source of one-way UDP that sends so many times what it usually did is a stranger again: floods
+that grow slowly were there while users were served, too."""
 FEW_ASKED = 16
 """A remembered offender is convicted again by so many SYNs or packets that got nothing."""
+FEW_SENT = 4
+"""One forged address of many sends not more packets in a look."""
 FEW_LOOKS = 2
 RECENT_S = 1.0
 """So many looks, and all of the last second, are judged together as well, beside the last one and
@@ -78,16 +86,18 @@ SAMPLES = 60
 class _Target(Struct):
     """What is known of the traffic towards one address."""
 
-    usual_kb_s: float = 0.0
-    """What one source usually gets, in KB/s."""
-    looks: int = 0
-    """How many looks that figure rests on."""
+    usual: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
+    """What one source got in the last looks while nothing was wrong, in KB/s."""
+    lately: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
+    """What one source got in the last looks, in KB/s."""
     low: int = 0
-    """Looks in a row with much less than that."""
+    """Looks in a row with much less than usual."""
     suffers: float | None = None
     """Since when its users get much less than usual, in seconds; None: they do not."""
     asked: int = 0
     """How often others were asked to look, since then."""
+    fell: float | None = None
+    """Since when they get less in the middle of several looks: one good look is chance."""
     since: float | None = None
     """When the present attack was first seen, in seconds; None: there is none."""
     attacked: float = 0.0
@@ -99,8 +109,10 @@ class _Target(Struct):
     """Those of them behind which users were seen as well."""
     slow: bool = False
     """Whether the attack holds connections: it is answered now and then, as users are."""
-    familiar: set[str] = field(default_factory=set)
-    """Sources of one-way UDP that users were served beside."""
+    familiar: dict[str, float] = field(default_factory=dict)
+    """Sources of one-way UDP that users were served beside, with what each sent, in KB/s."""
+    swarmed: float = -1e9
+    """When strangers were seen last: those that come soon after are more of them."""
 
 
 class _Link(Struct):
@@ -199,7 +211,7 @@ class ServiceMonitor(Capability):
             kept -= len(seen.looks.popleft()[1].flows)
         findings = self._examine(me, goal, seen, sample) + seen.slow
         seen.slow = []
-        convicted = self._convicted(me, records, findings)
+        convicted = self._convicted(me, records, whole_s, findings)
         attacked: dict[str, set[str]] = {f.target: set() for f in findings if f.source is None}
         for source, target in convicted:
             attacked.setdefault(target, set()).add(source)
@@ -254,7 +266,7 @@ class ServiceMonitor(Capability):
         return findings
 
     def _convicted(
-        self, me: Agent, records: FlowRecords, findings: list[Finding]
+        self, me: Agent, records: FlowRecords, seconds: float, findings: list[Finding]
     ) -> dict[tuple[str, str], Finding | None]:
         """Return (source, target) of what attacks, with its finding; None: it is remembered.
 
@@ -267,7 +279,7 @@ class ServiceMonitor(Capability):
             key = flow.source, flow.target
             if key in self._offenders and key not in convicted and _got_nothing(flow):
                 convicted[key] = None
-        convicted |= self._strangers(records, convicted)
+        convicted |= self._strangers(me, records, seconds, convicted)
         self._offenders |= dict.fromkeys(convicted, me.now)
         if len(self._offenders) > MANY_FLOWS or me.now - min(
             self._offenders.values(), default=me.now
@@ -278,25 +290,35 @@ class ServiceMonitor(Capability):
         return convicted
 
     def _strangers(
-        self, records: FlowRecords, convicted: Container[tuple[str, str]]
+        self, me: Agent, records: FlowRecords, seconds: float, convicted: Container[tuple[str, str]]
     ) -> dict[tuple[str, str], Finding]:
         """Return sources of UDP that nobody answers, which came with a breach that they explain.
 
         Each of a swarm sends too little to be judged by itself.
         """
-        crowds: dict[str, dict[str, int]] = {}
-        for flow in records.flows:
-            known = self._targets.get(flow.target)
-            if known is None or known.suffers is None or not _one_way(flow):
-                continue
-            if flow.source not in known.familiar and (flow.source, flow.target) not in convicted:
-                crowd = crowds.setdefault(flow.target, {})
-                crowd[flow.source] = crowd.get(flow.source, 0) + flow.octets
-        octets = sum(flow.octets for flow in records.flows)
+        all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
         found = {}
-        for target, crowd in crowds.items():
-            share = sum(crowd.values()) / octets
+        every = _sent_one_way(records, seconds)
+        steady = _sent_one_way(records, seconds, FEW_SENT)
+        for target in every:
+            known = self._targets.get(target)
+            if known is None:
+                continue
+            if known.suffers is not None:
+                sent = every[target]
+            elif me.now - known.swarmed < me.parameter(self, "calm_s"):
+                sent = steady.get(target, {})  # of forged sources each sends a packet or two
+            else:
+                continue
+            crowd = {
+                source: kb_s
+                for source, kb_s in sent.items()
+                if kb_s > GROWN * known.familiar.get(source, 0.0)
+                and (source, target) not in convicted
+            }
+            share = sum(crowd.values()) / all_kb_s if crowd else 0.0
             if share >= CROWDED:
+                known.swarmed = me.now
                 evidence = {"sources": len(crowd), "share": round(share, 6)}
                 reason = f"one of {len(crowd)} unanswered sources that came as service fell"
                 for source in crowd:
@@ -362,6 +384,7 @@ class ServiceMonitor(Capability):
         Users who leave take nothing from those who stay, so the goodput is taken per source.
         """
         octets: dict[str, int] = dict.fromkeys([*seen.targets, *attacked], 0)
+        sent = _sent_one_way(records, seconds)
         users: dict[str, set[str]] = {}
         for flow in records.flows:
             if (flow.source, flow.target) not in convicted:
@@ -375,12 +398,11 @@ class ServiceMonitor(Capability):
                 yield Believe(UnderAttack(target), value=False)
             each_kb_s = total / max(1, len(users.get(target, ()))) / seconds / 1e3
             yield from self._breach(me, target, known, each_kb_s, explained=target in attacked)
-            if known.suffers is None and not known.low and len(known.familiar) < MANY_FLOWS:
-                known.familiar.update(
-                    flow.source
-                    for flow in records.flows
-                    if flow.target == target and _one_way(flow)
-                )
+            calm = known.suffers is None and not known.low and target not in attacked
+            if calm and len(known.familiar) < MANY_FLOWS:
+                for source, kb_s in sent.get(target, {}).items():
+                    usual = known.familiar.get(source, kb_s)
+                    known.familiar[source] = usual + (kb_s - usual) * FAMILIAR_WEIGHT
 
     def _breach(
         self, me: Agent, target: str, known: _Target, each_kb_s: float, *, explained: bool
@@ -391,24 +413,30 @@ class ServiceMonitor(Capability):
         What stays like that for long without an attack is usual from then on.
         """
         breached = ServiceBreached(target)
-        known.low = known.low + 1 if each_kb_s < BREACHED * known.usual_kb_s else 0
-        if known.looks >= LEARNED and known.low >= IN_A_ROW and known.suffers is None:
+        usual_kb_s = median(known.usual or (0.0,))
+        known.low = known.low + 1 if each_kb_s < BREACHED * usual_kb_s else 0
+        known.lately.append(each_kb_s)
+        # An attack may begin before it is known well what is usual: then more looks have to agree.
+        enough = IN_A_ROW if len(known.usual) >= LEARNED else LEARNED
+        if known.low >= enough and known.suffers is None:
             known.suffers, known.asked = me.now, 0
+            known.fell = known.fell or me.now
             yield Believe(breached)
+        if known.suffers is None and median(known.lately) >= RESTORED * usual_kb_s:
+            known.fell = None
         if known.suffers is not None and not explained:
             due = known.suffers + me.parameter(self, "report_repeat_s") * (2**known.asked - 1)
-            if me.now - known.suffers > me.parameter(self, "resigned_s"):
-                known.usual_kb_s = each_kb_s
+            if me.now - (known.fell or me.now) > me.parameter(self, "resigned_s"):
+                known.usual = deque(known.lately, USUAL_LOOKS)
+                usual_kb_s = median(known.usual)
             elif me.now >= due:
                 known.asked += 1
                 report_attack(me, AttackReport(target))
-        if known.suffers is not None and each_kb_s >= RESTORED * known.usual_kb_s:
+        if known.suffers is not None and each_kb_s >= RESTORED * usual_kb_s:
             known.suffers = None
             yield Believe(breached, value=False)
         if known.since is None and known.suffers is None and not known.low:
-            weight = max(USUAL_WEIGHT, 1 / (known.looks + 1))
-            known.usual_kb_s += (each_kb_s - known.usual_kb_s) * weight
-            known.looks += 1
+            known.usual.append(each_kb_s)
 
     def _target(self, target: str) -> _Target:
         return self._targets.setdefault(target, _Target())
@@ -420,8 +448,19 @@ def report_attack(me: Agent, report: AttackReport) -> None:
         me.tell(Performative.INFORM, agent, ATTACK, report)
 
 
-def _one_way(flow: FlowStats) -> bool:
-    return flow.protocol == "udp" and not flow.replies
+def _sent_one_way(
+    records: FlowRecords, seconds: float, few: int = 0
+) -> dict[str, dict[str, float]]:
+    """Return what each source of UDP that nobody answers sent, in KB/s, by target.
+
+    Flows of not more than a ``few`` packets are left out.
+    """
+    sent: dict[str, dict[str, float]] = {}
+    for flow in records.flows:
+        if flow.protocol == "udp" and not flow.replies and flow.packets > few:
+            to = sent.setdefault(flow.target, {})
+            to[flow.source] = to.get(flow.source, 0.0) + flow.octets / seconds / 1e3
+    return sent
 
 
 def _got_nothing(flow: FlowStats) -> bool:

@@ -79,6 +79,16 @@ class Head(Struct, frozen=True):
     hash: str
 
 
+class Checkpoint(Struct, frozen=True):
+    """How far a ledger was read: what stands up to there is the same while it has that head."""
+
+    ledger: Address
+    """The account that founded it: a chain may hold several ledgers."""
+    head: Head
+    position: int
+    """Of the last entry up to there; -1: there was none."""
+
+
 class LedgerStatus(Struct, frozen=True):
     """How a ledger is, as this process sees it."""
 
@@ -117,7 +127,8 @@ class Ledger(Protocol):
         seen: Callable[[RecordedEntry], None],
         *,
         gone: Callable[[RecordedEntry], None] = ...,
-        since: int = -1,
+        since: Checkpoint | None = None,
+        begins: Callable[[bool], None] = ...,
     ) -> Callable[[], None]:
         """Tell every confirmed entry in the one order, from the beginning on.
 
@@ -125,11 +136,23 @@ class Ledger(Protocol):
             seen: called for each entry, in calls of the clock.
             gone: called, latest entry first, for each that was told and is no longer there: the
                 ledger was rewritten. It may be told again, at another position.
-            since: position after which to begin.
+            since: after which to begin, if the ledger still has its head; None: at the beginning.
+            begins: called before the first entry after ``since``, once that head was found. With
+                False where the ledger has another one instead, or later gets one: all of it is
+                told from the beginning. Not called while the ledger is older than ``since``.
 
         Returns:
             A call that ends it.
 
+        Raises:
+            LedgerError: if ``since`` is before what the node began with (``LedgerNode.resume``).
+
+        """
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return how far all that follow in this process were told; None: it cannot be said.
+
+        Not to be asked while an entry is being told.
         """
 
     def status(self) -> LedgerStatus:
@@ -164,6 +187,12 @@ class LedgerNode(Protocol):
         Raises:
             LedgerError: if the secret is no key.
 
+        """
+
+    def resume(self, since: Checkpoint) -> None:
+        """Read what comes after a checkpoint alone, if the ledger still has its head.
+
+        To be called at once after opening. A kind that cannot do it reads from the beginning.
         """
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ It stands for a chain, and is none that several parties keep: who has its file c
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -47,8 +48,22 @@ class Block(Struct, frozen=True):
     hash: str
     parent: str
     timestamp: int
-    logs: tuple[dict[str, Any], ...] = ()
-    """As ``eth_getLogs`` has them."""
+    entries: int = 0
+    packed: bytes = b""
+    """Its logs in a tenth of their octets: a chain of months stands in memory."""
+
+    @property
+    def logs(self) -> list[dict[str, Any]]:
+        """Return what contracts told in it, as ``eth_getLogs`` has it."""
+        return msgspec.msgpack.decode(zlib.decompress(self.packed)) if self.entries else []
+
+
+class _Receipt(Struct, frozen=True):
+    number: int
+    status: str
+    gas_used: str
+    made: str | None
+    revert: str
 
 
 class EmbeddedChain:
@@ -72,7 +87,7 @@ class EmbeddedChain:
         self._evm = pyrevm.EVM(spec_id="MERGE")
         self._pending: dict[str, tuple[bytes, Transaction, str]] = {}
         self._nonces: dict[str, int] = {}
-        self._receipts: dict[str, dict[str, Any]] = {}
+        self._receipts: dict[str, _Receipt] = {}
         self._blocks = [Block(0, "0x" + bytes(32).hex(), "0x" + bytes(32).hex(), 0)]
         self.founder = ""
         """Account that made the first contract; empty: there is none."""
@@ -159,7 +174,18 @@ class EmbeddedChain:
 
     def eth_getTransactionReceipt(self, name: str) -> dict[str, Any] | None:  # noqa: N802
         """Return what became of a transaction; None: no block has it."""
-        return self._receipts.get(name)
+        it = self._receipts.get(name)
+        if it is None:
+            return None
+        return {
+            "transactionHash": name,
+            "blockNumber": hex(it.number),
+            "blockHash": self._blocks[it.number].hash,
+            "status": it.status,
+            "gasUsed": it.gas_used,
+            "contractAddress": it.made,
+            "revertReason": it.revert,
+        }
 
     def eth_getBlockByNumber(self, tag: str, _: bool = False) -> dict[str, Any] | None:  # noqa: N802
         """Return a block by its number or ``latest``; None: there is none."""
@@ -231,13 +257,8 @@ class EmbeddedChain:
         logs: list[dict[str, Any]] = []
         for raw, (tx, sender) in zip(raws, pending, strict=True):
             here = "0x" + keccak(raw).hex()
-            receipt = {
-                "transactionHash": here,
-                "blockNumber": hex(number),
-                "blockHash": name,
-                **self._execute(tx, sender),
-            }
-            for address, topics, data in receipt.pop("events"):
+            self._receipts[here], events = self._execute(number, tx, sender)
+            for address, topics, data in events:
                 logs.append(
                     {
                         "address": address.lower(),
@@ -249,13 +270,15 @@ class EmbeddedChain:
                         "logIndex": hex(len(logs)),
                     }
                 )
-            self._receipts[here] = receipt
-        block = Block(number, name, parent, timestamp, tuple(logs))
+        packed = zlib.compress(msgspec.msgpack.encode(logs), 1)
+        block = Block(number, name, parent, timestamp, len(logs), packed)
         self._blocks.append(block)
         return block
 
-    def _execute(self, tx: Transaction, sender: str) -> dict[str, Any]:
-        """Run one transaction; return what its receipt says beside its place."""
+    def _execute(
+        self, number: int, tx: Transaction, sender: str
+    ) -> tuple[_Receipt, list[tuple[str, list[str], str]]]:
+        """Run one transaction; return its receipt, and address, topics and data of its events."""
         nonce = self._nonces.get(sender, 0)
         self._nonces[sender] = nonce + 1
         made, revert = None, ""
@@ -269,13 +292,9 @@ class EmbeddedChain:
             revert = _revert(str(error))
         result = self._evm.result
         logs = [] if revert or result is None else result.logs
-        return {
-            "status": "0x0" if revert else "0x1",
-            "gasUsed": hex(tx.gas if result is None else result.gas_used),
-            "contractAddress": made,
-            "revertReason": revert,
-            "events": [(log.address, log.topics, "0x" + log.data[1].hex()) for log in logs],
-        }
+        gas_used = hex(tx.gas if result is None else result.gas_used)
+        receipt = _Receipt(number, "0x0" if revert else "0x1", gas_used, made, revert)
+        return receipt, [(it.address, it.topics, "0x" + it.data[1].hex()) for it in logs]
 
     def _deploy(self, sender: str, nonce: int, tx: Transaction) -> str:
         """Make a contract; revm counts a nonce of its own, which is the accounts' here."""

@@ -39,7 +39,15 @@ def assigned(
     return _assigned(seed, attester, frozenset(members), verifiers)
 
 
-@lru_cache(maxsize=4096)  # agents of one process ask the same
+@lru_cache(maxsize=16)  # agents of one process ask the same
+def elected(
+    seed: str, members: frozenset[AgentId], verifiers: int
+) -> dict[AgentId, tuple[AgentId, ...]]:
+    """Return the verifiers of each member in a round, in the order of their names."""
+    each = sorted(members)  # the order of a set differs from process to process
+    return {attester: _assigned(seed, attester, members, verifiers) for attester in each}
+
+
 def _assigned(
     seed: str, attester: AgentId, members: frozenset[AgentId], verifiers: int
 ) -> tuple[AgentId, ...]:

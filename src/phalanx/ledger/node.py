@@ -11,6 +11,7 @@ recorded of an answer that fails: the status says why in one line, and it is ask
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator
 from functools import cache, partial
@@ -24,7 +25,15 @@ from msgspec import Struct, structs
 from phalanx.clock import Clock
 from phalanx.domain.agents import AgentId
 from phalanx.domain.trust import AttestationResult, Deviation, TrustTier
-from phalanx.ledger import Confirmed, Head, LedgerError, LedgerStatus, RecordedEntry, Refused
+from phalanx.ledger import (
+    Checkpoint,
+    Confirmed,
+    Head,
+    LedgerError,
+    LedgerStatus,
+    RecordedEntry,
+    Refused,
+)
 from phalanx.ledger import entries as kinds
 from phalanx.ledger import ethereum as eth
 from phalanx.ledger.chain import EmbeddedChain, RpcError, reason_of
@@ -132,6 +141,12 @@ def _entry_types() -> dict[str, type]:
     return {form.topic: getattr(kinds, name) for name, form in _artefacts().forms.items()}
 
 
+@cache
+def _types(held: type[Struct]) -> tuple[Any, ...]:
+    """Return the types of a struct's fields, which msgspec works out anew each time."""
+    return tuple(field.type for field in structs.fields(held))
+
+
 _TIERS = list(TrustTier)
 
 
@@ -189,9 +204,9 @@ def calldata(entry: Entry) -> bytes:
     held = entry.result if isinstance(entry, kinds.Attested) else entry
     try:
         values = [
-            _outward(kind, float(value) if field.type is float else value)
-            for kind, field, value in zip(
-                form.fields, structs.fields(held), structs.astuple(held), strict=True
+            _outward(kind, float(value) if wanted is float else value)
+            for kind, wanted, value in zip(
+                form.fields, _types(type(held)), structs.astuple(held), strict=True
             )
         ]
         octets = bytes.fromhex(form.selector) + eth.encode([form.whole], [values])
@@ -215,9 +230,8 @@ def entry_of(topics: list[str], data: bytes) -> tuple[Entry, Address]:
     form = _artefacts().forms[entry.__name__]
     values = eth.decode([form.whole], data)[0]
     made = AttestationResult if entry is kinds.Attested else entry
-    types = [field.type for field in structs.fields(made)]
     try:
-        held = made(*map(_inward, form.fields, types, values))
+        held = made(*map(_inward, form.fields, _types(made), values))
         # Such as the kinds of faults: what a contract lets through is still checked.
         msgspec.convert(held, made)
     except (IndexError, msgspec.ValidationError):
@@ -313,6 +327,10 @@ class EthereumNode:
         """What became of transactions that an account here waits for, by hash."""
         self.accounts: list[EthereumLedger] = []
         self._followers: list[Follower] = []
+        self._base: Checkpoint | None = None
+        """What stands up to there was not read."""
+        self._sure = True
+        """Whether the ledger has the base's head."""
         self._reading = self._changed = self._closed = False
         carrier.watch(self.poll)
 
@@ -337,6 +355,11 @@ class EthereumNode:
                 return ledger
         self.accounts.append(EthereumLedger(self, account))
         return self.accounts[-1]
+
+    def resume(self, since: Checkpoint) -> None:
+        """Read what comes after a checkpoint alone, if the ledger still has its head."""
+        if since.ledger == self.operator and not self.blocks:
+            self.blocks, self._base, self._sure = [since.head], since, False
 
     def close(self) -> None:
         """End all."""
@@ -388,9 +411,33 @@ class EthereumNode:
 
     def follow(self, follower: Follower) -> Callable[[], None]:
         """Tell a follower what is recorded, and what will be."""
+        since, base = follower.since, self._base
+        known = since is not None and since.ledger == self.operator
+        known = known and (since == base or since.head in self.blocks)  # type: ignore[union-attr]
+        if base is not None and not known:
+            raise LedgerError("this process reads the ledger from a later entry on")
         self._followers.append(follower)
-        self.clock.call_soon(lambda: follower.tell(self.recorded))
-        return follower.end
+        if since is not None and not known:
+            self.clock.call_soon(follower.restart)
+        self.clock.call_soon(partial(self._tell, [follower]))
+        return partial(self._leave, follower)
+
+    def _leave(self, follower: Follower) -> None:
+        follower.end()
+        self._followers = [it for it in self._followers if it is not follower]
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return how far all followers were told."""
+        told = all(it.is_through(self.recorded) for it in self._followers)
+        if self.operator is None or not (self.blocks and self._sure and told):
+            return None
+        last = self.recorded[-1] if self.recorded else self._base
+        return Checkpoint(self.operator, self.blocks[-1], last.position if last else -1)
+
+    def _tell(self, followers: list[Follower]) -> None:
+        if self._sure:
+            for follower in followers:
+                follower.tell(self.recorded)
 
     def poll(self) -> None:
         """Read what is new."""
@@ -448,6 +495,9 @@ class EthereumNode:
                 f"the ledger is older than it was: block {self.blocks[-1].height} was seen, "
                 f"and the latest is now {height}"
             )
+        if not (trouble or self._sure):
+            self._sure = True
+            self._tell(self._followers)
         while not trouble and (self.blocks[-1].height if self.blocks else -1) < height:
             yield from self._read_span(self.blocks[-1].height + 1 if self.blocks else 0, height)
         self.note(trouble)
@@ -486,8 +536,7 @@ class EthereumNode:
         self.blocks.append(Head(last, end.hash))
         del self.blocks[:-REMEMBERED]
         self.recorded += [recorded for recorded, _ in found]
-        for follower in self._followers:
-            follower.tell(self.recorded)
+        self._tell(self._followers)
         # Whoever submitted an entry is answered once it was told.
         for recorded, transaction in found:
             if self.awaited.get(transaction, recorded) is None:
@@ -501,6 +550,12 @@ class EthereumNode:
             recorded = self.recorded.pop()
             for follower in self._followers:
                 follower.lose(recorded, len(self.recorded))
+        if not self.blocks:
+            self._base, self._sure = None, True
+        for follower in self._followers:
+            since = follower.since
+            if since is not None and (not self.blocks or since.head.height >= known.height):
+                follower.restart()
         for ledger in self.accounts:
             ledger.rewritten()
 
@@ -512,11 +567,15 @@ class Follower:
         self,
         seen: Callable[[RecordedEntry], None],
         gone: Callable[[RecordedEntry], None],
-        since: int,
+        since: Checkpoint | None = None,
+        begins: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self._seen = seen
         self._gone = gone
-        self._since = since
+        self.since = since
+        """After which it is told; None: all."""
+        self._begins = begins
+        self._began = since is None
         self._told = 0
         self._ended = False
 
@@ -526,17 +585,29 @@ class Follower:
 
     def tell(self, recorded: list[RecordedEntry]) -> None:
         """Tell what is new."""
+        if not self._began and self.since is not None and not self._ended:
+            self._began = True
+            self._told = bisect_right(recorded, self.since.position, key=lambda it: it.position)
+            self._begins(True)
         while self._told < len(recorded) and not self._ended:
             self._told += 1
-            it = recorded[self._told - 1]
-            if it.position > self._since:
-                self._seen(it)
+            self._seen(recorded[self._told - 1])
+
+    def is_through(self, recorded: list[RecordedEntry]) -> bool:
+        """Whether it was told all of that, or is told nothing more."""
+        return self._ended or (self._began and self._told == len(recorded))
+
+    def restart(self) -> None:
+        """Tell everything from the beginning: the ledger is not the one of its checkpoint."""
+        self.since, self._began, self._told = None, True, 0
+        if not self._ended:
+            self._begins(False)
 
     def lose(self, recorded: RecordedEntry, left: int) -> None:
         """Tell that an entry is there no longer, if it was told; so many are left before it."""
         if self._told > left and not self._ended:
             self._told = left
-            if recorded.position > self._since:
+            if self.since is None or recorded.position > self.since.position:
                 self._gone(recorded)
 
 
@@ -592,10 +663,15 @@ class EthereumLedger:
         seen: Callable[[RecordedEntry], None],
         *,
         gone: Callable[[RecordedEntry], None] = lambda _: None,
-        since: int = -1,
+        since: Checkpoint | None = None,
+        begins: Callable[[bool], None] = lambda _: None,
     ) -> Callable[[], None]:
-        """Tell every confirmed entry in the one order, from the beginning on."""
-        return self._node.follow(Follower(seen, gone, since))
+        """Tell every confirmed entry in the one order, from the beginning or a checkpoint on."""
+        return self._node.follow(Follower(seen, gone, since, begins))
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return how far all that follow in this process were told."""
+        return self._node.checkpoint()
 
     def status(self) -> LedgerStatus:
         """Return how the ledger is."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
-import ssl
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -24,6 +21,7 @@ from phalanx.ledger import LedgerError
 from phalanx.ledger.chain import EmbeddedChain, RpcError
 from phalanx.ledger.ethereum import one_line
 from phalanx.ledger.node import Answered, EthereumNode, options_of, seconds
+from phalanx.loading.http import ClockedWorker, HttpClient
 
 TIMEOUT_S = 5.0
 """For which a node may be silent."""
@@ -52,32 +50,20 @@ class HttpCarrier:
             LedgerError: if the URL names no host.
 
         """
-        parts = urlsplit(url)
-        try:
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host = port = None
-        if host is None:
-            raise LedgerError("the URL of an Ethereum node is http://HOST:PORT or https://HOST")
-        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        headers = {"Content-Type": "application/json"}
+        self._client = HttpClient(url, "the node", LedgerError, TIMEOUT_S, LONGEST, headers)
+        query = urlsplit(url).query
+        self._path = (self._client.base or "/") + (f"?{query}" if query else "")
         self._clock = clock
         self._poll_s = poll_s
-        if parts.scheme == "https":
-            context = ssl.create_default_context()
-            self._wire: http.client.HTTPConnection = http.client.HTTPSConnection(
-                host, port, timeout=TIMEOUT_S, context=context
-            )
-        else:
-            self._wire = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
-        self._thread = ThreadPoolExecutor(1, "ledger")
+        self._worker = ClockedWorker(clock, "ledger")
         self._asked = 0
         self._closed = False
 
     def ask(self, method: str, params: list[Any], answered: Answered) -> None:
         """Ask the node; the answer comes by the clock."""
         self._asked += 1
-        work = self._thread.submit(self._post, self._asked, method, params)
-        work.add_done_callback(partial(self._back, answered))
+        self._worker.do(partial(self._post, self._asked, method, params), answered)
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call ``changed`` each time that the node is to be asked."""
@@ -92,33 +78,14 @@ class HttpCarrier:
     def close(self) -> None:
         """End, without waiting for an answer."""
         self._closed = True
-        self._thread.submit(self._wire.close)
-        self._thread.shutdown(wait=False)
-
-    def _back(self, answered: Answered, work: Future[Any]) -> None:
-        if self._closed or work.cancelled():
-            return
-        result = work.exception() or work.result()
-        call = partial(self._clock.call_soon, partial(answered, result))
-        with suppress(RuntimeError):  # the clock has been closed, and nobody waits
-            self._clock.loop.call_soon_threadsafe(call)
+        self._worker.close(self._client.close)
 
     def _post(self, number: int, method: str, params: list[Any]) -> Any:
         """Ask, and return the result or the error; what else is wrong is a LedgerError."""
         if self._closed:
             return None
         asked = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
-        headers = {"Content-Type": "application/json"}
-        try:
-            self._wire.request("POST", self._path, json.dumps(asked), headers)
-            response = self._wire.getresponse()
-            octets = response.read(LONGEST + 1)
-        except (OSError, http.client.HTTPException) as error:
-            self._wire.close()  # the next question opens it again
-            return LedgerError(one_line(f"the node cannot be reached: {error}"))
-        if len(octets) > LONGEST:
-            self._wire.close()
-            return LedgerError(f"the node's answer to {method} is larger than {LONGEST} octets")
+        _, octets = self._client.exchange("POST", self._path, json.dumps(asked))
         try:
             reply = msgspec.json.decode(octets, type=_Reply)
             if reply.id != number:
@@ -127,7 +94,7 @@ class HttpCarrier:
                 return RpcError(one_line(reply.error.message))
             return msgspec.json.decode(reply.result)
         except (ValueError, RecursionError):  # msgspec's errors are of the first kind
-            self._wire.close()
+            self._client.close()
             return LedgerError(f"the node answered {method} with something else")
 
 

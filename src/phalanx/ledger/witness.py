@@ -28,7 +28,15 @@ from msgspec.structs import replace
 
 from phalanx.clock import Clock
 from phalanx.domain.agents import AgentId
-from phalanx.ledger import Confirmed, Head, LedgerError, LedgerStatus, RecordedEntry, Refused
+from phalanx.ledger import (
+    Checkpoint,
+    Confirmed,
+    Head,
+    LedgerError,
+    LedgerStatus,
+    RecordedEntry,
+    Refused,
+)
 from phalanx.ledger import entries as kinds
 from phalanx.ledger.election import assigned
 from phalanx.ledger.entries import OPERATOR, Address, Entry
@@ -180,6 +188,9 @@ class WitnessNode:
         self.closed = False
         self._joined: dict[Address, WitnessLedger] = {}
 
+    def resume(self, since: Checkpoint) -> None:
+        """Do nothing: logs are shown from their beginning."""
+
     def found(self, secret: bytes, name: AgentId) -> Address:
         """Record the operator's enrolment as the first entry."""
         account = Account(secret).address
@@ -274,13 +285,20 @@ class WitnessLedger:
         seen: Callable[[RecordedEntry], None],
         *,
         gone: Callable[[RecordedEntry], None] = lambda _: None,
-        since: int = -1,
+        since: Checkpoint | None = None,
+        begins: Callable[[bool], None] = lambda _: None,
     ) -> Callable[[], None]:
         """Tell every confirmed entry in the order in which this account came to know them."""
-        follower = Follower(seen, gone, since)
+        follower = Follower(seen, gone)
         self._followers.append(follower)
+        if since is not None:
+            self._node.clock.call_soon(partial(begins, False))
         self._node.clock.call_soon(lambda: follower.tell(self._recorded))
         return follower.end
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return None: logs are shown to a process that starts again from their beginning."""
+        return None
 
     def status(self) -> LedgerStatus:
         """Return how the ledger is; its head is that of the operator's log."""

@@ -1,5 +1,7 @@
 """Files that a user wrote: typed data, or one line that says what is wrong with the file.
 
+What HTTP servers say is read the same way, in ``http``: bounded, or refused in one line.
+
 What reads a kind of file (scenarios, sites, descriptors) gives its schema as a msgspec Struct,
 and says in ``Offence`` words what the fields say about each other.
 """
@@ -14,11 +16,12 @@ from phalanx.loading.files import (
     read_toml,
     refusal,
 )
-from phalanx.loading.refusals import Offence, nearest, one_line, show, twice, unknown
+from phalanx.loading.refusals import Name, Offence, nearest, one_line, show, twice, unknown
 from phalanx.loading.yamltree import Tree
 
 __all__ = [
     "MAX_BYTES",
+    "Name",
     "Offence",
     "Tree",
     "nearest",

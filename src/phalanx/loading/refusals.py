@@ -9,9 +9,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import inspect
+from msgspec import Meta, inspect
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
+"""What people call a thing in files."""
 
 _UNITS = {
     "mb_s": "in MB/s",
@@ -30,6 +33,8 @@ _PATTERN_WORDS = {
     "[A-Za-z0-9._-]+>": "a link such as pop1>pop2",
     "([A-Z]": "a goal such as LinkRateLimited, or default",
     "[a-z_]": "a name of small letters and '_'",
+    "[0-9A-Fa-f]{6}": "six hexadecimal digits, in quotes",
+    "20[0-9]": "a date such as 2026-01-31",
     "sha256:": "a digest such as sha256:9f86d0… (64 hexadecimal digits)",
 }
 

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.loading import one_line, unknown
+from phalanx.orchestration.iml.unit import UnitKind
 from phalanx.orchestration.journal import (
     ChangeStage,
     Claim,
@@ -265,14 +266,15 @@ class ServiceOrchestrator:
         agents = []
         for member in deployment.members:
             running = {r.unit.name: r.pid for r in self._context.sites(member.site).running()}
-            trust = self._context.trust.standing(member.name) if member.serves else ""
+            is_agent = member.unit.kind is UnitKind.AGENT
+            trust = self._context.trust.standing(member.name) if is_agent else ""
             pid = running.get(member.name)
             agents.append(AgentView(member, pid, seen.get(member.name), trust))
         return msgspec.structs.replace(view, agents=tuple(agents), unreachable=unreachable)
 
     def standings(self, deployment: Deployment) -> tuple[str, ...]:
         """Return how far the agents are trusted, in plain words, each way once."""
-        found = (self._context.trust.standing(member.name) for member in deployment.agents)
+        found = (self._context.trust.standing(member.name) for member in deployment.all_agents)
         return tuple(dict.fromkeys(found))
 
     def asked(self, name: str) -> Asked:

@@ -85,6 +85,8 @@ class Auction(Struct, frozen=True):
     fallback_event: str = ""
     repeats: int | None = None
     """Number of the auction of this predicate before, if its answers were the same."""
+    round: int = 0
+    """Which attempt at the goal it was, from 1; 0 where the log does not say."""
 
     @property
     def answers(self) -> object:
@@ -176,6 +178,7 @@ def _auction(log: Log, place: int, events: list[Event]) -> Auction:
         compared,
         text(fallback.data, "goal") if fallback else "",
         fallback.id if fallback else "",
+        round=int(number(call.data, "round")),
     )
 
 

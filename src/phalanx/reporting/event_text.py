@@ -43,6 +43,12 @@ TEMPLATES: dict[str, str] = {
     "chain.closed": "path {chain} is free again",
     "measure.withdrawn": "takes {effect} back: users got {after_mb_s} MB/s after it, "
     "{before_mb_s} before[; tries it again in {pause_s} s at the earliest]",
+    "host.restarted": "the service of {host} at {pop} is started anew[: {reason}]",
+    "trouble.diagnosed": "finds {trouble} of {service}[ for what enters at {entry}]: it {reason}",
+    "diagnosis.limited": "tells how far {detector} judges {service}: it {reason}",
+    "trouble.unrelieved": "cannot help {service} with its {trouble}: {reason}",
+    "scaling.refused": "refuses a replica of {service} for its {trouble}: {share} of it is "
+    "[{kinds}, of {sources}][{reason}]",
     "agent.started": "starts[ (life {incarnation})][ with {capabilities}]",
     "agent.restored": "continues from its saved state[ (life {incarnation})][: {goals}]",
     "agent.draining": "prepares to leave and hands its work over",
@@ -56,15 +62,30 @@ TEMPLATES: dict[str, str] = {
     "goal.ended": "{goal}: {outcome}[ ({reason})]",
     "goal.taken_over": "takes over {goal}",
     "duty.taken_up": "sees to {goal} from now on",
+    "loop.passed": "passes {goal} {direction} to {to}[: {reason}]",
+    "loop.relieved": "has {goal} done by {by}",
+    "loop.returned": "gets {goal} back from {by}: {reason}",
+    "loop.refused": "refuses {goal} of {sender}: {reason}",
+    "loop.replaced": "hears nothing from {loop} and asks {by} in its place",
+    "loop.unrelieved": "finds no loop that ends {kind} of {entity}[; tried: {tried}]",
+    "policy.issued": "issues policy {number} for {slice} to {to:#loop}[; refused: {refused}]",
+    "policy.taken": "goes by policy {number} of {sender} for {slice}[: {reason}]",
+    "claim.granted": "agrees to {action} {entity} for {holder}: {reason}",
+    "claim.refused": "refuses {holder} to {action} {entity}: {reason}",
+    "claim.overruled": "has {holder} no longer {action} {entity}: {reason}",
+    "claim.ended": "ends the claim of {holder} to {action} {entity}: {reason}",
+    "claim.held": "holds the claim of {holder} to {action} {entity} down: {reason}",
     "plan.started": "follows plan {plan}[ of {capability}] for {goal}",
     "action.failed": "{action} failed: {reason}",
     "auction.called": "calls for proposals: {goal}[, {traffic_mb_s} MB/s of traffic]"
-    "[, taken at {tap}][, {bidders:#bidder}]",
+    "[, taken at {tap}][, {bidders:#bidder}][; {weighed}]",
     "auction.refused": "cannot bid for {goal}: {reason}",
     "auction.failed": "finds no agent for {goal}[: {reason}][; {refusals}]",
     "auction.waiting": "does not give {goal} up, and waits[: {reason}]",
     "contract.accepted": "accepts {goal} from {initiator}[ with {vnf}]",
     "repository.changed": "the repository offers {function} {version}",
+    "workload.forecast": "expects of {subject} in {ahead_s} s: {reason}; advises to {advice} "
+    "(anomaly: {anomaly})",
     "message.shed": "a full queue dropped a {performative} for {receiver}",
     "service.requested": "change {revision} of the service begins: {change}",
     "service.step": "{figure} {step}[ of {subject}]: {state}[ ({detail})]",
@@ -77,6 +98,11 @@ TEMPLATES: dict[str, str] = {
     "trust.enrolled": "enrols {agent}, which runs {software}",
     "trust.suspected": "suspects {agent}: {deviations}",
     "trust.changed": "{agent} is {standing} from now on[: {reason}]",
+    "association.agreed": "agrees with {agent} on {max_latency_ms} ms there and back and a loss of "
+    "{max_loss} at most",
+    "association.breached": "sees that the service level agreed with {agent} is broken: "
+    "{latency_ms} ms there and back, a loss of {loss}, in {exchanges:#exchange}",
+    "association.kept": "sees that the service level agreed with {agent} is kept again",
     "key.installed": "uses the overlay's key of epoch {epoch} from now on, handed out by {by}",
     "key.unusable": "cannot use the key of epoch {epoch} that {by} handed out: {reason}",
     "overlay.keyed": "keys of epoch {epoch} protect {pairs:#pair} of PoPs in the overlay",
@@ -106,7 +132,10 @@ _FIELD = re.compile(r"\{(\w+)(?::(#?)(\w+))?\}")
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 
 
-_ALARMS = ("overUsage(", "connectionFlood(", "underAttack(", "serviceBreached(")
+_ALARMS = (
+    *("overUsage(", "connectionFlood(", "underAttack("),
+    *("serviceBreached(", "serviceTrouble(", "entityTrouble("),
+)
 
 
 def is_alarm(event: Event) -> bool:
@@ -232,6 +261,12 @@ def _measure(data: Mapping[str, Any]) -> str:
         end = ": clients that complete the handshake pass"
     elif effect.startswith("split"):
         end = ", in {parts:#part}" if data.get("parts", 1) != 1 else ""
+    elif data.get("verdict") == "serve":
+        end = ": it answers up to {rate_mb_s} MB/s"
+    elif data.get("verdict") == "enlarge":
+        end = ": {target} answers {rate_mb_s} MB/s more"
+    elif data.get("verdict") == "steer":
+        end = ": all of it passes there" + ", encrypted on its way" * bool(data.get("encrypted"))
     elif data.get("verdict") == "proxy":
         end = ": clients that complete the handshake pass"
     else:
@@ -326,7 +361,9 @@ def _attested(data: Mapping[str, Any]) -> str:
     found = _TIERS.get(str(data.get("tier")), "verifies {attester}")
     modelled = " (modelled)" if data.get("modelled") else ""
     first = ", to begin with" if data.get("round") == 0 else ""
-    return _fill(found + first + modelled + "[: {deviations}]", data)
+    words = _fill(found + first + modelled + "[ (its {root} vouches)][: {deviations}]", data)
+    ran = data.get("activity")
+    return words + _fill("; it has {memory_mb} MB", ran) if isinstance(ran, dict) else words
 
 
 _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -374,6 +411,7 @@ IMPORTANT = KINDS.keys() - {
     "service.step",
     "certificate.holds",
     "revocations.known",
+    "workload.forecast",
 }
 """Kinds that tell the story of a run; the others are its details."""
 

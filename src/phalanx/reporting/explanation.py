@@ -252,7 +252,8 @@ class CauseTree:
         """Take the next event of the log."""
         cause = self._log.cause(event)
         inside = cause is not None and cause.id in self._under_alarm
-        alarm = is_alarm(event)
+        # What a diagnosis leads to beside a belief: other loops hear of it, too.
+        alarm = is_alarm(event) or event.kind == "trouble.diagnosed"
         if alarm or inside:
             self._under_alarm.add(event.id)
         if self._start is None and (alarm or event.kind in {"fault.injected", "agent.crashed"}):

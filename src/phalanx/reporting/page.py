@@ -19,6 +19,7 @@ from phalanx.identity.files import write
 from phalanx.reporting.auctions import AuctionsView, PlacedView, natural
 from phalanx.reporting.explanation import CauseTree
 from phalanx.reporting.log import Log, finite, names, number, rows, table, text
+from phalanx.reporting.loops import LoopsView
 from phalanx.reporting.network_map import map_of, on_at
 from phalanx.reporting.resources import ResourcesView
 from phalanx.reporting.response import ResponseView
@@ -63,6 +64,7 @@ class Report:
         self._resources = ResourcesView()
         self._tree = CauseTree(self._log)
         self._trust = TrustView()
+        self._loops = LoopsView()
 
     def add(self, event: Event) -> None:
         """Take the next event of the log."""
@@ -74,6 +76,7 @@ class Report:
             self._resources,
             self._tree,
             self._trust,
+            self._loops,
         ):
             view.add(event)
 
@@ -118,6 +121,7 @@ class Report:
                 untouched=untouched,
                 causes=self._tree.result(),
                 trust=self._trust.result(),
+                loops=self._loops.levels(),
                 closing=closing_of(log),
             )
         )

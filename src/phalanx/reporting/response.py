@@ -26,6 +26,8 @@ from phalanx.reporting.log import (
 from phalanx.reporting.svg import clock, counted, figure
 from phalanx.reporting.traffic import AttackOutcome, Traffic
 
+_NO_LIMITS = "split", "replicated", "scaledUp", "placedNear", "rerouted"
+"""Measures that hold nothing back."""
 _BLOCKS = {"flowRateLimited", "handshakesProxied", "attackFiltered"}
 """Effects that keep attackers out, and no users."""
 FULL_SHARE = 0.98
@@ -213,7 +215,11 @@ class ResponseView:
                 f"named, in {counted(len(looks), 'analysis', 'analyses')}; not {_some(unnamed)}."
             )
         yield from _refused(about(self._failures))
-        lives = [life for life in self.measures.all if start <= life.begun.time <= end]
+        lives = [
+            life
+            for life in self.measures.all
+            if start <= life.begun.time <= end and not _effect(life.begun)[0].startswith(_NO_LIMITS)
+        ]
         held = {
             effect
             for life in lives
@@ -279,7 +285,7 @@ class ResponseView:
         first: dict[Effect, Event] = {}
         for lifetime in self.measures.all:
             effect = _effect(lifetime.begun)
-            if start <= lifetime.begun.time <= end and not effect[0].startswith("split"):
+            if start <= lifetime.begun.time <= end and not effect[0].startswith(_NO_LIMITS):
                 first.setdefault(effect, lifetime.begun)
         return list(first.values()), [e for (kind, _), e in first.items() if kind in _BLOCKS]
 

@@ -10,6 +10,7 @@ from msgspec import Struct
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import is_alarm
 from phalanx.reporting.log import Data, Lifetime, number, table, text
+from phalanx.reporting.resources import EnergyMeter
 from phalanx.reporting.response import Response, ResponseView
 from phalanx.reporting.traffic import SETTLED_S, AttackOutcome, mean, outcomes
 from phalanx.reporting.trust import TrustStory, TrustView
@@ -95,6 +96,8 @@ class Summary(Struct, frozen=True):
     events: int
     trust: TrustStory | None = None
     """Who verified whom; None: nobody."""
+    energy_wh: float | None = None
+    """What the PoPs took, in Wh; None: the run does not tell their power."""
 
 
 class SummaryView:
@@ -103,6 +106,7 @@ class SummaryView:
     def __init__(self) -> None:
         self._response = ResponseView()
         self._trust = TrustView()
+        self._energy = EnergyMeter()
         self._kinds: Counter[str] = Counter()
         self._placements: list[StartedInstance] = []
         self._alarm_s: float | None = None
@@ -114,6 +118,7 @@ class SummaryView:
         """Take the next event of the log."""
         self._response.add(event)
         self._trust.add(event)
+        self._energy.add(event)
         self._kinds[event.kind] += 1
         self._now = event.time
         data = event.data
@@ -171,6 +176,7 @@ class SummaryView:
             returned=None if under_way else given_back,
             events=self._kinds.total(),
             trust=self._trust.result(),
+            energy_wh=self._energy.result(),
         )
 
     def _host(self, outcome: AttackOutcome, start: float, end: float) -> HostSummary:

@@ -174,27 +174,29 @@ def _judge(host: HostTraffic, span: tuple[float, float] | None) -> AttackOutcome
     late = settled if start is None else during[start:]
     after, served = _served(late)
     left = mean(s.malicious for s in late)
-    figures = f"{figure(after)} MB/s, {served:.0%} of what they ask for"
+    users = f"its users get {figure(after)} MB/s, {served:.0%} of what they ask for"
+    if not any(s.wanted for s in host.samples):
+        users = "it has no users"
     peak = f"{figure(host.attacked)} MB/s"
     if start is not None:
         verdict = "mitigated"
         waited = clock(during[start].time - began, exact=True)
         sentence = (
-            f"The attack on {host.host} was mitigated {waited} after it began: its users get "
-            f"{figures}, and the attack traffic that reaches it fell from {peak} at its peak to "
+            f"The attack on {host.host} was mitigated {waited} after it began: "
+            f"{users}, and the attack traffic that reaches it fell from {peak} at its peak to "
             f"{figure(left)} MB/s."
         )
     elif left <= host.attacked / 2 and served >= CONTAINED_SHARE:
         verdict = "contained"
         sentence = (
             f"The attack on {host.host} was contained, not mitigated: {figure(left)} of {peak} "
-            f"still arrive, and its users get {figures}."
+            f"still arrive, and {users}."
         )
     else:
         verdict = "not mitigated"
         sentence = (
             f"The attack on {host.host} was not mitigated: {figure(left)} MB/s of it arrive "
-            f"(peak {peak}), and its users get {figures}."
+            f"(peak {peak}), and {users}."
         )
     goodput, usual = _served(before)
     quiet = left <= QUIET_SHARE * host.attacked

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from phalanx.domain.events import Event
+from phalanx.reporting.event_text import describe
 from phalanx.reporting.log import number, text
 
 OUT = ("quarantined", "silent")
@@ -77,6 +78,10 @@ class TrustStory(Struct, frozen=True):
     """When the last agent of the chain was trusted, in seconds."""
     agents: tuple[VerifiedAgent, ...]
     epochs: tuple[KeyEpoch, ...]
+    associations: int
+    """Pairs of agents with a service level."""
+    breaches: tuple[tuple[Event, str], ...]
+    """Events of agents that saw one broken, with their text."""
     modelled: bool
     """Whether measurers were models, as where all agents share one process."""
 
@@ -85,7 +90,9 @@ class TrustStory(Struct, frozen=True):
         """The story in one line."""
         count = f"{len(self.chain)} agent{'' if len(self.chain) == 1 else 's'}"
         told = (f"{agent.agent} {agent.story}" for agent in self.agents if agent.story)
-        return "; ".join((f"{count} verified in a chain by {self.verified_s:.1f} s", *told))
+        begin = f"{count} verified in a chain by {self.verified_s:.1f} s"
+        levels = f"service levels broken: {len(self.breaches)}" if self.breaches else ""
+        return "; ".join(filter(None, (begin, *told, levels)))
 
 
 class TrustView:
@@ -98,6 +105,8 @@ class TrustView:
         self._epochs: dict[int, KeyEpoch] = {}
         self._positions: set[tuple[str, float]] = set()
         self._modelled = False
+        self._agreed: set[frozenset[str]] = set()
+        self._breaches: list[tuple[Event, str]] = []
 
     def add(self, event: Event) -> None:
         """Take the next event of the log."""
@@ -115,6 +124,10 @@ class TrustView:
                 self._chain.setdefault(agent.agent, link)
         elif event.kind == "trust.changed":
             self._changed(event)
+        elif event.kind == "association.agreed":
+            self._agreed.add(frozenset((event.agent, text(data, "agent"))))
+        elif event.kind == "association.breached":
+            self._breaches.append((event, describe(event)))
         elif event.kind == "key.installed":
             epoch, by = int(number(data, "epoch")), text(data, "by")
             found = self._epochs.setdefault(epoch, KeyEpoch(epoch, event.time, by, []))
@@ -130,6 +143,8 @@ class TrustView:
             self._verified_s,
             tuple(self._agents[name] for name in sorted(self._agents)),
             tuple(self._epochs[number] for number in sorted(self._epochs)),
+            len(self._agreed),
+            tuple(self._breaches),
             self._modelled,
         )
 

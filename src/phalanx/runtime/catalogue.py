@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 
 from msgspec import Struct
 
-from phalanx.analytics.detectors import DetectorError, load_detector
+from phalanx.analytics.detectors import DetectorError, detector_class
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import Configured
 from phalanx.bdi import Capability, Library
+from phalanx.coordination.arbitration import Arbitration
+from phalanx.coordination.associations import Associations
 from phalanx.coordination.conduct import Conduct
+from phalanx.coordination.contacts import LoopContacts
 from phalanx.coordination.drain import Drain
 from phalanx.coordination.duties import Duties
 from phalanx.coordination.failover import Failover
 from phalanx.coordination.lifecycle import VnfLifecycle
 from phalanx.coordination.recovery import Recovery
-from phalanx.domain.agents import SCOPES, Scope
+from phalanx.coordination.workload import WorkloadForecaster
+from phalanx.domain.agents import SCOPES, AgentId, Scope
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import Goal, Mode, Predicate
 from phalanx.domain.rules import TrafficVerdict, listed
 from phalanx.domain.vnf import Vnfd
 from phalanx.loading import unknown
 from phalanx.runtime.scenario import MONITORS, STRATEGIES, DeclaredAgent, Scenario
+from phalanx.slices.loop import ClosedLoop
+from phalanx.slices.manager import ManagedLoop
 from phalanx.trust.attestation import Attestation
 from phalanx.trust.keys import KeyKeeping
 
@@ -45,7 +52,12 @@ BUILT_IN: tuple[type[Capability], ...] = (
     Recovery,
 )
 """What every agent can do (dissertation, 5.1: the VnfLifecycle and Auction capabilities)."""
-TRUST: tuple[type[Capability], ...] = (Attestation, Conduct, KeyKeeping)
+LOOPS: tuple[type[Capability], ...] = (LoopContacts, ClosedLoop, Arbitration, ManagedLoop)
+"""What every agent can do beside it, where there are slices; loops of slices can do no more than
+that and what they bring, so that they cost nothing while they are idle."""
+ATTESTED: tuple[type[Capability], ...] = (Attestation, KeyKeeping)
+"""What loops can do beside it, where agents attest each other."""
+TRUST: tuple[type[Capability], ...] = (Attestation, Conduct, KeyKeeping, Associations)
 """What every agent can do beside it, where agents attest each other."""
 
 
@@ -59,6 +71,8 @@ class Catalogue(Struct, frozen=True):
     """Scopes of agents by name, those of installed packages included."""
     brought: dict[str, type[Capability]]
     """Capabilities that some agents bring beside those that all know."""
+    loops: frozenset[AgentId] = frozenset()
+    """Names of the agents that are loops of slices."""
 
     def brought_by(self, agent: DeclaredAgent) -> tuple[str, ...]:
         """Return the names of the capabilities that an agent has from its start on."""
@@ -67,6 +81,10 @@ class Catalogue(Struct, frozen=True):
     def library_of(self, agent: DeclaredAgent) -> Library:
         """Return what an agent knows: what all know, and what it brings."""
         known = self.library.capabilities
+        if agent.name in self.loops:
+            own = [each for each in (*LOOPS, *ATTESTED) if each.name in known]
+            own += [self.brought[n] for n in self.brought_by(agent) if n not in known]
+            return _shared(tuple(own))
         names = [name for name in self.brought_by(agent) if name not in known]
         if not names:
             return self.library
@@ -92,6 +110,12 @@ class Catalogue(Struct, frozen=True):
     def achievers(self, goal: Goal) -> list[Vnfd]:
         """Return the descriptors of the VNFs that can achieve ``goal``, by name."""
         return [self.vnfds[c.name] for c in self.library.achievers(goal) if c.name in self.vnfds]
+
+
+@lru_cache(maxsize=64)
+def _shared(capabilities: tuple[type[Capability], ...]) -> Library:
+    """Return one library for all loops that can do the same."""
+    return Library(capabilities)
 
 
 def _blank(kind: type[Predicate]) -> Predicate:
@@ -131,6 +155,7 @@ def load_catalogue(
     for name in sorted(listed_names - others):
         chosen[name] = _find(name, f"functions.{name}", given)
     vnfds: dict[str, Vnfd] = {}
+    detector_class.cache_clear()  # a model may have been trained anew
     for name, capability in chosen.items():
         if capability.vnfd is None:
             if name not in scenario.functions:
@@ -140,7 +165,7 @@ def load_catalogue(
         vnfds[name] = capability.vnfd if spec is None else spec.applied_to(capability.vnfd)
         if vnfds[name].detector:
             try:
-                load_detector(vnfds[name].detector)
+                detector_class(vnfds[name].detector)
             except DetectorError as error:
                 raise ScenarioError(f"functions.{name}.detector: {error}") from None
         for verdict in capability.enforces:
@@ -149,20 +174,45 @@ def load_catalogue(
                     f"functions.{name}: nothing here can {verdict.value} traffic; "
                     f"offered are {listed(offered)}"
                 )
-    own_abilities = (
-        (*BUILT_IN, Attestation, Conduct, KeyKeeping) if scenario.trust is not None else BUILT_IN
-    )
+    trusting = TRUST if scenario.trust is not None else ()
+    forecasting = () if scenario.forecast is None else (WorkloadForecaster,)
+    looping = () if scenario.slices is None else LOOPS
+    own_abilities = (*BUILT_IN, *trusting, *forecasting, *looping)
     library = Library([*own_abilities, *(chosen[name] for name in vnfds)])
     scopes = _scopes()
+    loops = frozenset(loop.name for loop in scenario.loops())
+    brought = _brought(scenario, library, scopes, loops, given)
+    return Catalogue(library, vnfds, scopes, brought, loops)
+
+
+def _brought(
+    scenario: Scenario,
+    library: Library,
+    scopes: Mapping[str, Scope],
+    loops: Collection[AgentId],
+    given: Mapping[str, type[Capability]],
+) -> dict[str, type[Capability]]:
+    """Return the capabilities that some agents bring.
+
+    Raises:
+        ScenarioError: if one, or a scope, is unknown, or a loop would have to deploy a function.
+
+    """
     brought: dict[str, type[Capability]] = {}
-    for index, agent in enumerate(scenario.agents):
-        path = f"agents[{index}]"
+    paths = {agent.name: f"agents[{index}]" for index, agent in enumerate(scenario.agents)}
+    paths |= {name: f"slices: {name}" for name in loops}
+    for agent in (each for each in scenario.all_agents() if each.name in paths):
+        path = paths[agent.name]
         if agent.scope not in scopes:
             raise ScenarioError(f"{path}.scope: {unknown('scope', agent.scope, scopes)}")
         for name in (*scopes[agent.scope].capabilities, *agent.capabilities):
             if name not in library.capabilities:
                 brought[name] = _find(name, f"{path}.capabilities", given)
-    return Catalogue(library, vnfds, scopes, brought)
+            found = brought.get(name) or library.capabilities[name]
+            if agent.name in loops and found.vnfd is not None:
+                why = "it has a VNF, and loops deploy none; the agent of a PoP does"
+                raise ScenarioError(f"{path}.capabilities: {name}: {why}")
+    return brought
 
 
 def _find(name: str, path: str, own: Mapping[str, type[Capability]]) -> type[Capability]:

@@ -9,7 +9,7 @@ one over NATS and the wall clock.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,15 +27,20 @@ from phalanx.auction.view import NetworkView
 from phalanx.bdi import Adopt, Agent, Belief, Instruction, Library
 from phalanx.bus import Bus
 from phalanx.clock import Clock
+from phalanx.coordination.associations import Associations
 from phalanx.coordination.duties import Duties
 from phalanx.coordination.lifecycle import NewVersion
 from phalanx.coordination.measures import PROTECT
+from phalanx.coordination.workload import WorkloadForecaster
 from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import POP, AgentId, AgentState, Scope
 from phalanx.domain.events import Sink
 from phalanx.domain.goals import Duty, Predicate, want
-from phalanx.domain.network import LinkState, Network, PopId
-from phalanx.domain.predicates import Monitored
+from phalanx.domain.messages import SecurityPolicy
+from phalanx.domain.network import LinkState, Network, PopId, link_id
+from phalanx.domain.predicates import Monitored, ServiceWatched, SignallingWatched
+from phalanx.domain.resources import NOTHING
+from phalanx.domain.series import WorkloadForecast
 from phalanx.domain.traffic import PROFILES
 from phalanx.domain.version import VERSION
 from phalanx.domain.vnf import InstanceId
@@ -45,7 +50,9 @@ from phalanx.fabric.join import Fabric
 from phalanx.fabric.operations import (
     BELIEFS,
     DRAIN,
+    FORECAST,
     INVENTORY,
+    POLICY,
     PROBE,
     STATUS,
     Accepted,
@@ -54,6 +61,7 @@ from phalanx.fabric.operations import (
     BeliefsAnswer,
     BeliefsRequest,
     DrainRequest,
+    ForecastRequest,
     InstanceEntry,
     InventoryAnswer,
     InventoryRequest,
@@ -71,34 +79,48 @@ from phalanx.infrastructure import Infrastructure
 from phalanx.runtime.catalogue import Catalogue
 from phalanx.runtime.node import Node, Probes, Service
 from phalanx.runtime.scenario import (
+    ANALYST,
     MONITORS,
+    SIGNALLING,
     STRATEGIES,
     DeclaredAgent,
-    MonitorSpec,
     Scenario,
 )
+from phalanx.slices.agreements import agent_scores
+from phalanx.slices.loop import ClosedLoop
+from phalanx.slices.manager import SecurityManager
 from phalanx.trust.attestation import Attestation, TrustTerms
 from phalanx.trust.keys import KeyKeeping
 
 
 def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue) -> Settings:
-    """Return the terms of all auctions, as the scenario sets them."""
-    timing = scenario.timing
-    named = {*scenario.goals, *(("default",) if scenario.trust is not None else ())}
-    policies = {name: GoalPolicy(*scenario.terms(name)) for name in sorted(named)}
-    weighed = (t for p in policies.values() for t in (*p.preferences.terms, *p.constraints.terms))
+    """Return the terms of all auctions, as the scenario sets them, without loops of slices."""
+    timing, told = scenario.timing, scenario.forecast
+    under = {} if told is None else told.under_anomaly
+    named = {*scenario.goals, *under, *(("default",) if scenario.trust is not None else ())}
+    policies = {
+        name: GoalPolicy(*scenario.terms(name), scenario.under_anomaly(name))
+        for name in sorted(named)
+    }
+    weights = ((p.preferences, p.under_anomaly) for p in policies.values())
+    weighed = [t for both in weights for each in both if each is not None for t in each.terms]
+    weighed += [t for p in policies.values() for t in p.constraints.terms]
     return Settings(
-        peers=tuple(sorted(peers)),
+        peers=tuple(sorted({*peers} - catalogue.loops)),
         repository=scenario.network.repository,
         catalogue=dict(catalogue.vnfds),
-        duties={duty.goal: duty for duty in map(duty_of, scenario.monitors)},
+        duties={each.duty.goal: each.duty for each in installed_monitors(scenario)},
         policies=policies,
         terms=load_terms(weighed),
         method=scenario.bidding,
         pricing=scenario.prices(),
+        outside={}
+        if scenario.agreement is None
+        else scenario.agreement.outsiders(pop.name for pop in scenario.network.pops),
         persistent_from=None if scenario.strategy == "published" else PROTECT,
         foreseen=None if scenario.strategy == "published" else STRATEGIES[scenario.strategy],
         references=references_of(scenario, catalogue),
+        forecast=told,
         deadline_s=timing.auction_deadline_s,
         lease_s=timing.lease_s,
         idle_s=timing.idle_timeout_s,
@@ -110,10 +132,43 @@ def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue
     )
 
 
-def duty_of(monitor: MonitorSpec) -> Duty:
-    """Return the duty that a monitor of the plan stands for."""
-    watched = Monitored(monitor.link, monitor.threshold_mb_s, monitor.connections or 0)
-    return Duty(want(watched), monitor.agent or monitor.at, monitor.at)
+class InstalledMonitor(Struct, frozen=True):
+    """A function that the plan has in place from the start, and the duty that it works on."""
+
+    instance: InstanceId
+    function: str
+    duty: Duty
+
+
+def installed_monitors(plan: Scenario) -> Iterator[InstalledMonitor]:
+    """Yield what the plan's monitors stand for, in their order."""
+    addresses = {link_id(host.at, host.name): host.address for host in plan.hosts}
+    for number, monitor in enumerate(plan.monitors, 1):
+        link = monitor.link
+        watched: dict[str, Predicate] = {
+            MONITORS[plan.strategy]: Monitored(
+                link, monitor.threshold_mb_s, monitor.connections or 0
+            )
+        }
+        if monitor.service:
+            watched[ANALYST] = ServiceWatched(link, addresses[link])
+        for function, predicate in watched.items():
+            duty = Duty(want(predicate), monitor.agent or monitor.at, monitor.at)
+            name = f"{monitor.at}/installed{number}/{function}"
+            yield InstalledMonitor(name, function, duty)
+    yield from _watches(plan)
+
+
+def _watches(plan: Scenario) -> Iterator[InstalledMonitor]:
+    """Yield what counts, at the PoP of each gNB, what devices ask its slices' AMFs for."""
+    loops = plan.loops() if SIGNALLING in plan.functions else ()
+    amfs = [loop for loop in loops if loop.kind == "AMF"]
+    pops = {pop.name for pop in plan.network.pops if pop.agent}
+    gnbs = [loop for loop in loops if loop.kind == "gNB" and loop.pop in pops]
+    pairs = ((gnb, amf) for gnb in gnbs for amf in amfs if {*gnb.slices} & {*amf.slices})
+    for pop, address in sorted({(gnb.pop or "", amf.address) for gnb, amf in pairs}):
+        duty = Duty(want(SignallingWatched(address, pop)), pop, pop)
+        yield InstalledMonitor(f"{pop}/installed-{address}/{SIGNALLING}", SIGNALLING, duty)
 
 
 def references_of(scenario: Scenario, catalogue: Catalogue) -> dict[str, float] | None:
@@ -134,21 +189,22 @@ def planned_sites(network: Network) -> dict[PopId, SiteState]:
 
 def first_view(plan: Scenario, sites: Mapping[PopId, SiteState]) -> NetworkView:
     """Return what every agent knows at the start: each PoP, as an agent there would tell of it."""
-    tellers = {agent.pop: agent.name for agent in reversed(plan.all_agents())}
+    loops = {loop.name for loop in plan.loops()}
+    agents = [agent for agent in plan.all_agents() if agent.name not in loops]
+    tellers = {agent.pop: agent.name for agent in reversed(agents)}
     tellers |= {pop.name: pop.name for pop in plan.network.pops if pop.agent}
-    return NetworkView.EMPTY.apply_all(
+    view = NetworkView.EMPTY.apply_all(
         AgentState(tellers.get(pop, pop), pop, 1, 0, site.total, site.free, site.links)
         for pop, site in sites.items()
     )
-
-
-def installed(number: int, monitor: MonitorSpec, function: str) -> InstanceId:
-    """Return the id of the instance behind the plan's monitor ``number``, counted from 1."""
-    return f"{monitor.at}/installed{number}/{function}"
+    for pop in plan.network.pops:
+        if pop.power():
+            view = view.described(pop.name, pop.power())
+    return view
 
 
 def take_up(
-    agent: Agent, instance_id: InstanceId, monitor: MonitorSpec, settings: Settings
+    agent: Agent, monitor: InstalledMonitor, settings: Settings
 ) -> partial[list[Instruction]]:
     """Give the agent an instance that runs already, and the standing goal that it works on.
 
@@ -156,13 +212,12 @@ def take_up(
         a call that makes the agent pursue the goal at the time that it is given.
 
     """
-    function = instance_id.rpartition("/")[2]
-    instance = VnfInstance(instance_id, settings.catalogue[function], 1)
+    instance = VnfInstance(monitor.instance, settings.catalogue[monitor.function], 1)
     instance.running = True
     instance.jobs["installed"] = "monitor"
     agent.capability(Bidder).inventory.add(instance)
-    agent.active.add(function)
-    goal = Adopt(duty_of(monitor).goal, instance=instance.id, standing=True)
+    agent.active.add(monitor.function)
+    goal = Adopt(monitor.duty.goal, instance=instance.id, standing=True)
     return partial(agent.take_on, goal)
 
 
@@ -183,9 +238,9 @@ NEW_VERSION = Operation(
 class ComposedAgent:
     """An agent on its node, found in the registry, and called by others.
 
-    It serves ``status``, ``beliefs``, ``inventory``, ``drain``, ``probe`` and ``new-version``.
-    It asks those agents for proposals that are registered with the same area as itself, beside
-    the peers of its settings, and forgets those that leave in order.
+    It serves ``status``, ``beliefs``, ``inventory``, ``forecast``, ``drain``, ``probe`` and
+    ``new-version``. It asks those agents for proposals that are registered with the same area as
+    itself, beside the peers of its settings, and forgets those that leave in order.
     """
 
     def __init__(
@@ -239,7 +294,6 @@ class ComposedAgent:
         self.name = declared.name
         self.fabric = fabric
         self.settings = settings
-        self._monitor = MONITORS[plan.strategy]
         self._clock = clock
         self._cause = cause
         self._on_expired = on_expired
@@ -255,8 +309,14 @@ class ComposedAgent:
             scope=catalogue.scopes[declared.scope],
         )
         self.agent.active.update(catalogue.brought_by(declared))
-        self.outlook.view = view
-        self.agent.capability(Bidder).refused = self._refused
+        self._loops = catalogue.loops
+        if not self.light:
+            self.outlook.view = view
+            self.agent.capability(Bidder).refused = self._refused
+        loop = self.agent.capabilities.get(ClosedLoop.name)
+        if isinstance(loop, ClosedLoop):
+            loop.abilities = {**catalogue.library.capabilities, **catalogue.brought}
+            loop.functions = tuple(catalogue.vnfds)
         self.probes = Probes(bus, self.name, clock, incarnation, cause)
         self._counters = counters or self.probes.counters
         if trust is not None:
@@ -264,6 +324,11 @@ class ComposedAgent:
             attestation.terms = trust
             self.agent.heeds = partial(attestation.heeds, self.agent)
             self.agent.capability(KeyKeeping).exchange = trust.exchange
+            if plan.agreement is not None:
+                attestation.half_lives = plan.agreement.half_lives()
+                attestation.appraise = partial(agent_scores, plan.agreement, plan.standing())
+            if plan.trust is not None and not self.light:
+                self.agent.capability(Associations).level = plan.trust.service_levels
         self.node = Node(
             self.agent,
             clock,
@@ -278,21 +343,28 @@ class ComposedAgent:
         provider.serve(STATUS, self._status)
         provider.serve(BELIEFS, self._beliefs)
         provider.serve(INVENTORY, self._inventory)
+        provider.serve(FORECAST, self._forecast)
         provider.serve(DRAIN, self._drain)
         provider.serve(PROBE, self._probe)
         provider.serve(NEW_VERSION, self._new_version)
+        if SecurityManager.name in self.agent.capabilities:
+            provider.serve(POLICY, self._policy)
         self._stop_watching = fabric.registry.watch(self._registered)
+
+    @property
+    def light(self) -> bool:
+        """Whether it is a loop of a slice: it keeps no view of the network, and deploys nothing."""
+        return self.name in self._loops
 
     @property
     def outlook(self) -> Outlook:
         """What the agent knows of the network."""
         return self.agent.capability(Outlook)
 
-    def pursue(self, monitors: Iterable[tuple[int, MonitorSpec]]) -> None:
-        """Pursue the goals of the plan's monitors that run at this agent, each with its number."""
-        for number, monitor in monitors:
-            instance = installed(number, monitor, self._monitor)
-            pursue = take_up(self.agent, instance, monitor, self.settings)
+    def pursue(self, monitors: Iterable[InstalledMonitor]) -> None:
+        """Pursue the goals of the plan's monitors that run at this agent."""
+        for monitor in monitors:
+            pursue = take_up(self.agent, monitor, self.settings)
             self.agent.cause = self._cause
             self.node.carry_out(pursue(self._clock.now()))
 
@@ -335,7 +407,7 @@ class ComposedAgent:
         if (peers[place : place + 1] == (owner,)) is not left:
             return
         found, mine = change.entry.registration, self.fabric.registrar.registration
-        if found.role is Role.AGENT and found.area == mine.area:
+        if found.role is Role.AGENT and found.area == mine.area and owner not in self._loops:
             here = () if left else (owner,)
             self.settings.peers = (*peers[:place], *here, *peers[place + left :])
             self.agent.changes += 1  # it remembers them, for a start without a registry
@@ -345,7 +417,9 @@ class ComposedAgent:
     def _status(self, call: Call[StatusRequest, StatusAnswer]) -> None:
         agent, registration = self.agent, self.fabric.registrar.registration
         now = self._clock.now()
-        pursued = {goal.goal for goal in agent.capability(Duties).pursued(agent)}
+        duties = agent.capabilities.get(Duties.name)
+        own = duties.pursued(agent) if isinstance(duties, Duties) else ()
+        pursued = {goal.goal for goal in own}
         call.done(
             StatusAnswer(
                 agent.name,
@@ -356,25 +430,24 @@ class ComposedAgent:
                 area=registration.area,
                 load=self._load(),
                 goals=len(agent.open_goals()),
-                instances=sum(1 for _ in agent.capability(Bidder).inventory),
+                instances=len(self._instances()),
                 counters=self._counters(),
                 events_waiting=self._events_waiting(),
                 clock_s=now,
-                duties={str(goal): goal in pursued for goal in self.settings.duties},
+                loop=self.settings.loops.get(self.name),
+                duties={
+                    str(goal): goal in pursued
+                    for goal in (() if self.light else self.settings.duties)
+                },
             )
         )
 
     def _load(self) -> float | None:
         """Return the share of the PoP's scarcest resource that is allocated."""
-        mine = self.outlook.view.get(self.name)
-        if mine is None:
+        mine = None if self.light else self.outlook.view.get(self.name)
+        if mine is None or mine.total == NOTHING:
             return None
-        shares = [
-            1.0 - getattr(mine.free, name) / total
-            for name in mine.total.__struct_fields__
-            if (total := getattr(mine.total, name)) > 0
-        ]
-        return max(0.0, *shares) if shares else None
+        return max(0.0, *(mine.total - mine.free).shares(mine.total).values())
 
     def _beliefs(self, call: Call[BeliefsRequest, BeliefsAnswer]) -> None:
         request = call.request
@@ -387,7 +460,7 @@ class ComposedAgent:
         call.done(BeliefsAnswer(shown, more=len(found) - len(shown)))
 
     def _inventory(self, call: Call[InventoryRequest, InventoryAnswer]) -> None:
-        inventory = self.agent.capability(Bidder).inventory
+        inventory = self._instances()
         instances = tuple(
             InstanceEntry(i.instance, i.vnf, i.version, i.units, i.state, i.goals)
             for i in (instance.info() for instance in inventory)
@@ -399,12 +472,27 @@ class ComposedAgent:
         )
         call.done(InventoryAnswer(instances, measures))
 
+    def _instances(self) -> list[VnfInstance]:
+        return [] if self.light else list(self.agent.capability(Bidder).inventory)
+
+    def _forecast(self, call: Call[ForecastRequest, WorkloadForecast]) -> None:
+        workload = self.agent.capabilities.get(WorkloadForecaster.name)
+        latest = workload.latest if isinstance(workload, WorkloadForecaster) else None
+        if latest is not None:
+            call.done(latest)
+        else:
+            call.fail("its plan asks for no forecasts" if workload is None else "too little seen")
+
     def _drain(self, call: Call[DrainRequest, Accepted]) -> None:
         within_s = call.request.within_s
         call.done(Accepted("it hands over and leaves"))  # it may have left at once
         self.drain(self._cause)
         gives_up = partial(self._on_expired, f"it had {within_s:g} s to leave")
         self._clock.call_at(self._clock.now() + within_s, gives_up)
+
+    def _policy(self, call: Call[SecurityPolicy, Accepted]) -> None:
+        self.node.tell(call.request, self._cause)
+        call.done(Accepted("it is said to the loops; policy.issued tells who refuses it"))
 
     def _probe(self, call: Call[ProbeRequest, ProbeAnswer]) -> None:
         peer, within_s = call.request.peer, call.request.within_s
@@ -446,13 +534,7 @@ def make_agent(
 ) -> Agent:
     """Return an agent whose configured capabilities know the terms of auctions."""
     agent = Agent(
-        name,
-        library,
-        sink,
-        pop=pop,
-        scope=scope,
-        parameters=parameters,
-        incarnation=incarnation,
+        name, library, sink, pop=pop, scope=scope, parameters=parameters, incarnation=incarnation
     )
     for capability in agent.capabilities.values():
         if isinstance(capability, Configured):
@@ -463,12 +545,16 @@ def make_agent(
 def description(scenario: Scenario, seed: int, catalogue: Catalogue) -> dict[str, Any]:
     """Return what ``run.started`` says of a run."""
     network = scenario.to_network()
+    loops = [{k: v for k, v in asdict(loop).items() if v} for loop in scenario.loops()]
     return {
         "scenario": scenario.name,
         "seed": seed,
         "version": VERSION,
         "duration_s": scenario.duration_s,
-        "pops": [{"name": p.name, **asdict(p.total), "x": p.x, "y": p.y} for p in network.pops],
+        "pops": [
+            {"name": p.name, **asdict(p.total), "x": p.x, "y": p.y} | spec.power()
+            for p, spec in zip(network.pops, scenario.network.pops, strict=True)
+        ],
         "links": [asdict(link) for link in network.links],
         "hosts": [
             {k: v for k, v in asdict(h).items() if k != "latency_ms" and v is not None}
@@ -505,10 +591,14 @@ def description(scenario: Scenario, seed: int, catalogue: Catalogue) -> dict[str
         "pricing": scenario.prices(),
         "notes": list(scenario.notes),
         "agents": [agent.name for agent in scenario.all_agents()],
-        "duties": [{"goal": str(d.goal), "home": d.home} for d in map(duty_of, scenario.monitors)],
+        "duties": [
+            {"goal": str(each.duty.goal), "home": each.duty.home}
+            for each in installed_monitors(scenario)
+        ],
         "faults": [
             {n: v for n, v in msgspec.to_builtins(fault).items() if v is not None}
             for fault in scenario.faults
         ],
         "updates": [asdict(update) for update in scenario.updates],
+        **({"loops": loops} if loops else {}),
     }

@@ -56,11 +56,7 @@ class ReservationsAnswer(Struct, frozen=True):
 
 
 RESERVATIONS = Operation(
-    "reservations",
-    ReservationsRequest,
-    ReservationsAnswer,
-    False,
-    "what is held and what is free",
+    "reservations", ReservationsRequest, ReservationsAnswer, False, "what is held and what is free"
 )
 
 

@@ -76,7 +76,7 @@ class LinuxEnvironment:
     @property
     def verdicts(self) -> frozenset[TrafficVerdict]:
         """The verdicts of traffic rules that its network carries out."""
-        return offered()
+        return offered(services=True)
 
     def build(self, context: BuildContext) -> LinuxNetwork:
         """Make the testbed, the VNF repository, the traffic and the driver; takes some seconds.
@@ -130,6 +130,8 @@ class LinuxEnvironment:
         network, sources = scenario.to_network(), scenario.to_sources(context.seed)
         if scenario.control == "in-band":
             raise KernelError("messages of agents have a network of their own on a testbed")
+        if any(s.profile.retry_s for s in sources) or any(h.calls for h in network.hosts):
+            raise KernelError("signalling load and calls between hosts are simulated alone")
         self.run = runs.new_run()
         home = runs.folder(self.run)
         if self._made is not None:
@@ -173,6 +175,7 @@ class LinuxEnvironment:
             journal=journal,
             cause=context.cause,
             keep_images=scenario.strategy != "published",
+            programs=workload,
         )
         stack.callback(driver.shutdown)
         workload.start()

@@ -7,6 +7,7 @@ fields.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from phalanx.auction.terms import BUILT_IN, installed_terms
@@ -25,13 +26,16 @@ from phalanx.loading import (
     twice,
     unknown,
 )
-from phalanx.runtime.scenario import MONITORS, STRATEGIES, FaultSpec, Scenario, TrafficSpec
+from phalanx.runtime.scenario import ANALYST, MONITORS, STRATEGIES, FaultSpec, Scenario, TrafficSpec
+from phalanx.slices.agreements import agreement_offences, naming_offences
+from phalanx.slices.model import slice_offences
 
 __all__ = ["MAX_BYTES", "load_scenario", "offences", "parse_scenario"]
 
 MAX_SOURCES = 50_000
 _SHORTEST_PULSE_S = 0.1
 _SUM_TOLERANCE = 1e-6
+_UNDER = "forecast.under_anomaly"
 _RESERVED = {"network", "recorder", "run", "secaas"}
 """Names of identities that every run has."""
 _GOALS = tuple(name for name in vars(predicates) if name[0].isupper() and name != "Predicate")
@@ -94,6 +98,8 @@ def offences(scenario: Scenario) -> Iterator[Offence]:
     """Yield everything in ``scenario`` that does not fit together, in the order of the schema."""
     yield from _network(scenario)
     yield from _hosts(scenario)
+    yield from _calls(scenario)
+    yield from _slices(scenario)  # from here on there are loops
     yield from _traffic(scenario)
     yield from _monitors(scenario)
     yield from _goals(scenario)
@@ -101,6 +107,7 @@ def offences(scenario: Scenario) -> Iterator[Offence]:
         yield "pricing", f"{scenario.prices()}; bidding as published needs published prices"
     yield from _timing(scenario)
     yield from _agents(scenario)
+    yield from _agreement(scenario)
     yield from _faults(scenario)
     yield from _updates(scenario)
 
@@ -164,6 +171,21 @@ def _hosts(scenario: Scenario) -> Iterator[Offence]:
             )
 
 
+def _calls(scenario: Scenario) -> Iterator[Offence]:
+    asked = {host.name: host.calls or {} for host in scenario.hosts}
+    missing = False
+    for index, host in enumerate(scenario.hosts):
+        for name in host.calls or {}:
+            if name not in asked:
+                missing = True
+                yield f"hosts[{index}].calls.{name}", unknown("host", name, asked)
+    try:
+        TopologicalSorter({} if missing else asked).prepare()
+    except CycleError as fault:
+        circle = " calls ".join(reversed(fault.args[1]))
+        yield "hosts", f"{circle}; calls must not lead back to where they began"
+
+
 def _traffic(scenario: Scenario) -> Iterator[Offence]:
     pops = {pop.name: None for pop in scenario.network.pops}
     hosts = {host.name: None for host in scenario.hosts}
@@ -207,7 +229,9 @@ def _monitors(scenario: Scenario) -> Iterator[Offence]:
     links = [link_id(*ends) for link in scenario.network.links for ends in _both(link.between)]
     links += [link_id(host.at, host.name) for host in scenario.hosts]
     known = dict.fromkeys(links)
-    standing = {agent.name: agent.pop for agent in scenario.all_agents()}
+    served = {link_id(h.at, h.name) for h in scenario.hosts if h.limits and h.limits.requests_s}
+    loops = {loop.name for loop in scenario.loops()}  # they run no function that could watch
+    standing = {name: pop for name, pop in scenario.standing().items() if name not in loops}
     yield from twice("monitors", (monitor.link for monitor in scenario.monitors), ".link")
     watching = MONITORS[scenario.strategy]
     if scenario.monitors and watching not in {*scenario.functions, *STRATEGIES[scenario.strategy]}:
@@ -221,6 +245,11 @@ def _monitors(scenario: Scenario) -> Iterator[Offence]:
         elif monitor.at not in link_ends(monitor.link):
             ends = " or ".join(end for end in link_ends(monitor.link) if end in pops)
             yield f"{path}.at", f"{monitor.link} cannot be read at {monitor.at}; {ends} is expected"
+        if monitor.service and ANALYST not in scenario.functions:
+            yield "functions", f"{ANALYST} is missing; a monitor of a service needs it"
+        if monitor.service and monitor.link not in served:
+            why = f"{monitor.link} leads to no host whose limits say requests_s"
+            yield f"{path}.service", why
         watcher = monitor.agent or monitor.at
         if monitor.at in pops and standing.get(watcher) != monitor.at:
             there = [name for name, pop in standing.items() if pop == monitor.at]
@@ -232,27 +261,28 @@ def _both(ends: tuple[str, str]) -> tuple[tuple[str, str], tuple[str, str]]:
 
 
 def _goals(scenario: Scenario) -> Iterator[Offence]:
-    for name, goal in scenario.goals.items():
+    under = {} if scenario.forecast is None else scenario.forecast.under_anomaly
+    for name in {**scenario.goals, **under}:
         hint = nearest(name, _GOALS)
         # Functions may bring predicates of their own, but what nearly is a known one is a slip.
         if name != "default" and name not in _GOALS and hint:
-            yield f"goals.{name}", f"unknown goal{hint}"
-        weights = goal.preferences
+            yield f"{'goals' if name in scenario.goals else _UNDER}.{name}", f"unknown goal{hint}"
+    goals = scenario.goals.items()
+    weighed = {f"goals.{name}.preferences": goal.preferences for name, goal in goals}
+    weighed |= {f"{_UNDER}.{name}": weights for name, weights in under.items()}
+    for path, weights in weighed.items():
         total = weights.time + weights.cost + weights.decentralisation + sum(weights.terms.values())
         if abs(total - 1) > _SUM_TOLERANCE:
-            yield (
-                f"goals.{name}.preferences",
-                f"{_listed('time', 'cost', 'decentralisation', *weights.terms)} sum to {total:g}; "
-                "they must sum to 1",
-            )
-        for part, named, own in (
-            ("preferences", weights.terms, ()),
-            ("constraints", goal.constraints.terms, [term.name for term in BUILT_IN]),
-        ):
-            known = [*own, *installed_terms()] if named else ()
-            for term in named:
-                if term not in known:
-                    yield f"goals.{name}.{part}.terms", unknown("bid term", term, known)
+            names = _listed("time", "cost", "decentralisation", *weights.terms)
+            yield path, f"{names} sum to {total:g}; they must sum to 1"
+    named = {path: weights.terms for path, weights in weighed.items()}
+    limited = {f"goals.{name}.constraints": goal.constraints.terms for name, goal in goals}
+    for path, terms in {**named, **limited}.items():
+        own = [term.name for term in BUILT_IN] if path in limited else []
+        known = [*own, *installed_terms()] if terms else ()
+        for term in terms:
+            if term not in known:
+                yield f"{path}.terms", unknown("bid term", term, known)
 
 
 def _listed(*names: str) -> str:
@@ -290,6 +320,38 @@ def _agents(scenario: Scenario) -> Iterator[Offence]:
             yield f"{path}.pop", unknown("PoP", agent.pop, pops)
         if agent.pop is None and agent.scope == POP.name:
             yield f"{path}.pop", "missing; an agent of the scope pop stands at a PoP"
+
+
+def _slices(scenario: Scenario) -> Iterator[Offence]:
+    spec = scenario.slices
+    if spec is None:
+        return
+    hosts = {host.name: "a host" for host in scenario.hosts}
+    agents = {agent.name: "an agent" for agent in scenario.agents}
+    pops = {pop.name: "a PoP" for pop in scenario.network.pops}
+    for field, why in slice_offences(spec, agents | hosts | pops):
+        yield f"slices.{field}", why
+    for index, function in enumerate(spec.functions):
+        if function.host not in hosts:
+            yield f"slices.functions[{index}].host", unknown("host", function.host, hosts)
+
+
+def _agreement(scenario: Scenario) -> Iterator[Offence]:
+    agreement, names = scenario.agreement, {pop.name for pop in scenario.network.pops}
+    spec, hosts = scenario.slices, {host.name: host.at for host in scenario.hosts}
+    named = (each.agreement for each in spec.slices) if spec else ()
+    yield from naming_offences(named, agreement, "slices.slices")
+    if agreement is None:
+        return
+    if scenario.trust is None:
+        yield "trust", "is missing; scores by an agreement need agents that attest each other"
+    yield from agreement_offences(agreement, "agreement.")
+    for index, pop in enumerate(agreement.pops):
+        if pop.name not in names:
+            yield f"agreement.pops[{index}].name", unknown("PoP", pop.name, sorted(names))
+    for index, function in enumerate(spec.functions if spec else ()):
+        if why := agreement.outside(hosts.get(function.host)):
+            yield f"slices.functions[{index}].host", f"may not stand there: {why}"
 
 
 def _faults(scenario: Scenario) -> Iterator[Offence]:

@@ -16,14 +16,21 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from phalanx.auction.cost import Pricing
-from phalanx.domain.agents import POP
+from phalanx.auction.settings import ForecastTerms
+from phalanx.domain.agents import POP, Loop
 from phalanx.domain.goals import Constraints, Preferences
 from phalanx.domain.network import Host, HostLimits, Link, Network, Pop
 from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import PROFILES, Shape, Source, SourcePlace, source_address
+from phalanx.domain.trust import ServiceLevel
 from phalanx.domain.vnf import Vnfd
+from phalanx.loading import Name
+from phalanx.slices.agreements import TrustAgreement, Trusted
+from phalanx.slices.model import SlicesSpec, loops_of
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
+DetectorName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(:[^\s:]+)?\Z", max_length=256)
+]
 Address = Annotated[
     str,
     Meta(
@@ -38,6 +45,7 @@ Text = Annotated[str, Meta(max_length=4000)]
 Amount = Annotated[float, Meta(ge=0, le=1e9)]
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
 Loss = Annotated[float, Meta(ge=0, lt=1)]
 Coordinate = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Seconds = Annotated[float, Meta(ge=0, le=604_800)]
@@ -48,6 +56,10 @@ Seed = Annotated[int, Meta(ge=0, le=2**53)]
 Strategy = Literal["service", "published"]
 MONITORS = {"service": "service-monitor", "published": "link-monitor"}
 """The function that watches a link, by strategy."""
+ANALYST = "service-analyst"
+"""The function that watches the metrics of a service."""
+SIGNALLING = "signalling-watch"
+"""The function that counts what devices ask for at gNBs of slices."""
 STRATEGIES: dict[str, tuple[str, ...]] = {
     "service": ("edge-filter", "service-monitor"),
     "published": (),
@@ -71,6 +83,15 @@ class PopSpec(Struct, frozen=True, forbid_unknown_fields=True):
     y: Coordinate | None = None
     agent: bool = True
     """Whether an agent of the PoP's name stands here; without it, those of ``agents`` alone."""
+    idle_w: Amount | None = None
+    """Power of its servers when they are up and have no work, in W; None: 100."""
+    busy_w: Amount | None = None
+    """Power of its servers when all cores are in use, in W; None: 200."""
+
+    def power(self) -> dict[str, float]:
+        """Return what is said of its power, by field."""
+        given = {"idle_w": self.idle_w, "busy_w": self.busy_w}
+        return {name: watts for name, watts in given.items() if watts is not None}
 
 
 class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +101,8 @@ class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True):
     bandwidth_mb_s: Positive
     latency_ms: Annotated[float, Meta(ge=0, le=1e6)]
     loss: Loss | None = None
+    trusted: bool = True
+    """Whether traffic may be led over it in the clear, where a goal wants it ``encrypted``."""
 
 
 class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,6 +127,14 @@ class HostLimitsSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Connections served at a time: what nginx gives a worker by default."""
     packets_s: Positive = 300_000.0
     """Packets a second that its processor handles, of whatever size (assumed)."""
+    requests_s: Positive | None = None
+    """Requests a second that its application serves; the rest waits, and then is dropped. None:
+    any number, and nothing is known of its metrics."""
+    leak_share_s: Fraction = 0.0
+    """Share of its memory that its application loses in a second, of the 80 % that it has left
+    when it starts. Once there is none left it stops, and nobody but an agent starts it again."""
+    leak_share_request: Fraction = 0.0
+    """Share of its memory that it loses by each request that it answers."""
 
 
 class HostSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,6 +147,10 @@ class HostSpec(Struct, frozen=True, forbid_unknown_fields=True):
     latency_ms: Annotated[float, Meta(ge=0, le=1e6)] = 0.1
     limits: HostLimitsSpec | None = None
     """None: floods exhaust its link alone, and slow clients its 512 connections."""
+    calls: Annotated[dict[Name, Share], Meta(max_length=16)] | None = None
+    """Names of other hosts that it asks as well, each with the share of the requests answered here
+    for which it does: an AMF asks an SMF for the session. A request that they do not answer is not
+    answered here."""
 
 
 class ShapeSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,6 +181,9 @@ class TrafficSpec(Struct, frozen=True, forbid_unknown_fields=True):
         "syn-ack-flood",
         "syn-ack-flood-spoofed",
         "slow-http",
+        "http-flood",
+        "signalling",
+        "signalling-storm",
     ]
     count: Count
     at: Annotated[tuple[Name, ...], Meta(min_length=1)]
@@ -193,6 +231,8 @@ class MonitorSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """More open TCP connections than this are a crowd; None: they are not counted."""
     agent: Name | None = None
     """The agent that watches, of those at the PoP; None: the one that has the PoP's name."""
+    service: bool = False
+    """Whether the metrics of the host behind the link are watched, too, by ``service-analyst``."""
 
 
 class FunctionSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -207,15 +247,15 @@ class FunctionSpec(Struct, frozen=True, forbid_unknown_fields=True):
     boot_s: Seconds | None = None
     accuracy: Fraction | None = None
     shared: bool | None = None
-    detector: Name | None = None
-    """Name of an installed detector, for a function that uses one."""
+    detector: DetectorName | None = None
+    """Name of an installed detector, for a function that uses one. ``model:NAME`` is a trained
+    model that comes with Phalanx, ``model:FOLDER/`` one's own."""
 
     def applied_to(self, own: Vnfd) -> Vnfd:
         """Return ``own`` with everything replaced that this says."""
         given = {f: v for f in self.__struct_fields__ if (v := getattr(self, f)) is not None}
         requires = structs.replace(
-            own.requires,
-            **{f: given.pop(f) for f in Resources.__struct_fields__ if f in given},
+            own.requires, **{f: given.pop(f) for f in Resources.__struct_fields__ if f in given}
         )
         return structs.replace(own, requires=requires, **given)
 
@@ -241,6 +281,8 @@ class ConstraintsSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Deadline: most seconds of a bid's T."""
     terms: dict[Name, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}
     """Worst values of the terms of bids; a bid beyond one is refused."""
+    encrypted: bool | None = None
+    """Of Rerouted: whether what is led around must cross links that are not trusted encrypted."""
 
 
 class GoalSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -364,6 +406,15 @@ class TrustSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Rounds without evidence after which an agent has to be enrolled anew; 0: none does."""
     least: Fraction = 0.2
     """Trust score below which no bid of an agent is taken."""
+    service_levels: ServiceLevel | None = None
+    """Agreed and watched by each two agents of which one verifies the other; None: nothing is."""
+
+
+class ForecastSpec(ForecastTerms, frozen=True, forbid_unknown_fields=True):
+    """How agents forecast the load of their PoPs, for bids and for who listens."""
+
+    under_anomaly: dict[GoalName, PreferencesSpec] = msgspec.field(default_factory=dict)
+    """Weights in place of those of ``goals``, by the predicate's name, while one is likely."""
 
 
 class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
@@ -405,13 +456,41 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     traffic: there they wait and are lost with it, and cross no link that is down."""
     trust: TrustSpec | None = None
     """How agents attest each other; None: they do not."""
+    agreement: TrustAgreement | None = None
+    """Trust Level Agreement by which they score each other; None: they go by the ledger alone."""
+    forecast: ForecastSpec | None = None
+    """How agents forecast the load of their PoPs; None: they do not."""
+    slices: SlicesSpec | None = None
+    """Network slices, each part of which a closed loop looks after; None: there are none."""
     notes: tuple[Text, ...] = ()
     """What was assumed; shown at the start of a run."""
 
     def all_agents(self) -> tuple[DeclaredAgent, ...]:
-        """Return the agents that have the name of their PoP, and the declared ones, by name."""
+        """Return the agents that have the name of their PoP, the declared ones, and the loops."""
         standing = (DeclaredAgent(p.name, pop=p.name) for p in self.network.pops if p.agent)
-        return tuple(sorted((*standing, *self.agents), key=lambda agent: agent.name))
+        loops = (DeclaredAgent(x.name, x.scope, x.capabilities, x.pop) for x in self.loops())
+        return tuple(sorted((*standing, *self.agents, *loops), key=lambda agent: agent.name))
+
+    def loops(self) -> tuple[Loop, ...]:
+        """Return the loops that look after the slices, by name."""
+        return () if self.slices is None else loops_of(self.slices, self.to_network().hosts)
+
+    def standing(self) -> dict[str, str | None]:
+        """Return at which PoP each agent stands; None: at none."""
+        return {agent.name: agent.pop for agent in self.all_agents()}
+
+    def trusted(self) -> Trusted:
+        """Return what an agreement gives scores to, and what it stands on."""
+        spec, hosts = self.slices, {host.name: host.at for host in self.hosts}
+        if spec is None:
+            return Trusted(self.standing())
+        subnets = {each.name: each.functions for each in spec.subnets}
+        services = {
+            each.name: tuple(name for subnet in each.subnets for name in subnets[subnet])
+            for each in spec.slices
+        }
+        functions = {each.name: hosts[each.host] for each in spec.functions}
+        return Trusted(self.standing(), functions, services)
 
     def to_network(self) -> Network:
         """Return what stands still: PoPs, links, hosts and the repository's place."""
@@ -425,6 +504,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
                 link.bandwidth_mb_s,
                 link.latency_ms,
                 spec.default_link_loss if link.loss is None else link.loss,
+                link.trusted,
             )
             for link in spec.links
         )
@@ -432,6 +512,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
             Host(
                 *(h.name, h.at, h.address, h.bandwidth_mb_s, h.latency_ms),
                 None if h.limits is None else HostLimits(*structs.astuple(h.limits)),
+                h.calls,
             )
             for h in self.hosts
         )
@@ -470,6 +551,12 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
             Preferences(*structs.astuple(spec.preferences)),
         )
 
+    def under_anomaly(self, predicate: str) -> Preferences | None:
+        """Return the preferences while an anomaly is likely; None: they stay as they are."""
+        given = {} if self.forecast is None else self.forecast.under_anomaly
+        spec = given.get(predicate) or given.get("default")
+        return None if spec is None else Preferences(*structs.astuple(spec))
+
 
 def fingerprint(plan: Scenario) -> str:
     """Return 16 hexadecimal digits: the same for plans by which agents bid alike.
@@ -503,7 +590,9 @@ def fingerprint(plan: Scenario) -> str:
         plan.utilities(),
         sorted(plan.monitors, key=lambda monitor: (monitor.link, monitor.at)),
     )
-    agreed = common if plan.trust is None else (*common, plan.trust)
+    power = sorted((p.name, p.idle_w, p.busy_w) for p in plan.network.pops if p.power())
+    further = (plan.trust, plan.forecast, power or None, plan.slices, plan.agreement)
+    agreed = (*common, *(each for each in further if each is not None))
     octets = msgspec.json.encode(agreed, order="deterministic")
     return blake2b(octets, digest_size=_OCTETS).hexdigest()
 

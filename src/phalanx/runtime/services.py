@@ -16,6 +16,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
 import networkx as nx
 import yaml
 from msgspec.structs import asdict, replace
@@ -122,6 +123,10 @@ def plan_of(service: Service, target: Deployment, leaving: tuple[ServiceMember, 
         ],
         "functions": {f: {} for f in sorted({f for m in members for f in m.unit.capabilities})},
     }
+    if service.slices is not None:
+        names = {"agents": {member.key: member.name for member in target.loops}}
+        slices = [replace(each, agreement="") for each in service.slices.slices]  # seen to here
+        plan["slices"] = msgspec.to_builtins(replace(service.slices, slices=slices)) | names
     text: str = yaml.safe_dump(plan, sort_keys=False, width=100)
     parse_scenario(text, f"the slice of {service.request.name}")
     return text
@@ -366,10 +371,9 @@ class ProcessOutfitter:
         if member.unit.kind is UnitKind.AGENT:
             domain = self._domain.spec.name
             scope = f"{{domain = {json.dumps(domain)}, slice = {json.dumps(deployment.service)}}}"
-            lines += [
-                f"functions = {json.dumps(list(member.unit.capabilities))}",
-                f"scope = {scope}",
-            ]
+            lines.append(f"scope = {scope}")
+            if member.serves:  # a loop knows what all can do, and does none of it
+                lines.append(f"functions = {json.dumps(list(member.unit.capabilities))}")
         config = "\n".join(lines) + "\n"
         return {"config.toml": config.encode(), "plan.yaml": deployment.plan.encode()}
 
@@ -425,7 +429,11 @@ def present_image() -> AgentImage:
 
 
 def read_asked(
-    nsd: Path, sites: Path | None, request: Path | None, without: Iterable[str] = ()
+    nsd: Path,
+    sites: Path | None,
+    request: Path | None,
+    without: Iterable[str] = (),
+    slices: Path | None = None,
 ) -> Asked:
     """Return what is asked for by files.
 
@@ -434,6 +442,7 @@ def read_asked(
         sites: the sites; None: ``sites.yaml`` in the folder.
         request: None: ``request.yaml`` in the folder.
         without: sites that may host no agent.
+        slices: the slice descriptor; None: the service is of no slice.
 
     Raises:
         ScenarioError: if one cannot be read.
@@ -447,6 +456,7 @@ def read_asked(
         (sites.name, read_text(sites)),
         (request.name, read_text(request)),
         tuple(without),
+        None if slices is None else (slices.name, read_text(slices)),
     )
 
 

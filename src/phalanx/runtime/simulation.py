@@ -75,12 +75,7 @@ class SimulatedEnvironment:
             latency = self._in_band(self._network, agents, extra_ms, context.seed)
         else:
             latency = _latency(scenario.to_network(), agents, extra_ms)
-        return MemoryBus(
-            self.clock,
-            latency=latency,
-            on_shed=context.shed,
-            peers=tuple(agents),
-        )
+        return MemoryBus(self.clock, latency=latency, on_shed=context.shed, peers=tuple(agents))
 
     def _in_band(
         self,

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from phalanx.domain.errors import ScenarioError
-from phalanx.loading import parse_as, read_text
+from phalanx.loading import Name, parse_as, read_text
 from phalanx.runtime.scenario import (
     Address,
     Amount,
@@ -18,7 +18,6 @@ from phalanx.runtime.scenario import (
     GoalSpec,
     HostSpec,
     MonitorSpec,
-    Name,
     NetworkSpec,
     ParameterName,
     PopSpec,

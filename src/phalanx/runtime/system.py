@@ -40,17 +40,10 @@ from phalanx.runtime.composition import (
     ComposedAgent,
     description,
     first_view,
-    installed,
+    installed_monitors,
     settings_of,
 )
-from phalanx.runtime.course import (
-    Course,
-    Progress,
-    RunResult,
-    defects,
-    record_end,
-    reservations_of,
-)
+from phalanx.runtime.course import Course, Progress, RunResult, defects, record_end, reservations_of
 from phalanx.runtime.environment import (
     BuildContext,
     DegradableNetwork,
@@ -61,8 +54,9 @@ from phalanx.runtime.environment import (
     faulty,
 )
 from phalanx.runtime.node import Node
-from phalanx.runtime.scenario import MONITORS, DeclaredAgent, FaultSpec, Scenario
+from phalanx.runtime.scenario import DeclaredAgent, FaultSpec, Scenario
 from phalanx.runtime.trusting import SECAAS, ModelledTrust, end_doings
+from phalanx.slices.model import LoopIndex
 from phalanx.store.memory import EventLog
 
 DOMAIN = "run"
@@ -155,6 +149,7 @@ class System:
         if any(f.kind == "broker-down" for f in scenario.faults):
             raise ScenarioError("faults: broker-down needs phalanx run --spread")
         self._settings = settings_of(scenario, self._declared, self.catalogue)
+        self._loops = LoopIndex(scenario.loops())
         self.trust: ModelledTrust | None = None
         if scenario.trust is not None:
             self.trust = ModelledTrust(
@@ -259,7 +254,11 @@ class System:
             declared,
             self.scenario,
             self.catalogue,
-            replace(self._settings, catalogue=dict(self.catalogue.vnfds)),
+            replace(
+                self._settings,
+                catalogue=dict(self.catalogue.vnfds),
+                loops=self._loops.known_to(name),
+            ),
             fabric,
             clock=clock,
             bus=bus,
@@ -294,17 +293,16 @@ class System:
 
     def _install_monitors(self) -> None:
         """Put the Link Monitors in place that the scenario starts with."""
-        watching = MONITORS[self.scenario.strategy]
-        for number, monitor in enumerate(self.scenario.monitors, 1):
+        for monitor in installed_monitors(self.scenario):
             self.infrastructure.install(
-                monitor.at,
-                installed(number, monitor, watching),
-                self.catalogue.vnfds[watching],
+                monitor.duty.tap,
+                monitor.instance,
+                self.catalogue.vnfds[monitor.function],
                 units=1,
                 ttl_s=self.scenario.timing.lease_s,
                 cause=self.cause,
             )
-            self.agents[monitor.agent or monitor.at].pursue([(number, monitor)])
+            self.agents[monitor.duty.home].pursue([monitor])
 
     def _expelled(self, agent: AgentId, cause: str) -> None:
         """End what an agent has put in force that is not to be trusted."""

@@ -267,6 +267,7 @@ def from_graphml(path: str | Path, like: Scenario) -> Scenario:
     text = read_text(path, MAX_BYTES)
     try:
         taken = [host.name for host in like.hosts] + [agent.name for agent in like.agents]
+        taken += [loop.name for loop in like.loops()]
         topology = read_topology(text, reserved=taken)
     except ScenarioError as error:
         raise ScenarioError(one_line(f"{path}: {error}")) from None

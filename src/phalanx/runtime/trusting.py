@@ -30,6 +30,7 @@ from phalanx.domain.actions import (
     ReadLink,
     ReadMeasure,
     ReadRules,
+    ReadService,
     Release,
     RulesInForce,
     Stop,
@@ -45,6 +46,7 @@ from phalanx.domain.version import VERSION
 from phalanx.infrastructure import Answer, Infrastructure
 from phalanx.ledger import Ledger, RecordedEntry, Refused, open_ledger
 from phalanx.ledger.entries import Attested, Planned
+from phalanx.ledger.ethereum import Account
 from phalanx.runtime.node import Node, Service
 from phalanx.runtime.scenario import TrustSpec
 from phalanx.trust.attestation import Attestation, TrustTerms
@@ -134,10 +136,13 @@ class ModelledTrust:
         self._secaas.tell(Deployed(self._enrolments[agent].entry()), cause)
 
     def follow(self, agent: AgentId, node: Node) -> None:
-        """Tell an agent what the ledger records, from the beginning on."""
+        """Tell an agent what the ledger records; what was read already it is told as it stands."""
         self.unfollow(agent)
-        self._follows[agent] = self._accounts[agent].follow(
-            lambda recorded: node.tell(recorded, self._cause)
+        account, register = self._accounts[agent], self.register.copied()
+        self._follows[agent] = account.follow(
+            lambda recorded: node.tell(recorded, self._cause),
+            since=account.checkpoint(),
+            begins=lambda known: node.tell(register if known else TrustRegister(), self._cause),
         )
 
     def unfollow(self, agent: AgentId) -> None:
@@ -169,7 +174,9 @@ class ModelledTrust:
     def terms(self, agent: AgentId) -> TrustTerms:
         """Return the terms of an agent's attestation."""
         exchange = X25519PrivateKey.from_private_bytes(self._secret(agent, "exchange"))
-        return TrustTerms(self, self._secret(agent, "looks"), frozenset({SECAAS}), exchange)
+        account = Account(self._secret(agent, "account"))
+        secret = self._secret(agent, "looks")
+        return TrustTerms(self, secret, frozenset({SECAAS}), exchange, account)
 
     def services(self, agent: AgentId) -> Mapping[type, Service]:
         """Return what measures an agent, and what writes into the ledger for it."""
@@ -252,7 +259,7 @@ class ModelledTrust:
         answer(signed(evidence, self._keys[agent]))
 
 
-_BEGINS_NOTHING = (Release, Stop, Lift, ReadEntry, ReadLink, ReadMeasure, ReadRules)
+_BEGINS_NOTHING = (Release, Stop, Lift, ReadEntry, ReadLink, ReadMeasure, ReadRules, ReadService)
 _GENUINE, _ALTERED = (sha256(text.encode()).hexdigest() for text in ("genuine", "altered"))
 _VALUES = ReferenceValues(_SOFTWARE, VERSION, objects={_SOFTWARE: (_GENUINE,)}, counts=False)
 
@@ -303,17 +310,19 @@ class ExpelledAgents:
         self.register = TrustRegister()
         self._expelled = expelled
         self._cause = cause
-        self._found: dict[AgentId, str] = {}
-        """By agent the event of the last result about it."""
+
+    def resume(self, register: TrustRegister) -> None:
+        """Go on with what was read of the ledger before, up to an entry."""
+        self.register = register
+        for agent in register.with_standing(TrustStanding.QUARANTINED):
+            self._expelled(agent, register.members[agent].cause or self._cause)
 
     def read(self, recorded: RecordedEntry) -> None:
         """Take an entry of the ledger in."""
-        entry = recorded.entry
-        if isinstance(entry, Attested):
-            self._found[entry.result.attester] = entry.result.cause
         for change in self.register.apply(recorded):
             if change.now is TrustStanding.QUARANTINED:
-                self._expelled(change.agent, self._found.get(change.agent) or self._cause)
+                cause = self.register.members[change.agent].cause
+                self._expelled(change.agent, cause or self._cause)
 
     def out(self, agent: AgentId) -> bool:
         """Whether an agent is served nothing any more, not even for what it has in force."""

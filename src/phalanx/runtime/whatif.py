@@ -84,6 +84,7 @@ def _ask(system: System, goal: ConstrainedGoal) -> WhatIf:
     terms = load_terms(goal.named_terms())
     bids: list[tuple[str, Bid]] = []
     refusals: dict[str, str] = {}
+    vnfds = system.catalogue.vnfds
     for name, composed in system.agents.items():
         me = composed.agent
         if not composed.node.alive:
@@ -94,7 +95,7 @@ def _ask(system: System, goal: ConstrainedGoal) -> WhatIf:
         if isinstance(offered, str):
             refusals[name] = offered
             continue
-        answers = [judged(terms, outlook.view, name, goal, bid) for bid in offered]
+        answers = [judged(terms, outlook.view, name, goal, bid, vnfds) for bid in offered]
         made = [(name, bid) for bid in answers if isinstance(bid, Bid)]
         bids += made
         if not made:

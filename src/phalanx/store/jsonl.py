@@ -187,7 +187,7 @@ class LogStream:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._size = 0
-        self._left_out: list[str] = []
+        self._left_out, self._uncaused = list[str](), list[str]()
         self._lines = self._octets = 0
         self.number = 0
         """Of the line that was read last, from 1."""
@@ -206,7 +206,7 @@ class LogStream:
                     try:
                         event = decode_line(line)
                     except LogError as error:
-                        self.leave_out(str(error))
+                        self._leave_out(str(error))
                         continue
                     whole = True
                     yield event
@@ -215,37 +215,44 @@ class LogStream:
         if self._lines and not whole:
             raise LogError(f"{self._path}: {self._left_out[0]}")
 
-    def leave_out(self, why: str) -> None:
+    def unique(self) -> Iterator[Event]:
+        """Read the file likewise, of events with one id the first; all ids are held in memory.
+
+        Raises:
+            LogError: if it cannot be read, or has lines and none of them is an event.
+
+        """
+        ids: set[str] = set()
+        for event in self:
+            if event.id in ids:
+                self._leave_out(f"the id {event.id!r} is taken by a line above")
+                continue
+            if (cause := event.cause) is not None and cause not in ids:
+                self._uncaused.append(f"line {self.number}: the cause {cause!r} is no line above")
+            ids.add(event.id)
+            yield event
+
+    def _leave_out(self, why: str) -> None:
         """Count the last line as left out."""
         self._lines, self._octets = self._lines + 1, self._octets + self._size
         if self._lines <= MOST_SHOWN:
             self._left_out.append(f"line {self.number}: {why}")
 
-    def reading(self, events: Sequence[Event] = (), uncaused: Sequence[str] = ()) -> LogReading:
+    def reading(self, events: Sequence[Event] = ()) -> LogReading:
         """Return what was read so far, with those of its events that the caller kept."""
-        return LogReading(
-            list(events), tuple(self._left_out), self._lines, self._octets, tuple(uncaused)
-        )
+        left_out, uncaused = tuple(self._left_out), tuple(self._uncaused)
+        return LogReading(list(events), left_out, self._lines, self._octets, uncaused)
 
 
 def read_log(path: Path) -> LogReading:
-    """Read a whole log into memory, as ``LogStream`` does; of events with one id the first.
+    """Read a whole log into memory, as ``LogStream.unique`` does.
 
     Raises:
         LogError: if the file cannot be read, or has lines and none of them is an event.
 
     """
-    events: dict[str, Event] = {}
-    uncaused: list[str] = []
     stream = LogStream(path)
-    for event in stream:
-        if event.id in events:
-            stream.leave_out(f"the id {event.id!r} is taken by a line above")
-            continue
-        if event.cause is not None and event.cause not in events:
-            uncaused.append(f"line {stream.number}: the cause {event.cause!r} is no line above")
-        events[event.id] = event
-    return stream.reading(list(events.values()), uncaused)
+    return stream.reading(list(stream.unique()))
 
 
 def read_jsonl(path: Path) -> list[Event]:

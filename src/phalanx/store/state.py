@@ -1,4 +1,4 @@
-"""What one process keeps on disk: its incarnation, its memory, and the events in its outbox.
+"""What one process keeps on disk: its incarnation, memory, other state, and events to be sent.
 
 One SQLite file for each process, with a write-ahead log and ``synchronous=NORMAL``: what was
 written survives a process that is killed at any point; a power failure may cost the latest
@@ -35,6 +35,8 @@ _TABLES = (
     "CREATE TABLE outbox (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, "
     "octets INTEGER NOT NULL, event BLOB NOT NULL)",
 )
+_OTHER = "CREATE TABLE IF NOT EXISTS other (name TEXT PRIMARY KEY, octets BLOB NOT NULL)"
+"""Came later than the rest: a file that has no such table gets it."""
 _KEEP = "INSERT OR REPLACE INTO memory VALUES (?, ?, ?, ?, ?)"
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -157,6 +159,29 @@ class StateFile:
             raise StoreError(f"{self.path}: {self.damaged}, and there is no other memory")
         return self._newest
 
+    def put(self, name: str, octets: bytes) -> None:
+        """Keep ``octets`` under a name, beside the memory; what was there stays if it fails.
+
+        Raises:
+            StoreError: if they could not be written.
+
+        """
+        with self.transaction():
+            query = "INSERT OR REPLACE INTO other VALUES (?, ?)"
+            self.connection.execute(query, (name, octets))
+
+    def get(self, name: str) -> bytes | None:
+        """Return what was kept under a name, unchecked; None: nothing.
+
+        Raises:
+            StoreError: if the file cannot be read.
+
+        """
+        with self.errors():
+            query = "SELECT octets FROM other WHERE name = ?"
+            found = self.connection.execute(query, (name,)).fetchone()
+        return None if found is None else bytes(found[0])
+
     # -- parts ------------------------------------------------------------------------------------
 
     @contextmanager
@@ -216,6 +241,7 @@ class StateFile:
                     connection.execute(table)
                 self._salvage(connection)
                 connection.execute("COMMIT")
+            connection.execute(_OTHER)
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
                 raise _damage(found)

@@ -3,7 +3,8 @@
 hping3 makes what it does well: it spends about 80 µs of processor time on a packet and waits
 about 100 µs longer than told, so that it serves up to 1,000 packets a second. Faster streams
 of connection requests come from ``flood.c``, compiled at need (20 µs a packet, at an even
-rate). slowhttptest holds connections open with headers that never end.
+rate). curl asks for pages, a connection each. slowhttptest holds connections open with headers
+that never end.
 """
 
 from __future__ import annotations
@@ -45,9 +46,18 @@ def length_s(source: Source) -> float:
 
 
 def tool(source: Source) -> str:
-    """Return the name of the program that plays ``source``."""
+    """Return the name of the program that plays ``source``.
+
+    Raises:
+        KernelError: if there is none.
+
+    """
     if source.profile.holds:
         return "slowhttptest"
+    if source.profile.establishes and source.profile.syn_share and not source.profile.responsive:
+        return "curl"
+    if source.profile.establishes:
+        raise KernelError(f"nothing here plays {source.profile.name} with real packets")
     if source.profile.syn_share and packets_s(source) > HPING_PACKETS_S:
         return "flood"
     return "hping3"
@@ -60,6 +70,8 @@ def command(source: Source, program: str) -> list[str]:
     if source.profile.holds:
         return words + _slow(source, seconds)
     rate = packets_s(source)
+    if tool(source) == "curl":
+        return words + _asking(source, rate * source.profile.syn_share, seconds)
     if tool(source) == "flood":
         origin = "random" if source.profile.spoofed else source.address
         return [*words, origin, source.target, str(source.port), f"{rate:.1f}", f"{seconds:.1f}"]
@@ -87,6 +99,12 @@ def _slow(source: Source, seconds: float) -> list[str]:
         f"-H -c {count} -r {math.ceil(count / _OPENING_S)} -i 1 -x 24 -p 1"
         f" -l {math.ceil(seconds)} -u http://{source.target}:{source.port}/"
     ).split()
+
+
+def _asking(source: Source, rate: float, seconds: float) -> list[str]:
+    pages = f"http://{source.target}:{source.port}/?[1-{math.ceil(rate * seconds)}]"
+    pace = f"--rate {math.ceil(rate)}/s --interface {source.address}"
+    return f"-s -o /dev/null -m 2 {pace} -H Connection:close {pages}".split()
 
 
 def programs(sources: Sequence[Source], folder: Path) -> dict[str, str]:

@@ -21,6 +21,8 @@ STALL_S = 1.0
 """A stream that brings nothing for this long is given up, in seconds."""
 RETRY_S = 0.25
 """Pause before a stream is asked for again, in seconds."""
+SEGMENT_S = 2.0
+"""Length of a segment of a live stream, in seconds; who waits for twice as long gives it up."""
 _CHUNK = 65_536
 
 
@@ -90,6 +92,12 @@ class UserConnection:
         self._tally.octets += got
         return got
 
+    async def body(self, length: int) -> bytes:
+        """Return the whole of an answer's body."""
+        body = await self._reader.readexactly(length)
+        self._tally.octets += length
+        return body
+
     def close(self) -> None:
         """Leave nothing behind."""
         if self._writer is not None:
@@ -142,7 +150,46 @@ async def watch(user: dict[str, Any], plan: dict[str, Any], tally: UserTally) ->
             connection.close()
 
 
-PROFILES = {"http": browse, "video": watch}
+async def follow(user: dict[str, Any], plan: dict[str, Any], tally: UserTally) -> None:  # noqa: ARG001
+    """Follow a live stream: a clip, then at each segment's length a playlist and what is new in it.
+
+    What fails is left out.
+    """
+    connection = UserConnection(user, tally)
+    playlist = f"/live/{round(user['mb_s'] * 1e6)}.m3u8"
+    seen: set[str] = set()
+    begun = False
+    try:
+        while True:
+            beat = (time.monotonic() / SEGMENT_S - user["phase"]) % 1.0
+            await asyncio.sleep((1.0 - beat) * SEGMENT_S)
+            try:
+                if not begun:
+                    begun = True
+                    await fetch(connection, "/intro", tally)
+                lines = (await fetch(connection, playlist, tally)).decode().split()
+                segments = [line for line in lines if not line.startswith("#")]
+                for segment in segments:
+                    if segment not in seen:
+                        await fetch(connection, f"/live/{segment}", tally)
+                seen = set(segments)
+            except _FAULTS:
+                tally.failed += 1
+                connection.close()
+    finally:
+        connection.close()
+
+
+async def fetch(connection: UserConnection, path: str, tally: UserTally) -> bytes:
+    """Return the body of an answer."""
+    begun = time.monotonic()
+    async with asyncio.timeout(2 * SEGMENT_S):
+        body = await connection.body(await connection.ask(path))
+    tally.done(time.monotonic() - begun)
+    return body
+
+
+PROFILES = {"http": browse, "video": watch, "live": follow}
 
 
 async def use(user: dict[str, Any], plan: dict[str, Any], zero: float, tally: UserTally) -> None:

@@ -176,6 +176,9 @@ def _check(network: Network, sources: Sequence[Source]) -> None:
         for block in _RESERVED:
             if address in block:
                 raise KernelError(f"{thing.name}: {address} is reserved, with all of {block}")
+        limits = thing.limits if isinstance(thing, Host) else None
+        if limits is not None and limits.leak_share_s + limits.leak_share_request > 0:
+            raise KernelError(f"{thing.name}: a testbed plays no service that leaks memory")
         if isinstance(thing, Source) and (thing.shape != STEADY or thing.adapt or thing.asymmetric):
             raise KernelError(
                 f"{thing.name}: a testbed plays no {thing.profile.name} like this; it knows no "

@@ -19,8 +19,9 @@ from typing import IO
 
 from phalanx.infrastructure.linux import image_server
 from phalanx.infrastructure.linux.kernel import KernelError, runs
-from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
+from phalanx.infrastructure.linux.kernel.namespaces import entered, prefix
 from phalanx.infrastructure.linux.repository import PORT
+from phalanx.testrange.exporter import LOG_FORMAT
 
 _END_S = 2.0
 """What was asked to end is killed after this long, in seconds."""
@@ -41,7 +42,7 @@ pid nginx.pid;
 error_log error.log warn;
 events {{ worker_connections 808; }}
 http {{
-    access_log off;
+{metrics}
     server_tokens off;
     default_type application/octet-stream;
     client_body_temp_path body;
@@ -63,13 +64,23 @@ http {{
 """
 
 
+_MEASURED = """\
+    log_format metrics "{log}";
+    access_log access.log metrics;
+    limit_req_zone $server_addr zone=all:32k rate={rate}r/s;
+    limit_req zone=all burst={burst} nodelay;
+    limit_req_log_level info;"""
+_BURST_S = 0.1
+"""Requests of so many seconds may come at once."""
+
+
 class NamespaceProcess:
     """A program in a namespace.
 
     Args:
         words: the program's path and its arguments.
         run: mark of the run; ``PHALANX_RUN`` in its environment.
-        namespace: network namespace that it lives in.
+        namespace: network namespace that it lives in; None: that of the caller.
         complaints: file for what it writes to standard error.
         piped: whether its standard input and output are pipes to the caller; otherwise
             they are ``/dev/null``.
@@ -81,7 +92,7 @@ class NamespaceProcess:
         words: Sequence[str],
         *,
         run: str,
-        namespace: str,
+        namespace: str | None,
         complaints: Path,
         piped: bool = False,
     ) -> None:
@@ -90,7 +101,7 @@ class NamespaceProcess:
         stream = subprocess.PIPE if piped else subprocess.DEVNULL
         with complaints.open("ab") as errors:
             self._process = subprocess.Popen(  # noqa: S603
-                [*prefix(namespace), *words],
+                [*(prefix(namespace) if namespace else ()), *words],
                 stdin=stream,
                 stdout=stream,
                 stderr=errors,
@@ -172,17 +183,40 @@ def serve_images(run: str, namespace: str, address: str, folder: Path) -> Namesp
     return server
 
 
-def configuration(address: str, ports: Iterable[int]) -> str:
+def configuration(address: str, ports: Iterable[int], requests_s: float | None = None) -> str:
     """Return nginx's configuration for a server that listens at ``address``.
 
-    ``/`` is a page of ``PAGE_OCTETS``; ``/stream?rate=N`` brings N octets a second.
+    ``/`` is a page of ``PAGE_OCTETS``; ``/stream?rate=N`` brings N octets a second. Of more than
+    ``requests_s`` the rest is answered with 503, at once, and all are logged; None: any number.
     """
     listen = "\n".join(f"        listen {address}:{port};" for port in sorted(set(ports)))
-    return _CONFIGURATION.format(listen=listen)
+    metrics = "    access_log off;"
+    if requests_s is not None:
+        rate, burst = max(1, round(requests_s)), max(1, round(requests_s * _BURST_S))
+        metrics = _MEASURED.format(log=LOG_FORMAT, rate=rate, burst=burst)
+    return _CONFIGURATION.format(listen=listen, metrics=metrics)
+
+
+def start_nginx(
+    run: str, namespace: str | None, configuration: str, folder: Path
+) -> NamespaceProcess:
+    """Start nginx with a configuration, whose paths are relative to ``folder``.
+
+    Raises:
+        KernelError: if there is no nginx on this machine.
+
+    """
+    program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    if program is None:
+        raise KernelError("no nginx here: install it (Debian: apt install nginx-light)")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "nginx.conf").write_text(configuration)
+    words = [program, "-p", str(folder), "-c", "nginx.conf", "-e", "error.log"]
+    return NamespaceProcess(words, run=run, namespace=namespace, complaints=folder / "stderr")
 
 
 class NginxServer:
-    """One nginx in the namespace of a host.
+    """One nginx in the namespace of a host, or of a PoP; ``requests_s`` as ``configuration`` says.
 
     Raises:
         KernelError: if there is no nginx on this machine.
@@ -190,27 +224,25 @@ class NginxServer:
     """
 
     def __init__(
-        self, run: str, namespace: str, address: str, ports: Iterable[int], folder: Path
+        self,
+        run: str,
+        namespace: str,
+        address: str,
+        ports: Iterable[int],
+        folder: Path,
+        requests_s: float | None = None,
     ) -> None:
-        program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-        if program is None:
-            raise KernelError("no nginx here: install it (Debian: apt install nginx-light)")
         self._namespace = namespace
         self._address = address
         self._ports = sorted(set(ports))
         pages = folder / "pages"
         pages.mkdir(parents=True)
-        (folder / "nginx.conf").write_text(configuration(address, self._ports))
         line = "All is well; this line is repeated until the page is full.\n"
         (pages / "index.html").write_text((line * PAGE_OCTETS)[:PAGE_OCTETS])
         with (pages / "stream").open("wb") as stream:
             stream.truncate(_STREAM_OCTETS)
-        self.process = NamespaceProcess(
-            [program, "-p", str(folder), "-c", "nginx.conf", "-e", "error.log"],
-            run=run,
-            namespace=namespace,
-            complaints=folder / "stderr",
-        )
+        text = configuration(address, self._ports, requests_s)
+        self.process = start_nginx(run, namespace, text, folder)
 
     def wait(self) -> None:
         """Wait until it answers on every port.
@@ -219,25 +251,38 @@ class NginxServer:
             KernelError: if it does not within five seconds.
 
         """
-        deadline = time.monotonic() + _START_S
-        with Inside(self._namespace) as inside:
-            for port in self._ports:
-                while (answer := inside.call(self._answer, port)) != "":
-                    if self.process.ended:
-                        raise KernelError(f"nginx does not start: {self.process.complaint()}")
-                    if time.monotonic() > deadline:
-                        raise KernelError(f"nginx at {self._address}:{port}: {answer}")
-                    time.sleep(_POLL_S)
+        for port in self._ports:
+            wait_for_page(self.process, self._namespace, self._address, port, "/")
 
-    def _answer(self, port: int) -> str:
-        """Return what is wrong with the page, nothing if it is right."""
-        connection = HTTPConnection(self._address, port, timeout=1)
-        try:
-            connection.request("GET", "/")
-            answer = connection.getresponse()
-            got = len(answer.read())
-        except (OSError, HTTPException) as error:
-            return str(error)
-        finally:
-            connection.close()
-        return "" if answer.status == 200 and got == PAGE_OCTETS else f"status {answer.status}"
+
+def wait_for_page(
+    process: NamespaceProcess, namespace: str | None, address: str, port: int, path: str
+) -> None:
+    """Wait until a server brings a page; blocking.
+
+    Raises:
+        KernelError: if it does not within five seconds.
+
+    """
+    deadline = time.monotonic() + _START_S
+    with contextlib.nullcontext() if namespace is None else entered(namespace):
+        while (wrong := _missing(address, port, path)) != "":
+            if process.ended:
+                raise KernelError(f"nginx does not start: {process.complaint()}")
+            if time.monotonic() > deadline:
+                raise KernelError(f"nginx at {address}:{port}: {wrong}")
+            time.sleep(_POLL_S)
+
+
+def _missing(address: str, port: int, path: str) -> str:
+    """Return what is wrong with a page, nothing if it is right."""
+    connection = HTTPConnection(address, port, timeout=1)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+    except (OSError, HTTPException) as error:
+        return str(error)
+    finally:
+        connection.close()
+    return "" if answer.status == 200 else f"status {answer.status}"

@@ -57,17 +57,21 @@ class Users:
 
     Args:
         run: mark of the run.
-        namespace: where they live.
+        namespace: where they live; None: that of the caller.
         sources: the users, each with its number among all of the run.
         folder: where the process's complaints go.
 
     """
 
     def __init__(
-        self, run: str, namespace: str, sources: Sequence[tuple[int, Source]], folder: Path
+        self,
+        run: str,
+        namespace: str | None,
+        sources: Sequence[tuple[int, Source]],
+        folder: Path,
     ) -> None:
         self.target = sources[0][1].target
-        self._namespace = namespace
+        self._place = namespace or "loopback"
         self._received = Received()
         self._decoder = Decoder(Received)
         self._rest = b""
@@ -76,7 +80,7 @@ class Users:
             [sys.executable, "-I", "-S", str(_CLIENT)],
             run=run,
             namespace=namespace,
-            complaints=folder / f"{namespace}.stderr",
+            complaints=folder / f"{self._place}.stderr",
             piped=True,
         )
         plan = {
@@ -146,4 +150,4 @@ class Users:
                 return
             wrong = "tell a line without an end" if got else f"ended: {self.process.complaint()}"
         self.stop()
-        failed(f"the users in {self._namespace} {wrong}")
+        failed(f"the users in {self._place} {wrong}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -11,11 +12,12 @@ from pathlib import Path
 from phalanx.clock import Timer
 from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Recorder
-from phalanx.domain.network import Host, Network, link_id
+from phalanx.domain.network import Host, Network, PopId, link_id
 from phalanx.domain.traffic import Source
 from phalanx.infrastructure.linux.kernel import KernelError, cgroups
 from phalanx.infrastructure.linux.tasks import Tasks
 from phalanx.testrange.attackers import Attack, programs
+from phalanx.testrange.exporter import FunctionExporter
 from phalanx.testrange.processes import NamespaceProcess, NginxServer, end
 from phalanx.testrange.sampler import Arrivals, Devices, MeasuredLink, TrafficSampler
 from phalanx.testrange.testbed import Testbed
@@ -82,6 +84,8 @@ class Workload:
         self._attackers: cgroups.Cgroup = cgroups.Cgroup()
         self._running: dict[str, dict[str, Source]] = {s.group: {} for s in self._sources}
         self._attacks: dict[str, Attack] = {}
+        self._exporters: dict[str, FunctionExporter] = {}
+        self._replicas: dict[str, NginxServer] = {}
 
     def prepare(self) -> None:
         """Start the servers, the users (who wait) and the counters; blocking.
@@ -141,10 +145,54 @@ class Workload:
         end(self._processes)
         self._processes.clear()
         self._users.clear()
+        for exporter in self._exporters.values():
+            exporter.close()
+        self._exporters.clear()
         for counters in (self._devices, self._senders, self._arrivals):
             for counter in counters.values():
                 counter.close()
             counters.clear()
+
+    def metrics(self, address: str, now: float) -> dict[str, float] | None:
+        """Return the metrics of a service, as ``ServicePrograms`` says.
+
+        Its processor is as busy as its requests are many: nginx itself hardly is.
+        """
+        limits = self._hosts[address].limits if address in self._exporters else None
+        if limits is None or limits.requests_s is None:
+            return None
+        row = self._exporters[address].sample(now)
+        asked = row["requests_per_s"] + row["errors_per_s"]
+        metrics = {
+            "cpu_share": min(1.0, asked / limits.requests_s),
+            "requests_s": asked,
+            "refused_share": row["errors_per_s"] / asked if asked else 0.0,
+            "latency_ms": 1e3 * row["latency_p50_s"],
+            "connections_share": row["connections_open"] / limits.connections,
+            "receive_mb_s": row["network_rx_bytes_per_s"] / 1e6,
+        }
+        return {name: round(v, _DIGITS) for name, v in metrics.items() if math.isfinite(v)}
+
+    def replicate(self, name: str, address: str, pop: PopId, first: int) -> dict[int, int]:
+        """Start another nginx at a PoP, as ``ServicePrograms`` says."""
+        at = self._testbed.underlay(pop)
+        ports = {port: first + n for n, port in enumerate(self._ports(address))}
+        folder = self._folder / f"replica-{first}"
+        namespace = self._testbed.namespace(pop)
+        server = NginxServer(self._testbed.run, namespace, at, ports.values(), folder)
+        self._replicas[name] = server
+        self._processes.append(server.process)
+        server.wait()
+        return ports
+
+    def end(self, name: str) -> None:
+        """End a replica, as ``ServicePrograms`` says."""
+        if (server := self._replicas.pop(name, None)) is not None:
+            end([server.process])
+
+    def _ports(self, address: str) -> list[int]:
+        here = [source for source in self._sources if source.target == address]
+        return sorted({source.port for source in here if source.profile.protocol == "tcp"})
 
     def _serve(self, host: Host) -> NginxServer:
         here = [source for source in self._sources if source.target == host.address]
@@ -152,10 +200,14 @@ class Workload:
         self._arrivals[host.name] = Arrivals(
             namespace, [source.address for source in here if not source.profile.malicious]
         )
-        ports = {source.port for source in here if source.profile.protocol == "tcp"}
-        folder = self._folder / host.name
-        server = NginxServer(self._testbed.run, namespace, host.address, ports, folder)
+        ports, folder = self._ports(host.address), self._folder / host.name
+        most = None if host.limits is None else host.limits.requests_s
+        server = NginxServer(self._testbed.run, namespace, host.address, ports, folder, most)
         self._processes.append(server.process)
+        if most is not None:
+            (folder / "access.log").touch()
+            self._exporters[host.address] = FunctionExporter(ports, folder / "access.log")
+            self._exporters[host.address].roots.append(server.process.pid)
         return server
 
     def _begin(self) -> None:

@@ -10,11 +10,14 @@ Source: Gonzalez et al., *Deployment of Genuine Multi-Agent Pipelines*, 3.B, ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from hashlib import sha256
 from hmac import digest as keyed
+from math import inf
+from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec import Struct
 from msgspec.structs import replace
@@ -42,11 +45,12 @@ from phalanx.domain.trust import (
     EvidenceReply,
     Measure,
     Scored,
+    SignedReport,
     Submit,
     Suspicion,
     TrustTier,
 )
-from phalanx.ledger import RecordedEntry
+from phalanx.ledger import LedgerError, RecordedEntry
 from phalanx.ledger.election import commitment
 from phalanx.ledger.entries import (
     AgentRetired,
@@ -58,8 +62,9 @@ from phalanx.ledger.entries import (
     Revealed,
     RoundOpened,
 )
-from phalanx.trust.evidence import Repository, digest, verify
-from phalanx.trust.measurement import ProcessMeasurement
+from phalanx.ledger.ethereum import Account, signer
+from phalanx.trust.evidence import LastLook, Repository, digest, verify
+from phalanx.trust.measurement import Activity
 from phalanx.trust.register import (
     EXCLUDED,
     GroupMember,
@@ -67,6 +72,7 @@ from phalanx.trust.register import (
     TrustRegister,
     TrustStanding,
 )
+from phalanx.trust.score import TrustAttribute
 
 ATTESTATION = "attestation"
 """Conversation of challenges and evidence."""
@@ -87,6 +93,8 @@ TURN_S = 2.0
 RULE_MISSING = "rule-missing"
 """Deviation: what an agent says that it keeps in force is not there. It may have been lifted
 meanwhile, so it counts once a second look shows the same."""
+ROUNDS = 2
+"""Before the open one, from which reports are held against who signed them."""
 AGAIN_S = 1.0
 """Before that second look."""
 
@@ -101,6 +109,8 @@ class TrustTerms(Struct, frozen=True):
     """Who may challenge beside the members: what hardens and enrols agents."""
     exchange: X25519PrivateKey | None = None
     """Of this agent: opens the keys that are handed out to it."""
+    account: Account | None = None
+    """Of this agent on the ledger: signs what it reports. None: it reports nothing."""
     answer_s: float = 3.0
     """How long a verifier waits for evidence before it asks again."""
     tries: int = 3
@@ -114,6 +124,11 @@ Audit = Callable[[Agent, AgentId, tuple[str, ...], Audited], None]
 """Compares what an agent does with what it says, and says that it keeps in force."""
 
 
+def by_ledger(register: TrustRegister) -> dict[AgentId, float]:
+    """Return the scores of all agents as they follow from the ledger alone."""
+    return {name: member.score for name, member in register.members.items()}
+
+
 class _Look(Struct):
     """A challenge that is open."""
 
@@ -125,6 +140,8 @@ class _Look(Struct):
     """Whether the plan asks for it; of another one only what is not genuine is told."""
     doubted: frozenset[Deviation] = frozenset()
     """What the first look showed, if a second one has to confirm it."""
+    activity: Activity | None = None
+    """Of the process, if evidence of it was believed."""
 
 
 class Attestation(Capability):
@@ -136,14 +153,25 @@ class Attestation(Capability):
         self.terms: TrustTerms | None = None
         """Set before the agent lives; None: it takes no part."""
         self.register = TrustRegister()
+        self.appraise: Callable[[TrustRegister], Mapping[AgentId, float]] = by_ledger
+        """Returns the score of each agent."""
+        self.half_lives: dict[TrustAttribute, float] = {}
+        """See ``TrustRegister.half_lives``."""
         self.audit: Audit | None = None
         """None: nothing compares what agents do with what they say."""
         self.kept: Callable[[Agent], tuple[str, ...]] = lambda _: ()
         """Returns what this agent keeps in force."""
+        self.asked: Callable[[Agent, AgentId, Challenge], None] = lambda *_: None
+        """Called with each challenge that is sent."""
         self.enrolled: dict[AgentId, float] = {}
         """When this agent read of the last enrolment of each."""
+        self._reported: dict[AgentId, set[tuple[int, str]]] = {}
+        """What agents signed that they keep in force, by round, where others doubt it."""
+        self.openings: tuple[float, ...] = (inf,)
+        """When this agent read that the latest rounds began, one more than reports may be old;
+        inf: it was not there."""
         self._looks: dict[AgentId, _Look] = {}
-        self._seen: dict[AgentId, ProcessMeasurement] = {}
+        self._seen: dict[AgentId, LastLook] = {}
         """What was measured of others last, for what only a second look shows."""
         self._shown: tuple[AgentId, str, EvidenceReply] | None = None
         """The last evidence: a challenge that comes twice is measured once."""
@@ -157,14 +185,27 @@ class Attestation(Capability):
         self._went_on = 0.0
         """When the ledger last told of the chain or of a round."""
         self._alarm = 0
-        self._settling = self._caught_up = False
-        self._changes: dict[AgentId, tuple[StandingChange, RecordedEntry]] = {}
-        """By agent the last change that is not believed yet."""
+        self._settling = False
+        self.caught_up = False
+        """Whether what the ledger held at this agent's start was read."""
+        self._changes: dict[AgentId, tuple[StandingChange, RecordedEntry | None]] = {}
+        """By agent the last change that is not believed yet; None: read in an earlier life."""
         self._scored = -1
         """Round at whose beginning the scores were worked out last."""
         self._scores: dict[AgentId, float] = {}
 
     # -- what the ledger says ---------------------------------------------------------------
+
+    @perceives(TrustRegister)
+    def resumed(self, me: Agent, register: TrustRegister) -> None:
+        """Go on with what was read of the ledger before, up to an entry; the next ones follow."""
+        self.register = register
+        self.enrolled = dict.fromkeys(register.members, me.now)
+        self._went_on = me.now
+        for member in register.members.values():
+            change = StandingChange(member.agent, None, member.standing, "read before")
+            self._changes[member.agent] = change, None
+        self._settle_soon(me)
 
     @perceives(RecordedEntry)
     def recorded(self, me: Agent, recorded: RecordedEntry) -> None:
@@ -172,6 +213,7 @@ class Attestation(Capability):
 
         So an agent that reads the ledger from its beginning does not live through it again.
         """
+        self.register.half_lives = self.half_lives
         for change in self.register.apply(recorded):
             self._changes[change.agent] = change, recorded
         entry = recorded.entry
@@ -180,12 +222,11 @@ class Attestation(Capability):
                 self.enrolled[entry.agent] = me.now
             case RoundOpened():
                 self._went_on = me.now
+                self.openings = (*self.openings, me.now if self.caught_up else inf)[-ROUNDS - 2 :]
                 self._accused.clear()
                 self._suspected.clear()
                 self._looks = {a: look for a, look in self._looks.items() if look.round == CHAIN}
                 self._said.clear()
-                me.later(self._plan_looks, me)
-                me.later(self._plan_share, me)
             case Attested(result) if result.round == CHAIN:
                 self._went_on = me.now
             case Attested(result) if result.tier in (TrustTier.CONTRAINDICATED, TrustTier.NONE):
@@ -195,10 +236,13 @@ class Attestation(Capability):
                     me.call_at(me.now, partial(self._look, me, result.attester, result.round))
             case Planned() if not self.register.round:
                 self._went_on = me.now
-            case Planned() if self._caught_up:  # an operator wants all to be looked at now
+            case Planned() if self.caught_up:  # an operator wants all to be looked at now
                 for attester in (*self.register.members,):
                     if me.name in self.register.verifiers_of(attester):
                         me.later(self._look, me, attester, self.register.round)
+        self._settle_soon(me)
+
+    def _settle_soon(self, me: Agent) -> None:
         if not self._settling:
             self._settling = True
             me.call_at(me.now, partial(self._settle, me))
@@ -216,28 +260,36 @@ class Attestation(Capability):
         changes, self._changes = self._changes, {}
         cause = me.cause
         for agent, (change, recorded) in changes.items():
-            entry = recorded.entry
-            me.cause = (entry.result.cause if isinstance(entry, Attested) else "") or cause
-            yield from self._changed(me, self.register.members[agent], change, recorded)
+            member = self.register.members[agent]
+            found = recorded is None or isinstance(recorded.entry, Attested)
+            me.cause = (member.cause if found else "") or cause
+            yield from self._changed(me, member, change, recorded)
         me.cause = cause
-        if changes or self.register.round != self._scored:
+        opened = self.register.round != self._scored
+        if changes or opened:
             self._scored = self.register.round
             yield from self._score()
-        self._caught_up = True
+        if opened and self.register.round:  # however many were read at once
+            self._plan_looks(me)
+            self._plan_share(me)
+        if not self.caught_up and not self.register.round:
+            self.openings = (me.now,)
+        self.caught_up = True
         self._plan_turn(me)
 
     def _changed(
-        self, me: Agent, member: GroupMember, change: StandingChange, recorded: RecordedEntry
+        self, me: Agent, member: GroupMember, change: StandingChange, recorded: RecordedEntry | None
     ) -> Steps:
-        agent, entry = member.agent, recorded.entry
+        agent, entry = member.agent, None if recorded is None else recorded.entry
         decided = isinstance(entry, Attested) and entry.result.verifier == me.name
         if isinstance(entry, RoundOpened):
             trusted = self.register.with_standing(TrustStanding.TRUSTED)
-            decided = turn_order(self.register.seed, entry.round, trusted)[:1] == [me.name]
+            decided = turn_order(self.register.seed, entry.round, trusted)[:1] == (me.name,)
         quiet = member.standing is TrustStanding.ENROLLED
-        if not self._caught_up:  # an agent that begins anew: what it was before is no news
+        if not self.caught_up:  # an agent that begins anew: what it was before is no news
             quiet = member.standing is not TrustStanding.TRUSTED
-        if (agent == me.name and not quiet) or (decided and member.standing in EXCLUDED):
+        told = (agent == me.name and not quiet) or (decided and member.standing in EXCLUDED)
+        if told and recorded is not None:
             me.cause = me.record(
                 "trust.changed",
                 agent=agent,
@@ -257,7 +309,7 @@ class Attestation(Capability):
             self._seen.pop(agent, None)
 
     def _score(self) -> Steps:
-        scores = {name: round(m.score, 3) for name, m in self.register.members.items()}
+        scores = {name: round(v, 3) for name, v in self.appraise(self.register).items()}
         news = {name: score for name, score in scores.items() if self._scores.get(name) != score}
         if news:
             self._scores = scores
@@ -290,8 +342,8 @@ class Attestation(Capability):
             outside = me.name in terms.outsiders
             return max(self._went_on + patience, rested) if outside else None
         trusted = register.with_standing(TrustStanding.TRUSTED)
-        if len(trusted) < 2:
-            return None
+        if len(register.with_standing(TrustStanding.TRUSTED, TrustStanding.SILENT)) < 2:
+            return None  # nobody to verify
         if me.name in terms.outsiders:  # some ledgers take rounds from operators alone
             place = min(len(trusted), OPENERS)
         elif me.name in trusted:
@@ -319,7 +371,7 @@ class Attestation(Capability):
         if attester:
             self._look(me, attester, CHAIN)
         else:
-            self._submit(me, RoundOpened(self.register.round + 1, ""))
+            self.submit(me, RoundOpened(self.register.round + 1, ""))
             self._went_on = me.now  # asks again after a round, if nothing comes of it
 
     # -- the verifier -----------------------------------------------------------------------
@@ -331,7 +383,7 @@ class Attestation(Capability):
             return
         for attester in (*register.members,):
             if me.name in register.verifiers_of(attester):
-                when = me.now + self._draw() * terms.spread * register.plan.period_s
+                when = me.now + self._draw(me) * terms.spread * register.plan.period_s
                 me.call_at(when, partial(self._look, me, attester, register.round))
 
     def _plan_share(self, me: Agent) -> None:
@@ -351,29 +403,73 @@ class Attestation(Capability):
 
     def _give(self, me: Agent, entry: Drawn | Revealed) -> None:
         if entry.round == self.register.round + 1:
-            self._submit(me, entry)
+            self.submit(me, entry)
 
-    def suspect(self, me: Agent, agent: AgentId, deviations: Sequence[Deviation]) -> None:
+    def stand_by(self, me: Agent, conversation: str, effects: Sequence[str]) -> SignedReport | None:
+        """Return a signed report that ``effects`` are kept in force; None: there is no key."""
+        account = self.terms.account if self.terms is not None else None
+        if account is None:
+            return None
+        report = SignedReport(conversation, tuple(effects), self.register.round)
+        return replace(report, signature=account.sign(self._digest(me.name, report)).hex())
+
+    def is_signed(self, agent: AgentId, report: SignedReport | None, rounds: int = ROUNDS) -> bool:
+        """Whether an agent stands by a report, of the latest ``rounds`` or the open one."""
+        number, member = self.register.round, self.register.members.get(agent)
+        if member is None or report is None or not -rounds <= report.round - number <= 1:
+            return False
+        try:
+            by = signer(self._digest(agent, report), bytes.fromhex(report.signature))
+        except (LedgerError, ValueError):
+            return False
+        return by == member.account
+
+    def reported(self, agent: AgentId) -> set[str]:
+        """Return what an agent has signed lately that it keeps in force, where others doubt it."""
+        oldest = self.register.round - ROUNDS
+        return {effect for number, effect in self._reported.get(agent, ()) if number >= oldest}
+
+    def _digest(self, agent: AgentId, report: SignedReport) -> bytes:
+        member = self.register.members.get(agent)  # what it signed before it was deployed is void
+        life = 0 if member is None else member.enrolments
+        said = agent, life, report.conversation, report.effects, report.round
+        return sha256(b"report" + msgspec.json.encode(said)).digest()
+
+    def suspect(
+        self,
+        me: Agent,
+        agent: AgentId,
+        found: Sequence[Deviation] | None,
+        report: SignedReport | None = None,
+    ) -> None:
         """Have the verifiers of an agent look at it now, since it does not do what it says.
 
-        What this agent saw is no proof for others, so it accuses nobody.
+        What this agent saw is no proof for others, so it accuses nobody; what the other has signed
+        is one that it said so.
         """
         verifiers = self.register.verifiers_of(agent)
-        if not verifiers or agent in self._accused:
+        if not verifiers or not found or agent in self._accused:
             return
         self._accused.add(agent)
-        found = [f"{d.kind} {d.where}: {d.what}" for d in in_short(deviations)]
-        me.cause = me.record("trust.suspected", agent=agent, deviations=found)
+        said = [f"{d.kind} {d.where}: {d.what}" for d in in_short(found)]
+        me.cause = me.record("trust.suspected", agent=agent, deviations=said)
         for verifier in verifiers:  # of which it may be one
-            me.tell(Performative.REQUEST, verifier, ATTESTATION, Suspicion(agent))
+            me.tell(Performative.REQUEST, verifier, ATTESTATION, Suspicion(agent, report))
 
     @hears(Suspicion)
     def heard_suspicion(self, me: Agent, message: Message) -> None:
         """Look at an agent at once, if a member asks; however often it does, once a round."""
         suspicion = message.content
         assert isinstance(suspicion, Suspicion)
-        if self.register.standing(message.sender) is TrustStanding.TRUSTED:
-            self._look_out_of_turn(me, suspicion.agent)
+        agent, report = suspicion.agent, suspicion.report
+        if self.register.standing(message.sender) is not TrustStanding.TRUSTED:
+            return
+        if report is not None and self.is_signed(agent, report):
+            known = self.reported(agent)
+            if not known.issuperset(report.effects) and len(known) < NAMED:
+                self._reported[agent] = {(report.round, e) for e in known.union(report.effects)}
+                self._suspected.discard(agent)  # it asked for that look itself
+        self._look_out_of_turn(me, agent)
 
     def _look_out_of_turn(self, me: Agent, attester: AgentId) -> None:
         """Look once more in this round; the look that the plan asks for comes all the same.
@@ -401,14 +497,15 @@ class Attestation(Capability):
             return
         if register.standing(me.name) in EXCLUDED:
             return  # nobody answers it, and nobody takes its word
-        look = self._looks[attester] = _Look(number, self._nonce(), me.cause, in_turn=in_turn)
+        look = self._looks[attester] = _Look(number, self._nonce(me), me.cause, in_turn=in_turn)
         self._ask(me, attester, look)
 
     def _look_again(self, me: Agent, attester: AgentId, doubted: tuple[Deviation, ...]) -> None:
         """Challenge an agent a second time in one look, to see whether what was found lasts."""
         first = self._looks[attester]
         doubts = frozenset(doubted)
-        look = self._looks[attester] = replace(first, nonce=self._nonce(), tries=1, doubted=doubts)
+        fresh = self._nonce(me)
+        look = self._looks[attester] = replace(first, nonce=fresh, tries=1, doubted=doubts)
 
         def ask() -> None:
             if self._looks.get(attester) is look:
@@ -418,8 +515,9 @@ class Attestation(Capability):
 
     def _ask(self, me: Agent, attester: AgentId, look: _Look) -> None:
         assert self.terms is not None
-        challenge = Challenge(look.nonce, look.round)
+        challenge = Challenge(look.nonce, look.round, look.tries)
         me.tell(Performative.REQUEST, attester, ATTESTATION, challenge)
+        self.asked(me, attester, challenge)
         wait_s = self.terms.answer_s
         if look.round != CHAIN and self.register.plan is not None:  # the round is not for ever
             left = (1.0 - self.terms.spread) * self.register.plan.period_s
@@ -455,12 +553,14 @@ class Attestation(Capability):
             self.terms.repository,
             self._seen.get(attester),
         )
+        look.activity = None
         if measured is not None:
             self._seen[attester] = measured
+            look.activity = measured.measured.activity
         conclude = partial(self._conclude, me, attester, look)
         if tier is TrustTier.AFFIRMING and self.audit is not None:
             # Its program is genuine; what it does has to agree with what it says, too.
-            audited = partial(self._audited, me, attester, look, reply.evidence)
+            audited = partial(self._audited, me, attester, look, reply.evidence, deviations)
             self.audit(me, attester, reply.kept, audited)
         else:
             conclude(tier, deviations, reply.evidence)
@@ -471,6 +571,7 @@ class Attestation(Capability):
         attester: AgentId,
         look: _Look,
         evidence: Evidence,
+        told: tuple[Deviation, ...],
         deviations: tuple[Deviation, ...] | None,
     ) -> None:
         if self._looks.get(attester) is not look:
@@ -484,7 +585,7 @@ class Attestation(Capability):
             self._look_again(me, attester, deviations)
             return
         tier = TrustTier.CONTRAINDICATED if found else TrustTier.AFFIRMING
-        self._conclude(me, attester, look, tier, found, evidence)
+        self._conclude(me, attester, look, tier, (*found, *told), evidence)
 
     def _conclude(
         self,
@@ -502,6 +603,13 @@ class Attestation(Capability):
             return  # the look that the plan asks for is still to come, or was
         known = self.register.standing(attester) is TrustStanding.SILENT
         if not (known and tier is TrustTier.NONE):
+            proven = evidence is not None and evidence.quote and tier is not TrustTier.NONE
+            vouched: dict[str, Any] = (
+                {"root": evidence.root} if evidence is not None and proven else {}
+            )
+            if look.activity is not None and evidence is not None and not evidence.modelled:
+                # Seed 000, III.A: integrity and activity go to the orchestrator, by the log.
+                vouched["activity"] = look.activity.told()
             me.cause = me.record(
                 "attestation.result",
                 attester=attester,
@@ -509,6 +617,7 @@ class Attestation(Capability):
                 round=look.round,
                 deviations=[f"{d.kind} {d.where}: {d.what}" for d in deviations],
                 modelled=evidence is not None and evidence.modelled,
+                **vouched,
             )
         if look.round == CHAIN and tier is TrustTier.NONE:
             self._resting[attester] = me.now + REST_S
@@ -526,15 +635,19 @@ class Attestation(Capability):
             in_short(deviations),
             me.cause,
         )
-        self._submit(me, Attested(result))
+        self.submit(me, Attested(result))
 
-    def _submit(self, me: Agent, entry: Entry) -> None:
+    def submit(self, me: Agent, entry: Entry) -> None:
+        """Write an entry into the ledger."""
         me.perform(Submit(entry), partial(self._submitted, me, entry))
 
     def _submitted(self, me: Agent, entry: Entry, outcome: Outcome) -> None:
         if not isinstance(outcome, Failed) or isinstance(entry, RoundOpened | Drawn | Revealed):
             return  # two may open one round, and it may be over sooner than a share is given
         about = entry.result.attester if isinstance(entry, Attested) else ""
+        if isinstance(entry, Attested) and entry.result.round == CHAIN:
+            self._resting[about] = me.now + REST_S  # another one became the root meanwhile
+            self._plan_turn(me)
         if self.register.standing(about) in EXCLUDED:
             return  # others were faster
         me.record("ledger.refused", entry=type(entry).__name__, reason=outcome.reason)
@@ -552,16 +665,22 @@ class Attestation(Capability):
         if standing is not TrustStanding.TRUSTED and asker not in self.terms.outsiders:
             return
         if self._shown is not None and self._shown[:2] == (asker, challenge.nonce):
-            me.tell(Performative.INFORM, asker, ATTESTATION, self._shown[2])
+            again = replace(self._shown[2], tried=challenge.tried, held_s=0.0)
+            me.tell(Performative.INFORM, asker, ATTESTATION, again)
             return
-        me.perform(Measure(challenge.nonce), partial(self._measured, me, asker, challenge.nonce))
+        measured = partial(self._measured, me, asker, challenge, me.now)
+        me.perform(Measure(challenge.nonce), measured)
 
-    def _measured(self, me: Agent, asker: AgentId, nonce: str, outcome: Outcome) -> None:
+    def _measured(
+        self, me: Agent, asker: AgentId, challenge: Challenge, since: float, outcome: Outcome
+    ) -> None:
+        nonce = challenge.nonce
         if isinstance(outcome, Evidence):
             reply = EvidenceReply(nonce, outcome, kept=self.kept(me))
         else:
             reason = outcome.reason if isinstance(outcome, Failed) else "no evidence"
             reply = EvidenceReply(nonce, None, reason)
+        reply = replace(reply, tried=challenge.tried, held_s=me.now - since)
         self._shown = asker, nonce, reply
         me.tell(Performative.INFORM, asker, ATTESTATION, reply)
 
@@ -569,16 +688,20 @@ class Attestation(Capability):
     def leave(self, me: Agent) -> None:
         """Tell the ledger that this agent leaves in order: its silence is no sign of anything."""
         if self.register.standing(me.name) in (TrustStanding.TRUSTED, TrustStanding.SILENT):
-            self._submit(me, AgentRetired(me.name, "leaves"))
+            self.submit(me, AgentRetired(me.name, "leaves"))
 
-    def _nonce(self) -> str:
-        return f"{int(self._draw() * 2**64):016x}{int(self._draw() * 2**64):016x}"
+    def _nonce(self, me: Agent) -> str:
+        return f"{int(self._draw(me) * 2**64):016x}{int(self._draw(me) * 2**64):016x}"
 
-    def _draw(self) -> float:
-        """Return a number in [0, 1) that nobody foresees who does not have the secret."""
+    def _draw(self, me: Agent) -> float:
+        """Return a number in [0, 1) that nobody foresees who does not have the secret.
+
+        Each life has its own: evidence that was shown to an earlier one answers no challenge.
+        """
         assert self.terms is not None
         self._drawn += 1
-        octets = keyed(self.terms.secret, self._drawn.to_bytes(8, "big"), "sha256")
+        life = str(me.incarnation).encode() if me.incarnation > 1 else b""
+        octets = keyed(self.terms.secret, self._drawn.to_bytes(8, "big") + life, "sha256")
         return int.from_bytes(octets[:8], "big") / 2**64
 
 
@@ -590,6 +713,11 @@ def in_short(deviations: Sequence[Deviation]) -> tuple[Deviation, ...]:
     )
 
 
-def turn_order(seed: str, number: int, agents: Sequence[AgentId]) -> list[AgentId]:
+@lru_cache(maxsize=64)  # agents of one process ask the same
+def turn_order(seed: str, number: int, agents: tuple[AgentId, ...]) -> tuple[AgentId, ...]:
     """Return the order in which agents do what one of them has to do, if those before do not."""
-    return sorted(agents, key=lambda name: sha256(f"{seed}/{number}/{name}".encode()).digest())
+
+    def place(name: AgentId) -> bytes:
+        return sha256(f"{seed}/{number}/{name}".encode()).digest()
+
+    return tuple(sorted(agents, key=place))

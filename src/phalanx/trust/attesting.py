@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from random import SystemRandom
 from typing import Annotated
 
 import msgspec
@@ -29,9 +30,10 @@ from phalanx.clock.wall import WallClock
 from phalanx.domain.actions import Failed, Outcome
 from phalanx.domain.agents import AgentId
 from phalanx.domain.trust import Evidence, Measure
-from phalanx.trust.evidence import signed
+from phalanx.trust.evidence import quoted, signed
 from phalanx.trust.measurement import MeasurementError, ProcessMeasurement, ReferenceValues
 from phalanx.trust.measurer import ProcessMeasurer
+from phalanx.trust.roots import RootOfTrust
 
 LARGEST = 600_000
 """Octets of a measurement at most: a message holds no more."""
@@ -39,6 +41,9 @@ LONGEST = 1 << 20
 """Octets of an answer at most."""
 ANSWER_S = 10.0
 """How long an agent waits for its measurer."""
+SAMPLES_PER_S = 10.0
+"""Of the stacks of an agent, where calls were learned."""
+_RANDOM = SystemRandom()
 _CREDENTIALS = struct.Struct("3i")
 Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
@@ -65,7 +70,12 @@ class MeasurerSocket:
     """Serves evidence on a Unix socket."""
 
     def __init__(
-        self, path: Path, agents: Mapping[AgentId, Measured], group: int | None = None
+        self,
+        path: Path,
+        agents: Mapping[AgentId, Measured],
+        group: int | None = None,
+        root: RootOfTrust | None = None,
+        samples_per_s: float = SAMPLES_PER_S,
     ) -> None:
         """Serve nothing yet.
 
@@ -73,9 +83,14 @@ class MeasurerSocket:
             path: of the socket; made usable for this user alone.
             agents: those to measure, by name.
             group: number of the group that may ask as well; None: there is none.
+            root: vouches for all evidence, or there is none; None: the agents' keys do alone.
+            samples_per_s: of the stacks of each agent, on average, between looks; none are taken
+                where its reference values have no calls.
 
         """
+        self._samples_per_s = samples_per_s
         self._path = path
+        self._root = root
         self._agents = agents
         self._group = group
         self._measurers: dict[int, ProcessMeasurer] = {}
@@ -102,13 +117,14 @@ class MeasurerSocket:
         if self._group is not None:
             os.chown(self._path, -1, self._group)
         self._path.chmod(0o600 if self._group is None else 0o660)
+        sampling = asyncio.ensure_future(self._sample())
         try:
             async with server:
                 await server.serve_forever()
         finally:  # nobody waits for a look that takes seconds
-            for task in self._answering:
+            for task in (sampling, *self._answering):
                 task.cancel()
-            await asyncio.gather(*self._answering, return_exceptions=True)
+            await asyncio.gather(sampling, *self._answering, return_exceptions=True)
 
     def close(self) -> None:
         """Close what was opened of the processes."""
@@ -116,6 +132,20 @@ class MeasurerSocket:
         for measurer in self._measurers.values():
             measurer.close()
         self._path.unlink(missing_ok=True)
+
+    async def _sample(self) -> None:
+        """Sample the stacks of agents that were looked at, at times that nobody can foresee.
+
+        That is beside the loop, which answers meanwhile, and never while an agent is looked at.
+        """
+        while self._samples_per_s:
+            rate = self._samples_per_s * max(1, len(self._measurers))
+            await asyncio.sleep(_RANDOM.expovariate(rate))
+            await asyncio.wrap_future(self._looking.submit(self._sample_one))
+
+    def _sample_one(self) -> None:
+        with contextlib.suppress(MeasurementError, IndexError):
+            _RANDOM.choice(list(self._measurers.values())).sample()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._answer(reader, writer))
@@ -168,7 +198,11 @@ class MeasurerSocket:
             octets = replace(measured, details={}).encode()
         for nonce, answer in asked:
             evidence = Evidence(found.agent, nonce, software, octets, modelled=False)
-            answer.set_result(signed(evidence, found.key))
+            try:
+                whole = evidence if self._root is None else quoted(evidence, self._root)
+                answer.set_result(signed(whole, found.key))
+            except MeasurementError as error:
+                answer.set_result(NoEvidence(str(error)))
 
     def _look(self, pid: int, reference: ReferenceValues) -> ProcessMeasurement:
         if pid not in self._measurers:

@@ -16,11 +16,11 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from phalanx.domain.agents import AgentId
-from phalanx.domain.trust import Deviation, Evidence, TrustTier
+from phalanx.domain.trust import Deviation, Evidence, RootQuote, TrustTier
 from phalanx.ledger.entries import Address, Enrolled
 from phalanx.trust.measurement import (
     MeasurementError,
@@ -28,6 +28,7 @@ from phalanx.trust.measurement import (
     ReferenceValues,
     appraise,
 )
+from phalanx.trust.roots import NO_CLOCK, EnrolledRoot, RootClock, RootOfTrust, read_quote
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -46,6 +47,9 @@ class Enrolment(Struct, frozen=True, omit_defaults=True):
     """Of the agent: X25519, in hexadecimal; secrets are sealed to it."""
     account: Address = ""
     """Of the agent, in the ledger; empty: whoever enrols it knows."""
+    root: EnrolledRoot | None = None
+    """Of the machine: evidence without its quote is none. None: the measurer's key vouches alone.
+    """
 
     def entry(self) -> Enrolled:
         """Return what the ledger records of it."""
@@ -119,6 +123,24 @@ def public(key: Ed25519PrivateKey) -> str:
     return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
 
+class LastLook(Struct, frozen=True):
+    """What a verifier keeps of evidence that it believed, for what only the next look shows."""
+
+    measured: ProcessMeasurement
+    clock: RootClock = NO_CLOCK
+    """Of the hardware that vouched."""
+
+
+def quoted(evidence: Evidence, root: RootOfTrust) -> Evidence:
+    """Return evidence that hardware vouches for; it is to be signed by the measurer, too.
+
+    Raises:
+        MeasurementError: with one line, if the hardware does not do that.
+
+    """
+    return replace(evidence, quote=RootQuote(root.kind, root.quote(_quoted_part(evidence))))
+
+
 def signed(evidence: Evidence, key: Ed25519PrivateKey) -> Evidence:
     """Return evidence with the measurer's signature over all that it says."""
     return replace(evidence, signature=key.sign(_signed_part(evidence)).hex())
@@ -135,8 +157,8 @@ def verify(
     agent: AgentId,
     reference: str,
     repository: Repository,
-    earlier: ProcessMeasurement | None = None,
-) -> tuple[TrustTier, tuple[Deviation, ...], ProcessMeasurement | None]:
+    earlier: LastLook | None = None,
+) -> tuple[TrustTier, tuple[Deviation, ...], LastLook | None]:
     """Appraise evidence.
 
     Args:
@@ -148,8 +170,8 @@ def verify(
         earlier: what was seen of it before.
 
     Returns:
-        the tier, what differs from the reference values, and what was measured if that much
-        can be believed.
+        the tier, what differs from the reference values or the enrolled boot, and what was
+        measured if that much can be believed.
 
     """
     enrolment = repository.get(agent)
@@ -171,19 +193,36 @@ def verify(
         key.verify(signature, _signed_part(evidence))
     except (ValueError, InvalidSignature):
         return _nothing("signature-wrong", agent, "not signed by the enrolled measurer")
+    root, clock = enrolment.root, NO_CLOCK if earlier is None else earlier.clock
+    try:
+        quote = evidence.quote or None
+        if (quote and quote.kind) != (root and root.kind):
+            raise ValueError("is not the kind of root that was enrolled")
+        if root is not None:
+            octets = b"" if quote is None else quote.octets
+            booted, clock = read_quote(root, octets, _quoted_part(evidence), clock)
+            if booted != root.digest:
+                what = f"its registers {root.pcrs} hold {booted[:12]}; expected {root.digest[:12]}"
+                return TrustTier.CONTRAINDICATED, (Deviation("boot-other", agent, what),), None
+    except Exception as fault:  # as below
+        return _nothing("quote-wrong", agent, f"{evidence.root}: {fault}")
     if evidence.software != enrolment.software:
         what = f"enrolled is {enrolment.software}, it runs {evidence.software}"
         return TrustTier.CONTRAINDICATED, (Deviation("software-other", agent, what),), None
     try:
         measured = ProcessMeasurement.decode(evidence.measurement)
-        tier, deviations = appraise(measured, values, earlier)
+        tier, deviations = appraise(measured, values, None if earlier is None else earlier.measured)
     except Exception as fault:  # whatever is wrong with it, it is no reason to trust
         return _nothing("evidence-unreadable", agent, f"{type(fault).__name__}")
-    return tier, deviations, measured
+    return tier, deviations, LastLook(measured, clock)
 
 
 def _signed_part(evidence: Evidence) -> bytes:
     return _encode(replace(evidence, signature=""))
+
+
+def _quoted_part(evidence: Evidence) -> bytes:
+    return sha256(_encode(replace(evidence, quote=UNSET, signature=""))).digest()
 
 
 def _nothing(kind: str, where: str, what: str) -> tuple[TrustTier, tuple[Deviation, ...], None]:

@@ -44,14 +44,15 @@ from phalanx.domain.errors import PhalanxError
 from phalanx.identity import files
 from phalanx.trust.elf import program_text
 from phalanx.trust.measurement import ReferenceValues, version_key
-from phalanx.trust.processes import is_watched
+from phalanx.trust.processes import safe_environment
 from phalanx.trust.references import reference_of, reference_of_program
 
 MANIFEST, REFERENCE, PROGRAM, PACKAGE = "manifest.json", "reference.sealed", "program", "package"
 LIBRARY = "libphalanx_start.so"
-_SIGNED, _SEALED = b"phalanx manifest\0", b"phalanx reference"
-_OPTIONS = ("-I", "-B")
-"""Of the interpreter: no variables, no folder of the user, no bytecode written."""
+_SIGNED, _SEALED, _SEED = b"phalanx manifest\0", b"phalanx reference", b"phalanx hash seed\0"
+_OPTIONS = ("-s", "-P", "-B")
+"""Of the interpreter: no folders but its own, no bytecode written. Not -I, which would keep the
+seed of hashes out; ``start`` removes all other variables."""
 _NO_KEY = "holds no Ed25519 key in PEM"
 _NO_LIEF = "an ELF program is hardened with LIEF: pip install 'phalanx[harden]'"
 
@@ -73,6 +74,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """SHA-256 of every file but the manifest, by path in the directory."""
     reference: str
     """Digest of the reference values."""
+    hash_seed: str = ""
+    """Of text, in each process of a Python package; see ``processes.HASH_SEED``."""
 
 
 class SignedManifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,6 +132,8 @@ def harden(
         MeasurementError: if its reference values cannot be made.
 
     """
+    told = key.sign(_SEED + software.encode())  # one for all of the same key: nobody can guess it
+    seed = str(int.from_bytes(told[:4]) or 1) if source.is_dir() else ""
     with files.appearing(out, 0o755) as part:
         if (source / "__init__.py").is_file():
             kind, entry = "python", source.name
@@ -143,6 +148,7 @@ def harden(
                 minimum_version=minimum_version,
                 path=part / PACKAGE,
                 options=_OPTIONS,
+                hash_seed=seed,
             )
             reference = msgspec.structs.replace(reference, software=software)
         elif source.is_file():
@@ -156,7 +162,8 @@ def harden(
         reference = _moved(reference, part.resolve(), out.resolve())
         if recipients:
             (part / REFERENCE).write_bytes(seal(reference, recipients))
-        manifest = Manifest(software, version, kind, entry, _digests(part), reference.digest())
+        digests = _digests(part)
+        manifest = Manifest(software, version, kind, entry, digests, reference.digest(), seed)
         (part / MANIFEST).write_bytes(signed(manifest, key))
     findings.append(
         HardeningStep("manifest", f"{len(manifest.files)} files", "signed with Ed25519")
@@ -232,8 +239,8 @@ def start(
 
     """
     folder = folder.resolve()
-    words = command(folder, check(folder, trusted, minimum_version=minimum_version), arguments)
-    environment = {name: value for name, value in os.environ.items() if not is_watched(name)}
+    manifest = check(folder, trusted, minimum_version=minimum_version)
+    words, environment = command(folder, manifest, arguments), safe_environment(manifest.hash_seed)
     try:
         os.execve(words[0], words, environment)  # noqa: S606  # no shell, and checked
     except OSError as error:
@@ -296,11 +303,7 @@ def signing_key(path: Path) -> Ed25519PrivateKey:
     """
     if not path.exists():
         key = Ed25519PrivateKey.generate()
-        private = key.private_bytes(
-            Encoding.PEM,
-            PrivateFormat.PKCS8,
-            NoEncryption(),
-        )
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         files.write(path, private, secret=True)
         public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         files.write(path.with_name(f"{path.name}.pub"), public)
@@ -367,9 +370,7 @@ def _harden_program(source: Path, part: Path, named: str) -> list[HardeningStep]
     words = (str(source), str(program), LIBRARY if library else "", named)
     # A process of its own: a native parser may crash over what is no sound program.
     done = subprocess.run(  # noqa: S603  # our own interpreter
-        [sys.executable, "-m", "phalanx.trust.elf", *words],
-        capture_output=True,
-        check=False,
+        [sys.executable, "-m", "phalanx.trust.elf", *words], capture_output=True, check=False
     )
     if done.returncode != 0 or not program.is_file():
         raise HardeningError(f"{source}: is no ELF program that loads libraries, or a broken one")

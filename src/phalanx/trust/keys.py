@@ -32,7 +32,7 @@ from phalanx.domain.trust import Submit, UseKey
 from phalanx.ledger import RecordedEntry
 from phalanx.ledger.entries import Attested, KeyHandedOut
 from phalanx.trust.attestation import CHAIN, TURN_S, Attestation, turn_order
-from phalanx.trust.register import TrustStanding
+from phalanx.trust.register import TrustRegister, TrustStanding
 
 SECRET_OCTETS = 32
 _PUBLIC_OCTETS = 32
@@ -126,6 +126,13 @@ class KeyKeeping(Capability):
             me.call_at(me.now, partial(self._take, me, entry))
         if not isinstance(entry, Attested) or entry.result.round == CHAIN:
             self._plan_turn(me)
+
+    @perceives(TrustRegister)
+    def resumed(self, me: Agent, register: TrustRegister) -> None:
+        """Use the key that was handed out before; see whose turn it is to hand out."""
+        if (entry := register.holders.get(me.name)) is not None:
+            me.call_at(me.now, partial(self._take, me, entry))
+        self._plan_turn(me)
 
     def _take(self, me: Agent, entry: KeyHandedOut) -> None:
         if self.exchange is None or entry.epoch != me.capability(Attestation).register.epoch:

@@ -30,9 +30,13 @@ STARVED = 0.8
 SHORTEST_S = 1.0
 """Looks closer together than this say nothing of the share of a core, in seconds."""
 DUBIOUS = frozenset(
-    {"stopped", "stalled", "starved", "version-old", "object-deleted", "core-dumps-allowed"}
-)
+    {
+        "stopped", "stalled", "starved", "version-old", "object-deleted", "core-dumps-allowed",
+    }
+)  # fmt: skip
 """Deviations after which nothing is known to be altered: WARNING; after others CONTRAINDICATED."""
+TOLD = frozenset({"call-unlearned"})
+"""Deviations that are told and change no tier: calls that were sampled are never all there are."""
 UNREADY = "unready"
 """Digest of a native class that was not used yet; it gets its members with its first use."""
 MOST_MISSING = 3
@@ -122,6 +126,30 @@ class Activity(Struct, frozen=True):
     still_s: float = 0.0
     """How long the measurer has seen that counter stand still, in seconds."""
 
+    def told(self) -> dict[str, float | str]:
+        """Return what the log tells of it."""
+        return {
+            "state": self.state,
+            "cpu_s": round(self.cpu_s, 2),
+            "memory_mb": round(self.memory_mb, 1),
+            "load": round(self.load, 2),
+            "starved": round(self.starved, 3),
+            "still_s": round(self.still_s, 1),
+        }
+
+
+class CallSamples(Struct, frozen=True):
+    """What samples of the stacks of a CPython process saw that is not in the reference values."""
+
+    samples: int
+    """That were believed, since the last look."""
+    torn: int
+    """That were thrown away, since the last look."""
+    unlisted: dict[str, str] = {}
+    """Code that is not listed, ever seen: name (file, qualified name, first line) by digest."""
+    unlearned: list[tuple[str, str, str]] = []
+    """Calls since the last look: digests of caller and of what it calls, and their names."""
+
 
 class ProcessMeasurement(_Travelling, frozen=True):
     """What one look at a live process saw; nothing in it is a judgement."""
@@ -156,6 +184,8 @@ class ProcessMeasurement(_Travelling, frozen=True):
     """Of modules that changed since the measurer's first look, or were asked for by name."""
     thin: bool = False
     """Whether mappings and pages were looked at alone, and no contents."""
+    calls: CallSamples | None = None
+    """None: its stacks are not sampled."""
     gaps: tuple[str, ...] = ()
     """What could not be looked at, one line each: with any of them nothing is affirmed."""
     took_s: float = 0.0
@@ -191,11 +221,15 @@ class ReferenceValues(_Travelling, frozen=True):
     unbacked: tuple[str, ...] = ()
     """Executable mappings without a file that genuine processes have, too."""
     environment: dict[str, str] = {}
-    """Values that watched variables may have; any other value is a deviation."""
+    """Values that watched variables have; any other value, and none, is a deviation."""
     core_dumps: bool = False
     """Whether a genuine process may leave a core file, with its memory in it."""
     counts: bool = True
     """Whether a genuine process has a progress counter."""
+    calls: dict[str, tuple[str, ...]] | None = None
+    """By digest of code: what it calls; by "": what a thread begins with. None: not sampled."""
+    codes: tuple[str, ...] = ()
+    """Digests of code beside that of ``modules`` that may run, if calls are sampled."""
     stall_s: float = STALL_S
 
     def digest(self) -> str:
@@ -218,8 +252,8 @@ def appraise(
     Returns:
         CONTRAINDICATED if anything was altered; WARNING if nothing was, but it does not run as it
         should; NONE if something could not be looked at, as in every thin look without a finding;
-        AFFIRMING only if all was looked at and is as it should be. And what differs, the worst
-        first.
+        AFFIRMING only if all was looked at and is as it should be, ``TOLD`` apart. And what
+        differs, the worst first.
 
     """
     try:
@@ -228,10 +262,12 @@ def appraise(
     except Exception as error:  # whatever the evidence does to us, it is not trusted
         what = f"could not be appraised: {type(error).__name__}"
         return TrustTier.NONE, (Deviation("appraisal-failed", measurement.software, what),)
-    ordered = sorted(set(found), key=lambda d: (d.kind in DUBIOUS, d))[:MOST_DEVIATIONS]
-    if any(deviation.kind not in DUBIOUS for deviation in ordered):
+    ordered = sorted(set(found), key=lambda d: (d.kind in TOLD, d.kind in DUBIOUS, d))
+    ordered = ordered[:MOST_DEVIATIONS]
+    kinds = {deviation.kind for deviation in ordered} - TOLD
+    if kinds - DUBIOUS:
         tier = TrustTier.CONTRAINDICATED
-    elif ordered:
+    elif kinds:
         tier = TrustTier.WARNING
     else:
         tier = TrustTier.NONE if missing else TrustTier.AFFIRMING
@@ -264,6 +300,7 @@ def _missing(measurement: ProcessMeasurement, reference: ReferenceValues) -> boo
         or not all(thing.text for thing in measurement.objects.values())
         or (reference.modules is not None and not measurement.modules)
         or (reference.counts and measurement.activity.progress is None)
+        or (reference.calls is not None and not (measurement.calls and measurement.calls.samples))
     )
 
 
@@ -283,12 +320,21 @@ def _deviations(
     yield from _objects(seen, reference, previous)
     for name in sorted(seen.modules or {}):
         yield from _module(name, seen, reference)
+    if seen.calls is not None and reference.calls is not None:
+        for digest, name in sorted(seen.calls.unlisted.items()):
+            yield Deviation("code-unlisted", name, f"{digest[:12]} is run and not listed")
+        for caller, callee, name in seen.calls.unlearned:
+            if callee not in reference.calls.get(caller, ()):
+                yield Deviation("call-unlearned", name, "is a call that was never learned")
 
 
 def _surroundings(seen: ProcessMeasurement, reference: ReferenceValues) -> Iterator[Deviation]:
-    for name, value in sorted(seen.environment.items()):
-        if reference.environment.get(name) != value:
-            yield Deviation("environment", name, "is set when the process starts; expected unset")
+    for name in sorted({*seen.environment, *reference.environment}):
+        there, expected = seen.environment.get(name), reference.environment.get(name)
+        if there != expected:
+            what = "is set" if expected is None else "is unset" if there is None else "is another"
+            due = "unset" if expected is None else "as in the reference values"
+            yield Deviation("environment", name, f"{what} when the process starts; expected {due}")
     if seen.tracer:
         yield Deviation("traced", seen.software, f"by process {seen.tracer}")
     if not reference.core_dumps and seen.core_limit and seen.dumpable is not False:
@@ -374,7 +420,13 @@ def _module(name: str, seen: ProcessMeasurement, reference: ReferenceValues) -> 
     there = {*detail.code, *detail.bindings}
     roots = {path.partition(".")[0] for path in there}
     listed = {*known.code, *known.bindings}
-    missing = [p for p in listed - there - optional if not lazy or p.partition(".")[0] in roots]
+    missing = listed - there - optional
+    if lazy:  # what no other module has is not asked for elsewhere, but bound by its own import
+        others = [m for n, m in (reference.modules or {}).items() if n != name]
+        code = (d for m in others for d in (*m.code.values(), m.file_code))
+        elsewhere = {digest for digests in code for digest in digests}
+        own = {path for path, digests in known.code.items() if elsewhere.isdisjoint(digests)}
+        missing = {p for p in missing if p in own or p.partition(".")[0] in roots}
     for path in sorted(missing)[:MOST_MISSING]:
         what = f"is listed and not bound, as are {len(missing) - 1} other names of the module"
         yield Deviation("binding-missing", f"{name}.{path}", what)

@@ -12,6 +12,7 @@ from phalanx.trust import processes
 from phalanx.trust.measurement import (
     SHORTEST_S,
     Activity,
+    CallSamples,
     MappedObject,
     MeasurementError,
     ProcessMeasurement,
@@ -20,7 +21,10 @@ from phalanx.trust.measurement import (
     ReferenceValues,
 )
 from phalanx.trust.python_objects import PythonObjects
+from phalanx.trust.python_stacks import CallSampler
 
+LEAST_SAMPLES, MOST_TRIES = 3, 60
+"""Samples of the stacks that are believed in each look that takes any, and tries for them."""
 T = TypeVar("T")
 Maps = tuple[processes.Mapping, ...]
 Parts = tuple[dict[str, PythonModule] | None, dict[str, PythonDetail]]
@@ -57,6 +61,9 @@ class ProcessMeasurer:
         """When the share of a core was looked at last, and the waiting until then."""
         self._starved = 0.0
         self._python: PythonObjects | None = None
+        self._sampler: CallSampler | None = None
+        self._calls_of: ReferenceValues | None = None
+        """Reference values with the calls that may be seen, of the last look."""
 
     def __enter__(self) -> ProcessMeasurer:
         return self
@@ -105,6 +112,10 @@ class ProcessMeasurer:
         maps = tried(files.mappings, no_maps)
         now = self._compared(processes.activity(files, maps), at_s)  # the rest takes its time
         objects = tried(lambda: self._objects(maps, thin=thin), no_objects)
+        calls: CallSamples | None = None
+        if reference is not None and reference.calls is not None:
+            self._calls_of = reference
+            calls = tried(self._calls, calls)
         if not thin and any("x" in m.permissions and _named_python(m.path) for m in maps):
             python = tried(lambda: self._python_parts(maps, details, reference), python)
         return ProcessMeasurement(
@@ -125,6 +136,7 @@ class ProcessMeasurer:
             modules=python[0],
             details=python[1],
             thin=thin,
+            calls=calls,
             gaps=tuple(gaps),
             took_s=time.monotonic() - at_s,
             cpu_s=time.thread_time() - cpu_s,
@@ -133,6 +145,29 @@ class ProcessMeasurer:
     def details(self) -> dict[str, PythonDetail]:
         """Return the parts of all Python modules, as of the last full look."""
         return self._python.details if self._python is not None else {}
+
+    def sampler(self) -> CallSampler:
+        """Return what samples the stacks of the process.
+
+        Raises:
+            MeasurementError: if it is no CPython process, or one whose frames are not understood.
+
+        """
+        if self._sampler is None:
+            self._sampler = CallSampler(self._files, self._files.mappings())
+        return self._sampler
+
+    def sample(self) -> None:
+        """Sample the calls of the process, if the last look had reference values with calls."""
+        if self._calls_of is not None:
+            self.sampler().compare(self._calls_of)
+
+    def _calls(self) -> CallSamples:
+        for _ in range(MOST_TRIES):  # so that every look says whether they can be read
+            self.sample()
+            if self.sampler().believed >= LEAST_SAMPLES:
+                break
+        return self.sampler().taken()
 
     def _objects(self, maps: Maps, *, thin: bool) -> dict[str, MappedObject]:
         found: dict[str, MappedObject] = {}
@@ -151,10 +186,7 @@ class ProcessMeasurer:
         return found
 
     def _python_parts(
-        self,
-        maps: Maps,
-        details: Collection[str],
-        reference: ReferenceValues | None,
+        self, maps: Maps, details: Collection[str], reference: ReferenceValues | None
     ) -> Parts:
         if self._python is None:
             self._python = PythonObjects(self._files, maps)

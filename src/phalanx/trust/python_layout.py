@@ -38,8 +38,6 @@ _HEADER = CodeType.__basicsize__
 _LOCAL, _CELL, _FREE = 0x20, 0x40, 0x80
 _ARGUMENTS = {"a": 67, "b": 30, "c": 53}
 """Positional-only, other and keyword arguments: numbers found nowhere else in a code object."""
-_ARGUMENTS = {"a": 67, "b": 30, "c": 53}
-"""Positional-only, other and keyword arguments: numbers found nowhere else in a code object."""
 _TEXTS = "co_name", "co_qualname", "co_exceptiontable", "co_linetable"
 _NUMBERS = (
     "co_flags", "co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_stacksize",
@@ -79,7 +77,9 @@ class Layout(NamedTuple):
     singletons: dict[int, str]
     """By distance from the runtime: None, True, False, Ellipsis."""
     interpreter: int
-    """In ``_PyRuntime``: the main interpreter's state."""
+    """In ``_PyRuntime``: the newest interpreter's state; the main one's follows it."""
+    threads: int
+    """In that: the state of its newest thread."""
     modules: int
     builtins: int
     module_dict: int
@@ -175,8 +175,12 @@ def _found() -> Layout:
     if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
         raise LookupError("known is CPython with its lock")
     runtime, made = runtime_address(), type("Made", (), {})
-    state = ctypes.cast(ctypes.pythonapi.PyInterpreterState_Main, ctypes.c_void_p).value or 0
-    state = ctypes.CFUNCTYPE(ctypes.c_void_p)(state)() or 0
+    state, head = (
+        ctypes.cast(getattr(ctypes.pythonapi, f"PyInterpreterState_{name}"), ctypes.c_void_p).value
+        for name in ("Main", "ThreadHead")
+    )
+    state = ctypes.CFUNCTYPE(ctypes.c_void_p)(state or 0)() or 0
+    thread = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(head or 0)(state) or 0
     one, two, three = (",".join(f"{c}{n}" for n in range(m)) for c, m in _ARGUMENTS.items())
     function = eval(f"lambda {one},/,{two},*,{three}: 'a constant'")  # noqa: S307  # our own text
     marks = {"co_stacksize": 1237, "co_firstlineno": 77_777, "co_qualname": f"a name {runtime}"}
@@ -197,6 +201,7 @@ def _found() -> Layout:
         types={id(t) - runtime: str(t.__name__) for t in _KINDS},
         singletons={id(v) - runtime: repr(v) for v in (None, True, False, ...)},
         interpreter=_place_of(runtime, state, _SEARCHED),
+        threads=_place_of(state, thread, _SEARCHED),
         modules=_place_of(state, id(sys.modules), _SEARCHED),
         builtins=_place_of(state, id(vars(builtins)), _SEARCHED),
         module_dict=_place_of(id(sys), id(vars(sys)), 64),

@@ -32,8 +32,9 @@ from phalanx.trust.measurement import (
     ReferenceValues,
     short,
 )
-from phalanx.trust.processes import Mapping, ProcessFiles
+from phalanx.trust.processes import Mapping, MemoryRun, ProcessFiles
 from phalanx.trust.python_layout import (
+    WORD,
     Layout,
     fields_digest,
     layout,
@@ -60,7 +61,7 @@ class _Garbage(Exception):  # noqa: N818  # no error: the target has changed und
     """What was read is no object of the kind expected."""
 
 
-_UNREADABLE = (
+UNREADABLE = (
     _Garbage, struct.error, ValueError, LookupError, OverflowError, RecursionError,
     MeasurementError,
 )  # fmt: skip
@@ -185,12 +186,13 @@ class _Snapshot:
         self._begins = page[np.concatenate(([0], breaks))] * PAGE
         lengths = (page[np.concatenate((breaks - 1, [-1]))] + 1) * PAGE - self._begins
         self._bases = np.concatenate(([0], np.cumsum(lengths)))
+        runs = zip(self._begins.tolist(), lengths.tolist(), strict=True)
+        self._runs = (MemoryRun * len(lengths))(*(MemoryRun(*run) for run in runs))
         self._buffer = np.zeros(int(self._bases[-1]), np.uint8)
         mask = np.zeros(len(self._buffer) // 8, np.uint64)
         mask[self._index(words * 8) // 8] = np.uint64(0xFFFFFFFFFFFFFFFF)
         mask.view(np.uint8)[_ranges(self._index(small[:, 0]), small[:, 1])] = 0xFF
-        runs = zip(self._begins, lengths, strict=True)
-        read = b"".join(memory.octets(int(begin), int(length)) for begin, length in runs)
+        read = b"".join(memory.octets(run.start, run.length) for run in self._runs)
         expected = np.frombuffer(read, np.uint64)
         self._checked = np.flatnonzero(mask)
         self._mask = mask[self._checked]
@@ -215,13 +217,13 @@ class _Snapshot:
             is_data: asked whether the object at an address is data.
 
         """
-        octets, words = self._buffer.data, self._buffer.view(np.uint64)
-        try:
-            for number, begin in enumerate(self._begins):
-                base, end = self._bases[number : number + 2]
-                files.read_into(octets[base:end], int(begin))
-        except MeasurementError:
-            return False
+        words = self._buffer.view(np.uint64)
+        if not files.read_runs(self._buffer.ctypes.data, self._runs):
+            try:
+                for run, base in zip(self._runs, self._bases, strict=False):
+                    files.read_into(self._buffer.data[base : base + run.length], run.start)
+            except MeasurementError:
+                return False
         found = np.take(words, self._checked, out=self._found, mode="clip")
         found &= self._mask
         if not np.array_equal(found, self._expected):
@@ -275,7 +277,7 @@ class _Walk:
 
     def modules(self) -> dict[str, PythonDetail]:
         """Return what stands in each module of ``sys.modules``."""
-        interpreter = self._memory.word(self._runtime + self._known.interpreter)
+        newest, interpreter = self._memory.take(self._runtime + self._known.interpreter, 2)
         self._builtins = self._memory.word(interpreter + self._known.builtins)
         listed = self.items(self._memory.word(interpreter + self._known.modules))
         places: dict[int, list[str]] = {}
@@ -283,6 +285,8 @@ class _Walk:
             if kind == "module":
                 places.setdefault(address, []).append(name)
         found: dict[str, PythonDetail] = {}
+        if newest != interpreter:  # its modules are not looked at, and no agent has one
+            found["a second interpreter"] = PythonDetail({}, {})
         for address, names in places.items():
             contents = self._memory.word(address + self._known.module_dict)
             own = next((a for n, a, k in self.items(contents) if n == "__name__" and k == "str"), 0)
@@ -299,7 +303,7 @@ class _Walk:
                 for key, value, value_kind in self.items(contents):
                     try:
                         self._name(detail, name, key, value, value_kind)
-                    except _UNREADABLE:  # read while it changed; else a deviation
+                    except UNREADABLE:  # read while it changed; else a deviation
                         detail.bindings[key] = "unreadable"
                         self._stack = []
         return found
@@ -604,6 +608,35 @@ class _Walk:
         return -value if negative else value
 
 
+class CodeReader:
+    """Reads code objects of one live process by their addresses."""
+
+    def __init__(self, files: ProcessFiles, runtime: int) -> None:
+        self._files, self._known, self._runtime = files, layout(), runtime
+
+    def read(self, address: int) -> tuple[str, str]:
+        """Return digest and name of code; empty: no code is there, or it went while it was read.
+
+        Raises:
+            Exception: one of ``UNREADABLE``, if what is there is no object.
+
+        """
+        before = self._files.read("mem", address, self._known.instructions)
+        memory = _Memory(self._files, self._files.mappings())
+        walk = _Walk(memory, self._known, self._runtime)
+        if walk.kind(address) != "code":
+            return "", ""
+        digest, places = walk.code(address), self._known.code
+        file, name = (memory.word(address + o) for o in (places[3] + WORD, places[5]))
+        line = int.from_bytes(memory.octets(address + self._known.numbers[5], 4), "little")
+        named = f"{walk.string(file)[-60:]}:{walk.string(name)[:60]}:{line}"
+        again = self._files.read("mem", address, self._known.instructions)
+        same = all(before[o : o + WORD] == again[o : o + WORD] for o in (WORD, 16, *places))
+        # Memory that was given back begins with a pointer, where an object counts its references.
+        alive = 0 < _ONE.unpack_from(again)[0] < 1 << 32
+        return (digest, ascii(named)[1:-1]) if same and alive else ("", "")
+
+
 _INHERITED = ("module", "property", "staticmethod", "classmethod", "builtin_function_or_method")
 _NATIVE = {
     "builtin_function_or_method": ((16, 8),),
@@ -695,7 +728,7 @@ class PythonObjects:
             try:
                 details = _Walk(memory, self._layout, self._runtime).modules()
                 self._snapshot = _Snapshot(memory, self._layout)
-            except _UNREADABLE:
+            except UNREADABLE:
                 continue
             if self._unchanged():
                 self.details = details
@@ -712,5 +745,5 @@ class PythonObjects:
         fresh = _Memory(self._files, self._files.mappings())
         try:
             return _Walk(fresh, self._layout, self._runtime).kind(address) in _DATA
-        except _UNREADABLE:
+        except UNREADABLE:
             return False

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -34,8 +35,9 @@ from phalanx.trust.measurement import (
     ReferenceValues,
 )
 from phalanx.trust.measurer import ProcessMeasurer
-from phalanx.trust.processes import is_watched
+from phalanx.trust.processes import HASH_SEED, safe_environment
 from phalanx.trust.python_layout import code_digest
+from phalanx.trust.python_stacks import Call, listed_code
 
 _LOADER = "/lib64/ld-linux-x86-64.so.2"
 _NOT_WANTED = {
@@ -54,6 +56,8 @@ def reference_of(
     path: Path | None = None,
     late: Iterable[str] | None = None,
     options: Iterable[str] = (),
+    calls: bool = False,
+    hash_seed: str | None = None,
 ) -> ReferenceValues:
     """Return the reference values of a Python package on this machine's interpreter.
 
@@ -65,19 +69,25 @@ def reference_of(
         late: modules that an agent may import beside those that the package does; None: all of
             the standard library, which makes reference values twice as long.
         options: of the interpreter that agents are started with, such as ``-I``.
+        calls: whether calls are to be sampled: then all code is listed that runs while modules
+            are imported, and ``with_calls`` adds what calls what.
+        hash_seed: that agents are started with; None: that of this process's environment.
 
     Raises:
         MeasurementError: if it cannot be imported, or the model cannot be measured.
 
     """
     names = library() if late is None else late
-    with _model(package, path, names, options) as (model, folders):
+    with _model(package, path, names, options, hash_seed, calls) as (model, folders, codes):
         seen = model.look()
         empty = ReferenceValues(package, version, minimum_version)
         reference = learned(empty, seen, model.details())
     main = _file_code(Path(folder) / "__main__.py" for folder in folders)
     modules = {**(reference.modules or {}), "__main__": ModuleReference(file_code=main)}
-    return replace(reference, modules=modules)
+    reference = replace(reference, modules=modules)
+    if calls:
+        reference = with_calls(reference, (), codes)
+    return reference
 
 
 def reference_of_program(
@@ -97,7 +107,7 @@ def reference_of_program(
 
     """
     program = str(path.resolve())
-    environment = {n: v for n, v in os.environ.items() if not is_watched(n)}
+    environment = safe_environment("")
     told = subprocess.run(  # noqa: S603  # the loader lists libraries and runs nothing
         [_LOADER, "--list", program], capture_output=True, text=True, check=False, env=environment
     )
@@ -146,16 +156,41 @@ def learned(
                     optional=_optional(known, detail),
                 )
     unbacked = tuple(sorted({*reference.unbacked, *seen.unbacked}))
-    return replace(reference, objects=objects, modules=modules, unbacked=unbacked)
+    seed = {n: value for n, value in seen.environment.items() if n == HASH_SEED}
+    found = replace(reference, objects=objects, modules=modules, unbacked=unbacked)
+    return replace(found, environment={**reference.environment, **seed})
+
+
+def with_calls(
+    reference: ReferenceValues, calls: Iterable[Call], codes: Iterable[str] = ()
+) -> ReferenceValues:
+    """Return reference values to which calls, and code, of a trusted process were added."""
+    found = {caller: {*callees} for caller, callees in (reference.calls or {}).items()}
+    for caller, callee in calls:
+        found.setdefault(caller, set()).add(callee)
+    graph = {caller: tuple(sorted(callees)) for caller, callees in found.items()}
+    more = {*codes} - listed_code(reference)
+    return replace(reference, calls=graph, codes=(*reference.codes, *sorted(more)))
 
 
 @contextmanager
 def _model(
-    package: str, path: Path | None, late: Iterable[str], options: Iterable[str]
-) -> Iterator[tuple[ProcessMeasurer, list[str]]]:
-    """Run a process that imports a package and waits; give its measurer, the package's folders."""
-    words = [sys.executable, *options, "-c", _PROGRAM, str(path or ""), package, *late]
-    environment = {n: v for n, v in os.environ.items() if not is_watched(n)}
+    package: str,
+    path: Path | None,
+    late: Iterable[str],
+    options: Iterable[str],
+    hash_seed: str | None,
+    codes: bool,
+) -> Iterator[tuple[ProcessMeasurer, list[str], list[str]]]:
+    """Run a process that imports a package and waits.
+
+    Yields:
+        Its measurer, the package's folders, and digests of code that ran, if ``codes`` says so.
+
+    """
+    words = [sys.executable, *options, "-c", _PROGRAM, "codes" * codes, str(path or "")]
+    words += [package, *late]
+    environment = safe_environment(hash_seed)
     with subprocess.Popen(  # noqa: S603  # our own interpreter
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -164,15 +199,21 @@ def _model(
         line = process.stdout.readline()
         if not line:
             raise MeasurementError(f"{package}: cannot be imported, or is no package")
+        run = process.stdout.readline().split()
         with ProcessMeasurer(process.pid, package, "") as measurer, process.stdin:
-            yield measurer, line.rstrip("\n").split(os.pathsep)
+            yield measurer, line.rstrip("\n").split(os.pathsep), run
 
 
 _PROGRAM = """
 import sys
+run, early = [], []
+if sys.argv.pop(1):
+    early += sys.modules.items()
+    sys.addaudithook(lambda event, given: event == "exec" and run.append(given[0]))
 sys.path[0:1] = filter(None, sys.argv[1:2])
-from phalanx.trust.references import import_all
+from phalanx.trust.references import all_digests, import_all
 print(import_all(sys.argv[2], sys.argv[3:]), flush=True)
+print(*all_digests(run, early), flush=True)
 sys.stdin.read()
 """
 
@@ -192,6 +233,15 @@ def import_all(package: str, late: Iterable[str]) -> str:
             if isinstance(thing, type):
                 getattr(thing, "__mro__", None)  # native classes get their members with this
     return os.pathsep.join(folders)
+
+
+def all_digests(run: Iterable[CodeType], modules: Iterable[tuple[str, Any]]) -> set[str]:
+    """Return the digests of code that was run, that of modules, and of all code in these."""
+    codes: list[CodeType | None] = list(run)
+    for name, module in modules:
+        with contextlib.suppress(Exception):  # a native one, or one that was made otherwise
+            codes.append(module.__spec__.loader.get_code(name))
+    return {code_digest(part) for code in filter(None, codes) for part in _all_code(code)}
 
 
 def library() -> tuple[str, ...]:

@@ -9,8 +9,7 @@ the next one (Gonzalez et al., *Deployment of Genuine Multi-Agent Pipelines*, 3.
 12). Then rounds follow each other. In a round each agent is verified by a few others, drawn by
 the round's seed; a majority of them decides.
 
-The trust score is the expectation of a beta distribution over what was seen, with forgetting
-(Josang and Ismail, *The Beta Reputation System*, 2002, eq. 5 and 11).
+What was seen of an agent is kept by attribute, for the one trust score (``phalanx.trust.score``).
 """
 
 from __future__ import annotations
@@ -18,15 +17,20 @@ from __future__ import annotations
 from enum import Enum
 from math import comb
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from phalanx.domain.agents import AgentId
 from phalanx.domain.trust import AttestationResult, TrustTier
 from phalanx.ledger import RecordedEntry
-from phalanx.ledger.election import assigned
+from phalanx.ledger.election import elected
 from phalanx.ledger.entries import (
+    Address,
     AgentRetired,
+    Associated,
     Attested,
+    Breached,
     Enrolled,
     KeyHandedOut,
     Planned,
@@ -34,6 +38,7 @@ from phalanx.ledger.entries import (
     Rotated,
     RoundOpened,
 )
+from phalanx.trust.score import TrustAttribute, TrustEvidence, TrustScore, score_of
 
 FORGETTING = 0.97
 """What a round leaves of the weight of what was seen before."""
@@ -60,6 +65,10 @@ EXCLUDED = (TrustStanding.SILENT, TrustStanding.QUARANTINED)
 
 # Weight of what was seen, for or against an agent.
 _GENUINE, _UNWELL, _NO_EVIDENCE, _FALSE_WORD, _NO_WORD = 1.0, 0.5, 1.0, 2.0, 1.0
+# In a round in which all its associations are said to be broken; of some, that share of it.
+_MUTE = 2
+"""Rounds without a word after which nobody waits for a verifier."""
+_BROKEN = 0.5
 
 
 class StandingChange(Struct, frozen=True):
@@ -71,77 +80,113 @@ class StandingChange(Struct, frozen=True):
     reason: str
 
 
-class GroupMember:
+class Association(Struct):
+    """The service level between two agents, and what each of them says of it."""
+
+    level: Associated
+    """As it was said last; its agents are in the order of their names."""
+    proposer: AgentId
+    """The one of the two that said so."""
+    agreed: bool = False
+    """Whether the other had said the same before."""
+    breaches: dict[AgentId, tuple[int, Breached]] = {}
+    """By the agent that saw them: how many, and the last one."""
+
+
+class GroupMember(Struct):
     """One agent as the ledger shows it."""
 
-    __slots__ = (
-        "account",
-        "against",
-        "agent",
-        "enrolments",
-        "exchange",
-        "reference",
-        "results",
-        "revoked",
-        "seen_for",
-        "silent",
-        "software",
-        "standing",
-        "verified",
-    )
+    agent: AgentId
+    account: Address
+    software: str
+    reference: str
+    """SHA-256 of its reference values and keys, in hexadecimal."""
+    exchange: str
+    """X25519, in hexadecimal; empty: no key can be handed out to it."""
+    standing: TrustStanding = TrustStanding.ENROLLED
+    enrolments: int = 1
+    revoked: bool = False
+    """Whether the ledger itself takes nothing from it any more."""
+    verified: int = 0
+    """Position in the ledger of the result that verified it last; 0: never."""
+    results: dict[TrustTier, int] = {}
+    seen: dict[TrustAttribute, TrustEvidence] = {}
+    """What counts for and against it."""
+    since_s: float = 0.0
+    """When it was enrolled, by the ledger's clock, in seconds."""
+    silent: int = 0
+    """Rounds in a row without a word about those that it had to verify."""
+    cause: str = ""
+    """Event of the last result about it."""
 
-    def __init__(self, entry: Enrolled) -> None:
-        self.agent = entry.agent
-        self.account = entry.account
-        self.software = entry.software
-        self.reference = entry.reference
-        """SHA-256 of its reference values and keys, in hexadecimal."""
-        self.exchange = entry.public_key
-        """X25519, in hexadecimal; empty: no key can be handed out to it."""
-        self.standing = TrustStanding.ENROLLED
-        self.enrolments = 1
-        self.revoked = False
-        """Whether the ledger itself takes nothing from it any more."""
-        self.verified = 0
-        """Position in the ledger of the result that verified it last; 0: never."""
-        self.results: dict[TrustTier, int] = {}
-        self.seen_for = self.against = 0.0
-        self.silent = 0
-        """Rounds in a row without a word about those that it had to verify."""
+    @property
+    def refused(self) -> str:
+        """Why nothing of it is to be trusted; empty: it was verified, and its evidence decides."""
+        return "" if self.standing is TrustStanding.TRUSTED else f"is {self.standing.value}"
+
+    @property
+    def scored(self) -> TrustScore:
+        """How far it is to be trusted by the ledger alone; without experience one half."""
+        return score_of(self.seen, {}, self.refused)
 
     @property
     def score(self) -> float:
-        """How far it is to be trusted, from 0 to 1; without experience one half."""
-        if self.standing is not TrustStanding.TRUSTED:
-            return 0.0
-        return (self.seen_for + 1.0) / (self.seen_for + self.against + 2.0)
+        """Value of ``scored``, from 0 to 1."""
+        return self.scored.value
+
+    def count(
+        self, attribute: TrustAttribute, entry: int, seen_for: float = 0.0, against: float = 0.0
+    ) -> None:
+        """Count evidence that an entry of the ledger, by its position, gives."""
+        found = self.seen.setdefault(attribute, TrustEvidence())
+        found.seen_for += seen_for
+        found.against += against
+        found.named = f"ledger entry {entry}"
 
 
-class TrustRegister:
-    """All members, the round that is open, and what was said in it."""
+class TrustRegister(Struct):
+    """All members, the round that is open, and what was said in it.
 
-    def __init__(self) -> None:
-        self.members: dict[AgentId, GroupMember] = {}
-        """In the order of their enrolment."""
-        self.plan: Planned | None = None
-        self.round = 0
-        self.seed = ""
-        self.founder: AgentId = ""
-        """Who began the ledger, and vouches for the first agent of the chain."""
-        self.root: AgentId = ""
-        """Root of trust: the agent that was verified last in the chain, which verifies the next."""
-        self.said: dict[AgentId, dict[AgentId, AttestationResult]] = {}
-        """In the open round, by attester and verifier."""
-        self.epoch = 1
-        """Of the keys for the overlay; it grows when an agent leaves or is expelled."""
-        self.keeper: AgentId = ""
-        """Who hands out the epoch's keys; empty: nobody has begun."""
-        self.holders: set[AgentId] = set()
-        """The agents that were given the epoch's key."""
-        self._chain: dict[AgentId, dict[AgentId, AttestationResult]] = {}
-        """Results of agents that are not trusted yet, by attester and verifier."""
-        self._assigned: dict[AgentId, tuple[AgentId, ...]] = {}
-        self._verifiers = 0
+    It is all that entries leave behind: whoever has it as of one entry goes on with the next.
+    """
+
+    members: dict[AgentId, GroupMember] = {}
+    """In the order of their enrolment."""
+    plan: Planned | None = None
+    round: int = 0
+    seed: str = ""
+    founder: AgentId = ""
+    """Who began the ledger, and vouches for the first agent of the chain."""
+    operators: set[AgentId] = set()
+    """Names of those who enrol agents."""
+    root: AgentId = ""
+    """Root of trust: the agent that was verified last in the chain, which verifies the next."""
+    said: dict[AgentId, dict[AgentId, AttestationResult]] = {}
+    """In the open round, by attester and verifier."""
+    epoch: int = 1
+    """Of the keys for the overlay; it grows when an agent leaves or is expelled."""
+    keeper: AgentId = ""
+    """Who hands out the epoch's keys; empty: nobody has begun."""
+    holders: dict[AgentId, KeyHandedOut] = {}
+    """How the agents were given the epoch's key."""
+    associations: dict[tuple[AgentId, AgentId], Association] = {}
+    """By pair, in the order of the names."""
+    _broken: set[tuple[AgentId, AgentId]] = set()
+    """Pairs of which one said in this round that their service level is broken."""
+    _chain: dict[AgentId, dict[AgentId, AttestationResult]] = {}
+    """Results of agents that are not trusted yet, by attester and verifier."""
+    _assigned: dict[AgentId, tuple[AgentId, ...]] = {}
+    _verifiers: int = 0
+    half_lives: dict[TrustAttribute, float] = {}
+    """Seconds in which an attribute's evidence loses half of its weight; else ``FORGETTING``."""
+    position: int = 0
+    """Of the latest entry."""
+    now_s: float = 0.0
+    """When the latest entry was recorded, by the ledger's clock, in seconds."""
+
+    def copied(self) -> TrustRegister:
+        """Return a register that is the same now and changes by itself."""
+        return msgspec.msgpack.decode(msgspec.msgpack.encode(self), type=TrustRegister)
 
     # -- what it says ---------------------------------------------------------------------------
 
@@ -182,6 +227,7 @@ class TrustRegister:
     def apply(self, recorded: RecordedEntry) -> list[StandingChange]:
         """Take the ledger's next entry in; return whose standing it changes."""
         entry = recorded.entry
+        self.position, self.now_s = recorded.position, recorded.time_s
         match entry:
             case Enrolled():
                 return self._enrolled(entry)
@@ -192,7 +238,7 @@ class TrustRegister:
                 self._next_epoch(entry.epoch)
             case KeyHandedOut() if entry.epoch == self.epoch:
                 self.keeper = entry.by
-                self.holders.add(entry.agent)
+                self.holders[entry.agent] = entry
             case Revoked():
                 self._next_epoch(entry.epoch)
                 if entry.agent in self.members:
@@ -204,7 +250,61 @@ class TrustRegister:
                 return self._opened(entry)
             case Attested():
                 return self._attested(entry.result, recorded)
+            case Associated():
+                self._associated(entry, recorded.author)
+            case Breached():
+                self._breached(entry, recorded.author)
         return []
+
+    def association(self, agent: AgentId, other: AgentId) -> Association | None:
+        """Return the association of two agents; None: neither has asked for one."""
+        return self.associations.get(_pair(agent, other))
+
+    def _associated(self, entry: Associated, author: Address) -> None:
+        """Take a service level in as the contract does: the last word holds, and needs another."""
+        by = self._one_of(entry, author)
+        if by is None:
+            return
+        pair = _pair(entry.a, entry.b)
+        level, before = replace(entry, a=pair[0], b=pair[1]), self.associations.get(pair)
+        if before is None:
+            self.associations[pair] = Association(level, by)
+            return
+        before.agreed = before.proposer != by and before.level == level
+        before.level, before.proposer = level, by
+
+    def _breached(self, entry: Breached, author: Address) -> None:
+        by, pair = self._one_of(entry, author), _pair(entry.a, entry.b)
+        found = self.associations.get(pair)
+        if by is None or found is None or not found.agreed:
+            return
+        level = found.level
+        if entry.latency_ms > level.max_latency_ms or entry.loss > level.max_loss:
+            count, _ = found.breaches.get(by, (0, None))
+            found.breaches[by] = count + 1, entry
+            self._broken.add(pair)
+
+    def _one_of(self, entry: Associated | Breached, author: Address) -> AgentId | None:
+        """Return which of two agents speaks; None: neither, or one that is not trusted."""
+        for name in (entry.a, entry.b) if entry.a != entry.b else ():
+            member = self.members.get(name)
+            if member is not None and member.account == author:
+                return name if member.standing is TrustStanding.TRUSTED else None
+        return None
+
+    def _judge_associations(self) -> None:
+        """Count what was said to be broken in the round against both agents of the pair alike.
+
+        Nobody but the two can tell which of them is at fault. Whoever has a bad connection breaks
+        its level with all, and others theirs with it alone; so it is with one that says untruth.
+        """
+        for pair in sorted(self._broken):
+            for name in pair:
+                member = self.members[name]
+                agreed = sum(a.agreed for p, a in self.associations.items() if name in p)
+                broken = _BROKEN / max(agreed, 1)
+                member.count(TrustAttribute.AGREEMENT_KEPT, self.position, against=broken)
+        self._broken.clear()
 
     def _next_epoch(self, epoch: int) -> None:
         self.epoch, self.keeper = max(epoch, self.epoch), ""
@@ -215,18 +315,22 @@ class TrustRegister:
         if member is None or member.standing is now:
             return []
         was, member.standing = member.standing, now
-        if now is not TrustStanding.TRUSTED and self.root == agent:
-            self.root = self.founder
+        if now in (TrustStanding.QUARANTINED, TrustStanding.RETIRED) and self.root == agent:
+            self.root = self.founder  # as the contract has it: who is silent may come back
         return [StandingChange(agent, was, now, reason)]
 
     def _enrolled(self, entry: Enrolled) -> list[StandingChange]:
         if entry.role == OPERATOR:
+            self.operators.add(entry.agent)
             self.founder = self.founder or entry.agent
             self.root = self.root or entry.agent
             return []
         old = self.members.pop(entry.agent, None)
-        member = self.members[entry.agent] = GroupMember(entry)
-        self.holders.discard(entry.agent)
+        member = self.members[entry.agent] = GroupMember(
+            entry.agent, entry.account, entry.software, entry.reference, entry.public_key
+        )
+        member.since_s = self.now_s
+        self.holders.pop(entry.agent, None)
         self._chain.pop(entry.agent, None)
         if old is None:
             return [StandingChange(entry.agent, None, TrustStanding.ENROLLED, "enrolled")]
@@ -240,10 +344,7 @@ class TrustRegister:
         self.said = {}
         self._verifiers = self.plan.verifiers if self.plan is not None else 0
         present = frozenset(self.with_standing(TrustStanding.TRUSTED, TrustStanding.SILENT))
-        self._assigned = {
-            attester: assigned(entry.seed, attester, present, self._verifiers)
-            for attester in present
-        }
+        self._assigned = elected(entry.seed, present, self._verifiers)
         return changes
 
     def _closed(self) -> list[StandingChange]:
@@ -257,10 +358,11 @@ class TrustRegister:
         silent = [name for name in trusted if self._showed_nothing(name)]
         for name in silent if 2 * len(silent) <= len(trusted) else ():
             by = ", ".join(sorted(self.said[name]))
-            self.members[name].against += _NO_EVIDENCE
+            self._count_attested(self.members[name], against=_NO_EVIDENCE)
             reason = f"no evidence (found so by {by})"
             changes += self._changed(name, TrustStanding.SILENT, reason)
         self._judge_verifiers()
+        self._judge_associations()
         return changes
 
     def _showed_nothing(self, agent: AgentId) -> bool:
@@ -276,33 +378,48 @@ class TrustRegister:
             said_nothing |= set(verifiers) - said.keys()
             if member.standing is TrustStanding.TRUSTED:
                 self._credit(member, said)
-        mute = said_nothing - said_something
+        trusted = frozenset(self.with_standing(TrustStanding.TRUSTED))
+        mute = (said_nothing - said_something) & trusted  # of others no word would count
         if len(mute) > len(said_something):
             return  # it was the ledger that nobody reached
         for name in sorted(mute | said_something):
             member = self.members[name]
             if name in said_something:
                 member.silent = 0
-            elif member.standing is TrustStanding.TRUSTED:
+            else:
                 member.silent += 1  # once is an accident, time and again is not
-                member.against += _NO_WORD * member.silent
+                weight = _NO_WORD * member.silent
+                member.count(TrustAttribute.BEHAVIOUR, self.position, against=weight)
 
     def _credit(self, member: GroupMember, said: dict[AgentId, AttestationResult]) -> None:
-        member.seen_for *= FORGETTING
-        member.against *= FORGETTING
+        for attribute, found in member.seen.items():
+            half_life = self.half_lives.get(attribute)
+            period_s = 0.0 if self.plan is None else self.plan.period_s
+            kept = FORGETTING if half_life is None else 0.5 ** (period_s / half_life)
+            found.seen_for *= kept
+            found.against *= kept
         tiers = [result.tier for result in said.values()]
         if tiers.count(TrustTier.AFFIRMING) >= self.quorum:
-            member.seen_for += _GENUINE
+            self._count_attested(member, _GENUINE)
             for verifier, result in said.items():
                 if result.tier is TrustTier.CONTRAINDICATED:
-                    self.members[verifier].against += _FALSE_WORD
+                    self._count_false_word(self.members[verifier])
         elif tiers.count(TrustTier.WARNING):
-            member.against += _UNWELL
+            self._count_attested(member, against=_UNWELL)
+
+    def _count_attested(
+        self, member: GroupMember, seen_for: float = 0.0, against: float = 0.0
+    ) -> None:
+        member.count(TrustAttribute.ATTESTATION, self.position, seen_for, against)
+
+    def _count_false_word(self, member: GroupMember) -> None:
+        member.count(TrustAttribute.BEHAVIOUR, self.position, against=_FALSE_WORD)
 
     def _attested(self, result: AttestationResult, recorded: RecordedEntry) -> list[StandingChange]:
         member = self.members.get(result.attester)
         if member is None or member.standing in (TrustStanding.QUARANTINED, TrustStanding.RETIRED):
             return []
+        member.cause = result.cause
         if result.round == 0:
             return self._chained(member, result, recorded)
         if result.round != self.round or result.verifier not in self.verifiers_of(result.attester):
@@ -325,7 +442,10 @@ class TrustRegister:
         recorded: RecordedEntry,
     ) -> list[StandingChange]:
         agreeing = [name for name, each in said.items() if each.tier is result.tier]
-        if len(agreeing) < self.quorum:
+        enough = self.quorum
+        if member.standing is TrustStanding.SILENT and result.tier is TrustTier.AFFIRMING:
+            enough = min(enough, self._speaking())
+        if len(agreeing) < enough:
             return []
         by = f"found so by {', '.join(sorted(agreeing))}"
         match result.tier:
@@ -340,31 +460,40 @@ class TrustRegister:
                     return self._changed(member.agent, TrustStanding.TRUSTED, reason)
         return []
 
+    def _speaking(self) -> int:
+        """Return how many are there to bring silent agents back.
+
+        After a failure that left one agent alone its word has to do, or none would ever come back.
+        """
+        trusted = (m for m in self.members.values() if m.standing is TrustStanding.TRUSTED)
+        return sum(member.silent < _MUTE for member in trusted)
+
     def _chained(
         self, member: GroupMember, result: AttestationResult, recorded: RecordedEntry
     ) -> list[StandingChange]:
-        """Take a result of the chain in: from a trusted agent, or the first from outside.
+        """Take a result of the chain in: of the root of trust, or of an operator.
 
-        One word is enough to trust an agent. One alone is not enough to expel it, and once there
-        is one against it, the majority decides.
+        One good word is enough. The root's bad one expels nobody: the next root looks again. What
+        an operator finds decides, since it enrolled the agent and may remove it anyway.
         """
-        trusted = self.with_standing(TrustStanding.TRUSTED)
+        operator = result.verifier in self.operators
         if member.standing is not TrustStanding.ENROLLED:
             return []
-        if result.verifier in self.members and result.verifier not in trusted:
+        if not operator and result.verifier != self.root:
             return []
         said = self._chain.setdefault(member.agent, {})
         said[result.verifier] = result
         member.results[result.tier] = member.results.get(result.tier, 0) + 1
-        tiers = [each.tier for each in said.values()]
-        good, bad = tiers.count(TrustTier.AFFIRMING), tiers.count(TrustTier.CONTRAINDICATED)
         by = ", ".join(name for name, each in said.items() if each.tier is result.tier)
-        if good > bad and good >= min(bad + 1, 2):
+        if result.tier is TrustTier.AFFIRMING:
             member.verified = recorded.position
-            member.seen_for += _GENUINE
+            self._count_attested(member, _GENUINE)
             self.root = member.agent
+            for name, each in said.items():
+                if each.tier is TrustTier.CONTRAINDICATED and name in self.members:
+                    self._count_false_word(self.members[name])
             return self._changed(member.agent, TrustStanding.TRUSTED, f"verified by {by}")
-        if bad > good and bad >= 2:
+        if operator and result.tier is TrustTier.CONTRAINDICATED:
             reason = f"{_named(result)} (found so by {by})"
             return self._changed(member.agent, TrustStanding.QUARANTINED, reason)
         return []
@@ -372,6 +501,10 @@ class TrustRegister:
     def verified_by(self, agent: AgentId) -> frozenset[AgentId]:
         """Return who has verified an agent that is not trusted yet."""
         return frozenset(self._chain.get(agent, ()))
+
+
+def _pair(agent: AgentId, other: AgentId) -> tuple[AgentId, AgentId]:
+    return (agent, other) if agent < other else (other, agent)
 
 
 def _named(result: AttestationResult) -> str:

@@ -207,7 +207,7 @@ def test_an_observer_sees_what_is_sent_not_what_a_limit_passes(bench: Bench) -> 
 
 def test_a_link_is_read_where_its_monitor_runs(bench: Bench) -> None:
     read = ReadLink("pop3>server", 5.0)
-    assert "does not begin" in refused(bench.do("pop1", read))
+    assert "has no end at pop1" in refused(bench.do("pop1", read))
     bench.deploy("pop3", "link-monitor")
     assert bench.do("pop3", read) == LinkSample("pop3>server", 0, 50, 0)
     begin = time.monotonic()

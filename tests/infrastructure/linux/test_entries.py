@@ -168,11 +168,13 @@ def test_a_link_is_read_through_any_function_that_observes_links(bench: Bench, r
     assert isinstance(bench.do("pop3", Stop(monitor)), Done)
 
 
+@pytest.mark.parametrize("link", ["pop3>server", "pop1>pop3"])
 def test_where_nothing_observes_links_the_counter_of_the_device_tells_the_rate(
-    bench: Bench,
+    bench: Bench, link: str
 ) -> None:
+    """Also of what comes in, where it arrives."""
     samples: list[object] = []
-    bench.driver.perform("pop3", ReadLink("pop3>server", 1.0), bench.root, samples.append)
+    bench.driver.perform("pop3", ReadLink(link, 1.0), bench.root, samples.append)
     bench.rest(0.1)
     assert bench.udp(DATAGRAMS) == DATAGRAMS
     bench.wait(lambda: bool(samples))

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from phalanx.domain.actions import Failed, FlowRecords, FlowStats, LinkSample, Observe, ReadLink
-from phalanx.domain.network import LinkId, PopId, link_ends
+from phalanx.domain.network import LinkId, PopId, link_ends, link_id
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.tunnels import Detours, Tunnel, Tunnels
@@ -280,26 +280,29 @@ class LinkMeters:
 
         The answer comes as soon as that has changed much since the last, else twice a second.
         """
+        begins, ends = link_ends(action.link)
+        comes = ends == pop  # what comes in is counted by the device that answers
         try:
-            device = self._linux.device(action.link)
+            device = self._linux.device(link_id(ends, begins) if comes else action.link)
         except KeyError:
             answer(Failed(f"no link {action.link}"))
             return
-        if link_ends(action.link)[0] != pop:
-            answer(Failed(f"link {action.link} does not begin at {pop}"))
+        if pop not in (begins, ends):
+            answer(Failed(f"link {action.link} has no end at {pop}"))
             return
         if not SHORTEST_S <= action.seconds <= LONGEST_S:
             answer(
                 Failed(f"rates are of {SHORTEST_S:g} to {LONGEST_S:g} s, not {action.seconds:g} s")
             )
             return
-        work = self._sample(pop, action, device)
+        count = partial(self._count, _RECEIVED) if comes else self._sample
+        work = count(pop, action, device)
         self._tasks.start(work, answer, lambda reason: answer(Failed(reason)))
 
     async def _sample(self, pop: PopId, action: ReadLink, device: str) -> LinkSample:
         instance = self._processes.that_observes(pop, LINKS)
         if instance is None:
-            return await self._count(pop, action, device)
+            return await self._count(_SENT, pop, action, device)
         meter = self._meters.get(action.link)
         if meter is None or meter.instance != instance:
             resource = f"/links/{quote(action.link, safe='')}"
@@ -316,8 +319,8 @@ class LinkMeters:
         meter.told = found["rate"]
         return LinkSample(action.link, found["rate"] / 1e6, bandwidth, found["connections"])
 
-    async def _count(self, pop: PopId, action: ReadLink, device: str) -> LinkSample:
-        count = partial(self._workers.inside(pop).call, _octets_sent, device)
+    async def _count(self, way: int, pop: PopId, action: ReadLink, device: str) -> LinkSample:
+        count = partial(self._workers.inside(pop).call, _octets, device, way)
         time = asyncio.get_running_loop().time
         before, began = await self._tasks.thread(count), time()
         await asyncio.sleep(action.seconds)
@@ -326,10 +329,14 @@ class LinkMeters:
         return LinkSample(action.link, rate_mb_s, self._bandwidth_mb_s[action.link])
 
 
-def _octets_sent(device: str) -> int:
-    """Return what a device of this thread's namespace has sent."""
+_RECEIVED, _SENT = 0, 8
+"""Columns of /proc/net/dev."""
+
+
+def _octets(device: str, way: int) -> int:
+    """Return what a device of this thread's namespace has received or sent."""
     rows = Path("/proc/thread-self/net/dev").read_text().splitlines()
     row = next((row for row in rows if row.strip().startswith(f"{device}:")), None)
     if row is None:
         raise TaskError(f"no device {device}")
-    return int(row.partition(":")[2].split()[8])
+    return int(row.partition(":")[2].split()[way])

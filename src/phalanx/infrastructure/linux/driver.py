@@ -18,6 +18,7 @@ from phalanx.domain.actions import (
     ReadLink,
     ReadMeasure,
     ReadRules,
+    ReadService,
     Renew,
     Renewed,
 )
@@ -32,6 +33,7 @@ from phalanx.infrastructure.linux.enforcement import Enforcement
 from phalanx.infrastructure.linux.entries import EntryCounters
 from phalanx.infrastructure.linux.images import VnfImage
 from phalanx.infrastructure.linux.journal import LeaseJournal, RemainingLease
+from phalanx.infrastructure.linux.services import ServicePrograms, Services
 from phalanx.infrastructure.linux.tasks import Tasks
 from phalanx.infrastructure.linux.topology import LinuxTopology
 from phalanx.infrastructure.linux.tunnels import Detours, Tunnels
@@ -56,6 +58,7 @@ class LinuxNetwork(NetworkDriver):
         journal: LeaseJournal,
         cause: str,
         keep_images: bool = False,
+        programs: ServicePrograms | None = None,
     ) -> None:
         """Take over what ``linux`` has prepared.
 
@@ -68,6 +71,7 @@ class LinuxNetwork(NetworkDriver):
             journal: where leases are kept.
             cause: the event that is the root cause of the run.
             keep_images: whether PoPs keep the images that they downloaded, for each other too.
+            programs: of the services behind the hosts; None: nothing tells of them.
 
         """
         super().__init__(network, clock, recorder, cause, keep_images=keep_images)
@@ -82,7 +86,10 @@ class LinuxNetwork(NetworkDriver):
         )
         self._tunnels = Tunnels(linux, self._workers, self._tasks)
         detours = Detours(self._workers, self._tasks)
-        self._measures = Enforcement(context, self._processes, self._tunnels, detours, journal)
+        self._services = None if programs is None else Services(context, programs)
+        self._measures = Enforcement(
+            context, self._processes, self._tunnels, detours, journal, self._services
+        )
         self._capture = TrafficCapture(context, self._processes, self._tunnels, detours)
         self._meters = LinkMeters(context, self._processes, _bandwidth(network))
         self._entries = EntryCounters(context, (host.address for host in network.hosts))
@@ -122,6 +129,8 @@ class LinuxNetwork(NetworkDriver):
                 self._meters.read(pop, action, answer)
             case ReadEntry():
                 self._entries.read(pop, action, answer)
+            case ReadService() if self._services is not None:
+                self._services.read(action, answer)
             case ReadRules():
                 answer(self._deeds(action.pop, self._measures.rules(action.pop)))
             case Lift():

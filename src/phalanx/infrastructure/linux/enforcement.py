@@ -16,6 +16,7 @@ from phalanx.domain.network import PopId, link_ends
 from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.journal import LeasedMeasure, LeaseJournal, RuleBatcher
+from phalanx.infrastructure.linux.services import Services
 from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.tunnels import Detour, Detours, Tunnel, Tunnels
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
@@ -66,10 +67,10 @@ class Enforcement(MeasureLedger[_Measure]):
         tunnels: Tunnels,
         detours: Detours,
         journal: LeaseJournal,
+        services: Services | None = None,
     ) -> None:
-        super().__init__(context.recorder)
+        super().__init__(context.recorder, context.clock)
         self._context = context
-        self._clock = context.clock
         self._tasks = context.tasks
         self._linux = context.linux
         self._topology = context.topology
@@ -78,7 +79,8 @@ class Enforcement(MeasureLedger[_Measure]):
         self._detours = detours
         self._journal = journal
         self._rules = RuleBatcher(context.tasks, processes, journal)
-        self._offered = offered()
+        self._services = services
+        self._offered = offered(services=services is not None)
         self._ttl_s: dict[str, float] = {}
         self._problem: str | None = None
         """Of the journal, as it was told last."""
@@ -184,6 +186,8 @@ class Enforcement(MeasureLedger[_Measure]):
         problem = action.rule.problem(self._offered)
         if problem is not None:
             return Failed(problem, final=True)
+        if action.rule.parameters.get("encrypted"):
+            return Failed("nothing here encrypts what it leads around", final=True)
         place = self._place(action.rule)
         if isinstance(place, str):
             return Failed(place, final=True)
@@ -219,6 +223,10 @@ class Enforcement(MeasureLedger[_Measure]):
     async def _put(self, measure: _Measure, target: RulePlace) -> None:
         instance = measure.instance
         device = target.device
+        if measure.rule.verdict is TrafficVerdict.SERVE and self._services is not None:
+            where = instance.pop, target.at, device if target.enters else ""
+            await self._tasks.thread(self._services.serve, measure.id, measure.rule, *where)
+            return
         if target.at != instance.pop:
             path = instance.chain.path
             if path[-1] != target.at:
@@ -237,6 +245,8 @@ class Enforcement(MeasureLedger[_Measure]):
             await self._detours.add(target.detour, measure.tunnel)
 
     async def _tell(self, measure: _Measure, instance: str) -> None:
+        if measure.rule.verdict is TrafficVerdict.SERVE:
+            return  # a program of its own does that
         kept = measure.instance
         entry = LeasedMeasure(measure.id, instance, kept.vnfd.name, kept.pop, measure.body)
         await self._rules.put(entry, self._ttl_s.get(instance, 1.0))
@@ -262,7 +272,9 @@ class Enforcement(MeasureLedger[_Measure]):
             try:
                 if tunnel is not None and detour is not None:
                     await self._detours.remove(detour, tunnel)
-                if not process_ends:
+                if measure.rule.verdict is TrafficVerdict.SERVE and self._services is not None:
+                    await self._tasks.thread(self._services.end, name)
+                elif not process_ends:
                     await self._processes.change(instance, "DELETE", _resource(name))
             finally:
                 if tunnel is not None:
@@ -275,9 +287,10 @@ class Enforcement(MeasureLedger[_Measure]):
         return self._context.failure(measure.instance.pop, f"measure {measure.id}")
 
 
-def offered() -> frozenset[TrafficVerdict]:
-    """Return the verdicts that this machine can carry out."""
-    verdicts = frozenset(TrafficVerdict) - {TrafficVerdict.MIRROR}
+def offered(*, services: bool = False) -> frozenset[TrafficVerdict]:
+    """Return the verdicts that this machine can carry out; ``services``: it runs those itself."""
+    verdicts = frozenset(TrafficVerdict) - {TrafficVerdict.MIRROR, TrafficVerdict.ENLARGE}
+    verdicts -= frozenset() if services else {TrafficVerdict.SERVE}
     return verdicts if _TUN.exists() else verdicts - {TrafficVerdict.DELAY}
 
 

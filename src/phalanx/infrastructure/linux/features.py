@@ -32,7 +32,7 @@ _TOOLS = {
     "hping3": "floods in a testbed",
     "slowhttptest": "slow HTTP attacks in a testbed",
     "tcpdump": "captures of what is on the wire",
-    "curl": "checks by hand",
+    "curl": "floods of requests in a testbed, and checks by hand",
 }
 _NFT = """table {family} phx_probe {{
 chain c {{ type filter hook {hook} priority 0; {rule}; }}

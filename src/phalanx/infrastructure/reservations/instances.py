@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
+from phalanx.clock import Clock
 from phalanx.domain.actions import Deploy, Done, Enforce, Hold, Observe, RuleInForce, RulesInForce
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
@@ -75,7 +77,8 @@ def applied(action: Enforce, instance: Instance) -> dict[str, Any]:
     if rule.verdict is TrafficVerdict.SPLIT:
         figures["parts"] = match.parts
     concerned: dict[str, Any] = {}
-    if match.entry is not None or match.sources:
+    answers = rule.verdict in (TrafficVerdict.SERVE, TrafficVerdict.ENLARGE)
+    if match.entry is not None or match.sources or answers:
         named = {"target": match.target, "protocol": match.protocol, "port": match.port}
         concerned = {key: value for key, value in named.items() if value is not None}
         concerned |= {"entry": match.entry or "", "verdict": rule.verdict.value}
@@ -179,14 +182,20 @@ class _InForce(Protocol):
 
 
 M = TypeVar("M", bound=_InForce)
+ENDED_MEASURES = 256
+"""Measures of a PoP that are remembered after their end."""
 
 
 class MeasureLedger(Generic[M]):
     """The measures in force; each belongs to an instance and ends with it."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, clock: Clock) -> None:
         self._recorder = recorder
+        self._clock = clock
         self._measures: dict[str, M] = {}
+        self._ended: dict[PopId, deque[tuple[float, str]]] = {}
+        """When the latest measures ended, and what they made true."""
+        self._began = clock.now()
 
     def names(self) -> list[str]:
         """Return the ids of all measures in force."""
@@ -195,7 +204,13 @@ class MeasureLedger(Generic[M]):
     def rules(self, pop: PopId) -> RulesInForce:
         """Return the rules in force at ``pop``."""
         here = (each for each in self._measures.values() if each.instance.pop == pop)
-        return RulesInForce(tuple(RuleInForce(m.instance.id, m.effect, m.rule) for m in here))
+        ended = self._ended.get(pop, deque())
+        since = ended[0][0] if len(ended) == ENDED_MEASURES else self._began
+        return RulesInForce(
+            tuple(RuleInForce(m.instance.id, m.effect, m.rule) for m in here),
+            ended=tuple(dict.fromkeys(effect for _, effect in ended)),
+            remembers_s=self._clock.now() - since,
+        )
 
     def lift(self, measure: str, pop: PopId, cause: str) -> Done:
         """Lift a measure of ``pop`` because its agent asks to."""
@@ -216,6 +231,8 @@ class MeasureLedger(Generic[M]):
         del ended.instance.measures[measure]
         self._undo(measure, ended, process_ends=process_ends)
         pop, effect = ended.instance.pop, ended.effect
+        lately = self._ended.setdefault(pop, deque(maxlen=ENDED_MEASURES))
+        lately.append((self._clock.now(), effect))
         return self._recorder.record(
             "measure.lifted", cause, measure=measure, pop=pop, effect=effect, reason=reason
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
 from zlib import crc32
@@ -20,6 +20,9 @@ from phalanx.infrastructure.simulated.fluid import NOWHERE, Floats, Fluid
 
 Rows = NDArray[np.intp]
 
+_LAST = 9
+_STEADY = 1e-6
+"""Share by which what is asked for may change without being a change."""
 _BLOCKING = (TrafficVerdict.DROP, TrafficVerdict.PROXY)
 OFFERED = frozenset(TrafficVerdict) - {TrafficVerdict.MIRROR}
 """Verdicts that the simulated network offers; copies are made for observations alone."""
@@ -33,6 +36,8 @@ def _rank(rule: TrafficRule) -> int:
     that it makes no way to another filter.
     """
     verdict, match = rule.verdict, rule.match
+    if verdict is TrafficVerdict.SERVE:  # where its way ends
+        return _LAST
     if match.entry is not None and verdict in _BLOCKING:
         return -1
     if match.source is not None or verdict in _BLOCKING:
@@ -44,6 +49,10 @@ def _rank(rule: TrafficRule) -> int:
 def part_of(address: str, parts: int) -> int:
     """Return which of ``parts`` shares of the sources ``address`` belongs to, 0 to parts - 1."""
     return crc32(address.encode()) % parts
+
+
+def _part_of(source: Source, parts: int) -> int:
+    return part_of(source.dealt_by or source.address, parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,10 @@ class Route:
     behind: dict[PopId, int]
     before_access: int = 0
     """How many stages come before the access link of the target."""
+    exposed: tuple[LinkId, ...] = ()
+    """Links that are not trusted and that it passes in the clear."""
+    refused: tuple[LinkId, ...] = ()
+    """Those that it would have passed so if it was led around: it must not, and is not."""
 
 
 class Flows:
@@ -75,6 +88,9 @@ class Flows:
         self.sources = list(sources)
         self.hosts = {host.address: host for host in network.hosts}
         self._topology = topology
+        ends = [end for k in network.links if not k.trusted for end in _both(k.a, k.b)]
+        self.untrusted = frozenset(ends)
+        """Links that are not trusted, in both directions."""
         self._fluid = fluid
         self._check(network)
         self.stages = self._links(network)
@@ -94,12 +110,16 @@ class Flows:
         )
         self.level = np.zeros(len(self.sources))
         """How strongly each source wants to send now, 0 (not at all) to 1."""
+        self.extra = np.zeros(len(self.sources))
+        """What each asks for beside its own demand, in MB/s (``Signalling``)."""
         self._resting = np.zeros(len(self.sources), dtype=bool)
         self._kept_out = np.zeros(len(self.sources), dtype=bool)
         self._routes: list[Route | None] = [None] * len(self.sources)
         self._steered: list[list[AppliedRule]] = [[] for _ in self.sources]
         self._applied: dict[str, AppliedRule] = {}
         self._count = 0
+        self.away = np.zeros(len(self.sources), dtype=bool)
+        """Which sources a replica answers, so that their traffic does not come to the host."""
         self.version = 0
         """Counts the times that routes changed."""
         self._stale: dict[int, None] = dict.fromkeys(range(len(self.sources)))
@@ -109,8 +129,16 @@ class Flows:
         """Let a source send at this share of its demand from now on; 0 ends it."""
         self.level[row] = level
         if level > 0:
-            self._fluid.demand[self._row_of[row]] = self.sources[row].demand_mb_s * level
+            demand = self.sources[row].demand_mb_s * level + self.extra[row]
+            self._fluid.demand[self._row_of[row]] = demand
         self._stale[row] = None
+
+    def ask(self, rows: Rows, extra_mb_s: Floats) -> bool:
+        """Let sources ask for so much beside their demand; return whether that is a change."""
+        changed = not np.allclose(self.extra[rows], extra_mb_s, rtol=_STEADY, atol=_STEADY**2)
+        self._fluid.demand[self._row_of[rows]] += extra_mb_s - self.extra[rows]
+        self.extra[rows] = extra_mb_s
+        return changed
 
     def rest(self, row: int, *, resting: bool) -> None:
         """Let a source send nothing for a while, whatever it wants, or end that."""
@@ -142,6 +170,7 @@ class Flows:
     def apply(self, measure: str, rule: TrafficRule, pop: PopId) -> int:
         """Steer the traffic that ``rule`` matches through ``pop``; return the stage there."""
         rate = rule.parameters.get("rate_mb_s", 0.0 if rule.verdict in _BLOCKING else inf)
+        rate = inf if rule.verdict is TrafficVerdict.ENLARGE else rate
         # The way back takes as long as the way there, in this model: half of the delay each.
         latency_s = rule.parameters.get("delay_ms", 0.0) / 2e3
         if self._spare:
@@ -169,6 +198,20 @@ class Flows:
         else:
             return False
         return self._topology.route(pop, end) is None
+
+    def part(self, row: int, parts: int) -> int:
+        """Return which of ``parts`` shares of the sources one belongs to."""
+        return _part_of(self.sources[row], parts)
+
+    def routes(self, rows: Iterable[int]) -> list[Route]:
+        """Return how the traffic of each row goes now; where it does not, an empty way."""
+        self.prepare()
+        return [self._routes[row] or Route((), {}) for row in rows]
+
+    def added_mb_s(self, address: str) -> float:
+        """Return what a host answers beyond its limits, for the units that it was given."""
+        here = (a.rule for a in self._applied.values() if a.rule.match.target == address)
+        return sum(rule.rate_mb_s for rule in here if rule.verdict is TrafficVerdict.ENLARGE)
 
     def lift(self, measure: str) -> None:
         """Undo ``apply``."""
@@ -207,6 +250,7 @@ class Flows:
             if key not in known:
                 known[key] = self._route(source.at, self.hosts[source.target], steered)
             route = self._routes[row] = known[key]
+            self.away[row] = route is not None and route.before_access == len(route.stages)
             self._fluid.route(row, () if route is None else route.stages)
             wants = self.is_running(row) and not (self._kept_out[row] or self._resting[row])
             self._fluid.active[row] = wants and route is not None
@@ -222,7 +266,7 @@ class Flows:
                 for row, source in enumerate(self.sources)
                 if source.target == ip
                 and entry in (None, source.at)
-                and part_of(source.address, parts) == part
+                and self.part(row, parts) == part
             ],
             dtype=np.intp,
         )
@@ -235,9 +279,7 @@ class Flows:
             [
                 row
                 for row, route in enumerate(self._routes)
-                if route is not None
-                and stage in route.stages
-                and part_of(self.sources[row].address, parts) == part
+                if route is not None and stage in route.stages and self.part(row, parts) == part
             ],
             dtype=np.intp,
         )
@@ -279,7 +321,15 @@ class Flows:
     def _route(self, at: PopId, host: Host, steered: list[AppliedRule]) -> Route | None:
         stages: list[int] = []
         behind: dict[PopId, int] = {}
+        exposed: list[LinkId] = []
+        secured = {s.pop for s in steered if s.rule.parameters.get("encrypted")}
         steered = sorted(steered, key=lambda steering: steering.order)
+        serving = [s for s in steered if s.rule.verdict is TrafficVerdict.SERVE]
+        if serving:  # one answers; a replica that is cut off leaves its share to the host
+            reached = [s for s in serving if self._topology.route(at, s.pop) is not None][:1]
+            steered = [s for s in steered if s not in serving] + reached
+            serving = reached
+        end = serving[0].pop if serving else host.at
 
         def arrive(pop: PopId) -> None:
             if pop not in behind:
@@ -288,23 +338,31 @@ class Flows:
 
         arrive(at)
         here = at
-        for pop in (*(steering.pop for steering in steered), host.at):
-            if pop in behind and pop != host.at:
+        for pop in (*(steering.pop for steering in steered), end):
+            if pop in behind and pop != end:
                 continue
             leg = self._topology.route(here, pop)
             if leg is None:
-                if pop == host.at:
+                if pop == end:
                     return None
                 continue  # A way-point that is cut off is passed over: traffic goes on without it.
             for a, b in pairwise(leg):
                 stages.append(self.stages[link_id(a, b)])
+                if (a, b) in self.untrusted and pop not in secured:
+                    exposed.append(link_id(a, b))
                 arrive(b)
             here = pop
+        if exposed and secured:  # rather the direct way
+            clear = [s for s in steered if not s.rule.parameters.get("encrypted")]
+            direct = self._route(at, host, clear)
+            return None if direct is None else replace(direct, refused=tuple(exposed))
         before_access = len(stages)
+        if serving:
+            return Route(tuple(stages), behind, before_access, tuple(exposed))
         stages.append(self.stages[link_id(host.at, host.name)])
         if host.address in self.processors:
             stages.append(self.processors[host.address])
-        return Route(tuple(stages), behind, before_access)
+        return Route(tuple(stages), behind, before_access, tuple(exposed))
 
     def _match(self, steering: AppliedRule) -> None:
         named = frozenset(steering.rule.match.sources)
@@ -322,7 +380,7 @@ class Flows:
             and match.target in (None, source.target)
             and match.port in (None, source.port)
             and match.protocol in (None, profile.protocol)
-            and (match.parts == 1 or part_of(source.address, match.parts) == match.part)
+            and (match.parts == 1 or _part_of(source, match.parts) == match.part)
             and not (
                 rule.verdict is TrafficVerdict.PROXY
                 and (profile.protocol != "tcp" or profile.establishes)
@@ -384,6 +442,10 @@ HALF_OPEN_S = 63.0
 1, 2, 4, 8 and 16 s, and 32 s of waiting for the last (Linux, RFC 4987)."""
 SYN_RETRY_S = 2.0
 """Mean pause of a user between two requests for a connection that is not answered."""
+RESTART_S = 2.0
+"""Time that a service takes to start."""
+MEMORY_AT_FIRST = 0.2
+"""Share of its memory that a service takes then."""
 _SERVED = 0.2
 """Share of requests that find room in a full backlog, from which on users are served: with
 three tries each one of two gets through."""
@@ -421,14 +483,21 @@ class Connections:
         )
         self._completes = np.array([profile.establishes for profile in profiles], dtype=bool)
         self._packets = np.array([1e6 / profile.packet_octets for profile in profiles])
-        self._asks = self._packets * [profile.syn_share for profile in profiles] * ~self._completes
+        asks = self._packets * [profile.syn_share for profile in profiles]
+        self._asks = asks * ~self._completes
+        self.requests: Floats = asks * self._completes
+        """Requests that each source makes in a MB; of other packets there is no answer."""
         self._half_open = np.zeros(len(hosts))
         self._full = np.zeros(len(hosts), dtype=bool)
         self._limited = [
-            (index, each.packets_s, flows.processors[address])
+            (index, each, flows.processors[address])
             for index, (address, each) in enumerate(zip(hosts, limits, strict=True))
             if each is not None
         ]
+        self._started = dict.fromkeys(hosts, now)
+        self._spent = dict.fromkeys(hosts, 0.0)
+        """Share of the memory that requests took since then."""
+        self.restarts = dict.fromkeys(hosts, 0)
         self._settled = now
         self._refused = np.zeros(len(profiles))
 
@@ -440,22 +509,37 @@ class Connections:
 
         """
         refused = self.refused_s(now)
-        filling = self._limited and self._exhaust(now - self._settled)
+        filling = self._limited and self._exhaust(now)
         self._refused, self._settled = refused, now
         if self._holds.any() or self._limited:
-            held = np.bincount(self._host, self._now_open() * self._holds, len(self._room))
+            held = np.bincount(self._host, self.at_home() * self._holds, len(self._room))
             full = (held >= self._room) | self._full
-            self._flows.keep_out(full[self._host] & self._kept_out & self._completes)
+            out = full[self._host] & self._kept_out & self._completes & ~self._flows.away
+            self._flows.keep_out(out)
         return bool(filling)
 
     def refused_s(self, now: float) -> Floats:
         """Return for how long each source was kept out by a full backlog so far, in s."""
         out = self._full[self._host] & self._kept_out & self._completes & (self._flows.level > 0)
+        out &= ~self._flows.away
         return np.asarray(self._refused + out * (now - self._settled), dtype=np.float64)
 
-    def _exhaust(self, elapsed: float) -> bool:
+    def memory_share(self, address: str, now: float) -> float:
+        """Return what share of its memory the service at ``address`` has taken."""
+        limits = self._flows.hosts[address].limits
+        leak = 0.0 if limits is None else limits.leak_share_s
+        leaked = leak * max(0.0, now - self._started[address]) + self._spent[address]
+        return float(min(1.0, MEMORY_AT_FIRST + leaked))
+
+    def restart(self, address: str, now: float) -> None:
+        """Start the service at ``address`` anew; it answers nothing for ``RESTART_S``."""
+        self._started[address], self._spent[address] = now + RESTART_S, 0.0
+        self.restarts[address] += 1
+
+    def _exhaust(self, now: float) -> bool:
         """Bring the backlogs up to date, and the processors' shares of what arrives."""
-        delivering = self._fluid.delivering[: len(self._open)]
+        elapsed = now - self._settled
+        delivering = self._fluid.delivering[: len(self._open)] * ~self._flows.away
         asked = np.bincount(self._host, delivering * self._asks, len(self._room))
         steady = np.minimum(asked * HALF_OPEN_S, self._backlog)
         grown = asked * HALF_OPEN_S
@@ -466,10 +550,19 @@ class Connections:
         self._full = finite & crowded & (self._half_open >= 0.999 * self._backlog)
         mb = np.bincount(self._host, delivering, len(self._room))
         packets = np.bincount(self._host, delivering * self._packets, len(self._room))
-        for index, packets_s, stage in self._limited:
-            mean = mb[index] / packets[index] if packets[index] > 0 else inf
-            self._fluid.capacity[stage] = packets_s * mean
-        return bool((finite & (np.abs(self._half_open - steady) > 1.0)).any())
+        requests = np.bincount(self._host, delivering * self.requests, len(self._room))
+        hosts, leaks = list(self._flows.hosts), False
+        for index, limits, stage in self._limited:
+            most = limits.packets_s * mb[index] / packets[index] if packets[index] > 0 else inf
+            if limits.requests_s is not None and requests[index] > 0:
+                most = min(most, limits.requests_s * mb[index] / requests[index])
+            address = hosts[index]
+            most += self._flows.added_mb_s(address)
+            self._spent[address] += limits.leak_share_request * requests[index] * elapsed
+            runs = self._started[address] <= now and self.memory_share(address, now) < 1.0
+            self._fluid.capacity[stage] = most if runs else 0.0
+            leaks |= limits.leak_share_s + limits.leak_share_request > 0
+        return leaks or bool((finite & (np.abs(self._half_open - steady) > 1.0)).any())
 
     def over(self, link: LinkId) -> int:
         """Return how many connections are open over ``link``."""
@@ -479,6 +572,10 @@ class Connections:
             rows = self._flows.over(link, 0, 1)
             self._over[link] = self._flows.version, rows
         return int(self._now_open()[rows].sum())
+
+    def at_home(self) -> np.ndarray:
+        """Return how many connections each source has open to its host, and not to a replica."""
+        return self._now_open() * ~self._flows.away
 
     def _now_open(self) -> np.ndarray:
         return self._open * (self._fluid.delivering[: len(self._open)] > 0)

@@ -9,7 +9,7 @@ from phalanx.clock import Clock
 from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample, Outcome
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
-from phalanx.domain.rules import TrafficRule
+from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.infrastructure.reservations.instances import Instance, MeasureLedger, applied
 from phalanx.infrastructure.simulated.engine import TrafficEngine
 from phalanx.infrastructure.simulated.flows import OFFERED, Flows
@@ -35,8 +35,7 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
     def __init__(
         self, clock: Clock, flows: Flows, engine: TrafficEngine, recorder: Recorder
     ) -> None:
-        super().__init__(recorder)
-        self._clock = clock
+        super().__init__(recorder, clock)
         self._flows = flows
         self._engine = engine
 
@@ -50,9 +49,17 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
             return Failed(problem, final=True)
         if rule.match.link is not None and rule.match.link not in self._flows.stages:
             return Failed(f"no link {rule.match.link}", final=True)
+        host = self._flows.hosts.get(rule.match.target or "")
+        if rule.verdict is TrafficVerdict.ENLARGE and (host is None or host.at != instance.pop):
+            return Failed(f"{rule.match.target} is no host at {instance.pop}")
         if self._flows.cut_off(rule, instance.pop):
             return Failed(f"{instance.pop} is cut off: no traffic can be led there")
         stage = self._flows.apply(action.measure, rule, instance.pop)
+        if rule.parameters.get("encrypted"):
+            rows = self._flows.towards(rule.match.target or "", 0, 1, rule.match.entry)
+            if read := {link for way in self._flows.routes(rows) for link in way.refused}:
+                self._flows.lift(action.measure)
+                return Failed(f"it would pass {', '.join(sorted(read))} in the clear, and may not")
         self._measures[action.measure] = _Measure(
             instance, rule, action.effect, stage, self._clock.now()
         )

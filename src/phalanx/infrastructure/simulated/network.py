@@ -12,6 +12,7 @@ from phalanx.clock import Clock
 from phalanx.domain.actions import (
     Action,
     Deploy,
+    Done,
     Enforce,
     EntrySample,
     Failed,
@@ -24,6 +25,8 @@ from phalanx.domain.actions import (
     ReadLink,
     ReadMeasure,
     ReadRules,
+    ReadService,
+    RestartService,
 )
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Recorder
@@ -35,10 +38,12 @@ from phalanx.infrastructure.reservations.lifecycle import Lifecycle
 from phalanx.infrastructure.reservations.network import NetworkDriver
 from phalanx.infrastructure.simulated.downloads import SimulatedDownloads, Transfers
 from phalanx.infrastructure.simulated.engine import HISTORY_S, TrafficEngine
-from phalanx.infrastructure.simulated.flows import Connections, Flows
+from phalanx.infrastructure.simulated.flows import RESTART_S, Connections, Flows
 from phalanx.infrastructure.simulated.fluid import Fluid
 from phalanx.infrastructure.simulated.measures import SimulatedMeasures
 from phalanx.infrastructure.simulated.observations import SimulatedObserver
+from phalanx.infrastructure.simulated.services import ServiceMetrics
+from phalanx.infrastructure.simulated.signalling import Signalling, call_sources
 from phalanx.infrastructure.simulated.sources import (
     AdaptiveSources,
     GroundTruthSampler,
@@ -86,11 +91,16 @@ class SimulatedNetwork(NetworkDriver):
         if network.repository not in self._topology.pops:
             raise ValueError(f"the repository's PoP {network.repository} is not in the network")
         self._fluid = Fluid()
+        sources = [*sources, *call_sources(network)]
         self._flows = Flows(network, self._topology, sources, self._fluid)
         self._connections = Connections(self._flows, self._fluid, clock.now())
+        self._signalling = Signalling(
+            self._flows, self._fluid, network, self._connections.requests, clock.now()
+        )
         unknown = [link for link in watched if link not in self._flows.stages]
         if unknown:
             raise ValueError(f"no link {unknown[0]} to watch")
+        self._services = ServiceMetrics(self._flows, self._fluid, self._connections)
         self._engine = TrafficEngine(clock, self._fluid, tick_s, self._prepare, self._react)
         self._transfers = Transfers(clock, self._fluid, self._engine, self._flows)
         self._downloads = SimulatedDownloads(
@@ -116,6 +126,8 @@ class SimulatedNetwork(NetworkDriver):
             percepts=self._percepts,
             images=self._images,
         )
+        self._memory_limits: dict[str, tuple[RestartService, str]] = {}
+        """Of services that were started anew, with the event that tells of it."""
         self._schedule = SourceSchedule(clock, self._flows, self._engine, recorder, cause)
         self._adaptive = AdaptiveSources(clock, self._flows, self._fluid, self._engine)
         self._sampler = GroundTruthSampler(
@@ -123,6 +135,7 @@ class SimulatedNetwork(NetworkDriver):
             fluid=self._fluid,
             engine=self._engine,
             flows=self._flows,
+            signalling=self._signalling,
             transfers=self._transfers,
             recorder=recorder,
             cause=cause,
@@ -248,12 +261,38 @@ class SimulatedNetwork(NetworkDriver):
                 return self._read(action)
             case ReadRules():
                 return self._deeds(action.pop, self._measures.rules(action.pop))
+            case ReadService():
+                return self._services.read(action.target, self._clock.now())
+            case RestartService():
+                return self._restart(pop, action, cause)
             case ReadEntry():
                 rows = self._flows.towards(action.target, 0, 1, pop)
                 self._engine.sync()
                 return EntrySample(action.target, float(self._fluid.sending[rows].sum()))
             case _:
                 return Failed(f"cannot carry out {type(action).__name__}")
+
+    def _restart(self, pop: PopId, action: RestartService, cause: str, **reason: str) -> Outcome:
+        address = action.target
+        host = self._flows.hosts.get(address)
+        if host is None or host.at != pop:
+            return Failed(f"{address} is no host at {pop}")
+        if self._connections.restarts[address] >= action.most:
+            return Failed(f"it was started anew {action.most} times, no more are allowed")
+        self._connections.restart(address, self._clock.now())
+        self._clock.call_at(self._clock.now() + RESTART_S, self._engine.wake)
+        event = self._recorder.record("host.restarted", cause, host=host.name, pop=pop, **reason)
+        self._memory_limits[address] = action, event
+        return Done(event)
+
+    def _limit_memory(self) -> None:
+        """Start services anew that take more than their limit, as a kernel and its cgroup do."""
+        now = self._clock.now()
+        for address, (action, event) in self._memory_limits.items():
+            taken = self._connections.memory_share(address, now)
+            if taken >= action.memory_share and self._connections.restarts[address] < action.most:
+                at, why = self._flows.hosts[address].at, f"it takes {taken:.0%} of its memory"
+                self._restart(at, action, event, reason=why)
 
     def _observe(self, pop: PopId, action: Observe, answer: Answer) -> None:
         instance = self._lifecycle.running(action.instance, pop)
@@ -279,7 +318,9 @@ class SimulatedNetwork(NetworkDriver):
             self._downloads.cut(link.a, link.b, event)
 
     def _prepare(self) -> bool:
+        self._limit_memory()
         filling = self._connections.settle(self._clock.now())
+        filling |= self._signalling.settle(self._clock.now())
         self._flows.prepare()
         self._observer.prepare()
         return filling

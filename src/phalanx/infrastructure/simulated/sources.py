@@ -14,6 +14,7 @@ from phalanx.infrastructure.simulated.downloads import Transfers
 from phalanx.infrastructure.simulated.engine import TrafficEngine
 from phalanx.infrastructure.simulated.flows import Flows
 from phalanx.infrastructure.simulated.fluid import Fluid
+from phalanx.infrastructure.simulated.signalling import Signalling
 
 _BUSY = 0.01
 """Share of its bandwidth from which on a link is busy."""
@@ -33,6 +34,7 @@ class GroundTruthSampler:
         fluid: Fluid,
         engine: TrafficEngine,
         flows: Flows,
+        signalling: Signalling,
         transfers: Transfers,
         recorder: Recorder,
         cause: str,
@@ -43,6 +45,7 @@ class GroundTruthSampler:
         self._fluid = fluid
         self._engine = engine
         self._flows = flows
+        self._signalling = signalling
         self._transfers = transfers
         self._recorder = recorder
         self._cause = cause
@@ -112,9 +115,11 @@ class GroundTruthSampler:
         def total(weights: np.ndarray) -> np.ndarray:
             return np.bincount(self._host, weights=weights, minlength=count).round(_DIGITS)
 
-        legitimate = total(rates * ~self._malicious)
-        malicious = total(rates * self._malicious)
-        wanted = total(self._demand * self._flows.level * ~self._malicious)
+        answered = rates * self._signalling.answered[self._host]
+        legitimate = total(answered * ~self._malicious)
+        malicious = total(answered * self._malicious)
+        asked = self._demand * self._flows.level + self._flows.extra
+        wanted = total(asked * ~self._malicious)
         figures = {
             host.name: {
                 "legitimate_mb_s": float(legitimate[index]),
@@ -123,6 +128,11 @@ class GroundTruthSampler:
             }
             for index, host in enumerate(self._flows.hosts.values())
         }
+        if self._flows.untrusted:
+            ways = self._flows.routes(range(len(rates)))
+            exposed = total(rates * [bool(way.exposed) for way in ways])
+            for index, host in enumerate(self._flows.hosts.values()):
+                figures[host.name]["exposed_mb_s"] = float(exposed[index])
         return dict(sorted(figures.items()))
 
     def _links(self, rates: np.ndarray) -> dict[str, dict[str, float]]:

@@ -14,9 +14,9 @@ from typing import Annotated, Any, ClassVar, Protocol
 from msgspec import Meta, Struct, inspect
 from msgspec.structs import fields
 
-from phalanx.loading import Offence, twice, unknown
+from phalanx.loading import Name, Offence, twice, unknown
 
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
+Id = Name
 Text = Annotated[str, Meta(max_length=4000)]
 Label = Annotated[str, Meta(max_length=200)]
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]

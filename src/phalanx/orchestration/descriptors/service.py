@@ -7,6 +7,7 @@ file               what it holds
 ``*nsd*.yaml``     the NSD (or several, of which the request names one)
 ``sites.yaml``     the sites that there are
 ``request.yaml``   the name of the instance, its flavour, and where its VNFs stand
+``slices.yaml``    the slices that its VNFs are functions of, for ``phalanx slice``
 =================  ================================================================
 
 A descriptor file is ``vnfd: {…}`` or ``nsd: {nsd: [{…}]}`` as in packages of OSM, or
@@ -19,6 +20,7 @@ from collections.abc import Collection, Iterator
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from phalanx.domain.resources import Resources
 from phalanx.loading import Offence, Tree, parse_as, refusal, show, twice, unknown
@@ -33,6 +35,8 @@ from phalanx.orchestration.descriptors.node import (
 )
 from phalanx.orchestration.descriptors.nsd import NsDescriptor, NsFlavour, nsd_offences
 from phalanx.orchestration.descriptors.vnfd import VnfDescriptor, vnfd_offences
+from phalanx.slices.agreements import TrustAgreement, agreement_offences, naming_offences
+from phalanx.slices.model import SlicesSpec, slice_offences
 
 
 class Weights(Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,6 +108,8 @@ class Sites(Struct, frozen=True, forbid_unknown_fields=True):
 
     sites: Annotated[tuple[Site, ...], Meta(min_length=1, max_length=2000)]
     links: Annotated[tuple[SiteLink, ...], Meta(max_length=20_000)] = ()
+    agreement: TrustAgreement | None = None
+    """By which PoPs are trusted, and where agents may stand; None: as the sites say."""
 
 
 class Nsds(DescriptorNode, frozen=True):
@@ -149,6 +155,8 @@ class Service(Struct, frozen=True):
     vnfds: dict[str, VnfDescriptor]
     """By id."""
     sites: Sites
+    slices: SlicesSpec | None = None
+    """The slices that its VNFs are functions of; None: it is of none."""
 
     @property
     def flavour(self) -> NsFlavour:
@@ -178,6 +186,7 @@ def parse_service(
     sites: tuple[str, str],
     request: tuple[str, str],
     functions: Collection[str] | None = None,
+    slices: tuple[str, str] | None = None,
 ) -> Service:
     """Return the service in these texts, each with the name that stands for it in errors.
 
@@ -194,7 +203,12 @@ def parse_service(
     service = Service(asked, nsds[asked.nsd], vnfds, known_sites)
     for field, why in _room_offences(service):
         raise refusal(request[0], tree, field, why)
-    return service
+    if slices is None:
+        return service
+    spec, tree = parse_as(SlicesSpec, slices[1], slices[0])
+    for field, why in _slice_offences(spec, asked, known_sites):
+        raise refusal(slices[0], tree, field, why)
+    return replace(service, slices=spec)
 
 
 def parse_descriptors(text: str, name: str) -> _Parsed:
@@ -259,6 +273,8 @@ def _checked(
 def _site_offences(sites: Sites) -> Iterator[Offence]:
     yield from twice("sites", (site.name for site in sites.sites), ".name")
     yield from twice("sites", (site.pop for site in sites.sites), ".pop")
+    if sites.agreement is not None:
+        yield from agreement_offences(sites.agreement, "agreement.")
     names = [site.name for site in sites.sites]
     for place, link in enumerate(sites.links):
         for end in link.between:
@@ -284,15 +300,27 @@ def _request_offences(
     if flavour.phalanx is None:
         yield "flavour", f"{show(flavour.id)} of {nsd.id} has no phalanx: no agents are asked for"
     profiles = [profile.id for profile in flavour.vnf_profile]
-    names = [site.name for site in sites.sites]
+    names = {site.name: site.pop for site in sites.sites}
     for profile, site in request.vnfs.items():
         if profile not in profiles:
             yield f"vnfs.{profile}", unknown("vnf-profile", profile, profiles)
         if site not in names:
             yield f"vnfs.{profile}", unknown("site", site, names)
+        elif sites.agreement is not None and (why := sites.agreement.outside(names[site])):
+            yield f"vnfs.{profile}", f"may not stand at {site}: {why}"
     for profile in profiles:
         if profile not in request.vnfs:
             yield f"vnfs.{profile}", "missing; expected the site that the VNF stands at"
+
+
+def _slice_offences(spec: SlicesSpec, request: Request, sites: Sites) -> Iterator[Offence]:
+    if spec.agents:
+        yield "agents", "the orchestrator names the agents of loops; leave it out"
+    yield from naming_offences((s.agreement for s in spec.slices), sites.agreement, "slices")
+    yield from slice_offences(spec, dict.fromkeys(request.vnfs, "a VNF of the service"))
+    for index, function in enumerate(spec.functions):
+        if function.host not in request.vnfs:
+            yield f"functions[{index}].host", unknown("VNF", function.host, request.vnfs)
 
 
 def _room_offences(service: Service) -> Iterator[Offence]:

@@ -37,10 +37,11 @@ def _no_site(need: Need, latencies: Latencies, vnf: GuardedVnf) -> str:
     keeps = {
         site.name: {
             "latency": ms[site.name] <= vnf.latency_ms,
-            "trust": site.trust >= vnf.least_trust,
+            "trust": site.trust >= vnf.least_trust or site.name in need.outside,
             "image": need.agent.image in site.images,
             "room": _lacking(need, site.name) is None,
             "without": site.name not in need.without,
+            "location": site.name not in need.outside,
         }
         for site in need.sites
     }
@@ -65,11 +66,12 @@ def _no_site(need: Need, latencies: Latencies, vnf: GuardedVnf) -> str:
         cures.append(f"room at {room[0]} ({_lacking(need, room[0])})")
     if closed := only("without"):
         cures.append(f"agents at {_some(closed, 'or')} again")
+    law = [need.outside[name] for name in only("location")]
     why = (
         f"{vnf.name} at {vnf.site} can have no agent: no site within {vnf.latency_ms:g} ms with "
         f"a trust of at least {vnf.least_trust:g} has the image {need.agent.image!r} and room"
     )
-    return f"{why}; {_would_do(cures)}"
+    return "; ".join((why, *law[:1], _would_do(cures)))
 
 
 def _lacking(need: Need, name: str) -> str | None:

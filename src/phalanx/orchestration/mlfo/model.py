@@ -99,6 +99,7 @@ def build(need: Need, latencies: Latencies, previous: Mapping[str, str] | None =
     serving = np.full((len(need.vnfs), len(need.sites)), np.inf)
     image = np.array([need.agent.image in s.images for s in need.sites])
     image &= np.array([s.name not in need.without for s in need.sites])
+    image &= np.array([s.name not in need.outside for s in need.sites])
     room = np.array([room_at(need.agent, need.free(site), len(need.vnfs)) for site in need.sites])
     for number, vnf in enumerate(need.vnfs):
         ms = latencies.ms[latencies.place[vnf.site]]

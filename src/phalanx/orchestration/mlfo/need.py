@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, pairwise, product
+from time import time
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from phalanx.domain.errors import PhalanxError, ScenarioError
@@ -21,6 +23,8 @@ from phalanx.domain.resources import Resources
 from phalanx.loading import one_line, unknown
 from phalanx.orchestration.descriptors.nsd import AgentRequirements, NsDescriptor, NsFlavour
 from phalanx.orchestration.descriptors.service import Service, Site, SiteLink, Weights
+from phalanx.slices.agreements import Trusted, scores
+from phalanx.trust.register import TrustRegister
 
 
 class PlacementError(PhalanxError):
@@ -84,6 +88,8 @@ class Need(Struct, frozen=True):
     weights: Weights = Weights()
     without: tuple[str, ...] = ()
     """Sites that may host no agent."""
+    outside: dict[str, str] = {}
+    """Sites that may not, as an agreement has it, and why."""
 
     def free(self, site: Site) -> Resources:
         """Return what agents can have of ``site``."""
@@ -98,12 +104,13 @@ class Need(Struct, frozen=True):
         return self.neighbours, _joins(self, latencies)
 
 
-def need_of(service: Service, without: tuple[str, ...] = ()) -> Need:
+def need_of(service: Service, without: tuple[str, ...] = (), now_s: float | None = None) -> Need:
     """Return what ``service`` asks of the MLFO.
 
     Args:
         service: what is to be deployed.
         without: sites that may host no agent, such as one that is drained or lost.
+        now_s: seconds since 1970, at which certificates have to be valid; None: now.
 
     Raises:
         ScenarioError: in one line, if no agents are asked for, or a site is unknown.
@@ -127,18 +134,27 @@ def need_of(service: Service, without: tuple[str, ...] = ()) -> Need:
         )
         for guard in security.guards
     )
+    agreement, where = service.sites.agreement, service.sites.sites
+    outside: dict[str, str] = {}
+    if agreement is not None:
+        register = TrustRegister(now_s=time() if now_s is None else now_s)
+        found = scores(agreement, Trusted({s.name: s.pop for s in where}), register)
+        trusted = {name: s.value for (kind, name), s in found.items() if kind == "pop" and s.parts}
+        outside = {s.name: why for s in where if (why := agreement.outside(s.pop))}
+        where = tuple(replace(s, trust=min(s.trust, trusted.get(s.pop, s.trust))) for s in where)
     return Need(
         service=service.request.name,
         agent=security.agent,
         vnfs=guarded,
         neighbours=_through(adjacent(service.nsd, flavour), [vnf.name for vnf in guarded]),
-        sites=service.sites.sites,
+        sites=where,
         links=service.sites.links,
         peer_latency_ms=security.peer_latency_ms,
         bandwidth_mb_s=security.bandwidth_mb_s,
         taken=service.taken(),
         weights=service.request.weights,
         without=without,
+        outside=outside,
     )
 
 

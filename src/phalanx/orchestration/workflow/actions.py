@@ -238,14 +238,14 @@ class Actions:
     def _concerned(self) -> tuple[str, ...]:
         change = difference(self._current, self._made)
         fresh = {m.name for m in change.added} | {new.name for _, new in change.altered}
-        return tuple(m.name for m in self._made.agents if m.name in fresh)
+        return tuple(m.name for m in self._made.all_agents if m.name in fresh)
 
     # -- operation --------------------------------------------------------------------------------
 
     def _serving(self, _: str) -> str:
         seen = awaited(self._context, self._made.members, self._beat, serving=True)
         goals = sum(one.goals for one in seen.values())
-        return f"{len(self._made.agents)} agents serve, {goals} goals adopted"
+        return f"{len(self._made.all_agents)} agents serve, {goals} goals adopted"
 
     # -- the end ----------------------------------------------------------------------------------
 

@@ -228,7 +228,7 @@ def connected(
         if not left:
             return found
         ends = {name for pair in left for name in pair}
-        _check_alive(context, {m.name: m for m in deployment.agents if m.name in ends})
+        _check_alive(context, {m.name: m for m in deployment.all_agents if m.name in ends})
         beat()
         if context.monotonic() > give_up:
             said = [

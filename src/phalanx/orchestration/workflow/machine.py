@@ -204,7 +204,7 @@ class Workflow:
         target = self._actions.target
         data: dict[str, Any] = {"revision": self._change.revision}
         if target is not None:
-            data["agents"] = {m.name: m.site for m in target.agents}
+            data["agents"] = {m.name: m.site for m in target.all_agents}
         note = JournalNote(_DONE_KIND[self._kind], data)
         self._claim.turn(self._change.revision, ChangeStage.DONE, note=note)
         return target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
+from hashlib import sha256
 from typing import Protocol
 
 from msgspec import Struct
@@ -15,6 +16,7 @@ from phalanx.orchestration.descriptors.service import Service, parse_service
 from phalanx.orchestration.iml.unit import Unit, UnitKind
 from phalanx.orchestration.mlfo.need import Need
 from phalanx.orchestration.mlfo.pipeline import PipelineAgent, PipelineDescriptor
+from phalanx.slices.model import loops_of
 
 
 class NotAvailableError(PhalanxError):
@@ -107,6 +109,8 @@ class Asked(Struct, frozen=True):
     """(name, text) of the request."""
     without: tuple[str, ...] = ()
     """Sites that may host no agent."""
+    slices: tuple[str, str] | None = None
+    """(name, text) of the slice descriptor; None: the service is of no slice."""
 
     def service(self, functions: Iterable[str] | None = None) -> Service:
         """Return the service that is asked for.
@@ -116,7 +120,7 @@ class Asked(Struct, frozen=True):
 
         """
         known = None if functions is None else tuple(functions)
-        return parse_service(self.descriptors, self.sites, self.request, known)
+        return parse_service(self.descriptors, self.sites, self.request, known, self.slices)
 
 
 class ServiceMember(Struct, frozen=True):
@@ -130,6 +134,8 @@ class ServiceMember(Struct, frozen=True):
     """VNF profiles; none for the network."""
     why: tuple[str, ...] = ()
     """Why it stands there, one line for each VNF."""
+    slices: str = ""
+    """Digest of the slice descriptor that it was started with; empty: there is none."""
 
     @property
     def name(self) -> str:
@@ -140,7 +146,8 @@ class ServiceMember(Struct, frozen=True):
     def made(self) -> tuple[object, ...]:
         """What makes it another process if it is different."""
         unit = self.unit
-        return self.site, unit.image, unit.digest, unit.capabilities, self.serves
+        made = (self.site, unit.image, unit.digest, unit.capabilities, self.serves)
+        return *made, self.slices
 
 
 class Deployment(Struct, frozen=True):
@@ -155,11 +162,18 @@ class Deployment(Struct, frozen=True):
     """Identities of agents that speak with each other."""
     plan: str = ""
     """The slice's network: a scenario file."""
+    loops: tuple[ServiceMember, ...] = ()
+    """Closed loops of its slices, by their keys; none without a slice descriptor."""
+
+    @property
+    def all_agents(self) -> tuple[ServiceMember, ...]:
+        """Its agents, and its loops."""
+        return *self.agents, *self.loops
 
     @property
     def members(self) -> tuple[ServiceMember, ...]:
         """All of its processes, the network first."""
-        return self.network, *self.agents
+        return self.network, *self.all_agents
 
     def member(self, name: str) -> ServiceMember | None:
         """Return the member with this identity."""
@@ -217,14 +231,42 @@ def arranged(
         unit = Unit(
             name, service, UnitKind.AGENT, revision, agent.image, agent.digest, agent.capabilities
         )
-        member = ServiceMember(key, agent.site, unit, agent.serves, _why(agent, need))
-        if before is not None and before.made == member.made:
-            member = replace(member, unit=before.unit)
-        agents.append(member)
+        member = ServiceMember(
+            key, agent.site, unit, agent.serves, _why(agent, need), _digest(asked)
+        )
+        agents.append(_unless_same(member, before))
         at[agent.name] = name
     pairs = tuple((at[a], at[b]) for a, b in (c.between for c in pipeline.connections))
     network = _network(service, need, agents[0], current, revision)
-    return Deployment(service, asked, pipeline, network, tuple(agents), pairs)
+    spec = asked.service().slices if asked.slices is not None else None
+    if spec is None:
+        return Deployment(service, asked, pipeline, network, tuple(agents), pairs)
+    loops: dict[str, ServiceMember] = {}
+    known = {member.key: member for member in (current.loops if current else ())}
+    for loop in loops_of(spec):
+        # The loop of a function stands where its VNF is looked after, the others by the first.
+        near = next((agent for agent in agents if loop.host in agent.serves), agents[0])
+        before = known.get(loop.name)
+        name = before.name if before else identity_of(service, loop.name, revision)
+        image = (near.unit.image, near.unit.digest)
+        unit = Unit(name, service, UnitKind.AGENT, revision, *image, loop.capabilities)
+        why = (f"beside {near.key}",)
+        member = ServiceMember(loop.name, near.site, unit, (), why, _digest(asked))
+        loops[loop.name] = _unless_same(member, before)
+    above = ((loop.name, name) for loop in loops_of(spec) for name in loop.above)
+    pairs += tuple((loops[a].name, loops[b].name) for a, b in above)
+    members = (tuple(agents), pairs, "", tuple(loops.values()))
+    return Deployment(service, asked, pipeline, network, *members)
+
+
+def _digest(asked: Asked) -> str:
+    return "" if asked.slices is None else sha256(asked.slices[1].encode()).hexdigest()
+
+
+def _unless_same(member: ServiceMember, before: ServiceMember | None) -> ServiceMember:
+    """Return a member that is not to be started anew if it is what it was."""
+    same = before is not None and before.made == member.made
+    return replace(member, unit=before.unit) if before is not None and same else member
 
 
 def _same(pipeline: PipelineDescriptor, current: Deployment | None) -> dict[str, ServiceMember]:
@@ -388,7 +430,7 @@ def _informed(
     if current is None or current.plan == target.plan:
         return ()
     altered = {old.name for old, _ in change.altered}
-    return tuple(m for m in current.agents if m.name not in altered)
+    return tuple(m for m in current.all_agents if m.name not in altered)
 
 
 def _removal(current: Deployment | None) -> tuple[WorkflowStep, ...]:

@@ -12,8 +12,8 @@ from phalanx.domain.errors import ScenarioError
 from phalanx.identity import DAYS, Credentials, Files, IdentityError, LiveCredentials
 from phalanx.identity.certificates import host_name
 from phalanx.identity.names import Identity, Role
-from phalanx.loading import nearest, parse_toml_as, read_toml, show
-from phalanx.runtime.scenario import Name, Port
+from phalanx.loading import Name, nearest, parse_toml_as, read_toml, show
+from phalanx.runtime.scenario import Port
 
 PORT = 4222
 CLUSTER_STEP = 2000

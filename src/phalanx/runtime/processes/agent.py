@@ -25,19 +25,20 @@ from phalanx.domain.errors import ScenarioError, StoreError
 from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.directory import RegistryChange, RegistryEntry
 from phalanx.fabric.network import NetworkCalls
-from phalanx.fabric.operations import (
-    RELOAD,
-    Accepted,
-    AgentCounters,
-    ReloadRequest,
-)
+from phalanx.fabric.operations import RELOAD, Accepted, AgentCounters, ReloadRequest
 from phalanx.fabric.provider import Call
 from phalanx.fabric.registration import END_TO_END, HealthStatus, ServiceState
 from phalanx.identity.names import Role
 from phalanx.infrastructure import Infrastructure
 from phalanx.infrastructure.remote import RemoteInfrastructure
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
-from phalanx.runtime.composition import ComposedAgent, first_view, planned_sites, settings_of
+from phalanx.runtime.composition import (
+    ComposedAgent,
+    first_view,
+    installed_monitors,
+    planned_sites,
+    settings_of,
+)
 from phalanx.runtime.environment import faulty
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.process import Process, bundle_of
@@ -45,6 +46,8 @@ from phalanx.runtime.processes.spec import AgentSpec
 from phalanx.runtime.processes.trusting import ProcessTrust
 from phalanx.runtime.scenario import DeclaredAgent, Scenario, fingerprint
 from phalanx.runtime.trusting import BiasedBus, GuardedInfrastructure
+from phalanx.slices.model import LoopIndex
+from phalanx.trust.attestation import Attestation
 from phalanx.trust.processes import ProgressCounter, harden_process
 
 PLAINLY = {
@@ -142,11 +145,7 @@ class AgentProcess:
     """
 
     def __init__(
-        self,
-        spec: AgentSpec,
-        followed: FollowedPlan,
-        process: Process,
-        seal: Seal,
+        self, spec: AgentSpec, followed: FollowedPlan, process: Process, seal: Seal
     ) -> None:
         """Compose the process.
 
@@ -165,7 +164,9 @@ class AgentProcess:
         clock, network = process.clock, plan.to_network()
         self.bus = AgentBus(process.client, clock, seal, on_refused=self._refused)
         seed = plan.seed if spec.run is None or spec.run.seed is None else spec.run.seed
-        self._trust = None if spec.trust is None else ProcessTrust(spec.trust, clock)
+        self._trust: ProcessTrust | None = None
+        if spec.trust is not None:
+            self._trust = ProcessTrust(spec.trust, clock, process.state, self._unusable)
         bus_of_agent: Bus = faulty(self.bus, clock, plan, seed)
         infrastructure: Infrastructure = RemoteInfrastructure(
             NetworkCalls(process.client, clock, process.incarnation, process.fabric.registry),
@@ -184,7 +185,10 @@ class AgentProcess:
             declared,
             plan,
             followed.catalogue,
-            settings_of(plan, {declared.name}, followed.catalogue),
+            replace(
+                settings_of(plan, {declared.name}, followed.catalogue),
+                loops=LoopIndex(plan.loops()).known_to(declared.name),
+            ),
             process.fabric,
             clock=clock,
             bus=bus_of_agent,
@@ -246,9 +250,7 @@ class AgentProcess:
         if memory is None:
             node.start(process.cause)
             self.composed.pursue(
-                (number, monitor)
-                for number, monitor in enumerate(self.plan.monitors, 1)
-                if (monitor.agent or monitor.at) == self._name
+                each for each in installed_monitors(self.plan) if each.duty.home == self._name
             )
         else:
             node.restore(memory, process.cause)
@@ -257,7 +259,12 @@ class AgentProcess:
         if self._trust is not None:
             self._progress = ProgressCounter()
             self._turn()
-            self._trust.follow(lambda recorded: node.tell(recorded, process.cause))
+            attestation = self.agent.capability(Attestation)
+            self._trust.follow(self._read, self._read, lambda: attestation.register)
+
+    def _read(self, percept: object) -> None:
+        """Let the agent know what the ledger says."""
+        self.composed.node.tell(percept, self.process.cause)
 
     def _turn(self) -> None:
         """Count a turn of the loop, for whoever measures the process."""
@@ -276,8 +283,11 @@ class AgentProcess:
                 return None
             return decode(found.octets, self.agent.library)
         except (StoreError, MemoryUnusable) as error:
-            self.process.recorder.record("memory.unusable", self.process.cause, reason=str(error))
+            self._unusable(str(error))
             return None
+
+    def _unusable(self, reason: str) -> None:
+        self.process.recorder.record("memory.unusable", self.process.cause, reason=reason)
 
     # -- the plan ---------------------------------------------------------------------------
 
@@ -303,10 +313,11 @@ class AgentProcess:
         network, pop = found.plan.to_network(), self._declared.pop
         if pop is not None and all(known.name != pop for known in network.pops):
             raise ScenarioError(f"{spec.plan}: network.pops: there is no {pop} any more")
-        outlook = self.composed.outlook
-        # What was heard of a PoP is newer than any plan, so only unknown PoPs are news.
-        news = first_view(found.plan, planned_sites(network)).states
-        outlook.view = outlook.view.apply_all(news)
+        if not self.composed.light:
+            outlook = self.composed.outlook
+            # What was heard of a PoP is newer than any plan, so only unknown PoPs are news.
+            news = first_view(found.plan, planned_sites(network)).states
+            outlook.view = outlook.view.apply_all(news)
         self.composed.settings.repository = network.repository
         self.plan = found.plan
         registrar.update(plan=found.version)

@@ -28,13 +28,14 @@ from phalanx.loading import open_file
 from phalanx.runtime.environment import Say
 from phalanx.runtime.processes.process import bundle_of
 from phalanx.runtime.processes.spec import AgentSpec, MeasurerSpec, read_spec
-from phalanx.runtime.processes.trusting import enrolment_of, genuine
+from phalanx.runtime.processes.trusting import enrolment_of, genuine, learned_calls
 from phalanx.trust.attesting import Measured, MeasurerSocket
 from phalanx.trust.evidence import RepositoryFolder, public
 from phalanx.trust.hardening import signing_key
 from phalanx.trust.measurement import ReferenceValues
+from phalanx.trust.roots import TpmRoot
 
-_KEY, _REPOSITORY = "key", "repository"
+_KEY, _REPOSITORY, _TPM = "key", "repository", "tpm.handle"
 """Names in its state directory."""
 
 
@@ -62,7 +63,9 @@ def process_of(where: str) -> int | None:
         return None
 
 
-def learn(config: Path, configs: Iterable[Path], values: Path | None, say: Say) -> None:
+def learn(
+    config: Path, configs: Iterable[Path], values: Path | None, say: Say, calls_s: float = 0.0
+) -> None:
     """Learn what genuine agents of this machine look like, and write what is to be enrolled.
 
     Args:
@@ -71,6 +74,8 @@ def learn(config: Path, configs: Iterable[Path], values: Path | None, say: Say) 
         values: a file of reference values that were learned elsewhere; None: an agent is started
             for it, as this program was.
         say: told in one line what is done.
+        calls_s: how long it is learned which function calls which, of an agent that is started
+            for it and then of those that run; 0: not at all.
 
     Raises:
         PhalanxError: with one line, if a file is not usable or nothing can be measured here.
@@ -80,12 +85,17 @@ def learn(config: Path, configs: Iterable[Path], values: Path | None, say: Say) 
     state = Path(spec.state)
     program = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
     known: dict[str, ReferenceValues] = {}
+    learned: list[tuple[AgentId, bytes, str]] = []
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         given = None if values is None else ReferenceValues.decode(values.read_bytes())
     except OSError as error:
         raise PhalanxError(f"{error.filename}: {error.strerror}") from None
+    if calls_s and given is not None and given.calls is None:
+        raise ScenarioError(f"{values}: calls were not learned there, so no more can be learned")
     key, repository = signing_key(state / _KEY), RepositoryFolder(state / _REPOSITORY)
+    tpm = _tpm(spec)
+    root = None if tpm is None else tpm.enrol()
     for file in configs:
         agent = read_spec(AgentSpec, file)
         name = bundle_of(agent, Role.AGENT).identity.name
@@ -96,11 +106,20 @@ def learn(config: Path, configs: Iterable[Path], values: Path | None, say: Say) 
         secret = read_secret(Path(agent.trust.secret))
         if agent.plan not in known:
             with tempfile.TemporaryDirectory(prefix="phalanx-") as folder:
-                rehearsal = Path(folder) / "rehearsal"
-                known[agent.plan] = given or genuine(rehearsal, Path(agent.plan), say, program)
-        enrolment = enrolment_of(name, secret, public(key), known[agent.plan])
-        repository.put(enrolment, known[agent.plan])
+                rehearsal, path = Path(folder) / "rehearsal", Path(agent.plan)
+                known[agent.plan] = given or genuine(rehearsal, path, say, program, calls_s=calls_s)
+        pid = process_of(spec.agents[name]) if calls_s else None
+        if pid is not None:
+            known[agent.plan] = learned_calls(known[agent.plan], pid, calls_s, say)
+        learned.append((name, secret, agent.plan))
+    for name, secret, plan in learned:
+        enrolment = enrolment_of(name, secret, public(key), known[plan], root)
+        repository.put(enrolment, known[plan])
         say(f"{name}: its enrolment is {state / _REPOSITORY / name}.json; verifiers need it")
+
+
+def _tpm(spec: MeasurerSpec) -> TpmRoot | None:
+    return None if spec.tpm is None else TpmRoot(spec.tpm, Path(spec.state) / _TPM, spec.pcrs)
 
 
 def measure(config: Path, say: Say, stop: Callable[[], bool]) -> None:
@@ -122,18 +141,24 @@ def measure(config: Path, say: Say, stop: Callable[[], bool]) -> None:
         raise ScenarioError(f"{state}: has no key yet; phalanx trust learn makes it")
     key, learned = signing_key(state / _KEY), RepositoryFolder(state / _REPOSITORY)
     agents: dict[AgentId, Measured] = {}
+    root = _tpm(spec)
     for name, where in spec.agents.items():
         enrolment = learned.get(name)
         values = None if enrolment is None else learned.values(enrolment.reference)
         if enrolment is None or values is None or enrolment.key != public(key):
             raise ScenarioError(f"{state}: nothing was learned of {name}; phalanx trust learn")
+        if (enrolment.root is None) is not (root is None):
+            how = "without" if enrolment.root is None else "with"
+            raise ScenarioError(f"tpm: {name} was learned {how} a TPM; phalanx trust learn")
+        if root is not None and enrolment.root is not None:
+            root.tried(enrolment.root)  # a TPM that is not usable is told now, not by silence
         agents[name] = Measured(name, partial(process_of, where), key, values)
     try:
         group = None if spec.group is None else grp.getgrnam(spec.group).gr_gid
     except KeyError:
         raise ScenarioError(f"group: there is no group {spec.group} here") from None
     clock = WallClock()
-    served = MeasurerSocket(Path(spec.socket), agents, group)
+    served = MeasurerSocket(Path(spec.socket), agents, group, root, spec.samples_per_s)
     serving = clock.loop.create_task(served.serve())
     for name in agents:
         served.expect(name)

@@ -20,7 +20,7 @@ from phalanx.fabric.operations import Operation
 from phalanx.fabric.provider import Call, Provider
 from phalanx.identity.names import Role
 from phalanx.runtime.catalogue import load_catalogue
-from phalanx.runtime.composition import installed
+from phalanx.runtime.composition import installed_monitors
 from phalanx.runtime.course import (
     RESERVATIONS,
     ReservationsAnswer,
@@ -30,6 +30,7 @@ from phalanx.runtime.course import (
 from phalanx.runtime.environment import (
     LINUX_LEAD_S,
     BuildContext,
+    DegradableNetwork,
     RunNetwork,
     Say,
     check_linux,
@@ -39,7 +40,7 @@ from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.process import Process, bundle_of
 from phalanx.runtime.processes.spec import NetworkProcessSpec, RunSpec
 from phalanx.runtime.processes.trusting import ProcessTrust
-from phalanx.runtime.scenario import MONITORS, Scenario
+from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.trusting import ExpelledAgents, end_doings
 
 FIRST_LEASE_S = 60.0
@@ -49,11 +50,13 @@ ALONE_S = 60.0
 
 
 class LinkRequest(Struct, frozen=True):
-    """Cuts the link between two PoPs, or restores it."""
+    """Cuts the link between two PoPs, or restores it, or makes it worse."""
 
     a: PopId
     b: PopId
     up: bool
+    figures: tuple[float, float, float] | None = None
+    """Share of its bandwidth, latency beside its own in ms, loss; None: it is as good as before."""
 
 
 class RepositoryRequest(Struct, frozen=True):
@@ -126,7 +129,9 @@ class NetworkProcess:
         self._seed = plan.seed if spec.run is None or spec.run.seed is None else spec.run.seed
         self._network: RunNetwork
         self._free_at_start: dict[PopId, Resources]
-        self._trust = None if spec.trust is None else ProcessTrust(spec.trust, process.clock)
+        self._trust: ProcessTrust | None = None
+        if spec.trust is not None:
+            self._trust = ProcessTrust(spec.trust, process.clock, process.state, self._unusable)
         if self._trust is not None:
             process.on_close(self._trust.close)
         # What stands on the clock's loop has to go before the clock, which the process closes.
@@ -150,12 +155,11 @@ class NetworkProcess:
         context = BuildContext(plan, self._seed, self._vnfds, self._recorder, process.cause)
         network = self._network = self._environment.build(context)
         lease_s = FIRST_LEASE_S + max(0.0, -process.clock.now())
-        watching = MONITORS[plan.strategy]
-        for number, monitor in enumerate(plan.monitors, 1):
+        for monitor in installed_monitors(plan):
             network.install(
-                monitor.at,
-                installed(number, monitor, watching),
-                self._vnfds[watching],
+                monitor.duty.tap,
+                monitor.instance,
+                self._vnfds[monitor.function],
                 units=1,
                 ttl_s=max(lease_s, plan.timing.lease_s),
                 cause=process.cause,
@@ -177,10 +181,13 @@ class NetworkProcess:
             expelled.may,
         )
         if self._trust is not None:
-            self._trust.follow(expelled.read)
+            self._trust.follow(expelled.read, expelled.resume, lambda: expelled.register)
         process.fabric.provider.serve(RESERVATIONS, self._reservations)
         serve_faults(process.fabric.provider, network)
         process.fabric.serving()
+
+    def _unusable(self, reason: str) -> None:
+        self.process.recorder.record("memory.unusable", self.process.cause, reason=reason)
 
     def _recorder(self, about: str) -> Recorder:
         process = self.process
@@ -199,7 +206,12 @@ def serve_faults(provider: Provider, network: RunNetwork) -> None:
     def link(call: Call[LinkRequest, Changed]) -> None:
         ask = call.request
         try:
-            (network.restore_link if ask.up else network.fail_link)(ask.a, ask.b)
+            if ask.figures is None:
+                (network.restore_link if ask.up else network.fail_link)(ask.a, ask.b)
+            elif isinstance(network, DegradableNetwork):
+                network.degrade(ask.a, ask.b, *ask.figures)
+            else:
+                raise ValueError("links of real packets cannot be made worse")
         except ValueError as error:
             call.fail(str(error))
         else:

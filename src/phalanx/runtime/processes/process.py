@@ -57,13 +57,7 @@ class EventStream:
     """
 
     def __init__(
-        self,
-        client: BrokerClient,
-        outbox: Outbox,
-        clock: Clock,
-        *,
-        epoch_s: float,
-        pause_s: float,
+        self, client: BrokerClient, outbox: Outbox, clock: Clock, *, epoch_s: float, pause_s: float
     ) -> None:
         """Begin to send what waits.
 

@@ -9,8 +9,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from phalanx.fabric.registration import Area
-from phalanx.loading import read_toml
-from phalanx.runtime.scenario import Name
+from phalanx.loading import Name, read_toml
 
 FilePath = Annotated[str, Meta(min_length=1, max_length=4000)]
 
@@ -105,6 +104,17 @@ class MeasurerSpec(Struct, frozen=True, forbid_unknown_fields=True):
     number, which nobody but the measurer's user may write."""
     group: Name | None = None
     """Group whose processes may ask; None: only its own user's may."""
+    tpm: Annotated[str, Meta(min_length=1, max_length=4000)] | None = None
+    """The TPM of this machine, by what tpm2-tools call its TCTI, such as ``device:/dev/tpmrm0``: it
+    vouches for all evidence. None: the measurer's key does alone."""
+    pcrs: Annotated[tuple[Annotated[int, Meta(ge=0, le=23)], ...], Meta(min_length=1)] = (
+        *range(8),
+    )
+    """Registers of the TPM that are to hold what they held when agents were learned; at first those
+    of the firmware, its settings, and what it started."""
+    samples_per_s: Annotated[float, Meta(ge=0, le=1000)] = 10.0
+    """How often the stacks of each agent are sampled, on average, if ``phalanx trust learn
+    --control-flow`` has learned which function calls which."""
 
 
 def read_spec(kind: type[S], path: str | Path) -> S:

@@ -55,6 +55,7 @@ from phalanx.runtime.scenario import FaultSpec, Scenario
 from phalanx.runtime.trusting import SECAAS
 from phalanx.store.outbox import Outbox
 from phalanx.store.state import StateFile
+from phalanx.trust.processes import new_hash_seed
 
 RUN = "run"
 NETWORK = "network"
@@ -97,7 +98,7 @@ class Spread:
 
         """
         for number, fault in enumerate(scenario.faults):
-            if fault.kind in ("degrade", "drift", "slow-disk"):
+            if fault.kind in ("drift", "slow-disk") or (fault.kind == "degrade" and on == "linux"):
                 where = f"{plan}: faults[{number}].kind"
                 raise ScenarioError(f"{where}: {fault.kind} needs a simulation in one process")
         self._scenario = scenario
@@ -158,7 +159,9 @@ class Spread:
             allowance += LINUX_LEAD_S if self._on == "linux" else 0.0
             reference = None
             if self._scenario.trust is not None:
-                reference = genuine(folder / "rehearsal", self._plan, self._say)
+                rehearsal, seed = folder / "rehearsal", new_hash_seed()
+                reference = genuine(rehearsal, self._plan, self._say, hash_seed=seed)
+                processes.environment = reference.environment
             self._run = RunSpec(time.time() + allowance, self._speed, f"{RUN}-1", self._seed)
             self._clock = run_clock(self._run)
             stack.callback(self._clock.close)
@@ -334,8 +337,13 @@ class Spread:
         self._call(NETWORK, REPOSITORY, RepositoryRequest(away))
 
     def degrade(self, fault: FaultSpec, *, ends: bool) -> None:
-        """Let the process of an agent write no more to its disk, or kill a broker, or undo it."""
+        """Make a link worse, or kill a broker, or let an agent write no more; or undo it."""
         agent = fault.agent or ""
+        if fault.link is not None:
+            worse = fault.share or 0.0, fault.latency_ms, fault.loss
+            figures = (1.0, 0.0, 0.0) if ends else worse
+            self._call(NETWORK, LINK, LinkRequest(*fault.link, up=True, figures=figures))
+            return
         if fault.kind == "broker-down":
             server = self._processes.brokers.servers[(fault.broker or 1) - 1]
             if ends and server.pid is None:

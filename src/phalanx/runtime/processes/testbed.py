@@ -44,6 +44,8 @@ class ProcessTestbed:
 
         """
         self.folder = folder
+        self.environment: Mapping[str, str] = {}
+        """Variables that processes are started with, beside ours."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         ports = _free_ports(2 * brokers)
         specs = tuple(
@@ -117,7 +119,7 @@ class ProcessTestbed:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.environment},
                 start_new_session=True,  # Ctrl-C is for the process that started the run
             )
 

@@ -13,27 +13,33 @@ import secrets
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
+from hmac import compare_digest
+from hmac import digest as keyed
 from pathlib import Path
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from msgspec import Struct
 
 from phalanx.bdi import Agent, Library
 from phalanx.bus import Bus
 from phalanx.clock import Clock
 from phalanx.clock.wall import WallClock
 from phalanx.domain.agents import AgentId
-from phalanx.domain.errors import PhalanxError
+from phalanx.domain.errors import PhalanxError, StoreError
 from phalanx.domain.events import Sink
 from phalanx.domain.trust import Measure, Submit, UseKey
 from phalanx.domain.version import VERSION
 from phalanx.identity.files import read_secret
 from phalanx.identity.names import Role
-from phalanx.ledger import Ledger, RecordedEntry, open_ledger
+from phalanx.ledger import Checkpoint, Ledger, RecordedEntry, open_ledger
 from phalanx.ledger.chain import EmbeddedChain
+from phalanx.ledger.entries import RoundOpened
 from phalanx.ledger.ethereum import Account
 from phalanx.ledger.rpc import ChainServer
 from phalanx.runtime.environment import Say
@@ -42,18 +48,24 @@ from phalanx.runtime.processes.spec import TrustFiles
 from phalanx.runtime.processes.testbed import PHALANX, ProcessTestbed
 from phalanx.runtime.scenario import TrustSpec
 from phalanx.runtime.trusting import SECAAS, SECAAS_SCOPE, Nowhere, planned, submit, use_key
+from phalanx.store.state import StateFile
 from phalanx.trust.attestation import Attestation, TrustTerms
 from phalanx.trust.attesting import Measured, MeasurerClient, MeasurerSocket
 from phalanx.trust.evidence import Enrolment, RepositoryFolder, public
 from phalanx.trust.keys import exchange_of
 from phalanx.trust.measurement import MeasurementError, ReferenceValues
 from phalanx.trust.measurer import ProcessMeasurer
-from phalanx.trust.references import learned, reference_of
+from phalanx.trust.python_stacks import Call
+from phalanx.trust.references import learned, library, reference_of, with_calls
+from phalanx.trust.register import TrustRegister
+from phalanx.trust.roots import EnrolledRoot
 from phalanx.trust.secaas import Deployed, Secaas
 
 SOFTWARE = "phalanx"
 REHEARSAL_S = 4.0
 """How long the agent runs of which the reference values are learned, in real seconds."""
+LEARN_PAUSE_S = 0.003
+"""Between samples while calls are learned, in real seconds."""
 ANSWER_S = 6.0
 """How long a verifier waits for evidence, in seconds of the run."""
 _ALTER = """
@@ -77,25 +89,53 @@ def write_into(pid: int) -> None:
     subprocess.run([sys.executable, "-c", _ALTER, str(pid)], check=False)  # noqa: S603
 
 
-class ProcessTrust:
-    """What one process attests itself and others with, or only reads the ledger by."""
+class _ReadBefore(Struct, frozen=True):
+    """What a process has read of the ledger, up to a checkpoint."""
 
-    def __init__(self, files: TrustFiles, clock: WallClock) -> None:
-        """Open the ledger; nothing is read before ``follow``.
+    checkpoint: Checkpoint
+    register: TrustRegister
+    by_attribute: bool
+    """Whether evidence is kept by attribute; what an older version read is read anew."""
+
+
+class ProcessTrust:
+    """What one process attests itself and others with, or only reads the ledger by.
+
+    What it has read of the ledger it keeps at the beginning of each round, and when it is started
+    again it reads what came since, if the ledger still has the head that it had. What it keeps is
+    authenticated with its own secret, and used by the version alone that wrote it.
+    """
+
+    def __init__(
+        self, files: TrustFiles, clock: WallClock, state: StateFile, unusable: Callable[[str], None]
+    ) -> None:
+        """Open the ledger; nothing is told before ``follow``.
+
+        Args:
+            files: where everything is.
+            clock: makes all calls.
+            state: of the process.
+            unusable: told why the ledger has to be read from its beginning, in one line.
 
         Raises:
             PhalanxError: with one line, if a file is not usable.
 
         """
         secret = read_secret(Path(files.secret))
+        self._clock, self._state, self._unusable = clock, state, unusable
+        self._key = derived(secret, f"register {VERSION}")
+        self._keeping = False
         self._node = open_ledger(files.ledger, clock)
-        ledger = self._node.join(derived(secret, "account"))
-        self._follow = ledger.follow
+        self._before = self._read_before()
+        if self._before is not None:
+            self._node.resume(self._before.checkpoint)
+        ledger = self._ledger = self._node.join(derived(secret, "account"))
         self.terms = TrustTerms(
             RepositoryFolder(Path(files.repository)),
             derived(secret, "looks"),
             frozenset({SECAAS}),
             X25519PrivateKey.from_private_bytes(derived(secret, "exchange")),
+            Account(derived(secret, "account")),
             ANSWER_S,
         )
         self.keys: list[UseKey] = []
@@ -105,9 +145,57 @@ class ProcessTrust:
             UseKey: partial(use_key, lambda key, _: self.keys.append(key)),
         }
 
-    def follow(self, seen: Callable[[RecordedEntry], None]) -> None:
-        """Tell what the ledger records, from the beginning on."""
-        self._follow(seen)
+    def follow(
+        self,
+        seen: Callable[[RecordedEntry], None],
+        resume: Callable[[TrustRegister], None],
+        register: Callable[[], TrustRegister],
+    ) -> None:
+        """Tell what the ledger records.
+
+        Args:
+            seen: told of each entry.
+            resume: told before them what an earlier life has read: ``seen`` is told the rest. Of
+                an empty register, if the ledger turns out to be another.
+            register: returns what follows from all entries that were told.
+
+        """
+        before = self._before
+
+        def read(recorded: RecordedEntry) -> None:
+            seen(recorded)
+            if isinstance(recorded.entry, RoundOpened) and not self._keeping:
+                self._keeping = True
+                self._clock.call_soon(partial(self._keep, register))  # after what came with it
+
+        def begins(known: bool) -> None:
+            if not known:
+                self._unusable("the ledger is not the one that was read before: it is read anew")
+            resume(before.register if known and before is not None else TrustRegister())
+
+        since = None if before is None else before.checkpoint
+        self._ledger.follow(read, since=since, begins=begins)
+
+    def _keep(self, register: Callable[[], TrustRegister]) -> None:
+        self._keeping = False
+        checkpoint = self._ledger.checkpoint()
+        if checkpoint is None:
+            return
+        octets = msgspec.msgpack.encode(_ReadBefore(checkpoint, register(), by_attribute=True))
+        with contextlib.suppress(StoreError):  # more is to be read then at the next start
+            self._state.put("register", keyed(self._key, octets, "sha256") + octets)
+
+    def _read_before(self) -> _ReadBefore | None:
+        try:
+            found = self._state.get("register")
+            if found is None:
+                return None
+            if not compare_digest(keyed(self._key, found[32:], "sha256"), found[:32]):
+                raise StoreError("what was read of the ledger was altered, or is another version's")
+            return msgspec.msgpack.decode(found[32:], type=_ReadBefore)
+        except (StoreError, msgspec.MsgspecError) as error:
+            self._unusable(f"{error}: the ledger is read from its beginning")
+            return None
 
     def close(self) -> None:
         """Close the ledger."""
@@ -120,7 +208,11 @@ def derived(secret: bytes, purpose: str) -> bytes:
 
 
 def enrolment_of(
-    agent: AgentId, secret: bytes, measurer: str, reference: ReferenceValues
+    agent: AgentId,
+    secret: bytes,
+    measurer: str,
+    reference: ReferenceValues,
+    root: EnrolledRoot | None = None,
 ) -> Enrolment:
     """Return what is to be enrolled of an agent.
 
@@ -129,12 +221,14 @@ def enrolment_of(
         secret: that its ``TrustFiles`` name.
         measurer: public key of what measures it, in hexadecimal.
         reference: what it looks like while it is genuine.
+        root: the hardware that vouches for what the measurer says; None: there is none.
 
     """
     exchange = X25519PrivateKey.from_private_bytes(derived(secret, "exchange"))
     software = f"{reference.software} {reference.version}"
     account = Account(derived(secret, "account")).address
-    return Enrolment(agent, software, reference.digest(), measurer, exchange_of(exchange), account)
+    public_key = exchange_of(exchange)
+    return Enrolment(agent, software, reference.digest(), measurer, public_key, account, root)
 
 
 class SecaasNode:
@@ -282,7 +376,13 @@ class TrustTestbed:
 
 
 def genuine(
-    folder: Path, plan: Path, say: Say, program: Sequence[str] = PHALANX
+    folder: Path,
+    plan: Path,
+    say: Say,
+    program: Sequence[str] = PHALANX,
+    *,
+    calls_s: float = 0.0,
+    hash_seed: str | None = None,
 ) -> ReferenceValues:
     """Return the reference values of an agent: of its files, and of one that is started for it.
 
@@ -293,15 +393,19 @@ def genuine(
         plan: that the agent follows.
         say: told in one line what is done.
         program: what agents are started by, before its verb.
+        calls_s: how long it is learned which function calls which; 0: not at all.
+        hash_seed: that agents are started with; None: that of this process's environment.
 
     Raises:
         PhalanxError: with one line, if it cannot be started or measured.
 
     """
     say("what a genuine agent looks like is measured first")
-    reference = reference_of(SOFTWARE, VERSION)
+    late = (*library(), *sys.modules) if calls_s else None  # ours are those of an agent, too
+    reference = reference_of(SOFTWARE, VERSION, late=late, calls=calls_s > 0, hash_seed=hash_seed)
     folder.mkdir()
     processes = ProcessTestbed(folder, [("rehearsal", Role.AGENT)])
+    processes.environment = reference.environment
     try:
         processes.start("agent", "rehearsal", {"plan": str(plan)}, program=program)
         end = time.monotonic() + REHEARSAL_S
@@ -310,12 +414,40 @@ def genuine(
             if not processes.lives("rehearsal"):
                 raise PhalanxError(f"the rehearsal ended: {processes.end_of('rehearsal')}")
         pid = processes.pid("rehearsal")
+        if calls_s:
+            reference = learned_calls(reference, pid, calls_s, say)
         with ProcessMeasurer(pid, reference.software, reference.version) as measurer:
             return learned(reference, measurer.look(), measurer.details())
     except MeasurementError as error:
         raise PhalanxError(f"no agent can be measured here: {error}") from None
     finally:
         processes.close()
+
+
+def learned_calls(reference: ReferenceValues, pid: int, for_s: float, say: Say) -> ReferenceValues:
+    """Return reference values to which the calls of a trusted process were added.
+
+    Args:
+        reference: what is known.
+        pid: of the process, which something else should keep busy.
+        for_s: how long it is sampled, in real seconds.
+        say: told in one line what was seen, and how likely something new comes: the share of
+            samples with a call that was seen once (Good and Turing).
+
+    Raises:
+        MeasurementError: if its stacks cannot be read.
+
+    """
+    seen, samples, end = Counter[Call](), 0, time.monotonic() + for_s
+    with ProcessMeasurer(pid, reference.software, reference.version) as measurer:
+        sampler = measurer.sampler()
+        while time.monotonic() < end:
+            seen.update(sampler.sample())
+            samples += 1
+            time.sleep(LEARN_PAUSE_S)
+    once = sum(count == 1 for count in seen.values()) / samples
+    say(f"process {pid}: {len(seen)} calls in {samples} samples; {once:.2%} had a new one at last")
+    return with_calls(reference, seen)
 
 
 class _NotBefore:

@@ -1,0 +1,73 @@
+"""Firewall: a packet filter that closes an address, a port of it, or either for one source.
+
+Source: seed 002, II.A: "The ES can trigger the deployment of specific Virtual Security Functions
+(VSFs), such as vFirewall". It is a rule of a match and the verdict ``drop``; over real packets an
+nftables rule at the instance, under a lease that the kernel ends.
+"""
+
+from __future__ import annotations
+
+from phalanx.bdi import Agent, Body, Capability, GoalInstance, plan
+from phalanx.coordination.measures import enforce, lift
+from phalanx.domain.goals import Mode
+from phalanx.domain.predicates import OfEntity
+from phalanx.domain.resources import Resources
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
+from phalanx.domain.vnf import Vnfd
+
+
+class Firewalled(OfEntity, frozen=True):
+    """Nothing passes to ``target`` that agrees with all that is given here.
+
+    A loop wants it for what it looks after, and passes it on to the agent of the function's PoP.
+    An agent that is no loop may leave slice and entity empty.
+    """
+
+    target: str
+    """Address."""
+    protocol: str = ""
+    """tcp or udp; empty: both."""
+    port: int = 0
+    """At the target, with a protocol; 0: all."""
+    source: str = ""
+    """Address; empty: all."""
+
+
+def rule_of(closed: Firewalled) -> TrafficRule:
+    """Return what a closed passage means for packets."""
+    match = TrafficMatch(
+        source=closed.source or None,
+        target=closed.target,
+        port=closed.port or None,
+        protocol=closed.protocol or None,
+    )
+    return TrafficRule(match, TrafficVerdict.DROP)
+
+
+class Firewall(Capability):
+    """Closes passages for as long as they are wanted closed."""
+
+    name = "firewall"
+    vnfd = Vnfd("firewall", Resources(0.5, 0.5, 1), image_mb=20.0, boot_s=0.2, shared=True)
+    enforces = (TrafficVerdict.DROP,)
+
+    @classmethod
+    def confirms(cls, effect: str, rule: TrafficRule) -> bool:
+        """Whether a rule closes what the effect names, for whichever slice."""
+        match = rule.match
+        closed = match.target or "", match.protocol or "", match.port or 0, match.source or ""
+        named = str(Firewalled("", "", *closed)).removeprefix("firewalled(, ")
+        begins = effect.startswith("firewalled(") and effect.endswith(f", {named}")
+        return begins and effect.count(",") == 5 and rule == rule_of(Firewalled("", "", *closed))
+
+    @plan(Firewalled)
+    def close(self, me: Agent, goal: GoalInstance) -> Body:
+        """Drop what is to be kept out."""
+        closed = goal.goal.predicate
+        assert isinstance(closed, Firewalled)
+        yield from enforce(me, goal, closed, rule_of(closed))
+
+    @plan(Firewalled, Mode.AVERT)
+    def open(self, me: Agent, goal: GoalInstance) -> Body:
+        """Let it pass again."""
+        yield from lift(me, goal.goal.predicate)

@@ -1,0 +1,63 @@
+"""Gateway: leads traffic over another PoP where the direct way has become slow."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, ClassVar
+
+from phalanx.auction.bidder import Bidder
+from phalanx.bdi import Act, Agent, Body, Capability, GoalInstance, Pause, PlanFailed, Step, plan
+from phalanx.coordination.measures import enforce, lift
+from phalanx.domain.actions import ReadService, ServiceSample
+from phalanx.domain.goals import Mode
+from phalanx.domain.predicates import Rerouted
+from phalanx.domain.resources import Resources
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
+from phalanx.domain.vnf import Vnfd
+
+FASTER = 0.7
+"""Share of the time on the way before, that the way over the gateway may take at most."""
+
+
+class Gateway(Capability):
+    """Steers what enters at a PoP through its own, and gives up if that is no faster."""
+
+    name = "gateway"
+    vnfd = Vnfd("gateway", Resources(0.5, 0.5, 0.5), image_mb=0.0, boot_s=0.2)
+    enforces = (TrafficVerdict.STEER,)
+    parameters: ClassVar = {"reroute_settles_s": 2.0}
+
+    @classmethod
+    def confirms(cls, effect: str, rule: TrafficRule) -> bool:
+        """Whether a rule steers what the effect names."""
+        match = rule.match
+        steers = rule.verdict is TrafficVerdict.STEER
+        return steers and effect == str(Rerouted(match.target or "", match.entry or ""))
+
+    @plan(Rerouted)
+    def lead_over_here(self, me: Agent, goal: GoalInstance) -> Body:
+        """Steer, and measure; another agent may be on a better way."""
+        wanted = goal.goal.predicate
+        assert isinstance(wanted, Rerouted)
+        before = yield from _rtt_ms(wanted)
+        match = TrafficMatch(target=wanted.ip, entry=wanted.entry)
+        contract = me.capability(Bidder).contracts.get(goal.contract or "")
+        how = {"encrypted": 1.0} if contract and contract.call.goal.constraints.encrypted else {}
+        yield from enforce(me, goal, wanted, TrafficRule(match, TrafficVerdict.STEER, how))
+        yield Pause(me.parameter(self, "reroute_settles_s"))
+        after = yield from _rtt_ms(wanted)
+        if after > FASTER * before:
+            yield from lift(me, wanted)
+            raise PlanFailed(f"over {me.pop} it takes {after:.0f} ms, {before:.0f} ms without")
+
+    @plan(Rerouted, Mode.AVERT)
+    def lead_no_more(self, me: Agent, goal: GoalInstance) -> Body:
+        """Let the traffic take the direct way again."""
+        yield from lift(me, goal.goal.predicate)
+
+
+def _rtt_ms(wanted: Rerouted) -> Generator[Step, Any, float]:
+    sample: ServiceSample = yield Act(ReadService(wanted.ip))
+    if wanted.entry not in sample.entries:
+        raise PlanFailed(f"nothing enters at {wanted.entry} any more")
+    return sample.entries[wanted.entry][1]

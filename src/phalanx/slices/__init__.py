@@ -1,0 +1,1 @@
+"""Network slices, the closed loops that look after each part, and trust agreements."""

@@ -1,0 +1,145 @@
+"""Signalling storms, as the loops of a slice see them (Benzaïd et al., II.A and figure 2).
+
+The loop of each gNB passes on what is counted there; the loop of the RAN subnet adds it up, and
+finds the storm that no gNB alone shows. It has each gNB throttle the devices that it can name, and
+tells the loop of the slice, which has the core network's loop see to its functions: they get what
+legitimate devices need. What one of them cannot do goes up, like any goal.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from phalanx.analytics.detectors import SIGNALLING_STORM, load_detector
+from phalanx.analytics.signalling_rules import AGAIN, REQUESTS
+from phalanx.bdi import (
+    AchieveAll,
+    Adopt,
+    Agent,
+    Believe,
+    Body,
+    Capability,
+    GoalInstance,
+    Note,
+    Pause,
+    PlanFailed,
+    Steps,
+    perceives,
+    plan,
+)
+from phalanx.coordination.contacts import LoopContacts
+from phalanx.coordination.measures import PROTECT
+from phalanx.domain.agents import Loop
+from phalanx.domain.goals import Mode, avert
+from phalanx.domain.messages import Insight
+from phalanx.domain.predicates import OVERLOADED, EntityTrouble
+from phalanx.domain.series import TimeSeries, TrafficWindow
+from phalanx.slices.loop import ClosedLoop, Gathered
+
+RULES = "signalling-rules"
+CORE = "CN"
+"""Domain of the subnets that a slice's loop has get ready."""
+SAMPLES = 120
+"""Samples that make what is usual."""
+RELIEF_S = 15.0
+"""A trouble that lasts so long after its parts have none was not relieved."""
+
+
+def _mine(me: Agent, goal: GoalInstance) -> bool:
+    """Whether it is a trouble of this loop's own subnet."""
+    trouble, own = goal.goal.predicate, me.capability(LoopContacts).own(me)
+    known = getattr(trouble, "kind", "") in (SIGNALLING_STORM, OVERLOADED)
+    return known and own.scope == "sub-slice" and getattr(trouble, "entity", "") == own.entity
+
+
+class SignallingGuard(Capability):
+    """Adds up what gNBs count, finds storms in it, and has them dealt with."""
+
+    name = "signalling-guard"
+
+    def __init__(self) -> None:
+        self._latest: dict[str, dict[tuple[str, str], float]] = {}
+        """By slice, then by kind and entity."""
+        self._usual: dict[str, deque[tuple[float, float, float]]] = {}
+        """(time, requests/s, those of devices that asked just before), by slice."""
+
+    @perceives(Gathered)
+    def judge(self, me: Agent, gathered: Gathered) -> Steps:
+        """Tell the loops above the sums; believe in a storm, or in its end."""
+        name, own = gathered.slice, me.capability(LoopContacts).own(me)
+        latest = self._latest.setdefault(name, {})
+        parts = {loop.entity for loop in self._below(me, own)} or {own.entity}
+        for insight, cause in zip(gathered.insights, gathered.causes, strict=True):
+            if insight.entity in parts and insight.kind in (REQUESTS, AGAIN):
+                latest[insight.kind, insight.entity] = insight.value
+            elif insight.kind == SIGNALLING_STORM and insight.entity in parts:
+                me.cause = cause
+                yield from self._warn(me, own, insight)
+        if not latest or own.scope == "slice":
+            return
+        every, again = (
+            float(sum(value for (of, _), value in latest.items() if of == kind))
+            for kind in (REQUESTS, AGAIN)
+        )
+        for kind, value in ((REQUESTS, every), (AGAIN, again)):
+            self._tell(me, Insight(name, own.entity, kind, round(value, 6), "requests/s"))
+        usual = self._usual.setdefault(name, deque(maxlen=SAMPLES))
+        times, *values = zip(*usual, (me.now, every, again), strict=True)
+        series = (
+            TimeSeries(kind, own.entity, "requests/s", times, tuple(of))
+            for kind, of in zip((REQUESTS, AGAIN), values, strict=True)
+        )
+        found = load_detector(RULES).examine(TrafficWindow(times[-1] - times[0], tuple(series)))
+        trouble = EntityTrouble(name, own.entity, SIGNALLING_STORM)
+        storms = me.beliefs.holds(trouble)
+        if not found:
+            usual.append((me.now, every, again))
+            if storms:
+                yield Believe(trouble, value=False)
+                self._tell(me, Insight(name, own.entity, SIGNALLING_STORM, 0.0))
+        elif not storms:
+            reason, about = found[0].reason, {"service": own.entity, "trouble": SIGNALLING_STORM}
+            more = {"evidence": found[0].evidence, "detector": RULES}
+            yield Note("trouble.diagnosed", {**about, "reason": reason, **more})
+            yield Believe(trouble)
+            self._tell(me, Insight(name, own.entity, SIGNALLING_STORM, 1.0, "", reason))
+            yield Adopt(avert(trouble), PROTECT)
+
+    def _warn(self, me: Agent, own: Loop, insight: Insight) -> Steps:
+        """Have the core network get ready for what legitimate devices need."""
+        for loop in self._below(me, own) if insight.value else ():
+            if loop.kind == CORE:
+                trouble = EntityTrouble(insight.slice, loop.entity, OVERLOADED)
+                yield Believe(trouble)
+                yield Adopt(avert(trouble), PROTECT)
+
+    @plan(EntityTrouble, Mode.AVERT, applies=_mine)
+    def relieve(self, me: Agent, goal: GoalInstance) -> Body:
+        """Have each function of the subnet relieved of its part; all of them, at a time."""
+        trouble = goal.goal.predicate
+        assert isinstance(trouble, EntityTrouble)
+        own, adopts = me.capability(LoopContacts).own(me), []
+        for loop in self._below(me, own):
+            if trouble.slice in loop.slices:
+                part = EntityTrouble(trouble.slice, loop.entity, trouble.kind)
+                yield Believe(part)
+                adopts.append(Adopt(avert(part), PROTECT))
+        ends = yield AchieveAll(tuple(adopts))
+        left = [end.goal.predicate.entity for end in ends if not end.achieved]
+        if trouble.kind == OVERLOADED and not left:
+            yield Believe(trouble, value=False)
+        until = me.now + RELIEF_S
+        while me.beliefs.holds(trouble):
+            if me.now >= until:
+                where = f" at {', '.join(left)}" if left else ""
+                raise PlanFailed(f"it goes on{where}")
+            yield Pause(1.0)
+
+    @staticmethod
+    def _below(me: Agent, own: Loop) -> list[Loop]:
+        loops = me.capability(LoopContacts).settings.loops
+        return [loops[name] for name in own.below if name in loops]
+
+    @staticmethod
+    def _tell(me: Agent, insight: Insight) -> None:
+        me.capability(ClosedLoop).share(me, insight)

@@ -1,0 +1,22 @@
+"""An operator's agent that closes a port for a while, for runs over real packets."""
+
+from phalanx.bdi import Adopt, Capability, starts
+from phalanx.domain.goals import avert, want
+from phalanx.domain.resources import Resources
+from phalanx.domain.vnf import Vnfd
+from phalanx.functions.firewall import Firewalled
+
+CLOSED = Firewalled("", "", "10.0.6.10", "tcp", 8080)
+
+
+class Closing(Capability):
+    """Wants the port closed after five seconds, and open again after twelve."""
+
+    name = "closing"
+    vnfd = Vnfd("closing", Resources(0.1, 0.1, 0.1), image_mb=1)
+
+    @starts
+    def begin(self, me):
+        if me.name == "closing":  # all agents know what is in the repository
+            me.call_at(me.now + 5, lambda: [Adopt(want(CLOSED))])
+            me.call_at(me.now + 12, lambda: [Adopt(avert(CLOSED))])
