@@ -20,7 +20,7 @@ from phalanx.store.jsonl import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 OPT = Path("/opt/phalanx")
-PART_OF_A_CHECKOUT = ("src", "scenarios", "deploy", "pyproject.toml", "README.md", "LICENSE")
+NOT_OF_A_CHECKOUT = (".git", *(ROOT / ".gitignore").read_text(encoding="utf-8").split())
 
 pytestmark = [
     pytest.mark.linux,
@@ -40,10 +40,8 @@ def commands(page: str, mark: str) -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder that holds the checkout, as the pages say."""
-    for part in PART_OF_A_CHECKOUT:
-        source, target = ROOT / part, tmp_path / "phalanx" / part
-        target.parent.mkdir(exist_ok=True)
-        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    left_out = shutil.ignore_patterns(*(name.rstrip("/") for name in NOT_OF_A_CHECKOUT))
+    shutil.copytree(ROOT, tmp_path / "phalanx", ignore=left_out)
     made = not OPT.exists()
     OPT.mkdir(exist_ok=True)
     yield tmp_path
