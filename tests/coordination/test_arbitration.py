@@ -223,6 +223,22 @@ def test_a_wish_to_scale_is_refused_where_attackers_make_the_load(analyst, why):
     assert why in lab.of_kind("claim.refused")[0].data["reason"]
 
 
+def physical(found, **changes):
+    return [replace(x, form="PNF", **changes) if x.name == "sem-amf" else x for x in found]
+
+
+@pytest.mark.parametrize("who", ["p1", "sem-smf", "nssi-core", "nsi-s1", "domain-CN"])
+def test_a_physical_function_is_never_scaled_and_all_else_is_as_ever(who):
+    lab = LoopBench(physical(loops(), pop="p1", precedence=("scale",)), Analyst, providers=("p1",))
+    claim(lab, who, "scale")
+    lab.run(5)
+    (refused,) = lab.of_kind("claim.refused")
+    assert refused.data["reason"] == "amf is a physical function: it cannot be scaled"
+    claim(lab, "nssi-core", "restart")
+    lab.run(5)
+    assert in_force(lab) == {("nssi-core", "restart")}
+
+
 def test_what_the_pop_itself_wants_it_has_looked_at_itself():
     lab = bench(Victim)
     claim(lab, "p1", "scale")
@@ -325,13 +341,25 @@ class Scaler(Capability):
         yield Note("test.overruled", {})
 
 
-def scaling(analyst=Analyst):
+def scaling(analyst=Analyst, change=lambda found: found):
     found = [replace(x, pop="p1") if x.name == "sem-amf" else x for x in loops()]
     found = [replace(x, capabilities=("scaler",)) if x.name == "nssi-core" else x for x in found]
-    lab = LoopBench(found, analyst, Scaler, providers=("p1",))
+    lab = LoopBench(change(found), analyst, Scaler, providers=("p1",))
     lab.pursue("nssi-core", Adopt(want(Wanted())))
     lab.run(1)
     return lab
+
+
+def test_a_refusal_for_good_is_asked_for_once():
+    lab = scaling(change=physical)
+    for _ in range(3):
+        lab.pursue("nssi-core", Adopt(want(Wanted())))
+        lab.run(10)
+    ended = lab.of_kind("goal.ended", goal=str(want(Wanted())))
+    reasons = {event.data["reason"] for event in ended}
+    assert (len(ended), len(reasons)) == (4, 1)
+    assert reasons.pop().endswith("amf is a physical function: it cannot be scaled")
+    assert len(lab.of_kind("claim.refused")) == 1
 
 
 def test_what_was_granted_and_is_overruled_is_told_and_what_was_refused_is_not():

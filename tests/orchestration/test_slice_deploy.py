@@ -101,6 +101,7 @@ HOSTILE = [
     ("functions: [access]", "functions: [transport]", "there is no function 'transport'"),
     ("subnets: [transport", "subnets: [video, transport", "there is no subnet 'video'"),
     ("name: origin", "name: cache", "functions[2].name (line 5): 'cache' is already that of"),
+    ("form: VNF", "form: PNF", "functions[0].form (line 3): access is a VNF of the service, so it"),
     ("kind: UPF", "kind: 7", "functions[0].kind (line 3): 7 is not allowed"),
     ("sd: '000001'", "sd: '0x1'", "six hexadecimal digits"),
     ("name: video", "name: '▒\\e[31m'", "slices[0].name (line 10): "),

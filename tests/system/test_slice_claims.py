@@ -29,7 +29,7 @@ from phalanx.slices.model import (
     SNssai,
 )
 from tests.slices.loop_checks import check_fields
-from tests.system.rings import of
+from tests.system.rings import about, of
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
@@ -58,10 +58,10 @@ class Optimiser(Capability):
         raise PlanFailed("once is enough")
 
 
-def played(name, until):
+def played(name, until, form="CNF"):
     plan = load_scenario(SCENARIOS / f"{name}.yaml")
     slices = SlicesSpec(
-        (ManagedFunction("shop-amf", "AMF", "shop"),),
+        (ManagedFunction("shop-amf", "AMF", "shop", form),),
         (NetworkSliceSubnet("core", "CN", ("shop-amf",)),),
         (NetworkSlice("s1", SNssai(1), ("core",), capabilities=("optimiser",)),),
     )
@@ -81,6 +81,17 @@ def test_users_get_more_once_the_loop_of_the_function_agrees_and_not_twice():
     assert "scale of south goes first" in refused.data["reason"]
     assert not of(result, "optimiser.scaled")
     check_fields(result.events)
+
+
+def test_a_physical_function_gets_no_replica_and_who_wants_one_asks_once():
+    _, result = played("autoscale-crowd", 90.0, "PNF")
+    refused = of(result, "claim.refused")
+    assert sorted(event.data["holder"] for event in refused) == ["nsi-s1", "south"]
+    reasons = {event.data["reason"] for event in refused}
+    assert reasons == {"shop-amf is a physical function: it cannot be scaled"}
+    assert len(of(result, "trouble.diagnosed")) > 2
+    assert not about(result, "auction.called", "goal", "replicated")
+    assert not of(result, "claim.granted")
 
 
 def test_attackers_are_blocked_at_once_and_what_their_load_asks_for_is_refused():

@@ -39,7 +39,7 @@ from phalanx.bdi import (
 )
 from phalanx.coordination.contacts import MANAGERS, LoopContacts
 from phalanx.coordination.measures import PROTECT
-from phalanx.domain.agents import AgentId, Loop
+from phalanx.domain.agents import PHYSICAL, AgentId, Loop
 from phalanx.domain.goals import find_out, want
 from phalanx.domain.messages import ActionClaim, Message, Performative, Refusal, Verdict
 from phalanx.domain.predicates import AttackLoad, ClaimHeld
@@ -140,6 +140,8 @@ class Arbitration(Capability):
         self._judged: dict[tuple[AgentId, str, str], StandingClaim] = {}
         """Wishes to scale of which it is being found out whether attackers make the load."""
         self._attacked = False
+        self.denied: dict[tuple[str, str], str] = {}
+        """Why a SEM never agrees, by entity and action, as it has told this agent."""
         self._flaps: dict[tuple[AgentId, str], _Flaps] = {}
         self._timer = 0.0
         """When this agent looks for leases that have run out."""
@@ -168,6 +170,8 @@ class Arbitration(Capability):
                     said = answer.content
                     if answer.performative is not Performative.AGREE:
                         reason = said.reason if isinstance(said, Verdict | Refusal) else ""
+                        if isinstance(said, Refusal) and said.final:
+                            self.denied[held.entity, held.action] = reason
                         if acts:
                             yield Believe(held, value=False)  # what was done is to be undone
                         raise PlanFailed(reason or "it is over")
@@ -201,7 +205,7 @@ class Arbitration(Capability):
         standing = StandingClaim(sender, message.conversation, claim, level, me.now + lease_s)
         objection = self._objection(me, sender, claim)
         if objection:
-            self._refuse(me, standing, objection)
+            self._refuse(me, standing, objection, final=_physical(contacts.own(me), claim.action))
             return
         me.changes += 1
         if known is not None and known.granted:
@@ -242,6 +246,8 @@ class Arbitration(Capability):
             or (theirs and claim.slice not in theirs.slices)
         ):
             return f"{sender} has nothing to do with {claim.entity} for slice {claim.slice}"
+        if _physical(mine, claim.action):
+            return f"{mine.entity} is a physical function: it cannot be scaled"
         if theirs and not (claim.entity in contacts.entities(sender) or sender in mine.managers):
             return f"{sender} does not look after {claim.entity}"
         if not contacts.trusts(sender):
@@ -302,9 +308,10 @@ class Arbitration(Capability):
             return "of another slice goes first"
         return f"of {stronger.holder} goes first: {stronger.claim.because}"
 
-    def _refuse(self, me: Agent, each: StandingClaim, reason: str) -> None:
+    def _refuse(self, me: Agent, each: StandingClaim, reason: str, *, final: bool = False) -> None:
         self._record(me, "refused", each, reason)
-        me.tell(Performative.REFUSE, each.holder, each.conversation, Refusal(reason))
+        refusal = Refusal(reason, final=final)
+        me.tell(Performative.REFUSE, each.holder, each.conversation, refusal)
 
     @staticmethod
     def _record(me: Agent, what: str, each: StandingClaim, reason: str = "") -> None:
@@ -403,6 +410,14 @@ def address_of(me: Agent, entity: str) -> str:
     return next((x.address for x in loops if _is_sem(x) and x.entity == entity), "")
 
 
+def denied(me: Agent, sems: Iterable[Loop], action: str) -> str:
+    """Return why one of some SEMs will never agree, as it has said; empty: none has said so."""
+    for sem in sems:
+        if reason := me.capability(Arbitration).denied.get((sem.entity, action)):
+            return _refusal(sem, action, reason)
+    return ""
+
+
 def while_claimed(
     me: Agent, sems: Iterable[Loop], action: str, because: str, body: Body
 ) -> Generator[Step, Any, None]:
@@ -415,6 +430,8 @@ def while_claimed(
     goals: list[GoalInstance] = []
     try:
         for sem in sems:
+            if reason := denied(me, [sem], action):
+                raise PlanFailed(reason, final=True)
             goal = me.adopt(Adopt(want(holding(sem, action, because)), PROTECT))
             goal.child = True  # it lives and dies with this plan
             goals.append(goal)
@@ -422,7 +439,7 @@ def while_claimed(
             goal.waiters.append(partial(_not_granted, me, key))
             answer = yield Await(key)
             if answer is not True:
-                raise PlanFailed(f"{sem.name} refuses to have {sem.entity} {action}d: {answer}")
+                raise PlanFailed(_refusal(sem, action, answer))
         yield from body
     finally:
         for goal in goals:
@@ -431,6 +448,14 @@ def while_claimed(
 
 def _not_granted(me: Agent, key: str, end: GoalEnd) -> None:
     me.resume(key, end.reason)
+
+
+def _refusal(sem: Loop, action: str, reason: str) -> str:
+    return f"{sem.name} refuses a claim to {action} {sem.entity}: {reason}"
+
+
+def _physical(loop: Loop, action: str) -> bool:
+    return loop.form == PHYSICAL and action == SCALE
 
 
 def _is_sem(loop: Loop) -> bool:

@@ -45,6 +45,10 @@ SCOPES: dict[str, Scope] = {
 """The built-in scopes by name; the entry-point group ``phalanx.scopes`` adds others."""
 
 
+PHYSICAL = "PNF"
+"""Form of a function that is a device: software neither scales nor replaces it."""
+
+
 class Loop(Struct, frozen=True):
     """A closed loop of a slice: an agent, what it looks after, and whom it deals with.
 
@@ -73,6 +77,8 @@ class Loop(Struct, frozen=True):
     """What it can do beside what its scope brings."""
     kind: str = ""
     """Of a function, such as AMF; of a subnet, its domain."""
+    form: str = ""
+    """Of a function: VNF, CNF or PNF."""
     host: str = ""
     """Of a function: the host that it runs on."""
     address: str = ""

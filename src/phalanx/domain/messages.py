@@ -61,11 +61,13 @@ class Proposal(Struct, frozen=True, tag=True):
 
 
 class Refusal(Struct, frozen=True, tag=True):
-    """Content of a refuse: why the agent does not bid."""
+    """Content of a refuse: why the agent does not bid, or does not agree to a claim."""
 
     reason: str
     transient: bool = False
     """Whether the reason is what the agent holds for other proposals, and will pass."""
+    final: bool = False
+    """Of a claim: the reason will never pass, so asking again is useless."""
 
 
 class Award(Struct, frozen=True, tag=True):

@@ -509,7 +509,8 @@ class ServiceAnalyst(Capability):
         assert isinstance(trouble, ServiceTrouble)
         seen = self._services.get(trouble.ip)
         mb_s = 0.0 if seen is None else HEADROOM * seen.entries.get(trouble.entry, 0.0)
-        yield from self._have(me, trouble, PlacedNear(trouble.ip, trouble.entry), mb_s)
+        near = self._have(me, trouble, PlacedNear(trouble.ip, trouble.entry), mb_s)
+        yield from self._claimed(me, trouble, SCALE, near)
 
     @staticmethod
     def _claimed(me: Agent, trouble: ServiceTrouble, action: str, body: Part) -> Part:

@@ -45,6 +45,7 @@ class ManagedFunction(Struct, frozen=True, forbid_unknown_fields=True):
     host: Name
     """The host of the scenario that it runs on; the PoP of that host is the function's."""
     form: Literal["VNF", "CNF", "PNF"] = "CNF"
+    """Virtual, cloud-native or physical; what is physical is neither scaled nor replaced."""
     capabilities: tuple[Name, ...] = ()
     """What its loop can do beside what every loop of its scope can."""
 
@@ -229,7 +230,7 @@ def loops_of(spec: SlicesSpec, hosts: Iterable[Host] = ()) -> tuple[Loop, ...]:
                 precedence=slices[users[each.name][0]].precedence,
             )
             if isinstance(each, ManagedFunction):
-                loop = replace(loop, kind=each.kind, host=each.host)
+                loop = replace(loop, kind=each.kind, form=each.form, host=each.host)
                 if (host := at.get(each.host)) is not None:
                     loop = replace(loop, pop=host.at, address=host.address)
             elif isinstance(each, NetworkSliceSubnet):

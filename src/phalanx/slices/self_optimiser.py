@@ -24,7 +24,7 @@ from phalanx.bdi import (
     plan,
     starts,
 )
-from phalanx.coordination.arbitration import SCALE, claims_at, while_claimed
+from phalanx.coordination.arbitration import SCALE, claims_at, denied, while_claimed
 from phalanx.coordination.measures import FIND_OUT
 from phalanx.domain.actions import Outcome, ReadService, ServiceSample
 from phalanx.domain.goals import Mode, avert, want
@@ -62,7 +62,8 @@ class SelfOptimiser(Configured, Capability):
             busy, was = ServiceTrouble(ip, BUSY), me.beliefs.holds(ServiceTrouble(ip, BUSY))
             if share >= me.parameter(self, "optimise_above"):
                 yield Believe(busy)
-                yield Adopt(avert(busy), FIND_OUT)
+                if not denied(me, claims_at(me, ip), SCALE):
+                    yield Adopt(avert(busy), FIND_OUT)
             elif was:
                 yield Believe(busy, value=False)
 

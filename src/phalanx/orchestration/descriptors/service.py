@@ -22,6 +22,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from phalanx.domain.agents import PHYSICAL
 from phalanx.domain.resources import Resources
 from phalanx.loading import Offence, Tree, parse_as, refusal, show, twice, unknown
 from phalanx.orchestration.descriptors.node import (
@@ -321,6 +322,9 @@ def _slice_offences(spec: SlicesSpec, request: Request, sites: Sites) -> Iterato
     for index, function in enumerate(spec.functions):
         if function.host not in request.vnfs:
             yield f"functions[{index}].host", unknown("VNF", function.host, request.vnfs)
+        elif function.form == PHYSICAL:
+            host = f"{function.host} is a VNF of the service"
+            yield f"functions[{index}].form", f"{host}, so it is no PNF; expected VNF or CNF"
 
 
 def _room_offences(service: Service) -> Iterator[Offence]:
