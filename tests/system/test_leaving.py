@@ -8,7 +8,7 @@ from phalanx.runtime.system import System
 from tests.nightly import sample
 from tests.system.lives import blocked, gaps, heard, left_behind, noise, run
 from tests.system.process_log import allocated_twice
-from tests.system.rings import arriving, of, pop, ring
+from tests.system.rings import arriving, attack, of, pop, ring, users
 
 ROOMY = [pop(name, 8, 16) for name in ("north", "east", "south", "west")]
 AGENTS = [f"pop{i}" for i in range(1, 7)]
@@ -84,6 +84,25 @@ def test_what_nobody_else_can_hold_ends_with_the_agent_when_its_time_is_over():
     ended = [e for e in of(result, "measure.lifted", pop="north") if e.time > 40]
     assert ended
     assert all(e.time >= 70 for e in ended)
+    assert not log_check(result.events)
+
+
+def test_what_a_leaving_agent_filters_is_filtered_by_its_neighbour_within_a_second():
+    plan = ring(
+        strategy="service",
+        traffic=[users(at=["north", "west"]), attack(10, 150, at=["east"])],
+        faults=[{"at_s": 30, "kind": "drain", "agent": "east"}],
+        timing={"drain_s": 30},
+        duration_s=150,
+    )
+    result = System(plan).run()
+    (left,) = of(result, "agent.left")
+    assert left.time == pytest.approx(60, abs=1)
+    ended = [e for e in of(result, "measure.lifted", pop="east") if e.time >= 60]
+    assert ended
+    made = [e for e in of(result, "measure.applied", entry="east") if e.time > left.time]
+    assert made
+    assert made[0].time - left.time < 1.0
     assert not log_check(result.events)
 
 

@@ -35,7 +35,7 @@ from phalanx.analytics.fixed_rules import (
     unanswered_floods,
 )
 from phalanx.analytics.statistics import wilson
-from phalanx.auction.outlook import Outlook
+from phalanx.auction.outlook import Gone, Left, Outlook
 from phalanx.bdi import (
     Act,
     Adopt,
@@ -211,8 +211,19 @@ class EdgeFilter(Capability):
             me.perform(ReadEntry(report.target), partial(self._entering, me, report.target))
             if not report.kinds:
                 self._read_links(me)
+        yield from self._cover(me, report.target)
+
+    @when(Gone, always=True)
+    @when(Left, always=True)
+    def agent_gone(self, me: Agent, gone: Gone | Left) -> Steps:  # noqa: ARG002
+        """Look after the entry of an agent that went while attacks are being reported."""
+        for target, heard in self._heard.items():
+            if me.now - heard.at < FRESH_S:
+                yield from self._cover(me, target)
+
+    def _cover(self, me: Agent, target: str) -> Steps:
         for pop in self._uncovered(me):
-            yield Adopt(want(EntryScreened(report.target, pop)), PROTECT, tap=pop, afresh=True)
+            yield Adopt(want(EntryScreened(target, pop)), PROTECT, tap=pop, afresh=True)
 
     def _give_up(self, me: Agent, target: str) -> Steps:
         """Want no looks any more at an attack of which nothing was heard for long."""
@@ -435,10 +446,12 @@ class EdgeFilter(Capability):
 
     watch_own, watch_no_more = watching(AttackFiltered, gone="the filter is lifted")
 
-    @when(AttackFiltered, value=False)
+    @when(AttackFiltered, value=False, always=True)
     def forget_threats(self, me: Agent, effect: AttackFiltered) -> Steps:
         """The sources of a filter that is gone are no threat for now."""
         report = self._reports.pop(effect, None)
+        if report is not None and me.draining and not me.beliefs.holds(Quiet(effect)):
+            report_attack(me, report)  # the filter ends with its agent, the attack does not
         for source in () if report is None else report.sources:
             yield Forget(Threat(source, effect.ip))
         for claim in _claims(me, effect):

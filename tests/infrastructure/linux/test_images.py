@@ -13,7 +13,7 @@ from vnf_lab import vnfd_of
 
 from phalanx.infrastructure.linux.images import ImageError, build, verify
 
-OCTETS = 300_001
+OCTETS = 400_001
 
 
 @pytest.mark.parametrize("role", ["rate-limiter", "classifier-lite"])
