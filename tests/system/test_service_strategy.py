@@ -16,7 +16,7 @@ from phalanx.functions.edge_filter import EdgeFilter
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import HostLimitsSpec, Scenario, ShapeSpec
 from phalanx.runtime.system import RunResult, System, run_scenario
-from tests.system.rings import POPS, SERVER, attack, crash, of, pop, ring, users
+from tests.system.rings import POPS, PREFERENCES, SERVER, attack, crash, of, pop, ring, users
 
 START_S, END_S = 10.0, 130.0
 
@@ -245,6 +245,34 @@ def test_attackers_that_attack_in_turns_are_one_attack() -> None:
     result = run_scenario(plan)
     assert len(of(result, "measure.applied", pop="east")) <= 3
     assert len(of(result, "measure.applied", pop="west")) == 2, "the third comes to a filter"
+
+
+def test_a_filter_stays_while_its_attackers_pause_for_less_than_the_hold_down() -> None:
+    pulses = attack(15, 220, at=["east"], count=1, shape={"on_s": 7.0, "off_s": 8.5})
+    plan = ring(
+        strategy="service", traffic=[users(), pulses], duration_s=220, parameters={"hold_s": 10}
+    )
+    result = run_scenario(plan)
+    assert of(result, "measure.applied", pop="east")
+    assert not of(result, "measure.lifted", pop="east", reason="lifted")
+
+
+def test_short_pulses_are_filtered_before_the_host_if_they_cannot_be_where_they_enter() -> None:
+    """Each is over before the patience is; together they are one attack."""
+    pops = [pop(name, *((0, 0.5) if name == "east" else (4, 8))) for name in POPS]
+    slow = attack(
+        15, 150, profile="slow-http", at=["east"], count=30, demand_mb_s=0.001,
+        shape={"on_s": 2.1, "off_s": 13.8},
+    )  # fmt: skip
+    near = {"default": {"constraints": {"hops": 0}, "preferences": PREFERENCES}}
+    limits = HostLimitsSpec(connections=64)
+    hosts = [{"name": "shop", "at": "south", "address": SERVER, "bandwidth_mb_s": 6}]
+    plan = ring(strategy="service", pops=pops, traffic=[users(), slow], hosts=hosts, goals=near)
+    plan = replace(plan, hosts=[replace(plan.hosts[0], limits=limits)])
+    result = run_scenario(plan)
+    assert min(shares(result, since=20.0)) < 0.5, "the attack does harm"
+    assert min(shares(result, since=80.0)) > 0.9
+    assert {e.data["pop"] for e in of(result, "measure.applied")} == {"south"}
 
 
 def test_pulses_and_attackers_that_move_do_less_and_less_harm() -> None:

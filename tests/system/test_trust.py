@@ -140,9 +140,8 @@ def test_what_others_do_about_it_follows_from_the_result_that_found_it(infected:
 def test_its_functions_are_taken_over_and_users_keep_their_service(infected: Ran) -> None:
     _, result, _ = infected
     ended = of(result.events, "measure.lifted", pop="pop1")[0].time
-    again = [e for e in result.events if e.kind == "measure.applied" and e.time > ended]
-    assert again[0].time < ended + 4
-    assert again[0].data["effect"].startswith("attackFiltered(10.0.6.10, pop1")
+    again = of(result.events, "measure.applied", entry="pop1")
+    assert any(ended < e.time < ended + 4 for e in again)
     worse = [share for share in shares(result, 30.0) if share < 0.9]
     assert len(worse) <= 3
     assert sum(shares(result, 30.0)) / len(shares(result, 30.0)) > 0.98

@@ -139,7 +139,7 @@ def lift_when_quiet(
 
     """
     began = since = me.now
-    while me.now - since < (quiet_s() if callable(quiet_s) else quiet_s):
+    while True:
         instance = inventory_of(me).holder(quiet.measure)
         if instance is None:
             return
@@ -151,6 +151,8 @@ def lift_when_quiet(
             if overdue(since - began):
                 yield Adopt(avert(quiet.measure), TIDY_UP)
                 raise PlanFailed("it holds traffic back for too long without a verdict")
+        if me.now - since >= (quiet_s() if callable(quiet_s) else quiet_s):
+            break
         yield Pause(interval_s)
     yield Believe(quiet)
     yield Adopt(avert(quiet.measure), TIDY_UP)

@@ -77,6 +77,8 @@ MOST_KEPT = 2 * MANY_FLOWS
 """Records of all looks that are kept, but for the last ``FEW_LOOKS``."""
 MANY_OPEN = 20
 """Connections of a link below which none of its sources is certain to hold too many."""
+PULSES_S = 60.0
+"""Sources that come again within this time are one attack in pulses, in seconds."""
 RATE_S = 0.5
 """The rate of a link is that over so long at least; a look may be shorter."""
 SAMPLES = 60
@@ -102,6 +104,10 @@ class _Target(Struct):
     """When the present attack was first seen, in seconds; None: there is none."""
     attacked: float = 0.0
     """When it was seen last."""
+    began: float = 0.0
+    """When the first of its pulses was seen."""
+    former: frozenset[str] = frozenset()
+    """Sources in the last report of the pulse before."""
     reported: float = -1e9
     named: frozenset[str] = frozenset()
     """Sources in the last report."""
@@ -338,13 +344,15 @@ class ServiceMonitor(Capability):
     ) -> Steps:
         """Report an attack at once, and again while it arrives.
 
-        What still arrives after a while is filtered by this agent, before the monitored link; where
-        an agent is gone, and with it the filters that it had, at once.
+        What still arrives after a while, or again, is filtered by this agent, before the monitored
+        link; where an agent is gone, and with it the filters that it had, at once.
         """
         known = self._target(target)
+        pulse = me.now - known.attacked <= PULSES_S and not known.former.isdisjoint(sources)
         known.attacked = me.now
         if known.since is None:
             known.since = me.now
+            known.began = known.began if pulse else me.now
             yield Believe(UnderAttack(target))
         due = known.reported + me.parameter(self, "report_repeat_s")
         if sources <= known.named and me.now < due:
@@ -364,7 +372,7 @@ class ServiceMonitor(Capability):
         names = tuple(sorted(sources)), tuple(sorted(known.shared))
         report_attack(me, AttackReport(target, tuple(sorted(kinds)), *names))
         gone = me.capability(Outlook).view.dead
-        if gone or me.now - known.since >= me.parameter(self, "entry_patience_s"):
+        if gone or me.now - known.began >= me.parameter(self, "entry_patience_s"):
             monitored = goal.goal.predicate
             assert isinstance(monitored, Monitored)
             tap = link_ends(monitored.link)[0]
@@ -394,6 +402,7 @@ class ServiceMonitor(Capability):
         for target, total in octets.items():
             known = self._target(target)
             if known.since is not None and me.now - known.attacked > me.parameter(self, "calm_s"):
+                known.former = known.named
                 known.since, known.named, known.slow = None, frozenset(), False
                 yield Believe(UnderAttack(target), value=False)
             each_kb_s = total / max(1, len(users.get(target, ()))) / seconds / 1e3
