@@ -226,6 +226,8 @@ class _Draw:
                 }
                 for number in range(rng.randint(1, 2))
             ]
+        if self._live and any(fault["kind"] == "drain" for fault in document["faults"]):
+            document["timing"]["drain_s"] = self._faults_end_s - self._last_fault_s
         trust = random.Random(f"phalanx/{self._seed}/trust")  # so that plans without it stay
         if not self._spread and trust.random() < ATTESTED:
             document["trust"] = {
