@@ -31,9 +31,9 @@ learns more.
 In liveness: a filter stood behind a full link, and the agents where the attack entered saw no need
 of one, or looked elsewhere: through an instance that served another goal; or an agent came back
 with its memory, and handed filters on to nobody; or attackers paused for almost as long as the
-hold-down, or came in pulses too short for a patience; or an agent that filtered left. In either: what came of one auction was the cause
-of what came of another; users got more than they wanted; checks knew no hold for two offers, nor a
-filter that ends with an agent which leaves."""
+hold-down, or came in pulses too short for a patience; or an agent that filtered left. In either:
+what came of one auction was the cause of what came of another; users got more than they wanted;
+checks knew no hold for two offers, nor a filter that ends with an agent which leaves."""
 
 
 @pytest.mark.parametrize("mode", ["safety", "liveness"])
