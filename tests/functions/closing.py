@@ -1,12 +1,17 @@
-"""An operator's agent that closes a port for a while, for runs over real packets."""
+"""An operator's agent that closes a port for a while, for runs over real packets.
+
+It also wants what goes to the server encrypted, which no driver does there.
+"""
 
 from phalanx.bdi import Adopt, Capability, starts
 from phalanx.domain.goals import avert, want
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.firewall import Firewalled
+from phalanx.functions.gateway import Encrypted
 
 CLOSED = Firewalled("", "", "10.0.6.10", "tcp", 8080)
+SECRET = Encrypted("", "", "10.0.6.10")
 
 
 class Closing(Capability):
@@ -18,5 +23,5 @@ class Closing(Capability):
     @starts
     def begin(self, me):
         if me.name == "closing":  # all agents know what is in the repository
-            me.call_at(me.now + 5, lambda: [Adopt(want(CLOSED))])
+            me.call_at(me.now + 5, lambda: [Adopt(want(CLOSED)), Adopt(want(SECRET))])
             me.call_at(me.now + 12, lambda: [Adopt(avert(CLOSED))])

@@ -31,7 +31,7 @@ def test_a_port_is_closed_over_real_packets_and_opened_again(tmp_path: Path) -> 
     raw["traffic"] = [group for group in raw["traffic"] if group["name"] != "attackers"]
     for group, demand in zip(raw["traffic"], (0.015, 0.0025), strict=True):
         group["demand_mb_s"] = demand
-    raw["functions"] = {"firewall": {"image_mb": 1, "boot_s": 0}}
+    raw["functions"] = {"firewall": {"image_mb": 1, "boot_s": 0}, "gateway": {}}
     raw |= {"monitors": [], "goals": {}, "parameters": {}, "duration_s": 18}
     raw["agents"] = [{"name": "closing", "pop": "pop6", "capabilities": ["closing"]}]
     plan, log = tmp_path / "plan.yaml", tmp_path / "log.jsonl"
@@ -43,6 +43,9 @@ def test_a_port_is_closed_over_real_packets_and_opened_again(tmp_path: Path) -> 
     (applied,) = [e for e in events if e.kind == "measure.applied"]
     (lifted,) = [e for e in events if e.kind == "measure.lifted"]
     assert applied.data["effect"] == "firewalled(, , 10.0.6.10, tcp, 8080, )"
+    (refused,) = [e for e in events if e.kind == "contract.ended" and not e.data["fulfilled"]]
+    assert refused.data["goal"] == "encrypted(, , 10.0.6.10)"
+    assert refused.data["reason"] == "nothing here encrypts what it leads around"
     got: dict[bool, list[float]] = {True: [], False: []}
     for sample in (e for e in events if e.kind == "network.sample" and e.time > 3):
         closed = applied.time + 1 < sample.time < lifted.time

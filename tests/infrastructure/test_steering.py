@@ -279,6 +279,32 @@ def test_steers_that_cross_deliver_no_more_than_the_links_carry() -> None:
         assert world.rate(f"pop{i + 1}>pop{i}") <= 10.0 + 1e-6
 
 
+@pytest.mark.parametrize("order", [("encrypted", "led", "served"), ("served", "led", "encrypted")])
+def test_what_is_encrypted_for_a_server_stays_so_on_ways_around_and_to_replicas(
+    order: tuple[str, ...],
+) -> None:
+    network = branch()
+    others = tuple(msgspec.structs.replace(link, trusted=False) for link in network.links)
+    world = World(msgspec.structs.replace(network, links=others), [sender("pop1", "a")])
+    rules = {
+        "encrypted": ("pop6", rule(TrafficVerdict.STEER, TO_SERVER, encrypted=1.0)),
+        "led": ("pop7", rule(TrafficVerdict.STEER, TO_SERVER)),
+        "served": ("pop4", rule(TrafficVerdict.SERVE, TO_SERVER, rate_mb_s=5.0)),
+    }
+    for name, (pop, _) in rules.items():
+        world.deploy(pop, name)
+    world.run(1.0)
+    for name in order:
+        pop, one = rules[name]
+        assert isinstance(world.do(pop, Enforce(name, name, one, name)), Done)
+    world.run(10.0)
+    assert world.server()["exposed_mb_s"] == 0.0
+    assert world.rate("pop7>pop2") == world.rate("pop6>pop5") == pytest.approx(1.0)
+    world.do("pop6", Lift("encrypted"))
+    world.run(20.0)
+    assert world.server()["exposed_mb_s"] == pytest.approx(1.0)
+
+
 def test_a_measure_at_a_pop_that_is_cut_off_holds_nothing_back_and_says_so() -> None:
     world = limited(World(branch(), [sender("pop1", "a")]), limit(0.4, target=SERVER))
     world.net.fail_link("pop2", "pop7")

@@ -21,6 +21,7 @@ from phalanx.domain.messages import (
 from phalanx.domain.predicates import AttackFiltered, EntityTrouble
 from phalanx.domain.trust import Scored
 from phalanx.functions.firewall import Firewalled
+from phalanx.functions.gateway import Encrypted
 from phalanx.slices.manager import ORDERS, ManagedLoop
 from phalanx.slices.model import NetworkSlice, NetworkSliceSubnet, SlicesSpec, SNssai
 from phalanx.testing import LoopBench
@@ -182,11 +183,11 @@ def test_protection_is_not_taken_away_during_an_attack():
     order(lab, "nssi-core", PassedGoal(avert(FLOOD), "s1", "it is over", ("domain-CN",)))
     (refused,) = lab.of_kind("loop.refused")
     assert refused.data["reason"] == "what protects is not taken away while a trouble stands"
-    opened = avert(Firewalled("s1", "amf", "10.0.6.10"))
-    order(lab, "nssi-core", PassedGoal(opened, "s1", "", ("domain-CN",)))
-    assert lab.of_kind("loop.refused")[1].data["reason"] == refused.data["reason"]
+    for kept in Firewalled("s1", "amf", "10.0.6.10"), Encrypted("s1", "amf", "10.0.6.10"):
+        order(lab, "nssi-core", PassedGoal(avert(kept), "s1", "", ("domain-CN",)))
+        assert lab.of_kind("loop.refused")[-1].data["reason"] == refused.data["reason"]
     order(lab, "nssi-core", SecurityPolicy("s1", 1, precedence=("throttle",)))
-    assert "nothing that protects is changed while" in lab.of_kind("loop.refused")[2].data["reason"]
+    assert "nothing that protects is changed while" in lab.of_kind("loop.refused")[3].data["reason"]
     assert own(lab, "nssi-core").precedence == ()
 
 

@@ -29,8 +29,9 @@ class TrafficVerdict(Enum):
     MIRROR = "mirror"
     """The instance gets copies."""
     STEER = "steer"
-    """Everything passes the instance; with ``encrypted`` (1) nobody reads it on the way there, and
-    none of it crosses a link that is not trusted after that."""
+    """Everything passes the instance; with ``encrypted`` (1) nobody reads it on the way there, nor
+    from the target's own PoP to a replica, and none of it crosses a link that is not trusted after
+    that."""
     SERVE = "serve"
     """The instance answers in place of the target, at most ``rate_mb_s`` (MB/s)."""
     ENLARGE = "enlarge"

@@ -1,4 +1,8 @@
-"""Gateway: leads traffic over another PoP where the direct way has become slow."""
+"""Gateway: leads traffic over another PoP where the direct way has become slow, or encrypts it.
+
+Source of the latter: seed 002, II.A: virtual security functions that a closed loop may trigger,
+among them a VPN gateway. The way stays the same then: the gateway stands at the target's PoP.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,30 @@ from phalanx.bdi import Act, Agent, Body, Capability, GoalInstance, Pause, PlanF
 from phalanx.coordination.measures import enforce, lift
 from phalanx.domain.actions import ReadService, ServiceSample
 from phalanx.domain.goals import Mode
-from phalanx.domain.predicates import Rerouted
+from phalanx.domain.predicates import OfEntity, Rerouted
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 
 FASTER = 0.7
 """Share of the time on the way before, that the way over the gateway may take at most."""
+
+
+class Encrypted(OfEntity, frozen=True):
+    """What goes to ``target`` crosses all links up to the PoP that it stands at encrypted.
+
+    A loop wants it for what it looks after, and passes it on to the agent of the function's PoP.
+    An agent of that PoP that is no loop may leave slice and entity empty.
+    """
+
+    at_tap: ClassVar[bool] = True
+    target: str
+    """Address."""
+
+
+def encryption_of(target: str) -> TrafficRule:
+    """Return what it means for packets that all which goes to ``target`` comes encrypted."""
+    return TrafficRule(TrafficMatch(target=target), TrafficVerdict.STEER, {"encrypted": 1.0})
 
 
 class Gateway(Capability):
@@ -29,8 +50,11 @@ class Gateway(Capability):
 
     @classmethod
     def confirms(cls, effect: str, rule: TrafficRule) -> bool:
-        """Whether a rule steers what the effect names."""
+        """Whether a rule steers what the effect names, for whichever slice."""
         match = rule.match
+        if effect.startswith("encrypted("):
+            named = effect.count(",") == 2 and effect.endswith(f", {match.target})")
+            return named and rule == encryption_of(match.target or "")
         steers = rule.verdict is TrafficVerdict.STEER
         return steers and effect == str(Rerouted(match.target or "", match.entry or ""))
 
@@ -50,9 +74,17 @@ class Gateway(Capability):
             yield from lift(me, wanted)
             raise PlanFailed(f"over {me.pop} it takes {after:.0f} ms, {before:.0f} ms without")
 
+    @plan(Encrypted)
+    def encrypt(self, me: Agent, goal: GoalInstance) -> Body:
+        """Have all that goes to the target come encrypted, by the way that it takes anyway."""
+        wanted = goal.goal.predicate
+        assert isinstance(wanted, Encrypted)
+        yield from enforce(me, goal, wanted, encryption_of(wanted.target))
+
     @plan(Rerouted, Mode.AVERT)
+    @plan(Encrypted, Mode.AVERT)
     def lead_no_more(self, me: Agent, goal: GoalInstance) -> Body:
-        """Let the traffic take the direct way again."""
+        """Let the traffic take the direct way again, in the clear."""
         yield from lift(me, goal.goal.predicate)
 
 

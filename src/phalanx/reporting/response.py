@@ -26,7 +26,7 @@ from phalanx.reporting.log import (
 from phalanx.reporting.svg import clock, counted, figure
 from phalanx.reporting.traffic import AttackOutcome, Traffic
 
-_NO_LIMITS = "split", "replicated", "scaledUp", "placedNear", "rerouted"
+_NO_LIMITS = "split", "replicated", "scaledUp", "placedNear", "rerouted", "encrypted"
 """Measures that hold nothing back."""
 _BLOCKS = {"flowRateLimited", "handshakesProxied", "attackFiltered"}
 """Effects that keep attackers out, and no users."""

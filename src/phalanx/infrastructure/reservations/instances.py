@@ -77,8 +77,8 @@ def applied(action: Enforce, instance: Instance) -> dict[str, Any]:
     if rule.verdict is TrafficVerdict.SPLIT:
         figures["parts"] = match.parts
     concerned: dict[str, Any] = {}
-    answers = rule.verdict in (TrafficVerdict.SERVE, TrafficVerdict.ENLARGE)
-    if match.entry is not None or match.sources or answers:
+    leads = rule.verdict in (TrafficVerdict.SERVE, TrafficVerdict.ENLARGE, TrafficVerdict.STEER)
+    if match.entry is not None or match.sources or leads:
         named = {"target": match.target, "protocol": match.protocol, "port": match.port}
         concerned = {key: value for key, value in named.items() if value is not None}
         concerned |= {"entry": match.entry or "", "verdict": rule.verdict.value}

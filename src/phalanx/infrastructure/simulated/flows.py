@@ -330,6 +330,8 @@ class Flows:
             steered = [s for s in steered if s not in serving] + reached
             serving = reached
         end = serving[0].pop if serving else host.at
+        if host.at in secured:  # it is led on to a replica encrypted as well
+            secured.add(end)
 
         def arrive(pop: PopId) -> None:
             if pop not in behind:
@@ -348,9 +350,11 @@ class Flows:
                 continue  # A way-point that is cut off is passed over: traffic goes on without it.
             for a, b in pairwise(leg):
                 stages.append(self.stages[link_id(a, b)])
-                if (a, b) in self.untrusted and pop not in secured:
+                if (a, b) in self.untrusted:
                     exposed.append(link_id(a, b))
                 arrive(b)
+            if pop in secured:  # whatever it passed on the way there
+                exposed.clear()
             here = pop
         if exposed and secured:  # rather the direct way
             clear = [s for s in steered if not s.rule.parameters.get("encrypted")]
