@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from phalanx.policy.rules import (
+    LabelledWorkload,
     PolicyInventory,
     PolicyPacket,
     PolicyRule,
@@ -11,11 +12,10 @@ from phalanx.policy.rules import (
     RuleAction,
     RuleCondition,
     RuleMatch,
+    RuleSchedule,
     RuleScope,
     RuleSet,
-    RuleSchedule,
     Segment,
-    LabelledWorkload,
     decide,
     minute_of_week,
     rule_offences,

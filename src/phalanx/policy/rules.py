@@ -242,8 +242,8 @@ class PolicyInventory(Struct, frozen=True, forbid_unknown_fields=True):
 def decide(rules: RuleSet, packet: PolicyPacket) -> tuple[RuleAction, PolicyRule | None]:
     """Return what becomes of a packet, and the rule that decides; None: the set's default.
 
-    Symbolic segments must have been resolved (``PolicyInventory.resolve``). It reads rule by rule: it is
-    the definition that faster readers are held against.
+    Symbolic segments must have been resolved (``PolicyInventory.resolve``). It reads rule by
+    rule: it is the definition that faster readers are held against.
     """
     for rule in rules.rules:
         if matches(rule, packet):
