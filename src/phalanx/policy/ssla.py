@@ -1,0 +1,184 @@
+"""Security service level agreements (SSLA): what is promised, measured, and done about a breach.
+
+An agreement has guarantee terms. Each names a metric with its objective; the indicator (how it is
+measured) follows from the metric. Metrics and delays of enforcement are those that seed 004, 3.1
+lists; the parts of a term (objective, indicator, breach condition, remediation) are those of its
+figure 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from math import isfinite
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from phalanx.loading import Name, Offence, show, twice, unknown
+
+Title = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class SecurityMetric(Enum):
+    """What a term is about (seed 004, 3.1). ``METRICS`` has the units."""
+
+    AVAILABILITY = "availability"
+    """Share of what the users of the slice ask for that they get."""
+    GEOLOCATION = "geolocation"
+    """Functions of the slice that stand outside the allowed jurisdictions."""
+    ANALYSIS_INTERVAL = "analysis-interval"
+    """Time since the slice's traffic was last analysed."""
+    GTP_TUNNELS = "gtp-tunnels"
+    """GTP-U tunnels that one subscriber has open."""
+    FOREIGN_SOURCES = "foreign-sources"
+    """Packets that come in from sources that are not of the slice and not allowed."""
+    CLEAR_TEXT = "clear-text"
+    """Packets of the slice that are on the wire in the clear."""
+    DEPLOY_DELAY = "deploy-delay"
+    """Time from the decision for a security function until it runs."""
+    PATCH_DELAY = "patch-delay"
+    """Time from the release of a patch until no function runs without it."""
+    RECONFIGURE_DELAY = "reconfigure-delay"
+    """Time from a change of the policy until it is in force everywhere."""
+    REVOKE_DELAY = "revoke-delay"
+    """Time from the revocation of a user or operator until nothing of it passes."""
+    SWITCH_DELAY = "switch-delay"
+    """Time from the loss of an instance until another one serves."""
+
+
+class Remediation(Enum):
+    """What is done about a breach, lowest level first."""
+
+    NOTIFY = "notify"
+    LOG = "log"
+    REJECT = "reject"
+    """Drop the packets that break the term."""
+    ENCRYPT = "encrypt"
+    """Lead the slice's traffic through an encrypted tunnel."""
+    ANALYSE = "analyse"
+    """Look at the traffic now."""
+    RELOCATE = "relocate"
+    """Place the function where it may stand."""
+    REPLICATE = "replicate"
+    """Place another instance, and switch over to it."""
+    REDEPLOY = "redeploy"
+    """Start the function anew, in the version that is wanted."""
+
+
+class MetricTerms(Struct, frozen=True):
+    """How a metric is written, compared and measured."""
+
+    unit: str
+    """Empty: a count."""
+    better: Literal["higher", "lower"]
+    indicator: str
+    """How it is measured, in a few words."""
+    remedies: tuple[Remediation, ...]
+    """What can be done about a breach, in the order in which it is tried."""
+
+
+_N, _L, _R = Remediation.NOTIFY, Remediation.LOG, Remediation.REJECT
+_DELAYED = (_N, _L, Remediation.REDEPLOY)
+METRICS: dict[SecurityMetric, MetricTerms] = {
+    SecurityMetric.AVAILABILITY: MetricTerms(
+        "fraction", "higher", "answered / asked, over the window", (_N, _L, Remediation.REPLICATE)
+    ),
+    SecurityMetric.GEOLOCATION: MetricTerms(
+        "", "lower", "functions at PoPs outside the jurisdictions", (_N, _L, Remediation.RELOCATE)
+    ),
+    SecurityMetric.ANALYSIS_INTERVAL: MetricTerms(
+        "s", "lower", "now - end of the last analysis", (_N, _L, Remediation.ANALYSE)
+    ),
+    SecurityMetric.GTP_TUNNELS: MetricTerms(
+        "", "lower", "distinct tunnel ids of one subscriber, over the window", (_N, _L, _R)
+    ),
+    SecurityMetric.FOREIGN_SOURCES: MetricTerms(
+        "", "lower", "packets from sources outside the allow list, over the window", (_N, _L, _R)
+    ),
+    SecurityMetric.CLEAR_TEXT: MetricTerms(
+        "", "lower", "packets in the clear, over the window", (_N, _L, Remediation.ENCRYPT, _R)
+    ),
+    SecurityMetric.DEPLOY_DELAY: MetricTerms("s", "lower", "deployed - decided", _DELAYED),
+    SecurityMetric.PATCH_DELAY: MetricTerms("s", "lower", "last patched - released", _DELAYED),
+    SecurityMetric.RECONFIGURE_DELAY: MetricTerms("s", "lower", "in force - changed", _DELAYED),
+    SecurityMetric.REVOKE_DELAY: MetricTerms("s", "lower", "last passed - revoked", (_N, _L, _R)),
+    SecurityMetric.SWITCH_DELAY: MetricTerms(
+        "s", "lower", "served again - lost", (_N, _L, Remediation.REPLICATE)
+    ),
+}
+
+
+class Penalty(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the provider owes for a breach."""
+
+    credit: Annotated[float, Meta(gt=0, le=1)]
+    """Share of the price of the period, for each breach."""
+    after_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Only if the breach lasts longer than this, in s."""
+
+
+class GuaranteeTerm(Struct, frozen=True, forbid_unknown_fields=True):
+    """One promise about one slice."""
+
+    name: Name
+    slice: Name
+    metric: SecurityMetric
+    objective: float
+    """Value that the indicator must not be worse than, in the metric's unit."""
+    window_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
+    """Time over which the indicator is taken, in s."""
+    allowed: Annotated[tuple[str, ...], Meta(max_length=10_000)] = ()
+    """Prefixes that are allowed beside the slice's members (``foreign-sources``), or jurisdictions
+    (``geolocation``)."""
+    remediation: Annotated[tuple[Remediation, ...], Meta(max_length=8)] = (_N, _L)
+    penalty: Penalty | None = None
+    intent: Annotated[str, Meta(max_length=128)] = ""
+    """Name of the intent that it follows from; empty: none."""
+
+    def breached(self, value: float) -> bool:
+        """Whether a value of the indicator breaks the promise."""
+        higher = METRICS[self.metric].better == "higher"
+        return value < self.objective if higher else value > self.objective
+
+
+class SecurityAgreement(Struct, frozen=True, forbid_unknown_fields=True):
+    """A security service level agreement between a provider and a consumer of slices."""
+
+    name: Name
+    terms: Annotated[tuple[GuaranteeTerm, ...], Meta(min_length=1, max_length=10_000)]
+    provider: Annotated[str, Meta(max_length=64)] = ""
+    consumer: Annotated[str, Meta(max_length=64)] = ""
+    about: Annotated[str, Meta(max_length=4000)] = ""
+
+
+def agreement_offences(
+    agreement: SecurityAgreement, slices: Iterable[str] | None = None
+) -> Iterator[Offence]:
+    """Yield everything in an agreement that does not fit together.
+
+    Args:
+        agreement: typed as the schema has it.
+        slices: names of the slices that there are; None: not known here.
+
+    """
+    known = None if slices is None else list(slices)
+    yield from twice("terms", (term.name for term in agreement.terms), ".name")
+    for index, term in enumerate(agreement.terms):
+        path, metric = f"terms[{index}]", METRICS[term.metric]
+        top = 1.0 if metric.unit == "fraction" else float("inf")
+        if not isfinite(term.objective) or not 0 <= term.objective <= top:
+            wanted = "a fraction from 0 to 1" if top == 1.0 else "0 or more"
+            yield (
+                f"{path}.objective",
+                f"{show(term.objective)} is not allowed; it has to be {wanted}",
+            )
+        if known is not None and term.slice not in known:
+            yield f"{path}.slice", unknown("slice", term.slice, known)
+        for place, remedy in enumerate(term.remediation):
+            if remedy not in metric.remedies:
+                allowed = ", ".join(each.value for each in metric.remedies)
+                why = (
+                    f"{remedy.value} does nothing about {term.metric.value}; allowed are {allowed}"
+                )
+                yield f"{path}.remediation[{place}]", why
