@@ -91,6 +91,13 @@ contract Attestation {
         uint64 epoch;
     }
 
+    struct AuditAnchored {
+        string agent;
+        string recorder;
+        uint64 events;
+        bytes32 head;
+    }
+
     event EnrolledEntry(address indexed author, Enrolled entry);
     event AgentRetiredEntry(address indexed author, AgentRetired entry);
     event PlannedEntry(address indexed author, Planned entry);
@@ -102,6 +109,7 @@ contract Attestation {
     event AssociatedEntry(address indexed author, Associated entry);
     event BreachedEntry(address indexed author, Breached entry);
     event RevokedEntry(address indexed author, Revoked entry);
+    event AuditAnchoredEntry(address indexed author, AuditAnchored entry);
 
     enum State {
         UNKNOWN,
@@ -164,6 +172,7 @@ contract Attestation {
     mapping(bytes32 => Tally) private tallies;
     mapping(bytes32 => bool) private faults;
     mapping(bytes32 => Level) private levels;
+    mapping(bytes32 => uint64) private anchored; // seals, by agent and recorder
 
     constructor(string memory name) {
         keys = new Keys(IAttestation(address(this)));
@@ -514,6 +523,16 @@ contract Attestation {
             "the service level is kept"
         );
         emit BreachedEntry(msg.sender, entry);
+    }
+
+    // -- audit trails ----------------------------------------------------------------------------
+
+    /// Keep the head of an agent's audit trail. It covers more each time.
+    function auditAnchored(AuditAnchored calldata entry) external {
+        bytes32 key = keccak256(abi.encodePacked(own(entry.agent), entry.recorder));
+        require(entry.events > anchored[key], "as many events are anchored already");
+        anchored[key] = entry.events;
+        emit AuditAnchoredEntry(msg.sender, entry);
     }
 
     function pair(string calldata first, string calldata second)

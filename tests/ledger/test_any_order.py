@@ -15,6 +15,7 @@ from phalanx.ledger.election import assigned, commitment
 from phalanx.ledger.entries import (
     AgentRetired,
     Attested,
+    AuditAnchored,
     Drawn,
     Enrolled,
     Entry,
@@ -47,6 +48,7 @@ class Judge:
         self.before: tuple[str, list[str], dict[tuple[str, str], TrustTier]] = ("", [], {})
         self.epoch = 1
         self.keepers: dict[int, str] = {}
+        self.anchored: dict[str, int] = {}
         self.drawn: dict[tuple[int, str], str] = {}
 
     def elected(self, attester: str) -> tuple[str, ...]:
@@ -128,6 +130,12 @@ class Judge:
                 assert epoch == self.epoch + 1
                 self.epoch = epoch
 
+            case AuditAnchored(agent=agent, events=events):
+                assert who == agent
+                assert operator or who in self.verified
+                assert events > self.anchored.get(agent, 0)
+                self.anchored[agent] = events
+
     def leave(self, agent: str) -> None:
         assert agent in self.enrolled
         self.enrolled.remove(agent)
@@ -137,7 +145,7 @@ class Judge:
             self.root = "secaas"
 
 
-KINDS = ["enrol", "attest0", "draw", "reveal", "open", "key", "rotate", "silent"] * 2
+KINDS = ["enrol", "attest0", "draw", "reveal", "open", "key", "rotate", "silent", "anchor"] * 2
 KINDS += ["attest"] * 12 + ["revoke", "retire", "plan"]
 TIERS = [TrustTier.AFFIRMING] * 3 + list(TrustTier)
 
@@ -173,6 +181,9 @@ def entry_of(group: Group, judge: Judge, draw: Random) -> tuple[str, Entry]:
             return author, KeyHandedOut(name, epoch, bytes(64), author)
         case "rotate":
             return author, Rotated(judge.epoch + draw.choice([0, 1, 1]), "drawn")
+        case "anchor":
+            events = judge.anchored.get(author, 0) + draw.choice([0, 1, 1, 2])
+            return author, AuditAnchored(draw.choice([author, name]), "audit", events, share)
         case "silent":
             seed, members, _ = judge.before
             chosen = assigned(seed, name, members, VERIFIERS) if seed else ()

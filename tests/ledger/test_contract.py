@@ -14,6 +14,7 @@ from phalanx.ledger import Checkpoint, Confirmed, Head, LedgerError, Refused, op
 from phalanx.ledger.entries import (
     AgentRetired,
     Associated,
+    AuditAnchored,
     Breached,
     Enrolled,
     Faulted,
@@ -45,6 +46,7 @@ def test_every_kind_of_entry_is_told_as_it_was_submitted(group):
         ("a1", Associated("a0", "a1", 20.5, 0.01)),
         ("a1", Breached("a0", "a1", 31.25, 0.0)),
         ("a2", key("a1", by="a2")),
+        ("a1", AuditAnchored("a1", "audit.a1.1", 3, "5e" * 32)),
         ("a2", Rotated(2, "routine")),
         ("secaas", Revoked("a4", "stolen", 3)),
         ("a2", AgentRetired("a2", "moved")),

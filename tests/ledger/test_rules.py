@@ -16,6 +16,7 @@ from phalanx.ledger.entries import (
     AgentRetired,
     Associated,
     Attested,
+    AuditAnchored,
     Breached,
     Drawn,
     Enrolled,
@@ -368,6 +369,25 @@ def test_an_agent_that_was_expelled_rejoins_by_a_new_initial_attestation(group):
     assert "not verified" in group.refuse("secaas", key("a1", 2, "secaas"))
     group.accept("a5", result("a1", "a5", root="a5"))
     group.accept("secaas", key("a1", 2, "secaas"))
+
+
+# -- audit trails ------------------------------------------------------------------------------
+
+
+def test_an_agent_anchors_its_own_trail_alone_and_more_of_it_each_time(group):
+    head = "5e" * 32
+    group.accept("a1", AuditAnchored("a1", "audit.1", 5, head))
+    assert "another agent's" in group.refuse("a2", AuditAnchored("a1", "audit.1", 9, head))
+    assert "another agent's" in group.refuse("secaas", AuditAnchored("a1", "audit.1", 9, head))
+    for events in (0, 4, 5):
+        why = group.refuse("a1", AuditAnchored("a1", "audit.1", events, "00" * 32))
+        assert "anchored already" in why
+    group.accept("a1", AuditAnchored("a1", "audit.2", 1, head))  # another life of it
+    group.accept("a2", AuditAnchored("a2", "audit.1", 1, head))
+    group.accept("secaas", AuditAnchored("secaas", "audit", 1, head))
+    group.accept("a1", AuditAnchored("a1", "audit.1", 6, head))
+    group.accept("secaas", Revoked("a1", "infected"))
+    assert group.refuse("a1", AuditAnchored("a1", "audit.1", 7, head))
 
 
 # -- associations ------------------------------------------------------------------------------

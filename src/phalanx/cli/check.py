@@ -43,7 +43,7 @@ def check(
     Exit code 1 if a rule is broken. The rules are in docs/reference/checks.md.
     """
     apart_s, broken = duration(apart), False
-    for path, events, whole in (each for log in logs for each in _runs(log)):
+    for path, events, whole in (each for log in logs for each in runs_of(log)):
         checker, recent = Checker(apart_s=apart_s, whole=whole), dict[str, Event]()
         causes: list[Event] = []
         with damage_named(path):
@@ -67,7 +67,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _runs(log: str) -> Iterator[tuple[Path, Iterable[Event], bool]]:
+def runs_of(log: str) -> Iterator[tuple[Path, Iterable[Event], bool]]:
     """Yield the name and events of a log, or of each run of a store, and whether it has all."""
     path = Path(log)
     store = f"sqlite:///{log}" if path.suffix == ".db" else log

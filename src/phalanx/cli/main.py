@@ -28,6 +28,7 @@ VERBS = {
     "explain": "Show the chain of causes that led to an event, from the log alone.",
     "report": "Write the report on a run as one self-contained HTML page.",
     "check": "Look in a log for what a correct run can never have recorded.",
+    "audit": "Verify that a log is what its agents recorded.",
     "detect": "Find attacks in a recorded capture: targets, sources, confidence and reasons.",
     "collect": "Collect metrics of services into CSV or Parquet, from Prometheus or from CSV.",
     "evaluate": "Train models on some runs of a data set, and judge them on the others.",

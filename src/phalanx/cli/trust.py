@@ -41,6 +41,7 @@ from phalanx.ledger.entries import (
     AgentRetired,
     Associated,
     Attested,
+    AuditAnchored,
     Breached,
     Enrolled,
     Entry,
@@ -235,6 +236,8 @@ def _words(entry: Entry, author: str) -> tuple[AgentId, str]:
         case Breached(a, b, latency_ms, loss):
             text = f"{author} says that the service level between {a} and {b} is broken"
             return b if a == author else a, f"{text}: {_figures(latency_ms, loss)}"
+        case AuditAnchored(agent, recorder, events, head):
+            return agent, f"{agent} anchors its audit trail: {recorder}:{events}:{head}"
     return "", ""
 
 

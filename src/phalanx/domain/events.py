@@ -118,6 +118,7 @@ KINDS: dict[str, str] = {
     "connection.regained": "a process can speak with the others again",
     "outbox.shed": "events were let go that no stream had acknowledged yet",
     "history.gap": "events stood here that the disk did not take",
+    "audit.sealed": "the heads of what was recorded so far: no later change of it goes unseen",
     "access.refused": "a call, a message or a registry entry was refused or not believed",
 }
 """Every kind of event, with what it says. Functions may add kinds of their own."""

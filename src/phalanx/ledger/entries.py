@@ -149,8 +149,22 @@ class Revoked(Struct, frozen=True, tag=True):
     """The one that begins; the ledger fills it in."""
 
 
+class AuditAnchored(Struct, frozen=True, tag=True):
+    """The head of an agent's audit trail: no later change of what it covers goes unseen.
+
+    The agent's own to say; of each recorder it covers more events each time.
+    """
+
+    agent: AgentId
+    recorder: str
+    """Of the seals: the part of their events' ids before the number."""
+    events: int
+    """Seals that it covers."""
+    head: str
+
+
 _OfMembers = Enrolled | AgentRetired | Revoked
 _OfRounds = Planned | RoundOpened | Drawn | Revealed | Attested | Faulted
-_OfLinks = Associated | Breached
+_OfLinks = Associated | Breached | AuditAnchored
 _OfKeys = KeyHandedOut | Rotated
 Entry = _OfMembers | _OfRounds | _OfLinks | _OfKeys

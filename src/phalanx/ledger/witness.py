@@ -476,7 +476,7 @@ class WitnessLedger:
                 speaker = entry.by
             case kinds.AgentRetired() if operates:
                 speaker = own.agent
-            case kinds.Drawn() | kinds.Revealed() | kinds.AgentRetired():
+            case kinds.Drawn() | kinds.Revealed() | kinds.AgentRetired() | kinds.AuditAnchored():
                 speaker = entry.agent
             case _:
                 speaker = own.agent
