@@ -6,6 +6,7 @@ its time resolutions, and pcapng; it bounds what a broken file can make it alloc
 
 from __future__ import annotations
 
+import select
 import shlex
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ BATCH = 4096
 """Packets read at a time."""
 RECORD = 16
 """Octets of a record header in a file."""
+LONGEST, WAIT_MS = 65_535, 100
+"""Octets of a packet that are read live, and how long is waited for one, in ms."""
 
 
 class CaptureError(PhalanxError):
@@ -47,26 +50,59 @@ class PacketBatch(Struct):
 
 
 class Capture:
-    """An open capture."""
+    """An open capture, or an interface whose packets come in."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, live: bool = False, verb: str = "detect") -> None:
         """Open ``path``; ``-`` is the standard input.
 
+        Args:
+            path: a file; or the name of an interface.
+            live: whether it is an interface.
+            verb: of the command that reads, for what a refusal suggests.
+
         Raises:
-            CaptureError: if it is no capture.
+            CaptureError: if it is no capture, or no interface that may be read.
 
         """
         self.path = path
+        self.live = live
         self.problem: str | None = None
         """Why reading ended before the capture did; None: it did not."""
         try:
-            if path != "-":
+            if path != "-" and not live:
                 open_file(path).close()  # libpcap would wait for a named pipe
-            self._reader: Any = pcapy.open_offline(path)
+            opened = (
+                pcapy.open_live(path, LONGEST, 1, WAIT_MS) if live else pcapy.open_offline(path)
+            )
+            self._reader: Any = opened
+            if live:
+                opened.setnonblock(1)
         except (pcapy.PcapError, OSError, ValueError) as error:
-            raise CaptureError(f"{path}: {_why(error, path)}") from None
+            raise CaptureError(f"{path}: {_why(error, path, verb)}") from None
         self.link_type: int = self._reader.datalink()
         """DLT number of the link layer."""
+
+    def read(self) -> list[tuple[bytes, float, int]]:
+        """Return the next packets whole: octets, seconds since 1970, octets on the wire.
+
+        None: the capture is at its end (see ``problem``), or none came in for ``WAIT_MS``.
+        """
+        found: list[tuple[bytes, float, int]] = []
+
+        def take(header: Any, octets: bytes) -> None:
+            seconds, microseconds = header.getts()
+            found.append((octets, seconds + microseconds / 1e6, header.getlen()))
+
+        try:
+            if not self.live or select.select([self._reader.getfd()], [], [], WAIT_MS / 1e3)[0]:
+                self._reader.dispatch(BATCH, take)
+        except pcapy.PcapError as error:
+            self.problem = _why(error, self.path)
+        return found
+
+    def missed(self) -> int:
+        """Return how many packets came in faster than they were read; 0 for a file."""
+        return int(self._reader.stats()[1]) if self.live else 0
 
     def batches(self) -> Iterator[PacketBatch]:
         """Yield all packets up to the end, or up to what cannot be read (see ``problem``)."""
@@ -100,13 +136,13 @@ def _batch(heads: list[bytes], figures: list[tuple[int, int, int, int]]) -> Pack
     )
 
 
-def _why(error: Exception, path: str) -> str:
+def _why(error: Exception, path: str, verb: str = "detect") -> str:
     """Return libpcap's words on one line, without the file's name."""
     words = " ".join((getattr(error, "strerror", None) or str(error)).split())
     words = words.removeprefix(f"{path}: ")
     if "unknown file format" in words:
         if path.endswith(".gz"):
-            return f"is compressed; try: zcat {shlex.quote(path)} | phalanx detect -"
+            return f"is compressed; try: zcat {shlex.quote(path)} | phalanx {verb} -"
         return "is neither a pcap nor a pcapng capture"
     if "only got 0" in words and "header" in words:
         return "is empty"

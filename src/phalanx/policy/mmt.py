@@ -10,38 +10,36 @@ the packet that an earlier event was (``ip.src.1``), constants and functions (``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.loading import open_file
+from phalanx.loading.refusals import first_offence
 
 LARGEST = 16 << 20
 """Octets of a file of rules."""
 ELEMENTS, NESTED = 200_000, 50
 """XML elements of a file; how deep operators, and brackets of an expression, may nest."""
-EVENTS = 63
-"""Events of a rule."""
 LONGEST = 10_000
 """Characters of an expression."""
-UNITS = {"Y": 31_104_000_000_000, "M": 2_592_000_000_000, "D": 86_400_000_000, "h": 3_600_000_000}
-UNITS |= {"m": 60_000_000, "s": 1_000_000, "ms": 1_000, "mms": 1}
+UNITS = {"Y": 31_104 * 10**9, "M": 2_592 * 10**9, "D": 86_400 * 10**6, "h": 3_600 * 10**6}
+UNITS |= {"m": 60 * 10**6, "s": 10**6, "ms": 1_000, "mms": 1}
 """Units of delays, in microseconds; a year has twelve months of 30 days."""
-RELATIONS = ("THEN", "BEFORE", "AND", "OR", "NOT", "COMPUTE")
-TYPES = ("ATTACK", "EVASION", "SECURITY", "TEST")
 LEVELS = (("||",), ("&&",), ("==", "!="), ("<", "<=", ">", ">="), ("+", "-"), ("*", "/"))
 """Operators, the loosest first, as in C."""
 
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<number>\d+(?:\.\d+)?)(?![\w.])|(?P<word>\w+(?:\.\w+)*)|'(?P<one>[^']*)'
-    |"(?P<two>[^"]*)"|(?P<sign>&&|\|\||[=!<>]=|[<>+\-*/(),#]))""",
-    re.VERBOSE | re.ASCII,
+    r"""\s*(?:(?P<number>\d+(?:\.\d+)?)(?![\w.])|(?P<word>\w+(?:\.\w+)*)|'(?P<text>[^']*)'"""
+    r"""|"(?P<quoted>[^"]*)"|(?P<sign>&&|\|\||[=!<>]=|[<>+\-*/(),#]))""",
+    re.ASCII,
 )
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -50,13 +48,13 @@ class MmtError(PhalanxError):
     """A rule of MMT-Security that cannot be read, written or run: one line."""
 
 
-class MmtConstant(Struct, frozen=True, tag=True):
+class MmtConstant(Struct, frozen=True):
     """A number or a text; ``true`` and ``false`` are 1 and 0."""
 
     value: float | str
 
 
-class MmtAttribute(Struct, frozen=True, tag=True):
+class MmtAttribute(Struct, frozen=True):
     """An attribute of a packet: of the one that is looked at, or of the one that ``event`` was."""
 
     protocol: str
@@ -64,14 +62,14 @@ class MmtAttribute(Struct, frozen=True, tag=True):
     event: int | None = None
 
 
-class MmtCall(Struct, frozen=True, tag=True):
+class MmtCall(Struct, frozen=True):
     """A function and its arguments, ``#name(arguments)``."""
 
     name: str
-    arguments: tuple[MmtExpression, ...] = ()
+    operands: tuple[MmtExpression, ...] = ()
 
 
-class MmtOperation(Struct, frozen=True, tag=True):
+class MmtOperation(Struct, frozen=True):
     """An operator of ``LEVELS`` with two operands; ``&&`` and ``||`` take more."""
 
     operator: str
@@ -81,28 +79,25 @@ class MmtOperation(Struct, frozen=True, tag=True):
 MmtExpression = MmtConstant | MmtAttribute | MmtCall | MmtOperation
 
 
-class MmtDelay(Struct, frozen=True):
-    """When the second part may follow the first, in microseconds; both 0: the same packet."""
-
-    min_us: int = 0
-    max_us: int = 0
-
-
-class MmtEvent(Struct, frozen=True, tag=True):
+class MmtEvent(Struct, frozen=True):
     """What a packet must be like."""
 
     id: int
+    """From 1 on; no two events of a rule have the same."""
     expression: MmtExpression
     description: str = ""
 
 
-class MmtOperator(Struct, frozen=True, tag=True):
+class MmtOperator(Struct, frozen=True):
     """Two parts and how they relate; COMPUTE has one (``context``) alone."""
 
     value: str
     context: MmtEvent | MmtOperator
     trigger: MmtEvent | MmtOperator | None = None
-    delay: MmtDelay = MmtDelay()
+    min_us: int = 0
+    """How much later than ``context`` the ``trigger`` may be at the least, in microseconds."""
+    max_us: int = 0
+    """And at the most; both 0: the same packet."""
     description: str = ""
 
 
@@ -111,7 +106,7 @@ class MmtRule(Struct, frozen=True):
 
     id: int
     type: str
-    """One of ``TYPES``."""
+    """ATTACK, EVASION, SECURITY or TEST."""
     root: MmtOperator
     if_satisfied: str = ""
     """Function to call with each verdict."""
@@ -123,12 +118,7 @@ class MmtRule(Struct, frozen=True):
         return tuple(_events(self.root))
 
     def to_xml(self) -> str:
-        """Return the rule as a file of its own.
-
-        Raises:
-            MmtError: if it holds what XML or the language cannot express.
-
-        """
+        """Return the rule as a file of its own; see ``write_mmt``."""
         return write_mmt([self])
 
 
@@ -140,14 +130,12 @@ def _events(part: MmtEvent | MmtOperator | None) -> Iterator[MmtEvent]:
         yield part
 
 
-def attributes(expression: MmtExpression) -> Iterator[MmtAttribute]:
-    """Yield the attributes that an expression uses."""
-    if isinstance(expression, MmtAttribute):
-        yield expression
-    elif not isinstance(expression, MmtConstant):
-        called = isinstance(expression, MmtCall)
-        for part in expression.arguments if called else expression.operands:  # type: ignore[union-attr]
-            yield from attributes(part)
+def walk(part: MmtExpression) -> Iterator[MmtExpression]:
+    """Yield an expression and all that is in it."""
+    yield part
+    if isinstance(part, MmtCall | MmtOperation):
+        for operand in part.operands:
+            yield from walk(operand)
 
 
 def parse_expression(text: str) -> MmtExpression:
@@ -157,26 +145,22 @@ def parse_expression(text: str) -> MmtExpression:
         MmtError: with what was expected where.
 
     """
-    return _Parser(text).whole()
+    if len(text) > LONGEST:
+        raise MmtError(f"the expression is longer than {LONGEST:,} characters")
+    tokens, at, end = [], 0, len(text.rstrip())
+    while at < end:
+        found = _TOKEN.match(text, at)
+        if found is None:
+            raise MmtError(f"{text[at : at + 20].strip()!r} cannot be read")
+        kind = found.lastgroup or ""
+        tokens.append((kind, found[kind]))
+        at = found.end()
+    return _Parser([*tokens, ("end", "the end")]).whole()
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
-        if len(text) > LONGEST:
-            raise MmtError(f"the expression is longer than {LONGEST:,} characters")
-        self.tokens: list[tuple[str, str]] = []
-        at, end = 0, len(text.rstrip())
-        while at < end:
-            found = _TOKEN.match(text, at)
-            if found is None:
-                raise MmtError(f"{text[at : at + 20].strip()!r} cannot be read")
-            kind = found.lastgroup or ""
-            self.tokens.append(
-                (kind if kind in ("number", "word", "sign") else "text", found[kind])
-            )
-            at = found.end()
-        self.tokens.append(("end", "the end"))
-        self.at = self.depth = 0
+    def __init__(self, tokens: list[tuple[str, str]]) -> None:
+        self.tokens, self.at, self.depth = tokens, 0, 0
 
     def whole(self) -> MmtExpression:
         expression = self.level(0)
@@ -186,96 +170,113 @@ class _Parser:
 
     def wrong(self, expected: str) -> MmtError:
         before = " ".join(word for _, word in self.tokens[max(0, self.at - 4) : self.at])
-        after = f" after {before!r}" if before else ""
-        return MmtError(f"{self.tokens[self.at][1]!r} stands{after}; expected is {expected}")
+        return MmtError(f"{self.tokens[self.at][1]!r} after {before!r}; {expected} is expected")
 
     def sign(self, *wanted: str) -> str:
         """Take one of these signs if it comes now; empty if it does not."""
         kind, word = self.tokens[self.at]
-        if kind != "sign" or word not in wanted:
-            return ""
-        self.at += 1
-        return word
+        found = kind == "sign" and word in wanted
+        self.at += found
+        return word if found else ""
 
     def level(self, number: int) -> MmtExpression:
         if number == len(LEVELS):
             return self.primary()
-        left, chain = self.level(number + 1), 0
+        operands, operators = [self.level(number + 1)], []
         while operator := self.sign(*LEVELS[number]):
-            right = self.level(number + 1)
-            if chain and number < 2 and isinstance(left, MmtOperation):
-                left = MmtOperation(operator, (*left.operands, right))
-            else:
-                left = MmtOperation(operator, (left, right))
-            chain += 1
-            if chain > NESTED and number >= 2:
-                raise MmtError(f"more than {NESTED} operators {operator} in a row")
+            operators.append(operator)
+            operands.append(self.level(number + 1))
+        if operators and number < 2:
+            return MmtOperation(operators[0], tuple(operands))
+        if len(operators) > NESTED:
+            raise MmtError(f"more than {NESTED} operators {operators[0]} in a row")
+        left = operands[0]
+        for operator, right in zip(operators, operands[1:], strict=True):
+            left = MmtOperation(operator, (left, right))
         return left
 
     def primary(self) -> MmtExpression:
         kind, word = self.tokens[self.at]
-        self.at += kind != "end"
-        if kind == "number":
-            return MmtConstant(float(word))
-        if kind == "text":
+        names = word.split(".")
+        if kind == "end" or word in (")", ",") and kind == "sign":
+            raise self.wrong("protocol.attribute, a constant, '#function(' or '('")
+        self.at += 1
+        if kind in ("text", "quoted"):
             return MmtConstant(word)
-        if kind == "word" and word in ("true", "false"):
-            return MmtConstant(float(word == "true"))
-        if kind == "word":
-            names = word.split(".")
-            if len(names) == 2:
-                return MmtAttribute(*names)
-            if len(names) == 3 and names[2].isdecimal() and len(names[2]) < 4:
-                return MmtAttribute(names[0], names[1], int(names[2]))
-        elif word in ("(", "#"):
-            self.depth += 1
-            if self.depth > NESTED:
-                raise MmtError(f"brackets nest deeper than {NESTED}")
-            inner = self.level(0) if word == "(" else self.call()
-            self.close()
-            self.depth -= 1
-            return inner
-        self.at -= kind != "end"
-        raise self.wrong("protocol.attribute, a constant, '#function(' or '('")
-
-    def close(self) -> None:
+        if kind == "number" or word in ("true", "false"):
+            return MmtConstant(float(word if kind == "number" else word == "true"))
+        if kind == "word" and len(names) == 2:
+            return MmtAttribute(*names)
+        if kind == "word" and len(names) == 3 and names[2].isdecimal() and len(names[2]) < 4:
+            return MmtAttribute(names[0], names[1], int(names[2]))
+        self.depth += 1
+        if word not in ("(", "#") or self.depth > NESTED:
+            self.at -= 1
+            raise self.wrong(f"protocol.attribute (brackets nest at most {NESTED} deep)")
+        inner = self.level(0) if word == "(" else self.call()
         if not self.sign(")") and self.tokens[self.at][0] != "end":
             raise self.wrong("an operator or ')'")
+        self.depth -= 1
+        return inner
 
     def call(self) -> MmtCall:
         kind, name = self.tokens[self.at]
-        if kind != "word" or "." in name or self.tokens[self.at + 1][1] != "(":
+        self.at += kind != "end"
+        if kind != "word" or "." in name or not self.sign("("):
             raise self.wrong("a function and '('")
-        self.at += 2
-        arguments: list[MmtExpression] = []
-        while self.tokens[self.at][1] != ")" and (not arguments or self.sign(",")):
-            arguments.append(self.level(0))
-        return MmtCall(name, tuple(arguments))
+        operands: list[MmtExpression] = []
+        while self.tokens[self.at] != ("sign", ")") and (not operands or self.sign(",")):
+            operands.append(self.level(0))
+        return MmtCall(name, tuple(operands))
 
 
-def expression_text(expression: MmtExpression) -> str:
+def expression_text(part: MmtExpression) -> str:
     """Return an expression in the language, every operation in brackets.
 
     Raises:
         MmtError: if a text holds both kinds of quotation marks.
 
     """
-    if isinstance(expression, MmtAttribute):
-        event = "" if expression.event is None else f".{expression.event}"
-        return f"{expression.protocol}.{expression.name}{event}"
-    if isinstance(expression, MmtConstant):
-        value = expression.value
-        if isinstance(value, int | float):
-            return f"{Decimal(value):f}"
-        if "'" in value and '"' in value:
-            raise MmtError(f"{value!r} has both kinds of quotation marks")
-        return f'"{value}"' if "'" in value else f"'{value}'"
-    if isinstance(expression, MmtCall):
-        return f"#{expression.name}({', '.join(map(expression_text, expression.arguments))})"
-    return f"({f' {expression.operator} '.join(map(expression_text, expression.operands))})"
+    match part:
+        case MmtAttribute():
+            return f"{part.protocol}.{part.name}{'' if part.event is None else f'.{part.event}'}"
+        case MmtConstant(value=str(text)):
+            if "'" in text and '"' in text:
+                raise MmtError(f"{text!r} has both kinds of quotation marks")
+            return f'"{text}"' if "'" in text else f"'{text}'"
+        case MmtConstant():
+            return f"{Decimal(part.value):f}"
+        case MmtCall():
+            return f"#{part.name}({', '.join(map(expression_text, part.operands))})"
+    return f"({f' {part.operator} '.join(map(expression_text, part.operands))})"
 
 
-def load_mmt(path: Path) -> tuple[MmtRule, ...]:
+_Time = Annotated[str, Meta(pattern=r"^\d{1,6}(\.\d{1,6})?[+-]?$")]
+
+
+class _Attributes(Struct):
+    """The attributes of XML elements that count."""
+
+    property_id: Annotated[int, Meta(ge=0, lt=10**9)] = 0
+    event_id: Annotated[int, Meta(ge=1, le=999)] | None = None
+    type_property: Literal["ATTACK", "EVASION", "SECURITY", "TEST"] = "SECURITY"
+    value: Literal["THEN", "BEFORE", "AND", "OR", "NOT", "COMPUTE"] = "COMPUTE"
+    delay_units: Literal["Y", "M", "D", "h", "m", "s", "ms", "mms"] = "s"
+    delay_min: _Time = "0"
+    delay_max: _Time = "0"
+    counter_max: Literal["0"] = "0"
+    if_satisfied: str = ""
+    if_not_satisfied: Literal[""] = ""
+    boolean_expression: str = ""
+    description: str = ""
+
+    def time(self, text: str) -> int:
+        """Return a delay in microseconds; a + or - is one more or less."""
+        value = int(Decimal(text.rstrip("+-")) * UNITS[self.delay_units])
+        return max(0, value + text.endswith("+") - text.endswith("-"))
+
+
+def load_mmt(path: str | Path) -> tuple[MmtRule, ...]:
     """Return the rules of a file.
 
     Raises:
@@ -284,9 +285,8 @@ def load_mmt(path: Path) -> tuple[MmtRule, ...]:
     """
     try:
         with open_file(path) as stream:
-            raw = stream.read(LARGEST + 1)
-        return read_mmt(raw)
-    except (OSError, MmtError) as error:
+            return read_mmt(stream.read(LARGEST + 1))
+    except (OSError, ValueError, MmtError) as error:
         raise MmtError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
@@ -297,40 +297,45 @@ def read_mmt(raw: bytes | str) -> tuple[MmtRule, ...]:
         MmtError: with what is wrong and where.
 
     """
-    root = _tree(raw.encode() if isinstance(raw, str) else raw)
+    root = _tree(raw.encode("utf-8", "replace") if isinstance(raw, str) else raw)
     if root.tag != "beginning":
         raise MmtError(f"the document is <{root.tag[:40]}>; a file of rules is <beginning>")
     code = "".join(node.text or "" for node in root.iter("embedded_functions")).strip()
-    rules = tuple(_rule(node, code) for node in root.iter("property"))
-    ids = [rule.id for rule in rules]
-    if twice := next((i for i in ids if ids.count(i) > 1), None) if len(set(ids)) < len(ids) else 0:
-        raise MmtError(f"two rules have the property_id {twice}")
-    return rules
+    rules = {}
+    for node in root.iter("property"):
+        name = f"property {node.get('property_id', 'without property_id')[:20]}"
+        try:
+            rule = _rule(node, code)
+        except MmtError as error:
+            raise MmtError(f"{name}: {error}") from None
+        if rule.id in rules:
+            raise MmtError(f"two rules have the property_id {rule.id}")
+        rules[rule.id] = rule
+    return tuple(rules.values())
 
 
 def _tree(raw: bytes) -> ElementTree.Element:
     if len(raw) > LARGEST:
         raise MmtError(f"is larger than {LARGEST >> 20} MiB, the most allowed")
-    builder, parser, depth, count = ElementTree.TreeBuilder(), expat.ParserCreate(), 0, 0
+    builder, parser, open_, count = ElementTree.TreeBuilder(), expat.ParserCreate(), 0, 0
 
-    def start(tag: str, attribs: dict[str, str]) -> None:
-        nonlocal depth, count
-        depth, count = depth + 1, count + 1
-        if depth > NESTED or count > ELEMENTS:
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal open_, count
+        open_, count = open_ + 1, count + 1
+        if open_ > NESTED or count > ELEMENTS:
             raise MmtError(f"elements nest deeper than {NESTED}, or are more than {ELEMENTS:,}")
-        builder.start(tag, attribs)
+        builder.start(tag, attributes)
 
     def end(tag: str) -> None:
-        nonlocal depth
-        depth -= 1
+        nonlocal open_
+        open_ -= 1
         builder.end(tag)
 
     def refuse(*_: Any) -> None:
-        raise MmtError("declares a document type, entities perhaps; files of rules have none")
+        raise MmtError("declares a document type, perhaps with entities; rules have none")
 
-    parser.StartDoctypeDeclHandler = refuse
+    parser.StartDoctypeDeclHandler, parser.CharacterDataHandler = refuse, builder.data
     parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(raw, True)  # noqa: FBT003
         return builder.close()
@@ -338,48 +343,44 @@ def _tree(raw: bytes) -> ElementTree.Element:
         raise MmtError(f"is no XML: {error}") from None
 
 
-def _rule(node: ElementTree.Element, code: str) -> MmtRule:
-    name = f"property {node.get('property_id', '')[:20]}"
+def _attributes(node: ElementTree.Element) -> _Attributes:
+    data: dict[str, Any] = dict(node.attrib)
+    for name, text in node.attrib.items():
+        if name.endswith("_id") and re.fullmatch(r"\d{1,9}", text, re.ASCII):
+            data[name] = int(text)
     try:
-        number = _number(node, "property_id", None)
-        kind = node.get("type_property", "SECURITY")
-        if kind not in TYPES:
-            raise MmtError(f"type_property is {kind[:40]!r}; known are {', '.join(TYPES)}")
-        for unknown in ("if_not_satisfied", "keep_state"):
-            if node.get(unknown):
-                raise MmtError(f"{unknown} is not supported")
-        root = _operator(node, iter(range(1, ELEMENTS)))
-        rule = MmtRule(number, kind, root, node.get("if_satisfied", "").strip(), code)
-        _check(rule)
-    except MmtError as error:
-        raise MmtError(f"{name}: {error}") from None
+        return msgspec.convert(data, _Attributes)
+    except msgspec.ValidationError as error:
+        field, why = first_offence(data, _Attributes) or ("", str(error))
+        raise MmtError(f"<{node.tag[:40]}> {field}: {why}") from None
+
+
+def _rule(node: ElementTree.Element, code: str) -> MmtRule:
+    has = _attributes(node)
+    if "property_id" not in node.attrib:
+        raise MmtError("a number is expected")
+    root = _operator(node, iter(range(1, ELEMENTS)))
+    rule = MmtRule(has.property_id, has.type_property, root, has.if_satisfied.strip(), code)
+    ids = {event.id for event in rule.events()}
+    if len(ids) < len(rule.events()):
+        raise MmtError("two events have the same event_id")
+    for event in rule.events():
+        for part in walk(event.expression):
+            if isinstance(part, MmtAttribute) and part.event is not None and part.event not in ids:
+                raise MmtError(f"event {event.id} uses event {part.event}, which is not there")
     return rule
 
 
-def _check(rule: MmtRule) -> None:
-    ids = [event.id for event in rule.events()]
-    if len(set(ids)) < len(ids) or not 0 < len(ids) <= EVENTS or min(ids) < 1:
-        raise MmtError(f"events need an event_id each, from 1 on, and are at most {EVENTS}")
-    for event in rule.events():
-        for used in attributes(event.expression):
-            if used.event is not None and used.event not in ids:
-                raise MmtError(f"event {event.id} uses event {used.event}, which is not there")
-
-
 def _operator(node: ElementTree.Element, ids: Iterator[int]) -> MmtOperator:
-    value = node.get("value", "COMPUTE")
-    if value not in RELATIONS:
-        raise MmtError(f"value is {value[:40]!r}; known are {', '.join(RELATIONS)}")
-    parts = [_part(child, ids) for child in node if child.tag != "embedded_functions"]
-    delay = _delay(node)
-    if len(parts) != (1 if value == "COMPUTE" else 2):
-        wanted = "one event" if value == "COMPUTE" else "two events or operators"
-        raise MmtError(f"{value} has {len(parts)} parts; it takes {wanted}")
-    if value == "COMPUTE" and delay.max_us:
-        raise MmtError("COMPUTE has one event, and so no delay")
-    return MmtOperator(
-        value, *parts[:2], *[None] * (2 - len(parts)), delay, node.get("description", "")
-    )
+    has = _attributes(node)
+    parts = [_part(child, ids) for child in node]
+    least, most = has.time(has.delay_min), has.time(has.delay_max)
+    if len(parts) != (1 if has.value == "COMPUTE" else 2):
+        raise MmtError(f"{has.value} has {len(parts)} parts; COMPUTE takes one event, others two")
+    if least > most or (has.value == "COMPUTE" and most):
+        raise MmtError("delay_min is greater than delay_max, or COMPUTE has a delay")
+    trigger = parts[1] if len(parts) == 2 else None
+    return MmtOperator(has.value, parts[0], trigger, least, most, has.description)
 
 
 def _part(node: ElementTree.Element, ids: Iterator[int]) -> MmtEvent | MmtOperator:
@@ -387,63 +388,28 @@ def _part(node: ElementTree.Element, ids: Iterator[int]) -> MmtEvent | MmtOperat
         return _operator(node, ids)
     if node.tag != "event":
         raise MmtError(f"<{node.tag[:40]}> stands where <event> or <operator> is expected")
-    number = _number(node, "event_id", next(ids))
+    has, number = _attributes(node), next(ids)
+    number = has.event_id or number
     try:
-        expression = parse_expression(node.get("boolean_expression", ""))
+        return MmtEvent(number, parse_expression(has.boolean_expression), has.description)
     except MmtError as error:
         raise MmtError(f"event {number}: {error}") from None
-    return MmtEvent(number, expression, node.get("description", ""))
 
 
-def _number(node: ElementTree.Element, name: str, default: int | None) -> int:
-    text = node.get(name, "" if default is None else str(default)).strip()
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
-        raise MmtError(f"{name} is {text[:40]!r}; a number is expected")
-    return int(text)
-
-
-def _delay(node: ElementTree.Element) -> MmtDelay:
-    units = node.get("delay_units", "s")
-    if units not in UNITS:
-        raise MmtError(f"delay_units is {units[:40]!r}; known are {', '.join(UNITS)}")
-    if node.get("counter_max", "0").strip("0"):
-        raise MmtError("counter_max is not supported; delays are times")
-    least, most = (_time(node, name, units) for name in ("delay_min", "delay_max"))
-    if least > most:
-        raise MmtError("delay_min is greater than delay_max")
-    return MmtDelay(least, most)
-
-
-def _time(node: ElementTree.Element, name: str, units: str) -> int:
-    text = node.get(name, "0").strip()
-    bare, sign = (text[:-1], text[-1]) if text[-1:] in ("+", "-") else (text, "")
-    try:
-        value = Decimal(bare)
-        if not (0 <= value <= 10**6 and len(bare) <= 20):
-            raise InvalidOperation
-    except InvalidOperation:
-        raise MmtError(
-            f"{name} is {text[:40]!r}; a time such as 5, 0.5 or 0+ is expected"
-        ) from None
-    return max(0, int(value * UNITS[units]) + {"+": 1, "-": -1, "": 0}[sign])
-
-
-def write_mmt(rules: list[MmtRule]) -> str:
+def write_mmt(rules: Iterable[MmtRule]) -> str:
     """Return a document with these rules; to read it gives them again.
 
     Raises:
         MmtError: if one holds what XML or the language cannot express.
 
     """
-    root = ElementTree.Element("beginning")
+    root, rules = ElementTree.Element("beginning"), tuple(rules)
     for code in dict.fromkeys(rule.code for rule in rules if rule.code):
         ElementTree.SubElement(root, "embedded_functions").text = code
     for rule in rules:
-        node = _write(root, "property", rule.root)
-        node.set("property_id", str(rule.id))
-        node.set("type_property", rule.type)
-        if rule.if_satisfied:
-            node.set("if_satisfied", rule.if_satisfied)
+        extra = {"property_id": str(rule.id), "type_property": rule.type}
+        extra |= {"if_satisfied": rule.if_satisfied} if rule.if_satisfied else {}
+        _write(root, "property", rule.root, extra)
     ElementTree.indent(root)
     text = ElementTree.tostring(root, "unicode")
     if wrong := _NO_XML.search(text):
@@ -452,32 +418,28 @@ def write_mmt(rules: list[MmtRule]) -> str:
 
 
 def _write(
-    parent: ElementTree.Element, tag: str, part: MmtEvent | MmtOperator
-) -> ElementTree.Element:
-    node = ElementTree.SubElement(parent, tag)
+    parent: ElementTree.Element, tag: str, part: MmtEvent | MmtOperator, extra: dict[str, str]
+) -> None:
+    description = {"description": part.description} if part.description else {}
     if isinstance(part, MmtEvent):
-        node.set("value", "COMPUTE")
-        node.set("event_id", str(part.id))
-        node.set("boolean_expression", expression_text(part.expression))
-    else:
-        node.set("value", part.value)
-        if part.delay.max_us:
-            for name, text in _delay_texts(part.delay).items():
-                node.set(name, text)
-        for inner in (part.context, part.trigger):
-            if inner:
-                _write(node, "operator" if isinstance(inner, MmtOperator) else "event", inner)
-    if part.description:
-        node.set("description", part.description)
-    return node
+        text = expression_text(part.expression)
+        extra = {"value": "COMPUTE", "event_id": str(part.id), "boolean_expression": text}
+        ElementTree.SubElement(parent, tag, extra | description)
+        return
+    node = ElementTree.SubElement(parent, tag, {"value": part.value} | extra | description)
+    if part.max_us:
+        node.attrib |= _delay_texts(part.min_us, part.max_us)
+    for inner in (part.context, part.trigger):
+        if inner:
+            _write(node, "operator" if isinstance(inner, MmtOperator) else "event", inner, {})
 
 
-def _delay_texts(delay: MmtDelay) -> dict[str, str]:
+def _delay_texts(least: int, most: int) -> dict[str, str]:
     """Return a delay in the largest unit that expresses it; ``n+`` is a microsecond more."""
-    for units in ("s", "ms", "mms"):
+    for units in ("D", "h", "s", "ms", "mms"):
         size = UNITS[units]
-        strict = size > 1 and delay.min_us % size == 1
-        if not delay.max_us % size and delay.min_us % size == strict:
+        strict = size > 1 and least % size == 1
+        if not most % size and least % size == strict and most // size < 10**6:
             break
-    least = f"{delay.min_us // size}{'+' if strict else ''}"
-    return {"delay_units": units, "delay_min": least, "delay_max": str(delay.max_us // size)}
+    text = f"{least // size}{'+' if strict else ''}"
+    return {"delay_units": units, "delay_min": text, "delay_max": str(most // size)}
