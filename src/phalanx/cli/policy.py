@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 from time import perf_counter, time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,25 +60,18 @@ def run(
     blocked: dict[str, None] = {}
     monitor = MmtMonitor(known, _context(slice_id, whitelist or [], blocked))
     if not monitor.rules:
-        reason = next(iter(monitor.refused.items()), (0, "there is none"))
-        raise PhalanxError(f"no rule can be run; rule {reason[0]}: {reason[1]}")
+        number, reason = next(iter(monitor.refused.items()), (0, "there is none"))
+        raise PhalanxError(f"no rule can be run; rule {number}: {reason}")
     reader = Capture(source, live=bool(interface), verb="policy run RULES --capture")
     known_link(source, reader.link_type)
     if not as_json:
-        for rule, reason in ((r, monitor.refused[r.id]) for r in known if r.id in monitor.refused):
-            say(err, f"{known[rule]}: rule {rule.id} is refused: {reason}", "yellow")
+        for rule, file in known.items():
+            if why := monitor.refused.get(rule.id):
+                say(err, f"{file}: rule {rule.id} is refused: {why}", "yellow")
     verdicts = 0
-    with StopSignal(signal.SIGTERM) as stop:
-        while not stop.wanted and reader.problem is None:
-            packets = reader.read()
-            found = monitor.advance(time() - LATE_S) if reader.live and not packets else []
-            for raw, at, length in packets:
-                found += monitor.packet(raw, at, length, reader.link_type)
-            verdicts += len(found)
-            for verdict in found:
-                emit_json(verdict) if as_json else _show(verdict)
-            if not packets and not reader.live:
-                break
+    for verdict in _watch(reader, monitor):
+        verdicts += 1
+        emit_json(verdict) if as_json else _show(verdict)
     figures = {
         "rules": len(known),
         "run": len(monitor.rules),
@@ -91,20 +84,38 @@ def run(
         "shed": monitor.shed + monitor.decoder.shed,
         "took_s": perf_counter() - began,
     }
-    if as_json:
-        emit_json(figures)
-    else:
-        share = len(monitor.rules) / len(known)
-        say(out, f"{len(monitor.rules)} of {counted(len(known), 'rule')} run ({share:.0%})")
-        say(out, f"{counted(verdicts, 'verdict')} on {figures['packets']:,} packets", "bold")
-        for address in blocked:
-            say(out, f"to be blocked: {address}")
-        for what in ("missed", "shed"):
-            if figures[what]:
-                say(out, f"{what} for want of room: {figures[what]}")
+    emit_json(figures) if as_json else _figures(figures)
     if reader.problem:
         say(err, f"{source}: reading ended early: {reader.problem}", "yellow")
         raise typer.Exit(1)
+
+
+def _watch(reader: Capture, monitor: MmtMonitor) -> Iterator[MmtVerdict]:
+    """Yield the verdicts on a capture, or on live packets until Ctrl-C or SIGTERM."""
+    with StopSignal(signal.SIGTERM) as stop:
+        while not stop.wanted and reader.problem is None:
+            packets = reader.read()
+            for raw, at, length in packets:
+                yield from monitor.packet(raw, at, length, reader.link_type)
+            if not packets and not reader.live:
+                return
+            if not packets:
+                yield from monitor.advance(time() - LATE_S)
+
+
+def _figures(figures: dict[str, Any]) -> None:
+    rules, run, packets = figures["rules"], figures["run"], figures["packets"]
+    rate = packets / figures["took_s"]
+    say(out, f"{run} of {counted(rules, 'rule')} run ({run / rules:.0%})")
+    say(
+        out,
+        f"{counted(figures['verdicts'], 'verdict')} on {packets:,} packets ({rate:,.0f} a second)",
+    )
+    for address in figures["blocked"]:
+        say(out, f"to be blocked: {address}")
+    for what in ("missed", "shed"):
+        if figures[what]:
+            say(out, f"{what} for want of room: {figures[what]}")
 
 
 def _rules(paths: list[Path]) -> Iterator[tuple[MmtRule, Path]]:

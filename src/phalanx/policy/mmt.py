@@ -198,7 +198,7 @@ class _Parser:
     def primary(self) -> MmtExpression:
         kind, word = self.tokens[self.at]
         names = word.split(".")
-        if kind == "end" or word in (")", ",") and kind == "sign":
+        if kind == "end" or (kind == "sign" and word in (")", ",")):
             raise self.wrong("protocol.attribute, a constant, '#function(' or '('")
         self.at += 1
         if kind in ("text", "quoted"):
@@ -206,7 +206,7 @@ class _Parser:
         if kind == "number" or word in ("true", "false"):
             return MmtConstant(float(word if kind == "number" else word == "true"))
         if kind == "word" and len(names) == 2:
-            return MmtAttribute(*names)
+            return MmtAttribute(names[0], names[1])
         if kind == "word" and len(names) == 3 and names[2].isdecimal() and len(names[2]) < 4:
             return MmtAttribute(names[0], names[1], int(names[2]))
         self.depth += 1
@@ -337,7 +337,7 @@ def _tree(raw: bytes) -> ElementTree.Element:
     parser.StartDoctypeDeclHandler, parser.CharacterDataHandler = refuse, builder.data
     parser.StartElementHandler, parser.EndElementHandler = start, end
     try:
-        parser.Parse(raw, True)  # noqa: FBT003
+        parser.Parse(raw, True)
         return builder.close()
     except (expat.ExpatError, ValueError, LookupError) as error:
         raise MmtError(f"is no XML: {error}") from None

@@ -138,14 +138,13 @@ class MmtCompiler:
     def _code(self, part: MmtExpression, lax: set[tuple[str, str]]) -> tuple[str, str]:
         """Return Python for ``part``, and the kind of its value; ``lax`` ones may be missing."""
         if isinstance(part, MmtConstant):
-            text = isinstance(part.value, str)
-            return repr(
-                part.value.encode() if text else float(part.value)
-            ), TEXT if text else NUMBER  # type: ignore[union-attr]
+            if isinstance(part.value, str):
+                return repr(part.value.encode()), TEXT
+            return repr(float(part.value)), NUMBER
         if isinstance(part, MmtAttribute):
             slot, kind = self.slot(part)
             code = f"now[{slot}]" if part.event is None else f"bound[{part.event}][{slot}]"
-            missing = 0 if kind == NUMBER else b""
+            missing = "0" if kind == NUMBER else 'b""'
             return f"({code} or {missing})" if (part.protocol, part.name) in lax else code, kind
         if isinstance(part, MmtCall):
             return self._call(part, lax), ANY

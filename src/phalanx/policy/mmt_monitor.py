@@ -29,6 +29,7 @@ from phalanx.policy.mmt import (
     walk,
 )
 from phalanx.policy.mmt_expressions import (
+    LIBRARY,
     Bound,
     MmtCompiler,
     MmtContext,
