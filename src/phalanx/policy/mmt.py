@@ -28,8 +28,8 @@ LARGEST = 16 << 20
 """Octets of a file of rules."""
 ELEMENTS, NESTED = 200_000, 50
 """XML elements of a file; how deep operators, and brackets of an expression, may nest."""
-LONGEST = 10_000
-"""Characters of an expression."""
+LONGEST, LATEST = 10_000, 10**16
+"""Characters of an expression; microseconds that a delay is shorter than."""
 UNITS = {"Y": 31_104 * 10**9, "M": 2_592 * 10**9, "D": 86_400 * 10**6, "h": 3_600 * 10**6}
 UNITS |= {"m": 60 * 10**6, "s": 10**6, "ms": 1_000, "mms": 1}
 """Units of delays, in microseconds; a year has twelve months of 30 days."""
@@ -251,7 +251,7 @@ def expression_text(part: MmtExpression) -> str:
     return f"({f' {part.operator} '.join(map(expression_text, part.operands))})"
 
 
-_Time = Annotated[str, Meta(pattern=r"^\d{1,6}(\.\d{1,6})?[+-]?$")]
+_TIME = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)([+-]?)", re.ASCII)
 
 
 class _Attributes(Struct):
@@ -262,18 +262,23 @@ class _Attributes(Struct):
     type_property: Literal["ATTACK", "EVASION", "SECURITY", "TEST"] = "SECURITY"
     value: Literal["THEN", "BEFORE", "AND", "OR", "NOT", "COMPUTE"] = "COMPUTE"
     delay_units: Literal["Y", "M", "D", "h", "m", "s", "ms", "mms"] = "s"
-    delay_min: _Time = "0"
-    delay_max: _Time = "0"
+    delay_min: str = "0"
+    delay_max: str = "0"
     counter_max: Literal["0"] = "0"
     if_satisfied: str = ""
     if_not_satisfied: Literal[""] = ""
     boolean_expression: str = ""
     description: str = ""
 
-    def time(self, text: str) -> int:
+    def time(self, name: str) -> int:
         """Return a delay in microseconds; a + or - is one more or less."""
-        value = int(Decimal(text.rstrip("+-")) * UNITS[self.delay_units])
-        return max(0, value + text.endswith("+") - text.endswith("-"))
+        found = _TIME.fullmatch(getattr(self, name).strip())
+        value = int(Decimal(found[1]) * UNITS[self.delay_units]) if found else LATEST
+        if not found or value >= LATEST:
+            raise MmtError(
+                f"{name} is {getattr(self, name)[:40]!r}; a time such as 5 or 0+ is expected"
+            )
+        return max(0, value + (found[2] == "+") - (found[2] == "-"))
 
 
 def load_mmt(path: str | Path) -> tuple[MmtRule, ...]:
@@ -374,7 +379,7 @@ def _rule(node: ElementTree.Element, code: str) -> MmtRule:
 def _operator(node: ElementTree.Element, ids: Iterator[int]) -> MmtOperator:
     has = _attributes(node)
     parts = [_part(child, ids) for child in node]
-    least, most = has.time(has.delay_min), has.time(has.delay_max)
+    least, most = has.time("delay_min"), has.time("delay_max")
     if len(parts) != (1 if has.value == "COMPUTE" else 2):
         raise MmtError(f"{has.value} has {len(parts)} parts; COMPUTE takes one event, others two")
     if least > most or (has.value == "COMPUTE" and most):
@@ -439,7 +444,7 @@ def _delay_texts(least: int, most: int) -> dict[str, str]:
     for units in ("D", "h", "s", "ms", "mms"):
         size = UNITS[units]
         strict = size > 1 and least % size == 1
-        if not most % size and least % size == strict and most // size < 10**6:
+        if not most % size and least % size == strict:
             break
     text = f"{least // size}{'+' if strict else ''}"
     return {"delay_units": units, "delay_min": text, "delay_max": str(most // size)}

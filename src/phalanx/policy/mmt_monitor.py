@@ -136,8 +136,8 @@ class _Instance:
         self, state: _State, family: dict[_Instance, None], bound: Bound, opened: dict[int, int]
     ) -> None:
         self.state, self.family, self.bound, self.opened = state, family, bound, opened
-        self.seen: int = next(reversed(bound.values()))[-1]
-        """Number of the packet that it saw last."""
+        self.since: int = next(reversed(bound.values()))[-1]
+        """Number of the packet that it met last: none is two events, but where no time lies between."""
         self.earliest = max(opened[id(window)] + window.least for window in state.windows)
         self.latest = min(opened[id(window)] + window.most for window in state.windows)
         self.places: list[tuple[dict[Any, Any], Any]] = []
@@ -160,6 +160,11 @@ class _Automaton:
         self.sought: set[int] = set()
         """Events that instances, or the beginning, can wait for."""
         self.build(rule.root, self.start, self.good, self.bad, ())
+        self.begins: dict[int, list[_State]] = {}
+        """Where the rule begins, by event; an event that refers to another begins none."""
+        for event, after, _ in self.start.edges:
+            if not event.refers:
+                self.begins.setdefault(event.id, []).append(after)
         self.waiting: dict[int, dict[Any, dict[_Instance, int]]] = {}
         """By event and key: the instances that wait for it, and the edge that it is to each."""
         self.instances: dict[_Instance, None] = {}
@@ -303,8 +308,12 @@ class MmtMonitor:
         before = done = -1
         for number, event_id in sorted(hits):
             automaton = self._running[number]
+            if number == done or not (
+                event_id in automaton.begins or automaton.waiting.get(event_id)
+            ):
+                continue
             event = automaton.events[event_id]
-            if have & event.need == event.need and number != done:
+            if have & event.need == event.need:
                 if number != before:
                     met, before = set(), number
                 found = self._offer(automaton, event, now, met)
@@ -330,14 +339,14 @@ class MmtMonitor:
     ) -> MmtVerdict | None:
         """Show a packet to the instances that wait for an event, the youngest first."""
         time, number = now[-2:]
-        key = tuple(now[slot] for slot, _, _ in event.same)
-        group = automaton.waiting.get(event.id, {}).get(key, {})
+        group: dict[_Instance, int] = {}
+        if groups := automaton.waiting.get(event.id):
+            group = groups.get(tuple([now[slot] for slot, _, _ in event.same]), group)
         for instance in list(reversed(group)):
-            ready = instance.earliest <= time <= instance.latest and instance.seen != number
+            ready = instance.earliest <= time <= instance.latest and instance.since != number
             if not ready or instance not in group or not event.guard(now, instance.bound):
                 continue
             _, after, stays = instance.state.edges[group[instance]]
-            instance.seen = number
             if not stays:
                 automaton.drop(instance)
             if not after.edges:
@@ -346,10 +355,9 @@ class MmtMonitor:
             found = self._enter(automaton, instance.family, bound, after, time, instance.opened)
             if found:
                 return found
-        for first, after, _ in automaton.start.edges:
-            # What completed an instance begins no other: a AND b, b that came before a.
-            begins = first is event and event.id not in met and not event.refers
-            if begins and event.guard(now, {}):
+        # What completed an instance begins no other: a AND b, b that came after a.
+        if event.id in automaton.begins and event.id not in met and event.guard(now, {}):
+            for after in automaton.begins[event.id]:
                 found = self._enter(automaton, {}, {event.id: now}, after, time, {})
                 if found:
                     return found

@@ -20,9 +20,10 @@ from msgspec import Struct
 from phalanx.analytics.packets import LINKS
 
 NUMBER, TEXT, IPV4, IPV6, MAC = "number", "text", "IPv4 address", "IPv6 address", "MAC address"
-DATAGRAMS, FRAGMENTS, SEGMENTS, LAYERS = 512, 2_000, 8_192, 16
-"""Datagrams in fragments that are held at a time, fragments of one; segments that are known
-again; protocols of a packet that are read."""
+DATAGRAMS, FRAGMENTS, OCTETS = 512, 1_000, 1 << 17
+"""Datagrams in fragments that are held at a time; fragments and octets of one."""
+SEGMENTS, LAYERS = 8_192, 16
+"""Segments of TCP that are known again; protocols of a packet that are read."""
 SHOWN = 255
 """Characters of a text that a verdict has."""
 
@@ -191,7 +192,10 @@ class MmtDecoder:
             packet.end = packet.wire_end = len(packet.data)
             packet.note("meta", packet_len=packet.end)
             return True
-        if len(self._fragments) > DATAGRAMS or len(parts) > FRAGMENTS:
+        if len(parts) > FRAGMENTS or sum(len(octets) for octets, _ in parts.values()) > OCTETS:
+            del self._fragments[key]
+            self.shed += 1
+        elif len(self._fragments) > DATAGRAMS:
             self._fragments.popitem(last=False)
             self.shed += 1
         return False
