@@ -98,8 +98,7 @@ def expressions(events):
     )
 
 
-ABOUT = st.text("aé\"'<>& 
-	;]", max_size=6)
+ABOUT = st.text("aé\"'<>& \n\t;]", max_size=6)
 
 
 @st.composite
