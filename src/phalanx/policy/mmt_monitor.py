@@ -96,8 +96,8 @@ class _Event:
         self.need = sum(1 << slot for slot in needed)
         """The attributes that a packet must have, a bit each."""
         self.refers = {u.event for u in used if u.event is not None}
-        self.test: tuple[int, Any] | None = None
-        """Slot and value that a packet must have, if the expression says so."""
+        self.tests: dict[int, Any] = {}
+        """Values that a packet must have, by slot, as far as the expression names constants."""
         self.same: list[tuple[int, int, int]] = []
         """Slots whose values must be those that an earlier event's packet has in a slot."""
         for part in _conjuncts(event.expression):
@@ -108,7 +108,7 @@ class _Event:
                     continue
                 slot, kind = compiler.slot(one)
                 if isinstance(other, MmtConstant) and kind == NUMBER:
-                    self.test = self.test or (slot, other.value)
+                    self.tests.setdefault(slot, other.value)
                 elif isinstance(other, MmtAttribute) and other.event is not None:
                     self.same.append((slot, other.event, compiler.slot(other)[0]))
 
@@ -137,17 +137,19 @@ class _Instance:
     ) -> None:
         self.state, self.family, self.bound, self.opened = state, family, bound, opened
         self.since: int = next(reversed(bound.values()))[-1]
-        """Number of the packet that it met last: none is two events, but where no time lies between."""
+        """Number of the packet that it met last, which is no further event of it."""
         self.earliest = max(opened[id(window)] + window.least for window in state.windows)
         self.latest = min(opened[id(window)] + window.most for window in state.windows)
-        self.places: list[tuple[dict[Any, Any], Any]] = []
-        """Where it waits: instances by key, and its key."""
+        self.places: list[tuple[int, dict[Any, dict[_Instance, int]], Any]] = []
+        """Where it waits: event, instances by key, and its key."""
 
 
 class _Automaton:
     """A rule at work."""
 
-    def __init__(self, rule: MmtRule, compiler: MmtCompiler) -> None:
+    def __init__(
+        self, rule: MmtRule, compiler: MmtCompiler, number: int, sought: set[tuple[int, int]]
+    ) -> None:
         if rule.code:
             parts = [part for event in rule.events() for part in walk(event.expression)]
             names = {p.name for p in parts if isinstance(p, MmtCall)} - LIBRARY.keys()
@@ -157,8 +159,8 @@ class _Automaton:
         self.events = {event.id: _Event(event, rule, compiler) for event in rule.events()}
         self.react = compiler.reaction(rule) if rule.if_satisfied else None
         self.good, self.bad, self.vain, self.start = _State(), _State(), _State(), _State()
-        self.sought: set[int] = set()
-        """Events that instances, or the beginning, can wait for."""
+        self.number, self.sought = number, sought
+        """All rules and events that instances wait for; this one's number among the rules."""
         self.build(rule.root, self.start, self.good, self.bad, ())
         self.begins: dict[int, list[_State]] = {}
         """Where the rule begins, by event; an event that refers to another begins none."""
@@ -181,7 +183,6 @@ class _Automaton:
         """Let ``part`` lead from ``start`` to ``good``, or to ``bad`` if its time is over."""
         if isinstance(part, MmtEvent):
             start.edges.append((self.events[part.id], good, stays))
-            self.sought |= set() if start.at_once else {part.id}
             return
         context, trigger = part.context, part.trigger
         if trigger is None or part.value == "OR":
@@ -212,17 +213,20 @@ class _Automaton:
             if event.refers <= instance.bound.keys():
                 key = tuple(instance.bound[earlier][slot] for _, earlier, slot in event.same)
                 groups = self.waiting.setdefault(event.id, {})
+                self.sought.add((self.number, event.id))
                 groups.setdefault(key, {})[instance] = number
-                instance.places.append((groups, key))
+                instance.places.append((event.id, groups, key))
 
     def drop(self, instance: _Instance) -> None:
         """Forget an instance."""
         if instance in self.instances:
             del self.instances[instance], instance.family[instance]
-            for groups, key in instance.places:
+            for event, groups, key in instance.places:
                 groups[key].pop(instance, None)
                 if not groups[key]:
                     del groups[key]
+                if not groups:
+                    self.sought.discard((self.number, event))
 
 
 class MmtMonitor:
@@ -249,25 +253,24 @@ class MmtMonitor:
         self._most, self._order = instances, count()
         self._timers: list[tuple[int, int, _Instance, _Automaton]] = []
         self._running: list[_Automaton] = []
+        self._sought: set[tuple[int, int]] = set()
         compiler = MmtCompiler(context)
         for rule in rules:
             try:
-                self._running.append(_Automaton(rule, compiler))
+                self._running.append(_Automaton(rule, compiler, len(self._running), self._sought))
             except MmtError as error:
                 self.refused[rule.id] = str(error)
         self._width = len(compiler.slots)
         self._fields: dict[str, list[tuple[int, Callable[..., Any]]]] = {}
         for (protocol, name), slot in compiler.slots.items():
             self._fields.setdefault(protocol, []).append((slot, FIELDS[protocol][name].read))
-        self._by_value: dict[int, dict[Any, list[tuple[int, int]]]] = {}
-        """Slot, value: the rules and events that such a packet can be."""
-        self._always: list[tuple[int, int]] = []
-        """Rules and events that any packet can be."""
-        for number, automaton in enumerate(self._running):
-            for event in automaton.sought:
-                slot, value = automaton.events[event].test or (-1, None)
-                table = self._by_value.setdefault(slot, {}) if slot >= 0 else {None: self._always}
-                table.setdefault(value, []).append((number, event))
+        self._begins: dict[tuple[int, ...], dict[tuple[Any, ...], list[tuple[int, int]]]] = {}
+        """Slots, values: the rules, and events of theirs, that such a packet can begin."""
+        for automaton in self._running:
+            for number in automaton.begins:
+                tests = automaton.events[number].tests
+                table = self._begins.setdefault(tuple(tests), {})
+                table.setdefault(tuple(tests.values()), []).append((automaton.number, number))
 
     @property
     def rules(self) -> list[MmtRule]:
@@ -301,17 +304,15 @@ class MmtMonitor:
                 if value is not None:
                     have |= 1 << slot
         now += have, time, packet.index
-        hits = list(self._always)
-        for slot, table in self._by_value.items():
-            hits += table.get(now[slot], ())
+        hits = set(self._sought)
+        for slots, table in self._begins.items():
+            hits.update(table.get(tuple([now[slot] for slot in slots]), ()))
         met: set[int] = set()
         before = done = -1
         for number, event_id in sorted(hits):
-            automaton = self._running[number]
-            if number == done or not (
-                event_id in automaton.begins or automaton.waiting.get(event_id)
-            ):
+            if number == done:
                 continue
+            automaton = self._running[number]
             event = automaton.events[event_id]
             if have & event.need == event.need:
                 if number != before:
