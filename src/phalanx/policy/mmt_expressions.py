@@ -31,7 +31,8 @@ ANY = "value"
 """Kind of what a function returns."""
 
 Values = list[Any]
-"""The attributes of a packet, by slot; None: it has no such one. Then its time and number."""
+"""The attributes of a packet, by slot; None: it has no such one. Then None, what it has as bits
+(1 << slot), its time in microseconds and its number."""
 Bound = dict[int, Values]
 """Packets by the event that each was."""
 Guard = Callable[[Values, Bound], Any]

@@ -111,6 +111,8 @@ class _Event:
                     self.tests.setdefault(slot, other.value)
                 elif isinstance(other, MmtAttribute) and other.event is not None:
                     self.same.append((slot, other.event, compiler.slot(other)[0]))
+        self.probe = next(iter(self.tests.items()), (-4, None))
+        """One of them; the values of a packet have None at -4."""
 
 
 class _Window(Struct, eq=False):
@@ -303,7 +305,7 @@ class MmtMonitor:
                 value = now[slot] = read(packet, at)
                 if value is not None:
                     have |= 1 << slot
-        now += have, time, packet.index
+        now += None, have, time, packet.index
         hits = set(self._sought)
         for slots, table in self._begins.items():
             hits.update(table.get(tuple([now[slot] for slot in slots]), ()))
@@ -314,13 +316,14 @@ class MmtMonitor:
                 continue
             automaton = self._running[number]
             event = automaton.events[event_id]
-            if have & event.need == event.need:
-                if number != before:
-                    met, before = set(), number
-                found = self._offer(automaton, event, now, met)
-                if found:  # a rule gives one verdict a packet
-                    verdicts.append(found)
-                    done = number
+            if have & event.need != event.need or now[event.probe[0]] != event.probe[1]:
+                continue
+            if number != before:
+                met, before = set(), number
+            found = self._offer(automaton, event, now, met)
+            if found:  # a rule gives one verdict a packet
+                verdicts.append(found)
+                done = number
         return verdicts
 
     def advance(self, time_s: float) -> list[MmtVerdict]:
