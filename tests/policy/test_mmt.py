@@ -118,7 +118,12 @@ def generated_rules(draw):
     if isinstance(root, MmtEvent):
         root = MmtOperator("COMPUTE", root, description=draw(ABOUT))
     kind = draw(st.sampled_from(["ATTACK", "EVASION", "SECURITY", "TEST"]))
-    return MmtRule(draw(st.integers(0, 10**6)), kind, root, draw(st.sampled_from(["", "em_x"])))
+    return MmtRule(
+        draw(st.integers(0, 10**6)),
+        kind,
+        root,
+        *draw(st.sampled_from([("", ""), ("em_x", ""), ("f(a.b)", "g")])),
+    )
 
 
 @settings(max_examples=40, deadline=None)

@@ -48,7 +48,7 @@ def test_verdicts_are_those_expected(file):
     while packets := capture.read():
         for raw, time, length in packets:
             found += map(given, watch.packet(raw, time, length, capture.link_type))
-    # Two of the 74 are of rules that bring code: 38 and 70.
+    # Two of the 76 are of rules that bring code: 38 and 70.
     assert found == [verdict for verdict in expected(file) if verdict[0] not in watch.refused]
 
 

@@ -213,14 +213,16 @@ def slice_context(blocked):
 
 
 FOREIGN = "((#get_sliceID() == 'cameras') && (#whitelist(ip.src) == 1))"
+NAMED = "(#whitelist(#get_sliceID(), ip.src) == true)"
 
 
 @pytest.mark.parametrize(
     "call", ["block_packet_from", "#block_packet_from(ip.src)", "block_packet_from(ip.src.1)"]
 )
-def test_the_isolation_rule_of_a_slice_has_foreign_sources_blocked(call):
+@pytest.mark.parametrize("foreign", [FOREIGN, NAMED])
+def test_the_isolation_rule_of_a_slice_has_foreign_sources_blocked(call, foreign):
     blocked = []
-    text = rule("COMPUTE", event(1, FOREIGN), kind="ATTACK", extra=f'if_satisfied="{call}"')
+    text = rule("COMPUTE", event(1, foreign), kind="ATTACK", extra=f'if_satisfied="{call}"')
     watch = monitor(text, context=slice_context(blocked))
     found = feed(watch, *on((0, 1, "10.0.0.1"), (1, 1, "10.0.0.7"), (2, 1, "10.0.0.2")))
     assert [v.events[0].attributes["ip.src"] for v in found] == ["10.0.0.7"]
@@ -265,9 +267,13 @@ def test_code_that_a_rule_brings_is_refused_and_named():
     assert watch.refused == {1: "brings code of its own, in C for em_x; it is not run"}
 
 
-def test_other_reactions_than_those_of_the_library_are_refused():
-    watch = monitor(rule("COMPUTE", ONE, extra='if_satisfied="em_print_out"'))
-    assert watch.refused == {1: "if_satisfied calls em_print_out; known is block_packet_from"}
+@pytest.mark.parametrize(
+    ("reaction", "known"),
+    [("if_satisfied", "known is block_packet_from"), ("if_not_satisfied", "that is not known")],
+)
+def test_other_reactions_than_those_of_the_library_are_refused(reaction, known):
+    watch = monitor(rule("COMPUTE", ONE, extra=f'{reaction}="em_print_out"'))
+    assert watch.refused == {1: f"{reaction} calls em_print_out; {known}"}
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,8 @@ class MmtRule(Struct, frozen=True):
     root: MmtOperator
     if_satisfied: str = ""
     """Function to call with each verdict."""
+    if_not_satisfied: str = ""
+    """Function to call otherwise, of which the documentation says nothing: not run, if named."""
     code: str = ""
     """C code that the file of the rule brings; such a rule is not run."""
 
@@ -266,7 +268,7 @@ class _Attributes(Struct):
     delay_max: str = "0"
     counter_max: Literal["0"] = "0"
     if_satisfied: str = ""
-    if_not_satisfied: Literal[""] = ""
+    if_not_satisfied: str = ""
     boolean_expression: str = ""
     description: str = ""
 
@@ -365,7 +367,8 @@ def _rule(node: ElementTree.Element, code: str) -> MmtRule:
     if "property_id" not in node.attrib:
         raise MmtError("a number is expected")
     root = _operator(node, iter(range(1, ELEMENTS)))
-    rule = MmtRule(has.property_id, has.type_property, root, has.if_satisfied.strip(), code)
+    reactions = has.if_satisfied.strip(), has.if_not_satisfied.strip()
+    rule = MmtRule(has.property_id, has.type_property, root, *reactions, code)
     ids = {event.id for event in rule.events()}
     if len(ids) < len(rule.events()):
         raise MmtError("two events have the same event_id")
@@ -413,7 +416,8 @@ def write_mmt(rules: Iterable[MmtRule]) -> str:
         ElementTree.SubElement(root, "embedded_functions").text = code
     for rule in rules:
         extra = {"property_id": str(rule.id), "type_property": rule.type}
-        extra |= {"if_satisfied": rule.if_satisfied} if rule.if_satisfied else {}
+        for name in ("if_satisfied", "if_not_satisfied"):
+            extra |= {name: getattr(rule, name)} if getattr(rule, name) else {}
         _write(root, "property", rule.root, extra)
     ElementTree.indent(root)
     text = ElementTree.tostring(root, "unicode")

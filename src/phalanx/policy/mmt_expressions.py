@@ -57,7 +57,7 @@ def _compare(one: bytes, other: bytes) -> int:
     return (_c(one) > _c(other)) - (_c(one) < _c(other))
 
 
-def _slice(context: MmtContext) -> int | bytes:
+def _slice(context: MmtContext, _: Any = None) -> int | bytes:
     return context.slice_id.encode() if isinstance(context.slice_id, str) else context.slice_id
 
 
@@ -81,7 +81,7 @@ LIBRARY: dict[str, tuple[str, Callable[..., Any]]] = {
     "strcasecmp": ("tt", lambda _, a, b: _compare(a.lower(), b.lower())),
     "strstr": ("tt", lambda _, text, part: int(_c(part) in _c(text))),
     "strcasestr": ("tt", lambda _, a, b: int(_c(b).lower() in _c(a).lower())),
-    "get_sliceID": ("!", _slice),
+    "get_sliceID": ("!|x", _slice),
     "whitelist": ("!a|x", _whitelist),
     "block_packet_from": ("!a", _block),
 }
@@ -192,8 +192,10 @@ class MmtCompiler:
                 f"{part.name} takes {len(least + more)} arguments, not {len(part.operands)}"
             )
         codes = ["context"]
-        for letter, operand in zip(least + more, part.operands, strict=False):
-            code, kind = self._code(operand, set() if part.name == "is_exist" else lax)
+        parts = [self._code(p, set() if part.name == "is_exist" else lax) for p in part.operands]
+        if least == "a":  # whitelist(#get_sliceID(), ip.src) means the same
+            parts.sort(key=lambda found: found[1] not in (IPV4, IPV6))
+        for letter, (code, kind) in zip(least + more, parts, strict=False):
             kinds, wanted = _LETTERS.get(letter, (kind, ""))
             if kind not in kinds:
                 raise MmtError(f"{part.name} is called with a {kind}; it takes {wanted}")

@@ -41,6 +41,8 @@ from phalanx.policy.mmt_packets import FIELDS, NUMBER, MmtDecoder, shown
 
 INSTANCES = 4_096
 """Instances of a rule that are held at a time; the oldest goes when there are more."""
+TIMERS = 1_000
+"""Timers from which on those of ended instances are removed."""
 VERDICTS = {
     ("ATTACK", True): "detected",
     ("EVASION", True): "detected",
@@ -157,6 +159,10 @@ class _Automaton:
             names = {p.name for p in parts if isinstance(p, MmtCall)} - LIBRARY.keys()
             what = f" for {', '.join(sorted(names))}" if names else ""
             raise MmtError(f"brings code of its own, in C{what}; it is not run")
+        if rule.if_not_satisfied:
+            raise MmtError(
+                f"if_not_satisfied calls {rule.if_not_satisfied[:60]}; that is not known"
+            )
         self.rule = rule
         self.events = {event.id: _Event(event, rule, compiler) for event in rule.events()}
         self.react = compiler.reaction(rule) if rule.if_satisfied else None
@@ -252,7 +258,7 @@ class MmtMonitor:
         self.shed = 0
         """Instances that were given up, for want of room."""
         self.decoder = MmtDecoder()
-        self._most, self._order = instances, count()
+        self._most, self._order, self._tidy_at = instances, count(), TIMERS
         self._timers: list[tuple[int, int, _Instance, _Automaton]] = []
         self._running: list[_Automaton] = []
         self._sought: set[tuple[int, int]] = set()
@@ -396,9 +402,10 @@ class MmtMonitor:
         if len(automaton.instances) > self._most:
             automaton.drop(next(iter(automaton.instances)))
             self.shed += 1
-        if len(self._timers) > 1_000 and len(self._timers) > 4 * self.live:
+        if len(self._timers) > self._tidy_at:
             self._timers = [timer for timer in self._timers if timer[2] in timer[3].instances]
             heapify(self._timers)
+            self._tidy_at = TIMERS + 2 * len(self._timers)
         return None
 
     @staticmethod

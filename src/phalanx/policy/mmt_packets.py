@@ -54,7 +54,9 @@ class MmtPacket:
 
     def number(self, at: int, size: int = 1) -> int:
         """Return a number of the packet; 0 behind its end."""
-        return int.from_bytes(self.data[at : min(at + size, self.end)].ljust(size, b"\0"))
+        if at + size <= self.end:
+            return int.from_bytes(self.data[at : at + size])
+        return int.from_bytes(self.data[at : max(at, self.end)].ljust(size, b"\0"))
 
     def note(self, protocol: str, **attributes: Any) -> None:
         """Keep attributes of a protocol; empty texts are none."""
@@ -222,19 +224,20 @@ class MmtDecoder:
         body = at + packet.number(at + 12) // 16 * 4
         if body < at + 20 or body > packet.wire_end:
             return "", body
-        packet.note("tcp", payload_len=packet.wire_end - body)
-        ends = packet.data[at - 16 : at + 8]  # addresses (of IPv6 the target's), ports, number
-        segment = hash((ends, packet.data[body : packet.end]))
+        packet.extra["tcp.payload_len"] = packet.wire_end - body
         found = _HTTP.match(packet.data, body, packet.end)
         protocol = "http" if found else _by_port(packet, at)
-        if protocol and body < packet.end:
-            if segment in self._segments:
-                return "", body
-            self._segments[segment] = None
-            if len(self._segments) > SEGMENTS:
-                self._segments.popitem(last=False)
-            if found:
-                _http(packet, found)
+        if not protocol or body >= packet.end:
+            return "", body
+        # Addresses (of IPv6 the target's), ports, sequence number, and what the segment carries.
+        segment = hash((packet.data[at - 16 : at + 8], packet.data[body : packet.end]))
+        if segment in self._segments:
+            return "", body
+        self._segments[segment] = None
+        if len(self._segments) > SEGMENTS:
+            self._segments.popitem(last=False)
+        if found:
+            _http(packet, found)
         return protocol, body
 
     def _udp(self, packet: MmtPacket, at: int) -> tuple[str, int]:
