@@ -9,6 +9,7 @@ an event are found by the values that it must share with the packets before
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -43,6 +44,7 @@ INSTANCES = 4_096
 """Instances of a rule that are held at a time; the oldest goes when there are more."""
 TIMERS = 1_000
 """Timers from which on those of ended instances are removed."""
+NONE: frozenset[tuple[int, int]] = frozenset()
 VERDICTS = {
     ("ATTACK", True): "detected",
     ("EVASION", True): "detected",
@@ -152,7 +154,11 @@ class _Automaton:
     """A rule at work."""
 
     def __init__(
-        self, rule: MmtRule, compiler: MmtCompiler, number: int, sought: set[tuple[int, int]]
+        self,
+        rule: MmtRule,
+        compiler: MmtCompiler,
+        number: int,
+        sought: dict[Any, set[tuple[int, int]]],
     ) -> None:
         if rule.code:
             parts = [part for event in rule.events() for part in walk(event.expression)]
@@ -168,7 +174,7 @@ class _Automaton:
         self.react = compiler.reaction(rule) if rule.if_satisfied else None
         self.good, self.bad, self.vain, self.start = _State(), _State(), _State(), _State()
         self.number, self.sought = number, sought
-        """All rules and events that instances wait for; this one's number among the rules."""
+        """By slot and value: rules and events that instances wait for; this one's number."""
         self.build(rule.root, self.start, self.good, self.bad, ())
         self.begins: dict[int, list[_State]] = {}
         """Where the rule begins, by event; an event that refers to another begins none."""
@@ -221,7 +227,7 @@ class _Automaton:
             if event.refers <= instance.bound.keys():
                 key = tuple(instance.bound[earlier][slot] for _, earlier, slot in event.same)
                 groups = self.waiting.setdefault(event.id, {})
-                self.sought.add((self.number, event.id))
+                self.sought[event.probe].add((self.number, event.id))
                 groups.setdefault(key, {})[instance] = number
                 instance.places.append((event.id, groups, key))
 
@@ -234,7 +240,7 @@ class _Automaton:
                 if not groups[key]:
                     del groups[key]
                 if not groups:
-                    self.sought.discard((self.number, event))
+                    self.sought[self.events[event].probe].discard((self.number, event))
 
 
 class MmtMonitor:
@@ -261,7 +267,7 @@ class MmtMonitor:
         self._most, self._order, self._tidy_at = instances, count(), TIMERS
         self._timers: list[tuple[int, int, _Instance, _Automaton]] = []
         self._running: list[_Automaton] = []
-        self._sought: set[tuple[int, int]] = set()
+        self._sought: dict[tuple[int, Any], set[tuple[int, int]]] = defaultdict(set)
         compiler = MmtCompiler(context)
         for rule in rules:
             try:
@@ -272,6 +278,8 @@ class MmtMonitor:
         self._fields: dict[str, list[tuple[int, Callable[..., Any]]]] = {}
         for (protocol, name), slot in compiler.slots.items():
             self._fields.setdefault(protocol, []).append((slot, FIELDS[protocol][name].read))
+        events = [event for one in self._running for event in one.events.values()]
+        self._probes = {event.probe[0] for event in events}
         self._begins: dict[tuple[int, ...], dict[tuple[Any, ...], list[tuple[int, int]]]] = {}
         """Slots, values: the rules, and events of theirs, that such a packet can begin."""
         for automaton in self._running:
@@ -312,7 +320,9 @@ class MmtMonitor:
                 if value is not None:
                     have |= 1 << slot
         now += None, have, time, packet.index
-        hits = set(self._sought)
+        hits: set[tuple[int, int]] = set()
+        for slot in self._probes:
+            hits |= self._sought.get((slot, now[slot]), NONE)
         for slots, table in self._begins.items():
             hits.update(table.get(tuple([now[slot] for slot in slots]), ()))
         met: set[int] = set()
@@ -322,7 +332,7 @@ class MmtMonitor:
                 continue
             automaton = self._running[number]
             event = automaton.events[event_id]
-            if have & event.need != event.need or now[event.probe[0]] != event.probe[1]:
+            if have & event.need != event.need:
                 continue
             if number != before:
                 met, before = set(), number
