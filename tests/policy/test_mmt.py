@@ -61,7 +61,8 @@ def test_expressions_are_read_as_in_c(text, meant):
         ("(a.b == 'x)", '"\'x)" cannot be read'),
         ("(!a.b)", "'!a.b)' cannot be read"),
         ("(" * 60 + "1", "brackets nest at most 50 deep"),
-        ("1" + "+1" * 60, "more than 50 operators + in a row"),
+        ("1" + "+1" * 60, "operators nest deeper than 50"),
+        ("(1+" * 40 + "1+1+1+1+1+1+1+1+1+1+1+1", "operators nest deeper than 50"),
         ("a.b" + " " * 10_000, "longer than 10,000 characters"),
     ],
 )

@@ -247,6 +247,7 @@ def test_a_function_in_an_expression_may_block_as_well():
         ("(ngap.colour == 1)", "no attribute ngap.colour; known of ngap: amf_ue_id, "),
         ("(quic.version == 1)", "no attribute quic.version; known protocols "),
         ("(ip.src == 5)", "== compares a IPv4 address with a number"),
+        ("(#strlen('x') == 'x')", "== compares a number with a text"),
         ("(ip.src == '10.0.0.300')", "'10.0.0.300' is no IPv4 address"),
         ("(http.uri + 1 > 2)", "+ counts with a text"),
         ("(#strlen(tcp.flags) > 2)", "strlen is called with a number; it takes a text"),
@@ -292,6 +293,9 @@ def test_other_reactions_than_those_of_the_library_are_refused(reaction, known):
         ("(#strcmp('a', 'b') < 0)", True),
         ("(true)", True),
         ("(udp.dest_port - 1)", False),
+        ("(#is_exist(http.uri) || (http.uri == 0))", True),
+        ("(#is_exist(http.uri) || (http.uri != 0) || (http.uri > 'a') || (tcp.flags > 1))", False),
+        ("(1 - " * 48 + "1" + ")" * 48, True),
     ],
 )
 def test_expressions_mean_what_they_mean_in_c(expression, holds):

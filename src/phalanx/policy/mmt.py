@@ -168,6 +168,12 @@ class _Parser:
         expression = self.level(0)
         if self.tokens[self.at][0] != "end":
             raise self.wrong("an operator")
+        parts = [(expression, 1)]
+        while parts:
+            part, depth = parts.pop()
+            if depth > NESTED:
+                raise MmtError(f"operators nest deeper than {NESTED}")
+            parts += [(inner, depth + 1) for inner in getattr(part, "operands", ())]
         return expression
 
     def wrong(self, expected: str) -> MmtError:
@@ -190,8 +196,6 @@ class _Parser:
             operands.append(self.level(number + 1))
         if operators and number < 2:
             return MmtOperation(operators[0], tuple(operands))
-        if len(operators) > NESTED:
-            raise MmtError(f"more than {NESTED} operators {operators[0]} in a row")
         left = operands[0]
         for operator, right in zip(operators, operands[1:], strict=True):
             left = MmtOperation(operator, (left, right))

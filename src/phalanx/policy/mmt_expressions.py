@@ -27,9 +27,6 @@ from phalanx.policy.mmt import (
 )
 from phalanx.policy.mmt_packets import FIELDS, IPV4, IPV6, MAC, NUMBER, TEXT
 
-ANY = "value"
-"""Kind of what a function returns."""
-
 Values = list[Any]
 """The attributes of a packet, by slot; None: it has no such one. Then None, what it has as bits
 (1 << slot), its time in microseconds and its number."""
@@ -148,7 +145,12 @@ class MmtCompiler:
             missing = "0" if kind == NUMBER else 'b""'
             return f"({code} or {missing})" if (part.protocol, part.name) in lax else code, kind
         if isinstance(part, MmtCall):
-            return self._call(part, lax), ANY
+            text = (
+                part.name == "get_sliceID"
+                and self.context
+                and isinstance(_slice(self.context), bytes)
+            )
+            return self._call(part, lax), TEXT if text else NUMBER
         parts = [self._code(operand, lax) for operand in part.operands]
         if part.operator in ("&&", "||"):
             word = " and " if part.operator == "&&" else " or "
@@ -156,7 +158,7 @@ class MmtCompiler:
         (left, one), (right, other) = parts
         if part.operator not in "+-*/":
             return self._comparison(part, parts), NUMBER
-        if wrong := {one, other} - {NUMBER, ANY}:
+        if wrong := {one, other} - {NUMBER}:
             raise MmtError(f"{part.operator} counts with a {wrong.pop()}")
         if part.operator == "/":
             return f"divide(float({left}), float({right}))", NUMBER
@@ -164,19 +166,16 @@ class MmtCompiler:
 
     @staticmethod
     def _comparison(part: MmtOperation, parts: list[tuple[str, str]]) -> str:
-        equality = part.operator in ("==", "!=")
         for mine, operand in ((0, part.operands[1]), (1, part.operands[0])):
             code, kind = parts[mine]
-            if not isinstance(operand, MmtConstant) or kind in (NUMBER, ANY):
-                continue
-            if operand.value == 0 and equality:  # as in C: whether there is one at all
-                return f"({code} is {'None' if part.operator == '==' else 'not None'})"
-            if kind != TEXT and isinstance(operand.value, str):
-                parts[1 - mine] = repr(_address(kind, operand.value)), kind
+            if isinstance(operand, MmtConstant) and kind != NUMBER:
+                if operand.value == 0 and part.operator in ("==", "!="):
+                    # As in C: whether there is one at all. None that is there is empty.
+                    return f"(not {code})" if part.operator == "==" else f"(not (not {code}))"
+                if kind != TEXT and isinstance(operand.value, str):
+                    parts[1 - mine] = repr(_address(kind, operand.value)), kind
         (left, one), (right, other) = parts
-        if (ANY in (one, other) and not equality and {one, other} - {ANY, NUMBER}) or (
-            ANY not in (one, other) and (one == NUMBER) != (other == NUMBER)
-        ):
+        if (one == NUMBER) != (other == NUMBER):
             raise MmtError(f"{part.operator} compares a {one} with a {other}")
         return f"({left} {part.operator} {right})"
 
