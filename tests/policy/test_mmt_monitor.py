@@ -188,6 +188,14 @@ def test_a_try_that_fails_does_not_end_the_search():
     assert [v.time_s for v in feed(strict, *on((100, 1), (110, 2), (190, 9)))] == [0.15]
 
 
+def test_a_rule_that_doubles_with_each_operator_is_refused():
+    tree = event(1, "(true)")
+    for number in range(2, 46):
+        tree = operator("AND", tree, event(number, "(ip.src != ip.dst)"), delay="0..9")
+    text = rule("AND", tree, event(46, "(ip.src != ip.dst)"), delay="0..9")
+    assert monitor(text).refused[1].startswith("has more than 4,096 ways to be found")
+
+
 def test_instances_are_bounded_and_what_is_given_up_is_counted():
     watch = monitor(rule("THEN", ONE, SAME, delay="0..1000"), instances=8)
     sources = [f"10.0.1.{number}" for number in range(1, 21)]

@@ -42,6 +42,8 @@ from phalanx.policy.mmt_packets import FIELDS, NUMBER, MmtDecoder, shown
 
 INSTANCES = 4_096
 """Instances of a rule that are held at a time; the oldest goes when there are more."""
+WAYS = 4_096
+"""Parts of an automaton; a rule that needs more is refused."""
 TIMERS = 1_000
 """Timers from which on those of ended instances are removed."""
 NONE: frozenset[tuple[int, int]] = frozenset()
@@ -173,7 +175,7 @@ class _Automaton:
         self.events = {event.id: _Event(event, rule, compiler) for event in rule.events()}
         self.react = compiler.reaction(rule) if rule.if_satisfied else None
         self.good, self.bad, self.vain, self.start = _State(), _State(), _State(), _State()
-        self.number, self.sought = number, sought
+        self.number, self.sought, self.size = number, sought, 0
         """By slot and value: rules and events that instances wait for; this one's number."""
         self.build(rule.root, self.start, self.good, self.bad, ())
         self.begins: dict[int, list[_State]] = {}
@@ -195,6 +197,9 @@ class _Automaton:
         stays: bool = True,
     ) -> None:
         """Let ``part`` lead from ``start`` to ``good``, or to ``bad`` if its time is over."""
+        self.size += 1
+        if self.size > WAYS:
+            raise MmtError(f"has more than {WAYS:,} ways to be found: AND and BEFORE double them")
         if isinstance(part, MmtEvent):
             start.edges.append((self.events[part.id], good, stays))
             return
