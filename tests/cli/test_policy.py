@@ -96,6 +96,7 @@ def test_a_capture_that_is_cut_off_is_judged_up_to_there(rules, capture):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
+        (("{rules}/..", "--capture", "x"), "there is no rule in"),
         (("{rules}",), "one of --capture FILE and --interface NAME is needed"),
         (("{rules}", "--capture", "x", "--interface", "lo"), "one of --capture FILE and"),
         (("{rules}/none.xml", "--capture", "{capture}"), "none.xml: No such file or directory"),

@@ -18,6 +18,8 @@ from phalanx.policy.mmt import MmtRule, load_mmt
 from phalanx.policy.mmt_expressions import MmtContext
 from phalanx.policy.mmt_monitor import MmtMonitor, MmtVerdict
 
+BLOCKED = 10_000
+"""Addresses to be blocked that are listed."""
 LATE_S = 1.0
 """How late a live packet may be told, in seconds: what did not come by then is held missing."""
 
@@ -56,11 +58,13 @@ def run(
     """
     if bool(capture) == bool(interface):
         raise PhalanxError("one of --capture FILE and --interface NAME is needed")
-    source, known, began = capture or interface, dict(_rules(rules)), perf_counter()
+    source, known = capture or interface, dict(_rules(rules))
+    if not known:
+        raise PhalanxError(f"there is no rule in {', '.join(map(str, rules))}")
     blocked: dict[str, None] = {}
     monitor = MmtMonitor(known, _context(slice_id, whitelist or [], blocked))
     if not monitor.rules:
-        number, reason = next(iter(monitor.refused.items()), (0, "there is none"))
+        number, reason = next(iter(monitor.refused.items()))
         raise PhalanxError(f"no rule can be run; rule {number}: {reason}")
     reader = Capture(source, live=bool(interface), verb="policy run RULES --capture")
     known_link(source, reader.link_type)
@@ -68,7 +72,7 @@ def run(
         for rule, file in known.items():
             if why := monitor.refused.get(rule.id):
                 say(err, f"{file}: rule {rule.id} is refused: {why}", "yellow")
-    verdicts = 0
+    verdicts, began = 0, perf_counter()
     for verdict in _watch(reader, monitor):
         verdicts += 1
         emit_json(verdict) if as_json else _show(verdict)
@@ -135,18 +139,21 @@ def _context(slice_id: str, networks: list[str], blocked: dict[str, None]) -> Mm
         if networks:
             raise PhalanxError("--whitelist is of a slice: --slice ID is needed")
         return None
-    name = int(slice_id) if slice_id.isdecimal() else slice_id
+    name = int(slice_id) if slice_id.isdecimal() and len(slice_id) < 10 else slice_id
     try:
         allowed = tuple(ip_network(network) for network in networks)
     except ValueError as error:
         raise PhalanxError(f"--whitelist: {error}") from None
-    return MmtContext(name, {name: allowed}, lambda address: blocked.update({address: None}))
+
+    def block(address: str) -> None:
+        blocked[address if len(blocked) < BLOCKED else "further ones"] = None
+
+    return MmtContext(name, {name: allowed}, block)
 
 
 def _show(verdict: MmtVerdict) -> None:
-    say(
-        out, f"rule {verdict.rule}: {verdict.verdict} {verdict.type}, {verdict.description}", "bold"
-    )
+    about = " ".join(verdict.description.split())
+    say(out, f"rule {verdict.rule}: {verdict.verdict} {verdict.type}, {about}", "bold")
     for event in verdict.events:
         found = " ".join(f"{name}={value}" for name, value in event.attributes.items())
         say(
