@@ -164,15 +164,21 @@ def test_delays_are_written_in_the_largest_unit_that_holds_them():
     assert 'delay_units="ms" delay_min="0+" delay_max="500"' in one.to_xml()
 
 
-def test_code_that_a_file_brings_is_kept():
-    text = (
-        "<beginning><embedded_functions>int em_x();</embedded_functions>"
-        + rule("COMPUTE", event(1, "a.b"))
-        + "</beginning>"
-    )
-    rules = read_mmt(text)
-    assert [one.code for one in rules] == ["int em_x();"]
+CODE = (
+    "<embedded_functions><![CDATA[ static int em_x(int a) {\nreturn a; } ]]></embedded_functions>"
+)
+
+
+def test_code_that_a_file_brings_is_that_of_the_rules_that_call_it():
+    calls = rule("COMPUTE", event(1, "(#em_x(a.b) == 1)"))
+    reacts = rule("COMPUTE", event(1, "a.b"), number=2, extra='if_satisfied="em_x"')
+    other = rule("COMPUTE", event(1, "a.b"), number=3)
+    rules = read_mmt(f"<beginning>{CODE}{calls}{reacts}{other}</beginning>")
+    assert [one.code[:15] for one in rules] == ["static int em_x"] * 2 + [""]
     assert read_mmt(write_mmt(rules)) == rules
+    (alone,) = read_mmt(f"<beginning>{other}{CODE}</beginning>")
+    assert alone.code.startswith("static int em_x")
+    assert read_mmt(alone.to_xml()) == (alone,)
 
 
 PAIR = event(1, "a.b") + event(2, "a.b")

@@ -19,6 +19,7 @@ from xml.parsers import expat
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.loading import open_file
@@ -41,6 +42,8 @@ _TOKEN = re.compile(
     r"""|"(?P<quoted>[^"]*)"|(?P<sign>&&|\|\||[=!<>]=|[<>+\-*/(),#]))""",
     re.ASCII,
 )
+_DEFINED = re.compile(r"\b(\w+)\s*\([^;{}()]*\)\s*\{", re.ASCII)
+"""Functions that C code defines, by name."""
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -113,11 +116,16 @@ class MmtRule(Struct, frozen=True):
     if_not_satisfied: str = ""
     """Function to call otherwise, of which the documentation says nothing: not run, if named."""
     code: str = ""
-    """C code that the file of the rule brings; such a rule is not run."""
+    """C code that the rule brings: that of its file, if it calls it or is alone with it."""
 
     def events(self) -> tuple[MmtEvent, ...]:
         """Return the events in the order in which they are written."""
         return tuple(_events(self.root))
+
+    def parts(self) -> Iterator[MmtExpression]:
+        """Yield the expressions of all events, and all that is in them."""
+        for event in self.events():
+            yield from walk(event.expression)
 
     def to_xml(self) -> str:
         """Return the rule as a file of its own; see ``write_mmt``."""
@@ -257,7 +265,7 @@ def expression_text(part: MmtExpression) -> str:
     return f"({f' {part.operator} '.join(map(expression_text, part.operands))})"
 
 
-_TIME = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)([+-]?)", re.ASCII)
+_TIME = re.compile(r"\+?(\d{1,18}(?:\.\d{1,6})?)([+-]?)", re.ASCII)
 
 
 class _Attributes(Struct):
@@ -312,16 +320,20 @@ def read_mmt(raw: bytes | str) -> tuple[MmtRule, ...]:
     if root.tag != "beginning":
         raise MmtError(f"the document is <{root.tag[:40]}>; a file of rules is <beginning>")
     code = "".join(node.text or "" for node in root.iter("embedded_functions")).strip()
-    rules = {}
-    for node in root.iter("property"):
+    nodes, rules = list(root.iter("property")), {}
+    defined = set(_DEFINED.findall(code))
+    for node in nodes:
         name = f"property {node.get('property_id', 'without property_id')[:20]}"
         try:
-            rule = _rule(node, code)
+            rule = _rule(node)
         except MmtError as error:
             raise MmtError(f"{name}: {error}") from None
         if rule.id in rules:
             raise MmtError(f"two rules have the property_id {rule.id}")
-        rules[rule.id] = rule
+        called = {part.name for part in rule.parts() if isinstance(part, MmtCall)}
+        called.update(re.findall(r"\w+", f"{rule.if_satisfied} {rule.if_not_satisfied}"))
+        brings = len(nodes) == 1 or called & defined
+        rules[rule.id] = replace(rule, code=code) if brings else rule
     return tuple(rules.values())
 
 
@@ -366,13 +378,13 @@ def _attributes(node: ElementTree.Element) -> _Attributes:
         raise MmtError(f"<{node.tag[:40]}> {field}: {why}") from None
 
 
-def _rule(node: ElementTree.Element, code: str) -> MmtRule:
+def _rule(node: ElementTree.Element) -> MmtRule:
     has = _attributes(node)
     if "property_id" not in node.attrib:
         raise MmtError("a number is expected")
     root = _operator(node, iter(range(1, ELEMENTS)))
     reactions = has.if_satisfied.strip(), has.if_not_satisfied.strip()
-    rule = MmtRule(has.property_id, has.type_property, root, *reactions, code)
+    rule = MmtRule(has.property_id, has.type_property, root, *reactions)
     ids = {event.id for event in rule.events()}
     if len(ids) < len(rule.events()):
         raise MmtError("two events have the same event_id")

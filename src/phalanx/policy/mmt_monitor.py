@@ -27,7 +27,6 @@ from phalanx.policy.mmt import (
     MmtOperation,
     MmtOperator,
     MmtRule,
-    walk,
 )
 from phalanx.policy.mmt_expressions import (
     LIBRARY,
@@ -163,8 +162,8 @@ class _Automaton:
         sought: dict[Any, set[tuple[int, int]]],
     ) -> None:
         if rule.code:
-            parts = [part for event in rule.events() for part in walk(event.expression)]
-            names = {p.name for p in parts if isinstance(p, MmtCall)} - LIBRARY.keys()
+            called = {part.name for part in rule.parts() if isinstance(part, MmtCall)}
+            names = called - LIBRARY.keys()
             what = f" for {', '.join(sorted(names))}" if names else ""
             raise MmtError(f"brings code of its own, in C{what}; it is not run")
         if rule.if_not_satisfied:
