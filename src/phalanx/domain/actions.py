@@ -257,6 +257,19 @@ class ServiceSample(Struct, frozen=True):
     included, in ms."""
 
 
+class PacketAlert(Struct, frozen=True):
+    """A packet that an instance looked into, and that matches a rule of its own."""
+
+    number: int
+    """From 1, without gaps as the instance finds them: what is missing was lost since."""
+    source: str
+    target: str
+    protocol: str
+    rule: int
+    signature: str
+    """What the rule is for, as half a sentence."""
+
+
 class MeasureSample(Struct, frozen=True):
     """Counters of a limit."""
 
@@ -264,6 +277,8 @@ class MeasureSample(Struct, frozen=True):
     held_back_mb_s: float
     cut_off: bool = False
     """Whether the PoP is cut off, so that the traffic goes on without the measure."""
+    alerts: tuple[PacketAlert, ...] = ()
+    """Of an instance that gets copies: the latest."""
 
 
 class RuleInForce(Struct, frozen=True):
