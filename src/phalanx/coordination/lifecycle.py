@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import Contract, ContractFulfilled, InstanceState, VnfInstance
 from phalanx.auction.outlook import Outlook
@@ -340,6 +341,9 @@ class VnfLifecycle(Configured, Capability):
         for effect in list(instance.measures):
             bidder.lost(me, effect)
             yield Believe(effect, value=False)
+            relied = me.capability(Auctioneer).delegated.get(effect)
+            if relied is not None and effect.lasts and not me.draining:
+                yield relied.adopt
 
     # -- another version --------------------------------------------------------------
 

@@ -7,6 +7,8 @@ nftables rule at the instance, under a lease that the kernel ends.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from phalanx.bdi import Agent, Body, Capability, GoalInstance, plan
 from phalanx.coordination.measures import enforce, lift
 from phalanx.domain.goals import Mode
@@ -23,6 +25,7 @@ class Firewalled(OfEntity, frozen=True):
     An agent that is no loop may leave slice and entity empty.
     """
 
+    lasts: ClassVar[bool] = True
     target: str
     """Address."""
     protocol: str = ""

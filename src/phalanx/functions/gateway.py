@@ -31,6 +31,7 @@ class Encrypted(OfEntity, frozen=True):
     """
 
     at_tap: ClassVar[bool] = True
+    lasts: ClassVar[bool] = True
     target: str
     """Address."""
 

@@ -62,6 +62,7 @@ class Inspected(OfEntity, frozen=True):
     """
 
     at_tap: ClassVar[bool] = True
+    lasts: ClassVar[bool] = True
     target: str
     """Address."""
 
