@@ -7,6 +7,8 @@ by ``Renew``): when the agent dies, the lease runs out and the infrastructure un
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 from phalanx.domain.bids import Bid
@@ -213,6 +215,29 @@ Action = (
     | ReadRules
     | Observe
 )
+
+
+class Invoke(Struct, frozen=True):
+    """Invoke an operation of the best service registered with a capability. Result: ``Invoked``.
+
+    It is not about a PoP: the agent's shell makes the call, over the fabric.
+    """
+
+    capability: str
+    operation: Any
+    """A ``phalanx.fabric.operations.Operation``."""
+    request: Struct
+    slice: str = ""
+    """Slice that the request tells of; no loop is asked that does not serve it."""
+    timeout_s: float = 2.0
+
+
+class Invoked(Struct, frozen=True):
+    """What an invocation was answered with."""
+
+    by: str
+    """The service that answered."""
+    answer: Any
 
 
 class Done(Struct, frozen=True):
