@@ -499,10 +499,9 @@ class ComposedAgent:
         call.done(Accepted("it is said to the loops; policy.issued tells who refuses it"))
 
     def _examine(self, call: Call[ExamineRequest, ExamineAnswer]) -> None:
-        engine, caller = self.agent.capability(AnalyticsEngine), call.caller.name
-        objection = engine.objection(self.agent, caller, call.request)
+        engine = self.agent.capability(AnalyticsEngine)
+        objection = engine.objection(self.agent, call.caller.name, call.request)
         if objection:
-            self._refused(caller, EXAMINE.name, objection)
             call.refuse(objection)
         else:
             call.done(engine.examine(call.request))
