@@ -141,7 +141,5 @@ def test_without_suricata_it_is_refused_by_name_before_anything_is_made(
 ) -> None:
     monkeypatch.setattr("phalanx.runtime.linux_environment.tool", lambda _: None)
     scenario = load_scenario(plan(tmp_path))
-    with pytest.raises(
-        KernelError, match=r"^functions\.ids: suricata is not installed; "
-    ):
+    with pytest.raises(KernelError, match=r"^functions\.ids: suricata is not installed; "):
         System(scenario, environment=LinuxEnvironment())

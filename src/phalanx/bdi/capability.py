@@ -207,8 +207,8 @@ class Capability:
     """Name of the detector that its plans use, unless a scenario names another."""
     program: ClassVar[str] = ""
     """Name of a file beside the class's, which its VNF's process runs on Linux: a module of the
-    standard library alone whose ``start(table)`` returns a function that ends it, or None. A file
-    of that name with the suffix ``.rules`` goes into the image as well."""
+    standard library alone whose ``start(table)`` returns a function that ends it, or None. Files
+    of that name with other suffixes, such as ``.rules``, go into the image as well."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Programs of the machine that its own program runs; without them it is refused on Linux."""
 

@@ -52,6 +52,7 @@ from phalanx.domain.actions import (
 from phalanx.domain.actions import Outcome as ActionOutcome
 from phalanx.domain.goals import Predicate, want
 from phalanx.domain.messages import AttackReport, CallForProposals, Fact, Message
+from phalanx.domain.predicates import OfEntity
 from phalanx.domain.vnf import InstanceId, Vnfd
 
 RENEWALS = 3
@@ -342,8 +343,8 @@ class VnfLifecycle(Configured, Capability):
             bidder.lost(me, effect)
             yield Believe(effect, value=False)
             relied = me.capability(Auctioneer).delegated.get(effect)
-            if relied is not None and effect.lasts and not me.draining:
-                yield relied.adopt
+            if relied is not None and isinstance(effect, OfEntity) and not me.draining:
+                yield relied.adopt  # it lasts until a loop wants it no more, whatever is seen
 
     # -- another version --------------------------------------------------------------
 

@@ -282,7 +282,7 @@ class ServiceSample(Struct, frozen=True):
     included, in ms."""
 
 
-class PacketAlert(Struct, frozen=True):
+class PacketAlert(Struct, frozen=True, array_like=True):
     """A packet that an instance looked into, and that matches a rule of its own."""
 
     number: int

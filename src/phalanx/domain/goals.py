@@ -26,9 +26,6 @@ class Predicate(Struct, frozen=True, tag=True, cache_hash=True):
     """Whether only the agent at the tap of the traffic can make it true."""
     near_tap: ClassVar[bool] = False
     """Whether agents at the tap are asked first, and all others only where none of them can."""
-    lasts: ClassVar[bool] = False
-    """Whether a measure that makes it true is wanted until it is taken back, whatever is seen of
-    the traffic: an agent that relies on itself for it makes it again if its VNF is lost."""
     travels: ClassVar[bool] = False
     """Whether a call for proposals carries such beliefs along to the winner."""
     classes: ClassVar[int] = 0

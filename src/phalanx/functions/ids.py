@@ -10,7 +10,7 @@ there is an intrusion; that one decides, and has the sources shut out which the 
 from __future__ import annotations
 
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from phalanx.bdi import (
     Achieve,
@@ -34,13 +34,12 @@ from phalanx.coordination.contacts import LoopContacts
 from phalanx.coordination.measures import (
     PROTECT,
     TIDY_UP,
-    enforce,
     inventory_of,
-    lift,
+    keeping,
     quiet_of,
     watching,
 )
-from phalanx.domain.actions import MeasureSample, PacketAlert, ReadMeasure
+from phalanx.domain.actions import PacketAlert, ReadMeasure
 from phalanx.domain.goals import Mode, avert, want
 from phalanx.domain.predicates import EntityTrouble, OfEntity, Quiet
 from phalanx.domain.resources import Resources
@@ -62,7 +61,6 @@ class Inspected(OfEntity, frozen=True):
     """
 
     at_tap: ClassVar[bool] = True
-    lasts: ClassVar[bool] = True
     target: str
     """Address."""
 
@@ -74,13 +72,6 @@ class IntrudersShutOut(OfEntity, frozen=True):
 def inspection_of(target: str) -> TrafficRule:
     """Return what it means for packets that all which goes to ``target`` is looked into."""
     return TrafficRule(TrafficMatch(target=target), TrafficVerdict.MIRROR)
-
-
-def _told(me: Agent, goal: GoalInstance) -> bool:
-    """Whether the IDS here has named sources for the function that the goal is about."""
-    wanted = goal.goal.predicate
-    assert isinstance(wanted, IntrudersShutOut)
-    return any(closed.entity == wanted.entity for closed in me.capability(Ids).named)
 
 
 class Ids(Capability):
@@ -104,18 +95,7 @@ class Ids(Capability):
         named = effect.startswith("inspected(") and effect.endswith(f", {target})")
         return named and effect.count(",") == 2 and rule == inspection_of(target)
 
-    @plan(Inspected)
-    def inspect(self, me: Agent, goal: GoalInstance) -> Body:
-        """Have copies looked into."""
-        wanted = goal.goal.predicate
-        assert isinstance(wanted, Inspected)
-        yield from enforce(me, goal, wanted, inspection_of(wanted.target))
-
-    @plan(Inspected, Mode.AVERT)
-    def inspect_no_more(self, me: Agent, goal: GoalInstance) -> Body:
-        """Look at nothing any more."""
-        yield from lift(me, goal.goal.predicate)
-
+    put_in_force, take_back = keeping(Inspected, lambda wanted: inspection_of(wanted.target))
     watch_own, watch_no_more = watching(Inspected, gone="nothing is looked into any more")
 
     @plan(Quiet, local=True, applies=quiet_of(Inspected))
@@ -124,71 +104,62 @@ class Ids(Capability):
 
         Of a source that may be forged nothing follows: anyone can have it told of.
         """
-        quiet, last = goal.goal.predicate, 0
-        assert isinstance(quiet, Quiet)
-        watched = quiet.measure
-        assert isinstance(watched, Inspected)
-        trouble = EntityTrouble(watched.slice, watched.entity, INTRUSION)
-        out = IntrudersShutOut(watched.slice, watched.entity)
+        watched, last = goal.goal.predicate.measure, 0  # type: ignore[attr-defined]
+        of = watched.slice, watched.entity
+        trouble, out = EntityTrouble(*of, INTRUSION), IntrudersShutOut(*of)
+        wanted = avert(trouble) if watched.slice else want(out)
         while (holder := inventory_of(me).holder(watched)) is not None:
             try:
-                sample: MeasureSample = yield Act(ReadMeasure(holder.measures[watched]))
+                alerts = (yield Act(ReadMeasure(holder.measures[watched]))).alerts
             except PlanFailed:
-                sample = MeasureSample(0.0, 0.0)
-            lost = max(0, sample.alerts[0].number - last - 1) if sample.alerts else 0
-            found: dict[int, dict[Firewalled, PacketAlert]] = {}
-            for alert in (a for a in sample.alerts if a.number > last):
-                last, of = alert.number, (watched.slice, watched.entity, watched.target)
-                closed = Firewalled(*of, source=alert.source)
-                if alert.target == watched.target and closed not in self.named:
-                    found.setdefault(alert.rule, {})[closed] = alert
-            before = len(self.named)
-            for rule, matched in found.items():
-                first, count = next(iter(matched.values())), len(matched)
-                evidence = {"rule": 1.0 * rule, "sources": 1.0 * count, "lost_alerts": 1.0 * lost}
+                alerts = ()
+            found: dict[Firewalled, PacketAlert] = {}
+            for alert in (a for a in alerts if a.number > last and a.target == watched.target):
+                closed = Firewalled(*of, watched.target, source=alert.source)
+                if closed not in self.named:
+                    found.setdefault(closed, alert)
+            lost = max(0, alerts[0].number - last - 1) if alerts else 0
+            last = alerts[-1].number if alerts else last
+            if found:
+                first = next(iter(found.values()))
                 reason = f"is sent by {first.source} what {first.signature}"
+                counts = {"rule": first.rule, "sources": len(found), "lost_alerts": lost}
                 about = {"service": watched.target, "trouble": INTRUSION, "detector": "suricata"}
-                yield Note("trouble.diagnosed", {**about, "reason": reason, "evidence": evidence})
-                certain = (closed for closed, alert in matched.items() if alert.protocol == "tcp")
-                mine = sum(each.target == watched.target for each in self.named)
-                self.named |= dict.fromkeys(islice(certain, max(0, MOST - mine)))
-            fresh = len(self.named) > before
-            if fresh and me.open_goal(avert(trouble)) is None:
+                yield Note("trouble.diagnosed", {**about, "reason": reason, "evidence": counts})
+            mine = [closed for closed in self.named if closed.target == watched.target]
+            certain = (closed for closed, alert in found.items() if alert.protocol == "tcp")
+            mine += islice(certain, max(0, MOST - len(mine)))
+            self.named |= dict.fromkeys(mine)
+            waiting = {each: None for each in mine if not me.beliefs.holds(each)}
+            if found and waiting and me.open_goal(wanted) is None:
                 yield Forget(out)
                 yield Believe(trouble)
-                yield Adopt(avert(trouble) if watched.slice else want(out), PROTECT)
+                yield Adopt(wanted, PROTECT)
+            elif me.open_goal(wanted) is None:  # in vain: they are named again if they go on
+                self.named = {each: None for each in self.named if each not in waiting}
             yield Pause(me.parameter(self, "ids_interval_s"))
 
-    @plan(IntrudersShutOut, local=True, applies=_told)
-    def shut_out(self, me: Agent, goal: GoalInstance) -> Body:
+    @plan(IntrudersShutOut, local=True)
+    def shut_out(self, _: Agent, goal: GoalInstance) -> Body:
         """Close the target for each source that was named, for a while."""
-        wanted = goal.goal.predicate
-        while closed := [
-            each
-            for each in self.named
-            if each.entity == wanted.entity and not me.beliefs.holds(each)  # type: ignore[attr-defined]
-        ]:
-            ends = yield AchieveAll(tuple(Adopt(want(each), PROTECT) for each in closed))
-            for each, end in zip(closed, ends, strict=True):
-                if end.achieved:
-                    yield Adopt(want(Quiet(each)), TIDY_UP, afresh=True)
-                else:
-                    self.named.pop(each, None)  # it is named again if it goes on
-            failed = [end.reason for end in ends if not end.achieved]
-            if failed:
-                raise PlanFailed(failed[0])
+        wanted: Any = goal.goal.predicate
+        closed = [each for each in self.named if each.entity == wanted.entity]
+        ends = yield AchieveAll(tuple(Adopt(want(each), PROTECT) for each in closed))
+        failed = [e.reason for e in ends if not e.achieved] if closed else ["none is known here"]
+        for each in (each for each, end in zip(closed, ends, strict=True) if end.achieved):
+            yield Adopt(want(Quiet(each)), TIDY_UP, afresh=True)
+        if failed:
+            raise PlanFailed(failed[0])
         yield Believe(wanted)
 
     @plan(Quiet, local=True, applies=quiet_of(Firewalled))
     def open_later(self, me: Agent, goal: GoalInstance) -> Body:
         """Let a source through again, which is shut out again as soon as it goes on."""
-        quiet = goal.goal.predicate
-        assert isinstance(quiet, Quiet)
-        assert isinstance(quiet.measure, Firewalled)
+        closed = goal.goal.predicate.measure  # type: ignore[attr-defined]
         yield Pause(me.parameter(self, "ids_hold_s"))
-        self.named.pop(quiet.measure, None)
-        yield Achieve(Adopt(avert(quiet.measure), TIDY_UP))
-        yield Believe(quiet)
+        self.named.pop(closed, None)
+        yield Achieve(Adopt(avert(closed), TIDY_UP))
+        yield Believe(goal.goal.predicate)
 
 
 class IntrusionGuard(Capability):
@@ -199,15 +170,14 @@ class IntrusionGuard(Capability):
     @starts
     def begin(self, me: Agent) -> Steps:
         """Want an IDS; one is enough for all slices that share the function."""
-        own = me.capability(LoopContacts).own(me)
-        if own.address and me.name in me.capability(LoopContacts).settings.loops:
+        contacts = me.capabilities.get(LoopContacts.name)
+        if isinstance(contacts, LoopContacts) and (own := contacts.own(me)).address:
             yield Adopt(want(Inspected(own.slices[0], own.entity, own.address)), PROTECT)
 
     @plan(EntityTrouble, Mode.AVERT, applies=lambda _, goal: goal.goal.predicate.kind == INTRUSION)
     def shut_out(self, _: Agent, goal: GoalInstance) -> Body:
         """Have the sources shut out that the IDS has named: it alone knows which they are."""
-        trouble = goal.goal.predicate
-        assert isinstance(trouble, EntityTrouble)
+        trouble: Any = goal.goal.predicate
         out = want(IntrudersShutOut(trouble.slice, trouble.entity))
         end = yield Achieve(Adopt(out, PROTECT, afresh=True))
         if not end.achieved:

@@ -351,7 +351,7 @@ class ComposedAgent:
         provider.serve(NEW_VERSION, self._new_version)
         if SecurityManager.name in self.agent.capabilities:
             provider.serve(POLICY, self._policy)
-        if AnalyticsEngine.name in self.agent.capabilities:
+        if {AnalyticsEngine.name, LoopContacts.name} <= self.agent.capabilities.keys():
             provider.serve(EXAMINE, self._examine)
         self._stop_watching = fabric.registry.watch(self._registered)
 
@@ -501,31 +501,24 @@ class ComposedAgent:
     def _examine(self, call: Call[ExamineRequest, ExamineAnswer]) -> None:
         engine = self.agent.capability(AnalyticsEngine)
         objection = engine.objection(self.agent, call.caller.name, call.request)
-        if objection:
-            call.refuse(objection)
-        else:
-            call.done(engine.examine(call.request))
+        call.refuse(objection) if objection else call.done(engine.examine(call.request))
 
     def _invoke(self, action: Invoke, cause: str, answer: Callable[[Any], None]) -> None:
         """Invoke for the agent what it asks for; what is said of a slice no other slice hears."""
 
-        def told(owner: AgentId, result: Any) -> None:
-            good = isinstance(result, action.operation.answer)
-            answer(Invoked(owner, result) if good else Failed(f"{owner}: {result.reason}"))
+        def told(result: Any) -> None:
+            done = isinstance(result, action.operation.answer)
+            answer(Invoked(owner, result) if done else Failed(f"{owner}: {result.reason}"))
 
-        contacts, loops = self.agent.capabilities.get(LoopContacts.name), self.settings.loops
-        for entry in find(self.fabric.registry.entries(), action.capability):
-            owner = entry.owner
-            knows = owner not in self._loops or (
-                owner in loops and action.slice in loops[owner].slices
-            )
-            if knows and (not isinstance(contacts, LoopContacts) or contacts.trusts(owner)):
-                what, hear = (action.operation, action.request), partial(told, owner)
-                within_s = action.timeout_s
-                self.fabric.calls.invoke(owner, *what, hear, timeout_s=within_s, cause=cause)
-                return
-        why = Failed(f"no service that may be asked is registered as {action.capability}")
-        self._clock.call_soon(partial(answer, why))
+        of, loops = action.slice, self.settings.loops
+        found = [entry.owner for entry in find(self.fabric.registry.entries(), action.capability)]
+        may = [n for n in found if n not in self._loops or (n in loops and of in loops[n].slices)]
+        if not may:
+            why = Failed(f"no service that may be asked is registered as {action.capability}")
+            self._clock.call_soon(partial(answer, why))
+            return
+        owner, asks, within_s = may[0], (action.operation, action.request), action.timeout_s
+        self.fabric.calls.invoke(owner, *asks, told, timeout_s=within_s, cause=cause)
 
     def _probe(self, call: Call[ProbeRequest, ProbeAnswer]) -> None:
         peer, within_s = call.request.peer, call.request.within_s

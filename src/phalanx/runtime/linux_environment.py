@@ -135,7 +135,7 @@ class LinuxEnvironment:
             raise KernelError("signalling load and calls between hosts are simulated alone")
         for vnfd in context.vnfds.values():
             for lacking in (name for name in vnfd.needs if tool(name) is None):
-                why = f"{lacking} is not installed; phalanx doctor tells what brings it"
+                why = f"{lacking} is not installed; see phalanx doctor"
                 raise KernelError(f"functions.{vnfd.name}: {why}")
         self.run = runs.new_run()
         home = runs.folder(self.run)
