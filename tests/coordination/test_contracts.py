@@ -127,6 +127,19 @@ def test_a_refusal_is_repeated_and_holds_nothing(bench):
     assert not bench.refusal("x").transient
 
 
+def test_an_agent_that_has_not_heard_of_its_pop_yet_is_asked_again():
+    class Early(Bench):
+        def look(self):
+            """Perceive nothing: the network's process has not spoken yet."""
+
+    bench = Early()
+    bench.cfp("x")
+    assert bench.refusal("x").transient
+    Bench.look(bench)
+    bench.cfp("y")
+    assert bench.said("y") == ["propose"]
+
+
 # -- cancelled, gone, lost ----------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from phalanx.domain.goals import avert, want
 from phalanx.domain.rules import TrafficVerdict
 from phalanx.functions.firewall import Firewall, Firewalled, rule_of
 from phalanx.runtime.loading import parse_scenario
-from phalanx.runtime.system import run_scenario
+from phalanx.runtime.system import System, run_scenario
 
 ROOT = Path(__file__).parents[2]
 AMF, WEB = "10.0.0.11", "10.0.0.10"
@@ -51,7 +51,7 @@ class Operator(Capability):
         me.call_at(me.now + 20, lambda: [Adopt(avert(closed))])
 
 
-def run(*functions: type[Capability], **more: object) -> list[Event]:
+def raw(**more: object) -> dict[str, object]:
     raw = yaml.safe_load((ROOT / "scenarios" / "quickstart-ring.yaml").read_text())
     raw["hosts"].append({"name": "amf", "at": "south", "address": AMF, "bandwidth_mb_s": 6})
     web = {"profile": "http", "count": 4, "at": ["north", "west"], "demand_mb_s": 0.1}
@@ -63,8 +63,12 @@ def run(*functions: type[Capability], **more: object) -> list[Event]:
     raw |= {"duration_s": 60, "functions": {"firewall": {"image_mb": 1}}}
     raw |= {"monitors": [], "parameters": {}, "strategy": "service"}
     raw["agents"] = [{"name": "operator", "pop": "south", "capabilities": ["operator"]}]
-    raw |= more
-    return run_scenario(parse_scenario(json.dumps(raw), "f.yaml"), functions=functions).events
+    return raw | more
+
+
+def run(*functions: type[Capability], **more: object) -> list[Event]:
+    plan = parse_scenario(json.dumps(raw(**more)), "f.yaml")
+    return run_scenario(plan, functions=functions).events
 
 
 def got(events: list[Event], host: str, at_s: float) -> float:
@@ -116,3 +120,31 @@ def test_a_loop_asks_for_it_though_it_deploys_nothing_itself() -> None:
     assert got(events, "amf", 17) == pytest.approx(0.0, abs=0.01)
     assert got(events, "shop", 17) == pytest.approx(0.8, rel=0.1)
     assert got(events, "amf", 40) == pytest.approx(0.4, rel=0.1)
+
+
+def test_what_is_wanted_closed_is_closed_again_when_its_vnf_dies_wherever_that_was() -> None:
+    """Whether the agent that wants it keeps it itself, or another does for it."""
+
+    class Closing(Operator):
+        name = "closing"
+
+        @starts
+        def begin(self, me):
+            closed = Firewalled("", "", WEB, "tcp", 8080)
+            me.call_at(me.now + 10, lambda: [Adopt(want(closed))] if me.name == "operator" else [])
+
+    agents = [{"name": "operator", "pop": "south", "capabilities": ["closing"]}]
+    plan = parse_scenario(json.dumps(raw(agents=agents)), "f.yaml")
+    system = System(plan, functions=(Closing,))
+
+    def kill() -> None:
+        began = of(system.log.events, "instance.started", vnf="firewall")
+        system.infrastructure.kill_instance(began[-1].data["instance"])
+
+    for at_s in (20, 30):
+        system.clock.call_at(at_s, kill)
+    events = system.run().events
+    assert len(of(events, "instance.stopped", reason="crashed")) == 2
+    assert len(of(events, "measure.applied")) == 3
+    assert got(events, "shop", 28) == pytest.approx(0.4, rel=0.1)
+    assert got(events, "shop", 55) == pytest.approx(0.4, rel=0.1)

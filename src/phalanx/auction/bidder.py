@@ -215,7 +215,8 @@ class Bidder(Configured, Capability):
         elif evicting:
             self._refuse(me, contract, f"{bids} beside other proposals", transient=True)
         elif not open_proposals or isinstance(self.offer(me, contract.call, free), str):
-            self._refuse(me, contract, bids)
+            blind = me.pop is not None and free is NOTHING  # its PoP has not been heard of yet
+            self._refuse(me, contract, bids, transient=blind)
         elif any(other.age > contract.age for other in open_proposals):
             self._refuse(me, contract, f"{bids} beside other proposals", transient=True)
         else:

@@ -36,7 +36,7 @@ from phalanx.bdi.steps import (
     PlanFailed,
     Steps,
 )
-from phalanx.domain.actions import Action, Failed
+from phalanx.domain.actions import Action, Failed, Invoke
 from phalanx.domain.actions import Outcome as ActionOutcome
 from phalanx.domain.agents import POP, AgentId, Scope
 from phalanx.domain.events import Recorder, Sink
@@ -70,7 +70,7 @@ class Perform(Struct, frozen=True):
     """Instruction to the shell: ask the infrastructure, and answer with the token."""
 
     token: int
-    action: Action | TrustAction
+    action: Action | TrustAction | Invoke
     cause: str
 
 
@@ -288,7 +288,7 @@ class Agent:
 
     def perform(
         self,
-        action: Action | TrustAction,
+        action: Action | TrustAction | Invoke,
         then: Callable[[ActionOutcome], Steps | None],
         cause: str | None = None,
     ) -> None:
@@ -659,7 +659,7 @@ class Agent:
         intention: Intention,
         goal: GoalInstance,
         turn: int,
-        action: Action | TrustAction,
+        action: Action | TrustAction | Invoke,
         outcome: ActionOutcome,
     ) -> None:
         if turn != intention.turn:

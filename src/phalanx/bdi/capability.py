@@ -207,7 +207,10 @@ class Capability:
     """Name of the detector that its plans use, unless a scenario names another."""
     program: ClassVar[str] = ""
     """Name of a file beside the class's, which its VNF's process runs on Linux: a module of the
-    standard library alone whose ``start(table)`` returns a function that ends it, or None."""
+    standard library alone whose ``start(table)`` returns a function that ends it, or None. Files
+    of that name with other suffixes, such as ``.rules``, go into the image as well."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Programs of the machine that its own program runs; without them it is refused on Linux."""
 
     memory: ClassVar[type[Struct] | None] = None
     """What it remembers; see ``remembers``."""
@@ -260,6 +263,7 @@ class Capability:
                 code=code,
                 detector=cls.detector,
                 program=str(Path(code).with_name(cls.program)) if cls.program else "",
+                needs=cls.needs,
             )
         cls.plans = tuple(sorted(plans, key=lambda spec: spec.rank))
         cls.rules, cls.percepts = tuple(rules), tuple(percepts)

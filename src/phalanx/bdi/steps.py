@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from phalanx.domain.actions import Action
+from phalanx.domain.actions import Action, Invoke
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal, Predicate
 from phalanx.domain.network import PopId
@@ -101,7 +101,7 @@ class AchieveAll(Struct, frozen=True):
 class Act(Struct, frozen=True):
     """Ask the infrastructure. Result: its outcome; ``PlanFailed`` is raised if it failed."""
 
-    action: Action | TrustAction
+    action: Action | TrustAction | Invoke
 
 
 class Pause(Struct, frozen=True):

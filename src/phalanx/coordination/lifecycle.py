@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import Contract, ContractFulfilled, InstanceState, VnfInstance
 from phalanx.auction.outlook import Outlook
@@ -51,6 +52,7 @@ from phalanx.domain.actions import (
 from phalanx.domain.actions import Outcome as ActionOutcome
 from phalanx.domain.goals import Predicate, want
 from phalanx.domain.messages import AttackReport, CallForProposals, Fact, Message
+from phalanx.domain.predicates import OfEntity
 from phalanx.domain.vnf import InstanceId, Vnfd
 
 RENEWALS = 3
@@ -340,6 +342,9 @@ class VnfLifecycle(Configured, Capability):
         for effect in list(instance.measures):
             bidder.lost(me, effect)
             yield Believe(effect, value=False)
+            relied = me.capability(Auctioneer).delegated.get(effect)
+            if relied is not None and isinstance(effect, OfEntity) and not me.draining:
+                yield relied.adopt  # it lasts until a loop wants it no more, whatever is seen
 
     # -- another version --------------------------------------------------------------
 

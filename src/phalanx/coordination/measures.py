@@ -19,10 +19,11 @@ from phalanx.bdi import (
     PlanFailed,
     Step,
     Steps,
+    plan,
     when,
 )
 from phalanx.domain.actions import Enforce, Lift, ReadMeasure
-from phalanx.domain.goals import Predicate, avert, want
+from phalanx.domain.goals import Mode, Predicate, avert, want
 from phalanx.domain.predicates import Quiet
 from phalanx.domain.rules import TrafficRule
 
@@ -103,6 +104,26 @@ def watching(*kinds: type[Predicate], gone: str) -> tuple[Rule, Rule]:
         when(kind)(watch_own)
         when(kind, value=False)(watch_no_more)
     return watch_own, watch_no_more
+
+
+def keeping(kind: type[Predicate], rule_of: Callable[[Any], TrafficRule]) -> tuple[Rule, Rule]:
+    """Return the plans ``put_in_force`` and ``take_back`` of a capability.
+
+    They keep what a rule makes true for as long as that is wanted.
+
+    Args:
+        kind: type of what it makes true.
+        rule_of: the rule for one of them.
+
+    """
+
+    def put_in_force(_: object, me: Agent, goal: GoalInstance) -> Part:
+        yield from enforce(me, goal, goal.goal.predicate, rule_of(goal.goal.predicate))
+
+    def take_back(_: object, me: Agent, goal: GoalInstance) -> Part:
+        yield from lift(me, goal.goal.predicate)
+
+    return plan(kind)(put_in_force), plan(kind, Mode.AVERT)(take_back)
 
 
 def quiet_of(*kinds: type[Predicate]) -> Callable[[Agent, GoalInstance], bool]:

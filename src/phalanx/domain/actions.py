@@ -7,6 +7,8 @@ by ``Renew``): when the agent dies, the lease runs out and the infrastructure un
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 from phalanx.domain.bids import Bid
@@ -215,6 +217,29 @@ Action = (
 )
 
 
+class Invoke(Struct, frozen=True):
+    """Invoke an operation of the best service registered with a capability. Result: ``Invoked``.
+
+    It is not about a PoP: the agent's shell makes the call, over the fabric.
+    """
+
+    capability: str
+    operation: Any
+    """A ``phalanx.fabric.operations.Operation``."""
+    request: Struct
+    slice: str = ""
+    """Slice that the request tells of; no loop is asked that does not serve it."""
+    timeout_s: float = 2.0
+
+
+class Invoked(Struct, frozen=True):
+    """What an invocation was answered with."""
+
+    by: str
+    """The service that answered."""
+    answer: Any
+
+
 class Done(Struct, frozen=True):
     """The action was carried out."""
 
@@ -257,6 +282,19 @@ class ServiceSample(Struct, frozen=True):
     included, in ms."""
 
 
+class PacketAlert(Struct, frozen=True, array_like=True):
+    """A packet that an instance looked into, and that matches a rule of its own."""
+
+    number: int
+    """From 1, without gaps as the instance finds them: what is missing was lost since."""
+    source: str
+    target: str
+    protocol: str
+    rule: int
+    signature: str
+    """What the rule is for, as half a sentence."""
+
+
 class MeasureSample(Struct, frozen=True):
     """Counters of a limit."""
 
@@ -264,6 +302,8 @@ class MeasureSample(Struct, frozen=True):
     held_back_mb_s: float
     cut_off: bool = False
     """Whether the PoP is cut off, so that the traffic goes on without the measure."""
+    alerts: tuple[PacketAlert, ...] = ()
+    """Of an instance that gets copies: the latest."""
 
 
 class RuleInForce(Struct, frozen=True):

@@ -27,7 +27,7 @@ class TrafficVerdict(Enum):
     SPLIT = "split"
     """The part of the sources that matches passes the instance, which counts its shares."""
     MIRROR = "mirror"
-    """The instance gets copies."""
+    """The instance gets copies, of both directions. Packets alone can be copied, not flows."""
     STEER = "steer"
     """Everything passes the instance; with ``encrypted`` (1) nobody reads it on the way there, nor
     from the target's own PoP to a replica, and none of it crosses a link that is not trusted after
@@ -110,6 +110,8 @@ class TrafficRule(Struct, frozen=True):
         whole = TrafficMatch(target=match.target, entry=match.entry)
         if verdict is TrafficVerdict.PROXY and match != whole:
             return "handshakes can only be proxied for a target as a whole"
+        if verdict is TrafficVerdict.MIRROR and match != TrafficMatch(target=match.target):
+            return "traffic is copied for a target as a whole, both ways"
         if match.sources and match.source is not None:
             return "a rule names one source or several, not both"
         if not 0 <= match.part < match.parts:

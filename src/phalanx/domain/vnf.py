@@ -42,6 +42,8 @@ class Vnfd(Struct, frozen=True, cache_hash=True):
     """Name of the detector that it runs; empty: none."""
     program: str = ""
     """File of a program of its own that its process runs; see ``Capability.program``."""
+    needs: tuple[str, ...] = ()
+    """Programs of the machine that this one runs."""
 
     @property
     def image(self) -> str:

@@ -7,9 +7,8 @@ nftables rule at the instance, under a lease that the kernel ends.
 
 from __future__ import annotations
 
-from phalanx.bdi import Agent, Body, Capability, GoalInstance, plan
-from phalanx.coordination.measures import enforce, lift
-from phalanx.domain.goals import Mode
+from phalanx.bdi import Capability
+from phalanx.coordination.measures import keeping
 from phalanx.domain.predicates import OfEntity
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
@@ -60,14 +59,4 @@ class Firewall(Capability):
         begins = effect.startswith("firewalled(") and effect.endswith(f", {named}")
         return begins and effect.count(",") == 5 and rule == rule_of(Firewalled("", "", *closed))
 
-    @plan(Firewalled)
-    def close(self, me: Agent, goal: GoalInstance) -> Body:
-        """Drop what is to be kept out."""
-        closed = goal.goal.predicate
-        assert isinstance(closed, Firewalled)
-        yield from enforce(me, goal, closed, rule_of(closed))
-
-    @plan(Firewalled, Mode.AVERT)
-    def open(self, me: Agent, goal: GoalInstance) -> Body:
-        """Let it pass again."""
-        yield from lift(me, goal.goal.predicate)
+    put_in_force, take_back = keeping(Firewalled, rule_of)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from phalanx.auction.bidder import Bidder
 from phalanx.bdi import Act, Agent, Body, Capability, GoalInstance, Pause, PlanFailed, Step, plan
-from phalanx.coordination.measures import enforce, lift
+from phalanx.coordination.measures import enforce, keeping, lift
 from phalanx.domain.actions import ReadService, ServiceSample
 from phalanx.domain.goals import Mode
 from phalanx.domain.predicates import OfEntity, Rerouted
@@ -74,17 +74,11 @@ class Gateway(Capability):
             yield from lift(me, wanted)
             raise PlanFailed(f"over {me.pop} it takes {after:.0f} ms, {before:.0f} ms without")
 
-    @plan(Encrypted)
-    def encrypt(self, me: Agent, goal: GoalInstance) -> Body:
-        """Have all that goes to the target come encrypted, by the way that it takes anyway."""
-        wanted = goal.goal.predicate
-        assert isinstance(wanted, Encrypted)
-        yield from enforce(me, goal, wanted, encryption_of(wanted.target))
+    put_in_force, take_back = keeping(Encrypted, lambda wanted: encryption_of(wanted.target))
 
     @plan(Rerouted, Mode.AVERT)
-    @plan(Encrypted, Mode.AVERT)
     def lead_no_more(self, me: Agent, goal: GoalInstance) -> Body:
-        """Let the traffic take the direct way again, in the clear."""
+        """Let the traffic take the direct way again."""
         yield from lift(me, goal.goal.predicate)
 
 

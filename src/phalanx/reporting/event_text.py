@@ -267,6 +267,8 @@ def _measure(data: Mapping[str, Any]) -> str:
         end = ": {target} answers {rate_mb_s} MB/s more"
     elif data.get("verdict") == "steer":
         end = ": all of it passes there" + ", encrypted on its way" * bool(data.get("encrypted"))
+    elif data.get("verdict") == "mirror":
+        end = ": it gets copies of what goes to {target}, and of answers"
     elif data.get("verdict") == "proxy":
         end = ": clients that complete the handshake pass"
     else:

@@ -28,11 +28,12 @@ from phalanx.bdi import Adopt, Agent, Belief, Instruction, Library
 from phalanx.bus import Bus
 from phalanx.clock import Clock
 from phalanx.coordination.associations import Associations
+from phalanx.coordination.contacts import LoopContacts
 from phalanx.coordination.duties import Duties
 from phalanx.coordination.lifecycle import NewVersion
 from phalanx.coordination.measures import PROTECT
 from phalanx.coordination.workload import WorkloadForecaster
-from phalanx.domain.actions import SiteState
+from phalanx.domain.actions import Failed, Invoke, Invoked, SiteState
 from phalanx.domain.agents import POP, AgentId, AgentState, Scope
 from phalanx.domain.events import Sink
 from phalanx.domain.goals import Duty, Predicate, want
@@ -45,7 +46,7 @@ from phalanx.domain.traffic import PROFILES
 from phalanx.domain.version import VERSION
 from phalanx.domain.vnf import InstanceId
 from phalanx.fabric.audit import AccessRefusal
-from phalanx.fabric.directory import RegistryChange
+from phalanx.fabric.directory import RegistryChange, find
 from phalanx.fabric.join import Fabric
 from phalanx.fabric.operations import (
     BELIEFS,
@@ -87,6 +88,7 @@ from phalanx.runtime.scenario import (
     Scenario,
 )
 from phalanx.slices.agreements import agent_scores
+from phalanx.slices.analytics import EXAMINE, AnalyticsEngine, ExamineAnswer, ExamineRequest
 from phalanx.slices.loop import ClosedLoop
 from phalanx.slices.manager import SecurityManager
 from phalanx.trust.attestation import Attestation, TrustTerms
@@ -336,7 +338,7 @@ class ComposedAgent:
             infrastructure,
             keep=keep,
             on_left=on_left,
-            services=services,
+            services={Invoke: self._invoke, **(services or {})},
         )
         self._began = clock.now()
         provider = fabric.provider
@@ -349,6 +351,8 @@ class ComposedAgent:
         provider.serve(NEW_VERSION, self._new_version)
         if SecurityManager.name in self.agent.capabilities:
             provider.serve(POLICY, self._policy)
+        if {AnalyticsEngine.name, LoopContacts.name} <= self.agent.capabilities.keys():
+            provider.serve(EXAMINE, self._examine)
         self._stop_watching = fabric.registry.watch(self._registered)
 
     @property
@@ -493,6 +497,28 @@ class ComposedAgent:
     def _policy(self, call: Call[SecurityPolicy, Accepted]) -> None:
         self.node.tell(call.request, self._cause)
         call.done(Accepted("it is said to the loops; policy.issued tells who refuses it"))
+
+    def _examine(self, call: Call[ExamineRequest, ExamineAnswer]) -> None:
+        engine = self.agent.capability(AnalyticsEngine)
+        objection = engine.objection(self.agent, call.caller.name, call.request)
+        call.refuse(objection) if objection else call.done(engine.examine(call.request))
+
+    def _invoke(self, action: Invoke, cause: str, answer: Callable[[Any], None]) -> None:
+        """Invoke for the agent what it asks for; what is said of a slice no other slice hears."""
+
+        def told(result: Any) -> None:
+            done = isinstance(result, action.operation.answer)
+            answer(Invoked(owner, result) if done else Failed(f"{owner}: {result.reason}"))
+
+        of, loops = action.slice, self.settings.loops
+        found = [entry.owner for entry in find(self.fabric.registry.entries(), action.capability)]
+        may = [n for n in found if n not in self._loops or (n in loops and of in loops[n].slices)]
+        if not may:
+            why = Failed(f"no service that may be asked is registered as {action.capability}")
+            self._clock.call_soon(partial(answer, why))
+            return
+        owner, asks, within_s = may[0], (action.operation, action.request), action.timeout_s
+        self.fabric.calls.invoke(owner, *asks, told, timeout_s=within_s, cause=cause)
 
     def _probe(self, call: Call[ProbeRequest, ProbeAnswer]) -> None:
         peer, within_s = call.request.peer, call.request.within_s

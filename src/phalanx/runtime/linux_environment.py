@@ -15,6 +15,7 @@ from phalanx.domain.rules import TrafficVerdict
 from phalanx.domain.trust import GroupKeys
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.enforcement import offered
+from phalanx.infrastructure.linux.features import tool
 from phalanx.infrastructure.linux.journal import LeaseJournal
 from phalanx.infrastructure.linux.kernel import KernelError, runs
 from phalanx.infrastructure.linux.kernel.namespaces import entered
@@ -132,6 +133,10 @@ class LinuxEnvironment:
             raise KernelError("messages of agents have a network of their own on a testbed")
         if any(s.profile.retry_s for s in sources) or any(h.calls for h in network.hosts):
             raise KernelError("signalling load and calls between hosts are simulated alone")
+        for vnfd in context.vnfds.values():
+            for lacking in (name for name in vnfd.needs if tool(name) is None):
+                why = f"{lacking} is not installed; see phalanx doctor"
+                raise KernelError(f"functions.{vnfd.name}: {why}")
         self.run = runs.new_run()
         home = runs.folder(self.run)
         if self._made is not None:

@@ -16,7 +16,7 @@ from phalanx.bdi import Agent, Instruction, Perform
 from phalanx.bdi.memory import Memory, restore
 from phalanx.bus import Bus, Handler
 from phalanx.clock import Clock, Timer
-from phalanx.domain.actions import Failed, Outcome, Percept
+from phalanx.domain.actions import Failed, Invoke, Outcome, Percept
 from phalanx.domain.messages import Inventory, Message, Performative, Query
 from phalanx.domain.trust import TrustAction
 from phalanx.fabric.operations import AgentCounters
@@ -170,7 +170,7 @@ class Node:
                 service = self._services.get(type(action))
                 if service is not None:
                     service(action, cause, answer)
-                elif isinstance(action, TrustAction) or pop is None:
+                elif isinstance(action, TrustAction | Invoke) or pop is None:
                     nowhere = Failed(f"{self.agent.name} stands at no PoP, so it cannot act on one")
                     self._clock.call_soon(partial(answer, nowhere))
                 else:

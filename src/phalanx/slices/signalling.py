@@ -34,6 +34,7 @@ from phalanx.domain.goals import Mode, avert
 from phalanx.domain.messages import Insight
 from phalanx.domain.predicates import OVERLOADED, EntityTrouble
 from phalanx.domain.series import TimeSeries, TrafficWindow
+from phalanx.slices.analytics import ExamineRequest, SharedAnalytics, WindowExamined
 from phalanx.slices.loop import ClosedLoop, Gathered
 
 RULES = "signalling-rules"
@@ -65,7 +66,7 @@ class SignallingGuard(Capability):
 
     @perceives(Gathered)
     def judge(self, me: Agent, gathered: Gathered) -> Steps:
-        """Tell the loops above the sums; believe in a storm, or in its end."""
+        """Tell the loops above the sums, and have them examined, here or by a service."""
         name, own = gathered.slice, me.capability(LoopContacts).own(me)
         latest = self._latest.setdefault(name, {})
         parts = {loop.entity for loop in self._below(me, own)} or {own.entity}
@@ -89,17 +90,31 @@ class SignallingGuard(Capability):
             TimeSeries(kind, own.entity, "requests/s", times, tuple(of))
             for kind, of in zip((REQUESTS, AGAIN), values, strict=True)
         )
-        found = load_detector(RULES).examine(TrafficWindow(times[-1] - times[0], tuple(series)))
+        window = TrafficWindow(times[-1] - times[0], tuple(series))
+        shared = me.capabilities.get(SharedAnalytics.name)
+        if isinstance(shared, SharedAnalytics):
+            shared.examine(me, ExamineRequest(name, RULES, window))
+        else:
+            found = tuple(load_detector(RULES).examine(window))
+            yield from self.conclude(me, WindowExamined(name, window, found))
+
+    @perceives(WindowExamined)
+    def conclude(self, me: Agent, seen: WindowExamined) -> Steps:
+        """Believe in a storm, or in its end, by what was found in the sums."""
+        name, own = seen.slice, me.capability(LoopContacts).own(me)
+        found = [f for f in seen.findings if (f.kind, f.target) == (SIGNALLING_STORM, own.entity)]
         trouble = EntityTrouble(name, own.entity, SIGNALLING_STORM)
         storms = me.beliefs.holds(trouble)
         if not found:
-            usual.append((me.now, every, again))
+            every, again = (one.values[-1] for one in seen.window.series)
+            self._usual[name].append((seen.window.series[0].times[-1], every, again))
             if storms:
                 yield Believe(trouble, value=False)
                 self._tell(me, Insight(name, own.entity, SIGNALLING_STORM, 0.0))
         elif not storms:
             reason, about = found[0].reason, {"service": own.entity, "trouble": SIGNALLING_STORM}
-            more = {"evidence": found[0].evidence, "detector": RULES}
+            detector = f"{RULES} of {seen.by}" if seen.by else RULES
+            more = {"evidence": found[0].evidence, "detector": detector}
             yield Note("trouble.diagnosed", {**about, "reason": reason, **more})
             yield Believe(trouble)
             self._tell(me, Insight(name, own.entity, SIGNALLING_STORM, 1.0, "", reason))

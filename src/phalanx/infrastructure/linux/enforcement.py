@@ -6,12 +6,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample
+from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample, PacketAlert
 from phalanx.domain.network import PopId, link_ends
 from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.infrastructure import Answer
@@ -152,7 +154,7 @@ class Enforcement(MeasureLedger[_Measure]):
             answer(Failed(f"no measure {measure} at {pop}"))
             return
 
-        def done(counters: dict[str, float]) -> None:
+        def done(counters: dict[str, Any]) -> None:
             now, readings = self._clock.now(), found.readings
             readings.append((now, counters["passed_octets"], counters["held_octets"]))
             while len(readings) > 2 and now - readings[1][0] >= _LATELY_S:
@@ -161,7 +163,9 @@ class Enforcement(MeasureLedger[_Measure]):
             span = max(now - then, 1e-9)
             answer(
                 MeasureSample(
-                    (readings[-1][1] - passed) / span / 1e6, (readings[-1][2] - held) / span / 1e6
+                    (readings[-1][1] - passed) / span / 1e6,
+                    (readings[-1][2] - held) / span / 1e6,
+                    alerts=msgspec.convert(counters.get("alerts", ()), tuple[PacketAlert, ...]),
                 )
             )
 
@@ -215,8 +219,8 @@ class Enforcement(MeasureLedger[_Measure]):
         entry: tuple[PopId, str] | None = None
         if match.entry is not None and (enters := self._linux.entry(match.entry)) is not None:
             at, device = entry = match.entry, enters
-        # Both directions of a proxied handshake pass only where one of its ends is.
-        bound = target is None or rule.verdict is TrafficVerdict.PROXY
+        # Both directions, which a proxy and a mirror need, pass only where one of the ends is.
+        bound = target is None or rule.verdict in (TrafficVerdict.PROXY, TrafficVerdict.MIRROR)
         detour = None if bound else Detour(str(target), match.source, entry)
         return RulePlace(at, device, entry is not None, detour)
 
@@ -289,8 +293,8 @@ class Enforcement(MeasureLedger[_Measure]):
 
 def offered(*, services: bool = False) -> frozenset[TrafficVerdict]:
     """Return the verdicts that this machine can carry out; ``services``: it runs those itself."""
-    verdicts = frozenset(TrafficVerdict) - {TrafficVerdict.MIRROR, TrafficVerdict.ENLARGE}
-    verdicts -= frozenset() if services else {TrafficVerdict.SERVE}
+    verdicts = frozenset(TrafficVerdict) - {TrafficVerdict.ENLARGE}
+    verdicts -= frozenset() if services else {TrafficVerdict.SERVE, TrafficVerdict.MIRROR}
     return verdicts if _TUN.exists() else verdicts - {TrafficVerdict.DELAY}
 
 

@@ -32,8 +32,11 @@ _TOOLS = {
     "hping3": "floods in a testbed",
     "slowhttptest": "slow HTTP attacks in a testbed",
     "tcpdump": "captures of what is on the wire",
+    "suricata": "looks into packets, for the function ids",
     "curl": "floods of requests in a testbed, and checks by hand",
 }
+_FROM = {"suricata": "-t bookworm-backports "}
+"""Where a package comes from that the release itself does not have."""
 _NFT = """table {family} phx_probe {{
 chain c {{ type filter hook {hook} priority 0; {rule}; }}
 }}"""
@@ -173,10 +176,14 @@ def _plugin(daemon: Path, name: str) -> bool:
     return (daemon.parent / f"plugins/libstrongswan-{name}.so").exists()
 
 
-def _tool(name: str, use: str, package: str, *, needed: bool = False) -> Feature:
+def tool(name: str) -> str | None:
+    """Return where a program of the machine is; None if it is not installed."""
     # Users who are not root often do not have the folders of root's tools on their path.
-    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-    install = f"apt-get install {package}"
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
+
+def _tool(name: str, use: str, package: str, *, needed: bool = False) -> Feature:
+    path, install = tool(name), f"apt-get install {_FROM.get(name, '')}{package}"
     return _feature(name, path is not None, use, install, path, needed=needed)
 
 

@@ -110,6 +110,8 @@ def _sources(vnfd: Vnfd) -> dict[str, bytes]:
         enforces=tuple(verdict.value for verdict in vnfd.enforces),
     )
     package = Path(vnf.__file__).parent
+    beside = Path(vnfd.program).parent.glob(f"{own[-1].stem}.*") if vnfd.program else ()
+    own += sorted(path for path in beside if path not in own)
     try:
         return {
             **{f"vnf/{path.name}": path.read_bytes() for path in sorted(package.glob("*.py"))},
@@ -124,7 +126,7 @@ def _sources(vnfd: Vnfd) -> dict[str, bytes]:
 def _write(file: IO[bytes], vnfd: Vnfd, sources: dict[str, bytes], padding: int) -> None:
     """Write an image with ``padding`` octets that stand for what a larger function would have."""
     file.write(_SHEBANG)
-    compiled = {f"{name}c": _bytecode(name, source) for name, source in sources.items()}
+    compiled = {f"{n}c": _bytecode(n, text) for n, text in sources.items() if n.endswith(".py")}
     random = Random(f"{vnfd.name} {vnfd.version}")  # seeded by text: the same on every machine
     with zipfile.ZipFile(file, "w") as archive:
         for name, source in (sources | compiled).items():

@@ -77,8 +77,8 @@ def applied(action: Enforce, instance: Instance) -> dict[str, Any]:
     if rule.verdict is TrafficVerdict.SPLIT:
         figures["parts"] = match.parts
     concerned: dict[str, Any] = {}
-    leads = rule.verdict in (TrafficVerdict.SERVE, TrafficVerdict.ENLARGE, TrafficVerdict.STEER)
-    if match.entry is not None or match.sources or leads:
+    passes = {"serve", "enlarge", "steer", "mirror"}
+    if match.entry is not None or match.sources or rule.verdict.value in passes:
         named = {"target": match.target, "protocol": match.protocol, "port": match.port}
         concerned = {key: value for key, value in named.items() if value is not None}
         concerned |= {"entry": match.entry or "", "verdict": rule.verdict.value}

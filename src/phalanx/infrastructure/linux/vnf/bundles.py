@@ -29,9 +29,9 @@ from .nft import (
 
 FAMILIES = {"netdev": NETDEV, "inet": INET}
 _KINDS = ("set", "counter", "limit", "chain")
-PRIORITY, BLOCKS = -10, -30
-"""Before the counters of links (0), so that these see what limits leave. Observations stand between
-them: they see what limits hold back, and nothing of what is blocked already."""
+PRIORITY, COPIES, BLOCKS = -10, -20, -30
+"""Before the counters of links (0), so that these see what limits leave. Observations and copies
+stand between them: they see what limits hold back, and nothing of what is blocked already."""
 RESETS_S = 1000
 """Connections of a blocked flow that are reset in a second, at most."""
 AGAIN_S = 10
@@ -218,6 +218,16 @@ def count(own: str, place: Place, match: str, parts: int) -> RuleBundle:
     rules += [f"{share('ip saddr', parts, n)} counter name {own}part{n}" for n in numbers]
     basis = counters | _basis(own, place)
     return RuleBundle("netdev", own, basis, _gated(own, match, rules))
+
+
+def mirror(own: str, devices: list[str], target: str, to: str) -> RuleBundle:
+    """Copy what leaves for ``target`` by a device, and what it answers, to the device ``to``."""
+    parts = _basis(own, Place(devices), COPIES)
+    parts[f"{own}back"] = _basis(own, Place(devices, "ingress"), COPIES)[f"{own}chain"]
+    copy = f'counter name {own}passed dup to "{to}"'
+    ways = ("chain", "daddr"), ("back", "saddr")
+    rules = tuple((f"{own}{c}", f"{gate(own)} ip {end} {target} {copy}") for c, end in ways)
+    return RuleBundle("netdev", own, parts, rules)
 
 
 def delay(own: str, devices: list[str], match: str, taps: dict[str, str]) -> RuleBundle:

@@ -38,6 +38,7 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "proxy": (),
     "split": (),
     "steer": (),
+    "mirror": (),
     "delay": ("delay_ms", "rate_mb_s"),
 }
 """Verdicts, with their parameters."""
@@ -274,6 +275,9 @@ class KernelMeasures:
             entries = fields.devices("devices", MOST_DEVICES) if enters else []
             return _Wanted(bundles.proxy(own, fields.address("target"), entries), ttl_s)
         devices = fields.devices("devices", MOST_DEVICES)
+        if verdict == "mirror":
+            reader = f"phi{self._table.removeprefix('phx_')}"
+            return _Wanted(bundles.mirror(own, devices, fields.address("target"), reader), ttl_s)
         place = Place(devices, hook)
         parts = fields.whole("parts", 1, MOST_PARTS, 1)
         part = fields.whole("part", 0, parts - 1, 0)

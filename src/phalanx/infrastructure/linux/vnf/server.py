@@ -31,7 +31,8 @@ _OPTIONS = ("--role", "--socket", "--table")
 T = TypeVar("T")
 Ended = Callable[[], object]
 Program = Callable[[str], Ended | None]
-"""A function's own program: given the name of the VNF's tables, returns what ends it."""
+"""A function's own program: given the name of the VNF's tables, returns what ends it. That may have
+a method ``report()``, whose dictionary each reading of a measure holds beside its counters."""
 
 
 def main(
@@ -72,6 +73,7 @@ def main(
         listener = _listen(path)
         if program is not None:
             ended = program(table)
+            server.report = getattr(ended, "report", dict)
     except (NftError, OSError) as error:
         return _fail(str(error))
     try:
@@ -107,6 +109,8 @@ class VnfServer:
         self._links: LinkCounters | None = None
         self._observations: Observations | None = None
         self._measures: KernelMeasures | None = None
+        self.report: Callable[[], dict[str, Any]] = dict
+        """Tells what readings of measures hold beside their counters."""
         if LINKS in observes:
             from .links import LinkCounters  # noqa: PLC0415  # see above
 
@@ -165,7 +169,7 @@ class VnfServer:
                 measures.delete(name)
                 return 204, None
             case "GET":
-                return 200, measures.get(name)
+                return 200, measures.get(name) | self.report()
         raise RefusedError(405, "a measure takes PUT, GET and DELETE")
 
     def _link(self, method: str, name: str, body: object) -> tuple[int, Any]:
