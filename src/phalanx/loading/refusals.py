@@ -180,15 +180,19 @@ def _fits(value: Any, kind: inspect.Type) -> bool:
                 and (kind.max_length is None or len(value) <= kind.max_length)
                 and (kind.pattern is None or re.search(kind.pattern, value) is not None)
             )
-        case inspect.LiteralType():
-            return value in kind.values
-        case inspect.EnumType():
-            return any(value == each.value for each in kind.cls)
+        case inspect.LiteralType() | inspect.EnumType():
+            return value in _choices(kind)
         case inspect.BoolType():
             return isinstance(value, bool)
         case inspect.NoneType():
             return value is None
     return False  # a mapping or list is expected, and the value is none
+
+
+def _choices(kind: inspect.LiteralType | inspect.EnumType) -> list[Any]:
+    if isinstance(kind, inspect.EnumType):
+        return [each.value for each in kind.cls]
+    return list(kind.values)
 
 
 def _in_range(value: float, kind: inspect.IntType | inspect.FloatType) -> bool:
@@ -224,10 +228,8 @@ def describe(kind: inspect.Type, name: str = "") -> str:
                 if pattern.startswith(f"^{begin}"):
                     return words
             return "text" if kind.max_length is None else f"text of at most {kind.max_length} signs"
-        case inspect.LiteralType():
-            return f"one of {', '.join(str(value) for value in kind.values)}"
-        case inspect.EnumType():
-            return f"one of {', '.join(str(each.value) for each in kind.cls)}"
+        case inspect.LiteralType() | inspect.EnumType():
+            return f"one of {', '.join(map(str, _choices(kind)))}"
         case inspect.BoolType():
             return "true or false"
         case inspect.NoneType():

@@ -241,8 +241,8 @@ class _Reading(Transformer[Token, Any]):
         for before, each in zip(["", *parts], parts, strict=False):
             if isinstance(each, list | RuleSchedule):
                 tied = tied or getattr(before, "type", "") == "COMMA"
-                plain = isinstance(each, list)
-                narrow["services" if plain else "schedule"] = tuple(each) if plain else each
+                timed = isinstance(each, RuleSchedule)
+                narrow["schedule" if timed else "services"] = each if timed else (*each,)  # type: ignore[misc]
         whole = kind(sources=sources, targets=targets, **fields, **narrow)
         readings = [[whole]]
         if narrow and not tied and len(targets) > 1:
@@ -394,10 +394,11 @@ def _code_point(sign: str) -> str:
     return f"U+{ord(sign):04X} ({unicodedata.name(sign, 'no name')})"
 
 
-def said(intent: AnyIntent) -> str:
+def said(intent: kinds.Intent) -> str:
     """Return an intent in other words: a clause that reads as the same intent, but for its name."""
     if isinstance(intent, SliceIntent):
         return _promise(intent) + _suffixes(intent)
+    assert isinstance(intent, kinds.AccessIntent | kinds.RateIntent)
     sources, targets = _list(intent.sources), _list(intent.targets)
     on = f" on {' and '.join(map(_service, intent.services))}" if intent.services else ""
     if isinstance(intent, kinds.RateIntent):
@@ -464,7 +465,8 @@ def _when(schedule: RuleSchedule) -> str:
     start, end = (
         f"{minute // 60:02}:{minute % 60:02}" for minute in (schedule.start, schedule.end)
     )
-    days = " and ".join(DAYS[day] for day in schedule.days)
+    usual = {(0, 1, 2, 3, 4): "weekdays", (5, 6): "weekends"}
+    days = usual.get(schedule.days) or " and ".join(DAYS[day] for day in schedule.days)
     whole = (schedule.start, schedule.end) == (0, 1440)
     return ("" if whole else f" between {start} and {end} UTC") + (f" on {days}" if days else "")
 
@@ -477,7 +479,8 @@ def _time(seconds: float) -> str:
     exact = Decimal(repr(seconds))
     whole = [each for each in ("days", "h", "min") if not exact % Decimal(UNITS["time"][each])]
     unit = whole[0] if whole else "s"
-    return f"{(exact / Decimal(UNITS['time'][unit])).normalize():f} {unit}"
+    figure = f"{(exact / Decimal(UNITS['time'][unit])).normalize():f}"
+    return f"{figure} {'day' if (figure, unit) == ('1', 'days') else unit}"
 
 
 def page_of(intents: IntentSet) -> str:

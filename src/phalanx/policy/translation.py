@@ -21,7 +21,7 @@ from ipaddress import (
     summarize_address_range,
 )
 from itertools import chain, combinations, product
-from math import exp, log
+from math import ceil, exp, floor, log
 from typing import Any
 
 import networkx as nx
@@ -50,7 +50,6 @@ from phalanx.policy.ssla import (
     GuaranteeTerm,
     Remediation,
     SecurityAgreement,
-    SecurityMetric,
 )
 
 _DENY = RuleAction(PolicyVerdict.DENY, log=True)
@@ -121,7 +120,9 @@ def compile_intents(intents: IntentSet, around: Surroundings | None = None) -> P
     """
     maker = _Translation(intents, around or Surroundings())
     maker.contradictions()
-    terms, denied, rates = [], [], []
+    terms: list[GuaranteeTerm] = []
+    denied: list[PolicyRule] = []
+    rates: list[PolicyRule] = []
     for each in intents.intents:
         if isinstance(each, SliceIntent):
             if around is not None:
@@ -362,20 +363,13 @@ class _Translation:
         around = self.around
         match intent:
             case kinds.LocationIntent():
-                known = {pop: law for pop, law in around.pops.items() if law}
-                laws = ", ".join(f"{law} ({pop})" for pop, law in known.items()) or "no place known"
-                if not set(intent.jurisdictions) & set(known.values()):
-                    yield f"no PoP is known to stand in {' or '.join(intent.jurisdictions)}", laws
-                for function, pop in where.fixed.items():
-                    if (law := around.pops.get(pop)) not in intent.jurisdictions:
-                        why = f"{function} cannot be moved from {pop} ({law or 'place not known'})"
-                        yield why, " or ".join((*intent.jurisdictions, law or f"that of {pop}"))
+                yield from self._places(intent, where)
             case kinds.AvailabilityIntent():
                 for why, share in self._delivery(where.pops):
                     if share < intent.at_least:
-                        yield why, said(replace(intent, at_least=float(f"{share:.6f}")))
+                        yield why, said(replace(intent, at_least=floor(share * 1e6) / 1e6))
             case kinds.EncryptionIntent() if not around.encrypts:
-                safe = nx.Graph(x.between for x in around.links if x.encrypted)
+                safe: Any = nx.Graph(x.between for x in around.links if x.encrypted)
                 safe.add_nodes_from(where.pops)
                 for one, other in combinations(where.pops, 2):
                     if not nx.has_path(safe, one, other):
@@ -387,14 +381,29 @@ class _Translation:
             case kinds.DelayIntent():
                 why, least_s = self._least(intent.of, where.pops)
                 if intent.within_s < least_s:
-                    yield why, said(replace(intent, within_s=round(least_s, 3)))
+                    yield why, said(replace(intent, within_s=ceil(least_s * 1e3) / 1e3))
             case kinds.AnalysisIntent() if intent.every_s < around.analysis_s:
                 why = f"traffic is read every {around.analysis_s:g} s"
                 yield why, said(replace(intent, every_s=around.analysis_s))
 
+    def _places(
+        self, intent: kinds.LocationIntent, where: SliceFigures
+    ) -> Iterator[tuple[str, str]]:
+        wanted, known = intent.jurisdictions, {p: at for p, at in self.around.pops.items() if at}
+        if not set(wanted) & set(known.values()):
+            others = ", ".join(f"{law} ({pop})" for pop, law in known.items())
+            why = f"no PoP is known to stand in {' or '.join(wanted)}"
+            yield why, others or "to say in which jurisdictions PoPs stand"
+        for function, pop in where.fixed.items():
+            if (law := self.around.pops.get(pop, "")) not in wanted:
+                why = (
+                    f"{function} cannot be moved from {pop}, which is in {law or 'no known place'}"
+                )
+                yield why, " or ".join((*wanted, law or f"that of {pop}"))
+
     def _delivery(self, pops: tuple[str, ...]) -> Iterator[tuple[str, float]]:
         """Yield what arrives on the best path between PoPs, without being sent again."""
-        graph = nx.Graph()
+        graph: Any = nx.Graph()
         graph.add_nodes_from(pops)
         for link in self.around.links:
             if link.loss < 1.0:
@@ -423,8 +432,9 @@ class _Translation:
         return why, least_s
 
 
-def _contradicts(one: AnyIntent, other: AnyIntent, nearest: str) -> str:
-    return f"'{said(one)}' ({one.name}) contradicts '{said(other)}' ({other.name}); the nearest: {nearest}"
+def _contradicts(one: kinds.Intent, other: kinds.Intent, nearest: str) -> str:
+    pair = f"'{said(one)}' ({one.name}) contradicts '{said(other)}' ({other.name})"
+    return f"{pair}; the nearest that can be met: {nearest}"
 
 
 def _excepting(isolation: kinds.IsolationIntent, more: Iterable[str]) -> str:
@@ -486,13 +496,14 @@ def _spans(prefixes: Iterable[str]) -> _Spans:
 def _minus(left: _Spans, right: _Spans) -> _Spans:
     found: _Spans = []
     for version, first, last in left:
+        at = first
         for other, begin, end in right:
-            if other == version and begin <= last and first <= end:
-                if first < begin:
-                    found.append((version, first, begin - 1))
-                first = end + 1
-        if first <= last:
-            found.append((version, first, last))
+            if other == version and begin <= last and at <= end:
+                if at < begin:
+                    found.append((version, at, begin - 1))
+                at = end + 1
+        if at <= last:
+            found.append((version, at, last))
     return found
 
 
@@ -508,7 +519,7 @@ def _prefixes(spans: _Spans) -> tuple[str, ...]:
     found: list[str] = []
     for version, first, last in spans:
         make: Any = IPv4Address if version == 4 else IPv6Address
-        found += map(str, summarize_address_range(make(first), make(last)))  # type: ignore[type-var]
+        found += map(str, summarize_address_range(make(first), make(last)))
     if len(found) > _MOST_PREFIXES:
         raise IntentError(f"comes to {len(found)} prefixes; at most {_MOST_PREFIXES} are allowed")
     return tuple(found)
