@@ -7,7 +7,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-import networkx as nx
 import typer
 import yaml
 from msgspec import Struct, to_builtins
@@ -226,6 +225,8 @@ def _around(path: Path | None) -> Surroundings | None:
 
 def surroundings_of(scenario: Scenario) -> Surroundings:
     """Return what the intents of a scenario can be met with."""
+    import networkx as nx  # noqa: PLC0415  # it takes a quarter of a second to import
+
     network, spec = scenario.to_network(), scenario.slices
     hosts = {each.name: each for each in network.hosts}
     agreed = scenario.agreement.pops if scenario.agreement else ()

@@ -18,7 +18,7 @@ from typing import Any
 
 from lark import Lark, Token, Transformer
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, VisitError
-from msgspec import Struct, json
+from msgspec import Struct, ValidationError, convert, json, to_builtins
 from msgspec.structs import replace
 
 from phalanx.domain.errors import ScenarioError
@@ -29,7 +29,8 @@ from phalanx.policy.intents import AnyIntent, IntentError, IntentSet, SliceInten
 from phalanx.policy.rules import PortRange, RuleSchedule
 from phalanx.policy.ssla import Penalty, Remediation
 
-LONGEST_CLAUSE = 2000
+LONGEST_CLAUSE, MOST_SIGNS = 1000, 200_000
+"""Signs of a clause, and of all sentences of a document: what is longer takes too long to read."""
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 UNITS: dict[str, dict[str, str]] = {
     "time": {"days": "86400", "h": "3600", "min": "60", "s": "1", "ms": "0.001"}
@@ -214,24 +215,29 @@ class _Reading(Transformer[Token, Any]):
 
     # Traffic.
 
-    def access(self, parts: list[Any]) -> list[AnyIntent]:
+    # Sentences about packets tie what narrows them to all targets, and need no comma.
+
+    def access(self, parts: list[Any], *, tied: bool = False) -> list[AnyIntent]:
         marks = {each.type for each in parts if isinstance(each, Token)}
         if {"ONLY", "NOT"} <= marks:
             raise IntentError("'only … may not' is not clear; write who may, or who may not")
         effect = "only" if "ONLY" in marks else "deny" if {"NOT", "DROPPED"} & marks else "permit"
-        return self._traffic(kinds.AccessIntent, parts, effect=effect)
+        return self._traffic(kinds.AccessIntent, parts, tied=tied, effect=effect)
 
-    said = access
+    def said(self, parts: list[Any]) -> list[AnyIntent]:
+        return self.access(parts, tied=True)
 
     def said_only(self, parts: list[Any]) -> list[AnyIntent]:
         to, by = (at for at, each in enumerate(parts) if type(each) is tuple)
         parts[to], parts[by] = parts[by], parts[to]
         return self._traffic(kinds.AccessIntent, parts, effect="only", tied=True)
 
-    def rate(self, parts: list[Any]) -> list[AnyIntent]:
-        return self._traffic(kinds.RateIntent, parts, at_most_mb_s=_amount(parts, "rate"))
+    def rate(self, parts: list[Any], *, tied: bool = False) -> list[AnyIntent]:
+        most = _amount(parts, "rate")
+        return self._traffic(kinds.RateIntent, parts, tied=tied, at_most_mb_s=most)
 
-    said_rate = rate
+    def said_rate(self, parts: list[Any]) -> list[AnyIntent]:
+        return self.rate(parts, tied=True)
 
     def _traffic(
         self, kind: Any, parts: list[Any], *, tied: bool = False, **fields: Any
@@ -559,11 +565,15 @@ class _Reader:
         self.found: list[AnyIntent] = []
         self.members = dict(header.members)
         self._header = header
+        self._signs = 0
 
     def take(self, clause: str) -> None:
         """Take one clause, if there is something in it."""
         if not clause.strip():
             return
+        self._signs += len(clause)
+        if self._signs > MOST_SIGNS:
+            raise IntentError(f"there are more than {MOST_SIGNS} signs; make two documents")
         label = _LABEL.match(clause)
         read = _read(clause[label.end() if label else 0 :], self.reading)
         for number, each in enumerate(read, 1):
@@ -578,9 +588,14 @@ class _Reader:
         """Keep an intent that is typed, if it can be used."""
         schema: Any = AnyIntent
         known = self.reading.known if self.reading.closed else None
-        offence = first_offence(json.decode(json.encode(intent)), schema)
-        for path, why in [offence] if offence else kinds.intent_offences(intent, known):
-            raise IntentError(f"{path}: {why}")
+        plain = to_builtins(intent)
+        try:
+            convert(plain, schema)
+            wrong = next(kinds.intent_offences(intent, known), None)
+        except ValidationError:
+            wrong = first_offence(json.decode(json.encode(plain)), schema)
+        if wrong is not None:
+            raise IntentError(f"{wrong[0]}: {wrong[1]}")
         if intent.name and any(each.name == intent.name for each in self.found):
             raise IntentError(f"name: {show(intent.name)} is that of another intent")
         if len(self.found) == kinds.MOST_INTENTS:

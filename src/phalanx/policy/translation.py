@@ -12,6 +12,7 @@ Source: seed 004, 3.1 and figures 3 and 4 (from an intent to an SSLA to a rule).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from ipaddress import (
     IPv4Address,
@@ -24,7 +25,6 @@ from itertools import chain, combinations, product
 from math import ceil, exp, floor, log
 from typing import Any
 
-import networkx as nx
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -189,6 +189,7 @@ class _Translation:
 
     def __init__(self, intents: IntentSet, around: Surroundings) -> None:
         self.intents, self.around = intents.intents, around
+        self._known: dict[tuple[str, ...], _Spans] = {}
         named = {*intents.members, *around.slices}
         self.owned = {
             name: _spans(
@@ -199,6 +200,12 @@ class _Translation:
 
     def addresses(self, things: Iterable[str]) -> _Spans:
         """Return the addresses of slices, and those that are named themselves."""
+        asked = tuple(things)
+        if asked not in self._known:
+            self._known[asked] = self._addresses(asked)
+        return self._known[asked]
+
+    def _addresses(self, things: tuple[str, ...]) -> _Spans:
         found: list[str] = []
         for each in things:
             if kinds.is_address(each):
@@ -360,6 +367,8 @@ class _Translation:
             )
 
     def _obstacles(self, intent: SliceIntent, where: SliceFigures) -> Iterator[tuple[str, str]]:
+        import networkx as nx  # noqa: PLC0415  # it takes a quarter of a second to import
+
         around = self.around
         match intent:
             case kinds.LocationIntent():
@@ -403,6 +412,8 @@ class _Translation:
 
     def _delivery(self, pops: tuple[str, ...]) -> Iterator[tuple[str, float]]:
         """Yield what arrives on the best path between PoPs, without being sent again."""
+        import networkx as nx  # noqa: PLC0415
+
         graph: Any = nx.Graph()
         graph.add_nodes_from(pops)
         for link in self.around.links:
@@ -497,8 +508,11 @@ def _minus(left: _Spans, right: _Spans) -> _Spans:
     found: _Spans = []
     for version, first, last in left:
         at = first
-        for other, begin, end in right:
-            if other == version and begin <= last and at <= end:
+        for place in range(max(bisect_left(right, (version, first)) - 1, 0), len(right)):
+            other, begin, end = right[place]
+            if (other, begin) > (version, last):
+                break
+            if other == version and at <= end:
                 if at < begin:
                     found.append((version, at, begin - 1))
                 at = end + 1
