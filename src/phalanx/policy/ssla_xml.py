@@ -45,6 +45,8 @@ _ACTIONS = {"REJECT_PACKET": Remediation.REJECT.value}
 _LEVEL, _SHARE = SecurityMetric.CLEAR_TEXT.value, SecurityMetric.AVAILABILITY.value
 _SPECS = {"DATA_CONFIDENTIALITY_LEVEL": _LEVEL, "AVAILABILITY": _SHARE}
 """Metrics of SPECS that ours can say: a level of at least 1, a share of at least so much."""
+_NAMED = ("SLO", "ITResource", "guaranteeTerm")
+"""Elements of which each is named if it cannot be said."""
 _Plain = dict[str, Any]
 
 
@@ -151,7 +153,9 @@ class _Reading:
         path = f"{path}/{at.tag}" + (f"[{named}]" if named else "")
         if at in self.taken:
             return
-        if not any(each in self.taken for each in at.iter()):
+        if not any(
+            each in self.taken or (each.tag in _NAMED and each is not at) for each in at.iter()
+        ):
             text = " ".join((at.text or "").split())
             yield f"{path[1:]}{f' {show(text)}' if text else ''}"
             return
@@ -185,8 +189,9 @@ class _Reading:
             self.text(at, "breachCondition/formula")
             for path in ("serviceLevelObjective/kpiName", "serviceLevelIndicator/kpiName"):
                 self.text(at, path)
-            if self.text(at, "serviceLevelIndicator/kpiFormula") != METRICS[metric].indicator:
-                self.taken.discard(at.find("serviceLevelIndicator/kpiFormula") or at)
+            formula_at = at.find("serviceLevelIndicator/kpiFormula")
+            if formula_at is not None and formula_at.text == METRICS[metric].indicator:
+                self.taken.add(formula_at)
             term = self.term(self.text(at, "name"), self.text(at, "slice"), metric.value, objective)
             actions = [
                 _ACTIONS.get(x.text or "", (x.text or "").lower()) for x in at.iter("action")
@@ -288,7 +293,7 @@ def to_figure_3(agreement: SecurityAgreement) -> str:
             _put(indicator, allowed=allowed)
         sign = "<" if metric.better == "higher" else ">"
         _put(SubElement(at, "breachCondition"), formula=f"{kpi} {sign} {each.objective!r}")
-        remedies = SubElement(at, "remediationAction")
+        remedies = SubElement(at, "remediationAction") if each.remediation else at
         for remedy in each.remediation:
             reject = remedy is Remediation.REJECT
             _put(remedies, action="REJECT_PACKET" if reject else remedy.name)
@@ -312,6 +317,8 @@ def _indicator(metric: SecurityMetric) -> str:
 
 
 def _name(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        return text
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "agreement"
 
 
