@@ -437,9 +437,10 @@ class _Translation:
         for name, figures in around.functions.items():
             load_s = around.notice_s if of == "switch" else figures.image_mb / fastest
             if load_s + figures.boot_s > least_s:
-                what = "until a loss is noticed" if of == "switch" else f"to download {name}"
                 least_s = load_s + figures.boot_s
-                why = f"it takes {load_s:.3g} s {what}, and {figures.boot_s:g} s to start {name}"
+                what = "until a loss is noticed" if of == "switch" else f"to download {name}"
+                loading = f"{load_s:.3g} s {what}, and " if load_s else ""
+                why = f"it takes {loading}{figures.boot_s:g} s to start {name}"
         return why, least_s
 
 
