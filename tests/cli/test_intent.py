@@ -42,7 +42,7 @@ def test_check_says_the_meaning_in_other_words_with_terms_and_rules(city: Path) 
     assert "any but 10.1.0.0/16, 10.2.0.0/24" in told
     assert "MTWTF-- 00:00-08:00 UTC" in told
     read = json.loads(intent("check", city, "--json")[1])
-    assert [each["name"] for each in read["intents"]["intents"]][0] == "cameras-isolation"
+    assert read["intents"]["intents"][0]["name"] == "cameras-isolation"
     assert read["plan"]["agreements"][0]["terms"][0]["metric"] == "foreign-sources"
 
 

@@ -87,15 +87,21 @@ def test_a_page_of_plain_sentences_means_what_it_says() -> None:
         ("A is encrypted and isolated from B", "a is encrypted; it is isolated from b"),
         ("functions of a are kept only in FI", "a stays in FI"),
         ("patches of a within 1 day", "a must be patched within 1440 min"),
-        ("a has at most 4 GTP tunnels per subscriber", "a has at most 4 gtp tunnels for each subscriber"),
-        ("b may not reach a on udp port 53 to 54", "packets from b to a on udp port 53-54 must be dropped"),
+        (
+            "a has at most 4 GTP tunnels per subscriber",
+            "a has at most 4 gtp tunnels for each subscriber",
+        ),
+        (
+            "b may not reach a on udp port 53 to 54",
+            "packets from b to a on udp port 53-54 must be dropped",
+        ),
         ("b may send 8 Mbit/s to a", "b may send at most 0.001 GB/s to a"),
         ("b may reach a on sunday to tuesday", "b may reach a on sundays and mondays and tuesdays"),
         ("b may reach a between 22:00 and 0:00", "b may reach a between 22:00 and 24:00 utc"),
         ('slice "from" is encrypted', 'traffic of "from" is encrypted'),
         ("a is encrypted, otherwise notify", "a is encrypted or else notify"),
     ],
-)  # fmt: skip
+)
 def test_different_words_mean_the_same(one: str, other: str) -> None:
     assert read(one) == read(other)
 
@@ -103,9 +109,15 @@ def test_different_words_mean_the_same(one: str, other: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("slice cameras is isolatd from b", "'isolatd' is not expected here; did you mean 'isolated'"),
+        (
+            "slice cameras is isolatd from b",
+            "'isolatd' is not expected here; did you mean 'isolated'",
+        ),
         ("Patces within 24 h", "did you mean 'patches'"),
-        ("a is encrypted. its trafic is encrypted", "line 1: 'trafic' is not expected here; did you mean 'traffic'"),
+        (
+            "a is encrypted. its trafic is encrypted",
+            "line 1: 'trafic' is not expected here; did you mean 'traffic'",
+        ),
         ("\n\na is", "line 3: the sentence ends too soon"),
         ("patches within 24 h", "none is named before"),
         ("a and b are encrypted; it is 99 % available", "it can be a or b"),
@@ -131,9 +143,11 @@ def test_different_words_mean_the_same(one: str, other: str) -> None:
         ("slice \u043e\u0441\u043e is encrypted", "U+043E (CYRILLIC SMALL LETTER O)"),
         ("a is encrypted \u200b", "U+200B"),
         ("a is isolated from b" + " and b" * 1000, "at most 1000 are allowed"),
+        ("a has the addresses 10.1.0.0/8", "members of a: '10.1.0.0/8' is no IPv4 or IPv6 prefix"),
+        ("a has the addresses 300.1.1.1", "'300.1.1.1' is no IPv4"),
         ("# nothing", "no sentence"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_clear_is_refused_in_one_line(text: str, why: str) -> None:
     with pytest.raises(ScenarioError) as refused:
         parse_page(text, "f.txt")
@@ -209,7 +223,8 @@ intents:
   - slice cameras is isolated from every other slice
   - its traffic is encrypted
   - {kind: delay, slice: cameras, of: patch, within_s: 86400, penalty: {credit: 0.05}}
-  - {kind: access, effect: only, sources: [servers], targets: [10.0.0.0/8], services: [{protocol: tcp, ports: [[443, 443]]}]}
+  - {kind: access, effect: only, sources: [servers], targets: [10.0.0.0/8],
+     services: [{protocol: tcp, ports: [[443, 443]]}]}
 members: {cameras: [10.1.0.0/16]}
 """
 
@@ -227,18 +242,31 @@ def test_a_document_mixes_sentences_and_mappings() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ("kind: delay", "kind: dely", "intents[2].kind (line 5): 'dely' is not allowed; expected one of isolation"),
-        ("within_s: 86400", "within_s: 24 h", "expected a number of seconds above 0 to 1e9, without a unit"),
+        (
+            "kind: delay",
+            "kind: dely",
+            "intents[2].kind (line 5): 'dely' is not allowed; expected one of isolation",
+        ),
+        (
+            "within_s: 86400",
+            "within_s: 24 h",
+            "expected a number of seconds above 0 to 1e9, without a unit",
+        ),
         ("within_s: 86400", "wthin_s: 86400", "unknown field; did you mean 'within_s'"),
         (", within_s: 86400", "", "intents[2].within_s (line 5): missing"),
         ("its traffic", "its trafic", "intents[1] (line 4): 'trafic' is not expected here"),
         ("[443, 443]", "[443, 4430000]", "65535"),
         ("cameras: [10", "cameras: &a [10", "anchors and aliases"),
+        (
+            "cameras: [10.1.0.0/16",
+            "cameras: [10.1.0.0/8",
+            "members (line 8): members of cameras: '10.1.0.0/8' is no",
+        ),
         ("10.0.0.0/8]", "10.0.0.1/8]", "intents[3] (line 6): targets[0]: '10.0.0.1/8' is no IPv4"),
         ("cameras, of", "c\u0430meras, of", "U+0430"),
         ("name: city", "name: " + "[" * 200, "nested"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_in_a_document_is_one_line(old: str, new: str, why: str) -> None:
     assert old in DOCUMENT
     with pytest.raises(ScenarioError) as refused:
@@ -279,14 +307,22 @@ def test_what_takes_too_long_to_read_is_refused(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ('"icm:PropertyExpectation"', '"icm:ReportingExpectation"', "'icm:ReportingExpectation' is not allowed; expected one of"),
+        (
+            '"icm:PropertyExpectation"',
+            '"icm:ReportingExpectation"',
+            "'icm:ReportingExpectation' is not allowed; expected one of",
+        ),
         ('"JsonLdExpression"', '"TurtleExpression"', "expected one of JsonLdExpression"),
         ('"name": "city"', '"name": "city", "validFor": {}', "validFor (line 3): unknown field"),
         ('"phalanx:slice/cameras"\n', '"phalanx:slice/x"\n', "but is about phalanx:slice/cameras"),
-        ("IntentCommonModel/\",\n    \"ph", "Other/\",\n    \"ph", "icm has to be the Intent Common Model"),
+        (
+            'IntentCommonModel/",\n    "ph',
+            'Other/",\n    "ph',
+            "icm has to be the Intent Common Model",
+        ),
         ('"@id": "phalanx:iot"\n', '"@id": "phalanx:it"\n', "lists each expectation once"),
     ],
-)  # fmt: skip
+)
 def test_what_a_resource_says_beside_the_subset_is_refused_by_name(old, new, why) -> None:
     assert old in TMF921
     with pytest.raises(ScenarioError) as refused:

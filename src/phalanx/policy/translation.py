@@ -160,11 +160,14 @@ def without(plan: PolicyPlan, names: Iterable[str]) -> PolicyPlan:
 def merged(plan: PolicyPlan, more: PolicyPlan) -> PolicyPlan:
     """Return a plan with what follows from more intents, in place of those with the same names.
 
-    What they deny comes before the rules of the plan, and their rates after these.
+    What they deny comes before the rules of the plan, and the rates of intents after these.
     """
     left = without(plan, intents_of(more))
-    denied = [x for x in more.rules.rules if x.action.verdict is PolicyVerdict.DENY]
-    rates = [x for x in more.rules.rules if x not in denied]
+    rates = [x for x in (*left.rules.rules, *more.rules.rules) if x.intent and x.action.rate_mb_s]
+    rates.sort(key=lambda rule: rule.action.rate_mb_s or 0.0)
+    rest = [
+        x for x in (*more.rules.rules, *left.rules.rules) if not (x.intent and x.action.rate_mb_s)
+    ]
     agreed = {each.name: each for each in left.agreements}
     for each in more.agreements:
         others = agreed[each.name].terms if each.name in agreed else ()
@@ -173,7 +176,7 @@ def merged(plan: PolicyPlan, more: PolicyPlan) -> PolicyPlan:
     slices = {**plan.members.slices, **more.members.slices}
     return PolicyPlan(
         tuple(agreed.values()),
-        replace(left.rules, name=name, rules=(*denied, *left.rules.rules, *rates)),
+        replace(left.rules, name=name, rules=(*rest, *rates)),
         replace(plan.members, slices=slices),
     )
 
@@ -329,16 +332,19 @@ class _Translation:
 
     def _isolated(self, isolation: kinds.IsolationIntent, permit: kinds.AccessIntent) -> None:
         own = self.addresses([isolation.slice])
-        kept_out = (
-            self.addresses(isolation.sources) if isolation.sources else _minus(_EVERYTHING, own)
-        )
-        kept_out = _minus(kept_out, self.addresses(isolation.allowed))
         sides = self.addresses(permit.sources), self.addresses(permit.targets)
         # What is sent to the slice, and the answers to what the slice sends.
         for here, there in (sides[::-1], sides):
-            if _both(here, own) and (out := _both(there, kept_out)):
+            if _both(here, own) and (out := self._kept_out(isolation, there)):
                 nearest = f"write '{_excepting(isolation, _prefixes(out))}'"
                 raise IntentError(_contradicts(permit, isolation, nearest))
+
+    def _kept_out(self, isolation: kinds.IsolationIntent, spans: _Spans) -> _Spans:
+        if isolation.sources:
+            spans = _both(spans, self.addresses(isolation.sources))
+        else:
+            spans = _minus(spans, self.addresses([isolation.slice]))
+        return _minus(spans, self.addresses(isolation.allowed))
 
     def _denied(self, denial: kinds.AccessIntent, permit: kinds.AccessIntent) -> None:
         sources, targets = self.addresses(denial.sources), self.addresses(denial.targets)
