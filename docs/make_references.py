@@ -15,6 +15,7 @@ from msgspec import inspect as types
 from phalanx.analytics.prometheus import load_queries
 from phalanx.domain import trust
 from phalanx.domain.goals import Mode
+from phalanx.policy import intents, rules, ssla
 from phalanx.runtime import scenario
 from phalanx.runtime.catalogue import BUILT_IN, installed
 from phalanx.runtime.scenario import Scenario
@@ -93,6 +94,24 @@ _NAMES = {
 }
 
 
+_INTENTS: dict[type[Struct], str] = {
+    intents.IntentDocument: "document",
+    intents.IsolationIntent: "isolation",
+    intents.EncryptionIntent: "encryption",
+    intents.AvailabilityIntent: "availability",
+    intents.LocationIntent: "location",
+    intents.DelayIntent: "delay",
+    intents.AnalysisIntent: "analysis",
+    intents.TunnelIntent: "gtp-tunnels",
+    intents.AccessIntent: "access",
+    intents.RateIntent: "rate",
+    intents.TransportPorts: "transport ports",
+    rules.RuleSchedule: "rule schedule",
+    ssla.Penalty: "penalty",
+}
+_NAMES |= _INTENTS
+
+
 def schema() -> str:
     """Return a table for every struct of a scenario file: field, type and range, default, note."""
     return "\n".join(_section(kind) for kind in _SECTIONS)
@@ -100,7 +119,16 @@ def schema() -> str:
 
 def agreement_schema() -> str:
     """Return the JSON schema of a Trust Level Agreement."""
-    found = msgspec.json.schema(agreements.TrustAgreement)
+    return _json_schema(agreements.TrustAgreement)
+
+
+def intent_schema() -> str:
+    """Return the JSON schema of a document of intents."""
+    return _json_schema(intents.IntentDocument)
+
+
+def _json_schema(kind: type[Struct]) -> str:
+    found = msgspec.json.schema(kind)
     found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     text = msgspec.json.format(msgspec.json.encode(found), indent=1).decode()
     return text.replace("\\\\Z", "$") + "\n"  # the end, in the regular expressions of JSON
@@ -110,6 +138,17 @@ def site() -> str:
     """Return the same tables for the structs of a site file; others are those of scenarios."""
     own = "\n".join(_section(kind) for kind in (SiteSpec, GuardedSpec))
     return re.sub(r"\]\(#(?!guarded-host)", "](scenario.md#", own)
+
+
+def intent_kinds() -> str:
+    """Return the tables for the structs of a document of intents."""
+    return "\n".join(_section(kind) for kind in _INTENTS)
+
+
+def grammar() -> str:
+    """Return the grammar of the language of intents, as it is used."""
+    file = Path(intents.__file__).parent / "language.lark"
+    return f"```text\n{file.read_text(encoding='utf-8')}```\n"
 
 
 def _section(kind: type[Struct]) -> str:
@@ -149,6 +188,10 @@ def _words(kind: types.Type) -> str:
         case types.UnionType():
             parts = [k for k in kind.types if not isinstance(k, types.NoneType)]
             return ", or ".join(_words(part) for part in parts)
+        case types.StructType() if kind.array_like:
+            return "[" + ", ".join(_words(field.type) for field in kind.fields) + "]"
+        case types.EnumType():
+            return ", ".join(f"`{each.value}`" for each in kind.cls)
         case types.StructType():
             name = _NAMES[kind.cls]
             return f"[{name}](#{name.replace(' ', '-')})"
@@ -192,11 +235,15 @@ def _text(kind: types.StrType) -> str:
         scenario.ParameterName: "parameter",
         scenario.Version: "version",
         Annotated[str, Meta(pattern=DEVICE)]: "name of an interface",
+        intents.Thing: "slice, address or prefix",
+        rules.Cidr: "address or prefix",
     }
     for alias, word in words.items():
         info = types.type_info(alias)
         if isinstance(info, types.StrType) and info.pattern == kind.pattern:
             return word
+    if kind.max_length is None:
+        return "sentence"
     return f"text, at most {kind.max_length:,} characters"
 
 
@@ -318,6 +365,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "site": site,
     "functions": functions,
     "plans": plans,
+    "intents": intent_kinds,
+    "grammar": grammar,
     "unseen": chances,
     **{name: _source(name) for name in _EXAMPLES},
 }

@@ -42,6 +42,7 @@ VERBS = {
     "clean": "Remove what ended runs left: processes, namespaces, rules, control groups, folders.",
     "ledger": "Show a ledger, or serve one to the processes of this machine.",
     "trust": "Show who is trusted and why, as a ledger has it; enrol and revoke agents.",
+    "intent": "Check intents, say what they mean, and make agreements and rules of them.",
     "tla": "Check a Trust Level Agreement (TLA), and show what it asks and attests.",
     "history": "Ask a store what happened, who decided it and why; retire what is old.",
     "domain": "Make a domain, manage its identities, and run its brokers.",

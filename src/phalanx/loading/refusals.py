@@ -117,11 +117,15 @@ def _offences(value: Any, kind: inspect.Type, path: str) -> Iterator[Offence]:
 
 
 def _in_struct(value: Any, kind: inspect.StructType, path: str) -> Iterator[Offence]:
-    if not isinstance(value, dict):
+    if kind.array_like and isinstance(value, list) and len(value) <= len(kind.fields):
+        value = {field.encode_name: each for field, each in zip(kind.fields, value, strict=False)}
+    elif kind.array_like or not isinstance(value, dict):
         yield path, _not_allowed(value, kind, path)
         return
     fields = {field.encode_name: field for field in kind.fields}
     for key, item in value.items():
+        if key == kind.tag_field:
+            continue
         if key not in fields:
             hint = nearest(key, fields) or f"; allowed are {', '.join(fields)}"
             yield join(path, key), f"unknown field{hint}"
@@ -133,6 +137,17 @@ def _in_struct(value: Any, kind: inspect.StructType, path: str) -> Iterator[Offe
 
 
 def _in_union(value: Any, kind: inspect.UnionType, path: str) -> Iterator[Offence]:
+    tagged = [t for t in kind.types if isinstance(t, inspect.StructType) and t.tag_field]
+    if tagged and isinstance(value, dict):
+        field = tagged[0].tag_field or ""
+        found = [each for each in tagged if each.tag == value.get(field)]
+        tags = inspect.LiteralType(tuple(str(each.tag) for each in tagged))
+        yield from (
+            _in_struct(value, found[0], path)
+            if found
+            else _offences(value.get(field), tags, join(path, field))
+        )
+        return
     if any(next(_offences(value, option, path), None) is None for option in kind.types):
         return
     # Go on into the alternative of the same shape; else name all of them.
@@ -165,13 +180,19 @@ def _fits(value: Any, kind: inspect.Type) -> bool:
                 and (kind.max_length is None or len(value) <= kind.max_length)
                 and (kind.pattern is None or re.search(kind.pattern, value) is not None)
             )
-        case inspect.LiteralType():
-            return value in kind.values
+        case inspect.LiteralType() | inspect.EnumType():
+            return value in _choices(kind)
         case inspect.BoolType():
             return isinstance(value, bool)
         case inspect.NoneType():
             return value is None
     return False  # a mapping or list is expected, and the value is none
+
+
+def _choices(kind: inspect.LiteralType | inspect.EnumType) -> list[Any]:
+    if isinstance(kind, inspect.EnumType):
+        return [each.value for each in kind.cls]
+    return list(kind.values)
 
 
 def _in_range(value: float, kind: inspect.IntType | inspect.FloatType) -> bool:
@@ -207,8 +228,8 @@ def describe(kind: inspect.Type, name: str = "") -> str:
                 if pattern.startswith(f"^{begin}"):
                     return words
             return "text" if kind.max_length is None else f"text of at most {kind.max_length} signs"
-        case inspect.LiteralType():
-            return f"one of {', '.join(str(value) for value in kind.values)}"
+        case inspect.LiteralType() | inspect.EnumType():
+            return f"one of {', '.join(map(str, _choices(kind)))}"
         case inspect.BoolType():
             return "true or false"
         case inspect.NoneType():
@@ -222,7 +243,8 @@ def describe(kind: inspect.Type, name: str = "") -> str:
             options = [describe(t, name) for t in kind.types if not isinstance(t, inspect.NoneType)]
             return " or ".join(options)
         case inspect.StructType():
-            return f"a mapping with {', '.join(field.encode_name for field in kind.fields)}"
+            shape = "list of" if kind.array_like else "mapping with"
+            return f"a {shape} {', '.join(field.encode_name for field in kind.fields)}"
     return "a mapping"
 
 
