@@ -340,8 +340,7 @@ class MmtMonitor:
                 continue
             if number != before:
                 met, before = set(), number
-            found = self._offer(automaton, event, now, met)
-            if found:  # a rule gives one verdict a packet
+            if found := self._offer(automaton, event, now, met):  # one verdict a packet
                 verdicts.append(found)
                 done = number
         return verdicts
@@ -353,8 +352,7 @@ class MmtMonitor:
             _, _, one, automaton = heappop(self._timers)
             if one in automaton.instances and one.state.timeout:
                 automaton.drop(one)
-                after = one.state.timeout
-                found = self._enter(automaton, one.family, one.bound, after, one.latest, one.opened)
+                found = self._enter(automaton, one, one.bound, one.state.timeout, one.latest)
                 verdicts += [found] if found else []
         return verdicts
 
@@ -376,27 +374,25 @@ class MmtMonitor:
             if not after.edges:
                 met.add(event.id)
             bound = instance.bound | {event.id: now}
-            found = self._enter(automaton, instance.family, bound, after, time, instance.opened)
-            if found:
+            if found := self._enter(automaton, instance, bound, after, time):
                 return found
         # What completed an instance begins no other: a AND b, b that came after a.
         if event.id in automaton.begins and event.id not in met and event.guard(now, {}):
             for after in automaton.begins[event.id]:
-                found = self._enter(automaton, {}, {event.id: now}, after, time, {})
-                if found:
+                if found := self._enter(automaton, None, {event.id: now}, after, time):
                     return found
         return None
 
     def _enter(
         self,
         automaton: _Automaton,
-        family: dict[_Instance, None],
+        parent: _Instance | None,
         bound: Bound,
         state: _State,
         time: int,
-        opened: dict[int, int],
     ) -> MmtVerdict | None:
-        """Let an instance come to a state; what cannot wait is decided by the same packet."""
+        """Let what comes of an instance be in a state; the same packet decides what cannot wait."""
+        family, opened = (parent.family, parent.opened) if parent else ({}, {})
         while state.at_once and state.timeout:
             now = next(reversed(bound.values()))
             after = automaton.vain  # unless a packet can tell: it has what the event is about
@@ -408,7 +404,13 @@ class MmtMonitor:
                         break
             state = after
         if not state.edges:
-            return self._conclude(automaton, family, bound, state, time)
+            satisfied = state is automaton.good
+            verdict = VERDICTS.get((automaton.rule.type, satisfied))
+            if state is automaton.vain or not (verdict or satisfied):
+                return None
+            for instance in list(family):
+                automaton.drop(instance)
+            return self._verdict(automaton, bound, verdict, time) if verdict else None
         opened = {id(window): opened.get(id(window), time) for window in state.windows}
         instance = _Instance(state, family, bound, opened)
         automaton.put(instance)
@@ -423,22 +425,7 @@ class MmtMonitor:
         return None
 
     @staticmethod
-    def _conclude(
-        automaton: _Automaton,
-        family: dict[_Instance, None],
-        bound: Bound,
-        state: _State,
-        time: int,
-    ) -> MmtVerdict | None:
-        rule = automaton.rule
-        if state is automaton.vain:
-            return None
-        verdict = VERDICTS.get((rule.type, state is automaton.good))
-        if verdict or state is automaton.good:
-            for instance in list(family):
-                automaton.drop(instance)
-        if verdict is None:
-            return None
+    def _verdict(automaton: _Automaton, bound: Bound, verdict: str, time: int) -> MmtVerdict:
         if automaton.react:
             automaton.react(next(reversed(bound.values())), bound)
         matches = []
@@ -446,5 +433,6 @@ class MmtMonitor:
             named = automaton.events[number].shown.items()
             values = {n: shown(kind, now[s]) for n, (s, kind) in named if now[s] is not None}
             matches.append(MmtMatch(number, now[-2] / 1e6, now[-1], values))
+        rule = automaton.rule
         about, kind = rule.root.description, rule.type.lower()
         return MmtVerdict(rule.id, verdict, kind, about, time / 1e6, tuple(matches))
