@@ -289,6 +289,8 @@ def functions() -> str:
         if not point.value.startswith("phalanx.functions."):
             continue
         capability = point.load()
+        if capability.vnfd is None:  # what a loop brings beside the function of its file
+            continue
         vnfd, needs = capability.vnfd, capability.vnfd.requires
         handles = "any traffic" if vnfd.handles_mb_s is None else f"{vnfd.handles_mb_s:g} MB/s"
         settings = ", ".join(f"`{k}` {v:g}" for k, v in capability.parameters.items())

@@ -78,6 +78,12 @@ def test_the_page_of_the_testbed_leads_to_a_run_on_real_packets(folder: Path) ->
     assert (folder / "run.html").read_bytes().startswith(b"<!doctype html>")
 
 
+def test_the_page_of_the_testbed_brings_what_looks_into_packets(folder: Path) -> None:
+    mark = "run on a bare machine, for the IDS"
+    said = follow(folder, f"{commands('testbed.md', mark)}\nsuricata -V")
+    assert "This is Suricata version" in said
+
+
 def test_the_page_of_the_sites_installs_what_it_uses(folder: Path) -> None:
     install = commands("sites.md", "not run: tests/system/test_bare_machine.py does")
     said = follow(

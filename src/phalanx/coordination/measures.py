@@ -118,9 +118,11 @@ def keeping(kind: type[Predicate], rule_of: Callable[[Any], TrafficRule]) -> tup
     """
 
     def put_in_force(_: object, me: Agent, goal: GoalInstance) -> Part:
+        """Put it in force, for as long as it is wanted."""
         yield from enforce(me, goal, goal.goal.predicate, rule_of(goal.goal.predicate))
 
     def take_back(_: object, me: Agent, goal: GoalInstance) -> Part:
+        """Take it back, as it is wanted no more."""
         yield from lift(me, goal.goal.predicate)
 
     return plan(kind)(put_in_force), plan(kind, Mode.AVERT)(take_back)
