@@ -99,6 +99,14 @@ def test_a_page_of_plain_sentences_means_what_it_says() -> None:
         ("b may reach a on sunday to tuesday", "b may reach a on sundays and mondays and tuesdays"),
         ("b may reach a between 22:00 and 0:00", "b may reach a between 22:00 and 24:00 utc"),
         ('slice "from" is encrypted', 'traffic of "from" is encrypted'),
+        (
+            "10.0.0.0/8 belongs to a. isolation between a and b",
+            "a and b are isolated from each other",
+        ),
+        ("a stays in FI; users are revoked within 5 s", "a is located in FI; revoked within 5 s"),
+        ("a must not reach b from 08:00 to 18:00", "a may not reach b between 8:00 and 18:00"),
+        ("traffic from b to a is limited to 8 MB/s", "b can send at most 8 MB/s to a"),
+        ("a is encrypted; security analysis every 5 s", "a is encrypted; it is analysed every 5 s"),
         ("a is encrypted, otherwise notify", "a is encrypted or else notify"),
     ],
 )
@@ -186,6 +194,11 @@ def test_a_comma_ties_what_follows_to_everything_before_it() -> None:
     assert read("a is isolated from every other slice except b and c") == (
         IsolationIntent(slice="a", allowed=("b", "c")),
     )
+
+
+def test_every_slice_of_a_scenario_is_meant_at_once() -> None:
+    meant = read("Network slices should be strictly isolated from other slices", "a", "b")
+    assert meant == (IsolationIntent(slice="a"), IsolationIntent(slice="b"))
 
 
 def test_names_are_those_of_the_scenario_in_any_letters() -> None:
