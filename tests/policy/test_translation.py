@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import convert, json
 from msgspec.structs import replace
 
 from phalanx.policy.intents import AccessIntent, IntentError, IntentSet, IsolationIntent, named
@@ -31,7 +32,7 @@ from phalanx.policy.translation import (
     merged,
     without,
 )
-from tests.policy.intent_values import MEMBERS, accesses, isolations, rates
+from tests.policy.intent_values import MEMBERS, accesses, isolations, rates, schedules
 
 MANY = settings(max_examples=50, suppress_health_check=list(HealthCheck), deadline=None)
 HAVE = "cameras have the addresses 10.1.0.0/16. servers have the addresses 10.2.0.0/24. "
@@ -174,6 +175,24 @@ def test_two_intents_that_decide_otherwise_about_a_packet_contradict(
     if disputed:
         with pytest.raises(IntentError, match=r"contradicts|cannot be met"):
             compile_intents(intents)
+
+
+@settings(max_examples=20, deadline=None)
+@given(schedules())
+def test_only_in_a_schedule_is_never_at_other_times(schedule: RuleSchedule) -> None:
+    only = AccessIntent(
+        name="x", effect="only", sources=("servers",), targets=("cameras",), schedule=schedule
+    )
+    plan = compile_intents(IntentSet(name="x", intents=(only,), members=MEMBERS))
+    assert convert(json.decode(json.encode(plan)), PolicyPlan) == plan  # the schema has it
+    rules = plan.members.resolve(plan.rules)
+    edges = (schedule.start - 1, schedule.start, schedule.end - 1, schedule.end % 1440)
+    for minute in [day * 1440 + at for day in range(7) for at in edges]:
+        packet = PolicyPacket("10.1.0.64", "10.1.0.1", minute=minute % 10_080)
+        passed = decide(rules, packet)[0].verdict is PolicyVerdict.PERMIT
+        assert passed == holds(schedule, packet.minute)
+        other = replace(packet, source="10.1.0.40")
+        assert decide(rules, other)[0].verdict is PolicyVerdict.DENY
 
 
 def test_terms_and_rules_bear_the_name_of_their_intent() -> None:
