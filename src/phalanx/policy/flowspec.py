@@ -1,0 +1,436 @@
+"""Rules as BGP FlowSpec routes, as text and as octets, and back.
+
+The text is what ExaBGP reads; rates are octets/s. Which route a packet meets first follows from
+the routes alone (RFC 8955, 5.1), so rules whose order contradicts that are cut into disjoint ones.
+
+Source: RFC 8955, 4 to 7; RFC 8956 for IPv6.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from functools import cmp_to_key, lru_cache
+from ipaddress import ip_network
+from itertools import islice, product, zip_longest
+from typing import cast
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from phalanx.domain.errors import ScenarioError
+from phalanx.loading import one_line, show
+from phalanx.policy.exchange import (
+    DENY,
+    PERMIT,
+    PLACE,
+    SYMBOLS,
+    numbered,
+    plain_only,
+    refuse,
+    simple_rules,
+)
+from phalanx.policy.regions import (
+    UNIVERSE,
+    VERSIONS,
+    Box,
+    IpVersion,
+    Ranges,
+    addresses,
+    merged,
+    port_ranges,
+    prefix_ranges,
+    prefixes,
+    regions,
+    without,
+)
+from phalanx.policy.rules import (
+    LAST_PORT,
+    PROTOCOL_NUMBERS,
+    PolicyRule,
+    PolicyVerdict,
+    PortRange,
+    Protocol,
+    RuleAction,
+    RuleCondition,
+    RuleMatch,
+    RuleSet,
+    Segment,
+    rule_offences,
+)
+
+MOST_ROUTES = 2_000
+_ALL: Ranges = ((0, 255),)
+_PORTS: Ranges = ((0, LAST_PORT),)
+_FRAGMENT = {True: "is-fragment first-fragment", False: "!is-fragment&!first-fragment"}
+_FRAGMENT_OCTETS = {True: bytes((0, 2, 0x80, 4)), False: bytes((2, 2, 0xC2, 4))}
+_FILE = re.compile(r"\s*+flow\s*+\{(?P<routes>.*)\}\s*+", re.DOTALL)
+_ROUTE = re.compile(
+    r"\s*+route\b[ \t]*+(?P<name>[^\s{};]*+)\s*+\{\s*+match\s*+\{(?P<match>[^{}]*+)\}"
+    r"\s*+then\s*+\{(?P<then>[^{}]*+)\}\s*+\}\s*+"
+)
+_OPERATOR = re.compile(r"(>=|<=|!=|=|>|<|)(\w+)", re.ASCII)
+
+
+class FlowRoute(Struct, frozen=True):
+    """One FlowSpec route. None, or all numbers: the component is not there."""
+
+    name: str
+    version: IpVersion
+    action: RuleAction
+    target: str | None = None
+    source: str | None = None
+    protocols: Ranges = _ALL
+    ports: Ranges = _PORTS
+    source_ports: Ranges = _PORTS
+    fragment: bool | None = None
+
+    def nlri(self) -> bytes:
+        """Return the octets of the route (RFC 8955, 4; RFC 8956, 3)."""
+        octets = b"".join(bytes((kind,)) + value for kind, value in self.components())
+        size = len(octets)
+        return (bytes((size,)) if size < 240 else (0xF000 | size).to_bytes(2, "big")) + octets
+
+    @lru_cache(maxsize=2 * MOST_ROUTES)  # noqa: B019  # small values, compared often when sorted
+    def components(self) -> list[tuple[int, bytes]]:
+        """Return type and octets of each component, in order of types."""
+        pairs: list[tuple[int, bytes]] = []
+        for kind, prefix in ((1, self.target), (2, self.source)):
+            if prefix is not None:
+                network = ip_network(prefix)
+                size = -(-network.prefixlen // 8)
+                offset = b"" if self.version == 4 else b"\0"
+                pattern = network.network_address.packed[:size]
+                pairs.append((kind, bytes((network.prefixlen,)) + offset + pattern))
+        for kind, ranges in ((3, self.protocols), (5, self.ports), (6, self.source_ports)):
+            if ranges not in (_ALL, _PORTS):
+                pairs.append((kind, _operators(ranges)))
+        if self.fragment is not None:
+            pairs.append((12, _FRAGMENT_OCTETS[self.fragment]))
+        return pairs
+
+    def box(self) -> Box:
+        """Return the packets that the route is about."""
+        sides = (
+            prefix_ranges((each or UNIVERSE[self.version],), self.version)
+            for each in (self.target, self.source)
+        )
+        flag = int(self.fragment or 0), int(self.fragment is not False)
+        return (*sides, self.protocols, self.ports, self.source_ports, (flag,))
+
+
+def _operators(ranges: Ranges) -> bytes:
+    terms = []
+    for first, last in ranges:
+        terms += [(1, first)] if first == last else [(3, first), (0x45, last)]
+    octets = b""
+    for place, (operator, value) in enumerate(terms):
+        size = 1 if value < 256 else 2
+        end = 0x80 if place == len(terms) - 1 else 0
+        octets += bytes((operator | end | (size - 1) << 4,)) + value.to_bytes(size, "big")
+    return octets
+
+
+def precedence(one: FlowRoute, two: FlowRoute) -> int:
+    """Return -1 if a packet meets the first route before the second, 1 if after (RFC 8955, 5.1)."""
+    for mine, its in zip_longest(one.components(), two.components(), fillvalue=(256, b"")):
+        if mine[0] != its[0]:
+            return -1 if mine[0] < its[0] else 1
+        if mine[1] == its[1]:
+            continue
+        if mine[0] > 2:
+            size = min(len(mine[1]), len(its[1]))
+            heads = mine[1][:size], its[1][:size]
+            return (
+                -1 if heads[0] < heads[1] or (heads[0] == heads[1] and len(mine[1]) > size) else 1
+            )
+        networks = [ip_network((r.target if mine[0] == 1 else r.source) or "") for r in (one, two)]
+        longer = networks[0].prefixlen > networks[1].prefixlen
+        lower = networks[0].network_address < networks[1].network_address  # type: ignore[operator]
+        return -1 if (longer if networks[0].overlaps(networks[1]) else lower) else 1
+    return 0
+
+
+def flow_routes(rules: RuleSet) -> list[FlowRoute]:
+    """Return routes that decide as the rules, in the order in which packets meet them.
+
+    Raises:
+        NotExpressibleError: with rule, field and reason.
+
+    """
+    refused = {
+        **SYMBOLS,
+        **PLACE,
+        "condition.state": "routes know no connections",
+        "condition.encrypted": "routes do not see encryption",
+        "schedule": "routes have no timetable",
+        "action.log": "routes sample packets, they do not record each",
+    }
+    plain_only(rules, "flowspec", refused)
+    each = (route for rule in simple_rules(rules, "flowspec", True) for route in _routes(rule))
+    routes = list(islice(each, MOST_ROUTES + 1))
+    if rules.default is PolicyVerdict.DENY:
+        routes += [FlowRoute("default", v, DENY, UNIVERSE[v]) for v in VERSIONS]
+    if len(routes) > MOST_ROUTES:
+        raise refuse(None, "rules", f"flowspec: they need more than {MOST_ROUTES} routes")
+    found = [route for v in VERSIONS for route in _ordered([r for r in routes if r.version == v])]
+    limited = Counter(route.name for route in found if route.action.rate_mb_s is not None)
+    for rule in rules.rules:
+        octets = (rule.action.rate_mb_s or 0) * 1e6
+        if struct.unpack(">f", struct.pack(">f", min(octets, 1e38)))[0] != octets or octets % 1:
+            why = f"flowspec: {octets:g} octets/s is no whole number that a float of 32 bit has"
+            raise refuse(rule, "action.rate_mb_s", why)
+        if limited[rule.id] > 1:
+            why = f"flowspec needs {limited[rule.id]} routes, and each would have the whole rate"
+            raise refuse(rule, "action.rate_mb_s", why)
+    taken, total = set[str](), Counter(route.name for route in found)
+    for place, route in enumerate(found):
+        names = (f"{route.name}/{n}" for n in range(1, len(found) + 2))
+        name = next(n for n in names if n not in taken) if total[route.name] > 1 else route.name
+        taken.add(name)
+        found[place] = replace(route, name=name)
+    return found
+
+
+def _routes(rule: PolicyRule) -> Iterator[FlowRoute]:
+    match = rule.match
+    listed = (*match.source.addresses, *match.target.addresses)
+    version: IpVersion = 6 if ":" in listed[0] else 4
+    if match.protocol == "sctp" and (match.ports or match.source_ports):
+        raise refuse(rule, "match.ports", "flowspec: ports are those of tcp and udp")
+    if rule.condition.fragment and (match.ports or match.source_ports):
+        raise refuse(rule, "match.ports", "flowspec: only the first fragment has ports")
+    number = PROTOCOL_NUMBERS.get(match.protocol or "", -1)
+    protocols = ((number, number),) if number >= 0 else _ALL
+    targets, sources = (
+        prefixes(addresses(side, version), version) for side in (match.target, match.source)
+    )
+    ports = port_ranges(match.ports), port_ranges(match.source_ports)
+    for target, source in product(targets, sources):
+        ends = _ends(target, source, version)
+        fragment = rule.condition.fragment
+        yield FlowRoute(rule.id, version, rule.action, *ends, protocols, *ports, fragment)
+
+
+def _ends(target: str, source: str, version: IpVersion) -> tuple[str | None, str | None]:
+    """Return both prefixes, without one that says nothing; one has to tell the IP version."""
+    whole = UNIVERSE[version]
+    if source == whole:
+        return target, None
+    return None if target == whole else target, source
+
+
+def _ordered(routes: list[FlowRoute]) -> list[FlowRoute]:
+    """Return the routes in their own order; if that decides otherwise, disjoint ones instead."""
+    if not routes:
+        return []
+    routes = list({route.nlri(): route for route in reversed(routes)}.values())[::-1]
+    ordered = sorted(routes, key=cmp_to_key(precedence))
+    version = routes[0].version
+    full = FlowRoute("", version, PERMIT).box()
+    both = routes, ordered
+
+    def differs(first: tuple[int, ...]) -> bool | None:
+        one, two = (
+            each[i].action if i < len(each) else PERMIT for each, i in zip(both, first, strict=True)
+        )
+        return True if one != two else None
+
+    if not regions([[r.box() for r in each] for each in both], full, differs):
+        return ordered
+
+    def taken(first: tuple[int, ...]) -> tuple[str, RuleAction] | None:
+        route = routes[first[0]] if first[0] < len(routes) else None
+        if route is None or route.action == PERMIT:
+            return None
+        return route.name if route.action.rate_mb_s is not None else "part", route.action
+
+    found: list[FlowRoute] = []
+    for box, (name, action) in regions([[r.box() for r in routes]], full, taken):
+        protocols, ports, source_ports, flags = box[2:]
+        fragment = None if flags == ((0, 1),) else bool(flags[0][0])
+        for target, source in product(*(prefixes(each, version) for each in box[:2])):
+            ends = _ends(target, source, version)
+            route = FlowRoute(
+                name, version, action, *ends, protocols, ports, source_ports, fragment
+            )
+            found.append(route)
+            if fragment and (ports, source_ports) != (_PORTS, _PORTS):
+                raise refuse(None, "order", "flowspec: it would need ports of later fragments")
+            if len(found) > MOST_ROUTES:
+                raise refuse(None, "rules", f"flowspec: more than {MOST_ROUTES} routes are needed")
+    return sorted(found, key=cmp_to_key(precedence))
+
+
+def to_flowspec(rules: RuleSet) -> str:
+    """Return routes for ExaBGP, as ``flow { route NAME { match {…} then {…} } }``.
+
+    Raises:
+        NotExpressibleError: as ``flow_routes``.
+
+    """
+    return "flow {\n" + "".join(_text(route) for route in flow_routes(rules)) + "}\n"
+
+
+def _text(route: FlowRoute) -> str:
+    offset = "/0" if route.version == 6 else ""
+    protocol = "next-header" if route.version == 6 else "protocol"
+    terms = [
+        *((f"destination {route.target}{offset}",) if route.target else ()),
+        *((f"source {route.source}{offset}",) if route.source else ()),
+    ]
+    for word, ranges in (
+        (protocol, route.protocols),
+        ("destination-port", route.ports),
+        ("source-port", route.source_ports),
+    ):
+        if ranges not in (_ALL, _PORTS):
+            spans = (f"={a}" if a == b else f">={a}&<={b}" for a, b in ranges)
+            terms.append(f"{word} [ {' '.join(spans)} ]")
+    if route.fragment is not None:
+        terms.append(f"fragment [ {_FRAGMENT[route.fragment]} ]")
+    then = "discard" if route.action == DENY else "accept"
+    if route.action.rate_mb_s is not None:
+        then = f"rate-limit {int(route.action.rate_mb_s * 1e6)}"
+    matches = "".join(f" {term};" for term in terms)
+    return f"  route {route.name} {{\n    match {{{matches} }}\n    then {{ {then}; }}\n  }}\n"
+
+
+def from_flowspec(text: str, name: str) -> RuleSet:
+    """Return what routes decide, in the order in which packets meet them.
+
+    Raises:
+        ScenarioError: with one line; names the route and the words that a rule cannot say.
+
+    """
+    file = _FILE.fullmatch(text := re.sub(r"#[^\n]*", "", text))
+    if file is None:
+        raise ScenarioError(
+            f"{name}: flow {{ route NAME {{ match {{…}} then {{…}} }} }} is expected"
+        )
+    pairs: list[tuple[FlowRoute, list[PolicyRule]]] = []
+    at, taken, named = file.start("routes"), set[str](), set[str]()
+    while text[at : file.end("routes")].strip():
+        route = _ROUTE.match(text, at, file.end("routes"))
+        if route is None:
+            line = text.count("\n", 0, at) + 1
+            raise ScenarioError(f"{name}: line {line}: route NAME {{ match … then … }} is expected")
+        title = route["name"] or f"route-{len(pairs) + 1}"
+        try:
+            if title in named:
+                raise _Unknown(title, "another route has this name")
+            named.add(title)
+            read = _read_route(title, route["match"], route["then"])
+            parts = _rules_of(read)
+            pairs.append((read, list(numbered(parts[0], parts, taken, "a set of protocols"))))
+        except (_Unknown, ValueError) as error:
+            raise ScenarioError(one_line(f"{name}: route {title[:40]}: {error}")) from None
+        at = route.end()
+    parts_of = {route.name: parts for route, parts in pairs}
+    both = ([route for route, _ in pairs if route.version == version] for version in VERSIONS)
+    routes = [route for each in both for route in sorted(each, key=cmp_to_key(precedence))]
+    rules = RuleSet("flowspec", tuple(rule for each in routes for rule in parts_of[each.name]))
+    for _, why in rule_offences(rules):
+        raise ScenarioError(f"{name}: {why}")
+    return rules
+
+
+class _Unknown(Exception):  # noqa: N818  # caught where the route is known
+    def __init__(self, word: str, why: str = "no rule here can say it") -> None:
+        super().__init__(f"{show(word)}: {why}")
+
+
+def _read_route(title: str, match: str, then: str) -> FlowRoute:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.:/-]{0,119}", title, re.ASCII):
+        raise _Unknown(title, "is no name for a rule")
+    said: dict[str, list[str]] = {}
+    for term in match.split(";"):
+        key, *values = term.strip().replace("[", " ").replace("]", " ").split() or [""]
+        if key and (key in said or not values):
+            raise _Unknown(key, "is given twice, or says nothing")
+        said |= {"protocol" if key == "next-header" else key: values} if key else {}
+    known = "destination", "source", "protocol", "destination-port", "source-port", "fragment"
+    for key in said:
+        if key not in known:
+            raise _Unknown(key)
+    ends = [said.get(key, [""])[0] for key in known[:2]]
+    version: IpVersion = 6 if any(":" in end for end in ends) else 4
+    ends = [re.sub(r"(/\d+)/0\Z", r"\1", end) if version == 6 else end for end in ends]
+    for end in filter(None, ends):
+        if ip_network(end).version != version:
+            raise _Unknown(end, "is of the other IP version")
+    kinds = ("protocol", _ALL), ("destination-port", _PORTS), ("source-port", _PORTS)
+    spans = [_numbers(said[key], full) if key in said else full for key, full in kinds]
+    if spans[1:] != [_PORTS, _PORTS] and "protocol" not in said:
+        spans[0] = ((6, 6), (17, 17))  # RFC 8955, 4.2.2.5: ports are those of TCP and UDP
+    flags = " ".join(sorted("&".join(sorted(e.split("&"))) for e in said.get("fragment", ())))
+    fragments = {
+        "": None,
+        "first-fragment is-fragment": True,
+        "!first-fragment&!is-fragment": False,
+    }
+    if flags not in fragments:
+        raise _Unknown(f"fragment {flags}")
+    actions = [each.split() for each in then.split(";") if each.strip()]
+    words = actions[0] if len(actions) == 1 else []
+    if words[:1] == ["rate-limit"] and len(words) == 2 and words[1].isdecimal():
+        rate = int(words[1]) / 1e6
+        action = RuleAction(PolicyVerdict.PERMIT, rate) if rate else DENY
+    elif words in (["discard"], ["accept"]):
+        action = DENY if words == ["discard"] else PERMIT
+    else:
+        raise _Unknown(then.strip(), "accept, discard or rate-limit N is read")
+    target, source = (str(ip_network(end)) if end else None for end in ends)
+    return FlowRoute(
+        title, version, action, target, source, spans[0], spans[1], spans[2], fragments[flags]
+    )
+
+
+def _rules_of(route: FlowRoute) -> list[PolicyRule]:
+    numbers = [n for first, last in route.protocols for n in range(first, last + 1)]
+    names = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+    if not numbers or (route.protocols != _ALL and not names.keys() >= set(numbers)):
+        raise _Unknown("protocol", f"known are {', '.join(PROTOCOL_NUMBERS)}")
+    chosen = [None] if route.protocols == _ALL else [names[number] for number in numbers]
+    whole = UNIVERSE[route.version]
+    target, source = _ends(route.target or whole, route.source or whole, route.version)
+    ports, source_ports = (
+        () if each == _PORTS else tuple(PortRange(*span) for span in each)
+        for each in (route.ports, route.source_ports)
+    )
+    sides = (
+        Segment((source,)) if source else Segment(),
+        Segment((target,)) if target else Segment(),
+    )
+    condition = RuleCondition(fragment=route.fragment)
+    return [
+        PolicyRule(
+            route.name,
+            route.action,
+            RuleMatch(*sides, cast(Protocol | None, each), source_ports, ports),
+            condition,
+        )
+        for each in chosen
+    ]
+
+
+def _numbers(listed: list[str], full: Ranges) -> Ranges:
+    found, top = cast(Ranges, ()), full[0][1]
+    for term in listed:
+        span: Ranges = ((0, top),)
+        for each in term.split("&"):
+            operator = _OPERATOR.fullmatch(each)
+            text = str(PROTOCOL_NUMBERS.get(operator[2], operator[2])) if operator else ""
+            if operator is None or not text.isdecimal() or int(text) > top:
+                raise _Unknown(each, f"a number up to {top} is expected")
+            value = int(text)
+            low = {">=": value, ">": value + 1}.get(operator[1], 0)
+            high = {"<=": value, "<": value - 1}.get(operator[1], top)
+            if operator[1] in ("=", ""):
+                low = high = value
+            hole: Ranges = ((value, value),) if operator[1] == "!=" else ()
+            span = without(without(span, ((-1, low - 1), (high + 1, top + 1))), hole)
+        found = merged((*found, *span))
+    return found
