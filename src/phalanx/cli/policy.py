@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from phalanx.analytics.packets import Capture, known_link
+from phalanx.cli.policy_check import check
 from phalanx.cli.terminal import AsJson, Group, StopSignal, counted, emit_json, err, out, say
 from phalanx.domain.errors import PhalanxError
 from phalanx.policy.mmt import MmtRule, load_mmt
@@ -24,13 +25,16 @@ LATE_S = 1.0
 """How late a live packet may be told, in seconds: what did not come by then is held missing."""
 
 app = typer.Typer(
-    cls=Group, no_args_is_help=True, add_completion=False, help="Run security rules on traffic."
+    cls=Group, no_args_is_help=True, add_completion=False, help="Find conflicts of rules; run rules on traffic."
 )
 
 
 @app.callback()
 def _group() -> None:
-    """Run security rules on traffic."""
+    """Find conflicts of security rules, and run rules on traffic."""
+
+
+app.command()(check)
 
 
 @app.command()
