@@ -68,6 +68,8 @@ def slice_conflicts(rules: RuleSet, *, most: int = 1_000) -> ConflictReport:
         mine, its = {*one.scope.slices}, {*other.scope.slices}
         return bool(mine and its) and not mine & its and _disagree(one, other)
 
+    if not any(rule.scope.slices for rule in rules.rules):
+        return ConflictReport(0, {})
     return _between(rules.rules, rules.rules, ConflictKind.SLICES, clash, again=True, most=most)
 
 
@@ -154,6 +156,7 @@ def _between(
     for i, j, _ in order.pairs():
         across = (i < split) & (j >= split) & ((j - split > i) | (not again))
         overlaps += int(across.sum())
+        across &= order.action[i] != order.action[j]
         found = [
             (a, b)
             for a, b in zip(i[across].tolist(), j[across].tolist(), strict=True)
