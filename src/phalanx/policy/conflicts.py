@@ -151,6 +151,7 @@ class ConflictAnalysis:
         self._found: dict[int, dict[int, int]] = {}
         self._several: dict[int, _Several] = {}
         self._undecided: set[int] = set()
+        self._reached: set[int] = set()
         self._void = {row for row, box in enumerate(order.boxes) if box is None}
         self._steps = MOST_STEPS
         size = len(order.rules)
@@ -216,13 +217,16 @@ class ConflictAnalysis:
         reach = int(np.bitwise_or.reduce(bits[earlier], initial=0))
         if reach & boxes.WITHIN:
             return None  # one rule is enough
+        beyond = reach | int(np.bitwise_or.reduce(bits[~earlier & alike], initial=0))
+        if _REACHED & ~beyond:
+            return None
+        self._reached.add(row)
         if _REACHED & ~reach == 0 and escape(box, order.walk(before), steps) is None:
             witness = escape(box, order.walk(before, unlike), steps)
             return _Several(witness is not None, self._needed(box, before, before), witness or box)
-        reach |= int(np.bitwise_or.reduce(bits[~earlier & alike], initial=0))
         one_is_enough = _EARLIER in self._found.get(row, {}).values()
         rated = order.rules[row].action.rate_mb_s is not None
-        if rated or one_is_enough or _REACHED & ~reach:
+        if rated or one_is_enough:
             return None
         rows, stops = others.tolist(), unlike.difference(before)
         if escape(box, order.walk(rows, stops), steps) is not None:
@@ -253,8 +257,8 @@ class ConflictAnalysis:
         if rule.id in self._rows:
             raise ValueError(f"there is a rule {rule.id!r} already")
         row = self._rows[rule.id] = self._set.add(rule, boxes.real(self._translator.whole(rule)))
-        self._put(row, len(self._sorted) if at is None else at)
-        return self._changed(row)
+        last = self._put(row, len(self._sorted) if at is None else at)
+        return self._changed(row, last, self._set.near(row))
 
     def remove(self, rule: str) -> list[PolicyConflict]:
         """Remove a rule by its id. Return the conflicts that are new.
@@ -265,10 +269,10 @@ class ConflictAnalysis:
         """
         row = self._rows.pop(rule)
         del self._sorted[self._index(row)]
-        near = self._set.near(row)[0].tolist()
-        self._set.overlaps -= len(near)
+        near = self._set.near(row)
+        self._set.overlaps -= len(near[0])
         self._set.alive[row] = False
-        found = self._changed(row, near)
+        found = self._changed(row, int(self._set.place[row]), near)
         if len(self._set.rules) > 2 * len(self._sorted) + 1_000:  # most rows are of rules removed
             self._begin(self.rules)
         return found
@@ -281,15 +285,16 @@ class ConflictAnalysis:
 
         """
         row = self._rows[rule]
+        before = int(self._set.place[row])
         del self._sorted[self._index(row)]
-        self._put(row, at)
-        return self._changed(row)
+        return self._changed(row, max(before, self._put(row, at)), self._set.near(row))
 
     def _index(self, row: int) -> int:
         place = self._set.place
         return bisect_left(self._sorted, place[row], key=place.__getitem__)
 
-    def _put(self, row: int, at: int) -> None:
+    def _put(self, row: int, at: int) -> int:
+        """Put a rule at a place; return its label, or a higher one if all are labelled anew."""
         at = min(max(at, 0), len(self._sorted))
         self._sorted.insert(at, row)
         place = self._set.place
@@ -301,13 +306,22 @@ class ConflictAnalysis:
         place[row] = (below + above) // 2
         if above - below < 2:
             place[self._sorted] = np.arange(len(self._sorted)) * GAP
+            return int(place.max())
+        return int(place[row])
 
-    def _changed(self, row: int, near: list[int] | None = None) -> list[PolicyConflict]:
-        """Judge a rule anew, and all that it overlaps."""
+    def _changed(self, row: int, last: int, near: tuple[Rows, Bits]) -> list[PolicyConflict]:
+        """Judge a rule anew, and those of what it overlaps that it can matter to.
+
+        Of a rule behind ``last``, the last place that the changed one had, no pair changes, and
+        it is not made idle by one that has no corner of it.
+        """
         if not self._set.listed:
             self._begin(self.rules)
             return []
-        rows = [row, *(self._set.near(row)[0].tolist() if near is None else near)]
+        others, bits = near
+        matters = (self._set.place[others] <= last) | (bits & (boxes.LOW | boxes.HIGH) > 0)
+        matters |= np.fromiter((each in self._reached for each in others.tolist()), np.bool_)
+        rows = [row, *others[matters].tolist()]
         before = set(self._keys(rows))
         self._steps = MOST_STEPS
         for each in rows:
@@ -319,6 +333,7 @@ class ConflictAnalysis:
         self._found.pop(row, None)
         self._several.pop(row, None)
         self._undecided.discard(row)
+        self._reached.discard(row)
         self._void.discard(row)
         if not order.alive[row]:
             if self._rows.get(order.rules[row].id) == row:

@@ -218,6 +218,10 @@ class OrderedRules:
             self._pairs = [one[order], np.concatenate((j, i))[order]]
             self._bits = np.concatenate((bits, boxes.seen_back(bits)))[order]
 
+    def _degree(self, row: int) -> int:
+        begin, end = np.searchsorted(self._pairs[0], (row, row + 1))
+        return int(end - begin) + len(self._fresh.get(row, ()))
+
     def near(self, row: int) -> tuple[Rows, Bits]:
         """Return the rules that overlap one, in order, and how that one stands to each."""
         begin, end = np.searchsorted(self._pairs[0], (row, row + 1))
@@ -254,7 +258,7 @@ class OrderedRules:
         self, i: int, j: int, earlier: Callable[[int], bool], steps: list[int]
     ) -> FieldBox | None:
         """Return packets that two rules match and no earlier one does; None: there is none."""
-        both = np.intersect1d(self.near(i)[0], self.near(j)[0]).tolist()
+        both = self.near(min(i, j, key=self._degree))[0].tolist()
         return boxes.escape(self.shared(i, j), self.walk(filter(earlier, both)), steps)
 
     def shared(self, i: int, j: int) -> FieldBox:
