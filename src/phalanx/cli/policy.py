@@ -25,7 +25,10 @@ LATE_S = 1.0
 """How late a live packet may be told, in seconds: what did not come by then is held missing."""
 
 app = typer.Typer(
-    cls=Group, no_args_is_help=True, add_completion=False, help="Find conflicts of rules; run rules on traffic."
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Find conflicts of rules; run rules on traffic.",
 )
 
 
