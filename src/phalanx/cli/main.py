@@ -30,7 +30,7 @@ VERBS = {
     "check": "Look in a log for what a correct run can never have recorded.",
     "audit": "Verify that a log is what its agents recorded.",
     "detect": "Find attacks in a recorded capture: targets, sources, confidence and reasons.",
-    "policy": "Run security rules on traffic; export, import and compare rules.",
+    "policy": "Find conflicts of security rules, exchange and compare rules, run rules on traffic.",
     "collect": "Collect metrics of services into CSV or Parquet, from Prometheus or from CSV.",
     "evaluate": "Train models on some runs of a data set, and judge them on the others.",
     "train": "Train a model of services on recorded runs.",

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from phalanx.analytics.packets import Capture, known_link
+from phalanx.cli.policy_check import check
 from phalanx.cli.rule_formats import diff, export, import_rules
 from phalanx.cli.terminal import AsJson, Group, StopSignal, counted, emit_json, err, out, say
 from phalanx.domain.errors import PhalanxError
@@ -25,7 +26,10 @@ LATE_S = 1.0
 """How late a live packet may be told, in seconds: what did not come by then is held missing."""
 
 app = typer.Typer(
-    cls=Group, no_args_is_help=True, add_completion=False, help="Run, exchange and compare rules."
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Find conflicts of security rules, exchange and compare rules, run rules on traffic.",
 )
 app.command()(export)
 app.command("import")(import_rules)
@@ -34,7 +38,10 @@ app.command()(diff)
 
 @app.callback()
 def _group() -> None:
-    """Run security rules on traffic, exchange them with other formats, and compare them."""
+    """Find conflicts of security rules, exchange and compare rules, run rules on traffic."""
+
+
+app.command()(check)
 
 
 @app.command()
