@@ -31,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
     help="Find conflicts of security rules, exchange and compare rules, run rules on traffic.",
 )
+app.command()(check)
 app.command()(export)
 app.command("import")(import_rules)
 app.command()(diff)
@@ -39,9 +40,6 @@ app.command()(diff)
 @app.callback()
 def _group() -> None:
     """Find conflicts of security rules, exchange and compare rules, run rules on traffic."""
-
-
-app.command()(check)
 
 
 @app.command()
