@@ -203,3 +203,27 @@ def test_an_agent_that_is_no_loop_has_what_it_wants_inspected_shut_out_at_once()
     events = run(lambda now: [alert(1, "10.1.0.1")] if now > 20 else [], Watched, **more)
     effect = str(Firewalled("", "", AMF, source="10.1.0.1"))
     assert len(of(events, "measure.applied", effect=effect)) == 1
+
+
+def test_an_interval_of_nothing_stops_no_run() -> None:
+    events = run(lambda _: [], parameters={"ids_interval_s": 0.0}, duration_s=10)
+    assert events[-1].time == 10
+
+
+@pytest.mark.parametrize(
+    ("brings", "line"),
+    [
+        ("ids", "sem-amf.capabilities: ids: it has a VNF, and loops deploy none"),
+        ("idss", "no such"),
+    ],
+)
+def test_a_loop_that_is_to_be_an_ids_itself_is_refused(brings: str, line: str) -> None:
+    functions = [{**SLICES["functions"][0], "capabilities": [brings]}]
+    with pytest.raises(ScenarioError, match=line):
+        run(lambda _: [], slices={**SLICES, "functions": functions})
+
+
+def test_where_no_vnf_is_offered_the_loop_says_so_and_goes_on() -> None:
+    events = run(lambda _: [], functions={"firewall": {"image_mb": 1}}, duration_s=10)
+    ended = of(events, "goal.ended", goal=f"inspected(iot, amf, {AMF})", outcome="failed")
+    assert [e.agent for e in ended] == ["sem-amf"]

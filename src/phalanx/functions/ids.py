@@ -52,6 +52,9 @@ INTRUSION = "intrusion"
 MOST = 64
 """Sources that are shut out at a time for one target; others wait until they are told of again."""
 
+LEAST_S = 0.1
+"""Pause between two readings of alerts, at least, in seconds."""
+
 
 class Inspected(OfEntity, frozen=True):
     """What goes to ``target``, and what it answers, is looked into by an IDS.
@@ -137,7 +140,7 @@ class Ids(Capability):
                 yield Adopt(wanted, PROTECT)
             elif me.open_goal(wanted) is None:  # in vain: they are named again if they go on
                 self.named = {each: None for each in self.named if each not in waiting}
-            yield Pause(me.parameter(self, "ids_interval_s"))
+            yield Pause(max(LEAST_S, me.parameter(self, "ids_interval_s")))
 
     @plan(IntrudersShutOut, local=True)
     def shut_out(self, _: Agent, goal: GoalInstance) -> Body:
