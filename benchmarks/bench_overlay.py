@@ -51,8 +51,7 @@ if LACK is not None:
 from phalanx.infrastructure.linux.kernel import namespaces  # noqa: E402
 from phalanx.infrastructure.linux.kernel.links import ip  # noqa: E402
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix  # noqa: E402
-from phalanx.infrastructure.linux.overlay import Overlay  # noqa: E402
-from phalanx.infrastructure.linux.overlay_keys import LocalKeys  # noqa: E402
+from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay  # noqa: E402
 from phalanx.infrastructure.linux.overlay_node import OverlaySite, Vxlan  # noqa: E402
 
 

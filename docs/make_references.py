@@ -18,8 +18,8 @@ from phalanx.domain.goals import Mode
 from phalanx.policy import intents, rules, ssla
 from phalanx.runtime import scenario
 from phalanx.runtime.catalogue import BUILT_IN, installed
+from phalanx.runtime.guarding import DEVICE, GuardedSpec, SiteSpec
 from phalanx.runtime.scenario import Scenario
-from phalanx.runtime.site import DEVICE, GuardedSpec, SiteSpec
 from phalanx.slices import agreements
 from phalanx.slices import model as slices
 from phalanx.trust.register import unseen

@@ -29,16 +29,16 @@ from flow_data import (
     parser,
     record,
 )
-from phalanx.analytics.flow_table import FlowTable, Windows
+from phalanx.analytics.capture import FlowTable, Windows
 from phalanx.analytics.packets import Capture, decode
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.traffic import VIDEO, Source
-from phalanx.testrange.attackers import command
 from phalanx.testrange.client import SEGMENT_S
 from phalanx.testrange.processes import NamespaceProcess, end
 from phalanx.testrange.users import Users
 from phalanx.testrange.vcdn import ADDRESS, LIVE, RENDITIONS, Vcdn
+from phalanx.testrange.workload import command
 
 ON_LOOPBACK = (
     "syn flood", "udp flood", "syn-ack flood", "reflection", "slow http", "http flood",

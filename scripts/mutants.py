@@ -47,13 +47,13 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "phalanx"
 AREAS = {
     "auction": "auction/auctioneer auction/bidder auction/bidding auction/contracts auction/cost "
-    "auction/initiator auction/paths auction/terms auction/view auction/waiting",
+    "auction/initiator auction/paths auction/terms auction/view auction/auctioneer",
     "leases": "infrastructure/reservations/allocations infrastructure/reservations/lifecycle "
     "infrastructure/reservations/instances coordination/lifecycle coordination/scaling",
     "recovery": "coordination/recovery coordination/failover coordination/duties "
     "coordination/drain bdi/memory",
-    "undo": "coordination/measures bdi/agent bdi/intention infrastructure/simulated/measures",
-    "clocks": "clock/virtual clock/drifting",
+    "undo": "coordination/measures bdi/agent bdi/goals infrastructure/simulated/network",
+    "clocks": "clock/virtual",
     "log": "domain/events store/memory store/jsonl runtime/course",
     "strategy": "functions/edge_filter functions/link_monitor functions/service_monitor "
     "functions/rate_limiter functions/classifier functions/anomaly_detector functions/syn_proxy",

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from phalanx.analytics.capture import CaptureError, analyse
-from phalanx.analytics.flow_table import FlowTable
+from phalanx.analytics.capture import CaptureError, FlowTable, analyse
 from phalanx.analytics.packets import TCP
 from tests.analytics import captures as make
 

@@ -8,9 +8,9 @@ from msgspec.structs import replace as with_
 
 pytest.importorskip("torch", reason="training needs the extra train")
 
-from phalanx.analytics import normality
+from phalanx.analytics import evaluation
+from phalanx.analytics.evaluation import AlarmScore
 from phalanx.analytics.metrics import MetricError
-from phalanx.analytics.normality import AlarmScore
 from phalanx.analytics.training import REBUILT
 from tests.analytics.made_runs import runs
 
@@ -18,20 +18,20 @@ SHORT = with_(REBUILT, epochs=4, steps=60, batch=100)
 
 
 def test_each_method_is_judged_on_runs_that_it_was_not_trained_on() -> None:
-    found = normality.alarm_scores(runs(5, ("flood", "stall")), SHORT)
+    found = evaluation.alarm_scores(runs(5, ("flood", "stall")), SHORT)
     by = {(one.method, one.service): one for one in found}
     methods = {one.method for one in found}
-    (metric,) = (method for method in methods if method.startswith(normality.METRIC))
+    (metric,) = (method for method in methods if method.startswith(evaluation.METRIC))
     assert methods == {
-        normality.FIXED, normality.ADAPTIVE, normality.RAISED, normality.PUBLISHED,
-        normality.MAHALANOBIS, metric,
+        evaluation.FIXED, evaluation.ADAPTIVE, evaluation.RAISED, evaluation.PUBLISHED,
+        evaluation.MAHALANOBIS, metric,
     }  # fmt: skip
     assert {service for _, service in by} == {"cart", "streamer"}
     for one in found:
         assert one.hours == pytest.approx(5 * 259 / 3600)
         assert {kind: len(rows) for kind, rows in one.found.items()} == {"flood": 5, "stall": 5}
     for service in ("cart", "streamer"):
-        fixed, raised = by[normality.FIXED, service], by[normality.RAISED, service]
+        fixed, raised = by[evaluation.FIXED, service], by[evaluation.RAISED, service]
         assert fixed.soon("flood") == 1.0
         assert fixed.false_alarms <= 2
         assert raised.false_alarms <= fixed.false_alarms
@@ -43,12 +43,12 @@ def test_an_alarm_counts_where_it_begins() -> None:
     alarmed = np.zeros(len(normal.table), bool)
     alarmed[[0, 1, 5, 42, 43, 200]] = True
     score = AlarmScore("any", "cart", {})
-    normality._count(score, normal, alarmed)
+    evaluation._count(score, normal, alarmed)
     assert (score.false_alarms, score.found) == (4, {})
-    normality._count(score, trouble, alarmed)  # its flood begins in row 40
+    evaluation._count(score, trouble, alarmed)  # its flood begins in row 40
     assert (score.false_alarms, score.found) == (4, {"flood": [3]})
     alarmed[42:44] = False
-    normality._count(score, trouble, alarmed)
+    evaluation._count(score, trouble, alarmed)
     assert score.found == {"flood": [3, None]}
     assert score.soon("flood") == 0.5
 
@@ -56,4 +56,4 @@ def test_an_alarm_counts_where_it_begins() -> None:
 def test_a_service_without_normal_runs_to_learn_from_is_refused() -> None:
     few = [run for run in runs(4) if run.normal is None or run.part == 0]
     with pytest.raises(MetricError, match="cart: it has less than two normal runs"):
-        normality.alarm_scores(few, SHORT)
+        evaluation.alarm_scores(few, SHORT)

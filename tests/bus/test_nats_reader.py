@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phalanx.bus.client import Delivery
-from phalanx.bus.nats.guard import DirectReader, GuardedClient
+from phalanx.bus.nats.connection import DirectReader, GuardedClient
 
 WORD = st.binary(min_size=1, max_size=12).filter(lambda word: not set(word) & set(b" \n"))
 FIELDS = st.dictionaries(

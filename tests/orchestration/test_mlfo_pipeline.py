@@ -15,11 +15,17 @@ from placements import AGENT, FOLDER, least_cost, line, load, need, random_probl
 from phalanx.domain.errors import ScenarioError
 from phalanx.orchestration.descriptors.nsd import Share
 from phalanx.orchestration.descriptors.service import SiteLink, Weights
-from phalanx.orchestration.mlfo.bound import Relaxation, forests, stepped
 from phalanx.orchestration.mlfo.model import Problem
 from phalanx.orchestration.mlfo.need import Need, PlacementError, need_of, shortest
 from phalanx.orchestration.mlfo.pipeline import PipelineDescriptor, compute
-from phalanx.orchestration.mlfo.search import Effort, SearchResult, solve
+from phalanx.orchestration.mlfo.search import (
+    Effort,
+    Relaxation,
+    SearchResult,
+    forests,
+    solve,
+    stepped,
+)
 from phalanx.slices.agreements import AgreedLocations, AgreedPop, Certificate, TrustAgreement
 
 CHAIN = [("x", "y"), ("y", "z")]

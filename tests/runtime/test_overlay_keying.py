@@ -17,9 +17,9 @@ pytest.importorskip("vici", reason="vici is not installed")
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.trust import GroupKeys
 from phalanx.infrastructure.linux import overlay as real
-from phalanx.infrastructure.linux.overlay_keys import PairKey
+from phalanx.infrastructure.linux.overlay import PairKey
 from phalanx.infrastructure.linux.overlay_node import OverlayError
-from phalanx.runtime.overlay_keying import GRACE_S, RETRY_S, LedgerKeys, OverlayKeying
+from phalanx.runtime.linux_environment import GRACE_S, RETRY_S, LedgerKeys, OverlayKeying
 from phalanx.trust.keys import pair_secret
 
 POPS = ("a", "b", "c", "d")

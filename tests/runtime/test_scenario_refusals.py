@@ -15,8 +15,8 @@ from tests.mutations import mutated
 from tests.one_line import taken_or_refused
 
 from phalanx.domain.errors import ScenarioError
+from phalanx.runtime.guarding import load_site
 from phalanx.runtime.loading import MAX_BYTES, load_scenario, parse_scenario
-from phalanx.runtime.site import load_site
 
 FOLDER = Path(__file__).parents[2] / "scenarios"
 GOOD = (FOLDER / "ddos-resilience.yaml").read_text(encoding="utf-8")

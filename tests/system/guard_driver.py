@@ -10,8 +10,7 @@ from functools import partial
 from phalanx.domain.actions import Enforce
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.infrastructure.linux.driver import LinuxNetwork
-from phalanx.runtime.guarding import GuardEnvironment
-from phalanx.runtime.site import load_site
+from phalanx.runtime.guarding import GuardEnvironment, load_site
 from phalanx.runtime.system import System
 
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from phalanx.clock.drifting import DriftingClock
-from phalanx.clock.virtual import VirtualClock
+from phalanx.clock.virtual import DriftingClock, VirtualClock
 from phalanx.domain.errors import ScenarioError
 from phalanx.runtime.processes.spread import Spread
 from phalanx.runtime.system import System, run_scenario

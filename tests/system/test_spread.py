@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from phalanx.analytics.service_rules import OVERLOADED
-from phalanx.bus.nats import find_server
 from phalanx.checking import check
-from phalanx.domain.errors import PhalanxError, ScenarioError
+from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import in_causal_order
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.spread import Spread
 from phalanx.runtime.system import RunResult, run_scenario
 from tests.system.named_models import save_models
+from tests.system.process_lab import processes
 from tests.system.rings import attack, document, users
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "ddos-resilience.yaml"
@@ -35,19 +35,7 @@ KINDS = (
 )
 
 
-def _missing() -> str | None:
-    try:
-        find_server()
-    except PhalanxError as error:
-        return str(error)
-    return None
-
-
-pytestmark = [
-    pytest.mark.nats,
-    pytest.mark.processes,
-    pytest.mark.skipif(_missing() is not None, reason=str(_missing())),
-]
+pytestmark = processes()
 
 
 def outcome(result: RunResult) -> dict[str, object]:

@@ -14,8 +14,6 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from phalanx.bus.nats import find_server
-from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 from phalanx.ledger.entries import Associated, Breached, KeyHandedOut
 from phalanx.reporting.page import render_report
@@ -25,26 +23,15 @@ from phalanx.runtime.processes.trusting import derived
 from phalanx.runtime.system import RunResult
 from phalanx.store.jsonl import encode_line
 from phalanx.trust.keys import open_key, pair_secret
+from tests.system.process_lab import processes
 
 RING = Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml"
 PERIOD_S = 30.0
 
 
-def _missing() -> str | None:
-    if os.geteuid() != 0:
-        return "measuring other processes needs root"
-    try:
-        find_server()
-    except PhalanxError as error:
-        return str(error)
-    return None
-
-
-pytestmark = [
-    pytest.mark.nats,
-    pytest.mark.processes,
-    pytest.mark.skipif(_missing() is not None, reason=str(_missing())),
-]
+pytestmark = processes(
+    pytest.mark.skipif(os.geteuid() != 0, reason="measuring other processes needs root")
+)
 
 
 def prepared(

@@ -14,10 +14,10 @@ from phalanx.domain.traffic import PROFILES, Source
 from phalanx.infrastructure.linux.kernel import KernelError
 from phalanx.infrastructure.linux.kernel.links import ip
 from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
-from phalanx.testrange import attackers
+from phalanx.testrange import workload
 from phalanx.testrange.sampler import Arrivals
 
-FLOOD = Path(attackers.__file__).with_name("flood.c")
+FLOOD = Path(workload.__file__).with_name("flood.c")
 requires_cc = requires("cc")
 
 
@@ -53,25 +53,25 @@ def value(words: list[str], option: str) -> str:
     ],
 )
 def test_hping3_plays_what_it_does_well(profile: str, demand_mb_s: float, tool: str) -> None:
-    assert attackers.tool(source(profile, demand_mb_s)) == tool
+    assert workload.tool(source(profile, demand_mb_s)) == tool
 
 
 @pytest.mark.parametrize(
     "profile", [p.name for p in PROFILES.values() if p.malicious and (p.holds or not p.establishes)]
 )
 def test_every_attack_is_bounded_in_time(profile: str) -> None:
-    words = attackers.command(source(profile, 0.03), "/usr/sbin/tool")
+    words = workload.command(source(profile, 0.03), "/usr/sbin/tool")
     assert words[:4] == ["timeout", "--kill-after=1", "10.0", "/usr/sbin/tool"]
 
 
 def test_an_attack_without_an_end_is_bounded_too() -> None:
-    words = attackers.command(source("udp-flood", 0.12, end_s=None), "hping3")
-    assert float(words[2]) == attackers.LONGEST_S + 5.0
-    assert int(value(words, "--count")) == 100 * attackers.LONGEST_S
+    words = workload.command(source("udp-flood", 0.12, end_s=None), "hping3")
+    assert float(words[2]) == workload.LONGEST_S + 5.0
+    assert int(value(words, "--count")) == 100 * workload.LONGEST_S
 
 
 def test_hping3_sends_as_many_octets_as_the_source_demands() -> None:
-    words = attackers.command(source("udp-flood", 0.12), "hping3")  # 100 packets a second
+    words = workload.command(source("udp-flood", 0.12), "hping3")  # 100 packets a second
     assert "--udp" in words
     assert value(words, "--data") == "1158"  # and 42 of headers
     assert value(words, "--interval") == "u9900"  # it waits 100 µs longer than told
@@ -81,12 +81,12 @@ def test_hping3_sends_as_many_octets_as_the_source_demands() -> None:
 
 
 def test_a_spoofed_source_uses_random_addresses() -> None:
-    assert "--rand-source" in attackers.command(source("syn-flood-spoofed", 0.03), "hping3")
-    assert "random" in attackers.command(source("syn-flood-spoofed", 0.3), "flood")
+    assert "--rand-source" in workload.command(source("syn-flood-spoofed", 0.03), "hping3")
+    assert "random" in workload.command(source("syn-flood-spoofed", 0.3), "flood")
 
 
 def test_slow_http_opens_the_connections_of_its_profile() -> None:
-    words = attackers.command(source("slow-http", 0.004), "slowhttptest")
+    words = workload.command(source("slow-http", 0.004), "slowhttptest")
     assert value(words, "-c") == str(PROFILES["slow-http"].connections)
     assert value(words, "-l") == "5"
     assert value(words, "-u") == "http://10.0.6.10:8000/"
@@ -95,11 +95,11 @@ def test_slow_http_opens_the_connections_of_its_profile() -> None:
 def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(KernelError, match="slowhttptest"):
-        attackers.programs([source("slow-http", 0.004)], tmp_path)
+        workload.programs([source("slow-http", 0.004)], tmp_path)
     with pytest.raises(KernelError, match="cc"):
-        attackers.programs([source("syn-flood", 0.3)], tmp_path)
+        workload.programs([source("syn-flood", 0.3)], tmp_path)
     with pytest.raises(KernelError, match="curl"):
-        attackers.programs([source("http-flood", 0.3)], tmp_path)
+        workload.programs([source("http-flood", 0.3)], tmp_path)
 
 
 @requires_cc
@@ -116,7 +116,7 @@ def test_the_sender_sends_what_is_due_and_ends(
 ) -> None:
     near, far = netns("near"), netns("far")
     _join(near, far)
-    program = attackers.programs([source("syn-flood", 0.3)], tmp_path)["flood"]
+    program = workload.programs([source("syn-flood", 0.3)], tmp_path)["flood"]
     origin = "random" if spoofed else "10.3.0.1"
     arrivals = Arrivals(far, ["10.3.0.1"])
     try:
@@ -142,8 +142,8 @@ def _join(near: str, far: str) -> None:
 
 def test_a_flood_of_requests_makes_a_connection_for_each() -> None:
     attack = source("http-flood", 0.3)  # 750 packets a second, 8 % of them requests
-    assert attackers.tool(attack) == "curl"
-    words = attackers.command(attack, "curl")
+    assert workload.tool(attack) == "curl"
+    words = workload.command(attack, "curl")
     assert value(words, "--rate") == "60/s"
     assert value(words, "--interface") == "10.3.0.1"
     assert value(words, "-H") == "Connection:close"

@@ -10,7 +10,7 @@ from phalanx.domain.network import Host, Link, Network, Pop
 from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import HTTP, SYN_FLOOD, Source
 from phalanx.infrastructure.linux.kernel import KernelError
-from phalanx.testrange.plan import draw
+from phalanx.testrange.testbed import draw
 
 TOTAL = Resources(1.0, 1.0, 1.0)
 

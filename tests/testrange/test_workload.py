@@ -16,7 +16,7 @@ from phalanx.domain.resources import Resources
 from phalanx.domain.traffic import PROFILES, Source
 from phalanx.infrastructure.linux.kernel import KernelError, runs
 from phalanx.runtime.loading import load_scenario
-from phalanx.testrange import Testbed, Workload, attackers
+from phalanx.testrange import Testbed, Workload, workload
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 SERVER = "10.0.2.10"
@@ -168,7 +168,7 @@ class TestWorkload:
         self, benches: list[Bench], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            attackers, "command", lambda *_: ["sh", "-c", "echo no route >&2; exit 1"]
+            workload, "command", lambda *_: ["sh", "-c", "echo no route >&2; exit 1"]
         )
         bench = Bench((*USERS[:1], source(1, "attackers", "udp-flood", 0.1, start_s=0.3)))
         benches.append(bench)
@@ -199,5 +199,5 @@ def test_a_scenario_for_real_packets_fits_one_machine(path: str) -> None:
     links = {host.address: host.bandwidth_mb_s for host in scenario.hosts}
     assert scenario.duration_s <= 40
     assert wanted < sum(links.values())
-    assert sum(map(attackers.packets_s, attack)) <= 20_000
+    assert sum(map(workload.packets_s, attack)) <= 20_000
     assert all(s.start_s == 5 and s.end_s in (20, 25) for s in attack)

@@ -27,7 +27,6 @@ from phalanx.trust.processes import (
     ProcessFiles,
     ProgressCounter,
     harden_process,
-    lock_memory,
 )
 from phalanx.trust.references import reference_of_program
 
@@ -274,7 +273,6 @@ def test_memory_is_kept_from_processes_of_the_same_user(hardened: bool) -> None:
         os.setuid(65534)
         if hardened:
             harden_process()
-            lock_memory(secret)
         else:
             ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
         os.write(told, b"x")

@@ -2,25 +2,258 @@
 
 ``packets`` (octets, headers), then ``flow_table`` (records such as a live recorder makes), then
 the same detector as on live records: what was attacked, by which source, how surely, and when.
+
+Flow records from packets, window by window: the same that a recorder in the network makes.
+
+Memory is bounded: connections beyond ``CONNECTIONS`` in a window are counted as unlisted.
 """
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from operator import add
 from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from phalanx.analytics.detectors import Finding
 from phalanx.analytics.fixed_rules import FixedRules
-from phalanx.analytics.flow_table import CONNECTIONS, FlowTable, Windows
-from phalanx.analytics.packets import Capture, CaptureError, decode, known_link
-from phalanx.domain.actions import FlowRecords
+from phalanx.analytics.packets import (
+    ACK,
+    FIN,
+    KEY,
+    RST,
+    SYN,
+    TCP,
+    Capture,
+    CaptureError,
+    Decoded,
+    decode,
+    known_link,
+)
+from phalanx.domain.actions import FlowRecords, FlowStats
 from phalanx.domain.series import TrafficWindow
+
+CONNECTIONS = 32_768
+"""Connections told apart in a window; packets of further ones are counted as unlisted."""
+SERVICES = 4_096
+"""Addresses and ports remembered as those of servers."""
+END = (KEY - 1) // 2
+"""Octets of an address and a port."""
+
+# A connection's record: counters, and what happened on it as bits.
+PACKETS, OCTETS, ASKED, REPLIES, BITS, RESETS, REFUSALS, REPLY_OCTETS = range(8)
+KNOWN, COMPLETED, SENT, ANSWERED, ENDED, ACCEPTED = 1, 2, 4, 8, 16, 32
+
+
+class FlowTable:
+    """The connections of one window; which end is the server is remembered over windows.
+
+    The source of a connection is who asks: the sender of the SYN, or the other end of a known
+    server; where neither was seen, the end with the higher TCP port or the first that sends
+    UDP. A connection whose ends were guessed never counts as held open.
+
+    A connection that began with a SYN-ACK nobody asked for, and of which nothing came but resets
+    from the end that it went to, is told the other way round: who sent the SYN-ACK is its source.
+    One on which the target sent nothing but resets was never established.
+    """
+
+    def __init__(self, connections: int = CONNECTIONS) -> None:
+        self._most = connections
+        self._table: dict[bytes, list[int]] = {}
+        self._servers: set[bytes] = set()
+        self._unlisted = 0
+
+    def add(
+        self,
+        keys: Iterable[bytes],
+        flags: Iterable[int],
+        payload: Iterable[int],
+        octets: Iterable[int],
+    ) -> None:
+        """Count packets, given in the order of their times (see ``decode.Decoded``)."""
+        table = self._table
+        for key, flag, data, size in zip(keys, flags, payload, octets, strict=True):
+            record = table.get(key)
+            if record is not None:
+                self._forth(record, flag, data, size)
+                continue
+            back = key[END:-1] + key[:END] + key[-1:]
+            record = table.get(back)
+            if record is not None:
+                if flag & SYN and flag & ACK:
+                    self._note_server(key)
+                self._back(record, flag, data, size)
+                continue
+            if len(table) >= self._most:
+                self._unlisted += 1
+                continue
+            known, reply = self._ends(key, flag)
+            if reply:
+                accepted = ACCEPTED if flag & SYN else 0
+                record = table[back] = [0, 0, 0, 0, known | accepted, 0, 0, 0]
+                self._back(record, flag, data, size)
+            else:
+                record = table[key] = [0, 0, 0, 0, known, 0, 0, 0]
+                self._forth(record, flag, data, size)
+
+    def close(self, seconds: float) -> FlowRecords:
+        """Return the records of the window that ends, which took ``seconds``; begin the next."""
+        flows: dict[bytes, tuple[int, ...]] = {}
+        ports: dict[bytes, bytes] = {}
+        for key, record in self._table.items():
+            packets, octets, asked, replies, bits, resets, refusals, reply_octets = record
+            if not packets:
+                continue  # only the target's side was seen: nobody sent anything to it
+            if bits & ACCEPTED and packets == refusals:
+                key = key[END:-1] + key[:END] + key[-1:]  # noqa: PLW2901
+                one = (replies, reply_octets, 0, 0, packets, 0, 0, refusals, replies)
+            else:
+                refused = 0 < replies == resets and not asked
+                held = bits & KNOWN and bits & (COMPLETED | SENT) and not bits & ENDED
+                one = (
+                    packets,
+                    octets,
+                    asked,
+                    1 if bits & COMPLETED and not refused else 0,
+                    replies,
+                    1 if bits & ANSWERED else 0,
+                    1 if held else 0,
+                    resets,
+                    0,
+                )
+            # By source, target, its port and protocol: of the source's port, only whether it
+            # was the same for all.
+            name, port = key[: END - 2] + key[END:], key[END - 2 : END]
+            ports[name] = port if ports.get(name, port) == port else b""
+            flow = flows.get(name)
+            flows[name] = one if flow is None else tuple(map(add, flow, one))
+        unlisted, self._unlisted = self._unlisted, 0
+        self._table.clear()
+        return FlowRecords(
+            tuple(_stats(key, counters, ports[key]) for key, counters in flows.items()),
+            seconds,
+            unlisted=unlisted,
+        )
+
+    def _forth(self, record: list[int], flag: int, data: int, size: int) -> None:
+        record[PACKETS] += 1
+        record[OCTETS] += size
+        if flag & SYN:
+            record[ASKED] += 1
+            record[BITS] |= KNOWN
+        elif flag & RST:
+            record[BITS] |= ENDED
+            record[REFUSALS] += 1
+        elif flag & ACK:
+            record[BITS] |= COMPLETED | (SENT if data else 0) | (ENDED if flag & FIN else 0)
+
+    def _back(self, record: list[int], flag: int, data: int, size: int) -> None:
+        record[REPLIES] += 1
+        record[REPLY_OCTETS] += size
+        if flag & RST:
+            record[RESETS] += 1
+        if flag & (FIN | RST):
+            record[BITS] |= ENDED
+        if data:
+            record[BITS] |= ANSWERED
+
+    def _note_server(self, key: bytes) -> None:
+        """Remember who sent a SYN-ACK; a SYN alone tells only that somebody asks for a server."""
+        if len(self._servers) < SERVICES:
+            self._servers.add(key[:END])
+
+    def _ends(self, key: bytes, flag: int) -> tuple[int, bool]:
+        """Return whether the ends are known (``KNOWN`` or 0), and whether this is a reply."""
+        source, target = key[:END], key[END:-1]
+        if key[-1] != TCP:
+            return 0, False
+        if flag & SYN:
+            if flag & ACK:
+                self._note_server(key)
+            return KNOWN, bool(flag & ACK)
+        if target in self._servers:
+            return KNOWN, False
+        if source in self._servers:
+            return KNOWN, True
+        return 0, source[-2:] < target[-2:]
+
+
+def _stats(key: bytes, counters: tuple[int, ...], source_port: bytes) -> FlowStats:
+    source, target, port = key[: END - 2], key[END - 2 : -3], int.from_bytes(key[-3:-1])
+    protocol = "tcp" if key[-1] == TCP else "udp"
+    packets, octets, syn, done, replies, answered, held, resets, syn_acks = counters
+    return FlowStats(
+        *(_address(source), _address(target), port, protocol),
+        *(packets, octets, syn, done, replies, answered, held),
+        source_port=int.from_bytes(source_port),
+        resets=resets,
+        syn_acks=syn_acks,
+    )
+
+
+def _address(octets: bytes) -> str:
+    if octets.startswith(b"\0" * 10 + b"\xff\xff"):
+        return socket.inet_ntop(socket.AF_INET, octets[12:])
+    return socket.inet_ntop(socket.AF_INET6, octets)
+
+
+SHORTEST_S = 1e-3
+"""A window whose packets lie closer together than this tells no rate; it counts as a whole one."""
+
+
+class Windows:
+    """Cuts packets into windows by their own times.
+
+    A window begins with its first packet and ends with the first one that is ``seconds`` later
+    (or as much earlier: a clock that was set back begins a new window).
+    """
+
+    def __init__(self, seconds: float, table: FlowTable) -> None:
+        self.seconds = seconds
+        self._table = table
+        self._start: float | None = None
+        self._elapsed = 0.0
+
+    def add(self, packets: Decoded) -> Iterator[tuple[float, FlowRecords]]:
+        """Count packets; yield each window that they end: when it began, what it held."""
+        keys, flags, payload, octets, time = astuple(packets)
+        while len(time):
+            if self._start is None:
+                self._start, self._elapsed = float(time[0]), 0.0
+            since = np.abs(time - self._start)
+            outside = np.flatnonzero(since >= self.seconds)
+            count = int(outside[0]) if len(outside) else len(time)
+            if count:
+                self._elapsed = max(self._elapsed, float(since[:count].max()))
+                self._table.add(
+                    keys[:count].view(f"V{KEY}").ravel().tolist(),
+                    flags[:count].tolist(),
+                    payload[:count].tolist(),
+                    octets[:count].tolist(),
+                )
+            if count < len(time):
+                later = float(time[count]) > self._start
+                yield self._start, self._table.close(self.seconds if later else self._length())
+                self._start = None
+            keys, flags, payload, octets, time = (
+                column[count:] for column in (keys, flags, payload, octets, time)
+            )
+
+    def end(self) -> Iterator[tuple[float, FlowRecords]]:
+        """Yield the window that is still open."""
+        if self._start is not None:
+            yield self._start, self._table.close(self._length())
+            self._start = None
+
+    def _length(self) -> float:
+        return self._elapsed if self._elapsed >= SHORTEST_S else self.seconds
+
 
 WINDOW_S = 5.0
 """Length of a window, in seconds."""

@@ -18,8 +18,16 @@ from msgspec.structs import replace
 
 from phalanx.bdi.beliefs import Belief, BeliefBase
 from phalanx.bdi.capability import Capability, Library, PlanSpec
-from phalanx.bdi.goals import GoalEnd, GoalInstance, GoalOutcome, already, may_start, own_work
-from phalanx.bdi.intention import Intention, PlanEnded
+from phalanx.bdi.goals import (
+    GoalEnd,
+    GoalInstance,
+    GoalOutcome,
+    Intention,
+    PlanEnded,
+    already,
+    may_start,
+    own_work,
+)
 from phalanx.bdi.steps import (
     Achieve,
     AchieveAll,

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from phalanx.checking.invariants import check
+from phalanx.checking import check
 from phalanx.checking.plans import ATTACKS, Document, Mode, owed
 from phalanx.domain.events import Event
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.bus.client import BrokerError
-from phalanx.cli.terminal import Group, StopSignal, err, out, say, table_of
+from phalanx.cli.terminal import StopSignal, err, group, out, say, table_of
 from phalanx.domain.errors import PhalanxError
 from phalanx.identity.credentials import VARIABLE, check_passphrase, read_passphrase
 from phalanx.runtime.domain import (
@@ -43,12 +43,7 @@ SOON = 14 * DAY
 """Certificates that end within this time are shown in yellow."""
 _STYLES = {"valid": "green", "expired": "red", "revoked": "dim"}
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
-    help="Make a domain, manage its identities, and run its brokers.",
-)
+app = group("Make a domain, manage its identities, and run its brokers.")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The domain's directory.")]
 PassphraseFile = Annotated[

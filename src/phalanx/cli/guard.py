@@ -15,7 +15,7 @@ from phalanx.cli.files import LogFile, Outputs, StoreUrl
 from phalanx.cli.terminal import INCOMPLETE, StopSignal, emit, needs_linux, out, say
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import IMPORTANT, describe
-from phalanx.runtime.site import SiteSpec, load_site
+from phalanx.runtime.guarding import SiteSpec, load_site
 
 if TYPE_CHECKING:
     from phalanx.runtime.system import System

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from phalanx.cli.terminal import AsJson, Group, StopSignal, emit_json, out, say, table_of
+from phalanx.cli.terminal import AsJson, StopSignal, emit_json, group, out, say, table_of
 from phalanx.clock.wall import WallClock
 from phalanx.ledger import Ledger, LedgerError, RecordedEntry, open_ledger
 
@@ -21,12 +21,7 @@ WAIT_S = 5.0
 """For which a ledger may be silent."""
 LOOK_S = 0.2
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
-    help="Show a ledger, or serve one to the processes of this machine.",
-)
+app = group("Show a ledger, or serve one to the processes of this machine.")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from phalanx.cli.terminal import BAD_INPUT, Group, err, out, refuse, say, table_of
+from phalanx.cli.terminal import BAD_INPUT, err, group, out, refuse, say, table_of
 from phalanx.loading import read_text
 from phalanx.orchestration.iml.unit import UnitKind
 from phalanx.orchestration.service import AgentView, ServiceOrchestrator, ServiceView
@@ -25,12 +25,7 @@ from phalanx.runtime.services import changed_asked, opened, present_image, read_
 _STYLES = {"left out": "dim", "again": "yellow", "failed": "red", "undone": "yellow"}
 _KEPT = {"died": "yellow", "started": "green", "failed": "red", "left alone": "red"}
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
-    help="Deploy the agents that guard a network service, change them, remove them.",
-)
+app = group("Deploy the agents that guard a network service, change them, remove them.")
 
 Nsd = Annotated[
     Path, typer.Argument(metavar="NSD", help="The folder of a service, or its NSD file.")

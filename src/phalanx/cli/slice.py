@@ -21,7 +21,7 @@ from phalanx.cli.service import (
     placed,
     shown,
 )
-from phalanx.cli.terminal import Group, out, say, table_of
+from phalanx.cli.terminal import group, out, say, table_of
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.messages import SecurityPolicy
 from phalanx.fabric.operations import POLICY
@@ -31,12 +31,7 @@ from phalanx.orchestration.service import ServiceOrchestrator, ServiceView
 from phalanx.runtime.services import read_asked
 from phalanx.slices.model import SlicesSpec
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
-    help="Deploy network slices with their closed loops, change them, remove them.",
-)
+app = group("Deploy network slices with their closed loops, change them, remove them.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the slice, or of its service.")]
 

@@ -137,6 +137,11 @@ class Group(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
+def group(about: str) -> typer.Typer:
+    """Return a verb that has verbs of its own, with what its help says about it."""
+    return typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, help=about)
+
+
 def refuse(line: str) -> None:
     """Print one red line on stderr, however long; text of others is not read as markup."""
     err.print(Text(line, style="red"), soft_wrap=True)

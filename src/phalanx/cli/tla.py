@@ -9,18 +9,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from phalanx.cli.terminal import AsJson, Group, counted, emit_json, out, say, table_of
+from phalanx.cli.terminal import AsJson, counted, emit_json, group, out, say, table_of
 from phalanx.cli.trust import score_table
 from phalanx.loading import read_text
 from phalanx.slices.agreements import TrustAgreement, Trusted, parse_agreement, scores
 from phalanx.trust.register import TrustRegister
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
-    help="Check a Trust Level Agreement (TLA), and show what it asks and attests.",
-)
+app = group("Check a Trust Level Agreement (TLA), and show what it asks and attests.")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The agreement, YAML or JSON.")]
 

@@ -6,7 +6,7 @@ process of an agent, which carries the operations out.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 from msgspec import Meta, Struct
 
@@ -196,15 +196,3 @@ PROBE = Operation("probe", ProbeRequest, ProbeAnswer, True, "whether it reaches 
 """It makes the agent speak: so it is no mere read, and agents do not have each other do it."""
 POLICY = Operation("policy", SecurityPolicy, Accepted, True, "issue a policy to the loops it has")
 """Of managers of closed loops alone."""
-
-AGENT_OPERATIONS: tuple[Operation[Any, Any], ...] = (
-    STATUS,
-    BELIEFS,
-    INVENTORY,
-    FORECAST,
-    DRAIN,
-    STOP,
-    RELOAD,
-    PROBE,
-)
-"""What every agent serves."""

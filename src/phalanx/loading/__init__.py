@@ -8,6 +8,7 @@ and says in ``Offence`` words what the fields say about each other.
 
 from phalanx.loading.files import (
     MAX_BYTES,
+    Tree,
     not_a_file,
     open_file,
     parse_as,
@@ -17,7 +18,6 @@ from phalanx.loading.files import (
     refusal,
 )
 from phalanx.loading.refusals import Name, Offence, nearest, one_line, show, twice, unknown
-from phalanx.loading.yamltree import Tree
 
 __all__ = [
     "MAX_BYTES",

@@ -17,8 +17,7 @@ from phalanx.bdi.memory import Memory, decode, encode, remember
 from phalanx.bus import Bus
 from phalanx.bus.memory import PerAgentBus
 from phalanx.bus.memory_broker import MemoryBroker, MemoryClient
-from phalanx.clock.drifting import DriftingClock
-from phalanx.clock.virtual import VirtualClock
+from phalanx.clock.virtual import DriftingClock, VirtualClock
 from phalanx.coordination.failover import open_goals
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import ScenarioError

@@ -345,13 +345,6 @@ def harden_process() -> tuple[str, ...]:
     return tuple(missing)
 
 
-def lock_memory(octets: bytearray) -> bool:
-    """Keep a key out of the swap and, after a fork, out of the child; whether that was done."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    there = (ctypes.c_char * len(octets)).from_buffer(octets)
-    return bool(libc.mlock(ctypes.byref(there), ctypes.c_size_t(len(octets))) == 0)
-
-
 class ProgressCounter:
     """The counter of an agent's own loop, in a shared mapping that a measurer finds by name.
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from phalanx.infrastructure.linux.kernel import namespaces
 from phalanx.infrastructure.linux.kernel.links import ip
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
-from phalanx.infrastructure.linux.overlay import Overlay
-from phalanx.infrastructure.linux.overlay_keys import LocalKeys
+from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay
 from phalanx.infrastructure.linux.overlay_node import OverlaySite
 from phalanx.infrastructure.linux.vnf.nft import Nft
 

@@ -43,7 +43,7 @@ from phalanx.infrastructure.linux.overlay_node import (
     missing,
 )
 from phalanx.infrastructure.linux.vnf.nft import Nft
-from phalanx.runtime.overlay_keying import LedgerKeys
+from phalanx.runtime.linux_environment import LedgerKeys
 from phalanx.trust.keys import pair_secret
 
 LACK = "needs root: network namespaces" if os.geteuid() != 0 else missing()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from phalanx.infrastructure.linux.overlay_keys import LocalKeys
+from phalanx.infrastructure.linux.overlay import LocalKeys
 
 
 def test_a_pair_shares_one_secret_that_no_other_pair_has() -> None:

@@ -1,8 +1,17 @@
-"""The simulated network: flows as a fluid, VNFs as accounts, everything told in the log."""
+"""The simulated network: flows as a fluid, VNFs as accounts, everything told in the log.
+
+Limits, blocks and splits that instances enforce.
+
+What the exporters of a simulated service tell: computed from the flows that reach its host.
+
+A service with ``requests_s`` is one queue with exponential times (M/M/1): its mean latency grows
+as 1 / (1 - load), up to a queue of ``MOST_WAITING`` requests.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 
@@ -18,6 +27,7 @@ from phalanx.domain.actions import (
     Failed,
     Lift,
     LinkSample,
+    MeasureSample,
     Observe,
     Outcome,
     Prefetch,
@@ -27,28 +37,168 @@ from phalanx.domain.actions import (
     ReadRules,
     ReadService,
     RestartService,
+    ServiceSample,
 )
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import Link, LinkId, Network, PopId, link_id
+from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import Source
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
+from phalanx.infrastructure.reservations.instances import Instance, MeasureLedger, applied
 from phalanx.infrastructure.reservations.lifecycle import Lifecycle
 from phalanx.infrastructure.reservations.network import NetworkDriver
 from phalanx.infrastructure.simulated.downloads import SimulatedDownloads, Transfers
 from phalanx.infrastructure.simulated.engine import HISTORY_S, TrafficEngine
-from phalanx.infrastructure.simulated.flows import RESTART_S, Connections, Flows
-from phalanx.infrastructure.simulated.fluid import Fluid
-from phalanx.infrastructure.simulated.measures import SimulatedMeasures
+from phalanx.infrastructure.simulated.flows import OFFERED, RESTART_S, Connections, Flows
+from phalanx.infrastructure.simulated.fluid import Floats, Fluid
 from phalanx.infrastructure.simulated.observations import SimulatedObserver
-from phalanx.infrastructure.simulated.services import ServiceMetrics
-from phalanx.infrastructure.simulated.signalling import Signalling, call_sources
 from phalanx.infrastructure.simulated.sources import (
     AdaptiveSources,
     GroundTruthSampler,
+    Signalling,
     SourceSchedule,
+    call_sources,
 )
+
+MOST_WAITING = 100
+"""Requests that wait for a service at most; of more it refuses the rest."""
+_DIGITS = 6
+_LEAST = 1e-9
+
+
+class ServiceMetrics:
+    """Carries out ``ReadService``."""
+
+    def __init__(self, flows: Flows, fluid: Fluid, connections: Connections) -> None:
+        self._flows = flows
+        self._fluid = fluid
+        self._connections = connections
+
+    def read(self, address: str, now: float) -> Outcome:
+        """Return the metrics of the service at ``address`` as they are now."""
+        host = self._flows.hosts.get(address)
+        limits = None if host is None else host.limits
+        if limits is None or limits.requests_s is None:
+            return Failed(f"no service at {address} tells its metrics")
+        self._flows.prepare()
+        fluid, stage = self._fluid, self._flows.processors[address]
+        rows = self._flows.towards(address, 0, 1)
+        rows = rows[(fluid.delivering[rows] > 0) & ~self._flows.away[rows]]
+        delivered = fluid.delivering[rows]
+        served = float(np.sum(delivered * self._connections.requests[rows]))
+        # Units that were added take so many MB/s, whatever a request's size is.
+        added = self._flows.added_mb_s(address) * served / max(float(np.sum(delivered)), _LEAST)
+        most = limits.requests_s + added
+        load, refused = served / most, float(fluid.dropping[stage])
+        opened = int(self._connections.at_home()[rows].sum())
+        waits = min(MOST_WAITING, 1.0 / max(1.0 - load, 1.0 / MOST_WAITING))
+        figures = {
+            "cpu_share": min(load, 1.0),
+            "requests_s": served / max(1.0 - refused, 1.0 / MOST_WAITING),
+            "refused_share": refused,
+            "latency_ms": waits * 1e3 / most,
+            "memory_share": self._connections.memory_share(address, now),
+            "connections_share": opened / limits.connections,
+            "restarts": self._connections.restarts[address],
+            "receive_mb_s": float(np.sum(delivered)),
+        }
+        metrics = {name: round(value, _DIGITS) for name, value in figures.items()}
+        return ServiceSample(address, metrics, self._entries(rows, delivered))
+
+    def _entries(self, rows: np.ndarray, delivered: Floats) -> dict[PopId, tuple[float, float]]:
+        fluid, ways = self._fluid, self._flows.ways(rows)
+        room = np.maximum(fluid.capacity[ways], _LEAST)  # a filter that was just made has none
+        queues = fluid.queue[ways] / room
+        rtt_ms = 1e3 * np.sum(2.0 * fluid.latency_s[ways] + queues, axis=0)
+        at = np.array([self._flows.sources[row].at for row in rows])
+        means = {
+            pop: (delivered[at == pop].sum(), rtt_ms[at == pop].mean()) for pop in np.unique(at)
+        }
+        return {
+            str(pop): (round(float(mb_s), _DIGITS), round(float(ms), _DIGITS))
+            for pop, (mb_s, ms) in means.items()
+        }
+
+
+_LATELY_S = 2.0
+"""Seconds over which ``ReadMeasure`` averages at least."""
+
+
+@dataclass(slots=True, eq=False)
+class _Measure:
+    instance: Instance
+    rule: TrafficRule
+    effect: str
+    stage: int
+    since: float
+    read: float = inf
+    """When it was read last; inf: never."""
+
+
+class SimulatedMeasures(MeasureLedger[_Measure]):
+    """The measures in force; each belongs to an instance and ends with it."""
+
+    def __init__(
+        self, clock: Clock, flows: Flows, engine: TrafficEngine, recorder: Recorder
+    ) -> None:
+        super().__init__(recorder, clock)
+        self._flows = flows
+        self._engine = engine
+
+    def enforce(self, action: Enforce, instance: Instance, cause: str) -> Outcome:
+        """Put a measure into force."""
+        if action.measure in self._measures:
+            return Failed(f"measure {action.measure} exists already")
+        rule = action.rule
+        problem = rule.problem(OFFERED)
+        if problem is not None:
+            return Failed(problem, final=True)
+        if rule.match.link is not None and rule.match.link not in self._flows.stages:
+            return Failed(f"no link {rule.match.link}", final=True)
+        host = self._flows.hosts.get(rule.match.target or "")
+        if rule.verdict is TrafficVerdict.ENLARGE and (host is None or host.at != instance.pop):
+            return Failed(f"{rule.match.target} is no host at {instance.pop}")
+        if self._flows.cut_off(rule, instance.pop):
+            return Failed(f"{instance.pop} is cut off: no traffic can be led there")
+        stage = self._flows.apply(action.measure, rule, instance.pop)
+        if rule.parameters.get("encrypted"):
+            rows = self._flows.towards(rule.match.target or "", 0, 1, rule.match.entry)
+            if read := {link for way in self._flows.routes(rows) for link in way.refused}:
+                self._flows.lift(action.measure)
+                return Failed(f"it would pass {', '.join(sorted(read))} in the clear, and may not")
+        self._measures[action.measure] = _Measure(
+            instance, rule, action.effect, stage, self._clock.now()
+        )
+        instance.measures[action.measure] = None
+        self._engine.wake()
+        return Done(self._recorder.record("measure.applied", cause, **applied(action, instance)))
+
+    def move(self, instance: Instance, to: Instance) -> None:
+        """Hand the measures of one instance to another of the same PoP; traffic is not told."""
+        for measure in instance.measures:
+            self._measures[measure].instance = to
+        to.measures.update(instance.measures)
+        instance.measures.clear()
+
+    def read(self, measure: str, pop: PopId) -> Outcome:
+        """Return what a measure of ``pop`` passed and held back since it was last read.
+
+        Or over the last 2 s, or its life: of two readings 5 s apart none misses a short burst.
+        """
+        found = self._at(measure, pop)
+        if found is None:
+            return Failed(f"no measure {measure} at {pop}")
+        now = self._clock.now()
+        span = min(now - found.since, max(now - found.read, _LATELY_S))
+        found.read = now
+        passed, held_back = self._engine.averages(found.stage, span)
+        return MeasureSample(passed, held_back, self._flows.cut_off(found.rule, pop))
+
+    def _undo(self, name: str, measure: _Measure, *, process_ends: bool = False) -> None:  # noqa: ARG002
+        self._flows.lift(name)
+        self._engine.wake()
 
 
 class SimulatedNetwork(NetworkDriver):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
@@ -462,27 +463,15 @@ def dependency_offences(flavour: NsFlavour, at: str) -> Iterator[Offence]:
     """Yield what is wrong with the order in which the VNFs are instantiated."""
     profiles = [profile.id for profile in flavour.vnf_profile]
     path = f"{at}.dependencies"
-    after: dict[str, list[str]] = {}
+    before: dict[str, set[str]] = {}
     for place, dependency in enumerate(flavour.dependencies):
         first, second = dependency.primary_vnf_profile, dependency.secondary_vnf_profile
         for leaf, name in (("primary", first), ("secondary", second)):
             here = f"{path}[{place}].{leaf}-vnf-profile"
             yield from refers(here, "vnf-profile", name, profiles)
-        if first == second or _leads(after, second, first):
+        before.setdefault(second, set()).add(first)
+        try:
+            TopologicalSorter(before).prepare()
+        except CycleError:
             yield f"{path}[{place}]", f"{first!r} would have to come before itself: a cycle"
             return
-        after.setdefault(first, []).append(second)
-
-
-def _leads(after: dict[str, list[str]], start: str, end: str) -> bool:
-    """Whether ``end`` has to come after ``start``."""
-    seen: set[str] = set()
-    open_ = [start]
-    while open_:
-        name = open_.pop()
-        if name == end:
-            return True
-        if name not in seen:
-            seen.add(name)
-            open_ += after.get(name, [])
-    return False

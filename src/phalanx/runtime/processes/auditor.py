@@ -25,15 +25,12 @@ from phalanx.bus.nats import BrokerAudit, BrokerRefusal, LogPosition, NatsServer
 from phalanx.bus.nats.config import keys_in
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import StoreError
-from phalanx.domain.events import Recorder
-from phalanx.domain.version import VERSION
 from phalanx.fabric.audit import AccessAudit, AccessRefusal
 from phalanx.identity import Files, IdentityError, IssuedRecord, LiveCredentials, read_issued
 from phalanx.identity.names import Role
 from phalanx.runtime.domain import Bundle, Domain
 from phalanx.runtime.domain.brokers import Brokers
-from phalanx.runtime.processes.process import PAUSE_S, Certificates, EventStream, connected
-from phalanx.store.outbox import Outbox
+from phalanx.runtime.processes.process import Certificates, RecordingClient
 from phalanx.store.state import StateFile
 
 LOOK_S = 0.5
@@ -104,30 +101,19 @@ class _Witness:
         folder = domain.broker(server.settings.name)
         live = LiveCredentials(Files.of(folder))
         me = live.present.identity
-        self._state = stack.enter_context(StateFile(folder / FOLDER))
-        self._told = _recall(self._state)
-        incarnation = self._state.begin()
-        self._outbox = stack.enter_context(Outbox(self._state))
         servers = tuple((broker.host, broker.port) for broker in domain.spec.brokers)
-        exchange = stack.enter_context(connected(Bundle(me, servers, live), clock))
-        stream = EventStream(exchange, self._outbox, clock, epoch_s=0.0, pause_s=PAUSE_S)
-        recorder = Recorder(me.name, stream, clock.now, f"{me.name}.{incarnation}")
+        own = RecordingClient(stack, Bundle(me, servers, live), folder / FOLDER, clock)
+        self._state, self._outbox = own.state, own.outbox
+        self._told = _recall(self._state)
+        recorder, self._started = own.started(Role.BROKER.value, part="")
         self._record = recorder.record
-        self._started = self._record(
-            "process.started",
-            None,
-            role=Role.BROKER.value,
-            incarnation=incarnation,
-            version=VERSION,
-            process=os.getpid(),
-        )
-        Certificates(live, exchange, clock, self._record, self._started)
+        Certificates(live, own.client, clock, self._record, self._started)
         self._name = me.name
         self._server = server
         self._issued = _Issued(domain.folder / "authority")
         self._audit = AccessAudit(clock, self._record, self._started)
         self._log = BrokerAudit(
-            server.settings.log, after=self._told.place, from_start=incarnation == 1
+            server.settings.log, after=self._told.place, from_start=own.incarnation == 1
         )
         stack.callback(self._log.close)
         self._reloads = -1

@@ -265,7 +265,58 @@ def run_clock(run: RunSpec | None) -> WallClock:
     return WallClock(run.speed, (time.time() - run.epoch_s) * run.speed, going=True)
 
 
-class Process:
+class RecordingClient:
+    """An identity on the bus that records events: its connection, and what survives it on disk."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        bundle: Bundle,
+        state: Path,
+        clock: WallClock,
+        run: RunSpec | None = None,
+        *,
+        deaf_s: float | None = None,
+        on_shed: Callable[[Shed], object] | None = None,
+    ) -> None:
+        """Begin a life of it; it connects as soon as the clock runs.
+
+        Args:
+            stack: closes everything.
+            bundle: who it is.
+            state: directory of what it keeps; of this process alone.
+            clock: makes all calls.
+            run: that it is part of; None: its clock shows seconds since 1970 or of its own.
+            deaf_s: as that of ``connected``.
+            on_shed: told of events that its outbox had no room for.
+
+        Raises:
+            PhalanxError: with one line, if the directory cannot be used, or another process
+                uses it, or the broker cannot be had.
+
+        """
+        speed = 1.0 if run is None else run.speed
+        epoch_s = time.time() - clock.now() if run is None else run.epoch_s
+        self.identity = bundle.identity
+        self.state = stack.enter_context(StateFile(state))
+        self.incarnation = self.state.begin()
+        self.outbox = stack.enter_context(Outbox(self.state, on_shed=on_shed))
+        self.client = stack.enter_context(connected(bundle, clock, deaf_s))
+        pause_s = PAUSE_S * speed
+        self.stream = EventStream(self.client, self.outbox, clock, epoch_s=epoch_s, pause_s=pause_s)
+        self._now = clock.now
+
+    def started(
+        self, role: str, cause: str | None = None, part: str = ".0"
+    ) -> tuple[Recorder, str]:
+        """Record that it has started; return what records by its name, and the event's id."""
+        name, incarnation = self.identity.name, self.incarnation
+        recorder = Recorder(name, self.stream, self._now, f"{name}.{incarnation}{part}")
+        about = {"role": role, "incarnation": incarnation, "version": VERSION}
+        return recorder, recorder.record("process.started", cause, **about, process=os.getpid())
+
+
+class Process(RecordingClient):
     """The parts that all processes share, made in the order in which they need each other.
 
     Make it, give it what the process is for, then ``run`` it. It ends when ``end`` was called,
@@ -301,34 +352,19 @@ class Process:
         policy = STANDARD_POLICY if spec.access is None else load_policy(spec.access)
         self._speed = speed = 1.0 if spec.run is None else spec.run.speed
         deaf_s = None if silence_s is None else max(LEAST_DEAF_S, silence_s / 2 / speed)
-        self._stack = ExitStack()
         self._on_signal: dict[signal.Signals, Callable[[], None]] = {}
         self.clock = clock = run_clock(spec.run)
-        try:
-            self._stack.callback(clock.close)
-            self.state = self._stack.enter_context(StateFile(Path(spec.state)))
-            self.incarnation = self.state.begin()
-            self.outbox = Outbox(self.state, on_shed=self._note_shed)
-            self._stack.callback(self.outbox.close)
-            self.client = self._stack.enter_context(connected(bundle, clock, deaf_s))
-        except BaseException:
-            self._stack.close()
-            raise
-        me = self.identity = bundle.identity
-        epoch_s = time.time() - clock.now() / speed
-        self.stream = EventStream(
-            self.client, self.outbox, clock, epoch_s=epoch_s, pause_s=PAUSE_S * speed
-        )
-        self.recorder = Recorder(me.name, self.stream, clock.now, f"{me.name}.{self.incarnation}.0")
+        with ExitStack() as stack:
+            stack.callback(clock.close)
+            state = Path(spec.state)
+            super().__init__(
+                stack, bundle, state, clock, spec.run, deaf_s=deaf_s, on_shed=self._note_shed
+            )
+            self._stack = stack.pop_all()
+        me = self.identity
+        root = None if spec.run is None else spec.run.cause
+        self.recorder, self.cause = self.started(me.role.value, root)
         record = self.recorder.record
-        self.cause = record(
-            "process.started",
-            None if spec.run is None else spec.run.cause,
-            role=me.role.value,
-            incarnation=self.incarnation,
-            version=VERSION,
-            process=os.getpid(),
-        )
         self.fabric = Fabric(
             self.client,
             clock,

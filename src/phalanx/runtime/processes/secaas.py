@@ -7,33 +7,27 @@ agents verify each other.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.seal import Seal
 from phalanx.clock.wall import WallClock
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import ScenarioError
-from phalanx.domain.events import Event, Recorder
-from phalanx.domain.version import VERSION
+from phalanx.domain.events import Event
 from phalanx.identity.files import read_secret
 from phalanx.ledger import Confirmed, Ledger, LedgerError, Refused, open_ledger
 from phalanx.loading.refusals import unknown
 from phalanx.runtime.domain import read_bundle
 from phalanx.runtime.domain.directory import BUS_FILE
 from phalanx.runtime.environment import Say
-from phalanx.runtime.processes.process import FLUSH_S, PAUSE_S, EventStream, connected, run_clock
+from phalanx.runtime.processes.process import FLUSH_S, RecordingClient, run_clock
 from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.processes.trusting import SecaasNode
 from phalanx.runtime.scenario import TrustSpec
 from phalanx.runtime.trusting import SECAAS, planned
-from phalanx.store.outbox import Outbox
-from phalanx.store.state import StateFile
 from phalanx.trust.evidence import Enrolment, RepositoryFolder
 from phalanx.trust.register import OPERATOR, TrustRegister, TrustStanding
 
@@ -41,15 +35,16 @@ WAIT_S = 30.0
 """How long the ledger may take to tell what it holds, or to record something."""
 
 
-class SecaasIdentity:
-    """Speaks on a domain's bus as ``SECAAS``, and records events, until closed by ``with``."""
+class SecaasIdentity(RecordingClient):
+    """Speaks on a domain's bus as ``SECAAS``, and records events."""
 
     def __init__(
-        self, bus: Path, state: Path, clock: WallClock, run: RunSpec | None = None
+        self, stack: ExitStack, bus: Path, state: Path, clock: WallClock, run: RunSpec | None = None
     ) -> None:
         """Connect as soon as the clock runs.
 
         Args:
+            stack: closes it.
             bus: its ``bus.toml``.
             state: directory of what it keeps.
             clock: makes all calls.
@@ -62,25 +57,8 @@ class SecaasIdentity:
         bundle = read_bundle(bus)
         if bundle.identity.name != SECAAS:
             raise ScenarioError(f"{bus}: is of {bundle.identity.name}; {SECAAS} is expected")
-        speed = 1.0 if run is None else run.speed
-        self._stack = ExitStack()
-        try:
-            kept = self._stack.enter_context(StateFile(state))
-            self.incarnation = kept.begin()
-            outbox = self._stack.enter_context(Outbox(kept))
-            client = self._stack.enter_context(connected(bundle, clock))
-        except BaseException:
-            self._stack.close()
-            raise
-        self.bus = AgentBus(client, clock, Seal(bundle.credentials, self.incarnation))
-        epoch_s = time.time() - clock.now() / speed if run is None else run.epoch_s
-        self.stream = EventStream(client, outbox, clock, epoch_s=epoch_s, pause_s=PAUSE_S * speed)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        super().__init__(stack, bundle, state, clock, run)
+        self.bus = AgentBus(self.client, clock, Seal(bundle.credentials, self.incarnation))
 
 
 def found(url: str, key: Path, plan: TrustSpec) -> str:
@@ -147,17 +125,14 @@ def enrol(
         stack.callback(clock.close)
         node = open_ledger(url, clock)
         stack.callback(node.close)
-        me = SecaasIdentity(key.with_name(BUS_FILE), key.with_name("state"), clock)
-        stack.enter_context(me)
+        me = SecaasIdentity(stack, key.with_name(BUS_FILE), key.with_name("state"), clock)
 
         def told(event: Event) -> None:
             me.stream(event)
             if event.kind == "ledger.refused" and event.data["entry"] == "Enrolled":
                 refused.append(event.data["reason"])
 
-        recorder = Recorder(SECAAS, me.stream, clock.now, f"{SECAAS}.{me.incarnation}.0")
-        about = {"role": OPERATOR, "incarnation": me.incarnation, "version": VERSION}
-        cause = recorder.record("process.started", None, **about, process=os.getpid())
+        recorder, cause = me.started(OPERATOR)
         ledger = node.join(secret)
         secaas = SecaasNode(ledger, repository, clock, me.bus, told, cause, me.incarnation)
         _read(ledger, clock)

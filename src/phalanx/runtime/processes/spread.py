@@ -45,7 +45,7 @@ from phalanx.runtime.course import (
 from phalanx.runtime.domain import read_bundle
 from phalanx.runtime.environment import LINUX_LEAD_S, Say, check_linux
 from phalanx.runtime.processes.network import LINK, REPOSITORY, LinkRequest, RepositoryRequest
-from phalanx.runtime.processes.process import PAUSE_S, EventStream, connected, run_clock
+from phalanx.runtime.processes.process import RecordingClient, run_clock
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.secaas import SecaasIdentity
 from phalanx.runtime.processes.spec import RunSpec
@@ -53,7 +53,6 @@ from phalanx.runtime.processes.testbed import ProcessTestbed
 from phalanx.runtime.processes.trusting import TrustTestbed, genuine
 from phalanx.runtime.scenario import FaultSpec, Scenario
 from phalanx.runtime.trusting import SECAAS
-from phalanx.store.outbox import Outbox
 from phalanx.store.state import StateFile
 from phalanx.trust.processes import new_hash_seed
 
@@ -166,26 +165,18 @@ class Spread:
             self._clock = run_clock(self._run)
             stack.callback(self._clock.close)
             bundle = read_bundle(processes.bus(RUN))
-            state = stack.enter_context(StateFile(folder / "run"))
-            outbox = stack.enter_context(Outbox(state))
-            self._exchange = stack.enter_context(connected(bundle, self._clock))
-            self._stream = EventStream(
-                self._exchange,
-                outbox,
-                self._clock,
-                epoch_s=self._run.epoch_s,
-                pause_s=PAUSE_S * self._speed,
-            )
+            own = RecordingClient(stack, bundle, folder / "run", self._clock, self._run)
+            self._exchange = own.client
             self._client = CallClient(self._exchange, self._clock, life="1")
-            self._recorder = Recorder(RUN, self._stream, self._clock.now)
+            self._recorder = Recorder(RUN, own.stream, self._clock.now)
             self._trust: TrustTestbed | None = None
             if reference is not None and self._scenario.trust is not None:
                 self._trust = TrustTestbed(
                     self._scenario.trust, self._agents, processes, self._clock, reference
                 )
                 stack.callback(self._trust.close)
-                self._secaas = stack.enter_context(
-                    SecaasIdentity(processes.bus(SECAAS), folder / SECAAS, self._clock, self._run)
+                self._secaas = SecaasIdentity(
+                    stack, processes.bus(SECAAS), folder / SECAAS, self._clock, self._run
                 )
             return self._go(until, on_progress, should_stop)
 
