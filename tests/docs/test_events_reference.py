@@ -71,6 +71,7 @@ UNSEEN = {
     "image.cached",
     "image.evicted",
     "diagnosis.limited",
+    "operator.acted",
     *LOOPS,
 }
 """Kinds that these runs need not write; their own tests see them."""
