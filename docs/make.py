@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from make_consoles import with_real_consoles
 from make_figures import figures
-from make_images import real_svg, simulated_svg
+from make_images import real_svg
 from make_references import PARTS, agreement_schema, intent_schema
 from make_runs import real_figures
 from make_table import TABLE
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 GENERATED = PARTS | TABLE | {"real run": real_figures}
 SCHEMAS = {"tla.schema.json": agreement_schema, "intents.schema.json": intent_schema}
-IMAGES = {"ddos-resilience.svg": simulated_svg, "ddos-linux.svg": real_svg}
+IMAGES = {"ddos-linux.svg": real_svg}
 
 
 def pages() -> list[Path]:
