@@ -1,0 +1,174 @@
+"""The log as the page reads it: one line an event, numbered, with its text, as it grows.
+
+Lines stand in a temporary file, so that a log of a million events takes 60 MB of memory.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from phalanx.domain.errors import LogError
+from phalanx.domain.events import Event
+from phalanx.reporting.event_text import describe
+from phalanx.store.jsonl import LONGEST_LINE, decode_line
+
+LOOK_S = 0.1
+"""Pause before a file that has ended is read again."""
+
+
+class Line(Struct, frozen=True):
+    """An event with its text: what the page is given."""
+
+    id: str
+    time: float
+    agent: str
+    kind: str
+    cause: str | None
+    data: dict[str, Any]
+    text: str
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Line)
+
+
+def line_of(event: Event) -> bytes:
+    """Return an event as a line of the page's log, without a line feed."""
+    return _encoder.encode(
+        Line(
+            event.id,
+            event.time,
+            event.agent,
+            event.kind,
+            event.cause,
+            event.data,
+            describe(event),
+        )
+    )
+
+
+class Feed:
+    """Takes events from any thread, and gives them by number."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by ``close``
+        self._ends = array("Q", [0])
+        self._places: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self.whole = False
+        """Whether no more events come."""
+        self.trouble = ""
+        """Why the log cannot be read to its end."""
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def add(self, event: Event) -> None:
+        """Take the next event of the log."""
+        line = line_of(event)
+        with self._lock:
+            self._file.seek(self._ends[-1])
+            self._file.write(line)
+            self._file.flush()
+            self._places.setdefault(event.id, len(self))
+            self._ends.append(self._ends[-1] + len(line))
+
+    def place(self, event_id: str) -> int | None:
+        """Return the number of an event, from 0; None if it is not here."""
+        return self._places.get(event_id)
+
+    def lines(self, begin: int, end: int) -> list[bytes]:
+        """Return the lines of the events from number ``begin`` to below ``end``."""
+        begin, end = max(begin, 0), min(end, len(self))
+        if begin >= end:
+            return []
+        ends = self._ends[begin : end + 1]
+        octets = os.pread(self._file.fileno(), ends[-1] - ends[0], ends[0])
+        pairs = zip(ends, ends[1:], strict=False)
+        return [octets[a - ends[0] : b - ends[0]] for a, b in pairs]
+
+    def read(self, begin: int, end: int) -> list[Line]:
+        """Return the same as objects."""
+        return [_decoder.decode(line) for line in self.lines(begin, end)]
+
+    def get(self, event_id: str) -> Iterator[Line]:
+        """Yield the event of an id, if it is here: for ``store.causes.climb``."""
+        place = self.place(event_id)
+        if place is not None:
+            yield from self.read(place, place + 1)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._file.close()
+
+
+def fill(feed: Feed, events: Iterable[Event]) -> None:
+    """Add all events, and say that these are all."""
+    for event in events:
+        feed.add(event)
+    feed.whole = True
+
+
+def part_of(log: Path) -> Path:
+    """Return the file to read: the log, or its part while a run still writes it.
+
+    Raises:
+        LogError: if there is neither.
+
+    """
+    if log.exists():
+        return log
+    parts = sorted(log.parent.glob(f"{log.name}.part-*"), key=lambda p: p.stat().st_mtime)
+    if not parts:
+        raise LogError(f"{log}: no such file, and no run writes it")
+    return parts[-1]
+
+
+def follow(feed: Feed, path: Path, stop: Callable[[], bool]) -> None:
+    """Add the events of a log, and go on while it grows, until its run ends or ``stop`` says so.
+
+    Lines that are no events are left out.
+
+    Args:
+        feed: takes the events.
+        path: the log; it may be renamed while it is read.
+        stop: asked often.
+
+    """
+    rest = b""
+    try:
+        with path.open("rb") as file:
+            while not stop():
+                block = file.read(1 << 20)
+                if not block:
+                    if feed.whole:
+                        return
+                    time.sleep(LOOK_S)
+                    continue
+                *lines, rest = (rest + block).split(b"\n")
+                if len(rest) > LONGEST_LINE:
+                    rest = b""
+                for line in lines:
+                    _take(feed, line)
+    except OSError as error:
+        feed.trouble = f"{path}: {error.strerror or error}"
+
+
+def _take(feed: Feed, line: bytes) -> None:
+    try:
+        event = decode_line(line)
+    except (LogError, ValueError):
+        return
+    feed.add(event)
+    if event.kind == "run.ended":
+        feed.whole = True

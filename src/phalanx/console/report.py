@@ -1,0 +1,124 @@
+"""The report: the console's page with the log inside, one file that asks no host for anything."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html
+import os
+import re
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+
+from phalanx.console.feed import line_of
+from phalanx.domain.events import Event
+from phalanx.identity.files import write
+
+MOST_OCTETS = 48 << 20
+"""Octets of lines above which samples are thinned; causes never are."""
+SAMPLES = frozenset(("network.sample", "resources.changed", "workload.forecast"))
+"""Kinds that only measure: what is left out of them leaves no gap in any chain of causes."""
+
+
+def asset(name: str) -> str:
+    """Return a file of the built page."""
+    return (files(__package__) / "page" / name).read_text(encoding="utf-8")
+
+
+class Report:
+    """The report on a run, which takes its events one by one and renders what there is so far.
+
+    Equal events give equal bytes. Events that are missing make views shorter, never fail.
+
+    Args:
+        most: octets of lines that go into the page before samples are thinned.
+
+    """
+
+    def __init__(self, most: int = MOST_OCTETS) -> None:
+        self._most = most
+        self._lines: list[bytes] = []
+        self._samples: list[tuple[int, str]] = []
+        self._causes: set[str] = set()
+        self._size = 0
+
+    def add(self, event: Event) -> None:
+        """Take the next event of the log."""
+        line = line_of(event)
+        if event.kind in SAMPLES:
+            self._samples.append((len(self._lines), event.id))
+        if event.cause is not None:
+            self._causes.add(event.cause)
+        self._lines.append(line)
+        self._size += len(line) + 1
+
+    def render(self) -> str:
+        """Return the page as HTML."""
+        lines, note = self._thinned()
+        script = asset("page.js").replace("</script", "<\\/script")
+        style = asset("page.css")
+        packed = gzip.compress(b"\n".join(lines), compresslevel=6, mtime=0)
+        log = base64.b64encode(packed).decode()
+        policy = (
+            f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+            "img-src data:; base-uri 'none'; form-action 'none'"
+        )
+        return (
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            '<link rel="icon" href="data:,">\n<title>Phalanx</title>\n'
+            f'<style>{style}</style>\n</head>\n<body>\n<div id="root"><noscript>'
+            "This page needs JavaScript; it asks no host for anything.</noscript></div>\n"
+            f'<script type="application/octet-stream" id="log" data-thinned="{html.escape(note)}">'
+            f'{log}</script>\n<script type="module">{script}</script>\n</body>\n</html>\n'
+        )
+
+    def _thinned(self) -> tuple[list[bytes], str]:
+        """Return the lines for the page, and words on what was left out."""
+        free = [at for at, name in self._samples if name not in self._causes]
+        over = self._size - self._most
+        if over <= 0 or not free:
+            return self._lines, ""
+        size = sum(len(self._lines[at]) + 1 for at in free)
+        step = max(2, -(-size // max(size - over, size // 1000, 1)))
+        kept = set(free[::step])
+        dropped = {at for at in free if at not in kept}
+        lines = [line for at, line in enumerate(self._lines) if at not in dropped]
+        return lines, (
+            f"The log is large, so this page holds one in {step} of its samples of traffic and "
+            f"resources ({len(dropped)} are left out). All causes and decisions are here."
+        )
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def render_report(events: Iterable[Event]) -> str:
+    """Return the report on a run as one HTML page, made from its events alone."""
+    report = Report()
+    for event in events:
+        report.add(event)
+    return report.render()
+
+
+def write_report(events: Iterable[Event], path: Path) -> None:
+    """Write the report to ``path``, whole or not at all.
+
+    Raises:
+        PhalanxError: if the file cannot be written.
+
+    """
+    write(Path(os.path.realpath(path)), render_report(events).encode("utf-8", "replace"))
+
+
+_LOG = re.compile(r'id="log"[^>]*>([A-Za-z0-9+/=]*)<')
+
+
+def read_report(page: str) -> bytes:
+    """Return the lines of the log that stands in a report."""
+    found = _LOG.search(page)
+    return gzip.decompress(base64.b64decode(found[1])) if found else b""

@@ -1,0 +1,52 @@
+/** What an operator may do: each action is looked at before it is done. */
+
+import type { App } from "../state";
+import { text } from "../store";
+import type { Life } from "../world";
+import { plain } from "../words";
+
+export interface Preview {
+  title: string;
+  /** What would change, in sentences. */
+  words: string[];
+  action: string;
+  body: Record<string, unknown>;
+}
+
+type Asked = (preview: Preview) => void;
+let ask: Asked = () => {};
+/** Have `asked` show previews. */
+export const onPreview = (asked: Asked): void => {
+  ask = asked;
+};
+
+export const preview = (asked: Preview): void => ask(asked);
+
+export function release(app: App, life: Life): void {
+  const data = life.begun.data;
+  const owner = text(data, "instance").split(/[./]/)[0];
+  const sources = Array.isArray(data.sources) ? data.sources.length : 0;
+  const rest = app.model.world.measures.at(app.time).filter((each) => each !== life && text(each.begun.data, "target") === text(data, "target"));
+  preview({
+    title: `Release ${plain(text(data, "effect"))}?`,
+    words: [
+      `${owner} lifts it at ${text(data, "pop")}: ${sources ? `the traffic of ${sources} sources` : "what it holds back"} passes again, at once.`,
+      rest.length ? `${rest.length} more measures for ${text(data, "target")} stay in force.` : `No other measure for ${text(data, "target")} is in force: users may feel the attack.`,
+      "If the attack goes on, the agents find it again and put a new measure into force by themselves.",
+    ],
+    action: "release",
+    body: { agent: owner, measure: text(data, "measure") },
+  });
+}
+
+/** Do it; return what the server answers, in words. */
+export async function act(app: App, asked: Preview): Promise<string> {
+  const answer = await fetch(`api/actions/${asked.action}`, {
+    method: "POST",
+    headers: { "content-type": "application/json", "x-csrf": app.session.csrf ?? "" },
+    body: JSON.stringify(asked.body),
+  });
+  const said = (await answer.json().catch(() => ({}))) as { detail?: string };
+  if (!answer.ok) throw new Error(said.detail ?? `the server answered ${answer.status}`);
+  return said.detail ?? "done";
+}

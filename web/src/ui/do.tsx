@@ -1,0 +1,263 @@
+/** Do: services, functions, steering, agents and limits; each with a look at what would change. */
+
+import { type FormEvent, useEffect, useState } from "react";
+import { act, onPreview, type Preview, preview, release } from "./actions";
+import { useApp, useDerived } from "../state";
+import { natural, text } from "../store";
+import { Empty, Icon, Say, Section } from "./parts";
+
+export function DoView() {
+  const app = useApp();
+  const { session, model, place } = app;
+  const { world } = model;
+  const measures = useDerived(() => world.measures.at(app.time), model, [app.time]);
+  const agents = useDerived(() => world.agents.at(app.time).map((life) => life.key).sort(natural), model, [app.time]);
+  if (session.mode !== "live")
+    return (
+      <div className="view">
+        <Empty>
+          {session.mode === "report" ? "This page is a report: it holds a log, and reaches no agent." : "This is a recorded run: what happened cannot be changed."} To act on running agents, start <code>phalanx run SCENARIO --realtime 1 --console</code>, or <code>phalanx console --domain DIR</code> for a domain.
+        </Empty>
+      </div>
+    );
+  if (session.role !== "operator")
+    return (
+      <div className="view">
+        <Empty>You are logged in as a viewer, who may look at everything and change nothing. The token of an operator allows more.</Empty>
+      </div>
+    );
+  const past = place.time !== undefined;
+  const may = (name: string) => session.actions.includes(name);
+  return (
+    <div className="view do">
+      {past && (
+        <p className="note warn">
+          You look at the past; what you do happens now.{" "}
+          <button type="button" className="quiet" onClick={() => app.go({ time: undefined })}>
+            Go live
+          </button>
+        </p>
+      )}
+      <div className="columns">
+        {may("release") && (
+          <Section title="Release a measure" note={`${measures.length} in force`}>
+            {!measures.length && <Empty>No measure is in force.</Empty>}
+            <ul className="cards">
+              {measures.map((life) => (
+                <li key={life.begun.id}>
+                  <span className="card-main">
+                    <Say text={text(life.begun.data, "effect")} capital />
+                    <span className="sub">at {text(life.begun.data, "pop")}</span>
+                  </span>
+                  <button type="button" className="undo" onClick={() => release(app, life)}>
+                    Release
+                  </button>
+                </li>
+              ))}
+            </ul>
+          </Section>
+        )}
+        {(may("drain") || may("pause")) && (
+          <Section title="Agents" note="running">
+            <ul className="cards">
+              {agents.map((agent) => (
+                <li key={agent}>
+                  <span className="card-main">
+                    <b>{agent}</b>
+                    <span className="sub">{world.measures.at(app.time).filter((life) => text(life.begun.data, "instance").startsWith(`${agent}.`)).length} measures, {world.instances.at(app.time).filter((life) => text(life.begun.data, "pop") === agent).length} functions</span>
+                  </span>
+                  <span className="buttons">
+                    {may("pause") && (
+                      <>
+                        <button type="button" className="quiet" onClick={() => preview({ title: `Pause ${agent}?`, words: [`${agent} takes no new work: it refuses to bid until it is resumed.`, "What it runs and holds stays in force.", "Other agents win what it would have won."], action: "pause", body: { agent, paused: true } })}>
+                          Pause
+                        </button>
+                        <button type="button" className="quiet" onClick={() => preview({ title: `Resume ${agent}?`, words: [`${agent} bids again from the next call on.`], action: "pause", body: { agent, paused: false } })}>
+                          Resume
+                        </button>
+                      </>
+                    )}
+                    {may("drain") && (
+                      <button type="button" className="undo" onClick={() => preview({ title: `Drain ${agent}?`, words: [`${agent} takes no new work, hands over what it runs, and leaves.`, "Its measures are taken over by other agents as far as any has the resources; what none takes ends."], action: "drain", body: { agent } })}>
+                        Drain
+                      </button>
+                    )}
+                  </span>
+                </li>
+              ))}
+            </ul>
+          </Section>
+        )}
+        {may("link") && <Links />}
+        {may("service") && <Services />}
+      </div>
+    </div>
+  );
+}
+
+function Links() {
+  const { model } = useApp();
+  const down = model.world.cuts.at(model.store.end);
+  const [chosen, setChosen] = useState("");
+  const links = model.world.links.map((link) => `${link.a}-${link.b}`);
+  const link = chosen || links[0];
+  if (!links.length) return null;
+  const isDown = down.some((life) => life.key === link || life.key === link.split("-").reverse().join("-"));
+  const words = isDown
+    ? [`Traffic may take ${link} again; agents see it at their next look.`]
+    : [`Nothing passes ${link}: traffic takes another way as far as there is one.`, `${model.world.chains.at(model.store.end).filter((l) => text(l.begun.data, "path").includes(link.split("-")[0])).length} chains may pass it; the agents find another path for them, or give them up.`];
+  return (
+    <Section title="Steering" note="links of the network">
+      <div className="form-row">
+        <select aria-label="Link" value={link} onChange={(event) => setChosen(event.target.value)}>
+          {links.map((name) => (
+            <option key={name}>{name}</option>
+          ))}
+        </select>
+        <button type="button" className="undo" onClick={() => preview({ title: isDown ? `Use ${link} again?` : `Take ${link} out of use?`, words, action: "link", body: { link, up: isDown } })}>
+          {isDown ? "Use again" : "Take out of use"}
+        </button>
+      </div>
+    </Section>
+  );
+}
+
+interface ServiceInfo {
+  name: string;
+  state: string;
+  revision: number;
+  agents: { name: string; site: string }[];
+}
+
+function Services() {
+  const app = useApp();
+  const [services, setServices] = useState<ServiceInfo[]>([]);
+  const [folder, setFolder] = useState("");
+  const [problem, setProblem] = useState("");
+  const version = app.model.store.version;
+  useEffect(() => {
+    void fetch("api/services").then(async (answer) => answer.ok && setServices(((await answer.json()) as { services: ServiceInfo[] }).services));
+  }, [version > 0 && Math.floor(version / 50)]);
+  const ask = async (event: FormEvent | null, change: string, body: Record<string, unknown>) => {
+    event?.preventDefault();
+    setProblem("");
+    const answer = await fetch("api/services/preview", { method: "POST", headers: { "content-type": "application/json", "x-csrf": app.session.csrf ?? "" }, body: JSON.stringify({ change, ...body }) });
+    const said = (await answer.json()) as { detail?: string; words?: string[] };
+    if (!answer.ok) setProblem(said.detail ?? "the server did not say why");
+    else preview({ title: `${change[0].toUpperCase()}${change.slice(1)} ${String(body.name ?? folder)}?`, words: said.words ?? [], action: "service", body: { change, ...body } });
+  };
+  return (
+    <Section title="Services" note="deploy, reconfigure, remove">
+      {!services.length && <Empty>No service is deployed.</Empty>}
+      <ul className="cards">
+        {services.map((service) => (
+          <li key={service.name}>
+            <span className="card-main">
+              <b>{service.name}</b>
+              <span className="sub">{service.state}, change {service.revision}; {service.agents.map((agent) => `${agent.name} at ${agent.site}`).join(", ")}</span>
+            </span>
+            <span className="buttons">
+              <button type="button" className="quiet" onClick={() => void ask(null, "reconfigure", { name: service.name, folder })}>
+                Reconfigure
+              </button>
+              <button type="button" className="undo" onClick={() => void ask(null, "remove", { name: service.name })}>
+                Remove
+              </button>
+            </span>
+          </li>
+        ))}
+      </ul>
+      <form className="form-row" onSubmit={(event) => void ask(event, "deploy", { folder })}>
+        <label>
+          Folder of the service, on the server
+          <input value={folder} onChange={(event) => setFolder(event.target.value)} placeholder="scenarios/services/…" required />
+        </label>
+        <button type="submit">Look at it</button>
+      </form>
+      {problem && (
+        <p role="alert" className="problem">
+          {problem}
+        </p>
+      )}
+    </Section>
+  );
+}
+
+/** The dialog with what would change; nothing is done before it is confirmed. */
+export function PreviewDialog() {
+  const app = useApp();
+  const [asked, setAsked] = useState<Preview>();
+  const [said, setSaid] = useState<{ words: string; bad: boolean }>();
+  const [busy, setBusy] = useState(false);
+  useEffect(() => {
+    onPreview((preview) => {
+      setAsked(preview);
+      setSaid(undefined);
+    });
+  }, []);
+  if (!asked) return null;
+  const close = () => setAsked(undefined);
+  return (
+    <div className="backdrop" onClick={close}>
+      <div
+        role="dialog"
+        aria-modal="true"
+        aria-label={asked.title}
+        className="dialog"
+        onClick={(event) => event.stopPropagation()}
+        onKeyDown={(event) => {
+          if (event.key === "Escape") close();
+        }}
+      >
+        <header>
+          <h2>{asked.title}</h2>
+          <button type="button" className="icon-button" aria-label="Close" onClick={close}>
+            <Icon name="close" />
+          </button>
+        </header>
+        <p className="note">What would change:</p>
+        <ul>
+          {asked.words.map((words) => (
+            <li key={words}>
+              <Say text={words} />
+            </li>
+          ))}
+        </ul>
+        {said && (
+          <p role="status" className={said.bad ? "problem" : "good"}>
+            {said.words}
+          </p>
+        )}
+        <div className="buttons">
+          {!said || said.bad ? (
+            <>
+              <button type="button" className="quiet" onClick={close}>
+                Leave it
+              </button>
+              <button
+                type="button"
+                className="undo"
+                autoFocus
+                disabled={busy}
+                data-confirm
+                onClick={() => {
+                  setBusy(true);
+                  act(app, asked)
+                    .then((words) => setSaid({ words, bad: false }))
+                    .catch((error: Error) => setSaid({ words: error.message, bad: true }))
+                    .finally(() => setBusy(false));
+                }}
+              >
+                Do it
+              </button>
+            </>
+          ) : (
+            <button type="button" autoFocus onClick={close}>
+              Close
+            </button>
+          )}
+        </div>
+      </div>
+    </div>
+  );
+}
