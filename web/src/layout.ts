@@ -22,16 +22,14 @@ export function layout(pops: PopInfo[], links: LinkInfo[], hosts: HostInfo[]): L
   const places = new Set(pops.map((pop) => `${pop.x} ${pop.y}`));
   const given = places.size > pops.length / 2 && pops.length > 1;
   const points = given ? scaled(pops) : springs(pops, links);
-  const middle = { x: mean([...points.values()].map((p) => p.x)), y: mean([...points.values()].map((p) => p.y)) };
   const found = new Map<string, Point>();
-  const around = new Map<string, number>();
+  const taken = new Map<string, number[]>();
   for (const host of hosts) {
     const pop = points.get(host.at);
     if (!pop) continue;
-    const nth = around.get(host.at) ?? 0;
-    around.set(host.at, nth + 1);
-    const outward = Math.atan2(pop.y - middle.y, pop.x - middle.x || 0.01);
-    const angle = outward + (nth % 2 ? 1 : -1) * Math.ceil(nth / 2) * 0.75;
+    const used = taken.get(host.at) ?? ways(host.at, pop, links, points);
+    const angle = freest(used);
+    taken.set(host.at, [...used, angle]);
     found.set(host.name, { x: pop.x + 88 * Math.cos(angle), y: pop.y + 70 * Math.sin(angle) });
   }
   const all = [...points.values(), ...found.values()];
@@ -49,7 +47,28 @@ export function layout(pops: PopInfo[], links: LinkInfo[], hosts: HostInfo[]): L
   };
 }
 
-const mean = (values: number[]) => values.reduce((all, v) => all + v, 0) / Math.max(values.length, 1);
+/** Below a PoP stand its functions, above it to the left what attacks it. */
+const RESERVED = [Math.PI / 2, Math.atan2(-44, -62)];
+
+/** The directions in which links leave a PoP, and those that are reserved. */
+function ways(name: string, pop: Point, links: LinkInfo[], points: Map<string, Point>): number[] {
+  const others = links.flatMap((link) => (link.a === name ? [link.b] : link.b === name ? [link.a] : []));
+  return [
+    ...RESERVED,
+    ...others.flatMap((other) => {
+      const to = points.get(other);
+      return to ? [Math.atan2(to.y - pop.y, to.x - pop.x)] : [];
+    }),
+  ];
+}
+
+/** The direction that is furthest from all that are used. */
+function freest(used: number[]): number {
+  const apart = (a: number, b: number) => Math.abs(Math.atan2(Math.sin(a - b), Math.cos(a - b)));
+  const choices = Array.from({ length: 36 }, (_, at) => (at * Math.PI) / 18);
+  const room = (angle: number) => Math.min(...used.map((other) => apart(angle, other)));
+  return choices.reduce((best, angle) => (room(angle) > room(best) + 1e-9 ? angle : best));
+}
 
 function scaled(pops: PopInfo[]): Map<string, Point> {
   const near: number[] = pops.map((pop) =>
@@ -79,7 +98,7 @@ function springs(pops: PopInfo[], links: LinkInfo[]): Map<string, Point> {
 export function shortest(links: LinkInfo[], from: string, to: string, cut: Set<string> = new Set()): string[] {
   const near = new Map<string, [string, number][]>();
   for (const link of links) {
-    if (cut.has(`${link.a}-${link.b}`) || cut.has(`${link.b}-${link.a}`)) continue;
+    if (cut.has(`${link.a}>${link.b}`) || cut.has(`${link.b}>${link.a}`)) continue;
     near.set(link.a, [...(near.get(link.a) ?? []), [link.b, link.latency]]);
     near.set(link.b, [...(near.get(link.b) ?? []), [link.a, link.latency]]);
   }

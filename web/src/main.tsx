@@ -24,7 +24,16 @@ async function inlined(element: HTMLElement): Promise<void> {
   show({ mode: "report", role: "viewer", name: "", actions: [], thinned: element.dataset.thinned || undefined }, "none");
 }
 
+/** Log in with the word that the address brings, which works once. */
+async function loggedIn(): Promise<void> {
+  const code = /^#login=([\w-]+)$/.exec(location.hash)?.[1];
+  if (!code) return;
+  history.replaceState(null, "", location.pathname);
+  await fetch("api/login", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ token: code }) });
+}
+
 async function served(): Promise<void> {
+  await loggedIn();
   const answer = await fetch("api/session");
   if (answer.status === 401) {
     root.render(<Login done={() => void served()} />);

@@ -70,6 +70,8 @@ from phalanx.domain.resources import NOTHING, Resources
 from phalanx.domain.trust import SignedReport
 from phalanx.domain.vnf import InstanceId
 
+PAUSED = "paused by an operator"
+"""Why an agent that was told to pause does not bid."""
 DRAINING = "draining"
 """Why an agent that is about to leave does not bid."""
 UNDECIDED = (ContractStage.BIDDING, ContractStage.WAITING, ContractStage.PROPOSED)
@@ -89,6 +91,8 @@ class Bidder(Configured, Capability):
         """The agents that rely on what is kept true here, and the goal that each auctioned."""
         self.refused: Callable[[AgentId, str, str], None] = lambda *_: None
         """Called with an agent, what it asked for without a right to it, and why it has none."""
+        self.paused = False
+        """Whether an operator wants it to bid for nothing; a restart ends that."""
         self.signed: Callable[[Agent, Contract], SignedReport | None] = lambda *_: None
         """Returns what this agent stands by of the facts of a contract that it has fulfilled."""
 
@@ -117,8 +121,8 @@ class Bidder(Configured, Capability):
         call = message.content
         assert isinstance(call, CallForProposals)
         contract = self._open(me, message, call)
-        if me.draining:
-            self._refuse(me, contract, DRAINING)
+        if me.draining or self.paused:
+            self._refuse(me, contract, DRAINING if me.draining else PAUSED)
         else:
             self._evaluate(me, contract)
 

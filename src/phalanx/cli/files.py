@@ -305,8 +305,8 @@ class Outputs:
     def write_report(self, events: Sequence[Event]) -> None:
         """Write the report, if one is wanted."""
         if self.report is not None:
-            # numpy and the templates take a quarter of a second to import.
-            from phalanx.reporting.page import write_report  # noqa: PLC0415
+            # The page is read from files, which other runs do without.
+            from phalanx.console.report import write_report  # noqa: PLC0415
 
             write_report(events, self.report)
 

@@ -26,6 +26,7 @@ VERBS = {
     "validate": "Check a scenario file and print what it holds.",
     "place": "Show what every agent would bid for a goal, and who would win.",
     "explain": "Show the chain of causes that led to an event, from the log alone.",
+    "console": "Serve the console: the page that shows what the agents see, do and trust, and why.",
     "report": "Write the report on a run as one self-contained HTML page.",
     "check": "Look in a log for what a correct run can never have recorded.",
     "audit": "Verify that a log is what its agents recorded.",

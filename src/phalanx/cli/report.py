@@ -1,4 +1,4 @@
-"""``phalanx report``: the page about a run, from its log."""
+"""``phalanx report``: the console's page with the log of a run inside it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import typer
 
 from phalanx.cli.files import PAGE, check_writable, open_log
 from phalanx.cli.terminal import out, say
-from phalanx.reporting.page import write_report
+from phalanx.console.report import write_report
 
 
 def report(
     log: Annotated[Path, typer.Argument(help="Event log (JSONL) of a run.")],
     output: Annotated[Path, typer.Argument(help="Page to write (HTML).")],
 ) -> None:
-    """Write the report on a run as one self-contained HTML page."""
+    """Write the report on a run as one self-contained HTML page.
+
+    It is the page of phalanx console with the log inside, and asks no host for anything.
+    """
     check_writable(output, PAGE, log)
     with open_log(log) as events:
         write_report(events, output)

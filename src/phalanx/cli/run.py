@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+from contextlib import closing
 from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import Annotated, Self
 
 import typer
@@ -37,6 +39,7 @@ from phalanx.cli.terminal import (
     out,
     say,
 )
+from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Event, Sink
 from phalanx.reporting.event_text import is_important
 from phalanx.reporting.response import Response
@@ -44,7 +47,7 @@ from phalanx.reporting.summary import Summary
 from phalanx.runtime.course import RunResult
 from phalanx.runtime.environment import Environment, check_linux, infrastructures, open_environment
 from phalanx.runtime.scenario import Scenario, Strategy
-from phalanx.runtime.system import run_scenario
+from phalanx.runtime.system import System, run_scenario, simulated
 
 RESERVED = {"network", "run"}
 """Processes of a run that is spread out, besides the agents."""
@@ -110,6 +113,16 @@ def run(
             "(--realtime sets the speed).",
         ),
     ] = False,
+    console_: Annotated[
+        bool,
+        typer.Option(
+            "--console",
+            help="Serve the page of phalanx console while it runs, by the wall clock, and after.",
+        ),
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of --console; 0: a free one.")
+    ] = 8420,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --on linux: print what would be made, and end.")
     ] = False,
@@ -123,6 +136,7 @@ def run(
     loaded = open_scenario(scenario, topology, functions, strategy)
     if on == "linux" and realtime is not None:
         raise typer.BadParameter("real packets keep real time", param_hint="--realtime")
+    realtime = _pace(realtime, on, console_=console_, spread=spread)
     if spread:
         _check_spread(topology, strategy, function, loaded)
     if dry_run:
@@ -152,6 +166,21 @@ def run(
                     loaded, scenario, chosen, watch.sinks, speed=realtime or 1.0, on=on, say=tell
                 )
                 result = spread_out.run(until, watch.advance, lambda: watch.stopped)
+            elif console_:
+                environment = _environment(on, console, quiet=quiet) or simulated(realtime)
+                with closing(environment):
+                    result = _run_with_console(
+                        System(
+                            loaded,
+                            chosen,
+                            watch.sinks,
+                            functions=functions,
+                            environment=environment,
+                        ),
+                        port,
+                        until,
+                        watch,
+                    )
             else:
                 result = run_scenario(
                     loaded,
@@ -171,7 +200,40 @@ def run(
         _print_summary(result.summary)
         for line in outputs.lines():
             say(out, line)
-    _end(result, stopped=watch.stopped, incomplete=bool(outputs.incomplete))
+    _end(result, stopped=watch.stopped and not watch.ended, incomplete=bool(outputs.incomplete))
+
+
+def _run_with_console(system: System, port: int, until: float | None, watch: _Watch) -> RunResult:
+    """Run a system with the console beside it, which stays until Ctrl-C."""
+    from phalanx.cli.console import announce, new_sessions  # noqa: PLC0415  # a web server
+    from phalanx.console.controls import FabricControls  # noqa: PLC0415
+    from phalanx.console.server import Address, ConsoleServer  # noqa: PLC0415
+
+    clock = system.clock
+    assert isinstance(clock, WallClock)
+
+    def link(a: str, b: str, up: bool, by: str) -> None:
+        what = "link up" if up else "link down"
+        system.network.link(a, b)  # refuses one that is not there
+        system.recorder.record(
+            "operator.acted", system.cause, action=what, subject=f"{a}-{b}", by=by
+        )
+        (system.mend if up else system.cut)(a, b)
+
+    controls = FabricControls(clock, system.calls("console"), link=link)
+    sessions = new_sessions(None)
+    server = ConsoleServer(Address(port=port), sessions, controls=controls, live=True)
+    for event in system.log.events:
+        server.add(event)
+    system.log.listen(server.add)
+    announce(server, sessions, system.scenario.name, acts=True, opens=False)
+    with server.beside():
+        result = system.run(until, watch.advance, lambda: watch.stopped)
+        if not watch.stopped:
+            say(out, "the run has ended; the console stays until Ctrl-C", "dim")
+        watch.wait()
+    watch.ended = bool(result.events) and result.events[-1].data.get("reason") == "finished"
+    return result
 
 
 def _end(result: RunResult, *, stopped: bool, incomplete: bool) -> None:
@@ -202,6 +264,15 @@ def _environment(on: str, console: Console, *, quiet: bool) -> Environment | Non
     return open_environment(
         on, (lambda _: None) if quiet else (lambda line: say(console, line, "dim"))
     )
+
+
+def _pace(realtime: float | None, on: str, *, console_: bool, spread: bool) -> float | None:
+    """Return the speed of a run, which by the wall clock is as fast as that if it is watched."""
+    if console_ and spread:
+        raise typer.BadParameter(
+            "watch processes of their own with phalanx console LOG", param_hint="--console"
+        )
+    return 1.0 if console_ and realtime is None and on == "simulation" else realtime
 
 
 def _check_spread(
@@ -244,6 +315,8 @@ class _Watch:
         quiet: bool,
     ) -> None:
         self._stop = StopSignal(signal.SIGTERM, impatient=True)
+        self.ended = False
+        """Whether Ctrl-C ended only what came after the run."""
         self.sinks = sinks if quiet else [*sinks, self._show]
         self._console = console
         self._active: set[object] = set()
@@ -273,6 +346,11 @@ class _Watch:
     def stopped(self) -> bool:
         """Whether Ctrl-C asked for the end."""
         return self._stop.wanted
+
+    def wait(self) -> None:
+        """Wait until Ctrl-C."""
+        while not self.stopped:
+            sleep(0.1)
 
     def advance(self, now: float) -> None:
         """Show how far the run is, in its seconds."""

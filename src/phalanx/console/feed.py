@@ -10,7 +10,8 @@ import tempfile
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from phalanx.domain.errors import LogError
-from phalanx.domain.events import Event
+from phalanx.domain.events import Event, Sink
 from phalanx.reporting.event_text import describe
 from phalanx.store.jsonl import LONGEST_LINE, decode_line
 
@@ -94,7 +95,7 @@ class Feed:
             return []
         ends = self._ends[begin : end + 1]
         octets = os.pread(self._file.fileno(), ends[-1] - ends[0], ends[0])
-        pairs = zip(ends, ends[1:], strict=False)
+        pairs = pairwise(ends)
         return [octets[a - ends[0] : b - ends[0]] for a, b in pairs]
 
     def read(self, begin: int, end: int) -> list[Line]:
@@ -112,13 +113,6 @@ class Feed:
         self._file.close()
 
 
-def fill(feed: Feed, events: Iterable[Event]) -> None:
-    """Add all events, and say that these are all."""
-    for event in events:
-        feed.add(event)
-    feed.whole = True
-
-
 def part_of(log: Path) -> Path:
     """Return the file to read: the log, or its part while a run still writes it.
 
@@ -134,7 +128,7 @@ def part_of(log: Path) -> Path:
     return parts[-1]
 
 
-def follow(feed: Feed, path: Path, stop: Callable[[], bool]) -> None:
+def follow(feed: Feed, path: Path, stop: Callable[[], bool], add: Sink) -> None:
     """Add the events of a log, and go on while it grows, until its run ends or ``stop`` says so.
 
     Lines that are no events are left out.
@@ -143,6 +137,7 @@ def follow(feed: Feed, path: Path, stop: Callable[[], bool]) -> None:
         feed: takes the events.
         path: the log; it may be renamed while it is read.
         stop: asked often.
+        add: takes each event; the feed's own ``add``, or one that calls it.
 
     """
     rest = b""
@@ -159,16 +154,16 @@ def follow(feed: Feed, path: Path, stop: Callable[[], bool]) -> None:
                 if len(rest) > LONGEST_LINE:
                     rest = b""
                 for line in lines:
-                    _take(feed, line)
+                    _take(feed, line, add)
     except OSError as error:
         feed.trouble = f"{path}: {error.strerror or error}"
 
 
-def _take(feed: Feed, line: bytes) -> None:
+def _take(feed: Feed, line: bytes, add: Sink) -> None:
     try:
         event = decode_line(line)
     except (LogError, ValueError):
         return
-    feed.add(event)
+    add(event)
     if event.kind == "run.ended":
         feed.whole = True

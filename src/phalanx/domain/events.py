@@ -119,6 +119,7 @@ KINDS: dict[str, str] = {
     "outbox.shed": "events were let go that no stream had acknowledged yet",
     "history.gap": "events stood here that the disk did not take",
     "audit.sealed": "the heads of what was recorded so far: no later change of it goes unseen",
+    "operator.acted": "an operator has an agent, or the network, do something",
     "access.refused": "a call, a message or a registry entry was refused or not believed",
 }
 """Every kind of event, with what it says. Functions may add kinds of their own."""

@@ -177,6 +177,22 @@ class InventoryAnswer(Struct, frozen=True):
     measures: tuple[MeasureEntry, ...] = ()
 
 
+class ReleaseRequest(Struct, frozen=True):
+    """Asks to take back a measure that the agent keeps in force."""
+
+    measure: Annotated[str, Meta(min_length=1, max_length=400)]
+    session: Annotated[str, Meta(max_length=100)] = ""
+    """Who asked the caller for it, as the caller says."""
+
+
+class PauseRequest(Struct, frozen=True):
+    """Asks to bid for nothing, or to bid again; what runs and holds is not touched."""
+
+    paused: bool
+    session: Annotated[str, Meta(max_length=100)] = ""
+    """Who asked the caller for it, as the caller says."""
+
+
 class ForecastRequest(Struct, frozen=True):
     """Asks what the agent expects of its PoP's load."""
 
@@ -192,6 +208,8 @@ FORECAST = Operation(
 DRAIN = Operation("drain", DrainRequest, Accepted, True, "hand over and leave")
 STOP = Operation("stop", StopRequest, Accepted, True, "end the process now")
 RELOAD = Operation("reload", ReloadRequest, Accepted, True, "read the plan again")
+RELEASE = Operation("release", ReleaseRequest, Accepted, True, "take a measure back")
+PAUSE = Operation("pause", PauseRequest, Accepted, True, "bid for nothing, or bid again")
 PROBE = Operation("probe", ProbeRequest, ProbeAnswer, True, "whether it reaches another agent")
 """It makes the agent speak: so it is no mere read, and agents do not have each other do it."""
 POLICY = Operation("policy", SecurityPolicy, Accepted, True, "issue a policy to the loops it has")

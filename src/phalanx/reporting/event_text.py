@@ -123,6 +123,7 @@ TEMPLATES: dict[str, str] = {
     "connection.regained": "is connected again after {seconds} s",
     "outbox.shed": "drops {count:#unacknowledged event}, {first} to {last}[: {why}]",
     "history.gap": "stands for {count:#event} that could not be kept, {first} to {last}[: {why}]",
+    "operator.acted": "does what {by} asks: {action} {subject}",
     "access.refused": "refuses {action} of {subject}[: {reason}][; and {suppressed} more like it]",
 }
 """Text by kind. ``{field}`` is filled in; a part in ``[ ]`` is left out when a field of it is

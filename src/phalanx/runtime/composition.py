@@ -36,7 +36,7 @@ from phalanx.coordination.workload import WorkloadForecaster
 from phalanx.domain.actions import Failed, Invoke, Invoked, SiteState
 from phalanx.domain.agents import POP, AgentId, AgentState, Scope
 from phalanx.domain.events import Sink
-from phalanx.domain.goals import Duty, Predicate, want
+from phalanx.domain.goals import Duty, Predicate, avert, want
 from phalanx.domain.messages import SecurityPolicy
 from phalanx.domain.network import LinkState, Network, PopId, link_id
 from phalanx.domain.predicates import Monitored, ServiceWatched, SignallingWatched
@@ -53,8 +53,10 @@ from phalanx.fabric.operations import (
     DRAIN,
     FORECAST,
     INVENTORY,
+    PAUSE,
     POLICY,
     PROBE,
+    RELEASE,
     STATUS,
     Accepted,
     AgentCounters,
@@ -68,8 +70,10 @@ from phalanx.fabric.operations import (
     InventoryRequest,
     MeasureEntry,
     Operation,
+    PauseRequest,
     ProbeAnswer,
     ProbeRequest,
+    ReleaseRequest,
     StatusAnswer,
     StatusRequest,
 )
@@ -240,9 +244,10 @@ NEW_VERSION = Operation(
 class ComposedAgent:
     """An agent on its node, found in the registry, and called by others.
 
-    It serves ``status``, ``beliefs``, ``inventory``, ``forecast``, ``drain``, ``probe`` and
-    ``new-version``. It asks those agents for proposals that are registered with the same area as
-    itself, beside the peers of its settings, and forgets those that leave in order.
+    It serves ``status``, ``beliefs``, ``inventory``, ``forecast``, ``drain``, ``release``,
+    ``pause``, ``probe`` and ``new-version``. It asks those agents for proposals that are registered
+    with the same area as itself, beside the peers of its settings, and forgets those that leave in
+    order.
     """
 
     def __init__(
@@ -348,6 +353,8 @@ class ComposedAgent:
         provider.serve(FORECAST, self._forecast)
         provider.serve(DRAIN, self._drain)
         provider.serve(PROBE, self._probe)
+        provider.serve(RELEASE, self._release)
+        provider.serve(PAUSE, self._pause)
         provider.serve(NEW_VERSION, self._new_version)
         if SecurityManager.name in self.agent.capabilities:
             provider.serve(POLICY, self._policy)
@@ -519,6 +526,32 @@ class ComposedAgent:
             return
         owner, asks, within_s = may[0], (action.operation, action.request), action.timeout_s
         self.fabric.calls.invoke(owner, *asks, told, timeout_s=within_s, cause=cause)
+    def _release(self, call: Call[ReleaseRequest, Accepted]) -> None:
+        measure = call.request.measure
+        found = (e for i in self._instances() for e, m in i.measures.items() if m == measure)
+        effect = next(found, None)
+        if effect is None:
+            call.fail(f"it keeps no measure {measure!r} in force")
+            return
+        self._acted(call, "release", str(effect))
+        goal = Adopt(avert(effect), PROTECT)
+        self.node.carry_out(self.agent.take_on(goal, self._clock.now()))
+        call.done(Accepted(f"{self.name} takes it back; its events tell when it is gone"))
+
+    def _pause(self, call: Call[PauseRequest, Accepted]) -> None:
+        paused = call.request.paused
+        self._acted(call, "pause" if paused else "resume", self.name)
+        if not self.light:
+            self.agent.capability(Bidder).paused = paused
+        words = "bids for nothing until it is resumed" if paused else "bids again"
+        call.done(Accepted(f"{self.name} {words}"))
+
+    def _acted(self, call: Call[Any, Accepted], what: str, on: str) -> None:
+        """Record what an operator has the agent do; it is the cause of what follows."""
+        said = call.request.session
+        by = f"{call.caller.name} ({said})" if said else call.caller.name
+        self.agent.now, self.agent.cause = self._clock.now(), self._cause
+        self.agent.cause = self.agent.record("operator.acted", action=what, subject=on, by=by)
 
     def _probe(self, call: Call[ProbeRequest, ProbeAnswer]) -> None:
         peer, within_s = call.request.peer, call.request.within_s

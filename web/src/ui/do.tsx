@@ -1,10 +1,10 @@
 /** Do: services, functions, steering, agents and limits; each with a look at what would change. */
 
-import { type FormEvent, useEffect, useState } from "react";
+import { useEffect, useState } from "react";
 import { act, onPreview, type Preview, preview, release } from "./actions";
-import { useApp, useDerived } from "../state";
+import { useApp, useDerived, useVersion } from "../state";
 import { natural, text } from "../store";
-import { Empty, Icon, Say, Section } from "./parts";
+import { Empty, Fact, Icon, Say, Section } from "./parts";
 
 export function DoView() {
   const app = useApp();
@@ -98,23 +98,25 @@ export function DoView() {
 function Links() {
   const { model } = useApp();
   const down = model.world.cuts.at(model.store.end);
-  const [chosen, setChosen] = useState("");
-  const links = model.world.links.map((link) => `${link.a}-${link.b}`);
-  const link = chosen || links[0];
+  const [chosen, setChosen] = useState(0);
+  const { links } = model.world;
   if (!links.length) return null;
-  const isDown = down.some((life) => life.key === link || life.key === link.split("-").reverse().join("-"));
+  const { a, b } = links[chosen] ?? links[0];
+  const link = `${a} – ${b}`;
+  const passing = model.world.chains.at(model.store.end).filter((life) => `,${text(life.begun.data, "path")},`.includes(`,${a},${b},`) || `,${text(life.begun.data, "path")},`.includes(`,${b},${a},`));
+  const isDown = down.some((life) => life.key === `${a}>${b}` || life.key === `${b}>${a}`);
   const words = isDown
     ? [`Traffic may take ${link} again; agents see it at their next look.`]
-    : [`Nothing passes ${link}: traffic takes another way as far as there is one.`, `${model.world.chains.at(model.store.end).filter((l) => text(l.begun.data, "path").includes(link.split("-")[0])).length} chains may pass it; the agents find another path for them, or give them up.`];
+    : [`Nothing passes ${link}: traffic takes another way as far as there is one.`, `${passing.length ? `${passing.length} chains pass it` : "No chain of an agent passes it"}; agents look for other paths where theirs breaks.`];
   return (
     <Section title="Steering" note="links of the network">
       <div className="form-row">
-        <select aria-label="Link" value={link} onChange={(event) => setChosen(event.target.value)}>
-          {links.map((name) => (
-            <option key={name}>{name}</option>
+        <select aria-label="Link" value={chosen} onChange={(event) => setChosen(Number(event.target.value))}>
+          {links.map((each, at) => (
+            <option key={`${each.a} ${each.b}`} value={at}>{`${each.a} – ${each.b}`}</option>
           ))}
         </select>
-        <button type="button" className="undo" onClick={() => preview({ title: isDown ? `Use ${link} again?` : `Take ${link} out of use?`, words, action: "link", body: { link, up: isDown } })}>
+        <button type="button" className="undo" onClick={() => preview({ title: isDown ? `Use ${link} again?` : `Take ${link} out of use?`, words, action: "link", body: { a, b, up: isDown } })}>
           {isDown ? "Use again" : "Take out of use"}
         </button>
       </div>
@@ -122,58 +124,80 @@ function Links() {
   );
 }
 
-interface ServiceInfo {
+interface ServiceItem {
   name: string;
-  state: string;
-  revision: number;
-  agents: { name: string; site: string }[];
+  since: number;
+  event: string;
+  data: { revision?: number; agents?: Record<string, string> };
 }
 
+/** Services of the domain: descriptors come as files, and what they would change is shown first. */
 function Services() {
   const app = useApp();
-  const [services, setServices] = useState<ServiceInfo[]>([]);
-  const [folder, setFolder] = useState("");
+  const [services, setServices] = useState<ServiceItem[]>([]);
+  const [files, setFiles] = useState<Record<string, string>>({});
+  const [without, setWithout] = useState("");
   const [problem, setProblem] = useState("");
-  const version = app.model.store.version;
+  const version = useVersion(app.model);
+  const changes = app.model.store.events.length && ["requested", "deployed", "reconfigured", "removed"].reduce((n, what) => n + app.model.store.of(`service.${what}`).length, 0);
   useEffect(() => {
-    void fetch("api/services").then(async (answer) => answer.ok && setServices(((await answer.json()) as { services: ServiceInfo[] }).services));
-  }, [version > 0 && Math.floor(version / 50)]);
-  const ask = async (event: FormEvent | null, change: string, body: Record<string, unknown>) => {
-    event?.preventDefault();
+    void fetch("api/services").then(async (answer) => answer.ok && setServices(((await answer.json()) as { items: ServiceItem[] }).items));
+  }, [changes, version === 0]);
+  const ask = async (change: string, name: string) => {
     setProblem("");
-    const answer = await fetch("api/services/preview", { method: "POST", headers: { "content-type": "application/json", "x-csrf": app.session.csrf ?? "" }, body: JSON.stringify({ change, ...body }) });
-    const said = (await answer.json()) as { detail?: string; words?: string[] };
+    const body = { change, name, files, without: without.split(/[\s,]+/).filter(Boolean) };
+    const answer = await fetch("api/services/preview", { method: "POST", headers: { "content-type": "application/json", "x-csrf": app.session.csrf ?? "" }, body: JSON.stringify(body) });
+    const said = (await answer.json().catch(() => ({}))) as { detail?: string; words?: string[] };
     if (!answer.ok) setProblem(said.detail ?? "the server did not say why");
-    else preview({ title: `${change[0].toUpperCase()}${change.slice(1)} ${String(body.name ?? folder)}?`, words: said.words ?? [], action: "service", body: { change, ...body } });
+    else preview({ title: `${change[0].toUpperCase()}${change.slice(1)} ${name || "the service"}?`, words: said.words ?? [], action: "service", body });
   };
   return (
-    <Section title="Services" note="deploy, reconfigure, remove">
+    <Section title="Services" note="deploy, reconfigure, remove; add a VNF's descriptor">
       {!services.length && <Empty>No service is deployed.</Empty>}
       <ul className="cards">
         {services.map((service) => (
           <li key={service.name}>
             <span className="card-main">
-              <b>{service.name}</b>
-              <span className="sub">{service.state}, change {service.revision}; {service.agents.map((agent) => `${agent.name} at ${agent.site}`).join(", ")}</span>
+              <Fact of={service.event}>{service.name}</Fact>
+              <span className="sub">change {service.data.revision ?? "?"}{service.data.agents && `; ${Object.entries(service.data.agents).map(([agent, site]) => `${agent} at ${site}`).join(", ")}`}</span>
             </span>
             <span className="buttons">
-              <button type="button" className="quiet" onClick={() => void ask(null, "reconfigure", { name: service.name, folder })}>
+              <button type="button" className="quiet" onClick={() => void ask("reconfigure", service.name)}>
                 Reconfigure
               </button>
-              <button type="button" className="undo" onClick={() => void ask(null, "remove", { name: service.name })}>
+              <button type="button" className="undo" onClick={() => void ask("remove", service.name)}>
                 Remove
               </button>
             </span>
           </li>
         ))}
       </ul>
-      <form className="form-row" onSubmit={(event) => void ask(event, "deploy", { folder })}>
+      <form
+        className="form-row"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void ask("deploy", "");
+        }}
+      >
         <label>
-          Folder of the service, on the server
-          <input value={folder} onChange={(event) => setFolder(event.target.value)} placeholder="scenarios/services/…" required />
+          Descriptors: NSD, VNFDs, sites.yaml, request.yaml
+          <input
+            type="file"
+            multiple
+            accept=".yaml"
+            onChange={(event) => {
+              const chosen = [...(event.target.files ?? [])];
+              void Promise.all(chosen.map(async (file) => [file.name, await file.text()] as const)).then((all) => setFiles(Object.fromEntries(all)));
+            }}
+          />
+        </label>
+        <label>
+          Sites without agents
+          <input value={without} onChange={(event) => setWithout(event.target.value)} placeholder="none" />
         </label>
         <button type="submit">Look at it</button>
       </form>
+      <p className="note">To reconfigure, choose only the files that change; a VNFD alone is added to those that are there.</p>
       {problem && (
         <p role="alert" className="problem">
           {problem}

@@ -33,9 +33,11 @@ export function MapView() {
 
   return (
     <div className="view map">
+      <div className="network-frame">
       <svg
         ref={drawing}
         className="network"
+        style={{ aspectRatio: `${plan.width} / ${plan.height}` }}
         role="group"
         aria-label="Map of the network"
         viewBox={`${zoom.x} ${zoom.y} ${plan.width / zoom.k} ${plan.height / zoom.k}`}
@@ -63,7 +65,7 @@ export function MapView() {
         }}
       >
         {world.links.map((link) => (
-          <Link key={`${link.a}-${link.b}`} app={app} link={link} plan={plan} load={load} cut={cuts.get(`${link.a}-${link.b}`) ?? cuts.get(`${link.b}-${link.a}`)} sample={sampled} big={big} />
+          <Link key={`${link.a}-${link.b}`} app={app} link={link} plan={plan} load={load} cut={cuts.get(`${link.a}>${link.b}`) ?? cuts.get(`${link.b}>${link.a}`)} sample={sampled} big={big} />
         ))}
         {world.hosts.map((host) => (
           <HostLink key={host.name} from={plan.pops.get(host.at)} to={plan.hosts.get(host.name)} share={load.get(`${host.at}>${host.name}`)?.share ?? 0} />
@@ -104,6 +106,7 @@ export function MapView() {
           );
         })}
       </svg>
+      </div>
       <MapLegend loops={useMemo(() => world.agents.at(time).filter((life) => !plan.pops.has(life.key)), [world, time, plan])} />
     </div>
   );
