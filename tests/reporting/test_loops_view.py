@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from phalanx.cli.main import app
 from phalanx.domain.events import Event
 from phalanx.reporting.loops import MOST_STEPS, LoopsView
-from phalanx.reporting.page import render_report
 from phalanx.slices.model import loops_of
 from phalanx.store.jsonl import encode_line
 
@@ -85,13 +84,6 @@ def test_steps_beyond_the_limit_are_counted(events: list[Event]) -> None:
     assert (len(story.steps), story.earlier) == (MOST_STEPS, 3)
 
 
-def test_the_report_has_the_loops_by_level(events: list[Event]) -> None:
-    page = render_report(events)
-    assert "Loops by level" in page
-    assert "attackers make its load" in page
-    assert "Loops by level" not in render_report([])
-
-
 def loops(path: Path, *options: str, columns: int = 80) -> tuple[int, str]:
     done = CliRunner(env={"COLUMNS": str(columns)}).invoke(app, ["loops", str(path), *options])
     return done.exit_code, done.output
@@ -123,19 +115,6 @@ def test_loops_that_stand_in_a_circle_are_shown_nonetheless(tmp_path: Path) -> N
     assert code == 0
     assert "a (above)" in said
     assert all(f"l{n}: idle" in said for n in (0, 1500, 2999))
-
-
-def test_what_a_diagnosis_leads_to_at_other_loops_stands_among_the_causes() -> None:
-    goal = {"goal": GOAL, "instance_id": "g", "priority": 20}
-    trouble = {"service": "ran", "trouble": "signalling storm", "reason": "r", "detector": "d"}
-    chain = [
-        Event("e-0", 0.0, "run", "run.started", None, {"scenario": "storm"}),
-        Event("e-1", 0.0, "ran1", "goal.adopted", "e-0", goal),
-        Event("e-2", 5.0, "nssi-ran", "trouble.diagnosed", "e-1", trouble),
-        Event("e-3", 5.0, "nsi-iot", "loop.passed", "e-2", passed("nssi-core", "down")),
-    ]
-    page = render_report(chain)
-    assert page.count('href="#e-e-3"') == page.count('id="e-e-3"') == 1
 
 
 def test_validate_names_the_slices(tmp_path: Path) -> None:

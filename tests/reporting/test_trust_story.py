@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import is_important
 from phalanx.reporting.explanation import explain
-from phalanx.reporting.page import render_report
 from phalanx.reporting.summary import summarise
 
 REASON = "text-altered phalanx-agent (found so by b, c)"
@@ -77,27 +75,6 @@ def test_the_summary_tells_the_chain_and_who_was_out_in_one_line() -> None:
 
 def test_a_log_without_attestation_tells_nothing_of_trust() -> None:
     assert summarise(LOG[:1]).trust is None
-    page = render_report(LOG[:1])
-    assert 'id="trust"' not in page
-    assert "#trust" not in page
-
-
-def test_the_report_shows_chain_agents_and_keys() -> None:
-    page = render_report(LOG)
-    section = re.sub(
-        r"<[^>]*>|\s+", " ", page.partition('id="trust"')[2].partition("</section>")[0]
-    )
-    plain = re.sub(r" +", " ", section)
-    assert "secaas → a 2.0 s → b 3.0 s → c 4.0 s" in plain
-    assert "The root of trust is secaas" in plain
-    assert f"a 2 2 60.0 s by c expelled at 23.0 s: {REASON}, back at 61.0 s" in plain
-    assert "epoch 2 from 24.0 s on, handed out by c to b" in plain
-
-
-def test_words_of_others_are_no_markup_in_the_report() -> None:
-    evil = "<script>alert(1)</script>"
-    page = render_report(log((1.0, evil, "attestation.result", found(evil, evil))))
-    assert evil not in page
 
 
 def test_explain_tells_why_an_agent_was_expelled() -> None:
@@ -121,5 +98,4 @@ def test_a_log_that_lies_about_types_makes_no_report_fail() -> None:
         *((1.0, "a", kind, odd) for kind in ("attestation.result", "trust.changed")),
         (2.0, "a", "key.installed", {"epoch": None, "by": {}}),
     )
-    assert 'id="trust"' in render_report(events)
     assert summarise(events).trust is not None

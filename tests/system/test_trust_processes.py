@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from phalanx.bus.nats import find_server
+from phalanx.console.report import read_report, render_report
+from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 from phalanx.ledger.entries import Associated, Breached, KeyHandedOut
-from phalanx.reporting.page import render_report
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.spread import Spread
 from phalanx.runtime.processes.trusting import derived
@@ -194,5 +196,5 @@ def test_no_secret_stands_in_lists_of_processes_the_log_the_ledger_or_the_report
     assert secrets.found == {"epoch 1 in its own test"}
     secrets.found.clear()
     secrets.looked_for("the log", b"".join(map(encode_line, result.events)))
-    secrets.looked_for("the report", render_report(result.events).encode())
+    secrets.looked_for("the report", read_report(render_report(result.events)))
     assert secrets.found == set()

@@ -5,6 +5,7 @@ import type { App, Session } from "./state";
 import { Model } from "./state";
 import type { LogEvent } from "./store";
 import { AppFrame } from "./ui/app";
+import { setStory, type Story } from "./ui/whole";
 import { Login } from "./ui/login";
 import "./style.css";
 
@@ -70,4 +71,6 @@ async function served(): Promise<void> {
 const log = document.getElementById("log");
 // For tests and benchmarks, which compare the model with the log.
 Object.assign(window, { phalanx: { model } });
+const story = document.getElementById("story");
+if (story) setStory(JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(story.textContent ?? ""), (c) => c.charCodeAt(0)))) as Story);
 void (log ? inlined(log) : served());

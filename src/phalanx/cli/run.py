@@ -214,7 +214,8 @@ def _run_with_console(system: System, port: int, until: float | None, watch: _Wa
 
     def link(a: str, b: str, up: bool, by: str) -> None:
         what = "link up" if up else "link down"
-        system.network.link(a, b)  # refuses one that is not there
+        if not any({a, b} == {each.a, each.b} for each in system.network.links):
+            raise LookupError(f"{a}-{b}")
         system.recorder.record(
             "operator.acted", system.cause, action=what, subject=f"{a}-{b}", by=by
         )

@@ -36,6 +36,7 @@ from phalanx.console.resources import (
     page,
 )
 from phalanx.console.sessions import ConsoleSession, RateLimit, RoleName, Sessions
+from phalanx.console.story import RunStory, StoryView
 from phalanx.domain.version import VERSION
 
 COOKIE = "phalanx-session"
@@ -140,6 +141,7 @@ class Api:
     Args:
         feed: the log.
         resources: what stands now, of the same log.
+        story: what the run comes to so far.
         sessions: checks who asks.
         hosts: names that the server may be called by, against DNS rebinding.
         controls: what can be done; None: the log is of a run that is over.
@@ -152,6 +154,7 @@ class Api:
         self,
         feed: Feed,
         resources: Resources,
+        story: StoryView,
         sessions: Sessions,
         *,
         hosts: list[str],
@@ -159,7 +162,8 @@ class Api:
         live: bool = False,
         secure: bool = False,
     ) -> None:
-        self._feed, self._resources, self._sessions = feed, resources, sessions
+        self._feed, self._resources, self._story = feed, resources, story
+        self._sessions = sessions
         self._controls = controls
         self._live, self._secure = live, secure
         self._logins = RateLimit(5, 1 / 12, time.monotonic)
@@ -192,6 +196,7 @@ class Api:
             ApiRoute("GET", "/api/session", SessionAnswer, self._session, "who is logged in"),
             ApiRoute("GET", "/api/events", EventPage, self._events, "events of the log, by page",
                      PageQuery),
+            ApiRoute("GET", "/api/story", RunStory, self._summary, "what the run comes to so far"),
             ApiRoute("GET", "/api/events/{id}/causes", CausesAnswer, self._causes,
                      "an event with all that led to it"),
         ]  # fmt: skip
@@ -238,6 +243,9 @@ class Api:
 
     async def _events(self, query: PageQuery, _: object, __: object) -> Struct:
         return await asyncio.to_thread(page, self._feed, query)
+
+    async def _summary(self, _: object, __: object, ___: object) -> Struct:
+        return self._story.result()
 
     async def _causes(self, _: object, path: Mapping[str, str], __: object) -> Struct:
         found = causes(self._feed, path["id"])

@@ -12,7 +12,10 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
+import msgspec
+
 from phalanx.console.feed import line_of
+from phalanx.console.story import StoryView
 from phalanx.domain.events import Event
 from phalanx.identity.files import write
 
@@ -43,10 +46,12 @@ class Report:
         self._samples: list[tuple[int, str]] = []
         self._causes: set[str] = set()
         self._size = 0
+        self._story = StoryView()
 
     def add(self, event: Event) -> None:
         """Take the next event of the log."""
         line = line_of(event)
+        self._story.add(event)
         if event.kind in SAMPLES:
             self._samples.append((len(self._lines), event.id))
         if event.cause is not None:
@@ -61,6 +66,7 @@ class Report:
         style = asset("page.css")
         packed = gzip.compress(b"\n".join(lines), compresslevel=6, mtime=0)
         log = base64.b64encode(packed).decode()
+        story = base64.b64encode(msgspec.json.encode(self._story.result())).decode()
         policy = (
             f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
             "img-src data:; base-uri 'none'; form-action 'none'"
@@ -73,7 +79,8 @@ class Report:
             f'<style>{style}</style>\n</head>\n<body>\n<div id="root"><noscript>'
             "This page needs JavaScript; it asks no host for anything.</noscript></div>\n"
             f'<script type="application/octet-stream" id="log" data-thinned="{html.escape(note)}">'
-            f'{log}</script>\n<script type="module">{script}</script>\n</body>\n</html>\n'
+            f'{log}</script>\n<script type="application/octet-stream" id="story">{story}</script>\n'
+            f'<script type="module">{script}</script>\n</body>\n</html>\n'
         )
 
     def _thinned(self) -> tuple[list[bytes], str]:

@@ -18,6 +18,7 @@ from phalanx.console.api import Api, Controls
 from phalanx.console.feed import Feed
 from phalanx.console.resources import Resources
 from phalanx.console.sessions import Sessions
+from phalanx.console.story import StoryView
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 
@@ -70,6 +71,7 @@ class ConsoleServer:
     ) -> None:
         self.feed = Feed()
         self._resources = Resources()
+        self._story = StoryView()
         self._socket = _listen(address)
         port = self._socket.getsockname()[1]
         self.address = Address(address.host, port, address.certificate, address.key)
@@ -77,6 +79,7 @@ class ConsoleServer:
         self._api = Api(
             self.feed,
             self._resources,
+            self._story,
             sessions,
             hosts=hosts,
             controls=controls,
@@ -99,6 +102,7 @@ class ConsoleServer:
     def add(self, event: Event) -> None:
         """Take the next event of the log."""
         self._resources.add(event)
+        self._story.add(event)
         self.feed.add(event)
 
     def serve(self) -> None:

@@ -7,8 +7,7 @@ and faults led to.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -17,8 +16,7 @@ from msgspec.structs import replace
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import describe, describe_whole, is_alarm, is_important
-from phalanx.reporting.log import Log, predicate_of, text, whole_word
-from phalanx.reporting.svg import counted
+from phalanx.reporting.log import Log, whole_word
 from phalanx.reporting.trust import OUT, TrustView
 from phalanx.reporting.why_not import (
     Answer,
@@ -27,12 +25,6 @@ from phalanx.reporting.why_not import (
     auctions_of,
     why_not_agent,
 )
-from phalanx.store.causes import CauseIndex
-
-MOST_ROWS = 4000
-"""Rows of the tree on one page; further events are counted, never left out unsaid."""
-_DEEPEST = 16
-_ABOUT = ("effect", "goal", "group", "belief", "vnf", "pop", "winner", "reason")
 
 _ANSWERS = (
     "measure.applied",
@@ -44,14 +36,6 @@ _ANSWERS = (
 )
 """Of several events that match a fragment, one of these kinds is explained, if there is one."""
 _NOT_LAST = {"network.sample", "resources.changed", "run.ended"}
-_SETTING = {"run.started", "run.ended", "network.sample", "agent.started", "traffic.changed"}
-_LEAVES = {
-    "auction.bid": ("bid", "bids"),
-    "auction.refused": ("refusal", "refusals"),
-    "resources.changed": ("change of free resources", "changes of free resources"),
-    "message.shed": ("shed message", "shed messages"),
-}
-"""Events that are counted beside their cause; the tables of the report show each of them."""
 
 
 class ExplanationLine(Struct, frozen=True):
@@ -180,139 +164,3 @@ def _attack(log: Log) -> Explanation:
         if shown:
             lines.append(ExplanationLine(depth, event))
     return Explanation(f"What came of {root.id}: {describe(root)}", tuple(lines))
-
-
-def summed_up(events: Sequence[Event]) -> tuple[tuple[str, int], ...]:
-    """Return ``events`` in words, those alike as one with the number of the others.
-
-    Of a traffic group the last stands for all, since its figures include those before.
-    """
-    groups: dict[tuple[str, ...], list[Event]] = {}
-    for event in events:
-        groups.setdefault(_alike(event), []).append(event)
-    return tuple(
-        (describe(group[-1]), 0)
-        if group[0].kind == "traffic.changed"
-        else (describe(group[0]), len(group) - 1)
-        for group in groups.values()
-    )
-
-
-def _alike(event: Event) -> tuple[str, ...]:
-    """Return what two events have in common that can be told as one."""
-    return (event.kind, *(predicate_of(text(event.data, name)) for name in _ABOUT))
-
-
-class TreeToken(Struct, frozen=True):
-    """A piece of the tree in writing order: a row, the opening of a branch, or its end."""
-
-    piece: str
-    """``row``, ``open`` or ``close``."""
-    event: str = ""
-    kind: str = ""
-    agent: str = ""
-    time: float = 0.0
-    words: str = ""
-    aside: str = ""
-    """Effects that are only counted."""
-    branch: bool = False
-    """Whether it is the first row of its branch."""
-    open: bool = False
-
-
-class DrawnTree(Struct, frozen=True):
-    """The tree as tokens, and what it does not show."""
-
-    tokens: tuple[TreeToken, ...]
-    shown: int
-    aside: str
-    """What stands outside the tree, in words."""
-    left_out: int
-    """Events that no longer had room."""
-
-
-class CauseTree:
-    """Everything since the first alarm or fault, below what caused it, event by event.
-
-    A root is the first alarm of its chain, or an event that only the setting of the run
-    caused. What happened before the first alarm, samples and the like are counted.
-
-    Args:
-        log: the same events, each added there before it is added here.
-
-    """
-
-    def __init__(self, log: CauseIndex) -> None:
-        self._log = log
-        self._roots: dict[str, Event] = {}
-        self._under_alarm: set[str] = set()
-        self._start: Event | None = None
-
-    def add(self, event: Event) -> None:
-        """Take the next event of the log."""
-        cause = self._log.cause(event)
-        inside = cause is not None and cause.id in self._under_alarm
-        # What a diagnosis leads to beside a belief: other loops hear of it, too.
-        alarm = is_alarm(event) or event.kind == "trouble.diagnosed"
-        if alarm or inside:
-            self._under_alarm.add(event.id)
-        if self._start is None and (alarm or event.kind in {"fault.injected", "agent.crashed"}):
-            self._start = event
-        if event.kind in _SETTING or event.kind in _LEAVES:
-            return
-        if (alarm and not inside) or cause is None or cause.kind in _SETTING:
-            self._roots[event.id] = event
-
-    def result(self) -> DrawnTree:
-        """Return the tree so far, roots in order of time."""
-        log, place = self._log, self._log.place
-        since = place(self._start) if self._start else 0
-        chosen = [event for event in self._roots.values() if place(event) >= since]
-        tokens: list[TreeToken] = []
-        covered: set[str] = set()
-        full = 0
-        stack: list[tuple[Event | None, int, bool]] = [(event, 0, True) for event in chosen[::-1]]
-        while stack:
-            event, depth, branch = stack.pop()
-            if event is None:
-                tokens.append(TreeToken("close"))
-                continue
-            effects = [
-                effect
-                for effect in log.effects(event.id)
-                if effect.id not in self._roots and effect.kind not in _SETTING
-            ]
-            leaves = [e for e in effects if e.kind in _LEAVES and not log.effects(e.id)]
-            aside = {leaf.id for leaf in leaves}
-            kids = [effect for effect in effects if effect.id not in aside]
-            covered |= {event.id, *aside}
-            if len(covered) > MOST_ROWS:
-                full += 1 + len(leaves)
-                stack += [(kid, depth, False) for kid in kids]
-                continue
-            forks = len(kids) > 1 and depth < _DEEPEST
-            tokens.append(
-                TreeToken(
-                    "open" if forks else "row",
-                    event.id,
-                    event.kind,
-                    event.agent,
-                    event.time,
-                    describe(event),
-                    _counts(leaf.kind for leaf in leaves),
-                    branch,
-                    depth < 8,
-                )
-            )
-            if forks:
-                stack.append((None, depth, False))
-            stack += [(kid, depth + forks, len(kids) > 1) for kid in kids[::-1]]
-        outside = Counter(event.kind for event in log.events if event.id not in covered)
-        words = ", ".join(f"{count} × {kind}" for kind, count in sorted(outside.items()))
-        return DrawnTree(tuple(tokens), len(covered) - full, words, full)
-
-
-def _counts(kinds: Iterable[str]) -> str:
-    return ", ".join(
-        counted(count, *_LEAVES[kind]) for kind, count in sorted(Counter(kinds).items())
-    )

@@ -56,15 +56,6 @@ class Response(Struct, frozen=True):
     to, or by the access link of its host."""
 
 
-class Milestone(Struct, frozen=True):
-    """A key time of the run; ``time`` is None if it never came."""
-
-    label: str
-    time: float | None
-    event: str = ""
-    note: str = ""
-
-
 Effect = tuple[str, tuple[str, ...]]
 """Name of a predicate, such as ``flowRateLimited``, and its fields."""
 
@@ -255,30 +246,6 @@ class ResponseView:
         for event in self._troubles:
             if event.time <= end and event.data.get("up") is not True:
                 yield f"At {clock(event.time, exact=True)} {event.agent} {describe(event)}."
-
-    def milestones(self, start: float) -> list[Milestone]:
-        """Return the key times from ``start`` on: alarm, limit, target, attackers, all lifted."""
-        limits, blocks = self._answers(start, inf)
-        flows = sum(kind == "flowRateLimited" for event in blocks for kind, _ in _effects(event))
-        known = _first(self._believed("anomalous"), start, inf) or _first(
-            [event for event in self._analyses if names(event.data, "found")], start, inf
-        )
-        held = sum(lifetime.ended is None for lifetime in self.measures.all)
-        lifted = _last(lifetime.ended for lifetime in self.measures.all if lifetime.ended)
-        steps = [
-            ("attack starts", self.traffic.began, ""),
-            ("alarm", _first(self._alarms, start, inf), ""),
-            ("first limit", limits[0] if limits else None, ""),
-            ("target known", known, ""),
-            ("attackers named", self._named(start, inf), ""),
-            ("attackers blocked", _last(blocks), counted(flows, "flow") if flows else ""),
-            ("all lifted", None if held else lifted, f"{held} still in force" if held else ""),
-        ]
-        steps.sort(key=lambda step: inf if step[1] is None else step[1].time)
-        return [
-            Milestone(label, event.time if event else None, event.id if event else "", note)
-            for label, event, note in steps
-        ]
 
     def _answers(self, start: float, end: float) -> tuple[list[Event], list[Event]]:
         """Return the first limit of each effect in the span, and those of them that block."""

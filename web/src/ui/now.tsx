@@ -8,6 +8,7 @@ import { type Health, health, isAlarm, type Life } from "../world";
 import { holds, trafficOf } from "../why";
 import { counted, figure, listed, percent, plain } from "../words";
 import { TrafficChart } from "./chart";
+import { WholeRun } from "./whole";
 import { At, Empty, Fact, Say, Section } from "./parts";
 
 const STATE_WORDS = { well: "safe", held: "attack held off", hurt: "users are hurt", unknown: "unknown" };
@@ -40,6 +41,7 @@ export function NowView() {
         <Doing />
         <Sources />
         <Story />
+        <WholeRun />
       </div>
     </div>
   );
