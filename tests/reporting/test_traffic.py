@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from ddos_log import ddos_log
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.domain.events import KINDS, Event
+from phalanx.domain.events import Event
 from phalanx.reporting.response import ResponseView
 from phalanx.reporting.traffic import QUIET_SHARE, AttackOutcome, attack_span, judge
 
@@ -21,10 +20,6 @@ def followed(events: list[Event]) -> ResponseView:
 
 def judged(events: list[Event]) -> AttackOutcome:
     return judge(followed(events).traffic, max(event.time for event in events) if events else 0.0)
-
-
-VOID = {"meta", "input", "br", "link", "img", "hr"}
-DDOS = ddos_log()
 
 
 def traffic(*samples: tuple[float, float, float], until: float | None = None) -> list[Event]:
@@ -100,31 +95,3 @@ def test_what_the_network_does_not_carry_anyway_is_not_laid_to_the_attack(
     outcome = judged(traffic(*samples))
     assert outcome.verdict == "not mitigated"
     assert ("carries no more" in outcome.sentence) is said
-
-
-FIELDS = sorted(_keys([event.data for event in DDOS]))
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(10**30), 10**30)
-    | st.floats(allow_nan=False)
-    | st.sampled_from(["pop1", "pop2", "server", "pop1>pop2", "overUsage(pop1>pop2)", "<b>", ""])
-    | st.text(max_size=6)
-)
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5)
-    ),
-    max_leaves=12,
-)
-EVENTS = st.lists(
-    st.tuples(
-        st.floats(0, 1e5),
-        st.sampled_from(["pop1", "pop2", "network"]),
-        st.sampled_from([*KINDS, "a.kind.of.its.own"]),
-        st.none() | st.integers(0, 12),
-        st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=8),
-    ),
-    max_size=12,
-)

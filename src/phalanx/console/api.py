@@ -31,7 +31,7 @@ from phalanx.console.resources import (
     EventPage,
     PageQuery,
     ResourceList,
-    Resources,
+    StandingView,
     causes,
     page,
 )
@@ -61,7 +61,7 @@ HEADERS = {
 }
 
 
-class Problem(Struct, frozen=True):
+class ProblemAnswer(Struct, frozen=True):
     """Why a request was not answered as it should be, in one line."""
 
     detail: str
@@ -91,7 +91,7 @@ class SessionAnswer(Struct, frozen=True):
     actions: tuple[str, ...]
 
 
-class Done(Struct, frozen=True):
+class ActionAnswer(Struct, frozen=True):
     """What came of an action."""
 
     detail: str
@@ -153,7 +153,7 @@ class Api:
     def __init__(
         self,
         feed: Feed,
-        resources: Resources,
+        resources: StandingView,
         story: StoryView,
         sessions: Sessions,
         *,
@@ -192,7 +192,7 @@ class Api:
         routes = [
             ApiRoute("POST", "/api/login", SessionAnswer, self._login, "log in with a token",
                      LoginRequest, None),
-            ApiRoute("POST", "/api/logout", Done, self._logout, "end the session"),
+            ApiRoute("POST", "/api/logout", ActionAnswer, self._logout, "end the session"),
             ApiRoute("GET", "/api/session", SessionAnswer, self._session, "who is logged in"),
             ApiRoute("GET", "/api/events", EventPage, self._events, "events of the log, by page",
                      PageQuery),
@@ -207,7 +207,7 @@ class Api:
         if self._controls is not None:
             asked = self._controls.requests
             routes += [
-                ApiRoute("POST", f"/api/actions/{name}", Done, self._actor(name),
+                ApiRoute("POST", f"/api/actions/{name}", ActionAnswer, self._actor(name),
                          f"do it: {(request.__doc__ or name).splitlines()[0]}", request, "operator")
                 for name, request in asked.items()
             ]  # fmt: skip
@@ -230,7 +230,7 @@ class Api:
         return session
 
     async def _logout(self, _: object, __: object, session: ConsoleSession) -> Struct:
-        return Done(f"{session.name} is logged out")
+        return ActionAnswer(f"{session.name} is logged out")
 
     async def _session(self, _: object, __: object, session: ConsoleSession) -> Struct:
         return self._about(session)
@@ -268,7 +268,7 @@ class Api:
                 _audit.warning("%s: %s was not done: %s", session.name, name, problem.detail)
                 raise
             _audit.info("%s: %s: %s", session.name, name, detail)
-            return Done(detail)
+            return ActionAnswer(detail)
 
         return act
 
@@ -408,7 +408,7 @@ async def _read(request: Request, route: ApiRoute) -> Struct:
 
 async def _answer_problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
-    body = msgspec.json.encode(Problem(error.detail))
+    body = msgspec.json.encode(ProblemAnswer(error.detail))
     return Response(body, error.status, error.headers, media_type="application/json")
 
 
@@ -416,7 +416,7 @@ async def _not_found(_: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     words = "there is nothing here" if status == 404 else "this method is not for this path"
     headers = getattr(error, "headers", None) or {}
-    body = msgspec.json.encode(Problem(words))
+    body = msgspec.json.encode(ProblemAnswer(words))
     return Response(body, status, headers, media_type="application/json")
 
 
@@ -438,7 +438,11 @@ class _Headers:
 
 def openapi(routes: list[ApiRoute]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 description of the routes."""
-    types: set[type[Struct]] = {Problem, *(r.answer for r in routes), *(r.request for r in routes)}
+    types: set[type[Struct]] = {
+        ProblemAnswer,
+        *(r.answer for r in routes),
+        *(r.request for r in routes),
+    }
     ordered = sorted(types, key=lambda each: each.__name__)
     schemas, components = msgspec.json.schema_components(
         ordered, ref_template="#/components/schemas/{name}"
@@ -459,7 +463,7 @@ def openapi(routes: list[ApiRoute]) -> dict[str, Any]:
             "responses": {
                 "200": {"description": "done", "content": _json(by_type[route.answer])},
                 **{
-                    status: {"description": words, "content": _json(by_type[Problem])}
+                    status: {"description": words, "content": _json(by_type[ProblemAnswer])}
                     for status, words in statuses.items()
                 },
             },

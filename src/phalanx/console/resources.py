@@ -110,7 +110,7 @@ MOST_KEPT = 2000
 """Of the auctions, which have no end."""
 
 
-class Resources:
+class StandingView:
     """Follows the log event by event."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from phalanx.console.api import Api, Controls
 from phalanx.console.feed import Feed
-from phalanx.console.resources import Resources
+from phalanx.console.resources import StandingView
 from phalanx.console.sessions import Sessions
 from phalanx.console.story import StoryView
 from phalanx.domain.errors import PhalanxError
@@ -70,7 +70,7 @@ class ConsoleServer:
         live: bool = False,
     ) -> None:
         self.feed = Feed()
-        self._resources = Resources()
+        self._resources = StandingView()
         self._story = StoryView()
         self._socket = _listen(address)
         port = self._socket.getsockname()[1]
