@@ -4,6 +4,7 @@ import { createRoot, type Root } from "react-dom/client";
 import type { App, Session } from "./state";
 import { Model } from "./state";
 import type { LogEvent } from "./store";
+import { eventOf, type Fact, fold } from "./why";
 import { AppFrame } from "./ui/app";
 import { setStory, type Story } from "./ui/whole";
 import { Login } from "./ui/login";
@@ -70,7 +71,16 @@ async function served(): Promise<void> {
 
 const log = document.getElementById("log");
 // For tests and benchmarks, which compare the model with the log.
-Object.assign(window, { phalanx: { model } });
+Object.assign(window, {
+  phalanx: {
+    model,
+    explain(fact: Fact) {
+      const event = eventOf(model.store, model.world, model.sources, fact);
+      const chain = event ? model.store.chain(event) : [];
+      return { chain: chain.map((each) => each.id), lines: fold(chain).length };
+    },
+  },
+});
 const story = document.getElementById("story");
 if (story) setStory(JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(story.textContent ?? ""), (c) => c.charCodeAt(0)))) as Story);
 void (log ? inlined(log) : served());

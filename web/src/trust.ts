@@ -27,6 +27,8 @@ export class Trust implements View {
   readonly blocks: Block[] = [];
   readonly keys = new Map<number, { time: number; by: string; agents: LogEvent[] }>();
   readonly agreed: LogEvent[] = [];
+  /** Service levels that an agent saw broken. */
+  readonly breaches: LogEvent[] = [];
   /** The first time that each agent was found genuine. */
   readonly chain: Result[] = [];
   modelled = false;
@@ -76,6 +78,9 @@ export class Trust implements View {
       }
       case "association.agreed":
         this.agreed.push(event);
+        break;
+      case "association.breached":
+        this.breaches.push(event);
         break;
     }
   }

@@ -148,6 +148,7 @@ def _listen(address: Address) -> socket.socket:
         where = f"{address.host}:{address.port}"
         why = error.strerror or error
         raise PhalanxError(f"{where}: {why}; --port chooses another one, 0 a free one") from None
+    listening.listen(128)  # who comes before the server runs waits, and is not refused
     listening.set_inheritable(False)
     return listening
 

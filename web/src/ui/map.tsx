@@ -3,10 +3,10 @@
 import { memo, useMemo, useRef, useState } from "react";
 import { layout, type Layout, type Point, shortest } from "../layout";
 import { type App, useApp, useDerived } from "../state";
-import { type LogEvent, names, number, text } from "../store";
+import { lastAt, type LogEvent, names, natural, number, table, text } from "../store";
 import { health, type Life, type LinkInfo, push } from "../world";
 import { clock, counted, figure, percent, plain } from "../words";
-import { Empty, Fact, shapeFact } from "./parts";
+import { Empty, Fact, Section, shapeFact } from "./parts";
 
 const R = 24;
 const SHORT: Record<string, string> = { "service-monitor": "monitor", "link-monitor": "monitor", "edge-filter": "filter", "rate-limiter": "limiter", "anomaly-detector": "detector", "service-analyst": "analyst", "service-replica": "replica", "signalling-watch": "sig. watch" };
@@ -107,6 +107,7 @@ export function MapView() {
         })}
       </svg>
       </div>
+      <Capacity />
       <MapLegend loops={useMemo(() => world.agents.at(time).filter((life) => !plan.pops.has(life.key)), [world, time, plan])} />
     </div>
   );
@@ -266,10 +267,44 @@ function Pop({ app, name, point, functions, downloads, measures, standing, stand
         })}
       {downloads.length > 0 && (
         <g {...shapeFact(app, downloads[0].begun, `${counted(downloads.length, "function")} on the way to ${name}`)}>
+          <title>{`${counted(downloads.length, "function")} on the way to ${name}`}</title>
           <circle className="downloading" r={R + 5} />
         </g>
       )}
     </g>
+  );
+}
+
+const KINDS = [["cores", "cores", ""], ["memory_gb", "memory", "GB"], ["disk_gb", "disk", "GB"]] as const;
+
+/** What is taken of each PoP at this instant, of the PoPs where anything is. */
+function Capacity() {
+  const app = useApp();
+  const { model, time } = app;
+  const rows = useDerived(() => [...model.world.free].flatMap(([pop, steps]) => {
+    const step = steps[lastAt(steps, time)];
+    if (!step) return [];
+    const [free, total] = [table(step.event.data, "free"), table(step.event.data, "total")];
+    const kinds = KINDS.map(([key, name, unit]) => ({ name, unit, total: number(total, key), taken: Math.max(0, number(total, key) - number(free, key)) }));
+    return kinds.some((kind) => kind.taken > 1e-9) ? [{ pop, event: step.event, kinds }] : [];
+  }).sort((a, b) => natural(a.pop, b.pop)), model, [time]);
+  if (!rows.length) return null;
+  return (
+    <Section title="Taken at the PoPs" note={`${rows.length} of ${model.world.pops.length} PoPs`}>
+      <ul className="capacity">
+        {rows.slice(0, 60).map(({ pop, event, kinds }) => (
+          <li key={pop}>
+            <Fact of={event}>{pop}</Fact>
+            {kinds.map((kind) => (
+              <span key={kind.name} className="meter">
+                <span className="sub">{kind.name} {figure(kind.taken)} of {figure(kind.total)} {kind.unit}</span>
+                <i style={{ width: `${kind.total ? Math.min(100, (100 * kind.taken) / kind.total) : 0}%` }} />
+              </span>
+            ))}
+          </li>
+        ))}
+      </ul>
+    </Section>
   );
 }
 

@@ -39,14 +39,13 @@ export function Fact({ of, children, className = "", label }: { of: LogEvent | s
   );
 }
 
-/** The same for a shape in a drawing. */
+/** The same for a shape in a drawing, whose `title` is its name for screen readers. */
 export function shapeFact(app: App, of: LogEvent | string | undefined, label: string) {
   const id = typeof of === "string" ? of : of?.id;
   if (!id) return { role: "img", "aria-label": label };
   return {
     role: "button",
     tabIndex: 0,
-    "aria-label": `${label}. Why?`,
     "data-fact": id,
     className: `shape-fact${app.place.selected === id ? " selected" : ""}`,
     onClick: (event: { stopPropagation(): void }) => {

@@ -260,6 +260,7 @@ function Keys() {
   const { model, time } = useApp();
   const { trust } = model;
   const epochs = useDerived(() => [...trust.keys].filter(([, key]) => key.time <= time).sort((a, b) => b[0] - a[0]), model, [time]);
+  const breaches = trust.breaches.slice(0, lastAt(trust.breaches, time) + 1);
   const agreed = model.trust.agreed.slice(0, lastAt(model.trust.agreed, time) + 1);
   return (
     <Section title="Keys of the overlay" note="epochs; the keys themselves are in no log">
@@ -280,7 +281,24 @@ function Keys() {
           );
         })}
       </ul>
-      {agreed.length > 0 && <p className="note">{counted(agreed.length, "agreement")} on latency and loss between neighbours.</p>}
+      {agreed.length > 0 && (
+        <p className="note">
+          {counted(new Set(agreed.map((event) => [event.agent, text(event.data, "agent")].sort().join(" "))).size, "pair")} agreed on latency and loss; {breaches.length ? `${counted(breaches.length, "breach")} seen:` : "no breach was seen."}
+        </p>
+      )}
+      <ul className="lines">
+        {breaches.slice(-12).map((event) => (
+          <li key={event.id}>
+            <At time={event.time} />
+            <span>
+              <b>{event.agent}</b>{" "}
+              <Fact of={event}>
+                <Say text={event.text} />
+              </Fact>
+            </span>
+          </li>
+        ))}
+      </ul>
     </Section>
   );
 }
