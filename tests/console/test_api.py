@@ -64,7 +64,7 @@ class Bench:
             self.standing,
             story,
             self.sessions,
-            hosts=["testserver", "127.0.0.1"],
+            hosts=["testserver", "127.0.0.1", "localhost"],
             controls=self.controls,
             live=True,
         )
