@@ -19,6 +19,8 @@ export interface LogEvent {
 }
 
 const NONE = -1;
+/** Pause between two drawings of what came. */
+const BETWEEN_MS = 250;
 
 /** Numbers that grow, without an object for each. */
 class Column<A extends Int32Array | Float64Array> {
@@ -57,6 +59,8 @@ export class EventStore {
   private readonly reached = floats();
   private readonly views: View[] = [];
   private readonly listeners = new Set<() => void>();
+  private telling = 0;
+  private told = -Infinity;
   version = 0;
 
   /** Have `view` told of all events, also of those that are here already. */
@@ -92,9 +96,18 @@ export class EventStore {
     this.changed();
   }
 
-  changed(): void {
-    this.version++;
-    for (const listener of this.listeners) listener();
+  /** Tell who listens, at once after a pause, and a few times a second while events pour in. */
+  private changed(): void {
+    if (this.telling) return;
+    const tell = () => {
+      this.telling = 0;
+      this.told = performance.now();
+      this.version++;
+      for (const listener of this.listeners) listener();
+    };
+    const wait = this.told + BETWEEN_MS - performance.now();
+    if (wait <= 0) tell();
+    else this.telling = window.setTimeout(tell, wait);
   }
 
   subscribe = (listener: () => void): (() => void) => {

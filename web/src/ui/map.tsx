@@ -19,13 +19,18 @@ export function MapView() {
   const drawing = useRef<SVGSVGElement>(null);
   const [zoom, setZoom] = useState({ x: 0, y: 0, k: 1 });
   const drag = useRef<{ x: number; y: number } | null>(null);
-  const plan = useDerived(() => layout(world.pops, world.links, world.hosts), model, [world.pops, world.links, world.hosts].map((each) => each.length));
+  const plan = useMemo(() => layout(world.pops, world.links, world.hosts), [world.pops, world.links, world.hosts]);
   const load = useDerived(() => world.load(time), model, [time]);
   const sampled = useDerived(() => world.samples.findLast((s) => s.time <= time), model, [time]);
   const cuts = useDerived(() => new Map(world.cuts.at(time).map((life) => [life.key, life])), model, [time]);
   const functions = useDerived(() => byPop(world.instances.at(time)), model, [time]);
   const downloads = useDerived(() => byPop(world.downloads.at(time)), model, [time]);
   const measures = useDerived(() => byPop(world.measures.at(time)), model, [time]);
+  const agents = useDerived(() => {
+    const found = new Map<string, Life>();
+    for (const life of world.agents.all) if (life.time <= time) found.set(life.key, life);
+    return found;
+  }, model, [time]);
   const chains = useDerived(() => world.chains.at(time), model, [time]);
   const senders = useDerived(() => entries(app), model, [time]);
   if (!world.pops.length) return <Empty>The log does not say which PoPs there are yet.</Empty>;
@@ -65,7 +70,7 @@ export function MapView() {
         }}
       >
         {world.links.map((link) => (
-          <Link key={`${link.a}-${link.b}`} app={app} link={link} plan={plan} load={load} cut={cuts.get(`${link.a}>${link.b}`) ?? cuts.get(`${link.b}>${link.a}`)} sample={sampled} big={big} />
+          <Link key={`${link.a}-${link.b}`} app={app} link={link} plan={plan} busiest={busiest(load, link)} cut={cuts.get(`${link.a}>${link.b}`) ?? cuts.get(`${link.b}>${link.a}`)} sample={sampled} big={big} />
         ))}
         {world.hosts.map((host) => (
           <HostLink key={host.name} from={plan.pops.get(host.at)} to={plan.hosts.get(host.name)} share={load.get(`${host.at}>${host.name}`)?.share ?? 0} />
@@ -87,8 +92,8 @@ export function MapView() {
             measures={measures.get(pop.name) ?? NONE}
             standing={trust.standing(pop.name, time)?.value ?? ""}
             standingEvent={trust.standing(pop.name, time)?.event}
-            agent={world.agents.all.findLast((life) => life.key === pop.name && life.time <= time)}
-            time={time}
+            agent={agents.get(pop.name)}
+            dead={agents.get(pop.name)?.ended !== undefined && (agents.get(pop.name)?.ended?.time ?? 0) <= time}
             big={big && zoom.k < 2.5}
           />
         ))}
@@ -124,13 +129,28 @@ function byPop(lives: Life[]): Map<string, Life[]> {
 
 const loadClass = (share: number) => (share > 0.9 ? "full" : share > 0.6 ? "high" : share > 0.02 ? "some" : "idle");
 
-const Link = memo(function Link({ app, link, plan, load, cut: down, sample, big }: { app: App; link: LinkInfo; plan: Layout; load: Map<string, { rate: number; share: number }>; cut?: Life; sample?: LogEvent; big: boolean }) {
+type Load = { rate: number; share: number };
+
+const busiest = (load: Map<string, Load>, link: LinkInfo): Load | undefined => {
+  const there = load.get(`${link.a}>${link.b}`);
+  const back = load.get(`${link.b}>${link.a}`);
+  return (there?.share ?? 0) >= (back?.share ?? 0) ? there : back;
+};
+
+/** Whether a part of the map looks the same: `app` counts only by what is selected. */
+function same<P extends { app: App }>(before: P, after: P): boolean {
+  const equal = (a: unknown, b: unknown) =>
+    a === b || (Array.isArray(a) && Array.isArray(b) && a.length === b.length && a.every((each, at) => each === b[at]));
+  return (
+    before.app.place.selected === after.app.place.selected &&
+    (Object.keys(after) as (keyof P)[]).every((key) => key === "app" || equal(before[key], after[key]))
+  );
+}
+
+const Link = memo(function Link({ app, link, plan, busiest, cut: down, sample, big }: { app: App; link: LinkInfo; plan: Layout; busiest?: Load; cut?: Life; sample?: LogEvent; big: boolean }) {
   const a = plan.pops.get(link.a);
   const b = plan.pops.get(link.b);
   if (!a || !b) return null;
-  const there = load.get(`${link.a}>${link.b}`);
-  const back = load.get(`${link.b}>${link.a}`);
-  const busiest = (there?.share ?? 0) >= (back?.share ?? 0) ? there : back;
   const share = busiest?.share ?? 0;
   const words = down ? `${link.a} – ${link.b} is down` : `${link.a} – ${link.b}: ${figure(busiest?.rate ?? 0)} of ${figure(link.bandwidth)} MB/s (${percent(share)}), ${figure(link.latency)} ms`;
   return (
@@ -144,7 +164,7 @@ const Link = memo(function Link({ app, link, plan, load, cut: down, sample, big 
       {down && <text className="rate" x={(a.x + b.x) / 2} y={(a.y + b.y) / 2 + 5} textAnchor="middle">✕</text>}
     </g>
   );
-});
+}, same);
 
 function HostLink({ from, to, share }: { from?: Point; to?: Point; share: number }) {
   if (!from || !to) return null;
@@ -231,12 +251,12 @@ interface PopProps {
   standing: string;
   standingEvent?: LogEvent;
   agent?: Life;
-  time: number;
+  dead: boolean;
   big: boolean;
 }
 
-function Pop({ app, name, point, functions, downloads, measures, standing, standingEvent, agent, time, big }: PopProps) {
-  const dead = agent?.ended !== undefined && agent.ended.time <= time ? agent.ended : undefined;
+const Pop = memo(function Pop({ app, name, point, functions, downloads, measures, standing, standingEvent, agent, dead: down, big }: PopProps) {
+  const dead = down ? agent?.ended : undefined;
   const state = dead ? "dead" : standing || "unattested";
   const words = `${name}: ${dead ? "its agent is down" : standing ? `its agent is ${standing}` : "its agent is not attested"}, ${counted(functions.length, "function")}, ${counted(measures.length, "measure")}`;
   const groups = new Map<string, Life[]>();
@@ -273,7 +293,7 @@ function Pop({ app, name, point, functions, downloads, measures, standing, stand
       )}
     </g>
   );
-}
+}, same);
 
 const KINDS = [["cores", "cores", ""], ["memory_gb", "memory", "GB"], ["disk_gb", "disk", "GB"]] as const;
 
