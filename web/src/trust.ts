@@ -32,6 +32,8 @@ export class Trust implements View {
   /** The first time that each agent was found genuine. */
   readonly chain: Result[] = [];
   modelled = false;
+  /** Ids of the events that told of a change of standing first. */
+  readonly first = new Set<string>();
   private readonly seen = new Set<string>();
   private readonly linked = new Set<string>();
 
@@ -64,6 +66,7 @@ export class Trust implements View {
         const key = `${agent} ${position}`;
         if (this.seen.has(key)) break;
         this.seen.add(key);
+        this.first.add(event.id);
         const standing = text(data, "standing");
         push(this.standings, agent, { time: event.time, value: standing, event });
         this.blocks.push({ position, time: event.time, agent, standing, event });

@@ -2,7 +2,7 @@
 
 import { type EventStore, type LogEvent, names, number, table, text } from "./store";
 import type { World } from "./world";
-import { clock, listed, written } from "./words";
+import { clock, label, listed, written } from "./words";
 
 /** Lines of a chain at first sight. */
 export const MOST_LINES = 12;
@@ -84,12 +84,12 @@ export function evidence(event: LogEvent, most = 6): { head: string[]; rows: str
   if (!entries.length) return undefined;
   const nested = entries.filter(([, row]) => row && typeof row === "object");
   if (!nested.length)
-    return { head: ["figure", "value"], rows: entries.map(([name, value]) => [name.replaceAll("_", " "), written(value)]), more: 0 };
+    return { head: ["figure", "value"], rows: entries.map(([name, value]) => [label(name), written(value)]), more: 0 };
   const fields = [...new Set(nested.flatMap(([, row]) => Object.keys(row as object)))].slice(0, 4);
   const rows = nested
     .slice(0, most)
     .map(([name, row]) => [name.replace(">", " → "), ...fields.map((field) => written((row as Record<string, unknown>)[field]))]);
-  return { head: ["flow", ...fields.map((field) => field.replaceAll("_", " "))], rows, more: nested.length - rows.length };
+  return { head: ["flow", ...fields.map(label)], rows, more: nested.length - rows.length };
 }
 
 // -- facts ------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ export function aboutAddress(world: World, sources: Sources, address: string, ti
 
 function figures(event: LogEvent, address: string): string {
   const row = Object.entries(table(event.data, "evidence")).find(([flow]) => flow.split(">")[0] === address)?.[1];
-  return row ? written(row).replaceAll("_", " ") : "it is among what was found";
+  return row ? written(row) : "it is among what was found";
 }
 
 /** What stands beside a measure: whom it holds, since when, and how many. */

@@ -30,7 +30,7 @@ const PHRASES: Record<string, string> = {
   placedNear: "a replica of {0} near {1}",
   rerouted: "another way to {0} from {1}",
   managed: "the care of {1} in {0}",
-  entityTrouble: "{1} being {2}",
+  entityTrouble: "trouble of {1}: {2}",
   attackLoad: "load from attackers on {1}",
   claimHeld: "leave to {2} {1}",
   signallingWatched: "watch over signalling to {0}[ from {1}]",
@@ -66,7 +66,10 @@ export function plain(said: string): string {
     });
     if (words === before) break;
   }
-  return words.replace(/([\w.-]+)>([\w.-]+)/g, "$1 → $2");
+  return words
+    .replace(/ \(1 of the traffic\)/g, "")
+    .replace(/\((0\.\d+) of the traffic\)/g, (_, share: string) => `(${percent(Number(share))} of the traffic)`)
+    .replace(/([\w.-]+)>([\w.-]+)/g, "$1 → $2");
 }
 
 /** Whether `said` has a symbol that `plain` puts into words. */
@@ -109,6 +112,15 @@ export function listed(items: readonly string[], most = 4): string {
   return shown.length < 2 ? shown.join("") : `${shown.slice(0, -1).join(", ")} and ${shown.at(-1)}`;
 }
 
+/** The name of a figure of the log, with its unit. */
+export const label = (name: string): string =>
+  name
+    .replace(/^syn_s$/, "SYN/s")
+    .replace(/_mb_s$/, " MB/s")
+    .replace(/_ms$/, " ms")
+    .replace(/(requests|packets|connections|flows|usual|new)_s$/, "$1/s")
+    .replaceAll("_", " ");
+
 /** A value of an event's data, for a table. */
 export function written(value: unknown): string {
   if (value === null || value === undefined) return "–";
@@ -117,7 +129,7 @@ export function written(value: unknown): string {
   if (Array.isArray(value)) return value.map(written).join(", ");
   if (typeof value === "object")
     return Object.entries(value)
-      .map(([key, item]) => `${key} ${written(item)}`)
+      .map(([key, item]) => `${label(key)} ${written(item)}`)
       .join(", ");
   return String(value);
 }

@@ -79,7 +79,7 @@ export function TrafficChart({ host }: { host: HostInfo }) {
           MB/s
         </text>
         {x.ticks(Math.max(2, Math.min(8, width / 110))).map((tick) => (
-          <text key={tick} className="axis" x={x(tick)} y={HEIGHT - 5} textAnchor="middle">
+          <text key={tick} className="axis" x={x(tick)} y={HEIGHT - 5} textAnchor={x(tick) > width - 26 ? "end" : "middle"}>
             {tick < 120 ? `${figure(tick)} s` : clock(tick).replace(/\.0$/, "")}
           </text>
         ))}

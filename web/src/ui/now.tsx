@@ -8,7 +8,7 @@ import { type Health, health, isAlarm, type Life } from "../world";
 import { holds, trafficOf } from "../why";
 import { counted, figure, listed, percent, plain } from "../words";
 import { TrafficChart } from "./chart";
-import { WholeRun } from "./whole";
+import { ClosedLoops, Summary } from "./whole";
 import { At, Empty, Fact, Say, Section } from "./parts";
 
 const STATE_WORDS = { well: "safe", held: "attack held off", hurt: "users are hurt", unknown: "unknown" };
@@ -36,12 +36,17 @@ export function NowView() {
         ))}
       </div>
       {all.length > shown.length && <p className="note">{counted(all.length - shown.length, "more host")} without traffic: {listed(all.filter((each) => !busy.has(each.host.name)).map((each) => each.host.name))}.</p>}
-      <div className="columns">
-        <Measures measures={measures} />
-        <Doing />
-        <Sources />
-        <Story />
-        <WholeRun />
+      <div className="two-columns">
+        <div>
+          <Measures measures={measures} />
+          <Sources />
+          <Summary />
+        </div>
+        <div>
+          <Doing />
+          <Story />
+          <ClosedLoops />
+        </div>
       </div>
     </div>
   );
@@ -144,7 +149,7 @@ function Measures({ measures }: { measures: Life[] }) {
                   <span className="sub">
                     because {cause.agent}{" "}
                     <Fact of={cause}>
-                      <Say text={cause.text} />
+                      <Say text={found(cause)} />
                     </Fact>
                   </span>
                 )}
@@ -170,6 +175,12 @@ function Measures({ measures }: { measures: Life[] }) {
 /** The nearest observation behind something, which is the reason to give beside it. */
 function reasonOf(chain: LogEvent[]): LogEvent | undefined {
   return chain.find((event) => event.kind === "analysis.done" || event.kind === "trouble.diagnosed" || event.kind === "belief.changed");
+}
+
+/** What an observation comes to, in a few words. */
+function found(event: LogEvent): string {
+  const flows = names(event.data, "found").length;
+  return flows ? `found ${flows} of ${text(event.data, "flows")} flows malicious` : event.text;
 }
 
 /** What the agents work at: goals that are open, what is on its way, auctions without a winner. */
@@ -280,7 +291,7 @@ function Story() {
       const event = store.events[at];
       const malicious = event.kind === "traffic.changed" && event.data.malicious === true;
       const verdict = event.kind === "attestation.result" && event.data.tier !== "affirming";
-      const expelled = event.kind === "trust.changed" && event.data.standing !== "trusted";
+      const expelled = event.kind === "trust.changed" && event.data.standing !== "trusted" && model.trust.first.has(event.id);
       if (STORY.has(event.kind) || malicious || verdict || expelled || (isAlarm(event) && event.data.value === true)) found.push(event);
       else if (event.kind === "analysis.done" && names(event.data, "found").length) found.push(event);
     }

@@ -235,7 +235,7 @@ function Blocks() {
   const { model, time } = useApp();
   const blocks = useDerived(() => model.trust.blocks.filter((each) => each.time <= time).toSorted((a, b) => b.time - a.time || b.position - a.position), model, [time]);
   return (
-    <Section title="Blocks of the ledger" note={counted(blocks.length, "change of standing")}>
+    <Section title="Blocks of the ledger" note={`${blocks.length} changes of standing`}>
       {!blocks.length && <Empty>The ledger has no word on any agent yet.</Empty>}
       <ol className="blocks">
         {blocks.slice(0, 40).map((each) => (

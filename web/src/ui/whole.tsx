@@ -47,7 +47,8 @@ export const setStory = (story: Story): void => {
   inside = story;
 };
 
-export function WholeRun() {
+/** The story of the run: inside the page, or asked of the server once the run has ended. */
+function useStory(): Story | undefined {
   const { model, session } = useApp();
   const [story, setOwn] = useState(inside);
   const ended = model.world.ending !== undefined;
@@ -55,43 +56,44 @@ export function WholeRun() {
     if (inside || session.mode === "report" || !ended) return;
     void fetch("api/story").then(async (answer) => answer.ok && setOwn((await answer.json()) as Story));
   }, [ended, session.mode]);
-  if (!story) return null;
-  const { summary, loops } = story;
+  return story;
+}
+
+export function ClosedLoops() {
+  const loops = useStory()?.loops ?? [];
+  if (!loops.length) return null;
   return (
-    <>
-      {summary && <Summary summary={summary} />}
-      {loops.length > 0 && (
-        <Section title="Closed loops" note={counted(loops.length, "loop")} className="loops">
-          <ul className="cards">
-            {loops.map((loop) => (
-              <li key={loop.name}>
-                <span className="card-main">
-                  <span>
-                    <b>{loop.name}</b> <span className="sub">{loop.level}: {loop.duty}</span>
-                  </span>
-                  <span className="sub">
-                    at the end: <Say text={loop.now} />
-                  </span>
-                  {loop.steps.slice(-4).map((step) => (
-                    <span key={step.event} className="sub">
-                      <At time={step.time} />{" "}
-                      <Fact of={step.event}>
-                        <Say text={step.words} />
-                      </Fact>
-                    </span>
-                  ))}
+    <Section title="Closed loops" note={counted(loops.length, "loop")} className="loops">
+      <ul className="cards">
+        {loops.map((loop) => (
+          <li key={loop.name}>
+            <span className="card-main">
+              <span>
+                <b>{loop.name}</b> <span className="sub">{loop.level}: {loop.duty}</span>
+              </span>
+              <span className="sub">
+                at the end: <Say text={loop.now} />
+              </span>
+              {loop.steps.slice(-4).map((step) => (
+                <span key={step.event} className="sub">
+                  <At time={step.time} />{" "}
+                  <Fact of={step.event}>
+                    <Say text={step.words} />
+                  </Fact>
                 </span>
-              </li>
-            ))}
-          </ul>
-        </Section>
-      )}
-    </>
+              ))}
+            </span>
+          </li>
+        ))}
+      </ul>
+    </Section>
   );
 }
 
-function Summary({ summary }: { summary: NonNullable<Story["summary"]> }) {
+export function Summary() {
   const { model } = useApp();
+  const summary = useStory()?.summary;
+  if (!summary) return null;
   const { response } = summary;
   const after = (name: string) => (response[name] == null ? "never" : `after ${figure(response[name])} s`);
   const attackers = response.attackers ?? 0;

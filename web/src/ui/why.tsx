@@ -164,9 +164,7 @@ function ChainLine({ event, first, seen }: { event: LogEvent; first: boolean; se
         <b>{event.agent}</b>
       </span>
       {first ? (
-        <span>
-          <Say text={event.text} />
-        </span>
+        <span className="note">this</span>
       ) : (
         <Fact of={event}>
           <Say text={event.text} />
