@@ -7,7 +7,7 @@ WORKERS = $(shell $(BIN)/python -c "import os; print((os.cpu_count() or 1) + 1)"
 SCENARIO := scenarios/ddos-resilience.yaml
 export PIP_NO_INPUT := 1
 
-.PHONY: demo test test-linux test-processes lint bench docs web lock nightly mutants clean
+.PHONY: demo test test-browser test-linux test-processes lint bench docs web lock nightly mutants clean
 
 demo: .venv/base
 	@mkdir -p out
@@ -19,10 +19,14 @@ demo: .venv/base
 	@echo "The reports are out/ddos-resilience.html and out/infected-agent.html. Why did that happen? Try:"
 	@echo "  $(BIN)/phalanx explain out/ddos-resilience.jsonl attackFiltered"
 	@echo "  $(BIN)/phalanx explain out/infected-agent.jsonl pop1"
+	@echo "See what the agents saw, click any fact and learn why:"
+	@echo "  $(BIN)/phalanx console out/infected-agent.jsonl"
+	@echo "or watch it live, and release a filter:"
+	@echo "  $(BIN)/phalanx run ddos-resilience --realtime 5 --console"
 
 # What needs root or much real time is left out; the next two run that.
 test: .venv/dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not linux and not processes"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not linux and not processes and not browser"
 
 test-linux: .venv/dev
 	$(BIN)/python -m pytest -n 0 -m linux -rs
@@ -39,7 +43,7 @@ lint: .venv/dev
 
 nightly: .venv/dev
 	PHALANX_PLANS=1000 PHALANX_MUTATIONS=500 $(BIN)/python -m pytest -n auto --dist worksteal \
-		--hypothesis-profile=nightly -m "not linux and not processes"
+		--hypothesis-profile=nightly -m "not linux and not processes and not browser"
 	$(BIN)/phalanx fuzz --plans 3000 --jobs 2 --shrink --keep out/fuzz
 	PHALANX_SPREAD_RUNS=10 $(BIN)/python -m pytest -n 0 tests/system/test_spread.py
 	PHALANX_KILLS=500 $(BIN)/python -m pytest -n 0 -s tests/system/test_kills.py
@@ -59,8 +63,17 @@ bench: .venv/bench
 docs: .venv/dev
 	$(BIN)/python docs/make.py
 
-web:
-	@echo "There is no web console in this version; 'make demo' writes the report out/ddos-resilience.html."
+# The page is committed as it was built; this builds it anew, and opens it on a run.
+web: .venv/base
+	@command -v npm >/dev/null || { echo "make web needs Node 20 and npm, to build the page; phalanx console serves the built one"; exit 2; }
+	npm ci --prefix web --no-audit --no-fund --silent
+	npm run --prefix web --silent build
+	@mkdir -p out
+	@test -f out/infected-agent.jsonl || $(BIN)/phalanx run infected-agent --log out/infected-agent.jsonl >/dev/null
+	$(BIN)/phalanx console out/infected-agent.jsonl --open
+
+test-browser: .venv/dev
+	$(BIN)/python -m pytest -n 0 -m browser -rs
 
 .venv/created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Phalanx needs Python 3.11 or newer; choose one with make PYTHON=...")'

@@ -178,9 +178,9 @@ def facts_of(events: list[Event], seed: int) -> list[tuple[dict[str, Any], str]]
     looks = [e for e in events if e.kind == "analysis.done"]
 
     def seen(look: Event) -> set[str]:
-        flows = (*look.data.get("found", ()), *look.data.get("reported", ()))
-        flows = (*flows, *look.data.get("evidence", {}))
-        return {flow.split(">")[0] for flow in flows} | set(look.data.get("passed", {}))
+        flows = (*look.data.get("found", ()), *look.data.get("evidence", {}))
+        named = {flow.split(">")[0] for flow in flows if ">" in flow}
+        return named | set(look.data.get("reported", ())) | set(look.data.get("passed", {}))
 
     sources = sorted(
         {s for e in applied for s in e.data.get("sources", ())} | set().union(*map(seen, looks))

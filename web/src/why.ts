@@ -117,8 +117,10 @@ export class Sources {
       }
     if (event.kind !== "analysis.done") return;
     const named = new Set<string>();
-    for (const flow of [...names(event.data, "found"), ...names(event.data, "reported")]) named.add(flow.split(">")[0]);
-    for (const flow of Object.keys(table(event.data, "evidence"))) named.add(flow.split(">")[0]);
+    for (const source of names(event.data, "reported")) named.add(source);
+    // A key without an arrow is a target, of which nothing is said here.
+    for (const flow of [...names(event.data, "found"), ...Object.keys(table(event.data, "evidence"))])
+      if (flow.includes(">")) named.add(flow.split(">")[0]);
     for (const source of named) this.note(source, event, "named");
     for (const source of Object.keys(table(event.data, "passed"))) if (!named.has(source)) this.note(source, event, "passed");
   }

@@ -188,7 +188,7 @@ interface EntryOf {
   target: string;
   count: number;
   event: LogEvent;
-  /** The measure that drops it where it enters. */
+  /** The measure that drops it, at the end of its way. */
   dropped?: Life;
   way: string[];
 }
@@ -213,9 +213,11 @@ function entries({ model, time }: App): EntryOf[] {
         }
         const dropped = measures.find((life) => {
           const data = life.begun.data;
-          return text(data, "target") === host.address && (text(data, "entry") === pop || (text(data, "pop") === pop && names(data, "sources").length > 0)) && number(data, "rate_mb_s", 1) === 0;
+          const here = text(data, "entry") === pop || (text(data, "pop") === pop && names(data, "sources").length > 0);
+          return here && text(data, "target") === host.address && number(data, "rate_mb_s", 1) === 0;
         });
-        found.set(key, { pop, target: host.name, count: group.count / group.at.length, event, dropped, way: shortest(world.links, pop, host.at, down) });
+        const end = dropped ? text(dropped.begun.data, "pop") : host.at;
+        found.set(key, { pop, target: host.name, count: group.count / group.at.length, event, dropped, way: shortest(world.links, pop, end, down) });
       }
   }
   return [...found.values()];
@@ -226,17 +228,18 @@ function Entry({ app, entry, plan }: { app: App; entry: EntryOf; plan: Layout })
   const host = plan.hosts.get(entry.target);
   if (!pop) return null;
   const outside = { x: pop.x - 62, y: pop.y - 44 };
-  const way = entry.dropped ? [] : entry.way.map((name) => plan.pops.get(name)).filter((p): p is Point => !!p);
-  const points = [outside, pop, ...way.slice(1), ...(way.length && host ? [host] : [])];
+  const way = entry.way.map((name) => plan.pops.get(name)).filter((p): p is Point => !!p);
+  const points = [outside, pop, ...way.slice(1), ...(way.length && host && !entry.dropped ? [host] : [])];
+  const stop = way.at(-1) ?? pop;
   const count = Math.max(1, Math.round(entry.count));
-  const words = `${counted(count, "attacker")} of ${entry.target} at ${entry.pop}${entry.dropped ? ", dropped there" : ""}`;
+  const words = `${counted(count, "attacker")} of ${entry.target} at ${entry.pop}${entry.dropped ? `, dropped at ${text(entry.dropped.begun.data, "pop")}` : ""}`;
   return (
     <g {...shapeFact(app, entry.dropped?.begun ?? entry.event, words)}>
       <title>{words}</title>
       <path className={`attack-path${entry.dropped ? " dropped" : ""}`} d={`M${points.map((p) => `${p.x} ${p.y}`).join("L")}`} />
       <path className="attacker" d={`M${outside.x} ${outside.y - 12}l11 19h-22z`} />
       <text className="attacker-count" x={outside.x} y={outside.y + 3.5} textAnchor="middle">{count}</text>
-      {entry.dropped && <path className="shield" d={`M${pop.x - 27} ${pop.y - 28}l9 3.5v6c0 5-3.5 8.5-9 10.5c-5.5-2-9-5.5-9-10.5v-6z`} />}
+      {entry.dropped && <path className="shield" d={`M${stop.x - 27} ${stop.y - 28}l9 3.5v6c0 5-3.5 8.5-9 10.5c-5.5-2-9-5.5-9-10.5v-6z`} />}
     </g>
   );
 }
