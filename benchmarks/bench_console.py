@@ -10,7 +10,6 @@ import random
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,13 +139,12 @@ def facts(browser: Any, base: list[Event]) -> None:
     server = ConsoleServer(Address(port=0), sessions)
     events = list(long_log(base, EVENTS))
 
-    def fill() -> None:
-        for event in events:
-            server.add(event)
-
+    begun = time.perf_counter()
+    for event in events:
+        server.add(event)
+    taken = time.perf_counter() - begun
     with server.beside():
         begun = time.perf_counter()
-        threading.Thread(target=fill, daemon=True).start()
         page = browser.new_page()
         page.goto(f"{server.address.url}#login={sessions.code('viewer')}")
         page.wait_for_selector("main[data-view]")
@@ -190,8 +188,8 @@ def facts(browser: Any, base: list[Event]) -> None:
         ("", "median", "99 %", "most"),
         rows,
         f"{wrong} chains differ from the walker's; looking through takes {ratio:,.0f} times as "
-        f"long. The page is there after {shown:.1f} s, has all events after {loaded:.0f} s "
-        f"(written in the same time), and holds {held_mb:,.0f} MB.",
+        f"long. The server reads the log in {taken:.0f} s. The page is there after {shown:.1f} s, has all "
+        f"events after {loaded:.0f} s, and holds {held_mb:,.0f} MB.",
     )
     assert wrong == 0
     assert max(answer["times"]) <= 50.0

@@ -28,9 +28,7 @@ def test_nothing_that_is_sent_breaks_the_server(role: Any) -> None:
     session = bench.sessions.login(bench.sessions.token(role))
     assert session is not None
     headers = {"cookie": f"{COOKIE}={session.cookie}", "x-csrf": session.csrf}
-    schema = schemathesis.openapi.from_asgi(
-        "/api/openapi.json", bench.api.app, headers=headers
-    )
+    schema = schemathesis.openapi.from_asgi("/api/openapi.json", bench.api.app, headers=headers)
     statuses: set[int] = set()
     for operation in schema.get_all_operations():
 
@@ -43,12 +41,13 @@ def test_nothing_that_is_sent_breaks_the_server(role: Any) -> None:
             statuses.add(answer.status_code)
             assert answer.status_code < 500, (case.method, case.path, answer.text)
             case.validate_response(
-                answer, checks=[
+                answer,
+                checks=[
                     schemathesis.checks.not_a_server_error,
                     schemathesis.specs.openapi.checks.response_schema_conformance,
                     schemathesis.specs.openapi.checks.content_type_conformance,
                     schemathesis.specs.openapi.checks.status_code_conformance,
-                ]
+                ],
             )
 
         look()

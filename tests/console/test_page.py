@@ -419,6 +419,28 @@ def test_after_a_restart_the_page_reconnects_and_misses_nothing(
     assert page.locator(".mode.lost").count() == 0
 
 
+def test_the_tutorials_questions_are_answered_from_the_page_alone(page: Any, reports: Any) -> None:
+    go(page, f"{reports('infected-agent')}#view=now&t=60")
+    assert "pop1 is not trusted" in page.locator(".verdict").inner_text()
+    story = page.locator(".story").inner_text()
+    assert "pop1 is quarantined from now on" in story
+    assert "at pop1 is lifted: its instance ended" in story
+    page.keyboard.press("/")
+    page.keyboard.type("10.2.0.4")
+    page.keyboard.press("Enter")
+    panel = page.locator(".why-body").inner_text()
+    assert "10.2.0.4 is blocked" in panel
+    assert "dropped at pop4 since 22.7 s" in panel
+    assert "SYN/s 24,627, established 0" in panel
+    assert "first seen" in panel
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Auctions").click()
+    page.locator("[data-auction]", has_text="5 bids").click()
+    said = page.locator("[data-why-not=pop4]").inner_text()
+    assert "The term that decided is decentralisation" in said
+    assert "pop4 would have equalled pop6 with" in said
+
+
 def test_the_report_asks_no_host(chromium: Any, reports: Any) -> None:
     context = chromium.new_context()
     page = context.new_page()

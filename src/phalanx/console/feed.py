@@ -78,9 +78,7 @@ class Feed:
         """Take the next event of the log."""
         line = line_of(event)
         with self._lock:
-            self._file.seek(self._ends[-1])
             self._file.write(line)
-            self._file.flush()
             self._places.setdefault(event.id, len(self))
             self._ends.append(self._ends[-1] + len(line))
 
@@ -93,6 +91,8 @@ class Feed:
         begin, end = max(begin, 0), min(end, len(self))
         if begin >= end:
             return []
+        with self._lock:
+            self._file.flush()
         ends = self._ends[begin : end + 1]
         octets = os.pread(self._file.fileno(), ends[-1] - ends[0], ends[0])
         pairs = pairwise(ends)
