@@ -188,8 +188,8 @@ def facts(browser: Any, base: list[Event]) -> None:
         ("", "median", "99 %", "most"),
         rows,
         f"{wrong} chains differ from the walker's; looking through takes {ratio:,.0f} times as "
-        f"long. The server reads the log in {taken:.0f} s. The page is there after {shown:.1f} s, has all "
-        f"events after {loaded:.0f} s, and holds {held_mb:,.0f} MB.",
+        f"long. The server reads the log in {taken:.0f} s. The page is there after {shown:.1f} s, "
+        f"has all events after {loaded:.0f} s, and holds {held_mb:,.0f} MB.",
     )
     assert wrong == 0
     assert max(answer["times"]) <= 50.0
