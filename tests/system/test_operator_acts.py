@@ -1,0 +1,96 @@
+"""What an operator has agents do: a measure is taken back, an agent pauses; the log says who."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phalanx.auction.bidder import PAUSED
+from phalanx.fabric.calls import CallFailed, CallRefused
+from phalanx.fabric.operations import PAUSE, RELEASE, Accepted, PauseRequest, ReleaseRequest
+from phalanx.identity.names import Role
+from phalanx.runtime.loading import load_scenario
+from phalanx.runtime.system import System
+from phalanx.store.causes import CauseIndex
+
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+
+
+def system(scenario: str) -> System:
+    return System(load_scenario(SCENARIOS / f"{scenario}.yaml"))
+
+
+def at(run: System, time: float, call: Any, role: Role = Role.OPERATOR) -> list[Any]:
+    """Have ``call`` made with a client and somewhere to put the answer; return that."""
+    answers: list[Any] = []
+    client = run.calls("person", role)
+    run.clock.call_at(time, partial(call, client, answers))
+    return answers
+
+
+def test_a_measure_that_is_released_is_lifted_because_of_the_operator() -> None:
+    run = system("ddos-resilience")
+
+    def release(client: Any, answers: list[Any]) -> None:
+        measure = next(e for e in run.log.events if e.kind == "measure.applied")
+        owner = measure.data["instance"].split(".")[0]
+        asked = ReleaseRequest(measure.data["measure"], "session-1")
+        client.invoke(owner, RELEASE, asked, answers.append, timeout_s=5)
+
+    answers = at(run, 60.0, release)
+    events = run.run(until=70).events
+    assert isinstance(answers[0], Accepted)
+    acted = next(e for e in events if e.kind == "operator.acted")
+    assert acted.data["by"] == "person (session-1)"
+    applied = next(e for e in events if e.kind == "measure.applied")
+    assert (acted.data["action"], acted.data["subject"]) == ("release", applied.data["effect"])
+    lifted = next(e for e in events if e.kind == "measure.lifted" and e.time < 61)
+    assert lifted.data["measure"] == applied.data["measure"]
+    assert acted in list(CauseIndex(events).causes(lifted))
+    # The attack goes on, so the agents find it again and filter it.
+    again = [e for e in events if e.kind == "measure.applied" and e.time > 60]
+    assert applied.data["sources"] in [e.data["sources"] for e in again]
+
+
+def test_a_measure_that_is_not_there_is_not_released() -> None:
+    run = system("quickstart-ring")
+
+    def release(client: Any, answers: list[Any]) -> None:
+        client.invoke("north", RELEASE, ReleaseRequest("none"), answers.append, timeout_s=5)
+
+    answers = at(run, 5.0, release)
+    events = run.run(until=12).events
+    assert isinstance(answers[0], CallFailed)
+    assert not [e for e in events if e.kind == "operator.acted"]
+
+
+@pytest.mark.parametrize("operation", [RELEASE, PAUSE])
+def test_an_agent_may_not_have_another_act(operation: Any) -> None:
+    run = system("quickstart-ring")
+
+    def ask(client: Any, answers: list[Any]) -> None:
+        asked = ReleaseRequest("m") if operation is RELEASE else PauseRequest(paused=True)
+        client.invoke("north", operation, asked, answers.append, timeout_s=5)
+
+    answers = at(run, 5.0, ask, Role.AGENT)
+    run.run(until=12)
+    assert isinstance(answers[0], CallRefused)
+
+
+def test_a_paused_agent_refuses_to_bid_until_it_is_resumed() -> None:
+    run = system("ddos-resilience")
+
+    client = run.calls("person")
+    for time, paused in ((10.0, True), (40.0, False)):
+        ask = partial(
+            client.invoke, "pop4", PAUSE, PauseRequest(paused), lambda _: None, timeout_s=5
+        )
+        run.clock.call_at(time, ask)
+    events = run.run(until=80).events
+    refused = [e for e in events if e.kind == "auction.refused" and e.agent == "pop4"]
+    assert {e.data["reason"] for e in refused if 10 < e.time < 40} == {PAUSED}
+    assert not [e for e in refused if e.time > 41]
+    assert [e.data["action"] for e in events if e.kind == "operator.acted"] == ["pause", "resume"]
