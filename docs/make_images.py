@@ -1,11 +1,11 @@
-"""Draws the pictures of the README from the logs of runs."""
+"""Draws the picture of a run over real packets from its log."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
-from make_runs import ddos_events, real_events
+from make_runs import real_events
 from msgspec import Struct
 
 from phalanx.domain.events import Event
@@ -30,15 +30,8 @@ class Axes(Struct, frozen=True):
     """Decimals of times."""
 
 
-def simulated_svg() -> str:
-    """Return the traffic towards the server in the dissertation's scenario (figure 5.4)."""
-    return _traffic_svg(
-        ddos_events(), Axes("Traffic that reaches the server, in MB/s", 400, 7, 1, 100, 0)
-    )
-
-
 def real_svg() -> str:
-    """Return the same of a run over real packets."""
+    """Return the traffic at the server of a run over real packets."""
     title = "What users receive, and what of the attack arrives, in MB/s"
     return _traffic_svg(real_events(), Axes(title, 640, 0.5, 0.1, 5, 1))
 

@@ -72,6 +72,7 @@ UNSEEN = {
     "image.evicted",
     "diagnosis.limited",
     "audit.sealed",
+    "operator.acted",
     *LOOPS,
 }
 """Kinds that these runs need not write; their own tests see them."""
