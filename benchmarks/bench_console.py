@@ -39,14 +39,14 @@ FLAGS = (
 )
 
 MEASURE = """facts => {
-  const {model, explain} = window.phalanx, times = [], chains = [];
+  const {model, explain} = window.phalanx, times = [], chains = [], zero = performance.now();
   for (const fact of facts) {
     const begun = performance.now();
     const answer = explain(fact);
     times.push(performance.now() - begun);
     chains.push(answer.chain.length ? answer.chain.join(' ') : '');
   }
-  return {times, chains};
+  return {times, chains, mean: (performance.now() - zero) / facts.length};
 }"""
 SCAN = """ids => {
   const {events} = window.phalanx.model.store, times = [];
@@ -182,13 +182,13 @@ def facts(browser: Any, base: list[Event]) -> None:
             ("page, looking through the log", scans),
         )
     ]
-    ratio = share(scans, 0.5) / max(share(answer["times"], 0.5), 1e-3)
+    ratio = sum(scans) / len(scans) / answer["mean"]
     show(
         f"{FACTS:,} facts of a log of {EVENTS:,} events: ms from the fact to its folded chain",
         ("", "median", "99 %", "most"),
         rows,
         f"{wrong} chains differ from the walker's; looking through takes {ratio:,.0f} times as "
-        f"long. The server reads the log in {taken:.0f} s. The page is there after {shown:.1f} s, "
+        f"long on average ({answer['mean']:.4f} ms by the index). The server reads the log in {taken:.0f} s. The page is there after {shown:.1f} s, "
         f"has all events after {loaded:.0f} s, and holds {held_mb:,.0f} MB.",
     )
     assert wrong == 0

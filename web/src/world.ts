@@ -257,6 +257,7 @@ export class World implements View {
 
   private sample(event: LogEvent): void {
     this.samples.push(event);
+    if (!this.start) this.learn(event);
     for (const [host, figures] of Object.entries(table(event.data, "hosts"))) {
       const row = figures as Data;
       push(this.traffic, host, {
@@ -266,6 +267,20 @@ export class World implements View {
         wanted: number(row, "wanted_mb_s"),
         event,
       });
+    }
+  }
+
+  /** Of a domain without a scenario, hosts and links are those that are measured. */
+  private learn(event: LogEvent): void {
+    const known = new Set(this.hosts.map((host) => host.name));
+    const fresh = Object.keys(table(event.data, "hosts")).filter((name) => !known.has(name));
+    if (fresh.length) this.hosts = [...this.hosts, ...fresh.map((name) => ({ name, at: "", address: "" }))];
+    for (const [link, row] of Object.entries(table(event.data, "links"))) {
+      const [a, b] = link.split(">");
+      const host = this.hosts.find((each) => each.name === b);
+      if (host && this.heard.has(a)) host.at = a;
+      else if (this.heard.has(a) && this.heard.has(b) && !this.links.some((each) => (each.a === a && each.b === b) || (each.a === b && each.b === a)))
+        this.links = [...this.links, { a, b, bandwidth: number(row as Data, "bandwidth_mb_s"), latency: 0, loss: 0 }];
     }
   }
 

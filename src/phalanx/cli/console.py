@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 
 from phalanx.cli.terminal import err, out, say
 from phalanx.console.feed import follow, part_of
 from phalanx.console.server import PORT, Address, ConsoleServer, open_browser
 from phalanx.console.sessions import RoleName, Sessions, session_key
 from phalanx.domain.errors import PhalanxError
+from phalanx.domain.events import Event
 
 Bus = Annotated[
     Path | None,
@@ -103,7 +105,13 @@ def _serve_domain(
         services = None if domain is None else DomainServices(domain)
         controls = FabricControls(connected.clock, connected.client, services=services)
         server = ConsoleServer(address, sessions, controls=controls, live=True)
-        tail = Tail(connected, lambda event, _: server.add(event))
+        first: list[float] = []
+
+        def told(event: Event, received: float) -> None:
+            first[:] = first or [received]  # each process has a clock of its own; the brokers one
+            server.add(replace(event, time=received - first[0]))
+
+        tail = Tail(connected, told)
         name = f"domain {connected.identity.domain}"
         announce(server, sessions, name, acts=True, opens=opens)
         with server.beside(), suppress(KeyboardInterrupt):

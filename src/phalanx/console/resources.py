@@ -53,6 +53,8 @@ class ResourceItem(Struct, frozen=True):
     """Seconds of the run."""
     event: str
     """Id of the event that tells of it; its causes are why it is so."""
+    kind: str
+    """Of that event."""
     data: dict[str, Any]
 
 
@@ -78,6 +80,7 @@ _BEGINS: dict[str, tuple[str, str]] = {
     "service.requested": ("services", "service"),
     "service.deployed": ("services", "service"),
     "service.reconfigured": ("services", "service"),
+    "service.rolled_back": ("services", "service"),
     "chain.opened": ("chains", "chain"),
     "run.started": ("topology", "scenario"),
 }
@@ -133,7 +136,7 @@ class StandingView:
     def read(self, name: str) -> ResourceList:
         """Return what stands now of a resource."""
         items = list(self._now[name].items())
-        return ResourceList([ResourceItem(key, e.time, e.id, e.data) for key, e in items])
+        return ResourceList([ResourceItem(key, e.time, e.id, e.kind, e.data) for key, e in items])
 
 
 def page(feed: Feed, query: PageQuery) -> EventPage:

@@ -22,9 +22,12 @@ export const onPreview = (asked: Asked): void => {
 
 export const preview = (asked: Preview): void => ask(asked);
 
+/** The agent that keeps a measure, whose id begins with its name and incarnation. */
+export const ownerOf = (life: Life): string => /^(.*)\.\d+:/.exec(text(life.begun.data, "measure"))?.[1] ?? text(life.begun.data, "pop");
+
 export function release(app: App, life: Life): void {
   const data = life.begun.data;
-  const owner = text(data, "instance").split(/[./]/)[0];
+  const owner = ownerOf(life);
   const sources = Array.isArray(data.sources) ? data.sources.length : 0;
   const rest = app.model.world.measures.at(app.time).filter((each) => each !== life && text(each.begun.data, "target") === text(data, "target"));
   preview({

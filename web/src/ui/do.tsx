@@ -1,7 +1,7 @@
 /** Do: services, functions, steering, agents and limits; each with a look at what would change. */
 
 import { useEffect, useState } from "react";
-import { act, onPreview, type Preview, preview, release } from "./actions";
+import { act, onPreview, ownerOf, type Preview, preview, release } from "./actions";
 import { useApp, useDerived, useVersion } from "../state";
 import { natural, text } from "../store";
 import { Empty, Fact, Icon, Say, Section } from "./parts";
@@ -11,7 +11,7 @@ export function DoView() {
   const { session, model, place } = app;
   const { world } = model;
   const measures = useDerived(() => world.measures.at(app.time), model, [app.time]);
-  const agents = useDerived(() => world.agents.at(app.time).map((life) => life.key).sort(natural), model, [app.time]);
+  const agents = useDerived(() => world.agents.at(app.time).map(({ key, begun }) => ({ agent: key, pop: text(begun.data, "pop") })).sort((a, b) => natural(a.agent, b.agent)), model, [app.time]);
   if (session.mode !== "live")
     return (
       <div className="view">
@@ -60,11 +60,11 @@ export function DoView() {
         {(may("drain") || may("pause")) && (
           <Section title="Agents" note="running">
             <ul className="cards">
-              {agents.map((agent) => (
+              {agents.map(({ agent, pop }) => (
                 <li key={agent}>
                   <span className="card-main">
                     <b>{agent}</b>
-                    <span className="sub">{world.measures.at(app.time).filter((life) => text(life.begun.data, "instance").startsWith(`${agent}.`)).length} measures, {world.instances.at(app.time).filter((life) => text(life.begun.data, "pop") === agent).length} functions</span>
+                    <span className="sub">{pop && `at ${pop}: `}{measures.filter((life) => ownerOf(life) === agent).length} measures, {world.instances.at(app.time).filter((life) => text(life.begun.data, "pop") === pop).length} functions</span>
                   </span>
                   <span className="buttons">
                     {may("pause") && (
@@ -128,6 +128,7 @@ interface ServiceItem {
   name: string;
   since: number;
   event: string;
+  kind: string;
   data: { revision?: number; agents?: Record<string, string> };
 }
 
@@ -139,7 +140,7 @@ function Services() {
   const [without, setWithout] = useState("");
   const [problem, setProblem] = useState("");
   const version = useVersion(app.model);
-  const changes = app.model.store.events.length && ["requested", "deployed", "reconfigured", "removed"].reduce((n, what) => n + app.model.store.of(`service.${what}`).length, 0);
+  const changes = app.model.store.events.length && ["requested", "deployed", "reconfigured", "removed", "rolled_back"].reduce((n, what) => n + app.model.store.of(`service.${what}`).length, 0);
   useEffect(() => {
     void fetch("api/services").then(async (answer) => answer.ok && setServices(((await answer.json()) as { items: ServiceItem[] }).items));
   }, [changes, version === 0]);
@@ -159,7 +160,7 @@ function Services() {
           <li key={service.name}>
             <span className="card-main">
               <Fact of={service.event}>{service.name}</Fact>
-              <span className="sub">change {service.data.revision ?? "?"}{service.data.agents && `; ${Object.entries(service.data.agents).map(([agent, site]) => `${agent} at ${site}`).join(", ")}`}</span>
+              <span className="sub">{service.kind.replace("service.", "").replace("_", " ")}, change {service.data.revision ?? "?"}{service.data.agents && `; ${Object.entries(service.data.agents).map(([agent, site]) => `${agent} at ${site}`).join(", ")}`}</span>
             </span>
             <span className="buttons">
               <button type="button" className="quiet" onClick={() => void ask("reconfigure", service.name)}>

@@ -110,7 +110,7 @@ function Service({ health: each }: { health: Health }) {
     <article className={`service ${each.state}`} aria-label={`Service ${each.host.name}`}>
       <header>
         <h2>
-          <bdi>{each.host.name}</bdi> <span className="address">{each.host.address} at {each.host.at}</span>
+          <bdi>{each.host.name}</bdi> <span className="address">{each.host.address}{each.host.at && ` at ${each.host.at}`}</span>
         </h2>
         <Fact of={each.sample?.event} className={`state ${each.state}`}>
           <span aria-hidden="true">{SIGNS[each.state]}</span> {STATE_WORDS[each.state]}
