@@ -188,8 +188,9 @@ def facts(browser: Any, base: list[Event]) -> None:
         ("", "median", "99 %", "most"),
         rows,
         f"{wrong} chains differ from the walker's; looking through takes {ratio:,.0f} times as "
-        f"long on average ({answer['mean']:.4f} ms by the index). The server reads the log in {taken:.0f} s. The page is there after {shown:.1f} s, "
-        f"has all events after {loaded:.0f} s, and holds {held_mb:,.0f} MB.",
+        f"long on average ({answer['mean']:.4f} ms by the index). The server reads the log in "
+        f"{taken:.0f} s. The page is there after {shown:.1f} s, has all events after "
+        f"{loaded:.0f} s, and holds {held_mb:,.0f} MB.",
     )
     assert wrong == 0
     assert max(answer["times"]) <= 50.0
