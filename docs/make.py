@@ -13,10 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from make_consoles import with_real_consoles
 from make_figures import figures
-from make_images import real_svg, simulated_svg
-from make_references import PARTS, agreement_schema, intent_schema
 from make_images import real_svg
-from make_references import PARTS, agreement_schema
+from make_references import PARTS, agreement_schema, intent_schema
 from make_runs import real_figures
 from make_table import TABLE
 
@@ -24,8 +22,6 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 GENERATED = PARTS | TABLE | {"real run": real_figures}
 SCHEMAS = {"tla.schema.json": agreement_schema, "intents.schema.json": intent_schema}
-IMAGES = {"ddos-resilience.svg": simulated_svg, "ddos-linux.svg": real_svg}
-SCHEMAS = {"tla.schema.json": agreement_schema}
 IMAGES = {"ddos-linux.svg": real_svg}
 
 
