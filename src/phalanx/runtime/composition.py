@@ -526,6 +526,7 @@ class ComposedAgent:
             return
         owner, asks, within_s = may[0], (action.operation, action.request), action.timeout_s
         self.fabric.calls.invoke(owner, *asks, told, timeout_s=within_s, cause=cause)
+
     def _release(self, call: Call[ReleaseRequest, Accepted]) -> None:
         measure = call.request.measure
         found = (e for i in self._instances() for e, m in i.measures.items() if m == measure)
