@@ -297,6 +297,13 @@ def test_a_growing_log_is_followed_under_its_part_name(tmp_path: Path, events: l
     log = tmp_path / "run.jsonl"
     with pytest.raises(LogError, match="no such file"):
         part_of(log)
+    for octets in (b"", b"# Phalanx\n\nno log\n"):
+        log.write_bytes(octets)
+        with pytest.raises(LogError, match="is no event log"):
+            part_of(log)
+    log.unlink()
+    with pytest.raises(LogError, match="directory"):
+        part_of(tmp_path)
     part = tmp_path / "run.jsonl.part-0a"
     part.write_bytes(b"".join(map(encode_line, events[:50])) + b"no event\n")
     assert part_of(log) == part

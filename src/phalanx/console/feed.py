@@ -11,6 +11,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from phalanx.domain.events import Event, Sink
 from phalanx.reporting.event_text import describe
 from phalanx.store.jsonl import LONGEST_LINE, decode_line
 
+MOST_TRIED = 50
+"""Lines of which one must be an event, or the file is no log."""
 LOOK_S = 0.1
 """Pause before a file that has ended is read again."""
 
@@ -117,15 +120,30 @@ def part_of(log: Path) -> Path:
     """Return the file to read: the log, or its part while a run still writes it.
 
     Raises:
-        LogError: if there is neither.
+        LogError: if there is neither, or what is there holds no events.
 
     """
     if log.exists():
+        _check(log)
         return log
     parts = sorted(log.parent.glob(f"{log.name}.part-*"), key=lambda p: p.stat().st_mtime)
     if not parts:
         raise LogError(f"{log}: no such file, and no run writes it")
     return parts[-1]
+
+
+def _check(log: Path) -> None:
+    """Refuse a file of which no line at its beginning is an event."""
+    try:
+        with log.open("rb") as file:
+            lines = [file.readline(LONGEST_LINE) for _ in range(MOST_TRIED)]
+    except OSError as error:
+        raise LogError(f"{log}: {error.strerror or error}") from None
+    for line in filter(None, lines):
+        with suppress(LogError, ValueError):
+            decode_line(line)
+            return
+    raise LogError(f"{log}: is no event log: none of its first {MOST_TRIED} lines is an event")
 
 
 def follow(feed: Feed, path: Path, stop: Callable[[], bool], add: Sink) -> None:
