@@ -14,9 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from phalanx.bus.nats import find_server
 from phalanx.console.report import read_report, render_report
-from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 from phalanx.ledger.entries import Associated, Breached, KeyHandedOut
 from phalanx.runtime.loading import load_scenario
