@@ -16,7 +16,7 @@ CAUSED_BY = {
     "hold.ended": {"hold.granted"},
     "lease.expired": {"hold.granted", "instance.downloading", "instance.started"},
     "link.changed": {"fault.injected"},
-    "measure.applied": {"analysis.done", "measure.applied", "plan.started"},
+    "measure.applied": {"analysis.done", "measure.applied", "plan.started", "policy.lost"},
     "network.sample": {"run.started"},
     "plan.started": {"goal.adopted", "plan.ended"},
     "run.ended": {"run.started"},

@@ -33,6 +33,7 @@ from phalanx.fabric.provider import Call
 from phalanx.fabric.registry import Registry
 from phalanx.identity.names import Identity, Role
 from phalanx.infrastructure import Infrastructure
+from phalanx.policy.enforcement import PolicyEnforcer
 from phalanx.reporting.summary import summarise
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.composition import (
@@ -141,10 +142,11 @@ class System:
         """Of agents whose clock will not be that of the run."""
         self._disks: dict[AgentId, FaultSpec] = {}
         """Agents whose disk is slow or full now."""
-        if any(f.kind == "degrade" for f in scenario.faults) and not isinstance(
-            self.infrastructure, DegradableNetwork
-        ):
-            raise ScenarioError("faults: degrade exists on the simulated network alone")
+        for kind in ("degrade", "remove-rule"):
+            if any(f.kind == kind for f in scenario.faults) and not isinstance(
+                self.infrastructure, DegradableNetwork
+            ):
+                raise ScenarioError(f"faults: {kind} exists on the simulated network alone")
         if any(f.kind == "broker-down" for f in scenario.faults):
             raise ScenarioError("faults: broker-down needs phalanx run --spread")
         self._settings = settings_of(scenario, self._declared, self.catalogue)
@@ -397,6 +399,11 @@ class System:
             case "drift":
                 jump_s = 0.0 if ends else fault.jump_s
                 self._clocks[agent].adjust(1.0 if ends else fault.rate, jump_s)
+            case "stale" | "blind":
+                setattr(self.agents[agent].agent.capability(PolicyEnforcer), fault.kind, not ends)
+            case "remove-rule":
+                assert isinstance(self.infrastructure, DegradableNetwork)
+                self.infrastructure.remove_rules(fault.effect or "")
             case _ if ends:
                 self._disks.pop(agent, None)
                 self.agents[agent].node.disk_delay_s = 0.0
