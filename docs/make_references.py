@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from phalanx.analytics.prometheus import load_queries
 from phalanx.domain import trust
 from phalanx.domain.goals import Mode
 from phalanx.policy import intents, rules, ssla
+from phalanx.policy import plan as policy
 from phalanx.runtime import scenario
 from phalanx.runtime.catalogue import BUILT_IN, installed
 from phalanx.runtime.guarding import DEVICE, GuardedSpec, SiteSpec
@@ -57,6 +59,22 @@ _SECTIONS: tuple[type[Struct], ...] = (
     agreements.AgreedLocations,
     agreements.AgreedPop,
     agreements.Certificate,
+    policy.PolicyPlan,
+    ssla.SecurityAgreement,
+    ssla.GuaranteeTerm,
+    ssla.Penalty,
+    rules.RuleSet,
+    rules.PolicyRule,
+    rules.RuleMatch,
+    rules.Segment,
+    rules.PortRange,
+    rules.RuleCondition,
+    rules.RuleAction,
+    rules.RuleSchedule,
+    rules.RuleScope,
+    rules.PolicyInventory,
+    rules.LabelledWorkload,
+    policy.Revocation,
 )
 _NAMES = {
     scenario.NetworkSpec: "network",
@@ -89,6 +107,22 @@ _NAMES = {
     agreements.AgreedLocations: "locations",
     agreements.AgreedPop: "agreed pop",
     agreements.Certificate: "certificate",
+    policy.PolicyPlan: "policy",
+    ssla.SecurityAgreement: "security agreement",
+    ssla.GuaranteeTerm: "guarantee term",
+    ssla.Penalty: "penalty",
+    rules.RuleSet: "rule set",
+    rules.PolicyRule: "policy rule",
+    rules.RuleMatch: "match",
+    rules.Segment: "segment",
+    rules.PortRange: "port range",
+    rules.RuleCondition: "condition",
+    rules.RuleAction: "action",
+    rules.RuleSchedule: "schedule",
+    rules.RuleScope: "scope",
+    rules.PolicyInventory: "members",
+    rules.LabelledWorkload: "workload",
+    policy.Revocation: "revocation",
     SiteSpec: "site",
     GuardedSpec: "guarded host",
 }
@@ -203,6 +237,8 @@ def _words(kind: types.Type) -> str:
         case types.DictType():
             size = _range(kind.min_length, kind.max_length)
             return f"map of {size}{_words(kind.key_type)} to {_words(kind.value_type)}"
+        case types.EnumType():
+            return ", ".join(f"`{value.value}`" for value in kind.cls)
         case types.LiteralType():
             return ", ".join(f"`{value}`" for value in kind.values)
         case types.FloatType() | types.IntType():
@@ -230,6 +266,8 @@ def _text(kind: types.StrType) -> str:
         scenario.Name: "name",
         agreements.Day: "date",
         scenario.Address: "IPv4 address",
+        rules.Cidr: "address or prefix",
+        rules.RuleId: "name of a rule",
         scenario.LinkName: "directed link",
         scenario.GoalName: "goal",
         scenario.ParameterName: "parameter",
@@ -267,6 +305,12 @@ def _default(field: types.Field) -> str:
         return "a third each"
     if isinstance(value, dict):
         return ", ".join(f"`{name}`" for name in value)
+    if isinstance(value, rules.RuleSet):
+        return "no rules"
+    if isinstance(value, Enum):
+        return f"`{value.value}`"
+    if isinstance(value, tuple) and all(isinstance(each, Enum) for each in value):
+        return ", ".join(f"`{each.value}`" for each in value)
     if isinstance(value, Struct):
         return _differing(value) or "all defaults"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
@@ -286,7 +330,7 @@ def functions() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, point in sorted(installed().items()):
-        if not point.value.startswith("phalanx.functions."):
+        if not point.value.startswith(("phalanx.functions.", "phalanx.policy.")):
             continue
         capability = point.load()
         if capability.vnfd is None:  # what a loop brings beside the function of its file

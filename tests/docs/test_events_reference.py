@@ -55,6 +55,8 @@ SERVICES = {kind for kind in KINDS if kind.startswith("service.")}
 LOOPS = {kind for kind in KINDS if kind.startswith(("loop.", "claim.", "policy."))}
 """Kinds that only loops of slices write: tests/slices/loop_checks.py holds their fields."""
 UNSEEN = {
+    "policy.unenforced",
+    "policy.withdrawn",
     "auction.waiting",
     "message.shed",
     "action.failed",
@@ -115,9 +117,11 @@ def run_all() -> list[Event]:
     leaking = load_scenario(ROOT / "scenarios" / "restart-limits.yaml")
     functions = {k: v for k, v in leaking.functions.items() if k != "service-replica"}
     restarted = run_scenario(replace(leaking, functions=functions), until=90)
+    policed = run_scenario(load_scenario(ROOT / "scenarios" / "isolated-slices.yaml"), until=40)
     foreseen = run_scenario(load_scenario(ROOT / "scenarios" / "forecast-placement.yaml"), until=50)
     return [
         *foreseen.events,
+        *policed.events,
         *guarded.events,
         *restarted.events,
         *attested.events,

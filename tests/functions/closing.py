@@ -1,14 +1,13 @@
 """An operator's agent that closes a port for a while, for runs over real packets.
 
-It also wants what goes to the server encrypted, which no driver does there.
+It also wants what goes to the server encrypted.
 """
 
 from phalanx.bdi import Adopt, Capability, starts
 from phalanx.domain.goals import avert, want
+from phalanx.domain.predicates import Encrypted, Firewalled
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.firewall import Firewalled
-from phalanx.functions.gateway import Encrypted
 
 CLOSED = Firewalled("", "", "10.0.6.10", "tcp", 8080)
 SECRET = Encrypted("", "", "10.0.6.10")

@@ -12,8 +12,9 @@ from phalanx.bdi import Adopt, Capability, starts
 from phalanx.checking import check
 from phalanx.domain.events import Event
 from phalanx.domain.goals import avert, want
+from phalanx.domain.predicates import Encrypted
 from phalanx.domain.rules import TrafficVerdict
-from phalanx.functions.gateway import Encrypted, Gateway, encryption_of
+from phalanx.functions.gateway import Gateway, encryption_of
 from phalanx.reporting.event_text import describe
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario

@@ -11,8 +11,9 @@ import yaml
 from phalanx.bdi import Adopt, Capability, starts
 from phalanx.domain.events import Event
 from phalanx.domain.goals import avert, want
+from phalanx.domain.predicates import Firewalled
 from phalanx.domain.rules import TrafficVerdict
-from phalanx.functions.firewall import Firewall, Firewalled, rule_of
+from phalanx.functions.firewall import Firewall, rule_of
 from phalanx.runtime.loading import parse_scenario
 from phalanx.runtime.system import System, run_scenario
 

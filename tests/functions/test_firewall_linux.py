@@ -40,12 +40,10 @@ def test_a_port_is_closed_over_real_packets_and_opened_again(tmp_path: Path) -> 
         mark = process.run()
         assert process.wait() == 0, process.text()
     events = read_jsonl(log)
-    (applied,) = [e for e in events if e.kind == "measure.applied"]
-    (lifted,) = [e for e in events if e.kind == "measure.lifted"]
-    assert applied.data["effect"] == "firewalled(, , 10.0.6.10, tcp, 8080, )"
-    (refused,) = [e for e in events if e.kind == "contract.ended" and not e.data["fulfilled"]]
-    assert refused.data["goal"] == "encrypted(, , 10.0.6.10)"
-    assert refused.data["reason"] == "nothing here encrypts what it leads around"
+    effects = {e.data["effect"]: e for e in events if e.kind == "measure.applied"}
+    assert effects.keys() == {"firewalled(, , 10.0.6.10, tcp, 8080, )", "encrypted(, , 10.0.6.10)"}
+    applied = effects["firewalled(, , 10.0.6.10, tcp, 8080, )"]
+    (lifted,) = [e for e in events if e.kind == "measure.lifted" and e.time < 15]
     got: dict[bool, list[float]] = {True: [], False: []}
     for sample in (e for e in events if e.kind == "network.sample" and e.time > 3):
         closed = applied.time + 1 < sample.time < lifted.time

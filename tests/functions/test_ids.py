@@ -20,8 +20,8 @@ from phalanx.domain.actions import Enforce, MeasureSample, PacketAlert, ReadMeas
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event
 from phalanx.domain.goals import want
+from phalanx.domain.predicates import Firewalled
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
-from phalanx.functions.firewall import Firewalled
 from phalanx.functions.ids import MOST, Ids, Inspected, inspection_of
 from phalanx.infrastructure.simulated import OFFERED
 from phalanx.reporting.event_text import describe

@@ -7,7 +7,7 @@ from small_network import SERVER, World, attackers, drop, limit, line, users
 from phalanx.domain.actions import Done, Enforce, Failed, Lift, MeasureSample, ReadMeasure
 from phalanx.domain.network import Host, Link, Network
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
-from phalanx.domain.traffic import UDP_FLOOD, Source
+from phalanx.domain.traffic import UDP_FLOOD, UDP_FLOOD_SPOOFED, Source
 from phalanx.infrastructure.simulated import part_of
 
 OFFICE = "10.0.6.20"
@@ -70,6 +70,44 @@ def test_a_flow_limit_is_about_one_flow() -> None:
     assert world.rate() == pytest.approx(1.0)
     assert world.rate("pop6>office") == pytest.approx(1.0)
     assert world.do("pop7", ReadMeasure("measure")) == MeasureSample(0.0, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(
+    ("match", "left"),
+    [
+        (TrafficMatch(target=SERVER, outside=("10.1.0.0/16",)), 1.0),
+        (TrafficMatch(target=SERVER, outside=("10.1.0.0/16", "10.2.0.1")), 2.0),
+        (TrafficMatch(target=SERVER, outside=("10.0.0.0/8",)), 3.0),
+        (TrafficMatch(target=SERVER, sources=("10.2.0.0/24",)), 2.0),
+        (TrafficMatch(target=SERVER, sources=("10.0.0.0/8",), outside=("10.3.0.1",)), 1.0),
+    ],
+)
+def test_prefixes_say_who_is_kept_out(match: TrafficMatch, left: float) -> None:
+    sources = [sender("pop1", address) for address in ("10.1.0.1", "10.2.0.1", "10.3.0.1")]
+    world = limited(World(branch(), sources), TrafficRule(match, TrafficVerdict.DROP))
+    assert world.rate() == pytest.approx(left)
+    (applied,) = world.of_kind("measure.applied")
+    assert applied.data.get("outside", []) == list(match.outside)
+
+
+def test_forged_sources_are_from_outside_all_prefixes() -> None:
+    forged = msgspec.structs.replace(sender("pop1", "10.1.0.1"), profile=UDP_FLOOD_SPOOFED)
+    match = TrafficMatch(target=SERVER, outside=("10.1.0.0/16",))
+    world = limited(World(branch(), [forged]), TrafficRule(match, TrafficVerdict.DROP))
+    assert world.rate() == 0.0
+
+
+def test_a_rule_that_is_removed_behind_the_agents_backs_acts_no_more_and_reading_says_so() -> None:
+    world = limited(World(branch(), [sender("pop1", "10.1.0.1")]), drop("10.1.0.1", SERVER))
+    (applied,) = world.of_kind("measure.applied")
+    assert world.net.remove_rules(applied.data["effect"]) == ["measure"]
+    world.run(30.0)
+    assert world.rate() == pytest.approx(1.0)
+    gone = world.do("pop7", ReadMeasure("measure"))
+    assert isinstance(gone, Failed)
+    assert "not in force any more" in gone.reason
+    assert isinstance(world.do("pop7", Lift("measure")), Done)
+    assert "measure" not in world.net.leases()
 
 
 def test_a_burst_between_two_readings_is_counted_in_the_second() -> None:

@@ -136,7 +136,7 @@ def test_the_field_and_the_reason_are_named(old: str, new: str, field: str, why:
         ("faults: [{at_s: 1, kind: restart, agent: pop1, for_s: 3}]", "for_s", "no meaning"),
         ("faults: [{at_s: 1, kind: restart, agent: pop1, memory: yes please}]", "memory", "true"),
         ("faults: [{at_s: -1, kind: repository-away}]", "at_s", "-1 is not allowed"),
-        ("faults: [{at_s: 1, kind: explode}]", "kind", "one of broker-down"),
+        ("faults: [{at_s: 1, kind: explode}]", "kind", "one of blind, broker-down"),
         ("faults: [{at_s: 1, kind: partition}]", "groups", "missing; partition needs it"),
         ("faults: [{at_s: 1, kind: partition, groups: []}]", "groups", "at least 1"),
         ("faults: [{at_s: 1, kind: partition, groups: [[pop7]]}]", "groups", "no agent 'pop7'"),

@@ -18,10 +18,8 @@ from phalanx.domain.messages import (
     SecurityPolicy,
     TroubleReport,
 )
-from phalanx.domain.predicates import AttackFiltered, EntityTrouble
+from phalanx.domain.predicates import AttackFiltered, Encrypted, EntityTrouble, Firewalled
 from phalanx.domain.trust import Scored
-from phalanx.functions.firewall import Firewalled
-from phalanx.functions.gateway import Encrypted
 from phalanx.slices.manager import ORDERS, ManagedLoop
 from phalanx.slices.model import NetworkSlice, NetworkSliceSubnet, SlicesSpec, SNssai
 from phalanx.testing import LoopBench

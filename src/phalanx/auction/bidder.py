@@ -300,6 +300,8 @@ class Bidder(Configured, Capability):
         settings = self.settings
         if me.pop in settings.outside:
             return settings.outside[me.pop]
+        if (about := getattr(call.goal.goal.predicate, "ip", "")) in settings.barred:
+            return settings.barred[about]
         catalogue = settings.catalogue
         able = me.library.achievers(call.goal.goal)
         candidates = [catalogue[c.name] for c in able if c.name in catalogue]

@@ -71,6 +71,8 @@ class Settings(Struct):
     """How bids price PoPs and links."""
     outside: Mapping[PopId, str] = field(default_factory=dict)
     """PoPs at which nothing may begin to run, and why."""
+    barred: Mapping[str, str] = field(default_factory=dict)
+    """Addresses for which nothing may begin to run at the agent's PoP, and why."""
     references: Mapping[str, float] | None = None
     """What each term's value is divided by in a utility (``phalanx.auction.references``); None:
     utilities by eq. 3.1."""

@@ -16,7 +16,7 @@ CAUSED_BY = {
     "hold.ended": {"hold.granted"},
     "lease.expired": {"hold.granted", "instance.downloading", "instance.started"},
     "link.changed": {"fault.injected"},
-    "measure.applied": {"analysis.done", "measure.applied", "plan.started"},
+    "measure.applied": {"analysis.done", "measure.applied", "plan.started", "policy.lost"},
     "network.sample": {"run.started"},
     "plan.started": {"goal.adopted", "plan.ended"},
     "run.ended": {"run.started"},
@@ -97,7 +97,8 @@ class CauseRules(RuleGroup):
         elif event.time < earlier:
             self.broken("times", event, f"at {event.time} s, after an event at {earlier} s")
         self._time = max(self._time, event.time)
-        self.require(not run.ended, "run", event, "an event after run.ended")
+        late = run.ended and event.kind != "audit.sealed"  # which seals run.ended itself
+        self.require(not late, "run", event, "an event after run.ended")
         if self._first:
             self._first = False
         elif event.kind == "run.started":

@@ -45,6 +45,7 @@ VERBS = {
     "trust": "Show who is trusted and why, as a ledger has it; enrol and revoke agents.",
     "intent": "Check intents, say what they mean, and make agreements and rules of them.",
     "tla": "Check a Trust Level Agreement (TLA), and show what it asks and attests.",
+    "ssla": "Show how the security agreements (SSLA) of a run were kept.",
     "history": "Ask a store what happened, who decided it and why; retire what is old.",
     "domain": "Make a domain, manage its identities, and run its brokers.",
     "slice": "Deploy network slices with their closed loops, change them, remove them.",

@@ -33,6 +33,7 @@ from phalanx.cli.terminal import (
     ReadableTable,
     StopSignal,
     amount,
+    counted,
     emit_json,
     err,
     needs_linux,
@@ -430,6 +431,7 @@ def _facts(summary: Summary) -> Table:
         ),
         ("measures", f"{len(summary.limits)} applied, {lifted} lifted"),
         ("resources", _RETURNED[summary.returned]),
+        ("agreements", _agreed(summary)),
         ("energy", "" if summary.energy_wh is None else f"{summary.energy_wh:.1f} Wh"),
         (
             "messages",
@@ -440,6 +442,18 @@ def _facts(summary: Summary) -> Table:
         if text:
             table.add_row(name, text)
     return table
+
+
+def _agreed(summary: Summary) -> str:
+    terms = summary.agreements
+    if not terms:
+        return ""
+    breaches = sum(len(term.breaches) for term in terms)
+    least = min(terms, key=lambda term: term.kept_share)
+    worst = f"; least kept {least.agreement}/{least.term}, {least.kept_share:.1%}" * bool(breaches)
+    owed = sum(term.credit > 0 for term in terms)
+    words = f"{counted(len(terms), 'term')}, {breaches} times broken{worst}"
+    return words + (f"; {counted(owed, 'term')} with credits owed" if owed else "")
 
 
 def _attack(summary: Summary) -> str:

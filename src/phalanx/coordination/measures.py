@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from hashlib import blake2b
 from secrets import token_hex
 from typing import Any
 
@@ -30,6 +31,8 @@ from phalanx.domain.rules import TrafficRule
 PROTECT, FIND_OUT, TIDY_UP = 20, 10, 0
 """Priorities of goals: protect first, find out after (dissertation, 5.1)."""
 
+LONGEST_ID = 100
+"""Octets of a measure's id: drivers name things after it."""
 TOGETHER_S = 0.1
 """Before a plan looks again whether another one has put its measure into force."""
 LITTLE_MB_S = 1e-5
@@ -56,6 +59,9 @@ def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rule: TrafficRule)
     if inventory.holder(effect) is not None:
         return
     measure = f"{me.name}.{me.incarnation}:{effect}"
+    if len(measure.encode()) > LONGEST_ID:
+        digest = blake2b(str(effect).encode(), digest_size=8).hexdigest()
+        measure = f"{me.name}.{me.incarnation}:{digest}"
     instance.temporary[effect] = measure
     me.changes += 1
     try:

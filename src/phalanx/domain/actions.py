@@ -366,6 +366,8 @@ class FlowStats(Struct, frozen=True):
     """Replies that say that the target knows no such connection (TCP RST)."""
     syn_acks: int = 0
     """Packets that accept a connection for which the target was not seen to ask."""
+    clear: int = 0
+    """Packets that were in the clear on a link that is not trusted."""
 
 
 class FlowRecords(Struct, frozen=True):
@@ -377,6 +379,8 @@ class FlowRecords(Struct, frozen=True):
     """Share of the traffic that reached the recorder."""
     unlisted: int = 0
     """Packets of flows that the recorder had no room for: too many sources to tell apart."""
+    tunnels: dict[str, int] = {}
+    """GTP-U tunnels (TEIDs) that each subscriber was seen to use, by its address."""
     event: str | None = None
 
 

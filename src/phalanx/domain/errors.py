@@ -20,6 +20,8 @@ PhalanxError
 ├── SealedKeyError          a key that was handed out cannot be opened (trust.keys)
 ├── LedgerError             the ledger cannot be opened or asked, or its answer is none (ledger)
 │   └── RpcError            a node does not do what it was asked (ledger.chain)
+├── MmtError                a rule of MMT-Security is refused (policy.mmt)
+├── IntentError             an intent is refused (policy.intents)
 ├── NotExpressibleError     a target cannot say what a rule says (policy.exchange)
 ├── OverlapLimitError       rules overlap in too many ways to be compared (policy.regions)
 ├── EnvelopeError           something is no CloudEvent, or none of ours (fabric.envelope)

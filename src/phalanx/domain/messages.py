@@ -263,6 +263,8 @@ class Insight(Struct, frozen=True, tag=True):
     unit: str = ""
     reason: str = ""
     """What it means, in words; empty: the figure says it all."""
+    whole: float = 0.0
+    """What the figure is a part of, such as requests of which so many were answered; 0: nothing."""
 
 
 class ActionClaim(Struct, frozen=True, tag=True):

@@ -248,3 +248,48 @@ class SignallingWatched(Predicate, frozen=True):
 
     ip: str
     entry: PopId
+
+
+class Firewalled(OfEntity, frozen=True):
+    """Nothing passes to ``target`` that agrees with all that is given here.
+
+    A loop wants it for what it looks after, and passes it on to the agent of the function's PoP.
+    An agent that is no loop may leave slice and entity empty.
+    """
+
+    target: str
+    """Address."""
+    protocol: str = ""
+    """tcp or udp; empty: both."""
+    port: int = 0
+    """At the target, with a protocol; 0: all."""
+    source: str = ""
+    """Address; empty: all."""
+
+
+class Encrypted(OfEntity, frozen=True):
+    """What goes to ``target`` crosses all links up to the PoP that it stands at encrypted.
+
+    A loop wants it for what it looks after, and passes it on to the agent of the function's PoP.
+    An agent of that PoP that is no loop may leave slice and entity empty.
+    """
+
+    at_tap: ClassVar[bool] = True
+    target: str
+    """Address."""
+
+
+class PolicyKept(Predicate, frozen=True):
+    """The rules of the policy are in force for what goes to ``ip``, and it is watched."""
+
+    at_tap: ClassVar[bool] = True
+    ip: str
+
+
+class Remedied(OfEntity, frozen=True):
+    """Where the function stands, something was done about a term that is broken."""
+
+    metric: str
+    """What the term is about."""
+    remedy: str
+    """What is to be done, as agreements name it."""

@@ -6,8 +6,9 @@ and know no predicates. Not every driver offers every verdict: each names those 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from enum import Enum
+from ipaddress import IPv4Address, IPv4Network
 from math import inf
 
 from msgspec import Struct
@@ -60,7 +61,9 @@ class TrafficMatch(Struct, frozen=True):
     source: str | None = None
     """Address that they come from."""
     sources: tuple[str, ...] = ()
-    """Addresses that they come from, one of them; empty: any. One rule for many sources."""
+    """Addresses or prefixes that they come from, one of them; empty: any. One rule for many."""
+    outside: tuple[str, ...] = ()
+    """Addresses or prefixes that they do not come from."""
     entry: PopId | None = None
     """PoP at which they enter the network."""
     target: str | None = None
@@ -72,6 +75,41 @@ class TrafficMatch(Struct, frozen=True):
     part: int = 0
     """Which share of the sources, from 0 to ``parts`` - 1; sources are dealt out by a hash."""
     parts: int = 1
+
+    def source_problem(self) -> str:
+        """Return what is wrong with what it says of sources; empty: nothing."""
+        if self.sources and self.source is not None:
+            return "a rule names one source or several, not both"
+        try:
+            PrefixSet((*self.sources, *self.outside))
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def of_source(self) -> Callable[[str], bool]:
+        """Return what says of an IPv4 address whether it is one of ``sources``, not ``outside``."""
+        listed, left_out = PrefixSet(self.sources), PrefixSet(self.outside)
+        return lambda address: (not self.sources or address in listed) and address not in left_out
+
+
+class PrefixSet:
+    """IPv4 addresses and prefixes; asks in constant time, however many there are."""
+
+    def __init__(self, prefixes: Iterable[str]) -> None:
+        """Hold prefixes; raises ValueError if one is none."""
+        self._held: dict[int, set[int]] = {}
+        for text in prefixes:
+            try:
+                network = IPv4Network(text)
+            except ValueError:
+                raise ValueError(f"{text} is no IPv4 address or prefix") from None
+            bits = 32 - network.prefixlen
+            self._held.setdefault(bits, set()).add(int(network.network_address) >> bits)
+
+    def __contains__(self, address: str) -> bool:
+        """Whether an address is in one of the prefixes."""
+        number = int(IPv4Address(address)) if self._held else 0
+        return any(number >> bits in held for bits, held in self._held.items())
 
 
 class TrafficRule(Struct, frozen=True):
@@ -112,8 +150,8 @@ class TrafficRule(Struct, frozen=True):
             return "handshakes can only be proxied for a target as a whole"
         if verdict is TrafficVerdict.MIRROR and match != TrafficMatch(target=match.target):
             return "traffic is copied for a target as a whole, both ways"
-        if match.sources and match.source is not None:
-            return "a rule names one source or several, not both"
+        if why := match.source_problem():
+            return why
         if not 0 <= match.part < match.parts:
             return f"no part {match.part} of {match.parts}"
         if match.protocol not in (None, "tcp", "udp"):

@@ -184,6 +184,8 @@ class Source(Struct, frozen=True):
     """Where it moves to, in order."""
     asymmetric: bool = False
     """Whether what the target answers takes another way: no recorder but at the target sees it."""
+    tunnels: int = 0
+    """GTP-U tunnels that it has open."""
     dealt_by: str = ""
     """What it is dealt to shares of the sources by; empty: its address."""
 

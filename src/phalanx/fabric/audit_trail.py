@@ -22,11 +22,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from phalanx.domain.events import Event, Recorder, numbered
+from phalanx.clock import Clock
+from phalanx.domain.events import Event, Recorder, Sink, numbered
 
 KIND = "audit.sealed"
 SEAL_EVENTS = 500
 """After so many events a seal is recorded."""
+SEAL_S = 10.0
+"""And after so many seconds, if anything was recorded."""
 START = "0" * 64
 """Head of a recorder that has recorded nothing."""
 DISORDER = 10_000
@@ -90,6 +93,34 @@ class AuditTrail:
         self._fresh.clear()
         self._waiting = 0
         self._recorder.record(KIND, self._last, heads=heads)
+
+    def seal_often(self, clock: Clock) -> None:
+        """Seal now, and every ``SEAL_S`` seconds."""
+        self.seal()
+        clock.call_at(clock.now() + SEAL_S, lambda: self.seal_often(clock))
+
+
+def audited(
+    sink: Sink, clock: Clock, agent: str, prefix: str, sealed: Callable[[int, str], None]
+) -> Sink:
+    """Return a sink for all that one process records, which seals it.
+
+    Args:
+        sink: takes the events and the seals.
+        clock: of the process; makes the calls to seal.
+        agent: records the seals.
+        prefix: of their ids.
+        sealed: as for ``AuditTrail``.
+
+    """
+
+    def take(event: Event) -> None:
+        sink(event)
+        trail(event)
+
+    trail = AuditTrail(Recorder(agent, take, clock.now, prefix), sealed=sealed)
+    trail.seal_often(clock)
+    return take
 
 
 class AuditBreak(Struct, frozen=True):

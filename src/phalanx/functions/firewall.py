@@ -9,27 +9,10 @@ from __future__ import annotations
 
 from phalanx.bdi import Capability
 from phalanx.coordination.measures import keeping
-from phalanx.domain.predicates import OfEntity
+from phalanx.domain.predicates import Firewalled
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
-
-
-class Firewalled(OfEntity, frozen=True):
-    """Nothing passes to ``target`` that agrees with all that is given here.
-
-    A loop wants it for what it looks after, and passes it on to the agent of the function's PoP.
-    An agent that is no loop may leave slice and entity empty.
-    """
-
-    target: str
-    """Address."""
-    protocol: str = ""
-    """tcp or udp; empty: both."""
-    port: int = 0
-    """At the target, with a protocol; 0: all."""
-    source: str = ""
-    """Address; empty: all."""
 
 
 def rule_of(closed: Firewalled) -> TrafficRule:

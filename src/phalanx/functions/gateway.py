@@ -14,25 +14,13 @@ from phalanx.bdi import Act, Agent, Body, Capability, GoalInstance, Pause, PlanF
 from phalanx.coordination.measures import enforce, keeping, lift
 from phalanx.domain.actions import ReadService, ServiceSample
 from phalanx.domain.goals import Mode
-from phalanx.domain.predicates import OfEntity, Rerouted
+from phalanx.domain.predicates import Encrypted, Rerouted
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 
 FASTER = 0.7
 """Share of the time on the way before, that the way over the gateway may take at most."""
-
-
-class Encrypted(OfEntity, frozen=True):
-    """What goes to ``target`` crosses all links up to the PoP that it stands at encrypted.
-
-    A loop wants it for what it looks after, and passes it on to the agent of the function's PoP.
-    An agent of that PoP that is no loop may leave slice and entity empty.
-    """
-
-    at_tap: ClassVar[bool] = True
-    target: str
-    """Address."""
 
 
 def encryption_of(target: str) -> TrafficRule:

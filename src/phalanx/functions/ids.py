@@ -41,11 +41,10 @@ from phalanx.coordination.measures import (
 )
 from phalanx.domain.actions import PacketAlert, ReadMeasure
 from phalanx.domain.goals import Mode, avert, want
-from phalanx.domain.predicates import EntityTrouble, OfEntity, Quiet
+from phalanx.domain.predicates import EntityTrouble, Firewalled, OfEntity, Quiet
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
-from phalanx.functions.firewall import Firewalled
 
 INTRUSION = "intrusion"
 """Kind of a trouble: packets that go to a function match rules of an IDS."""

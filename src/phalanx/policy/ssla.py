@@ -150,6 +150,8 @@ class SecurityAgreement(Struct, frozen=True, forbid_unknown_fields=True):
     provider: Annotated[str, Meta(max_length=64)] = ""
     consumer: Annotated[str, Meta(max_length=64)] = ""
     about: Annotated[str, Meta(max_length=4000)] = ""
+    start_s: Annotated[float, Meta(ge=0, le=604_800)] = 0.0
+    """Second of the run from which it holds."""
 
 
 def agreement_offences(

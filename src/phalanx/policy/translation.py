@@ -130,8 +130,8 @@ def compile_intents(intents: IntentSet, around: Surroundings | None = None) -> P
             terms.append(maker.term(each))
         (rates if isinstance(each, kinds.RateIntent) else denied).extend(maker.rules(each))
     rates.sort(key=lambda rule: rule.action.rate_mb_s or 0.0)
-    header = {"provider": intents.provider, "consumer": intents.consumer, "about": intents.about}
-    agreed = SecurityAgreement(intents.name, tuple(terms), **header)
+    header = intents.provider, intents.consumer, intents.about
+    agreed = SecurityAgreement(intents.name, tuple(terms), *header)
     plan = PolicyPlan(
         (agreed,) if terms else (),
         RuleSet(intents.name, (*denied, *rates)),

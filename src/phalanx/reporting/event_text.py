@@ -70,6 +70,17 @@ TEMPLATES: dict[str, str] = {
     "loop.unrelieved": "finds no loop that ends {kind} of {entity}[; tried: {tried}]",
     "policy.issued": "issues policy {number} for {slice} to {to:#loop}[; refused: {refused}]",
     "policy.taken": "goes by policy {number} of {sender} for {slice}[: {reason}]",
+    "policy.enforced": "puts rule {rule} in force for {entity} of {slice}[ (intent {intent})]"
+    "[; it also keeps members out: {members}]",
+    "policy.unenforced": "cannot put rule {rule} in force for {entity} of {slice}: {reason}",
+    "policy.lost": "finds rules for {entity} of {slice} gone, though no agent lifted them: {rules}",
+    "policy.withdrawn": "lifts rule {rule} for {entity} of {slice}, which is not wanted any more",
+    "ssla.measured": "measures {metric} of {entity} in {slice}: {value}[; {reason}]",
+    "ssla.breached": "finds {agreement}/{term} broken at {entity} of {slice}[ (intent {intent})]: "
+    "{metric} is {value}[ {unit}], and {objective} is promised; {evidence}[. To prevent it: "
+    "{prevented_by}]",
+    "ssla.restored": "finds [{agreement}/]{term} kept again at {entity}[ of {slice}] after "
+    "{lasted_s} s[; {by} did it: {remedy}][; {credit} of the price is owed][; {reason}]",
     "claim.granted": "agrees to {action} {entity} for {holder}: {reason}",
     "claim.refused": "refuses {holder} to {action} {entity}: {reason}",
     "claim.overruled": "has {holder} no longer {action} {entity}: {reason}",
@@ -123,6 +134,7 @@ TEMPLATES: dict[str, str] = {
     "connection.regained": "is connected again after {seconds} s",
     "outbox.shed": "drops {count:#unacknowledged event}, {first} to {last}[: {why}]",
     "history.gap": "stands for {count:#event} that could not be kept, {first} to {last}[: {why}]",
+    "audit.sealed": "seals what was recorded so far: no later change of it goes unseen",
     "operator.acted": "does what {by} asks: {action} {subject}",
     "access.refused": "refuses {action} of {subject}[: {reason}][; and {suppressed} more like it]",
 }
@@ -415,6 +427,7 @@ IMPORTANT = KINDS.keys() - {
     "certificate.holds",
     "revocations.known",
     "workload.forecast",
+    "ssla.measured",
 }
 """Kinds that tell the story of a run; the others are its details."""
 

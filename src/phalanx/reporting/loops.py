@@ -30,6 +30,7 @@ _DUTIES = {
 MOST_STEPS = 200
 """Steps that are kept of one loop, the latest; earlier ones are counted."""
 _FAMILIES = {"loop", "claim", "policy"}
+_OF_POPS = {"policy.enforced", "policy.unenforced", "policy.lost", "policy.withdrawn"}
 _PASSED = {"loop.passed", "loop.relieved", "loop.returned"}
 _ROUTINE = {"plan.started", "claim.granted", "claim.ended", "loop.relieved"}
 _LIVES = {"agent.crashed": "gone", "agent.left": "left", "agent.started": ""}
@@ -102,7 +103,7 @@ class LoopsView:
         if kind == "run.started":
             for about in rows(data, "loops"):
                 self.learn(about)
-        family = kind.partition(".")[0]
+        family = "" if kind in _OF_POPS else kind.partition(".")[0]
         if family in _FAMILIES:
             self.loops.setdefault(event.agent, LoopStory(event.agent))
         story = self.loops.get(text(data, "pop") if kind == "agent.crashed" else event.agent)

@@ -12,6 +12,7 @@ from phalanx.reporting.event_text import is_alarm
 from phalanx.reporting.log import Data, Lifetime, number, table, text
 from phalanx.reporting.resources import EnergyMeter
 from phalanx.reporting.response import Response, ResponseView
+from phalanx.reporting.ssla import AgreementsView, TermStory
 from phalanx.reporting.traffic import SETTLED_S, AttackOutcome, mean, outcomes
 from phalanx.reporting.trust import TrustStory, TrustView
 
@@ -96,6 +97,8 @@ class Summary(Struct, frozen=True):
     events: int
     trust: TrustStory | None = None
     """Who verified whom; None: nobody."""
+    agreements: tuple[TermStory, ...] = ()
+    """How the terms of security agreements were kept."""
     energy_wh: float | None = None
     """What the PoPs took, in Wh; None: the run does not tell their power."""
 
@@ -106,6 +109,7 @@ class SummaryView:
     def __init__(self) -> None:
         self._response = ResponseView()
         self._trust = TrustView()
+        self._agreements = AgreementsView()
         self._energy = EnergyMeter()
         self._kinds: Counter[str] = Counter()
         self._placements: list[StartedInstance] = []
@@ -118,6 +122,7 @@ class SummaryView:
         """Take the next event of the log."""
         self._response.add(event)
         self._trust.add(event)
+        self._agreements.add(event)
         self._energy.add(event)
         self._kinds[event.kind] += 1
         self._now = event.time
@@ -176,6 +181,7 @@ class SummaryView:
             returned=None if under_way else given_back,
             events=self._kinds.total(),
             trust=self._trust.result(),
+            agreements=self._agreements.result(),
             energy_wh=self._energy.result(),
         )
 

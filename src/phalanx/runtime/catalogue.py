@@ -30,6 +30,8 @@ from phalanx.domain.goals import Goal, Mode, Predicate
 from phalanx.domain.rules import TrafficVerdict, listed
 from phalanx.domain.vnf import Vnfd
 from phalanx.loading import unknown
+from phalanx.policy.assessment import SslaAssessment
+from phalanx.policy.enforcement import PolicyEnforcer
 from phalanx.runtime.scenario import MONITORS, STRATEGIES, DeclaredAgent, Scenario
 from phalanx.slices.loop import ClosedLoop
 from phalanx.slices.manager import ManagedLoop
@@ -55,6 +57,8 @@ BUILT_IN: tuple[type[Capability], ...] = (
 LOOPS: tuple[type[Capability], ...] = (LoopContacts, ClosedLoop, Arbitration, ManagedLoop)
 """What every agent can do beside it, where there are slices; loops of slices can do no more than
 that and what they bring, so that they cost nothing while they are idle."""
+POLICED: tuple[type[Capability], ...] = (LoopContacts, SslaAssessment)
+"""What every agent can do beside it, loops too, where there is a policy."""
 ATTESTED: tuple[type[Capability], ...] = (Attestation, KeyKeeping)
 """What loops can do beside it, where agents attest each other."""
 TRUST: tuple[type[Capability], ...] = (Attestation, Conduct, KeyKeeping, Associations)
@@ -82,7 +86,8 @@ class Catalogue(Struct, frozen=True):
         """Return what an agent knows: what all know, and what it brings."""
         known = self.library.capabilities
         if agent.name in self.loops:
-            own = [each for each in (*LOOPS, *ATTESTED) if each.name in known]
+            may = dict.fromkeys((*LOOPS, *ATTESTED, *POLICED))
+            own = [each for each in may if each.name in known]
             own += [self.brought[n] for n in self.brought_by(agent) if n not in known]
             return _shared(tuple(own))
         names = [name for name in self.brought_by(agent) if name not in known]
@@ -151,6 +156,8 @@ def load_catalogue(
     given = {capability.name: capability for capability in extra}
     chosen: dict[str, type[Capability]] = {}
     listed_names = {*scenario.functions, *given, *STRATEGIES[scenario.strategy]}
+    if scenario.policy is not None:
+        listed_names.add(PolicyEnforcer.name)
     others = {name for strategy, name in MONITORS.items() if strategy != scenario.strategy}
     for name in sorted(listed_names - others):
         chosen[name] = _find(name, f"functions.{name}", given)
@@ -177,8 +184,9 @@ def load_catalogue(
     trusting = TRUST if scenario.trust is not None else ()
     forecasting = () if scenario.forecast is None else (WorkloadForecaster,)
     looping = () if scenario.slices is None else LOOPS
-    own_abilities = (*BUILT_IN, *trusting, *forecasting, *looping)
-    library = Library([*own_abilities, *(chosen[name] for name in vnfds)])
+    policed = () if scenario.policy is None else POLICED
+    own_abilities = (*BUILT_IN, *trusting, *forecasting, *looping, *policed)
+    library = Library([*dict.fromkeys(own_abilities), *(chosen[name] for name in vnfds)])
     scopes = _scopes()
     loops = frozenset(loop.name for loop in scenario.loops())
     brought = _brought(scenario, library, scopes, loops, given)

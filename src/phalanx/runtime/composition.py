@@ -8,6 +8,7 @@ one over NATS and the wall clock.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -27,6 +28,7 @@ from phalanx.auction.view import NetworkView
 from phalanx.bdi import Adopt, Agent, Belief, Instruction, Library
 from phalanx.bus import Bus
 from phalanx.clock import Clock
+from phalanx.clock.wall import WallClock
 from phalanx.coordination.associations import Associations
 from phalanx.coordination.contacts import LoopContacts
 from phalanx.coordination.duties import Duties
@@ -39,7 +41,7 @@ from phalanx.domain.events import Sink
 from phalanx.domain.goals import Duty, Predicate, avert, want
 from phalanx.domain.messages import SecurityPolicy
 from phalanx.domain.network import LinkState, Network, PopId, link_id
-from phalanx.domain.predicates import Monitored, ServiceWatched, SignallingWatched
+from phalanx.domain.predicates import Monitored, PolicyKept, ServiceWatched, SignallingWatched
 from phalanx.domain.resources import NOTHING
 from phalanx.domain.series import WorkloadForecast
 from phalanx.domain.traffic import PROFILES
@@ -81,7 +83,11 @@ from phalanx.fabric.provider import Call
 from phalanx.fabric.registration import ServiceState
 from phalanx.identity.names import Role
 from phalanx.infrastructure import Infrastructure
+from phalanx.policy.assessment import SslaAssessment
+from phalanx.policy.enforcement import PolicyEnforcer, PolicyPart, part_of
+from phalanx.policy.plan import PolicyPlan, member_offences, plan_of_slice, plan_offences
 from phalanx.runtime.catalogue import Catalogue
+from phalanx.runtime.loading import policy_refusals
 from phalanx.runtime.node import Node, Probes, Service
 from phalanx.runtime.scenario import (
     ANALYST,
@@ -138,6 +144,12 @@ def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue
     )
 
 
+THURSDAY = 3 * 1440.0
+"""Minute of the week at which the epoch of Unix began."""
+SLICE = "slice"
+"""Scope of the loops that judge agreements."""
+
+
 class InstalledMonitor(Struct, frozen=True):
     """A function that the plan has in place from the start, and the duty that it works on."""
 
@@ -163,6 +175,11 @@ def installed_monitors(plan: Scenario) -> Iterator[InstalledMonitor]:
             name = f"{monitor.at}/installed{number}/{function}"
             yield InstalledMonitor(name, function, duty)
     yield from _watches(plan)
+    for address, pop in sorted({(each.address, each.pop) for each in plan.policed()}):
+        duty = Duty(want(PolicyKept(address)), pop, pop)
+        yield InstalledMonitor(
+            f"{pop}/installed-{address}/{PolicyEnforcer.name}", PolicyEnforcer.name, duty
+        )
 
 
 def _watches(plan: Scenario) -> Iterator[InstalledMonitor]:
@@ -234,6 +251,25 @@ class VersionRequest(Struct, frozen=True):
     version: str
     event: str = ""
     """The event that tells of it."""
+
+
+AGREEMENTS = Operation(
+    "agreements", PolicyPlan, Accepted, True, "keep to this policy from now on; an empty one: none"
+)
+"""Of agents of PoPs and loops of slices, where the plan has a ``policy:``, which may be empty."""
+
+
+def told_of(plan: Scenario, policy: PolicyPlan) -> dict[AgentId, PolicyPlan]:
+    """Return what each agent of a plan is to be told of a policy by ``AGREEMENTS``.
+
+    The loop of a slice is told of its own terms, the agents of PoPs of all.
+    """
+    slices = {loop.name: loop.entity for loop in plan.loops() if loop.scope == SLICE}
+    loops = {loop.name for loop in plan.loops()}
+    others = (agent.name for agent in plan.all_agents() if agent.pop and agent.name not in loops)
+    return dict.fromkeys(others, policy) | {
+        loop: plan_of_slice(policy, name) for loop, name in slices.items()
+    }
 
 
 NEW_VERSION = Operation(
@@ -324,6 +360,9 @@ class ComposedAgent:
         if isinstance(loop, ClosedLoop):
             loop.abilities = {**catalogue.library.capabilities, **catalogue.brought}
             loop.functions = tuple(catalogue.vnfds)
+        self._plan = plan
+        if plan.policy is not None:
+            self._hold(plan.policy)
         self.probes = Probes(bus, self.name, clock, incarnation, cause)
         self._counters = counters or self.probes.counters
         if trust is not None:
@@ -368,6 +407,12 @@ class ComposedAgent:
         return self.name in self._loops
 
     @property
+    def stale(self) -> bool:
+        """Whether the agent applies patches and changes of the policy only once it is asked to."""
+        enforcer = self.agent.capabilities.get(PolicyEnforcer.name)
+        return isinstance(enforcer, PolicyEnforcer) and enforcer.stale
+
+    @property
     def outlook(self) -> Outlook:
         """What the agent knows of the network."""
         return self.agent.capability(Outlook)
@@ -391,6 +436,8 @@ class ComposedAgent:
         if old is None:
             return False
         vnfd = self.settings.catalogue[function] = replace(old, version=version)
+        if self.stale:
+            return True
         self.node.tell(NewVersion(vnfd, event), event)
         return True
 
@@ -553,6 +600,49 @@ class ComposedAgent:
         by = f"{call.caller.name} ({said})" if said else call.caller.name
         self.agent.now, self.agent.cause = self._clock.now(), self._cause
         self.agent.cause = self.agent.record("operator.acted", action=what, subject=on, by=by)
+
+    def _hold(self, policy: PolicyPlan) -> None:
+        """Give the agent what concerns it of a policy, and let it be told of others."""
+        part = self._part(policy, 0)
+        self.agent.capability(SslaAssessment).part = part
+        if not self.light:
+            self.agent.capability(PolicyEnforcer).part = part
+        self.fabric.provider.serve(AGREEMENTS, self._agreements)
+
+    def _part(self, policy: PolicyPlan, number: int) -> PolicyPart:
+        """Return what the agent is given of a policy: what concerns its slice, or its PoP."""
+        loop, plan = self.settings.loops.get(self.name), replace(self._plan, policy=policy)
+        of = loop.entity if self.light and loop is not None and loop.scope == SLICE else None
+        if self.light and of is None:
+            return PolicyPart(number)
+        judges = of is not None or plan.slices is None
+        part = part_of(
+            *(policy, plan.policed(), plan.jurisdictions()),
+            number=number,
+            loop_of=of,
+            pop=self.agent.pop,
+            judges=judges,
+        )
+        if not isinstance(self._clock, WallClock):
+            return part  # a simulated run begins on a Monday, at midnight
+        return replace(part, minute=(time.time() - self._clock.now()) / 60 + THURSDAY)
+
+    def _agreements(self, call: Call[PolicyPlan, Accepted]) -> None:
+        policy, now = call.request, self._clock.now()
+        whole = replace(self._plan, policy=policy)
+        slices = None if whole.slices is None else [each.name for each in whole.slices.slices]
+        wrongs = [*plan_offences(policy, slices), *policy_refusals(policy, whole)]
+        wrongs += () if self.light else member_offences(policy)
+        wrong = next(iter(wrongs), None)
+        if wrong is not None:
+            call.fail(": ".join(wrong))
+            return
+        number = self.agent.capability(SslaAssessment).part.number + 1
+        begun = (replace(each, at_s=each.at_s or now) for each in policy.revoked)
+        part = self._part(replace(policy, revoked=tuple(begun)), number)
+        self.node.tell(part, self._cause)
+        held = f"{len(part.terms)} terms, {len(part.rules.rules)} rules"
+        call.done(Accepted(f"policy {number} is kept to from now on: {held}"))
 
     def _probe(self, call: Call[ProbeRequest, ProbeAnswer]) -> None:
         peer, within_s = call.request.peer, call.request.within_s

@@ -96,7 +96,7 @@ class Breakable(Protocol):
         """Take the VNF repository off the network, or bring it back."""
 
     def degrade(self, fault: FaultSpec, *, ends: bool) -> None:
-        """Make a link, an agent's clock or disk, or a broker worse, or as it was."""
+        """Make a link, an agent, its clock or disk, a broker or rules worse, or as they were."""
 
     def corrupt(self, agent: AgentId, how: str, cause: str) -> None:
         """Alter the agent's program while it runs (``infect``), or what it says (``lie``)."""
@@ -162,7 +162,12 @@ class Course:
                 target.take_repository(away=False)
             case "infect" | "lie":
                 target.corrupt(agent, fault.kind, self._injected(fault.kind, agent))
-            case "degrade" | "drift" | "slow-disk" | "full-disk" | "broker-down":
+            case "remove-rule":
+                self._told(fault)
+                target.degrade(fault, ends=False)
+            case (
+                "degrade" | "drift" | "slow-disk" | "full-disk" | "broker-down" | "stale" | "blind"
+            ):
                 self._told(fault)
                 target.degrade(fault, ends=False)
                 undo = partial(target.degrade, fault, ends=True)

@@ -99,10 +99,13 @@ class RunNetwork(Infrastructure, Protocol):
 
 @runtime_checkable
 class DegradableNetwork(Protocol):
-    """A network whose links can get worse without going down."""
+    """A network whose links can get worse without going down, and whose rules can be removed."""
 
     def degrade(self, a: PopId, b: PopId, share: float, latency_ms: float, loss: float) -> None:
         """Leave a link a share of its bandwidth, with more latency and loss; 1, 0, 0: its own."""
+
+    def remove_rules(self, effect: str) -> list[str]:
+        """Take rules out of force whose effect begins so, behind the agents' backs."""
 
 
 @runtime_checkable

@@ -359,6 +359,7 @@ class LinuxEnvironment:
             cause=context.cause,
             keep_images=scenario.strategy != "published",
             programs=workload,
+            encryption=self.overlay,
         )
         stack.callback(driver.shutdown)
         workload.start()
@@ -373,6 +374,7 @@ class LinuxEnvironment:
                 self._testbed.namespace(pop),
                 self._testbed.underlay(pop),
                 f"10.255.{i // 250}.{i % 250 + 1}",
+                self._testbed.entry(pop) or "",
             )
             for i, pop in enumerate(pops)
         ]

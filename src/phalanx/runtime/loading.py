@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from msgspec import structs
+
 from phalanx.auction.terms import BUILT_IN, installed_terms
 from phalanx.domain import predicates
 from phalanx.domain.agents import POP
@@ -26,6 +28,11 @@ from phalanx.loading import (
     twice,
     unknown,
 )
+from phalanx.policy.enforcement import part_of
+from phalanx.policy.plan import PolicyPlan, member_offences, plan_offences
+from phalanx.policy.rules import RuleSchedule
+from phalanx.policy.ssla import Remediation
+from phalanx.policy.traffic import wire_rules
 from phalanx.runtime.scenario import ANALYST, MONITORS, STRATEGIES, FaultSpec, Scenario, TrafficSpec
 from phalanx.slices.agreements import agreement_offences, naming_offences
 from phalanx.slices.model import slice_offences
@@ -57,6 +64,9 @@ _OWN_FIELDS = {
     "broker-down": {"broker"},
     "infect": {"agent"},
     "lie": {"agent"},
+    "remove-rule": {"effect"},
+    "stale": {"agent"},
+    "blind": {"agent"},
 }
 _MESSAGES = {"lose", "duplicate", "delay", "reorder"}
 _FIGURES: dict[str, tuple[float, set[str]]] = {
@@ -67,7 +77,7 @@ _FIGURES: dict[str, tuple[float, set[str]]] = {
     "jump_s": (0.0, {"drift"}),
 }
 """Figures of faults: their defaults, and the kinds that they mean something for."""
-_ENDING = {"restart", "drain", "link-up", "repository-back"}
+_ENDING = {"restart", "drain", "link-up", "repository-back", "remove-rule"}
 """Faults that end another, or by themselves: they do not last."""
 
 
@@ -108,6 +118,7 @@ def offences(scenario: Scenario) -> Iterator[Offence]:
     yield from _timing(scenario)
     yield from _agents(scenario)
     yield from _agreement(scenario)
+    yield from _policy(scenario)
     yield from _faults(scenario)
     yield from _updates(scenario)
 
@@ -354,12 +365,60 @@ def _agreement(scenario: Scenario) -> Iterator[Offence]:
             yield f"slices.functions[{index}].host", f"may not stand there: {why}"
 
 
+def _policy(scenario: Scenario) -> Iterator[Offence]:
+    policy, spec = scenario.policy, scenario.slices
+    if policy is None:
+        return
+    slices = policy.members.slices if spec is None else [each.name for each in spec.slices]
+    every = (*plan_offences(policy, slices), *member_offences(policy))
+    found = [(f"policy.{field}", why) for field, why in every]
+    yield from found
+    hosts = {host.name for host in scenario.hosts}
+    if found or not all(each.host in hosts for each in (spec.functions if spec else ())):
+        return
+    standing = {pop.name for pop in scenario.network.pops if pop.agent}
+    for place in scenario.policed():
+        if place.pop not in standing:
+            why = f"{place.entity} of {place.slice} stands at {place.pop}, where no agent enforces"
+            yield "policy", why
+    yield from policy_refusals(policy, scenario)
+
+
+def policy_refusals(policy: PolicyPlan, scenario: Scenario) -> Iterator[Offence]:
+    """Yield what the agents of a scenario cannot do of a policy that is without offences."""
+    numbers = {rule.id: index for index, rule in enumerate(policy.rules.rules)}
+    refused: dict[str, str] = {}
+    encrypts = False
+    places = scenario.policed()
+    for place in places:
+        rules = part_of(policy, places, {}, pop=place.pop).rules
+        bare = tuple(structs.replace(rule, schedule=RuleSchedule()) for rule in rules.rules)
+        for each in wire_rules(structs.replace(rules, rules=bare), place):
+            encrypts |= each.encrypt
+            if each.why_not:
+                index = numbers.get(each.rule.id)
+                path = "default" if index is None else f"rules[{index}]"
+                refused.setdefault(f"policy.rules.{path}", f"cannot be enforced: {each.why_not}")
+    yield from refused.items()
+    terms = [term for agreement in policy.agreements for term in agreement.terms]
+    remedies = {remedy for term in terms for remedy in term.remediation}
+    needed = {
+        "gateway": encrypts or Remediation.ENCRYPT in remedies,
+        "service-replica": bool(remedies & {Remediation.REPLICATE, Remediation.RELOCATE}),
+    }
+    for name, wanted in needed.items():
+        if wanted and name not in scenario.functions:
+            yield "functions", f"{name} is missing; the policy needs it"
+
+
 def _faults(scenario: Scenario) -> Iterator[Offence]:
     agents = {agent.name: None for agent in scenario.all_agents()}
     links = {end for link in scenario.network.links for end in _both(link.between)}
     for index, fault in enumerate(scenario.faults):
         path = f"faults[{index}]"
         yield from _fault_fields(fault, path)
+        if fault.kind in ("stale", "blind") and scenario.policy is None:
+            yield f"{path}.kind", "needs a policy, which the agent then does not see to by itself"
         if fault.agent is not None and fault.agent not in agents:
             yield f"{path}.agent", unknown("agent", fault.agent, agents)
         if fault.link is not None and fault.link not in links:
@@ -374,7 +433,7 @@ def _faults(scenario: Scenario) -> Iterator[Offence]:
 def _fault_fields(fault: FaultSpec, path: str) -> Iterator[Offence]:
     needed = _OWN_FIELDS.get(fault.kind, set())
     allowed = needed | ({"agent"} if fault.kind in _MESSAGES else set())
-    for field in ("agent", "link", "broker", "share", "groups"):
+    for field in ("agent", "link", "broker", "share", "groups", "effect"):
         given = getattr(fault, field) is not None
         if given and field not in allowed:
             yield f"{path}.{field}", f"has no meaning for {fault.kind}; leave it out"

@@ -21,10 +21,13 @@ from phalanx.domain.agents import POP, Loop
 from phalanx.domain.goals import Constraints, Preferences
 from phalanx.domain.network import Host, HostLimits, Link, Network, Pop
 from phalanx.domain.resources import Resources
+from phalanx.domain.rules import PrefixSet
 from phalanx.domain.traffic import PROFILES, Shape, Source, SourcePlace, source_address
 from phalanx.domain.trust import ServiceLevel
 from phalanx.domain.vnf import Vnfd
 from phalanx.loading import Name
+from phalanx.policy.plan import PolicyPlan
+from phalanx.policy.traffic import PolicedFunction
 from phalanx.slices.agreements import TrustAgreement, Trusted
 from phalanx.slices.model import SlicesSpec, loops_of
 
@@ -87,6 +90,8 @@ class PopSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Power of its servers when they are up and have no work, in W; None: 100."""
     busy_w: Amount | None = None
     """Power of its servers when all cores are in use, in W; None: 200."""
+    jurisdiction: Name | None = None
+    """Whose law holds there, such as ``FI``; None: as the trust level agreement says."""
 
     def power(self) -> dict[str, float]:
         """Return what is said of its power, by field."""
@@ -208,6 +213,8 @@ class TrafficSpec(Struct, frozen=True, forbid_unknown_fields=True):
     next port of ``port``."""
     asymmetric: bool = False
     """Answers take another way back: only recorders at the target's PoP see them."""
+    tunnels: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    """GTP-U tunnels that each source has open."""
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -343,6 +350,9 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
         "broker-down",
         "infect",
         "lie",
+        "remove-rule",
+        "stale",
+        "blind",
     ]
     agent: Name | None = None
     """The agent that is hit, or whose messages alone are hit; None: the messages of all."""
@@ -368,6 +378,9 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Of a drift: seconds of the agent's clock in a second."""
     jump_s: Seconds = 0.0
     """Of a drift: how far the agent's clock jumps ahead at its begin; no clock goes back."""
+    effect: Annotated[str, Meta(max_length=256)] | None = None
+    """Of a rule that is removed behind the agents' backs: how the log writes what it makes true;
+    all whose text begins so. They are not put back by themselves."""
     memory: bool | None = None
     """Of a restart, or a crash with ``for_s``: whether the agent goes on with what it remembers."""
 
@@ -462,6 +475,9 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     """How agents forecast the load of their PoPs; None: they do not."""
     slices: SlicesSpec | None = None
     """Network slices, each part of which a closed loop looks after; None: there are none."""
+    policy: PolicyPlan | None = None
+    """Agreements that are watched, rules that are enforced, members of slices; None: there is
+    none."""
     notes: tuple[Text, ...] = ()
     """What was assumed; shown at the start of a run."""
 
@@ -491,6 +507,34 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
         }
         functions = {each.name: hosts[each.host] for each in spec.functions}
         return Trusted(self.standing(), functions, services)
+
+    def policed(self) -> tuple[PolicedFunction, ...]:
+        """Return what the policy is about: the functions of slices, each once for each slice.
+
+        Without ``slices:`` these are the hosts whose addresses are members of a slice.
+        """
+        if self.policy is None:
+            return ()
+        if self.slices is not None:
+            users, at = self.slices.users(), {host.name: host for host in self.hosts}
+            return tuple(
+                PolicedFunction(name, each.name, at[each.host].address, at[each.host].at)
+                for each in self.slices.functions
+                for name in users[each.name]
+            )
+        members = self.policy.members.slices.items()
+        return tuple(
+            PolicedFunction(name, host.name, host.address, host.at)
+            for name, prefixes in members
+            for host in self.hosts
+            if host.address in PrefixSet(p for p in prefixes if ":" not in p)
+        )
+
+    def jurisdictions(self) -> dict[str, str]:
+        """Return whose law holds at each PoP, where that is known."""
+        said = {each.name: each.jurisdiction for each in self.network.pops if each.jurisdiction}
+        agreed = () if self.agreement is None else self.agreement.pops
+        return said | {each.name: each.jurisdiction for each in agreed}
 
     def to_network(self) -> Network:
         """Return what stands still: PoPs, links, hosts and the repository's place."""
@@ -591,7 +635,7 @@ def fingerprint(plan: Scenario) -> str:
         sorted(plan.monitors, key=lambda monitor: (monitor.link, monitor.at)),
     )
     power = sorted((p.name, p.idle_w, p.busy_w) for p in plan.network.pops if p.power())
-    further = (plan.trust, plan.forecast, power or None, plan.slices, plan.agreement)
+    further = (plan.trust, plan.forecast, power or None, plan.slices, plan.agreement, plan.policy)
     agreed = (*common, *(each for each in further if each is not None))
     octets = msgspec.json.encode(agreed, order="deterministic")
     return blake2b(octets, digest_size=_OCTETS).hexdigest()
@@ -631,6 +675,7 @@ def _sources(
                 adapt=group.adapt or "",
                 places=_places(group, number, i) if group.adapt == "move" else (),
                 asymmetric=group.asymmetric,
+                tunnels=group.tunnels,
             )
 
 

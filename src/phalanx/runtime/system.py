@@ -26,6 +26,7 @@ from phalanx.domain.messages import Message
 from phalanx.domain.network import PopId
 from phalanx.domain.trust import GroupKeys
 from phalanx.fabric.access import STANDARD_POLICY, AccessPolicy
+from phalanx.fabric.audit_trail import AuditTrail
 from phalanx.fabric.calls import CallClient
 from phalanx.fabric.join import Fabric
 from phalanx.fabric.operations import STOP, Accepted, StopRequest
@@ -33,6 +34,8 @@ from phalanx.fabric.provider import Call
 from phalanx.fabric.registry import Registry
 from phalanx.identity.names import Identity, Role
 from phalanx.infrastructure import Infrastructure
+from phalanx.ledger.entries import AuditAnchored
+from phalanx.policy.enforcement import PolicyEnforcer
 from phalanx.reporting.summary import summarise
 from phalanx.runtime.catalogue import load_catalogue
 from phalanx.runtime.composition import (
@@ -141,10 +144,11 @@ class System:
         """Of agents whose clock will not be that of the run."""
         self._disks: dict[AgentId, FaultSpec] = {}
         """Agents whose disk is slow or full now."""
-        if any(f.kind == "degrade" for f in scenario.faults) and not isinstance(
-            self.infrastructure, DegradableNetwork
-        ):
-            raise ScenarioError("faults: degrade exists on the simulated network alone")
+        for kind in ("degrade", "remove-rule"):
+            if any(f.kind == kind for f in scenario.faults) and not isinstance(
+                self.infrastructure, DegradableNetwork
+            ):
+                raise ScenarioError(f"faults: {kind} exists on the simulated network alone")
         if any(f.kind == "broker-down" for f in scenario.faults):
             raise ScenarioError("faults: broker-down needs phalanx run --spread")
         self._settings = settings_of(scenario, self._declared, self.catalogue)
@@ -165,6 +169,7 @@ class System:
         self.agents = {
             name: self._compose(declared, incarnation) for name, declared in self._declared.items()
         }
+        self._trail = None if scenario.policy is None else self._audited(f"audit.{incarnation}")
 
     @property
     def nodes(self) -> dict[AgentId, Node]:
@@ -397,6 +402,11 @@ class System:
             case "drift":
                 jump_s = 0.0 if ends else fault.jump_s
                 self._clocks[agent].adjust(1.0 if ends else fault.rate, jump_s)
+            case "stale" | "blind":
+                setattr(self.agents[agent].agent.capability(PolicyEnforcer), fault.kind, not ends)
+            case "remove-rule":
+                assert isinstance(self.infrastructure, DegradableNetwork)
+                self.infrastructure.remove_rules(fault.effect or "")
             case _ if ends:
                 self._disks.pop(agent, None)
                 self.agents[agent].node.disk_delay_s = 0.0
@@ -469,6 +479,21 @@ class System:
 
         self.clock.call_soon(tick)
 
+    def _audited(self, prefix: str) -> AuditTrail:
+        """Return what seals the log from now on, the events that are in it included."""
+        trail = AuditTrail(
+            Recorder("run", self.log, self.clock.now, prefix), sealed=partial(self._anchor, prefix)
+        )
+        for event in self.log.events:
+            trail(event)
+        self.log.listen(trail)
+        trail.seal_often(self.clock)
+        return trail
+
+    def _anchor(self, prefix: str, number: int, head: str) -> None:
+        if self.trust is not None:
+            self.trust.anchor(AuditAnchored(SECAAS, prefix, number, head))
+
     def _finish(self, reason: str, planned_s: float) -> None:
         """End what is still open, so that the log has an end for every beginning."""
         for agent in self.agents.values():
@@ -494,6 +519,8 @@ class System:
             },
             reservations=reservations_of(self.infrastructure, self._free_at_start),
         )
+        if self._trail is not None:
+            self._trail.seal()
 
 
 def run_scenario(

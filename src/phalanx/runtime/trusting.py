@@ -45,7 +45,7 @@ from phalanx.domain.trust import Evidence, GroupKeys, Measure, Submit, UseKey
 from phalanx.domain.version import VERSION
 from phalanx.infrastructure import Answer, Infrastructure
 from phalanx.ledger import Ledger, RecordedEntry, Refused, open_ledger
-from phalanx.ledger.entries import Attested, Planned
+from phalanx.ledger.entries import Attested, AuditAnchored, Planned
 from phalanx.ledger.ethereum import Account
 from phalanx.runtime.node import Node, Service
 from phalanx.runtime.scenario import TrustSpec
@@ -197,6 +197,10 @@ class ModelledTrust:
     def bus(self, agent: AgentId, bus: Bus) -> Bus:
         """Return a bus over which the agent's bids are false while it is a liar."""
         return BiasedBus(bus, lambda: self._liars.get(agent, ""))
+
+    def anchor(self, head: AuditAnchored) -> None:
+        """Record the head of the run's audit trail."""
+        self._accounts[SECAAS].submit(head)
 
     def close(self) -> None:
         """Close the ledger."""

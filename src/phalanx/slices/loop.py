@@ -65,6 +65,9 @@ MOST_ENDED = 256
 """Answers that are kept, for requests that are said again."""
 MOST_TRIED = 16
 """Failures that travel with a goal; the eldest are left out first."""
+AGAIN_S = 9.0
+"""Pause after which the same is told again, if it is seen again: a loop may have been started anew,
+or a message lost."""
 MOST_INSIGHTS = 4_096
 """Different insights that are gathered at a time."""
 TIMESCALES = {
@@ -124,8 +127,8 @@ class ClosedLoop(Capability):
         """What is passed on now, and to which loop."""
         self._failed: dict[str, list[str]] = {}
         """What has failed for each goal that is open, in words."""
-        self._shared: dict[tuple[str, str, str], float] = {}
-        """What was told last, by slice, entity and kind."""
+        self._shared: dict[tuple[str, str, str], tuple[float, float, float]] = {}
+        """What was told last, and when, by slice, entity and kind."""
         self._gathered: dict[str, dict[tuple[str, str], tuple[Insight, str]]] = {}
         """By slice, then by entity and kind; each with its cause."""
 
@@ -347,10 +350,11 @@ class ClosedLoop(Capability):
         """Tell the loops above what is seen, if it differs by more than ``step`` from the last."""
         contacts = me.capability(LoopContacts)
         key = insight.slice, insight.entity, insight.kind
-        last = self._shared.get(key)
-        if last is not None and abs(insight.value - last) <= step:
+        last = self._shared.get(key, (0.0, 0.0, -AGAIN_S))
+        lately = me.now - last[2] < AGAIN_S
+        if lately and abs(insight.value - last[0]) <= step and insight.whole == last[1]:
             return
-        self._shared[key] = insight.value
+        self._shared[key] = insight.value, insight.whole, me.now
         for name in contacts.serving(contacts.own(me).above, insight.slice):
             me.tell(Performative.INFORM, name, me.new_id("insight"), insight)
 

@@ -87,6 +87,46 @@ def test_an_address_is_blocked_and_others_are_not(lab: Lab, limiter: Vnf) -> Non
     assert limiter.call("DELETE", "/measures/m")[0] == 204
 
 
+@pytest.mark.parametrize(
+    ("match", "kept_out"),
+    [
+        ({"outside": [f"{CLIENTS[0]}/32", "10.200.0.0/16"]}, CLIENTS[1]),
+        ({"outside": ["10.9.1.0/31", "10.9.1.2"]}, CLIENTS[1]),
+        ({"outside": ["10.9.0.0/16"]}, None),
+        ({"sources": ["10.9.1.3/32"]}, CLIENTS[1]),
+        ({"sources": ["10.9.1.0/24"], "outside": [CLIENTS[1]]}, CLIENTS[0]),
+    ],
+)
+def test_prefixes_say_who_is_kept_out(
+    lab: Lab, limiter: Vnf, match: dict[str, list[str]], kept_out: str | None
+) -> None:
+    limiter.put("m", verdict="drop", devices=[OUT], target=SERVER, **match)
+    with lab.udp("server", SERVER, 9) as server:
+        for address in CLIENTS:
+            with lab.udp("client", address) as client:
+                assert arrives(client, server) is (address != kept_out)
+    held = limiter.get("m")["held_packets"]
+    assert held == (kept_out is not None)
+
+
+@pytest.mark.parametrize("wrong", ["10.0.0.0/33", "10.0.0.0/", "10.0.0/8", "10.0.0.0/8/8", "/8"])
+def test_what_is_no_prefix_is_refused(limiter: Vnf, wrong: str) -> None:
+    body = {"verdict": "drop", "devices": [OUT], "target": SERVER, "ttl_s": 20, "outside": [wrong]}
+    status, answer = limiter.call("PUT", "/measures/m", body)
+    assert status == 400
+    assert "outside" in str(answer)
+
+
+def test_a_rule_that_was_removed_from_outside_hinders_no_other(lab: Lab, limiter: Vnf) -> None:
+    rule = {"verdict": "drop", "devices": [OUT], "target": SERVER}
+    limiter.put("m", outside=["10.200.0.0/16"], **rule)
+    lab.nft("delete", "table", "netdev", limiter.table)
+    assert limiter.call("GET", "/measures/m")[0] >= 400
+    limiter.put("n", outside=["10.200.0.0/16"], **rule)
+    with lab.udp("client", CLIENTS[0]) as client, lab.udp("server", SERVER, 9) as server:
+        assert not arrives(client, server)
+
+
 def test_thousands_of_sources_make_one_rule(lab: Lab, limiter: Vnf) -> None:
     listed = [f"10.{n >> 8}.{n & 255}.7" for n in range(5000)]
     rule = {"verdict": "drop", "devices": [OUT], "target": SERVER}

@@ -239,3 +239,47 @@ def test_nothing_is_left_after_an_observation_or_a_kill(
     with pytest.raises((OSError, HTTPException)):
         pending.result()
     assert lab.nft("list", "ruleset") == ""
+
+
+def gtp(teid: int, subscriber: str, flags: int = 0x30, kind: int = 255, more: bytes = b"") -> bytes:
+    """Return a G-PDU (3GPP TS 29.281) with an IPv4 packet of a subscriber in it."""
+    inner = bytes([0x45]) + bytes(11) + socket.inet_aton(subscriber) + socket.inet_aton("10.60.0.9")
+    body = more + inner
+    header = bytes([flags, kind]) + len(body).to_bytes(2) + teid.to_bytes(4)
+    return header + body
+
+
+PDU_SESSION = bytes([0, 0, 0, 0x85]) + bytes([1, 0x10, 9, 0])
+"""Sequence number and N-PDU number, and the extension header of 5G with a QoS flow."""
+
+
+def test_tunnels_of_each_subscriber_are_counted_by_the_packets_in_them(
+    lab: Lab, watch: Callable[..., Future[Any]]
+) -> None:
+    with lab.udp("client", CLIENTS[0]) as gnb, lab.udp("server", SERVER, 2152):
+        seen = watch(address=SERVER)
+        for teid in (1, 2, 3, 3):
+            gnb.sendto(gtp(teid, "10.60.0.1"), (SERVER, 2152))
+        for teid in (7, 8):
+            gnb.sendto(gtp(teid, "10.60.0.2", 0x34, more=PDU_SESSION), (SERVER, 2152))
+        gnb.sendto(gtp(5, "10.60.0.3", 0x32, more=bytes(4)), (SERVER, 2152))
+        gnb.sendto(gtp(0, "10.60.0.4", kind=1), (SERVER, 2152))  # an echo request
+        gnb.sendto(gtp(9, "10.60.0.5"), (SERVER, 2153))  # another port
+        gnb.sendto(b"\x30\xff", (SERVER, 2152))  # cut short
+        found = seen.result()["tunnels"]
+    assert found == {"10.60.0.1": 3, "10.60.0.2": 2, "10.60.0.3": 1}
+
+
+def test_packets_are_in_the_clear_that_come_in_readable_over_a_link_that_is_not_trusted(
+    lab: Lab, watch: Callable[..., Future[Any]]
+) -> None:
+    with lab.udp("client", CLIENTS[0]) as client, lab.udp("server", SERVER, 9):
+        seen = watch(address=SERVER, untrusted=["c0"])
+        for _ in range(3):
+            client.sendto(b"x", (SERVER, 9))
+        (flow,) = seen.result()["flows"]
+        assert (flow["packets"], flow["clear"]) == (3, 3)
+        seen = watch(address=SERVER)
+        client.sendto(b"x", (SERVER, 9))
+        (flow,) = seen.result()["flows"]
+        assert flow["clear"] == 0

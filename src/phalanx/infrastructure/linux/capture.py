@@ -56,6 +56,7 @@ class Recorded(Struct, frozen=True):
     packets: int
     unlisted: int
     flows: tuple[FlowStats, ...]
+    tunnels: dict[str, int] = {}
 
 
 class Tap(Struct, frozen=True):
@@ -160,12 +161,19 @@ class TrafficCapture:
         if tap.pop == instance.pop:
             devices = [{"device": device, "hook": hook} for device, hook, _ in tap.hooks()]
             body |= {"devices": devices, "enters": tap.enters}
+            if untrusted := self._untrusted(tap.pop):
+                body["untrusted"] = untrusted
             return _records(await self._ask(instance, body), 1.0)
         tunnel = await self._tunnels.acquire(self._path(instance, tap.pop))
         try:
             return await self._mirrored(action, instance, tap, tunnel, body)
         finally:
             await asyncio.shield(self._tunnels.release(tunnel))
+
+    def _untrusted(self, pop: PopId) -> list[str]:
+        """Return the devices by which a PoP gets what comes over links that are not trusted."""
+        links = (x for x in self._topology.links if pop in (x.a, x.b) and not x.trusted)
+        return [self._linux.device(link_id(pop, x.b if pop == x.a else x.a)) for x in links]
 
     async def _mirrored(
         self, action: Observe, instance: Instance, tap: Tap, tunnel: Tunnel, body: dict[str, object]
@@ -245,7 +253,8 @@ def mirror(table: str, tap: Tap, to: str, action: Observe, limit_mb_s: float) ->
 
 
 def _records(recorded: Recorded, coverage: float) -> FlowRecords:
-    return FlowRecords(recorded.flows, recorded.seconds, min(1.0, coverage), recorded.unlisted)
+    flows, seconds, unlisted = recorded.flows, recorded.seconds, recorded.unlisted
+    return FlowRecords(flows, seconds, min(1.0, coverage), unlisted, tunnels=recorded.tunnels)
 
 
 @dataclass(slots=True, eq=False)

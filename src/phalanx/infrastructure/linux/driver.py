@@ -36,7 +36,7 @@ from phalanx.domain.network import Link, LinkId, Network, PopId, link_id
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.capture import LinkMeters, TrafficCapture
-from phalanx.infrastructure.linux.enforcement import Enforcement
+from phalanx.infrastructure.linux.enforcement import Enforcement, TrafficEncryption
 from phalanx.infrastructure.linux.images import VnfImage
 from phalanx.infrastructure.linux.journal import LeaseJournal, RemainingLease
 from phalanx.infrastructure.linux.kernel.runs import note
@@ -169,6 +169,7 @@ class LinuxNetwork(NetworkDriver):
         cause: str,
         keep_images: bool = False,
         programs: ServicePrograms | None = None,
+        encryption: TrafficEncryption | None = None,
     ) -> None:
         """Take over what ``linux`` has prepared.
 
@@ -182,6 +183,7 @@ class LinuxNetwork(NetworkDriver):
             cause: the event that is the root cause of the run.
             keep_images: whether PoPs keep the images that they downloaded, for each other too.
             programs: of the services behind the hosts; None: nothing tells of them.
+            encryption: carries traffic between PoPs encrypted; None: nothing does.
 
         """
         super().__init__(network, clock, recorder, cause, keep_images=keep_images)
@@ -198,7 +200,8 @@ class LinuxNetwork(NetworkDriver):
         detours = Detours(self._workers, self._tasks)
         self._services = None if programs is None else Services(context, programs)
         self._measures = Enforcement(
-            context, self._processes, self._tunnels, detours, journal, self._services
+            *(context, self._processes, self._tunnels, detours, journal, self._services),
+            encryption,
         )
         self._capture = TrafficCapture(context, self._processes, self._tunnels, detours)
         self._meters = LinkMeters(context, self._processes, _bandwidth(network))

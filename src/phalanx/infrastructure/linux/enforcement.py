@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -15,7 +15,7 @@ from msgspec.structs import asdict
 
 from phalanx.domain.actions import Done, Enforce, Failed, MeasureSample, PacketAlert
 from phalanx.domain.network import PopId, link_ends
-from phalanx.domain.rules import TrafficRule, TrafficVerdict
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.journal import LeasedMeasure, LeaseJournal, RuleBatcher
 from phalanx.infrastructure.linux.services import Services
@@ -31,6 +31,24 @@ _LATELY_S = 2.0
 """Seconds over which ``ReadMeasure`` averages at least."""
 
 Body = dict[str, str | int | float | list[str]]
+
+
+class TrafficEncryption(Protocol):
+    """What carries traffic between PoPs encrypted; its methods block."""
+
+    def carry(self, address: str, to: PopId) -> None:
+        """Lead what enters at other PoPs for an address at the PoP ``to`` there encrypted.
+
+        Raises:
+            PhalanxError: if that cannot be done for all of it.
+
+        """
+
+    def carry_no_more(self, address: str) -> None:
+        """Let it go the direct way again, in the clear."""
+
+    def carries(self, address: str, to: PopId) -> bool:
+        """Whether all of it is still led there."""
 
 
 class RulePlace(Struct, frozen=True):
@@ -70,6 +88,7 @@ class Enforcement(MeasureLedger[_Measure]):
         detours: Detours,
         journal: LeaseJournal,
         services: Services | None = None,
+        encryption: TrafficEncryption | None = None,
     ) -> None:
         super().__init__(context.recorder, context.clock)
         self._context = context
@@ -82,6 +101,7 @@ class Enforcement(MeasureLedger[_Measure]):
         self._journal = journal
         self._rules = RuleBatcher(context.tasks, processes, journal)
         self._services = services
+        self._encryption = encryption
         self._offered = offered(services=services is not None)
         self._ttl_s: dict[str, float] = {}
         self._problem: str | None = None
@@ -154,6 +174,16 @@ class Enforcement(MeasureLedger[_Measure]):
             answer(Failed(f"no measure {measure} at {pop}"))
             return
 
+        async def ask() -> dict[str, Any]:
+            target, led = found.rule.match.target or "", found.rule.parameters.get("encrypted")
+            by = self._encryption if led else None
+            if by is not None and not await self._tasks.thread(by.carries, target, pop):
+                raise TaskError(f"{found.effect} is not in force any more")
+            counters: dict[str, Any] = await self._processes.ask(
+                found.instance.id, "GET", _resource(measure)
+            )
+            return counters
+
         def done(counters: dict[str, Any]) -> None:
             now, readings = self._clock.now(), found.readings
             readings.append((now, counters["passed_octets"], counters["held_octets"]))
@@ -169,8 +199,7 @@ class Enforcement(MeasureLedger[_Measure]):
                 )
             )
 
-        ask = self._processes.ask(found.instance.id, "GET", _resource(measure))
-        self._tasks.start(ask, done, lambda reason: answer(Failed(reason)))
+        self._tasks.start(ask(), done, lambda reason: answer(Failed(reason)))
 
     async def put_again(self, entry: LeasedMeasure, ttl_s: float) -> None:
         """Put a measure of an earlier driver in force for ``ttl_s`` seconds.
@@ -190,11 +219,15 @@ class Enforcement(MeasureLedger[_Measure]):
         problem = action.rule.problem(self._offered)
         if problem is not None:
             return Failed(problem, final=True)
-        if action.rule.parameters.get("encrypted"):
+        encrypted, match = action.rule.parameters.get("encrypted"), action.rule.match
+        if encrypted and self._encryption is None:
             return Failed("nothing here encrypts what it leads around", final=True)
         place = self._place(action.rule)
         if isinstance(place, str):
             return Failed(place, final=True)
+        if encrypted and (match != TrafficMatch(target=match.target) or place.at != instance.pop):
+            why = f"only all that goes to an address, and only {place.at}, where that is"
+            return Failed(f"{why}, can lead it there encrypted", final=True)
         if place.at != instance.pop and place.detour is None:
             return Failed(f"{action.effect} can only be kept true at {place.at}")
         return place
@@ -227,6 +260,9 @@ class Enforcement(MeasureLedger[_Measure]):
     async def _put(self, measure: _Measure, target: RulePlace) -> None:
         instance = measure.instance
         device = target.device
+        if self._encryption is not None and measure.rule.parameters.get("encrypted"):
+            carry, address = self._encryption.carry, measure.rule.match.target
+            await self._tasks.thread(carry, address or "", target.at)
         if measure.rule.verdict is TrafficVerdict.SERVE and self._services is not None:
             where = instance.pop, target.at, device if target.enters else ""
             await self._tasks.thread(self._services.serve, measure.id, measure.rule, *where)
@@ -274,6 +310,9 @@ class Enforcement(MeasureLedger[_Measure]):
 
         async def work() -> None:
             try:
+                if self._encryption is not None and measure.rule.parameters.get("encrypted"):
+                    address = measure.rule.match.target or ""
+                    await self._tasks.thread(self._encryption.carry_no_more, address)
                 if tunnel is not None and detour is not None:
                     await self._detours.remove(detour, tunnel)
                 if measure.rule.verdict is TrafficVerdict.SERVE and self._services is not None:
@@ -301,11 +340,13 @@ def offered(*, services: bool = False) -> frozenset[TrafficVerdict]:
 def _body(rule: TrafficRule) -> Body:
     """Return what a VNF is told of a rule; the link is told by devices."""
     match = {name: value for name, value in asdict(rule.match).items() if value is not None}
-    for place in ("link", "entry", "sources"):
+    for place in ("link", "entry"):
         match.pop(place, None)
-    if rule.match.sources:
-        match["sources"] = list(rule.match.sources)
-    return {"verdict": rule.verdict.value, **match, **rule.parameters}
+    for several in ("sources", "outside"):
+        if named := match.pop(several):
+            match[several] = list(named)
+    figures = {name: value for name, value in rule.parameters.items() if name != "encrypted"}
+    return {"verdict": rule.verdict.value, **match, **figures}
 
 
 def _resource(measure: str) -> str:

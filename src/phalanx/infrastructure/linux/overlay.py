@@ -348,6 +348,29 @@ class Overlay:
             self.down()
             raise
 
+    def carry(self, address: str, to: PopId) -> None:
+        """Lead what enters at other PoPs for an address at the PoP ``to`` there encrypted.
+
+        Raises:
+            OverlayError: if a PoP takes no part in the overlay, so that some of it would be read.
+
+        """
+        apart = [p for p in self._nodes if p in self._revoked or p not in self._keys.members()]
+        if apart:
+            raise OverlayError(f"{', '.join(sorted(apart))}: no part of the overlay")
+        for pop, node in self._nodes.items():
+            if pop != to:
+                node.device.lead(address, self.address(to))
+
+    def carry_no_more(self, address: str) -> None:
+        """Let it go the direct way again, in the clear."""
+        for node in self._nodes.values():
+            node.device.lead_no_more(address)
+
+    def carries(self, address: str, to: PopId) -> bool:
+        """Whether all other PoPs still lead there what is for an address."""
+        return all(node.device.leads(address) for pop, node in self._nodes.items() if pop != to)
+
     def rotate(self) -> None:
         """Bring in what protects each pair now: make, turn, then remove what was before.
 

@@ -40,7 +40,11 @@ from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
 from phalanx.infrastructure.linux.kernel.runs import VARIABLE
 from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
 
-DEVICE = "phx-ov"
+DEVICE, TRAFFIC = "phx-ov", "phx-tr"
+"""What carries messages of agents, and what carries traffic of users that is to be encrypted: two
+VXLANs over the same associations, so that users reach no agent."""
+TABLE, PREFERENCE = 19_999, 3_000
+"""Of the routes of that traffic; detours (``tunnels``) go before them."""
 PORT = 4789
 MTU = 1320
 """Room for VXLAN (50 octets) and for ESP in UDP in a tunnel (at most 80) within 1,500."""
@@ -55,6 +59,7 @@ _STOP_S = 2.0
 _CONFIGURATION = Path("/etc/strongswan.conf")
 _SOCKET = "charon.vici"
 
+_HOPS = int(IPv4Address("169.252.0.0"))
 _HALF = ENDPOINTS.num_addresses // 2
 _PRIVATE = ["unshare", "--mount", "--propagation", "slave", "sh", "-c"]
 
@@ -138,6 +143,15 @@ def mac(address: str) -> str:
     return ":".join(f"{octet:02x}" for octet in b"\x02\x50" + IPv4Address(address).packed)
 
 
+def next_hop(address: str) -> str:
+    """Return by which address the PoP of an overlay address is reached for users' traffic."""
+    return str(IPv4Address(_HOPS + int(IPv4Address(address)) % 2**16))
+
+
+def _traffic_mac(address: str) -> str:
+    return mac(next_hop(address))
+
+
 class Vxlan:
     """The device ``phx-ov`` in the namespace of one PoP. Its methods block.
 
@@ -145,13 +159,16 @@ class Vxlan:
         inside: a thread in the PoP's namespace.
         vni: the VXLAN network identifier, 0 to 2^24 - 1.
         address: the PoP's address in the overlay.
+        entry: device by which users' packets come in; empty: any.
 
     """
 
-    def __init__(self, inside: Inside, vni: int, address: str) -> None:
+    def __init__(self, inside: Inside, vni: int, address: str, entry: str = "") -> None:
         self._inside = inside
         self._vni = vni
         self._address = address
+        # What others send in the clear is not encrypted halfway: so it is seen where it arrives.
+        self._rule = f"{f'iif {entry} ' * bool(entry)}lookup {TABLE} pref {PREFERENCE}"
         self._endpoints: Sequence[str] = ()
 
     def create(self, endpoints: Sequence[str]) -> None:
@@ -170,6 +187,9 @@ class Vxlan:
             f"link add {DEVICE} address {mac(self._address)} mtu {MTU} up"
             f" type vxlan id {self._vni} dstport {PORT} nolearning",
             f"addr add {self._address}/{PREFIX} dev {DEVICE}",
+            f"link add {TRAFFIC} address {_traffic_mac(self._address)} mtu {MTU} up"
+            f" type vxlan id {self._vni + 1} dstport {PORT} nolearning",
+            f"rule add {self._rule}",
         )
 
     def connect(self, peer: str, endpoint: str) -> None:
@@ -177,19 +197,43 @@ class Vxlan:
 
         A peer that is known moves in one step: no packet finds it missing.
         """
-        entry = f"fdb replace {mac(peer)} dev {DEVICE} dst {endpoint} self permanent"
-        self._inside.call(ip, entry, program="bridge")
-        self._inside.call(ip, neighbour(peer, mac(peer), DEVICE))
+        entries = (
+            f"fdb replace {at} dev {device} dst {endpoint} self permanent"
+            for at, device in ((mac(peer), DEVICE), (_traffic_mac(peer), TRAFFIC))
+        )
+        self._inside.call(ip, *entries, program="bridge")
+        hop = neighbour(next_hop(peer), _traffic_mac(peer), TRAFFIC)
+        self._inside.call(ip, neighbour(peer, mac(peer), DEVICE), hop)
 
     def disconnect(self, peer: str) -> None:
         """Send nothing to the overlay address ``peer`` any more; unknown ones are no error."""
-        self._inside.call(ip, f"fdb del {mac(peer)} dev {DEVICE}", program="bridge")
-        self._inside.call(ip, f"neigh del {peer} dev {DEVICE}")
+        for at, hop, device in (
+            (mac(peer), peer, DEVICE),
+            (_traffic_mac(peer), next_hop(peer), TRAFFIC),
+        ):
+            self._inside.call(ip, f"fdb del {at} dev {device}", program="bridge")
+            self._inside.call(ip, f"neigh del {hop} dev {device}")
+
+    def lead(self, address: str, peer: str) -> None:
+        """Send what is for a user's address to the PoP with the overlay address ``peer``."""
+        route = f"route replace {address}/32 via {next_hop(peer)} dev {TRAFFIC} table {TABLE}"
+        self._inside.call(ip, f"{route} onlink")
+
+    def lead_no_more(self, address: str) -> None:
+        """Send it the direct way again; what is not led is no error."""
+        self._inside.call(ip, f"route del {address}/32 table {TABLE}")
+
+    def leads(self, address: str) -> bool:
+        """Whether what is for an address is led here."""
+        command = ["ip", "route", "show", "table", str(TABLE), f"{address}/32"]
+        done = self._inside.call(subprocess.run, command, capture_output=True, check=False)
+        return bool(done.stdout.strip())
 
     def delete(self) -> None:
         """Take the device and the endpoints away; idempotent, also after a half creation."""
         addresses = (f"addr del {endpoint}/32 dev lo" for endpoint in self._endpoints)
-        self._inside.call(ip, f"link del {DEVICE}", *addresses)
+        links = (f"link del {device}" for device in (DEVICE, TRAFFIC))
+        self._inside.call(ip, *links, f"rule del {self._rule}", *addresses)
 
 
 class OverlayGuard:
@@ -414,6 +458,8 @@ class OverlaySite(Struct, frozen=True):
     """The address under which the other PoPs reach it."""
     address: str
     """Its address in the overlay; all lie in one network of 16 bits."""
+    entry: str = ""
+    """Device by which users' packets come in; empty: any."""
 
 
 class OverlayNode:
@@ -437,7 +483,7 @@ class OverlayNode:
         )
         self._folder = folder / "ike" / str(number)
         self._inside = Inside(site.namespace)
-        self.device = Vxlan(self._inside, vni, site.address)
+        self.device = Vxlan(self._inside, vni, site.address, site.entry)
         mark = zlib.crc32(f"{folder.name}/overlay/{site.pop}".encode())
         self.guard = OverlayGuard(self._inside, f"phx_{mark:08x}", site.address)
         self.daemon = Daemon(self._folder, site.namespace, folder.name)

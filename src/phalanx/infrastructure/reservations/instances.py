@@ -78,12 +78,13 @@ def applied(action: Enforce, instance: Instance) -> dict[str, Any]:
         figures["parts"] = match.parts
     concerned: dict[str, Any] = {}
     passes = {"serve", "enlarge", "steer", "mirror"}
-    if match.entry is not None or match.sources or rule.verdict.value in passes:
+    if match.entry is not None or match.sources or match.outside or rule.verdict.value in passes:
         named = {"target": match.target, "protocol": match.protocol, "port": match.port}
         concerned = {key: value for key, value in named.items() if value is not None}
         concerned |= {"entry": match.entry or "", "verdict": rule.verdict.value}
-    if match.sources:
-        concerned["sources"] = list(match.sources)
+    for kind in ("sources", "outside"):
+        if named_sources := getattr(match, kind):
+            concerned[kind] = list(named_sources)
     return {
         "measure": action.measure,
         "instance": instance.id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
@@ -154,7 +154,7 @@ class Flows:
         self._steered[row] = [
             steering
             for steering in self._applied.values()
-            if self._concerns(steering.rule, source, frozenset(steering.rule.match.sources))
+            if self._concerns(steering.rule, source, steering.rule.match.of_source())
         ]
         self._stale[row] = None
 
@@ -213,9 +213,15 @@ class Flows:
         here = (a.rule for a in self._applied.values() if a.rule.match.target == address)
         return sum(rule.rate_mb_s for rule in here if rule.verdict is TrafficVerdict.ENLARGE)
 
+    def is_applied(self, measure: str) -> bool:
+        """Whether traffic meets a measure."""
+        return measure in self._applied
+
     def lift(self, measure: str) -> None:
         """Undo ``apply``."""
-        steering = self._applied.pop(measure)
+        steering = self._applied.pop(measure, None)
+        if steering is None:  # it was removed behind the agents' backs
+            return
         self._spare.append(steering.stage)
         for row, steered in enumerate(self._steered):
             if steering in steered:
@@ -369,17 +375,18 @@ class Flows:
         return Route(tuple(stages), behind, before_access, tuple(exposed))
 
     def _match(self, steering: AppliedRule) -> None:
-        named = frozenset(steering.rule.match.sources)
+        named = steering.rule.match.of_source()
         for row, source in enumerate(self.sources):
             if self._concerns(steering.rule, source, named):
                 self._steered[row].append(steering)
                 self._stale[row] = None
 
-    def _concerns(self, rule: TrafficRule, source: Source, named: Collection[str]) -> bool:
+    def _concerns(self, rule: TrafficRule, source: Source, named: Callable[[str], bool]) -> bool:
         match, profile = rule.match, source.profile
+        forged = profile.spoofed and bool(match.sources or match.outside)
         return (
             match.source in (None, source.address)
-            and (not named or (source.address in named and not profile.spoofed))
+            and (not match.sources if forged else named(source.address))  # forged: from anywhere
             and match.entry in (None, source.at)
             and match.target in (None, source.target)
             and match.port in (None, source.port)

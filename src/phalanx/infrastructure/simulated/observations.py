@@ -282,7 +282,17 @@ class SimulatedObserver:
             coverage * action.sampling,
         )
         flows += self._refusals(rng, observation, coverage * action.sampling)
-        observation.answer(FlowRecords(flows, seconds, coverage, unlisted))
+        rows = [*map(int, np.flatnonzero(seen > 0))]
+        senders = [self._flows.sources[row] for row in rows]
+        if self._flows.untrusted:
+            ways = zip(senders, self._flows.routes(rows), strict=True)
+            clear = {(s.address, s.target, s.port) for s, way in ways if way.exposed}
+            flows = tuple(
+                replace(f, clear=f.packets) if (f.source, f.target, f.port) in clear else f
+                for f in flows
+            )
+        tunnels = {s.address: s.tunnels for s in senders if s.tunnels}
+        observation.answer(FlowRecords(flows, seconds, coverage, unlisted, tunnels=tunnels))
 
     def _as_seen(self, row: int, observation: _Observation) -> Source:
         """Return a source, whose answers are seen at its target whatever way they take."""

@@ -22,7 +22,10 @@ from phalanx.bus.seal import Seal
 from phalanx.clock import Timer
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import ScenarioError, StoreError
+from phalanx.domain.events import Sink
+from phalanx.domain.trust import Submit
 from phalanx.fabric.audit import AccessRefusal
+from phalanx.fabric.audit_trail import audited
 from phalanx.fabric.directory import RegistryChange, RegistryEntry
 from phalanx.fabric.network import NetworkCalls
 from phalanx.fabric.operations import RELOAD, Accepted, AgentCounters, ReloadRequest
@@ -31,6 +34,7 @@ from phalanx.fabric.registration import END_TO_END, HealthStatus, ServiceState
 from phalanx.identity.names import Role
 from phalanx.infrastructure import Infrastructure
 from phalanx.infrastructure.remote import RemoteInfrastructure
+from phalanx.ledger.entries import AuditAnchored
 from phalanx.runtime.catalogue import Catalogue, load_catalogue
 from phalanx.runtime.composition import (
     ComposedAgent,
@@ -193,7 +197,7 @@ class AgentProcess:
             clock=clock,
             bus=bus_of_agent,
             infrastructure=infrastructure,
-            sink=process.stream,
+            sink=self._sink(declared.name, plan),
             cause=process.cause,
             incarnation=process.incarnation,
             view=first_view(plan, planned_sites(network)),
@@ -229,6 +233,20 @@ class AgentProcess:
         clock.call_at(max(clock.now(), 0.0), self._begin)
         if spec.run is not None:
             clock.call_at(plan.duration_s, self._finish)
+
+    def _sink(self, name: AgentId, plan: Scenario) -> Sink:
+        """Return what takes the agent's events, and seals them where there is a policy."""
+        process = self.process
+        if plan.policy is None:
+            return process.stream
+        prefix = f"audit.{name}.{process.incarnation}"
+
+        def anchor(number: int, head: str) -> None:
+            if self._trust is not None:
+                entry = AuditAnchored(name, prefix, number, head)
+                self._trust.services[Submit](Submit(entry), process.cause, lambda _: None)
+
+        return audited(process.stream, process.clock, name, prefix, anchor)
 
     def run(self) -> None:
         """Live until the process is told to end."""

@@ -97,7 +97,9 @@ class Spread:
 
         """
         for number, fault in enumerate(scenario.faults):
-            if fault.kind in ("drift", "slow-disk") or (fault.kind == "degrade" and on == "linux"):
+            if fault.kind in ("drift", "slow-disk", "remove-rule", "stale", "blind") or (
+                fault.kind == "degrade" and on == "linux"
+            ):
                 where = f"{plan}: faults[{number}].kind"
                 raise ScenarioError(f"{where}: {fault.kind} needs a simulation in one process")
         self._scenario = scenario

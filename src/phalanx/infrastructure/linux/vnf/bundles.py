@@ -72,11 +72,13 @@ class RuleBundle:
         self.rules = rules
         """Chain and rule, in order."""
 
-    def among(self, sources: list[str]) -> RuleBundle:
-        """Add the set ``sources`` that its rules match with; nothing if that is empty."""
-        if sources:
-            elements = f"type ipv4_addr; elements = {{ {', '.join(sources)} }};"
-            self.parts[f"{self.prefix}sources"] = f"set {{ {elements} }}"
+    def among(self, sources: list[str], outside: list[str]) -> RuleBundle:
+        """Add the sets ``sources`` and ``outside`` that its rules match with, if not empty."""
+        for name, listed in (("sources", sources), ("outside", outside)):
+            if listed:
+                flags = " flags interval; auto-merge;" * any("/" in each for each in listed)
+                elements = f"type ipv4_addr;{flags} elements = {{ {', '.join(listed)} }};"
+                self.parts[f"{self.prefix}{name}"] = f"set {{ {elements} }}"
         return self
 
     @property

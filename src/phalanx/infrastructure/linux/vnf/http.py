@@ -93,6 +93,10 @@ class Fields:
         """Return 1 to ``most`` IPv4 addresses, sorted as text."""
         return sorted({_address(name, value) for value in self.items(name, most)})
 
+    def networks(self, name: str, most: int) -> list[str]:
+        """Return 1 to ``most`` IPv4 addresses or prefixes, sorted as text."""
+        return sorted({_network(name, value) for value in self.items(name, most)})
+
     def device(self, name: str) -> str:
         """Return the name of a network interface."""
         return _device(name, self._body.get(name))
@@ -107,6 +111,13 @@ class Fields:
         if not isinstance(value, list) or not 1 <= len(value) <= most:
             raise RefusedError(400, f"{name} must be a list of 1 to {most} entries")
         return value
+
+
+def _network(name: str, value: object) -> str:
+    address, slash, bits = value.partition("/") if isinstance(value, str) else ("", "", "")
+    if slash and not (bits.isdecimal() and len(bits) < 3 and int(bits) <= 32):
+        raise RefusedError(400, f"{name} must be IPv4 addresses or prefixes")
+    return _address(name, address) + (f"/{int(bits)}" if slash else "")
 
 
 def _address(name: str, value: object) -> str:

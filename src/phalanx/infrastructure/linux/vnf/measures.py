@@ -5,6 +5,7 @@ It knows verdicts, whatever function asks for them.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from threading import Lock
@@ -31,7 +32,7 @@ LONGEST_NAME = 100
 """Octets of a measure's name; in hexadecimal it must fit the names of nftables."""
 LONGEST_DELAY_MS = 60_000.0
 _HOOKS = ("egress", "ingress")
-_MATCH = ("source", "sources", "target", "protocol", "port", "part", "parts")
+_MATCH = ("source", "sources", "outside", "target", "protocol", "port", "part", "parts")
 _PARAMETERS: dict[str, tuple[str, ...]] = {
     "limit": ("rate_mb_s",),
     "drop": (),
@@ -281,20 +282,23 @@ class KernelMeasures:
         place = Place(devices, hook)
         parts = fields.whole("parts", 1, MOST_PARTS, 1)
         part = fields.whole("part", 0, parts - 1, 0)
-        sources = fields.addresses("sources", MOST_SOURCES) if fields.has("sources") else []
+        sources, outside = (
+            fields.networks(name, MOST_SOURCES) if fields.has(name) else []
+            for name in ("sources", "outside")
+        )
         match = _match(fields, own)
         if verdict in ("split", "steer"):
             shares = parts if verdict == "split" else 1
-            return _Wanted(bundles.count(own, place, match, shares).among(sources), ttl_s)
+            return _Wanted(bundles.count(own, place, match, shares).among(sources, outside), ttl_s)
         match = f"{match} {share('ip saddr', parts, part)}".strip()
         if verdict == "drop":
-            return _Wanted(bundles.block(own, place, match).among(sources), ttl_s)
+            return _Wanted(bundles.block(own, place, match).among(sources, outside), ttl_s)
         optional = 0.0 if verdict == "delay" else None
         rate_mb_s = fields.number("rate_mb_s", 0.0, LARGEST_RATE_MB_S, optional)
         if verdict == "limit":
-            limited = bundles.limit(own, place, match, rate_mb_s).among(sources)
+            limited = bundles.limit(own, place, match, rate_mb_s).among(sources, outside)
             return _Wanted(limited, ttl_s, rate_mb_s)
-        if enters or sources:
+        if enters or sources or outside:
             raise RefusedError(400, "a delay is for what leaves, and names one source at most")
         delay_s = fields.number("delay_ms", 0.0, LONGEST_DELAY_MS) / 1e3
         from .delay import DelayLine  # noqa: PLC0415  # few measures need it
@@ -314,7 +318,8 @@ class KernelMeasures:
         self._swept = now
         for name, bundle in list(self._bundles.items()):
             if bundle.family == "netdev" and self._remaining_s(bundle) <= 0:
-                self._remove(name)
+                with contextlib.suppress(NftError):  # another program has removed some of it
+                    self._remove(name)
 
     def _remaining_s(self, bundle: RuleBundle) -> float:
         return bundles.remaining_s(self._reader, self._table, bundle)
@@ -329,6 +334,8 @@ def _match(fields: Fields, own: str) -> str:
     words = []
     if fields.has("sources"):
         words.append(f"ip saddr @{own}sources")
+    if fields.has("outside"):
+        words.append(f"ip saddr != @{own}outside")
     if fields.has("source"):
         words.append(f"ip saddr {fields.address('source')}")
     if fields.has("target"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections import Counter
 from threading import BoundedSemaphore, Lock
 from typing import Any
 
@@ -54,6 +55,7 @@ _FLOW_KEY = struct.Struct("!4s4sHxxB3x")
 _PORT = struct.Struct("!Hxx")
 _COUNTED = (
     *("flows", "syn", "replies", "established", "answered", "ended", "resets", "syn_acks"),
+    "clear",  # packets that came in the clear over a link that is not trusted
     "asked",  # datagrams of the target before the flow's first packet
 )
 """Sets with a counter for each flow. A look-up counts as well, so these are never looked up."""
@@ -84,7 +86,8 @@ class Observations:
 
         """
         fields = Fields(
-            body, ("devices", "seconds", "address", "enters", "part", "parts", "sampling")
+            body,
+            ("devices", "seconds", "address", "enters", "part", "parts", "sampling", "untrusted"),
         )
         seconds = fields.number("seconds", 0.01, LONGEST_S)
         with self._lock:
@@ -126,6 +129,7 @@ def _observe(
             name: {e.key: e for e in reader.elements(NETDEV, table, name)} for name in _COUNTED
         }
         several = {e.key for e in reader.elements(NETDEV, table, "several")}
+        tunnels = {e.key for e in reader.elements(NETDEV, table, "tunnels")}
         first = [e.key for e in reader.elements(NETDEV, table, "first")]
         packets, octets = reader.counter(NETDEV, table, "seen")
         unlisted, _ = reader.counter(NETDEV, table, "unlisted")
@@ -155,7 +159,7 @@ def _observe(
         )
     return {
         "seconds": watched, "octets": octets, "packets": packets, "unlisted": unlisted,
-        "flows": flows,
+        "flows": flows, "tunnels": Counter(socket.inet_ntoa(key[:4]) for key in tunnels),
     }  # fmt: skip
 
 
@@ -202,6 +206,7 @@ def _script(table: str, fields: Fields, seconds: float) -> str:
         *(f"add counter {place} {name}" for name in ("seen", "unlisted")),
         *(f"add set {place} {n} {{ {_FLOW_TYPE}; size {FLOWS}; counter; }}" for n in _COUNTED),
         *(f"add set {place} {n} {{ {_FLOW_TYPE}; size {FLOWS}; }}" for n in _LISTED),
+        f"add set {place} tunnels {{ {_TUNNEL_TYPE}; size {FLOWS}; }}",
         f"add set {place} first {{ {_FROM_TYPE}; size {FLOWS}; }}",
         *(f"add set {place} {n} {{ {_TUPLE_TYPE}; size {TUPLES}; }}" for n in _ONCE),
     ]
@@ -215,6 +220,13 @@ def _script(table: str, fields: Fields, seconds: float) -> str:
     sample = ""
     if sampling < 1.0:
         sample = f"numgen random mod {_PER_MILLION} < {round(sampling * _PER_MILLION)}"
+    if fields.has("untrusted") and address is not None:
+        devices = ", ".join(f'"{each}"' for each in fields.devices("untrusted", MOST_TAPS))
+        kind = f"type filter hook ingress devices = {{ {devices} }} priority {PRIORITY}"
+        lines.append(f"add chain {place} readable {{ {kind}; }}")
+        counted = f"meta secpath missing ip daddr {address} meta l4proto {{ tcp, udp }}"
+        rule = f"meta protocol @lease {counted} add @clear {{ {_FLOW} }}"
+        lines.append(f"add rule {place} readable {rule}")
     for number, (device, hook) in enumerate(sorted(taps)):
         tap_chain = f"{place} tap{number}"
         kind = f'type filter hook {hook} device "{device}" priority {PRIORITY}'
@@ -247,10 +259,20 @@ def _entries(
     return dict.fromkeys(HOOKS, rules)
 
 
+_GTP = "udp dport 2152 @th,72,8 255"  # user data
+_TUNNEL_TYPE = "typeof @th,224,32 . @th,96,32; flags dynamic"
+_TUNNELS = (
+    "@th,64,8 & 0x07 == 0 add @tunnels { @th,224,32 . @th,96,32 }",
+    "@th,64,8 & 0x07 == 2 add @tunnels { @th,256,32 . @th,96,32 }",
+    "@th,64,8 & 0x04 == 4 @th,160,8 1 @th,184,8 0 add @tunnels { @th,288,32 . @th,96,32 }",
+)
+"""Sender of the inner packet and tunnel id (TEID) of GTP-U (3GPP TS 29.281, 5.1): with a header of
+8 octets, with a sequence number, and with one extension header of 4 octets, as 5G has it."""
 _CHAINS = {
     "towards": [
         "counter name seen",
         "meta l4proto != { tcp, udp } accept",
+        *(f"{_GTP} {rule}" for rule in _TUNNELS),
         f"{_FLOW} != @known add @known {{ {_FLOW} }} add @first {{ {_FLOW} . th sport }}",
         f"add @flows {{ {_FLOW} }} goto listed",
         "counter name unlisted",

@@ -1,0 +1,460 @@
+"""SSLA assessment: judges what is measured of a slice by its agreements, and has breaches repaired.
+
+It is the analytics and the decision of a security agreement (seed 004, 3.1: "Real-time capture of
+metrics; correlate data; verify the defined SSLAs; notify and react to any failure"). The loop of a
+slice has its terms, and no other's. A breach is a trouble that the loop believes in, so managers
+are told of it; that it is over is a goal, whose plan has the remedies of the term tried in order,
+each where the function stands.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import Any, ClassVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from phalanx.auction.settings import Configured
+from phalanx.bdi import (
+    Achieve,
+    Adopt,
+    Agent,
+    Believe,
+    Body,
+    Capability,
+    GoalInstance,
+    Pause,
+    Perceive,
+    PlanFailed,
+    Steps,
+    hears,
+    perceives,
+    plan,
+    recalls,
+    remembers,
+    starts,
+)
+from phalanx.coordination.contacts import LoopContacts
+from phalanx.coordination.lifecycle import NewVersion
+from phalanx.coordination.measures import PROTECT
+from phalanx.domain.goals import Mode, avert, want
+from phalanx.domain.messages import Insight, Message
+from phalanx.domain.predicates import EntityTrouble, Remedied
+from phalanx.policy.enforcement import (
+    IN_FORCE,
+    STANDS_AT,
+    UNPATCHED,
+    AgreedTerm,
+    PolicyPart,
+)
+from phalanx.policy.ssla import METRICS, Remediation, SecurityMetric
+
+COUNTED = frozenset({SecurityMetric.FOREIGN_SOURCES, SecurityMetric.CLEAR_TEXT})
+"""Metrics that are sums over the window; all others but availability are the worst in it."""
+FEWEST = 5
+"""So many requests in a window say something of availability."""
+MOST_READINGS = 4_096
+Readings = deque[tuple[float, float, float]]
+"""(time, value, whole) of insights."""
+VALUE, WHOLE = 0, 1
+SAYS_ONLY = frozenset({Remediation.NOTIFY, Remediation.LOG})
+TRIES = {Remediation.REPLICATE: 3}
+"""How often a remedy is tried that may help in part, if not once."""
+PREVENTION = {
+    SecurityMetric.AVAILABILITY: "a replica before the function had more to do than it can",
+    SecurityMetric.GEOLOCATION: "a term that holds before the instance is placed: it bars the PoP",
+    SecurityMetric.ANALYSIS_INTERVAL: "a pause between two looks (policy_pause_s) below the term's",
+    SecurityMetric.GTP_TUNNELS: "a limit of tunnels for each subscriber where they are set up",
+    SecurityMetric.FOREIGN_SOURCES: "a rule that denies what is from outside the slice, kept in "
+    "force where only agents can change rules",
+    SecurityMetric.CLEAR_TEXT: "a rule that denies what is in the clear, in force before the "
+    "traffic begins",
+    SecurityMetric.DEPLOY_DELAY: "the function's image at the PoP before it is wanted",
+    SecurityMetric.PATCH_DELAY: "agents that apply patches as the repository offers them",
+    SecurityMetric.RECONFIGURE_DELAY: "agents that apply changes of the policy as they are told",
+    SecurityMetric.REVOKE_DELAY: "a rule against what was revoked, kept in force where only agents "
+    "can change rules",
+    SecurityMetric.SWITCH_DELAY: "a replica that runs before the function is lost",
+}
+
+
+class TermBreach(Struct, frozen=True):
+    """A term that is broken at a function."""
+
+    key: str
+    entity: str
+    since_s: float
+    event: str
+    value: float
+    """The worst so far."""
+    good_since_s: float = -1.0
+    """Since when the figure is within the objective again; -1: it is not."""
+    remedy: str = ""
+    """What was done last."""
+    by: str = ""
+    """The agent that did it."""
+
+
+class AssessmentMemory(Struct, frozen=True):
+    """What must survive a crash."""
+
+    breaches: tuple[TermBreach, ...] = ()
+    part: PolicyPart | None = None
+    """What the agent was given since its start."""
+
+
+def _is_ours(me: Agent, goal: GoalInstance) -> bool:
+    return me.capability(SslaAssessment)._of(goal) is not None
+
+
+class SslaAssessment(Configured, Capability):
+    """Holds what is measured against the terms of the slices that the agent judges."""
+
+    name = "ssla-assessment"
+    parameters: ClassVar = {
+        "ssla_hold_s": 2.0,
+        "ssla_tick_s": 0.5,
+        "ssla_patience_s": 15.0,
+        "ssla_again_s": 30.0,
+    }
+
+    def __init__(self) -> None:
+        self.part = PolicyPart()
+        self._readings: dict[tuple[str, str, str], Readings] = {}
+        """By slice, function and kind."""
+        self._reasons: dict[tuple[str, str, str], tuple[str, str]] = {}
+        """The last evidence, and the event that tells of it."""
+        self._breaches: dict[tuple[str, str], TermBreach] = {}
+        """By term and function."""
+        self._tried_s: dict[tuple[str, str], float] = {}
+        self._told: set[tuple[str, str]] = set()
+        """Terms of which a first figure was recorded."""
+        self._released: tuple[float, ...] = ()
+        """When patches were released."""
+        self._given_s = 0.0
+        self._ticking = False
+
+    @starts
+    def begin(self, me: Agent) -> None:
+        """Bar what may not run at the agent's PoP, and wait for what nobody tells of."""
+        self._given_s = me.now
+        self._take(me)
+
+    @perceives(PolicyPart)
+    def given(self, me: Agent, part: PolicyPart) -> Steps:
+        """Judge by other terms; breaches of those that hold no more are over."""
+        self.part, self._given_s = part, me.now
+        self._readings.clear()
+        self._told.clear()
+        keys = {each.key for each in part.terms}
+        for breach in [each for each in self._breaches.values() if each.key not in keys]:
+            yield from self._restore(me, breach, "the term holds no more")
+        self._take(me)
+
+    def _take(self, me: Agent) -> None:
+        barred: dict[str, str] = {}
+        self.settings.barred = barred
+        for address, start_s, why in self.part.barred:
+            me.call_at(max(me.now, start_s), partial(barred.__setitem__, address, why))
+        if self.part.judges:
+            for each in self.part.revoked:
+                me.call_at(max(me.now, each.at_s), partial(self._tick, me))
+            self._next(me)
+
+    # -- what is measured -------------------------------------------------------------------
+
+    @perceives(Insight)
+    def saw(self, me: Agent, insight: Insight) -> Steps:
+        """Judge what a function of this agent measured."""
+        if self.part.judges:
+            yield from self._judge(me, insight)
+
+    @hears(Insight)
+    def told(self, me: Agent, message: Message) -> Steps:
+        """Judge what a loop below measured, or pass it on at once if another loop judges it."""
+        insight, contacts = message.content, me.capability(LoopContacts)
+        assert isinstance(insight, Insight)
+        allowed = contacts.relation(me, message.sender, insight.slice) == "below"
+        own = insight.entity in contacts.entities(message.sender)
+        if not (allowed and own and contacts.trusts(message.sender)) or not is_measured(
+            insight.kind
+        ):
+            return  # the loop has refused it
+        if self.part.judges:
+            yield from self._judge(me, insight)
+        else:
+            me.revise(insight)  # its closed loop shares it with those above
+
+    @perceives(NewVersion)
+    def released(self, me: Agent, percept: NewVersion) -> None:  # noqa: ARG002  # of any function
+        """Note when a patch was released."""
+        self._released = (*self._released, me.now)[-MOST_READINGS:]
+        if self.part.judges:
+            self._next(me)
+
+    def _judge(self, me: Agent, insight: Insight) -> Steps:
+        key = insight.slice, insight.entity, insight.kind
+        readings = self._readings.setdefault(key, deque(maxlen=MOST_READINGS))
+        readings.append((me.now, insight.value, insight.whole))
+        if insight.reason:
+            self._reasons[key] = insight.reason, me.cause
+        return self._assess(me)
+
+    def _tick(self, me: Agent) -> Steps:
+        self._ticking = False
+        return self._assess(me)
+
+    def _next(self, me: Agent) -> None:
+        """Look again soon, as long as something could change without being told."""
+        if not self._ticking:
+            self._ticking = True
+            me.call_at(me.now + me.parameter(self, "ssla_tick_s"), partial(self._tick, me))
+
+    def _assess(self, me: Agent) -> Steps:
+        """Judge all terms by what is known now."""
+        waits, cause = False, me.cause
+        for agreed in self.part.terms:
+            for entity in sorted(self._entities(agreed.term.slice)):
+                value = self._value(agreed, entity, me.now)
+                if value is None or me.now < agreed.start_s:
+                    waits |= me.now < agreed.start_s
+                    continue
+                me.cause = cause
+                yield from self._compare(me, agreed, entity, value)
+                quiet = value == (1.0 if METRICS[agreed.term.metric].better == "higher" else 0.0)
+                waits |= not quiet or (agreed.key, entity) in self._breaches
+        if waits:
+            self._next(me)
+
+    def _entities(self, slice_name: str) -> set[str]:
+        return {each.entity for each in self.part.functions if each.slice == slice_name}
+
+    def _value(self, agreed: AgreedTerm, entity: str, now: float) -> float | None:
+        """Return the indicator of a term over its window; None: nothing was measured."""
+        term, metric = agreed.term, agreed.term.metric
+        since = now - term.window_s
+
+        def over(kind: str) -> Readings:
+            return self._readings.get((term.slice, entity, kind), deque())
+
+        if metric is SecurityMetric.AVAILABILITY:
+            asked, answered = (_grown(over(metric.value), since, which) for which in (WHOLE, VALUE))
+            return None if asked < FEWEST else min(1.0, answered / asked)
+        if metric in COUNTED:
+            return _grown(over(metric.value), since) if over(metric.value) else None
+        if metric is SecurityMetric.ANALYSIS_INTERVAL:
+            readings = over(metric.value)
+            return now - max(readings[-1][0] if readings else 0.0, self._given_s, agreed.start_s)
+        if metric is SecurityMetric.GEOLOCATION:
+            stands = (
+                kind.removeprefix(STANDS_AT)
+                for (of, where, kind), readings in self._readings.items()
+                if (of, where) == (term.slice, entity) and kind.startswith(STANDS_AT)
+                if readings[-1][1]
+            )
+            laws = [self.part.jurisdictions.get(pop, "") for pop in stands]
+            return float(sum(law not in term.allowed for law in laws)) if laws else None
+        if metric is SecurityMetric.PATCH_DELAY:
+            readings, due = over(UNPATCHED), self._released[-1:]
+            late = bool(readings and readings[-1][1])
+            return now - due[0] if late and due else (0.0 if readings else None)
+        if metric is SecurityMetric.RECONFIGURE_DELAY:
+            readings = over(IN_FORCE)
+            done = readings[-1][1] if readings else self.part.number - 1
+            times = [self._given_s] * self.part.number
+            times += sorted(x.at_s for x in self.part.revoked if x.slice == term.slice and x.at_s)
+            due_s = next((at for n, at in enumerate(times, 1) if n > done and at <= now), None)
+            return 0.0 if due_s is None else now - due_s
+        return _worst(over(metric.value), since)
+
+    # -- what is a breach -------------------------------------------------------------------
+
+    def _compare(self, me: Agent, agreed: AgreedTerm, entity: str, value: float) -> Steps:
+        term, key = agreed.term, (agreed.key, entity)
+        breach, broken = self._breaches.get(key), agreed.term.breached(value)
+        if breach is None and not broken and key not in self._told:
+            self._told.add(key)
+            me.record("ssla.measured", **_about(agreed, entity), value=round(value, 6))
+        if breach is None and broken:
+            yield from self._begin(me, agreed, entity, value)
+        elif breach is not None and broken:
+            better = METRICS[term.metric].better == "higher"
+            worst = min(breach.value, value) if better else max(breach.value, value)
+            self._breaches[key] = replace(breach, value=worst, good_since_s=-1.0)
+            yield from self._remedy_again(me, agreed, breach)
+        elif breach is not None:
+            since = breach.good_since_s if breach.good_since_s >= 0 else me.now
+            self._breaches[key] = breach = replace(breach, good_since_s=since)
+            if me.now - since >= me.parameter(self, "ssla_hold_s"):
+                yield from self._restore(me, breach, "")
+
+    def _begin(self, me: Agent, agreed: AgreedTerm, entity: str, value: float) -> Steps:
+        term = agreed.term
+        kinds = [key for key in self._reasons if key[:2] == (term.slice, entity)]
+        kinds = [key for key in kinds if _is_of(key[2], term.metric)]
+        evidence, cause = self._reasons[kinds[-1]] if kinds else ("", me.cause)
+        me.cause = cause
+        event = me.record(
+            "ssla.breached",
+            **_about(agreed, entity),
+            value=round(value, 6),
+            objective=term.objective,
+            unit=METRICS[term.metric].unit,
+            window_s=term.window_s,
+            evidence=evidence or METRICS[term.metric].indicator,
+            prevented_by=PREVENTION[term.metric],
+            remedies=[each.value for each in term.remediation],
+        )
+        me.cause = event
+        breach = TermBreach(agreed.key, entity, me.now, event, value)
+        self._breaches[agreed.key, entity] = breach
+        yield Believe(EntityTrouble(term.slice, entity, agreed.key))
+        yield from self._remedy_again(me, agreed, breach)
+
+    def _remedy_again(self, me: Agent, agreed: AgreedTerm, breach: TermBreach) -> Steps:
+        """Want the breach to be over, unless that is wanted or has just failed."""
+        key, goal = (
+            (breach.key, breach.entity),
+            avert(EntityTrouble(agreed.term.slice, breach.entity, breach.key)),
+        )
+        tried_s = self._tried_s.get(key)
+        if me.open_goal(goal) is None and (
+            tried_s is None or me.now - tried_s >= me.parameter(self, "ssla_again_s")
+        ):
+            self._tried_s[key] = me.now
+            me.cause = breach.event
+            yield Adopt(goal, PROTECT)
+
+    def _restore(self, me: Agent, breach: TermBreach, why: str) -> Steps:
+        key = breach.key, breach.entity
+        del self._breaches[key]
+        self._tried_s.pop(key, None)
+        agreed = next((each for each in self.part.terms if each.key == breach.key), None)
+        lasted = me.now - breach.since_s
+        penalty = None if agreed is None else agreed.term.penalty
+        owed = penalty.credit if penalty is not None and lasted > penalty.after_s else 0.0
+        me.cause = breach.event
+        about = {"term": breach.key, "entity": breach.entity}
+        if agreed is not None:
+            about = _about(agreed, breach.entity)
+        me.changes += 1
+        me.cause = me.record(
+            "ssla.restored",
+            **about,
+            breach=breach.event,
+            lasted_s=round(lasted, 6),
+            worst=round(breach.value, 6),
+            remedy=breach.remedy,
+            by=breach.by,
+            credit=owed,
+            **({"reason": why} if why else {}),
+        )
+        troubles = me.beliefs.matching(EntityTrouble, entity=breach.entity)
+        for trouble in [each for each in troubles if each.kind == breach.key]:
+            yield Believe(trouble, value=False)
+
+    # -- what is done about it --------------------------------------------------------------
+
+    def _of(self, goal: GoalInstance) -> TermBreach | None:
+        trouble = goal.goal.predicate
+        assert isinstance(trouble, EntityTrouble)
+        return self._breaches.get((trouble.kind, trouble.entity))
+
+    @plan(EntityTrouble, Mode.AVERT, applies=_is_ours)
+    def repair(self, me: Agent, goal: GoalInstance) -> Body:
+        """Have the remedies of the term done in order, until the breach is over."""
+        trouble = goal.goal.predicate
+        assert isinstance(trouble, EntityTrouble)
+        agreed = next(each for each in self.part.terms if each.key == trouble.kind)
+        key = trouble.kind, trouble.entity
+        failed: list[str] = []
+        active = [
+            each
+            for each in agreed.term.remediation
+            for _ in range(TRIES.get(each, 1))
+            if each not in SAYS_ONLY
+        ]
+        for remedy in active:
+            metric = agreed.term.metric.value
+            wanted = Remedied(trouble.slice, trouble.entity, metric, remedy.value)
+            end = yield Achieve(Adopt(want(wanted), PROTECT, afresh=True))
+            if not end.achieved:
+                failed.append(f"{remedy.value}: {end.reason or end.outcome.value}")
+                continue
+            if key in self._breaches:
+                by = next(
+                    (x.pop for x in self.part.functions if x.entity == trouble.entity), me.name
+                )
+                self._breaches[key] = replace(self._breaches[key], remedy=remedy.value, by=by)
+            until = me.now + me.parameter(self, "ssla_patience_s") + agreed.term.window_s
+            while me.now < until and me.beliefs.holds(trouble):
+                yield Pause(me.parameter(self, "ssla_tick_s"))
+            if not me.beliefs.holds(trouble):
+                return
+            failed.append(f"{remedy.value} has not ended it")
+        raise PlanFailed("; ".join(failed) or "the term names nothing that is to be done about it")
+
+    # -- memory -----------------------------------------------------------------------------
+
+    @remembers(AssessmentMemory)
+    def remember(self, me: Agent) -> AssessmentMemory | None:  # noqa: ARG002  # all is its own
+        """Return the breaches that last."""
+        given = self.part if self.part.number else None
+        if not self._breaches and given is None:
+            return None
+        return AssessmentMemory(tuple(self._breaches.values()), given)
+
+    @recalls
+    def recall(self, me: Agent, part: AssessmentMemory | None, shift: float) -> Steps:
+        """Go on with them; what was measured is told again as it changes."""
+        if part is not None and part.part is not None:
+            yield Perceive(part.part)
+        for each in part.breaches if part is not None else ():
+            moved = replace(each, since_s=each.since_s + shift, good_since_s=-1.0)
+            self._breaches[each.key, each.entity] = moved
+        self._next(me)
+
+
+def is_measured(kind: str) -> bool:
+    """Whether an insight of this kind is about agreements."""
+    return kind.partition(":")[0] in _KINDS
+
+
+_KINDS = {each.value for each in SecurityMetric} | {UNPATCHED, IN_FORCE}
+_KINDS.add(STANDS_AT[:-1])
+_EVIDENCE = {
+    SecurityMetric.GEOLOCATION: STANDS_AT[:-1],
+    SecurityMetric.PATCH_DELAY: UNPATCHED,
+}
+
+
+def _is_of(kind: str, metric: SecurityMetric) -> bool:
+    return kind.partition(":")[0] == _EVIDENCE.get(metric, metric.value)
+
+
+def _about(agreed: AgreedTerm, entity: str) -> dict[str, Any]:
+    term = agreed.term
+    about = {"agreement": agreed.agreement, "term": term.name, "slice": term.slice}
+    about |= {"entity": entity, "metric": term.metric.value}
+    return {**about, "intent": term.intent} if term.intent else about
+
+
+def _grown(readings: Readings, since: float, which: int = VALUE) -> float:
+    """Return by how much a counter has grown since a time; one that falls began anew."""
+    before, grown = 0.0, 0.0
+    for at, *figures in readings:
+        value = figures[which]
+        if at > since:
+            grown += value - before if value >= before else value
+        before = value
+    return grown
+
+
+def _worst(readings: Readings, since: float) -> float | None:
+    """Return the highest value that held at some time since then."""
+    if not readings:
+        return None
+    within = [value for at, value, _ in readings if at > since]
+    return max(*within, readings[-1][1], 0.0)

@@ -1,0 +1,174 @@
+"""Policy rules as traffic rules: what an agent puts in force for what goes to one address.
+
+Agents drop and limit what goes to a function, by source, protocol and port, and lead it encrypted.
+A rule that needs more is not approximated: it is refused, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from phalanx.domain.network import PopId
+from phalanx.domain.rules import PrefixSet, TrafficMatch, TrafficRule, TrafficVerdict
+from phalanx.policy.rules import (
+    PolicyRule,
+    PolicyVerdict,
+    RuleAction,
+    RuleCondition,
+    RuleMatch,
+    RuleSchedule,
+    RuleSet,
+    Segment,
+)
+
+MOST_PORTS = 16
+"""Ports of one rule, each of which becomes a rule of its own."""
+DEFAULT = "default"
+"""Name of the rule that a set's default stands for."""
+
+
+class PolicedFunction(Struct, frozen=True):
+    """A function of a slice, whose traffic the policy is about."""
+
+    slice: str
+    entity: str
+    """Its name."""
+    address: str
+    pop: PopId
+
+
+class WireRule(Struct, frozen=True):
+    """A policy rule, as it is put in force for one function."""
+
+    rule: PolicyRule
+    traffic: tuple[TrafficRule, ...] = ()
+    encrypt: bool = False
+    """Whether what goes to the function is led there encrypted instead."""
+    why_not: str = ""
+    """Why agents cannot enforce it; empty: they can."""
+
+
+def held_at(rules: RuleSet, minute: int) -> RuleSet:
+    """Return the rules whose schedule holds at a minute of the week (UTC), without schedules."""
+    held = (
+        replace(rule, schedule=RuleSchedule())
+        for rule in rules.rules
+        if any(first <= minute < last for first, last in rule.schedule.minutes())
+    )
+    return replace(rules, rules=tuple(held))
+
+
+def wire_rules(rules: RuleSet, at: PolicedFunction) -> Iterator[WireRule]:
+    """Yield what a rule set means for what goes to ``at``, where that is not merely to pass.
+
+    Args:
+        rules: without slices, labels (``PolicyInventory.resolve``) and schedules (``held_at``).
+        at: the function.
+
+    """
+    before: list[PolicyRule] = []
+    default = PolicyRule(DEFAULT, RuleAction(rules.default))
+    for rule in (*rules.rules, default):
+        scope = rule.scope
+        here = (not scope.slices or at.slice in scope.slices) and (
+            not scope.pops or at.pop in scope.pops
+        )
+        if not here or not _aimed(rule.match.target, at.address):
+            continue
+        denies = rule.action.verdict is PolicyVerdict.DENY
+        if denies or rule.action.rate_mb_s is not None:
+            yield _on_wire(rule, before, at.address)
+        if not denies:
+            before.append(rule)
+
+
+def _aimed(target: Segment, address: str) -> bool:
+    listed, left_out = PrefixSet(_v4(target.addresses)), PrefixSet(_v4(target.outside))
+    return (not target.addresses or address in listed) and address not in left_out
+
+
+def _v4(prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the IPv4 prefixes: nothing from an IPv6 address goes to an IPv4 address."""
+    return tuple(each for each in prefixes if ":" not in each)
+
+
+def _on_wire(rule: PolicyRule, before: list[PolicyRule], address: str) -> WireRule:
+    match, why = rule.match, _beyond(rule)
+    if rule.condition == RuleCondition(encrypted=False) and not why:
+        return WireRule(rule, encrypt=True)
+    if rule.condition != RuleCondition():
+        why = why or "agents tell neither states of connections nor fragments apart"
+    outside, sources = [*_v4(match.source.outside)], _v4(match.source.addresses)
+    if match.source.addresses and not sources:
+        return WireRule(rule)  # from IPv6 alone
+    for earlier in before:
+        if why or not _overlap(earlier.match, match):
+            continue
+        first = earlier.match.source
+        if not _covers(earlier.match, match) or earlier.condition != RuleCondition():
+            why = f"{earlier.id}, which goes first, is about a part of its protocols or ports"
+        elif first.outside or _beyond(earlier):
+            why = f"what {earlier.id}, which goes first, leaves out cannot be told in one rule"
+        elif not first.addresses:
+            return WireRule(rule)  # nothing is left for it
+        else:
+            outside += _v4(first.addresses)
+    ports = [port for each in match.ports for port in range(each.first, each.last + 1)[:999]]
+    if len(ports) > MOST_PORTS:
+        why = why or f"it names more than {MOST_PORTS} ports"
+    if why:
+        return WireRule(rule, why_not=why)
+    rate = rule.action.rate_mb_s
+    verdict = TrafficVerdict.DROP if rate is None else TrafficVerdict.LIMIT
+    figures = {} if rate is None else {"rate_mb_s": rate}
+    left_out = tuple(dict.fromkeys(outside))
+    return WireRule(
+        rule,
+        tuple(
+            TrafficRule(
+                TrafficMatch(
+                    sources=sources,
+                    outside=left_out,
+                    target=address,
+                    port=port,
+                    protocol=match.protocol,
+                ),
+                verdict,
+                figures,
+            )
+            for port in ports or (None,)
+        ),
+    )
+
+
+def _beyond(rule: PolicyRule) -> str:
+    """Return what of a rule no traffic rule can say; empty: nothing."""
+    match = rule.match
+    if match.source_ports:
+        return "agents do not tell source ports apart"
+    if match.protocol not in (None, "tcp", "udp"):
+        return f"agents tell tcp and udp apart, not {match.protocol}"
+    return ""
+
+
+def _overlap(left: RuleMatch, right: RuleMatch) -> bool:
+    if left.protocol and right.protocol and left.protocol != right.protocol:
+        return False
+    both = bool(left.ports and right.ports)
+    return not both or any(
+        a.first <= b.last and b.first <= a.last for a in left.ports for b in right.ports
+    )
+
+
+def _covers(left: RuleMatch, right: RuleMatch) -> bool:
+    """Whether ``left`` is about all protocols and ports that ``right`` is about."""
+    ports = not left.ports or (
+        bool(right.ports)
+        and all(
+            any(a.first <= b.first and b.last <= a.last for a in left.ports) for b in right.ports
+        )
+    )
+    return left.protocol in (None, right.protocol) and ports
