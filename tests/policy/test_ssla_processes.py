@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
+import yaml
+from typer.testing import CliRunner
+
+from phalanx.cli.main import app
 from phalanx.fabric.calls import CallFailed
 from phalanx.fabric.operations import Accepted
 from phalanx.policy.plan import PolicyPlan
@@ -43,9 +48,7 @@ TERM = GuaranteeTerm(
 POLICY = PolicyPlan((SecurityAgreement("shop", (TERM,)),), RuleSet("shop", (OWN, ISOLATE)), MEMBERS)
 
 
-def test_a_policy_is_kept_to_until_it_is_withdrawn_whatever_becomes_of_the_process(
-    tmp_path: Path,
-) -> None:
+def a_plan() -> dict[str, Any]:
     strangers = users(name="strangers", count=2)
     document = plan(
         traffic=[users(count=6, demand_mb_s=0.05), strangers],
@@ -55,7 +58,13 @@ def test_a_policy_is_kept_to_until_it_is_withdrawn_whatever_becomes_of_the_proce
         functions={},
     )
     document["functions"] = {"policy-enforcer": {}}
-    with Lab(tmp_path, document=document) as lab:
+    return document
+
+
+def test_a_policy_is_kept_to_until_it_is_withdrawn_whatever_becomes_of_the_process(
+    tmp_path: Path,
+) -> None:
+    with Lab(tmp_path, document=a_plan()) as lab:
         lab.start_all()
         gre = PolicyRule("gre", RuleAction(PolicyVerdict.DENY), RuleMatch(protocol="gre"))
         wrong = PolicyPlan(rules=RuleSet("r", (gre,)), members=MEMBERS)
@@ -74,3 +83,32 @@ def test_a_policy_is_kept_to_until_it_is_withdrawn_whatever_becomes_of_the_proce
         assert isinstance(lab.ask("south", AGREEMENTS, PolicyPlan(members=MEMBERS)), Accepted)
         lab.until(lambda: lab.of("policy.withdrawn", agent="south"), "the rule is lifted")
         lab.until(lambda: not lab.in_force(), "nothing is in force any more")
+
+
+def test_sentences_become_rules_of_agents_that_run_and_are_taken_back(tmp_path: Path) -> None:
+    page, plan_file = tmp_path / "page.txt", tmp_path / "ring.yaml"
+    page.write_text("only: Slice shop is isolated from everything else.\n")
+    plan_file.write_text(yaml.safe_dump(a_plan()))
+
+    def phalanx(*words: object, code: int = 0) -> str:
+        given = [*map(str, words), "--domain", str(lab.testbed.domain.folder)]
+        done = CliRunner(env={"COLUMNS": "120"}).invoke(app, given)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    with Lab(tmp_path, document=a_plan()) as lab:
+        lab.start_all()
+        new, less = tmp_path / "new.yaml", tmp_path / "less.yaml"
+        said = phalanx("intent", "apply", page, "--scenario", plan_file, "--out", new)
+        assert "south: policy 1 is kept to from now on" in said
+        lab.until(lambda: lab.of("policy.enforced", agent="south"), "the rule is in force")
+        enforced = lab.of("policy.enforced", agent="south")[0]
+        assert enforced.data["intent"] == "only"
+        said = phalanx("intent", "remove", new, "only", "--out", less)
+        assert "south: policy 2 is kept to from now on" in said
+        lab.until(lambda: not lab.in_force(), "nothing is in force any more")
+        lab.testbed.signal("south", signal.SIGKILL)
+        lab.until(lambda: "south" in lab.testbed.ended(), "it has ended")
+        again = tmp_path / "again.yaml"
+        said = phalanx("intent", "apply", page, "--scenario", less, "--out", again, code=1)
+        assert "1 of 4 agents did not take it" in said

@@ -12,9 +12,11 @@ import yaml
 from msgspec import Struct, to_builtins
 from rich.text import Text
 
+from phalanx.cli.bus_options import Bus, DomainFolder, operator, why
 from phalanx.cli.files import check_writable
 from phalanx.cli.terminal import AsJson, Group, counted, emit, emit_json, err, out, say, table_of
 from phalanx.domain.errors import PhalanxError
+from phalanx.fabric.operations import Accepted
 from phalanx.loading import parse_as, read_text, unknown
 from phalanx.policy.intents import IntentSet
 from phalanx.policy.language import page_of, parse_document, parse_page, said
@@ -34,7 +36,8 @@ from phalanx.policy.translation import (
     without,
 )
 from phalanx.runtime.catalogue import load_catalogue
-from phalanx.runtime.loading import parse_scenario
+from phalanx.runtime.composition import AGREEMENTS, told_of
+from phalanx.runtime.loading import load_scenario, parse_scenario
 from phalanx.runtime.scenario import Scenario
 
 app = typer.Typer(
@@ -115,9 +118,21 @@ def check(
 
 @app.command()
 def apply(
-    file: File, out_: Out, *, scenario: Plan = None, slice_: About = "", strict: Strict = False
+    file: File,
+    out_: Out,
+    *,
+    scenario: Plan = None,
+    slice_: About = "",
+    strict: Strict = False,
+    bus: Bus = None,
+    domain: DomainFolder = None,
 ) -> None:
-    """Write a scenario with what intents come to; without one, write a plan of its own."""
+    """Write a scenario with what intents come to; without one, write a plan of its own.
+
+    With a domain, the agents of the scenario that run there go by it from now on.
+    """
+    if scenario is None and (bus or domain):
+        raise PhalanxError("--scenario FILE is needed to know which agents to tell")
     _, plan = _compiled(file, _around(scenario), slice_, strict=strict)
     if scenario is None:
         _write(out_, _yaml(plan))
@@ -127,6 +142,8 @@ def apply(
         _write(out_, _with_policy(text, plan))
     names = intents_of(plan)
     say(out, f"{out_}: {counted(len(names), 'intent')} in force: {', '.join(names)}", "green")
+    if bus or domain:
+        _tell(out_, bus, domain)
 
 
 @app.command("list")
@@ -144,8 +161,14 @@ def remove(
     holder: Holder,
     names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Names of intents.")],
     out_: Out,
+    *,
+    bus: Bus = None,
+    domain: DomainFolder = None,
 ) -> None:
-    """Write a file without what follows from some intents."""
+    """Write a file without what follows from some intents.
+
+    With a domain, the agents of the scenario that run there go by it from now on.
+    """
     held, text = _held(holder)
     plan = held or PolicyPlan()
     for name in names:
@@ -154,6 +177,25 @@ def remove(
     left = without(plan, names)
     _write(out_, _with_policy(text, left) if _POLICY.search(text) else _yaml(left))
     say(out, f"{out_}: {counted(len(intents_of(left)), 'intent')} left", "green")
+    if bus or domain:
+        _tell(out_, bus, domain)
+
+
+def _tell(written: Path, bus: Path | None, domain: Path | None) -> None:
+    """Give the agents of a scenario that run in a domain its policy; each takes its own part."""
+    plan = load_scenario(written)
+    told, failed = told_of(plan, plan.policy or PolicyPlan()), 0
+    with operator(bus, domain) as connected:
+        for name, policy in sorted(told.items()):
+            answer = connected.call(name, AGREEMENTS, policy)
+            if isinstance(answer, Accepted):
+                say(out, f"{name}: {answer.detail}")
+            else:
+                failed += 1
+                say(err, f"{name}: {why(name, answer)}", "red")
+    if failed:
+        say(err, f"{failed} of {counted(len(told), 'agent')} did not take it", "red")
+        raise typer.Exit(1)
 
 
 @app.command("convert")
