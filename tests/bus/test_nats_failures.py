@@ -28,7 +28,7 @@ from phalanx.bus.nats import NatsClient, SendBounds, ServerLimits, StreamRetenti
 from phalanx.bus.nats.config import STREAMS
 
 needs_server()
-pytestmark = pytest.mark.nats
+pytestmark = [pytest.mark.nats, pytest.mark.processes]
 
 TO_B = subjects.message(DOMAIN, "b", "a")
 CALL_B = subjects.call(DOMAIN, "b", "status", "agent", "a")

@@ -34,7 +34,7 @@ from phalanx.identity import Files, fingerprint, read_certificate
 from phalanx.identity.names import Identity
 
 needs_server()
-pytestmark = pytest.mark.nats
+pytestmark = [pytest.mark.nats, pytest.mark.processes]
 
 
 def key_of(credentials: Files) -> str:

@@ -24,7 +24,7 @@ from phalanx.bus.subjects import REGISTRY
 from phalanx.identity.names import Identity, Role
 
 needs_server()
-pytestmark = pytest.mark.nats
+pytestmark = [pytest.mark.nats, pytest.mark.processes]
 LATE = Identity("late", Role.AGENT, DOMAIN)
 
 

@@ -23,7 +23,7 @@ from phalanx.bus.nats.audit import Claims, read_line
 from phalanx.bus.nats.config import configuration
 
 needs_server()
-pytestmark = pytest.mark.nats
+pytestmark = [pytest.mark.nats, pytest.mark.processes]
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from phalanx.bus.client import Delivery, Unanswered
 from phalanx.bus.nats import NatsClient, NatsServer
 
 needs_server()
-pytestmark = pytest.mark.nats
+pytestmark = [pytest.mark.nats, pytest.mark.processes]
 
 CALL_B = subjects.call(DOMAIN, "b", "status", "agent", "a")
 EVENT = subjects.event(DOMAIN, "a", "goal.adopted")

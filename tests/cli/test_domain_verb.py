@@ -22,6 +22,8 @@ from phalanx.identity import Files, tls_context
 from phalanx.runtime.domain import Domain, read_bundle
 from phalanx.runtime.domain.brokers import Brokers, is_here
 
+pytestmark = pytest.mark.processes
+
 RUNNER = CliRunner(env={"COLUMNS": "200"})
 
 

@@ -15,6 +15,8 @@ from phalanx.domain.trust import TrustTier
 from phalanx.trust.measurement import appraise
 from phalanx.trust.references import reference_of
 
+pytestmark = pytest.mark.processes
+
 LATE = ("wave", "fractions", "http.client", "json", "email.message", "argparse", "textwrap")
 CHANGES = int(os.environ.get("PHALANX_PLANS", "0")) or 4
 

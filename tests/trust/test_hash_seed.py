@@ -19,6 +19,8 @@ from phalanx.trust.measurer import ProcessMeasurer
 from phalanx.trust.processes import HASH_SEED, safe_environment
 from phalanx.trust.references import reference_of
 
+pytestmark = pytest.mark.processes
+
 MAKER = """
 class Rule:
     pass
