@@ -10,6 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from phalanx.cli.main import app
+from phalanx.fabric.audit_trail import AuditReading
 from phalanx.fabric.calls import CallFailed
 from phalanx.fabric.operations import Accepted
 from phalanx.policy.plan import PolicyPlan
@@ -83,11 +84,24 @@ def test_a_policy_is_kept_to_until_it_is_withdrawn_whatever_becomes_of_the_proce
         assert isinstance(lab.ask("south", AGREEMENTS, PolicyPlan(members=MEMBERS)), Accepted)
         lab.until(lambda: lab.of("policy.withdrawn", agent="south"), "the rule is lifted")
         lab.until(lambda: not lab.in_force(), "nothing is in force any more")
+        lab.until(lambda: {"south", "north"} <= sealed(lab), "two agents have sealed their trails")
+        trail = AuditReading()
+        for event in {heard.event.id: heard.event for heard in lab.heard}.values():
+            trail.see(event)
+        trail.end()
+        assert not trail.breaks
+
+
+def sealed(lab: Lab) -> set[str]:
+    return {heard.event.agent for heard in lab.of("audit.sealed")}
 
 
 def test_sentences_become_rules_of_agents_that_run_and_are_taken_back(tmp_path: Path) -> None:
     page, plan_file = tmp_path / "page.txt", tmp_path / "ring.yaml"
-    page.write_text("only: Slice shop is isolated from everything else.\n")
+    page.write_text(
+        f"Shop has the addresses 10.1.0.0/16, {SERVER}.\n"
+        "only: slice shop is isolated from every other slice.\n"
+    )
     plan_file.write_text(yaml.safe_dump(a_plan()))
 
     def phalanx(*words: object, code: int = 0) -> str:
@@ -103,7 +117,7 @@ def test_sentences_become_rules_of_agents_that_run_and_are_taken_back(tmp_path: 
         assert "south: policy 1 is kept to from now on" in said
         lab.until(lambda: lab.of("policy.enforced", agent="south"), "the rule is in force")
         enforced = lab.of("policy.enforced", agent="south")[0]
-        assert enforced.data["intent"] == "only"
+        assert enforced.event.data["intent"] == "only"
         said = phalanx("intent", "remove", new, "only", "--out", less)
         assert "south: policy 2 is kept to from now on" in said
         lab.until(lambda: not lab.in_force(), "nothing is in force any more")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 from rich.text import Text
 
 from phalanx.cli.bus_options import Bus, DomainFolder, operator, why
@@ -238,9 +239,11 @@ def _read(
 def _compiled(
     file: Path, around: Surroundings | None, slice_: str, *, strict: bool
 ) -> tuple[IntentSet | ImportedAgreement, PolicyPlan]:
-    slices = None if around is None else list(around.slices)
+    slices = None if around is None else list(around.slices) or None
     read = _read(file, slices, slice_, strict=strict)
     if isinstance(read, IntentSet):
+        if around is not None and slices is None:  # no slices:, so members alone make one
+            around = replace(around, slices={each: SliceFigures() for each in read.members})
         return read, compile_intents(read, around)
     if read.agreement is None:
         raise PhalanxError(
@@ -271,8 +274,7 @@ def surroundings_of(scenario: Scenario) -> Surroundings:
 
     network, spec = scenario.to_network(), scenario.slices
     hosts = {each.name: each for each in network.hosts}
-    agreed = scenario.agreement.pops if scenario.agreement else ()
-    laws = {each.name: each.jurisdiction for each in agreed}
+    laws = scenario.jurisdictions()
     slices = {}
     for each in spec.slices if spec else ():
         parts = {name for x in spec.subnets if x.name in each.subnets for name in x.functions}  # type: ignore[union-attr]
