@@ -1,6 +1,7 @@
 /** Starts the page: from the log inside it, or from a server that sends events as they come. */
 
 import { createRoot, type Root } from "react-dom/client";
+import { ask } from "./server";
 import type { App, Session } from "./state";
 import { Model } from "./state";
 import type { LogEvent } from "./store";
@@ -31,17 +32,21 @@ async function loggedIn(): Promise<void> {
   const code = /^#login=([\w-]+)$/.exec(location.hash)?.[1];
   if (!code) return;
   history.replaceState(null, "", location.pathname);
-  await fetch("api/login", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ token: code }) });
+  await ask("api/login", { token: code });
 }
 
 async function served(): Promise<void> {
   await loggedIn();
-  const answer = await fetch("api/session");
-  if (answer.status === 401) {
+  const { ok, status, said } = await ask<Session>("api/session");
+  if (status === 401) {
     root.render(<Login done={() => void served()} />);
     return;
   }
-  const session = (await answer.json()) as Session;
+  if (!ok) {
+    window.setTimeout(() => location.reload(), 2000);
+    return;
+  }
+  const session = said as Session;
   let queue: LogEvent[] = [];
   let drawn = 0;
   const drain = () => {

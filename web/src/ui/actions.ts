@@ -1,6 +1,7 @@
 /** What an operator may do: each action is looked at before it is done. */
 
 import type { App } from "../state";
+import { ask } from "../server";
 import { text } from "../store";
 import type { Life } from "../world";
 import { plain } from "../words";
@@ -14,13 +15,13 @@ export interface Preview {
 }
 
 type Asked = (preview: Preview) => void;
-let ask: Asked = () => {};
+let shown: Asked = () => {};
 /** Have `asked` show previews. */
 export const onPreview = (asked: Asked): void => {
-  ask = asked;
+  shown = asked;
 };
 
-export const preview = (asked: Preview): void => ask(asked);
+export const preview = (asked: Preview): void => shown(asked);
 
 /** The agent that keeps a measure, whose id begins with its name and incarnation. */
 export const ownerOf = (life: Life): string => /^(.*)\.\d+:/.exec(text(life.begun.data, "measure"))?.[1] ?? text(life.begun.data, "pop");
@@ -44,12 +45,7 @@ export function release(app: App, life: Life): void {
 
 /** Do it; return what the server answers, in words. */
 export async function act(app: App, asked: Preview): Promise<string> {
-  const answer = await fetch(`api/actions/${asked.action}`, {
-    method: "POST",
-    headers: { "content-type": "application/json", "x-csrf": app.session.csrf ?? "" },
-    body: JSON.stringify(asked.body),
-  });
-  const said = (await answer.json().catch(() => ({}))) as { detail?: string };
-  if (!answer.ok) throw new Error(said.detail ?? `the server answered ${answer.status}`);
+  const { ok, status, said } = await ask(`api/actions/${asked.action}`, asked.body, app.session.csrf);
+  if (!ok) throw new Error(said.detail ?? `the server answered ${status}`);
   return said.detail ?? "done";
 }

@@ -2,6 +2,7 @@
 
 import { useEffect, useState } from "react";
 import { act, onPreview, ownerOf, type Preview, preview, release } from "./actions";
+import { ask } from "../server";
 import { useApp, useDerived, useVersion } from "../state";
 import { natural, text } from "../store";
 import { Empty, Fact, Icon, Say, Section } from "./parts";
@@ -142,14 +143,13 @@ function Services() {
   const version = useVersion(app.model);
   const changes = app.model.store.events.length && ["requested", "deployed", "reconfigured", "removed", "rolled_back"].reduce((n, what) => n + app.model.store.of(`service.${what}`).length, 0);
   useEffect(() => {
-    void fetch("api/services").then(async (answer) => answer.ok && setServices(((await answer.json()) as { items: ServiceItem[] }).items));
+    void ask<{ items: ServiceItem[] }>("api/services").then(({ said }) => said.items && setServices(said.items));
   }, [changes, version === 0]);
-  const ask = async (change: string, name: string) => {
+  const look = async (change: string, name: string) => {
     setProblem("");
     const body = { change, name, files, without: without.split(/[\s,]+/).filter(Boolean) };
-    const answer = await fetch("api/services/preview", { method: "POST", headers: { "content-type": "application/json", "x-csrf": app.session.csrf ?? "" }, body: JSON.stringify(body) });
-    const said = (await answer.json().catch(() => ({}))) as { detail?: string; words?: string[] };
-    if (!answer.ok) setProblem(said.detail ?? "the server did not say why");
+    const { ok, said } = await ask<{ words: string[] }>("api/services/preview", body, app.session.csrf);
+    if (!ok) setProblem(said.detail ?? "the server did not say why");
     else preview({ title: `${change[0].toUpperCase()}${change.slice(1)} ${name || "the service"}?`, words: said.words ?? [], action: "service", body });
   };
   return (
@@ -163,10 +163,10 @@ function Services() {
               <span className="sub">{service.kind.replace("service.", "").replace("_", " ")}, change {service.data.revision ?? "?"}{service.data.agents && `; ${Object.entries(service.data.agents).map(([agent, site]) => `${agent} at ${site}`).join(", ")}`}</span>
             </span>
             <span className="buttons">
-              <button type="button" className="quiet" onClick={() => void ask("reconfigure", service.name)}>
+              <button type="button" className="quiet" onClick={() => void look("reconfigure", service.name)}>
                 Reconfigure
               </button>
-              <button type="button" className="undo" onClick={() => void ask("remove", service.name)}>
+              <button type="button" className="undo" onClick={() => void look("remove", service.name)}>
                 Remove
               </button>
             </span>
@@ -177,7 +177,7 @@ function Services() {
         className="form-row"
         onSubmit={(event) => {
           event.preventDefault();
-          void ask("deploy", "");
+          void look("deploy", "");
         }}
       >
         <label>

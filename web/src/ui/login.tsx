@@ -1,6 +1,7 @@
 /** The login: a token, which the server printed when it was started. */
 
 import { useState } from "react";
+import { ask } from "../server";
 
 export function Login({ done }: { done: () => void }) {
   const [token, setToken] = useState("");
@@ -10,9 +11,9 @@ export function Login({ done }: { done: () => void }) {
       <form
         onSubmit={(event) => {
           event.preventDefault();
-          void fetch("api/login", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ token: token.trim() }) }).then(async (answer) => {
-            if (answer.ok) done();
-            else setProblem(((await answer.json().catch(() => ({}))) as { detail?: string }).detail ?? "the server did not answer");
+          void ask("api/login", { token: token.trim() }).then(({ ok, status, said }) => {
+            if (ok) done();
+            else setProblem(said.detail ?? `the server answered ${status}`);
           });
         }}
       >

@@ -1,6 +1,7 @@
 /** The whole run: what it came to, by the rules of the summary, and what each closed loop did. */
 
 import { useEffect, useState } from "react";
+import { ask } from "../server";
 import { useApp } from "../state";
 import { clock, counted, figure, listed } from "../words";
 import { At, Fact, Say, Section } from "./parts";
@@ -54,7 +55,7 @@ function useStory(): Story | undefined {
   const ended = model.world.ending !== undefined;
   useEffect(() => {
     if (inside || session.mode === "report" || !ended) return;
-    void fetch("api/story").then(async (answer) => answer.ok && setOwn((await answer.json()) as Story));
+    void ask<Story>("api/story").then(({ ok, said }) => ok && setOwn(said as Story));
   }, [ended, session.mode]);
   return story;
 }
