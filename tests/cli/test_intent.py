@@ -62,7 +62,12 @@ def test_what_cannot_be_met_in_a_scenario_is_refused(tmp_path: Path) -> None:
 
 def test_applied_intents_are_listed_replaced_and_removed(tmp_path: Path) -> None:
     page, one, two, three = (tmp_path / each for each in ("x.txt", "1.yaml", "2.yaml", "3.yaml"))
-    page.write_text("machines is isolated from every other slice; patches within 2 h")
+    isolated = "machines is isolated from every other slice; patches within 2 h"
+    page.write_text(isolated)
+    code, told, wrong = intent("apply", page, "--scenario", STORM, "--out", one)
+    assert (code, told, one.exists()) == (2, "", False)  # what is written can be run
+    assert "everything would be foreign; give members of machines" in wrong
+    page.write_text(f"Machines have the addresses 10.77.0.0/16. {isolated}")
     code, told, _ = intent("apply", page, "--scenario", STORM, "--out", one)
     assert (code, "2 intents in force" in told) == (0, True)
     text, plain = one.read_text(), STORM.read_text()

@@ -27,6 +27,7 @@ from phalanx.runtime.loading import load_scenario, offences
 from phalanx.runtime.scenario import FaultSpec, Scenario
 from phalanx.runtime.system import RunResult, System, run_scenario
 from tests.nightly import NIGHTLY
+from tests.policy.pages import applied
 from tests.system.rings import causes, of
 
 PLAN = load_scenario(Path(__file__).parents[2] / "scenarios" / "isolated-slices.yaml")
@@ -115,6 +116,25 @@ def test_the_same_bytes_again() -> None:
     both = ([e for e in run.events if e.time < until] for run in (again, shipped()))
     first, second = map(msgspec.json.encode, both)
     assert first == second
+
+
+def test_a_page_of_sentences_is_enforced_broken_explained_and_repaired(tmp_path: Path) -> None:
+    broken = (
+        (10.0, "ruleEnforced(cameras", "cameras-isolation", "of 10.2.0.", "reject"),
+        (22.0, "encrypted(cameras", "cameras-encryption", "of 10.1.0.", "encrypt"),
+    )
+    faults = tuple(FaultSpec(at_s, "remove-rule", effect=what) for at_s, what, *_ in broken)
+    plan = replace(load_scenario(applied(tmp_path)), faults=faults)
+    run, again = run_scenario(plan), run_scenario(plan)
+    assert msgspec.json.encode(run.events) == msgspec.json.encode(again.events)
+    breaches = of(run, "ssla.breached")
+    for (at_s, _, intent, senders, remedy), breach in zip(broken, breaches, strict=True):
+        over = next(e for e in of(run, "ssla.restored") if e.data["breach"] == breach.id)
+        repaired = next(e for e in of(run, "measure.applied") if e.time > at_s)
+        assert at_s < breach.time < at_s + 2
+        assert repaired.time < at_s + 5
+        assert (breach.data["intent"], over.data["remedy"]) == (intent, remedy)
+        assert senders in breach.data["evidence"]
 
 
 def test_a_breach_names_intent_term_evidence_cause_and_what_would_have_prevented_it() -> None:

@@ -1,4 +1,5 @@
-"""Agreements over real packets: broken with real packets, found, explained and repaired."""
+"""From a page of intents to rules on real packets: broken behind the agents' backs, found,
+explained and repaired."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import pytest
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import describe_whole
 from phalanx.store.jsonl import read_jsonl
+from tests.policy.pages import applied
 from tests.system.linux_runs import Process, lacking, traces
 
 pytest.importorskip("vici", reason="not installed: vici (pip install 'phalanx[linux]')")
@@ -98,11 +100,12 @@ def await_line(process: Process, pattern: str, since: float) -> float:
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Broken:
     """Run it; break the isolation, then the encryption, behind the agents' backs."""
-    log, at, clear = tmp_path_factory.mktemp("ssla") / "log.jsonl", {}, {}
-    with Process("linux/isolated-slices.yaml", "--log", str(log)) as process:
+    folder, at, clear = tmp_path_factory.mktemp("ssla"), {}, {}
+    log = folder / "log.jsonl"
+    with Process(str(applied(folder)), "--log", str(log)) as process:
         run = process.run()
         process.line("users are ready")
-        shown = process.line("puts rule isolate-cameras in force")[0]
+        shown = process.line("puts rule cameras-isolation/1 in force")[0]
         await_line(process, "encrypted.* is in force at pop3", 0)
         time.sleep(2)
         clear["before"] = readable(watch(run, 2))
@@ -111,7 +114,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Broken:
             time.sleep(1)  # until tcpdump has begun
             at[name] = time.monotonic()
             breach(run)
-            await_line(process, f"city/{name} kept again", at[name])
+            await_line(process, f"recorder/cameras-{name} kept again", at[name])
             clear[name] = readable(tcpdump)
         clear["after"] = readable(watch(run, 2))
         assert process.wait() == 0, process.text()
@@ -123,15 +126,15 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Broken:
 
 def test_a_foreign_packet_is_found_explained_and_kept_out(broken: Broken) -> None:
     began = broken.at_s["isolation"]
-    breach = broken.after("isolation", "ssla.breached", term="isolation")
-    again = broken.after("isolation", "policy.enforced", rule="isolate-cameras")
-    over = broken.after("isolation", "ssla.restored", term="isolation")
+    breach = broken.after("isolation", "ssla.breached", term="cameras-isolation")
+    again = broken.after("isolation", "policy.enforced", rule="cameras-isolation/1")
+    over = broken.after("isolation", "ssla.restored", term="cameras-isolation")
     found, repaired = breach.time - began, again.time - began
     print(f"\nisolation: found after {found:.2f} s, repaired after {repaired:.2f} s")
     print(describe_whole(breach))
-    assert breach.data["intent"] == "cameras-isolated"
+    assert breach.data["intent"] == "cameras-isolation"
     assert "packets of 10.2.0." in breach.data["evidence"]
-    assert "isolate-cameras denies them, and does not stop them" in breach.data["evidence"]
+    assert "cameras-isolation/1 denies them, and does not stop them" in breach.data["evidence"]
     assert (over.data["remedy"], over.data["by"]) == ("reject", "pop3")
     assert repaired < 5
     # What was measured follows from the rule that was in force.
@@ -143,9 +146,9 @@ def test_a_foreign_packet_is_found_explained_and_kept_out(broken: Broken) -> Non
 
 def test_a_packet_in_the_clear_is_found_and_led_encrypted_again(broken: Broken) -> None:
     began = broken.at_s["encryption"]
-    breach = broken.after("encryption", "ssla.breached", term="encryption")
+    breach = broken.after("encryption", "ssla.breached", term="cameras-encryption")
     again = broken.after("encryption", "measure.applied", verdict="steer", encrypted=1.0)
-    over = broken.after("encryption", "ssla.restored", term="encryption")
+    over = broken.after("encryption", "ssla.restored", term="cameras-encryption")
     found, repaired = breach.time - began, again.time - began
     print(f"\nencryption: found after {found:.2f} s, repaired after {repaired:.2f} s")
     print(describe_whole(breach))

@@ -49,7 +49,11 @@ HERE = Surroundings(
         LinkFigures(("mid", "core"), 0.001),
         LinkFigures(("edge", "core"), 0.5),
     ),
-    functions={"firewall": FunctionFigures(100, 1.0), "gateway": FunctionFigures(500, 3.0)},
+    functions={
+        "firewall": FunctionFigures(100, 1.0),
+        "gateway": FunctionFigures(500, 3.0),
+        "service-replica": FunctionFigures(20, 2.0),
+    },
     reach_mb_s={"edge": 50.0, "core": 100.0},
     change_s=0.5,
     notice_s=7.0,
@@ -208,7 +212,7 @@ def test_terms_and_rules_bear_the_name_of_their_intent() -> None:
     assert (patch.objective, patch.remediation) == (86_400.0, (Remediation.NOTIFY,))
     assert patch.penalty is not None
     assert (patch.penalty.credit, patch.penalty.after_s) == (0.05, 3600.0)
-    assert {rule.intent for rule in plan.rules.rules} == {"cameras-isolation"}
+    assert {rule.intent for rule in plan.rules.rules} == {"cameras-isolation", "cameras-encryption"}
     assert intents_of(plan) == ["cameras-isolation", "cameras-encryption", "cameras-patch"]
 
 
@@ -220,9 +224,10 @@ def test_what_a_slice_is_not_isolated_from_is_allowed_in_its_term() -> None:
         assert any(ip_address(address) in each for each in allowed) is so
 
 
-def test_clear_text_is_dropped_only_if_the_intent_says_so() -> None:
-    assert not compiled(HAVE + "cameras are encrypted").rules.rules
-    plan = compiled(HAVE + "cameras are encrypted, or else notify and reject")
+@pytest.mark.parametrize("answer", ["", ", or else notify and encrypt", ", or else reject"])
+def test_clear_text_is_denied_unless_a_breach_is_only_to_be_told(answer: str) -> None:
+    assert not compiled(HAVE + "cameras are encrypted, or else notify and log").rules.rules
+    plan = compiled(f"{HAVE}cameras are encrypted{answer}")
     rules = plan.members.resolve(plan.rules)
     for source, target in (("10.1.0.1", "192.0.2.1"), ("192.0.2.1", "10.1.0.1")):
         clear = PolicyPacket(source, target)
@@ -297,6 +302,17 @@ def test_what_cannot_be_met_is_refused_with_the_nearest_that_can(text: str, reso
     nearest = str(refused.value).split("; the nearest is ")[1]
     if " must " in nearest:
         compiled(nearest, HERE)
+
+
+def test_a_remedy_that_places_an_unknown_function_is_refused_with_the_others() -> None:
+    here = replace(HERE, functions={"firewall": FunctionFigures(100, 1.0)})
+    with pytest.raises(IntentError, match="replicate places service-replica, which is not") as no:
+        compiled("cameras are 99.8 % available", here)
+    nearest = str(no.value).split("; the nearest is ")[1]
+    term = compiled(nearest, here).agreements[0].terms[0]
+    assert term.remediation == (Remediation.NOTIFY, Remediation.LOG)
+    with pytest.raises(IntentError, match=r"or else notify$"):
+        compiled("cameras stay in DE or SE, or else relocate", here)
 
 
 def test_what_can_be_met_is_taken() -> None:

@@ -140,7 +140,9 @@ def apply(
     else:
         held, text = _held(scenario)
         plan = merged(held, plan) if held else plan
-        _write(out_, _with_policy(text, plan))
+        text = _with_policy(text, plan)
+        parse_scenario(text, str(out_))  # what is written can be run
+        _write(out_, text)
     names = intents_of(plan)
     say(out, f"{out_}: {counted(len(names), 'intent')} in force: {', '.join(names)}", "green")
     if bus or domain:
@@ -326,10 +328,13 @@ def _show(plan: PolicyPlan) -> None:
         rate = f" {rule.action.rate_mb_s:g} MB/s" if rule.action.rate_mb_s else ""
         days = "".join("MTWTFSS"[day] if day in time.days else "-" for day in range(7))
         hours = f"{time.start // 60:02}:{time.start % 60:02}-{time.end // 60:02}:{time.end % 60:02}"
+        service = f"{match.protocol or 'any'} {ports}".strip()
+        if rule.condition.encrypted is False:
+            service = "clear text" if service == "any" else f"{service} in clear text"
         always = not time.days and (time.start, time.end) == (0, 1440)
         rules.add_row(
             *(rule.id, rule.action.verdict.value + rate, _side(match.source), _side(match.target)),
-            f"{match.protocol or 'any'} {ports}".strip(),
+            service,
             "always" if always else f"{days if time.days else 'daily'} {hours} UTC",
         )
     for each in (table, rules):

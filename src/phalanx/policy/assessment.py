@@ -70,7 +70,7 @@ PREVENTION = {
     SecurityMetric.FOREIGN_SOURCES: "a rule that denies what is from outside the slice, kept in "
     "force where only agents can change rules",
     SecurityMetric.CLEAR_TEXT: "a rule that denies what is in the clear, in force before the "
-    "traffic begins",
+    "traffic begins, and kept where only agents can change it",
     SecurityMetric.DEPLOY_DELAY: "the function's image at the PoP before it is wanted",
     SecurityMetric.PATCH_DELAY: "agents that apply patches as the repository offers them",
     SecurityMetric.RECONFIGURE_DELAY: "agents that apply changes of the policy as they are told",

@@ -66,6 +66,14 @@ class Remediation(Enum):
     """Start the function anew, in the version that is wanted."""
 
 
+PLACED: dict[Remediation, str] = {
+    Remediation.ENCRYPT: "gateway",
+    Remediation.REPLICATE: "service-replica",
+    Remediation.RELOCATE: "service-replica",
+}
+"""The function that a remedy places, which the scenario must have."""
+
+
 class MetricTerms(Struct, frozen=True):
     """How a metric is written, compared and measured."""
 

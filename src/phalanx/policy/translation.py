@@ -47,6 +47,7 @@ from phalanx.policy.rules import (
 )
 from phalanx.policy.ssla import (
     METRICS,
+    PLACED,
     GuaranteeTerm,
     Remediation,
     SecurityAgreement,
@@ -273,12 +274,12 @@ class _Translation:
         always = RuleSchedule()
         if isinstance(intent, SliceIntent):
             own = Segment(slice=intent.slice)
-            if Remediation.REJECT not in self.remedies(intent):
-                return
+            remedies = self.remedies(intent)
             if isinstance(intent, kinds.EncryptionIntent):
-                yield own, Segment(), always, True
-                yield Segment(), own, always, True
-            elif isinstance(intent, kinds.IsolationIntent):
+                if Remediation.ENCRYPT in remedies or Remediation.REJECT in remedies:
+                    yield own, Segment(), always, True
+                    yield Segment(), own, always, True
+            elif isinstance(intent, kinds.IsolationIntent) and Remediation.REJECT in remedies:
                 out = intent.allowed if intent.sources else (intent.slice, *intent.allowed)
                 outside = _prefixes(self.addresses(out))
                 for source in _segments(intent.sources) if intent.sources else [Segment()]:
@@ -400,6 +401,15 @@ class _Translation:
             case kinds.AnalysisIntent() if intent.every_s < around.analysis_s:
                 why = f"traffic is read every {around.analysis_s:g} s"
                 yield why, said(replace(intent, every_s=around.analysis_s))
+        remedies = self.remedies(intent)
+        lacking = {
+            x: PLACED[x] for x in remedies if x in PLACED and PLACED[x] not in around.functions
+        }
+        if around.functions and lacking:
+            remedy, function = next(iter(lacking.items()))
+            others = tuple(each for each in remedies if each not in lacking)
+            why = f"{remedy.value} places {function}, which is not among the functions"
+            yield why, said(replace(intent, remediation=others or (Remediation.NOTIFY,)))
 
     def _places(
         self, intent: kinds.LocationIntent, where: SliceFigures

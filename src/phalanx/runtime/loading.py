@@ -31,7 +31,7 @@ from phalanx.loading import (
 from phalanx.policy.enforcement import part_of
 from phalanx.policy.plan import PolicyPlan, member_offences, plan_offences
 from phalanx.policy.rules import RuleSchedule
-from phalanx.policy.ssla import Remediation
+from phalanx.policy.ssla import PLACED
 from phalanx.policy.traffic import wire_rules
 from phalanx.runtime.scenario import ANALYST, MONITORS, STRATEGIES, FaultSpec, Scenario, TrafficSpec
 from phalanx.slices.agreements import agreement_offences, naming_offences
@@ -402,13 +402,11 @@ def policy_refusals(policy: PolicyPlan, scenario: Scenario) -> Iterator[Offence]
     yield from refused.items()
     terms = [term for agreement in policy.agreements for term in agreement.terms]
     remedies = {remedy for term in terms for remedy in term.remediation}
-    needed = {
-        "gateway": encrypts or Remediation.ENCRYPT in remedies,
-        "service-replica": bool(remedies & {Remediation.REPLICATE, Remediation.RELOCATE}),
-    }
-    for name, wanted in needed.items():
-        if wanted and name not in scenario.functions:
-            yield "functions", f"{name} is missing; the policy needs it"
+    needed = {PLACED[each] for each in remedies if each in PLACED}
+    if encrypts:
+        needed.add("gateway")
+    for name in sorted(needed - set(scenario.functions)):
+        yield "functions", f"{name} is missing; the policy needs it"
 
 
 def _faults(scenario: Scenario) -> Iterator[Offence]:
