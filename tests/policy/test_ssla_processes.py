@@ -85,11 +85,15 @@ def test_a_policy_is_kept_to_until_it_is_withdrawn_whatever_becomes_of_the_proce
         lab.until(lambda: lab.of("policy.withdrawn", agent="south"), "the rule is lifted")
         lab.until(lambda: not lab.in_force(), "nothing is in force any more")
         lab.until(lambda: {"south", "north"} <= sealed(lab), "two agents have sealed their trails")
+        lab.testbed.signal("south", signal.SIGINT)
+        lab.until(lambda: lab.of("process.ended", agent="south"), "it has ended in order")
         trail = AuditReading()
         for event in {heard.event.id: heard.event for heard in lab.heard}.values():
             trail.see(event)
-        trail.end()
+        loose = trail.end()
         assert not trail.breaks
+        assert "audit.south.2" in trail.heads
+        assert "south.2" not in loose  # as it ended it sealed the rest
 
 
 def sealed(lab: Lab) -> set[str]:

@@ -102,8 +102,8 @@ class AuditTrail:
 
 def audited(
     sink: Sink, clock: Clock, agent: str, prefix: str, sealed: Callable[[int, str], None]
-) -> Sink:
-    """Return a sink for all that one process records, which seals it.
+) -> tuple[Sink, Callable[[], None]]:
+    """Return a sink for all that one process records, which seals it, and what seals it now.
 
     Args:
         sink: takes the events and the seals.
@@ -120,7 +120,7 @@ def audited(
 
     trail = AuditTrail(Recorder(agent, take, clock.now, prefix), sealed=sealed)
     trail.seal_often(clock)
-    return take
+    return take, trail.seal
 
 
 class AuditBreak(Struct, frozen=True):

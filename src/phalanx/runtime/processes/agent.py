@@ -246,7 +246,8 @@ class AgentProcess:
                 entry = AuditAnchored(name, prefix, number, head)
                 self._trust.services[Submit](Submit(entry), process.cause, lambda _: None)
 
-        return audited(process.stream, process.clock, name, prefix, anchor)
+        sink, process.closing = audited(process.stream, process.clock, name, prefix, anchor)
+        return sink
 
     def run(self) -> None:
         """Live until the process is told to end."""

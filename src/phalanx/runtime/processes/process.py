@@ -349,6 +349,8 @@ class Process(RecordingClient):
         """Why the process ends; None: it does not."""
         self.figures: Callable[[], dict[str, Any]] = dict
         """What ``process.ended`` says besides."""
+        self.closing: Callable[[], None] = lambda: None
+        """Called once nothing more is done, while there is a connection."""
         policy = STANDARD_POLICY if spec.access is None else load_policy(spec.access)
         self._speed = speed = 1.0 if spec.run is None else spec.run.speed
         deaf_s = None if silence_s is None else max(LEAST_DEAF_S, silence_s / 2 / speed)
@@ -424,6 +426,7 @@ class Process(RecordingClient):
 
     def _leave(self) -> None:
         """Withdraw from the registry, and wait a little for the stream to have every event."""
+        self.closing()
         self.recorder.record("process.ended", self.cause, reason=self.stopping, **self.figures())
         self.fabric.leave()
         until = self.clock.now() + FLUSH_S * self._speed
