@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 WORKERS = $(shell $(BIN)/python -c "import os; print((os.cpu_count() or 1) + 1)")
 SCENARIO := scenarios/ddos-resilience.yaml
 export PIP_NO_INPUT := 1
+# Programs are started by the hundred in tests: without bytecode each compiles the whole house anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-browser test-linux test-processes lint bench docs web lock nightly mutants clean
 
