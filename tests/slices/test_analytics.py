@@ -1,4 +1,5 @@
-"""Analytics as a service: shared by loops of several slices, of which none learns of another."""
+"""Analytics and monitoring as services: loops of several slices share them, and none learns of
+another slice."""
 
 from __future__ import annotations
 
@@ -24,6 +25,8 @@ from phalanx.runtime.scenario import DeclaredAgent, FaultSpec, Scenario
 from phalanx.runtime.system import System, run_scenario
 from phalanx.slices.analytics import EXAMINE, AnalyticsEngine, ExamineRequest
 from phalanx.slices.model import SlicesSpec
+from phalanx.slices.monitoring import MonitoringSystem, SamplesRequest
+from phalanx.slices.services import LoopService, SliceRequest
 from tests.slices.descriptors import slices_specs
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -66,7 +69,7 @@ windows = st.builds(
 def test_it_finds_what_the_detector_finds_or_refuses_in_one_line(seen, detector) -> None:
     request = ExamineRequest("s", detector, seen)
     try:
-        found: Any = AnalyticsEngine().examine(request).findings
+        found: Any = AnalyticsEngine().serve(request).findings
     except PhalanxError as refusal:
         found = str(refusal)
     if isinstance(found, str):
@@ -92,18 +95,25 @@ def test_it_finds_what_the_detector_finds_or_refuses_in_one_line(seen, detector)
 )
 def test_what_cannot_be_used_is_refused_with_the_reason(request_, line: str) -> None:
     with pytest.raises(PhalanxError, match=f"^{line}"):
-        AnalyticsEngine().examine(request_)
+        AnalyticsEngine().serve(request_)
 
 
 # -- who may ask whom ---------------------------------------------------------------------
 
 
 class Ask(Struct, frozen=True):
-    """Percept of a test: have something of a slice examined."""
+    """Percept of a test: have something of a slice examined, or kept."""
 
     slice: str
     subject: str
     last: float = 400.0
+    service: type[LoopService] = AnalyticsEngine
+
+    def request(self) -> SliceRequest:
+        seen = window(self.subject, self.last)
+        if self.service is AnalyticsEngine:
+            return ExamineRequest(self.slice, RULES, seen)
+        return SamplesRequest(self.slice, self.subject, 100.0, seen.series)
 
 
 class Asker(Capability):
@@ -114,8 +124,8 @@ class Asker(Capability):
 
     @perceives(Ask)
     def ask(self, me, percept):
-        request = ExamineRequest(percept.slice, RULES, window(percept.subject, percept.last))
-        what = Invoke(AnalyticsEngine.name, EXAMINE, request, percept.slice)
+        service = percept.service
+        what = Invoke(service.name, service.operation, percept.request(), percept.slice)
         me.perform(what, lambda outcome: self.said.append((me.name, percept.slice, outcome)))
 
 
@@ -140,43 +150,57 @@ def two_slices(spec: SlicesSpec, *agents: DeclaredAgent, **brings: tuple[str, ..
     return System(plan, functions=(Asker,))
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(spec=slices_specs(3), data=st.data())
-def test_no_loop_is_asked_about_a_slice_that_it_may_not_know(spec, data, monkeypatch) -> None:
+@settings(max_examples=16, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    spec=slices_specs(3),
+    service=st.sampled_from([AnalyticsEngine, MonitoringSystem]),
+    data=st.data(),
+)
+def test_no_loop_is_asked_about_a_slice_that_it_may_not_know(
+    spec, service, data, monkeypatch
+) -> None:
     names = [f"nsi_{each.name}" for each in spec.slices]
-    engines = data.draw(st.sets(st.sampled_from(names), max_size=3))
-    provider = (AE,) if data.draw(st.booleans()) else ()
-    asked: list[tuple[str, str, ExamineRequest]] = []
-    objection = AnalyticsEngine.objection
+    serving = data.draw(st.sets(st.sampled_from(names), max_size=3))
+    provider = (replace(AE, capabilities=(service.name,)),) if data.draw(st.booleans()) else ()
+    asked: list[tuple[str, str, Any]] = []
+    objection = LoopService.objection
 
     def noted(self, me, caller, request):
         asked.append((me.name, caller, request))
         return objection(self, me, caller, request)
 
-    monkeypatch.setattr(AnalyticsEngine, "objection", noted)
+    monkeypatch.setattr(LoopService, "objection", noted)
     monkeypatch.setattr(Asker, "said", [])
-    brings = dict.fromkeys(engines, ("analytics-engine",))
+    brings = dict.fromkeys(serving, (service.name,))
     system = two_slices(spec, *provider, **brings)
     loops = {x.name: x for x in system.scenario.loops() if "asker" in x.capabilities}
-    for name, loop in loops.items():
+    for number, (name, loop) in enumerate(sorted(loops.items())):
         for each in spec.slices:
             node = system.agents[name].node
-            tell = Ask(each.name, loop.entity)
+            tell = Ask(each.name, loop.entity, 400.0 + number, service)
             system.clock.call_at(1.0, lambda n=node, t=tell: n.tell(t, system.cause))
     system.run(4.0)
     for owner, caller, request in asked:
         assert owner == AE.name or request.slice in loops[owner].slices
-        assert (request.window.series[0].subject) == loops[caller].entity
+        told = request.window.series if service is AnalyticsEngine else request.series
+        assert told[0].subject == loops[caller].entity
     assert len(Asker.said) == len(loops) * len(spec.slices)
     for name, of, outcome in Asker.said:
-        mine = of in loops[name].slices
+        mine, number = of in loops[name].slices, sorted(loops).index(name)
         if isinstance(outcome, Invoked):  # and then as if it were alone
             assert mine
-            expected = load_detector(RULES).examine(window(loops[name].entity))
-            assert [f.target for f in outcome.answer.findings] == [loops[name].entity]
-            assert list(outcome.answer.findings) == expected
+            seen = window(loops[name].entity, 400.0 + number)
+            if service is AnalyticsEngine:
+                assert list(outcome.answer.findings) == load_detector(RULES).examine(seen)
+                assert [f.target for f in outcome.answer.findings] == [loops[name].entity]
+            else:
+                told = sorted(outcome.answer.series, key=lambda one: one.name)
+                expected = sorted(seen.series, key=lambda one: one.name)
+                assert [(o.subject, o.values) for o in told] == [
+                    (o.subject, o.values) for o in expected
+                ]
         elif mine:
-            served = {f"nsi-{n[4:]}" for n in engines if of in loops[f"nsi-{n[4:]}"].slices}
+            served = {f"nsi-{n[4:]}" for n in serving if of in loops[f"nsi-{n[4:]}"].slices}
             others = (served | {a.name for a in provider}) - {name}
             assert not others
 

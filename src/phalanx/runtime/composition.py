@@ -48,6 +48,7 @@ from phalanx.domain.traffic import PROFILES
 from phalanx.domain.version import VERSION
 from phalanx.domain.vnf import InstanceId
 from phalanx.fabric.audit import AccessRefusal
+from phalanx.fabric.calls import CallTimedOut
 from phalanx.fabric.directory import RegistryChange, find
 from phalanx.fabric.join import Fabric
 from phalanx.fabric.operations import (
@@ -98,9 +99,9 @@ from phalanx.runtime.scenario import (
     Scenario,
 )
 from phalanx.slices.agreements import agent_scores
-from phalanx.slices.analytics import EXAMINE, AnalyticsEngine, ExamineAnswer, ExamineRequest
 from phalanx.slices.loop import ClosedLoop
 from phalanx.slices.manager import SecurityManager
+from phalanx.slices.services import LoopService
 from phalanx.trust.attestation import Attestation, TrustTerms
 from phalanx.trust.keys import KeyKeeping
 
@@ -148,6 +149,8 @@ THURSDAY = 3 * 1440.0
 """Minute of the week at which the epoch of Unix began."""
 SLICE = "slice"
 """Scope of the loops that judge agreements."""
+SILENT_S = 30.0
+"""So long after it did not answer in time a service is invoked only where there is no other."""
 
 
 class InstalledMonitor(Struct, frozen=True):
@@ -385,6 +388,8 @@ class ComposedAgent:
             services={Invoke: self._invoke, **(services or {})},
         )
         self._began = clock.now()
+        self._silent: dict[AgentId, float] = {}
+        """When each service that was invoked last did not answer in time."""
         provider = fabric.provider
         provider.serve(STATUS, self._status)
         provider.serve(BELIEFS, self._beliefs)
@@ -395,10 +400,7 @@ class ComposedAgent:
         provider.serve(RELEASE, self._release)
         provider.serve(PAUSE, self._pause)
         provider.serve(NEW_VERSION, self._new_version)
-        if SecurityManager.name in self.agent.capabilities:
-            provider.serve(POLICY, self._policy)
-        if {AnalyticsEngine.name, LoopContacts.name} <= self.agent.capabilities.keys():
-            provider.serve(EXAMINE, self._examine)
+        self._serve_loops()
         self._stop_watching = fabric.registry.watch(self._registered)
 
     @property
@@ -552,16 +554,26 @@ class ComposedAgent:
         self.node.tell(call.request, self._cause)
         call.done(Accepted("it is said to the loops; policy.issued tells who refuses it"))
 
-    def _examine(self, call: Call[ExamineRequest, ExamineAnswer]) -> None:
-        engine = self.agent.capability(AnalyticsEngine)
-        objection = engine.objection(self.agent, call.caller.name, call.request)
-        call.refuse(objection) if objection else call.done(engine.examine(call.request))
+    def _serve_loops(self) -> None:
+        """Offer what managers and services of loops do, in a plan with slices."""
+        if SecurityManager.name in self.agent.capabilities:
+            self.fabric.provider.serve(POLICY, self._policy)
+        for service in self.agent.capabilities.values():
+            if isinstance(service, LoopService) and LoopContacts.name in self.agent.capabilities:
+                self.fabric.provider.serve(service.operation, partial(self._serve, service))
+
+    def _serve(self, service: LoopService, call: Call[Any, Any]) -> None:
+        objection = service.objection(self.agent, call.caller.name, call.request)
+        now = self._clock.now()
+        call.refuse(objection) if objection else call.done(service.serve(call.request, now))
 
     def _invoke(self, action: Invoke, cause: str, answer: Callable[[Any], None]) -> None:
         """Invoke for the agent what it asks for; what is said of a slice no other slice hears."""
 
         def told(result: Any) -> None:
             done = isinstance(result, action.operation.answer)
+            if isinstance(result, CallTimedOut):
+                self._silent[owner] = self._clock.now()
             answer(Invoked(owner, result) if done else Failed(f"{owner}: {result.reason}"))
 
         of, loops = action.slice, self.settings.loops
@@ -571,6 +583,8 @@ class ComposedAgent:
             why = Failed(f"no service that may be asked is registered as {action.capability}")
             self._clock.call_soon(partial(answer, why))
             return
+        lately = self._clock.now() - SILENT_S
+        may.sort(key=lambda name: self._silent.get(name, lately) > lately)
         owner, asks, within_s = may[0], (action.operation, action.request), action.timeout_s
         self.fabric.calls.invoke(owner, *asks, told, timeout_s=within_s, cause=cause)
 

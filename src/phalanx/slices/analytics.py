@@ -1,9 +1,7 @@
-"""Analytics as a service of its own, which loops of several slices share over the fabric.
+"""Analytics as a service of its own (AE), which loops of several slices share over the fabric.
 
-Source: seed 002, II.A: the functions of a closed loop (MS, AE, DE, ES) may be instantiated for one
-loop, or shared by several. What a loop has examined it sends along, so the service holds nothing of
-any slice, and no answer depends on what another loop has asked. Who does not serve the slice that
-it asks for is refused. A loop that gets no answer in time examines by itself.
+What a loop has examined it sends along, so the service holds nothing of any slice, and no answer
+depends on what another loop has asked. A loop that gets no answer in time examines by itself.
 """
 
 from __future__ import annotations
@@ -14,18 +12,16 @@ from msgspec import Struct
 
 from phalanx.analytics.detectors import Finding, load_detector
 from phalanx.bdi import Agent, Capability, Perceive, Steps
-from phalanx.coordination.contacts import LoopContacts
-from phalanx.domain.actions import Invoke, Invoked
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.series import TrafficWindow
 from phalanx.fabric.operations import Operation
+from phalanx.slices.services import LoopService, SliceRequest
 
 
-class ExamineRequest(Struct, frozen=True):
+class ExamineRequest(SliceRequest, frozen=True):
     """Asks what a detector finds in what was seen of one slice."""
 
-    slice: str
     detector: str
     """Name of one that is installed; of one that reads a file none can be named."""
     window: TrafficWindow
@@ -52,20 +48,13 @@ class WindowExamined(Struct, frozen=True):
     """The service; empty: the agent itself."""
 
 
-class AnalyticsEngine(Capability):
-    """Examines what loops have seen; of an agent that stands for no slice, or for theirs."""
+class AnalyticsEngine(LoopService):
+    """Examines what loops have seen."""
 
     name = "analytics-engine"
+    operation = EXAMINE
 
-    def objection(self, me: Agent, caller: AgentId, request: ExamineRequest) -> str:
-        """Return why a caller is refused; empty: it is not."""
-        contacts = me.capability(LoopContacts)
-        loop = contacts.settings.loops.get(caller)
-        if loop is None or request.slice not in loop.slices:
-            return f"{caller} is no loop of slice {request.slice}"
-        return "" if contacts.trusts(caller) else f"{caller} is not trusted enough"
-
-    def examine(self, request: ExamineRequest) -> ExamineAnswer:
+    def serve(self, request: ExamineRequest, now: float = 0.0) -> ExamineAnswer:  # noqa: ARG002
         """Return what the detector finds.
 
         Raises:
@@ -93,10 +82,8 @@ class SharedAnalytics(Capability):
     def examine(self, me: Agent, request: ExamineRequest) -> None:
         """Ask the best service that may know of the slice; ``WindowExamined`` is perceived then."""
 
-        def answered(outcome: Any) -> Steps:
-            served = isinstance(outcome, Invoked) and me.capability(LoopContacts).trusts(outcome.by)
-            by = outcome.by if served else ""
-            answer = outcome.answer if served else AnalyticsEngine().examine(request)
-            yield Perceive(WindowExamined(request.slice, request.window, answer.findings, by))
+        def told(answer: Any, by: AgentId) -> Steps:
+            findings = (answer or AnalyticsEngine().serve(request)).findings
+            yield Perceive(WindowExamined(request.slice, request.window, findings, by))
 
-        me.perform(Invoke(AnalyticsEngine.name, EXAMINE, request, request.slice), answered)
+        AnalyticsEngine.ask(me, request, told)

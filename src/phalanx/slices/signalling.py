@@ -9,6 +9,7 @@ legitimate devices need. What one of them cannot do goes up, like any goal.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 
 from phalanx.analytics.detectors import SIGNALLING_STORM, load_detector
 from phalanx.analytics.signalling_rules import AGAIN, REQUESTS
@@ -36,6 +37,7 @@ from phalanx.domain.predicates import OVERLOADED, EntityTrouble
 from phalanx.domain.series import TimeSeries, TrafficWindow
 from phalanx.slices.analytics import ExamineRequest, SharedAnalytics, WindowExamined
 from phalanx.slices.loop import ClosedLoop, Gathered
+from phalanx.slices.monitoring import SAME_S, SharedMonitoring
 
 RULES = "signalling-rules"
 CORE = "CN"
@@ -84,13 +86,44 @@ class SignallingGuard(Capability):
         )
         for kind, value in ((REQUESTS, every), (AGAIN, again)):
             self._tell(me, Insight(name, own.entity, kind, round(value, 6), "requests/s"))
+        shared = me.capabilities.get(SharedMonitoring.name)
+        if isinstance(shared, SharedMonitoring) and name not in self._usual:
+            shared.share(me, name, (), partial(self._go_on, me, name, (every, again)))
+        else:
+            yield from self._examine(me, name, every, again)
+
+    def _go_on(
+        self, me: Agent, name: str, sums: tuple[float, float], known: tuple[TimeSeries, ...]
+    ) -> Steps:
+        self._take(me, name, known)
+        yield from self._examine(me, name, *sums)
+
+    def _take(self, me: Agent, name: str, known: tuple[TimeSeries, ...]) -> None:
+        """Take what was usual before this loop's own figures, as a service has kept it."""
         usual = self._usual.setdefault(name, deque(maxlen=SAMPLES))
-        times, *values = zip(*usual, (me.now, every, again), strict=True)
-        series = (
+        series, first = {one.name: one for one in known}, usual[0][0] if usual else me.now
+        if series.keys() >= {REQUESTS, AGAIN}:
+            every, again = series[REQUESTS], series[AGAIN]
+            samples = sorted(zip(every.times, every.values, again.values, strict=False))
+            before = [sample for sample in samples if sample[0] < first - SAME_S]
+            self._usual[name] = deque([*before, *usual], maxlen=SAMPLES)
+
+    def _series(
+        self, me: Agent, name: str, *last: tuple[float, float, float]
+    ) -> tuple[TimeSeries, ...]:
+        """Return what is usual, and a last sample; none of both: no series."""
+        own, samples = me.capability(LoopContacts).own(me), [*self._usual[name], *last]
+        times, *values = zip(*samples, strict=True) if samples else ((),)
+        return tuple(
             TimeSeries(kind, own.entity, "requests/s", times, tuple(of))
-            for kind, of in zip((REQUESTS, AGAIN), values, strict=True)
+            for kind, of in zip((REQUESTS, AGAIN), values, strict=False)
         )
-        window = TrafficWindow(times[-1] - times[0], tuple(series))
+
+    def _examine(self, me: Agent, name: str, every: float, again: float) -> Steps:
+        self._usual.setdefault(name, deque(maxlen=SAMPLES))
+        series = self._series(me, name, (me.now, every, again))
+        times = series[0].times
+        window = TrafficWindow(times[-1] - times[0], series)
         shared = me.capabilities.get(SharedAnalytics.name)
         if isinstance(shared, SharedAnalytics):
             shared.examine(me, ExamineRequest(name, RULES, window))
@@ -108,6 +141,9 @@ class SignallingGuard(Capability):
         if not found:
             every, again = (one.values[-1] for one in seen.window.series)
             self._usual[name].append((seen.window.series[0].times[-1], every, again))
+            shared = me.capabilities.get(SharedMonitoring.name)
+            if isinstance(shared, SharedMonitoring):
+                shared.share(me, name, self._series(me, name), partial(self._take, me, name))
             if storms:
                 yield Believe(trouble, value=False)
                 self._tell(me, Insight(name, own.entity, SIGNALLING_STORM, 0.0))
