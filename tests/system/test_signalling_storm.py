@@ -109,6 +109,18 @@ def test_nothing_is_scaled_that_the_storm_alone_asks_for() -> None:
 
 
 @night
+@pytest.mark.parametrize("began", [103.0, 105.0, 115.0, 117.0])
+def test_a_storm_that_begins_within_a_look_is_not_taken_for_usual(began: float) -> None:
+    traffic = (
+        replace(group, start_s=began) if group.name == "storm" else group
+        for group in without("newcomers").traffic
+    )
+    result = run_scenario(replace(PLAN, traffic=tuple(traffic)), until=began + 8)
+    (found,) = of(result, "trouble.diagnosed", trouble=SIGNALLING_STORM)
+    assert found.agent == RAN
+
+
+@night
 def test_the_same_bytes_again() -> None:
     again = run_scenario(PLAN)
     assert msgspec.json.encode(list(again.events)) == msgspec.json.encode(list(shipped().events))

@@ -44,6 +44,8 @@ CORE = "CN"
 """Domain of the subnets that a slice's loop has get ready."""
 SAMPLES = 120
 """Samples that make what is usual."""
+SETTLED_S = 5.0
+"""A sample is usual once no storm was found for so long: one may have begun in it."""
 RELIEF_S = 15.0
 """A trouble that lasts so long after its parts have none was not relieved."""
 
@@ -112,7 +114,8 @@ class SignallingGuard(Capability):
         self, me: Agent, name: str, *last: tuple[float, float, float]
     ) -> tuple[TimeSeries, ...]:
         """Return what is usual, and a last sample; none of both: no series."""
-        own, samples = me.capability(LoopContacts).own(me), [*self._usual[name], *last]
+        own, settled = me.capability(LoopContacts).own(me), me.now - SETTLED_S
+        samples = [*(one for one in self._usual[name] if one[0] <= settled), *last]
         times, *values = zip(*samples, strict=True) if samples else ((),)
         return tuple(
             TimeSeries(kind, own.entity, "requests/s", times, tuple(of))
@@ -147,7 +150,11 @@ class SignallingGuard(Capability):
             if storms:
                 yield Believe(trouble, value=False)
                 self._tell(me, Insight(name, own.entity, SIGNALLING_STORM, 0.0))
-        elif not storms:
+            return
+        begun = seen.window.series[0].times[-1] - SETTLED_S
+        usual = (one for one in self._usual[name] if one[0] <= begun)
+        self._usual[name] = deque(usual, maxlen=SAMPLES)
+        if not storms:
             reason, about = found[0].reason, {"service": own.entity, "trouble": SIGNALLING_STORM}
             detector = f"{RULES} of {seen.by}" if seen.by else RULES
             more = {"evidence": found[0].evidence, "detector": detector}
