@@ -35,6 +35,7 @@ from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import PROFILES, Source
 from phalanx.functions.classifier import Classifier
 from phalanx.functions.edge_filter import EdgeFilter
+from phalanx.functions.gateway import Gateway
 from phalanx.functions.link_monitor import LinkMonitor
 from phalanx.functions.rate_limiter import RateLimiter
 from phalanx.functions.service_monitor import ServiceMonitor
@@ -42,6 +43,8 @@ from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.journal import LeaseJournal
 from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.namespaces import Inside
+from phalanx.infrastructure.linux.overlay import LocalKeys, Overlay
+from phalanx.infrastructure.linux.overlay_node import OverlaySite
 from phalanx.infrastructure.linux.repository import build_images
 from phalanx.infrastructure.linux.vnf.nft import Nft
 from phalanx.infrastructure.linux.vnf_processes import token
@@ -61,7 +64,7 @@ PATIENCE_S = 15.0
 SO_RCVBUFFORCE = 33
 VNFDS = {
     kind.name: replace(kind.vnfd, requires=UNIT, image_mb=min(IMAGE_MB, kind.vnfd.image_mb))
-    for kind in (RateLimiter, Classifier, LinkMonitor, EdgeFilter, ServiceMonitor)
+    for kind in (RateLimiter, Classifier, LinkMonitor, EdgeFilter, ServiceMonitor, Gateway)
     if kind.vnfd is not None
 }
 
@@ -83,7 +86,8 @@ def network() -> Network:
 class Bench:
     """A driver at work. Its clock runs while an answer is waited for, and not otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, encrypted: bool = False) -> None:
+        self._encrypted = encrypted
         self._stack = ExitStack()
         self._count = itertools.count(1)
         self._threads = self._stack.enter_context(ThreadPoolExecutor(1))
@@ -121,6 +125,7 @@ class Bench:
         self.log = EventLog()
         recorder = Recorder("network", self.log, self.clock.now)
         self.root = recorder.record("run.started", None)
+        self.overlay = self._overlay() if self._encrypted else None
         self.driver = LinuxNetwork(
             network(),
             self.clock,
@@ -130,6 +135,7 @@ class Bench:
             journal=journal,
             cause=self.root,
             keep_images=True,
+            encryption=self.overlay,
         )
         stack.callback(self.driver.shutdown)
         self.percepts: list[Percept] = []
@@ -142,6 +148,18 @@ class Bench:
         }
         for inside in self.inside.values():
             stack.callback(inside.close)
+
+    def _overlay(self) -> Overlay:
+        places, made = self.testbed, []
+        for number, pop in enumerate(POPS, 1):
+            underlay, entry = places.underlay(pop), places.entry(pop)
+            made.append(
+                OverlaySite(pop, places.namespace(pop), underlay, f"10.255.0.{number}", entry)
+            )
+        overlay = Overlay(self.folder, 4242, made, LocalKeys(POPS))
+        self._stack.callback(overlay.down)
+        overlay.up()
+        return overlay
 
     # -- the agent's side -------------------------------------------------------------
 

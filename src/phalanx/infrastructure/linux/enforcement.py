@@ -25,6 +25,8 @@ from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
 from phalanx.infrastructure.linux.workers import DriverContext
 from phalanx.infrastructure.reservations.instances import Instance, MeasureLedger, applied
 
+ENCRYPTED = "phx-tr"
+"""Device at each PoP by which traffic comes that was led there encrypted."""
 _TUN = Path("/dev/net/tun")
 """What holds delayed packets needs it."""
 _LATELY_S = 2.0
@@ -33,22 +35,34 @@ _LATELY_S = 2.0
 Body = dict[str, str | int | float | list[str]]
 
 
+class EncryptedWay(Struct, frozen=True):
+    """What goes to an address, and how it gets there so that nobody reads it on the way."""
+
+    address: str
+    to: PopId
+    """Where the address is."""
+    entry: PopId | None = None
+    """What enters there alone; None: what enters anywhere else than at ``to``."""
+    over: PopId | None = None
+    """By way of this PoP; with ``entry`` alone."""
+
+
 class TrafficEncryption(Protocol):
     """What carries traffic between PoPs encrypted; its methods block."""
 
-    def carry(self, address: str, to: PopId) -> None:
-        """Lead what enters at other PoPs for an address at the PoP ``to`` there encrypted.
+    def carry(self, way: EncryptedWay) -> None:
+        """Lead it there encrypted from now on; the same way may be asked for several times.
 
         Raises:
             PhalanxError: if that cannot be done for all of it.
 
         """
 
-    def carry_no_more(self, address: str) -> None:
-        """Let it go the direct way again, in the clear."""
+    def carry_no_more(self, way: EncryptedWay) -> None:
+        """Let it go as it does without this way; one that is not led is no error."""
 
-    def carries(self, address: str, to: PopId) -> bool:
-        """Whether all of it is still led there."""
+    def carries(self, way: EncryptedWay) -> bool:
+        """Whether all of it is still led so."""
 
 
 class RulePlace(Struct, frozen=True):
@@ -73,6 +87,7 @@ class _Measure:
     body: Body
     tunnel: Tunnel | None
     detour: Detour | None
+    way: EncryptedWay | None = None
     readings: deque[tuple[float, float, float]] = field(default_factory=deque)
     """(time, octets passed, octets held back), cumulative."""
 
@@ -175,9 +190,8 @@ class Enforcement(MeasureLedger[_Measure]):
             return
 
         async def ask() -> dict[str, Any]:
-            target, led = found.rule.match.target or "", found.rule.parameters.get("encrypted")
-            by = self._encryption if led else None
-            if by is not None and not await self._tasks.thread(by.carries, target, pop):
+            by, way = self._encryption, found.way
+            if by is not None and way and not await self._tasks.thread(by.carries, way):
                 raise TaskError(f"{found.effect} is not in force any more")
             counters: dict[str, Any] = await self._processes.ask(
                 found.instance.id, "GET", _resource(measure)
@@ -225,9 +239,15 @@ class Enforcement(MeasureLedger[_Measure]):
         place = self._place(action.rule)
         if isinstance(place, str):
             return Failed(place, final=True)
-        if encrypted and (match != TrafficMatch(target=match.target) or place.at != instance.pop):
-            why = f"only all that goes to an address, and only {place.at}, where that is"
-            return Failed(f"{why}, can lead it there encrypted", final=True)
+        if encrypted and match != TrafficMatch(target=match.target, entry=match.entry):
+            why = "all that goes to an address, or what of it enters at one PoP"
+            return Failed(f"encrypted is {why}", final=True)
+        if encrypted and match.entry and (place.at == instance.pop or not place.enters):
+            return Failed(f"{instance.pop} is no way around for what enters there", final=True)
+        if encrypted and match.entry:
+            return place
+        if encrypted and place.at != instance.pop:
+            return Failed(f"only {place.at}, where it goes, has all of it led there", final=True)
         if place.at != instance.pop and place.detour is None:
             return Failed(f"{action.effect} can only be kept true at {place.at}")
         return place
@@ -261,8 +281,13 @@ class Enforcement(MeasureLedger[_Measure]):
         instance = measure.instance
         device = target.device
         if self._encryption is not None and measure.rule.parameters.get("encrypted"):
-            carry, address = self._encryption.carry, measure.rule.match.target
-            await self._tasks.thread(carry, address or "", target.at)
+            way = self._way(measure.rule.match, instance.pop)
+            await self._tasks.thread(self._encryption.carry, way)
+            measure.way = way
+            if way.entry is not None:  # what comes here so is counted as it does
+                measure.body |= {"devices": [ENCRYPTED], "hook": "ingress"}
+                await self._tell(measure, instance.id)
+                return
         if measure.rule.verdict is TrafficVerdict.SERVE and self._services is not None:
             where = instance.pop, target.at, device if target.enters else ""
             await self._tasks.thread(self._services.serve, measure.id, measure.rule, *where)
@@ -283,6 +308,13 @@ class Enforcement(MeasureLedger[_Measure]):
         if measure.tunnel is not None and target.detour is not None:
             measure.detour = target.detour
             await self._detours.add(target.detour, measure.tunnel)
+
+    def _way(self, match: TrafficMatch, pop: PopId) -> EncryptedWay:
+        """Return how what matches is led encrypted to or over ``pop``."""
+        address = match.target or ""
+        if match.entry is None:
+            return EncryptedWay(address, pop)
+        return EncryptedWay(address, self._linux.host_at(address) or pop, match.entry, pop)
 
     async def _tell(self, measure: _Measure, instance: str) -> None:
         if measure.rule.verdict is TrafficVerdict.SERVE:
@@ -307,12 +339,12 @@ class Enforcement(MeasureLedger[_Measure]):
         # Taken out at once: a measure that is lifted while it is put in force is undone twice.
         tunnel, measure.tunnel = measure.tunnel, None
         detour, measure.detour = measure.detour, None
+        way, measure.way = measure.way, None
 
         async def work() -> None:
             try:
-                if self._encryption is not None and measure.rule.parameters.get("encrypted"):
-                    address = measure.rule.match.target or ""
-                    await self._tasks.thread(self._encryption.carry_no_more, address)
+                if self._encryption is not None and way is not None:
+                    await self._tasks.thread(self._encryption.carry_no_more, way)
                 if tunnel is not None and detour is not None:
                     await self._detours.remove(detour, tunnel)
                 if measure.rule.verdict is TrafficVerdict.SERVE and self._services is not None:

@@ -25,8 +25,11 @@ from msgspec import Struct
 from vici.exception import CommandException
 
 from phalanx.domain.network import PopId
+from phalanx.infrastructure.linux.enforcement import EncryptedWay
 from phalanx.infrastructure.linux.kernel.links import has_kernel_esp
 from phalanx.infrastructure.linux.overlay_node import (
+    ONWARD,
+    TABLE,
     EspEngine,
     OverlayError,
     OverlayNode,
@@ -318,7 +321,9 @@ class Overlay:
         self._nodes: dict[PopId, OverlayNode] = {}
         self._channels: list[Channel] = []
         self._revoked: set[PopId] = set()
-        self._changing = Lock()
+        self._changing, self._leading = Lock(), Lock()
+        self._ways: list[EncryptedWay] = []
+        """What is led encrypted, the latest last."""
         self._serials = count(1)
 
     @property
@@ -348,28 +353,66 @@ class Overlay:
             self.down()
             raise
 
-    def carry(self, address: str, to: PopId) -> None:
-        """Lead what enters at other PoPs for an address at the PoP ``to`` there encrypted.
+    def carry(self, way: EncryptedWay) -> None:
+        """Lead it there encrypted from now on; the same way may be asked for several times.
 
         Raises:
             OverlayError: if a PoP takes no part in the overlay, so that some of it would be read.
 
         """
-        apart = [p for p in self._nodes if p in self._revoked or p not in self._keys.members()]
-        if apart:
-            raise OverlayError(f"{', '.join(sorted(apart))}: no part of the overlay")
-        for pop, node in self._nodes.items():
-            if pop != to:
-                node.device.lead(address, self.address(to))
+        members = self._keys.members() - self._revoked
+        needed = {way.to, way.entry, way.over} - {None} if way.entry else {*self._sites}
+        if apart := needed - (members & self._nodes.keys()):
+            raise OverlayError(f"{', '.join(sorted(map(str, apart)))}: no part of the overlay")
+        with self._leading:
+            self._ways.append(way)
+            self._lead(way.address)
 
-    def carry_no_more(self, address: str) -> None:
-        """Let it go the direct way again, in the clear."""
-        for node in self._nodes.values():
-            node.device.lead_no_more(address)
+    def carry_no_more(self, way: EncryptedWay) -> None:
+        """Let it go as it does without this way; one that is not led is no error."""
+        with self._leading:
+            if way in self._ways:
+                self._ways.remove(way)
+            self._lead(way.address)
 
-    def carries(self, address: str, to: PopId) -> bool:
-        """Whether all other PoPs still lead there what is for an address."""
-        return all(node.device.leads(address) for pop, node in self._nodes.items() if pop != to)
+    def carries(self, way: EncryptedWay) -> bool:
+        """Whether all of it is still led so."""
+        with self._leading:
+            hops = {step: to for step, to in self._hops(way.address).items() if to is not None}
+            mine = [(way.entry, TABLE), (way.over, ONWARD)] if way.entry else [*hops]
+            asked = [(pop, table) for pop, table in mine if pop not in (None, way.to)]
+            return way in self._ways and all(
+                (pop, table) in hops
+                and self._nodes[pop].device.leads(
+                    way.address, self.address(hops[pop, table]), table
+                )
+                for pop, table in asked
+            )
+
+    def _hops(self, address: str) -> dict[tuple[PopId, int], PopId | None]:
+        """Return where each PoP sends what is for an address; None: as it would anyway.
+
+        By PoP and table: what enters there, and what comes there encrypted. The latest way goes
+        first; one over a PoP that was revoked since is passed over.
+        """
+        ways = [w for w in self._ways if w.address == address and w.over not in self._revoked]
+        hops: dict[tuple[PopId, int], PopId | None] = {}
+        for pop in self._nodes:
+            enters = [w.over for w in ways if w.entry == pop]
+            enters = enters or [w.to for w in ways if w.entry is None and w.to != pop]
+            onward = [w.to for w in ways if w.over == pop and w.to != pop]
+            hops[pop, TABLE] = enters[-1] if enters else None
+            hops[pop, ONWARD] = onward[-1] if onward else None
+        return hops
+
+    def _lead(self, address: str) -> None:
+        # What comes by a PoP is led on before anything is led there.
+        for (pop, table), to in sorted(self._hops(address).items(), key=lambda hop: hop[0][1]):
+            device = self._nodes[pop].device
+            if to is None:
+                device.lead_no_more(address, table)
+            else:
+                device.lead(address, self.address(to), table)
 
     def rotate(self) -> None:
         """Bring in what protects each pair now: make, turn, then remove what was before.
@@ -401,6 +444,9 @@ class Overlay:
         revoked = self._nodes[pop]
         self._all(lambda channel: channel.cut(revoked), self._of(pop))
         self._revoked.add(pop)
+        with self._leading:
+            for address in {way.address for way in self._ways if way.over == pop}:
+                self._lead(address)
 
     def readmit(self, pop: PopId) -> None:
         """Join a PoP that was revoked with the others again, under new secrets.

@@ -43,8 +43,9 @@ from phalanx.infrastructure.linux.vnf.nft import Nft, NftError
 DEVICE, TRAFFIC = "phx-ov", "phx-tr"
 """What carries messages of agents, and what carries traffic of users that is to be encrypted: two
 VXLANs over the same associations, so that users reach no agent."""
-TABLE, PREFERENCE = 19_999, 3_000
-"""Of the routes of that traffic; detours (``tunnels``) go before them."""
+TABLE, ONWARD, PREFERENCE = 19_999, 19_998, 3_000
+"""Of the routes of that traffic, where it enters and where it comes by on a way around; detours
+(``tunnels``) go before them."""
 PORT = 4789
 MTU = 1320
 """Room for VXLAN (50 octets) and for ESP in UDP in a tunnel (at most 80) within 1,500."""
@@ -168,7 +169,10 @@ class Vxlan:
         self._vni = vni
         self._address = address
         # What others send in the clear is not encrypted halfway: so it is seen where it arrives.
-        self._rule = f"{f'iif {entry} ' * bool(entry)}lookup {TABLE} pref {PREFERENCE}"
+        self._rules = (
+            f"{f'iif {entry} ' * bool(entry)}lookup {TABLE} pref {PREFERENCE}",
+            f"iif {TRAFFIC} lookup {ONWARD} pref {PREFERENCE - 1}",
+        )
         self._endpoints: Sequence[str] = ()
 
     def create(self, endpoints: Sequence[str]) -> None:
@@ -189,7 +193,7 @@ class Vxlan:
             f"addr add {self._address}/{PREFIX} dev {DEVICE}",
             f"link add {TRAFFIC} address {_traffic_mac(self._address)} mtu {MTU} up"
             f" type vxlan id {self._vni + 1} dstport {PORT} nolearning",
-            f"rule add {self._rule}",
+            *(f"rule add {rule}" for rule in self._rules),
         )
 
     def connect(self, peer: str, endpoint: str) -> None:
@@ -214,26 +218,29 @@ class Vxlan:
             self._inside.call(ip, f"fdb del {at} dev {device}", program="bridge")
             self._inside.call(ip, f"neigh del {hop} dev {device}")
 
-    def lead(self, address: str, peer: str) -> None:
-        """Send what is for a user's address to the PoP with the overlay address ``peer``."""
-        route = f"route replace {address}/32 via {next_hop(peer)} dev {TRAFFIC} table {TABLE}"
+    def lead(self, address: str, peer: str, table: int = TABLE) -> None:
+        """Send what is for a user's address to the PoP with the overlay address ``peer``.
+
+        It is what enters here; or, by the table ``ONWARD``, what comes from another PoP encrypted.
+        """
+        route = f"route replace {address}/32 via {next_hop(peer)} dev {TRAFFIC} table {table}"
         self._inside.call(ip, f"{route} onlink")
 
-    def lead_no_more(self, address: str) -> None:
+    def lead_no_more(self, address: str, table: int = TABLE) -> None:
         """Send it the direct way again; what is not led is no error."""
-        self._inside.call(ip, f"route del {address}/32 table {TABLE}")
+        self._inside.call(ip, f"route del {address}/32 table {table}")
 
-    def leads(self, address: str) -> bool:
-        """Whether what is for an address is led here."""
-        command = ["ip", "route", "show", "table", str(TABLE), f"{address}/32"]
+    def leads(self, address: str, peer: str, table: int = TABLE) -> bool:
+        """Whether what is for an address is led to ``peer``."""
+        command = ["ip", "route", "show", "table", str(table), f"{address}/32"]
         done = self._inside.call(subprocess.run, command, capture_output=True, check=False)
-        return bool(done.stdout.strip())
+        return f" via {next_hop(peer)} ".encode() in done.stdout
 
     def delete(self) -> None:
         """Take the device and the endpoints away; idempotent, also after a half creation."""
         addresses = (f"addr del {endpoint}/32 dev lo" for endpoint in self._endpoints)
         links = (f"link del {device}" for device in (DEVICE, TRAFFIC))
-        self._inside.call(ip, *links, f"rule del {self._rule}", *addresses)
+        self._inside.call(ip, *links, *(f"rule del {rule}" for rule in self._rules), *addresses)
 
 
 class OverlayGuard:

@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
-from phalanx.infrastructure.linux.images import ImageError
-from phalanx.infrastructure.linux.kernel import KernelError
 
 T = TypeVar("T")
 
@@ -69,7 +67,7 @@ class Tasks:
     ) -> None:
         try:
             result = await work
-        except (TaskError, ImageError, KernelError, OSError) as error:
+        except (PhalanxError, OSError) as error:
             self._clock.call_soon(partial(failed, str(error) or type(error).__name__))
         except Exception as error:  # the clock raises it in the run
             self._clock.call_soon(partial(_raise, error))
