@@ -9,7 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
+from phalanx.analytics.detectors import SIGNALLING_STORM
 from phalanx.analytics.service_rules import OVERLOADED
 from phalanx.checking import check
 from phalanx.domain.errors import ScenarioError
@@ -140,6 +142,37 @@ def test_loops_of_a_slice_deal_with_a_storm_as_processes() -> None:
     assert refused
     ended = {e.agent for e in result.events if e.kind == "process.ended"}
     assert {loop.name for loop in plan.loops()} <= ended
+    assert result.defects == (), "no process ends with a traceback"
+
+
+def test_a_loop_started_anew_goes_on_by_the_monitoring_that_took_a_dead_one_s_place(
+    tmp_path: Path,
+) -> None:
+    document = yaml.safe_load(SCENARIO.with_name("signalling-storm.yaml").read_text("utf-8"))
+    document["traffic"] = [g for g in document["traffic"] if g["name"] != "newcomers"]
+    next(g for g in document["traffic"] if g["name"] == "storm")["start_s"] = 128
+    services = [
+        {"name": name, "scope": "domain", "capabilities": ["monitoring-system"]}
+        for name in ("ms-a", "ms-b")
+    ]
+    document["agents"] += services
+    document["slices"]["subnets"][0]["capabilities"].append("shared-monitoring")
+    document["faults"] = [{"kind": "crash", "agent": "nssi-ran", "at_s": 110, "for_s": 2}]
+    path, killed = tmp_path / "plan.yaml", list[float]()
+    path.write_text(json.dumps(document), encoding="utf-8")
+    spread = Spread(load_scenario(path), path, speed=2.0)
+
+    def kill(now: float) -> None:
+        if now > 70 and not killed:
+            os.kill(spread._processes.pid("ms-a"), signal.SIGKILL)
+            killed.append(now)
+
+    result = spread.run(until=146.0, on_progress=kill)
+    found = [e for e in result.events if e.data.get("trouble") == SIGNALLING_STORM]
+    (storm,) = [e for e in found if e.agent == "nssi-ran"]
+    assert 128 < storm.time < 142
+    lives = [e for e in result.events if e.kind == "agent.started" and e.agent == "nssi-ran"]
+    assert len(lives) == 2
     assert result.defects == (), "no process ends with a traceback"
 
 
