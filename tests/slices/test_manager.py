@@ -8,19 +8,28 @@ from typer.testing import CliRunner
 
 from phalanx.auction.settings import GoalPolicy
 from phalanx.cli.main import app
-from phalanx.coordination.contacts import LoopContacts
-from phalanx.domain.goals import Constraints, avert
+from phalanx.coordination.arbitration import MOST_CLAIMS
+from phalanx.coordination.contacts import REFUSALS, LoopContacts
+from phalanx.domain.goals import Constraints, avert, want
 from phalanx.domain.messages import (
     ActionClaim,
+    Insight,
     Message,
     PassedGoal,
     Performative,
     SecurityPolicy,
     TroubleReport,
 )
-from phalanx.domain.predicates import AttackFiltered, Encrypted, EntityTrouble, Firewalled
+from phalanx.domain.predicates import (
+    AttackFiltered,
+    ClaimHeld,
+    Encrypted,
+    EntityTrouble,
+    Firewalled,
+)
 from phalanx.domain.trust import Scored
-from phalanx.slices.manager import ORDERS, ManagedLoop
+from phalanx.slices.loop import ASKED
+from phalanx.slices.manager import MOST_REPORTS, ORDERS, ManagedLoop
 from phalanx.slices.model import NetworkSlice, NetworkSliceSubnet, SlicesSpec, SNssai
 from phalanx.testing import LoopBench
 from tests.slices.loop_checks import check_fields
@@ -199,6 +208,42 @@ def test_the_only_amf_of_a_slice_is_not_cut_off_by_a_manager(action):
     assert answer(lab).performative is Performative.REFUSE
 
 
+@pytest.mark.parametrize("to", ["nssi-core", "sem-amf", "nsi-s1"])
+@pytest.mark.parametrize("sender", ["domain-CN", "e2e", "nsi-s1"])
+def test_no_loop_claims_or_closes_anything_in_the_name_of_another(sender, to):
+    """What would be refused as a claim is not had by an order to claim it."""
+    lab = bench()
+    held = ClaimHeld("s1", "amf", "isolate", "", "I say so")
+    order(lab, to, PassedGoal(want(held), "s1", "", (sender,)), sender=sender)
+    lab.run(10)
+    assert not lab.of_kind("claim.granted")
+    assert [e.agent for e in lab.of_kind("loop.refused")] == [to]
+    closed = want(Firewalled("s1", "amf", "10.0.6.10"))
+    order(lab, to, PassedGoal(closed, "s1", "", (sender,)), sender=sender, conversation="two")
+    adopted = lab.of_kind("goal.adopted", goal=str(closed))
+    above = sender == "nsi-s1" and to != sender  # that one looks after the AMF
+    assert [e.agent for e in adopted] == [to] * above
+
+
+def test_nothing_is_closed_at_an_address_of_another_slice():
+    found = loops(two_slices(), nssi_core=("healer",))
+    own = {"gnb1": "10.0.1.10", "gnb3": "10.0.3.10"}
+    lab = LoopBench([replace(x, address=own.get(x.entity, "")) for x in found], Healer)
+    for entity, target, taken in (
+        ("gnb1", "10.0.3.10", False),
+        ("gnb1", "10.0.1.10", True),
+        ("ran", "10.0.3.10", False),
+        ("ran", "10.0.1.10", True),
+    ):
+        for make in Firewalled, Encrypted:
+            goal = want(make("s1", entity, target))
+            said = PassedGoal(goal, "s1", "", ("nsi-s1",))
+            order(lab, "nssi-ran", said, sender="nsi-s1", conversation=f"{goal}")
+            assert bool(lab.of_kind("goal.adopted", goal=str(goal))) == taken
+    reasons = {e.data["reason"] for e in lab.of_kind("loop.refused")}
+    assert reasons == {f"10.0.3.10 is no address of {entity}" for entity in ("gnb1", "ran")}
+
+
 def test_what_is_of_one_slice_is_not_sent_to_a_loop_of_another():
     lab = bench(two_slices())
     for to in ("nssi-core", "sem-amf"):
@@ -234,8 +279,9 @@ def test_no_role_falls_to_an_agent_that_is_not_trusted():
 @pytest.mark.parametrize(
     ("policy", "why"),
     [
-        (SecurityPolicy("s1", 1, ("scale",)), "scale would go before all that protects"),
-        (SecurityPolicy("s1", 1, ("restart", "isolate")), "restart would go before all"),
+        (SecurityPolicy("s1", 1, ("scale",)), "scale would go before isolate, which protects"),
+        (SecurityPolicy("s1", 1, ("restart", "isolate")), "restart would go before isolate"),
+        (SecurityPolicy("s1", 1, ("throttle", "block", "scale")), "scale would go before isolate"),
         (SecurityPolicy("s1", 1, ("nothing",)), "nothing is no action; allowed are isolate"),
         (SecurityPolicy("s1", 1, limits=(("loop_tries", 0.0),)), "would turn off what it limits"),
         (
@@ -295,6 +341,65 @@ def test_a_flood_of_orders_costs_little_and_nothing_else_waits_for_it():
     lab.run(61)
     order(lab, "sem-amf", SecurityPolicy("s1", 501, ("throttle",)))
     assert len(lab.of_kind("policy.taken")) == 2
+
+
+def test_a_flood_of_reports_hides_none_of_others():
+    lab = bench()
+    for number in range(MOST_REPORTS + 50):
+        said = TroubleReport("s1", "amf", f"kind{number}", True)
+        order(lab, "domain-CN", said, sender="sem-smf")
+    assert len(lab.of_kind("loop.refused")) == REFUSALS + 1
+    order(lab, "domain-CN", TroubleReport("s1", "amf", "overloaded", True), sender="sem-amf")
+    beliefs = lab.nodes["domain-CN"].agent.beliefs
+    assert beliefs.holds(trouble("amf"))
+    assert len([*beliefs]) == MOST_REPORTS + 1
+    order(lab, "domain-CN", TroubleReport("s1", "amf", "kind0", False), sender="sem-smf")
+    order(lab, "domain-CN", TroubleReport("s1", "amf", "kind_last", True), sender="sem-smf")
+    assert beliefs.holds(trouble("amf", "kind_last"))
+    order(lab, "domain-CN", TroubleReport("s1", "nowhere", "x", True), sender="sem-amf")
+    assert lab.of_kind("loop.refused")[-1].data["reason"] == "slice s1 has no part nowhere"
+
+
+@pytest.mark.parametrize("sender", ["sem-amf", "stranger"])
+def test_a_flood_of_what_is_refused_fills_no_log(sender):
+    lab = bench()
+    for number in range(3 * REFUSALS):
+        order(lab, "nssi-core", Insight("s1", f"x{number}", "k", 1.0), sender=sender)
+        said = PassedGoal(want(FLOOD), "s1", "", (sender,))
+        order(lab, "nssi-core", said, sender=sender, conversation=f"c{number}")
+    refused = lab.of_kind("loop.refused")
+    assert len(refused) == REFUSALS + 1
+    assert "what follows is not" in refused[-1].data["reason"]
+    order(lab, "nssi-core", Insight("s1", "x", "k", 1.0), sender="sem-smf")
+    assert len(lab.of_kind("loop.refused")) == REFUSALS + 2  # of others it is told
+
+
+def test_a_flood_of_goals_is_taken_on_up_to_a_number_and_others_have_their_turn():
+    lab = bench(sem_amf=("healer",))
+    for number in range(ASKED + 20):
+        said = PassedGoal(avert(trouble("amf", f"k{number}")), "s1", "", ("nssi-core",))
+        order(lab, "sem-amf", said, sender="nssi-core", conversation=f"c{number}")
+    lab.run(1)
+    assert len(lab.of_kind("loop.refused")) == 20
+    other = avert(trouble("amf", "other"))
+    order(lab, "sem-amf", PassedGoal(other, "s1", "", ("domain-CN",)), conversation="other")
+    assert lab.of_kind("goal.adopted", goal=str(other))
+    lab.run(61)
+    order(lab, "sem-amf", replace(said, goal=avert(trouble())), "nssi-core", "late")
+    assert len(lab.of_kind("loop.refused")) == 20
+
+
+def test_a_flood_of_claims_keeps_nobody_else_from_the_function():
+    lab = bench()
+    for number in range(MOST_CLAIMS + 10):
+        claim = ActionClaim("amf", "throttle", "s1", "x", goal=f"g{number}")
+        order(lab, "sem-amf", claim, sender="nssi-core", conversation=f"c{number}")
+    refused = lab.of_kind("claim.refused")
+    assert {e.data["reason"] for e in refused} == {
+        f"{MOST_CLAIMS} claims of nssi-core stand already"
+    }
+    order(lab, "sem-amf", ActionClaim("amf", "isolate", "s1", "x"), sender="nsi-s1")
+    assert lab.of_kind("claim.granted", holder="nsi-s1")
 
 
 def test_a_report_of_a_loop_that_does_not_serve_the_slice_is_not_believed():

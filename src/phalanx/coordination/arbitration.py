@@ -67,7 +67,8 @@ FARTHEST = 4
 FLAPS, FLAP_S = 3, 60.0
 """A claim that was granted and given back more often than that within so long is held down."""
 MOST_HOLD_S = 600.0
-MOST_CLAIMS = 1_024
+MOST_CLAIMS = 64
+"""Of one holder, at one function."""
 
 
 class StandingClaim(Struct, frozen=True):
@@ -257,8 +258,12 @@ class Arbitration(Capability):
         flaps = self._flaps.get((sender, claim.action))
         if claim.action in ASKED_FIRST and flaps is not None and me.now < flaps.until:
             return f"it was given back {FLAPS + 1} times; held down for {flaps.hold_s:g} s"
-        if len(self._claims) >= MOST_CLAIMS:
-            return f"{MOST_CLAIMS} claims stand already"
+        key = sender, claim.action, claim.goal
+        if (
+            key not in self._claims
+            and sum(one.holder == sender for one in self._all()) >= MOST_CLAIMS
+        ):
+            return f"{MOST_CLAIMS} claims of {sender} stand already"
         return ""
 
     def _found_out(self, me: Agent, end: GoalEnd) -> None:

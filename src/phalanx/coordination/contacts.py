@@ -8,6 +8,7 @@ loop answers again, its duty is its own.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, ClassVar
@@ -41,6 +42,8 @@ HEIRS = 2
 """So many are asked in place of a loop."""
 GONE_S = 30.0
 """So long after it did not answer a loop is passed over."""
+REFUSALS, REFUSALS_S = 32, 60.0
+"""Refusals that are told to, and of, one sender within so long, in seconds."""
 
 Answer = Generator[Step, Any, Message | str]
 
@@ -54,6 +57,29 @@ class _Request:
         self.asked: set[AgentId] = set()
         self.key = ""
         """What its plan waits for now."""
+
+
+class Quota:
+    """Counts what each sender says, so that a flood costs little and is told of once.
+
+    Args:
+        most: what counts of one sender within ``per_s``.
+        per_s: in seconds.
+
+    """
+
+    def __init__(self, most: int, per_s: float) -> None:
+        self._most = most
+        self._per_s = per_s
+        self._heard: dict[AgentId, deque[float]] = {}
+
+    def beyond(self, sender: AgentId, now: float) -> int:
+        """Count one more; return 0 within the quota, 1 for the first beyond it, 2 for others."""
+        heard = self._heard.setdefault(sender, deque(maxlen=self._most + 1))
+        if len(heard) > self._most and heard[0] > now - self._per_s:
+            return 2
+        heard.append(now)
+        return int(len(heard) > self._most and heard[0] > now - self._per_s)
 
 
 class LoopContacts(Configured, Capability):
@@ -76,6 +102,7 @@ class LoopContacts(Configured, Capability):
         """When each loop last did not answer."""
         self._heard: dict[AgentId, float] = {}
         """When each loop was heard of last."""
+        self._refusals = Quota(REFUSALS, REFUSALS_S)
 
     @perceives(Scored)
     def scored(self, me: Agent, percept: Scored) -> None:  # noqa: ARG002  # says it all
@@ -86,6 +113,25 @@ class LoopContacts(Configured, Capability):
         """Whether what an agent asks for counts: its score is not below the least of a bid."""
         policy = self.settings.policies.get("default") or GoalPolicy()
         return self._scores.get(name, 1.0) >= policy.constraints.terms.get("trust", 0.0)
+
+    def known(self, sender: AgentId) -> AgentId:
+        """Return the name of a loop or an agent of a PoP; of all others the empty one."""
+        return sender if sender in self.settings.loops or sender in self.settings.peers else ""
+
+    def refuse(
+        self, me: Agent, sender: AgentId, slice_name: str, goal: str, reason: str
+    ) -> str | None:
+        """Record that what another says or asks for is not taken in; return what to tell it.
+
+        None: it has been refused so much lately that nothing is recorded or told any more.
+        """
+        beyond = self._refusals.beyond(self.known(sender), me.now)
+        if beyond == 1:
+            reason = f"{REFUSALS} refusals in {REFUSALS_S:g} s are told; what follows is not"
+        if beyond > 1:
+            return None
+        me.record("loop.refused", sender=sender, slice=slice_name, goal=goal, reason=reason)
+        return reason
 
     def own(self, me: Agent) -> Loop:
         """Return this agent as a loop; of a PoP's agent, that below the functions' there."""
@@ -136,6 +182,13 @@ class LoopContacts(Configured, Capability):
         if loop is None:  # an agent of a PoP speaks for the functions there
             return {each.entity for each in self.settings.loops.values() if each.pop == name}
         return {loop.entity}.union(*(self.entities(below) for below in loop.below))
+
+    def addresses(self, entity: str) -> set[str]:
+        """Return the addresses of the functions that an entity is, or is made of."""
+        loops = self.settings.loops.values()
+        parts = (self.entities(loop.name) for loop in loops if loop.entity == entity)
+        held: set[str] = set().union(*parts)
+        return {loop.address for loop in loops if loop.entity in held and loop.address}
 
     def heirs(self, home: AgentId, slice_name: str) -> list[AgentId]:
         """Return who sees to a loop's duty for a slice without it, the first one first.

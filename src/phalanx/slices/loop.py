@@ -42,7 +42,7 @@ from phalanx.bdi import (
     recalls,
     remembers,
 )
-from phalanx.coordination.contacts import LoopContacts
+from phalanx.coordination.contacts import MANAGERS, LoopContacts, Quota
 from phalanx.coordination.measures import PROTECT
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal, Mode
@@ -55,7 +55,7 @@ from phalanx.domain.messages import (
     Result,
     Verdict,
 )
-from phalanx.domain.predicates import EntityTrouble, OfEntity
+from phalanx.domain.predicates import ClaimHeld, EntityTrouble, OfEntity
 
 DELEGATE, ESCALATE = 50, 90
 """Ranks: a loop's own plans go before both."""
@@ -68,6 +68,8 @@ MOST_TRIED = 16
 AGAIN_S = 9.0
 """Pause after which the same is told again, if it is seen again: a loop may have been started anew,
 or a message lost."""
+ASKED, ASKED_S = 128, 60.0
+"""Goals of one loop that are taken on within so long, in seconds."""
 MOST_INSIGHTS = 4_096
 """Different insights that are gathered at a time."""
 TIMESCALES = {
@@ -131,6 +133,7 @@ class ClosedLoop(Capability):
         """What was told last, and when, by slice, entity and kind."""
         self._gathered: dict[str, dict[tuple[str, str], tuple[Insight, str]]] = {}
         """By slice, then by entity and kind; each with its cause."""
+        self._asked = Quota(ASKED, ASKED_S)
 
     # -- what is passed on --------------------------------------------------------------
 
@@ -224,10 +227,13 @@ class ClosedLoop(Capability):
                 return
         at_work = conversation in self._taken and self._taken[conversation].asker == sender
         direction, objection = self._judge(me, sender, said)
+        if not at_work and not objection and self._asked.beyond(sender, me.now):
+            objection = f"{ASKED} goals of {sender} in {ASKED_S:g} s are taken on, and no more"
         if not at_work and objection:
-            goal = str(said.goal)
-            me.record("loop.refused", sender=sender, slice=said.slice, goal=goal, reason=objection)
-            me.tell(Performative.FAILURE, sender, conversation, Verdict(objection, final=True))
+            contacts, goal = me.capability(LoopContacts), str(said.goal)
+            told = contacts.refuse(me, sender, said.slice, goal, objection)
+            if told is not None:
+                me.tell(Performative.FAILURE, sender, conversation, Verdict(told, final=True))
             return
         if not at_work:
             mine = me.open_goal(said.goal)
@@ -259,6 +265,7 @@ class ClosedLoop(Capability):
             relation = contacts.side(home, sender, said.slice) or relation
         direction = DIRECTIONS.get(relation, "")
         wanted = said.goal.predicate
+        theirs = contacts.settings.loops.get(sender)
         if not direction:
             return "", f"{sender} is no loop that may ask {me.name} for slice {said.slice}"
         if not contacts.trusts(sender):
@@ -270,11 +277,19 @@ class ClosedLoop(Capability):
         undone = said.goal.mode is Mode.AVERT and not isinstance(wanted, EntityTrouble)
         if undone and direction == "down" and any(me.beliefs.matching(EntityTrouble)):
             return direction, "what protects is not taken away while a trouble stands"
+        if isinstance(wanted, ClaimHeld):
+            return direction, "who acts claims it itself, at the loop of the function"
+        manages = theirs is not None and theirs.scope in MANAGERS
+        if manages and said.goal.mode is Mode.ACHIEVE:
+            return direction, f"{sender} is a manager, which may have troubles looked into"
         if not isinstance(wanted, OfEntity):
             down = undone and direction == "down"
             return direction, "" if down else f"{said.goal} is nothing of a slice"
         if wanted.slice != said.slice:
             return direction, f"it is about another slice than it says, {said.slice}"
+        target, own = getattr(wanted, "target", ""), contacts.addresses(wanted.entity)
+        if target and own and target not in own:
+            return direction, f"{target} is no address of {wanted.entity}"
         own = contacts.entities(sender)
         if direction != "down" and (said.goal.mode is Mode.ACHIEVE or wanted.entity not in own):
             return direction, f"{sender} does not look after {wanted.entity}"
@@ -371,14 +386,12 @@ class ClosedLoop(Capability):
         contacts = me.capability(LoopContacts)
         relation = contacts.relation(me, sender, insight.slice)
         if relation not in ("below", "beside") or not contacts.trusts(sender):
-            about = {"slice": insight.slice, "goal": insight.kind}
             reason = f"{sender} is no loop whose insights {me.name} asks for"
-            me.record("loop.refused", sender=sender, **about, reason=reason)
+            contacts.refuse(me, sender, insight.slice, insight.kind, reason)
             return
         if insight.entity not in contacts.entities(sender):
-            about = {"slice": insight.slice, "goal": insight.kind}
             reason = f"{sender} does not look after {insight.entity}"
-            me.record("loop.refused", sender=sender, **about, reason=reason)
+            contacts.refuse(me, sender, insight.slice, insight.kind, reason)
             return
         if not self._gathered.get(insight.slice):
             scale = TIMESCALES.get(me.scope.name, "loop_e2e_s")

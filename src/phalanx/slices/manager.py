@@ -12,7 +12,6 @@ to the security and functioning of the entire network".
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from functools import partial
 
@@ -37,8 +36,15 @@ from phalanx.bdi import (
     remembers,
     when,
 )
-from phalanx.coordination.arbitration import ASKED_FIRST, PRECEDENCE, Arbitration, level_of
-from phalanx.coordination.contacts import LoopContacts
+from phalanx.coordination.arbitration import (
+    ASKED_FIRST,
+    EXCLUDE,
+    PRECEDENCE,
+    Arbitration,
+    level_of,
+    order_of,
+)
+from phalanx.coordination.contacts import LoopContacts, Quota
 from phalanx.coordination.measures import TIDY_UP
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Predicate, want
@@ -60,7 +66,8 @@ FACTOR = 4.0
 it limits."""
 ORDERS, ORDERS_S = 8, 60.0
 """Orders of one sender that are read within so long, in seconds."""
-MOST_REPORTS = 4_096
+MOST_REPORTS = 256
+"""Troubles of one loop that a manager keeps."""
 
 
 class PolicyIssued(Predicate, frozen=True):
@@ -84,7 +91,7 @@ class ManagedLoop(Capability):
     def __init__(self) -> None:
         self._policies: dict[tuple[AgentId, str], SecurityPolicy] = {}
         """By issuer and slice."""
-        self._orders: dict[AgentId, deque[float]] = {}
+        self._orders = Quota(ORDERS, ORDERS_S)
         self._declared: tuple[tuple[str, ...], dict[str, float]] | None = None
         """Precedence and figures without a policy."""
         self._told: set[EntityTrouble] = set()
@@ -160,21 +167,18 @@ class ManagedLoop(Capability):
         """Keep to a policy from now on, or refuse it; of a flood only the first are read."""
         policy, sender = message.content, message.sender
         assert isinstance(policy, SecurityPolicy)
-        known = sender if sender in me.capability(LoopContacts).settings.loops else ""
-        heard = self._orders.setdefault(known, deque(maxlen=ORDERS + 1))
-        flooding = len(heard) > ORDERS and heard[0] > me.now - ORDERS_S
-        if flooding:
+        contacts = me.capability(LoopContacts)
+        beyond = self._orders.beyond(contacts.known(sender), me.now)
+        if beyond > 1:
             return
-        heard.append(me.now)
-        if len(heard) > ORDERS and heard[0] > me.now - ORDERS_S:
+        if beyond:
             objection = f"{ORDERS} orders in {ORDERS_S:g} s are read; what follows is not"
         elif self._policies.get((sender, policy.slice)) == policy:
             objection = ""  # its answer was lost
         else:
             objection = next(self._objections(me, sender, policy), "")
         if objection:
-            about = {"sender": sender, "slice": policy.slice, "goal": f"policy {policy.number}"}
-            me.record("loop.refused", **about, reason=objection)
+            contacts.refuse(me, sender, policy.slice, f"policy {policy.number}", objection)
             me.tell(Performative.REFUSE, sender, message.conversation, Refusal(objection))
             return
         if self._policies.get((sender, policy.slice)) != policy:
@@ -207,10 +211,7 @@ class ManagedLoop(Capability):
         trouble = next(iter(me.beliefs.matching(EntityTrouble, slice=slice_name)), None)
         if changes and trouble is not None:
             yield f"nothing that protects is changed while {trouble} stands"
-        for action in set(policy.precedence) - {*PRECEDENCE}:
-            yield f"{action} is no action; allowed are {', '.join(PRECEDENCE)}"
-        if policy.precedence[:1] and policy.precedence[0] in ASKED_FIRST:
-            yield f"{policy.precedence[0]} would go before all that protects"
+        yield from _disorder(policy.precedence)
         for name, value in policy.limits:
             if name not in LIMITS:
                 yield f"{name} is no figure of a loop; allowed are {', '.join(sorted(LIMITS))}"
@@ -274,15 +275,24 @@ class SecurityManager(Capability):
         report, sender = message.content, message.sender
         assert isinstance(report, TroubleReport)
         contacts = me.capability(LoopContacts)
-        loop = contacts.settings.loops.get(sender)
+        loops = contacts.settings.loops
+        loop, told = loops.get(sender), f"report of {report.kind}"
         if loop is None or report.slice not in loop.slices or not contacts.trusts(sender):
             reason = f"{sender} is no loop of slice {report.slice}, or not trusted enough"
-            about = {"sender": sender, "slice": report.slice, "goal": f"report of {report.kind}"}
-            me.record("loop.refused", **about, reason=reason)
+            contacts.refuse(me, sender, report.slice, told, reason)
+            return
+        serving = (each for each in loops.values() if report.slice in each.slices)
+        if all(each.entity != report.entity for each in serving):
+            reason = f"slice {report.slice} has no part {report.entity}"
+            contacts.refuse(me, sender, report.slice, told, reason)
             return
         trouble = EntityTrouble(report.slice, report.entity, report.kind)
+        if report.stands and sum(sender in by for by in self._reports.values()) >= MOST_REPORTS:
+            reason = f"{MOST_REPORTS} reports of {sender} stand already"
+            contacts.refuse(me, sender, report.slice, told, reason)
+            return
         by = self._reports.setdefault(trouble, set())
-        if report.stands and len(self._reports) <= MOST_REPORTS:
+        if report.stands:
             by.add(sender)
             yield Believe(trouble)
             return
@@ -295,3 +305,14 @@ class SecurityManager(Capability):
     def wanted(self, me: Agent, policy: SecurityPolicy) -> Steps:
         """Issue what an operator wants."""
         yield me.capability(ManagedLoop).issue(me, policy)
+
+
+def _disorder(precedence: tuple[str, ...]) -> Iterator[str]:
+    """Yield what forbids an order of actions."""
+    for action in set(precedence) - {*PRECEDENCE}:
+        yield f"{action} is no action; allowed are {', '.join(PRECEDENCE)}"
+    ranked = order_of(precedence)
+    for rank, action in enumerate(ranked):
+        for later in ranked[rank:] if action in ASKED_FIRST else ():
+            if later not in ASKED_FIRST and frozenset((action, later)) in EXCLUDE:
+                yield f"{action} would go before {later}, which protects"
