@@ -24,7 +24,7 @@ from phalanx.runtime.loading import offences, parse_scenario
 from phalanx.runtime.scenario import Scenario, TrustSpec
 from phalanx.runtime.system import System
 from phalanx.runtime.whatif import what_if
-from phalanx.slices.agreements import Trusted, parse_agreement, scores
+from phalanx.slices.agreements import AgreedPop, Trusted, parse_agreement, scores
 from phalanx.slices.model import (
     ManagedFunction,
     NetworkSlice,
@@ -193,6 +193,35 @@ def test_a_certificate_fades_by_its_age_and_ends_on_its_day() -> None:
     assert values[0].seen_for == pytest.approx(0.5 ** (273 * 86_400 / 31_536_000))
     assert (values[-1].seen_for, values[-1].against) == (0.0, 1.0)  # ended on 2029-01-31
     assert "attested by nobody" in values[-1].named
+
+
+class Counted(tuple[Any, ...]):
+    """A list of an agreement that counts how often it was gone through."""
+
+    rounds = 0
+
+    def __iter__(self) -> Any:
+        self.rounds += 1
+        return super().__iter__()
+
+
+def test_many_pops_and_certificates_are_gone_through_once_each() -> None:
+    """Scores are worked out anew with each entry of the ledger."""
+    group = Group("a", "b", "c")
+    names = [f"pop{number}" for number in range(300)]
+    pops = Counted(AgreedPop(name, "FI", f"operator{name}") for name in names)
+    covered = [replace(AGREED.certificates[0], of=name, kind="pop") for name in names[::2]]
+    certificates = Counted(covered)
+    agreement = replace(AGREED, pops=pops, certificates=certificates)
+    found = scores(agreement, Trusted(dict.fromkeys("abc", names[0])), group.register)
+    assert certificates.rounds == 1
+    assert pops.rounds <= 4
+    compliant = {
+        name for name in names for p in found["pop", name].parts
+        if p.attribute is TrustAttribute.COMPLIANCE and "attested by nobody" not in p.evidence
+    }  # fmt: skip
+    assert compliant == {*names[::2]}
+    assert scores(agreement, Trusted(), group.register)["operator", f"operator{names[1]}"]
 
 
 def test_a_value_below_its_minimum_leaves_nothing() -> None:

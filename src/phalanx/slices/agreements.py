@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time
+from functools import cached_property
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -87,7 +88,7 @@ class Certificate(Struct, frozen=True, forbid_unknown_fields=True):
     """Under which the attester knows it."""
 
 
-class TrustAgreement(Struct, frozen=True, forbid_unknown_fields=True):
+class TrustAgreement(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """A Trust Level Agreement."""
 
     name: Name
@@ -103,6 +104,22 @@ class TrustAgreement(Struct, frozen=True, forbid_unknown_fields=True):
     pops: Annotated[tuple[AgreedPop, ...], Meta(max_length=10_000)] = ()
     certificates: Annotated[tuple[Certificate, ...], Meta(max_length=100_000)] = ()
 
+    @cached_property
+    def _places(self) -> Mapping[PopId, AgreedPop]:
+        return {each.name: each for each in self.pops}
+
+    @cached_property
+    def _allowed(self) -> frozenset[PopId]:
+        return frozenset(self.locations.pops)
+
+    @cached_property
+    def _certified(self) -> Mapping[tuple[str, str | None, str], list[Certificate]]:
+        """Certificates by kind and name of what they are of, and by standard."""
+        found: dict[tuple[str, str | None, str], list[Certificate]] = {}
+        for each in self.certificates:
+            found.setdefault((each.kind, each.of, each.standard), []).append(each)
+        return found
+
     def terms(self) -> dict[TrustAttribute, AttributeTerms]:
         """Return what is asked of each attribute."""
         asked = self.attributes
@@ -116,13 +133,13 @@ class TrustAgreement(Struct, frozen=True, forbid_unknown_fields=True):
     def outside(self, pop: PopId | None) -> str:
         """Return why nothing may stand at a PoP; empty: it may."""
         allowed = self.locations
-        if pop is None or pop in allowed.pops or not (allowed.jurisdictions or allowed.pops):
+        if pop is None or pop in self._allowed or not (allowed.jurisdictions or allowed.pops):
             return ""
-        known = self._pop(pop)
+        known = self._places.get(pop)
         if known is not None and known.jurisdiction in allowed.jurisdictions:
             return ""
         where = f"is in {known.jurisdiction}" if known else "is at no known place"
-        places = ", ".join((*allowed.jurisdictions, *allowed.pops)[:12])
+        places = ", ".join((*allowed.jurisdictions[:12], *allowed.pops[:12])[:12])
         return f"{pop} {where}; the agreement {self.name} allows {places}"
 
     def outsiders(self, pops: Iterable[PopId]) -> dict[PopId, str]:
@@ -137,13 +154,10 @@ class TrustAgreement(Struct, frozen=True, forbid_unknown_fields=True):
         if self.standards:
             found[TrustAttribute.COMPLIANCE] = self._compliance(kind, name, pop, now_s)
         if pop is not None and (self.locations.jurisdictions or self.locations.pops):
-            known, out = self._pop(pop), bool(self.outside(pop))
+            known, out = self._places.get(pop), bool(self.outside(pop))
             where = f"{pop} in {known.jurisdiction}" if known else pop
             found[TrustAttribute.LOCATION] = TrustEvidence(float(not out), float(out), where)
         return found
-
-    def _pop(self, pop: PopId | None) -> AgreedPop | None:
-        return next((each for each in self.pops if each.name == pop), None)
 
     def _compliance(
         self, kind: SubjectKind, name: str, pop: PopId | None, now_s: float
@@ -151,16 +165,15 @@ class TrustAgreement(Struct, frozen=True, forbid_unknown_fields=True):
         """Count each standard with a certificate for it, and each without against it."""
         now = now_s if now_s >= EPOCH_S else _second(self.as_of) + now_s
         today = datetime.fromtimestamp(now, UTC).date().isoformat()
-        known, half = self._pop(pop), self.attributes.compliance.half_life_s
+        known, half = self._places.get(pop or ""), self.attributes.compliance.half_life_s
         covers = {(kind, name), ("pop", pop), ("operator", known.operator if known else None)}
         found, named = TrustEvidence(), []
         for standard in self.standards:
             valid = [
                 each
-                for each in self.certificates
-                if each.standard == standard
-                and (each.kind, each.of) in covers
-                and each.issued <= today <= each.until
+                for cover in covers
+                for each in self._certified.get((*cover, standard), ())
+                if each.issued <= today <= each.until
             ]
             if not valid:
                 found.against += 1.0
@@ -231,12 +244,17 @@ def scores(agreement: TrustAgreement, of: Trusted, register: TrustRegister) -> S
         found[kind, name] = score_of({**seen, **own}, terms, agreement.outside(pop) or why)
 
     pops = {*(p.name for p in agreement.pops), *of.agents.values(), *of.functions.values()}
+    standing: dict[PopId | None, list[_Key]] = {}
+    for name, at in of.agents.items():
+        if ("agent", name) in found:
+            standing.setdefault(at, []).append(("agent", name))
     for pop in sorted(each for each in pops if each is not None):
-        there = [("agent", name) for name, at in of.agents.items() if at == pop]
-        add("pop", pop, pop, [key for key in there if key in found])
-    for operator in sorted({each.operator for each in agreement.pops}):
-        owned = [each.name for each in agreement.pops if each.operator == operator]
-        add("operator", operator, None, [("pop", name) for name in owned])
+        add("pop", pop, pop, standing.get(pop, ()))
+    owned: dict[str, list[_Key]] = {}
+    for place in agreement.pops:
+        owned.setdefault(place.operator, []).append(("pop", place.name))
+    for operator in sorted(owned):
+        add("operator", operator, None, owned[operator])
     for name, at in sorted(of.functions.items()):
         add("function", name, at, [("pop", at)])
     for name, needed in sorted(of.services.items()):
@@ -270,11 +288,11 @@ def agreement_offences(agreement: TrustAgreement, at: str = "") -> Iterator[Offe
             yield f"{at}locations.jurisdictions[{index}]", why
     if not any(each.weight for each in agreement.terms().values()):
         yield f"{at}attributes", "no attribute has a weight; at least one above 0 is expected"
-    known = {"pop": pops, "operator": [each.operator for each in agreement.pops]}
+    known = {"pop": {*pops}, "operator": {each.operator for each in agreement.pops}}
     for index, each in enumerate(agreement.certificates):
         path = f"{at}certificates[{index}]"
-        if each.of not in known.get(each.kind, [each.of]):
-            yield f"{path}.of", unknown(each.kind, each.of, sorted({*known[each.kind]}))
+        if each.of not in known.get(each.kind, {each.of}):
+            yield f"{path}.of", unknown(each.kind, each.of, sorted(known[each.kind]))
         if each.standard not in agreement.standards:
             yield f"{path}.standard", unknown("standard", each.standard, agreement.standards)
         if each.by not in agreement.attesters:
