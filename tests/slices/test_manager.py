@@ -198,6 +198,17 @@ def test_protection_is_not_taken_away_during_an_attack():
     assert own(lab, "nssi-core").precedence == ()
 
 
+@pytest.mark.parametrize("kept", [FLOOD, Firewalled("s1", "amf", "a"), Encrypted("s1", "amf", "a")])
+def test_a_manager_has_nothing_undone_in_quiet_times_either(kept):
+    lab = bench()
+    for sender, obeyed in ("domain-CN", False), ("e2e", False), ("nsi-s1", True):
+        said = PassedGoal(avert(kept), "s1", "", (sender,))
+        to = "nsi-s1" if sender == "e2e" else "nssi-core"
+        order(lab, to, said, sender, sender)
+        assert bool(lab.of_kind("goal.adopted", goal=str(avert(kept)))) == obeyed
+    assert len(lab.of_kind("loop.refused")) == 2
+
+
 @pytest.mark.parametrize("action", ["isolate", "block", "throttle"])
 def test_the_only_amf_of_a_slice_is_not_cut_off_by_a_manager(action):
     lab = bench()

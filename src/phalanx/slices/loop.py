@@ -279,8 +279,8 @@ class ClosedLoop(Capability):
             return direction, "what protects is not taken away while a trouble stands"
         if isinstance(wanted, ClaimHeld):
             return direction, "who acts claims it itself, at the loop of the function"
-        manages = theirs is not None and theirs.scope in MANAGERS
-        if manages and said.goal.mode is Mode.ACHIEVE:
+        asks = isinstance(wanted, EntityTrouble) or said.goal.mode is Mode.FIND_OUT
+        if theirs is not None and theirs.scope in MANAGERS and not asks:
             return direction, f"{sender} is a manager, which may have troubles looked into"
         if not isinstance(wanted, OfEntity):
             down = undone and direction == "down"
