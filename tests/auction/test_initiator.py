@@ -125,7 +125,7 @@ def test_result_only_counts_from_the_winner():
     fact = Fact(Thing("t"), True, names[0])
     assert machine.on_result(names[1], (fact,)) == ([], None)
     assert machine.on_result("stranger", (fact,)) == ([], None)
-    assert machine.on_result(names[0], (fact,)) == ([], Fulfilled(names[0], (fact,)))
+    assert machine.on_result(names[0], (fact,)) == ([], Fulfilled(names[0], (fact,), bid(1.0)))
     assert machine.on_result(names[0], (fact,)) == ([], None)
 
 

@@ -130,3 +130,46 @@ def test_ten_megabytes_of_intents_are_refused_at_the_door(tmp_path: Path) -> Non
     file.write_text("slice cameras is encrypted.\n" * 370_000)
     code, _, wrong = intent("check", file)
     assert (code, "is larger than 1024 KiB" in wrong) == (2, True)
+
+
+CITY = ROOT / "scenarios" / "isolated-slices.yaml"
+
+
+def test_an_intent_that_contradicts_what_is_in_force_is_refused_with_both(tmp_path: Path) -> None:
+    page, one, two, three = (tmp_path / each for each in ("x.txt", "1.yaml", "2.yaml", "3.yaml"))
+    page.write_text("own: slice lights is isolated from every other slice")
+    assert intent("apply", page, "--scenario", CITY, "--out", one)[0] == 0
+    page.write_text("in: slice sensors may reach slice lights")
+    for verb in (["check", page], ["apply", page, "--out", two]):
+        code, told, wrong = intent(*verb, "--scenario", one)
+        assert (code, told, two.exists()) == (2, "", False)
+        assert "'packets from slice sensors to slice lights must pass' (in) contradicts" in wrong
+        assert "'packets from outside slice lights must not reach it' (own)" in wrong
+        assert len(wrong.splitlines()) == 1
+    assert intent("remove", one, "own", "--out", two)[0] == 0
+    assert intent("apply", page, "--scenario", two, "--out", three)[0] == 0
+    # the other way round: a permission makes no rule, and is in force all the same
+    page.write_text("own: slice lights is isolated from every other slice")
+    code, _, wrong = intent("check", page, "--scenario", three)
+    assert (code, "(in) contradicts" in wrong) == (2, True)
+    page.write_text("in: slice lights may reach slice lights. own: lights is isolated")
+    assert intent("check", page, "--scenario", three)[0] == 0, "an intent of that name is replaced"
+
+
+def test_a_permission_that_a_rule_written_by_hand_denies_is_refused_with_a_packet(
+    tmp_path: Path,
+) -> None:
+    page, one = tmp_path / "x.txt", tmp_path / "1.yaml"
+    page.write_text("see: slice sensors may reach slice cameras")
+    code, _, wrong = intent("apply", page, "--scenario", CITY, "--out", one)
+    assert (code, one.exists()) == (2, False)
+    assert "(see) contradicts rule isolate-cameras in force" in wrong
+    page.write_text("see: slice cameras may reach slice cameras; sensors may reach lights")
+    code, _, wrong = intent("apply", page, "--scenario", CITY, "--out", one)
+    assert (code, wrong) == (0, ""), "one is permitted before the denial, the other is not denied"
+    held = yaml.safe_load(one.read_text())["policy"]
+    assert sorted(held["intents"].values()) == [
+        "packets from slice cameras to slice cameras must pass",
+        "packets from slice sensors to slice lights must pass",
+    ]
+    assert held["revoked"], "what was revoked stays so"

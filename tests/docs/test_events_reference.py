@@ -118,10 +118,12 @@ def run_all() -> list[Event]:
     functions = {k: v for k, v in leaking.functions.items() if k != "service-replica"}
     restarted = run_scenario(replace(leaking, functions=functions), until=90)
     policed = run_scenario(load_scenario(ROOT / "scenarios" / "isolated-slices.yaml"), until=40)
+    agreed = run_scenario(load_scenario(ROOT / "scenarios" / "negotiated-agreement.yaml"), until=10)
     foreseen = run_scenario(load_scenario(ROOT / "scenarios" / "forecast-placement.yaml"), until=50)
     return [
         *foreseen.events,
         *policed.events,
+        *agreed.events,
         *guarded.events,
         *restarted.events,
         *attested.events,

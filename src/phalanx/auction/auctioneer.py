@@ -29,7 +29,7 @@ from phalanx.auction.initiator import (
 )
 from phalanx.auction.outlook import Connected, Gone, Left, Outlook
 from phalanx.auction.references import for_goal
-from phalanx.auction.settings import Configured
+from phalanx.auction.settings import Configured, Tender
 from phalanx.auction.terms import judged
 from phalanx.auction.view import NetworkView
 from phalanx.bdi import (
@@ -209,7 +209,8 @@ class Auctioneer(Configured, Capability):
         A standing goal is not given up; nor a protective one, if the settings say so.
         """
         least = self.settings.persistent_from
-        if not goal.standing and (least is None or goal.priority < least):
+        tendered = type(goal.goal.predicate) in me.capability(Bidder).tenders
+        if tendered or not (goal.standing or (least is not None and goal.priority >= least)):
             yield from self._request(me, goal, None)
             return
         catalogue, traffic = self.settings.catalogue, goal.traffic_now()
@@ -229,6 +230,7 @@ class Auctioneer(Configured, Capability):
         left = self.left.pop(goal.goal, None)
         first = 1 if left is None else left.turn
         near = goal.goal.predicate.near_tap and left is None
+        tender = me.capability(Bidder).tenders.get(type(goal.goal.predicate))
         turn, waits = first, 0
         while turn <= settings.rounds or change is not None:
             if change is not None:
@@ -245,14 +247,17 @@ class Auctioneer(Configured, Capability):
                 self._send(me, conversation, auction.cancel("the goal is no longer pursued"))
                 self.auctions.pop(conversation, None)
             if isinstance(decision, Fulfilled):
-                for fact in decision.facts:
-                    yield Believe(fact.predicate, fact.value, fact.holder, fact.mandate)
-                    self.rely(goal, fact)
+                yield from self._fulfilled(goal, decision, tender, turn)
                 return
             reason, final = decision.reason, decision.final
             if near and not final:  # nobody at the tap can: any other agent may
                 near = False
                 continue
+            why = "" if tender is None else tender.concede(goal.goal, auction.nearest, turn)
+            if auction.nearest and not (why or final) and turn < settings.rounds:
+                turn += 1
+                continue
+            reason = "; ".join(filter(None, (reason, why)))
             if decision.retry and turn < settings.rounds:
                 yield Pause(settings.backoff_s)
             elif change is not None and not final:
@@ -262,6 +267,15 @@ class Auctioneer(Configured, Capability):
                 break
             turn += 1
         raise PlanFailed(reason, final=final)
+
+    def _fulfilled(
+        self, goal: GoalInstance, end: Fulfilled, tender: Tender | None, turn: int
+    ) -> Steps:
+        for fact in end.facts:
+            yield Believe(fact.predicate, fact.value, fact.holder, fact.mandate)
+            self.rely(goal, fact)
+        if tender is not None:
+            yield from tender.concluded(goal.goal, end.winner, end.bid, turn)
 
     @plan(Predicate, Mode.AVERT, rank=80, applies=_held_elsewhere)
     def request_undo(self, me: Agent, goal: GoalInstance) -> Body:
@@ -303,8 +317,8 @@ class Auctioneer(Configured, Capability):
             over = Verdict("the auction is over")
             me.tell(Performative.REJECT, sender, message.conversation, over)
             return
-        terms, view = self.settings.terms, me.capability(Outlook).view
         goal, offered = auction.call.goal, self.settings.catalogue
+        terms, view = me.capability(Bidder).terms(goal.goal), me.capability(Outlook).view
         answers = [judged(terms, view, sender, goal, bid, offered) for bid in content.bids]
         bids = tuple(bid for bid in answers if isinstance(bid, Bid))
         refusals = [reason for reason in answers if isinstance(reason, str)]
@@ -322,6 +336,8 @@ class Auctioneer(Configured, Capability):
         auction = self.auctions.get(message.conversation)
         content = message.content
         if auction is not None and isinstance(content, Refusal):
+            if message.sender in auction.bidders and content.nearest:
+                auction.nearest[message.sender] = content.nearest
             reaction = auction.on_refusal(
                 message.sender, content.reason, me.now, transient=content.transient
             )
@@ -334,7 +350,11 @@ class Auctioneer(Configured, Capability):
         assert isinstance(content, Result)
         auction = self.auctions.get(message.conversation)
         if auction is not None:
-            if self.accepts(me, message):
+            digest = auction.digest
+            if digest and digest not in {fact.mandate for fact in content.facts}:
+                why = f"it does not hold what the award has fixed ({digest})"
+                reaction = auction.on_failure(message.sender, why, me.now)
+            elif self.accepts(me, message):
                 reaction = auction.on_result(message.sender, content.facts)
             else:
                 why = "it does not stand by what it reports"
@@ -444,7 +464,8 @@ class Auctioneer(Configured, Capability):
     ) -> Initiator:
         settings = self.settings
         outlook: Outlook = me.capability(Outlook)
-        policy = settings.policy(goal.goal)
+        tender = me.capability(Bidder).tenders.get(type(goal.goal.predicate))
+        policy, named = tender.call(goal.goal) if tender else (settings.policy(goal.goal), ())
         anomaly = outlook.view.properties(me.pop or me.name).get("anomaly", 0.0)
         policy, why = policy.under(anomaly, settings.forecast)
         constrained = ConstrainedGoal(
@@ -457,21 +478,23 @@ class Auctioneer(Configured, Capability):
             states = ((bidder, outlook.view.get(bidder)) for bidder in bidders)
             at_tap = tuple(agent for agent, state in states if state and state.pop == goal.tap)
             bidders = at_tap or bidders
+        bidders = tuple(each for each in bidders if each in named) if named else bidders
+        terms = me.capability(Bidder).terms(goal.goal)
         references = for_goal(settings.references, policy.constraints)
         further = {
             term.name: {"higher_is_better": term.higher_is_better, "reference": term.reference}
-            for term in settings.terms
+            for term in terms
             if term.name in policy.preferences.terms
         }
         asked = constrained.named_terms()
-        bounded = [term.name for term in settings.terms if term.least and term.name in asked]
+        bounded = [term.name for term in terms if term.least and term.name in asked]
         auction = Initiator(
             call,
             bidders,
             probe_s=settings.probe_s,
             probes=settings.probes,
             turn=turn,
-            terms=settings.terms,
+            terms=terms,
             references=references,
         )
         self.auctions[conversation] = auction

@@ -26,7 +26,8 @@ from phalanx.auction.contracts import (
     VnfInventory,
 )
 from phalanx.auction.outlook import Gone, Left, Outlook
-from phalanx.auction.settings import Configured
+from phalanx.auction.settings import Configured, Tender
+from phalanx.auction.terms import BidTerm
 from phalanx.bdi import (
     Adopt,
     Agent,
@@ -49,7 +50,7 @@ from phalanx.domain.actions import Done, Failed, Hold, Lift, ReadMeasure, Releas
 from phalanx.domain.actions import Outcome as ActionOutcome
 from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid
-from phalanx.domain.goals import ConstrainedGoal, Predicate, avert, want
+from phalanx.domain.goals import ConstrainedGoal, Goal, Predicate, avert, want
 from phalanx.domain.messages import (
     Award,
     CallForProposals,
@@ -89,6 +90,8 @@ class Bidder(Configured, Capability):
         self.contracts = Contracts()
         self.dependants: dict[Predicate, dict[AgentId, ConstrainedGoal]] = {}
         """The agents that rely on what is kept true here, and the goal that each auctioned."""
+        self.tenders: dict[type[Predicate], Tender] = {}
+        """By kind of goal, where more is asked and bid than of any goal."""
         self.refused: Callable[[AgentId, str, str], None] = lambda *_: None
         """Called with an agent, what it asked for without a right to it, and why it has none."""
         self.paused = False
@@ -302,6 +305,8 @@ class Bidder(Configured, Capability):
             return settings.outside[me.pop]
         if (about := getattr(call.goal.goal.predicate, "ip", "")) in settings.barred:
             return settings.barred[about]
+        if short := self.shortfalls(call.goal)[0]:
+            return short
         catalogue = settings.catalogue
         able = me.library.achievers(call.goal.goal)
         candidates = [catalogue[c.name] for c in able if c.name in catalogue]
@@ -325,12 +330,24 @@ class Bidder(Configured, Capability):
             settings.method,
             pricing=settings.pricing,
             bidder=me.name,
-            terms=settings.terms,
+            terms=self.terms(call.goal.goal),
         )
         if isinstance(bids, str):
             return bids
         # One hold has one path: alternatives over another path than the best are left out.
         return tuple(bid for bid in bids if bid.path == bids[0].path)
+
+    def terms(self, goal: Goal) -> tuple[BidTerm, ...]:
+        """Return all terms that bids for a goal may have."""
+        tender = self.tenders.get(type(goal.predicate))
+        return (
+            self.settings.terms if tender is None else (*self.settings.terms, *tender.terms(goal))
+        )
+
+    def shortfalls(self, call: ConstrainedGoal) -> tuple[str, dict[str, float]]:
+        """Return in what this agent falls short of a goal that has a tender, as that says it."""
+        tender = self.tenders.get(type(call.goal.predicate))
+        return ("", {}) if tender is None else tender.shortfalls(call)
 
     def _needs(self, bids: tuple[Bid, ...]) -> Resources:
         """Return what a hold must cover so that any one of ``bids`` can be accepted."""
@@ -395,21 +412,24 @@ class Bidder(Configured, Capability):
     def _refuse(
         self, me: Agent, contract: Contract, reason: str, *, transient: bool = False
     ) -> None:
-        me.cause = contract.cause
+        me.cause, call = contract.cause, contract.call.goal
+        nearest = self.shortfalls(call)[1]
         me.cause = me.record(
             "auction.refused",
             auction=contract.conversation,
-            goal=str(contract.call.goal.goal),
+            goal=str(call.goal),
             reason=reason,
+            **({"nearest": nearest} if nearest else {}),
         )
         self.contracts.end(contract, ContractStage.REFUSED)
-        self._reply(me, contract, Performative.REFUSE, Refusal(reason, transient))
+        refusal = Refusal(reason, transient, nearest=nearest)
+        self._reply(me, contract, Performative.REFUSE, refusal)
 
     # -- working --------------------------------------------------------------------
 
     def _work(self, me: Agent, contract: Contract, award: Award) -> None:
         contract.stage = ContractStage.WORKING
-        contract.bid = award.bid
+        contract.bid, contract.digest = award.bid, award.digest
         contract.cause = me.cause
         if award.cfp.context:  # with mandates, which the call was without
             contract.call = replace(contract.call, context=award.cfp.context)

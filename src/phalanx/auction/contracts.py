@@ -70,6 +70,8 @@ class Contract(Struct):
     """What the bids were priced by, as the log shows it; until it does."""
     bid: Bid | None = None
     """The bid that was accepted."""
+    digest: str = ""
+    """Of what the award has fixed beside it."""
     deadline: float = 0.0
     """When the auction is decided, in seconds of the bidder's clock."""
     holds: Resources | None = None

@@ -58,6 +58,7 @@ class Fulfilled(Struct, frozen=True):
 
     winner: AgentId
     facts: tuple[Fact, ...]
+    bid: Bid
 
 
 class Exhausted(Struct, frozen=True):
@@ -102,6 +103,8 @@ class Initiator:
         self.over = False
         self.running = False
         """Whether the winner has said that its VNF runs."""
+        self.nearest: dict[AgentId, dict[str, float]] = {}
+        """What bidders that refused can hold of the terms in which they fall short."""
         self._terms = terms
         self._references = references
         self._asked = frozenset(bidders)
@@ -186,7 +189,7 @@ class Initiator:
         if self._winner is None or sender != self._winner.bidder or self.over:
             return _NOTHING
         self._close()
-        return [], Fulfilled(sender, facts)
+        return [], Fulfilled(sender, facts, self._winner.bid)
 
     def on_failure(
         self, sender: AgentId, reason: str, now: float, *, final: bool = False
@@ -240,6 +243,12 @@ class Initiator:
         return [(Performative.REJECT, bidder, verdict) for bidder in self._proposals]
 
     @property
+    def digest(self) -> str:
+        """Return what the award has fixed; empty: nothing but the bid."""
+        won, wanted = self._winner, self.call.goal.goal.predicate
+        return "" if won is None else wanted.fixes(won.bidder, won.bid.terms)
+
+    @property
     def winner(self) -> AgentId | None:
         """Return the agent that works on the goal now."""
         return None if self._winner is None or self.over else self._winner.bidder
@@ -289,7 +298,7 @@ class Initiator:
         return [self._accept(ranked)]
 
     def _accept(self, ranked: RankedBid) -> Outgoing:
-        return Performative.ACCEPT, ranked.bidder, Award(ranked.bid, self.call)
+        return Performative.ACCEPT, ranked.bidder, Award(ranked.bid, self.call, self.digest)
 
     def _awarded(self, ranked: RankedBid, after: AgentId | None = None, why: str = "") -> Awarded:
         return Awarded(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from phalanx.auction.cost import Pricing
 from phalanx.auction.terms import BUILT_IN, BidTerm
+from phalanx.bdi.steps import Steps
 from phalanx.domain.agents import AgentId, Loop
-from phalanx.domain.goals import Constraints, Duty, Goal, Preferences
+from phalanx.domain.bids import Bid
+from phalanx.domain.goals import ConstrainedGoal, Constraints, Duty, Goal, Preferences
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import Vnfd
 
@@ -116,6 +118,25 @@ class Settings(Struct):
         """Return constraints and preferences for ``goal``."""
         name = type(goal.predicate).__name__
         return self.policies.get(name) or self.policies.get("default") or GoalPolicy()
+
+
+class Tender(Protocol):
+    """How goals of one kind are called and bid for, where the settings of all do not say it."""
+
+    def terms(self, goal: Goal) -> tuple[BidTerm, ...]:
+        """Return the terms of bids beside those of the settings, as this agent values them."""
+
+    def call(self, goal: Goal) -> tuple[GoalPolicy, tuple[AgentId, ...]]:
+        """Return what the auctioneer asks for in the next round, and of whom; empty: of all."""
+
+    def shortfalls(self, call: ConstrainedGoal) -> tuple[str, dict[str, float]]:
+        """Return why this agent cannot bid (empty: it can), and the nearest that it can hold."""
+
+    def concede(self, goal: Goal, nearest: Mapping[AgentId, Mapping[str, float]], turn: int) -> str:
+        """Ask for less after round ``turn``, by what was refused; return why not, if so."""
+
+    def concluded(self, goal: Goal, winner: AgentId, bid: Bid, turn: int) -> Steps:
+        """Take note of the bid that was awarded and kept."""
 
 
 class Configured:

@@ -86,7 +86,7 @@ class BeliefBase:
         return tuple(
             Fact(p, True, b.holder, b.mandate)
             for p, b in self
-            if b.value and (b.holder is not None or type(p).travels)
+            if b.value and not type(p).private and (b.holder is not None or type(p).travels)
         )
 
     def __iter__(self) -> Iterator[tuple[Predicate, Belief]]:

@@ -32,6 +32,7 @@ from phalanx.policy.translation import (
     SliceFigures,
     Surroundings,
     compile_intents,
+    fit,
     intents_of,
     merged,
     without,
@@ -102,7 +103,7 @@ def check(
 
     The exit code is 2 if they cannot be read, contradict each other, or cannot be met.
     """
-    read, plan = _compiled(file, _around(scenario), slice_, strict=strict)
+    read, plan = _compiled(file, scenario, slice_, strict=strict)
     if as_json:
         emit_json({"intents": read, "plan": plan})
         return
@@ -134,7 +135,7 @@ def apply(
     """
     if scenario is None and (bus or domain):
         raise PhalanxError("--scenario FILE is needed to know which agents to tell")
-    _, plan = _compiled(file, _around(scenario), slice_, strict=strict)
+    _, plan = _compiled(file, scenario, slice_, strict=strict)
     if scenario is None:
         _write(out_, _yaml(plan))
     else:
@@ -239,14 +240,18 @@ def _read(
 
 
 def _compiled(
-    file: Path, around: Surroundings | None, slice_: str, *, strict: bool
+    file: Path, scenario: Path | None, slice_: str, *, strict: bool
 ) -> tuple[IntentSet | ImportedAgreement, PolicyPlan]:
+    around = _around(scenario)
     slices = None if around is None else list(around.slices) or None
     read = _read(file, slices, slice_, strict=strict)
     if isinstance(read, IntentSet):
         if around is not None and slices is None:  # no slices:, so members alone make one
             around = replace(around, slices={each: SliceFigures() for each in read.members})
-        return read, compile_intents(read, around)
+        plan = compile_intents(read, around)
+        if scenario is not None and around is not None and (held := _held(scenario)[0]):
+            fit(read, held, around)
+        return read, plan
     if read.agreement is None:
         raise PhalanxError(
             f"{file}: nothing in it can be said in metrics; left out: {read.left[0]}"
@@ -267,7 +272,7 @@ def _around(path: Path | None) -> Surroundings | None:
     if path is None:
         return None
     _, text = _held(path)
-    return surroundings_of(parse_scenario(_POLICY.sub("", text), str(path)))
+    return surroundings_of(parse_scenario(_POLICY.sub("policy: {}\n", text), str(path)))
 
 
 def surroundings_of(scenario: Scenario) -> Surroundings:

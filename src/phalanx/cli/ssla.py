@@ -10,6 +10,7 @@ import typer
 from phalanx.cli.files import open_log
 from phalanx.cli.terminal import AsJson, Group, emit_json, out, say, table_of
 from phalanx.domain.errors import PhalanxError
+from phalanx.reporting.event_text import describe_whole
 from phalanx.reporting.ssla import AgreementsView, BreachStory, TermStory
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ def report(
     if as_json:
         emit_json(terms)
         return
-    if not terms:
+    if not terms and not view.agreed:
         raise PhalanxError(f"{log}: no term of an agreement was measured")
     table = table_of("term", "where", "metric", "kept>", "times>", "credit>")
     for term in terms:
@@ -48,6 +49,8 @@ def report(
         figures = f"{term.kept_share:.2%}", str(breaches), f"{term.credit:.0%}"
         table.add_row(name, f"{term.slice}/{term.entity}", term.metric, *figures)
     out.print(table)
+    for deal in view.agreed.values():
+        say(out, f"{deal.time:.1f} s: {deal.agent} {describe_whole(deal)} ({deal.id})")
     for term in terms:
         for breach in term.breaches:
             say(out, _told(term, breach))

@@ -70,6 +70,8 @@ KINDS: dict[str, str] = {
     "ssla.measured": "a figure that an agreement is about has changed",
     "ssla.breached": "a term of an agreement is broken: what was measured, and where",
     "ssla.restored": "it is kept again: how long that took, what was done, and what is owed",
+    "ssla.conceded": "a consumer asks for less of an agreement: for what a provider can hold",
+    "ssla.agreed": "a provider and a consumer have concluded an agreement: on which objectives",
     "claim.granted": "the loop of a function agrees that an agent acts on it",
     "claim.refused": "the loop of a function does not agree",
     "claim.overruled": "what was agreed to gives way to what goes first",

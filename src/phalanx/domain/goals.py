@@ -7,7 +7,7 @@ whether it holds (?b): dissertation, section 5.1, below table 5.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from hashlib import sha256
 from typing import ClassVar
@@ -28,11 +28,17 @@ class Predicate(Struct, frozen=True, tag=True, cache_hash=True):
     """Whether agents at the tap are asked first, and all others only where none of them can."""
     travels: ClassVar[bool] = False
     """Whether a call for proposals carries such beliefs along to the winner."""
+    private: ClassVar[bool] = False
+    """Whether no call for proposals tells other agents of it, even if an agent keeps it true."""
     classes: ClassVar[int] = 0
     """How many classes of predicates were made so far."""
 
     def __init_subclass__(cls) -> None:
         Predicate.classes += 1
+
+    def fixes(self, bidder: AgentId, terms: Mapping[str, float]) -> str:  # noqa: ARG002
+        """Return the digest of what an award to a bidder fixes; empty: its bid says it all."""
+        return ""
 
     def __str__(self) -> str:
         name = type(self).__name__

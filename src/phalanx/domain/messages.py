@@ -68,6 +68,9 @@ class Refusal(Struct, frozen=True, tag=True):
     """Whether the reason is what the agent holds for other proposals, and will pass."""
     final: bool = False
     """Of a claim: the reason will never pass, so asking again is useless."""
+    nearest: dict[str, float] = {}
+    """Of a call that states limits: by the names of the terms that fall short, the nearest value
+    that the agent can hold."""
 
 
 class Award(Struct, frozen=True, tag=True):
@@ -75,6 +78,8 @@ class Award(Struct, frozen=True, tag=True):
 
     bid: Bid
     cfp: CallForProposals
+    digest: str = ""
+    """Of what both sides hold from now on, where the goal says what that is."""
 
 
 class Verdict(Struct, frozen=True, tag=True):

@@ -10,13 +10,21 @@ each where the function stands.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from functools import partial
+from math import inf, isfinite
 from typing import Any, ClassVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.auction.settings import Configured
+from phalanx.auction.auctioneer import Auctioneer
+from phalanx.auction.bidder import Bidder
+from phalanx.auction.outlook import Outlook
+from phalanx.auction.paths import download_time_s
+from phalanx.auction.settings import Configured, GoalPolicy
+from phalanx.auction.terms import BidTerm, Offer
+from phalanx.auction.view import NetworkView
 from phalanx.bdi import (
     Achieve,
     Adopt,
@@ -35,21 +43,47 @@ from phalanx.bdi import (
     recalls,
     remembers,
     starts,
+    when,
 )
 from phalanx.coordination.contacts import LoopContacts
 from phalanx.coordination.lifecycle import NewVersion
 from phalanx.coordination.measures import PROTECT
-from phalanx.domain.goals import Mode, avert, want
+from phalanx.domain.agents import AgentId
+from phalanx.domain.bids import Bid
+from phalanx.domain.goals import (
+    ConstrainedGoal,
+    Constraints,
+    Goal,
+    Mode,
+    Preferences,
+    avert,
+    want,
+)
 from phalanx.domain.messages import Insight, Message
+from phalanx.domain.network import PopId
 from phalanx.domain.predicates import EntityTrouble, Remedied
+from phalanx.domain.resources import NOTHING
 from phalanx.policy.enforcement import (
+    AGREED,
     IN_FORCE,
+    RETOLD_S,
+    SETTLES_S,
     STANDS_AT,
     UNPATCHED,
     AgreedTerm,
+    PolicyEnforcer,
     PolicyPart,
 )
-from phalanx.policy.ssla import METRICS, Remediation, SecurityMetric
+from phalanx.policy.ssla import (
+    METRICS,
+    AgreementFixed,
+    AgreementHeld,
+    GuaranteeTerm,
+    Remediation,
+    SecurityAgreement,
+    SecurityMetric,
+    digest_of,
+)
 
 COUNTED = frozenset({SecurityMetric.FOREIGN_SOURCES, SecurityMetric.CLEAR_TEXT})
 """Metrics that are sums over the window; all others but availability are the worst in it."""
@@ -215,7 +249,7 @@ class SslaAssessment(Configured, Capability):
     def _assess(self, me: Agent) -> Steps:
         """Judge all terms by what is known now."""
         waits, cause = False, me.cause
-        for agreed in self.part.terms:
+        for agreed in filter(None, map(self._settled, self.part.terms)):
             for entity in sorted(self._entities(agreed.term.slice)):
                 value = self._value(agreed, entity, me.now)
                 if value is None or me.now < agreed.start_s:
@@ -227,6 +261,15 @@ class SslaAssessment(Configured, Capability):
                 waits |= not quiet or (agreed.key, entity) in self._breaches
         if waits:
             self._next(me)
+
+    def _settled(self, of: AgreedTerm) -> AgreedTerm | None:
+        """Return a term with the objective that was agreed; None: it is not, as far as is known."""
+        if not of.negotiated:
+            return of
+        told = [x[-1][:2] for key, x in self._readings.items() if key[2] == f"{AGREED}:{of.key}"]
+        term = replace(of.term, objective=max(told)[1]) if told else of.term
+        worst = of.term.objective if term.acceptable is None else term.acceptable
+        return replace(of, term=term) if told and not term.worse(term.objective, worst) else None
 
     def _entities(self, slice_name: str) -> set[str]:
         return {each.entity for each in self.part.functions if each.slice == slice_name}
@@ -417,12 +460,249 @@ class SslaAssessment(Configured, Capability):
         self._next(me)
 
 
+PRICE, DELAY = 0.4, 0.1
+"""Weights of the price and of the time until a provider is ready; the terms have the rest."""
+UNPENALISED = 0.05
+"""What a term without a penalty weighs beside the credits of others."""
+M = SecurityMetric
+_DOWNLOADS = {
+    M.DEPLOY_DELAY: ("policy-enforcer", "gateway"),
+    M.PATCH_DELAY: ("policy-enforcer",),
+    M.SWITCH_DELAY: ("service-replica",),
+}
+"""By metric: functions that have to be brought and started in that time, where there are any."""
+
+
+class SslaNegotiation(Configured, Capability):
+    """Finds the provider, the objectives and the price of an agreement, by auction.
+
+    The consumer is the agent where the slice's first function stands. Its auctioneer calls for
+    proposals as for any goal, and this is the ``Tender`` of these goals: terms of the agreement
+    are terms of the bid, with the objectives as hard limits, and weigh as much as their penalties.
+    A provider derives what it can hold from its PoP. It offers that, or refuses with the nearest
+    that it can hold; then the consumer concedes that, if it is acceptable.
+    """
+
+    name = "ssla-negotiation"
+    parameters: ClassVar = {"ssla_reserve": 0.2}
+    """By what share of it a promise is kept short of what the agent can do."""
+
+    def __init__(self) -> None:
+        self._me: Agent
+        self._limits: dict[Goal, dict[str, float]] = {}
+        """What is asked for in the next round, by term of the bid."""
+        self._worst: dict[SecurityMetric, float] = {}
+        """The worst that was measured here: no promise is better."""
+        self._begun: set[Goal] = set()
+
+    @starts
+    def begin(self, me: Agent) -> None:
+        """Take part in negotiations; begin those of this agent once the others are heard of."""
+        self._me = me
+        me.capability(Bidder).tenders[AgreementHeld] = self
+        me.call_at(me.now + self.settings.deadline_s, partial(self._look, me))
+
+    @perceives(PolicyPart)
+    def given(self, me: Agent, part: PolicyPart) -> Steps:
+        """Release what another policy does not ask for; soon ask for what it does."""
+        self._begun.clear()
+        wanted = {each.asked() for each in part.negotiated}
+        for each in me.capability(Auctioneer).delegated:
+            if isinstance(each, AgreementHeld) and each.agreement not in wanted:
+                yield Adopt(avert(each), PROTECT)
+
+    def _look(self, me: Agent) -> None:
+        """Ask for what is to be agreed by now, once; tell what was agreed to the slice's loop."""
+        blind = me.capability(Outlook).free is NOTHING  # the network has not told of itself yet
+        for each in () if blind else me.capability(SslaAssessment).part.negotiated:
+            goal = want(AgreementHeld(each.asked()))
+            held = me.beliefs.holds(goal.predicate) is True
+            if me.now >= each.start_s and not held and goal not in self._begun:
+                self._begun.add(goal)
+                me.do_step(Adopt(goal, PROTECT))
+        me.do(self._tell(me))
+        pause_s = self.settings.deadline_s if blind else RETOLD_S
+        me.call_at(me.now + pause_s, partial(self._look, me))
+
+    def _tell(self, me: Agent) -> Steps:
+        part = me.capability(SslaAssessment).part
+        asked = {each.name for each in part.negotiated}
+        for each in me.beliefs.matching(AgreementFixed):
+            for term in each.agreement.terms if each.agreement.name in asked else ():
+                entity = next(x.entity for x in part.functions if x.slice == term.slice)
+                kind = f"{AGREED}:{each.agreement.name}/{term.name}"
+                yield Perceive(Insight(term.slice, entity, kind, term.objective))
+
+    # -- the consumer -----------------------------------------------------------------------
+
+    def terms(self, goal: Goal) -> tuple[BidTerm, ...]:
+        """Return the terms of the agreement as terms of a bid.
+
+        A provider is not believed to hold more than follows from the consumer's own view.
+        """
+        of = _asked(goal).terms
+        return tuple(
+            BidTerm(x.bid_term, partial(self._offered, x), x.up, least=partial(self._believed, x))
+            for x in of
+        )
+
+    def call(self, goal: Goal) -> tuple[GoalPolicy, tuple[AgentId, ...]]:
+        """Return the objectives of the next round as limits, what terms weigh, and the providers.
+
+        Raises:
+            PlanFailed: if the policy does not ask for it any more.
+
+        """
+        terms, own = _asked(goal).terms, self._own(goal)
+        shares = [each.penalty.credit if each.penalty else UNPENALISED for each in terms]
+        part = (1.0 - PRICE - DELAY) / sum(shares)
+        weights = {x.bid_term: share * part for x, share in zip(terms, shares, strict=True)}
+        limits = self._limits.get(goal) or {each.bid_term: each.objective for each in terms}
+        policy = GoalPolicy(Constraints(terms=limits), Preferences(DELAY, PRICE, 0.0, weights))
+        return policy, own.negotiated_with or ()
+
+    def _own(self, goal: Goal) -> SecurityAgreement:
+        for each in self._me.capability(SslaAssessment).part.negotiated:
+            if each.asked() == _asked(goal):
+                return each
+        raise PlanFailed("the policy does not ask for it any more")
+
+    def concede(self, goal: Goal, nearest: Mapping[AgentId, Mapping[str, float]], turn: int) -> str:
+        """Ask for what the provider that is nearest can hold, if all of it is acceptable."""
+        me, own = self._me, self._own(goal)
+        now, alive = self.call(goal)[0].constraints.terms, me.capability(Outlook).alive()
+        ways: list[tuple[float, AgentId, dict[str, float]]] = []
+        for agent, values in nearest.items() if turn < self.settings.rounds else ():
+            told = {x: values[x.bid_term] for x in own.terms if x.bid_term in values}
+            moved = {x.bid_term: v for x, v in told.items() if x.worse(v, now[x.bid_term])}
+            worst = {x: x.objective if x.acceptable is None else x.acceptable for x in told}
+            if moved and agent in alive and not any(x.worse(v, worst[x]) for x, v in told.items()):
+                shift = sum(abs(v - now[name]) / (now[name] or 1.0) for name, v in moved.items())
+                ways.append((shift, agent, moved))
+        if not ways:
+            return "no provider can hold what is acceptable" if nearest else ""
+        _, agent, moved = min(ways, key=lambda way: way[:2])
+        self._limits[goal] = {**now, **moved}
+        changed = {name.removeprefix("ssla."): [now[name], value] for name, value in moved.items()}
+        about = {"agreement": own.name, "round": turn, "provider": agent}
+        me.cause = me.record("ssla.conceded", **about, objectives=changed)
+        return ""
+
+    def concluded(self, goal: Goal, winner: AgentId, bid: Bid, turn: int) -> Steps:
+        """Hold the agreement, and have it judged by its objectives from now on."""
+        me, asked = self._me, _asked(goal)
+        agreed = asked.agreed(winner, bid.terms)
+        self._limits.pop(goal, None)
+        about = {"agreement": agreed.name, "slice": agreed.terms[0].slice, "provider": winner}
+        told = {"asked": asked.objectives(), "objectives": agreed.objectives(), "rounds": turn}
+        fixed = {"price": agreed.price, "digest": digest_of(agreed)}
+        me.cause = me.record("ssla.agreed", **about, **told, **fixed)
+        yield Believe(AgreementFixed(agreed))
+        yield from self._tell(me)
+
+    @when(AgreementFixed)
+    def fixed(self, me: Agent, new: AgreementFixed) -> Steps:
+        """Hold an agreement in place of an older one of the same name."""
+        for each in me.beliefs.matching(AgreementFixed):
+            if each.agreement.name == new.agreement.name and each != new:
+                yield Believe(each, value=False)
+
+    @when(AgreementHeld, value=None)
+    @when(AgreementHeld, value=False)
+    def ended(self, me: Agent, held: AgreementHeld) -> Steps:
+        """Hold no longer what was concluded with a provider that is gone, or was released."""
+        for each in me.beliefs.matching(AgreementFixed):
+            if each.agreement.name == held.agreement.name:
+                yield Believe(each, value=False)
+
+    # -- the provider -----------------------------------------------------------------------
+
+    @perceives(Insight)
+    def measured(self, me: Agent, insight: Insight) -> None:  # noqa: ARG002  # all is its own
+        """Note the worst delay and availability that were measured here."""
+        metric = next((each for each in M if each.value == insight.kind), None)
+        if metric is M.AVAILABILITY and insight.whole >= FEWEST:
+            self._worst[metric] = min(insight.value / insight.whole, self._worst.get(metric, 1.0))
+        elif metric is not None and insight.kind.endswith("-delay"):
+            self._worst[metric] = max(insight.value, self._worst.get(metric, 0.0))
+
+    def shortfalls(self, call: ConstrainedGoal) -> tuple[str, dict[str, float]]:
+        """Return which objectives this agent cannot hold, why, and the nearest that it can."""
+        reasons: list[str] = []
+        nearest: dict[str, float] = {}
+        for each in _asked(call.goal).terms:
+            limit = call.constraints.terms.get(each.bid_term, each.objective)
+            best, why = self._held(each)
+            if each.worse(best, limit):
+                unit = f" {METRICS[each.metric].unit}".rstrip()
+                about = f"{each.name} ({each.metric.value} of {each.slice})"
+                near = f"; the nearest is {best:g}{unit}" if isfinite(best) else ""
+                reasons.append(f"{about}: {limit:g}{unit} is asked, and {why}{near}")
+                nearest |= {each.bid_term: best} if isfinite(best) else {}
+        return "; ".join(reasons), nearest
+
+    def _offered(self, term: GuaranteeTerm, _: Offer) -> float:
+        return self._held(term)[0]
+
+    def _held(self, term: GuaranteeTerm) -> tuple[float, str]:
+        """Return the best objective that this agent promises, and what keeps it from a better."""
+        me = self._me
+        best, why = self._best(term, me.pop or "", me.capability(Outlook).view)
+        worst = self._worst.get(term.metric, best)
+        if term.worse(worst, best):
+            best, why = worst, f"{worst:.3g} {METRICS[term.metric].unit} was measured here"
+        reserve = me.parameter(self, "ssla_reserve")
+        if term.metric is M.AVAILABILITY:
+            return round(max(best - (1.0 - best) * reserve, 0.0), 6), why
+        return round(best * (1.0 + reserve) if METRICS[term.metric].unit else best, 6), why
+
+    def _believed(self, term: GuaranteeTerm, offer: Offer) -> float:
+        return self._best(term, offer.pop, offer.view)[0]
+
+    def _best(self, term: GuaranteeTerm, pop: PopId, view: NetworkView) -> tuple[float, str]:
+        """Return the best that can be held at a PoP by what a view knows of it, and why."""
+        me, metric, known = self._me, term.metric, self.settings.catalogue
+        enforcer, notice_s = me.capability(PolicyEnforcer), 0.0
+        look_s = me.parameter(enforcer, "policy_look_s")
+        if metric is M.AVAILABILITY:
+            site = view.site(pop)
+            lost = min((x.loss for x in (site.links if site else ()) if x.up), default=0.0)
+            return 1.0 - lost, f"the best link of {pop} loses {lost:.3g} of what is sent"
+        if metric is M.GEOLOCATION:
+            law = me.capability(SslaAssessment).part.jurisdictions.get(pop, "no known place")
+            return float(law not in term.allowed), f"{pop} is in {law}"
+        if metric is M.GTP_TUNNELS:
+            return term.objective, "any number of them is enforced alike"
+        if metric is M.CLEAR_TEXT and "gateway" not in known:
+            return inf, "no function in the repository encrypts"
+        if metric is M.ANALYSIS_INTERVAL:
+            look_s += me.parameter(enforcer, "policy_pause_s")
+            return look_s, f"{pop} looks every {look_s:g} s"
+        if metric in (M.RECONFIGURE_DELAY, M.REVOKE_DELAY):
+            return look_s + SETTLES_S, f"a change takes {look_s + SETTLES_S:g} s at {pop}"
+        if metric is M.SWITCH_DELAY:
+            notice_s = look_s if "service-replica" in known else inf
+        best, why = notice_s, "service-replica is not in the repository"
+        for vnfd in [known[x] for x in _DOWNLOADS.get(metric, ()) if x in known]:
+            time_s = download_time_s(view, self.settings.repository, pop, vnfd)
+            time_s = inf if time_s is None else time_s
+            if notice_s + time_s + vnfd.boot_s > best:
+                best = notice_s + time_s + vnfd.boot_s
+                why = f"{vnfd.name} takes {time_s:.3g} s to download and {vnfd.boot_s:g} s to start"
+        return best, why
+
+
+def _asked(goal: Goal) -> SecurityAgreement:
+    assert isinstance(goal.predicate, AgreementHeld)
+    return goal.predicate.agreement
+
+
 def is_measured(kind: str) -> bool:
     """Whether an insight of this kind is about agreements."""
     return kind.partition(":")[0] in _KINDS
 
 
-_KINDS = {each.value for each in SecurityMetric} | {UNPATCHED, IN_FORCE}
+_KINDS = {each.value for each in SecurityMetric} | {UNPATCHED, IN_FORCE, AGREED}
 _KINDS.add(STANDS_AT[:-1])
 _EVIDENCE = {
     SecurityMetric.GEOLOCATION: STANDS_AT[:-1],

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from phalanx.auction.bidder import Bidder
 from phalanx.auction.settings import Configured
 from phalanx.bdi import (
     Achieve,
@@ -37,7 +38,7 @@ from phalanx.bdi import (
 from phalanx.coordination.lifecycle import NewVersion
 from phalanx.coordination.measures import PROTECT, Part, enforce, inventory_of, lift
 from phalanx.domain.actions import FlowRecords, FlowStats, Observe, ReadMeasure, ReadRules
-from phalanx.domain.goals import Goal, Predicate, avert, want
+from phalanx.domain.goals import Constraints, Goal, Mode, Predicate, avert, want
 from phalanx.domain.messages import Insight
 from phalanx.domain.network import PopId
 from phalanx.domain.predicates import (
@@ -53,10 +54,17 @@ from phalanx.domain.rules import PrefixSet, TrafficMatch, TrafficRule, TrafficVe
 from phalanx.domain.vnf import Vnfd
 from phalanx.policy.plan import PolicyPlan, Revocation
 from phalanx.policy.rules import WEEK_MINUTES, PolicyRule, PolicyVerdict, RuleAction, RuleSet
-from phalanx.policy.ssla import GuaranteeTerm, Remediation, SecurityMetric
+from phalanx.policy.ssla import (
+    AgreementFixed,
+    AgreementHeld,
+    GuaranteeTerm,
+    Remediation,
+    SecurityAgreement,
+    SecurityMetric,
+)
 from phalanx.policy.traffic import PolicedFunction, WireRule, held_at, wire_rules
 
-UNPATCHED, IN_FORCE, STANDS_AT = "unpatched", "changes-in-force", "stands-at:"
+UNPATCHED, IN_FORCE, STANDS_AT, AGREED = "unpatched", "changes-in-force", "stands-at:", "agreed"
 """Kinds of insights beside the metrics'."""
 NEEDS = {
     SecurityMetric.GEOLOCATION: (STANDS_AT[:-1],),
@@ -88,6 +96,8 @@ class AgreedTerm(Struct, frozen=True):
     agreement: str
     start_s: float
     term: GuaranteeTerm
+    negotiated: bool = False
+    """Whether its objective is not known before the agreement is concluded."""
 
     @property
     def key(self) -> str:
@@ -113,6 +123,8 @@ class PolicyPart(Struct, frozen=True):
     """Whether the agent says what is a breach: the loop of a slice, or without loops a PoP's."""
     barred: tuple[tuple[str, float, str], ...] = ()
     """(address, since when, why) of functions for which nothing may run at the agent's PoP."""
+    negotiated: tuple[SecurityAgreement, ...] = ()
+    """Agreements that the agent negotiates: the first function of their slice stands at its PoP."""
 
     def of(self, slice_name: str, metric: SecurityMetric) -> Iterator[GuaranteeTerm]:
         """Yield the terms of a slice that are about a metric."""
@@ -151,7 +163,7 @@ def part_of(
     held = [x for x in functions if (x.slice == loop_of if loop_of else x.pop == pop)]
     slices = {loop_of} if loop_of else {each.slice for each in held}
     terms = tuple(
-        AgreedTerm(agreement.name, agreement.start_s, term)
+        AgreedTerm(agreement.name, agreement.start_s, term, agreement.negotiated_with is not None)
         for agreement in policy.agreements
         for term in agreement.terms
         if term.slice in slices
@@ -180,7 +192,14 @@ def part_of(
         if term.metric is SecurityMetric.GEOLOCATION and term.slice == each.slice
         if law and law not in term.allowed
     )
-    return replace(part, rules=rules, members=known, judges=judges, barred=barred)
+    first = {each.slice: each.pop for each in reversed([*functions])}
+    negotiated = tuple(
+        each
+        for each in policy.agreements
+        if each.negotiated_with is not None and first.get(each.terms[0].slice) == pop
+    )
+    part = replace(part, rules=rules, members=known, judges=judges, barred=barred)
+    return replace(part, negotiated=negotiated)
 
 
 class RuleEnforced(OfEntity, frozen=True):
@@ -316,6 +335,31 @@ class PolicyEnforcer(Configured, Capability):
                 gone = (yield from self._gone(me, each)) if each.offenders else []
                 self._measure(me, each, look, gone)
             yield Pause(self._pause_s.get(kept.ip, me.parameter(self, "policy_pause_s")))
+
+    @plan(AgreementHeld, applies=lambda _, goal: goal.contract is not None)
+    def promise(self, me: Agent, goal: GoalInstance) -> Body:
+        """Conclude an agreement that was awarded, if it is what was offered and can be held."""
+        wanted, bidder = goal.goal.predicate, me.capability(Bidder)
+        assert isinstance(wanted, AgreementHeld)
+        contract = bidder.contracts.get(goal.contract or "")
+        if contract is None or contract.bid is None:
+            raise PlanFailed("the contract is forgotten")
+        terms, digest = contract.bid.terms, wanted.fixes(me.name, contract.bid.terms)
+        limits = {each.bid_term: terms[each.bid_term] for each in wanted.agreement.terms}
+        awarded = replace(contract.call.goal, constraints=Constraints(terms=limits))
+        if digest != contract.digest:
+            raise PlanFailed(f"the award fixes {contract.digest or 'nothing'}, its bid {digest}")
+        if terms["C"] < min(bid.terms["C"] for bid in contract.bids):
+            raise PlanFailed(f"the award pays {terms['C']:g}, less than was asked for")
+        if short := bidder.shortfalls(awarded)[0]:
+            raise PlanFailed(short)
+        yield Believe(AgreementFixed(wanted.agreement.agreed(me.name, terms)))
+        yield Believe(wanted, holder=me.name, mandate=digest)
+
+    @plan(AgreementHeld, Mode.AVERT)
+    def release(self, me: Agent, goal: GoalInstance) -> Body:  # noqa: ARG002  # says it all
+        """End an agreement that its consumer wants no more."""
+        yield Believe(goal.goal.predicate, value=False)
 
     def _at(self, ip: str) -> list[KeptFunction]:
         for each in self.part.functions:

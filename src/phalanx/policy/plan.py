@@ -33,6 +33,8 @@ class PolicyPlan(Struct, frozen=True, forbid_unknown_fields=True):
     members: PolicyInventory = PolicyInventory()
     """Addresses of the slices' devices and users; those of a slice's functions are known."""
     revoked: Annotated[tuple[Revocation, ...], Meta(max_length=10_000)] = ()
+    intents: Annotated[dict[str, str], Meta(max_length=10_000)] = {}
+    """Sentences that it follows from, by the name of the intent; further intents have to fit."""
 
 
 def plan_of_slice(plan: PolicyPlan, name: str) -> PolicyPlan:

@@ -8,13 +8,18 @@ figure 3.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from functools import lru_cache
+from hashlib import sha256
 from math import isfinite
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, json
+from msgspec.structs import replace
 
+from phalanx.domain.agents import AgentId
+from phalanx.domain.goals import Predicate
 from phalanx.loading import Name, Offence, show, twice, unknown
 
 Title = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -133,7 +138,8 @@ class GuaranteeTerm(Struct, frozen=True, forbid_unknown_fields=True):
     slice: Name
     metric: SecurityMetric
     objective: float
-    """Value that the indicator must not be worse than, in the metric's unit."""
+    """Value that the indicator must not be worse than, in the metric's unit; where the agreement
+    is negotiated, the value that is asked for first."""
     window_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
     """Time over which the indicator is taken, in s."""
     allowed: Annotated[tuple[str, ...], Meta(max_length=10_000)] = ()
@@ -143,11 +149,26 @@ class GuaranteeTerm(Struct, frozen=True, forbid_unknown_fields=True):
     penalty: Penalty | None = None
     intent: Annotated[str, Meta(max_length=128)] = ""
     """Name of the intent that it follows from; empty: none."""
+    acceptable: float | None = None
+    """Of a negotiated agreement: the worst objective that is accepted; None: the objective."""
 
     def breached(self, value: float) -> bool:
         """Whether a value of the indicator breaks the promise."""
-        higher = METRICS[self.metric].better == "higher"
-        return value < self.objective if higher else value > self.objective
+        return self.worse(value, self.objective)
+
+    def worse(self, value: float, than: float) -> bool:
+        """Whether a value of the indicator is worse than another one."""
+        return value < than if self.up else value > than
+
+    @property
+    def up(self) -> bool:
+        """Whether a higher value is better."""
+        return METRICS[self.metric].better == "higher"
+
+    @property
+    def bid_term(self) -> str:
+        """Its name among the terms of a bid."""
+        return f"ssla.{self.name}"
 
 
 class SecurityAgreement(Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,7 +180,58 @@ class SecurityAgreement(Struct, frozen=True, forbid_unknown_fields=True):
     consumer: Annotated[str, Meta(max_length=64)] = ""
     about: Annotated[str, Meta(max_length=4000)] = ""
     start_s: Annotated[float, Meta(ge=0, le=604_800)] = 0.0
-    """Second of the run from which it holds."""
+    """Second of the run from which it holds, or is negotiated."""
+    negotiated_with: Annotated[tuple[Name, ...], Meta(max_length=1000)] | None = None
+    """Agents that are asked to be the provider; empty: all; None: it holds as it is."""
+    price: Annotated[float, Meta(ge=0)] | None = None
+    """Of a period, as providers price what they host (C of their bids); None: not agreed."""
+
+    def asked(self) -> SecurityAgreement:
+        """Return what providers are asked for, who need not know what else would be accepted."""
+        terms = tuple(replace(each, acceptable=None) for each in self.terms)
+        return replace(self, terms=terms, negotiated_with=None)
+
+    def objectives(self) -> dict[str, float]:
+        """Return the objective of each term, by its name."""
+        return {each.name: each.objective for each in self.terms}
+
+    def agreed(self, provider: AgentId, values: Mapping[str, float]) -> SecurityAgreement:
+        """Return what is agreed with a provider by the values of its bid."""
+        terms = tuple(replace(each, objective=values[each.bid_term]) for each in self.terms)
+        return replace(self, terms=terms, provider=provider, price=round(values["C"], 6))
+
+
+@lru_cache(maxsize=1024)
+def digest_of(agreement: SecurityAgreement) -> str:
+    """Return the SHA-256 (hexadecimal, 32 digits) of an agreement; its terms' order counts."""
+    return sha256(json.encode(agreement, order="deterministic")).hexdigest()[:32]
+
+
+class AgreementHeld(Predicate, frozen=True):
+    """A provider has promised an agreement, of which this is what it was asked for first.
+
+    Its holder is the provider, its mandate the digest of what was agreed.
+    """
+
+    private: ClassVar[bool] = True
+
+    agreement: SecurityAgreement
+
+    def fixes(self, bidder: AgentId, terms: Mapping[str, float]) -> str:
+        """Return the digest of the agreement that an award to a provider fixes."""
+        return digest_of(self.agreement.agreed(bidder, terms))
+
+    def __str__(self) -> str:
+        return f"agreementHeld({self.agreement.name}, {digest_of(self.agreement)[:8]})"
+
+
+class AgreementFixed(Predicate, frozen=True):
+    """An agreement as its consumer and its provider have concluded it."""
+
+    agreement: SecurityAgreement
+
+    def __str__(self) -> str:
+        return f"agreementFixed({self.agreement.name}, {digest_of(self.agreement)})"
 
 
 def agreement_offences(
@@ -183,6 +255,14 @@ def agreement_offences(
                 f"{path}.objective",
                 f"{show(term.objective)} is not allowed; it has to be {wanted}",
             )
+        worst, first = term.acceptable, agreement.terms[0].slice
+        if worst is not None and agreement.negotiated_with is None:
+            yield f"{path}.acceptable", "is of an agreement with negotiated_with alone"
+        elif worst is not None and (not 0 <= worst <= top or term.worse(term.objective, worst)):
+            why = f"{show(worst)} is better than the objective {term.objective:g}, or no such value"
+            yield f"{path}.acceptable", why
+        if agreement.negotiated_with is not None and term.slice != first:
+            yield f"{path}.slice", f"an agreement is negotiated for one slice, here {first}"
         if known is not None and term.slice not in known:
             yield f"{path}.slice", unknown("slice", term.slice, known)
         for place, remedy in enumerate(term.remediation):

@@ -30,8 +30,9 @@ from msgspec.structs import replace
 
 from phalanx.loading import unknown
 from phalanx.policy import intents as kinds
+from phalanx.policy.contradictions import contradictions
 from phalanx.policy.intents import AnyIntent, IntentError, IntentSet, SliceIntent, promised
-from phalanx.policy.language import said
+from phalanx.policy.language import parse_page, said
 from phalanx.policy.plan import PolicyPlan, plan_offences
 from phalanx.policy.rules import (
     IpNetwork,
@@ -137,10 +138,52 @@ def compile_intents(intents: IntentSet, around: Surroundings | None = None) -> P
         (agreed,) if terms else (),
         RuleSet(intents.name, (*denied, *rates)),
         PolicyInventory(intents.members),
+        intents={each.name: said(each) for each in intents.intents},
     )
     for path, why in plan_offences(plan, None if around is None else around.slices):
         raise IntentError(f"{intents.name}: {path}: {why}")
     return plan
+
+
+def fit(intents: IntentSet, held: PolicyPlan, around: Surroundings) -> None:
+    """Refuse intents that contradict what a plan in force follows from, or its other rules.
+
+    What they replace, since it has the same name, is not counted.
+
+    Args:
+        intents: those that are to be in force as well.
+        held: the plan in force.
+        around: where it is.
+
+    Raises:
+        IntentError: with both intents, or with the rule and a packet that shows it.
+
+    """
+    left = without(held, (each.name for each in intents.intents))
+    page = (f"{name}: {sentence}." for name, sentence in left.intents.items())
+    known = [x for each in page for x in parse_page(each, "the policy in force").intents]
+    members = held.members.slices | intents.members
+    whole = replace(intents, intents=(*known, *intents.intents), members=members)
+    maker = _Translation(whole, around)
+    try:
+        maker.contradictions()
+    except IntentError as error:
+        raise IntentError(f"cannot be in force beside what is: {error}") from None
+    by_hand = (rule for rule in left.rules.rules if rule.intent not in left.intents)
+    rules = {rule.id: rule for rule in by_hand if rule.condition.encrypted is None}
+    inventory = PolicyInventory({name: _prefixes(spans) for name, spans in maker.owned.items()})
+    force = inventory.resolve(replace(held.rules, rules=tuple(rules.values())))
+    permits = [rule for each in intents.intents for rule in maker.permits(each)]
+    wanted = inventory.resolve(RuleSet("wanted", tuple(permits)))
+    for found in contradictions(wanted, force, deployed=True).conflicts if permits else ():
+        other, seen = rules.get(found.others[0]), found.witness
+        if seen is not None and (other is None or other.action.verdict is PolicyVerdict.DENY):
+            one = next(rule for rule in permits if rule.id == found.rule)
+            rule = "the default" if other is None else f"rule {other.id}"
+            raise IntentError(
+                f"'{one.about}' ({one.intent}) contradicts {rule} in force, which denies what is"
+                f" sent from {seen.source} to {seen.target}; the nearest is to change that first"
+            )
 
 
 def without(plan: PolicyPlan, names: Iterable[str]) -> PolicyPlan:
@@ -155,6 +198,7 @@ def without(plan: PolicyPlan, names: Iterable[str]) -> PolicyPlan:
         plan,
         agreements=tuple(each for each in kept if each.terms),
         rules=replace(plan.rules, rules=rules),
+        intents={name: each for name, each in plan.intents.items() if name not in gone},
     )
 
 
@@ -175,17 +219,20 @@ def merged(plan: PolicyPlan, more: PolicyPlan) -> PolicyPlan:
         agreed[each.name] = replace(each, terms=(*others, *each.terms))
     name = plan.rules.name if plan.rules.rules else more.rules.name
     slices = {**plan.members.slices, **more.members.slices}
-    return PolicyPlan(
-        tuple(agreed.values()),
-        replace(left.rules, name=name, rules=(*rest, *rates)),
-        replace(plan.members, slices=slices),
+    return replace(
+        left,
+        agreements=tuple(agreed.values()),
+        rules=replace(left.rules, name=name, rules=(*rest, *rates)),
+        members=replace(plan.members, slices=slices),
+        intents={**left.intents, **more.intents},
     )
 
 
 def intents_of(plan: PolicyPlan) -> list[str]:
     """Return the names of the intents that a plan follows from, in its order."""
     terms = (term.intent for agreement in plan.agreements for term in agreement.terms)
-    return list(dict.fromkeys(n for n in chain(terms, (x.intent for x in plan.rules.rules)) if n))
+    rules = (rule.intent for rule in plan.rules.rules)
+    return list(dict.fromkeys(name for name in chain(terms, rules, plan.intents) if name))
 
 
 class _Translation:
@@ -267,6 +314,19 @@ class _Translation:
                     schedule,
                     intent=intent.name,
                     about=said(intent)[:1000],
+                )
+
+    def permits(self, intent: AnyIntent) -> Iterator[PolicyRule]:
+        """Yield what an intent says that may pass, as rules."""
+        if isinstance(intent, kinds.AccessIntent) and intent.effect != "deny":
+            pairs = product(_segments(intent.sources), _segments(intent.targets))
+            for number, (pair, service) in enumerate(product(pairs, intent.services or (None,))):
+                ports = (service.protocol, (), service.ports) if service else ()
+                match = RuleMatch(*pair, *ports)
+                action, always = RuleAction(PolicyVerdict.PERMIT), RuleCondition()
+                name, about = f"{intent.name}/{number}", said(intent)[:1000]
+                yield PolicyRule(
+                    *(name, action, match, always, intent.schedule), intent=intent.name, about=about
                 )
 
     def _matches(self, intent: AnyIntent) -> Iterator[tuple[Segment, Segment, RuleSchedule, bool]]:

@@ -81,6 +81,9 @@ TEMPLATES: dict[str, str] = {
     "{prevented_by}]",
     "ssla.restored": "finds [{agreement}/]{term} kept again at {entity}[ of {slice}] after "
     "{lasted_s} s[; {by} did it: {remedy}][; {credit} of the price is owed][; {reason}]",
+    "ssla.conceded": "concedes in the agreement {agreement} what {provider} can hold: {objectives}",
+    "ssla.agreed": "agrees with {provider} on {agreement} for {slice}: {objectives}; asked for "
+    "first: {asked}; in {rounds:#round}, for a price of {price} ({digest})",
     "claim.granted": "agrees to {action} {entity} for {holder}: {reason}",
     "claim.refused": "refuses {holder} to {action} {entity}: {reason}",
     "claim.overruled": "has {holder} no longer {action} {entity}: {reason}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct, field
 
 from phalanx.domain.events import Event
-from phalanx.reporting.log import Data, number, text
+from phalanx.reporting.log import Data, number, table, text
 
 Key = tuple[str, str, str]
 
@@ -46,6 +46,12 @@ class TermStory(Struct):
     """Share of the time since then in which it was kept."""
     credit: float = 0.0
     """Share of the price that is owed in all, 1 at the most."""
+    provider: str = ""
+    """With which it was negotiated last; empty: it was not, and so with what follows."""
+    asked: float | None = None
+    """Objective that was asked for first."""
+    agreed: float | None = None
+    rounds: int = 0
 
 
 class AgreementsView:
@@ -53,6 +59,8 @@ class AgreementsView:
 
     def __init__(self) -> None:
         self._terms: dict[Key, TermStory] = {}
+        self.agreed: dict[str, Event] = {}
+        """The latest ``ssla.agreed`` of each agreement."""
         self._open: dict[str, tuple[TermStory, BreachStory]] = {}
         """Breaches that last, by their event."""
         self._now = 0.0
@@ -62,6 +70,8 @@ class AgreementsView:
         self._now, data = event.time, event.data
         if event.kind == "goal.ended" and data.get("outcome") == "achieved":
             self._remedied(event, text(data, "goal"))
+        if event.kind == "ssla.agreed":
+            self.agreed[text(data, "agreement")] = event
         if not event.kind.startswith("ssla.") or not text(data, "term"):
             return
         if event.kind == "ssla.restored":
@@ -95,6 +105,11 @@ class AgreementsView:
         """Return all terms that were measured, by agreement, term and function."""
         for term in self._terms.values():
             term.until_s = self._now
+            if term.agreement in self.agreed:
+                deal = self.agreed[term.agreement].data
+                term.provider, term.rounds = text(deal, "provider"), int(number(deal, "rounds"))
+                term.asked = number(table(deal, "asked"), term.term)
+                term.agreed = number(table(deal, "objectives"), term.term)
             whole = max(term.until_s - term.since_s, 1e-9)
             lasted = (
                 self._now - b.at_s if b.lasted_s is None else b.lasted_s for b in term.breaches

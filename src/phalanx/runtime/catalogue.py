@@ -30,7 +30,7 @@ from phalanx.domain.goals import Goal, Mode, Predicate
 from phalanx.domain.rules import TrafficVerdict, listed
 from phalanx.domain.vnf import Vnfd
 from phalanx.loading import unknown
-from phalanx.policy.assessment import SslaAssessment
+from phalanx.policy.assessment import SslaAssessment, SslaNegotiation
 from phalanx.policy.enforcement import PolicyEnforcer
 from phalanx.runtime.scenario import MONITORS, STRATEGIES, DeclaredAgent, Scenario
 from phalanx.slices.loop import ClosedLoop
@@ -185,7 +185,8 @@ def load_catalogue(
     forecasting = () if scenario.forecast is None else (WorkloadForecaster,)
     looping = () if scenario.slices is None else LOOPS
     policed = () if scenario.policy is None else POLICED
-    own_abilities = (*BUILT_IN, *trusting, *forecasting, *looping, *policed)
+    negotiating = (SslaNegotiation,) if policed else ()
+    own_abilities = (*BUILT_IN, *trusting, *forecasting, *looping, *policed, *negotiating)
     library = Library([*dict.fromkeys(own_abilities), *(chosen[name] for name in vnfds)])
     scopes = _scopes()
     loops = frozenset(loop.name for loop in scenario.loops())

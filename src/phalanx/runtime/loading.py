@@ -400,6 +400,16 @@ def policy_refusals(policy: PolicyPlan, scenario: Scenario) -> Iterator[Offence]
                 path = "default" if index is None else f"rules[{index}]"
                 refused.setdefault(f"policy.rules.{path}", f"cannot be enforced: {each.why_not}")
     yield from refused.items()
+    agents = [name for name, pop in scenario.standing().items() if pop is not None]
+    for index, agreement in enumerate(policy.agreements):
+        path = f"policy.agreements[{index}].negotiated_with"
+        for name in agreement.negotiated_with or ():
+            if name not in agents:
+                yield path, unknown("agent", name, agents)
+        pops = {each.pop for each in places if each.slice == agreement.terms[0].slice}
+        judged = len(pops) == 1 or (pops and scenario.slices is not None)
+        if agreement.negotiated_with is not None and not judged:
+            yield path, "needs a loop of the slice, or its functions at one PoP, to judge by it"
     terms = [term for agreement in policy.agreements for term in agreement.terms]
     remedies = {remedy for term in terms for remedy in term.remediation}
     needed = {PLACED[each] for each in remedies if each in PLACED}
