@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from phalanx.domain.errors import ScenarioError
+from phalanx.policy.contradictions import differences
 from phalanx.policy.exchange import NotExpressibleError, placed
 from phalanx.policy.nftables import from_nftables, to_nftables
-from phalanx.policy.regions import differences
 from phalanx.policy.rules import (
     PolicyRule,
     PolicyVerdict,

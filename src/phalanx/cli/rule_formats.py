@@ -13,6 +13,7 @@ import typer
 from phalanx.cli.terminal import AsJson, emit, emit_json, err, out, say, table_of
 from phalanx.domain.errors import PhalanxError
 from phalanx.loading import parse_as, read_text
+from phalanx.policy.contradictions import differences
 from phalanx.policy.exchange import (
     SYMBOLS,
     parse_rules,
@@ -24,7 +25,6 @@ from phalanx.policy.exchange import (
 from phalanx.policy.flowspec import from_flowspec, to_flowspec
 from phalanx.policy.kubernetes import Dialect, from_policies, to_policies
 from phalanx.policy.nftables import from_nftables, to_nftables
-from phalanx.policy.regions import differences
 from phalanx.policy.rules import PolicyInventory, PolicyPacket, RuleAction, RuleSet
 
 

@@ -2,7 +2,8 @@
 
 A field's set is kept as spans [first, after last), sorted, apart from each other. So a list of
 prefixes, and what it leaves out, is one set, and what a rule matches is one box. ``BoxTable``
-finds the overlaps of many boxes, exactly, with NumPy; ``escape`` finds what others leave of one.
+finds the overlaps of many boxes, exactly, with NumPy; ``escape`` finds what others leave of one,
+and ``cut`` all of it.
 
 IPv4 and IPv6 addresses stand on one line, IPv6 behind IPv4. A packet's source and target are of
 one version, so what a box has of the other version is no part of it.
@@ -12,30 +13,75 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address, summarize_address_range
 from itertools import chain
+from socket import AF_INET, AF_INET6, inet_pton
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phalanx.domain.errors import PhalanxError
+
 Spans = tuple[tuple[int, int], ...]
 FieldBox = tuple[Spans, ...]
-"""A set for each field; source and target addresses are the first two."""
+"""A set for each field; source and target addresses are the first two, if there are any."""
 Walk = list[tuple[FieldBox, bool]]
 Rows = NDArray[np.int64]
 Bits = NDArray[np.uint8]
+IpVersion = Literal[4, 6]
 
 V6 = 1 << 32
 """Where IPv6 begins on the line of addresses."""
 LAST_ADDRESS = V6 + (1 << 128)
+LINE: Spans = ((0, LAST_ADDRESS),)
+VERSIONS: dict[IpVersion, Spans] = {4: ((0, V6),), 6: ((V6, LAST_ADDRESS),)}
+UNIVERSE = {4: "0.0.0.0/0", 6: "::/0"}
 HOLDS, WITHIN, LOW, LOW_BACK, HIGH, HIGH_BACK = 1, 2, 4, 8, 16, 32
 """How a box i stands to a box j that it overlaps: i has all of j; j has all of i; i may have the
 lowest corner of j (without the bit it has not); j may have that of i; the highest corners."""
 CHUNK = 1 << 19
 """Pairs that are compared at once."""
+MOST_PARTS = 20_000
+"""Parts that a box may be cut into."""
 
 
 class Undecided(Exception):  # noqa: N818  # no error: a stated limit of effort
     """What is left of a box was not found within the steps allowed."""
+
+
+class OverlapLimitError(PhalanxError):
+    """Rules overlap in too many ways to be worked out exactly."""
+
+
+def prefix_span(text: str) -> tuple[int, int]:
+    """Return where a prefix or an address without host bits stands on the line of addresses."""
+    begin, _, length = text.partition("/")
+    if ":" in begin:
+        base, bits = V6 + int.from_bytes(inet_pton(AF_INET6, begin)), 128
+    else:
+        base, bits = int.from_bytes(inet_pton(AF_INET, begin)), 32
+    return base, base + (1 << bits - int(length or bits))
+
+
+def line(prefixes: Iterable[str]) -> Spans:
+    """Return the addresses that any of the prefixes has."""
+    return merged(map(prefix_span, prefixes))
+
+
+def address(place: int) -> IPv4Address | IPv6Address:
+    """Return the address at a place on the line."""
+    return IPv4Address(place) if place < V6 else IPv6Address(place - V6)
+
+
+def prefixes(addresses: Spans) -> tuple[str, ...]:
+    """Return the fewest prefixes with exactly these addresses, IPv4 first."""
+    return tuple(
+        str(each)
+        for whole in VERSIONS.values()
+        for first, after in meet(addresses, whole)
+        for each in summarize_address_range(address(first), address(after - 1))
+    )
 
 
 def merged(spans: Iterable[tuple[int, int]]) -> Spans:
@@ -80,10 +126,10 @@ def real(box: FieldBox) -> FieldBox | None:
     versions = _versions(source), _versions(target)
     if versions[0] == versions[1]:
         return box
-    line = ((0, V6), (V6, LAST_ADDRESS))[1 if (versions[0] & versions[1]) == 2 else 0]
-    if not versions[0] & versions[1]:
+    if not (both := versions[0] & versions[1]):
         return None
-    return meet(source, (line,)), meet(target, (line,)), *box[2:]
+    whole = VERSIONS[4 if both == 1 else 6]
+    return meet(source, whole), meet(target, whole), *box[2:]
 
 
 def common(one: FieldBox, other: FieldBox) -> FieldBox | None:
@@ -96,14 +142,41 @@ def common(one: FieldBox, other: FieldBox) -> FieldBox | None:
     return real(tuple(shared))
 
 
-def without(box: FieldBox, cut: FieldBox) -> Iterator[FieldBox]:
-    """Yield boxes apart from each other: the packets of ``box`` that ``cut`` does not have."""
+def without(box: FieldBox, other: FieldBox) -> Iterator[FieldBox]:
+    """Yield boxes apart from each other: the packets of ``box`` that the other does not have."""
     head = list(box)
-    for field, its in enumerate(cut):
+    for field, its in enumerate(other):
         if rest := minus(head[field], its):
             if piece := real((*head[:field], rest, *head[field + 1 :])):
                 yield piece
             head[field] = meet(head[field], its)
+
+
+def cut(box: FieldBox, others: Iterable[FieldBox]) -> list[FieldBox]:
+    """Return all that others leave of a box, in few boxes apart from each other.
+
+    Raises:
+        OverlapLimitError: if they are more than ``MOST_PARTS`` on the way.
+
+    """
+    parts = [box]
+    for other in others:
+        parts = [
+            piece
+            for part in parts
+            for piece in (without(part, other) if common(part, other) else (part,))
+        ]
+        if len(parts) > MOST_PARTS:
+            raise OverlapLimitError("the rules overlap in too many ways to be cut apart")
+    for field in range(len(box)):  # what differs in one field alone is one box
+        alike: dict[FieldBox, list[Spans]] = {}
+        for part in parts:
+            alike.setdefault((*part[:field], *part[field + 1 :]), []).append(part[field])
+        parts = [
+            (*rest[:field], merged(chain.from_iterable(sets)), *rest[field:])
+            for rest, sets in alike.items()
+        ]
+    return parts
 
 
 def escape(box: FieldBox, walk: Walk, steps: list[int]) -> FieldBox | None:
@@ -128,12 +201,12 @@ def escape(box: FieldBox, walk: Walk, steps: list[int]) -> FieldBox | None:
             steps[0] -= 1
             if steps[0] < 0:
                 raise Undecided
-            cut, stops = walk[at]
-            shared = common(piece, cut)
+            taken, stops = walk[at]
+            shared = common(piece, taken)
             if shared is not None:
                 if stops:
                     return shared
-                open_ += [(each, at + 1) for each in without(piece, cut)]
+                open_ += [(each, at + 1) for each in without(piece, taken)]
                 break
         else:
             return piece
@@ -176,7 +249,7 @@ class _Field:
             hulls.append((label(each[0][0]), label(each[-1][1]), len(each) > 1))
             own = each
             if each[0][0] < V6 < each[-1][1]:
-                own = (*meet(each, ((0, V6),)), *meet(each, ((V6, LAST_ADDRESS),)))
+                own = (*meet(each, VERSIONS[4]), *meet(each, VERSIONS[6]))
             sizes.append(len(own))
             flat += [(label(first), label(after)) for first, after in own]
         spans = np.array(flat, np.int64).reshape(-1, 2)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from math import ceil, inf
+from operator import ne
+from sys import maxsize
 from typing import cast
 
 import numpy as np
+from msgspec import Struct
 from msgspec.structs import replace
 
 from phalanx.coordination.arbitration import EXCLUDE, StandingClaim
 from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.policy import boxes
-from phalanx.policy.boxes import Undecided
+from phalanx.policy.boxes import OverlapLimitError, Undecided
 from phalanx.policy.conflicts import (
     MOST_STEPS,
     ConflictKind,
@@ -23,6 +26,7 @@ from phalanx.policy.conflicts import (
 )
 from phalanx.policy.overlaps import NAMES, SLICE, OrderedRules, RuleTranslator
 from phalanx.policy.rules import (
+    PolicyPacket,
     PolicyRule,
     PolicyVerdict,
     PortRange,
@@ -33,6 +37,9 @@ from phalanx.policy.rules import (
     RuleSet,
     Segment,
 )
+
+MOST_COMPARED = 3_000_000
+"""Steps of the search for packets that two sets decide differently (some seconds)."""
 
 
 def contradictions(
@@ -55,6 +62,42 @@ def contradictions(
         theirs = (*theirs, PolicyRule("", RuleAction(right.default)))
     kind = ConflictKind.BREACH if deployed else ConflictKind.CONTRADICTION
     return _between(ours, theirs, kind, _disagree, most=most)
+
+
+class DecisionDifference(Struct, frozen=True):
+    """Packets that two rule sets decide differently, as one of them shows."""
+
+    witness: PolicyPacket
+    left: RuleAction
+    left_rule: str
+    """Id of the rule that decides; empty: the set's default."""
+    right: RuleAction
+    right_rule: str
+
+
+def differences(left: RuleSet, right: RuleSet) -> list[DecisionDifference]:
+    """Return where two rule sets differ: one witness for each pair of rules that decide.
+
+    Symbolic segments must have been resolved. Exact: nothing returned means that every packet has
+    the same action in both.
+
+    Raises:
+        OverlapLimitError: if there are too many overlaps.
+
+    """
+    ours, theirs = ((*s.rules, PolicyRule("", RuleAction(s.default))) for s in (left, right))
+    found = _between(
+        ours, theirs, ConflictKind.CONTRADICTION, ne, most=maxsize, steps=MOST_COMPARED
+    )
+    if found.undecided or not found.listed:
+        raise OverlapLimitError("the rules overlap in too many ways to be compared exactly")
+    mine, its = ({rule.id: rule.action for rule in rules} for rules in (ours, theirs))
+    return [
+        DecisionDifference(each.witness, mine[each.rule], each.rule, its[other], other)
+        for each in found.conflicts
+        for other in each.others
+        if each.witness
+    ]
 
 
 def slice_conflicts(rules: RuleSet, *, most: int = 1_000) -> ConflictReport:
@@ -131,6 +174,7 @@ def _between(
     ordered: bool = True,
     again: bool = False,
     most: int,
+    steps: int = MOST_STEPS,
 ) -> ConflictReport:
     """Find the pairs of rules, one a side, that clash and decide a packet in common, each on its.
 
@@ -143,6 +187,7 @@ def _between(
         again: the slices of the right side's rules are those where packets are seen again; the
             rules are the same on both sides.
         most: how many conflicts are told with their packets.
+        steps: of the search for packets, in all.
 
     """
     translator, split = RuleTranslator(), len(left)
@@ -165,14 +210,14 @@ def _between(
         clashes += len(found)
         met = [*met, *found] if order.listed else []
     conflicts: list[PolicyConflict] = []
-    steps, decided, undecided = [MOST_STEPS], 0, 0
+    open_steps, decided, undecided = [steps], 0, 0
     for a, b in sorted(met):
 
         def earlier(k: int, a: int = a, b: int = b) -> bool:
             return k < a or (split <= k < b and ordered)
 
         try:
-            shown = order.decided(a, b, earlier, steps)
+            shown = order.decided(a, b, earlier, open_steps)
         except Undecided:
             undecided += 1
             continue

@@ -7,7 +7,7 @@ rule, the field and the reason. Imports refuse what a rule cannot say, likewise.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import collapse_addresses, ip_network
+from ipaddress import ip_network
 from operator import attrgetter
 
 import msgspec
@@ -17,7 +17,9 @@ from msgspec.structs import replace
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.loading import one_line, parse_as, refusal
-from phalanx.policy.regions import UNIVERSE, VERSIONS, IpVersion, addresses, differences
+from phalanx.policy.boxes import UNIVERSE, VERSIONS, IpVersion, line, meet, prefixes
+from phalanx.policy.contradictions import differences
+from phalanx.policy.overlaps import addresses
 from phalanx.policy.rules import (
     PolicyRule,
     PolicyVerdict,
@@ -163,7 +165,7 @@ def _families(rule: PolicyRule, always: bool) -> Iterator[PolicyRule]:
         yield rule
         return
     for version in VERSIONS:
-        if all(addresses(side, version) for side in sides):
+        if all(meet(addresses(side), VERSIONS[version]) for side in sides):
             source, target = (_pinned(side, version) for side in sides)
             if not (source.addresses or target.addresses):
                 source = Segment((UNIVERSE[version],))
@@ -177,8 +179,7 @@ def _pinned(segment: Segment, version: IpVersion) -> Segment:
 
 def collapsed(listed: Iterable[str], version: IpVersion) -> tuple[str, ...]:
     """Return the fewest prefixes for those of one IP version."""
-    networks = (n for each in listed if (n := ip_network(each)).version == version)
-    return tuple(str(each) for each in collapse_addresses(networks))  # type: ignore[type-var]
+    return prefixes(meet(line(listed), VERSIONS[version]))
 
 
 def traffic_rules(rule: PolicyRule) -> list[TrafficRule]:

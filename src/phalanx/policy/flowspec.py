@@ -22,6 +22,21 @@ from msgspec.structs import replace
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.loading import one_line, show
+from phalanx.policy.boxes import (
+    UNIVERSE,
+    VERSIONS,
+    FieldBox,
+    IpVersion,
+    Spans,
+    Undecided,
+    cut,
+    line,
+    meet,
+    merged,
+    minus,
+    prefixes,
+    real,
+)
 from phalanx.policy.exchange import (
     DENY,
     PERMIT,
@@ -30,28 +45,20 @@ from phalanx.policy.exchange import (
     numbered,
     plain_only,
     refuse,
-    simple_rules,
 )
-from phalanx.policy.regions import (
-    UNIVERSE,
-    VERSIONS,
-    Box,
-    IpVersion,
-    Ranges,
-    addresses,
-    merged,
+from phalanx.policy.overlaps import (
+    ANY,
+    EITHER,
+    PORTS,
+    PROTOCOLS,
+    OrderedRules,
+    RuleTranslator,
     port_ranges,
-    prefix_ranges,
-    prefixes,
-    regions,
-    without,
 )
 from phalanx.policy.rules import (
-    LAST_PORT,
     PROTOCOL_NUMBERS,
     PolicyRule,
     PolicyVerdict,
-    PortRange,
     Protocol,
     RuleAction,
     RuleCondition,
@@ -62,8 +69,8 @@ from phalanx.policy.rules import (
 )
 
 MOST_ROUTES = 2_000
-_ALL: Ranges = ((0, 255),)
-_PORTS: Ranges = ((0, LAST_PORT),)
+MOST_STEPS = 300_000
+"""Of the search for a packet that rules and routes decide differently; then rules are cut."""
 _FRAGMENT = {True: "is-fragment first-fragment", False: "!is-fragment&!first-fragment"}
 _FRAGMENT_OCTETS = {True: bytes((0, 2, 0x80, 4)), False: bytes((2, 2, 0xC2, 4))}
 _FILE = re.compile(r"\s*+flow\s*+\{(?P<routes>.*)\}\s*+", re.DOTALL)
@@ -82,9 +89,9 @@ class FlowRoute(Struct, frozen=True):
     action: RuleAction
     target: str | None = None
     source: str | None = None
-    protocols: Ranges = _ALL
-    ports: Ranges = _PORTS
-    source_ports: Ranges = _PORTS
+    protocols: Spans = PROTOCOLS
+    ports: Spans = PORTS
+    source_ports: Spans = PORTS
     fragment: bool | None = None
 
     def nlri(self) -> bytes:
@@ -105,26 +112,24 @@ class FlowRoute(Struct, frozen=True):
                 pattern = network.network_address.packed[:size]
                 pairs.append((kind, bytes((network.prefixlen,)) + offset + pattern))
         for kind, ranges in ((3, self.protocols), (5, self.ports), (6, self.source_ports)):
-            if ranges not in (_ALL, _PORTS):
+            if ranges not in (PROTOCOLS, PORTS):
                 pairs.append((kind, _operators(ranges)))
         if self.fragment is not None:
             pairs.append((12, _FRAGMENT_OCTETS[self.fragment]))
         return pairs
 
-    def box(self) -> Box:
+    def box(self) -> FieldBox:
         """Return the packets that the route is about."""
-        sides = (
-            prefix_ranges((each or UNIVERSE[self.version],), self.version)
-            for each in (self.target, self.source)
-        )
-        flag = int(self.fragment or 0), int(self.fragment is not False)
-        return (*sides, self.protocols, self.ports, self.source_ports, (flag,))
+        ends = (line((end or UNIVERSE[self.version],)) for end in (self.source, self.target))
+        flag = EITHER if self.fragment is None else ((int(self.fragment), self.fragment + 1),)
+        ports = self.source_ports, self.ports
+        return (*ends, self.protocols, *ports, EITHER, EITHER, flag, *ANY[8:])
 
 
-def _operators(ranges: Ranges) -> bytes:
+def _operators(spans: Spans) -> bytes:
     terms = []
-    for first, last in ranges:
-        terms += [(1, first)] if first == last else [(3, first), (0x45, last)]
+    for first, after in spans:
+        terms += [(1, first)] if first + 1 == after else [(3, first), (0x45, after - 1)]
     octets = b""
     for place, (operator, value) in enumerate(terms):
         size = 1 if value < 256 else 2
@@ -169,13 +174,18 @@ def flow_routes(rules: RuleSet) -> list[FlowRoute]:
         "action.log": "routes sample packets, they do not record each",
     }
     plain_only(rules, "flowspec", refused)
-    each = (route for rule in simple_rules(rules, "flowspec", True) for route in _routes(rule))
-    routes = list(islice(each, MOST_ROUTES + 1))
-    if rules.default is PolicyVerdict.DENY:
-        routes += [FlowRoute("default", v, DENY, UNIVERSE[v]) for v in VERSIONS]
-    if len(routes) > MOST_ROUTES:
+    for rule in rules.rules:
+        if rule.match.ports or rule.match.source_ports:
+            if rule.match.protocol == "sctp":
+                raise refuse(rule, "match.ports", "flowspec: ports are those of tcp and udp")
+            if rule.condition.fragment:
+                raise refuse(rule, "match.ports", "flowspec: only the first fragment has ports")
+    rest = () if rules.default is PolicyVerdict.PERMIT else (PolicyRule("default", DENY),)
+    translator = RuleTranslator()
+    made = [(rule, translator.whole(rule)) for rule in (*rules.rules, *rest)]
+    found = [route for whole in VERSIONS.values() for route in _ordered(made, whole)]
+    if len(found) > MOST_ROUTES:
         raise refuse(None, "rules", f"flowspec: they need more than {MOST_ROUTES} routes")
-    found = [route for v in VERSIONS for route in _ordered([r for r in routes if r.version == v])]
     limited = Counter(route.name for route in found if route.action.rate_mb_s is not None)
     for rule in rules.rules:
         octets = (rule.action.rate_mb_s or 0) * 1e6
@@ -194,24 +204,14 @@ def flow_routes(rules: RuleSet) -> list[FlowRoute]:
     return found
 
 
-def _routes(rule: PolicyRule) -> Iterator[FlowRoute]:
-    match = rule.match
-    listed = (*match.source.addresses, *match.target.addresses)
-    version: IpVersion = 6 if ":" in listed[0] else 4
-    if match.protocol == "sctp" and (match.ports or match.source_ports):
-        raise refuse(rule, "match.ports", "flowspec: ports are those of tcp and udp")
-    if rule.condition.fragment and (match.ports or match.source_ports):
-        raise refuse(rule, "match.ports", "flowspec: only the first fragment has ports")
-    number = PROTOCOL_NUMBERS.get(match.protocol or "", -1)
-    protocols = ((number, number),) if number >= 0 else _ALL
-    targets, sources = (
-        prefixes(addresses(side, version), version) for side in (match.target, match.source)
-    )
-    ports = port_ranges(match.ports), port_ranges(match.source_ports)
-    for target, source in product(targets, sources):
-        ends = _ends(target, source, version)
-        fragment = rule.condition.fragment
-        yield FlowRoute(rule.id, version, rule.action, *ends, protocols, *ports, fragment)
+def _routes(rule: PolicyRule, box: FieldBox) -> Iterator[FlowRoute]:
+    fragment = None if box[7] == EITHER else bool(box[7][0][0])
+    for version, whole in VERSIONS.items():
+        sides = (prefixes(meet(side, whole)) for side in box[:2])
+        for source, target in product(*sides):
+            ends = _ends(target, source, version)
+            fields = box[2], box[4], box[3], fragment
+            yield FlowRoute(rule.id, version, rule.action, *ends, *fields)
 
 
 def _ends(target: str, source: str, version: IpVersion) -> tuple[str | None, str | None]:
@@ -222,46 +222,68 @@ def _ends(target: str, source: str, version: IpVersion) -> tuple[str | None, str
     return None if target == whole else target, source
 
 
-def _ordered(routes: list[FlowRoute]) -> list[FlowRoute]:
-    """Return the routes in their own order; if that decides otherwise, disjoint ones instead."""
-    if not routes:
-        return []
-    routes = list({route.nlri(): route for route in reversed(routes)}.values())[::-1]
+def _ordered(rules: list[tuple[PolicyRule, FieldBox]], version: Spans) -> list[FlowRoute]:
+    """Return routes of one IP version in the order in which packets meet them.
+
+    If that decides otherwise than the rules' order, what goes before is cut out of the rules.
+    """
+    made = [
+        (rule, box)
+        for rule, (source, *fields) in rules
+        if (box := real((meet(source, version), *fields)))
+    ]
+    routes = _distinct(route for rule, box in made for route in _routes(rule, box))
     ordered = sorted(routes, key=cmp_to_key(precedence))
-    version = routes[0].version
-    full = FlowRoute("", version, PERMIT).box()
-    both = routes, ordered
-
-    def differs(first: tuple[int, ...]) -> bool | None:
-        one, two = (
-            each[i].action if i < len(each) else PERMIT for each, i in zip(both, first, strict=True)
-        )
-        return True if one != two else None
-
-    if not regions([[r.box() for r in each] for each in both], full, differs):
+    if _decide_alike(routes, ordered):
         return ordered
+    parts = (
+        (rule, part)
+        for at, (rule, box) in enumerate(made)
+        if rule.action != PERMIT
+        for part in cut(
+            box,
+            (
+                earlier
+                for other, earlier in made[:at]
+                if other.action != rule.action or rule.action.rate_mb_s is not None
+            ),
+        )
+    )
+    routes = _distinct(route for rule, part in parts for route in _routes(rule, part))
+    if any(r.fragment and (r.ports, r.source_ports) != (PORTS, PORTS) for r in routes):
+        raise refuse(None, "order", "flowspec: it would need ports of later fragments")
+    return sorted(routes, key=cmp_to_key(precedence))
 
-    def taken(first: tuple[int, ...]) -> tuple[str, RuleAction] | None:
-        route = routes[first[0]] if first[0] < len(routes) else None
-        if route is None or route.action == PERMIT:
-            return None
-        return route.name if route.action.rate_mb_s is not None else "part", route.action
 
-    found: list[FlowRoute] = []
-    for box, (name, action) in regions([[r.box() for r in routes]], full, taken):
-        protocols, ports, source_ports, flags = box[2:]
-        fragment = None if flags == ((0, 1),) else bool(flags[0][0])
-        for target, source in product(*(prefixes(each, version) for each in box[:2])):
-            ends = _ends(target, source, version)
-            route = FlowRoute(
-                name, version, action, *ends, protocols, ports, source_ports, fragment
-            )
-            found.append(route)
-            if fragment and (ports, source_ports) != (_PORTS, _PORTS):
-                raise refuse(None, "order", "flowspec: it would need ports of later fragments")
-            if len(found) > MOST_ROUTES:
-                raise refuse(None, "rules", f"flowspec: more than {MOST_ROUTES} routes are needed")
-    return sorted(found, key=cmp_to_key(precedence))
+def _distinct(routes: Iterator[FlowRoute]) -> list[FlowRoute]:
+    """Return the first of all routes about the same packets, up to one more than are allowed."""
+    found: dict[FieldBox, FlowRoute] = {}
+    for route in islice(routes, 10 * MOST_ROUTES):
+        found.setdefault(route.box(), route)
+    return list(found.values())[: MOST_ROUTES + 1]
+
+
+def _decide_alike(routes: list[FlowRoute], ordered: list[FlowRoute]) -> bool:
+    """Whether routes decide the same in another order; False also where that is hard to say."""
+    rank = {route: place for place, route in enumerate(ordered)}
+    ranks = [rank[route] for route in routes]
+    order = OrderedRules([PolicyRule(r.name, r.action) for r in routes], [r.box() for r in routes])
+    turned = [
+        (i, j)
+        for one, other, _ in order.pairs()
+        for i, j in zip(one.tolist(), other.tolist(), strict=True)
+        if ranks[i] > ranks[j] and routes[i].action != routes[j].action
+    ]
+    steps = [MOST_STEPS]
+
+    def met(i: int, j: int) -> bool:
+        """Whether a packet meets i first in the one order, and j in the other."""
+        return order.decided(i, j, lambda k: k < i or ranks[k] < ranks[j], steps) is not None
+
+    try:
+        return order.listed and not any(met(i, j) for i, j in turned)
+    except Undecided:
+        return False
 
 
 def to_flowspec(rules: RuleSet) -> str:
@@ -286,8 +308,8 @@ def _text(route: FlowRoute) -> str:
         ("destination-port", route.ports),
         ("source-port", route.source_ports),
     ):
-        if ranges not in (_ALL, _PORTS):
-            spans = (f"={a}" if a == b else f">={a}&<={b}" for a, b in ranges)
+        if ranges not in (PROTOCOLS, PORTS):
+            spans = (f"={a}" if a + 1 == b else f">={a}&<={b - 1}" for a, b in ranges)
             terms.append(f"{word} [ {' '.join(spans)} ]")
     if route.fragment is not None:
         terms.append(f"fragment [ {_FRAGMENT[route.fragment]} ]")
@@ -361,10 +383,10 @@ def _read_route(title: str, match: str, then: str) -> FlowRoute:
     for end in filter(None, ends):
         if ip_network(end).version != version:
             raise _Unknown(end, "is of the other IP version")
-    kinds = ("protocol", _ALL), ("destination-port", _PORTS), ("source-port", _PORTS)
+    kinds = ("protocol", PROTOCOLS), ("destination-port", PORTS), ("source-port", PORTS)
     spans = [_numbers(said[key], full) if key in said else full for key, full in kinds]
-    if spans[1:] != [_PORTS, _PORTS] and "protocol" not in said:
-        spans[0] = ((6, 6), (17, 17))  # RFC 8955, 4.2.2.5: ports are those of TCP and UDP
+    if spans[1:] != [PORTS, PORTS] and "protocol" not in said:
+        spans[0] = ((6, 7), (17, 18))  # RFC 8955, 4.2.2.5: ports are those of TCP and UDP
     flags = " ".join(sorted("&".join(sorted(e.split("&"))) for e in said.get("fragment", ())))
     fragments = {
         "": None,
@@ -389,17 +411,14 @@ def _read_route(title: str, match: str, then: str) -> FlowRoute:
 
 
 def _rules_of(route: FlowRoute) -> list[PolicyRule]:
-    numbers = [n for first, last in route.protocols for n in range(first, last + 1)]
+    numbers = [n for span in route.protocols for n in range(*span)]
     names = {number: name for name, number in PROTOCOL_NUMBERS.items()}
-    if not numbers or (route.protocols != _ALL and not names.keys() >= set(numbers)):
+    if not numbers or (route.protocols != PROTOCOLS and not names.keys() >= set(numbers)):
         raise _Unknown("protocol", f"known are {', '.join(PROTOCOL_NUMBERS)}")
-    chosen = [None] if route.protocols == _ALL else [names[number] for number in numbers]
+    chosen = [None] if route.protocols == PROTOCOLS else [names[number] for number in numbers]
     whole = UNIVERSE[route.version]
     target, source = _ends(route.target or whole, route.source or whole, route.version)
-    ports, source_ports = (
-        () if each == _PORTS else tuple(PortRange(*span) for span in each)
-        for each in (route.ports, route.source_ports)
-    )
+    ports = port_ranges(route.source_ports), port_ranges(route.ports)
     sides = (
         Segment((source,)) if source else Segment(),
         Segment((target,)) if target else Segment(),
@@ -409,28 +428,26 @@ def _rules_of(route: FlowRoute) -> list[PolicyRule]:
         PolicyRule(
             route.name,
             route.action,
-            RuleMatch(*sides, cast(Protocol | None, each), source_ports, ports),
+            RuleMatch(*sides, cast(Protocol | None, each), *ports),
             condition,
         )
         for each in chosen
     ]
 
 
-def _numbers(listed: list[str], full: Ranges) -> Ranges:
-    found, top = cast(Ranges, ()), full[0][1]
+def _numbers(listed: list[str], full: Spans) -> Spans:
+    found, top = cast(Spans, ()), full[0][1]
     for term in listed:
-        span: Ranges = ((0, top),)
+        numbers = full
         for each in term.split("&"):
             operator = _OPERATOR.fullmatch(each)
             text = str(PROTOCOL_NUMBERS.get(operator[2], operator[2])) if operator else ""
-            if operator is None or not text.isdecimal() or int(text) > top:
-                raise _Unknown(each, f"a number up to {top} is expected")
-            value = int(text)
-            low = {">=": value, ">": value + 1}.get(operator[1], 0)
-            high = {"<=": value, "<": value - 1}.get(operator[1], top)
-            if operator[1] in ("=", ""):
-                low = high = value
-            hole: Ranges = ((value, value),) if operator[1] == "!=" else ()
-            span = without(without(span, ((-1, low - 1), (high + 1, top + 1))), hole)
-        found = merged((*found, *span))
+            if operator is None or not text.isdecimal() or int(text) >= top:
+                raise _Unknown(each, f"a number up to {top - 1} is expected")
+            value, sign = int(text), operator[1]
+            first = {">=": value, ">": value + 1, "<": 0, "<=": 0}.get(sign, value)
+            after = {"<": value, ">": top, ">=": top}.get(sign, value + 1)
+            span = merged(((first, after),))
+            numbers = minus(numbers, span) if sign == "!=" else meet(numbers, span)
+        found = merged((*found, *numbers))
     return found

@@ -22,8 +22,7 @@ from msgspec.structs import replace
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.loading import parse_as, refusal, show
-from phalanx.policy.exchange import DENY, PERMIT, PLACE, NotExpressibleError, plain_only, refuse
-from phalanx.policy.regions import (
+from phalanx.policy.boxes import (
     UNIVERSE,
     Box,
     Ranges,
@@ -34,6 +33,7 @@ from phalanx.policy.regions import (
     regions,
     without,
 )
+from phalanx.policy.exchange import DENY, PERMIT, PLACE, NotExpressibleError, plain_only, refuse
 from phalanx.policy.rules import (
     LAST_PORT,
     PolicyRule,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address, summarize_address_range
+from ipaddress import ip_address, ip_network, summarize_address_range
 from itertools import count
 from typing import Literal, TypeVar, get_args
 
@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.loading import one_line, show
+from phalanx.policy.boxes import UNIVERSE, IpVersion, Spans, merged, minus
 from phalanx.policy.exchange import (
     DENY,
     PERMIT,
@@ -31,14 +32,13 @@ from phalanx.policy.exchange import (
     refuse,
     simple_rules,
 )
-from phalanx.policy.regions import UNIVERSE, IpVersion, Ranges, merged, port_ranges, without
+from phalanx.policy.overlaps import PORTS, port_ranges, port_spans
 from phalanx.policy.rules import (
     LAST_PORT,
     PROTOCOL_NUMBERS,
     WITH_PORTS,
     PolicyRule,
     PolicyVerdict,
-    PortRange,
     Protocol,
     RuleAction,
     RuleCondition,
@@ -136,7 +136,7 @@ def _lines(rule: PolicyRule) -> Iterator[str]:
         )
     for field, ports in (("sport", match.source_ports), ("dport", match.ports)):
         if ports:
-            spans = (f"{a}-{b}" if a < b else str(a) for a, b in port_ranges(ports))
+            spans = (f"{a}-{b - 1}" if a < b - 1 else str(a) for a, b in port_spans(ports))
             terms.append(f"{match.protocol} {field} {_set(list(spans))}")
     if condition.state:
         terms.append(f"ct state {_STATES[condition.state]}")
@@ -340,15 +340,15 @@ def _match(
     if version and not (sides[0].addresses or sides[1].addresses):
         sides[0] = Segment((UNIVERSE[version],))
     for field in ("sport", "dport"):
-        spans: Ranges = ()
+        spans = PORTS
         for key in [key for key in said if f" {field}" in key]:
             layer = key.split()[0]
             if layer != "th" and [_NAMES.get(p) for p in protocols or [layer]] != [layer]:
                 raise _Unknown(key, "needs its own protocol")
             protocols = protocols or [layer]
             found = _spans(said[key])
-            spans = without(((0, LAST_PORT),), found) if key.endswith("!=") else found
-        ports.append(tuple(PortRange(first, last) for first, last in spans))
+            spans = minus(PORTS, found) if key.endswith("!=") else found
+        ports.append(port_ranges(spans))
     known: list[Protocol | None] = [*_picked("protocol", {"protocol": protocols}, _NAMES)] or [None]
     if any(ports) and not WITH_PORTS.issuperset(known):
         raise _Unknown("th", "ports need the protocol tcp, udp or sctp")
@@ -371,7 +371,7 @@ def _prefixes(values: list[str], version: IpVersion | None) -> Iterator[str]:
     try:
         ends = [[ip_address(end) for end in value.split("-")] for value in values if "-" in value]
         spans = [str(n) for first, last in ends for n in summarize_address_range(first, last)]
-        listed = [*spans, *(value for value in values if "-" not in value)]
+        listed = [*spans, *(str(ip_network(value)) for value in values if "-" not in value)]
         if any((":" in each) != (version == 6) for each in listed):
             raise _Unknown(", ".join(values), "one rule is about one IP version")
         found = collapsed(listed, version or 4)
@@ -380,12 +380,12 @@ def _prefixes(values: list[str], version: IpVersion | None) -> Iterator[str]:
     yield from found
 
 
-def _spans(values: list[str]) -> Ranges:
+def _spans(values: list[str]) -> Spans:
     for value in values:
         if not _PORT.fullmatch(value) or any(int(end) > LAST_PORT for end in value.split("-")):
             raise _Unknown(value, "a port is a number up to 65535")
     ends = [[int(end) for end in value.split("-")] for value in values]
-    return merged((each[0], each[-1]) for each in ends)
+    return merged((each[0], each[-1] + 1) for each in ends)
 
 
 def _free(stem: str, rules: list[PolicyRule]) -> str:

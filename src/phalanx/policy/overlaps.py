@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from ipaddress import IPv4Address, IPv6Address
-from socket import AF_INET, AF_INET6, inet_pton
 from typing import Literal
 
 import numpy as np
 from msgspec.structs import replace
 
 from phalanx.policy import boxes
-from phalanx.policy.boxes import LAST_ADDRESS, V6, Bits, FieldBox, Rows, Spans
+from phalanx.policy.boxes import LINE, V6, VERSIONS, Bits, FieldBox, Rows, Spans
 from phalanx.policy.rules import (
     LAST_PORT,
     PROTOCOL_NUMBERS,
@@ -32,15 +30,32 @@ GAP = 1 << 32
 """Between the places of two rules, for those that are put between them later."""
 NAMES = ((0, V6),)
 """Any slice or PoP: those that rules name are numbered from 1, all others are 0."""
-_ADDRESSES, _PORTS, _EITHER = ((0, LAST_ADDRESS),), ((0, LAST_PORT + 1),), ((0, 2),)
-_REST = ((0, 256),), _PORTS, _PORTS, _EITHER, _EITHER, _EITHER, ((0, WEEK_MINUTES),)
-ANY: FieldBox = (_ADDRESSES, _ADDRESSES, *_REST, NAMES, NAMES, NAMES)
+PROTOCOLS, PORTS, EITHER = ((0, 256),), ((0, LAST_PORT + 1),), ((0, 2),)
+_REST = PROTOCOLS, PORTS, PORTS, EITHER, EITHER, EITHER, ((0, WEEK_MINUTES),)
+ANY: FieldBox = (LINE, LINE, *_REST, NAMES, NAMES, NAMES)
 """All packets, by field: source, target, protocol, source port, port, state, encrypted, fragment,
 minute, slice, PoP; and the slice at whose function a packet is seen a second time."""
 SLICE, SEEN_AGAIN = 9, 11
 STATES: tuple[Literal["new"], Literal["established"]] = ("new", "established")
 LIKELY = ((0xC0000201,), (0xC6336401,), (6, 17), (40_000,), (443, 80))
 """Values that a witness has if it may: addresses for documentation (RFC 5737), usual ports."""
+_LIKELY_V6 = V6 + (0x20010DB8 << 96)
+
+
+def addresses(segment: Segment) -> Spans:
+    """Return the addresses that a segment without slice and labels means."""
+    found = boxes.line(segment.addresses) if segment.addresses else LINE
+    return boxes.minus(found, boxes.line(segment.outside)) if segment.outside else found
+
+
+def port_spans(ports: tuple[PortRange, ...]) -> Spans:
+    """Return ports as a set; none given: all."""
+    return boxes.merged((each.first, each.last + 1) for each in ports) if ports else PORTS
+
+
+def port_ranges(ports: Spans) -> tuple[PortRange, ...]:
+    """Return a set of ports as rules name it; all: none is named."""
+    return () if ports == PORTS else tuple(PortRange(a, b - 1) for a, b in ports)
 
 
 class RuleTranslator:
@@ -59,7 +74,7 @@ class RuleTranslator:
         if rest is None:
             rest = self._rest[key] = (
                 ANY[2] if m.protocol is None else _only(PROTOCOL_NUMBERS[m.protocol]),
-                *(_ports(m.source_ports), _ports(m.ports)),
+                *(port_spans(m.source_ports), port_spans(m.ports)),
                 _flag(condition.state and STATES.index(condition.state)),
                 *(_flag(condition.encrypted), _flag(condition.fragment)),
                 boxes.merged(rule.schedule.minutes()),
@@ -71,11 +86,7 @@ class RuleTranslator:
         key = segment.addresses, segment.outside
         found = self._sets.get(key)
         if found is None:
-            prefixes = [_prefix(text) for text in segment.addresses]
-            found = boxes.merged(prefixes) if len(prefixes) > 1 else tuple(prefixes) or ANY[0]
-            if segment.outside:
-                found = boxes.minus(found, boxes.merged(map(_prefix, segment.outside)))
-            self._sets[key] = found
+            found = self._sets[key] = addresses(segment)
         return found
 
     def _named(self, names: tuple[str, ...]) -> Spans:
@@ -108,8 +119,7 @@ class RuleTranslator:
                 return None
             change = {side: replace(segment, outside=(*segment.outside, *its.addresses))}
         elif field in {3, 4} and match.protocol in WITH_PORTS:
-            ports = tuple(PortRange(first, after - 1) for first, after in rest)
-            change = {("source_ports", "ports")[field - 3]: ports}
+            change = {("source_ports", "ports")[field - 3]: port_ranges(rest)}
         if change:
             return replace(rule, match=replace(match, **change))
         if field in {5, 6, 7}:
@@ -124,13 +134,10 @@ class RuleTranslator:
 
     def packet(self, box: FieldBox) -> PolicyPacket:
         """Return a packet of a box; of IPv4 and with usual ports, if there is one."""
-        line = ((0, V6),) if box[0][0][0] < V6 and box[1][0][0] < V6 else ((V6, LAST_ADDRESS),)
-        ends = [
-            _pick(boxes.meet(addresses, line), (*likely, V6 + (0x20010DB8 << 96) + at))
-            for at, (addresses, likely) in enumerate(zip(box[:2], LIKELY, strict=False), 1)
-        ]
+        whole = VERSIONS[4 if box[0][0][0] < V6 and box[1][0][0] < V6 else 6]
         source, target = (
-            str(IPv4Address(each) if each < V6 else IPv6Address(each - V6)) for each in ends
+            str(boxes.address(_pick(boxes.meet(side, whole), (*likely, _LIKELY_V6 + at))))
+            for at, (side, likely) in enumerate(zip(box[:2], LIKELY, strict=False), 1)
         )
         protocol = _pick(box[2], LIKELY[2])
         usual = LIKELY[3:] if protocol in PORTED else ((0,), (0,))
@@ -146,10 +153,6 @@ class RuleTranslator:
 PORTED = frozenset(PROTOCOL_NUMBERS[name] for name in WITH_PORTS)
 
 
-def _ports(ports: tuple[PortRange, ...]) -> Spans:
-    return boxes.merged((each.first, each.last + 1) for each in ports) if ports else ANY[3]
-
-
 def _only(value: int) -> Spans:
     return ((value, value + 1),)
 
@@ -163,15 +166,6 @@ def _pick(spans: Spans, likely: Iterable[int] = ()) -> int:
         if any(first <= value < after for first, after in spans):
             return value
     return spans[0][0]
-
-
-def _prefix(text: str) -> tuple[int, int]:
-    address, _, length = text.partition("/")
-    if ":" in address:
-        base, bits = V6 + int.from_bytes(inet_pton(AF_INET6, address)), 128
-    else:
-        base, bits = int.from_bytes(inet_pton(AF_INET, address)), 32
-    return base, base + (1 << bits - int(length or bits))
 
 
 class OrderedRules:

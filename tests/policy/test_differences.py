@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.policy import regions
+from phalanx.policy import contradictions
+from phalanx.policy.boxes import OverlapLimitError
 from phalanx.policy.rules import (
     PolicyRule,
     PolicyVerdict,
@@ -26,7 +27,7 @@ ANY = rule_sets(most=4, condition=CONDITIONS, schedule=SCHEDULES, scope=SCOPES)
 def test_every_difference_is_found_and_every_witness_is_one(
     data: st.DataObject, left: RuleSet, right: RuleSet
 ) -> None:
-    found = regions.differences(left, right)
+    found = contradictions.differences(left, right)
     pairs = {(each.left_rule, each.right_rule) for each in found}
     assert len(pairs) == len(found)
     for each in found:
@@ -52,15 +53,15 @@ def test_a_rule_that_is_hidden_by_others_makes_no_difference() -> None:
     hidden = PolicyRule(
         "hidden", RuleAction(PolicyVerdict.PERMIT), RuleMatch(Segment(("10.0.0.0/8",)))
     )
-    assert regions.differences(RuleSet("a", (*halves, hidden)), RuleSet("b", tuple(halves))) == []
+    assert (
+        contradictions.differences(RuleSet("a", (*halves, hidden)), RuleSet("b", tuple(halves)))
+        == []
+    )
 
 
 def test_more_overlaps_than_can_be_worked_out_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regions, "MOST_STEPS", 50)
-    rules = [
-        PolicyRule(f"r{i}", RuleAction(verdict), RuleMatch(Segment((f"10.{i}.0.0/16",))))
-        for i in range(60)
-        for verdict in (list(PolicyVerdict)[i % 2],)
-    ]
-    with pytest.raises(regions.OverlapLimitError, match="too many ways"):
-        regions.differences(RuleSet("a", tuple(rules)), RuleSet("b"))
+    monkeypatch.setattr(contradictions, "MOST_COMPARED", 50)
+    deny = RuleAction(PolicyVerdict.DENY)
+    rules = [PolicyRule(f"r{i}", deny, RuleMatch(Segment((f"10.0.0.0/{i}",)))) for i in range(8, 32)]
+    with pytest.raises(OverlapLimitError, match="too many ways"):
+        contradictions.differences(RuleSet("a", tuple(reversed(rules))), RuleSet("b"))
