@@ -62,6 +62,8 @@ def test_a_rule_that_is_hidden_by_others_makes_no_difference() -> None:
 def test_more_overlaps_than_can_be_worked_out_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contradictions, "MOST_COMPARED", 50)
     deny = RuleAction(PolicyVerdict.DENY)
-    rules = [PolicyRule(f"r{i}", deny, RuleMatch(Segment((f"10.0.0.0/{i}",)))) for i in range(8, 32)]
+    rules = [
+        PolicyRule(f"r{i}", deny, RuleMatch(Segment((f"10.0.0.0/{i}",)))) for i in range(8, 32)
+    ]
     with pytest.raises(OverlapLimitError, match="too many ways"):
         contradictions.differences(RuleSet("a", tuple(reversed(rules))), RuleSet("b"))

@@ -41,7 +41,7 @@ PLACE = {
 SYMBOLS = {
     f"match.{side}.{field}": f"is not known there; give the members of each {word} (--members)"
     for side in ("source", "target")
-    for field, word in (("slice", "slice"), ("labels", "workload"))
+    for field, word in (("slice", "slice"), ("labels", "workload"), ("labels_not_in", "workload"))
 }
 
 

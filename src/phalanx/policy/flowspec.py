@@ -210,8 +210,8 @@ def _routes(rule: PolicyRule, box: FieldBox) -> Iterator[FlowRoute]:
         sides = (prefixes(meet(side, whole)) for side in box[:2])
         for source, target in product(*sides):
             ends = _ends(target, source, version)
-            fields = box[2], box[4], box[3], fragment
-            yield FlowRoute(rule.id, version, rule.action, *ends, *fields)
+            numbers = box[2], box[4], box[3]
+            yield FlowRoute(rule.id, version, rule.action, *ends, *numbers, fragment)
 
 
 def _ends(target: str, source: str, version: IpVersion) -> tuple[str | None, str | None]:

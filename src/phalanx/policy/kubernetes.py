@@ -11,29 +11,32 @@ Source: Kubernetes API networking.k8s.io/v1 NetworkPolicy; Cilium API cilium.io/
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_network
-from itertools import product
+from itertools import chain, product
 from typing import Any, Literal, NoReturn
 
 import yaml
-from msgspec import Struct
+from msgspec import Struct, defstruct
 from msgspec.structs import replace
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.loading import parse_as, refusal, show
 from phalanx.policy.boxes import (
+    LAST_ADDRESS,
+    LINE,
     UNIVERSE,
-    Box,
-    Ranges,
+    FieldBox,
+    Spans,
+    cut,
+    line,
+    meet,
     merged,
-    port_ranges,
-    prefix_ranges,
+    minus,
     prefixes,
-    regions,
-    without,
 )
 from phalanx.policy.exchange import DENY, PERMIT, PLACE, NotExpressibleError, plain_only, refuse
+from phalanx.policy.overlaps import PORTS, port_ranges, port_spans
 from phalanx.policy.rules import (
     LAST_PORT,
     PolicyRule,
@@ -51,19 +54,16 @@ from phalanx.policy.rules import (
 Dialect = Literal["kubernetes", "cilium"]
 NAMESPACE = "namespace:kubernetes.io/metadata.name"
 """Label with the name of a pod's namespace."""
-MOST_RULES = 20_000
-"""Rules that the policies of a file may come to."""
+MOST_RULES, MOST_PAIRS = 20_000, 1_000_000
+"""Rules that the policies of a file may come to; pairs of rules into pods and out of pods."""
 ESTABLISHED = PolicyRule("established", PERMIT, condition=RuleCondition(state="established"))
 """What both do without being told, as the first rule of a set."""
-_PODS = {
-    "": ""
-}  # labels of all pods; of no use outside of this file, as are keys that begin with !
 _PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
 _LABEL = re.compile(r"([A-Za-z0-9]([\w./-]{0,250}[A-Za-z0-9])?)?", re.ASCII)
-_BOTH: Ranges = ((0, 1),)
-_V6 = 1 << 32
-_LINE: Ranges = ((0, _V6 + (1 << 128) - 1),)
-_Ways = tuple[list[PolicyRule], list[PolicyRule]]  # into pods, out of pods
+_POD: Spans = ((LAST_ADDRESS, LAST_ADDRESS + 1),)
+"""A pod, on the line of addresses of hosts: behind them all."""
+_ALL_PODS = Segment(labels_not_in={NAMESPACE: ()})
+_Ways = dict[str, list[PolicyRule]]  # into pods, out of pods
 _CILIUM_NAMESPACE = "io.kubernetes.pod.namespace"
 _CILIUM_LABEL = "io.cilium.k8s.namespace.labels."
 
@@ -105,51 +105,46 @@ class _Ports(Struct, frozen=True, forbid_unknown_fields=True):
     ports: tuple[_Port, ...]
 
 
-class _Ingress(Struct, frozen=True, forbid_unknown_fields=True, rename={"peers": "from"}):
-    peers: tuple[_Peer, ...] = ()
-    ports: tuple[_Port, ...] = ()
+def _rule_type(word: str, ports: str, kind: Any, **peers: tuple[str, Any]) -> Any:
+    """Return what a rule of one way may say, as ``word`` (from, to) has it."""
+    some = [(name, tuple[each, ...] | None, None) for name, (_, each) in peers.items()]  # type: ignore[valid-type]
+    return defstruct(
+        "_Rule",
+        [*some, ("ports", tuple[kind, ...], ())],
+        rename={"ports": ports} | {name: word + end for name, (end, _) in peers.items()},
+        frozen=True,
+        forbid_unknown_fields=True,
+    )
 
 
-class _Egress(Struct, frozen=True, forbid_unknown_fields=True, rename={"peers": "to"}):
-    peers: tuple[_Peer, ...] = ()
-    ports: tuple[_Port, ...] = ()
-
-
-class _In(Struct, frozen=True, forbid_unknown_fields=True, rename={
-    "endpoints": "fromEndpoints", "cidrs": "fromCIDR", "blocks": "fromCIDRSet",
-    "entities": "fromEntities", "to_ports": "toPorts",
-}):  # fmt: skip
-    endpoints: tuple[_Selector, ...] | None = None
-    cidrs: tuple[str, ...] | None = None
-    blocks: tuple[_Block, ...] | None = None
-    entities: tuple[str, ...] | None = None
-    to_ports: tuple[_Ports, ...] = ()
-
-
-class _Out(Struct, frozen=True, forbid_unknown_fields=True, rename={
-    "endpoints": "toEndpoints", "cidrs": "toCIDR", "blocks": "toCIDRSet",
-    "entities": "toEntities", "to_ports": "toPorts",
-}):  # fmt: skip
-    endpoints: tuple[_Selector, ...] | None = None
-    cidrs: tuple[str, ...] | None = None
-    blocks: tuple[_Block, ...] | None = None
-    entities: tuple[str, ...] | None = None
-    to_ports: tuple[_Ports, ...] = ()
+_Ingress, _Egress = (_rule_type(w, "ports", _Port, peers=("", _Peer)) for w in ("from", "to"))
+_In, _Out = (
+    _rule_type(
+        word,
+        "toPorts",
+        _Ports,
+        endpoints=("Endpoints", _Selector),
+        cidrs=("CIDR", str),
+        blocks=("CIDRSet", _Block),
+        entities=("Entities", str),
+    )
+    for word in ("from", "to")
+)
 
 
 class _Spec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     pod_selector: _Selector
     policy_types: tuple[Literal["Ingress", "Egress"], ...] = ()
-    ingress: tuple[_Ingress, ...] | None = None
-    egress: tuple[_Egress, ...] | None = None
+    ingress: tuple[_Ingress, ...] | None = None  # type: ignore[valid-type]
+    egress: tuple[_Egress, ...] | None = None  # type: ignore[valid-type]
 
 
 class _CiliumSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     endpoint_selector: _Selector
-    ingress: tuple[_In, ...] | None = None
-    egress: tuple[_Out, ...] | None = None
-    ingress_deny: tuple[_In, ...] | None = None
-    egress_deny: tuple[_Out, ...] | None = None
+    ingress: tuple[_In, ...] | None = None  # type: ignore[valid-type]
+    egress: tuple[_Out, ...] | None = None  # type: ignore[valid-type]
+    ingress_deny: tuple[_In, ...] | None = None  # type: ignore[valid-type]
+    egress_deny: tuple[_Out, ...] | None = None  # type: ignore[valid-type]
 
 
 class _NetworkPolicy(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -175,13 +170,13 @@ def from_policies(text: str, name: str, dialect: Dialect) -> RuleSet:
         ScenarioError: with one line; names the field that a rule cannot say.
 
     """
-    ways: _Ways = ([], [])
-    line = 0
+    ways: _Ways = {"ingress": [], "egress": []}
+    lines = 0
     for part in re.split(r"^---[ \t]*$", text, flags=re.MULTILINE):
         if any(each.strip()[:1] not in ("", "#") for each in part.splitlines()):
-            _Reader("\n" * line + part, name, dialect).read(ways)
-        line += part.count("\n")
-    for way in ways:  # a denial overrules, and what a policy picks is closed to the rest
+            _Reader("\n" * lines + part, name, dialect).read(ways)
+        lines += part.count("\n")
+    for way in ways.values():  # a denial overrules, and what a policy picks is closed to the rest
         way.sort(key=lambda rule: (_phase(rule), rule.id.rpartition("/")[0]))
     rules = _joined(ways, dialect)
     for _, why in () if rules is None else rule_offences(rules):
@@ -198,40 +193,52 @@ def _phase(rule: PolicyRule) -> int:
 def _joined(ways: _Ways, name: str) -> RuleSet | None:
     """Return what passes that both ways let pass; None: that is too many rules."""
     found = [ESTABLISHED]
-    for i, out in enumerate((*ways[1], None)):
+    into, out_of = (*ways["ingress"], None), (*ways["egress"], None)
+    for i, out in enumerate(out_of):
         if out is not None and out.action == DENY:
             found.append(out)
             continue
-        for j, into in enumerate((*ways[0], None)):
-            if out is None or into is None:
-                found += [each for each in (out, into) if each]
-            elif (match := _meet(out.match, into.match)) is not None:
-                found.append(PolicyRule(f"both/{i + 1}/{j + 1}", into.action, match))
-            if len(found) > MOST_RULES:
-                return None
+        for j, into_pod in enumerate(into):
+            if out is None or into_pod is None:
+                found += [each for each in (out, into_pod) if each]
+            elif (match := _meet(out.match, into_pod.match)) is not None:
+                found.append(PolicyRule(f"both/{i + 1}/{j + 1}", into_pod.action, match))
+        if len(found) > MOST_RULES or len(into) * len(out_of) > MOST_PAIRS:
+            return None
     return RuleSet(name, tuple(found))
 
 
 def _meet(one: RuleMatch, two: RuleMatch) -> RuleMatch | None:
     source, target = _segment(one.source, two.source), _segment(one.target, two.target)
-    mine, its = port_ranges(one.ports), port_ranges(two.ports)
-    both = without(mine, without(mine, its))
+    both = meet(port_spans(one.ports), port_spans(two.ports))
     if not (source and target and both) or len({one.protocol, two.protocol} - {None}) > 1:
         return None
-    ports = tuple(PortRange(*each) for each in both) if one.ports or two.ports else ()
-    return RuleMatch(source, target, one.protocol or two.protocol, (), ports)
+    return RuleMatch(source, target, one.protocol or two.protocol, (), port_ranges(both))
 
 
 def _segment(one: Segment, two: Segment) -> Segment | None:
+    """Return what two segments have in common; None: nothing."""
     listed = one.addresses or two.addresses
     if one.addresses and two.addresses:
-        mine, its = _line(one.addresses), _line(two.addresses)
-        listed = _unline(without(mine, without(mine, its)))
+        listed = prefixes(meet(line(one.addresses), line(two.addresses)))
     clash = any(two.labels.get(key, value) != value for key, value in one.labels.items())
     if clash or (not listed and one.addresses):
         return None
+    mine, its = one.labels_not_in, two.labels_not_in
+    left_out = {key: (*mine.get(key, ()), *its.get(key, ())) for key in (*mine, *its)}
+    symbolic = one.symbolic or two.symbolic
+    pods = _pods({**one.labels, **two.labels}, left_out) if symbolic else Segment()
     outside = tuple(dict.fromkeys((*one.outside, *two.outside)))
-    return Segment(listed, outside, labels={**one.labels, **two.labels})
+    return pods and replace(pods, addresses=listed, outside=outside)
+
+
+def _pods(labels: Mapping[str, str], left_out: Mapping[str, tuple[str, ...]]) -> Segment | None:
+    """Return pods by their labels, all if none are named; None: no pod can have them."""
+    if any(labels.get(key) in values for key, values in left_out.items()):
+        return None
+    not_in = {k: tuple(dict.fromkeys(v)) for k, v in left_out.items() if v and k not in labels}
+    found = Segment(labels=dict(labels), labels_not_in=not_in)
+    return found if found.symbolic else _ALL_PODS
 
 
 class _Reader:
@@ -252,9 +259,7 @@ class _Reader:
         field = "endpointSelector" if self._cilium else "podSelector"
         selector = spec.endpoint_selector if self._cilium else spec.pod_selector
         subjects = self._labels(f"spec.{field}", selector, own)
-        for (way, found), (which, subject) in product(
-            zip(("ingress", "egress"), ways, strict=True), enumerate(subjects, 1)
-        ):
+        for (way, found), (which, subject) in product(ways.items(), enumerate(subjects, 1)):
             suffix = f".{which}" if len(subjects) > 1 else ""
             at = f"{way}/{named.namespace}/{named.name}{suffix}"
             if len(at) > 100:
@@ -274,10 +279,12 @@ class _Reader:
                         self._peers(path, rule, own), self._ports(path, rule)
                     ):
                         number += 1
+                        if len(found) == MOST_RULES:
+                            self._fail(path, f"the policies come to more than {MOST_RULES} rules")
                         title = f"{at}/{key.lower()}{number}"
                         found.append(_rule(title, action, way, subject, peer, protocol, ports))
             if closed:
-                found.append(_rule(f"{at}/isolated", DENY, way, subject, Segment()))
+                found.append(_rule(f"{at}/isolated", DENY, way, subject))
 
     def _peers(self, path: str, rule: Any, own: dict[str, str]) -> list[Segment]:
         if self._cilium:
@@ -288,7 +295,7 @@ class _Reader:
                 self._fail(path, "no rule here can say these entities; all is read")
             blocks = rule.blocks or [_Block(each) for each in rule.cidrs or ()]
             peers = [*((each, None) for each in rule.endpoints or ()), *((0, b) for b in blocks)]
-            anyone = rule.entities or (rule.to_ports and all(each is None for each in given))
+            anyone = rule.entities or (rule.ports and all(each is None for each in given))
             if anyone:
                 return [Segment()]
         else:
@@ -304,52 +311,64 @@ class _Reader:
                 ):
                     self._fail(where, "a block of addresses or a selector is expected, not both")
                 found.append(self._block(where, block))
-                continue
-            for labels in self._selected(where, selector, own):
-                if not labels:
-                    self._fail(where, "all pods, and no hosts outside: no rule here can say it")
-                found.append(Segment(labels=labels))
+            else:
+                found += self._selected(where, selector, own)
         return found
 
-    def _selected(self, path: str, peer: Any, own: dict[str, str]) -> list[dict[str, str]]:
+    def _selected(self, path: str, peer: Any, own: dict[str, str]) -> list[Segment]:
         if self._cilium:
             return self._labels(path, peer, own)
         if peer.pod_selector is None and peer.namespace_selector is None:
             self._fail(path, "a selector or an ipBlock is expected")
-        spaces = [own]
-        if (selector := peer.namespace_selector) is not None:
-            spaces = self._labels(f"{path}.namespaceSelector", selector, {}, "namespace:")
         pods = self._labels(f"{path}.podSelector", peer.pod_selector or _Selector(), {})
-        return [{**space, **pod} for space in spaces for pod in pods]
+        if (selector := peer.namespace_selector) is None:
+            spaces = [Segment(labels=own)]
+        else:
+            spaces = self._labels(f"{path}.namespaceSelector", selector, {}, "namespace:")
+        if len(spaces) * len(pods) > MOST_RULES:
+            self._fail(path, f"selects one of more than {MOST_RULES} sets of labels")
+        return [both for space in spaces for pod in pods if (both := _segment(space, pod))]
 
     def _labels(
         self, path: str, selector: _Selector, own: dict[str, str], prefix: str = ""
-    ) -> list[dict[str, str]]:
+    ) -> list[Segment]:
         """Return the labels of what is selected; several: one of them."""
         choices: list[tuple[str, tuple[str, ...]]]
         choices = [(key, (value,)) for key, value in selector.match_labels.items()]
-        found, anywhere = [dict[str, str]()], False
+        found, anywhere, left_out = [dict[str, str]()], False, dict[str, tuple[str, ...]]()
         for index, each in enumerate(selector.match_expressions):
             where = f"{path}.matchExpressions[{index}].operator"
-            if self._cilium and each.operator == "Exists" and each.key.endswith(_CILIUM_NAMESPACE):
+            key = self._key(path, prefix, each.key)
+            if self._cilium and each.operator == "Exists" and key == NAMESPACE:
                 anywhere = True
-            elif each.operator != "In" or not each.values:
-                self._fail(where, f"{show(each.operator)}: no rule here can say it; In is read")
-            else:
+            elif each.operator not in ("In", "NotIn") or not each.values:
+                why = f"{show(each.operator)}: no rule here can say it; In and NotIn are read"
+                self._fail(where, why)
+            elif each.operator == "In":
                 choices.append((each.key, each.values))
+            else:
+                left_out[key] = (*left_out.get(key, ()), *each.values)
         for key, values in choices:
-            for word in (key, *values):
-                self._known(path, word.removeprefix("k8s:").removeprefix("any:"))
-            ours = prefix + key.removeprefix("k8s:").removeprefix("any:")
-            if self._cilium and ours == _CILIUM_NAMESPACE:
-                ours = NAMESPACE
-            elif self._cilium and ours.startswith(_CILIUM_LABEL):
-                ours = f"namespace:{ours.removeprefix(_CILIUM_LABEL)}"
+            ours = self._key(path, prefix, key)
             pairs = product(found, dict.fromkeys(values))
             found = [{**one, ours: value} for one, value in pairs if one.get(ours, value) == value]
             if len(found) > MOST_RULES:
                 self._fail(path, f"selects one of more than {MOST_RULES} sets of labels")
-        return [one if anywhere or NAMESPACE in one else {**own, **one} for one in found]
+        for word in (w for _, values in (*choices, *left_out.items()) for w in values):
+            self._known(path, word)
+        if anywhere or NAMESPACE in left_out:
+            own = {}
+        made = (_pods(one if NAMESPACE in one else {**own, **one}, left_out) for one in found)
+        return [each for each in made if each]
+
+    def _key(self, path: str, prefix: str, key: str) -> str:
+        key = key.removeprefix("k8s:").removeprefix("any:")
+        self._known(path, key)
+        if self._cilium and key == _CILIUM_NAMESPACE:
+            return NAMESPACE
+        if self._cilium and key.startswith(_CILIUM_LABEL):
+            return f"namespace:{key.removeprefix(_CILIUM_LABEL)}"
+        return prefix + key
 
     def _block(self, path: str, block: _Block) -> Segment:
         try:
@@ -361,7 +380,7 @@ class _Reader:
         return Segment((str(whole),), tuple(str(each) for each in holes))
 
     def _ports(self, path: str, rule: Any) -> list[tuple[Protocol | None, tuple[PortRange, ...]]]:
-        listed = rule.ports if not self._cilium else [p for to in rule.to_ports for p in to.ports]
+        listed = rule.ports if not self._cilium else [p for to in rule.ports for p in to.ports]
         spans: dict[Protocol, list[tuple[int, int]]] = {}
         for each in listed:
             word = each.protocol or ("ANY" if self._cilium else "TCP")
@@ -376,15 +395,10 @@ class _Reader:
             if port is not None and not 0 < port <= (last or 0) <= LAST_PORT:
                 self._fail(path, f"ports {port} to {last} are none from 1 to {LAST_PORT}")
             for protocol in (p for p in _PROTOCOLS if word in ("ANY", p.upper())):
-                span = (0, LAST_PORT) if port is None else (port, last or port)
+                span = PORTS[0] if port is None else (port, (last or port) + 1)
                 spans.setdefault(protocol, []).append(span)
-        if not spans:
-            return [(None, ())]
-        whole = ((0, LAST_PORT),)
-        return [
-            (p, () if (r := merged(spans[p])) == whole else tuple(PortRange(*each) for each in r))
-            for p in sorted(spans, key=_PROTOCOLS.index)
-        ]
+        found = [(p, port_ranges(merged(spans[p]))) for p in _PROTOCOLS if p in spans]
+        return [*found] or [(None, ())]
 
     def _known(self, path: str, word: str) -> None:
         if not _LABEL.fullmatch(word):
@@ -398,14 +412,19 @@ def _rule(
     title: str,
     action: RuleAction,
     way: str,
-    labels: dict[str, str],
-    peer: Segment,
+    subject: Segment,
+    peer: Segment = Segment(),  # noqa: B008  # frozen
     protocol: Protocol | None = None,
     ports: tuple[PortRange, ...] = (),
 ) -> PolicyRule:
-    subject = Segment(labels=labels)
     source, target = (peer, subject) if way == "ingress" else (subject, peer)
     return PolicyRule(title, action, RuleMatch(source, target, protocol, (), ports))
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        """Write what stands in two places twice: readers refuse anchors."""
+        return True
 
 
 def to_policies(
@@ -430,7 +449,8 @@ def to_policies(
     ways = _ways_of(rules, dialect)
     if ways is None:
         ways = _cut(_checked(rules, dialect, pods), rules.default, dialect, namespaces, pods)
-    return yaml.safe_dump_all(_documents(ways, dialect), sort_keys=False, width=100)
+    text = yaml.dump_all(_documents(ways, dialect), Dumper=_Dumper, sort_keys=False, width=100)
+    return text or "# no policy is needed: all pods are open\n"
 
 
 def _checked(rules: RuleSet, dialect: Dialect, pods: Sequence[str]) -> list[PolicyRule]:
@@ -465,10 +485,11 @@ def _checked(rules: RuleSet, dialect: Dialect, pods: Sequence[str]) -> list[Poli
 
 def _pods_only(rule: PolicyRule, dialect: str, pods: Sequence[str]) -> None:
     for field, side in (("source", rule.match.source), ("target", rule.match.target)):
-        for word in (each for pair in side.labels.items() for each in pair):
+        left_out = ((key, *values) for key, values in side.labels_not_in.items())
+        for word in chain.from_iterable((*side.labels.items(), *left_out)):
             if not _LABEL.fullmatch(word.removeprefix("namespace:")):
                 raise refuse(rule, f"match.{field}.labels", f"{show(word)} is no label there")
-        if side.labels and (side.addresses or side.outside):
+        if side.symbolic and (side.addresses or side.outside):
             why = f"{dialect}: pods by labels or hosts by addresses, not both"
             raise refuse(rule, f"match.{field}", why)
         for each in (*side.addresses, *side.outside):
@@ -481,27 +502,26 @@ def _pods_only(rule: PolicyRule, dialect: str, pods: Sequence[str]) -> None:
 
 def _ways_of(rules: RuleSet, dialect: Dialect) -> _Ways | None:
     """Return the policies that a set was read from; None if it was not."""
-    ways: _Ways = ([], [])
-    subjects: dict[str, dict[str, str]] = {}
-    for way, found in zip(("ingress", "egress"), ways, strict=True):
+    ways: _Ways = {"ingress": [], "egress": []}
+    subjects: dict[str, Segment] = {}
+    for way, found in ways.items():
         found.extend(rule for rule in rules.rules if rule.id.startswith(f"{way}/"))
         closed = {rule.id.rpartition("/")[0] for rule in found if rule.id.endswith("/isolated")}
         for rule in found:
             at, _, last = rule.id.rpartition("/")
             named = at.split("/")
             subject = rule.match.target if way == "ingress" else rule.match.source
-            shut = _rule(rule.id, DENY, way, subject.labels, Segment())
-            own = subjects.setdefault("/".join(named[1:]), subject.labels)
+            own = subjects.setdefault("/".join(named[1:]), subject)
             if (
                 at not in closed
                 or len(named) != 3
-                or own != subject.labels
-                or own.get(NAMESPACE) != named[1]
-                or (last == "isolated") != (rule == shut)
+                or own != subject
+                or own.labels.get(NAMESPACE) != named[1]
+                or (last == "isolated") != (rule == _rule(rule.id, DENY, way, subject))
                 or (rule.action == DENY and last != "isolated" and dialect == "kubernetes")
             ):
                 return None
-    return ways if any(ways) and _joined(ways, rules.name) == rules else None
+    return ways if _joined(ways, rules.name) == rules else None
 
 
 def _cut(
@@ -515,153 +535,155 @@ def _cut(
     sides = [side for rule in rules for side in (rule.match.source, rule.match.target)]
     named = (side.labels[NAMESPACE] for side in sides if NAMESPACE in side.labels)
     spaces = list(dict.fromkeys((*namespaces, *named)))
-    parts = [(rule.id, rule.match) for rule in rules]
-    if default is PolicyVerdict.PERMIT or any(rule.action == DENY for rule in rules):
-        marked = next((rule for rule in rules if rule.match.source.labels), None)
-        if marked and dialect == "kubernetes" and not pods:
-            why = "kubernetes: a rule by labels among denials needs the pods' addresses (--pods)"
-            raise refuse(marked, "match.source.labels", why)
-        parts = [(f"part-{n}", m) for n, m in enumerate(_cells(rules, default, pods), 1)]
-    ways: _Ways = ([], [])
+    if default is PolicyVerdict.PERMIT:
+        rules = [*rules, PolicyRule("rest", PERMIT)]
+    denied = default is PolicyVerdict.PERMIT or any(rule.action == DENY for rule in rules)
+    marked = next((rule for rule in rules if rule.match.source.symbolic), None)
+    if denied and marked and dialect == "kubernetes" and not pods:
+        why = "kubernetes: a rule by labels among denials needs the pods' addresses (--pods)"
+        raise refuse(marked, "match.source.labels", why)
+    ways: _Ways = {"ingress": [], "egress": []}
     taken = {"default"}
-    for title, match in parts:
+    for title, match in _Permitted(rules, pods).parts():
         stem = re.sub(r"[^a-z0-9-]+", "-", title.lower()).strip("-")[:40]
         name = next(
             n for i in range(len(taken) + 1) if (n := f"{stem}-{i}" if i else stem) not in taken
         )
         taken.add(name)
-        for way, word, found, subject, peer in (
-            ("ingress", "in", ways[0], match.target, match.source),
-            ("egress", "out", ways[1], match.source, match.target),
+        for way, word, subject, peer in (
+            ("ingress", "in", match.target, match.source),
+            ("egress", "out", match.source, match.target),
         ):
-            for labels in () if subject.addresses else _subjects(title, subject, spaces):
-                at = f"{way}/{labels[NAMESPACE]}/{name}-{word}/1"
-                found.append(_rule(at, PERMIT, way, labels, peer, match.protocol, match.ports))
-    for way, found in zip(("ingress", "egress"), ways, strict=True):
+            for own in () if subject.addresses else _subjects(title, subject, spaces):
+                at = f"{way}/{own.labels[NAMESPACE]}/{name}-{word}/1"
+                ways[way].append(_rule(at, PERMIT, way, own, peer, match.protocol, match.ports))
+        if len(taken) > MOST_RULES:
+            raise refuse(None, "rules", f"{dialect}: more than {MOST_RULES} policies are needed")
+    for way, found in ways.items():
         for space in spaces:
-            at = f"{way}/{space}/default/isolated"
-            found.append(_rule(at, DENY, way, {NAMESPACE: space}, Segment()))
+            own = Segment(labels={NAMESPACE: space})
+            found.append(_rule(f"{way}/{space}/default/isolated", DENY, way, own))
     return ways
 
 
-def _subjects(title: str, segment: Segment, spaces: list[str]) -> Iterator[dict[str, str]]:
-    """Yield labels of the pods of a side, for each namespace in which they can be."""
-    labels = segment.labels
-    for key in labels:
-        if key.lstrip("!").startswith("namespace:") and key.lstrip("!") != NAMESPACE:
+def _subjects(title: str, segment: Segment, spaces: list[str]) -> Iterator[Segment]:
+    """Yield the pods of a side, for each namespace in which they can be."""
+    labels, left_out = segment.labels, segment.labels_not_in
+    for key in (*labels, *left_out):
+        if key.startswith("namespace:") and key != NAMESPACE:
             why = f"a policy picks pods of one namespace, by its name: {NAMESPACE}"
             raise NotExpressibleError(f"rule {title}: match: labels: {why}")
-    without_space = {key: value for key, value in labels.items() if not key.endswith(NAMESPACE)}
     for space in [labels[NAMESPACE]] if NAMESPACE in labels else spaces:
-        if space not in labels.get(f"!{NAMESPACE}", "").split(","):
-            yield {**without_space, NAMESPACE: space}
+        if found := _pods({**labels, NAMESPACE: space}, left_out):
+            yield found
 
 
-def _cells(
-    rules: list[PolicyRule], default: PolicyVerdict, pods: Sequence[str]
-) -> Iterator[RuleMatch]:
-    """Yield disjoint matches of all that passes. What is not of a label has it with ``!``."""
-    sides = [[r.match.target for r in rules], [r.match.source for r in rules]]
-    atoms = [sorted({pair for side in each for pair in side.labels.items()}) for each in sides]
-    hosts = without(_LINE, _line(pods))
-    halves = [(_BOTH, hosts, *(_BOTH for _ in each)) for each in atoms]
-    full: Box = (*halves[0], *halves[1], ((0, 2),), ((0, LAST_PORT),))
-    boxes: list[Box] = []
-    passes: list[bool] = []
-    for rule in rules:
-        protocol = rule.match.protocol
-        number = full[-2] if protocol is None else ((_PROTOCOLS.index(protocol),) * 2,)
-        for target, source in product(
-            _side(rule.match.target, atoms[0], hosts), _side(rule.match.source, atoms[1], hosts)
-        ):
-            boxes.append((*target, *source, number, port_ranges(rule.match.ports)))
-            passes.append(rule.action == PERMIT)
-    passes.append(default is PolicyVerdict.PERMIT)
-    middle = len(halves[0])
-    for box, _ in regions([boxes], full, lambda first: True if passes[first[0]] else None):
-        to, by = _unside(box[:middle], atoms[0]), _unside(box[middle:-2], atoms[1])
-        if to is None or by is None or (to.addresses and by.addresses):
-            continue
-        if box[-2:] == full[-2:]:
-            yield RuleMatch(by, to)
-            continue
-        cut = tuple(PortRange(max(first, 1), last) for first, last in box[-1] if last)
-        for index, protocol in enumerate(_PROTOCOLS):
-            if any(first <= index <= last for first, last in box[-2]) and cut:
-                yield RuleMatch(by, to, protocol, (), () if box[-1] == full[-1] else cut)
+class _Permitted:
+    """What rules in order permit, as matches of which each permits what it has.
+
+    A box has the protocol and the port, and for target and source whether it is a pod or where a
+    host stands, and by label the number of its value; 0: it has none of those that rules name.
+    """
+
+    def __init__(self, rules: list[PolicyRule], pods: Sequence[str]) -> None:
+        self._rules = rules
+        sides = [side for r in rules for side in (r.match.source, r.match.target)]
+        named = {(k, v) for side in sides for k, v in side.labels.items()}
+        named |= {(k, v) for s in sides for k, values in s.labels_not_in.items() for v in values}
+        self._values: dict[str, list[str]] = {}
+        for key, value in sorted(named):
+            self._values.setdefault(key, []).append(value)
+        self._anywhere = merged((*minus(LINE, line(pods)), *_POD))
+
+    def parts(self) -> Iterator[tuple[str, RuleMatch]]:
+        """Yield the id of the rule that permits, and what it permits or a part of that."""
+        denied: list[FieldBox] = []
+        for rule in self._rules:
+            match = rule.match
+            number = 0 if match.protocol is None else _PROTOCOLS.index(match.protocol)
+            protocols = (number, number + 1 if match.protocol else len(_PROTOCOLS))
+            sides = (*self._box(match.target), *self._box(match.source))
+            box = (protocols,), port_spans(match.ports), *sides
+            if rule.action == DENY:
+                denied.append(box)
+            elif all(box):
+                made = cut(box, denied)
+                if made == [box]:
+                    yield rule.id, match
+                else:
+                    yield from ((rule.id, each) for part in made for each in self._matches(part))
+
+    def _box(self, segment: Segment) -> FieldBox:
+        where = line(segment.addresses) if segment.addresses else self._anywhere
+        where = _POD if segment.symbolic else minus(where, line(segment.outside))
+        found = [where]
+        for key, values in self._values.items():
+            numbers: Spans = ((0, len(values) + 1),)
+            if key in segment.labels:
+                numbers = _numbers(values, (segment.labels[key],))
+            left_out = segment.labels_not_in.get(key, ())
+            found.append(minus(numbers, _numbers(values, left_out)))
+        return tuple(found)
+
+    def _matches(self, box: FieldBox) -> Iterator[RuleMatch]:
+        middle = 3 + len(self._values)
+        for to, by in product(self._segments(box[2:middle]), self._segments(box[middle:])):
+            if to.addresses and by.addresses:
+                continue
+            if box[:2] == (((0, len(_PROTOCOLS)),), PORTS):
+                yield RuleMatch(by, to)
+                continue
+            ports = PORTS if box[1] == PORTS else minus(box[1], ((0, 1),))
+            for index, protocol in enumerate(_PROTOCOLS):
+                if ports and meet(box[0], ((index, index + 1),)):
+                    yield RuleMatch(by, to, protocol, (), port_ranges(ports))
+
+    def _segments(self, side: FieldBox) -> list[Segment]:
+        """Return segments that mean one side of a box together."""
+        where, *labels = side
+        if where == self._anywhere:
+            return [Segment()]
+        left_out = prefixes(minus(LINE, where))
+        if where != _POD and meet(where, _POD):
+            return [Segment(outside=left_out)]
+        if where != _POD:
+            listed = prefixes(where)
+            short = len(left_out) + 2 < len(listed)
+            return [Segment(tuple(UNIVERSE.values()), left_out) if short else Segment(listed)]
+        choices, not_in = [], {}
+        for (key, values), numbers in zip(self._values.items(), labels, strict=True):
+            held = {v for n, v in enumerate(values, 1) if meet(numbers, ((n, n + 1),))}
+            if meet(numbers, ((0, 1),)):
+                not_in[key] = tuple(v for v in values if v not in held)
+            else:
+                choices.append([(key, value) for value in values if value in held])
+        made = (_pods(dict(chosen), not_in) for chosen in product(*choices))
+        return [each for each in made if each]
 
 
-def _side(segment: Segment, atoms: list[tuple[str, str]], hosts: Ranges) -> Iterator[Box]:
-    """Yield boxes of one side: whether it is a pod, a host's address, and each label or not."""
-    free = (_BOTH for _ in atoms)
-    if segment.labels:
-        wanted = segment.labels.items()
-        yield ((1, 1),), hosts, *(((1, 1),) if atom in wanted else _BOTH for atom in atoms)
-    elif segment.addresses or segment.outside:
-        listed = _line(segment.addresses) if segment.addresses else hosts
-        if found := without(listed, _line(segment.outside)):
-            yield ((0, 0),), found, *free
-        if not segment.addresses:
-            yield ((1, 1),), hosts, *(_BOTH for _ in atoms)
-    else:
-        yield _BOTH, hosts, *free
-
-
-def _unside(box: Box, atoms: list[tuple[str, str]]) -> Segment | None:
-    if box[0] == _BOTH:
-        return Segment()
-    if box[0] == ((0, 0),):
-        listed, left_out = _unline(box[1]), _unline(without(_LINE, box[1]))
-        if len(left_out) + 2 < len(listed):
-            return Segment(tuple(UNIVERSE.values()), left_out)
-        return Segment(listed)
-    labels: dict[str, str] = {}
-    for (key, value), span in zip(atoms, box[2:], strict=True):
-        if span == ((1, 1),):
-            if key in labels:
-                return None  # nothing has two values of a label
-            labels[key] = value
-        elif span == ((0, 0),):
-            held = labels.get(f"!{key}")
-            labels[f"!{key}"] = value if held is None else f"{held},{value}"
-    for key in [key for key in labels if key[0] != "!"]:
-        labels.pop(f"!{key}", None)
-    return Segment(labels=labels or _PODS)
-
-
-def _line(listed: Iterable[str]) -> Ranges:
-    names = list(listed)
-    v6 = ((first + _V6, last + _V6) for first, last in prefix_ranges(names, 6))
-    return (*prefix_ranges(names, 4), *v6)
-
-
-def _unline(line: Ranges) -> tuple[str, ...]:
-    v4 = [(first, min(last, _V6 - 1)) for first, last in line if first < _V6]
-    v6 = [(max(first, _V6) - _V6, last - _V6) for first, last in line if last >= _V6]
-    return (*prefixes(tuple(v4), 4), *prefixes(tuple(v6), 6))
+def _numbers(values: list[str], chosen: Iterable[str]) -> Spans:
+    numbers = (values.index(each) + 1 for each in chosen)
+    return merged((number, number + 1) for number in numbers)
 
 
 def _documents(ways: _Ways, dialect: Dialect) -> Iterator[dict[str, Any]]:
     groups: dict[str, dict[str, list[PolicyRule]]] = {}
-    for way, found in zip(("ingress", "egress"), ways, strict=True):
+    for way, found in ways.items():
         for rule in found:
-            groups.setdefault(rule.id.split("/", 1)[1].rpartition("/")[0], {}).setdefault(
-                way, []
-            ).append(rule)
+            at = rule.id.split("/", 1)[1].rpartition("/")[0]
+            groups.setdefault(at, {}).setdefault(way, []).append(rule)
     for at, parts in groups.items():
         space, _, name = at.partition("/")
         one = next(iter(parts.values()))[0]
         subject = one.match.target if "ingress" in parts else one.match.source
-        labels = {k: v for k, v in subject.labels.items() if k != NAMESPACE and k}
+        chosen = _selector(subject, lambda key: "" if key == NAMESPACE else key)
         meta = {"name": name, "namespace": space}
         if dialect == "kubernetes":
-            spec: dict[str, Any] = {
-                "podSelector": _selector(labels),
-                "policyTypes": [way.capitalize() for way in parts],
-            }
+            kinds = [way.capitalize() for way in parts]
+            spec: dict[str, Any] = {"podSelector": chosen, "policyTypes": kinds}
             api = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
         else:
-            spec = {"endpointSelector": _selector(labels)}
+            spec = {"endpointSelector": chosen}
             api = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy"}
         for way, rules in parts.items():
             passing = [r for r in rules if not r.id.endswith("/isolated")]
@@ -678,11 +700,11 @@ def _documents(ways: _Ways, dialect: Dialect) -> Iterator[dict[str, Any]]:
 
 def _kubernetes(peer: Segment, word: str, match: RuleMatch) -> Iterator[dict[str, Any]]:
     peers: list[dict[str, Any]] = [{"ipBlock": block} for block in _blocks(peer)]
-    if peer.labels or (peer.outside and not peer.addresses):
-        space = {k: v for k, v in peer.labels.items() if k.lstrip("!").startswith("namespace:")}
-        pod = {k: v for k, v in peer.labels.items() if k and k not in space}
-        near = {"podSelector": _selector(pod)} if pod else {}
-        peers.insert(0, {"namespaceSelector": _selector(space), **near})
+    if peer.symbolic or (peer.outside and not peer.addresses):
+        space = _selector(peer, lambda k: k.partition("namespace:")[2])
+        pod = _selector(peer, lambda k: "" if k.startswith("namespace:") else k)
+        near = {"podSelector": pod} if pod else {}
+        peers.insert(0, {"namespaceSelector": space, **near})
     ports = [
         {"protocol": match.protocol.upper(), **span}
         for span in (_span(each) for each in match.ports or (None,))
@@ -699,15 +721,15 @@ def _cilium(peer: Segment, word: str, match: RuleMatch) -> Iterator[dict[str, An
     ]
     below = {"toPorts": [{"ports": ports}]} if ports else {}
     blocks = list(_blocks(peer))
-    if peer.labels or (peer.outside and not peer.addresses):
-        chosen = _selector({k: v for k, v in peer.labels.items() if k}, _cilium_key)
-        if not any(k.endswith(NAMESPACE) for k in peer.labels):
+    if peer.symbolic or (peer.outside and not peer.addresses):
+        chosen = _selector(peer, _cilium_key)
+        if not (NAMESPACE in peer.labels or peer.labels_not_in.get(NAMESPACE)):
             everywhere = {"key": f"k8s:{_CILIUM_NAMESPACE}", "operator": "Exists"}
             chosen.setdefault("matchExpressions", []).append(everywhere)
         yield {f"{word}Endpoints": [chosen], **below}
     if blocks:
         yield {f"{word}CIDRSet": blocks, **below}
-    elif not peer.labels:
+    elif not peer.symbolic:
         yield {f"{word}Entities": ["all"], **below}
 
 
@@ -725,26 +747,24 @@ def _blocks(peer: Segment) -> Iterator[dict[str, Any]]:
         whole = ip_network(each)
         inner = [hole for hole in holes if hole.version == whole.version]
         if not any(whole.subnet_of(hole) for hole in inner):  # type: ignore[arg-type]
-            cut = [str(hole) for hole in inner if hole.subnet_of(whole)]  # type: ignore[arg-type]
-            yield {"cidr": str(whole), **({"except": cut} if cut else {})}
+            inside = [str(hole) for hole in inner if hole.subnet_of(whole)]  # type: ignore[arg-type]
+            yield {"cidr": str(whole), **({"except": inside} if inside else {})}
 
 
 def _cilium_key(key: str) -> str:
     if key == NAMESPACE:
         return f"k8s:{_CILIUM_NAMESPACE}"
-    space, _, rest = key.rpartition("namespace:")
-    return f"k8s:{_CILIUM_LABEL}{rest}" if key.startswith("namespace:") else space + rest
+    space = key.removeprefix("namespace:")
+    return f"k8s:{_CILIUM_LABEL}{space}" if space != key else key
 
 
-def _selector(
-    labels: dict[str, str],
-    key_of: Callable[[str], str] = lambda key: key.removeprefix("namespace:"),
-) -> dict[str, Any]:
-    plain = {key_of(k): v for k, v in labels.items() if k[0] != "!"}
+def _selector(segment: Segment, key_of: Callable[[str], str]) -> dict[str, Any]:
+    """Return a selector of those labels that ``key_of`` names; empty: it leaves the label out."""
+    plain = {named: v for k, v in segment.labels.items() if (named := key_of(k))}
     others = [
-        {"key": key_of(k[1:]), "operator": "NotIn", "values": v.split(",")}
-        for k, v in labels.items()
-        if k[0] == "!"
+        {"key": named, "operator": "NotIn", "values": list(values)}
+        for k, values in segment.labels_not_in.items()
+        if values and (named := key_of(k))
     ]
     return {
         **({"matchLabels": plain} if plain else {}),

@@ -340,7 +340,7 @@ def _match(
     if version and not (sides[0].addresses or sides[1].addresses):
         sides[0] = Segment((UNIVERSE[version],))
     for field in ("sport", "dport"):
-        spans = PORTS
+        spans: Spans = PORTS
         for key in [key for key in said if f" {field}" in key]:
             layer = key.split()[0]
             if layer != "th" and [_NAMES.get(p) for p in protocols or [layer]] != [layer]:

@@ -30,7 +30,9 @@ GAP = 1 << 32
 """Between the places of two rules, for those that are put between them later."""
 NAMES = ((0, V6),)
 """Any slice or PoP: those that rules name are numbered from 1, all others are 0."""
-PROTOCOLS, PORTS, EITHER = ((0, 256),), ((0, LAST_PORT + 1),), ((0, 2),)
+PROTOCOLS: Spans = ((0, 256),)
+PORTS: Spans = ((0, LAST_PORT + 1),)
+EITHER: Spans = ((0, 2),)
 _REST = PROTOCOLS, PORTS, PORTS, EITHER, EITHER, EITHER, ((0, WEEK_MINUTES),)
 ANY: FieldBox = (LINE, LINE, *_REST, NAMES, NAMES, NAMES)
 """All packets, by field: source, target, protocol, source port, port, state, encrypted, fragment,

@@ -53,7 +53,8 @@ class Segment(Struct, frozen=True, forbid_unknown_fields=True):
     """One side of the traffic: a packet's source or target. Nothing given: any address.
 
     Everything given must hold: an address in one of ``addresses`` that is in none of ``outside``
-    and belongs to a member of ``slice`` or to a workload with all of ``labels``.
+    and belongs to a member of ``slice``, or to a workload with all of ``labels`` and without what
+    ``labels_not_in`` leaves out.
     """
 
     addresses: Annotated[tuple[Cidr, ...], Meta(max_length=100_000)] = ()
@@ -64,11 +65,13 @@ class Segment(Struct, frozen=True, forbid_unknown_fields=True):
     """Name of a network slice, of which the address is a member; empty: any."""
     labels: Annotated[dict[str, str], Meta(max_length=64)] = {}
     """What the workload with the address is labelled with (Kubernetes)."""
+    labels_not_in: Annotated[dict[str, tuple[str, ...]], Meta(max_length=64)] = {}
+    """By label, values that the workload does not have; a label without values: any workload."""
 
     @property
     def symbolic(self) -> bool:
         """Whether an inventory is needed to say which addresses are meant."""
-        return bool(self.slice or self.labels)
+        return bool(self.slice or self.labels or self.labels_not_in)
 
 
 class PortRange(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -222,12 +225,13 @@ class PolicyInventory(Struct, frozen=True, forbid_unknown_fields=True):
         found: list[IpNetwork] | None = None
         if segment.slice:
             found = [ip_network(each) for each in self.slices.get(segment.slice, ())]
-        if segment.labels:
-            wanted = segment.labels.items()
+        if segment.labels or segment.labels_not_in:
+            wanted, left_out = segment.labels.items(), segment.labels_not_in.items()
             labelled = [
                 ip_network(address)
                 for workload in self.workloads
                 if wanted <= workload.labels.items()
+                and not any(workload.labels.get(key) in values for key, values in left_out)
                 for address in workload.addresses
             ]
             found = labelled if found is None else list(_common(found, labelled))
