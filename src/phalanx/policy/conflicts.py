@@ -187,7 +187,7 @@ class ConflictAnalysis:
             reach = before | after
             idle = (before & boxes.HOLDS == 0) & (reach & boxes.LOW > 0) & (reach & boxes.HIGH > 0)
             for row in np.nonzero(idle & order.alive[:size])[0].tolist():
-                self._look_at_several(row)
+                self._look_at_several(row, *order.near(row))
 
     def _codes(self, i: Rows, j: Rows, bits: Bits, rated: NDArray[np.bool_]) -> Rows:
         """Return by pair what it is, as an index of ``_KINDS``; ``_NONE``: no conflict."""
@@ -197,23 +197,21 @@ class ConflictAnalysis:
         alike = np.where(down, 3, np.where(up & ~rated, _EARLIER, _NONE))
         return np.where(differ, unlike, alike)
 
-    def _look_at_several(self, row: int) -> None:
-        """Find out whether a rule is idle because of several others."""
+    def _look_at_several(self, row: int, others: Rows, bits: Bits) -> None:
+        """Find out whether a rule is idle because of several of those that overlap it."""
         steps = [min(STEPS_A_RULE, self._steps)]
         self._steps -= steps[0]
         try:
-            if found := self._idle(row, steps):
+            if found := self._idle(row, others, bits, steps):
                 self._several[row] = found
         except Undecided:
             self._undecided.add(row)
         self._steps += max(steps[0], 0)
 
-    def _idle(self, row: int, steps: list[int]) -> _Several | None:
+    def _idle(self, row: int, others: Rows, bits: Bits, steps: list[int]) -> _Several | None:
         order, box = self._set, self._set.boxes[row] or ANY
-        others, bits = order.near(row)
         earlier = order.place[others] < order.place[row]
         alike = order.action[others] == order.action[row]
-        before, unlike = others[earlier].tolist(), set(others[~alike].tolist())
         reach = int(np.bitwise_or.reduce(bits[earlier], initial=0))
         if reach & boxes.WITHIN:
             return None  # one rule is enough
@@ -221,6 +219,7 @@ class ConflictAnalysis:
         if _REACHED & ~beyond:
             return None
         self._reached.add(row)
+        before, unlike = others[earlier].tolist(), set(others[~alike].tolist())
         if _REACHED & ~reach == 0 and escape(box, order.walk(before), steps) is None:
             witness = escape(box, order.walk(before, unlike), steps)
             return _Several(witness is not None, self._needed(box, before, before), witness or box)
@@ -321,12 +320,14 @@ class ConflictAnalysis:
         others, bits = near
         matters = (self._set.place[others] <= last) | (bits & (boxes.LOW | boxes.HIGH) > 0)
         matters |= np.fromiter((each in self._reached for each in others.tolist()), np.bool_)
-        rows = [row, *others[matters].tolist()]
-        before = set(self._keys(rows))
-        self._steps = MOST_STEPS
-        for each in rows:
+        self._steps, gained, lost = MOST_STEPS, list[_Key](), set[_Key]()
+        for each in [row, *others[matters].tolist()]:
+            before, single = self._found.get(each, {}), set(self._single(each))
             self._judge(each)
-        return [self._conflict(*key) for key in self._keys(rows) if key not in before]
+            after = self._found.get(each, {})
+            lost |= {*single, *self._pairs(each, before.items() - after.items())}
+            gained += [*self._single(each), *self._pairs(each, after.items() - before.items())]
+        return [self._conflict(*key) for key in gained if key not in lost]
 
     def _judge(self, row: int) -> None:
         order = self._set
@@ -339,9 +340,9 @@ class ConflictAnalysis:
             if self._rows.get(order.rules[row].id) == row:
                 self._void.add(row)
             return
-        others, bits = order.near(row)
-        later = order.place[others] > order.place[row]
-        others, bits = others[later], bits[later]
+        near = order.near(row)
+        later = order.place[near[0]] > order.place[row]
+        others, bits = near[0][later], near[1][later]
         rated = np.full(len(others), order.rules[row].action.rate_mb_s is not None)
         codes = self._codes(np.full(len(others), row), others, bits, rated)
         clash = np.nonzero(order.action[others] != order.action[row])[0]
@@ -349,7 +350,7 @@ class ConflictAnalysis:
         kept = np.nonzero(codes < np.where(np.arange(len(codes)) < end, _NONE, _EARLIER))[0]
         if len(kept):
             self._found[row] = dict(zip(others[kept].tolist(), codes[kept].tolist(), strict=True))
-        self._look_at_several(row)
+        self._look_at_several(row, *near)
 
     # -- what was found -----------------------------------------------------------------
 
@@ -387,16 +388,23 @@ class ConflictAnalysis:
         return (self._conflict(*key) for key in self._keys(self._sorted))
 
     def _keys(self, rows: Iterable[int]) -> Iterator[_Key]:
-        place = self._set.place
         for row in rows:
-            if row in self._void:
-                yield row, (), ConflictKind.VOID
-            if several := self._several.get(row):
-                yield row, several.others, _KINDS[0 if several.shadowed else 3]
-            found = self._found.get(row, {})
-            for other, code in sorted(found.items(), key=lambda each: place[each[0]]):
-                fault, against = (row, other) if code == _EARLIER else (other, row)
-                yield fault, (against,), _KINDS[code]
+            yield from self._single(row)
+            yield from self._pairs(row, self._found.get(row, {}).items())
+
+    def _single(self, row: int) -> Iterator[_Key]:
+        """Yield what is wrong with a rule by itself, or because of several others."""
+        if row in self._void:
+            yield row, (), ConflictKind.VOID
+        if several := self._several.get(row):
+            yield row, several.others, _KINDS[0 if several.shadowed else 3]
+
+    def _pairs(self, row: int, found: Iterable[tuple[int, int]]) -> Iterator[_Key]:
+        """Yield the conflicts of a rule with one later rule each, in the order of these."""
+        place = self._set.place
+        for other, code in sorted(found, key=lambda each: place[each[0]]):
+            fault, against = (row, other) if code == _EARLIER else (other, row)
+            yield fault, (against,), _KINDS[code]
 
     def _conflict(self, row: int, others: tuple[int, ...], kind: ConflictKind) -> PolicyConflict:
         order, several = self._set, self._several.get(row)

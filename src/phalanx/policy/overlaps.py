@@ -209,9 +209,9 @@ class OrderedRules:
         self.listed &= self.complete
         if kept and self.listed:
             i, j, bits = (np.concatenate(each) for each in zip(*kept, strict=True))
-            one = np.concatenate((i, j))
-            order = np.argsort(one, kind="stable")
-            self._pairs = [one[order], np.concatenate((j, i))[order]]
+            one, other = np.concatenate((i, j)), np.concatenate((j, i))
+            order = np.argsort(one * len(self.rules) + other)  # rows are in order at first
+            self._pairs = [one[order], other[order]]
             self._bits = np.concatenate((bits, boxes.seen_back(bits)))[order]
 
     def _degree(self, row: int) -> int:
@@ -225,7 +225,7 @@ class OrderedRules:
         if fresh := self._fresh.get(row):
             others = np.append(others, np.fromiter(fresh, np.int64))
             bits = np.append(bits, np.fromiter(fresh.values(), np.uint8))
-        order = np.argsort(self.place[others])
+        order = np.argsort(self.place[others], kind="stable")  # quick where most are in order
         order = order[self.alive[others[order]]]
         return others[order], bits[order]
 
