@@ -24,6 +24,7 @@ from phalanx.policy.exchange import (
 )
 from phalanx.policy.flowspec import from_flowspec, to_flowspec
 from phalanx.policy.kubernetes import Dialect, from_policies, to_policies
+from phalanx.policy.mmt_export import to_mmt
 from phalanx.policy.nftables import from_nftables, to_nftables
 from phalanx.policy.rules import PolicyInventory, PolicyPacket, RuleAction, RuleSet
 
@@ -36,6 +37,7 @@ class RuleFormat(StrEnum):
     CILIUM = "cilium"
     FLOWSPEC = "flowspec"
     GOALS = "goals"
+    MMT = "mmt"
 
 
 Rules = Annotated[Path, typer.Argument(metavar="FILE", help="Rules, YAML or JSON.")]
@@ -72,6 +74,7 @@ def export(
         RuleFormat.KUBERNETES: lambda: to_policies(rules, "kubernetes", spaces, pods or ()),
         RuleFormat.CILIUM: lambda: to_policies(rules, "cilium", spaces, pods or ()),
         RuleFormat.FLOWSPEC: lambda: to_flowspec(rules),
+        RuleFormat.MMT: lambda: to_mmt(rules),
         RuleFormat.GOALS: lambda: "".join(
             f"{msgspec.json.encode(each).decode()}\n" for each in traffic_rules_of(rules)
         ),
@@ -84,7 +87,9 @@ def export(
 
 def import_rules(
     file: Annotated[Path, typer.Argument(help="What to read.")],
-    from_: Annotated[RuleFormat, typer.Option("--from", help="Its format; goals are not read.")],
+    from_: Annotated[
+        RuleFormat, typer.Option("--from", help="Its format; goals and mmt are not read.")
+    ],
     out_file: Out = None,
 ) -> None:
     """Read rules in another format; what a rule cannot say is refused."""
@@ -93,8 +98,10 @@ def import_rules(
         rules = from_nftables(text, str(file))
     elif from_ is RuleFormat.FLOWSPEC:
         rules = from_flowspec(text, str(file))
-    elif from_ is RuleFormat.GOALS:
-        raise PhalanxError("goals are written, not read")
+    elif from_ in (RuleFormat.GOALS, RuleFormat.MMT):
+        raise PhalanxError(
+            f"{from_.value}: is written, not read (phalanx policy run runs rules of MMT)"
+        )
     else:
         dialect: Dialect = "cilium" if from_ is RuleFormat.CILIUM else "kubernetes"
         rules = from_policies(text, str(file), dialect)
