@@ -6,8 +6,8 @@ rule, the field and the reason. Imports refuse what a rule cannot say, likewise.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import ip_network
 from operator import attrgetter
 
 import msgspec
@@ -17,22 +17,23 @@ from msgspec.structs import replace
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.loading import one_line, parse_as, refusal
-from phalanx.policy.boxes import UNIVERSE, VERSIONS, IpVersion, line, meet, prefixes
-from phalanx.policy.contradictions import differences
+from phalanx.policy.boxes import UNIVERSE, VERSIONS, IpVersion, address, line, meet, prefixes
 from phalanx.policy.overlaps import addresses
 from phalanx.policy.rules import (
     PolicyRule,
     PolicyVerdict,
     RuleAction,
+    RuleMatch,
     RuleSchedule,
     RuleSet,
     Segment,
     rule_offences,
 )
+from phalanx.policy.traffic import PolicedFunction, wire_rules
 
 PERMIT, DENY = RuleAction(PolicyVerdict.PERMIT), RuleAction(PolicyVerdict.DENY)
 MOST_ADDRESSES = 1024
-"""Addresses up to which a prefix is written out where single addresses are needed."""
+"""Addresses, or ports, up to which they are written out where single ones are needed."""
 _PLAIN = PolicyRule("plain", PERMIT)
 PLACE = {
     "scope.slices": "is not said there; choose the slice to export for (--slice)",
@@ -182,89 +183,47 @@ def collapsed(listed: Iterable[str], version: IpVersion) -> tuple[str, ...]:
     return prefixes(meet(line(listed), VERSIONS[version]))
 
 
-def traffic_rules(rule: PolicyRule) -> list[TrafficRule]:
-    """Return what agents enforce for a rule: drop, limit, or lead through an encrypted tunnel.
+def traffic_rules_of(rules: RuleSet) -> list[TrafficRule]:
+    """Return what agents enforce for a rule set, for each address that its rules protect or limit.
 
-    A denial of what is in the clear, without more, is kept by encrypting all of it.
+    Traffic rules have no order: all of them hold. A denial of what is in the clear, without more,
+    is kept by encrypting all of it.
 
     Raises:
-        NotExpressibleError: if no traffic rules say it; a permit without a rate needs none.
+        NotExpressibleError: with rule, field and reason.
 
     """
-    agents = "agents"
-    clear = rule.condition.encrypted is False and rule.action == DENY
     refused = {
         **SYMBOLS,
         **PLACE,
-        "match.source.outside": "a traffic rule leaves no address out",
-        "match.target.outside": "a traffic rule leaves no address out",
-        "match.source_ports": "a traffic rule knows no source ports",
-        "condition.state": "a traffic rule knows no connections",
-        "condition.fragment": "a traffic rule knows no fragments",
         "schedule": "a goal has no timetable",
         "action.log": "a traffic rule records no packets",
-    } | ({} if clear else {"condition.encrypted": "only a denial of all clear text is kept so"})
-    plain_only(RuleSet("one", (rule,)), agents, refused)
-    match, rate = rule.match, rule.action.rate_mb_s
-    if rule.action == PERMIT:
-        raise refuse(rule, "action.verdict", "agents: a traffic rule permits nothing")
-    if match.protocol not in (None, "tcp", "udp"):
-        raise refuse(rule, "match.protocol", "agents: a traffic rule knows tcp and udp")
-    sources, targets = (
-        _each(rule, side, getattr(match, side).addresses) for side in ("source", "target")
-    )
-    if not targets:
-        raise refuse(rule, "match.target.addresses", "agents: a traffic rule needs a target")
-    spans = (range(each.first, each.last + 1) for each in match.ports)
-    ports: list[int | None] = [port for span in spans for port in span] or [None]
-    if len(ports) * len(targets) > MOST_ADDRESSES or ports == [0]:
-        raise refuse(rule, "match.ports", f"agents: at most {MOST_ADDRESSES} rules, from port 1")
-    if rate is not None and len(ports) * len(targets) > 1:
-        raise refuse(rule, "action.rate_mb_s", "agents: each target and port would have the rate")
-    verdict, parameters = TrafficVerdict.DROP, {}
-    if clear:
-        verdict, parameters = TrafficVerdict.STEER, {"encrypted": 1.0}
-        if sources or match.protocol:
-            raise refuse(rule, "match", "agents: a target has all or nothing encrypted")
-    elif rate is not None:
-        verdict, parameters = TrafficVerdict.LIMIT, {"rate_mb_s": rate}
-    one, several = (sources[0], ()) if len(sources) == 1 else (None, tuple(sources))
-    return [
-        TrafficRule(
-            TrafficMatch(
-                source=one, sources=several, target=to, port=port, protocol=match.protocol
-            ),
-            verdict,
-            parameters,
-        )
-        for to in targets
-        for port in ports
-    ]
-
-
-def traffic_rules_of(rules: RuleSet) -> list[TrafficRule]:
-    """Return what agents enforce for a rule set. Traffic rules have no order: all of them hold.
-
-    Raises:
-        NotExpressibleError: if the order of the rules matters, or one of them cannot be said.
-
-    """
+    }
+    plain_only(rules, "agents", refused)
     if rules.default is not PolicyVerdict.PERMIT:
         raise refuse(None, "default", "agents: what no rule names passes; it has to be permit")
-    found = [rule for rule in rules.rules if rule.action != PERMIT]
-    made = [each for rule in found for each in traffic_rules(rule)]
-    drops = [rule for rule in found if rule.action.rate_mb_s is None]
-    limits = [rule for rule in found if rule.action.rate_mb_s is not None]
-    for order in (limits, limits[::-1]):
-        for each in differences(rules, RuleSet("unordered", (*drops, *order))):
-            rule = next((r for r in rules.rules if r.id in (each.left_rule, each.right_rule)), None)
-            raise refuse(rule, "order", f"agents: traffic rules have no order ({each.right_rule})")
-    return made
+    targets = [each for rule in rules.rules if rule.action != PERMIT for each in _targets(rule)]
+    made: list[tuple[PolicyRule, TrafficRule]] = []
+    for target in dict.fromkeys(targets):
+        encrypted = TrafficRule(
+            TrafficMatch(target=target), TrafficVerdict.STEER, {"encrypted": 1.0}
+        )
+        for wire in wire_rules(rules, PolicedFunction("", "", target, ""), MOST_ADDRESSES):
+            if wire.why_not:
+                raise refuse(wire.rule, "match", f"agents: {wire.why_not}")
+            if wire.encrypt and wire.rule.match != RuleMatch(target=wire.rule.match.target):
+                raise refuse(wire.rule, "match", "agents: a target has all or nothing encrypted")
+            made += ((wire.rule, each) for each in (*wire.traffic, *[encrypted] * wire.encrypt))
+    for rule_id, number in Counter(r.id for r, _ in made if r.action.rate_mb_s).items():
+        if number > 1:
+            why = "agents: each target and port would have the rate"
+            raise NotExpressibleError(f"rule {rule_id}: action.rate_mb_s: {why}")
+    return [each for _, each in made]
 
 
-def _each(rule: PolicyRule, side: str, listed: tuple[str, ...]) -> list[str]:
-    networks = [ip_network(each) for each in listed]
-    if sum(n.num_addresses for n in networks) > MOST_ADDRESSES:
-        why = f"agents: single addresses are needed, at most {MOST_ADDRESSES}"
-        raise refuse(rule, f"match.{side}.addresses", why)
-    return list(dict.fromkeys(str(address) for n in networks for address in n))
+def _targets(rule: PolicyRule) -> list[str]:
+    found = addresses(rule.match.target)
+    if sum(after - first for first, after in found) > MOST_ADDRESSES or meet(found, VERSIONS[6]):
+        why = f"agents: single targets of IPv4 are needed, at most {MOST_ADDRESSES}"
+        raise refuse(rule, "match.target.addresses", why)
+    return [str(address(place)) for span in found for place in range(*span)]

@@ -12,7 +12,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from phalanx.domain.network import PopId
-from phalanx.domain.rules import PrefixSet, TrafficMatch, TrafficRule, TrafficVerdict
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
+from phalanx.policy.boxes import line, meet, minus
+from phalanx.policy.overlaps import addresses, port_spans
 from phalanx.policy.rules import (
     PolicyRule,
     PolicyVerdict,
@@ -61,12 +63,15 @@ def held_at(rules: RuleSet, minute: int) -> RuleSet:
     return replace(rules, rules=tuple(held))
 
 
-def wire_rules(rules: RuleSet, at: PolicedFunction) -> Iterator[WireRule]:
+def wire_rules(
+    rules: RuleSet, at: PolicedFunction, most_ports: int = MOST_PORTS
+) -> Iterator[WireRule]:
     """Yield what a rule set means for what goes to ``at``, where that is not merely to pass.
 
     Args:
         rules: without slices, labels (``PolicyInventory.resolve``) and schedules (``held_at``).
         at: the function.
+        most_ports: of one rule.
 
     """
     before: list[PolicyRule] = []
@@ -80,14 +85,13 @@ def wire_rules(rules: RuleSet, at: PolicedFunction) -> Iterator[WireRule]:
             continue
         denies = rule.action.verdict is PolicyVerdict.DENY
         if denies or rule.action.rate_mb_s is not None:
-            yield _on_wire(rule, before, at.address)
+            yield _on_wire(rule, before, at.address, most_ports)
         if not denies:
             before.append(rule)
 
 
 def _aimed(target: Segment, address: str) -> bool:
-    listed, left_out = PrefixSet(_v4(target.addresses)), PrefixSet(_v4(target.outside))
-    return (not target.addresses or address in listed) and address not in left_out
+    return bool(meet(addresses(target), line((address,))))
 
 
 def _v4(prefixes: tuple[str, ...]) -> tuple[str, ...]:
@@ -95,7 +99,7 @@ def _v4(prefixes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(each for each in prefixes if ":" not in each)
 
 
-def _on_wire(rule: PolicyRule, before: list[PolicyRule], address: str) -> WireRule:
+def _on_wire(rule: PolicyRule, before: list[PolicyRule], address: str, most_ports: int) -> WireRule:
     match, why = rule.match, _beyond(rule)
     if rule.condition == RuleCondition(encrypted=False) and not why:
         return WireRule(rule, encrypt=True)
@@ -116,9 +120,9 @@ def _on_wire(rule: PolicyRule, before: list[PolicyRule], address: str) -> WireRu
             return WireRule(rule)  # nothing is left for it
         else:
             outside += _v4(first.addresses)
-    ports = [port for each in match.ports for port in range(each.first, each.last + 1)[:999]]
-    if len(ports) > MOST_PORTS:
-        why = why or f"it names more than {MOST_PORTS} ports"
+    ports = [port for each in port_spans(match.ports) for port in range(*each) if match.ports]
+    if len(ports) > most_ports:
+        why = why or f"it names more than {most_ports} ports"
     if why:
         return WireRule(rule, why_not=why)
     rate = rule.action.rate_mb_s
@@ -155,20 +159,12 @@ def _beyond(rule: PolicyRule) -> str:
 
 
 def _overlap(left: RuleMatch, right: RuleMatch) -> bool:
-    if left.protocol and right.protocol and left.protocol != right.protocol:
-        return False
-    both = bool(left.ports and right.ports)
-    return not both or any(
-        a.first <= b.last and b.first <= a.last for a in left.ports for b in right.ports
+    return len({left.protocol, right.protocol} - {None}) < 2 and bool(
+        meet(port_spans(left.ports), port_spans(right.ports))
     )
 
 
 def _covers(left: RuleMatch, right: RuleMatch) -> bool:
     """Whether ``left`` is about all protocols and ports that ``right`` is about."""
-    ports = not left.ports or (
-        bool(right.ports)
-        and all(
-            any(a.first <= b.first and b.last <= a.last for a in left.ports) for b in right.ports
-        )
-    )
-    return left.protocol in (None, right.protocol) and ports
+    beyond = minus(port_spans(right.ports), port_spans(left.ports))
+    return left.protocol in (None, right.protocol) and not beyond
