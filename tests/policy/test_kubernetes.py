@@ -28,6 +28,7 @@ from phalanx.policy.rules import (
     Segment,
     decide,
 )
+from tests.one_line import taken_or_refused
 from tests.policy.netpol import End, cilium_allows, kubernetes_allows
 from tests.policy.rule_values import PORT_LISTS
 
@@ -266,10 +267,11 @@ def test_denials_of_cilium_overrule(seen: list[tuple[End, End, str, int]]) -> No
     resolved, policies = INVENTORY.resolve(read), _load(CILIUM)
     again = to_policies(read, "cilium")
     assert from_policies(again, "y.yaml", "cilium") == read
+    written = _load(again)
     for packet in seen:
         ours = _ours(resolved, *packet)
         assert cilium_allows(policies, *packet) == ours, packet
-        assert cilium_allows(_load(again), *packet) == ours, packet
+        assert cilium_allows(written, *packet) == ours, packet
 
 
 def _one(action: RuleAction = PERMIT, **fields: object) -> RuleSet:
@@ -354,3 +356,88 @@ def test_policies_that_multiply_are_refused() -> None:
     text = HEAD + f"spec: {{podSelector: {{}}, policyTypes: [Ingress, Egress], {ways}}}"
     with pytest.raises(ScenarioError, match="more than 20000 rules"):
         from_policies(text, "x.yaml", "kubernetes")
+
+
+WRONG = st.one_of(
+    st.sampled_from(
+        (None, "", 0, -1, 70_000, 1.5, True, "x" * 300, [], {}, [{}], [None], "10.0.0.1/8", "::/0",
+         "аpp", "a\nb", "*", {"x": {"y": [{"z": "1"}]}}, [[[[]]]], "TCP", "80", 80, "Ingress")
+    ),
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8)),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6), inner, max_size=3)
+        ),
+        max_leaves=6,
+    ),
+)  # fmt: skip
+
+
+def _places(value: object, path: tuple = ()) -> list[tuple]:
+    pairs: list = []
+    if isinstance(value, dict | list):
+        pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
+    return [path, *(place for key, each in pairs for place in _places(each, (*path, key)))]
+
+
+def _with(value: object, path: tuple, wrong: object) -> object:
+    if not path:
+        return wrong
+    copied = dict(value) if isinstance(value, dict) else list(value)
+    copied[path[0]] = _with(copied[path[0]], path[1:], wrong)
+    return copied
+
+
+@st.composite
+def _broken(draw: st.DrawFn) -> tuple[str, str]:
+    dialect = draw(DIALECTS)
+    documents = _load(CILIUM) if dialect == "cilium" else draw(_policies())
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.sampled_from(_places(documents)[1:]))
+        documents = _with(documents, at, draw(WRONG))
+    return json.dumps(documents)[1:-1] if draw(st.booleans()) else _dump(documents), dialect
+
+
+@settings(max_examples=80, deadline=None)
+@given(_broken())
+def test_no_document_is_more_than_refused_in_a_line(broken: tuple[str, str]) -> None:
+    text, dialect = broken
+    read = taken_or_refused(ScenarioError, lambda: from_policies(text, "x", dialect))
+    if read is not None:
+        again = to_policies(read, dialect)
+        assert from_policies(again, "x", dialect) == read
+
+
+VALUES = ", ".join(f"v{n}" for n in range(28))
+IN = tuple(f"{{key: l{n}, operator: In, values: [{VALUES}]}}" for n in range(3))
+TWO = f"{{matchExpressions: [{IN[0]}, {IN[1]}]}}"
+PICKS = f"{{matchExpressions: [{', '.join(IN)}]}}"
+BOTH_WAYS = "spec: {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [%s], egress: [%s]}"
+WAYS = tuple(
+    ", ".join(f"{{{word}: [{{podSelector: {{matchLabels: {{a: v{n}}}}}}}]}}" for n in range(1_500))
+    for word in ("from", "to")
+)
+BARE = "---\n".join(f"{HEAD.replace('name: a', f'name: a{n}')}spec: {{podSelector: {{}}}}\n"
+                   for n in range(200))  # fmt: skip
+MANY = ", ".join(["x"] * 50_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (HEAD + f"spec: {{podSelector: {PICKS}}}", "more than 20000 sets"),
+        (HEAD + f"spec: {{podSelector: {TWO}, ingress: [{{from: [{{podSelector: {TWO}}}]}}]}}",
+         "more than 20000 rules"),
+        (HEAD + FROM % f"podSelector: {TWO}, namespaceSelector: {TWO}", "more than 20000 sets"),
+        (HEAD + BOTH_WAYS % WAYS, "more than 20000 rules"),
+        (BARE + "---\nx: 1", "line 1001"),
+        (HEAD + "spec: " + "{podSelector: " * 5_000, "nested|YAML"),
+        (HEAD + "spec: {podSelector: {matchLabels: {a: " + "b" * 1_000_000 + "}}}", "no name or"),
+        (HEAD + FROM % f"ipBlock: {{cidr: 10.0.0.0/8, except: [{MANY}]}}", "host bits"),
+    ],
+)  # fmt: skip
+def test_hostile_documents_are_refused_in_a_line(text: str, words: str) -> None:
+    with pytest.raises(ScenarioError, match=words) as refused:
+        from_policies(text, "x.yaml", "kubernetes")
+    assert len(str(refused.value)) < 1_000
+    assert str(refused.value).isprintable()

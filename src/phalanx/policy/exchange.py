@@ -110,11 +110,11 @@ def placed(rules: RuleSet, slice_name: str = "", pop: str = "") -> RuleSet:
     return rules
 
 
-def simple_rules(rules: RuleSet, target: str, families: bool = False) -> Iterator[PolicyRule]:
+def simple_rules(rules: RuleSet, target: str) -> Iterator[PolicyRule]:
     """Yield rules that mean the same together, each about one IP version and one part of the day.
 
-    What neither names addresses nor looks at fragments is about both versions, unless all rules
-    are to be split by ``families``. Parts of a rule have its id with a number.
+    What neither names addresses nor looks at fragments is about both versions. Parts of a rule
+    have its id with a number.
 
     Raises:
         NotExpressibleError: if a rule with a rate has several parts: each would have the rate.
@@ -122,7 +122,7 @@ def simple_rules(rules: RuleSet, target: str, families: bool = False) -> Iterato
     """
     taken = {rule.id for rule in rules.rules}
     for rule in rules.rules:
-        parts = [part for day in _days(rule) for part in _families(day, families)]
+        parts = [part for day in _days(rule) for part in _families(day)]
         yield from numbered(rule, parts, taken, target)
 
 
@@ -158,11 +158,11 @@ def _days(rule: PolicyRule) -> Iterator[PolicyRule]:
     yield replace(rule, schedule=RuleSchedule(after, 0, schedule.end))
 
 
-def _families(rule: PolicyRule, always: bool) -> Iterator[PolicyRule]:
+def _families(rule: PolicyRule) -> Iterator[PolicyRule]:
     match = rule.match
     sides = match.source, match.target
-    split = always or rule.condition.fragment is not None
-    if not (split or any(side.addresses or side.outside for side in sides)):
+    named = any(side.addresses or side.outside for side in sides)
+    if not named and rule.condition.fragment is None:
         yield rule
         return
     for version in VERSIONS:
