@@ -188,8 +188,8 @@ PAIR = event(1, "a.b") + event(2, "a.b")
     ("text", "why"),
     [
         ("<rules/>", "the document is <rules>; a file of rules is <beginning>"),
-        ("<beginning>", "is no XML"),
-        ("", "is no XML: no element found"),
+        ("<beginning>", "no XML that is taken"),
+        ("", "no XML that is taken: no element found"),
         (document("<property><event boolean_expression='a.b'/></property>"), "property_id"),
         (
             document(rule("COMPUTE", event(1, "a.b"), number="x")),

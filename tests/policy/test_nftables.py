@@ -68,7 +68,7 @@ def test_a_rate_is_what_is_over_it_dropped_and_the_rest_accepted() -> None:
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
-        (_one(condition=RuleCondition(encrypted=False)), "condition.encrypted: nftables: does not"),
+        (_one(condition=RuleCondition(encrypted=False)), "condition.encrypted: nftables: encryption"),
         (_one(source=Segment(slice="iot")), "match.source.slice: nftables: is not known there"),
         (_one(target=Segment(labels={"a": "b"})), "match.target.labels: nftables"),
         (_one(scope=RuleScope(("iot",))), "scope.slices: nftables"),

@@ -16,6 +16,7 @@ from phalanx.loading import parse_as, read_text
 from phalanx.policy.contradictions import differences
 from phalanx.policy.exchange import (
     SYMBOLS,
+    UNSAID,
     parse_rules,
     placed,
     plain_only,
@@ -121,7 +122,7 @@ def diff(
     """
     both = [_read(file, members) for file in (left, right)]
     for file, rules in zip((left, right), both, strict=True):
-        plain_only(rules, str(file), SYMBOLS)
+        plain_only(rules, str(file), *(UNSAID.keys() - SYMBOLS.keys()))
     found = differences(*both)
     if as_json:
         emit_json(found)

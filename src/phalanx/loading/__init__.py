@@ -15,6 +15,7 @@ from phalanx.loading.files import (
     parse_toml_as,
     read_text,
     read_toml,
+    read_xml,
     refusal,
 )
 from phalanx.loading.refusals import Name, Offence, nearest, one_line, show, twice, unknown
@@ -32,6 +33,7 @@ __all__ = [
     "parse_toml_as",
     "read_text",
     "read_toml",
+    "read_xml",
     "refusal",
     "show",
     "twice",

@@ -18,9 +18,12 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder  # read with defusedxml
 
 import msgspec
 import yaml
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import DefusedXMLParser
 from msgspec import Struct
 
 from phalanx.domain.errors import ScenarioError
@@ -244,6 +247,46 @@ def parse_toml_as(kind: type[T], text: str, name: str) -> T:
     except (msgspec.ValidationError, RecursionError) as error:
         field, why = first_offence(data, kind) or ("", str(error))
         raise ScenarioError(one_line(f"{name}: {field}{': ' if field else ''}{why}")) from None
+
+
+class _BoundedTree(TreeBuilder):
+    """Builds a tree of a document, as long as it is not too deep or too large."""
+
+    def __init__(self, deepest: int, most: int) -> None:
+        super().__init__()
+        self.deepest, self.most, self.left, self.open = deepest, most, most, 0
+
+    def start(self, tag: Any, attrs: dict[Any, Any], /) -> Element:
+        """Open an element."""
+        self.open, self.left = self.open + 1, self.left - 1
+        if self.open > self.deepest:
+            raise ValueError(f"nested deeper than {self.deepest} elements, the most allowed")
+        if self.left < 0:
+            raise ValueError(f"more than {self.most:,} elements, the most allowed")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str, /) -> Element:
+        """Close an element."""
+        self.open -= 1
+        return super().end(tag)
+
+
+def read_xml(raw: str | bytes, deepest: int = 64, most: int = 200_000) -> Element:
+    """Return the root of an XML document. One that declares a DTD or entities is refused.
+
+    Raises:
+        ValueError: with one line; if elements nest deeper or are more than allowed, too.
+
+    """
+    parser = DefusedXMLParser(target=_BoundedTree(deepest, most), forbid_dtd=True)
+    try:
+        parser.feed(raw)
+        root: Element = parser.close()
+    except DefusedXmlException:
+        raise ValueError("a DTD and entities are not allowed") from None
+    except (ParseError, LookupError) as error:
+        raise ValueError(f"no XML that is taken: {error}") from None
+    return root
 
 
 def refusal(name: str, tree: Tree, field: str, why: str) -> ScenarioError:

@@ -7,7 +7,7 @@ rule, the field and the reason. Imports refuse what a rule cannot say, likewise.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 import msgspec
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
-from phalanx.loading import one_line, parse_as, refusal
+from phalanx.loading import one_line, parse_as, refusal, show
 from phalanx.policy.boxes import UNIVERSE, VERSIONS, IpVersion, address, line, meet, prefixes
 from phalanx.policy.overlaps import addresses
 from phalanx.policy.rules import (
@@ -35,15 +35,23 @@ PERMIT, DENY = RuleAction(PolicyVerdict.PERMIT), RuleAction(PolicyVerdict.DENY)
 MOST_ADDRESSES = 1024
 """Addresses, or ports, up to which they are written out where single ones are needed."""
 _PLAIN = PolicyRule("plain", PERMIT)
-PLACE = {
-    "scope.slices": "is not said there; choose the slice to export for (--slice)",
-    "scope.pops": "is not said there; choose the PoP to export for (--pop)",
-}
 SYMBOLS = {
     f"match.{side}.{field}": f"is not known there; give the members of each {word} (--members)"
     for side in ("source", "target")
     for field, word in (("slice", "slice"), ("labels", "workload"), ("labels_not_in", "workload"))
 }
+UNSAID = SYMBOLS | {
+    "scope.slices": "is not said there; choose the slice to export for (--slice)",
+    "scope.pops": "is not said there; choose the PoP to export for (--pop)",
+    "match.source_ports": "source ports are not told apart there",
+    "condition.state": "connections are not known there",
+    "condition.encrypted": "encryption is not seen there (nftables sees IPsec: --ipsec)",
+    "condition.fragment": "fragments are not told apart there",
+    "schedule": "there is no timetable there",
+    "action.rate_mb_s": "rates are not kept there",
+    "action.log": "packets are not recorded there",
+}
+"""Fields of a rule that some target cannot say, and why."""
 
 
 class NotExpressibleError(PhalanxError):
@@ -55,22 +63,32 @@ def refuse(rule: PolicyRule | None, field: str, why: str) -> NotExpressibleError
     return NotExpressibleError(one_line(f"{f'rule {rule.id}: ' if rule else ''}{field}: {why}"))
 
 
-def plain_only(rules: RuleSet, target: str, refused: Mapping[str, str]) -> None:
-    """Refuse the first rule that says anything in one of the fields.
+def plain_only(rules: RuleSet, target: str, *said: str) -> None:
+    """Refuse the first rule that says anything in a field of ``UNSAID``.
 
     Args:
         rules: to be exported.
         target: what they are exported to, in words.
-        refused: the fields, such as ``condition.state``, and why the target cannot say them.
+        said: fields, by their last words, that the target can say, such as ``state``.
 
     Raises:
         NotExpressibleError: with one line.
 
     """
     for rule in rules.rules:
-        for field, why in refused.items():
-            if attrgetter(field)(rule) != attrgetter(field)(_PLAIN):
+        for field, why in UNSAID.items():
+            if not field.endswith(said) and attrgetter(field)(rule) != attrgetter(field)(_PLAIN):
                 raise refuse(rule, field, f"{target}: {why}")
+        ported = rule.match.ports or rule.match.source_ports
+        if rule.condition.fragment and ported and "fragment" in said:
+            raise refuse(rule, "match.ports", f"{target}: only the first fragment has ports")
+
+
+class UnsaidError(PhalanxError):
+    """What a text in another format says, and no rule can; its reader knows where."""
+
+    def __init__(self, word: str, why: str = "no rule here can say it") -> None:
+        super().__init__(f"{show(word)}: {why}")
 
 
 def parse_rules(text: str, name: str) -> RuleSet:
@@ -193,13 +211,8 @@ def traffic_rules_of(rules: RuleSet) -> list[TrafficRule]:
         NotExpressibleError: with rule, field and reason.
 
     """
-    refused = {
-        **SYMBOLS,
-        **PLACE,
-        "schedule": "a goal has no timetable",
-        "action.log": "a traffic rule records no packets",
-    }
-    plain_only(rules, "agents", refused)
+    said = "source_ports", "state", "encrypted", "fragment", "rate_mb_s"
+    plain_only(rules, "agents", *said)
     if rules.default is not PolicyVerdict.PERMIT:
         raise refuse(None, "default", "agents: what no rule names passes; it has to be permit")
     targets = [each for rule in rules.rules if rule.action != PERMIT for each in _targets(rule)]

@@ -21,7 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from phalanx.domain.errors import ScenarioError
-from phalanx.loading import one_line, show
+from phalanx.loading import one_line
 from phalanx.policy.boxes import (
     UNIVERSE,
     VERSIONS,
@@ -40,8 +40,7 @@ from phalanx.policy.boxes import (
 from phalanx.policy.exchange import (
     DENY,
     PERMIT,
-    PLACE,
-    SYMBOLS,
+    UnsaidError,
     numbered,
     plain_only,
     refuse,
@@ -165,21 +164,10 @@ def flow_routes(rules: RuleSet) -> list[FlowRoute]:
         NotExpressibleError: with rule, field and reason.
 
     """
-    refused = {
-        **SYMBOLS,
-        **PLACE,
-        "condition.state": "routes know no connections",
-        "condition.encrypted": "routes do not see encryption",
-        "schedule": "routes have no timetable",
-        "action.log": "routes sample packets, they do not record each",
-    }
-    plain_only(rules, "flowspec", refused)
+    plain_only(rules, "flowspec", "source_ports", "fragment", "rate_mb_s")
     for rule in rules.rules:
-        if rule.match.ports or rule.match.source_ports:
-            if rule.match.protocol == "sctp":
-                raise refuse(rule, "match.ports", "flowspec: ports are those of tcp and udp")
-            if rule.condition.fragment:
-                raise refuse(rule, "match.ports", "flowspec: only the first fragment has ports")
+        if rule.match.protocol == "sctp" and (rule.match.ports or rule.match.source_ports):
+            raise refuse(rule, "match.ports", "flowspec: ports are those of tcp and udp")
     rest = () if rules.default is PolicyVerdict.PERMIT else (PolicyRule("default", DENY),)
     translator = RuleTranslator()
     made = [(rule, translator.whole(rule)) for rule in (*rules.rules, *rest)]
@@ -342,12 +330,12 @@ def from_flowspec(text: str, name: str) -> RuleSet:
         title = route["name"] or f"route-{len(pairs) + 1}"
         try:
             if title in named:
-                raise _Unknown(title, "another route has this name")
+                raise UnsaidError(title, "another route has this name")
             named.add(title)
             read = _read_route(title, route["match"], route["then"])
             parts = _rules_of(read)
             pairs.append((read, list(numbered(parts[0], parts, taken, "a set of protocols"))))
-        except (_Unknown, ValueError) as error:
+        except (UnsaidError, ValueError) as error:
             raise ScenarioError(one_line(f"{name}: route {title[:40]}: {error}")) from None
         at = route.end()
     parts_of = {route.name: parts for route, parts in pairs}
@@ -359,30 +347,25 @@ def from_flowspec(text: str, name: str) -> RuleSet:
     return rules
 
 
-class _Unknown(Exception):  # noqa: N818  # caught where the route is known
-    def __init__(self, word: str, why: str = "no rule here can say it") -> None:
-        super().__init__(f"{show(word)}: {why}")
-
-
 def _read_route(title: str, match: str, then: str) -> FlowRoute:
     if not re.fullmatch(r"[A-Za-z0-9][\w.:/-]{0,119}", title, re.ASCII):
-        raise _Unknown(title, "is no name for a rule")
+        raise UnsaidError(title, "is no name for a rule")
     said: dict[str, list[str]] = {}
     for term in match.split(";"):
         key, *values = term.strip().replace("[", " ").replace("]", " ").split() or [""]
         if key and (key in said or not values):
-            raise _Unknown(key, "is given twice, or says nothing")
+            raise UnsaidError(key, "is given twice, or says nothing")
         said |= {"protocol" if key == "next-header" else key: values} if key else {}
     known = "destination", "source", "protocol", "destination-port", "source-port", "fragment"
     for key in said:
         if key not in known:
-            raise _Unknown(key)
+            raise UnsaidError(key)
     ends = [said.get(key, [""])[0] for key in known[:2]]
     version: IpVersion = 6 if any(":" in end for end in ends) else 4
     ends = [re.sub(r"(/\d+)/0\Z", r"\1", end) if version == 6 else end for end in ends]
     for end in filter(None, ends):
         if ip_network(end).version != version:
-            raise _Unknown(end, "is of the other IP version")
+            raise UnsaidError(end, "is of the other IP version")
     kinds = ("protocol", PROTOCOLS), ("destination-port", PORTS), ("source-port", PORTS)
     spans = [_numbers(said[key], full) if key in said else full for key, full in kinds]
     if spans[1:] != [PORTS, PORTS] and "protocol" not in said:
@@ -394,7 +377,7 @@ def _read_route(title: str, match: str, then: str) -> FlowRoute:
         "!first-fragment&!is-fragment": False,
     }
     if flags not in fragments:
-        raise _Unknown(f"fragment {flags}")
+        raise UnsaidError(f"fragment {flags}")
     actions = [each.split() for each in then.split(";") if each.strip()]
     words = actions[0] if len(actions) == 1 else []
     if words[:1] == ["rate-limit"] and len(words) == 2 and words[1].isdecimal():
@@ -403,7 +386,7 @@ def _read_route(title: str, match: str, then: str) -> FlowRoute:
     elif words in (["discard"], ["accept"]):
         action = DENY if words == ["discard"] else PERMIT
     else:
-        raise _Unknown(then.strip(), "accept, discard or rate-limit N is read")
+        raise UnsaidError(then.strip(), "accept, discard or rate-limit N is read")
     target, source = (str(ip_network(end)) if end else None for end in ends)
     return FlowRoute(
         title, version, action, target, source, spans[0], spans[1], spans[2], fragments[flags]
@@ -414,7 +397,7 @@ def _rules_of(route: FlowRoute) -> list[PolicyRule]:
     numbers = [n for span in route.protocols for n in range(*span)]
     names = {number: name for name, number in PROTOCOL_NUMBERS.items()}
     if not numbers or (route.protocols != PROTOCOLS and not names.keys() >= set(numbers)):
-        raise _Unknown("protocol", f"known are {', '.join(PROTOCOL_NUMBERS)}")
+        raise UnsaidError("protocol", f"known are {', '.join(PROTOCOL_NUMBERS)}")
     chosen = [None] if route.protocols == PROTOCOLS else [names[number] for number in numbers]
     whole = UNIVERSE[route.version]
     target, source = _ends(route.target or whole, route.source or whole, route.version)
@@ -443,7 +426,7 @@ def _numbers(listed: list[str], full: Spans) -> Spans:
             operator = _OPERATOR.fullmatch(each)
             text = str(PROTOCOL_NUMBERS.get(operator[2], operator[2])) if operator else ""
             if operator is None or not text.isdecimal() or int(text) >= top:
-                raise _Unknown(each, f"a number up to {top - 1} is expected")
+                raise UnsaidError(each, f"a number up to {top - 1} is expected")
             value, sign = int(text), operator[1]
             first = {">=": value, ">": value + 1, "<": 0, "<=": 0}.get(sign, value)
             after = {"<": value, ">": top, ">=": top}.get(sign, value + 1)

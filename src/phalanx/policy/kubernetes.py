@@ -35,7 +35,7 @@ from phalanx.policy.boxes import (
     minus,
     prefixes,
 )
-from phalanx.policy.exchange import DENY, PERMIT, PLACE, NotExpressibleError, plain_only, refuse
+from phalanx.policy.exchange import DENY, PERMIT, NotExpressibleError, plain_only, refuse
 from phalanx.policy.overlaps import PORTS, port_ranges, port_spans
 from phalanx.policy.rules import (
     LAST_PORT,
@@ -455,18 +455,7 @@ def to_policies(
 
 def _checked(rules: RuleSet, dialect: Dialect, pods: Sequence[str]) -> list[PolicyRule]:
     """Return the rules after the one that permits established connections."""
-    says = {
-        **PLACE,
-        "match.source.slice": "a slice is no label; name the workloads by labels",
-        "match.target.slice": "a slice is no label; name the workloads by labels",
-        "match.source_ports": "policies know no source ports",
-        "condition.encrypted": "policies do not see encryption",
-        "condition.fragment": "policies know no fragments",
-        "schedule": "policies have no timetable",
-        "action.rate_mb_s": "policies have no rates",
-        "action.log": "policies record no packets",
-    }
-    plain_only(rules, dialect, says)
+    plain_only(rules, dialect, "labels", "labels_not_in", "state")
     first = rules.rules[0] if rules.rules else None
     if first is None or replace(first, id=ESTABLISHED.id, about="", intent="") != ESTABLISHED:
         why = f"{dialect} lets established connections pass: the first has to permit them"
@@ -705,20 +694,12 @@ def _kubernetes(peer: Segment, word: str, match: RuleMatch) -> Iterator[dict[str
         pod = _selector(peer, lambda k: "" if k.startswith("namespace:") else k)
         near = {"podSelector": pod} if pod else {}
         peers.insert(0, {"namespaceSelector": space, **near})
-    ports = [
-        {"protocol": match.protocol.upper(), **span}
-        for span in (_span(each) for each in match.ports or (None,))
-        if match.protocol
-    ]
+    ports = _ports(match)
     yield {**({word: peers} if peers else {}), **({"ports": ports} if ports else {})}
 
 
 def _cilium(peer: Segment, word: str, match: RuleMatch) -> Iterator[dict[str, Any]]:
-    ports = [
-        {"port": str(span.pop("port", 0)), **span, "protocol": match.protocol.upper()}
-        for span in (_span(each) for each in match.ports or (None,))
-        if match.protocol
-    ]
+    ports = [{**each, "port": str(each.get("port", 0))} for each in _ports(match)]
     below = {"toPorts": [{"ports": ports}]} if ports else {}
     blocks = list(_blocks(peer))
     if peer.symbolic or (peer.outside and not peer.addresses):
@@ -733,10 +714,12 @@ def _cilium(peer: Segment, word: str, match: RuleMatch) -> Iterator[dict[str, An
         yield {f"{word}Entities": ["all"], **below}
 
 
-def _span(ports: PortRange | None) -> dict[str, Any]:
-    if ports is None:
-        return {}
-    return {"port": ports.first} | ({"endPort": ports.last} if ports.last > ports.first else {})
+def _ports(match: RuleMatch) -> list[dict[str, Any]]:
+    if match.protocol is None:
+        return []
+    ends = [(each.first, each.last) for each in match.ports]
+    spans = [{"port": a, "endPort": b} if a < b else {"port": a} for a, b in ends] or [{}]
+    return [{"protocol": match.protocol.upper(), **span} for span in spans]
 
 
 def _blocks(peer: Segment) -> Iterator[dict[str, Any]]:

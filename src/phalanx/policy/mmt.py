@@ -15,14 +15,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from xml.etree import ElementTree
-from xml.parsers import expat
 
 import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from phalanx.domain.errors import PhalanxError
-from phalanx.loading import open_file
+from phalanx.loading import open_file, read_xml
 from phalanx.loading.refusals import first_offence
 
 LARGEST = 16 << 20
@@ -316,7 +315,13 @@ def read_mmt(raw: bytes | str) -> tuple[MmtRule, ...]:
         MmtError: with what is wrong and where.
 
     """
-    root = _tree(raw.encode("utf-8", "replace") if isinstance(raw, str) else raw)
+    if len(raw) > LARGEST:
+        raise MmtError(f"is larger than {LARGEST >> 20} MiB, the most allowed")
+    try:
+        octets = raw.encode("utf-8", "replace") if isinstance(raw, str) else raw
+        root = read_xml(octets, NESTED, ELEMENTS)
+    except ValueError as error:
+        raise MmtError(str(error)) from None
     if root.tag != "beginning":
         raise MmtError(f"the document is <{root.tag[:40]}>; a file of rules is <beginning>")
     code = "".join(node.text or "" for node in root.iter("embedded_functions")).strip()
@@ -335,35 +340,6 @@ def read_mmt(raw: bytes | str) -> tuple[MmtRule, ...]:
         brings = len(nodes) == 1 or called & defined
         rules[rule.id] = replace(rule, code=code) if brings else rule
     return tuple(rules.values())
-
-
-def _tree(raw: bytes) -> ElementTree.Element:
-    if len(raw) > LARGEST:
-        raise MmtError(f"is larger than {LARGEST >> 20} MiB, the most allowed")
-    builder, parser, open_, count = ElementTree.TreeBuilder(), expat.ParserCreate(), 0, 0
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal open_, count
-        open_, count = open_ + 1, count + 1
-        if open_ > NESTED or count > ELEMENTS:
-            raise MmtError(f"elements nest deeper than {NESTED}, or are more than {ELEMENTS:,}")
-        builder.start(tag, attributes)
-
-    def end(tag: str) -> None:
-        nonlocal open_
-        open_ -= 1
-        builder.end(tag)
-
-    def refuse(*_: Any) -> None:
-        raise MmtError("declares a document type, perhaps with entities; rules have none")
-
-    parser.StartDoctypeDeclHandler, parser.CharacterDataHandler = refuse, builder.data
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    try:
-        parser.Parse(raw, True)
-        return builder.close()
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        raise MmtError(f"is no XML: {error}") from None
 
 
 def _attributes(node: ElementTree.Element) -> _Attributes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from phalanx.policy.boxes import VERSIONS, FieldBox, Spans, address, cut, meet, minus, real
-from phalanx.policy.exchange import DENY, PLACE, SYMBOLS, plain_only, refuse
+from phalanx.policy.exchange import DENY, plain_only, refuse
 from phalanx.policy.mmt import (
     LONGEST,
     MmtEvent,
@@ -37,16 +37,7 @@ def to_mmt(rules: RuleSet) -> str:
         NotExpressibleError: with rule, field and reason.
 
     """
-    refused = {
-        **SYMBOLS,
-        **PLACE,
-        "condition.state": "rules of MMT know no connections of a firewall",
-        "condition.encrypted": "rules of MMT do not see encryption",
-        "condition.fragment": "datagrams are put together before they are looked at",
-        "schedule": "rules of MMT have no timetable",
-        "action.rate_mb_s": "rules of MMT measure no rates",
-    }
-    plain_only(rules, "mmt", refused)
+    plain_only(rules, "mmt", "source_ports", "log")
     translator, made, before = RuleTranslator(), list[MmtRule](), list[FieldBox]()
     rest = () if rules.default is PolicyVerdict.PERMIT else (PolicyRule("default", DENY),)
     for rule in (*rules.rules, *rest):

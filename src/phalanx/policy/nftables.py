@@ -18,14 +18,13 @@ from typing import Literal, TypeVar, get_args
 from msgspec.structs import replace
 
 from phalanx.domain.errors import ScenarioError
-from phalanx.loading import one_line, show
+from phalanx.loading import one_line
 from phalanx.policy.boxes import UNIVERSE, IpVersion, Spans, merged, minus
 from phalanx.policy.exchange import (
     DENY,
     PERMIT,
-    PLACE,
-    SYMBOLS,
     NotExpressibleError,
+    UnsaidError,
     collapsed,
     numbered,
     plain_only,
@@ -105,16 +104,12 @@ def to_nftables(rules: RuleSet, ipsec: bool = False) -> str:
         NotExpressibleError: with rule, field and reason.
 
     """
-    hidden = "does not see encryption; IPsec that ends at this host is seen (--ipsec)"
-    refused = {} if ipsec else {"condition.encrypted": hidden}
-    plain_only(rules, "nftables", {**SYMBOLS, **PLACE, **refused})
+    said = "source_ports", "state", "fragment", "schedule", "rate_mb_s", "log"
+    plain_only(rules, "nftables", *said, *["encrypted"] * ipsec)
     fragments = [rule for rule in rules.rules if rule.condition.fragment is not None]
     if fragments and any(rule.condition.state for rule in rules.rules):
         why = "nftables: where connections are tracked (condition.state) no fragment is seen"
         raise refuse(fragments[0], "condition.fragment", why)
-    for rule in fragments:
-        if rule.condition.fragment and (rule.match.ports or rule.match.source_ports):
-            raise refuse(rule, "match.ports", "nftables: only the first fragment has ports")
     hook = "prerouting priority -450" if fragments else "forward priority 0"
     policy = "accept" if rules.default is PolicyVerdict.PERMIT else "drop"
     table = f"inet {PREFIX}{rules.name}"
@@ -212,19 +207,14 @@ def from_nftables(text: str, name: str) -> RuleSet:
             if not statement[0].isspace():
                 held = _take(_terms(statement[0], sets), version, rules, held)
         if held:
-            raise _Unknown("limit", "the same with accept has to follow")
-    except (_Unknown, NotExpressibleError) as error:
+            raise UnsaidError("limit", "the same with accept has to follow")
+    except (UnsaidError, NotExpressibleError) as error:
         line = text.count("\n", 0, statement.end() if statement else 0) + 1
         raise ScenarioError(one_line(f"{name}: line {line}: {error}")) from None
     if version and default is PolicyVerdict.DENY:  # what is of the other version passes
         rest = RuleMatch(source=Segment((UNIVERSE[version],)))
         rules, default = [*rules, PolicyRule(_free("default", rules), DENY, rest)], _PERMIT
     return RuleSet(file["name"].removeprefix(PREFIX), tuple(rules), default)
-
-
-class _Unknown(Exception):  # noqa: N818  # caught where the line is known
-    def __init__(self, word: str, why: str = "no rule here can say it") -> None:
-        super().__init__(f"{show(word)}: {why}")
 
 
 def _terms(text: str, sets: dict[str, str]) -> dict[str, list[str]]:
@@ -237,30 +227,30 @@ def _terms(text: str, sets: dict[str, str]) -> dict[str, list[str]]:
     while at < len(text):
         found = _TERM.match(text, at)
         if found is None or ("verdict" in said and found["key"] != "comment"):
-            raise _Unknown(" ".join(text[at:].split()[:3]))
+            raise UnsaidError(" ".join(text[at:].split()[:3]))
         key, value, word = found["key"], found["value"] or "", found["word"]
         if found["no"] == "!=":
             if not _NEGATED.fullmatch(key):
-                raise _Unknown(f"{key} !=")
+                raise UnsaidError(f"{key} !=")
             key += " !="
         if word and not word.startswith("counter"):
             key, value = ("log", "log") if word == "log" else ("verdict", word)
         if value.startswith("@"):
             if value[1:] not in sets:
-                raise _Unknown(value, "there is no such set with its elements")
+                raise UnsaidError(value, "there is no such set with its elements")
             value = sets[value[1:]]
         if key in said:
-            raise _Unknown(key, "is given twice")
+            raise UnsaidError(key, "is given twice")
         if key == "comment":
             said[key] = [value.strip('"')]
         elif key:
             values = value.strip("{}").replace('"', "").replace(" - ", "-").split(",")
             said[key] = [each.strip() for each in values if each.strip()]
             if not said[key]:
-                raise _Unknown(key, "has no value")
+                raise UnsaidError(key, "has no value")
         at = found.end()
     if "verdict" not in said:
-        raise _Unknown("rule", "has no verdict; accept and drop are read")
+        raise UnsaidError("rule", "has no verdict; accept and drop are read")
     return said
 
 
@@ -282,7 +272,7 @@ def _take(
     versions |= set(_picked("meta nfproto", said, {"ipv4": 4, "ipv6": 6}))
     versions |= {version} if version else set()
     if len(versions) > 1:
-        raise _Unknown("ip and ip6", "one rule is about one of them")
+        raise UnsaidError("ip and ip6", "one rule is about one of them")
     flags = {"exists": True, "1": True, "missing": False, "0": False}
     hidden, fragment = (
         _picked(key, said, flags)[0] if key in said else None
@@ -293,7 +283,7 @@ def _take(
             fragment = _picked(key, said, {"0": key.endswith("!=")})[0]
     states = sorted(said.get("ct state", []))
     if states not in ([], ["new"], ["established", "related"]):
-        raise _Unknown(f"ct state {','.join(states)}", "new, or established,related, is read")
+        raise UnsaidError(f"ct state {','.join(states)}", "new, or established,related, is read")
     state: Literal["new", "established"] | None
     state = None if not states else "new" if len(states) == 1 else "established"
     protocols, match = _match(said, min(versions, default=None))
@@ -303,17 +293,17 @@ def _take(
     if limit:
         number, _, unit = limit[0].removesuffix("/second").partition(" ")
         if not number.isdecimal() or unit not in _UNITS:
-            raise _Unknown(f"limit rate over {limit[0]}", "N bytes/second is read")
+            raise UnsaidError(f"limit rate over {limit[0]}", "N bytes/second is read")
         rate = int(number) * _UNITS[unit] / 1e6
         if held or action.verdict is _PERMIT or len(protocols) > 1:
-            raise _Unknown("limit", "limit rate over … drop is read, then the same with accept")
+            raise UnsaidError("limit", "limit rate over … drop is read, then the same with accept")
         held_action = RuleAction(_PERMIT, rate, log)
         return replace(rule, match=replace(match, protocol=protocols[0]), action=held_action)
     parts = [replace(rule, match=replace(match, protocol=each)) for each in protocols]
     if held:
         same = replace(parts[0], id=held.id, about=held.about, action=held.action)
         if same != held or action != PERMIT:
-            raise _Unknown("limit", "the same with accept has to follow")
+            raise UnsaidError("limit", "the same with accept has to follow")
         parts = [held]
     rules += numbered(rule, parts, taken, "a set of protocols")
     return None
@@ -322,7 +312,7 @@ def _take(
 def _picked(key: str, said: dict[str, list[str]], known: Mapping[str, _T]) -> list[_T]:
     for value in said.get(key, ()):
         if value not in known:
-            raise _Unknown(f"{key} {value}", f"known are {', '.join(known)}")
+            raise UnsaidError(f"{key} {value}", f"known are {', '.join(known)}")
     return [known[value] for value in said.get(key, ())]
 
 
@@ -344,14 +334,14 @@ def _match(
         for key in [key for key in said if f" {field}" in key]:
             layer = key.split()[0]
             if layer != "th" and [_NAMES.get(p) for p in protocols or [layer]] != [layer]:
-                raise _Unknown(key, "needs its own protocol")
+                raise UnsaidError(key, "needs its own protocol")
             protocols = protocols or [layer]
             found = _spans(said[key])
             spans = minus(PORTS, found) if key.endswith("!=") else found
         ports.append(port_ranges(spans))
     known: list[Protocol | None] = [*_picked("protocol", {"protocol": protocols}, _NAMES)] or [None]
     if any(ports) and not WITH_PORTS.issuperset(known):
-        raise _Unknown("th", "ports need the protocol tcp, udp or sctp")
+        raise UnsaidError("th", "ports need the protocol tcp, udp or sctp")
     return known, RuleMatch(sides[0], sides[1], None, ports[0], ports[1])
 
 
@@ -362,7 +352,7 @@ def _schedule(said: dict[str, list[str]]) -> RuleSchedule:
     hours = said.get("meta hour", ["00:00-23:59:59"])[0]
     found = _HOURS.fullmatch(hours)
     if found is None:
-        raise _Unknown(f"meta hour {hours}", 'whole minutes such as "08:00"-"17:59:59" are read')
+        raise UnsaidError(f"meta hour {hours}", 'whole minutes such as "08:00"-"17:59:59" are read')
     first, minute, last, end = map(int, found.groups())
     return RuleSchedule(tuple(sorted(set(days))), first * 60 + minute, last * 60 + end + 1)
 
@@ -373,17 +363,17 @@ def _prefixes(values: list[str], version: IpVersion | None) -> Iterator[str]:
         spans = [str(n) for first, last in ends for n in summarize_address_range(first, last)]
         listed = [*spans, *(str(ip_network(value)) for value in values if "-" not in value)]
         if any((":" in each) != (version == 6) for each in listed):
-            raise _Unknown(", ".join(values), "one rule is about one IP version")
+            raise UnsaidError(", ".join(values), "one rule is about one IP version")
         found = collapsed(listed, version or 4)
     except (ValueError, TypeError):
-        raise _Unknown(", ".join(values), "prefixes without host bits are expected") from None
+        raise UnsaidError(", ".join(values), "prefixes without host bits are expected") from None
     yield from found
 
 
 def _spans(values: list[str]) -> Spans:
     for value in values:
         if not _PORT.fullmatch(value) or any(int(end) > LAST_PORT for end in value.split("-")):
-            raise _Unknown(value, "a port is a number up to 65535")
+            raise UnsaidError(value, "a port is a number up to 65535")
     ends = [[int(end) for end in value.split("-")] for value in values]
     return merged((each[0], each[-1] + 1) for each in ends)
 

@@ -13,20 +13,12 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any
-from xml.etree.ElementTree import (  # read with defusedxml
-    Element,
-    ParseError,
-    SubElement,
-    indent,
-    tostring,
-)
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 from msgspec import Struct, convert
 
 from phalanx.domain.errors import ScenarioError
-from phalanx.loading import one_line, show
+from phalanx.loading import one_line, read_xml, show
 from phalanx.loading.refusals import first_offence
 from phalanx.policy.language import refuse_odd_signs
 from phalanx.policy.ssla import (
@@ -37,7 +29,6 @@ from phalanx.policy.ssla import (
     agreement_offences,
 )
 
-DEEPEST = 64
 FIGURE_3 = "urn:ngsi-ld:SLA:1.0"
 """Namespace of the form of figure 3."""
 _COMPLIANCE, _INVALID = "PacketSourceCompliance", "InvalidSourcePacketCount"
@@ -75,15 +66,12 @@ def parse_ssla(
     """
     refuse_odd_signs(text, name)
     try:
-        root: Element = fromstring(text, forbid_dtd=True)
-    except (ParseError, DefusedXmlException, ValueError) as error:
-        why = (
-            "a DTD and entities are not allowed"
-            if isinstance(error, DefusedXmlException)
-            else error
-        )
-        raise ScenarioError(one_line(f"{name}: no XML that is taken: {why}")) from None
-    _plain_names(root, name)
+        root = read_xml(text)
+    except ValueError as error:
+        raise ScenarioError(one_line(f"{name}: {error}")) from None
+    for each in root.iter():
+        each.tag = each.tag.rpartition("}")[2]
+        each.attrib = {key.rpartition("}")[2]: value for key, value in each.attrib.items()}
     reader = _Reading(root, slice_)
     match root.tag:
         case "ServiceLevelAgreement":
@@ -109,19 +97,6 @@ def parse_ssla(
     for field, why in agreement_offences(agreement):
         raise ScenarioError(one_line(f"{name}: {field}: {why}"))
     return ImportedAgreement(agreement, left)
-
-
-def _plain_names(root: Element, name: str) -> None:
-    """Take namespaces away; refuse a document that is nested too deeply."""
-    level = [root]
-    for _ in range(DEEPEST):
-        for each in level:
-            each.tag = each.tag.rpartition("}")[2]
-            each.attrib = {key.rpartition("}")[2]: value for key, value in each.attrib.items()}
-        level = [child for each in level for child in each]
-        if not level:
-            return
-    raise ScenarioError(f"{name}: nested deeper than {DEEPEST} elements, the most allowed")
 
 
 class _Reading:
