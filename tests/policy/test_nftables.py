@@ -68,7 +68,10 @@ def test_a_rate_is_what_is_over_it_dropped_and_the_rest_accepted() -> None:
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
-        (_one(condition=RuleCondition(encrypted=False)), "condition.encrypted: nftables: encryption"),
+        (
+            _one(condition=RuleCondition(encrypted=False)),
+            "condition.encrypted: nftables: encryption",
+        ),
         (_one(source=Segment(slice="iot")), "match.source.slice: nftables: is not known there"),
         (_one(target=Segment(labels={"a": "b"})), "match.target.labels: nftables"),
         (_one(scope=RuleScope(("iot",))), "scope.slices: nftables"),
@@ -234,3 +237,11 @@ def test_no_text_is_more_than_refused_in_a_line(text: str) -> None:
     if rules is not None:
         again = from_nftables(to_nftables(rules, ipsec=True), "x.nft")
         assert replace(again, name=rules.name) == rules
+
+
+def test_a_long_table_is_read_in_time_and_told_in_a_line() -> None:
+    head = "table inet a { chain b { type filter hook input priority 0; policy accept;\n"
+    rules = from_nftables(head + "drop\n" * 2_000 + "}}", "x").rules
+    assert len({rule.id for rule in rules}) == 2_000
+    with pytest.raises(ScenarioError, match="line 2002: 'jump c'"):
+        from_nftables(head + "drop\n" * 2_000 + "jump c\n}}", "x")

@@ -138,14 +138,14 @@ def simple_rules(rules: RuleSet, target: str) -> Iterator[PolicyRule]:
         NotExpressibleError: if a rule with a rate has several parts: each would have the rate.
 
     """
-    taken = {rule.id for rule in rules.rules}
+    taken = FreeNames(rule.id for rule in rules.rules)
     for rule in rules.rules:
         parts = [part for day in _days(rule) for part in _families(day)]
         yield from numbered(rule, parts, taken, target)
 
 
 def numbered(
-    rule: PolicyRule, parts: list[PolicyRule], taken: set[str], target: str
+    rule: PolicyRule, parts: list[PolicyRule], taken: FreeNames, target: str
 ) -> Iterator[PolicyRule]:
     """Yield the parts of a rule under ids that are not taken; as ``simple_rules``."""
     if len(parts) == 1:
@@ -154,15 +154,26 @@ def numbered(
     if parts and rule.action.rate_mb_s is not None:
         why = f"{target} needs {len(parts)} rules for it, and each would have the whole rate"
         raise refuse(rule, "action.rate_mb_s", why)
-    number = 0
     for part in parts:
-        number += 1
-        while f"{rule.id}/{number}" in taken:
-            number += 1
-        taken.add(f"{rule.id}/{number}")
-        if len(f"{rule.id}/{number}") > 128:
+        name = taken.like(rule.id)
+        if len(name) > 128:
             raise refuse(rule, "id", f"is too long for the {len(parts)} parts that {target} needs")
-        yield replace(part, id=f"{rule.id}/{number}")
+        yield replace(part, id=name)
+
+
+class FreeNames:
+    """Names that are taken, and free ones like them."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self.taken, self._given = set(taken), Counter[str]()
+
+    def like(self, stem: str, sign: str = "/") -> str:
+        """Return the first of stem/1, stem/2, … that is not taken; it is, then."""
+        while True:
+            self._given[stem] += 1
+            if (name := f"{stem}{sign}{self._given[stem]}") not in self.taken:
+                self.taken.add(name)
+                return name
 
 
 def _days(rule: PolicyRule) -> Iterator[PolicyRule]:

@@ -40,6 +40,7 @@ from phalanx.policy.boxes import (
 from phalanx.policy.exchange import (
     DENY,
     PERMIT,
+    FreeNames,
     UnsaidError,
     numbered,
     plain_only,
@@ -183,12 +184,11 @@ def flow_routes(rules: RuleSet) -> list[FlowRoute]:
         if limited[rule.id] > 1:
             why = f"flowspec needs {limited[rule.id]} routes, and each would have the whole rate"
             raise refuse(rule, "action.rate_mb_s", why)
-    taken, total = set[str](), Counter(route.name for route in found)
+    taken, total = FreeNames(), Counter(route.name for route in found)
     for place, route in enumerate(found):
-        names = (f"{route.name}/{n}" for n in range(1, len(found) + 2))
-        name = next(n for n in names if n not in taken) if total[route.name] > 1 else route.name
-        taken.add(name)
-        found[place] = replace(route, name=name)
+        if total[route.name] > 1 or route.name in taken.taken:
+            found[place] = replace(route, name=taken.like(route.name))
+        taken.taken.add(found[place].name)
     return found
 
 
@@ -321,7 +321,7 @@ def from_flowspec(text: str, name: str) -> RuleSet:
             f"{name}: flow {{ route NAME {{ match {{…}} then {{…}} }} }} is expected"
         )
     pairs: list[tuple[FlowRoute, list[PolicyRule]]] = []
-    at, taken, named = file.start("routes"), set[str](), set[str]()
+    at, taken, named = file.start("routes"), FreeNames(), set[str]()
     while text[at : file.end("routes")].strip():
         route = _ROUTE.match(text, at, file.end("routes"))
         if route is None:

@@ -35,7 +35,7 @@ from phalanx.policy.boxes import (
     minus,
     prefixes,
 )
-from phalanx.policy.exchange import DENY, PERMIT, NotExpressibleError, plain_only, refuse
+from phalanx.policy.exchange import DENY, PERMIT, FreeNames, NotExpressibleError, plain_only, refuse
 from phalanx.policy.overlaps import PORTS, port_ranges, port_spans
 from phalanx.policy.rules import (
     LAST_PORT,
@@ -532,13 +532,11 @@ def _cut(
         why = "kubernetes: a rule by labels among denials needs the pods' addresses (--pods)"
         raise refuse(marked, "match.source.labels", why)
     ways: _Ways = {"ingress": [], "egress": []}
-    taken = {"default"}
+    taken = FreeNames(("default",))
     for title, match in _Permitted(rules, pods).parts():
         stem = re.sub(r"[^a-z0-9-]+", "-", title.lower()).strip("-")[:40]
-        name = next(
-            n for i in range(len(taken) + 1) if (n := f"{stem}-{i}" if i else stem) not in taken
-        )
-        taken.add(name)
+        name = taken.like(stem, "-") if stem in taken.taken else stem
+        taken.taken.add(name)
         for way, word, subject, peer in (
             ("ingress", "in", match.target, match.source),
             ("egress", "out", match.source, match.target),
@@ -546,7 +544,7 @@ def _cut(
             for own in () if subject.addresses else _subjects(title, subject, spaces):
                 at = f"{way}/{own.labels[NAMESPACE]}/{name}-{word}/1"
                 ways[way].append(_rule(at, PERMIT, way, own, peer, match.protocol, match.ports))
-        if len(taken) > MOST_RULES:
+        if len(taken.taken) > MOST_RULES:
             raise refuse(None, "rules", f"{dialect}: more than {MOST_RULES} policies are needed")
     for way, found in ways.items():
         for space in spaces:

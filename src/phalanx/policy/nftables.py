@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_network, summarize_address_range
-from itertools import count
 from typing import Literal, TypeVar, get_args
 
 from msgspec.structs import replace
@@ -23,6 +22,7 @@ from phalanx.policy.boxes import UNIVERSE, IpVersion, Spans, merged, minus
 from phalanx.policy.exchange import (
     DENY,
     PERMIT,
+    FreeNames,
     NotExpressibleError,
     UnsaidError,
     collapsed,
@@ -201,11 +201,12 @@ def from_nftables(text: str, name: str) -> RuleSet:
     default = _VERDICTS[file["policy"] or "accept"]
     rules: list[PolicyRule] = []
     held: PolicyRule | None = None
+    taken = FreeNames()
     statement = None
     try:
         for statement in _STATEMENT.finditer(text, file.start("rules"), file.end("rules")):
             if not statement[0].isspace():
-                held = _take(_terms(statement[0], sets), version, rules, held)
+                held = _take(_terms(statement[0], sets), version, rules, taken, held)
         if held:
             raise UnsaidError("limit", "the same with accept has to follow")
     except (UnsaidError, NotExpressibleError) as error:
@@ -213,7 +214,10 @@ def from_nftables(text: str, name: str) -> RuleSet:
         raise ScenarioError(one_line(f"{name}: line {line}: {error}")) from None
     if version and default is PolicyVerdict.DENY:  # what is of the other version passes
         rest = RuleMatch(source=Segment((UNIVERSE[version],)))
-        rules, default = [*rules, PolicyRule(_free("default", rules), DENY, rest)], _PERMIT
+        rules, default = (
+            [*rules, PolicyRule(taken.like("default", "-"), DENY, rest)],
+            _PERMIT,
+        )
     return RuleSet(file["name"].removeprefix(PREFIX), tuple(rules), default)
 
 
@@ -258,13 +262,13 @@ def _take(
     said: dict[str, list[str]],
     version: IpVersion | None,
     rules: list[PolicyRule],
+    taken: FreeNames,
     held: PolicyRule | None,
 ) -> PolicyRule | None:
     """Add a rule to ``rules``; return one with a rate whose second half has to follow."""
-    taken = {rule.id for rule in rules}
     comment = said.get("comment", [""])[0]
     ids = _ID.fullmatch(comment)
-    named, about = (ids[1], ids[2] or "") if ids and ids[1] not in taken else ("", comment)
+    named, about = (ids[1], ids[2] or "") if ids and ids[1] not in taken.taken else ("", comment)
     log, limit = "log" in said, said.get("limit rate over")
     action = RuleAction(_VERDICTS[said["verdict"][0]], log=log)
     versions: set[IpVersion]
@@ -288,8 +292,8 @@ def _take(
     state = None if not states else "new" if len(states) == 1 else "established"
     protocols, match = _match(said, min(versions, default=None))
     condition = RuleCondition(state, hidden, fragment)
-    rule = PolicyRule(named or _free("rule", rules), action, match, condition, _schedule(said))
-    rule = replace(rule, about=about)
+    title = named or (held.id if held else taken.like("rule", "-"))
+    rule = PolicyRule(title, action, match, condition, _schedule(said), about=about)
     if limit:
         number, _, unit = limit[0].removesuffix("/second").partition(" ")
         if not number.isdecimal() or unit not in _UNITS:
@@ -306,6 +310,7 @@ def _take(
             raise UnsaidError("limit", "the same with accept has to follow")
         parts = [held]
     rules += numbered(rule, parts, taken, "a set of protocols")
+    taken.taken.add(rules[-1].id)
     return None
 
 
@@ -376,8 +381,3 @@ def _spans(values: list[str]) -> Spans:
             raise UnsaidError(value, "a port is a number up to 65535")
     ends = [[int(end) for end in value.split("-")] for value in values]
     return merged((each[0], each[-1] + 1) for each in ends)
-
-
-def _free(stem: str, rules: list[PolicyRule]) -> str:
-    taken = {rule.id for rule in rules}
-    return next(n for i in count(len(rules) + 1) if (n := f"{stem}-{i}") not in taken)
