@@ -316,6 +316,11 @@ def test_a_prefix_with_pods_is_refused() -> None:
         to_policies(_one(source=Segment(("10.0.0.0/8",))), "kubernetes", pods=("10.244.0.0/16",))
 
 
+def test_what_is_no_prefix_of_pods_is_refused() -> None:
+    with pytest.raises(NotExpressibleError, match="pods: kubernetes: '10\\.0"):
+        to_policies(_one(), "kubernetes", pods=("10.0.0.0/99",))
+
+
 HEAD = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\n"
 FROM = "spec: {podSelector: {}, ingress: [{from: [{%s}]}]}"
 

@@ -12,7 +12,7 @@ import typer
 
 from phalanx.cli.terminal import AsJson, emit, emit_json, err, out, say, table_of
 from phalanx.domain.errors import PhalanxError
-from phalanx.loading import parse_as, read_text
+from phalanx.loading import one_line, parse_as, read_text
 from phalanx.policy.contradictions import differences
 from phalanx.policy.exchange import (
     SYMBOLS,
@@ -159,7 +159,10 @@ def _read(file: Path, members: Path | None) -> RuleSet:
     if members is None:
         return rules
     inventory, _ = parse_as(PolicyInventory, read_text(members), str(members))
-    return inventory.resolve(rules)
+    try:
+        return inventory.resolve(rules)
+    except ValueError as error:
+        raise PhalanxError(one_line(f"{members}: {error}")) from None
 
 
 def _write(text: str, file: Path | None) -> None:

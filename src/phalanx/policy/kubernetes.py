@@ -446,6 +446,10 @@ def to_policies(
         NotExpressibleError: with rule, field and reason.
 
     """
+    try:
+        pods = [str(ip_network(each)) for each in pods]
+    except ValueError as error:
+        raise refuse(None, "pods", f"{dialect}: {error}") from None
     ways = _ways_of(rules, dialect)
     if ways is None:
         ways = _cut(_checked(rules, dialect, pods), rules.default, dialect, namespaces, pods)

@@ -74,7 +74,7 @@ def _expressions(rule: PolicyRule, box: FieldBox) -> Iterator[str]:
         if box[3:5] != (PORTS, PORTS):
             for name in (_SEEN[number].partition(".")[0] for number in numbers):
                 ports = (f"{name}.src_port", box[3]), (f"{name}.dest_port", box[4])
-                yield " && ".join((*parts, *(_within(*each) for each in ports)))
+                yield " && ".join((*parts, *(_within(*each) for each in ports if each[1] != PORTS)))
             continue
         if version == 4 and others:
             parts.append(_within("ip.proto_id", box[2]))
