@@ -21,7 +21,9 @@ from phalanx.identity.files import write
 
 MOST_OCTETS = 48 << 20
 """Octets of lines above which samples are thinned; causes never are."""
-SAMPLES = frozenset(("network.sample", "resources.changed", "workload.forecast"))
+SAMPLES = frozenset(
+    ("network.sample", "measures.counted", "resources.changed", "workload.forecast")
+)
 """Kinds that only measure: what is left out of them leaves no gap in any chain of causes."""
 
 

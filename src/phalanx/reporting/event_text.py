@@ -246,6 +246,19 @@ def _sample(data: Mapping[str, Any]) -> str:
     )
 
 
+def _counted(data: Mapping[str, Any]) -> str:
+    of = data.get("measures")
+    figures = (
+        [each for each in of.values() if isinstance(each, dict)] if isinstance(of, dict) else []
+    )
+    mb = {
+        name: round(sum(v for f in figures if type(v := f.get(name)) in (int, float)), 3)
+        for name in ("held_mb", "passed_mb")
+    }
+    words = "{measures:#measure} held {held_mb} MB back so far and passed {passed_mb} MB"
+    return _fill(words, {"measures": len(figures), **mb})
+
+
 def _traffic(data: Mapping[str, Any]) -> str:
     if not data.get("active"):
         return _fill("{group} stop sending ({profile})", data)
@@ -389,6 +402,7 @@ _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "link.changed": _link,
     "measure.applied": _measure,
     "measure.lifted": _lifted,
+    "measures.counted": _counted,
     "instance.stopped": _stopped,
     "chain.opened": _chain,
     "belief.changed": _belief,
@@ -402,6 +416,7 @@ _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 IMPORTANT = KINDS.keys() - {
     "network.sample",
+    "measures.counted",
     "resources.changed",
     "hold.granted",
     "hold.ended",

@@ -10,8 +10,8 @@ as 1 / (1 - load), up to a queue of ``MOST_WAITING`` requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
 
@@ -46,7 +46,13 @@ from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import Source
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.reservations.instances import Instance, MeasureLedger, applied
+from phalanx.infrastructure.reservations.instances import (
+    Instance,
+    MeasureHits,
+    MeasureLedger,
+    Volume,
+    applied,
+)
 from phalanx.infrastructure.reservations.lifecycle import Lifecycle
 from phalanx.infrastructure.reservations.network import NetworkDriver
 from phalanx.infrastructure.simulated.downloads import SimulatedDownloads, Transfers
@@ -133,17 +139,20 @@ class _Measure:
     effect: str
     stage: int
     since: float
+    before: Volume
+    """What its stage had passed and refused for others by then."""
     read: float = inf
     """When it was read last; inf: never."""
+    hits: MeasureHits = field(default_factory=MeasureHits)
 
 
 class SimulatedMeasures(MeasureLedger[_Measure]):
     """The measures in force; each belongs to an instance and ends with it."""
 
     def __init__(
-        self, clock: Clock, flows: Flows, engine: TrafficEngine, recorder: Recorder
+        self, clock: Clock, flows: Flows, engine: TrafficEngine, recorder: Recorder, cause: str
     ) -> None:
-        super().__init__(recorder, clock)
+        super().__init__(recorder, clock, cause)
         self._flows = flows
         self._engine = engine
 
@@ -168,10 +177,8 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
             if read := {link for way in self._flows.routes(rows) for link in way.refused}:
                 self._flows.lift(action.measure)
                 return Failed(f"it would pass {', '.join(sorted(read))} in the clear, and may not")
-        self._measures[action.measure] = _Measure(
-            instance, rule, action.effect, stage, self._clock.now()
-        )
-        instance.measures[action.measure] = None
+        began = self._clock.now(), self._engine.totals(stage)
+        self._keep(action.measure, _Measure(instance, rule, action.effect, stage, *began))
         self._engine.wake()
         return Done(self._recorder.record("measure.applied", cause, **applied(action, instance)))
 
@@ -206,7 +213,19 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
         self._engine.wake()
         return found
 
+    def _read_counters(self) -> None:
+        self._record_hits(self._readings(self._measures.items()))
+
+    def _readings(
+        self, measures: Iterable[tuple[str, _Measure]]
+    ) -> Iterator[tuple[str, _Measure, Volume]]:
+        for name, measure in measures:
+            if self._flows.is_applied(name):  # nobody took it away behind the agents' backs
+                passed, refused = self._engine.totals(measure.stage)
+                yield name, measure, (passed - measure.before[0], refused - measure.before[1])
+
     def _undo(self, name: str, measure: _Measure, *, process_ends: bool = False) -> None:  # noqa: ARG002
+        self._record_hits(self._readings([(name, measure)]))
         self._flows.lift(name)
         self._engine.wake()
 
@@ -272,7 +291,7 @@ class SimulatedNetwork(NetworkDriver):
             transfers=self._transfers,
             repository=network.repository,
         )
-        self._measures = SimulatedMeasures(clock, self._flows, self._engine, recorder)
+        self._measures = SimulatedMeasures(clock, self._flows, self._engine, recorder, cause)
         self._observer = SimulatedObserver(
             clock, self._topology, self._engine, self._flows, self._connections, seed
         )
@@ -405,6 +424,7 @@ class SimulatedNetwork(NetworkDriver):
         self._schedule.stop()
         self._adaptive.stop()
         self._sampler.stop()
+        self._measures.stop_counting()
         self._observer.stop()
         self._transfers.stop()
         self._lifecycle.shutdown()
