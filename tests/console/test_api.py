@@ -13,7 +13,7 @@ from msgspec import Struct
 from starlette.testclient import TestClient
 
 from phalanx.console.api import COOKIE, Api, ProblemError
-from phalanx.console.controls import LinkAction, ReleaseAction
+from phalanx.console.controls import LinkAction, PlaceRequest, ReleaseAction
 from phalanx.console.feed import Feed, follow, part_of
 from phalanx.console.resources import RESOURCES, StandingView
 from phalanx.console.sessions import RateLimit, Sessions, session_key
@@ -32,6 +32,7 @@ class Recorded:
     """Controls that note what they are asked."""
 
     requests: Mapping[str, type[Struct]] = {"release": ReleaseAction, "link": LinkAction}
+    previews: Mapping[str, type[Struct]] = {"functions": PlaceRequest}
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Any, str]] = []
@@ -43,7 +44,7 @@ class Recorded:
         return "done"
 
     async def preview(self, request: Any) -> tuple[str, ...]:
-        return ()
+        return (f"a run of {request.goal} at {request.at}",)
 
 
 class Bench:

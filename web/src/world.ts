@@ -128,6 +128,8 @@ export class World implements View {
   readonly auctions = new Lives();
   readonly agents = new Lives();
   readonly cuts = new Lives();
+  /** Agents that an operator has bid for nothing: that lasts as long as their memory. */
+  readonly paused = new Lives();
   readonly samples: LogEvent[] = [];
   /** By host. */
   readonly traffic = new Map<string, Sample[]>();
@@ -208,8 +210,13 @@ export class World implements View {
       case "auction.failed":
         this.auctions.end(text(data, "auction"), event);
         break;
+      case "operator.acted":
+        if (data.action === "pause") this.paused.begin(event.agent, event);
+        if (data.action === "resume") this.paused.end(event.agent, event);
+        break;
       case "agent.started":
       case "agent.restored":
+        if (event.kind === "agent.started") this.paused.end(event.agent, event);
         this.agents.begin(event.agent, event);
         this.pop(event);
         break;

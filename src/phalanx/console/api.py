@@ -89,6 +89,8 @@ class SessionAnswer(Struct, frozen=True):
     name: str
     csrf: str
     actions: tuple[str, ...]
+    previews: tuple[str, ...] = ()
+    """Of what can be asked what would come of it."""
 
 
 class ActionAnswer(Struct, frozen=True):
@@ -116,8 +118,12 @@ class Controls(Protocol):
 
         """
 
+    @property
+    def previews(self) -> Mapping[str, type[Struct]]:
+        """Of what can be asked what would come of it, by the name of the resource."""
+
     async def preview(self, request: Any) -> tuple[str, ...]:
-        """Return what a change of a service would change, in sentences."""
+        """Return what would come of a request of ``previews``, in sentences."""
 
 
 class ApiRoute(Struct, frozen=True):
@@ -211,12 +217,12 @@ class Api:
                          f"do it: {(request.__doc__ or name).splitlines()[0]}", request, "operator")
                 for name, request in asked.items()
             ]  # fmt: skip
-            if "service" in asked:
-                routes.append(
-                    ApiRoute("POST", "/api/services/preview", PreviewAnswer, self._preview,
-                             "what a change of a service would change", asked["service"],
-                             "operator")
-                )  # fmt: skip
+            routes += [
+                ApiRoute("POST", f"/api/{name}/preview", PreviewAnswer, self._preview,
+                         f"look only: {(request.__doc__ or name).splitlines()[0]}", request,
+                         "operator")
+                for name, request in self._controls.previews.items()
+            ]  # fmt: skip
         return routes
 
     # -- handlers -----------------------------------------------------------------------------
@@ -236,10 +242,14 @@ class Api:
         return self._about(session)
 
     def _about(self, session: ConsoleSession) -> SessionAnswer:
-        acts = self._controls is not None and session.role == "operator"
-        actions = tuple(self._controls.requests) if acts and self._controls is not None else ()
+        may = self._controls if session.role == "operator" else None
         mode: Literal["recorded", "live"] = "live" if self._live else "recorded"
-        return SessionAnswer(mode, session.role, session.name, session.csrf, actions)
+        said = (mode, session.role, session.name, session.csrf)
+        return (
+            SessionAnswer(*said, ())
+            if may is None
+            else SessionAnswer(*said, tuple(may.requests), tuple(may.previews))
+        )
 
     async def _events(self, query: PageQuery, _: object, __: object) -> Struct:
         return await asyncio.to_thread(page, self._feed, query)
