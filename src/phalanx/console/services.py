@@ -149,14 +149,15 @@ def _placed(current: Deployment | None, target: Deployment) -> Iterator[str]:
         old = before.pop(member.name, None)
         becomes = "stays as it is"
         if old is None:
-            becomes = "a new process, with an identity of this domain"
+            becomes = "is new: a process of its own, with an identity of this domain"
         elif old.site != member.site:
             becomes = f"moves from {old.site} with what it knows"
         elif member.name in restarted:
             becomes = "is started anew with what it knows"
-        yield f"{member.key} at {member.site}: {becomes}. {'; '.join(member.why)}."
+        serves = "It serves" if member.serves else "It stands"
+        yield f"Agent {member.key} at {member.site} {becomes}. {serves} {'; '.join(member.why)}."
     for member in before.values():
-        yield f"{member.key} leaves {member.site}, and its measures end."
+        yield f"Agent {member.key} leaves {member.site}, and its measures end."
     yield f"The placement: {cost_of(target)}."
 
 
