@@ -91,6 +91,8 @@ class SessionAnswer(Struct, frozen=True):
     actions: tuple[str, ...]
     previews: tuple[str, ...] = ()
     """Of what can be asked what would come of it."""
+    thinned: str = ""
+    """What the stream leaves out of a large log, in words; empty: nothing."""
 
 
 class ActionAnswer(Struct, frozen=True):
@@ -244,11 +246,14 @@ class Api:
     def _about(self, session: ConsoleSession) -> SessionAnswer:
         may = self._controls if session.role == "operator" else None
         mode: Literal["recorded", "live"] = "live" if self._live else "recorded"
-        said = (mode, session.role, session.name, session.csrf)
-        return (
-            SessionAnswer(*said, ())
-            if may is None
-            else SessionAnswer(*said, tuple(may.requests), tuple(may.previews))
+        return SessionAnswer(
+            mode,
+            session.role,
+            session.name,
+            session.csrf,
+            () if may is None else tuple(may.requests),
+            () if may is None else tuple(may.previews),
+            self._feed.thinned,
         )
 
     async def _events(self, query: PageQuery, _: object, __: object) -> Struct:
@@ -359,7 +364,7 @@ class Api:
         while not self.closing:
             end = min(begin + BATCH, len(self._feed))
             if end > begin:
-                lines = await asyncio.to_thread(self._feed.lines, begin, end)
+                lines = await asyncio.to_thread(self._feed.told, begin, end)
                 name = self._feed.read(end - 1, end)[0].id
                 number = f"id: {end - 1} {name}\n".encode() if name.isprintable() else b""
                 yield number + b"data: [" + b",".join(lines) + b"]\n\n"

@@ -42,6 +42,69 @@ class Line(Struct, frozen=True):
     text: str
 
 
+MOST_OCTETS = 48 << 20
+"""Octets of lines above which a page is given fewer samples; causes never are left out."""
+SAMPLES = frozenset(
+    ("network.sample", "measures.counted", "resources.changed", "workload.forecast")
+)
+"""Kinds that only measure: what is left out of them leaves no gap in any chain of causes."""
+
+
+class Sieve:
+    """Keeps one in some samples of a large log; asked in the order of the log."""
+
+    def __init__(self, step: int, named: frozenset[str], left_out: int) -> None:
+        self._step, self._named, self._asked = step, named, 0
+        self.note = (
+            ""
+            if not left_out
+            else (
+                f"The log is large, so this page holds one in {step} of its samples of traffic and "
+                f"resources ({left_out} are left out). All causes and decisions are here."
+            )
+        )
+        """What is left out, in words; empty: nothing."""
+
+    def keeps(self, kind: str, event_id: str) -> bool:
+        """Whether the page is given an event."""
+        if self._step == 1 or kind not in SAMPLES or event_id in self._named:
+            return True
+        self._asked += 1
+        return self._asked % self._step == 1
+
+
+class Thinning:
+    """Weighs a log, event by event, to say which samples a page of limited size leaves out.
+
+    Args:
+        most: octets of lines that a page holds.
+
+    """
+
+    def __init__(self, most: int = MOST_OCTETS) -> None:
+        self._most = most
+        self._samples: dict[str, int] = {}
+        self._named: set[str] = set()
+        self._size = 0
+
+    def weigh(self, event_id: str, kind: str, cause: str | None, octets: int) -> None:
+        """Take the next event of the log."""
+        self._size += octets
+        if kind in SAMPLES:
+            self._samples.setdefault(event_id, octets)
+        if cause in self._samples:
+            self._named.add(cause)
+
+    def sieve(self) -> Sieve:
+        """Return what leaves out as many samples as must be, of what was weighed so far."""
+        free = [octets for name, octets in self._samples.items() if name not in self._named]
+        size, over = sum(free), self._size - self._most
+        if over <= 0 or not free:
+            return Sieve(1, frozenset(), 0)
+        step = max(2, -(-size // max(size - over, size // 1000, 1)))
+        return Sieve(step, frozenset(self._named), len(free) - -(-len(free) // step))
+
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Line)
 
@@ -62,9 +125,18 @@ def line_of(event: Event) -> bytes:
 
 
 class Feed:
-    """Takes events from any thread, and gives them by number."""
+    """Takes events from any thread, and gives them by number.
 
-    def __init__(self) -> None:
+    Args:
+        sieve: says what pages are not told of; None: they are told of all.
+
+    """
+
+    def __init__(self, sieve: Sieve | None = None) -> None:
+        self._sieve = sieve
+        self._told = bytearray()
+        self.thinned = "" if sieve is None else sieve.note
+        """What pages are not told of, in words."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by ``close``
         self._ends = array("Q", [0])
         self._places: dict[str, int] = {}
@@ -83,6 +155,7 @@ class Feed:
         with self._lock:
             self._file.write(line)
             self._places.setdefault(event.id, len(self))
+            self._told.append(self._sieve is None or self._sieve.keeps(event.kind, event.id))
             self._ends.append(self._ends[-1] + len(line))
 
     def place(self, event_id: str) -> int | None:
@@ -101,8 +174,13 @@ class Feed:
         pairs = pairwise(ends)
         return [octets[a - ends[0] : b - ends[0]] for a, b in pairs]
 
+    def told(self, begin: int, end: int) -> list[bytes]:
+        """Return those of ``lines`` that a page is told of."""
+        lines, begin = self.lines(begin, end), max(begin, 0)
+        return [line for at, line in enumerate(lines, begin) if self._told[at]]
+
     def read(self, begin: int, end: int) -> list[Line]:
-        """Return the same as objects."""
+        """Return ``lines`` as objects."""
         return [_decoder.decode(line) for line in self.lines(begin, end)]
 
     def get(self, event_id: str) -> Iterator[Line]:
@@ -144,6 +222,32 @@ def _check(log: Path) -> None:
             decode_line(line)
             return
     raise LogError(f"{log}: is no event log: none of its first {MOST_TRIED} lines is an event")
+
+
+class _Head(Struct):
+    id: str
+    kind: str
+    cause: str | None = None
+
+
+def sieve_of(log: Path, most: int = MOST_OCTETS) -> Sieve:
+    """Return what a page is not told of a recorded log, which is read through if it is large.
+
+    Raises:
+        LogError: if it cannot be read.
+
+    """
+    thinning, head = Thinning(most), msgspec.json.Decoder(_Head)
+    try:
+        if log.stat().st_size > most:
+            with log.open("rb") as file:
+                while line := file.readline(LONGEST_LINE):
+                    with suppress(msgspec.MsgspecError, ValueError):
+                        read = head.decode(line)
+                        thinning.weigh(read.id, read.kind, read.cause, len(line))
+    except OSError as error:
+        raise LogError(f"{log}: {error.strerror or error}") from None
+    return thinning.sieve()
 
 
 def follow(feed: Feed, path: Path, stop: Callable[[], bool], add: Sink) -> None:
