@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from phalanx.console.api import COOKIE, Api, ProblemError
 from phalanx.console.controls import LinkAction, PlaceRequest, ReleaseAction
-from phalanx.console.feed import Feed, follow, part_of, sieve_of
+from phalanx.console.feed import Feed, follow, part_of, thinning_of
 from phalanx.console.report import Report, read_report
 from phalanx.console.resources import RESOURCES, StandingView
 from phalanx.console.sessions import RateLimit, Sessions, session_key
@@ -296,10 +296,10 @@ def test_a_page_is_told_of_fewer_samples_of_a_large_log_and_of_every_cause(
             log.append(Event(f"b{at}", at, "p", "belief.changed", f"s{at}", {"belief": "b"}))
     path = tmp_path / "large.jsonl"
     path.write_bytes(b"".join(map(encode_line, log)))
-    assert sieve_of(path).note == ""
+    assert thinning_of(path).note == ""
     most = 200_000
-    sieve, report = sieve_of(path, most), Report(most)
-    feed = Feed(sieve)
+    thinning, report = thinning_of(path, most), Report(most)
+    feed = Feed(thinning)
     for event in log:
         feed.add(event)
         report.add(event)

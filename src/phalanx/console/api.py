@@ -246,15 +246,9 @@ class Api:
     def _about(self, session: ConsoleSession) -> SessionAnswer:
         may = self._controls if session.role == "operator" else None
         mode: Literal["recorded", "live"] = "live" if self._live else "recorded"
-        return SessionAnswer(
-            mode,
-            session.role,
-            session.name,
-            session.csrf,
-            () if may is None else tuple(may.requests),
-            () if may is None else tuple(may.previews),
-            self._feed.thinned,
-        )
+        acts = ((), ()) if may is None else (tuple(may.requests), tuple(may.previews))
+        said = (mode, session.role, session.name, session.csrf)
+        return SessionAnswer(*said, *acts, self._feed.thinned)
 
     async def _events(self, query: PageQuery, _: object, __: object) -> Struct:
         return await asyncio.to_thread(page, self._feed, query)

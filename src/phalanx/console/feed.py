@@ -50,31 +50,10 @@ SAMPLES = frozenset(
 """Kinds that only measure: what is left out of them leaves no gap in any chain of causes."""
 
 
-class Sieve:
-    """Keeps one in some samples of a large log; asked in the order of the log."""
-
-    def __init__(self, step: int, named: frozenset[str], left_out: int) -> None:
-        self._step, self._named, self._asked = step, named, 0
-        self.note = (
-            ""
-            if not left_out
-            else (
-                f"The log is large, so this page holds one in {step} of its samples of traffic and "
-                f"resources ({left_out} are left out). All causes and decisions are here."
-            )
-        )
-        """What is left out, in words; empty: nothing."""
-
-    def keeps(self, kind: str, event_id: str) -> bool:
-        """Whether the page is given an event."""
-        if self._step == 1 or kind not in SAMPLES or event_id in self._named:
-            return True
-        self._asked += 1
-        return self._asked % self._step == 1
-
-
 class Thinning:
-    """Weighs a log, event by event, to say which samples a page of limited size leaves out.
+    """Says which samples a page of limited size is not given of a log.
+
+    It takes the whole log by ``weigh`` first, and is asked by ``keeps`` in the same order then.
 
     Args:
         most: octets of lines that a page holds.
@@ -85,7 +64,10 @@ class Thinning:
         self._most = most
         self._samples: dict[str, int] = {}
         self._named: set[str] = set()
-        self._size = 0
+        self._size = self._asked = 0
+        self._step = 1
+        self.note = ""
+        """What is left out, in words; empty: nothing."""
 
     def weigh(self, event_id: str, kind: str, cause: str | None, octets: int) -> None:
         """Take the next event of the log."""
@@ -95,14 +77,26 @@ class Thinning:
         if cause in self._samples:
             self._named.add(cause)
 
-    def sieve(self) -> Sieve:
-        """Return what leaves out as many samples as must be, of what was weighed so far."""
+    def settle(self) -> None:
+        """Leave out as many samples as must be, of what was weighed so far, from the first on."""
         free = [octets for name, octets in self._samples.items() if name not in self._named]
         size, over = sum(free), self._size - self._most
+        self._asked = 0
         if over <= 0 or not free:
-            return Sieve(1, frozenset(), 0)
-        step = max(2, -(-size // max(size - over, size // 1000, 1)))
-        return Sieve(step, frozenset(self._named), len(free) - -(-len(free) // step))
+            return
+        step = self._step = max(2, -(-size // max(size - over, size // 1000, 1)))
+        self.note = (
+            f"The log is large, so this page holds one in {step} of its samples of traffic and "
+            f"resources ({len(free) - -(-len(free) // step)} are left out). All causes and "
+            "decisions are here."
+        )
+
+    def keeps(self, kind: str, event_id: str) -> bool:
+        """Whether the page is given an event."""
+        if self._step == 1 or kind not in SAMPLES or event_id in self._named:
+            return True
+        self._asked += 1
+        return self._asked % self._step == 1
 
 
 _encoder = msgspec.json.Encoder()
@@ -128,14 +122,14 @@ class Feed:
     """Takes events from any thread, and gives them by number.
 
     Args:
-        sieve: says what pages are not told of; None: they are told of all.
+        thinning: says what pages are not told of; None: they are told of all.
 
     """
 
-    def __init__(self, sieve: Sieve | None = None) -> None:
-        self._sieve = sieve
+    def __init__(self, thinning: Thinning | None = None) -> None:
+        self._thinning = thinning or Thinning()
         self._told = bytearray()
-        self.thinned = "" if sieve is None else sieve.note
+        self.thinned = self._thinning.note
         """What pages are not told of, in words."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by ``close``
         self._ends = array("Q", [0])
@@ -155,7 +149,7 @@ class Feed:
         with self._lock:
             self._file.write(line)
             self._places.setdefault(event.id, len(self))
-            self._told.append(self._sieve is None or self._sieve.keeps(event.kind, event.id))
+            self._told.append(self._thinning.keeps(event.kind, event.id))
             self._ends.append(self._ends[-1] + len(line))
 
     def place(self, event_id: str) -> int | None:
@@ -230,7 +224,7 @@ class _Head(Struct):
     cause: str | None = None
 
 
-def sieve_of(log: Path, most: int = MOST_OCTETS) -> Sieve:
+def thinning_of(log: Path, most: int = MOST_OCTETS) -> Thinning:
     """Return what a page is not told of a recorded log, which is read through if it is large.
 
     Raises:
@@ -247,7 +241,8 @@ def sieve_of(log: Path, most: int = MOST_OCTETS) -> Sieve:
                         thinning.weigh(read.id, read.kind, read.cause, len(line))
     except OSError as error:
         raise LogError(f"{log}: {error.strerror or error}") from None
-    return thinning.sieve()
+    thinning.settle()
+    return thinning
 
 
 def follow(feed: Feed, path: Path, stop: Callable[[], bool], add: Sink) -> None:

@@ -76,9 +76,10 @@ class Report:
 
     def _thinned(self) -> tuple[list[bytes], str]:
         """Return the lines for the page, and words on what was left out."""
-        sieve = self._thinning.sieve()
-        left_out = {at for at, sample in self._samples.items() if not sieve.keeps(*sample)}
-        return [line for at, line in enumerate(self._lines) if at not in left_out], sieve.note
+        thinning = self._thinning
+        thinning.settle()
+        left_out = {at for at, sample in self._samples.items() if not thinning.keeps(*sample)}
+        return [line for at, line in enumerate(self._lines) if at not in left_out], thinning.note
 
 
 def _digest(text: str) -> str:

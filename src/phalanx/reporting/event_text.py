@@ -43,6 +43,7 @@ TEMPLATES: dict[str, str] = {
     "chain.closed": "path {chain} is free again",
     "measure.withdrawn": "takes {effect} back: users got {after_mb_s} MB/s after it, "
     "{before_mb_s} before[; tries it again in {pause_s} s at the earliest]",
+    "measures.counted": "counts what {measures:#measure} held back and passed so far",
     "host.restarted": "the service of {host} at {pop} is started anew[: {reason}]",
     "trouble.diagnosed": "finds {trouble} of {service}[ for what enters at {entry}]: it {reason}",
     "diagnosis.limited": "tells how far {detector} judges {service}: it {reason}",
@@ -246,19 +247,6 @@ def _sample(data: Mapping[str, Any]) -> str:
     )
 
 
-def _counted(data: Mapping[str, Any]) -> str:
-    of = data.get("measures")
-    figures = (
-        [each for each in of.values() if isinstance(each, dict)] if isinstance(of, dict) else []
-    )
-    mb = {
-        name: round(sum(v for f in figures if type(v := f.get(name)) in (int, float)), 3)
-        for name in ("held_mb", "passed_mb")
-    }
-    words = "{measures:#measure} held {held_mb} MB back so far and passed {passed_mb} MB"
-    return _fill(words, {"measures": len(figures), **mb})
-
-
 def _traffic(data: Mapping[str, Any]) -> str:
     if not data.get("active"):
         return _fill("{group} stop sending ({profile})", data)
@@ -402,7 +390,6 @@ _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "link.changed": _link,
     "measure.applied": _measure,
     "measure.lifted": _lifted,
-    "measures.counted": _counted,
     "instance.stopped": _stopped,
     "chain.opened": _chain,
     "belief.changed": _belief,

@@ -15,7 +15,7 @@ MEASURED = ("network.sample", "measures.counted", "resources.changed", "run.ende
 BELIEVED = ("belief.changed",)
 """Kinds of events that say what an agent believes."""
 
-_UNITS = {"_mb_s": "MB/s", "_mb": "MB", "_ms": "ms", "_s": "s", "_gb": "GB", "_cores": "cores"}
+_UNITS = {"_mb_s": "MB/s", "_ms": "ms", "_s": "s", "_gb": "GB", "_cores": "cores"}
 _ID = re.compile(r"(?:.*?\.(\d{1,9}))?-(\d{1,15})")
 
 
@@ -62,9 +62,6 @@ def samples(event: Event, scope: str | None = None) -> Iterator[Sample]:
             for label, group in (("host", data.get("hosts")), ("link", data.get("links"))):
                 found += [(label, {label: at}, figures) for at, figures in _groups(group)]
             found.append(("network", {}, {"downloads": data.get("downloads")}))
-        case "measures.counted":
-            groups = _groups(data.get("measures"))
-            found += [("measure", {"measure": name}, figures) for name, figures in groups]
         case "resources.changed":
             for at in ("free", "total"):
                 found += [(f"pop.{at}", {"pop": str(data.get("pop"))}, f) for f in _one(data, at)]

@@ -295,11 +295,10 @@ class MeasureLedger(Generic[M]):
         """Record what measures did, as far as they did anything since the last time."""
         told = [(measure.hits.take(volume), name, measure) for name, measure, volume in readings]
         told = [each for each in told if each[0] >= LEAST_COUNTED_MB]
-        told = sorted(told, key=lambda each: each[:2])[-MOST_COUNTED:]
         if not told:
             return
         figures = {}
-        for _, name, measure in sorted(told, key=lambda each: each[1]):
+        for _, name, measure in sorted(told, key=lambda each: each[:2])[-MOST_COUNTED:]:
             passed, held = measure.hits.told = measure.hits.total
             figures[name] = {"passed_mb": round(passed, 3), "held_mb": round(held, 3)}
         self._recorder.record("measures.counted", self._root, measures=figures)

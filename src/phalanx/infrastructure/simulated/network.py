@@ -11,7 +11,7 @@ as 1 / (1 - load), up to a queue of ``MOST_WAITING`` requests.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 
@@ -139,11 +139,9 @@ class _Measure:
     effect: str
     stage: int
     since: float
-    before: Volume
-    """What its stage had passed and refused for others by then."""
+    hits: MeasureHits
     read: float = inf
     """When it was read last; inf: never."""
-    hits: MeasureHits = field(default_factory=MeasureHits)
 
 
 class SimulatedMeasures(MeasureLedger[_Measure]):
@@ -177,8 +175,10 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
             if read := {link for way in self._flows.routes(rows) for link in way.refused}:
                 self._flows.lift(action.measure)
                 return Failed(f"it would pass {', '.join(sorted(read))} in the clear, and may not")
-        began = self._clock.now(), self._engine.totals(stage)
-        self._keep(action.measure, _Measure(instance, rule, action.effect, stage, *began))
+        # The stage may have served other measures before.
+        hits = MeasureHits(read=self._engine.totals(stage))
+        measure = _Measure(instance, rule, action.effect, stage, self._clock.now(), hits)
+        self._keep(action.measure, measure)
         self._engine.wake()
         return Done(self._recorder.record("measure.applied", cause, **applied(action, instance)))
 
@@ -221,8 +221,7 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
     ) -> Iterator[tuple[str, _Measure, Volume]]:
         for name, measure in measures:
             if self._flows.is_applied(name):  # nobody took it away behind the agents' backs
-                passed, refused = self._engine.totals(measure.stage)
-                yield name, measure, (passed - measure.before[0], refused - measure.before[1])
+                yield name, measure, self._engine.totals(measure.stage)
 
     def _undo(self, name: str, measure: _Measure, *, process_ends: bool = False) -> None:  # noqa: ARG002
         self._record_hits(self._readings([(name, measure)]))
