@@ -77,9 +77,8 @@ def console(
     sessions = new_sessions(session)
     if log is not None:
         path = part_of(log)
-        thinning = (
-            thinning_of(path) if path == log else None
-        )  # of what grows any sample may be a cause
+        # Of a log that grows any sample may turn out to be a cause.
+        thinning = thinning_of(path) if path == log else None
         if thinning is not None and thinning.note:
             say(out, thinning.note, "yellow")
         server = ConsoleServer(address, sessions, live=False, thinning=thinning)

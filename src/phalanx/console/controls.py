@@ -120,7 +120,8 @@ class FabricControls:
         services: ServiceChanges | None = None,
         place: Callable[[PlaceRequest], tuple[str, ...]] | None = None,
     ) -> None:
-        self._clock, self._client, self._link, self._services = clock, client, link, services
+        self._clock, self._client, self._link = clock, client, link
+        self._services, self._place = services, place
         self.requests: Mapping[str, type[Struct]] = {
             "release": ReleaseAction,
             "pause": PauseAction,
@@ -128,11 +129,11 @@ class FabricControls:
             "link": LinkAction,
             **({} if services is None else {"service": services.request}),
         }
-        self.previews: Mapping[str, type[Struct]] = {
-            **({} if services is None else {"services": services.request}),
-            **({} if place is None else {"functions": PlaceRequest}),
-        }
-        self._place = place
+        self.previews: dict[str, type[Struct]] = (
+            {} if place is None else {"functions": PlaceRequest}
+        )
+        if services is not None:
+            self.previews["services"] = services.request
 
     async def act(self, action: str, request: Any, by: str) -> str:
         """Do it in the name of ``by``; return what came of it.

@@ -84,7 +84,7 @@ class Thinning:
         self._asked = 0
         if over <= 0 or not free:
             return
-        step = self._step = max(2, -(-size // max(size - over, size // 1000, 1)))
+        self._step = step = max(2, -(-size // max(size - over, size // 1000, 1)))
         self.note = (
             f"The log is large, so this page holds one in {step} of its samples of traffic and "
             f"resources ({len(free) - -(-len(free) // step)} are left out). All causes and "
