@@ -129,9 +129,7 @@ class FabricControls:
             "link": LinkAction,
             **({} if services is None else {"service": services.request}),
         }
-        self.previews: dict[str, type[Struct]] = (
-            {} if place is None else {"functions": PlaceRequest}
-        )
+        self.previews: dict[str, type[Struct]] = {"functions": PlaceRequest} if place else {}
         if services is not None:
             self.previews["services"] = services.request
 

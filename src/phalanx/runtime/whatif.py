@@ -41,11 +41,11 @@ class WhatIf(Struct, frozen=True):
         words = []
         for place, ranked in enumerate(self.ranking):
             bid = ranked.bid
-            terms = ", ".join(f"{term.name} {bid.terms[term.name]:.4g}" for term in self.terms)
-            wins = "would run it" if place == 0 else f"would come {place + 1}."
+            figures = (f"{t.name} {bid.terms[t.name]:.4g} {t.unit}".strip() for t in self.terms)
+            wins = f"would be number {place + 1}," if place else "would run it"
             units = bid.vnf if bid.units == 1 else f"{bid.units} × {bid.vnf}"
             over = f", over {' → '.join(bid.path)}" if len(bid.path) > 1 else ""
-            says = f"utility {ranked.utility:.3f} ({terms})"
+            says = f"utility {ranked.utility:.3f} ({', '.join(figures)})"
             words.append(f"{ranked.bidder} {wins} with {units}{over}: {says}.")
         if not words:
             words.append(f"No agent could achieve {self.goal.goal} now.")

@@ -5,6 +5,7 @@ import { act, foresee, onPreview, ownerOf, type Preview, preview, release } from
 import { ask } from "../server";
 import { useApp, useDerived, useVersion } from "../state";
 import { natural, text } from "../store";
+import { counted } from "../words";
 import { Empty, Fact, Icon, Say, Section } from "./parts";
 
 export function DoView() {
@@ -68,7 +69,7 @@ export function DoView() {
                     <span>
                       <b>{agent}</b> {paused.has(agent) && <Fact of={paused.get(agent)}>is paused</Fact>}
                     </span>
-                    <span className="sub">{pop && `at ${pop}: `}{measures.filter((life) => ownerOf(life) === agent).length} measures, {world.instances.at(app.time).filter((life) => text(life.begun.data, "pop") === pop).length} functions</span>
+                    <span className="sub">{pop && `at ${pop}: `}{counted(measures.filter((life) => ownerOf(life) === agent).length, "measure")}, {counted(world.instances.at(app.time).filter((life) => text(life.begun.data, "pop") === pop).length, "function")}</span>
                   </span>
                   <span className="buttons">
                     {may("pause") && (
@@ -141,7 +142,7 @@ function PlaceFunction() {
   const pops = model.world.pops.map((pop) => pop.name).sort(natural);
   const look = () => void foresee(app, "functions", { goal, at: at || pops[0], traffic_mb_s: Number(traffic) || 0 }).then(setSaid);
   return (
-    <Section title="Place a function" note="what every agent would bid now; nothing is done">
+    <Section title="Place a function" note="what every agent would bid now, the best first: the least utility wins">
       <form
         className="form-row"
         onSubmit={(event) => {
@@ -173,7 +174,7 @@ function PlaceFunction() {
         <button type="submit">Look at it</button>
       </form>
       {said.words && (
-        <ol className="lines foreseen" role="status">
+        <ol className="foreseen" role="status">
           {said.words.map((words) => (
             <li key={words}>
               <Say text={words} />
