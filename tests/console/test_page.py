@@ -512,6 +512,7 @@ def test_the_tutorials_questions_are_answered_from_the_page_alone(page: Any, rep
     story = page.locator(".story").inner_text()
     assert "pop1 is quarantined from now on" in story
     assert "at pop1 is lifted: its instance ended" in story
+    assert "112 MB dropped so far, 3 MB/s at last count" in page.locator(".measures").inner_text()
     page.keyboard.press("/")
     page.keyboard.type("10.2.0.4")
     page.keyboard.press("Enter")

@@ -337,15 +337,15 @@ export class World implements View {
     return found.slice(0, lastAt(found, time) + 1);
   }
 
-  /** What it held back, or led on, in MB/s, between the last two counts; 0 once it does nothing. */
+  /** What it held back, or passed, in MB/s between the last two counts; 0 once it does nothing. */
   hitRate(life: Life, time: number, of: "held" | "passed"): number {
     const found = this.hits(life, time);
     const last = found.at(-1);
-    if (!last || time - last.time > 2 * COUNTED_S) return 0;
+    if (!last) return 0;
     const before = found.at(-2) ?? { time: life.time, held: 0, passed: 0 };
-    // Of one that did nothing for a while the log tells nothing meanwhile.
-    const span = Math.min(last.time - before.time, COUNTED_S);
-    return span > 0 ? (last[of] - before[of]) / span : 0;
+    const span = last.time - before.time;
+    // Of a thinned log the counts are further apart.
+    return span > 0 && time - last.time <= 2 * Math.max(span, COUNTED_S) ? (last[of] - before[of]) / span : 0;
   }
 
   /** The groups that send at `time`, with the event that says so. */
