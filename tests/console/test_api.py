@@ -13,8 +13,9 @@ from msgspec import Struct
 from starlette.testclient import TestClient
 
 from phalanx.console.api import COOKIE, Api, ProblemError
-from phalanx.console.controls import LinkAction, ReleaseAction
-from phalanx.console.feed import Feed, follow, part_of
+from phalanx.console.controls import LinkAction, PlaceRequest, ReleaseAction
+from phalanx.console.feed import Feed, follow, part_of, thinning_of
+from phalanx.console.report import Report, read_report
 from phalanx.console.resources import RESOURCES, StandingView
 from phalanx.console.sessions import RateLimit, Sessions, session_key
 from phalanx.console.story import StoryView
@@ -32,6 +33,7 @@ class Recorded:
     """Controls that note what they are asked."""
 
     requests: Mapping[str, type[Struct]] = {"release": ReleaseAction, "link": LinkAction}
+    previews: Mapping[str, type[Struct]] = {"functions": PlaceRequest}
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Any, str]] = []
@@ -43,7 +45,7 @@ class Recorded:
         return "done"
 
     async def preview(self, request: Any) -> tuple[str, ...]:
-        return ()
+        return (f"a run of {request.goal} at {request.at}",)
 
 
 class Bench:
@@ -282,6 +284,38 @@ def test_the_stream_is_numbered_and_goes_on_where_it_was_cut(
     assert [e["id"] for _, data in rest for e in data] == [e.id for e in events[number + 1 :]]
     assert streamed(again, "7 of-another-log") == [("reset", None)]
     again.feed.close()
+
+
+def test_a_page_is_told_of_fewer_samples_of_a_large_log_and_of_every_cause(
+    tmp_path: Path,
+) -> None:
+    log = [Event("r", 0.0, "run", "run.started", None, {})]
+    for at in range(3000):
+        log.append(Event(f"s{at}", at, "network", "network.sample", "r", {"x": "y" * 100}))
+        if at % 10 == 0:
+            log.append(Event(f"b{at}", at, "p", "belief.changed", f"s{at}", {"belief": "b"}))
+    path = tmp_path / "large.jsonl"
+    path.write_bytes(b"".join(map(encode_line, log)))
+    assert thinning_of(path).note == ""
+    most = 200_000
+    thinning, report = thinning_of(path, most), Report(most)
+    feed = Feed(thinning)
+    for event in log:
+        feed.add(event)
+        report.add(event)
+    told = [json.loads(line)["id"] for line in feed.told(0, len(feed))]
+    named = {event.cause for event in log}
+    assert set(told) >= {e.id for e in log if e.kind != "network.sample" or e.id in named}
+    assert f"({len(log) - len(told)} are left out)" in feed.thinned
+    assert sum(len(line) for line in feed.told(0, len(feed))) <= 1.2 * most  # texts come on top
+    assert [line.id for line in feed.read(0, len(feed))] == [event.id for event in log]
+    index, known = CauseIndex(log), set(told)
+    assert all(cause.id in known for e in log if e.id in known for cause in index.causes(e))
+    # A report thins by the same rule, of its own lines.
+    inside = [json.loads(line)["id"] for line in read_report(report.render()).splitlines()]
+    assert set(inside) >= {e.id for e in log if e.kind != "network.sample"} | (named - {None})
+    assert abs(len(inside) - len(told)) < 300
+    feed.close()
 
 
 def test_the_description_names_every_route(bench: Bench) -> None:

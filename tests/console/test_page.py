@@ -13,6 +13,8 @@ import pytest
 
 from phalanx.console.report import write_report
 from phalanx.domain.events import Event
+from phalanx.runtime.loading import load_scenario
+from phalanx.runtime.whatif import what_if
 from phalanx.store.causes import CauseIndex
 from phalanx.store.jsonl import encode_line, write_jsonl
 
@@ -79,6 +81,52 @@ def test_now_shows_what_is_in_force(page: Any, reports: Any, logs: Logs, time: f
     )
     assert shown == expected
     assert page.locator(".measures .note").first.inner_text().startswith(f"{len(expected)} ")
+
+
+def hits_of(events: list[Event], time: float) -> dict[str, dict[str, float]]:
+    """Return what measures in force held and passed by a time, by what put them in force."""
+    applied: dict[str, str] = {}
+    totals: dict[str, dict[str, float]] = {}
+    for event in events:
+        if event.time > time:
+            break
+        if event.kind == "measure.applied":
+            applied[event.data["measure"]] = event.id
+        for name, figures in event.data.get("measures", {}).items():
+            if event.kind == "measures.counted":
+                totals[applied[name]] = figures
+    return {name: totals[name] for name in in_force(events, time) if name in totals}
+
+
+def shown_hits(page: Any) -> dict[str, dict[str, float]]:
+    rows = page.locator(".measures li").evaluate_all(
+        """rows => rows.map(row => [row.querySelector('[data-fact]').dataset.fact,
+        row.querySelector('.hits').dataset])"""
+    )
+    return {
+        name: {"passed_mb": float(hits["passed"]), "held_mb": float(hits["held"])}
+        for name, hits in rows
+        if hits
+    }
+
+
+@pytest.mark.parametrize(
+    ("scenario", "time"),
+    [("infected-agent", t) for t in (24, 26, 61.5, 110, 199)] + [("signalling-storm", 160)],
+)
+def test_now_shows_the_hits_of_each_measure(
+    page: Any, reports: Any, logs: Logs, scenario: str, time: float
+) -> None:
+    events = logs(scenario)[1]
+    go(page, f"{reports(scenario)}#view=now&t={time}")
+    expected = hits_of(events, time)
+    assert (len(expected) > 0) == (time > 25)
+    if len(in_force(events, time)) > 12:
+        page.locator(".measures").get_by_text("Show all").click()
+    assert shown_hits(page) == expected
+    held = sum(figures["held_mb"] for figures in expected.values())
+    said = page.locator(".verdict").inner_text().partition(", and held ")[2].partition(" MB")[0]
+    assert float(said.replace(",", "") or 0) == pytest.approx(held, rel=6e-3)
 
 
 def test_map_shows_pops_hosts_links_and_functions(page: Any, reports: Any, logs: Logs) -> None:
@@ -352,6 +400,15 @@ def test_a_run_is_watched_live_and_a_filter_is_released(page: Any, serve: Serve)
     page.locator("[data-measure]").nth(3).wait_for(timeout=30_000)
     first = page.locator("[data-measure]").first
     name = first.get_attribute("data-measure")
+    page.locator(".hits[data-held]").first.wait_for(timeout=30_000)  # hits come as they are counted
+    shown = float(first.locator(".hits").get_attribute("data-held"))
+    told = page.evaluate(
+        """name => window.phalanx.model.store.of('measures.counted')
+        .map(event => event.data.measures[name]?.held_mb ?? 0)""",
+        name,
+    )
+    assert shown > 0
+    assert shown in told
     first.get_by_role("button", name="Release").click()
     dialog = page.get_by_role("dialog")
     assert "passes again" in dialog.inner_text()
@@ -373,6 +430,36 @@ def test_a_run_is_watched_live_and_a_filter_is_released(page: Any, serve: Serve)
     dialog.get_by_text("Close").last.click()
     page.goto(f"{page.url.partition('#')[0]}#view=now&why={lifted}")
     page.get_by_text("does what console").first.wait_for()
+
+
+def test_where_a_function_would_run_is_seen_before_it_is_asked_for(page: Any, serve: Serve) -> None:
+    served = serve("run", "ddos-resilience", "--realtime", "2", "--console", "--port", "0")
+    page.goto(f"{served.login}")
+    page.wait_for_selector(".mode.live")
+    page.goto(f"{served.url}#view=do")
+    place = page.locator("section", has_text="Place a function")
+    place.get_by_label("Goal").fill("linkRateLimited")
+    place.get_by_label("Traffic is taken at").select_option("pop4")
+    place.get_by_role("button", name="Look at it").click()
+    words = place.locator(".foreseen").inner_text().splitlines()
+    scenario = load_scenario(ROOT / "scenarios" / "ddos-resilience.yaml")
+    expected = what_if(scenario, "linkRateLimited", "pop4", 1.0)
+    # Nothing has happened yet in the run, so it answers as at the start of the scenario.
+    assert [line.split()[0] for line in words] == [r.bidder for r in expected.ranking] + [
+        *expected.refusals
+    ]
+    assert " would run it with rate-limiter" in words[0]
+    for name in ("Pause", "Do it", "Close"):
+        row = page.locator(".cards li", has_text=expected.ranking[0].bidder)
+        scope = row if name == "Pause" else page.get_by_role("dialog")
+        scope.get_by_text(name, exact=True).last.click()
+    page.get_by_text("is paused").wait_for()
+    place.get_by_role("button", name="Look at it").click()
+    place.get_by_text("would refuse: paused by an operator").wait_for()
+    assert not place.locator(".foreseen").inner_text().startswith(expected.ranking[0].bidder)
+    place.get_by_label("Goal").fill("nonsense")
+    place.get_by_role("button", name="Look at it").click()
+    assert "known goals are" in place.get_by_role("alert").inner_text()
 
 
 def test_a_viewer_sees_and_cannot_act(page: Any, serve: Serve) -> None:
@@ -425,6 +512,7 @@ def test_the_tutorials_questions_are_answered_from_the_page_alone(page: Any, rep
     story = page.locator(".story").inner_text()
     assert "pop1 is quarantined from now on" in story
     assert "at pop1 is lifted: its instance ended" in story
+    assert "112 MB dropped so far, 3 MB/s at last count" in page.locator(".measures").inner_text()
     page.keyboard.press("/")
     page.keyboard.type("10.2.0.4")
     page.keyboard.press("Enter")

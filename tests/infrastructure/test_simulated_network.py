@@ -17,8 +17,10 @@ from small_network import (
 
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.actions import (
+    Done,
     Failed,
     Hold,
+    Lift,
     LinkSample,
     Observe,
     ReadLink,
@@ -28,7 +30,9 @@ from phalanx.domain.actions import (
 )
 from phalanx.domain.events import KINDS, Recorder
 from phalanx.domain.network import Host, Link, Network
-from phalanx.domain.traffic import Source
+from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
+from phalanx.domain.traffic import SYN_FLOOD, Source
+from phalanx.infrastructure.reservations.instances import MOST_COUNTED
 from phalanx.infrastructure.simulated import SimulatedNetwork
 
 
@@ -57,6 +61,57 @@ def test_users_starve_under_a_flood_and_recover_behind_blocks(loss: float) -> No
     world.run(120.0)
     assert world.server()["legitimate_mb_s"] >= 0.99
     assert world.server()["malicious_mb_s"] == 0.0
+
+
+def test_what_measures_hold_and_pass_is_in_the_log() -> None:
+    world = flooded()
+    world.run(60.0)
+    for i in range(8):
+        world.enforce(f"block{i}", drop(f"10.2.0.{i}", SERVER))
+    world.enforce("idle", drop("10.9.9.9", SERVER))
+    world.run(90.0)
+    assert world.do("pop5", Lift("block0")) == Done(world.events[-1].id)
+    world.enforce("steered", TrafficRule(TrafficMatch(target=SERVER), TrafficVerdict.STEER))
+    world.run(110.0)
+    counted = world.of_kind("measures.counted")
+    assert {event.cause for event in counted} == {"run-1"}
+    totals: dict[str, dict[str, float]] = {}
+    for event in counted:
+        for name, figures in event.data["measures"].items():
+            before = totals.get(name, {"passed_mb": 0.0, "held_mb": 0.0})
+            assert all(figures[key] >= before[key] for key in before)
+            totals[name] = figures
+    assert "idle" not in totals
+    # Each attacker sends 0.75 MB/s; the first of a block's time is what takes effect in a tick.
+    assert totals["block0"]["held_mb"] == pytest.approx(0.75 * 30, rel=0.01)
+    assert totals["block1"]["held_mb"] == pytest.approx(0.75 * 50, rel=0.01)
+    # One attacker is free again beside the users, 1 MB/s.
+    assert totals["steered"] == pytest.approx(
+        {"passed_mb": (1.0 + 0.75) * 20, "held_mb": 0.0}, rel=0.02
+    )
+
+
+def test_only_the_busiest_measures_are_told_of_and_the_others_later() -> None:
+    sources = [
+        Source(f"bot{i}", "attack", "pop1", f"10.2.1.{i}", SERVER, 8000, SYN_FLOOD, 0.01 + i / 1e5)
+        for i in range(MOST_COUNTED + 8)
+    ]
+    world = World(line(mb_s=100.0), sources)
+    world.deploy("pop5")
+    world.run(1.0)
+    for i in range(len(sources)):
+        world.enforce(f"block{i}", drop(f"10.2.1.{i}", SERVER))
+    world.run(9.0)
+    (counted,) = world.of_kind("measures.counted")
+    told = counted.data["measures"]
+    assert sorted(told) == sorted(f"block{i}" for i in range(8, len(sources)))
+    world.run(10.0)
+    assert {f"block{i}" for i in range(8)} <= world.of_kind("measures.counted")[1].data[
+        "measures"
+    ].keys()
+    world.net.shutdown()
+    world.run(60.0)
+    assert len(world.of_kind("measures.counted")) == 2
 
 
 def test_samples_tell_the_truth_and_name_busy_links() -> None:

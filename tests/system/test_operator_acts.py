@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from phalanx.auction.bidder import PAUSED
 from phalanx.fabric.calls import CallFailed, CallRefused
 from phalanx.fabric.operations import PAUSE, RELEASE, Accepted, PauseRequest, ReleaseRequest
 from phalanx.identity.names import Role
 from phalanx.runtime.loading import load_scenario
+from phalanx.runtime.scenario import FaultSpec
 from phalanx.runtime.system import System
 from phalanx.store.causes import CauseIndex
 
@@ -94,3 +96,16 @@ def test_a_paused_agent_refuses_to_bid_until_it_is_resumed() -> None:
     assert {e.data["reason"] for e in refused if 10 < e.time < 40} == {PAUSED}
     assert not [e for e in refused if e.time > 41]
     assert [e.data["action"] for e in events if e.kind == "operator.acted"] == ["pause", "resume"]
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_pause_outlives_the_agent_as_far_as_its_memory_does(remembers: bool) -> None:
+    ends = FaultSpec(4.0, "crash", agent="pop4", for_s=2.0, memory=remembers)
+    run = System(replace(load_scenario(SCENARIOS / "ddos-resilience.yaml"), faults=(ends,)))
+    pause = partial(run.calls("person").invoke, "pop4", PAUSE, PauseRequest(paused=True))
+    run.clock.call_at(2.0, partial(pause, lambda _: None, timeout_s=5))
+    events = run.run(until=80).events
+    bids = [e for e in events if e.kind == "auction.bid" and e.agent == "pop4" and e.time > 6]
+    refused = [e for e in events if e.kind == "auction.refused" and e.agent == "pop4"]
+    paused = [e for e in refused if e.data["reason"] == PAUSED and e.time > 6]
+    assert (bool(bids), bool(paused)) == (not remembers, remembers)

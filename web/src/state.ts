@@ -57,6 +57,8 @@ export interface Session {
   csrf?: string;
   /** What may be done, by name. */
   actions: string[];
+  /** Of what can be asked what would come of it. */
+  previews?: string[];
   /** Words on what was left out of the log. */
   thinned?: string;
 }

@@ -117,6 +117,7 @@ export const label = (name: string): string =>
   name
     .replace(/^syn_s$/, "SYN/s")
     .replace(/_mb_s$/, " MB/s")
+    .replace(/_mb$/, " MB")
     .replace(/_ms$/, " ms")
     .replace(/(requests|packets|connections|flows|usual|new)_s$/, "$1/s")
     .replaceAll("_", " ");

@@ -14,6 +14,7 @@ export class Lives {
   readonly all: Life[] = [];
   private readonly open = new Map<string, Life>();
   private readonly begun = new Map<string, Life>();
+  private readonly latest = new Map<string, Life>();
 
   begin(key: string, event: LogEvent): void {
     if (this.open.has(key)) return;
@@ -21,6 +22,12 @@ export class Lives {
     this.open.set(key, life);
     this.all.push(life);
     this.begun.set(event.id, life);
+    this.latest.set(key, life);
+  }
+
+  /** The last life of `key`, also after its end. */
+  last(key: string): Life | undefined {
+    return this.latest.get(key);
   }
 
   end(key: string, event: LogEvent): void {
@@ -89,6 +96,16 @@ export interface Sample {
   event: LogEvent;
 }
 
+/** What a measure passed and held back since it is in force, in MB. */
+export interface Hits {
+  time: number;
+  passed: number;
+  held: number;
+  event: LogEvent;
+}
+/** The log tells of a measure so often, in seconds, as long as it does anything. */
+const COUNTED_S = 5;
+
 const ALARMS = ["overUsage(", "connectionFlood(", "underAttack(", "serviceBreached(", "serviceTrouble(", "entityTrouble("];
 
 export const isAlarm = (event: LogEvent): boolean =>
@@ -111,12 +128,16 @@ export class World implements View {
   readonly auctions = new Lives();
   readonly agents = new Lives();
   readonly cuts = new Lives();
+  /** Agents that an operator has bid for nothing: that lasts as long as their memory. */
+  readonly paused = new Lives();
   readonly samples: LogEvent[] = [];
   /** By host. */
   readonly traffic = new Map<string, Sample[]>();
   /** Groups that send, by name. */
   readonly sending = new Map<string, Step[]>();
   readonly free = new Map<string, Step[]>();
+  /** By the id of the event that put the measure in force. */
+  private readonly counted = new Map<string, Hits[]>();
   private readonly heard = new Set<string>();
 
   get name(): string {
@@ -163,6 +184,13 @@ export class World implements View {
         if (data.what === "measure") this.measures.end(text(data, "name"), event);
         if (data.what === "instance") this.instances.end(text(data, "name"), event);
         break;
+      case "measures.counted":
+        for (const [name, row] of Object.entries(table(data, "measures"))) {
+          const life = this.measures.last(name);
+          const figures = row as Data;
+          if (life) push(this.counted, life.begun.id, { time: event.time, passed: number(figures, "passed_mb"), held: number(figures, "held_mb"), event });
+        }
+        break;
       case "chain.opened":
         this.chains.begin(text(data, "chain"), event);
         break;
@@ -182,8 +210,13 @@ export class World implements View {
       case "auction.failed":
         this.auctions.end(text(data, "auction"), event);
         break;
+      case "operator.acted":
+        if (data.action === "pause") this.paused.begin(event.agent, event);
+        if (data.action === "resume") this.paused.end(event.agent, event);
+        break;
       case "agent.started":
       case "agent.restored":
+        if (event.kind === "agent.started") this.paused.end(event.agent, event);
         this.agents.begin(event.agent, event);
         this.pop(event);
         break;
@@ -296,6 +329,23 @@ export class World implements View {
       found.set(link, { rate, share: width ? rate / width : 0 });
     }
     return found;
+  }
+
+  /** What a measure did until `time`, as it was counted, the latest last. */
+  hits(life: Life, time: number): readonly Hits[] {
+    const found = this.counted.get(life.begun.id) ?? [];
+    return found.slice(0, lastAt(found, time) + 1);
+  }
+
+  /** What it held back, or passed, in MB/s between the last two counts; 0 once it does nothing. */
+  hitRate(life: Life, time: number, of: "held" | "passed"): number {
+    const found = this.hits(life, time);
+    const last = found.at(-1);
+    if (!last) return 0;
+    const before = found.at(-2) ?? { time: life.time, held: 0, passed: 0 };
+    const span = last.time - before.time;
+    // Of a thinned log the counts are further apart.
+    return span > 0 && time - last.time <= 2 * Math.max(span, COUNTED_S) ? (last[of] - before[of]) / span : 0;
   }
 
   /** The groups that send at `time`, with the event that says so. */

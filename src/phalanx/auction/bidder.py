@@ -95,7 +95,7 @@ class Bidder(Configured, Capability):
         self.refused: Callable[[AgentId, str, str], None] = lambda *_: None
         """Called with an agent, what it asked for without a right to it, and why it has none."""
         self.paused = False
-        """Whether an operator wants it to bid for nothing; a restart ends that."""
+        """Whether an operator wants it to bid for nothing; only one who resumes it ends that."""
         self.signed: Callable[[Agent, Contract], SignedReport | None] = lambda *_: None
         """Returns what this agent stands by of the facts of a contract that it has fulfilled."""
 
@@ -635,6 +635,7 @@ class Bidder(Configured, Capability):
                 for agent, goal in agents.items()
             ),
             self.contracts.won(),
+            self.paused,
         )
 
     @recalls
@@ -646,6 +647,7 @@ class Bidder(Configured, Capability):
         """
         if part is None:
             return
+        self.paused = part.paused
         for old in part.instances:
             self.inventory.add(VnfInstance.recalled(old))
         for relying in part.dependants:

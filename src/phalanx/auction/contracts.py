@@ -178,11 +178,12 @@ class DependantMemory(Struct, frozen=True):
 
 
 class BidderMemory(Struct, frozen=True):
-    """The VNF inventory, the agents that depend on it, and the contracts."""
+    """The VNF inventory, the agents that depend on it, the contracts, and an operator's wish."""
 
     instances: tuple[InstanceMemory, ...] = ()
     dependants: tuple[DependantMemory, ...] = ()
     contracts: tuple[Contract, ...] = ()
+    paused: bool = False
 
 
 class VnfInstance:

@@ -17,6 +17,7 @@ CAUSED_BY = {
     "lease.expired": {"hold.granted", "instance.downloading", "instance.started"},
     "link.changed": {"fault.injected"},
     "measure.applied": {"analysis.done", "measure.applied", "plan.started", "policy.lost"},
+    "measures.counted": {"run.started"},
     "network.sample": {"run.started"},
     "plan.started": {"goal.adopted", "plan.ended"},
     "run.ended": {"run.started"},

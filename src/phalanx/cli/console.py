@@ -13,7 +13,7 @@ import typer
 from msgspec.structs import replace
 
 from phalanx.cli.terminal import err, out, say
-from phalanx.console.feed import follow, part_of
+from phalanx.console.feed import follow, part_of, thinning_of
 from phalanx.console.server import PORT, Address, ConsoleServer, open_browser
 from phalanx.console.sessions import RoleName, Sessions, session_key
 from phalanx.domain.errors import PhalanxError
@@ -77,7 +77,11 @@ def console(
     sessions = new_sessions(session)
     if log is not None:
         path = part_of(log)
-        server = ConsoleServer(address, sessions, live=False)
+        # Of a log that grows any sample may turn out to be a cause.
+        thinning = thinning_of(path) if path == log else None
+        if thinning is not None and thinning.note:
+            say(out, thinning.note, "yellow")
+        server = ConsoleServer(address, sessions, live=False, thinning=thinning)
         reading = threading.Thread(
             target=follow, args=(server.feed, path, lambda: server.stopping, server.add)
         )

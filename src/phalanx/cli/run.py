@@ -207,8 +207,9 @@ def run(
 def _run_with_console(system: System, port: int, until: float | None, watch: _Watch) -> RunResult:
     """Run a system with the console beside it, which stays until Ctrl-C."""
     from phalanx.cli.console import announce, new_sessions  # noqa: PLC0415  # a web server
-    from phalanx.console.controls import FabricControls  # noqa: PLC0415
+    from phalanx.console.controls import FabricControls, PlaceRequest  # noqa: PLC0415
     from phalanx.console.server import Address, ConsoleServer  # noqa: PLC0415
+    from phalanx.runtime.whatif import what_now  # noqa: PLC0415
 
     clock = system.clock
     assert isinstance(clock, WallClock)
@@ -222,7 +223,10 @@ def _run_with_console(system: System, port: int, until: float | None, watch: _Wa
         )
         (system.mend if up else system.cut)(a, b)
 
-    controls = FabricControls(clock, system.calls("console"), link=link)
+    def place(asked: PlaceRequest) -> tuple[str, ...]:
+        return what_now(system, asked.goal, asked.at, asked.traffic_mb_s).sentences()
+
+    controls = FabricControls(clock, system.calls("console"), link=link, place=place)
     sessions = new_sessions(None)
     server = ConsoleServer(Address(port=port), sessions, controls=controls, live=True)
     for event in system.log.events:

@@ -89,6 +89,10 @@ class SessionAnswer(Struct, frozen=True):
     name: str
     csrf: str
     actions: tuple[str, ...]
+    previews: tuple[str, ...] = ()
+    """Of what can be asked what would come of it."""
+    thinned: str = ""
+    """What the stream leaves out of a large log, in words; empty: nothing."""
 
 
 class ActionAnswer(Struct, frozen=True):
@@ -116,8 +120,12 @@ class Controls(Protocol):
 
         """
 
+    @property
+    def previews(self) -> Mapping[str, type[Struct]]:
+        """Of what can be asked what would come of it, by the name of the resource."""
+
     async def preview(self, request: Any) -> tuple[str, ...]:
-        """Return what a change of a service would change, in sentences."""
+        """Return what would come of a request of ``previews``, in sentences."""
 
 
 class ApiRoute(Struct, frozen=True):
@@ -211,12 +219,12 @@ class Api:
                          f"do it: {(request.__doc__ or name).splitlines()[0]}", request, "operator")
                 for name, request in asked.items()
             ]  # fmt: skip
-            if "service" in asked:
-                routes.append(
-                    ApiRoute("POST", "/api/services/preview", PreviewAnswer, self._preview,
-                             "what a change of a service would change", asked["service"],
-                             "operator")
-                )  # fmt: skip
+            routes += [
+                ApiRoute("POST", f"/api/{name}/preview", PreviewAnswer, self._preview,
+                         f"look only: {(request.__doc__ or name).splitlines()[0]}", request,
+                         "operator")
+                for name, request in self._controls.previews.items()
+            ]  # fmt: skip
         return routes
 
     # -- handlers -----------------------------------------------------------------------------
@@ -236,10 +244,11 @@ class Api:
         return self._about(session)
 
     def _about(self, session: ConsoleSession) -> SessionAnswer:
-        acts = self._controls is not None and session.role == "operator"
-        actions = tuple(self._controls.requests) if acts and self._controls is not None else ()
+        may = self._controls if session.role == "operator" else None
         mode: Literal["recorded", "live"] = "live" if self._live else "recorded"
-        return SessionAnswer(mode, session.role, session.name, session.csrf, actions)
+        acts = ((), ()) if may is None else (tuple(may.requests), tuple(may.previews))
+        said = (mode, session.role, session.name, session.csrf)
+        return SessionAnswer(*said, *acts, self._feed.thinned)
 
     async def _events(self, query: PageQuery, _: object, __: object) -> Struct:
         return await asyncio.to_thread(page, self._feed, query)
@@ -349,7 +358,7 @@ class Api:
         while not self.closing:
             end = min(begin + BATCH, len(self._feed))
             if end > begin:
-                lines = await asyncio.to_thread(self._feed.lines, begin, end)
+                lines = await asyncio.to_thread(self._feed.told, begin, end)
                 name = self._feed.read(end - 1, end)[0].id
                 number = f"id: {end - 1} {name}\n".encode() if name.isprintable() else b""
                 yield number + b"data: [" + b",".join(lines) + b"]\n\n"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Annotated, Any, Protocol
+from functools import partial
+from typing import Annotated, Any, Protocol, TypeVar
 
 from msgspec import Meta, Struct
 
@@ -34,6 +35,7 @@ from phalanx.fabric.operations import (
     ReleaseRequest,
 )
 
+T = TypeVar("T")
 CALL_S = 5.0
 NETWORK = "network"
 
@@ -68,6 +70,16 @@ class LinkAction(Struct, frozen=True):
     up: bool
 
 
+class PlaceRequest(Struct, frozen=True):
+    """Where a function would run if its goal were auctioned now."""
+
+    goal: Annotated[str, Meta(min_length=1, max_length=400)]
+    """Such as ``linkRateLimited``, or as a log prints it."""
+    at: Annotated[str, Meta(min_length=1, max_length=200)]
+    """PoP that asks, where the traffic is taken."""
+    traffic_mb_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+
+
 _STATUS: dict[type, int] = {CallRefused: 403, CallFailed: 409, CallBusy: 429, OperationUnknown: 409}
 
 
@@ -94,6 +106,8 @@ class FabricControls:
         link: takes a link out of use or back, in the clock's thread; None: the process of the
             network is called to.
         services: changes the services of a domain; None: there are none.
+        place: says what the agents of a run would bid now, in the clock's thread; None: nothing
+            here knows.
 
     """
 
@@ -104,8 +118,10 @@ class FabricControls:
         *,
         link: Callable[[str, str, bool, str], None] | None = None,
         services: ServiceChanges | None = None,
+        place: Callable[[PlaceRequest], tuple[str, ...]] | None = None,
     ) -> None:
-        self._clock, self._client, self._link, self._services = clock, client, link, services
+        self._clock, self._client, self._link = clock, client, link
+        self._services, self._place = services, place
         self.requests: Mapping[str, type[Struct]] = {
             "release": ReleaseAction,
             "pause": PauseAction,
@@ -113,6 +129,9 @@ class FabricControls:
             "link": LinkAction,
             **({} if services is None else {"service": services.request}),
         }
+        self.previews: dict[str, type[Struct]] = {"functions": PlaceRequest} if place else {}
+        if services is not None:
+            self.previews["services"] = services.request
 
     async def act(self, action: str, request: Any, by: str) -> str:
         """Do it in the name of ``by``; return what came of it.
@@ -137,12 +156,14 @@ class FabricControls:
         raise ProblemError(404, f"there is no action {action!r}")
 
     async def preview(self, request: Any) -> tuple[str, ...]:
-        """Return what a change of a service would change, in sentences.
+        """Return what a change would change, or where a function would run, in sentences.
 
         Raises:
             ProblemError: if what is asked is not usable.
 
         """
+        if self._place is not None and isinstance(request, PlaceRequest):
+            return await self._in_clock(partial(self._place, request))
         assert self._services is not None
         return await asyncio.to_thread(self._services.foresee, request)
 
@@ -186,21 +207,28 @@ class FabricControls:
             asked = LinkRequest(request.a, request.b, request.up)
             await self._call(NETWORK, LINK, asked)
             return words
-        answers: Future[None] = Future()
-        link = self._link
+        try:
+            await self._in_clock(partial(self._link, request.a, request.b, request.up, by))
+        except ProblemError as problem:
+            if problem.status != 409:
+                raise
+            raise ProblemError(409, f"there is no link {request.a}-{request.b}") from None
+        return words
 
-        def steer() -> None:
+    async def _in_clock(self, call: Callable[[], T]) -> T:
+        """Make a call in the clock's thread, and return what it returns."""
+        answers: Future[T] = Future()
+
+        def made() -> None:
             try:
-                link(request.a, request.b, request.up, by)
-                answers.set_result(None)
+                answers.set_result(call())
             except (PhalanxError, LookupError, ValueError) as error:
                 answers.set_exception(error)
 
         try:
-            self._post(steer)
-            await asyncio.wait_for(asyncio.wrap_future(answers), CALL_S)
+            self._post(made)
+            return await asyncio.wait_for(asyncio.wrap_future(answers), CALL_S)
         except (TimeoutError, RuntimeError):
             raise ProblemError(502, "the run is over, or does not answer") from None
-        except (PhalanxError, LookupError, ValueError):
-            raise ProblemError(409, f"there is no link {request.a}-{request.b}") from None
-        return words
+        except (PhalanxError, LookupError, ValueError) as error:
+            raise ProblemError(409, str(error)) from None

@@ -42,6 +42,63 @@ class Line(Struct, frozen=True):
     text: str
 
 
+MOST_OCTETS = 48 << 20
+"""Octets of lines above which a page is given fewer samples; causes never are left out."""
+SAMPLES = frozenset(
+    ("network.sample", "measures.counted", "resources.changed", "workload.forecast")
+)
+"""Kinds that only measure: what is left out of them leaves no gap in any chain of causes."""
+
+
+class Thinning:
+    """Says which samples a page of limited size is not given of a log.
+
+    It takes the whole log by ``weigh`` first, and is asked by ``keeps`` in the same order then.
+
+    Args:
+        most: octets of lines that a page holds.
+
+    """
+
+    def __init__(self, most: int = MOST_OCTETS) -> None:
+        self._most = most
+        self._samples: dict[str, int] = {}
+        self._named: set[str] = set()
+        self._size = self._asked = 0
+        self._step = 1
+        self.note = ""
+        """What is left out, in words; empty: nothing."""
+
+    def weigh(self, event_id: str, kind: str, cause: str | None, octets: int) -> None:
+        """Take the next event of the log."""
+        self._size += octets
+        if kind in SAMPLES:
+            self._samples.setdefault(event_id, octets)
+        if cause in self._samples:
+            self._named.add(cause)
+
+    def settle(self) -> None:
+        """Leave out as many samples as must be, of what was weighed so far, from the first on."""
+        free = [octets for name, octets in self._samples.items() if name not in self._named]
+        size, over = sum(free), self._size - self._most
+        self._asked = 0
+        if over <= 0 or not free:
+            return
+        self._step = step = max(2, -(-size // max(size - over, size // 1000, 1)))
+        self.note = (
+            f"The log is large, so this page holds one in {step} of its samples of traffic and "
+            f"resources ({len(free) - -(-len(free) // step)} are left out). All causes and "
+            "decisions are here."
+        )
+
+    def keeps(self, kind: str, event_id: str) -> bool:
+        """Whether the page is given an event."""
+        if self._step == 1 or kind not in SAMPLES or event_id in self._named:
+            return True
+        self._asked += 1
+        return self._asked % self._step == 1
+
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Line)
 
@@ -62,9 +119,18 @@ def line_of(event: Event) -> bytes:
 
 
 class Feed:
-    """Takes events from any thread, and gives them by number."""
+    """Takes events from any thread, and gives them by number.
 
-    def __init__(self) -> None:
+    Args:
+        thinning: says what pages are not told of; None: they are told of all.
+
+    """
+
+    def __init__(self, thinning: Thinning | None = None) -> None:
+        self._thinning = thinning or Thinning()
+        self._told = bytearray()
+        self.thinned = self._thinning.note
+        """What pages are not told of, in words."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by ``close``
         self._ends = array("Q", [0])
         self._places: dict[str, int] = {}
@@ -83,6 +149,7 @@ class Feed:
         with self._lock:
             self._file.write(line)
             self._places.setdefault(event.id, len(self))
+            self._told.append(self._thinning.keeps(event.kind, event.id))
             self._ends.append(self._ends[-1] + len(line))
 
     def place(self, event_id: str) -> int | None:
@@ -101,8 +168,13 @@ class Feed:
         pairs = pairwise(ends)
         return [octets[a - ends[0] : b - ends[0]] for a, b in pairs]
 
+    def told(self, begin: int, end: int) -> list[bytes]:
+        """Return those of ``lines`` that a page is told of."""
+        lines, begin = self.lines(begin, end), max(begin, 0)
+        return [line for at, line in enumerate(lines, begin) if self._told[at]]
+
     def read(self, begin: int, end: int) -> list[Line]:
-        """Return the same as objects."""
+        """Return ``lines`` as objects."""
         return [_decoder.decode(line) for line in self.lines(begin, end)]
 
     def get(self, event_id: str) -> Iterator[Line]:
@@ -144,6 +216,33 @@ def _check(log: Path) -> None:
             decode_line(line)
             return
     raise LogError(f"{log}: is no event log: none of its first {MOST_TRIED} lines is an event")
+
+
+class _Head(Struct):
+    id: str
+    kind: str
+    cause: str | None = None
+
+
+def thinning_of(log: Path, most: int = MOST_OCTETS) -> Thinning:
+    """Return what a page is not told of a recorded log, which is read through if it is large.
+
+    Raises:
+        LogError: if it cannot be read.
+
+    """
+    thinning, head = Thinning(most), msgspec.json.Decoder(_Head)
+    try:
+        if log.stat().st_size > most:
+            with log.open("rb") as file:
+                while line := file.readline(LONGEST_LINE):
+                    with suppress(msgspec.MsgspecError, ValueError):
+                        read = head.decode(line)
+                        thinning.weigh(read.id, read.kind, read.cause, len(line))
+    except OSError as error:
+        raise LogError(f"{log}: {error.strerror or error}") from None
+    thinning.settle()
+    return thinning
 
 
 def follow(feed: Feed, path: Path, stop: Callable[[], bool], add: Sink) -> None:

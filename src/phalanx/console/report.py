@@ -14,15 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from phalanx.console.feed import line_of
+from phalanx.console.feed import MOST_OCTETS, SAMPLES, Thinning, line_of
 from phalanx.console.story import StoryView
 from phalanx.domain.events import Event
 from phalanx.identity.files import write
-
-MOST_OCTETS = 48 << 20
-"""Octets of lines above which samples are thinned; causes never are."""
-SAMPLES = frozenset(("network.sample", "resources.changed", "workload.forecast"))
-"""Kinds that only measure: what is left out of them leaves no gap in any chain of causes."""
 
 
 def asset(name: str) -> str:
@@ -41,23 +36,19 @@ class Report:
     """
 
     def __init__(self, most: int = MOST_OCTETS) -> None:
-        self._most = most
+        self._thinning = Thinning(most)
         self._lines: list[bytes] = []
-        self._samples: list[tuple[int, str]] = []
-        self._causes: set[str] = set()
-        self._size = 0
+        self._samples: dict[int, tuple[str, str]] = {}
         self._story = StoryView()
 
     def add(self, event: Event) -> None:
         """Take the next event of the log."""
         line = line_of(event)
         self._story.add(event)
+        self._thinning.weigh(event.id, event.kind, event.cause, len(line) + 1)
         if event.kind in SAMPLES:
-            self._samples.append((len(self._lines), event.id))
-        if event.cause is not None:
-            self._causes.add(event.cause)
+            self._samples[len(self._lines)] = event.kind, event.id
         self._lines.append(line)
-        self._size += len(line) + 1
 
     def render(self) -> str:
         """Return the page as HTML."""
@@ -85,19 +76,10 @@ class Report:
 
     def _thinned(self) -> tuple[list[bytes], str]:
         """Return the lines for the page, and words on what was left out."""
-        free = [at for at, name in self._samples if name not in self._causes]
-        over = self._size - self._most
-        if over <= 0 or not free:
-            return self._lines, ""
-        size = sum(len(self._lines[at]) + 1 for at in free)
-        step = max(2, -(-size // max(size - over, size // 1000, 1)))
-        kept = set(free[::step])
-        dropped = {at for at in free if at not in kept}
-        lines = [line for at, line in enumerate(self._lines) if at not in dropped]
-        return lines, (
-            f"The log is large, so this page holds one in {step} of its samples of traffic and "
-            f"resources ({len(dropped)} are left out). All causes and decisions are here."
-        )
+        thinning = self._thinning
+        thinning.settle()
+        left_out = {at for at, sample in self._samples.items() if not thinning.keeps(*sample)}
+        return [line for at, line in enumerate(self._lines) if at not in left_out], thinning.note
 
 
 def _digest(text: str) -> str:

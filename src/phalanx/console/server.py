@@ -15,7 +15,7 @@ import uvicorn
 from msgspec import Struct
 
 from phalanx.console.api import Api, Controls
-from phalanx.console.feed import Feed
+from phalanx.console.feed import Feed, Thinning
 from phalanx.console.resources import StandingView
 from phalanx.console.sessions import Sessions
 from phalanx.console.story import StoryView
@@ -55,6 +55,7 @@ class ConsoleServer:
         sessions: checks who asks.
         controls: what can be done; None: nothing.
         live: whether the log grows.
+        thinning: what is left out of a large log.
 
     Raises:
         PhalanxError: if it cannot listen there.
@@ -68,8 +69,9 @@ class ConsoleServer:
         *,
         controls: Controls | None = None,
         live: bool = False,
+        thinning: Thinning | None = None,
     ) -> None:
-        self.feed = Feed()
+        self.feed = Feed(thinning)
         self._resources = StandingView()
         self._story = StoryView()
         self._socket = _listen(address)

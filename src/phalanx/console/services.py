@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from phalanx.console.api import ProblemError
 from phalanx.console.controls import Name
 from phalanx.domain.errors import PhalanxError
-from phalanx.orchestration.workflow.model import Asked
+from phalanx.orchestration.workflow.machine import cost_of
+from phalanx.orchestration.workflow.model import Asked, Deployment, difference
 from phalanx.runtime.services import changed_asked, opened, read_asked
 
 FileName = Annotated[str, Meta(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*\.yaml$")]
@@ -70,11 +71,19 @@ class DomainServices:
             self._changing.release()
 
     def foresee(self, request: ServiceAction) -> tuple[str, ...]:
-        """Return what a change would change, in sentences."""
+        """Return what a change would change, in sentences: also where agents would stand then.
+
+        The placement is computed as the change itself would, from what is in force now.
+
+        Raises:
+            ProblemError: if it would be refused; of a placement, why there is none.
+
+        """
         try:
-            if request.change == "deploy":
-                return tuple(_described(_asked(request)))
             with opened(self._domain) as orchestrator:
+                if request.change == "deploy":
+                    asked = _asked(request)
+                    return (*_described(asked), *_placed(*orchestrator.foresee(asked)))
                 view = orchestrator.show(request.name)
                 agents = view.deployment.agents if view.deployment is not None else ()
                 if request.change == "remove":
@@ -84,7 +93,9 @@ class DomainServices:
                         "Their measures end with them; their events stay in the history.",
                     )
                 before = orchestrator.asked(request.name)
-            return tuple(_differences(before, _asked(request, before)))
+                asked = _asked(request, before)
+                placed = _placed(*orchestrator.foresee(asked, request.name))
+            return (*_differences(before, asked), *placed)
         except PhalanxError as error:
             raise ProblemError(409, str(error)) from None
 
@@ -126,10 +137,28 @@ def _asked(request: ServiceAction, before: Asked | None = None) -> Asked:
 def _described(asked: Asked) -> Iterator[str]:
     service = asked.service()
     yield f"Service {service.nsd.id} is deployed from {', '.join(sorted(asked.descriptors))}."
-    yield f"Its agents are placed on the sites of {asked.sites[0]}" + (
-        f", but not on {', '.join(asked.without)}." if asked.without else "."
-    )
-    yield "Each agent gets an identity of this domain, and starts as a process of its site."
+    if asked.without:
+        yield f"No agent may stand at {', '.join(asked.without)}."
+
+
+def _placed(current: Deployment | None, target: Deployment) -> Iterator[str]:
+    """Yield where each agent would stand, why there, and what becomes of it."""
+    before = {member.name: member for member in (() if current is None else current.all_agents)}
+    restarted = {new.name for _, new in difference(current, target).altered}
+    for member in target.all_agents:
+        old = before.pop(member.name, None)
+        becomes = "stays as it is"
+        if old is None:
+            becomes = "is new: a process of its own, with an identity of this domain"
+        elif old.site != member.site:
+            becomes = f"moves from {old.site} with what it knows"
+        elif member.name in restarted:
+            becomes = "is started anew with what it knows"
+        serves = "It serves" if member.serves else "It stands"
+        yield f"Agent {member.key} at {member.site} {becomes}. {serves} {'; '.join(member.why)}."
+    for member in before.values():
+        yield f"Agent {member.key} leaves {member.site}, and its measures end."
+    yield f"The placement: {cost_of(target)}."
 
 
 def _differences(before: Asked, after: Asked) -> Iterator[str]:
@@ -146,5 +175,3 @@ def _differences(before: Asked, after: Asked) -> Iterator[str]:
         yield f"No agent stands at {', '.join(after.without) or 'a site of your choice'} any more."
     if before == after:
         yield "Nothing differs from what runs."
-    else:
-        yield "Agents that stay as they are keep running; the others are placed anew."

@@ -34,6 +34,8 @@ KINDS: dict[str, str] = {
     "driver.failed": "the machine did not do what the driver asked of it",
     "measure.applied": "a limit, block or split is in force",
     "measure.lifted": "a limit, block or split is gone",
+    "measures.counted": "what measures passed and held back since each is in force, of those that "
+    "did anything lately",
     "host.restarted": "the service of a host is started anew",
     "trouble.diagnosed": "a detector finds from its metrics what troubles a service",
     "trouble.unrelieved": "nothing that an agent may do helps a service",

@@ -26,7 +26,7 @@ LIVES = frozenset({"run.started", "process.started", "agent.started", "agent.res
 """Kinds of events that begin a life, whatever caused them."""
 PURSUITS = frozenset({"goal.adopted", "plan.started"})
 """Kinds that are part of a life if nothing else caused them: what an agent is there for."""
-FIGURES = frozenset({"network.sample"})
+FIGURES = frozenset({"network.sample", "measures.counted"})
 """Kinds that tell how things stand; nothing follows from them, and they are no spans."""
 KNOWN = 65_536
 """Events whose place is remembered; that of others is found in the history."""

@@ -31,6 +31,7 @@ from phalanx.orchestration.workflow.machine import (
     Wanted,
     Workflow,
     WorkflowError,
+    planned,
 )
 from phalanx.orchestration.workflow.model import Asked, ChangeKind, Deployment, ServiceMember
 
@@ -136,11 +137,7 @@ class ServiceOrchestrator:
         if found is not None and found.change.open:
             _check_same(found, ChangeKind.DEPLOY, asked)
         elif running is not None:
-            if running.asked != asked:
-                raise ScenarioError(
-                    f"{name}: is deployed already, and otherwise; phalanx service reconfigure "
-                    f"{name} changes it"
-                )
+            self._check_deployed(name, running, asked)
             self._claimed(name, lambda claim: self._revive(claim, running))
             return running
         done = self._changed(name, ChangeKind.DEPLOY, asked)
@@ -158,10 +155,7 @@ class ServiceOrchestrator:
             RolledBackError, WorkflowError, ClaimedError: as ``deploy``.
 
         """
-        if self._name(asked) != name:
-            raise ScenarioError(
-                f"{asked.request[0]}: name: is {self._name(asked)!r}; {name!r} is reconfigured"
-            )
+        self._check_name(name, asked)
         found = self._found(name)
         if found.change.open:
             _check_same(found, ChangeKind.RECONFIGURE, asked)
@@ -236,6 +230,27 @@ class ServiceOrchestrator:
             policy=policy or RestartPolicy(),
         )
         keeper.keep()
+
+    def foresee(self, asked: Asked, name: str = "") -> tuple[Deployment | None, Deployment]:
+        """Return what is in force and what a change would put in force now; nothing is done.
+
+        Args:
+            asked: what would be asked for.
+            name: of the service that would be reconfigured; empty: one would be deployed.
+
+        Raises:
+            PlacementError: if no placement keeps what is asked.
+            ScenarioError: if what is asked is not usable, or the change would be refused.
+
+        """
+        own = self._name(asked)
+        self._check_name(name or own, asked)
+        found = self._found(name) if name else self._journal.read(own)
+        running = deployment_of(found)
+        if not name and running is not None:
+            self._check_deployed(own, running, asked)
+        revision = 1 if found is None else found.change.revision + 1
+        return running, planned(self._context, asked, running, revision)
 
     # -- looks ------------------------------------------------------------------------------------
 
@@ -358,6 +373,19 @@ class ServiceOrchestrator:
 
     def _name(self, asked: Asked) -> str:
         return asked.service(self._context.writer.functions()).request.name
+
+    def _check_name(self, name: str, asked: Asked) -> None:
+        if self._name(asked) != name:
+            raise ScenarioError(
+                f"{asked.request[0]}: name: is {self._name(asked)!r}; {name!r} is reconfigured"
+            )
+
+    def _check_deployed(self, name: str, running: Deployment, asked: Asked) -> None:
+        if running.asked != asked:
+            raise ScenarioError(
+                f"{name}: is deployed already, and otherwise; phalanx service reconfigure "
+                f"{name} changes it"
+            )
 
     def _found(self, name: str) -> ServiceRecord:
         found = self._journal.read(name)

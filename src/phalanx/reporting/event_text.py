@@ -43,6 +43,7 @@ TEMPLATES: dict[str, str] = {
     "chain.closed": "path {chain} is free again",
     "measure.withdrawn": "takes {effect} back: users got {after_mb_s} MB/s after it, "
     "{before_mb_s} before[; tries it again in {pause_s} s at the earliest]",
+    "measures.counted": "counts what {measures:#measure} held back and passed so far",
     "host.restarted": "the service of {host} at {pop} is started anew[: {reason}]",
     "trouble.diagnosed": "finds {trouble} of {service}[ for what enters at {entry}]: it {reason}",
     "diagnosis.limited": "tells how far {detector} judges {service}: it {reason}",
@@ -405,6 +406,7 @@ _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 IMPORTANT = KINDS.keys() - {
     "network.sample",
+    "measures.counted",
     "resources.changed",
     "hold.granted",
     "hold.ended",

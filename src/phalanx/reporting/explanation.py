@@ -35,7 +35,7 @@ _ANSWERS = (
     "goal.ended",
 )
 """Of several events that match a fragment, one of these kinds is explained, if there is one."""
-_NOT_LAST = {"network.sample", "resources.changed", "run.ended"}
+_NOT_LAST = {"network.sample", "measures.counted", "resources.changed", "run.ended"}
 
 
 class ExplanationLine(Struct, frozen=True):

@@ -605,6 +605,8 @@ class ComposedAgent:
         self._acted(call, "pause" if paused else "resume", self.name)
         if not self.light:
             self.agent.capability(Bidder).paused = paused
+            self.agent.changes += 1
+            self.node.carry_out([])  # so that it is remembered before it is said
         words = "bids for nothing until it is resumed" if paused else "bids again"
         call.done(Accepted(f"{self.name} {words}"))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct, structs
 
-from phalanx.auction.bidder import Bidder
+from phalanx.auction.bidder import DRAINING, PAUSED, Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.references import for_goal
 from phalanx.auction.terms import BidTerm, judged, load_terms, rank
@@ -36,6 +36,22 @@ class WhatIf(Struct, frozen=True):
     refusals: dict[str, str]
     """Agent to reason, in the order of the scenario's PoPs."""
 
+    def sentences(self) -> tuple[str, ...]:
+        """Return who would win, who would come next, and who would refuse, and why."""
+        words = []
+        for place, ranked in enumerate(self.ranking):
+            bid = ranked.bid
+            figures = (f"{t.name} {bid.terms[t.name]:.4g} {t.unit}".strip() for t in self.terms)
+            wins = f"would be number {place + 1}," if place else "would run it"
+            units = bid.vnf if bid.units == 1 else f"{bid.units} × {bid.vnf}"
+            over = f", over {' → '.join(bid.path)}" if len(bid.path) > 1 else ""
+            says = f"utility {ranked.utility:.3f} ({', '.join(figures)})"
+            words.append(f"{ranked.bidder} {wins} with {units}{over}: {says}.")
+        if not words:
+            words.append(f"No agent could achieve {self.goal.goal} now.")
+        refusals = (f"{agent} would refuse: {reason}." for agent, reason in self.refusals.items())
+        return (*words, *refusals)
+
 
 def what_if(
     scenario: Scenario,
@@ -60,21 +76,36 @@ def what_if(
         ScenarioError: if the goal or the auctioneer is unknown.
 
     """
+    system = System(scenario, functions=functions)
+    wanted = _constrained(system, goal, auctioneer, traffic_mb_s)
+    answers: list[WhatIf] = []
+    asked_at = max(at_s, _SETTLED_S)
+    system.clock.call_at(asked_at, lambda: answers.append(_ask(system, wanted)))
+    system.run(asked_at)
+    return answers[0]
+
+
+def what_now(system: System, goal: str, auctioneer: str, traffic_mb_s: float = 0.0) -> WhatIf:
+    """Return what the agents of a run would bid now; nothing is said, held or done.
+
+    To be called in the thread of its clock; arguments and errors as of ``what_if``.
+    """
+    return _ask(system, _constrained(system, goal, auctioneer, traffic_mb_s))
+
+
+def _constrained(
+    system: System, goal: str, auctioneer: str, traffic_mb_s: float
+) -> ConstrainedGoal:
+    scenario = system.scenario
     pops = [pop.name for pop in scenario.network.pops]
     if auctioneer not in pops:
         raise ScenarioError(
             f"there is no PoP {show(auctioneer)}{nearest(auctioneer, pops)}; "
             f"known are {', '.join(pops[:12])}"
         )
-    system = System(scenario, functions=functions)
     wanted = _goal(scenario, system.catalogue, goal)
     constraints, preferences = scenario.terms(type(wanted.predicate).__name__)
-    constrained = ConstrainedGoal(wanted, constraints, preferences, traffic_mb_s, auctioneer)
-    answers: list[WhatIf] = []
-    asked_at = max(at_s, _SETTLED_S)
-    system.clock.call_at(asked_at, lambda: answers.append(_ask(system, constrained)))
-    system.run(asked_at)
-    return answers[0]
+    return ConstrainedGoal(wanted, constraints, preferences, traffic_mb_s, auctioneer)
 
 
 def _ask(system: System, goal: ConstrainedGoal) -> WhatIf:
@@ -90,8 +121,11 @@ def _ask(system: System, goal: ConstrainedGoal) -> WhatIf:
         if not composed.node.alive:
             refusals[name] = "does not run"
             continue
-        outlook = me.capability(Outlook)
-        offered = me.capability(Bidder).offer(me, call, outlook.free)
+        outlook, bidder = me.capability(Outlook), me.capability(Bidder)
+        if me.draining or bidder.paused:
+            refusals[name] = DRAINING if me.draining else PAUSED
+            continue
+        offered = bidder.offer(me, call, outlook.free)
         if isinstance(offered, str):
             refusals[name] = offered
             continue

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from phalanx.domain.events import Event
 
-MEASURED = ("network.sample", "resources.changed", "run.ended")
+MEASURED = ("network.sample", "measures.counted", "resources.changed", "run.ended")
 """Kinds of events that tell of figures."""
 BELIEVED = ("belief.changed",)
 """Kinds of events that say what an agent believes."""

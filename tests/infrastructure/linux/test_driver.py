@@ -92,6 +92,27 @@ def test_what_a_limit_passes_and_holds_can_be_read(bench: Bench) -> None:
     assert "no measure" in refused(bench.do("pop3", ReadMeasure("other")))
 
 
+def test_what_measures_pass_and_hold_is_in_the_log(bench: Bench) -> None:
+    limiter = bench.deploy("pop3", "rate-limiter")
+    limited = enforce(bench, limiter, limit(target=SERVER))
+    enforce(bench, limiter, drop(OTHER, SERVER))  # through which nothing comes
+
+    def told() -> dict[str, float]:
+        events = [e for e in bench.log if e.kind == "measures.counted"]
+        assert all(e.data["measures"].keys() == {limited} for e in events)
+        figures: dict[str, float] = events[-1].data["measures"][limited] if events else {}
+        return figures
+
+    mb = (PAYLOAD + HEADERS + ETHERNET) / 1e6
+    got = bench.udp(ALL)
+    bench.wait(lambda: bool(told()))
+    assert told() == pytest.approx({"passed_mb": got * mb, "held_mb": (ALL - got) * mb}, abs=2e-3)
+    got += bench.udp(ALL)
+    assert isinstance(bench.do("pop3", Lift(limited)), Done)
+    whole = {"passed_mb": got * mb, "held_mb": (2 * ALL - got) * mb}
+    bench.wait(lambda: told() == pytest.approx(whole, abs=2e-3))
+
+
 def test_what_cannot_be_enforced_is_refused(bench: Bench) -> None:
     limiter = bench.deploy("pop3", "rate-limiter")
     name = enforce(bench, limiter, limit(target=SERVER))

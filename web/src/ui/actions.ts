@@ -49,3 +49,9 @@ export async function act(app: App, asked: Preview): Promise<string> {
   if (!ok) throw new Error(said.detail ?? `the server answered ${status}`);
   return said.detail ?? "done";
 }
+
+/** Ask what would come of something: sentences, or why it would be refused. */
+export async function foresee(app: App, what: string, body: unknown): Promise<{ words?: string[]; detail?: string }> {
+  const { ok, status, said } = await ask<{ words: string[] }>(`api/${what}/preview`, body, app.session.csrf);
+  return ok ? { words: said.words ?? [] } : { detail: said.detail ?? `the server answered ${status}` };
+}

@@ -226,7 +226,7 @@ function search(app: App, wanted: string): { id: string; when: string; words: st
   const least = Math.max(0, model.store.until(time) - 200_000);
   for (let at = model.store.until(time) - 1; at >= least && found.length < MOST_FOUND; at--) {
     const each = events[at];
-    if (each.kind === "network.sample" || each.kind === "traffic.changed") continue;
+    if (each.kind === "network.sample" || each.kind === "measures.counted" || each.kind === "traffic.changed") continue;
     if (each.text.toLowerCase().includes(low) || each.agent === wanted) found.push({ id: each.id, when: clock(each.time), words: `${each.agent} ${plain(each.text)}` });
   }
   return found;

@@ -1,10 +1,11 @@
 /** Do: services, functions, steering, agents and limits; each with a look at what would change. */
 
 import { useEffect, useState } from "react";
-import { act, onPreview, ownerOf, type Preview, preview, release } from "./actions";
+import { act, foresee, onPreview, ownerOf, type Preview, preview, release } from "./actions";
 import { ask } from "../server";
 import { useApp, useDerived, useVersion } from "../state";
 import { natural, text } from "../store";
+import { counted } from "../words";
 import { Empty, Fact, Icon, Say, Section } from "./parts";
 
 export function DoView() {
@@ -13,6 +14,7 @@ export function DoView() {
   const { world } = model;
   const measures = useDerived(() => world.measures.at(app.time), model, [app.time]);
   const agents = useDerived(() => world.agents.at(app.time).map(({ key, begun }) => ({ agent: key, pop: text(begun.data, "pop") })).sort((a, b) => natural(a.agent, b.agent)), model, [app.time]);
+  const paused = useDerived(() => new Map(world.paused.at(app.time).map((life) => [life.key, life.begun])), model, [app.time]);
   if (session.mode !== "live")
     return (
       <div className="view">
@@ -64,8 +66,10 @@ export function DoView() {
               {agents.map(({ agent, pop }) => (
                 <li key={agent}>
                   <span className="card-main">
-                    <b>{agent}</b>
-                    <span className="sub">{pop && `at ${pop}: `}{measures.filter((life) => ownerOf(life) === agent).length} measures, {world.instances.at(app.time).filter((life) => text(life.begun.data, "pop") === pop).length} functions</span>
+                    <span>
+                      <b>{agent}</b> {paused.has(agent) && <Fact of={paused.get(agent)}>is paused</Fact>}
+                    </span>
+                    <span className="sub">{pop && `at ${pop}: `}{counted(measures.filter((life) => ownerOf(life) === agent).length, "measure")}, {counted(world.instances.at(app.time).filter((life) => text(life.begun.data, "pop") === pop).length, "function")}</span>
                   </span>
                   <span className="buttons">
                     {may("pause") && (
@@ -91,6 +95,7 @@ export function DoView() {
         )}
         {may("link") && <Links />}
         {may("service") && <Services />}
+        {session.previews?.includes("functions") && <PlaceFunction />}
       </div>
     </div>
   );
@@ -125,6 +130,67 @@ function Links() {
   );
 }
 
+/** Where a function would run now: what every agent would bid, by the state of this moment. */
+function PlaceFunction() {
+  const app = useApp();
+  const { model } = app;
+  const called = useDerived(() => [...new Set(model.store.of("auction.called").map((event) => text(event.data, "goal")))].slice(-40), model, []);
+  const [goal, setGoal] = useState("");
+  const [at, setAt] = useState("");
+  const [traffic, setTraffic] = useState("1");
+  const [said, setSaid] = useState<{ words?: string[]; detail?: string }>({});
+  const pops = model.world.pops.map((pop) => pop.name).sort(natural);
+  const look = () => void foresee(app, "functions", { goal, at: at || pops[0], traffic_mb_s: Number(traffic) || 0 }).then(setSaid);
+  return (
+    <Section title="Place a function" note="what every agent would bid now, the best first: the least utility wins">
+      <form
+        className="form-row"
+        onSubmit={(event) => {
+          event.preventDefault();
+          look();
+        }}
+      >
+        <label>
+          Goal
+          <input value={goal} list="goals" required placeholder="linkRateLimited" onChange={(event) => setGoal(event.target.value)} />
+          <datalist id="goals">
+            {called.map((each) => (
+              <option key={each} value={each} />
+            ))}
+          </datalist>
+        </label>
+        <label>
+          Traffic is taken at
+          <select value={at} onChange={(event) => setAt(event.target.value)}>
+            {pops.map((name) => (
+              <option key={name}>{name}</option>
+            ))}
+          </select>
+        </label>
+        <label>
+          MB/s
+          <input type="number" min="0" step="any" value={traffic} onChange={(event) => setTraffic(event.target.value)} />
+        </label>
+        <button type="submit">Look at it</button>
+      </form>
+      {said.words && (
+        <ol className="foreseen" role="status">
+          {said.words.map((words) => (
+            <li key={words}>
+              <Say text={words} />
+            </li>
+          ))}
+        </ol>
+      )}
+      {said.detail && (
+        <p role="alert" className="problem">
+          {said.detail}
+        </p>
+      )}
+    </Section>
+  );
+}
+
 interface ServiceItem {
   name: string;
   since: number;
@@ -148,8 +214,8 @@ function Services() {
   const look = async (change: string, name: string) => {
     setProblem("");
     const body = { change, name, files, without: without.split(/[\s,]+/).filter(Boolean) };
-    const { ok, said } = await ask<{ words: string[] }>("api/services/preview", body, app.session.csrf);
-    if (!ok) setProblem(said.detail ?? "the server did not say why");
+    const said = await foresee(app, "services", body);
+    if (said.detail !== undefined) setProblem(said.detail);
     else preview({ title: `${change[0].toUpperCase()}${change.slice(1)} ${name || "the service"}?`, words: said.words ?? [], action: "service", body });
   };
   return (

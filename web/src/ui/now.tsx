@@ -64,6 +64,7 @@ function Verdict({ shown, measures }: { shown: Health[]; measures: Life[] }) {
   const state = hurt.length ? "hurt" : attackers.length || alarms.length || measures.length ? "held" : shown.length && worst.state === "unknown" ? "unknown" : "well";
   const dropped = measures.filter((life) => names(life.begun.data, "sources").length);
   const places = [...new Set(measures.map((life) => text(life.begun.data, "pop")))].sort(natural);
+  const held = measures.reduce((mb, life) => mb + (world.hits(life, time).at(-1)?.held ?? 0), 0);
   const blocked = new Set(dropped.flatMap((life) => names(life.begun.data, "sources"))).size;
   const head = {
     hurt: hurt.length === 1 ? `Users of ${hurt[0].host.name} get ${percent(hurt[0].share)} of what they ask for.` : `Users of ${listed(hurt.map((each) => each.host.name))} get less than they ask for.`,
@@ -89,7 +90,7 @@ function Verdict({ shown, measures }: { shown: Health[]; measures: Life[] }) {
           )}
           {measures.length > 0 ? (
             <>
-              <Fact of={measures[0].begun}>{counted(measures.length, "measure")}</Fact> {measures.length === 1 ? "is" : "are"} in force at {listed(places)}{blocked ? `, against ${counted(blocked, "source")}` : ""}.{" "}
+              <Fact of={measures[0].begun}>{counted(measures.length, "measure")}</Fact> {measures.length === 1 ? "is" : "are"} in force at {listed(places)}{blocked ? `, against ${counted(blocked, "source")}` : ""}{held > 0 && `, and held ${figure(held)} MB back so far`}.{" "}
             </>
           ) : (
             "No measure is in force. "
@@ -145,6 +146,7 @@ function Measures({ measures }: { measures: Life[] }) {
                 <span className="sub">
                   <b>{text(life.begun.data, "pop")}</b> since <At time={life.time} />: <Say text={holds(life.begun)} />
                 </span>
+                <HitCount life={life} />
                 {cause && (
                   <span className="sub">
                     because {cause.agent}{" "}
@@ -169,6 +171,36 @@ function Measures({ measures }: { measures: Life[] }) {
         </button>
       )}
     </Section>
+  );
+}
+
+/** What a measure met so far: a figure of the log beside each, and how it grew. */
+function HitCount({ life }: { life: Life }) {
+  const { model, time } = useApp();
+  const hits = useDerived(() => model.world.hits(life, time), model, [life.begun.id, time]);
+  const last = hits.at(-1);
+  if (!last) return <span className="sub hits">{time - life.time < 5 ? "not counted yet" : "met no traffic yet"}</span>;
+  const holds = last.held > 0;
+  const rate = model.world.hitRate(life, time, holds ? "held" : "passed");
+  const words = [...(holds ? [`${figure(last.held)} MB ${names(life.begun.data, "sources").length ? "dropped" : "held back"}`] : []), ...(last.passed > 0 ? [`${figure(last.passed)} MB passed`] : [])];
+  return (
+    <span className="sub hits" data-held={last.held} data-passed={last.passed}>
+      <Fact of={last.event}>{words.join(", ")} so far</Fact>, {rate > 0 ? `${figure(rate)} MB/s ${holds && last.passed > 0 ? "held back " : ""}at last count` : "nothing lately"}
+      <Growth of={hits.map((each) => ({ time: each.time, value: holds ? each.held : each.passed }))} begin={life.time} end={time} />
+    </span>
+  );
+}
+
+/** A total over time, as a line without axes. */
+function Growth({ of, begin, end }: { of: { time: number; value: number }[]; begin: number; end: number }) {
+  const most = of.at(-1)?.value || 1;
+  const x = (at: number) => (64 * (at - begin)) / Math.max(end - begin, 1e-9);
+  const y = (value: number) => 13 - (12 * value) / most;
+  const points = [{ time: begin, value: 0 }, ...of, { time: end, value: most }].map((each) => `${x(each.time).toFixed(1)},${y(each.value).toFixed(1)}`);
+  return (
+    <svg className="growth" viewBox="0 0 64 14" aria-hidden="true">
+      <polyline points={points.join(" ")} />
+    </svg>
   );
 }
 

@@ -3,9 +3,9 @@
 import { useEffect, useRef, useState } from "react";
 import { candidates, whyNot } from "../auctions";
 import { useApp, useDerived } from "../state";
-import { type LogEvent, text } from "../store";
+import { type Data, type LogEvent, number, table, text } from "../store";
 import { aboutAddress, evidence, firstObservation, fold, isObservation, type Line, MOST_LINES, role } from "../why";
-import { clock, counted, written } from "../words";
+import { clock, counted, figure, written } from "../words";
 import { At, Empty, Fact, Icon, Say } from "./parts";
 
 const ROLE_WORDS: Record<string, string> = {
@@ -102,12 +102,45 @@ function AboutEvent({ event }: { event: LogEvent }) {
         ))}
       </div>
       <div role="tabpanel" id="why-tab" aria-labelledby={`tab-${tab}`}>
+        {tab === "Because" && event.kind === "measures.counted" && <Counted event={event} />}
         {tab === "Because" && <Chain event={event} />}
         {tab === "Because" && auction && <WhyNot event={event} />}
         {tab === "Then" && <Effects event={event} />}
         {tab === "Record" && <Record event={event} />}
       </div>
     </>
+  );
+}
+
+/** What was counted of each measure; why a measure is in force is a click further. */
+function Counted({ event }: { event: LogEvent }) {
+  const { world } = useApp().model;
+  return (
+    <table className="figures">
+      <thead>
+        <tr>
+          <th scope="col">measure</th>
+          <th scope="col">MB held back</th>
+          <th scope="col">MB passed</th>
+        </tr>
+      </thead>
+      <tbody>
+        {Object.entries(table(event.data, "measures")).map(([name, row]) => {
+          const begun = world.measures.last(name)?.begun;
+          return (
+            <tr key={name}>
+              <td>
+                <Fact of={begun}>
+                  <Say text={begun ? text(begun.data, "effect") : name} capital />
+                </Fact>
+              </td>
+              <td>{figure(number(row as Data, "held_mb"))}</td>
+              <td>{figure(number(row as Data, "passed_mb"))}</td>
+            </tr>
+          );
+        })}
+      </tbody>
+    </table>
   );
 }
 

@@ -321,6 +321,7 @@ class LinuxNetwork(NetworkDriver):
     def shutdown(self) -> None:
         """End all processes and rules; what is under way is never answered."""
         self._lifecycle.shutdown()
+        self._measures.stop_counting()
         self._tasks.wait(self._processes.end_all())
         self._tasks.stop()
         self._entries.close()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -23,7 +24,13 @@ from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.tunnels import Detour, Detours, Tunnel, Tunnels
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
 from phalanx.infrastructure.linux.workers import DriverContext
-from phalanx.infrastructure.reservations.instances import Instance, MeasureLedger, applied
+from phalanx.infrastructure.reservations.instances import (
+    Instance,
+    MeasureHits,
+    MeasureLedger,
+    Volume,
+    applied,
+)
 
 ENCRYPTED = "phx-tr"
 """Device at each PoP by which traffic comes that was led there encrypted."""
@@ -90,6 +97,7 @@ class _Measure:
     way: EncryptedWay | None = None
     readings: deque[tuple[float, float, float]] = field(default_factory=deque)
     """(time, octets passed, octets held back), cumulative."""
+    hits: MeasureHits = field(default_factory=MeasureHits)
 
 
 class Enforcement(MeasureLedger[_Measure]):
@@ -105,7 +113,7 @@ class Enforcement(MeasureLedger[_Measure]):
         services: Services | None = None,
         encryption: TrafficEncryption | None = None,
     ) -> None:
-        super().__init__(context.recorder, context.clock)
+        super().__init__(context.recorder, context.clock, context.cause)
         self._context = context
         self._tasks = context.tasks
         self._linux = context.linux
@@ -134,8 +142,7 @@ class Enforcement(MeasureLedger[_Measure]):
             return
         rule = action.rule
         measure = _Measure(action.measure, instance, action.effect, rule, _body(rule), None, None)
-        self._measures[action.measure] = measure
-        instance.measures[action.measure] = None
+        self._keep(action.measure, measure)
 
         def done(_: None) -> None:
             if self._measures.get(action.measure) is not measure:
@@ -165,6 +172,7 @@ class Enforcement(MeasureLedger[_Measure]):
         for name in instance.measures:
             measure = self._measures[name]
             measure.instance = to
+            measure.hits.read = (0.0, 0.0)  # its counters begin anew there
             self._tasks.forget(self._hand_over(measure, instance.id, to.id), self._note(measure))
         to.measures.update(instance.measures)
         instance.measures.clear()
@@ -224,6 +232,22 @@ class Enforcement(MeasureLedger[_Measure]):
         """
         body = {**entry.body, "ttl_s": ttl_s}
         await self._processes.change(entry.instance, "PUT", _resource(entry.measure), lambda: body)
+
+    def _read_counters(self) -> None:
+        instances = dict.fromkeys(measure.instance for measure in self._measures.values())
+        for instance in instances:
+            counted = partial(self._counted, instance)
+            # One that does not answer is noticed by its agent; its hits are told the next time.
+            ask = self._processes.ask(instance.id, "GET", "/measures")
+            self._tasks.start(ask, counted, lambda _: None)
+
+    def _counted(self, instance: Instance, counters: dict[str, Any]) -> None:
+        kept = ((name, self._measures.get(name), counts) for name, counts in counters.items())
+        self._record_hits(
+            (name, measure, _volume(counts))
+            for name, measure, counts in kept
+            if measure is not None and measure.instance is instance
+        )
 
     # -- where and how ----------------------------------------------------------------
 
@@ -341,7 +365,8 @@ class Enforcement(MeasureLedger[_Measure]):
         detour, measure.detour = measure.detour, None
         way, measure.way = measure.way, None
 
-        async def work() -> None:
+        async def work() -> dict[str, Any]:
+            counters: dict[str, Any] = {}
             try:
                 if self._encryption is not None and way is not None:
                     await self._tasks.thread(self._encryption.carry_no_more, way)
@@ -350,13 +375,18 @@ class Enforcement(MeasureLedger[_Measure]):
                 if measure.rule.verdict is TrafficVerdict.SERVE and self._services is not None:
                     await self._tasks.thread(self._services.end, name)
                 elif not process_ends:
-                    await self._processes.change(instance, "DELETE", _resource(name))
+                    counters = await self._processes.change(instance, "DELETE", _resource(name))
             finally:
                 if tunnel is not None:
                     await self._tunnels.release(tunnel)
                 await self._tasks.thread(self._journal.drop, [name])
+            return counters
 
-        self._tasks.forget(work(), self._note(measure))
+        def done(counters: dict[str, Any]) -> None:
+            if counters:
+                self._record_hits([(name, measure, _volume(counters))])
+
+        self._tasks.start(work(), done, self._note(measure))
 
     def _note(self, measure: _Measure) -> Callable[[str], None]:
         return self._context.failure(measure.instance.pop, f"measure {measure.id}")
@@ -379,6 +409,10 @@ def _body(rule: TrafficRule) -> Body:
             match[several] = list(named)
     figures = {name: value for name, value in rule.parameters.items() if name != "encrypted"}
     return {"verdict": rule.verdict.value, **match, **figures}
+
+
+def _volume(counters: Mapping[str, Any]) -> Volume:
+    return counters["passed_octets"] / 1e6, counters["held_octets"] / 1e6
 
 
 def _resource(measure: str) -> str:

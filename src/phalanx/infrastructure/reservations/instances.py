@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from math import inf
+from math import floor, inf
 from typing import Any, Generic, Protocol, TypeVar
 
-from phalanx.clock import Clock
+from phalanx.clock import Clock, Timer
 from phalanx.domain.actions import Deploy, Done, Enforce, Hold, Observe, RuleInForce, RulesInForce
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
@@ -176,23 +176,65 @@ class Observer(Protocol):
         """Fail what ``instance`` was observing."""
 
 
+Volume = tuple[float, float]
+"""What a measure passed and held back, in MB."""
+
+
+@dataclass(slots=True, eq=False)
+class MeasureHits:
+    """What a measure did since it was put in force."""
+
+    total: Volume = (0.0, 0.0)
+    read: Volume = (0.0, 0.0)
+    """The last reading of the driver's counters, which begin anew where a rule is put again."""
+    told: Volume = (0.0, 0.0)
+    """The total as the log has it."""
+
+    def take(self, reading: Volume) -> float:
+        """Add what was counted since the last reading; return the MB that are not told yet."""
+        pairs = zip(reading, self.read, strict=True)
+        new = [now - then if now >= then else now for now, then in pairs]
+        self.total = self.total[0] + new[0], self.total[1] + new[1]
+        self.read = reading
+        return sum(self.total) - sum(self.told)
+
+
 class _InForce(Protocol):
     instance: Instance
     effect: str
     rule: TrafficRule
+    hits: MeasureHits
 
 
 M = TypeVar("M", bound=_InForce)
 ENDED_MEASURES = 256
 """Measures of a PoP that are remembered after their end."""
+COUNT_S = 5.0
+"""Pause between two ``measures.counted``, in seconds."""
+MOST_COUNTED = 64
+"""Measures of one such event: those that did most since it was told of them; others wait."""
+LEAST_COUNTED_MB = 1e-3
+"""A measure that did less since then is idle."""
 
 
 class MeasureLedger(Generic[M]):
-    """The measures in force; each belongs to an instance and ends with it."""
+    """The measures in force; each belongs to an instance and ends with it.
 
-    def __init__(self, recorder: Recorder, clock: Clock) -> None:
+    While there are any, what they passed and held back is recorded every ``COUNT_S`` seconds,
+    as totals since each began, and a last time as one ends.
+
+    Args:
+        recorder: where events go.
+        clock: when.
+        cause: the event that is the root cause of the run.
+
+    """
+
+    def __init__(self, recorder: Recorder, clock: Clock, cause: str) -> None:
         self._recorder = recorder
         self._clock = clock
+        self._root = cause
+        self._counting: Timer | None = None
         self._measures: dict[str, M] = {}
         self._ended: dict[PopId, deque[tuple[float, str]]] = {}
         """When the latest measures ended, and what they made true."""
@@ -222,6 +264,44 @@ class MeasureLedger(Generic[M]):
         """Lift what ``instance`` enforces; it has been told to end already."""
         for measure in list(instance.measures):
             self._end(measure, f"its instance ended: {reason}", cause, process_ends=True)
+
+    def stop_counting(self) -> None:
+        """Record no more of what measures pass and hold back."""
+        if self._counting is not None:
+            self._counting.cancel()
+            self._counting = None
+
+    def _keep(self, name: str, measure: M) -> None:
+        """Note a measure, and count what it does."""
+        self._measures[name] = measure
+        measure.instance.measures[name] = None
+        self._count_later()
+
+    def _count_later(self) -> None:
+        if self._counting is None and self._measures:
+            turns = floor((self._clock.now() - self._began) / COUNT_S) + 1
+            self._counting = self._clock.call_at(self._began + turns * COUNT_S, self._count)
+
+    def _count(self) -> None:
+        self._counting = None
+        self._read_counters()
+        self._count_later()
+
+    def _read_counters(self) -> None:
+        """Read what all measures passed and held back; ``_record_hits`` is told, maybe later."""
+        raise NotImplementedError
+
+    def _record_hits(self, readings: Iterable[tuple[str, M, Volume]]) -> None:
+        """Record what measures did, as far as they did anything since the last time."""
+        told = [(measure.hits.take(volume), name, measure) for name, measure, volume in readings]
+        told = [each for each in told if each[0] >= LEAST_COUNTED_MB]
+        if not told:
+            return
+        figures = {}
+        for _, name, measure in sorted(told, key=lambda each: each[:2])[-MOST_COUNTED:]:
+            passed, held = measure.hits.told = measure.hits.total
+            figures[name] = {"passed_mb": round(passed, 3), "held_mb": round(held, 3)}
+        self._recorder.record("measures.counted", self._root, measures=figures)
 
     def _at(self, measure: str, pop: PopId) -> M | None:
         found = self._measures.get(measure)

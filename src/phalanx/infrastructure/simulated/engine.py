@@ -122,6 +122,18 @@ class TrafficEngine:
         self.sync()
         return self._passed.copy()
 
+    def totals(self, stage: int) -> tuple[float, float]:
+        """Return the MB that ``stage`` passed and refused since the start, as of now.
+
+        It leaves the counters as they are, so that looking changes no digit of what others read.
+        """
+        elapsed = self._clock.now() - self._synced
+        known = stage < len(self._passed)
+        passed = float(self._passed[stage]) if known else 0.0
+        refused = float(self._refused[stage]) if known else 0.0
+        new = float(self._fluid.passing[stage]) * elapsed
+        return passed + new, refused + self._refusing(stage) * elapsed
+
     def averages(self, stage: int, seconds: float) -> tuple[float, float]:
         """Return what ``stage`` passed and refused over the last ``seconds``, in MB/s.
 

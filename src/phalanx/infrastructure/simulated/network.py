@@ -10,7 +10,7 @@ as 1 / (1 - load), up to a queue of ``MOST_WAITING`` requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -46,7 +46,13 @@ from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import Source
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
-from phalanx.infrastructure.reservations.instances import Instance, MeasureLedger, applied
+from phalanx.infrastructure.reservations.instances import (
+    Instance,
+    MeasureHits,
+    MeasureLedger,
+    Volume,
+    applied,
+)
 from phalanx.infrastructure.reservations.lifecycle import Lifecycle
 from phalanx.infrastructure.reservations.network import NetworkDriver
 from phalanx.infrastructure.simulated.downloads import SimulatedDownloads, Transfers
@@ -133,6 +139,7 @@ class _Measure:
     effect: str
     stage: int
     since: float
+    hits: MeasureHits
     read: float = inf
     """When it was read last; inf: never."""
 
@@ -141,9 +148,9 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
     """The measures in force; each belongs to an instance and ends with it."""
 
     def __init__(
-        self, clock: Clock, flows: Flows, engine: TrafficEngine, recorder: Recorder
+        self, clock: Clock, flows: Flows, engine: TrafficEngine, recorder: Recorder, cause: str
     ) -> None:
-        super().__init__(recorder, clock)
+        super().__init__(recorder, clock, cause)
         self._flows = flows
         self._engine = engine
 
@@ -168,10 +175,10 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
             if read := {link for way in self._flows.routes(rows) for link in way.refused}:
                 self._flows.lift(action.measure)
                 return Failed(f"it would pass {', '.join(sorted(read))} in the clear, and may not")
-        self._measures[action.measure] = _Measure(
-            instance, rule, action.effect, stage, self._clock.now()
-        )
-        instance.measures[action.measure] = None
+        # The stage may have served other measures before.
+        hits = MeasureHits(read=self._engine.totals(stage))
+        measure = _Measure(instance, rule, action.effect, stage, self._clock.now(), hits)
+        self._keep(action.measure, measure)
         self._engine.wake()
         return Done(self._recorder.record("measure.applied", cause, **applied(action, instance)))
 
@@ -206,7 +213,18 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
         self._engine.wake()
         return found
 
+    def _read_counters(self) -> None:
+        self._record_hits(self._readings(self._measures.items()))
+
+    def _readings(
+        self, measures: Iterable[tuple[str, _Measure]]
+    ) -> Iterator[tuple[str, _Measure, Volume]]:
+        for name, measure in measures:
+            if self._flows.is_applied(name):  # nobody took it away behind the agents' backs
+                yield name, measure, self._engine.totals(measure.stage)
+
     def _undo(self, name: str, measure: _Measure, *, process_ends: bool = False) -> None:  # noqa: ARG002
+        self._record_hits(self._readings([(name, measure)]))
         self._flows.lift(name)
         self._engine.wake()
 
@@ -272,7 +290,7 @@ class SimulatedNetwork(NetworkDriver):
             transfers=self._transfers,
             repository=network.repository,
         )
-        self._measures = SimulatedMeasures(clock, self._flows, self._engine, recorder)
+        self._measures = SimulatedMeasures(clock, self._flows, self._engine, recorder, cause)
         self._observer = SimulatedObserver(
             clock, self._topology, self._engine, self._flows, self._connections, seed
         )
@@ -405,6 +423,7 @@ class SimulatedNetwork(NetworkDriver):
         self._schedule.stop()
         self._adaptive.stop()
         self._sampler.stop()
+        self._measures.stop_counting()
         self._observer.stop()
         self._transfers.stop()
         self._lifecycle.shutdown()

@@ -48,6 +48,41 @@ from phalanx.orchestration.workflow.model import (
 )
 
 
+def planned(
+    context: WorkflowContext, asked: Asked, current: Deployment | None, revision: int
+) -> Deployment:
+    """Return what a change would put in force, computed whole; nothing is done yet.
+
+    Args:
+        context: what could be acted on.
+        asked: what is asked for.
+        current: what is in force.
+        revision: the number of the change.
+
+    Raises:
+        PlacementError: if no placement keeps what is asked; says why, and what would do.
+
+    """
+    service = asked.service(context.writer.functions())
+    need = need_of(service, asked.without)
+    pipeline = compute(need, context.effort, None if current is None else current.pipeline)
+    target = arranged(asked, need, pipeline, current, revision)
+    leaving = difference(current, target).removed
+    target = replace(target, plan=context.writer.plan(service, target, leaving))
+    if current is not None and target.plan != current.plan:
+        unit = replace(target.network.unit, revision=revision)
+        target = replace(target, network=replace(target.network, unit=unit))
+    return target
+
+
+def cost_of(target: Deployment) -> str:
+    """Return what a placement costs, and how far that is proven to be the least."""
+    placement = target.pipeline.placement
+    above = f"at most {placement.gap:.1%} above the optimum"
+    proven = "proven optimal" if placement.optimal else above
+    return f"cost {placement.objective:g}, {proven}"
+
+
 class Actions:
     """The actions of one change.
 
@@ -130,26 +165,9 @@ class Actions:
         return f"{service.nsd.id}, flavour {service.flavour.id}: {len(service.request.vnfs)} VNFs"
 
     def _pipeline(self, _: str) -> str:
-        context, current = self._context, self._current
-        service = self._asked.service(context.writer.functions())
-        need = need_of(service, self._asked.without)
-        running = None if current is None else current.pipeline
-        pipeline = compute(need, context.effort, running)
-        target = arranged(self._asked, need, pipeline, current, self._revision)
-        target = replace(
-            target, plan=context.writer.plan(service, target, difference(current, target).removed)
-        )
-        if current is not None and target.plan != current.plan:
-            unit = replace(target.network.unit, revision=self._revision)
-            target = replace(target, network=replace(target.network, unit=unit))
-        self.target = target
-        where = ", ".join(f"{m.key} at {m.site}" for m in target.agents)
-        proven = (
-            "proven optimal"
-            if pipeline.placement.optimal
-            else (f"at most {pipeline.placement.gap:.1%} above the optimum")
-        )
-        return f"{where}; cost {pipeline.placement.objective:g}, {proven}"
+        self.target = planned(self._context, self._asked, self._current, self._revision)
+        where = ", ".join(f"{m.key} at {m.site}" for m in self.target.agents)
+        return f"{where}; {cost_of(self.target)}"
 
     # -- 2: agents --------------------------------------------------------------------------------
 

@@ -119,20 +119,32 @@ class KernelMeasures:
             raise RefusedError(400, f"the body must hold 1 to {MOST_AT_ONCE} measures by name")
         return {name: str(refused) for name, refused in self._put(body).items()}
 
-    def delete(self, name: str) -> None:
-        """Lift a measure. Unknown ones are no error.
+    def delete(self, name: str) -> dict[str, Any]:
+        """Lift a measure, and return its last counts; see ``get``. Unknown ones are no error.
 
         A proxy answers no more handshakes, but its rules stay until the process ends:
         connections that it brought about need their sequence numbers translated.
         """
+        counts: dict[str, Any] = {}
+        with contextlib.suppress(RefusedError):
+            counts = self.get(name)
         with self._lock:
             bundle = self._bundles.get(name)
             if bundle is None:
-                return
+                return {}
             if bundle.family == "inet":
                 self._nft.run(bundles.expiry(self._table, bundle))
             else:
                 self._remove(name)
+        return counts
+
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """Return what each measure passed and held since it was put into force; see ``get``."""
+        found = {}
+        for name in list(self._bundles):
+            with contextlib.suppress(RefusedError):  # it was lifted, or has run out
+                found[name] = self.get(name)
+        return found
 
     def renew(self, body: object) -> int:
         """Extend all leases that have not run out and return how many there are.

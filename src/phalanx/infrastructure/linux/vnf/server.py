@@ -137,6 +137,8 @@ class VnfServer:
             match method, room, bool(slash):
                 case "GET", "health", False:
                     return 200, {"vnf": self._role, "version": self._version, "pid": os.getpid()}
+                case "GET", "measures", False:
+                    return 200, self._offered(self._measures).counts()
                 case _, "measures", True:
                     return self._measure(method, name, body)
                 case "PUT", "measures", False:
@@ -166,8 +168,7 @@ class VnfServer:
                 measures.put(name, body)
                 return 201, {}
             case "DELETE":
-                measures.delete(name)
-                return 204, None
+                return 200, measures.delete(name)
             case "GET":
                 return 200, measures.get(name) | self.report()
         raise RefusedError(405, "a measure takes PUT, GET and DELETE")
