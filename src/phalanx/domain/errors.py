@@ -23,6 +23,7 @@ PhalanxError
 ├── MmtError                a rule of MMT-Security is refused (policy.mmt)
 ├── IntentError             an intent is refused (policy.intents)
 ├── NotExpressibleError     a target cannot say what a rule says (policy.exchange)
+├── UnsaidError             no rule can say what a text in another format says (policy.exchange)
 ├── OverlapLimitError       rules overlap in too many ways to be compared (policy.boxes)
 ├── EnvelopeError           something is no CloudEvent, or none of ours (fabric.envelope)
 ├── PackingError            octets are no action or percept (infrastructure.remote)
