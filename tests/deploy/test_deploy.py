@@ -14,6 +14,8 @@ from typer.main import get_command
 from phalanx.cli.main import app
 from phalanx.runtime.scenario import Timing
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 UNITS = sorted(DEPLOY.glob("*.service"))

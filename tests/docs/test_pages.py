@@ -59,6 +59,7 @@ def test_what_is_made_from_the_code_is_up_to_date(page: Path) -> None:
     assert make.with_parts(text) == text, "run: .venv/bin/python docs/make.py"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("page", WITH_CONSOLES, ids=name)
 def test_commands_print_what_the_page_shows(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

@@ -233,6 +233,7 @@ def killed_at(step: int, act: Callable[[], object]) -> bool:
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod"}
 
 
+@pytest.mark.processes
 def test_killed_anywhere_a_domain_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     outcomes = []
     for step in range(1, 500, 3):
@@ -247,6 +248,7 @@ def test_killed_anywhere_a_domain_is_there_as_a_whole_or_not_at_all(tmp_path: Pa
     assert outcomes.count(False) > 15
 
 
+@pytest.mark.processes
 def test_killed_anywhere_changes_are_there_or_not(tmp_path: Path) -> None:
     domain = Domain.create(tmp_path / "edge", SPEC)
     seen = set()

@@ -66,6 +66,7 @@ def count_in(where: str, folder: Path) -> int:
     return sum(part.read_bytes().count(b"\n") for part in folder.glob("*.part-*"))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("pause_s", [0.0, 0.02, 60.0], ids=["many", "some", "one"])
 @pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
 def test_a_process_that_is_killed_loses_a_second_at_most(

@@ -25,6 +25,7 @@ from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec, Scenario, TrustSpec
 from phalanx.runtime.system import RunResult, System
 from phalanx.trust.register import TrustStanding
+from tests.nightly import sample
 
 SCENARIO = load_scenario(Path(__file__).parents[2] / "scenarios" / "infected-agent.yaml")
 AGENTS = tuple(f"pop{number}" for number in range(1, 7))
@@ -158,16 +159,19 @@ def test_lost_messages_break_a_level_and_it_is_kept_again_once_they_arrive() -> 
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        FaultSpec(60, "crash", agent="pop2", for_s=3),
-        FaultSpec(60, "crash", agent="pop2", for_s=40, memory=True),
-        FaultSpec(60, "drain", agent="pop2"),
-        FaultSpec(60, "delay", share=0.03, for_s=100, delay_s=1.0),
-        FaultSpec(60, "duplicate", share=0.5, for_s=100),
-        FaultSpec(60, "lose", share=0.004),
-        FaultSpec(60, "drift", agent="pop2", rate=1.3, jump_s=40.0, for_s=60),
-        FaultSpec(60, "infect", agent="pop2"),
-    ],
+    sample(
+        [
+            FaultSpec(60, "crash", agent="pop2", for_s=3),
+            FaultSpec(60, "crash", agent="pop2", for_s=40, memory=True),
+            FaultSpec(60, "drain", agent="pop2"),
+            FaultSpec(60, "delay", share=0.03, for_s=100, delay_s=1.0),
+            FaultSpec(60, "duplicate", share=0.5, for_s=100),
+            FaultSpec(60, "lose", share=0.004),
+            FaultSpec(60, "drift", agent="pop2", rate=1.3, jump_s=40.0, for_s=60),
+            FaultSpec(60, "infect", agent="pop2"),
+        ],
+        3,
+    ),
     ids=lambda fault: f"{fault.kind} {fault.for_s}",
 )
 def test_what_is_no_broken_level_is_not_called_one(fault: FaultSpec) -> None:

@@ -44,7 +44,7 @@ def test_random_plans(mode, part):
 
 
 @pytest.mark.parametrize(
-    "file", sample(sorted(ONCE_FAILED.iterdir()), 2), ids=lambda file: file.stem
+    "file", sample(sorted(ONCE_FAILED.iterdir()), 4), ids=lambda file: file.stem
 )
 def test_plans_that_once_failed(file):
     mode = file.stem.partition("-")[0]
