@@ -21,6 +21,8 @@ from phalanx.trust.measurement import (
 )
 from phalanx.trust.references import reference_of, with_calls
 
+pytestmark = pytest.mark.processes
+
 LOOP = '''
 import asyncio
 import sys
