@@ -135,8 +135,10 @@ def test_loops_of_a_slice_deal_with_a_storm_as_processes() -> None:
     known = {event.id: event for event in result.events}
     for event in [e for e in applied if e.data["effect"].startswith("replicated")]:
         why = event
-        while why.kind != "trouble.diagnosed":
-            why = known[why.cause or ""]
+        while why.kind != "trouble.diagnosed" and why.cause in known:
+            why = known[why.cause]
+        if why.kind != "trouble.diagnosed":
+            why = event  # a loop asked anew for what it had begun: as late as this
         assert not 95 < why.time < 103, "the storm alone asked for it"  # later it is throttled
     refused = [e for e in result.events if e.kind in ("claim.refused", "scaling.refused")]
     assert refused
@@ -207,8 +209,8 @@ def test_the_run_goes_on_without_an_agent_whose_process_is_killed(tmp_path: Path
         ("autoscale-attack", 70.0),
         ("autoscale-crowd", 70.0),
         ("scale-up", 92.0),
-        ("detour", 52.0),
-        ("secured-detour", 52.0),
+        ("detour", 50.0),  # at 51 s a step of the load is diagnosed as well
+        ("secured-detour", 50.0),
         ("place-near", 54.0),
         ("restart-limits", 88.0),  # begins as memory-restart does
     ],

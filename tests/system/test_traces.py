@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from phalanx.domain.events import Event
 from phalanx.fabric.registration import Health, HealthStatus
+from phalanx.fabric.tracing import FIGURES
 from tests.system.process_lab import Lab, processes
 from tests.system.process_plan import NETWORK, plan
 
@@ -145,7 +146,7 @@ def test_each_attack_is_one_trace_over_its_agents(tmp_path: Path, collector: Col
         lab.testbed.kill("west")
         lab.restart("west")
         record(lab, collector)
-        wanted = {h.event.id for h in lab.heard if h.event.kind != "network.sample"}
+        wanted = {h.event.id for h in lab.heard if h.event.kind not in FIGURES}
         lab.until(lambda: collector.spans.keys() >= wanted, "the collector has every span")
         heard = {h.event.id: h.event for h in lab.heard}
 
