@@ -199,7 +199,7 @@ def _unknown(runs: list[Run], evaluation: Any, *, as_json: bool) -> None:
 
 def _normal_only(runs: list[Run], *, as_json: bool) -> None:
     with err.status("reads the runs") as shown:
-        found = needed("normality").alarm_scores(runs, told=shown.update)
+        found = needed("evaluation").alarm_scores(runs, told=shown.update)
     if as_json:
         emit_json(found)
         return
