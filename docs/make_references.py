@@ -19,7 +19,7 @@ from phalanx.domain.goals import Mode
 from phalanx.policy import intents, rules, ssla
 from phalanx.policy import plan as policy
 from phalanx.runtime import scenario
-from phalanx.runtime.catalogue import BUILT_IN, installed
+from phalanx.runtime.catalogue import BUILT_IN, installed_capabilities
 from phalanx.runtime.guarding import DEVICE, GuardedSpec, SiteSpec
 from phalanx.runtime.scenario import Scenario
 from phalanx.slices import agreements
@@ -329,7 +329,7 @@ def functions() -> str:
         "| function | a unit needs | handles | accuracy | image | shared | parameters |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, point in sorted(installed().items()):
+    for name, point in sorted(installed_capabilities().items()):
         if not point.value.startswith(("phalanx.functions.", "phalanx.policy.")):
             continue
         capability = point.load()
@@ -350,7 +350,7 @@ def functions() -> str:
 def plans() -> str:
     """Return the plans of all functions and of what is built into every agent."""
     lines = ["| capability | goal | plan | what it does |", "|---|---|---|---|"]
-    loaded = [point.load() for _, point in sorted(installed().items())]
+    loaded = [point.load() for _, point in sorted(installed_capabilities().items())]
     own = [c for c in loaded if c.__module__.startswith("phalanx.functions.")]
     for capability in [*own, *BUILT_IN]:
         for spec in capability.plans:

@@ -27,7 +27,7 @@ from phalanx.orchestration.descriptors.service import (
 from phalanx.orchestration.mlfo.need import PlacementError, adjacent, need_of
 from phalanx.orchestration.mlfo.pipeline import PipelineDescriptor, compute
 from phalanx.orchestration.mlfo.search import Effort
-from phalanx.runtime.catalogue import installed
+from phalanx.runtime.catalogue import installed_capabilities
 from phalanx.runtime.services import read_asked
 
 FILES = {file.name: file.read_text(encoding="utf-8") for file in FOLDER.glob("*.yaml")}
@@ -39,7 +39,7 @@ def parsed(files: dict[str, str], request: str = "request.yaml") -> Service:
         {name: files[name] for name in DESCRIPTORS},
         ("sites.yaml", files["sites.yaml"]),
         (request, files[request]),
-        set(installed()),
+        set(installed_capabilities()),
     )
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from msgspec import Struct
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.series import TrafficWindow
+from phalanx.loading import installed
 
 GROUP = "phalanx.detectors"
 SYN_FLOOD = "syn flood"
@@ -86,7 +86,7 @@ def detector_class(name: str) -> Callable[[], Detector]:
         DetectorError: as ``load_detector``.
 
     """
-    points = {point.name: point for point in entry_points(group=GROUP)}
+    points = installed(GROUP)
     entry, _, argument = name.partition(":")
     if entry not in points:
         raise DetectorError(f"no detector {name!r}; known are {', '.join(sorted(points))}")

@@ -72,8 +72,8 @@ class FlowAggregate(Struct):
     answered: int = 0
     resets: int = 0
     syn_acks: int = 0
-    source_port: int = -1
-    """-1: there is no record yet."""
+    source_port: int = 0
+    """0: records have several."""
     open_at: dict[int, int] | None = None
     """Open connections by port; None: there are none."""
 
@@ -91,9 +91,7 @@ class FlowAggregate(Struct):
         self.answered += flow.answered
         self.resets += flow.resets
         self.syn_acks += flow.syn_acks
-        if self.source_port in (-1, flow.source_port):
-            self.source_port = flow.source_port
-        else:
+        if self.source_port != flow.source_port:
             self.source_port = 0
         if flow.open:
             self.open_at = self.open_at or {}
@@ -111,9 +109,22 @@ def aggregate(flows: Iterable[FlowStats]) -> list[FlowAggregate]:
     for flow in flows:
         key = flow.source, flow.target, flow.protocol
         one = aggregates.get(key)
-        if one is None:
-            one = aggregates[key] = FlowAggregate(*key)
-        one.add(flow)
+        if one is not None:
+            one.add(flow)
+            continue
+        aggregates[key] = FlowAggregate(
+            *key,
+            flow.packets,
+            flow.octets,
+            flow.syn,
+            flow.established,
+            flow.replies,
+            flow.answered,
+            flow.resets,
+            flow.syn_acks,
+            flow.source_port,
+            {flow.port: flow.open} if flow.open else None,
+        )
     return list(aggregates.values())
 
 
@@ -126,6 +137,8 @@ UDP_PACKETS_S = 200.0
 ANSWERED = 1 / 3
 """Share of the connections held open that a target answers, for an honest source. Fewer than 19
 connections are never certain to be below it: a browser and its proxy stay under that."""
+FEW_HANDSHAKES, FEW_REPLIED, FEW_OPEN = map(fewest, (COMPLETES, REPLIED, ANSWERED))
+"""Of no more handshakes, packets or open connections than these a share is certainly low."""
 ANSWER_S = 0.1
 """Time that a target may take to answer; connections as young as that say nothing yet."""
 
@@ -134,11 +147,14 @@ def judge(one: FlowAggregate, seconds: float) -> Finding | None:
     """Return the verdict on a source that was watched for ``seconds``; None: nothing certain."""
     if one.protocol != "tcp":
         return _udp_flood(one, seconds)
+    few = one.syn <= FEW_HANDSHAKES and one.packets / seconds <= UNCONNECTED_S
+    if few and one.open_at is None:  # most sources, most of the time
+        return None
     return _syn_flood(one, seconds) or _unconnected(one, seconds) or _slow(one, seconds)
 
 
 def _syn_flood(one: FlowAggregate, seconds: float) -> Finding | None:
-    if one.syn <= fewest(COMPLETES):
+    if one.syn <= FEW_HANDSHAKES:
         return None
     most = wilson(one.established, one.syn)[1]
     if most >= COMPLETES:
@@ -157,10 +173,10 @@ def _syn_flood(one: FlowAggregate, seconds: float) -> Finding | None:
 
 
 def _udp_flood(one: FlowAggregate, seconds: float) -> Finding | None:
-    if one.packets <= fewest(REPLIED):
+    if one.packets <= FEW_REPLIED or one.packets / seconds <= UDP_PACKETS_S:
         return None
     most = wilson(one.replies, one.packets)[1]
-    if one.packets / seconds <= UDP_PACKETS_S or most >= REPLIED:
+    if most >= REPLIED:
         return None
     evidence = {"packets_s": round(one.packets / seconds, 3), "replied_at_most": round(most, 6)}
     sure = confidence(one.replies, one.packets, REPLIED)
@@ -176,7 +192,7 @@ def _slow(one: FlowAggregate, seconds: float) -> Finding | None:
 
     A crowd behind one address is answered; a starving user has few connections.
     """
-    if one.open <= fewest(ANSWERED):
+    if one.open <= FEW_OPEN:
         return None
     young = one.established * min(1.0, ANSWER_S / seconds)
     held = max(0.0, one.open - young, one.answered)
@@ -298,7 +314,7 @@ def reflections(aggregates: Iterable[FlowAggregate], seconds: float) -> list[Fin
         packets, replies = sum(o.packets for o in group), sum(o.replies for o in group)
         most = wilson(replies, packets)[1]
         rate = packets / seconds
-        if packets <= fewest(REPLIED) or rate <= UDP_PACKETS_S or most >= REPLIED:
+        if packets <= FEW_REPLIED or rate <= UDP_PACKETS_S or most >= REPLIED:
             continue
         sure = confidence(replies, packets, REPLIED)
         for one in group:
@@ -388,7 +404,10 @@ def forgeries(
             silent = asked <= FEW_PACKETS and not one.replies
         if not asked:
             continue
-        crowds.setdefault((one.target, kind), _Crowd()).add(asked, silent=silent)
+        crowd = crowds.get((one.target, kind))
+        if crowd is None:
+            crowd = crowds[one.target, kind] = _Crowd()
+        crowd.add(asked, silent=silent)
     found: dict[str, list[Forgery]] = {}
     scale = 1 + unlisted / listed if listed else 1.0
     for (target, kind), crowd in crowds.items():
@@ -502,7 +521,8 @@ class _Target(Struct):
 
     def add(self, one: FlowAggregate, finding: Finding | None) -> None:
         self.octets += one.octets
-        self.open += one.open
+        if one.open_at:
+            self.open += one.open
         if finding is not None:
             attack = self.attacks.setdefault(finding.kind, _Attack())
             attack.sources += 1

@@ -13,7 +13,7 @@ A goal decides what counts: its preferences weigh terms, its constraints set har
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from math import isfinite
 
 from msgspec import Struct
@@ -29,6 +29,7 @@ from phalanx.domain.network import PopId
 from phalanx.domain.resources import NOTHING, Resources
 from phalanx.domain.series import INDICATORS
 from phalanx.domain.vnf import Vnfd
+from phalanx.loading import installed
 
 GROUP = "phalanx.bid_terms"
 """Entry point group in which terms are found."""
@@ -167,7 +168,7 @@ ENERGY = BidTerm("energy", more_power, unit="W", reference=100.0, by_auctioneer=
 
 def installed_terms() -> dict[str, EntryPoint]:
     """Return the installed terms beside the built-in ones, by name, not loaded yet."""
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return installed(GROUP)
 
 
 def load_terms(names: Iterable[str]) -> tuple[BidTerm, ...]:

@@ -20,7 +20,7 @@ What every transport must do is the contract in ``tests/bus/client_contract.py``
 from __future__ import annotations
 
 import ssl
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Protocol
 
 from msgspec import Struct
@@ -28,6 +28,7 @@ from msgspec import Struct
 from phalanx.bus.client import BrokerClient, BrokerError
 from phalanx.clock import Clock
 from phalanx.identity.names import Identity
+from phalanx.loading import installed
 
 GROUP = "phalanx.transports"
 
@@ -69,7 +70,7 @@ class Transport(Protocol):
 
 def transports() -> dict[str, EntryPoint]:
     """Return the transports that are installed, by the scheme of their URLs."""
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return installed(GROUP)
 
 
 def open_broker(url: str, clock: Clock) -> Broker:

@@ -26,7 +26,6 @@ What every ledger must do is the contract in ``tests/ledger/test_contract.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Protocol
 
 from msgspec import Struct
@@ -35,6 +34,7 @@ from phalanx.clock import Clock
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError
 from phalanx.ledger.entries import Address, Entry
+from phalanx.loading import installed
 
 GROUP = "phalanx.ledgers"
 """Entry points: schemes of URLs, such as ``evm``."""
@@ -207,7 +207,7 @@ def open_ledger(url: str, clock: Clock) -> LedgerNode:
             not repeat the URL, which may hold a password.
 
     """
-    known = {point.name: point for point in entry_points(group=GROUP)}
+    known = installed(GROUP)
     scheme, colon, _ = url.partition(":")
     if not colon or scheme not in known:
         raise LedgerError(f"the ledger must be a URL of {', '.join(sorted(known))}")

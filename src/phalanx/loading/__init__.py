@@ -18,6 +18,7 @@ from phalanx.loading.files import (
     read_xml,
     refusal,
 )
+from phalanx.loading.installed import installed
 from phalanx.loading.refusals import Name, Offence, nearest, one_line, show, twice, unknown
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Name",
     "Offence",
     "Tree",
+    "installed",
     "nearest",
     "not_a_file",
     "one_line",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 from msgspec import Struct
 
@@ -29,7 +29,7 @@ from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import Goal, Mode, Predicate
 from phalanx.domain.rules import TrafficVerdict, listed
 from phalanx.domain.vnf import Vnfd
-from phalanx.loading import unknown
+from phalanx.loading import installed, unknown
 from phalanx.policy.assessment import SslaAssessment, SslaNegotiation
 from phalanx.policy.enforcement import PolicyEnforcer
 from phalanx.runtime.scenario import MONITORS, STRATEGIES, DeclaredAgent, Scenario
@@ -129,9 +129,9 @@ def _blank(kind: type[Predicate]) -> Predicate:
     return kind(**dict.fromkeys(fields, ""))
 
 
-def installed() -> dict[str, EntryPoint]:
+def installed_capabilities() -> dict[str, EntryPoint]:
     """Return the capabilities that are installed, by name, not loaded yet."""
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return installed(GROUP)
 
 
 def load_catalogue(
@@ -231,7 +231,7 @@ def _find(name: str, path: str, own: Mapping[str, type[Capability]]) -> type[Cap
         ScenarioError: if there is none, or it cannot be used.
 
     """
-    points = installed()
+    points = installed_capabilities()
     if name in own:
         found = own[name]
     elif name in points:
@@ -251,7 +251,7 @@ def _find(name: str, path: str, own: Mapping[str, type[Capability]]) -> type[Cap
 
 def _scopes() -> dict[str, Scope]:
     scopes = dict(SCOPES)
-    for point in entry_points(group=SCOPE_GROUP):
+    for point in installed(SCOPE_GROUP).values():
         try:
             loaded = point.load()
         except Exception as fault:

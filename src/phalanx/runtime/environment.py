@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -36,6 +36,7 @@ from phalanx.domain.rules import TrafficVerdict
 from phalanx.domain.trust import GroupKeys
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Infrastructure
+from phalanx.loading import installed
 from phalanx.runtime.scenario import FaultSpec, Scenario
 
 Say = Callable[[str], None]
@@ -203,7 +204,7 @@ class OpenEnvironment(Protocol):
 
 def infrastructures() -> dict[str, EntryPoint]:
     """Return the infrastructures that are installed, by the name that ``--on`` takes."""
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return installed(GROUP)
 
 
 def open_environment(

@@ -57,7 +57,7 @@ from phalanx.orchestration.workflow.context import (
 )
 from phalanx.orchestration.workflow.machine import OnProgress
 from phalanx.orchestration.workflow.model import Asked, Deployment, NoTrustServices, ServiceMember
-from phalanx.runtime.catalogue import installed
+from phalanx.runtime.catalogue import installed_capabilities
 from phalanx.runtime.course import RESERVATIONS, ReservationsAnswer, ReservationsRequest
 from phalanx.runtime.domain import Domain, Standing
 from phalanx.runtime.domain.brokers import Brokers, is_here
@@ -359,7 +359,7 @@ class ProcessOutfitter:
 
     def functions(self) -> tuple[str, ...]:
         """Return the capabilities that are installed."""
-        return tuple(sorted(installed()))
+        return tuple(sorted(installed_capabilities()))
 
     def plan(self, service: Service, target: Deployment, leaving: tuple[ServiceMember, ...]) -> str:
         """Return the slice's network as a scenario file; see ``slices``."""
@@ -425,7 +425,7 @@ def opened(
 
 def present_image() -> AgentImage:
     """Return what this installation is, as an image of agents."""
-    return image_of(Path(str(files("phalanx"))), installed())
+    return image_of(Path(str(files("phalanx"))), installed_capabilities())
 
 
 def read_asked(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import entry_points
 from threading import Condition, Thread
 from typing import Protocol, Self
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
+from phalanx.loading import installed
 from phalanx.store.jsonl import decode_line, encode_line
 
 STORES = "phalanx.stores"
@@ -66,7 +66,7 @@ def open_store(url: str) -> EventStore:
 
     """
     scheme = url.partition(":")[0].partition("+")[0] if ":" in url else ""
-    known = {entry.name: entry for entry in entry_points(group=STORES)}
+    known = installed(STORES)
     if scheme not in known:
         raise StoreError(f"the store must be a URL of {', '.join(sorted(known))}")
     store: EventStore = known[scheme].load()(url)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phalanx.clock import Clock, Timer
-from phalanx.infrastructure.simulated.fluid import Floats, Fluid
+from phalanx.infrastructure.simulated.fluid import Floats, Fluid, alike
 
 HISTORY_S = 30.0
 """How far back the counters can be averaged."""
@@ -180,7 +180,7 @@ class TrafficEngine:
         """Read the meters and load their mirrors; return whether that changes the fluid."""
         fluid = self._fluid
         priority = self._load()
-        changed = not np.allclose(priority, fluid.priority, rtol=1e-6, atol=1e-9)
+        changed = not alike(priority, fluid.priority, 1e-6, 1e-9)
         fluid.priority = priority
         return changed
 

@@ -16,7 +16,7 @@ from phalanx.domain.network import Host, LinkId, Network, PopId, link_ends, link
 from phalanx.domain.rules import TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import Source, SourcePlace
 from phalanx.infrastructure.reservations.topology import Topology
-from phalanx.infrastructure.simulated.fluid import NOWHERE, Floats, Fluid
+from phalanx.infrastructure.simulated.fluid import NOWHERE, Floats, Fluid, alike
 
 Rows = NDArray[np.intp]
 
@@ -135,7 +135,7 @@ class Flows:
 
     def ask(self, rows: Rows, extra_mb_s: Floats) -> bool:
         """Let sources ask for so much beside their demand; return whether that is a change."""
-        changed = not np.allclose(self.extra[rows], extra_mb_s, rtol=_STEADY, atol=_STEADY**2)
+        changed = not alike(self.extra[rows], extra_mb_s, _STEADY, _STEADY**2)
         self._fluid.demand[self._row_of[rows]] += extra_mb_s - self.extra[rows]
         self.extra[rows] = extra_mb_s
         return changed

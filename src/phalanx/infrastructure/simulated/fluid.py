@@ -148,6 +148,11 @@ class Paths:
         return arriving
 
 
+def alike(one: Floats, other: Floats, relative: float, absolute: float) -> bool:
+    """Return whether two arrays agree; ``np.allclose`` without what it does for infinities."""
+    return bool((np.abs(one - other) <= absolute + relative * np.abs(other)).all())
+
+
 def _sums(indices: Indices, weights: Floats, size: int) -> Floats:
     """Sum ``weights`` by their index, 0 to ``size`` - 1."""
     return np.asarray(np.bincount(indices, weights, minlength=size), dtype=np.float64)
@@ -284,8 +289,7 @@ class Fluid:
             self._check(before[3], dt)
         after = self.sending, self.arriving, self.dropping, self.queue
         return not all(
-            np.allclose(old, new, rtol=_STEADY, atol=_STEADY * 1e-3)
-            for old, new in zip(before, after, strict=True)
+            alike(old, new, _STEADY, _STEADY * 1e-3) for old, new in zip(before, after, strict=True)
         )
 
     def through(self, rows: Indices, routes: Indices) -> Floats:
@@ -331,7 +335,7 @@ class Fluid:
             for sweep in range(_SWEEPS + _DAMPED_SWEEPS):
                 arriving = paths.at_tight(paths.left(rates, self.fitting))
                 fitting = np.divide(room, arriving, out=np.ones_like(room), where=arriving > room)
-                settled = np.allclose(fitting, self.fitting, rtol=0.0, atol=_TOLERANCE)
+                settled = alike(fitting, self.fitting, 0.0, _TOLERANCE)
                 # Routes that cross in opposite order swing between two states: go halfway.
                 self.fitting = fitting if sweep < _SWEEPS else np.sqrt(fitting * self.fitting)
                 if settled:
