@@ -86,7 +86,7 @@ def test_an_agent_goes_on_after_a_crash_while(moment):
 
 
 @settings(
-    max_examples=4,
+    max_examples=20 if NIGHTLY else 2,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
@@ -223,7 +223,7 @@ def _without_traffic(memory):
 
 
 @settings(
-    max_examples=80 if NIGHTLY else 4,
+    max_examples=80 if NIGHTLY else 2,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),

@@ -21,6 +21,8 @@ CROWD, ATTACK, DETOUR, NEAR = "autoscale-crowd", "autoscale-attack", "detour", "
 MEMORY, LIMITS, UP = "memory-restart", "restart-limits", "scale-up"
 SECURED = "secured-detour"
 AT_NIGHT = (
+    (CROWD, 45, 130, 0.97, 0.75),
+    (MEMORY, 5, 240, 0.95, 0.35),
     (SECURED, 47, 120, 0.97, 0.75),
     (UP, 45, 130, 0.97, 0.75),
     (LIMITS, 35, 120, 0.93, 0.05),
@@ -65,11 +67,9 @@ def blocked(result: RunResult) -> set[str]:
 @pytest.mark.parametrize(
     ("name", "since", "until", "least", "most"),
     [
-        (CROWD, 45, 130, 0.97, 0.75),
         (ATTACK, 45, 130, 0.97, 0.05),
         (DETOUR, 47, 120, 0.97, 0.75),
         (NEAR, 49, 120, 0.97, 0.75),
-        (MEMORY, 5, 240, 0.95, 0.35),
         *([*AT_NIGHT] if NIGHTLY else []),
     ],
 )
