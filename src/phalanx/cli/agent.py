@@ -24,7 +24,7 @@ Config = Annotated[Path, typer.Option("--config", help="Configuration of the pro
 def agent(config: Config) -> None:
     """Run one agent until it is told to leave (SIGTERM) or to stop (SIGINT)."""
     spec = read_spec(AgentSpec, config)
-    started = open_agent(spec)
+    started = open_agent(spec, lambda line: say(out, line, "dim"))
     _run("agent", spec.bus, started.process, started.run)
 
 

@@ -146,6 +146,8 @@ class TrafficCapture:
             entry = self._linux.entry(action.entry)
             if entry is not None:
                 return Tap(action.entry, (entry,), entry, ip, enters=True)
+        if at not in self._topology.pops:
+            return f"{at} is another site: traffic is not led between sites"
         device = self._linux.host_device(ip)
         entries, all_of_it = self._detours.entries(ip)
         return Tap(at, tuple(entries if all_of_it else [*entries, device]), device, ip)
