@@ -253,7 +253,9 @@ class SiteDomain:
     def _configure(self, site: str, plan: dict[str, Any]) -> None:
         sites, number = self.sites, SITES[site]
         interface = 'hosts = { shop = "eth1" }' if site == "east" else 'ingress = "eth1"'
-        config = f'bus = "{site}/bus.toml"\nplan = "plan.yaml"\nstate = "state"\n[site]\n{interface}\n'
+        config = (
+            f'bus = "{site}/bus.toml"\nplan = "plan.yaml"\nstate = "state"\n[site]\n{interface}\n'
+        )
         if number != 1:
             copy = f"scp -rp edge/identities/{site} root@{ADDRESS.format(number)}:"
         else:

@@ -75,5 +75,7 @@ def _watch_connection(process: Process, bus: str) -> None:
             told.add(reason)
             say(err, f"no connection to a broker of {bus}; tries go on: {reason}", "yellow")
 
+    if client.connected:  # while a site's driver was opened
+        changed(connected=True)
     client.on_change(changed)
     client.on_error(failed)
