@@ -1,4 +1,4 @@
-"""Three sites that drive themselves: machines with streets behind two, and a server behind the third.
+"""Three sites that drive themselves: machines with users behind two, and a server behind the third.
 
 A street has users, attackers and an address for each; the server's name is ``shop``. What goes from
 site to site crosses the switch between the machines, which nobody drives.
@@ -29,6 +29,16 @@ SERVER, PORT = "10.3.0.10", 80
 ATTACKERS = {site: tuple(f"10.{SITES[site]}.0.{n}" for n in (11, 12, 13)) for site in ENTRIES}
 USERS = {site: tuple(f"10.{SITES[site]}.0.{n}" for n in (21, 22, 23, 24)) for site in ENTRIES}
 PAUSE_S = 0.05
+_PROBE = """
+table netdev probe {{
+  counter hostile {{ }}
+  chain comes {{
+    type filter hook ingress device "eth0" priority -300;
+    ip saddr {{ {hostile} }} counter name hostile
+  }}
+}}
+"""
+"""At the third site: what attackers get across the switch."""
 
 PLAN: dict[str, Any] = {
     "name": "three-sites",
@@ -60,7 +70,8 @@ class Sites(Machines):
         self._flood = folder / "flood"
         source = Path(workload.__file__).with_name("flood.c")
         with self._or_close():
-            subprocess.run(["cc", "-O2", "-o", str(self._flood), str(source)], check=True)
+            words = "cc", "-O2", "-o", str(self._flood), str(source)
+            subprocess.run(words, check=True)
             for site, number in SITES.items():
                 self._behind(site, number)
 
@@ -111,6 +122,17 @@ class Sites(Machines):
         counters = (each["counter"] for each in listing["nftables"] if "counter" in each)
         return {f"{c['table']} {c['name']}": c["packets"] for c in counters if "held" in c["name"]}
 
+    def crossed(self) -> int:
+        """Return how many packets of attackers have come to the third site since it was made."""
+        (found,) = [
+            each["counter"]["packets"]
+            for each in json.loads(self.do("east", "nft -j list counter netdev probe hostile"))[
+                "nftables"
+            ]
+            if "counter" in each
+        ]
+        return int(found)
+
     def blocked(self, site: str) -> set[str]:
         """Return the addresses that rules at the ingress of a site name."""
         listing = json.loads(self.do(site, "nft -j list sets"))
@@ -146,6 +168,9 @@ class Sites(Machines):
             if other != number:
                 self._ip(f"{number}", f"route add 10.{other}.0.0/24 via {ADDRESS.format(other)}")
         self.do(site, "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        if site == "east":
+            hostile = ", ".join(source for each in ATTACKERS.values() for source in each)
+            self.do(site, f"nft -f - <<'END'\n{_PROBE.format(hostile=hostile)}END\n")
 
 
 def _address(element: Any) -> str:
