@@ -113,9 +113,16 @@ def test_what_is_in_force_survives_the_kill_of_each_process(domain):
         domain.kill(victim)
         assert all_blocked(domain)  # the kernel keeps the leases
         domain.start(victim)
-        until(lambda: domain.serving() >= {*SITES}, f"{victim} does not come back")
+        back = f"agent {victim} of the domain edge, life 2"
+        until(lambda s=victim, b=back: b in domain.log(s), f"{victim} does not come back")
         assert all_blocked(domain)
         assert dropping(domain)
+    for program in ("/run/phalanx/.*/edge-filter", "forkserver.py"):  # a VNF; then what started it
+        time.sleep(3.0)
+        sites.do("north", f"kill -9 $(pgrep -f '{program}')")
+        assert all_blocked(domain)
+        until(lambda: "phalanx-vnf" in sites[1].run("pgrep -af edge-filter")[1], "no VNF any more")
+    assert dropping(domain)
 
     broker = "nats-server"
     sites.do("north", f"kill -9 $(pgrep {broker})")

@@ -275,17 +275,25 @@ class SiteDriver:
             runs.kill(run)
             self._former = run
 
-    def open(self, context: BuildContext, pop: PopId, interfaces: Interfaces) -> LinuxNetwork:
+    def open(
+        self, context: BuildContext, pop: PopId, interfaces: Interfaces, least_s: float = 0.0
+    ) -> LinuxNetwork:
         """Return the driver of ``pop``, of whose network the other PoPs and links are no part.
 
         Its VNF repository is its own, built from this package.
+
+        Args:
+            context: the plan, and what the network is built from.
+            pop: the PoP of this machine.
+            interfaces: of this machine.
+            least_s: see ``LinuxNetwork.recover``.
 
         Raises:
             PhalanxError: with one line, if the machine does not allow it.
 
         """
         try:
-            return self._open(context, pop, interfaces)
+            return self._open(context, pop, interfaces, least_s)
         except BaseException:
             self.close()
             raise
@@ -300,7 +308,9 @@ class SiteDriver:
         self._driver.suspend()
         self._journal.close()
 
-    def _open(self, context: BuildContext, pop: PopId, interfaces: Interfaces) -> LinuxNetwork:
+    def _open(
+        self, context: BuildContext, pop: PopId, interfaces: Interfaces, least_s: float
+    ) -> LinuxNetwork:
         stack, whole = self._stack, context.scenario.to_network()
         run = runs.new_run()
         stack.callback(runs.remove, runs.folder(run))
@@ -327,13 +337,14 @@ class SiteDriver:
             journal=journal,
             cause=context.cause,
             keep_images=context.scenario.strategy != "published",
+            revive=True,
         )
         stack.callback(_forget, journal)  # once the VNFs have taken their rules along
         stack.callback(driver.shutdown)
         remaining = journal.remaining()
         kept_tables = {f"phx_{token(kept.entry.instance)}" for kept in remaining}
         runs.remove_tables({t for t in former if t.partition(" ")[2] not in kept_tables})
-        driver.recover(remaining, context.vnfds)
+        driver.recover(remaining, context.vnfds, least_s)
         names = {link_id(pop, host): each for host, each in interfaces.hosts.items()}
         if interfaces.ingress is not None:
             names[link_id(USERS, pop)] = interfaces.ingress

@@ -174,6 +174,7 @@ class LinuxNetwork(NetworkDriver):
         keep_images: bool = False,
         programs: ServicePrograms | None = None,
         encryption: TrafficEncryption | None = None,
+        revive: bool = False,
     ) -> None:
         """Take over what ``linux`` has prepared.
 
@@ -188,6 +189,8 @@ class LinuxNetwork(NetworkDriver):
             keep_images: whether PoPs keep the images that they downloaded, for each other too.
             programs: of the services behind the hosts; None: nothing tells of them.
             encryption: carries traffic between PoPs encrypted; None: nothing does.
+            revive: whether a VNF that dies is started again at once, and takes over its rules;
+                else they are removed, and its agent perceives ``InstanceLost``.
 
         """
         super().__init__(network, clock, recorder, cause, keep_images=keep_images)
@@ -198,7 +201,7 @@ class LinuxNetwork(NetworkDriver):
             clock, self._tasks, recorder, linux, self._workers, self._topology, cause
         )
         self._processes = VnfProcesses(
-            context, network.repository, images, self._images, self._crashed
+            context, network.repository, images, self._images, self._crashed, revive=revive
         )
         self._tunnels = Tunnels(linux, self._workers, self._tasks)
         detours = Detours(self._workers, self._tasks)
@@ -287,7 +290,9 @@ class LinuxNetwork(NetworkDriver):
         else:
             self._tasks.wait(start)
 
-    def recover(self, remaining: Iterable[RemainingLease], vnfds: Mapping[str, Vnfd]) -> None:
+    def recover(
+        self, remaining: Iterable[RemainingLease], vnfds: Mapping[str, Vnfd], least_s: float = 0.0
+    ) -> None:
         """Take over the instances and rules that an earlier driver has left, with their leases.
 
         The rules themselves are in the kernel, unless the machine was restarted; their VNFs
@@ -295,11 +300,17 @@ class LinuxNetwork(NetworkDriver):
         its instances renews them; else their leases run out. Those of functions that are not
         among ``vnfds``, or for which there is no room any more, run out in the kernel.
 
+        Args:
+            remaining: what the journal says.
+            vnfds: the functions, by name.
+            least_s: lease that each has from now on at least, in seconds: where the agent that
+                remembers them is back, and only has yet to begin.
+
         Raises:
             TaskError: if a VNF does not start.
 
         """
-        self._tasks.wait(self._take_over(list(remaining), vnfds))
+        self._tasks.wait(self._take_over(list(remaining), vnfds, least_s))
 
     def repository_away(self, away: bool) -> None:
         """Refuse new downloads from the VNF repository, or allow them again."""
@@ -357,9 +368,12 @@ class LinuxNetwork(NetworkDriver):
                     self._measures.renew(instance, action.ttl_s)
         return outcome
 
-    async def _take_over(self, remaining: list[RemainingLease], vnfds: Mapping[str, Vnfd]) -> None:
+    async def _take_over(
+        self, remaining: list[RemainingLease], vnfds: Mapping[str, Vnfd], least_s: float
+    ) -> None:
         for kept in sorted(remaining, key=lambda kept: -kept.seconds):  # an instance's longest
-            entry, vnfd, ttl_s = kept.entry, vnfds.get(kept.entry.role), kept.seconds
+            entry, vnfd = kept.entry, vnfds.get(kept.entry.role)
+            ttl_s = max(kept.seconds, least_s)
             if not self._lifecycle.has(entry.instance):
                 if vnfd is None or entry.pop not in self._topology.pops:
                     continue

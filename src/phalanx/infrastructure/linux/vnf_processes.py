@@ -37,6 +37,8 @@ from phalanx.infrastructure.reservations.instances import Fail, Instance, Ready
 
 BOOT_S = 5.0
 """A VNF that does not answer this long after its start has failed, in seconds."""
+LIVED_S = 2.0
+"""A VNF that ends sooner than this after its start is not started again, in seconds."""
 END_S = 2.0
 """A VNF that was asked to end is killed after this long, in seconds."""
 MOST = 16
@@ -336,6 +338,8 @@ class VnfProcess:
     ended: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Changes of its measures are made one after the other."""
+    since: float = 0.0
+    """When it was started, by the clock's loop."""
     silent: float = -inf
     """When a change last got no answer, by the clock's loop."""
 
@@ -355,6 +359,8 @@ class VnfProcesses:
         images: Mapping[tuple[str, str], VnfImage],
         cache: ImageCache,
         crashed: Callable[[str, str], None],
+        *,
+        revive: bool = False,
     ) -> None:
         """Make an empty set of processes.
 
@@ -364,8 +370,10 @@ class VnfProcesses:
             images: by VNF and version.
             cache: decides which images PoPs keep.
             crashed: told the instance and the reason when a process ends by itself.
+            revive: whether it is started again instead, unless it lived for a moment only.
 
         """
+        self._revive = revive
         self._clock = context.clock
         self._tasks = context.tasks
         self._recorder = context.recorder
@@ -435,6 +443,7 @@ class VnfProcesses:
         path = self._folder / f"{name}.sock"
         client = VnfClient(path)
         process = VnfProcess(instance, pop, role, path, f"phx_{name}", client)
+        process.since = self._clock.loop.time()
         self._processes[instance] = process
         arguments = ["--role", role, "--socket", str(path), "--table", process.table]
         server = await self._server(pop)
@@ -593,6 +602,15 @@ class VnfProcesses:
             return
         self._processes.pop(process.instance, None)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if self._revive and self._clock.loop.time() - process.since >= LIVED_S:
+            process.client.close()
+            with contextlib.suppress(TaskError, OSError):
+                await self.start_again(process.instance, process.pop, process.role)
+                self._failure(process.pop, f"watch {process.instance}")(
+                    f"its process ended: {how}; it was started again and has its rules"
+                )
+                return
+            self._processes.pop(process.instance, None)
         try:
             process.client.close()
             await self._wipe(process)

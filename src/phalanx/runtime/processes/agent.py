@@ -326,7 +326,7 @@ class AgentProcess:
         vnfds = followed.catalogue.vnfds
         context = BuildContext(self.plan, self.plan.seed, vnfds, recorder, process.cause)
         driver.claim()
-        network = driver.open(context, pop, self.spec.site)
+        network = driver.open(context, pop, self.spec.site, self.plan.timing.lease_s)
         process.on_close(lambda: driver.close() if self._ended else driver.suspend())
         install_monitors(network, self.plan, vnfds, process.cause, at=pop)
         return network
