@@ -149,6 +149,9 @@ def test_what_is_in_force_survives_the_kill_of_each_process(domain):
 
 def test_a_site_that_does_not_come_back_leaves_no_rule_behind(domain):
     sites = domain.sites
+    time.sleep(3.0)
+    sites.do("east", "kill -9 $(pgrep -f '^phalanx-vnf .*service-monitor')")  # it is started again
+    until(lambda: "it was started again" in str(domain.events()), "the monitor is gone")
     sites.flood("north", 60)
     attackers = {*ATTACKERS["north"]}
     until(lambda: sites.blocked("north") == attackers, "the entry does not block")
