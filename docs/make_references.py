@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from msgspec import inspect as types
 
 from phalanx.analytics.prometheus import load_queries
