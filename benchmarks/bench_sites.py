@@ -20,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from tables import QUICK, console, show
@@ -67,8 +68,8 @@ def stop_all(domain: SiteDomain) -> None:
     for site in SITES:
         domain.sites.do(site, "kill -TERM $(pgrep -f -- --config)")
     for site in SITES:
-        gone = domain.sites[SITES[site]]
-        until(lambda m=gone: not m.run("pgrep -f -- --config")[1], f"{site} stays", 60)
+        running = partial(domain.sites[SITES[site]].run, "pgrep -f -- --config")
+        until(lambda run=running: not run()[1], f"{site} stays", 60)  # type: ignore[misc]
 
 
 def flood(domain: SiteDomain) -> tuple[float, float, float, int, float]:
