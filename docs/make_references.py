@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from msgspec import inspect as types
 
 from phalanx.analytics.prometheus import load_queries
@@ -20,7 +19,8 @@ from phalanx.policy import intents, rules, ssla
 from phalanx.policy import plan as policy
 from phalanx.runtime import scenario
 from phalanx.runtime.catalogue import BUILT_IN, installed_capabilities
-from phalanx.runtime.guarding import DEVICE, GuardedSpec, SiteSpec
+from phalanx.runtime.guarding import GuardedSpec, SiteSpec
+from phalanx.runtime.processes.spec import Device
 from phalanx.runtime.scenario import Scenario
 from phalanx.slices import agreements
 from phalanx.slices import model as slices
@@ -272,7 +272,7 @@ def _text(kind: types.StrType) -> str:
         scenario.GoalName: "goal",
         scenario.ParameterName: "parameter",
         scenario.Version: "version",
-        Annotated[str, Meta(pattern=DEVICE)]: "name of an interface",
+        Device: "name of an interface",
         intents.Thing: "slice, address or prefix",
         rules.Cidr: "address or prefix",
     }

@@ -100,3 +100,57 @@ def test_without_a_domain_one_line_says_what_to_do(
     assert refused.stderr.count("\n") == 1
     assert "is no domain's directory" in phalanx(*words, "--domain", ".", code=2).stderr
     assert "cannot be read" in phalanx(*words, "--bus", "bus.toml", code=2).stderr
+
+
+SITE_PLAN = """
+name: sites
+duration_s: 60
+network:
+  repository: north
+  pops:
+    - {name: north, cores: 1, memory_gb: 1, disk_gb: 1}
+    - {name: east, cores: 1, memory_gb: 1, disk_gb: 1}
+  links: [{between: [north, east], bandwidth_mb_s: 5, latency_ms: 1}]
+hosts:
+  - {name: web, at: north, address: 10.0.0.1, bandwidth_mb_s: 5}
+  - {name: shop, at: east, address: 10.0.0.2, bandwidth_mb_s: 5}
+monitors: [{link: LINK, at: north, threshold_mb_s: 4}]
+functions: {rate-limiter: {image_mb: 1, boot_s: 0}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("site", "link", "why"),
+    [
+        ('hosts = { web = "lo" }\ningress = "nowhere0"', "north>web", "no interface nowhere0"),
+        ('hosts = { web = "nowhere0" }', "north>web", "site.hosts.web: no interface nowhere0"),
+        ('hosts = { web = "../lo" }', "north>web", "site.hosts"),
+        ('hosts = { web = "lo", shop = "lo" }', "north>web", "shop is no host at north; there are"),
+        ('ingress = "lo"', "north>web", "site.hosts: web needs its interface"),
+        ('egress = "lo"', "north>web", "egress"),
+        ('hosts = { web = "lo" }', "north>east", "links between sites are not watched"),
+    ],
+)
+def test_a_site_that_does_not_fit_is_refused_in_a_line(
+    config: Path, monkeypatch: pytest.MonkeyPatch, site: str, link: str, why: str
+) -> None:
+    monkeypatch.setattr("phalanx.runtime.processes.agent.check_linux", lambda: None)
+    plan = config.parent / "sites.yaml"
+    plan.write_text(SITE_PLAN.replace("LINK", link))
+    config.write_text(config.read_text().replace(str(PLAN), str(plan)) + f"[site]\n{site}\n")
+    done = CliRunner().invoke(app, ["agent", "--config", str(config)])
+    assert done.exit_code == 2
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (config.parent / "state").exists()
+
+
+def test_a_site_and_trust_are_refused_together(config: Path) -> None:
+    plan = config.parent / "sites.yaml"
+    plan.write_text(SITE_PLAN.replace("LINK", "north>web"))
+    files = "\n".join(f'{name} = "x"' for name in ("ledger", "secret", "repository", "measurer"))
+    text = config.read_text().replace(str(PLAN), str(plan))
+    config.write_text(f'{text}[site]\nhosts = {{ web = "lo" }}\n[trust]\n{files}\n')
+    done = CliRunner().invoke(app, ["agent", "--config", str(config)])
+    assert done.exit_code == 2
+    assert "leave out trust or site" in done.stderr

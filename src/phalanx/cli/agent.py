@@ -24,7 +24,7 @@ Config = Annotated[Path, typer.Option("--config", help="Configuration of the pro
 def agent(config: Config) -> None:
     """Run one agent until it is told to leave (SIGTERM) or to stop (SIGINT)."""
     spec = read_spec(AgentSpec, config)
-    started = open_agent(spec)
+    started = open_agent(spec, lambda line: say(out, line, "dim"))
     _run("agent", spec.bus, started.process, started.run)
 
 
@@ -75,5 +75,7 @@ def _watch_connection(process: Process, bus: str) -> None:
             told.add(reason)
             say(err, f"no connection to a broker of {bus}; tries go on: {reason}", "yellow")
 
+    if client.connected:  # while a site's driver was opened
+        changed(connected=True)
     client.on_change(changed)
     client.on_error(failed)

@@ -46,7 +46,7 @@ from phalanx.domain.resources import NOTHING
 from phalanx.domain.series import WorkloadForecast
 from phalanx.domain.traffic import PROFILES
 from phalanx.domain.version import VERSION
-from phalanx.domain.vnf import InstanceId
+from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.calls import CallTimedOut
 from phalanx.fabric.directory import RegistryChange, find
@@ -88,6 +88,7 @@ from phalanx.policy.assessment import SslaAssessment
 from phalanx.policy.enforcement import PolicyEnforcer, PolicyPart, part_of
 from phalanx.policy.plan import PolicyPlan, member_offences, plan_of_slice, plan_offences
 from phalanx.runtime.catalogue import Catalogue
+from phalanx.runtime.environment import RunNetwork
 from phalanx.runtime.loading import policy_refusals
 from phalanx.runtime.node import Node, Probes, Service
 from phalanx.runtime.scenario import (
@@ -149,6 +150,8 @@ THURSDAY = 3 * 1440.0
 """Minute of the week at which the epoch of Unix began."""
 SLICE = "slice"
 """Scope of the loops that judge agreements."""
+FIRST_LEASE_S = 60.0
+"""How long the plan's monitors wait for their agents, from the begin of the run on."""
 SILENT_S = 30.0
 """So long after it did not answer in time a service is invoked only where there is no other."""
 
@@ -183,6 +186,34 @@ def installed_monitors(plan: Scenario) -> Iterator[InstalledMonitor]:
         yield InstalledMonitor(
             f"{pop}/installed-{address}/{PolicyEnforcer.name}", PolicyEnforcer.name, duty
         )
+
+
+def install_monitors(
+    network: RunNetwork,
+    plan: Scenario,
+    vnfds: Mapping[str, Vnfd],
+    cause: str,
+    lease_s: float = FIRST_LEASE_S,
+    at: PopId | None = None,
+) -> None:
+    """Put what the plan has in place from the start into the network, or into its PoP ``at``.
+
+    Raises:
+        ValueError, PhalanxError: if there is no room, or it does not start.
+
+    """
+    there = network.leases()
+    """Instances that a driver has taken over from an earlier one."""
+    for monitor in installed_monitors(plan):
+        if at in (None, monitor.duty.tap) and monitor.instance not in there:
+            network.install(
+                monitor.duty.tap,
+                monitor.instance,
+                vnfds[monitor.function],
+                units=1,
+                ttl_s=max(lease_s, plan.timing.lease_s),
+                cause=cause,
+            )
 
 
 def _watches(plan: Scenario) -> Iterator[InstalledMonitor]:

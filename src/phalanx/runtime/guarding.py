@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +18,7 @@ from msgspec import Meta, Struct, field
 from phalanx.bus.memory import MemoryBus
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError, ScenarioError
-from phalanx.domain.network import LinkId, PopId, link_id
+from phalanx.domain.network import Host, LinkId, Network, PopId, link_ends, link_id
 from phalanx.domain.rules import TrafficVerdict
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.enforcement import offered
@@ -27,6 +29,7 @@ from phalanx.infrastructure.linux.repository import build_images
 from phalanx.infrastructure.linux.vnf_processes import token
 from phalanx.loading import Name, parse_as, read_text
 from phalanx.runtime.environment import BuildContext, Say
+from phalanx.runtime.processes.spec import Device, Interfaces
 from phalanx.runtime.scenario import (
     MONITORS,
     STRATEGIES,
@@ -47,7 +50,6 @@ from phalanx.runtime.scenario import (
     Timing,
 )
 
-DEVICE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z"
 LIMITER = FunctionSpec(cores=0.1, memory_gb=0.05, disk_gb=0.01, image_mb=1, boot_s=0, shared=True)
 ANALYSER = FunctionSpec(
     cores=0.2, memory_gb=0.1, disk_gb=0.01, image_mb=1, boot_s=0, handles_mb_s=100
@@ -85,7 +87,7 @@ class GuardedSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name
     address: Address
-    interface: Annotated[str, Meta(pattern=DEVICE)]
+    interface: Device
     """The only interfaces that are ever touched are those named here."""
     bandwidth_mb_s: Positive
     """What the link to the host carries."""
@@ -164,6 +166,8 @@ def load_site(path: str | Path) -> SiteSpec:
 
 
 LOOPBACK = "127.0.0.1"
+USERS = "users"
+"""Stands in the log for what is before an ingress."""
 LOOK_S = 1.0
 """Between looks at the interfaces, in seconds."""
 
@@ -171,64 +175,210 @@ LOOK_S = 1.0
 class HostTopology:
     """Implements ``LinuxTopology`` for the machine itself and the interfaces that a site names."""
 
-    def __init__(self, run: str, site: SiteSpec) -> None:
-        """Check that the interfaces are there.
+    def __init__(self, run: str, pop: PopId, hosts: Iterable[Host], interfaces: Interfaces) -> None:
+        """Know what stands where.
 
-        Raises:
-            PhalanxError: with one line, if one is not.
+        Args:
+            run: the mark of this run.
+            pop: the PoP of this machine.
+            hosts: that agents guard, here and at other sites.
+            interfaces: of this machine.
 
         """
         self.run = run
         self.folder = runs.folder(run)
-        self._pop = site.pop
-        self._devices: dict[LinkId, str] = {}
-        self._hosts = {guarded.name: guarded for guarded in site.guards}
-        self._by_address = {guarded.address: guarded for guarded in site.guards}
-        # Not /sys/class/net, which shows the namespace in which it was mounted.
-        here = sorted(name for _, name in socket.if_nameindex())
-        for guarded in site.guards:
-            if guarded.interface not in here:
-                raise PhalanxError(
-                    f"guards.{guarded.name}: no interface {guarded.interface}; "
-                    f"there are {', '.join(here)}"
-                )
-            self._devices[link_id(site.pop, guarded.name)] = guarded.interface
+        self._pop = pop
+        self._interfaces = interfaces
+        self._hosts = {host.name: host.address for host in hosts}
+        self._by_address = {host.address: host for host in hosts}
 
     def namespace(self, pop: PopId) -> str | None:  # noqa: ARG002
         """Return None: the machine's own."""
         return None
 
     def underlay(self, pop: PopId) -> str:  # noqa: ARG002
-        """Return the loopback address: there is no other PoP."""
+        """Return the loopback address: no traffic is led to another PoP."""
         return LOOPBACK
 
     def device(self, link: LinkId) -> str:
-        """Return the interface towards a guarded host."""
-        return self._devices[link]
+        """Return the interface towards a host of this PoP."""
+        here, host = link_ends(link)
+        if here != self._pop:
+            raise KeyError(link)
+        return self._interfaces.hosts[host]
 
     def host_at(self, address: str) -> PopId | None:
-        """Return the site's PoP for the addresses that it guards."""
-        return self._pop if address in self._by_address else None
+        """Return the PoP of an address that agents guard."""
+        host = self._by_address.get(address)
+        return None if host is None else host.at
 
     def address(self, host: str) -> str | None:
         """Return the address of a guarded host."""
-        guarded = self._hosts.get(host)
-        return None if guarded is None else guarded.address
+        return self._hosts.get(host)
 
     def host_device(self, address: str) -> str:
-        """Return the interface towards a guarded address."""
-        return self._by_address[address].interface
+        """Return the interface towards a guarded address; empty for one at another site."""
+        return self._interfaces.hosts.get(self._by_address[address].name, "")
 
-    def entry(self, pop: PopId) -> None:
-        """Return None: only interfaces towards guarded hosts are the site's to touch."""
+    def entry(self, pop: PopId) -> str | None:
+        """Return the interface by which users' packets enter here, if the site names one.
+
+        Else they are met as they leave to guarded hosts, by whatever interface they came.
+        """
+        return self._interfaces.ingress if pop == self._pop else None
 
     def cgroup(self, pop: PopId) -> Cgroup:  # noqa: ARG002
         """Return a group that limits nothing: the machine's operator does that."""
         return Cgroup()
 
     def set_link(self, a: PopId, b: PopId, *, up: bool) -> None:
-        """Refuse: a site has no links to other PoPs."""
+        """Refuse: the links between sites are not theirs."""
         raise PhalanxError(f"the link {a}-{b} is not this site's to switch {'on' if up else 'off'}")
+
+
+class SiteDriver:
+    """Opens the driver of this machine's PoP, which takes over what an earlier process left.
+
+    ``phalanx guard`` and the agent of a site open it alike. A process that is killed leaves its
+    VNFs and rules, the journal of their leases, and in its state directory the mark of its run.
+    """
+
+    def __init__(self, clock: WallClock, state: Path, say: Say = lambda _: None) -> None:
+        """Make nothing yet.
+
+        Args:
+            clock: of the process.
+            state: its directory; nobody else uses it.
+            say: told in one line what is found and made.
+
+        """
+        self._clock = clock
+        self._state = state
+        self._say = say
+        self._stack = ExitStack()
+        self._former = ""
+        """The run of an earlier process with this state, which was killed."""
+        self._gone: set[str] = set()
+        """Interfaces that have disappeared."""
+
+    def claim(self) -> None:
+        """Kill what an earlier process has left running, before it could take its rules along.
+
+        Raises:
+            PhalanxError: with one line, if that process lives.
+
+        """
+        run = _text(self._state / "run")
+        if run and runs.is_run(run):
+            if runs.owner(run) is not None:
+                raise PhalanxError(f"{self._state}: a guard with this state is running")
+            runs.kill(run)
+            self._former = run
+
+    def open(
+        self, context: BuildContext, pop: PopId, interfaces: Interfaces, least_s: float = 0.0
+    ) -> LinuxNetwork:
+        """Return the driver of ``pop``, of whose network the other PoPs and links are no part.
+
+        Its VNF repository is its own, built from this package.
+
+        Args:
+            context: the plan, and what the network is built from.
+            pop: the PoP of this machine.
+            interfaces: of this machine.
+            least_s: see ``LinuxNetwork.recover``.
+
+        Raises:
+            PhalanxError: with one line, if the machine does not allow it.
+
+        """
+        try:
+            return self._open(context, pop, interfaces, least_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the VNFs and lift their rules; calling it again has no effect."""
+        self._stack.close()
+
+    def suspend(self) -> None:
+        """End, and leave VNFs and rules to the next process with this state, under their leases."""
+        self._stack.pop_all()
+        self._driver.suspend()
+        self._journal.close()
+
+    def _open(
+        self, context: BuildContext, pop: PopId, interfaces: Interfaces, least_s: float
+    ) -> LinuxNetwork:
+        stack, whole = self._stack, context.scenario.to_network()
+        run = runs.new_run()
+        stack.callback(runs.remove, runs.folder(run))
+        stack.callback(lambda: runs.remove_tables(runs.noted(run)))
+        former = runs.noted(self._former) if self._former else set()
+        for table in former:  # what the one before has made is ours to remove from here on
+            runs.note(run, table)
+        _write(self._state / "run", run)
+        if self._former:
+            runs.remove(runs.folder(self._former))
+        topology = HostTopology(run, pop, whole.hosts, interfaces)
+        images = build_images(context.vnfds, topology.folder / "repository")
+        try:
+            self._journal = journal = LeaseJournal(self._state / "leases.db")
+        except ValueError as error:
+            raise PhalanxError(f"{error}; remove it to begin anew") from None
+        stack.callback(journal.close)
+        self._driver = driver = LinuxNetwork(
+            Network(tuple(p for p in whole.pops if p.name == pop), (), whole.hosts, pop),
+            self._clock,
+            context.recorder(""),
+            linux=topology,
+            images=images,
+            journal=journal,
+            cause=context.cause,
+            keep_images=context.scenario.strategy != "published",
+            revive=True,
+        )
+        stack.callback(_forget, journal)  # once the VNFs have taken their rules along
+        stack.callback(driver.shutdown)
+        remaining = journal.remaining()
+        kept_tables = {f"phx_{token(kept.entry.instance)}" for kept in remaining}
+        runs.remove_tables({t for t in former if t.partition(" ")[2] not in kept_tables})
+        driver.recover(remaining, context.vnfds, least_s)
+        names = {link_id(pop, host): each for host, each in interfaces.hosts.items()}
+        if interfaces.ingress is not None:
+            names[link_id(USERS, pop)] = interfaces.ingress
+        self._watch_interfaces(names, context)
+        for kept in remaining:
+            self._say(f"still in force for {kept.seconds:.0f} s: {kept.entry.measure}")
+        return driver
+
+    def _watch_interfaces(self, names: dict[LinkId, str], context: BuildContext) -> None:
+        """Tell when an interface disappears, and when it is back."""
+        here = {name for _, name in socket.if_nameindex()}
+        for link, interface in names.items():
+            up = interface in here
+            if up == (link in self._gone):
+                self._gone ^= {link}
+                there = "is back" if up else f"is gone: {link} is not guarded"
+                self._say(f"interface {interface} {there}")
+                context.recorder("site").record("link.changed", context.cause, link=link, up=up)
+        again = partial(self._watch_interfaces, names, context)
+        self._clock.call_at(self._clock.now() + LOOK_S, again)
+
+
+def check_interfaces(named: Mapping[str, str]) -> None:
+    """Check that interfaces are there, by the field that names each.
+
+    Raises:
+        PhalanxError: with one line, if one is not.
+
+    """
+    # Not /sys/class/net, which shows the namespace in which it was mounted.
+    here = sorted(name for _, name in socket.if_nameindex())
+    for where, interface in named.items():
+        if interface not in here:
+            raise PhalanxError(f"{where}: no interface {interface}; there are {', '.join(here)}")
 
 
 class GuardEnvironment:
@@ -244,14 +394,9 @@ class GuardEnvironment:
         """
         self.clock = WallClock()
         self.site = site
-        self._say = say
-        self._stack = ExitStack()
         self._state = Path(site.state)
+        self._driver = SiteDriver(self.clock, self._state, say)
         self.incarnation = 1
-        self._former = ""
-        """The run of an earlier guard with this state, which was killed."""
-        self._gone: set[str] = set()
-        """Interfaces that have disappeared."""
 
     @property
     def verdicts(self) -> frozenset[TrafficVerdict]:
@@ -265,8 +410,11 @@ class GuardEnvironment:
             PhalanxError: with one line, if the machine does not allow it.
 
         """
+        guards = self.site.guards
         try:
-            return self._build(context)
+            check_interfaces({f"guards.{g.name}": g.interface for g in guards})
+            interfaces = Interfaces(None, {g.name: g.interface for g in guards})
+            return self._driver.open(context, self.site.pop, interfaces)
         except BaseException:
             self.close()
             raise
@@ -280,12 +428,7 @@ class GuardEnvironment:
         """
         try:
             self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            run = _text(self._state / "run")
-            if run and runs.is_run(run):
-                if runs.owner(run) is not None:
-                    raise PhalanxError(f"{self._state}: a guard with this state is running")
-                runs.kill(run)  # before they could take their rules with them
-                self._former = run
+            self._driver.claim()
             self.incarnation = int(_text(self._state / "incarnation") or 0) + 1
             _write(self._state / "incarnation", str(self.incarnation))
         except (OSError, ValueError) as error:
@@ -293,64 +436,12 @@ class GuardEnvironment:
 
     def close(self) -> None:
         """End the VNFs and lift their rules; calling it again has no effect."""
-        self._stack.close()
+        self._driver.close()
+        self.clock.close()
 
     def bus(self, context: BuildContext) -> MemoryBus:
         """Make the bus of the only agent."""
         return MemoryBus(self.clock, on_shed=context.shed, peers=(self.site.pop,))
-
-    def _build(self, context: BuildContext) -> LinuxNetwork:
-        stack = self._stack
-        stack.callback(self.clock.close)
-        run = runs.new_run()
-        stack.callback(runs.remove, runs.folder(run))
-        stack.callback(lambda: runs.remove_tables(runs.noted(run)))
-        former = runs.noted(self._former) if self._former else set()
-        for table in former:  # what the one before has made is ours to remove from here on
-            runs.note(run, table)
-        _write(self._state / "run", run)
-        if self._former:
-            runs.remove(runs.folder(self._former))
-        topology = HostTopology(run, self.site)
-        images = build_images(context.vnfds, topology.folder / "repository")
-        try:
-            journal = LeaseJournal(self._state / "leases.db")
-        except ValueError as error:
-            raise PhalanxError(f"{error}; remove it to begin anew") from None
-        stack.callback(journal.close)
-        driver = LinuxNetwork(
-            context.scenario.to_network(),
-            self.clock,
-            context.recorder(""),
-            linux=topology,
-            images=images,
-            journal=journal,
-            cause=context.cause,
-            keep_images=context.scenario.strategy != "published",
-        )
-        stack.callback(_forget, journal)  # once the VNFs have taken their rules along
-        stack.callback(driver.shutdown)
-        remaining = journal.remaining()
-        kept_tables = {f"phx_{token(kept.entry.instance)}" for kept in remaining}
-        runs.remove_tables({t for t in former if t.partition(" ")[2] not in kept_tables})
-        driver.recover(remaining)
-        self._watch_interfaces(context)
-        for kept in remaining:
-            self._say(f"still in force for {kept.seconds:.0f} s: {kept.entry.measure}")
-        return driver
-
-    def _watch_interfaces(self, context: BuildContext) -> None:
-        """Tell when an interface disappears, and when it is back."""
-        here = {name for _, name in socket.if_nameindex()}
-        for guarded in self.site.guards:
-            up = guarded.interface in here
-            if up == (guarded.name in self._gone):
-                self._gone ^= {guarded.name}
-                there = "is back" if up else f"is gone: {guarded.name} is not guarded"
-                self._say(f"interface {guarded.interface} {there}")
-                link = link_id(self.site.pop, guarded.name)
-                context.recorder("site").record("link.changed", context.cause, link=link, up=up)
-        self.clock.call_at(self.clock.now() + LOOK_S, lambda: self._watch_interfaces(context))
 
 
 def plan(site: SiteSpec) -> list[str]:

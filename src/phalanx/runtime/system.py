@@ -42,6 +42,7 @@ from phalanx.runtime.composition import (
     ComposedAgent,
     description,
     first_view,
+    install_monitors,
     installed_monitors,
     settings_of,
 )
@@ -297,15 +298,10 @@ class System:
 
     def _install_monitors(self) -> None:
         """Put the Link Monitors in place that the scenario starts with."""
+        lease_s = self.scenario.timing.lease_s
+        vnfds = self.catalogue.vnfds
+        install_monitors(self.infrastructure, self.scenario, vnfds, self.cause, lease_s)
         for monitor in installed_monitors(self.scenario):
-            self.infrastructure.install(
-                monitor.duty.tap,
-                monitor.instance,
-                self.catalogue.vnfds[monitor.function],
-                units=1,
-                ttl_s=self.scenario.timing.lease_s,
-                cause=self.cause,
-            )
             self.agents[monitor.duty.home].pursue([monitor])
 
     def _expelled(self, agent: AgentId, cause: str) -> None:

@@ -146,6 +146,8 @@ class TrafficCapture:
             entry = self._linux.entry(action.entry)
             if entry is not None:
                 return Tap(action.entry, (entry,), entry, ip, enters=True)
+        if at not in self._topology.pops:
+            return f"{at} is another site: traffic is not led between sites"
         device = self._linux.host_device(ip)
         entries, all_of_it = self._detours.entries(ip)
         return Tap(at, tuple(entries if all_of_it else [*entries, device]), device, ip)
@@ -324,7 +326,11 @@ class LinkMeters:
             band = min(SAME * bandwidth * 1e6, LARGEST_RATE)
             hold_s = max(0.0, TOLD_EVERY_S - action.seconds)
             body |= {"told": meter.told, "band": band, "hold_s": hold_s}
-        found = await self._processes.ask(instance, "POST", meter.resource, body)
+        try:
+            found = await self._processes.ask(instance, "POST", meter.resource, body)
+        except TaskError:
+            self._meters.pop(action.link, None)  # a VNF that was started again counts nothing yet
+            raise
         meter.told = found["rate"]
         return LinkSample(action.link, found["rate"] / 1e6, bandwidth, found["connections"])
 

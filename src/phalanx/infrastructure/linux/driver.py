@@ -85,8 +85,12 @@ class EntryCounters:
 
     def read(self, pop: PopId, action: ReadEntry, answer: Answer) -> None:
         """Answer with what came in at ``pop`` during the last seconds, before any measure."""
-        if self._linux.host_at(action.target) is None:
+        at = self._linux.host_at(action.target)
+        if at is None:
             answer(Failed(f"no host has the address {action.target}"))
+            return
+        if at != pop and self._linux.entry(pop) is None:
+            answer(EntrySample(action.target, 0.0))  # nobody's packets enter here
             return
         self._tasks.start(
             self._rate(pop, action.target),
@@ -170,6 +174,7 @@ class LinuxNetwork(NetworkDriver):
         keep_images: bool = False,
         programs: ServicePrograms | None = None,
         encryption: TrafficEncryption | None = None,
+        revive: bool = False,
     ) -> None:
         """Take over what ``linux`` has prepared.
 
@@ -184,6 +189,8 @@ class LinuxNetwork(NetworkDriver):
             keep_images: whether PoPs keep the images that they downloaded, for each other too.
             programs: of the services behind the hosts; None: nothing tells of them.
             encryption: carries traffic between PoPs encrypted; None: nothing does.
+            revive: whether a VNF that dies is started again at once, and takes over its rules;
+                else they are removed, and its agent perceives ``InstanceLost``.
 
         """
         super().__init__(network, clock, recorder, cause, keep_images=keep_images)
@@ -194,7 +201,7 @@ class LinuxNetwork(NetworkDriver):
             clock, self._tasks, recorder, linux, self._workers, self._topology, cause
         )
         self._processes = VnfProcesses(
-            context, network.repository, images, self._images, self._crashed
+            context, network.repository, images, self._images, self._crashed, revive=revive
         )
         self._tunnels = Tunnels(linux, self._workers, self._tasks)
         detours = Detours(self._workers, self._tasks)
@@ -283,17 +290,27 @@ class LinuxNetwork(NetworkDriver):
         else:
             self._tasks.wait(start)
 
-    def recover(self, remaining: Iterable[RemainingLease]) -> None:
-        """Keep the rules that an earlier driver has left, until their leases run out.
+    def recover(
+        self, remaining: Iterable[RemainingLease], vnfds: Mapping[str, Vnfd], least_s: float = 0.0
+    ) -> None:
+        """Take over the instances and rules that an earlier driver has left, with their leases.
 
         The rules themselves are in the kernel, unless the machine was restarted; their VNFs
-        find them by their tables' names and put back what is missing.
+        find them by their tables' names and put back what is missing. An agent that remembers
+        its instances renews them; else their leases run out. Those of functions that are not
+        among ``vnfds``, or for which there is no room any more, run out in the kernel.
+
+        Args:
+            remaining: what the journal says.
+            vnfds: the functions, by name.
+            least_s: lease that each has from now on at least, in seconds: where the agent that
+                remembers them is back, and only has yet to begin.
 
         Raises:
             TaskError: if a VNF does not start.
 
         """
-        self._tasks.wait(self._keep(list(remaining)))
+        self._tasks.wait(self._take_over(list(remaining), vnfds, least_s))
 
     def repository_away(self, away: bool) -> None:
         """Refuse new downloads from the VNF repository, or allow them again."""
@@ -327,6 +344,12 @@ class LinuxNetwork(NetworkDriver):
         self._entries.close()
         self._workers.close()
 
+    def suspend(self) -> None:
+        """End as a kill does, in order: VNFs and rules stay for the next driver to take over."""
+        self._measures.stop_counting()
+        self._tasks.stop()
+        self._workers.close()
+
     def _work(self, pop: PopId, action: Enforce | Observe, cause: str, answer: Answer) -> None:
         instance = self._lifecycle.running(action.instance, pop)
         if isinstance(instance, str):
@@ -345,23 +368,31 @@ class LinuxNetwork(NetworkDriver):
                     self._measures.renew(instance, action.ttl_s)
         return outcome
 
-    async def _keep(self, remaining: list[RemainingLease]) -> None:
-        until: dict[str, float] = {}
-        for kept in remaining:
-            entry = kept.entry
-            if entry.instance not in until:
+    async def _take_over(
+        self, remaining: list[RemainingLease], vnfds: Mapping[str, Vnfd], least_s: float
+    ) -> None:
+        for kept in sorted(remaining, key=lambda kept: -kept.seconds):  # an instance's longest
+            entry, vnfd = kept.entry, vnfds.get(kept.entry.role)
+            ttl_s = max(kept.seconds, least_s)
+            if not self._lifecycle.has(entry.instance):
+                if vnfd is None or entry.pop not in self._topology.pops:
+                    continue
+                place, units, cause = (entry.pop, entry.instance, vnfd), entry.units, self._cause
+                if self._lifecycle.install(*place, units=units, ttl_s=ttl_s, cause=cause):
+                    continue
+                self._measures.lease(entry.instance, ttl_s)
                 await self._processes.start_again(entry.instance, entry.pop, entry.role)
-            await self._measures.put_again(entry, kept.seconds)
-            until[entry.instance] = max(until.get(entry.instance, 0.0), kept.seconds)
+            instance = self._lifecycle.running(entry.instance, entry.pop)
+            if isinstance(instance, str):
+                continue
+            await self._measures.put_again(entry, instance, ttl_s)
             self._recorder.record(
                 "lease.recovered",
                 self._cause,
                 measure=entry.measure,
                 pop=entry.pop,
-                seconds=round(kept.seconds, 3),
+                seconds=round(ttl_s, 3),
             )
-        for instance, seconds in until.items():
-            self._clock.call_at(self._clock.now() + seconds, partial(self._processes.end, instance))
 
     def _crashed(self, instance: str, reason: str) -> None:
         if self._lifecycle.has(instance):

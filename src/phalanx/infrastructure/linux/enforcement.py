@@ -223,8 +223,8 @@ class Enforcement(MeasureLedger[_Measure]):
 
         self._tasks.start(ask(), done, lambda reason: answer(Failed(reason)))
 
-    async def put_again(self, entry: LeasedMeasure, ttl_s: float) -> None:
-        """Put a measure of an earlier driver in force for ``ttl_s`` seconds.
+    async def put_again(self, entry: LeasedMeasure, instance: Instance, ttl_s: float) -> None:
+        """Put a measure of an earlier driver in force for ``ttl_s`` seconds, and keep it.
 
         Raises:
             TaskError: if its VNF refuses.
@@ -232,6 +232,9 @@ class Enforcement(MeasureLedger[_Measure]):
         """
         body = {**entry.body, "ttl_s": ttl_s}
         await self._processes.change(entry.instance, "PUT", _resource(entry.measure), lambda: body)
+        if (rule := entry.rule) is not None:
+            kept = _Measure(entry.measure, instance, entry.effect, rule, entry.body, None, None)
+            self._keep(entry.measure, kept)
 
     def _read_counters(self) -> None:
         instances = dict.fromkeys(measure.instance for measure in self._measures.values())
@@ -272,6 +275,9 @@ class Enforcement(MeasureLedger[_Measure]):
             return place
         if encrypted and place.at != instance.pop:
             return Failed(f"only {place.at}, where it goes, has all of it led there", final=True)
+        if place.at not in self._topology.pops:
+            why = f"{place.at} is another site: traffic is not led between sites"
+            return Failed(why, final=True)
         if place.at != instance.pop and place.detour is None:
             return Failed(f"{action.effect} can only be kept true at {place.at}")
         return place
@@ -344,7 +350,8 @@ class Enforcement(MeasureLedger[_Measure]):
         if measure.rule.verdict is TrafficVerdict.SERVE:
             return  # a program of its own does that
         kept = measure.instance
-        entry = LeasedMeasure(measure.id, instance, kept.vnfd.name, kept.pop, measure.body)
+        what = measure.body, measure.rule, measure.effect, kept.units
+        entry = LeasedMeasure(measure.id, instance, kept.vnfd.name, kept.pop, *what)
         await self._rules.put(entry, self._ttl_s.get(instance, 1.0))
 
     def _tell_of_journal(self, pop: PopId) -> None:

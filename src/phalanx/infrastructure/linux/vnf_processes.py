@@ -37,6 +37,10 @@ from phalanx.infrastructure.reservations.instances import Fail, Instance, Ready
 
 BOOT_S = 5.0
 """A VNF that does not answer this long after its start has failed, in seconds."""
+LIVED_S = 2.0
+"""A VNF that ends sooner than this after its start is not started again, in seconds."""
+NOTICED_S = 0.5
+"""That a VNF has ended is noticed so soon after it answers no more, in seconds."""
 END_S = 2.0
 """A VNF that was asked to end is killed after this long, in seconds."""
 MOST = 16
@@ -336,6 +340,9 @@ class VnfProcess:
     ended: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Changes of its measures are made one after the other."""
+    answers: bool = False
+    since: float = 0.0
+    """When it was started, by the clock's loop."""
     silent: float = -inf
     """When a change last got no answer, by the clock's loop."""
 
@@ -355,6 +362,8 @@ class VnfProcesses:
         images: Mapping[tuple[str, str], VnfImage],
         cache: ImageCache,
         crashed: Callable[[str, str], None],
+        *,
+        revive: bool = False,
     ) -> None:
         """Make an empty set of processes.
 
@@ -364,8 +373,12 @@ class VnfProcesses:
             images: by VNF and version.
             cache: decides which images PoPs keep.
             crashed: told the instance and the reason when a process ends by itself.
+            revive: whether it is started again instead, unless it lived for a moment only.
 
         """
+        self._revive = revive
+        self._reviving: set[str] = set()
+        """Instances whose process has ended, and is started again."""
         self._clock = context.clock
         self._tasks = context.tasks
         self._recorder = context.recorder
@@ -435,11 +448,13 @@ class VnfProcesses:
         path = self._folder / f"{name}.sock"
         client = VnfClient(path)
         process = VnfProcess(instance, pop, role, path, f"phx_{name}", client)
+        process.since = self._clock.loop.time()
         self._processes[instance] = process
         arguments = ["--role", role, "--socket", str(path), "--table", process.table]
         server = await self._server(pop)
         process.child = await server.fork(image, arguments, path.with_suffix(".log"))
         await self._answers(process)
+        process.answers = True
         self._tasks.forget(self._watch(process), self._failure(pop, f"watch {instance}"))
 
     async def start_again(self, instance: str, pop: PopId, role: str) -> None:
@@ -456,6 +471,9 @@ class VnfProcesses:
 
     def end(self, instance: str) -> None:
         """End the process of an instance, if there is one."""
+        if instance in self._reviving:
+            self._reviving.discard(instance)  # whatever starts it ends it
+            return
         process = self._processes.pop(instance, None)
         if process is not None:
             task = self._clock.loop.create_task(self._end(process))
@@ -473,9 +491,34 @@ class VnfProcesses:
 
         """
         process = self._processes.get(instance)
-        if process is None:
-            raise TaskError(f"instance {instance} does not run")
-        return await process.client.request(method, resource, body, timeout_s)
+        if process is not None:
+            try:
+                return await process.client.request(method, resource, body, timeout_s)
+            except SilentError:
+                if not self._revive:
+                    raise
+        again = await self._revived(instance, process)
+        return await again.client.request(method, resource, body, timeout_s)
+
+    async def _revived(self, instance: str, before: VnfProcess | None) -> VnfProcess:
+        """Return the process that takes the place of one that has died, once it answers.
+
+        All requests can be made again: of those that change something the last one holds.
+
+        Raises:
+            TaskError: if there is none.
+
+        """
+        begun = self._clock.loop.time()
+        while instance in self._reviving or instance in self._processes:
+            found = self._processes.get(instance)
+            if found is not before and found is not None and found.answers:
+                return found
+            waited_s = self._clock.loop.time() - begun
+            if waited_s > BOOT_S or (found is before and waited_s > NOTICED_S):
+                raise SilentError(f"the VNF of {instance} does not answer")
+            await asyncio.sleep(_POLL_S)
+        raise TaskError(f"instance {instance} does not run")
 
     async def change(
         self, instance: str, method: str, resource: str, body: Callable[[], Any] | None = None
@@ -488,10 +531,8 @@ class VnfProcesses:
             TaskError: if the instance has no process, or it refuses.
 
         """
-        process = self._processes.get(instance)
-        if process is None:
-            raise TaskError(f"instance {instance} does not run")
         asked = self._clock.loop.time()
+        process = self._processes.get(instance) or await self._revived(instance, None)
         async with process.lock:
             if process.silent > asked:  # one after the other, each would wait for its time-out
                 raise SilentError(f"the VNF does not answer {method} {resource}: nor others before")
@@ -593,6 +634,23 @@ class VnfProcesses:
             return
         self._processes.pop(process.instance, None)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if self._revive and self._clock.loop.time() - process.since >= LIVED_S:
+            process.client.close()
+            self._reviving.add(process.instance)
+            with contextlib.suppress(TaskError, OSError):
+                try:
+                    await self.start_again(process.instance, process.pop, process.role)
+                finally:
+                    wanted = process.instance in self._reviving
+                    self._reviving.discard(process.instance)
+                if not wanted:
+                    self.end(process.instance)
+                    return
+                self._failure(process.pop, f"watch {process.instance}")(
+                    f"its process ended: {how}; it was started again and has its rules"
+                )
+                return
+            self._processes.pop(process.instance, None)
         try:
             process.client.close()
             await self._wipe(process)

@@ -22,7 +22,9 @@ from phalanx.bus.seal import Seal
 from phalanx.clock import Timer
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import ScenarioError, StoreError
-from phalanx.domain.events import Sink
+from phalanx.domain.events import Recorder, Sink
+from phalanx.domain.network import link_id
+from phalanx.domain.rules import TrafficVerdict
 from phalanx.domain.trust import Submit
 from phalanx.fabric.audit import AccessRefusal
 from phalanx.fabric.audit_trail import audited
@@ -39,14 +41,15 @@ from phalanx.runtime.catalogue import Catalogue, load_catalogue
 from phalanx.runtime.composition import (
     ComposedAgent,
     first_view,
+    install_monitors,
     installed_monitors,
     planned_sites,
     settings_of,
 )
-from phalanx.runtime.environment import faulty
+from phalanx.runtime.environment import BuildContext, Say, check_linux, faulty
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.process import Process, bundle_of
-from phalanx.runtime.processes.spec import AgentSpec
+from phalanx.runtime.processes.spec import AgentSpec, Interfaces
 from phalanx.runtime.processes.trusting import ProcessTrust
 from phalanx.runtime.scenario import DeclaredAgent, Scenario, fingerprint
 from phalanx.runtime.trusting import BiasedBus, GuardedInfrastructure
@@ -59,6 +62,8 @@ PLAINLY = {
     "stale": "stale: of an earlier life of its sender, or said again",
 }
 """Refusals that replays give rise to, and restarts as well: nobody can tell which it was."""
+ALONE_S = 1.0
+"""A site's agent begins without a broker after this time, in seconds: its leases run."""
 TURN_S = 1.0
 """How often the loop counts its turns, in real seconds."""
 AGAIN_S = 2.0
@@ -98,6 +103,8 @@ def read_plan(spec: AgentSpec, name: AgentId) -> FollowedPlan:
     """
     plan = load_scenario(spec.plan)
     version = fingerprint(plan)
+    if spec.site is not None:
+        plan = _site_plan(spec, spec.site, name, plan)
     if spec.functions is not None:
         unknown = sorted({*spec.functions} - plan.functions.keys())
         if unknown:
@@ -109,18 +116,69 @@ def read_plan(spec: AgentSpec, name: AgentId) -> FollowedPlan:
         level = (spec.scope or END_TO_END).level
         declared = DeclaredAgent(name, _SCOPES.get(level, level), spec.capabilities)
         plan = replace(plan, agents=(*plan.agents, declared))
-    return FollowedPlan(declared, plan, load_catalogue(plan), version)
+    return FollowedPlan(declared, plan, load_catalogue(plan, offered=_offered(spec)), version)
 
 
-def open_agent(spec: AgentSpec) -> AgentProcess:
-    """Return the process of an agent, ready to run.
+def _offered(spec: AgentSpec) -> frozenset[TrafficVerdict] | None:
+    """Return the verdicts of a site's own driver; None where the network's are not known."""
+    if spec.site is None:
+        return None
+    from phalanx.infrastructure.linux.enforcement import offered  # noqa: PLC0415  # of sites alone
+
+    return offered()
+
+
+def _site_plan(spec: AgentSpec, site: Interfaces, name: AgentId, plan: Scenario) -> Scenario:
+    """Return a plan as the agent of a site follows it, which reads counters of the kernel.
 
     Raises:
-        PhalanxError: with one line, if a file is not usable or the state is another's.
+        ScenarioError: if the site and the plan do not fit, or the plan has what is not offered
+            between sites.
+
+    """
+    pop = {agent.name: agent.pop for agent in plan.all_agents()}.get(name)
+    if pop is None:
+        raise ScenarioError(f"{spec.plan}: {name} stands at no PoP, so it has no site")
+    if spec.trust is not None:
+        why = "a driver in the agent's own process cannot refuse an agent that is not trusted"
+        raise ScenarioError(f"trust: {why}; leave out trust or site")
+    hosts = sorted(host.name for host in plan.hosts if host.at == pop)
+    for host in sorted({*hosts} ^ {*site.hosts}):
+        known = ", ".join(hosts) or "none"
+        why = "needs its interface" if host in hosts else f"is no host at {pop}; there are: {known}"
+        raise ScenarioError(f"site.hosts: {host} {why}")
+    for monitor in plan.monitors:
+        if monitor.at == pop and monitor.link not in {link_id(pop, host) for host in hosts}:
+            raise ScenarioError(
+                f"{spec.plan}: monitors: {monitor.link} is no link from {pop} to a host there; "
+                "links between sites are not watched"
+            )
+    from phalanx.runtime.guarding import PARAMETERS  # noqa: PLC0415  # of sites alone
+
+    return replace(plan, parameters={**PARAMETERS, **plan.parameters})
+
+
+def open_agent(spec: AgentSpec, say: Say = lambda _: None) -> AgentProcess:
+    """Return the process of an agent, ready to run.
+
+    Args:
+        spec: what it is started with.
+        say: told in one line what a site's driver finds and makes.
+
+    Raises:
+        PhalanxError: with one line, if a file is not usable, the state is another's, or this
+            machine cannot be the site.
 
     """
     bundle = bundle_of(spec, Role.AGENT)
     followed = read_plan(spec, bundle.identity.name)
+    if spec.site is not None:
+        from phalanx.runtime.guarding import check_interfaces  # noqa: PLC0415
+
+        check_linux()
+        named = {f"site.hosts.{host}": each for host, each in spec.site.hosts.items()}
+        entry = spec.site.ingress
+        check_interfaces(named if entry is None else {**named, "site.ingress": entry})
     brought = followed.catalogue.brought_by(followed.declared)
     process = Process(
         spec,
@@ -133,7 +191,11 @@ def open_agent(spec: AgentSpec) -> AgentProcess:
     process.fabric.registrar.update(plan=followed.version, scope=scope, pop=pop)
     seal = Seal(bundle.credentials, process.incarnation)
     bundle.live.on_change(seal.use)
-    return AgentProcess(spec, followed, process, seal)
+    try:
+        return AgentProcess(spec, followed, process, seal, say)
+    except BaseException:
+        process.close()
+        raise
 
 
 class AgentProcess:
@@ -145,11 +207,17 @@ class AgentProcess:
     agents in two whenever a plan is handed out site by site, or one file is wrong.
 
     SIGTERM lets it hand over what it does and leave; SIGINT and SIGHUP end it at once, so that
-    its leases and its memory bridge the gap until it is started again.
+    its leases and its memory bridge the gap until it is started again. So they do where it drives
+    its PoP itself: rules, and the VNFs that keep them, stay for the next life to take over.
     """
 
     def __init__(
-        self, spec: AgentSpec, followed: FollowedPlan, process: Process, seal: Seal
+        self,
+        spec: AgentSpec,
+        followed: FollowedPlan,
+        process: Process,
+        seal: Seal,
+        say: Say = lambda _: None,
     ) -> None:
         """Compose the process.
 
@@ -158,6 +226,7 @@ class AgentProcess:
             followed: the agent, the network, the functions and the terms of auctions.
             process: what it shares with every process.
             seal: protects its messages.
+            say: see ``open_agent``.
 
         """
         self.process = process
@@ -172,14 +241,12 @@ class AgentProcess:
         if spec.trust is not None:
             self._trust = ProcessTrust(spec.trust, clock, process.state, self._unusable)
         bus_of_agent: Bus = faulty(self.bus, clock, plan, seed)
-        infrastructure: Infrastructure = RemoteInfrastructure(
-            NetworkCalls(process.client, clock, process.incarnation, process.fabric.registry),
-            process.identity.name,
-            declared.pop,
-            process.incarnation,
-            clock,
-            on_refused=partial(self._refused, speaker=Role.NETWORK.value),
-        )
+        self._ended = False
+        """Whether it gives back what it holds as it ends."""
+        infrastructure = self._infrastructure(followed, say)
+        settings = settings_of(plan, {declared.name}, followed.catalogue)
+        if spec.site is not None:  # it has a repository of its own
+            settings = replace(settings, repository=str(declared.pop))
         lies = [f.at_s for f in plan.faults if f.kind == "lie" and f.agent == declared.name]
         if lies and process.incarnation == 1:  # deployed anew it is honest
             lying = partial(self._lies, min(lies))
@@ -189,10 +256,7 @@ class AgentProcess:
             declared,
             plan,
             followed.catalogue,
-            replace(
-                settings_of(plan, {declared.name}, followed.catalogue),
-                loops=LoopIndex(plan.loops()).known_to(declared.name),
-            ),
+            replace(settings, loops=LoopIndex(plan.loops()).known_to(declared.name)),
             process.fabric,
             clock=clock,
             bus=bus_of_agent,
@@ -234,6 +298,39 @@ class AgentProcess:
         if spec.run is not None:
             clock.call_at(plan.duration_s, self._finish)
 
+    def _infrastructure(self, followed: FollowedPlan, say: Say) -> Infrastructure:
+        """Return what the agent acts on: the domain's network, or the driver of its own PoP.
+
+        The driver takes over what an earlier life has left in force.
+        """
+        process, pop = self.process, followed.declared.pop
+        if self.spec.site is None or pop is None:
+            client, clock = process.client, process.clock
+            return RemoteInfrastructure(
+                NetworkCalls(client, clock, process.incarnation, process.fabric.registry),
+                process.identity.name,
+                pop,
+                process.incarnation,
+                clock,
+                on_refused=partial(self._refused, speaker=Role.NETWORK.value),
+            )
+        from phalanx.runtime.guarding import SiteDriver  # noqa: PLC0415  # of sites alone
+
+        driver = SiteDriver(process.clock, Path(self.spec.state), say)
+        life = f"{self._name}.{process.incarnation}"
+
+        def recorder(about: str) -> Recorder:
+            prefix = f"{life}.pop{about}"  # beside the ids of the agent's own events
+            return Recorder(self._name, process.stream, process.clock.now, prefix)
+
+        vnfds = followed.catalogue.vnfds
+        context = BuildContext(self.plan, self.plan.seed, vnfds, recorder, process.cause)
+        driver.claim()
+        network = driver.open(context, pop, self.spec.site, self.plan.timing.lease_s)
+        process.on_close(lambda: driver.close() if self._ended else driver.suspend())
+        install_monitors(network, self.plan, vnfds, process.cause, at=pop)
+        return network
+
     def _sink(self, name: AgentId, plan: Scenario) -> Sink:
         """Return what takes the agent's events, and seals them where there is a policy."""
         process = self.process
@@ -262,7 +359,8 @@ class AgentProcess:
         process, node = self.process, self.composed.node
         if process.stopping is not None:
             return
-        if not process.client.connected:
+        alone = self.spec.site is not None and process.clock.now() - self._lost_at >= ALONE_S
+        if not process.client.connected and not alone:
             process.clock.call_at(process.clock.now() + 0.1, self._begin)
             return
         memory = self._memory()
@@ -273,6 +371,8 @@ class AgentProcess:
             )
         else:
             node.restore(memory, process.cause)
+        if not process.client.connected:
+            self._connected(up=False)
         process.client.on_change(self._connected)
         process.fabric.serving()
         if self._trust is not None:
@@ -337,7 +437,8 @@ class AgentProcess:
             # What was heard of a PoP is newer than any plan, so only unknown PoPs are news.
             news = first_view(found.plan, planned_sites(network)).states
             outlook.view = outlook.view.apply_all(news)
-        self.composed.settings.repository = network.repository
+        if spec.site is None:
+            self.composed.settings.repository = network.repository
         self.plan = found.plan
         registrar.update(plan=found.version)
         for entry in self.process.fabric.registry.entries():
@@ -433,13 +534,14 @@ class AgentProcess:
     # -- the end ----------------------------------------------------------------------------
 
     def _left(self) -> None:
+        self._ended = True
         with contextlib.suppress(StoreError):  # then it remembers that it has left
             self.process.state.save(b"")
         self.process.end("it has left")
 
     def _finish(self) -> None:
         """End what is still open: the run is over."""
-        process = self.process
+        process, self._ended = self.process, True
         if self.composed.node.alive:
             self.agent.stop(process.clock.now(), process.cause)
             self.composed.node.crash()

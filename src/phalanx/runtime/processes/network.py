@@ -20,7 +20,7 @@ from phalanx.fabric.operations import Operation
 from phalanx.fabric.provider import Call, Provider
 from phalanx.identity.names import Role
 from phalanx.runtime.catalogue import load_catalogue
-from phalanx.runtime.composition import installed_monitors
+from phalanx.runtime.composition import FIRST_LEASE_S, install_monitors
 from phalanx.runtime.course import (
     RESERVATIONS,
     ReservationsAnswer,
@@ -43,8 +43,6 @@ from phalanx.runtime.processes.trusting import ProcessTrust
 from phalanx.runtime.scenario import Scenario
 from phalanx.runtime.trusting import ExpelledAgents, end_doings
 
-FIRST_LEASE_S = 60.0
-"""How long the plan's monitors wait for their agents, from the begin of the run on."""
 ALONE_S = 60.0
 """After the end of its run nobody needs the network for longer than this, in real seconds."""
 
@@ -155,15 +153,7 @@ class NetworkProcess:
         context = BuildContext(plan, self._seed, self._vnfds, self._recorder, process.cause)
         network = self._network = self._environment.build(context)
         lease_s = FIRST_LEASE_S + max(0.0, -process.clock.now())
-        for monitor in installed_monitors(plan):
-            network.install(
-                monitor.duty.tap,
-                monitor.instance,
-                self._vnfds[monitor.function],
-                units=1,
-                ttl_s=max(lease_s, plan.timing.lease_s),
-                cause=process.cause,
-            )
+        install_monitors(network, plan, self._vnfds, process.cause, lease_s)
         self._free_at_start = network.free()
         standing = {agent.name: agent.pop for agent in plan.all_agents()}
 

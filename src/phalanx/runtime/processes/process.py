@@ -395,6 +395,10 @@ class Process(RecordingClient):
         """Make ``call`` at the end, while the clock and the client are still there."""
         self._stack.callback(call)
 
+    def close(self) -> None:
+        """Give everything back without having run."""
+        self._stack.close()
+
     def end(self, why: str) -> None:
         """End the process in order, once what is going on now is done."""
         if self.stopping is None:

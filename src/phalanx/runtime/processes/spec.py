@@ -11,6 +11,8 @@ from msgspec.structs import replace
 from phalanx.fabric.registration import Area
 from phalanx.loading import Name, read_toml
 
+Device = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z")]
+"""Name of a network interface."""
 FilePath = Annotated[str, Meta(min_length=1, max_length=4000)]
 
 
@@ -59,6 +61,19 @@ class ProcessSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """None: the process takes no part in attestation."""
 
 
+class Interfaces(Struct, frozen=True, forbid_unknown_fields=True):
+    """What only a site knows: by which of its machine's interfaces packets come and go.
+
+    No others are ever touched.
+    """
+
+    ingress: Device | None = None
+    """By which users' packets enter the network here; what comes from other sites comes by others.
+    None: what leaves to hosts of this site is met there, wherever it entered."""
+    hosts: dict[Name, Device] = {}
+    """By name of each of the plan's hosts at this PoP: the one by which packets leave to it."""
+
+
 class AgentSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One agent."""
 
@@ -68,6 +83,9 @@ class AgentSpec(ProcessSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What the agent looks after; it works with the agents of the same scope. None: end to end."""
     functions: tuple[Name, ...] | None = None
     """Those of the plan's functions that it can run; None: all."""
+    site: Interfaces | None = None
+    """Its PoP is this machine, and the process drives it itself (needs root). None: a process of
+    the domain, ``phalanx network``, serves the network to it."""
     capabilities: tuple[Name, ...] = ()
     """What it brings, if the plan declares no agent of its name; then it stands at no PoP."""
 
