@@ -43,6 +43,7 @@ from phalanx.domain.messages import SecurityPolicy
 from phalanx.domain.network import LinkState, Network, PopId, link_id
 from phalanx.domain.predicates import Monitored, PolicyKept, ServiceWatched, SignallingWatched
 from phalanx.domain.resources import NOTHING
+from phalanx.domain.rules import AllowList
 from phalanx.domain.series import WorkloadForecast
 from phalanx.domain.traffic import PROFILES
 from phalanx.domain.version import VERSION
@@ -132,6 +133,7 @@ def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue
         else scenario.agreement.outsiders(pop.name for pop in scenario.network.pops),
         persistent_from=None if scenario.strategy == "published" else PROTECT,
         foreseen=None if scenario.strategy == "published" else STRATEGIES[scenario.strategy],
+        allow=AllowList(scenario.allow),
         references=references_of(scenario, catalogue),
         forecast=told,
         deadline_s=timing.auction_deadline_s,
@@ -767,4 +769,6 @@ def description(scenario: Scenario, seed: int, catalogue: Catalogue) -> dict[str
         ],
         "updates": [asdict(update) for update in scenario.updates],
         **({"loops": loops} if loops else {}),
+        **({"allow": [asdict(each) for each in scenario.allow]} if scenario.allow else {}),
+        **({"mode": scenario.mode} if scenario.mode != "enforce" else {}),
     }

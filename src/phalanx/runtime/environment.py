@@ -32,10 +32,11 @@ from phalanx.domain.events import Recorder
 from phalanx.domain.messages import Message, Performative
 from phalanx.domain.network import PopId
 from phalanx.domain.resources import Resources
-from phalanx.domain.rules import TrafficVerdict
+from phalanx.domain.rules import AllowList, TrafficVerdict
 from phalanx.domain.trust import GroupKeys
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Infrastructure
+from phalanx.infrastructure.observe_only import ObserveOnly
 from phalanx.runtime.scenario import FaultSpec, Scenario
 
 Say = Callable[[str], None]
@@ -56,6 +57,9 @@ class RunClock(Clock, Protocol):
 
 class RunNetwork(Infrastructure, Protocol):
     """An infrastructure as the process sees it that makes or serves it."""
+
+    allow: AllowList
+    """Sources that no rule blocks or limits."""
 
     def install(
         self, pop: PopId, instance: InstanceId, vnfd: Vnfd, *, units: int, ttl_s: float, cause: str
@@ -95,6 +99,17 @@ class RunNetwork(Infrastructure, Protocol):
             InvariantError: if a PoP or a link is over-committed.
 
         """
+
+
+def acting_on(
+    network: RunNetwork, plan: Scenario, clock: Clock, recorder: Recorder
+) -> Infrastructure:
+    """Return what performs the agents' actions: the network itself, if the plan has it enforce.
+
+    It blocks and limits nothing that the plan allows, whatever agents ask for.
+    """
+    network.allow = AllowList(plan.allow)
+    return network if plan.mode == "enforce" else ObserveOnly(network, clock, recorder)
 
 
 @runtime_checkable

@@ -53,6 +53,7 @@ from phalanx.runtime.environment import (
     KeyedEnvironment,
     RunBus,
     RunNetwork,
+    acting_on,
     faulty,
 )
 from phalanx.runtime.node import Node
@@ -123,6 +124,7 @@ class System:
             self._shed,
         )
         self.infrastructure: RunNetwork = self.environment.build(context)
+        self._acting = acting_on(self.infrastructure, scenario, self.clock, self.recorder)
         self.bus: RunBus = self.environment.bus(context)
         self.faulty_bus = faulty(self.bus, self.clock, scenario, self.seed)
         self.broker = MemoryBroker(self.clock)
@@ -289,7 +291,7 @@ class System:
         clock = self._clocks.get(declared.name)
         fast_s = None if clock is None else clock.fast_s
         bus: Bus = PerAgentBus(self.faulty_bus, declared.name, fast_s=fast_s)
-        network: Infrastructure = self.infrastructure
+        network = self._acting
         if self.trust is not None:
             bus = self.trust.bus(declared.name, bus)
             network = self.trust.guarded(declared.name, network)

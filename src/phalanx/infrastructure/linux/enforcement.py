@@ -91,6 +91,7 @@ class _Measure:
     instance: Instance
     effect: str
     rule: TrafficRule
+    reason: str
     body: Body
     tunnel: Tunnel | None
     detour: Detour | None
@@ -136,12 +137,18 @@ class Enforcement(MeasureLedger[_Measure]):
 
     def enforce(self, action: Enforce, instance: Instance, cause: str, answer: Answer) -> None:
         """Put a measure into force and answer then."""
+        admitted = self._admit(action)
+        if isinstance(admitted, Failed):
+            answer(admitted)
+            return
+        action = admitted
         target = self._refuse_or_place(action, instance)
         if isinstance(target, Failed):
             answer(target)
             return
         rule = action.rule
-        measure = _Measure(action.measure, instance, action.effect, rule, _body(rule), None, None)
+        about = action.measure, instance, action.effect, rule, action.reason
+        measure = _Measure(*about, _body(rule), None, None)
         self._keep(action.measure, measure)
 
         def done(_: None) -> None:
