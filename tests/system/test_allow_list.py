@@ -95,9 +95,7 @@ def test_the_driver_refuses_what_an_agent_should_not_have_asked_for():
         system.run(until=2.0)
     assert [isinstance(answer, Failed) for answer in answers] == [True, True, False]
     assert "allow list" in answers[0].reason
-    (applied,) = [
-        e for e in system.log.events if e.data.get("effect") == "x" and "sources" in e.data
-    ]
+    (applied,) = [e for e in system.log.events if e.kind == "measure.applied"]
     assert applied.data["sources"] == ["10.2.0.2"]
 
 

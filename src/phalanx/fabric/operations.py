@@ -168,6 +168,15 @@ class MeasureEntry(Struct, frozen=True):
     target: str
     """What it limits, blocks or splits, in words."""
     lease_left_s: float | None = None
+    verdict: str = ""
+    sources: tuple[str, ...] = ()
+    reason: str = ""
+    """What it was put in force for, in words."""
+    age_s: float | None = None
+    """Since it is in force; None: the network does not say."""
+    passed_mb: float = 0.0
+    held_mb: float = 0.0
+    """What it passed and held back in all, in MB, as it was counted last."""
 
 
 class InventoryAnswer(Struct, frozen=True):
@@ -175,6 +184,8 @@ class InventoryAnswer(Struct, frozen=True):
 
     instances: tuple[InstanceEntry, ...]
     measures: tuple[MeasureEntry, ...] = ()
+    observed_only: bool = False
+    """Whether the measures would be in force, and nothing is enforced."""
 
 
 class ReleaseRequest(Struct, frozen=True):

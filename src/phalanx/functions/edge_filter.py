@@ -374,12 +374,13 @@ class EdgeFilter(Capability):
                     least_s = me.parameter(self, "harm_look_s") / 2
                     self._served[effect] = _served_mb_s(records, screened.ip, blocked, least_s)
                 kinds = tuple(sorted({f.kind for f in findings})) or ("remembered",)
+                named = kinds if findings else sorted(heard.kinds) or kinds
                 self._reports[effect] = AttackReport(
                     screened.ip, kinds, rule.match.sources, tuple(sorted(shared))
                 )
                 for source in rule.match.sources:
                     yield Believe(Threat(source, screened.ip))
-                yield from enforce(me, goal, effect, rule, _why(rule, effect, kinds))
+                yield from enforce(me, goal, effect, rule, _why(rule, effect, named))
                 for claim in _claims(me, effect):
                     yield Adopt(want(claim), PROTECT)
         yield Believe(screened)

@@ -35,7 +35,16 @@ from phalanx.coordination.duties import Duties
 from phalanx.coordination.lifecycle import NewVersion
 from phalanx.coordination.measures import PROTECT
 from phalanx.coordination.workload import WorkloadForecaster
-from phalanx.domain.actions import Failed, Invoke, Invoked, SiteState
+from phalanx.domain.actions import (
+    Failed,
+    Invoke,
+    Invoked,
+    Outcome,
+    ReadRules,
+    RuleInForce,
+    RulesInForce,
+    SiteState,
+)
 from phalanx.domain.agents import POP, AgentId, AgentState, Scope
 from phalanx.domain.events import Sink
 from phalanx.domain.goals import Duty, Predicate, avert, want
@@ -389,6 +398,7 @@ class ComposedAgent:
             on_left=on_left,
             services={Invoke: self._invoke, **(services or {})},
         )
+        self._infrastructure = infrastructure
         self._began = clock.now()
         self._silent: dict[AgentId, float] = {}
         """When each service that was invoked last did not answer in time."""
@@ -527,12 +537,43 @@ class ComposedAgent:
             InstanceEntry(i.instance, i.vnf, i.version, i.units, i.state, i.goals)
             for i in (instance.info() for instance in inventory)
         )
-        measures = tuple(
-            MeasureEntry(measure, instance.id, str(effect))
-            for instance in inventory
-            for effect, measure in instance.measures.items()
-        )
-        call.done(InventoryAnswer(instances, measures))
+        kept = [(m, i.id, str(e)) for i in inventory for e, m in i.measures.items()]
+
+        def told(outcome: Outcome) -> None:
+            there = outcome if isinstance(outcome, RulesInForce) else RulesInForce()
+            rules = {rule.measure: rule for rule in there.rules}
+            measures = tuple(_entry(*each, rules.get(each[0])) for each in kept)
+            call.done(InventoryAnswer(instances, measures, there.observed_only))
+
+        self._read_rules(told)
+
+    def _read_rules(self, told: Callable[[Outcome], None]) -> None:
+        """Have ``told`` what the network has in force at the agent's PoP."""
+        pop = self.agent.pop
+        if pop is None:
+            told(RulesInForce())
+        else:
+            self._infrastructure.perform(pop, ReadRules(pop), self._cause, told)
+
+    def allow(self, allow: AllowList) -> None:
+        """Block and limit none of these from now on; lift what does."""
+        self.settings.allow = allow
+
+        def told(outcome: Outcome) -> None:
+            rules = outcome.rules if isinstance(outcome, RulesInForce) else ()
+            hit = {each.measure for each in rules if allow.spare(each.rule) != each.rule}
+            for effect in [e for i in self._instances() for e, m in i.measures.items() if m in hit]:
+                self._lift(effect)
+
+        self.agent.now, self.agent.cause = self._clock.now(), self._cause
+        subject = f"{len(allow.entries)} entries"
+        more = {"action": "reload the allow list of", "subject": subject, "by": "its operator"}
+        self.agent.cause = self.agent.record("operator.acted", **more)
+        self._read_rules(told)
+
+    def _lift(self, effect: Predicate) -> None:
+        goal = Adopt(avert(effect), PROTECT)
+        self.node.carry_out(self.agent.take_on(goal, self._clock.now()))
 
     def _instances(self) -> list[VnfInstance]:
         return [] if self.light else list(self.agent.capability(Bidder).inventory)
@@ -598,8 +639,7 @@ class ComposedAgent:
             call.fail(f"it keeps no measure {measure!r} in force")
             return
         self._acted(call, "release", str(effect))
-        goal = Adopt(avert(effect), PROTECT)
-        self.node.carry_out(self.agent.take_on(goal, self._clock.now()))
+        self._lift(effect)
         call.done(Accepted(f"{self.name} takes it back; its events tell when it is gone"))
 
     def _pause(self, call: Call[PauseRequest, Accepted]) -> None:
@@ -687,6 +727,24 @@ class ComposedAgent:
 
 def _belief(predicate: Predicate, belief: Belief) -> BeliefInfo:
     return BeliefInfo(str(predicate), belief.value, belief.holder, belief.event)
+
+
+def _entry(measure: str, instance: str, effect: str, rule: RuleInForce | None) -> MeasureEntry:
+    if rule is None:
+        return MeasureEntry(measure, instance, effect)
+    match = rule.rule.match
+    return MeasureEntry(
+        measure,
+        instance,
+        effect,
+        rule.lease_left_s,
+        rule.rule.verdict.value,
+        match.sources or ((match.source,) if match.source else ()),
+        rule.reason,
+        rule.age_s,
+        rule.passed_mb,
+        rule.held_mb,
+    )
 
 
 def make_agent(

@@ -17,7 +17,7 @@ from phalanx.bus.memory import MemoryBus
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.network import LinkId, PopId, link_id
-from phalanx.domain.rules import TrafficVerdict
+from phalanx.domain.rules import AllowedSources, TrafficVerdict
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.enforcement import offered
 from phalanx.infrastructure.linux.journal import LeaseJournal
@@ -25,8 +25,9 @@ from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
 from phalanx.infrastructure.linux.repository import build_images
 from phalanx.infrastructure.linux.vnf_processes import token
-from phalanx.loading import Name, parse_as, read_text
+from phalanx.loading import Name, parse_as, read_text, refusal
 from phalanx.runtime.environment import BuildContext, Say
+from phalanx.runtime.loading import allow_offences
 from phalanx.runtime.scenario import (
     MONITORS,
     STRATEGIES,
@@ -37,6 +38,7 @@ from phalanx.runtime.scenario import (
     GoalName,
     GoalSpec,
     HostSpec,
+    Mode,
     MonitorSpec,
     NetworkSpec,
     ParameterName,
@@ -76,6 +78,8 @@ PARAMETERS = {
     "entry_look_s": 0.2,
 }
 """Counters of the kernel can be read often, and a look at them may be short."""
+CONTROL = "control"
+"""Name of the control socket, in the folder of the run."""
 LIMIT = 0.5
 """While the sources are not known yet, this share of a guarded host's bandwidth passes."""
 
@@ -110,6 +114,10 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     functions: dict[Name, FunctionSpec] = field(default_factory=FUNCTIONS.copy)
     strategy: Strategy = "service"
     """As in a [scenario](scenario.md); here all traffic enters at the guarded interface."""
+    mode: Mode = "enforce"
+    """``observe``: all is decided and nothing enforced; the log says what would have been done."""
+    allow: Annotated[tuple[AllowedSources, ...], Meta(max_length=1000)] = ()
+    """Sources that are never blocked or limited; read again on SIGHUP."""
     goals: dict[GoalName, GoalSpec] = {}
     parameters: dict[ParameterName, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}
     timing: Timing = Timing(auction_deadline_s=0.3)
@@ -134,6 +142,8 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
             ),
             goals=self.goals,
             strategy=self.strategy,
+            mode=self.mode,
+            allow=self.allow,
             parameters={**self._own_parameters(), **self.parameters},
             timing=self.timing,
         )
@@ -154,7 +164,9 @@ def load_site(path: str | Path) -> SiteSpec:
         ScenarioError: with one line ``FILE: FIELD (line N): what is wrong; what is allowed``.
 
     """
-    site, _ = parse_as(SiteSpec, read_text(path), str(path))
+    site, tree = parse_as(SiteSpec, read_text(path), str(path))
+    for field_name, why in allow_offences(site.allow):
+        raise refusal(str(path), tree, field_name, why)
     for what in ("name", "address"):
         values = [getattr(guarded, what) for guarded in site.guards]
         twice = sorted({value for value in values if values.count(value) > 1})
@@ -353,6 +365,22 @@ class GuardEnvironment:
         self.clock.call_at(self.clock.now() + LOOK_S, lambda: self._watch_interfaces(context))
 
 
+def control_of(site: SiteSpec) -> Path:
+    """Return the control socket of the guard that runs with a site's state.
+
+    Raises:
+        PhalanxError: with one line, if none does.
+
+    """
+    try:
+        run = _text(Path(site.state) / "run")
+    except OSError as error:
+        raise PhalanxError(f"{site.state}: {error.strerror}") from None
+    if not runs.is_run(run) or runs.owner(run) is None:
+        raise PhalanxError(f"no guard runs with the state {site.state}")
+    return runs.folder(run) / CONTROL
+
+
 def plan(site: SiteSpec) -> list[str]:
     """Return in words what a guard would touch and what it might do."""
     interfaces = sorted({guarded.interface for guarded in site.guards})
@@ -366,6 +394,10 @@ def plan(site: SiteSpec) -> list[str]:
         f"{site.timing.lease_s:g} s that the kernel itself ends",
     ]
     lines += [f"counters on {name}, both directions" for name in interfaces]
+    if site.mode == "observe":
+        observes = "nothing is limited, blocked or answered; the log says what would have been"
+        return [*lines, f"mode is observe: {observes}"]
+    lines += [f"never blocks or limits {each.prefix} ({each.reason})" for each in site.allow]
     for guarded in site.guards:
         when = f"as attacks on {guarded.address} are found: "
         if site.strategy != "service":

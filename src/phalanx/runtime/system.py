@@ -7,7 +7,7 @@ refuse is in the log. Their messages go over the bus of the environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from msgspec.structs import replace
@@ -24,6 +24,7 @@ from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.messages import Message
 from phalanx.domain.network import PopId
+from phalanx.domain.rules import AllowedSources, AllowList
 from phalanx.domain.trust import GroupKeys
 from phalanx.fabric.access import STANDARD_POLICY, AccessPolicy
 from phalanx.fabric.audit_trail import AuditTrail
@@ -322,6 +323,12 @@ class System:
             self.environment.rekey(keys, cause)
 
     # -- what happens from outside ----------------------------------------------------
+
+    def allow(self, entries: Iterable[AllowedSources]) -> None:
+        """Block and limit none of these from now on, and lift what does."""
+        allow = self.infrastructure.allow = AllowList(entries)
+        for agent in self.agents.values():
+            agent.allow(allow)
 
     def lives(self, agent: AgentId) -> bool:
         """Return whether the agent runs."""

@@ -1,0 +1,131 @@
+"""What an operator asks of ``phalanx guard``, over real packets: spare, observe, show, release."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import stat
+import sys
+
+import pytest
+
+from phalanx.infrastructure.linux.kernel import runs
+from phalanx.store.jsonl import read_jsonl
+from tests.system.guard_lab import ATTACKERS, GATEWAY, SERVER, USER, Lab, end, said, until
+
+pytestmark = GATEWAY
+
+ALLOW = "allow:\n  - prefix: {}\n    reason: office\n"
+
+
+@pytest.fixture
+def lab(tmp_path):
+    made = Lab(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def phalanx(lab, *words, code=0):
+    process = lab.start("gate", sys.executable, "-m", "phalanx", *words, "--site", str(lab.site))
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == code, text
+    return text
+
+
+def listed(lab):
+    return json.loads(phalanx(lab, "measures", "--json"))
+
+
+def blocked(lab):
+    return {source for each in listed(lab) for source in each["sources"]}
+
+
+def test_an_allowed_attacker_passes_and_an_entry_that_is_added_meanwhile_frees_it(lab, tmp_path):
+    lab.serve()
+    passes = lab.passes()
+    first, second = ATTACKERS[:2]
+    site = lab.site.read_text()
+    lab.site.write_text(site + ALLOW.format(first))
+    guard = lab.guard("--log", str(tmp_path / "log.jsonl"))
+    said(guard, "second 0 of the log")
+    lab.flood(30)
+    assert f"is allowed: {first} is in the allow list (office); not blocked" in said(guard, first)
+    until(lambda: blocked(lab) == set(ATTACKERS[1:]), "not all others are blocked")
+    assert [passes(address) for address in (first, second, USER)] == [True, False, True]
+
+    lab.site.write_text(site + ALLOW.format("10.8.1.0/27"))
+    guard.send_signal(signal.SIGHUP)
+    said(guard, "the allow list has 1 prefixes now")
+    until(lambda: passes(second), "what is allowed now is still blocked")
+    assert not blocked(lab)
+    lab.site.write_text(site + "allow: [{prefix: nonsense, reason: x}]\n")
+    guard.send_signal(signal.SIGHUP)
+    assert "nonsense is no IPv4 address or prefix" in said(guard, "the allow list stays as it is")
+    assert guard.poll() is None
+    end(guard)
+    spared = [e.data for e in read_jsonl(tmp_path / "log.jsonl") if e.kind == "source.spared"]
+    assert {data["prefix"] for data in spared} == {first, "10.8.1.0/27"}
+
+
+def test_what_only_observes_says_what_it_would_do_and_drops_nothing(lab, tmp_path):
+    lab.serve()
+    passes = lab.passes()
+    guard = lab.guard("--observe", "--log", str(tmp_path / "log.jsonl"))
+    said(guard, "nothing is enforced")
+    said(guard, "second 0 of the log")
+    lab.flood(20)
+    assert "at gate: syn flood by" in said(guard, "would block 10.8.1.")
+    until(lambda: blocked(lab) == set(ATTACKERS), "not all would be blocked")
+    assert "would block" in phalanx(lab, "measures")
+    assert all(passes(address) for address in ATTACKERS)
+    rules = lab.inside("gate", "nft", "list", "ruleset")
+    assert "phx_" in rules  # what observes is real
+    assert not re.search(r"\b(drop|reject|reset|synproxy)\b", rules)
+    end(guard)
+    kinds = {event.kind for event in read_jsonl(tmp_path / "log.jsonl")}
+    assert "measure.withheld" in kinds
+    assert "measure.applied" not in kinds
+
+
+def test_measures_are_shown_and_released(lab):
+    lab.serve()
+    passes = lab.passes()
+    guard = lab.guard()
+    said(guard, "second 0 of the log")
+    assert "nothing is in force at 1 agent" in phalanx(lab, "measures")
+    lab.flood(30)
+    until(lambda: blocked(lab) == set(ATTACKERS), "not all are blocked")
+    until(lambda: sum(m["held_mb"] for m in listed(lab)) > 0.1, "its hits are not counted")
+    page = phalanx(lab, "measures")
+    assert max(map(len, page.splitlines())) <= 80
+    assert "syn flood by" in " ".join(page.split())
+    one = listed(lab)[0]
+    assert 0 < one["lease_left_s"] <= 15
+    assert one["age_s"] > 0
+
+    assert "bids for nothing" in phalanx(lab, "release", one["id"], "--pause")
+    attacker = one["sources"][0]
+    until(lambda: passes(attacker), "it is blocked still")
+    assert "root" in said(guard, "does what operator")
+    assert one["id"] not in {each["id"] for each in listed(lab)}
+    assert "no measure" in phalanx(lab, "release", one["id"], code=2)
+    assert "bids again" in phalanx(lab, "release", "gate", "--resume")
+    until(lambda: not passes(attacker), "the attack goes on, and is not blocked again")
+
+    path = runs.folder(lab.run) / "control"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for hostile in (b"\n", b"{}\n", b'{"operation": "drain", "request": {}}\n', b"\xff" * 70_000):
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.settimeout(10)
+            caller.connect(str(path))
+            caller.sendall(hostile)
+            caller.shutdown(socket.SHUT_WR)
+            assert b"refused" in caller.makefile("rb").readline()
+    assert blocked(lab) == set(ATTACKERS)
+    end(guard)
+    assert "no guard runs with the state" in phalanx(lab, "measures", code=2)
+    assert SERVER not in lab.inside("gate", "nft", "list", "ruleset")
