@@ -18,6 +18,7 @@ from phalanx.cli.terminal import INCOMPLETE, StopSignal, emit, needs_linux, out,
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import IMPORTANT, describe
+from phalanx.runtime.environment import open_metrics
 from phalanx.runtime.guarding import SiteSpec, control_of, load_site
 
 if TYPE_CHECKING:
@@ -82,9 +83,14 @@ def _guard(spec: SiteSpec, path: Path, outputs: Outputs, for_s: float) -> None:
     environment.open_state()
     try:
         with ExitStack() as ending, StopSignal(signal.SIGTERM) as stop:
+            sinks = [*outputs.sinks]
+            if spec.metrics is not None:
+                metrics = open_metrics(spec.pop, environment.clock)
+                ending.callback(metrics.serve(spec.metrics))
+                sinks.append(metrics)
             system: System = System(
                 spec.to_scenario(for_s),
-                sinks=outputs.sinks,
+                sinks=sinks,
                 environment=environment,
                 keep_events=KEPT_EVENTS,
                 incarnation=environment.incarnation,

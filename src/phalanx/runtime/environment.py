@@ -18,9 +18,9 @@ import random
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from phalanx.bus import Bus
 from phalanx.bus.faults import FaultRule, FaultyBus
@@ -35,10 +35,15 @@ from phalanx.domain.resources import Resources
 from phalanx.domain.rules import AllowList, TrafficVerdict
 from phalanx.domain.trust import GroupKeys
 from phalanx.domain.vnf import InstanceId, Vnfd
+from phalanx.fabric.operations import AgentCounters
 from phalanx.infrastructure import Infrastructure
 from phalanx.infrastructure.observe_only import ObserveOnly
 from phalanx.runtime.scenario import FaultSpec, Scenario
 
+if TYPE_CHECKING:
+    from phalanx.reporting.metrics import ProcessMetrics
+
+MetricsAddress = Annotated[str, Meta(pattern=r"^(([0-9.]+|\[[0-9a-fA-F:]+\]):)?[0-9]{1,5}\Z")]
 Say = Callable[[str], None]
 """Told in one line what is found or made."""
 
@@ -110,6 +115,26 @@ def acting_on(
     """
     network.allow = AllowList(plan.allow)
     return network if plan.mode == "enforce" else ObserveOnly(network, clock, recorder)
+
+
+def open_metrics(
+    name: str,
+    clock: Clock,
+    counters: Callable[[], AgentCounters] | None = None,
+    waiting: Callable[[], int] = lambda: 0,
+) -> ProcessMetrics:
+    """Return what counts the events of a process; see ``ProcessMetrics``.
+
+    Raises:
+        PhalanxError: with one line, if the extra is not installed.
+
+    """
+    try:
+        from phalanx.reporting.metrics import ProcessMetrics  # noqa: PLC0415  # an extra
+    except ModuleNotFoundError as missing:
+        needed = f"{missing.name}: pip install 'phalanx[metrics]'"
+        raise PhalanxError(f"metrics need {needed}") from None
+    return ProcessMetrics(name, clock, counters, waiting)
 
 
 @runtime_checkable

@@ -26,7 +26,7 @@ from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
 from phalanx.infrastructure.linux.repository import build_images
 from phalanx.infrastructure.linux.vnf_processes import token
 from phalanx.loading import Name, parse_as, read_text, refusal
-from phalanx.runtime.environment import BuildContext, Say
+from phalanx.runtime.environment import BuildContext, MetricsAddress, Say
 from phalanx.runtime.loading import allow_offences
 from phalanx.runtime.scenario import (
     MONITORS,
@@ -118,6 +118,9 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """``observe``: all is decided and nothing enforced; the log says what would have been done."""
     allow: Annotated[tuple[AllowedSources, ...], Meta(max_length=1000)] = ()
     """Sources that are never blocked or limited; read again on SIGHUP."""
+    metrics: MetricsAddress | None = None
+    """Where Prometheus scrapes it: a port of loopback, such as ``9464``, or ``HOST:PORT``; needs
+    the extra ``metrics``. None: nowhere."""
     goals: dict[GoalName, GoalSpec] = {}
     parameters: dict[ParameterName, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}
     timing: Timing = Timing(auction_deadline_s=0.3)

@@ -227,7 +227,7 @@ class AgentProcess:
         process.on_signal(signal.SIGTERM, partial(self.composed.drain, process.cause))
         process.on_signal(signal.SIGINT, partial(process.end, "interrupted"))
         process.on_signal(signal.SIGHUP, partial(process.end, "to be started again"))
-        process.figures = self._figures
+        process.figures, process.counters = self._figures, self._counters
         process.fabric.provider.serve(RELOAD, self._reload)
         process.fabric.registry.watch(self._changed)
         clock.call_at(max(clock.now(), 0.0), self._begin)
