@@ -41,7 +41,7 @@ def listed(lab):
 
 
 def blocked(lab):
-    return {source for each in listed(lab) for source in each["sources"]}
+    return {source for each in listed(lab) for source in each["rule"]["rule"]["match"]["sources"]}
 
 
 def test_an_allowed_attacker_passes_and_an_entry_that_is_added_meanwhile_frees_it(lab, tmp_path):
@@ -99,17 +99,17 @@ def test_measures_are_shown_and_released(lab):
     assert "nothing is in force at 1 agent" in phalanx(lab, "measures")
     lab.flood(30)
     until(lambda: blocked(lab) == set(ATTACKERS), "not all are blocked")
-    until(lambda: sum(m["held_mb"] for m in listed(lab)) > 0.1, "its hits are not counted")
+    until(lambda: sum(m["rule"]["held_mb"] for m in listed(lab)) > 0.1, "its hits are not counted")
     page = phalanx(lab, "measures")
     assert max(map(len, page.splitlines())) <= 80
     assert "by 8" in page
     one = listed(lab)[0]
-    assert one["reason"] == "syn flood by 8 sources"
+    assert one["rule"]["reason"] == "syn flood by 8 sources"
     assert 0 < one["lease_left_s"] <= 15
-    assert one["age_s"] > 0
+    assert one["rule"]["age_s"] > 0
 
     assert "bids for nothing" in phalanx(lab, "release", one["id"], "--pause")
-    attacker = one["sources"][0]
+    attacker = one["rule"]["rule"]["match"]["sources"][0]
     until(lambda: passes(attacker), "it is blocked still")
     assert "root" in said(guard, "does what operator")
     assert one["id"] not in {each["id"] for each in listed(lab)}
@@ -125,7 +125,7 @@ def test_measures_are_shown_and_released(lab):
             caller.connect(str(path))
             caller.sendall(hostile)
             caller.shutdown(socket.SHUT_WR)
-            assert b"refused" in caller.makefile("rb").readline()
+            assert b"not understood" in caller.makefile("rb").readline()
     assert blocked(lab) == set(ATTACKERS)
     end(guard)
     assert "no guard runs with the state" in phalanx(lab, "measures", code=2)

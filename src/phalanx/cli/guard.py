@@ -75,7 +75,7 @@ def guard(
 
 
 def _guard(spec: SiteSpec, path: Path, outputs: Outputs, for_s: float) -> None:
-    from phalanx.runtime.control import ControlSocket  # noqa: PLC0415  # of a guard alone
+    from phalanx.runtime.control import serve_control  # noqa: PLC0415  # of a guard alone
     from phalanx.runtime.guarding import GuardEnvironment  # noqa: PLC0415  # an extra
     from phalanx.runtime.system import System  # noqa: PLC0415  # takes time to import
 
@@ -95,10 +95,8 @@ def _guard(spec: SiteSpec, path: Path, outputs: Outputs, for_s: float) -> None:
                 keep_events=KEPT_EVENTS,
                 incarnation=environment.incarnation,
             )
-            control = ControlSocket(
-                environment.clock, system.calls(), spec.pop, control_of(spec)
-            )
-            ending.callback(control.close)
+            operator = environment.clock, system.calls(), spec.pop, control_of(spec)
+            ending.callback(serve_control(*operator))
             environment.clock.loop.add_signal_handler(signal.SIGHUP, _reload, system, path, spec)
             if spec.mode == "observe":
                 say(out, "mode is observe: nothing is enforced")

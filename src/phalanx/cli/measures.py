@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Any
 
 import typer
 from msgspec import Struct, to_builtins
 from rich.text import Text
 
-from phalanx.cli.bus_options import Bus, DomainFolder, operator, unknown, why
+from phalanx.cli.bus_options import Bus, DomainFolder, operator, unknown
+from phalanx.cli.bus_options import why as why_not
 from phalanx.cli.terminal import AsJson, counted, emit_json, out, say, table_of
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.calls import CallError
@@ -36,13 +37,10 @@ Site = Annotated[
     Path | None,
     typer.Option("--site", metavar="FILE", help="Site file of a guard that runs on this machine."),
 ]
-Q = TypeVar("Q", bound=Struct)
-A = TypeVar("A", bound=Struct)
 
 
-class _Ask(Protocol):
-    def __call__(self, owner: str, operation: Operation[Q, A], request: Q, /) -> A:
-        """Return what an agent answers; raises PhalanxError if it does not."""
+_Ask = Callable[[str, Operation[Any, Any], Struct], Any]
+"""Returns what an agent answers; raises PhalanxError if it does not."""
 
 
 def measures(
@@ -59,11 +57,13 @@ def measures(
         return
     table = table_of("id", "at", "what", "why", "since>", "lease>", "held MB>")
     for agent, each, observed_only in found:
-        does = ("would " if observed_only else "") + _words(each)
-        since = "–" if each.age_s is None else f"{each.age_s:.0f} s"
-        lease = "–" if each.lease_left_s is None else f"{each.lease_left_s:.0f} s"
-        held = "–" if observed_only else f"{each.held_mb:.1f}"
-        row = _handle(each), agent, does, each.reason or each.target, since, lease, held
+        rule = each.rule
+        figures = ("–",) * 3
+        if rule is not None:
+            lease = "–" if rule.lease_left_s is None else f"{rule.lease_left_s:.0f} s"
+            figures = f"{rule.age_s:.0f} s", lease, f"{rule.held_mb:.1f}"
+        why = (rule.reason if rule else "") or each.target
+        row = _handle(each), agent, "would " * observed_only + _words(each), why, *figures
         table.add_row(*map(Text, row))
     out.print(table)
 
@@ -114,9 +114,12 @@ def _handle(entry: MeasureEntry) -> str:
 
 
 def _words(entry: MeasureEntry) -> str:
-    more = len(entry.sources) - SHOWN
-    whom = ", ".join(entry.sources[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-    return f"{_DOES.get(entry.verdict, entry.verdict)} {whom or entry.target}".strip()
+    if entry.rule is None:
+        return entry.target
+    match, verdict = entry.rule.rule.match, entry.rule.rule.verdict.value
+    more = len(match.sources) - SHOWN
+    whom = match.source or ", ".join(match.sources[:SHOWN]) + f" and {more} more" * (more > 0)
+    return f"{_DOES.get(verdict, verdict)} {whom or match.target or match.link}"
 
 
 @contextmanager
@@ -133,10 +136,7 @@ def _agents(
         spec = load_site(site)
         path = control_of(spec)
 
-        def locally(_: str, operation: Operation[Q, A], request: Q) -> A:
-            return ask_control(path, operation, request)
-
-        yield (spec.pop,), locally
+        yield (spec.pop,), lambda _, *asked: ask_control(path, *asked)
         return
     from phalanx.runtime.processes.operator import Survey  # noqa: PLC0415
 
@@ -144,14 +144,14 @@ def _agents(
         survey = Survey(connected)
         survey.settle()
 
-        def remotely(owner: str, operation: Operation[Q, A], request: Q) -> A:
+        def ask(owner: str, operation: Operation[Any, Any], request: Struct) -> Any:
             answer = connected.call(owner, operation, request)
             if not isinstance(answer, CallError):
                 return answer
             if owner not in survey.names:
                 raise unknown(owner, connected.identity.domain, survey.names)
-            raise PhalanxError(why(owner, answer))
+            raise PhalanxError(why_not(owner, answer))
 
-        serving = (e for e in survey.registry.entries() if e.available)
-        named = (e.owner for e in serving if RELEASE.name in e.registration.operations)
-        yield tuple(named), remotely
+        found = (e for e in survey.registry.entries() if e.available)
+        named = (e.owner for e in found if RELEASE.name in e.registration.operations)
+        yield tuple(named), ask

@@ -10,6 +10,7 @@ from typing import Annotated, Generic, TypeVar
 
 from msgspec import Meta, Struct
 
+from phalanx.domain.actions import RuleInForce
 from phalanx.domain.agents import Loop
 from phalanx.domain.messages import SecurityPolicy
 from phalanx.domain.series import WorkloadForecast
@@ -168,15 +169,8 @@ class MeasureEntry(Struct, frozen=True):
     target: str
     """What it limits, blocks or splits, in words."""
     lease_left_s: float | None = None
-    verdict: str = ""
-    sources: tuple[str, ...] = ()
-    reason: str = ""
-    """What it was put in force for, in words."""
-    age_s: float | None = None
-    """Since it is in force; None: the network does not say."""
-    passed_mb: float = 0.0
-    held_mb: float = 0.0
-    """What it passed and held back in all, in MB, as it was counted last."""
+    rule: RuleInForce | None = None
+    """As the network carries it out; None: it does not say."""
 
 
 class InventoryAnswer(Struct, frozen=True):

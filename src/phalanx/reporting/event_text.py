@@ -299,8 +299,7 @@ _WOULD = {"drop": "block", "proxy": "answer handshakes for"}
 
 def _withheld(data: Mapping[str, Any]) -> str:
     verdict = str(data.get("verdict", ""))
-    whom = "{sources}" if data.get("sources") else "[{protocol} ]to {target}"
-    whom = whom if data.get("target") or data.get("sources") else "{link}"
+    whom = "{sources}" if data.get("sources") else "[{protocol} to ]{target}"
     end = "[ to {rate_mb_s} MB/s] at {pop}[: {reason}]"
     return _fill(f"would {_WOULD.get(verdict, verdict)} {whom}" + end, data)
 

@@ -41,7 +41,6 @@ from phalanx.domain.actions import (
     Invoked,
     Outcome,
     ReadRules,
-    RuleInForce,
     RulesInForce,
     SiteState,
 )
@@ -542,7 +541,10 @@ class ComposedAgent:
         def told(outcome: Outcome) -> None:
             there = outcome if isinstance(outcome, RulesInForce) else RulesInForce()
             rules = {rule.measure: rule for rule in there.rules}
-            measures = tuple(_entry(*each, rules.get(each[0])) for each in kept)
+            measures = tuple(
+                MeasureEntry(*each, rule.lease_left_s if rule else None, rule)
+                for each, rule in ((each, rules.get(each[0])) for each in kept)
+            )
             call.done(InventoryAnswer(instances, measures, there.observed_only))
 
         self._read_rules(told)
@@ -565,10 +567,7 @@ class ComposedAgent:
             for effect in [e for i in self._instances() for e, m in i.measures.items() if m in hit]:
                 self._lift(effect)
 
-        self.agent.now, self.agent.cause = self._clock.now(), self._cause
-        subject = f"{len(allow.entries)} entries"
-        more = {"action": "reload the allow list of", "subject": subject, "by": "its operator"}
-        self.agent.cause = self.agent.record("operator.acted", **more)
+        self._record_act("allow", f"{len(allow.entries)} prefixes", "its operator")
         self._read_rules(told)
 
     def _lift(self, effect: Predicate) -> None:
@@ -655,7 +654,9 @@ class ComposedAgent:
     def _acted(self, call: Call[Any, Accepted], what: str, on: str) -> None:
         """Record what an operator has the agent do; it is the cause of what follows."""
         said = call.request.session
-        by = f"{call.caller.name} ({said})" if said else call.caller.name
+        self._record_act(what, on, f"{call.caller.name} ({said})" if said else call.caller.name)
+
+    def _record_act(self, what: str, on: str, by: str) -> None:
         self.agent.now, self.agent.cause = self._clock.now(), self._cause
         self.agent.cause = self.agent.record("operator.acted", action=what, subject=on, by=by)
 
@@ -727,24 +728,6 @@ class ComposedAgent:
 
 def _belief(predicate: Predicate, belief: Belief) -> BeliefInfo:
     return BeliefInfo(str(predicate), belief.value, belief.holder, belief.event)
-
-
-def _entry(measure: str, instance: str, effect: str, rule: RuleInForce | None) -> MeasureEntry:
-    if rule is None:
-        return MeasureEntry(measure, instance, effect)
-    match = rule.rule.match
-    return MeasureEntry(
-        measure,
-        instance,
-        effect,
-        rule.lease_left_s,
-        rule.rule.verdict.value,
-        match.sources or ((match.source,) if match.source else ()),
-        rule.reason,
-        rule.age_s,
-        rule.passed_mb,
-        rule.held_mb,
-    )
 
 
 def make_agent(

@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 from msgspec import Meta, Struct
 
@@ -35,7 +35,6 @@ from phalanx.domain.resources import Resources
 from phalanx.domain.rules import AllowList, TrafficVerdict
 from phalanx.domain.trust import GroupKeys
 from phalanx.domain.vnf import InstanceId, Vnfd
-from phalanx.fabric.operations import AgentCounters
 from phalanx.infrastructure import Infrastructure
 from phalanx.infrastructure.observe_only import ObserveOnly
 from phalanx.runtime.scenario import FaultSpec, Scenario
@@ -117,12 +116,7 @@ def acting_on(
     return network if plan.mode == "enforce" else ObserveOnly(network, clock, recorder)
 
 
-def open_metrics(
-    name: str,
-    clock: Clock,
-    counters: Callable[[], AgentCounters] | None = None,
-    waiting: Callable[[], int] = lambda: 0,
-) -> ProcessMetrics:
+def open_metrics(name: str, clock: Clock, *more: Callable[[], Any]) -> ProcessMetrics:
     """Return what counts the events of a process; see ``ProcessMetrics``.
 
     Raises:
@@ -134,7 +128,7 @@ def open_metrics(
     except ModuleNotFoundError as missing:
         needed = f"{missing.name}: pip install 'phalanx[metrics]'"
         raise PhalanxError(f"metrics need {needed}") from None
-    return ProcessMetrics(name, clock, counters, waiting)
+    return ProcessMetrics(name, clock, *more)
 
 
 @runtime_checkable

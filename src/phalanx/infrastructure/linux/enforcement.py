@@ -156,7 +156,7 @@ class Enforcement(MeasureLedger[_Measure]):
                 self._undo(action.measure, measure)
                 answer(Failed("it was lifted before it was in force"))
                 return
-            event = self._recorder.record("measure.applied", cause, **applied(action, instance))
+            event = self._recorder.record("measure.applied", cause, **applied(action, instance.pop))
             self._tell_of_journal(measure.instance.pop)
             answer(Done(event))
 

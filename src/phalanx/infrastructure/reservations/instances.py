@@ -80,8 +80,8 @@ class Instance:
         return inf if each is None else each * self.units
 
 
-def applied(action: Enforce, instance: Instance) -> dict[str, Any]:
-    """Return what ``measure.applied`` says of a rule that is in force through ``instance``."""
+def applied(action: Enforce, pop: PopId) -> dict[str, Any]:
+    """Return what ``measure.applied`` says of a rule that is in force at ``pop``."""
     rule = action.rule
     figures: dict[str, float] = {"rate_mb_s": rule.rate_mb_s, **rule.parameters}
     match = rule.match
@@ -98,8 +98,8 @@ def applied(action: Enforce, instance: Instance) -> dict[str, Any]:
             concerned[kind] = list(named_sources)
     return {
         "measure": action.measure,
-        "instance": instance.id,
-        "pop": instance.pop,
+        "instance": action.instance,
+        "pop": pop,
         "effect": action.effect,
         **({"reason": action.reason} if action.reason else {}),
         **figures,

@@ -185,7 +185,9 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
         measure = _Measure(instance, rule, action.effect, action.reason, stage, now, hits)
         self._keep(action.measure, measure)
         self._engine.wake()
-        return Done(self._recorder.record("measure.applied", cause, **applied(action, instance)))
+        return Done(
+            self._recorder.record("measure.applied", cause, **applied(action, instance.pop))
+        )
 
     def move(self, instance: Instance, to: Instance) -> None:
         """Hand the measures of one instance to another of the same PoP; traffic is not told."""
