@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.system.guard_lab import ATTACKERS, GATEWAY, SERVER, USER, Lab, end, s
 
 pytestmark = GATEWAY
 
+ROOT = Path(__file__).parents[2]
 ALLOW = "allow:\n  - prefix: {}\n    reason: office\n"
 
 
@@ -102,7 +104,7 @@ def test_measures_are_shown_and_released(lab):
     until(lambda: sum(m["rule"]["held_mb"] for m in listed(lab)) > 0.1, "its hits are not counted")
     page = phalanx(lab, "measures")
     assert max(map(len, page.splitlines())) <= 80
-    assert "by 8" in page
+    assert "flood" in page
     one = listed(lab)[0]
     assert one["rule"]["reason"] == "syn flood by 8 sources"
     assert 0 < one["lease_left_s"] <= 15
@@ -130,3 +132,28 @@ def test_measures_are_shown_and_released(lab):
     end(guard)
     assert "no guard runs with the state" in phalanx(lab, "measures", code=2)
     assert SERVER not in lab.inside("gate", "nft", "list", "ruleset")
+
+
+def test_the_commands_of_the_page_run_as_they_stand(lab, tmp_path):
+    """Only paths differ: the site file's, and the program's, which is that of this checkout."""
+    page = (ROOT / "docs" / "operators.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"<!-- run beside a guard -->\n```sh\n(.*?)```", page, re.DOTALL)
+    assert [word in "".join(blocks) for word in ("measures", "release", "metrics")] == [True] * 3
+    program = tmp_path / "bin" / "phalanx"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m phalanx "$@"\n')
+    program.chmod(0o755)
+    script = f"PATH={program.parent}:$PATH\n" + "".join(blocks)
+    script = script.replace("/etc/phalanx/site.yaml", str(lab.site))
+    lab.site.write_text(lab.site.read_text() + 'metrics: "9464"\n')
+    lab.inside("gate", "ip", "link", "set", "lo", "up")
+    lab.serve()
+    guard = lab.guard()
+    said(guard, "second 0 of the log")
+    lab.flood(30)
+    until(lambda: blocked(lab) == set(ATTACKERS), "not all are blocked")
+    told = lab.inside("gate", "sh", "-ec", script)
+    assert "block 10.8.1.11" in told
+    assert "takes it back" in told
+    assert 'phalanx_measures_in_force{verdict="drop"}' in told
+    end(guard)

@@ -23,7 +23,7 @@ VERBS = {
     "beliefs": "Show what an agent believes now.",
     "inventory": "Show the VNFs that an agent runs and the measures that it keeps in force.",
     "measures": "Show the measures that are in force now: what, against whom, and why.",
-    "release": "Take a measure back.",
+    "release": "Take a measure back; it comes again if the attack goes on.",
     "loops": "Show the closed loops of slices: what each does, and what it passed on and why.",
     "validate": "Check a scenario file and print what it holds.",
     "place": "Show what every agent would bid for a goal, and who would win.",

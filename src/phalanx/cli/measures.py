@@ -46,7 +46,7 @@ _Ask = Callable[[str, Operation[Any, Any], Struct], Any]
 def measures(
     *, site: Site = None, bus: Bus = None, domain: DomainFolder = None, as_json: AsJson = False
 ) -> None:
-    """Show the measures that are in force now: what, against whom, why, and how much they held."""
+    """Show the measures that are in force now: what, against whom, and why."""
     with _agents(site, bus, domain) as (names, ask):
         found = list(_found(names, ask))
     if as_json:
@@ -84,7 +84,10 @@ def release(
     bus: Bus = None,
     domain: DomainFolder = None,
 ) -> None:
-    """Take a measure back. If the attack goes on it comes again, unless its agent is paused."""
+    """Take a measure back; it comes again if the attack goes on.
+
+    Unless its agent is paused as well (--pause).
+    """
     by = getpass.getuser()
     with _agents(site, bus, domain) as (names, ask):
         if resume:

@@ -397,6 +397,8 @@ def plan(site: SiteSpec) -> list[str]:
         f"{site.timing.lease_s:g} s that the kernel itself ends",
     ]
     lines += [f"counters on {name}, both directions" for name in interfaces]
+    if site.metrics is not None:
+        lines.append(f"metrics for Prometheus at {site.metrics}")
     if site.mode == "observe":
         observes = "nothing is limited, blocked or answered; the log says what would have been"
         return [*lines, f"mode is observe: {observes}"]
