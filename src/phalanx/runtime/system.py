@@ -315,7 +315,7 @@ class System:
         """End what an agent has put in force that is not to be trusted."""
         pop = self._declared[agent].pop
         if pop is not None:
-            end_doings(self.infrastructure, agent, pop, cause)
+            end_doings(self._acting, agent, pop, cause)
 
     def _rekeyed(self, keys: GroupKeys, cause: str) -> None:
         """Protect what agents say with other keys, where that is protected."""
