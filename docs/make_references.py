@@ -16,8 +16,8 @@ from msgspec import inspect as types
 from phalanx.analytics.prometheus import load_queries
 from phalanx.domain import trust
 from phalanx.domain.goals import Mode
-from phalanx.policy import intents, rules, ssla
 from phalanx.domain.rules import AllowedSources
+from phalanx.policy import intents, rules, ssla
 from phalanx.policy import plan as policy
 from phalanx.runtime import scenario
 from phalanx.runtime.catalogue import BUILT_IN, installed

@@ -41,6 +41,7 @@ from phalanx.domain.actions import (
     Invoked,
     Outcome,
     ReadRules,
+    RuleInForce,
     RulesInForce,
     SiteState,
 )
@@ -159,6 +160,8 @@ THURSDAY = 3 * 1440.0
 """Minute of the week at which the epoch of Unix began."""
 SLICE = "slice"
 """Scope of the loops that judge agreements."""
+MOST_LISTED = 64
+"""Sources of a measure that an inventory lists."""
 SILENT_S = 30.0
 """So long after it did not answer in time a service is invoked only where there is no other."""
 
@@ -540,7 +543,7 @@ class ComposedAgent:
 
         def told(outcome: Outcome) -> None:
             there = outcome if isinstance(outcome, RulesInForce) else RulesInForce()
-            rules = {rule.measure: rule for rule in there.rules}
+            rules = {rule.measure: _shortened(rule) for rule in there.rules}
             measures = tuple(
                 MeasureEntry(*each, rule.lease_left_s if rule else None, rule)
                 for each, rule in ((each, rules.get(each[0])) for each in kept)
@@ -728,6 +731,13 @@ class ComposedAgent:
 
 def _belief(predicate: Predicate, belief: Belief) -> BeliefInfo:
     return BeliefInfo(str(predicate), belief.value, belief.holder, belief.event)
+
+
+def _shortened(told: RuleInForce) -> RuleInForce:
+    """Return a rule with so few sources that any number of rules fit into an answer."""
+    match = told.rule.match
+    fewer = {"sources": match.sources[:MOST_LISTED], "outside": match.outside[:MOST_LISTED]}
+    return replace(told, rule=replace(told.rule, match=replace(match, **fewer)))
 
 
 def make_agent(
