@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Network
 from typing import Any, ClassVar
 
 from phalanx.checking.resources import near
 from phalanx.checking.rules import ROUNDING, MeasureInForce, RuleGroup
 from phalanx.domain.events import Event
-from phalanx.domain.rules import PrefixSet
 
 UPDATE_S = 5.0
 """An agent knows of another version after so long."""
@@ -185,7 +185,9 @@ class MeasureRules(RuleGroup):
         one = re.match(r"flowRateLimited\(([\d.]+), ", data["effect"])
         sources = [*data.get("sources", ()), *(one.groups() if one else ())]
         left = {*allow} - {*data.get("outside", ())}
-        hit = [s for s in sources if s in PrefixSet(left)] if sources else sorted(left)
+        nets = [IPv4Network(each) for each in left]
+        hit = [s for s in sources if any(IPv4Network(s).overlaps(net) for net in nets)]
+        hit = hit if sources else sorted(left)
         self.require(not hit, "allowed", event, f"{hit} are in the allow list")
 
     def on_measure_lifted(self, event: Event) -> None:
