@@ -15,6 +15,7 @@ from msgspec import inspect as types
 from phalanx.analytics.prometheus import load_queries
 from phalanx.domain import trust
 from phalanx.domain.goals import Mode
+from phalanx.domain.rules import AllowedSources
 from phalanx.policy import intents, rules, ssla
 from phalanx.policy import plan as policy
 from phalanx.runtime import scenario
@@ -41,6 +42,7 @@ _SECTIONS: tuple[type[Struct], ...] = (
     scenario.GoalSpec,
     scenario.PreferencesSpec,
     scenario.ConstraintsSpec,
+    AllowedSources,
     scenario.Timing,
     scenario.FaultSpec,
     scenario.UpdateSpec,
@@ -89,6 +91,7 @@ _NAMES = {
     scenario.GoalSpec: "goal",
     scenario.PreferencesSpec: "preferences",
     scenario.ConstraintsSpec: "constraints",
+    AllowedSources: "allowed sources",
     scenario.Timing: "timing",
     scenario.FaultSpec: "fault",
     scenario.UpdateSpec: "update",

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from click.testing import Result
@@ -25,6 +28,9 @@ from tests.system.process_plan import POPS, plan
 
 pytestmark = processes()
 
+EXPORTS = find_spec("prometheus_client") is not None
+METRICS: dict[str, str] = {}
+"""Port of loopback at which Prometheus would scrape each agent."""
 OTHERS = (("spare", Role.AGENT), ("eye", Role.OBSERVER))
 
 
@@ -61,7 +67,12 @@ class Follower:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with Lab(tmp_path_factory.mktemp("lab"), document=plan(), others=OTHERS) as made:
-        made.start_all()
+        for pop in made.pops:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                METRICS[pop] = str(free.getsockname()[1])
+            made.start(pop, settings={"metrics": METRICS[pop]} if EXPORTS else {})
+        made.until(lambda: made.serving(*made.pops), "all agents serve")
+        made.start_network()
         made.until(made.held_off, "the attack is held off")
         yield made
 
@@ -118,6 +129,31 @@ def test_beliefs_and_inventory_are_those_of_the_agent(lab: Lab) -> None:
     assert all(re.match(r"\w+\(", belief["predicate"]) for belief in believed)
     assert "nothing that begins with x" in command(lab, "beliefs", "south", "x").stdout
     assert "there is no 'eats'" in command(lab, "beliefs", "eats", code=2).stderr
+
+
+def test_measures_of_all_agents_are_shown_and_operators_alone_release_them(lab: Lab) -> None:
+    shown = json.loads(command(lab, "measures", "--json").stdout)
+    assert shown
+    assert {each["agent"] for each in shown} <= {*POPS}
+    assert all(0 < each["lease_left_s"] <= 15 for each in shown)
+    assert shown[0]["id"] in command(lab, "measures", by="spare").stdout
+    refused = command(lab, "release", shown[0]["id"], by="spare", code=2)
+    assert "refused, no rule allows it" in refused.stderr
+    told = command(lab, "release", shown[0]["id"]).stdout
+    assert f"{shown[0]['agent']} takes it back" in told
+    lab.until(lambda: lab.of("operator.acted", action="release"), "the log says who asked for it")
+    assert "no measure 'x' is in force" in command(lab, "release", "x", code=2).stderr
+
+
+@pytest.mark.skipif(not EXPORTS, reason="not installed: prometheus-client (extra metrics)")
+def test_each_agent_tells_its_metrics(lab: Lab) -> None:
+    for pop, port in METRICS.items():
+        with urlopen(f"http://127.0.0.1:{port}/metrics") as said:
+            told = said.read().decode()
+        assert f'phalanx_info{{name="{pop}",version="' in told
+        assert re.search(r'^phalanx_messages_total{end="delivered"} [1-9]', told, re.MULTILINE)
+        assert re.search(r"^phalanx_loop_lag_seconds_count [1-9]", told, re.MULTILINE)
+        assert re.search(r'^phalanx_events_total{kind="auction.bid"} [1-9]', told, re.MULTILINE)
 
 
 def test_who_may_not_stop_an_agent_is_refused_and_audited(lab: Lab) -> None:

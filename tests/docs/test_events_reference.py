@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from tests.published import load_published
 
 from phalanx.domain.events import KINDS, Event
+from phalanx.domain.rules import AllowedSources
 from phalanx.domain.trust import ServiceLevel
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec, TrustSpec, UpdateSpec
@@ -67,6 +68,7 @@ UNSEEN = {
     *PROCESSES,
     *SERVICES,
     "measure.withdrawn",
+    "measure.unneeded",
     "key.unusable",
     "ledger.refused",
     "image.prefetching",
@@ -119,9 +121,13 @@ def run_all() -> list[Event]:
     restarted = run_scenario(replace(leaking, functions=functions), until=90)
     policed = run_scenario(load_scenario(ROOT / "scenarios" / "isolated-slices.yaml"), until=40)
     agreed = run_scenario(load_scenario(ROOT / "scenarios" / "negotiated-agreement.yaml"), until=10)
+    ring = load_scenario(ROOT / "scenarios" / "quickstart-ring.yaml")
+    allow = (AllowedSources("10.2.0.1", "office"),)
+    observed = run_scenario(replace(ring, mode="observe", allow=allow), until=60)
     foreseen = run_scenario(load_scenario(ROOT / "scenarios" / "forecast-placement.yaml"), until=50)
     return [
         *foreseen.events,
+        *observed.events,
         *policed.events,
         *agreed.events,
         *guarded.events,

@@ -11,7 +11,15 @@ from msgspec.structs import replace
 
 from phalanx.auction.bidder import PAUSED
 from phalanx.fabric.calls import CallFailed, CallRefused
-from phalanx.fabric.operations import PAUSE, RELEASE, Accepted, PauseRequest, ReleaseRequest
+from phalanx.fabric.operations import (
+    INVENTORY,
+    PAUSE,
+    RELEASE,
+    Accepted,
+    InventoryRequest,
+    PauseRequest,
+    ReleaseRequest,
+)
 from phalanx.identity.names import Role
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec
@@ -109,3 +117,27 @@ def test_a_pause_outlives_the_agent_as_far_as_its_memory_does(remembers: bool) -
     refused = [e for e in events if e.kind == "auction.refused" and e.agent == "pop4"]
     paused = [e for e in refused if e.data["reason"] == PAUSED and e.time > 6]
     assert (bool(bids), bool(paused)) == (not remembers, remembers)
+
+
+def test_an_inventory_says_what_the_network_has_in_force_and_fits_into_an_answer() -> None:
+    many = tuple(f"10.9.{n // 250}.{n % 250}" for n in range(4096))
+    run = system("ddos-resilience")
+    answers: list[Any] = []
+
+    def asks() -> None:
+        applied = next(e for e in run.log.events if e.kind == "measure.applied")
+        owner = applied.data["instance"].split(".")[0]
+        kept = next(iter(run.infrastructure._measures._measures.values()))
+        match = replace(kept.rule.match, sources=many)
+        kept.rule = replace(kept.rule, match=match)
+        told = answers.append
+        run.calls().invoke(owner, INVENTORY, InventoryRequest(), told, timeout_s=5)
+
+    run.clock.call_at(60.0, asks)
+    run.run(until=62)
+    (entry,) = answers[0].measures
+    assert entry.rule.reason.startswith("syn flood")
+    assert 0 < entry.lease_left_s <= 15
+    assert entry.rule.held_mb > 0
+    assert 0 < entry.rule.age_s < 60
+    assert len(entry.rule.rule.match.sources) == 64

@@ -96,6 +96,8 @@ class Bidder(Configured, Capability):
         """Called with an agent, what it asked for without a right to it, and why it has none."""
         self.paused = False
         """Whether an operator wants it to bid for nothing; only one who resumes it ends that."""
+        self.spared: dict[tuple[str, str], float] = {}
+        """When the log told last that (entry of the allow list, target) spared attackers."""
         self.signed: Callable[[Agent, Contract], SignedReport | None] = lambda *_: None
         """Returns what this agent stands by of the facts of a contract that it has fulfilled."""
 

@@ -15,6 +15,7 @@ from phalanx.domain.agents import AgentId, Loop
 from phalanx.domain.bids import Bid
 from phalanx.domain.goals import ConstrainedGoal, Constraints, Duty, Goal, Preferences
 from phalanx.domain.network import PopId
+from phalanx.domain.rules import AllowList
 from phalanx.domain.vnf import Vnfd
 
 
@@ -75,6 +76,8 @@ class Settings(Struct):
     """PoPs at which nothing may begin to run, and why."""
     barred: Mapping[str, str] = field(default_factory=dict)
     """Addresses for which nothing may begin to run at the agent's PoP, and why."""
+    allow: AllowList = field(default_factory=AllowList)
+    """Sources that are never blocked or limited."""
     references: Mapping[str, float] | None = None
     """What each term's value is divided by in a utility (``phalanx.auction.references``); None:
     utilities by eq. 3.1."""

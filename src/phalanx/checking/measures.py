@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import IPv4Network
 from typing import Any, ClassVar
 
 from phalanx.checking.resources import near
@@ -31,6 +33,7 @@ class MeasureRules(RuleGroup):
         "at its PoP.",
         "reasons": "A measure is applied for an agent that lives and pursues a goal, which says "
         "what it saw or wants; what a measure was applied for is lifted under the same name.",
+        "allowed": "No measure blocks or limits a source that the run's allow list has.",
         "leases": "A lease runs out only after its agent died, left or was distrusted, and at most "
         "its length after it died or left, unless the agent goes on with what it remembers.",
         "idle": "An instance ends as idle only after idle_timeout_s without a contract or a "
@@ -163,6 +166,7 @@ class MeasureRules(RuleGroup):
         known = name in self.run.in_force
         self.require(not known, "measures", event, f"{name} is in force already")
         self.run.in_force[name] = MeasureInForce(instance, data["pop"], effect)
+        self._spares(event)
         runs = self.run.running.get(instance)
         if (runs is None or runs.pop != data["pop"]) and self.run.started:
             self.broken("measures", event, f"{instance} does not run at {data['pop']}")
@@ -171,6 +175,20 @@ class MeasureRules(RuleGroup):
             self.require(agent in self.run.life, "reasons", event, f"{agent} does not live")
             pursued = any(goal.agent == agent for goal in self.run.goals.values())
             self.require(pursued, "reasons", event, f"{agent} pursues no goal")
+
+    def _spares(self, event: Event) -> None:
+        """See that a block or limit leaves out what is allowed."""
+        data, limit = event.data, "RateLimited" in event.data["effect"]
+        allow = [each["prefix"] for each in self.run.started.get("allow", ())]
+        if not allow or data.get("verdict", "drop" if limit else "") not in ("drop", "limit"):
+            return
+        one = re.match(r"flowRateLimited\(([\d.]+), ", data["effect"])
+        sources = [*data.get("sources", ()), *(one.groups() if one else ())]
+        left = {*allow} - {*data.get("outside", ())}
+        nets = [IPv4Network(each) for each in left]
+        hit = [s for s in sources if any(IPv4Network(s).overlaps(net) for net in nets)]
+        hit = hit if sources else sorted(left)
+        self.require(not hit, "allowed", event, f"{hit} are in the allow list")
 
     def on_measure_lifted(self, event: Event) -> None:
         """Note that a measure is gone."""

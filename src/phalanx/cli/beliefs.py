@@ -10,7 +10,7 @@ from msgspec import Struct
 from rich.text import Text
 
 from phalanx.cli.bus_options import Bus, DomainFolder, operator, unknown, why
-from phalanx.cli.terminal import AsJson, amount, emit_json, out, say, table_of
+from phalanx.cli.terminal import AsJson, counted, emit_json, out, say, table_of
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.calls import CallError
 from phalanx.fabric.operations import (
@@ -85,12 +85,9 @@ def inventory(
         )
     out.print(table)
     if answer.measures:
-        out.print()
-        measures = table_of("in force", "lease>", "by")
-        for measure in answer.measures:
-            left = amount(measure.lease_left_s, "s")
-            measures.add_row(Text(measure.target), left, Text(measure.instance, style="dim"))
-        out.print(measures)
+        say(
+            out, f"it keeps {counted(len(answer.measures), 'measure')}; phalanx measures shows them"
+        )
 
 
 def ask(

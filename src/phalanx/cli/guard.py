@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gc
 import signal
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec.structs import replace
 from rich.text import Text
 
 from phalanx.cli.files import LogFile, Outputs, StoreUrl
 from phalanx.cli.terminal import INCOMPLETE, StopSignal, emit, needs_linux, out, say
+from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import IMPORTANT, describe
-from phalanx.runtime.guarding import SiteSpec, load_site
+from phalanx.runtime.environment import open_metrics
+from phalanx.runtime.guarding import SiteSpec, control_of, load_site
 
 if TYPE_CHECKING:
     from phalanx.runtime.system import System
@@ -34,6 +38,10 @@ def guard(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be touched and done, and end.")
     ] = False,
+    observe: Annotated[
+        bool,
+        typer.Option("--observe", help="Decide all, enforce nothing, and say what would be done."),
+    ] = False,
     log: LogFile = None,
     store: StoreUrl = None,
     for_s: Annotated[
@@ -49,6 +57,7 @@ def guard(
 ) -> None:
     """Guard the hosts behind this machine's interfaces until stopped."""
     spec = load_site(site)
+    spec = replace(spec, mode="observe") if observe else spec
     with needs_linux():
         from phalanx.runtime.guarding import plan  # noqa: PLC0415  # an extra
 
@@ -58,28 +67,39 @@ def guard(
             return
     with Outputs(log, None, store, spec.pop, [site]) as outputs:
         outputs.sinks.append(_show)
-        _guard(spec, outputs, for_s)
+        _guard(spec, site, outputs, for_s)
     for line in outputs.lines():
         say(out, line)
     if outputs.incomplete:
         raise typer.Exit(INCOMPLETE)
 
 
-def _guard(spec: SiteSpec, outputs: Outputs, for_s: float) -> None:
+def _guard(spec: SiteSpec, path: Path, outputs: Outputs, for_s: float) -> None:
+    from phalanx.runtime.control import serve_control  # noqa: PLC0415  # of a guard alone
     from phalanx.runtime.guarding import GuardEnvironment  # noqa: PLC0415  # an extra
     from phalanx.runtime.system import System  # noqa: PLC0415  # takes time to import
 
     environment = GuardEnvironment(spec, lambda line: say(out, line, "dim"))
     environment.open_state()
     try:
-        with StopSignal(signal.SIGTERM) as stop:
+        with ExitStack() as ending, StopSignal(signal.SIGTERM) as stop:
+            sinks = [*outputs.sinks]
+            if spec.metrics is not None:
+                metrics = open_metrics(spec.pop, environment.clock)
+                ending.callback(metrics.serve(spec.metrics))
+                sinks.append(metrics)
             system: System = System(
                 spec.to_scenario(for_s),
-                sinks=outputs.sinks,
+                sinks=sinks,
                 environment=environment,
                 keep_events=KEPT_EVENTS,
                 incarnation=environment.incarnation,
             )
+            operator = environment.clock, system.calls(), spec.pop, control_of(spec)
+            ending.callback(serve_control(*operator))
+            environment.clock.loop.add_signal_handler(signal.SIGHUP, _reload, system, path, spec)
+            if spec.mode == "observe":
+                say(out, "mode is observe: nothing is enforced")
             say(out, f"guarding {', '.join(g.name for g in spec.guards)}; Ctrl-C ends it", "dim")
             environment.clock.call_at(0.0, _begins)
             gc.collect()
@@ -88,6 +108,19 @@ def _guard(spec: SiteSpec, outputs: Outputs, for_s: float) -> None:
             say(out, "ended; its rules and processes are gone", "dim")
     finally:
         environment.close()
+
+
+def _reload(system: System, path: Path, spec: SiteSpec) -> None:
+    """Read the site's allow list again; all else needs another start."""
+    try:
+        read = load_site(path)
+        if replace(read, allow=(), mode=spec.mode) != replace(spec, allow=()):
+            raise PhalanxError(f"{path}: only allow can change while the guard runs")
+    except PhalanxError as error:
+        say(out, f"the allow list stays as it is: {error}", "yellow")
+        return
+    system.allow(read.allow)
+    say(out, f"the allow list has {len(read.allow)} prefixes now", "dim")
 
 
 def _begins() -> None:

@@ -22,6 +22,8 @@ VERBS = {
     "stop": "Make agents hand over their work and leave; print how it goes until they are gone.",
     "beliefs": "Show what an agent believes now.",
     "inventory": "Show the VNFs that an agent runs and the measures that it keeps in force.",
+    "measures": "Show the measures that are in force now: what, against whom, and why.",
+    "release": "Take a measure back; it comes again if the attack goes on.",
     "loops": "Show the closed loops of slices: what each does, and what it passed on and why.",
     "validate": "Check a scenario file and print what it holds.",
     "place": "Show what every agent would bid for a goal, and who would win.",
@@ -58,6 +60,7 @@ MODULES = {
     "inventory": "beliefs",
     "network": "agent",
     "recorder": "agent",
+    "release": "measures",
 }
 """Where verbs are whose module has another name."""
 

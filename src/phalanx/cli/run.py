@@ -434,6 +434,7 @@ def _facts(summary: Summary) -> Table:
             f"{summary.failed_auctions} without a winner",
         ),
         ("measures", f"{len(summary.limits)} applied, {lifted} lifted"),
+        ("withheld", "; ".join(summary.withheld)),
         ("resources", _RETURNED[summary.returned]),
         ("agreements", _agreed(summary)),
         ("energy", "" if summary.energy_wh is None else f"{summary.energy_wh:.1f} Wh"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from hashlib import blake2b
 from secrets import token_hex
 from typing import Any
@@ -16,6 +16,7 @@ from phalanx.bdi import (
     Believe,
     Drop,
     GoalInstance,
+    Note,
     Pause,
     PlanFailed,
     Step,
@@ -26,7 +27,7 @@ from phalanx.bdi import (
 from phalanx.domain.actions import Enforce, Lift, ReadMeasure
 from phalanx.domain.goals import Mode, Predicate, avert, want
 from phalanx.domain.predicates import Quiet
-from phalanx.domain.rules import TrafficRule
+from phalanx.domain.rules import AllowList, TrafficRule
 
 PROTECT, FIND_OUT, TIDY_UP = 20, 10, 0
 """Priorities of goals: protect first, find out after (dissertation, 5.1)."""
@@ -39,7 +40,13 @@ LITTLE_MB_S = 1e-5
 """A measure that holds back less than ten octets a second has nothing to do. Slow attackers
 send hardly more than that."""
 
+SAID_S = 60.0
+"""Pause before the log says again that an entry of the allow list spares attackers."""
+MOST_SPARED = 16
+"""Sources that one such event names."""
+
 Part = Generator[Step, Any, None]
+Pairs = list[tuple[str, str]]
 
 
 def inventory_of(me: Agent) -> VnfInventory:
@@ -48,8 +55,48 @@ def inventory_of(me: Agent) -> VnfInventory:
     return bidder.inventory
 
 
-def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rule: TrafficRule) -> Part:
-    """Make ``effect`` true by ``rule``, through the goal's instance, and believe it."""
+def allow_list(me: Agent) -> AllowList:
+    """Return what an agent never blocks or limits."""
+    bidder: Bidder = me.capability(Bidder)
+    return bidder.settings.allow
+
+
+def not_allowed(me: Agent, found: Iterable[tuple[str, str]]) -> Generator[Step, Any, Pairs]:
+    """Return those of some attackers (source, target) that may be blocked.
+
+    The log tells of the others, once in ``SAID_S`` for each entry of the allow list and target:
+    there may be any number of sources, and they may be forged.
+    """
+    allow, told = allow_list(me), me.capability(Bidder).spared
+    kept: Pairs = []
+    spared: dict[tuple[str, str], list[str]] = {}
+    reasons = {}
+    for source, target in found if allow.entries else ():
+        entry = allow.find(source)
+        if entry is None:
+            kept.append((source, target))
+        else:
+            spared.setdefault((entry.prefix, target), []).append(source)
+            reasons[entry.prefix] = entry.reason
+    for (prefix, target), sources in spared.items():
+        if me.now - told.get((prefix, target), -SAID_S) >= SAID_S:
+            told[prefix, target] = me.now
+            more = {"prefix": prefix, "reason": reasons[prefix]}
+            named = sorted(sources)[:MOST_SPARED]
+            yield Note("source.spared", {"sources": named, "target": target, **more})
+    return kept if allow.entries else list(found)
+
+
+def enforce(
+    me: Agent, goal: GoalInstance, effect: Predicate, rule: TrafficRule, why: str = ""
+) -> Part:
+    """Make ``effect`` true by ``rule``, through the goal's instance, and believe it.
+
+    What the allow list has is left out; ``why`` says in words what the rule is for.
+    """
+    spared = allow_list(me).spare(rule)
+    if spared is None:
+        raise PlanFailed(f"all sources of {effect} are in the allow list", final=True)
     inventory = inventory_of(me)
     while any(effect in each.temporary for each in inventory):
         yield Pause(TOGETHER_S)  # for another goal, of another contract
@@ -65,7 +112,7 @@ def enforce(me: Agent, goal: GoalInstance, effect: Predicate, rule: TrafficRule)
     instance.temporary[effect] = measure
     me.changes += 1
     try:
-        yield Act(Enforce(measure, instance.id, rule, str(effect)))
+        yield Act(Enforce(measure, instance.id, spared, str(effect), why))
     except GeneratorExit:  # given up before the answer came
         me.perform(Lift(measure), lambda _: None)
         raise

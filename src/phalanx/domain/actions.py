@@ -117,6 +117,8 @@ class Enforce(Struct, frozen=True):
     rule: TrafficRule
     effect: str
     """What the rule makes true, as the log tells it."""
+    reason: str = ""
+    """Why, in words for people; empty: the effect says it."""
 
 
 class Lift(Struct, frozen=True):
@@ -313,6 +315,16 @@ class RuleInForce(Struct, frozen=True):
     effect: str
     """What it is said to make true."""
     rule: TrafficRule
+    measure: MeasureId = ""
+    reason: str = ""
+    """As ``Enforce`` gave it."""
+    age_s: float = 0.0
+    """How long it has been in force, in seconds."""
+    lease_left_s: float | None = None
+    """How long it stays unless its agent renews it, in seconds; None: unknown."""
+    passed_mb: float = 0.0
+    held_mb: float = 0.0
+    """What it passed and held back in all, in MB, as it was counted last."""
 
 
 class HeldBids(Struct, frozen=True):
@@ -338,6 +350,8 @@ class RulesInForce(Struct, frozen=True):
     """Effects of rules that are in force no more, the latest."""
     remembers_s: float = 0.0
     """How far back that goes, in seconds."""
+    observed_only: bool = False
+    """Whether nothing is enforced there: the rules are those that would be."""
 
 
 class FlowStats(Struct, frozen=True):

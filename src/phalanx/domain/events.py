@@ -33,6 +33,9 @@ KINDS: dict[str, str] = {
     "vnf.crashed": "the process of a VNF ended by itself (noted by its host)",
     "driver.failed": "the machine did not do what the driver asked of it",
     "measure.applied": "a limit, block or split is in force",
+    "measure.withheld": "a limit, block or split was decided on and is not enforced, since the run "
+    "only observes",
+    "measure.unneeded": "what would have been in force would be lifted now",
     "measure.lifted": "a limit, block or split is gone",
     "measures.counted": "what measures passed and held back since each is in force, of those that "
     "did anything lately",
@@ -41,6 +44,7 @@ KINDS: dict[str, str] = {
     "trouble.unrelieved": "nothing that an agent may do helps a service",
     "diagnosis.limited": "a detector cannot say all that it could of a service, or can again",
     "scaling.refused": "a service gets no replica, since an attack makes its load",
+    "source.spared": "sources attack, and are not blocked, since they are in the allow list",
     "measure.withdrawn": "a measure cost users their service, and its agent lifts it",
     "chain.opened": "traffic is steered or mirrored over a path to a VNF",
     "chain.closed": "a path is free again",

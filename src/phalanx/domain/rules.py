@@ -10,8 +10,10 @@ from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
 from math import inf
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from phalanx.domain.network import LinkId, PopId
 
@@ -110,6 +112,51 @@ class PrefixSet:
         """Whether an address is in one of the prefixes."""
         number = int(IPv4Address(address)) if self._held else 0
         return any(number >> bits in held for bits, held in self._held.items())
+
+
+class AllowedSources(Struct, frozen=True, forbid_unknown_fields=True):
+    """Sources that are never blocked or limited, whatever they do."""
+
+    prefix: Annotated[str, Meta(max_length=18)]
+    """IPv4 address or prefix."""
+    reason: Annotated[str, Meta(min_length=1, max_length=100)]
+    """Why, as the log tells it where it matters: a word or two, such as ``office``."""
+
+
+class AllowList:
+    """What is never blocked or limited: agents and drivers both narrow their rules by it."""
+
+    def __init__(self, entries: Iterable[AllowedSources] = ()) -> None:
+        """Hold the entries; raises ValueError if the prefix of one is none."""
+        self.entries = tuple(entries)
+        self._prefixes = PrefixSet(each.prefix for each in self.entries)
+
+    def find(self, address: str) -> AllowedSources | None:
+        """Return the first entry that has an address; None if it is not allowed."""
+        if ":" in address or address not in self._prefixes:
+            return None
+        return next(e for e in self.entries if IPv4Address(address) in IPv4Network(e.prefix))
+
+    def spare(self, rule: TrafficRule) -> TrafficRule | None:
+        """Return a rule that leaves out what is allowed; None if nothing else is in it.
+
+        Only what blocks or limits is narrowed: all other verdicts let packets pass. A proxy answers
+        handshakes in place of the target, and who completes them is served.
+        """
+        match = rule.match
+        if not self.entries or rule.verdict not in (TrafficVerdict.DROP, TrafficVerdict.LIMIT):
+            return rule
+        if match.source is not None:
+            return None if self.find(match.source) else rule
+        listed = [(each, IPv4Network(each)) for each in match.sources]
+        allowed = [(each.prefix, IPv4Network(each.prefix)) for each in self.entries]
+        kept = [(e, n) for e, n in listed if not any(n.subnet_of(a) for _, a in allowed)]
+        if match.sources and not kept:
+            return None
+        hit = (p for p, a in allowed if not kept or any(a.subnet_of(n) for _, n in kept))
+        outside = tuple(dict.fromkeys((*match.outside, *hit)))
+        spared = replace(match, sources=tuple(each for each, _ in kept), outside=outside)
+        return rule if spared == match else replace(rule, match=spared)
 
 
 class TrafficRule(Struct, frozen=True):

@@ -10,6 +10,7 @@ from typing import Annotated, Generic, TypeVar
 
 from msgspec import Meta, Struct
 
+from phalanx.domain.actions import RuleInForce
 from phalanx.domain.agents import Loop
 from phalanx.domain.messages import SecurityPolicy
 from phalanx.domain.series import WorkloadForecast
@@ -168,6 +169,8 @@ class MeasureEntry(Struct, frozen=True):
     target: str
     """What it limits, blocks or splits, in words."""
     lease_left_s: float | None = None
+    rule: RuleInForce | None = None
+    """As the network carries it out; None: it does not say."""
 
 
 class InventoryAnswer(Struct, frozen=True):
@@ -175,6 +178,8 @@ class InventoryAnswer(Struct, frozen=True):
 
     instances: tuple[InstanceEntry, ...]
     measures: tuple[MeasureEntry, ...] = ()
+    observed_only: bool = False
+    """Whether the measures would be in force, and nothing is enforced."""
 
 
 class ReleaseRequest(Struct, frozen=True):

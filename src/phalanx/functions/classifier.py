@@ -19,7 +19,7 @@ from phalanx.bdi import (
     PlanFailed,
     plan,
 )
-from phalanx.coordination.measures import PROTECT, inventory_of
+from phalanx.coordination.measures import PROTECT, inventory_of, not_allowed
 from phalanx.coordination.scaling import effective_s, fit_to_traffic
 from phalanx.domain.actions import FlowRecords, FlowStats, Observe
 from phalanx.domain.goals import want
@@ -149,7 +149,9 @@ class Classifier(Capability):
         )
         records = yield from fit_to_traffic(me, goal, observe)
         findings = examine(me, goal, records, sampling=self.sampling)
-        verdicts = [f for f in findings if f.source is not None]
+        named = [(f.source, f.target) for f in findings if f.source is not None]
+        pairs = yield from not_allowed(me, named)
+        verdicts = [f for f in findings if (f.source, f.target) in pairs]
         forged = next(
             (f for f in findings if f.source is None and f.spoofed and f.target == wanted.ip), None
         )

@@ -12,7 +12,7 @@ It needs no image: a PoP's switch drops packets and samples flows by itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import ClassVar
@@ -61,6 +61,7 @@ from phalanx.coordination.measures import (
     inventory_of,
     lift,
     lift_when_quiet,
+    not_allowed,
     quiet_of,
     watching,
 )
@@ -345,6 +346,8 @@ class EdgeFilter(Capability):
             blocked = _blocked(seen, findings, reported)
             if blocked or findings or me.now >= until:
                 break
+        pairs = yield from not_allowed(me, [(source, screened.ip) for source in blocked])
+        blocked = [source for source, _ in pairs]
         self._note_missed(me, screened.ip, seen, reported)
         forged = [f for f in findings if f.source is None and f.spoofed]
         found = [f"{source}>{screened.ip}" for source in blocked]
@@ -371,12 +374,13 @@ class EdgeFilter(Capability):
                     least_s = me.parameter(self, "harm_look_s") / 2
                     self._served[effect] = _served_mb_s(records, screened.ip, blocked, least_s)
                 kinds = tuple(sorted({f.kind for f in findings})) or ("remembered",)
+                named = kinds if findings else sorted(heard.kinds) or kinds
                 self._reports[effect] = AttackReport(
                     screened.ip, kinds, rule.match.sources, tuple(sorted(shared))
                 )
                 for source in rule.match.sources:
                     yield Believe(Threat(source, screened.ip))
-                yield from enforce(me, goal, effect, rule)
+                yield from enforce(me, goal, effect, rule, _why(rule, effect, named))
                 for claim in _claims(me, effect):
                     yield Adopt(want(claim), PROTECT)
         yield Believe(screened)
@@ -611,6 +615,13 @@ def _rules(
 def _effect(rule: TrafficRule) -> AttackFiltered:
     match = rule.match
     return AttackFiltered(match.target or "", match.entry or "", _words(rule))
+
+
+def _why(rule: TrafficRule, effect: AttackFiltered, kinds: Iterable[str]) -> str:
+    """Return in words for people what a filter is for."""
+    count = len(rule.match.sources)
+    of = f" by {count} source{'s' * (count != 1)}" if count else f": {effect.what}"
+    return ", ".join(kind.replace("-", " ") for kind in kinds) + of
 
 
 def _words(rule: TrafficRule) -> str:

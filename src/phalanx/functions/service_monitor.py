@@ -34,7 +34,7 @@ from phalanx.bdi import (
     Steps,
     plan,
 )
-from phalanx.coordination.measures import PROTECT
+from phalanx.coordination.measures import PROTECT, not_allowed
 from phalanx.coordination.scaling import effective_s
 from phalanx.domain.actions import FlowRecords, FlowStats, LinkSample, Observe, Outcome, ReadLink
 from phalanx.domain.goals import want
@@ -218,7 +218,14 @@ class ServiceMonitor(Capability):
         findings = self._examine(me, goal, seen, sample) + seen.slow
         seen.slow = []
         convicted = self._convicted(me, records, whole_s, findings)
-        attacked: dict[str, set[str]] = {f.target: set() for f in findings if f.source is None}
+        pairs = yield from not_allowed(me, convicted)
+        spared = {target for _, target in convicted} - {target for _, target in pairs}
+        convicted = {pair: convicted[pair] for pair in pairs}
+        attacked: dict[str, set[str]] = {
+            f.target: set()
+            for f in findings
+            if f.source is None and (f.spoofed or f.target not in spared)
+        }
         for source, target in convicted:
             attacked.setdefault(target, set()).add(source)
         news = [

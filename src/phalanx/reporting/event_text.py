@@ -294,6 +294,28 @@ def _measure(data: Mapping[str, Any]) -> str:
     return _fill("{effect} is in force at {pop}" + end, data)
 
 
+_WOULD = {"drop": "block", "proxy": "answer handshakes for"}
+
+
+def _withheld(data: Mapping[str, Any]) -> str:
+    verdict = str(data.get("verdict", ""))
+    whom = "{sources}" if data.get("sources") else "[{protocol} to ]{target}"
+    end = "[ to {rate_mb_s} MB/s] at {pop}[: {reason}]"
+    return _fill(f"would {_WOULD.get(verdict, verdict)} {whom}" + end, data)
+
+
+def _unneeded(data: Mapping[str, Any]) -> str:
+    return _fill("would lift {effect} at {pop} again, after {lasted_s} s", data)
+
+
+def _spared(data: Mapping[str, Any]) -> str:
+    several = isinstance(data.get("sources"), list) and len(data["sources"]) > 1
+    verb = "attack" if several else "attacks"
+    be = "are" if several else "is"
+    why = "{prefix} is in the allow list ({reason}); not blocked"
+    return _fill(f"{{sources}} {verb} {{target}}, and {be} allowed: {why}", data)
+
+
 def _stopped(data: Mapping[str, Any]) -> str:
     return _fill("{vnf} at {pop} ({instance}) stops", data) + _reason(data, "stopped")
 
@@ -393,6 +415,9 @@ _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "link.changed": _link,
     "measure.applied": _measure,
     "measure.lifted": _lifted,
+    "measure.withheld": _withheld,
+    "measure.unneeded": _unneeded,
+    "source.spared": _spared,
     "instance.stopped": _stopped,
     "chain.opened": _chain,
     "belief.changed": _belief,

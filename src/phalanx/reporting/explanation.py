@@ -28,6 +28,7 @@ from phalanx.reporting.why_not import (
 
 _ANSWERS = (
     "measure.applied",
+    "measure.withheld",
     "auction.awarded",
     "auction.failed",
     "instance.started",

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 
 from msgspec import Struct
 
 from phalanx.domain.events import Event
-from phalanx.reporting.event_text import is_alarm
+from phalanx.reporting.event_text import describe, is_alarm
 from phalanx.reporting.log import Data, Lifetime, number, table, text
 from phalanx.reporting.resources import EnergyMeter
 from phalanx.reporting.response import Response, ResponseView
 from phalanx.reporting.ssla import AgreementsView, TermStory
 from phalanx.reporting.traffic import SETTLED_S, AttackOutcome, mean, outcomes
 from phalanx.reporting.trust import TrustStory, TrustView
+
+MOST_WITHHELD = 32
+"""Of what would have been done, so much is told at the end: the latest."""
 
 
 class HostSummary(Struct, frozen=True):
@@ -83,6 +86,8 @@ class Summary(Struct, frozen=True):
     hosts: tuple[HostSummary, ...]
     placements: tuple[StartedInstance, ...]
     limits: tuple[AppliedMeasure, ...]
+    withheld: tuple[str, ...]
+    """What would have been done, in words, of a run that only observes."""
     auctions: int
     awarded: int
     failed_auctions: int
@@ -113,6 +118,7 @@ class SummaryView:
         self._energy = EnergyMeter()
         self._kinds: Counter[str] = Counter()
         self._placements: list[StartedInstance] = []
+        self._withheld: deque[str] = deque(maxlen=MOST_WITHHELD)
         self._alarm_s: float | None = None
         self._now = 0.0
         self._setting: Data = {}
@@ -133,6 +139,8 @@ class SummaryView:
             self._setting = self._setting or data
         elif event.kind == "run.ended":
             self._ending = data
+        elif event.kind == "measure.withheld":
+            self._withheld.append(describe(event))
         elif event.kind == "instance.started":
             vnf, pop, instance = (text(data, key) for key in ("vnf", "pop", "instance"))
             units = int(number(data, "units", 1))
@@ -171,6 +179,7 @@ class SummaryView:
             hosts=hosts,
             placements=tuple(self._placements),
             limits=limits,
+            withheld=tuple(self._withheld),
             auctions=self._kinds["auction.called"],
             awarded=self._kinds["auction.awarded"],
             failed_auctions=self._kinds["auction.failed"],

@@ -303,6 +303,13 @@ def _unblocked(
 ) -> tuple[str, list[str]]:
     """Return the event at which the way to a block ended, and what happened until then."""
     looks = log.of("analysis.done")
+    spared = [e for e in log.of("source.spared") if address in names(e.data, "sources")]
+    if spared:
+        said = f"{spared[0].agent} at {clock(spared[0].time, exact=True)}: "
+        return spared[-1].id, [f"{said}{describe(spared[0]).partition(': ')[2]}."]
+    withheld = [e for e in log.of("measure.withheld") if _concerns(e, word)]
+    if withheld:
+        return withheld[-1].id, ["The run only observes: " + describe(withheld[-1]) + "."]
     named = [e for e in looks if any(word.search(each) for each in names(e.data, "found"))]
     passed = [e for e in looks if address in table(e.data, "passed")]
     words = [_named(event, address) for event in named[:3]]

@@ -35,7 +35,16 @@ from phalanx.coordination.duties import Duties
 from phalanx.coordination.lifecycle import NewVersion
 from phalanx.coordination.measures import PROTECT
 from phalanx.coordination.workload import WorkloadForecaster
-from phalanx.domain.actions import Failed, Invoke, Invoked, SiteState
+from phalanx.domain.actions import (
+    Failed,
+    Invoke,
+    Invoked,
+    Outcome,
+    ReadRules,
+    RuleInForce,
+    RulesInForce,
+    SiteState,
+)
 from phalanx.domain.agents import POP, AgentId, AgentState, Scope
 from phalanx.domain.events import Sink
 from phalanx.domain.goals import Duty, Predicate, avert, want
@@ -43,6 +52,7 @@ from phalanx.domain.messages import SecurityPolicy
 from phalanx.domain.network import LinkState, Network, PopId, link_id
 from phalanx.domain.predicates import Monitored, PolicyKept, ServiceWatched, SignallingWatched
 from phalanx.domain.resources import NOTHING
+from phalanx.domain.rules import AllowList
 from phalanx.domain.series import WorkloadForecast
 from phalanx.domain.traffic import PROFILES
 from phalanx.domain.version import VERSION
@@ -133,6 +143,7 @@ def settings_of(scenario: Scenario, peers: Iterable[PopId], catalogue: Catalogue
         else scenario.agreement.outsiders(pop.name for pop in scenario.network.pops),
         persistent_from=None if scenario.strategy == "published" else PROTECT,
         foreseen=None if scenario.strategy == "published" else STRATEGIES[scenario.strategy],
+        allow=AllowList(scenario.allow),
         references=references_of(scenario, catalogue),
         forecast=told,
         deadline_s=timing.auction_deadline_s,
@@ -152,6 +163,8 @@ SLICE = "slice"
 """Scope of the loops that judge agreements."""
 FIRST_LEASE_S = 60.0
 """How long the plan's monitors wait for their agents, from the begin of the run on."""
+MOST_LISTED = 64
+"""Sources of a measure that an inventory lists."""
 SILENT_S = 30.0
 """So long after it did not answer in time a service is invoked only where there is no other."""
 
@@ -418,6 +431,7 @@ class ComposedAgent:
             on_left=on_left,
             services={Invoke: self._invoke, **(services or {})},
         )
+        self._infrastructure = infrastructure
         self._began = clock.now()
         self._silent: dict[AgentId, float] = {}
         """When each service that was invoked last did not answer in time."""
@@ -556,12 +570,43 @@ class ComposedAgent:
             InstanceEntry(i.instance, i.vnf, i.version, i.units, i.state, i.goals)
             for i in (instance.info() for instance in inventory)
         )
-        measures = tuple(
-            MeasureEntry(measure, instance.id, str(effect))
-            for instance in inventory
-            for effect, measure in instance.measures.items()
-        )
-        call.done(InventoryAnswer(instances, measures))
+        kept = [(m, i.id, str(e)) for i in inventory for e, m in i.measures.items()]
+
+        def told(outcome: Outcome) -> None:
+            there = outcome if isinstance(outcome, RulesInForce) else RulesInForce()
+            rules = {rule.measure: _shortened(rule) for rule in there.rules}
+            measures = tuple(
+                MeasureEntry(*each, rule.lease_left_s if rule else None, rule)
+                for each, rule in ((each, rules.get(each[0])) for each in kept)
+            )
+            call.done(InventoryAnswer(instances, measures, there.observed_only))
+
+        self._read_rules(told)
+
+    def _read_rules(self, told: Callable[[Outcome], None]) -> None:
+        """Have ``told`` what the network has in force at the agent's PoP."""
+        pop = self.agent.pop
+        if pop is None:
+            told(RulesInForce())
+        else:
+            self._infrastructure.perform(pop, ReadRules(pop), self._cause, told)
+
+    def allow(self, allow: AllowList) -> None:
+        """Block and limit none of these from now on; lift what does."""
+        self.settings.allow = allow
+
+        def told(outcome: Outcome) -> None:
+            rules = outcome.rules if isinstance(outcome, RulesInForce) else ()
+            hit = {each.measure for each in rules if allow.spare(each.rule) != each.rule}
+            for effect in [e for i in self._instances() for e, m in i.measures.items() if m in hit]:
+                self._lift(effect)
+
+        self._record_act("allow", f"{len(allow.entries)} prefixes", "its operator")
+        self._read_rules(told)
+
+    def _lift(self, effect: Predicate) -> None:
+        goal = Adopt(avert(effect), PROTECT)
+        self.node.carry_out(self.agent.take_on(goal, self._clock.now()))
 
     def _instances(self) -> list[VnfInstance]:
         return [] if self.light else list(self.agent.capability(Bidder).inventory)
@@ -627,8 +672,7 @@ class ComposedAgent:
             call.fail(f"it keeps no measure {measure!r} in force")
             return
         self._acted(call, "release", str(effect))
-        goal = Adopt(avert(effect), PROTECT)
-        self.node.carry_out(self.agent.take_on(goal, self._clock.now()))
+        self._lift(effect)
         call.done(Accepted(f"{self.name} takes it back; its events tell when it is gone"))
 
     def _pause(self, call: Call[PauseRequest, Accepted]) -> None:
@@ -644,7 +688,9 @@ class ComposedAgent:
     def _acted(self, call: Call[Any, Accepted], what: str, on: str) -> None:
         """Record what an operator has the agent do; it is the cause of what follows."""
         said = call.request.session
-        by = f"{call.caller.name} ({said})" if said else call.caller.name
+        self._record_act(what, on, f"{call.caller.name} ({said})" if said else call.caller.name)
+
+    def _record_act(self, what: str, on: str, by: str) -> None:
         self.agent.now, self.agent.cause = self._clock.now(), self._cause
         self.agent.cause = self.agent.record("operator.acted", action=what, subject=on, by=by)
 
@@ -716,6 +762,13 @@ class ComposedAgent:
 
 def _belief(predicate: Predicate, belief: Belief) -> BeliefInfo:
     return BeliefInfo(str(predicate), belief.value, belief.holder, belief.event)
+
+
+def _shortened(told: RuleInForce) -> RuleInForce:
+    """Return a rule with so few sources that any number of rules fit into an answer."""
+    match = told.rule.match
+    fewer = {"sources": match.sources[:MOST_LISTED], "outside": match.outside[:MOST_LISTED]}
+    return replace(told, rule=replace(told.rule, match=replace(match, **fewer)))
 
 
 def make_agent(
@@ -798,4 +851,6 @@ def description(scenario: Scenario, seed: int, catalogue: Catalogue) -> dict[str
         ],
         "updates": [asdict(update) for update in scenario.updates],
         **({"loops": loops} if loops else {}),
+        **({"allow": [asdict(each) for each in scenario.allow]} if scenario.allow else {}),
+        **({"mode": scenario.mode} if scenario.mode != "enforce" else {}),
     }

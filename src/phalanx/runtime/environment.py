@@ -18,9 +18,9 @@ import random
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from phalanx.bus import Bus
 from phalanx.bus.faults import FaultRule, FaultyBus
@@ -32,13 +32,18 @@ from phalanx.domain.events import Recorder
 from phalanx.domain.messages import Message, Performative
 from phalanx.domain.network import PopId
 from phalanx.domain.resources import Resources
-from phalanx.domain.rules import TrafficVerdict
+from phalanx.domain.rules import AllowList, TrafficVerdict
 from phalanx.domain.trust import GroupKeys
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Infrastructure
+from phalanx.infrastructure.observe_only import ObserveOnly
 from phalanx.loading import installed
 from phalanx.runtime.scenario import FaultSpec, Scenario
 
+if TYPE_CHECKING:
+    from phalanx.reporting.metrics import ProcessMetrics
+
+MetricsAddress = Annotated[str, Meta(pattern=r"^(([0-9.]+|\[[0-9a-fA-F:]+\]):)?[0-9]{1,5}\Z")]
 Say = Callable[[str], None]
 """Told in one line what is found or made."""
 
@@ -57,6 +62,9 @@ class RunClock(Clock, Protocol):
 
 class RunNetwork(Infrastructure, Protocol):
     """An infrastructure as the process sees it that makes or serves it."""
+
+    allow: AllowList
+    """Sources that no rule blocks or limits."""
 
     def install(
         self, pop: PopId, instance: InstanceId, vnfd: Vnfd, *, units: int, ttl_s: float, cause: str
@@ -96,6 +104,32 @@ class RunNetwork(Infrastructure, Protocol):
             InvariantError: if a PoP or a link is over-committed.
 
         """
+
+
+def acting_on(
+    network: RunNetwork, plan: Scenario, clock: Clock, recorder: Recorder
+) -> Infrastructure:
+    """Return what performs the agents' actions: the network itself, if the plan has it enforce.
+
+    It blocks and limits nothing that the plan allows, whatever agents ask for.
+    """
+    network.allow = AllowList(plan.allow)
+    return network if plan.mode == "enforce" else ObserveOnly(network, clock, recorder)
+
+
+def open_metrics(name: str, clock: Clock, *more: Callable[[], Any]) -> ProcessMetrics:
+    """Return what counts the events of a process; see ``ProcessMetrics``.
+
+    Raises:
+        PhalanxError: with one line, if the extra is not installed.
+
+    """
+    try:
+        from phalanx.reporting.metrics import ProcessMetrics  # noqa: PLC0415  # an extra
+    except ModuleNotFoundError as missing:
+        needed = f"{missing.name}: pip install 'phalanx[metrics]'"
+        raise PhalanxError(f"metrics need {needed}") from None
+    return ProcessMetrics(name, clock, *more)
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from phalanx.bus.memory import MemoryBus
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.network import Host, LinkId, Network, PopId, link_ends, link_id
-from phalanx.domain.rules import TrafficVerdict
+from phalanx.domain.rules import AllowedSources, TrafficVerdict
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.enforcement import offered
 from phalanx.infrastructure.linux.journal import LeaseJournal
@@ -27,8 +27,9 @@ from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
 from phalanx.infrastructure.linux.repository import build_images
 from phalanx.infrastructure.linux.vnf_processes import token
-from phalanx.loading import Name, parse_as, read_text
-from phalanx.runtime.environment import BuildContext, Say
+from phalanx.loading import Name, parse_as, read_text, refusal
+from phalanx.runtime.environment import BuildContext, MetricsAddress, Say
+from phalanx.runtime.loading import allow_offences
 from phalanx.runtime.processes.spec import Device, Interfaces
 from phalanx.runtime.scenario import (
     MONITORS,
@@ -40,6 +41,7 @@ from phalanx.runtime.scenario import (
     GoalName,
     GoalSpec,
     HostSpec,
+    Mode,
     MonitorSpec,
     NetworkSpec,
     ParameterName,
@@ -78,6 +80,8 @@ PARAMETERS = {
     "entry_look_s": 0.2,
 }
 """Counters of the kernel can be read often, and a look at them may be short."""
+CONTROL = "control"
+"""Name of the control socket, in the folder of the run."""
 LIMIT = 0.5
 """While the sources are not known yet, this share of a guarded host's bandwidth passes."""
 
@@ -112,6 +116,13 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     functions: dict[Name, FunctionSpec] = field(default_factory=FUNCTIONS.copy)
     strategy: Strategy = "service"
     """As in a [scenario](scenario.md); here all traffic enters at the guarded interface."""
+    mode: Mode = "enforce"
+    """``observe``: all is decided and nothing enforced; the log says what would have been done."""
+    allow: Annotated[tuple[AllowedSources, ...], Meta(max_length=1000)] = ()
+    """Sources that are never blocked or limited; read again on SIGHUP."""
+    metrics: MetricsAddress | None = None
+    """Where Prometheus scrapes it: a port of loopback, such as ``9464``, or ``HOST:PORT``; needs
+    the extra ``metrics``. None: nowhere."""
     goals: dict[GoalName, GoalSpec] = {}
     parameters: dict[ParameterName, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}
     timing: Timing = Timing(auction_deadline_s=0.3)
@@ -136,6 +147,8 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
             ),
             goals=self.goals,
             strategy=self.strategy,
+            mode=self.mode,
+            allow=self.allow,
             parameters={**self._own_parameters(), **self.parameters},
             timing=self.timing,
         )
@@ -156,7 +169,9 @@ def load_site(path: str | Path) -> SiteSpec:
         ScenarioError: with one line ``FILE: FIELD (line N): what is wrong; what is allowed``.
 
     """
-    site, _ = parse_as(SiteSpec, read_text(path), str(path))
+    site, tree = parse_as(SiteSpec, read_text(path), str(path))
+    for field_name, why in allow_offences(site.allow):
+        raise refusal(str(path), tree, field_name, why)
     for what in ("name", "address"):
         values = [getattr(guarded, what) for guarded in site.guards]
         twice = sorted({value for value in values if values.count(value) > 1})
@@ -444,6 +459,22 @@ class GuardEnvironment:
         return MemoryBus(self.clock, on_shed=context.shed, peers=(self.site.pop,))
 
 
+def control_of(site: SiteSpec) -> Path:
+    """Return the control socket of the guard that runs with a site's state.
+
+    Raises:
+        PhalanxError: with one line, if none does.
+
+    """
+    try:
+        run = _text(Path(site.state) / "run")
+    except OSError as error:
+        raise PhalanxError(f"{site.state}: {error.strerror}") from None
+    if not runs.is_run(run) or runs.owner(run) is None:
+        raise PhalanxError(f"no guard runs with the state {site.state}")
+    return runs.folder(run) / CONTROL
+
+
 def plan(site: SiteSpec) -> list[str]:
     """Return in words what a guard would touch and what it might do."""
     interfaces = sorted({guarded.interface for guarded in site.guards})
@@ -457,6 +488,12 @@ def plan(site: SiteSpec) -> list[str]:
         f"{site.timing.lease_s:g} s that the kernel itself ends",
     ]
     lines += [f"counters on {name}, both directions" for name in interfaces]
+    if site.metrics is not None:
+        lines.append(f"metrics for Prometheus at {site.metrics}")
+    if site.mode == "observe":
+        observes = "nothing is limited, blocked or answered; the log says what would have been"
+        return [*lines, f"mode is observe: {observes}"]
+    lines += [f"never blocks or limits {each.prefix} ({each.reason})" for each in site.allow]
     for guarded in site.guards:
         when = f"as attacks on {guarded.address} are found: "
         if site.strategy != "service":

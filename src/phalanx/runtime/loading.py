@@ -6,7 +6,7 @@ fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from phalanx.auction.terms import BUILT_IN, installed_terms
 from phalanx.domain import predicates
 from phalanx.domain.agents import POP
 from phalanx.domain.network import link_ends, link_id
+from phalanx.domain.rules import AllowedSources, AllowList
 from phalanx.domain.traffic import PROFILES
 from phalanx.loading import (
     MAX_BYTES,
@@ -115,12 +116,22 @@ def offences(scenario: Scenario) -> Iterator[Offence]:
     yield from _goals(scenario)
     if scenario.bidding == "published" and scenario.prices() != "published":
         yield "pricing", f"{scenario.prices()}; bidding as published needs published prices"
+    yield from allow_offences(scenario.allow)
     yield from _timing(scenario)
     yield from _agents(scenario)
     yield from _agreement(scenario)
     yield from _policy(scenario)
     yield from _faults(scenario)
     yield from _updates(scenario)
+
+
+def allow_offences(allow: Iterable[AllowedSources]) -> Iterator[Offence]:
+    """Yield what is wrong with the entries of an allow list."""
+    for place, entry in enumerate(allow):
+        try:
+            AllowList((entry,))
+        except ValueError as error:
+            yield f"allow[{place}].prefix", str(error)
 
 
 def _network(scenario: Scenario) -> Iterator[Offence]:

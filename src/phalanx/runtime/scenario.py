@@ -21,7 +21,7 @@ from phalanx.domain.agents import POP, Loop
 from phalanx.domain.goals import Constraints, Preferences
 from phalanx.domain.network import Host, HostLimits, Link, Network, Pop
 from phalanx.domain.resources import Resources
-from phalanx.domain.rules import PrefixSet
+from phalanx.domain.rules import AllowedSources, PrefixSet
 from phalanx.domain.traffic import PROFILES, Shape, Source, SourcePlace, source_address
 from phalanx.domain.trust import ServiceLevel
 from phalanx.domain.vnf import Vnfd
@@ -56,6 +56,7 @@ Count = Annotated[int, Meta(ge=1, le=10_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Seed = Annotated[int, Meta(ge=0, le=2**53)]
 
+Mode = Literal["enforce", "observe"]
 Strategy = Literal["service", "published"]
 MONITORS = {"service": "service-monitor", "published": "link-monitor"}
 """The function that watches a link, by strategy."""
@@ -447,6 +448,10 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     """By the predicate's name, such as ``LinkRateLimited``; ``default`` for all others."""
     parameters: dict[ParameterName, Annotated[float, Meta(ge=-1e9, le=1e9)]] = {}
     """Settings of functions, which know the names and the defaults."""
+    allow: Annotated[tuple[AllowedSources, ...], Meta(max_length=1000)] = ()
+    """Sources that are never blocked or limited."""
+    mode: Mode = "enforce"
+    """``observe``: all is decided and nothing enforced; the log says what would have been done."""
     timing: Timing = Timing()
     agents: Annotated[tuple[DeclaredAgent, ...], Meta(max_length=10_000)] = ()
     """Agents beside those that have the name of their PoP."""

@@ -7,7 +7,7 @@ refuse is in the log. Their messages go over the bus of the environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from msgspec.structs import replace
@@ -24,6 +24,7 @@ from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.messages import Message
 from phalanx.domain.network import PopId
+from phalanx.domain.rules import AllowedSources, AllowList
 from phalanx.domain.trust import GroupKeys
 from phalanx.fabric.access import STANDARD_POLICY, AccessPolicy
 from phalanx.fabric.audit_trail import AuditTrail
@@ -54,6 +55,7 @@ from phalanx.runtime.environment import (
     KeyedEnvironment,
     RunBus,
     RunNetwork,
+    acting_on,
     faulty,
 )
 from phalanx.runtime.node import Node
@@ -124,6 +126,7 @@ class System:
             self._shed,
         )
         self.infrastructure: RunNetwork = self.environment.build(context)
+        self._acting = acting_on(self.infrastructure, scenario, self.clock, self.recorder)
         self.bus: RunBus = self.environment.bus(context)
         self.faulty_bus = faulty(self.bus, self.clock, scenario, self.seed)
         self.broker = MemoryBroker(self.clock)
@@ -290,7 +293,7 @@ class System:
         clock = self._clocks.get(declared.name)
         fast_s = None if clock is None else clock.fast_s
         bus: Bus = PerAgentBus(self.faulty_bus, declared.name, fast_s=fast_s)
-        network: Infrastructure = self.infrastructure
+        network = self._acting
         if self.trust is not None:
             bus = self.trust.bus(declared.name, bus)
             network = self.trust.guarded(declared.name, network)
@@ -308,7 +311,7 @@ class System:
         """End what an agent has put in force that is not to be trusted."""
         pop = self._declared[agent].pop
         if pop is not None:
-            end_doings(self.infrastructure, agent, pop, cause)
+            end_doings(self._acting, agent, pop, cause)
 
     def _rekeyed(self, keys: GroupKeys, cause: str) -> None:
         """Protect what agents say with other keys, where that is protected."""
@@ -316,6 +319,12 @@ class System:
             self.environment.rekey(keys, cause)
 
     # -- what happens from outside ----------------------------------------------------
+
+    def allow(self, entries: Iterable[AllowedSources]) -> None:
+        """Block and limit none of these from now on, and lift what does."""
+        allow = self.infrastructure.allow = AllowList(entries)
+        for agent in self.agents.values():
+            agent.allow(allow)
 
     def lives(self, agent: AgentId) -> bool:
         """Return whether the agent runs."""

@@ -206,7 +206,7 @@ class LinuxNetwork(NetworkDriver):
         self._tunnels = Tunnels(linux, self._workers, self._tasks)
         detours = Detours(self._workers, self._tasks)
         self._services = None if programs is None else Services(context, programs)
-        self._measures = Enforcement(
+        self._ledger = self._measures = Enforcement(
             *(context, self._processes, self._tunnels, detours, journal, self._services),
             encryption,
         )

@@ -91,6 +91,7 @@ class _Measure:
     instance: Instance
     effect: str
     rule: TrafficRule
+    reason: str
     body: Body
     tunnel: Tunnel | None
     detour: Detour | None
@@ -136,12 +137,18 @@ class Enforcement(MeasureLedger[_Measure]):
 
     def enforce(self, action: Enforce, instance: Instance, cause: str, answer: Answer) -> None:
         """Put a measure into force and answer then."""
+        admitted = self._admit(action)
+        if isinstance(admitted, Failed):
+            answer(admitted)
+            return
+        action = admitted
         target = self._refuse_or_place(action, instance)
         if isinstance(target, Failed):
             answer(target)
             return
         rule = action.rule
-        measure = _Measure(action.measure, instance, action.effect, rule, _body(rule), None, None)
+        about = action.measure, instance, action.effect, rule, action.reason
+        measure = _Measure(*about, _body(rule), None, None)
         self._keep(action.measure, measure)
 
         def done(_: None) -> None:
@@ -149,7 +156,7 @@ class Enforcement(MeasureLedger[_Measure]):
                 self._undo(action.measure, measure)
                 answer(Failed("it was lifted before it was in force"))
                 return
-            event = self._recorder.record("measure.applied", cause, **applied(action, instance))
+            event = self._recorder.record("measure.applied", cause, **applied(action, instance.pop))
             self._tell_of_journal(measure.instance.pop)
             answer(Done(event))
 
@@ -233,7 +240,8 @@ class Enforcement(MeasureLedger[_Measure]):
         body = {**entry.body, "ttl_s": ttl_s}
         await self._processes.change(entry.instance, "PUT", _resource(entry.measure), lambda: body)
         if (rule := entry.rule) is not None:
-            kept = _Measure(entry.measure, instance, entry.effect, rule, entry.body, None, None)
+            about = entry.measure, instance, entry.effect, rule, entry.reason
+            kept = _Measure(*about, entry.body, None, None)
             self._keep(entry.measure, kept)
 
     def _read_counters(self) -> None:
@@ -350,7 +358,7 @@ class Enforcement(MeasureLedger[_Measure]):
         if measure.rule.verdict is TrafficVerdict.SERVE:
             return  # a program of its own does that
         kept = measure.instance
-        what = measure.body, measure.rule, measure.effect, kept.units
+        what = measure.body, measure.rule, measure.effect, kept.units, measure.reason
         entry = LeasedMeasure(measure.id, instance, kept.vnfd.name, kept.pop, *what)
         await self._rules.put(entry, self._ttl_s.get(instance, 1.0))
 

@@ -43,6 +43,7 @@ class LeasedMeasure(Struct, frozen=True):
     effect: str = ""
     units: int = 1
     """Of the instance."""
+    reason: str = ""
 
 
 class RemainingLease(Struct, frozen=True):

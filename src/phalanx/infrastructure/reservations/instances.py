@@ -8,11 +8,22 @@ from dataclasses import dataclass, field
 from math import floor, inf
 from typing import Any, Generic, Protocol, TypeVar
 
+from msgspec.structs import replace
+
 from phalanx.clock import Clock, Timer
-from phalanx.domain.actions import Deploy, Done, Enforce, Hold, Observe, RuleInForce, RulesInForce
+from phalanx.domain.actions import (
+    Deploy,
+    Done,
+    Enforce,
+    Failed,
+    Hold,
+    Observe,
+    RuleInForce,
+    RulesInForce,
+)
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import PopId
-from phalanx.domain.rules import TrafficRule, TrafficVerdict
+from phalanx.domain.rules import AllowList, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import InstanceId, Vnfd
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.reservations.topology import Path
@@ -69,8 +80,8 @@ class Instance:
         return inf if each is None else each * self.units
 
 
-def applied(action: Enforce, instance: Instance) -> dict[str, Any]:
-    """Return what ``measure.applied`` says of a rule that is in force through ``instance``."""
+def applied(action: Enforce, pop: PopId) -> dict[str, Any]:
+    """Return what ``measure.applied`` says of a rule that is in force at ``pop``."""
     rule = action.rule
     figures: dict[str, float] = {"rate_mb_s": rule.rate_mb_s, **rule.parameters}
     match = rule.match
@@ -87,9 +98,10 @@ def applied(action: Enforce, instance: Instance) -> dict[str, Any]:
             concerned[kind] = list(named_sources)
     return {
         "measure": action.measure,
-        "instance": instance.id,
-        "pop": instance.pop,
+        "instance": action.instance,
+        "pop": pop,
         "effect": action.effect,
+        **({"reason": action.reason} if action.reason else {}),
         **figures,
         **concerned,
     }
@@ -189,6 +201,8 @@ class MeasureHits:
     """The last reading of the driver's counters, which begin anew where a rule is put again."""
     told: Volume = (0.0, 0.0)
     """The total as the log has it."""
+    since: float = 0.0
+    """When the measure was put in force, in seconds."""
 
     def take(self, reading: Volume) -> float:
         """Add what was counted since the last reading; return the MB that are not told yet."""
@@ -203,7 +217,14 @@ class _InForce(Protocol):
     instance: Instance
     effect: str
     rule: TrafficRule
+    reason: str
     hits: MeasureHits
+
+
+def _told(name: str, measure: _InForce, now: float) -> RuleInForce:
+    hits = measure.hits
+    about = measure.instance.id, measure.effect, measure.rule, name, measure.reason
+    return RuleInForce(*about, now - hits.since, None, *hits.total)
 
 
 M = TypeVar("M", bound=_InForce)
@@ -239,6 +260,8 @@ class MeasureLedger(Generic[M]):
         self._ended: dict[PopId, deque[tuple[float, str]]] = {}
         """When the latest measures ended, and what they made true."""
         self._began = clock.now()
+        self.allow = AllowList()
+        """Sources that no rule here blocks or limits, whatever agents ask for."""
 
     def names(self) -> list[str]:
         """Return the ids of all measures in force."""
@@ -246,14 +269,21 @@ class MeasureLedger(Generic[M]):
 
     def rules(self, pop: PopId) -> RulesInForce:
         """Return the rules in force at ``pop``."""
-        here = (each for each in self._measures.values() if each.instance.pop == pop)
+        here = ((n, each) for n, each in self._measures.items() if each.instance.pop == pop)
         ended = self._ended.get(pop, deque())
         since = ended[0][0] if len(ended) == ENDED_MEASURES else self._began
         return RulesInForce(
-            tuple(RuleInForce(m.instance.id, m.effect, m.rule) for m in here),
+            tuple(_told(name, measure, self._clock.now()) for name, measure in here),
             ended=tuple(dict.fromkeys(effect for _, effect in ended)),
             remembers_s=self._clock.now() - since,
         )
+
+    def _admit(self, action: Enforce) -> Enforce | Failed:
+        """Return what may be enforced of an action: what hits allowed sources leaves them out."""
+        spared = self.allow.spare(action.rule)
+        if spared is None:
+            return Failed(f"all sources of {action.effect} are in the allow list", final=True)
+        return action if spared is action.rule else replace(action, rule=spared)
 
     def lift(self, measure: str, pop: PopId, cause: str) -> Done:
         """Lift a measure of ``pop`` because its agent asks to."""
@@ -273,6 +303,7 @@ class MeasureLedger(Generic[M]):
 
     def _keep(self, name: str, measure: M) -> None:
         """Note a measure, and count what it does."""
+        measure.hits.since = self._clock.now()
         self._measures[name] = measure
         measure.instance.measures[name] = None
         self._count_later()

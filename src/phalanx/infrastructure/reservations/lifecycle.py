@@ -75,6 +75,10 @@ class Leases:
             self._push(until, lease)
             self._arm()
 
+    def left_s(self, lease: Lease) -> float | None:
+        """Return how long ``lease`` still runs, in seconds; None if there is none."""
+        return self._until[lease] - self._clock.now() if lease in self._until else None
+
     def drop(self, lease: Lease) -> None:
         """Forget a lease: what it was for has ended."""
         self._until.pop(lease, None)
@@ -197,6 +201,10 @@ class Lifecycle:
         """Return the bids of the latest holds at ``pop``, the oldest first."""
         now = self._clock.now()
         return tuple(replace(each, age_s=now - at) for at, each in self._offers.get(pop, ()))
+
+    def lease_left_s(self, instance: str) -> float | None:
+        """Return how long an instance stays without being renewed, in seconds; None: unknown."""
+        return self._leases.left_s(("instance", instance))
 
     def release(self, pop: PopId, hold: str) -> Outcome:
         """Carry out ``Release``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from phalanx.clock import Clock
@@ -22,6 +24,7 @@ from phalanx.domain.agents import AgentId
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import Link, Network, PopId, link_id
 from phalanx.domain.resources import Resources
+from phalanx.domain.rules import AllowList
 from phalanx.infrastructure.reservations.allocations import (
     ComputeAllocations,
     LinkAllocations,
@@ -30,6 +33,7 @@ from phalanx.infrastructure.reservations.allocations import (
     Reservations,
 )
 from phalanx.infrastructure.reservations.images import ImageCache
+from phalanx.infrastructure.reservations.instances import MeasureLedger
 from phalanx.infrastructure.reservations.lifecycle import Lifecycle
 from phalanx.infrastructure.reservations.topology import Topology
 
@@ -50,7 +54,8 @@ class NetworkDriver:
     """
 
     _lifecycle: Lifecycle
-    """Made by the driver, from its workers."""
+    """Made by the driver, from its workers; so are its measures."""
+    _ledger: MeasureLedger[Any]
 
     def __init__(
         self,
@@ -80,6 +85,15 @@ class NetworkDriver:
     def detach(self, agent: AgentId, pop: PopId) -> None:
         """Tell ``agent`` nothing more; leases go on until they run out."""
         self._percepts.detach(agent, pop)
+
+    @property
+    def allow(self) -> AllowList:
+        """Sources that no rule blocks or limits, whatever agents ask for."""
+        return self._ledger.allow
+
+    @allow.setter
+    def allow(self, allow: AllowList) -> None:
+        self._ledger.allow = allow
 
     def fail_link(self, a: PopId, b: PopId) -> None:
         """Cut the link between ``a`` and ``b``; what is reserved on it stays reserved.
@@ -147,7 +161,10 @@ class NetworkDriver:
         """Return ``rules`` with the bids that were made at ``pop``, and what it has for them."""
         if pop not in self._topology.pops:
             return rules
-        return replace(rules, bids=self._lifecycle.offers(pop), site=self._percepts.ever(pop))
+        left_s = self._lifecycle.lease_left_s
+        told = tuple(replace(each, lease_left_s=left_s(each.instance)) for each in rules.rules)
+        bids, site = self._lifecycle.offers(pop), self._percepts.ever(pop)
+        return replace(rules, rules=told, bids=bids, site=site)
 
     def _switch(self, a: PopId, b: PopId, *, up: bool) -> None:
         link = self._topology.link(a, b)

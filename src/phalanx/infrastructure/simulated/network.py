@@ -137,6 +137,7 @@ class _Measure:
     instance: Instance
     rule: TrafficRule
     effect: str
+    reason: str
     stage: int
     since: float
     hits: MeasureHits
@@ -158,7 +159,10 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
         """Put a measure into force."""
         if action.measure in self._measures:
             return Failed(f"measure {action.measure} exists already")
-        rule = action.rule
+        admitted = self._admit(action)
+        if isinstance(admitted, Failed):
+            return admitted
+        action, rule = admitted, admitted.rule
         problem = rule.problem(OFFERED)
         if problem is not None:
             return Failed(problem, final=True)
@@ -177,10 +181,13 @@ class SimulatedMeasures(MeasureLedger[_Measure]):
                 return Failed(f"it would pass {', '.join(sorted(read))} in the clear, and may not")
         # The stage may have served other measures before.
         hits = MeasureHits(read=self._engine.totals(stage))
-        measure = _Measure(instance, rule, action.effect, stage, self._clock.now(), hits)
+        now = self._clock.now()
+        measure = _Measure(instance, rule, action.effect, action.reason, stage, now, hits)
         self._keep(action.measure, measure)
         self._engine.wake()
-        return Done(self._recorder.record("measure.applied", cause, **applied(action, instance)))
+        return Done(
+            self._recorder.record("measure.applied", cause, **applied(action, instance.pop))
+        )
 
     def move(self, instance: Instance, to: Instance) -> None:
         """Hand the measures of one instance to another of the same PoP; traffic is not told."""
@@ -290,7 +297,9 @@ class SimulatedNetwork(NetworkDriver):
             transfers=self._transfers,
             repository=network.repository,
         )
-        self._measures = SimulatedMeasures(clock, self._flows, self._engine, recorder, cause)
+        self._ledger = self._measures = SimulatedMeasures(
+            clock, self._flows, self._engine, recorder, cause
+        )
         self._observer = SimulatedObserver(
             clock, self._topology, self._engine, self._flows, self._connections, seed
         )

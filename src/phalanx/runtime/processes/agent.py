@@ -46,7 +46,7 @@ from phalanx.runtime.composition import (
     planned_sites,
     settings_of,
 )
-from phalanx.runtime.environment import BuildContext, Say, check_linux, faulty
+from phalanx.runtime.environment import BuildContext, Say, acting_on, check_linux, faulty
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.process import Process, bundle_of
 from phalanx.runtime.processes.spec import AgentSpec, Interfaces
@@ -291,7 +291,7 @@ class AgentProcess:
         process.on_signal(signal.SIGTERM, partial(self.composed.drain, process.cause))
         process.on_signal(signal.SIGINT, partial(process.end, "interrupted"))
         process.on_signal(signal.SIGHUP, partial(process.end, "to be started again"))
-        process.figures = self._figures
+        process.figures, process.counters = self._figures, self._counters
         process.fabric.provider.serve(RELOAD, self._reload)
         process.fabric.registry.watch(self._changed)
         clock.call_at(max(clock.now(), 0.0), self._begin)
@@ -329,7 +329,7 @@ class AgentProcess:
         network = driver.open(context, pop, self.spec.site, self.plan.timing.lease_s)
         process.on_close(lambda: driver.close() if self._ended else driver.suspend())
         install_monitors(network, self.plan, vnfds, process.cause, at=pop)
-        return network
+        return acting_on(network, self.plan, process.clock, recorder(".observe"))
 
     def _sink(self, name: AgentId, plan: Scenario) -> Sink:
         """Return what takes the agent's events, and seals them where there is a policy."""

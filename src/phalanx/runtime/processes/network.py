@@ -33,6 +33,7 @@ from phalanx.runtime.environment import (
     DegradableNetwork,
     RunNetwork,
     Say,
+    acting_on,
     check_linux,
     open_environment,
 )
@@ -152,6 +153,7 @@ class NetworkProcess:
         process, plan = self.process, self._plan
         context = BuildContext(plan, self._seed, self._vnfds, self._recorder, process.cause)
         network = self._network = self._environment.build(context)
+        acting = acting_on(network, plan, process.clock, self._recorder("observe"))
         lease_s = FIRST_LEASE_S + max(0.0, -process.clock.now())
         install_monitors(network, plan, self._vnfds, process.cause, lease_s)
         self._free_at_start = network.free()
@@ -159,13 +161,13 @@ class NetworkProcess:
 
         def expel(agent: AgentId, cause: str) -> None:
             if (pop := standing.get(agent)) is not None:
-                end_doings(network, agent, pop, cause)
+                end_doings(acting, agent, pop, cause)
 
         expelled = ExpelledAgents(expel, process.cause)
         serve_infrastructure(
             process.fabric.provider,
             process.clock,
-            network,
+            acting,
             process.incarnation,
             lambda agent, pop: standing.get(agent) == pop and not expelled.out(agent),
             expelled.may,

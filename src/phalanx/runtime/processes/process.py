@@ -17,17 +17,18 @@ from phalanx.bus.client import BrokerClient
 from phalanx.bus.transports import Access, open_broker
 from phalanx.clock import Clock, Timer
 from phalanx.clock.wall import WallClock
-from phalanx.domain.events import Event, Recorder
+from phalanx.domain.events import Event, Recorder, Sink
 from phalanx.domain.version import VERSION
 from phalanx.fabric.access import STANDARD_POLICY, load_policy
 from phalanx.fabric.envelope import from_event, to_json
 from phalanx.fabric.join import LEASE_S, Fabric
-from phalanx.fabric.operations import STOP, Accepted, StopRequest
+from phalanx.fabric.operations import STOP, Accepted, AgentCounters, StopRequest
 from phalanx.fabric.provider import Call
 from phalanx.fabric.registration import END_TO_END, Area
 from phalanx.identity import Credentials, IdentityError, LiveCredentials
 from phalanx.identity.names import Role
 from phalanx.runtime.domain import Bundle, read_bundle
+from phalanx.runtime.environment import open_metrics
 from phalanx.runtime.processes.spec import ProcessSpec, RunSpec
 from phalanx.store.outbox import SHED, Outbox, Shed, Waiting
 from phalanx.store.state import StateFile
@@ -69,6 +70,8 @@ class EventStream:
             pause_s: as ``PAUSE_S``, in seconds of ``clock``.
 
         """
+        self.heard: Sink = lambda _: None
+        """Told of each event as it is recorded."""
         self._client = client
         self._outbox = outbox
         self._clock = clock
@@ -88,6 +91,7 @@ class EventStream:
     def __call__(self, event: Event) -> None:
         """Take an event; it is on disk, and sent, at the end of this turn of the clock."""
         self._outbox(event)
+        self.heard(event)
         self._soon()
 
     @property
@@ -362,6 +366,14 @@ class Process(RecordingClient):
             super().__init__(
                 stack, bundle, state, clock, spec.run, deaf_s=deaf_s, on_shed=self._note_shed
             )
+            self.counters: Callable[[], AgentCounters] = AgentCounters
+            """What went through it since it started."""
+            if spec.metrics is not None:
+                counted = lambda: self.counters()  # noqa: E731, PLW0108  # it is replaced
+                name, waiting = self.identity.name, lambda: self.stream.waiting
+                metrics = open_metrics(name, clock, counted, waiting)
+                stack.callback(metrics.serve(spec.metrics))
+                self.stream.heard = metrics
             self._stack = stack.pop_all()
         me = self.identity
         root = None if spec.run is None else spec.run.cause

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from phalanx.fabric.registration import Area
 from phalanx.loading import Name, read_toml
+from phalanx.runtime.environment import MetricsAddress
 
 Device = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z")]
 """Name of a network interface."""
@@ -57,6 +58,9 @@ class ProcessSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     operators and orchestrators may call all, and agents may read."""
     run: RunSpec | None = None
     """Only where a run spans several processes."""
+    metrics: MetricsAddress | None = None
+    """Where Prometheus scrapes it: a port of loopback, such as ``9464``, or ``HOST:PORT``; needs
+    the extra ``metrics``. None: nowhere."""
     trust: TrustFiles | None = None
     """None: the process takes no part in attestation."""
 
