@@ -24,6 +24,7 @@ from phalanx.infrastructure.linux.journal import LeaseJournal
 from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
 from phalanx.infrastructure.linux.repository import build_images
+from phalanx.infrastructure.linux.routers import Routers, RouterSpec
 from phalanx.infrastructure.linux.vnf_processes import token
 from phalanx.loading import Name, parse_as, read_text
 from phalanx.runtime.environment import BuildContext, Say
@@ -107,6 +108,8 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     guards: Annotated[tuple[GuardedSpec, ...], Meta(min_length=1, max_length=1000)]
     state: Annotated[str, Meta(min_length=1, max_length=1000)] = "/var/lib/phalanx"
     """Directory in which leases survive restarts."""
+    routers: Annotated[tuple[RouterSpec, ...], Meta(max_length=8)] = ()
+    """Are told of drops and limits, beside the rules of this machine."""
     functions: dict[Name, FunctionSpec] = field(default_factory=FUNCTIONS.copy)
     strategy: Strategy = "service"
     """As in a [scenario](scenario.md); here all traffic enters at the guarded interface."""
@@ -160,6 +163,10 @@ def load_site(path: str | Path) -> SiteSpec:
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
             raise ScenarioError(f"{path}: guards: two have the {what} {twice[0]}")
+    for what in ("name", "socket"):
+        values = [getattr(router, what) for router in site.routers]
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise ScenarioError(f"{path}: routers: two have the {what} {twice[0]}")
     return site
 
 
@@ -327,6 +334,7 @@ class GuardEnvironment:
             journal=journal,
             cause=context.cause,
             keep_images=context.scenario.strategy != "published",
+            routers=self._routers(),
         )
         stack.callback(_forget, journal)  # once the VNFs have taken their rules along
         stack.callback(driver.shutdown)
@@ -338,6 +346,13 @@ class GuardEnvironment:
         for kept in remaining:
             self._say(f"still in force for {kept.seconds:.0f} s: {kept.entry.measure}")
         return driver
+
+    def _routers(self) -> Routers | None:
+        """Return what tells the routers of the site; None if it names none."""
+        guarded, site = {g.address for g in self.site.guards}, self.site
+        if not site.routers:
+            return None
+        return Routers(site.pop, site.routers, guarded, life=self.incarnation)
 
     def _watch_interfaces(self, context: BuildContext) -> None:
         """Tell when an interface disappears, and when it is back."""
@@ -382,6 +397,13 @@ def plan(site: SiteSpec) -> list[str]:
         "for some milliseconds when a limit begins: a chain at the egress of lo, and datagrams to "
         "127.0.0.1 port 9, which fill its bucket"
     )
+    for router in site.routers:
+        kinds = "FlowSpec routes" if router.speaks == "flowspec" else "blackholes of attackers"
+        whole = ", of whole guarded addresses, too" if router.victim else ""
+        lines.append(
+            f"at most {router.most} {kinds}{whole} by BGP, by the ExaBGP at {router.socket}, each "
+            "under the lease of its rule"
+        )
     lines.append("nothing else: no other interface, address, route, table or setting")
     return lines
 

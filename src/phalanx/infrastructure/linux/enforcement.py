@@ -19,6 +19,7 @@ from phalanx.domain.network import PopId, link_ends
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.journal import LeasedMeasure, LeaseJournal, RuleBatcher
+from phalanx.infrastructure.linux.routers import Routers, Routes
 from phalanx.infrastructure.linux.services import Services
 from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.tunnels import Detour, Detours, Tunnel, Tunnels
@@ -95,6 +96,7 @@ class _Measure:
     tunnel: Tunnel | None
     detour: Detour | None
     way: EncryptedWay | None = None
+    routes: Routes = field(default_factory=dict)
     readings: deque[tuple[float, float, float]] = field(default_factory=deque)
     """(time, octets passed, octets held back), cumulative."""
     hits: MeasureHits = field(default_factory=MeasureHits)
@@ -112,6 +114,7 @@ class Enforcement(MeasureLedger[_Measure]):
         journal: LeaseJournal,
         services: Services | None = None,
         encryption: TrafficEncryption | None = None,
+        routers: Routers | None = None,
     ) -> None:
         super().__init__(context.recorder, context.clock, context.cause)
         self._context = context
@@ -125,6 +128,7 @@ class Enforcement(MeasureLedger[_Measure]):
         self._rules = RuleBatcher(context.tasks, processes, journal)
         self._services = services
         self._encryption = encryption
+        self._routers = routers or Routers("", (), ())
         self._offered = offered(services=services is not None)
         self._ttl_s: dict[str, float] = {}
         self._problem: str | None = None
@@ -143,6 +147,8 @@ class Enforcement(MeasureLedger[_Measure]):
         rule = action.rule
         measure = _Measure(action.measure, instance, action.effect, rule, _body(rule), None, None)
         self._keep(action.measure, measure)
+        to = self._destination(rule.match)
+        measure.routes = self._routers.plan(action.measure, rule, to, cause)
 
         def done(_: None) -> None:
             if self._measures.get(action.measure) is not measure:
@@ -151,6 +157,8 @@ class Enforcement(MeasureLedger[_Measure]):
                 return
             event = self._recorder.record("measure.applied", cause, **applied(action, instance))
             self._tell_of_journal(measure.instance.pop)
+            ttl_s = self._ttl_s.get(measure.instance.id, 1.0)
+            self._routers.announce(action.measure, measure.routes, ttl_s, event)
             answer(Done(event))
 
         def failed(reason: str) -> None:
@@ -181,6 +189,7 @@ class Enforcement(MeasureLedger[_Measure]):
         """Extend the leases of what ``instance`` enforces, in the kernel and on disk."""
         self._ttl_s[instance.id] = ttl_s
         names = list(instance.measures)
+        self._routers.renew(names, ttl_s)
         if not names:
             return
 
@@ -232,6 +241,7 @@ class Enforcement(MeasureLedger[_Measure]):
         """
         body = {**entry.body, "ttl_s": ttl_s}
         await self._processes.change(entry.instance, "PUT", _resource(entry.measure), lambda: body)
+        self._routers.announce(entry.measure, entry.routes, ttl_s, self._context.cause)
 
     def _read_counters(self) -> None:
         instances = dict.fromkeys(measure.instance for measure in self._measures.values())
@@ -301,6 +311,11 @@ class Enforcement(MeasureLedger[_Measure]):
         detour = None if bound else Detour(str(target), match.source, entry)
         return RulePlace(at, device, entry is not None, detour)
 
+    def _destination(self, match: TrafficMatch) -> str | None:
+        """Return the address that all of the traffic goes to."""
+        end = None if match.link is None else link_ends(match.link)[1]
+        return match.target or (None if end is None else self._linux.address(end))
+
     async def _put(self, measure: _Measure, target: RulePlace) -> None:
         instance = measure.instance
         device = target.device
@@ -344,7 +359,8 @@ class Enforcement(MeasureLedger[_Measure]):
         if measure.rule.verdict is TrafficVerdict.SERVE:
             return  # a program of its own does that
         kept = measure.instance
-        entry = LeasedMeasure(measure.id, instance, kept.vnfd.name, kept.pop, measure.body)
+        name = kept.vnfd.name
+        entry = LeasedMeasure(measure.id, instance, name, kept.pop, measure.body, measure.routes)
         await self._rules.put(entry, self._ttl_s.get(instance, 1.0))
 
     def _tell_of_journal(self, pop: PopId) -> None:
@@ -360,6 +376,7 @@ class Enforcement(MeasureLedger[_Measure]):
 
     def _undo(self, name: str, measure: _Measure, *, process_ends: bool = False) -> None:
         instance = measure.instance.id
+        self._routers.withdraw(name)
         # Taken out at once: a measure that is lifted while it is put in force is undone twice.
         tunnel, measure.tunnel = measure.tunnel, None
         detour, measure.detour = measure.detour, None

@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from phalanx.domain.network import PopId
+from phalanx.infrastructure.linux.routers import Routes
 from phalanx.infrastructure.linux.tasks import TaskError, Tasks
 from phalanx.infrastructure.linux.vnf.measures import MOST_AT_ONCE
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
@@ -37,6 +38,8 @@ class LeasedMeasure(Struct, frozen=True):
     pop: PopId
     body: dict[str, str | int | float | list[str]]
     """What the VNF enforces, without the lease."""
+    routes: Routes = {}
+    """What routers are told of it."""
 
 
 class RemainingLease(Struct, frozen=True):

@@ -1,0 +1,392 @@
+"""What ExaBGP runs for an agent: it announces routes, each under a lease, and withdraws them.
+
+ExaBGP starts it by its path as an API process (``run python3 -I -S announcer.py SOCKET;``), so it
+uses nothing but the standard library. Commands go to standard output, one a line; ExaBGP's answers
+(``done``, ``error``) and the states of its sessions come in by standard input. The agent connects
+to the Unix socket, and asks with one line of JSON, answered with another::
+
+    {"agent": NAME, "life": N, "turn": N, "most": N, "routes": [[MATCH, ROUTE, TTL_S], ...]}
+    {"announced": [MATCH, ...], "refused": {MATCH: REASON}, "waiting": N, "sessions": {PEER: STATE}}
+
+Each request has all routes that the agent wants, so none is missed for long if one is lost. What
+ends a route:
+
+- the agent stops asking for it, or dies: its lease is over, at the latest;
+- this process dies: ExaBGP starts it again, and the file beside the socket, written before any
+  announcement, says what has to be withdrawn first;
+- ExaBGP dies: its sessions end, and with them what its peers have of it; standard input ends, too;
+- a session ends and comes back: ExaBGP sends what it holds again. It may have kept changes of one
+  route out of order meanwhile, so both routes and withdrawals are sent again then.
+
+Source: ExaBGP 4.2, ``reactor/api`` and ``rib/outgoing.py``; RFC 8955 and RFC 7999.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import selectors
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from ipaddress import IPv4Network
+from math import inf
+from pathlib import Path
+from typing import Any
+
+MOST_ROUTES = 1_000
+LONGEST_TTL_S = 3_600.0
+LARGEST = 1 << 20
+"""Octets of a request."""
+MOST_CLIENTS = 16
+WINDOW = 64
+"""Commands that ExaBGP has not answered: they fit into the pipe, so that writing never blocks."""
+ANSWER_S = 5.0
+"""After so long a request is answered with what is known."""
+HANGS_S = 60.0
+"""ExaBGP without an answer for so long: start again, and withdraw what may be announced."""
+AGAIN_S = 2.0
+"""After a session is up, everything is sent again; what could not be withdrawn is tried again."""
+_PREFIX = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}/[0-9]{1,2}"
+_FLOW = (
+    rf"flow route {{ match {{ destination {_PREFIX};[a-z0-9 ./\[\]=&<>;!-]* }} "
+    r"then { (?:discard|rate-limit [0-9]{1,13}); } }"
+)
+_BLACKHOLE = rf"route {_PREFIX} next-hop [0-9.]{{7,15}} community \[ 65535:666 65535:65281 \]"
+_ROUTE = re.compile(f"(?:{_FLOW}|{_BLACKHOLE})", re.ASCII)
+"""All that is ever announced, whoever asks: drops, limits and blackholes (RFC 7999)."""
+
+
+class Announcer:
+    """Keeps what ExaBGP announces equal to what is wanted and has a lease; does no I/O itself.
+
+    Args:
+        send: writes a command.
+        keep: notes on disk all routes that may be announced; raises OSError if it cannot.
+        left: what such a note of an earlier process says; withdrawn first.
+
+    """
+
+    def __init__(
+        self,
+        send: Callable[[str], None],
+        keep: Callable[[Mapping[str, str]], None],
+        left: Mapping[str, str] | None = None,
+    ) -> None:
+        self._send = send
+        self._keep = keep
+        self._wanted: dict[str, tuple[str, float]] = {}
+        """By match: the route, and when its lease is over."""
+        self._sent = dict(left or {})
+        """What ExaBGP may hold."""
+        self._answered: set[str] = set()
+        """Matches whose latest announcement ExaBGP has confirmed."""
+        self._ended: dict[str, str] = {}
+        """The latest withdrawals, to be sent again when a session is back."""
+        self._refused: dict[str, str] = {}
+        self._asked: deque[tuple[float, str, str, str, str | None]] = deque()
+        """Commands without an answer: when, verb, match, route, and the one that it replaces."""
+        self._not_before: dict[str, float] = {}
+        self._window = 1
+        """One command at a time, until ExaBGP is known to answer."""
+        self._resend_at = inf
+        self._owner = ""
+        self._latest = (0, 0)
+        self.sessions: dict[str, str] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many changes ExaBGP has not confirmed."""
+        return len(self._busy() | self._changes(inf).keys())
+
+    def request(self, message: object, now: float) -> str:
+        """Take over what an agent wants; return why not, or nothing."""
+        try:
+            agent, most, routes = message["agent"], message["most"], message["routes"]  # type: ignore[index]
+            turn = message["life"], message["turn"]  # type: ignore[index]
+            if not all(type(n) is int for n in (*turn, most)) or type(agent) is not str:
+                return "life, turn and most are whole numbers, agent is a name"
+            wanted = {key: (route, now + ttl_s) for key, route, ttl_s in routes}
+            if not all(0 < until - now <= LONGEST_TTL_S for _, until in wanted.values()):
+                return f"a lease is longer than 0 s and at most {LONGEST_TTL_S:g} s"
+            bad = [r for key, (r, _) in wanted.items() if not (key in r and _is_route(r))]
+        except (KeyError, TypeError, ValueError) as error:
+            return f"this is no request: {type(error).__name__}"
+        if bad:
+            return f"this is no route that drops or limits: {bad[0][:100]!r}"
+        if len(wanted) > min(most, MOST_ROUTES):
+            return f"the cap of {min(most, MOST_ROUTES)} rules is reached"
+        self._expire(now)
+        if self._wanted and self._owner != agent:
+            return f"{self._owner} has routes here; each agent needs a process of its own"
+        if self._owner == agent and self._latest >= turn and (self._wanted or turn[1] > 1):
+            return "a later request has been answered already"
+        self._owner, self._latest = agent, turn
+        self._wanted = wanted
+        refused = self._refused.items()
+        self._refused = {key: r for key, r in refused if wanted.get(key, ("",))[0] == r}
+        self._reconcile(now)
+        return ""
+
+    def state(self) -> dict[str, object]:
+        """Return what is known of the routes that are wanted."""
+        held = (k for k, (route, _) in self._wanted.items() if self._sent.get(k) == route)
+        return {
+            "announced": sorted(key for key in held if key in self._answered),
+            "refused": dict.fromkeys(self._refused, "ExaBGP cannot announce it"),
+            "waiting": self.waiting,
+            "sessions": self.sessions,
+        }
+
+    def heard(self, line: str, now: float) -> None:
+        """Take in a line of ExaBGP."""
+        if line in ("done", "error"):
+            if self._asked:
+                self._window = WINDOW
+                self._confirmed(now, *self._asked.popleft()[1:], done=line == "done")
+        elif line.startswith("{"):
+            try:
+                neighbor = json.loads(line)["neighbor"]
+                peer, state = str(neighbor["address"]["peer"])[:64], str(neighbor["state"])[:16]
+            except (ValueError, KeyError, TypeError):
+                return
+            if len(self.sessions) < MOST_ROUTES or peer in self.sessions:
+                self.sessions[peer] = state
+            if state == "up":
+                self._resend_at = min(self._resend_at, now + AGAIN_S)
+        self._reconcile(now)
+
+    def tick(self, now: float) -> None:
+        """End leases that are over; to be called several times a second.
+
+        Raises:
+            TimeoutError: if ExaBGP does not answer.
+
+        """
+        if self._asked and now - self._asked[0][0] > HANGS_S:
+            raise TimeoutError(f"ExaBGP has not answered for {HANGS_S:g} s")
+        if now >= self._resend_at:
+            self._resend_at = inf
+            self._ask(now, "flush", "", "adj-rib out")
+            for key, route in self._ended.items():
+                self._sent.setdefault(key, route)
+        self._reconcile(now)
+
+    def _expire(self, now: float) -> None:
+        self._wanted = {key: (r, until) for key, (r, until) in self._wanted.items() if until > now}
+
+    def _changes(self, now: float) -> dict[str, tuple[str, str]]:
+        """Return the next command for each match, by verb and route; withdrawals first."""
+        ends = {
+            key: ("withdraw", route)
+            for key, route in self._sent.items()
+            if key not in self._wanted or self._refused.get(key) == self._wanted[key][0]
+        }
+        begins = {
+            key: ("announce", route)
+            for key, (route, _) in self._wanted.items()
+            if (self._sent.get(key) != route or key not in self._answered)
+            and self._refused.get(key) != route
+        }
+        return {k: c for k, c in (ends | begins).items() if self._not_before.get(k, 0.0) <= now}
+
+    def _reconcile(self, now: float) -> None:
+        self._expire(now)
+        busy = self._busy()
+        due = {key: each for key, each in self._changes(now).items() if key not in busy}
+        due = dict(list(due.items())[: max(0, self._window - len(self._asked))])
+        begins = {key: route for key, (verb, route) in due.items() if verb == "announce"}
+        if begins:
+            try:
+                self._keep(self._sent | begins)
+            except OSError:  # what is not noted would stay if this process died
+                self._not_before |= dict.fromkeys(begins, now + AGAIN_S)
+                due = {key: each for key, each in due.items() if key not in begins}
+        for key, (verb, route) in due.items():
+            self._answered.discard(key)
+            self._ask(now, verb, key, route)
+            if verb == "announce":
+                self._sent[key] = route
+
+    def _busy(self) -> set[str]:
+        return {key for _, _, key, _, _ in self._asked}
+
+    def _ask(self, now: float, verb: str, key: str, route: str) -> None:
+        self._asked.append((now, verb, key, route, self._sent.get(key)))
+        self._send(f"{verb} {route}")
+
+    def _confirmed(
+        self, now: float, verb: str, key: str, route: str, former: str | None, *, done: bool
+    ) -> None:
+        if verb == "flush":
+            return
+        if verb == "announce" and done:
+            self._answered.add(key)
+            self._ended.pop(key, None)
+        elif verb == "announce":
+            self._refused[key] = route
+            if former is None:
+                del self._sent[key]
+            else:
+                self._sent[key] = former
+        elif done:
+            self._sent.pop(key, None)
+            self._ended[key] = route
+            while len(self._ended) > MOST_ROUTES:
+                del self._ended[next(iter(self._ended))]
+            with contextlib.suppress(OSError):  # then it is withdrawn once more, which is harmless
+                self._keep(self._sent)
+        else:
+            self._not_before = {k: t for k, t in self._not_before.items() if t > now}
+            self._not_before[key] = now + AGAIN_S
+
+
+class _Client:
+    """A connection of an agent: one request, one answer."""
+
+    def __init__(self, link: socket.socket, until: float) -> None:
+        self.link = link
+        self.until = until
+        self.asked = b""
+        self.accepted = False
+
+
+class _Server:
+    """Serves agents at a Unix socket, which the owner of this process and root may use."""
+
+    def __init__(self, path: Path, announcer: Announcer) -> None:
+        if path.is_socket():
+            path.unlink()
+        self._announcer = announcer
+        self._listener = socket.socket(socket.AF_UNIX)
+        os.umask(0o177)
+        self._listener.bind(str(path))
+        self._listener.listen(MOST_CLIENTS)
+        self._listener.setblocking(False)
+        self._ready = selectors.DefaultSelector()
+        self._ready.register(0, selectors.EVENT_READ)
+        self._ready.register(self._listener, selectors.EVENT_READ)
+        self._clients: dict[socket.socket, _Client] = {}
+        self._heard = b""
+
+    def run(self) -> None:
+        """Serve until standard input ends: ExaBGP is gone then, and its sessions with it."""
+        clock = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+        while True:
+            for key, _ in self._ready.select(0.1):
+                if key.fileobj == 0 and not self._hear(os.read(0, 65_536), clock()):
+                    return
+                if key.fileobj is self._listener:
+                    self._accept(clock())
+                elif isinstance(key.fileobj, socket.socket):
+                    self._read(self._clients[key.fileobj], clock())
+            self._announcer.tick(clock())
+            for client in list(self._clients.values()):
+                over = clock() >= client.until
+                if client.accepted and (over or not self._announcer.waiting):
+                    self._end(client, self._announcer.state())
+                elif over:
+                    self._end(client, {"error": "a request is one line of JSON, sent at once"})
+
+    def _hear(self, more: bytes, now: float) -> bool:
+        *lines, rest = (self._heard + more).split(b"\n")
+        self._heard = rest[-LARGEST:]
+        for line in lines:
+            self._announcer.heard(line.decode(errors="replace").strip(), now)
+        return bool(more)
+
+    def _accept(self, now: float) -> None:
+        link, _ = self._listener.accept()
+        link.setblocking(False)
+        self._clients[link] = _Client(link, now + ANSWER_S)
+        self._ready.register(link, selectors.EVENT_READ)
+        if len(self._clients) > MOST_CLIENTS:
+            self._end(self._clients[link], {"error": "too many connections"})
+
+    def _read(self, client: _Client, now: float) -> None:
+        try:
+            more = client.link.recv(65_536)
+        except OSError:
+            more = b""
+        client.asked += more
+        if more and b"\n" not in client.asked and len(client.asked) <= LARGEST:
+            return
+        why = "a request is one line of JSON"
+        with contextlib.suppress(ValueError, RecursionError):
+            if client.asked.endswith(b"\n") and len(client.asked) <= LARGEST:
+                why = self._announcer.request(json.loads(client.asked), now)
+        if why:
+            self._end(client, {"error": why})
+        else:
+            client.accepted = True
+            self._ready.unregister(client.link)
+
+    def _end(self, client: _Client, answer: dict[str, object]) -> None:
+        del self._clients[client.link]
+        if not client.accepted:
+            self._ready.unregister(client.link)
+        with contextlib.suppress(OSError):  # the agent asks again
+            client.link.settimeout(1.0)
+            client.link.sendall(json.dumps(answer).encode() + b"\n")
+        client.link.close()
+
+
+def serve(path: Path) -> None:
+    """Serve at the socket ``path`` until ExaBGP ends.
+
+    Raises:
+        OSError: if the socket cannot be made, or ExaBGP does not answer.
+
+    """
+    note = path.with_suffix(".routes")
+
+    def keep(routes: Mapping[str, str]) -> None:
+        part = note.with_suffix(".part")
+        part.write_text(json.dumps(routes))
+        part.rename(note)
+
+    def send(command: str) -> None:
+        os.write(1, command.encode() + b"\n")
+
+    with path.with_suffix(".lock").open("w") as lock:
+        _only_one(lock.fileno())
+        _Server(path, Announcer(send, keep, _noted(note))).run()
+
+
+def _is_route(text: str) -> bool:
+    try:
+        return bool(_ROUTE.fullmatch(text) and all(map(IPv4Network, re.findall(_PREFIX, text))))
+    except ValueError:
+        return False
+
+
+def _noted(note: Path) -> dict[str, str]:
+    """Return what an earlier process may have announced, as far as it could have been."""
+    try:
+        found: Any = json.loads(note.read_text())
+        return {str(k): v for k, v in found.items() if isinstance(v, str) and _is_route(v)}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _only_one(lock: int) -> None:
+    """Wait for the one before to end, as it does when its ExaBGP is gone."""
+    for _ in range(50):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.1)
+    raise TimeoutError("another process announces by this socket")
+
+
+if __name__ == "__main__":
+    try:
+        serve(Path(sys.argv[1]))
+    except (OSError, IndexError) as error:
+        sys.exit(f"announcer: {error}")
