@@ -64,7 +64,7 @@ def test_routes_say_what_a_rule_says() -> None:
         (drop("198.51.100.1", protocol="udp"), BLACKHOLE, "drops all that comes from an address"),
         (drop("198.51.100.0/24"), BLACKHOLE, "single addresses, not for prefixes"),
         (drop("198.51.100.1", part=0, parts=2), ROUTER, "no shares of sources"),
-        (drop("198.51.100.1", entry="gate"), ROUTER, "no places of entry"),
+        (drop("198.51.100.1", entry="gate"), ROUTER, "no other places of entry"),
         (drop("198.51.100.1", outside=("198.51.100.0/24",)), ROUTER, "no source"),
         (drop(*(f"198.51.{n}.1" for n in range(101))), ROUTER, "more than 100 routes"),
         (TrafficRule(TrafficMatch(target=VICTIM), TrafficVerdict.PROXY), ROUTER, "cannot proxy"),
@@ -241,6 +241,15 @@ def test_the_lower_of_two_rates_is_in_force_while_both_are_wanted() -> None:
     world.lift("m2")
     world.run(1)
     assert "rate-limit 2000000" in str(world.peer.routes)
+
+
+def test_what_enters_here_is_what_these_routers_pass_on() -> None:
+    world = World()
+    world.enforce("m1", drop("198.51.100.1", entry="gate"))
+    world.enforce("m2", drop("198.51.100.2", entry="elsewhere"))
+    world.run(1)
+    assert len(world.peer.routes) == 1
+    assert "other places of entry" in world.events[0].data["reason"]
 
 
 def test_the_cap_is_held_and_said() -> None:

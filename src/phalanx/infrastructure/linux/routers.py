@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from phalanx.clock import Clock, Timer
 from phalanx.domain.errors import PhalanxError
@@ -125,7 +126,7 @@ def routes_of(
     if rule.verdict not in (TrafficVerdict.DROP, TrafficVerdict.LIMIT):
         raise NoRouteError(f"routers cannot {rule.verdict.value} traffic")
     if match.parts > 1 or match.entry is not None:
-        raise NoRouteError("routes know no shares of sources and no places of entry")
+        raise NoRouteError("routes know no shares of sources and no other places of entry")
     rate = _rate(rule)
     sources = _sources(rule, router.most)
     if rate and len(sources) > 1:
@@ -261,6 +262,8 @@ class Routers:
         found: Routes = {}
         if rule.verdict not in (TrafficVerdict.DROP, TrafficVerdict.LIMIT):
             return found
+        if rule.match.entry == self._pop:  # all that these routers pass on to here does
+            rule = replace(rule, match=replace(rule.match, entry=None))
         for name, speaker in self._speakers.items():
             try:
                 if target not in self._guarded:
