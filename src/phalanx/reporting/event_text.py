@@ -47,6 +47,7 @@ TEMPLATES: dict[str, str] = {
     "route.announced": "tells {router} of {measure}: {routes}",
     "route.withdrawn": "tells {router} that {measure} is over: {routes}",
     "route.refused": "does not tell {router} of {measure}: {reason}",
+    "router.changed": "tells {router} of measures[ no more: {reason}]",
     "host.restarted": "the service of {host} at {pop} is started anew[: {reason}]",
     "trouble.diagnosed": "finds {trouble} of {service}[ for what enters at {entry}]: it {reason}",
     "diagnosis.limited": "tells how far {detector} judges {service}: it {reason}",
@@ -274,11 +275,6 @@ def _link(data: Mapping[str, Any]) -> str:
     return _fill("link {link} ", data) + ("is up again" if data.get("up") else "is down")
 
 
-def _router(data: Mapping[str, Any]) -> str:
-    state = "can be told of measures again" if data.get("up") else "cannot be told of measures"
-    return _fill(f"{{router}} {state}[: {{reason}}]", data)
-
-
 def _measure(data: Mapping[str, Any]) -> str:
     rate = data.get("rate_mb_s")
     effect = str(data.get("effect", ""))
@@ -399,7 +395,6 @@ _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "resources.changed": _resources,
     "fault.injected": _fault,
     "link.changed": _link,
-    "router.changed": _router,
     "measure.applied": _measure,
     "measure.lifted": _lifted,
     "instance.stopped": _stopped,

@@ -158,15 +158,11 @@ def load_site(path: str | Path) -> SiteSpec:
 
     """
     site, _ = parse_as(SiteSpec, read_text(path), str(path))
-    for what in ("name", "address"):
-        values = [getattr(guarded, what) for guarded in site.guards]
-        twice = sorted({value for value in values if values.count(value) > 1})
-        if twice:
-            raise ScenarioError(f"{path}: guards: two have the {what} {twice[0]}")
-    for what in ("name", "socket"):
-        values = [getattr(router, what) for router in site.routers]
-        if twice := sorted({value for value in values if values.count(value) > 1}):
-            raise ScenarioError(f"{path}: routers: two have the {what} {twice[0]}")
+    twice = (("guards", "name"), ("guards", "address"), ("routers", "name"), ("routers", "socket"))
+    for field_name, what in twice:
+        values = [getattr(each, what) for each in getattr(site, field_name)]
+        if shared := sorted({value for value in values if values.count(value) > 1}):
+            raise ScenarioError(f"{path}: {field_name}: two have the {what} {shared[0]}")
     return site
 
 
@@ -325,6 +321,7 @@ class GuardEnvironment:
         except ValueError as error:
             raise PhalanxError(f"{error}; remove it to begin anew") from None
         stack.callback(journal.close)
+        site, guarded = self.site, {guarded.address for guarded in self.site.guards}
         driver = LinuxNetwork(
             context.scenario.to_network(),
             self.clock,
@@ -334,7 +331,7 @@ class GuardEnvironment:
             journal=journal,
             cause=context.cause,
             keep_images=context.scenario.strategy != "published",
-            routers=self._routers(),
+            routers=Routers(site.pop, site.routers, guarded, life=self.incarnation),
         )
         stack.callback(_forget, journal)  # once the VNFs have taken their rules along
         stack.callback(driver.shutdown)
@@ -346,13 +343,6 @@ class GuardEnvironment:
         for kept in remaining:
             self._say(f"still in force for {kept.seconds:.0f} s: {kept.entry.measure}")
         return driver
-
-    def _routers(self) -> Routers | None:
-        """Return what tells the routers of the site; None if it names none."""
-        guarded, site = {g.address for g in self.site.guards}, self.site
-        if not site.routers:
-            return None
-        return Routers(site.pop, site.routers, guarded, life=self.incarnation)
 
     def _watch_interfaces(self, context: BuildContext) -> None:
         """Tell when an interface disappears, and when it is back."""
@@ -398,12 +388,9 @@ def plan(site: SiteSpec) -> list[str]:
         "127.0.0.1 port 9, which fill its bucket"
     )
     for router in site.routers:
-        kinds = "FlowSpec routes" if router.speaks == "flowspec" else "blackholes of attackers"
-        whole = ", of whole guarded addresses, too" if router.victim else ""
-        lines.append(
-            f"at most {router.most} {kinds}{whole} by BGP, by the ExaBGP at {router.socket}, each "
-            "under the lease of its rule"
-        )
+        whole = ", of all traffic to a guarded address, too" if router.victim else ""
+        begin = f"BGP to {router.name} by way of {router.socket}: at most {router.most} routes"
+        lines.append(f"{begin} ({router.speaks}){whole}, each under the lease of its rule")
     lines.append("nothing else: no other interface, address, route, table or setting")
     return lines
 

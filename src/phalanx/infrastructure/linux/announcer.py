@@ -28,7 +28,7 @@ import fcntl
 import json
 import os
 import re
-import selectors
+import select
 import socket
 import sys
 import time
@@ -47,6 +47,8 @@ LARGEST = 1 << 20
 MOST_CLIENTS = 16
 WINDOW = 64
 """Commands that ExaBGP has not answered: they fit into the pipe, so that writing never blocks."""
+READ_S = 1.0
+"""A request comes at once; nothing else is done meanwhile."""
 ANSWER_S = 5.0
 """After so long a request is answered with what is known."""
 HANGS_S = 60.0
@@ -247,16 +249,6 @@ class Announcer:
             self._not_before[key] = now + AGAIN_S
 
 
-class _Client:
-    """A connection of an agent: one request, one answer."""
-
-    def __init__(self, link: socket.socket, until: float) -> None:
-        self.link = link
-        self.until = until
-        self.asked = b""
-        self.accepted = False
-
-
 class _Server:
     """Serves agents at a Unix socket, which the owner of this process and root may use."""
 
@@ -268,31 +260,24 @@ class _Server:
         os.umask(0o177)
         self._listener.bind(str(path))
         self._listener.listen(MOST_CLIENTS)
-        self._listener.setblocking(False)
-        self._ready = selectors.DefaultSelector()
-        self._ready.register(0, selectors.EVENT_READ)
-        self._ready.register(self._listener, selectors.EVENT_READ)
-        self._clients: dict[socket.socket, _Client] = {}
+        self._held: dict[socket.socket, float] = {}
+        """Agents that wait for ExaBGP, and until when."""
         self._heard = b""
 
     def run(self) -> None:
         """Serve until standard input ends: ExaBGP is gone then, and its sessions with it."""
         clock = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
         while True:
-            for key, _ in self._ready.select(0.1):
-                if key.fileobj == 0 and not self._hear(os.read(0, 65_536), clock()):
-                    return
-                if key.fileobj is self._listener:
-                    self._accept(clock())
-                elif isinstance(key.fileobj, socket.socket):
-                    self._read(self._clients[key.fileobj], clock())
+            ready, _, _ = select.select([0, self._listener.fileno()], [], [], 0.1)
+            if 0 in ready and not self._hear(os.read(0, 65_536), clock()):
+                return
+            if self._listener.fileno() in ready:
+                self._accept(clock())
             self._announcer.tick(clock())
-            for client in list(self._clients.values()):
-                over = clock() >= client.until
-                if client.accepted and (over or not self._announcer.waiting):
-                    self._end(client, self._announcer.state())
-                elif over:
-                    self._end(client, {"error": "a request is one line of JSON, sent at once"})
+            for link, until in list(self._held.items()):
+                if clock() >= until or not self._announcer.waiting:
+                    del self._held[link]
+                    _answer(link, self._announcer.state())
 
     def _hear(self, more: bytes, now: float) -> bool:
         *lines, rest = (self._heard + more).split(b"\n")
@@ -303,38 +288,19 @@ class _Server:
 
     def _accept(self, now: float) -> None:
         link, _ = self._listener.accept()
-        link.setblocking(False)
-        self._clients[link] = _Client(link, now + ANSWER_S)
-        self._ready.register(link, selectors.EVENT_READ)
-        if len(self._clients) > MOST_CLIENTS:
-            self._end(self._clients[link], {"error": "too many connections"})
-
-    def _read(self, client: _Client, now: float) -> None:
-        try:
-            more = client.link.recv(65_536)
-        except OSError:
-            more = b""
-        client.asked += more
-        if more and b"\n" not in client.asked and len(client.asked) <= LARGEST:
-            return
-        why = "a request is one line of JSON"
-        with contextlib.suppress(ValueError, RecursionError):
-            if client.asked.endswith(b"\n") and len(client.asked) <= LARGEST:
-                why = self._announcer.request(json.loads(client.asked), now)
-        if why:
-            self._end(client, {"error": why})
+        link.settimeout(READ_S)
+        why = "a request is one line of JSON, sent at once"
+        with contextlib.suppress(OSError, ValueError, RecursionError), link.makefile("rb") as said:
+            why = self._announcer.request(json.loads(said.readline(LARGEST)), now)
+        if why or len(self._held) >= MOST_CLIENTS:
+            _answer(link, {"error": why or "too many connections"})
         else:
-            client.accepted = True
-            self._ready.unregister(client.link)
+            self._held[link] = now + ANSWER_S
 
-    def _end(self, client: _Client, answer: dict[str, object]) -> None:
-        del self._clients[client.link]
-        if not client.accepted:
-            self._ready.unregister(client.link)
-        with contextlib.suppress(OSError):  # the agent asks again
-            client.link.settimeout(1.0)
-            client.link.sendall(json.dumps(answer).encode() + b"\n")
-        client.link.close()
+
+def _answer(link: socket.socket, answer: dict[str, object]) -> None:
+    with contextlib.suppress(OSError), link:  # the agent asks again
+        link.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def serve(path: Path) -> None:
@@ -355,7 +321,7 @@ def serve(path: Path) -> None:
         os.write(1, command.encode() + b"\n")
 
     with path.with_suffix(".lock").open("w") as lock:
-        _only_one(lock.fileno())
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one before us ends as its ExaBGP does
         _Server(path, Announcer(send, keep, _noted(note))).run()
 
 
@@ -373,16 +339,6 @@ def _noted(note: Path) -> dict[str, str]:
         return {str(k): v for k, v in found.items() if isinstance(v, str) and _is_route(v)}
     except (OSError, ValueError, AttributeError):
         return {}
-
-
-def _only_one(lock: int) -> None:
-    """Wait for the one before to end, as it does when its ExaBGP is gone."""
-    for _ in range(50):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(0.1)
-    raise TimeoutError("another process announces by this socket")
 
 
 if __name__ == "__main__":

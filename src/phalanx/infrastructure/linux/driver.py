@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
 
 from phalanx.clock.wall import WallClock
 from phalanx.domain.actions import (
@@ -41,7 +40,7 @@ from phalanx.infrastructure.linux.enforcement import Enforcement, TrafficEncrypt
 from phalanx.infrastructure.linux.images import VnfImage
 from phalanx.infrastructure.linux.journal import LeaseJournal, RemainingLease
 from phalanx.infrastructure.linux.kernel.runs import note
-from phalanx.infrastructure.linux.routers import AnnouncerState, Routers, ask
+from phalanx.infrastructure.linux.routers import Routers, ask
 from phalanx.infrastructure.linux.services import ServicePrograms, Services
 from phalanx.infrastructure.linux.tasks import TaskError, Tasks
 from phalanx.infrastructure.linux.topology import LinuxTopology
@@ -203,14 +202,18 @@ class LinuxNetwork(NetworkDriver):
         self._tunnels = Tunnels(linux, self._workers, self._tasks)
         detours = Detours(self._workers, self._tasks)
         self._services = None if programs is None else Services(context, programs)
+        self._routers = routers or Routers("", (), ())
+        self._routers.open(
+            *(clock, recorder, cause),
+            lambda path, request, done, failed: self._tasks.start(
+                self._tasks.thread(ask, path, request), done, failed
+            ),
+        )
         self._measures = Enforcement(
             *(context, self._processes, self._tunnels, detours, journal, self._services),
             encryption,
-            routers,
+            self._routers,
         )
-        self._routers = routers
-        if routers is not None:
-            routers.open(clock, recorder, cause, self._exchange)
         self._capture = TrafficCapture(context, self._processes, self._tunnels, detours)
         self._meters = LinkMeters(context, self._processes, _bandwidth(network))
         self._entries = EntryCounters(context, (host.address for host in network.hosts))
@@ -302,8 +305,7 @@ class LinuxNetwork(NetworkDriver):
 
         """
         self._tasks.wait(self._keep(list(remaining)))
-        if self._routers is not None:
-            self._routers.start()
+        self._routers.start()
 
     def repository_away(self, away: bool) -> None:
         """Refuse new downloads from the VNF repository, or allow them again."""
@@ -332,21 +334,11 @@ class LinuxNetwork(NetworkDriver):
         """End all processes and rules; what is under way is never answered."""
         self._lifecycle.shutdown()
         self._measures.stop_counting()
-        if self._routers is not None:
-            self._routers.close(ask)
+        self._routers.close(ask)
         self._tasks.wait(self._processes.end_all())
         self._tasks.stop()
         self._entries.close()
         self._workers.close()
-
-    def _exchange(
-        self,
-        path: str,
-        request: dict[str, Any],
-        done: Callable[[AnnouncerState], None],
-        failed: Callable[[str], None],
-    ) -> None:
-        self._tasks.start(self._tasks.thread(ask, path, request), done, failed)
 
     def _work(self, pop: PopId, action: Enforce | Observe, cause: str, answer: Answer) -> None:
         instance = self._lifecycle.running(action.instance, pop)

@@ -112,9 +112,9 @@ class Enforcement(MeasureLedger[_Measure]):
         tunnels: Tunnels,
         detours: Detours,
         journal: LeaseJournal,
-        services: Services | None = None,
-        encryption: TrafficEncryption | None = None,
-        routers: Routers | None = None,
+        services: Services | None,
+        encryption: TrafficEncryption | None,
+        routers: Routers,
     ) -> None:
         super().__init__(context.recorder, context.clock, context.cause)
         self._context = context
@@ -128,7 +128,7 @@ class Enforcement(MeasureLedger[_Measure]):
         self._rules = RuleBatcher(context.tasks, processes, journal)
         self._services = services
         self._encryption = encryption
-        self._routers = routers or Routers("", (), ())
+        self._routers = routers
         self._offered = offered(services=services is not None)
         self._ttl_s: dict[str, float] = {}
         self._problem: str | None = None

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from phalanx.clock import Clock, Timer
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Recorder
-from phalanx.domain.flowspec import LARGEST_RATE, FlowMatch, limit_text
+from phalanx.domain.flowspec import LARGEST_RATE, PORTS, PROTOCOLS, FlowMatch, limit_text
 from phalanx.domain.network import PopId
 from phalanx.domain.rules import TrafficRule, TrafficVerdict
 
@@ -101,9 +101,8 @@ class AnnouncerState(Struct, frozen=True):
     """Why the request was refused."""
 
 
-Exchange = Callable[
-    [str, dict[str, Any], Callable[[AnnouncerState], None], Callable[[str], None]], None
-]
+Done = Callable[[AnnouncerState], None]
+Exchange = Callable[[str, dict[str, Any], Done, Callable[[str], None]], object]
 """Ask at a socket; calls one of both, later."""
 
 
@@ -139,23 +138,17 @@ def routes_of(
     if not rate and whole and blunt and not router.victim:
         raise NoRouteError(f"it would cut off {target} from everyone; victim: true allows that")
     if router.speaks == "flowspec":
-        number = _PROTOCOLS.get(match.protocol or "", 0)
-        flow = FlowMatch(
-            4,
-            f"{target}/32",
-            protocols=((number, number + 1),) if number else FlowMatch(4).protocols,
-            ports=((match.port, match.port + 1),) if match.port else FlowMatch(4).ports,
-        )
-        froms = [None if whole else str(source) for source in sources]
-        return tuple(
-            BgpRoute(FlowMatch(4, flow.target, f, flow.protocols, flow.ports).text(), rate)
-            for f in froms
-        )
+        number, port = _PROTOCOLS.get(match.protocol or ""), match.port
+        protocols = ((number, number + 1),) if number else PROTOCOLS
+        fields = protocols, ((port, port + 1),) if port else PORTS
+        named = [None if whole else str(source) for source in sources]
+        flows = (FlowMatch(4, f"{target}/32", each, *fields) for each in named)
+        return tuple(BgpRoute(flow.text(), rate) for flow in flows)
     if rate or not blunt:
         raise NoRouteError("a blackhole drops all that comes from an address, and nothing less")
-    ends = [IPv4Network(target)] if whole else sources
-    if not whole and any(end.prefixlen < 32 for end in ends):
+    if not whole and any(source.prefixlen < 32 for source in sources):
         raise NoRouteError("a blackhole is announced for single addresses, not for prefixes")
+    ends = [IPv4Network(target)] if whole else sources
     return tuple(BgpRoute(f"{end} next-hop {router.next_hop}") for end in ends)
 
 
@@ -178,12 +171,10 @@ def _sources(rule: TrafficRule, most: int) -> list[IPv4Network]:
     cuts = sorted(map(_span, collapse_addresses(map(IPv4Network, match.outside))))
     found: list[IPv4Network] = []
     for first, after in map(_span, collapse_addresses(map(IPv4Network, named))):
-        at = first
         for begin, end in [*(c for c in cuts if c[1] > first and c[0] < after), (after, after)]:
-            if at < begin:
-                ends = IPv4Address(at), IPv4Address(begin - 1)
-                found += summarize_address_range(*ends)
-            at = max(at, end)
+            if first < begin:
+                found += summarize_address_range(IPv4Address(first), IPv4Address(begin - 1))
+            first = max(first, end)  # noqa: PLW2901
         if len(found) > most:
             raise NoRouteError(f"it needs more than {most} routes, the cap of this router")
     if not found:
@@ -202,6 +193,10 @@ class _Wanted:
     cause: str
     until: float | None = None
     """When the lease is over; None: not in force yet."""
+
+    def texts(self) -> list[str]:
+        """Return the routes as ExaBGP reads them."""
+        return [route.text() for route in self.routes]
 
 
 @dataclass(slots=True, eq=False)
@@ -240,11 +235,9 @@ class Routers:
         allowed: Collection[str] = (),
         life: int = 1,
     ) -> None:
-        self._pop = pop
+        self._pop, self._life, self._guarded = pop, life, frozenset(guarded)
+        self._allowed = [each for each in allowed if ":" not in each]
         self._speakers = {spec.name: _Speaker(spec) for spec in specs}
-        self._guarded = frozenset(guarded)
-        self._allowed = tuple(allowed)
-        self._life = life
         self._runs = False
 
     def open(self, clock: Clock, recorder: Recorder, cause: str, exchange: Exchange) -> None:
@@ -266,19 +259,12 @@ class Routers:
             rule = replace(rule, match=replace(rule.match, entry=None))
         for name, speaker in self._speakers.items():
             try:
-                if target not in self._guarded:
-                    raise NoRouteError("a route is only for traffic to an address guarded here")
-                routes = routes_of(rule, target, speaker.spec, self._allowed)
-                if any(self._guards(route) for route in routes) and not speaker.spec.victim:
-                    raise NoRouteError("it would blackhole an address that is guarded here")
-                held = {r.match for each in speaker.wanted.values() for r in each.routes}
-                if len(held | {r.match for r in routes}) > speaker.spec.most:
-                    raise NoRouteError(f"the cap of {speaker.spec.most} rules is reached")
-            except NoRouteError as error:
-                self._refuse(name, measure, str(error), cause)
-                continue
-            speaker.wanted[measure] = _Wanted(routes, cause)
-            found[name] = routes
+                routes = self._room(speaker, rule, target)
+            except (NoRouteError, ValueError) as error:  # not IPv4
+                self._tell(speaker, "route.refused", measure, cause, reason=str(error))
+            else:
+                found[name] = routes
+                speaker.wanted[measure] = _Wanted(routes, cause)
         return found
 
     def announce(self, measure: str, routes: Routes, ttl_s: float, cause: str) -> None:
@@ -314,13 +300,19 @@ class Routers:
             except (OSError, PhalanxError) as error:
                 self._changed(speaker, str(error))
 
-    def _guards(self, route: BgpRoute) -> bool:
-        """Whether it is a blackhole of a guarded address."""
-        return route.match.partition("/")[0] in self._guarded
-
-    def _refuse(self, router: str, measure: str, reason: str, cause: str) -> None:
-        data = {"router": router, "measure": measure, "reason": reason}
-        self._recorder.record("route.refused", cause, pop=self._pop, **data)
+    def _room(
+        self, speaker: _Speaker, rule: TrafficRule, target: str | None
+    ) -> tuple[BgpRoute, ...]:
+        """Return the routes of a rule; raises NoRouteError, or ValueError if it is not of IPv4."""
+        if target not in self._guarded:
+            raise NoRouteError("a route is only for traffic to an address guarded here")
+        routes, spec = routes_of(rule, str(target), speaker.spec, self._allowed), speaker.spec
+        if not spec.victim and any(r.match.partition("/")[0] in self._guarded for r in routes):
+            raise NoRouteError("it would blackhole an address that is guarded here")
+        held = {r.match for each in speaker.wanted.values() for r in each.routes}
+        if len(held | {route.match for route in routes}) > spec.most:
+            raise NoRouteError(f"the cap of {spec.most} rules is reached")
+        return routes
 
     def _request(self, speaker: _Speaker) -> dict[str, Any]:
         """Return all that is wanted; of two rates for one match the lower one."""
@@ -335,13 +327,8 @@ class Routers:
                     rows[route.match] = least, max(ttl_s, wanted.until - now)
         speaker.turn += 1
         routes = [[match, route.text(), ttl_s] for match, (route, ttl_s) in rows.items()]
-        return {
-            "agent": self._pop,
-            "life": self._life,
-            "turn": speaker.turn,
-            "most": speaker.spec.most,
-            "routes": routes,
-        }
+        begin = {"agent": self._pop, "life": self._life, "turn": speaker.turn}
+        return {**begin, "most": speaker.spec.most, "routes": routes}
 
     def _sync(self, speaker: _Speaker) -> None:
         """Ask for what is wanted now, and then every ``RENEW_S``; one request at a time."""
@@ -370,31 +357,35 @@ class Routers:
             if why := [refused[match] for match in matches if match in refused]:
                 if speaker.wanted.get(name) is wanted:
                     del speaker.wanted[name]
-                self._refuse(speaker.spec.name, name, why[0][:200], wanted.cause)
+                self._tell(speaker, "route.refused", name, wanted.cause, reason=why[0][:200])
             elif matches <= announced and name not in speaker.told:
                 speaker.told[name] = wanted
-                self._tell(speaker, "route.announced", name, wanted)
-        for name in [name for name in speaker.told if name not in asked]:
-            wanted = speaker.told[name]
-            others = {r.match for each in asked.values() for r in each.routes}
-            if answer.waiting == 0 or others >= {r.match for r in wanted.routes}:
+                self._tell(speaker, "route.announced", name, wanted.cause, routes=wanted.texts())
+        kept = {r.match for each in asked.values() for r in each.routes}
+        for name, wanted in list(speaker.told.items()):
+            over = answer.waiting == 0 or kept >= {r.match for r in wanted.routes}
+            if over and name not in asked:
                 del speaker.told[name]
-                self._tell(speaker, "route.withdrawn", name, wanted)
+                self._tell(speaker, "route.withdrawn", name, wanted.cause, routes=wanted.texts())
         down = sorted(peer for peer, state in answer.sessions.items() if state != "up")
         self._changed(speaker, f"no BGP session with {', '.join(down)}" if down else "")
 
-    def _tell(self, speaker: _Speaker, kind: str, measure: str, wanted: _Wanted) -> None:
-        texts = [route.text() for route in wanted.routes]
-        data = {"router": speaker.spec.name, "measure": measure, "routes": texts}
-        self._recorder.record(kind, wanted.cause, pop=self._pop, **data)
+    def _tell(
+        self, speaker: _Speaker, kind: str, measure: str, cause: str, **data: str | list[str]
+    ) -> None:
+        about = {"pop": self._pop, "router": speaker.spec.name, "measure": measure}
+        self._recorder.record(kind, cause, **about, **data)
 
     def _changed(self, speaker: _Speaker, problem: str) -> None:
         """Record whether it can announce, if that changed, and go on."""
         up = not problem
         if up != speaker.up and not (up and speaker.up is None):
-            data = {"pop": self._pop, "router": speaker.spec.name, "up": up}
-            why = {"reason": problem} if problem else {}
-            self._recorder.record("router.changed", self._cause, **data, **why)
+            data = {
+                "router": speaker.spec.name,
+                "up": up,
+                **({"reason": problem} if problem else {}),
+            }
+            self._recorder.record("router.changed", self._cause, pop=self._pop, **data)
         speaker.up, speaker.asking = up, False
         if speaker.again:
             self._sync(speaker)
