@@ -18,6 +18,7 @@ from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.network import LinkId, PopId, link_id
 from phalanx.domain.rules import TrafficVerdict
+from phalanx.infrastructure.linux import announcer
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.enforcement import offered
 from phalanx.infrastructure.linux.journal import LeaseJournal
@@ -389,8 +390,11 @@ def plan(site: SiteSpec) -> list[str]:
     )
     for router in site.routers:
         whole = ", of all traffic to a guarded address, too" if router.victim else ""
-        begin = f"BGP to {router.name} by way of {router.socket}: at most {router.most} routes"
-        lines.append(f"{begin} ({router.speaks}){whole}, each under the lease of its rule")
+        begin = (
+            f"BGP to {router.name}: at most {router.most} routes ({router.speaks}){whole}, each "
+        )
+        run = f"python3 -I -S {announcer.__file__} {router.socket}"
+        lines.append(f"{begin}under the lease of its rule, by an ExaBGP that runs {run}")
     lines.append("nothing else: no other interface, address, route, table or setting")
     return lines
 

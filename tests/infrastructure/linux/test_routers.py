@@ -47,8 +47,9 @@ def test_routes_say_what_a_rule_says() -> None:
     assert texts(limit(1.0)) == [
         f"flow route {{ match {{ destination {VICTIM}/32; }} then {{ rate-limit 1000000; }} }}"
     ]
-    assert texts(drop("198.51.100.7"), BLACKHOLE) == [
-        f"route 198.51.100.7/32 next-hop {HOP} community [ 65535:666 65535:65281 ]"
+    assert texts(drop("198.51.100.6", "198.51.100.7"), BLACKHOLE) == [
+        f"route 198.51.100.{n}/32 next-hop {HOP} community [ 65535:666 65535:65281 ]"
+        for n in (6, 7)
     ]
 
 
@@ -62,7 +63,7 @@ def test_routes_say_what_a_rule_says() -> None:
         (limit(5, "198.51.100.1"), BLACKHOLE, "drops all that comes from an address"),
         (limit(2e6), ROUTER, "more than a route can say"),
         (drop("198.51.100.1", protocol="udp"), BLACKHOLE, "drops all that comes from an address"),
-        (drop("198.51.100.0/24"), BLACKHOLE, "single addresses, not for prefixes"),
+        (drop("198.51.100.0/24"), BLACKHOLE, "more than 100 routes"),
         (drop("198.51.100.1", part=0, parts=2), ROUTER, "no shares of sources"),
         (drop("198.51.100.1", entry="gate"), ROUTER, "no other places of entry"),
         (drop("198.51.100.1", outside=("198.51.100.0/24",)), ROUTER, "no source"),

@@ -29,6 +29,7 @@ from phalanx.domain.events import Recorder
 from phalanx.domain.flowspec import LARGEST_RATE, PORTS, PROTOCOLS, FlowMatch, limit_text
 from phalanx.domain.network import PopId
 from phalanx.domain.rules import TrafficRule, TrafficVerdict
+from phalanx.loading import Name
 
 RENEW_S = 1.0
 """Between two requests to a router's announcer, in seconds."""
@@ -42,14 +43,14 @@ _PROTOCOLS = {"tcp": 6, "udp": 17}
 class RouterSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """An ExaBGP that tells routers of rules; [routers.md](../routers.md) says how to set it up."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+    name: Name
     """Name of it, in the log."""
     socket: Annotated[str, Meta(min_length=1, max_length=100)]
     """Unix socket of the process that this ExaBGP runs for Phalanx."""
     speaks: Literal["flowspec", "blackhole"] = "flowspec"
     """``flowspec``: drops and limits as they are. ``blackhole``: a /32 route of each attacker with
     the community of RFC 7999. Routers drop all that comes from there, whatever it goes to."""
-    next_hop: Annotated[str, Meta(pattern=r"^[0-9.]{7,15}\Z")] | None = None
+    next_hop: Annotated[str, Meta(max_length=15)] | None = None
     """Of blackholes; required for them: an address that your routers discard."""
     most: Annotated[int, Meta(ge=1, le=1000)] = 100
     """Routes at a time; a rule that would need more is refused."""
@@ -146,10 +147,11 @@ def routes_of(
         return tuple(BgpRoute(flow.text(), rate) for flow in flows)
     if rate or not blunt:
         raise NoRouteError("a blackhole drops all that comes from an address, and nothing less")
-    if not whole and any(source.prefixlen < 32 for source in sources):
-        raise NoRouteError("a blackhole is announced for single addresses, not for prefixes")
     ends = [IPv4Network(target)] if whole else sources
-    return tuple(BgpRoute(f"{end} next-hop {router.next_hop}") for end in ends)
+    if sum(end.num_addresses for end in ends) > router.most:
+        raise NoRouteError(f"it needs more than {router.most} routes, the cap of this router")
+    hop = f"/32 next-hop {router.next_hop}"
+    return tuple(BgpRoute(f"{address}{hop}") for end in ends for address in end)
 
 
 def _rate(rule: TrafficRule) -> int:
@@ -380,12 +382,9 @@ class Routers:
         """Record whether it can announce, if that changed, and go on."""
         up = not problem
         if up != speaker.up and not (up and speaker.up is None):
-            data = {
-                "router": speaker.spec.name,
-                "up": up,
-                **({"reason": problem} if problem else {}),
-            }
-            self._recorder.record("router.changed", self._cause, pop=self._pop, **data)
+            data = {"pop": self._pop, "router": speaker.spec.name, "up": up}
+            why = {"reason": problem} if problem else {}
+            self._recorder.record("router.changed", self._cause, **data, **why)
         speaker.up, speaker.asking = up, False
         if speaker.again:
             self._sync(speaker)
