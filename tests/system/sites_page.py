@@ -1,4 +1,4 @@
-"""docs/sites.md, or a page like it, as steps: its blocks of commands, with the marks before them."""
+"""docs/sites.md, or a page like it, as steps: its commands, with the marks before them."""
 
 from __future__ import annotations
 
