@@ -177,14 +177,14 @@ def test_what_a_guard_blocks_is_at_the_router_until_it_stops(lab: RouterLab, tmp
     lab.flood(30)
     until(lambda: lab.dropped() == set(ATTACKERS), "the router does not drop all attackers", 60)
     assert all('"rate": 0' in attributes for attributes in lab.routes().values())
+    # BGP brings no counter back: what arrives in spite of the routes is counted where it does.
+    log = next(tmp_path.glob("log.jsonl*"))
+    until(lambda: "measures.counted" in log.read_text(), "nothing is counted", 30)
     end(guard)
     lab.wait(seconds=2)
     events = list(read_jsonl(tmp_path / "log.jsonl"))
     told = [e.data for e in events if e.kind == "route.announced"]
     assert {data["router"] for data in told} == {"edge"}
-    held = [e.data["measures"] for e in events if e.kind == "measures.counted"]
-    assert held  # what arrives in spite of the routes is counted where it arrives
-    assert {e.kind for e in events} >= {"measure.applied", "measures.counted"}
 
 
 def test_routes_end_with_their_leases(lab: RouterLab):
