@@ -17,7 +17,7 @@ from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.events import Event, Recorder
 from phalanx.domain.rules import TrafficRule
 from phalanx.infrastructure.linux.announcer import Announcer
-from phalanx.infrastructure.linux.routers import AnnouncerState, Routers, RouterSpec, Routes
+from phalanx.infrastructure.linux.routers import AnnouncerState, Routers, RouterSpec, Routes, ask
 
 VICTIM = "192.0.2.10"
 TTL_S, HOLD_S, TICK_S = 15.0, 9.0, 0.1
@@ -150,7 +150,7 @@ class World:
         """Start a guard, which takes over what the journal says is in force."""
         self.life += 1
         self.routers = Routers("gate", [self.spec], {VICTIM}, life=self.life)
-        self.routers.open(self.clock, self.recorder, "root", self.exchange)
+        self.routers.open(self.clock, self.recorder, "root", self)
         now = self.clock.now()
         for name, (routes, until) in self.journal.items():
             if until > now:
@@ -160,7 +160,8 @@ class World:
 
     def kill_guard(self) -> None:
         if self.routers is not None:
-            self.routers._exchange = lambda *_: None
+            self.routers._tasks = None
+            self.routers._runs = False
             for speaker in self.routers._speakers.values():
                 if speaker.timer is not None:
                     speaker.timer.cancel()
@@ -224,14 +225,18 @@ class World:
 
     # -- between them ------------------------------------------------------------------
 
-    def exchange(
+    def thread(self, call: Callable[..., AnnouncerState], path: str, request: Any) -> Any:
+        """Stand in for ``Tasks.thread``: what is asked."""
+        assert (call, path) == (ask, self.spec.socket)
+        return request
+
+    def start(
         self,
-        path: str,
         request: dict[str, Any],
         done: Callable[[AnnouncerState], None],
         failed: Callable[[str], None],
     ) -> None:
-        assert path == self.spec.socket
+        """Stand in for ``Tasks.start``: ask the announcer, and answer later."""
         now = self.clock.now()
         if self.lose_requests:
             self.lose_requests -= 1

@@ -5,8 +5,8 @@ uses nothing but the standard library. Commands go to standard output, one a lin
 (``done``, ``error``) and the states of its sessions come in by standard input. The agent connects
 to the Unix socket, and asks with one line of JSON, answered with another::
 
-    {"agent": NAME, "life": N, "turn": N, "most": N, "routes": [[MATCH, ROUTE, TTL_S], ...]}
-    {"announced": [MATCH, ...], "refused": {MATCH: REASON}, "waiting": N, "sessions": {PEER: STATE}}
+    {"agent": NAME, "life": N, "turn": N, "routes": [[ROUTE, TTL_S], ...]}
+    {"announced": [MATCH, ...], "refuses": BOOLEAN, "waiting": N, "sessions": {PEER: STATE}}
 
 Each request has all routes that the agent wants, so none is missed for long if one is lost. What
 ends a route:
@@ -38,13 +38,11 @@ from functools import partial
 from ipaddress import IPv4Network
 from math import inf
 from pathlib import Path
-from typing import Any
 
 MOST_ROUTES = 1_000
 LONGEST_TTL_S = 3_600.0
 LARGEST = 1 << 20
 """Octets of a request."""
-MOST_CLIENTS = 16
 WINDOW = 64
 """Commands that ExaBGP has not answered: they fit into the pipe, so that writing never blocks."""
 READ_S = 1.0
@@ -57,10 +55,10 @@ AGAIN_S = 2.0
 """After a session is up, everything is sent again; what could not be withdrawn is tried again."""
 _PREFIX = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}/[0-9]{1,2}"
 _FLOW = (
-    rf"flow route {{ match {{ destination {_PREFIX};[a-z0-9 ./\[\]=&<>;!-]* }} "
+    rf"flow route {{ match {{( destination {_PREFIX};[a-z0-9 ./\[\]=&<>;!-]*) }} "
     r"then { (?:discard|rate-limit [0-9]{1,13}); } }"
 )
-_BLACKHOLE = rf"route {_PREFIX} next-hop [0-9.]{{7,15}} community \[ 65535:666 65535:65281 \]"
+_BLACKHOLE = rf"route ({_PREFIX} next-hop [0-9.]{{7,15}}) community \[ 65535:666 65535:65281 \]"
 _ROUTE = re.compile(f"(?:{_FLOW}|{_BLACKHOLE})", re.ASCII)
 """All that is ever announced, whoever asks: drops, limits and blackholes (RFC 7999)."""
 
@@ -87,13 +85,12 @@ class Announcer:
         """By match: the route, and when its lease is over."""
         self._sent = dict(left or {})
         """What ExaBGP may hold."""
-        self._answered: set[str] = set()
-        """Matches whose latest announcement ExaBGP has confirmed."""
+        self._answered: dict[str, str] = {}
+        """Announcements that ExaBGP has confirmed, by match."""
         self._ended: dict[str, str] = {}
         """The latest withdrawals, to be sent again when a session is back."""
-        self._refused: dict[str, str] = {}
-        self._asked: deque[tuple[float, str, str, str, str | None]] = deque()
-        """Commands without an answer: when, verb, match, route, and the one that it replaces."""
+        self._asked: deque[tuple[float, str, str, str]] = deque()
+        """Commands without an answer: when, verb, match, route."""
         self._not_before: dict[str, float] = {}
         self._window = 1
         """One command at a time, until ExaBGP is known to answer."""
@@ -110,20 +107,14 @@ class Announcer:
     def request(self, message: object, now: float) -> str:
         """Take over what an agent wants; return why not, or nothing."""
         try:
-            agent, most, routes = message["agent"], message["most"], message["routes"]  # type: ignore[index]
-            turn = message["life"], message["turn"]  # type: ignore[index]
-            if not all(type(n) is int for n in (*turn, most)) or type(agent) is not str:
-                return "life, turn and most are whole numbers, agent is a name"
-            wanted = {key: (route, now + ttl_s) for key, route, ttl_s in routes}
+            agent, turn = str(message["agent"]), (message["life"] + 0, message["turn"] + 0)  # type: ignore[index]
+            wanted = {_match(route): (route, now + ttl_s) for route, ttl_s in message["routes"]}  # type: ignore[index]
             if not all(0 < until - now <= LONGEST_TTL_S for _, until in wanted.values()):
                 return f"a lease is longer than 0 s and at most {LONGEST_TTL_S:g} s"
-            bad = [r for key, (r, _) in wanted.items() if not (key in r and _is_route(r))]
         except (KeyError, TypeError, ValueError) as error:
-            return f"this is no request: {type(error).__name__}"
-        if bad:
-            return f"this is no route that drops or limits: {bad[0][:100]!r}"
-        if len(wanted) > min(most, MOST_ROUTES):
-            return f"the cap of {min(most, MOST_ROUTES)} rules is reached"
+            return f"this is no request to drop or limit: {error}"[:200]
+        if len(wanted) > MOST_ROUTES:
+            return f"the cap of {MOST_ROUTES} rules is reached"
         self._expire(now)
         if self._wanted and self._owner != agent:
             return f"{self._owner} has routes here; each agent needs a process of its own"
@@ -131,17 +122,15 @@ class Announcer:
             return "a later request has been answered already"
         self._owner, self._latest = agent, turn
         self._wanted = wanted
-        refused = self._refused.items()
-        self._refused = {key: r for key, r in refused if wanted.get(key, ("",))[0] == r}
         self._reconcile(now)
         return ""
 
     def state(self) -> dict[str, object]:
         """Return what is known of the routes that are wanted."""
-        held = (k for k, (route, _) in self._wanted.items() if self._sent.get(k) == route)
+        wanted = self._wanted.items()
         return {
-            "announced": sorted(key for key in held if key in self._answered),
-            "refused": dict.fromkeys(self._refused, "ExaBGP cannot announce it"),
+            "announced": sorted(k for k, (route, _) in wanted if self._answered.get(k) == route),
+            "refuses": bool(self._not_before),
             "waiting": self.waiting,
             "sessions": self.sessions,
         }
@@ -158,8 +147,7 @@ class Announcer:
                 peer, state = str(neighbor["address"]["peer"])[:64], str(neighbor["state"])[:16]
             except (ValueError, KeyError, TypeError):
                 return
-            if len(self.sessions) < MOST_ROUTES or peer in self.sessions:
-                self.sessions[peer] = state
+            self.sessions[peer] = state
             if state == "up":
                 self._resend_at = min(self._resend_at, now + AGAIN_S)
         self._reconcile(now)
@@ -185,18 +173,10 @@ class Announcer:
 
     def _changes(self, now: float) -> dict[str, tuple[str, str]]:
         """Return the next command for each match, by verb and route; withdrawals first."""
-        ends = {
-            key: ("withdraw", route)
-            for key, route in self._sent.items()
-            if key not in self._wanted or self._refused.get(key) == self._wanted[key][0]
-        }
-        begins = {
-            key: ("announce", route)
-            for key, (route, _) in self._wanted.items()
-            if (self._sent.get(key) != route or key not in self._answered)
-            and self._refused.get(key) != route
-        }
-        return {k: c for k, c in (ends | begins).items() if self._not_before.get(k, 0.0) <= now}
+        ends = {k: ("withdraw", r) for k, r in self._sent.items() if k not in self._wanted}
+        wanted = ((k, r) for k, (r, _) in self._wanted.items() if self._answered.get(k) != r)
+        found = ends | {k: ("announce", r) for k, r in wanted}
+        return {k: c for k, c in found.items() if self._not_before.get(k, 0.0) <= now}
 
     def _reconcile(self, now: float) -> None:
         self._expire(now)
@@ -211,55 +191,46 @@ class Announcer:
                 self._not_before |= dict.fromkeys(begins, now + AGAIN_S)
                 due = {key: each for key, each in due.items() if key not in begins}
         for key, (verb, route) in due.items():
-            self._answered.discard(key)
+            self._answered.pop(key, None)
             self._ask(now, verb, key, route)
             if verb == "announce":
                 self._sent[key] = route
 
     def _busy(self) -> set[str]:
-        return {key for _, _, key, _, _ in self._asked}
+        return {key for _, _, key, _ in self._asked}
 
     def _ask(self, now: float, verb: str, key: str, route: str) -> None:
-        self._asked.append((now, verb, key, route, self._sent.get(key)))
+        self._asked.append((now, verb, key, route))
         self._send(f"{verb} {route}")
 
-    def _confirmed(
-        self, now: float, verb: str, key: str, route: str, former: str | None, *, done: bool
-    ) -> None:
-        if verb == "flush":
-            return
-        if verb == "announce" and done:
-            self._answered.add(key)
-            self._ended.pop(key, None)
+    def _confirmed(self, now: float, verb: str, key: str, route: str, *, done: bool) -> None:
+        self._not_before = {k: t for k, t in self._not_before.items() if t > now}
+        if not done:
+            self._not_before[key] = now + AGAIN_S
         elif verb == "announce":
-            self._refused[key] = route
-            if former is None:
-                del self._sent[key]
-            else:
-                self._sent[key] = former
-        elif done:
+            self._answered[key] = route
+            self._ended.pop(key, None)
+        elif verb == "withdraw":
             self._sent.pop(key, None)
             self._ended[key] = route
-            while len(self._ended) > MOST_ROUTES:
+            if len(self._ended) > MOST_ROUTES:
                 del self._ended[next(iter(self._ended))]
             with contextlib.suppress(OSError):  # then it is withdrawn once more, which is harmless
                 self._keep(self._sent)
-        else:
-            self._not_before = {k: t for k, t in self._not_before.items() if t > now}
-            self._not_before[key] = now + AGAIN_S
 
 
 class _Server:
     """Serves agents at a Unix socket, which the owner of this process and root may use."""
 
-    def __init__(self, path: Path, announcer: Announcer) -> None:
+    def __init__(self, path: Path) -> None:
+        self._note = path.with_suffix(".routes")
+        self._announcer = Announcer(self._send, self._keep, _noted(self._note))
         if path.is_socket():
             path.unlink()
-        self._announcer = announcer
         self._listener = socket.socket(socket.AF_UNIX)
         os.umask(0o177)
         self._listener.bind(str(path))
-        self._listener.listen(MOST_CLIENTS)
+        self._listener.listen(16)
         self._held: dict[socket.socket, float] = {}
         """Agents that wait for ExaBGP, and until when."""
         self._heard = b""
@@ -279,6 +250,14 @@ class _Server:
                     del self._held[link]
                     _answer(link, self._announcer.state())
 
+    def _send(self, command: str) -> None:
+        os.write(1, command.encode() + b"\n")
+
+    def _keep(self, routes: Mapping[str, str]) -> None:
+        part = self._note.with_suffix(".part")
+        part.write_text(json.dumps(routes))
+        part.rename(self._note)
+
     def _hear(self, more: bytes, now: float) -> bool:
         *lines, rest = (self._heard + more).split(b"\n")
         self._heard = rest[-LARGEST:]
@@ -292,8 +271,8 @@ class _Server:
         why = "a request is one line of JSON, sent at once"
         with contextlib.suppress(OSError, ValueError, RecursionError), link.makefile("rb") as said:
             why = self._announcer.request(json.loads(said.readline(LARGEST)), now)
-        if why or len(self._held) >= MOST_CLIENTS:
-            _answer(link, {"error": why or "too many connections"})
+        if why:
+            _answer(link, {"error": why})
         else:
             self._held[link] = now + ANSWER_S
 
@@ -303,46 +282,28 @@ def _answer(link: socket.socket, answer: dict[str, object]) -> None:
         link.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def serve(path: Path) -> None:
-    """Serve at the socket ``path`` until ExaBGP ends.
-
-    Raises:
-        OSError: if the socket cannot be made, or ExaBGP does not answer.
-
-    """
-    note = path.with_suffix(".routes")
-
-    def keep(routes: Mapping[str, str]) -> None:
-        part = note.with_suffix(".part")
-        part.write_text(json.dumps(routes))
-        part.rename(note)
-
-    def send(command: str) -> None:
-        os.write(1, command.encode() + b"\n")
-
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one before us ends as its ExaBGP does
-        _Server(path, Announcer(send, keep, _noted(note))).run()
-
-
-def _is_route(text: str) -> bool:
-    try:
-        return bool(_ROUTE.fullmatch(text) and all(map(IPv4Network, re.findall(_PREFIX, text))))
-    except ValueError:
-        return False
+def _match(route: str) -> str:
+    """Return what a route is about; raises ValueError if it is none that is ever announced."""
+    if found := _ROUTE.fullmatch(route):
+        for prefix in re.findall(_PREFIX, route):
+            IPv4Network(prefix)
+        return str(found[1] or found[2])
+    raise ValueError(repr(route))
 
 
 def _noted(note: Path) -> dict[str, str]:
     """Return what an earlier process may have announced, as far as it could have been."""
     try:
-        found: Any = json.loads(note.read_text())
-        return {str(k): v for k, v in found.items() if isinstance(v, str) and _is_route(v)}
-    except (OSError, ValueError, AttributeError):
+        return {_match(route): route for route in json.loads(note.read_text()).values()}
+    except (OSError, ValueError, AttributeError, TypeError):
         return {}
 
 
 if __name__ == "__main__":
     try:
-        serve(Path(sys.argv[1]))
+        place = Path(sys.argv[1])
+        with place.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one before us ends as its ExaBGP does
+            _Server(place).run()
     except (OSError, IndexError) as error:
         sys.exit(f"announcer: {error}")

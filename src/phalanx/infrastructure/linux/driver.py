@@ -40,7 +40,7 @@ from phalanx.infrastructure.linux.enforcement import Enforcement, TrafficEncrypt
 from phalanx.infrastructure.linux.images import VnfImage
 from phalanx.infrastructure.linux.journal import LeaseJournal, RemainingLease
 from phalanx.infrastructure.linux.kernel.runs import note
-from phalanx.infrastructure.linux.routers import Routers, ask
+from phalanx.infrastructure.linux.routers import Routers
 from phalanx.infrastructure.linux.services import ServicePrograms, Services
 from phalanx.infrastructure.linux.tasks import TaskError, Tasks
 from phalanx.infrastructure.linux.topology import LinuxTopology
@@ -203,12 +203,7 @@ class LinuxNetwork(NetworkDriver):
         detours = Detours(self._workers, self._tasks)
         self._services = None if programs is None else Services(context, programs)
         self._routers = routers or Routers("", (), ())
-        self._routers.open(
-            *(clock, recorder, cause),
-            lambda path, request, done, failed: self._tasks.start(
-                self._tasks.thread(ask, path, request), done, failed
-            ),
-        )
+        self._routers.open(clock, recorder, cause, self._tasks)
         self._measures = Enforcement(
             *(context, self._processes, self._tunnels, detours, journal, self._services),
             encryption,
@@ -334,7 +329,7 @@ class LinuxNetwork(NetworkDriver):
         """End all processes and rules; what is under way is never answered."""
         self._lifecycle.shutdown()
         self._measures.stop_counting()
-        self._routers.close(ask)
+        self._routers.close()
         self._tasks.wait(self._processes.end_all())
         self._tasks.stop()
         self._entries.close()

@@ -84,6 +84,8 @@ class RulePlace(Struct, frozen=True):
     """Whether it is met as it comes in by the device instead."""
     detour: Detour | None
     """How to bring it to another PoP; None: that cannot be done."""
+    address: str | None = None
+    """Where all of it goes; None: to several."""
 
 
 @dataclass(slots=True, eq=False)
@@ -147,8 +149,7 @@ class Enforcement(MeasureLedger[_Measure]):
         rule = action.rule
         measure = _Measure(action.measure, instance, action.effect, rule, _body(rule), None, None)
         self._keep(action.measure, measure)
-        to = self._destination(rule.match)
-        measure.routes = self._routers.plan(action.measure, rule, to, cause)
+        measure.routes = self._routers.plan(action.measure, rule, target.address, cause)
 
         def done(_: None) -> None:
             if self._measures.get(action.measure) is not measure:
@@ -309,12 +310,7 @@ class Enforcement(MeasureLedger[_Measure]):
         # Both directions, which a proxy and a mirror need, pass only where one of the ends is.
         bound = target is None or rule.verdict in (TrafficVerdict.PROXY, TrafficVerdict.MIRROR)
         detour = None if bound else Detour(str(target), match.source, entry)
-        return RulePlace(at, device, entry is not None, detour)
-
-    def _destination(self, match: TrafficMatch) -> str | None:
-        """Return the address that all of the traffic goes to."""
-        end = None if match.link is None else link_ends(match.link)[1]
-        return match.target or (None if end is None else self._linux.address(end))
+        return RulePlace(at, device, entry is not None, detour, target)
 
     async def _put(self, measure: _Measure, target: RulePlace) -> None:
         instance = measure.instance

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
 from typing import Annotated, Any, Literal
@@ -29,6 +27,7 @@ from phalanx.domain.events import Recorder
 from phalanx.domain.flowspec import LARGEST_RATE, PORTS, PROTOCOLS, FlowMatch, limit_text
 from phalanx.domain.network import PopId
 from phalanx.domain.rules import TrafficRule, TrafficVerdict
+from phalanx.infrastructure.linux.tasks import Tasks
 from phalanx.loading import Name
 
 RENEW_S = 1.0
@@ -92,19 +91,14 @@ class AnnouncerState(Struct, frozen=True):
 
     announced: list[str] = []
     """Matches that ExaBGP has taken."""
-    refused: dict[str, str] = {}
-    """Why it has not, by match."""
+    refuses: bool = False
+    """Whether it has refused a command lately."""
     waiting: int = 0
     """Changes that ExaBGP has not confirmed."""
     sessions: dict[str, str] = {}
     """States of the BGP sessions that changed since it was started, by peer: ``up`` or another."""
     error: str = ""
     """Why the request was refused."""
-
-
-Done = Callable[[AnnouncerState], None]
-Exchange = Callable[[str, dict[str, Any], Done, Callable[[str], None]], object]
-"""Ask at a socket; calls one of both, later."""
 
 
 def routes_of(
@@ -156,14 +150,11 @@ def routes_of(
 
 def _rate(rule: TrafficRule) -> int:
     """Return the octets/s of a rule, rounded down to what a float of 32 bit has (RFC 8955, 7.3)."""
-    if rule.verdict is TrafficVerdict.DROP:
-        return 0
     wanted = int(rule.rate_mb_s * 1e6)
     if wanted > LARGEST_RATE:
         raise NoRouteError(f"{rule.rate_mb_s:g} MB/s is more than a route can say")
-    (bits,) = struct.unpack(">I", struct.pack(">f", wanted))
-    told = int(struct.unpack(">f", struct.pack(">f", wanted))[0])
-    return told if told <= wanted else int(struct.unpack(">f", struct.pack(">I", bits - 1))[0])
+    bits = max(0, wanted.bit_length() - 24)
+    return wanted >> bits << bits
 
 
 def _sources(rule: TrafficRule, most: int) -> list[IPv4Network]:
@@ -189,8 +180,7 @@ def _span(network: IPv4Network) -> tuple[int, int]:
     return first, first + network.num_addresses
 
 
-@dataclass(slots=True, eq=False)
-class _Wanted:
+class _Wanted(Struct, eq=False):
     routes: tuple[BgpRoute, ...]
     cause: str
     until: float | None = None
@@ -201,14 +191,13 @@ class _Wanted:
         return [route.text() for route in self.routes]
 
 
-@dataclass(slots=True, eq=False)
-class _Speaker:
+class _Speaker(Struct, eq=False):
     """What one ExaBGP is to announce, and what it is known to."""
 
     spec: RouterSpec
-    wanted: dict[str, _Wanted] = field(default_factory=dict)
+    wanted: dict[str, _Wanted] = {}
     """By measure."""
-    told: dict[str, _Wanted] = field(default_factory=dict)
+    told: dict[str, _Wanted] = {}
     """Those that were announced when it answered last."""
     up: bool | None = None
     asking: bool = False
@@ -242,9 +231,9 @@ class Routers:
         self._speakers = {spec.name: _Speaker(spec) for spec in specs}
         self._runs = False
 
-    def open(self, clock: Clock, recorder: Recorder, cause: str, exchange: Exchange) -> None:
+    def open(self, clock: Clock, recorder: Recorder, cause: str, tasks: Tasks) -> None:
         """Take what this works with; ``cause`` is the root of the run."""
-        self._clock, self._recorder, self._cause, self._exchange = clock, recorder, cause, exchange
+        self._clock, self._recorder, self._cause, self._tasks = clock, recorder, cause, tasks
 
     def start(self) -> None:
         """Begin to ask, once what an earlier agent left is wanted again."""
@@ -255,27 +244,22 @@ class Routers:
     def plan(self, measure: str, rule: TrafficRule, target: str | None, cause: str) -> Routes:
         """Return routes for a measure and keep room for them; refusals are recorded."""
         found: Routes = {}
-        if rule.verdict not in (TrafficVerdict.DROP, TrafficVerdict.LIMIT):
-            return found
         if rule.match.entry == self._pop:  # all that these routers pass on to here does
             rule = replace(rule, match=replace(rule.match, entry=None))
         for name, speaker in self._speakers.items():
             try:
-                routes = self._room(speaker, rule, target)
+                found[name] = routes = self._room(speaker, rule, target)
+                speaker.wanted[measure] = _Wanted(routes, cause)
             except (NoRouteError, ValueError) as error:  # not IPv4
                 self._tell(speaker, "route.refused", measure, cause, reason=str(error))
-            else:
-                found[name] = routes
-                speaker.wanted[measure] = _Wanted(routes, cause)
         return found
 
     def announce(self, measure: str, routes: Routes, ttl_s: float, cause: str) -> None:
         """Ask for routes that were planned now or by an earlier agent, for ``ttl_s`` seconds."""
-        for name, wanted in routes.items():
-            if (speaker := self._speakers.get(name)) is not None:
-                until = self._clock.now() + ttl_s
-                speaker.wanted[measure] = _Wanted(wanted, cause, until)
-                self._sync(speaker)
+        for name in routes.keys() & self._speakers.keys():
+            until = self._clock.now() + ttl_s
+            self._speakers[name].wanted[measure] = _Wanted(routes[name], cause, until)
+            self._sync(self._speakers[name])
 
     def renew(self, measures: Iterable[str], ttl_s: float) -> None:
         """Extend the leases of what these measures announce."""
@@ -290,28 +274,24 @@ class Routers:
             if speaker.wanted.pop(measure, None) is not None:
                 self._sync(speaker)
 
-    def close(self, ask: Callable[[str, dict[str, Any], float], object]) -> None:
+    def close(self) -> None:
         """Withdraw all, now; what an announcer does not take ends with its lease."""
         self._runs = False
         for speaker in self._speakers.values():
-            if speaker.timer is not None:
-                speaker.timer.cancel()
             speaker.wanted.clear()
             try:
                 ask(speaker.spec.socket, self._request(speaker), CLOSE_S)
             except (OSError, PhalanxError) as error:
                 self._changed(speaker, str(error))
 
-    def _room(
-        self, speaker: _Speaker, rule: TrafficRule, target: str | None
-    ) -> tuple[BgpRoute, ...]:
+    def _room(self, to: _Speaker, rule: TrafficRule, target: str | None) -> tuple[BgpRoute, ...]:
         """Return the routes of a rule; raises NoRouteError, or ValueError if it is not of IPv4."""
         if target not in self._guarded:
             raise NoRouteError("a route is only for traffic to an address guarded here")
-        routes, spec = routes_of(rule, str(target), speaker.spec, self._allowed), speaker.spec
+        routes, spec = routes_of(rule, str(target), to.spec, self._allowed), to.spec
         if not spec.victim and any(r.match.partition("/")[0] in self._guarded for r in routes):
             raise NoRouteError("it would blackhole an address that is guarded here")
-        held = {r.match for each in speaker.wanted.values() for r in each.routes}
+        held = {r.match for each in to.wanted.values() for r in each.routes}
         if len(held | {route.match for route in routes}) > spec.most:
             raise NoRouteError(f"the cap of {spec.most} rules is reached")
         return routes
@@ -328,15 +308,13 @@ class Routers:
                     least = min(route, other, key=lambda each: each.rate)
                     rows[route.match] = least, max(ttl_s, wanted.until - now)
         speaker.turn += 1
-        routes = [[match, route.text(), ttl_s] for match, (route, ttl_s) in rows.items()]
+        routes = [[route.text(), ttl_s] for route, ttl_s in rows.values()]
         begin = {"agent": self._pop, "life": self._life, "turn": speaker.turn}
-        return {**begin, "most": speaker.spec.most, "routes": routes}
+        return {**begin, "routes": routes}
 
     def _sync(self, speaker: _Speaker) -> None:
         """Ask for what is wanted now, and then every ``RENEW_S``; one request at a time."""
-        if not self._runs:
-            return
-        if speaker.asking:
+        if speaker.asking or not self._runs:
             speaker.again = True
             return
         if speaker.timer is not None:
@@ -345,7 +323,7 @@ class Routers:
         asked = {name: w for name, w in speaker.wanted.items() if w.until is not None}
         speaker.asking, speaker.again = True, False
         done, failed = partial(self._answered, speaker, asked), partial(self._changed, speaker)
-        self._exchange(speaker.spec.socket, request, done, failed)
+        self._tasks.start(self._tasks.thread(ask, speaker.spec.socket, request), done, failed)
 
     def _answered(
         self, speaker: _Speaker, asked: Mapping[str, _Wanted], answer: AnnouncerState
@@ -353,14 +331,10 @@ class Routers:
         if answer.error:
             self._changed(speaker, answer.error[:200])
             return
-        announced, refused = set(answer.announced), answer.refused
+        announced = set(answer.announced)
         for name, wanted in asked.items():
             matches = {route.match for route in wanted.routes}
-            if why := [refused[match] for match in matches if match in refused]:
-                if speaker.wanted.get(name) is wanted:
-                    del speaker.wanted[name]
-                self._tell(speaker, "route.refused", name, wanted.cause, reason=why[0][:200])
-            elif matches <= announced and name not in speaker.told:
+            if matches <= announced and name not in speaker.told:
                 speaker.told[name] = wanted
                 self._tell(speaker, "route.announced", name, wanted.cause, routes=wanted.texts())
         kept = {r.match for each in asked.values() for r in each.routes}
@@ -370,12 +344,12 @@ class Routers:
                 del speaker.told[name]
                 self._tell(speaker, "route.withdrawn", name, wanted.cause, routes=wanted.texts())
         down = sorted(peer for peer, state in answer.sessions.items() if state != "up")
-        self._changed(speaker, f"no BGP session with {', '.join(down)}" if down else "")
+        problem = f"no BGP session with {', '.join(down)}" if down else ""
+        refuses = "ExaBGP refuses commands: has it a neighbor with this process?"
+        self._changed(speaker, refuses if answer.refuses else problem)
 
-    def _tell(
-        self, speaker: _Speaker, kind: str, measure: str, cause: str, **data: str | list[str]
-    ) -> None:
-        about = {"pop": self._pop, "router": speaker.spec.name, "measure": measure}
+    def _tell(self, to: _Speaker, kind: str, measure: str, cause: str, **data: Any) -> None:
+        about = {"pop": self._pop, "router": to.spec.name, "measure": measure}
         self._recorder.record(kind, cause, **about, **data)
 
     def _changed(self, speaker: _Speaker, problem: str) -> None:
