@@ -165,10 +165,11 @@ def test_a_guard_that_stops_withdraws_all_at_once(monkeypatch) -> None:
     world = World()
     world.enforce("m1", drop("198.51.100.1"))
     world.run(2)
-    now = world.clock.now
-    monkeypatch.setattr(
-        routers, "ask", lambda _, request, __: world.announcer.request(request, now())
-    )
+
+    def ask(_: str, request: object, __: float) -> None:
+        world.announcer.request(request, world.clock.now())
+
+    monkeypatch.setattr(routers, "ask", ask)
     world.routers.close()
     world.routers = None
     world.run(0.5)
