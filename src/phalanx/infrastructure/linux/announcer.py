@@ -284,9 +284,7 @@ def _answer(link: socket.socket, answer: dict[str, object]) -> None:
 
 def _match(route: str) -> str:
     """Return what a route is about; raises ValueError if it is none that is ever announced."""
-    if found := _ROUTE.fullmatch(route):
-        for prefix in re.findall(_PREFIX, route):
-            IPv4Network(prefix)
+    if (found := _ROUTE.fullmatch(route)) and all(map(IPv4Network, re.findall(_PREFIX, route))):
         return str(found[1] or found[2])
     raise ValueError(repr(route))
 

@@ -10,6 +10,7 @@ Source: RFC 8955, 4 and 7.3; RFC 9117 (the destination is always a guarded addre
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Collection, Iterable, Mapping
@@ -199,7 +200,7 @@ class _Speaker(Struct, eq=False):
     """By measure."""
     told: dict[str, _Wanted] = {}
     """Those that were announced when it answered last."""
-    up: bool | None = None
+    up: bool = True
     asking: bool = False
     again: bool = False
     timer: Timer | None = None
@@ -279,10 +280,8 @@ class Routers:
         self._runs = False
         for speaker in self._speakers.values():
             speaker.wanted.clear()
-            try:
+            with contextlib.suppress(OSError, PhalanxError):
                 ask(speaker.spec.socket, self._request(speaker), CLOSE_S)
-            except (OSError, PhalanxError) as error:
-                self._changed(speaker, str(error))
 
     def _room(self, to: _Speaker, rule: TrafficRule, target: str | None) -> tuple[BgpRoute, ...]:
         """Return the routes of a rule; raises NoRouteError, or ValueError if it is not of IPv4."""
@@ -337,12 +336,9 @@ class Routers:
             if matches <= announced and name not in speaker.told:
                 speaker.told[name] = wanted
                 self._tell(speaker, "route.announced", name, wanted.cause, routes=wanted.texts())
-        kept = {r.match for each in asked.values() for r in each.routes}
-        for name, wanted in list(speaker.told.items()):
-            over = answer.waiting == 0 or kept >= {r.match for r in wanted.routes}
-            if over and name not in asked:
-                del speaker.told[name]
-                self._tell(speaker, "route.withdrawn", name, wanted.cause, routes=wanted.texts())
+        for name in sorted(speaker.told.keys() - asked.keys()) if answer.waiting == 0 else ():
+            over = speaker.told.pop(name)
+            self._tell(speaker, "route.withdrawn", name, over.cause, routes=over.texts())
         down = sorted(peer for peer, state in answer.sessions.items() if state != "up")
         problem = f"no BGP session with {', '.join(down)}" if down else ""
         refuses = "ExaBGP refuses commands: has it a neighbor with this process?"
@@ -354,12 +350,11 @@ class Routers:
 
     def _changed(self, speaker: _Speaker, problem: str) -> None:
         """Record whether it can announce, if that changed, and go on."""
-        up = not problem
-        if up != speaker.up and not (up and speaker.up is None):
-            data = {"pop": self._pop, "router": speaker.spec.name, "up": up}
+        if bool(problem) == speaker.up:
+            speaker.up, about = not problem, {"pop": self._pop, "router": speaker.spec.name}
             why = {"reason": problem} if problem else {}
-            self._recorder.record("router.changed", self._cause, **data, **why)
-        speaker.up, speaker.asking = up, False
+            self._recorder.record("router.changed", self._cause, up=speaker.up, **about, **why)
+        speaker.asking = False
         if speaker.again:
             self._sync(speaker)
         elif self._runs:
