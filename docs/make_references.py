@@ -16,6 +16,7 @@ from phalanx.analytics.prometheus import load_queries
 from phalanx.domain import trust
 from phalanx.domain.goals import Mode
 from phalanx.domain.rules import AllowedSources
+from phalanx.infrastructure.linux.routers import RouterSpec
 from phalanx.policy import intents, rules, ssla
 from phalanx.policy import plan as policy
 from phalanx.runtime import scenario
@@ -128,6 +129,7 @@ _NAMES = {
     policy.Revocation: "revocation",
     SiteSpec: "site",
     GuardedSpec: "guarded host",
+    RouterSpec: "router",
 }
 
 
@@ -173,8 +175,8 @@ def _json_schema(kind: type[Struct]) -> str:
 
 def site() -> str:
     """Return the same tables for the structs of a site file; others are those of scenarios."""
-    own = "\n".join(_section(kind) for kind in (SiteSpec, GuardedSpec))
-    return re.sub(r"\]\(#(?!guarded-host)", "](scenario.md#", own)
+    own = "\n".join(_section(kind) for kind in (SiteSpec, GuardedSpec, RouterSpec))
+    return re.sub(r"\]\(#(?!guarded-host|router)", "](scenario.md#", own)
 
 
 def intent_kinds() -> str:

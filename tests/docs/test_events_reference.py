@@ -28,7 +28,8 @@ FAULTS = (
     FaultSpec(120, "drain", agent="west"),
 )
 REAL = {kind for kind in KINDS if kind.startswith("overlay.")}
-REAL |= {"lease.recovered", "vnf.crashed", "driver.failed"}
+REAL |= {"lease.recovered", "vnf.crashed", "driver.failed", "router.changed"}
+REAL |= {"route.announced", "route.withdrawn", "route.refused"}
 """Kinds that only runs over real packets write."""
 PROCESSES = {
     "process.started",

@@ -1,4 +1,4 @@
-"""docs/sites.md as steps to carry out: its blocks of commands, with the marks before them."""
+"""docs/sites.md, or a page like it, as steps: its commands, with the marks before them."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Step(Struct, frozen=True):
     """Once it has said so, it is ended by Ctrl-C."""
 
 
-def steps() -> list[Step]:
-    """Return all of the page.
+def steps(page: Path = PAGE) -> list[Step]:
+    """Return all of a page.
 
     Raises:
         ValueError: if a block has no mark, or one that is not understood.
 
     """
     chapter, found = "", []
-    for part in _PART.finditer(PAGE.read_text(encoding="utf-8")):
+    for part in _PART.finditer(page.read_text(encoding="utf-8")):
         if part["title"]:
             chapter = part["title"]
             continue

@@ -39,6 +39,10 @@ KINDS: dict[str, str] = {
     "measure.lifted": "a limit, block or split is gone",
     "measures.counted": "what measures passed and held back since each is in force, of those that "
     "did anything lately",
+    "route.announced": "a router has been told of a measure by BGP",
+    "route.withdrawn": "a router has been told that a measure is over",
+    "route.refused": "a measure is not told to a router, and why; it is in force at its gateway",
+    "router.changed": "routers cannot be told of measures, or can again",
     "host.restarted": "the service of a host is started anew",
     "trouble.diagnosed": "a detector finds from its metrics what troubles a service",
     "trouble.unrelieved": "nothing that an agent may do helps a service",

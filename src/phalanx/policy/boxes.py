@@ -16,20 +16,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, summarize_address_range
 from itertools import chain
 from socket import AF_INET, AF_INET6, inet_pton
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phalanx.domain.errors import PhalanxError
+from phalanx.domain.flowspec import IpVersion, Spans
 
-Spans = tuple[tuple[int, int], ...]
 FieldBox = tuple[Spans, ...]
 """A set for each field; source and target addresses are the first two, if there are any."""
 Walk = list[tuple[FieldBox, bool]]
 Rows = NDArray[np.int64]
 Bits = NDArray[np.uint8]
-IpVersion = Literal[4, 6]
 
 V6 = 1 << 32
 """Where IPv6 begins on the line of addresses."""

@@ -15,9 +15,10 @@ import yaml
 from msgspec.structs import replace
 
 from phalanx.domain.errors import PhalanxError
+from phalanx.domain.flowspec import IpVersion
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.loading import one_line, parse_as, refusal, show
-from phalanx.policy.boxes import UNIVERSE, VERSIONS, IpVersion, address, line, meet, prefixes
+from phalanx.policy.boxes import UNIVERSE, VERSIONS, address, line, meet, prefixes
 from phalanx.policy.overlaps import addresses
 from phalanx.policy.rules import (
     PolicyRule,

@@ -12,22 +12,20 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
-from functools import cmp_to_key, lru_cache
+from functools import cmp_to_key
 from ipaddress import ip_network
 from itertools import islice, product, zip_longest
 from typing import cast
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from phalanx.domain.errors import ScenarioError
+from phalanx.domain.flowspec import PORTS, PROTOCOLS, FlowMatch, IpVersion, Spans, limit_text
 from phalanx.loading import one_line
 from phalanx.policy.boxes import (
     UNIVERSE,
     VERSIONS,
     FieldBox,
-    IpVersion,
-    Spans,
     Undecided,
     cut,
     line,
@@ -49,8 +47,6 @@ from phalanx.policy.exchange import (
 from phalanx.policy.overlaps import (
     ANY,
     EITHER,
-    PORTS,
-    PROTOCOLS,
     OrderedRules,
     RuleTranslator,
     port_ranges,
@@ -71,8 +67,6 @@ from phalanx.policy.rules import (
 MOST_ROUTES = 2_000
 MOST_STEPS = 300_000
 """Of the search for a packet that rules and routes decide differently; then rules are cut."""
-_FRAGMENT = {True: "is-fragment first-fragment", False: "!is-fragment&!first-fragment"}
-_FRAGMENT_OCTETS = {True: bytes((0, 2, 0x80, 4)), False: bytes((2, 2, 0xC2, 4))}
 _FILE = re.compile(r"\s*+flow\s*+\{(?P<routes>.*)\}\s*+", re.DOTALL)
 _ROUTE = re.compile(
     r"\s*+route\b[ \t]*+(?P<name>[^\s{};]*+)\s*+\{\s*+match\s*+\{(?P<match>[^{}]*+)\}"
@@ -81,42 +75,11 @@ _ROUTE = re.compile(
 _OPERATOR = re.compile(r"(>=|<=|!=|=|>|<|)(\w+)", re.ASCII)
 
 
-class FlowRoute(Struct, frozen=True):
-    """One FlowSpec route. None, or all numbers: the component is not there."""
+class FlowRoute(FlowMatch, frozen=True, kw_only=True):
+    """One FlowSpec route."""
 
     name: str
-    version: IpVersion
     action: RuleAction
-    target: str | None = None
-    source: str | None = None
-    protocols: Spans = PROTOCOLS
-    ports: Spans = PORTS
-    source_ports: Spans = PORTS
-    fragment: bool | None = None
-
-    def nlri(self) -> bytes:
-        """Return the octets of the route (RFC 8955, 4; RFC 8956, 3)."""
-        octets = b"".join(bytes((kind,)) + value for kind, value in self.components())
-        size = len(octets)
-        return (bytes((size,)) if size < 240 else (0xF000 | size).to_bytes(2, "big")) + octets
-
-    @lru_cache(maxsize=2 * MOST_ROUTES)  # noqa: B019  # small values, compared often when sorted
-    def components(self) -> list[tuple[int, bytes]]:
-        """Return type and octets of each component, in order of types."""
-        pairs: list[tuple[int, bytes]] = []
-        for kind, prefix in ((1, self.target), (2, self.source)):
-            if prefix is not None:
-                network = ip_network(prefix)
-                size = -(-network.prefixlen // 8)
-                offset = b"" if self.version == 4 else b"\0"
-                pattern = network.network_address.packed[:size]
-                pairs.append((kind, bytes((network.prefixlen,)) + offset + pattern))
-        for kind, ranges in ((3, self.protocols), (5, self.ports), (6, self.source_ports)):
-            if ranges not in (PROTOCOLS, PORTS):
-                pairs.append((kind, _operators(ranges)))
-        if self.fragment is not None:
-            pairs.append((12, _FRAGMENT_OCTETS[self.fragment]))
-        return pairs
 
     def box(self) -> FieldBox:
         """Return the packets that the route is about."""
@@ -124,18 +87,6 @@ class FlowRoute(Struct, frozen=True):
         flag = EITHER if self.fragment is None else ((int(self.fragment), self.fragment + 1),)
         ports = self.source_ports, self.ports
         return (*ends, self.protocols, *ports, EITHER, EITHER, flag, *ANY[8:])
-
-
-def _operators(spans: Spans) -> bytes:
-    terms = []
-    for first, after in spans:
-        terms += [(1, first)] if first + 1 == after else [(3, first), (0x45, after - 1)]
-    octets = b""
-    for place, (operator, value) in enumerate(terms):
-        size = 1 if value < 256 else 2
-        end = 0x80 if place == len(terms) - 1 else 0
-        octets += bytes((operator | end | (size - 1) << 4,)) + value.to_bytes(size, "big")
-    return octets
 
 
 def precedence(one: FlowRoute, two: FlowRoute) -> int:
@@ -199,7 +150,7 @@ def _routes(rule: PolicyRule, box: FieldBox) -> Iterator[FlowRoute]:
         for source, target in product(*sides):
             ends = _ends(target, source, version)
             numbers = box[2], box[4], box[3]
-            yield FlowRoute(rule.id, version, rule.action, *ends, *numbers, fragment)
+            yield FlowRoute(version, *ends, *numbers, fragment, name=rule.id, action=rule.action)
 
 
 def _ends(target: str, source: str, version: IpVersion) -> tuple[str | None, str | None]:
@@ -285,27 +236,10 @@ def to_flowspec(rules: RuleSet) -> str:
 
 
 def _text(route: FlowRoute) -> str:
-    offset = "/0" if route.version == 6 else ""
-    protocol = "next-header" if route.version == 6 else "protocol"
-    terms = [
-        *((f"destination {route.target}{offset}",) if route.target else ()),
-        *((f"source {route.source}{offset}",) if route.source else ()),
-    ]
-    for word, ranges in (
-        (protocol, route.protocols),
-        ("destination-port", route.ports),
-        ("source-port", route.source_ports),
-    ):
-        if ranges not in (PROTOCOLS, PORTS):
-            spans = (f"={a}" if a + 1 == b else f">={a}&<={b - 1}" for a, b in ranges)
-            terms.append(f"{word} [ {' '.join(spans)} ]")
-    if route.fragment is not None:
-        terms.append(f"fragment [ {_FRAGMENT[route.fragment]} ]")
-    then = "discard" if route.action == DENY else "accept"
+    then = "discard;" if route.action == DENY else "accept;"
     if route.action.rate_mb_s is not None:
-        then = f"rate-limit {int(route.action.rate_mb_s * 1e6)}"
-    matches = "".join(f" {term};" for term in terms)
-    return f"  route {route.name} {{\n    match {{{matches} }}\n    then {{ {then}; }}\n  }}\n"
+        then = limit_text(int(route.action.rate_mb_s * 1e6))
+    return f"  route {route.name} {{\n    match {{{route.text()} }}\n    then {{ {then} }}\n  }}\n"
 
 
 def from_flowspec(text: str, name: str) -> RuleSet:
@@ -388,9 +322,8 @@ def _read_route(title: str, match: str, then: str) -> FlowRoute:
     else:
         raise UnsaidError(then.strip(), "accept, discard or rate-limit N is read")
     target, source = (str(ip_network(end)) if end else None for end in ends)
-    return FlowRoute(
-        title, version, action, target, source, spans[0], spans[1], spans[2], fragments[flags]
-    )
+    fields = target, source, spans[0], spans[1], spans[2], fragments[flags]
+    return FlowRoute(version, *fields, name=title, action=action)
 
 
 def _rules_of(route: FlowRoute) -> list[PolicyRule]:

@@ -21,13 +21,13 @@ from msgspec import Struct, defstruct
 from msgspec.structs import replace
 
 from phalanx.domain.errors import ScenarioError
+from phalanx.domain.flowspec import PORTS, Spans
 from phalanx.loading import parse_as, refusal, show
 from phalanx.policy.boxes import (
     LAST_ADDRESS,
     LINE,
     UNIVERSE,
     FieldBox,
-    Spans,
     cut,
     line,
     meet,
@@ -36,7 +36,7 @@ from phalanx.policy.boxes import (
     prefixes,
 )
 from phalanx.policy.exchange import DENY, PERMIT, FreeNames, NotExpressibleError, plain_only, refuse
-from phalanx.policy.overlaps import PORTS, port_ranges, port_spans
+from phalanx.policy.overlaps import port_ranges, port_spans
 from phalanx.policy.rules import (
     LAST_PORT,
     PolicyRule,

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from phalanx.policy.boxes import VERSIONS, FieldBox, Spans, address, cut, meet, minus, real
+from phalanx.domain.flowspec import PORTS, PROTOCOLS, Spans
+from phalanx.policy.boxes import VERSIONS, FieldBox, address, cut, meet, minus, real
 from phalanx.policy.exchange import DENY, plain_only, refuse
 from phalanx.policy.mmt import (
     LONGEST,
@@ -21,7 +22,7 @@ from phalanx.policy.mmt import (
     parse_expression,
     write_mmt,
 )
-from phalanx.policy.overlaps import PORTS, PROTOCOLS, RuleTranslator
+from phalanx.policy.overlaps import RuleTranslator
 from phalanx.policy.rules import PolicyRule, PolicyVerdict, RuleAction, RuleSet
 
 MOST_PROPERTIES = 10_000

@@ -17,8 +17,9 @@ from typing import Literal, TypeVar, get_args
 from msgspec.structs import replace
 
 from phalanx.domain.errors import ScenarioError
+from phalanx.domain.flowspec import PORTS, IpVersion, Spans
 from phalanx.loading import one_line
-from phalanx.policy.boxes import UNIVERSE, IpVersion, Spans, merged, minus
+from phalanx.policy.boxes import UNIVERSE, merged, minus
 from phalanx.policy.exchange import (
     DENY,
     PERMIT,
@@ -31,7 +32,7 @@ from phalanx.policy.exchange import (
     refuse,
     simple_rules,
 )
-from phalanx.policy.overlaps import PORTS, port_ranges, port_spans
+from phalanx.policy.overlaps import port_ranges, port_spans
 from phalanx.policy.rules import (
     LAST_PORT,
     PROTOCOL_NUMBERS,

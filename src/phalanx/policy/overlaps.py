@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from msgspec.structs import replace
 
+from phalanx.domain.flowspec import PORTS, PROTOCOLS, Spans
 from phalanx.policy import boxes
-from phalanx.policy.boxes import LINE, V6, VERSIONS, Bits, FieldBox, Rows, Spans
+from phalanx.policy.boxes import LINE, V6, VERSIONS, Bits, FieldBox, Rows
 from phalanx.policy.rules import (
-    LAST_PORT,
     PROTOCOL_NUMBERS,
     WEEK_MINUTES,
     WITH_PORTS,
@@ -30,8 +30,6 @@ GAP = 1 << 32
 """Between the places of two rules, for those that are put between them later."""
 NAMES = ((0, V6),)
 """Any slice or PoP: those that rules name are numbered from 1, all others are 0."""
-PROTOCOLS: Spans = ((0, 256),)
-PORTS: Spans = ((0, LAST_PORT + 1),)
 EITHER: Spans = ((0, 2),)
 _REST = PROTOCOLS, PORTS, PORTS, EITHER, EITHER, EITHER, ((0, WEEK_MINUTES),)
 ANY: FieldBox = (LINE, LINE, *_REST, NAMES, NAMES, NAMES)

@@ -44,6 +44,10 @@ TEMPLATES: dict[str, str] = {
     "measure.withdrawn": "takes {effect} back: users got {after_mb_s} MB/s after it, "
     "{before_mb_s} before[; tries it again in {pause_s} s at the earliest]",
     "measures.counted": "counts what {measures:#measure} held back and passed so far",
+    "route.announced": "tells {router} of {measure}: {routes}",
+    "route.withdrawn": "tells {router} that {measure} is over: {routes}",
+    "route.refused": "does not tell {router} of {measure}: {reason}",
+    "router.changed": "tells {router} of measures[ no more: {reason}]",
     "host.restarted": "the service of {host} at {pop} is started anew[: {reason}]",
     "trouble.diagnosed": "finds {trouble} of {service}[ for what enters at {entry}]: it {reason}",
     "diagnosis.limited": "tells how far {detector} judges {service}: it {reason}",

@@ -20,12 +20,14 @@ from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.network import Host, LinkId, Network, PopId, link_ends, link_id
 from phalanx.domain.rules import AllowedSources, TrafficVerdict
+from phalanx.infrastructure.linux import announcer
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.enforcement import offered
 from phalanx.infrastructure.linux.journal import LeaseJournal
 from phalanx.infrastructure.linux.kernel import runs
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
 from phalanx.infrastructure.linux.repository import build_images
+from phalanx.infrastructure.linux.routers import Routers, RouterSpec
 from phalanx.infrastructure.linux.vnf_processes import token
 from phalanx.loading import Name, parse_as, read_text, refusal
 from phalanx.runtime.environment import BuildContext, MetricsAddress, Say
@@ -113,6 +115,8 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     guards: Annotated[tuple[GuardedSpec, ...], Meta(min_length=1, max_length=1000)]
     state: Annotated[str, Meta(min_length=1, max_length=1000)] = "/var/lib/phalanx"
     """Directory in which leases survive restarts."""
+    routers: Annotated[tuple[RouterSpec, ...], Meta(max_length=8)] = ()
+    """Are told of drops and limits, beside the rules of this machine."""
     functions: dict[Name, FunctionSpec] = field(default_factory=FUNCTIONS.copy)
     strategy: Strategy = "service"
     """As in a [scenario](scenario.md); here all traffic enters at the guarded interface."""
@@ -172,11 +176,11 @@ def load_site(path: str | Path) -> SiteSpec:
     site, tree = parse_as(SiteSpec, read_text(path), str(path))
     for field_name, why in allow_offences(site.allow):
         raise refusal(str(path), tree, field_name, why)
-    for what in ("name", "address"):
-        values = [getattr(guarded, what) for guarded in site.guards]
-        twice = sorted({value for value in values if values.count(value) > 1})
-        if twice:
-            raise ScenarioError(f"{path}: guards: two have the {what} {twice[0]}")
+    twice = (("guards", "name"), ("guards", "address"), ("routers", "name"), ("routers", "socket"))
+    for field_name, what in twice:
+        values = [getattr(each, what) for each in getattr(site, field_name)]
+        if shared := sorted({value for value in values if values.count(value) > 1}):
+            raise ScenarioError(f"{path}: {field_name}: two have the {what} {shared[0]}")
     return site
 
 
@@ -291,7 +295,12 @@ class SiteDriver:
             self._former = run
 
     def open(
-        self, context: BuildContext, pop: PopId, interfaces: Interfaces, least_s: float = 0.0
+        self,
+        context: BuildContext,
+        pop: PopId,
+        interfaces: Interfaces,
+        least_s: float = 0.0,
+        routers: Routers | None = None,
     ) -> LinuxNetwork:
         """Return the driver of ``pop``, of whose network the other PoPs and links are no part.
 
@@ -302,13 +311,14 @@ class SiteDriver:
             pop: the PoP of this machine.
             interfaces: of this machine.
             least_s: see ``LinuxNetwork.recover``.
+            routers: are told of drops and limits; None: there are none.
 
         Raises:
             PhalanxError: with one line, if the machine does not allow it.
 
         """
         try:
-            return self._open(context, pop, interfaces, least_s)
+            return self._open(context, pop, interfaces, least_s, routers)
         except BaseException:
             self.close()
             raise
@@ -324,7 +334,12 @@ class SiteDriver:
         self._journal.close()
 
     def _open(
-        self, context: BuildContext, pop: PopId, interfaces: Interfaces, least_s: float
+        self,
+        context: BuildContext,
+        pop: PopId,
+        interfaces: Interfaces,
+        least_s: float,
+        routers: Routers | None,
     ) -> LinuxNetwork:
         stack, whole = self._stack, context.scenario.to_network()
         run = runs.new_run()
@@ -352,6 +367,7 @@ class SiteDriver:
             journal=journal,
             cause=context.cause,
             keep_images=context.scenario.strategy != "published",
+            routers=routers,
             revive=True,
         )
         stack.callback(_forget, journal)  # once the VNFs have taken their rules along
@@ -429,7 +445,9 @@ class GuardEnvironment:
         try:
             check_interfaces({f"guards.{g.name}": g.interface for g in guards})
             interfaces = Interfaces(None, {g.name: g.interface for g in guards})
-            return self._driver.open(context, self.site.pop, interfaces)
+            addresses = {guarded.address for guarded in guards}
+            routers = Routers(self.site.pop, self.site.routers, addresses, self.incarnation)
+            return self._driver.open(context, self.site.pop, interfaces, routers=routers)
         except BaseException:
             self.close()
             raise
@@ -510,6 +528,13 @@ def plan(site: SiteSpec) -> list[str]:
         "for some milliseconds when a limit begins: a chain at the egress of lo, and datagrams to "
         "127.0.0.1 port 9, which fill its bucket"
     )
+    for router in site.routers:
+        whole = ", of all traffic to a guarded address, too" if router.victim else ""
+        begin = (
+            f"BGP to {router.name}: at most {router.most} routes ({router.speaks}){whole}, each "
+        )
+        run = f"python3 -I -S {announcer.__file__} {router.socket}"
+        lines.append(f"{begin}under the lease of its rule, by an ExaBGP that runs {run}")
     lines.append("nothing else: no other interface, address, route, table or setting")
     return lines
 

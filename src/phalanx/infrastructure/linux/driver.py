@@ -40,6 +40,7 @@ from phalanx.infrastructure.linux.enforcement import Enforcement, TrafficEncrypt
 from phalanx.infrastructure.linux.images import VnfImage
 from phalanx.infrastructure.linux.journal import LeaseJournal, RemainingLease
 from phalanx.infrastructure.linux.kernel.runs import note
+from phalanx.infrastructure.linux.routers import Routers
 from phalanx.infrastructure.linux.services import ServicePrograms, Services
 from phalanx.infrastructure.linux.tasks import TaskError, Tasks
 from phalanx.infrastructure.linux.topology import LinuxTopology
@@ -175,6 +176,7 @@ class LinuxNetwork(NetworkDriver):
         programs: ServicePrograms | None = None,
         encryption: TrafficEncryption | None = None,
         revive: bool = False,
+        routers: Routers | None = None,
     ) -> None:
         """Take over what ``linux`` has prepared.
 
@@ -191,6 +193,7 @@ class LinuxNetwork(NetworkDriver):
             encryption: carries traffic between PoPs encrypted; None: nothing does.
             revive: whether a VNF that dies is started again at once, and takes over its rules;
                 else they are removed, and its agent perceives ``InstanceLost``.
+            routers: are told of drops and limits; None: there are none.
 
         """
         super().__init__(network, clock, recorder, cause, keep_images=keep_images)
@@ -206,9 +209,12 @@ class LinuxNetwork(NetworkDriver):
         self._tunnels = Tunnels(linux, self._workers, self._tasks)
         detours = Detours(self._workers, self._tasks)
         self._services = None if programs is None else Services(context, programs)
+        self._routers = routers or Routers("", (), ())
+        self._routers.open(clock, recorder, cause, self._tasks)
         self._ledger = self._measures = Enforcement(
             *(context, self._processes, self._tunnels, detours, journal, self._services),
             encryption,
+            self._routers,
         )
         self._capture = TrafficCapture(context, self._processes, self._tunnels, detours)
         self._meters = LinkMeters(context, self._processes, _bandwidth(network))
@@ -311,6 +317,7 @@ class LinuxNetwork(NetworkDriver):
 
         """
         self._tasks.wait(self._take_over(list(remaining), vnfds, least_s))
+        self._routers.start()
 
     def repository_away(self, away: bool) -> None:
         """Refuse new downloads from the VNF repository, or allow them again."""
@@ -339,6 +346,7 @@ class LinuxNetwork(NetworkDriver):
         """End all processes and rules; what is under way is never answered."""
         self._lifecycle.shutdown()
         self._measures.stop_counting()
+        self._routers.close()
         self._tasks.wait(self._processes.end_all())
         self._tasks.stop()
         self._entries.close()

@@ -19,6 +19,7 @@ from phalanx.domain.network import PopId, link_ends
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.infrastructure import Answer
 from phalanx.infrastructure.linux.journal import LeasedMeasure, LeaseJournal, RuleBatcher
+from phalanx.infrastructure.linux.routers import Routers, Routes
 from phalanx.infrastructure.linux.services import Services
 from phalanx.infrastructure.linux.tasks import TaskError
 from phalanx.infrastructure.linux.tunnels import Detour, Detours, Tunnel, Tunnels
@@ -83,6 +84,8 @@ class RulePlace(Struct, frozen=True):
     """Whether it is met as it comes in by the device instead."""
     detour: Detour | None
     """How to bring it to another PoP; None: that cannot be done."""
+    address: str | None = None
+    """Where all of it goes; None: to several."""
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +99,7 @@ class _Measure:
     tunnel: Tunnel | None
     detour: Detour | None
     way: EncryptedWay | None = None
+    routes: Routes = field(default_factory=dict)
     readings: deque[tuple[float, float, float]] = field(default_factory=deque)
     """(time, octets passed, octets held back), cumulative."""
     hits: MeasureHits = field(default_factory=MeasureHits)
@@ -111,8 +115,9 @@ class Enforcement(MeasureLedger[_Measure]):
         tunnels: Tunnels,
         detours: Detours,
         journal: LeaseJournal,
-        services: Services | None = None,
-        encryption: TrafficEncryption | None = None,
+        services: Services | None,
+        encryption: TrafficEncryption | None,
+        routers: Routers,
     ) -> None:
         super().__init__(context.recorder, context.clock, context.cause)
         self._context = context
@@ -126,6 +131,7 @@ class Enforcement(MeasureLedger[_Measure]):
         self._rules = RuleBatcher(context.tasks, processes, journal)
         self._services = services
         self._encryption = encryption
+        self._routers = routers
         self._offered = offered(services=services is not None)
         self._ttl_s: dict[str, float] = {}
         self._problem: str | None = None
@@ -150,6 +156,7 @@ class Enforcement(MeasureLedger[_Measure]):
         about = action.measure, instance, action.effect, rule, action.reason
         measure = _Measure(*about, _body(rule), None, None)
         self._keep(action.measure, measure)
+        measure.routes = self._routers.plan(action.measure, rule, target.address, cause)
 
         def done(_: None) -> None:
             if self._measures.get(action.measure) is not measure:
@@ -158,6 +165,8 @@ class Enforcement(MeasureLedger[_Measure]):
                 return
             event = self._recorder.record("measure.applied", cause, **applied(action, instance.pop))
             self._tell_of_journal(measure.instance.pop)
+            ttl_s = self._ttl_s.get(measure.instance.id, 1.0)
+            self._routers.announce(action.measure, measure.routes, ttl_s, event)
             answer(Done(event))
 
         def failed(reason: str) -> None:
@@ -188,6 +197,7 @@ class Enforcement(MeasureLedger[_Measure]):
         """Extend the leases of what ``instance`` enforces, in the kernel and on disk."""
         self._ttl_s[instance.id] = ttl_s
         names = list(instance.measures)
+        self._routers.renew(names, ttl_s)
         if not names:
             return
 
@@ -241,8 +251,9 @@ class Enforcement(MeasureLedger[_Measure]):
         await self._processes.change(entry.instance, "PUT", _resource(entry.measure), lambda: body)
         if (rule := entry.rule) is not None:
             about = entry.measure, instance, entry.effect, rule, entry.reason
-            kept = _Measure(*about, entry.body, None, None)
+            kept = _Measure(*about, entry.body, None, None, routes=entry.routes)
             self._keep(entry.measure, kept)
+        self._routers.announce(entry.measure, entry.routes, ttl_s, self._context.cause)
 
     def _read_counters(self) -> None:
         instances = dict.fromkeys(measure.instance for measure in self._measures.values())
@@ -313,7 +324,7 @@ class Enforcement(MeasureLedger[_Measure]):
         # Both directions, which a proxy and a mirror need, pass only where one of the ends is.
         bound = target is None or rule.verdict in (TrafficVerdict.PROXY, TrafficVerdict.MIRROR)
         detour = None if bound else Detour(str(target), match.source, entry)
-        return RulePlace(at, device, entry is not None, detour)
+        return RulePlace(at, device, entry is not None, detour, target)
 
     async def _put(self, measure: _Measure, target: RulePlace) -> None:
         instance = measure.instance
@@ -359,7 +370,8 @@ class Enforcement(MeasureLedger[_Measure]):
             return  # a program of its own does that
         kept = measure.instance
         what = measure.body, measure.rule, measure.effect, kept.units, measure.reason
-        entry = LeasedMeasure(measure.id, instance, kept.vnfd.name, kept.pop, *what)
+        about = measure.id, instance, kept.vnfd.name, kept.pop, *what
+        entry = LeasedMeasure(*about, measure.routes)
         await self._rules.put(entry, self._ttl_s.get(instance, 1.0))
 
     def _tell_of_journal(self, pop: PopId) -> None:
@@ -375,6 +387,7 @@ class Enforcement(MeasureLedger[_Measure]):
 
     def _undo(self, name: str, measure: _Measure, *, process_ends: bool = False) -> None:
         instance = measure.instance.id
+        self._routers.withdraw(name)
         # Taken out at once: a measure that is lifted while it is put in force is undone twice.
         tunnel, measure.tunnel = measure.tunnel, None
         detour, measure.detour = measure.detour, None

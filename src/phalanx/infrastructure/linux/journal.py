@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from phalanx.domain.network import PopId
 from phalanx.domain.rules import TrafficRule
+from phalanx.infrastructure.linux.routers import Routes
 from phalanx.infrastructure.linux.tasks import TaskError, Tasks
 from phalanx.infrastructure.linux.vnf.measures import MOST_AT_ONCE
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses
@@ -44,6 +45,8 @@ class LeasedMeasure(Struct, frozen=True):
     units: int = 1
     """Of the instance."""
     reason: str = ""
+    routes: Routes = {}
+    """What routers are told of it."""
 
 
 class RemainingLease(Struct, frozen=True):
