@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from operator import add
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from msgspec import Struct
@@ -23,7 +23,7 @@ from msgspec.structs import astuple, replace
 
 from phalanx.analytics.detectors import Finding
 from phalanx.analytics.fixed_rules import FixedRules
-from phalanx.analytics.flow_exports import ExportedFlow
+from phalanx.analytics.flow_exports import ExportedFlow, Exporter
 from phalanx.analytics.packets import (
     ACK,
     FIN,
@@ -66,9 +66,7 @@ class FlowTable:
     One on which the target sent nothing but resets was never established.
     """
 
-    def __init__(
-        self, connections: int = CONNECTIONS, servers: set[bytes] | None = None
-    ) -> None:
+    def __init__(self, connections: int = CONNECTIONS, servers: set[bytes] | None = None) -> None:
         """Begin a window.
 
         Args:
@@ -258,9 +256,7 @@ class FlowTable:
         return 0, source[-2:] < target[-2:]
 
 
-def _stats(
-    key: bytes, counters: tuple[int, ...], source_port: bytes, sampling: int
-) -> FlowStats:
+def _stats(key: bytes, counters: tuple[int, ...], source_port: bytes, sampling: int) -> FlowStats:
     source, target, port = key[: END - 2], key[END - 2 : -3], int.from_bytes(key[-3:-1])
     protocol = "tcp" if key[-1] == TCP else "udp"
     packets, octets, syn, done, replies, answered, held, resets, syn_acks = counters
@@ -367,8 +363,6 @@ class CaptureFindings(Struct, frozen=True):
     """Of all packets, on the wire."""
     seconds: float
     """From the first packet to the last."""
-    backwards: int
-    """Packets with an earlier time than the one before them."""
     windows: int
     skipped: dict[str, int]
     """Packets that were passed over, by reason."""
@@ -378,6 +372,10 @@ class CaptureFindings(Struct, frozen=True):
     """Why reading ended before the capture did; None: it did not."""
     took_s: float
     """Time that reading and analysing took."""
+    backwards: int = 0
+    """Packets with an earlier time than the one before them."""
+    exporters: tuple[Exporter, ...] = ()
+    """Where these are flows and samples that routers exported."""
 
 
 def analyse(
@@ -403,7 +401,7 @@ def analyse(
     capture = Capture(path)
     known_link(path, capture.link_type)
     windows = Windows(window_s, FlowTable(connections))
-    findings = FindingLog()
+    log = FindingLog()
     skipped: Counter[str] = Counter()
     packets = analysed = octets = 0
     first = last = before = 0.0
@@ -419,30 +417,38 @@ def analyse(
         decoded = decode(batch, capture.link_type, skipped)
         analysed += len(decoded.time)
         for start, records in windows.add(decoded):
-            findings.add(start - first, records)
+            log.add(start - first, records)
         if progress is not None:
             progress(batch.file_octets)
     if capture.problem is not None and not packets:
         raise CaptureError(f"{path}: {capture.problem}")
     for start, records in windows.end():
-        findings.add(start - first, records)
-    return CaptureFindings(
+        log.add(start - first, records)
+    return findings(
+        log,
         file=path,
-        targets=tuple(sorted(findings.targets.values(), key=lambda f: f.finding.target)),
-        flows=tuple(
-            sorted(findings.flows.values(), key=lambda f: (f.finding.source, f.finding.target))
-        ),
-        left_out=findings.left_out,
         packets=packets,
         analysed=analysed,
         octets=octets,
         seconds=max(0.0, last - first),
         backwards=backwards,
-        windows=findings.windows,
-        skipped={reason: count for reason, count in sorted(skipped.items()) if count},
-        unlisted=findings.unlisted,
+        skipped=skipped,
         problem=capture.problem,
         took_s=perf_counter() - began,
+    )
+
+
+def findings(log: FindingLog, *, skipped: Counter[str], **figures: Any) -> CaptureFindings:
+    """Return what the windows of ``log`` held, sorted, with the other fields as ``figures``."""
+    by_source = lambda f: (f.finding.source, f.finding.target)  # noqa: E731
+    return CaptureFindings(
+        targets=tuple(sorted(log.targets.values(), key=lambda f: f.finding.target)),
+        flows=tuple(sorted(log.flows.values(), key=by_source)),
+        left_out=log.left_out,
+        windows=log.windows,
+        unlisted=log.unlisted,
+        skipped={reason: count for reason, count in sorted(skipped.items()) if count},
+        **figures,
     )
 
 

@@ -219,7 +219,7 @@ class ExportReader:
         return rate
 
     def _timely(self, age_s: float, lasted_s: float) -> bool:
-        if -EARLY_S <= age_s <= MOST_AGE_S and 0 <= lasted_s:
+        if -EARLY_S <= age_s <= MOST_AGE_S and lasted_s >= 0:
             return True
         self.dropped["flows at times without sense"] += 1
         return False
@@ -264,13 +264,7 @@ class ExportReader:
             at, uptime, kinds = _IPFIX.size, None, (2, 3)
             if end != len(octets):
                 raise _MalformedError("datagrams cut short")
-        sets = []
-        while at + 4 <= end:
-            kind, length = _PAIR.unpack_from(octets, at)
-            if length < 4 or at + length > end:
-                raise _MalformedError("datagrams with a set of wrong length")
-            sets.append((kind, octets[at + 4 : at + length]))
-            at += length
+        sets = list(_sets(octets, at, end))
         source = self._source(exporter, version, domain)
         exporter.skew_s = arrived - seconds
         records, all_known = 0, True
@@ -486,6 +480,16 @@ class ExportReader:
                     flows.append(ExportedFlow(key, seen, 1, size, 0.0, 0.0, rate))
         if not found:
             self.dropped["samples without a packet that is read"] += 1
+
+
+def _sets(octets: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the sets of a datagram: kind, and what comes after the header."""
+    while at + 4 <= end:
+        kind, length = _PAIR.unpack_from(octets, at)
+        if length < 4 or at + length > end:
+            raise _MalformedError("datagrams with a set of wrong length")
+        yield kind, octets[at + 4 : at + length]
+        at += length
 
 
 def _rows(template: _Template, body: bytes) -> Iterator[dict[str, bytes]]:
