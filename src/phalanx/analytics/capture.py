@@ -129,7 +129,9 @@ class FlowTable:
         """
         key, flags, rate = flow.key, flow.flags & 31, flow.rate
         self._coarsest = max(self._coarsest, rate)
-        packets, octets = (round(share * rate * n) or 1 for n in (flow.packets, flow.octets))
+        packets, octets = flow.packets, flow.octets
+        if share * rate != 1:
+            packets, octets = round(share * rate * packets) or 1, round(share * rate * octets)
         back = key[END:-1] + key[:END] + key[-1:]
         accepts = flags == SYN | ACK and flow.packets == 1
         if accepts:

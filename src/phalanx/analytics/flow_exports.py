@@ -44,7 +44,6 @@ _TAGGED, _RAW = struct.Struct("!II"), struct.Struct("!IIII")
 _SAMPLED = {3: struct.Struct("!II4s4sIII4x"), 4: struct.Struct("!II16s16sIII4x")}
 """IPv4 and IPv6 of a sampled packet of which the header itself is not given."""
 _SAMPLED_LINKS = {1: ETHERNET, 11: RAW4, 12: RAW6}
-_NTP_1970 = 2_208_988_800
 _REVERSE = 29_305
 """Enterprise number of the fields about the way back (RFC 5103)."""
 _VARIABLE = 0xFFFF
@@ -59,6 +58,10 @@ FIELD_NAMES = {
     50: "interval", 305: "interval", 306: "space", 48: "sampler", 302: "sampler",
 }  # fmt: skip
 """Fields that are read, by number (IANA, IPFIX information elements; those of NetFlow 9 agree)."""
+CLOCKS = {"up": (0, 0.0), "ago": (0, 0.0), "s": (0, 1.0), "ms": (0, 1e-3)} | {
+    "ntp": (2_208_988_800, 2.0**-32)
+}
+"""How times of flows are told: the second of 1970 and the unit, where they are of a calendar."""
 _LENGTHS = {"source": 4, "target": 4, "source6": 16, "target6": 16, "sport": 2, "dport": 2}
 _REVERSED = {1: "back_octets", 2: "back_packets", 6: "back_flags"}
 
@@ -119,11 +122,15 @@ class _Template(Struct, frozen=True):
     """Octets of the shortest record."""
     fixed: struct.Struct | None
     options: bool
+    clock: str
+    """One of ``CLOCKS``; empty: it tells no times."""
 
 
 class _Source(Struct):
     """State of one observation domain."""
 
+    number: int = 0
+    """Sequence number of the youngest datagram."""
     expected: int | None = None
     templates: dict[int, _Template] = field(default_factory=dict)
     rates: dict[bytes, int] = field(default_factory=dict)
@@ -198,9 +205,18 @@ class ExportReader:
             source = exporter.sources[version, number] = _Source()
         return source
 
-    def _in_order(self, exporter: Exporter, source: _Source, number: int, count: int) -> None:
-        """Count what is missing before ``number``, of a datagram that counts as ``count``."""
-        ahead = _signed(number - source.expected) if source.expected is not None else 0
+    def _in_order(
+        self, exporter: Exporter, source: _Source, number: int, count: int, flows: int = -1
+    ) -> None:
+        """Count what is missing before ``number``, of a datagram that counts as ``count``.
+
+        Some exporters of IPFIX (softflowd) count what the datagram holds as before it, and flows
+        alone: such a number is right as well.
+        """
+        ahead = 0
+        if source.expected is not None and number != (source.number + flows) & 0xFFFFFFFF:
+            ahead = _signed(number - source.expected)
+        source.number = number if ahead >= 0 or ahead < -JUMP else source.number
         if -JUMP <= ahead < 0:
             exporter.reordered += 1
             exporter.lost = max(0, exporter.lost - count)  # it had been counted as lost
@@ -267,26 +283,29 @@ class ExportReader:
         sets = list(_sets(octets, at, end))
         source = self._source(exporter, version, domain)
         exporter.skew_s = arrived - seconds
-        records, all_known = 0, True
+        records, told, all_known = 0, 0, True
         for kind, body in sets:
+            template = source.templates.get(kind)
             if kind in kinds:
                 self._templates(source, version, body, options=kind == kinds[1])
-            elif kind >= 256:
-                template = source.templates.get(kind)
-                if template is None:
-                    all_known = False
-                    self.dropped["sets of records before their template"] += 1
-                    continue
+            elif kind < 256:
+                raise _MalformedError("datagrams with a set of no known kind")
+            elif template is None:
+                all_known = False
+                self.dropped["sets of records before their template"] += 1
+            elif template.options:
+                for row in _rows(template, body):
+                    told += 1
+                    self._options(exporter, source, row)
+            else:
                 for row in _rows(template, body):
                     records += 1
-                    if template.options:
-                        self._options(exporter, source, row)
-                    else:
-                        self._flow(exporter, source, row, uptime, seconds, flows)
-            else:
-                raise _MalformedError("datagrams with a set of no known kind")
-        self._in_order(exporter, source, number, 1 if version == 9 else records)
-        if not all_known and version == 10:
+                    self._flow(exporter, source, template, row, uptime, seconds, flows)
+        if version == 9:
+            self._in_order(exporter, source, number, 1)
+            return
+        self._in_order(exporter, source, number, records + told, records)
+        if not all_known:
             source.expected = None  # how many records those were is not known
 
     def _templates(self, source: _Source, version: int, body: bytes, *, options: bool) -> None:
@@ -345,7 +364,8 @@ class ExportReader:
         form = "".join(f"{length}{'s' if name else 'x'}" for name, length in chosen)
         fixed = None if variable else struct.Struct(f"!{form}")
         names = tuple(name for name, _ in chosen if name)
-        source.templates[number] = _Template(names, tuple(chosen), least, fixed, options)
+        clock = next((each for each in CLOCKS if f"last_{each}" in names), "")
+        source.templates[number] = _Template(names, tuple(chosen), least, fixed, options, clock)
 
     def _options(self, exporter: Exporter, source: _Source, row: dict[str, bytes]) -> None:
         if "booted_ms" in row:
@@ -364,6 +384,7 @@ class ExportReader:
         self,
         exporter: Exporter,
         source: _Source,
+        template: _Template,
         row: dict[str, bytes],
         uptime: int | None,
         seconds: int,
@@ -379,10 +400,11 @@ class ExportReader:
             return
         tail = protocol[-1:]
         key = ends[0] + ends[1] + tail
-        packets, size = (int.from_bytes(row.get(name, b"")) for name in ("packets", "octets"))
+        packets = int.from_bytes(row.get("packets", b""))
+        size = int.from_bytes(row.get("octets", b""))
         if "packets" not in row and "total_packets" in row:
             packets, size = _since(source, key, row)
-        age_s, lasted_s = _times(row, uptime, seconds, source.booted_ms)
+        age_s, lasted_s = _times(template, row, uptime, seconds, source.booted_ms)
         if not self._timely(age_s, lasted_s):
             return
         rate = self._sampling
@@ -527,27 +549,30 @@ def _ends(row: dict[str, bytes]) -> tuple[bytes, bytes] | None:
 
 
 def _times(
-    row: dict[str, bytes], uptime: int | None, seconds: int, booted_ms: int | None
+    template: _Template,
+    row: dict[str, bytes],
+    uptime: int | None,
+    seconds: int,
+    booted_ms: int | None,
 ) -> tuple[float, float]:
     """Return how long before its export a flow ended, and how long it lasted, in seconds.
 
     All by the exporter's own clock, so that it matters not whether that is right.
     """
-    value = {name: int.from_bytes(row[name]) for name in row if name.startswith(("first", "last"))}
-    if "last_up" in value:
-        up, last, first = uptime, value["last_up"], value.get("first_up", value["last_up"])
-        if up is None and booted_ms is not None:
-            up = seconds * 1000 - booted_ms
-        ago = _signed(up - last) / 1e3 if up is not None else 0.0
+    clock = template.clock
+    if not clock:
+        return 0.0, 0.0
+    last = int.from_bytes(row[f"last_{clock}"])
+    first = int.from_bytes(row.get(f"first_{clock}", row[f"last_{clock}"]))
+    if clock == "up":  # milliseconds since the exporter began
+        if uptime is None and booted_ms is not None:
+            uptime = seconds * 1000 - booted_ms
+        ago = _signed(uptime - last) / 1e3 if uptime is not None else 0.0
         return ago, _signed(last - first) / 1e3
-    if "last_ago" in value:
-        last, first = value["last_ago"], value.get("first_ago", value["last_ago"])
+    if clock == "ago":  # microseconds before the export
         return last / 1e6, (first - last) / 1e6
-    for unit, since, scale in (("s", 0, 1.0), ("ms", 0, 1e-3), ("ntp", _NTP_1970, 2.0**-32)):
-        if (at := value.get(f"last_{unit}")) is not None:
-            begun = value.get(f"first_{unit}", at)
-            return seconds - (at * scale - since), (at - begun) * scale
-    return 0.0, 0.0
+    since, scale = CLOCKS[clock]
+    return seconds - (last * scale - since), (last - first) * scale
 
 
 def _since(source: _Source, key: bytes, row: dict[str, bytes]) -> tuple[int, int]:
