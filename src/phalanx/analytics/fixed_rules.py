@@ -416,7 +416,7 @@ def forgeries(
         sampling = one.sampling
         asked = one.syn if tcp else one.packets
         kind = SYN_FLOOD if tcp else UDP_FLOOD
-        if sampling > 1 and not tcp:
+        if sampling > 1 and asked and not tcp:
             # That a source is answered shows in samples of answers, seldom beside its own.
             crowds.setdefault((one.source, kind), _Crowd()).add(asked, silent=False)
         if tcp and one.established and sampling > 1:

@@ -301,11 +301,9 @@ class ExportReader:
                 for row in _rows(template, body):
                     records += 1
                     self._flow(exporter, source, template, row, uptime, seconds, flows)
-        if version == 9:
-            self._in_order(exporter, source, number, 1)
-            return
-        self._in_order(exporter, source, number, records + told, records)
-        if not all_known:
+        count, flows_told = (1, -1) if version == 9 else (records + told, records)
+        self._in_order(exporter, source, number, count, flows_told)
+        if version == 10 and not all_known:
             source.expected = None  # how many records those were is not known
 
     def _templates(self, source: _Source, version: int, body: bytes, *, options: bool) -> None:
