@@ -113,7 +113,9 @@ def ipfix(at, sets, sequence=0, domain=0):
 
 def netflow9(records, rate=0, wait=0.0):
     fields = [*V4, (22, 4), (21, 4)]
-    told = struct.pack(">HHHHHHHHH", 300, 4, 8, 1, 4, 34, 4, 35, 1) + struct.pack(">IIB", 0, rate, 2)
+    told = struct.pack(">HHHHHHHHH", 300, 4, 8, 1, 4, 34, 4, 35, 1) + struct.pack(
+        ">IIB", 0, rate, 2
+    )
     sent = []
     for number, group in enumerate(chunks(records, 20)):
         at = max(each.last for each in group) + wait

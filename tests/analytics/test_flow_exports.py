@@ -73,9 +73,7 @@ def test_a_sample_without_a_header_tells_its_ends():
     body = struct.pack(">II4s4sIIII", 60, 6, b"\1\1\1\1", b"\2\2\2\2", 1000, 80, 2, 0)
     head = struct.pack(">IIIIIIII", 1, 3, 100, 100, 0, 3, 4, 1)
     sample = head + struct.pack(">II", 3, len(body)) + body
-    reader, (flow,), _ = read(
-        ex.sflow_datagram([struct.pack(">II", 1, len(sample)) + sample])
-    )
+    reader, (flow,), _ = read(ex.sflow_datagram([struct.pack(">II", 1, len(sample)) + sample]))
     assert names(flow) == ("1.1.1.1", 1000, "2.2.2.2", 80, 6)
     assert (flow.flags, flow.packets, flow.octets, flow.rate) == (2, 1, 60, 100)
     assert not reader.dropped
@@ -156,8 +154,10 @@ def test_running_totals_count_once():
     reader = ExportReader()
     seen = []
     for total in (10, 25, 25, 3):  # the last: a new flow with these ends
-        ONE2 = Record("10.0.0.1", "10.0.0.2", 1000, 80, 6, 16, total, total * 100)
-        seen += [f.packets for f in read(ipfix(1, [told, one_set(256, row(ONE2))]), reader=reader)[1]]
+        grown = Record("10.0.0.1", "10.0.0.2", 1000, 80, 6, 16, total, total * 100)
+        seen += [
+            f.packets for f in read(ipfix(1, [told, one_set(256, row(grown))]), reader=reader)[1]
+        ]
     assert seen == [10, 15, 3]
 
 

@@ -148,7 +148,9 @@ HONEST = {
             udp(n / 400 + 0.0002, SERVER, f"3.3.3.{n % 20}", 5004, 5004),
         )
     ],
-    "logs of one way, below 200/s": [udp(n / 150, "4.4.4.4", SERVER, 514, 514) for n in range(1200)],
+    "logs of one way, below 200/s": [
+        udp(n / 150, "4.4.4.4", SERVER, 514, 514) for n in range(1200)
+    ],
 }
 
 
@@ -242,7 +244,9 @@ def test_a_capture_of_exports(tmp_path):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.binary(max_size=90), st.floats(-1e9, 1e9)), max_size=20), st.booleans())
+@given(
+    st.lists(st.tuples(st.binary(max_size=90), st.floats(-1e9, 1e9)), max_size=20), st.booleans()
+)
 def test_nothing_that_arrives_raises(datagrams, shuffle):
     collector = Collector(1.0)
     sent = [datagram for _, datagram in ex.all_ways(users(3))["sflow"]]

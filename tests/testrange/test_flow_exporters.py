@@ -30,7 +30,7 @@ pytestmark = [
     requires("softflowd", "pmacctd", "tcpdump"),
 ]
 
-SHORT = "general=2 tcp=2 tcp.rst=1 tcp.fin=1 udp=2 maxlife=4 expint=1".split()
+SHORT = ["general=2", "tcp=2", "tcp.rst=1", "tcp.fin=1", "udp=2", "maxlife=4", "expint=1"]
 PMACCT = """daemonize: false
 pcap_interface: eth-b
 plugins: sfprobe[s], nfprobe[n], nfprobe[i]
@@ -91,6 +91,15 @@ def answer(process: subprocess.Popen[str]) -> dict:
     return json.loads(told)
 
 
+def listening(pid: int, port: int) -> None:
+    """Wait until a process has a UDP port, 60 s at most."""
+    for _ in range(600):
+        if f":{port:04X} " in Path(f"/proc/{pid}/net/udp").read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"nothing listens at port {port}")
+
+
 def play(frames: list[tuple[float, bytes]]) -> None:
     """Send frames at their times, as far as this machine keeps up."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
@@ -139,14 +148,17 @@ def told(
             place = f"127.0.0.1:{2055 + number}"
             start("softflowd", "-d", "-i", "eth-b", "-n", place, *options, *control, *timeouts)
         settings = folder / "pmacctd.conf"
-        lines = [f"aggregate[{p}]: {AGGREGATE}\nnfprobe_timeouts[{p}]: {':'.join(SHORT)}" for p in "ni"]
+        lines = [
+            f"aggregate[{p}]: {AGGREGATE}\nnfprobe_timeouts[{p}]: {':'.join(SHORT)}" for p in "ni"
+        ]
         settings.write_text(PMACCT + "\n".join(lines) + "\n")
         start("pmacctd", "-f", str(settings))
         live = phalanx(
             "--collect", f"127.0.0.1:{LIVE[1]}", "--exporter", "127.0.0.1", "--seconds", "24",
             "--window", "10", within=name,
         )  # fmt: skip
-        time.sleep(7)  # until all of them listen
+        listening(live.pid, LIVE[1])
+        time.sleep(4)  # the exporters look at the interface by then
         with entered(name):
             play(frames)
         found = {"live": answer(live)}  # by then all is exported
