@@ -94,7 +94,8 @@ def answer(process: subprocess.Popen[str]) -> dict:
 def listening(pid: int, port: int) -> None:
     """Wait until a process has a UDP port, 60 s at most."""
     for _ in range(600):
-        if f":{port:04X} " in Path(f"/proc/{pid}/net/udp").read_text():
+        table = Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:]
+        if any(line.split()[1].endswith(f":{port:04X}") for line in table):
             return
         time.sleep(0.1)
     pytest.fail(f"nothing listens at port {port}")

@@ -268,26 +268,20 @@ def _datagram(octets: bytes, link_type: int) -> tuple[str, int, bytes | None] | 
     return str(ip_address(source)), port, data
 
 
-def collect(where: str, collector: Collector, seconds: float | None) -> CaptureFindings:
-    """Observe by what arrives at ``HOST:PORT`` for ``seconds``; None: until interrupted.
-
-    Raises:
-        PhalanxError: with one line, if nothing can be received there.
-
-    """
-    with open_socket(where) as sock:
-        base = time.time() - time.monotonic()
-        until = None if seconds is None else time.monotonic() + seconds
-        try:
-            for source, datagram in _arrivals(sock, until, collector.reader.dropped):
-                now = base + time.monotonic()
-                if source:
-                    collector.feed(source, datagram, now)
-                else:
-                    collector.advance(now)
-        except KeyboardInterrupt:
-            pass
-    return collector.end(where)
+def collect(sock: socket.socket, collector: Collector, seconds: float | None) -> CaptureFindings:
+    """Observe by what arrives at a socket for ``seconds``; None: until interrupted."""
+    base = time.time() - time.monotonic()  # the calendar's clock may be set meanwhile
+    until = None if seconds is None else time.monotonic() + seconds
+    try:
+        for source, datagram in _arrivals(sock, until, collector.reader.dropped):
+            now = base + time.monotonic()
+            if source:
+                collector.feed(source, datagram, now)
+            else:
+                collector.advance(now)
+    except KeyboardInterrupt:
+        pass
+    return collector.end("{}:{}".format(*sock.getsockname()))
 
 
 def open_socket(where: str) -> socket.socket:

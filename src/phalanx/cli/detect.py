@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 
 from phalanx.analytics.capture import CaptureFinding, CaptureFindings, analyse
 from phalanx.analytics.flow_exports import COARSEST
-from phalanx.analytics.flow_sources import Collector, analyse_exports, collect
+from phalanx.analytics.flow_sources import Collector, analyse_exports, collect, open_socket
 from phalanx.cli.terminal import AsJson, emit_json, err, file_progress, out, say
 from phalanx.domain.errors import PhalanxError
 
@@ -74,7 +74,8 @@ def detect(
     if listen is not None:
         if not allowed:
             raise PhalanxError("--collect: name each router that exports with --exporter ADDRESS")
-        found = collect(listen, collector, seconds)
+        with open_socket(listen) as sock:
+            found = collect(sock, collector, seconds)
     else:
         assert capture is not None
         with file_progress(capture) as advance:
