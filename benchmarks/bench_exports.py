@@ -2,8 +2,8 @@
 
 The library (netflow on PyPI) parses NetFlow 5, 9 and IPFIX into objects and stops there: it keeps
 no sampling, no times, no sequence numbers and no templates by exporter, and knows no sFlow. The
-datagrams are the same, in memory, all in one run; time is the processor's. A second table tells what each does with
-datagrams that are right but less usual, or wrong, each in a process that is given some seconds.
+datagrams are the same, in memory, all in one run; time is the processor's. A second table tells
+what each does with datagrams that are right but less usual, or wrong, each in a process of its own.
 
 Run it with ``python benchmarks/bench_exports.py [--quick]``.
 """

@@ -69,16 +69,6 @@ def test_a_sampled_packet_is_read(expanded):
     assert reader.exporters["192.0.2.1"].counters == 1
 
 
-def test_a_sample_without_a_header_tells_its_ends():
-    body = struct.pack(">II4s4sIIII", 60, 6, b"\1\1\1\1", b"\2\2\2\2", 1000, 80, 2, 0)
-    head = struct.pack(">IIIIIIII", 1, 3, 100, 100, 0, 3, 4, 1)
-    sample = head + struct.pack(">II", 3, len(body)) + body
-    reader, (flow,), _ = read(ex.sflow_datagram([struct.pack(">II", 1, len(sample)) + sample]))
-    assert names(flow) == ("1.1.1.1", 1000, "2.2.2.2", 80, 6)
-    assert (flow.flags, flow.packets, flow.octets, flow.rate) == (2, 1, 60, 100)
-    assert not reader.dropped
-
-
 def test_uptime_may_wrap():
     late = Record("1.1.1.1", "2.2.2.2", 1, 2, 17, 0, 1, 99)
     late.first = late.last = ((1 << 32) - BOOT - 500) / 1000

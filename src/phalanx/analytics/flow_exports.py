@@ -41,8 +41,6 @@ _V9, _IPFIX, _PAIR = struct.Struct("!HHIIII"), struct.Struct("!HHIII"), struct.S
 _SAMPLES = {1: struct.Struct("!IIIIIIII"), 3: struct.Struct("!IIIIIIIIIII")}
 """Flow sample and expanded flow sample (sFlow 5, 5.3)."""
 _TAGGED, _RAW = struct.Struct("!II"), struct.Struct("!IIII")
-_SAMPLED = {3: struct.Struct("!II4s4sIII4x"), 4: struct.Struct("!II16s16sIII4x")}
-"""IPv4 and IPv6 of a sampled packet of which the header itself is not given."""
 _SAMPLED_LINKS = {1: ETHERNET, 11: RAW4, 12: RAW6}
 _REVERSE = 29_305
 """Enterprise number of the fields about the way back (RFC 5103)."""
@@ -142,6 +140,10 @@ class _MalformedError(Exception):
     """A datagram that is not what it says; the message is the reason."""
 
 
+_Flows = list[ExportedFlow]
+_Row = dict[str, bytes]
+_Clock = tuple[int | None, int]
+"""Milliseconds since an exporter began (None: it does not tell), and seconds since 1970."""
 Export = tuple[Exporter, list[ExportedFlow], list[SampledPacket]]
 
 
@@ -178,7 +180,7 @@ class ExportReader:
         try:
             version = int.from_bytes(datagram[:2])
             if version == 0 and int.from_bytes(datagram[:4]) == 5:
-                self._sflow(exporter, datagram, flows, packets)
+                self._sflow(exporter, datagram, packets)
             elif version == 5:
                 self._netflow5(exporter, datagram, arrived, flows)
             elif version in (9, 10):
@@ -264,12 +266,7 @@ class ExportReader:
                 flows.append(ExportedFlow(key, seen, packets, size, ago, lasted_s, rate))
 
     def _templated(
-        self,
-        exporter: Exporter,
-        version: int,
-        octets: bytes,
-        arrived: float,
-        flows: list[ExportedFlow],
+        self, exporter: Exporter, version: int, octets: bytes, arrived: float, flows: _Flows
     ) -> None:
         """Read NetFlow 9 or IPFIX: sets of templates, options and records."""
         if version == 9:
@@ -300,7 +297,7 @@ class ExportReader:
             else:
                 for row in _rows(template, body):
                     records += 1
-                    self._flow(exporter, source, template, row, uptime, seconds, flows)
+                    self._flow(exporter, source, template, row, (uptime, seconds), flows)
         count, flows_told = (1, -1) if version == 9 else (records + told, records)
         self._in_order(exporter, source, number, count, flows_told)
         if version == 10 and not all_known:
@@ -365,7 +362,7 @@ class ExportReader:
         clock = next((each for each in CLOCKS if f"last_{each}" in names), "")
         source.templates[number] = _Template(names, tuple(chosen), least, fixed, options, clock)
 
-    def _options(self, exporter: Exporter, source: _Source, row: dict[str, bytes]) -> None:
+    def _options(self, exporter: Exporter, source: _Source, row: _Row) -> None:
         if "booted_ms" in row:
             source.booted_ms = int.from_bytes(row["booted_ms"])
         if "interval" in row:
@@ -383,10 +380,9 @@ class ExportReader:
         exporter: Exporter,
         source: _Source,
         template: _Template,
-        row: dict[str, bytes],
-        uptime: int | None,
-        seconds: int,
-        flows: list[ExportedFlow],
+        row: _Row,
+        clock: _Clock,
+        flows: _Flows,
     ) -> None:
         ends = _ends(row)
         if ends is None:
@@ -402,7 +398,7 @@ class ExportReader:
         size = int.from_bytes(row.get("octets", b""))
         if "packets" not in row and "total_packets" in row:
             packets, size = _since(source, key, row)
-        age_s, lasted_s = _times(template, row, uptime, seconds, source.booted_ms)
+        age_s, lasted_s = _times(template, row, clock, source.booted_ms)
         if not self._timely(age_s, lasted_s):
             return
         rate = self._sampling
@@ -422,7 +418,7 @@ class ExportReader:
             key = ends[1] + ends[0] + tail
             flows.append(ExportedFlow(key, flags, back, size, age_s, lasted_s, rate))
 
-    def _flags(self, row: dict[str, bytes], name: str, protocol: bytes) -> int:
+    def _flags(self, row: _Row, name: str, protocol: bytes) -> int:
         """Return the TCP flags; where none are exported, those of which nothing bad follows."""
         if protocol[0] != TCP:
             return 0
@@ -431,13 +427,7 @@ class ExportReader:
             return SYN | ACK
         return row[name][-1]
 
-    def _sflow(
-        self,
-        exporter: Exporter,
-        octets: bytes,
-        flows: list[ExportedFlow],
-        packets: list[SampledPacket],
-    ) -> None:
+    def _sflow(self, exporter: Exporter, octets: bytes, packets: list[SampledPacket]) -> None:
         _, family = _TAGGED.unpack_from(octets)
         if family not in (1, 2):
             raise _MalformedError("datagrams of an agent without an address")
@@ -451,7 +441,7 @@ class ExportReader:
             if at + length > len(octets):
                 raise _MalformedError("datagrams cut short")
             if kind in _SAMPLES:
-                self._sample(exporter, kind, octets[at : at + length], flows, packets)
+                self._sample(exporter, kind, octets[at : at + length], packets)
             elif kind in (2, 4):
                 counters += 1
             else:
@@ -461,12 +451,7 @@ class ExportReader:
         exporter.counters += counters
 
     def _sample(
-        self,
-        exporter: Exporter,
-        kind: int,
-        octets: bytes,
-        flows: list[ExportedFlow],
-        packets: list[SampledPacket],
+        self, exporter: Exporter, kind: int, octets: bytes, packets: list[SampledPacket]
     ) -> None:
         head = _SAMPLES[kind].unpack_from(octets)
         rate, count = self._told(exporter, head[2 if kind == 1 else 3]), head[-1]
@@ -487,17 +472,6 @@ class ExportReader:
                     found = True
                     size = frame - stripped
                     packets.append(SampledPacket(_SAMPLED_LINKS[link], first, size, rate))
-            elif what in _SAMPLED and not found:
-                size, protocol, a, b, sport, dport, flags = _SAMPLED[what].unpack_from(body)
-                if protocol in (TCP, UDP) and max(sport, dport) <= 0xFFFF and size <= LONGEST:
-                    found = True
-                    ends = [
-                        (_MAPPED if what == 3 else b"") + address + port.to_bytes(2)
-                        for address, port in ((a, sport), (b, dport))
-                    ]
-                    key = ends[0] + ends[1] + bytes((protocol,))
-                    seen = flags & 0xFF if protocol == TCP else 0
-                    flows.append(ExportedFlow(key, seen, 1, size, 0.0, 0.0, rate))
         if not found:
             self.dropped["samples without a packet that is read"] += 1
 
@@ -537,7 +511,7 @@ def _rows(template: _Template, body: bytes) -> Iterator[dict[str, bytes]]:
         yield row
 
 
-def _ends(row: dict[str, bytes]) -> tuple[bytes, bytes] | None:
+def _ends(row: _Row) -> tuple[bytes, bytes] | None:
     sport, dport = row.get("sport", b"\0\0"), row.get("dport", b"\0\0")
     if "source" in row and "target" in row:
         return _MAPPED + row["source"] + sport, _MAPPED + row["target"] + dport
@@ -547,17 +521,13 @@ def _ends(row: dict[str, bytes]) -> tuple[bytes, bytes] | None:
 
 
 def _times(
-    template: _Template,
-    row: dict[str, bytes],
-    uptime: int | None,
-    seconds: int,
-    booted_ms: int | None,
+    template: _Template, row: _Row, exported: _Clock, booted_ms: int | None
 ) -> tuple[float, float]:
     """Return how long before its export a flow ended, and how long it lasted, in seconds.
 
     All by the exporter's own clock, so that it matters not whether that is right.
     """
-    clock = template.clock
+    clock, (uptime, seconds) = template.clock, exported
     if not clock:
         return 0.0, 0.0
     last = int.from_bytes(row[f"last_{clock}"])
@@ -573,7 +543,7 @@ def _times(
     return seconds - (last * scale - since), (last - first) * scale
 
 
-def _since(source: _Source, key: bytes, row: dict[str, bytes]) -> tuple[int, int]:
+def _since(source: _Source, key: bytes, row: _Row) -> tuple[int, int]:
     """Return what was added to a flow's running totals since its last record."""
     now = int.from_bytes(row["total_packets"]), int.from_bytes(row.get("total_octets", b""))
     before = source.totals.pop(key, (0, 0))
