@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -217,3 +218,39 @@ def test_what_was_told_by_whom(told: dict[str, dict], capsys: pytest.CaptureFixt
         for way, found in told.items():
             kinds = sorted({each["kind"] for each in found["flows"]})
             print(f"{way:<26}{found['packets']:>8,}{len(found['flows']):>9}  {', '.join(kinds)}")
+
+
+def test_the_page_does_what_it_says(tmp_path: Path) -> None:
+    """Its commands, word by word, with a user's and an attacker's traffic at ``wan0``."""
+    page = (Path(__file__).parents[2] / "docs/flow-sources.md").read_text(encoding="utf-8")
+    exporting, collecting = re.findall(r"```sh\n(.*?)\n```", page)
+    name = "phxt-flowpage"
+    with contextlib.suppress(Exception):
+        namespaces.delete(name)
+    namespaces.create(name)
+    within = prefix(name)
+    words = collecting.split()
+    assert words[0] == "phalanx"
+    files = ["-p", str(tmp_path / "pid"), "-c", str(tmp_path / "ctl")]
+    try:
+        with entered(name):
+            ip("link set lo up", "link add eth-a type veth peer name wan0")
+            ip("link set eth-a up", "link set wan0 up")
+        command = [*within, sys.executable, "-m", *words]
+        with (
+            subprocess.Popen(
+                [*within, *exporting.split(), *files], stderr=subprocess.DEVNULL
+            ) as one,
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as two,
+        ):
+            listening(two.pid, 4739)
+            with entered(name):
+                play(made())
+            told, _ = two.communicate(timeout=120)
+            one.terminate()
+        assert two.returncode == 0
+        for source in ("6.6.6.6", "6.6.6.7", "6.6.6.8", "9.9.9.1"):
+            assert f"malicious: {source} > {SERVER}" in told
+        assert "malicious: 1.1." not in told
+    finally:
+        namespaces.delete(name)
