@@ -9,8 +9,10 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from phalanx.analytics.flow_sources import Collector, collect, open_socket
 from phalanx.cli.main import app
 from tests.analytics import captures as make
+from tests.analytics import exports as ex
 
 
 def phalanx(*args):
@@ -117,3 +119,66 @@ def test_a_window_that_makes_no_sense_is_refused(flood, window):
     result = phalanx("detect", flood, "--window", window)
     assert result.exit_code == 2
     assert "--window" in result.stderr
+
+
+@pytest.fixture
+def exports(tmp_path):
+    """A capture of IPFIX to port 2055, about a flood."""
+    file = tmp_path / "exports.pcap"
+    packets = sorted(make.syn_flood(1.0, "6.6.6.6", 2000))
+    file.write_bytes(ex.pcap(ex.all_ways(packets, 4)["ipfix"]))
+    return file
+
+
+def test_what_a_router_exported_is_judged_with_its_sampling(exports):
+    result = phalanx("detect", exports, "--exports", "2055")
+    assert result.exit_code == 0
+    words = " ".join(result.stdout.split())
+    assert "6.6.6.6 > 10.0.0.1" in words
+    assert "samples of 1 in 4, so counts are right within" in words
+    assert "exporter 192.0.2.1" in words
+    assert "sampling 1 in 4; 0 lost" in words
+    found = json.loads(phalanx("detect", exports, "--exports", "2055", "--json").stdout)
+    assert found["exporters"][0]["rates"] == [4]
+    assert found["flows"][0]["evidence"]["sampling"] == 4
+
+
+def test_exports_of_others_are_refused_and_counted(exports):
+    result = phalanx("detect", exports, "--exports", "2055", "--exporter", "192.0.2.7")
+    assert "datagrams of unknown exporters" in result.stdout
+    assert "attacked" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ((), "a capture, or --collect HOST:PORT"),
+        (("x.pcap", "--collect", "127.0.0.1:1"), "a capture, or --collect HOST:PORT"),
+        (("x.pcap", "--exporter", "1.1.1.1"), "are for --exports and --collect"),
+        (("--collect", "127.0.0.1:9000"), "name each router"),
+        (("--collect", "here", "--exporter", "1.1.1.1"), "expected HOST:PORT"),
+        (("--collect", "127.0.0.1:99999", "--exporter", "1.1.1.1"), "expected HOST:PORT"),
+        (("--collect", "192.0.2.1:9000", "--exporter", "1.1.1.1"), "192.0.2.1:9000: "),
+        (("--collect", "127.0.0.1:9000", "--exporter", "router"), "'router' is no IP address"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_in_one_line(options, why):
+    result = phalanx("detect", *options)
+    assert result.exit_code == 2
+    assert why in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_exports_are_judged_as_they_arrive():
+    """Over a real socket, also what is no export."""
+    collector = Collector(1.0, ["127.0.0.1"])
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+        open_socket("127.0.0.1:0") as s,
+    ):
+        for _, datagram in ex.all_ways(make.syn_flood(1.0, "6.6.6.6", 1500))["sflow"]:
+            sender.sendto(datagram, s.getsockname())
+        sender.sendto(b"", s.getsockname())
+        found = collect(s, collector, 0.5)
+    assert {each.finding.source for each in found.flows} == {"6.6.6.6"}
+    assert found.skipped["datagrams of no known protocol"] == 1

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from operator import add
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from msgspec import Struct
@@ -23,6 +23,7 @@ from msgspec.structs import astuple, replace
 
 from phalanx.analytics.detectors import Finding
 from phalanx.analytics.fixed_rules import FixedRules
+from phalanx.analytics.flow_exports import ExportedFlow, Exporter
 from phalanx.analytics.packets import (
     ACK,
     FIN,
@@ -45,9 +46,11 @@ SERVICES = 4_096
 """Addresses and ports remembered as those of servers."""
 END = (KEY - 1) // 2
 """Octets of an address and a port."""
+BARE, SYN_OPTIONS = 52, 8
+"""Octets of a packet of TCP with timestamps and without data; how many more a SYN has."""
 
 # A connection's record: counters, and what happened on it as bits.
-PACKETS, OCTETS, ASKED, REPLIES, BITS, RESETS, REFUSALS, REPLY_OCTETS = range(8)
+PACKETS, OCTETS, ASKED, REPLIES, BITS, RESETS, REFUSALS, REPLY_OCTETS, RATE = range(9)
 KNOWN, COMPLETED, SENT, ANSWERED, ENDED, ACCEPTED = 1, 2, 4, 8, 16, 32
 
 
@@ -63,11 +66,24 @@ class FlowTable:
     One on which the target sent nothing but resets was never established.
     """
 
-    def __init__(self, connections: int = CONNECTIONS) -> None:
-        self._most = connections
+    def __init__(self, connections: int = CONNECTIONS, servers: set[bytes] | None = None) -> None:
+        """Begin a window.
+
+        Args:
+            connections: that are told apart.
+            servers: those that an exporter's other windows know, of which this is one; records of
+                exporters may show one way of a connection alone. None: it is of whole packets.
+
+        """
+        self.most = connections
         self._table: dict[bytes, list[int]] = {}
-        self._servers: set[bytes] = set()
+        self._exported = servers is not None
+        self._servers: set[bytes] = set() if servers is None else servers
         self._unlisted = 0
+        self._coarsest = 1
+
+    def __len__(self) -> int:
+        return len(self._table)
 
     def add(
         self,
@@ -90,39 +106,96 @@ class FlowTable:
                     self._note_server(key)
                 self._back(record, flag, data, size)
                 continue
-            if len(table) >= self._most:
+            if len(table) >= self.most:
                 self._unlisted += 1
                 continue
             known, reply = self._ends(key, flag)
             if reply:
                 accepted = ACCEPTED if flag & SYN else 0
-                record = table[back] = [0, 0, 0, 0, known | accepted, 0, 0, 0]
+                record = table[back] = [0, 0, 0, 0, known | accepted, 0, 0, 0, 1]
                 self._back(record, flag, data, size)
             else:
-                record = table[key] = [0, 0, 0, 0, known, 0, 0, 0]
+                record = table[key] = [0, 0, 0, 0, known, 0, 0, 0, 1]
                 self._forth(record, flag, data, size)
+
+    def record(self, flow: ExportedFlow, share: float = 1.0, *, data: bool | None = None) -> None:
+        """Count a ``share`` of what an exporter says of one direction of a flow.
+
+        Args:
+            flow: the flow, or one sampled packet.
+            share: how much of it lies in this window.
+            data: whether it carries any; None: as its mean length says.
+
+        """
+        key, flags, rate = flow.key, flow.flags & 31, flow.rate
+        self._coarsest = max(self._coarsest, rate)
+        packets, octets = flow.packets, flow.octets
+        if share * rate != 1:
+            packets, octets = round(share * rate * packets) or 1, round(share * rate * octets)
+        back = key[END:-1] + key[:END] + key[-1:]
+        accepts = flags == SYN | ACK and flow.packets == 1
+        if accepts:
+            self._note_server(key)
+        if (record := self._table.get(key)) is not None:
+            reply = False
+        elif (record := self._table.get(back)) is not None:
+            reply = True
+        else:
+            if len(self._table) >= self.most:
+                self._unlisted += packets
+                return
+            # The flags are those of all packets together: SYN and ACK may be of either end.
+            only = flags & ~SYN if flags & ACK and not accepts else flags
+            known, reply = self._ends(key, only)
+            accepted = ACCEPTED if accepts else 0
+            record = [0, 0, 0, 0, known | accepted, 0, 0, 0, rate]
+            self._table[back if reply else key] = record
+        record[RATE] = max(record[RATE], rate)
+        if data is None:
+            data = octets > BARE * packets + (SYN_OPTIONS if flags & SYN else 0)
+        ended = ENDED if flags & (FIN | RST) else 0
+        resets = 0
+        if flags & RST and not flags & SYN:
+            resets = packets if flags in (RST, RST | ACK) else rate
+        if reply:
+            record[REPLIES] += packets
+            record[REPLY_OCTETS] += octets
+            record[RESETS] += resets
+            record[BITS] |= ended | (ANSWERED if data else 0)
+            return
+        record[PACKETS] += packets
+        record[OCTETS] += octets
+        record[REFUSALS] += resets
+        if flags & SYN:
+            record[ASKED] += packets if flags == SYN else rate
+            record[BITS] |= KNOWN
+        if flags & ACK and flags != RST | ACK:
+            record[BITS] |= COMPLETED | (SENT if data else 0)
+        record[BITS] |= ended
 
     def close(self, seconds: float) -> FlowRecords:
         """Return the records of the window that ends, which took ``seconds``; begin the next."""
         flows: dict[bytes, tuple[int, ...]] = {}
         ports: dict[bytes, bytes] = {}
         for key, record in self._table.items():
-            packets, octets, asked, replies, bits, resets, refusals, reply_octets = record
-            if not packets:
+            packets, octets, asked, replies, bits, resets, refusals, reply_octets, rate = record
+            if not packets and not self._exported:
                 continue  # only the target's side was seen: nobody sent anything to it
-            if bits & ACCEPTED and packets == refusals:
+            if bits & ACCEPTED and packets and packets == refusals:
                 key = key[END:-1] + key[:END] + key[-1:]  # noqa: PLW2901
                 one = (replies, reply_octets, 0, 0, packets, 0, 0, refusals, replies)
             else:
                 refused = 0 < replies == resets and not asked
                 held = bits & KNOWN and bits & (COMPLETED | SENT) and not bits & ENDED
+                if self._exported:  # of samples nobody knows whether a connection ended
+                    held = held and replies and rate == 1
                 one = (
                     packets,
                     octets,
                     asked,
-                    1 if bits & COMPLETED and not refused else 0,
+                    rate if bits & COMPLETED and not refused else 0,
                     replies,
-                    1 if bits & ANSWERED else 0,
+                    rate if bits & ANSWERED else 0,
                     1 if held else 0,
                     resets,
                     0,
@@ -134,9 +207,10 @@ class FlowTable:
             flow = flows.get(name)
             flows[name] = one if flow is None else tuple(map(add, flow, one))
         unlisted, self._unlisted = self._unlisted, 0
+        coarsest, self._coarsest = self._coarsest, 1
         self._table.clear()
         return FlowRecords(
-            tuple(_stats(key, counters, ports[key]) for key, counters in flows.items()),
+            tuple(_stats(key, counters, ports[key], coarsest) for key, counters in flows.items()),
             seconds,
             unlisted=unlisted,
         )
@@ -184,7 +258,7 @@ class FlowTable:
         return 0, source[-2:] < target[-2:]
 
 
-def _stats(key: bytes, counters: tuple[int, ...], source_port: bytes) -> FlowStats:
+def _stats(key: bytes, counters: tuple[int, ...], source_port: bytes, sampling: int) -> FlowStats:
     source, target, port = key[: END - 2], key[END - 2 : -3], int.from_bytes(key[-3:-1])
     protocol = "tcp" if key[-1] == TCP else "udp"
     packets, octets, syn, done, replies, answered, held, resets, syn_acks = counters
@@ -194,6 +268,7 @@ def _stats(key: bytes, counters: tuple[int, ...], source_port: bytes) -> FlowSta
         source_port=int.from_bytes(source_port),
         resets=resets,
         syn_acks=syn_acks,
+        sampling=sampling,
     )
 
 
@@ -290,8 +365,6 @@ class CaptureFindings(Struct, frozen=True):
     """Of all packets, on the wire."""
     seconds: float
     """From the first packet to the last."""
-    backwards: int
-    """Packets with an earlier time than the one before them."""
     windows: int
     skipped: dict[str, int]
     """Packets that were passed over, by reason."""
@@ -301,6 +374,10 @@ class CaptureFindings(Struct, frozen=True):
     """Why reading ended before the capture did; None: it did not."""
     took_s: float
     """Time that reading and analysing took."""
+    backwards: int = 0
+    """Packets with an earlier time than the one before them."""
+    exporters: tuple[Exporter, ...] = ()
+    """Where these are flows and samples that routers exported."""
 
 
 def analyse(
@@ -326,7 +403,7 @@ def analyse(
     capture = Capture(path)
     known_link(path, capture.link_type)
     windows = Windows(window_s, FlowTable(connections))
-    findings = _Findings()
+    log = FindingLog()
     skipped: Counter[str] = Counter()
     packets = analysed = octets = 0
     first = last = before = 0.0
@@ -342,37 +419,47 @@ def analyse(
         decoded = decode(batch, capture.link_type, skipped)
         analysed += len(decoded.time)
         for start, records in windows.add(decoded):
-            findings.add(start - first, records)
+            log.add(start - first, records)
         if progress is not None:
             progress(batch.file_octets)
     if capture.problem is not None and not packets:
         raise CaptureError(f"{path}: {capture.problem}")
     for start, records in windows.end():
-        findings.add(start - first, records)
-    return CaptureFindings(
+        log.add(start - first, records)
+    return findings(
+        log,
         file=path,
-        targets=tuple(sorted(findings.targets.values(), key=lambda f: f.finding.target)),
-        flows=tuple(
-            sorted(findings.flows.values(), key=lambda f: (f.finding.source, f.finding.target))
-        ),
-        left_out=findings.left_out,
         packets=packets,
         analysed=analysed,
         octets=octets,
         seconds=max(0.0, last - first),
         backwards=backwards,
-        windows=findings.windows,
-        skipped={reason: count for reason, count in sorted(skipped.items()) if count},
-        unlisted=findings.unlisted,
+        skipped=skipped,
         problem=capture.problem,
         took_s=perf_counter() - began,
     )
 
 
-class _Findings:
+def findings(log: FindingLog, *, skipped: Counter[str], **figures: Any) -> CaptureFindings:
+    """Return what the windows of ``log`` held, sorted, with the other fields as ``figures``."""
+    by_source = lambda f: (f.finding.source, f.finding.target)  # noqa: E731
+    return CaptureFindings(
+        targets=tuple(sorted(log.targets.values(), key=lambda f: f.finding.target)),
+        flows=tuple(sorted(log.flows.values(), key=by_source)),
+        left_out=log.left_out,
+        windows=log.windows,
+        unlisted=log.unlisted,
+        skipped={reason: count for reason, count in sorted(skipped.items()) if count},
+        **figures,
+    )
+
+
+class FindingLog:
     """Findings of all windows, the surest of each flow and target."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[CaptureFinding], None] | None = None) -> None:
+        """Know nothing yet; ``told`` is called with each finding that is new."""
+        self._told = told
         self.targets: dict[str, CaptureFinding] = {}
         self.flows: dict[tuple[str, str, str], CaptureFinding] = {}
         self.left_out = 0
@@ -410,5 +497,7 @@ class _Findings:
             )
         elif len(found) < MOST:
             found[key] = CaptureFinding(finding, *span, windows=1)
+            if self._told is not None:
+                self._told(found[key])
         else:
             self.left_out += 1

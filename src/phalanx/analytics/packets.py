@@ -125,6 +125,13 @@ class Capture:
             figures.clear()
 
 
+def packet_batch(packets: list[tuple[bytes, float, int]]) -> PacketBatch:
+    """Return packets given as ``Capture.read`` gives them, to the microsecond."""
+    heads = [octets[:HEAD].ljust(HEAD, b"\0") for octets, _, _ in packets]
+    figures = [(0, round(at * 1e6), len(octets), length) for octets, at, length in packets]
+    return _batch(heads, figures)
+
+
 def _batch(heads: list[bytes], figures: list[tuple[int, int, int, int]]) -> PacketBatch:
     seconds, microseconds, captured, length = np.array(figures, np.int64).T
     return PacketBatch(

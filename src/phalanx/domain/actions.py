@@ -382,6 +382,8 @@ class FlowStats(Struct, frozen=True):
     """Packets that accept a connection for which the target was not seen to ask."""
     clear: int = 0
     """Packets that were in the clear on a link that is not trusted."""
+    sampling: int = 1
+    """All counts but ``open`` were scaled up from samples of 1 packet in at most so many."""
 
 
 class FlowRecords(Struct, frozen=True):
