@@ -37,7 +37,7 @@ LIVE = Profile("live", responsive=True, packet_octets=900.0, connections=1)
 
 _NAMES = 3  # segments in a playlist
 _INTRO_OCTETS = 100_000
-_RELAY = Path(__file__).with_name("relay.py")
+_RELAY = Path(__file__).with_name("vcdn_relay.py")
 _RUN = "loopback"  # no run of ``phalanx clean``: there is nothing to remove but processes
 
 
