@@ -3,7 +3,7 @@
 Each compromise is really made: another process writes into the memory of a live one, starts it with
 another environment, traces it, writes into the file of its library; what takes new objects the
 process is told to do itself, through a hole. Then looks follow each other as they do in a run:
-drawn for a share of a core (``trust.looks``), each really carried out and appraised. The times
+drawn for a share of a core (``looks.py``), each really carried out and appraised. The times
 between looks are drawn and not slept; the times that looks take are real. Then the compromise is
 undone, or the process ended.
 
@@ -32,9 +32,9 @@ from msgspec.structs import replace
 
 from live_changes import TARGET, PythonChanges
 from live_targets import PROGRAM, Agent, compiled, running, started
+from looks import Looks
 from phalanx.domain.trust import TrustTier
 from phalanx.domain.version import VERSION
-from phalanx.trust.looks import Looks
 from phalanx.trust.measurement import MeasurementError, ReferenceValues, appraise
 from phalanx.trust.processes import Mapping, ProcessFiles
 from phalanx.trust.references import learned, reference_of_program

@@ -17,6 +17,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from alarm_chart import alarm_svg
 from phalanx.analytics.datasets import kinds_of, read_runs
 from phalanx.analytics.explanations import (
     Score,
@@ -29,7 +30,6 @@ from phalanx.analytics.explanations import (
 from phalanx.analytics.models import Model
 from phalanx.analytics.profiles import Windows
 from phalanx.analytics.service_models import ServiceVerdict
-from phalanx.reporting.alarm_chart import alarm_svg
 from tables import OUT, QUICK, console, extra, show
 
 ALARMS = 20 if QUICK else 200

@@ -3,7 +3,7 @@
 Two targets: a native program, and a process that has imported what an agent imports. The first
 look at a Python process walks through all its objects; later ones compare what the walk relied
 on, and walk again only if that has changed. From the cost of looks follow, for a share of a core,
-the times in which a change that stays is found (``trust.looks``); they are also drawn, and tried on
+the times in which a change that stays is found (``looks.py``); they are also drawn, and tried on
 the Python target, which changes a function of its own at a random time.
 
 Then what it costs to sample the calls of a Python process, how long code has to run to be seen,
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
 
-from phalanx.trust.looks import Looks
+from looks import Looks
 from phalanx.trust.measurement import ProcessMeasurement
 from phalanx.trust.measurer import ProcessMeasurer
 from phalanx.trust.processes import ProcessFiles, activity

@@ -3,7 +3,7 @@
 ``phalanx bench robustness --data DIR [--seeds N] [--share X]...`` trains the light detector and
 the classifier on two parts of a data set's runs and judges them on the third, with each seed
 another one: under attacks on what they are trained on, of ``--share`` of it each, and on what they
-are shown (``phalanx.analytics.robustness``), without defence and with each of
+are shown (``robustness.py``), without defence and with each of
 
 - adversarial training: attacked rows of trouble, and normal rows with a crowd's load, are learned;
 - explanations: what a row is, is what rows are that are explained alike (gradient times input). In
@@ -43,7 +43,17 @@ from phalanx.analytics.datasets import NORMAL, Run, by_service, kinds_of, read_r
 from phalanx.analytics.evaluation import Scores, judged_rows, scores  # noqa: E402
 from phalanx.analytics.metrics import Matrix, MetricError  # noqa: E402
 from phalanx.analytics.profiles import Windows  # noqa: E402
-from phalanx.analytics.robustness import (  # noqa: E402
+from phalanx.analytics.training import (  # noqa: E402
+    CLASSIFIER,
+    DETECTOR,
+    FOLDS,
+    Examples,
+    Schedule,
+    examples_of,
+    fit_classes,
+    profiles_of,
+)
+from robustness import (  # noqa: E402
     EVASION,
     FLIPS,
     Kinds,
@@ -56,16 +66,6 @@ from phalanx.analytics.robustness import (  # noqa: E402
     load_on,
     more_of,
     relabelled,
-)
-from phalanx.analytics.training import (  # noqa: E402
-    CLASSIFIER,
-    DETECTOR,
-    FOLDS,
-    Examples,
-    Schedule,
-    examples_of,
-    fit_classes,
-    profiles_of,
 )
 
 SHARES = (0.3,) if QUICK else (0.05, 0.3)

@@ -37,8 +37,8 @@ from phalanx.domain.traffic import VIDEO, Source
 from phalanx.testrange.client import SEGMENT_S
 from phalanx.testrange.processes import NamespaceProcess, end
 from phalanx.testrange.users import Users
-from phalanx.testrange.vcdn import ADDRESS, LIVE, RENDITIONS, Vcdn
 from phalanx.testrange.workload import command
+from vcdn import ADDRESS, LIVE, RENDITIONS, Vcdn
 
 ON_LOOPBACK = (
     "syn flood", "udp flood", "syn-ack flood", "reflection", "slow http", "http flood",

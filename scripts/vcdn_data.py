@@ -1,6 +1,6 @@
 """Make a labelled data set from a live service (docs/vcdn.md says what is in it).
 
-``python -m scripts.vcdn_data --out DIR`` plays a small vCDN again and again, with users whose
+``python scripts/vcdn_data.py --out DIR`` plays a small vCDN again and again, with users whose
 number goes up and down as over a day, and in some runs with troubles; once a second it writes
 the metrics of its functions: ``DIR/<function>/<run>.csv``, and ``DIR/<run>.json`` once a run is
 whole. Runs that are whole are not made again, so it may be stopped and started again; started
@@ -35,7 +35,7 @@ from phalanx.infrastructure.linux.kernel import runs
 from phalanx.testrange.client import SEGMENT_S
 from phalanx.testrange.exporter import METRICS
 from phalanx.testrange.processes import NamespaceProcess, end
-from phalanx.testrange.vcdn import DELAY_MS, FUNCTIONS, Vcdn
+from vcdn import DELAY_MS, FUNCTIONS, Vcdn
 
 KINDS = {
     "http flood": (60, 300),  # requests a second

@@ -1,7 +1,7 @@
 """Pack recorded runs of the vCDN into one data set, with four digits of each figure.
 
 ``python -m scripts.vcdn_pack data/vcdn.tar.xz RECORDED...`` writes the same octets for the same
-runs; ``RECORDED`` are folders that ``scripts.vcdn_data`` wrote.
+runs; ``RECORDED`` are folders that ``vcdn_data.py`` wrote.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alarm_chart import alarm_svg
 from phalanx.analytics.explanations import (
     Cause,
     Counterfactual,
@@ -24,7 +25,6 @@ from phalanx.analytics.explanations import (
 from phalanx.analytics.metrics import Matrix, MetricTable
 from phalanx.analytics.profiles import ServiceProfile, Windows
 from phalanx.analytics.service_models import ServiceVerdict
-from phalanx.reporting.alarm_chart import alarm_svg
 from tests.nightly import NIGHTLY
 
 METRICS = 5

@@ -20,7 +20,8 @@ from phalanx.analytics.datasets import NORMAL
 from phalanx.analytics.metrics import MetricError, MetricTable, write_table
 from phalanx.analytics.networks import Detector1D
 from phalanx.analytics.profiles import profile_of, windows_of
-from phalanx.analytics.robustness import (
+from phalanx.analytics.training import Examples, Schedule, fit_classes
+from robustness import (
     EVASION,
     FLIPS,
     Load,
@@ -31,7 +32,6 @@ from phalanx.analytics.robustness import (
     load_on,
     relabelled,
 )
-from phalanx.analytics.training import Examples, Schedule, fit_classes
 from tests.nightly import NIGHTLY
 
 NAMES = (

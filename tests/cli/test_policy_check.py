@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from phalanx.cli.main import app
-from phalanx.policy.csv_rules import read_csv_rules
+from phalanx.policy.exchange import read_csv_rules
 from phalanx.policy.rules import PolicyPacket, RuleSet, decide
 from tests.policy.oracle import Oracle, universe
 

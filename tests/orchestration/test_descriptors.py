@@ -17,6 +17,7 @@ from tests.mutations import mutated
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.resources import Resources
+from phalanx.orchestration.descriptors.node import DescriptorNode, passed_over
 from phalanx.orchestration.descriptors.service import (
     Document,
     Request,
@@ -129,6 +130,12 @@ def test_leaves_of_the_standard_are_passed_over_and_noted() -> None:
         "vnfd:\n  vnfm-info: [any]\n  lifecycle-management-script: [{event: [x], script: y}]\n",
     )
     assert parsed(files) == parsed(FILES)
+
+
+def test_what_is_passed_over_is_listed_for_nodes_that_there_are_and_is_not_read() -> None:
+    kinds = {kind.__name__: kind for kind in DescriptorNode.__subclasses__()}
+    for name, leaves in passed_over().items():
+        assert not {*kinds[name].__struct_encode_fields__} & {*leaves}, name
 
 
 def test_descriptors_may_stand_in_one_file_as_sol006_has_it() -> None:

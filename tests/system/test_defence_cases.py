@@ -14,7 +14,6 @@ from phalanx.runtime.loading import offences
 from phalanx.runtime.system import System
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
 
 import bench_defence  # noqa: E402
 import defence_cases as cases  # noqa: E402

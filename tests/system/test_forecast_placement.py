@@ -21,7 +21,7 @@ from phalanx.fabric.calls import CallFailed
 from phalanx.fabric.operations import FORECAST, ForecastRequest
 from phalanx.reporting.event_text import describe
 from phalanx.reporting.explanation import explain
-from phalanx.reporting.resources import EnergyMeter
+from phalanx.reporting.summary import EnergyMeter
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import GoalSpec, PreferencesSpec, Scenario, TrafficSpec
 from phalanx.runtime.system import RunResult, System, run_scenario

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from phalanx.testrange import relay
+import vcdn_relay as relay
 
 
 @pytest.fixture

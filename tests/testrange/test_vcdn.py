@@ -24,10 +24,10 @@ import pytest
 from scripts import vcdn_data, vcdn_troubles
 from tests.infrastructure.linux.linux_needs import requires
 
+import vcdn as vcdn_module
 from phalanx.infrastructure.linux.kernel import KernelError
-from phalanx.testrange import vcdn as vcdn_module
 from phalanx.testrange.exporter import METRICS
-from phalanx.testrange.vcdn import FUNCTIONS, Vcdn
+from vcdn import FUNCTIONS, Vcdn
 
 ROOT = Path(__file__).parents[2]
 INTRO = vcdn_module._INTRO_OCTETS
@@ -234,7 +234,14 @@ def test_slow_http_never_ends_a_request_and_is_bounded() -> None:
 
 def make(out: Path, *words: str, seconds: int = 4, rootless: bool = False) -> subprocess.Popen[str]:
     prefix = ["unshare", "--user"] if rootless and os.geteuid() == 0 else []
-    script = [sys.executable, "-m", "scripts.vcdn_data", "--out", str(out), "--runs", "2"]
+    script = [
+        sys.executable,
+        str(ROOT / "scripts" / "vcdn_data.py"),
+        "--out",
+        str(out),
+        "--runs",
+        "2",
+    ]
     return subprocess.Popen(
         [*prefix, *script, "--normal", "1", "--seconds", str(seconds), *words],
         cwd=ROOT,

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from phalanx.trust.looks import Looks
+from looks import Looks
 
 
 def times(looks: Looks, until_s: float) -> list[tuple[float, bool]]:

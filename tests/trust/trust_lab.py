@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 
-from phalanx.domain.trust import Deviation
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from live_targets import PROGRAM, Agent, agent, compiled, running, started, write_agent
+from phalanx.domain.trust import Deviation
 
 __all__ = ["NEEDS_C", "PROGRAM", "Agent", "agent", "compiled", "kinds", "running", "started",
            "until", "write_agent"]  # fmt: skip

@@ -346,8 +346,7 @@ class Auctioneer(Configured, Capability):
     @hears(Result)
     def heard_result(self, me: Agent, message: Message) -> Steps | None:
         """A winner is done, an undo is done, or a measure ended that this agent asked for."""
-        content = message.content
-        assert isinstance(content, Result)
+        content = message.content_as(Result)
         auction = self.auctions.get(message.conversation)
         if auction is not None:
             digest = auction.digest
@@ -372,8 +371,7 @@ class Auctioneer(Configured, Capability):
     def heard_verdict(self, me: Agent, message: Message) -> None:
         """A winner is at work or failed; an undo failed."""
         auction = self.auctions.get(message.conversation)
-        content = message.content
-        assert isinstance(content, Verdict)
+        content = message.content_as(Verdict)
         if message.performative is Performative.AGREE and auction is not None:
             auction.on_agree(message.sender, me.now, running=content.running)
             self._set_timer(me, message.conversation, auction)
@@ -620,8 +618,7 @@ class Auctioneer(Configured, Capability):
     @hears(Inventory)
     def heard_inventory(self, me: Agent, message: Message) -> Steps:
         """Have made anew what a holder does not keep any more."""
-        inventory = message.content
-        assert isinstance(inventory, Inventory)
+        inventory = message.content_as(Inventory)
         if message.conversation == RELIED:
             kept = {goal for instance in inventory.instances for goal in instance.goals}
             ended = [p for p in self.delegated if str(p) not in kept]

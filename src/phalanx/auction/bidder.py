@@ -123,8 +123,7 @@ class Bidder(Configured, Capability):
         if known is not None:
             self._repeat(me, known)
             return
-        call = message.content
-        assert isinstance(call, CallForProposals)
+        call = message.content_as(CallForProposals)
         contract = self._open(me, message, call)
         if me.draining or self.paused:
             self._refuse(me, contract, DRAINING if me.draining else PAUSED)
@@ -134,8 +133,7 @@ class Bidder(Configured, Capability):
     @hears(Award)
     def heard_award(self, me: Agent, message: Message) -> None:
         """Begin to work; answer a repeated award with how far the work is."""
-        award = message.content
-        assert isinstance(award, Award)
+        award = message.content_as(Award)
         contract = self.contracts.get(message.conversation)
         if contract is None:  # forgotten, or won before a restart: try all the same
             contract = self._open(me, message, award.cfp)
@@ -571,8 +569,7 @@ class Bidder(Configured, Capability):
     @hears(Result)
     def relied_on_alone(self, me: Agent, message: Message) -> Steps:
         """Wait anew for a measure to be quiet: so far another held back what it would have."""
-        result = message.content
-        assert isinstance(result, Result)
+        result = message.content_as(Result)
         for fact in result.facts if message.conversation == NOTICE else ():
             quiet = want(Quiet(fact.predicate))
             if fact.value and fact.holder == me.name and me.open_goal(quiet) is not None:
@@ -586,8 +583,7 @@ class Bidder(Configured, Capability):
         That is the agent that asked for it, an agent that took its goals over, or the winner of
         an auction of theirs. What is not so here need not be undone: that is no secret.
         """
-        request = message.content
-        assert isinstance(request, UndoRequest)
+        request = message.content_as(UndoRequest)
         predicate = request.goal.predicate
         kept = me.beliefs.get(predicate)
         asked_for_it = message.sender in self.dependants.get(predicate, ())

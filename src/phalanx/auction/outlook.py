@@ -271,8 +271,7 @@ class Outlook(Configured, Capability):
     @hears(Digest)
     def compare(self, me: Agent, message: Message) -> None:
         """Send what the peer does not have; ask for what it has and this agent has not."""
-        digest = message.content
-        assert isinstance(digest, Digest)
+        digest = message.content_as(Digest)
         self.sign_of_life(me, message.sender)
         if digest.digest == self.view.digest:
             return

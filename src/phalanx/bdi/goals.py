@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from typing import TypeVar
 
 from msgspec import Struct
 
 from phalanx.bdi.beliefs import BeliefBase
 from phalanx.bdi.steps import Body, PlanFailed
 from phalanx.domain.agents import AgentId
-from phalanx.domain.goals import Goal, Mode
+from phalanx.domain.goals import Goal, Mode, Predicate
 from phalanx.domain.messages import Fact
 from phalanx.domain.network import PopId
 from phalanx.domain.vnf import InstanceId
+
+P = TypeVar("P", bound=Predicate)
 
 
 class PlanEnded(Exception):  # noqa: N818  # how a body says so, as StopIteration does
@@ -192,6 +195,11 @@ class GoalInstance:
         self.final = False
         """A plan for it failed, and would fail everywhere."""
         self.waiters: list[Callable[[GoalEnd], None]] = []
+
+    def predicate_as(self, kind: type[P]) -> P:
+        """Return what it is about, of the kind that the plan which asks is for."""
+        assert isinstance(self.goal.predicate, kind)
+        return self.goal.predicate
 
     def traffic_now(self) -> float:
         """Return the traffic that the goal is about at present, in MB/s."""

@@ -12,7 +12,7 @@ from msgspec import Struct
 from phalanx.cli.check import runs_of
 from phalanx.cli.files import damage_named
 from phalanx.cli.ledger import reading
-from phalanx.cli.terminal import AsJson, Group, counted, emit_json, err, out, say
+from phalanx.cli.terminal import AsJson, counted, emit_json, err, group, out, say
 from phalanx.domain.events import Event
 from phalanx.fabric.audit_trail import AuditBreak, AuditReading
 from phalanx.ledger.entries import AuditAnchored
@@ -20,12 +20,7 @@ from phalanx.store.jsonl import LogStream
 
 _SHOWN = 20
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
-    help="Verify that a log is what its agents recorded.",
-)
+app = group("Verify that a log is what its agents recorded.")
 
 
 class _Verified(Struct, frozen=True):

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from phalanx.cli.bus_options import Bus, DomainFolder, operator, why
 from phalanx.cli.files import check_writable
-from phalanx.cli.terminal import AsJson, Group, counted, emit, emit_json, err, out, say, table_of
+from phalanx.cli.terminal import AsJson, counted, emit, emit_json, err, group, out, say, table_of
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.operations import Accepted
 from phalanx.loading import parse_as, read_text, unknown
@@ -42,12 +42,7 @@ from phalanx.runtime.composition import AGREEMENTS, told_of
 from phalanx.runtime.loading import load_scenario, parse_scenario
 from phalanx.runtime.scenario import Scenario
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
-    help="Check intents, say what they mean, and make agreements and rules of them.",
-)
+app = group("Check intents, say what they mean, and make agreements and rules of them.")
 
 _POLICY = re.compile(r"(?m)^policy:.*\n(?:(?:[ \t].*)?\n|-.*\n)*(?:[ \t-].*\Z)?")
 

@@ -3,43 +3,327 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from enum import StrEnum
 from ipaddress import ip_network
+from itertools import combinations
 from pathlib import Path
 from time import perf_counter, time
 from typing import Annotated, Any
 
+import msgspec
 import typer
+from rich.text import Text
 
 from phalanx.analytics.packets import Capture, known_link
-from phalanx.cli.policy_check import check
-from phalanx.cli.rule_formats import diff, export, import_rules
-from phalanx.cli.terminal import AsJson, Group, StopSignal, counted, emit_json, err, out, say
+from phalanx.cli.terminal import (
+    AsJson,
+    StopSignal,
+    counted,
+    emit,
+    emit_json,
+    err,
+    group,
+    out,
+    say,
+    table_of,
+)
 from phalanx.domain.errors import PhalanxError
+from phalanx.loading import one_line, parse_as, read_text
+from phalanx.policy.conflicts import ConflictAnalysis, ConflictReport, PolicyRepair
+from phalanx.policy.contradictions import contradictions, differences, slice_conflicts
+from phalanx.policy.exchange import (
+    SYMBOLS,
+    UNSAID,
+    parse_rules,
+    placed,
+    plain_only,
+    read_csv_rules,
+    rules_text,
+    traffic_rules_of,
+)
+from phalanx.policy.flowspec import from_flowspec, to_flowspec
+from phalanx.policy.kubernetes import Dialect, from_policies, to_policies
 from phalanx.policy.mmt import MmtRule, load_mmt
+from phalanx.policy.mmt_export import to_mmt
 from phalanx.policy.mmt_expressions import MmtContext
 from phalanx.policy.mmt_monitor import MmtMonitor, MmtVerdict
+from phalanx.policy.nftables import from_nftables, to_nftables
+from phalanx.policy.overlaps import MOST_OVERLAPS
+from phalanx.policy.rules import (
+    PROTOCOL_NUMBERS,
+    PolicyInventory,
+    PolicyPacket,
+    RuleAction,
+    RuleSet,
+)
 
 BLOCKED = 10_000
 """Addresses to be blocked that are listed."""
 LATE_S = 1.0
 """How late a live packet may be told, in seconds: what did not come by then is held missing."""
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
-    help="Find conflicts of security rules, exchange and compare rules, run rules on traffic.",
-)
-app.command()(check)
-app.command()(export)
-app.command("import")(import_rules)
-app.command()(diff)
+LARGEST = 32 << 20
+"""Octets of a file of rules."""
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+app = group("Find conflicts of security rules, exchange and compare rules, run rules on traffic.")
 
 
-@app.callback()
-def _group() -> None:
-    """Find conflicts of security rules, exchange and compare rules, run rules on traffic."""
+class RuleFormat(StrEnum):
+    """Formats that rules are read from and written to."""
+
+    NFTABLES = "nftables"
+    KUBERNETES = "kubernetes"
+    CILIUM = "cilium"
+    FLOWSPEC = "flowspec"
+    GOALS = "goals"
+    MMT = "mmt"
+
+
+Rules = Annotated[Path, typer.Argument(metavar="FILE", help="Rules, YAML or JSON.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Write to this file, not to stdout.")]
+Members = Annotated[
+    Path | None,
+    typer.Option(help="Members of slices and workloads with labels (YAML), by their addresses."),
+]
+
+
+@app.command()
+def check(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="Rule sets: YAML, JSON or CSV.")
+    ],
+    *,
+    deployed: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What is in force, to hold the files against."),
+    ] = None,
+    most: Annotated[
+        int, typer.Option(min=0, help="How many conflicts of each kind of comparison are shown.")
+    ] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Find conflicts in each rule set and between them; the exit code is 1 if there are any."""
+    sets = {str(file): _checked(file) for file in files}
+    found: list[tuple[str, ConflictReport]] = []
+    for name, rules in sets.items():
+        found.append((name, ConflictAnalysis(rules).report(most)))
+        if (between := slice_conflicts(rules, most=most)).counts:
+            found.append((f"{name}, between slices", between))
+    for (name, one), (other_name, other) in combinations(sets.items(), 2):
+        found.append((f"{name} and {other_name}", contradictions(one, other, most=most)))
+    if deployed is not None:
+        force = _checked(deployed)
+        for name, rules in sets.items():
+            report = contradictions(rules, force, deployed=True, most=most)
+            found.append((f"{name} and {deployed}, in force", report))
+    if as_json:
+        emit_json([{"about": about, **_fields(report)} for about, report in found])
+    else:
+        for about, report in found:
+            _show_report(about, report)
+    if any(report.counts for _, report in found):
+        raise typer.Exit(1)
+
+
+def _fields(report: ConflictReport) -> dict[str, object]:
+    return {name: getattr(report, name) for name in report.__struct_fields__}
+
+
+def _show_report(about: str, report: ConflictReport) -> None:
+    total = sum(report.counts.values())
+    by_kind = ", ".join(f"{number} {kind}" for kind, number in report.counts.items())
+    least = "" if report.complete else "at least "
+    line = f"{about}: {least}{counted(total, 'conflict')}{f' ({by_kind})' if total else ''}"
+    say(out, line, "yellow" if total else "green")
+    if report.conflicts:
+        table = table_of("kind", "rule", "with", "a packet that shows it", "what to do")
+        for each in report.conflicts:
+            others = ", ".join(other or "the default" for other in each.others[:8])
+            more = f" and {len(each.others) - 8} more" if len(each.others) > 8 else ""
+            cells = (each.kind.value, each.rule, others + more, _packet_line(each.witness))
+            table.add_row(*map(Text, cells), Text(" or ".join(map(_advice, each.repairs))))
+        out.print(table)
+    if not report.listed:
+        why = f"more than {MOST_OVERLAPS:,} pairs of rules overlap, so conflicts are counted"
+        worst = ", ".join(f"{rule} ({number})" for rule, number in report.worst)
+        say(out, f"{why}; most are of {worst}" if worst else why)
+    elif len(report.conflicts) < total:
+        say(out, f"{total - len(report.conflicts)} more; --most shows more of them")
+    if report.undecided:
+        say(out, f"{counted(report.undecided, 'question')} about several rules given up: too many")
+
+
+def _advice(repair: PolicyRepair) -> str:
+    match repair.change:
+        case "move":
+            what = f"move {repair.rule} before {repair.before}"
+        case "narrow":
+            parts = counted(len(repair.rules), "rule")
+            what = f"leave out of {repair.rule} what the other matches ({parts} in its place)"
+        case "insert":
+            what = f"insert {repair.rule} before {repair.before or 'the default'}"
+        case _:
+            what = f"{repair.change} {repair.rule}"
+    return f"{what}: {repair.effect}"
+
+
+def _packet_line(packet: PolicyPacket | None) -> str:
+    if packet is None:
+        return "none can match"
+    names = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+    ends = (packet.source, packet.source_port), (packet.target, packet.port)
+    source, target = (
+        (f"[{host}]" if ":" in host and port else host) + (f":{port}" if port else "")
+        for host, port in ends
+    )
+    words = [names.get(packet.protocol, f"protocol {packet.protocol}"), source, "→", target]
+    words += [packet.state] if packet.state != "new" else []
+    words += [word for word in ("encrypted", "fragment") if getattr(packet, word)]
+    if packet.minute:
+        words.append(
+            f"{DAYS[packet.minute // 1440]} {packet.minute // 60 % 24:02}:{packet.minute % 60:02}"
+        )
+    words += [f"{word} {name}" for word in ("slice", "pop") if (name := getattr(packet, word))]
+    return " ".join(words)
+
+
+def _checked(file: Path) -> RuleSet:
+    """Return the rules of a file; those that need an inventory are refused."""
+    if file.suffix == ".csv":
+        return read_csv_rules(read_text(file, LARGEST), str(file))
+    return parse_rules(read_text(file), str(file), symbolic=False)
+
+
+@app.command()
+def export(
+    file: Rules,
+    to: Annotated[RuleFormat, typer.Option(help="Format to write.")],
+    out_file: Out = None,
+    members: Members = None,
+    slice_name: Annotated[str, typer.Option("--slice", help="Slice to export for.")] = "",
+    pop: Annotated[str, typer.Option(help="PoP to export for.")] = "",
+    namespace: Annotated[
+        list[str] | None, typer.Option(help="Namespace with pods (default: default); repeatable.")
+    ] = None,
+    pods: Annotated[
+        list[str] | None, typer.Option(help="Prefix of the pods' addresses; repeatable.")
+    ] = None,
+    *,
+    ipsec: Annotated[
+        bool, typer.Option("--ipsec", help="What is encrypted is so by IPsec that ends there.")
+    ] = False,
+) -> None:
+    """Write rules in another format; what that cannot say is refused, by rule and field."""
+    rules = placed(_read(file, members), slice_name, pop)
+    spaces = namespace or ["default"]
+    writers: dict[RuleFormat, Callable[[], str]] = {
+        RuleFormat.NFTABLES: lambda: to_nftables(rules, ipsec),
+        RuleFormat.KUBERNETES: lambda: to_policies(rules, "kubernetes", spaces, pods or ()),
+        RuleFormat.CILIUM: lambda: to_policies(rules, "cilium", spaces, pods or ()),
+        RuleFormat.FLOWSPEC: lambda: to_flowspec(rules),
+        RuleFormat.MMT: lambda: to_mmt(rules),
+        RuleFormat.GOALS: lambda: "".join(
+            f"{msgspec.json.encode(each).decode()}\n" for each in traffic_rules_of(rules)
+        ),
+    }
+    try:
+        _write(writers[to](), out_file)
+    except PhalanxError as error:
+        raise PhalanxError(f"{file}: {error}") from None
+
+
+@app.command("import")
+def import_rules(
+    file: Annotated[Path, typer.Argument(help="What to read.")],
+    from_: Annotated[
+        RuleFormat, typer.Option("--from", help="Its format; goals and mmt are not read.")
+    ],
+    out_file: Out = None,
+) -> None:
+    """Read rules in another format; what a rule cannot say is refused."""
+    text = read_text(file)
+    if from_ is RuleFormat.NFTABLES:
+        rules = from_nftables(text, str(file))
+    elif from_ is RuleFormat.FLOWSPEC:
+        rules = from_flowspec(text, str(file))
+    elif from_ in (RuleFormat.GOALS, RuleFormat.MMT):
+        raise PhalanxError(
+            f"{from_.value}: is written, not read (phalanx policy run runs rules of MMT)"
+        )
+    else:
+        dialect: Dialect = "cilium" if from_ is RuleFormat.CILIUM else "kubernetes"
+        rules = from_policies(text, str(file), dialect)
+    _write(rules_text(rules), out_file)
+
+
+@app.command()
+def diff(
+    left: Rules,
+    right: Rules,
+    members: Members = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show which packets two rule sets decide differently; the exit code is 1 if they do.
+
+    Exact. Of the packets that one pair of rules decides, one is shown.
+    """
+    both = [_read(file, members) for file in (left, right)]
+    for file, rules in zip((left, right), both, strict=True):
+        plain_only(rules, str(file), *(UNSAID.keys() - SYMBOLS.keys()))
+    found = differences(*both)
+    if as_json:
+        emit_json(found)
+    elif found:
+        table = table_of("packet", str(left), str(right))
+        for each in found:
+            words = _words(each.left, each.left_rule), _words(each.right, each.right_rule)
+            table.add_row(_packet(each.witness), *words)
+        out.print(table)
+    else:
+        say(out, "no packet is decided differently", "green")
+    if found:
+        raise typer.Exit(1)
+
+
+def _words(action: RuleAction, rule: str) -> str:
+    rate = "" if action.rate_mb_s is None else f" at {action.rate_mb_s:g} MB/s"
+    log = ", logged" if action.log else ""
+    return f"{action.verdict.value}{rate}{log} ({rule or 'default'})"
+
+
+def _packet(packet: PolicyPacket) -> str:
+    plain = PolicyPacket(packet.source, packet.target)
+    said = [
+        f"{name} {getattr(packet, name)}"
+        for name in packet.__struct_fields__[2:]
+        if getattr(packet, name) != getattr(plain, name) or name == "protocol"
+    ]
+    return f"{packet.source} > {packet.target}, {', '.join(said)}"
+
+
+def _read(file: Path, members: Path | None) -> RuleSet:
+    rules = parse_rules(read_text(file), str(file))
+    if members is None:
+        return rules
+    inventory, _ = parse_as(PolicyInventory, read_text(members), str(members))
+    try:
+        return inventory.resolve(rules)
+    except ValueError as error:
+        raise PhalanxError(one_line(f"{members}: {error}")) from None
+
+
+def _write(text: str, file: Path | None) -> None:
+    if file is None:
+        emit(text.removesuffix("\n"))
+        return
+    try:
+        file.write_text(text)
+    except OSError as error:
+        raise PhalanxError(f"{file}: cannot be written: {error.strerror}") from None
+    say(err, f"{file} written", "green")
 
 
 @app.command()

@@ -8,17 +8,12 @@ from typing import Annotated
 import typer
 
 from phalanx.cli.files import open_log
-from phalanx.cli.terminal import AsJson, Group, emit_json, out, say, table_of
+from phalanx.cli.terminal import AsJson, emit_json, group, out, say, table_of
 from phalanx.domain.errors import PhalanxError
 from phalanx.reporting.event_text import describe_whole
 from phalanx.reporting.ssla import AgreementsView, BreachStory, TermStory
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
-    help="Show how the security agreements (SSLA) of a run were kept.",
-)
+app = group("Show how the security agreements (SSLA) of a run were kept.")
 
 
 @app.callback()

@@ -21,11 +21,11 @@ from rich.text import Text
 from phalanx.cli.ledger import reading
 from phalanx.cli.terminal import (
     AsJson,
-    Group,
     StopSignal,
     counted,
     emit,
     emit_json,
+    group,
     out,
     refuse,
     say,
@@ -68,12 +68,7 @@ ROUNDS = (1, 5, 10)
 """After which the probability of staying unseen is printed."""
 STYLES = {"trusted": "green", "silent": "yellow", "quarantined": "red"}
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
-    help="Show who is trusted and why, as a ledger has it; enrol and revoke agents.",
-)
+app = group("Show who is trusted and why, as a ledger has it; enrol and revoke agents.")
 
 Url = Annotated[
     str, typer.Option("--ledger", metavar="URL", help="Such as evm:FILE, or http://HOST:PORT….")

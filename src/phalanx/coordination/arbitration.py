@@ -152,8 +152,7 @@ class Arbitration(Capability):
     @plan(ClaimHeld)
     def hold(self, me: Agent, goal: GoalInstance) -> Body:
         """ActionClaim, and renew it for as long as the goal stands."""
-        held = goal.goal.predicate
-        assert isinstance(held, ClaimHeld)
+        held = goal.predicate_as(ClaimHeld)
         contacts, lease_s = me.capability(LoopContacts), me.parameter(self, "claim_lease_s")
         sems = contacts.settings.loops.values()
         sem = next((s for s in sems if s.entity == held.entity and _is_sem(s)), None)

@@ -67,8 +67,7 @@ class Associations(Capability):
     @hears(Challenge)
     def challenged(self, me: Agent, message: Message) -> None:
         """Ask for an association with a verifier."""
-        challenge = message.content
-        assert isinstance(challenge, Challenge)
+        challenge = message.content_as(Challenge)
         if challenge.round != CHAIN:
             self._agreed(me, message.sender)
 

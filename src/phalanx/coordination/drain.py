@@ -172,8 +172,7 @@ class Drain(Configured, Capability):
     @hears(Taken)
     def heard_taken(self, me: Agent, message: Message) -> None:
         """Give up what the sender has seen to."""
-        taken = message.content
-        assert isinstance(taken, Taken)
+        taken = message.content_as(Taken)
         for name in taken.goals:
             item = self._open.pop(name, None)
             if item is None:
@@ -213,8 +212,7 @@ class Drain(Configured, Capability):
     @hears(Handover)
     def heard_handover(self, me: Agent, message: Message) -> Steps:
         """See to what an agent that leaves has handed over, and say so."""
-        handover = message.content
-        assert isinstance(handover, Handover)
+        handover = message.content_as(Handover)
         done: list[str] = []
         under_way: list[str] = []
         declined: list[str] = []

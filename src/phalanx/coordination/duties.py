@@ -101,8 +101,7 @@ class Duties(Configured, Capability):
     @hears(Pursued)
     def heard_pursued(self, me: Agent, message: Message) -> Steps:
         """Answer which of them this agent is at work for; give up what its owner is at work for."""
-        said = message.content
-        assert isinstance(said, Pursued)
+        said = message.content_as(Pursued)
         known = (self.settings.duties.get(goal) for goal in said.goals)
         duties = [duty for duty in known if duty is not None]
         if message.performative is Performative.QUERY:

@@ -207,8 +207,7 @@ class Failover(Configured, Capability):
     @hears(Heartbeat)
     def heard_heartbeat(self, me: Agent, message: Message) -> Steps | None:
         """Note that an agent is alive; one that came back may have forgotten what it pursued."""
-        beat = message.content
-        assert isinstance(beat, Heartbeat)
+        beat = message.content_as(Heartbeat)
         me.capability(Outlook).sign_of_life(me, message.sender)
         peer = self._protected.get(message.sender)
         if peer is None:

@@ -359,8 +359,7 @@ class VnfLifecycle(Configured, Capability):
     @plan(Updated)
     def replace_vnf(self, me: Agent, goal: GoalInstance) -> Body:
         """Start the new version beside the old one, hand its work over, end the old one."""
-        updated = goal.goal.predicate
-        assert isinstance(updated, Updated)
+        updated = goal.predicate_as(Updated)
         inventory = me.capability(Bidder).inventory
         old = inventory.get(updated.instance)
         if old is None:

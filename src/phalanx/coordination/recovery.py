@@ -94,8 +94,7 @@ class Recovery(Capability):
     @hears(Return)
     def heard_return(self, me: Agent, message: Message) -> Steps:
         """Tell an agent that is back what this one goes on with; the rest is left to it."""
-        back = message.content
-        assert isinstance(back, Return)
+        back = message.content_as(Return)
         auctioneer: Auctioneer = me.capability(Auctioneer)
         kept = tuple(g.id for g in back.goals if self._keeps(me, message.sender, g))
         self._drop_ended(me, message.sender, back.goals)
@@ -147,8 +146,7 @@ class Recovery(Capability):
     @hears(Welcome)
     def heard_welcome(self, me: Agent, message: Message) -> Steps | None:
         """Leave alone what the sender sees to; go on with the rest."""
-        welcome = message.content
-        assert isinstance(welcome, Welcome)
+        welcome = message.content_as(Welcome)
         if message.conversation != _conversation(me) or message.sender not in self._unheard:
             return None
         del self._unheard[message.sender]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -351,6 +352,9 @@ ANY = ""
 """The receiver of a message that is sealed for many: each of them."""
 
 
+C = TypeVar("C", bound=Struct)
+
+
 class Message(Struct, frozen=True):
     """One message. Its id is unique, so that a doubled one can be told."""
 
@@ -362,6 +366,11 @@ class Message(Struct, frozen=True):
     content: Content
     cause: str
     """Id of the event that made the sender send it."""
+
+    def content_as(self, kind: type[C]) -> C:
+        """Return what it says, of the kind that its reader is for."""
+        assert isinstance(self.content, kind)
+        return self.content
 
 
 def rebased(message: Message, by_s: float) -> Message:

@@ -76,8 +76,7 @@ class AnomalyDetector(Capability):
         A classifier judges by the same counters. Where all flows of a flood were seen, for as
         long as it would look, it would name nobody else: then it is spared.
         """
-        usage = goal.goal.predicate
-        assert isinstance(usage, AnomalousUsage)
+        usage = goal.predicate_as(AnomalousUsage)
         assert goal.instance is not None
         seconds = me.parameter(self, "analysis_s")
         records = yield from fit_to_traffic(

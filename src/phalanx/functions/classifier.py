@@ -136,8 +136,7 @@ class Classifier(Capability):
         of forged SYNs; where there is none, and against any other flood, the limit of the address
         stays, since the goal ends with the belief that the sources are forged.
         """
-        wanted = goal.goal.predicate
-        assert isinstance(wanted, FlowRecord)
+        wanted = goal.predicate_as(FlowRecord)
         assert goal.instance is not None
         observe = Observe(
             goal.instance,

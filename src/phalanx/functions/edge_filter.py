@@ -192,8 +192,7 @@ class EdgeFilter(Capability):
     @hears(AttackReport)
     def heard_report(self, me: Agent, message: Message) -> Steps:
         """Read what enters here towards the target, and at PoPs whose agents are gone."""
-        report = message.content
-        assert isinstance(report, AttackReport)
+        report = message.content_as(AttackReport)
         heard = self._heard.get(report.target)
         if heard is None or me.now - heard.at >= STALE_S:
             me.call_at(me.now + STALE_S, partial(self._give_up, me, report.target))
@@ -289,8 +288,7 @@ class EdgeFilter(Capability):
     @plan(LinkScreened)
     def screen_link(self, me: Agent, goal: GoalInstance) -> Body:
         """Look at what passes a full link, and report the attacks in it to all agents."""
-        screened = goal.goal.predicate
-        assert isinstance(screened, LinkScreened)
+        screened = goal.predicate_as(LinkScreened)
         assert goal.instance is not None
         look_s = me.parameter(self, "entry_look_s")
         records: FlowRecords = yield Act(Observe(goal.instance, look_s, screened.link))
@@ -327,8 +325,7 @@ class EdgeFilter(Capability):
     @plan(EntryScreened)
     def screen(self, me: Agent, goal: GoalInstance) -> Body:
         """Look at what enters, and drop the part of it that attacks the target."""
-        screened = goal.goal.predicate
-        assert isinstance(screened, EntryScreened)
+        screened = goal.predicate_as(EntryScreened)
         assert goal.instance is not None
         heard = self._report(screened.ip)
         look_s = me.parameter(self, "entry_look_s")
@@ -389,8 +386,7 @@ class EdgeFilter(Capability):
         self, me: Agent, goal: GoalInstance, records: FlowRecords
     ) -> tuple[list[Finding], list[FlowAggregate]]:
         """Return what a look found of attacks on the goal's target, and what it saw of it."""
-        screened = goal.goal.predicate
-        assert isinstance(screened, EntryScreened)
+        screened = goal.predicate_as(EntryScreened)
         heard, reported = self._report(screened.ip), self._report(screened.ip).sources
         findings = [f for f in examine(me, goal, records) if f.target == screened.ip]
         seen = [one for one in aggregate(records.flows) if one.target == screened.ip]
@@ -444,8 +440,7 @@ class EdgeFilter(Capability):
     @plan(AttackFiltered, Mode.AVERT)
     def filter_no_more(self, me: Agent, goal: GoalInstance) -> Body:
         """Let everything pass again."""
-        effect = goal.goal.predicate
-        assert isinstance(effect, AttackFiltered)
+        effect = goal.predicate_as(AttackFiltered)
         yield from lift(me, effect)
 
     watch_own, watch_no_more = watching(AttackFiltered, gone="the filter is lifted")
@@ -475,8 +470,7 @@ class EdgeFilter(Capability):
         A filter is a hypothesis: if those who were served before it are not any more, it is
         lifted at once, and tried again after a time that doubles with each such failure.
         """
-        quiet = goal.goal.predicate
-        assert isinstance(quiet, Quiet)
+        quiet = goal.predicate_as(Quiet)
         assert isinstance(quiet.measure, AttackFiltered)
         yield from self._check_harm(me, quiet.measure)
         yield from lift_when_quiet(

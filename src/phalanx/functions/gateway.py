@@ -49,8 +49,7 @@ class Gateway(Capability):
     @plan(Rerouted)
     def lead_over_here(self, me: Agent, goal: GoalInstance) -> Body:
         """Steer, and measure; another agent may be on a better way."""
-        wanted = goal.goal.predicate
-        assert isinstance(wanted, Rerouted)
+        wanted = goal.predicate_as(Rerouted)
         before = yield from _rtt_ms(wanted)
         match = TrafficMatch(target=wanted.ip, entry=wanted.entry)
         contract = me.capability(Bidder).contracts.get(goal.contract or "")

@@ -88,8 +88,7 @@ class LinkMonitor(Capability):
     @plan(Monitored)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
         """Read the link's counters for as long as the goal stands."""
-        monitored = goal.goal.predicate
-        assert isinstance(monitored, Monitored)
+        monitored = goal.predicate_as(Monitored)
         self._thresholds[monitored.link] = monitored.threshold_mb_s
         self._most_connections[monitored.link] = monitored.connections
         interval = me.parameter(self, "monitor_interval_s")

@@ -55,16 +55,14 @@ class LoadBalancer(Capability):
     @instead_of(AnomalousUsage, Mode.FIND_OUT)
     def split_link(self, me: Agent, failed: GoalInstance) -> Adopt | None:
         """Divide the traffic of a link that nobody could analyse as a whole."""
-        usage = failed.goal.predicate
-        assert isinstance(usage, AnomalousUsage)
+        usage = failed.predicate_as(AnomalousUsage)
         split = SplitTrafficLink(usage.link, usage.part, usage.parts)
         return self._instead(me, failed, want(split), usage.parts)
 
     @instead_of(FlowRecord)
     def split_ip(self, me: Agent, failed: GoalInstance) -> Adopt | None:
         """Divide the traffic towards an address that nobody could classify as a whole."""
-        record = failed.goal.predicate
-        assert isinstance(record, FlowRecord)
+        record = failed.predicate_as(FlowRecord)
         split = SplitTrafficTowardsIp(record.ip, record.part, record.parts)
         return self._instead(me, failed, want(split), record.parts)
 
@@ -77,8 +75,7 @@ class LoadBalancer(Capability):
     @plan(SplitTrafficLink)
     def load_balance_link(self, me: Agent, goal: GoalInstance) -> Body:
         """Plan LBL: each part is analysed; the link is anomalous if one of them is."""
-        split = goal.goal.predicate
-        assert isinstance(split, SplitTrafficLink)
+        split = goal.predicate_as(SplitTrafficLink)
         by = int(me.parameter(self, "parts"))
         parts = [
             AnomalousUsage(split.link, part, of)
@@ -94,8 +91,7 @@ class LoadBalancer(Capability):
     @plan(SplitTrafficTowardsIp)
     def load_balance_ip(self, me: Agent, goal: GoalInstance) -> Body:
         """Plan LBIP: each part is classified."""
-        split = goal.goal.predicate
-        assert isinstance(split, SplitTrafficTowardsIp)
+        split = goal.predicate_as(SplitTrafficTowardsIp)
         by = int(me.parameter(self, "parts"))
         divided = _divide(split.part, split.parts, by)
         goals = [want(FlowRecord(split.ip, part, of)) for part, of in divided]

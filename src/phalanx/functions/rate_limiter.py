@@ -61,8 +61,7 @@ class RateLimiter(Capability):
     @plan(LinkRateLimited)
     def limit_link(self, me: Agent, goal: GoalInstance) -> Body:
         """Plan LL."""
-        limited = goal.goal.predicate
-        assert isinstance(limited, LinkRateLimited)
+        limited = goal.predicate_as(LinkRateLimited)
         rule = _limit(me.parameter(self, "link_rate_mb_s"), link=limited.link)
         yield from enforce(me, goal, limited, rule)
 
@@ -74,8 +73,7 @@ class RateLimiter(Capability):
     @plan(IpRateLimited)
     def limit_ip(self, me: Agent, goal: GoalInstance) -> Body:
         """Plan LIP; links that were limited because of this address are relieved."""
-        limited = goal.goal.predicate
-        assert isinstance(limited, IpRateLimited)
+        limited = goal.predicate_as(IpRateLimited)
         rule = _limit(me.parameter(self, "ip_rate_mb_s"), target=limited.ip)
         yield from enforce(me, goal, limited, rule)
         for link_limit in me.beliefs.matching(LinkRateLimited):
@@ -90,8 +88,7 @@ class RateLimiter(Capability):
     @plan(FlowRateLimited)
     def limit_flow(self, me: Agent, goal: GoalInstance) -> Body:
         """Plan LF: block the flow."""
-        limited = goal.goal.predicate
-        assert isinstance(limited, FlowRateLimited)
+        limited = goal.predicate_as(FlowRateLimited)
         match = TrafficMatch(source=limited.source, target=limited.target)
         yield from enforce(me, goal, limited, TrafficRule(match, TrafficVerdict.DROP))
 
@@ -111,8 +108,7 @@ class RateLimiter(Capability):
         still too much traffic, that is noticed and looked at anew. What is known of forged
         sources is such a confirmation: nothing finer than the limit would hold them back.
         """
-        quiet = goal.goal.predicate
-        assert isinstance(quiet, Quiet)
+        quiet = goal.predicate_as(Quiet)
         limit = quiet.measure
 
         def overdue(seconds: float) -> bool:

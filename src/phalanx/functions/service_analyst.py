@@ -207,8 +207,7 @@ def _of(*kinds: str) -> Callable[[Agent, GoalInstance], bool]:
 
 def _watched(me: Agent, goal: GoalInstance) -> bool:
     """Whether it is about a function that this agent watches, and that has too much to do."""
-    trouble = goal.goal.predicate
-    assert isinstance(trouble, EntityTrouble)
+    trouble = goal.predicate_as(EntityTrouble)
     known = me.capability(ServiceAnalyst)._services
     return trouble.kind == FUNCTION_OVERLOADED and address_of(me, trouble.entity) in known
 
@@ -239,8 +238,7 @@ class ServiceAnalyst(Capability):
     @plan(ServiceWatched)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
         """Read the metrics, beside flow samples, for as long as the goal stands."""
-        watched = goal.goal.predicate
-        assert isinstance(watched, ServiceWatched)
+        watched = goal.predicate_as(ServiceWatched)
         while True:
             instance = inventory_of(me).get(goal.instance)
             if instance is None:
@@ -342,8 +340,7 @@ class ServiceAnalyst(Capability):
 
         More units where it runs need no image, and lead no traffic away.
         """
-        trouble = goal.goal.predicate
-        assert isinstance(trouble, ServiceTrouble)
+        trouble = goal.predicate_as(ServiceTrouble)
         seen = self._known(trouble.ip)
         yield from self._guard(me, seen, trouble)
         yield from self._claimed(me, trouble, SCALE, self._scale(me, seen, trouble))
@@ -402,8 +399,7 @@ class ServiceAnalyst(Capability):
     @hears(AttackReport)
     def heard_report(self, me: Agent, message: Message) -> None:
         """Remember which addresses are attacked."""
-        report = message.content
-        assert isinstance(report, AttackReport)
+        report = message.content_as(AttackReport)
         if report.kinds and len(self._attacked) < MOST_TARGETS:
             self._attacked[report.target] = me.now
 
@@ -425,8 +421,7 @@ class ServiceAnalyst(Capability):
     @plan(EntityTrouble, Mode.AVERT, local=True, applies=_watched)
     def keep_up(self, me: Agent, goal: GoalInstance) -> Body:
         """See to it that a function has no more to do than it can, as its own troubles have it."""
-        trouble = goal.goal.predicate
-        assert isinstance(trouble, EntityTrouble)
+        trouble = goal.predicate_as(EntityTrouble)
         yield from self._await_end(
             me, ServiceTrouble(address_of(me, trouble.entity), OVERLOADED[0])
         )
@@ -435,8 +430,7 @@ class ServiceAnalyst(Capability):
     @plan(AttackLoad, Mode.FIND_OUT, local=True)
     def tell_attackers(self, me: Agent, goal: GoalInstance) -> Body:
         """Tell the loop of a function whether attackers make the load, before others scale it."""
-        asked = goal.goal.predicate
-        assert isinstance(asked, AttackLoad)
+        asked = goal.predicate_as(AttackLoad)
         ip = address_of(me, asked.entity)
         seen = self._known(ip)
         yield from self._wait(me, seen)
@@ -455,8 +449,7 @@ class ServiceAnalyst(Capability):
     @plan(ServiceTrouble, Mode.AVERT, local=True, applies=_of(HIGH_MEMORY))
     def restart(self, me: Agent, goal: GoalInstance) -> Body:
         """Start the service anew before it has none left, under a limit, and not for ever."""
-        trouble = goal.goal.predicate
-        assert isinstance(trouble, ServiceTrouble)
+        trouble = goal.predicate_as(ServiceTrouble)
         seen, span_s = self._known(trouble.ip), me.parameter(self, "restarts_s")
         lately = sum(at > me.now - span_s for at in seen.restarts)
         left = int(me.parameter(self, "restarts_most")) - lately
@@ -472,8 +465,7 @@ class ServiceAnalyst(Capability):
     @plan(ServiceTrouble, Mode.AVERT, local=True, rank=1, applies=_of(HIGH_MEMORY))
     def take_over(self, me: Agent, goal: GoalInstance) -> Body:
         """Have a replica answer for all of it, where starting anew does not help."""
-        trouble = goal.goal.predicate
-        assert isinstance(trouble, ServiceTrouble)
+        trouble = goal.predicate_as(ServiceTrouble)
         seen, wanted = self._known(trouble.ip), Replicated(trouble.ip, 0, 1)
         if me.beliefs.holds(wanted):
             return
@@ -498,15 +490,13 @@ class ServiceAnalyst(Capability):
     @plan(ServiceTrouble, Mode.AVERT, local=True, applies=_of(NETWORK_DELAY))
     def lead_around(self, me: Agent, goal: GoalInstance) -> Body:
         """Have what enters there led over a gateway."""
-        trouble = goal.goal.predicate
-        assert isinstance(trouble, ServiceTrouble)
+        trouble = goal.predicate_as(ServiceTrouble)
         yield from self._have(me, trouble, Rerouted(trouble.ip, trouble.entry), 0.0)
 
     @plan(ServiceTrouble, Mode.AVERT, local=True, rank=1, applies=_of(NETWORK_DELAY))
     def place_near(self, me: Agent, goal: GoalInstance) -> Body:
         """Have a replica answer there, or as near as there is room."""
-        trouble = goal.goal.predicate
-        assert isinstance(trouble, ServiceTrouble)
+        trouble = goal.predicate_as(ServiceTrouble)
         seen = self._services.get(trouble.ip)
         mb_s = 0.0 if seen is None else HEADROOM * seen.entries.get(trouble.entry, 0.0)
         near = self._have(me, trouble, PlacedNear(trouble.ip, trouble.entry), mb_s)

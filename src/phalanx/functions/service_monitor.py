@@ -169,8 +169,7 @@ class ServiceMonitor(Capability):
 
         While an attack goes on the looks are half as long: what moves is found sooner.
         """
-        monitored = goal.goal.predicate
-        assert isinstance(monitored, Monitored)
+        monitored = goal.predicate_as(Monitored)
         link = monitored.link
         seen = self._links.setdefault(link, _Link())
         while True:
@@ -380,8 +379,7 @@ class ServiceMonitor(Capability):
         report_attack(me, AttackReport(target, tuple(sorted(kinds)), *names))
         gone = me.capability(Outlook).view.dead
         if gone or me.now - known.began >= me.parameter(self, "entry_patience_s"):
-            monitored = goal.goal.predicate
-            assert isinstance(monitored, Monitored)
+            monitored = goal.predicate_as(Monitored)
             tap = link_ends(monitored.link)[0]
             yield Adopt(want(EntryScreened(target, "")), PROTECT, tap=tap, afresh=True)
 

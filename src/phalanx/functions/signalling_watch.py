@@ -74,8 +74,7 @@ class SignallingWatch(Capability):
     @plan(SignallingWatched)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
         """Look for as long as the goal stands; tell what changes."""
-        watched = goal.goal.predicate
-        assert isinstance(watched, SignallingWatched)
+        watched = goal.predicate_as(SignallingWatched)
         looks = self._looks.setdefault(watched.ip, deque(maxlen=LOOKS))
         look_s, told = me.parameter(self, "signalling_look_s"), {REQUESTS: -1.0, AGAIN: -1.0}
         while True:

@@ -73,8 +73,7 @@ class SynProxy(Capability):
         """Answer for the address, at the tap: both directions of a connection pass only there."""
         if goal.tap != me.pop:
             raise PlanFailed(f"answers do not pass {me.pop}, only {goal.tap}")
-        proxied = goal.goal.predicate
-        assert isinstance(proxied, HandshakesProxied)
+        proxied = goal.predicate_as(HandshakesProxied)
         rule = TrafficRule(TrafficMatch(target=proxied.ip), TrafficVerdict.PROXY)
         yield from enforce(me, goal, proxied, rule)
 
@@ -99,8 +98,7 @@ class SynProxy(Capability):
     @plan(Quiet, local=True, applies=quiet_of(HandshakesProxied))
     def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
         """Wait until no forged handshake came for a while, then lift the proxy."""
-        quiet = goal.goal.predicate
-        assert isinstance(quiet, Quiet)
+        quiet = goal.predicate_as(Quiet)
         yield from lift_when_quiet(
             me,
             quiet,

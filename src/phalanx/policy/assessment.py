@@ -401,15 +401,13 @@ class SslaAssessment(Configured, Capability):
     # -- what is done about it --------------------------------------------------------------
 
     def _of(self, goal: GoalInstance) -> TermBreach | None:
-        trouble = goal.goal.predicate
-        assert isinstance(trouble, EntityTrouble)
+        trouble = goal.predicate_as(EntityTrouble)
         return self._breaches.get((trouble.kind, trouble.entity))
 
     @plan(EntityTrouble, Mode.AVERT, applies=_is_ours)
     def repair(self, me: Agent, goal: GoalInstance) -> Body:
         """Have the remedies of the term done in order, until the breach is over."""
-        trouble = goal.goal.predicate
-        assert isinstance(trouble, EntityTrouble)
+        trouble = goal.predicate_as(EntityTrouble)
         agreed = next(each for each in self.part.terms if each.key == trouble.kind)
         key = trouble.kind, trouble.entity
         failed: list[str] = []

@@ -261,8 +261,7 @@ class KeptFunction:
 
 
 def _is_kept(me: Agent, goal: GoalInstance) -> bool:
-    wanted = goal.goal.predicate
-    assert isinstance(wanted, Remedied)
+    wanted = goal.predicate_as(Remedied)
     kept = me.capability(PolicyEnforcer)._kept.get((wanted.slice, wanted.entity))
     return kept is not None and kept.goal is not None
 
@@ -305,8 +304,7 @@ class PolicyEnforcer(Configured, Capability):
     @plan(PolicyKept)
     def keep(self, me: Agent, goal: GoalInstance) -> Body:
         """Hold the rules in force, and look at the traffic for as long as the goal stands."""
-        kept = goal.goal.predicate
-        assert isinstance(kept, PolicyKept)
+        kept = goal.predicate_as(PolicyKept)
         while True:
             if goal.instance is None or inventory_of(me).get(goal.instance) is None:
                 raise PlanFailed("the instance is gone")
@@ -648,8 +646,7 @@ class PolicyEnforcer(Configured, Capability):
     @plan(Remedied, local=True, applies=_is_kept)
     def remedy(self, me: Agent, goal: GoalInstance) -> Body:
         """Do what an agreement names about a breach."""
-        wanted = goal.goal.predicate
-        assert isinstance(wanted, Remedied)
+        wanted = goal.predicate_as(Remedied)
         kept, metric = self._kept[wanted.slice, wanted.entity], SecurityMetric(wanted.metric)
         match Remediation(wanted.remedy):
             case Remediation.REJECT:

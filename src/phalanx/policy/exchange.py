@@ -6,23 +6,29 @@ rule, the field and the reason. Imports refuse what a rule cannot say, likewise.
 
 from __future__ import annotations
 
+import csv
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
+from typing import cast
 
 import msgspec
 import yaml
 from msgspec.structs import replace
 
-from phalanx.domain.errors import PhalanxError
+from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.flowspec import IpVersion
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
-from phalanx.loading import one_line, parse_as, refusal, show
+from phalanx.loading import Offence, one_line, parse_as, refusal, show
 from phalanx.policy.boxes import UNIVERSE, VERSIONS, address, line, meet, prefixes
 from phalanx.policy.overlaps import addresses
 from phalanx.policy.rules import (
+    PROTOCOL_NUMBERS,
     PolicyRule,
     PolicyVerdict,
+    PortRange,
+    Protocol,
     RuleAction,
     RuleMatch,
     RuleSchedule,
@@ -92,17 +98,29 @@ class UnsaidError(PhalanxError):
         super().__init__(f"{show(word)}: {why}")
 
 
-def parse_rules(text: str, name: str) -> RuleSet:
+def parse_rules(text: str, name: str, *, symbolic: bool = True) -> RuleSet:
     """Return the rule set in ``text`` (YAML or JSON); ``name`` stands for it in errors.
+
+    Slices and labels, which need an inventory, are refused unless ``symbolic``.
 
     Raises:
         ScenarioError: with one line ``FILE: FIELD (line N): what is wrong; what is allowed``.
 
     """
     rules, tree = parse_as(RuleSet, text, name)
-    for field, why in rule_offences(rules):
+    needing = () if symbolic else _symbols(rules)
+    for field, why in (*rule_offences(rules), *needing):
         raise refusal(name, tree, field, why)
     return rules
+
+
+def _symbols(rules: RuleSet) -> Iterator[Offence]:
+    """Yield the segments that no packet can be held against without an inventory."""
+    for index, rule in enumerate(rules.rules):
+        for side, segment in (("source", rule.match.source), ("target", rule.match.target)):
+            if segment.symbolic:
+                where = f"rules[{index}].match.{side}"
+                yield where, "slices and labels need an inventory; give addresses"
 
 
 def rules_text(rules: RuleSet) -> str:
@@ -252,3 +270,82 @@ def _targets(rule: PolicyRule) -> list[str]:
         why = f"agents: single targets of IPv4 are needed, at most {MOST_ADDRESSES}"
         raise refuse(rule, "match.target.addresses", why)
     return [str(address(place)) for span in found for place in range(*span)]
+
+
+CSV_COLUMNS = ["protocol", "src", "s_port", "dst", "d_port", "action"]
+CSV_ACTIONS = {
+    "accept": PolicyVerdict.PERMIT,
+    "permit": PolicyVerdict.PERMIT,
+    "allow": PolicyVerdict.PERMIT,
+    "deny": PolicyVerdict.DENY,
+    "drop": PolicyVerdict.DENY,
+}
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?", re.ASCII)
+
+
+def read_csv_rules(text: str, name: str) -> RuleSet:
+    """Return the rules of a CSV text, named r1, r2, … in the order of its lines.
+
+    These are firewall rules in order: protocol,src,s_port,dst,d_port,action. ``ip`` is any
+    protocol, and ``any`` any port. Nothing else is read into a line: what a field does not say
+    plainly is refused.
+
+    ``name`` stands for the file in errors. What no rule matches is denied.
+
+    Raises:
+        ScenarioError: with one line ``FILE: line N: what is wrong; what is allowed``.
+
+    """
+    rules: list[PolicyRule] = []
+    reader = csv.reader(text.splitlines(), skipinitialspace=True, strict=True)
+    try:
+        for cells in reader:
+            fields = [cell.strip() for cell in cells]
+            if reader.line_num == 1 and fields != CSV_COLUMNS:
+                raise ValueError(f"the first line has to be {','.join(CSV_COLUMNS)}")
+            if not any(fields) or reader.line_num == 1:
+                continue
+            rules.append(_csv_rule(f"r{len(rules) + 1}", fields))
+            for path, why in rule_offences(RuleSet("line", (rules[-1],))):
+                raise ValueError(f"{path.partition('.')[2]}: {why}")
+    except (csv.Error, ValueError) as error:
+        raise ScenarioError(one_line(f"{name}: line {reader.line_num}: {error}")) from None
+    return RuleSet("csv", tuple(rules), PolicyVerdict.DENY)
+
+
+def _csv_rule(name: str, fields: list[str]) -> PolicyRule:
+    if len(fields) != len(CSV_COLUMNS):
+        raise ValueError(f"has {len(fields)} fields; {len(CSV_COLUMNS)} expected")
+    protocol, source, source_port, target, port, action = fields
+    if protocol != "ip" and protocol not in PROTOCOL_NUMBERS:
+        raise ValueError(
+            f"no protocol {protocol[:40]!a}; known are ip, {', '.join(PROTOCOL_NUMBERS)}"
+        )
+    if action not in CSV_ACTIONS:
+        raise ValueError(f"no action {action[:40]!a}; known are {', '.join(CSV_ACTIONS)}")
+    match = RuleMatch(
+        _csv_segment(source),
+        _csv_segment(target),
+        None if protocol == "ip" else cast("Protocol", protocol),
+        _csv_ports(source_port),
+        _csv_ports(port),
+    )
+    return PolicyRule(name, RuleAction(CSV_ACTIONS[action]), match)
+
+
+def _csv_segment(text: str) -> Segment:
+    if text == "any":
+        return Segment()
+    if _ADDRESS.fullmatch(text) is None:
+        raise ValueError(f"{text[:40]!a} is no address or prefix; any is allowed, too")
+    return Segment((text,))
+
+
+def _csv_ports(text: str) -> tuple[PortRange, ...]:
+    if text == "any":
+        return ()
+    found = _PORTS.fullmatch(text)
+    if found is None or max(first := int(found[1]), last := int(found[2] or found[1])) > 65_535:
+        raise ValueError(f"{text[:40]!a} is no port such as 80 or 80-90; any is allowed, too")
+    return (PortRange(first, last),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct, structs
 
 from phalanx.domain.events import Event
+from phalanx.reporting.figures import figure
 from phalanx.reporting.log import (
     Data,
     Log,
@@ -16,7 +17,6 @@ from phalanx.reporting.log import (
     table,
     text,
 )
-from phalanx.reporting.svg import figure
 from phalanx.reporting.utility import Comparison, TermShare, comparison
 
 _KINDS = {

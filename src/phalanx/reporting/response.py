@@ -12,6 +12,7 @@ from phalanx.domain.events import Event
 from phalanx.domain.network import link_id
 from phalanx.domain.traffic import PROFILES, source_address
 from phalanx.reporting.event_text import describe, is_alarm, written
+from phalanx.reporting.figures import clock, counted, figure
 from phalanx.reporting.log import (
     Data,
     Lifetimes,
@@ -23,7 +24,6 @@ from phalanx.reporting.log import (
     text,
     whole_word,
 )
-from phalanx.reporting.svg import clock, counted, figure
 from phalanx.reporting.traffic import AttackOutcome, Traffic
 
 _NO_LIMITS = "split", "replicated", "scaledUp", "placedNear", "rerouted", "encrypted"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from phalanx.domain.events import Event
+from phalanx.reporting.figures import clock, figure
 from phalanx.reporting.log import Data, finite, number, rows, table, text
-from phalanx.reporting.svg import clock, figure
 
 SETTLED_S = 10.0
 """Length of the spans over which traffic is averaged, in seconds."""

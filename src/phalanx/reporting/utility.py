@@ -9,8 +9,8 @@ from msgspec import Struct, structs
 from phalanx.auction.terms import BidTerm, load_terms, normalised
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import Preferences
+from phalanx.reporting.figures import figure
 from phalanx.reporting.log import Data, finite, number
-from phalanx.reporting.svg import figure
 
 _BISECTIONS = 60
 

@@ -16,6 +16,7 @@ from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
 from phalanx.reporting.auctions import Auction, AuctionsView, BidRow
 from phalanx.reporting.event_text import describe, written
+from phalanx.reporting.figures import clock, figure
 from phalanx.reporting.log import (
     Lifetimes,
     Log,
@@ -27,7 +28,6 @@ from phalanx.reporting.log import (
     whole_word,
 )
 from phalanx.reporting.response import PlannedSource, sources_of
-from phalanx.reporting.svg import clock, figure
 from phalanx.reporting.utility import TermShare, utility
 
 MOST_BIDS = 24

@@ -208,8 +208,7 @@ class ClosedLoop(Capability):
     @instead_of(EntityTrouble, Mode.AVERT)
     def unrelieved(self, me: Agent, goal: GoalInstance) -> None:
         """Say that nothing has helped, unless another loop asked: that one is told."""
-        wanted = goal.goal.predicate
-        assert isinstance(wanted, EntityTrouble)
+        wanted = goal.predicate_as(EntityTrouble)
         if not self._of(goal.goal):
             about = {"entity": wanted.entity, "kind": wanted.kind, "slice": wanted.slice}
             me.record("loop.unrelieved", **about, tried=self._failures(me, goal))

@@ -98,8 +98,7 @@ class SelfOptimiser(Configured, Capability):
     @plan(ServiceTrouble, Mode.AVERT, local=True, applies=_of(IDLE))
     def give_back(self, me: Agent, goal: GoalInstance) -> Body:
         """Do without the replica that was added last, if the loop of the function agrees."""
-        idle = goal.goal.predicate
-        assert isinstance(idle, ServiceTrouble)
+        idle = goal.predicate_as(ServiceTrouble)
         because = "it needs no more"
         yield from while_claimed(me, claims_at(me, idle.ip), SCALE, because, self._drop(me, idle))
 
@@ -113,8 +112,7 @@ class SelfOptimiser(Configured, Capability):
     @plan(ServiceTrouble, Mode.AVERT, local=True, applies=_of(BUSY))
     def replicate(self, me: Agent, goal: GoalInstance) -> Body:
         """Have another replica, if the loop of the function agrees."""
-        busy = goal.goal.predicate
-        assert isinstance(busy, ServiceTrouble)
+        busy = goal.predicate_as(ServiceTrouble)
         because = "it is busy"
         yield from while_claimed(me, claims_at(me, busy.ip), SCALE, because, self._add(me, busy))
 

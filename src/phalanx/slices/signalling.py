@@ -174,8 +174,7 @@ class SignallingGuard(Capability):
     @plan(EntityTrouble, Mode.AVERT, applies=_mine)
     def relieve(self, me: Agent, goal: GoalInstance) -> Body:
         """Have each function of the subnet relieved of its part; all of them, at a time."""
-        trouble = goal.goal.predicate
-        assert isinstance(trouble, EntityTrouble)
+        trouble = goal.predicate_as(EntityTrouble)
         own, adopts = me.capability(LoopContacts).own(me), []
         for loop in self._below(me, own):
             if trouble.slice in loop.slices:

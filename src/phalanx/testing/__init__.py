@@ -11,6 +11,7 @@ the same seed::
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -33,7 +34,7 @@ from phalanx.domain.network import PopId
 from phalanx.domain.resources import Resources
 from phalanx.infrastructure import Answer
 from phalanx.runtime.course import RunResult
-from phalanx.runtime.loading import parse_scenario
+from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.node import Node
 from phalanx.runtime.scenario import DeclaredAgent, FaultSpec, Scenario
 from phalanx.runtime.system import System
@@ -54,34 +55,6 @@ __all__ = [
     "small_scenario",
 ]
 
-_SMALL = """
-name: small
-duration_s: 120
-network:
-  repository: b
-  pops:
-    - {name: a, cores: 4, memory_gb: 8, disk_gb: 100}
-    - {name: b, cores: 8, memory_gb: 16, disk_gb: 100}
-    - {name: c, cores: 4, memory_gb: 8, disk_gb: 100}
-  links:
-    - {between: [a, b], bandwidth_mb_s: 50, latency_ms: 4}
-    - {between: [b, c], bandwidth_mb_s: 50, latency_ms: 5}
-hosts:
-  - {name: shop, at: c, address: 10.0.0.10, bandwidth_mb_s: 6}
-traffic:
-  - {name: customers, profile: http, count: 5, at: [a, b], target: shop, port: 443,
-     demand_mb_s: 0.1}
-  - {name: attackers, profile: syn-flood, count: 2, at: [a], target: shop, port: 443,
-     demand_mb_s: 3, start_s: 10, end_s: 90}
-monitors:
-  - {link: c>shop, at: c, threshold_mb_s: 2}
-functions:
-  link-monitor: {}
-  rate-limiter: {}
-  anomaly-detector: {}
-  classifier: {}
-"""
-
 
 def small_scenario() -> Scenario:
     """Return three PoPs in a line, a host at the end, five customers, and two attackers.
@@ -89,7 +62,7 @@ def small_scenario() -> Scenario:
     The host ``shop`` (10.0.0.10) stands at ``c``; the attackers (10.2.0.1 and 10.2.0.2) send
     3 MB/s each from second 10 to 90. Links are given in MB/s and ms.
     """
-    return parse_scenario(_SMALL, "small scenario")
+    return load_scenario(Path(__file__).with_name("small.yaml"))
 
 
 class FunctionBench:

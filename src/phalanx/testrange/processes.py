@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -32,44 +33,7 @@ PAGE_OCTETS = 2048
 _STREAM_OCTETS = 64_000_000
 _START_S = 5.0
 
-# client_header_timeout stays at 60 s: that is what makes slow HTTP hurt. A stream goes out in
-# small pieces, since nginx spreads nothing but whole pieces over time.
-_CONFIGURATION = """\
-user root;
-daemon off;
-worker_processes 1;
-pid nginx.pid;
-error_log error.log warn;
-events {{ worker_connections 808; }}
-http {{
-{metrics}
-    server_tokens off;
-    default_type application/octet-stream;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    sendfile on;
-    tcp_nodelay on;
-    server {{
-{listen}
-        root pages;
-        location = /stream {{
-            limit_rate $arg_rate;
-            sendfile_max_chunk 1k;
-        }}
-    }}
-}}
-"""
-
-
-_MEASURED = """\
-    log_format metrics "{log}";
-    access_log access.log metrics;
-    limit_req_zone $server_addr zone=all:32k rate={rate}r/s;
-    limit_req zone=all burst={burst} nodelay;
-    limit_req_log_level info;"""
+_NGINX = Path(__file__).with_name("nginx")
 _BURST_S = 0.1
 """Requests of so many seconds may come at once."""
 
@@ -183,6 +147,15 @@ def serve_images(run: str, namespace: str, address: str, folder: Path) -> Namesp
     return server
 
 
+class _Template(string.Template):
+    delimiter = "@"
+
+
+def filled(template: Path, **values: object) -> str:
+    """Return the text of a file in which ``@name`` stands for a value."""
+    return _Template(template.read_text(encoding="utf-8").rstrip()).substitute(values)
+
+
 def configuration(address: str, ports: Iterable[int], requests_s: float | None = None) -> str:
     """Return nginx's configuration for a server that listens at ``address``.
 
@@ -193,8 +166,8 @@ def configuration(address: str, ports: Iterable[int], requests_s: float | None =
     metrics = "    access_log off;"
     if requests_s is not None:
         rate, burst = max(1, round(requests_s)), max(1, round(requests_s * _BURST_S))
-        metrics = _MEASURED.format(log=LOG_FORMAT, rate=rate, burst=burst)
-    return _CONFIGURATION.format(listen=listen, metrics=metrics)
+        metrics = filled(_NGINX / "measured.conf", log=LOG_FORMAT, rate=rate, burst=burst)
+    return filled(_NGINX / "server.conf", listen=listen, metrics=metrics)
 
 
 def start_nginx(

@@ -459,8 +459,7 @@ class Attestation(Capability):
     @hears(Suspicion)
     def heard_suspicion(self, me: Agent, message: Message) -> None:
         """Look at an agent at once, if a member asks; however often it does, once a round."""
-        suspicion = message.content
-        assert isinstance(suspicion, Suspicion)
+        suspicion = message.content_as(Suspicion)
         agent, report = suspicion.agent, suspicion.report
         if self.register.standing(message.sender) is not TrustStanding.TRUSTED:
             return

@@ -1,7 +1,7 @@
 """What all nodes of a descriptor share: SOL006 names, and the leaves that are passed over.
 
 The names are those of the YANG modules of ETSI GS NFV-SOL006 (v3.7.1). A node types what
-Phalanx uses; ``passed_over`` lists the standard's other leaves, which may stand in a file and
+Phalanx uses; ``passed_over.yaml`` lists the standard's other leaves, which may stand in a file and
 change nothing. Anything else is a typo, or would mean something that is not done (nested
 services, physical functions), and is refused.
 """
@@ -9,8 +9,11 @@ services, physical functions), and is refused.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from functools import cache
+from importlib.resources import files
 from typing import Annotated, Any, ClassVar, Protocol
 
+import yaml
 from msgspec import Meta, Struct, inspect
 from msgspec.structs import fields
 
@@ -25,17 +28,10 @@ Positive = Annotated[float, Meta(gt=0, le=1e9)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=10_000)]
 
-SECURITY_GROUPS = ("security-group-rule", "security-group-rule-id")
-SIGNATURE = ("signature", "algorithm", "certificate")
-AFFINITY = ("local-affinity-or-anti-affinity-rule", "affinity-or-anti-affinity-group-id")
-CPD = ("layer-protocol", "role", "description", "protocol", "trunk-mode", "security-group-rule-id")
-
 
 class DescriptorNode(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """A node of a descriptor; a field is the leaf of the same name, with hyphens."""
 
-    passed_over: ClassVar[tuple[str, ...]] = ()
-    """Standard leaves that may stand here and are not used."""
     key: ClassVar[str] = "id"
     """Field by which the nodes of a list are told apart, as the standard's ``key`` has it."""
 
@@ -96,6 +92,14 @@ def within(at: str, number: int, profile: Instances) -> Iterator[Offence]:
         yield f"{at}.number-of-instances", why
 
 
+@cache
+def passed_over() -> dict[str, list[str]]:
+    """Return the standard leaves that may stand in a node and are not used, by its class."""
+    text = files(__package__).joinpath("passed_over.yaml").read_text(encoding="utf-8")
+    found: dict[str, list[str]] = yaml.safe_load(text)
+    return found
+
+
 def without_passed_over(data: Any, kind: type[Struct]) -> Any:
     """Return ``data`` as the schema ``kind`` takes it, without what is passed over."""
     return _pruned(data, inspect.type_info(kind))
@@ -109,11 +113,11 @@ def _pruned(value: Any, kind: inspect.Type) -> Any:
         case inspect.VarTupleType() if isinstance(value, list):
             return [_pruned(item, kind.item_type) for item in value]
         case inspect.StructType() if isinstance(value, dict):
-            passed_over = getattr(kind.cls, "passed_over", ())
+            unused = passed_over().get(kind.cls.__name__, ())
             types = {field.encode_name: field.type for field in kind.fields}
             return {
                 key: _pruned(item, types[key]) if key in types else item
                 for key, item in value.items()
-                if key not in passed_over
+                if key not in unused
             }
     return value

@@ -11,10 +11,6 @@ from msgspec import Meta, field
 from phalanx.domain.resources import Resources
 from phalanx.loading import Offence
 from phalanx.orchestration.descriptors.node import (
-    AFFINITY,
-    CPD,
-    SECURITY_GROUPS,
-    SIGNATURE,
     Amount,
     Count,
     DescriptorNode,
@@ -96,7 +92,6 @@ class AssociatedCpd(DescriptorNode, frozen=True):
 class Sapd(DescriptorNode, frozen=True):
     """A service access point: where users of the service connect."""
 
-    passed_over: ClassVar = CPD
     id: Id
     virtual_link_desc: Id | None = None
     associated_cpd: AssociatedCpd | None = None
@@ -105,14 +100,12 @@ class Sapd(DescriptorNode, frozen=True):
 class LinkFlavour(DescriptorNode, frozen=True):
     """A deployment flavour of a virtual link."""
 
-    passed_over: ClassVar = ("qos", "service-availability-level")
     id: Id
 
 
 class VirtualLinkDesc(DescriptorNode, frozen=True):
     """A network of the service."""
 
-    passed_over: ClassVar = ("connectivity-type", "test-access", "description", "vim-network-name")
     id: Id
     flavours: tuple[LinkFlavour, ...] = field(name="df", default=())
     mgmt_network: bool = False
@@ -149,7 +142,6 @@ class NfpPositionElement(DescriptorNode, frozen=True):
 class PositionDesc(DescriptorNode, frozen=True):
     """A position of a forwarding path: one element, or several that share the traffic."""
 
-    passed_over: ClassVar = ("forwarding-behaviour", "forwarding-behavior-input-parameters")
     id: Id
     nfp_position_element_id: Annotated[tuple[Id, ...], Meta(min_length=1)]
 
@@ -157,7 +149,6 @@ class PositionDesc(DescriptorNode, frozen=True):
 class Nfpd(DescriptorNode, frozen=True):
     """A forwarding path: its positions in the order of the traffic."""
 
-    passed_over: ClassVar = ("rule",)
     id: Id
     position_desc: Annotated[tuple[PositionDesc, ...], Meta(min_length=1)]
 
@@ -176,7 +167,6 @@ class Vnffgd(DescriptorNode, frozen=True):
 class ConstituentCpdId(DescriptorNode, frozen=True):
     """A connection point of a VNF profile on a link."""
 
-    passed_over: ClassVar = ("ip-address",)
     constituent_base_element_id: Id
     constituent_cpd_id: Id
 
@@ -192,7 +182,6 @@ class VirtualLinkConnectivity(DescriptorNode, frozen=True):
 class VnfProfile(DescriptorNode, frozen=True):
     """A VNF of the service."""
 
-    passed_over: ClassVar = (*AFFINITY, "service-availability-level")
     id: Id
     vnfd_id: Id
     flavour_id: Id | None = None
@@ -212,7 +201,6 @@ class BitrateRequirements(DescriptorNode, frozen=True):
 class VirtualLinkProfile(DescriptorNode, frozen=True):
     """A link of the service."""
 
-    passed_over: ClassVar = (*AFFINITY, "virtual-link-protocol-data")
     id: Id
     virtual_link_desc_id: Id
     flavour_id: Id | None = None
@@ -231,7 +219,6 @@ class VnfToLevelMapping(DescriptorNode, frozen=True):
 class NsLevel(DescriptorNode, frozen=True):
     """A size in which the service can be instantiated."""
 
-    passed_over: ClassVar = ("description", "virtual-link-to-level-mapping")
     id: Id
     vnf_to_level_mapping: tuple[VnfToLevelMapping, ...] = ()
 
@@ -247,15 +234,6 @@ class Dependency(DescriptorNode, frozen=True):
 class NsFlavour(DescriptorNode, frozen=True):
     """A deployment flavour (``df``) of the service, and what its agents shall do."""
 
-    passed_over: ClassVar = (
-        "flavour-key",
-        "scaling-aspect",
-        "affinity-or-anti-affinity-group",
-        "ns-lcm-additional-params",
-        "monitored-info",
-        "priority",
-        "service-availability-level",
-    )
     id: Id
     vnf_profile: Annotated[tuple[VnfProfile, ...], Meta(min_length=1, max_length=200)]
     virtual_link_profile: tuple[VirtualLinkProfile, ...] = ()
@@ -279,13 +257,6 @@ class NsFlavour(DescriptorNode, frozen=True):
 class NsDescriptor(DescriptorNode, frozen=True):
     """An NSD: the VNFs of a service, its links and its forwarding graphs."""
 
-    passed_over: ClassVar = (
-        "invariant-id",
-        "autoscale-rule",
-        "lifecycle-management-script",
-        *SECURITY_GROUPS,
-        *SIGNATURE,
-    )
     id: Id
     name: Label
     version: Label

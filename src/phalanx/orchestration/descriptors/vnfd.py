@@ -10,9 +10,6 @@ from msgspec import Meta, field
 from phalanx.domain.resources import Resources
 from phalanx.loading import Offence
 from phalanx.orchestration.descriptors.node import (
-    AFFINITY,
-    CPD,
-    SECURITY_GROUPS,
     Amount,
     Count,
     DescriptorNode,
@@ -30,20 +27,12 @@ from phalanx.orchestration.descriptors.node import (
 class VirtualCpu(DescriptorNode, frozen=True):
     """The processors of a virtual machine or container."""
 
-    passed_over: ClassVar = (
-        "cpu-architecture",
-        "clock",
-        "oversubscription-policy",
-        "vdu-cpu-requirements",
-        "pinning",
-    )
     num_virtual_cpu: Annotated[int, Meta(ge=1, le=10_000)]
 
 
 class VirtualMemory(DescriptorNode, frozen=True):
     """Its memory."""
 
-    passed_over: ClassVar = ("over-subscription-policy", "vdu-mem-requirements", "numa-enabled")
     size: Positive
     """In GB."""
 
@@ -51,7 +40,6 @@ class VirtualMemory(DescriptorNode, frozen=True):
 class BlockStorage(DescriptorNode, frozen=True):
     """A block device."""
 
-    passed_over: ClassVar = ("vdu-storage-requirements", "rdma-enabled", "sw-image-desc")
     size_of_storage: Amount
     """In GB."""
 
@@ -59,7 +47,6 @@ class BlockStorage(DescriptorNode, frozen=True):
 class VirtualDisk(DescriptorNode, frozen=True):
     """A disk that belongs to the compute resource."""
 
-    passed_over: ClassVar = ("vdu-storage-requirements", "rdma-enabled", "sw-image-desc")
     id: Id
     size_of_storage: Amount
     """In GB."""
@@ -68,11 +55,6 @@ class VirtualDisk(DescriptorNode, frozen=True):
 class VirtualComputeDesc(DescriptorNode, frozen=True):
     """What a VDU needs of a host."""
 
-    passed_over: ClassVar = (
-        "logical-node",
-        "request-additional-capability",
-        "compute-requirements",
-    )
     id: Id
     virtual_cpu: VirtualCpu
     virtual_memory: VirtualMemory
@@ -82,7 +64,6 @@ class VirtualComputeDesc(DescriptorNode, frozen=True):
 class VirtualStorageDesc(DescriptorNode, frozen=True):
     """Storage of a VDU: ``block-storage-data``, or its size alone as OSM writes it."""
 
-    passed_over: ClassVar = ("vdu-storage-requirements",)
     id: Id
     type_of_storage: Label = ""
     block_storage_data: BlockStorage | None = None
@@ -106,17 +87,6 @@ class Checksum(DescriptorNode, frozen=True):
 class SwImageDesc(DescriptorNode, frozen=True):
     """An image that a VDU boots."""
 
-    passed_over: ClassVar = (
-        "provider",
-        "container-format",
-        "disk-format",
-        "min-disk",
-        "min-ram",
-        "size",
-        "operating-system",
-        "supported-virtualization-environment",
-        "vim-type",
-    )
     id: Id
     name: Label
     version: Label = ""
@@ -127,15 +97,6 @@ class SwImageDesc(DescriptorNode, frozen=True):
 class IntCpd(DescriptorNode, frozen=True):
     """A connection point of a VDU."""
 
-    passed_over: ClassVar = (
-        *CPD,
-        "bitrate-requirement",
-        "virtual-network-interface-requirement",
-        "nicio-requirements",
-        "order",
-        "vnic-type",
-        "port-security-enabled",
-    )
     id: Id
     int_virtual_link_desc: Id | None = None
 
@@ -143,16 +104,6 @@ class IntCpd(DescriptorNode, frozen=True):
 class Vdu(DescriptorNode, frozen=True):
     """A virtualisation deployment unit: one kind of machine of the VNF."""
 
-    passed_over: ClassVar = (
-        "boot-order",
-        "nfvi-constraint",
-        "monitoring-parameter",
-        "configurable-properties",
-        "boot-data",
-        "trunk-port",
-        "cloud-init-file",
-        "alternative-sw-image-desc",
-    )
     id: Id
     name: Label
     virtual_compute_desc: Id
@@ -165,15 +116,6 @@ class Vdu(DescriptorNode, frozen=True):
 class IntVirtualLinkDesc(DescriptorNode, frozen=True):
     """A network inside the VNF."""
 
-    passed_over: ClassVar = (
-        "flavour",
-        "connectivity-type",
-        "test-access",
-        "description",
-        "monitoring-parameters",
-        "nfvi-maintenance-info",
-        "externally-managed",
-    )
     id: Id
 
 
@@ -187,12 +129,6 @@ class IntCpRef(DescriptorNode, frozen=True):
 class ExtCpd(DescriptorNode, frozen=True):
     """A connection point of the VNF: one of a VDU, or an inner network."""
 
-    passed_over: ClassVar = (
-        *CPD,
-        "virtual-network-interface-requirement",
-        "nicio-requirements",
-        "k8s-cluster-net",
-    )
     id: Id
     int_cpd: IntCpRef | None = None
     int_virtual_link_desc: Id | None = None
@@ -201,7 +137,6 @@ class ExtCpd(DescriptorNode, frozen=True):
 class VduProfile(DescriptorNode, frozen=True):
     """How many of a VDU a flavour may have."""
 
-    passed_over: ClassVar = (*AFFINITY, "nfvi-maintenance-info")
     id: Id
     min_number_of_instances: Count = 1
     max_number_of_instances: Count = 1
@@ -218,7 +153,6 @@ class VduLevel(DescriptorNode, frozen=True):
 class VnfLevel(DescriptorNode, frozen=True):
     """A size in which the VNF can be instantiated."""
 
-    passed_over: ClassVar = ("description", "vip-cp-level", "scaling-info")
     id: Id
     vdu_level: Annotated[tuple[VduLevel, ...], Meta(min_length=1)]
 
@@ -226,19 +160,6 @@ class VnfLevel(DescriptorNode, frozen=True):
 class VnfFlavour(DescriptorNode, frozen=True):
     """A deployment flavour (``df``) of the VNF."""
 
-    passed_over: ClassVar = (
-        "description",
-        "virtual-link-profile",
-        "vip-cp-profile",
-        "supported-operation",
-        "lcm-operations-configuration",
-        "affinity-or-anti-affinity-group",
-        "indicator",
-        "supported-vnf-interfaces",
-        "supported-coordination-actions",
-        "monitoring-parameter",
-        "scaling-aspect",
-    )
     id: Id
     vdu_profile: Annotated[tuple[VduProfile, ...], Meta(min_length=1)]
     instantiation_level: Annotated[tuple[VnfLevel, ...], Meta(min_length=1)]
@@ -255,22 +176,6 @@ class VnfFlavour(DescriptorNode, frozen=True):
 class VnfDescriptor(DescriptorNode, frozen=True):
     """A VNFD: what a VNF is made of, and what it connects to."""
 
-    passed_over: ClassVar = (
-        "product-info-name",
-        "product-info-description",
-        "vnfm-info",
-        "localization-language",
-        "default-localization-language",
-        *SECURITY_GROUPS,
-        "vip-cpd",
-        "configurable-properties",
-        "modifiable-attributes",
-        "lifecycle-management-script",
-        "element-group",
-        "indicator",
-        "auto-scale",
-        "signature",
-    )
     id: Id
     product_name: Label
     version: Label

@@ -1,6 +1,6 @@
 """A relay of TCP connections that stands for a link with delay; no part of Phalanx is used.
 
-``relay.py ADDRESS PORT TO_ADDRESS TO_PORT DELAY_MS`` carries octets both ways and holds each
+``vcdn_relay.py ADDRESS PORT TO_ADDRESS TO_PORT DELAY_MS`` carries octets both ways and holds each
 piece back for the delay and up to a fifth more at random. A line on standard input is a new
 delay. It ends when its input does.
 """

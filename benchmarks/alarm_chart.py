@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
+from msgspec import Struct
 
 from phalanx.analytics.explanations import sentence
 from phalanx.analytics.metrics import MetricTable
 from phalanx.analytics.service_models import ServiceVerdict
-from phalanx.reporting.svg import LinearScale, coordinate, figure, line_path
+from phalanx.reporting.figures import figure
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _LANE = 960, 300.0, 940.0, 56.0, 64.0
 _ODD, _LINE, _TEXT, _BACK = "#d55e00", "#0072b2", "#222222", "#fbe3d6"
+
+
+def coordinate(value: float) -> str:
+    """Return a coordinate with at most one decimal."""
+    return f"{round(value, 1) + 0.0:.10g}"
+
+
+def line_path(points: Sequence[tuple[float, float]]) -> str:
+    """Return path data through ``points``."""
+    return "M" + "L".join(f"{coordinate(x)} {coordinate(y)}" for x, y in points) if points else ""
+
+
+class LinearScale(Struct, frozen=True):
+    """Maps a domain of values to a range of pixels, linearly."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def __call__(self, value: float) -> float:
+        """Return the pixel of ``value``."""
+        span = self.high - self.low
+        share = (value - self.low) / span if span else 0.0
+        return self.start + share * (self.stop - self.start)
 
 
 def alarm_svg(verdict: ServiceVerdict, table: MetricTable) -> str:

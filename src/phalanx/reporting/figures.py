@@ -1,40 +1,9 @@
-"""The little that drawing needs: paths, scales, ticks, figures as text."""
+"""Figures and times as text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from msgspec import Struct
-
-Point = tuple[float, float]
-
 MINUTES_FROM_S = 1200.0
 """Times and time axes that reach so far are written in minutes (and hours), not in seconds."""
-
-
-def coordinate(value: float) -> str:
-    """Return a coordinate with at most one decimal."""
-    return f"{round(value, 1) + 0.0:.10g}"
-
-
-def line_path(points: Sequence[Point]) -> str:
-    """Return path data through ``points``."""
-    return "M" + "L".join(f"{coordinate(x)} {coordinate(y)}" for x, y in points) if points else ""
-
-
-class LinearScale(Struct, frozen=True):
-    """Maps a domain of values to a range of pixels, linearly."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-
-    def __call__(self, value: float) -> float:
-        """Return the pixel of ``value``."""
-        span = self.high - self.low
-        share = (value - self.low) / span if span else 0.0
-        return self.start + share * (self.stop - self.start)
 
 
 def clock(seconds: float, *, exact: bool = False) -> str:

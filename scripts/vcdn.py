@@ -12,10 +12,9 @@ from __future__ import annotations
 import os
 import random
 import socket
-import string
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -24,7 +23,13 @@ from phalanx.domain.traffic import Profile, Source
 from phalanx.infrastructure.linux.kernel import KernelError, runs
 from phalanx.testrange.client import SEGMENT_S
 from phalanx.testrange.exporter import LOG_FORMAT, FunctionExporter, family
-from phalanx.testrange.processes import NamespaceProcess, end, start_nginx, wait_for_page
+from phalanx.testrange.processes import (
+    NamespaceProcess,
+    end,
+    filled,
+    start_nginx,
+    wait_for_page,
+)
 from phalanx.testrange.users import Users
 
 FUNCTIONS = ("streamer", "cache")
@@ -37,7 +42,8 @@ LIVE = Profile("live", responsive=True, packet_octets=900.0, connections=1)
 
 _NAMES = 3  # segments in a playlist
 _INTRO_OCTETS = 100_000
-_RELAY = Path(__file__).with_name("relay.py")
+_NGINX = Path(__file__).with_name("nginx")
+_RELAY = Path(__file__).with_name("vcdn_relay.py")
 _RUN = "loopback"  # no run of ``phalanx clean``: there is nothing to remove but processes
 
 
@@ -80,8 +86,8 @@ class Vcdn:
                 "folder": folder,
                 "behind": f"{ADDRESS}:{behind}",
             }
-            (folder / "server.conf").write_text(_configuration(name, values))
-            server = start_nginx(_RUN, None, _configuration("nginx", values), folder)
+            (folder / "server.conf").write_text(filled(_NGINX / f"{name}.conf", **values))
+            server = start_nginx(_RUN, None, filled(_NGINX / "nginx.conf", **values), folder)
             self._servers.append(server)
             wait_for_page(server, None, ADDRESS, port, f"/live/{RENDITIONS[0]}.m3u8")
             if name in FUNCTIONS:
@@ -189,15 +195,6 @@ class Vcdn:
             complaints=self.folder / f"{Path(words[0]).stem}.stderr",
             piped=piped,
         )
-
-
-class _Template(string.Template):
-    delimiter = "@"
-
-
-def _configuration(name: str, values: Mapping[str, object]) -> str:
-    text = Path(__file__).with_name("nginx").joinpath(f"{name}.conf").read_text()
-    return _Template(text).substitute(values)
 
 
 def _free_port() -> int:
