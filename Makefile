@@ -98,8 +98,8 @@ test-browser: .venv/dev
 UV := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header
 lock:
-	$(UV) --extra postgresql --extra linux --extra nats-server --extra tracing --extra harden --extra research --extra data --group build --group test --group lint --group bench -o requirements/bench.txt
-	$(UV) --extra postgresql --extra linux --extra nats-server --extra tracing --extra harden --extra research --extra data --group build --group test --group lint -c requirements/bench.txt -o requirements/dev.txt
+	$(UV) --extra postgresql --extra linux --extra nats-server --extra tracing --extra harden --extra research --extra data --extra metrics --group build --group test --group lint --group bench -o requirements/bench.txt
+	$(UV) --extra postgresql --extra linux --extra nats-server --extra tracing --extra harden --extra research --extra data --extra metrics --group build --group test --group lint -c requirements/bench.txt -o requirements/dev.txt
 	$(UV) --extra linux --extra nats-server --group build -c requirements/bench.txt -o requirements/base.txt
 
 clean:
