@@ -32,7 +32,7 @@ VERBS = {
     "report": "Write the report on a run as one self-contained HTML page.",
     "check": "Look in a log for what a correct run can never have recorded.",
     "audit": "Verify that a log is what its agents recorded.",
-    "detect": "Find attacks in a recorded capture: targets, sources, confidence and reasons.",
+    "detect": "Find attacks in a capture, or in what routers export: targets, sources, reasons.",
     "policy": "Find conflicts of security rules, exchange and compare rules, run rules on traffic.",
     "collect": "Collect metrics of services into CSV or Parquet, from Prometheus or from CSV.",
     "evaluate": "Train models on some runs of a data set, and judge them on the others.",

@@ -40,6 +40,7 @@ PhalanxError
 ├── TaskError               the Linux driver could not do what was asked (…linux.tasks)
 │   ├── SilentError         a VNF cannot be reached, or takes too long
 │   └── DiskFullError       there is no disk space for an image (…linux.repository)
+├── NoRouteError            routers cannot be told of a measure (infrastructure.linux.routers)
 ├── KernelError             this machine does not do what a run needs (infrastructure.linux.kernel)
 └── OverlayError            the agents' network cannot be set up or changed (…linux.overlay_node)
 
