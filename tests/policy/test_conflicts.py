@@ -196,6 +196,7 @@ def test_contradictions_are_packets_that_both_sets_decide(deployed, rules, more)
     assert {(c.rule, *c.others) for c in report.conflicts} == expected
     assert len(report.conflicts) == len(expected) == sum(report.counts.values())
     assert report.undecided == 0
+    before = [decide(right, packet)[0] for packet in packets]
     for each in report.conflicts:
         (against,) = each.others
         assert decide(left, each.witness)[1].id == each.rule
@@ -206,8 +207,8 @@ def test_contradictions_are_packets_that_both_sets_decide(deployed, rules, more)
         again = contradictions(left, mended, deployed=deployed)
         assert (each.rule, against) not in {(c.rule, *c.others) for c in again.conflicts}
         (source,) = (rule for rule in rules if rule.id == each.rule)
-        for packet in packets:
-            if decide(mended, packet)[0] != decide(right, packet)[0]:
+        for packet, was in zip(packets, before, strict=True):
+            if decide(mended, packet)[0] != was:
                 assert matches(source, packet)
                 assert decide(mended, packet)[0] == source.action
 

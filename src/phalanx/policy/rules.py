@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal
 
@@ -343,11 +344,15 @@ def _common(left: Iterable[IpNetwork], right: Iterable[IpNetwork]) -> Iterator[I
                 yield max(one, other, key=lambda each: each.prefixlen)
 
 
+_address = lru_cache(maxsize=4096)(ip_address)
+_prefix = lru_cache(maxsize=4096)(ip_network)
+
+
 def _within(segment: Segment, address: str) -> bool:
-    at = ip_address(address)
-    if segment.addresses and not any(at in ip_network(each) for each in segment.addresses):
+    at = _address(address)
+    if segment.addresses and not any(at in _prefix(each) for each in segment.addresses):
         return False
-    return not any(at in ip_network(each) for each in segment.outside)
+    return not any(at in _prefix(each) for each in segment.outside)
 
 
 def _one_of(ranges: tuple[PortRange, ...], port: int) -> bool:
