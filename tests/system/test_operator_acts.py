@@ -106,6 +106,22 @@ def test_a_paused_agent_refuses_to_bid_until_it_is_resumed() -> None:
     assert [e.data["action"] for e in events if e.kind == "operator.acted"] == ["pause", "resume"]
 
 
+def test_what_was_awarded_before_a_pause_is_not_put_in_force_after_it() -> None:
+    events = system("ddos-resilience").run(until=60).events
+    applied = next(e for e in events if e.kind == "measure.applied")
+    owner = applied.data["instance"].split(".")[0]
+    won = [e.time for e in events if e.kind == "contract.accepted" and e.agent == owner]
+    assert min(won) < applied.time - 0.01, "the pause comes between the award and the rule"
+
+    run = system("ddos-resilience")
+    asked = owner, PAUSE, PauseRequest(paused=True), lambda _: None
+    pause = partial(run.calls("person").invoke, *asked, timeout_s=5)
+    run.clock.call_at(applied.time - 0.01, pause)
+    again = [e for e in run.run(until=60).events if e.kind == "measure.applied"]
+    assert again, "others filter it"
+    assert owner not in {e.data["instance"].split(".")[0] for e in again}
+
+
 @pytest.mark.parametrize("remembers", [True, False])
 def test_a_pause_outlives_the_agent_as_far_as_its_memory_does(remembers: bool) -> None:
     ends = FaultSpec(4.0, "crash", agent="pop4", for_s=2.0, memory=remembers)

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from secrets import token_hex
 from typing import Any
 
-from phalanx.auction.bidder import Bidder
+from phalanx.auction.bidder import PAUSED, Bidder
 from phalanx.auction.contracts import VnfInventory
 from phalanx.bdi import (
     Act,
@@ -92,7 +92,8 @@ def enforce(
 ) -> Part:
     """Make ``effect`` true by ``rule``, through the goal's instance, and believe it.
 
-    What the allow list has is left out; ``why`` says in words what the rule is for.
+    What the allow list has is left out; ``why`` says in words what the rule is for. An agent that
+    an operator paused puts nothing new in force.
     """
     spared = allow_list(me).spare(rule)
     if spared is None:
@@ -105,6 +106,8 @@ def enforce(
         raise PlanFailed("the instance is gone")
     if inventory.holder(effect) is not None:
         return
+    if me.capability(Bidder).paused:  # what it works on was awarded before
+        raise PlanFailed(PAUSED)
     measure = f"{me.name}.{me.incarnation}:{effect}"
     if len(measure.encode()) > LONGEST_ID:
         digest = blake2b(str(effect).encode(), digest_size=8).hexdigest()

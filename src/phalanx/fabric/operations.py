@@ -191,7 +191,7 @@ class ReleaseRequest(Struct, frozen=True):
 
 
 class PauseRequest(Struct, frozen=True):
-    """Asks to bid for nothing, or to bid again; what runs and holds is not touched."""
+    """Asks to bid for nothing and enforce nothing new, or to bid again; what runs stays."""
 
     paused: bool
     session: Annotated[str, Meta(max_length=100)] = ""
