@@ -122,6 +122,18 @@ def test_what_was_awarded_before_a_pause_is_not_put_in_force_after_it() -> None:
     assert owner not in {e.data["instance"].split(".")[0] for e in again}
 
 
+def test_what_nobody_did_during_a_pause_is_done_soon_after_it() -> None:
+    run = system("ddos-resilience")
+    client = run.calls("person")
+    for time, paused in ((10.0, True), (40.0, False)):
+        for pop in sorted(run.agents):
+            asked = pop, PAUSE, PauseRequest(paused), lambda _: None
+            run.clock.call_at(time, partial(client.invoke, *asked, timeout_s=5))
+    events = run.run(until=70).events
+    times = [e.time for e in events if e.kind == "measure.applied" and e.time > 10]
+    assert 40 < min(times) < 55
+
+
 @pytest.mark.parametrize("remembers", [True, False])
 def test_a_pause_outlives_the_agent_as_far_as_its_memory_does(remembers: bool) -> None:
     ends = FaultSpec(4.0, "crash", agent="pop4", for_s=2.0, memory=remembers)

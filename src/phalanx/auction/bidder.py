@@ -125,8 +125,10 @@ class Bidder(Configured, Capability):
             return
         call = message.content_as(CallForProposals)
         contract = self._open(me, message, call)
-        if me.draining or self.paused:
-            self._refuse(me, contract, DRAINING if me.draining else PAUSED)
+        if me.draining:
+            self._refuse(me, contract, DRAINING)
+        elif self.paused:  # one that is resumed shows in no view: ask again soon
+            self._refuse(me, contract, PAUSED, transient=True)
         else:
             self._evaluate(me, contract)
 
