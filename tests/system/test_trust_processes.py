@@ -46,10 +46,6 @@ def prepared(
     return Spread(load_scenario(path), path)
 
 
-def spread(folder: Path, *faults: dict[str, object]) -> RunResult:
-    return prepared(folder, *faults).run()
-
-
 def of(result: RunResult, kind: str, **data: object) -> list[Event]:
     return [e for e in result.events if e.kind == kind and data.items() <= e.data.items()]
 
@@ -58,8 +54,25 @@ def expelled(result: RunResult) -> set[str]:
     return {e.data["agent"] for e in of(result, "trust.changed", standing="quarantined")}
 
 
-def test_an_agent_into_which_another_process_writes_is_expelled(tmp_path: Path) -> None:
-    result = spread(tmp_path, {"kind": "infect", "agent": "east", "at_s": 60})
+@pytest.fixture(scope="module")
+def infected(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, Secrets]:
+    """Return a run in which an agent is written into, and what it had to keep to itself."""
+    fault: dict[str, object] = {"kind": "infect", "agent": "east", "at_s": 60}
+    run = prepared(tmp_path_factory.mktemp("infected"), fault)
+    made: list[Secrets] = []
+
+    def look(now: float) -> None:
+        if not made:
+            made.append(Secrets(run))
+        made[0].look(now)
+
+    return run.run(on_progress=look), made[0]
+
+
+def test_an_agent_into_which_another_process_writes_is_expelled(
+    infected: tuple[RunResult, Secrets],
+) -> None:
+    result, _ = infected
     assert result.defects == ()
     first = of(result, "attestation.result", round=0, tier="affirming")
     assert {e.data["attester"] for e in first} == {"north", "east", "south", "west"}
@@ -80,7 +93,7 @@ def test_an_agent_into_which_another_process_writes_is_expelled(tmp_path: Path) 
 
 
 def test_a_liar_whose_program_is_genuine_is_expelled_for_what_it_does(tmp_path: Path) -> None:
-    result = spread(tmp_path, {"kind": "lie", "agent": "west", "at_s": 40})
+    result = prepared(tmp_path, {"kind": "lie", "agent": "west", "at_s": 40}).run()
     assert result.defects == ()
     assert expelled(result) == {"west"}
     found = of(result, "attestation.result", attester="west", tier="contraindicated")
@@ -173,18 +186,9 @@ class Secrets:
 
 
 def test_no_secret_stands_in_lists_of_processes_the_log_the_ledger_or_the_report(
-    tmp_path: Path,
+    infected: tuple[RunResult, Secrets],
 ) -> None:
-    run = prepared(tmp_path, until=75.0)
-    made: list[Secrets] = []
-
-    def look(now: float) -> None:
-        if not made:
-            made.append(Secrets(run))
-        made[0].look(now)
-
-    result = run.run(on_progress=look)
-    (secrets,) = made
+    result, secrets = infected
     assert of(result, "key.installed")
     assert "epoch 1" in secrets.held
     assert len(secrets.held) > 40

@@ -73,7 +73,7 @@ def public() -> list[tuple[float, bytes]]:
 def made() -> list[tuple[float, bytes]]:
     """Return users, three floods, and connections that are held open, for 6 s."""
     syn = make.syn_flood(1.0, "6.6.6.6", 5000, SERVER, rate=1250)
-    flood = [udp(1 + n / 1000, "6.6.6.8", SERVER, 7000, 9000, 100) for n in range(4000)]
+    flood = [udp(1 + n / 1500, "6.6.6.8", SERVER, 7000, 9000, 100) for n in range(6000)]
     packets = mixed(users(150, 6.0), syn, flood, reflection(4000), slow())
     return [(at, make.ethernet(packet)) for at, packet in packets]
 

@@ -44,6 +44,11 @@ ATTACKS = {
         "core.may_pass.__code__ = c.replace(co_consts=tuple("
         "-1 if k == 5 else k for k in c.co_consts))",
         "sentry.core.may_pass", "code-altered"),
+    "constant written in place": (
+        "import ctypes\nk = core.may_pass.__code__.co_consts\n"
+        "slot = id(k) + tuple.__basicsize__ + 8 * k.index(5)\n"
+        "ctypes.c_size_t.from_address(slot).value = id(-1)\ncore.more = 1",
+        "sentry.core.may_pass", "code-altered"),
     "default argument changed": (
         "core.may_pass.__defaults__ = (1,)", "sentry.core.may_pass", "binding-altered"),
     "keyword default changed": (
@@ -104,7 +109,8 @@ ATTACKS = {
 
 SAME_PLACE = {
     "function rebound to known code", "function rebound to new code", "default argument changed",
-    "constant of a code object changed", "keyword default changed in place", "method deleted",
+    "constant of a code object changed", "constant written in place",
+    "keyword default changed in place", "method deleted",
 }  # fmt: skip
 """Attacks on what another attack of the list changes, too."""
 

@@ -19,7 +19,7 @@ from phalanx.bus.memory import MemoryBus
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.network import Host, LinkId, Network, PopId, link_ends, link_id
-from phalanx.domain.rules import AllowedSources, TrafficVerdict
+from phalanx.domain.rules import AllowedSources, AllowList, TrafficVerdict
 from phalanx.infrastructure.linux import announcer
 from phalanx.infrastructure.linux.driver import LinuxNetwork
 from phalanx.infrastructure.linux.enforcement import offered
@@ -317,11 +317,55 @@ class SiteDriver:
             PhalanxError: with one line, if the machine does not allow it.
 
         """
-        try:
-            return self._open(context, pop, interfaces, least_s, routers)
-        except BaseException:
-            self.close()
-            raise
+        with ExitStack() as failed:
+            failed.callback(self.close)
+            stack, scenario = self._stack, context.scenario
+            whole = scenario.to_network()
+            run = runs.new_run()
+            stack.callback(runs.remove, runs.folder(run))
+            stack.callback(lambda: runs.remove_tables(runs.noted(run)))
+            former = runs.noted(self._former) if self._former else set()
+            for table in former:  # what the one before has made is ours to remove from here on
+                runs.note(run, table)
+            _write(self._state / "run", run)
+            if self._former:
+                runs.remove(runs.folder(self._former))
+            topology = HostTopology(run, pop, whole.hosts, interfaces)
+            images = build_images(context.vnfds, topology.folder / "repository")
+            try:
+                self._journal = journal = LeaseJournal(self._state / "leases.db")
+            except ValueError as error:
+                raise PhalanxError(f"{error}; remove it to begin anew") from None
+            stack.callback(journal.close)
+            self._driver = driver = LinuxNetwork(
+                Network(tuple(p for p in whole.pops if p.name == pop), (), whole.hosts, pop),
+                self._clock,
+                context.recorder(""),
+                linux=topology,
+                images=images,
+                journal=journal,
+                cause=context.cause,
+                keep_images=scenario.strategy != "published",
+                routers=routers,
+                revive=True,
+            )
+            stack.callback(_forget, journal)  # once the VNFs have taken their rules along
+            stack.callback(driver.shutdown)
+            # What only observes leaves none of them in force.
+            remaining = journal.remaining() if scenario.mode == "enforce" else []
+            driver.allow = AllowList(scenario.allow)
+            kept_tables = {f"phx_{token(kept.entry.instance)}" for kept in remaining}
+            runs.remove_tables({t for t in former if t.partition(" ")[2] not in kept_tables})
+            driver.recover(remaining, context.vnfds, least_s)
+            names = {link_id(pop, host): each for host, each in interfaces.hosts.items()}
+            if interfaces.ingress is not None:
+                names[link_id(USERS, pop)] = interfaces.ingress
+            self._watch_interfaces(names, context)
+            held = driver.leases()
+            for kept in (each for each in remaining if each.entry.measure in held):
+                self._say(f"still in force for {kept.seconds:.0f} s: {kept.entry.measure}")
+            failed.pop_all()
+            return driver
 
     def close(self) -> None:
         """End the VNFs and lift their rules; calling it again has no effect."""
@@ -332,57 +376,6 @@ class SiteDriver:
         self._stack.pop_all()
         self._driver.suspend()
         self._journal.close()
-
-    def _open(
-        self,
-        context: BuildContext,
-        pop: PopId,
-        interfaces: Interfaces,
-        least_s: float,
-        routers: Routers | None,
-    ) -> LinuxNetwork:
-        stack, whole = self._stack, context.scenario.to_network()
-        run = runs.new_run()
-        stack.callback(runs.remove, runs.folder(run))
-        stack.callback(lambda: runs.remove_tables(runs.noted(run)))
-        former = runs.noted(self._former) if self._former else set()
-        for table in former:  # what the one before has made is ours to remove from here on
-            runs.note(run, table)
-        _write(self._state / "run", run)
-        if self._former:
-            runs.remove(runs.folder(self._former))
-        topology = HostTopology(run, pop, whole.hosts, interfaces)
-        images = build_images(context.vnfds, topology.folder / "repository")
-        try:
-            self._journal = journal = LeaseJournal(self._state / "leases.db")
-        except ValueError as error:
-            raise PhalanxError(f"{error}; remove it to begin anew") from None
-        stack.callback(journal.close)
-        self._driver = driver = LinuxNetwork(
-            Network(tuple(p for p in whole.pops if p.name == pop), (), whole.hosts, pop),
-            self._clock,
-            context.recorder(""),
-            linux=topology,
-            images=images,
-            journal=journal,
-            cause=context.cause,
-            keep_images=context.scenario.strategy != "published",
-            routers=routers,
-            revive=True,
-        )
-        stack.callback(_forget, journal)  # once the VNFs have taken their rules along
-        stack.callback(driver.shutdown)
-        remaining = journal.remaining()
-        kept_tables = {f"phx_{token(kept.entry.instance)}" for kept in remaining}
-        runs.remove_tables({t for t in former if t.partition(" ")[2] not in kept_tables})
-        driver.recover(remaining, context.vnfds, least_s)
-        names = {link_id(pop, host): each for host, each in interfaces.hosts.items()}
-        if interfaces.ingress is not None:
-            names[link_id(USERS, pop)] = interfaces.ingress
-        self._watch_interfaces(names, context)
-        for kept in remaining:
-            self._say(f"still in force for {kept.seconds:.0f} s: {kept.entry.measure}")
-        return driver
 
     def _watch_interfaces(self, names: dict[LinkId, str], context: BuildContext) -> None:
         """Tell when an interface disappears, and when it is back."""

@@ -7,7 +7,8 @@ is measured as a reference to that home.
 
 The target is not stopped. What a walk has read and relied on is remembered; if all of that is
 the same when read once more, the walk saw one state. Later looks compare it again and walk only
-if something differs, which costs a fraction.
+if something differs, which costs a fraction; where code and strings do not, as when a module was
+loaded, that walk takes their digests from the one before.
 
 Data is not measured: values that are no code, nor the contents of instances, lists and
 dictionaries. An attack on data alone is not found here.
@@ -19,6 +20,7 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Collection
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,11 +69,27 @@ UNREADABLE = (
 )  # fmt: skip
 
 
+class _Lasting:
+    """Code and strings of the target, which a process that nobody writes into keeps as they are."""
+
+    def __init__(self) -> None:
+        self.codes: dict[int, str] = {}
+        """Digests, by address."""
+        self.strings: dict[int, str] = {}
+        self.relied = array("Q"), array("Q")
+        """What these depend on; see ``_Memory.relied_words`` and ``_Memory.relied``."""
+        self.instructions: list[tuple[int, bytes]] = []
+        """Address of code, and its instructions as they were compiled."""
+
+
 class _Memory:
     """Memory of the target, read once in windows; remembers what was relied on."""
 
-    def __init__(self, files: ProcessFiles, maps: tuple[Mapping, ...]) -> None:
+    def __init__(
+        self, files: ProcessFiles, maps: tuple[Mapping, ...], lasting: _Lasting | None = None
+    ) -> None:
         self._files = files
+        self.lasting = lasting or _Lasting()
         self._maps = [m for m in maps if m.permissions.startswith("r") and m.path != "[vvar]"]
         self._starts = [m.start for m in self._maps]
         self._windows: dict[int, bytes] = {}
@@ -81,8 +99,15 @@ class _Memory:
         """Address and octets, one after the other, of what else it depends on."""
         self.data = array("Q")
         """Addresses of words that point to data: another pointer to data changes nothing."""
-        self.instructions: list[tuple[int, bytes]] = []
-        """Address of code, and its instructions as they were compiled."""
+
+    def lastingly(self, read: Callable[[], str]) -> str:
+        """Return what ``read`` does, which relies on what lasts."""
+        loose = self.relied_words, self.relied
+        self.relied_words, self.relied = self.lasting.relied
+        try:
+            return read()
+        finally:
+            self.relied_words, self.relied = loose
 
     def rely(self, address: int, length: int) -> None:
         """Remember that a result depends on these octets."""
@@ -170,17 +195,14 @@ class _Snapshot:
     """What a walk relied on, in a form that is compared quickly."""
 
     def __init__(self, memory: _Memory, known: Layout) -> None:
-        pairs = _integers(memory.relied).reshape(-1, 2)
-        codes = np.array([(a, len(o)) for a, o in memory.instructions], np.int64).reshape(-1, 2)
-        data, small = _integers(memory.data), pairs[pairs[:, 1] < 8]
-        # Whole words: what else is in them belongs to the same object and does not change.
-        pairs = pairs[pairs[:, 1] >= 8]
-        first = pairs[:, 0] // 8
-        words = _ranges(first, (pairs.sum(axis=1) + 7) // 8 - first)
-        words = np.concatenate((_integers(memory.relied_words) // 8, words))
+        lasting = memory.lasting
+        loose, kept = (_relied(*r) for r in ((memory.relied_words, memory.relied), lasting.relied))
+        codes = np.array([(a, len(o)) for a, o in lasting.instructions], np.int64).reshape(-1, 2)
+        data = _integers(memory.data)
         first = codes[:, 0] // 8
         units = _ranges(first, (codes.sum(axis=1) + 7) // 8 - first)
-        page = np.concatenate((words, units, data // 8, small[:, 0] // 8)) // (PAGE // 8)
+        smalls = (small[:, 0] // 8 for _, small in (loose, kept))
+        page = np.concatenate((loose[0], kept[0], units, data // 8, *smalls)) // (PAGE // 8)
         page = np.unique(page[np.flatnonzero(np.diff(page, prepend=-1))])
         breaks = np.flatnonzero(np.diff(page) > _GAP) + 1
         self._begins = page[np.concatenate(([0], breaks))] * PAGE
@@ -190,17 +212,20 @@ class _Snapshot:
         self._runs = (MemoryRun * len(lengths))(*(MemoryRun(*run) for run in runs))
         self._buffer = np.zeros(int(self._bases[-1]), np.uint8)
         mask = np.zeros(len(self._buffer) // 8, np.uint64)
-        mask[self._index(words * 8) // 8] = np.uint64(0xFFFFFFFFFFFFFFFF)
-        mask.view(np.uint8)[_ranges(self._index(small[:, 0]), small[:, 1])] = 0xFF
-        read = b"".join(memory.octets(run.start, run.length) for run in self._runs)
-        expected = np.frombuffer(read, np.uint64)
+        for words, small in (kept, loose):
+            mask[self._index(words * 8) // 8] = np.uint64(0xFFFFFFFFFFFFFFFF)
+            mask.view(np.uint8)[_ranges(self._index(small[:, 0]), small[:, 1])] = 0xFF
+            if words is kept[0]:
+                self._lasting, self._lasting_mask = np.flatnonzero(mask), mask[mask != 0]
+        expected = np.frombuffer(self._read(memory), np.uint64)
+        self._lasting_expected = expected[self._lasting] & self._lasting_mask
         self._checked = np.flatnonzero(mask)
         self._mask = mask[self._checked]
         self._expected = expected[self._checked] & self._mask
         self._found = np.empty_like(self._expected)
         self._data = self._index(data) // 8
         self._values = expected[self._data]
-        whole = np.frombuffer(b"".join(octets for _, octets in memory.instructions), np.uint16)
+        whole = np.frombuffer(b"".join(octets for _, octets in lasting.instructions), np.uint16)
         places = _ranges(self._index(codes[:, 0]) // 2, codes[:, 1] // 2)
         real = (whole & 0xFF) != 0  # the rest are caches, which change while code runs
         self._units, self._places = whole[real], places[real]
@@ -228,9 +253,7 @@ class _Snapshot:
         found &= self._mask
         if not np.array_equal(found, self._expected):
             return False
-        np.take(self._buffer.view(np.uint16), self._places, out=self._specialised, mode="clip")
-        np.take(self._general, self._specialised, out=self._undone, mode="clip")
-        if not np.array_equal(self._undone, self._units):
+        if not self._same_code(self._buffer.view(np.uint16)):
             return False
         values = words[self._data]
         for place in np.flatnonzero(values != self._values):
@@ -239,9 +262,36 @@ class _Snapshot:
             self._values[place] = values[place]
         return True
 
+    def lasts(self, memory: _Memory) -> bool:
+        """Whether code and strings are the same in what a later walk has read."""
+        octets = self._read(memory)
+        found = np.frombuffer(octets, np.uint64)[self._lasting] & self._lasting_mask
+        same = np.array_equal(found, self._lasting_expected)
+        return same and self._same_code(np.frombuffer(octets, np.uint16))
+
+    def _read(self, memory: _Memory) -> bytes:
+        return b"".join(memory.octets(run.start, run.length) for run in self._runs)
+
+    def _same_code(self, units: NDArray[np.uint16]) -> bool:
+        np.take(units, self._places, out=self._specialised, mode="clip")
+        np.take(self._general, self._specialised, out=self._undone, mode="clip")
+        return np.array_equal(self._undone, self._units)
+
     def _index(self, addresses: NDArray[np.int64]) -> NDArray[np.int64]:
         run = np.searchsorted(self._begins, addresses, side="right") - 1
         return np.asarray(self._bases[run] + addresses - self._begins[run], np.int64)
+
+
+def _relied(
+    addresses: array[int], pairs: array[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers of all words that are relied on, and what is smaller: address, octets."""
+    found = _integers(pairs).reshape(-1, 2)
+    # Whole words: what else is in them belongs to the same object and does not change.
+    large = found[found[:, 1] >= 8]
+    first = large[:, 0] // 8
+    words = _ranges(first, (large.sum(axis=1) + 7) // 8 - first)
+    return np.concatenate((_integers(addresses) // 8, words)), found[found[:, 1] < 8]
 
 
 def _integers(words: array[int]) -> NDArray[np.int64]:
@@ -266,8 +316,7 @@ class _Walk:
         self._runtime = runtime
         self._builtins = 0
         self._items: dict[int, list[tuple[str, int, str]]] = {}
-        self._strings: dict[int, str] = {}
-        self._codes: dict[int, str] = {}
+        self._strings, self._codes = memory.lasting.strings, memory.lasting.codes
         self._functions: dict[int, PythonDetail] = {}
         self._classes: dict[int, str] = {}
         self._class_names: dict[int, str] = {}
@@ -357,16 +406,20 @@ class _Walk:
         """Return a string."""
         found = self._strings.get(address)
         if found is None:
-            memory = self._memory
-            length, state = memory.word(address + 16), memory.octets(address + 32, 1)[0]
-            place = self._known.strings.get(state & self._known.string_mask)
-            if place is None:
-                raise _Garbage
-            head, width = place
-            octets = memory.kept(address + head, length * width)
-            coding = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}[width]
-            found = self._strings[address] = octets.decode(coding, "surrogatepass")
+            read = partial(self._read_string, address)
+            found = self._strings[address] = self._memory.lastingly(read)
         return found
+
+    def _read_string(self, address: int) -> str:
+        memory = self._memory
+        length, state = memory.word(address + 16), memory.octets(address + 32, 1)[0]
+        place = self._known.strings.get(state & self._known.string_mask)
+        if place is None:
+            raise _Garbage
+        head, width = place
+        octets = memory.kept(address + head, length * width)
+        coding = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}[width]
+        return octets.decode(coding, "surrogatepass")
 
     def constant(self, address: int, depth: int = 0) -> object:
         """Return an immutable value as it stands in a digest; of another object its kind."""
@@ -402,8 +455,12 @@ class _Walk:
     def code(self, address: int, depth: int = 0) -> str:
         """Return the digest of a code object: ``python_layout.code_digest`` of one out there."""
         found = self._codes.get(address)
-        if found is not None:
-            return found
+        if found is None:
+            read = partial(self._read_code, address, depth)
+            found = self._codes[address] = self._memory.lastingly(read)
+        return found
+
+    def _read_code(self, address: int, depth: int) -> str:
         memory, known = self._memory, self._known
         if self.kind(address) != "code" or depth > _DEEPEST:
             raise _Garbage
@@ -411,8 +468,8 @@ class _Walk:
         consts, names, variables, kinds, *texts = (memory.word(address + o) for o in known.code)
         octets = memory.octets(address + known.instructions, 2 * memory.word(address + 16))
         normal = known.units.normal(octets)
-        memory.instructions.append((address + known.instructions, normal))
-        found = self._codes[address] = fields_digest(
+        memory.lasting.instructions.append((address + known.instructions, normal))
+        return fields_digest(
             normal,
             tuple(self.constant(item, depth + 1) for item in self._tuple(consts)),
             self._texts(names),
@@ -420,7 +477,6 @@ class _Walk:
             tuple(self.constant(text) for text in texts),
             tuple(int.from_bytes(memory.kept(address + o, 4), "little") for o in known.numbers),
         )
-        return found
 
     def _name(self, detail: PythonDetail, module: str, key: str, address: int, kind: str) -> None:
         """Measure what a name of a module leads to."""
@@ -682,6 +738,8 @@ class PythonObjects:
         self._files = files
         self._layout = layout()
         self._snapshot: _Snapshot | None = None
+        self._lasting: _Lasting | None = None
+        """What the walk of the snapshot has read of code and strings."""
         self.details: dict[str, PythonDetail] = {}
         """Parts of all modules, as of the last look."""
         self._modules: dict[str, PythonModule] = {}
@@ -705,10 +763,10 @@ class PythonObjects:
 
         """
         self._looks += 1
-        current = self._looks < WALKS_EVERY and self._snapshot is not None
-        if not (current and self._unchanged()):
+        if self._looks >= WALKS_EVERY:
+            self._snapshot, self._lasting, self._looks = None, None, 0
+        if self._snapshot is None or not self._unchanged():
             self._walk()
-            self._looks = 0
         if self._first is None:
             self._first = self._modules
         named = {
@@ -724,12 +782,16 @@ class PythonObjects:
 
     def _walk(self) -> None:
         for _ in range(ATTEMPTS):
-            memory = _Memory(self._files, self._files.mappings())
+            before, lasting, self._lasting = self._snapshot, self._lasting, None
+            memory = _Memory(self._files, self._files.mappings(), lasting)
             try:
                 details = _Walk(memory, self._layout, self._runtime).modules()
+                if lasting is not None and before is not None and not before.lasts(memory):
+                    continue
                 self._snapshot = _Snapshot(memory, self._layout)
             except UNREADABLE:
                 continue
+            self._lasting = memory.lasting
             if self._unchanged():
                 self.details = details
                 self._modules = {name: detail.digests() for name, detail in details.items()}

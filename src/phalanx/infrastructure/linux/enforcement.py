@@ -243,17 +243,30 @@ class Enforcement(MeasureLedger[_Measure]):
     async def put_again(self, entry: LeasedMeasure, instance: Instance, ttl_s: float) -> None:
         """Put a measure of an earlier driver in force for ``ttl_s`` seconds, and keep it.
 
+        What is allowed by now is left out, and a rule that hits nothing else ends.
+
         Raises:
             TaskError: if its VNF refuses.
 
         """
-        body = {**entry.body, "ttl_s": ttl_s}
-        await self._processes.change(entry.instance, "PUT", _resource(entry.measure), lambda: body)
-        if (rule := entry.rule) is not None:
-            about = entry.measure, instance, entry.effect, rule, entry.reason
-            kept = _Measure(*about, entry.body, None, None, routes=entry.routes)
-            self._keep(entry.measure, kept)
-        self._routers.announce(entry.measure, entry.routes, ttl_s, self._context.cause)
+        kept, routes, told = entry.rule, entry.routes, entry.body
+        spared = None if kept is None else self.allow.spare(kept)
+        if spared is not None and spared is not kept:  # the list has more than it had then
+            told = {n: v for n, v in told.items() if n not in ("source", "sources", "outside")}
+            told |= _body(spared)
+            place = self._place(spared)
+            address = None if isinstance(place, str) else place.address
+            routes = self._routers.plan(entry.measure, spared, address, self._context.cause)
+        if spared is not None or kept is None:
+            body = {**told, "ttl_s": ttl_s}
+            resource = _resource(entry.measure)
+            await self._processes.change(entry.instance, "PUT", resource, lambda: body)
+            self._routers.announce(entry.measure, routes, ttl_s, self._context.cause)
+        if kept is not None:
+            about = entry.measure, instance, entry.effect, spared or kept, entry.reason
+            self._keep(entry.measure, _Measure(*about, told, None, None, routes=routes))
+            if spared is None:
+                self._end(entry.measure, "the allow list has all its sources", self._context.cause)
 
     def _read_counters(self) -> None:
         instances = dict.fromkeys(measure.instance for measure in self._measures.values())

@@ -35,7 +35,7 @@ from phalanx.infrastructure.linux.workers import DriverContext
 from phalanx.infrastructure.reservations.images import ImageCache
 from phalanx.infrastructure.reservations.instances import Fail, Instance, Ready
 
-BOOT_S = 5.0
+BOOT_S = 15.0
 """A VNF that does not answer this long after its start has failed, in seconds."""
 LIVED_S = 2.0
 """A VNF that ends sooner than this after its start is not started again, in seconds."""

@@ -60,8 +60,8 @@ RUN = "run"
 NETWORK = "network"
 START_S, START_EACH_S = 4.0, 0.5
 """Real seconds from starting the processes to second 0, and how many more for each of them."""
-MEASURED_S = 4.0
-"""How long the first look at an agent takes, in real seconds."""
+FIRST_LOOKS = 1.2
+"""Time until all agents were looked at, as a multiple of the first looks' own on this machine."""
 CALL_S = 5.0
 END_S = 10.0
 """How long processes may take to say their last events, in real seconds."""
@@ -155,13 +155,12 @@ class Spread:
             stack.callback(self._clear_testbed)
             stack.callback(processes.close)
             allowance = START_S + START_EACH_S * len(self._agents)
-            if self._scenario.trust is not None:
-                allowance += MEASURED_S * len(self._agents)
             allowance += LINUX_LEAD_S if self._on == "linux" else 0.0
             reference = None
             if self._scenario.trust is not None:
                 rehearsal, seed = folder / "rehearsal", new_hash_seed()
-                reference = genuine(rehearsal, self._plan, self._say, hash_seed=seed)
+                reference, took_s = genuine(rehearsal, self._plan, self._say, hash_seed=seed)
+                allowance += FIRST_LOOKS * took_s * len(self._agents)
                 processes.environment = reference.environment
             self._run = RunSpec(time.time() + allowance, self._speed, f"{RUN}-1", self._seed)
             self._clock = run_clock(self._run)

@@ -383,10 +383,11 @@ def genuine(
     *,
     calls_s: float = 0.0,
     hash_seed: str | None = None,
-) -> ReferenceValues:
+) -> tuple[ReferenceValues, float]:
     """Return the reference values of an agent: of its files, and of one that is started for it.
 
-    That one belongs to a domain of its own, so that no other agent ever hears of it.
+    That one belongs to a domain of its own, so that no other agent ever hears of it. How long the
+    first look at it took is returned as well, in seconds.
 
     Args:
         folder: is made for that domain.
@@ -417,7 +418,8 @@ def genuine(
         if calls_s:
             reference = learned_calls(reference, pid, calls_s, say)
         with ProcessMeasurer(pid, reference.software, reference.version) as measurer:
-            return learned(reference, measurer.look(), measurer.details())
+            look = measurer.look()
+            return learned(reference, look, measurer.details()), look.took_s
     except MeasurementError as error:
         raise PhalanxError(f"no agent can be measured here: {error}") from None
     finally:
