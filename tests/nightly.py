@@ -6,8 +6,12 @@ import os
 from collections.abc import Iterable
 from typing import TypeVar
 
+import pytest
+
 T = TypeVar("T")
 NIGHTLY = "PHALANX_PLANS" in os.environ
+long_processes = pytest.mark.skipif(not NIGHTLY, reason="minutes over processes: make nightly")
+"""What is tested on virtual time each time."""
 
 
 def sample(cases: Iterable[T], every: int) -> list[T]:

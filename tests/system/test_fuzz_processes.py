@@ -28,7 +28,7 @@ from phalanx.runtime.course import ReservationsAnswer, RunResult
 from phalanx.runtime.loading import load_scenario, offences, parse_scenario
 from phalanx.runtime.processes.spread import Spread, disagreements
 from phalanx.store.jsonl import read_jsonl
-from tests.nightly import sample
+from tests.nightly import long_processes, sample
 from tests.system.process_lab import processes
 from tests.system.rings import document
 
@@ -47,6 +47,7 @@ def marked(test):
 
 
 @marked
+@long_processes
 def test_two_plans_with_kills_break_no_rule_and_leave_nothing(tmp_path):
     done = fuzzed("--seed", KILLING, "--plans", 2, "--keep", tmp_path, "--json")
     found = json.loads(done.stdout)

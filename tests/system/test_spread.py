@@ -19,6 +19,7 @@ from phalanx.domain.events import in_causal_order
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.spread import Spread
 from phalanx.runtime.system import RunResult, run_scenario
+from tests.nightly import long_processes
 from tests.system.named_models import save_models
 from tests.system.process_lab import processes
 from tests.system.rings import attack, document, users
@@ -116,6 +117,7 @@ def test_loops_of_a_slice_are_processes_and_settle_claims_over_the_broker(tmp_pa
     assert check(result.events) == []
 
 
+@long_processes
 def test_loops_of_a_slice_deal_with_a_storm_as_processes() -> None:
     path = SCENARIO.with_name("signalling-storm.yaml")
     plan = load_scenario(path)

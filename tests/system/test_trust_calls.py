@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.nightly import long_processes
 from tests.system.process_lab import processes
 from tests.system.process_plan import POPS
 from tests.system.test_trust_domain import attesting
@@ -17,6 +18,7 @@ pytestmark = [
 ]
 
 
+@long_processes
 def test_honest_agents_are_verified_by_their_calls_too(tmp_path: Path) -> None:
     """Little is learned, so much is told that never was: it accuses nobody."""
     with attesting(tmp_path, "", "--control-flow", "5") as site:

@@ -23,6 +23,7 @@ from phalanx.runtime.processes.trusting import derived
 from phalanx.runtime.system import RunResult
 from phalanx.store.jsonl import encode_line
 from phalanx.trust.keys import open_key, pair_secret
+from tests.nightly import long_processes
 from tests.system.process_lab import processes
 
 RING = Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml"
@@ -101,6 +102,7 @@ def test_a_liar_whose_program_is_genuine_is_expelled_for_what_it_does(tmp_path: 
     assert all(d.startswith(lies) for e in found for d in e.data["deviations"])
 
 
+@long_processes
 def test_agents_agree_on_a_level_and_see_that_no_way_is_so_short(tmp_path: Path) -> None:
     """Of 0.01 ms there and back, beside what measuring takes."""
     level = {"max_latency_ms": 0.01, "max_loss": 0.5}
