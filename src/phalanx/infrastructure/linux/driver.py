@@ -393,14 +393,9 @@ class LinuxNetwork(NetworkDriver):
             instance = self._lifecycle.running(entry.instance, entry.pop)
             if isinstance(instance, str):
                 continue
-            await self._measures.put_again(entry, instance, ttl_s)
-            self._recorder.record(
-                "lease.recovered",
-                self._cause,
-                measure=entry.measure,
-                pop=entry.pop,
-                seconds=round(ttl_s, 3),
-            )
+            about = {"measure": entry.measure, "pop": entry.pop, "seconds": round(ttl_s, 3)}
+            event = self._recorder.record("lease.recovered", self._cause, **about)
+            await self._measures.put_again(entry, instance, ttl_s, event)
 
     def _crashed(self, instance: str, reason: str) -> None:
         if self._lifecycle.has(instance):

@@ -240,7 +240,9 @@ class Enforcement(MeasureLedger[_Measure]):
 
         self._tasks.start(ask(), done, lambda reason: answer(Failed(reason)))
 
-    async def put_again(self, entry: LeasedMeasure, instance: Instance, ttl_s: float) -> None:
+    async def put_again(
+        self, entry: LeasedMeasure, instance: Instance, ttl_s: float, cause: str
+    ) -> None:
         """Put a measure of an earlier driver in force for ``ttl_s`` seconds, and keep it.
 
         What is allowed by now is left out, and a rule that hits nothing else ends.
@@ -256,17 +258,17 @@ class Enforcement(MeasureLedger[_Measure]):
             told |= _body(spared)
             place = self._place(spared)
             address = None if isinstance(place, str) else place.address
-            routes = self._routers.plan(entry.measure, spared, address, self._context.cause)
+            routes = self._routers.plan(entry.measure, spared, address, cause)
         if spared is not None or kept is None:
             body = {**told, "ttl_s": ttl_s}
             resource = _resource(entry.measure)
             await self._processes.change(entry.instance, "PUT", resource, lambda: body)
-            self._routers.announce(entry.measure, routes, ttl_s, self._context.cause)
+            self._routers.announce(entry.measure, routes, ttl_s, cause)
         if kept is not None:
             about = entry.measure, instance, entry.effect, spared or kept, entry.reason
             self._keep(entry.measure, _Measure(*about, told, None, None, routes=routes))
             if spared is None:
-                self._end(entry.measure, "the allow list has all its sources", self._context.cause)
+                self._end(entry.measure, "the allow list has all its sources", cause)
 
     def _read_counters(self) -> None:
         instances = dict.fromkeys(measure.instance for measure in self._measures.values())
