@@ -10,6 +10,7 @@ from trust_lab import Agent, agent, write_agent
 from phalanx.domain.trust import TrustTier
 from phalanx.trust.measurement import ReferenceValues
 from phalanx.trust.python_layout import code_digest
+from phalanx.trust.python_objects import _Snapshot
 from phalanx.trust.references import reference_of
 
 
@@ -135,6 +136,20 @@ def test_a_number_as_keyword_default_is_found_in_the_next_look_and_its_undoing_t
         expected = {("sentry.core.weigh", "binding-altered")}
         assert target.verdict() == (TrustTier.CONTRAINDICATED, expected)
         target.exploit("core.weigh.__kwdefaults__['factor'] = 30000")
+
+
+def test_nothing_is_taken_from_a_look_during_which_all_changed(
+    target: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, where, kind = ATTACKS["constant written in place"]
+    assert target.verdict() == (TrustTier.AFFIRMING, set())
+    with monkeypatch.context() as always:
+        always.setattr(_Snapshot, "unchanged", lambda *_: False)
+        assert "changed during" in " ".join(target.look().gaps)
+    target.exploit(code)
+    tier, found = target.verdict()
+    assert tier is TrustTier.CONTRAINDICATED
+    assert (where, kind) in found
 
 
 @pytest.mark.processes

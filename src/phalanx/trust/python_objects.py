@@ -48,7 +48,7 @@ from phalanx.trust.python_layout import (
 ATTEMPTS = 4
 """Walks of a process that keeps changing under the walk, before the look has failed."""
 WALKS_EVERY = 50
-"""A full walk at the latest after so many looks that found nothing changed."""
+"""A walk that takes nothing from earlier ones at the latest after so many looks."""
 _SHIFT = 16
 _WINDOW = 1 << _SHIFT
 _GAP = 4
@@ -195,7 +195,7 @@ class _Snapshot:
     """What a walk relied on, in a form that is compared quickly."""
 
     def __init__(self, memory: _Memory, known: Layout) -> None:
-        lasting = memory.lasting
+        lasting = self.lasting = memory.lasting
         loose, kept = (_relied(*r) for r in ((memory.relied_words, memory.relied), lasting.relied))
         codes = np.array([(a, len(o)) for a, o in lasting.instructions], np.int64).reshape(-1, 2)
         data = _integers(memory.data)
@@ -738,8 +738,6 @@ class PythonObjects:
         self._files = files
         self._layout = layout()
         self._snapshot: _Snapshot | None = None
-        self._lasting: _Lasting | None = None
-        """What the walk of the snapshot has read of code and strings."""
         self.details: dict[str, PythonDetail] = {}
         """Parts of all modules, as of the last look."""
         self._modules: dict[str, PythonModule] = {}
@@ -764,7 +762,7 @@ class PythonObjects:
         """
         self._looks += 1
         if self._looks >= WALKS_EVERY:
-            self._snapshot, self._lasting, self._looks = None, None, 0
+            self._snapshot, self._looks = None, 0
         if self._snapshot is None or not self._unchanged():
             self._walk()
         if self._first is None:
@@ -782,16 +780,16 @@ class PythonObjects:
 
     def _walk(self) -> None:
         for _ in range(ATTEMPTS):
-            before, lasting, self._lasting = self._snapshot, self._lasting, None
+            before, self._snapshot = self._snapshot, None
+            lasting = None if before is None else before.lasting
             memory = _Memory(self._files, self._files.mappings(), lasting)
             try:
                 details = _Walk(memory, self._layout, self._runtime).modules()
-                if lasting is not None and before is not None and not before.lasts(memory):
+                if before is not None and not before.lasts(memory):
                     continue
                 self._snapshot = _Snapshot(memory, self._layout)
             except UNREADABLE:
                 continue
-            self._lasting = memory.lasting
             if self._unchanged():
                 self.details = details
                 self._modules = {name: detail.digests() for name, detail in details.items()}
