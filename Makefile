@@ -46,10 +46,9 @@ lint: .venv/dev
 nightly: .venv/dev
 	PHALANX_PLANS=1000 PHALANX_MUTATIONS=500 $(BIN)/python -m pytest -n auto --dist worksteal \
 		--hypothesis-profile=nightly -m "not linux and not processes and not browser"
-	PHALANX_PLANS=1000 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	PHALANX_PLANS=1000 PHALANX_SPREAD_RUNS=10 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 		-m "processes and not linux" -rs
 	$(BIN)/phalanx fuzz --plans 3000 --jobs 2 --shrink --keep out/fuzz
-	PHALANX_SPREAD_RUNS=10 $(BIN)/python -m pytest -n 0 tests/system/test_spread.py
 	PHALANX_KILLS=500 $(BIN)/python -m pytest -n 0 -s tests/system/test_kills.py
 	$(BIN)/python benchmarks/bench_endurance.py --hours 720
 	$(BIN)/phalanx bench answers

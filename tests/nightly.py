@@ -11,7 +11,7 @@ import pytest
 T = TypeVar("T")
 NIGHTLY = "PHALANX_PLANS" in os.environ
 long_processes = pytest.mark.skipif(not NIGHTLY, reason="minutes over processes: make nightly")
-"""What is tested on virtual time each time."""
+"""The same is tested each time on virtual time, or of one process."""
 
 
 def sample(cases: Iterable[T], every: int) -> list[T]:

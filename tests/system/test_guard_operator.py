@@ -77,6 +77,12 @@ def test_an_allowed_attacker_passes_and_entries_added_meanwhile_or_while_none_ru
     said(guard, "second 0 of the log")
     until(lambda: passes(ATTACKERS[2]), "what was allowed while nobody ran is still blocked", 5)
     assert [passes(address) for address in (ATTACKERS[-1], USER)] == [False, True]
+
+    guard.kill()
+    guard.wait(10)
+    guard = lab.guard("--observe")
+    said(guard, "second 0 of the log")
+    until(lambda: passes(ATTACKERS[-1]), "what only observes has taken a block over", 5)
     end(guard)
 
 

@@ -107,9 +107,9 @@ def learn(
         if agent.plan not in known:
             with tempfile.TemporaryDirectory(prefix="phalanx-") as folder:
                 rehearsal, path = Path(folder) / "rehearsal", Path(agent.plan)
-                known[agent.plan] = (
-                    given or genuine(rehearsal, path, say, program, calls_s=calls_s)[0]
-                )
+                if (found := given) is None:
+                    found, _ = genuine(rehearsal, path, say, program, calls_s=calls_s)
+                known[agent.plan] = found
         pid = process_of(spec.agents[name]) if calls_s else None
         if pid is not None:
             known[agent.plan] = learned_calls(known[agent.plan], pid, calls_s, say)
