@@ -34,7 +34,7 @@ from phalanx.fabric.registration import (
     decode,
     encode,
 )
-from phalanx.fabric.registry import Registrar, Registry
+from phalanx.fabric.registry import CROWD, RENEWALS, Registrar, Registry
 from phalanx.identity.names import Identity, Role
 
 LEASE = 6.0
@@ -46,10 +46,12 @@ def registry(lab: Lab) -> Registry:
 
 
 def serve(lab: Lab, name: str, **fields: object) -> Registrar:
+    exchange = lab.join(name)
     registrar = Registrar(
-        lab.join(name),
+        exchange,
         lab.clock,
         registration(name, lease_s=LEASE, state=ServiceState.SERVING, **fields),
+        Registry(exchange, lab.clock),
     )
     registrar.start()
     return registrar
@@ -118,6 +120,7 @@ def test_clocks_five_minutes_apart_make_no_difference(off_s: float) -> None:
         lab.join("pop1"),
         OffClock(lab.clock, -off_s),
         registration("pop1", lease_s=LEASE, state=ServiceState.SERVING),
+        other,
     )
     registrar.start()
     for _ in range(20):
@@ -209,10 +212,12 @@ def test_a_higher_incarnation_wins_and_an_earlier_one_is_refused() -> None:
 
 def test_a_second_process_under_the_same_identity_ends_the_first_one_s_entry(lab: Lab) -> None:
     superseded: list[Registration] = []
+    exchange = lab.join("pop1")
     first = Registrar(
-        lab.join("pop1"),
+        exchange,
         lab.clock,
         registration("pop1", 1, lease_s=LEASE, state=ServiceState.SERVING),
+        Registry(exchange, lab.clock),
         on_superseded=superseded.append,
     )
     first.start()
@@ -228,7 +233,94 @@ def test_a_second_process_under_the_same_identity_ends_the_first_one_s_entry(lab
     assert registry.entries()[0].registration.incarnation == 2
 
 
-def test_nobody_can_write_another_s_entry(lab: Lab) -> None:
+def crowd(lab: Lab, registry: Registry, size: int, **fields: object) -> list[Registrar]:
+    """Have so many agents, which share what they know of each other."""
+    registrars = [
+        Registrar(
+            lab.join(f"pop{number}"),
+            lab.clock,
+            registration(f"pop{number}", lease_s=LEASE, state=ServiceState.SERVING),
+            registry,
+            **fields,  # type: ignore[arg-type]  # tests know
+        )
+        for number in range(size)
+    ]
+    for number, registrar in enumerate(registrars):
+        lab.clock.call_at(LEASE * number / size, registrar.start)
+    return registrars
+
+
+class Heard:
+    """Counts what a watcher of the table is told."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.count = 0
+        lab.join("counter", Role.OBSERVER).watch(REGISTRY, self._told)
+
+    def _told(self, _key: str, _value: bytes | None) -> None:
+        self.count += 1
+
+    def since(self, lab: Lab, for_s: float) -> int:
+        before = self.count
+        lab.run(for_s)
+        return self.count - before
+
+
+@pytest.mark.parametrize("size", [CROWD // 2, CROWD, 4 * CROWD, 10 * CROWD])
+def test_who_watches_hears_no_more_of_many_agents_than_of_few(
+    lab: Lab, registry: Registry, size: int
+) -> None:
+    crowd(lab, registry, size)
+    heard = Heard(lab)
+    lab.run(60 * LEASE)
+    lease_s = LEASE * max(1.0, size / CROWD)
+    assert {entry.registration.lease_s for entry in registry.entries()} == {lease_s}
+    per_lease = heard.since(lab, 60 * LEASE) / 60
+    assert per_lease <= 1.5 * RENEWALS * CROWD  # renewals are spread, and so a little early
+    assert set(states(registry).values()) == {"serving"}
+    lab.hub.kill(Identity("pop1", Role.AGENT, DOMAIN))
+    lab.run(lease_s)
+    assert {owner for owner, state in states(registry).items() if state == "stale"} == {"pop1"}
+
+
+def test_of_many_agents_a_change_of_health_is_told_as_soon_as_of_few(
+    lab: Lab, registry: Registry
+) -> None:
+    ill: list[Health] = [Health()]
+    crowd(lab, registry, 10 * CROWD, health=lambda: ill[-1])
+    lab.run(60 * LEASE)
+    ill.append(Health(HealthStatus.FAILING, ("the disk is full",)))
+    lab.run(LEASE / RENEWALS)
+    assert {e.registration.health.status for e in registry.entries()} == {HealthStatus.FAILING}
+
+
+def test_after_a_short_cut_only_what_is_due_is_renewed(lab: Lab, registry: Registry) -> None:
+    size = 10 * CROWD
+    crowd(lab, registry, size)
+    heard = Heard(lab)
+    lab.run(60 * LEASE)
+    agents = [Identity(f"pop{number}", Role.AGENT, DOMAIN) for number in range(size)]
+    for agent in agents:
+        lab.hub.lose(agent)
+    lab.run(LEASE / RENEWALS)
+    for agent in agents:
+        lab.hub.regain(agent)
+    assert 0 < heard.since(lab, LEASE / RENEWALS) < size / 2
+    lab.run(GONE_LEASES * LEASE)
+    assert set(states(registry).values()) == {"serving"}
+
+
+def test_leases_of_services_that_are_no_agents_stay_short(lab: Lab, registry: Registry) -> None:
+    crowd(lab, registry, 4 * CROWD)
+    network = Registration("net", Role.NETWORK, 1, state=ServiceState.SERVING, lease_s=LEASE)
+    Registrar(lab.join("net", Role.NETWORK), lab.clock, network, registry).start()
+    lab.run(20 * LEASE)
+    found = registry.get("net")
+    assert found is not None
+    assert found.registration.lease_s == LEASE
+
+
+def test_nobody_can_write_another_s_entry(lab: Lab, registry: Registry) -> None:
     serve(lab, "pop1")
     for name, role in (("evil", Role.AGENT), ("eve", Role.OPERATOR), ("net", Role.NETWORK)):
         exchange = lab.join(name, role)
@@ -239,7 +331,7 @@ def test_nobody_can_write_another_s_entry(lab: Lab) -> None:
     with pytest.raises(NotPermittedError):
         lab.join("guest", Role.OBSERVER).put(REGISTRY, "guest", b"")
     with pytest.raises(ValueError, match=r"agent 'evil2' cannot register agent 'pop1'"):
-        Registrar(lab.join("evil2"), lab.clock, registration("pop1"))
+        Registrar(lab.join("evil2"), lab.clock, registration("pop1"), registry)
 
 
 def test_an_entry_that_names_another_or_nothing_is_refused(lab: Lab) -> None:
@@ -281,7 +373,7 @@ def test_health_checks_are_reported_with_their_reasons(lab: Lab) -> None:
     checks.add("queue", lambda: "half full")
     registry = Registry(lab.join("watcher", Role.OBSERVER), lab.clock)
     Registrar(
-        lab.join("pop1"), lab.clock, registration("pop1", lease_s=LEASE), health=checks
+        lab.join("pop1"), lab.clock, registration("pop1", lease_s=LEASE), registry, health=checks
     ).start()
     lab.run()
     assert registry.entries()[0].registration.health == Health(

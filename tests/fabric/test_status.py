@@ -108,6 +108,19 @@ def test_a_duty_that_nobody_sees_to_is_the_worst_there_is() -> None:
     assert report(entries, answers, 12.0).verdict is OverallStatus.WELL
 
 
+def test_who_does_not_answer_is_told_before_its_lease_runs_out() -> None:
+    entries = [entry("pop1"), entry("pop2")]
+    why = "no process serves it"
+    found = report(entries, {}, 12.0, silent={"pop2": why})
+    assert found.verdict is OverallStatus.ATTENTION
+    assert found.findings == (f"pop2 does not answer: {why}",)
+    found = report(entries, {}, 12.0, silent={"pop1": why, "pop2": why})
+    assert found.verdict is OverallStatus.DOWN
+    ended = [entry("pop1"), entry("pop2", ServiceState.STALE)]
+    found = report(ended, {}, 20.0, silent={"pop2": why})
+    assert found.findings == ("pop2 is stale: its lease ran out and was not renewed",)
+
+
 def test_what_is_wrong_with_the_streams_is_said_first() -> None:
     wrong = ("the brokers do not keep KV_registry: stream not found",)
     found = report([entry("pop1")], {}, 12.0, storage=wrong)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from phalanx.identity.names import Role
-from phalanx.runtime.processes.testbed import PHALANX, _free_ports
+from phalanx.runtime.processes.testbed import PHALANX, free_ports
 from phalanx.runtime.processes.trusting import write_into
 from phalanx.trust.processes import HASH_SEED, new_hash_seed
 from tests.system.process_lab import Lab, processes
@@ -37,7 +37,7 @@ class Site(Lab):
         document = plan(traffic=[], trust={"period_s": PERIOD_S})
         super().__init__(folder, document=document, others=[(SECAAS, Role.AGENT)])
         self.programs: dict[str, subprocess.Popen[bytes]] = {}
-        (self.port,) = _free_ports(1)
+        (self.port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = self.testbed.bus(SECAAS).with_name("trust.secret")
         self.repository = folder / "measurer" / "repository"

@@ -146,9 +146,15 @@ class _View:
                 raise unknown(name, self._connected.identity.domain, self._survey.names)
 
     def _report(self) -> StatusReport:
-        entries, now = self._survey.registry.entries(), self._connected.clock.now()
-        storage = self._survey.storage
-        return report(entries, self._survey.answers, now, only=self._only, storage=storage)
+        survey = self._survey
+        return report(
+            survey.registry.entries(),
+            survey.answers,
+            self._connected.clock.now(),
+            only=self._only,
+            silent=survey.silent,
+            storage=survey.storage,
+        )
 
     def _ask_again(self) -> None:
         self._survey.ask()

@@ -70,7 +70,7 @@ class Fabric:
             area: the part of the network that it manages.
             scope: name of the scope of an agent; empty if it is none.
             pop: where an agent stands; None if at no PoP.
-            lease_s: for how long its registration holds, in seconds of ``clock``.
+            lease_s: for how long its registration holds among few, in seconds of ``clock``.
             appraise: how far to trust the registration of another.
             registry: one that others of this process share; None opens one of its own.
             on_superseded: told of the registration of a second process of this identity.
@@ -106,6 +106,7 @@ class Fabric:
                 lease_s=lease_s,
                 version=VERSION,
             ),
+            self.registry,
             health=self.checks,
             on_superseded=on_superseded,
         )

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 from msgspec.structs import replace
 
-from phalanx.bus.client import BrokerClient, Subscription
+from phalanx.bus.client import BrokerClient
 from phalanx.bus.subjects import REGISTRY, name, token
 from phalanx.clock import Clock, Timer
 from phalanx.fabric.directory import (
@@ -27,12 +28,19 @@ from phalanx.fabric.registration import (
     Health,
     Registration,
     RegistrationError,
+    ServiceState,
     decode,
     encode,
 )
+from phalanx.identity.names import Role
 
 RENEWALS = 3
 """How often an owner renews within one lease: two of three may be lost."""
+CROWD = 24
+"""Agents up to which leases keep their length. Those of more grow with their number, so that who
+watches hears of no more renewals a second, however many agents there are.
+"""
+LONGEST_LEASE_S = 3600.0
 
 Listener = Callable[[RegistryChange], None]
 
@@ -65,6 +73,7 @@ class Registry:
         self._clock = clock
         self._on_refused = on_refused
         self._listeners: list[Listener] = []
+        self._overheard: dict[str, Callable[[bytes | None], None]] = {}
         self._timer: Timer | None = None
         self._closed = False
         self.read = False
@@ -80,6 +89,19 @@ class Registry:
     def get(self, owner: str) -> RegistryEntry | None:
         """Return what is known of one owner."""
         return self.directory.get(owner)
+
+    @property
+    def agents(self) -> int:
+        """How many agents there are, those included that may be alive."""
+        ended = ServiceState.LEFT, ServiceState.GONE
+        return sum(
+            entry.registration.role is Role.AGENT and entry.state not in ended
+            for entry in self.directory.entries()
+        )
+
+    def overhear(self, owner: str, listener: Callable[[bytes | None], None]) -> None:
+        """Tell ``listener`` of each value that is written for ``owner``, renewals included."""
+        self._overheard[owner] = listener
 
     @property
     def settled(self) -> bool:
@@ -120,6 +142,8 @@ class Registry:
             owner = name(key)
         except ValueError:
             owner = key  # no owner can have it, so that a value under it is an impostor's
+        if (listener := self._overheard.get(owner)) is not None:
+            listener(value)
         self._publish(self.directory.take(owner, value, self._clock.now()))
 
     def _caught_up(self) -> None:
@@ -160,15 +184,19 @@ class Registry:
 class Registrar:
     """Keeps one's own entry alive, and withdraws it at the end.
 
-    While the exchange is cut off nothing is written; the entry is renewed as soon as it is
-    connected again. An entry of the same owner that this registrar did not write and that is
-    no older means that a second process runs under the identity: the registrar stops and says so.
+    While the exchange is cut off nothing is written; what is due by then is written as soon as
+    it is connected again, and so is a change of health at any time. The lease of an agent among
+    more than ``CROWD`` is longer in proportion. An entry of the same owner that this registrar did
+    not write and that is no older means that a second process runs under the identity: the
+    registrar stops and says so.
 
     Args:
         exchange: of the owner.
         clock: makes the renewals.
-        registration: what to say; its owner and role must be those of the exchange.
-        health: asked before each renewal.
+        registration: what to say; its owner and role must be those of the exchange. Its lease
+            is that of an agent among few.
+        registry: tells how many agents there are, and of other values of the own entry.
+        health: asked three times in such a lease.
         on_superseded: told of the other's entry when a second process took over; None: it is not
             watched for, as where one process has all identities.
 
@@ -182,6 +210,7 @@ class Registrar:
         exchange: BrokerClient,
         clock: Clock,
         registration: Registration,
+        registry: Registry,
         *,
         health: Callable[[], Health] = Health,
         on_superseded: Callable[[Registration], None] | None = None,
@@ -196,10 +225,13 @@ class Registrar:
         """What was said last, and is said again."""
         self._exchange = exchange
         self._clock = clock
+        self._registry = registry
         self._health = health
         self._on_superseded = on_superseded
+        self._lease_s = registration.lease_s
+        self._due = clock.now()
+        """When the entry is to be renewed."""
         self._timer: Timer | None = None
-        self._watch: Subscription | None = None
         self._active = False
         exchange.on_change(self._linked)
 
@@ -220,7 +252,7 @@ class Registrar:
             return
         self._active = True
         if self._on_superseded is not None:
-            self._watch = self._exchange.watch(REGISTRY, self._told)
+            self._registry.overhear(self.registration.owner, self._told)
         self._renew()
 
     def update(self, **changes: Any) -> None:
@@ -236,6 +268,7 @@ class Registrar:
         """
         changes = {field: value for field, value in changes.items() if value is not None}
         self.registration = replace(self.registration, **changes)
+        self._due = self._clock.now()
         if self._active:
             self._renew()
 
@@ -250,9 +283,6 @@ class Registrar:
 
     def _stop(self) -> bool:
         was, self._active = self._active, False
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -264,21 +294,28 @@ class Registrar:
             self._timer = None
         if not self._active:
             return
-        if self._exchange.connected:
-            self.registration = replace(
-                self.registration, health=self._health(), beat=self.registration.beat + 1
-            )
-            key = token(self.registration.owner)
-            self._exchange.put(REGISTRY, key, encode(self.registration))
-        pause = self.registration.lease_s / RENEWALS
-        self._timer = self._clock.call_at(self._clock.now() + pause, self._renew)
+        now, pause, health = self._clock.now(), self._lease_s / RENEWALS, self._health()
+        due = now + pause / 2 >= self._due or health != self.registration.health
+        if due and self._exchange.connected:
+            lease_s, owner = self._lease_s, self.registration.owner
+            self._due = now + pause
+            if self.registration.role is Role.AGENT and self._registry.agents > CROWD:
+                lease_s = min(lease_s * self._registry.agents / CROWD, LONGEST_LEASE_S)
+                # Those that were started together do not renew together.
+                share = crc32(owner.encode()) / 2**32
+                self._due = now + max(pause, lease_s / RENEWALS * (1 + share) / 2)
+            beat = self.registration.beat + 1
+            changes = {"health": health, "beat": beat, "lease_s": lease_s}
+            self.registration = replace(self.registration, **changes)
+            self._exchange.put(REGISTRY, token(owner), encode(self.registration))
+        self._timer = self._clock.call_at(now + pause, self._renew)
 
     def _linked(self, connected: bool) -> None:
         if connected and self._active:
             self._renew()
 
-    def _told(self, key: str, value: bytes | None) -> None:
-        if not self._active or value is None or key != token(self.registration.owner):
+    def _told(self, value: bytes | None) -> None:
+        if not self._active or value is None:
             return
         try:
             found = decode(value)

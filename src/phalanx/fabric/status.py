@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
+from types import MappingProxyType
 
 import msgspec
 from msgspec import Struct
@@ -72,6 +73,7 @@ def report(
     now: float,
     *,
     only: Collection[str] = (),
+    silent: Mapping[str, str] = MappingProxyType({}),
     storage: tuple[str, ...] = (),
 ) -> StatusReport:
     """Return what is to be shown.
@@ -81,6 +83,7 @@ def report(
         answers: what agents said of themselves just now, by name; may lack some or all.
         now: the watcher's clock, in seconds.
         only: the services that it is about; none: all, of which an agent must serve.
+        silent: why those who were asked did not answer, in words, by name.
         storage: what is wrong with the brokers' streams and tables; it is said first.
 
     """
@@ -94,8 +97,10 @@ def report(
         for line in _findings(row, entry.trust.tier)
     ]
     findings += _differing_plans(everybody, only)
+    lost = {row.agent for row in rows if row.lease_left_s} & silent.keys()
+    findings += [f"{name} does not answer: {silent[name]}" for name in sorted(lost)]
     serving = any(
-        row.state == ServiceState.SERVING.value
+        row.state == ServiceState.SERVING.value and row.agent not in lost
         for row in rows
         if only or row.role == Role.AGENT.value
     )

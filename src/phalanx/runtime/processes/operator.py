@@ -20,7 +20,7 @@ from phalanx.bus.client import BrokerError, CaughtUp, Delivery, Stored
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event
-from phalanx.fabric.calls import CallClient, CallError
+from phalanx.fabric.calls import CallClient, CallError, CallTimedOut
 from phalanx.fabric.directory import Appraise, RegistryChange, RegistryEntry, unattested
 from phalanx.fabric.envelope import EnvelopeError
 from phalanx.fabric.operations import STATUS, Operation, StatusAnswer, StatusRequest
@@ -139,6 +139,8 @@ class Survey:
     def __init__(self, operator: Operator, appraise: Appraise = unattested) -> None:
         self.answers: dict[str, StatusAnswer] = {}
         """What services said of themselves when they were asked last, by name."""
+        self.silent: dict[str, str] = {}
+        """Why those who were asked and did not answer did not, in words, by name."""
         self.storage: tuple[str, ...] = ()
         """What is wrong with the streams and tables, as far as it was asked."""
         self._operator = operator
@@ -179,7 +181,10 @@ class Survey:
         if not self.registry.read or self._open:
             return False
         return all(
-            entry.confirmed or not entry.available or entry.owner in self.answers
+            entry.confirmed
+            or not entry.available
+            or entry.owner in self.answers
+            or entry.owner in self.silent
             for entry in self.registry.entries()
             if not names or entry.owner in names
         )
@@ -206,10 +211,12 @@ class Survey:
 
     def _answered(self, owner: str, answer: StatusAnswer | CallError) -> None:
         self._open -= 1
+        self.answers.pop(owner, None)
+        self.silent.pop(owner, None)
         if isinstance(answer, StatusAnswer):
             self.answers[owner] = answer
-        else:
-            self.answers.pop(owner, None)
+        elif isinstance(answer, CallTimedOut):
+            self.silent[owner] = answer.reason
 
 
 class Tail:

@@ -47,7 +47,7 @@ class ProcessTestbed:
         self.environment: Mapping[str, str] = {}
         """Variables that processes are started with, beside ours."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        ports = _free_ports(2 * brokers)
+        ports = free_ports(2 * brokers)
         specs = tuple(
             BrokerSpec(f"broker{number}", HOST, port, cluster_port=meets_at)
             for number, port, meets_at in zip(
@@ -176,7 +176,7 @@ class ProcessTestbed:
         self.brokers.stop()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return ports that nobody uses at the moment; all are held until the last is known."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
