@@ -45,6 +45,30 @@ def test_attackers_are_blocked_where_they_enter_and_nobody_else_is() -> None:
     assert not [e for e in of(result, "instance.started") if e.data["vnf"] == "classifier"]
 
 
+FORGED_UDP: dict[str, Any] = {"profile": "udp-flood-spoofed", "demand_mb_s": 6}
+
+
+def dropped(result: RunResult) -> set[str]:
+    """Return in words what each filter drops that names no source."""
+    applied = (e.data for e in of(result, "measure.applied") if not e.data.get("sources"))
+    return {data["effect"].rpartition(", ")[2].rstrip(")") for data in applied}
+
+
+def test_forged_udp_is_dropped_at_its_port_while_others_are_served_by_udp() -> None:
+    asking = users(name="resolver", profile="dns", port=53, demand_mb_s=0.002)
+    result = service(traffic=[asking, attack(**FORGED_UDP)])
+    assert dropped(result) == {"udp to port 443 that nobody answers"}
+    assert min(shares(result)) > 0.9
+
+
+def test_forged_udp_is_dropped_whatever_its_port_where_nobody_is_served_by_udp() -> None:
+    first = attack(**FORGED_UDP, end_s=40)
+    second = attack(**FORGED_UDP, name="again", port=8443, start_s=40)
+    result = service(traffic=[users(), first, second])
+    assert dropped(result) == {"udp that nobody answers"}
+    assert min(shares(result)) > 0.9
+
+
 def test_a_flood_that_fills_a_link_upstream_is_found() -> None:
     """The monitored link never carries more than 2 MB/s, and its threshold is 4.5."""
     links = [{"between": ["east", "south"], "bandwidth_mb_s": 2, "latency_ms": 5}]

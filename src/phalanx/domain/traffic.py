@@ -46,6 +46,16 @@ class Profile(Struct, frozen=True):
 
 VIDEO = Profile("video", responsive=True, packet_octets=900.0, syn_share=0.002, connections=1)
 HTTP = Profile("http", responsive=True, packet_octets=400.0, syn_share=0.08, connections=1)
+DNS = Profile(
+    "dns",
+    responsive=False,
+    protocol="udp",
+    packet_octets=80.0,
+    syn_share=0.0,
+    establishes=False,
+    reply_share=1.0,
+)
+"""A client of a resolver: each packet asks, and is answered."""
 SYN_FLOOD = Profile(
     "syn-flood",
     responsive=False,
@@ -101,6 +111,7 @@ PROFILES = {
     for p in (
         VIDEO,
         HTTP,
+        DNS,
         SYN_FLOOD,
         SYN_FLOOD_SPOOFED,
         UDP_FLOOD,

@@ -31,6 +31,7 @@ from phalanx.analytics.fixed_rules import (
     COMPLETES,
     FlowAggregate,
     aggregate,
+    forgeries,
     request_floods,
     unanswered_floods,
 )
@@ -69,6 +70,7 @@ from phalanx.coordination.scaling import effective_s
 from phalanx.domain.actions import (
     EntrySample,
     FlowRecords,
+    FlowStats,
     LinkSample,
     Observe,
     Outcome,
@@ -121,6 +123,8 @@ MOST_TARGETS = 1_024
 """Targets of which reports are kept in mind."""
 MOST_SOURCES = 4_096
 """Sources of one rule."""
+MOST_PORTS = 8
+"""Ports of a target at which forged packets are dropped by a rule each."""
 MOST_SEEN = 16 * MOST_SOURCES
 """Sources whose reports are kept in mind, of all targets."""
 REPLIED_S = 300.0
@@ -362,7 +366,7 @@ class EdgeFilter(Capability):
         served = {f.source for f in findings if f.kind in {SLOW, *ANSWERED_AS_USERS}}
         shared = {o.source for o in seen if o.answered > ANSWERED * o.open} | heard.shared
         shared = {source for source in blocked if source in shared and source not in served}
-        for rule in _rules(screened, blocked, shared, forged, seen):
+        for rule in _rules(screened, blocked, shared, forged, seen, records):
             effect = _effect(rule)
             until, _ = self._harmful.get(effect, (me.now, 0.0))
             if until <= me.now and not self._filtered(me, effect):
@@ -583,11 +587,13 @@ def _rules(
     shared: Collection[str],
     forged: list[Finding],
     seen: list[FlowAggregate],
+    records: FlowRecords,
 ) -> Iterator[TrafficRule]:
     """Yield what to filter.
 
     Of sources behind which users are, too (``shared``), only the protocol that attacks is
-    filtered: UDP is dropped, and TCP handshakes are answered for the target.
+    filtered: UDP is dropped, and TCP handshakes are answered for the target. Forged UDP is
+    dropped at the ports that are flooded, and at all where no user is answered over UDP.
     """
     ip, entry = screened.ip, screened.entry or None
     hostile = {(one.source, one.protocol) for one in seen if not _served(one)}
@@ -601,9 +607,25 @@ def _rules(
     if mixed or any(not f.kind.startswith("udp") for f in forged):
         yield TrafficRule(TrafficMatch(target=ip, entry=entry), TrafficVerdict.PROXY)
     served = any(one.protocol == "udp" and one.replies for one in seen)
-    if any(f.kind.startswith("udp") for f in forged) and not served:
-        match = TrafficMatch(target=ip, entry=entry, protocol="udp")
+    ports: list[int | None] = [*_flooded_ports(records, ip)] if served else [None]
+    for port in ports if any(f.kind.startswith("udp") for f in forged) else ():
+        match = TrafficMatch(target=ip, entry=entry, port=port, protocol="udp")
         yield TrafficRule(match, TrafficVerdict.DROP)
+
+
+def _flooded_ports(records: FlowRecords, ip: str) -> list[int]:
+    """Return the ports at which forged UDP by itself is a flood, and nothing is answered."""
+    by_port: dict[int, list[FlowStats]] = {}
+    for flow in records.flows:
+        if (flow.protocol, flow.target) == ("udp", ip):
+            by_port.setdefault(flow.port, []).append(flow)
+    packets = {
+        port: sum(flow.packets for flow in flows)
+        for port, flows in by_port.items()
+        if not any(flow.replies for flow in flows)
+    }
+    most = sorted(packets, key=lambda port: (-packets[port], port))[:MOST_PORTS]
+    return [port for port in most if forgeries(aggregate(by_port[port]), effective_s(records))]
 
 
 def _effect(rule: TrafficRule) -> AttackFiltered:
@@ -624,7 +646,8 @@ def _words(rule: TrafficRule) -> str:
     if rule.verdict is TrafficVerdict.PROXY:
         return "handshakes never completed"
     if not match.sources:
-        return "udp that nobody answers" if match.protocol == "udp" else "everything"
+        to = "" if match.port is None else f" to port {match.port}"
+        return f"udp{to} that nobody answers" if match.protocol == "udp" else "everything"
     digest = blake2b(" ".join(match.sources).encode(), digest_size=3).hexdigest()
     of = f"{match.protocol} of " if match.protocol else ""
     return f"{len(match.sources)} {of}source{'s' * (len(match.sources) != 1)} {digest}"

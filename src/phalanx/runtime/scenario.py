@@ -176,6 +176,7 @@ class TrafficSpec(Struct, frozen=True, forbid_unknown_fields=True):
     profile: Literal[
         "video",
         "http",
+        "dns",
         "syn-flood",
         "syn-flood-spoofed",
         "udp-flood",

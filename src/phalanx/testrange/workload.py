@@ -23,7 +23,7 @@ from phalanx.clock import Timer
 from phalanx.clock.wall import WallClock
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import Host, Network, PopId, link_id
-from phalanx.domain.traffic import Source
+from phalanx.domain.traffic import DNS, Source
 from phalanx.infrastructure.linux.kernel import KernelError, cgroups
 from phalanx.infrastructure.linux.kernel.cgroups import Cgroup
 from phalanx.infrastructure.linux.kernel.wire import compiled
@@ -69,7 +69,7 @@ def tool(source: Source) -> str:
         return "slowhttptest"
     if source.profile.establishes and source.profile.syn_share and not source.profile.responsive:
         return "curl"
-    if source.profile.establishes:
+    if source.profile.establishes or source.profile is DNS:
         raise KernelError(f"nothing here plays {source.profile.name} with real packets")
     if source.profile.syn_share and packets_s(source) > HPING_PACKETS_S:
         return "flood"
