@@ -21,7 +21,7 @@ from phalanx.policy import intents, rules, ssla
 from phalanx.policy import plan as policy
 from phalanx.runtime import scenario
 from phalanx.runtime.catalogue import BUILT_IN, installed_capabilities
-from phalanx.runtime.guarding import GuardedSpec, SiteSpec
+from phalanx.runtime.guarding import GuardedSpec, LimitSpec, SiteSpec
 from phalanx.runtime.processes.spec import Device
 from phalanx.runtime.scenario import Scenario
 from phalanx.slices import agreements
@@ -129,6 +129,7 @@ _NAMES = {
     policy.Revocation: "revocation",
     SiteSpec: "site",
     GuardedSpec: "guarded host",
+    LimitSpec: "limit",
     RouterSpec: "router",
 }
 
@@ -175,8 +176,8 @@ def _json_schema(kind: type[Struct]) -> str:
 
 def site() -> str:
     """Return the same tables for the structs of a site file; others are those of scenarios."""
-    own = "\n".join(_section(kind) for kind in (SiteSpec, GuardedSpec, RouterSpec))
-    return re.sub(r"\]\(#(?!guarded-host|router)", "](scenario.md#", own)
+    own = "\n".join(_section(kind) for kind in (SiteSpec, GuardedSpec, LimitSpec, RouterSpec))
+    return re.sub(r"\]\(#(?!guarded-host|limit|router)", "](scenario.md#", own)
 
 
 def intent_kinds() -> str:

@@ -17,6 +17,7 @@ from tests.one_line import taken_or_refused
 from phalanx.domain.errors import ScenarioError
 from phalanx.runtime.guarding import load_site
 from phalanx.runtime.loading import MAX_BYTES, load_scenario, parse_scenario
+from phalanx.runtime.system import run_scenario
 
 FOLDER = Path(__file__).parents[2] / "scenarios"
 GOOD = (FOLDER / "ddos-resilience.yaml").read_text(encoding="utf-8")
@@ -341,6 +342,18 @@ def test_what_the_file_says_wins(tmp_path):
     assert parameters["ip_rate_mb_s"] == 5
 
 
+def test_limits_of_a_guarded_host_are_in_force_from_the_start(tmp_path):
+    limits = "limits: [{protocol: udp, port: 53, rate_mb_s: 0.5}, {protocol: tcp, rate_mb_s: 2}]"
+    text = SITE.replace("name: web", f"{limits}, name: web")
+    events = run_scenario(site(tmp_path, text).to_scenario(5)).events
+    applied = [event for event in events if event.kind == "measure.applied"]
+    assert sorted((e.data["verdict"], e.data["rate_mb_s"]) for e in applied) == [
+        ("limit", 0.5),
+        ("limit", 2),
+    ]
+    assert all(event.time < 2 for event in applied)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -348,6 +361,13 @@ def test_what_the_file_says_wins(tmp_path):
         ("10.0.0.3", "10.0.0.2", "two have the address 10.0.0.2"),
         ("interface: lan0", "interface: ../lan0", "interface"),
         ("cores: 2", "core: 2", "core"),
+        ("name: web", "limits: [{port: 53, rate_mb_s: 1}], name: web", "needs a protocol"),
+        (
+            "name: web",
+            "limits: [{protocol: udp, port: 53, rate_mb_s: 1}, {protocol: udp, rate_mb_s: 2}], "
+            "name: web",
+            "limits: cannot be enforced: web.limits.0, which goes first, is about a part",
+        ),
     ],
 )
 def test_refusals_say_where_and_why(tmp_path, old, new, says):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import socket
 import stat
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,38 @@ def test_an_allowed_attacker_passes_and_entries_added_meanwhile_or_while_none_ru
     said(guard, "second 0 of the log")
     until(lambda: passes(ATTACKERS[-1]), "what only observes has taken a block over", 5)
     end(guard)
+
+
+@pytest.mark.skipif(shutil.which("hping3") is None, reason="not installed: hping3")
+def test_a_limit_of_a_port_is_always_in_force_and_of_that_port_alone(lab):
+    """125 packets/s of 142 octets are 0.018 MB/s: too few for an attack."""
+    limits = "    limits: [{protocol: udp, port: 9000, rate_mb_s: 0.005}]\n"
+    lab.site.write_text(lab.site.read_text() + limits)
+    guard = lab.guard()
+    said(guard, "second 0 of the log")
+    until(lambda: len(listed(lab)) == 1, "the limit is not in force")
+    match = listed(lab)[0]["rule"]["rule"]["match"]
+    assert (match["target"], match["protocol"], match["port"]) == (SERVER, "udp", 9000)
+
+    def passed(port):
+        before, begun = arrived(lab), time.monotonic()
+        pace = f"--udp --spoof {USER} --destport {port} --data 100 -i u8000 -c 500"
+        lab.inside("street", "sh", "-c", f"hping3 -q {pace} {SERVER} || true")  # nothing answers
+        return arrived(lab) - before, time.monotonic() - begun
+
+    count, seconds = passed(9000)
+    assert count * 142 < 0.005e6 * seconds + 20e3  # and what the bucket holds
+    count, _ = passed(9001)
+    assert count > 450
+    (limit,) = listed(lab)
+    assert limit["rule"]["held_mb"] > 0
+    end(guard)
+
+
+def arrived(lab):
+    """Return how many packets the server's interface has received."""
+    table = lab.inside("server", "cat", "/proc/self/net/dev")
+    return int(table.partition("eth:")[2].split()[1])
 
 
 def test_what_only_observes_says_what_it_would_do_and_drops_nothing(lab, tmp_path):

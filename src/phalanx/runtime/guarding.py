@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -30,8 +30,20 @@ from phalanx.infrastructure.linux.repository import build_images
 from phalanx.infrastructure.linux.routers import Routers, RouterSpec
 from phalanx.infrastructure.linux.vnf_processes import token
 from phalanx.loading import Name, parse_as, read_text, refusal
+from phalanx.policy.enforcement import PolicyEnforcer
+from phalanx.policy.plan import PolicyPlan
+from phalanx.policy.rules import (
+    PolicyInventory,
+    PolicyRule,
+    PolicyVerdict,
+    PortRange,
+    RuleAction,
+    RuleMatch,
+    RuleSet,
+    Segment,
+)
 from phalanx.runtime.environment import BuildContext, MetricsAddress, Say
-from phalanx.runtime.loading import allow_offences
+from phalanx.runtime.loading import allow_offences, policy_refusals
 from phalanx.runtime.processes.spec import Device, Interfaces
 from phalanx.runtime.scenario import (
     MONITORS,
@@ -48,6 +60,7 @@ from phalanx.runtime.scenario import (
     NetworkSpec,
     ParameterName,
     PopSpec,
+    Port,
     Positive,
     Scenario,
     Strategy,
@@ -88,6 +101,25 @@ LIMIT = 0.5
 """While the sources are not known yet, this share of a guarded host's bandwidth passes."""
 
 
+class LimitSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """How much may pass to a guarded host, whoever sends it."""
+
+    rate_mb_s: Positive
+    protocol: Literal["tcp", "udp"] | None = None
+    """None: any."""
+    port: Port | None = None
+    """At the host, with a protocol; None: all."""
+
+    def __post_init__(self) -> None:
+        """Refuse a port without a protocol; raises ValueError."""
+        if self.port is not None and self.protocol is None:
+            raise ValueError("port needs a protocol, tcp or udp")
+
+    def __str__(self) -> str:
+        of = "" if self.protocol is None else f" of {self.protocol}"
+        return f"{self.rate_mb_s:g} MB/s{of}{'' if self.port is None else f' port {self.port}'}"
+
+
 class GuardedSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A host that the site guards, and the interface through which packets leave to it."""
 
@@ -101,6 +133,8 @@ class GuardedSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """More traffic than this out of the interface, whatever its destination, is looked into."""
     connections: Count | None = None
     """More open TCP connections than this are looked into; None: they are not counted."""
+    limits: Annotated[tuple[LimitSpec, ...], Meta(max_length=100)] = ()
+    """Always in force, beside what attacks need. Of several that fit a packet the first counts."""
 
 
 class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,13 +167,15 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
     def to_scenario(self, duration_s: float) -> Scenario:
         """Return the site as a network of one PoP without traffic of its own."""
+        policy = self._limits()
+        enforcer = {} if policy is None else {PolicyEnforcer.name: LIMITER}
         return Scenario(
             name=self.pop,
             duration_s=duration_s,
             network=NetworkSpec(
                 (PopSpec(self.pop, self.cores, self.memory_gb, self.disk_gb),), self.pop
             ),
-            functions=self.functions,
+            functions=enforcer | self.functions,
             hosts=tuple(
                 HostSpec(g.name, self.pop, g.address, g.bandwidth_mb_s) for g in self.guards
             ),
@@ -153,9 +189,30 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
             strategy=self.strategy,
             mode=self.mode,
             allow=self.allow,
+            policy=policy,
             parameters={**self._own_parameters(), **self.parameters},
             timing=self.timing,
         )
+
+    def _limits(self) -> PolicyPlan | None:
+        """Return the limits of the guarded hosts as rules of a policy; None: there are none."""
+        rules = tuple(
+            PolicyRule(
+                f"{guarded.name}.limits.{number}",
+                RuleAction(PolicyVerdict.PERMIT, limit.rate_mb_s),
+                RuleMatch(
+                    target=Segment((f"{guarded.address}/32",)),
+                    protocol=limit.protocol,
+                    ports=() if limit.port is None else (PortRange(limit.port, limit.port),),
+                ),
+            )
+            for guarded in self.guards
+            for number, limit in enumerate(guarded.limits)
+        )
+        if not rules:
+            return None
+        own = ((g.name, (f"{g.address}/32",)) for g in self.guards if g.limits)
+        return PolicyPlan(rules=RuleSet("limits", rules), members=PolicyInventory(dict(own)))
 
     def _own_parameters(self) -> dict[str, float]:
         """Return the parameters of the functions where the site's file sets none.
@@ -176,6 +233,9 @@ def load_site(path: str | Path) -> SiteSpec:
     site, tree = parse_as(SiteSpec, read_text(path), str(path))
     for field_name, why in allow_offences(site.allow):
         raise refusal(str(path), tree, field_name, why)
+    scenario = site.to_scenario(1.0)
+    for _, why in () if scenario.policy is None else policy_refusals(scenario.policy, scenario):
+        raise ScenarioError(f"{path}: guards: limits: {why}")
     twice = (("guards", "name"), ("guards", "address"), ("routers", "name"), ("routers", "socket"))
     for field_name, what in twice:
         values = [getattr(each, what) for each in getattr(site, field_name)]
@@ -490,7 +550,7 @@ def plan(site: SiteSpec) -> list[str]:
     """Return in words what a guard would touch and what it might do."""
     interfaces = sorted({guarded.interface for guarded in site.guards})
     others = set(MONITORS.values()) - {MONITORS[site.strategy]}
-    functions = sorted({*site.functions, *STRATEGIES[site.strategy]} - others)
+    functions = sorted({*site.to_scenario(1.0).functions, *STRATEGIES[site.strategy]} - others)
     lines = [
         f"state directory {site.state}, run-time files below {runs.ROOT}",
         f"VNF processes, at most {site.cores:g} cores' worth: {', '.join(functions)}",
@@ -512,6 +572,7 @@ def plan(site: SiteSpec) -> list[str]:
             when += f" or {guarded.connections} connections" if guarded.connections else ""
             when += ": limits, "
         lines.append(f"{when}blocks of sources or a SYN proxy at {guarded.interface}")
+        lines += [f"always at most {limit} to {guarded.address}" for limit in guarded.limits]
     lines.append(
         "from the first SYN proxy until its VNF ends: chains at prerouting, forward and output for "
         "the guarded address, net.ipv4.tcp_syncookies=1, "
