@@ -79,6 +79,8 @@ FUNCTIONS = {
     "syn-proxy": LIMITER,
     "anomaly-detector": ANALYSER,
     "classifier": ANALYSER,
+    "service-monitor": FunctionSpec(cores=0.2, memory_gb=0.1, disk_gb=0),
+    "edge-filter": FunctionSpec(memory_gb=0.05),
 }
 PARAMETERS = {
     "monitor_interval_s": 0.1,
@@ -168,7 +170,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     def to_scenario(self, duration_s: float) -> Scenario:
         """Return the site as a network of one PoP without traffic of its own."""
         policy = self._limits()
-        enforcer = {} if policy is None else {PolicyEnforcer.name: LIMITER}
+        enforcer = {} if policy is None else {PolicyEnforcer.name: FunctionSpec(memory_gb=0.05)}
         return Scenario(
             name=self.pop,
             duration_s=duration_s,
