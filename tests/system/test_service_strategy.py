@@ -45,6 +45,30 @@ def test_attackers_are_blocked_where_they_enter_and_nobody_else_is() -> None:
     assert not [e for e in of(result, "instance.started") if e.data["vnf"] == "classifier"]
 
 
+def feed(mb_s: float, **changes: Any) -> dict[str, Any]:
+    """Return a sender of UDP that is not answered: telemetry, or a flood, by what it takes."""
+    named: dict[str, Any] = {"name": "feed", "profile": "udp-flood", "count": 1, "at": ["north"]}
+    return attack(**{**named, "demand_mb_s": mb_s, **changes})
+
+
+def test_a_feed_that_nobody_answers_is_left_alone_while_it_takes_nothing_from_users() -> None:
+    result = service(traffic=[users(), feed(0.3)])  # of 6 MB/s, 250 packets/s
+    assert not of(result, "measure.applied")
+    assert min(shares(result)) > 0.9
+
+
+def test_a_feed_that_crowds_users_is_blocked_and_so_is_one_of_very_many_packets() -> None:
+    result = service(traffic=[users(), feed(0.3, end_s=60), feed(4, name="more", start_s=60)])
+    assert [sources for _, sources in filters(result)] == [["10.3.0.1"]]
+
+
+def test_users_who_come_and_ask_for_little_take_nothing_from_those_who_are_there() -> None:
+    readers = users(name="readers", count=20, demand_mb_s=0.01, start_s=40)
+    viewers = users(name="viewers", profile="video", count=4, demand_mb_s=0.2)
+    result = service(traffic=[viewers, readers])
+    assert not [e for e in of(result, "belief.changed") if "serviceBreached" in e.data["belief"]]
+
+
 FORGED_UDP: dict[str, Any] = {"profile": "udp-flood-spoofed", "demand_mb_s": 6}
 
 

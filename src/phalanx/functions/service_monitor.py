@@ -11,7 +11,7 @@ It needs no image: a switch samples flows by itself (sFlow, IPFIX), and the agen
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from functools import partial
 from statistics import median
 from typing import ClassVar
@@ -58,8 +58,14 @@ IN_A_ROW = 2
 """Looks with too little goodput that make a breach."""
 CROWDED = 0.2
 """Share of a link's octets from which one-way UDP that came with a breach is its cause."""
+BUSY = 0.7
+"""Share of its bandwidth from which a link has too little room for what nobody asked for."""
+CROWDING_S = 5_000
+"""Packets/s of one-way UDP that are too many for a host, however small."""
 FAMILIAR_WEIGHT = 0.1
-"""Weight of one look in what a source of one-way UDP usually sends."""
+"""Weight of one look in what a source usually sends."""
+FEW_KNOWN = 3
+"""Fewer users that were seen before do not show whether others take service from them."""
 GROWN = 1.5
 """A source of one-way UDP that sends so many times what it usually did is a stranger again: floods
 that grow slowly were there while users were served, too."""
@@ -117,6 +123,8 @@ class _Target(Struct):
     """Whether the attack holds connections: it is answered now and then, as users are."""
     familiar: dict[str, float] = field(default_factory=dict)
     """Sources of one-way UDP that users were served beside, with what each sent, in KB/s."""
+    served: dict[str, float] = field(default_factory=dict)
+    """Users that were served, with what each got, in KB/s."""
     swarmed: float = -1e9
     """When strangers were seen last: those that come soon after are more of them."""
 
@@ -216,6 +224,8 @@ class ServiceMonitor(Capability):
             kept -= len(seen.looks.popleft()[1].flows)
         findings = self._examine(me, goal, seen, sample) + seen.slow
         seen.slow = []
+        harmless = self._harmless(records, whole_s, sample)
+        findings = [f for f in findings if f.spoofed or (f.kind, f.target) not in harmless]
         convicted = self._convicted(me, records, whole_s, findings)
         pairs = yield from not_allowed(me, convicted)
         spared = {target for _, target in convicted} - {target for _, target in pairs}
@@ -276,6 +286,25 @@ class ServiceMonitor(Capability):
             longer = examine(me, goal, together, series=series)
             findings += [f for f in longer if (f.source, f.target) in present]
         return findings
+
+    def _harmless(
+        self, records: FlowRecords, seconds: float, sample: LinkSample
+    ) -> set[tuple[str, str]]:
+        """Return (kind, target) of one-way UDP that takes nothing from users, nor fills the link.
+
+        Telemetry, media and logs are not answered, either.
+        """
+        found = set()
+        for target, sent in _sent_one_way(records, seconds).items():
+            flows = (f for f in records.flows if f.target == target and f.protocol == "udp")
+            packets_s = sum(flow.packets for flow in flows if not flow.replies) / seconds
+            crowds = sum(sent.values()) / 1e3 >= CROWDED * sample.rate_mb_s
+            crowds = crowds and sample.rate_mb_s >= BUSY * sample.bandwidth_mb_s
+            known = self._targets.get(target)
+            suffers = known is not None and (known.suffers is not None or known.low > 0)
+            if not (crowds or suffers or packets_s >= CROWDING_S):
+                found.add((UDP_FLOOD, target))
+        return found
 
     def _convicted(
         self, me: Agent, records: FlowRecords, seconds: float, findings: list[Finding]
@@ -398,11 +427,13 @@ class ServiceMonitor(Capability):
         """
         octets: dict[str, int] = dict.fromkeys([*seen.targets, *attacked], 0)
         sent = _sent_one_way(records, seconds)
-        users: dict[str, set[str]] = {}
+        users: dict[str, dict[str, float]] = {}
         for flow in records.flows:
             if (flow.source, flow.target) not in convicted:
-                users.setdefault(flow.target, set()).add(flow.source)
-                octets[flow.target] = octets.get(flow.target, 0) + flow.octets * (flow.replies > 0)
+                got = flow.octets * (flow.replies > 0)
+                each = users.setdefault(flow.target, {})
+                each[flow.source] = each.get(flow.source, 0.0) + got / seconds / 1e3
+                octets[flow.target] = octets.get(flow.target, 0) + got
         seen.targets |= dict.fromkeys(octets)
         for target, total in octets.items():
             known = self._target(target)
@@ -411,24 +442,36 @@ class ServiceMonitor(Capability):
                 known.since, known.named, known.slow = None, frozenset(), False
                 yield Believe(UnderAttack(target), value=False)
             each_kb_s = total / max(1, len(users.get(target, ()))) / seconds / 1e3
-            yield from self._breach(me, target, known, each_kb_s, explained=target in attacked)
-            calm = known.suffers is None and not known.low and target not in attacked
-            if calm and len(known.familiar) < MANY_FLOWS:
-                for source, kb_s in sent.get(target, {}).items():
-                    usual = known.familiar.get(source, kb_s)
-                    known.familiar[source] = usual + (kb_s - usual) * FAMILIAR_WEIGHT
+            now = users.get(target, {})
+            kept = [now[s] / usual for s, usual in known.served.items() if s in now and usual > 0]
+            # Who comes or goes changes the mean, and takes nothing from those who stay.
+            less = len(kept) < FEW_KNOWN or median(kept) < BREACHED
+            explained = target in attacked
+            fell = each_kb_s < BREACHED * median(known.usual or (0.0,))
+            yield from self._breach(me, target, known, each_kb_s, less=less, explained=explained)
+            if known.suffers is None and not fell and not explained:
+                _learn(known.familiar, sent.get(target, {}))
+                _learn(known.served, now)
 
     def _breach(
-        self, me: Agent, target: str, known: _Target, each_kb_s: float, *, explained: bool
+        self,
+        me: Agent,
+        target: str,
+        known: _Target,
+        each_kb_s: float,
+        *,
+        less: bool,
+        explained: bool,
     ) -> Steps:
         """Notice that users get much less than usual, and that they get it again.
 
         While it is not known why, agents where traffic enters are asked to look, ever more rarely.
-        What stays like that for long without an attack is usual from then on.
+        What stays like that for long without an attack is usual from then on. ``less``: whether
+        those who were served before get less than they did.
         """
         breached = ServiceBreached(target)
         usual_kb_s = median(known.usual or (0.0,))
-        known.low = known.low + 1 if each_kb_s < BREACHED * usual_kb_s else 0
+        known.low = known.low + 1 if less and each_kb_s < BREACHED * usual_kb_s else 0
         known.lately.append(each_kb_s)
         # An attack may begin before it is known well what is usual: then more looks have to agree.
         enough = IN_A_ROW if len(known.usual) >= LEARNED else LEARNED
@@ -475,6 +518,14 @@ def _sent_one_way(
             to = sent.setdefault(flow.target, {})
             to[flow.source] = to.get(flow.source, 0.0) + flow.octets / seconds / 1e3
     return sent
+
+
+def _learn(usual: dict[str, float], seen: Mapping[str, float]) -> None:
+    """Keep in mind what each source sends, or gets, in KB/s; of the first ones that come."""
+    for source, kb_s in seen.items():
+        if source in usual or len(usual) < MANY_FLOWS:
+            known = usual.get(source, kb_s)
+            usual[source] = known + (kb_s - known) * FAMILIAR_WEIGHT
 
 
 def _got_nothing(flow: FlowStats) -> bool:
