@@ -20,7 +20,6 @@ from phalanx.analytics.metrics import (
     MOST_STEPS,
     MetricError,
     MetricTable,
-    SlidingWindow,
     joined,
     read_table,
     resample,
@@ -450,77 +449,3 @@ def test_tables_of_other_columns_do_not_follow_each_other(tmp_path: Path) -> Non
 
 def test_large_values_do_not_overflow() -> None:
     assert resample(table([0, 1, 2], [1e308] * 3), 60, hold_s=60).values[0, 0] == 1e308
-
-
-# -- continuously ---------------------------------------------------------------------------
-
-
-def window(steps: int = 3) -> SlidingWindow:
-    return SlidingWindow(["s", "t"], ["cpu", "mem"], steps, 10.0)
-
-
-def test_a_window_holds_the_last_steps_that_are_over() -> None:
-    made = window()
-    for k in range(5):
-        made.add("s", 100 + 10 * k + k, {"cpu": k, "mem": -k})
-    read = made.table("s", 149)  # the step from 140 on is not over
-    assert read.times.tolist() == [110, 120, 130]
-    assert read.values.tolist() == [[1, -1], [2, -2], [3, -3]]
-    assert made.gaps("s", 149) == {}
-    assert made.gaps("t", 149) == {"cpu": 3, "mem": 3}
-
-
-def test_a_service_that_falls_silent_is_all_gaps_and_never_its_past() -> None:
-    made = window()
-    made.add("s", 100, {"cpu": 1, "mem": 1})
-    assert made.gaps("s", 110) == {"cpu": 2, "mem": 2}
-    assert made.gaps("s", 150) == {"cpu": 3, "mem": 3}
-    assert made.gaps("s", 1e9) == {"cpu": 3, "mem": 3}
-
-
-@given(order=st.permutations(range(4)), now=st.just(140.0))
-def test_the_order_of_rows_makes_no_difference(order: list[int], now: float) -> None:
-    made = window(4)
-    for k in order:
-        made.add("s", 100 + 10 * k, {"cpu": k})
-    assert made.table("s", now).values[:, 0].tolist() == [0, 1, 2, 3]
-    assert not made.refused
-
-
-def test_what_is_doubled_late_infinite_or_unknown_is_counted() -> None:
-    made = window()
-    made.add("s", 200, {"cpu": 1, "mem": NAN})
-    made.add("s", 201, {"cpu": 2, "mem": 3})
-    made.add("s", 160, {"cpu": 9})
-    made.add("s", 210, {"cpu": np.inf, "cpu_usage": 4})
-    assert made.refused == {"doubled": 1, "late": 1, "infinite": 1, "unknown": 1}
-    assert np.array_equal(
-        made.table("s", 220).values, [[NAN, NAN], [1, 3], [NAN, NAN]], equal_nan=True
-    )
-    assert made.gaps("s", 220) == {"cpu": 2, "mem": 2}
-
-
-def test_a_window_refuses_what_it_has_no_room_for() -> None:
-    with pytest.raises(MetricError, match="no service 'u'"):
-        window().add("u", 1, {})
-    with pytest.raises(MetricError, match="no time nan"):
-        window().add("s", NAN, {})
-    for steps, step_s in ((0, 1.0), (1, 0.0), (1, NAN)):
-        with pytest.raises(MetricError):
-            SlidingWindow([], [], steps, step_s)
-
-
-def test_a_row_from_the_future_makes_a_gap() -> None:
-    made = window()
-    for time in (100, 110, 120, 160, 130):
-        made.add("s", time, {"cpu": time})
-    values = made.table("s", 139).values[:, 0]
-    assert np.array_equal(values, [100, 110, NAN], equal_nan=True)
-
-
-def test_a_cleared_window_takes_earlier_times() -> None:
-    made = window()
-    made.add("s", 1_000, {"cpu": 1})
-    made.clear()
-    made.add("s", 20, {"cpu": 2})
-    assert made.table("s", 30).values[:, 0].tolist()[2] == 2

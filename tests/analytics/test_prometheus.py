@@ -6,7 +6,6 @@ import json
 import socket
 import ssl
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -27,17 +26,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phalanx.analytics import prometheus as module
-from phalanx.analytics.metrics import MetricError, SlidingWindow
+from phalanx.analytics.metrics import MetricError
 from phalanx.analytics.prometheus import (
-    Answer,
-    Answered,
-    MetricPoller,
     Notes,
     Prometheus,
     load_queries,
 )
-from phalanx.clock.virtual import VirtualClock
-from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.identity import files
 
@@ -209,7 +203,7 @@ _JSON = st.recursive(
 @given(octets=st.binary(max_size=40) | _JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_octets_are_points_or_one_line(octets: bytes) -> None:
     try:
-        found = module._points((200, octets), "vector", "a", Notes())
+        found = module._points((200, octets), "a", Notes())
     except MetricError as error:
         refused = str(error)
     else:
@@ -358,126 +352,6 @@ def test_files_of_queries_that_are_none_are_refused(tmp_path: Path, text: str) -
     assert str(caught.value).startswith(str(path))
 
 
-# -- continuously ---------------------------------------------------------------------------
-
-
-class FakeServer:
-    """Answers on virtual time; its own clock is ahead by ``ahead`` seconds."""
-
-    def __init__(self, clock: VirtualClock) -> None:
-        self.clock = clock
-        self.ahead = 1_000_003.0
-        self.latency = 0.2
-        self.fail: PhalanxError | None = None
-        self.silent = False
-        self.asked: list[dict[str, str]] = []
-
-    def __call__(self, target: str, answered: Answered) -> None:
-        options = dict(parse_qsl(urlsplit(target).query))
-        self.asked.append(options)
-        if not self.silent:
-            self.clock.call_later(self.latency, lambda: answered(self._answer(options)))
-
-    def _answer(self, options: dict[str, str]) -> Answer | PhalanxError:
-        if self.fail is not None:
-            return self.fail
-        now = self.clock.now() + self.ahead
-        if options["query"] == "vector(time())":
-            return 200, vector([now, repr(now)])
-        at = float(options["time"])
-        if options["query"] == "gone":
-            return 200, vector()
-        return 200, vector([at, repr(at)])
-
-
-def polled(queries: dict[str, str]) -> tuple[VirtualClock, FakeServer, SlidingWindow, MetricPoller]:
-    clock = VirtualClock()
-    server = FakeServer(clock)
-    window = SlidingWindow(["s", "t"], list(queries), 4, 10.0)
-    poller = MetricPoller(clock, server, window, queries)
-    poller.start()
-    return clock, server, window, poller
-
-
-def test_polling_fills_the_window_at_the_servers_time() -> None:
-    clock, server, window, poller = polled({"a": 'a{s="$service"}', "b": "gone"})
-    clock.run(65)
-    now = poller.now()
-    assert now == pytest.approx(clock.now() + server.ahead)
-    table = window.table("t", now)
-    assert table.values[:, 0].tolist() == table.times.tolist()
-    assert window.gaps("t", now) == {"b": 4}
-    assert 'a{s="t"}' in {options["query"] for options in server.asked}
-    assert not window.refused
-    assert not poller.notes
-    poller.stop()
-    asked = len(server.asked)
-    clock.run(200)
-    assert len(server.asked) == asked
-
-
-def test_a_server_that_fails_leaves_gaps_and_notes() -> None:
-    clock, server, window, poller = polled({"a": "a"})
-    clock.run(65)
-    server.fail = MetricError("Prometheus cannot be reached")
-    clock.run(88)
-    assert poller.notes == {"Prometheus cannot be reached": 2}
-    assert window.gaps("s", poller.now()) == {"a": 2}
-    clock.run(200)
-    assert window.gaps("s", poller.now()) == {"a": 4}
-    server.fail = None
-    clock.run(265)
-    assert window.gaps("s", poller.now()) == {}
-
-
-def test_answers_that_stay_away_are_told() -> None:
-    clock, server, window, poller = polled({"a": "a"})
-    clock.run(65)
-    server.silent = True
-    clock.run(105)
-    assert poller.notes == {"a step passed while answers were missing": 3}
-    assert window.gaps("s", poller.now()) == {"a": 3}
-
-
-def test_a_clock_of_the_server_that_goes_back_empties_the_window() -> None:
-    clock, server, window, poller = polled({"a": "a"})
-    clock.run(65)
-    server.ahead -= 500_000
-    clock.run(81)
-    assert poller.notes == {"the server's clock went back: the window is empty": 1}
-    assert window.gaps("s", poller.now()) == {"a": 3}
-    clock.run(121)
-    assert window.gaps("s", poller.now()) == {}
-    server.ahead += 300  # and ahead: what lies between is a gap
-    clock.run(131)
-    assert window.gaps("s", poller.now()) == {"a": 4}
-    clock.run(175)
-    assert window.gaps("s", poller.now()) == {}
-
-
-def test_a_step_is_asked_for_once_by_a_clock_that_lags() -> None:
-    clock, server, window, poller = polled({"a": "a"})
-    clock.run(75)
-    server.ahead -= 3.5  # the next question comes in the same step of the server
-    clock.run(115)
-    assert not window.refused
-    assert not poller.notes
-    times = [options["time"] for options in server.asked if options["query"] == "a"]
-    assert set(Counter(times).values()) == {2}  # for two services
-    assert window.gaps("s", poller.now()) == {}
-
-
-def test_a_server_whose_time_is_none_is_noted() -> None:
-    clock, server, window, poller = polled({"a": "a"})
-    server.ahead = 1e300
-    clock.run(25)
-    assert poller.notes == {
-        "Prometheus answers the time with something else than the API has (HTTP 200)": 3
-    }
-    with pytest.raises(MetricError, match="no time -inf"):
-        window.table("s", poller.now())
-
-
 def test_notes_are_bounded() -> None:
     notes = Notes()
     for number in range(1_000):
@@ -486,15 +360,3 @@ def test_notes_are_bounded() -> None:
     assert len(notes) == 101
     assert notes["note 3"] == 2
     assert notes["other notes"] == 900
-
-
-def test_asked_on_the_wall_clock_the_answer_comes_by_the_clock() -> None:
-    clock = WallClock()
-    answers: list[Any] = []
-    with serving(lambda *_: (200, vector([5, "7"]))) as url:
-        question, close = Prometheus(url).ask(clock)
-        question("/api/v1/query?query=a", answers.append)
-        clock.run(20.0, stop=lambda: bool(answers))
-        close()
-    clock.close()
-    assert answers == [(200, vector([5, "7"]))]

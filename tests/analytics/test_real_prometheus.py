@@ -17,10 +17,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from phalanx.analytics.metrics import MetricError, SlidingWindow, read_table, resample
-from phalanx.analytics.prometheus import MetricPoller, Prometheus, load_queries
+from phalanx.analytics.metrics import MetricError, read_table, resample
+from phalanx.analytics.prometheus import Prometheus, load_queries
 from phalanx.cli.main import app
-from phalanx.clock.wall import WallClock
 
 NEEDED = "prometheus", "prometheus-node-exporter", "promtool"
 PATHS = {name: path for name in NEEDED if (path := shutil.which(name)) is not None}
@@ -219,31 +218,6 @@ def test_the_defaults_find_the_node_exporter(server: SimpleNamespace) -> None:
     assert last["memory_bytes"] > 1e6
     assert last["load1"] >= 0
     assert last["receive_bytes_s"] >= 0 or "receive_bytes_s of" in str(prometheus.notes)
-
-
-def test_polled_by_the_wall_clock(server: SimpleNamespace) -> None:
-    clock = WallClock()
-    window = SlidingWindow(["own"], ["live", "never", "nowhere"], steps=6, step_s=0.5)
-    ask, close = Prometheus(server.url).ask(clock)
-    queries = {"live": "live_total", "never": "never", "nowhere": "nowhere"}
-    poller = MetricPoller(clock, ask, window, queries)
-    poller.start()
-    clock.run(8.0, stop=lambda: len(gapless(window, poller)) >= 5)
-    poller.stop()
-    close()
-    clock.close()
-    live = gapless(window, poller)
-    assert len(live) >= 5
-    assert (np.diff(live) > 0).all()
-    assert window.gaps("own", poller.now())["never"] == 6
-    assert window.gaps("own", poller.now())["nowhere"] == 6
-
-
-def gapless(window: SlidingWindow, poller: MetricPoller) -> np.ndarray:
-    if not np.isfinite(poller.now()):
-        return np.zeros(0)
-    live = window.table("own", poller.now()).values[:, 0]
-    return live[~np.isnan(live)]
 
 
 @pytest.mark.parametrize("query", ["sum(", "up", "time() and", "label_replace(up, 1, 2)"])

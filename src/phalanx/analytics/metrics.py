@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -454,78 +454,3 @@ def _cells(
         held = (last >= 0) & (begins - times[last] < hold)
         labels = [rows.labels[at] if here else "" for at, here in zip(last, held, strict=True)]
     return MetricTable(begins / _MICRO, rows.names, values, tuple(labels))
-
-
-# -- continuously ---------------------------------------------------------------------------
-
-
-class SlidingWindow:
-    """The last steps of the metrics of some services, whatever comes in which order.
-
-    The first reading that comes for a step stands. A second one (``doubled``), one older than the
-    window (``late``), an infinite one and one of an unknown name are not taken: ``refused``
-    counts them.
-    """
-
-    def __init__(
-        self, services: Sequence[str], names: Sequence[str], steps: int, step_s: float
-    ) -> None:
-        """Make room: 8 octets for each step of each metric of each service.
-
-        Raises:
-            MetricError: if there is no step, or it is none.
-
-        """
-        if steps < 1 or not 0.001 <= step_s < LATEST:
-            raise MetricError("a window has at least one step, of at least 0.001 s")
-        self.refused: Counter[str] = Counter()
-        self.step_s = step_s
-        self.services = {service: at for at, service in enumerate(services)}
-        self._names = {name: at for at, name in enumerate(names)}
-        self._steps, self._step = steps, round(step_s * _MICRO)
-        # One more than is shown: the step that is not over.
-        self._values = np.full((len(services), steps + 1, len(names)), np.nan)
-        self._cells = np.full((len(services), steps + 1), np.iinfo(np.int64).min)
-
-    def add(self, service: str, time: float, readings: Mapping[str, float]) -> None:
-        """Take readings of one service, of the time ``time`` in seconds.
-
-        Raises:
-            MetricError: if there is no such service, or the time is none.
-
-        """
-        at, cell = self._place(service, time)
-        slot = cell % (self._steps + 1)
-        if cell > self._cells[at, slot]:
-            self._cells[at, slot], self._values[at, slot] = cell, np.nan
-        for name, value in readings.items():
-            column = self._names.get(name, -1)
-            if column < 0 or isinf(value):
-                self.refused["unknown" if column < 0 else "infinite"] += 1
-            elif cell < self._cells[at, slot] or not isnan(self._values[at, slot, column]):
-                self.refused["late" if cell < self._cells[at, slot] else "doubled"] += 1
-            else:
-                self._values[at, slot, column] = value
-
-    def table(self, service: str, now: float) -> MetricTable:
-        """Return the last steps that are over at ``now``: so many, whatever came; NaN: nothing."""
-        at, cell = self._place(service, now)
-        cells = np.arange(-self._steps, 0) + cell
-        slots = cells % (self._steps + 1)
-        there = self._cells[at, slots] == cells
-        values = np.where(there[:, None], self._values[at, slots], np.nan)
-        return MetricTable(cells * self._step / _MICRO, tuple(self._names), values)
-
-    def gaps(self, service: str, now: float) -> dict[str, int]:
-        """Return the metrics that miss steps at ``now``, with the number of these."""
-        missing = np.isnan(self.table(service, now).values).sum(axis=0).tolist()
-        return {name: missing[at] for name, at in self._names.items() if missing[at]}
-
-    def clear(self) -> None:
-        """Forget all readings, as after a clock that went back."""
-        self._cells[:] = np.iinfo(np.int64).min
-
-    def _place(self, service: str, time: float) -> tuple[int, int]:
-        if service not in self.services or not abs(time) < LATEST:
-            raise MetricError(f"this window has no service {show(service)}, or no time {time:g}")
-        return self.services[service], round(time * _MICRO) // self._step

@@ -1,4 +1,4 @@
-"""Metrics from a Prometheus server, by its HTTP API: of a span of time, or as they come.
+"""Metrics from a Prometheus server, by its HTTP API.
 
 Which series make which metric is data: ``queries.toml``, or a file of the same form.
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from importlib.resources import files
-from math import inf, isinf, nan
+from math import isinf, nan
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlencode, urlsplit
@@ -20,13 +19,10 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from phalanx.analytics.metrics import LATEST, MetricError, MetricTable, SlidingWindow
-from phalanx.clock import Clock
-from phalanx.clock.wall import WallClock
-from phalanx.domain.errors import PhalanxError
+from phalanx.analytics.metrics import LATEST, MetricError, MetricTable
 from phalanx.identity import files as files_of_identity
 from phalanx.loading import one_line, parse_toml_as, read_toml, show
-from phalanx.loading.http import ClockedWorker, HttpClient
+from phalanx.loading.http import HttpClient
 
 POINTS = 10_000
 """Of a series that are asked for at once; the server's limit is 11,000."""
@@ -40,11 +36,6 @@ _KINDS = 100
 
 Answer = tuple[int, bytes]
 """Status and body of what the server says."""
-Answered = Callable[[Answer | PhalanxError], None]
-
-
-Ask = Callable[[str, Answered], None]
-"""Asks a server for a path and query; the answer comes by the clock, once."""
 
 
 class MetricQueries(Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,9 +128,9 @@ class Prometheus:
             span = {"start": times[0] / 1000, "end": times[-1] / 1000, "step": step / 1000}
             values = np.full((len(times), len(queries)), np.nan)
             for column, (name, query) in enumerate(queries.items()):
-                target = _target("query_range", _filled(query, service, step_s), span)
+                target = _target(_filled(query, service, step_s), span)
                 last = -1
-                for time, value in _points(self._get(target), "matrix", name, self.notes):
+                for time, value in _points(self._get(target), name, self.notes):
                     row, rest = divmod(round(time * 1000) - int(times[0]), step)
                     if rest or not last < row < len(times):
                         raise MetricError(f"Prometheus answers {name} for times not asked for")
@@ -149,97 +140,12 @@ class Prometheus:
         for name in sorted(missing):
             self.notes.take(f"{name} of {service} has no value")
 
-    def ask(self, clock: WallClock) -> tuple[Ask, Callable[[], None]]:
-        """Return what asks this server in a thread of its own, and what ends it."""
-        worker = ClockedWorker(clock, "prometheus")
-
-        def ask(target: str, answered: Answered) -> None:
-            worker.do(partial(self._get, target), answered)
-
-        return ask, partial(worker.close, self._client.close)
-
     def _get(self, target: str) -> Answer:
         return self._client.exchange("GET", self._client.base.rstrip("/") + target)
 
 
-class MetricPoller:
-    """Asks a server for the metrics of services, once in each step, into a sliding window.
-
-    All metrics of a step are asked for the same time, its first, by the server's clock. Where that
-    goes back the window is emptied, and filled anew. ``notes`` counts what went wrong: a question
-    without an answer is a gap, as is a step that passes while answers are still missing.
-    """
-
-    def __init__(
-        self, clock: Clock, ask: Ask, window: SlidingWindow, queries: Mapping[str, str]
-    ) -> None:
-        """Take where the answers go, for its services and step, and PromQL for each metric.
-
-        Raises:
-            MetricError: if what a service is called cannot be asked for.
-
-        """
-        self.notes = Notes()
-        self._clock, self._ask, self._window = clock, ask, window
-        self._step_s = step_s = window.step_s
-        self._wanted = [
-            (one, name, _target("query", _filled(query, one, step_s), {}))
-            for one in window.services
-            for name, query in queries.items()
-        ]
-        self._waiting, self._stopped = 0, False
-        self._read, self._read_at, self._asked = -inf, 0.0, -inf
-
-    def now(self) -> float:
-        """Return the server's time, in seconds of the epoch; -inf before the first answer."""
-        return self._read + self._clock.now() - self._read_at
-
-    def start(self) -> None:
-        """Ask from now on."""
-        if self._stopped:
-            return
-        self._clock.call_at(self._clock.now() + self._step_s, self.start)
-        if self._waiting:
-            self.notes.take("a step passed while answers were missing")
-            return
-        self._waiting = 1
-        self._ask(_target("query", "vector(time())", {}), self._begin)
-
-    def stop(self) -> None:
-        """Ask no more."""
-        self._stopped = True
-
-    def _begin(self, answer: Answer | PhalanxError) -> None:
-        for time, _ in self._answered("the time", answer):
-            if time < self._read:
-                self.notes.take("the server's clock went back: the window is empty")
-                self._window.clear()
-                self._asked = -inf
-            self._read, self._read_at = time, self._clock.now()
-            at = time // self._step_s * self._step_s
-            if at > self._asked:
-                self._asked = at
-                self._waiting += len(self._wanted)
-                for service, name, target in self._wanted:
-                    self._ask(f"{target}&time={at}", partial(self._take, service, name, at))
-
-    def _take(self, service: str, name: str, at: float, answer: Answer | PhalanxError) -> None:
-        for _, value in self._answered(f"{name} of {service}", answer):
-            self._window.add(service, at, {name: value})
-
-    def _answered(self, what: str, answer: Answer | PhalanxError) -> list[tuple[float, float]]:
-        self._waiting -= 1
-        try:
-            if isinstance(answer, PhalanxError):
-                raise answer
-            return _points(answer, "vector", what, self.notes)
-        except PhalanxError as error:
-            self.notes.take(str(error))
-            return []
-
-
-def _target(kind: str, query: str, options: Mapping[str, float]) -> str:
-    return f"/api/v1/{kind}?" + urlencode({"query": query, **options})
+def _target(query: str, options: Mapping[str, float]) -> str:
+    return "/api/v1/query_range?" + urlencode({"query": query, **options})
 
 
 def _filled(query: str, service: str, step_s: float) -> str:
@@ -252,7 +158,6 @@ def _filled(query: str, service: str, step_s: float) -> str:
 
 
 class _Series(Struct):
-    value: tuple[float, str] = (0.0, "")
     values: list[tuple[float, str]] = []
 
 
@@ -268,7 +173,7 @@ class _Reply(Struct):
     warnings: list[str] = []
 
 
-def _points(answer: Answer, kind: str, what: str, notes: Notes) -> list[tuple[float, float]]:
+def _points(answer: Answer, what: str, notes: Notes) -> list[tuple[float, float]]:
     """Return times and values of the one series in an answer; none if it has no series.
 
     Raises:
@@ -286,8 +191,8 @@ def _points(answer: Answer, kind: str, what: str, notes: Notes) -> list[tuple[fl
         found = reply.data.result
         if len(found) > 1:
             raise MetricError(f"{what} is {len(found)} series; one is expected, as of sum(...)")
-        points = [point for one in found for point in (one.values or [one.value])]
-        if reply.data.kind != kind or not all(abs(time) < LATEST for time, _ in points):
+        points = [point for one in found for point in one.values]
+        if reply.data.kind != "matrix" or not all(abs(time) < LATEST for time, _ in points):
             raise ValueError
         numbers = [(time, float(value)) for time, value in points]
     except (ValueError, RecursionError):  # msgspec's errors are of the first kind
