@@ -10,7 +10,7 @@ deliverable D3.3, 3.2). Needs the extras ``train`` and ``explain``.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -22,10 +22,8 @@ from phalanx.analytics.datasets import kinds_of, read_runs
 from phalanx.analytics.explanations import (
     Score,
     causes,
-    globally,
     sentence,
     shapley,
-    smallest_change,
 )
 from phalanx.analytics.models import Model
 from phalanx.analytics.profiles import Windows
@@ -122,6 +120,26 @@ def agreement(exact: Parts, found: Parts) -> tuple[float, float, float]:
     return 1 - 6 * float(apart) / (count**3 - count), float(first), float(three)
 
 
+def globally(
+    parts: Parts, kinds: Sequence[str], names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return for each kind each metric's mean share of what spoke for it, the largest first.
+
+    Args:
+        parts: of alarms, (alarms, metrics), from ``shapley``.
+        kinds: of the same alarms.
+        names: of the metrics.
+
+    """
+    speaks = np.maximum(parts, 0.0)
+    shares = speaks / np.maximum(speaks.sum(axis=1, keepdims=True), 1e-12)
+    found = {}
+    for kind in sorted(set(kinds)):
+        mean = shares[[each == kind for each in kinds]].mean(axis=0)
+        found[kind] = {names[at]: float(mean[at]) for at in np.argsort(-mean)}
+    return found
+
+
 def main() -> None:
     """Print the tables."""
     if "--data" not in sys.argv[:-1]:
@@ -203,8 +221,6 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     (OUT / "alarm.svg").write_text(alarm_svg(verdict, table), encoding="utf-8")
     console.print(f"{OUT}/alarm.svg: {verdict.service}: {sentence(verdict.kind, verdict.causes)}")
-    for change in smallest_change(score, windows[drawn], profile):
-        console.print(f"another verdict with {change.metric} at {change.other:.3g}")
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alarm_chart import alarm_svg
+from bench_explanations import globally
 from phalanx.analytics.explanations import (
     Cause,
-    Counterfactual,
     Score,
     causes,
-    globally,
     sentence,
     shapley,
-    smallest_change,
 )
 from phalanx.analytics.metrics import Matrix, MetricTable
 from phalanx.analytics.profiles import ServiceProfile, Windows
@@ -132,49 +130,6 @@ def test_where_metrics_add_up_the_parts_are_exact() -> None:
 
     window = window_of([1.0, 1.0, -1.0, 2.0, 0.0], rows=2)
     assert shapley(score, window) == pytest.approx([6, -2, -1, 0, 0], abs=1e-6)
-
-
-def changed(window: Windows, changes: tuple[Counterfactual, ...]) -> Windows:
-    """Return a window of one row with other measurements, by their units."""
-    now = PROFILE.value(window[:, :-1].astype(float))
-    for change in changes:
-        assert now[0, NAMES.index(change.metric)] == pytest.approx(change.value, rel=1e-6, abs=1e-6)
-        now[0, NAMES.index(change.metric)] = change.other
-    measured = PROFILE.measure(MetricTable(np.zeros(1), NAMES, now))
-    return np.append(measured, [[0.0]], axis=1).astype(np.float32)
-
-
-@given(far, seeds)
-def test_the_smallest_change_flips_the_verdict(values: list[float], seed: int) -> None:
-    score, window = network(seed), window_of(values)
-    if score(window[None])[0] > 1e-3:
-        changes = smallest_change(score, window, PROFILE)
-        assert changes  # where all is as usual the score is 0, so there is always one
-        assert score(changed(window, changes)[None])[0] <= 1e-4
-
-
-@given(far, seeds)
-def test_less_than_the_smallest_change_flips_nothing(values: list[float], seed: int) -> None:
-    weights = np.random.default_rng(seed).uniform(0.0, 1.0, METRICS)
-
-    def score(windows: Windows) -> Matrix:  # falls with every metric that is taken back
-        return np.abs(windows[:, -1, :-1].astype(float)) @ weights - 0.8
-
-    window = window_of(values)
-    if score(window[None])[0] <= 1e-3:
-        return
-    changes = smallest_change(score, window, PROFILE)
-    assert -0.01 < score(changed(window, changes)[None])[0] <= 1e-4, "more than needed"
-    for left_out in changes:
-        fewer = window.copy()
-        fewer[:, [NAMES.index(each.metric) for each in changes if each is not left_out]] = 0.0
-        assert score(fewer[None])[0] > 0.0, f"{left_out.metric} is not needed"
-
-
-def test_where_no_change_helps_none_is_told() -> None:
-    assert (
-        smallest_change(lambda windows: np.ones(len(windows)), window_of([1.0] * 5), PROFILE) == ()
-    )
 
 
 def test_causes_name_what_speaks_for_a_verdict_since_when_and_how_much() -> None:

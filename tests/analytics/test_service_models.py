@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.analytics.explanations import causes, sentence, shapley, smallest_change
+from phalanx.analytics.explanations import causes, sentence, shapley
 from phalanx.analytics.metrics import Matrix, MetricError
 from phalanx.analytics.models import RebuildErrors
 from phalanx.analytics.profiles import Windows, profile_of, windows_of
@@ -150,45 +150,8 @@ def test_of_a_product_both_get_half() -> None:
     assert shapley(score, window) == pytest.approx([2.0, 2.0, 0.0])
 
 
-@given(
-    weights=st.lists(FLOATS, min_size=3, max_size=3),
-    values=st.lists(FLOATS, min_size=3, max_size=3),
-    bias=st.floats(-2.0, 0.0),
-)
-def test_the_smallest_change_changes_the_verdict_and_less_does_not(
-    weights: list[float], values: list[float], bias: float
-) -> None:
-    score = linear(weights, bias)
-    window = np.zeros((2, 4), np.float32)
-    window[-1, :3] = values
-    if score(window[None])[0] <= 1e-3:
-        return
-    found = smallest_change(score, window, USUAL)
-    assert found
-    changed = window.copy()
-    half = window.copy()
-    for each in found:
-        column = NAMES.index(each.metric)
-        row = np.full((1, 3), np.nan)
-        row[0, column] = each.other
-        changed[-1, column] = USUAL.measure(steps(1, **{each.metric: each.other}))[0, column]
-        half[-1, column] += 0.9 * (changed[-1, column] - window[-1, column])
-    assert score(changed[None])[0] <= 1e-2
-    assert score(half[None])[0] > -1e-2
-    for each in found:  # no metric could have stayed as it was
-        kept = changed.copy()
-        column = NAMES.index(each.metric)
-        back = windows_of(np.zeros((2, 3)), 2)[-1]
-        back[:, column] = window[:, column]
-        kept[:, column] = window[:, column]
-        others = [NAMES.index(one.metric) for one in found if one is not each]
-        kept[-1, others] = 0.0
-        assert score(kept[None])[0] > 0.0
-
-
-def test_a_verdict_that_nothing_changes_has_no_smallest_change() -> None:
+def test_a_verdict_for_which_nothing_speaks_has_no_causes() -> None:
     window = np.ones((2, 4), np.float32)
-    assert smallest_change(linear([0.0, 0.0, 0.0], 1.0), window, USUAL) == ()
     assert causes(linear([0.0] * 3, 1.0), window, USUAL, np.ones((2, 3))) == ()
     assert sentence("cpu", ()) == "cpu: no metric stands out"
 

@@ -9,7 +9,7 @@ rest of the metrics, which cancels most of the error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import combinations
 from math import comb
@@ -24,8 +24,6 @@ SETS = 400
 """Sets of metrics that are told to the model at most; up to eight metrics, these are all."""
 NOTABLE = 0.1
 """Share of the score from which on a metric is worth a word."""
-STEPS = 12
-"""Halvings in which the edge of a verdict is looked for."""
 Score = Callable[[Windows], Matrix]
 """Returns for each window how much it speaks for a verdict; above 0 it is given."""
 
@@ -42,16 +40,6 @@ class Cause(Struct, frozen=True):
     """In the last row, in the metric's unit."""
     usual: float
     """What it usually is."""
-
-
-class Counterfactual(Struct, frozen=True):
-    """What one metric would have to have been for another verdict."""
-
-    metric: str
-    value: float
-    """That it had."""
-    other: float
-    """With which the verdict would have been another."""
 
 
 def shapley(score: Score, window: Windows, seed: int = 0) -> Matrix:
@@ -102,26 +90,6 @@ def _sets(metrics: int, seed: int) -> tuple[Matrix, Matrix]:
     return sets, np.linalg.solve(line, np.concatenate([weighed, whole]))[:-1]
 
 
-def globally(
-    parts: Matrix, kinds: Sequence[str], names: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Return for each kind each metric's mean share of what spoke for it, the largest first.
-
-    Args:
-        parts: of alarms, (alarms, metrics), from ``shapley``.
-        kinds: of the same alarms.
-        names: of the metrics.
-
-    """
-    speaks = np.maximum(parts, 0.0)
-    shares = speaks / np.maximum(speaks.sum(axis=1, keepdims=True), 1e-12)
-    found = {}
-    for kind in sorted(set(kinds)):
-        mean = shares[[each == kind for each in kinds]].mean(axis=0)
-        found[kind] = {names[at]: float(mean[at]) for at in np.argsort(-mean)}
-    return found
-
-
 def causes(
     score: Score, window: Windows, profile: ServiceProfile, values: Matrix
 ) -> tuple[Cause, ...]:
@@ -154,47 +122,6 @@ def causes(
             )
         )
     return tuple(found)
-
-
-def smallest_change(
-    score: Score, window: Windows, profile: ServiceProfile
-) -> tuple[Counterfactual, ...]:
-    """Return by how little which metrics would have to differ for another verdict.
-
-    Metrics are taken back to what is usual one after the other, the strongest first, until the
-    verdict changes; those without which it changes as well are left out; then as little of that
-    way as is needed is gone. Empty: it does not change so.
-    """
-    kept = np.ones(window.shape[1], np.float32)
-    needed: list[int] = []
-    for column in np.argsort(-shapley(score, window)):
-        needed.append(int(column))
-        kept[column] = 0.0
-        if score((window * kept)[None])[0] <= 0.0:
-            break
-    else:
-        return ()
-    while True:  # one that came early may not be needed any more
-        for column in needed:
-            kept[column] = 1.0
-            if score((window * kept)[None])[0] <= 0.0:
-                needed.remove(column)
-                break
-            kept[column] = 0.0
-        else:
-            break
-    least, most = 0.0, 1.0  # share of the way back
-    for _ in range(STEPS):
-        middle = (least + most) / 2
-        kept[needed] = 1.0 - middle
-        least, most = (least, middle) if score((window * kept)[None])[0] <= 0.0 else (middle, most)
-    kept[needed] = 1.0 - most
-    now = profile.value(window[-1:, :-1].astype(np.float64))[0]
-    then = profile.value((window * kept)[-1:, :-1].astype(np.float64))[0]
-    return tuple(
-        Counterfactual(profile.names[column], float(now[column]), float(then[column]))
-        for column in needed
-    )
 
 
 def sentence(kind: str, found: tuple[Cause, ...]) -> str:
