@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from phalanx.console.report import Report, asset, read_report, render_report, write_report
 from phalanx.domain.errors import PhalanxError
-from phalanx.domain.events import KINDS, Event
+from phalanx.domain.events import Event
+from phalanx.reporting.event_text import KINDS
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
 

@@ -28,12 +28,13 @@ from phalanx.domain.actions import (
     SiteState,
     Stop,
 )
-from phalanx.domain.events import KINDS, Recorder
+from phalanx.domain.events import Recorder
 from phalanx.domain.network import Host, Link, Network
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.traffic import SYN_FLOOD, Source
 from phalanx.infrastructure.reservations.instances import MOST_COUNTED
 from phalanx.infrastructure.simulated import SimulatedNetwork
+from phalanx.reporting.event_text import KINDS
 
 
 def flooded(loss: float = 0.0) -> World:

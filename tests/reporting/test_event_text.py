@@ -9,8 +9,8 @@ from ddos_log import ddos_log
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.domain.events import KINDS, Event
-from phalanx.reporting.event_text import IMPORTANT, describe
+from phalanx.domain.events import Event
+from phalanx.reporting.event_text import IMPORTANT, KINDS, describe
 
 
 def words(kind: str, **data: Any) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from phalanx.domain.events import KINDS, Event
+from phalanx.domain.events import Event
+from phalanx.reporting.event_text import KINDS
 
 ROOT = Event("run-1", 0.0, "run", "run.started", None, {"scenario": "ddos", "seed": 1})
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.checking import check as log_check
-from phalanx.domain.events import KINDS
+from phalanx.reporting.event_text import KINDS
 from phalanx.runtime.system import run_scenario
 from phalanx.runtime.topology import from_graphml
 from tests.nightly import sample

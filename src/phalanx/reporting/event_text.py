@@ -8,146 +8,29 @@ print: one line, no control characters. Data that is missing or of another shape
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from importlib.resources import files
 from typing import Any
 
-from phalanx.domain.events import KINDS, Event
+from phalanx.domain.events import Event
 from phalanx.loading.refusals import one_line
 
 _LONGEST = 240
 _MOST_ITEMS = ContextVar("items of a list that are written out", default=6)
 
-_WAY = (
-    "[ over {path:path}][, once {awaits} has it][, in {takes_s} s][; it takes longer from {others}]"
-    "[; {reason}]"
+_FILE = tomllib.loads(
+    files("phalanx.reporting").joinpath("events.toml").read_text(encoding="utf-8")
 )
-TEMPLATES: dict[str, str] = {
-    "run.started": "begins {scenario} with seed {seed}: {pops:#PoP}, {links:#link}"
-    "[, {hosts:#host}]",
-    "run.ended": "ends ({reason})[; {shed} messages shed][; still held: {leases}]",
-    "lease.expired": "the lease of {what} {name} at {pop} ran out",
-    "lease.recovered": "{measure} at {pop}, left by an earlier run, stays in force for {seconds} s",
-    "instance.downloading": "{vnf} ({image_mb} MB) is on its way to {pop}" + _WAY,
-    "image.prefetching": "{vnf} ({image_mb} MB) is brought to {pop} with idle bandwidth" + _WAY,
-    "image.cached": "{pop} keeps the image of {vnf} {version} ({image_mb} MB)",
-    "image.evicted": "{pop} does not keep the image of {vnf} {version}[: {reason}]",
-    "instance.started": "{vnf} {version} runs at {pop} as {instance}: {units:#unit}, "
-    "{cores:#core}[, downloaded in {downloaded_s} s]",
-    "instance.scaled": "{instance} at {pop} goes from {from_units:#unit} to {to_units:#unit}",
-    "vnf.crashed": "the process of {instance} ended unexpectedly[: {how}]",
-    "driver.failed": "the machine of {pop} did not carry out {what}[: {reason}]",
-    "instance.replaced": "{instance} at {pop} is replaced by {by}[, version {version}]",
-    "hold.granted": "{pop} holds {cores:#core}[ and {mb_s} MB/s over {path}] for {ttl_s} s",
-    "hold.ended": "{pop} holds {hold} no more: {reason}",
-    "chain.closed": "path {chain} is free again",
-    "measure.withdrawn": "takes {effect} back: users got {after_mb_s} MB/s after it, "
-    "{before_mb_s} before[; tries it again in {pause_s} s at the earliest]",
-    "measures.counted": "counts what {measures:#measure} held back and passed so far",
-    "route.announced": "tells {router} of {measure}: {routes}",
-    "route.withdrawn": "tells {router} that {measure} is over: {routes}",
-    "route.refused": "does not tell {router} of {measure}: {reason}",
-    "router.changed": "tells {router} of measures[ no more: {reason}]",
-    "host.restarted": "the service of {host} at {pop} is started anew[: {reason}]",
-    "trouble.diagnosed": "finds {trouble} of {service}[ for what enters at {entry}]: it {reason}",
-    "diagnosis.limited": "tells how far {detector} judges {service}: it {reason}",
-    "trouble.unrelieved": "cannot help {service} with its {trouble}: {reason}",
-    "scaling.refused": "refuses a replica of {service} for its {trouble}: {share} of it is "
-    "[{kinds}, of {sources}][{reason}]",
-    "agent.started": "starts[ (life {incarnation})][ with {capabilities}]",
-    "agent.restored": "continues from its saved state[ (life {incarnation})][: {goals}]",
-    "agent.draining": "prepares to leave and hands its work over",
-    "function.failed": "contains an error in {capability}, {method}: {error}",
-    "agent.left": "has left[, {handed_over:#task} handed over][; ended: {ended}]",
-    "agent.crashed": "the agent of {pop} crashes",
-    "agent.gone": "takes the agent of {pop} for lost",
-    "agent.returned": "hears from the agent of {pop} again",
-    "agent.differs": "has plan version {own}, {pop} has {plan}: their bids may not fit together",
-    "goal.adopted": "wants {goal}[, with priority {priority}]",
-    "goal.ended": "{goal}: {outcome}[ ({reason})]",
-    "goal.taken_over": "takes over {goal}",
-    "duty.taken_up": "sees to {goal} from now on",
-    "loop.passed": "passes {goal} {direction} to {to}[: {reason}]",
-    "loop.relieved": "has {goal} done by {by}",
-    "loop.returned": "gets {goal} back from {by}: {reason}",
-    "loop.refused": "refuses {goal} of {sender}: {reason}",
-    "loop.replaced": "hears nothing from {loop} and asks {by} in its place",
-    "loop.unrelieved": "finds no loop that ends {kind} of {entity}[; tried: {tried}]",
-    "policy.issued": "issues policy {number} for {slice} to {to:#loop}[; refused: {refused}]",
-    "policy.taken": "goes by policy {number} of {sender} for {slice}[: {reason}]",
-    "policy.enforced": "puts rule {rule} in force for {entity} of {slice}[ (intent {intent})]"
-    "[; it also keeps members out: {members}]",
-    "policy.unenforced": "cannot put rule {rule} in force for {entity} of {slice}: {reason}",
-    "policy.lost": "finds rules for {entity} of {slice} gone, though no agent lifted them: {rules}",
-    "policy.withdrawn": "lifts rule {rule} for {entity} of {slice}, which is not wanted any more",
-    "ssla.measured": "measures {metric} of {entity} in {slice}: {value}[; {reason}]",
-    "ssla.breached": "finds {agreement}/{term} broken at {entity} of {slice}[ (intent {intent})]: "
-    "{metric} is {value}[ {unit}], and {objective} is promised; {evidence}[. To prevent it: "
-    "{prevented_by}]",
-    "ssla.restored": "finds [{agreement}/]{term} kept again at {entity}[ of {slice}] after "
-    "{lasted_s} s[; {by} did it: {remedy}][; {credit} of the price is owed][; {reason}]",
-    "ssla.conceded": "concedes in the agreement {agreement} what {provider} can hold: {objectives}",
-    "ssla.agreed": "agrees with {provider} on {agreement} for {slice}: {objectives}; asked for "
-    "first: {asked}; in {rounds:#round}, for a price of {price} ({digest})",
-    "claim.granted": "agrees to {action} {entity} for {holder}: {reason}",
-    "claim.refused": "refuses {holder} to {action} {entity}: {reason}",
-    "claim.overruled": "has {holder} no longer {action} {entity}: {reason}",
-    "claim.ended": "ends the claim of {holder} to {action} {entity}: {reason}",
-    "claim.held": "holds the claim of {holder} to {action} {entity} down: {reason}",
-    "plan.started": "follows plan {plan}[ of {capability}] for {goal}",
-    "action.failed": "{action} failed: {reason}",
-    "auction.called": "calls for proposals: {goal}[, {traffic_mb_s} MB/s of traffic]"
-    "[, taken at {tap}][, {bidders:#bidder}][; {weighed}]",
-    "auction.refused": "cannot bid for {goal}: {reason}",
-    "auction.failed": "finds no agent for {goal}[: {reason}][; {refusals}]",
-    "auction.waiting": "does not give {goal} up, and waits[: {reason}]",
-    "contract.accepted": "accepts {goal} from {initiator}[ with {vnf}]",
-    "repository.changed": "the repository offers {function} {version}",
-    "workload.forecast": "expects of {subject} in {ahead_s} s: {reason}; advises to {advice} "
-    "(anomaly: {anomaly})",
-    "message.shed": "a full queue dropped a {performative} for {receiver}",
-    "service.requested": "change {revision} of the service begins: {change}",
-    "service.step": "{figure} {step}[ of {subject}]: {state}[ ({detail})]",
-    "service.deployed": "the service is deployed[, with {agents:#agent}]",
-    "service.reconfigured": "the service is reconfigured[, with {agents:#agent} now]",
-    "service.rolled_back": "change {revision} is rolled back[: {reason}]",
-    "service.restarted": "{process} at {site} had died and is restarted[ (attempt {attempt})]",
-    "service.given_up": "{process} at {site} died {deaths} times in a row and is not restarted",
-    "service.removed": "the service is removed",
-    "trust.enrolled": "enrols {agent}, which runs {software}",
-    "trust.suspected": "suspects {agent}: {deviations}",
-    "trust.changed": "{agent} is {standing} from now on[: {reason}]",
-    "association.agreed": "agrees with {agent} on {max_latency_ms} ms there and back and a loss of "
-    "{max_loss} at most",
-    "association.breached": "sees that the service level agreed with {agent} is broken: "
-    "{latency_ms} ms there and back, a loss of {loss}, in {exchanges:#exchange}",
-    "association.kept": "sees that the service level agreed with {agent} is kept again",
-    "key.installed": "uses the overlay's key of epoch {epoch} from now on, handed out by {by}",
-    "key.unusable": "cannot use the key of epoch {epoch} that {by} handed out: {reason}",
-    "overlay.keyed": "keys of epoch {epoch} protect {pairs:#pair} of PoPs in the overlay",
-    "overlay.revoked": "{pop} is shut out of the overlay",
-    "overlay.readmitted": "{pop} takes part in the overlay again",
-    "overlay.failed": "the overlay's keys could not be changed everywhere: {reason}",
-    "ledger.refused": "the ledger refuses {entry}: {reason}",
-    "process.started": "the process starts as {role}[ (life {incarnation})]",
-    "process.ended": "the process ends[: {reason}]",
-    "certificate.holds": "its certificate is valid until {until} ({days} days)",
-    "certificate.ends": "its certificate expires on {until}, in {days} days",
-    "certificate.unused": "does not use the certificate or revocation list in its files: {reason}",
-    "revocations.known": "has loaded revocation list number {number}",
-    "identity.admitted": "admits {name}[ as {role}]",
-    "identity.revoked": "no longer admits {name}[ as {role}]: its key was revoked",
-    "memory.unusable": "starts afresh, since its saved state cannot be used[: {reason}]",
-    "connection.lost": "has lost its connection to the brokers",
-    "connection.regained": "is connected again after {seconds} s",
-    "outbox.shed": "drops {count:#unacknowledged event}, {first} to {last}[: {why}]",
-    "history.gap": "stands for {count:#event} that could not be kept, {first} to {last}[: {why}]",
-    "audit.sealed": "seals what was recorded so far: no later change of it goes unseen",
-    "operator.acted": "does what {by} asks: {action} {subject}",
-    "access.refused": "refuses {action} of {subject}[: {reason}][; and {suppressed} more like it]",
+_DETAILS = frozenset(_FILE.pop("details"))
+_TEXTS: dict[str, str] = {
+    f"{family}.{kind}": text for family, kinds in _FILE.items() for kind, text in kinds.items()
 }
-"""Text by kind. ``{field}`` is filled in; a part in ``[ ]`` is left out when a field of it is
-missing or empty; ``:#noun`` counts, ``:path`` draws arrows."""
+KINDS = _TEXTS.keys()
+"""Every kind of event of the house's own; functions may add kinds."""
+IMPORTANT = KINDS - _DETAILS
+"""Kinds that tell the story of a run; the others are its details."""
 
 _FIELD = re.compile(r"\{(\w+)(?::(#?)(\w+))?\}")
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
@@ -187,8 +70,8 @@ def _words(event: Event) -> str:
     writer = _WRITERS.get(event.kind)
     if writer is not None:
         words = writer(event.data)
-    elif event.kind in TEMPLATES:
-        words = _fill(TEMPLATES[event.kind], event.data)
+    elif event.kind in _TEXTS:
+        words = _fill(_TEXTS[event.kind], event.data)
     else:
         words = f"{event.kind}: {written(event.data)}" if event.data else event.kind
     return one_line(words)
@@ -308,10 +191,6 @@ def _withheld(data: Mapping[str, Any]) -> str:
     return _fill(f"would {_WOULD.get(verdict, verdict)} {whom}" + end, data)
 
 
-def _unneeded(data: Mapping[str, Any]) -> str:
-    return _fill("would lift {effect} at {pop} again, after {lasted_s} s", data)
-
-
 def _spared(data: Mapping[str, Any]) -> str:
     several = isinstance(data.get("sources"), list) and len(data["sources"]) > 1
     verb = "attack" if several else "attacks"
@@ -420,7 +299,6 @@ _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "measure.applied": _measure,
     "measure.lifted": _lifted,
     "measure.withheld": _withheld,
-    "measure.unneeded": _unneeded,
     "source.spared": _spared,
     "instance.stopped": _stopped,
     "chain.opened": _chain,
@@ -432,38 +310,6 @@ _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "analysis.done": _analysis,
     "attestation.result": _attested,
 }
-
-IMPORTANT = KINDS.keys() - {
-    "network.sample",
-    "measures.counted",
-    "resources.changed",
-    "hold.granted",
-    "hold.ended",
-    "instance.downloading",
-    "image.prefetching",
-    "image.cached",
-    "image.evicted",
-    "chain.opened",
-    "chain.closed",
-    "agent.started",
-    "belief.changed",
-    "goal.adopted",
-    "goal.ended",
-    "plan.started",
-    "plan.ended",
-    "action.failed",
-    "auction.called",
-    "auction.bid",
-    "auction.refused",
-    "contract.accepted",
-    "message.shed",
-    "service.step",
-    "certificate.holds",
-    "revocations.known",
-    "workload.forecast",
-    "ssla.measured",
-}
-"""Kinds that tell the story of a run; the others are its details."""
 
 
 def is_important(event: Event) -> bool:

@@ -14,11 +14,11 @@ from prometheus_client.process_collector import ProcessCollector
 
 from phalanx.clock import Clock
 from phalanx.domain.errors import PhalanxError
-from phalanx.domain.events import KINDS, Event
+from phalanx.domain.events import Event
 from phalanx.domain.rules import TrafficVerdict
 from phalanx.domain.version import VERSION
 from phalanx.fabric.operations import AgentCounters
-from phalanx.reporting.event_text import is_alarm
+from phalanx.reporting.event_text import KINDS, is_alarm
 
 TICK_S = 1.0
 """How often the lag of the loop is taken, and counters are read."""
