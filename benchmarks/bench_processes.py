@@ -48,7 +48,7 @@ from contract_net import keep_samples
 from crowd import Crowd, Held, Weighed
 from crowd_agents import auction_of
 from phalanx.bus.client import BrokerError
-from phalanx.bus.nats import find_server
+from phalanx.bus.nats.server import find_server
 from tables import MISSING, QUICK, console, extra, milliseconds, show
 
 SIZES = (6,) if QUICK else (6, 24, 96)

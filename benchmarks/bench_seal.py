@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from phalanx.bus.seal import Seal
 from phalanx.bus.seal_frames import OpenedFrame
-from phalanx.identity import Authority, Credentials, Files, tls_context, write_credentials
+from phalanx.identity.authority import Authority
+from phalanx.identity.credentials import Credentials, Files, tls_context, write_credentials
 from phalanx.identity.names import Identity, Role
 from tables import QUICK, console, show
 

@@ -14,14 +14,14 @@ from crowd import AUCTIONEER, Hold, Holding, bidders, obey
 from phalanx.bus import subjects
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.client import Delivery
-from phalanx.bus.nats import NatsClient
+from phalanx.bus.nats.client import NatsClient
 from phalanx.bus.seal import Seal
 from phalanx.bus.wire import decode
 from phalanx.clock.wall import WallClock
 from phalanx.domain.messages import Message, Performative
-from phalanx.identity import Files, tls_context
+from phalanx.identity.credentials import Files, tls_context
 from phalanx.identity.names import Role
-from phalanx.runtime.domain import Bundle, read_bundle
+from phalanx.runtime.domain.spec import Bundle, read_bundle
 from phalanx.runtime.processes.testbed import ProcessTestbed
 
 FOR_EVER_S = 1e9

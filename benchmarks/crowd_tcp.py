@@ -12,7 +12,8 @@ from pathlib import Path
 
 from contract_net import ANSWERS, Caller, Saying, head, headed, samples
 from crowd import AUCTIONEER, Holding, bidders, obey
-from phalanx.identity import Authority, Files, tls_context, write_credentials
+from phalanx.identity.authority import Authority
+from phalanx.identity.credentials import Files, tls_context, write_credentials
 from phalanx.identity.names import Identity, Role
 
 HOST = "127.0.0.1"

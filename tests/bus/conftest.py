@@ -8,7 +8,7 @@ import pytest
 from nats_lab import Ground
 from socket_bench import Bench
 
-from phalanx.bus.nats import BrokerAudit
+from phalanx.bus.nats.audit import BrokerAudit
 
 
 @pytest.fixture

@@ -20,21 +20,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerError
-from phalanx.bus.nats import (
-    BrokerAudit,
-    BrokerRefusal,
-    Cluster,
-    NatsClient,
+from phalanx.bus.nats.audit import BrokerAudit, BrokerRefusal
+from phalanx.bus.nats.client import NatsClient
+from phalanx.bus.nats.config import Cluster, ServerLimits, ServerSettings
+from phalanx.bus.nats.server import (
+    DEFAULT_RETENTION,
     NatsServer,
-    ServerLimits,
-    ServerSettings,
     StreamRetention,
     find_server,
     setup,
 )
-from phalanx.bus.nats.server import DEFAULT_RETENTION
 from phalanx.clock.wall import WallClock
-from phalanx.identity import Files
+from phalanx.identity.credentials import Files
 from phalanx.identity.names import Identity, Role
 
 DOMAIN = "lab"

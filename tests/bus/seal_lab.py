@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from phalanx.bus.seal import Seal
 from phalanx.bus.seal_frames import OpenedFrame, RefusedFrame, SealLimits
-from phalanx.identity import Credentials, Trust
 from phalanx.identity.certificates import authority_certificate, identity_certificate
+from phalanx.identity.credentials import Credentials
 from phalanx.identity.names import Identity, Role
+from phalanx.identity.trust import Trust
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -24,8 +24,10 @@ from reading_contract import PRESENT, Story
 
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerError, Delivery, Stored, Unanswered
-from phalanx.bus.nats import NatsClient, SendBounds, ServerLimits, StreamRetention
-from phalanx.bus.nats.config import STREAMS
+from phalanx.bus.nats.client import NatsClient
+from phalanx.bus.nats.config import STREAMS, ServerLimits
+from phalanx.bus.nats.connection import SendBounds
+from phalanx.bus.nats.server import StreamRetention
 
 needs_server()
 pytestmark = [pytest.mark.nats, pytest.mark.processes]

@@ -28,8 +28,8 @@ from nats_lab import (
 
 from phalanx.bus import subjects
 from phalanx.bus.client import Delivery, Stored
-from phalanx.bus.nats import BrokerAudit, ServerLimits
-from phalanx.bus.nats.config import user_of
+from phalanx.bus.nats.audit import BrokerAudit
+from phalanx.bus.nats.config import ServerLimits, user_of
 from phalanx.identity.names import Identity, Role
 
 needs_server()

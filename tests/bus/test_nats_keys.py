@@ -28,10 +28,14 @@ from nats_lab import (
 )
 
 from phalanx.bus.client import BrokerError
-from phalanx.bus.nats import BrokerAudit, BrokerRefusal, NatsClient, NatsServer, setup
+from phalanx.bus.nats.audit import BrokerAudit, BrokerRefusal
+from phalanx.bus.nats.client import NatsClient
 from phalanx.bus.nats.config import keys_in
-from phalanx.identity import Files, fingerprint, read_certificate
+from phalanx.bus.nats.server import NatsServer, setup
+from phalanx.identity.certificates import fingerprint
+from phalanx.identity.credentials import Files
 from phalanx.identity.names import Identity
+from phalanx.identity.trust import read_certificate
 
 needs_server()
 pytestmark = [pytest.mark.nats, pytest.mark.processes]

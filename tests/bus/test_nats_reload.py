@@ -19,7 +19,7 @@ from nats_lab import (
 
 from phalanx.bus import subjects
 from phalanx.bus.client import Delivery, Stored
-from phalanx.bus.nats import NatsClient
+from phalanx.bus.nats.client import NatsClient
 from phalanx.bus.subjects import REGISTRY
 from phalanx.identity.names import Identity, Role
 

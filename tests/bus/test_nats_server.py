@@ -12,15 +12,9 @@ from msgspec.structs import replace
 from nats_lab import ALL, HOST, KEEPER, A, B, Ground, Lab, needs_server, running
 
 from phalanx.bus.client import BrokerError
-from phalanx.bus.nats import (
-    BrokerAudit,
-    NatsServer,
-    StreamRetention,
-    find_server,
-    setup,
-)
-from phalanx.bus.nats.audit import Claims, read_line
+from phalanx.bus.nats.audit import BrokerAudit, Claims, read_line
 from phalanx.bus.nats.config import configuration
+from phalanx.bus.nats.server import NatsServer, StreamRetention, find_server, setup
 
 needs_server()
 pytestmark = [pytest.mark.nats, pytest.mark.processes]

@@ -28,7 +28,8 @@ from nats_lab import (
 
 from phalanx.bus import subjects
 from phalanx.bus.client import Delivery, Unanswered
-from phalanx.bus.nats import NatsClient, NatsServer
+from phalanx.bus.nats.client import NatsClient
+from phalanx.bus.nats.server import NatsServer
 
 needs_server()
 pytestmark = [pytest.mark.nats, pytest.mark.processes]
@@ -171,9 +172,9 @@ import sys
 from pathlib import Path
 
 from nats_lab import A, client_context
-from phalanx.bus.nats import NatsClient
+from phalanx.bus.nats.client import NatsClient
 from phalanx.clock.wall import WallClock
-from phalanx.identity import Files
+from phalanx.identity.credentials import Files
 
 certificate, key, authority, port, deaf_s = sys.argv[1:]
 credentials = Files(Path(certificate), Path(key), Path(authority), Path("crl.pem"))

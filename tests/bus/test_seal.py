@@ -7,7 +7,7 @@ from seal_lab import Pair, credentials, other, seal, without
 
 from phalanx.bus.seal import Seal
 from phalanx.bus.seal_frames import OVERHEAD, OpenedFrame, Reason, RefusedFrame, SealLimits
-from phalanx.identity import Credentials
+from phalanx.identity.credentials import Credentials
 from phalanx.identity.names import Role
 
 

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from phalanx.bus.seal import Seal
 from phalanx.bus.seal_frames import OpenedFrame
-from phalanx.identity import Credentials, Trust
+from phalanx.identity.credentials import Credentials
+from phalanx.identity.trust import Trust
 
 VECTORS: dict[str, Any] = json.loads(Path(__file__).with_name("seal_vectors.json").read_text())
 FRAMES = {name: bytes.fromhex(VECTORS[name]) for name in ("hello", "answer", "sealed", "back")}

@@ -27,7 +27,7 @@ from phalanx.bus.seal_frames import (
 )
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.messages import Message, Performative, Verdict
-from phalanx.identity import Credentials
+from phalanx.identity.credentials import Credentials
 from phalanx.identity.names import Identity, Role
 
 MEMBERS = ("b", "c", "d")

@@ -15,12 +15,14 @@ import pytest
 from typer.testing import CliRunner
 
 from phalanx.bus.client import BrokerError
-from phalanx.bus.nats import NatsClient, find_server
+from phalanx.bus.nats.client import NatsClient
+from phalanx.bus.nats.server import find_server
 from phalanx.cli.main import app
 from phalanx.clock.wall import WallClock
-from phalanx.identity import Files, tls_context
-from phalanx.runtime.domain import Domain, read_bundle
+from phalanx.identity.credentials import Files, tls_context
 from phalanx.runtime.domain.brokers import Brokers, is_here
+from phalanx.runtime.domain.directory import Domain
+from phalanx.runtime.domain.spec import read_bundle
 
 pytestmark = pytest.mark.processes
 

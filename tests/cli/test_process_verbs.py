@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from phalanx.cli.main import app
 from phalanx.identity.names import Role
-from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
+from phalanx.runtime.domain.directory import Domain
+from phalanx.runtime.domain.spec import BrokerSpec, DomainSpec
 
 PLAN = Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml"
 

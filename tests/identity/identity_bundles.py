@@ -6,7 +6,8 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
-from phalanx.identity import Authority, write_credentials
+from phalanx.identity.authority import Authority
+from phalanx.identity.credentials import write_credentials
 from phalanx.identity.names import Identity, Role
 
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -16,20 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from identity_bundles import BROKER, NOW, POP, bundle, shake
 
-from phalanx.identity import (
-    BACKDATED,
-    Authority,
-    Credentials,
-    Files,
-    IdentityError,
-    Trust,
-    files,
-    fingerprint,
-    hosts_of,
-    identity_of,
-    tls_context,
-)
-from phalanx.identity.names import Identity, Role
+from phalanx.identity import files
+from phalanx.identity.authority import Authority
+from phalanx.identity.certificates import BACKDATED, fingerprint, hosts_of, identity_of
+from phalanx.identity.credentials import Credentials, Files, tls_context
+from phalanx.identity.names import Identity, IdentityError, Role
+from phalanx.identity.trust import Trust
 
 
 def at(when: datetime) -> Callable[[], datetime]:

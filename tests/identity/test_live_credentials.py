@@ -11,19 +11,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from identity_bundles import BROKER, NOW, POP, bundle, shake
 
-from phalanx.identity import (
-    Authority,
+from phalanx.identity.authority import Authority
+from phalanx.identity.certificates import identity_certificate
+from phalanx.identity.credentials import (
     Credentials,
     Files,
-    IdentityError,
     LiveCredentials,
-    read_certificate,
+    read_key,
     write_credentials,
 )
-from phalanx.identity.certificates import identity_certificate
-from phalanx.identity.credentials import read_key
-from phalanx.identity.names import Identity, Role
-from phalanx.identity.trust import pem
+from phalanx.identity.names import Identity, IdentityError, Role
+from phalanx.identity.trust import pem, read_certificate
 
 
 class Place:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.identity import Authority, IdentityError, files
+from phalanx.identity import files
+from phalanx.identity.authority import Authority
 from phalanx.identity.credentials import VARIABLE, ask_environment, read_key, read_passphrase
-from phalanx.identity.names import Identity, Role
+from phalanx.identity.names import Identity, IdentityError, Role
 
 EARLIER = b"""\
 -----BEGIN ENCRYPTED PRIVATE KEY-----

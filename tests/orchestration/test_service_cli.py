@@ -13,7 +13,8 @@ from phalanx.cli.main import app
 from phalanx.orchestration.mlfo.need import need_of
 from phalanx.orchestration.mlfo.pipeline import compute
 from phalanx.orchestration.workflow.model import arranged
-from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
+from phalanx.runtime.domain.directory import Domain
+from phalanx.runtime.domain.spec import BrokerSpec, DomainSpec
 from phalanx.runtime.loading import parse_scenario
 from phalanx.runtime.services import plan_of, present_image, read_asked
 

@@ -19,7 +19,7 @@ from tests.bus.nats_lab import free_ports
 from typer.testing import CliRunner
 
 from phalanx.bus.client import BrokerError
-from phalanx.bus.nats import find_server
+from phalanx.bus.nats.server import find_server
 from phalanx.cli.main import app
 from phalanx.fabric.operations import STATUS, StatusAnswer, StatusRequest
 from phalanx.identity.names import Role
@@ -28,8 +28,9 @@ from phalanx.orchestration.iml.local import Slot
 from phalanx.orchestration.workflow.context import StepRetryPolicy
 from phalanx.orchestration.workflow.machine import RolledBackError
 from phalanx.orchestration.workflow.model import Asked
-from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec, Standing
 from phalanx.runtime.domain.brokers import Brokers
+from phalanx.runtime.domain.directory import Domain, Standing
+from phalanx.runtime.domain.spec import BrokerSpec, DomainSpec
 from phalanx.runtime.processes.operator import Operator, Survey, operator_bus
 from phalanx.runtime.services import DomainMembership, opened, present_image, read_asked
 

@@ -21,7 +21,8 @@ from phalanx.loading import parse_as
 from phalanx.orchestration.mlfo.need import need_of
 from phalanx.orchestration.mlfo.pipeline import compute
 from phalanx.orchestration.workflow.model import Asked, arranged
-from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
+from phalanx.runtime.domain.directory import Domain
+from phalanx.runtime.domain.spec import BrokerSpec, DomainSpec
 from phalanx.runtime.loading import parse_scenario
 from phalanx.runtime.services import plan_of
 from phalanx.slices.model import SlicesSpec, loops_of

@@ -18,20 +18,20 @@ from tests.installed import install
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.fabric.calls import CallError
 from phalanx.fabric.operations import STATUS, StatusRequest
-from phalanx.identity import IdentityError, Trust, fingerprint, read_certificate
-from phalanx.identity.names import Identity, Role
-from phalanx.runtime.domain import (
+from phalanx.identity.certificates import fingerprint
+from phalanx.identity.names import Identity, IdentityError, Role
+from phalanx.identity.trust import Trust, read_certificate
+from phalanx.runtime.domain.brokers import Brokers
+from phalanx.runtime.domain.directory import Domain, Standing
+from phalanx.runtime.domain.spec import (
     BrokerSpec,
-    Domain,
     DomainSpec,
-    Standing,
+    domain_text,
     parse_domain,
     read_bundle,
     read_domain,
     split_server,
 )
-from phalanx.runtime.domain.brokers import Brokers
-from phalanx.runtime.domain.spec import domain_text
 from phalanx.runtime.processes.operator import Operator
 
 SPEC = DomainSpec("edge", (BrokerSpec("broker1", "127.0.0.1", 4222),))

@@ -10,15 +10,10 @@ import pytest
 
 from phalanx.bus.memory_broker import MemoryBroker
 from phalanx.clock.virtual import VirtualClock
-from phalanx.identity import (
-    Authority,
-    Files,
-    LiveCredentials,
-    read_certificate,
-    write_credentials,
-)
+from phalanx.identity.authority import Authority
+from phalanx.identity.credentials import Files, LiveCredentials, write_credentials
 from phalanx.identity.names import Identity, Role
-from phalanx.identity.trust import pem
+from phalanx.identity.trust import pem, read_certificate
 from phalanx.runtime.processes.process import Certificates
 
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -21,7 +21,8 @@ import pytest
 
 from phalanx.bus import subjects
 from phalanx.bus.client import BrokerClient, Stored
-from phalanx.bus.nats import NatsClient, NatsServer, find_server
+from phalanx.bus.nats.client import NatsClient
+from phalanx.bus.nats.server import NatsServer, find_server
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.calls import CallClient, CallError
@@ -36,10 +37,10 @@ from phalanx.fabric.operations import (
 )
 from phalanx.fabric.registration import ServiceState
 from phalanx.fabric.registry import Registry
-from phalanx.identity import Files, LiveCredentials
+from phalanx.identity.credentials import Files, LiveCredentials
 from phalanx.identity.names import Identity, Role
 from phalanx.runtime.course import RESERVATIONS, ReservationsAnswer, ReservationsRequest
-from phalanx.runtime.domain import Bundle, read_bundle
+from phalanx.runtime.domain.spec import Bundle, read_bundle
 from phalanx.runtime.processes.process import connected
 from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.spec import RunSpec

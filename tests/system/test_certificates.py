@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.bus.nats import NatsClient
+from phalanx.bus.nats.client import NatsClient
 from phalanx.fabric.registration import HealthStatus
-from phalanx.identity import Authority, Files, fingerprint, read_certificate, tls_context
+from phalanx.identity.authority import Authority
+from phalanx.identity.certificates import fingerprint
+from phalanx.identity.credentials import Files, tls_context
 from phalanx.identity.names import Role
-from phalanx.identity.trust import pem
-from phalanx.runtime.domain import read_bundle
+from phalanx.identity.trust import pem, read_certificate
+from phalanx.runtime.domain.spec import read_bundle
 from phalanx.runtime.processes.auditor import start_auditor
 from tests.system.process_lab import Lab, processes
 

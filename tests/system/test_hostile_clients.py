@@ -36,10 +36,9 @@ from phalanx.domain.predicates import FlowRateLimited, IpRateLimited, LinkRateLi
 from phalanx.fabric.audit import BURST
 from phalanx.fabric.calls import CallClient, CallRefused
 from phalanx.fabric.operations import DRAIN, STATUS, DrainRequest, StatusRequest
-from phalanx.identity import Credentials, Files, tls_context
-from phalanx.identity.credentials import CERTIFICATE_FILE
+from phalanx.identity.credentials import CERTIFICATE_FILE, Credentials, Files, tls_context
 from phalanx.identity.names import Role
-from phalanx.runtime.domain import read_bundle
+from phalanx.runtime.domain.spec import read_bundle
 from phalanx.runtime.processes.auditor import start_auditor
 from tests.system.process_checks import check_in_order
 from tests.system.process_lab import Lab, processes

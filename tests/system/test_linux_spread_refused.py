@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from phalanx.domain.errors import PhalanxError
 from phalanx.identity.names import Role
 from phalanx.infrastructure.linux import features
-from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
+from phalanx.runtime.domain.directory import Domain
+from phalanx.runtime.domain.spec import BrokerSpec, DomainSpec
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes import spread as spreading
 from phalanx.runtime.processes.network import open_network

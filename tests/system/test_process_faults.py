@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from phalanx.bus import subjects
-from phalanx.bus.nats import BrokerAudit
+from phalanx.bus.nats.audit import BrokerAudit
 from phalanx.fabric.registration import HealthStatus
-from phalanx.identity import Files, tls_context
+from phalanx.identity.credentials import Files, tls_context
 from phalanx.store.sql import SqlEventStore
 from tests.store.small_disk import fill, small_disk
 from tests.system.process_checks import check_in_order

@@ -50,8 +50,8 @@ from phalanx.bus.seal_frames import (
     shared_slot,
 )
 from phalanx.bus.subjects import message
-from phalanx.identity import Credentials, IdentityError
-from phalanx.identity.names import Identity
+from phalanx.identity.credentials import Credentials
+from phalanx.identity.names import Identity, IdentityError
 
 RESPONDER_WAITS_S = 30.0
 """How much later than the initiator the responder makes a new session: one of them is enough."""

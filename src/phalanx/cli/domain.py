@@ -20,18 +20,16 @@ from phalanx.bus.client import BrokerError
 from phalanx.cli.terminal import StopSignal, err, group, out, say, table_of
 from phalanx.domain.errors import PhalanxError
 from phalanx.identity.credentials import VARIABLE, check_passphrase, read_passphrase
-from phalanx.runtime.domain import (
+from phalanx.runtime.domain.brokers import Brokers, is_here
+from phalanx.runtime.domain.directory import Domain, Member, Standing
+from phalanx.runtime.domain.spec import (
     BrokerSpec,
-    Domain,
     DomainSpec,
-    Member,
-    Standing,
+    domain_text,
     parse_domain,
     role_named,
     split_server,
 )
-from phalanx.runtime.domain.brokers import Brokers, is_here
-from phalanx.runtime.domain.spec import domain_text
 from phalanx.runtime.processes import auditor
 
 LOOK_S = 0.2

@@ -39,7 +39,8 @@ def harden(
     """Make the protected variant of an agent: signed, checked at load, measured."""
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
-    from phalanx.identity import IdentityError, read_certificate  # noqa: PLC0415
+    from phalanx.identity.names import IdentityError  # noqa: PLC0415
+    from phalanx.identity.trust import read_certificate  # noqa: PLC0415
     from phalanx.trust import hardening  # noqa: PLC0415
 
     if start:

@@ -59,8 +59,8 @@ from phalanx.orchestration.workflow.machine import OnProgress
 from phalanx.orchestration.workflow.model import Asked, Deployment, NoTrustServices, ServiceMember
 from phalanx.runtime.catalogue import installed_capabilities
 from phalanx.runtime.course import RESERVATIONS, ReservationsAnswer, ReservationsRequest
-from phalanx.runtime.domain import Domain, Standing
 from phalanx.runtime.domain.brokers import Brokers, is_here
+from phalanx.runtime.domain.directory import Domain, Standing
 from phalanx.runtime.loading import parse_scenario
 from phalanx.runtime.processes.operator import Operator
 from phalanx.store.database import Database

@@ -33,7 +33,7 @@ from msgspec.structs import asdict
 from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import EVENTS, REGISTRY, answers, token
 from phalanx.bus.wire import MAX_OCTETS
-from phalanx.identity import Files
+from phalanx.identity.credentials import Files
 from phalanx.identity.names import Identity, Role
 
 CURSORS = "cursors"

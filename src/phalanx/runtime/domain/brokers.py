@@ -9,16 +9,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from phalanx.bus.client import BrokerError
-from phalanx.bus.nats import (
-    Cluster,
-    NatsServer,
-    ServerLimits,
-    ServerSettings,
-    StreamRetention,
-    setup,
-)
-from phalanx.identity import Credentials, Files, IdentityError, tls_context
-from phalanx.identity.names import Identity, Role
+from phalanx.bus.nats.config import Cluster, ServerLimits, ServerSettings
+from phalanx.bus.nats.server import NatsServer, StreamRetention, setup
+from phalanx.identity.credentials import Credentials, Files, tls_context
+from phalanx.identity.names import Identity, IdentityError, Role
 from phalanx.runtime.domain.directory import Domain
 from phalanx.runtime.domain.spec import BrokerSpec
 

@@ -29,22 +29,19 @@ from cryptography import x509
 from msgspec import Struct
 
 from phalanx.domain.errors import ScenarioError
-from phalanx.identity import (
-    Authority,
-    IdentityError,
-    IssuedRecord,
+from phalanx.identity import files
+from phalanx.identity.authority import Authority, IssuedRecord, read_issued
+from phalanx.identity.certificates import fingerprint, hosts_of, identity_of
+from phalanx.identity.credentials import CERTIFICATE_FILE, Ask, ask_environment, write_credentials
+from phalanx.identity.names import Identity, IdentityError, Role
+from phalanx.identity.trust import (
+    AUTHORITY_FILE,
+    REVOKED_FILE,
     Trust,
-    files,
-    fingerprint,
-    hosts_of,
-    identity_of,
+    pem,
     read_certificate,
-    read_issued,
-    write_credentials,
+    wall_time,
 )
-from phalanx.identity.credentials import CERTIFICATE_FILE, Ask, ask_environment
-from phalanx.identity.names import Identity, Role
-from phalanx.identity.trust import AUTHORITY_FILE, REVOKED_FILE, pem, wall_time
 from phalanx.runtime.domain.spec import (
     BrokerSpec,
     DomainSpec,

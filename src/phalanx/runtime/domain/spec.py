@@ -9,9 +9,10 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from phalanx.domain.errors import ScenarioError
-from phalanx.identity import DAYS, Credentials, Files, IdentityError, LiveCredentials
+from phalanx.identity.authority import DAYS
 from phalanx.identity.certificates import host_name
-from phalanx.identity.names import Identity, Role
+from phalanx.identity.credentials import Credentials, Files, LiveCredentials
+from phalanx.identity.names import Identity, IdentityError, Role
 from phalanx.loading import Name, nearest, parse_toml_as, read_toml, show
 from phalanx.runtime.scenario import Port
 

@@ -21,15 +21,18 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from phalanx.bus.nats import BrokerAudit, BrokerRefusal, LogPosition, NatsServer
+from phalanx.bus.nats.audit import BrokerAudit, BrokerRefusal, LogPosition
 from phalanx.bus.nats.config import keys_in
+from phalanx.bus.nats.server import NatsServer
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import StoreError
 from phalanx.fabric.audit import AccessAudit, AccessRefusal
-from phalanx.identity import Files, IdentityError, IssuedRecord, LiveCredentials, read_issued
-from phalanx.identity.names import Role
-from phalanx.runtime.domain import Bundle, Domain
+from phalanx.identity.authority import IssuedRecord, read_issued
+from phalanx.identity.credentials import Files, LiveCredentials
+from phalanx.identity.names import IdentityError, Role
 from phalanx.runtime.domain.brokers import Brokers
+from phalanx.runtime.domain.directory import Domain
+from phalanx.runtime.domain.spec import Bundle
 from phalanx.runtime.processes.process import Certificates, RecordingClient
 from phalanx.store.state import StateFile
 

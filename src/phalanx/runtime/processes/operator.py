@@ -25,8 +25,8 @@ from phalanx.fabric.directory import Appraise, RegistryChange, RegistryEntry, un
 from phalanx.fabric.envelope import EnvelopeError
 from phalanx.fabric.operations import STATUS, Operation, StatusAnswer, StatusRequest
 from phalanx.fabric.registry import Registry
-from phalanx.runtime.domain import read_bundle
 from phalanx.runtime.domain.directory import BUS_FILE, DOMAIN_FILE
+from phalanx.runtime.domain.spec import read_bundle
 from phalanx.runtime.processes.process import connected
 from phalanx.runtime.processes.recorder import event_of
 

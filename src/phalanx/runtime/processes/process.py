@@ -25,9 +25,9 @@ from phalanx.fabric.join import LEASE_S, Fabric
 from phalanx.fabric.operations import STOP, Accepted, AgentCounters, StopRequest
 from phalanx.fabric.provider import Call
 from phalanx.fabric.registration import END_TO_END, Area
-from phalanx.identity import Credentials, IdentityError, LiveCredentials
-from phalanx.identity.names import Role
-from phalanx.runtime.domain import Bundle, read_bundle
+from phalanx.identity.credentials import Credentials, LiveCredentials
+from phalanx.identity.names import IdentityError, Role
+from phalanx.runtime.domain.spec import Bundle, read_bundle
 from phalanx.runtime.environment import open_metrics
 from phalanx.runtime.processes.spec import ProcessSpec, RunSpec
 from phalanx.store.outbox import SHED, Outbox, Shed, Waiting

@@ -20,8 +20,8 @@ from phalanx.domain.events import Event
 from phalanx.identity.files import read_secret
 from phalanx.ledger import Confirmed, Ledger, LedgerError, Refused, open_ledger
 from phalanx.loading.refusals import unknown
-from phalanx.runtime.domain import read_bundle
 from phalanx.runtime.domain.directory import BUS_FILE
+from phalanx.runtime.domain.spec import read_bundle
 from phalanx.runtime.environment import Say
 from phalanx.runtime.processes.process import FLUSH_S, RecordingClient, run_clock
 from phalanx.runtime.processes.spec import RunSpec

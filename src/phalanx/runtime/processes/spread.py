@@ -42,7 +42,7 @@ from phalanx.runtime.course import (
     defects,
     record_end,
 )
-from phalanx.runtime.domain import read_bundle
+from phalanx.runtime.domain.spec import read_bundle
 from phalanx.runtime.environment import LINUX_LEAD_S, Say, check_linux
 from phalanx.runtime.processes.network import LINK, REPOSITORY, LinkRequest, RepositoryRequest
 from phalanx.runtime.processes.process import RecordingClient, run_clock

@@ -17,8 +17,9 @@ from msgspec.structs import asdict
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.identity.names import Role
-from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
 from phalanx.runtime.domain.brokers import Brokers
+from phalanx.runtime.domain.directory import Domain
+from phalanx.runtime.domain.spec import BrokerSpec, DomainSpec
 from phalanx.runtime.processes.spec import RunSpec
 
 HOST = "127.0.0.1"
