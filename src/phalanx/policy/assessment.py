@@ -96,22 +96,6 @@ VALUE, WHOLE = 0, 1
 SAYS_ONLY = frozenset({Remediation.NOTIFY, Remediation.LOG})
 TRIES = {Remediation.REPLICATE: 3}
 """How often a remedy is tried that may help in part, if not once."""
-PREVENTION = {
-    SecurityMetric.AVAILABILITY: "a replica before the function had more to do than it can",
-    SecurityMetric.GEOLOCATION: "a term that holds before the instance is placed: it bars the PoP",
-    SecurityMetric.ANALYSIS_INTERVAL: "a pause between two looks (policy_pause_s) below the term's",
-    SecurityMetric.GTP_TUNNELS: "a limit of tunnels for each subscriber where they are set up",
-    SecurityMetric.FOREIGN_SOURCES: "a rule that denies what is from outside the slice, kept in "
-    "force where only agents can change rules",
-    SecurityMetric.CLEAR_TEXT: "a rule that denies what is in the clear, in force before the "
-    "traffic begins, and kept where only agents can change it",
-    SecurityMetric.DEPLOY_DELAY: "the function's image at the PoP before it is wanted",
-    SecurityMetric.PATCH_DELAY: "agents that apply patches as the repository offers them",
-    SecurityMetric.RECONFIGURE_DELAY: "agents that apply changes of the policy as they are told",
-    SecurityMetric.REVOKE_DELAY: "a rule against what was revoked, kept in force where only agents "
-    "can change rules",
-    SecurityMetric.SWITCH_DELAY: "a replica that runs before the function is lost",
-}
 
 
 class TermBreach(Struct, frozen=True):
@@ -347,7 +331,7 @@ class SslaAssessment(Configured, Capability):
             unit=METRICS[term.metric].unit,
             window_s=term.window_s,
             evidence=evidence or METRICS[term.metric].indicator,
-            prevented_by=PREVENTION[term.metric],
+            prevented_by=METRICS[term.metric].prevention,
             remedies=[each.value for each in term.remediation],
         )
         me.cause = event

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from functools import lru_cache
 from hashlib import sha256
+from importlib.resources import files
 from math import isfinite
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta, Struct, json
+from msgspec import Meta, Struct, json, toml
 from msgspec.structs import replace
 
 from phalanx.domain.agents import AgentId
@@ -89,37 +90,12 @@ class MetricTerms(Struct, frozen=True):
     """How it is measured, in a few words."""
     remedies: tuple[Remediation, ...]
     """What can be done about a breach, in the order in which it is tried."""
+    prevention: str
+    """What would have prevented a breach."""
 
 
-_N, _L, _R = Remediation.NOTIFY, Remediation.LOG, Remediation.REJECT
-_DELAYED = (_N, _L, Remediation.REDEPLOY)
-METRICS: dict[SecurityMetric, MetricTerms] = {
-    SecurityMetric.AVAILABILITY: MetricTerms(
-        "fraction", "higher", "answered / asked, over the window", (_N, _L, Remediation.REPLICATE)
-    ),
-    SecurityMetric.GEOLOCATION: MetricTerms(
-        "", "lower", "functions at PoPs outside the jurisdictions", (_N, _L, Remediation.RELOCATE)
-    ),
-    SecurityMetric.ANALYSIS_INTERVAL: MetricTerms(
-        "s", "lower", "now - end of the last analysis", (_N, _L, Remediation.ANALYSE)
-    ),
-    SecurityMetric.GTP_TUNNELS: MetricTerms(
-        "", "lower", "distinct tunnel ids of one subscriber, over the window", (_N, _L, _R)
-    ),
-    SecurityMetric.FOREIGN_SOURCES: MetricTerms(
-        "", "lower", "packets from sources outside the allow list, over the window", (_N, _L, _R)
-    ),
-    SecurityMetric.CLEAR_TEXT: MetricTerms(
-        "", "lower", "packets in the clear, over the window", (_N, _L, Remediation.ENCRYPT, _R)
-    ),
-    SecurityMetric.DEPLOY_DELAY: MetricTerms("s", "lower", "deployed - decided", _DELAYED),
-    SecurityMetric.PATCH_DELAY: MetricTerms("s", "lower", "last patched - released", _DELAYED),
-    SecurityMetric.RECONFIGURE_DELAY: MetricTerms("s", "lower", "in force - changed", _DELAYED),
-    SecurityMetric.REVOKE_DELAY: MetricTerms("s", "lower", "last passed - revoked", (_N, _L, _R)),
-    SecurityMetric.SWITCH_DELAY: MetricTerms(
-        "s", "lower", "served again - lost", (_N, _L, Remediation.REPLICATE)
-    ),
-}
+_TABLE = files(__package__).joinpath("ssla_metrics.toml").read_text(encoding="utf-8")
+METRICS = toml.decode(_TABLE, type=dict[SecurityMetric, MetricTerms])
 
 
 class Penalty(Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,7 +121,10 @@ class GuaranteeTerm(Struct, frozen=True, forbid_unknown_fields=True):
     allowed: Annotated[tuple[str, ...], Meta(max_length=10_000)] = ()
     """Prefixes that are allowed beside the slice's members (``foreign-sources``), or jurisdictions
     (``geolocation``)."""
-    remediation: Annotated[tuple[Remediation, ...], Meta(max_length=8)] = (_N, _L)
+    remediation: Annotated[tuple[Remediation, ...], Meta(max_length=8)] = (
+        Remediation.NOTIFY,
+        Remediation.LOG,
+    )
     penalty: Penalty | None = None
     intent: Annotated[str, Meta(max_length=128)] = ""
     """Name of the intent that it follows from; empty: none."""
