@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -15,7 +16,11 @@ from phalanx.reporting.log import Log, whole_word
 from phalanx.reporting.utility import comparison, utility
 from phalanx.reporting.why_not import auctions_of
 
-LOG = Log(ddos_log())
+
+@cache
+def whole() -> Log:
+    """Return the log of the scenario: no worker runs it to learn which tests there are."""
+    return Log(ddos_log())
 
 
 def event(name: str, kind: str, cause: str | None, **data: object) -> Event:
@@ -23,11 +28,11 @@ def event(name: str, kind: str, cause: str | None, **data: object) -> Event:
 
 
 def test_a_chain_runs_from_the_root_to_the_event_by_causes_alone() -> None:
-    by_id = {e.id: e for e in LOG.events}
+    by_id = {e.id: e for e in whole().events}
     applied = next(
-        e for e in LOG.events if e.kind == "measure.applied" and "flowRate" in str(e.data)
+        e for e in whole().events if e.kind == "measure.applied" and "flowRate" in str(e.data)
     )
-    answer = explain(LOG, applied.id)
+    answer = explain(whole(), applied.id)
     chain = [line.event for line in answer.lines]
     assert chain[0].kind == "run.started"
     assert chain[-1] == applied
@@ -38,11 +43,11 @@ def test_a_chain_runs_from_the_root_to_the_event_by_causes_alone() -> None:
 
 
 def test_a_name_finds_what_was_done_about_it_and_counts_the_rest() -> None:
-    answer = explain(LOG, "flowRateLimited")
+    answer = explain(whole(), "flowRateLimited")
     assert answer.lines[-1].event.kind == "measure.applied"
     assert "flowRateLimited" in answer.title
     assert len(answer.others) > 2
-    assert explain(LOG, "FLOWRATELIMITED") == answer
+    assert explain(whole(), "FLOWRATELIMITED") == answer
 
 
 @pytest.mark.parametrize(
@@ -65,7 +70,7 @@ def test_addresses_and_names_are_matched_whole(what: str, found: str) -> None:
 
 
 def test_an_address_that_was_blocked_says_where_when_and_for_how_long() -> None:
-    answer = explain(LOG, "10.5.0.3")
+    answer = explain(whole(), "10.5.0.3")
     assert answer.title == "10.5.0.3 was blocked; that is lifted now"
     assert "an attacker of attackers: it enters at pop3" in answer.words[0]
     assert "held it at pop5 from 186.8" in answer.words[1]
@@ -85,7 +90,7 @@ def test_an_honest_address_is_answered_with_what_was_seen_of_it() -> None:
 
 
 def test_an_address_that_nobody_saw_is_answered_too() -> None:
-    answer = explain(LOG, "10.99.0.1")
+    answer = explain(whole(), "10.99.0.1")
     assert answer.lines == ()
     assert "no source of the scenario has this address" in answer.words[0]
     outside = explain(ddos_log(strategy="service", until=60), "10.4.0.1")  # of another host
@@ -136,25 +141,25 @@ def test_a_report_that_an_entry_contradicts_blocks_nobody() -> None:
 
 
 def test_each_utility_can_be_worked_out_from_its_explanation() -> None:
-    for auction in auctions_of(LOG):
+    for auction in auctions_of(whole()):
         ranked = [bid for bid in auction.bids if bid.utility is not None]
         for bid in ranked:
             assert sum(s.weight * s.normalised for s in bid.shares) == pytest.approx(
                 bid.utility, abs=2e-6
             )
-        answer = explain(LOG, auction.auction)
+        answer = explain(whole(), auction.auction)
         assert [row[0] for row in answer.table[1:]] == [bid.agent for bid in ranked]
 
 
 def test_why_not_says_which_term_decided_and_what_would_have_equalled_the_winner() -> None:
-    answer = explain(LOG, "pop6.1/auction4", "pop3")
+    answer = explain(whole(), "pop6.1/auction4", "pop3")
     assert answer.title == "Why pop5 and not pop3: linkRateLimited(pop6>server) (pop6.1/auction4)"
     assert "The term that decided is T" in answer.words[0]
     assert [row[0] for row in answer.table] == ["term", "T", "C", "D", "utility"]
     needed = float(re.search(r"with T ([\d.]+) s", answer.words[1])[1])  # type: ignore[index]
     weight = float(re.search(r"a weight of T below ([\d.]+)", answer.words[1])[1])  # type: ignore[index]
-    (call,) = [e for e in LOG.of("auction.called") if e.data["auction"] == "pop6.1/auction4"]
-    (award,) = [e for e in LOG.of("auction.awarded") if e.data["auction"] == "pop6.1/auction4"]
+    (call,) = [e for e in whole().of("auction.called") if e.data["auction"] == "pop6.1/auction4"]
+    (award,) = [e for e in whole().of("auction.awarded") if e.data["auction"] == "pop6.1/auction4"]
 
     def winner(time_s: float, time_weight: float) -> str:
         rows = [
@@ -171,13 +176,15 @@ def test_why_not_says_which_term_decided_and_what_would_have_equalled_the_winner
 
 
 def test_why_there_was_no_bid_is_its_refusal_in_full_with_what_was_lacking() -> None:
-    answer = explain(LOG, "pop5.1/auction15", "pop5")
+    answer = explain(whole(), "pop5.1/auction15", "pop5")
     assert answer.words[0] == "pop5 did not bid: needs 4 cores, 1 free."
     assert "rate-limiter (1 cores), anomaly-detector (2 cores)" in answer.words[1]
     assert answer.words[2] == "It could have bid with 3 more cores free."
-    event_id = next(e.id for e in LOG.of("auction.failed"))
-    assert explain(LOG, event_id, "pop5") == answer
-    assert explain(LOG, "10.0.6.10, 0, 1", "pop5").title != answer.title  # the last that matches
+    event_id = next(e.id for e in whole().of("auction.failed"))
+    assert explain(whole(), event_id, "pop5") == answer
+    assert (
+        explain(whole(), "10.0.6.10, 0, 1", "pop5").title != answer.title
+    )  # the last that matches
 
 
 def test_an_agent_that_was_not_asked_and_one_that_is_unknown() -> None:
@@ -203,12 +210,12 @@ def test_a_silent_agent_is_told_from_one_that_was_not_asked() -> None:
 
 
 def test_last_is_the_last_event_that_somebody_did() -> None:
-    last = explain(LOG, "last").lines[-1].event
+    last = explain(whole(), "last").lines[-1].event
     assert last.kind not in ("run.ended", "network.sample", "resources.changed")
 
 
 def test_attack_tells_what_came_of_it() -> None:
-    answer = explain(LOG, "attack")
+    answer = explain(whole(), "attack")
     shown = [line.event for line in answer.lines]
     effects = [str(e.data["effect"]) for e in shown if e.kind == "measure.applied"]
     assert sum("flowRateLimited" in effect for effect in effects) == 8

@@ -202,7 +202,7 @@ def every_second(system: System, agent: str, do: Any) -> None:
 
 def test_one_that_reports_false_breaches_expels_nobody_and_costs_others_little(calm: Ran) -> None:
     """Each second of all others, with figures as bad as they can be."""
-    system = System(plan(until=600))
+    system = System(plan())
     answers: list[object] = []
 
     def accuse(me: Any) -> None:

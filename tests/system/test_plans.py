@@ -20,7 +20,7 @@ from phalanx.runtime.loading import offences, parse_scenario
 from tests.nightly import sample
 from tests.system.rings import attack, document, users
 
-PLANS = int(os.environ.get("PHALANX_PLANS", "4"))
+PLANS = int(os.environ.get("PHALANX_PLANS", "3"))
 PARTS = min(6, PLANS)
 """Tests that the plans are dealt to, so that several processors share them."""
 FIRST = int(os.environ.get("PHALANX_SEED", "1"))
@@ -44,7 +44,7 @@ def test_random_plans(mode, part):
 
 
 @pytest.mark.parametrize(
-    "file", sample(sorted(ONCE_FAILED.iterdir(), reverse=True), 7), ids=lambda file: file.stem
+    "file", sample(sorted(ONCE_FAILED.iterdir(), reverse=True), 10), ids=lambda file: file.stem
 )
 def test_plans_that_once_failed(file):
     mode = file.stem.partition("-")[0]
