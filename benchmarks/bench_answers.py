@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import asdict, replace
 
 from live_targets import agent, write_agent
-from phalanx.bdi import Agent, Library
-from phalanx.bdi.agent import Instruction
+from phalanx.bdi.agent import Agent, Instruction
+from phalanx.bdi.capability import Library
 from phalanx.clock.virtual import VirtualClock
 from phalanx.clock.wall import WallClock
 from phalanx.domain.agents import Scope

@@ -18,7 +18,10 @@ from collections import Counter
 
 from msgspec.structs import replace
 
-from phalanx.bdi import Adopt, Agent, Believe, Body, Capability, GoalInstance, Pause, plan
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, plan
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Adopt, Believe, Body, Pause
 from phalanx.domain.agents import Loop
 from phalanx.domain.goals import Mode, avert
 from phalanx.domain.predicates import EntityTrouble

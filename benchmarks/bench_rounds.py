@@ -30,7 +30,8 @@ from msgspec.structs import replace
 from live_targets import Agent as LiveAgent
 from live_targets import agent as live_agent
 from live_targets import write_agent
-from phalanx.bdi import Agent, Library
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Library
 from phalanx.bus.faults import FaultRule, FaultyBus
 from phalanx.bus.memory import MemoryBus, PerAgentBus
 from phalanx.clock.virtual import VirtualClock

@@ -24,7 +24,10 @@ import market
 from market import ROOT, Market, ring
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import VnfInstance
-from phalanx.bdi import Adopt, Agent, Believe, Body, Capability, GoalInstance, Pause, plan
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, plan
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Adopt, Believe, Body, Pause
 from phalanx.clock.wall import WallClock
 from phalanx.domain.actions import Enforce, Outcome
 from phalanx.domain.goals import Predicate, want

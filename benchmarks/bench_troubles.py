@@ -24,7 +24,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from phalanx.analytics.detectors import SIGNALLING_STORM
-from phalanx.bdi import Adopt, Agent, Believe, Capability, Steps, perceives, starts
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, perceives, starts
+from phalanx.bdi.steps import Adopt, Believe, Steps
 from phalanx.coordination.measures import PROTECT
 from phalanx.domain.agents import Loop
 from phalanx.domain.goals import avert

@@ -19,7 +19,8 @@ from crowd_bus import Bus as Buses
 from crowd_bus import live
 from market import NEVER_S, ROOT, Market, mesh, network_of, terms, view_of
 from phalanx.auction.outlook import Outlook
-from phalanx.bdi import Adopt, GoalEnd
+from phalanx.bdi.goals import GoalEnd
+from phalanx.bdi.steps import Adopt
 from phalanx.bus import Bus
 from phalanx.bus.memory import MemoryBus
 from phalanx.clock import Clock

@@ -13,17 +13,10 @@ from contract_net import Handled
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import GoalPolicy, Settings
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import (
-    Adopt,
-    Agent,
-    Believe,
-    Body,
-    Capability,
-    GoalEnd,
-    GoalInstance,
-    Library,
-    plan,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, Library, plan
+from phalanx.bdi.goals import GoalEnd, GoalInstance
+from phalanx.bdi.steps import Adopt, Believe, Body
 from phalanx.bus.memory import MemoryBus
 from phalanx.clock import Clock
 from phalanx.clock.virtual import VirtualClock

@@ -1,24 +1,9 @@
 # The public names and where each comes from: read by type checkers, and by phalanx/__init__.py
 # when a name is asked for.
-from phalanx.bdi import (
-    Achieve as Achieve,
-    AchieveAll as AchieveAll,
-    Act as Act,
-    Adopt as Adopt,
-    Agent as Agent,
-    Await as Await,
-    Believe as Believe,
+from phalanx.bdi.agent import Agent as Agent, Perform as Perform
+from phalanx.bdi.capability import (
     Capability as Capability,
-    Drop as Drop,
-    Forget as Forget,
-    GoalEnd as GoalEnd,
-    GoalInstance as GoalInstance,
     Library as Library,
-    Note as Note,
-    Pause as Pause,
-    Perceive as Perceive,
-    Perform as Perform,
-    PlanFailed as PlanFailed,
     drains as drains,
     hears as hears,
     instead_of as instead_of,
@@ -28,6 +13,21 @@ from phalanx.bdi import (
     remembers as remembers,
     starts as starts,
     when as when,
+)
+from phalanx.bdi.goals import GoalEnd as GoalEnd, GoalInstance as GoalInstance
+from phalanx.bdi.steps import (
+    Achieve as Achieve,
+    AchieveAll as AchieveAll,
+    Act as Act,
+    Adopt as Adopt,
+    Await as Await,
+    Believe as Believe,
+    Drop as Drop,
+    Forget as Forget,
+    Note as Note,
+    Pause as Pause,
+    Perceive as Perceive,
+    PlanFailed as PlanFailed,
 )
 from phalanx.domain.actions import (
     Enforce as Enforce,

@@ -3,22 +3,10 @@
 import pytest
 from msgspec import Struct
 
-from phalanx.bdi import (
-    Achieve,
-    AchieveAll,
-    Act,
-    Adopt,
-    Agent,
-    Await,
-    Believe,
+from phalanx.bdi.agent import Agent, Perform
+from phalanx.bdi.capability import (
     Capability,
-    Forget,
-    GoalOutcome,
     Library,
-    Note,
-    Pause,
-    Perform,
-    PlanFailed,
     drains,
     hears,
     instead_of,
@@ -29,7 +17,20 @@ from phalanx.bdi import (
     starts,
     when,
 )
+from phalanx.bdi.goals import GoalOutcome
 from phalanx.bdi.memory import decode, encode, remember, restore
+from phalanx.bdi.steps import (
+    Achieve,
+    AchieveAll,
+    Act,
+    Adopt,
+    Await,
+    Believe,
+    Forget,
+    Note,
+    Pause,
+    PlanFailed,
+)
 from phalanx.domain.actions import Done, Failed, ReadLink
 from phalanx.domain.goals import Mode, Predicate, avert, find_out, want
 from phalanx.domain.resources import Resources

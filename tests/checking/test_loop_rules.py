@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from tests.slices.loop_checks import broken
 from tests.slices.small_slices import Healer, loops, suffer
 
-from phalanx.bdi import Adopt
+from phalanx.bdi.steps import Adopt
 from phalanx.domain.goals import want
 from phalanx.domain.predicates import ClaimHeld
 from phalanx.testing import LoopBench

@@ -11,7 +11,8 @@ from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import Settings
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import Capability, Instruction, Library, Perform
+from phalanx.bdi.agent import Instruction, Perform
+from phalanx.bdi.capability import Capability, Library
 from phalanx.coordination.lifecycle import VnfLifecycle
 from phalanx.domain.actions import (
     Action,

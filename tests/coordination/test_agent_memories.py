@@ -4,8 +4,9 @@ import pytest
 from contract_bench import LIMIT, LIMITED, ME, OTHER, Bench
 
 from phalanx.auction.outlook import Outlook
-from phalanx.bdi import Adopt, Library
+from phalanx.bdi.capability import Library
 from phalanx.bdi.memory import MemoryUnusable, decode, encode, remember, restore
+from phalanx.bdi.steps import Adopt
 from phalanx.coordination.drain import Drain
 from phalanx.coordination.duties import Duties
 from phalanx.coordination.failover import Failover

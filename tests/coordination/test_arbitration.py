@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from tests.slices.loop_checks import check_loops
 from tests.slices.small_slices import loops
 
-from phalanx.bdi import Adopt, Believe, Capability, Drop, Note, Pause, PlanFailed, plan, when
+from phalanx.bdi.capability import Capability, plan, when
+from phalanx.bdi.steps import Adopt, Believe, Drop, Note, Pause, PlanFailed
 from phalanx.coordination.arbitration import (
     EXCLUDE,
     PRECEDENCE,

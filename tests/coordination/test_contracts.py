@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from phalanx.auction.contracts import ContractStage
 from phalanx.auction.outlook import Gone
-from phalanx.bdi import Adopt, Believe
+from phalanx.bdi.steps import Adopt, Believe
 from phalanx.coordination.lifecycle import NewVersion
 from phalanx.domain.actions import (
     Deploy,

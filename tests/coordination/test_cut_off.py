@@ -7,7 +7,7 @@ from contract_bench import LIMIT, LIMITED, ME, OTHER, Bench
 from phalanx.auction.auctioneer import RELIED
 from phalanx.auction.contracts import NOTICE
 from phalanx.auction.outlook import Connected, Outlook
-from phalanx.bdi import Adopt, Believe
+from phalanx.bdi.steps import Adopt, Believe
 from phalanx.coordination.duties import Duties
 from phalanx.coordination.failover import Failover
 from phalanx.coordination.recovery import Recovery

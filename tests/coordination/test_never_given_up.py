@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from phalanx.auction.auctioneer import could_change
 from phalanx.auction.outlook import Outlook
-from phalanx.bdi import Adopt
+from phalanx.bdi.steps import Adopt
 from phalanx.domain.actions import Deploy, Stop
 from phalanx.domain.agents import AgentState
 from phalanx.domain.messages import (

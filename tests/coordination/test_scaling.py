@@ -9,7 +9,9 @@ from typing import cast
 import pytest
 
 from phalanx.auction.contracts import VnfInstance
-from phalanx.bdi import Act, Agent, GoalInstance, Step
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Act, Step
 from phalanx.coordination.scaling import BRIEF, fit_to_traffic
 from phalanx.domain.actions import FlowRecords, Observe
 from phalanx.domain.goals import find_out

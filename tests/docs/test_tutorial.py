@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from tests.published import load_published
 from typer.testing import CliRunner
 
-from phalanx.bdi import Capability
+from phalanx.bdi.capability import Capability
 from phalanx.cli.files import load_functions
 from phalanx.cli.main import app
 from phalanx.domain.errors import PhalanxError
@@ -107,7 +107,7 @@ def test_what_is_no_function_is_refused_with_one_line(tmp_path: Path, named: str
     (tmp_path / "leaves.py").write_text("raise SystemExit(3)\n")
     (tmp_path / "fine.py").write_text(
         "from pathlib import Path\n"
-        "from phalanx.bdi import Capability\n"
+        "from phalanx.bdi.capability import Capability\n"
         "class Nameless(Capability):\n    pass\n"
     )
     with pytest.raises(PhalanxError, match=re.escape(why)) as caught:

@@ -3,7 +3,8 @@
 It also wants what goes to the server encrypted.
 """
 
-from phalanx.bdi import Adopt, Capability, starts
+from phalanx.bdi.capability import Capability, starts
+from phalanx.bdi.steps import Adopt
 from phalanx.domain.goals import avert, want
 from phalanx.domain.predicates import Encrypted, Firewalled
 from phalanx.domain.resources import Resources

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from phalanx.bdi import Adopt, Capability, starts
+from phalanx.bdi.capability import Capability, starts
+from phalanx.bdi.steps import Adopt
 from phalanx.checking import check
 from phalanx.domain.events import Event
 from phalanx.domain.goals import avert, want

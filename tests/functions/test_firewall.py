@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from phalanx.bdi import Adopt, Capability, starts
+from phalanx.bdi.capability import Capability, starts
+from phalanx.bdi.steps import Adopt
 from phalanx.domain.events import Event
 from phalanx.domain.goals import avert, want
 from phalanx.domain.predicates import Firewalled

@@ -14,7 +14,8 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
-from phalanx.bdi import Adopt, Capability, starts
+from phalanx.bdi.capability import Capability, starts
+from phalanx.bdi.steps import Adopt
 from phalanx.checking import check
 from phalanx.domain.actions import Enforce, MeasureSample, PacketAlert, ReadMeasure
 from phalanx.domain.errors import ScenarioError

@@ -1,6 +1,7 @@
 """A tarpit: what a threat sends is held for a while, and little of it goes on."""
 
-from phalanx.bdi import Adopt, Capability, plan, when
+from phalanx.bdi.capability import Capability, plan, when
+from phalanx.bdi.steps import Adopt
 from phalanx.coordination.measures import enforce, inventory_of, lift, lift_when_quiet
 from phalanx.domain.goals import Mode, Predicate, want
 from phalanx.domain.predicates import Quiet, Threat

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.published import load_published
 from typer.testing import CliRunner
 
-from phalanx.bdi import Capability
+from phalanx.bdi.capability import Capability
 from phalanx.cli.files import load_functions
 from phalanx.cli.main import app
 from phalanx.domain.events import Event
@@ -21,7 +21,8 @@ from phalanx.runtime.system import run_scenario
 HERE = Path(__file__).parent
 RING = HERE.parents[1] / "scenarios" / "quickstart-ring.yaml"
 MIRROR = """
-from phalanx.bdi import Adopt, Capability, plan, when
+from phalanx.bdi.capability import Capability, plan, when
+from phalanx.bdi.steps import Adopt
 from phalanx.coordination.measures import enforce
 from phalanx.domain.goals import Predicate, want
 from phalanx.domain.predicates import Threat
@@ -112,7 +113,7 @@ def start(table):
     return lambda: Path({note!r}).write_text("ended")
 """
 BRINGER = """
-from phalanx.bdi import Capability
+from phalanx.bdi.capability import Capability
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from phalanx.bdi import Capability, starts
+from phalanx.bdi.capability import Capability, starts
 from phalanx.domain.events import Event
 from phalanx.domain.messages import Insight, Performative
 from phalanx.fabric.calls import CallFailed

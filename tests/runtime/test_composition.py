@@ -11,7 +11,9 @@ import pytest
 from msgspec.structs import replace
 from tests.published import load_published
 
-from phalanx.bdi import Act, Adopt, Agent, Capability, PlanFailed, Steps, plan, starts
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, plan, starts
+from phalanx.bdi.steps import Act, Adopt, PlanFailed, Steps
 from phalanx.domain.actions import ReadLink
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event, Recorder

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from tests.published import load_published
 
-from phalanx.bdi import Agent
+from phalanx.bdi.agent import Agent
 from phalanx.bus.faults import FaultRule, FaultyBus
 from phalanx.bus.memory import MemoryBus
 from phalanx.clock.virtual import VirtualClock

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from phalanx.bdi import Adopt, Believe, Capability, Pause, PlanFailed, plan
+from phalanx.bdi.capability import Capability, plan
+from phalanx.bdi.steps import Adopt, Believe, Pause, PlanFailed
 from phalanx.domain.agents import Loop
 from phalanx.domain.goals import Mode, avert
 from phalanx.domain.predicates import EntityTrouble

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from phalanx.analytics.detectors import SIGNALLING_STORM, load_detector
 from phalanx.analytics.signalling_rules import AGAIN, REQUESTS
-from phalanx.bdi import Capability, perceives
+from phalanx.bdi.capability import Capability, perceives
 from phalanx.checking import check
 from phalanx.domain.actions import FlowStats, Invoke, Invoked
 from phalanx.domain.errors import PhalanxError

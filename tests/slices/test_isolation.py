@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from phalanx.bdi import Adopt
+from phalanx.bdi.steps import Adopt
 from phalanx.coordination.arbitration import PRECEDENCE
 from phalanx.domain.goals import want
 from phalanx.domain.messages import Insight, Refusal, TroubleReport

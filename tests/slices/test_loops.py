@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from phalanx.bdi import Capability, Drop, Note, perceives
+from phalanx.bdi.capability import Capability, perceives
+from phalanx.bdi.steps import Drop, Note
 from phalanx.coordination.contacts import LoopContacts
 from phalanx.domain.goals import avert, want
 from phalanx.domain.messages import Insight, Message, PassedGoal, Performative

@@ -9,7 +9,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from phalanx.bdi import Adopt, Agent, Believe, Steps, perceives, starts
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import perceives, starts
+from phalanx.bdi.steps import Adopt, Believe, Steps
 from phalanx.checking import check
 from phalanx.coordination.arbitration import ISOLATE
 from phalanx.coordination.measures import PROTECT

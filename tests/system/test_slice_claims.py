@@ -6,8 +6,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from phalanx.bdi import Capability, PlanFailed, plan, starts
-from phalanx.bdi.steps import Adopt, Note, Pause
+from phalanx.bdi.capability import Capability, plan, starts
+from phalanx.bdi.steps import Adopt, Note, Pause, PlanFailed
 from phalanx.coordination.arbitration import SCALE, while_claimed
 from phalanx.coordination.contacts import LoopContacts
 from phalanx.domain.goals import Predicate, want

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from phalanx import testing
-from phalanx.bdi import Agent, Capability, Library, Note, Steps, starts
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, Library, starts
+from phalanx.bdi.steps import Note, Steps
 from phalanx.domain.actions import LinkSample, ReadLink
 from phalanx.runtime.node import Node
 from phalanx.runtime.scenario import DeclaredAgent, FaultSpec

@@ -7,8 +7,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from test_register import AGENTS, BAD, NONE, Ledger
 
-from phalanx.bdi import Agent, Library
-from phalanx.bdi.agent import Instruction, Perform
+from phalanx.bdi.agent import Agent, Instruction, Perform
+from phalanx.bdi.capability import Library
 from phalanx.domain.messages import Message
 from phalanx.domain.trust import Challenge, Distrusted, UseKey
 from phalanx.ledger import RecordedEntry

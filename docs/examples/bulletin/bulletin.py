@@ -1,6 +1,7 @@
 """Bulletin: publishes who attacks, so that others can block them too."""
 
-from phalanx.bdi import Adopt, Believe, Capability, Note, plan, when
+from phalanx.bdi.capability import Capability, plan, when
+from phalanx.bdi.steps import Adopt, Believe, Note
 from phalanx.domain.goals import Predicate, want
 from phalanx.domain.predicates import Threat
 from phalanx.domain.resources import Resources

@@ -32,18 +32,9 @@ from phalanx.auction.references import for_goal
 from phalanx.auction.settings import Configured, Tender
 from phalanx.auction.terms import judged
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import (
-    Agent,
-    Capability,
-    GoalInstance,
-    GoalOutcome,
-    hears,
-    perceives,
-    plan,
-    recalls,
-    remembers,
-    when,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, perceives, plan, recalls, remembers, when
+from phalanx.bdi.goals import GoalInstance, GoalOutcome
 from phalanx.bdi.steps import Adopt, Await, Believe, Body, Forget, Pause, PlanFailed, Step, Steps
 from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import AgentId, AgentState

@@ -28,16 +28,9 @@ from phalanx.auction.contracts import (
 from phalanx.auction.outlook import Gone, Left, Outlook
 from phalanx.auction.settings import Configured, Tender
 from phalanx.auction.terms import BidTerm
-from phalanx.bdi import (
-    Adopt,
-    Agent,
-    Believe,
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import (
     Capability,
-    Drop,
-    GoalEnd,
-    GoalInstance,
-    GoalOutcome,
-    Steps,
     drains,
     hears,
     perceives,
@@ -46,6 +39,8 @@ from phalanx.bdi import (
     starts,
     when,
 )
+from phalanx.bdi.goals import GoalEnd, GoalInstance, GoalOutcome
+from phalanx.bdi.steps import Adopt, Believe, Drop, Steps
 from phalanx.domain.actions import Done, Failed, Hold, Lift, ReadMeasure, Release, SiteState, Stop
 from phalanx.domain.actions import Outcome as ActionOutcome
 from phalanx.domain.agents import AgentId

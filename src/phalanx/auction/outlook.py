@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from phalanx.auction.settings import Configured
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import Agent, Capability, hears, perceives, recalls, remembers, starts, when
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, perceives, recalls, remembers, starts, when
 from phalanx.bdi.steps import Believe, Forget, Perceive, Step, Steps
 from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import AgentId, AgentState

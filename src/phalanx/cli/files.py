@@ -13,7 +13,7 @@ from typing import Annotated, Self
 import typer
 from msgspec import structs
 
-from phalanx.bdi import Capability
+from phalanx.bdi.capability import Capability
 from phalanx.cli.terminal import counted, err, say
 from phalanx.domain.errors import LogError, PhalanxError, ScenarioError
 from phalanx.domain.events import Event, Sink

@@ -18,25 +18,10 @@ from typing import Any, ClassVar
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from phalanx.bdi import (
-    Adopt,
-    Agent,
-    Await,
-    Believe,
-    Body,
-    Capability,
-    Forget,
-    GoalEnd,
-    GoalInstance,
-    GoalOutcome,
-    PlanFailed,
-    Step,
-    Steps,
-    hears,
-    plan,
-    recalls,
-    remembers,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, plan, recalls, remembers
+from phalanx.bdi.goals import GoalEnd, GoalInstance, GoalOutcome
+from phalanx.bdi.steps import Adopt, Await, Believe, Body, Forget, PlanFailed, Step, Steps
 from phalanx.coordination.contacts import MANAGERS, LoopContacts
 from phalanx.coordination.measures import PROTECT
 from phalanx.domain.agents import PHYSICAL, AgentId, Loop

@@ -16,7 +16,8 @@ from msgspec import Struct
 from msgspec.structs import asdict, astuple
 
 from phalanx.auction.outlook import Gone, Outlook
-from phalanx.bdi import Agent, Capability, hears, starts, when
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, starts, when
 from phalanx.domain.agents import AgentId
 from phalanx.domain.messages import Message
 from phalanx.domain.trust import Challenge, Distrusted, EvidenceReply, ServiceLevel, Submit

@@ -25,7 +25,8 @@ from phalanx.auction.bidding import contradiction
 from phalanx.auction.contracts import Contract
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import Configured
-from phalanx.bdi import Agent, Capability, hears, starts, when
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, starts, when
 from phalanx.domain.actions import HeldBids, Outcome, ReadRules, RuleInForce, RulesInForce
 from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid, RankedBid

@@ -17,7 +17,9 @@ from msgspec.structs import replace
 
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.settings import Configured, GoalPolicy
-from phalanx.bdi import Agent, Await, Capability, Step, hears, perceives
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, perceives
+from phalanx.bdi.steps import Await, Step
 from phalanx.domain.agents import POP, AgentId, Loop
 from phalanx.domain.goals import Duty, want
 from phalanx.domain.messages import (

@@ -16,17 +16,10 @@ from phalanx.auction.auctioneer import Auctioneer, Delegated
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import Configured
-from phalanx.bdi import (
-    Adopt,
-    Agent,
-    Believe,
-    Capability,
-    GoalEnd,
-    GoalOutcome,
-    Steps,
-    drains,
-    hears,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, drains, hears
+from phalanx.bdi.goals import GoalEnd, GoalOutcome
+from phalanx.bdi.steps import Adopt, Believe, Steps
 from phalanx.coordination.duties import Duties
 from phalanx.coordination.failover import KEPT_IN_MIND, Failover, open_goal, own_goals
 from phalanx.coordination.lifecycle import VnfLifecycle

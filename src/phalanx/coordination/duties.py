@@ -16,17 +16,10 @@ from functools import partial
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.outlook import Gone, Left, Outlook
 from phalanx.auction.settings import Configured
-from phalanx.bdi import (
-    Adopt,
-    Agent,
-    Capability,
-    GoalInstance,
-    GoalOutcome,
-    Steps,
-    hears,
-    starts,
-    when,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, starts, when
+from phalanx.bdi.goals import GoalInstance, GoalOutcome
+from phalanx.bdi.steps import Adopt, Steps
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Duty, Goal
 from phalanx.domain.messages import Message, Performative, Pursued

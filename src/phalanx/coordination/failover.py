@@ -14,19 +14,10 @@ from msgspec import Struct
 
 from phalanx.auction.outlook import Connected, Outlook, known_since
 from phalanx.auction.settings import Configured
-from phalanx.bdi import (
-    Adopt,
-    Agent,
-    Capability,
-    GoalInstance,
-    Steps,
-    hears,
-    perceives,
-    recalls,
-    remembers,
-    starts,
-    when,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, perceives, recalls, remembers, starts, when
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Adopt, Steps
 from phalanx.coordination.duties import Duties
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal, Mode

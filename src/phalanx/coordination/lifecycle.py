@@ -15,25 +15,10 @@ from phalanx.auction.contracts import Contract, ContractFulfilled, InstanceState
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.paths import download_time_s
 from phalanx.auction.settings import Configured
-from phalanx.bdi import (
-    Achieve,
-    Act,
-    Adopt,
-    Agent,
-    Await,
-    Believe,
-    Body,
-    Capability,
-    GoalInstance,
-    GoalOutcome,
-    PlanFailed,
-    Step,
-    Steps,
-    hears,
-    perceives,
-    plan,
-    starts,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, perceives, plan, starts
+from phalanx.bdi.goals import GoalInstance, GoalOutcome
+from phalanx.bdi.steps import Achieve, Act, Adopt, Await, Believe, Body, PlanFailed, Step, Steps
 from phalanx.coordination.measures import TIDY_UP
 from phalanx.domain.actions import (
     Deploy,

@@ -9,21 +9,10 @@ from typing import Any
 
 from phalanx.auction.bidder import PAUSED, Bidder
 from phalanx.auction.contracts import VnfInventory
-from phalanx.bdi import (
-    Act,
-    Adopt,
-    Agent,
-    Believe,
-    Drop,
-    GoalInstance,
-    Note,
-    Pause,
-    PlanFailed,
-    Step,
-    Steps,
-    plan,
-    when,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import plan, when
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Act, Adopt, Believe, Drop, Note, Pause, PlanFailed, Step, Steps
 from phalanx.domain.actions import Enforce, Lift, ReadMeasure
 from phalanx.domain.goals import Mode, Predicate, avert, want
 from phalanx.domain.predicates import Quiet

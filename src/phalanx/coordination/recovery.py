@@ -20,17 +20,10 @@ from msgspec.structs import replace
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Missed, Outlook
-from phalanx.bdi import (
-    Adopt,
-    Agent,
-    Capability,
-    GoalInstance,
-    GoalOutcome,
-    Steps,
-    hears,
-    perceives,
-    recalls,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, perceives, recalls
+from phalanx.bdi.goals import GoalInstance, GoalOutcome
+from phalanx.bdi.steps import Adopt, Steps
 from phalanx.coordination.failover import Failover, open_goals, own_goals
 from phalanx.coordination.lifecycle import VnfLifecycle
 from phalanx.coordination.measures import TIDY_UP

@@ -9,7 +9,9 @@ from msgspec.structs import replace
 
 from phalanx.auction.contracts import VnfInstance
 from phalanx.auction.outlook import Outlook
-from phalanx.bdi import Act, Agent, GoalInstance, PlanFailed, Step
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Act, PlanFailed, Step
 from phalanx.coordination.measures import inventory_of
 from phalanx.domain.actions import FlowRecords, FlowStats, Observe, Scale
 

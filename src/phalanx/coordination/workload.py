@@ -18,7 +18,8 @@ from phalanx.analytics.metrics import MetricTable
 from phalanx.analytics.workload import TREND_ROWS, DampedTrend, assess
 from phalanx.auction.outlook import Assessment, Outlook
 from phalanx.auction.settings import Configured
-from phalanx.bdi import Agent, Capability, starts, when
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, starts, when
 from phalanx.bdi.steps import Perceive
 from phalanx.domain.actions import LinkSample, Outcome, ReadLink
 from phalanx.domain.network import LinkId, link_ends, link_id

@@ -6,22 +6,10 @@ from functools import partial
 from typing import ClassVar
 
 from phalanx.analytics.detectors import SLOW, SYN_FLOOD, Finding
-from phalanx.bdi import (
-    AchieveAll,
-    Adopt,
-    Agent,
-    Believe,
-    Body,
-    Capability,
-    Forget,
-    GoalInstance,
-    Note,
-    Steps,
-    perceives,
-    plan,
-    recalls,
-    when,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, perceives, plan, recalls, when
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import AchieveAll, Adopt, Believe, Body, Forget, Note, Steps
 from phalanx.coordination.measures import FIND_OUT, PROTECT
 from phalanx.coordination.scaling import WHOLE, fit_to_traffic
 from phalanx.domain.actions import Observe

@@ -7,18 +7,10 @@ from typing import Any, ClassVar
 
 from phalanx.analytics.detectors import SYN_FLOOD, Finding, load_detector
 from phalanx.analytics.fixed_rules import aggregate
-from phalanx.bdi import (
-    AchieveAll,
-    Adopt,
-    Agent,
-    Believe,
-    Body,
-    Capability,
-    GoalInstance,
-    Note,
-    PlanFailed,
-    plan,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, plan
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import AchieveAll, Adopt, Believe, Body, Note, PlanFailed
 from phalanx.coordination.measures import PROTECT, inventory_of, not_allowed
 from phalanx.coordination.scaling import effective_s, fit_to_traffic
 from phalanx.domain.actions import FlowRecords, FlowStats, Observe

@@ -37,23 +37,10 @@ from phalanx.analytics.fixed_rules import (
 )
 from phalanx.analytics.statistics import wilson
 from phalanx.auction.outlook import Gone, Left, Outlook
-from phalanx.bdi import (
-    Act,
-    Adopt,
-    Agent,
-    Believe,
-    Body,
-    Capability,
-    Drop,
-    Forget,
-    GoalInstance,
-    Note,
-    PlanFailed,
-    Steps,
-    hears,
-    plan,
-    when,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, plan, when
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Act, Adopt, Believe, Body, Drop, Forget, Note, PlanFailed, Steps
 from phalanx.coordination.arbitration import BLOCK, claims_at, holding
 from phalanx.coordination.measures import (
     LITTLE_MB_S,

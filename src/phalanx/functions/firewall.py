@@ -7,7 +7,7 @@ nftables rule at the instance, under a lease that the kernel ends.
 
 from __future__ import annotations
 
-from phalanx.bdi import Capability
+from phalanx.bdi.capability import Capability
 from phalanx.coordination.measures import keeping
 from phalanx.domain.predicates import Firewalled
 from phalanx.domain.resources import Resources

@@ -10,7 +10,10 @@ from collections.abc import Generator
 from typing import Any, ClassVar
 
 from phalanx.auction.bidder import Bidder
-from phalanx.bdi import Act, Agent, Body, Capability, GoalInstance, Pause, PlanFailed, Step, plan
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, plan
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Act, Body, Pause, PlanFailed, Step
 from phalanx.coordination.measures import enforce, keeping, lift
 from phalanx.domain.actions import ReadService, ServiceSample
 from phalanx.domain.goals import Mode

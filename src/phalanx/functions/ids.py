@@ -12,23 +12,21 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any, ClassVar
 
-from phalanx.bdi import (
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, plan, starts
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import (
     Achieve,
     AchieveAll,
     Act,
     Adopt,
-    Agent,
     Believe,
     Body,
-    Capability,
     Forget,
-    GoalInstance,
     Note,
     Pause,
     PlanFailed,
     Steps,
-    plan,
-    starts,
 )
 from phalanx.coordination.contacts import LoopContacts
 from phalanx.coordination.measures import (

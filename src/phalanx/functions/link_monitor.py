@@ -11,23 +11,10 @@ from collections import deque
 from functools import partial
 from typing import ClassVar
 
-from phalanx.bdi import (
-    Act,
-    Adopt,
-    Agent,
-    Believe,
-    Body,
-    Capability,
-    Forget,
-    GoalInstance,
-    Pause,
-    Perceive,
-    Steps,
-    perceives,
-    plan,
-    recalls,
-    when,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, perceives, plan, recalls, when
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Act, Adopt, Believe, Body, Forget, Pause, Perceive, Steps
 from phalanx.coordination.measures import FIND_OUT, PROTECT
 from phalanx.domain.actions import LinkSample, ReadLink
 from phalanx.domain.goals import Predicate, avert, find_out, want

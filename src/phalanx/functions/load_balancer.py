@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, ClassVar
 
-from phalanx.bdi import (
-    AchieveAll,
-    Act,
-    Adopt,
-    Agent,
-    Believe,
-    Body,
-    Capability,
-    GoalEnd,
-    GoalInstance,
-    PlanFailed,
-    Step,
-    instead_of,
-    plan,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, instead_of, plan
+from phalanx.bdi.goals import GoalEnd, GoalInstance
+from phalanx.bdi.steps import AchieveAll, Act, Adopt, Believe, Body, PlanFailed, Step
 from phalanx.coordination.measures import FIND_OUT, inventory_of
 from phalanx.domain.actions import Enforce, Lift
 from phalanx.domain.goals import Goal, Mode, find_out, want

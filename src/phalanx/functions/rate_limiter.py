@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from phalanx.bdi import Adopt, Agent, Body, Capability, GoalInstance, plan
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, plan
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Adopt, Body
 from phalanx.coordination.measures import (
     PROTECT,
     enforce,

@@ -26,26 +26,22 @@ from phalanx.analytics.service_rules import (
 )
 from phalanx.analytics.signalling_rules import asked
 from phalanx.auction.bidder import Bidder
-from phalanx.bdi import (
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, perceives, plan, when
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import (
     Achieve,
     Act,
     Adopt,
-    Agent,
     Believe,
     Body,
-    Capability,
     Drop,
     Forget,
-    GoalInstance,
     Note,
     Pause,
     Perceive,
     PlanFailed,
     Steps,
-    hears,
-    perceives,
-    plan,
-    when,
 )
 from phalanx.coordination.arbitration import (
     RESTART,

@@ -20,20 +20,10 @@ from msgspec import Struct, field
 
 from phalanx.analytics.detectors import SLOW, UDP_FLOOD, Finding
 from phalanx.auction.outlook import Outlook
-from phalanx.bdi import (
-    Act,
-    Adopt,
-    Agent,
-    Believe,
-    Body,
-    Capability,
-    GoalInstance,
-    Pause,
-    Perceive,
-    PlanFailed,
-    Steps,
-    plan,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, plan
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Act, Adopt, Believe, Body, Pause, Perceive, PlanFailed, Steps
 from phalanx.coordination.measures import PROTECT, not_allowed
 from phalanx.coordination.scaling import effective_s
 from phalanx.domain.actions import FlowRecords, FlowStats, LinkSample, Observe, Outcome, ReadLink

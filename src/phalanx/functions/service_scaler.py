@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from phalanx.bdi import Agent, Body, Capability, GoalInstance, PlanFailed, plan
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, plan
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Body, PlanFailed
 from phalanx.coordination.measures import enforce, inventory_of, lift
 from phalanx.domain.goals import Mode
 from phalanx.domain.predicates import ScaledUp

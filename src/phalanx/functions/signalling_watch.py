@@ -13,18 +13,10 @@ from typing import ClassVar
 
 from phalanx.analytics.detectors import SIGNALLING_STORM, load_detector
 from phalanx.analytics.signalling_rules import AGAIN, REQUESTS, asked
-from phalanx.bdi import (
-    Act,
-    Agent,
-    Believe,
-    Body,
-    Capability,
-    GoalInstance,
-    Pause,
-    Perceive,
-    PlanFailed,
-    plan,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, plan
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Act, Believe, Body, Pause, Perceive, PlanFailed
 from phalanx.coordination.contacts import LoopContacts
 from phalanx.coordination.measures import inventory_of
 from phalanx.coordination.scaling import effective_s

@@ -11,17 +11,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from phalanx.auction.outlook import Outlook
-from phalanx.bdi import (
-    Adopt,
-    Agent,
-    Body,
-    Capability,
-    GoalInstance,
-    PlanFailed,
-    Steps,
-    plan,
-    when,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, plan, when
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Adopt, Body, PlanFailed, Steps
 from phalanx.coordination.measures import (
     PROTECT,
     enforce,

@@ -25,18 +25,9 @@ from phalanx.auction.paths import download_time_s
 from phalanx.auction.settings import Configured, GoalPolicy
 from phalanx.auction.terms import BidTerm, Offer
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import (
-    Achieve,
-    Adopt,
-    Agent,
-    Believe,
-    Body,
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import (
     Capability,
-    GoalInstance,
-    Pause,
-    Perceive,
-    PlanFailed,
-    Steps,
     hears,
     perceives,
     plan,
@@ -45,6 +36,8 @@ from phalanx.bdi import (
     starts,
     when,
 )
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Achieve, Adopt, Believe, Body, Pause, Perceive, PlanFailed, Steps
 from phalanx.coordination.contacts import LoopContacts
 from phalanx.coordination.lifecycle import NewVersion
 from phalanx.coordination.measures import PROTECT

@@ -17,23 +17,21 @@ from msgspec.structs import replace
 
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.settings import Configured
-from phalanx.bdi import (
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, perceives, plan
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import (
     Achieve,
     Act,
     Adopt,
-    Agent,
     Believe,
     Body,
-    Capability,
     Drop,
-    GoalInstance,
     Note,
     Pause,
     Perceive,
     PlanFailed,
     Step,
-    perceives,
-    plan,
 )
 from phalanx.coordination.lifecycle import NewVersion
 from phalanx.coordination.measures import PROTECT, Part, enforce, inventory_of, lift

@@ -13,7 +13,7 @@ from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import Configured
-from phalanx.bdi import Capability, Library
+from phalanx.bdi.capability import Capability, Library
 from phalanx.coordination.arbitration import Arbitration
 from phalanx.coordination.associations import Associations
 from phalanx.coordination.conduct import Conduct

@@ -25,7 +25,10 @@ from phalanx.auction.references import references
 from phalanx.auction.settings import Configured, GoalPolicy, Settings
 from phalanx.auction.terms import load_terms
 from phalanx.auction.view import NetworkView
-from phalanx.bdi import Adopt, Agent, Belief, Instruction, Library
+from phalanx.bdi.agent import Agent, Instruction
+from phalanx.bdi.beliefs import Belief
+from phalanx.bdi.capability import Library
+from phalanx.bdi.steps import Adopt
 from phalanx.bus import Bus
 from phalanx.clock import Clock
 from phalanx.clock.wall import WallClock

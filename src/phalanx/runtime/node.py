@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from phalanx.bdi import Agent, Instruction, Perform
+from phalanx.bdi.agent import Agent, Instruction, Perform
 from phalanx.bdi.memory import Memory, restore
 from phalanx.bus import Bus, Handler
 from phalanx.clock import Clock, Timer

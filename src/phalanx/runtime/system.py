@@ -12,7 +12,8 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from phalanx.bdi import Capability, GoalInstance, GoalOutcome
+from phalanx.bdi.capability import Capability
+from phalanx.bdi.goals import GoalInstance, GoalOutcome
 from phalanx.bdi.memory import Memory, decode, encode, remember
 from phalanx.bus import Bus
 from phalanx.bus.memory import PerAgentBus

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec.structs import replace
 
-from phalanx.bdi import Agent, Library
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Library
 from phalanx.bus import Bus
 from phalanx.clock import Clock
 from phalanx.domain.actions import (

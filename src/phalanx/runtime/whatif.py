@@ -11,7 +11,7 @@ from phalanx.auction.bidder import DRAINING, PAUSED, Bidder
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.references import for_goal
 from phalanx.auction.terms import BidTerm, judged, load_terms, rank
-from phalanx.bdi import Capability
+from phalanx.bdi.capability import Capability
 from phalanx.domain.bids import Bid, RankedBid
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.goals import ConstrainedGoal, Goal

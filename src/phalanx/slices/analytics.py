@@ -11,7 +11,9 @@ from typing import Any
 from msgspec import Struct
 
 from phalanx.analytics.detectors import Finding, load_detector
-from phalanx.bdi import Agent, Capability, Perceive, Steps
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability
+from phalanx.bdi.steps import Perceive, Steps
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.series import TrafficWindow

@@ -20,20 +20,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from phalanx.auction.bidder import Bidder
-from phalanx.bdi import (
-    Adopt,
-    Agent,
-    Believe,
-    Body,
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import (
     Capability,
-    Forget,
-    GoalEnd,
-    GoalInstance,
-    GoalOutcome,
-    Note,
-    Perceive,
-    PlanFailed,
-    Steps,
     drains,
     hears,
     instead_of,
@@ -42,6 +31,8 @@ from phalanx.bdi import (
     recalls,
     remembers,
 )
+from phalanx.bdi.goals import GoalEnd, GoalInstance, GoalOutcome
+from phalanx.bdi.steps import Adopt, Believe, Body, Forget, Note, Perceive, PlanFailed, Steps
 from phalanx.coordination.contacts import MANAGERS, LoopContacts, Quota
 from phalanx.coordination.measures import PROTECT
 from phalanx.domain.agents import AgentId

@@ -18,24 +18,10 @@ from functools import partial
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.bdi import (
-    Adopt,
-    Agent,
-    Believe,
-    Body,
-    Capability,
-    Forget,
-    GoalInstance,
-    Note,
-    PlanFailed,
-    Steps,
-    hears,
-    perceives,
-    plan,
-    recalls,
-    remembers,
-    when,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, hears, perceives, plan, recalls, remembers, when
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Adopt, Believe, Body, Forget, Note, PlanFailed, Steps
 from phalanx.coordination.arbitration import (
     ASKED_FIRST,
     EXCLUDE,

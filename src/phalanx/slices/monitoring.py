@@ -16,7 +16,9 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from phalanx.bdi import Agent, Capability, Steps
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability
+from phalanx.bdi.steps import Steps
 from phalanx.coordination.contacts import LoopContacts
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError

@@ -14,19 +14,10 @@ from typing import ClassVar
 
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.settings import Configured
-from phalanx.bdi import (
-    Achieve,
-    Adopt,
-    Agent,
-    Believe,
-    Body,
-    Capability,
-    GoalInstance,
-    PlanFailed,
-    Steps,
-    plan,
-    starts,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, plan, starts
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Achieve, Adopt, Believe, Body, PlanFailed, Steps
 from phalanx.coordination.arbitration import SCALE, claims_at, denied, while_claimed
 from phalanx.coordination.measures import FIND_OUT, TIDY_UP
 from phalanx.domain.actions import Outcome, ReadService, ServiceSample

@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 
-from phalanx.bdi import Agent, Capability, Steps
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability
+from phalanx.bdi.steps import Steps
 from phalanx.coordination.contacts import LoopContacts
 from phalanx.domain.actions import Invoke, Invoked
 from phalanx.domain.agents import AgentId

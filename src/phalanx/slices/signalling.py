@@ -13,21 +13,10 @@ from functools import partial
 
 from phalanx.analytics.detectors import SIGNALLING_STORM, load_detector
 from phalanx.analytics.signalling_rules import AGAIN, REQUESTS
-from phalanx.bdi import (
-    AchieveAll,
-    Adopt,
-    Agent,
-    Believe,
-    Body,
-    Capability,
-    GoalInstance,
-    Note,
-    Pause,
-    PlanFailed,
-    Steps,
-    perceives,
-    plan,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, perceives, plan
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import AchieveAll, Adopt, Believe, Body, Note, Pause, PlanFailed, Steps
 from phalanx.coordination.contacts import LoopContacts
 from phalanx.coordination.measures import PROTECT
 from phalanx.domain.agents import Loop

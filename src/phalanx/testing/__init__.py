@@ -18,8 +18,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from phalanx.auction.settings import Configured, Settings
-from phalanx.bdi import Adopt, Agent, Believe, Capability, Library
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, Library
 from phalanx.bdi.memory import Memory, remember
+from phalanx.bdi.steps import Adopt, Believe
 from phalanx.bus.faults import FaultRule, FaultyBus
 from phalanx.bus.memory import MemoryBus
 from phalanx.bus.memory_broker import MemoryBroker, MemoryClient

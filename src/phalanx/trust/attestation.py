@@ -22,17 +22,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phalanx.bdi import (
-    Agent,
-    Believe,
-    Capability,
-    Forget,
-    Perceive,
-    Steps,
-    drains,
-    hears,
-    perceives,
-)
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, drains, hears, perceives
+from phalanx.bdi.steps import Believe, Forget, Perceive, Steps
 from phalanx.domain.actions import Failed, Outcome
 from phalanx.domain.agents import AgentId
 from phalanx.domain.messages import Message, Performative

@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from phalanx.bdi import Agent, Capability, perceives
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, perceives
 from phalanx.domain.actions import Failed, Outcome
 from phalanx.domain.agents import AgentId
 from phalanx.domain.errors import PhalanxError

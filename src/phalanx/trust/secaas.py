@@ -12,7 +12,8 @@ from functools import partial
 
 from msgspec import Struct
 
-from phalanx.bdi import Agent, Capability, perceives, when
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Capability, perceives, when
 from phalanx.domain.actions import Failed, Outcome
 from phalanx.domain.agents import AgentId
 from phalanx.domain.trust import Distrusted, Submit

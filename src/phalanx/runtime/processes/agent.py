@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from phalanx.auction.outlook import Connected
-from phalanx.bdi import Agent
+from phalanx.bdi.agent import Agent
 from phalanx.bdi.memory import Memory, MemoryUnusable, decode, encode, remember
 from phalanx.bus import Bus
 from phalanx.bus.agents import AgentBus

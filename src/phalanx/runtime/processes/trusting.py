@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec import Struct
 
-from phalanx.bdi import Agent, Library
+from phalanx.bdi.agent import Agent
+from phalanx.bdi.capability import Library
 from phalanx.bus import Bus
 from phalanx.clock import Clock
 from phalanx.clock.wall import WallClock
