@@ -36,8 +36,9 @@ from phalanx.fabric.join import LEASE_S
 from phalanx.fabric.registration import Registration, ServiceState
 from phalanx.fabric.registry import Registrar, Registry
 from phalanx.identity.names import Identity, Role
-from phalanx.runtime.domain import BrokerSpec, Domain, DomainSpec
 from phalanx.runtime.domain.brokers import Brokers
+from phalanx.runtime.domain.directory import Domain
+from phalanx.runtime.domain.spec import BrokerSpec, DomainSpec
 from phalanx.runtime.processes.testbed import HOST, PHALANX, free_ports
 from phalanx.runtime.system import System
 from tables import QUICK, console, show
