@@ -1,13 +1,13 @@
 """Captures of attacks beside honest traffic, by kind and seed, over IPv4 or IPv6.
 
 A capture is what passes at the border of one network: its servers, those who use them, and who
-attacks. It is the same to the octet for the same kind, seed, family and size. Packets are cut after
-their headers, as ``tcpdump -s`` does; their lengths on the wire are kept.
+attacks. It is the same to the octet for the same kind, seed, family and size. Packets are cut
+after their headers, as ``tcpdump -s`` does; their lengths on the wire are kept.
 
-Honest are web users over good and bad lines (retransmissions, lost packets, long times), offices and
-mobile networks behind one address, uploads that take seconds, DNS asked and answered, NTP, QUIC
-downloads, a backup at full speed, half-open health checks of a load balancer, a monitoring host of
-which some targets are down, and a flash crowd.
+Honest are web users over good and bad lines (retransmissions, lost packets, long times), offices
+and mobile networks behind one address, uploads that take seconds, DNS asked and answered, NTP,
+QUIC downloads, a backup at full speed, half-open health checks of a load balancer, a monitoring
+host of which some targets are down, and a flash crowd.
 """
 
 from __future__ import annotations
@@ -234,8 +234,13 @@ WEB, DNS_SERVER, QUIC, MAIL, IDLE, CLIENT = 10, 53, 44, 25, 99, 130
 
 def honest(net: Network) -> None:
     """Add the traffic that is there anyway."""
-    draw, scale = net.draw, net.scale
-    web, dns, quic = net.host(WEB), net.host(DNS_SERVER), net.host(QUIC)
+    for add in (web_users, datagrams, backup, health_checks, monitoring):
+        add(net)
+
+
+def web_users(net: Network) -> None:
+    """Add users over good lines and bad ones, alone and many behind one address."""
+    draw, scale, web = net.draw, net.scale, net.host(WEB)
     for user in range(round(40 * scale)):
         source = net.outside(1, user)
         rtt, loss = draw.uniform(0.01, 0.2), 0.02
@@ -260,15 +265,22 @@ def honest(net: Network) -> None:
         for _ in range(6):  # a phone's six connections
             at = draw.uniform(0, net.seconds)
             net.connection(at, source, web, rtt_s=1.0, loss=0.2, ask_s=draw.uniform(0, 5))
+
+
+def datagrams(net: Network) -> None:
+    """Add DNS, NTP and QUIC."""
+    draw, scale, dns, quic = net.draw, net.scale, net.host(DNS_SERVER), net.host(QUIC)
     for at in net.times(80 * scale):  # asked of the network's own name server
         ends = net.outside(5, draw.randrange(400)), draw.randrange(1024, 65_535), dns, 53
         net.udp(at, ends, 40)
         net.udp(at + 3e-4, ends[2:] + ends[:2], draw.choice((90, 180, 1200, 2900)))
     for at in net.times(120 * scale):  # and by hosts of the network, of a resolver
-        ends = net.host(CLIENT + draw.randrange(20)), draw.randrange(1024, 65_535)
-        query = *ends, net.outside(6, 8), 53
+        asker, port = net.host(CLIENT + draw.randrange(20)), draw.randrange(1024, 65_535)
+        query = asker, port, net.outside(6, 8), 53
         net.udp(at, query, 45)
-        net.udp(at + draw.uniform(0.005, 0.05), query[2:] + query[:2], draw.choice((150, 1400, 3500)))
+        net.udp(
+            at + draw.uniform(0.005, 0.05), query[2:] + query[:2], draw.choice((150, 1400, 3500))
+        )
     for at in net.times(6 * scale):
         query = net.host(CLIENT + draw.randrange(20)), 123, net.outside(7, draw.randrange(4)), 123
         net.udp(at, query, 48)
@@ -279,20 +291,32 @@ def honest(net: Network) -> None:
             net.udp(at, ends[2:] + ends[:2], 1250)
             if number % 4 == 0:
                 net.udp(at + 0.04, ends, 40)
-    backup = net.outside(9, 1), 44_444, net.host(IDLE), 873  # since before the capture
-    for number, at in enumerate(net.times(900 * scale)):
-        net.tcp(at, backup, ACK, 1400)
+
+
+def backup(net: Network) -> None:
+    """Add a connection at full speed that began before the capture."""
+    ends = net.outside(9, 1), 44_444, net.host(IDLE), 873
+    for number, at in enumerate(net.times(900 * net.scale)):
+        net.tcp(at, ends, ACK, 1400)
         if number % 2:
-            net.tcp(at + 1e-4, backup[2:] + backup[:2], ACK)
-    balancer = net.outside(10, 1)
-    for server in range(24):  # asks, is accepted, and resets
+            net.tcp(at + 1e-4, ends[2:] + ends[:2], ACK)
+
+
+def health_checks(net: Network) -> None:
+    """Add a load balancer that asks each server for a connection, and resets it."""
+    draw, balancer = net.draw, net.outside(10, 1)
+    for server in range(24):
         for turn in range(int(net.seconds / 2) + 1):
             ends = balancer, draw.randrange(30_000, 60_000), net.host(WEB + server), 8080
             at = 2 * turn + server * 0.01
             net.tcp(at, ends, SYN)
             net.tcp(at + 2e-4, ends[2:] + ends[:2], SYN | ACK)
             net.tcp(at + 4e-4, ends, RST | ACK)
-    monitor = net.outside(11, 1)
+
+
+def monitoring(net: Network) -> None:
+    """Add a host that looks after 60 others, of which an eighth is down."""
+    draw, scale, monitor = net.draw, net.scale, net.outside(11, 1)
     for at in net.times(20 * scale):
         host, port = net.host(WEB + draw.randrange(60)), draw.choice((22, 80, 443))
         if host[-1] % 8 == 0:  # is down
@@ -321,7 +345,9 @@ def flash_crowd(net: Network) -> None:
 Attack = Callable[[Network], None]
 
 
-def _bots(net: Network, count: int, rate: float, *, group: int = 66) -> Iterator[tuple[float, bytes]]:
+def _bots(
+    net: Network, count: int, rate: float, *, group: int = 66
+) -> Iterator[tuple[float, bytes]]:
     """Yield (time, source) of ``count`` sources, ``rate`` packets/s in all."""
     for at in net.times(rate, since=BEGINS_S):
         yield at, net.outside(group, net.draw.randrange(count))
@@ -460,7 +486,7 @@ def _scan(rate: float, *, horizontal: bool, connect: bool) -> Attack:
         bot = net.outside(67, 1)
         for number, at in enumerate(net.times(rate, since=BEGINS_S)):
             host = net.host(1 + number % 254 if horizontal else WEB)
-            port = (22, 23, 445, 3389, 8081)[number // 254 % 5] if horizontal else 1 + number
+            port = 22 + number // 254 if horizontal else 1 + number
             _probe(net, at, bot, host, port % 65_536, connect=connect)
 
     return attack
@@ -485,7 +511,10 @@ KINDS: dict[str, tuple[str, Attack]] = {
     "ACK flood, forged": ("ack flood", _unconnected(ACK, forged=True, answered=True)),
     "ACK flood, forged, dropped": ("ack flood", _unconnected(ACK, forged=True, answered=False)),
     "SYN-ACK flood": ("syn-ack flood", _unconnected(SYN | ACK, forged=False, answered=True)),
-    "SYN-ACK flood, dropped": ("syn-ack flood", _unconnected(SYN | ACK, forged=False, answered=False)),
+    "SYN-ACK flood, dropped": (
+        "syn-ack flood",
+        _unconnected(SYN | ACK, forged=False, answered=False),
+    ),
     "SYN-ACK flood, reflected": ("syn-ack flood", syn_ack_reflected),
     "SYN-ACK flood, forged": ("syn-ack flood", _unconnected(SYN | ACK, forged=True, answered=True)),
     "RST flood": ("rst flood", _unconnected(RST, forged=False, answered=False)),

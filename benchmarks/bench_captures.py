@@ -12,6 +12,7 @@ Run it with ``python benchmarks/bench_captures.py [--quick]``.
 from __future__ import annotations
 
 import tempfile
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from msgspec import Struct
@@ -46,13 +47,13 @@ def score(made: Made, found: CaptureFindings, kind: str) -> Score:
     hits = [
         f for f in found.targets
         if forged and f.finding.spoofed and f.finding.kind == kind
-        and f.finding.target in made.targets
+        and _attacked(f.finding.target, made)
     ]  # fmt: skip
     others = {str(f.finding.source) for f in found.flows} - made.attackers
-    others |= {f.finding.target for f in found.targets} - made.targets
-    since = [f.since_s for f in (hits if forged else right) if f.finding.kind == kind]
+    others |= {f.finding.target for f in found.targets if not _attacked(f.finding.target, made)}
+    since = [f.told_s for f in (hits if forged else right) if f.finding.kind == kind]
     delay = min(since) - made.first_s if since and made.first_s is not None else None
-    everything = [*right, *(f for f in found.targets if f.finding.target in made.targets)]
+    everything = [*right, *found.targets]
     return Score(
         1 if forged else len(made.attackers),
         bool(hits) if forged else len(named),
@@ -62,10 +63,18 @@ def score(made: Made, found: CaptureFindings, kind: str) -> Score:
     )
 
 
+def _attacked(target: str, made: Made) -> bool:
+    """Whether what is told to be attacked is: an address, or a prefix of which several are."""
+    if "/" not in target:
+        return target in made.targets
+    network = ip_network(target)
+    return sum(ip_address(each) in network for each in made.targets) > 1
+
+
 def main() -> None:
     """Make, judge and show all captures."""
     rows, packets, seconds = [], 0, 0.0
-    wrong = 0
+    wrong, told = 0, set()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "some.pcap"
         for name, (kind, _) in KINDS.items():
@@ -77,6 +86,7 @@ def main() -> None:
                 packets, seconds = packets + found.packets, seconds + found.took_s
                 missed = seen.attackers - seen.named
                 wrong += missed + len(seen.others)
+                told |= {f"{name}: {each}" for each in seen.others}
                 rows.append(
                     (
                         f"{name}, IPv{family}",
@@ -96,6 +106,8 @@ def main() -> None:
     show("Verdicts on captures", columns, rows)
     console.print(f"{packets:,} packets in {seconds:.1f} s: {packets / seconds:,.0f} packets/s.")
     console.print(f"Attackers missed or honest addresses named: {wrong}.")
+    for line in sorted(told)[:20]:
+        console.print(f"Named and honest: {line}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from phalanx.analytics.packets import (
     RST,
     SYN,
     TCP,
+    UDP,
     Capture,
     CaptureError,
     Decoded,
@@ -44,13 +45,14 @@ CONNECTIONS = 32_768
 """Connections told apart in a window; packets of further ones are counted as unlisted."""
 SERVICES = 4_096
 """Addresses and ports remembered as those of servers."""
+PROTOCOLS = {TCP: "tcp", UDP: "udp"}
 END = (KEY - 1) // 2
 """Octets of an address and a port."""
 BARE, SYN_OPTIONS = 52, 8
 """Octets of a packet of TCP with timestamps and without data; how many more a SYN has."""
 
 # A connection's record: counters, and what happened on it as bits.
-PACKETS, OCTETS, ASKED, REPLIES, BITS, RESETS, REFUSALS, REPLY_OCTETS, RATE = range(9)
+PACKETS, OCTETS, ASKED, REPLIES, BITS, RESETS, REFUSALS, REPLY_OCTETS, RATE, ACCEPTS = range(10)
 KNOWN, COMPLETED, SENT, ANSWERED, ENDED, ACCEPTED = 1, 2, 4, 8, 16, 32
 
 
@@ -62,7 +64,8 @@ class FlowTable:
     UDP. A connection whose ends were guessed never counts as held open.
 
     A connection that began with a SYN-ACK nobody asked for, and of which nothing came but resets
-    from the end that it went to, is told the other way round: who sent the SYN-ACK is its source.
+    from the end that it went to, or nothing at all after SYN-ACKs alone, is told the other way
+    round: who sent the SYN-ACK is its source.
     One on which the target sent nothing but resets was never established.
     """
 
@@ -112,10 +115,10 @@ class FlowTable:
             known, reply = self._ends(key, flag)
             if reply:
                 accepted = ACCEPTED if flag & SYN else 0
-                record = table[back] = [0, 0, 0, 0, known | accepted, 0, 0, 0, 1]
+                record = table[back] = [0, 0, 0, 0, known | accepted, 0, 0, 0, 1, 0]
                 self._back(record, flag, data, size)
             else:
-                record = table[key] = [0, 0, 0, 0, known, 0, 0, 0, 1]
+                record = table[key] = [0, 0, 0, 0, known, 0, 0, 0, 1, 0]
                 self._forth(record, flag, data, size)
 
     def record(self, flow: ExportedFlow, share: float = 1.0, *, data: bool | None = None) -> None:
@@ -148,7 +151,7 @@ class FlowTable:
             only = flags & ~SYN if flags & ACK and not accepts else flags
             known, reply = self._ends(key, only)
             accepted = ACCEPTED if accepts else 0
-            record = [0, 0, 0, 0, known | accepted, 0, 0, 0, rate]
+            record = [0, 0, 0, 0, known | accepted, 0, 0, 0, rate, 0]
             self._table[back if reply else key] = record
         record[RATE] = max(record[RATE], rate)
         if data is None:
@@ -178,12 +181,14 @@ class FlowTable:
         flows: dict[bytes, tuple[int, ...]] = {}
         ports: dict[bytes, bytes] = {}
         for key, record in self._table.items():
-            packets, octets, asked, replies, bits, resets, refusals, reply_octets, rate = record
-            if not packets and not self._exported:
+            packets, octets, asked, replies, bits, resets, refusals, reply_octets, rate, yes = (
+                record
+            )
+            if not packets and not self._exported and not 0 < replies == yes:
                 continue  # only the target's side was seen: nobody sent anything to it
-            if bits & ACCEPTED and packets and packets == refusals:
+            if bits & ACCEPTED and packets == refusals and (packets or not self._exported):
                 key = key[END:-1] + key[:END] + key[-1:]  # noqa: PLW2901
-                one = (replies, reply_octets, 0, 0, packets, 0, 0, refusals, replies)
+                one = (replies, reply_octets, 0, 0, packets, 0, 0, refusals, replies, 0)
             else:
                 refused = 0 < replies == resets and not asked
                 held = bits & KNOWN and bits & (COMPLETED | SENT) and not bits & ENDED
@@ -199,6 +204,7 @@ class FlowTable:
                     1 if held else 0,
                     resets,
                     0,
+                    refusals,
                 )
             # By source, target, its port and protocol: of the source's port, only whether it
             # was the same for all.
@@ -230,7 +236,9 @@ class FlowTable:
     def _back(self, record: list[int], flag: int, data: int, size: int) -> None:
         record[REPLIES] += 1
         record[REPLY_OCTETS] += size
-        if flag & RST:
+        if flag & SYN:
+            record[ACCEPTS] += 1
+        elif flag & RST:
             record[RESETS] += 1
         if flag & (FIN | RST):
             record[BITS] |= ENDED
@@ -260,14 +268,15 @@ class FlowTable:
 
 def _stats(key: bytes, counters: tuple[int, ...], source_port: bytes, sampling: int) -> FlowStats:
     source, target, port = key[: END - 2], key[END - 2 : -3], int.from_bytes(key[-3:-1])
-    protocol = "tcp" if key[-1] == TCP else "udp"
-    packets, octets, syn, done, replies, answered, held, resets, syn_acks = counters
+    protocol = PROTOCOLS.get(key[-1], "icmp")
+    packets, octets, syn, done, replies, answered, held, resets, syn_acks, aborts = counters
     return FlowStats(
         *(_address(source), _address(target), port, protocol),
         *(packets, octets, syn, done, replies, answered, held),
         source_port=int.from_bytes(source_port),
         resets=resets,
         syn_acks=syn_acks,
+        aborts=aborts,
         sampling=sampling,
     )
 
@@ -348,6 +357,8 @@ class CaptureFinding(Struct, frozen=True):
     until_s: float
     """End of the last one."""
     windows: int
+    told_s: float
+    """When the first such window was over, and this could be told."""
 
 
 class CaptureFindings(Struct, frozen=True):
@@ -360,7 +371,7 @@ class CaptureFindings(Struct, frozen=True):
     """Findings beyond the ``MOST`` first."""
     packets: int
     analysed: int
-    """Packets that were TCP or UDP."""
+    """Packets that were TCP, UDP or ICMP echoes."""
     octets: int
     """Of all packets, on the wire."""
     seconds: float
@@ -472,12 +483,17 @@ class FindingLog:
         self.windows += 1
         self.unlisted += records.unlisted
         window = TrafficWindow(records.seconds, (), records.flows, records.unlisted)
-        for finding in FixedRules().examine(window):
-            if finding.source is None:
-                self._note(self.targets, finding.target, finding, span)
+        # One stands for all targets of a prefix.
+        found: dict[tuple[str | None, str, str], Finding] = {}
+        for each in FixedRules().examine(window):
+            where = each.prefix or each.target
+            found.setdefault((each.source, where, each.kind), each)
+        for (source, where, kind), each in found.items():
+            finding = replace(each, target=where)
+            if source is None:
+                self._note(self.targets, where, finding, span)
             else:
-                key = finding.source, finding.target, finding.kind
-                self._note(self.flows, key, finding, span)
+                self._note(self.flows, (source, where, kind), finding, span)
 
     def _note(
         self,
@@ -496,7 +512,7 @@ class FindingLog:
                 windows=before.windows + 1,
             )
         elif len(found) < MOST:
-            found[key] = CaptureFinding(finding, *span, windows=1)
+            found[key] = CaptureFinding(finding, *span, windows=1, told_s=span[1])
             if self._told is not None:
                 self._told(found[key])
         else:

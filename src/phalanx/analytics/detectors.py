@@ -21,10 +21,15 @@ from phalanx.loading import installed
 GROUP = "phalanx.detectors"
 SYN_FLOOD = "syn flood"
 UDP_FLOOD = "udp flood"
+UDP_FRAGMENTS = "udp fragment flood"
+ICMP_FLOOD = "icmp flood"
 ACK_FLOOD = "ack flood"
 SYN_ACK_FLOOD = "syn-ack flood"
+RST_FLOOD = "rst flood"
+TCP_FRAGMENTS = "tcp fragment flood"
 REFLECTION = "reflection"
 SLOW = "slow connections"
+SCAN = "scan"
 HTTP_FLOOD = "http flood"
 SIGNALLING_STORM = "signalling storm"
 """Kinds of attacks that functions treat in ways of their own; any other is taken for a flood."""
@@ -53,6 +58,8 @@ class Finding(Struct, frozen=True):
     """The sources are forged: to block them one by one would be useless."""
     mb_s: float = 0.0
     """Traffic to the target that was seen, in MB/s."""
+    prefix: str = ""
+    """Of several targets in it together this is certain, not of the target by itself."""
 
 
 class Detector(Protocol):

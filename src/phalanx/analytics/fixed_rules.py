@@ -39,8 +39,10 @@ where sampling error cannot explain them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from math import erfc, sqrt
+from ipaddress import ip_network
+from math import erfc, exp, sqrt
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -48,11 +50,16 @@ from msgspec.structs import replace
 from phalanx.analytics.detectors import (
     ACK_FLOOD,
     HTTP_FLOOD,
+    ICMP_FLOOD,
     REFLECTION,
+    RST_FLOOD,
+    SCAN,
     SLOW,
     SYN_ACK_FLOOD,
     SYN_FLOOD,
+    TCP_FRAGMENTS,
     UDP_FLOOD,
+    UDP_FRAGMENTS,
     Finding,
 )
 from phalanx.analytics.statistics import Z, confidence, fewest, wilson
@@ -81,14 +88,21 @@ class FlowAggregate(Struct):
     """0: records have several."""
     open_at: dict[int, int] | None = None
     """Open connections by port; None: there are none."""
+    port: int = 0
+    """0: records have several."""
+    aborts: int = 0
+    fragments: int = 0
+    """Packets without ports: of a fragmented packet all but the first."""
+    opened: int = 0
+    """Open connections that began in the record in which they are open."""
     sampling: int = 1
     """All counts are of samples of 1 packet in so many."""
 
-    def add(self, flow: FlowStats) -> None:
-        """Add a record.
+    def add(self, flow: FlowStats | FlowAggregate) -> None:
+        """Add a record, or what the source did towards another target.
 
         A flow that is recorded again, in a later turn of one observation, has the connections
-        that stayed open in both records: they count once.
+        that stayed open in both records: they count once, unless they began in it.
         """
         self.packets += flow.packets
         self.octets += flow.octets
@@ -98,16 +112,25 @@ class FlowAggregate(Struct):
         self.answered += flow.answered
         self.resets += flow.resets
         self.syn_acks += flow.syn_acks
-        if self.source_port != flow.source_port:
-            self.source_port = 0
-        if flow.open:
+        self.aborts += flow.aborts
+        fragments = flow.fragments
+        if fragments < flow.packets:
+            first = self.fragments == self.packets - flow.packets  # that has ports
+            if first or self.source_port == flow.source_port:
+                self.source_port = flow.source_port
+            else:
+                self.source_port = 0
+            self.port = flow.port if first or self.port == flow.port else 0
+        self.fragments += fragments
+        if flow.open and isinstance(flow, FlowStats):
+            self.opened += min(flow.open, flow.syn)
             self.open_at = self.open_at or {}
             self.open_at[flow.port] = max(flow.open, self.open_at.get(flow.port, 0))
 
     @property
     def open(self) -> int:
         """Connections held open at all ports."""
-        return sum(self.open_at.values()) if self.open_at else 0
+        return max(self.opened, sum(self.open_at.values())) if self.open_at else 0
 
     def sample(self, sampling: int) -> None:
         """Count samples of 1 in ``sampling`` instead of what they stand for.
@@ -115,7 +138,7 @@ class FlowAggregate(Struct):
         Finer samples count as so many fewer, rounded in favour of the source.
         """
         self.sampling = sampling
-        for name in ("packets", "octets", "syn", "resets", "syn_acks"):
+        for name in ("packets", "octets", "syn", "resets", "syn_acks", "aborts", "fragments"):
             setattr(self, name, getattr(self, name) // sampling)
         for name in ("established", "replies", "answered"):
             setattr(self, name, -(-getattr(self, name) // sampling))
@@ -157,6 +180,10 @@ def aggregate(flows: Iterable[FlowStats]) -> list[FlowAggregate]:
             flow.syn_acks,
             flow.source_port,
             {flow.port: flow.open} if flow.open else None,
+            flow.port,
+            flow.aborts,
+            flow.fragments,
+            min(flow.open, flow.syn),
         )
     return list(aggregates.values())
 
@@ -174,14 +201,15 @@ ANSWERED = 1 / 3
 connections are never certain to be below it: a browser and its proxy stay under that."""
 FEW_HANDSHAKES, FEW_REPLIED, FEW_OPEN = map(fewest, (COMPLETES, REPLIED, ANSWERED))
 """Of no more handshakes, packets or open connections than these a share is certainly low."""
-ANSWER_S = 0.1
-"""Time that a target may take to answer; connections as young as that say nothing yet."""
+ANSWER_S = 1.0
+"""Time from a connection to the first answer on it, on average: asking takes some of it. As many
+connections as would be answered by now say something; an honest client may be twice as slow."""
 
 
 def judge(one: FlowAggregate, seconds: float) -> Finding | None:
     """Return the verdict on a source that was watched for ``seconds``; None: nothing certain."""
     if one.protocol != "tcp":
-        return _udp_flood(one, seconds)
+        return _unreplied(one, seconds)
     few = one.syn <= FEW_HANDSHAKES and one.packets / seconds <= UNCONNECTED_S
     if few and one.open_at is None:  # most sources, most of the time
         return None
@@ -207,7 +235,7 @@ def _syn_flood(one: FlowAggregate, seconds: float) -> Finding | None:
     return Finding(SYN_FLOOD, one.target, one.source, sure, reason, evidence)
 
 
-def _udp_flood(one: FlowAggregate, seconds: float) -> Finding | None:
+def _unreplied(one: FlowAggregate, seconds: float) -> Finding | None:
     if one.packets <= FEW_REPLIED or one.packets / seconds <= UDP_PACKETS_S:
         return None
     most = wilson(one.replies, one.packets)[1]
@@ -220,7 +248,7 @@ def _udp_flood(one: FlowAggregate, seconds: float) -> Finding | None:
         f"sends {_number(evidence['packets_s'])} packets/s and gets replies to certainly fewer "
         f"than {_share(most)} of them"
     )
-    return Finding(UDP_FLOOD, one.target, one.source, sure, reason, evidence)
+    return Finding(_connectionless(one), one.target, one.source, sure, reason, evidence)
 
 
 def _slow(one: FlowAggregate, seconds: float) -> Finding | None:
@@ -228,10 +256,12 @@ def _slow(one: FlowAggregate, seconds: float) -> Finding | None:
 
     A crowd behind one address is answered; a starving user has few connections.
     """
-    if one.open <= FEW_OPEN:
+    if one.open <= FEW_OPEN or not one.replies:
         return None
-    young = one.established * min(1.0, ANSWER_S / seconds)
-    held = max(0.0, one.open - young, one.answered)
+    waits = ANSWER_S / seconds
+    early = exp(-1 / waits)  # share of those open all the time that no answer is due to yet
+    due = one.open * (1 - early) - one.opened * (waits * (1 - early) - early)
+    held = max(due, one.answered)
     most = wilson(one.answered, held)[1]
     if most >= ANSWERED:
         return None
@@ -277,6 +307,16 @@ ASKS = 0.05
 """A source that asks for connections with a larger share of its packets is judged by those."""
 
 
+def _connectionless(one: FlowAggregate) -> str:
+    """Return the kind of a flood of packets that belong to no connection."""
+    if one.protocol == "icmp":
+        return ICMP_FLOOD
+    if one.protocol == "udp":
+        return UDP_FRAGMENTS if 2 * one.fragments > one.packets else UDP_FLOOD
+    counts = {TCP_FRAGMENTS: one.fragments, SYN_ACK_FLOOD: one.syn_acks, RST_FLOOD: one.aborts}
+    return next((kind for kind, count in counts.items() if 2 * count > one.packets), ACK_FLOOD)
+
+
 def _unconnected(one: FlowAggregate, seconds: float) -> Finding | None:
     rate, fast = one.packets / seconds, one.faster(UNCONNECTED_S, seconds)
     # Of a sampled packet without a sampled reset nobody knows that its connection is not.
@@ -286,7 +326,7 @@ def _unconnected(one: FlowAggregate, seconds: float) -> Finding | None:
     least = wilson(one.resets, one.replies)[0]
     if least <= RESET:
         return None
-    kind = SYN_ACK_FLOOD if 2 * one.syn_acks > one.packets else ACK_FLOOD
+    kind = _connectionless(one)
     evidence = {
         "packets_s": round(rate, 3),
         "resets": one.resets,
@@ -305,22 +345,22 @@ UNANSWERED_S = 1_000.0
 """Rate of packets without one reply, in packets/s, that no sender reaches: it waits for some."""
 
 
-def unanswered_floods(aggregates: Iterable[FlowAggregate], seconds: float) -> list[Finding]:
-    """Return the sources that send packets of no connection, and get no reply at all.
+def unanswered_flood(one: FlowAggregate, seconds: float) -> Finding | None:
+    """Return the verdict on a source that sends packets of no connection and gets no reply at all.
 
-    Where handshakes are answered in the target's place, such packets are dropped without a reset.
-    To be asked only where replies to others are seen: they may take another way.
+    Where handshakes are answered in the target's place, or a firewall keeps state, such packets are
+    dropped without a reset; resets and fragments never get a reply. To be asked only where replies
+    to others are seen: they may take another way.
     """
-    found = []
-    for one in aggregates:
-        rate, none = one.packets / seconds, not (one.replies or one.established or one.open)
-        if one.protocol == "tcp" and none and rate > UNANSWERED_S and one.syn <= ASKS * one.packets:
-            kind = SYN_ACK_FLOOD if 2 * one.syn_acks > one.packets else ACK_FLOOD
-            evidence = {"packets_s": round(rate, 3), "replies": 0}
-            reason = f"sends {_number(rate)} packets/s of no connection, and nothing answers"
-            sure = 1 - UNANSWERED_S / (2 * rate)
-            found.append(Finding(kind, one.target, one.source, sure, reason, evidence))
-    return found
+    if one.protocol != "tcp" or one.replies or one.syn > ASKS * one.packets:
+        return None
+    if (one.syn and one.established) or one.faster(UNANSWERED_S, seconds) <= CERTAIN:
+        return None
+    rate = one.packets / seconds
+    reason = f"sends {_number(rate)} packets/s of no connection, and nothing answers"
+    sure = 1 - UNANSWERED_S / (2 * rate)
+    evidence = {"packets_s": round(rate, 3), "replies": 0}
+    return Finding(_connectionless(one), one.target, one.source, sure, reason, evidence)
 
 
 AMPLIFIED = {
@@ -336,42 +376,158 @@ AMPLIFIED = {
 from which on their answers are larger than those to honest requests."""
 
 
-def reflections(aggregates: Iterable[FlowAggregate], seconds: float) -> list[Finding]:
+class _Look(Struct):
+    """What is judged together."""
+
+    flows: Sequence[FlowStats]
+    aggregates: list[FlowAggregate]
+    seconds: float
+    """As if all counts were of samples of their own."""
+    unlisted: int
+    """Packets of flows that the recorder had no room for. They are taken to be like the recorded
+    ones, which first come, first served, are a sample of them."""
+    sampling: int
+    prefixes: dict[str, str]
+    """Of each target the longest prefix that networks route to each other."""
+    heard: set[str]
+    """Targets of which replies over TCP to somebody are seen, that are no resets."""
+    times: Counter[str]
+    """Aggregates of each source."""
+
+
+def _look(window: TrafficWindow) -> _Look:
+    aggregates = aggregate(window.flows)
+    sampling = max((flow.sampling for flow in window.flows), default=1)
+    if sampling > 1:
+        for each in aggregates:
+            each.sample(sampling)
+    aggregates = _judged(aggregates)
+    return _Look(
+        window.flows,
+        aggregates,
+        window.seconds / sampling,
+        window.unlisted,
+        sampling,
+        {target: _prefix(target) for target in {one.target for one in aggregates}},
+        {o.target for o in aggregates if o.replies > o.resets and o.protocol == "tcp"},
+        Counter([one.source for one in aggregates]),
+    )
+
+
+def _prefix(address: str) -> str:
+    return str(ip_network(f"{address}/{48 if ':' in address else 24}", strict=False))
+
+
+def _reflections(look: _Look) -> list[Finding]:
     """Return the reflectors that certainly flood a target with answers it did not ask for.
 
     What is certain is that all together are unasked for (counts as of one source, see
-    ``_udp_flood``); then each of them that sends large answers and gets nothing is named.
+    ``_unreplied``); then each of them that sends large answers, or SYN-ACKs, and gets nothing is
+    named. Where that is not certain of a target, it may be of all targets of its prefix together.
     """
     groups: dict[tuple[str, int], list[FlowAggregate]] = {}
-    for one in aggregates:
-        large = AMPLIFIED.get(one.source_port)
-        if one.protocol == "udp" and large is not None and one.octets > large * one.packets:
-            groups.setdefault((one.target, one.source_port), []).append(one)
-    found = []
-    for (target, port), group in groups.items():
-        packets, replies = sum(o.packets for o in group), sum(o.replies for o in group)
-        most = wilson(replies, packets)[1]
-        rate = packets / seconds
-        fast = faster(packets, UDP_PACKETS_S, seconds, group[0].sampling)
-        if packets <= FEW_REPLIED or fast <= CERTAIN or most >= REPLIED:
-            continue
-        sure = min(fast, confidence(replies, packets, REPLIED))
-        for one in group:
-            if one.replies:
+    for one in look.aggregates:
+        port = one.source_port
+        if one.protocol == "udp":
+            large = AMPLIFIED.get(port)
+            if large is None or one.octets <= large * one.packets:
                 continue
-            evidence = {
-                "source_port": port,
-                "packets_s": round(one.packets / seconds, 3),
-                "packet_octets": round(one.octets / one.packets, 1),
-                "reflected_s": round(rate, 3),
-                "reflectors": len(group),
-            }
-            reason = (
-                f"sends {_number(evidence['packets_s'])} answers/s of "
-                f"{_number(evidence['packet_octets'])} octets from port {port} that nothing was "
-                f"seen to ask for, one of {_sources(len(group))} with {_number(rate)}/s in all"
-            )
-            found.append(Finding(REFLECTION, target, one.source, sure, reason, evidence))
+        elif not 2 * one.syn_acks > one.packets > FEW_PACKETS:
+            continue
+        elif one.replies or one.target in look.heard:
+            port = 0
+        else:
+            continue
+        groups.setdefault((one.target, port), []).append(one)
+    found: list[Finding] = []
+    wide: dict[tuple[str, int], list[FlowAggregate]] = {}
+    for (target, port), group in groups.items():
+        named = _reflectors(port, group, look.seconds)
+        found += named
+        if not named:
+            wide.setdefault((look.prefixes[target], port), []).extend(group)
+    for (prefix, port), group in wide.items():
+        found += [replace(f, prefix=prefix) for f in _reflectors(port, group, look.seconds)]
+    return found
+
+
+def _reflectors(port: int, group: list[FlowAggregate], seconds: float) -> list[Finding]:
+    """Return the findings on senders of answers from a port (0: of SYN-ACKs), if it is certain."""
+    packets, sources = sum(o.packets for o in group), len({o.source for o in group})
+    replies, rate = sum(o.replies - o.resets for o in group), packets / seconds
+    fast = faster(packets, UDP_PACKETS_S, seconds, group[0].sampling)
+    if packets <= FEW_REPLIED or fast <= CERTAIN or wilson(replies, packets)[1] >= REPLIED:
+        return []
+    sure = min(fast, confidence(replies, packets, REPLIED))
+    kind, what = (REFLECTION, "answers") if port else (SYN_ACK_FLOOD, "SYN-ACKs")
+    found = []
+    for one in group:
+        if one.replies > one.resets:
+            continue
+        evidence = {
+            "source_port": one.source_port,
+            "packets_s": round(one.packets / seconds, 3),
+            "packet_octets": round(one.octets / one.packets, 1),
+            "reflected_s": round(rate, 3),
+            "reflectors": sources,
+        }
+        reason = (
+            f"sends {_number(evidence['packets_s'])} {what}/s of "
+            f"{_number(evidence['packet_octets'])} octets from port {one.source_port} that nothing "
+            f"was seen to ask for, one of {_sources(sources)} with {_number(rate)}/s in all"
+        )
+        found.append(Finding(kind, one.target, one.source, sure, reason, evidence))
+    return found
+
+
+ACCEPTED = 0.2
+"""Of the services that a source asks for the first time, at least this share accepts, if it is
+honest (Jung et al. 2004, threshold random walk)."""
+FEW_SERVICES = fewest(ACCEPTED)
+FEW_ASKED, ASKED_AGAIN = 4, 0.05
+"""SYNs to a service, on average, up to which none is flooded: a client asks again after 1, 3, 7 s.
+Share of those that have answered which a scan asks again, since the answer is lost on its way."""
+RETRY_S = 1.0
+"""After so long without an answer a client asks again (RFC 6298)."""
+
+
+def _scans(look: _Look) -> dict[str, Finding]:
+    """Return, by source, who certainly asks for services to learn which there are.
+
+    A service is a port of a target. It fails if it refuses, or if nothing answers. A scan asks none
+    again that has answered; a flood does, also one that draws its ports at random.
+    """
+    asking = [f for f in look.flows if f.syn and f.protocol == "tcp" and look.sampling == 1]
+    many = {s for s, count in Counter([f.source for f in asking]).items() if count > FEW_SERVICES}
+    asked: dict[str, dict[tuple[str, int], list[int]]] = {}
+    for flow in asking if many else ():
+        if flow.source in many:
+            tries = asked.setdefault(flow.source, {}).setdefault((flow.target, flow.port), [0] * 3)
+            tries[0] += flow.syn
+            tries[1] += flow.established + (flow.replies > flow.resets)
+            tries[2] += flow.resets
+    found = {}
+    ripe = max(0.0, 1 - RETRY_S / look.seconds)  # of those that were asked once
+    for source, services in asked.items():
+        accepted = sum(done > 0 for _, done, _ in services.values())
+        refused = sum(no > 0 and not done for _, done, no in services.values())
+        again = sum(syn - 1 for syn, done, no in services.values() if done or no)
+        silent = [syn for syn, done, no in services.values() if not (done or no)]
+        flooded = again + len(services) + sum(silent) - len(silent) > FEW_ASKED * len(services)
+        if flooded or again > ASKED_AGAIN * (accepted + refused):
+            continue
+        tried = accepted + refused + sum(1.0 if syn > 1 else ripe for syn in silent)
+        most = wilson(accepted, tried)[1]
+        if tried <= FEW_SERVICES or most >= ACCEPTED:
+            continue
+        hosts = len({target for target, _ in services})
+        evidence = {"services": 1.0 * len(services), "hosts": hosts, "accepted": accepted}
+        reason = (
+            f"asks for {len(services):,} services of {hosts:,} host{'s' * (hosts != 1)}, of which "
+            f"certainly less than {_share(most)} are there"
+        )
+        sure = confidence(accepted, tried, ACCEPTED)
+        found[source] = Finding(SCAN, "", source, sure, reason, evidence)
     return found
 
 
@@ -382,93 +538,113 @@ FORGED_S = 200.0
 FEW_SYN = 16
 """A silent source sent so many SYNs at most: one that sends more can be judged by itself."""
 FEW_PACKETS = 4
-"""The same for UDP packets, fewer because one-way streams may be honest."""
-
-
-class Forgery(Struct, frozen=True):
-    """The certainty that the sources of a target's traffic of one protocol are forged."""
-
-    kind: str
-    """``SYN_FLOOD``, ``UDP_FLOOD``, ``ACK_FLOOD`` or ``SYN_ACK_FLOOD``."""
-    evidence: dict[str, float]
-    confidence: float
+"""The same for other packets, fewer because one-way streams may be honest; and for targets."""
 
 
 class _Crowd(Struct):
-    """All that ask one target for something over one protocol."""
+    """All that ask one target, or those of a prefix, for something over one protocol."""
 
     sources: int = 0
     asked: int = 0
-    """SYNs, or UDP packets."""
+    """SYNs, or UDP packets; sources that sent no SYN."""
     silent_sources: int = 0
     """Sources that asked a few times and completed nothing (got no reply)."""
     silent_asked: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Silent sources by the kind of flood that they make together."""
+    same: set[tuple[str, float]] | None = None
+    """What all packets of silent sources have in common: ports and length."""
 
-    def add(self, asked: int, *, silent: bool) -> None:
+    def add(self, asked: int, kind: str, one: FlowAggregate) -> None:
+        """Add a source; ``kind`` is empty if it is not silent."""
         self.sources += 1
         self.asked += asked
-        if silent:
-            self.silent_sources += 1
-            self.silent_asked += asked
+        if not kind:
+            return
+        self.silent_sources += 1
+        self.silent_asked += asked
+        self.kinds[kind] += 1
+        if self.same is None or self.same:
+            octets = one.octets / (one.packets or 1)
+            same = {("port", one.port), ("source_port", one.source_port), ("packet_octets", octets)}
+            self.same = same if self.same is None else self.same & same
+
+    def merge(self, other: _Crowd) -> None:
+        """Add those that ask another target."""
+        for name in ("sources", "asked", "silent_sources", "silent_asked", "kinds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.same = other.same if self.same is None else self.same & (other.same or set())
+
+    def silent(self) -> tuple[float, int]:
+        """Return how many sources would ask for the silent share, and all: trials are sources."""
+        return self.silent_asked / self.asked * self.sources, self.sources
 
 
-def forgeries(
-    aggregates: Iterable[FlowAggregate], seconds: float, unlisted: int = 0
-) -> dict[str, list[Forgery]]:
-    """Return, by target, what certainly is a flood from forged sources.
-
-    Args:
-        aggregates: what was recorded.
-        seconds: time in which it was.
-        unlisted: packets of flows that the recorder had no room for. They are taken to be
-            like the recorded ones, which first come, first served, are a sample of them.
-
-    """
+def _crowds(look: _Look) -> dict[tuple[str, str], _Crowd]:
+    """Return those who ask for something, by target and protocol; none: who asks for nothing."""
     crowds: dict[tuple[str, str], _Crowd] = {}
-    listed, sampling = 0, 1
-    for one in aggregates:
-        listed += one.packets
+    sampled = look.sampling > 1
+    for one in look.aggregates:
         tcp = one.protocol == "tcp"
-        sampling = one.sampling
         asked = one.syn if tcp else one.packets
-        kind = SYN_FLOOD if tcp else UDP_FLOOD
-        if sampling > 1 and asked and not tcp:
+        of, kind = one.protocol, SYN_FLOOD
+        if sampled and asked and not tcp:
             # That a source is answered shows in samples of answers, seldom beside its own.
-            crowds.setdefault((one.source, kind), _Crowd()).add(asked, silent=False)
-        if tcp and one.established and sampling > 1:
+            crowds.setdefault((one.source, of), _Crowd()).add(asked, "", one)
+        if tcp and one.established and sampled:
             asked, silent = max(1, asked), False  # its SYN need not be among the samples
         elif tcp and not asked:
-            # Of packets without a request, each source that is answered counts once.
-            if not one.replies or not one.packets:
+            # Of packets without a request, each source counts once: it may get an answer, as
+            # others do.
+            if not one.packets or not (one.replies or one.target in look.heard):
                 continue
-            asked, kind = 1, SYN_ACK_FLOOD if one.syn_acks else ACK_FLOOD
-            silent = one.packets <= FEW_PACKETS and 0 < one.resets == one.replies
+            asked, of, kind = 1, "", ""
+            silent = one.packets <= FEW_PACKETS and one.resets == one.replies
         elif tcp:
             silent = asked <= FEW_SYN and not (one.established or one.answered)
         else:
-            silent = asked <= FEW_PACKETS and not one.replies
+            silent, kind = asked <= FEW_PACKETS and not one.replies, ""
         if not asked:
             continue
-        crowd = crowds.get((one.target, kind))
+        crowd = crowds.get((one.target, of))
         if crowd is None:
-            crowd = crowds[one.target, kind] = _Crowd()
-        crowd.add(asked, silent=silent)
-    found: dict[str, list[Forgery]] = {}
-    scale = 1 + unlisted / (listed * sampling) if listed else 1.0
-    for (target, kind), crowd in crowds.items():
-        forgery = _judge(kind, crowd, seconds, scale, unlisted, sampling)
-        if forgery is not None:
-            found.setdefault(target, []).append(forgery)
+            crowd = crowds[one.target, of] = _Crowd()
+        silent = silent and look.times[one.source] <= FEW_PACKETS
+        crowd.add(asked, (kind or _connectionless(one)) if silent else "", one)
+    return crowds
+
+
+def _forgeries(look: _Look) -> dict[str, list[Finding]]:
+    """Return, by target, what certainly is a flood from forged sources.
+
+    Where that is not certain of a target, it may be of all targets of its prefix together, but for
+    those that certainly have others who ask.
+    """
+    crowds = _crowds(look)
+    found: dict[str, list[Finding]] = {}
+    wide: dict[tuple[str, str], list[str]] = {}
+    for (target, of), crowd in crowds.items():
+        forged = _forged(crowd, look)
+        if forged is not None:
+            found.setdefault(target, []).append(forged)
+        elif crowd.silent_sources and wilson(*crowd.silent())[1] > FORGED:
+            wide.setdefault((look.prefixes[target], of), []).append(target)
+    for (prefix, of), targets in wide.items():
+        together = _Crowd()
+        for target in targets:
+            together.merge(crowds[target, of])
+        forged = _forged(together, look)
+        if forged is not None:
+            for target in targets:
+                found.setdefault(target, []).append(replace(forged, prefix=prefix))
     return found
 
 
-def _judge(
-    kind: str, crowd: _Crowd, seconds: float, scale: float, unlisted: int, sampling: int
-) -> Forgery | None:
-    share = crowd.silent_asked / crowd.asked
-    least = wilson(share * crowd.sources, crowd.sources)[0]
-    rate = crowd.silent_asked * scale / seconds
-    fast = faster(crowd.silent_asked * scale, FORGED_S, seconds, sampling)
+def _forged(crowd: _Crowd, look: _Look) -> Finding | None:
+    share, least = crowd.silent_asked / crowd.asked, wilson(*crowd.silent())[0]
+    listed = sum(one.packets for one in look.aggregates) * look.sampling
+    asked = crowd.silent_asked * (1 + look.unlisted / listed if listed else 1.0)
+    fast = faster(asked, FORGED_S, look.seconds, look.sampling)
     if least <= FORGED or fast <= CERTAIN:
         return None
     evidence = {
@@ -476,11 +652,13 @@ def _judge(
         "sources": crowd.sources,
         "forged_share": round(share, 6),
         "forged_at_least": round(least, 6),
-        "forged_s": round(rate, 3),
-        "unlisted": unlisted,
+        "forged_s": round(asked / look.seconds, 3),
+        "unlisted": look.unlisted,
+        **{name: value for name, value in sorted(crowd.same or ()) if value},
     }
-    sure = min(fast, confidence(share * crowd.sources, crowd.sources, FORGED))
-    return Forgery(kind, evidence, sure)
+    sure = min(fast, confidence(*crowd.silent(), FORGED))
+    kind = max(crowd.kinds, key=crowd.kinds.__getitem__)
+    return Finding(kind, "", None, sure, "", evidence, spoofed=True)
 
 
 FLOODED = 0.2
@@ -496,14 +674,14 @@ def _judged(aggregates: list[FlowAggregate]) -> list[FlowAggregate]:
     that is so of all together.
     """
     seen: dict[str, list[int]] = {}
-    sent: dict[tuple[str, str], int] = {}
+    sent: dict[tuple[str, str, str], int] = {}
     for one in aggregates:
         if one.protocol == "tcp":
             total = seen.setdefault(one.target, [0, 0])
             total[0] += one.established + one.open
             total[1] += one.replies
         else:
-            sent[one.source, one.target] = one.packets
+            sent[one.source, one.target, one.protocol] = one.packets
     judged = []
     everywhere = _blind(*map(sum, zip(*seen.values(), strict=True))) if seen else False
     for one in aggregates:
@@ -513,13 +691,53 @@ def _judged(aggregates: list[FlowAggregate]) -> list[FlowAggregate]:
         elif blind:
             continue
         else:
-            one.replies += sent.get((one.target, one.source), 0)
+            one.replies += sent.get((one.target, one.source, one.protocol), 0)
         judged.append(one)
     return judged
 
 
 def _blind(connected: float, replies: float) -> bool:
     return connected > 0 and replies == 0
+
+
+def _verdicts(look: _Look) -> dict[tuple[str, str, str], Finding]:
+    """Return the verdicts by source, target and protocol.
+
+    What a source does to a target comes first; then what it does to all targets of a prefix; who
+    scans is judged by nothing else that it asks for.
+    """
+    found: dict[tuple[str, str, str], Finding] = {}
+    groups: dict[tuple[str, str, str], list[FlowAggregate]] = {}
+    for one in look.aggregates:
+        finding = judge(one, look.seconds)
+        if finding is None and one.replies == 0 and one.target in look.heard:
+            finding = unanswered_flood(one, look.seconds)
+        if finding is not None:
+            found[one.source, one.target, one.protocol] = finding
+    for finding in _reflections(look):
+        protocol = "udp" if finding.kind == REFLECTION else "tcp"
+        found[finding.source or "", finding.target, protocol] = finding
+    scanning = _scans(look)
+    for one in look.aggregates:
+        prefix = look.prefixes[one.target] if look.times[one.source] > 1 else ""
+        if one.syn and one.source in scanning:
+            finding = replace(scanning[one.source], target=one.target, prefix=prefix)
+            found[one.source, one.target, one.protocol] = finding
+        elif prefix and (one.source, one.target, one.protocol) not in found:
+            groups.setdefault((one.source, prefix, one.protocol), []).append(one)
+    for (source, prefix, protocol), group in groups.items():
+        total = replace(group[0], open_at=None)
+        for one in group[1:]:
+            total.add(one)
+        heard = any(one.target in look.heard for one in group)
+        wide = judge(total, look.seconds)
+        if wide is None and heard:
+            wide = unanswered_flood(total, look.seconds)
+        if wide is not None:
+            for one in group:
+                finding = replace(wide, target=one.target, prefix=prefix)
+                found[source, one.target, protocol] = finding
+    return found
 
 
 class FixedRules:
@@ -532,31 +750,23 @@ class FixedRules:
         of its traffic is an attack: forged floods come first, then floods by what they send,
         then slow connections.
         """
-        aggregates = aggregate(window.flows)
-        sampling = max((flow.sampling for flow in window.flows), default=1)
-        if sampling > 1:
-            for each in aggregates:
-                each.sample(sampling)
-        aggregates, seconds = _judged(aggregates), window.seconds / sampling
-        reflected = {(f.source, f.target): f for f in reflections(aggregates, seconds)}
+        look = _look(window)
+        verdicts, forged = _verdicts(look), _forgeries(look)
         flows: list[Finding] = []
         targets: dict[str, _Target] = {}
-        for each in aggregates:
+        for each in look.aggregates:
             target = targets.get(each.target)
             if target is None:
                 target = targets[each.target] = _Target()
-            finding = judge(each, seconds)
-            if each.protocol == "udp":
-                finding = reflected.get((each.source, each.target), finding)
+            finding = verdicts.get((each.source, each.target, each.protocol)) if verdicts else None
             target.add(each, finding)
             if finding is not None:
-                flows.append(_of_samples(finding, each.packets, sampling))
-        forged = forgeries(aggregates, seconds, window.unlisted)
+                flows.append(_of_samples(finding, each.packets, look.sampling))
         judged = []
         for ip, target in sorted(targets.items()):
-            finding = target.finding(ip, seconds, forged.get(ip, []))
+            finding = target.finding(ip, look.seconds, forged.get(ip, []))
             if finding is not None:
-                judged.append(_of_samples(finding, target.packets, sampling))
+                judged.append(_of_samples(finding, target.packets, look.sampling))
         flows.sort(key=lambda f: (f.source or "", f.target, f.kind))
         return [*flows, *judged]
 
@@ -585,6 +795,7 @@ class _Attack(Struct):
     open: int = 0
     confidence: float = 0.0
     """That of the surest verdict."""
+    prefix: str = ""
 
 
 class _Target(Struct):
@@ -594,55 +805,67 @@ class _Target(Struct):
     octets: int = 0
     open: int = 0
     attacks: dict[str, _Attack] = field(default_factory=dict)
+    """By kind; a scan does a target no harm."""
 
     def add(self, one: FlowAggregate, finding: Finding | None) -> None:
         self.packets += one.packets
         self.octets += one.octets
         if one.open_at:
             self.open += one.open
-        if finding is not None:
+        if finding is not None and finding.kind != SCAN:
             attack = self.attacks.setdefault(finding.kind, _Attack())
             attack.sources += 1
             attack.octets += one.octets
             attack.open += one.open
             attack.confidence = max(attack.confidence, finding.certainty)
+            attack.prefix = finding.prefix
 
-    def finding(self, ip: str, seconds: float, forged: Sequence[Forgery]) -> Finding | None:
+    def finding(self, ip: str, seconds: float, forged: list[Finding]) -> Finding | None:
         """Return what is certain of this target, given the forgeries that were found there."""
-        reasons: list[tuple[str, float, dict[str, float]]] = [
-            (forgery.kind, forgery.confidence, forgery.evidence) for forgery in forged
-        ]
-        floods = [a for kind, a in self.attacks.items() if kind != SLOW]
-        flooded = sum(a.octets for a in floods) / max(1, self.octets)
+        reasons = list(forged)
+        floods = {kind: attack for kind, attack in self.attacks.items() if kind != SLOW}
+        flooded = sum(a.octets for a in floods.values()) / max(1, self.octets)
         if flooded >= FLOODED:
             evidence = {
                 "flooded_share": round(flooded, 6),
-                "flooding_sources": sum(a.sources for a in floods),
+                "flooding_sources": sum(a.sources for a in floods.values()),
             }
-            kind = max(sorted(self.attacks.keys() - {SLOW}), key=lambda k: self.attacks[k].octets)
-            reasons.append((kind, self.attacks[kind].confidence, evidence))
+            kind = max(sorted(floods), key=lambda k: floods[k].octets)
+            most = floods[kind]
+            reasons.append(
+                Finding(kind, ip, None, most.confidence, "", evidence, prefix=most.prefix)
+            )
         slow = self.attacks.get(SLOW)
         if slow is not None and slow.open / self.open >= FLOODED:
             evidence = {"held_share": round(slow.open / self.open, 6), "slow_sources": slow.sources}
-            reasons.append((SLOW, slow.confidence, evidence))
+            reasons.append(Finding(SLOW, ip, None, slow.confidence, "", evidence))
         if not reasons:
             return None
         merged: dict[str, float] = {}
-        for _, _, evidence in reversed(reasons):
-            merged |= evidence
-        kind, sure, _ = reasons[0]
-        mb_s = self.octets / seconds / 1e6
-        why = _why(kind, merged)
-        return Finding(kind, ip, None, sure, why, merged, bool(forged), mb_s)
+        for each in reversed(reasons):
+            merged |= each.evidence
+        mb_s, why = self.octets / seconds / 1e6, _why(reasons[0].kind, merged)
+        return replace(reasons[0], target=ip, reason=why, evidence=merged, mb_s=mb_s)
 
 
 _ASKED = {
     SYN_FLOOD: "SYNs",
     UDP_FLOOD: "UDP packets",
+    UDP_FRAGMENTS: "UDP packets",
+    ICMP_FLOOD: "ICMP packets",
     ACK_FLOOD: "senders of ACKs",
     SYN_ACK_FLOOD: "senders of SYN-ACKs",
+    RST_FLOOD: "senders of RSTs",
+    TCP_FRAGMENTS: "senders of TCP fragments",
 }
 """What the share of a forgery is of."""
+
+
+_SAME = {
+    "port": "to port {:.0f}",
+    "source_port": "from port {:.0f}",
+    "packet_octets": "of {:.0f} octets",
+}
 
 
 def _why(kind: str, seen: dict[str, float]) -> str:
@@ -654,6 +877,8 @@ def _why(kind: str, seen: dict[str, float]) -> str:
             f"{_share(seen['forged_share'])} of its {asked} ({_number(seen['forged_s'])}/s) come "
             f"from {_number(seen['silent_sources'])} sources that never go on: they are forged"
         )
+        same = [text.format(seen[name]) for name, text in _SAME.items() if name in seen]
+        reasons += [f"all of those {', '.join(same)}"] if same else []
     if "flooded_share" in seen:
         reasons.append(
             f"{_share(seen['flooded_share'])} of its octets come from "

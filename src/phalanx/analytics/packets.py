@@ -174,23 +174,26 @@ LINKS = {
 VLAN_TAGS = (0x8100, 0x88A8, 0x9100)
 MOST_TAGS = 2
 IPV4, IPV6 = 0x0800, 0x86DD
-TCP, UDP = 6, 17
+TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
 FIN, SYN, RST, ACK = 1, 2, 4, 16
-V6_EXTENSIONS = (0, 43, 44, 51, 60)
+V6_EXTENSIONS, FRAGMENT, AUTHENTICATION = (0, 43, 44, 51, 60), 44, 51
+MOST_EXTENSIONS = 4
+ECHOES = {ICMP: (0, 8), ICMP6: (128, 129)}
+"""ICMP that is judged: errors and neighbour discovery answer other packets, or nobody."""
 KEY = 37
 """Octets of a key: source, port, target, port, protocol; IPv4 addresses are mapped to IPv6."""
 MAPPED = np.array([0] * 10 + [0xFF, 0xFF], np.uint8)
 
 
 class Decoded(Struct):
-    """The TCP and UDP packets of a batch, a row each."""
+    """The TCP, UDP and ICMP echo packets of a batch, a row each."""
 
     keys: Octets
     """(packets, KEY)."""
     flags: Ints
-    """TCP flags; 0 for UDP and for fragments after the first."""
+    """TCP flags; 0 for others and for fragments after the first."""
     payload: Ints
-    """Octets after the TCP or UDP header."""
+    """Octets after the header."""
     octets: Ints
     """Octets on the wire."""
     time: NDArray[np.float64]
@@ -210,7 +213,7 @@ def known_link(path: str, link_type: int) -> None:
 
 
 def decode(batch: PacketBatch, link_type: int, skipped: Counter[str]) -> Decoded:
-    """Return the TCP and UDP packets of ``batch``; what is passed over is counted by reason."""
+    """Return the packets of ``batch`` that are judged; what is passed over is counted by reason."""
     _, type_at, start = LINKS[link_type]
     rows = _Rows(batch, start)
     if type_at is None:
@@ -292,7 +295,6 @@ def _ipv4(rows: _Rows, skipped: Counter[str]) -> _Part:
     header = (rows.byte(0) & 15) * 4
     good = (rows.byte(0) >> 4 == 4) & (header >= 20)
     rows = _keep(rows, good, "damaged IP header", skipped)
-    rows = _keep(rows, np.isin(rows.byte(9), (TCP, UDP)), "neither TCP nor UDP", skipped)
     header, total = (rows.byte(0) & 15) * 4, rows.word(2)
     # The total is 0 where the sender's card cuts the packet up (segmentation offload).
     data = np.where(total > 0, total, rows.rest()) - header
@@ -305,15 +307,22 @@ def _ipv4(rows: _Rows, skipped: Counter[str]) -> _Part:
 
 def _ipv6(rows: _Rows, skipped: Counter[str]) -> _Part:
     rows = _keep(rows, rows.holds(40), "cut short", skipped)
-    extended = np.isin(rows.byte(6), V6_EXTENSIONS)
-    rows = _keep(rows, ~extended, "IPv6 with extension headers", skipped)
     rows = _keep(rows, rows.byte(0) >> 4 == 6, "damaged IP header", skipped)
-    rows = _keep(rows, np.isin(rows.byte(6), (TCP, UDP)), "neither TCP nor UDP", skipped)
     source, target, protocol = rows.some(8, 16), rows.some(24, 16), rows.byte(6)
     length = rows.word(4)
     rows.at = rows.at + 40
     data = np.where(length > 0, length, rows.rest())
     later = np.zeros(len(rows.index), bool)
+    for _ in range(MOST_EXTENSIONS):
+        extended = np.isin(protocol, V6_EXTENSIONS) & ~later
+        if not extended.any():
+            break
+        fragment = extended & (protocol == FRAGMENT)
+        words = np.where(protocol == AUTHENTICATION, rows.byte(1) * 4 + 8, rows.byte(1) * 8 + 8)
+        size = extended * np.where(fragment, 8, words)
+        later |= fragment & (rows.word(2) >= 8)
+        protocol = np.where(extended, rows.byte(0), protocol)
+        rows.at, data = rows.at + size, data - size
     return _transport(rows, source, target, protocol, data, later, skipped)
 
 
@@ -332,11 +341,16 @@ def _transport(
     skipped: Counter[str],
 ) -> _Part:
     """Read the ports and flags; a later fragment has none, and counts for its addresses."""
-    tcp = protocol == TCP
+    tcp, ported = protocol == TCP, np.isin(protocol, (TCP, UDP))
+    judged = ported
+    for number, kinds in ECHOES.items():
+        judged = judged | (protocol == number) & (later | np.isin(rows.byte(0), kinds))
+    skipped["neither TCP, UDP nor ICMP echo"] += int((~judged).sum())
     whole = later | rows.holds(14) | (~tcp & rows.holds(8))
-    skipped["cut short"] += int((~whole).sum())
+    skipped["cut short"] += int((judged & ~whole).sum())
+    whole = whole & judged
     first = tcp & ~later
-    ports = np.where(later[:, None], 0, rows.some(0, 4)).astype(np.uint8)
+    ports = np.where((later | ~ported)[:, None], 0, rows.some(0, 4)).astype(np.uint8)
     header = np.where(first, (rows.byte(12) >> 4) * 4, np.where(later, 0, 8))
     flags = np.where(first, rows.byte(13), 0)
     keys = np.concatenate(

@@ -361,7 +361,7 @@ class FlowStats(Struct, frozen=True):
     target: str
     port: int
     protocol: str
-    """``tcp`` or ``udp``."""
+    """``tcp`` or ``udp``; of captures ``icmp`` as well, for echoes."""
     packets: int
     octets: int
     syn: int
@@ -382,8 +382,15 @@ class FlowStats(Struct, frozen=True):
     """Packets that accept a connection for which the target was not seen to ask."""
     clear: int = 0
     """Packets that were in the clear on a link that is not trusted."""
+    aborts: int = 0
+    """Packets of the source that are resets (TCP RST)."""
     sampling: int = 1
     """All counts but ``open`` were scaled up from samples of 1 packet in at most so many."""
+
+    @property
+    def fragments(self) -> int:
+        """Packets without ports: of a fragmented packet all but the first."""
+        return 0 if self.port or self.source_port else self.packets
 
 
 class FlowRecords(Struct, frozen=True):

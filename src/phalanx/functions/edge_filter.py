@@ -29,11 +29,11 @@ from phalanx.analytics.detectors import (
 from phalanx.analytics.fixed_rules import (
     ANSWERED,
     COMPLETES,
+    FixedRules,
     FlowAggregate,
     aggregate,
-    forgeries,
     request_floods,
-    unanswered_floods,
+    unanswered_flood,
 )
 from phalanx.analytics.statistics import wilson
 from phalanx.auction.outlook import Gone, Left, Outlook
@@ -392,8 +392,8 @@ class EdgeFilter(Capability):
             self._replied = me.now
         if me.now - self._replied < REPLIED_S:
             known = {f.source for f in findings}
-            silent = unanswered_floods(seen, effective_s(records))
-            findings += [f for f in silent if f.source not in known]
+            silent = (unanswered_flood(one, effective_s(records)) for one in seen)
+            findings += [f for f in silent if f is not None and f.source not in known]
         return findings, seen
 
     def _pulse_s(self, me: Agent, ip: str) -> float:
@@ -612,7 +612,9 @@ def _flooded_ports(records: FlowRecords, ip: str) -> list[int]:
         if not any(flow.replies for flow in flows)
     }
     most = sorted(packets, key=lambda port: (-packets[port], port))[:MOST_PORTS]
-    return [port for port in most if forgeries(aggregate(by_port[port]), effective_s(records))]
+    rules, seconds = FixedRules(), effective_s(records)
+    of = {port: rules.examine(TrafficWindow(seconds, (), tuple(by_port[port]))) for port in most}
+    return [port for port, found in of.items() if any(finding.spoofed for finding in found)]
 
 
 def _effect(rule: TrafficRule) -> AttackFiltered:
