@@ -112,7 +112,7 @@ class FlowTable:
             if len(table) >= self.most:
                 self._unlisted += 1
                 continue
-            known, reply = self._ends(key, flag)
+            known, reply = (KNOWN, False) if flag == SYN else self._ends(key, flag)
             if reply:
                 accepted = ACCEPTED if flag & SYN else 0
                 record = table[back] = [0, 0, 0, 0, known | accepted, 0, 0, 0, 1, 0]
@@ -180,15 +180,14 @@ class FlowTable:
         """Return the records of the window that ends, which took ``seconds``; begin the next."""
         flows: dict[bytes, tuple[int, ...]] = {}
         ports: dict[bytes, bytes] = {}
+        names: dict[bytes, str] = {}
         for key, record in self._table.items():
-            packets, octets, asked, replies, bits, resets, refusals, reply_octets, rate, yes = (
-                record
-            )
+            packets, octets, asked, replies, bits, resets, refusals, sent, rate, yes = record
             if not packets and not self._exported and not 0 < replies == yes:
                 continue  # only the target's side was seen: nobody sent anything to it
             if bits & ACCEPTED and packets == refusals and (packets or not self._exported):
                 key = key[END:-1] + key[:END] + key[-1:]  # noqa: PLW2901
-                one = (replies, reply_octets, 0, 0, packets, 0, 0, refusals, replies, 0)
+                one = (replies, sent, 0, 0, packets, 0, 0, refusals, replies, 0)
             else:
                 refused = 0 < replies == resets and not asked
                 held = bits & KNOWN and bits & (COMPLETED | SENT) and not bits & ENDED
@@ -209,14 +208,17 @@ class FlowTable:
             # By source, target, its port and protocol: of the source's port, only whether it
             # was the same for all.
             name, port = key[: END - 2] + key[END:], key[END - 2 : END]
-            ports[name] = port if ports.get(name, port) == port else b""
             flow = flows.get(name)
-            flows[name] = one if flow is None else tuple(map(add, flow, one))
+            if flow is None:
+                flows[name], ports[name] = one, port
+            else:
+                flows[name] = tuple(map(add, flow, one))
+                ports[name] = port if ports[name] == port else b""
         unlisted, self._unlisted = self._unlisted, 0
         coarsest, self._coarsest = self._coarsest, 1
         self._table.clear()
         return FlowRecords(
-            tuple(_stats(key, counters, ports[key], coarsest) for key, counters in flows.items()),
+            tuple(_stats(key, one, ports[key], coarsest, names) for key, one in flows.items()),
             seconds,
             unlisted=unlisted,
         )
@@ -266,18 +268,23 @@ class FlowTable:
         return 0, source[-2:] < target[-2:]
 
 
-def _stats(key: bytes, counters: tuple[int, ...], source_port: bytes, sampling: int) -> FlowStats:
-    source, target, port = key[: END - 2], key[END - 2 : -3], int.from_bytes(key[-3:-1])
-    protocol = PROTOCOLS.get(key[-1], "icmp")
+def _stats(
+    key: bytes,
+    counters: tuple[int, ...],
+    source_port: bytes,
+    sampling: int,
+    names: dict[bytes, str],
+) -> FlowStats:
+    """Return a flow's record; ``names`` are those of targets that are known."""
+    target = key[END - 2 : -3]
     packets, octets, syn, done, replies, answered, held, resets, syn_acks, aborts = counters
     return FlowStats(
-        *(_address(source), _address(target), port, protocol),
+        _address(key[: END - 2]),
+        names.get(target) or names.setdefault(target, _address(target)),
+        int.from_bytes(key[-3:-1]),
+        PROTOCOLS.get(key[-1], "icmp"),
         *(packets, octets, syn, done, replies, answered, held),
-        source_port=int.from_bytes(source_port),
-        resets=resets,
-        syn_acks=syn_acks,
-        aborts=aborts,
-        sampling=sampling,
+        *(int.from_bytes(source_port), resets, syn_acks, 0, aborts, sampling),
     )
 
 

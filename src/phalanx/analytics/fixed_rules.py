@@ -40,7 +40,7 @@ where sampling error cannot explain them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from math import erfc, exp, sqrt
 
@@ -67,7 +67,7 @@ from phalanx.domain.actions import FlowStats
 from phalanx.domain.series import TrafficWindow
 
 
-class FlowAggregate(Struct):
+class FlowAggregate(Struct, gc=False):
     """What one source did towards one target over one protocol, over all ports and records.
 
     The fields mean what those of ``FlowStats`` mean.
@@ -447,8 +447,25 @@ def _reflections(look: _Look) -> list[Finding]:
         if not named:
             wide.setdefault((look.prefixes[target], port), []).extend(group)
     for (prefix, port), group in wide.items():
-        found += [replace(f, prefix=prefix) for f in _reflectors(port, group, look.seconds)]
+        of: dict[str, list[FlowAggregate]] = {}
+        for one in group:
+            of.setdefault(one.source, []).append(one)
+        for finding in _reflectors(port, [_together(some) for some in of.values()], look.seconds):
+            found += _spread(finding, prefix, of[finding.source or ""])
     return found
+
+
+def _together(some: list[FlowAggregate]) -> FlowAggregate:
+    """Return what a source did towards several targets, but for connections that it holds open."""
+    total = replace(some[0], open_at=None)
+    for one in some[1:]:
+        total.add(one)
+    return total
+
+
+def _spread(finding: Finding, prefix: str, some: list[FlowAggregate]) -> Iterator[Finding]:
+    """Yield what is certain of several targets together for each of them."""
+    return (replace(finding, target=one.target, prefix=prefix) for one in some)
 
 
 def _reflectors(port: int, group: list[FlowAggregate], seconds: float) -> list[Finding]:
@@ -552,8 +569,10 @@ class _Crowd(Struct):
     silent_asked: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     """Silent sources by the kind of flood that they make together."""
-    same: set[tuple[str, float]] | None = None
-    """What all packets of silent sources have in common: ports and length."""
+    port: float = -1.0
+    """Of the packets of all silent sources; 0: they have several, -1: there are none."""
+    source_port: float = -1.0
+    packet_octets: float = -1.0
 
     def add(self, asked: int, kind: str, one: FlowAggregate) -> None:
         """Add a source; ``kind`` is empty if it is not silent."""
@@ -564,16 +583,21 @@ class _Crowd(Struct):
         self.silent_sources += 1
         self.silent_asked += asked
         self.kinds[kind] += 1
-        if self.same is None or self.same:
-            octets = one.octets / (one.packets or 1)
-            same = {("port", one.port), ("source_port", one.source_port), ("packet_octets", octets)}
-            self.same = same if self.same is None else self.same & same
+        self._share(one.port, one.source_port, one.octets / (one.packets or 1))
+
+    def _share(self, port: float, source_port: float, octets: float) -> None:
+        if port != self.port:
+            self.port = port if self.port < 0 else 0
+        if source_port != self.source_port:
+            self.source_port = source_port if self.source_port < 0 else 0
+        if octets != self.packet_octets:
+            self.packet_octets = octets if self.packet_octets < 0 else 0
 
     def merge(self, other: _Crowd) -> None:
         """Add those that ask another target."""
         for name in ("sources", "asked", "silent_sources", "silent_asked", "kinds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.same = other.same if self.same is None else self.same & (other.same or set())
+        self._share(other.port, other.source_port, other.packet_octets)
 
     def silent(self) -> tuple[float, int]:
         """Return how many sources would ask for the silent share, and all: trials are sources."""
@@ -654,7 +678,7 @@ def _forged(crowd: _Crowd, look: _Look) -> Finding | None:
         "forged_at_least": round(least, 6),
         "forged_s": round(asked / look.seconds, 3),
         "unlisted": look.unlisted,
-        **{name: value for name, value in sorted(crowd.same or ()) if value},
+        **{name: value for name in _SAME if (value := getattr(crowd, name))},
     }
     sure = min(fast, confidence(*crowd.silent(), FORGED))
     kind = max(crowd.kinds, key=crowd.kinds.__getitem__)
@@ -726,17 +750,12 @@ def _verdicts(look: _Look) -> dict[tuple[str, str, str], Finding]:
         elif prefix and (one.source, one.target, one.protocol) not in found:
             groups.setdefault((one.source, prefix, one.protocol), []).append(one)
     for (source, prefix, protocol), group in groups.items():
-        total = replace(group[0], open_at=None)
-        for one in group[1:]:
-            total.add(one)
-        heard = any(one.target in look.heard for one in group)
+        total = _together(group)
         wide = judge(total, look.seconds)
-        if wide is None and heard:
+        if wide is None and any(one.target in look.heard for one in group):
             wide = unanswered_flood(total, look.seconds)
-        if wide is not None:
-            for one in group:
-                finding = replace(wide, target=one.target, prefix=prefix)
-                found[source, one.target, protocol] = finding
+        for finding in () if wide is None else _spread(wide, prefix, group):
+            found[source, finding.target, protocol] = finding
     return found
 
 

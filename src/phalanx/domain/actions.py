@@ -354,7 +354,7 @@ class RulesInForce(Struct, frozen=True):
     """Whether nothing is enforced there: the rules are those that would be."""
 
 
-class FlowStats(Struct, frozen=True):
+class FlowStats(Struct, frozen=True, gc=False):
     """What a recorder saw of one flow: counters only, no label."""
 
     source: str
