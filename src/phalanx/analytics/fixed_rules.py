@@ -386,6 +386,8 @@ class _Look(Struct):
     unlisted: int
     """Packets of flows that the recorder had no room for. They are taken to be like the recorded
     ones, which first come, first served, are a sample of them."""
+    scale: float
+    """All packets, as a multiple of the recorded ones."""
     sampling: int
     prefixes: dict[str, str]
     """Of each target the longest prefix that networks route to each other."""
@@ -402,11 +404,13 @@ def _look(window: TrafficWindow) -> _Look:
         for each in aggregates:
             each.sample(sampling)
     aggregates = _judged(aggregates)
+    listed = sum([one.packets for one in aggregates]) * sampling
     return _Look(
         window.flows,
         aggregates,
         window.seconds / sampling,
         window.unlisted,
+        1 + window.unlisted / listed if listed else 1.0,
         sampling,
         {target: _prefix(target) for target in {one.target for one in aggregates}},
         {o.target for o in aggregates if o.replies > o.resets and o.protocol == "tcp"},
@@ -666,8 +670,7 @@ def _forgeries(look: _Look) -> dict[str, list[Finding]]:
 
 def _forged(crowd: _Crowd, look: _Look) -> Finding | None:
     share, least = crowd.silent_asked / crowd.asked, wilson(*crowd.silent())[0]
-    listed = sum(one.packets for one in look.aggregates) * look.sampling
-    asked = crowd.silent_asked * (1 + look.unlisted / listed if listed else 1.0)
+    asked = crowd.silent_asked * look.scale
     fast = faster(asked, FORGED_S, look.seconds, look.sampling)
     if least <= FORGED or fast <= CERTAIN:
         return None
