@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from attack_captures import KINDS, make
 from bench_captures import score
-
 from phalanx.analytics.capture import analyse
 
 SEED = 20

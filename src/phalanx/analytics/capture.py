@@ -193,18 +193,9 @@ class FlowTable:
                 held = bits & KNOWN and bits & (COMPLETED | SENT) and not bits & ENDED
                 if self._exported:  # of samples nobody knows whether a connection ended
                     held = held and replies and rate == 1
-                one = (
-                    packets,
-                    octets,
-                    asked,
-                    rate if bits & COMPLETED and not refused else 0,
-                    replies,
-                    rate if bits & ANSWERED else 0,
-                    1 if held else 0,
-                    resets,
-                    0,
-                    refusals,
-                )
+                done = rate if bits & COMPLETED and not refused else 0
+                said, kept = rate if bits & ANSWERED else 0, 1 if held else 0
+                one = (packets, octets, asked, done, replies, said, kept, resets, 0, refusals)
             # By source, target, its port and protocol: of the source's port, only whether it
             # was the same for all.
             name, port = key[: END - 2] + key[END:], key[END - 2 : END]

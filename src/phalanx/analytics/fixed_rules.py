@@ -40,7 +40,7 @@ where sampling error cannot explain them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_network
 from math import erfc, exp, sqrt
 
@@ -115,12 +115,10 @@ class FlowAggregate(Struct, gc=False):
         self.aborts += flow.aborts
         fragments = flow.fragments
         if fragments < flow.packets:
-            first = self.fragments == self.packets - flow.packets  # that has ports
-            if first or self.source_port == flow.source_port:
-                self.source_port = flow.source_port
-            else:
-                self.source_port = 0
-            self.port = flow.port if first or self.port == flow.port else 0
+            if self.fragments == self.packets - flow.packets:  # the first that has ports
+                self.source_port, self.port = flow.source_port, flow.port
+            self.source_port *= self.source_port == flow.source_port
+            self.port *= self.port == flow.port
         self.fragments += fragments
         if flow.open and isinstance(flow, FlowStats):
             self.opened += min(flow.open, flow.syn)
@@ -165,26 +163,9 @@ def aggregate(flows: Iterable[FlowStats]) -> list[FlowAggregate]:
     for flow in flows:
         key = flow.source, flow.target, flow.protocol
         one = aggregates.get(key)
-        if one is not None:
-            one.add(flow)
-            continue
-        aggregates[key] = FlowAggregate(
-            *key,
-            flow.packets,
-            flow.octets,
-            flow.syn,
-            flow.established,
-            flow.replies,
-            flow.answered,
-            flow.resets,
-            flow.syn_acks,
-            flow.source_port,
-            {flow.port: flow.open} if flow.open else None,
-            flow.port,
-            flow.aborts,
-            flow.fragments,
-            min(flow.open, flow.syn),
-        )
+        if one is None:
+            one = aggregates[key] = FlowAggregate(*key)
+        one.add(flow)
     return list(aggregates.values())
 
 
@@ -376,46 +357,31 @@ AMPLIFIED = {
 from which on their answers are larger than those to honest requests."""
 
 
-class _Look(Struct):
+class _Look:
     """What is judged together."""
 
-    flows: Sequence[FlowStats]
-    aggregates: list[FlowAggregate]
-    seconds: float
-    """As if all counts were of samples of their own."""
-    unlisted: int
-    """Packets of flows that the recorder had no room for. They are taken to be like the recorded
-    ones, which first come, first served, are a sample of them."""
-    scale: float
-    """All packets, as a multiple of the recorded ones."""
-    sampling: int
-    prefixes: dict[str, str]
-    """Of each target the longest prefix that networks route to each other."""
-    heard: set[str]
-    """Targets of which replies over TCP to somebody are seen, that are no resets."""
-    times: Counter[str]
-    """Aggregates of each source."""
-
-
-def _look(window: TrafficWindow) -> _Look:
-    aggregates = aggregate(window.flows)
-    sampling = max((flow.sampling for flow in window.flows), default=1)
-    if sampling > 1:
-        for each in aggregates:
-            each.sample(sampling)
-    aggregates = _judged(aggregates)
-    listed = sum([one.packets for one in aggregates]) * sampling
-    return _Look(
-        window.flows,
-        aggregates,
-        window.seconds / sampling,
-        window.unlisted,
-        1 + window.unlisted / listed if listed else 1.0,
-        sampling,
-        {target: _prefix(target) for target in {one.target for one in aggregates}},
-        {o.target for o in aggregates if o.replies > o.resets and o.protocol == "tcp"},
-        Counter([one.source for one in aggregates]),
-    )
+    def __init__(self, window: TrafficWindow) -> None:
+        """Take the records of a window."""
+        self.window = window
+        aggregates = aggregate(window.flows)
+        self.sampling = max((flow.sampling for flow in window.flows), default=1)
+        if self.sampling > 1:
+            for each in aggregates:
+                each.sample(self.sampling)
+        self.aggregates = _judged(aggregates)
+        self.seconds = window.seconds / self.sampling
+        """As if all counts were of samples of their own."""
+        listed = sum([one.packets for one in self.aggregates]) * self.sampling
+        self.scale = 1 + window.unlisted / listed if listed else 1.0
+        """All packets, as a multiple of the recorded ones. Those of flows that the recorder had no
+        room for are taken to be like these: first come, first served, they are a sample."""
+        self.prefixes = {each: _prefix(each) for each in {one.target for one in self.aggregates}}
+        """Of each target the longest prefix that networks route to each other."""
+        tcp = (one for one in self.aggregates if one.protocol == "tcp")
+        self.heard = {one.target for one in tcp if one.replies > one.resets}
+        """Targets of which replies over TCP to somebody are seen, that are no resets."""
+        self.times = Counter([one.source for one in self.aggregates])
+        """Aggregates of each source."""
 
 
 def _prefix(address: str) -> str:
@@ -431,18 +397,11 @@ def _reflections(look: _Look) -> list[Finding]:
     """
     groups: dict[tuple[str, int], list[FlowAggregate]] = {}
     for one in look.aggregates:
-        port = one.source_port
-        if one.protocol == "udp":
-            large = AMPLIFIED.get(port)
-            if large is None or one.octets <= large * one.packets:
-                continue
-        elif not 2 * one.syn_acks > one.packets > FEW_PACKETS:
-            continue
-        elif one.replies or one.target in look.heard:
-            port = 0
-        else:
-            continue
-        groups.setdefault((one.target, port), []).append(one)
+        large = AMPLIFIED.get(one.source_port) if one.protocol == "udp" else None
+        answers = large is not None and one.octets > large * one.packets
+        accepts = 2 * one.syn_acks > one.packets > FEW_PACKETS
+        if answers or (accepts and (one.replies or one.target in look.heard)):
+            groups.setdefault((one.target, one.source_port if answers else 0), []).append(one)
     found: list[Finding] = []
     wide: dict[tuple[str, int], list[FlowAggregate]] = {}
     for (target, port), group in groups.items():
@@ -518,7 +477,7 @@ def _scans(look: _Look) -> dict[str, Finding]:
     A service is a port of a target. It fails if it refuses, or if nothing answers. A scan asks none
     again that has answered; a flood does, also one that draws its ports at random.
     """
-    asking = [f for f in look.flows if f.syn and f.protocol == "tcp" and look.sampling == 1]
+    asking = [f for f in look.window.flows if f.syn and f.protocol == "tcp" and look.sampling == 1]
     many = {s for s, count in Counter([f.source for f in asking]).items() if count > FEW_SERVICES}
     asked: dict[str, dict[tuple[str, int], list[int]]] = {}
     for flow in asking if many else ():
@@ -590,12 +549,9 @@ class _Crowd(Struct):
         self._share(one.port, one.source_port, one.octets / (one.packets or 1))
 
     def _share(self, port: float, source_port: float, octets: float) -> None:
-        if port != self.port:
-            self.port = port if self.port < 0 else 0
-        if source_port != self.source_port:
-            self.source_port = source_port if self.source_port < 0 else 0
-        if octets != self.packet_octets:
-            self.packet_octets = octets if self.packet_octets < 0 else 0
+        self.port = port if self.port in (port, -1.0) else 0
+        self.source_port = source_port if self.source_port in (source_port, -1.0) else 0
+        self.packet_octets = octets if self.packet_octets in (octets, -1.0) else 0
 
     def merge(self, other: _Crowd) -> None:
         """Add those that ask another target."""
@@ -680,7 +636,7 @@ def _forged(crowd: _Crowd, look: _Look) -> Finding | None:
         "forged_share": round(share, 6),
         "forged_at_least": round(least, 6),
         "forged_s": round(asked / look.seconds, 3),
-        "unlisted": look.unlisted,
+        "unlisted": look.window.unlisted,
         **{name: value for name in _SAME if (value := getattr(crowd, name))},
     }
     sure = min(fast, confidence(*crowd.silent(), FORGED))
@@ -772,7 +728,7 @@ class FixedRules:
         of its traffic is an attack: forged floods come first, then floods by what they send,
         then slow connections.
         """
-        look = _look(window)
+        look = _Look(window)
         verdicts, forged = _verdicts(look), _forgeries(look)
         flows: list[Finding] = []
         targets: dict[str, _Target] = {}
@@ -854,9 +810,8 @@ class _Target(Struct):
             }
             kind = max(sorted(floods), key=lambda k: floods[k].octets)
             most = floods[kind]
-            reasons.append(
-                Finding(kind, ip, None, most.confidence, "", evidence, prefix=most.prefix)
-            )
+            told = Finding(kind, ip, None, most.confidence, "", evidence, prefix=most.prefix)
+            reasons.append(told)
         slow = self.attacks.get(SLOW)
         if slow is not None and slow.open / self.open >= FLOODED:
             evidence = {"held_share": round(slow.open / self.open, 6), "slow_sources": slow.sources}
@@ -875,12 +830,8 @@ _ASKED = {
     UDP_FLOOD: "UDP packets",
     UDP_FRAGMENTS: "UDP packets",
     ICMP_FLOOD: "ICMP packets",
-    ACK_FLOOD: "senders of ACKs",
-    SYN_ACK_FLOOD: "senders of SYN-ACKs",
-    RST_FLOOD: "senders of RSTs",
-    TCP_FRAGMENTS: "senders of TCP fragments",
 }
-"""What the share of a forgery is of."""
+"""What the share of a forgery is of; of other kinds it is of senders."""
 
 
 _SAME = {
@@ -894,7 +845,7 @@ def _why(kind: str, seen: dict[str, float]) -> str:
     """Return why the traffic towards an address is an attack, as half a sentence about it."""
     reasons = []
     if "forged_share" in seen:
-        asked = _ASKED.get(kind, "packets")
+        asked = _ASKED.get(kind, f"senders of {kind.removesuffix(' flood')} packets")
         reasons.append(
             f"{_share(seen['forged_share'])} of its {asked} ({_number(seen['forged_s'])}/s) come "
             f"from {_number(seen['silent_sources'])} sources that never go on: they are forged"

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 from linux_needs import requires
+from tests.analytics.findings import anomalous_targets, malicious_flows
 from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange
 
 from phalanx.analytics.detectors import SCAN, SLOW
 from phalanx.domain.actions import FlowStats
-from tests.analytics.findings import anomalous_targets, malicious_flows
 
 pytestmark = [pytest.mark.linux, requires("ip", "nft", "nsenter")]
 BOTH = [{"device": OUT, "hook": hook} for hook in ("egress", "ingress")]
