@@ -87,6 +87,29 @@ def test_ipv6_flows(look):
     assert names(look(make.pcap(frames))) == [("2001:db8::6", "2001:db8::1", "syn flood")]
 
 
+def test_ipv6_extension_headers_are_read_over(look):
+    """Hop by hop, destination options, authentication, and the first of two fragments."""
+    ah = bytes([44, 4]) + b"\0" * 22
+    head = bytes([60, 1]) + b"\0" * 14 + bytes([51, 0]) + b"\0" * 6 + ah + bytes([6, 0, 0, 1]) * 2
+    packet = make.ip6(
+        "2001:db8::6", "2001:db8::1", 0, head + make.tcp(1024, 80, make.SYN, options=b"")
+    )
+    found = look(make.pcap([(1.0 + i / 1000, make.ethernet(packet)) for i in range(500)]))
+    assert names(found) == [("2001:db8::6", "2001:db8::1", "syn flood")]
+    assert (found.analysed, found.skipped) == (500, {})
+
+
+def test_errors_of_icmp_are_no_flood(look):
+    """They answer other packets, as many as there are."""
+    errors = [make.ip4("6.6.6.6", "10.0.0.1", 1, bytes([3]) + b"\0" * 40) for _ in range(2000)]
+    echoes = [make.ip4("6.6.6.7", "10.0.0.1", 1, bytes([8]) + b"\0" * 40) for _ in range(2000)]
+    packets = [(1 + i / 1000, p) for i, p in enumerate(errors)]
+    packets += [(1 + i / 1000, p) for i, p in enumerate(echoes)]
+    found = look(make.pcap([(t, make.ethernet(p)) for t, p in sorted(packets)]))
+    assert names(found) == [("6.6.6.7", "10.0.0.1", "icmp flood")]
+    assert found.skipped == {"neither TCP, UDP nor ICMP echo": 2000}
+
+
 def test_fragments_count_for_their_addresses(look):
     packets = []
     for i in range(1000):

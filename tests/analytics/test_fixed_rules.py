@@ -318,3 +318,122 @@ def test_no_counts_upset_the_detectors(flows, seconds, unlisted):
         assert verdict.reason
     for target in anomalous_targets(flows, seconds, unlisted):
         assert target.reason
+
+
+# -- what is spread, and what is a scan -------------------------------------------------------
+
+
+def asked(source, target, port, *, syn=1, done=0, replies=1, resets=0):
+    return FlowStats(
+        source, target, port, "tcp", syn + done, 60 * syn, syn, done, replies, resets=resets
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "prefix"),
+    [("198.51.100.{}", "198.51.100.0/24"), ("2001:db8:7::{:x}", "2001:db8:7::/48")],
+)
+def test_a_flood_of_a_prefix_is_found_where_no_target_gets_much(network, prefix):
+    flood = [
+        FlowStats(f"6.6.6.{bot}", network.format(last), 0, "udp", 20, 20_000, 0, 0, 0)
+        for bot in range(4)
+        for last in range(1, 200)
+    ]
+    found = malicious_flows([*flood, *(user(f"1.1.1.{i}") for i in range(9))], 5.0)
+    assert {(f.source, f.prefix) for f in found} == {(f"6.6.6.{bot}", prefix) for bot in range(4)}
+    assert {f.target for f in found} == {network.format(last) for last in range(1, 200)}
+    assert malicious_flows(flood[:40], 5.0) == []
+
+
+def test_a_prefix_of_forged_sources_is_told_of_each_target():
+    rng = random.Random(1)
+    flood = [
+        FlowStats(address(rng), f"198.51.100.{i % 250}", 9, "udp", 1, 900, 0, 0, 0)
+        for i in range(5000)
+    ]
+    served = [
+        FlowStats(f"1.1.{i >> 8}.{i & 255}", "198.51.100.7", 53, "udp", 1, 80, 0, 0, 1)
+        for i in range(3000)
+    ]
+    found = anomalous_targets(flood + served, 5.0)
+    assert {f.target for f in found} == {f"198.51.100.{i}" for i in range(250) if i != 7}
+    assert {(f.kind, f.spoofed, f.prefix) for f in found} == {
+        ("udp flood", True, "198.51.100.0/24")
+    }
+    assert {"port", "packet_octets"} <= found[0].evidence.keys()
+    assert "to port 9, of 900 octets" in found[0].reason
+
+
+@pytest.mark.parametrize(
+    "answer", [{"resets": 1}, {"replies": 0, "syn": 2}], ids=["refused", "silent"]
+)
+def test_a_scan_is_no_flood_and_harms_no_target(answer):
+    ports = [asked("6.6.6.6", TARGET, port, **answer) for port in range(1, 300)]
+    (found,) = malicious_flows(ports, 5.0)
+    assert (found.kind, found.target, found.prefix) == ("scan", TARGET, "")
+    assert anomalous_targets(ports, 5.0) == []
+    hosts = [asked("6.6.6.6", f"198.51.100.{last}", 22, **answer) for last in range(1, 200)]
+    found = malicious_flows(hosts, 5.0)
+    assert {(f.kind, f.prefix) for f in found} == {("scan", "198.51.100.0/24")}
+    assert len(found) == len(hosts)
+
+
+def test_services_that_are_asked_again_and_again_are_flooded():
+    random_ports = [asked("6.6.6.6", TARGET, p, syn=2, resets=2, replies=2) for p in range(2000)]
+    (found,) = malicious_flows(random_ports, 1.0)
+    assert found.kind == "syn flood"
+
+
+@given(
+    st.integers(1, 400), st.floats(0.4, 1.0), st.integers(0, 4), st.booleans(),
+    st.floats(0.2, 20.0), st.integers(0, 2**32),
+)  # fmt: skip
+def test_who_looks_after_many_services_is_no_scanner(count, up, tries, resets, seconds, seed):
+    """Such as a monitoring host, or a load balancer that resets what is accepted."""
+    rng = random.Random(seed)
+    flows = []
+    for number in range(count):
+        target, alive = f"198.51.{number % 3}.{number % 200}", int(rng.random() < up)
+        done = 0 if resets else alive
+        flows.append(asked("1.1.1.1", target, number, syn=1 + tries, done=done, replies=alive))
+    assert [f for f in malicious_flows(flows, seconds) if f.kind == "scan"] == []
+
+
+def test_who_has_just_begun_to_ask_many_services_is_no_scanner():
+    flows = [asked("1.1.1.1", f"198.51.100.{i}", 443, replies=0) for i in range(150)]
+    assert malicious_flows(flows, 0.3) == []
+
+
+@given(st.floats(1, 150), st.floats(0.2, 10.0), st.integers(1, 12), st.integers(0, 2**32))
+def test_slow_users_behind_one_address_are_not_slow_attackers(rate, seconds, looks, seed):
+    """They upload for up to 8 s, 2 s on average, over looks that are judged together."""
+    rng = random.Random(seed)
+    begun = [(t, t + rng.choice((0.1, 0.1, 0.5, rng.uniform(0, 8))), rng.random() < 0.5)
+             for t in (rng.uniform(-8, seconds) for _ in range(round(rate * (seconds + 8))))
+             ]  # fmt: skip
+    flows, each = [], seconds / looks
+    for look in range(looks):
+        since, until = look * each, (look + 1) * each
+        alive = [c for c in begun if c[0] < until and (c[1] > since or (c[2] and c[0] > since))]
+        held = sum(done > until or keeps for _, done, keeps in alive)
+        said = sum(since < done <= until for _, done, _ in alive)
+        new = sum(since < at for at, _, _ in alive)
+        packets = 9 * len(alive)
+        flows.append(
+            FlowStats(
+                "1.1.1.1", TARGET, 443, "tcp", packets, 900, new, len(alive), packets, said, held
+            )
+        )
+    assert malicious_flows(flows, seconds) == []
+
+
+def test_resets_and_fragments_are_floods_of_their_own_where_replies_to_others_are_seen():
+    resets = FlowStats("6.6.6.6", TARGET, 80, "tcp", 20_000, 10**6, 0, 0, 0, aborts=20_000)
+    pieces = FlowStats("6.6.6.7", TARGET, 0, "tcp", 20_000, 10**7, 0, 0, 0)
+    others = [user(f"1.1.1.{i}") for i in range(5)]
+    found = malicious_flows([resets, pieces, *others], 5.0)
+    assert [(f.source, f.kind) for f in found] == [
+        ("6.6.6.6", "rst flood"),
+        ("6.6.6.7", "tcp fragment flood"),
+    ]
+    assert malicious_flows([resets, pieces], 5.0) == []
