@@ -7,13 +7,13 @@ share (``statistics``). Windows may be short: nothing is said that the counts do
 certain. A recorder lists a flow with all its counters or not at all, and counts the packets of
 flows that it has no room for as unlisted.
 
-Each source is judged by its own counters alone. Assumptions, without which counters cannot
-tell: an honest source completes at least 5 % of the handshakes that it begins; a UDP service
-answers at least 5 % of the packets of a source that sends more than 200 a second; and of many
-connections that an honest source holds open, the target answers at least a third while they
-are watched. Each verdict errs for one honest source in 700 that lies just on its threshold,
-and for far fewer above it: of sources that complete a quarter of their handshakes (half of the
-packets lost, both ways), fewer than one in 10^20.
+Each source is judged by its own counters alone. Assumptions, without which counters cannot tell:
+an honest source completes at least 5 % of the handshakes that it begins; a UDP service answers at
+least 5 % of the packets of a source that sends more than 200 a second; of many connections that an
+honest source holds open, the target answers at least a third of those to which an answer is due;
+and of many services that it asks for, at least a fifth are there. Each verdict errs for one honest
+source in 700 that lies just on its threshold, and for far fewer above it: of sources that complete
+a quarter of their handshakes (half of the packets lost, both ways), fewer than one in 10^20.
 
 Of sources that are forged, none does much, but together they are a flood. A crowd of honest
 users looks alike packet for packet: many sources that ask for one connection each. What tells
@@ -27,10 +27,14 @@ larger one with less.
 
 Packets of no connection (ACK and SYN-ACK floods) are told by what the target answers: resets, to
 nearly all of them. Assumption: an honest client whose connection is reset asks for another one.
+Where the target answers others, but nothing to a thousand packets a second, they are a flood too.
 Reflection is told by the port of a service that amplifies, by answers larger than honest ones
 are on average, and by a target that was not seen to ask. Where only one way of the traffic is
 seen, no reset and no request is: connections that complete without one reply show that, and
 then nothing is said of UDP, nor of connections that are not answered.
+
+What is spread over many targets may be certain of none of them. Then it is judged for all targets
+in the longest prefix that networks route to each other, and each of them has the finding.
 
 Counts of samples (1 packet in R) are judged as the samples that they are, not as what they stand
 for: a share is as sure as so many samples make it. Rates are scaled up, and count as reached only
