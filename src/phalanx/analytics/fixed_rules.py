@@ -705,8 +705,9 @@ def _verdicts(look: _Look) -> dict[tuple[str, str, str], Finding]:
         protocol = "udp" if finding.kind == REFLECTION else "tcp"
         found[finding.source or "", finding.target, protocol] = finding
     scanning = _scans(look)
-    for one in look.aggregates:
-        prefix = look.prefixes[one.target] if look.times[one.source] > 1 else ""
+    several = {source for source, times in look.times.items() if times > 1}
+    for one in [o for o in look.aggregates if o.source in several or o.source in scanning]:
+        prefix = look.prefixes[one.target] if one.source in several else ""
         if one.syn and one.source in scanning:
             finding = replace(scanning[one.source], target=one.target, prefix=prefix)
             found[one.source, one.target, one.protocol] = finding
