@@ -167,9 +167,15 @@ def aggregate(flows: Iterable[FlowStats]) -> list[FlowAggregate]:
     for flow in flows:
         key = flow.source, flow.target, flow.protocol
         one = aggregates.get(key)
-        if one is None:
-            one = aggregates[key] = FlowAggregate(*key)
-        one.add(flow)
+        if one is not None:
+            one.add(flow)
+            continue
+        aggregates[key] = FlowAggregate(
+            *key, flow.packets, flow.octets, flow.syn, flow.established, flow.replies,
+            flow.answered, flow.resets, flow.syn_acks, flow.source_port,
+            {flow.port: flow.open} if flow.open else None, flow.port, flow.aborts, flow.fragments,
+            flow.open and min(flow.open, flow.syn),
+        )  # fmt: skip
     return list(aggregates.values())
 
 
