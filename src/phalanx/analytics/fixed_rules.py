@@ -451,9 +451,7 @@ def _reflectors(port: int, group: list[FlowAggregate], seconds: float) -> list[F
     sure = min(fast, confidence(replies, packets, REPLIED))
     kind, what = (REFLECTION, "answers") if port else (SYN_ACK_FLOOD, "SYN-ACKs")
     found = []
-    for one in group:
-        if one.replies > one.resets:
-            continue
+    for one in (each for each in group if each.replies <= each.resets):
         evidence = {
             "source_port": one.source_port,
             "packets_s": round(one.packets / seconds, 3),
