@@ -361,7 +361,7 @@ def test_a_prefix_of_forged_sources_is_told_of_each_target():
         ("udp flood", True, "198.51.100.0/24")
     }
     assert {"port", "packet_octets"} <= found[0].evidence.keys()
-    assert "to port 9, of 900 octets" in found[0].reason
+    assert "to port 9, of length 900" in found[0].reason
 
 
 @pytest.mark.parametrize(
@@ -376,6 +376,12 @@ def test_a_scan_is_no_flood_and_harms_no_target(answer):
     found = malicious_flows(hosts, 5.0)
     assert {(f.kind, f.prefix) for f in found} == {("scan", "198.51.100.0/24")}
     assert len(found) == len(hosts)
+
+
+def test_a_scan_that_is_not_certain_yet_is_no_flood_either():
+    flows = [asked("6.6.6.6", TARGET, port, replies=0) for port in range(1, 400)]
+    assert malicious_flows(flows, 0.5) == []
+    assert [f.kind for f in malicious_flows(flows, 2.0)] == ["scan"]
 
 
 def test_services_that_are_asked_again_and_again_are_flooded():

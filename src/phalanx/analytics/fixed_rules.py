@@ -479,8 +479,10 @@ RETRY_S = 1.0
 """After so long without an answer a client asks again (RFC 6298)."""
 
 
-def _scans(look: _Look) -> dict[str, Finding]:
+def _scans(look: _Look) -> dict[str, Finding | None]:
     """Return, by source, who certainly asks for services to learn which there are.
+
+    None: it asks for many and floods none, and it is not certain that few of them are there.
 
     A service is a port of a target. It fails if it refuses, or if nothing answers. A scan asks none
     again that has answered; a flood does, also one that draws its ports at random.
@@ -494,7 +496,7 @@ def _scans(look: _Look) -> dict[str, Finding]:
             tries[0] += flow.syn
             tries[1] += flow.established + (flow.replies > flow.resets)
             tries[2] += flow.resets
-    found = {}
+    found: dict[str, Finding | None] = {}
     ripe = max(0.0, 1 - RETRY_S / look.seconds)  # of those that were asked once
     for source, services in asked.items():
         accepted = sum(done > 0 for _, done, _ in services.values())
@@ -507,6 +509,7 @@ def _scans(look: _Look) -> dict[str, Finding]:
         tried = accepted + refused + sum(1.0 if syn > 1 else ripe for syn in silent)
         most = wilson(accepted, tried)[1]
         if tried <= FEW_SERVICES or most >= ACCEPTED:
+            found[source] = None
             continue
         hosts = len({target for target, _ in services})
         evidence = {"services": 1.0 * len(services), "hosts": hosts, "accepted": accepted}
@@ -709,13 +712,14 @@ def _verdicts(look: _Look) -> dict[tuple[str, str, str], Finding]:
         protocol = "udp" if finding.kind == REFLECTION else "tcp"
         found[finding.source or "", finding.target, protocol] = finding
     scanning = _scans(look)
-    several = {source for source, times in look.times.items() if times > 1}
-    for one in [o for o in look.aggregates if o.source in several or o.source in scanning]:
-        prefix = look.prefixes[one.target] if one.source in several else ""
+    for one in [o for o in look.aggregates if look.times[o.source] > 1 or o.source in scanning]:
+        key = one.source, one.target, one.protocol
+        prefix = look.prefixes[one.target] if look.times[one.source] > 1 else ""
         if one.syn and one.source in scanning:
-            finding = replace(scanning[one.source], target=one.target, prefix=prefix)
-            found[one.source, one.target, one.protocol] = finding
-        elif prefix and (one.source, one.target, one.protocol) not in found:
+            found.pop(key, None)
+            if (scan := scanning[one.source]) is not None:
+                found[key] = replace(scan, target=one.target, prefix=prefix)
+        elif prefix and key not in found:
             groups.setdefault((one.source, prefix, one.protocol), []).append(one)
     for (source, prefix, protocol), group in groups.items():
         total = _together(group)
@@ -843,11 +847,7 @@ _ASKED = {
 """What the share of a forgery is of; of other kinds it is of senders."""
 
 
-_SAME = {
-    "port": "to port {:.0f}",
-    "source_port": "from port {:.0f}",
-    "packet_octets": "of {:.0f} octets",
-}
+_SAME = {"port": "to port", "source_port": "from port", "packet_octets": "of length"}
 
 
 def _why(kind: str, seen: dict[str, float]) -> str:
@@ -859,7 +859,7 @@ def _why(kind: str, seen: dict[str, float]) -> str:
             f"{_share(seen['forged_share'])} of its {asked} ({_number(seen['forged_s'])}/s) come "
             f"from {_number(seen['silent_sources'])} sources that never go on: they are forged"
         )
-        same = [text.format(seen[name]) for name, text in _SAME.items() if name in seen]
+        same = [f"{text} {seen[name]:.0f}" for name, text in _SAME.items() if name in seen]
         reasons += [f"all of those {', '.join(same)}"] if same else []
     if "flooded_share" in seen:
         reasons.append(
