@@ -1,14 +1,17 @@
-/* A bounded stream of TCP connection requests at an even rate.
+/* A bounded stream of TCP connection requests, or of datagrams, at an even rate.
  *
- *     flood SOURCE|random TARGET PORT RATE SECONDS
+ *     flood SOURCE|PREFIX/64|random TARGET PORT RATE SECONDS [udp]
  *
- * RATE is in packets a second. Each packet is a SYN of 40 octets from a port and with a
- * sequence number of its own; `random` draws a source address for each. It ends by itself.
+ * Addresses are of IPv4 or IPv6. RATE is in packets a second. Each packet is a SYN without data
+ * from a port and with a sequence number of its own, or a datagram of 1000 octets from such a port;
+ * `random` draws a source address for each, a prefix its last 64 bits. It ends by itself.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/ip.h>
+#include <netinet/ip6.h>
 #include <netinet/tcp.h>
+#include <netinet/udp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,10 +21,17 @@
 #include <unistd.h>
 
 #define PAUSE_NS 1000000L /* as many packets as are due are sent once in a millisecond */
+#define DATA 1000
 
-struct packet {
-    struct iphdr ip;
+union header {
+    struct iphdr v4;
+    struct ip6_hdr v6;
+};
+
+union segment {
     struct tcphdr tcp;
+    struct udphdr udp;
+    uint16_t words[(sizeof(struct udphdr) + DATA) / 2];
 };
 
 static double now(void)
@@ -51,60 +61,111 @@ static uint32_t foreign_address(void) /* none that stands for nothing, or for so
     }
 }
 
-static uint16_t checksum(const struct packet *packet) /* over TCP and its pseudo header */
+static uint32_t sum(const void *octets, size_t size) /* of an even number of octets */
 {
-    uint16_t words[10], ends[4];
-    uint32_t sum = htons(IPPROTO_TCP) + htons(sizeof packet->tcp);
-    memcpy(words, &packet->tcp, sizeof words);
-    memcpy(ends, &packet->ip.saddr, sizeof ends); /* daddr follows */
-    for (int i = 0; i < 10; i++)
-        sum += words[i];
-    for (int i = 0; i < 4; i++)
-        sum += ends[i];
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)~(sum + (sum >> 16));
+    uint32_t total = 0;
+    for (size_t i = 0; i < size; i += 2) {
+        uint16_t word;
+        memcpy(&word, (const char *)octets + i, sizeof word);
+        total += word;
+    }
+    return total;
+}
+
+static uint16_t folded(uint32_t total)
+{
+    while (total >> 16)
+        total = (total & 0xffff) + (total >> 16);
+    return (uint16_t)~total;
 }
 
 int main(int count, char **words)
 {
-    struct packet packet = {0};
-    struct sockaddr_in target = {.sin_family = AF_INET};
-    int random_source = count == 6 && strcmp(words[1], "random") == 0;
+    union header header = {0};
+    union segment segment = {0};
+    struct sockaddr_in there4 = {.sin_family = AF_INET};
+    struct sockaddr_in6 there6 = {.sin6_family = AF_INET6};
+    int six = count > 2 && strchr(words[2], ':') != NULL;
+    int udp = count == 7 && strcmp(words[6], "udp") == 0;
+    int random_source = count > 5 && strcmp(words[1], "random") == 0;
+    char *slash = count > 5 ? strchr(words[1], '/') : NULL;
+    int within = six && slash != NULL && strcmp(slash, "/64") == 0;
+    if (within)
+        *slash = '\0';
+    void *source = six ? (void *)&header.v6.ip6_src : (void *)&header.v4.saddr;
+    void *target = six ? (void *)&header.v6.ip6_dst : (void *)&header.v4.daddr;
+    int kind = six ? AF_INET6 : AF_INET;
 
-    if (count != 6 || inet_pton(AF_INET, words[2], &target.sin_addr) != 1 ||
-        (!random_source && inet_pton(AF_INET, words[1], &packet.ip.saddr) != 1)) {
-        fputs("usage: flood SOURCE|random TARGET PORT RATE SECONDS\n", stderr);
+    if (count != 6 + udp || inet_pton(kind, words[2], target) != 1 ||
+        (!random_source && inet_pton(kind, words[1], source) != 1)) {
+        fputs("usage: flood SOURCE|PREFIX/64|random TARGET PORT RATE SECONDS [udp]\n", stderr);
         return 2;
     }
     double rate = atof(words[4]), seconds = atof(words[5]);
-    int handle = socket(AF_INET, SOCK_RAW, IPPROTO_RAW);
+    int handle = socket(kind, SOCK_RAW, IPPROTO_RAW);
     if (handle < 0) {
         perror("flood: no raw socket");
         return 1;
     }
-    packet.ip.version = 4;
-    packet.ip.ihl = 5;
-    packet.ip.ttl = 64;
-    packet.ip.protocol = IPPROTO_TCP;
-    packet.ip.daddr = target.sin_addr.s_addr; /* the kernel fills in length, id and checksum */
-    packet.tcp.dest = htons((uint16_t)atoi(words[3]));
-    packet.tcp.doff = 5;
-    packet.tcp.syn = 1;
-    packet.tcp.window = htons(64240);
+    uint16_t port = htons((uint16_t)atoi(words[3])), *check;
+    uint8_t protocol = udp ? IPPROTO_UDP : IPPROTO_TCP;
+    size_t size = udp ? sizeof segment : sizeof segment.tcp;
+    if (six) {
+        header.v6.ip6_flow = htonl(6u << 28);
+        header.v6.ip6_plen = htons((uint16_t)size);
+        header.v6.ip6_nxt = protocol;
+        header.v6.ip6_hlim = 64;
+        there6.sin6_addr = header.v6.ip6_dst;
+    } else {
+        header.v4.version = 4;
+        header.v4.ihl = 5;
+        header.v4.ttl = 64;
+        header.v4.protocol = protocol;
+        there4.sin_addr.s_addr = header.v4.daddr; /* the kernel fills in length, id and checksum */
+    }
+    if (udp) {
+        segment.udp.dest = port;
+        segment.udp.len = htons((uint16_t)size);
+        check = &segment.udp.check;
+    } else {
+        segment.tcp.dest = port;
+        segment.tcp.doff = 5;
+        segment.tcp.syn = 1;
+        segment.tcp.window = htons(64240);
+        check = &segment.tcp.check;
+    }
+    struct iovec parts[] = {{&header, six ? sizeof header.v6 : sizeof header.v4}, {&segment, size}};
+    struct msghdr message = {
+        .msg_name = six ? (void *)&there6 : (void *)&there4,
+        .msg_namelen = six ? sizeof there6 : sizeof there4,
+        .msg_iov = parts,
+        .msg_iovlen = 2,
+    };
 
     const struct timespec pause = {.tv_nsec = PAUSE_NS};
     double began = now();
     long sent = 0;
     for (double passed = 0; passed < seconds; passed = now() - began) {
         for (long due = 1 + (long)(passed * rate); sent < due; sent++) {
-            if (random_source)
-                packet.ip.saddr = foreign_address();
-            packet.tcp.source = htons((uint16_t)(1024 + drawn() % 64512));
-            packet.tcp.seq = drawn();
-            packet.tcp.check = 0;
-            packet.tcp.check = checksum(&packet);
-            if (sendto(handle, &packet, sizeof packet, 0, (struct sockaddr *)&target,
-                       sizeof target) < 0 && errno != ENOBUFS) { /* a full queue drops it */
+            uint32_t *address = source;
+            if (random_source && six) { /* global unicast: 2000::/3 */
+                address[0] = htonl(0x20000000u | (drawn() >> 3));
+                address[1] = drawn();
+            } else if (random_source) {
+                *address = foreign_address();
+            }
+            if (six && (random_source || within)) {
+                address[2] = drawn();
+                address[3] = drawn();
+            }
+            segment.words[0] = htons((uint16_t)(1024 + drawn() % 64512));
+            if (!udp)
+                segment.tcp.seq = drawn();
+            *check = 0;
+            /* Over the segment and its pseudo header: addresses, which stand side by side. */
+            *check = folded(sum(source, six ? 32 : 8) + htons(protocol) + htons((uint16_t)size) +
+                            sum(&segment, size));
+            if (sendmsg(handle, &message, 0) < 0 && errno != ENOBUFS) { /* a full queue drops it */
                 perror("flood: cannot send");
                 return 1;
             }

@@ -27,6 +27,10 @@ from phalanx.infrastructure.linux.kernel.namespaces import Inside, prefix
 
 SERVER = "10.9.2.2"
 CLIENTS = ("10.9.1.2", "10.9.1.3")
+SERVER6 = "2001:db8:9:2::2"
+CLIENTS6 = ("2001:db8:9:1::2", "2001:db8:9:3::2", "2001:db8:9:3::3")
+"""Two of them are of one subscriber, whose network is ``SUBSCRIBER6``."""
+SUBSCRIBER6 = "2001:db8:9:3::/64"
 OUT = "s0"
 """Device of the PoP towards the server."""
 
@@ -38,6 +42,10 @@ class Lab:
         names = {name: make(name) for name in ("client", "pop", "server")}
         self.names = names
         self.made = contextlib.ExitStack()
+        self.inside = {name: Inside(full) for name, full in names.items()}
+        for inside in self.inside.values():  # addresses are of use at once
+            for of in ("all", "default"):
+                inside.call(Path(f"/proc/sys/net/ipv6/conf/{of}/accept_dad").write_text, "0")
         for name, near, far, network in (("client", "c0", "e0", 1), ("server", OUT, "e0", 2)):
             self.ip("pop", f"link add {near} type veth peer name {far} netns {names[name]}")
             self.ip("pop", f"addr add 10.9.{network}.1/24 dev {near}")
@@ -45,11 +53,17 @@ class Lab:
             self.ip(name, f"addr add 10.9.{network}.2/24 dev {far}")
             self.ip(name, f"link set {far} up")
             self.ip(name, f"route add default via 10.9.{network}.1")
+            self.ip("pop", f"addr add 2001:db8:9:{network}::1/64 dev {near} nodad")
+            self.ip(name, f"addr add 2001:db8:9:{network}::2/64 dev {far} nodad")
+            self.ip(name, f"route add default via 2001:db8:9:{network}::1")
         self.ip("client", f"addr add {CLIENTS[1]}/24 dev e0")
+        for address in CLIENTS6[1:]:
+            self.ip("client", f"addr add {address}/128 dev e0 nodad")
+        self.ip("pop", f"route add {SUBSCRIBER6} via {CLIENTS6[0]}")
         for name in names:
             self.ip(name, "link set lo up")
-        self.inside = {name: Inside(full) for name, full in names.items()}
-        self.inside["pop"].call(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
+        for family in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            self.inside["pop"].call(Path("/proc/sys/net", family).write_text, "1")
 
     def close(self) -> None:
         self.made.close()
@@ -62,8 +76,11 @@ class Lab:
     def nft(self, *words: str) -> str:
         return run(*prefix(self.names["pop"]), "nft", *words)
 
-    def listen(self, port: int = 80) -> socket.socket:
-        listener = self.inside["server"].call(socket.create_server, (SERVER, port), backlog=64)
+    def listen(self, port: int = 80, address: str = SERVER) -> socket.socket:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = self.inside["server"].call(
+            socket.create_server, (address, port), family=family, backlog=64
+        )
         listener.settimeout(5)
         return self.made.enter_context(listener)
 
@@ -73,11 +90,13 @@ class Lab:
         return self.made.enter_context(connection)
 
     def connect(self, source: str = CLIENTS[0], port: int = 80) -> socket.socket:
-        made = self.inside["client"].call(socket.create_connection, (SERVER, port), 5, (source, 0))
+        server = SERVER6 if ":" in source else SERVER
+        made = self.inside["client"].call(socket.create_connection, (server, port), 5, (source, 0))
         return self.made.enter_context(made)
 
     def udp(self, name: str, address: str, port: int = 0) -> socket.socket:
-        made = self.inside[name].call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        made = self.inside[name].call(socket.socket, family, socket.SOCK_DGRAM)
         made.bind((address, port))
         made.settimeout(5)
         return self.made.enter_context(made)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from phalanx.clock.wall import WallClock
@@ -45,6 +45,8 @@ from phalanx.infrastructure.linux.services import ServicePrograms, Services
 from phalanx.infrastructure.linux.tasks import TaskError, Tasks
 from phalanx.infrastructure.linux.topology import LinuxTopology
 from phalanx.infrastructure.linux.tunnels import Detours, Tunnels
+from phalanx.infrastructure.linux.vnf.bundles import lasting
+from phalanx.infrastructure.linux.vnf.nft import ADDRESS_FAMILIES, family_of
 from phalanx.infrastructure.linux.vnf_processes import VnfProcesses, token
 from phalanx.infrastructure.linux.workers import DriverContext, NamespaceWorkers
 from phalanx.infrastructure.reservations.allocations import Perceive
@@ -81,7 +83,7 @@ class EntryCounters:
         self._tasks = context.tasks
         self._linux = context.linux
         self._workers = context.workers
-        self._hosts = ", ".join(addresses)
+        self._hosts = tuple(addresses)
         self._tables: dict[tuple[PopId, str], str] = {}
 
     def read(self, pop: PopId, action: ReadEntry, answer: Answer) -> None:
@@ -128,34 +130,41 @@ class EntryCounters:
 
     async def _read(self, pop: PopId, table: str, target: str) -> tuple[int, float]:
         """Return the octets counted and for how long, in seconds."""
-        key = socket.inet_aton(target)
-        for element in await self._tasks.thread(self._workers.elements, pop, table, "entering"):
+        family = family_of(target)
+        key, counted = socket.inet_pton(family.number, target), f"entering{family.own}"
+        for element in await self._tasks.thread(self._workers.elements, pop, table, counted):
             if element.key == key:
                 return element.octets, WINDOW_S - (element.expires_s or 0.0)
         return 0, 0.0
 
 
-def _counters(table: str, device: str, hook: str, hosts: str) -> str:
+def _counters(table: str, device: str, hook: str, hosts: Sequence[str]) -> str:
     place = f"netdev {table}"
     counted = f"flags dynamic, timeout; timeout {WINDOW_S:g}s; size 65535; counter;"
-    return (
+    script = (
         f"add table {place}\n"
         f"add set {place} lease {{ type ether_type; flags timeout; }}\n"
-        f"add set {place} hosts {{ type ipv4_addr; elements = {{ {hosts} }}; }}\n"
-        f"add set {place} entering {{ type ipv4_addr; {counted} }}\n"
         f'add chain {place} count {{ type filter hook {hook} device "{device}" '
         f"priority {_BEFORE}; }}\n"
         f"flush chain {place} count\n"
-        f"add rule {place} count meta protocol @lease ip daddr @hosts "
-        "add @entering { ip daddr }\n"
     )
+    for family in ADDRESS_FAMILIES:
+        own, target = family.own, f"{family.ip} daddr"
+        if mine := ", ".join(filter(family.has, hosts)):
+            script += (
+                f"add set {place} hosts{own} {{ type {family.type}; elements = {{ {mine} }}; }}\n"
+                f"add set {place} entering{own} {{ type {family.type}; {counted} }}\n"
+                f"add rule {place} count meta protocol @lease {target} @hosts{own} "
+                f"add @entering{own} {{ {target} }}\n"
+            )
+    return script
 
 
 def _lease(table: str) -> str:
     element = f"element netdev {table} lease"
     return (
-        f"add {element} {{ ip }}\ndelete {element} {{ ip }}\n"
-        f"add {element} {{ ip timeout {KEPT_S}s }}\n"
+        f"add {element} {{ ip, ip6 }}\ndelete {element} {{ ip, ip6 }}\n"
+        f"add {element} {{ {lasting(KEPT_S)} }}\n"
     )
 
 

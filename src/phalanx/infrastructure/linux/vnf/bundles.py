@@ -2,8 +2,8 @@
 
 The names of its parts begin with the measure's name in hexadecimal, so that a process which
 finds its tables again knows what is in them. Its rules are gated by a set with one element
-that times out, so the kernel itself ends what nobody renews. That element is the ether type
-of IPv4: one kind of lease for every hook.
+that times out, so the kernel itself ends what nobody renews. Its elements are the ether types
+of IPv4 and IPv6: one kind of lease for every hook.
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ from pathlib import Path
 
 from .netlink import INET, NETDEV, NetlinkReader
 from .nft import (
+    ADDRESS_FAMILIES,
     ATTESTED,
     ENDS,
     HELD_MARK,
+    IP6,
+    NEIGHBOURS,
     SYN,
-    TUPLE,
-    TUPLE_BACK,
-    TUPLE_TYPE,
+    AddressFamily,
     Nft,
     NftError,
+    family_of,
     share,
     with_payload,
 )
 
 FAMILIES = {"netdev": NETDEV, "inet": INET}
+Matches = dict[AddressFamily, str]
+"""What packets of each family must be like; those of others never match."""
 _KINDS = ("set", "counter", "limit", "chain")
 PRIORITY, COPIES, BLOCKS = -10, -20, -30
 """Before the counters of links (0), so that these see what limits leave. Observations and copies
@@ -75,10 +79,11 @@ class RuleBundle:
     def among(self, sources: list[str], outside: list[str]) -> RuleBundle:
         """Add the sets ``sources`` and ``outside`` that its rules match with, if not empty."""
         for name, listed in (("sources", sources), ("outside", outside)):
-            if listed:
-                flags = " flags interval; auto-merge;" * any("/" in each for each in listed)
-                elements = f"type ipv4_addr;{flags} elements = {{ {', '.join(listed)} }};"
-                self.parts[f"{self.prefix}{name}"] = f"set {{ {elements} }}"
+            for family in ADDRESS_FAMILIES:
+                if mine := [each for each in listed if family.has(each)]:
+                    flags = " flags interval; auto-merge;" * any("/" in each for each in mine)
+                    elements = f"type {family.type};{flags} elements = {{ {', '.join(mine)} }};"
+                    self.parts[f"{self.prefix}{name}{family.own}"] = f"set {{ {elements} }}"
         return self
 
     @property
@@ -92,9 +97,9 @@ def prefix(name: str) -> str:
     return "m" + name.encode().hex() + "_"
 
 
-def gate(own: str) -> str:
+def gate(own: str, family: AddressFamily) -> str:
     """Return the match that holds as long as the lease does, for packets that were not held."""
-    return f"meta protocol @{own}lease meta mark != {HELD_MARK}"
+    return f"meta protocol {family.ip} meta protocol @{own}lease meta mark != {HELD_MARK}"
 
 
 def addition(table: str, bundle: RuleBundle, ttl_s: float) -> str:
@@ -116,16 +121,21 @@ def renewal(table: str, bundle: RuleBundle, ttl_s: float) -> str:
     """Return the commands that set the end of a lease anew; no packet passes in between."""
     lease = f"{bundle.family} {table} {bundle.prefix}lease"
     return (
-        f"add element {lease} {{ ip }}\n"
-        f"delete element {lease} {{ ip }}\n"
-        f"add element {lease} {{ ip timeout {round(ttl_s * 1000)}ms }}\n"
+        f"add element {lease} {{ ip, ip6 }}\n"
+        f"delete element {lease} {{ ip, ip6 }}\n"
+        f"add element {lease} {{ {lasting(ttl_s)} }}\n"
     )
+
+
+def lasting(seconds: float) -> str:
+    """Return the elements of a lease that ends by itself."""
+    return ", ".join(f"{each.ip} timeout {round(seconds * 1000)}ms" for each in ADDRESS_FAMILIES)
 
 
 def expiry(table: str, bundle: RuleBundle) -> str:
     """Return the commands that end a lease now and leave all else."""
     lease = f"{bundle.family} {table} {bundle.prefix}lease"
-    return f"add element {lease} {{ ip }}\ndelete element {lease} {{ ip }}\n"
+    return f"add element {lease} {{ ip, ip6 }}\ndelete element {lease} {{ ip, ip6 }}\n"
 
 
 def removal(table: str, bundle: RuleBundle) -> str:
@@ -179,8 +189,8 @@ class Place:
         self.hook = hook
 
 
-def limit(own: str, place: Place, match: str, rate_mb_s: float) -> RuleBundle:
-    """Let ``rate_mb_s`` of what ``match`` says pass; 0 drops it."""
+def limit(own: str, place: Place, matches: Matches, rate_mb_s: float) -> RuleBundle:
+    """Let ``rate_mb_s`` of what ``matches`` say pass; 0 drops it."""
     parts = _basis(own, place)
     held = f"counter name {own}held drop"
     if rate_mb_s > 0:
@@ -189,37 +199,45 @@ def limit(own: str, place: Place, match: str, rate_mb_s: float) -> RuleBundle:
         parts = {f"{own}rate": f"limit rate over {rate} bytes/second burst {burst} bytes", **parts}
         held = f"limit name {own}rate {held}"
     rules = [held, f"counter name {own}passed"]
-    return RuleBundle("netdev", own, parts, _gated(own, match, rules))
+    return RuleBundle("netdev", own, parts, _gated(f"{own}chain", own, matches, rules))
 
 
-def block(own: str, place: Place, match: str) -> RuleBundle:
-    """Drop all that ``match`` says, and end the connections that it belongs to.
+def block(own: str, place: Place, matches: Matches) -> RuleBundle:
+    """Drop all that ``matches`` say, and end the connections that it belongs to.
 
     A packet of an established connection becomes a reset: its sequence number is the one that
     the target expects, so the target frees the connection at once (RFC 5961, 3.2). That is
     done once in a while for each: the source does not know, and goes on sending.
     """
-    once = {
-        f"{own}reset": f"set {{ {TUPLE_TYPE}; size 16384; flags dynamic; timeout {AGAIN_S}s; }}"
-    }
+    parts = _basis(own, place, BLOCKS)
+    rules: list[tuple[str, str]] = []
     held = f"counter name {own}held"
-    reset = (
-        f"{ATTESTED} {TUPLE} != @{own}reset limit rate {RESETS_S}/second burst {RESETS_S} packets "
-        f"add @{own}reset {{ {TUPLE} }} "
-        f"tcp flags set rst | ack {held} accept"
-    )
-    parts = once | _basis(own, place, BLOCKS)
-    return RuleBundle("netdev", own, parts, _gated(own, match, [reset, f"{held} drop"]))
+    for family, match in matches.items():
+        once, ends = f"{own}reset{family.own}", family.tuple
+        parts[once] = (
+            f"set {{ {family.tuple_type}; size 16384; flags dynamic; timeout {AGAIN_S}s; }}"
+        )
+        reset = (
+            f"{ATTESTED} {ends} != @{once} limit rate {RESETS_S}/second burst {RESETS_S} packets "
+            f"add @{once} {{ {ends} }} "
+            f"tcp flags set rst | ack {held} accept"
+        )
+        resets = [reset] * ("l4proto udp" not in match)
+        rules += _gated(f"{own}chain", own, {family: match}, [*resets, f"{held} drop"])
+    return RuleBundle("netdev", own, parts, tuple(rules))
 
 
-def count(own: str, place: Place, match: str, parts: int) -> RuleBundle:
+def count(own: str, place: Place, matches: Matches, parts: int) -> RuleBundle:
     """Let all pass, and count it; with several ``parts`` also each share of the sources."""
     numbers = range(parts) if parts > 1 else ()
     counters = {f"{own}part{n}": "counter" for n in numbers}
-    rules = [f"counter name {own}passed"]
-    rules += [f"{share('ip saddr', parts, n)} counter name {own}part{n}" for n in numbers]
-    basis = counters | _basis(own, place)
-    return RuleBundle("netdev", own, basis, _gated(own, match, rules))
+    rules: list[tuple[str, str]] = []
+    for family, match in matches.items():
+        dealt = ((share(family.subscriber("saddr"), parts, n), n) for n in numbers)
+        each = [f"{mine} counter name {own}part{n}" for mine, n in dealt]
+        each.insert(0, f"counter name {own}passed")
+        rules += _gated(f"{own}chain", own, {family: match}, each)
+    return RuleBundle("netdev", own, counters | _basis(own, place), tuple(rules))
 
 
 def mirror(own: str, devices: list[str], target: str, to: str) -> RuleBundle:
@@ -228,22 +246,24 @@ def mirror(own: str, devices: list[str], target: str, to: str) -> RuleBundle:
     parts[f"{own}back"] = _basis(own, Place(devices, "ingress"), COPIES)[f"{own}chain"]
     copy = f'counter name {own}passed dup to "{to}"'
     ways = ("chain", "daddr"), ("back", "saddr")
-    rules = tuple((f"{own}{c}", f"{gate(own)} ip {end} {target} {copy}") for c, end in ways)
+    to_target = family_of(target)
+    gated = gate(own, to_target)
+    rules = tuple((f"{own}{c}", f"{gated} {to_target.ip} {end} {target} {copy}") for c, end in ways)
     return RuleBundle("netdev", own, parts, rules)
 
 
-def delay(own: str, devices: list[str], match: str, taps: dict[str, str]) -> RuleBundle:
-    """Send all that ``match`` says into a TAP device instead, by the device that it leaves by."""
+def delay(own: str, devices: list[str], matches: Matches, taps: dict[str, str]) -> RuleBundle:
+    """Send all that ``matches`` say into a TAP device instead, by the device that it leaves by."""
     names = {device: f"{own}chain{n}" for n, device in enumerate(devices)}
     parts = {f"{own}matched": "counter"}
-    rules = []
+    rules: list[tuple[str, str]] = []
     for device, chain in names.items():
         # After the limits, so that what these hold back is not held here.
         parts[chain] = (
             f'chain {{ type filter hook egress device "{device}" priority {PRIORITY + 1}; }}'
         )
         away = f'counter name {own}matched dup to "{taps[device]}" drop'
-        rules.append((chain, f"{gate(own)} {match} {away}"))
+        rules += _gated(chain, own, matches, [away])
     return RuleBundle("netdev", own, parts, tuple(rules))
 
 
@@ -287,8 +307,12 @@ def _basis(own: str, place: Place, priority: int = PRIORITY) -> dict[str, str]:
     }
 
 
-def _gated(own: str, match: str, rules: list[str]) -> tuple[tuple[str, str], ...]:
-    return tuple((f"{own}chain", f"{gate(own)} {match} {rule}") for rule in rules)
+def _gated(chain: str, own: str, matches: Matches, rules: list[str]) -> tuple[tuple[str, str], ...]:
+    """Return rules for what matches, behind those that let neighbours speak."""
+    kept = [f"{each} accept" for each in NEIGHBOURS if IP6 in matches]
+    for family, match in matches.items():
+        kept += [f"{gate(own, family)} {match} {rule}" for rule in rules]
+    return tuple((chain, rule) for rule in kept)
 
 
 # -- handshakes ------------------------------------------------------------------------------
@@ -339,12 +363,14 @@ def proxy(own: str, address: str, entries: list[str]) -> RuleBundle:
     """
     names = ", ".join(f'"{device}"' for device in entries)
     comes, goes = (f"{way} {{ {names} }} " if entries else "" for way in ("iifname", "oifname"))
-    leased = f"{gate(own)} {comes}ip daddr {address}"
-    from_server = f"{goes}ip saddr {address}"
+    family = family_of(address)
+    to_server, from_server = (f"{family.ip} {end} {address}" for end in ("daddr", "saddr"))
+    leased = f"{gate(own, family)} {comes}{to_server}"
+    known = f"update @{own}known {{ {family.tuple_back} }} accept"
     unknown = f"{leased} ct state invalid"
     ask = f"limit rate {UNKNOWN_S}/second burst {UNKNOWN_S} packets accept"
     parts = {
-        f"{own}known": f"set {{ {TUPLE_TYPE}; flags dynamic,timeout; size {KNOWN}; "
+        f"{own}known": f"set {{ {family.tuple_type}; flags dynamic,timeout; size {KNOWN}; "
         f"timeout {KNOWN_S}s; }}",
         f"{own}asked": "counter",
         f"{own}passed": "counter",
@@ -353,17 +379,17 @@ def proxy(own: str, address: str, entries: list[str]) -> RuleBundle:
         f"{own}out": "chain { type filter hook output priority filter; }",
     }
     forward = [
-        f"{from_server} {ATTESTED} ct state invalid update @{own}known {{ {TUPLE_BACK} }} accept",
-        f"{comes}ip daddr {address} {TUPLE} @{own}known ct state invalid accept",
+        f"{goes}{from_server} {ATTESTED} ct state invalid {known}",
+        f"{comes}{to_server} {family.tuple} @{own}known ct state invalid accept",
         f"{unknown} {ENDS} {ask}",
-        *with_payload(unknown, ask),
+        *with_payload(family, unknown, ask),
         f"{leased} meta l4proto tcp ct state invalid,untracked "
-        "synproxy mss 1460 wscale 7 timestamp sack-perm",
+        f"synproxy mss {family.mss} wscale 7 timestamp sack-perm",
         f"{unknown} meta l4proto tcp drop",
     ]
     rules = (
         (f"{own}raw", f"{leased} {SYN} counter name {own}asked notrack"),
         *((f"{own}forward", rule) for rule in forward),
-        (f"{own}out", f"ip daddr {address} {SYN} counter name {own}passed"),
+        (f"{own}out", f"{to_server} {SYN} counter name {own}passed"),
     )
     return RuleBundle("inet", own, parts, rules)

@@ -23,7 +23,7 @@ MOST_HELD = 8192
 _TUN = "/dev/net/tun"
 _TUNSETIFF, _IFF_TAP_BARE = 0x400454CA, 0x1002
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
-_IPV4 = b"\x08\x00"
+_IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
 _LARGEST = 1 << 16
 _NUMBERS = count()
 
@@ -95,7 +95,9 @@ class DelayLine:
 
     def _hold(self, frame: bytes) -> None:
         # What the kernel itself says on a new device is no traffic.
-        if frame[12:14] != _IPV4 or len(self.waiting) >= MOST_HELD:
+        kind, own = frame[12:14], frame[22:23] in (b"\0", b"\xfe")  # from no or a local address
+        held = kind == _IPV4 or (kind == _IPV6 and not own)
+        if not held or len(self.waiting) >= MOST_HELD:
             return
         now = time.monotonic()
         if self._rate:

@@ -86,15 +86,19 @@ class Fields:
         return value
 
     def address(self, name: str) -> str:
-        """Return an IPv4 address."""
+        """Return an IPv4 or IPv6 address, in its shortest form."""
         return _address(name, self._body.get(name))
 
     def addresses(self, name: str, most: int) -> list[str]:
-        """Return 1 to ``most`` IPv4 addresses, sorted as text."""
+        """Return 1 to ``most`` addresses, sorted as text."""
         return sorted({_address(name, value) for value in self.items(name, most)})
 
+    def network(self, name: str) -> str:
+        """Return an address or a prefix."""
+        return _network(name, self._body.get(name))
+
     def networks(self, name: str, most: int) -> list[str]:
-        """Return 1 to ``most`` IPv4 addresses or prefixes, sorted as text."""
+        """Return 1 to ``most`` addresses or prefixes, sorted as text."""
         return sorted({_network(name, value) for value in self.items(name, most)})
 
     def device(self, name: str) -> str:
@@ -115,18 +119,20 @@ class Fields:
 
 def _network(name: str, value: object) -> str:
     address, slash, bits = value.partition("/") if isinstance(value, str) else ("", "", "")
-    if slash and not (bits.isdecimal() and len(bits) < 3 and int(bits) <= 32):
-        raise RefusedError(400, f"{name} must be IPv4 addresses or prefixes")
+    most = 128 if ":" in address else 32
+    if slash and not (bits.isdecimal() and len(bits) < 4 and int(bits) <= most):
+        raise RefusedError(400, f"{name} must be addresses or prefixes")
     return _address(name, address) + (f"/{int(bits)}" if slash else "")
 
 
 def _address(name: str, value: object) -> str:
     try:
         if isinstance(value, str):
-            return socket.inet_ntop(socket.AF_INET, socket.inet_pton(socket.AF_INET, value))
+            kind = socket.AF_INET6 if ":" in value else socket.AF_INET
+            return socket.inet_ntop(kind, socket.inet_pton(kind, value))
     except (OSError, ValueError):  # ValueError: a character that no address has
         pass
-    raise RefusedError(400, f"{name} must be an IPv4 address")
+    raise RefusedError(400, f"{name} must be an address")
 
 
 def _device(name: str, value: object) -> str:

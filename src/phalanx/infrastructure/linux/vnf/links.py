@@ -10,7 +10,7 @@ from typing import Any
 from .bundles import prefix
 from .http import Fields, RefusedError
 from .netlink import NETDEV, NetlinkReader
-from .nft import ATTESTED, ENDS, SYN, TUPLE, TUPLE_BACK, TUPLE_TYPE, Nft, NftError
+from .nft import ADDRESS_FAMILIES, ATTESTED, ENDS, SYN, Nft, NftError
 
 CONNECTIONS = 16_384
 SILENT_S = 60
@@ -151,7 +151,8 @@ class LinkCounters:
         link = self._links[name]
         then, number = link.counted
         if link.asked[1] and now - then >= COUNT_EVERY_S:
-            number = self._reader.count(NETDEV, self._table, f"{prefix(name)}open")
+            sets = (f"{prefix(name)}open{family.own}" for family in ADDRESS_FAMILIES)
+            number = sum(self._reader.count(NETDEV, self._table, each) for each in sets)
             link.counted = now, number
         return number
 
@@ -167,23 +168,20 @@ def _script(table: str, own: str, device: str, connections: bool) -> str:
     script += f"add rule {place} {own}egress counter name {own}all\n"
     if not connections:
         return script
-    opened, closed = f"@{own}open", f"@{own}closed"
-    rules = {
-        "egress": [
-            f"{SYN} delete {closed} {{ {TUPLE} }}",  # a port that is used again
-            f"{ENDS} delete {opened} {{ {TUPLE} }} update {closed} {{ {TUPLE} }}",
-        ],
-        "ingress": [
-            f"{ENDS} delete {opened} {{ {TUPLE_BACK} }} update {closed} {{ {TUPLE_BACK} }} accept",
-            f"{ATTESTED} {TUPLE_BACK} != {closed} update {opened} {{ {TUPLE_BACK} }}",
-        ],
-    }
-    for name, seconds in (("open", SILENT_S), ("closed", CLOSED_S)):
-        script += (
-            f"add set {place} {own}{name} {{ {TUPLE_TYPE}; flags dynamic,timeout; "
-            f"size {CONNECTIONS}; timeout {seconds}s; }}\n"
-        )
     script += ingress
-    for hook, lines in rules.items():
-        script += "".join(f"add rule {place} {own}{hook} {rule}\n" for rule in lines)
+    for family in ADDRESS_FAMILIES:
+        opened, closed = f"{own}open{family.own}", f"{own}closed{family.own}"
+        there, back = f"{{ {family.tuple} }}", f"{{ {family.tuple_back} }}"
+        rules = (
+            ("egress", f"{SYN} delete @{closed} {there}"),  # a port that is used again
+            ("egress", f"{ENDS} delete @{opened} {there} update @{closed} {there}"),
+            ("ingress", f"{ENDS} delete @{opened} {back} update @{closed} {back} accept"),
+            ("ingress", f"{ATTESTED} {family.tuple_back} != @{closed} update @{opened} {back}"),
+        )
+        for name, seconds in ((opened, SILENT_S), (closed, CLOSED_S)):
+            script += (
+                f"add set {place} {name} {{ {family.tuple_type}; flags dynamic,timeout; "
+                f"size {CONNECTIONS}; timeout {seconds}s; }}\n"
+            )
+        script += "".join(f"add rule {place} {own}{hook} {rule}\n" for hook, rule in rules)
     return script

@@ -15,7 +15,7 @@ from . import bundles
 from .bundles import Place, RuleBundle
 from .http import Fields, RefusedError
 from .netlink import NetlinkReader
-from .nft import Nft, NftError, share
+from .nft import ADDRESS_FAMILIES, AddressFamily, Nft, NftError, share
 
 if TYPE_CHECKING:
     from .delay import DelayLine
@@ -298,17 +298,19 @@ class KernelMeasures:
             fields.networks(name, MOST_SOURCES) if fields.has(name) else []
             for name in ("sources", "outside")
         )
-        match = _match(fields, own)
+        matches = _matches(fields, own, sources, outside)
         if verdict in ("split", "steer"):
-            shares = parts if verdict == "split" else 1
-            return _Wanted(bundles.count(own, place, match, shares).among(sources, outside), ttl_s)
-        match = f"{match} {share('ip saddr', parts, part)}".strip()
+            counted = bundles.count(own, place, matches, parts if verdict == "split" else 1)
+            return _Wanted(counted.among(sources, outside), ttl_s)
+        for family, match in matches.items():
+            dealt = share(family.subscriber("saddr"), parts, part)
+            matches[family] = f"{match} {dealt}".strip()
         if verdict == "drop":
-            return _Wanted(bundles.block(own, place, match).among(sources, outside), ttl_s)
+            return _Wanted(bundles.block(own, place, matches).among(sources, outside), ttl_s)
         optional = 0.0 if verdict == "delay" else None
         rate_mb_s = fields.number("rate_mb_s", 0.0, LARGEST_RATE_MB_S, optional)
         if verdict == "limit":
-            limited = bundles.limit(own, place, match, rate_mb_s).among(sources, outside)
+            limited = bundles.limit(own, place, matches, rate_mb_s).among(sources, outside)
             return _Wanted(limited, ttl_s, rate_mb_s)
         if enters or sources or outside:
             raise RefusedError(400, "a delay is for what leaves, and names one source at most")
@@ -317,7 +319,7 @@ class KernelMeasures:
 
         lines = tuple(DelayLine(device, delay_s, rate_mb_s * 1e6) for device in devices)
         taps = {line.device: line.tap for line in lines}
-        return _Wanted(bundles.delay(own, devices, match, taps), ttl_s, 0.0, lines)
+        return _Wanted(bundles.delay(own, devices, matches, taps), ttl_s, 0.0, lines)
 
     def _sweep(self) -> None:
         """Remove measures whose lease has run out, if that was not done just now.
@@ -341,17 +343,33 @@ class KernelMeasures:
         return self._reader.counter(family, self._table, name)
 
 
-def _match(fields: Fields, own: str) -> str:
-    """Return the nftables match of a body's fields; empty: any packet."""
-    words = []
+def _matches(
+    fields: Fields, own: str, sources: list[str], outside: list[str]
+) -> dict[AddressFamily, str]:
+    """Return the nftables match of a body's fields, for each family of its addresses."""
+    ends = [fields.network("source")] if fields.has("source") else []
+    ends += [fields.address("target")] if fields.has("target") else []
+    matches = {
+        family: _match(fields, own, family, any(map(family.has, outside)))
+        for family in ADDRESS_FAMILIES
+        if all(map(family.has, ends)) and (not sources or any(map(family.has, sources)))
+    }
+    if not matches:
+        raise RefusedError(400, "nothing goes from IPv4 to IPv6, or from IPv6 to IPv4")
+    return matches
+
+
+def _match(fields: Fields, own: str, family: AddressFamily, but: bool) -> str:
+    """Return the match of one family; empty: any packet."""
+    words, ip = [], family.ip
     if fields.has("sources"):
-        words.append(f"ip saddr @{own}sources")
-    if fields.has("outside"):
-        words.append(f"ip saddr != @{own}outside")
+        words.append(f"{ip} saddr @{own}sources{family.own}")
+    if but:
+        words.append(f"{ip} saddr != @{own}outside{family.own}")
     if fields.has("source"):
-        words.append(f"ip saddr {fields.address('source')}")
+        words.append(f"{ip} saddr {fields.network('source')}")
     if fields.has("target"):
-        words.append(f"ip daddr {fields.address('target')}")
+        words.append(f"{ip} daddr {fields.address('target')}")
     if fields.has("protocol"):
         protocol = fields.choice("protocol", _PROTOCOLS)
         words.append(f"meta l4proto {protocol}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import socket
 from threading import Lock
 from typing import Any
 
@@ -23,12 +24,63 @@ ATTESTED = "tcp flags & (syn | rst | ack) == ack"
 """From a server: a packet of a connection that it holds to be established."""
 ENDS = "tcp flags & (fin | rst) != 0"
 
-TUPLE = "ip saddr . tcp sport . ip daddr . tcp dport"
-TUPLE_BACK = "ip daddr . tcp dport . ip saddr . tcp sport"
-TUPLE_TYPE = "type ipv4_addr . inet_service . ipv4_addr . inet_service"
-"""Client and server of a connection, in packets to the server and in packets back."""
+NEIGHBOURS = (
+    "icmpv6 type { 133-137 } ip6 hoplimit 255",
+    "ip6 saddr { ::, fe80::/10 } meta l4proto icmpv6",
+)
+"""What hosts of one link say to each other, that no router lets through: neighbour discovery
+(RFC 4861, 7.1), and who listens to the groups that it is sent to (RFC 3810, 5). Without it a
+neighbour is not reached, so nothing holds it back."""
 HELD_MARK = 0x70686C78
 """Mark of packets that were held and are sent on: no rule meets them a second time."""
+
+
+class AddressFamily:
+    """IPv4 or IPv6, in the words of nftables."""
+
+    def __init__(self, number: int, ip: str, own: str, mask: str, prefix: str) -> None:
+        """Take the number of sockets, name of the header, an ending, and a subscriber's bits."""
+        self.number = number
+        self.ip = ip
+        self.own = own
+        """What names of parts that are of this family alone end with."""
+        self.mask, self.prefix = mask, prefix
+        self.type = f"ipv{own or 4}_addr"
+        self.header = 0 if own else 20
+        """Octets of its header that its length counts."""
+        self.mss = 1440 if own else 1460
+        """Octets of TCP in a packet of 1500."""
+        self.tuple = f"{ip} saddr . tcp sport . {ip} daddr . tcp dport"
+        self.tuple_back = f"{ip} daddr . tcp dport . {ip} saddr . tcp sport"
+        """Client and server of a connection, in packets to the server and in packets back."""
+        self.flow = f"{ip} saddr{self.mask} . {ip} daddr . th dport . meta l4proto"
+        self.flow_back = f"{ip} daddr{self.mask} . {ip} saddr . th sport . meta l4proto"
+        self.tuple_type = f"type {self.type} . inet_service . {self.type} . inet_service"
+
+    def has(self, address: str) -> bool:
+        """Whether an address or prefix is of this family."""
+        return (":" in address) == bool(self.own)
+
+    def subscriber(self, end: str) -> str:
+        """Return the field ``saddr`` or ``daddr``, as far as it says whose address it is.
+
+        A subscriber of IPv6 has a network of 64 bits, and any address in it.
+        """
+        return f"{self.ip} {end}{self.mask}"
+
+    def text(self, octets: bytes) -> str:
+        """Return an address as text."""
+        return socket.inet_ntop(self.number, octets)
+
+
+IP = AddressFamily(socket.AF_INET, "ip", "", "", "")
+IP6 = AddressFamily(socket.AF_INET6, "ip6", "6", " & ffff:ffff:ffff:ffff::", "/64")
+ADDRESS_FAMILIES = (IP, IP6)
+
+
+def family_of(address: str) -> AddressFamily:
+    """Return the family of an address or prefix."""
+    return IP6 if IP6.has(address) else IP
 
 
 class NftError(Exception):
@@ -108,11 +160,12 @@ def share(field: str, parts: int, part: int) -> str:
     return f"jhash {field} mod {parts} seed {SEED} {part}" if parts > 1 else ""
 
 
-def with_payload(match: str, verdict: str) -> list[str]:
+def with_payload(family: AddressFamily, match: str, verdict: str) -> list[str]:
     """Return rules that give ``verdict`` to TCP packets that carry data.
 
-    One rule for each length of the TCP header: nftables cannot add two fields.
+    One rule for each length of the TCP header: nftables cannot add two fields. Extension headers
+    of IPv6 count as data.
     """
-    return [
-        f"{match} tcp doff {words} ip length > {20 + 4 * words} {verdict}" for words in range(5, 16)
-    ]
+    length = f"{family.ip} length > "
+    sizes = ((words, family.header + 4 * words) for words in range(5, 16))
+    return [f"{match} tcp doff {words} {length}{size} {verdict}" for words, size in sizes]

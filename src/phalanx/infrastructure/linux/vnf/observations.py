@@ -15,20 +15,24 @@ from collections import Counter
 from threading import BoundedSemaphore, Lock
 from typing import Any
 
+from .bundles import lasting
 from .http import Fields, RefusedError
 from .netlink import NETDEV, Element, NetlinkReader
 from .nft import (
+    ADDRESS_FAMILIES,
     ATTESTED,
     ENDS,
     HELD_MARK,
+    IP,
+    IP6,
+    NEIGHBOURS,
     RESET,
     SYN,
     SYN_ACK,
-    TUPLE,
-    TUPLE_BACK,
-    TUPLE_TYPE,
+    AddressFamily,
     Nft,
     NftError,
+    family_of,
     share,
     with_payload,
 )
@@ -46,12 +50,8 @@ is blocked already is no news."""
 PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 
 _PER_MILLION = 1_000_000
-_FLOW_TYPE = "type ipv4_addr . ipv4_addr . inet_service . inet_proto; flags dynamic"
-_FROM_TYPE = _FLOW_TYPE.replace(";", " . inet_service;")
-_TUPLE_TYPE = f"{TUPLE_TYPE}; flags dynamic"
-_FLOW = "ip saddr . ip daddr . th dport . meta l4proto"
-_FLOW_BACK = "ip daddr . ip saddr . th sport . meta l4proto"
-_FLOW_KEY = struct.Struct("!4s4sHxxB3x")
+_KEYS = {IP: struct.Struct("!4s4sHxxB3x"), IP6: struct.Struct("!16s16sHxxB3x")}
+Families = tuple[AddressFamily, ...]
 _PORT = struct.Struct("!Hxx")
 _COUNTED = (
     *("flows", "syn", "replies", "established", "answered", "ended", "resets", "syn_acks"),
@@ -93,12 +93,14 @@ class Observations:
         with self._lock:
             self._count += 1
             table = f"{self._table}_{self._count}"
-        script = _removal(table) + _script(table, fields, seconds)
+        one = (family_of(fields.address("address")),) if fields.has("address") else ()
+        families = one or ADDRESS_FAMILIES
+        script = _removal(table) + _script(table, fields, seconds, families)
         if not self._room.acquire(blocking=False):
             raise RefusedError(503, f"{MOST} observations are under way already")
         try:
             handles = self._idle.pop() if self._idle else (Nft(), NetlinkReader())
-            result = _observe(table, script, seconds, *handles)
+            result = _observe(table, script, seconds, families, *handles)
             self._idle.append(handles)  # one that failed is in no known state
             return result
         except (NftError, OSError) as error:
@@ -116,38 +118,50 @@ class Observations:
 
 
 def _observe(
-    table: str, script: str, seconds: float, nft: Nft, reader: NetlinkReader
+    table: str, script: str, seconds: float, families: Families, nft: Nft, reader: NetlinkReader
 ) -> dict[str, Any]:
     begin = time.monotonic()
     nft.run(script)
     try:
         time.sleep(seconds)
-        chains = "".join(f"flush chain netdev {table} {hook}\n" for hook in ("towards", "back"))
-        nft.run(chains)  # nothing changes while it is read
+        ways = [f"{way}{each.own}" for each in families for way in ("towards", "back")]
+        # Nothing changes while it is read.
+        nft.run("".join(f"flush chain netdev {table} {way}\n" for way in ways))
         watched = time.monotonic() - begin
-        counts = {
-            name: {e.key: e for e in reader.elements(NETDEV, table, name)} for name in _COUNTED
-        }
-        several = {e.key for e in reader.elements(NETDEV, table, "several")}
+        flows = [flow for each in families for flow in _flows(table, each, reader)]
         tunnels = {e.key for e in reader.elements(NETDEV, table, "tunnels")}
-        first = [e.key for e in reader.elements(NETDEV, table, "first")]
         packets, octets = reader.counter(NETDEV, table, "seen")
         unlisted, _ = reader.counter(NETDEV, table, "unlisted")
     finally:
         nft.run(_removal(table))
-    ports = {k[: _FLOW_KEY.size]: _PORT.unpack_from(k, _FLOW_KEY.size)[0] for k in first}
-    replies = _replies(counts)
+    return {
+        "seconds": watched, "octets": octets, "packets": packets, "unlisted": unlisted,
+        "flows": flows, "tunnels": Counter(socket.inet_ntoa(key[:4]) for key in tunnels),
+    }  # fmt: skip
+
+
+def _flows(table: str, family: AddressFamily, reader: NetlinkReader) -> list[dict[str, Any]]:
+    """Return the flows of one family; their sources are its subscribers."""
+    counts = {
+        name: {e.key: e for e in reader.elements(NETDEV, table, f"{name}{family.own}")}
+        for name in _COUNTED
+    }
+    several = {e.key for e in reader.elements(NETDEV, table, f"several{family.own}")}
+    first = [e.key for e in reader.elements(NETDEV, table, f"first{family.own}")]
+    layout = _KEYS[family]
+    ports = {k[: layout.size]: _PORT.unpack_from(k, layout.size)[0] for k in first}
+    replies = _replies(counts, layout)
     flows = []
     for key, flow in counts["flows"].items():
-        source, target, port, protocol = _FLOW_KEY.unpack(key)
+        source, target, port, protocol = layout.unpack(key)
         of = {name: (e.packets if (e := counts[name].get(key)) else 0) for name in _COUNTED[1:]}
         open_ = max(0, of["established"] - of.pop("ended"))
         del of["asked"]
         flows.append(
             of
             | {
-                "source": socket.inet_ntoa(source),
-                "target": socket.inet_ntoa(target),
+                "source": f"{family.text(source)}{family.prefix}",
+                "target": family.text(target),
                 "port": port,
                 "protocol": PROTOCOLS[protocol],
                 "packets": flow.packets,
@@ -157,29 +171,26 @@ def _observe(
                 "source_port": 0 if key in several else ports.get(key, 0),
             }
         )
-    return {
-        "seconds": watched, "octets": octets, "packets": packets, "unlisted": unlisted,
-        "flows": flows, "tunnels": Counter(socket.inet_ntoa(key[:4]) for key in tunnels),
-    }  # fmt: skip
+    return flows
 
 
-def _replies(counts: dict[str, dict[bytes, Element]]) -> dict[bytes, int]:
+def _replies(counts: dict[str, dict[bytes, Element]], layout: struct.Struct) -> dict[bytes, int]:
     """Return what the target sent back, by flow.
 
     What it sent before the first packet of a flow came counts, too: it may have asked for that.
     A question of which no answer has come yet stands for an earlier one of the same source.
     """
     replies = {key: e.packets for key, e in counts["replies"].items()}
-    any_flow = {_pair(key): key for key in counts["flows"]}
+    any_flow = {_pair(key, layout): key for key in counts["flows"]}
     for key, asked in counts["asked"].items():
-        flow = key if key in counts["flows"] else any_flow.get(_pair(key))
+        flow = key if key in counts["flows"] else any_flow.get(_pair(key, layout))
         if flow is not None:
             replies[flow] = replies.get(flow, 0) + asked.packets
     return replies
 
 
-def _pair(key: bytes) -> tuple[bytes, bytes, int]:
-    source, target, _, protocol = _FLOW_KEY.unpack(key)
+def _pair(key: bytes, layout: struct.Struct) -> tuple[bytes, bytes, int]:
+    source, target, _, protocol = layout.unpack(key)
     return source, target, protocol
 
 
@@ -187,7 +198,7 @@ def _removal(table: str) -> str:
     return f"add table netdev {table}\ndelete table netdev {table}\n"
 
 
-def _script(table: str, fields: Fields, seconds: float) -> str:
+def _script(table: str, fields: Fields, seconds: float, families: Families) -> str:
     """Return the table that watches; the kernel stops it if nobody else does."""
     address = fields.address("address") if fields.has("address") else None
     parts = fields.whole("parts", 1, MOST_PARTS, 1)
@@ -199,24 +210,31 @@ def _script(table: str, fields: Fields, seconds: float) -> str:
         taps.add((tap.device("device"), tap.choice("hook", HOOKS)))
 
     place = f"netdev {table}"
-    until = f"elements = {{ ip timeout {round((seconds + 1) * 1000)}ms }}"
+    until = f"elements = {{ {lasting(seconds + 1)} }}"
     lines = [
         f"add table {place}",
         f"add set {place} lease {{ type ether_type; flags timeout; {until}; }}",
         *(f"add counter {place} {name}" for name in ("seen", "unlisted")),
-        *(f"add set {place} {n} {{ {_FLOW_TYPE}; size {FLOWS}; counter; }}" for n in _COUNTED),
-        *(f"add set {place} {n} {{ {_FLOW_TYPE}; size {FLOWS}; }}" for n in _LISTED),
         f"add set {place} tunnels {{ {_TUNNEL_TYPE}; size {FLOWS}; }}",
-        f"add set {place} first {{ {_FROM_TYPE}; size {FLOWS}; }}",
-        *(f"add set {place} {n} {{ {_TUPLE_TYPE}; size {TUPLES}; }}" for n in _ONCE),
     ]
-    towards = f"{share('ip saddr', parts, part)} goto towards"
-    back = f"{share('ip daddr', parts, part)} goto back"
     hooks = {hook for _, hook in taps}
     enters = fields.flag("enters")
-    chains = {**_CHAINS, **_entries(address, hooks, towards, back, enters=enters)}
-    lines += [f"add chain {place} {chain}" for chain in chains]
-    lines += [f"add rule {place} {chain} {rule}" for chain in chains for rule in chains[chain]]
+    for family in families:
+        one, type_ = family.own, f"type {family.type} . {family.type} . inet_service . inet_proto"
+        flow = f"{type_}; flags dynamic; size {FLOWS};"
+        port, ends = flow.replace(";", " . inet_service;", 1), f"{family.tuple_type}; flags dynamic"
+        lines += [f"add set {place} {n}{one} {{ {flow} counter; }}" for n in _COUNTED]
+        lines += [f"add set {place} {n}{one} {{ {flow} }}" for n in _LISTED]
+        lines += [f"add set {place} first{one} {{ {port} }}"]
+        lines += [f"add set {place} {n}{one} {{ {ends}; size {TUPLES}; }}" for n in _ONCE]
+        towards, back = (
+            f"{share(family.subscriber(end), parts, part)} goto {way}{one}"
+            for end, way in (("saddr", "towards"), ("daddr", "back"))
+        )
+        chains = _chains(family) | _entries(family, address, hooks, towards, back, enters=enters)
+        lines += [f"add chain {place} {chain}{one}" for chain in chains]
+        rules = [(chain, rule) for chain in chains for rule in chains[chain]]
+        lines += [f"add rule {place} {chain}{one} {rule}" for chain, rule in rules]
     sample = ""
     if sampling < 1.0:
         sample = f"numgen random mod {_PER_MILLION} < {round(sampling * _PER_MILLION)}"
@@ -224,24 +242,29 @@ def _script(table: str, fields: Fields, seconds: float) -> str:
         devices = ", ".join(f'"{each}"' for each in fields.devices("untrusted", MOST_TAPS))
         kind = f"type filter hook ingress devices = {{ {devices} }} priority {PRIORITY}"
         lines.append(f"add chain {place} readable {{ {kind}; }}")
-        counted = f"meta secpath missing ip daddr {address} meta l4proto {{ tcp, udp }}"
-        rule = f"meta protocol @lease {counted} add @clear {{ {_FLOW} }}"
+        one, family = families[0].own, families[0]
+        counted = f"meta secpath missing {family.ip} daddr {address} meta l4proto {{ tcp, udp }}"
+        rule = f"meta protocol @lease {counted} add @clear{one} {{ {family.flow} }}"
         lines.append(f"add rule {place} readable {rule}")
     for number, (device, hook) in enumerate(sorted(taps)):
         tap_chain = f"{place} tap{number}"
         kind = f'type filter hook {hook} device "{device}" priority {PRIORITY}'
         lines.append(f"add chain {tap_chain} {{ {kind}; }}")
         fresh = f"meta protocol @lease meta mark != {HELD_MARK}"
-        lines.append(f"add rule {tap_chain} {fresh} {sample} goto {hook}")
+        for each in families:
+            mine = f"meta protocol {each.ip} {fresh} {sample} goto {hook}{each.own}"
+            lines.append(f"add rule {tap_chain} {mine}")
     return "\n".join(lines) + "\n"
 
 
 def _entries(
-    address: str | None, hooks: set[str], towards: str, back: str, *, enters: bool
+    family: AddressFamily, address: str | None, hooks: set[str], *ways: str, enters: bool
 ) -> dict[str, list[str]]:
     """Return the chains that tell packets towards the target from packets back."""
+    towards, back = ways
     if address is not None:
-        rules = [f"ip daddr {address} {towards}", f"ip saddr {address} {back}"]
+        ends = zip(("daddr", "saddr"), ways, strict=True)
+        rules = [f"{family.ip} {end} {address} {way}" for end, way in ends]
         # Where sources are, the target's own packets may come in, and others' leave to it.
         if enters:
             return {"ingress": rules[:1], "egress": rules[1:]}
@@ -252,8 +275,8 @@ def _entries(
     # the first packet seen decides.
     rules = [
         f"{SYN} {towards}",
-        f"{_FLOW} @known {towards}",
-        f"{_FLOW_BACK} @known {back}",
+        f"{family.flow} @known{family.own} {towards}",
+        f"{family.flow_back} @known{family.own} {back}",
         towards,
     ]
     return dict.fromkeys(HOOKS, rules)
@@ -268,38 +291,47 @@ _TUNNELS = (
 )
 """Sender of the inner packet and tunnel id (TEID) of GTP-U (3GPP TS 29.281, 5.1): with a header of
 8 octets, with a sequence number, and with one extension header of 4 octets, as 5G has it."""
-_CHAINS = {
-    "towards": [
-        "counter name seen",
-        "meta l4proto != { tcp, udp } accept",
-        *(f"{_GTP} {rule}" for rule in _TUNNELS),
-        f"{_FLOW} != @known add @known {{ {_FLOW} }} add @first {{ {_FLOW} . th sport }}",
-        f"add @flows {{ {_FLOW} }} goto listed",
-        "counter name unlisted",
-    ],
-    "listed": [
-        f"{SYN} add @syn {{ {_FLOW} }}",
-        f"{SYN_ACK} {_FLOW} != @askers add @syn_acks {{ {_FLOW} }}",
-        f"{_FLOW} . th sport != @first add @several {{ {_FLOW} }}",
-        f"{ENDS} {TUPLE} @acked {TUPLE} != @closed "
-        f"add @closed {{ {TUPLE} }} add @ended {{ {_FLOW} }}",
-    ],
-    "back": [
-        "meta l4proto != { tcp, udp } accept",
-        f"{SYN} add @askers {{ {_FLOW_BACK} }}",
-        f"{_FLOW_BACK} @known goto reply",
-        f"meta l4proto udp add @asked {{ {_FLOW_BACK} }}",
-    ],
-    "reply": [
-        f"add @replies {{ {_FLOW_BACK} }}",
-        f"{RESET} add @resets {{ {_FLOW_BACK} }}",
-        f"{ATTESTED} {TUPLE_BACK} != @acked "
-        f"add @acked {{ {TUPLE_BACK} }} add @established {{ {_FLOW_BACK} }}",
-        f"{ENDS} {TUPLE_BACK} @acked {TUPLE_BACK} != @closed "
-        f"add @closed {{ {TUPLE_BACK} }} add @ended {{ {_FLOW_BACK} }}",
-        *with_payload("", "goto answer"),
-    ],
-    "answer": [
-        f"{TUPLE_BACK} != @spoke add @spoke {{ {TUPLE_BACK} }} add @answered {{ {_FLOW_BACK} }}"
-    ],
-}
+
+
+def _chains(family: AddressFamily) -> dict[str, list[str]]:
+    """Return the rules that count, by chain."""
+    flow, back, one = family.flow, family.flow_back, family.own
+    ends, ends_back = family.tuple, family.tuple_back
+    return {
+        "towards": [
+            *(f"{each} accept" for each in NEIGHBOURS if family is IP6),
+            "counter name seen",
+            "meta l4proto != { tcp, udp } accept",
+            *(f"{_GTP} {rule}" for rule in _TUNNELS),
+            f"{flow} != @known{one} add @known{one} {{ {flow} }} "
+            f"add @first{one} {{ {flow} . th sport }}",
+            f"add @flows{one} {{ {flow} }} goto listed{one}",
+            "counter name unlisted",
+        ],
+        "listed": [
+            f"{SYN} add @syn{one} {{ {flow} }}",
+            f"{SYN_ACK} {flow} != @askers{one} add @syn_acks{one} {{ {flow} }}",
+            f"{flow} . th sport != @first{one} add @several{one} {{ {flow} }}",
+            f"{ENDS} {ends} @acked{one} {ends} != @closed{one} "
+            f"add @closed{one} {{ {ends} }} add @ended{one} {{ {flow} }}",
+        ],
+        "back": [
+            "meta l4proto != { tcp, udp } accept",
+            f"{SYN} add @askers{one} {{ {back} }}",
+            f"{back} @known{one} goto reply{one}",
+            f"meta l4proto udp add @asked{one} {{ {back} }}",
+        ],
+        "reply": [
+            f"add @replies{one} {{ {back} }}",
+            f"{RESET} add @resets{one} {{ {back} }}",
+            f"{ATTESTED} {ends_back} != @acked{one} "
+            f"add @acked{one} {{ {ends_back} }} add @established{one} {{ {back} }}",
+            f"{ENDS} {ends_back} @acked{one} {ends_back} != @closed{one} "
+            f"add @closed{one} {{ {ends_back} }} add @ended{one} {{ {back} }}",
+            *with_payload(family, "", f"goto answer{one}"),
+        ],
+        "answer": [
+            f"{ends_back} != @spoke{one} add @spoke{one} {{ {ends_back} }} "
+            f"add @answered{one} {{ {back} }}"
+        ],
+    }
