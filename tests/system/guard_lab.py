@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from math import inf
 from pathlib import Path
 
@@ -28,6 +29,10 @@ SERVER, PORT = "10.8.2.2", 8000
 ATTACKERS = tuple(f"10.8.1.{n}" for n in range(11, 19))
 USER = "10.8.1.21"
 CROWD = tuple(f"10.8.1.{n}" for n in range(31, 37))
+SERVER6 = "2001:db8:8:2::2"
+ATTACKERS6 = tuple(f"2001:db8:8:{n}::2" for n in range(11, 19))
+"""Each in a network of its own, as subscribers are."""
+USER6 = "2001:db8:8:21::2"
 GUARDED, OTHER = "server", "street"
 """Interfaces of the gateway."""
 
@@ -44,6 +49,14 @@ guards:
     bandwidth_mb_s: 0.3
     threshold_mb_s: 0.1
 """
+SITE6 = f"""\
+  - name: web6
+    address: {SERVER6}
+    interface: {GUARDED}
+    bandwidth_mb_s: 0.3
+    threshold_mb_s: 0.1
+"""
+"""The same machine by its other address."""
 
 
 GATEWAY = [
@@ -69,6 +82,9 @@ class Lab:
         for place in ("street", "gate", "server"):
             namespaces.create(self.name(place))
             self._made.callback(namespaces.delete, self.name(place))
+            with Inside(self.name(place)) as inside:  # addresses are of use at once
+                for of in ("all", "default"):
+                    inside.call(Path(f"/proc/sys/net/ipv6/conf/{of}/accept_dad").write_text, "0")
         for number, place in enumerate(("street", "server"), 1):
             self._ip("gate", f"link add {place} type veth peer name eth netns {self.name(place)}")
             self._ip("gate", f"addr add 10.8.{number}.1/24 dev {place}")
@@ -76,12 +92,19 @@ class Lab:
             self._ip(place, f"addr add 10.8.{number}.2/24 dev eth")
             self._ip(place, "link set eth up")
             self._ip(place, f"route add default via 10.8.{number}.1")
+            self._ip("gate", f"addr add 2001:db8:8:{number}::1/64 dev {place} nodad")
+            self._ip(place, f"addr add 2001:db8:8:{number}::2/64 dev eth nodad")
+            self._ip(place, f"route add default via 2001:db8:8:{number}::1")
         for address in (*ATTACKERS, USER, *CROWD):
             self._ip("street", f"addr add {address}/24 dev eth")
+        for address in (*ATTACKERS6, USER6):
+            self._ip("street", f"addr add {address}/128 dev eth nodad")
+        self._ip("gate", "route add 2001:db8:8::/48 via 2001:db8:8:1::2")
         self._street = self._made.enter_context(Inside(self.name("street")))
         self._server = self._made.enter_context(Inside(self.name("server")))
         with Inside(self.name("gate")) as gate:
-            gate.call(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
+            for family in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+                gate.call(Path("/proc/sys/net", family).write_text, "1")
 
     def close(self) -> None:
         for process in self._started:
@@ -122,24 +145,30 @@ class Lab:
             "gate", *(sys.executable, "-m", "phalanx", "guard", str(self.site), *options)
         )
 
-    def serve(self) -> None:
-        self.start("server", *(sys.executable, "-m", "http.server", str(PORT), "--bind", SERVER))
-        until(self.reachable, "the server does not start")
+    def serve(self, user: str = USER) -> None:
+        there = (str(PORT), "--bind", server_of(user))
+        self.start("server", *(sys.executable, "-m", "http.server", *there))
+        until(partial(self.reachable, user), "the server does not start")
 
-    def flood(self, seconds: float) -> None:
-        """Let all attackers flood the server for a while."""
+    def flood(
+        self, seconds: float, sources: Iterable[str] = ATTACKERS, rate: int = 1000, *more: str
+    ) -> None:
+        """Let sources flood the server for a while, by default all attackers."""
         program = self.folder / "flood"
         source = Path(workload.__file__).with_name("flood.c")
-        subprocess.run(["cc", "-O2", "-o", program, source], check=True)  # noqa: S607
-        for address in ATTACKERS:
-            self.start("street", *(str(program), address, SERVER, str(PORT), "1000", f"{seconds}"))
+        if not program.exists():
+            subprocess.run(["cc", "-O2", "-o", program, source], check=True)  # noqa: S607
+        for address in sources:
+            words = (address, server_of(address), str(PORT), str(rate), f"{seconds}", *more)
+            self.start("street", str(program), *words)
 
-    def reachable(self) -> bool:
+    def reachable(self, user: str = USER) -> bool:
         """Whether a user gets an answer of the server."""
-        connection = http.client.HTTPConnection(SERVER, PORT)
+        server = server_of(user)
+        connection = http.client.HTTPConnection(server, PORT)
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection.sock = self._street.call(
-                socket.create_connection, (SERVER, PORT), 1, (USER, 0)
+                socket.create_connection, (server, PORT), 1, (user, 0)
             )
             connection.request("HEAD", "/")
             return connection.getresponse().status == 200
@@ -147,15 +176,18 @@ class Lab:
 
     def passes(self) -> Callable[[str], bool]:
         """Return a function that tells whether packets from an address come to the server."""
-        there = self._server.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
-        self._made.enter_context(there)
-        there.bind((SERVER, 9))
-        there.settimeout(0.05)
+        listening = {}
+        for server, family in ((SERVER, socket.AF_INET), (SERVER6, socket.AF_INET6)):
+            there = self._server.call(socket.socket, family, socket.SOCK_DGRAM)
+            listening[server] = self._made.enter_context(there)
+            there.bind((server, 9))
+            there.settimeout(0.05)
 
         def probe(address: str) -> bool:
-            with self._street.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as here:
+            there = listening[server_of(address)]
+            with self._street.call(socket.socket, there.family, socket.SOCK_DGRAM) as here:
                 here.bind((address, 0))
-                here.sendto(b"?", (SERVER, 9))
+                here.sendto(b"?", (server_of(address), 9))
                 with contextlib.suppress(TimeoutError):
                     return there.recvfrom(1)[1][0] == address
             return False
@@ -171,6 +203,7 @@ class Lab:
             ],
             "qdiscs": self.inside("gate", "tc", "qdisc"),
             "routes": self.inside("gate", "ip", "-4", "route", "show", "table", "all"),
+            "routes6": self.inside("gate", "ip", "-6", "route", "show", "table", "all"),
             "processes": self.inside("gate", "sh", "-c", _PROCESSES),
         }
 
@@ -209,12 +242,17 @@ class Visitors:
             begun, answered = time.monotonic(), False
             with contextlib.suppress(OSError, http.client.HTTPException):
                 connection = http.client.HTTPConnection(
-                    SERVER, PORT, timeout=3, source_address=(address, 0)
+                    server_of(address), PORT, timeout=3, source_address=(address, 0)
                 )
                 with contextlib.closing(connection):
                     connection.request("HEAD", "/")
                     answered = connection.getresponse().status == 200
             self._visits.append((begun, address, answered))
+
+
+def server_of(source: str) -> str:
+    """Return the server's address that a source can send to."""
+    return SERVER6 if ":" in source else SERVER
 
 
 _PAUSE_S = 0.05

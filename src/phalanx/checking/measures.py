@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 from typing import Any, ClassVar
 
 from phalanx.checking.resources import near
@@ -182,11 +182,11 @@ class MeasureRules(RuleGroup):
         allow = [each["prefix"] for each in self.run.started.get("allow", ())]
         if not allow or data.get("verdict", "drop" if limit else "") not in ("drop", "limit"):
             return
-        one = re.match(r"flowRateLimited\(([\d.]+), ", data["effect"])
+        one = re.match(r"flowRateLimited\(([\da-f.:/]+), ", data["effect"])
         sources = [*data.get("sources", ()), *(one.groups() if one else ())]
         left = {*allow} - {*data.get("outside", ())}
-        nets = [IPv4Network(each) for each in left]
-        hit = [s for s in sources if any(IPv4Network(s).overlaps(net) for net in nets)]
+        nets = [ip_network(each) for each in left]
+        hit = [s for s in sources if any(ip_network(s).overlaps(net) for net in nets)]
         hit = hit if sources else sorted(left)
         self.require(not hit, "allowed", event, f"{hit} are in the allow list")
 

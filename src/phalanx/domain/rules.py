@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from math import inf
 from typing import Annotated
 
@@ -61,7 +61,7 @@ class TrafficMatch(Struct, frozen=True):
     link: LinkId | None = None
     """Directed link that they pass."""
     source: str | None = None
-    """Address that they come from."""
+    """Address or prefix that they come from."""
     sources: tuple[str, ...] = ()
     """Addresses or prefixes that they come from, one of them; empty: any. One rule for many."""
     outside: tuple[str, ...] = ()
@@ -86,39 +86,52 @@ class TrafficMatch(Struct, frozen=True):
             PrefixSet((*self.sources, *self.outside))
         except ValueError as error:
             return str(error)
+        if self.target is not None and any(
+            (":" in each) != (":" in self.target)
+            for each in (*self.sources, *filter(None, (self.source,)))
+        ):
+            return "nothing goes from IPv4 to IPv6, or from IPv6 to IPv4"
         return ""
 
     def of_source(self) -> Callable[[str], bool]:
-        """Return what says of an IPv4 address whether it is one of ``sources``, not ``outside``."""
+        """Return what says of an address whether it is one of ``sources``, not ``outside``."""
         listed, left_out = PrefixSet(self.sources), PrefixSet(self.outside)
         return lambda address: (not self.sources or address in listed) and address not in left_out
 
 
 class PrefixSet:
-    """IPv4 addresses and prefixes; asks in constant time, however many there are."""
+    """Addresses and prefixes; asks in constant time, however many there are."""
 
     def __init__(self, prefixes: Iterable[str]) -> None:
         """Hold prefixes; raises ValueError if one is none."""
-        self._held: dict[int, set[int]] = {}
+        self._held: dict[tuple[int, int], set[int]] = {}
+        """By how many bits an address has, and how many of them say nothing."""
         for text in prefixes:
             try:
-                network = IPv4Network(text)
+                network = ip_network(text)
             except ValueError:
-                raise ValueError(f"{text} is no IPv4 address or prefix") from None
-            bits = 32 - network.prefixlen
-            self._held.setdefault(bits, set()).add(int(network.network_address) >> bits)
+                raise ValueError(f"{text} is no address or prefix") from None
+            size, bits = network.max_prefixlen, network.max_prefixlen - network.prefixlen
+            self._held.setdefault((size, bits), set()).add(int(network.network_address) >> bits)
 
     def __contains__(self, address: str) -> bool:
-        """Whether an address is in one of the prefixes."""
-        number = int(IPv4Address(address)) if self._held else 0
-        return any(number >> bits in held for bits, held in self._held.items())
+        """Whether an address, or all of a prefix, is in one of the prefixes."""
+        if not self._held:
+            return False
+        first, _, length = address.partition("/")
+        end = ip_address(first)
+        own = end.max_prefixlen - int(length or end.max_prefixlen)
+        return any(
+            size == end.max_prefixlen and bits >= own and int(end) >> bits in held
+            for (size, bits), held in self._held.items()
+        )
 
 
 class AllowedSources(Struct, frozen=True, forbid_unknown_fields=True):
     """Sources that are never blocked or limited, whatever they do."""
 
-    prefix: Annotated[str, Meta(max_length=18)]
-    """IPv4 address or prefix."""
+    prefix: Annotated[str, Meta(max_length=43)]
+    """Address or prefix, of IPv4 or IPv6."""
     reason: Annotated[str, Meta(min_length=1, max_length=100)]
     """Why, as the log tells it where it matters: a word or two, such as ``office``."""
 
@@ -132,10 +145,11 @@ class AllowList:
         self._prefixes = PrefixSet(each.prefix for each in self.entries)
 
     def find(self, address: str) -> AllowedSources | None:
-        """Return the first entry that has an address; None if it is not allowed."""
-        if ":" in address or address not in self._prefixes:
+        """Return the first entry that has an address, or all of a prefix; None if none does."""
+        if address not in self._prefixes:
             return None
-        return next(e for e in self.entries if IPv4Address(address) in IPv4Network(e.prefix))
+        found = ip_network(address)
+        return next(e for e in self.entries if _within(found, ip_network(e.prefix)))
 
     def spare(self, rule: TrafficRule) -> TrafficRule | None:
         """Return a rule that leaves out what is allowed; None if nothing else is in it.
@@ -146,17 +160,27 @@ class AllowList:
         match = rule.match
         if not self.entries or rule.verdict not in (TrafficVerdict.DROP, TrafficVerdict.LIMIT):
             return rule
-        if match.source is not None:
-            return None if self.find(match.source) else rule
-        listed = [(each, IPv4Network(each)) for each in match.sources]
-        allowed = [(each.prefix, IPv4Network(each.prefix)) for each in self.entries]
-        kept = [(e, n) for e, n in listed if not any(n.subnet_of(a) for _, a in allowed)]
-        if match.sources and not kept:
+        named = match.sources or tuple(filter(None, (match.source,)))
+        listed = [(each, ip_network(each)) for each in named]
+        allowed = [(each.prefix, ip_network(each.prefix)) for each in self.entries]
+        kept = [(e, n) for e, n in listed if not any(_within(n, a) for _, a in allowed)]
+        if named and not kept:
             return None
-        hit = (p for p, a in allowed if not kept or any(a.subnet_of(n) for _, n in kept))
+        if match.target is not None:
+            allowed = [(p, a) for p, a in allowed if (a.version == 6) == (":" in match.target)]
+        hit = (p for p, a in allowed if not kept or any(_within(a, n) for _, n in kept))
         outside = tuple(dict.fromkeys((*match.outside, *hit)))
-        spared = replace(match, sources=tuple(each for each, _ in kept), outside=outside)
+        sources = tuple(each for each, _ in kept) if match.sources else ()
+        spared = replace(match, sources=sources, outside=outside)
         return rule if spared == match else replace(rule, match=spared)
+
+
+def _within(inner: IPv4Network | IPv6Network, outer: IPv4Network | IPv6Network) -> bool:
+    if isinstance(inner, IPv4Network) and isinstance(outer, IPv4Network):
+        return inner.subnet_of(outer)
+    return (
+        isinstance(inner, IPv6Network) and isinstance(outer, IPv6Network) and inner.subnet_of(outer)
+    )
 
 
 class TrafficRule(Struct, frozen=True):

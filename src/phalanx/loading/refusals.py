@@ -29,7 +29,7 @@ _NUMBER_WITH_UNIT = re.compile(r"\s*[-+]?[0-9][0-9.,_]*\s*[A-Za-z%/]+.*\Z", re.D
 _SHOWN = 40
 _PATTERN_WORDS = {
     "[A-Za-z0-9]": "a name of letters, digits, '.', '_' and '-' (at most 64)",
-    "(?!0": "an IPv4 address of a host such as 10.0.6.10",
+    "(?!0": "an address of a host such as 10.0.6.10 or 2001:db8::10",
     "[A-Za-z0-9._-]+>": "a link such as pop1>pop2",
     "([A-Z]": "a goal such as LinkRateLimited, or default",
     "[a-z_]": "a name of small letters and '_'",

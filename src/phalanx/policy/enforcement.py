@@ -60,7 +60,7 @@ from phalanx.policy.ssla import (
     SecurityAgreement,
     SecurityMetric,
 )
-from phalanx.policy.traffic import PolicedFunction, WireRule, held_at, wire_rules
+from phalanx.policy.traffic import PolicedFunction, WireRule, held_at, of_version, wire_rules
 
 UNPATCHED, IN_FORCE, STANDS_AT, AGREED = "unpatched", "changes-in-force", "stands-at:", "agreed"
 """Kinds of insights beside the metrics'."""
@@ -386,11 +386,12 @@ class PolicyEnforcer(Configured, Capability):
         for name in slices:
             for term in self.part.of(name, SecurityMetric.FOREIGN_SOURCES):
                 named += term.allowed
-        return tuple(dict.fromkeys(p for p in named if ":" not in p))
+        return tuple(dict.fromkeys(of_version(named, ip)))
 
     def _revoked(self, me: Agent, kept: KeptFunction) -> list[Revocation]:
         every = (each for each in self.part.revoked if each.slice == kept.of.slice)
-        return [each for each in every if each.at_s <= me.now and ":" not in each.address]
+        due = [each for each in every if each.at_s <= me.now]
+        return [each for each in due if of_version((each.address,), kept.of.address)]
 
     def _offended(self, me: Agent, kept: KeptFunction, look: FlowRecords) -> None:
         """Note which flows break a term."""

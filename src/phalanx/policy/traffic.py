@@ -6,7 +6,7 @@ A rule that needs more is not approximated: it is refused, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -94,9 +94,9 @@ def _aimed(target: Segment, address: str) -> bool:
     return bool(meet(addresses(target), line((address,))))
 
 
-def _v4(prefixes: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the IPv4 prefixes: nothing from an IPv6 address goes to an IPv4 address."""
-    return tuple(each for each in prefixes if ":" not in each)
+def of_version(prefixes: Iterable[str], address: str) -> tuple[str, ...]:
+    """Return the prefixes of an address's IP version: nothing else goes to it."""
+    return tuple(each for each in prefixes if (":" in each) == (":" in address))
 
 
 def _on_wire(rule: PolicyRule, before: list[PolicyRule], address: str, most_ports: int) -> WireRule:
@@ -105,9 +105,10 @@ def _on_wire(rule: PolicyRule, before: list[PolicyRule], address: str, most_port
         return WireRule(rule, encrypt=True)
     if rule.condition != RuleCondition():
         why = why or "agents tell neither states of connections nor fragments apart"
-    outside, sources = [*_v4(match.source.outside)], _v4(match.source.addresses)
+    outside = [*of_version(match.source.outside, address)]
+    sources = of_version(match.source.addresses, address)
     if match.source.addresses and not sources:
-        return WireRule(rule)  # from IPv6 alone
+        return WireRule(rule)  # from the other version alone
     for earlier in before:
         if why or not _overlap(earlier.match, match):
             continue
@@ -119,7 +120,7 @@ def _on_wire(rule: PolicyRule, before: list[PolicyRule], address: str, most_port
         elif not first.addresses:
             return WireRule(rule)  # nothing is left for it
         else:
-            outside += _v4(first.addresses)
+            outside += of_version(first.addresses, address)
     ports = [port for each in port_spans(match.ports) for port in range(*each) if match.ports]
     if len(ports) > most_ports:
         why = why or f"it names more than {most_ports} ports"

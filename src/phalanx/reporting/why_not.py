@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from ipaddress import IPv6Network
 
 from msgspec import Struct
 
@@ -33,7 +35,7 @@ from phalanx.reporting.utility import TermShare, utility
 MOST_BIDS = 24
 """Bids in the table of one auction."""
 _LACKING = re.compile(r"needs ([\d.]+) ([\w ]+), ([\d.]+) free")
-_ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
+_ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}|[\da-f]*:[\da-f:]+(/64)?")
 
 
 class Answer(Struct, frozen=True):
@@ -252,9 +254,12 @@ def about_address(log: Log, address: str) -> Answer | None:
 
     Args:
         log: of the run.
-        address: IPv4 address.
+        address: of IPv4; of IPv6 any of its network of 64 bits, which is what is blocked.
 
     """
+    if ":" in address and _ADDRESS.fullmatch(address):
+        with suppress(ValueError):
+            address = str(IPv6Network((address.partition("/")[0], 64), strict=False))
     targets = {text(h, "address") for h in log.setting.get("hosts", ()) if isinstance(h, dict)}
     if _ADDRESS.fullmatch(address) is None or address in targets:
         return None

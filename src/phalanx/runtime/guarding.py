@@ -65,6 +65,7 @@ from phalanx.runtime.scenario import (
     Scenario,
     Strategy,
     Timing,
+    check_address,
 )
 
 LIMITER = FunctionSpec(cores=0.1, memory_gb=0.05, disk_gb=0.01, image_mb=1, boot_s=0, shared=True)
@@ -137,6 +138,10 @@ class GuardedSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """More open TCP connections than this are looked into; None: they are not counted."""
     limits: Annotated[tuple[LimitSpec, ...], Meta(max_length=100)] = ()
     """Always in force, beside what attacks need. Of several that fit a packet the first counts."""
+
+    def __post_init__(self) -> None:
+        """Refuse an address that is none; raises ValueError."""
+        check_address(self.address)
 
 
 class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):

@@ -184,6 +184,8 @@ def _hosts(scenario: Scenario) -> Iterator[Offence]:
             yield f"{path}.at", unknown("PoP", host.at, pops)
         if host.name in pops:
             yield f"{path}.name", f"{show(host.name)} is a PoP already; choose another name"
+        if ":" in host.address and scenario.traffic:
+            yield f"{path}.address", "sources of traffic have IPv4 addresses, and so must hosts"
         group, _, rest = host.address.removeprefix("10.").partition(".")
         if host.address.startswith("10.") and rest and 1 <= int(group) <= len(scenario.traffic):
             yield (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
+from ipaddress import IPv6Address
 from typing import Annotated, Literal
 
 import msgspec
@@ -37,7 +38,8 @@ DetectorName = Annotated[
 Address = Annotated[
     str,
     Meta(
-        pattern=r"^(?!0+\.|22[4-9]\.|2[3-5][0-9]\.)((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(?!\Z)|\Z)){4}"
+        pattern=r"^(?!0+\.|22[4-9]\.|2[3-5][0-9]\.|::|f[ef])"
+        r"(((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(?!\Z)|\Z)){4}|[0-9a-f]+:[0-9a-f:]+\Z)"
     ),
 ]
 LinkName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+>[A-Za-z0-9._-]+\Z", max_length=129)]
@@ -143,6 +145,15 @@ class HostLimitsSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Share of its memory that it loses by each request that it answers."""
 
 
+def check_address(address: str) -> None:
+    """Refuse an IPv6 address that is none or is not written as in RFC 5952; raises ValueError.
+
+    Packets are matched with addresses as text.
+    """
+    if ":" in address and (shortest := str(IPv6Address(address))) != address:
+        raise ValueError(f"write the address {address} as {shortest}")
+
+
 class HostSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A machine on a PoP's switch. Its access link is named ``pop>host``."""
 
@@ -157,6 +168,10 @@ class HostSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Names of other hosts that it asks as well, each with the share of the requests answered here
     for which it does: an AMF asks an SMF for the session. A request that they do not answer is not
     answered here."""
+
+    def __post_init__(self) -> None:
+        """Refuse an address that is none; raises ValueError."""
+        check_address(self.address)
 
 
 class ShapeSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -533,7 +548,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
             PolicedFunction(name, host.name, host.address, host.at)
             for name, prefixes in members
             for host in self.hosts
-            if host.address in PrefixSet(p for p in prefixes if ":" not in p)
+            if host.address in PrefixSet(prefixes)
         )
 
     def jurisdictions(self) -> dict[str, str]:
