@@ -271,7 +271,7 @@ def _text(kind: types.StrType) -> str:
     words = {
         scenario.Name: "name",
         agreements.Day: "date",
-        scenario.Address: "IPv4 address",
+        scenario.Address: "address",
         rules.Cidr: "address or prefix",
         rules.RuleId: "name of a rule",
         scenario.LinkName: "directed link",

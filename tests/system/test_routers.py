@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from ipaddress import ip_network
+from ipaddress import IPv6Network, collapse_addresses, ip_network
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,19 @@ import pytest
 from phalanx.infrastructure.linux import announcer
 from phalanx.infrastructure.linux.kernel import namespaces
 from phalanx.store.jsonl import read_jsonl
-from tests.system.guard_lab import ATTACKERS, GATEWAY, SERVER, Lab, end, said, until
+from tests.system.guard_lab import (
+    ATTACKERS,
+    ATTACKERS6,
+    GATEWAY,
+    SERVER,
+    SERVER6,
+    SITE6,
+    USER6,
+    Lab,
+    end,
+    said,
+    until,
+)
 
 pytestmark = [
     *GATEWAY,
@@ -38,7 +50,7 @@ process phalanx {{
 }}
 neighbor 10.8.9.2 {{
   router-id 10.8.9.1; local-address 10.8.9.1; local-as 65001; peer-as 65000; hold-time {hold};
-  family {{ ipv4 unicast; ipv4 flow; }}
+  family {{ ipv4 unicast; ipv4 flow; ipv6 flow; }}
   api {{ processes [ phalanx ]; neighbor-changes; }}
 }}
 """
@@ -61,6 +73,9 @@ GOBGP = """\
   [[neighbors.afi-safis]]
     [neighbors.afi-safis.config]
       afi-safi-name = "ipv4-flowspec"
+  [[neighbors.afi-safis]]
+    [neighbors.afi-safis.config]
+      afi-safi-name = "ipv6-flowspec"
 """
 SITE = """\
 timing: {{auction_deadline_s: 0.3, lease_s: {lease}}}
@@ -185,6 +200,22 @@ def test_what_a_guard_blocks_is_at_the_router_until_it_stops(lab: RouterLab, tmp
     events = list(read_jsonl(tmp_path / "log.jsonl"))
     told = [e.data for e in events if e.kind == "route.announced"]
     assert {data["router"] for data in told} == {"edge"}
+
+
+def test_routes_of_ipv6_are_of_networks(lab: RouterLab, tmp_path: Path):
+    site = lab.site.read_text().replace("memory_gb: 1", "memory_gb: 4")
+    lab.site.write_text(site.replace("timing:", f"{SITE6}timing:"))
+    lab.serve(USER6)
+    guard = lab.guard("--log", str(tmp_path / "log.jsonl"))
+    said(guard, "second 0 of the log")
+    lab.flood(30, ATTACKERS6)
+    networks = collapse_addresses(IPv6Network((a, 64), strict=False) for a in ATTACKERS6)
+    wanted = {f"[destination: {SERVER6}/128/0][source: {each}/0]" for each in networks}
+    until(lambda: lab.routes("ipv6-flowspec").keys() == wanted, f"never just {wanted}", 60)
+    assert all('"rate": 0' in each for each in lab.routes("ipv6-flowspec").values())
+    end(guard)
+    until(lambda: not lab.routes("ipv6-flowspec"), "the routes stay", 3)
+    assert not lab.routes()
 
 
 def test_routes_end_with_their_leases(lab: RouterLab):

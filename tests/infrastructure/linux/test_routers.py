@@ -23,6 +23,7 @@ from phalanx.infrastructure.linux.announcer import MOST_ROUTES, Announcer
 from phalanx.infrastructure.linux.routers import NoRouteError, RouterSpec, routes_of
 
 HOP = "192.0.2.254"
+VICTIM6 = "2001:db8::10"
 BLACKHOLE = RouterSpec("edge", ROUTER.socket, "blackhole", HOP)
 
 
@@ -60,9 +61,32 @@ def test_routes_say_what_a_rule_says() -> None:
     ]
 
 
+def test_routes_of_ipv6_say_what_a_rule_says() -> None:
+    def said(rule: TrafficRule) -> list[str]:
+        return [route.text() for route in routes_of(rule, VICTIM6, ROUTER)]
+
+    begin = f"flow route {{ match {{ destination {VICTIM6}/128/0; source 2001:db8:7::/64/0;"
+    assert said(drop("2001:db8:7::/64")) == [f"{begin} }} then {{ discard; }} }}"]
+    assert said(drop("2001:db8:7::/64", protocol="udp", port=53)) == [
+        f"{begin} next-header [ =17 ]; destination-port [ =53 ]; }} then {{ discard; }} }}"
+    ]
+    (limited,) = said(limit(2.5))
+    assert f"destination {VICTIM6}/128/0; }} then {{ rate-limit 2500000; }}" in limited
+    spared = drop("2001:db8:7::/64", outside=("2001:db8:7::/66", "198.51.100.0/24"))
+    named = [text.split("source ")[1].split(";")[0] for text in said(spared)]
+    assert named == ["2001:db8:7:0:4000::/66/0", "2001:db8:7:0:8000::/65/0"]
+    sent: list[str] = []
+    request = {"agent": "gate", "life": 1, "turn": 1}
+    request["routes"] = [[text, 5.0] for text in said(spared)]
+    assert Announcer(sent.append, lambda _: None).request(request, 0.0) == ""
+    assert sent == [f"announce {said(spared)[0]}"]  # the next one when this is confirmed
+
+
 @pytest.mark.parametrize(
     ("rule", "router", "why"),
     [
+        (drop("2001:db8:7::/64", target=VICTIM6), BLACKHOLE, "only addresses of IPv4"),
+        (drop(target=VICTIM6), ROUTER, "cut off 2001:db8::10 from everyone"),
         (drop(), ROUTER, "cut off 192.0.2.10 from everyone; victim: true"),
         (drop(), BLACKHOLE, "cut off 192.0.2.10 from everyone; victim: true"),
         (limit(0), ROUTER, "cut off 192.0.2.10 from everyone; victim: true"),
@@ -80,7 +104,7 @@ def test_routes_say_what_a_rule_says() -> None:
 )
 def test_what_routes_cannot_say_is_refused(rule, router, why) -> None:
     with pytest.raises(NoRouteError, match=why):
-        routes_of(rule, VICTIM, router)
+        routes_of(rule, rule.match.target or VICTIM, router)
 
 
 def test_whole_addresses_are_cut_off_where_the_operator_says_so() -> None:
@@ -423,6 +447,9 @@ MATCH = GOOD.split("match {")[1].split(" } then")[0]
         f"{GOOD}\nshutdown",
         GOOD.replace("destination 192.0.2.10/32; ", ""),
         GOOD.replace("192.0.2.10", "992.0.2.10"),
+        GOOD.replace("192.0.2.10/32", "2001:db8::zz/128/0"),
+        GOOD.replace("192.0.2.10/32", "2001:db8::1/64/0"),
+        GOOD.replace("198.51.100.1/32", "2001:db8::1::/64/0"),
         f"{GOOD} }}",
         "",
         7,

@@ -35,7 +35,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 from math import inf
 from pathlib import Path
 
@@ -53,12 +53,13 @@ HANGS_S = 60.0
 """ExaBGP without an answer for so long: start again, and withdraw what may be announced."""
 AGAIN_S = 2.0
 """After a session is up, everything is sent again; what could not be withdrawn is tried again."""
-_PREFIX = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}/[0-9]{1,2}"
+_IPV4 = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}/[0-9]{1,2}"
+_PREFIX = rf"{_IPV4}|[0-9a-f]+:[0-9a-f:]+/[0-9]{{1,3}}"
 _FLOW = (
-    rf"flow route {{ match {{( destination {_PREFIX};[a-z0-9 ./\[\]=&<>;!-]*) }} "
+    rf"flow route {{ match {{( destination (?:{_PREFIX})(?:/0)?;[a-z0-9 .:/\[\]=&<>;!-]*) }} "
     r"then { (?:discard|rate-limit [0-9]{1,13}); } }"
 )
-_BLACKHOLE = rf"route ({_PREFIX} next-hop [0-9.]{{7,15}}) community \[ 65535:666 65535:65281 \]"
+_BLACKHOLE = rf"route ({_IPV4} next-hop [0-9.]{{7,15}}) community \[ 65535:666 65535:65281 \]"
 _ROUTE = re.compile(f"(?:{_FLOW}|{_BLACKHOLE})", re.ASCII)
 """All that is ever announced, whoever asks: drops, limits and blackholes (RFC 7999)."""
 
@@ -284,7 +285,7 @@ def _answer(link: socket.socket, answer: dict[str, object]) -> None:
 
 def _match(route: str) -> str:
     """Return what a route is about; raises ValueError if it is none that is ever announced."""
-    if (found := _ROUTE.fullmatch(route)) and all(map(IPv4Network, re.findall(_PREFIX, route))):
+    if (found := _ROUTE.fullmatch(route)) and all(map(ip_network, re.findall(_PREFIX, route))):
         return str(found[1] or found[2])
     raise ValueError(repr(route))
 

@@ -5,7 +5,8 @@ the line is full. Routes are FlowSpec routes, or blackholes of addresses where t
 ExaBGP announces them; ``announcer.py`` is the process that it runs for us, and withdraws whatever
 this one asks for no more.
 
-Source: RFC 8955, 4 and 7.3; RFC 9117 (the destination is always a guarded address); RFC 7999.
+Source: RFC 8955, 4 and 7.3; RFC 8956; RFC 9117 (the destination is always a guarded address);
+RFC 7999.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ import json
 import socket
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    collapse_addresses,
+    ip_network,
+    summarize_address_range,
+)
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -120,7 +129,7 @@ def routes_of(rule: TrafficRule, target: str, router: RouterSpec) -> tuple[BgpRo
     if match.parts > 1 or match.entry is not None:
         raise NoRouteError("routes know no shares of sources and no other places of entry")
     rate = _rate(rule)
-    sources = _sources(rule, router.most)
+    sources, six = _sources(rule, target, router.most), ":" in target
     if rate and len(sources) > 1:
         raise NoRouteError(f"it needs {len(sources)} routes, and each would have the whole rate")
     whole = match.source is None and not match.sources
@@ -132,13 +141,16 @@ def routes_of(rule: TrafficRule, target: str, router: RouterSpec) -> tuple[BgpRo
         protocols = ((number, number + 1),) if number else PROTOCOLS
         fields = protocols, ((port, port + 1),) if port else PORTS
         named = [str(source) if source.prefixlen else None for source in sources]
-        flows = (FlowMatch(4, f"{target}/32", each, *fields) for each in named)
+        to, version = str(ip_network(target)), ip_network(target).version
+        flows = (FlowMatch(version, to, each, *fields) for each in named)
         return tuple(BgpRoute(flow.text(), rate) for flow in flows)
+    if six:
+        raise NoRouteError("only addresses of IPv4 are blackholed; flowspec says IPv6 as well")
     if rate or not blunt:
         raise NoRouteError("a blackhole drops all that comes from an address, and nothing less")
     if whole and match.outside:
         raise NoRouteError("a blackhole drops all that comes to an address, allowed sources too")
-    ends = [IPv4Network(target)] if whole else sources
+    ends = [ip_network(target)] if whole else sources
     if sum(end.num_addresses for end in ends) > router.most:
         raise NoRouteError(f"it needs more than {router.most} routes, the cap of this router")
     hop = f"/32 next-hop {router.next_hop}"
@@ -154,15 +166,17 @@ def _rate(rule: TrafficRule) -> int:
     return wanted >> bits << bits
 
 
-def _sources(rule: TrafficRule, most: int) -> list[IPv4Network]:
+def _sources(rule: TrafficRule, target: str, most: int) -> list[IPv4Network | IPv6Network]:
     """Return the fewest prefixes with exactly the sources of a rule."""
-    match = rule.match
-    named = match.sources or ((match.source,) if match.source else ("0.0.0.0/0",))
-    cuts = sorted(map(_span, collapse_addresses(map(IPv4Network, match.outside))))
-    found: list[IPv4Network] = []
-    for first, after in map(_span, collapse_addresses(map(IPv4Network, named))):
+    match, six = rule.match, ":" in target
+    named = match.sources or (match.source or ("::/0" if six else "0.0.0.0/0"),)
+    cuts = _spans((each for each in match.outside if (":" in each) == six), six=six)
+    found: list[IPv4Network | IPv6Network] = []
+    for first, after in _spans(named, six=six):
         for begin, end in [*(c for c in cuts if c[1] > first and c[0] < after), (after, after)]:
-            if first < begin:
+            if first < begin and six:
+                found += summarize_address_range(IPv6Address(first), IPv6Address(begin - 1))
+            elif first < begin:
                 found += summarize_address_range(IPv4Address(first), IPv4Address(begin - 1))
             first = max(first, end)  # noqa: PLW2901
         if len(found) > most:
@@ -172,9 +186,14 @@ def _sources(rule: TrafficRule, most: int) -> list[IPv4Network]:
     return found
 
 
-def _span(network: IPv4Network) -> tuple[int, int]:
-    first = int(network.network_address)
-    return first, first + network.num_addresses
+def _spans(prefixes: Iterable[str], *, six: bool) -> list[tuple[int, int]]:
+    """Return the first address of each prefix and the one after its last, merged and in order."""
+    kept: Iterable[IPv4Network] | Iterable[IPv6Network]
+    if six:
+        kept = collapse_addresses(map(IPv6Network, prefixes))
+    else:
+        kept = collapse_addresses(map(IPv4Network, prefixes))
+    return [(int(n.network_address), int(n.broadcast_address) + 1) for n in kept]
 
 
 class _Wanted(Struct, eq=False):
@@ -244,7 +263,7 @@ class Routers:
             try:
                 found[name] = routes = self._room(speaker, rule, target)
                 speaker.wanted[measure] = _Wanted(routes, cause)
-            except (NoRouteError, ValueError) as error:  # not IPv4
+            except NoRouteError as error:
                 self._tell(speaker, "route.refused", measure, cause, reason=str(error))
         return found
 
@@ -277,7 +296,7 @@ class Routers:
                 ask(speaker.spec.socket, self._request(speaker), CLOSE_S)
 
     def _room(self, to: _Speaker, rule: TrafficRule, target: str | None) -> tuple[BgpRoute, ...]:
-        """Return the routes of a rule; raises NoRouteError, or ValueError if it is not of IPv4."""
+        """Return the routes of a rule; raises NoRouteError."""
         if target not in self._guarded:
             raise NoRouteError("a route is only for traffic to an address guarded here")
         routes, spec = routes_of(rule, str(target), to.spec), to.spec

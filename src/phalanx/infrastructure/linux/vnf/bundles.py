@@ -18,8 +18,6 @@ from .nft import (
     ATTESTED,
     ENDS,
     HELD_MARK,
-    IP6,
-    NEIGHBOURS,
     SYN,
     AddressFamily,
     Nft,
@@ -309,7 +307,7 @@ def _basis(own: str, place: Place, priority: int = PRIORITY) -> dict[str, str]:
 
 def _gated(chain: str, own: str, matches: Matches, rules: list[str]) -> tuple[tuple[str, str], ...]:
     """Return rules for what matches, behind those that let neighbours speak."""
-    kept = [f"{each} accept" for each in NEIGHBOURS if IP6 in matches]
+    kept = [f"{each} accept" for family in matches for each in family.neighbours]
     for family, match in matches.items():
         kept += [f"{gate(own, family)} {match} {rule}" for rule in rules]
     return tuple((chain, rule) for rule in kept)

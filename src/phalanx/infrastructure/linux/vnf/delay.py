@@ -94,10 +94,9 @@ class DelayLine:
                 self._hold(os.read(self._in, _LARGEST))
 
     def _hold(self, frame: bytes) -> None:
-        # What the kernel itself says on a new device is no traffic.
-        kind, own = frame[12:14], frame[22:23] in (b"\0", b"\xfe")  # from no or a local address
-        held = kind == _IPV4 or (kind == _IPV6 and not own)
-        if not held or len(self.waiting) >= MOST_HELD:
+        # What the kernel itself says on a new device, from no or a local address, is no traffic.
+        six = frame[12:14] == _IPV6 and frame[22:23] not in (b"\0", b"\xfe")
+        if not (six or frame[12:14] == _IPV4) or len(self.waiting) >= MOST_HELD:
             return
         now = time.monotonic()
         if self._rate:

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from . import bundles
-from .bundles import Place, RuleBundle
+from .bundles import Matches, Place, RuleBundle
 from .http import Fields, RefusedError
 from .netlink import NetlinkReader
 from .nft import ADDRESS_FAMILIES, AddressFamily, Nft, NftError, share
@@ -343,12 +343,9 @@ class KernelMeasures:
         return self._reader.counter(family, self._table, name)
 
 
-def _matches(
-    fields: Fields, own: str, sources: list[str], outside: list[str]
-) -> dict[AddressFamily, str]:
+def _matches(fields: Fields, own: str, sources: list[str], outside: list[str]) -> Matches:
     """Return the nftables match of a body's fields, for each family of its addresses."""
-    ends = [fields.network("source")] if fields.has("source") else []
-    ends += [fields.address("target")] if fields.has("target") else []
+    ends = [fields.network(each) for each in ("source", "target") if fields.has(each)]
     matches = {
         family: _match(fields, own, family, any(map(family.has, outside)))
         for family in ADDRESS_FAMILIES

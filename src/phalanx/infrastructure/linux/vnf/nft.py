@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import socket
+import struct
 from threading import Lock
 from typing import Any
 
@@ -24,7 +25,7 @@ ATTESTED = "tcp flags & (syn | rst | ack) == ack"
 """From a server: a packet of a connection that it holds to be established."""
 ENDS = "tcp flags & (fin | rst) != 0"
 
-NEIGHBOURS = (
+_NEIGHBOURS = (
     "icmpv6 type { 133-137 } ip6 hoplimit 255",
     "ip6 saddr { ::, fe80::/10 } meta l4proto icmpv6",
 )
@@ -45,6 +46,9 @@ class AddressFamily:
         self.own = own
         """What names of parts that are of this family alone end with."""
         self.mask, self.prefix = mask, prefix
+        self.neighbours = _NEIGHBOURS if own else ()
+        self.key = struct.Struct("!16s16sHxxB3x" if own else "!4s4sHxxB3x")
+        """Of a flow, as sets have it."""
         self.type = f"ipv{own or 4}_addr"
         self.header = 0 if own else 20
         """Octets of its header that its length counts."""
@@ -67,10 +71,6 @@ class AddressFamily:
         A subscriber of IPv6 has a network of 64 bits, and any address in it.
         """
         return f"{self.ip} {end}{self.mask}"
-
-    def text(self, octets: bytes) -> str:
-        """Return an address as text."""
-        return socket.inet_ntop(self.number, octets)
 
 
 IP = AddressFamily(socket.AF_INET, "ip", "", "", "")

@@ -23,9 +23,6 @@ from .nft import (
     ATTESTED,
     ENDS,
     HELD_MARK,
-    IP,
-    IP6,
-    NEIGHBOURS,
     RESET,
     SYN,
     SYN_ACK,
@@ -50,7 +47,6 @@ is blocked already is no news."""
 PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 
 _PER_MILLION = 1_000_000
-_KEYS = {IP: struct.Struct("!4s4sHxxB3x"), IP6: struct.Struct("!16s16sHxxB3x")}
 Families = tuple[AddressFamily, ...]
 _PORT = struct.Struct("!Hxx")
 _COUNTED = (
@@ -148,7 +144,7 @@ def _flows(table: str, family: AddressFamily, reader: NetlinkReader) -> list[dic
     }
     several = {e.key for e in reader.elements(NETDEV, table, f"several{family.own}")}
     first = [e.key for e in reader.elements(NETDEV, table, f"first{family.own}")]
-    layout = _KEYS[family]
+    layout = family.key
     ports = {k[: layout.size]: _PORT.unpack_from(k, layout.size)[0] for k in first}
     replies = _replies(counts, layout)
     flows = []
@@ -160,8 +156,8 @@ def _flows(table: str, family: AddressFamily, reader: NetlinkReader) -> list[dic
         flows.append(
             of
             | {
-                "source": f"{family.text(source)}{family.prefix}",
-                "target": family.text(target),
+                "source": f"{socket.inet_ntop(family.number, source)}{family.prefix}",
+                "target": socket.inet_ntop(family.number, target),
                 "port": port,
                 "protocol": PROTOCOLS[protocol],
                 "packets": flow.packets,
@@ -299,7 +295,7 @@ def _chains(family: AddressFamily) -> dict[str, list[str]]:
     ends, ends_back = family.tuple, family.tuple_back
     return {
         "towards": [
-            *(f"{each} accept" for each in NEIGHBOURS if family is IP6),
+            *(f"{each} accept" for each in family.neighbours),
             "counter name seen",
             "meta l4proto != { tcp, udp } accept",
             *(f"{_GTP} {rule}" for rule in _TUNNELS),
