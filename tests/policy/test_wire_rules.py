@@ -27,14 +27,23 @@ from phalanx.policy.rules import (
 from phalanx.policy.traffic import PolicedFunction, held_at, wire_rules
 
 HERE = PolicedFunction("cameras", "nvr", "10.0.1.10", "pop1")
+HERE6 = PolicedFunction("cameras", "nvr", "2001:db8:1::10", "pop1")
 PREFIXES = ("10.1.0.0/16", "10.1.2.0/24", "10.2.0.0/16", "10.0.0.0/8", "192.0.2.7/32")
+PREFIXES += ("2001:db8:7::/64", "2001:db8:7::/48", "2001:db8:8::1/128")
 ADDRESSES = ("10.1.0.5", "10.1.2.9", "10.2.3.4", "10.9.9.9", "192.0.2.7", "203.0.113.1")
+ADDRESSES6 = ("2001:db8:7::5", "2001:db8:7:1::5", "2001:db8:8::1", "2001:db8:9::1")
 PORTS = (80, 443, 8080)
 NUMBERS = {"tcp": 6, "udp": 17}
 
 prefixes = st.lists(st.sampled_from(PREFIXES), max_size=2).map(tuple)
 segments = st.builds(Segment, addresses=prefixes, outside=prefixes)
-targets = st.sampled_from([Segment(), Segment(("10.0.1.0/24",)), Segment(("10.0.2.0/24",))])
+targets = st.sampled_from(
+    [
+        Segment(),
+        Segment(("10.0.1.0/24", "2001:db8:1::/64")),
+        Segment(("10.0.2.0/24", "2001:db8:2::/64")),
+    ]
+)
 ports = st.lists(
     st.sampled_from([PortRange(80, 80), PortRange(443, 443), PortRange(80, 90)]), max_size=1
 ).map(tuple)
@@ -57,11 +66,11 @@ def rule_sets(draw: st.DrawFn) -> RuleSet:
     return RuleSet("set", rules, draw(verdicts))
 
 
-def passes(rule: TrafficRule, source: str, protocol: str, port: int) -> bool:
+def passes(rule: TrafficRule, source: str, target: str, protocol: str, port: int) -> bool:
     match = rule.match
     hit = (
         match.of_source()(source)
-        and match.target == HERE.address
+        and match.target == target
         and match.protocol in (None, protocol)
         and match.port in (None, port)
     )
@@ -69,22 +78,26 @@ def passes(rule: TrafficRule, source: str, protocol: str, port: int) -> bool:
 
 
 @given(
-    rule_sets(), st.sampled_from(ADDRESSES), st.sampled_from(["tcp", "udp"]), st.sampled_from(PORTS)
+    rule_sets(),
+    st.sampled_from([*ADDRESSES, *ADDRESSES6]),
+    st.sampled_from(["tcp", "udp"]),
+    st.sampled_from(PORTS),
 )
 def test_what_is_in_force_decides_as_the_policy_does(
     rules: RuleSet, source: str, protocol: str, port: int
 ) -> None:
-    wired = list(wire_rules(rules, HERE))
+    here = HERE6 if ":" in source else HERE
+    wired = list(wire_rules(rules, here))
     if any(each.why_not for each in wired):
         return  # refused as a whole, when it is loaded
-    packet = PolicyPacket(source, HERE.address, NUMBERS[protocol], port=port)
+    packet = PolicyPacket(source, here.address, NUMBERS[protocol], port=port)
     permitted = decide(rules, packet)[0].verdict is PolicyVerdict.PERMIT
     on_wire = [traffic for each in wired for traffic in each.traffic]
     assert all(each.problem([TrafficVerdict.DROP]) is None for each in on_wire)
-    assert permitted == all(passes(each, source, protocol, port) for each in on_wire)
+    assert permitted == all(passes(each, source, here.address, protocol, port) for each in on_wire)
 
 
-@given(st.lists(st.sampled_from(PREFIXES), max_size=4), st.sampled_from(ADDRESSES))
+@given(st.lists(st.sampled_from(PREFIXES), max_size=4), st.sampled_from(ADDRESSES + ADDRESSES6))
 def test_a_set_of_prefixes_holds_what_they_contain(held: list[str], address: str) -> None:
     expected = any(ip_address(address) in ip_network(each) for each in held)
     assert (address in PrefixSet(held)) is expected

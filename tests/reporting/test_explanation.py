@@ -78,6 +78,18 @@ def test_an_address_that_was_blocked_says_where_when_and_for_how_long() -> None:
     assert answer.lines[-1].event.kind == "measure.applied"
 
 
+def test_an_address_of_ipv6_is_answered_for_its_network() -> None:
+    said = {"effect": "attackFiltered(2001:db8::10, gate, 2 sources 8f)", "measure": "m"}
+    said |= {"verdict": "drop", "pop": "gate", "sources": ["2001:db8:7::/64", "2001:db8:17::/64"]}
+    log = [
+        Event("run-1", 0.0, "run", "run.started", None, {}),
+        Event("n-1", 1.0, "network", "measure.applied", "run-1", said),
+    ]
+    for asked in ("2001:db8:7::5", "2001:db8:7::/64", "2001:db8:7:0:1:2:3:4"):
+        assert explain(log, asked).title == "2001:db8:7::/64 is blocked"
+    assert explain(log, "2001:db8:8::5").title == "Why 2001:db8:8::/64 was not blocked"
+
+
 def test_an_honest_address_is_answered_with_what_was_seen_of_it() -> None:
     service = ddos_log(strategy="service", until=60)
     answer = explain(service, "10.2.0.1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import pytest
 from hypothesis import given
@@ -114,17 +114,61 @@ PREFIXES = st.builds(
 )
 
 
-@given(
-    st.lists(PREFIXES, max_size=4),
-    st.lists(PREFIXES, max_size=6),
-    st.sampled_from([TrafficVerdict.DROP, TrafficVerdict.LIMIT]),
-    st.integers(0, 2**32 - 1).map(lambda n: n & 0xFF0F_0F0F),
+SERVER6 = "2001:db8:6::10"
+ADDRESSES6 = st.integers(0, 0xFF).map(lambda n: (0x2001_0DB8 << 96) | n >> 4 << 64 | n & 0xF)
+"""Of 16 networks of 64 bits, 16 of each."""
+PREFIXES6 = st.builds(
+    lambda number, length: str(IPv6Network((number, length), strict=False)),
+    ADDRESSES6,
+    st.sampled_from([32, 60, 62, 64, 126, 128]),
 )
-def test_a_spared_rule_hits_what_the_rule_hit_but_for_what_is_allowed(allow, sources, verdict, at):
+ASKED = [
+    (SERVER, PREFIXES, st.integers(0, 2**32 - 1).map(lambda n: n & 0xFF0F_0F0F)),
+    (SERVER6, PREFIXES6, ADDRESSES6),
+]
+
+
+@given(
+    st.sampled_from(ASKED).flatmap(
+        lambda of: st.tuples(st.just(of[0]), st.lists(of[1], max_size=6), of[2])
+    ),
+    st.lists(PREFIXES | PREFIXES6, max_size=6),
+    st.sampled_from([TrafficVerdict.DROP, TrafficVerdict.LIMIT]),
+    st.booleans(),
+)
+def test_a_spared_rule_hits_what_the_rule_hit_but_for_what_is_allowed(asked, allow, verdict, one):
+    (target, sources, at), named = asked, {}
     entries = AllowList(AllowedSources(prefix, "test") for prefix in allow)
-    rule = TrafficRule(TrafficMatch(target=SERVER, sources=tuple(sources)), verdict)
-    spared, address = entries.spare(rule), str(IPv4Address(at))
+    named = {"source": sources[0]} if one and sources else {"sources": tuple(sources)}
+    rule = TrafficRule(TrafficMatch(target=target, **named), verdict)
+    assert rule.problem([verdict]) is None or verdict is TrafficVerdict.LIMIT
+    spared, address = entries.spare(rule), str(ip_address(at))
+    if one and sources:  # as the drivers match it
+        rule = replace(rule, match=replace(rule.match, source=None, sources=(sources[0],)))
+        if spared is not None:
+            match = replace(spared.match, source=None, sources=(sources[0],))
+            spared = replace(spared, match=match)
     hit = rule.match.of_source()(address)
     still = spared is not None and spared.match.of_source()(address)
     assert still == (hit and entries.find(address) is None)
     assert spared is None or entries.spare(spared) == spared
+    assert spared is None or {":" in each for each in spared.match.outside} <= {":" in target}
+
+
+def test_a_rule_is_of_one_family():
+    for sources, target in (("10.2.0.1", SERVER6), ("2001:db8::/64", SERVER)):
+        for named in ({"sources": (sources,)}, {"source": sources}):
+            rule = TrafficRule(TrafficMatch(target=target, **named), TrafficVerdict.DROP)
+            assert "nothing goes from IPv4 to IPv6" in rule.problem([TrafficVerdict.DROP])
+
+
+def test_an_allowed_address_is_left_out_of_a_block_of_its_network():
+    entries = AllowList([AllowedSources("2001:db8:7::5", "probe")])
+    assert entries.find("2001:db8:7::/64") is None  # the others of it are not allowed
+    assert entries.find("2001:db8:7::5").reason == "probe"
+    match = TrafficMatch(target=SERVER6, sources=("2001:db8:7::/64", "2001:db8:8::/64"))
+    spared = entries.spare(TrafficRule(match, TrafficVerdict.DROP))
+    assert spared.match == replace(match, outside=("2001:db8:7::5",))
+    wide = AllowList([AllowedSources("2001:db8:7::/48", "office")])
+    spared = wide.spare(TrafficRule(match, TrafficVerdict.DROP))
+    assert spared.match.sources == ("2001:db8:8::/64",)

@@ -137,6 +137,12 @@ def test_handshakes_are_answered_where_sources_are_forged_out_of_everywhere(lab,
     assert visitors.served(begun + SETTLED_S)[USER6] >= 0.95
 
 
+def test_users_in_a_network_that_attacks_are_served(lab, tmp_path):
+    """They are as users behind an IPv4 address that attacks: handshakes are answered instead."""
+    applied = attacked(lab, tmp_path, [network(USER6)], 2000)
+    assert {data["verdict"] for data in applied} == {"proxy"}
+
+
 def test_both_addresses_are_guarded_spared_taken_over_shown_and_released(lab):
     passes = lab.passes()
     lab.serve(USER6)
@@ -208,4 +214,4 @@ def test_an_address_is_written_as_packets_are_told(lab):
         said_, _ = guard.communicate(timeout=30)
         assert guard.returncode == 2
         assert why in said_
-        assert "guards[1]" in said_
+        assert "site.yaml: guards[1].address (line " in said_

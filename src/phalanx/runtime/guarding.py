@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,7 +44,7 @@ from phalanx.policy.rules import (
     Segment,
 )
 from phalanx.runtime.environment import BuildContext, MetricsAddress, Say
-from phalanx.runtime.loading import allow_offences, policy_refusals
+from phalanx.runtime.loading import address_offences, allow_offences, policy_refusals
 from phalanx.runtime.processes.spec import Device, Interfaces
 from phalanx.runtime.scenario import (
     MONITORS,
@@ -65,7 +66,6 @@ from phalanx.runtime.scenario import (
     Scenario,
     Strategy,
     Timing,
-    check_address,
 )
 
 LIMITER = FunctionSpec(cores=0.1, memory_gb=0.05, disk_gb=0.01, image_mb=1, boot_s=0, shared=True)
@@ -139,10 +139,6 @@ class GuardedSpec(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Annotated[tuple[LimitSpec, ...], Meta(max_length=100)] = ()
     """Always in force, beside what attacks need. Of several that fit a packet the first counts."""
 
-    def __post_init__(self) -> None:
-        """Refuse an address that is none; raises ValueError."""
-        check_address(self.address)
-
 
 class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """One PoP on a real machine."""
@@ -208,7 +204,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
                 f"{guarded.name}.limits.{number}",
                 RuleAction(PolicyVerdict.PERMIT, limit.rate_mb_s),
                 RuleMatch(
-                    target=Segment((f"{guarded.address}/32",)),
+                    target=Segment((str(ip_network(guarded.address)),)),
                     protocol=limit.protocol,
                     ports=() if limit.port is None else (PortRange(limit.port, limit.port),),
                 ),
@@ -218,7 +214,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
         )
         if not rules:
             return None
-        own = ((g.name, (f"{g.address}/32",)) for g in self.guards if g.limits)
+        own = ((g.name, (str(ip_network(g.address)),)) for g in self.guards if g.limits)
         return PolicyPlan(rules=RuleSet("limits", rules), members=PolicyInventory(dict(own)))
 
     def _own_parameters(self) -> dict[str, float]:
@@ -238,7 +234,8 @@ def load_site(path: str | Path) -> SiteSpec:
 
     """
     site, tree = parse_as(SiteSpec, read_text(path), str(path))
-    for field_name, why in allow_offences(site.allow):
+    guarded = address_offences("guards", (each.address for each in site.guards))
+    for field_name, why in (*guarded, *allow_offences(site.allow)):
         raise refusal(str(path), tree, field_name, why)
     scenario = site.to_scenario(1.0)
     for _, why in () if scenario.policy is None else policy_refusals(scenario.policy, scenario):

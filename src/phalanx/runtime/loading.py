@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
+from ipaddress import IPv6Address
 from pathlib import Path
 
 from msgspec import structs
@@ -134,6 +135,18 @@ def allow_offences(allow: Iterable[AllowedSources]) -> Iterator[Offence]:
             yield f"allow[{place}].prefix", str(error)
 
 
+def address_offences(field: str, addresses: Iterable[str]) -> Iterator[Offence]:
+    """Yield what is wrong with IPv6 addresses, by which packets are told (RFC 5952)."""
+    for place, address in enumerate(addresses):
+        try:
+            shortest = str(IPv6Address(address)) if ":" in address else address
+        except ValueError:
+            yield f"{field}[{place}].address", f"{show(address)} is no address"
+        else:
+            if shortest != address:
+                yield f"{field}[{place}].address", f"{show(address)} is written as {shortest}"
+
+
 def _network(scenario: Scenario) -> Iterator[Offence]:
     network = scenario.network
     names = [pop.name for pop in network.pops]
@@ -178,6 +191,7 @@ def _hosts(scenario: Scenario) -> Iterator[Offence]:
     pops = {pop.name: None for pop in scenario.network.pops}
     yield from twice("hosts", (host.name for host in scenario.hosts), ".name")
     yield from twice("hosts", (host.address for host in scenario.hosts), ".address")
+    yield from address_offences("hosts", (host.address for host in scenario.hosts))
     for index, host in enumerate(scenario.hosts):
         path = f"hosts[{index}]"
         if host.at not in pops:

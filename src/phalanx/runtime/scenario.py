@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from ipaddress import IPv6Address
 from typing import Annotated, Literal
 
 import msgspec
@@ -145,15 +144,6 @@ class HostLimitsSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Share of its memory that it loses by each request that it answers."""
 
 
-def check_address(address: str) -> None:
-    """Refuse an IPv6 address that is none or is not written as in RFC 5952; raises ValueError.
-
-    Packets are matched with addresses as text.
-    """
-    if ":" in address and (shortest := str(IPv6Address(address))) != address:
-        raise ValueError(f"write the address {address} as {shortest}")
-
-
 class HostSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A machine on a PoP's switch. Its access link is named ``pop>host``."""
 
@@ -168,10 +158,6 @@ class HostSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Names of other hosts that it asks as well, each with the share of the requests answered here
     for which it does: an AMF asks an SMF for the session. A request that they do not answer is not
     answered here."""
-
-    def __post_init__(self) -> None:
-        """Refuse an address that is none; raises ValueError."""
-        check_address(self.address)
 
 
 class ShapeSpec(Struct, frozen=True, forbid_unknown_fields=True):
