@@ -18,6 +18,7 @@ from tests.system.guard_lab import (
     ATTACKERS6,
     GATEWAY,
     GUARDED,
+    PORT,
     SERVER6,
     SITE6,
     USER,
@@ -47,7 +48,8 @@ NETWORKS = {network(each) for each in ATTACKERS6}
 @pytest.fixture
 def lab(tmp_path):
     made = Lab(tmp_path)
-    made.site.write_text(made.site.read_text().replace("memory_gb: 1", "memory_gb: 4") + SITE6)
+    room = made.site.read_text().replace("_gb: 1", "_gb: 4")
+    made.site.write_text(room + SITE6)
     try:
         yield made
     finally:
@@ -181,6 +183,33 @@ def test_both_addresses_are_guarded_spared_taken_over_shown_and_released(lab):
     end(guard)
     assert not runs.find(run).processes
     assert "phx_" not in lab.inside("gate", "nft", "list", "ruleset")
+
+
+def arrived(lab):
+    """Return how many packets the server's interface has received."""
+    table = lab.inside("server", "cat", "/proc/self/net/dev")
+    return int(table.partition("eth:")[2].split()[1])
+
+
+@pytest.mark.parametrize("port", [PORT, PORT + 1])
+def test_a_standing_limit_is_of_its_port(lab, port):
+    limits = f"    limits: [{{protocol: udp, port: {port}, rate_mb_s: 0.02}}]\n"
+    lab.site.write_text(lab.site.read_text() + limits)
+    guard = lab.guard()
+    said(guard, "second 0 of the log")
+    until(lambda: len(listed(lab)) == 1, "the limit is not in force")
+    match = listed(lab)[0]["rule"]["rule"]["match"]
+    assert (match["target"], match["protocol"], match["port"]) == (SERVER6, "udp", port)
+    before, begun = arrived(lab), time.monotonic()
+    lab.flood(4, [USER6], 100, "udp")  # too few for an attack
+    until(lambda: arrived(lab) > before, "nothing comes")
+    time.sleep(4)
+    count, seconds = arrived(lab) - before, time.monotonic() - begun
+    if port == PORT:
+        assert count * 1062 < 0.02e6 * seconds + 70e3  # and what the bucket holds
+    else:
+        assert count > 350
+    end(guard)
 
 
 def test_under_the_published_strategy(lab, tmp_path):
