@@ -5,6 +5,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from phalanx.analytics.statistics import confidence, fewest, wilson
 from phalanx.domain.actions import FlowStats
@@ -43,6 +44,17 @@ def crowd(rng, users, window_s, loss, rtt_s=0.02):
             at += RTO_S * 2 ** (syn - 1)
         flows.append(tcp(f"1.{user >> 16}.{user >> 8 & 255}.{user & 255}", syn, done))
     return flows
+
+
+def test_forged_udp_at_one_port_is_found_beside_as_many_users_of_another():
+    rng = random.Random(1)
+    users = [udp(f"1.2.{n >> 8}.{n & 255}", 4, 4) for n in range(1000)]
+    flood = [replace(each, port=9000) for each in forged(rng, 1000, udp)]
+    (target,) = anomalous_targets([*users, *flood], 1.0)
+    assert (target.kind, target.spoofed, target.evidence["port"]) == ("udp flood", True, 9000)
+    assert anomalous_targets(users, 1.0) == []
+    assert anomalous_targets([*users, *flood[:150]], 1.0) == []  # fewer than 200 a second
+    assert len(anomalous_targets(flood, 1.0)) == 1
 
 
 @pytest.mark.parametrize("seconds", [0.2, 1.0, 10.0])

@@ -575,8 +575,16 @@ class _Crowd(Struct):
         return self.silent_asked / self.asked * self.sources, self.sources
 
 
+AT = " at "
+"""Between the protocol and the port of those who ask for one port."""
+
+
 def _crowds(look: _Look) -> dict[tuple[str, str], _Crowd]:
-    """Return those who ask for something, by target and protocol; none: who asks for nothing."""
+    """Return those who ask for something, by target and protocol; none: who asks for nothing.
+
+    Those who ask for one port over UDP are there once more, by protocol and port: of a flood at
+    one port nothing is certain beside as many users of another.
+    """
     crowds: dict[tuple[str, str], _Crowd] = {}
     sampled = look.sampling > 1
     for one in look.aggregates:
@@ -601,11 +609,13 @@ def _crowds(look: _Look) -> dict[tuple[str, str], _Crowd]:
             silent, kind = asked <= FEW_PACKETS and not one.replies, ""
         if not asked:
             continue
-        crowd = crowds.get((one.target, of))
-        if crowd is None:
-            crowd = crowds[one.target, of] = _Crowd()
         silent = silent and look.times[one.source] <= FEW_PACKETS
-        crowd.add(asked, (kind or _connectionless(one)) if silent else "", one)
+        kind = (kind or _connectionless(one)) if silent else ""
+        for group in (of, f"{of}{AT}{one.port}") if one.port and of == "udp" else (of,):
+            crowd = crowds.get((one.target, group))
+            if crowd is None:
+                crowd = crowds[one.target, group] = _Crowd()
+            crowd.add(asked, kind, one)
     return crowds
 
 
@@ -619,9 +629,15 @@ def _forgeries(look: _Look) -> dict[str, list[Finding]]:
     found: dict[str, list[Finding]] = {}
     wide: dict[tuple[str, str], list[str]] = {}
     for (target, of), crowd in crowds.items():
+        protocol, _, port = of.partition(AT)
+        if port and crowd.asked == crowds[target, protocol].asked:
+            continue
         forged = _forged(crowd, look)
         if forged is not None:
-            found.setdefault(target, []).append(forged)
+            known = found.setdefault(target, [])
+            known += [] if port and any(each.kind == forged.kind for each in known) else [forged]
+        elif port:
+            continue
         elif crowd.silent_sources and wilson(*crowd.silent())[1] > FORGED:
             wide.setdefault((look.prefixes[target], of), []).append(target)
     for (prefix, of), targets in wide.items():

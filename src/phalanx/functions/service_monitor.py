@@ -215,7 +215,7 @@ class ServiceMonitor(Capability):
         findings = self._examine(me, goal, seen, sample) + seen.slow
         seen.slow = []
         harmless = self._harmless(records, whole_s, sample)
-        findings = [f for f in findings if f.spoofed or (f.kind, f.target) not in harmless]
+        findings = [f for f in findings if (f.kind, f.target) not in harmless]
         convicted = self._convicted(me, records, whole_s, findings)
         pairs = yield from not_allowed(me, convicted)
         spared = {target for _, target in convicted} - {target for _, target in pairs}
