@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import statistics
 import sys
 import textwrap
@@ -73,7 +74,7 @@ from defenders import (  # noqa: E402
     fastnetmon_version,
     use,
 )
-from gateway import LINK_MBIT_S, FirstPacket, Gateway, HonestTraffic  # noqa: E402
+from gateway import LINK_MBIT_S, SERVER, UPLINK, FirstPacket, Gateway, HonestTraffic  # noqa: E402
 from gateway_scenes import ATTACKERS, Scene, crowd, day, feed, floods  # noqa: E402
 from phalanx.testrange.users import Received  # noqa: E402
 
@@ -115,7 +116,9 @@ def measure(make: Callable[[Gateway], Defender], scene: Scene) -> Figures:
         ends.callback(defender.close)
         with ExitStack() as running:
             running.callback(users.close)
-            first = FirstPacket(gateway, frozenset(source.address for source in scene.honest))
+            honest = {socket.inet_aton(source.address) for source in scene.honest}
+            honest |= {socket.inet_aton(SERVER), socket.inet_aton("10.8.1.2")}
+            first = FirstPacket(gateway.name("gate"), UPLINK, lambda who: who not in honest)
             running.callback(first.close)
             time.sleep(SETTLE_S)
             zero, began = time.monotonic(), time.time()

@@ -2,8 +2,8 @@
 
 ``north`` and ``south`` have users and three attackers each, ``east`` has the shop; all are machines
 in namespaces, with a broker on the first. Each run floods through both entries. Printed are the
-seconds from just before the flood programs are started to the alarm (the first look that finds
-somebody), the first limit and the last block at an entry; the visits of honest users that failed;
+seconds from the first packet of an attacker to the alarm (the first look that finds somebody), the
+first limit and the last block at an entry; the visits of honest users that failed;
 and the machine's idle share meanwhile (``/proc/stat``), since a busy machine is late.
 
 Then, under one long flood, random processes (agents, VNFs, fork servers, the broker) are killed at
@@ -16,6 +16,7 @@ Run it from the checkout with ``python benchmarks/bench_sites.py [--quick]``, as
 from __future__ import annotations
 
 import random
+import socket
 import statistics
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from gateway import FirstPacket
 from tables import QUICK, console, show
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the lab stands with the tests
@@ -75,9 +77,14 @@ def stop_all(domain: SiteDomain) -> None:
 def flood(domain: SiteDomain) -> tuple[float, float, float, int, float]:
     """Return alarm, first limit and last block in seconds, failed visits, idle share."""
     sites, visitors = domain.sites, Visitors(domain.sites)
+    first = [
+        FirstPacket(sites.namespace(site), "eth0", of.__contains__)
+        for site, sources in ATTACKERS.items()
+        if (of := {socket.inet_aton(source) for source in sources})
+    ]
     try:
         time.sleep(1.0)
-        (idle, whole), begun, since = busy(), time.time(), time.monotonic()
+        (idle, whole), since = busy(), time.monotonic()
         for site in ENTRIES:
             sites.flood(site, FLOOD_S)
         time.sleep(FLOOD_S)
@@ -85,6 +92,9 @@ def flood(domain: SiteDomain) -> tuple[float, float, float, int, float]:
         failed = sum(wrong for wrong, _ in visitors.unserved(since).values())
     finally:
         visitors.stop()
+        for tap in first:
+            tap.close()
+    begun = min(tap.time for tap in first if tap.time is not None)
     events = [event for event in domain.events() if event["time"] >= begun]
     alarms = [e["time"] for e in named(events, "analysis.done") if e["data"]["found"]]
     limits = [e for e in named(events, "measure.applied") if e["data"].get("sources")]

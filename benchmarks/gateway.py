@@ -12,7 +12,7 @@ import contextlib
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -280,24 +280,30 @@ class Listening(asyncio.DatagramProtocol):
         self._talkers[addr[0]].datagram_received(data, addr)
 
 
+_ANY = 0x0003
+"""Of a tap: packets of all protocols, sent and received."""
+_IPV4 = b"\x08\x00"
+
+
 class FirstPacket:
-    """Notes when the first packet of an attacker comes to the gateway.
+    """Notes when the first packet of an attacker passes a device, either way.
 
     Args:
-        gateway: where.
-        honest: addresses that are no attacker's.
+        namespace: where.
+        device: of the namespace.
+        hostile: whether an IPv4 address, as its four octets, is an attacker's.
 
     """
 
-    def __init__(self, gateway: Gateway, honest: frozenset[str]) -> None:
+    def __init__(self, namespace: str, device: str, hostile: Callable[[bytes], bool]) -> None:
         self.time: float | None = None
         """By ``time.time``; None: none came."""
-        with Inside(gateway.name("gate")) as inside:
+        with Inside(namespace) as inside:
             self._tap = inside.call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self._tap.bind((UPLINK, 0x0800))
+        self._tap.bind((device, _ANY))
         self._tap.settimeout(0.2)
         self._stop = Event()
-        self._thread = Thread(target=partial(self._watch, honest), daemon=True)
+        self._thread = Thread(target=partial(self._watch, hostile), daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -305,13 +311,12 @@ class FirstPacket:
         self._stop.set()
         self._thread.join()
 
-    def _watch(self, honest: frozenset[str]) -> None:
-        own = {socket.inet_aton(address) for address in (*honest, "10.8.1.2")}
+    def _watch(self, hostile: Callable[[bytes], bool]) -> None:
         with self._tap:  # closed at once: nobody is slowed by it later
             while self.time is None and not self._stop.is_set():
                 with contextlib.suppress(TimeoutError):
                     frame = self._tap.recv(64)
-                    if frame[26:30] not in own:
+                    if frame[12:14] == _IPV4 and hostile(frame[26:30]):
                         self.time = time.time()
 
 
