@@ -113,7 +113,8 @@ def test_who_does_not_answer_is_told_before_its_lease_runs_out() -> None:
     why = "no process serves it"
     found = report(entries, {}, 12.0, silent={"pop2": why})
     assert found.verdict is OverallStatus.ATTENTION
-    assert found.findings == (f"pop2 does not answer: {why}",)
+    assert found.findings == (f"pop2 is stale: it does not answer: {why}",)
+    assert [one.state for one in found.rows] == ["serving", "stale"]
     found = report(entries, {}, 12.0, silent={"pop1": why, "pop2": why})
     assert found.verdict is OverallStatus.DOWN
     ended = [entry("pop1"), entry("pop2", ServiceState.STALE)]

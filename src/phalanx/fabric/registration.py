@@ -84,7 +84,7 @@ class ServiceState(Enum):
     LEFT = "left"
     """Withdrew its registration: an end in order."""
     STALE = "stale"
-    """Its lease ran out, or the watcher is cut off itself: it may be alive."""
+    """Its lease ran out, it did not answer, or the watcher is cut off itself: it may be alive."""
     GONE = "gone"
     """Nothing was heard of it for several leases while the watcher was connected."""
 

@@ -90,17 +90,16 @@ def report(
     everybody = tuple(entries)
     asked = [entry for entry in everybody if not only or entry.owner in only]
     known = sorted(asked, key=lambda entry: (entry.registration.role.value, entry.owner))
-    rows = tuple(_row(entry, answers.get(entry.owner), now) for entry in known)
+    lost = {e.owner: silent[e.owner] for e in known if e.available and e.owner in silent}
+    rows = tuple(_row(e, answers.get(e.owner), now, lost=e.owner in lost) for e in known)
     findings = [
         line
         for row, entry in zip(rows, known, strict=True)
-        for line in _findings(row, entry.trust.tier)
+        for line in _findings(row, entry.trust.tier, lost.get(row.agent))
     ]
     findings += _differing_plans(everybody, only)
-    lost = {row.agent for row in rows if row.lease_left_s} & silent.keys()
-    findings += [f"{name} does not answer: {silent[name]}" for name in sorted(lost)]
     serving = any(
-        row.state == ServiceState.SERVING.value and row.agent not in lost
+        row.state == ServiceState.SERVING.value
         for row in rows
         if only or row.role == Role.AGENT.value
     )
@@ -123,12 +122,13 @@ def to_json(report: StatusReport, *, indent: int = 2) -> bytes:
     return msgspec.json.format(msgspec.json.encode(report), indent=indent)
 
 
-def _row(entry: RegistryEntry, answer: StatusAnswer | None, now: float) -> StatusRow:
+def _row(entry: RegistryEntry, answer: StatusAnswer | None, now: float, *, lost: bool) -> StatusRow:
     service = entry.registration
     if answer is not None and answer.incarnation < service.incarnation:
         answer = None  # of an earlier life
     health: Health = service.health if answer is None else answer.health
     state = entry.state if answer is None or not entry.available else answer.state
+    state = ServiceState.STALE if lost else state
     return StatusRow(
         agent=entry.owner,
         role=service.role.value,
@@ -155,10 +155,12 @@ def _scope(service: Registration) -> str:
     )
 
 
-def _findings(row: StatusRow, tier: Tier) -> list[str]:
-    """Return what about one service needs a look."""
+def _findings(row: StatusRow, tier: Tier, unanswered: str | None) -> list[str]:
+    """Return what about one service needs a look; ``unanswered``: why it did not answer."""
     found = []
-    if row.state in (ServiceState.STALE.value, ServiceState.GONE.value):
+    if unanswered is not None:
+        found.append(f"{row.agent} is stale: it does not answer: {unanswered}")
+    elif row.state in (ServiceState.STALE.value, ServiceState.GONE.value):
         found.append(f"{row.agent} is {row.state}: its lease ran out and was not renewed")
     if row.health in (HealthStatus.DEGRADED.value, HealthStatus.FAILING.value):
         why = f": {'; '.join(row.reasons)}" if row.reasons else ""
