@@ -57,6 +57,11 @@ def test_a_feed_that_nobody_answers_is_left_alone_while_it_takes_nothing_from_us
     assert min(shares(result)) > 0.9
 
 
+def test_a_feed_that_users_were_served_beside_is_left_alone_while_others_attack() -> None:
+    result = service(traffic=[users(), feed(0.6, start_s=2), attack(at=["north"], name="others")])
+    assert dict(filters(result)) == {"north": ["10.3.0.1", "10.3.0.2"]}
+
+
 def test_a_feed_that_crowds_users_is_blocked_and_so_is_one_of_very_many_packets() -> None:
     result = service(traffic=[users(), feed(0.3, end_s=60), feed(4, name="more", start_s=60)])
     assert [sources for _, sources in filters(result)] == [["10.3.0.1"]]

@@ -575,17 +575,13 @@ class _Crowd(Struct):
         return self.silent_asked / self.asked * self.sources, self.sources
 
 
-AT = " at "
-"""Between the protocol and the port of those who ask for one port."""
+def _crowds(look: _Look) -> dict[tuple[str, str, int], _Crowd]:
+    """Return those who ask for something, by target, protocol and port; protocol "": for nothing.
 
-
-def _crowds(look: _Look) -> dict[tuple[str, str], _Crowd]:
-    """Return those who ask for something, by target and protocol; none: who asks for nothing.
-
-    Those who ask for one port over UDP are there once more, by protocol and port: of a flood at
+    Port 0 are all. Those who ask for one port over UDP are there once more, by it: of a flood at
     one port nothing is certain beside as many users of another.
     """
-    crowds: dict[tuple[str, str], _Crowd] = {}
+    crowds: dict[tuple[str, str, int], _Crowd] = {}
     sampled = look.sampling > 1
     for one in look.aggregates:
         tcp = one.protocol == "tcp"
@@ -593,7 +589,7 @@ def _crowds(look: _Look) -> dict[tuple[str, str], _Crowd]:
         of, kind = one.protocol, SYN_FLOOD
         if sampled and asked and not tcp:
             # That a source is answered shows in samples of answers, seldom beside its own.
-            crowds.setdefault((one.source, of), _Crowd()).add(asked, "", one)
+            crowds.setdefault((one.source, of, 0), _Crowd()).add(asked, "", one)
         if tcp and one.established and sampled:
             asked, silent = max(1, asked), False  # its SYN need not be among the samples
         elif tcp and not asked:
@@ -611,10 +607,10 @@ def _crowds(look: _Look) -> dict[tuple[str, str], _Crowd]:
             continue
         silent = silent and look.times[one.source] <= FEW_PACKETS
         kind = (kind or _connectionless(one)) if silent else ""
-        for group in (of, f"{of}{AT}{one.port}") if one.port and of == "udp" else (of,):
-            crowd = crowds.get((one.target, group))
+        for port in (0, one.port) if one.port and of == "udp" else (0,):
+            crowd = crowds.get((one.target, of, port))
             if crowd is None:
-                crowd = crowds[one.target, group] = _Crowd()
+                crowd = crowds[one.target, of, port] = _Crowd()
             crowd.add(asked, kind, one)
     return crowds
 
@@ -628,22 +624,20 @@ def _forgeries(look: _Look) -> dict[str, list[Finding]]:
     crowds = _crowds(look)
     found: dict[str, list[Finding]] = {}
     wide: dict[tuple[str, str], list[str]] = {}
-    for (target, of), crowd in crowds.items():
-        protocol, _, port = of.partition(AT)
-        if port and crowd.asked == crowds[target, protocol].asked:
-            continue
+    for (target, of, port), crowd in crowds.items():
+        if port and crowd.asked == crowds[target, of, 0].asked:
+            continue  # judged already, with all
         forged = _forged(crowd, look)
         if forged is not None:
             known = found.setdefault(target, [])
-            known += [] if port and any(each.kind == forged.kind for each in known) else [forged]
-        elif port:
-            continue
-        elif crowd.silent_sources and wilson(*crowd.silent())[1] > FORGED:
+            if not port or all(each.kind != forged.kind for each in known):
+                known.append(forged)
+        elif not port and crowd.silent_sources and wilson(*crowd.silent())[1] > FORGED:
             wide.setdefault((look.prefixes[target], of), []).append(target)
     for (prefix, of), targets in wide.items():
         together = _Crowd()
         for target in targets:
-            together.merge(crowds[target, of])
+            together.merge(crowds[target, of, 0])
         forged = _forged(together, look)
         if forged is not None:
             for target in targets:

@@ -299,8 +299,9 @@ class Registrar:
         if due and self._exchange.connected:
             lease_s, owner = self._lease_s, self.registration.owner
             self._due = now + pause
-            if self.registration.role is Role.AGENT and self._registry.agents > CROWD:
-                lease_s = min(lease_s * self._registry.agents / CROWD, LONGEST_LEASE_S)
+            agents = self._registry.agents if self.registration.role is Role.AGENT else 0
+            if agents > CROWD:
+                lease_s = min(lease_s * agents / CROWD, LONGEST_LEASE_S)
                 # Those that were started together do not renew together.
                 share = crc32(owner.encode()) / 2**32
                 self._due = now + max(pause, lease_s / RENEWALS * (1 + share) / 2)

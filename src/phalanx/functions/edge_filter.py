@@ -23,6 +23,7 @@ from phalanx.analytics.detectors import (
     HTTP_FLOOD,
     SIGNALLING_STORM,
     SLOW,
+    UDP_FLOOD,
     Finding,
     load_detector,
 )
@@ -81,7 +82,7 @@ from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.series import TrafficWindow
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.classifier import FIXED_RULES, analysis, examine, passed
-from phalanx.functions.service_monitor import ATTACK, report_attack
+from phalanx.functions.service_monitor import ATTACK, CROWDED, report_attack
 
 SIGNALLING_RULES = "signalling-rules"
 """The detector of devices that ask too often."""
@@ -388,6 +389,13 @@ class EdgeFilter(Capability):
             window = TrafficWindow(effective_s(records), (), records.flows)
             asking = load_detector(SIGNALLING_RULES).examine(window)
             findings += [f for f in asking if f.source in reported and f.target == screened.ip]
+        # UDP that nothing answers is an attack if the report says so, or if there is so much of it
+        # that it may be why users suffer.
+        one_way = sum(one.octets for one in seen if one.protocol == "udp" and not one.replies)
+        little = one_way < CROWDED * sum(one.octets for one in seen)
+        if UDP_FLOOD not in heard.kinds and (heard.kinds or little):
+            named = {None, *reported}
+            findings = [f for f in findings if f.kind != UDP_FLOOD or f.source in named]
         if any(one.protocol == "tcp" and one.replies > one.resets for one in seen):
             self._replied = me.now
         if me.now - self._replied < REPLIED_S:

@@ -214,8 +214,7 @@ class ServiceMonitor(Capability):
             kept -= len(seen.looks.popleft()[1].flows)
         findings = self._examine(me, goal, seen, sample) + seen.slow
         seen.slow = []
-        harmless = self._harmless(records, whole_s, sample)
-        findings = [f for f in findings if (f.kind, f.target) not in harmless]
+        findings = self._harmful(findings, records, whole_s, sample)
         convicted = self._convicted(me, records, whole_s, findings)
         pairs = yield from not_allowed(me, convicted)
         spared = {target for _, target in convicted} - {target for _, target in pairs}
@@ -277,24 +276,37 @@ class ServiceMonitor(Capability):
             findings += [f for f in longer if (f.source, f.target) in present]
         return findings
 
-    def _harmless(
-        self, records: FlowRecords, seconds: float, sample: LinkSample
-    ) -> set[tuple[str, str]]:
-        """Return (kind, target) of one-way UDP that takes nothing from users, nor fills the link.
+    def _harmful(
+        self, findings: list[Finding], records: FlowRecords, seconds: float, sample: LinkSample
+    ) -> list[Finding]:
+        """Return the findings but for UDP that nothing answers and that takes nothing from users.
 
-        Telemetry, media and logs are not answered, either.
+        Telemetry, media and logs are not answered, either. They do harm where they fill the link
+        or are very many packets; and while users suffer, if they were not there before.
         """
-        found = set()
-        for target, sent in _sent_one_way(records, seconds).items():
-            flows = (f for f in records.flows if f.target == target and f.protocol == "udp")
-            packets_s = sum(flow.packets for flow in flows if not flow.replies) / seconds
-            crowds = sum(sent.values()) / 1e3 >= CROWDED * sample.rate_mb_s
-            crowds = crowds and sample.rate_mb_s >= BUSY * sample.bandwidth_mb_s
-            known = self._targets.get(target)
-            suffers = known is not None and (known.suffers is not None or known.low > 0)
-            if not (crowds or suffers or packets_s >= CROWDING_S):
-                found.add((UDP_FLOOD, target))
-        return found
+        targets = {f.target for f in findings if f.kind == UDP_FLOOD}
+        if not targets:
+            return findings
+        sent, packets_s = _sent_one_way(records, seconds), dict.fromkeys(targets, 0.0)
+        for flow in records.flows:
+            if flow.target in targets and _one_way(flow):
+                packets_s[flow.target] += flow.packets / seconds
+        full = sample.rate_mb_s >= BUSY * sample.bandwidth_mb_s
+        crowded = {
+            target
+            for target in targets
+            if packets_s[target] >= CROWDING_S
+            or (full and sum(sent.get(target, {}).values()) / 1e3 >= CROWDED * sample.rate_mb_s)
+        }
+
+        def harms(f: Finding) -> bool:
+            if f.kind != UDP_FLOOD or f.target in crowded:
+                return True
+            known, source = self._target(f.target), f.source or ""
+            new = sent.get(f.target, {}).get(source, 0.0) > GROWN * known.familiar.get(source, 0.0)
+            return known.suffers is not None and (new or f.spoofed)
+
+        return list(filter(harms, findings))
 
     def _convicted(
         self, me: Agent, records: FlowRecords, seconds: float, findings: list[Finding]
@@ -433,7 +445,7 @@ class ServiceMonitor(Capability):
                 yield Believe(UnderAttack(target), value=False)
             each_kb_s = total / max(1, len(users.get(target, ()))) / seconds / 1e3
             now = users.get(target, {})
-            kept = [now[s] / usual for s, usual in known.served.items() if s in now and usual > 0]
+            kept = [kb_s / known.served[s] for s, kb_s in now.items() if known.served.get(s)]
             # Who comes or goes changes the mean, and takes nothing from those who stay.
             less = len(kept) < FEW_KNOWN or median(kept) < BREACHED
             explained = target in attacked
@@ -504,18 +516,24 @@ def _sent_one_way(
     """
     sent: dict[str, dict[str, float]] = {}
     for flow in records.flows:
-        if flow.protocol == "udp" and not flow.replies and flow.packets > few:
+        if _one_way(flow) and flow.packets > few:
             to = sent.setdefault(flow.target, {})
             to[flow.source] = to.get(flow.source, 0.0) + flow.octets / seconds / 1e3
     return sent
 
 
+def _one_way(flow: FlowStats) -> bool:
+    return flow.protocol == "udp" and not flow.replies
+
+
 def _learn(usual: dict[str, float], seen: Mapping[str, float]) -> None:
-    """Keep in mind what each source sends, or gets, in KB/s; of the first ones that come."""
+    """Keep in mind what each source sends, or gets, in KB/s; the eldest are forgotten first."""
     for source, kb_s in seen.items():
-        if source in usual or len(usual) < MANY_FLOWS:
+        if source in usual or kb_s > 0:
             known = usual.get(source, kb_s)
             usual[source] = known + (kb_s - known) * FAMILIAR_WEIGHT
+    while len(usual) > MANY_FLOWS:
+        del usual[next(iter(usual))]
 
 
 def _got_nothing(flow: FlowStats) -> bool:

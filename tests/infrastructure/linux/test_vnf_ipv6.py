@@ -17,14 +17,24 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from linux_needs import requires
-from vnf_lab import CLIENTS, CLIENTS6, OUT, SERVER, SERVER6, SUBSCRIBER6, Lab, Vnf, exchange
+from vnf_lab import (
+    CLIENTS,
+    CLIENTS6,
+    OUT,
+    SERVER,
+    SERVER6,
+    SUBSCRIBER6,
+    Lab,
+    Vnf,
+    exchange,
+    watching,
+)
 
 from phalanx.infrastructure.linux.vnf.nft import Nft
 from phalanx.testrange import workload
 
 pytestmark = [pytest.mark.linux, requires("ip", "nft", "nsenter", "cc")]
 
-BOTH = [{"device": OUT, "hook": hook} for hook in ("egress", "ingress")]
 FAR, NEAR, OTHER = CLIENTS6
 """One client that is alone in its network, and two of one network."""
 FAR64 = "2001:db8:9:1::/64"
@@ -39,16 +49,7 @@ def limiter(lab: Lab, tmp_path: Path) -> Iterator[Vnf]:
 
 @pytest.fixture
 def watch(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Future[Any]]]:
-    """A function that begins an observation and returns once the kernel watches."""
-    with Vnf(lab, "classifier", tmp_path) as vnf, ThreadPoolExecutor(1) as pool:
-
-        def begin(**body: Any) -> Future[Any]:
-            body = {"devices": BOTH, "seconds": 0.8, **body}
-            future = pool.submit(vnf.ask, "POST", "/observations", body)
-            while not future.done() and "phx_" not in lab.nft("list", "ruleset"):
-                time.sleep(0.01)
-            return future
-
+    with Vnf(lab, "classifier", tmp_path) as vnf, watching(lab, vnf) as begin:
         yield begin
 
 
@@ -155,24 +156,6 @@ def test_a_network_is_blocked_its_connections_end_and_others_go_on(lab: Lab, lim
     limiter.ask("DELETE", "/measures/m")
     attacker2, at_attacker2 = lab.connect(NEAR), lab.accept(listener)
     exchange(attacker2, at_attacker2)
-
-
-@pytest.mark.parametrize(
-    "match",
-    [{}, {"target": SERVER6}, {"source": SUBSCRIBER6, "target": SERVER6, "protocol": "udp"}],
-)
-def test_a_limit_holds_from_its_first_moment(lab: Lab, limiter: Vnf, match: dict[str, str]) -> None:
-    rate, datagram = 1_000_000, bytes(1000)
-    with lab.udp("client", NEAR) as client:
-        limiter.put("m", verdict="limit", devices=[OUT], rate_mb_s=rate / 1e6, **match)
-        begin = time.monotonic()
-        for _ in range(3000):
-            client.sendto(datagram, (SERVER6, 9))
-        seen = limiter.get("m")
-        elapsed = time.monotonic() - begin
-    assert 0 < seen["passed_octets"] <= rate * (0.05 + elapsed) + 2000
-    assert seen["passed_packets"] + seen["held_packets"] == 3000
-    assert seen["held_octets"] > 0
 
 
 def test_a_limit_of_a_link_is_one_for_both_families(lab: Lab, limiter: Vnf) -> None:

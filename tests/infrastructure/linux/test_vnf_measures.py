@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from linux_needs import requires
-from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange
+from vnf_lab import CLIENTS, CLIENTS6, OUT, SERVER, SERVER6, SUBSCRIBER6, Lab, Vnf, exchange
 
 from phalanx.infrastructure.linux.vnf.measures import MOST_AT_ONCE
 
@@ -35,15 +35,23 @@ def arrives(client: socket.socket, server: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize(
-    "match", [{}, {"target": SERVER}, {"source": CLIENTS[0], "target": SERVER, "protocol": "udp"}]
+    "match",
+    [
+        {},
+        {"target": SERVER},
+        {"source": CLIENTS[0], "target": SERVER, "protocol": "udp"},
+        {"target": SERVER6},
+        {"source": SUBSCRIBER6, "target": SERVER6, "protocol": "udp"},
+    ],
 )
 def test_a_limit_holds_from_its_first_moment(lab: Lab, limiter: Vnf, match: dict[str, str]) -> None:
     rate, datagram = 1_000_000, bytes(1000)
-    with lab.udp("client", CLIENTS[0]) as client:
+    server = match.get("target", SERVER)
+    with lab.udp("client", CLIENTS[0] if server == SERVER else CLIENTS6[1]) as client:
         limiter.put("a limit/1", verdict="limit", devices=[OUT], rate_mb_s=rate / 1e6, **match)
         begin = time.monotonic()
         for _ in range(3000):
-            client.sendto(datagram, (SERVER, 9))
+            client.sendto(datagram, (server, 9))
         seen = limiter.get("a limit/1")
         elapsed = time.monotonic() - begin
     assert 0 < seen["passed_octets"] <= rate * (0.05 + elapsed) + 2000

@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 from linux_needs import requires
-from vnf_lab import CLIENTS, OUT, SERVER, Lab, Vnf, exchange
+from vnf_lab import BOTH, CLIENTS, OUT, SERVER, Lab, Vnf, exchange, watching
 
 pytestmark = [pytest.mark.linux, requires("ip", "nft", "nsenter")]
-
-BOTH = [{"device": OUT, "hook": hook} for hook in ("egress", "ingress")]
 
 
 MIRRORED = [{"device": "m1", "hook": "ingress"}]
@@ -42,16 +40,7 @@ def classifier(lab: Lab, tmp_path: Path) -> Iterator[Vnf]:
 
 @pytest.fixture
 def watch(lab: Lab, classifier: Vnf) -> Iterator[Callable[..., Future[Any]]]:
-    """A function that begins an observation and returns once the kernel watches."""
-    with ThreadPoolExecutor(1) as pool:
-
-        def begin(**body: Any) -> Future[Any]:
-            body = {"devices": BOTH, "seconds": 0.8, **body}
-            future = pool.submit(classifier.ask, "POST", "/observations", body)
-            while not future.done() and "phx_" not in lab.nft("list", "ruleset"):
-                time.sleep(0.01)
-            return future
-
+    with watching(lab, classifier) as begin:
         yield begin
 
 

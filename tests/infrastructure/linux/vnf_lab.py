@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +34,24 @@ CLIENTS6 = ("2001:db8:9:1::2", "2001:db8:9:3::2", "2001:db8:9:3::3")
 SUBSCRIBER6 = "2001:db8:9:3::/64"
 OUT = "s0"
 """Device of the PoP towards the server."""
+
+
+BOTH = [{"device": OUT, "hook": hook} for hook in ("egress", "ingress")]
+
+
+@contextlib.contextmanager
+def watching(lab: Lab, vnf: Vnf) -> Iterator[Callable[..., Future[Any]]]:
+    """Yield a function that begins an observation and returns once the kernel watches."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def begin(**body: Any) -> Future[Any]:
+            body = {"devices": BOTH, "seconds": 0.8, **body}
+            future = pool.submit(vnf.ask, "POST", "/observations", body)
+            while not future.done() and "phx_" not in lab.nft("list", "ruleset"):
+                time.sleep(0.01)
+            return future
+
+        yield begin
 
 
 class Lab:
