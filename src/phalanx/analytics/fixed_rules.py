@@ -45,6 +45,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from ipaddress import ip_network
 from math import erfc, exp, sqrt
 
@@ -304,8 +305,10 @@ def _connectionless(one: FlowAggregate) -> str:
         return ICMP_FLOOD
     if one.protocol == "udp":
         return UDP_FRAGMENTS if 2 * one.fragments > one.packets else UDP_FLOOD
-    counts = {TCP_FRAGMENTS: one.fragments, SYN_ACK_FLOOD: one.syn_acks, RST_FLOOD: one.aborts}
-    return next((kind for kind, count in counts.items() if 2 * count > one.packets), ACK_FLOOD)
+    half = one.packets / 2
+    if one.fragments > half:
+        return TCP_FRAGMENTS
+    return SYN_ACK_FLOOD if one.syn_acks > half else RST_FLOOD if one.aborts > half else ACK_FLOOD
 
 
 def _unconnected(one: FlowAggregate, seconds: float) -> Finding | None:
@@ -394,6 +397,7 @@ class _Look:
         """Aggregates of each source."""
 
 
+@lru_cache(65_536)
 def _prefix(address: str) -> str:
     return str(ip_network(f"{address}/{48 if ':' in address else 24}", strict=False))
 
@@ -524,6 +528,8 @@ def _scans(look: _Look) -> dict[str, Finding | None]:
 
 FORGED = 0.9
 """Share of a target's SYNs (or UDP packets) from silent sources that makes them forged."""
+FEW_SOURCES = fewest(1 - FORGED)
+"""So few sources are never certain to be forged, even if all of them are silent."""
 FORGED_S = 200.0
 """Rate of such packets below which they are left alone, in packets/s."""
 FEW_SYN = 16
@@ -621,8 +627,10 @@ def _forgeries(look: _Look) -> dict[str, list[Finding]]:
     Where that is not certain of a target, it may be of all targets of its prefix together, but for
     those that certainly have others who ask.
     """
-    crowds = _crowds(look)
     found: dict[str, list[Finding]] = {}
+    if len(look.aggregates) * look.sampling < FEW_SOURCES:
+        return found
+    crowds = _crowds(look)
     wide: dict[tuple[str, str], list[str]] = {}
     for (target, of, port), crowd in crowds.items():
         if port and crowd.asked == crowds[target, of, 0].asked:
@@ -682,14 +690,17 @@ def _judged(aggregates: list[FlowAggregate]) -> list[FlowAggregate]:
     for one in aggregates:
         if one.protocol == "tcp":
             total = seen.setdefault(one.target, [0, 0])
-            total[0] += one.established + one.open
+            total[0] += one.established + (one.open if one.open_at else 0)
             total[1] += one.replies
         else:
             sent[one.source, one.target, one.protocol] = one.packets
     judged = []
     everywhere = _blind(*map(sum, zip(*seen.values(), strict=True))) if seen else False
+    one_way = {target for target, counts in seen.items() if _blind(*counts)}
+    if not (everywhere or one_way or sent):
+        return aggregates
     for one in aggregates:
-        blind = everywhere or _blind(*seen.get(one.target, (0, 0)))
+        blind = everywhere or one.target in one_way
         if one.protocol == "tcp":
             one.open_at = None if blind else one.open_at
         elif blind:
@@ -753,13 +764,15 @@ class FixedRules:
         """
         look = _Look(window)
         verdicts, forged = _verdicts(look), _forgeries(look)
+        if not (verdicts or forged):
+            return []
         flows: list[Finding] = []
         targets: dict[str, _Target] = {}
         for each in look.aggregates:
             target = targets.get(each.target)
             if target is None:
                 target = targets[each.target] = _Target()
-            finding = verdicts.get((each.source, each.target, each.protocol)) if verdicts else None
+            finding = verdicts.get((each.source, each.target, each.protocol))
             target.add(each, finding)
             if finding is not None:
                 flows.append(_of_samples(finding, each.packets, look.sampling))

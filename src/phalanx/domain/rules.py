@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from math import inf
 from typing import Annotated
 
@@ -99,6 +100,17 @@ class TrafficMatch(Struct, frozen=True):
         return lambda address: (not self.sources or address in listed) and address not in left_out
 
 
+@lru_cache(65_536)  # the same addresses are asked for with every rule and at every look
+def _parsed(text: str) -> tuple[int, int, int]:
+    """Return a prefix's bits, those of them that say nothing, and its first address."""
+    try:
+        network = ip_network(text)
+    except ValueError:
+        raise ValueError(f"{text} is no address or prefix") from None
+    length = network.max_prefixlen
+    return length, length - network.prefixlen, int(network.network_address)
+
+
 class PrefixSet:
     """Addresses and prefixes; asks in constant time, however many there are."""
 
@@ -107,22 +119,16 @@ class PrefixSet:
         self._held: dict[tuple[int, int], set[int]] = {}
         """By how many bits an address has, and how many of them say nothing."""
         for text in prefixes:
-            try:
-                network = ip_network(text)
-            except ValueError:
-                raise ValueError(f"{text} is no address or prefix") from None
-            size, bits = network.max_prefixlen, network.max_prefixlen - network.prefixlen
-            self._held.setdefault((size, bits), set()).add(int(network.network_address) >> bits)
+            size, bits, first = _parsed(text)
+            self._held.setdefault((size, bits), set()).add(first >> bits)
 
     def __contains__(self, address: str) -> bool:
         """Whether an address, or all of a prefix, is in one of the prefixes."""
         if not self._held:
             return False
-        first, _, length = address.partition("/")
-        end = ip_address(first)
-        own = end.max_prefixlen - int(length or end.max_prefixlen)
+        length, own, first = _parsed(address)
         return any(
-            size == end.max_prefixlen and bits >= own and int(end) >> bits in held
+            size == length and bits >= own and first >> bits in held
             for (size, bits), held in self._held.items()
         )
 

@@ -52,7 +52,7 @@ def part_of(address: str, parts: int) -> int:
 
 
 def _part_of(source: Source, parts: int) -> int:
-    return part_of(source.dealt_by or source.address, parts)
+    return 0 if parts == 1 else part_of(source.dealt_by or source.address, parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ class AppliedRule:
     pop: PopId
     stage: int
     order: tuple[int, int]
+    named: Callable[[str], bool]
+    """Whether an address is one of the rule's sources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +154,7 @@ class Flows:
         )
         self.sources[row] = source
         self._steered[row] = [
-            steering
-            for steering in self._applied.values()
-            if self._concerns(steering.rule, source, steering.rule.match.of_source())
+            steering for steering in self._applied.values() if self._concerns(steering, source)
         ]
         self._stale[row] = None
 
@@ -183,7 +183,7 @@ class Flows:
             stage = int(added[0])
             self.policers.append(stage)
         self._count += 1
-        steering = AppliedRule(rule, pop, stage, (_rank(rule), self._count))
+        steering = AppliedRule(rule, pop, stage, (_rank(rule), self._count), rule.match.of_source())
         self._applied[measure] = steering
         self._match(steering)
         return stage
@@ -375,18 +375,19 @@ class Flows:
         return Route(tuple(stages), behind, before_access, tuple(exposed))
 
     def _match(self, steering: AppliedRule) -> None:
-        named = steering.rule.match.of_source()
         for row, source in enumerate(self.sources):
-            if self._concerns(steering.rule, source, named):
+            if self._concerns(steering, source):
                 self._steered[row].append(steering)
                 self._stale[row] = None
 
-    def _concerns(self, rule: TrafficRule, source: Source, named: Callable[[str], bool]) -> bool:
-        match, profile = rule.match, source.profile
+    def _concerns(self, steering: AppliedRule, source: Source) -> bool:
+        rule, profile = steering.rule, source.profile
+        match = rule.match
+        # Forged addresses come from anywhere.
         forged = profile.spoofed and bool(match.sources or match.outside)
         return (
             match.source in (None, source.address)
-            and (not match.sources if forged else named(source.address))  # forged: from anywhere
+            and (not match.sources if forged else steering.named(source.address))
             and match.entry in (None, source.at)
             and match.target in (None, source.target)
             and match.port in (None, source.port)
