@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from phalanx.analytics.statistics import confidence, fewest, wilson
 from phalanx.domain.actions import FlowStats
 from tests.analytics.findings import anomalous_targets, malicious_flows
+from tests.nightly import examples
 
 TARGET = "10.0.0.1"
 RTO_S = 1.0
@@ -77,7 +78,7 @@ def test_a_flash_crowd_is_never_forged(users, window_s, loss, seed):
 
 
 @given(st.integers(0, 300), st.integers(0, 2**32))
-@settings(max_examples=30)
+@settings(max_examples=examples(12))
 def test_users_starved_by_a_flood_of_real_sources_do_not_make_it_forged(users, seed):
     rng = random.Random(seed)
     starved = crowd(rng, users, 1.0, 1.0)
@@ -134,7 +135,7 @@ def test_one_way_streams_are_not_forged():
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=10)
+@settings(max_examples=examples(4))
 def test_order_does_not_matter(rng: random.Random):
     flows = forged(random.Random(3), 300) + crowd(random.Random(4), 20, 1.0, 0.2)
     shuffled = flows[:]

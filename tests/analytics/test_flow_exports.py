@@ -12,6 +12,7 @@ from phalanx.analytics.flow_exports import ExportReader
 from tests.analytics import captures as make
 from tests.analytics import exports as ex
 from tests.analytics.exports import BOOT, NOW, V4, Record, ipfix, one_set, row, template, v9
+from tests.nightly import examples
 
 ONE = Record("10.0.0.1", "10.0.0.2", 1000, 80, 6, 18, 3, 200, 1.0, 2.5)
 HEX = {"netflow5": ex.netflow5([ONE])[0], "netflow9": ex.netflow9([ONE])[0]} | {
@@ -243,7 +244,7 @@ def test_what_is_malformed_is_dropped_by_reason(why, datagram):
     assert count == 1
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(160), deadline=None)
 @given(st.data())
 def test_no_octets_raise(data):
     """Whole datagrams with octets changed, cut out or doubled, after good templates."""
@@ -267,7 +268,7 @@ def test_no_octets_raise(data):
     assert all(packet.length >= 0 for packet in packets)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(st.sampled_from([b"\0\5", b"\0\x09", b"\0\x0a", b"\0\0\0\5", b""]), st.binary(max_size=200))
 def test_no_random_octets_raise(head, octets):
     read(head + octets)

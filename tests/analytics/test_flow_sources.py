@@ -12,6 +12,7 @@ from phalanx.analytics.capture import analyse
 from phalanx.analytics.flow_sources import Collector, analyse_exports
 from tests.analytics import captures as make
 from tests.analytics import exports as ex
+from tests.nightly import examples
 
 SERVER = "10.0.0.1"
 
@@ -243,7 +244,7 @@ def test_a_capture_of_exports(tmp_path):
     assert found.skipped["datagrams of unknown exporters"] > 10
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     st.lists(st.tuples(st.binary(max_size=90), st.floats(-1e9, 1e9)), max_size=20), st.booleans()
 )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from phalanx.analytics.metrics import MetricError
 from phalanx.analytics.models import LARGEST, Model, ModelError, load_model
 from tests.analytics.small_models import NAMES, card, model, steps
+from tests.nightly import examples
 
 SMALL = model(card("detector"), np.ones((5, 4, 2)), (0.0, 1.0))
 
@@ -28,7 +29,7 @@ def test_a_model_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     assert loaded(windows)[0][:, 1] - loaded(windows)[0][:, 0] == pytest.approx(1.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(data=st.data())
 def test_a_flipped_bit_in_model_or_card_is_an_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -13,8 +13,10 @@ from phalanx.analytics.datasets import NORMAL, Run, read_runs
 from phalanx.analytics.detectors import Finding
 from phalanx.analytics.metrics import MetricTable
 from phalanx.analytics.service_rules import HIGH_CPU, LOAD_STEP, NETWORK_DELAY, TRAFFIC_SPIKE
+from tests.nightly import at_night
 
 
+@at_night
 def test_a_run_is_labelled_with_what_went_wrong_and_is_the_same_again(tmp_path: Path) -> None:
     name = "quickstart-ring"
     for folder in ("first", "second"):

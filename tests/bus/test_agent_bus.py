@@ -242,7 +242,7 @@ def test_what_goes_over_the_broker_is_sealed(lab: Lab) -> None:
     a.send(message(3))
     lab.run()
     ((_, frame),) = lab.frames
-    assert b"m3" not in frame
+    assert b"inform" not in frame
 
 
 def test_agents_talk_through_loss_and_doubling(lab: Lab) -> None:

@@ -5,6 +5,7 @@ from bus_messages import Inbox, message
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.nightly import examples
 
 from phalanx.bus import Bus
 from phalanx.bus.memory import MemoryBus
@@ -236,5 +237,5 @@ class NothingVanishes(RuleBasedStateMachine):
         self.all_are_counted()
 
 
-NothingVanishes.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+NothingVanishes.TestCase.settings = settings(max_examples=examples(24), stateful_step_count=30)
 TestNothingVanishes = NothingVanishes.TestCase

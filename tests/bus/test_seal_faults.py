@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from seal_lab import seal
+from tests.nightly import examples
 
 from phalanx.bus.seal import Seal
 from phalanx.bus.seal_frames import OpenedFrame, RefusedFrame, SealLimits
@@ -134,7 +135,7 @@ class Network(RuleBasedStateMachine):
 
 TestNetwork = Network.TestCase
 TestNetwork.settings = settings(
-    max_examples=40,
+    max_examples=examples(16),
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seal_lab import seal, without
+from tests.nightly import examples
 
 from phalanx.bus.agents import AgentBus
 from phalanx.bus.memory_broker import MemoryBroker, MemoryClient
@@ -72,7 +73,7 @@ def refusal(own: Seal, frame: bytes, peer: str = "a") -> Reason | None:
     payloads=st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=4),
     data=st.data(),
 )
-@settings(max_examples=30)
+@settings(max_examples=examples(12))
 def test_members_read_each_frame_once_in_any_order_and_nobody_else_does(
     members: list[str], payloads: list[bytes], data: st.DataObject
 ) -> None:
@@ -290,7 +291,7 @@ def test_what_one_is_told_after_many_does_not_overtake_it() -> None:
         {name: st.lists(st.sampled_from((0.0, 0.2, 5.0)), max_size=3) for name in MEMBERS}
     )
 )
-@settings(max_examples=30)
+@settings(max_examples=examples(12))
 def test_loss_and_doubles_of_some_leave_others_alone_and_the_next_call_reaches_all(
     copies: dict[str, list[float]],
 ) -> None:

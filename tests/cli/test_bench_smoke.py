@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from phalanx.cli.main import app
+from tests.nightly import at_night
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +29,7 @@ def quick(name: str, **environment: str) -> str:
     return done.stdout
 
 
+@at_night
 def test_a_quick_benchmark_runs_and_counts_the_messages_of_an_auction() -> None:
     told = quick("auction")
     rows = [line.split("│") for line in told.splitlines() if " on a " in line]
@@ -48,6 +50,7 @@ def test_a_quick_benchmark_finds_the_optimum_no_dearer_than_the_auctions() -> No
     assert " 0.0% " in optimum
 
 
+@at_night
 @needs_scipy
 def test_without_graphs_to_place_on_a_quick_benchmark_takes_some_of_its_own(tmp_path: Path) -> None:
     told = quick("mlfo", PHALANX_DATA=str(tmp_path))

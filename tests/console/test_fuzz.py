@@ -13,6 +13,7 @@ from phalanx.console.api import COOKIE
 from phalanx.console.sessions import RateLimit
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
+from tests.nightly import examples
 
 from .test_api import Bench
 
@@ -34,7 +35,10 @@ def test_nothing_that_is_sent_breaks_the_server(role: Any) -> None:
 
         @given(case=operation.ok().as_strategy())
         @settings(
-            max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None
+            max_examples=examples(24),
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
         )
         def look(case: Any) -> None:
             answer = case.call(headers=headers)

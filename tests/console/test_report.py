@@ -19,6 +19,7 @@ from phalanx.domain.events import Event
 from phalanx.reporting.event_text import KINDS
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.system import run_scenario
+from tests.nightly import examples
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 EVIL = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -97,7 +98,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(
     st.lists(
         st.tuples(

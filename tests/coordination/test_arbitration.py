@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from tests.nightly import examples
 from tests.slices.loop_checks import check_loops
 from tests.slices.small_slices import loops
 
@@ -144,7 +145,7 @@ def test_a_declared_precedence_goes_before_the_default(order):
     assert in_force(lab) == {("nssi-core", "scale")}
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=examples(16), suppress_health_check=list(HealthCheck), deadline=None)
 @given(
     order=st.permutations((*WISHES, ("p1", "block"), ("domain-CN", "scale"))),
     gaps=st.lists(st.sampled_from((0.0, 0.0005, 0.5, 2.0)), min_size=5, max_size=5),

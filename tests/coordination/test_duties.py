@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import convert
 from msgspec.structs import replace
-from tests.nightly import NIGHTLY
+from tests.nightly import examples
 from tests.system.rings import of, ring
 
 from phalanx.auction.outlook import Outlook
@@ -152,7 +152,7 @@ def test_the_loss_of_an_agent_moves_its_own_duties_only(agents, count, data):
             assert duty.heir(agents - {lost}) == heir
 
 
-@settings(max_examples=300 if NIGHTLY else 10, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(6), suppress_health_check=list(HealthCheck))
 @given(
     deaths=st.lists(
         st.tuples(

@@ -8,6 +8,7 @@ import pytest
 from fabric_lab import DOMAIN, Lab, OffClock, registration
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.nightly import sample
 from tests.one_line import taken_or_refused
 
 from phalanx.bus.client import NotPermittedError
@@ -266,7 +267,7 @@ class Heard:
         return self.count - before
 
 
-@pytest.mark.parametrize("size", [CROWD // 2, CROWD, 4 * CROWD, 10 * CROWD])
+@pytest.mark.parametrize("size", sample([CROWD // 2, CROWD, 4 * CROWD, 10 * CROWD], 3))
 def test_who_watches_hears_no_more_of_many_agents_than_of_few(
     lab: Lab, registry: Registry, size: int
 ) -> None:

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import Raw
 from msgspec.json import encode
 from remote_lab import NETWORK, Lab, agent, quick, slow
+from tests.nightly import examples
 
 from phalanx.bus import subjects
 from phalanx.bus.client import Delivery
@@ -481,11 +482,11 @@ class OnceOnly(RuleBasedStateMachine):
         assert self.lab.calls.actions.pending == 0
 
 
-OnceOnly.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
+OnceOnly.TestCase.settings = settings(max_examples=examples(24), stateful_step_count=25)
 TestOnceOnly = OnceOnly.TestCase
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(12))
 @given(st.integers(0, 10_000))
 def test_with_a_third_lost_everything_is_done_in_order(seed: int) -> None:
     lab = Lab(RetryPolicy(give_up_s=1e6))

@@ -12,6 +12,7 @@ from hypothesis.stateful import (
     rule,
 )
 from small_network import AT_HAND, SMALL, TOTAL, VNFD, World, line
+from tests.nightly import examples
 
 from phalanx.domain.actions import (
     Deploy,
@@ -135,7 +136,7 @@ def _stop(instance: tuple[PopId, str]) -> tuple[PopId, Stop]:
 
 
 TestBooks = Books.TestCase
-TestBooks.settings = settings(max_examples=40, stateful_step_count=30)
+TestBooks.settings = settings(max_examples=examples(16), stateful_step_count=30)
 
 
 def test_refusals_name_what_lacks() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.nightly import examples
 
 from phalanx.infrastructure.simulated.fluid import QUEUE_S, SEGMENT_MB, Fluid, pftk_mb_s
 
@@ -167,7 +168,7 @@ plan = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(plan, st.lists(st.floats(0.1, 10.0), min_size=6, max_size=6), st.floats(0.0, 0.1))
 def test_nothing_appears_and_nothing_vanishes(
     plan: list[tuple[list[int], float, str]], capacities: list[float], loss: float

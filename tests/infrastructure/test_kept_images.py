@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_network import SERVER, VNFD, World, line
+from tests.nightly import examples
 
 from phalanx.auction.paths import download_time_s
 from phalanx.auction.view import NetworkView
@@ -276,7 +277,7 @@ def test_a_prefetch_without_a_source_is_dropped_and_said() -> None:
     assert world.net.site("a").images == ()
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(st.integers(0, 10**6))
 def test_t_of_a_bid_is_the_time_that_the_download_takes(seed: int) -> None:
     rng = random.Random(seed)

@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_group import Group, digest, result
-from tests.nightly import NIGHTLY
+from tests.nightly import examples
 
 from phalanx.domain.trust import TrustTier
 from phalanx.ledger.election import assigned, commitment
@@ -191,7 +191,7 @@ def entry_of(group: Group, judge: Judge, draw: Random) -> tuple[str, Entry]:
     return draw.choice(["secaas", author]), Planned(8.0, VERIFIERS)
 
 
-@settings(max_examples=300 if NIGHTLY else 12)
+@settings(max_examples=examples(7))
 @given(st.integers(0, 2**32))
 def test_whatever_is_submitted_what_is_recorded_keeps_the_rules(seed):
     draw = Random(seed)

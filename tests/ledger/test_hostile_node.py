@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_group import Group, digest, result, secret
-from tests.nightly import NIGHTLY
+from tests.nightly import examples
 
 from phalanx.clock.virtual import VirtualClock
 from phalanx.clock.wall import WallClock
@@ -286,7 +286,7 @@ def history() -> tuple[Group, Liar]:
 HONEST, SOURCE = history()
 
 
-@settings(max_examples=1000 if NIGHTLY else 150)
+@settings(max_examples=examples(90))
 @given(data=st.data())
 def test_whatever_a_node_answers_nothing_false_is_accepted(data):
     """A reader of a node that lies sees the honest entries, fewer of them, or none: no others."""

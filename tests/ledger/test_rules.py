@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_group import Group, digest, result
+from tests.nightly import examples
 
 from phalanx.domain.trust import TrustTier
 from phalanx.ledger.election import agent_key, assigned, commitment
@@ -244,7 +245,7 @@ def test_an_election_chooses_as_many_as_there_are_and_never_the_attester(seed, m
     assert assigned(seed, attester, sorted(members, reverse=True), verifiers) == elected
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(10))
 @given(data=st.data())
 def test_the_contract_elects_whom_python_elects(data):
     """Of groups of any size, with agents that leave and come back between rounds and in them."""

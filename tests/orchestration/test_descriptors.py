@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec import Struct, inspect
 from placements import FOLDER, load
 from tests.mutations import mutated
+from tests.nightly import examples
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.domain.resources import Resources
@@ -307,7 +308,7 @@ def test_the_reference_names_every_field(kind: type[Struct]) -> None:
 
 TREES: dict[str, Any] = {name: yaml.safe_load(text) for name, text in FILES.items()}
 TEXTS = {name: json.dumps(tree) for name, tree in TREES.items()}
-FEW = settings(max_examples=70, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=examples(28), suppress_health_check=list(HealthCheck))
 
 
 def read(texts: dict[str, str], request: str) -> None:

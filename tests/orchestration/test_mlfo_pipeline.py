@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from placements import AGENT, FOLDER, least_cost, line, load, need, random_problem, site, vnf
+from tests.nightly import examples
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.orchestration.descriptors.nsd import Share
@@ -119,7 +120,7 @@ def test_parts_of_a_service_are_joined_by_the_nearest() -> None:
     assert found == {("pop-a", "pop-b"): "neighbours", ("pop-b", "pop-d"): "joins"}
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(st.integers(0, 10**6))
 def test_agents_are_connected_whatever_the_service(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -188,7 +189,7 @@ def test_moving_is_free_where_it_costs_nothing() -> None:
     assert where(recompute(running, three(weights=weights))) == where(fresh)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 @given(st.integers(0, 10**6))
 def test_a_pipeline_that_still_fits_is_never_made_dearer_by_staying(seed: int) -> None:
     rng = np.random.default_rng(seed)

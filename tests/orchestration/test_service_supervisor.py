@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from service_world import NAME, Crash, World, asked
+from tests.nightly import examples
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.orchestration.iml.unit import BusyError, ImlError
@@ -231,7 +232,7 @@ def test_another_one_who_keeps_it_is_no_harm() -> None:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4))
-@settings(max_examples=30)
+@settings(max_examples=examples(12))
 def test_the_keeper_may_be_killed_at_any_moment(crashes: list[int]) -> None:
     world = deployed()
     world.kill(ORIGIN)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from msgspec.structs import replace
 from service_world import NAME, SERVICE, World, asked
 from tests.mutations import mutated
+from tests.nightly import examples
 from tests.one_line import taken_or_refused
 from typer.testing import CliRunner
 
@@ -162,7 +163,7 @@ def test_a_slice_that_names_an_agreement_needs_it_and_runs_under_it() -> None:
 
 
 @given(mutated(yaml.safe_load(TEXT)))
-@settings(max_examples=8)
+@settings(max_examples=examples(3))
 def test_whatever_a_descriptor_holds_it_is_taken_or_refused_in_one_line(tree: object) -> None:
     text = yaml.safe_dump(tree)
     taken_or_refused(ScenarioError, lambda: sliced(text).service())

@@ -17,12 +17,13 @@ from phalanx.policy.rules import (
     Segment,
     decide,
 )
+from tests.nightly import examples
 from tests.policy.rule_values import CONDITIONS, SCHEDULES, SCOPES, packets, rule_sets
 
 ANY = rule_sets(most=4, condition=CONDITIONS, schedule=SCHEDULES, scope=SCOPES)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(st.data(), ANY, ANY)
 def test_every_difference_is_found_and_every_witness_is_one(
     data: st.DataObject, left: RuleSet, right: RuleSet

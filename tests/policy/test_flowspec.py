@@ -30,6 +30,7 @@ from phalanx.policy.rules import (
     Segment,
     decide,
 )
+from tests.nightly import examples
 from tests.one_line import taken_or_refused
 from tests.policy.rule_values import matches, packets, rule_sets
 
@@ -65,7 +66,7 @@ def _met_first(routes: list[FlowRoute], packet) -> RuleAction:
     return PERMIT
 
 
-@settings(max_examples=15, deadline=None, phases=[Phase.generate])
+@settings(max_examples=examples(6), deadline=None, phases=[Phase.generate])
 @given(st.data(), st.one_of(PORTED, FRAGMENTS, OUTSIDE))
 def test_routes_in_their_own_order_decide_as_the_rules(data: st.DataObject, rules: RuleSet) -> None:
     try:
@@ -80,7 +81,7 @@ def test_routes_in_their_own_order_decide_as_the_rules(data: st.DataObject, rule
         assert _met_first(routes, packet) == decide(rules, packet)[0]
 
 
-@settings(max_examples=12, deadline=None, phases=[Phase.generate])
+@settings(max_examples=examples(5), deadline=None, phases=[Phase.generate])
 @given(st.one_of(PORTED, FRAGMENTS, OUTSIDE))
 def test_routes_are_read_back_and_written_the_same(rules: RuleSet) -> None:
     text = taken_or_refused(NotExpressibleError, lambda: to_flowspec(rules))
@@ -203,7 +204,7 @@ WORDS = st.lists(st.sampled_from(SIGNS + MORE), max_size=30).map(" ".join)
 INNER = WORDS.map(lambda w: f"flow {{ route a {{ match {{ {w} }} then {{ accept; }} }} }}")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(st.one_of(WORDS, INNER))
 def test_no_text_is_more_than_refused_in_a_line(text: str) -> None:
     rules = taken_or_refused(ScenarioError, lambda: from_flowspec(text, "x"))

@@ -28,11 +28,12 @@ from phalanx.policy.rules import (
     Segment,
     decide,
 )
+from tests.nightly import examples
 from tests.one_line import taken_or_refused
 from tests.policy.netpol import End, cilium_allows, kubernetes_allows
 from tests.policy.rule_values import PORT_LISTS
 
-QUICK = settings(max_examples=15, deadline=None, phases=[Phase.generate])
+QUICK = settings(max_examples=examples(6), deadline=None, phases=[Phase.generate])
 ALLOWS = {"kubernetes": kubernetes_allows, "cilium": cilium_allows}
 DIALECTS = st.sampled_from(tuple(ALLOWS))
 SPACE = "kubernetes.io/metadata.name"
@@ -403,7 +404,7 @@ def _broken(draw: st.DrawFn) -> tuple[str, str]:
     return json.dumps(documents)[1:-1] if draw(st.booleans()) else _dump(documents), dialect
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(32), deadline=None)
 @given(_broken())
 def test_no_document_is_more_than_refused_in_a_line(broken: tuple[str, str]) -> None:
     text, dialect = broken

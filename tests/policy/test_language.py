@@ -29,10 +29,11 @@ from phalanx.policy.language import page_of, parse_document, parse_page, said
 from phalanx.policy.rules import PortRange, RuleSchedule
 from phalanx.policy.tmf921 import parse_tmf921, to_tmf921
 from tests.mutations import mutated
+from tests.nightly import examples
 from tests.one_line import taken_or_refused
 from tests.policy.intent_values import MEMBERS, intents
 
-FEW = settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
+FEW = settings(max_examples=examples(10), suppress_health_check=list(HealthCheck), deadline=None)
 PAGE = """# What the city wants.
 Cameras have the addresses 10.1.0.0/16.
 Slice cameras is isolated from every other slice; its traffic is encrypted; 99.95 % available;
@@ -288,7 +289,7 @@ def test_what_is_wrong_in_a_document_is_one_line(old: str, new: str, why: str) -
 
 
 @pytest.mark.parametrize("reader", [parse_page, parse_document, parse_tmf921])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(st.data())
 def test_damaged_text_is_taken_or_refused_in_one_line(reader: Any, data: st.DataObject) -> None:
     good = {parse_page: PAGE, parse_document: DOCUMENT}.get(reader) or TMF921

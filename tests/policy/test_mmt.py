@@ -23,6 +23,7 @@ from phalanx.policy.mmt import (
     read_mmt,
     write_mmt,
 )
+from tests.nightly import examples
 from tests.one_line import taken_or_refused
 from tests.policy.mmt_traffic import document, event, operator, rule
 
@@ -127,7 +128,7 @@ def generated_rules(draw):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(16), deadline=None)
 @given(st.lists(generated_rules(), max_size=2, unique_by=lambda rule: rule.id))
 def test_what_is_written_is_read_again_as_it_was(rules):
     assert read_mmt(write_mmt(rules)) == tuple(rules)
@@ -263,7 +264,7 @@ def test_hostile_documents_are_refused_at_once(text):
     assert time.process_time() - began < 5  # seconds where the bomb would take hours
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     st.binary(max_size=200) | st.text("<>/=\"' propertyevnbgi123&;!", max_size=80).map(str.encode)
 )
@@ -272,7 +273,7 @@ def test_any_octets_are_rules_or_are_refused_in_one_line(raw):
         taken_or_refused(MmtError, lambda octets=octets: read_mmt(octets))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(st.text("(()).&|=<>!+-*/#',\" abip123.src", max_size=60))
 def test_any_text_is_an_expression_or_is_refused_in_one_line(text):
     found = taken_or_refused(MmtError, lambda: parse_expression(text))

@@ -26,6 +26,7 @@ from phalanx.policy.rules import (
     decide,
 )
 from tests.analytics.captures import ethernet, ip4, ip6, tcp, udp
+from tests.nightly import examples
 from tests.policy.rule_values import matches, packets, rule_sets
 
 DENY = RuleAction(PolicyVerdict.DENY)
@@ -50,7 +51,7 @@ def frame(packet: PolicyPacket) -> bytes:
     return ethernet(ip6(packet.source, packet.target, packet.protocol, body))
 
 
-@settings(max_examples=25, deadline=None, phases=[Phase.generate])
+@settings(max_examples=examples(10), deadline=None, phases=[Phase.generate])
 @given(st.data(), SETS)
 def test_what_is_denied_is_found_once_under_the_rule_that_decides(
     data: st.DataObject, rules: RuleSet

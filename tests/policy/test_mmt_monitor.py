@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from phalanx.policy.mmt import MmtOperator, read_mmt
 from phalanx.policy.mmt_expressions import MmtContext
 from phalanx.policy.mmt_monitor import MmtMonitor
+from tests.nightly import examples
 from tests.policy.mmt_traffic import (
     counters,
     datagram,
@@ -396,7 +397,7 @@ def _ends(part, after, windows, bound, packets, *, moves, greedy):
             yield from _ends(other, packet, inner, having, packets, moves=True, greedy=greedy)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(rules(), traffic)
 def test_sequences_are_found_as_an_oracle_finds_them(text, steps):
     packets, time = [], 0
@@ -416,7 +417,7 @@ def test_sequences_are_found_as_an_oracle_finds_them(text, steps):
     assert (max(counters(found[0]).values()) - 1 if found else None) == first
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.sampled_from(["THEN", "NOT"]),
     st.sampled_from(["0", "0+", "1", "2"]),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from phalanx.policy.mmt_packets import DATAGRAMS, FIELDS, MmtDecoder, shown
 from tests.analytics.captures import NULL, RAW, SLL, SLL2, ethernet, ip4, ip6, link, tcp, udp
+from tests.nightly import examples
 
 A, B = "10.0.0.1", "10.0.0.9"
 
@@ -324,7 +325,7 @@ SAMPLES = [
 ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     st.sampled_from(SAMPLES),
     st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), max_size=6),

@@ -23,6 +23,7 @@ from phalanx.policy.rules import (
     RuleSet,
     Segment,
 )
+from tests.nightly import examples
 from tests.one_line import taken_or_refused
 from tests.policy.rule_values import FLAGS, SCHEDULES, matches, rule_sets
 
@@ -31,7 +32,7 @@ STATES = st.builds(RuleCondition, st.sampled_from((None, "new", "established")),
 FRAGMENTS = st.builds(RuleCondition, st.none(), FLAGS, FLAGS)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(
     st.one_of(
         rule_sets(condition=STATES, schedule=SCHEDULES),
@@ -230,7 +231,7 @@ BODY = WORDS.map(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(st.one_of(WORDS, BODY))
 def test_no_text_is_more_than_refused_in_a_line(text: str) -> None:
     rules = taken_or_refused(ScenarioError, lambda: from_nftables(text, "x.nft"))

@@ -20,6 +20,7 @@ from phalanx.policy.ssla import (
     SecurityMetric,
 )
 from phalanx.policy.ssla_xml import parse_ssla, to_figure_3
+from tests.nightly import examples
 from tests.one_line import taken_or_refused
 
 DATA = Path(os.environ.get("PHALANX_DATA", "/work/shared/data")) / "ssla"
@@ -144,7 +145,7 @@ def terms(draw: st.DrawFn, name: str) -> GuaranteeTerm:
     )
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=examples(24), suppress_health_check=list(HealthCheck), deadline=None)
 @given(st.data(), st.lists(NAMES, min_size=1, max_size=3, unique=True))
 def test_what_is_written_in_the_form_of_figure_3_is_read_the_same(data: Any, names: Any) -> None:
     made = tuple(data.draw(terms(each)) for each in names)
@@ -179,7 +180,7 @@ def test_hostile_xml_is_one_line(text: str, why: str) -> None:
     assert str(refused.value).isprintable()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 @given(st.data())
 def test_damaged_xml_is_taken_or_refused_in_one_line(data: st.DataObject) -> None:
     good = data.draw(st.sampled_from([FIGURE_3, WS_AGREEMENT.replace("{}", slo("up", "geq", "9"))]))

@@ -32,9 +32,10 @@ from phalanx.policy.translation import (
     merged,
     without,
 )
+from tests.nightly import examples
 from tests.policy.intent_values import MEMBERS, accesses, isolations, rates, schedules
 
-MANY = settings(max_examples=50, suppress_health_check=list(HealthCheck), deadline=None)
+MANY = settings(max_examples=examples(20), suppress_health_check=list(HealthCheck), deadline=None)
 HAVE = "cameras have the addresses 10.1.0.0/16. servers have the addresses 10.2.0.0/24. "
 HAVE += "sensors have the addresses 10.3.0.0/16. "
 HERE = Surroundings(
@@ -181,7 +182,7 @@ def test_two_intents_that_decide_otherwise_about_a_packet_contradict(
             compile_intents(intents)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(schedules())
 def test_only_in_a_schedule_is_never_at_other_times(schedule: RuleSchedule) -> None:
     only = AccessIntent(

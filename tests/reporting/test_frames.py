@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from tests.nightly import examples
 from tests.published import load_published
 
 from phalanx import FaultSpec, LogError, PhalanxError, RunLog, load_scenario, read_log, run_scenario
@@ -178,7 +179,7 @@ def test_frames_hold_what_the_log_holds(logs: dict[str, Path], name: str) -> Non
     check_frames(read_log(logs[name]), parsed(logs[name].read_bytes()))
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(10))
 @given(data=st.data())
 def test_frames_of_a_log_that_was_cut_at_any_octet(
     data: st.DataObject, logs: dict[str, Path], scratch: Path

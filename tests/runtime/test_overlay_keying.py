@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("vici", reason="vici is not installed")
 
+from tests.nightly import examples
+
 from phalanx.clock.virtual import VirtualClock
 from phalanx.domain.trust import GroupKeys
 from phalanx.infrastructure.linux import overlay as real
@@ -257,7 +259,7 @@ def test_no_secret_shows_where_keys_are_printed() -> None:
     st.sampled_from([0.05, 1.0, 7.0]),
     st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 def test_whatever_happens_it_comes_to_what_the_ledger_says(
     doings: list[tuple[str, str, float]], takes_s: float, sees_first: bool
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.nightly import examples
 
 from phalanx.domain.goals import Constraints, Preferences
 from phalanx.domain.resources import Resources
@@ -196,7 +197,7 @@ def test_what_bids_rest_on_changes_it_and_nothing_else(
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=25)
+@settings(max_examples=examples(10))
 def test_how_it_is_written_does_not(random: random.Random) -> None:
     made = copy.deepcopy(TREE)
     for part in ("pops", "links"):

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.mutations import mutated
+from tests.nightly import examples
 from tests.one_line import taken_or_refused
 
 from phalanx.domain.errors import ScenarioError
@@ -23,7 +24,7 @@ from phalanx.runtime.system import System, run_scenario
 FOLDER = Path(__file__).parents[2] / "scenarios"
 GOOD = (FOLDER / "ddos-resilience.yaml").read_text(encoding="utf-8")
 TREE: dict[str, Any] = yaml.safe_load(GOOD)
-FEW = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=examples(24), suppress_health_check=list(HealthCheck))
 
 
 def refusal(text: str) -> str:

@@ -9,6 +9,7 @@ import networkx as nx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.nightly import examples
 
 from phalanx.domain.errors import ScenarioError
 from phalanx.runtime.loading import load_scenario, offences, parse_scenario
@@ -211,7 +212,7 @@ def test_junk_is_refused_in_one_line(tmp_path: Path, text: str, why: str | None)
     assert str(caught.value).isprintable()
 
 
-@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(32), suppress_health_check=list(HealthCheck))
 @given(at=st.integers(0, 400), gone=st.integers(0, 60), put=st.text("<>/\"'=a0& \n", max_size=6))
 def test_damaged_graphs_never_raise_anything_else(
     tmp_path: Path, at: int, gone: int, put: str

@@ -35,6 +35,7 @@ from phalanx.slices.model import (
 from phalanx.trust.register import FORGETTING, TrustRegister
 from phalanx.trust.score import TrustAttribute
 from tests.mutations import mutated
+from tests.nightly import examples
 from tests.one_line import taken_or_refused
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ TREE: dict[str, Any] = yaml.safe_load(GOOD.replace("2026-11-01", "'2026-11-01'")
 TREE["certificates"] = [{**c, **{k: str(c[k]) for k in ("issued", "until")}}
                         for c in TREE["certificates"]]  # fmt: skip
 AGREED = parse_agreement(GOOD, "f.yaml")
-FEW = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=examples(24), suppress_health_check=list(HealthCheck))
 
 
 def tla(*arguments: object) -> tuple[int, str, str]:

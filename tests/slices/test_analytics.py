@@ -27,6 +27,7 @@ from phalanx.slices.analytics import EXAMINE, AnalyticsEngine, ExamineRequest
 from phalanx.slices.model import SlicesSpec
 from phalanx.slices.monitoring import MonitoringSystem, SamplesRequest
 from phalanx.slices.services import LoopService, SliceRequest
+from tests.nightly import examples
 from tests.slices.descriptors import slices_specs
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -63,7 +64,7 @@ windows = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @example(window("ran"), RULES)
 @given(windows, st.sampled_from([RULES, "fixed-rules", "service-rules", "model:/etc/passwd", "no"]))
 def test_it_finds_what_the_detector_finds_or_refuses_in_one_line(seen, detector) -> None:
@@ -150,7 +151,7 @@ def two_slices(spec: SlicesSpec, *agents: DeclaredAgent, **brings: tuple[str, ..
     return System(plan, functions=(Asker,))
 
 
-@settings(max_examples=16, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(6), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     spec=slices_specs(3),
     service=st.sampled_from([AnalyticsEngine, MonitoringSystem]),

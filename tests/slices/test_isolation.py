@@ -17,6 +17,7 @@ from phalanx.domain.predicates import ClaimHeld, OfEntity
 from phalanx.slices.loop import ClosedLoop
 from phalanx.slices.model import LoopIndex, NetworkSlice, SlicesSpec, SNssai, loops_of
 from phalanx.testing import FaultRule, LoopBench
+from tests.nightly import examples
 from tests.slices.descriptors import slices_specs
 from tests.slices.loop_checks import check_loops
 from tests.slices.small_slices import Bungler, Healer, loops, small, suffer, trouble
@@ -35,7 +36,7 @@ def words(value):
     return set()
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=examples(24), suppress_health_check=list(HealthCheck), deadline=None)
 @given(spec=slices_specs(), data=st.data(), seed=st.integers(0, 100))
 def test_no_message_and_no_belief_reaches_a_loop_that_may_not_know_the_slice(spec, data, seed):
     hosts = {each.name: POPS[each.host] for each in spec.functions}

@@ -14,6 +14,7 @@ from phalanx.domain.messages import Insight, Message, PassedGoal, Performative
 from phalanx.domain.predicates import AttackFiltered
 from phalanx.slices.loop import ClosedLoop, Gathered
 from phalanx.testing import FaultRule, LoopBench
+from tests.nightly import examples
 from tests.slices.loop_checks import check_loops
 from tests.slices.small_slices import Bungler, Healer, loops, small, suffer, trouble
 
@@ -286,7 +287,7 @@ ALL = tuple(loop.name for loop in loops())
 SLICE = tuple(name for name in ALL if name.split("-")[0] in ("sem", "nssi", "nsi"))
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=examples(24), suppress_health_check=list(HealthCheck), deadline=None)
 @given(
     at=st.sampled_from(SLICE),
     able=st.sets(st.sampled_from(SLICE), max_size=2),

@@ -27,7 +27,7 @@ from phalanx.slices.monitoring import (
     SamplesRequest,
 )
 from phalanx.testing import LoopBench
-from tests.nightly import NIGHTLY
+from tests.nightly import at_night, examples, sample
 from tests.slices.descriptors import slices_specs
 
 STORM = load_scenario(Path(__file__).parents[2] / "scenarios" / "signalling-storm.yaml")
@@ -41,7 +41,7 @@ def figure(name: str, times: list[float], value: float = 1.0) -> TimeSeries:
 # -- what it keeps ------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(24), deadline=None, suppress_health_check=list(HealthCheck))
 @given(spec=slices_specs(3), data=st.data())
 def test_each_slice_is_answered_as_if_it_had_the_service_for_itself(spec, data) -> None:
     found = loops_of(spec)
@@ -146,7 +146,7 @@ def sums(plan: Scenario) -> tuple[list[Any], Any]:
     return [e for e in found if e.agent == "nssi-ran"], result
 
 
-@pytest.mark.parametrize("first_dies", [None, 50.0], ids=["", "its service is replaced before"])
+@pytest.mark.parametrize("first_dies", sample([50.0, None], 2))
 def test_a_loop_that_is_started_anew_goes_on_with_what_was_usual(first_dies) -> None:
     gone = () if first_dies is None else (dies("ms-a", first_dies),)
     found, result = sums(monitored(*gone, dies("nssi-ran", LOOP_DIES, 1.0)))
@@ -162,7 +162,7 @@ def test_without_a_service_left_a_loop_started_anew_has_to_learn() -> None:
     assert check(result.events) == []
 
 
-@pytest.mark.skipif(not NIGHTLY, reason="takes some seconds: make nightly")
+@at_night
 def test_a_loop_whose_services_are_dead_finds_a_storm_by_itself() -> None:
     found, _ = sums(monitored(*[dies(name, 50.0) for name in ("ms-a", "ms-b")]))
     (storm,) = found

@@ -16,6 +16,7 @@ from phalanx.runtime.loading import load_scenario, parse_scenario
 from phalanx.runtime.scenario import fingerprint
 from phalanx.runtime.system import System
 from tests.mutations import mutated
+from tests.nightly import examples
 from tests.one_line import taken_or_refused
 
 RING = Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml"
@@ -94,7 +95,7 @@ def test_a_thousand_functions_of_one_subnet_are_too_many() -> None:
 
 
 @given(mutated(yaml.safe_load(SLICES)["slices"]))
-@settings(max_examples=40)
+@settings(max_examples=examples(16))
 def test_whatever_is_done_to_the_text_it_is_taken_or_refused_in_one_line(tree: Any) -> None:
     text = PLAIN + yaml.safe_dump({"slices": tree})
     taken_or_refused(ScenarioError, lambda: parse_scenario(text, "f.yaml"))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_events import ROOT, chain, logs
+from tests.nightly import examples
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
@@ -34,7 +35,7 @@ def event(name: str, cause: str | None, kind: str = "k", **data: Any) -> Event:
 # -- what comes late, twice, or never ------------------------------------------------------
 
 
-@settings(max_examples=30, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(12), suppress_health_check=list(HealthCheck))
 @given(events=logs(), seed=st.integers(0, 1000), sizes=st.lists(st.integers(1, 4), max_size=20))
 def test_events_in_any_order_and_doubled_are_all_kept_once(
     shared: SqlEventStore, events: list[Event], seed: int, sizes: list[int]

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_events import ROOT, chain, logs
+from tests.nightly import examples
 
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
@@ -30,7 +31,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("jsonl") / "log.jsonl"
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(20))
 @given(events=logs())
 def test_round_trip(events: list[Event], scratch: Path) -> None:
     write_jsonl(events, scratch)

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_disk import fill, small_disk
 from store_events import ROOT, chain
+from tests.nightly import examples
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event, Recorder
@@ -51,7 +52,7 @@ def test_what_waits_is_found_again_in_order(tmp_path: Path) -> None:
         assert waiting(outbox, after=last.seq) == [event(1)]
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(16), suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["add", "flush", "acknowledge", "again"]), st.integers(0, 12)),
@@ -171,7 +172,7 @@ while True:
 """
 
 
-@settings(max_examples=5, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(3), suppress_health_check=list(HealthCheck))
 @given(pause=st.floats(0, 0.1))
 def test_a_writer_that_is_killed_loses_nothing_that_was_flushed(
     tmp_path_factory: pytest.TempPathFactory, pause: float

@@ -17,6 +17,7 @@ from small_disk import small_disk
 from sqlalchemy import update
 from store_databases import forget
 from store_events import chain
+from tests.nightly import examples
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
@@ -165,7 +166,7 @@ def test_limits_that_are_none_are_refused(store: SqlEventStore) -> None:
             Retention(store.database, policy)
 
 
-@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(6), suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10_000), cut=st.floats(0, 10))
 def test_marks_hold_whatever_the_order_of_receipt(
     shared: SqlEventStore, seed: int, cut: float
@@ -196,7 +197,7 @@ with Database(sys.argv[1]) as database:
 """
 
 
-@settings(max_examples=6, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(3), suppress_health_check=list(HealthCheck))
 @given(pause=st.floats(0, 0.12))
 def test_killed_in_the_middle_no_chain_is_cut_without_saying_so(
     tmp_path_factory: pytest.TempPathFactory, pause: float

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy import Engine, create_engine, update
 from store_databases import in_postgresql, needs_postgresql, postgresql_schema
 from store_events import ROOT, chain, logs
+from tests.nightly import examples
 
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
@@ -114,7 +115,7 @@ def test_a_run_has_a_name(store: EventStore) -> None:
         store.append("", [ROOT])
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(16), suppress_health_check=list(HealthCheck))
 @given(events=logs())
 def test_round_trip(shared: SqlEventStore, events: list[Event]) -> None:
     run = f"example {next(_number)}"

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from small_disk import fill, small_disk
+from tests.nightly import examples
 
 from phalanx.domain.errors import StoreError
 from phalanx.store.state import FILE, Recollection, StateFile
 
-ANY = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+ANY = settings(max_examples=examples(24), suppress_health_check=list(HealthCheck))
 
 
 def test_nothing_then_the_newest(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ while True:
 """
 
 
-@settings(max_examples=5, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(3), suppress_health_check=list(HealthCheck))
 @given(pause=st.floats(0, 0.1))
 def test_a_writer_that_is_killed_leaves_a_whole_memory(
     tmp_path_factory: pytest.TempPathFactory, pause: float

@@ -25,7 +25,7 @@ from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec, Scenario, TrustSpec
 from phalanx.runtime.system import RunResult, System
 from phalanx.trust.register import TrustStanding
-from tests.nightly import sample
+from tests.nightly import at_night, sample
 
 SCENARIO = load_scenario(Path(__file__).parents[2] / "scenarios" / "infected-agent.yaml")
 AGENTS = tuple(f"pop{number}" for number in range(1, 7))
@@ -200,6 +200,7 @@ def every_second(system: System, agent: str, do: Any) -> None:
     me.call_at(60.0, again)
 
 
+@at_night
 def test_one_that_reports_false_breaches_expels_nobody_and_costs_others_little(calm: Ran) -> None:
     """Each second of all others, with figures as bad as they can be."""
     system = System(plan())

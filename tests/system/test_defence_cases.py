@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from phalanx.runtime.loading import offences
 from phalanx.runtime.system import System
+from tests.nightly import at_night
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,7 +99,7 @@ JUDGED = (
     [*cases.TABLE, *cases.LARGE]
     if ALL
     else [
-        *cases.QUICK[::3],
+        *cases.QUICK[::6],
         *map(cases.named, ["udp/steady/ring-6/swarm", "syn/steady/ring-6/neighbour"]),
     ]
 )
@@ -116,6 +117,7 @@ def test_users_are_never_worse_off_than_without_defence_and_nearly_as_well_as_wi
 TWO = ("phalanx", "oracle")
 
 
+@at_night
 def test_two_hundred_agents_hold_an_attack_off_within_seconds():
     plan = replace(cases.scenario(cases.named("syn/steady/mesh-200"), 1), duration_s=50.0)
     ours, theirs = (sum(got for _, got, _ in run_arm(plan, arm).rows()[30:]) for arm in TWO)

@@ -25,7 +25,7 @@ from phalanx.reporting.summary import EnergyMeter
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import GoalSpec, PreferencesSpec, Scenario, TrafficSpec
 from phalanx.runtime.system import RunResult, System, run_scenario
-from tests.nightly import NIGHTLY
+from tests.nightly import NIGHTLY, at_night
 from tests.system.conftest import SCENARIOS
 from tests.system.rings import causes, of
 
@@ -75,6 +75,7 @@ def energy(result: RunResult) -> float:
     return found
 
 
+@at_night
 def test_users_get_more_than_by_what_is_now_and_no_pop_is_woken_for_it() -> None:
     now = run_scenario(by_now(plan()), until=UNTIL)
     plain = run_scenario(replace(plan(), goals=PLAIN, forecast=None), until=UNTIL)

@@ -17,7 +17,7 @@ from phalanx.coordination.failover import own_goals
 from phalanx.runtime.node import Node
 from phalanx.runtime.scenario import FaultSpec
 from phalanx.runtime.system import System
-from tests.nightly import NIGHTLY, sample
+from tests.nightly import examples, sample
 from tests.system.lives import (
     RESILIENCE,
     blocked,
@@ -86,7 +86,7 @@ def test_an_agent_goes_on_after_a_crash_while(moment):
 
 
 @settings(
-    max_examples=20 if NIGHTLY else 2,
+    max_examples=examples(2),
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
@@ -223,7 +223,7 @@ def _without_traffic(memory):
 
 
 @settings(
-    max_examples=80 if NIGHTLY else 2,
+    max_examples=examples(2),
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),

@@ -69,8 +69,7 @@ def blocked(result: RunResult) -> set[str]:
     [
         (ATTACK, 45, 130, 0.97, 0.05),
         (DETOUR, 47, 120, 0.97, 0.75),
-        (NEAR, 49, 120, 0.97, 0.75),
-        *([*AT_NIGHT] if NIGHTLY else []),
+        *([(NEAR, 49, 120, 0.97, 0.75), *AT_NIGHT] if NIGHTLY else []),
     ],
 )
 def test_users_get_much_more_than_without(

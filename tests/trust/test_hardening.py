@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.nightly import examples
 from trust_lab import NEEDS_C, PROGRAM, compiled, running, started, write_agent
 from typer.testing import CliRunner
 
@@ -108,7 +109,7 @@ def test_a_downgrade_is_refused(tmp_path: Path) -> None:
         check(folder, KEY.public_key(), minimum_version="1.10")
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(40))
 @given(cut=st.integers(0, 500), put=st.binary(max_size=4), junk=st.binary(max_size=80))
 def test_no_changed_manifest_is_accepted(
     tmp_path_factory: pytest.TempPathFactory, cut: int, put: bytes, junk: bytes
@@ -248,7 +249,7 @@ def test_a_hardened_package_starts_from_the_command_line_and_is_affirmed(tmp_pat
 
 
 @NEEDS_C
-@settings(max_examples=5)
+@settings(max_examples=examples(3))
 @given(data=st.data())
 def test_no_broken_program_crashes_the_hardening(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -44,8 +44,9 @@ USUAL_LOOKS = 20
 """Looks whose median is what is usual: a flood that is served does not change it in a few."""
 LEARNED = 5
 """Looks after which it is known what is usual."""
-IN_A_ROW = 2
-"""Looks with too little goodput that make a breach."""
+IN_A_ROW, LOW_S = 2, 0.9
+"""Looks with too little goodput that make a breach, and how long after the first one the last is:
+a machine that is busy elsewhere for a moment serves nobody."""
 CROWDED = 0.2
 """Share of a link's octets from which one-way UDP that came with a breach is its cause."""
 BUSY = 0.7
@@ -90,6 +91,8 @@ class _Target(Struct):
     """What one source got in the last looks, in KB/s."""
     low: int = 0
     """Looks in a row with much less than usual."""
+    fallen: float = 0.0
+    """When the first of those was."""
     suffers: float | None = None
     """Since when its users get much less than usual, in seconds; None: they do not."""
     asked: int = 0
@@ -474,10 +477,11 @@ class ServiceMonitor(Capability):
         breached = ServiceBreached(target)
         usual_kb_s = median(known.usual or (0.0,))
         known.low = known.low + 1 if less and each_kb_s < BREACHED * usual_kb_s else 0
+        known.fallen = me.now if known.low == 1 else known.fallen
         known.lately.append(each_kb_s)
         # An attack may begin before it is known well what is usual: then more looks have to agree.
         enough = IN_A_ROW if len(known.usual) >= LEARNED else LEARNED
-        if known.low >= enough and known.suffers is None:
+        if known.low >= enough and known.suffers is None and me.now - known.fallen >= LOW_S:
             known.suffers, known.asked = me.now, 0
             known.fell = known.fell or me.now
             yield Believe(breached)

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from linux_needs import requires
+from tests.nightly import examples
 from vnf_lab import (
     CLIENTS,
     CLIENTS6,
@@ -378,7 +379,9 @@ FIELDS = st.fixed_dictionaries(
 
 @given(fields=FIELDS, six=st.booleans())
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(24),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_a_rule_of_one_family_never_matches_the_other(
     lab: Lab, tmp_path: Path, fields: dict[str, Any], six: bool
