@@ -138,6 +138,8 @@ class _Link(Struct):
     """Addresses that traffic went to: of others the link says nothing."""
     slow: list[Finding] = field(default_factory=list)
     """What that look has found and nobody was told yet."""
+    refused: bool = False
+    """Whether somebody asked for many things in the last look, and got none."""
 
 
 class ServiceMonitor(Capability):
@@ -168,14 +170,16 @@ class ServiceMonitor(Capability):
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
         """Look at counters and flow samples of the link for as long as the goal stands.
 
-        While an attack goes on the looks are half as long: what moves is found sooner.
+        While an attack goes on the looks are half as long: what moves is found sooner. So is the
+        one after a source got nothing of what it asked for, if that was not enough to be certain.
         """
         monitored = goal.predicate_as(Monitored)
         link = monitored.link
         seen = self._links.setdefault(link, _Link())
         while True:
             attacked = any(known.since is not None for known in self._targets.values())
-            seconds = me.parameter(self, "service_look_s") / (2 if attacked else 1)
+            hurried = attacked or seen.refused
+            seconds = me.parameter(self, "service_look_s") / (2 if hurried else 1)
             assert goal.instance is not None
             look = Observe(goal.instance, seconds, link, sampling=seen.sampling)
             try:
@@ -184,6 +188,7 @@ class ServiceMonitor(Capability):
             except PlanFailed:  # the next look may succeed: a cut link comes back
                 yield Pause(seconds)
                 continue
+            seen.refused = any(map(_got_nothing, records.flows))
             yield Perceive(sample)
             slow_s = me.parameter(self, "slow_look_s")
             if slow_s > seconds and sample.connections >= MANY_OPEN and not seen.watched:
