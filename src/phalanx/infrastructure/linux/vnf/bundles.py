@@ -309,7 +309,10 @@ def _basis(own: str, place: Place, priority: int = PRIORITY) -> dict[str, str]:
 def _gated(chain: str, own: str, matches: Matches, rules: list[str]) -> tuple[tuple[str, str], ...]:
     """Return rules for what matches, behind those for what is never held back."""
     kept = [f"{each} accept" for family in matches for each in family.neighbours]
-    kept += [f"{family.errors} limit rate {ERRORS_S}/second accept" for family in matches]
+    kept += [
+        f"{family.errors} limit rate {ERRORS_S}/second burst {ERRORS_S} packets accept"
+        for family in matches
+    ]
     for family, match in matches.items():
         kept += [f"{gate(own, family)} {match} {rule}" for rule in rules]
     return tuple((chain, rule) for rule in kept)

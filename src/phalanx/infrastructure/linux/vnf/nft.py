@@ -51,8 +51,8 @@ class AddressFamily:
         self.mask, self.prefix = mask, prefix
         self.neighbours = _NEIGHBOURS if own else ()
         icmp, self.icmp = ("icmpv6", "ipv6-icmp") if own else ("icmp", "icmp")
-        self.whole = "exthdr frag missing" if own else ""
-        """Of no later fragment: kernels read ports, flags and types of IPv6 in those, too, from the
+        self.whole = "exthdr frag missing" if own else "ip frag-off & 0x3fff == 0"
+        """Of no fragment: in later ones of IPv6 kernels read ports, flags and types, too, from the
         head of the frame (seen with 6.18)."""
         self.errors = f"{icmp} type {{ {'1-4' if own else '3, 11, 12'} }} {self.whole}"
         """Of ICMP: what became of a packet on its way."""
