@@ -113,16 +113,20 @@ class Sites(Machines):
 
     def serve(self) -> None:
         """Start the shop."""
-        words = "-m", "http.server", str(PORT), "--bind", self.server
-        words += "-d", str(self.folder / "page")
+        page = str(self.folder / "page")
+        words = ("-m", "http.server", str(PORT), "--bind", self.server, "-d", page)
         (self.folder / "page").mkdir()
         self.inside("east", sys.executable, *words)
-        until(lambda: visit(self.namespace("north"), self.users["north"][0]), "the shop does not open")
+        until(
+            lambda: visit(self.namespace("north"), self.users["north"][0]), "the shop does not open"
+        )
 
     def flood(self, site: str, seconds: float, rate: int = 1000) -> None:
         """Let the attackers behind a site flood the shop with requests for connections."""
         for source in self.attackers[site]:
-            self.inside(site, str(self._flood), source, self.server, str(PORT), str(rate), str(seconds))
+            self.inside(
+                site, str(self._flood), source, self.server, str(PORT), str(rate), str(seconds)
+            )
 
     def do(self, site: str, commands: str, within_s: float = 60.0) -> str:
         """Return what commands say on a site's machine; fail if one fails."""

@@ -614,7 +614,7 @@ def _crowds(look: _Look) -> dict[tuple[str, str, int], _Crowd]:
         elif tcp:
             silent = asked <= FEW_SYN and not (one.established or one.answered)
         else:
-            silent, kind = asked <= FEW_PACKETS and (one.syn or not one.replies), ""
+            silent, kind = asked <= FEW_PACKETS and (one.syn > 0 or not one.replies), ""
         if not asked:
             continue
         silent = silent and look.times[one.source] <= FEW_PACKETS

@@ -98,15 +98,24 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("origin", ["one", "random"])
 @pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
-def test_floods_of_packets_that_ask_for_nothing_are_named(  # noqa: PLR0913  # fixtures
-    lab: Lab, vnf: Vnf, pool: ThreadPoolExecutor, tmp_path: Path, kind: str, origin: str, *, six: bool
+def test_floods_of_packets_that_ask_for_nothing_are_named(  # fixtures
+    lab: Lab,
+    vnf: Vnf,
+    pool: ThreadPoolExecutor,
+    tmp_path: Path,
+    kind: str,
+    origin: str,
+    *,
+    six: bool,
 ) -> None:
     server, (user, attacker) = (SERVER6, CLIENTS6[:2]) if six else (SERVER, CLIENTS)
     listener = lab.listen(80, server)
     program, source = tmp_path / "flood", Path(workload.__file__).with_name("flood.c")
     subprocess.run(["cc", "-O2", "-o", program, source], check=True)  # noqa: S607
     exchange(lab.connect(user), lab.accept(listener))
-    flood = lab.start(f"{program} {attacker if origin == 'one' else origin} {server} 81 4000 2 {kind}")
+    flood = lab.start(
+        f"{program} {attacker if origin == 'one' else origin} {server} 81 4000 2 {kind}"
+    )
     time.sleep(0.2)
     body = {"devices": BOTH, "seconds": 1.0, "address": server}
     looking = pool.submit(vnf.ask, "POST", "/observations", body)

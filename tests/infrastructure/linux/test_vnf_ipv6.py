@@ -314,7 +314,7 @@ def test_errors_of_icmp_pass_and_echoes_do_not(
             for kind in (error, echo):
                 head = struct.pack("!BBHI", kind, 0, 0, 1280)
                 check = ~sum(struct.unpack("!4H", head)) & 0xFFFF
-                raw.sendto(head[:2] + struct.pack("!H", check) + head[4:] , (target, 0))
+                raw.sendto(head[:2] + struct.pack("!H", check) + head[4:], (target, 0))
         long = struct.pack("!BBHI", echo, 0, 0, 0) + bytes(3000)  # in three packets
         raw.sendto(long, (target, 0))
     assert "counter packets 100 " in lab.nft("list", "table", "netdev", "probe")

@@ -217,7 +217,8 @@ def block(own: str, place: Place, matches: Matches) -> RuleBundle:
             f"set {{ {family.tuple_type}; size 16384; flags dynamic; timeout {AGAIN_S}s; }}"
         )
         reset = (
-            f"{family.whole} {ATTESTED} {ends} != @{once} limit rate {RESETS_S}/second burst {RESETS_S} packets "
+            f"{family.whole} {ATTESTED} {ends} != @{once} "
+            f"limit rate {RESETS_S}/second burst {RESETS_S} packets "
             f"add @{once} {{ {ends} }} "
             f"tcp flags set rst | ack {held} accept"
         )
