@@ -24,6 +24,7 @@ RESET = "tcp flags & rst != 0"
 ATTESTED = "tcp flags & (syn | rst | ack) == ack"
 """From a server: a packet of a connection that it holds to be established."""
 ENDS = "tcp flags & (fin | rst) != 0"
+FLAGGED = "tcp flags & (fin | syn | rst) != 0"
 
 _NEIGHBOURS = (
     "icmpv6 type { 133-137 } ip6 hoplimit 255 exthdr frag missing",

@@ -22,6 +22,7 @@ from .nft import (
     ADDRESS_FAMILIES,
     ATTESTED,
     ENDS,
+    FLAGGED,
     HELD_MARK,
     RESET,
     SYN,
@@ -322,10 +323,13 @@ def _chains(family: AddressFamily) -> dict[str, list[str]]:
             f"{family.echo} goto bare{one}",
         ],
         "listed": [
-            f"{SYN} add @syn{one} {{ {flow} }}",
+            f"{flow} . th sport != @first{one} add @several{one} {{ {flow} }}",
+            f"{FLAGGED} goto flagged{one}",  # few are
+        ],
+        "flagged": [
+            f"{SYN} add @syn{one} {{ {flow} }} accept",
             f"{RESET} add @aborts{one} {{ {flow} }}",
             f"{SYN_ACK} {flow} != @askers{one} add @syn_acks{one} {{ {flow} }}",
-            f"{flow} . th sport != @first{one} add @several{one} {{ {flow} }}",
             f"{ENDS} {ends} @acked{one} {ends} != @closed{one} "
             f"add @closed{one} {{ {ends} }} add @ended{one} {{ {flow} }}",
         ],
