@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from itertools import product
 
 import pytest
 
 from phalanx.store.jsonl import read_jsonl
+from tests.nightly import sample
 from tests.system.guard_lab import (
     ATTACKERS,
     ATTACKERS6,
@@ -52,10 +54,10 @@ def lab(tmp_path):
         made.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("forged", [False, True], ids=["named", "forged"])
-@pytest.mark.parametrize("user", [USER, USER6], ids=["ipv4", "ipv6"])
-def test_it_is_named_and_stopped_and_users_are_served(lab, tmp_path, kind, user, *, forged):
+@pytest.mark.parametrize(
+    ("kind", "forged", "user"), sample(product(KINDS, (True, False), (USER, USER6)), 3)
+)
+def test_it_is_named_and_stopped_and_users_are_served(lab, tmp_path, kind, user, forged):
     server, attackers = (SERVER6, ATTACKERS6) if user == USER6 else (SERVER, ATTACKERS)
     lab.serve(user)
     before, log = lab.touched(), tmp_path / "log.jsonl"
