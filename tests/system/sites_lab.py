@@ -23,18 +23,28 @@ from phalanx.infrastructure.linux.kernel.namespaces import enter, prefix
 from phalanx.testrange import workload
 from tests.system.machines import ADDRESS, Machines
 
+ADDRESS6 = "2001:db8::{}"
+"""Of the machines among themselves, beside those of IPv4."""
 SITES = {"north": 1, "south": 2, "east": 3}
 ENTRIES = ("north", "south")
 SERVER, PORT = "10.3.0.10", 80
 ATTACKERS = {site: tuple(f"10.{SITES[site]}.0.{n}" for n in (11, 12, 13)) for site in ENTRIES}
 USERS = {site: tuple(f"10.{SITES[site]}.0.{n}" for n in (21, 22, 23, 24)) for site in ENTRIES}
+SERVER6 = "2001:db8:3:1::10"
+ATTACKERS6 = {
+    site: tuple(f"2001:db8:{SITES[site]}:{n}::2" for n in (11, 13, 15)) for site in ENTRIES
+}
+"""Each in a network of its own, as subscribers are; adjacent ones would be listed as one range."""
+USERS6 = {
+    site: tuple(f"2001:db8:{SITES[site]}:{n}::2" for n in (21, 22, 23, 24)) for site in ENTRIES
+}
 PAUSE_S = 0.05
 _PROBE = """
 table netdev probe {{
   counter hostile {{ }}
   chain comes {{
     type filter hook ingress device "eth0" priority -300;
-    ip saddr {{ {hostile} }} counter name hostile
+    {ip} saddr {{ {hostile} }} counter name hostile
   }}
 }}
 """
@@ -63,8 +73,11 @@ PLAN: dict[str, Any] = {
 class Sites(Machines):
     """The machines with what stands behind them; used with ``with``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, six: bool = False) -> None:
         super().__init__(folder, len(SITES))
+        self.six = six
+        self.server = SERVER6 if six else SERVER
+        self.attackers, self.users = (ATTACKERS6, USERS6) if six else (ATTACKERS, USERS)
         self.folder = folder
         self._running: list[subprocess.Popen[Any]] = []
         self._flood = folder / "flood"
@@ -100,15 +113,20 @@ class Sites(Machines):
 
     def serve(self) -> None:
         """Start the shop."""
-        words = "-m", "http.server", str(PORT), "--bind", SERVER, "-d", str(self.folder / "page")
+        page = str(self.folder / "page")
+        words = ("-m", "http.server", str(PORT), "--bind", self.server, "-d", page)
         (self.folder / "page").mkdir()
         self.inside("east", sys.executable, *words)
-        until(lambda: visit(self.namespace("north"), USERS["north"][0]), "the shop does not open")
+        until(
+            lambda: visit(self.namespace("north"), self.users["north"][0]), "the shop does not open"
+        )
 
     def flood(self, site: str, seconds: float, rate: int = 1000) -> None:
         """Let the attackers behind a site flood the shop with requests for connections."""
-        for source in ATTACKERS[site]:
-            self.inside(site, str(self._flood), source, SERVER, str(PORT), str(rate), str(seconds))
+        for source in self.attackers[site]:
+            self.inside(
+                site, str(self._flood), source, self.server, str(PORT), str(rate), str(seconds)
+            )
 
     def do(self, site: str, commands: str, within_s: float = 60.0) -> str:
         """Return what commands say on a site's machine; fail if one fails."""
@@ -137,7 +155,7 @@ class Sites(Machines):
         """Return the addresses that rules at the ingress of a site name."""
         listing = json.loads(self.do(site, "nft -j list sets"))
         sets = (each["set"] for each in listing["nftables"] if "set" in each)
-        named = [s.get("elem", []) for s in sets if s["name"].endswith("sources")]
+        named = [s.get("elem", []) for s in sets if s["name"].endswith(("sources", "sources6"))]
         return {_address(element) for elements in named for element in elements}
 
     def tables(self, site: str) -> list[str]:
@@ -159,22 +177,37 @@ class Sites(Machines):
         self._ip(f"{number}", f"addr add 10.{number}.0.1/24 dev eth1")
         self._ip(f"{number}", "link set eth1 up")
         self._ip(f"behind{number}", "link set lo up")
-        own = (SERVER,) if site == "east" else (*ATTACKERS[site], *USERS[site])
+        own = (self.server,) if site == "east" else (*self.attackers[site], *self.users[site])
+        if self.six:
+            self._ip(f"{number}", f"addr add 2001:db8:{number}:1::1/64 dev eth1 nodad")
+            self._ip(f"{number}", f"addr add {ADDRESS6.format(number)}/64 dev eth0 nodad")
+            self._ip(f"behind{number}", f"addr add 2001:db8:{number}:1::2/64 dev eth0 nodad")
         for address in own:
-            self._ip(f"behind{number}", f"addr add {address}/24 dev eth0")
+            size = "64 dev eth0 nodad" if self.six else "24 dev eth0"
+            self._ip(f"behind{number}", f"addr add {address}/{size}")
         self._ip(f"behind{number}", "link set eth0 up")
-        self._ip(f"behind{number}", f"route add default via 10.{number}.0.1")
+        gateway = f"2001:db8:{number}:1::1" if self.six else f"10.{number}.0.1"
+        self._ip(f"behind{number}", f"route add default via {gateway}")
+        if self.six:
+            self._ip(f"{number}", f"route add 2001:db8:{number}::/48 via 2001:db8:{number}:1::2")
         for other in SITES.values():
             if other != number:
                 self._ip(f"{number}", f"route add 10.{other}.0.0/24 via {ADDRESS.format(other)}")
-        self.do(site, "echo 1 > /proc/sys/net/ipv4/ip_forward")
+                if self.six:
+                    to = f"2001:db8:{other}::/48 via {ADDRESS6.format(other)}"
+                    self._ip(f"{number}", f"route add {to}")
+        for path in ("ipv4/ip_forward", *["ipv6/conf/all/forwarding"] * self.six):
+            self.do(site, f"echo 1 > /proc/sys/net/{path}")
         if site == "east":
-            hostile = ", ".join(source for each in ATTACKERS.values() for source in each)
-            self.do(site, f"nft -f - <<'END'\n{_PROBE.format(hostile=hostile)}END\n")
+            hostile = ", ".join(source for each in self.attackers.values() for source in each)
+            probe = _PROBE.format(ip="ip6" if self.six else "ip", hostile=hostile)
+            self.do(site, f"nft -f - <<'END'\n{probe}END\n")
 
 
 def _address(element: Any) -> str:
     value = element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
+    if isinstance(value, dict) and "prefix" in value:
+        return f"{value['prefix']['addr']}/{value['prefix']['len']}"
     return str(value)
 
 
@@ -184,7 +217,7 @@ class Visitors:
     def __init__(self, sites: Sites) -> None:
         self.visits: list[tuple[float, str, bool]] = []
         self._over = threading.Event()
-        people = [(sites.namespace(site), user) for site in ENTRIES for user in USERS[site]]
+        people = [(sites.namespace(site), user) for site in ENTRIES for user in sites.users[site]]
         self._threads = [threading.Thread(target=self._come, args=each) for each in people]
         for thread in self._threads:
             thread.start()
@@ -225,7 +258,8 @@ def visit(namespace: str, user: str) -> bool:
 
 def _visited(user: str) -> bool:
     with contextlib.suppress(OSError, http.client.HTTPException):
-        connection = http.client.HTTPConnection(SERVER, PORT, timeout=3, source_address=(user, 0))
+        server = SERVER6 if ":" in user else SERVER
+        connection = http.client.HTTPConnection(server, PORT, timeout=3, source_address=(user, 0))
         with contextlib.closing(connection):
             connection.request("HEAD", "/")
             return connection.getresponse().status == 200
@@ -240,17 +274,23 @@ def until(ready: Callable[[], object], else_say: str, seconds: float = 30.0) -> 
         time.sleep(0.05)
 
 
+def plan_of(sites: Sites) -> dict[str, Any]:
+    """Return the plan, with the address that the shop has there."""
+    return {**PLAN, "hosts": [{**PLAN["hosts"][0], "address": sites.server}]}
+
+
 class SiteDomain:
     """A domain with a broker at the first site, and an agent at each that drives its own."""
 
     def __init__(self, sites: Sites, plan: dict[str, Any] | None = None) -> None:
         self.sites = sites
-        sites.do("north", "phalanx domain init edge --broker 192.0.2.1")
+        broker = (ADDRESS6 if sites.six else ADDRESS).format(1)
+        sites.do("north", f"phalanx domain init edge --broker {broker}")
         for site in SITES:
             sites.do("north", f"phalanx domain add edge {site}")
         self.start_broker()
         for site in SITES:
-            self._configure(site, plan or PLAN)
+            self._configure(site, plan or plan_of(sites))
 
     def start_broker(self) -> None:
         self.sites.do("north", "phalanx domain up edge --detach")

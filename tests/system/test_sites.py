@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,13 +32,21 @@ pytestmark = [
     requires.requires("ip", "nft", "nsenter", "unshare", "cc"),
 ]
 
+RATE = 1000
 LEASE_S = 15.0
 """What an agent holds outlives it for so long: the plan's default."""
 
 
 @pytest.fixture
 def domain(tmp_path) -> Iterator[SiteDomain]:
-    with Sites(tmp_path) as sites:
+    with begun(tmp_path) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def begun(folder: Path, *, six: bool = False) -> Iterator[SiteDomain]:
+    """A domain whose agents serve."""
+    with Sites(folder, six=six) as sites:
         sites.serve()
         made = SiteDomain(sites)
         for site in SITES:
@@ -97,6 +107,36 @@ def test_a_flood_through_two_sites_is_blocked_at_both_entries_and_nothing_is_lef
         assert "nothing to remove" in sites.do(site, "phalanx clean --dry-run")
         assert sites[SITES[site]].run("pgrep -f phalanx-vnf")[1] == ""
         assert "Traceback" not in domain.log(site)
+
+
+def test_so_is_a_flood_over_ipv6(tmp_path):
+    """Sources are networks of 64 bits."""
+    with begun(tmp_path, six=True) as domain:
+        sites, most = domain.sites, 3 * 4 * RATE
+        hostile = {s: {re.sub("::2$", "::/64", a) for a in sites.attackers[s]} for s in ENTRIES}
+        visitors = Visitors(sites)
+        try:
+            time.sleep(1.0)
+            begun_at = time.monotonic()
+            for site in ENTRIES:
+                sites.flood(site, 12, RATE)
+            until(
+                lambda: all(sites.blocked(s) == hostile[s] for s in ENTRIES),
+                "not both entries block their attackers",
+            )
+            assert dropping(domain)
+            crossed = sites.crossed()
+            time.sleep(1.0)
+            assert 0 < crossed == sites.crossed() < most
+            assert visitors.unserved(begun_at) == {}
+        finally:
+            visitors.stop()
+        limited = named(domain.events(), "measure.applied")
+        assert {s for e in limited for s in e["data"].get("sources", ())} == set().union(
+            *hostile.values()
+        )
+        until(lambda: not any(sites.blocked(s) for s in ENTRIES), "blocks outlive the flood", 60)
+        assert not any("Traceback" in domain.log(site) for site in SITES)
 
 
 def test_what_is_in_force_survives_the_kill_of_each_process(domain):

@@ -22,6 +22,8 @@ GROUP = "phalanx.detectors"
 SYN_FLOOD = "syn flood"
 UDP_FLOOD = "udp flood"
 UDP_FRAGMENTS = "udp fragment flood"
+ONE_WAY = {UDP_FLOOD, UDP_FRAGMENTS}
+"""Kinds that telemetry and media look like, too."""
 ICMP_FLOOD = "icmp flood"
 ACK_FLOOD = "ack flood"
 SYN_ACK_FLOOD = "syn-ack flood"

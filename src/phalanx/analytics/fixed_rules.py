@@ -9,7 +9,8 @@ flows that it has no room for as unlisted.
 
 Each source is judged by its own counters alone. Assumptions, without which counters cannot tell:
 an honest source completes at least 5 % of the handshakes that it begins; a UDP service answers at
-least 5 % of the packets of a source that sends more than 200 a second; of many connections that an
+least 5 % of the packets of a source that sends more than 200 a second; nobody sends so many echo
+requests, answered or not; of many connections that an
 honest source holds open, the target answers at least a third of those to which an answer is due;
 and of many services that it asks for, at least a fifth are there. Each verdict errs for one honest
 source in 700 that lies just on its threshold, and for far fewer above it: of sources that complete
@@ -232,8 +233,13 @@ def _unreplied(one: FlowAggregate, seconds: float) -> Finding | None:
         return None
     most = wilson(one.replies, one.packets)[1]
     fast = one.faster(UDP_PACKETS_S, seconds)
-    if fast <= CERTAIN or most >= REPLIED:
+    echoes = 2 * one.syn > one.packets
+    if fast <= CERTAIN or (most >= REPLIED and not echoes):
         return None
+    if echoes:
+        asked = round(one.packets / seconds, 3)
+        reason = f"sends {_number(asked)} echo requests/s, answered or not: nobody needs so many"
+        return Finding(ICMP_FLOOD, one.target, one.source, fast, reason, {"packets_s": asked})
     evidence = {"packets_s": round(one.packets / seconds, 3), "replied_at_most": round(most, 6)}
     sure = min(fast, confidence(one.replies, one.packets, REPLIED))
     reason = (
@@ -608,7 +614,7 @@ def _crowds(look: _Look) -> dict[tuple[str, str, int], _Crowd]:
         elif tcp:
             silent = asked <= FEW_SYN and not (one.established or one.answered)
         else:
-            silent, kind = asked <= FEW_PACKETS and not one.replies, ""
+            silent, kind = asked <= FEW_PACKETS and (one.syn > 0 or not one.replies), ""
         if not asked:
             continue
         silent = silent and look.times[one.source] <= FEW_PACKETS

@@ -33,6 +33,11 @@ from phalanx.loading import installed
 GROUP = "phalanx.transports"
 
 
+def server_text(host: str, port: int) -> str:
+    """Return ``HOST:PORT``, or ``[IPv6]:PORT``."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Access(Struct, frozen=True):
     """By what an identity proves itself to a broker, and how soon it leaves a silent one."""
 

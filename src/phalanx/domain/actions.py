@@ -361,11 +361,11 @@ class FlowStats(Struct, frozen=True, gc=False):
     target: str
     port: int
     protocol: str
-    """``tcp`` or ``udp``; of captures ``icmp`` as well, for echoes."""
+    """``tcp``, ``udp``, or ``icmp``: echoes, and fragments of ICMP."""
     packets: int
     octets: int
     syn: int
-    """Packets that ask for a connection."""
+    """Packets that ask for a connection; of ICMP echo requests."""
     established: int
     """Connections whose handshake the source completed."""
     replies: int

@@ -72,9 +72,9 @@ class TrafficMatch(Struct, frozen=True):
     target: str | None = None
     """Address that they go to."""
     port: int | None = None
-    """Port at the target."""
+    """Port at the target; 0: packets without ports, of a fragmented one all but the first."""
     protocol: str | None = None
-    """``tcp`` or ``udp``."""
+    """``tcp``, ``udp`` or ``icmp``: of the last all but errors, which nothing holds back."""
     part: int = 0
     """Which share of the sources, from 0 to ``parts`` - 1; sources are dealt out by a hash."""
     parts: int = 1
@@ -231,10 +231,11 @@ class TrafficRule(Struct, frozen=True):
             return why
         if not 0 <= match.part < match.parts:
             return f"no part {match.part} of {match.parts}"
-        if match.protocol not in (None, "tcp", "udp"):
-            return f"no protocol {match.protocol!r}; tcp and udp are known"
-        if match.port is not None and not (match.protocol and 0 < match.port < 65_536):
-            return f"port {match.port} needs a protocol and must be from 1 to 65535"
+        if match.protocol not in (None, "tcp", "udp", "icmp"):
+            return f"no protocol {match.protocol!r}; tcp, udp and icmp are known"
+        most = 0 if match.protocol == "icmp" else 65_535
+        if match.port is not None and not (match.protocol and 0 <= match.port <= most):
+            return f"port {match.port} needs a protocol and must be from 0 to {most}"
         return None
 
 

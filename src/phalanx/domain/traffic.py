@@ -36,6 +36,10 @@ class Profile(Struct, frozen=True):
     """Whether its packets belong to no connection, so that the target answers with resets."""
     syn_acks: bool = False
     """Whether its packets answer requests for connections, which the target never made."""
+    aborts: bool = False
+    """Whether its packets are resets."""
+    bare: bool = False
+    """Whether its packets have no ports: echoes, and all fragments but the first."""
     spoofed: bool = False
     """Whether nearly every packet carries another source address, none of them its own."""
     retry_s: float = 0.0
@@ -94,6 +98,12 @@ ACK_FLOOD = replace(SYN_FLOOD, name="ack-flood", syn_share=0.0, reply_share=0.95
 ACK_FLOOD_SPOOFED = replace(ACK_FLOOD, name="ack-flood-spoofed", spoofed=True)
 SYN_ACK_FLOOD = replace(ACK_FLOOD, name="syn-ack-flood", source_port=443, syn_acks=True)
 SYN_ACK_FLOOD_SPOOFED = replace(SYN_ACK_FLOOD, name="syn-ack-flood-spoofed", spoofed=True)
+RST_FLOOD = replace(ACK_FLOOD, name="rst-flood", reply_share=0.0, aborts=True)
+RST_FLOOD_SPOOFED = replace(RST_FLOOD, name="rst-flood-spoofed", spoofed=True)
+UDP_FRAGMENTS = replace(UDP_FLOOD, name="udp-fragments", bare=True)
+UDP_FRAGMENTS_SPOOFED = replace(UDP_FRAGMENTS, name="udp-fragments-spoofed", spoofed=True)
+ICMP_FLOOD = replace(UDP_FRAGMENTS, name="icmp-flood", protocol="icmp", reply_share=1.0)
+ICMP_FLOOD_SPOOFED = replace(ICMP_FLOOD, name="icmp-flood-spoofed", spoofed=True)
 SIGNALLING = Profile(
     "signalling",
     responsive=False,
@@ -122,6 +132,12 @@ PROFILES = {
         ACK_FLOOD_SPOOFED,
         SYN_ACK_FLOOD,
         SYN_ACK_FLOOD_SPOOFED,
+        RST_FLOOD,
+        RST_FLOOD_SPOOFED,
+        UDP_FRAGMENTS,
+        UDP_FRAGMENTS_SPOOFED,
+        ICMP_FLOOD,
+        ICMP_FLOOD_SPOOFED,
         SLOW_HTTP,
         HTTP_FLOOD,
         SIGNALLING,

@@ -21,9 +21,11 @@ from msgspec import Struct
 
 from phalanx.analytics.detectors import (
     HTTP_FLOOD,
+    ICMP_FLOOD,
+    ONE_WAY,
     SIGNALLING_STORM,
     SLOW,
-    UDP_FLOOD,
+    TCP_FRAGMENTS,
     Finding,
     load_detector,
 )
@@ -393,9 +395,9 @@ class EdgeFilter(Capability):
         # that it may be why users suffer.
         one_way = sum(one.octets for one in seen if one.protocol == "udp" and not one.replies)
         little = one_way < CROWDED * sum(one.octets for one in seen)
-        if UDP_FLOOD not in heard.kinds and (heard.kinds or little):
+        if not heard.kinds & ONE_WAY and (heard.kinds or little):
             named = {None, *reported}
-            findings = [f for f in findings if f.kind != UDP_FLOOD or f.source in named]
+            findings = [f for f in findings if f.kind not in ONE_WAY or f.source in named]
         if any(one.protocol == "tcp" and one.replies > one.resets for one in seen):
             self._replied = me.now
         if me.now - self._replied < REPLIED_S:
@@ -569,6 +571,8 @@ def _served_mb_s(
 
 
 def _served(one: FlowAggregate) -> bool:
+    if one.protocol == "icmp":  # an answer to an echo is no service
+        return False
     if one.protocol != "tcp":
         return wilson(one.replies, one.packets)[0] >= COMPLETES
     if one.open and one.answered < ANSWERED * one.open:  # slow attackers get a few answers
@@ -587,23 +591,30 @@ def _rules(
     """Yield what to filter.
 
     Of sources behind which users are, too (``shared``), only the protocol that attacks is
-    filtered: UDP is dropped, and TCP handshakes are answered for the target. Forged UDP is
-    dropped at the ports that are flooded, and at all where no user is answered over UDP.
+    filtered: UDP and ICMP are dropped, and TCP handshakes are answered for the target. Forged UDP
+    is dropped at the ports that are flooded, and at all where no user is answered over UDP; forged
+    echoes and fragments are, as long as they come, with what else is of their kind.
     """
     ip, entry = screened.ip, screened.entry or None
     hostile = {(one.source, one.protocol) for one in seen if not _served(one)}
     alone = [source for source in blocked if source not in shared]
-    udp = [source for source in blocked if source in shared and (source, "udp") in hostile]
-    for sources, protocol in (alone, None), (udp, "udp"):
+    mixed = [source for source in blocked if source in shared]
+    udp, icmp = ([s for s in mixed if (s, each) in hostile] for each in ("udp", "icmp"))
+    for sources, protocol in (alone, None), (udp, "udp"), (icmp, "icmp"):
         if sources:
             match = TrafficMatch(sources=tuple(sources), target=ip, entry=entry, protocol=protocol)
             yield TrafficRule(match, TrafficVerdict.DROP)
-    mixed = any((source, "tcp") in hostile for source in shared)
-    if mixed or any(not f.kind.startswith("udp") for f in forged):
+    kinds = {f.kind for f in forged}
+    for kind, protocol, bare in (ICMP_FLOOD, "icmp", None), (TCP_FRAGMENTS, "tcp", 0):
+        if kind in kinds:
+            match = TrafficMatch(target=ip, entry=entry, port=bare, protocol=protocol)
+            yield TrafficRule(match, TrafficVerdict.DROP)
+    handshakes = any((source, "tcp") in hostile for source in shared)
+    if handshakes or kinds - {ICMP_FLOOD, TCP_FRAGMENTS, *ONE_WAY}:
         yield TrafficRule(TrafficMatch(target=ip, entry=entry), TrafficVerdict.PROXY)
     served = any(one.protocol == "udp" and one.replies for one in seen)
     ports: list[int | None] = [*_flooded_ports(records, ip)] if served else [None]
-    for port in ports if any(f.kind.startswith("udp") for f in forged) else ():
+    for port in ports if kinds & ONE_WAY else ():
         match = TrafficMatch(target=ip, entry=entry, port=port, protocol="udp")
         yield TrafficRule(match, TrafficVerdict.DROP)
 
@@ -614,10 +625,11 @@ def _flooded_ports(records: FlowRecords, ip: str) -> list[int]:
     for flow in records.flows:
         if (flow.protocol, flow.target) == ("udp", ip):
             by_port.setdefault(flow.port, []).append(flow)
+    answered = {f.source for flows in by_port.values() for f in flows if f.replies}
     packets = {
         port: sum(flow.packets for flow in flows)
         for port, flows in by_port.items()
-        if not any(flow.replies for flow in flows)
+        if not any(f.replies or (f.fragments and f.source in answered) for f in flows)
     }
     most = sorted(packets, key=lambda port: (-packets[port], port))[:MOST_PORTS]
     rules, seconds = FixedRules(), effective_s(records)
@@ -643,6 +655,8 @@ def _words(rule: TrafficRule) -> str:
     if rule.verdict is TrafficVerdict.PROXY:
         return "handshakes never completed"
     if not match.sources:
+        if match.protocol == "icmp" or match.port == 0:
+            return "icmp but errors" if match.port is None else f"fragments of {match.protocol}"
         to = "" if match.port is None else f" to port {match.port}"
         return f"udp{to} that nobody answers" if match.protocol == "udp" else "everything"
     digest = blake2b(" ".join(match.sources).encode(), digest_size=3).hexdigest()

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from phalanx.analytics.detectors import SLOW, UDP_FLOOD, Finding
+from phalanx.analytics.detectors import ONE_WAY, SLOW, UDP_FLOOD, Finding
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, plan
@@ -292,12 +292,12 @@ class ServiceMonitor(Capability):
         Telemetry, media and logs are not answered, either. They do harm where they fill the link
         or are very many packets; and while users suffer, if they were not there before.
         """
-        targets = {f.target for f in findings if f.kind == UDP_FLOOD}
+        targets = {f.target for f in findings if f.kind in ONE_WAY}
         if not targets:
             return findings
         sent, packets_s = _sent_one_way(records, seconds), dict.fromkeys(targets, 0.0)
-        for flow in records.flows:
-            if flow.target in targets and _one_way(flow):
+        for flow in _one_way(records):
+            if flow.target in targets:
                 packets_s[flow.target] += flow.packets / seconds
         full = sample.rate_mb_s >= BUSY * sample.bandwidth_mb_s
         crowded = {
@@ -308,7 +308,7 @@ class ServiceMonitor(Capability):
         }
 
         def harms(f: Finding) -> bool:
-            if f.kind != UDP_FLOOD or f.target in crowded:
+            if f.kind not in ONE_WAY or f.target in crowded:
                 return True
             known, source = self._target(f.target), f.source or ""
             new = sent.get(f.target, {}).get(source, 0.0) > GROWN * known.familiar.get(source, 0.0)
@@ -439,7 +439,7 @@ class ServiceMonitor(Capability):
         sent = _sent_one_way(records, seconds)
         users: dict[str, dict[str, float]] = {}
         for flow in records.flows:
-            if (flow.source, flow.target) not in convicted:
+            if flow.protocol != "icmp" and (flow.source, flow.target) not in convicted:
                 got = flow.octets * (flow.replies > 0)
                 each = users.setdefault(flow.target, {})
                 each[flow.source] = each.get(flow.source, 0.0) + got / seconds / 1e3
@@ -524,15 +524,22 @@ def _sent_one_way(
     Flows of not more than a ``few`` packets are left out.
     """
     sent: dict[str, dict[str, float]] = {}
-    for flow in records.flows:
-        if _one_way(flow) and flow.packets > few:
+    for flow in _one_way(records):
+        if flow.packets > few:
             to = sent.setdefault(flow.target, {})
             to[flow.source] = to.get(flow.source, 0.0) + flow.octets / seconds / 1e3
     return sent
 
 
-def _one_way(flow: FlowStats) -> bool:
-    return flow.protocol == "udp" and not flow.replies
+def _one_way(records: FlowRecords) -> list[FlowStats]:
+    """Return the flows of UDP that nobody answers; fragments belong to what their source asks."""
+    udp = [flow for flow in records.flows if flow.protocol == "udp"]
+    answered = {(flow.source, flow.target) for flow in udp if flow.replies}
+    return [
+        flow
+        for flow in udp
+        if not (flow.replies or (flow.fragments and (flow.source, flow.target) in answered))
+    ]
 
 
 def _learn(usual: dict[str, float], seen: Mapping[str, float]) -> None:
@@ -550,6 +557,7 @@ def _got_nothing(flow: FlowStats) -> bool:
     asked = flow.syn if flow.protocol == "tcp" else flow.packets
     return (
         asked > FEW_ASKED
+        and not flow.fragments  # nor echoes: nobody is served by them
         and not (flow.established or flow.answered)
         and not (flow.protocol == "udp" and flow.replies)
     )

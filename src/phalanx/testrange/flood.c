@@ -1,14 +1,17 @@
-/* A bounded stream of TCP connection requests, or of datagrams, at an even rate.
+/* A bounded stream of TCP connection requests, or of other packets, at an even rate.
  *
- *     flood SOURCE|PREFIX/64|random TARGET PORT RATE SECONDS [udp]
+ *     flood SOURCE|PREFIX/64|random TARGET PORT RATE SECONDS [KIND]
  *
  * Addresses are of IPv4 or IPv6. RATE is in packets a second. Each packet is a SYN without data
- * from a port and with a sequence number of its own, or a datagram of 1000 octets from such a port;
- * `random` draws a source address for each, a prefix its last 64 bits. It ends by itself.
+ * from a port and with a sequence number of its own. Of KIND rst it is a reset instead, of udp a
+ * datagram of 1000 octets, of icmp an echo request; of tcp-fragments and udp-fragments one of the
+ * four fragments of such a datagram, or of an acknowledgement with data. `random` draws a source
+ * address for each (of fragments for each four), a prefix its last 64 bits. It ends by itself.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/ip.h>
+#include <netinet/icmp6.h>
 #include <netinet/ip6.h>
 #include <netinet/tcp.h>
 #include <netinet/udp.h>
@@ -22,6 +25,8 @@
 
 #define PAUSE_NS 1000000L /* as many packets as are due are sent once in a millisecond */
 #define DATA 1000
+#define PIECES 4
+#define PIECE 256 /* octets of a fragment but the last */
 
 union header {
     struct iphdr v4;
@@ -31,6 +36,7 @@ union header {
 union segment {
     struct tcphdr tcp;
     struct udphdr udp;
+    struct icmp6_hdr icmp; /* that of IPv4 is alike */
     uint16_t words[(sizeof(struct udphdr) + DATA) / 2];
 };
 
@@ -86,7 +92,11 @@ int main(int count, char **words)
     struct sockaddr_in there4 = {.sin_family = AF_INET};
     struct sockaddr_in6 there6 = {.sin6_family = AF_INET6};
     int six = count > 2 && strchr(words[2], ':') != NULL;
-    int udp = count == 7 && strcmp(words[6], "udp") == 0;
+    const char *what = count == 7 ? words[6] : "syn";
+    int udp = strncmp(what, "udp", 3) == 0, icmp = strcmp(what, "icmp") == 0;
+    int rst = strcmp(what, "rst") == 0, pieces = strstr(what, "-fragments") != NULL;
+    int known = strcmp(what, "syn") == 0 || strcmp(what, "udp") == 0 || rst || icmp ||
+                strcmp(what, "tcp-fragments") == 0 || strcmp(what, "udp-fragments") == 0;
     int random_source = count > 5 && strcmp(words[1], "random") == 0;
     char *slash = count > 5 ? strchr(words[1], '/') : NULL;
     int within = six && slash != NULL && strcmp(slash, "/64") == 0;
@@ -96,9 +106,9 @@ int main(int count, char **words)
     void *target = six ? (void *)&header.v6.ip6_dst : (void *)&header.v4.daddr;
     int kind = six ? AF_INET6 : AF_INET;
 
-    if (count != 6 + udp || inet_pton(kind, words[2], target) != 1 ||
+    if (count < 6 || count > 7 || !known || inet_pton(kind, words[2], target) != 1 ||
         (!random_source && inet_pton(kind, words[1], source) != 1)) {
-        fputs("usage: flood SOURCE|PREFIX/64|random TARGET PORT RATE SECONDS [udp]\n", stderr);
+        fputs("usage: flood SOURCE|PREFIX/64|random TARGET PORT RATE SECONDS [KIND]\n", stderr);
         return 2;
     }
     double rate = atof(words[4]), seconds = atof(words[5]);
@@ -109,11 +119,16 @@ int main(int count, char **words)
     }
     uint16_t port = htons((uint16_t)atoi(words[3])), *check;
     uint8_t protocol = udp ? IPPROTO_UDP : IPPROTO_TCP;
-    size_t size = udp ? sizeof segment : sizeof segment.tcp;
+    if (icmp)
+        protocol = six ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
+    size_t size = udp || pieces ? sizeof segment : sizeof segment.tcp;
+    struct ip6_frag later = {.ip6f_nxt = protocol};
+    if (icmp)
+        size = sizeof segment.icmp;
     if (six) {
         header.v6.ip6_flow = htonl(6u << 28);
         header.v6.ip6_plen = htons((uint16_t)size);
-        header.v6.ip6_nxt = protocol;
+        header.v6.ip6_nxt = pieces ? IPPROTO_FRAGMENT : protocol;
         header.v6.ip6_hlim = 64;
         there6.sin6_addr = header.v6.ip6_dst;
     } else {
@@ -127,19 +142,26 @@ int main(int count, char **words)
         segment.udp.dest = port;
         segment.udp.len = htons((uint16_t)size);
         check = &segment.udp.check;
+    } else if (icmp) {
+        segment.icmp.icmp6_type = six ? ICMP6_ECHO_REQUEST : 8;
+        check = &segment.icmp.icmp6_cksum;
     } else {
         segment.tcp.dest = port;
         segment.tcp.doff = 5;
-        segment.tcp.syn = 1;
+        segment.tcp.syn = !rst && !pieces;
+        segment.tcp.rst = rst;
+        segment.tcp.ack = pieces;
         segment.tcp.window = htons(64240);
         check = &segment.tcp.check;
     }
-    struct iovec parts[] = {{&header, six ? sizeof header.v6 : sizeof header.v4}, {&segment, size}};
+    struct iovec parts[] = {{&header, six ? sizeof header.v6 : sizeof header.v4},
+                            {&later, six && pieces ? sizeof later : 0},
+                            {&segment, size}};
     struct msghdr message = {
         .msg_name = six ? (void *)&there6 : (void *)&there4,
         .msg_namelen = six ? sizeof there6 : sizeof there4,
         .msg_iov = parts,
-        .msg_iovlen = 2,
+        .msg_iovlen = 3,
     };
 
     const struct timespec pause = {.tv_nsec = PAUSE_NS};
@@ -148,6 +170,9 @@ int main(int count, char **words)
     for (double passed = 0; passed < seconds; passed = now() - began) {
         for (long due = 1 + (long)(passed * rate); sent < due; sent++) {
             uint32_t *address = source;
+            size_t at = pieces ? (size_t)(sent % PIECES) * PIECE : 0;
+            if (at > 0)
+                goto compose;
             if (random_source && six) { /* global unicast: 2000::/3 */
                 address[0] = htonl(0x20000000u | (drawn() >> 3));
                 address[1] = drawn();
@@ -158,13 +183,31 @@ int main(int count, char **words)
                 address[2] = drawn();
                 address[3] = drawn();
             }
-            segment.words[0] = htons((uint16_t)(1024 + drawn() % 64512));
-            if (!udp)
+            if (icmp)
+                segment.icmp.icmp6_seq = (uint16_t)drawn();
+            else
+                segment.words[0] = htons((uint16_t)(1024 + drawn() % 64512));
+            if (!udp && !icmp)
                 segment.tcp.seq = drawn();
             *check = 0;
             /* Over the segment and its pseudo header: addresses, which stand side by side. */
-            *check = folded(sum(source, six ? 32 : 8) + htons(protocol) + htons((uint16_t)size) +
-                            sum(&segment, size));
+            uint32_t before = sum(source, six ? 32 : 8) + htons(protocol) + htons((uint16_t)size);
+            *check = folded((icmp && !six ? 0 : before) + sum(&segment, size));
+        compose:
+            if (pieces) {
+                size_t left = size - at, part = left < PIECE ? left : PIECE;
+                uint16_t more = left > PIECE;
+                if (at == 0)
+                    later.ip6f_ident = drawn() | 1;
+                later.ip6f_offlg = htons((uint16_t)(at | more));
+                if (six) {
+                    header.v6.ip6_plen = htons((uint16_t)(sizeof later + part));
+                } else {
+                    header.v4.id = (uint16_t)(later.ip6f_ident | 1);
+                    header.v4.frag_off = htons((uint16_t)(at / 8 | (more ? 0x2000 : 0)));
+                }
+                parts[2] = (struct iovec){(char *)&segment + at, part};
+            }
             if (sendmsg(handle, &message, 0) < 0 && errno != ENOBUFS) { /* a full queue drops it */
                 perror("flood: cannot send");
                 return 1;

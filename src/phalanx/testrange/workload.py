@@ -94,8 +94,10 @@ def command(source: Source, program: str) -> list[str]:
 def _hping(source: Source, rate: float, seconds: float) -> list[str]:
     profile = source.profile
     kind = "--syn" if profile.syn_share else "--syn --ack" if profile.syn_acks else "--ack"
+    kind = "--icmp" if profile.protocol == "icmp" else "--rst" if profile.aborts else kind
     if profile.protocol == "udp":
         kind = f"--udp --data {max(0, round(profile.packet_octets) - _HEADERS)}"
+        kind += " --frag" * profile.bare
     if profile.source_port:
         kind += f" --baseport {profile.source_port} --keep"
     origin = "--rand-source" if profile.spoofed else f"--spoof {source.address}"

@@ -278,6 +278,49 @@ def test_fragments_are_of_their_source_and_protocol_and_have_no_ports(
     assert limiter.get("m")["held_packets"] == 1
 
 
+@pytest.mark.parametrize("client", [CLIENTS[0], NEAR], ids=["ipv4", "ipv6"])
+def test_later_fragments_are_met_by_themselves(lab: Lab, limiter: Vnf, client: str) -> None:
+    server = lab.udp("server", SERVER6 if client == NEAR else SERVER, 9)
+    near, (target, *_) = lab.udp("client", client), server.getsockname()
+    match = {"target": target, "protocol": "udp", "port": 0}
+    limiter.put("m", verdict="drop", devices=[OUT], **match)
+    assert arrives(near, server)
+    assert not arrives(near, server, b"x" * 4000)
+    assert limiter.get("m")["held_packets"] == 2
+
+
+@pytest.mark.parametrize("match", [{"sources": True}, {"protocol": "icmp"}, {}])
+@pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
+def test_errors_of_icmp_pass_and_echoes_do_not(
+    lab: Lab, limiter: Vnf, match: dict[str, Any], *, six: bool
+) -> None:
+    """A connection stalls without *packet too big*."""
+    family, protocol = (
+        (socket.AF_INET6, socket.IPPROTO_ICMPV6) if six else (socket.AF_INET, socket.IPPROTO_ICMP)
+    )
+    client, target, network = (
+        (NEAR, SERVER6, SUBSCRIBER6) if six else (CLIENTS[0], SERVER, CLIENTS[0])
+    )
+    error, echo = (2, 128) if six else (3, 8)
+    if match.get("sources"):
+        match = {"sources": [network]}
+    limiter.put("m", verdict="drop", devices=[OUT], target=target, **match)
+    counted = "add table netdev probe; add chain netdev probe c { type filter hook egress device"
+    kinds = f"icmpv6 type {error}" if six else f"icmp type {error}"
+    lab.nft(f"{counted} {OUT} priority 10; }}; add rule netdev probe c {kinds} counter")
+    with lab.inside["client"].call(socket.socket, family, socket.SOCK_RAW, protocol) as raw:
+        raw.bind((client, 0))
+        for _ in range(100):
+            for kind in (error, echo):
+                head = struct.pack("!BBHI", kind, 0, 0, 1280)
+                check = ~sum(struct.unpack("!4H", head)) & 0xFFFF
+                raw.sendto(head[:2] + struct.pack("!H", check) + head[4:], (target, 0))
+        long = struct.pack("!BBHI", echo, 0, 0, 0) + bytes(3000)  # in three packets
+        raw.sendto(long, (target, 0))
+    assert "counter packets 100 " in lab.nft("list", "table", "netdev", "probe")
+    assert limiter.get("m")["held_packets"] == 103
+
+
 def test_protocol_and_port_are_found_behind_extension_headers(
     lab: Lab, limiter: Vnf, watch: Callable[..., Future[Any]]
 ) -> None:

@@ -32,6 +32,7 @@ from msgspec.structs import asdict
 
 from phalanx.bus.permissions import grants
 from phalanx.bus.subjects import EVENTS, REGISTRY, answers, token
+from phalanx.bus.transports import server_text
 from phalanx.bus.wire import MAX_OCTETS
 from phalanx.identity.credentials import Files
 from phalanx.identity.names import Identity, Role
@@ -135,7 +136,7 @@ def configuration(settings: ServerSettings) -> Tree:
     limits = settings.limits
     tree: Tree = {
         "server_name": settings.name,
-        "listen": f"{settings.host}:{settings.port}",
+        "listen": server_text(settings.host, settings.port),
         "tls": _tls(settings.credentials, settings.keys)
         | {
             "verify_and_map": True,
@@ -177,10 +178,10 @@ def configuration(settings: ServerSettings) -> Tree:
         cluster = settings.cluster
         tree["cluster"] = {
             "name": settings.domain,
-            "listen": f"{cluster.host}:{cluster.port}",
+            "listen": server_text(cluster.host, cluster.port),
             "tls": _tls(settings.credentials, cluster.keys)
             | {"verify_cert_and_check_known_urls": True, "timeout": _HANDSHAKE_S},
-            "routes": [f"nats://{host}:{port}" for host, port in cluster.routes],
+            "routes": [f"nats://{server_text(*each)}" for each in cluster.routes],
             "ping_interval": _ROUTE_PING,
             "ping_max": _ROUTE_PINGS,
             "no_advertise": True,  # clients know the servers by the names in their certificates

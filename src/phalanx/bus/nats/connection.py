@@ -41,6 +41,7 @@ from nats.protocol.command import pub_cmd
 
 from phalanx.bus.client import BrokerError, ClientCounters, Delivery
 from phalanx.bus.nats.config import HEARD, heard_by, inbox_of
+from phalanx.bus.transports import server_text
 from phalanx.clock.wall import WallClock
 from phalanx.identity.names import Identity
 
@@ -295,7 +296,7 @@ class NatsConnection:
             "ping_interval": self.turn_s,
         }
         connecting = self.nats.connect(
-            [f"nats://{f'[{host}]' if ':' in host else host}:{port}" for host, port in servers],
+            [f"nats://{server_text(*server)}" for server in servers],
             name=identity.name,
             inbox_prefix=self.inbox,
             tls=tls,

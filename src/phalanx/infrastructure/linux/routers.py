@@ -128,6 +128,8 @@ def routes_of(rule: TrafficRule, target: str, router: RouterSpec) -> tuple[BgpRo
         raise NoRouteError(f"routers cannot {rule.verdict.value} traffic")
     if match.parts > 1 or match.entry is not None:
         raise NoRouteError("routes know no shares of sources and no other places of entry")
+    if match.protocol == "icmp" or match.port == 0:
+        raise NoRouteError("routes tell no errors from echoes, nor later fragments from the first")
     rate = _rate(rule)
     sources, six = _sources(rule, target, router.most), ":" in target
     if rate and len(sources) > 1:

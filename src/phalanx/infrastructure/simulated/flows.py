@@ -390,7 +390,7 @@ class Flows:
             and (not match.sources if forged else steering.named(source.address))
             and match.entry in (None, source.at)
             and match.target in (None, source.target)
-            and match.port in (None, source.port)
+            and match.port in (None, 0 if profile.bare else source.port)
             and match.protocol in (None, profile.protocol)
             and (match.parts == 1 or _part_of(source, match.parts) == match.part)
             and not (

@@ -76,7 +76,8 @@ def _flow(
     rng: np.random.Generator, source: Source, packets: int, delivered: float, looked_at: float
 ) -> FlowStats:
     profile = source.profile
-    syn = int(rng.binomial(packets, profile.syn_share))
+    asks = 1.0 if profile.protocol == "icmp" else profile.syn_share
+    syn = int(rng.binomial(packets, asks))
     established = int(rng.binomial(syn, delivered)) if profile.establishes else 0
     still_open = round(profile.connections * looked_at) if delivered > 0 else 0
     replies = int(rng.poisson(packets * delivered * profile.reply_share))
@@ -85,7 +86,7 @@ def _flow(
     return FlowStats(
         source=source.address,
         target=source.target,
-        port=source.port,
+        port=0 if profile.bare else source.port,
         protocol=profile.protocol,
         packets=packets,
         octets=round(packets * profile.packet_octets),
@@ -97,6 +98,7 @@ def _flow(
         source_port=profile.source_port,
         resets=replies if profile.unconnected else 0,
         syn_acks=packets if profile.syn_acks else 0,
+        aborts=packets if profile.aborts else 0,
     )
 
 
@@ -105,13 +107,14 @@ def _forged(
 ) -> list[FlowStats]:
     profile = source.profile
     addresses = rng.integers(_LOWEST, _HIGHEST, packets)
-    syn = rng.binomial(1, profile.syn_share, packets)
+    asks = 1.0 if profile.protocol == "icmp" else profile.syn_share
+    syn = rng.binomial(1, asks, packets)
     replies = rng.poisson(0.0 if source.asymmetric else delivered * profile.reply_share, packets)
     return [
         FlowStats(
             source=str(IPv4Address(address)),
             target=source.target,
-            port=source.port,
+            port=0 if profile.bare else source.port,
             protocol=profile.protocol,
             packets=1,
             octets=round(profile.packet_octets),
@@ -121,6 +124,7 @@ def _forged(
             source_port=profile.source_port,
             resets=replied if profile.unconnected else 0,
             syn_acks=1 if profile.syn_acks else 0,
+            aborts=1 if profile.aborts else 0,
         )
         for address, asks, replied in zip(
             addresses.tolist(), syn.tolist(), replies.tolist(), strict=True

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from phalanx.bus.transports import server_text
 from phalanx.domain.errors import ScenarioError
 from phalanx.identity.authority import DAYS
 from phalanx.identity.certificates import host_name
@@ -23,11 +24,6 @@ Host = Annotated[str, Meta(min_length=1, max_length=253)]
 FileName = Annotated[str, Meta(min_length=1, max_length=4000)]
 RESERVED = ("operator", "recorder")
 """Identities that every domain has from the beginning; their roles have the same names."""
-
-
-def server_text(host: str, port: int) -> str:
-    """Return ``HOST:PORT``, or ``[IPv6]:PORT``."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class BrokerSpec(Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,6 +17,7 @@ from .nft import (
     ADDRESS_FAMILIES,
     ATTESTED,
     ENDS,
+    ERRORS_S,
     HELD_MARK,
     SYN,
     AddressFamily,
@@ -216,11 +217,12 @@ def block(own: str, place: Place, matches: Matches) -> RuleBundle:
             f"set {{ {family.tuple_type}; size 16384; flags dynamic; timeout {AGAIN_S}s; }}"
         )
         reset = (
-            f"{ATTESTED} {ends} != @{once} limit rate {RESETS_S}/second burst {RESETS_S} packets "
+            f"{family.whole} {ATTESTED} {ends} != @{once} "
+            f"limit rate {RESETS_S}/second burst {RESETS_S} packets "
             f"add @{once} {{ {ends} }} "
             f"tcp flags set rst | ack {held} accept"
         )
-        resets = [reset] * ("l4proto udp" not in match)
+        resets = [reset] * ("l4proto" not in match or "l4proto tcp" in match)
         rules += _gated(f"{own}chain", own, {family: match}, [*resets, f"{held} drop"])
     return RuleBundle("netdev", own, parts, tuple(rules))
 
@@ -306,8 +308,12 @@ def _basis(own: str, place: Place, priority: int = PRIORITY) -> dict[str, str]:
 
 
 def _gated(chain: str, own: str, matches: Matches, rules: list[str]) -> tuple[tuple[str, str], ...]:
-    """Return rules for what matches, behind those that let neighbours speak."""
+    """Return rules for what matches, behind those for what is never held back."""
     kept = [f"{each} accept" for family in matches for each in family.neighbours]
+    kept += [
+        f"{family.errors} limit rate {ERRORS_S}/second burst {ERRORS_S} packets accept"
+        for family in matches
+    ]
     for family, match in matches.items():
         kept += [f"{gate(own, family)} {match} {rule}" for rule in rules]
     return tuple((chain, rule) for rule in kept)

@@ -43,7 +43,7 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "delay": ("delay_ms", "rate_mb_s"),
 }
 """Verdicts, with their parameters."""
-_PROTOCOLS = ("tcp", "udp")
+_PROTOCOLS = ("tcp", "udp", "icmp")
 
 
 class _Wanted:
@@ -369,9 +369,10 @@ def _match(fields: Fields, own: str, family: AddressFamily, but: bool) -> str:
         words.append(f"{ip} daddr {fields.address('target')}")
     if fields.has("protocol"):
         protocol = fields.choice("protocol", _PROTOCOLS)
-        words.append(f"meta l4proto {protocol}")
+        words.append(f"meta l4proto {family.icmp if protocol == 'icmp' else protocol}")
         if fields.has("port"):
-            words.append(f"{protocol} dport {fields.whole('port', 1, 65_535)}")
+            port = fields.whole("port", 0, 0 if protocol == "icmp" else 65_535)
+            words.append(f"{protocol} dport {port}" if port else family.later)
     elif fields.has("port"):
         raise RefusedError(400, "port needs a protocol")
     return " ".join(words)

@@ -24,14 +24,18 @@ RESET = "tcp flags & rst != 0"
 ATTESTED = "tcp flags & (syn | rst | ack) == ack"
 """From a server: a packet of a connection that it holds to be established."""
 ENDS = "tcp flags & (fin | rst) != 0"
+FLAGGED = "tcp flags & (fin | syn | rst) != 0"
 
 _NEIGHBOURS = (
-    "icmpv6 type { 133-137 } ip6 hoplimit 255",
+    "icmpv6 type { 133-137 } ip6 hoplimit 255 exthdr frag missing",
     "ip6 saddr { ::, fe80::/10 } meta l4proto icmpv6",
 )
 """What hosts of one link say to each other, that no router lets through: neighbour discovery
 (RFC 4861, 7.1), and who listens to the groups that it is sent to (RFC 3810, 5). Without it a
 neighbour is not reached, so nothing holds it back."""
+ERRORS_S = 1000
+"""Errors of ICMP a second that nothing holds back: a connection stalls without *packet too big*. A
+host makes no more of them (Linux), a flood of them does."""
 HELD_MARK = 0x70686C78
 """Mark of packets that were held and are sent on: no rule meets them a second time."""
 
@@ -47,6 +51,19 @@ class AddressFamily:
         """What names of parts that are of this family alone end with."""
         self.mask, self.prefix = mask, prefix
         self.neighbours = _NEIGHBOURS if own else ()
+        icmp, self.icmp = ("icmpv6", "ipv6-icmp") if own else ("icmp", "icmp")
+        self.whole = "exthdr frag missing" if own else "ip frag-off & 0x3fff == 0"
+        """Of no fragment: in later ones of IPv6 kernels read ports, flags and types, too, from the
+        head of the frame (seen with 6.18)."""
+        self.errors = f"{icmp} type {{ {'1-4' if own else '3, 11, 12'} }} {self.whole}"
+        """Of ICMP: what became of a packet on its way."""
+        self.echo = f"{icmp} type {{ echo-request, echo-reply }}"
+        self.request = f"{icmp} type echo-request"
+        self.later = "frag frag-off != 0" if own else "ip frag-off & 0x1fff != 0"
+        """Fragments but the first: without ports, and of ICMP without a type."""
+        self.bare = f"{ip} saddr{mask} . {ip} daddr . 0 . meta l4proto"
+        self.bare_back = f"{ip} daddr{mask} . {ip} saddr . 0 . meta l4proto"
+        """What has no ports, as flows have it."""
         self.key = struct.Struct("!16s16sHxxB3x" if own else "!4s4sHxxB3x")
         """Of a flow, as sets have it."""
         self.type = f"ipv{own or 4}_addr"

@@ -22,6 +22,7 @@ from .nft import (
     ADDRESS_FAMILIES,
     ATTESTED,
     ENDS,
+    FLAGGED,
     HELD_MARK,
     RESET,
     SYN,
@@ -44,15 +45,20 @@ HOOKS = ("egress", "ingress")
 PRIORITY = -20
 """Before the limits, which have -10: a flood shows only in what is offered. After blocks, -30: what
 is blocked already is no news."""
-PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
+PROTOCOLS = {
+    socket.IPPROTO_TCP: "tcp",
+    socket.IPPROTO_UDP: "udp",
+    **dict.fromkeys((socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6), "icmp"),
+}
 
 _PER_MILLION = 1_000_000
 Families = tuple[AddressFamily, ...]
 _PORT = struct.Struct("!Hxx")
 _COUNTED = (
     *("flows", "syn", "replies", "established", "answered", "ended", "resets", "syn_acks"),
+    "aborts",
     "clear",  # packets that came in the clear over a link that is not trusted
-    "asked",  # datagrams of the target before the flow's first packet
+    "asked",  # datagrams of the target before the flow's first packet, and what has no ports
 )
 """Sets with a counter for each flow. A look-up counts as well, so these are never looked up."""
 _LISTED = ("known", "several", "askers")
@@ -291,31 +297,54 @@ _TUNNELS = (
 
 def _chains(family: AddressFamily) -> dict[str, list[str]]:
     """Return the rules that count, by chain."""
-    flow, back, one = family.flow, family.flow_back, family.own
-    ends, ends_back = family.tuple, family.tuple_back
+    flow, back, one, bare = family.flow, family.flow_back, family.own, family.bare
+    ends, ends_back, six = family.tuple, family.tuple_back, len(one)  # later fragments come first
+    later = [f"{family.later} goto bare{one}"]
+    later_back = [f"{family.later} add @asked{one} {{ {family.bare_back} }} accept"]
     return {
         "towards": [
-            *(f"{each} accept" for each in family.neighbours),
+            f"meta l4proto != {{ tcp, udp }} goto other{one}",
             "counter name seen",
-            "meta l4proto != { tcp, udp } accept",
+            *later[:six],
             *(f"{_GTP} {rule}" for rule in _TUNNELS),
             f"{flow} != @known{one} add @known{one} {{ {flow} }} "
             f"add @first{one} {{ {flow} . th sport }}",
             f"add @flows{one} {{ {flow} }} goto listed{one}",
+            *later[six:],  # what has no ports has come so far
             "counter name unlisted",
         ],
+        "bare": [f"add @flows{one} {{ {bare} }} accept", "counter name unlisted"],
+        "other": [
+            *(f"{each} accept" for each in family.neighbours),
+            "counter name seen",
+            f"meta l4proto != {family.icmp} accept",
+            *later,
+            f"{family.request} add @flows{one} {{ {bare} }} add @syn{one} {{ {bare} }} accept",
+            f"{family.echo} goto bare{one}",
+        ],
         "listed": [
-            f"{SYN} add @syn{one} {{ {flow} }}",
-            f"{SYN_ACK} {flow} != @askers{one} add @syn_acks{one} {{ {flow} }}",
             f"{flow} . th sport != @first{one} add @several{one} {{ {flow} }}",
+            f"{FLAGGED} goto flagged{one}",  # few are
+        ],
+        "flagged": [
+            f"{SYN} add @syn{one} {{ {flow} }} accept",
+            f"{RESET} add @aborts{one} {{ {flow} }}",
+            f"{SYN_ACK} {flow} != @askers{one} add @syn_acks{one} {{ {flow} }}",
             f"{ENDS} {ends} @acked{one} {ends} != @closed{one} "
             f"add @closed{one} {{ {ends} }} add @ended{one} {{ {flow} }}",
         ],
         "back": [
-            "meta l4proto != { tcp, udp } accept",
+            f"meta l4proto != {{ tcp, udp }} goto echoed{one}",
+            *later_back[:six],
             f"{SYN} add @askers{one} {{ {back} }}",
             f"{back} @known{one} goto reply{one}",
             f"meta l4proto udp add @asked{one} {{ {back} }}",
+            *later_back[six:],
+        ],
+        "echoed": [
+            f"meta l4proto != {family.icmp} accept",
+            *later_back,
+            f"{family.echo} add @asked{one} {{ {family.bare_back} }}",
         ],
         "reply": [
             f"add @replies{one} {{ {back} }}",
