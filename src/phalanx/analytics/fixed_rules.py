@@ -98,18 +98,13 @@ class FixedRules:
         """
         look = JudgedWindow(window)
         verdicts, forged = _verdicts(look), forgeries(look)
-        attacked = {target for _, target, _ in verdicts} | forged.keys()
-        if not attacked:
-            return []
-        towards: dict[str, list[FlowAggregate]] = {each: [] for each in sorted(attacked)}
-        for one in look.aggregates:
-            if one.target in towards:
-                towards[one.target].append(one)
+        named = {target for _, target, _ in verdicts}
         flows: list[Finding] = []
         targets: list[Finding] = []
-        for target, group in towards.items():
+        for target in sorted(named | forged.keys()):
+            group = look.towards[target]
             attacks: dict[str, _Attack] = {}
-            for one in group if verdicts else ():
+            for one in group if target in named else ():
                 finding = verdicts.get((one.source, target, one.protocol))
                 if finding is not None:
                     flows.append(_of_samples(finding, one.packets, look.sampling))
@@ -131,11 +126,10 @@ def _verdicts(look: JudgedWindow) -> Verdicts:
     """
     found: Verdicts = {}
     groups: dict[tuple[str, str, str], list[FlowAggregate]] = {}
-    for one in look.aggregates:
-        if remarkable(one, look.seconds):  # few are
-            finding = _verdict(one, look, heard=one.target in look.heard)
-            if finding is not None:
-                found[one.source, one.target, one.protocol] = finding
+    for one in remarkable(look.aggregates, look.seconds):
+        finding = _verdict(one, look, heard=one.target in look.heard)
+        if finding is not None:
+            found[one.source, one.target, one.protocol] = finding
     for finding in reflections(look):
         protocol = "udp" if finding.kind == REFLECTION else "tcp"
         found[finding.source or "", finding.target, protocol] = finding
@@ -152,10 +146,10 @@ def _verdicts(look: JudgedWindow) -> Verdicts:
     for (source, prefix, protocol), group in groups.items():
         if len(group) == 1:
             continue  # judged already
-        heard = any(one.target in look.heard for one in group)
-        wide = _verdict(together(group), look, heard=heard)
-        for finding in () if wide is None else spread(wide, prefix, group):
-            found[source, finding.target, protocol] = finding
+        for total in remarkable([together(group)], look.seconds):
+            wide = _verdict(total, look, heard=any(one.target in look.heard for one in group))
+            for finding in () if wide is None else spread(wide, prefix, group):
+                found[source, finding.target, protocol] = finding
     return found
 
 

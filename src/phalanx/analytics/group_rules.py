@@ -55,6 +55,10 @@ class JudgedWindow:
             if one.replies > one.resets and one.protocol == "tcp"
         }
         """Targets of which replies over TCP to somebody are seen, that are no resets."""
+        self.towards: dict[str, list[FlowAggregate]] = {}
+        """Aggregates of each target."""
+        for one in self.aggregates:
+            self.towards.setdefault(one.target, []).append(one)
         self.times = Counter([one.source for one in self.aggregates])
         """Aggregates of each source."""
 
@@ -260,14 +264,6 @@ class _Crowd(Struct):
     silent: list[FlowAggregate] = field(default_factory=list)
     """Sources that asked a few times and completed nothing (got no reply)."""
 
-    def add(self, asked: int, silent: FlowAggregate | None = None) -> None:
-        """Add a source, which is given if it is silent."""
-        self.sources += 1
-        self.asked += asked
-        if silent is not None:
-            self.silent_asked += asked
-            self.silent.append(silent)
-
     def merge(self, other: _Crowd) -> None:
         """Add those that ask another target."""
         self.sources += other.sources
@@ -307,6 +303,25 @@ class _Crowd(Struct):
         return Finding(kind, "", None, sure, "", evidence, spoofed=True)
 
 
+def _crowd(of: str, askers: list[FlowAggregate], look: JudgedWindow) -> _Crowd:
+    """Return those who ask a target for something over one protocol; "": for nothing."""
+    if of == "tcp":
+        silent = [o for o in askers if o.syn <= FEW_SYN and not (o.established or o.answered)]
+    elif of:
+        silent = [o for o in askers if o.packets <= FEW_PACKETS and not o.replies]
+    else:
+        silent = [o for o in askers if o.packets <= FEW_PACKETS and o.resets == o.replies]
+    times = look.times
+    silent = [one for one in silent if times[one.source] <= FEW_PACKETS]
+    asked, silent_asked = (
+        sum([o.syn or 1 for o in some] if of == "tcp" else [o.packets for o in some])
+        if of
+        else len(some)  # each may get an answer, as others do
+        for some in (askers, silent)
+    )
+    return _Crowd(len(askers), asked, silent_asked, silent)
+
+
 def _crowds(look: JudgedWindow) -> dict[tuple[str, str, int], _Crowd]:
     """Return those who ask for something, by target, protocol and port; protocol "": for nothing.
 
@@ -314,38 +329,32 @@ def _crowds(look: JudgedWindow) -> dict[tuple[str, str, int], _Crowd]:
     one port nothing is certain beside as many users of another.
     """
     crowds: dict[tuple[str, str, int], _Crowd] = {}
-    sampled, times = look.sampling > 1, look.times
-    udp = [(one.target, one.port) for one in look.aggregates if one.protocol == "udp" and one.port]
-    many = {port for port, count in Counter(udp).items() if count > FEW_SOURCES}
-    for one in look.aggregates:
-        of = one.protocol
-        if of != "tcp":
-            asked = one.packets
-            silent = asked <= FEW_PACKETS and not one.replies
-            if sampled and asked:
-                # That a source is answered shows in samples of answers, seldom beside its own.
-                crowds.setdefault((one.source, of, 0), _Crowd()).add(asked)
-        elif one.established and sampled:
-            asked, silent = max(1, one.syn), False  # its SYN need not be among the samples
-        elif one.syn:
-            asked = one.syn
-            silent = asked <= FEW_SYN and not (one.established or one.answered)
-        elif one.packets and (one.replies or one.target in look.heard):
-            # Of packets without a request, each source counts once: it may get an answer, as
-            # others do.
-            asked, of = 1, ""
-            silent = one.packets <= FEW_PACKETS and one.resets == one.replies
-        else:
-            continue
-        if not asked:
-            continue
-        alone = one if silent and times[one.source] <= FEW_PACKETS else None
-        crowd = crowds.get((one.target, of, 0))
-        if crowd is None:
-            crowd = crowds[one.target, of, 0] = _Crowd()
-        crowd.add(asked, alone)
-        if of == "udp" and (one.target, one.port) in many:
-            crowds.setdefault((one.target, of, one.port), _Crowd()).add(asked, alone)
+    sampled = look.sampling > 1
+    for target, group in look.towards.items():
+        tcp = [one for one in group if one.protocol == "tcp"]
+        udp = [one for one in group if one.protocol == "udp" and one.packets]
+        icmp = [one for one in group if one.protocol == "icmp" and one.packets]
+        # Of an established one that is sampled the SYN need not be among the samples.
+        asking = [o for o in tcp if o.syn or (sampled and o.established)]
+        heard = target in look.heard
+        others = [o for o in tcp if not o.syn and o.packets and (o.replies or heard)]
+        if sampled:
+            others = [o for o in others if not o.established]
+        for of, some in (("tcp", asking), ("", others), ("udp", udp), ("icmp", icmp)):
+            if some:
+                crowds[target, of, 0] = _crowd(of, some, look)
+        ports: dict[int, list[FlowAggregate]] = {}
+        for one in udp if len(udp) > FEW_SOURCES else ():
+            ports.setdefault(one.port, []).append(one)
+        for port, some in ports.items():
+            if port and len(some) > FEW_SOURCES:
+                crowds[target, "udp", port] = _crowd("udp", some, look)
+    for one in look.aggregates if sampled else ():
+        # That a source is answered shows in samples of answers, seldom beside its own.
+        crowd = crowds.get((one.source, one.protocol, 0))
+        if crowd is not None and one.packets and one.protocol != "tcp":
+            crowd.sources += 1
+            crowd.asked += one.packets
     return crowds
 
 

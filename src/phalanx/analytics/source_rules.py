@@ -172,18 +172,20 @@ ANSWER_S = 1.0
 connections as would be answered by now say something; an honest client may be twice as slow."""
 
 
+def remarkable(aggregates: Iterable[FlowAggregate], seconds: float) -> list[FlowAggregate]:
+    """Return sources that do so much in ``seconds`` that anything might be certain of them."""
+    most = QUIET_S * seconds
+    return [
+        one for one in aggregates
+        if one.packets > most or one.syn > FEW_HANDSHAKES or one.open > FEW_OPEN
+    ]  # fmt: skip
+
+
 def judge(one: FlowAggregate, seconds: float) -> Finding | None:
     """Return the verdict on a source that was watched for ``seconds``; None: nothing certain."""
-    if not remarkable(one, seconds):  # most sources, most of the time
-        return None
     if one.protocol != "tcp":
         return _unreplied(one, seconds)
     return _syn_flood(one, seconds) or _unconnected(one, seconds) or _slow(one, seconds)
-
-
-def remarkable(one: FlowAggregate, seconds: float) -> bool:
-    """Return whether a source does so much that anything might be certain of it."""
-    return one.packets / seconds > QUIET_S or one.syn > FEW_HANDSHAKES or one.open > FEW_OPEN
 
 
 def _syn_flood(one: FlowAggregate, seconds: float) -> Finding | None:
