@@ -115,16 +115,12 @@ class FlowTable:
         done, data = forth & ack & ~syn & ~rst, packets.payload > 0
         counts = self._counts
         for column, mask, more in (
-            (PACKETS, forth, None),
-            (OCTETS, forth, packets.octets),
-            (ASKED, forth & syn, None),
-            (REFUSALS, forth & rst & ~syn, None),
-            (REPLIES, back, None),
-            (REPLY_OCTETS, back, packets.octets),
-            (ACCEPTS, back & syn, None),
-            (RESETS, back & rst & ~syn, None),
-        ):
-            np.add.at(counts[column], rows[mask], 1 if more is None else more[mask])
+            (PACKETS, forth, 1), (OCTETS, forth, packets.octets[forth]),
+            (REPLIES, back, 1), (REPLY_OCTETS, back, packets.octets[back]),
+            (ASKED, forth & syn, 1), (REFUSALS, forth & rst & ~syn, 1),
+            (ACCEPTS, back & syn, 1), (RESETS, back & rst & ~syn, 1),
+        ):  # fmt: skip
+            np.add.at(counts[column], rows[mask], more)
         for bit, mask in (
             (KNOWN, forth & syn),
             (COMPLETED, done),
@@ -238,23 +234,11 @@ class FlowTable:
         held = (bits & KNOWN > 0) & (bits & (COMPLETED | SENT) > 0) & (bits & ENDED == 0)
         if self._exported:  # of samples nobody knows whether a connection ended
             held &= (replies > 0) & (rate == 1)
-        flows = np.array(
-            [
-                packets,
-                octets,
-                asked,
-                np.where((bits & COMPLETED > 0) & ~refused, rate, 0),
-                replies,
-                np.where(bits & ANSWERED > 0, rate, 0),
-                held,
-                resets,
-                np.zeros_like(packets),
-                refusals,
-            ]
-        )
-        none = np.zeros_like(packets)
+        done, none = np.where((bits & COMPLETED > 0) & ~refused, rate, 0), np.zeros_like(packets)
+        said = np.where(bits & ANSWERED > 0, rate, 0)
+        usual = packets, octets, asked, done, replies, said, held, resets, none, refusals
         turned = replies, back, none, none, packets, none, none, refusals, replies, none
-        flows = np.where(accepted, turned, flows)
+        flows = np.where(accepted, turned, usual)
         found = _flows(_turned(keys, accepted ^ (swapped > 0)), flows, self._coarsest)
         unlisted, self._unlisted, self._coarsest = self._unlisted, 0, 1
         self._rows.clear()
@@ -315,22 +299,14 @@ def _flows(keys: Octets, counts: Ints, sampling: int) -> tuple[FlowStats, ...]:
     sources, targets = (_octets(keys[first, at : at + 16]) for at in (0, END))
     text = {each: _address(each) for each in {*sources, *targets}}
     *counted, resets, syn_acks, aborts = totals.tolist()
-    return tuple(
-        map(
-            FlowStats,
-            [text[each] for each in sources],
-            [text[each] for each in targets],
-            port[first].tolist(),
-            [PROTOCOLS.get(each, "icmp") for each in keys[first, -1].tolist()],
-            *counted,
-            ports.tolist(),
-            resets,
-            syn_acks,
-            repeat(0),
-            aborts,
-            repeat(sampling),
-        )
+    columns = (
+        [text[each] for each in sources],
+        [text[each] for each in targets],
+        port[first].tolist(),
+        [PROTOCOLS.get(each, "icmp") for each in keys[first, -1].tolist()],
     )
+    rest = ports.tolist(), resets, syn_acks, repeat(0), aborts, repeat(sampling)
+    return tuple(map(FlowStats, *columns, *counted, *rest))
 
 
 def _address(octets: bytes) -> str:

@@ -45,7 +45,6 @@ from __future__ import annotations
 
 from math import sqrt
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from phalanx.analytics.detectors import (
@@ -58,15 +57,7 @@ from phalanx.analytics.detectors import (
     UDP_FRAGMENTS,
     Finding,
 )
-from phalanx.analytics.group_rules import (
-    JudgedWindow,
-    forgeries,
-    prefix_of,
-    reflections,
-    scans,
-    spread,
-    together,
-)
+from phalanx.analytics.group_rules import JudgedWindow, forgeries, prefix_of, reflections, scans
 from phalanx.analytics.source_rules import (
     FlowAggregate,
     counted,
@@ -74,7 +65,7 @@ from phalanx.analytics.source_rules import (
     judge,
     percent,
     remarkable,
-    unanswered_flood,
+    together,
 )
 from phalanx.domain.series import TrafficWindow
 
@@ -84,6 +75,8 @@ there by slow ones, that makes it anomalous."""
 
 Verdicts = dict[tuple[str, str, str], Finding]
 """By source, target and protocol."""
+Attacks = dict[str, list[tuple[FlowAggregate, Finding]]]
+"""What sources certainly do to one target, by kind."""
 
 
 class FixedRules:
@@ -103,13 +96,13 @@ class FixedRules:
         targets: list[Finding] = []
         for target in sorted(named | forged.keys()):
             group = look.towards[target]
-            attacks: dict[str, _Attack] = {}
+            attacks: Attacks = {}
             for one in group if target in named else ():
                 finding = verdicts.get((one.source, target, one.protocol))
                 if finding is not None:
                     flows.append(_of_samples(finding, one.packets, look.sampling))
                     if finding.kind != SCAN:  # that does a target no harm
-                        attacks.setdefault(finding.kind, _Attack()).add(one, finding)
+                        attacks.setdefault(finding.kind, []).append((one, finding))
             told = _anomaly(target, group, attacks, forged.get(target, []), look.seconds)
             if told is not None:
                 packets = sum([one.packets for one in group])
@@ -127,7 +120,7 @@ def _verdicts(look: JudgedWindow) -> Verdicts:
     found: Verdicts = {}
     groups: dict[tuple[str, str, str], list[FlowAggregate]] = {}
     for one in remarkable(look.aggregates, look.seconds):
-        finding = _verdict(one, look, heard=one.target in look.heard)
+        finding = judge(one, look.seconds, heard=one.target in look.heard)
         if finding is not None:
             found[one.source, one.target, one.protocol] = finding
     for finding in reflections(look):
@@ -146,17 +139,13 @@ def _verdicts(look: JudgedWindow) -> Verdicts:
     for (source, prefix, protocol), group in groups.items():
         if len(group) == 1:
             continue  # judged already
+        heard = any(one.target in look.heard for one in group)
         for total in remarkable([together(group)], look.seconds):
-            wide = _verdict(total, look, heard=any(one.target in look.heard for one in group))
-            for finding in () if wide is None else spread(wide, prefix, group):
-                found[source, finding.target, protocol] = finding
+            if (wide := judge(total, look.seconds, heard=heard)) is not None:
+                for one in group:
+                    spread = replace(wide, target=one.target, prefix=prefix)
+                    found[source, one.target, protocol] = spread
     return found
-
-
-def _verdict(one: FlowAggregate, look: JudgedWindow, *, heard: bool) -> Finding | None:
-    """Return the verdict on a source by itself; ``heard``: replies to others would be seen."""
-    finding = judge(one, look.seconds)
-    return unanswered_flood(one, look.seconds) if finding is None and heard else finding
 
 
 def _of_samples(finding: Finding, samples: float, sampling: int) -> Finding:
@@ -175,51 +164,34 @@ def _of_samples(finding: Finding, samples: float, sampling: int) -> Finding:
     return replace(finding, reason=reason, evidence=finding.evidence | figures)
 
 
-class _Attack(Struct):
-    """What the named sources of one kind do to a target."""
-
-    sources: int = 0
-    octets: int = 0
-    open: int = 0
-    confidence: float = 0.0
-    """That of the surest verdict."""
-    prefix: str = ""
-
-    def add(self, one: FlowAggregate, finding: Finding) -> None:
-        self.sources += 1
-        self.octets += one.octets
-        self.open += one.open
-        self.confidence = max(self.confidence, finding.certainty)
-        self.prefix = finding.prefix
-
-
 def _anomaly(
     ip: str,
     group: list[FlowAggregate],
-    attacks: dict[str, _Attack],
+    attacks: Attacks,
     forged: list[Finding],
     seconds: float,
 ) -> Finding | None:
     """Return what is certain of a target, given the attacks and forgeries that were found there."""
     reasons = list(forged)
     octets = sum([one.octets for one in group])
-    floods = {kind: attack for kind, attack in attacks.items() if kind != SLOW}
-    flooded = sum(a.octets for a in floods.values()) / max(1, octets)
+    floods = {
+        kind: sum([one.octets for one, _ in some]) for kind, some in attacks.items() if kind != SLOW
+    }
+    flooded = sum(floods.values()) / max(1, octets)
     if flooded >= FLOODED:
         evidence = {
             "flooded_share": round(flooded, 6),
-            "flooding_sources": sum(a.sources for a in floods.values()),
+            "flooding_sources": sum(len(attacks[each]) for each in floods),
         }
-        kind = max(sorted(floods), key=lambda k: floods[k].octets)
-        most = floods[kind]
-        told = Finding(kind, ip, None, most.confidence, "", evidence, prefix=most.prefix)
-        reasons.append(told)
-    slow = attacks.get(SLOW)
-    if slow is not None:
-        held = slow.open / sum([one.open for one in group])
+        kind = max(sorted(floods), key=floods.__getitem__)
+        sure, prefix = max(f.certainty for _, f in attacks[kind]), attacks[kind][-1][1].prefix
+        reasons.append(Finding(kind, ip, None, sure, "", evidence, prefix=prefix))
+    if slow := attacks.get(SLOW):
+        held = sum([one.open for one, _ in slow]) / sum([one.open for one in group])
         if held >= FLOODED:
-            evidence = {"held_share": round(held, 6), "slow_sources": slow.sources}
-            reasons.append(Finding(SLOW, ip, None, slow.confidence, "", evidence))
+            evidence = {"held_share": round(held, 6), "slow_sources": len(slow)}
+            sure = max(f.certainty for _, f in slow)
+            reasons.append(Finding(SLOW, ip, None, sure, "", evidence))
     if not reasons:
         return None
     merged: dict[str, float] = {}

@@ -6,7 +6,6 @@ The assumptions are told in ``fixed_rules``, which uses these rules.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import ip_network
 
@@ -26,6 +25,7 @@ from phalanx.analytics.source_rules import (
     faster,
     figure,
     percent,
+    together,
 )
 from phalanx.analytics.statistics import confidence, fewest, wilson
 from phalanx.domain.series import TrafficWindow
@@ -146,21 +146,9 @@ def reflections(look: JudgedWindow) -> list[Finding]:
         for one in group:
             of.setdefault(one.source, []).append(one)
         for finding in _reflectors(port, [together(some) for some in of.values()], look.seconds):
-            found += spread(finding, prefix, of[finding.source or ""])
+            for one in of[finding.source or ""]:
+                found.append(replace(finding, target=one.target, prefix=prefix))
     return found
-
-
-def together(some: list[FlowAggregate]) -> FlowAggregate:
-    """Return what a source did towards several targets, but for connections that it holds open."""
-    total = replace(some[0], open=0)
-    for one in some[1:]:
-        total.add(one)
-    return total
-
-
-def spread(finding: Finding, prefix: str, some: list[FlowAggregate]) -> Iterator[Finding]:
-    """Yield what is certain of several targets together for each of them."""
-    return (replace(finding, target=one.target, prefix=prefix) for one in some)
 
 
 def _reflectors(port: int, group: list[FlowAggregate], seconds: float) -> list[Finding]:

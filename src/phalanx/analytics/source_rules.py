@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from math import erfc, exp, sqrt
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from phalanx.analytics.detectors import (
     ACK_FLOOD,
@@ -154,6 +155,14 @@ def percent(value: float) -> str:
     return f"{value * 100:.3g} %"
 
 
+def together(some: list[FlowAggregate]) -> FlowAggregate:
+    """Return what a source did towards several targets, but for connections that it holds open."""
+    total = replace(some[0], open=0)
+    for one in some[1:]:
+        total.add(one)
+    return total
+
+
 COMPLETES = 0.05
 """A source that certainly completes less than this share of its handshakes is flooding."""
 CERTAIN = 0.5 * erfc(-Z / sqrt(2))
@@ -181,11 +190,15 @@ def remarkable(aggregates: Iterable[FlowAggregate], seconds: float) -> list[Flow
     ]  # fmt: skip
 
 
-def judge(one: FlowAggregate, seconds: float) -> Finding | None:
-    """Return the verdict on a source that was watched for ``seconds``; None: nothing certain."""
+def judge(one: FlowAggregate, seconds: float, *, heard: bool) -> Finding | None:
+    """Return the verdict on a source that was watched for ``seconds``; None: nothing certain.
+
+    ``heard``: replies of its target over TCP are seen.
+    """
     if one.protocol != "tcp":
         return _unreplied(one, seconds)
-    return _syn_flood(one, seconds) or _unconnected(one, seconds) or _slow(one, seconds)
+    known = _syn_flood(one, seconds) or _unconnected(one, seconds) or _slow(one, seconds)
+    return unanswered_flood(one, seconds) if known is None and heard else known
 
 
 def _syn_flood(one: FlowAggregate, seconds: float) -> Finding | None:
