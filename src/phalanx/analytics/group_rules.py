@@ -49,11 +49,8 @@ class JudgedWindow:
         self.scale = 1 + window.unlisted / listed if listed else 1.0
         """All packets, as a multiple of the recorded ones. Those of flows that the recorder had no
         room for are taken to be like these: first come, first served, they are a sample."""
-        self.heard = {
-            one.target
-            for one in self.aggregates
-            if one.replies > one.resets and one.protocol == "tcp"
-        }
+        tcp = [one for one in self.aggregates if one.protocol == "tcp"]
+        self.heard = {one.target for one in tcp if one.replies > one.resets}
         """Targets of which replies over TCP to somebody are seen, that are no resets."""
         self.towards: dict[str, list[FlowAggregate]] = {}
         """Aggregates of each target."""
@@ -70,33 +67,24 @@ def _judged(aggregates: list[FlowAggregate]) -> list[FlowAggregate]:
     not one packet comes back), UDP traffic and open connections are left out; of all targets, if
     that is so of all together.
     """
-    connected: Counter[str] = Counter()
-    replies: Counter[str] = Counter()
+    connected, replies = Counter[str](), Counter[str]()
     for one in aggregates:
         if one.protocol == "tcp" and (one.established or one.open or one.replies):
             connected[one.target] += one.established + one.open
             replies[one.target] += one.replies
-    one_way = {each for each, count in connected.items() if count > 0 and replies[each] == 0}
-    everywhere = bool(one_way) and not any(replies.values())
-    judged = aggregates
-    if one_way:
-        judged = []
-        for one in aggregates:
-            if everywhere or one.target in one_way:
-                if one.protocol != "tcp":
-                    continue
-                one.open = 0
-            judged.append(one)
-    targets = {one.target for one in judged if one.protocol != "tcp"}
-    asking = {
-        (one.source, one.target, one.protocol): one
-        for one in judged
-        if one.source in targets and one.protocol != "tcp"
-    }
-    for (source, target, protocol), one in asking.items():
-        if (other := asking.get((target, source, protocol))) is not None:
+    datagrams = [one for one in aggregates if one.protocol != "tcp"]
+    targets = {one.target for one in datagrams}
+    mutual = {(o.source, o.target, o.protocol): o for o in datagrams if o.source in targets}
+    for (source, target, protocol), one in mutual.items():
+        if (other := mutual.get((target, source, protocol))) is not None:
             one.replies += other.packets
-    return judged
+    one_way = {each for each, count in connected.items() if count > 0 and replies[each] == 0}
+    if not one_way:
+        return aggregates
+    blind = one_way if any(replies.values()) else {one.target for one in aggregates}
+    for one in aggregates:
+        one.open *= one.target not in blind
+    return [one for one in aggregates if one.protocol == "tcp" or one.target not in blind]
 
 
 @lru_cache(65_536)
@@ -301,12 +289,10 @@ def _crowd(of: str, askers: list[FlowAggregate], look: JudgedWindow) -> _Crowd:
         silent = [o for o in askers if o.packets <= FEW_PACKETS and o.resets == o.replies]
     times = look.times
     silent = [one for one in silent if times[one.source] <= FEW_PACKETS]
-    asked, silent_asked = (
-        sum([o.syn or 1 for o in some] if of == "tcp" else [o.packets for o in some])
-        if of
-        else len(some)  # each may get an answer, as others do
-        for some in (askers, silent)
-    )
+    if not of:  # each may get an answer, as others do
+        return _Crowd(len(askers), len(askers), len(silent), silent)
+    name = "syn" if of == "tcp" else "packets"
+    asked, silent_asked = (sum([getattr(o, name) or 1 for o in each]) for each in (askers, silent))
     return _Crowd(len(askers), asked, silent_asked, silent)
 
 
@@ -324,10 +310,9 @@ def _crowds(look: JudgedWindow) -> dict[tuple[str, str, int], _Crowd]:
         icmp = [one for one in group if one.protocol == "icmp" and one.packets]
         # Of an established one that is sampled the SYN need not be among the samples.
         asking = [o for o in tcp if o.syn or (sampled and o.established)]
-        heard = target in look.heard
-        others = [o for o in tcp if not o.syn and o.packets and (o.replies or heard)]
-        if sampled:
-            others = [o for o in others if not o.established]
+        others = [o for o in tcp if o.packets and not (o.syn or (sampled and o.established))]
+        if target not in look.heard:
+            others = [o for o in others if o.replies]
         for of, some in (("tcp", asking), ("", others), ("udp", udp), ("icmp", icmp)):
             if some:
                 crowds[target, of, 0] = _crowd(of, some, look)
